@@ -1,0 +1,198 @@
+//! A checked scenario: whoever holds one need not ask whether it is right.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::units::ByteSize;
+use crate::verdict::Outcome;
+
+/// A checked scenario file, language version 1.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub(crate) id: String,
+    pub(crate) title: String,
+    pub(crate) severity: Severity,
+    /// Name of a target file, or a path to one, relative to the scenario's file.
+    pub(crate) target: String,
+    /// Settings of the target beside its defaults, such as `train.micro_batch` -> `8`.
+    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) submit: Vec<SubmittedFile>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) method: Vec<Fault>,
+    pub(crate) expect: Vec<Expectation>,
+    pub(crate) guards: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    Critical,
+    Medium,
+    Low,
+    Extra,
+}
+
+/// A data file handed in before the start.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SubmittedFile {
+    /// Lies beside the scenario's file.
+    File(String),
+    /// Made by the target's `generate` command of that kind.
+    Generated { kind: String, samples: u32, length: Option<u32> },
+}
+
+/// A place of the target that is a tmpfs of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub place: String,
+    pub size: ByteSize,
+    pub inodes: Option<u64>,
+}
+
+/// Something done to the target.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub effect: Effect,
+    pub when: Trigger,
+    pub strike: Strike,
+    /// When it is taken back. Faults that leave nothing to take back have `Never`.
+    pub until: Until,
+    /// Overrides what counts as landed: a line of the target's that matches.
+    pub landed_if_said: Option<Regex>,
+    /// Trials at most; the rest are left out evenly, by seed, and counted.
+    pub max_trials: u32,
+}
+
+/// When a fault strikes.
+#[derive(Debug, Clone)]
+pub enum Trigger {
+    /// Before the target is started.
+    Start,
+    /// The target announces this step or a later one.
+    Step(u64),
+    /// A line of the target's output matches.
+    Said(Regex),
+    /// This long after the target's start.
+    After(Duration),
+    /// A file event (create, modify, close after write, rename, remove) below the phase's place, within the phase.
+    FileEvent { during: String, at: Aim },
+}
+
+/// Which of several like moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// Each in turn: one trial for each that the steady state counted.
+    Every,
+    /// That one, 1-based.
+    Nth(u32),
+}
+
+/// How often a fault strikes in one trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    Once,
+    /// Each time its trigger comes, from the first on.
+    FromThenOn,
+}
+
+/// When a fault is taken back.
+#[derive(Debug, Clone)]
+pub enum Until {
+    Never,
+    After(Duration),
+    Said(Regex),
+}
+
+/// What a fault does.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// SIGKILL of every process of the target at once; then it is resumed.
+    Crash,
+    /// The place's tmpfs is shrunk until only `leave` bytes are free. `None`: every page count from 0 to the size of
+    /// one save, one trial each.
+    FillDisk { place: String, leave: Option<ByteSize> },
+    /// The place's tmpfs is left without a free inode.
+    ExhaustInodes { place: String },
+    /// The place becomes read-only.
+    ReadOnly { place: String },
+    /// Memory of the whole target is limited to this part of the steady state's peak; a real OOM kill follows.
+    MemoryLimit { limit: Limit },
+    /// Hostile files are put into a place, each by rename.
+    Plant { place: String, files: Vec<Planted> },
+    /// `files` files are put into the place, and removed once the target has listed it, before it opens them.
+    Vanish { place: String, files: u32, kind: DataKind },
+    /// One sample of each submitted file gets this weight, so that its loss overflows.
+    PoisonSample { sample: u32, weight: f64 },
+}
+
+/// How much memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    Bytes(ByteSize),
+    /// Percent of the peak memory of the steady state, 1 to 99.
+    PercentOfSteadyPeak(u8),
+}
+
+/// A file with its content's kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planted {
+    /// File name, no separators.
+    pub name: String,
+    pub kind: DataKind,
+}
+
+/// Data, sound or hostile, made by the harness as a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataKind {
+    /// `n` well-formed samples, all different from any other planted file's.
+    Sound { samples: u32 },
+    /// Arrays nested this deep.
+    NestedJson { depth: u32 },
+    /// Objects that double at each of `levels`, written out: 2^levels leaves at most 2^22.
+    ExponentialJson { levels: u32 },
+    /// One number of this many digits.
+    LongNumber { digits: u32 },
+    /// One object in which the same key stands `keys` times.
+    DuplicateKeys { keys: u32 },
+    /// One line of this many bytes, sparse on disk.
+    LongLine { size: ByteSize },
+}
+
+/// What a scenario expects.
+#[derive(Debug, Clone)]
+pub struct Expectation {
+    pub modality: Modality,
+    pub fact: Fact,
+    /// As written in the file, flow style, one line: `always: {restarts: {max: 0}}`.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modality {
+    /// In every trial.
+    Always,
+    /// In at least one trial.
+    Sometimes,
+    /// At least once in the whole scenario: shows that the run went where it was meant to.
+    Reached,
+}
+
+/// Something that holds in a trial or does not.
+#[derive(Debug, Clone)]
+pub enum Fact {
+    Outcome(Vec<Outcome>),
+    LostSteps { max: u64 },
+    /// Values found by the target's `same` pattern equal the steady state's.
+    SameAsSteadyState,
+    /// Restarts that the method itself did not cause.
+    Restarts { max: u32 },
+    RecoveryTime { max: Duration },
+    PeakMemory { max: ByteSize },
+    /// The target's `verify` command exits with 0 at the end.
+    Verifies,
+    /// A line of the target's output matches.
+    Says(Regex),
+    /// At the end: files below the root that match the glob and contain the pattern, counted.
+    Files { matching: globset::GlobMatcher, containing: Option<Regex>, min: u64, max: Option<u64> },
+}

@@ -1,0 +1,41 @@
+//! Sizes and durations as people write them: `64 MiB`, `700 ms`. A bare number is an error: units are always said.
+
+use std::time::Duration;
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct ByteSize(pub u64);
+
+const SIZE_UNITS: [(&str, u64); 5] =
+    [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+const TIME_UNITS: [(&str, u64); 5] =
+    [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("min", 60_000_000), ("h", 3_600_000_000)];
+
+/// Bytes from text such as `64 MiB`. The error says what was expected, without naming the place.
+pub fn parse_bytes(text: &str) -> Result<ByteSize, String> {
+    scaled(text, &SIZE_UNITS, "a size such as `64 MiB` (B, KiB, MiB, GiB, TiB)").map(ByteSize)
+}
+
+/// A duration from text such as `700 ms`. The error says what was expected, without naming the place.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    scaled(text, &TIME_UNITS, "a duration such as `700 ms` (us, ms, s, min, h)").map(Duration::from_micros)
+}
+
+fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = (&text[..split], text[split..].trim());
+    let wrong = || format!("`{text}` is not {expected}");
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    number.checked_mul(*scale).ok_or_else(|| format!("`{text}` is too large"))
+}
+
+impl std::fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (name, scale) =
+            SIZE_UNITS.iter().rev().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0).unwrap_or(&SIZE_UNITS[0]);
+        write!(f, "{} {name}", self.0 / scale)
+    }
+}
