@@ -1,1 +1,16 @@
-//! Room to be filled.
+//! The engine: builds a room, runs a trainer in it, breaks it, and judges what it does then.
+//!
+//! From the ground up: `sandbox`, `plan`, `judge`, `observe` know none of their neighbours; above them `target` and
+//! `faults`; then `run`; then `cli`, the only room that prints.
+
+pub mod cli;
+pub mod faults;
+pub mod judge;
+pub mod observe;
+pub mod plan;
+pub mod run;
+pub mod sandbox;
+pub mod target;
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("trainwreck needs Linux: namespaces, cgroups and inotify are what its faults are made of");

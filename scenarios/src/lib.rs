@@ -3,19 +3,30 @@
 //! A scenario file goes `text -> Draft -> Scenario`; a `Scenario` cannot be wrong. What a run did is a `Record`
 //! of `Event`s; what that means is a `Verdict`. This crate starts no process, and reads no clock and no environment.
 
+mod check;
+mod check_target;
+mod draft;
+mod leaf;
+mod placed;
+mod problem;
+mod read;
 mod record;
 mod scenario;
+pub mod schema;
 mod target;
+mod target_draft;
+mod tree;
 mod units;
 mod verdict;
 
+pub use problem::{InvalidFile, Problem};
 pub use record::{
-    Ending, Entry, Event, Machine, Mechanism, Probed, RECORD_FORMAT, Record, RunEnded, RunStarted, ScenarioStarted,
-    SteadyFacts, Stream, TargetStarted, TrialFacts,
+    Ending, Entry, Event, Machine, Mechanism, Probed, RECORD_FORMAT, Record, RecordError, RunEnded,
+    RunStarted, ScenarioStarted, SteadyFacts, Stream, TargetStarted, TrialFacts,
 };
 pub use scenario::{
-    Aim, DataKind, Effect, Expectation, Fact, Fault, Limit, Modality, Mount, Planted, Scenario, Severity, Strike,
-    SubmittedFile, Trigger, Until,
+    Aim, DataKind, Effect, Expectation, Fact, Fault, Limit, Modality, Mount, Planted, Scenario, Severity,
+    Strike, SubmittedFile, Trigger, Until,
 };
 pub use target::{Announces, Phase, TargetFile};
 pub use units::{ByteSize, parse_bytes, parse_duration};

@@ -35,6 +35,8 @@ pub enum Event {
     ScenarioStarted(Box<ScenarioStarted>),
     /// The undisturbed twin has been run (or taken from the cache of this run).
     SteadyState(SteadyFacts),
+    /// Ways of striking that a bound left out.
+    LeftOut { trials: u64, why: String },
     /// One way of striking begins: `what` says which, such as `SIGKILL at file event 7 of 23`.
     TrialStarted { of: u32, what: String },
     /// The target's process has been started.
@@ -55,6 +57,8 @@ pub enum Event {
     FaultLifted { fault: String, how: String },
     /// The target's main process ended.
     TargetEnded { attempt: u32, ending: Ending },
+    /// Peak resident memory of the target's largest process so far in this trial, bytes.
+    Memory { peak_bytes: u64 },
     /// A question was asked of the target or its files.
     Probed(Probed),
     /// The trial is over, and this is what it came to.
@@ -213,6 +217,9 @@ pub struct TrialFacts {
     pub restarts: u32,
     /// As in [`SteadyFacts::same`].
     pub same: Vec<String>,
+    /// Whether it is equal to the steady state's; none where the target gives no value, or the fault changed the workload.
+    #[serde(default)]
+    pub same_as_steady: Option<bool>,
     pub peak_memory_bytes: Option<u64>,
     pub probes: Vec<Probed>,
     pub seconds: f64,
@@ -230,4 +237,64 @@ pub struct RunEnded {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
     pub entries: Vec<Entry>,
+    /// The last line is cut off: the harness was killed while it wrote.
+    pub truncated: bool,
+}
+
+/// Why a text is not a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct RecordError {
+    /// 1-based.
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+}
+
+impl Entry {
+    /// One line of a record, without its line end.
+    pub fn to_line(&self) -> String {
+        // Maps have text keys and numbers are finite or null, so there is nothing that JSON can't say.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Record {
+    /// Reads a record. A last line that is cut off is left out, and `truncated` says so.
+    pub fn parse(text: &str) -> Result<Record, RecordError> {
+        let mut record = Record::default();
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            match serde_json::from_str::<Entry>(line) {
+                Ok(entry) => record.entries.push(known(entry, at + 1)?),
+                Err(_) if at + 1 == lines.len() && at > 0 && !text.ends_with('\n') => record.truncated = true,
+                Err(error) => {
+                    return Err(RecordError {
+                        line: at + 1,
+                        column: error.column(),
+                        message: format!("not an entry of a record: {error}"),
+                    });
+                }
+            }
+        }
+        match record.entries.first().map(|entry| &entry.event) {
+            Some(Event::RunStarted(_)) => Ok(record),
+            _ => {
+                Err(RecordError { line: 1, column: 1, message: "a record begins with `run-started`".into() })
+            }
+        }
+    }
+}
+
+fn known(entry: Entry, line: usize) -> Result<Entry, RecordError> {
+    match &entry.event {
+        Event::RunStarted(started) if started.format > RECORD_FORMAT => {
+            let message = format!(
+                "format {} is newer than {RECORD_FORMAT}, the newest that this version knows",
+                started.format
+            );
+            Err(RecordError { line, column: 1, message })
+        }
+        _ => Ok(entry),
+    }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::placed::Placed;
+use crate::problem::{InvalidFile, Problem, nearest};
+use crate::target::TargetFile;
 use crate::units::ByteSize;
 use crate::verdict::Outcome;
 
@@ -23,6 +26,100 @@ pub struct Scenario {
     pub(crate) method: Vec<Fault>,
     pub(crate) expect: Vec<Expectation>,
     pub(crate) guards: Vec<String>,
+    /// Words that only the target file can tell right from wrong.
+    pub(crate) names: Vec<(NameOf, Placed<String>)>,
+    pub(crate) file: String,
+    pub(crate) text: String,
+}
+
+/// What a name in a scenario is a name of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NameOf {
+    Place,
+    Phase,
+    Guard,
+    DataKind,
+}
+
+impl Scenario {
+    /// Reads a scenario file's text; `file` is only named in errors.
+    pub fn parse(text: &str, file: &str) -> Result<Scenario, InvalidFile> {
+        crate::check::scenario(text, file)
+    }
+
+    /// Whether the target knows every place, phase, guard and kind of data that the scenario speaks of.
+    pub fn check_against(&self, target: &TargetFile) -> Result<(), InvalidFile> {
+        let problems: Vec<Problem> =
+            self.names.iter().filter_map(|(of, name)| unknown(*of, name, target)).collect();
+        if problems.is_empty() { Ok(()) } else { Err(InvalidFile::new(&self.file, &self.text, problems)) }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    pub fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
+
+    pub fn submit(&self) -> &[SubmittedFile] {
+        &self.submit
+    }
+
+    pub fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+
+    /// Never empty.
+    pub fn method(&self) -> &[Fault] {
+        &self.method
+    }
+
+    /// Never empty.
+    pub fn expect(&self) -> &[Expectation] {
+        &self.expect
+    }
+
+    pub fn guards(&self) -> &[String] {
+        &self.guards
+    }
+}
+
+fn unknown(of: NameOf, name: &Placed<String>, target: &TargetFile) -> Option<Problem> {
+    let (what, known): (&str, Vec<&str>) = match of {
+        NameOf::Place => ("place", target.places.keys().map(String::as_str).collect()),
+        NameOf::Phase => ("phase", target.phases.keys().map(String::as_str).collect()),
+        NameOf::Guard => ("guard", target.guards.keys().map(String::as_str).collect()),
+        NameOf::DataKind => ("kind of data", target.generate.keys().map(String::as_str).collect()),
+    };
+    if known.contains(&name.value.as_str()) {
+        return None;
+    }
+    let message = format!("target `{}` has no {what} `{}`", target.id, name.value);
+    Some(name.problem(message).help(nearest(&name.value, known)))
+}
+
+impl std::fmt::Display for Severity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Severity::Critical => "critical",
+            Severity::Medium => "medium",
+            Severity::Low => "low",
+            Severity::Extra => "extra",
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +206,8 @@ pub enum Until {
 pub enum Effect {
     /// SIGKILL of every process of the target at once; then it is resumed.
     Crash,
+    /// SIGTERM to the main process, which must end by itself within the grace; then it is resumed.
+    Terminate { grace: Duration },
     /// The place's tmpfs is shrunk until only `leave` bytes are free. `None`: every page count from 0 to the size of
     /// one save, one trial each.
     FillDisk { place: String, leave: Option<ByteSize> },
@@ -182,17 +281,32 @@ pub enum Modality {
 #[derive(Debug, Clone)]
 pub enum Fact {
     Outcome(Vec<Outcome>),
-    LostSteps { max: u64 },
+    LostSteps {
+        max: u64,
+    },
     /// Values found by the target's `same` pattern equal the steady state's.
     SameAsSteadyState,
     /// Restarts that the method itself did not cause.
-    Restarts { max: u32 },
-    RecoveryTime { max: Duration },
-    PeakMemory { max: ByteSize },
+    Restarts {
+        max: u32,
+    },
+    RecoveryTime {
+        max: Duration,
+    },
+    PeakMemory {
+        max: ByteSize,
+    },
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
+    /// When the main process has ended by itself, no other process of the target is left.
+    LeavesNoProcess,
     /// A line of the target's output matches.
     Says(Regex),
     /// At the end: files below the root that match the glob and contain the pattern, counted.
-    Files { matching: globset::GlobMatcher, containing: Option<Regex>, min: u64, max: Option<u64> },
+    Files {
+        matching: globset::GlobMatcher,
+        containing: Option<Regex>,
+        min: u64,
+        max: Option<u64>,
+    },
 }

@@ -1,11 +1,12 @@
 //! How a trainer is started, watched, resumed and asked to verify. Nothing here knows any one trainer.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
 
+use crate::problem::InvalidFile;
 
 /// A checked target file.
 ///
@@ -47,6 +48,72 @@ pub struct TargetFile {
     pub(crate) stall: Duration,
     /// A whole start may take this long.
     pub(crate) finish: Duration,
+}
+
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        $($(#[$doc])* pub fn $name(&self) -> &$type { &self.$name })*
+    };
+}
+
+impl TargetFile {
+    /// Reads a target file's text; `file` is only named in errors.
+    pub fn parse(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
+        crate::check_target::target(text, file)
+    }
+
+    getters! {
+        id: str,
+        title: str,
+        program: Path,
+        places: BTreeMap<String, PathBuf>,
+        environment: BTreeMap<String, String>,
+        prepare: [Vec<String>],
+        generate: BTreeMap<String, Vec<String>>,
+        start: [String],
+        resume: [String],
+        setting_args: [String],
+        announces: Announces,
+        phases: BTreeMap<String, Phase>,
+        refused_exits: [i32],
+        guards: BTreeMap<String, BTreeMap<String, String>>,
+    }
+
+    pub fn submit(&self) -> Option<&[String]> {
+        self.submit.as_deref()
+    }
+
+    pub fn verify(&self) -> Option<&[String]> {
+        self.verify.as_deref()
+    }
+
+    pub fn same(&self) -> Option<&Regex> {
+        self.same.as_ref()
+    }
+
+    pub fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    pub fn finish(&self) -> Duration {
+        self.finish
+    }
+}
+
+impl Announces {
+    getters! { step: Regex, }
+
+    pub fn saved(&self) -> Option<&Regex> {
+        self.saved.as_ref()
+    }
+
+    pub fn resumed(&self) -> Option<&Regex> {
+        self.resumed.as_ref()
+    }
+}
+
+impl Phase {
+    getters! { begins: Regex, ends: Regex, place: str, }
 }
 
 /// Patterns on the target's output. Each has the named group `step`; `step` may have `loss` too.

@@ -34,8 +34,11 @@ fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, Stri
 
 impl std::fmt::Display for ByteSize {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (name, scale) =
-            SIZE_UNITS.iter().rev().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0).unwrap_or(&SIZE_UNITS[0]);
+        let (name, scale) = SIZE_UNITS
+            .iter()
+            .rev()
+            .find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0)
+            .unwrap_or(&SIZE_UNITS[0]);
         write!(f, "{} {name}", self.0 / scale)
     }
 }

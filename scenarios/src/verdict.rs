@@ -1,9 +1,10 @@
 //! What a target did, and what that means for a scenario.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a target did with one crash state or after one fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It went on from at least the last promised save and ended as the undisturbed run does.
@@ -20,6 +21,20 @@ pub enum Outcome {
     Hung,
     /// Its own check failed, or its end differs from the undisturbed run's.
     Corrupt,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Outcome::Recovered => "recovered",
+            Outcome::LostWork => "lost-work",
+            Outcome::Restarted => "restarted",
+            Outcome::Refused => "refused",
+            Outcome::Crashed => "crashed",
+            Outcome::Hung => "hung",
+            Outcome::Corrupt => "corrupt",
+        })
+    }
 }
 
 /// One expectation that did not hold, and where.

@@ -38,7 +38,11 @@ pub struct Engine {
 
 impl Engine {
     /// `base` is a Hugging Face Llama directory.
-    pub fn new(_base: &std::path::Path, recipe: Recipe, samples: Vec<Sample>) -> Result<Engine, std::io::Error> {
+    pub fn new(
+        _base: &std::path::Path,
+        recipe: Recipe,
+        samples: Vec<Sample>,
+    ) -> Result<Engine, std::io::Error> {
         let cursor = Cursor { step: 0, updates: 0, epoch: 0, position: 0, random: [recipe.seed, 0, 0, 0] };
         Ok(Engine { recipe, samples, value: 1.0, cursor })
     }
@@ -75,7 +79,8 @@ impl Engine {
 
     /// Goes on from `state`, which must be of the same shapes.
     pub fn restore(&mut self, state: TrainState) -> Result<(), String> {
-        self.value = state.adapter.first().and_then(|tensor| tensor.data.first().copied()).ok_or("no adapter")?;
+        self.value =
+            state.adapter.first().and_then(|tensor| tensor.data.first().copied()).ok_or("no adapter")?;
         self.cursor = state.cursor;
         Ok(())
     }

@@ -1,0 +1,127 @@
+//! `analyze`: judges a record again, without running anything.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use scenarios::{
+    Entry, Event, Record, Scenario, ScenarioStarted, SteadyFacts, TargetFile, TrialFacts, Verdict,
+};
+
+use crate::cli::exit::Exit;
+use crate::cli::{print, written};
+use crate::judge::{JudgedTrial, TrialStory, trial_facts, verdict};
+use crate::plan::Plan;
+
+pub(super) fn analyze(path: &Path, out: Option<&Path>) -> Exit {
+    match again(path, out) {
+        Ok(exit) => exit,
+        Err(error) => {
+            print::error(&format!("`{}`: {error}", path.display()));
+            Exit::Invalid
+        }
+    }
+}
+
+fn again(path: &Path, out: Option<&Path>) -> Result<Exit, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let record = Record::parse(&text).map_err(|error| error.to_string())?;
+    if record.truncated {
+        print::line("the record ends in the middle of a line: that run was cut off");
+    }
+    let mut by_scenario: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    for entry in &record.entries {
+        by_scenario.entry(entry.scenario.as_deref().unwrap_or_default()).or_default().push(entry);
+    }
+    by_scenario.remove("");
+    let proving = record
+        .entries
+        .iter()
+        .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
+    let exits: Result<Vec<Exit>, String> =
+        by_scenario.iter().map(|(id, entries)| one(id, entries, proving)).collect();
+    if let Some(out) = out {
+        let folder = written::folder(Some(out), "")?;
+        written::reports(&record, &folder)?;
+    }
+    Ok(Exit::of_all(exits?))
+}
+
+fn one(id: &str, entries: &[&Entry], proving: bool) -> Result<Exit, String> {
+    let told = entries.iter().rev().find_map(|entry| {
+        if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
+    });
+    let judged = match told {
+        Some(skipped @ Verdict::Skipped { .. }) => skipped.clone(),
+        _ => rejudged(entries)?,
+    };
+    let differs = match told {
+        Some(told) if *told == judged => "as recorded",
+        Some(_) => "DIFFERS from what was recorded",
+        None => "the run did not come to a verdict",
+    };
+    print::line(&format!("{id:<9} {:<13} {differs}", word(&judged)));
+    let exit = Exit::of_verdict(&judged);
+    Ok(match (proving, exit) {
+        (true, Exit::Violated) => Exit::Survived,
+        (true, Exit::Survived) => Exit::Violated,
+        _ => exit,
+    })
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Survived => "survived",
+        Verdict::Violated { .. } => "violated",
+        Verdict::Inconclusive { .. } => "inconclusive",
+        Verdict::Skipped { .. } => "skipped",
+    }
+}
+
+fn rejudged(entries: &[&Entry]) -> Result<Verdict, String> {
+    let started: &ScenarioStarted = entries
+        .iter()
+        .find_map(
+            |entry| if let Event::ScenarioStarted(started) = &entry.event { Some(started) } else { None },
+        )
+        .ok_or("a scenario without its beginning")?;
+    let scenario = Scenario::parse(&started.source, &started.file).map_err(|error| error.to_string())?;
+    let target =
+        TargetFile::parse(&started.target_source, &started.target_file).map_err(|error| error.to_string())?;
+    let steady = entries
+        .iter()
+        .find_map(|entry| if let Event::SteadyState(facts) = &entry.event { Some(facts) } else { None });
+    let Some(steady) = steady else {
+        return Ok(Verdict::Inconclusive { why: "the record has no steady state".into() });
+    };
+    let trials = trials(entries, &scenario, &target, steady);
+    let judged: Vec<JudgedTrial<'_>> =
+        trials.iter().map(|(number, facts, said)| JudgedTrial { number: *number, facts, said }).collect();
+    Ok(verdict(&scenario, steady, &judged))
+}
+
+fn trials(
+    entries: &[&Entry],
+    scenario: &Scenario,
+    target: &TargetFile,
+    steady: &SteadyFacts,
+) -> Vec<(u32, TrialFacts, Vec<String>)> {
+    let mut by_trial: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+    for entry in entries {
+        if let Some(trial @ 1..) = entry.trial {
+            by_trial.entry(trial).or_default().push((*entry).clone());
+        }
+    }
+    let comparable = Plan::new(scenario, 0, &BTreeMap::new()).comparable();
+    let over = |entries: &[Entry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
+    let read = |(number, entries): (u32, Vec<Entry>)| {
+        // The trial's own summary is no evidence: everything is read again from what happened.
+        let happened: Vec<Entry> =
+            entries.into_iter().filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).collect();
+        let facts = trial_facts(&TrialStory { target, steady, comparable, entries: &happened });
+        let said = happened.iter().filter_map(|entry| {
+            if let Event::Said { line, .. } = &entry.event { Some(line.clone()) } else { None }
+        });
+        (number, facts, said.collect())
+    };
+    by_trial.into_iter().filter(|(_, entries)| over(entries)).map(read).collect()
+}

@@ -1,0 +1,39 @@
+//! Changes one sample of a data file so that its loss overflows.
+
+use std::path::Path;
+
+use crate::faults::FaultError;
+
+/// Gives the `sample`-th line (1-based) of the file this weight.
+pub fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {
+    let text = std::fs::read_to_string(file).map_err(FaultError::file("read", file))?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let count = lines.len();
+    let at = sample as usize;
+    let line = at.checked_sub(1).and_then(|at| lines.get_mut(at)).ok_or_else(|| {
+        FaultError::Workload(format!(
+            "sample {sample} is to be poisoned, but `{}` has {count}",
+            file.display()
+        ))
+    })?;
+    *line = weighted(line, weight).ok_or_else(|| {
+        FaultError::Workload(format!("line {sample} of `{}` is not a JSON object", file.display()))
+    })?;
+    std::fs::write(file, lines.join("\n") + "\n").map_err(FaultError::file("write", file))
+}
+
+fn weighted(line: &str, weight: f64) -> Option<String> {
+    let mut sample: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+    sample.insert("weight".into(), weight.into());
+    serde_json::to_string(&sample).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weighted;
+
+    #[test]
+    fn a_weight_is_added_to_the_sample_and_nothing_else_changes() {
+        assert_eq!(weighted(r#"{"text":"a"}"#, 3e38).as_deref(), Some(r#"{"text":"a","weight":3e+38}"#));
+    }
+}

@@ -1,0 +1,80 @@
+//! Questions at the end of a trial: the target's own check, and its files.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use scenarios::{Expectation, Fact, Probed};
+
+use crate::run::RunError;
+use crate::run::stage::Stage;
+
+/// How long the target's own check may take.
+const VERIFY: Duration = Duration::from_secs(60);
+/// How long a tree of processes may take to end.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Files looked into for a pattern are read up to this many bytes.
+const LOOK_MAX: u64 = 1 << 20;
+
+/// The answer, for a fact that has to be asked for; none for those that the events tell.
+pub(super) fn ask(stage: &Stage<'_>, expectation: &Expectation) -> Result<Option<Probed>, RunError> {
+    let answer = match &expectation.fact {
+        Fact::Verifies => verify(stage)?,
+        Fact::LeavesNoProcess => leaves_no_process(stage),
+        Fact::Files { matching, containing, min, max } => {
+            let count = count(&stage.room.outside(Path::new("")), &|path, file| {
+                matching.is_match(path) && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
+            });
+            (count >= *min && max.is_none_or(|max| count <= max), format!("{count} files"))
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Probed { probe: expectation.text.clone(), held: answer.0, found: answer.1 }))
+}
+
+/// The end of a tree takes a moment; what lives longer than that was left behind.
+fn leaves_no_process(stage: &Stage<'_>) -> (bool, String) {
+    let until = Instant::now() + SETTLE;
+    loop {
+        let left = stage.room.processes();
+        if left.is_empty() || Instant::now() > until {
+            let names: Vec<String> =
+                left.iter().map(|process| format!("{} ({})", process.name, process.pid_inside)).collect();
+            return (left.is_empty(), format!("{} processes left: {}", left.len(), names.join(", ")));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn verify(stage: &Stage<'_>) -> Result<(bool, String), RunError> {
+    let Some(launch) = stage.trainer().verify() else {
+        return Ok((false, "the target file has no `verify` command".into()));
+    };
+    let answer = stage.ask(&launch, VERIFY)?;
+    Ok((answer.is_good(), format!("{}: {}", answer.ending(), answer.words)))
+}
+
+/// Counts files below `folder`, symbolic links not followed; `wanted` gets the path below the root, and the file's.
+fn count(folder: &Path, wanted: &dyn Fn(&Path, &Path) -> bool) -> u64 {
+    let mut found = 0;
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(path),
+                Ok(kind) if kind.is_file() => {
+                    found += u64::from(wanted(path.strip_prefix(folder).unwrap_or(&path), &path))
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn contains(file: &Path, pattern: &regex::Regex) -> bool {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(LOOK_MAX).read_to_end(&mut bytes));
+    read.is_ok() && pattern.is_match(&String::from_utf8_lossy(&bytes))
+}

@@ -1,0 +1,159 @@
+//! A room with the target in it, ready to start: mounts made, root prepared, data handed in.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use scenarios::{SubmittedFile, TargetFile};
+
+use crate::faults::{Scene, poison};
+use crate::plan::Workload;
+use crate::run::RunError;
+use crate::run::lines::{Lines, Next};
+use crate::sandbox::{Ended, Launch, Room, RoomSpec, TmpfsSpec};
+use crate::target::Trainer;
+
+/// How long one command of the preparation may take.
+const PREPARATION: Duration = Duration::from_secs(60);
+
+/// What a stage is built from.
+#[derive(Clone, Copy)]
+pub(super) struct Script<'a> {
+    pub(super) target: &'a TargetFile,
+    pub(super) program: &'a Path,
+    pub(super) workload: &'a Workload,
+    /// Folder of the scenario's file, for data files that lie beside it.
+    pub(super) beside: &'a Path,
+    /// Samples to poison: (sample, weight).
+    pub(super) poisoned: &'a [(u32, f64)],
+}
+
+/// A room, and the folder behind it that the target is not told of.
+pub(super) struct Stage<'a> {
+    script: Script<'a>,
+    pub(super) room: Room,
+    backstage: PathBuf,
+}
+
+/// What a command said before it ended.
+pub(super) struct Answer {
+    pub(super) ended: Option<Ended>,
+    pub(super) words: String,
+}
+
+impl Answer {
+    pub(super) fn is_good(&self) -> bool {
+        self.ended == Some(Ended::Exited(0))
+    }
+
+    pub(super) fn ending(&self) -> String {
+        match self.ended {
+            Some(Ended::Exited(code)) => format!("exit code {code}"),
+            Some(Ended::Signalled(signal)) => format!("signal {signal}"),
+            None => "no end within its time".into(),
+        }
+    }
+}
+
+impl<'a> Stage<'a> {
+    /// Builds it in an empty folder and hands the workload in.
+    pub(super) fn build(dir: PathBuf, script: Script<'a>) -> Result<Stage<'a>, RunError> {
+        let backstage = dir.join("backstage");
+        let made = |path: &Path| {
+            std::fs::create_dir_all(path).map_err(|error| RunError::File {
+                doing: "create",
+                path: path.into(),
+                error,
+            })
+        };
+        let room_dir = dir.join("room");
+        made(&backstage)?;
+        made(&room_dir)?;
+        let mounts = script.workload.mounts.iter().map(|mount| TmpfsSpec {
+            at: script.target.places().get(&mount.place).cloned().unwrap_or_default(),
+            size_bytes: mount.size.0,
+            inodes: mount.inodes,
+        });
+        let spec = RoomSpec { dir: room_dir, mounts: mounts.collect(), memory_cgroup: true };
+        let stage = Stage { script, room: Room::build(spec)?, backstage };
+        stage.prepare()?;
+        stage.hand_in()?;
+        Ok(stage)
+    }
+
+    pub(super) fn trainer(&self) -> Trainer<'_> {
+        let Script { target: file, program, workload, .. } = self.script;
+        Trainer { file, program, root: self.room.root(), seed: workload.seed, settings: &workload.settings }
+    }
+
+    pub(super) fn scene<'s>(&'s self, trainer: &'s Trainer<'s>, steady_peak_bytes: Option<u64>) -> Scene<'s> {
+        Scene { room: &self.room, trainer, backstage: &self.backstage, steady_peak_bytes }
+    }
+
+    fn prepare(&self) -> Result<(), RunError> {
+        self.trainer().prepare().iter().try_for_each(|launch| self.must("prepare", launch))
+    }
+
+    fn hand_in(&self) -> Result<(), RunError> {
+        for (number, submitted) in self.script.workload.submit.iter().enumerate() {
+            let file = self.data_file(number, submitted)?;
+            for (sample, weight) in self.script.poisoned {
+                poison(&file, *sample, *weight)?;
+            }
+            if let Some(launch) = self.trainer().submit(&file) {
+                self.must("submit", &launch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn data_file(&self, number: usize, submitted: &SubmittedFile) -> Result<PathBuf, RunError> {
+        let file = self.backstage.join(format!("data-{number}.jsonl"));
+        match submitted {
+            SubmittedFile::File(name) => {
+                let from = self.script.beside.join(name);
+                std::fs::copy(&from, &file).map_err(|error| RunError::File {
+                    doing: "copy",
+                    path: from,
+                    error,
+                })?;
+            }
+            SubmittedFile::Generated { kind, samples, length } => {
+                if let Some(launch) = self.trainer().generate(kind, *samples, *length, &file) {
+                    self.must("generate", &launch)?;
+                }
+            }
+        }
+        Ok(file)
+    }
+
+    fn must(&self, step: &'static str, launch: &Launch) -> Result<(), RunError> {
+        let answer = self.ask(launch, PREPARATION)?;
+        if answer.is_good() {
+            return Ok(());
+        }
+        Err(RunError::Preparation { step, ending: answer.ending(), words: answer.words })
+    }
+
+    /// Runs a command to its end; after `limit` everything in the room is killed.
+    pub(super) fn ask(&self, launch: &Launch, limit: Duration) -> Result<Answer, RunError> {
+        let mut running = self.room.spawn(launch)?;
+        let until = Instant::now() + limit;
+        let mut lines = Lines::of(&mut running);
+        let ended = running.wait_timeout(limit);
+        if ended.is_none() {
+            self.room.strike()?;
+        }
+        let mut words = Vec::new();
+        let grace = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
+        while let Next::Line(_, line) = lines.next(grace) {
+            words.push(line);
+        }
+        Ok(Answer { ended, words: words.join(" | ").chars().take(2000).collect() })
+    }
+}
+
+/// Settings that take a guard away.
+pub(super) fn without(target: &TargetFile, guard: Option<&str>) -> BTreeMap<String, String> {
+    guard.and_then(|guard| target.guards().get(guard)).cloned().unwrap_or_default()
+}

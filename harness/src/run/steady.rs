@@ -1,0 +1,177 @@
+//! The steady state: the same target, workload and seed, undisturbed. Kept for the length of a run.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use scenarios::{Ending, Entry, Event, Scenario, SteadyFacts};
+
+use crate::observe::Reporter;
+use crate::plan::Counts;
+use crate::run::RunError;
+use crate::run::file_events::FileEvents;
+use crate::run::live::Live;
+use crate::run::stage::{Script, Stage};
+
+/// Bytes in a block of `st_blocks`.
+const BLOCK: u64 = 512;
+
+/// What an undisturbed run showed.
+#[derive(Debug, Clone)]
+pub(super) struct Steady {
+    pub(super) facts: SteadyFacts,
+    pub(super) counts: Counts,
+    /// Its entries, replayed for each scenario that shares it.
+    entries: Vec<Entry>,
+}
+
+type Slot = Arc<OnceLock<Option<Steady>>>;
+
+/// Steady states of this run, by what they depend on.
+#[derive(Default)]
+pub struct SteadyCache {
+    slots: Mutex<HashMap<blake3::Hash, Slot>>,
+}
+
+impl SteadyCache {
+    /// Takes it from the cache or runs it; a run that failed is not kept.
+    pub(super) fn get(
+        &self,
+        dir: PathBuf,
+        script: Script<'_>,
+        scenario: &Scenario,
+        phase: Option<&str>,
+        reporter: &Reporter,
+    ) -> Result<Steady, RunError> {
+        let slot = self.slot(&script, phase);
+        let mut failure = None;
+        let mut fresh = false;
+        let steady = slot.get_or_init(|| {
+            fresh = true;
+            undisturbed(dir, script, scenario, phase, &reporter.for_trial(0))
+                .map_err(|error| failure = Some(error))
+                .ok()
+        });
+        match (steady, failure) {
+            (Some(steady), _) => Ok(told(steady, fresh, reporter)),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(RunError::Preparation {
+                step: "steady state",
+                ending: "a failure that another scenario has reported".into(),
+                words: String::new(),
+            }),
+        }
+    }
+
+    fn slot(&self, script: &Script<'_>, phase: Option<&str>) -> Slot {
+        let key = format!("{:?} {:?} {:?} {phase:?}", script.target, script.program, script.workload);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(blake3::hash(key.as_bytes())).or_default())
+    }
+}
+
+/// A scenario that takes it from the cache tells it again, so that its part of the record is whole.
+fn told(steady: &Steady, fresh: bool, reporter: &Reporter) -> Steady {
+    let mut steady = steady.clone();
+    steady.facts.cached = !fresh;
+    if !fresh {
+        let reporter = reporter.for_trial(0);
+        steady.entries.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
+    }
+    reporter.emit(Event::SteadyState(steady.facts.clone()));
+    steady
+}
+
+fn undisturbed(
+    dir: PathBuf,
+    script: Script<'_>,
+    scenario: &Scenario,
+    phase: Option<&str>,
+    reporter: &Reporter,
+) -> Result<Steady, RunError> {
+    let stage = Stage::build(dir, script)?;
+    let trainer = stage.trainer();
+    let scene = stage.scene(&trainer, None);
+    let phase = phase.or_else(|| script.target.phases().keys().next().map(String::as_str));
+    let place = phase
+        .and_then(|phase| script.target.phases().get(phase))
+        .map(|phase| trainer.place_below_root(phase.place()));
+    let folder = place.map(|place| stage.room.outside(&place));
+    let save_bytes = Mutex::new(0);
+    let mut live = Live::new(scene, reporter, Some(scenario), &[]);
+    if let (Some(phase), Some(folder)) = (phase, &folder) {
+        live.count_events(phase, FileEvents::watch(folder.clone(), None)?, None);
+        live.save_hook = Some(Box::new(|| measure_once(&save_bytes, folder)));
+    }
+    let ending = live.run()?;
+    let file_events = live.events.as_ref().map(FileEvents::counts).unwrap_or_default();
+    let peak_memory_bytes = live.peak_bytes();
+    drop(live);
+    stage.room.close()?;
+    let entries = reporter.kept();
+    let save_bytes = save_bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let facts = facts(script, &entries, ending, peak_memory_bytes, &file_events, save_bytes);
+    Ok(Steady { facts, counts: Counts { file_events, save_bytes }, entries })
+}
+
+/// What the first save takes on disk.
+fn measure_once(save_bytes: &Mutex<u64>, folder: &Path) {
+    let mut bytes = save_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    if *bytes == 0 {
+        *bytes = bytes_below(folder);
+    }
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(facts) if facts.is_dir() => bytes_below(&entry.path()),
+        Ok(facts) => facts.blocks() * BLOCK,
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+fn facts(
+    script: Script<'_>,
+    entries: &[Entry],
+    ending: Ending,
+    peak_memory_bytes: Option<u64>,
+    file_events: &[u64],
+    save_bytes: u64,
+) -> SteadyFacts {
+    let mut same: Vec<String> = entries.iter().filter_map(|entry| value_in(script, &entry.event)).collect();
+    same.sort();
+    let steps = entries
+        .iter()
+        .filter_map(|entry| if let Event::Step { step, .. } = entry.event { Some(step) } else { None });
+    let saves = entries
+        .iter()
+        .filter_map(|entry| if let Event::Saved { step } = entry.event { Some(step) } else { None });
+    let mut counted: BTreeMap<String, u64> = file_events
+        .iter()
+        .zip(1..)
+        .map(|(events, save)| (format!("file events of save {save}"), *events))
+        .collect();
+    counted.insert("bytes of one save".into(), save_bytes);
+    let seconds = entries
+        .first()
+        .zip(entries.last())
+        .map_or(0.0, |(first, last)| (last.at_us - first.at_us) as f64 / 1e6);
+    SteadyFacts {
+        ended_well: ending == Ending::Exited(0),
+        steps: steps.max().unwrap_or(0),
+        saves: saves.collect(),
+        same,
+        seconds,
+        peak_memory_bytes,
+        counted,
+        cached: false,
+    }
+}
+
+fn value_in(script: Script<'_>, event: &Event) -> Option<String> {
+    let Event::Said { line, .. } = event else { return None };
+    Some(script.target.same()?.captures(line)?.name("value")?.as_str().to_owned())
+}

@@ -1,0 +1,112 @@
+//! One trial: a fresh stage, one way of striking, the questions at the end, the facts.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+
+use scenarios::{Event, Scenario, TrialFacts};
+
+use crate::judge::{TrialStory, trial_facts};
+use crate::observe::Reporter;
+use crate::plan::{Moment, Planned, Trial};
+use crate::run::RunError;
+use crate::run::file_events::{Aimed, FileEvents};
+use crate::run::live::Live;
+use crate::run::probe;
+use crate::run::stage::{Script, Stage};
+use crate::run::steady::Steady;
+
+/// What a trial came to, with the lines that were kept of it.
+pub(super) struct TrialEnd {
+    pub(super) number: u32,
+    pub(super) facts: TrialFacts,
+    pub(super) said: Vec<String>,
+}
+
+/// What all trials of a scenario share.
+#[derive(Clone, Copy)]
+pub(super) struct Course<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) script: Script<'a>,
+    pub(super) steady: &'a Steady,
+    pub(super) comparable: bool,
+    pub(super) of: u32,
+}
+
+pub(super) fn run_trial(
+    dir: PathBuf,
+    course: Course<'_>,
+    trial: &Trial,
+    reporter: &Reporter,
+) -> Result<TrialEnd, RunError> {
+    reporter.emit(Event::TrialStarted { of: course.of, what: trial.what.clone() });
+    let poisoned: Vec<(u32, f64)> = trial.faults.iter().filter_map(poison_of).collect();
+    let stage = Stage::build(dir, Script { poisoned: &poisoned, ..course.script })?;
+    let trainer = stage.trainer();
+    let scene = stage.scene(&trainer, course.steady.facts.peak_memory_bytes);
+    let mut live = Live::new(scene, reporter, Some(course.scenario), &trial.faults);
+    if let Some((phase, events, hits)) = aimed_events(&stage, course.script, trial)? {
+        live.count_events(&phase, events, Some(hits));
+    }
+    live.run()?;
+    live.lift_all()?;
+    drop(live);
+    for expectation in course.scenario.expect() {
+        if let Some(probed) = probe::ask(&stage, expectation)? {
+            reporter.emit(Event::Probed(probed));
+        }
+    }
+    stage.room.close()?;
+    Ok(end(course, trial.number, reporter))
+}
+
+fn end(course: Course<'_>, number: u32, reporter: &Reporter) -> TrialEnd {
+    let entries = reporter.kept();
+    let story = TrialStory {
+        target: course.script.target,
+        steady: &course.steady.facts,
+        comparable: course.comparable,
+        entries: &entries,
+    };
+    let facts = trial_facts(&story);
+    reporter.emit(Event::TrialEnded(Box::new(facts.clone())));
+    let said = entries
+        .into_iter()
+        .filter_map(|entry| if let Event::Said { line, .. } = entry.event { Some(line) } else { None });
+    TrialEnd { number, facts, said: said.collect() }
+}
+
+fn poison_of(planned: &Planned) -> Option<(u32, f64)> {
+    match planned.fault.effect {
+        scenarios::Effect::PoisonSample { sample, weight } => Some((sample, weight)),
+        _ => None,
+    }
+}
+
+/// The watcher for a crash at a file event: it kills by itself, without a way through the run's loop.
+fn aimed_events(
+    stage: &Stage<'_>,
+    script: Script<'_>,
+    trial: &Trial,
+) -> Result<Option<(String, FileEvents, Receiver<String>)>, RunError> {
+    let aimed = trial.faults.iter().find_map(|planned| match &planned.moment {
+        Moment::FileEvent { phase, save, event } => Some((phase, *save, *event)),
+        Moment::Trigger => None,
+    });
+    let Some((phase, save, event)) = aimed else { return Ok(None) };
+    let place =
+        script.target.phases().get(phase).map(|phase| stage.trainer().place_below_root(phase.place()));
+    let (sender, hits) = channel();
+    let striker = stage.room.striker();
+    let on_hit = Box::new(move |evidence: String| {
+        let struck = striker.strike();
+        let evidence = match struck {
+            Ok(()) => format!("every process was killed {evidence}"),
+            Err(error) => format!("the kill failed ({error}) {evidence}"),
+        };
+        // A run that is over listens no more.
+        let _ = sender.send(evidence);
+    });
+    let folder = stage.room.outside(&place.unwrap_or_default());
+    let events = FileEvents::watch(folder, Some(Aimed { save, event, on_hit }))?;
+    Ok(Some((phase.clone(), events, hits)))
+}

@@ -1,0 +1,121 @@
+//! Which mechanisms this machine grants, each found by trying it, and how to get the others.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::inotify::{InitFlags, Inotify};
+use scenarios::Mechanism;
+
+use super::cgroup::{MemoryCgroup, Version};
+use super::{MountChange, Room, RoomSpec, RunDir, SandboxError, TmpfsSpec};
+
+const PLACE: &str = "place";
+
+/// Tries them all; well under a second.
+pub fn doctor() -> Vec<Mechanism> {
+    let mut found = match tried_room() {
+        Ok(found) => found,
+        Err(error) => no_rooms(&error),
+    };
+    found.push(memory_cgroup());
+    found.push(inotify());
+    found
+}
+
+fn granted(name: &str, detail: impl Into<String>) -> Mechanism {
+    Mechanism { name: name.into(), granted: true, detail: detail.into() }
+}
+
+fn refused(name: &str, detail: impl Into<String>) -> Mechanism {
+    Mechanism { name: name.into(), granted: false, detail: detail.into() }
+}
+
+fn of(name: &str, result: Result<String, SandboxError>) -> Mechanism {
+    match result {
+        Ok(detail) => granted(name, detail),
+        Err(error) => refused(name, error.to_string()),
+    }
+}
+
+fn tried_room() -> Result<Vec<Mechanism>, SandboxError> {
+    let run = RunDir::create()?;
+    let dir = run.path().join("doctor");
+    std::fs::create_dir(&dir).map_err(SandboxError::file("create", &dir))?;
+    let mounts = vec![TmpfsSpec { at: PLACE.into(), size_bytes: 1 << 20, inodes: Some(64) }];
+    let room = Room::build(RoomSpec { dir, mounts, memory_cgroup: false })?;
+    let at = PathBuf::from(PLACE);
+    let mut found = vec![granted("user-namespace", "user, mount, pid and IPC namespaces")];
+    found.push(match room.has_fresh_proc() {
+        true => granted("fresh-proc", "a /proc of the room's own"),
+        false => refused(
+            "fresh-proc",
+            "the container hides parts of /proc; rooms keep the outer one, and are watched more slowly",
+        ),
+    });
+    found.push(of("tmpfs", shrunk(&room, &at)));
+    found.push(of("read-only-remount", read_only(&room, &at)));
+    room.close()?;
+    run.close()?;
+    Ok(found)
+}
+
+fn shrunk(room: &Room, at: &Path) -> Result<String, SandboxError> {
+    room.remount(at, MountChange::Resize { size_bytes: 4096 })?;
+    room.remount(at, MountChange::Inodes { count: 8 })?;
+    Ok("size and inodes changed while mounted".into())
+}
+
+fn read_only(room: &Room, at: &Path) -> Result<String, SandboxError> {
+    let applied = room.remount(at, MountChange::ReadOnly)?;
+    room.remount(at, MountChange::Writable)?;
+    Ok(applied.mechanism)
+}
+
+fn no_rooms(error: &SandboxError) -> Vec<Mechanism> {
+    let why = format!("{error}; {}", namespace_advice());
+    ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount"]
+        .map(|name| refused(name, why.clone()))
+        .into()
+}
+
+/// The usual reasons, looked up rather than guessed.
+fn namespace_advice() -> String {
+    let reads =
+        |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    let known = [
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ];
+    let wanted: Vec<&str> =
+        known.iter().filter(|(path, value, _)| reads(path, value)).map(|(_, _, advice)| *advice).collect();
+    if wanted.is_empty() {
+        "in a container, allow user namespaces (docker: --security-opt seccomp=unconfined)".into()
+    } else {
+        format!("as root: {}", wanted.join("; "))
+    }
+}
+
+fn memory_cgroup() -> Mechanism {
+    let name = "memory-cgroup";
+    let Some(cgroup) = MemoryCgroup::create() else {
+        let advice = "a watcher that sends SIGKILL stands in; run as root, or with a delegated cgroup (systemd-run --user --scope -p Delegate=yes)";
+        return refused(name, advice);
+    };
+    let version = cgroup.version();
+    match (cgroup.remove(), version) {
+        (Err(error), _) => refused(name, error.to_string()),
+        (Ok(()), Version::V2) => granted(name, "version 2"),
+        (Ok(()), Version::V1) => granted(name, "version 1"),
+    }
+}
+
+fn inotify() -> Mechanism {
+    match Inotify::init(InitFlags::IN_CLOEXEC) {
+        Ok(_) => granted("inotify", "file events are seen"),
+        Err(error) => refused("inotify", format!("{error}; raise sysctl fs.inotify.max_user_instances")),
+    }
+}

@@ -1,0 +1,158 @@
+//! What harness and warden say to one another: one JSON value a packet, file descriptors beside it.
+
+use std::ffi::OsString;
+use std::io::{Error, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of the largest packet: argument lists and environments are smaller.
+const PACKET_MAX: usize = 160 * 1024;
+
+/// A program to be started in a room. The environment is complete: nothing is inherited. Standard input is empty.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch {
+    pub argv: Vec<OsString>,
+    pub env: Vec<(OsString, OsString)>,
+    pub cwd: Option<PathBuf>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    Exited(i32),
+    Signalled(i32),
+}
+
+/// A change to a mount below the room's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountChange {
+    /// New size of a tmpfs.
+    Resize {
+        size_bytes: u64,
+    },
+    /// New number of inodes of a tmpfs.
+    Inodes {
+        count: u64,
+    },
+    ReadOnly,
+    /// Takes back what `ReadOnly` did.
+    Writable,
+}
+
+/// A tmpfs to be mounted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct TmpfsOrder {
+    pub(super) at: PathBuf,
+    pub(super) options: String,
+}
+
+/// First word to a new warden.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Orders {
+    pub(super) mounts: Vec<TmpfsOrder>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Two descriptors come along: standard output and error.
+    Spawn {
+        id: u64,
+        launch: Launch,
+        cgroup_procs: Option<PathBuf>,
+    },
+    Strike,
+    Signal {
+        pid_inside: i32,
+        signal: i32,
+    },
+    Mount {
+        at: PathBuf,
+        change: MountChange,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// From the warden's parent: pid of the warden as the harness sees it.
+    Born {
+        pid: i32,
+    },
+    /// The room is ready; `fresh_proc` is false where /proc could not be mounted anew.
+    Ready {
+        fresh_proc: bool,
+    },
+    Spawned {
+        pid_inside: i32,
+    },
+    Done {
+        note: String,
+    },
+    Failed {
+        doing: String,
+        detail: String,
+    },
+    /// Not asked for: a spawned process ended.
+    Ended {
+        id: u64,
+        ended: Ended,
+        peak_bytes: u64,
+    },
+}
+
+/// Sends one packet.
+pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, files: &[RawFd]) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(message).map_err(Error::other)?;
+    let rights = [ControlMessage::ScmRights(files)];
+    let control = if files.is_empty() { &rights[..0] } else { &rights[..] };
+    loop {
+        match sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
+            Err(Errno::EINTR) => {}
+            sent => return sent.map(drop).map_err(Error::from),
+        }
+    }
+}
+
+/// Receives one packet; none when the other side is gone.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> Result<Option<(T, Vec<OwnedFd>)>, Error> {
+    let mut bytes = vec![0; PACKET_MAX];
+    let mut control = cmsg_space!([RawFd; 2]);
+    let (length, files) = loop {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+            Ok(received) => {
+                let files = received.cmsgs().map_err(Error::from)?.flat_map(rights).collect::<Vec<RawFd>>();
+                break (received.bytes, files);
+            }
+        }
+    };
+    let files = files.into_iter().map(super::sys::own).collect();
+    if length == 0 {
+        return Ok(None);
+    }
+    serde_json::from_slice(&bytes[..length]).map(|message| Some((message, files))).map_err(Error::other)
+}
+
+fn rights(message: ControlMessageOwned) -> Vec<RawFd> {
+    if let ControlMessageOwned::ScmRights(files) = message { files } else { Vec::new() }
+}
+
+/// How long the harness waits for an answer before it takes the warden for lost.
+pub(super) const ANSWER: Duration = Duration::from_secs(30);

@@ -1,0 +1,68 @@
+//! Who lives in a room, read from /proc.
+
+use std::path::{Path, PathBuf};
+
+/// A process of a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessFacts {
+    pub pid_inside: i32,
+    pub name: String,
+    /// Resident now, bytes.
+    pub resident_bytes: u64,
+    /// Most ever resident, bytes.
+    pub peak_bytes: u64,
+}
+
+/// All but the warden. By the room's own /proc where it has one, else by looking who shares the warden's pid namespace.
+pub(super) fn in_room(warden: i32, fresh_proc: bool) -> Vec<ProcessFacts> {
+    let folders = if fresh_proc {
+        below(Path::new(&format!("/proc/{warden}/root/proc")))
+    } else {
+        in_namespace_of(warden)
+    };
+    folders.iter().filter_map(|folder| facts(folder)).filter(|process| process.pid_inside > 1).collect()
+}
+
+/// Pid as the harness sees it.
+pub(super) fn pid_outside(warden: i32, pid_inside: i32) -> Option<i32> {
+    let folders = in_namespace_of(warden);
+    let folder =
+        folders.iter().find(|folder| facts(folder).is_some_and(|facts| facts.pid_inside == pid_inside))?;
+    folder.file_name()?.to_str()?.parse().ok()
+}
+
+fn below(proc: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn in_namespace_of(warden: i32) -> Vec<PathBuf> {
+    let namespace = |folder: &Path| std::fs::read_link(folder.join("ns/pid")).ok();
+    let wardens = namespace(Path::new(&format!("/proc/{warden}")));
+    let is_inside = |folder: &PathBuf| wardens.is_some() && namespace(folder) == wardens;
+    below(Path::new("/proc")).into_iter().filter(is_inside).collect()
+}
+
+/// A process may be gone before it is read: then it does not count.
+fn facts(folder: &Path) -> Option<ProcessFacts> {
+    let status = std::fs::read_to_string(folder.join("status")).ok()?;
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    };
+    let kib =
+        |name: &str| field(name).and_then(|value| value.strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    if field("State").is_some_and(|state| state.starts_with('Z')) {
+        return None;
+    }
+    // The last one is the pid in the innermost namespace.
+    let pid_inside = field("NSpid")?.split_whitespace().last()?.parse().ok()?;
+    Some(ProcessFacts {
+        pid_inside,
+        name: field("Name")?.to_owned(),
+        resident_bytes: kib("VmRSS").unwrap_or(0) * 1024,
+        peak_bytes: kib("VmHWM").unwrap_or(0) * 1024,
+    })
+}

@@ -1,0 +1,305 @@
+//! Draft -> Scenario: what the shape of a file can't say. Collects everything that is wrong.
+
+use std::collections::BTreeMap;
+
+use crate::draft::{
+    Common, ExpectationDraft, FactDraft, FaultDraft, KindDraft, LandedDraft, ScenarioDraft, SeverityDraft,
+    StrikeDraft, SubmitDraft, TriggerDraft, UntilDraft,
+};
+use crate::placed::Placed;
+use crate::problem::{InvalidFile, Problem};
+use crate::scenario::{
+    DataKind, Effect, Expectation, Fact, Fault, Modality, Mount, NameOf, Planted, Scenario, Severity, Strike,
+    SubmittedFile, Trigger, Until,
+};
+use crate::tree::{Kind, Node};
+use crate::{read, tree};
+
+/// Trials of a fault where the file does not say how many at most.
+const TRIALS: u32 = 64;
+const TRIALS_MAX: u32 = 100_000;
+/// 2^22 leaves are some 50 MB of text.
+const LEVELS_MAX: u32 = 22;
+
+pub(crate) fn scenario(text: &str, file: &str) -> Result<Scenario, InvalidFile> {
+    let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
+    let expectations = texts_of(&root);
+    let (draft, problems) = read::read::<ScenarioDraft>(&mut root);
+    let mut checker =
+        Checker { whole: problems.is_empty(), problems, names: Vec::new(), mounts: BTreeMap::new() };
+    let scenario = draft.map(|draft| checker.scenario(draft, &expectations, file, text));
+    match (scenario, checker.problems.is_empty()) {
+        (Some(mut scenario), true) => {
+            scenario.names = checker.names;
+            Ok(scenario)
+        }
+        _ => Err(InvalidFile::new(file, text, checker.problems)),
+    }
+}
+
+/// Each expectation as it is written, one line.
+fn texts_of(root: &Node) -> Vec<String> {
+    let Kind::Map(pairs) = &root.kind else { return Vec::new() };
+    let list = pairs.iter().find(|(key, _)| key.flow() == "expect").map(|(_, value)| &value.kind);
+    let Some(Kind::List(items)) = list else { return Vec::new() };
+    let text =
+        |item: &Node| if let Kind::Map(pairs) = &item.kind { Node::flow_pairs(pairs) } else { item.flow() };
+    items.iter().map(text).collect()
+}
+
+struct Checker {
+    /// Nothing had to be taken out of the file: what is empty was written empty.
+    whole: bool,
+    problems: Vec<Problem>,
+    names: Vec<(NameOf, Placed<String>)>,
+    /// Places with a mount of their own, and whether their inodes are limited.
+    mounts: BTreeMap<String, bool>,
+}
+
+impl Checker {
+    fn scenario(&mut self, draft: ScenarioDraft, texts: &[String], file: &str, text: &str) -> Scenario {
+        if draft.version.value != 1 {
+            self.problems.push(
+                draft
+                    .version
+                    .problem(format!("version {} is not known", draft.version.value))
+                    .help("this is version 1"),
+            );
+        }
+        if draft.title.value.trim().is_empty() || draft.title.value.contains('\n') {
+            self.problems.push(draft.title.problem("the title is one line of text"));
+        }
+        self.not_empty(&draft.method, "`method` has no fault");
+        self.not_empty(&draft.expect, "`expect` expects nothing, so that nothing could be found");
+        let mounts: Vec<Mount> = draft.mounts.into_iter().map(|mount| self.mount(mount)).collect();
+        let submit = draft.target.submit.into_iter().map(|submit| self.submit(submit)).collect();
+        let method = draft.method.value.into_iter().map(|fault| self.fault(fault)).collect();
+        let expect = draft
+            .expect
+            .value
+            .into_iter()
+            .zip(texts)
+            .map(|(one, text)| self.expectation(one, text))
+            .collect();
+        let guards = draft.guards.into_iter().map(|guard| self.name(NameOf::Guard, guard)).collect();
+        Scenario {
+            id: draft.id.value.0,
+            title: draft.title.value,
+            severity: severity(draft.severity),
+            target: draft.target.target,
+            settings: draft.target.settings.into_iter().map(|(key, value)| (key, value.0)).collect(),
+            submit,
+            mounts,
+            method,
+            expect,
+            guards,
+            names: Vec::new(),
+            file: file.into(),
+            text: text.into(),
+        }
+    }
+
+    fn not_empty<T>(&mut self, list: &Placed<Vec<T>>, message: &str) {
+        if list.value.is_empty() && self.whole {
+            self.problems.push(list.problem(message));
+        }
+    }
+
+    fn name(&mut self, of: NameOf, name: Placed<String>) -> String {
+        self.names.push((of, name.clone()));
+        name.value
+    }
+
+    fn mount(&mut self, draft: crate::draft::MountDraft) -> Mount {
+        if self.mounts.insert(draft.place.value.clone(), draft.inodes.is_some()).is_some() {
+            self.problems
+                .push(draft.place.problem(format!("`{}` is mounted a second time", draft.place.value)));
+        }
+        let place = self.name(NameOf::Place, draft.place);
+        Mount { place, size: draft.size.0, inodes: draft.inodes }
+    }
+
+    /// A place that must have a mount of its own.
+    fn mounted(&mut self, place: Placed<String>, with_inodes: bool) -> String {
+        match (self.mounts.get(&place.value), with_inodes) {
+            (None, _) if self.whole => {
+                let help = format!(
+                    "add to `mounts`: {{place: {}, size: 64 MiB{}}}",
+                    place.value,
+                    if with_inodes { ", inodes: 512" } else { "" }
+                );
+                self.problems.push(
+                    place.problem(format!("`{}` is not a file system of its own", place.value)).help(help),
+                );
+            }
+            (Some(false), true) => {
+                self.problems.push(
+                    place
+                        .problem(format!("the mount of `{}` does not limit its inodes", place.value))
+                        .help("add `inodes: 512` to the mount"),
+                );
+            }
+            _ => {}
+        }
+        self.name(NameOf::Place, place)
+    }
+
+    fn submit(&mut self, draft: SubmitDraft) -> SubmittedFile {
+        match draft {
+            SubmitDraft::File(name) => SubmittedFile::File(name.0),
+            SubmitDraft::Generate(made) => {
+                self.positive(&made.samples, "samples");
+                let kind = self.name(NameOf::DataKind, made.kind);
+                SubmittedFile::Generated { kind, samples: made.samples.value, length: made.length }
+            }
+        }
+    }
+
+    fn positive(&mut self, number: &Placed<u32>, what: &str) -> u32 {
+        if number.value == 0 {
+            self.problems.push(number.problem(format!("`{what}` is at least 1")));
+        }
+        number.value
+    }
+
+    fn fault(&mut self, draft: FaultDraft) -> Fault {
+        let parts = common_of(&draft);
+        let max_trials = parts.max_trials.map_or(TRIALS, |max| {
+            if !(1..=TRIALS_MAX).contains(&max.value) {
+                self.problems.push(max.problem(format!("`max-trials` is from 1 to {TRIALS_MAX}")));
+            }
+            max.value
+        });
+        let when = self.trigger(parts.when, &draft);
+        let strike = match parts.strike {
+            StrikeDraft::Once => Strike::Once,
+            StrikeDraft::FromThenOn => Strike::FromThenOn,
+        };
+        let landed_if_said = parts.landed_if.map(|LandedDraft::Said(pattern)| pattern.0.clone());
+        let until = match parts.until {
+            None | Some(UntilDraft::Never) => Until::Never,
+            Some(UntilDraft::After(time)) => Until::After(time.0),
+            Some(UntilDraft::Said(pattern)) => Until::Said(pattern.0.clone()),
+        };
+        Fault { effect: self.effect(draft), when, strike, until, landed_if_said, max_trials }
+    }
+
+    fn trigger(&mut self, draft: Option<&TriggerDraft>, fault: &FaultDraft) -> Trigger {
+        match draft {
+            None | Some(TriggerDraft::Start) => Trigger::Start,
+            Some(TriggerDraft::Step(step)) => Trigger::Step(*step),
+            Some(TriggerDraft::Said(pattern)) => Trigger::Said(pattern.0.clone()),
+            Some(TriggerDraft::After(time)) => Trigger::After(time.0),
+            Some(TriggerDraft::FileEvent(event)) => {
+                if !matches!(fault, FaultDraft::Crash(_)) {
+                    self.problems
+                        .push(event.during.problem("only `crash` can strike at a file event so far"));
+                }
+                Trigger::FileEvent { during: self.name(NameOf::Phase, event.during.clone()), at: event.at.0 }
+            }
+        }
+    }
+
+    fn effect(&mut self, draft: FaultDraft) -> Effect {
+        match draft {
+            FaultDraft::Crash(_) => Effect::Crash,
+            FaultDraft::Terminate(fault) => Effect::Terminate { grace: fault.grace.0 },
+            FaultDraft::FillDisk(fault) => {
+                Effect::FillDisk { place: self.mounted(fault.place, false), leave: fault.leave.0 }
+            }
+            FaultDraft::ExhaustInodes(fault) => {
+                Effect::ExhaustInodes { place: self.mounted(fault.place, true) }
+            }
+            FaultDraft::ReadOnly(fault) => Effect::ReadOnly { place: self.name(NameOf::Place, fault.place) },
+            FaultDraft::MemoryLimit(fault) => Effect::MemoryLimit { limit: fault.max.0 },
+            FaultDraft::Plant(fault) => {
+                self.not_empty(&fault.files, "no file is planted");
+                let files = fault.files.value.into_iter().map(|file| Planted {
+                    name: file.name.0,
+                    kind: self.kind(&file.holds, fault.files.place),
+                });
+                let files = files.collect();
+                Effect::Plant { place: self.name(NameOf::Place, fault.place), files }
+            }
+            FaultDraft::Vanish(fault) => {
+                let files = self.positive(&fault.files, "files");
+                let kind = self.kind(&fault.holds, fault.files.place);
+                Effect::Vanish { place: self.name(NameOf::Place, fault.place), files, kind }
+            }
+            FaultDraft::PoisonSample(fault) => {
+                Effect::PoisonSample { sample: self.positive(&fault.sample, "sample"), weight: fault.weight }
+            }
+        }
+    }
+
+    fn kind(&mut self, draft: &KindDraft, place: crate::problem::Place) -> DataKind {
+        match draft {
+            KindDraft::Sound(samples) => DataKind::Sound { samples: *samples },
+            KindDraft::NestedJson(depth) => DataKind::NestedJson { depth: *depth },
+            KindDraft::ExponentialJson(levels) => {
+                if *levels > LEVELS_MAX {
+                    self.problems.push(Problem::at(
+                        place,
+                        format!("`exponential-json` has at most {LEVELS_MAX} levels"),
+                    ));
+                }
+                DataKind::ExponentialJson { levels: *levels }
+            }
+            KindDraft::LongNumber(digits) => DataKind::LongNumber { digits: *digits },
+            KindDraft::DuplicateKeys(keys) => DataKind::DuplicateKeys { keys: *keys },
+            KindDraft::LongLine(size) => DataKind::LongLine { size: size.0 },
+        }
+    }
+
+    fn expectation(&mut self, draft: ExpectationDraft, text: &str) -> Expectation {
+        let (modality, fact) = match draft {
+            ExpectationDraft::Always(fact) => (Modality::Always, fact),
+            ExpectationDraft::Sometimes(fact) => (Modality::Sometimes, fact),
+            ExpectationDraft::Reached(fact) => (Modality::Reached, fact),
+        };
+        Expectation { modality, fact: fact_of(fact), text: text.to_owned() }
+    }
+}
+
+fn fact_of(draft: FactDraft) -> Fact {
+    match draft {
+        FactDraft::Outcome(outcomes) => Fact::Outcome(outcomes),
+        FactDraft::LostSteps(most) => Fact::LostSteps { max: most.max },
+        FactDraft::SameAsSteadyState => Fact::SameAsSteadyState,
+        FactDraft::Restarts(most) => Fact::Restarts { max: u32::try_from(most.max).unwrap_or(u32::MAX) },
+        FactDraft::RecoveryTime(most) => Fact::RecoveryTime { max: most.max.0 },
+        FactDraft::PeakMemory(most) => Fact::PeakMemory { max: most.max.0 },
+        FactDraft::Verifies => Fact::Verifies,
+        FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
+        FactDraft::Says(pattern) => Fact::Says(pattern.0),
+        FactDraft::Files(files) => Fact::Files {
+            matching: files.matching.0.compile_matcher(),
+            containing: files.containing.map(|pattern| pattern.0),
+            min: files.min.unwrap_or(0),
+            max: files.max,
+        },
+    }
+}
+
+fn severity(draft: SeverityDraft) -> Severity {
+    match draft {
+        SeverityDraft::Critical => Severity::Critical,
+        SeverityDraft::Medium => Severity::Medium,
+        SeverityDraft::Low => Severity::Low,
+        SeverityDraft::Extra => Severity::Extra,
+    }
+}
+
+fn common_of(draft: &FaultDraft) -> Common<'_> {
+    match draft {
+        FaultDraft::Crash(fault) => fault.common(),
+        FaultDraft::Terminate(fault) => fault.common(),
+        FaultDraft::FillDisk(fault) => fault.common(),
+        FaultDraft::ExhaustInodes(fault) => fault.common(),
+        FaultDraft::ReadOnly(fault) => fault.common(),
+        FaultDraft::MemoryLimit(fault) => fault.common(),
+        FaultDraft::Plant(fault) => fault.common(),
+        FaultDraft::Vanish(fault) => fault.common(),
+        FaultDraft::PoisonSample(fault) => fault.common(),
+    }
+}

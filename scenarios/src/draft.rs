@@ -1,0 +1,386 @@
+//! A scenario file as it is written: the one place that says which keys there are. The schema is made from it, and the
+//! words of each description are what an editor shows.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::leaf::{FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
+use crate::placed::Placed;
+use crate::verdict::Outcome;
+
+/// A scenario of Trainwreck: a target, a method that breaks it, and what is expected of it then.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(title = "Trainwreck scenario, version 1")]
+pub(crate) struct ScenarioDraft {
+    /// Version of the language: 1.
+    pub(crate) version: Placed<u32>,
+    pub(crate) id: Placed<Id>,
+    /// One line: what happens to the trainer.
+    pub(crate) title: Placed<String>,
+    /// How bad it is when a trainer does not survive this.
+    pub(crate) severity: SeverityDraft,
+    pub(crate) target: TargetUse,
+    /// Places of the target that get a tmpfs of their own.
+    #[serde(default)]
+    pub(crate) mounts: Vec<MountDraft>,
+    /// The faults, in order. A fault strikes once in a trial unless `strike` says otherwise, so that a resumed target is
+    /// not shot again.
+    pub(crate) method: Placed<Vec<FaultDraft>>,
+    /// What must hold.
+    pub(crate) expect: Placed<Vec<ExpectationDraft>>,
+    /// Protections of the target that this scenario relies on; `trainwreck prove` takes each away and wants to notice.
+    #[serde(default)]
+    pub(crate) guards: Vec<Placed<String>>,
+}
+
+/// How bad it is when a trainer does not survive this.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SeverityDraft {
+    Critical,
+    Medium,
+    Low,
+    Extra,
+}
+
+/// The trainer under test and what it is given to do.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct TargetUse {
+    /// Name of a shipped target (`reference`), or the path of a target file beside this one.
+    #[serde(rename = "use")]
+    pub(crate) target: String,
+    /// Settings of the target that differ from its defaults.
+    #[serde(default)]
+    pub(crate) settings: BTreeMap<String, Setting>,
+    /// Data files handed in before the start.
+    #[serde(default)]
+    pub(crate) submit: Vec<SubmitDraft>,
+}
+
+/// A data file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SubmitDraft {
+    /// A file that lies beside this one.
+    File(FileName),
+    /// Made by one of the target's `generate` commands.
+    Generate(GenerateDraft),
+}
+
+/// A data file to be made.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct GenerateDraft {
+    /// Which of the target's `generate` commands, such as `arithmetic`.
+    pub(crate) kind: Placed<String>,
+    /// How many samples.
+    pub(crate) samples: Placed<u32>,
+    /// About how many bytes each; the command's default where it is not said.
+    pub(crate) length: Option<u32>,
+}
+
+/// A tmpfs for one place of the target.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct MountDraft {
+    /// Which place of the target file.
+    pub(crate) place: Placed<String>,
+    pub(crate) size: Size,
+    /// Files and folders that it can hold; as the kernel decides where it is not said.
+    pub(crate) inodes: Option<u64>,
+}
+
+/// A fault: its single key is what is done.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FaultDraft {
+    /// SIGKILL of every process of the target at once; then it is resumed.
+    Crash(Crash),
+    /// SIGTERM to the main process, which must end within `grace`; then it is resumed.
+    Terminate(Terminate),
+    /// The place's tmpfs is made too small for what comes next: ENOSPC.
+    FillDisk(FillDisk),
+    /// The place's tmpfs is left without a free inode: ENOSPC although bytes are free.
+    ExhaustInodes(ExhaustInodes),
+    /// The place becomes read-only: EROFS.
+    ReadOnly(ReadOnly),
+    /// The target gets less memory than it needs, and the OOM killer comes (a memory cgroup; else a watcher that kills).
+    MemoryLimit(MemoryLimit),
+    /// Hostile files appear in a place, each by rename.
+    Plant(Plant),
+    /// Files appear in a place and are gone between the moment at which they are listed and the one at which they are opened.
+    Vanish(Vanish),
+    /// One sample of each submitted file gets a weight with which its loss overflows.
+    PoisonSample(PoisonSample),
+}
+
+/// A fault's own keys, and those that every fault has.
+macro_rules! fault {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Deserialize, JsonSchema)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        pub(crate) struct $name {
+            $($(#[$field_doc])* pub(crate) $field: $type,)*
+            /// When it strikes; from the start where it is not said.
+            pub(crate) when: Option<TriggerDraft>,
+            /// How often it strikes in one trial: `once` (the default) or `from-then-on`.
+            #[serde(default)]
+            pub(crate) strike: StrikeDraft,
+            /// When it is taken back; never where it is not said.
+            pub(crate) until: Option<UntilDraft>,
+            /// What shows that it landed, in place of the fault's own evidence.
+            pub(crate) landed_if: Option<LandedDraft>,
+            /// Trials at most (64 where it is not said); what is left out is counted and told.
+            pub(crate) max_trials: Option<Placed<u32>>,
+        }
+
+        impl $name {
+            pub(crate) fn common(&self) -> Common<'_> {
+                let $name { when, strike, until, landed_if, max_trials, .. } = self;
+                Common { when: when.as_ref(), strike: *strike, until: until.as_ref(), landed_if: landed_if.as_ref(), max_trials: max_trials.as_ref() }
+            }
+        }
+    };
+}
+
+/// What every fault has.
+#[derive(Clone, Copy)]
+pub(crate) struct Common<'a> {
+    pub(crate) when: Option<&'a TriggerDraft>,
+    pub(crate) strike: StrikeDraft,
+    pub(crate) until: Option<&'a UntilDraft>,
+    pub(crate) landed_if: Option<&'a LandedDraft>,
+    pub(crate) max_trials: Option<&'a Placed<u32>>,
+}
+
+fault!(
+    /// SIGKILL of the whole tree.
+    Crash {}
+);
+fault!(
+    /// SIGTERM to the main process.
+    Terminate {
+        /// Time to end in.
+        grace: Span,
+    }
+);
+fault!(
+    /// A full disk.
+    FillDisk {
+        /// Which place; it needs a mount of its own in `mounts`.
+        place: Placed<String>,
+        /// How much stays free.
+        leave: Leave,
+    }
+);
+fault!(
+    /// No inodes.
+    ExhaustInodes {
+        /// Which place; it needs a mount of its own, with `inodes`, in `mounts`.
+        place: Placed<String>,
+    }
+);
+fault!(
+    /// A read-only place.
+    ReadOnly {
+        /// Which place.
+        place: Placed<String>,
+    }
+);
+fault!(
+    /// Too little memory.
+    MemoryLimit {
+        /// How much the whole target may have.
+        max: MemoryMax,
+    }
+);
+fault!(
+    /// Hostile files.
+    Plant {
+        /// Which place.
+        place: Placed<String>,
+        /// What is put there.
+        files: Placed<Vec<PlantedDraft>>,
+    }
+);
+fault!(
+    /// Vanishing files.
+    Vanish {
+        /// Which place.
+        place: Placed<String>,
+        /// How many in each round.
+        files: Placed<u32>,
+        /// What they hold.
+        holds: KindDraft,
+    }
+);
+fault!(
+    /// A sample that overflows.
+    PoisonSample {
+        /// Which line of the file, from 1.
+        sample: Placed<u32>,
+        /// Its weight, such as 3.0e38: finite in the file, too large once it multiplies a loss.
+        weight: f64,
+    }
+);
+
+/// When a fault strikes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TriggerDraft {
+    /// Before the target is started.
+    Start,
+    /// Once the target announces this step or a later one.
+    Step(u64),
+    /// Once a line of its output matches.
+    Said(Pattern),
+    /// This long after it was started.
+    After(Span),
+    /// At a file event (create, modify, close after writing, rename, remove) of a phase.
+    FileEvent(FileEventDraft),
+}
+
+/// A file event of a phase.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct FileEventDraft {
+    /// Which phase of the target file, such as `checkpoint-save`.
+    pub(crate) during: Placed<String>,
+    /// Which event.
+    pub(crate) at: Which,
+}
+
+/// How often a fault strikes in one trial.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StrikeDraft {
+    /// Once: a resumed target is not shot again.
+    #[default]
+    Once,
+    /// Each time its trigger comes.
+    FromThenOn,
+}
+
+/// When a fault is taken back.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UntilDraft {
+    /// At the end of the trial.
+    Never,
+    /// This long after it struck.
+    After(Span),
+    /// Once a line of the target's output matches.
+    Said(Pattern),
+}
+
+/// What shows that a fault landed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LandedDraft {
+    /// A line of the target's output matches.
+    Said(Pattern),
+}
+
+/// A file to be planted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct PlantedDraft {
+    pub(crate) name: FileName,
+    /// What it holds.
+    pub(crate) holds: KindDraft,
+}
+
+/// What a file holds: JSON lines, sound or hostile.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KindDraft {
+    /// So many well-formed samples.
+    Sound(u32),
+    /// One line with arrays nested so deep.
+    NestedJson(u32),
+    /// One line with an object that doubles at each of so many levels (at most 22), written out.
+    ExponentialJson(u32),
+    /// One line with a number of so many digits.
+    LongNumber(u32),
+    /// One object in which the same key stands so many times.
+    DuplicateKeys(u32),
+    /// One line of this size, sparse on disk.
+    LongLine(Size),
+}
+
+/// An expectation: how it must hold, then what.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ExpectationDraft {
+    /// In every trial.
+    Always(FactDraft),
+    /// In at least one trial.
+    Sometimes(FactDraft),
+    /// At least once: shows that the run went where it was meant to go.
+    Reached(FactDraft),
+}
+
+/// Something that holds or does not.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FactDraft {
+    /// What the target did is one of these.
+    Outcome(Vec<Outcome>),
+    /// Steps that had to be trained again.
+    LostSteps(Most),
+    /// What the target file's `same` finds (a hash of the weights, say) is equal to the undisturbed run's.
+    SameAsSteadyState,
+    /// Times that the harness had to start the target again, beside those that the method caused.
+    Restarts(Most),
+    /// From the fault's landing to the next announced step.
+    RecoveryTime(MostTime),
+    /// Resident memory of the target's largest process.
+    PeakMemory(MostBytes),
+    /// The target's `verify` command exits with 0 at the end.
+    Verifies,
+    /// When the main process has ended by itself, no other process of the target is left.
+    LeavesNoProcess,
+    /// A line of the target's output matches.
+    Says(Pattern),
+    /// Files below the root at the end, counted.
+    Files(FilesDraft),
+}
+
+/// At most so many.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Most {
+    pub(crate) max: u64,
+}
+
+/// At most so long.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct MostTime {
+    pub(crate) max: Span,
+}
+
+/// At most so much.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct MostBytes {
+    pub(crate) max: Size,
+}
+
+/// Files to be counted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct FilesDraft {
+    pub(crate) matching: Files,
+    /// Only those whose first MiB matches.
+    pub(crate) containing: Option<Pattern>,
+    /// At least so many.
+    pub(crate) min: Option<u64>,
+    /// At most so many.
+    pub(crate) max: Option<u64>,
+}

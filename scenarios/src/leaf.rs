@@ -1,0 +1,144 @@
+//! Single values of a file with a form of their own. What is wrong with one is said at its place; advice stands behind ` | `.
+
+use std::time::Duration;
+
+use globset::{Glob, GlobBuilder};
+use regex::{Regex, RegexBuilder};
+
+use crate::scenario::{Aim, Limit};
+use crate::units::{ByteSize, parse_bytes, parse_duration};
+
+/// Bytes that a compiled pattern may take.
+const PATTERN_BYTES: usize = 1 << 20;
+
+/// A type that is read from one text; its schema is a string with a description and a pattern.
+macro_rules! leaf {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $parse:expr, $pattern:expr, $description:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub(crate) struct $name(pub(crate) $inner);
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                $parse(&text).map($name).map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": ["string", "integer"], "description": $description, "pattern": $pattern })
+            }
+        }
+    };
+}
+
+leaf!(Pattern(Regex), pattern, "", "A regular expression (Rust's `regex` syntax).");
+leaf!(
+    Files(Glob),
+    glob,
+    "",
+    "A glob on paths below the root: `failed/*/reason.json`, `checkpoints/**/*.tmp*`."
+);
+leaf!(Size(ByteSize), parse_bytes, r"^\d+ ?(B|KiB|MiB|GiB|TiB)$", "A size with its unit: `64 MiB`.");
+leaf!(Span(Duration), parse_duration, r"^\d+ ?(us|ms|s|min|h)$", "A duration with its unit: `700 ms`.");
+leaf!(
+    MemoryMax(Limit),
+    memory_max,
+    r"^(\d+ ?(B|KiB|MiB|GiB)|\d+ ?% of steady peak)$",
+    "A size (`64 MiB`), or a part of what the undisturbed run needed (`60 % of steady peak`)."
+);
+leaf!(
+    Leave(Option<ByteSize>),
+    leave,
+    r"^(every-page|\d+ ?(B|KiB|MiB|GiB))$",
+    "How much stays free: a size, or `every-page`: each number of 4 KiB pages from none to a whole save, one trial each."
+);
+leaf!(
+    Which(Aim),
+    which,
+    r"^(every|[1-9]\d*)$",
+    "`every`: each one in turn, one trial each; or the number of one, from 1."
+);
+leaf!(Id(String), id, r"^[a-z]+-\d{2}[a-z]?$", "Domain and number: `fs-01`.");
+leaf!(FileName(String), file_name, r"^[^/]+$", "A file name, without a folder.");
+leaf!(Setting(String), setting, "", "A setting's value, as the target reads it.");
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().map_err(|error| {
+        let error = error.to_string();
+        let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        format!("`{text}` is not a regular expression: {last}")
+    })
+}
+
+fn glob(text: &str) -> Result<Glob, String> {
+    GlobBuilder::new(text)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| format!("`{text}` is not a glob: {}", error.kind()))
+}
+
+fn memory_max(text: &str) -> Result<Limit, String> {
+    let Some(percent) = text.strip_suffix("% of steady peak") else {
+        return parse_bytes(text)
+            .map(Limit::Bytes)
+            .map_err(|error| format!("{error}, nor `60 % of steady peak`"));
+    };
+    match percent.trim().parse() {
+        Ok(percent @ 1..=99) => Ok(Limit::PercentOfSteadyPeak(percent)),
+        _ => Err(format!("`{text}`: the percentage is a whole number from 1 to 99")),
+    }
+}
+
+fn leave(text: &str) -> Result<Option<ByteSize>, String> {
+    if text == "every-page" {
+        return Ok(None);
+    }
+    parse_bytes(text).map(Some).map_err(|error| format!("{error}, nor `every-page`"))
+}
+
+fn which(text: &str) -> Result<Aim, String> {
+    match text.parse() {
+        _ if text == "every" => Ok(Aim::Every),
+        Ok(nth @ 1..) => Ok(Aim::Nth(nth)),
+        _ => Err(format!("`{text}` is neither `every` nor a number from 1")),
+    }
+}
+
+fn id(text: &str) -> Result<String, String> {
+    let form = text.split_once('-').is_some_and(|(domain, number)| {
+        let digits = number.strip_suffix(|c: char| c.is_ascii_lowercase()).unwrap_or(number);
+        !domain.is_empty()
+            && domain.bytes().all(|b| b.is_ascii_lowercase())
+            && digits.len() == 2
+            && digits.bytes().all(|b| b.is_ascii_digit())
+    });
+    if form {
+        Ok(text.into())
+    } else {
+        Err(format!("`{text}` is not an id | write a domain and two digits, such as `fs-01`"))
+    }
+}
+
+fn file_name(text: &str) -> Result<String, String> {
+    let wrong = text.is_empty() || text.contains(['/', '\0']) || text == "." || text == "..";
+    if wrong {
+        Err(format!("`{}` is not a file name | no folders, not empty", text.escape_default()))
+    } else {
+        Ok(text.into())
+    }
+}
+
+/// Any single value, by its text: a target's settings have the target's types, not ours.
+fn setting(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}

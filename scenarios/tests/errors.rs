@@ -1,0 +1,90 @@
+//! What is said of files that are wrong: all of it at once, each with its place.
+
+use proptest::prelude::*;
+use scenarios::{Scenario, TargetFile};
+
+const MANY: &str = include_str!("many-errors.yaml");
+
+#[test]
+fn all_errors_of_a_file_are_told_at_once() {
+    insta::assert_snapshot!(Scenario::parse(MANY, "many-errors.yaml").unwrap_err());
+}
+
+/// What is said of a good scenario in which `from` is replaced by `to`.
+fn mistake(from: &str, to: &str) -> String {
+    let good = include_str!("../library/filesystem/fs-02-inodes-exhausted.yaml");
+    assert!(good.contains(from), "{from}");
+    format!("{from} -> {to}\n    {}\n", Scenario::parse(&good.replacen(from, to, 1), "f").expect_err(to))
+}
+
+#[test]
+fn each_kind_of_mistake_has_its_own_words() {
+    let mistakes = [
+        mistake("severity", "severty"),
+        mistake("severity: medium\n", ""),
+        mistake("64 MiB", "64"),
+        mistake("step: 12", "step: 1.5"),
+        mistake("step: 12", "step: '12'"),
+        mistake("step: 12", "stop: 12"),
+        mistake("said: 'no inodes'", "said: '('"),
+        mistake("id: fs-02", "id: FS2"),
+        mistake("id: fs-02", "id: fs-02\nid: fs-03"),
+        mistake("version: 1", "version: 2"),
+        mistake("version: 1", "version: &a 1"),
+        mistake("[recovered]", "[recoverd]"),
+        mistake(", inodes: 512", ""),
+        mistake("medium", "0755"),
+        mistake("restarts: {max: 0}", "restarts"),
+    ];
+    insta::assert_snapshot!(mistakes.concat());
+}
+
+#[test]
+fn a_target_file_whose_pattern_lacks_its_group_is_told_so() {
+    let good = include_str!("../targets/reference.yaml");
+    let error = TargetFile::parse(&good.replacen("(?<step>", "(?<stop>", 1), "t").unwrap_err().to_string();
+    assert!(error.contains("the pattern has no group `step`"), "{error}");
+}
+
+#[test]
+fn a_name_that_the_target_does_not_know_is_told_with_the_nearest_one() {
+    let text = include_str!("../library/filesystem/fs-02-inodes-exhausted.yaml").replacen(
+        "[space-check]",
+        "[space-chek]",
+        1,
+    );
+    let target = TargetFile::parse(include_str!("../targets/reference.yaml"), "t").unwrap();
+    let error = Scenario::parse(&text, "f").unwrap().check_against(&target).unwrap_err().to_string();
+    assert_eq!(error, "f:18:10: target `reference` has no guard `space-chek` (did you mean `space-check`?)");
+}
+
+#[test]
+fn bombs_are_refused_in_bounded_time() {
+    let deep = "[".repeat(100_000);
+    let wide = format!("[{}]", "1,".repeat(400_000));
+    let long = "a".repeat(2 << 20);
+    for bomb in [deep, wide, long] {
+        let began = std::time::Instant::now();
+        assert!(Scenario::parse(&bomb, "bomb").is_err());
+        assert!(began.elapsed().as_secs() < 20, "bounded, with room for a slow machine");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,400}") {
+        let _ = Scenario::parse(&text, "any");
+        let _ = TargetFile::parse(&text, "any");
+    }
+
+    #[test]
+    fn no_mutation_of_a_good_file_makes_the_parser_panic(at in 0usize..900, with in "[\\[\\]{}:,'\"\\-a-z0-9 \n&*!|>%#]{0,6}", cut in 0usize..12) {
+        let good = include_str!("../library/data/data-01-adversarial-json.yaml");
+        let at = (0..=at.min(good.len())).rev().find(|at| good.is_char_boundary(*at)).unwrap();
+        let end = (at + cut).min(good.len());
+        let text = format!("{}{with}{}", &good[..at], good.get(end..).unwrap_or_default());
+        if let Err(error) = Scenario::parse(&text, "mutated") {
+            prop_assert!(!error.problems.is_empty());
+        }
+    }
+}

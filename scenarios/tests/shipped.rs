@@ -1,0 +1,75 @@
+//! Every shipped file is right, fits its target, and is right by the schema too.
+
+use std::path::{Path, PathBuf};
+
+use scenarios::{Scenario, TargetFile, schema};
+
+fn yaml_below(folder: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(next) = folders.pop() {
+        for path in std::fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    assert!(!files.is_empty());
+    files
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn every_shipped_scenario_fits_its_target() {
+    for path in yaml_below("library") {
+        let scenario =
+            Scenario::parse(&text(&path), &path.display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+        let target =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("targets/{}.yaml", scenario.target()));
+        let target = TargetFile::parse(&text(&target), "target").unwrap_or_else(|e| panic!("{e}"));
+        scenario.check_against(&target).unwrap_or_else(|e| panic!("{e}"));
+        assert!(
+            path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{}-", scenario.id())),
+            "{path:?}"
+        );
+        assert!(!scenario.guards().is_empty(), "{path:?}: a scenario names the guard that it relies on");
+    }
+}
+
+#[test]
+fn no_two_shipped_scenarios_share_an_id() {
+    let id = |path: &PathBuf| Scenario::parse(&text(path), "").unwrap().id().to_owned();
+    let files = yaml_below("library");
+    let ids: std::collections::BTreeSet<String> = files.iter().map(id).collect();
+    assert_eq!(ids.len(), files.len());
+}
+
+#[test]
+fn the_committed_schemas_are_the_drafts_own() {
+    for (name, fresh) in [("scenario", schema::scenario()), ("target", schema::target())] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schema/{name}-v1.json"));
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == fresh,
+            "{path:?} is out of date: run `cargo run -- schema --write scenarios/schema`"
+        );
+    }
+}
+
+#[test]
+fn every_shipped_file_is_right_by_its_schema() {
+    for (folder, schema) in [("library", schema::scenario()), ("targets", schema::target())] {
+        let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+        for path in yaml_below(folder) {
+            let value: serde_json::Value = serde_saphyr::from_str(&text(&path)).unwrap();
+            let wrong: Vec<String> =
+                validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            assert!(wrong.is_empty(), "{path:?}: {wrong:#?}");
+        }
+    }
+}
