@@ -1,9 +1,13 @@
-//! Training proper: a recipe, samples and a base go in; steps come out. No files, no processes, no clock.
+//! Training proper: a recipe, samples and a base go in; steps come out. `worker` is the loop around it, which saves.
 
 mod engine;
 mod recipe;
 mod state;
+mod word;
+mod worker;
 
-pub use engine::{Engine, NonFinite, StepReport};
-pub use recipe::Recipe;
+pub use engine::{Engine, Evaluation, NonFinite, StepReport};
+pub use recipe::{Projection, Recipe};
 pub use state::{Cursor, NamedTensor, TrainState};
+pub use word::Word;
+pub use worker::{Orders, base_digest, work};

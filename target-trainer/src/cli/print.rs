@@ -1,0 +1,82 @@
+//! The only place that prints, and where log lines go.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::durable::Growing;
+use crate::store::Layout;
+use crate::train::Word;
+
+/// A log file is put aside at this size; the one before it is kept.
+const LOG_MOST: u64 = 8 << 20;
+
+/// One line for whoever listens. A listener that is gone is no reason to stop training.
+pub(super) fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// One word for the daemon. Without a daemon there is nobody to work for.
+pub(super) fn word(word: &Word) {
+    let text = serde_json::to_string(word).unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        std::process::abort();
+    }
+}
+
+pub(super) fn error(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "target-trainer: {text}");
+}
+
+/// Log lines go to standard error, and to a file of the root where one is given.
+pub(super) fn start_logging(layout: Option<&Layout>) {
+    let file = layout.map(|layout| layout.logs().join("daemon.log"));
+    let logs = Logs { file: file.map(|path| (Mutex::new(None), path)) };
+    let subscriber = tracing_subscriber::fmt().with_writer(logs).with_ansi(false).with_target(false);
+    // A second start in one process keeps the first.
+    let _ = subscriber.try_init();
+}
+
+struct Logs {
+    file: Option<(Mutex<Option<Growing>>, std::path::PathBuf)>,
+}
+
+struct LogLine<'a> {
+    logs: &'a Logs,
+}
+
+impl<'a> MakeWriter<'a> for Logs {
+    type Writer = LogLine<'a>;
+
+    fn make_writer(&'a self) -> LogLine<'a> {
+        LogLine { logs: self }
+    }
+}
+
+impl Write for LogLine<'_> {
+    /// A log that can't be written is not worth a stop.
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = std::io::stderr().lock().write_all(bytes);
+        if let Some((file, path)) = &self.logs.file {
+            let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if file.as_ref().is_some_and(|file| file.len() > LOG_MOST) {
+                *file = None;
+                let _ = crate::durable::rename(path, &path.with_extension("log.1"));
+            }
+            if file.is_none() {
+                *file = Growing::append(path).ok();
+            }
+            if let Some(file) = file.as_mut() {
+                let _ = file.add(bytes);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! Takes a file of the inbox in: copies it while it is checked, so that what is trained on is what was checked.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::jobs::{self, Job};
+use super::Orders;
+use crate::durable::{self, DurableError, Growing, Sync, TEMPORARY};
+use crate::intake::{DataError, read_samples};
+
+/// Hexadecimal digits of a job's id: half of a BLAKE3.
+const ID_CHARS: usize = 32;
+/// Characters of a file's name that are shown and kept.
+const NAME_CHARS: usize = 80;
+
+/// `NotFound`: the file is gone. Other errors are the disk's. A file that is not fit is rejected, which is no error.
+pub(super) fn take_in(orders: &Orders<'_>, path: &Path, name: &str) -> Result<(), Error> {
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(Refused::NotAFile(what)) => return reject(orders, path, name, None, &format!("{what}, not a plain file")),
+        Err(Refused::Error(error)) => return Err(error),
+    };
+    if file.metadata()?.len() > orders.settings.limits.file_bytes {
+        let message = format!("the file is larger than {} bytes", orders.settings.limits.file_bytes);
+        return reject(orders, path, name, None, &message);
+    }
+    let aside = orders.layout.processing().join(format!("{TEMPORARY}-intake"));
+    let taken = copy(orders, file, &aside, name);
+    if taken.is_err() {
+        durable::remove_tree(&aside).map_err(io)?;
+    }
+    match taken.map_err(io)? {
+        Copied::Unfit(error) => {
+            durable::remove_tree(&aside).map_err(io)?;
+            reject(orders, path, name, Some(&error), &error.message)
+        }
+        Copied::Job(job) => settle(orders, path, &aside, &job),
+    }
+}
+
+enum Refused {
+    NotAFile(&'static str),
+    Error(Error),
+}
+
+/// Never blocks on a pipe, never follows a link.
+fn open(path: &Path) -> Result<File, Refused> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = path.symlink_metadata().map_err(Refused::Error)?.file_type();
+    let what = match kind {
+        kind if kind.is_symlink() => Some("a symbolic link"),
+        kind if kind.is_dir() => Some("a folder"),
+        kind if kind.is_fifo() => Some("a pipe"),
+        kind if kind.is_socket() => Some("a socket"),
+        kind if kind.is_file() => None,
+        _ => Some("a device"),
+    };
+    if let Some(what) = what {
+        return Err(Refused::NotAFile(what));
+    }
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(Refused::Error)?;
+    // It may have been swapped since.
+    match file.metadata() {
+        Ok(facts) if facts.is_file() => Ok(file),
+        Ok(_) => Err(Refused::NotAFile("something else by now")),
+        Err(error) => Err(Refused::Error(error)),
+    }
+}
+
+enum Copied {
+    Job(Job),
+    Unfit(DataError),
+}
+
+fn copy(orders: &Orders<'_>, file: File, aside: &Path, name: &str) -> Result<Copied, DurableError> {
+    durable::remove_tree(aside)?;
+    durable::create_dir(aside)?;
+    let mut copy = Growing::create(&aside.join("data.jsonl"))?;
+    let mut hasher = blake3::Hasher::new();
+    let read = read_samples(file, &orders.settings.limits, &orders.settings.guards, |line| {
+        hasher.update(line);
+        copy.add(line)
+    })?;
+    let samples = match read {
+        Ok(samples) => samples.len() as u64,
+        Err(error) => return Ok(Copied::Unfit(error)),
+    };
+    copy.finish(Sync::Yes)?;
+    let id = hasher.finalize().to_hex().to_string()[..ID_CHARS].to_owned();
+    let order = jobs::all(&orders.layout).unwrap_or_default().last().map_or(1, |last| last.order + 1);
+    let job = Job { id, name: shown(name), samples, order };
+    let text = serde_json::to_vec(&job).unwrap_or_default();
+    durable::write_new(&aside.join("job.json"), &text, Sync::Yes)?;
+    durable::sync_dir(aside, Sync::Yes)?;
+    Ok(Copied::Job(job))
+}
+
+/// Into the queue by one rename; only then out of the inbox.
+fn settle(orders: &Orders<'_>, path: &Path, aside: &Path, job: &Job) -> Result<(), Error> {
+    if jobs::is_known(&orders.layout, &job.id) {
+        durable::remove_tree(aside).map_err(io)?;
+        (orders.say)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
+    } else {
+        durable::rename(aside, &orders.layout.processing().join(&job.id)).map_err(io)?;
+        durable::sync_dir(&orders.layout.processing(), Sync::Yes).map_err(io)?;
+        (orders.say)(&format!("accepted job {}: {} samples from {}", job.id, job.samples, job.name));
+    }
+    durable::remove_file(path).map_err(io)
+}
+
+/// Keeps the file, with what is wrong with it.
+fn reject(orders: &Orders<'_>, path: &Path, name: &str, place: Option<&DataError>, message: &str) -> Result<(), Error> {
+    let shown = shown(name);
+    let digest = blake3::hash(format!("{name}\0{place:?}\0{message}").as_bytes()).to_hex();
+    let folder = orders.layout.failed().join(format!("rejected-{}", &digest[..16]));
+    let why = serde_json::json!({
+        "file": shown,
+        "error": message,
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+        "advice": "mend the file and submit it again",
+    });
+    durable::remove_tree(&folder).map_err(io)?;
+    let text = serde_json::to_vec_pretty(&why).unwrap_or_default();
+    durable::write_dir(&folder, &[("reason.json", text)], Sync::Yes, true).map_err(io)?;
+    let at = place.map(|place| format!(" line {} column {}:", place.line, place.column)).unwrap_or_default();
+    (orders.say)(&format!("rejected {shown}:{at} {message}"));
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        facts => facts?,
+    };
+    // On another file system it stays in the inbox, under a name that is passed over.
+    durable::rename(path, &folder.join("data")).or_else(|_| durable::rename(path, &path.with_file_name(format!(".rejected-{}", &digest[..16])))).map_err(io)
+}
+
+/// A name as it may stand in a line or a file: escaped, and not too long.
+fn shown(name: &str) -> String {
+    let escaped: String = name.escape_debug().collect();
+    if escaped.chars().count() <= NAME_CHARS {
+        return escaped;
+    }
+    escaped.chars().take(NAME_CHARS).chain("..".chars()).collect()
+}
+
+/// Keeps the words of the error, and its kind if that is that the file is gone.
+fn io(error: DurableError) -> Error {
+    let kind = error.error.kind();
+    Error::new(if kind == ErrorKind::NotFound { ErrorKind::Other } else { kind }, error)
+}

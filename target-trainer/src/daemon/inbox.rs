@@ -1,0 +1,107 @@
+//! Looks through the inbox: lists all names, then looks at each, and takes those that have not changed for a while.
+//! A name may be gone, or be something else, at any moment between.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::{DaemonError, Orders, accept};
+use crate::durable::TEMPORARY;
+use crate::store::Layout;
+
+/// A file that was looked at and not yet taken.
+#[derive(Debug, Clone, PartialEq)]
+struct Looked {
+    bytes: u64,
+    modified: Option<SystemTime>,
+    since: Instant,
+}
+
+pub(super) struct Inbox {
+    dir: PathBuf,
+    waiting: BTreeMap<String, Looked>,
+    /// Word from the kernel that something changed. None where inotify is exhausted: then only the rescan looks.
+    changes: Option<(RecommendedWatcher, Receiver<()>)>,
+}
+
+impl Inbox {
+    pub(super) fn new(layout: &Layout) -> Inbox {
+        let dir = layout.inbox();
+        let changes = watch(&dir).inspect_err(|error| tracing::warn!("the inbox is looked through twice a second only: {error}")).ok();
+        Inbox { dir, waiting: BTreeMap::new(), changes }
+    }
+
+    /// Nothing waits to be taken.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && names(&self.dir).is_ok_and(|names| names.is_empty())
+    }
+
+    pub(super) fn wants_a_look(&self) -> bool {
+        let told = self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
+        told || !self.waiting.is_empty()
+    }
+
+    pub(super) fn look(&mut self, orders: &Orders<'_>) -> Result<(), DaemonError> {
+        let listed = names(&self.dir).map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
+        let names: std::collections::BTreeSet<String> = listed.into_iter().chain(self.waiting.keys().cloned()).collect();
+        for name in names {
+            if (orders.asked_to_end)() {
+                return Ok(());
+            }
+            match self.look_at(&name, orders) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && orders.settings.guards.tolerate_vanished => {
+                    self.waiting.remove(&name);
+                    (orders.say)(&format!("vanished before it could be read: {}", name.escape_debug()));
+                }
+                looked => looked.map_err(|error| DaemonError::Read { path: self.dir.join(&name).display().to_string(), error })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, name: &str, orders: &Orders<'_>) -> Result<(), std::io::Error> {
+        let path = self.dir.join(name);
+        let facts = path.symlink_metadata()?;
+        let settle = Duration::from_millis(orders.settings.limits.settle_ms);
+        let now = Looked { bytes: facts.len(), modified: facts.modified().ok(), since: Instant::now() };
+        match self.waiting.get(name) {
+            // What is no plain file does not settle, and is rejected at once.
+            _ if !facts.is_file() => {}
+            Some(before) if before.bytes == now.bytes && before.modified == now.modified => {
+                if before.since.elapsed() < settle {
+                    return Ok(());
+                }
+            }
+            _ => {
+                self.waiting.insert(name.to_owned(), now);
+                return Ok(());
+            }
+        }
+        let taken = accept::take_in(orders, &path, name);
+        if taken.is_ok() {
+            self.waiting.remove(name);
+        }
+        taken
+    }
+}
+
+/// Names of what lies in the inbox; unfinished and hidden things are nobody's business yet.
+fn names(dir: &std::path::Path) -> Result<Vec<String>, std::io::Error> {
+    let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| !name.starts_with('.') && !name.contains(TEMPORARY)).collect())
+}
+
+fn watch(dir: &std::path::Path) -> Result<(RecommendedWatcher, Receiver<()>), notify::Error> {
+    let (sender, changes) = channel();
+    // A daemon that is gone needs no word.
+    let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = sender.send(());
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok((watcher, changes))
+}

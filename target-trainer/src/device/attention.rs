@@ -1,0 +1,139 @@
+//! Causal attention with grouped queries (Ainslie et al. 2023): several query heads share one head of keys and values.
+
+use super::matmul::{Accumulate, matmul_nn, matmul_nt, matmul_tn};
+
+/// Sizes of an attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Tokens.
+    pub tokens: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    fn kv_head(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
+    }
+}
+
+/// One head's columns out of `x[t, heads * d]`.
+fn gather(x: &[f32], heads: usize, head: usize, d: usize) -> Vec<f32> {
+    x.chunks_exact(heads * d).flat_map(|row| &row[head * d..(head + 1) * d]).copied().collect()
+}
+
+/// Adds `part[t, d]` to one head's columns of `x[t, heads * d]`.
+fn scatter(x: &mut [f32], part: &[f32], heads: usize, head: usize, d: usize) {
+    for (row, part) in x.chunks_exact_mut(heads * d).zip(part.chunks_exact(d)) {
+        row[head * d..(head + 1) * d].iter_mut().zip(part).for_each(|(x, part)| *x += part);
+    }
+}
+
+/// Adds the attention's result to `out[t, heads * d]` (zeroes before); gives the probabilities `[heads, t, t]`, which the
+/// backward pass needs. `q[t, heads * d]`, `k` and `v[t, kv_heads * d]`.
+pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<f32> {
+    let AttentionShape { tokens: t, heads, kv_heads, head_dim: d } = shape;
+    let mut probabilities = vec![0.0; heads * t * t];
+    for (head, p) in probabilities.chunks_exact_mut(t * t).enumerate() {
+        let kv = shape.kv_head(head);
+        let (q, k, v) = (gather(q, heads, head, d), gather(k, kv_heads, kv, d), gather(v, kv_heads, kv, d));
+        matmul_nt(p, &q, &k, (t, t, d), shape.scale(), Accumulate::Replace);
+        p.chunks_exact_mut(t).enumerate().for_each(|(row, p)| softmax_causal(p, row));
+        let mut mixed = vec![0.0; t * d];
+        matmul_nn(&mut mixed, p, &v, (t, d, t), 1.0, Accumulate::Replace);
+        scatter(out, &mixed, heads, head, d);
+    }
+    probabilities
+}
+
+/// Over the positions up to and with `last`; later ones get 0.
+fn softmax_causal(row: &mut [f32], last: usize) {
+    let (seen, unseen) = row.split_at_mut(last + 1);
+    let most = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for p in seen.iter_mut() {
+        *p = (*p - most).exp();
+        sum += *p;
+    }
+    seen.iter_mut().for_each(|p| *p /= sum);
+    unseen.fill(0.0);
+}
+
+/// Gradients that an attention hands on.
+pub struct AttentionGradients<'a> {
+    pub dq: &'a mut [f32],
+    pub dk: &'a mut [f32],
+    pub dv: &'a mut [f32],
+}
+
+/// Adds to `gradients` what `dout[t, heads * d]` asks of them.
+pub fn attention_backward(
+    gradients: AttentionGradients<'_>,
+    dout: &[f32],
+    (q, k, v): (&[f32], &[f32], &[f32]),
+    probabilities: &[f32],
+    shape: AttentionShape,
+) {
+    let AttentionShape { tokens: t, heads, kv_heads, head_dim: d } = shape;
+    let AttentionGradients { dq, dk, dv } = gradients;
+    for (head, p) in probabilities.chunks_exact(t * t).enumerate() {
+        let kv = shape.kv_head(head);
+        let (q, k, v) = (gather(q, heads, head, d), gather(k, kv_heads, kv, d), gather(v, kv_heads, kv, d));
+        let dmixed = gather(dout, heads, head, d);
+        let mut part = vec![0.0; t * d];
+        matmul_tn(&mut part, p, &dmixed, (t, d, t), 1.0, Accumulate::Replace);
+        scatter(dv, &part, kv_heads, kv, d);
+        let mut ds = vec![0.0; t * t];
+        matmul_nt(&mut ds, &dmixed, &v, (t, t, d), 1.0, Accumulate::Replace);
+        for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
+            let dot: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
+            ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - dot));
+        }
+        matmul_nn(&mut part, &ds, &k, (t, d, t), shape.scale(), Accumulate::Replace);
+        scatter(dq, &part, heads, head, d);
+        matmul_tn(&mut part, &ds, &q, (t, d, t), shape.scale(), Accumulate::Replace);
+        scatter(dk, &part, kv_heads, kv, d);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::check::{gradient_matches, numbers};
+
+    const SHAPE: AttentionShape = AttentionShape { tokens: 5, heads: 4, kv_heads: 2, head_dim: 4 };
+
+    fn forward(q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; q.len()];
+        attention(&mut out, q, k, v, SHAPE);
+        out
+    }
+
+    #[test]
+    fn the_gradients_are_those_of_finite_differences() {
+        let (q, k, v, dout) = (numbers(1, 80), numbers(2, 40), numbers(3, 40), numbers(4, 80));
+        let p = attention(&mut vec![0.0; 80], &q, &k, &v, SHAPE);
+        let (mut dq, mut dk, mut dv) = (vec![0.0; 80], vec![0.0; 40], vec![0.0; 40]);
+        let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        attention_backward(gradients, &dout, (&q, &k, &v), &p, SHAPE);
+        gradient_matches(&q, &dq, &dout, |q| forward(q, &k, &v));
+        gradient_matches(&k, &dk, &dout, |k| forward(&q, k, &v));
+        gradient_matches(&v, &dv, &dout, |v| forward(&q, &k, v));
+    }
+
+    #[test]
+    fn no_token_sees_a_later_one() {
+        let (q, mut k, mut v) = (numbers(1, 80), numbers(2, 40), numbers(3, 40));
+        let before = forward(&q, &k, &v);
+        k[32..].fill(9.0);
+        v[32..].fill(9.0);
+        assert_eq!(before[..64], forward(&q, &k, &v)[..64]);
+    }
+}

@@ -1,0 +1,64 @@
+//! Cross-entropy fused with its backward pass; only the rows that are learned ever have logits.
+
+use super::matmul::{Accumulate, matmul_nn, matmul_nt};
+
+/// A row to be learned, and the token that should follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub row: usize,
+    pub token: u32,
+}
+
+/// Sum over `targets` of the loss, with gradient `scale * d(sum)/dx` added to `dx[t, h]`. `x[t, h]`, `head[v, h]`.
+pub fn cross_entropy(dx: &mut [f32], x: &[f32], head: &[f32], targets: &[Target], width: usize, scale: f32) -> f32 {
+    let (rows, vocabulary) = (targets.len(), head.len() / width);
+    let picked: Vec<f32> = targets.iter().flat_map(|target| &x[target.row * width..][..width]).copied().collect();
+    let mut logits = vec![0.0; rows * vocabulary];
+    matmul_nt(&mut logits, &picked, head, (rows, vocabulary, width), 1.0, Accumulate::Replace);
+    let mut loss = 0.0;
+    for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+        loss += softmax_and_loss(row, target.token as usize);
+        row[target.token as usize] -= 1.0;
+        row.iter_mut().for_each(|d| *d *= scale);
+    }
+    let mut dpicked = vec![0.0; rows * width];
+    matmul_nn(&mut dpicked, &logits, head, (rows, width, vocabulary), 1.0, Accumulate::Replace);
+    for (target, dpicked) in targets.iter().zip(dpicked.chunks_exact(width)) {
+        dx[target.row * width..][..width].iter_mut().zip(dpicked).for_each(|(dx, d)| *dx += d);
+    }
+    loss
+}
+
+/// Logits become probabilities; the loss of the one that should be 1.
+fn softmax_and_loss(row: &mut [f32], token: usize) -> f32 {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let wanted = row[token] - most;
+    let mut sum = 0.0;
+    for p in row.iter_mut() {
+        *p = (*p - most).exp();
+        sum += *p;
+    }
+    row.iter_mut().for_each(|p| *p /= sum);
+    sum.ln() - wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::check::{gradient_matches, numbers};
+
+    #[test]
+    fn the_gradient_is_that_of_finite_differences() {
+        let (x, head) = (numbers(1, 12), numbers(2, 28));
+        let targets = [Target { row: 0, token: 3 }, Target { row: 2, token: 6 }];
+        let mut dx = vec![0.0; 12];
+        cross_entropy(&mut dx, &x, &head, &targets, 4, 0.5);
+        gradient_matches(&x, &dx, &[0.5], |x| vec![cross_entropy(&mut vec![0.0; 12], x, &head, &targets, 4, 1.0)]);
+        assert!(dx[4..8].iter().all(|d| *d == 0.0), "a row that is not learned gets no gradient");
+    }
+
+    #[test]
+    fn nothing_to_learn_is_no_loss() {
+        assert_eq!(cross_entropy(&mut [0.0; 4], &[1.0; 4], &[1.0; 8], &[], 4, 1.0), 0.0);
+    }
+}

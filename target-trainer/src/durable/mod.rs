@@ -1,0 +1,208 @@
+//! The only code that writes files. What returns `Ok` with `Sync::Yes` survives a power cut.
+
+mod space;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+pub use space::{Need, check};
+
+/// Bytes handed to the kernel at a time.
+const CHUNK: usize = 64 * 1024;
+/// What all names of unfinished things contain.
+pub const TEMPORARY: &str = ".tmp";
+
+/// Whether files and folders are synced. Off only where the guard `sync` was taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    Yes,
+    No,
+}
+
+/// Why something could not be written, in words that say what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {doing} `{}`: {}", path.display(), self.reason())]
+pub struct DurableError {
+    pub doing: &'static str,
+    pub path: PathBuf,
+    pub error: Error,
+}
+
+/// What kind of refusal it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    NoSpace,
+    NoInodes,
+    ReadOnly,
+    Quota,
+    Other,
+}
+
+impl DurableError {
+    fn new(doing: &'static str, path: &Path) -> impl FnOnce(Error) -> DurableError {
+        let path = path.to_path_buf();
+        move |error| DurableError { doing, path, error }
+    }
+
+    pub fn refusal(&self) -> Refusal {
+        match self.error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC) if space::lacks_inodes(&self.path) => Refusal::NoInodes,
+            Some(Errno::ENOSPC) => Refusal::NoSpace,
+            Some(Errno::EROFS) => Refusal::ReadOnly,
+            Some(Errno::EDQUOT) => Refusal::Quota,
+            _ => Refusal::Other,
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self.refusal() {
+            Refusal::NoSpace => "no space left; free some, the save is tried again".into(),
+            Refusal::NoInodes => "no inodes left although bytes may be free; remove small files, the save is tried again".into(),
+            Refusal::ReadOnly => "the file system is read-only; remount it writable".into(),
+            Refusal::Quota => "the disk quota is used up; free some or have it raised".into(),
+            Refusal::Other => self.error.to_string(),
+        }
+    }
+}
+
+/// Writes a file that must not exist yet; with its content synced.
+pub fn write_new(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
+    write(OpenOptions::new().write(true).create_new(true), path, bytes, sync)
+}
+
+/// Overwrites a file in place: torn if the process dies within. Only for trees without the guard `atomic_save`.
+pub fn write_in_place(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
+    write(OpenOptions::new().write(true).create(true).truncate(true), path, bytes, sync)
+}
+
+fn write(how: &mut OpenOptions, path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
+    let mut file = how.mode(0o644).custom_flags(nix::libc::O_NOFOLLOW).open(path).map_err(DurableError::new("create", path))?;
+    bytes.chunks(CHUNK).try_for_each(|chunk| file.write_all(chunk)).map_err(DurableError::new("write", path))?;
+    sync_file(&file, path, sync)
+}
+
+fn sync_file(file: &File, path: &Path, sync: Sync) -> Result<(), DurableError> {
+    if sync == Sync::Yes { file.sync_all().map_err(DurableError::new("sync", path)) } else { Ok(()) }
+}
+
+/// Makes the entries of a folder durable.
+pub fn sync_dir(path: &Path, sync: Sync) -> Result<(), DurableError> {
+    let folder = File::open(path).map_err(DurableError::new("open", path))?;
+    sync_file(&folder, path, sync)
+}
+
+/// Replaces a small file as a whole: a reader sees the old one or the new one. Synced only if asked.
+pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
+    let aside = sibling(path);
+    remove_file(&aside)?;
+    let written = write_new(&aside, bytes, sync).and_then(|()| rename(&aside, path));
+    if written.is_err() {
+        // The error that is told is the first one.
+        let _ = remove_file(&aside);
+    }
+    written?;
+    path.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
+}
+
+fn sibling(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{TEMPORARY}-{name}"))
+}
+
+pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    std::fs::rename(from, to).map_err(DurableError::new("rename to", to))
+}
+
+/// Creates a folder and those above it; existing ones are fine.
+pub fn create_dir(path: &Path) -> Result<(), DurableError> {
+    std::fs::create_dir_all(path).map_err(DurableError::new("create folder", path))
+}
+
+/// A folder that was not there is as good as removed.
+pub fn remove_tree(path: &Path) -> Result<(), DurableError> {
+    forgiving(std::fs::remove_dir_all(path), "remove", path)
+}
+
+/// A file that was not there is as good as removed.
+pub fn remove_file(path: &Path) -> Result<(), DurableError> {
+    forgiving(std::fs::remove_file(path), "remove", path)
+}
+
+fn forgiving(result: Result<(), Error>, doing: &'static str, path: &Path) -> Result<(), DurableError> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(DurableError::new(doing, path)),
+    }
+}
+
+/// Files that appear together or not at all: written aside, synced, renamed, the parent synced.
+/// `cleanup`: what an aborted attempt leaves is removed.
+pub fn write_dir(dir: &Path, files: &[(&str, Vec<u8>)], sync: Sync, cleanup: bool) -> Result<(), DurableError> {
+    let aside = sibling(dir);
+    remove_tree(&aside)?;
+    let written = fill(&aside, files, sync).and_then(|()| rename(&aside, dir));
+    if written.is_err() && cleanup {
+        // The error that is told is the first one; what can't be removed now is removed at the next start.
+        let _ = remove_tree(&aside);
+    }
+    written?;
+    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
+}
+
+fn fill(dir: &Path, files: &[(&str, Vec<u8>)], sync: Sync) -> Result<(), DurableError> {
+    std::fs::create_dir(dir).map_err(DurableError::new("create folder", dir))?;
+    files.iter().try_for_each(|(name, bytes)| write_new(&dir.join(name), bytes, sync))?;
+    sync_dir(dir, sync)
+}
+
+/// A file that grows: a copy being taken in, a log. Removed by its owner if it comes to nothing.
+pub struct Growing {
+    file: File,
+    path: PathBuf,
+}
+
+impl Growing {
+    pub fn create(path: &Path) -> Result<Growing, DurableError> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+        Ok(Growing { file: file.map_err(DurableError::new("create", path))?, path: path.into() })
+    }
+
+    /// Goes on at the end of a file that may exist.
+    pub fn append(path: &Path) -> Result<Growing, DurableError> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+        Ok(Growing { file: file.map_err(DurableError::new("open", path))?, path: path.into() })
+    }
+
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
+        self.file.write_all(bytes).map_err(DurableError::new("write", &self.path))
+    }
+
+    pub fn len(&self) -> u64 {
+        self.file.metadata().map_or(0, |facts| facts.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn finish(self, sync: Sync) -> Result<(), DurableError> {
+        sync_file(&self.file, &self.path, sync)
+    }
+}
+
+/// A lock on a file, held until dropped. `Err(Some(text))`: somebody else has it, and wrote that into it.
+pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError>> {
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let file = open.map_err(DurableError::new("open", path)).map_err(Err)?;
+    if file.try_lock().is_err() {
+        return Err(Ok(std::fs::read_to_string(path).unwrap_or_default()));
+    }
+    // The lock decides; the note only helps a person.
+    let noted = file.set_len(0).and_then(|()| (&file).write_all(note.as_bytes()));
+    noted.map_err(DurableError::new("write", path)).map_err(Err)?;
+    Ok(file)
+}

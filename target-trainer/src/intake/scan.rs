@@ -1,0 +1,55 @@
+//! A look over a line before it is parsed: how deep, and how long its numbers are. No recursion, no allocation.
+
+use crate::settings::Limits;
+
+/// `Err` is a column (1-based, in bytes) and what is wrong there.
+pub fn scan(line: &[u8], limits: &Limits) -> Result<(), (u64, String)> {
+    let (mut depth, mut number_chars, mut in_string, mut escaped) = (0usize, 0usize, false, false);
+    for (at, byte) in line.iter().enumerate() {
+        let column = at as u64 + 1;
+        if in_string {
+            (in_string, escaped) = match byte {
+                _ if escaped => (true, false),
+                b'\\' => (true, true),
+                b'"' => (false, false),
+                _ => (true, false),
+            };
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let in_number = matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E');
+        number_chars = if in_number { number_chars + 1 } else { 0 };
+        if depth > limits.nesting {
+            return Err((column, format!("nested more than {} deep", limits.nesting)));
+        }
+        if number_chars > limits.number_chars {
+            return Err((column, format!("a number of more than {} characters", limits.number_chars)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scan;
+    use crate::settings::Limits;
+
+    fn check(line: &str, expected: Result<(), u64>) {
+        let limits = Limits { nesting: 3, number_chars: 4, ..Limits::default() };
+        assert_eq!(scan(line.as_bytes(), &limits).map_err(|(column, _)| column), expected, "{line}");
+    }
+
+    #[test]
+    fn depth_and_numbers_are_measured_outside_of_strings_only() {
+        check("[[[]]]", Ok(()));
+        check("[[[[]]]]", Err(4));
+        check(r#"{"a":"[[[[[[12345678"}"#, Ok(()));
+        check(r#"{"a":"\"[[[[","b":1234}"#, Ok(()));
+        check(r#"{"a":12345}"#, Err(10));
+    }
+}

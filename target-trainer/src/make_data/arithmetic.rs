@@ -1,0 +1,63 @@
+//! Sums of a number of two digits and one of one digit: `37+5=42`. Some pairs are held out: no sample of any seed has
+//! them, so that answering them shows more than memory.
+
+use crate::random::Random;
+
+const LEFT: u64 = 90;
+const RIGHT: u64 = 10;
+
+/// One pair in eight, whatever the seed.
+fn is_held_out(left: u64, right: u64) -> bool {
+    Random::new(left * 1000 + right).below(8) == 0
+}
+
+fn line(left: u64, right: u64, filler: usize) -> String {
+    let mut random = Random::new(left * 31 + right);
+    let filler: String = (0..filler).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
+    format!(r#"{{"prompt":"{filler}{left}+{right}=","completion":"{}"}}"#, left + right)
+}
+
+/// `samples` JSON lines. `length`: about how many bytes of text each has, by filler before the sum; 0: none.
+pub fn arithmetic(seed: u64, samples: u32, length: usize) -> impl Iterator<Item = String> {
+    let mut random = Random::new(seed ^ 0xDA7A);
+    let filler = length.saturating_sub("37+5=42".len());
+    let mut draw = move || {
+        loop {
+            let (left, right) = (10 + random.below(LEFT), random.below(RIGHT));
+            if !is_held_out(left, right) {
+                break (left, right);
+            }
+        }
+    };
+    (0..samples).map(move |_| {
+        let (left, right) = draw();
+        line(left, right, filler)
+    })
+}
+
+/// JSON lines of the pairs that are held out, at most `samples`, evenly spread.
+pub fn held_out(samples: usize) -> Vec<String> {
+    let pairs = (10..10 + LEFT).flat_map(|left| (0..RIGHT).map(move |right| (left, right)));
+    let all: Vec<(u64, u64)> = pairs.filter(|(left, right)| is_held_out(*left, *right)).collect();
+    let every = all.len().div_ceil(samples.max(1));
+    all.into_iter().step_by(every.max(1)).map(|(left, right)| line(left, right, 0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_out_is_in_no_sample() {
+        let held: std::collections::BTreeSet<String> = held_out(1000).into_iter().collect();
+        assert!(held.len() > 60);
+        assert!(arithmetic(3, 5000, 0).all(|line| !held.contains(&line)));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_samples_and_the_length_is_kept() {
+        assert!(arithmetic(3, 50, 0).eq(arithmetic(3, 50, 0)));
+        assert!(!arithmetic(3, 50, 0).eq(arithmetic(4, 50, 0)));
+        assert!(arithmetic(3, 5, 512).all(|line| line.len() > 512 && line.len() < 560));
+    }
+}

@@ -1,0 +1,113 @@
+//! `config.json` as Hugging Face writes it for Llama: the keys that decide the arithmetic.
+
+use serde::Deserialize;
+
+/// Shape and constants of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub vocabulary: usize,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub eps: f32,
+    pub theta: f32,
+    /// The embedding is the output head too.
+    pub tied: bool,
+}
+
+#[derive(Deserialize)]
+struct Draft {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    rms_norm_eps: f32,
+    rope_theta: Option<f32>,
+    rope_parameters: Option<RopeParameters>,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+}
+
+#[derive(Deserialize)]
+struct RopeParameters {
+    rope_theta: Option<f32>,
+    rope_type: Option<String>,
+}
+
+impl Config {
+    /// The error says what is wrong, without naming the file.
+    pub fn parse(text: &str) -> Result<Config, String> {
+        let draft: Draft = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let kind = draft.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
+        if kind != "default" {
+            return Err(format!("rope_type `{kind}` is not known; known is `default`"));
+        }
+        if draft.attention_bias || draft.mlp_bias {
+            return Err("projections with a bias are not known".into());
+        }
+        let nested = draft.rope_parameters.and_then(|rope| rope.rope_theta);
+        let heads = draft.num_attention_heads;
+        let config = Config {
+            vocabulary: draft.vocab_size,
+            hidden: draft.hidden_size,
+            intermediate: draft.intermediate_size,
+            layers: draft.num_hidden_layers,
+            heads,
+            kv_heads: draft.num_key_value_heads.unwrap_or(heads),
+            head_dim: draft.head_dim.unwrap_or(draft.hidden_size / heads.max(1)),
+            eps: draft.rms_norm_eps,
+            theta: draft.rope_theta.or(nested).unwrap_or(10_000.0),
+            tied: draft.tie_word_embeddings,
+        };
+        config.in_range()
+    }
+
+    fn in_range(self) -> Result<Config, String> {
+        const MOST: usize = 1 << 20;
+        let sizes = [self.vocabulary, self.hidden, self.intermediate, self.layers, self.heads, self.kv_heads, self.head_dim];
+        if sizes.iter().any(|size| !(1..=MOST).contains(size)) {
+            return Err(format!("a size is not between 1 and {MOST}"));
+        }
+        if self.heads % self.kv_heads != 0 {
+            return Err(format!("{} heads can't share {} heads of keys and values", self.heads, self.kv_heads));
+        }
+        if self.head_dim % 2 != 0 {
+            return Err(format!("head_dim {} is odd", self.head_dim));
+        }
+        Ok(self)
+    }
+
+    /// `config.json` for this model.
+    pub fn to_json(&self) -> String {
+        let json = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "rms_norm_eps": f64::from(self.eps),
+            "rope_theta": f64::from(self.theta),
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": 4096,
+            "bos_token_id": super::BOS,
+            "eos_token_id": super::EOS,
+            "torch_dtype": "float32",
+        });
+        format!("{json:#}\n")
+    }
+}

@@ -1,0 +1,57 @@
+//! Base models made from a seed: random, and the same for the same seed.
+
+use super::config::Config;
+use super::tokens::VOCABULARY;
+use crate::random::Random;
+use crate::store::{TensorError, encode};
+use crate::train::NamedTensor;
+
+/// A size of base model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preset {
+    /// A step of a few milliseconds, for scenarios.
+    Tiny,
+    /// Tens of millions of parameters, for benchmarks.
+    Small,
+}
+
+impl Preset {
+    pub fn config(self) -> Config {
+        let tiny = Config {
+            vocabulary: VOCABULARY,
+            hidden: 64,
+            intermediate: 128,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            eps: 1e-5,
+            theta: 10_000.0,
+            tied: false,
+        };
+        match self {
+            Preset::Tiny => tiny,
+            Preset::Small => Config { hidden: 512, intermediate: 1536, layers: 10, heads: 8, kv_heads: 4, head_dim: 64, ..tiny },
+        }
+    }
+}
+
+/// `config.json` and `model.safetensors`.
+pub fn preset(preset: Preset, seed: u64) -> Result<(String, Vec<u8>), TensorError> {
+    let config = preset.config();
+    let mut random = Random::new(seed ^ 0xBA5E);
+    let tensors: Vec<NamedTensor> = config.tensors().into_iter().map(|(name, shape)| tensor(name, shape, &mut random)).collect();
+    Ok((config.to_json(), encode(&tensors)?))
+}
+
+/// Norms are ones; embeddings have variance 1, all others keep the variance of what they are applied to.
+fn tensor(name: String, shape: Vec<usize>, random: &mut Random) -> NamedTensor {
+    let count = shape.iter().product();
+    let data = match shape.as_slice() {
+        [_] => vec![1.0; count],
+        _ if name.contains("embed_tokens") => (0..count).map(|_| random.normal()).collect(),
+        [_, inputs] => (0..count).map(|_| random.normal() / (*inputs as f32).sqrt()).collect(),
+        _ => vec![0.0; count],
+    };
+    NamedTensor { name, shape, data }
+}

@@ -1,0 +1,64 @@
+//! AdamW (Loshchilov and Hutter 2019) and clipping by the global norm (Pascanu et al. 2013). Pure.
+
+use crate::train::Recipe;
+
+/// First and second moments of a flat list of parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    pub first: Vec<f32>,
+    pub second: Vec<f32>,
+}
+
+/// Parameters and moments after an update.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Updated {
+    pub params: Vec<f32>,
+    pub moments: Moments,
+}
+
+impl Moments {
+    pub fn zero(count: usize) -> Moments {
+        Moments { first: vec![0.0; count], second: vec![0.0; count] }
+    }
+}
+
+/// Euclidean norm, summed in double precision. Not finite if any element is not.
+pub fn norm(gradient: &[f32]) -> f32 {
+    gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt() as f32
+}
+
+/// The `t`-th update (1-based) with learning rate `rate`, from a gradient of the given norm. The old ones stay as they are.
+pub fn adamw(params: &[f32], moments: &Moments, gradient: &[f32], norm: f32, recipe: &Recipe, rate: f32, t: u64) -> Updated {
+    let clip = if norm > recipe.clip_norm { recipe.clip_norm / norm } else { 1.0 };
+    let correction = |beta: f32| 1.0 - f64::from(beta).powf(t as f64) as f32;
+    let (c1, c2) = (correction(recipe.beta1), correction(recipe.beta2));
+    let mut updated = Updated { params: params.to_vec(), moments: moments.clone() };
+    let Updated { params, moments: Moments { first, second } } = &mut updated;
+    for (((p, m), v), g) in params.iter_mut().zip(first).zip(second).zip(gradient) {
+        let g = g * clip;
+        *m = recipe.beta1 * *m + (1.0 - recipe.beta1) * g;
+        *v = recipe.beta2 * *v + (1.0 - recipe.beta2) * g * g;
+        let step = (*m / c1) / ((*v / c2).sqrt() + recipe.epsilon);
+        *p -= rate * (step + recipe.weight_decay * *p);
+    }
+    updated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_step_moves_each_parameter_by_the_rate_against_its_gradient() {
+        let recipe = Recipe { clip_norm: 1e9, ..Recipe::default() };
+        let updated = adamw(&[1.0, 1.0], &Moments::zero(2), &[3.0, -0.5], 3.1, &recipe, 0.1, 1);
+        assert!((updated.params[0] - 0.9).abs() < 1e-5 && (updated.params[1] - 1.1).abs() < 1e-5, "{updated:?}");
+    }
+
+    #[test]
+    fn a_gradient_beyond_the_norm_is_scaled_down_and_its_moments_with_it() {
+        let recipe = Recipe { clip_norm: 1.0, ..Recipe::default() };
+        let updated = adamw(&[0.0], &Moments::zero(1), &[10.0], norm(&[10.0]), &recipe, 0.1, 1);
+        assert!((updated.moments.first[0] - 0.1).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,205 @@
+//! The settings of a root: one TOML file, every key documented, unknown ones refused with the nearest known one.
+
+mod documented;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::train::Recipe;
+
+pub use documented::documented;
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub train: Train,
+    pub recipe: Recipe,
+    pub limits: Limits,
+    pub guards: Guards,
+}
+
+/// What a step that is not finite leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNonFinite {
+    Skip,
+    Rollback,
+    Stop,
+}
+
+/// How a job is run: nothing in here changes a bit of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    pub micro_batch: usize,
+    pub threads: usize,
+    pub save_every: u64,
+    pub keep: usize,
+    pub on_non_finite: OnNonFinite,
+    pub non_finite_budget: u32,
+    pub save_patience_s: u64,
+    pub heartbeat_s: u64,
+    pub max_crashes: u32,
+    pub backoff_ms: u64,
+}
+
+impl Default for Train {
+    fn default() -> Train {
+        Train {
+            micro_batch: 4,
+            threads: 0,
+            save_every: 5,
+            keep: 3,
+            on_non_finite: OnNonFinite::Skip,
+            non_finite_budget: 10,
+            save_patience_s: 60,
+            heartbeat_s: 10,
+            max_crashes: 3,
+            backoff_ms: 50,
+        }
+    }
+}
+
+/// What is taken in at most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub line_bytes: usize,
+    pub nesting: usize,
+    pub number_chars: usize,
+    pub lines: u64,
+    pub file_bytes: u64,
+    pub settle_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { line_bytes: 1 << 20, nesting: 64, number_chars: 64, lines: 10_000_000, file_bytes: 64 << 30, settle_ms: 40 }
+    }
+}
+
+macro_rules! guards {
+    ($($name:ident,)*) => {
+        /// Protections. All on; each can be taken away to show what it is there for.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Guards {
+            $(pub $name: bool,)*
+        }
+
+        impl Default for Guards {
+            fn default() -> Guards {
+                Guards { $($name: true,)* }
+            }
+        }
+    };
+}
+
+guards! {
+    atomic_save,
+    sync,
+    manifest_digest,
+    verify_before_prune,
+    space_check,
+    abort_cleanup,
+    read_only_wait,
+    finite_check,
+    shrink_on_oom,
+    heartbeat,
+    quarantine,
+    nesting_limit,
+    line_limit,
+    tolerate_vanished,
+}
+
+/// Why settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("could not read `{path}`: {error}; is this a trainer root? `target-trainer init` makes one")]
+    Read { path: String, error: std::io::Error },
+    #[error("{place}: {message}")]
+    Invalid { place: String, message: String },
+}
+
+impl Settings {
+    /// Reads a root's settings file.
+    pub fn read(path: &Path) -> Result<Settings, SettingsError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| SettingsError::Read { path: shown.clone(), error })?;
+        Settings::parse(&text, &shown)
+    }
+
+    /// Reads settings from text; `name` is only named in errors.
+    pub fn parse(text: &str, name: &str) -> Result<Settings, SettingsError> {
+        let settings: Settings = toml::from_str(text).map_err(|error| {
+            let place = match error.span() {
+                Some(span) => format!("{name}:{}", line_and_column(text, span.start)),
+                None => name.to_owned(),
+            };
+            SettingsError::Invalid { place, message: with_nearest(error.message()) }
+        })?;
+        settings.in_range(name)
+    }
+
+    /// These settings with some changed, each as `section.key=value`.
+    pub fn with(&self, changes: &[String]) -> Result<Settings, SettingsError> {
+        changes.iter().try_fold(self.clone(), |settings, change| settings.with_one(change))
+    }
+
+    fn with_one(&self, change: &str) -> Result<Settings, SettingsError> {
+        let place = format!("--set {change}");
+        let invalid = |message: String| SettingsError::Invalid { place: place.clone(), message };
+        let (key, value) = change.split_once('=').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
+        let (section, key) = key.trim().split_once('.').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
+        let parsed: Result<toml::Table, _> = format!("value = {value}").parse();
+        let value = match parsed {
+            Ok(mut table) => table.remove("value").unwrap_or_else(|| value.into()),
+            Err(_) => value.into(),
+        };
+        let mut table = toml::Table::try_from(self).map_err(|error| invalid(error.to_string()))?;
+        let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+        entry.as_table_mut().ok_or_else(|| invalid(format!("`{section}` is no section")))?.insert(key.into(), value);
+        let changed: Settings = table.try_into().map_err(|error: toml::de::Error| invalid(with_nearest(error.message())))?;
+        changed.in_range(&place)
+    }
+
+    fn in_range(self, place: &str) -> Result<Settings, SettingsError> {
+        let (train, limits) = (&self.train, &self.limits);
+        let wrong = [
+            (train.micro_batch == 0, "train.micro_batch is at least 1"),
+            (train.save_every == 0, "train.save_every is at least 1"),
+            (train.keep == 0, "train.keep is at least 1"),
+            (train.heartbeat_s == 0, "train.heartbeat_s is at least 1"),
+            (train.max_crashes == 0, "train.max_crashes is at least 1"),
+            (!(16..=1 << 30).contains(&limits.line_bytes), "limits.line_bytes is from 16 to 1073741824"),
+            (!(1..=1000).contains(&limits.nesting), "limits.nesting is from 1 to 1000"),
+            (limits.number_chars == 0, "limits.number_chars is at least 1"),
+        ];
+        let mut messages: Vec<String> = wrong.iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, message)| (*message).to_owned()).collect();
+        messages.extend(self.recipe.validate().into_iter().map(|(key, message)| format!("recipe.{key} {message}")));
+        if messages.is_empty() {
+            return Ok(self);
+        }
+        Err(SettingsError::Invalid { place: place.into(), message: messages.join("; ") })
+    }
+}
+
+fn line_and_column(text: &str, at: usize) -> String {
+    let before = &text[..at.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("{line}:{column}")
+}
+
+/// `unknown field `x`, expected one of `a`, `b`` -> the same with the nearest of them first.
+fn with_nearest(message: &str) -> String {
+    let words: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((unknown, known)) = words.split_first().filter(|_| message.starts_with("unknown")) else {
+        return message.trim().to_owned();
+    };
+    let near = known.iter().min_by_key(|word| strsim::damerau_levenshtein(word, unknown));
+    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    format!("unknown key `{unknown}`{near}")
+}

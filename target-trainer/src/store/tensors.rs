@@ -1,0 +1,48 @@
+//! Named tensors <-> safetensors bytes. The same tensors give the same bytes.
+
+use std::collections::BTreeMap;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::train::NamedTensor;
+
+/// Why bytes are not the tensors that they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TensorError {
+    #[error("not a safetensors file: {0}")]
+    Format(String),
+    #[error("tensor `{name}` has type {dtype:?}, expected F32")]
+    Type { name: String, dtype: Dtype },
+}
+
+/// In the order of the names.
+pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
+    let bytes: BTreeMap<&str, Vec<u8>> = tensors.iter().map(|tensor| (tensor.name.as_str(), bytes_of(&tensor.data))).collect();
+    let view = |tensor: &NamedTensor| {
+        let data = &bytes[tensor.name.as_str()];
+        TensorView::new(Dtype::F32, tensor.shape.clone(), data).map(|view| (tensor.name.clone(), view))
+    };
+    let views: Result<BTreeMap<String, TensorView<'_>>, _> = tensors.iter().map(view).collect();
+    let views = views.map_err(|error| TensorError::Format(error.to_string()))?;
+    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(views, Some(metadata)).map_err(|error| TensorError::Format(error.to_string()))
+}
+
+/// In the order of the names.
+pub fn decode(bytes: &[u8]) -> Result<Vec<NamedTensor>, TensorError> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| TensorError::Format(error.to_string()))?;
+    let mut tensors = Vec::new();
+    for (name, view) in file.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(TensorError::Type { name, dtype: view.dtype() });
+        }
+        let data = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        tensors.push(NamedTensor { name, shape: view.shape().to_vec(), data });
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
+fn bytes_of(data: &[f32]) -> Vec<u8> {
+    data.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
