@@ -227,6 +227,15 @@ impl Checker {
                 Effect::Vanish { place: self.name(NameOf::Place, fault.place), files, kind }
             }
             FaultDraft::PoisonSample(fault) => {
+                if fault.landed_if.is_none() {
+                    let help = "add `landed-if: {said: ...}`, such as the target's word for a loss that is not finite";
+                    self.problems.push(
+                        fault
+                            .sample
+                            .problem("only the target can show that a poisoned sample landed")
+                            .help(help),
+                    );
+                }
                 Effect::PoisonSample { sample: self.positive(&fault.sample, "sample"), weight: fault.weight }
             }
         }

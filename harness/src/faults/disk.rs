@@ -73,7 +73,7 @@ impl Armed for Starved {
     }
 
     fn landed(&mut self, _scene: &Scene<'_>, since: Since) -> Option<String> {
-        let shown = self.shown.as_ref().filter(|_| since.met_in_place || since.ended)?;
+        let shown = self.shown.as_ref().filter(|_| since.met_in_place || since.ended_badly)?;
         Some(format!("{shown}, and the target went to write there"))
     }
 

@@ -41,7 +41,7 @@ impl FaultError {
 pub struct Scene<'a> {
     pub room: &'a Room,
     pub trainer: &'a Trainer<'a>,
-    /// A folder on the host, outside of what the target is told of.
+    /// A folder that the target is not told of, reached through the room's mounts.
     pub backstage: &'a Path,
     pub steady_peak_bytes: Option<u64>,
 }
@@ -58,8 +58,8 @@ impl Scene<'_> {
 pub struct Since {
     /// The target has begun or ended a phase in the fault's place since the strike.
     pub met_in_place: bool,
-    /// The target's main process has ended since the strike.
-    pub ended: bool,
+    /// The target's main process has ended since the strike, and not as it should.
+    pub ended_badly: bool,
 }
 
 /// A fault in place. Dropping it disarms it.
@@ -92,7 +92,8 @@ pub trait Armed: Send {
 /// The fault, ready to strike. None for those that the run itself carries out (a crash, a changed workload).
 pub fn arm(planned: &Planned) -> Option<Box<dyn Armed>> {
     Some(match &planned.fault.effect {
-        Effect::Crash | Effect::Terminate { .. } | Effect::PoisonSample { .. } => return None,
+        Effect::Crash | Effect::Terminate { .. } => return None,
+        Effect::PoisonSample { .. } => Box::new(poison::Poisoned),
         Effect::FillDisk { place, .. } => {
             Box::new(disk::Starved::of_bytes(place, planned.leave_bytes.unwrap_or(0)))
         }

@@ -42,7 +42,7 @@ impl Armed for Plant {
         }
         let count = self.there.len();
         let left = self.there.iter().filter(|path| path.symlink_metadata().is_ok()).count();
-        match (left, since.ended) {
+        match (left, since.ended_badly) {
             (0, _) => Some(format!("all {count} files were taken from `{}`", self.place)),
             (left, true) => {
                 Some(format!("the target ended with {left} of {count} files still in `{}`", self.place))

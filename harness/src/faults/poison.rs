@@ -2,7 +2,24 @@
 
 use std::path::Path;
 
-use crate::faults::FaultError;
+use crate::faults::{Armed, FaultError, Scene, Since};
+
+/// The workload was changed before the target was started; that it landed is for the target's words to show.
+pub(super) struct Poisoned;
+
+impl Armed for Poisoned {
+    fn mechanism(&self) -> String {
+        "a weight written into the data before it was handed in".into()
+    }
+
+    fn strike(&mut self, _scene: &Scene<'_>) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    fn landed(&mut self, _scene: &Scene<'_>, _since: Since) -> Option<String> {
+        None
+    }
+}
 
 /// Gives the `sample`-th line (1-based) of the file this weight.
 pub fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {

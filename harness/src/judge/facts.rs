@@ -50,6 +50,7 @@ pub fn trial_facts(story: &TrialStory<'_>) -> TrialFacts {
     let mut reading = Reading::default();
     story.entries.iter().for_each(|entry| reading.read(entry, story.target));
     reading.same.sort();
+    reading.same.dedup();
     let same_as_steady = same_as_steady(&reading.same, story);
     let (outcome, because) = reading.outcome(story, same_as_steady);
     let disturbed = reading.disturbed;

@@ -212,8 +212,10 @@ impl<'a> Live<'a> {
             }
         };
         self.drain(&mut attempt)?;
-        self.ended(&mut attempt);
-        Ok(ending(ended, &attempt))
+        self.take_hit(&mut attempt);
+        let ending = ending(ended, &attempt);
+        self.ended(&attempt, ending);
+        Ok(ending)
     }
 
     fn strike_at_start(&mut self, number: u32) -> Result<(), RunError> {
@@ -231,14 +233,13 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    fn ended(&mut self, attempt: &mut Attempt) {
-        self.take_hit(attempt);
+    fn ended(&mut self, attempt: &Attempt, ending: Ending) {
         if let Some(evidence) = &attempt.struck {
             let fault = self.crashes.first().map(|crash| crash.planned.name()).unwrap_or_default();
             self.reporter.emit(Event::FaultLanded { fault, evidence: evidence.clone() });
         }
         for one in self.standing.iter_mut().filter(|one| one.struck_at.is_some()) {
-            one.since.ended = true;
+            one.since.ended_badly |= !matches!(ending, Ending::Exited(0) | Ending::Struck);
         }
     }
 

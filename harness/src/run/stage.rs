@@ -33,6 +33,8 @@ pub(super) struct Stage<'a> {
     script: Script<'a>,
     pub(super) room: Room,
     backstage: PathBuf,
+    /// The same folder, through the room's mounts.
+    through: PathBuf,
 }
 
 /// What a command said before it ended.
@@ -75,7 +77,8 @@ impl<'a> Stage<'a> {
             inodes: mount.inodes,
         });
         let spec = RoomSpec { dir: room_dir, mounts: mounts.collect(), memory_cgroup: true };
-        let stage = Stage { script, room: Room::build(spec)?, backstage };
+        let room = Room::build(spec)?;
+        let stage = Stage { script, through: room.through(&backstage), room, backstage };
         stage.prepare()?;
         stage.hand_in()?;
         Ok(stage)
@@ -87,7 +90,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(super) fn scene<'s>(&'s self, trainer: &'s Trainer<'s>, steady_peak_bytes: Option<u64>) -> Scene<'s> {
-        Scene { room: &self.room, trainer, backstage: &self.backstage, steady_peak_bytes }
+        Scene { room: &self.room, trainer, backstage: &self.through, steady_peak_bytes }
     }
 
     fn prepare(&self) -> Result<(), RunError> {

@@ -143,6 +143,7 @@ fn facts(
 ) -> SteadyFacts {
     let mut same: Vec<String> = entries.iter().filter_map(|entry| value_in(script, &entry.event)).collect();
     same.sort();
+    same.dedup();
     let steps = entries
         .iter()
         .filter_map(|entry| if let Event::Step { step, .. } = entry.event { Some(step) } else { None });

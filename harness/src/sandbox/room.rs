@@ -156,8 +156,12 @@ impl Room {
 
     /// A file below the root as the harness reaches it, through all the room's mounts.
     pub fn outside(&self, relative: &Path) -> PathBuf {
-        let inside = self.root.join(relative);
-        let inside = inside.strip_prefix("/").unwrap_or(&inside);
+        self.through(&self.root.join(relative))
+    }
+
+    /// Any path as the room sees it, for the harness. Renames work only between paths that go through the same mounts.
+    pub fn through(&self, inside: &Path) -> PathBuf {
+        let inside = inside.strip_prefix("/").unwrap_or(inside);
         PathBuf::from(format!("/proc/{}/root", self.warden)).join(inside)
     }
 

@@ -76,7 +76,13 @@ fn run_daemon(root: &Path, drain: bool) -> Ending {
     let settings = settings(&layout)?;
     print::start_logging(Some(&layout));
     let end = end_flag()?;
-    let orders = daemon::Orders { layout, settings, drain, say: &print::line, asked_to_end: &|| end.load(Ordering::Relaxed) };
+    let orders = daemon::Orders {
+        layout,
+        settings,
+        drain,
+        say: &print::line,
+        asked_to_end: &|| end.load(Ordering::Relaxed),
+    };
     daemon::run(&orders).map_err(|error| (error.exit(), error.to_string()))
 }
 
@@ -91,7 +97,10 @@ fn run_worker(root: &Path, job: &str, micro_batch: NonZeroUsize, parent: u32) ->
     print::start_logging(None);
     let end = end_flag()?;
     if settings.train.threads > 0 {
-        rayon::ThreadPoolBuilder::new().num_threads(settings.train.threads).build_global().map_err(with(Exit::Failed))?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(settings.train.threads)
+            .build_global()
+            .map_err(with(Exit::Failed))?;
     }
     std::thread::spawn(|| {
         loop {
@@ -99,13 +108,22 @@ fn run_worker(root: &Path, job: &str, micro_batch: NonZeroUsize, parent: u32) ->
             std::thread::sleep(ALIVE);
         }
     });
-    let orders = train::Orders { layout: &layout, settings: &settings, job, micro_batch, say: &|word| print::word(&word), asked_to_end: &|| end.load(Ordering::Relaxed) };
+    let orders = train::Orders {
+        layout: &layout,
+        settings: &settings,
+        job,
+        micro_batch,
+        say: &|word| print::word(&word),
+        asked_to_end: &|| end.load(Ordering::Relaxed),
+    };
     Ok(train::work(&orders))
 }
 
 fn data(kind: Kind) -> Ending {
     let (lines, out): (Box<dyn Iterator<Item = String>>, _) = match kind {
-        Kind::Arithmetic { seed, samples, length, out } => (Box::new(make_data::arithmetic(seed, samples, length)), out),
+        Kind::Arithmetic { seed, samples, length, out } => {
+            (Box::new(make_data::arithmetic(seed, samples, length)), out)
+        }
         Kind::Text { folder, chunk, out } => {
             let texts = make_data::text(&folder, chunk).map_err(with(Exit::Failed))?;
             (Box::new(texts), out)

@@ -12,7 +12,10 @@ use crate::store::Layout;
 pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Ending {
     let layout = Layout::new(root);
     if layout.settings().exists() {
-        return Err((Exit::Usage, format!("`{}` is a trainer root already; take another folder", root.display())));
+        return Err((
+            Exit::Usage,
+            format!("`{}` is a trainer root already; take another folder", root.display()),
+        ));
     }
     let mut settings = Settings::default();
     settings.recipe.seed = seed;
@@ -26,7 +29,8 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> En
         durable::replace(&layout.base().join(name), &bytes, Sync::Yes).map_err(with(Exit::Disk))?;
     }
     // Last: a root is one that has settings.
-    durable::replace(&layout.settings(), documented(&settings).as_bytes(), Sync::Yes).map_err(with(Exit::Disk))?;
+    durable::replace(&layout.settings(), documented(&settings).as_bytes(), Sync::Yes)
+        .map_err(with(Exit::Disk))?;
     print::line(&format!("made {} with base `{preset:?}`, seed {seed}", root.display()));
     Ok(Exit::Done)
 }
@@ -34,12 +38,18 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> En
 pub(super) fn submit(root: &Path, file: &Path) -> Ending {
     let layout = Layout::new(root);
     let failed = |error: &dyn std::fmt::Display| (Exit::Usage, format!("`{}`: {error}", file.display()));
-    let name = file.file_name().and_then(|name| name.to_str()).ok_or_else(|| failed(&"the file's name is not UTF-8"))?;
+    let name = file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| failed(&"the file's name is not UTF-8"))?;
     let mut from = std::fs::File::open(file).map_err(|error| failed(&error))?;
     let aside = layout.inbox().join(format!("{}-{}-{name}", durable::TEMPORARY, std::process::id()));
-    let target = (0..).map(|n| layout.inbox().join(if n == 0 { name.to_owned() } else { format!("{n}-{name}") })).find(|path| !path.exists());
+    let target = (0..)
+        .map(|n| layout.inbox().join(if n == 0 { name.to_owned() } else { format!("{n}-{name}") }))
+        .find(|path| !path.exists());
     let target = target.ok_or_else(|| failed(&"every name is taken"))?;
-    let copied = copy(&mut from, &aside).and_then(|()| durable::rename(&aside, &target).map_err(with(Exit::Disk)));
+    let copied =
+        copy(&mut from, &aside).and_then(|()| durable::rename(&aside, &target).map_err(with(Exit::Disk)));
     if copied.is_err() {
         // The error that is told is the first one.
         let _ = durable::remove_file(&aside);
@@ -64,7 +74,8 @@ fn copy(from: &mut std::fs::File, to: &Path) -> Result<(), (Exit, String)> {
 
 pub(super) fn status(root: &Path) -> Ending {
     let path = Layout::new(root).status();
-    let text = std::fs::read_to_string(&path).map_err(|error| (Exit::Failed, format!("`{}`: {error}; has a daemon run here?", path.display())))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| (Exit::Failed, format!("`{}`: {error}; has a daemon run here?", path.display())))?;
     print::line(text.trim_end());
     Ok(Exit::Done)
 }

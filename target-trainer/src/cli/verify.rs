@@ -22,7 +22,8 @@ pub(super) fn verify(root: &Path) -> Ending {
     }
     for folder in [layout.processing(), layout.done(), layout.failed()] {
         let unfinished = names(&folder).into_iter().filter(|name| name.starts_with(TEMPORARY));
-        findings.extend(unfinished.map(|name| format!("`{}` was left unfinished", folder.join(name).display())));
+        findings
+            .extend(unfinished.map(|name| format!("`{}` was left unfinished", folder.join(name).display())));
     }
     findings.iter().for_each(|finding| print::line(finding));
     if findings.is_empty() {
@@ -32,7 +33,11 @@ pub(super) fn verify(root: &Path) -> Ending {
     Ok(Exit::Findings)
 }
 
-fn unsound_checkpoints(layout: &Layout, settings: &Settings, job: &str) -> Result<Vec<String>, (Exit, String)> {
+fn unsound_checkpoints(
+    layout: &Layout,
+    settings: &Settings,
+    job: &str,
+) -> Result<Vec<String>, (Exit, String)> {
     let dir = layout.job_checkpoints(job);
     let checkpoints = checkpoints(layout, settings, job)?;
     let mut findings = Vec::new();
@@ -64,7 +69,9 @@ pub(super) fn resume_info(root: &Path) -> Ending {
             Ok(resume) => {
                 let step = resume.state.map_or(0, |state| state.cursor.step);
                 print::line(&format!("job {job} would resume from step {step}"));
-                resume.passed_over.iter().for_each(|passed| print::line(&format!("  passed over {}: {}", passed.name, passed.reason)));
+                resume.passed_over.iter().for_each(|passed| {
+                    print::line(&format!("  passed over {}: {}", passed.name, passed.reason))
+                });
             }
             Err(error) => print::line(&format!("job {job} can't go on: {error}")),
         }
@@ -74,7 +81,8 @@ pub(super) fn resume_info(root: &Path) -> Ending {
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

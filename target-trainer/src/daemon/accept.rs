@@ -5,8 +5,8 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::jobs::{self, Job};
 use super::Orders;
+use super::jobs::{self, Job};
 use crate::durable::{self, DurableError, Growing, Sync, TEMPORARY};
 use crate::intake::{DataError, read_samples};
 
@@ -19,7 +19,9 @@ const NAME_CHARS: usize = 80;
 pub(super) fn take_in(orders: &Orders<'_>, path: &Path, name: &str) -> Result<(), Error> {
     let file = match open(path) {
         Ok(file) => file,
-        Err(Refused::NotAFile(what)) => return reject(orders, path, name, None, &format!("{what}, not a plain file")),
+        Err(Refused::NotAFile(what)) => {
+            return reject(orders, path, name, None, &format!("{what}, not a plain file"));
+        }
         Err(Refused::Error(error)) => return Err(error),
     };
     if file.metadata()?.len() > orders.settings.limits.file_bytes {
@@ -112,7 +114,13 @@ fn settle(orders: &Orders<'_>, path: &Path, aside: &Path, job: &Job) -> Result<(
 }
 
 /// Keeps the file, with what is wrong with it.
-fn reject(orders: &Orders<'_>, path: &Path, name: &str, place: Option<&DataError>, message: &str) -> Result<(), Error> {
+fn reject(
+    orders: &Orders<'_>,
+    path: &Path,
+    name: &str,
+    place: Option<&DataError>,
+    message: &str,
+) -> Result<(), Error> {
     let shown = shown(name);
     let digest = blake3::hash(format!("{name}\0{place:?}\0{message}").as_bytes()).to_hex();
     let folder = orders.layout.failed().join(format!("rejected-{}", &digest[..16]));
@@ -128,12 +136,13 @@ fn reject(orders: &Orders<'_>, path: &Path, name: &str, place: Option<&DataError
     durable::write_dir(&folder, &[("reason.json", text)], Sync::Yes, true).map_err(io)?;
     let at = place.map(|place| format!(" line {} column {}:", place.line, place.column)).unwrap_or_default();
     (orders.say)(&format!("rejected {shown}:{at} {message}"));
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        facts => facts?,
-    };
     // On another file system it stays in the inbox, under a name that is passed over.
-    durable::rename(path, &folder.join("data")).or_else(|_| durable::rename(path, &path.with_file_name(format!(".rejected-{}", &digest[..16])))).map_err(io)
+    let aside = path.with_file_name(format!(".rejected-{}", &digest[..16]));
+    match durable::rename(path, &folder.join("data")).or_else(|_| durable::rename(path, &aside)) {
+        // It vanished meanwhile: there is nothing left to keep.
+        Err(error) if error.error.kind() == ErrorKind::NotFound => Ok(()),
+        moved => moved.map_err(io),
+    }
 }
 
 /// A name as it may stand in a line or a file: escaped, and not too long.

@@ -17,13 +17,18 @@ fn counter(line: &str, mounts: &str) -> Option<PathBuf> {
     let (controllers, path) = (fields.next()?, fields.next()?);
     let (kind, option, file) = match controllers {
         "" => ("cgroup2", None, "memory.events"),
-        list if list.split(',').any(|controller| controller == "memory") => ("cgroup", Some("memory"), "memory.oom_control"),
+        list if list.split(',').any(|controller| controller == "memory") => {
+            ("cgroup", Some("memory"), "memory.oom_control")
+        }
         _ => return None,
     };
     let is_it = |mount: &&str| {
         let Some((_, after)) = mount.split_once(" - ") else { return false };
         let mut words = after.split(' ');
-        words.next() == Some(kind) && option.is_none_or(|option| words.nth(1).is_some_and(|options| options.split(',').any(|one| one == option)))
+        words.next() == Some(kind)
+            && option.is_none_or(|option| {
+                words.nth(1).is_some_and(|options| options.split(',').any(|one| one == option))
+            })
     };
     let mount = mounts.lines().find(is_it)?.split(' ').nth(4)?;
     Some(PathBuf::from(mount).join(path.trim_start_matches('/')).join(file))

@@ -24,10 +24,17 @@ pub(super) struct Ended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Next {
     Done,
-    Again { word: String, wait: Duration },
-    Fail { reason: String },
+    Again {
+        word: String,
+        wait: Duration,
+    },
+    Fail {
+        reason: String,
+    },
     /// The daemon itself can't go on.
-    Stop { reason: String },
+    Stop {
+        reason: String,
+    },
 }
 
 /// What has happened to one job's workers so far.
@@ -42,7 +49,12 @@ pub(super) struct Crashes {
 
 impl Crashes {
     pub(super) fn new(settings: &Settings) -> Crashes {
-        Crashes { settings: settings.clone(), micro_batch: settings.train.micro_batch, crashes: 0, unexplained: 0 }
+        Crashes {
+            settings: settings.clone(),
+            micro_batch: settings.train.micro_batch,
+            crashes: 0,
+            unexplained: 0,
+        }
     }
 
     pub(super) fn micro_batch(&self) -> usize {
@@ -59,9 +71,9 @@ impl Crashes {
             return self.judge_exit(exit, why);
         }
         match (ended.status.signal(), ended.oom) {
-            (Some(SIGKILL), Some((before, after))) if !ended.silenced => {
-                self.out_of_memory(&format!("worker killed by the OOM killer (the cgroup's count went from {before} to {after})"))
-            }
+            (Some(SIGKILL), Some((before, after))) if !ended.silenced => self.out_of_memory(&format!(
+                "worker killed by the OOM killer (the cgroup's count went from {before} to {after})"
+            )),
             (Some(SIGKILL), None) if !ended.silenced => self.killed_by_somebody(),
             (Some(SIGKILL), _) => self.crashed("worker gave no sign of life and was killed"),
             (Some(signal), _) => self.crashed(&format!("worker died by signal {signal}")),
@@ -74,8 +86,13 @@ impl Crashes {
             Exit::Done => Next::Done,
             Exit::Disk => Next::Stop { reason: why.to_owned() },
             Exit::Base | Exit::NoGoodCheckpoint | Exit::NonFinite => Next::Fail { reason: why.to_owned() },
-            Exit::Interrupted => Next::Again { word: "worker was asked to end by somebody else; it goes on".into(), wait: Duration::ZERO },
-            Exit::Findings | Exit::Usage | Exit::Failed | Exit::Locked => self.crashed(&format!("worker ended with exit code {}: {why}", exit.code())),
+            Exit::Interrupted => Next::Again {
+                word: "worker was asked to end by somebody else; it goes on".into(),
+                wait: Duration::ZERO,
+            },
+            Exit::Findings | Exit::Usage | Exit::Failed | Exit::Locked => {
+                self.crashed(&format!("worker ended with exit code {}: {why}", exit.code()))
+            }
         }
     }
 
@@ -94,13 +111,18 @@ impl Crashes {
         }
         let before = self.micro_batch;
         self.micro_batch = before.div_ceil(2);
-        Next::Again { word: format!("{what}; micro-batch {before} -> {}, same effective batch", self.micro_batch), wait: self.wait() }
+        Next::Again {
+            word: format!("{what}; micro-batch {before} -> {}, same effective batch", self.micro_batch),
+            wait: self.wait(),
+        }
     }
 
     fn crashed(&mut self, what: &str) -> Next {
         self.crashes += 1;
         if self.settings.guards.quarantine && self.crashes >= self.settings.train.max_crashes {
-            return Next::Fail { reason: format!("{what}; {} crashes in a row without progress", self.crashes) };
+            return Next::Fail {
+                reason: format!("{what}; {} crashes in a row without progress", self.crashes),
+            };
         }
         Next::Again { word: format!("{what}; started again"), wait: self.wait() }
     }

@@ -30,7 +30,9 @@ pub(super) struct Inbox {
 impl Inbox {
     pub(super) fn new(layout: &Layout) -> Inbox {
         let dir = layout.inbox();
-        let changes = watch(&dir).inspect_err(|error| tracing::warn!("the inbox is looked through twice a second only: {error}")).ok();
+        let changes = watch(&dir)
+            .inspect_err(|error| tracing::warn!("the inbox is looked through twice a second only: {error}"))
+            .ok();
         Inbox { dir, waiting: BTreeMap::new(), changes }
     }
 
@@ -45,18 +47,26 @@ impl Inbox {
     }
 
     pub(super) fn look(&mut self, orders: &Orders<'_>) -> Result<(), DaemonError> {
-        let listed = names(&self.dir).map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
-        let names: std::collections::BTreeSet<String> = listed.into_iter().chain(self.waiting.keys().cloned()).collect();
+        let listed = names(&self.dir)
+            .map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
+        let names: std::collections::BTreeSet<String> =
+            listed.into_iter().chain(self.waiting.keys().cloned()).collect();
         for name in names {
             if (orders.asked_to_end)() {
                 return Ok(());
             }
             match self.look_at(&name, orders) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && orders.settings.guards.tolerate_vanished => {
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::NotFound
+                        && orders.settings.guards.tolerate_vanished =>
+                {
                     self.waiting.remove(&name);
                     (orders.say)(&format!("vanished before it could be read: {}", name.escape_debug()));
                 }
-                looked => looked.map_err(|error| DaemonError::Read { path: self.dir.join(&name).display().to_string(), error })?,
+                looked => looked.map_err(|error| DaemonError::Read {
+                    path: self.dir.join(&name).display().to_string(),
+                    error,
+                })?,
             }
         }
         Ok(())
@@ -90,7 +100,8 @@ impl Inbox {
 
 /// Names of what lies in the inbox; unfinished and hidden things are nobody's business yet.
 fn names(dir: &std::path::Path) -> Result<Vec<String>, std::io::Error> {
-    let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names =
+        std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     Ok(names.filter(|name| !name.starts_with('.') && !name.contains(TEMPORARY)).collect())
 }
 

@@ -40,7 +40,10 @@ pub(super) fn all(layout: &Layout) -> Result<Vec<Job>, DaemonError> {
         if name.starts_with(TEMPORARY) {
             continue;
         }
-        match std::fs::read(entry.path().join("job.json")).map_err(|error| error.to_string()).and_then(|bytes| serde_json::from_slice::<Job>(&bytes).map_err(|error| error.to_string())) {
+        match std::fs::read(entry.path().join("job.json"))
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| serde_json::from_slice::<Job>(&bytes).map_err(|error| error.to_string()))
+        {
             Ok(job) if job.id == name => jobs.push(job),
             Ok(job) => tracing::warn!("queue entry `{name}` calls itself `{}`: left alone", job.id),
             Err(error) => tracing::warn!("queue entry `{name}` can't be read: {error}: left alone"),

@@ -72,7 +72,10 @@ pub fn run(orders: &Orders<'_>) -> Result<Exit, DaemonError> {
     }
     let note = format!("pid {}\n", std::process::id());
     let _lock = durable::lock(&orders.layout.lock(), &note).map_err(|held| match held {
-        Ok(holder) => DaemonError::Locked { root: orders.layout.root().display().to_string(), holder: holder.trim().to_owned() },
+        Ok(holder) => DaemonError::Locked {
+            root: orders.layout.root().display().to_string(),
+            holder: holder.trim().to_owned(),
+        },
         Err(error) => DaemonError::Disk(error),
     })?;
     jobs::clean(&orders.layout)?;
@@ -110,7 +113,10 @@ impl Daemon<'_> {
             }
             match &self.under {
                 Some(_) => self.watch_worker()?,
-                None if self.orders.drain && self.inbox.is_quiet() && jobs::next(&self.orders.layout)?.is_none() => {
+                None if self.orders.drain
+                    && self.inbox.is_quiet()
+                    && jobs::next(&self.orders.layout)?.is_none() =>
+                {
                     self.status.idle();
                     return Ok(Exit::Done);
                 }
@@ -147,7 +153,10 @@ impl Daemon<'_> {
                 std::thread::sleep(TICK);
                 return Ok(());
             }
-            under.worker = Some(Worker::start(self.orders, &under.job, under.crashes.micro_batch()).map_err(DaemonError::Worker)?);
+            under.worker = Some(
+                Worker::start(self.orders, &under.job, under.crashes.micro_batch())
+                    .map_err(DaemonError::Worker)?,
+            );
             return Ok(());
         };
         match worker.next(TICK) {
@@ -174,7 +183,9 @@ impl Daemon<'_> {
             Word::SaveFailed { step, why } => format!("save of step {step} failed: {why}"),
             Word::Skipped { step, what } => format!("skipped step {step}: {what}"),
             Word::RolledBack { to, what } => format!("rolled back to step {to}: {what}"),
-            Word::Finished { step, adapter } => format!("finished job {} at step {step} adapter {adapter}", under.job.id),
+            Word::Finished { step, adapter } => {
+                format!("finished job {} at step {step} adapter {adapter}", under.job.id)
+            }
             Word::Ending { why } => {
                 under.why = Some(why.clone());
                 return;

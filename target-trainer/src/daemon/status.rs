@@ -50,8 +50,12 @@ impl Status {
         match word {
             Word::Step { step, loss } => (self.facts.step, self.facts.loss) = (*step, Some(loss.clone())),
             Word::Saved { step } => self.facts.last_saved = Some(*step),
-            Word::PutOff { why, .. } | Word::SaveFailed { why, .. } => self.facts.last_trouble = Some(why.clone()),
-            Word::Skipped { what, .. } | Word::RolledBack { what, .. } => self.facts.last_trouble = Some(what.clone()),
+            Word::PutOff { why, .. } | Word::SaveFailed { why, .. } => {
+                self.facts.last_trouble = Some(why.clone())
+            }
+            Word::Skipped { what, .. } | Word::RolledBack { what, .. } => {
+                self.facts.last_trouble = Some(what.clone())
+            }
             _ => {}
         }
         let only_a_step = matches!(word, Word::Step { .. } | Word::Saving { .. });

@@ -32,8 +32,16 @@ impl Worker {
     pub(super) fn start(orders: &Orders<'_>, job: &Job, micro_batch: usize) -> std::io::Result<Worker> {
         let oom_kills_before = cgroup::oom_kills();
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("worker").arg(orders.layout.root()).args(["--job", &job.id, "--micro-batch", &micro_batch.to_string()]);
-        command.args(["--parent", &std::process::id().to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg("worker").arg(orders.layout.root()).args([
+            "--job",
+            &job.id,
+            "--micro-batch",
+            &micro_batch.to_string(),
+        ]);
+        command
+            .args(["--parent", &std::process::id().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         let mut child = command.spawn()?;
         // Only advice to the kernel; without it the larger process is taken, which is the worker too.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE);
@@ -47,7 +55,14 @@ impl Worker {
                 }
             }
         });
-        Ok(Worker { child, words, closed: false, sign_of_life: Instant::now(), oom_kills_before, silenced: false })
+        Ok(Worker {
+            child,
+            words,
+            closed: false,
+            sign_of_life: Instant::now(),
+            oom_kills_before,
+            silenced: false,
+        })
     }
 
     /// Its next word, if it says one within the time. After the last one: none at once.

@@ -13,7 +13,8 @@ pub(crate) fn numbers(seed: u64, count: usize) -> Vec<f32> {
 /// `dx` is the gradient of `sum(forward(x) * dy)`.
 pub(crate) fn gradient_matches(x: &[f32], dx: &[f32], dy: &[f32], forward: impl Fn(&[f32]) -> Vec<f32>) {
     const STEP: f32 = 1e-2;
-    let value = |x: &[f32]| -> f64 { forward(x).iter().zip(dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum() };
+    let value =
+        |x: &[f32]| -> f64 { forward(x).iter().zip(dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum() };
     for at in 0..x.len() {
         let moved = |by: f32| {
             let mut x = x.to_vec();
@@ -21,7 +22,8 @@ pub(crate) fn gradient_matches(x: &[f32], dx: &[f32], dy: &[f32], forward: impl 
             value(&x)
         };
         // Fourth order, so that a large step is exact enough and rounding stays small.
-        let slope = (8.0 * (moved(STEP) - moved(-STEP)) - (moved(2.0 * STEP) - moved(-2.0 * STEP))) / (12.0 * f64::from(STEP));
+        let slope = (8.0 * (moved(STEP) - moved(-STEP)) - (moved(2.0 * STEP) - moved(-2.0 * STEP)))
+            / (12.0 * f64::from(STEP));
         let error = (slope - f64::from(dx[at])).abs() / (1e-2 + slope.abs());
         assert!(error < 1e-2, "element {at}: by differences {slope}, by hand {}", dx[at]);
     }

@@ -10,9 +10,17 @@ pub struct Target {
 }
 
 /// Sum over `targets` of the loss, with gradient `scale * d(sum)/dx` added to `dx[t, h]`. `x[t, h]`, `head[v, h]`.
-pub fn cross_entropy(dx: &mut [f32], x: &[f32], head: &[f32], targets: &[Target], width: usize, scale: f32) -> f32 {
+pub fn cross_entropy(
+    dx: &mut [f32],
+    x: &[f32],
+    head: &[f32],
+    targets: &[Target],
+    width: usize,
+    scale: f32,
+) -> f32 {
     let (rows, vocabulary) = (targets.len(), head.len() / width);
-    let picked: Vec<f32> = targets.iter().flat_map(|target| &x[target.row * width..][..width]).copied().collect();
+    let picked: Vec<f32> =
+        targets.iter().flat_map(|target| &x[target.row * width..][..width]).copied().collect();
     let mut logits = vec![0.0; rows * vocabulary];
     matmul_nt(&mut logits, &picked, head, (rows, vocabulary, width), 1.0, Accumulate::Replace);
     let mut loss = 0.0;
@@ -53,7 +61,9 @@ mod tests {
         let targets = [Target { row: 0, token: 3 }, Target { row: 2, token: 6 }];
         let mut dx = vec![0.0; 12];
         cross_entropy(&mut dx, &x, &head, &targets, 4, 0.5);
-        gradient_matches(&x, &dx, &[0.5], |x| vec![cross_entropy(&mut vec![0.0; 12], x, &head, &targets, 4, 1.0)]);
+        gradient_matches(&x, &dx, &[0.5], |x| {
+            vec![cross_entropy(&mut vec![0.0; 12], x, &head, &targets, 4, 1.0)]
+        });
         assert!(dx[4..8].iter().all(|d| *d == 0.0), "a row that is not learned gets no gradient");
     }
 

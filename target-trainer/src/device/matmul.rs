@@ -18,16 +18,37 @@ fn columns(rows: usize) -> Strides {
 }
 
 /// `dst[m, n] (+)= scale * a[m, k] * b[n, k]^T`: a linear layer's forward, with `b` its weight.
-pub fn matmul_nt(dst: &mut [f32], a: &[f32], b: &[f32], (m, n, k): (usize, usize, usize), scale: f32, how: Accumulate) {
+pub fn matmul_nt(
+    dst: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    (m, n, k): (usize, usize, usize),
+    scale: f32,
+    how: Accumulate,
+) {
     product((m, n, k), dst, rows(n), a, rows(k), b, columns(k), scale, how == Accumulate::Add);
 }
 
 /// `dst[m, n] (+)= scale * a[m, k] * b[k, n]`: a linear layer's gradient of its input.
-pub fn matmul_nn(dst: &mut [f32], a: &[f32], b: &[f32], (m, n, k): (usize, usize, usize), scale: f32, how: Accumulate) {
+pub fn matmul_nn(
+    dst: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    (m, n, k): (usize, usize, usize),
+    scale: f32,
+    how: Accumulate,
+) {
     product((m, n, k), dst, rows(n), a, rows(k), b, rows(n), scale, how == Accumulate::Add);
 }
 
 /// `dst[m, n] (+)= scale * a[k, m]^T * b[k, n]`: a linear layer's gradient of its weight.
-pub fn matmul_tn(dst: &mut [f32], a: &[f32], b: &[f32], (m, n, k): (usize, usize, usize), scale: f32, how: Accumulate) {
+pub fn matmul_tn(
+    dst: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    (m, n, k): (usize, usize, usize),
+    scale: f32,
+    how: Accumulate,
+) {
     product((m, n, k), dst, rows(n), a, columns(m), b, rows(n), scale, how == Accumulate::Add);
 }

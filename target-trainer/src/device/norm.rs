@@ -18,7 +18,9 @@ pub fn rms_norm(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
 /// Adds to `dx[t, h]` what `dy[t, h]` asks of it. The weight is frozen: it gets no gradient.
 pub fn rms_norm_backward(dx: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], inverse: &[f32]) {
     let width = w.len();
-    for (((dx, dy), x), r) in dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(inverse) {
+    for (((dx, dy), x), r) in
+        dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(inverse)
+    {
         let dot: f32 = dy.iter().zip(w).zip(x).map(|((dy, w), x)| dy * w * x).sum();
         let shared = dot * r * r * r / width as f32;
         for (((dx, dy), w), x) in dx.iter_mut().zip(dy).zip(w).zip(x) {

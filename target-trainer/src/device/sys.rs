@@ -20,8 +20,14 @@ pub(super) fn product(
     scale: f32,
     add: bool,
 ) {
-    let reach = |rows: usize, cols: usize, at: Strides| if rows * cols == 0 { 0 } else { (rows - 1) * at.row + (cols - 1) * at.col + 1 };
-    assert!(dst.len() >= reach(m, n, dst_at) && lhs.len() >= reach(m, k, lhs_at) && rhs.len() >= reach(k, n, rhs_at));
+    let reach = |rows: usize, cols: usize, at: Strides| {
+        if rows * cols == 0 { 0 } else { (rows - 1) * at.row + (cols - 1) * at.col + 1 }
+    };
+    assert!(
+        dst.len() >= reach(m, n, dst_at)
+            && lhs.len() >= reach(m, k, lhs_at)
+            && rhs.len() >= reach(k, n, rhs_at)
+    );
     // SAFETY: the assertion above has shown that every element that these strides lead to lies within its slice, and
     // `dst` is borrowed mutably, so it overlaps with neither of the others.
     unsafe {

@@ -61,7 +61,10 @@ impl DurableError {
     fn reason(&self) -> String {
         match self.refusal() {
             Refusal::NoSpace => "no space left; free some, the save is tried again".into(),
-            Refusal::NoInodes => "no inodes left although bytes may be free; remove small files, the save is tried again".into(),
+            Refusal::NoInodes => {
+                "no inodes left although bytes may be free; remove small files, the save is tried again"
+                    .into()
+            }
             Refusal::ReadOnly => "the file system is read-only; remount it writable".into(),
             Refusal::Quota => "the disk quota is used up; free some or have it raised".into(),
             Refusal::Other => self.error.to_string(),
@@ -80,8 +83,15 @@ pub fn write_in_place(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), Durab
 }
 
 fn write(how: &mut OpenOptions, path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
-    let mut file = how.mode(0o644).custom_flags(nix::libc::O_NOFOLLOW).open(path).map_err(DurableError::new("create", path))?;
-    bytes.chunks(CHUNK).try_for_each(|chunk| file.write_all(chunk)).map_err(DurableError::new("write", path))?;
+    let mut file = how
+        .mode(0o644)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(DurableError::new("create", path))?;
+    bytes
+        .chunks(CHUNK)
+        .try_for_each(|chunk| file.write_all(chunk))
+        .map_err(DurableError::new("write", path))?;
     sync_file(&file, path, sync)
 }
 
@@ -141,7 +151,12 @@ fn forgiving(result: Result<(), Error>, doing: &'static str, path: &Path) -> Res
 
 /// Files that appear together or not at all: written aside, synced, renamed, the parent synced.
 /// `cleanup`: what an aborted attempt leaves is removed.
-pub fn write_dir(dir: &Path, files: &[(&str, Vec<u8>)], sync: Sync, cleanup: bool) -> Result<(), DurableError> {
+pub fn write_dir(
+    dir: &Path,
+    files: &[(&str, Vec<u8>)],
+    sync: Sync,
+    cleanup: bool,
+) -> Result<(), DurableError> {
     let aside = sibling(dir);
     remove_tree(&aside)?;
     let written = fill(&aside, files, sync).and_then(|()| rename(&aside, dir));
@@ -167,13 +182,23 @@ pub struct Growing {
 
 impl Growing {
     pub fn create(path: &Path) -> Result<Growing, DurableError> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path);
         Ok(Growing { file: file.map_err(DurableError::new("create", path))?, path: path.into() })
     }
 
     /// Goes on at the end of a file that may exist.
     pub fn append(path: &Path) -> Result<Growing, DurableError> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o644)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path);
         Ok(Growing { file: file.map_err(DurableError::new("open", path))?, path: path.into() })
     }
 
@@ -196,7 +221,13 @@ impl Growing {
 
 /// A lock on a file, held until dropped. `Err(Some(text))`: somebody else has it, and wrote that into it.
 pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError>> {
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let open = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path);
     let file = open.map_err(DurableError::new("open", path)).map_err(Err)?;
     if file.try_lock().is_err() {
         return Err(Ok(std::fs::read_to_string(path).unwrap_or_default()));

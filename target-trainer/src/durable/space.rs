@@ -20,7 +20,11 @@ pub fn check(path: &Path, need: Need) -> Result<(), String> {
     }
     // Some file systems do not count inodes and report none at all.
     if facts.files() > 0 && facts.files_available() < need.inodes {
-        return Err(format!("no inodes left on `{shown}`: need {}, have {}; remove small files", need.inodes, facts.files_available()));
+        return Err(format!(
+            "no inodes left on `{shown}`: need {}, have {}; remove small files",
+            need.inodes,
+            facts.files_available()
+        ));
     }
     let free = facts.blocks_available() * facts.fragment_size();
     if facts.blocks() > 0 && free < need.bytes {
@@ -32,5 +36,7 @@ pub fn check(path: &Path, need: Need) -> Result<(), String> {
 /// Whether ENOSPC there means inodes.
 pub(super) fn lacks_inodes(path: &Path) -> bool {
     let folder = path.ancestors().find(|folder| folder.exists());
-    folder.and_then(|folder| statvfs(folder).ok()).is_some_and(|facts| facts.files() > 0 && facts.files_available() == 0)
+    folder
+        .and_then(|folder| statvfs(folder).ok())
+        .is_some_and(|facts| facts.files() > 0 && facts.files_available() == 0)
 }

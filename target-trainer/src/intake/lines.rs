@@ -37,7 +37,9 @@ impl<R: Read> Lines<R> {
             let buffer = match self.reader.fill_buf() {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.error(self.line.len() as u64 + 1, &format!("could not be read: {error}"))),
+                Err(error) => {
+                    return Err(self.error(self.line.len() as u64 + 1, &format!("could not be read: {error}")));
+                }
             };
             if buffer.is_empty() {
                 return Ok(if self.line.is_empty() { NextLine::End } else { NextLine::Line(&self.line) });

@@ -37,7 +37,9 @@ pub fn read_samples<E>(
     let mut samples = Vec::new();
     loop {
         let line = match lines.next_line() {
-            Ok(NextLine::End) if samples.is_empty() => return Ok(Err(lines.error(1, "the file holds no sample"))),
+            Ok(NextLine::End) if samples.is_empty() => {
+                return Ok(Err(lines.error(1, "the file holds no sample")));
+            }
             Ok(NextLine::End) => return Ok(Ok(samples)),
             Ok(NextLine::Line(line)) => line,
             Err(error) => return Ok(Err(error)),
@@ -49,7 +51,11 @@ pub fn read_samples<E>(
         if text.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let parsed = if number >= limits.lines { Err((1, format!("more than {} lines", limits.lines))) } else { sample_of(text, limits, guards) };
+        let parsed = if number >= limits.lines {
+            Err((1, format!("more than {} lines", limits.lines)))
+        } else {
+            sample_of(text, limits, guards)
+        };
         match parsed {
             Ok(sample) => samples.push(sample),
             Err((column, message)) => return Ok(Err(lines.error(column, &message))),

@@ -43,7 +43,8 @@ impl<'de> Deserialize<'de> for Object {
 /// `Err` is a column (1-based, in bytes) and what is wrong there.
 pub fn parse_line(line: &[u8]) -> Result<Sample, (u64, String)> {
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-    let text = std::str::from_utf8(line).map_err(|error| (error.valid_up_to() as u64 + 1, "not UTF-8".to_owned()))?;
+    let text = std::str::from_utf8(line)
+        .map_err(|error| (error.valid_up_to() as u64 + 1, "not UTF-8".to_owned()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
     // How deep a line may go has been decided by the scan, which the guard `nesting_limit` stands for.
     reader.disable_recursion_limit();
@@ -68,15 +69,25 @@ fn sample(pairs: &[(String, Value)]) -> Result<Sample, String> {
             "text" => text = Some(string(key, value)?),
             "messages" => messages = Some(value),
             "weight" => weight = weight_of(value)?,
-            _ => return Err(format!("unknown key `{key}`; known are prompt, completion, text, messages, weight")),
+            _ => {
+                return Err(format!(
+                    "unknown key `{key}`; known are prompt, completion, text, messages, weight"
+                ));
+            }
         }
     }
-    let segments = match (prompt, completion, text, messages) {
-        (Some(prompt), Some(completion), None, None) => vec![segment(prompt, false), segment(completion, true)],
-        (None, None, Some(text), None) => vec![segment(text, true)],
-        (None, None, None, Some(messages)) => chat(messages)?,
-        _ => return Err("expected `prompt` and `completion`, or `text`, or `messages`, and nothing of another kind".into()),
-    };
+    let segments =
+        match (prompt, completion, text, messages) {
+            (Some(prompt), Some(completion), None, None) => {
+                vec![segment(prompt, false), segment(completion, true)]
+            }
+            (None, None, Some(text), None) => vec![segment(text, true)],
+            (None, None, None, Some(messages)) => chat(messages)?,
+            _ => return Err(
+                "expected `prompt` and `completion`, or `text`, or `messages`, and nothing of another kind"
+                    .into(),
+            ),
+        };
     Ok(Sample { segments, weight })
 }
 
@@ -89,19 +100,31 @@ fn string<'a>(key: &str, value: &'a Value) -> Result<&'a str, String> {
 }
 
 fn weight_of(value: &Value) -> Result<f32, String> {
-    let weight = value.as_f64().map(|weight| weight as f32).filter(|weight| weight.is_finite() && *weight >= 0.0);
+    let weight =
+        value.as_f64().map(|weight| weight as f32).filter(|weight| weight.is_finite() && *weight >= 0.0);
     weight.ok_or_else(|| "`weight` is a number from 0 to 3.4e38".into())
 }
 
 /// Each message as `<|role|>` and its text on lines of their own; what the assistant says is learned.
 fn chat(messages: &Value) -> Result<Vec<Segment>, String> {
-    let messages = messages.as_array().filter(|messages| !messages.is_empty()).ok_or("`messages` is a list of messages")?;
+    let messages = messages
+        .as_array()
+        .filter(|messages| !messages.is_empty())
+        .ok_or("`messages` is a list of messages")?;
     let mut segments = Vec::new();
     for (at, message) in messages.iter().enumerate() {
-        let part = |key: &str| message.get(key).and_then(Value::as_str).ok_or_else(|| format!("message {}: `{key}` is missing or no text", at + 1));
+        let part = |key: &str| {
+            message
+                .get(key)
+                .and_then(Value::as_str)
+                .ok_or_else(|| format!("message {}: `{key}` is missing or no text", at + 1))
+        };
         let role = part("role")?;
         if !["system", "user", "assistant", "tool"].contains(&role) {
-            return Err(format!("message {}: role `{role}` is not known; known are system, user, assistant, tool", at + 1));
+            return Err(format!(
+                "message {}: role `{role}` is not known; known are system, user, assistant, tool",
+                at + 1
+            ));
         }
         segments.push(segment(format!("<|{role}|>\n"), false));
         segments.push(segment(format!("{}\n", part("content")?), role == "assistant"));
@@ -116,17 +139,27 @@ mod tests {
     fn check(line: &str, expected: Result<&str, &str>) {
         let found = parse_line(line.as_bytes());
         let words = found.as_ref().map(|sample| {
-            let mark = |segment: &super::Segment| if segment.learned { format!("[{}]", segment.text) } else { segment.text.clone() };
+            let mark = |segment: &super::Segment| {
+                if segment.learned { format!("[{}]", segment.text) } else { segment.text.clone() }
+            };
             sample.segments.iter().map(mark).collect::<String>()
         });
-        assert_eq!(words.as_deref(), expected.map_err(|message| found.as_ref().err().filter(|(_, m)| m == message).unwrap()).as_deref());
+        assert_eq!(
+            words.as_deref(),
+            expected
+                .map_err(|message| found.as_ref().err().filter(|(_, m)| m == message).unwrap())
+                .as_deref()
+        );
     }
 
     #[test]
     fn the_three_shapes_are_read_and_what_is_learned_is_marked() {
         check(r#"{"prompt":"1+1=","completion":"2"}"#, Ok("1+1=[2]"));
         check(r#"{"text":"abc","weight":2}"#, Ok("[abc]"));
-        check(r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#, Ok("<|user|>\na\n<|assistant|>\n[b\n]"));
+        check(
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+            Ok("<|user|>\na\n<|assistant|>\n[b\n]"),
+        );
         assert!(parse_line("\u{feff}{\"text\":\"with a BOM\"}".as_bytes()).is_ok());
     }
 
@@ -134,12 +167,19 @@ mod tests {
     fn what_is_wrong_is_said_with_its_column() {
         let wrong = |line: &[u8]| parse_line(line).unwrap_err();
         assert_eq!(wrong(br#"{"text":"a","text":"b"}"#).1, "`text` stands here a second time");
-        assert_eq!(wrong(br#"{"txt":"a"}"#).1, "unknown key `txt`; known are prompt, completion, text, messages, weight");
+        assert_eq!(
+            wrong(br#"{"txt":"a"}"#).1,
+            "unknown key `txt`; known are prompt, completion, text, messages, weight"
+        );
         assert_eq!(wrong(b"{\"text\":\"\xff\"}"), (10, "not UTF-8".into()));
         assert_eq!(wrong(br#"{"text":"a"} x"#).0, 14);
         assert_eq!(wrong(br#"[1]"#).0, 1);
         assert_eq!(wrong(br#"{"text":"a","weight":1e99}"#).1, "`weight` is a number from 0 to 3.4e38");
         assert_eq!(wrong(br#"{"prompt":"a"}"#).0, 1);
-        assert!(wrong(br#"{"text":"\ud800"}"#).1.contains("surrogate"), "{:?}", wrong(br#"{"text":"\ud800"}"#));
+        assert!(
+            wrong(br#"{"text":"\ud800"}"#).1.contains("surrogate"),
+            "{:?}",
+            wrong(br#"{"text":"\ud800"}"#)
+        );
     }
 }

@@ -35,11 +35,14 @@ pub fn text(folder: &Path, chunk: usize) -> Result<impl Iterator<Item = String> 
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>, TextError> {
     let (mut files, mut folders) = (Vec::new(), VecDeque::from([folder.to_path_buf()]));
     while let Some(next) = folders.pop_front() {
-        let entries = std::fs::read_dir(&next).map_err(|error| TextError::Read { path: next.clone(), error })?;
+        let entries =
+            std::fs::read_dir(&next).map_err(|error| TextError::Read { path: next.clone(), error })?;
         for entry in entries.flatten() {
             match entry.metadata() {
                 Ok(facts) if facts.is_dir() => folders.push_back(entry.path()),
-                Ok(facts) if facts.is_file() && facts.len() <= FILE_MOST && is_text(&entry.path()) => files.push(entry.path()),
+                Ok(facts) if facts.is_file() && facts.len() <= FILE_MOST && is_text(&entry.path()) => {
+                    files.push(entry.path())
+                }
                 _ => {}
             }
         }
@@ -66,8 +69,10 @@ fn chunks(text: &str, most: usize) -> Vec<String> {
     let mut rest = text;
     let mut chunks = Vec::new();
     while !rest.is_empty() {
-        let limit = (0..=most.min(rest.len())).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
-        let cut = if limit == rest.len() { limit } else { rest[..limit].rfind('\n').map_or(limit, |at| at + 1) };
+        let limit =
+            (0..=most.min(rest.len())).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
+        let cut =
+            if limit == rest.len() { limit } else { rest[..limit].rfind('\n').map_or(limit, |at| at + 1) };
         let (chunk, after) = rest.split_at(cut);
         if !chunk.trim().is_empty() {
             chunks.push(chunk.to_owned());

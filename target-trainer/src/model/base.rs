@@ -79,7 +79,9 @@ impl Config {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
             all.push((name("input_layernorm"), vec![self.hidden]));
             all.push((name("post_attention_layernorm"), vec![self.hidden]));
-            all.extend(PROJECTIONS.map(|projection| (name(module(projection)), Vec::from(<[usize; 2]>::from(self.shape(projection))))));
+            all.extend(PROJECTIONS.map(|projection| {
+                (name(module(projection)), Vec::from(<[usize; 2]>::from(self.shape(projection))))
+            }));
         }
         all.push(("model.norm.weight".to_owned(), vec![self.hidden]));
         if !self.tied {
@@ -91,7 +93,11 @@ impl Config {
 
 impl Layer {
     pub(super) fn weight(&self, projection: Projection) -> &[f32] {
-        PROJECTIONS.iter().zip(&self.projections).find(|(known, _)| **known == projection).map_or(&[], |(_, weight)| weight)
+        PROJECTIONS
+            .iter()
+            .zip(&self.projections)
+            .find(|(known, _)| **known == projection)
+            .map_or(&[], |(_, weight)| weight)
     }
 }
 
@@ -100,7 +106,9 @@ impl Base {
     pub fn read(folder: &Path) -> Result<Base, BaseError> {
         let read = |name: &str| {
             let path = folder.join(name);
-            std::fs::read(&path).map_err(|error| BaseError::Read { path: path.clone(), error }).map(|bytes| (path, bytes))
+            std::fs::read(&path)
+                .map_err(|error| BaseError::Read { path: path.clone(), error })
+                .map(|bytes| (path, bytes))
         };
         let invalid = |path: PathBuf| move |message: String| BaseError::Invalid { path, message };
         let (path, bytes) = read("config.json")?;
@@ -111,7 +119,8 @@ impl Base {
 
     /// From a safetensors file's bytes.
     pub fn from_bytes(config: Config, bytes: &[u8]) -> Result<Base, String> {
-        let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
+        let file =
+            SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
         let mut tensors = Vec::new();
         for (name, shape) in config.tensors() {
             let view = file.tensor(&name).map_err(|_| format!("tensor `{name}` is missing"))?;
@@ -124,7 +133,11 @@ impl Base {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
         let embedding = next();
-        let layer = |_| Layer { input_norm: next(), post_norm: next(), projections: PROJECTIONS.iter().map(|_| next()).collect() };
+        let layer = |_| Layer {
+            input_norm: next(),
+            post_norm: next(),
+            projections: PROJECTIONS.iter().map(|_| next()).collect(),
+        };
         let layers = (0..config.layers).map(layer).collect();
         Ok(Base { embedding, layers, norm: next(), head: next(), config })
     }
@@ -163,7 +176,13 @@ fn half_to_single(bits: u16) -> f32 {
 mod tests {
     #[test]
     fn half_precision_widens_exactly() {
-        for (bits, value) in [(0x3c00u16, 1.0f32), (0xc000, -2.0), (0x0001, 2f32.powi(-24)), (0x7bff, 65504.0), (0x7c00, f32::INFINITY)] {
+        for (bits, value) in [
+            (0x3c00u16, 1.0f32),
+            (0xc000, -2.0),
+            (0x0001, 2f32.powi(-24)),
+            (0x7bff, 65504.0),
+            (0x7c00, f32::INFINITY),
+        ] {
             assert_eq!(super::half_to_single(bits), value);
         }
     }

@@ -48,7 +48,8 @@ impl Config {
     /// The error says what is wrong, without naming the file.
     pub fn parse(text: &str) -> Result<Config, String> {
         let draft: Draft = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let kind = draft.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
+        let kind =
+            draft.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
         if kind != "default" {
             return Err(format!("rope_type `{kind}` is not known; known is `default`"));
         }
@@ -74,12 +75,23 @@ impl Config {
 
     fn in_range(self) -> Result<Config, String> {
         const MOST: usize = 1 << 20;
-        let sizes = [self.vocabulary, self.hidden, self.intermediate, self.layers, self.heads, self.kv_heads, self.head_dim];
+        let sizes = [
+            self.vocabulary,
+            self.hidden,
+            self.intermediate,
+            self.layers,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+        ];
         if sizes.iter().any(|size| !(1..=MOST).contains(size)) {
             return Err(format!("a size is not between 1 and {MOST}"));
         }
         if self.heads % self.kv_heads != 0 {
-            return Err(format!("{} heads can't share {} heads of keys and values", self.heads, self.kv_heads));
+            return Err(format!(
+                "{} heads can't share {} heads of keys and values",
+                self.heads, self.kv_heads
+            ));
         }
         if self.head_dim % 2 != 0 {
             return Err(format!("head_dim {} is odd", self.head_dim));

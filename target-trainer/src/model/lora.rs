@@ -28,9 +28,15 @@ pub struct Adapter {
 
 impl Adapter {
     pub fn new(config: &Config, recipe: &Recipe) -> Adapter {
-        let mut adapter = Adapter { rank: recipe.rank, scale: recipe.alpha / recipe.rank as f32, slots: Vec::new(), count: 0 };
+        let mut adapter = Adapter {
+            rank: recipe.rank,
+            scale: recipe.alpha / recipe.rank as f32,
+            slots: Vec::new(),
+            count: 0,
+        };
         for layer in 0..config.layers {
-            for projection in PROJECTIONS.into_iter().filter(|projection| recipe.targets.contains(projection)) {
+            for projection in PROJECTIONS.into_iter().filter(|projection| recipe.targets.contains(projection))
+            {
                 let (outputs, inputs) = config.shape(projection);
                 adapter.slots.push(Slot { layer, projection, at: adapter.count, inputs, outputs });
                 adapter.count += adapter.rank * (inputs + outputs);
@@ -50,7 +56,9 @@ impl Adapter {
         let mut params = vec![0.0; self.count];
         for slot in &self.slots {
             let bound = 1.0 / (slot.inputs as f32).sqrt();
-            params[slot.at..][..self.rank * slot.inputs].iter_mut().for_each(|a| *a = (2.0 * random.unit() - 1.0) * bound);
+            params[slot.at..][..self.rank * slot.inputs]
+                .iter_mut()
+                .for_each(|a| *a = (2.0 * random.unit() - 1.0) * bound);
         }
         params
     }
@@ -64,7 +72,11 @@ impl Adapter {
         params[slot.at..][..self.rank * (slot.inputs + slot.outputs)].split_at(self.rank * slot.inputs)
     }
 
-    pub(super) fn matrices_mut<'a>(&self, slot: Slot, params: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32]) {
+    pub(super) fn matrices_mut<'a>(
+        &self,
+        slot: Slot,
+        params: &'a mut [f32],
+    ) -> (&'a mut [f32], &'a mut [f32]) {
         params[slot.at..][..self.rank * (slot.inputs + slot.outputs)].split_at_mut(self.rank * slot.inputs)
     }
 
@@ -72,7 +84,13 @@ impl Adapter {
     pub fn named(&self, params: &[f32], prefix: &str) -> Vec<NamedTensor> {
         let tensors = |slot: &Slot| {
             let (a, b) = self.matrices(*slot, params);
-            let name = |which: &str| format!("{prefix}base_model.model.model.layers.{}.{}.lora_{which}.weight", slot.layer, module(slot.projection));
+            let name = |which: &str| {
+                format!(
+                    "{prefix}base_model.model.model.layers.{}.{}.lora_{which}.weight",
+                    slot.layer,
+                    module(slot.projection)
+                )
+            };
             [
                 NamedTensor { name: name("A"), shape: vec![self.rank, slot.inputs], data: a.to_vec() },
                 NamedTensor { name: name("B"), shape: vec![slot.outputs, self.rank], data: b.to_vec() },
@@ -85,9 +103,15 @@ impl Adapter {
     pub fn flat(&self, tensors: &[NamedTensor], prefix: &str) -> Result<Vec<f32>, String> {
         let mut params = Vec::with_capacity(self.count);
         for expected in self.named(&vec![0.0; self.count], prefix) {
-            let found = tensors.iter().find(|tensor| tensor.name == expected.name).ok_or_else(|| format!("tensor `{}` is missing", expected.name))?;
+            let found = tensors
+                .iter()
+                .find(|tensor| tensor.name == expected.name)
+                .ok_or_else(|| format!("tensor `{}` is missing", expected.name))?;
             if found.shape != expected.shape || found.data.len() != expected.data.len() {
-                return Err(format!("tensor `{}` has shape {:?}, expected {:?}", found.name, found.shape, expected.shape));
+                return Err(format!(
+                    "tensor `{}` has shape {:?}, expected {:?}",
+                    found.name, found.shape, expected.shape
+                ));
             }
             params.extend_from_slice(&found.data);
         }

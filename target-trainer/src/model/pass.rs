@@ -4,8 +4,9 @@ use super::base::{Base, Layer};
 use super::lora::{Adapter, Slot};
 use super::tokens::{BOS, EOS, Tokens};
 use crate::device::{
-    Accumulate, AttentionGradients, AttentionShape, Rope, Turn, add, attention, attention_backward, cross_entropy, embed, matmul_nn, matmul_nt,
-    matmul_tn, rms_norm, rms_norm_backward, swiglu, swiglu_backward,
+    Accumulate, AttentionGradients, AttentionShape, Rope, Turn, add, attention, attention_backward,
+    cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn, rms_norm, rms_norm_backward, swiglu,
+    swiglu_backward,
 };
 use crate::train::Projection;
 
@@ -39,7 +40,12 @@ struct Kept {
 impl Net<'_> {
     fn shape(&self) -> AttentionShape {
         let config = &self.base.config;
-        AttentionShape { tokens: self.tokens, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+        AttentionShape {
+            tokens: self.tokens,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        }
     }
 
     fn rope(&self) -> Rope {
@@ -51,7 +57,14 @@ impl Net<'_> {
         let (outputs, inputs) = self.base.config.shape(projection);
         let (t, r) = (self.tokens, self.adapter.rank);
         let mut y = vec![0.0; t * outputs];
-        matmul_nt(&mut y, x, self.base.layers[layer].weight(projection), (t, outputs, inputs), 1.0, Accumulate::Replace);
+        matmul_nt(
+            &mut y,
+            x,
+            self.base.layers[layer].weight(projection),
+            (t, outputs, inputs),
+            1.0,
+            Accumulate::Replace,
+        );
         if let Some(slot) = self.adapter.slot(layer, projection) {
             let (_, b) = self.adapter.matrices(slot, self.params);
             matmul_nt(&mut y, &self.down(slot, x), b, (t, outputs, r), self.adapter.scale, Accumulate::Add);
@@ -68,10 +81,25 @@ impl Net<'_> {
     }
 
     /// Adds to `dx` and to the gradient of the LoRA matrices what `dy` asks of them; the frozen weight gets none.
-    fn project_backward(&self, layer: usize, projection: Projection, dx: &mut [f32], dy: &[f32], x: &[f32], gradient: &mut [f32]) {
+    fn project_backward(
+        &self,
+        layer: usize,
+        projection: Projection,
+        dx: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        gradient: &mut [f32],
+    ) {
         let (outputs, inputs) = self.base.config.shape(projection);
         let (t, r, scale) = (self.tokens, self.adapter.rank, self.adapter.scale);
-        matmul_nn(dx, dy, self.base.layers[layer].weight(projection), (t, inputs, outputs), 1.0, Accumulate::Add);
+        matmul_nn(
+            dx,
+            dy,
+            self.base.layers[layer].weight(projection),
+            (t, inputs, outputs),
+            1.0,
+            Accumulate::Add,
+        );
         let Some(slot) = self.adapter.slot(layer, projection) else { return };
         let (a, b) = self.adapter.matrices(slot, self.params);
         let u = self.down(slot, x);
@@ -110,7 +138,22 @@ impl Net<'_> {
         let mut active = vec![0.0; gate.len()];
         swiglu(&mut active, &gate, &up);
         add(x, &self.project(number, Projection::DownProj, &active));
-        Kept { input, input_inverse, normed, q, k, v, probabilities, mixed, middle, middle_inverse, post_normed, gate, up, active }
+        Kept {
+            input,
+            input_inverse,
+            normed,
+            q,
+            k,
+            v,
+            probabilities,
+            mixed,
+            middle,
+            middle_inverse,
+            post_normed,
+            gate,
+            up,
+            active,
+        }
     }
 
     /// `dx` of the layer's output becomes that of its input.
@@ -119,16 +162,30 @@ impl Net<'_> {
         let config = &self.base.config;
         let mut dmixed = vec![0.0; kept.mixed.len()];
         self.project_backward(number, Projection::OProj, &mut dmixed, dx, &kept.mixed, gradient);
-        let (mut dq, mut dk, mut dv) = (vec![0.0; kept.q.len()], vec![0.0; kept.k.len()], vec![0.0; kept.v.len()]);
+        let (mut dq, mut dk, mut dv) =
+            (vec![0.0; kept.q.len()], vec![0.0; kept.k.len()], vec![0.0; kept.v.len()]);
         let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-        attention_backward(gradients, &dmixed, (&kept.q, &kept.k, &kept.v), &kept.probabilities, self.shape());
+        attention_backward(
+            gradients,
+            &dmixed,
+            (&kept.q, &kept.k, &kept.v),
+            &kept.probabilities,
+            self.shape(),
+        );
         self.rope().turn(&mut dq, config.heads, Turn::Back);
         self.rope().turn(&mut dk, config.kv_heads, Turn::Back);
         let mut dnormed = vec![0.0; kept.normed.len()];
-        for (projection, dy) in [(Projection::QProj, &dq), (Projection::KProj, &dk), (Projection::VProj, &dv)] {
+        for (projection, dy) in [(Projection::QProj, &dq), (Projection::KProj, &dk), (Projection::VProj, &dv)]
+        {
             self.project_backward(number, projection, &mut dnormed, dy, &kept.normed, gradient);
         }
-        rms_norm_backward(dx, &dnormed, &kept.input, &self.base.layers[number].input_norm, &kept.input_inverse);
+        rms_norm_backward(
+            dx,
+            &dnormed,
+            &kept.input,
+            &self.base.layers[number].input_norm,
+            &kept.input_inverse,
+        );
     }
 
     fn mlp_backward(&self, number: usize, dx: &mut [f32], kept: &Kept, gradient: &mut [f32]) {
@@ -137,9 +194,22 @@ impl Net<'_> {
         let (mut dgate, mut dup) = (vec![0.0; kept.gate.len()], vec![0.0; kept.up.len()]);
         swiglu_backward(&mut dgate, &mut dup, &dactive, &kept.gate, &kept.up);
         let mut dnormed = vec![0.0; kept.post_normed.len()];
-        self.project_backward(number, Projection::GateProj, &mut dnormed, &dgate, &kept.post_normed, gradient);
+        self.project_backward(
+            number,
+            Projection::GateProj,
+            &mut dnormed,
+            &dgate,
+            &kept.post_normed,
+            gradient,
+        );
         self.project_backward(number, Projection::UpProj, &mut dnormed, &dup, &kept.post_normed, gradient);
-        rms_norm_backward(dx, &dnormed, &kept.middle, &self.base.layers[number].post_norm, &kept.middle_inverse);
+        rms_norm_backward(
+            dx,
+            &dnormed,
+            &kept.middle,
+            &self.base.layers[number].post_norm,
+            &kept.middle_inverse,
+        );
     }
 
     /// Through all layers; what each kept, and the residual stream at the end.
@@ -153,7 +223,13 @@ impl Net<'_> {
 }
 
 /// Sum of the sample's losses, and `scale` times its gradient, as long as the adapter's parameters.
-pub fn sample_pass(base: &Base, adapter: &Adapter, params: &[f32], tokens: &Tokens, scale: f32) -> (f32, Vec<f32>) {
+pub fn sample_pass(
+    base: &Base,
+    adapter: &Adapter,
+    params: &[f32],
+    tokens: &Tokens,
+    scale: f32,
+) -> (f32, Vec<f32>) {
     let mut gradient = vec![0.0; adapter.count()];
     if tokens.targets.is_empty() {
         return (0.0, gradient);
@@ -189,7 +265,8 @@ pub fn greedy(base: &Base, adapter: &Adapter, params: &[f32], prompt: &str, most
     while said.len() < most {
         let all = logits(base, adapter, params, &tokens);
         let last = &all[all.len() - base.config.vocabulary..];
-        let best = last.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(EOS, |(token, _)| token as u32);
+        let best =
+            last.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(EOS, |(token, _)| token as u32);
         let Ok(byte) = u8::try_from(best) else { break };
         said.push(byte);
         tokens.push(best);

@@ -31,7 +31,15 @@ impl Preset {
         };
         match self {
             Preset::Tiny => tiny,
-            Preset::Small => Config { hidden: 512, intermediate: 1536, layers: 10, heads: 8, kv_heads: 4, head_dim: 64, ..tiny },
+            Preset::Small => Config {
+                hidden: 512,
+                intermediate: 1536,
+                layers: 10,
+                heads: 8,
+                kv_heads: 4,
+                head_dim: 64,
+                ..tiny
+            },
         }
     }
 }
@@ -40,7 +48,8 @@ impl Preset {
 pub fn preset(preset: Preset, seed: u64) -> Result<(String, Vec<u8>), TensorError> {
     let config = preset.config();
     let mut random = Random::new(seed ^ 0xBA5E);
-    let tensors: Vec<NamedTensor> = config.tensors().into_iter().map(|(name, shape)| tensor(name, shape, &mut random)).collect();
+    let tensors: Vec<NamedTensor> =
+        config.tensors().into_iter().map(|(name, shape)| tensor(name, shape, &mut random)).collect();
     Ok((config.to_json(), encode(&tensors)?))
 }
 

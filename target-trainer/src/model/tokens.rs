@@ -27,7 +27,8 @@ pub fn tokenize(sample: &Sample, context: usize) -> Tokens {
     marked.push((EOS, ends_learned));
     let cut = marked.len() > context;
     marked.truncate(context);
-    let learned = |(row, (token, learned)): (usize, &(u32, bool))| learned.then_some(Target { row, token: *token });
+    let learned =
+        |(row, (token, learned)): (usize, &(u32, bool))| learned.then_some(Target { row, token: *token });
     let targets = marked.iter().skip(1).enumerate().filter_map(learned).collect();
     Tokens { tokens: marked.into_iter().map(|(token, _)| token).collect(), targets, cut }
 }

@@ -28,7 +28,15 @@ pub fn norm(gradient: &[f32]) -> f32 {
 }
 
 /// The `t`-th update (1-based) with learning rate `rate`, from a gradient of the given norm. The old ones stay as they are.
-pub fn adamw(params: &[f32], moments: &Moments, gradient: &[f32], norm: f32, recipe: &Recipe, rate: f32, t: u64) -> Updated {
+pub fn adamw(
+    params: &[f32],
+    moments: &Moments,
+    gradient: &[f32],
+    norm: f32,
+    recipe: &Recipe,
+    rate: f32,
+    t: u64,
+) -> Updated {
     let clip = if norm > recipe.clip_norm { recipe.clip_norm / norm } else { 1.0 };
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(t as f64) as f32;
     let (c1, c2) = (correction(recipe.beta1), correction(recipe.beta2));
@@ -52,7 +60,10 @@ mod tests {
     fn the_first_step_moves_each_parameter_by_the_rate_against_its_gradient() {
         let recipe = Recipe { clip_norm: 1e9, ..Recipe::default() };
         let updated = adamw(&[1.0, 1.0], &Moments::zero(2), &[3.0, -0.5], 3.1, &recipe, 0.1, 1);
-        assert!((updated.params[0] - 0.9).abs() < 1e-5 && (updated.params[1] - 1.1).abs() < 1e-5, "{updated:?}");
+        assert!(
+            (updated.params[0] - 0.9).abs() < 1e-5 && (updated.params[1] - 1.1).abs() < 1e-5,
+            "{updated:?}"
+        );
     }
 
     #[test]

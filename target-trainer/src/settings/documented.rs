@@ -8,9 +8,15 @@ const DOCUMENTS: [(&str, &str); 49] = [
     ("train.threads", "Threads of the worker; 0: one for each core."),
     ("train.save_every", "Steps between checkpoints: what is lost at most."),
     ("train.keep", "Checkpoints kept of each job."),
-    ("train.on_non_finite", "A loss, gradient or weight that is not finite: skip the batch, rollback to the last checkpoint, or stop."),
+    (
+        "train.on_non_finite",
+        "A loss, gradient or weight that is not finite: skip the batch, rollback to the last checkpoint, or stop.",
+    ),
     ("train.non_finite_budget", "So many such steps are borne in one job."),
-    ("train.save_patience_s", "The last save of a job is tried again for so long before the job is given up."),
+    (
+        "train.save_patience_s",
+        "The last save of a job is tried again for so long before the job is given up.",
+    ),
     ("train.heartbeat_s", "A worker that gives no sign of life for so long is replaced."),
     ("train.max_crashes", "Crashes in a row without progress after which a job is put aside."),
     ("train.backoff_ms", "Wait before the first restart of a worker; doubled each time."),
@@ -40,8 +46,14 @@ const DOCUMENTS: [(&str, &str); 49] = [
     ("guards", "Protections, each to be taken away only to show what it is there for."),
     ("guards.atomic_save", "Checkpoints are written aside and renamed; off: in place, over the only one."),
     ("guards.sync", "Files and folders are synced before a save is announced."),
-    ("guards.manifest_digest", "A checkpoint is resumed from only if every file has the digest of its manifest."),
-    ("guards.verify_before_prune", "An old checkpoint is removed only after its successor has been read back."),
+    (
+        "guards.manifest_digest",
+        "A checkpoint is resumed from only if every file has the digest of its manifest.",
+    ),
+    (
+        "guards.verify_before_prune",
+        "An old checkpoint is removed only after its successor has been read back.",
+    ),
     ("guards.space_check", "Free bytes and free inodes are checked before a save."),
     ("guards.abort_cleanup", "A save that failed removes what it had written."),
     ("guards.read_only_wait", "A read-only file system is waited for; off: worker and daemon end."),
@@ -49,14 +61,21 @@ const DOCUMENTS: [(&str, &str); 49] = [
     ("guards.shrink_on_oom", "After an OOM kill the micro-batch is halved."),
     ("guards.heartbeat", "A worker without a sign of life is replaced."),
     ("guards.quarantine", "A job that crashes its worker again and again is put aside."),
-    ("guards.nesting_limit", "Deep nesting is refused before it is parsed; off: parsed by recursion without a bound."),
+    (
+        "guards.nesting_limit",
+        "Deep nesting is refused before it is parsed; off: parsed by recursion without a bound.",
+    ),
     ("guards.line_limit", "Long lines are refused while they are read; off: read into memory whole."),
-    ("guards.tolerate_vanished", "A file that vanishes between listing and opening is a warning; off: the daemon ends."),
+    (
+        "guards.tolerate_vanished",
+        "A file that vanishes between listing and opening is a warning; off: the daemon ends.",
+    ),
 ];
 
 /// The settings as a file's text.
 pub fn documented(settings: &Settings) -> String {
-    let mut text = String::from("# Settings of this trainer root. Read once, when the daemon or a worker starts.\n");
+    let mut text =
+        String::from("# Settings of this trainer root. Read once, when the daemon or a worker starts.\n");
     let table = toml::Table::try_from(settings).unwrap_or_default();
     for (name, _) in DOCUMENTS.iter().filter(|(name, _)| !name.is_empty() && !name.contains('.')) {
         text.push_str(&format!("\n# {}\n[{name}]\n", describe(name)));
@@ -82,7 +101,10 @@ mod tests {
         let table = toml::Table::try_from(Settings::default()).unwrap();
         for (section, keys) in &table {
             for key in keys.as_table().unwrap().keys() {
-                assert!(!describe(&format!("{section}.{key}")).is_empty(), "{section}.{key} is not documented");
+                assert!(
+                    !describe(&format!("{section}.{key}")).is_empty(),
+                    "{section}.{key} is not documented"
+                );
             }
         }
     }
@@ -92,7 +114,10 @@ mod tests {
         let error = Settings::parse("[train]\nsave_evry = 3\n", "s.toml").unwrap_err().to_string();
         assert_eq!(error, "s.toml:2:1: unknown key `save_evry`; did you mean `save_every`?");
         let error = Settings::default().with(&["guards.atomic_sav=false".into()]).unwrap_err().to_string();
-        assert_eq!(error, "--set guards.atomic_sav=false: unknown key `atomic_sav`; did you mean `atomic_save`?");
+        assert_eq!(
+            error,
+            "--set guards.atomic_sav=false: unknown key `atomic_sav`; did you mean `atomic_save`?"
+        );
     }
 
     #[test]

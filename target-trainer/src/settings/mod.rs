@@ -76,7 +76,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { line_bytes: 1 << 20, nesting: 64, number_chars: 64, lines: 10_000_000, file_bytes: 64 << 30, settle_ms: 40 }
+        Limits {
+            line_bytes: 1 << 20,
+            nesting: 64,
+            number_chars: 64,
+            lines: 10_000_000,
+            file_bytes: 64 << 30,
+            settle_ms: 40,
+        }
     }
 }
 
@@ -127,7 +134,8 @@ impl Settings {
     /// Reads a root's settings file.
     pub fn read(path: &Path) -> Result<Settings, SettingsError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| SettingsError::Read { path: shown.clone(), error })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| SettingsError::Read { path: shown.clone(), error })?;
         Settings::parse(&text, &shown)
     }
 
@@ -151,8 +159,10 @@ impl Settings {
     fn with_one(&self, change: &str) -> Result<Settings, SettingsError> {
         let place = format!("--set {change}");
         let invalid = |message: String| SettingsError::Invalid { place: place.clone(), message };
-        let (key, value) = change.split_once('=').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
-        let (section, key) = key.trim().split_once('.').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
+        let (key, value) =
+            change.split_once('=').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
+        let (section, key) =
+            key.trim().split_once('.').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
         let parsed: Result<toml::Table, _> = format!("value = {value}").parse();
         let value = match parsed {
             Ok(mut table) => table.remove("value").unwrap_or_else(|| value.into()),
@@ -160,8 +170,12 @@ impl Settings {
         };
         let mut table = toml::Table::try_from(self).map_err(|error| invalid(error.to_string()))?;
         let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
-        entry.as_table_mut().ok_or_else(|| invalid(format!("`{section}` is no section")))?.insert(key.into(), value);
-        let changed: Settings = table.try_into().map_err(|error: toml::de::Error| invalid(with_nearest(error.message())))?;
+        entry
+            .as_table_mut()
+            .ok_or_else(|| invalid(format!("`{section}` is no section")))?
+            .insert(key.into(), value);
+        let changed: Settings =
+            table.try_into().map_err(|error: toml::de::Error| invalid(with_nearest(error.message())))?;
         changed.in_range(&place)
     }
 
@@ -177,8 +191,14 @@ impl Settings {
             (!(1..=1000).contains(&limits.nesting), "limits.nesting is from 1 to 1000"),
             (limits.number_chars == 0, "limits.number_chars is at least 1"),
         ];
-        let mut messages: Vec<String> = wrong.iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, message)| (*message).to_owned()).collect();
-        messages.extend(self.recipe.validate().into_iter().map(|(key, message)| format!("recipe.{key} {message}")));
+        let mut messages: Vec<String> = wrong
+            .iter()
+            .filter(|(is_wrong, _)| *is_wrong)
+            .map(|(_, message)| (*message).to_owned())
+            .collect();
+        messages.extend(
+            self.recipe.validate().into_iter().map(|(key, message)| format!("recipe.{key} {message}")),
+        );
         if messages.is_empty() {
             return Ok(self);
         }

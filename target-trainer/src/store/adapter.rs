@@ -17,7 +17,10 @@ pub enum AdapterError {
 }
 
 /// `adapter_config.json` and `adapter_model.safetensors`.
-pub fn adapter_files(recipe: &Recipe, adapter: &[NamedTensor]) -> Result<[(&'static str, Vec<u8>); 2], TensorError> {
+pub fn adapter_files(
+    recipe: &Recipe,
+    adapter: &[NamedTensor],
+) -> Result<[(&'static str, Vec<u8>); 2], TensorError> {
     let config = serde_json::json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -30,7 +33,8 @@ pub fn adapter_files(recipe: &Recipe, adapter: &[NamedTensor]) -> Result<[(&'sta
         "inference_mode": true,
         "target_modules": recipe.targets,
     });
-    let mut config = serde_json::to_vec_pretty(&config).map_err(|error| TensorError::Format(error.to_string()))?;
+    let mut config =
+        serde_json::to_vec_pretty(&config).map_err(|error| TensorError::Format(error.to_string()))?;
     config.push(b'\n');
     Ok([("adapter_config.json", config), ("adapter_model.safetensors", encode(adapter)?)])
 }

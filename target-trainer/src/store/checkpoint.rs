@@ -69,9 +69,13 @@ pub struct Resume {
 /// Why a run can't go on.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("none of the {0} checkpoints verifies; nothing was deleted; restore one, or remove them all to begin from scratch")]
+    #[error(
+        "none of the {0} checkpoints verifies; nothing was deleted; restore one, or remove them all to begin from scratch"
+    )]
     NoneGood(usize),
-    #[error("the checkpoints were made with base {theirs}, and this root's base is {ours}; put the right base back")]
+    #[error(
+        "the checkpoints were made with base {theirs}, and this root's base is {ours}; put the right base back"
+    )]
     OtherBase { ours: String, theirs: String },
     #[error("the checkpoints were made by another recipe; put it back, or submit the data as a new job")]
     OtherRecipe,
@@ -104,7 +108,10 @@ impl Checkpoints {
     /// Removes what an earlier process left unfinished.
     pub fn clean(&self) -> Result<(), DurableError> {
         let unfinished = |name: &String| name.starts_with(TEMPORARY);
-        names_in(&self.dir).into_iter().filter(unfinished).try_for_each(|name| durable::remove_tree(&self.dir.join(name)))
+        names_in(&self.dir)
+            .into_iter()
+            .filter(unfinished)
+            .try_for_each(|name| durable::remove_tree(&self.dir.join(name)))
     }
 
     /// Saves; durable when it returns.
@@ -139,7 +146,8 @@ impl Checkpoints {
 
     fn files(&self, state: &TrainState) -> Result<Vec<(&'static str, Vec<u8>)>, SaveError> {
         let to_json = |error: serde_json::Error| TensorError::Format(error.to_string());
-        let cursor = serde_json::to_vec_pretty(&StateFile { cursor: state.cursor.clone() }).map_err(to_json)?;
+        let cursor =
+            serde_json::to_vec_pretty(&StateFile { cursor: state.cursor.clone() }).map_err(to_json)?;
         let mut files = Vec::from(adapter_files(&self.recipe, &state.adapter)?);
         files.push((OPTIMIZER, encode(&state.optimizer)?));
         files.push((STATE, cursor));
@@ -198,7 +206,8 @@ impl Checkpoints {
 
     /// Names of the checkpoints that are there, the newest first: by step, never by time stamps.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = names_in(&self.dir).into_iter().filter(|name| name.starts_with("step-")).collect();
+        let mut names: Vec<String> =
+            names_in(&self.dir).into_iter().filter(|name| name.starts_with("step-")).collect();
         names.sort();
         names.reverse();
         names
@@ -218,19 +227,31 @@ fn load(dir: &Path, digests: bool) -> Result<(Manifest, TrainState), String> {
         let bytes = read(name)?;
         let expected = manifest.files.get(name).ok_or_else(|| format!("{name}: not in the manifest"))?;
         if digests && FileFacts::of(&bytes) != *expected {
-            return Err(format!("{name}: {} bytes that are not those of the manifest ({} bytes, blake3 {}..)", bytes.len(), expected.bytes, short(&expected.blake3)));
+            return Err(format!(
+                "{name}: {} bytes that are not those of the manifest ({} bytes, blake3 {}..)",
+                bytes.len(),
+                expected.bytes,
+                short(&expected.blake3)
+            ));
         }
         Ok(bytes)
     };
-    let tensors = |name: &str| checked(name).and_then(|bytes| decode(&bytes).map_err(|error| format!("{name}: {error}")));
-    let state: StateFile = serde_json::from_slice(&checked(STATE)?).map_err(|error| format!("{STATE}: {error}"))?;
+    let tensors = |name: &str| {
+        checked(name).and_then(|bytes| decode(&bytes).map_err(|error| format!("{name}: {error}")))
+    };
+    let state: StateFile =
+        serde_json::from_slice(&checked(STATE)?).map_err(|error| format!("{STATE}: {error}"))?;
     for name in manifest.files.keys().filter(|name| ![STATE, ADAPTER, OPTIMIZER].contains(&name.as_str())) {
         checked(name)?;
     }
     if state.cursor.step != manifest.step {
-        return Err(format!("{STATE} is of step {}, the manifest of step {}", state.cursor.step, manifest.step));
+        return Err(format!(
+            "{STATE} is of step {}, the manifest of step {}",
+            state.cursor.step, manifest.step
+        ));
     }
-    let state = TrainState { adapter: tensors(ADAPTER)?, optimizer: tensors(OPTIMIZER)?, cursor: state.cursor };
+    let state =
+        TrainState { adapter: tensors(ADAPTER)?, optimizer: tensors(OPTIMIZER)?, cursor: state.cursor };
     Ok((manifest, state))
 }
 

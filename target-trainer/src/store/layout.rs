@@ -70,6 +70,15 @@ impl Layout {
 
     /// All folders that a root has.
     pub fn folders(&self) -> [PathBuf; 8] {
-        [self.root.clone(), self.base(), self.inbox(), self.processing(), self.done(), self.failed(), self.checkpoints(), self.logs()]
+        [
+            self.root.clone(),
+            self.base(),
+            self.inbox(),
+            self.processing(),
+            self.done(),
+            self.failed(),
+            self.checkpoints(),
+            self.logs(),
+        ]
     }
 }

@@ -37,9 +37,13 @@ impl FileFacts {
 impl Manifest {
     /// Reads a manifest; the error says what is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, String> {
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
+        let manifest: Manifest =
+            serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
         if manifest.format > FORMAT {
-            return Err(format!("manifest.json: format {} is newer than {FORMAT}, the newest that this version knows", manifest.format));
+            return Err(format!(
+                "manifest.json: format {} is newer than {FORMAT}, the newest that this version knows",
+                manifest.format
+            ));
         }
         Ok(manifest)
     }

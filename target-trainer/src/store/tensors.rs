@@ -17,7 +17,8 @@ pub enum TensorError {
 
 /// In the order of the names.
 pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
-    let bytes: BTreeMap<&str, Vec<u8>> = tensors.iter().map(|tensor| (tensor.name.as_str(), bytes_of(&tensor.data))).collect();
+    let bytes: BTreeMap<&str, Vec<u8>> =
+        tensors.iter().map(|tensor| (tensor.name.as_str(), bytes_of(&tensor.data))).collect();
     let view = |tensor: &NamedTensor| {
         let data = &bytes[tensor.name.as_str()];
         TensorView::new(Dtype::F32, tensor.shape.clone(), data).map(|view| (tensor.name.clone(), view))

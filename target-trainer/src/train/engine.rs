@@ -86,10 +86,15 @@ impl Engine {
     pub fn with_base(base: Base, recipe: Recipe, samples: &[Sample]) -> Engine {
         let adapter = Adapter::new(&base.config, &recipe);
         let random = Random::new(recipe.seed).state();
-        let samples: Vec<(Tokens, f32)> = samples.iter().map(|sample| (tokenize(sample, recipe.context), sample.weight)).collect();
+        let samples: Vec<(Tokens, f32)> =
+            samples.iter().map(|sample| (tokenize(sample, recipe.context), sample.weight)).collect();
         let cut = samples.iter().filter(|(tokens, _)| tokens.cut).count();
         if cut > 0 {
-            tracing::warn!("{cut} of {} samples are longer than {} tokens and were cut off", samples.len(), recipe.context);
+            tracing::warn!(
+                "{cut} of {} samples are longer than {} tokens and were cut off",
+                samples.len(),
+                recipe.context
+            );
         }
         Engine {
             params: adapter.fresh(recipe.seed),
@@ -122,7 +127,8 @@ impl Engine {
         let (loss, gradient_norm) = (loss * scale, norm(&gradient));
         let (step, updates) = (self.cursor.step + 1, self.cursor.updates + 1);
         let rate = self.recipe.learning_rate_at(step);
-        let updated = adamw(&self.params, &self.moments, &gradient, gradient_norm, &self.recipe, rate, updates);
+        let updated =
+            adamw(&self.params, &self.moments, &gradient, gradient_norm, &self.recipe, rate, updates);
         let found = [
             (loss.is_finite(), NonFinite::Loss),
             (gradient_norm.is_finite(), NonFinite::Gradient),
@@ -152,7 +158,9 @@ impl Engine {
                 let mut random = Random::from_state(cursor.random);
                 random.permutation(self.samples.len());
                 cursor = Cursor { epoch: cursor.epoch + 1, position: 0, random: random.state(), ..cursor };
-                order = std::borrow::Cow::Owned(Random::from_state(cursor.random).permutation(self.samples.len()));
+                order = std::borrow::Cow::Owned(
+                    Random::from_state(cursor.random).permutation(self.samples.len()),
+                );
             }
             members.push(order[cursor.position as usize]);
             cursor.position += 1;
@@ -170,7 +178,8 @@ impl Engine {
     fn batch(&self, members: &[usize], micro_batch: NonZeroUsize, scale: f32) -> Batch {
         let mut batch = Batch { gradient: vec![0.0; self.adapter.count()], loss: 0.0 };
         for some in members.chunks(micro_batch.get()) {
-            let passes: Vec<(f32, Vec<f32>)> = some.par_iter().map(|member| self.pass(*member, scale)).collect();
+            let passes: Vec<(f32, Vec<f32>)> =
+                some.par_iter().map(|member| self.pass(*member, scale)).collect();
             for (loss, gradient) in passes {
                 batch.loss += loss;
                 batch.gradient.iter_mut().zip(&gradient).for_each(|(sum, one)| *sum += one);
@@ -204,17 +213,28 @@ impl Engine {
 
     /// Loss and exact answers on samples of a prompt and a completion.
     pub fn evaluate(&self, samples: &[Sample]) -> Evaluation {
-        let results: Vec<(f32, usize, bool)> = samples.par_iter().map(|sample| self.evaluate_one(sample)).collect();
+        let results: Vec<(f32, usize, bool)> =
+            samples.par_iter().map(|sample| self.evaluate_one(sample)).collect();
         let learned: usize = results.iter().map(|(_, learned, _)| learned).sum();
         let right = results.iter().filter(|(.., right)| *right).count();
         let loss: f32 = results.iter().map(|(loss, ..)| loss).sum();
-        Evaluation { loss: loss / learned.max(1) as f32, accuracy: right as f32 / samples.len().max(1) as f32 }
+        Evaluation {
+            loss: loss / learned.max(1) as f32,
+            accuracy: right as f32 / samples.len().max(1) as f32,
+        }
     }
 
     fn evaluate_one(&self, sample: &Sample) -> (f32, usize, bool) {
         let tokens = tokenize(sample, self.recipe.context);
         let (loss, _) = sample_pass(&self.base, &self.adapter, &self.params, &tokens, 0.0);
-        let text = |learned| sample.segments.iter().filter(move |segment| segment.learned == learned).map(|segment| segment.text.as_str()).collect::<String>();
+        let text = |learned| {
+            sample
+                .segments
+                .iter()
+                .filter(move |segment| segment.learned == learned)
+                .map(|segment| segment.text.as_str())
+                .collect::<String>()
+        };
         let (prompt, completion) = (text(false), text(true));
         let said = greedy(&self.base, &self.adapter, &self.params, &prompt, completion.len());
         (loss, tokens.targets.len(), said == completion.as_bytes())

@@ -54,9 +54,11 @@ impl<'a> Work<'a> {
     fn begin(orders: &'a Orders<'a>) -> Step<Work<'a>> {
         let Settings { train, recipe, guards, .. } = orders.settings;
         let base = base_digest(&orders.layout.base()).map_err(|why| (Exit::Base, why))?;
-        let engine = Engine::new(&orders.layout.base(), recipe.clone(), samples(orders)?).map_err(|error| (Exit::Base, error.to_string()))?;
+        let engine = Engine::new(&orders.layout.base(), recipe.clone(), samples(orders)?)
+            .map_err(|error| (Exit::Base, error.to_string()))?;
         let rules = SaveRules { guards: guards.clone(), keep: train.keep };
-        let checkpoints = Checkpoints::new(orders.layout.job_checkpoints(orders.job), base, recipe.clone(), rules);
+        let checkpoints =
+            Checkpoints::new(orders.layout.job_checkpoints(orders.job), base, recipe.clone(), rules);
         if let Err(error) = checkpoints.clean() {
             tracing::warn!("unfinished checkpoints stay for now: {error}");
         }
@@ -69,7 +71,8 @@ impl<'a> Work<'a> {
     /// Goes back to the newest good checkpoint, or to the beginning if there has never been one.
     fn resume(&mut self) -> Step<u64> {
         let resume = self.checkpoints.resume().map_err(|error| {
-            let exit = if matches!(error, LoadError::NoneGood(_)) { Exit::NoGoodCheckpoint } else { Exit::Base };
+            let exit =
+                if matches!(error, LoadError::NoneGood(_)) { Exit::NoGoodCheckpoint } else { Exit::Base };
             (exit, error.to_string())
         })?;
         for passed in resume.passed_over {
@@ -88,7 +91,9 @@ impl<'a> Work<'a> {
             let report = self.engine.step(self.orders.micro_batch, self.orders.settings.guards.finite_check);
             match report.non_finite {
                 Some(what) => self.not_finite(&report, what)?,
-                None => (self.orders.say)(Word::Step { step: report.step, loss: format!("{:.6}", report.loss) }),
+                None => {
+                    (self.orders.say)(Word::Step { step: report.step, loss: format!("{:.6}", report.loss) })
+                }
             }
             let step = self.engine.cursor().step;
             let asked = (self.orders.asked_to_end)();
@@ -108,7 +113,13 @@ impl<'a> Work<'a> {
         let train = &self.orders.settings.train;
         let words = format!("non-finite {what} (loss {})", report.loss);
         if train.on_non_finite == OnNonFinite::Stop || self.non_finite > train.non_finite_budget {
-            return Err((Exit::NonFinite, format!("step {}: {words}; {} such steps, {} are borne", report.step, self.non_finite, train.non_finite_budget)));
+            return Err((
+                Exit::NonFinite,
+                format!(
+                    "step {}: {words}; {} such steps, {} are borne",
+                    report.step, self.non_finite, train.non_finite_budget
+                ),
+            ));
         }
         // What comes again after a rollback is in the data: only skipping leads past it.
         if train.on_non_finite == OnNonFinite::Rollback && self.rolled_back_at != Some(report.step) {
@@ -134,10 +145,16 @@ impl<'a> Work<'a> {
                 }
                 Ok(true)
             }
-            Err(error) if error.is_read_only() && !self.orders.settings.guards.read_only_wait => Err((Exit::Disk, error.to_string())),
+            Err(error) if error.is_read_only() && !self.orders.settings.guards.read_only_wait => {
+                Err((Exit::Disk, error.to_string()))
+            }
             Err(error) => {
                 let why = error.to_string();
-                let word = if matches!(error, SaveError::PutOff(_)) { Word::PutOff { step, why } } else { Word::SaveFailed { step, why } };
+                let word = if matches!(error, SaveError::PutOff(_)) {
+                    Word::PutOff { step, why }
+                } else {
+                    Word::SaveFailed { step, why }
+                };
                 (self.orders.say)(word);
                 Ok(false)
             }
@@ -163,13 +180,17 @@ impl<'a> Work<'a> {
     fn leave(&mut self) -> Step<Exit> {
         let failed = |error: &dyn std::fmt::Display| (Exit::Disk, error.to_string());
         let state = self.engine.state();
-        let mut files = Vec::from(adapter_files(&self.orders.settings.recipe, &state.adapter).map_err(|error| failed(&error))?);
+        let mut files = Vec::from(
+            adapter_files(&self.orders.settings.recipe, &state.adapter).map_err(|error| failed(&error))?,
+        );
         let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
         let report = serde_json::json!({ "job": self.orders.job, "step": state.cursor.step, "updates": state.cursor.updates, "adapter": adapter });
         files.push(("report.json", report.to_string().into_bytes()));
         let target = self.orders.layout.done().join(self.orders.job);
         let sync = if self.orders.settings.guards.sync { Sync::Yes } else { Sync::No };
-        durable::remove_tree(&target).and_then(|()| durable::write_dir(&target, &files, sync, true)).map_err(|error| failed(&error))?;
+        durable::remove_tree(&target)
+            .and_then(|()| durable::write_dir(&target, &files, sync, true))
+            .map_err(|error| failed(&error))?;
         (self.orders.say)(Word::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
     }
@@ -179,7 +200,8 @@ fn samples(orders: &Orders<'_>) -> Step<Vec<Sample>> {
     let path = orders.layout.job_data(orders.job);
     let failed = |error: &dyn std::fmt::Display| (Exit::Failed, format!("`{}`: {error}", path.display()));
     let file = std::fs::File::open(&path).map_err(|error| failed(&error))?;
-    let read: Result<_, std::convert::Infallible> = read_samples(file, &orders.settings.limits, &orders.settings.guards, |_| Ok(()));
+    let read: Result<_, std::convert::Infallible> =
+        read_samples(file, &orders.settings.limits, &orders.settings.guards, |_| Ok(()));
     match read {
         Ok(Ok(samples)) => Ok(samples),
         Ok(Err(error)) => Err(failed(&error)),
@@ -191,8 +213,11 @@ pub fn base_digest(base: &Path) -> Result<String, String> {
     let mut hasher = blake3::Hasher::new();
     for name in ["config.json", "model.safetensors"] {
         let path = base.join(name);
-        let file = std::fs::File::open(&path).map_err(|error| format!("base: could not read `{}`: {error}", path.display()))?;
-        hasher.update_reader(file).map_err(|error| format!("base: could not read `{}`: {error}", path.display()))?;
+        let file = std::fs::File::open(&path)
+            .map_err(|error| format!("base: could not read `{}`: {error}", path.display()))?;
+        hasher
+            .update_reader(file)
+            .map_err(|error| format!("base: could not read `{}`: {error}", path.display()))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
