@@ -1,12 +1,50 @@
-//! stub
+//! A record -> pages and files for people and for CI. Pure: a writer is handed in; no files, no clock.
+//!
+//! Everything that a report shows is in the record. What a target said is shown as text, never as markup.
+
+#![forbid(unsafe_code)]
+
+mod clean;
+mod html;
+mod junit;
+mod markdown;
+mod summary;
+mod view;
+
+use std::io::Write;
+
 use scenarios::Record;
-use std::io::{Error, Write};
-pub fn html(_: &Record, _: &mut dyn Write) -> Result<(), Error> {
+
+pub use summary::{Count, Summary, summary};
+
+/// Why a report could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error("the record has no `run-started`, so there is nothing to report")]
+    Empty,
+    #[error("could not write the report: {0}")]
+    Write(#[from] std::io::Error),
+    #[error("could not write JUnit XML: {0}")]
+    Junit(#[from] quick_junit::SerializeError),
+}
+
+/// One self-contained page that works from a file.
+pub fn html(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
+    let run = view::run(record)?;
+    to.write_all(html::page(&run).into_string().as_bytes())?;
     Ok(())
 }
-pub fn junit(_: &Record, _: &mut dyn Write) -> Result<(), Error> {
+
+/// JUnit XML: one test case for each scenario.
+pub fn junit(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
+    let run = view::run(record)?;
+    junit::report(&run).serialize(to)?;
     Ok(())
 }
-pub fn markdown(_: &Record, _: &mut dyn Write) -> Result<(), Error> {
+
+/// A summary for a CI job or a pull request.
+pub fn markdown(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
+    let run = view::run(record)?;
+    to.write_all(markdown::text(&run).as_bytes())?;
     Ok(())
 }

@@ -1,10 +1,15 @@
 //! Disk full and inodes gone: the place's tmpfs is made just as large as what it holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::faults::{Armed, FaultError, Scene, Since};
 use crate::plan::PAGE;
 use crate::sandbox::{MountChange, SpaceFacts};
+
+/// A tmpfs in use is looked at and remounted again so often.
+const TRIES: u32 = 500;
+const AGAIN: Duration = Duration::from_micros(500);
 
 /// What the file system runs out of.
 #[derive(Clone, Copy)]
@@ -34,6 +39,19 @@ impl Starved {
         scene.trainer.place_below_root(&self.place)
     }
 
+    /// What is in use may grow between the look and the remount, which is refused then: look again.
+    fn shrink(&self, scene: &Scene<'_>, at: &Path) -> Result<SpaceFacts, FaultError> {
+        let mut tries = 0;
+        loop {
+            let now = scene.room.space(at)?;
+            match scene.room.remount(at, self.change(&now)) {
+                Err(_) if tries < TRIES => tries += 1,
+                changed => return Ok(changed.map(|_| now)?),
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
     fn change(&self, now: &SpaceFacts) -> MountChange {
         match self.lack {
             Lack::Bytes { leave } => {
@@ -56,8 +74,7 @@ impl Armed for Starved {
 
     fn strike(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
         let at = self.at(scene);
-        let now = scene.room.space(&at)?;
-        scene.room.remount(&at, self.change(&now))?;
+        let now = self.shrink(scene, &at)?;
         let after = scene.room.space(&at)?;
         self.before.get_or_insert(now);
         let took = match self.lack {

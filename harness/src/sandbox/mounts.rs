@@ -31,13 +31,11 @@ impl Mounts {
     pub(super) fn change(&mut self, at: &Path, change: MountChange) -> Result<String, Errno> {
         match change {
             MountChange::Resize { size_bytes } => {
-                patiently(|| remount(at, MsFlags::empty(), &format!("size={size_bytes}")))
+                remount(at, MsFlags::empty(), &format!("size={size_bytes}"))
                     .map(|()| "tmpfs remounted with another size".into())
             }
-            MountChange::Inodes { count } => {
-                patiently(|| remount(at, MsFlags::empty(), &format!("nr_inodes={count}")))
-                    .map(|()| "tmpfs remounted with another number of inodes".into())
-            }
+            MountChange::Inodes { count } => remount(at, MsFlags::empty(), &format!("nr_inodes={count}"))
+                .map(|()| "tmpfs remounted with another number of inodes".into()),
             MountChange::ReadOnly => self.read_only(at),
             MountChange::Writable => self.writable(at),
         }
@@ -71,13 +69,12 @@ impl Mounts {
     }
 }
 
-/// A plain folder has no mount to remount (EINVAL); a writer makes a remount fail (EBUSY); a tmpfs that is being filled
-/// refuses a size that has become too small meanwhile (EINVAL).
+/// A writer makes a remount fail (EBUSY), and writers come and go. A plain folder has no mount of its own (EINVAL).
 fn patiently(attempt: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     let until = Instant::now() + PATIENCE;
     loop {
         match attempt() {
-            Err(Errno::EBUSY | Errno::EINVAL) if Instant::now() < until => std::thread::sleep(AGAIN),
+            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(AGAIN),
             done => return done,
         }
     }

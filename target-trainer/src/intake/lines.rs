@@ -38,7 +38,9 @@ impl<R: Read> Lines<R> {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    return Err(self.error(self.line.len() as u64 + 1, &format!("could not be read: {error}")));
+                    return Err(
+                        self.error(self.line.len() as u64 + 1, &format!("could not be read: {error}"))
+                    );
                 }
             };
             if buffer.is_empty() {

@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(wrong(br#"{"text":"a","weight":1e99}"#).1, "`weight` is a number from 0 to 3.4e38");
         assert_eq!(wrong(br#"{"prompt":"a"}"#).0, 1);
         assert!(
-            wrong(br#"{"text":"\ud800"}"#).1.contains("surrogate"),
+            wrong(br#"{"text":"\ud800"}"#).1.contains("hex escape"),
             "{:?}",
             wrong(br#"{"text":"\ud800"}"#)
         );

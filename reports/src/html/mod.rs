@@ -1,0 +1,124 @@
+//! The page: verdicts first, then each scenario with its picture, its evidence, and the command that repeats it.
+
+mod scenario;
+mod timeline;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::clean::clean;
+use crate::summary;
+use crate::view::{Run, ScenarioView};
+
+const STYLE: &str = include_str!("style.css");
+
+pub(crate) fn page(run: &Run<'_>) -> Markup {
+    let title = format!("Trainwreck: {}", clean(&run.started.run));
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (head(run))
+                main {
+                    (overview(run))
+                    @for one in in_order(run) { (scenario::section(one)) }
+                }
+                (machine(run))
+            }
+        }
+    }
+}
+
+/// The worst first.
+fn in_order<'a, 'r>(run: &'a Run<'r>) -> Vec<&'a ScenarioView<'r>> {
+    let mut all: Vec<&ScenarioView<'_>> = run.scenarios.iter().collect();
+    all.sort_by_key(|one| (one.mark(), one.id));
+    all
+}
+
+fn head(run: &Run<'_>) -> Markup {
+    let counted = summary::of(run);
+    let seconds = run.ended.map(|ended| format!(", {:.1} s", ended.seconds)).unwrap_or_default();
+    let proving = run.scenarios.iter().any(|one| one.started.guard_removed.is_some());
+    html! {
+        header {
+            h1 { "What the trainer came back from, and what it did not" }
+            p.soft { (clean(&run.started.started)) ", seed " (run.started.seed) (seconds) ", " (counted.trials) " trials" }
+            @if proving {
+                p { "In this run protections were taken away, one at a time. A scenario that is then violated has shown that it can notice." }
+            }
+            @if !counted.finished {
+                p.notice role="alert" { strong { "The run did not finish." } " What follows is what its record holds." }
+            }
+            ul.counts {
+                @for count in &counted.counts { li class=(tone_of(count.word)) { b { (count.scenarios) } (count.word) } }
+            }
+        }
+    }
+}
+
+fn tone_of(word: &str) -> &'static str {
+    match word {
+        "violated" | "not noticed" => "bad",
+        "inconclusive" | "unfinished" => "unsure",
+        "skipped" => "none",
+        _ => "good",
+    }
+}
+
+fn overview(run: &Run<'_>) -> Markup {
+    html! {
+        div.wide {
+            table {
+                thead { tr { th { "verdict" } th { "scenario" } th { "what happens to the trainer" } th { "severity" } th.n { "trials" } th.n { "seconds" } th { "guards" } } }
+                tbody {
+                    @for one in in_order(run) {
+                        @let mark = one.mark();
+                        tr {
+                            td class={ "verdict " (mark.tone()) } { (mark.sign()) " " (mark.word()) }
+                            td { a href={ "#" (anchor(one.id)) } { code { (clean(one.id)) } } }
+                            td { (clean(&one.started.title)) }
+                            td { (clean(&one.started.severity)) }
+                            td.n { (one.trials.len()) }
+                            td.n { (format!("{:.1}", one.seconds)) }
+                            td { (guards(one)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn guards(one: &ScenarioView<'_>) -> Markup {
+    match &one.started.guard_removed {
+        Some(guard) => html! { "without " code { (clean(guard)) } },
+        None => html! { code { (clean(&one.started.guards.join(", "))) } },
+    }
+}
+
+fn anchor(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
+fn machine(run: &Run<'_>) -> Markup {
+    let machine = &run.started.machine;
+    html! {
+        footer {
+            h3 { "The machine" }
+            p { "Linux " (clean(&machine.kernel)) ", " (machine.cores) " cores, " (machine.memory_bytes >> 30) " GiB, " (clean(&machine.user)) ", trainwreck " (clean(&run.started.version)) }
+            p { code { (clean(&run.started.command.join(" "))) } }
+            ul.checks {
+                @for mechanism in &machine.mechanisms {
+                    li { span class=(if mechanism.granted { "good" } else { "none" }) { (if mechanism.granted { "✓ " } else { "– " }) } code { (clean(&mechanism.name)) } " " (clean(&mechanism.detail)) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! JUnit XML, for CI systems.
+
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
+use scenarios::Verdict;
+
+use crate::clean::clean;
+use crate::view::{Mark, Run, ScenarioView};
+
+pub(crate) fn report(run: &Run<'_>) -> Report {
+    let mut report = Report::new("trainwreck");
+    let mut suite = TestSuite::new(clean(&run.started.run));
+    let machine = &run.started.machine;
+    suite.add_property(Property::new("seed", run.started.seed.to_string()));
+    suite.add_property(Property::new("version", clean(&run.started.version)));
+    suite.add_property(Property::new(
+        "machine",
+        format!("Linux {}, {} cores, {}", clean(&machine.kernel), machine.cores, clean(&machine.user)),
+    ));
+    suite.add_test_cases(run.scenarios.iter().map(case));
+    report.add_test_suite(suite);
+    report
+}
+
+fn case(scenario: &ScenarioView<'_>) -> TestCase {
+    let mut case =
+        TestCase::new(format!("{} {}", clean(scenario.id), clean(&scenario.started.title)), status(scenario));
+    case.set_classname(clean(&scenario.started.domain));
+    case.set_time(Duration::try_from_secs_f64(scenario.seconds).unwrap_or_default());
+    case
+}
+
+fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {
+    let mark = scenario.mark();
+    let mut status = match mark {
+        Mark::Survived | Mark::Noticed => return TestCaseStatus::success(),
+        Mark::Skipped => TestCaseStatus::skipped(),
+        Mark::Violated | Mark::NotNoticed => TestCaseStatus::non_success(NonSuccessKind::Failure),
+        Mark::Inconclusive | Mark::Unfinished => TestCaseStatus::non_success(NonSuccessKind::Error),
+    };
+    status.set_message(message(scenario));
+    status.set_description(format!("{}\nrepeat: {}", details(scenario), clean(&scenario.started.repeat)));
+    status
+}
+
+fn message(scenario: &ScenarioView<'_>) -> String {
+    match (scenario.why(), scenario.started.guard_removed.as_ref()) {
+        (Some(why), _) => clean(why),
+        (None, Some(guard)) => format!("{} without {}", scenario.mark().word(), clean(guard)),
+        (None, None) => scenario.mark().word().to_owned(),
+    }
+}
+
+fn details(scenario: &ScenarioView<'_>) -> String {
+    let Some(Verdict::Violated { reasons }) = scenario.verdict else { return String::new() };
+    let line = |reason: &scenarios::Reason| {
+        let trial = reason.trial.map(|trial| format!(" (trial {trial})")).unwrap_or_default();
+        format!("{}{trial}: {}", clean(&reason.expectation), clean(&reason.found))
+    };
+    reasons.iter().take(50).map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,204 @@
+//! A record, sorted by scenario and trial: what all reports are made from.
+
+use std::collections::BTreeMap;
+
+use scenarios::{
+    Entry, Event, Outcome, Record, RunEnded, RunStarted, Scenario, ScenarioStarted, SteadyFacts, TrialFacts,
+    Verdict,
+};
+
+use crate::ReportError;
+
+/// A run.
+pub(crate) struct Run<'a> {
+    pub(crate) started: &'a RunStarted,
+    /// None: the run was cut off.
+    pub(crate) ended: Option<&'a RunEnded>,
+    pub(crate) scenarios: Vec<ScenarioView<'a>>,
+}
+
+/// One scenario of it.
+pub(crate) struct ScenarioView<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) started: &'a ScenarioStarted,
+    pub(crate) steady: Option<&'a SteadyFacts>,
+    pub(crate) steady_entries: Vec<&'a Entry>,
+    pub(crate) trials: Vec<TrialView<'a>>,
+    pub(crate) left_out: u64,
+    /// None: the run was cut off before it.
+    pub(crate) verdict: Option<&'a Verdict>,
+    pub(crate) seconds: f64,
+    /// Each expectation, and what was found where it did not hold.
+    pub(crate) expectations: Vec<(String, Vec<String>)>,
+}
+
+/// One trial of a scenario.
+pub(crate) struct TrialView<'a> {
+    pub(crate) number: u32,
+    pub(crate) entries: Vec<&'a Entry>,
+    /// None: it was cut off.
+    pub(crate) facts: Option<&'a TrialFacts>,
+}
+
+/// How a scenario's end is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mark {
+    Violated,
+    NotNoticed,
+    Inconclusive,
+    Unfinished,
+    Skipped,
+    Noticed,
+    Survived,
+}
+
+impl Mark {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Mark::Violated => "violated",
+            Mark::NotNoticed => "not noticed",
+            Mark::Inconclusive => "inconclusive",
+            Mark::Unfinished => "unfinished",
+            Mark::Skipped => "skipped",
+            Mark::Noticed => "guard noticed",
+            Mark::Survived => "survived",
+        }
+    }
+
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Mark::Violated | Mark::NotNoticed => "✗",
+            Mark::Inconclusive => "?",
+            Mark::Unfinished => "…",
+            Mark::Skipped => "–",
+            Mark::Noticed | Mark::Survived => "✓",
+        }
+    }
+
+    /// One of four: good, bad, unsure, none.
+    pub(crate) fn tone(self) -> &'static str {
+        match self {
+            Mark::Violated | Mark::NotNoticed => "bad",
+            Mark::Inconclusive | Mark::Unfinished => "unsure",
+            Mark::Skipped => "none",
+            Mark::Noticed | Mark::Survived => "good",
+        }
+    }
+}
+
+impl ScenarioView<'_> {
+    pub(crate) fn mark(&self) -> Mark {
+        let proving = self.started.guard_removed.is_some();
+        match self.verdict {
+            None => Mark::Unfinished,
+            Some(Verdict::Survived) if proving => Mark::NotNoticed,
+            Some(Verdict::Violated { .. }) if proving => Mark::Noticed,
+            Some(Verdict::Survived) => Mark::Survived,
+            Some(Verdict::Violated { .. }) => Mark::Violated,
+            Some(Verdict::Inconclusive { .. }) => Mark::Inconclusive,
+            Some(Verdict::Skipped { .. }) => Mark::Skipped,
+        }
+    }
+
+    /// The line that says why, for verdicts that have one.
+    pub(crate) fn why(&self) -> Option<&str> {
+        match self.verdict? {
+            Verdict::Inconclusive { why } | Verdict::Skipped { why } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// The trial that tells most: the first that an expectation names, else the first that did not recover, else the first.
+    pub(crate) fn telling_trial(&self) -> Option<&TrialView<'_>> {
+        let named = match self.verdict {
+            Some(Verdict::Violated { reasons }) => reasons.iter().find_map(|reason| reason.trial),
+            _ => None,
+        };
+        let worst =
+            |trial: &&TrialView<'_>| trial.facts.is_some_and(|facts| facts.outcome != Outcome::Recovered);
+        let by_number = named.and_then(|number| self.trials.iter().find(|trial| trial.number == number));
+        by_number.or_else(|| self.trials.iter().find(worst)).or_else(|| self.trials.first())
+    }
+}
+
+/// Sorts a record.
+pub(crate) fn run(record: &Record) -> Result<Run<'_>, ReportError> {
+    let started = record
+        .entries
+        .iter()
+        .find_map(|entry| if let Event::RunStarted(started) = &entry.event { Some(started) } else { None });
+    let ended = record
+        .entries
+        .iter()
+        .rev()
+        .find_map(|entry| if let Event::RunEnded(ended) = &entry.event { Some(ended) } else { None });
+    let mut by_scenario: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    for entry in &record.entries {
+        if let Some(id) = &entry.scenario {
+            by_scenario.entry(id).or_default().push(entry);
+        }
+    }
+    let scenarios = by_scenario.into_iter().filter_map(|(id, entries)| scenario(id, &entries)).collect();
+    Ok(Run { started: started.ok_or(ReportError::Empty)?, ended, scenarios })
+}
+
+fn scenario<'a>(id: &'a str, entries: &[&'a Entry]) -> Option<ScenarioView<'a>> {
+    let started: &ScenarioStarted = entries.iter().find_map(|entry| {
+        if let Event::ScenarioStarted(started) = &entry.event { Some(started.as_ref()) } else { None }
+    })?;
+    let mut by_trial: BTreeMap<u32, Vec<&Entry>> = BTreeMap::new();
+    let mut view = ScenarioView {
+        id,
+        started,
+        steady: None,
+        steady_entries: Vec::new(),
+        trials: Vec::new(),
+        left_out: 0,
+        verdict: None,
+        seconds: 0.0,
+        expectations: Vec::new(),
+    };
+    for entry in entries {
+        match (&entry.event, entry.trial) {
+            (Event::SteadyState(facts), _) => view.steady = Some(facts),
+            (Event::Judged { verdict, seconds }, _) => {
+                (view.verdict, view.seconds) = (Some(verdict), *seconds)
+            }
+            (Event::LeftOut { trials, .. }, _) => view.left_out += trials,
+            (_, Some(trial)) => by_trial.entry(trial).or_default().push(entry),
+            _ => {}
+        }
+    }
+    view.steady_entries = by_trial.remove(&0).unwrap_or_default();
+    view.trials = by_trial
+        .into_iter()
+        .map(|(number, entries)| TrialView { number, facts: facts_in(&entries), entries })
+        .collect();
+    view.expectations = expectations(started, view.verdict);
+    Some(view)
+}
+
+fn facts_in<'a>(entries: &[&'a Entry]) -> Option<&'a TrialFacts> {
+    entries.iter().find_map(|entry| {
+        if let Event::TrialEnded(facts) = &entry.event { Some(facts.as_ref()) } else { None }
+    })
+}
+
+/// Each expectation of the file, with what was found where it did not hold.
+fn expectations(started: &ScenarioStarted, verdict: Option<&Verdict>) -> Vec<(String, Vec<String>)> {
+    let reasons = if let Some(Verdict::Violated { reasons }) = verdict { reasons.as_slice() } else { &[] };
+    let found = |text: &str| {
+        let told = reasons.iter().filter(|reason| reason.expectation == text);
+        told.map(|reason| {
+            reason
+                .trial
+                .map_or_else(|| reason.found.clone(), |trial| format!("trial {trial}: {}", reason.found))
+        })
+        .collect()
+    };
+    let scenario = Scenario::parse(&started.source, &started.file);
+    let texts: Vec<String> = scenario
+        .map(|scenario| scenario.expect().iter().map(|one| one.text.clone()).collect())
+        .unwrap_or_default();
+    texts.into_iter().map(|text| (text.clone(), found(&text))).collect()
+}

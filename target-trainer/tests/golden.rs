@@ -1,0 +1,85 @@
+//! Our arithmetic against `transformers` and `peft`: `golden/make_golden.py` made the files.
+
+use std::path::{Path, PathBuf};
+
+use target_trainer::device::Target;
+use target_trainer::model::{Adapter, Base, Tokens, logits, sample_pass};
+use target_trainer::store::decode;
+use target_trainer::train::{NamedTensor, Recipe};
+
+/// Largest difference, relative to the largest value.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / largest
+}
+
+struct Golden {
+    folder: PathBuf,
+    base: Base,
+    adapter: Adapter,
+    params: Vec<f32>,
+    tokens: Tokens,
+    loss: f32,
+}
+
+impl Golden {
+    fn read(name: &str) -> Golden {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let base = Base::read(&folder).unwrap();
+        let recipe = Recipe { rank: 4, alpha: 8.0, ..Recipe::default() };
+        let adapter = Adapter::new(&base.config, &recipe);
+        let params = adapter.flat(&tensors(&folder.join("adapter/adapter_model.safetensors")), "").unwrap();
+        let expected: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+        let tokens: Vec<u32> = expected["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|token| token.as_u64().unwrap() as u32)
+            .collect();
+        let learned_from = expected["learned_from"].as_u64().unwrap() as usize;
+        let targets =
+            (learned_from..tokens.len()).map(|at| Target { row: at - 1, token: tokens[at] }).collect();
+        let tokens = Tokens { tokens, targets, cut: false };
+        Golden { folder, base, adapter, params, tokens, loss: expected["loss"].as_f64().unwrap() as f32 }
+    }
+}
+
+fn tensors(path: &Path) -> Vec<NamedTensor> {
+    decode(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// 1e-4 relative, as promised.
+fn check(name: &str) {
+    let golden = Golden::read(name);
+    let found = logits(&golden.base, &golden.adapter, &golden.params, &golden.tokens.tokens);
+    let error = distance(&found, &tensors(&golden.folder.join("logits.safetensors"))[0].data);
+    assert!(error < 1e-4, "logits: {error}");
+    let learned = golden.tokens.targets.len() as f32;
+    let (loss, gradient) =
+        sample_pass(&golden.base, &golden.adapter, &golden.params, &golden.tokens, 1.0 / learned);
+    assert!(
+        (loss / learned - golden.loss).abs() / golden.loss < 1e-4,
+        "loss {} instead of {}",
+        loss / learned,
+        golden.loss
+    );
+    let expected = tensors(&golden.folder.join("gradients.safetensors"));
+    for found in golden.adapter.named(&gradient, "") {
+        let expected = expected.iter().find(|tensor| tensor.name == found.name).unwrap();
+        assert_eq!(found.shape, expected.shape);
+        let error = distance(&found.data, &expected.data);
+        assert!(error < 1e-4, "gradient of {}: {error}", found.name);
+    }
+}
+
+#[test]
+fn logits_loss_and_gradients_are_those_of_transformers_and_peft() {
+    check("untied");
+}
+
+#[test]
+fn they_are_with_tied_embeddings_too() {
+    check("tied");
+}

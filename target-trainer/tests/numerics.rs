@@ -1,0 +1,138 @@
+//! The same bits whatever the threads, the micro-batch and the interruptions; and it really learns.
+
+use std::num::NonZeroUsize;
+
+use proptest::prelude::*;
+use target_trainer::intake::{Sample, parse_line};
+use target_trainer::make_data::{arithmetic, held_out};
+use target_trainer::model::{Base, Config, Preset, preset};
+use target_trainer::train::{Engine, NonFinite, Recipe, TrainState};
+
+fn base() -> Base {
+    let (config, weights) = preset(Preset::Tiny, 1).unwrap();
+    Base::from_bytes(Config::parse(&config).unwrap(), &weights).unwrap()
+}
+
+fn samples(lines: impl IntoIterator<Item = String>) -> Vec<Sample> {
+    lines.into_iter().map(|line| parse_line(line.as_bytes()).unwrap()).collect()
+}
+
+fn engine(steps: u64) -> Engine {
+    Engine::with_base(base(), Recipe { steps, ..Recipe::default() }, &samples(arithmetic(1, 30, 0)))
+}
+
+fn micro(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap()
+}
+
+fn trained(steps: u64, micro_batch: usize) -> TrainState {
+    let mut engine = engine(steps);
+    while !engine.finished() {
+        engine.step(micro(micro_batch), true);
+    }
+    engine.state()
+}
+
+#[test]
+fn the_weights_are_the_same_for_any_number_of_threads() {
+    let with = |threads| {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| trained(12, 8))
+    };
+    assert!(with(1) == with(4));
+}
+
+#[test]
+fn the_weights_are_the_same_for_any_micro_batch() {
+    let whole = trained(12, 8);
+    assert!([1, 3, 5].into_iter().all(|micro_batch| trained(12, micro_batch) == whole));
+}
+
+#[test]
+fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_weights() {
+    let mut state = engine(12).state();
+    for _ in 0..12 {
+        // A new engine each time, as in a new process.
+        let mut engine = engine(12);
+        engine.restore(state).unwrap();
+        engine.step(micro(8), true);
+        state = engine.state();
+    }
+    assert!(state == trained(12, 8));
+}
+
+#[test]
+fn a_loss_that_overflows_is_noticed_before_anything_is_applied() {
+    let line = r#"{"prompt":"1+1=","completion":"2","weight":3.0e38}"#;
+    let mut engine = Engine::with_base(base(), Recipe::default(), &samples([line.to_owned()]));
+    let before = engine.state();
+    assert_eq!(engine.step(micro(1), true).non_finite, Some(NonFinite::Loss));
+    assert!(engine.state() == before);
+    engine.step(micro(1), false);
+    assert!(engine.state() != before, "with the guard taken away it is applied");
+}
+
+#[test]
+fn a_sample_with_nothing_to_learn_is_no_division_by_zero() {
+    let mut engine = Engine::with_base(
+        base(),
+        Recipe::default(),
+        &samples([r#"{"messages":[{"role":"user","content":"hello"}]}"#.to_owned()]),
+    );
+    let report = engine.step(micro(1), true);
+    assert_eq!((report.loss, report.non_finite), (0.0, None));
+}
+
+#[test]
+fn a_state_of_another_shape_is_refused_and_nothing_changes() {
+    let mut engine = engine(12);
+    let before = engine.state();
+    let mut other = before.clone();
+    other.adapter[0].shape = vec![1];
+    assert!(engine.restore(other).unwrap_err().contains("has shape [1], expected"));
+    assert!(engine.state() == before);
+}
+
+#[test]
+fn it_learns_to_add_numbers_that_it_has_never_seen_added() {
+    let recipe = Recipe {
+        steps: 1600,
+        batch: 32,
+        learning_rate: 5e-3,
+        warmup_steps: 50,
+        min_ratio: 0.05,
+        rank: 32,
+        alpha: 16.0,
+        beta2: 0.99,
+        weight_decay: 0.05,
+        ..Recipe::default()
+    };
+    let mut engine = Engine::with_base(base(), recipe, &samples(arithmetic(1, 4000, 0)));
+    let unseen = samples(held_out(100));
+    let before = engine.evaluate(&unseen);
+    while !engine.finished() {
+        engine.step(micro(32), true);
+    }
+    let after = engine.evaluate(&unseen);
+    eprintln!(
+        "held out: loss {:.3} -> {:.3}, accuracy {:.2} -> {:.2}",
+        before.loss, after.loss, before.accuracy, after.accuracy
+    );
+    assert!(before.accuracy < 0.1 && after.accuracy > 0.8, "{before:?} {after:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_resume_at_any_step_continues_the_data_where_it_stood(at in 1u64..11) {
+        let mut whole = engine(12);
+        let mut halves = engine(12);
+        for _ in 0..at {
+            whole.step(micro(8), true);
+            halves.step(micro(8), true);
+        }
+        let mut resumed = engine(12);
+        resumed.restore(halves.state()).unwrap();
+        prop_assert_eq!(whole.step(micro(8), true), resumed.step(micro(2), true));
+    }
+}
