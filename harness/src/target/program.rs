@@ -24,7 +24,7 @@ pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, Progr
     let beside = own.parent().map(Path::to_path_buf).unwrap_or_default();
     // Test programs lie one folder deeper than the binaries.
     let folders = [beside.clone(), beside.parent().map(Path::to_path_buf).unwrap_or_default()];
-    build_if_member(program, &beside)?;
+    build_if_member(program, &folders)?;
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let candidates =
         folders.into_iter().chain(std::env::split_paths(&on_path)).map(|folder| folder.join(program));
@@ -34,24 +34,38 @@ pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, Progr
         .ok_or_else(|| ProgramError::NotFound { name: program.display().to_string(), beside })
 }
 
-/// Under `cargo run`, cargo has built only our own binary; ask it for the trainer too.
-fn build_if_member(program: &Path, beside: &Path) -> Result<(), ProgramError> {
+/// Under `cargo run`, cargo has built only our own binary; ask it for the trainer too, unless what is there is up to date.
+fn build_if_member(program: &Path, beside: &[PathBuf]) -> Result<(), ProgramError> {
     let name = program.display().to_string();
-    let (Some(cargo), Some(workspace)) = (std::env::var_os("CARGO"), workspace_of(&name)) else {
+    let (Some(cargo), Some(workspace)) = (std::env::var_os("CARGO"), workspace_of(&name)) else { return Ok(()) };
+    if beside.iter().any(|folder| is_up_to_date(&folder.join(program), &workspace.join(&name))) {
         return Ok(());
-    };
+    }
     let mut build = Command::new(cargo);
     build.current_dir(workspace).args(["build", "--quiet", "-p", &name]).stdin(Stdio::null());
-    if beside.components().any(|folder| folder.as_os_str() == "release") {
+    if beside.iter().any(|folder| folder.ends_with("release")) {
         build.arg("--release");
     }
     let failed = |detail: String| ProgramError::Build { name: name.clone(), detail };
     let output = build.output().map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+    if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr).into_owned())) }
+}
+
+/// No source of the member is newer than its binary.
+fn is_up_to_date(binary: &Path, member: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|facts| facts.modified()).ok();
+    let Some(built) = modified(binary) else { return false };
+    let mut folders = vec![member.join("src")];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if modified(&path).is_none_or(|changed| changed > built) {
+                return false;
+            }
+        }
     }
+    modified(&member.join("Cargo.toml")).is_some_and(|changed| changed <= built)
 }
 
 fn workspace_of(name: &str) -> Option<PathBuf> {

@@ -1,0 +1,113 @@
+//! Every detector has a broken twin: small trainers that are bad in one way each are caught, and a sound one is not.
+
+use std::path::Path;
+use std::process::Command;
+
+use scenarios::{Event, Outcome, Record};
+
+const TARGET: &str = r"
+version: 1
+id: stub
+title: a few lines of shell
+program: SCRIPT
+places: {checkpoints: ckpt}
+prepare: [[mkdir, -p, '{checkpoints}']]
+start: ['{program}', STYLE, '{root}']
+announces: {step: '^step (?<step>\d+)', saved: '^saved step (?<step>\d+)', resumed: '^resumed from step (?<step>\d+)'}
+phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
+same: '^finished with (?<value>\d+)'
+timeouts: {stall: 2 s, finish: 20 s}
+";
+
+const SCENARIO: &str = r"
+version: 1
+id: fs-01
+title: a stub under test
+severity: extra
+target: {use: target.yaml}
+method: [METHOD]
+expect:
+  - always: {outcome: [recovered]}
+  - always: {lost-steps: {max: 3}}
+  - always: same-as-steady-state
+  - always: leaves-no-process
+";
+
+const CRASH: &str = "crash: {when: {file-event: {during: checkpoint-save, at: every}}}";
+const TERMINATE: &str = "terminate: {grace: 150 ms, when: {step: 4}}";
+
+/// Runs the stub of that style; exit code, and the outcomes of its trials.
+fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/stub.sh");
+    let target = TARGET.replace("SCRIPT", script.to_str().unwrap()).replace("STYLE", style);
+    std::fs::write(dir.path().join("target.yaml"), target).unwrap();
+    let scenario = dir.path().join("scenario.yaml");
+    std::fs::write(&scenario, SCENARIO.replace("METHOD", method)).unwrap();
+    let out = dir.path().join("out");
+    let run = Command::new(env!("CARGO_BIN_EXE_trainwreck")).args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()]).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let record = Record::parse(&std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {said}"))).unwrap();
+    let outcome = |entry: &scenarios::Entry| if let Event::TrialEnded(facts) = &entry.event { Some(facts.outcome) } else { None };
+    (run.status.code().unwrap(), record.entries.iter().filter_map(outcome).collect())
+}
+
+fn check(style: &str, method: &str, expected: Outcome) {
+    if let Some(why) = no_rooms() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let (code, outcomes) = outcomes(style, method);
+    assert_eq!(code, 1, "{style}: violated, {outcomes:?}");
+    assert!(outcomes.contains(&expected), "{style}: {outcomes:?}");
+}
+
+/// Why rooms can't be had here.
+fn no_rooms() -> Option<String> {
+    let doctor = Command::new(env!("CARGO_BIN_EXE_trainwreck")).arg("doctor").output().unwrap();
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    said.lines().find(|line| line.starts_with("- user-namespace")).map(str::to_owned)
+}
+
+#[test]
+fn a_sound_trainer_raises_no_alarm() {
+    if let Some(why) = no_rooms() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    for method in [CRASH, TERMINATE] {
+        let (code, outcomes) = outcomes("sound", method);
+        assert_eq!(code, 0, "{method}: {outcomes:?}");
+        assert!(!outcomes.is_empty() && outcomes.iter().all(|outcome| *outcome == Outcome::Recovered), "{outcomes:?}");
+    }
+}
+
+#[test]
+fn a_trainer_that_tears_its_checkpoint_is_caught() {
+    check("torn", CRASH, Outcome::Corrupt);
+}
+
+#[test]
+fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
+    check("deletes-first", CRASH, Outcome::Restarted);
+}
+
+#[test]
+fn a_trainer_that_promises_before_it_has_saved_is_caught() {
+    check("promises-early", "crash: {when: {said: '^saved step 6'}}", Outcome::LostWork);
+}
+
+#[test]
+fn a_trainer_that_hangs_on_resume_is_caught() {
+    check("hangs", "crash: {when: {step: 8}}", Outcome::Hung);
+}
+
+#[test]
+fn a_trainer_that_ignores_sigterm_is_caught() {
+    check("ignores-sigterm", "terminate: {grace: 60 ms, when: {step: 4}}", Outcome::Hung);
+}
+
+#[test]
+fn a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers() {
+    check("leaks-a-child", "crash: {when: {step: 8}}", Outcome::Recovered);
+}

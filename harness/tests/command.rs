@@ -1,0 +1,203 @@
+//! The built command: its exit codes, its words, and that nothing outlives it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::assert::OutputAssertExt;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
+
+fn run(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Mechanisms that this machine does not grant.
+fn lacks(mechanism: &str) -> bool {
+    let lacking = said(&run(&["doctor"])).lines().any(|line| line.starts_with('-') && line.contains(mechanism));
+    if lacking {
+        eprintln!("skipped: no {mechanism} here");
+    }
+    lacking
+}
+
+#[test]
+fn all_errors_of_a_file_are_drawn_with_carets_and_the_exit_code_is_2() {
+    let file = workspace().join("scenarios/tests/many-errors.yaml");
+    let output = run(&["check", file.to_str().unwrap()]);
+    output.clone().assert().code(2);
+    let said = said(&output);
+    assert!(said.contains("did you mean `title`?") && said.contains("4 │ severity: dreadful"), "{said}");
+    assert!(said.matches("here").count() >= 10, "{said}");
+}
+
+#[test]
+fn an_unknown_id_is_told_with_the_nearest_one() {
+    let output = run(&["run", "fs-0l"]);
+    output.clone().assert().code(2);
+    assert!(said(&output).contains("there is no shipped scenario `fs-0l` (nearest: `fs-01`)"), "{}", said(&output));
+}
+
+#[test]
+fn arguments_that_make_no_sense_end_with_2_and_help_with_0() {
+    run(&["run", "--jobs", "0"]).assert().code(2);
+    run(&["frobnicate"]).assert().code(2);
+    run(&["--help"]).assert().code(0);
+}
+
+#[test]
+fn a_report_is_never_written_over_another() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mine"), b"x").unwrap();
+    let output = run(&["run", "fs-02", "--out", dir.path().to_str().unwrap()]);
+    output.clone().assert().code(4);
+    assert!(said(&output).contains("is not empty"), "{}", said(&output));
+}
+
+#[test]
+fn the_printed_schema_is_the_committed_one() {
+    let committed = std::fs::read(workspace().join("scenarios/schema/scenario-v1.json")).unwrap();
+    assert_eq!(run(&["schema"]).stdout, committed);
+}
+
+#[test]
+fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
+    if lacks("user-namespace") || lacks("tmpfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    run(&["run", "fs-02", "--out", out.to_str().unwrap()]).assert().code(0);
+    let record = out.join("record.jsonl");
+    let again = run(&["analyze", record.to_str().unwrap(), "--out", dir.path().join("again").to_str().unwrap()]);
+    again.clone().assert().code(0);
+    assert!(said(&again).contains("as recorded"), "{}", said(&again));
+    for report in ["report.html", "junit.xml", "summary.md"] {
+        assert_eq!(std::fs::read(out.join(report)).unwrap(), std::fs::read(dir.path().join("again").join(report)).unwrap());
+    }
+    // What happened decides, not what the record says that it meant.
+    let text = std::fs::read_to_string(&record).unwrap();
+    let without_words: String = text.lines().filter(|line| !(line.contains("\"said\"") && line.contains("put off: no inodes"))).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&record, without_words).unwrap();
+    let changed = run(&["analyze", record.to_str().unwrap()]);
+    changed.clone().assert().code(1);
+    assert!(said(&changed).contains("DIFFERS"), "{}", said(&changed));
+}
+
+#[test]
+fn a_record_that_is_none_is_refused_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = dir.path().join("record.jsonl");
+    std::fs::write(&record, b"{\"at_us\":1}\n").unwrap();
+    let output = run(&["analyze", record.to_str().unwrap()]);
+    output.clone().assert().code(2);
+    assert!(said(&output).contains("line 1, column"), "{}", said(&output));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_plan() {
+    if lacks("user-namespace") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let whats = |name: &str| {
+        let out = dir.path().join(name);
+        run(&["run", "fs-06", "--seed", "7", "--out", out.to_str().unwrap()]).assert().code(0);
+        let text = std::fs::read_to_string(out.join("record.jsonl")).unwrap();
+        let mut whats: Vec<String> = text.lines().filter(|line| line.contains("trial-started")).map(|line| line.split("\"what\"").nth(1).unwrap().to_owned()).collect();
+        whats.sort();
+        whats
+    };
+    assert_eq!(whats("a"), whats("b"));
+}
+
+/// Processes whose command line has this word in it.
+fn processes_with(word: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
+    let has = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(word));
+    entries.filter_map(pid).filter(has).collect()
+}
+
+fn cgroups_of(pid: u32) -> Vec<PathBuf> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let memory = own.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path.trim_start_matches('/').to_owned()));
+    let folder = Path::new("/sys/fs/cgroup/memory").join(memory.unwrap_or_default());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.to_string_lossy().contains(&format!("-{pid}-"))).collect()
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_the_next_start_sweeps_the_rest() {
+    if lacks("user-namespace") || lacks("tmpfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let temporary = dir.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mark = temporary.to_str().unwrap().to_owned();
+    let run_it = |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut harness = run_it(&["run", "fs-01", "fs-06", "--out", dir.path().join("out").to_str().unwrap()]).spawn().unwrap();
+    wait_for("targets at work", || processes_with(&mark).len() >= 4);
+    let cgroups = cgroups_of(harness.id());
+    harness.kill().unwrap();
+    harness.wait().unwrap();
+    wait_for("the end of every process", || processes_with(&mark).is_empty());
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&mark), "no mount is left");
+    let swept = run_it(&["recover"]).output().unwrap();
+    assert!(swept.status.success() && said(&swept).contains("swept"), "{}", said(&swept));
+    assert!(cgroups.iter().all(|path| !path.exists()), "{cgroups:?}");
+    let left: Vec<PathBuf> = walk(&temporary);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Files below a folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn an_ordinary_user_can_run_it_too() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: this is an ordinary user already, whom all other tests try");
+        return;
+    }
+    // Where everybody may read and execute.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let built = Path::new(PROGRAM).parent().unwrap();
+    for name in ["trainwreck", "target-trainer"] {
+        std::fs::copy(built.join(name), dir.path().join(name)).unwrap();
+    }
+    let mut command = Command::new(dir.path().join("trainwreck"));
+    command.args(["run", "fs-02", "proc-01"]).current_dir(dir.path()).env_remove("CARGO").env("TMPDIR", dir.path()).uid(65534).gid(65534);
+    let output = command.output().unwrap();
+    if said(&output).contains("skipped") {
+        eprintln!("skipped: {}", said(&output));
+        return;
+    }
+    assert!(output.status.success() && said(&output).contains("2 survived"), "{}", said(&output));
+}

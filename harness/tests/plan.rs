@@ -1,0 +1,25 @@
+//! A scenario and a seed -> the plan, as golden files.
+
+use std::collections::BTreeMap;
+
+use scenarios::Scenario;
+use trainwreck::plan::{Counts, Plan};
+
+fn check(name: &str, text: &str, seed: u64) {
+    let scenario = Scenario::parse(text, name).unwrap();
+    let counts = Counts { file_events: vec![9, 12, 12, 12, 12], save_bytes: 200 * 4096 };
+    let unfolded = Plan::new(&scenario, seed, &BTreeMap::new()).unfold(&counts);
+    let trials: Vec<String> = unfolded.trials.iter().map(|trial| format!("{}: {}", trial.number, trial.what)).collect();
+    insta::assert_snapshot!(name, format!("{}\nleft out: {}", trials.join("\n"), unfolded.left_out));
+}
+
+#[test]
+fn every_file_event_of_a_save_that_the_seed_chooses_is_a_trial() {
+    check("fs-01-seed-1", include_str!("../../scenarios/library/filesystem/fs-01-kill-mid-save.yaml"), 1);
+    check("fs-01-seed-2", include_str!("../../scenarios/library/filesystem/fs-01-kill-mid-save.yaml"), 2);
+}
+
+#[test]
+fn what_a_bound_leaves_out_is_spread_evenly_and_counted() {
+    check("fs-06-seed-1", include_str!("../../scenarios/library/filesystem/fs-06-disk-full.yaml"), 1);
+}
