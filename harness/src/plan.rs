@@ -111,7 +111,7 @@ impl Plan {
             left_out += missing;
             ways = ways
                 .iter()
-                .flat_map(|way| kept.iter().map(|one| [way.as_slice(), &[one.clone()]].concat()))
+                .flat_map(|way| kept.iter().map(|one| [way.as_slice(), std::slice::from_ref(one)].concat()))
                 .collect();
         }
         let named = |(at, faults): (usize, Vec<Planned>)| Trial {

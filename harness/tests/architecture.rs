@@ -1,5 +1,10 @@
 //! House rules as tests: the map names what exists, and nobody grows out of the rules unseen.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::path::{Path, PathBuf};
 
 fn workspace() -> PathBuf {
@@ -8,7 +13,8 @@ fn workspace() -> PathBuf {
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> = ["harness", "scenarios", "reports", "target-trainer"].map(|room| workspace().join(room)).into();
+    let mut folders: Vec<PathBuf> =
+        ["harness", "scenarios", "reports", "target-trainer"].map(|room| workspace().join(room)).into();
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
@@ -25,7 +31,12 @@ fn sources() -> Vec<(PathBuf, String)> {
 #[test]
 fn every_path_that_the_map_names_exists() {
     let map = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
-    let named: Vec<&str> = map.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains([' ', '<', '*', '{'])).collect();
+    let named: Vec<&str> = map
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.contains('/') && !word.contains([' ', '<', '*', '{']))
+        .collect();
     assert!(named.len() > 20, "the map names its rooms: {named:?}");
     let missing: Vec<&&str> = named.iter().filter(|path| !workspace().join(path).exists()).collect();
     assert!(missing.is_empty(), "{missing:?}");
@@ -33,14 +44,16 @@ fn every_path_that_the_map_names_exists() {
 
 #[test]
 fn every_file_opens_with_what_it_holds() {
-    let silent: Vec<PathBuf> = sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
+    let silent: Vec<PathBuf> =
+        sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
     assert!(silent.is_empty(), "{silent:?}");
 }
 
 #[test]
 fn unsafe_lives_only_in_files_named_for_it() {
     let word = ["uns", "afe "].concat();
-    let has = |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&word));
+    let has =
+        |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&word));
     let stray: Vec<PathBuf> = sources()
         .into_iter()
         .filter(|(path, text)| has(text) && !path.ends_with("sys.rs"))
@@ -51,8 +64,11 @@ fn unsafe_lives_only_in_files_named_for_it() {
 
 #[test]
 fn no_file_grows_beyond_five_hundred_lines() {
-    let long: Vec<(usize, PathBuf)> =
-        sources().into_iter().map(|(path, text)| (text.lines().count(), path)).filter(|(lines, _)| *lines > 500).collect();
+    let long: Vec<(usize, PathBuf)> = sources()
+        .into_iter()
+        .map(|(path, text)| (text.lines().count(), path))
+        .filter(|(lines, _)| *lines > 500)
+        .collect();
     assert!(long.is_empty(), "{long:?}");
 }
 
@@ -65,6 +81,14 @@ fn the_trainer_knows_nothing_of_the_harness() {
 
 #[test]
 fn engine_and_reports_never_meet() {
-    let uses = |room: &str| sources().into_iter().filter(move |(path, _)| path.starts_with(workspace().join("harness/src")) && !path.starts_with(workspace().join("harness/src/cli"))).any(|(_, text)| text.contains(room));
+    let uses = |room: &str| {
+        sources()
+            .into_iter()
+            .filter(move |(path, _)| {
+                path.starts_with(workspace().join("harness/src"))
+                    && !path.starts_with(workspace().join("harness/src/cli"))
+            })
+            .any(|(_, text)| text.contains(room))
+    };
     assert!(!uses("reports::") && !uses("crate::cli"));
 }

@@ -1,5 +1,11 @@
 //! Every detector has a broken twin: small trainers that are bad in one way each are caught, and a sound one is not.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::path::Path;
 use std::process::Command;
 
@@ -45,10 +51,18 @@ fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
     let scenario = dir.path().join("scenario.yaml");
     std::fs::write(&scenario, SCENARIO.replace("METHOD", method)).unwrap();
     let out = dir.path().join("out");
-    let run = Command::new(env!("CARGO_BIN_EXE_trainwreck")).args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()]).output().unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_trainwreck"))
+        .args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .output()
+        .unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    let record = Record::parse(&std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {said}"))).unwrap();
-    let outcome = |entry: &scenarios::Entry| if let Event::TrialEnded(facts) = &entry.event { Some(facts.outcome) } else { None };
+    let record = Record::parse(
+        &std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {said}")),
+    )
+    .unwrap();
+    let outcome = |entry: &scenarios::Entry| {
+        if let Event::TrialEnded(facts) = &entry.event { Some(facts.outcome) } else { None }
+    };
     (run.status.code().unwrap(), record.entries.iter().filter_map(outcome).collect())
 }
 
@@ -78,7 +92,10 @@ fn a_sound_trainer_raises_no_alarm() {
     for method in [CRASH, TERMINATE] {
         let (code, outcomes) = outcomes("sound", method);
         assert_eq!(code, 0, "{method}: {outcomes:?}");
-        assert!(!outcomes.is_empty() && outcomes.iter().all(|outcome| *outcome == Outcome::Recovered), "{outcomes:?}");
+        assert!(
+            !outcomes.is_empty() && outcomes.iter().all(|outcome| *outcome == Outcome::Recovered),
+            "{outcomes:?}"
+        );
     }
 }
 

@@ -1,5 +1,11 @@
 //! The built command: its exit codes, its words, and that nothing outlives it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -22,7 +28,8 @@ fn workspace() -> PathBuf {
 
 /// Mechanisms that this machine does not grant.
 fn lacks(mechanism: &str) -> bool {
-    let lacking = said(&run(&["doctor"])).lines().any(|line| line.starts_with('-') && line.contains(mechanism));
+    let lacking =
+        said(&run(&["doctor"])).lines().any(|line| line.starts_with('-') && line.contains(mechanism));
     if lacking {
         eprintln!("skipped: no {mechanism} here");
     }
@@ -43,7 +50,11 @@ fn all_errors_of_a_file_are_drawn_with_carets_and_the_exit_code_is_2() {
 fn an_unknown_id_is_told_with_the_nearest_one() {
     let output = run(&["run", "fs-0l"]);
     output.clone().assert().code(2);
-    assert!(said(&output).contains("there is no shipped scenario `fs-0l` (nearest: `fs-01`)"), "{}", said(&output));
+    assert!(
+        said(&output).contains("there is no shipped scenario `fs-0l` (nearest: `fs-01`)"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -77,15 +88,23 @@ fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
     let out = dir.path().join("out");
     run(&["run", "fs-02", "--out", out.to_str().unwrap()]).assert().code(0);
     let record = out.join("record.jsonl");
-    let again = run(&["analyze", record.to_str().unwrap(), "--out", dir.path().join("again").to_str().unwrap()]);
+    let again =
+        run(&["analyze", record.to_str().unwrap(), "--out", dir.path().join("again").to_str().unwrap()]);
     again.clone().assert().code(0);
     assert!(said(&again).contains("as recorded"), "{}", said(&again));
     for report in ["report.html", "junit.xml", "summary.md"] {
-        assert_eq!(std::fs::read(out.join(report)).unwrap(), std::fs::read(dir.path().join("again").join(report)).unwrap());
+        assert_eq!(
+            std::fs::read(out.join(report)).unwrap(),
+            std::fs::read(dir.path().join("again").join(report)).unwrap()
+        );
     }
     // What happened decides, not what the record says that it meant.
     let text = std::fs::read_to_string(&record).unwrap();
-    let without_words: String = text.lines().filter(|line| !(line.contains("\"said\"") && line.contains("put off: no inodes"))).map(|line| format!("{line}\n")).collect();
+    let without_words: String = text
+        .lines()
+        .filter(|line| !(line.contains("\"said\"") && line.contains("put off: no inodes")))
+        .map(|line| format!("{line}\n"))
+        .collect();
     std::fs::write(&record, without_words).unwrap();
     let changed = run(&["analyze", record.to_str().unwrap()]);
     changed.clone().assert().code(1);
@@ -112,7 +131,11 @@ fn the_same_seed_gives_the_same_plan() {
         let out = dir.path().join(name);
         run(&["run", "fs-06", "--seed", "7", "--out", out.to_str().unwrap()]).assert().code(0);
         let text = std::fs::read_to_string(out.join("record.jsonl")).unwrap();
-        let mut whats: Vec<String> = text.lines().filter(|line| line.contains("trial-started")).map(|line| line.split("\"what\"").nth(1).unwrap().to_owned()).collect();
+        let mut whats: Vec<String> = text
+            .lines()
+            .filter(|line| line.contains("trial-started"))
+            .map(|line| line.split("\"what\"").nth(1).unwrap().to_owned())
+            .collect();
         whats.sort();
         whats
     };
@@ -123,13 +146,17 @@ fn the_same_seed_gives_the_same_plan() {
 fn processes_with(word: &str) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
-    let has = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(word));
+    let has = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(word))
+    };
     entries.filter_map(pid).filter(has).collect()
 }
 
 fn cgroups_of(pid: u32) -> Vec<PathBuf> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    let memory = own.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path.trim_start_matches('/').to_owned()));
+    let memory = own.lines().find_map(|line| {
+        line.split_once(":memory:").map(|(_, path)| path.trim_start_matches('/').to_owned())
+    });
     let folder = Path::new("/sys/fs/cgroup/memory").join(memory.unwrap_or_default());
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.to_string_lossy().contains(&format!("-{pid}-"))).collect()
@@ -157,7 +184,9 @@ fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_the_next_start_sweep
         command.args(args).env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let mut harness = run_it(&["run", "fs-01", "fs-06", "--out", dir.path().join("out").to_str().unwrap()]).spawn().unwrap();
+    let mut harness = run_it(&["run", "fs-01", "fs-06", "--out", dir.path().join("out").to_str().unwrap()])
+        .spawn()
+        .unwrap();
     wait_for("targets at work", || processes_with(&mark).len() >= 4);
     let cgroups = cgroups_of(harness.id());
     harness.kill().unwrap();
@@ -193,7 +222,13 @@ fn an_ordinary_user_can_run_it_too() {
         std::fs::copy(built.join(name), dir.path().join(name)).unwrap();
     }
     let mut command = Command::new(dir.path().join("trainwreck"));
-    command.args(["run", "fs-02", "proc-01"]).current_dir(dir.path()).env_remove("CARGO").env("TMPDIR", dir.path()).uid(65534).gid(65534);
+    command
+        .args(["run", "fs-02", "proc-01"])
+        .current_dir(dir.path())
+        .env_remove("CARGO")
+        .env("TMPDIR", dir.path())
+        .uid(65534)
+        .gid(65534);
     let output = command.output().unwrap();
     if said(&output).contains("skipped") {
         eprintln!("skipped: {}", said(&output));

@@ -1,5 +1,10 @@
 //! A scenario and a seed -> the plan, as golden files.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::collections::BTreeMap;
 
 use scenarios::Scenario;
@@ -9,7 +14,8 @@ fn check(name: &str, text: &str, seed: u64) {
     let scenario = Scenario::parse(text, name).unwrap();
     let counts = Counts { file_events: vec![9, 12, 12, 12, 12], save_bytes: 200 * 4096 };
     let unfolded = Plan::new(&scenario, seed, &BTreeMap::new()).unfold(&counts);
-    let trials: Vec<String> = unfolded.trials.iter().map(|trial| format!("{}: {}", trial.number, trial.what)).collect();
+    let trials: Vec<String> =
+        unfolded.trials.iter().map(|trial| format!("{}: {}", trial.number, trial.what)).collect();
     insta::assert_snapshot!(name, format!("{}\nleft out: {}", trials.join("\n"), unfolded.left_out));
 }
 

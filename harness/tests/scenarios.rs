@@ -1,6 +1,11 @@
 //! One test for each shipped scenario, and one for each guard that is taken away. What this machine can't do is listed
 //! as ignored, and why is said.
 
+#![expect(
+    clippy::print_stderr,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::process::{Command, ExitCode, Output};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -17,9 +22,17 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (id, guards) in shipped() {
         let survived = id.clone();
-        trials.push(Trial::test(format!("{id}_is_survived"), move || perform("run", &survived)).with_ignored_flag(!rooms));
+        trials.push(
+            Trial::test(format!("{id}_is_survived"), move || perform("run", &survived))
+                .with_ignored_flag(!rooms),
+        );
         if !guards.is_empty() {
-            trials.push(Trial::test(format!("{id}_notices_when_its_guard_is_taken_away"), move || perform("prove", &id)).with_ignored_flag(!rooms));
+            trials.push(
+                Trial::test(format!("{id}_notices_when_its_guard_is_taken_away"), move || {
+                    perform("prove", &id)
+                })
+                .with_ignored_flag(!rooms),
+            );
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -40,7 +53,9 @@ fn refused() -> Vec<String> {
 /// Ids and guards, as `list` tells them.
 fn shipped() -> Vec<(String, String)> {
     let listed = lines(&run(&["list"]));
-    let words = |line: &String| Some((line.split_whitespace().next()?.to_owned(), line.rsplit("  ").next()?.trim().to_owned()));
+    let words = |line: &String| {
+        Some((line.split_whitespace().next()?.to_owned(), line.rsplit("  ").next()?.trim().to_owned()))
+    };
     listed.iter().filter_map(words).collect()
 }
 
@@ -50,5 +65,11 @@ fn perform(verb: &str, id: &str) -> Result<(), Failed> {
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{}{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).into())
+    Err(format!(
+        "{}{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+    .into())
 }

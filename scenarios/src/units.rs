@@ -37,7 +37,7 @@ impl std::fmt::Display for ByteSize {
         let (name, scale) = SIZE_UNITS
             .iter()
             .rev()
-            .find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0)
+            .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale))
             .unwrap_or(&SIZE_UNITS[0]);
         write!(f, "{} {name}", self.0 / scale)
     }

@@ -1,5 +1,10 @@
 //! Our arithmetic against `transformers` and `peft`: `golden/make_golden.py` made the files.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::path::{Path, PathBuf};
 
 use target_trainer::device::Target;

@@ -1,5 +1,10 @@
 //! The built command: killed, stopped, damaged, misfed. What it says and what it leaves.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};

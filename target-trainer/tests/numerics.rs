@@ -1,5 +1,10 @@
 //! The same bits whatever the threads, the micro-batch and the interruptions; and it really learns.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
 use std::num::NonZeroUsize;
 
 use proptest::prelude::*;

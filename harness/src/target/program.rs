@@ -37,7 +37,9 @@ pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, Progr
 /// Under `cargo run`, cargo has built only our own binary; ask it for the trainer too, unless what is there is up to date.
 fn build_if_member(program: &Path, beside: &[PathBuf]) -> Result<(), ProgramError> {
     let name = program.display().to_string();
-    let (Some(cargo), Some(workspace)) = (std::env::var_os("CARGO"), workspace_of(&name)) else { return Ok(()) };
+    let (Some(cargo), Some(workspace)) = (std::env::var_os("CARGO"), workspace_of(&name)) else {
+        return Ok(());
+    };
     if beside.iter().any(|folder| is_up_to_date(&folder.join(program), &workspace.join(&name))) {
         return Ok(());
     }
@@ -48,7 +50,11 @@ fn build_if_member(program: &Path, beside: &[PathBuf]) -> Result<(), ProgramErro
     }
     let failed = |detail: String| ProgramError::Build { name: name.clone(), detail };
     let output = build.output().map_err(|error| failed(error.to_string()))?;
-    if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr).into_owned())) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
 }
 
 /// No source of the member is newer than its binary.

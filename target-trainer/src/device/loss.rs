@@ -62,7 +62,7 @@ mod tests {
         let mut dx = vec![0.0; 12];
         cross_entropy(&mut dx, &x, &head, &targets, 4, 0.5);
         gradient_matches(&x, &dx, &[0.5], |x| {
-            vec![cross_entropy(&mut vec![0.0; 12], x, &head, &targets, 4, 1.0)]
+            vec![cross_entropy(&mut [0.0; 12], x, &head, &targets, 4, 1.0)]
         });
         assert!(dx[4..8].iter().all(|d| *d == 0.0), "a row that is not learned gets no gradient");
     }

@@ -87,13 +87,13 @@ impl Config {
         if sizes.iter().any(|size| !(1..=MOST).contains(size)) {
             return Err(format!("a size is not between 1 and {MOST}"));
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
                 "{} heads can't share {} heads of keys and values",
                 self.heads, self.kv_heads
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head_dim {} is odd", self.head_dim));
         }
         Ok(self)

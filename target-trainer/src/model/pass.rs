@@ -118,10 +118,10 @@ impl Net<'_> {
     }
 
     /// `x` becomes the layer's output.
-    fn layer(&self, number: usize, x: &mut Vec<f32>) -> Kept {
+    fn layer(&self, number: usize, x: &mut [f32]) -> Kept {
         let Layer { input_norm, post_norm, .. } = &self.base.layers[number];
         let config = &self.base.config;
-        let input = x.clone();
+        let input = x.to_vec();
         let (normed, input_inverse) = self.norm(x, input_norm);
         let mut q = self.project(number, Projection::QProj, &normed);
         let mut k = self.project(number, Projection::KProj, &normed);
@@ -131,7 +131,7 @@ impl Net<'_> {
         let mut mixed = vec![0.0; q.len()];
         let probabilities = attention(&mut mixed, &q, &k, &v, self.shape());
         add(x, &self.project(number, Projection::OProj, &mixed));
-        let middle = x.clone();
+        let middle = x.to_vec();
         let (post_normed, middle_inverse) = self.norm(x, post_norm);
         let gate = self.project(number, Projection::GateProj, &post_normed);
         let up = self.project(number, Projection::UpProj, &post_normed);

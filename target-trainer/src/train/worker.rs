@@ -97,7 +97,9 @@ impl<'a> Work<'a> {
             }
             let step = self.engine.cursor().step;
             let asked = (self.orders.asked_to_end)();
-            if asked || (step % train.save_every == 0 && step > self.saved && !self.engine.finished()) {
+            if asked
+                || (step.is_multiple_of(train.save_every) && step > self.saved && !self.engine.finished())
+            {
                 self.save(step)?;
             }
             if asked {

@@ -1,0 +1,23 @@
+//! A data file: any bytes are samples or an error with its place.
+#![no_main]
+
+use std::convert::Infallible;
+
+use libfuzzer_sys::fuzz_target;
+use target_trainer::intake::read_samples;
+use target_trainer::settings::{Guards, Limits};
+
+fuzz_target!(|data: &[u8]| {
+    let limits = Limits { line_bytes: 4096, nesting: 16, ..Limits::default() };
+    let mut copied = Vec::new();
+    let read = read_samples::<Infallible>(data, &limits, &Guards::default(), |line| {
+        copied.extend_from_slice(line);
+        Ok(())
+    });
+    match read {
+        // What was taken in is what was read, to the byte.
+        Ok(Ok(samples)) => assert!(!samples.is_empty() && copied == data),
+        Ok(Err(error)) => assert!(error.line >= 1 && error.column >= 1),
+        Err(never) => match never {},
+    }
+});

@@ -1,0 +1,13 @@
+//! Settings: any text is settings in range, or an error.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use target_trainer::settings::Settings;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(settings) = Settings::parse(text, "fuzz") {
+        assert!(settings.train.micro_batch > 0 && settings.recipe.steps > 0);
+    }
+    let _ = Settings::default().with(&[text.to_owned()]);
+});

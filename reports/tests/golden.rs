@@ -1,0 +1,273 @@
+//! A made-up but lifelike record -> each report, as golden files; and hostile words that must stay words.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use scenarios::*;
+
+const HOSTILE: &str =
+    "<script>alert(1)</script> \u{1b}[31m \u{0} \u{202e}evil | `code` ]]> --> &amp; \u{ffff}";
+
+fn entry(at_us: u64, scenario: Option<&str>, trial: Option<u32>, event: Event) -> Entry {
+    Entry { at_us, scenario: scenario.map(str::to_owned), trial, event }
+}
+
+fn started() -> Event {
+    let mechanisms = vec![
+        Mechanism {
+            name: "user-namespace".into(),
+            granted: true,
+            detail: "user, mount, pid and IPC namespaces".into(),
+        },
+        Mechanism { name: "memory-cgroup".into(), granted: false, detail: HOSTILE.into() },
+    ];
+    Event::RunStarted(RunStarted {
+        format: RECORD_FORMAT,
+        version: "0.1.0".into(),
+        run: "2026-11-23T19-06-31Z-seed-7".into(),
+        started: "2026-11-23T19:06:31Z".into(),
+        seed: 7,
+        command: vec!["trainwreck".into(), HOSTILE.into()],
+        machine: Machine {
+            kernel: "6.18".into(),
+            cores: 4,
+            memory_bytes: 24 << 30,
+            user: "root".into(),
+            mechanisms,
+        },
+        scenarios: 5,
+    })
+}
+
+fn scenario(title: &str, guard_removed: Option<&str>) -> Event {
+    Event::ScenarioStarted(Box::new(ScenarioStarted {
+        title: title.into(),
+        severity: "critical".into(),
+        domain: "filesystem".into(),
+        file: "scenarios/library/filesystem/fs-01-kill-mid-save.yaml".into(),
+        source: include_str!("../../scenarios/library/filesystem/fs-01-kill-mid-save.yaml").into(),
+        target_source: "id: x".into(),
+        target_file: "targets/x.yaml".into(),
+        guards: vec!["atomic-save".into()],
+        guard_removed: guard_removed.map(str::to_owned),
+        repeat: "trainwreck run fs-01 --seed 7".into(),
+    }))
+}
+
+fn facts(outcome: Outcome) -> TrialFacts {
+    TrialFacts {
+        what: "SIGKILL of the whole tree at file event 7 of checkpoint-save 2".into(),
+        outcome,
+        because: format!("because {HOSTILE}"),
+        landed: vec!["every process was killed".into()],
+        step_at_fault: Some(9),
+        promised: Some(5),
+        resumed_from: Some(5),
+        lost_steps: Some(4),
+        recovery_seconds: Some(0.25),
+        restarts: 0,
+        same: vec!["blake3:aa".into()],
+        same_as_steady: Some(true),
+        peak_memory_bytes: Some(9 << 20),
+        probes: vec![],
+        seconds: 1.0,
+    }
+}
+
+/// Steps 1 to 9, a kill, a resume from 5, steps to 12.
+fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<Entry> {
+    let at = |ms: u64, event| entry(ms * 1000, Some(id), Some(number), event);
+    let begun = |attempt| Event::TargetStarted(TargetStarted { attempt, command: vec!["trainer".into()] });
+    let mut entries = vec![
+        at(0, Event::TrialStarted { of: 2, what: "kill".into() }),
+        at(1, begun(1)),
+        at(2, Event::Resumed { step: 0 }),
+    ];
+    entries.extend((1..10).map(|step| at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
+    entries.push(at(55, Event::Saved { step: 5 }));
+    entries.push(at(95, Event::FaultLanded { fault: "crash".into(), evidence: HOSTILE.into() }));
+    entries.push(at(96, Event::TargetEnded { attempt: 1, ending: Ending::Struck }));
+    entries.push(at(97, begun(2)));
+    entries.push(at(98, Event::Resumed { step: 5 }));
+    entries.extend((6..13).map(|step| at(100 + step * 10, Event::Step { step, loss: None })));
+    entries.push(at(231, Event::Said { stream: Stream::Stderr, line: HOSTILE.repeat(40) }));
+    entries.push(at(
+        232,
+        Event::TargetEnded {
+            attempt: 2,
+            ending: Ending::Exited(if outcome == Outcome::Recovered { 0 } else { 3 }),
+        },
+    ));
+    entries.push(at(233, Event::TrialEnded(Box::new(facts(outcome)))));
+    entries
+}
+
+fn steady(id: &str) -> Entry {
+    let facts = SteadyFacts {
+        ended_well: true,
+        steps: 12,
+        saves: vec![5, 10],
+        same: vec!["blake3:aa".into()],
+        seconds: 0.2,
+        peak_memory_bytes: Some(8 << 20),
+        counted: BTreeMap::from([("file events of save 1".into(), 23)]),
+        cached: false,
+    };
+    entry(0, Some(id), None, Event::SteadyState(facts))
+}
+
+fn judged(id: &str, verdict: Verdict) -> Entry {
+    entry(400_000, Some(id), None, Event::Judged { verdict, seconds: 0.4 })
+}
+
+/// One scenario for each way to end.
+fn record() -> Record {
+    let mut entries = vec![entry(0, None, None, started())];
+    let mut add = |id: &str, title: &str, trials: &[Outcome], verdict: Option<Verdict>| {
+        entries.push(entry(0, Some(id), None, scenario(title, None)));
+        entries.push(steady(id));
+        for (number, outcome) in (1..).zip(trials) {
+            entries.extend(trial(id, number, *outcome));
+        }
+        entries.extend(verdict.map(|verdict| judged(id, verdict)));
+    };
+    let reasons = vec![Reason {
+        expectation: "always: {outcome: [recovered]}".into(),
+        trial: Some(2),
+        found: HOSTILE.into(),
+    }];
+    add("aa-01", "all is well", &[Outcome::Recovered, Outcome::Recovered], Some(Verdict::Survived));
+    add("bb-01", HOSTILE, &[Outcome::Recovered, Outcome::Crashed], Some(Verdict::Violated { reasons }));
+    add(
+        "cc-01",
+        "nothing landed",
+        &[Outcome::Recovered],
+        Some(Verdict::Inconclusive { why: "the fault did not land".into() }),
+    );
+    add("dd-01", "not here", &[], Some(Verdict::Skipped { why: "no loop device".into() }));
+    add("ee-01", "cut off", &[Outcome::Hung], None);
+    Record { entries, truncated: true }
+}
+
+fn html_of(record: &Record) -> String {
+    let mut bytes = Vec::new();
+    reports::html(record, &mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn junit_of(record: &Record) -> String {
+    let mut bytes = Vec::new();
+    reports::junit(record, &mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn markdown_of(record: &Record) -> String {
+    let mut bytes = Vec::new();
+    reports::markdown(record, &mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Every tag that is opened is closed, in order.
+fn is_balanced(html: &str) -> bool {
+    const VOID: [&str; 2] = ["meta", "br"];
+    let body = html.split_once("</style>").map_or(html, |(_, body)| body);
+    let mut open = vec!["head", "html"];
+    open.reverse();
+    for tag in body.split('<').skip(1) {
+        let name = tag.split(['>', ' ']).next().unwrap_or_default();
+        if let Some(closing) = name.strip_prefix('/') {
+            if open.pop() != Some(closing) {
+                return false;
+            }
+        } else if !VOID.contains(&name) {
+            open.push(name);
+        }
+    }
+    open.is_empty()
+}
+
+#[test]
+fn the_page_is_as_it_was_looked_at() {
+    let html = html_of(&record());
+    insta::assert_snapshot!(html.split_once("</style>").unwrap().1);
+}
+
+#[test]
+fn junit_tells_skipped_failed_and_unknown_apart() {
+    insta::assert_snapshot!(junit_of(&record()));
+}
+
+#[test]
+fn the_summary_has_a_block_for_what_is_to_be_looked_at() {
+    insta::assert_snapshot!(markdown_of(&record()));
+}
+
+#[test]
+fn what_a_target_says_is_never_markup() {
+    let record = record();
+    let html = html_of(&record);
+    assert!(is_balanced(&html));
+    for text in [&html, &junit_of(&record), &markdown_of(&record)] {
+        assert!(
+            !text.contains("<script")
+                && !text.contains('\u{1b}')
+                && !text.contains('\u{0}')
+                && !text.contains('\u{202e}')
+        );
+    }
+}
+
+#[test]
+fn with_a_guard_taken_away_violated_is_what_is_wanted() {
+    let mut entries = vec![entry(0, None, None, started())];
+    entries.push(entry(0, Some("aa-01"), None, scenario("killed", Some("atomic-save"))));
+    entries.push(judged("aa-01", Verdict::Violated { reasons: vec![] }));
+    entries.push(entry(0, Some("bb-01"), None, scenario("killed", Some("atomic-save"))));
+    entries.push(judged("bb-01", Verdict::Survived));
+    let summary = reports::summary(&Record { entries, truncated: false }).unwrap();
+    let counts: Vec<(&str, usize)> =
+        summary.counts.iter().map(|count| (count.word, count.scenarios)).collect();
+    assert_eq!(counts, [("not noticed", 1), ("guard noticed", 1)]);
+}
+
+#[test]
+fn thousands_of_trials_and_steps_make_no_endless_page() {
+    let mut entries =
+        vec![entry(0, None, None, started()), entry(0, Some("aa-01"), None, scenario("many", None))];
+    (1..3000).for_each(|number| {
+        entries.push(entry(
+            0,
+            Some("aa-01"),
+            Some(number),
+            Event::TrialEnded(Box::new(facts(Outcome::Recovered))),
+        ))
+    });
+    entries.extend(
+        (0..50_000).map(|step| entry(step * 1000, Some("aa-01"), Some(1), Event::Step { step, loss: None })),
+    );
+    assert!(html_of(&Record { entries, truncated: false }).len() < 2 << 20);
+}
+
+#[test]
+fn a_record_without_its_beginning_is_an_error() {
+    let error = reports::html(&Record::default(), &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("run-started"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_words_of_a_target_break_a_report(words in "\\PC{0,80}|[<>&'\"\\x00-\\x1f]{0,40}", step in any::<u64>(), at_us in any::<u64>()) {
+        let mut entries = vec![entry(0, None, None, started()), entry(0, Some("aa-01"), None, scenario(&words, None))];
+        entries.push(entry(at_us, Some("aa-01"), Some(1), Event::Step { step, loss: Some(f64::NAN) }));
+        entries.push(entry(0, Some("aa-01"), Some(1), Event::Said { stream: Stream::Stderr, line: words.clone() }));
+        entries.push(entry(at_us / 2, Some("aa-01"), Some(1), Event::FaultLanded { fault: words.clone(), evidence: words.clone() }));
+        entries.push(judged("aa-01", Verdict::Inconclusive { why: words.clone() }));
+        let record = Record { entries, truncated: false };
+        prop_assert!(is_balanced(&html_of(&record)));
+        let junit = junit_of(&record);
+        prop_assert!(!junit.chars().any(|c| c.is_control() && c != '\n'), "{junit}");
+        markdown_of(&record);
+    }
+}

@@ -1,0 +1,25 @@
+//! What fuzzing has found or started from, replayed as an ordinary test.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
+use std::path::Path;
+
+use scenarios::{Scenario, TargetFile};
+
+#[test]
+fn every_scenario_of_the_corpus_is_read_or_refused_with_a_place() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/scenario");
+    let mut count = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let text = String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap()).into_owned();
+        if let Err(error) = Scenario::parse(&text, "corpus") {
+            assert!(
+                !error.problems.is_empty()
+                    && error.problems.iter().all(|problem| problem.offset <= text.len())
+            );
+        }
+        let _ = TargetFile::parse(&text, "corpus");
+        count += 1;
+    }
+    assert!(count >= 7);
+}

@@ -1,0 +1,47 @@
+//! What fuzzing has found or started from, replayed as ordinary tests.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use target_trainer::intake::read_samples;
+use target_trainer::settings::{Guards, Limits, Settings};
+use target_trainer::store::{Manifest, decode};
+
+fn each(corpus: &str, check: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(corpus);
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    files.iter().for_each(|file| check(&std::fs::read(file).unwrap()));
+}
+
+#[test]
+fn every_data_file_of_the_corpus_is_samples_or_an_error_with_its_place() {
+    let limits = Limits { line_bytes: 4096, nesting: 16, ..Limits::default() };
+    each("data_line", |bytes| {
+        match read_samples::<Infallible>(bytes, &limits, &Guards::default(), |_| Ok(())).unwrap() {
+            Ok(samples) => assert!(!samples.is_empty()),
+            Err(error) => assert!(error.line >= 1 && error.column >= 1),
+        }
+    });
+}
+
+#[test]
+fn every_manifest_of_the_corpus_is_read_or_refused() {
+    each("manifest", |bytes| {
+        let _ = Manifest::parse(bytes);
+        let _ = decode(bytes);
+    });
+}
+
+#[test]
+fn every_setting_of_the_corpus_is_in_range_or_refused() {
+    each("settings", |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        if let Ok(settings) = Settings::parse(&text, "corpus") {
+            assert!(settings.train.micro_batch > 0);
+        }
+        let _ = Settings::default().with(&[text.into_owned()]);
+    });
+}
