@@ -1,7 +1,5 @@
 //! What fuzzing has found or started from, replayed as an ordinary test.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
-
 use std::path::Path;
 
 use scenarios::{Scenario, TargetFile};

@@ -61,7 +61,9 @@ impl Screen {
             many => format!("  {many} trials"),
         };
         self.line(&format!("{mark} {id:<9} {word:<13} {seconds:>6.1} s{trials}{guard}  {}", one.title));
-        because(verdict, self.proving).iter().for_each(|reason| self.line(&format!("            {reason}")));
+        because(verdict, self.proving)
+            .iter()
+            .for_each(|reason| self.line(&format!("            {}", short(reason))));
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
@@ -118,6 +120,13 @@ fn word_for(verdict: &Verdict, proving: bool) -> (&'static str, &'static str) {
         Verdict::Inconclusive { .. } => ("?", "inconclusive"),
         Verdict::Skipped { .. } => ("-", "skipped"),
     }
+}
+
+/// The report has it whole.
+fn short(reason: &str) -> String {
+    const MOST: usize = 160;
+    let cut: String = reason.chars().filter(|c| !c.is_control()).take(MOST).collect();
+    if reason.chars().nth(MOST).is_some() { format!("{cut} ..") } else { cut }
 }
 
 /// At most three reasons; the report has them all.

@@ -6,6 +6,8 @@ use scenarios::{Expectation, Fact, Modality, Outcome, Reason, Scenario, SteadyFa
 
 pub use facts::{TrialStory, trial_facts};
 
+const MEBIBYTE: u64 = 1 << 20;
+
 /// A trial's facts with the lines that it said.
 pub struct JudgedTrial<'a> {
     pub number: u32,
@@ -67,7 +69,9 @@ fn holds(fact: &Fact, text: &str, trial: &JudgedTrial<'_>) -> Result<(), String>
         Fact::SameAsSteadyState => same(facts),
         Fact::Restarts { max } => at_most(Some(facts.restarts), *max, "restarts by the harness"),
         Fact::RecoveryTime { max } => within(facts.recovery_seconds, max.as_secs_f64()),
-        Fact::PeakMemory { max } => at_most(facts.peak_memory_bytes, max.0, "bytes of peak memory"),
+        Fact::PeakMemory { max } => {
+            at_most(facts.peak_memory_bytes.map(mebibytes), max.0.div_ceil(MEBIBYTE), "MiB of peak memory")
+        }
         Fact::Says(pattern) if trial.said.iter().any(|line| pattern.is_match(line)) => Ok(()),
         Fact::Says(pattern) => Err(format!("no line matched `{pattern}`")),
         Fact::Verifies | Fact::LeavesNoProcess | Fact::Files { .. } => probed(facts, text),
@@ -80,6 +84,10 @@ fn at_most<T: PartialOrd + std::fmt::Display>(found: Option<T>, max: T, what: &s
         Some(found) => Err(format!("{found} {what}")),
         None => Err(format!("{what}: not known")),
     }
+}
+
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(MEBIBYTE)
 }
 
 fn within(found: Option<f64>, max: f64) -> Result<(), String> {

@@ -33,7 +33,7 @@ pub(super) fn section(one: &ScenarioView<'_>) -> Markup {
             }
             @if one.trials.len() > 1 { (trials(one)) }
             h3 { "Repeat it" }
-            pre { code { (clean(&one.started.repeat)) } }
+            pre { code { (clean(&one.started.repeat)) @if one.trials.len() > 1 { @if let Some(trial) = one.telling_trial() { "\n" (clean(&one.started.repeat)) " --trial " (trial.number) } } } }
             (sources(one))
         }
     }
