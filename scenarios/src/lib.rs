@@ -3,6 +3,8 @@
 //! A scenario file goes `text -> Draft -> Scenario`; a `Scenario` cannot be wrong. What a run did is a `Record`
 //! of `Event`s; what that means is a `Verdict`. This crate starts no process, and reads no clock and no environment.
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod check_target;
 mod draft;

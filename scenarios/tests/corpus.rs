@@ -1,5 +1,7 @@
 //! What fuzzing has found or started from, replayed as an ordinary test.
 
+#![expect(clippy::disallowed_methods, reason = "only the room is pure; its tests read files")]
+
 use std::path::Path;
 
 use scenarios::{Scenario, TargetFile};

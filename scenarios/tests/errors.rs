@@ -1,5 +1,7 @@
 //! What is said of files that are wrong: all of it at once, each with its place.
 
+#![expect(clippy::disallowed_methods, reason = "only the room is pure; its tests may look at a clock")]
+
 use proptest::prelude::*;
 use scenarios::{Scenario, TargetFile};
 

@@ -2,6 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     reason = "a test stops at the first thing that is not as it should be, and says what it skips"
 )]
 

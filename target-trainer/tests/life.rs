@@ -328,3 +328,42 @@ fn a_base_that_is_not_the_one_trained_on_is_refused_naming_both() {
         "{said}"
     );
 }
+
+/// A root whose 30th sample overflows its loss.
+fn poisoned(policy: &str) -> Root {
+    let root = Root::new(&[policy]);
+    let data = root.dir.path().join("poisoned.jsonl");
+    assert!(
+        run(&["make-data", "arithmetic", "--samples", "64", "--out", data.to_str().unwrap()])
+            .status
+            .success()
+    );
+    let text = std::fs::read_to_string(&data).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[29] = lines[29].replace('}', ",\"weight\":3.0e38}");
+    std::fs::write(&data, lines.join("\n")).unwrap();
+    assert!(run(&["submit", root.str(), data.to_str().unwrap()]).status.success());
+    root
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_skipped_or_rolled_back_or_stops_the_job_as_configured() {
+    let skipped = poisoned("train.on_non_finite=skip");
+    let said = skipped.drain();
+    assert!(said.contains("skipped step ") && said.contains("non-finite loss"), "{said}");
+    let rolled_back = poisoned("train.on_non_finite=rollback").drain();
+    assert!(rolled_back.contains("rolled back to step "), "{rolled_back}");
+    // What a rollback repeats, it repeats bit for bit; then the batch is skipped all the same.
+    assert_eq!(adapter(&rolled_back), adapter(&said));
+    let stopped = poisoned("train.on_non_finite=stop");
+    let said = stopped.drain();
+    assert!(said.contains("failed job") && said.contains("non-finite loss"), "{said}");
+    assert!(stopped.verify().status.success(), "what was saved before is sound");
+}
+
+#[test]
+fn beyond_the_budget_steps_that_are_not_finite_are_no_longer_borne() {
+    let root = poisoned("train.non_finite_budget=2");
+    let said = root.drain();
+    assert!(said.contains("failed job") && said.contains("2 are borne"), "{said}");
+}

@@ -38,7 +38,7 @@ pub struct Train {
     pub save_every: u64,
     pub keep: usize,
     pub on_non_finite: OnNonFinite,
-    pub non_finite_budget: u32,
+    pub non_finite_budget: usize,
     pub save_patience_s: u64,
     pub heartbeat_s: u64,
     pub max_crashes: u32,

@@ -1,5 +1,6 @@
 //! A worker's life: takes one job up where it stands, trains it, saves as it goes, and leaves the finished adapter.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -44,9 +45,8 @@ struct Work<'a> {
     orders: &'a Orders<'a>,
     engine: Engine,
     checkpoints: Checkpoints,
-    non_finite: u32,
-    /// Step to which a rollback has already led.
-    rolled_back_at: Option<u64>,
+    /// Steps that were not finite, each counted once however often it was done again.
+    non_finite: BTreeSet<u64>,
     saved: u64,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Work<'a> {
         if let Err(error) = checkpoints.clean() {
             tracing::warn!("unfinished checkpoints stay for now: {error}");
         }
-        let mut work = Work { orders, engine, checkpoints, non_finite: 0, rolled_back_at: None, saved: 0 };
+        let mut work = Work { orders, engine, checkpoints, non_finite: BTreeSet::new(), saved: 0 };
         let step = work.resume()?;
         (orders.say)(Word::Resumed { step });
         Ok(work)
@@ -111,21 +111,22 @@ impl<'a> Work<'a> {
     }
 
     fn not_finite(&mut self, report: &StepReport, what: NonFinite) -> Step<()> {
-        self.non_finite += 1;
+        let is_new = self.non_finite.insert(report.step);
         let train = &self.orders.settings.train;
         let words = format!("non-finite {what} (loss {})", report.loss);
-        if train.on_non_finite == OnNonFinite::Stop || self.non_finite > train.non_finite_budget {
+        if train.on_non_finite == OnNonFinite::Stop || self.non_finite.len() > train.non_finite_budget {
             return Err((
                 Exit::NonFinite,
                 format!(
                     "step {}: {words}; {} such steps, {} are borne",
-                    report.step, self.non_finite, train.non_finite_budget
+                    report.step,
+                    self.non_finite.len(),
+                    train.non_finite_budget
                 ),
             ));
         }
         // What comes again after a rollback is in the data: only skipping leads past it.
-        if train.on_non_finite == OnNonFinite::Rollback && self.rolled_back_at != Some(report.step) {
-            self.rolled_back_at = Some(report.step);
+        if train.on_non_finite == OnNonFinite::Rollback && is_new {
             let to = self.resume()?;
             (self.orders.say)(Word::RolledBack { to, what: words });
             return Ok(());
