@@ -57,7 +57,7 @@ fn a_name_that_the_target_does_not_know_is_told_with_the_nearest_one() {
     );
     let target = TargetFile::parse(include_str!("../targets/reference.yaml"), "t").unwrap();
     let error = Scenario::parse(&text, "f").unwrap().check_against(&target).unwrap_err().to_string();
-    assert_eq!(error, "f:18:10: target `reference` has no guard `space-chek` (did you mean `space-check`?)");
+    assert_eq!(error, "f:17:10: target `reference` has no guard `space-chek` (did you mean `space-check`?)");
 }
 
 #[test]

@@ -39,6 +39,13 @@ impl Starved {
         scene.trainer.place_below_root(&self.place)
     }
 
+    fn has_room(&self, now: &SpaceFacts) -> bool {
+        match self.lack {
+            Lack::Bytes { leave } => now.free_bytes > leave,
+            Lack::Inodes => now.free_inodes > 0,
+        }
+    }
+
     /// What is in use may grow between the look and the remount, which is refused then: look again.
     fn shrink(&self, scene: &Scene<'_>, at: &Path) -> Result<SpaceFacts, FaultError> {
         let mut tries = 0;
@@ -77,16 +84,23 @@ impl Armed for Starved {
         let now = self.shrink(scene, &at)?;
         let after = scene.room.space(&at)?;
         self.before.get_or_insert(now);
-        let took = match self.lack {
-            Lack::Bytes { leave } => after.free_bytes <= leave,
-            Lack::Inodes => after.free_inodes == 0,
-        };
+        let took = !self.has_room(&after);
         let shown = format!(
             "statvfs of `{}`: {} bytes and {} inodes free",
             self.place, after.free_bytes, after.free_inodes
         );
         self.shown = took.then_some(shown);
         Ok(())
+    }
+
+    /// What the target removes gives it room again: as long as the fault lasts, that is taken away too.
+    fn press(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
+        if self.before.is_none() {
+            return Ok(());
+        }
+        let at = self.at(scene);
+        let now = scene.room.space(&at)?;
+        if self.has_room(&now) { self.shrink(scene, &at).map(drop) } else { Ok(()) }
     }
 
     fn landed(&mut self, _scene: &Scene<'_>, since: Since) -> Option<String> {
