@@ -65,6 +65,24 @@ impl Root {
         said
     }
 
+    /// A daemon under way, with so many checkpoints made.
+    fn daemon_at_work(&self, checkpoints: usize) -> Child {
+        let daemon = self.daemon();
+        let jobs = self.path().join("checkpoints");
+        let made = |job: &str| names(&jobs.join(job)).iter().filter(|name| name.starts_with("step-")).count();
+        wait_for("checkpoints", || {
+            jobs.is_dir() && names(&jobs).first().is_some_and(|job| made(job) >= checkpoints)
+        });
+        daemon
+    }
+
+    /// Killed with so many checkpoints made.
+    fn killed_at_work(&self, checkpoints: usize) {
+        let mut daemon = self.daemon_at_work(checkpoints);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
     fn job(&self) -> String {
         names(&self.path().join("checkpoints"))[0].clone()
     }
@@ -113,6 +131,14 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Long enough to be stopped half way on a busy machine.
+const LONGER: [&str; 1] = ["recipe.steps=300"];
+
+fn undisturbed_longer() -> &'static str {
+    static ADAPTER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ADAPTER.get_or_init(|| adapter(&Root::with_job(&LONGER).drain()).to_owned())
+}
+
 fn undisturbed() -> String {
     adapter(&Root::with_job(&[]).drain()).to_owned()
 }
@@ -142,10 +168,7 @@ fn twenty_kills_at_random_moments_end_with_the_weights_of_an_undisturbed_run() {
 #[test]
 fn no_worker_trains_on_without_its_daemon() {
     let root = Root::with_job(&["recipe.steps=100000"]);
-    let mut daemon = root.daemon();
-    wait_for("a checkpoint", || {
-        root.path().join("checkpoints").read_dir().is_ok_and(|mut dir| dir.next().is_some())
-    });
+    let mut daemon = root.daemon_at_work(1);
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.id())).unwrap();
     let worker = PathBuf::from(format!("/proc/{}", children.trim()));
     assert!(worker.exists());
@@ -160,10 +183,7 @@ fn no_worker_trains_on_without_its_daemon() {
 #[test]
 fn a_sigterm_is_deferred_until_the_step_is_saved_and_nothing_is_lost() {
     let root = Root::with_job(&["recipe.steps=2000"]);
-    let daemon = root.daemon();
-    wait_for("a checkpoint", || {
-        root.path().join("checkpoints").read_dir().is_ok_and(|mut dir| dir.next().is_some())
-    });
+    let daemon = root.daemon_at_work(1);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.id() as i32), nix::sys::signal::Signal::SIGTERM)
         .unwrap();
     let output = daemon.wait_with_output().unwrap();
@@ -179,10 +199,7 @@ fn a_sigterm_is_deferred_until_the_step_is_saved_and_nothing_is_lost() {
 #[test]
 fn a_second_daemon_refuses_and_names_the_first() {
     let root = Root::with_job(&["recipe.steps=100000"]);
-    let mut first = root.daemon();
-    wait_for("a checkpoint", || {
-        root.path().join("checkpoints").read_dir().is_ok_and(|mut dir| dir.next().is_some())
-    });
+    let mut first = root.daemon_at_work(1);
     let second = run(&["daemon", root.str()]);
     assert_eq!(second.status.code(), Some(10));
     assert!(text(&second.stderr).contains(&format!("pid {}", first.id())), "{}", text(&second.stderr));
@@ -192,23 +209,13 @@ fn a_second_daemon_refuses_and_names_the_first() {
 
 /// Stops a run half way, damages its newest checkpoint, goes on.
 fn check_damage(damage: impl Fn(&Path)) {
-    let root = Root::with_job(&["recipe.steps=60"]);
-    let mut daemon = root.daemon();
-    let count = || {
-        root.path().join("checkpoints").read_dir().is_ok_and(|mut dir| {
-            dir.next().is_some_and(|job| {
-                names(&job.unwrap().path()).iter().filter(|name| name.starts_with("step-")).count() >= 2
-            })
-        })
-    };
-    wait_for("two checkpoints", count);
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    let root = Root::with_job(&LONGER);
+    root.killed_at_work(2);
     damage(&root.newest_checkpoint());
     assert_eq!(root.verify().status.code(), Some(1), "verify finds the damage");
     let said = root.drain();
     assert!(said.contains("passed over checkpoint step-"), "{said}");
-    assert_eq!(adapter(&said), undisturbed());
+    assert_eq!(adapter(&said), undisturbed_longer());
 }
 
 fn flip(path: &Path, at: usize) {
@@ -235,15 +242,7 @@ fn a_truncated_or_missing_file_makes_it_fall_back_to_the_one_before() {
 #[test]
 fn when_no_checkpoint_verifies_the_job_fails_with_its_reason_and_nothing_is_deleted() {
     let root = Root::with_job(&["recipe.steps=100000"]);
-    let mut daemon = root.daemon();
-    wait_for("a checkpoint", || {
-        root.path()
-            .join("checkpoints")
-            .read_dir()
-            .is_ok_and(|mut dir| dir.next().is_some_and(|job| names(&job.unwrap().path()).len() >= 2))
-    });
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    root.killed_at_work(2);
     let dir = root.path().join("checkpoints").join(root.job());
     let checkpoints: Vec<String> = names(&dir).into_iter().filter(|name| name.starts_with("step-")).collect();
     checkpoints.iter().for_each(|name| std::fs::write(dir.join(name).join("manifest.json"), b"{").unwrap());
@@ -294,10 +293,7 @@ fn a_root_can_be_moved_between_two_runs() {
 #[test]
 fn a_silent_worker_is_replaced_and_the_weights_stay_the_same() {
     let root = Root::with_job(&["train.heartbeat_s=1", "recipe.steps=1500"]);
-    let daemon = root.daemon();
-    wait_for("a checkpoint", || {
-        root.path().join("checkpoints").read_dir().is_ok_and(|mut dir| dir.next().is_some())
-    });
+    let daemon = root.daemon_at_work(1);
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.id())).unwrap();
     let worker = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
     nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
@@ -309,15 +305,7 @@ fn a_silent_worker_is_replaced_and_the_weights_stay_the_same() {
 #[test]
 fn a_base_that_is_not_the_one_trained_on_is_refused_naming_both() {
     let root = Root::with_job(&["recipe.steps=100000"]);
-    let mut daemon = root.daemon();
-    wait_for("a checkpoint", || {
-        root.path()
-            .join("checkpoints")
-            .read_dir()
-            .is_ok_and(|mut dir| dir.next().is_some_and(|job| names(&job.unwrap().path()).len() >= 2))
-    });
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    root.killed_at_work(2);
     let other = Root::new(&[]);
     flip(&other.path().join("base/model.safetensors"), 50_000);
     std::fs::copy(other.path().join("base/model.safetensors"), root.path().join("base/model.safetensors"))

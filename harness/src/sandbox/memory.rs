@@ -103,7 +103,7 @@ fn inflate(room: &Room, cgroup: &MemoryCgroup) -> Result<(), SandboxError> {
     }
     let own = std::env::current_exe().map_err(SandboxError::system("find its own binary"))?;
     let launch = Launch { argv: vec![own.into(), BALLOON.into()], env: Vec::new(), cwd: None };
-    let balloon = room.spawn_balloon(&launch)?;
+    let balloon = room.spawn(&launch)?;
     spare(room.pid_outside(balloon.pid_inside()));
     let until = Instant::now() + Duration::from_secs(1);
     while cgroup.oom_kills() == before && Instant::now() < until && balloon.wait_timeout(LOOK).is_none() {}

@@ -167,15 +167,14 @@ impl Room {
 
     /// Starts a program.
     pub fn spawn(&self, launch: &Launch) -> Result<Running, SandboxError> {
-        self.spawn_in(launch, self.cgroup.as_deref())
-    }
-
-    fn spawn_in(&self, launch: &Launch, cgroup: Option<&MemoryCgroup>) -> Result<Running, SandboxError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
-        let request =
-            Request::Spawn { id, launch: launch.clone(), cgroup_procs: cgroup.map(MemoryCgroup::procs) };
+        let request = Request::Spawn {
+            id,
+            launch: launch.clone(),
+            cgroup_procs: self.cgroup.as_deref().map(MemoryCgroup::procs),
+        };
         let files = [their_stdout.as_raw_fd(), their_stderr.as_raw_fd()];
         match self.line.ask(&request, &files)? {
             Reply::Spawned { pid_inside } => {
@@ -228,17 +227,8 @@ impl Room {
     pub fn limit_memory(&self, bytes: u64) -> Result<MemoryLimited, SandboxError> {
         match &self.cgroup {
             Some(cgroup) => memory::limit_cgroup(self, Arc::clone(cgroup), bytes),
-            None => Ok(memory::watch(self.line_for_watch(), self.warden, self.fresh_proc, bytes)),
+            None => Ok(memory::watch(Arc::clone(&self.line), self.warden, self.fresh_proc, bytes)),
         }
-    }
-
-    fn line_for_watch(&self) -> Arc<Line> {
-        Arc::clone(&self.line)
-    }
-
-    /// Our own binary as a balloon, in the cgroup.
-    pub(super) fn spawn_balloon(&self, launch: &Launch) -> Result<Running, SandboxError> {
-        self.spawn(launch)
     }
 
     /// Pid as the harness sees it of a process of the room.
