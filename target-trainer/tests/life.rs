@@ -263,11 +263,15 @@ fn what_can_not_be_data_is_rejected_without_blocking_and_the_queue_goes_on() {
     std::fs::write(inbox.join("empty.jsonl"), b"").unwrap();
     std::fs::write(inbox.join("cut.jsonl"), b"{\"text\":\"whole\"}\n{\"text\":\"cu").unwrap();
     std::fs::write(inbox.join("esc\u{1b}[31m.jsonl"), b"[]\n").unwrap();
+    // A name that is not UTF-8 is a name all the same.
+    let odd = std::os::unix::ffi::OsStrExt::from_bytes(&b"odd\xff.jsonl"[..]);
+    std::fs::write(inbox.join::<&std::ffi::OsStr>(odd), b"[]\n").unwrap();
     let said = root.drain();
     for name in ["pipe", "zero", "loop", "folder", "empty"] {
         assert!(said.contains(&format!("rejected {name}.jsonl: ")), "{name}: {said}");
     }
     assert!(said.contains("rejected cut.jsonl: line 2 column 11: "), "{said}");
+    assert!(said.contains("rejected odd"), "{said}");
     assert!(!said.contains('\u{1b}'), "no terminal escapes in what it says");
     adapter(&said);
 }

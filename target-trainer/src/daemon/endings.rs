@@ -63,7 +63,7 @@ impl Crashes {
 
     /// A save was made.
     pub(super) fn progressed(&mut self) {
-        self.crashes = 0;
+        (self.crashes, self.unexplained) = (0, 0);
     }
 
     pub(super) fn judge(&mut self, ended: Ended, why: &str) -> Next {
@@ -150,6 +150,10 @@ mod tests {
         assert_eq!(crashes.micro_batch(), 4);
         crashes.judge(killed(None), "");
         assert_eq!(crashes.micro_batch(), 4);
+        crashes.judge(killed(None), "");
+        assert_eq!(crashes.micro_batch(), 2);
+        // A save in between: what came before it is no sign of want of memory.
+        crashes.progressed();
         crashes.judge(killed(None), "");
         assert_eq!(crashes.micro_batch(), 2);
     }

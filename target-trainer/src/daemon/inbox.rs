@@ -2,6 +2,7 @@
 //! A name may be gone, or be something else, at any moment between.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,7 +23,7 @@ struct Looked {
 
 pub(super) struct Inbox {
     dir: PathBuf,
-    waiting: BTreeMap<String, Looked>,
+    waiting: BTreeMap<OsString, Looked>,
     /// Word from the kernel that something changed. None where inotify is exhausted: then only the rescan looks.
     changes: Option<(RecommendedWatcher, Receiver<()>)>,
 }
@@ -49,7 +50,7 @@ impl Inbox {
     pub(super) fn look(&mut self, orders: &Orders<'_>) -> Result<(), DaemonError> {
         let listed = names(&self.dir)
             .map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
-        let names: std::collections::BTreeSet<String> =
+        let names: std::collections::BTreeSet<OsString> =
             listed.into_iter().chain(self.waiting.keys().cloned()).collect();
         for name in names {
             if (orders.asked_to_end)() {
@@ -61,7 +62,10 @@ impl Inbox {
                         && orders.settings.guards.tolerate_vanished =>
                 {
                     self.waiting.remove(&name);
-                    (orders.say)(&format!("vanished before it could be read: {}", name.escape_debug()));
+                    (orders.say)(&format!(
+                        "vanished before it could be read: {}",
+                        name.to_string_lossy().escape_debug()
+                    ));
                 }
                 looked => looked.map_err(|error| DaemonError::Read {
                     path: self.dir.join(&name).display().to_string(),
@@ -72,7 +76,7 @@ impl Inbox {
         Ok(())
     }
 
-    fn look_at(&mut self, name: &str, orders: &Orders<'_>) -> Result<(), std::io::Error> {
+    fn look_at(&mut self, name: &OsStr, orders: &Orders<'_>) -> Result<(), std::io::Error> {
         let path = self.dir.join(name);
         let facts = path.symlink_metadata()?;
         let settle = Duration::from_millis(orders.settings.limits.settle_ms);
@@ -90,7 +94,7 @@ impl Inbox {
                 return Ok(());
             }
         }
-        let taken = accept::take_in(orders, &path, name);
+        let taken = accept::take_in(orders, &path, &name.to_string_lossy());
         if taken.is_ok() {
             self.waiting.remove(name);
         }
@@ -99,10 +103,13 @@ impl Inbox {
 }
 
 /// Names of what lies in the inbox; unfinished and hidden things are nobody's business yet.
-fn names(dir: &std::path::Path) -> Result<Vec<String>, std::io::Error> {
-    let names =
-        std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    Ok(names.filter(|name| !name.starts_with('.') && !name.contains(TEMPORARY)).collect())
+fn names(dir: &std::path::Path) -> Result<Vec<OsString>, std::io::Error> {
+    let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name());
+    let is_ready = |name: &OsString| {
+        let name = name.to_string_lossy();
+        !name.starts_with('.') && !name.contains(TEMPORARY)
+    };
+    Ok(names.filter(is_ready).collect())
 }
 
 fn watch(dir: &std::path::Path) -> Result<(RecommendedWatcher, Receiver<()>), notify::Error> {

@@ -2,10 +2,11 @@
 
 mod space;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Error, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -13,6 +14,9 @@ pub use space::{Need, check};
 
 /// Bytes handed to the kernel at a time.
 const CHUNK: usize = 64 * 1024;
+/// How long a lock that somebody holds is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 /// What all names of unfinished things contain.
 pub const TEMPORARY: &str = ".tmp";
 
@@ -229,8 +233,17 @@ pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path);
     let file = open.map_err(DurableError::new("open", path)).map_err(Err)?;
-    if file.try_lock().is_err() {
-        return Err(Ok(std::fs::read_to_string(path).unwrap_or_default()));
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A killed daemon's child may hold it for a moment more, between fork and exec.
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Ok(std::fs::read_to_string(path).unwrap_or_default()));
+            }
+            Err(TryLockError::Error(error)) => return Err(Err(DurableError::new("lock", path)(error))),
+        }
     }
     // The lock decides; the note only helps a person.
     let noted = file.set_len(0).and_then(|()| (&file).write_all(note.as_bytes()));
