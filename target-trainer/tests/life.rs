@@ -83,6 +83,12 @@ impl Root {
         daemon.wait().unwrap();
     }
 
+    /// Bytes of the one adapter in `done/`.
+    fn finished_adapter(&self) -> Vec<u8> {
+        let done = self.path().join("done");
+        std::fs::read(done.join(&names(&done)[0]).join("adapter_model.safetensors")).unwrap()
+    }
+
     fn job(&self) -> String {
         names(&self.path().join("checkpoints"))[0].clone()
     }
@@ -143,26 +149,52 @@ fn undisturbed() -> String {
     adapter(&Root::with_job(&[]).drain()).to_owned()
 }
 
+/// Each kill comes at a random part of the time that an undisturbed run takes here, so that twenty fit into it.
 #[test]
 fn twenty_kills_at_random_moments_end_with_the_weights_of_an_undisturbed_run() {
-    let slow = ["train.threads=1", "recipe.steps=300"];
-    let expected = adapter(&Root::with_job(&slow).drain()).to_owned();
+    let slow = ["train.threads=1", "recipe.steps=600"];
+    let undisturbed = Root::with_job(&slow);
+    let began = Instant::now();
+    undisturbed.drain();
+    let whole = began.elapsed();
     let root = Root::with_job(&slow);
     let mut random = 12345u64;
     let mut killed = 0;
     for _ in 0..20 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let mut daemon = root.daemon();
-        std::thread::sleep(Duration::from_millis(60 + (random >> 33) % 60));
+        std::thread::sleep(whole * u32::try_from((random >> 33) % 100).unwrap() / 1000);
         killed += u32::from(daemon.try_wait().unwrap().is_none());
         daemon.kill().unwrap();
         daemon.wait().unwrap();
     }
-    let said = root.drain();
+    root.drain();
     eprintln!("{killed} of 20 kills came before the end");
     assert!(killed >= 5, "only {killed} kills came before the end");
-    assert_eq!(adapter(&said), expected);
+    assert_eq!(root.finished_adapter(), undisturbed.finished_adapter());
     assert!(root.verify().status.success());
+}
+
+#[test]
+fn data_that_changed_in_the_queue_is_not_trained_on() {
+    let root = Root::with_job(&["recipe.steps=100000"]);
+    root.killed_at_work(1);
+    let data = root.path().join("queue/processing").join(root.job()).join("data.jsonl");
+    // Still a good line of data, only another one.
+    let text = std::fs::read_to_string(&data).unwrap();
+    let at = text.find(|letter: char| letter.is_ascii_digit()).unwrap();
+    let digit = if &text[at..=at] == "1" { "2" } else { "1" };
+    std::fs::write(&data, format!("{}{digit}{}", &text[..at], &text[at + 1..])).unwrap();
+    let verify = root.verify();
+    assert_eq!(verify.status.code(), Some(1), "{}", text_of(&verify));
+    assert!(text_of(&verify).contains("changed since"), "{}", text_of(&verify));
+    let said = root.drain();
+    assert!(said.contains("changed since"), "{said}");
+    assert!(names(&root.path().join("done")).is_empty());
+}
+
+fn text_of(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
 }
 
 #[test]

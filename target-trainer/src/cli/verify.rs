@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Ending, print, settings, with};
 use crate::durable::TEMPORARY;
 use crate::exit::Exit;
+use crate::intake::ContentId;
 use crate::settings::{Guards, Settings};
 use crate::store::{Checkpoints, Layout, SaveRules, check_adapter};
 use crate::train;
@@ -20,6 +21,12 @@ pub(super) fn verify(root: &Path) -> Ending {
     for job in names(&layout.done()).into_iter().filter(|job| !job.starts_with(TEMPORARY)) {
         findings.extend(check_adapter(&layout.done().join(job)).err().map(|error| error.to_string()));
     }
+    findings.extend(
+        names(&layout.processing())
+            .iter()
+            .filter(|job| !job.starts_with(TEMPORARY))
+            .filter_map(|job| changed_data(&layout, job)),
+    );
     for folder in [layout.processing(), layout.done(), layout.failed()] {
         let unfinished = names(&folder).into_iter().filter(|name| name.starts_with(TEMPORARY));
         findings
@@ -31,6 +38,15 @@ pub(super) fn verify(root: &Path) -> Ending {
         return Ok(Exit::Done);
     }
     Ok(Exit::Findings)
+}
+
+fn changed_data(layout: &Layout, job: &str) -> Option<String> {
+    let path = layout.job_data(job);
+    match ContentId::of_file(&path) {
+        Ok(id) if id == job => None,
+        Ok(_) => Some(format!("`{}`: changed since it was taken in", path.display())),
+        Err(error) => Some(format!("`{}`: {error}", path.display())),
+    }
 }
 
 fn unsound_checkpoints(

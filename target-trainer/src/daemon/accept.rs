@@ -8,10 +8,9 @@ use std::path::Path;
 use super::Orders;
 use super::jobs::{self, Job};
 use crate::durable::{self, DurableError, Growing, Sync, TEMPORARY};
-use crate::intake::{DataError, read_samples};
+use crate::intake::{ContentId, DataError, read_samples};
 
 /// Hexadecimal digits of a job's id: half of a BLAKE3.
-const ID_CHARS: usize = 32;
 /// Characters of a file's name that are shown and kept.
 const NAME_CHARS: usize = 80;
 
@@ -81,9 +80,9 @@ fn copy(orders: &Orders<'_>, file: File, aside: &Path, name: &str) -> Result<Cop
     durable::remove_tree(aside)?;
     durable::create_dir(aside)?;
     let mut copy = Growing::create(&aside.join("data.jsonl"))?;
-    let mut hasher = blake3::Hasher::new();
+    let mut content = ContentId::default();
     let read = read_samples(file, &orders.settings.limits, &orders.settings.guards, |line| {
-        hasher.update(line);
+        content.add(line);
         copy.add(line)
     })?;
     let samples = match read {
@@ -91,7 +90,7 @@ fn copy(orders: &Orders<'_>, file: File, aside: &Path, name: &str) -> Result<Cop
         Err(error) => return Ok(Copied::Unfit(error)),
     };
     copy.finish(Sync::Yes)?;
-    let id = hasher.finalize().to_hex().to_string()[..ID_CHARS].to_owned();
+    let id = content.finish();
     let order = jobs::all(&orders.layout).unwrap_or_default().last().map_or(1, |last| last.order + 1);
     let job = Job { id, name: shown(name), samples, order };
     let text = serde_json::to_vec(&job).unwrap_or_default();

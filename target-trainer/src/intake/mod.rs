@@ -25,6 +25,30 @@ pub struct DataError {
     pub message: String,
 }
 
+/// Hexadecimal digits of a job's identity.
+const ID_CHARS: usize = 32;
+
+/// Identity of data by its content: the first half of the BLAKE3 of all its bytes, in hexadecimal.
+#[derive(Default)]
+pub struct ContentId(blake3::Hasher);
+
+impl ContentId {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(&self) -> String {
+        self.0.finalize().to_hex().as_str()[..ID_CHARS].to_owned()
+    }
+
+    /// Reads a file through.
+    pub fn of_file(path: &std::path::Path) -> std::io::Result<String> {
+        let mut id = ContentId::default();
+        id.0.update_reader(std::fs::File::open(path)?)?;
+        Ok(id.finish())
+    }
+}
+
 /// Reads a whole file of samples; `each` sees every line's bytes as they are, its end included.
 pub fn read_samples<E>(
     input: impl Read,

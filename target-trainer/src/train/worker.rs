@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Engine, NonFinite, StepReport, Word};
 use crate::durable::{self, Sync};
 use crate::exit::Exit;
-use crate::intake::{Sample, read_samples};
+use crate::intake::{ContentId, Sample, read_samples};
 use crate::settings::{OnNonFinite, Settings};
 use crate::store::{Checkpoints, Layout, LoadError, SaveError, SaveRules, adapter_files};
 
@@ -203,9 +203,17 @@ fn samples(orders: &Orders<'_>) -> Step<Vec<Sample>> {
     let path = orders.layout.job_data(orders.job);
     let failed = |error: &dyn std::fmt::Display| (Exit::Failed, format!("`{}`: {error}", path.display()));
     let file = std::fs::File::open(&path).map_err(|error| failed(&error))?;
+    let mut content = ContentId::default();
     let read: Result<_, std::convert::Infallible> =
-        read_samples(file, &orders.settings.limits, &orders.settings.guards, |_| Ok(()));
+        read_samples(file, &orders.settings.limits, &orders.settings.guards, |line| {
+            content.add(line);
+            Ok(())
+        });
     match read {
+        // A job is its data: what was taken in under this name is what is trained on, or nothing is.
+        Ok(Ok(_)) if content.finish() != orders.job => {
+            Err(failed(&"changed since it was taken in; submit the data again"))
+        }
         Ok(Ok(samples)) => Ok(samples),
         Ok(Err(error)) => Err(failed(&error)),
     }
