@@ -4,7 +4,9 @@
 //! `faults`; then `run`; then `cli`, the only room that prints.
 
 pub mod cli;
+pub mod explore;
 pub mod faults;
+pub mod gate;
 pub mod judge;
 pub mod observe;
 pub mod plan;

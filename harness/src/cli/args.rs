@@ -25,6 +25,8 @@ pub(super) enum Verb {
     Run(RunArgs),
     /// Takes each scenario's guard away and wants the scenario violated: shows that it can notice
     Prove(RunArgs),
+    /// Records one run of any trainer and tries every state that a crash or a power loss could leave
+    Explore(Box<ExploreArgs>),
     /// Lists the shipped scenarios
     List,
     /// Checks scenario and target files: all errors of a file at once
@@ -78,4 +80,76 @@ pub(super) struct RunArgs {
     /// Only this trial of each scenario, as numbered in the report
     #[arg(long)]
     pub(super) trial: Option<u32>,
+}
+
+/// Crashes to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CrashArg {
+    /// SIGKILL: everything that the kernel has taken stays
+    Process,
+    /// Unsynced data and names may be lost
+    Power,
+    All,
+}
+
+/// File systems, as far as a power loss goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ModelArg {
+    Posix,
+    Ext4,
+    Xfs,
+    Btrfs,
+    /// A disk that says "synced" and does nothing; never tried unless asked for
+    Lying,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct ExploreArgs {
+    /// Folders that the trainer saves in; it works on copies of them
+    #[arg(long, required = true, num_args = 1.., value_name = "DIR")]
+    pub(super) watch: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value_t = CrashArg::All)]
+    pub(super) crash: CrashArg,
+    /// File systems whose power losses are tried [default: posix, ext4, xfs and btrfs]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(super) model: Vec<ModelArg>,
+    /// A line of the output that says that a step is durable now; with a group `step`
+    #[arg(long, value_name = "REGEX")]
+    pub(super) saved: Option<String>,
+    /// A line that says where it goes on from; with a group `step`
+    #[arg(long, value_name = "REGEX")]
+    pub(super) resumed: Option<String>,
+    /// How it is resumed, for the shell [default: the command itself]
+    #[arg(long, value_name = "CMD")]
+    pub(super) resume: Option<String>,
+    /// Run on the recovered files, for the shell; must exit with 0
+    #[arg(long, value_name = "CMD")]
+    pub(super) check: Option<String>,
+    /// A line with one group whose value after recovery must be the undisturbed run's: a hash of the weights
+    #[arg(long, value_name = "REGEX")]
+    pub(super) same: Option<String>,
+    /// Exit codes by which it refuses with a clear error
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub(super) refused_exit: Vec<i32>,
+    /// A recovery that takes longer is hung
+    #[arg(long, value_name = "T", default_value = "60s", value_parser = crate::cli::explore::time)]
+    pub(super) timeout: std::time::Duration,
+    /// States at a time [default: number of cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(super) jobs: Option<u16>,
+    /// Distinct states at most; representatives of each kind come first, and what is left out is counted
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(super) max_states: usize,
+    /// Folder for the report; must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// File for the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Only this state, as named by a finding
+    #[arg(long, value_name = "STATE")]
+    pub(super) state: Option<String>,
+    /// The trainer's command
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<std::ffi::OsString>,
 }

@@ -5,8 +5,11 @@ mod args;
 mod check;
 mod diagnose;
 mod exit;
+mod explore;
+mod explored;
 mod library;
 mod print;
+mod progress;
 mod recorder;
 mod run;
 mod screen;
@@ -33,6 +36,7 @@ pub fn main() -> Exit {
     match &typed.verb {
         None => run::run(&typed.run, run::Mode::Run),
         Some(Verb::Run(args)) => run::run(args, run::Mode::Run),
+        Some(Verb::Explore(args)) => explore::run(args),
         Some(Verb::Prove(args)) => run::run(args, run::Mode::Prove),
         Some(Verb::List) => list(),
         Some(Verb::Check { files }) => check::check(files),

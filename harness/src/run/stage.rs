@@ -76,7 +76,8 @@ impl<'a> Stage<'a> {
             size_bytes: mount.size.0,
             inodes: mount.inodes,
         });
-        let spec = RoomSpec { dir: room_dir, mounts: mounts.collect(), memory_cgroup: true };
+        let spec =
+            RoomSpec { dir: room_dir, mounts: mounts.collect(), binds: Vec::new(), memory_cgroup: true };
         let room = Room::build(spec)?;
         let stage = Stage { script, through: room.through(&backstage), room, backstage };
         stage.prepare()?;

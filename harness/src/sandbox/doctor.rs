@@ -41,7 +41,7 @@ fn tried_room() -> Result<Vec<Mechanism>, SandboxError> {
     let dir = run.path().join("doctor");
     std::fs::create_dir(&dir).map_err(SandboxError::file("create", &dir))?;
     let mounts = vec![TmpfsSpec { at: PLACE.into(), size_bytes: 1 << 20, inodes: Some(64) }];
-    let room = Room::build(RoomSpec { dir, mounts, memory_cgroup: false })?;
+    let room = Room::build(RoomSpec { dir, mounts, binds: Vec::new(), memory_cgroup: false })?;
     let at = PathBuf::from(PLACE);
     let mut found = vec![granted("user-namespace", "user, mount, pid and IPC namespaces")];
     found.push(match room.has_fresh_proc() {

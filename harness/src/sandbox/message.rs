@@ -53,20 +53,54 @@ pub(super) struct TmpfsOrder {
     pub(super) options: String,
 }
 
-/// First word to a new warden.
+/// A folder to be shown at another place.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    /// As the harness sees it.
+    pub from: PathBuf,
+    /// Where the room shows it; an existing folder.
+    pub at: PathBuf,
+}
+
+/// First word to a new warden. Mounts are made before binds, so that a bind may come out of a mount.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub(super) mounts: Vec<TmpfsOrder>,
+    pub(super) binds: Vec<Bind>,
+}
+
+/// A seccomp program, instruction by instruction: code, jump if true, jump if false, operand.
+pub type Filter = Vec<(u16, u8, u8, u32)>;
+
+/// What a command came to that was run to its end, or to the end of its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Called {
+    /// None: it was killed when its time was over.
+    pub ended: Option<Ended>,
+    /// What it wrote; of more than was to be kept, the first half and the last.
+    pub stdout: String,
+    pub stderr: String,
+    /// Its main process had ended, and others of it still ran.
+    pub left_processes: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// Two descriptors come along: standard output and error.
+    /// Two descriptors come along: standard output and error. With a filter a third one: a socket for its listener.
     Spawn {
         id: u64,
         launch: Launch,
         cgroup_procs: Option<PathBuf>,
+        filter: Option<Filter>,
     },
+    /// Runs a command to its end, kills what is left of it, and says what it came to.
+    Call {
+        launch: Launch,
+        timeout_ms: u64,
+        keep_bytes: usize,
+    },
+    /// One descriptor comes along, to be held until the room ends.
+    Hold,
     Strike,
     Signal {
         pid_inside: i32,
@@ -91,6 +125,7 @@ pub(super) enum Reply {
     Spawned {
         pid_inside: i32,
     },
+    Called(Called),
     Done {
         note: String,
     },
@@ -130,7 +165,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(T, Vec<OwnedFd>)>, Error> {
     let mut bytes = vec![0; PACKET_MAX];
-    let mut control = cmsg_space!([RawFd; 2]);
+    let mut control = cmsg_space!([RawFd; 3]);
     let (length, files) = loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
@@ -152,6 +187,32 @@ pub(super) fn receive<T: DeserializeOwned>(
 
 fn rights(message: ControlMessageOwned) -> Vec<RawFd> {
     if let ControlMessageOwned::ScmRights(files) = message { files } else { Vec::new() }
+}
+
+/// Sends one descriptor and nothing else.
+pub(super) fn send_file(socket: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Error> {
+    let rights = [file.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&rights)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"f")], &control, flags, None)?;
+    Ok(())
+}
+
+/// Receives one descriptor; none when the other side is gone.
+pub(super) fn receive_file(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
+    let (mut byte, mut control) = ([0], cmsg_space!([RawFd; 1]));
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(received) => {
+                let files: Vec<RawFd> = received.cmsgs().map_err(Error::from)?.flat_map(rights).collect();
+                return Ok(files.first().map(|file| super::sys::own(*file)));
+            }
+        }
+    }
 }
 
 /// How long the harness waits for an answer before it takes the warden for lost.

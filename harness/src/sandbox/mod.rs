@@ -5,6 +5,7 @@
 //! socket to the harness closes, so a harness that is killed takes its rooms with it.
 
 mod balloon;
+mod call;
 mod cgroup;
 mod doctor;
 mod memory;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 
 pub use doctor::doctor;
 pub use memory::MemoryLimited;
-pub use message::{Ended, Launch, MountChange};
+pub use message::{Bind, Called, Ended, Filter, Launch, MountChange};
 pub use processes::ProcessFacts;
 pub use room::{Applied, Room, RoomSpec, Running, SpaceFacts, Striker, TmpfsSpec};
 pub use rundir::{RunDir, Swept, recover};

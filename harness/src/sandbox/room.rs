@@ -17,9 +17,12 @@ use nix::unistd::pipe2;
 
 use super::cgroup::MemoryCgroup;
 use super::memory::{self, MemoryLimited};
-use super::message::{ANSWER, Orders, Reply, Request, TmpfsOrder, receive, send};
+use super::message::{ANSWER, Orders, Reply, Request, TmpfsOrder, receive, receive_file, send};
 use super::processes::{self, ProcessFacts};
-use super::{Ended, Launch, MountChange, SandboxError, WARDEN};
+use super::{Bind, Called, Ended, Filter, Launch, MountChange, SandboxError, WARDEN};
+
+/// Bytes of each output of a called command that fit into one answer, escapes and all.
+const CALL_KEEPS: usize = 12 * 1024;
 
 /// A tmpfs below the root.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ pub struct RoomSpec {
     /// Existing, empty folder; the target's root is `root` in it.
     pub dir: PathBuf,
     pub mounts: Vec<TmpfsSpec>,
+    /// Folders shown at other places.
+    pub binds: Vec<Bind>,
     /// Targets run in a memory cgroup of their own, where one is granted.
     pub memory_cgroup: bool,
 }
@@ -108,7 +113,7 @@ impl Room {
         let own = std::env::current_exe().map_err(SandboxError::system("find its own binary"))?;
         let outer = Command::new(own).arg(WARDEN).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn();
         let outer = outer.map_err(SandboxError::system("start a warden"))?;
-        send(ours.as_fd(), &Orders { mounts }, &[])
+        send(ours.as_fd(), &Orders { mounts, binds: spec.binds }, &[])
             .map_err(SandboxError::system("give the warden its orders"))?;
         let (sender, answers) = channel();
         let ends = Ends::default();
@@ -167,18 +172,73 @@ impl Room {
 
     /// Starts a program.
     pub fn spawn(&self, launch: &Launch) -> Result<Running, SandboxError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
+        self.spawn_with(launch, [their_stdout, their_stderr], None, Some((stdout, stderr)))
+    }
+
+    /// Starts a program behind a seccomp filter, with the given standard output and error. Whoever gets the listener must read it from then on: the
+    /// program's start itself may wait for an answer.
+    pub fn spawn_filtered(
+        &self,
+        launch: &Launch,
+        filter: Filter,
+        outputs: [OwnedFd; 2],
+        attend: impl FnOnce(OwnedFd),
+    ) -> Result<Running, SandboxError> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(SandboxError::system("make a socket"))?;
+        let line = Arc::clone(&self.line);
+        std::thread::scope(|scope| {
+            let spawned = scope.spawn(move || self.spawn_with(launch, outputs, Some((filter, theirs)), None));
+            // None: it was never installed, and the answer of the warden says why.
+            if let Some(listener) =
+                receive_file(ours.as_fd()).map_err(SandboxError::system("receive a listener"))?
+            {
+                let held = listener.try_clone().map_err(SandboxError::system("duplicate a listener"))?;
+                attend(listener);
+                let running = joined(spawned)?;
+                // If the harness dies, calls wait for an answer that never comes until the room is gone as well;
+                // without a holder they would fail and the target would run on wrongly.
+                line.ask(&Request::Hold, &[held.as_raw_fd()])?;
+                return Ok(running);
+            }
+            joined(spawned)
+        })
+    }
+
+    /// Runs a command to its end or for so long, and kills what is left of it. Of each output at most so many bytes
+    /// are kept, no more than 32 KiB.
+    pub fn call(&self, launch: &Launch, limit: Duration, keep_bytes: usize) -> Result<Called, SandboxError> {
+        let keep_bytes = keep_bytes.min(CALL_KEEPS);
+        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Call { launch: launch.clone(), timeout_ms, keep_bytes };
+        match self.line.ask_within(&request, &[], limit.saturating_add(ANSWER))? {
+            Reply::Called(called) => Ok(called),
+            other => Err(unexpected("run a command", other)),
+        }
+    }
+
+    fn spawn_with(
+        &self,
+        launch: &Launch,
+        theirs: [OwnedFd; 2],
+        filter: Option<(Filter, OwnedFd)>,
+        outputs: Option<(OwnedFd, OwnedFd)>,
+    ) -> Result<Running, SandboxError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let request = Request::Spawn {
             id,
             launch: launch.clone(),
             cgroup_procs: self.cgroup.as_deref().map(MemoryCgroup::procs),
+            filter: filter.as_ref().map(|(filter, _)| filter.clone()),
         };
-        let files = [their_stdout.as_raw_fd(), their_stderr.as_raw_fd()];
+        let mut files: Vec<i32> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
+        files.extend(filter.as_ref().map(|(_, socket)| socket.as_raw_fd()));
         match self.line.ask(&request, &files)? {
             Reply::Spawned { pid_inside } => {
-                Ok(Running { id, ends: Arc::clone(&self.ends), pid_inside, outputs: Some((stdout, stderr)) })
+                Ok(Running { id, ends: Arc::clone(&self.ends), pid_inside, outputs })
             }
             other => Err(unexpected("start a program", other)),
         }
@@ -269,6 +329,12 @@ fn order(root: &Path, tmpfs: &TmpfsSpec) -> TmpfsOrder {
     TmpfsOrder { at: root.join(&tmpfs.at), options: format!("size={}{inodes},mode=0755", tmpfs.size_bytes) }
 }
 
+fn joined(
+    spawned: std::thread::ScopedJoinHandle<'_, Result<Running, SandboxError>>,
+) -> Result<Running, SandboxError> {
+    spawned.join().unwrap_or(Err(SandboxError::WardenGone))
+}
+
 fn unexpected(doing: &str, reply: Reply) -> SandboxError {
     match reply {
         Reply::Failed { doing, detail } => SandboxError::Warden { doing, detail },
@@ -294,9 +360,13 @@ fn listen(socket: &OwnedFd, answers: Sender<Reply>, ends: Ends) -> Result<JoinHa
 
 impl Line {
     fn ask(&self, request: &Request, files: &[i32]) -> Result<Reply, SandboxError> {
+        self.ask_within(request, files, ANSWER)
+    }
+
+    fn ask_within(&self, request: &Request, files: &[i32], wait: Duration) -> Result<Reply, SandboxError> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         send(self.socket.as_fd(), request, files).map_err(|_| SandboxError::WardenGone)?;
-        answers.recv_timeout(ANSWER).map_err(|_| SandboxError::WardenGone)
+        answers.recv_timeout(wait).map_err(|_| SandboxError::WardenGone)
     }
 
     fn answer(&self) -> Result<Reply, SandboxError> {

@@ -1,15 +1,16 @@
 //! The calls that the compiler can't check, each behind a safe face.
 
 use std::io::Error;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::unistd::{ForkResult, Pid};
 
-use super::Ended;
+use super::{Ended, Filter};
 
 /// Takes over a descriptor that has just been received.
 pub(super) fn own(raw: RawFd) -> OwnedFd {
@@ -29,12 +30,23 @@ pub(super) fn fork() -> Result<ForkResult, Error> {
     unsafe { nix::unistd::fork() }.map_err(Error::from)
 }
 
-/// Puts the command into a session of its own, and into a cgroup if one is named.
-pub(super) fn detached(command: &mut Command, cgroup_procs: Option<PathBuf>) {
+/// Puts the command into a session of its own, and into a cgroup if one is named, and behind a filter if one is given:
+/// its listener goes out through the socket.
+pub(super) fn detached(
+    command: &mut Command,
+    cgroup_procs: Option<PathBuf>,
+    filter: Option<(Filter, OwnedFd)>,
+) {
     let prepare = move || {
         nix::unistd::setsid()?;
-        match &cgroup_procs {
-            Some(procs) => std::fs::write(procs, "0"),
+        if let Some(procs) = &cgroup_procs {
+            std::fs::write(procs, "0")?;
+        }
+        match &filter {
+            Some((filter, socket)) => {
+                let listener = install(filter)?;
+                super::message::send_file(socket.as_fd(), listener.as_fd())
+            }
             None => Ok(()),
         }
     };
@@ -42,23 +54,47 @@ pub(super) fn detached(command: &mut Command, cgroup_procs: Option<PathBuf>) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Lays a filter over this thread and all that come from it; whoever reads the listener decides over their calls.
+fn install(filter: &Filter) -> Result<OwnedFd, Error> {
+    nix::sys::prctl::set_no_new_privs()?;
+    let mut program: Vec<libc::sock_filter> =
+        filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(Error::other)?,
+        filter: program.as_mut_ptr(),
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // SAFETY: the program is live for the whole call, its length is right, and the kernel copies and checks it.
+    let listener =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    let listener = Errno::result(listener)?;
+    Ok(own(i32::try_from(listener).map_err(Error::other)?))
+}
+
 /// Reaps one child. `None`: there are some, but none has ended. ECHILD: there is none.
 pub(super) fn reap(block: bool) -> Result<Option<(Pid, Ended, u64)>, Errno> {
     let mut status = 0;
-    let options = if block { 0 } else { nix::libc::WNOHANG };
+    let options = if block { 0 } else { libc::WNOHANG };
     // SAFETY: all zeroes are a valid `rusage`.
-    let mut usage: nix::libc::rusage = unsafe { std::mem::zeroed() };
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live local values of the right types.
-    let pid = unsafe { nix::libc::wait4(-1, &raw mut status, options, &raw mut usage) };
+    let pid = unsafe { libc::wait4(-1, &raw mut status, options, &raw mut usage) };
     match Errno::result(pid)? {
         0 => Ok(None),
         pid => {
-            let ended = if nix::libc::WIFSIGNALED(status) {
-                Ended::Signalled(nix::libc::WTERMSIG(status))
+            let ended = if libc::WIFSIGNALED(status) {
+                Ended::Signalled(libc::WTERMSIG(status))
             } else {
-                Ended::Exited(nix::libc::WEXITSTATUS(status))
+                Ended::Exited(libc::WEXITSTATUS(status))
             };
             Ok(Some((Pid::from_raw(pid), ended, u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024)))
         }
     }
+}
+
+/// A handle on a child that has not been waited for.
+pub(super) fn pidfd(pid: u32) -> Result<OwnedFd, Error> {
+    // SAFETY: takes two numbers and returns a new descriptor or an error.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    Ok(own(i32::try_from(Errno::result(fd)?).map_err(Error::other)?))
 }

@@ -6,6 +6,7 @@ use std::io::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -17,9 +18,9 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, getegid, geteuid};
 
-use super::message::{Launch, Orders, Reply, Request, receive, send};
+use super::message::{Called, Filter, Launch, Orders, Reply, Request, receive, send};
 use super::mounts::Mounts;
-use super::{Ended, sys};
+use super::{Ended, call, sys};
 
 /// Never returns.
 pub(super) fn main() -> ! {
@@ -91,6 +92,14 @@ fn inner(socket: &OwnedFd, orders: &Orders) -> Step<()> {
             mount(Some("tmpfs"), &order.at, Some("tmpfs"), flags, Some(order.options.as_str())),
         )?;
     }
+    for bind in &orders.binds {
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        step("create what is shown elsewhere", std::fs::create_dir_all(&bind.from))?;
+        step(
+            "show a folder elsewhere",
+            mount(Some(&bind.from), &bind.at, None::<&Path>, flags, None::<&Path>),
+        )?;
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let fresh_proc = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok();
     let mut mask = SigSet::empty();
@@ -101,7 +110,7 @@ fn inner(socket: &OwnedFd, orders: &Orders) -> Step<()> {
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK),
     )?;
     step("say that it is ready", send(socket.as_fd(), &Reply::Ready { fresh_proc }, &[]))?;
-    Warden { socket, children, ids: HashMap::new(), mounts: Mounts::default() }.serve()
+    Warden { socket, children, ids: HashMap::new(), mounts: Mounts::default(), held: Vec::new() }.serve()
 }
 
 struct Warden<'a> {
@@ -110,6 +119,8 @@ struct Warden<'a> {
     /// Spawned processes, by pid inside.
     ids: HashMap<Pid, u64>,
     mounts: Mounts,
+    /// Kept open for as long as the room lasts.
+    held: Vec<OwnedFd>,
 }
 
 impl Warden<'_> {
@@ -138,7 +149,23 @@ impl Warden<'_> {
 
     fn obey(&mut self, request: Request, files: Vec<OwnedFd>) -> Step<()> {
         let reply = match request {
-            Request::Spawn { id, launch, cgroup_procs } => self.spawn(id, &launch, cgroup_procs, files),
+            Request::Spawn { id, launch, cgroup_procs, filter } => {
+                self.spawn(id, &launch, cgroup_procs, filter, files)
+            }
+            Request::Call { launch, timeout_ms, keep_bytes } => {
+                let limit = Duration::from_millis(timeout_ms);
+                let called = call::run(&launch, limit, keep_bytes);
+                // Not one process of it is left when the answer goes out.
+                let left_processes = self.strike()?;
+                match called {
+                    Ok(called) => Reply::Called(Called { left_processes, ..called }),
+                    Err(error) => failed(&starting(&launch), &error),
+                }
+            }
+            Request::Hold => {
+                self.held.extend(files);
+                Reply::Done { note: String::new() }
+            }
             Request::Strike => {
                 self.strike()?;
                 Reply::Done { note: String::new() }
@@ -160,38 +187,41 @@ impl Warden<'_> {
         id: u64,
         launch: &Launch,
         cgroup_procs: Option<std::path::PathBuf>,
+        filter: Option<Filter>,
         files: Vec<OwnedFd>,
     ) -> Reply {
-        let doing = || {
-            format!("start `{}`", launch.argv.first().map(|word| word.to_string_lossy()).unwrap_or_default())
+        let mut files = files.into_iter();
+        let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
+            return Reply::Failed { doing: starting(launch), detail: "no outputs".into() };
         };
-        let (Some(program), Ok([stdout, stderr])) = (launch.argv.first(), <[OwnedFd; 2]>::try_from(files))
-        else {
-            return Reply::Failed { doing: doing(), detail: "no program, or no outputs".into() };
+        let Some(mut command) = command(launch) else {
+            return Reply::Failed { doing: starting(launch), detail: "no program".into() };
         };
-        let mut command = Command::new(program);
-        command.args(&launch.argv[1..]).env_clear().envs(launch.env.iter().cloned()).stdin(Stdio::null());
         command.stdout(stdout).stderr(stderr);
-        if let Some(cwd) = &launch.cwd {
-            command.current_dir(cwd);
-        }
-        sys::detached(&mut command, cgroup_procs);
+        sys::detached(&mut command, cgroup_procs, filter.zip(files.next()));
         match command.spawn() {
             Ok(child) => {
                 let pid_inside = i32::try_from(child.id()).unwrap_or(0);
                 self.ids.insert(Pid::from_raw(pid_inside), id);
                 Reply::Spawned { pid_inside }
             }
-            Err(error) => failed(&doing(), &error),
+            Err(error) => failed(&starting(launch), &error),
         }
     }
 
-    /// SIGKILL to all but the warden itself, and not one is left when it returns.
-    fn strike(&mut self) -> Step<()> {
+    /// SIGKILL to all but the warden itself, and not one is left when it returns. Whether there was one.
+    fn strike(&mut self) -> Step<bool> {
+        let mut any = false;
         loop {
             match kill(Pid::from_raw(-1), Signal::SIGKILL) {
-                Ok(()) => self.bury(true)?,
-                Err(Errno::ESRCH) => return self.bury(true),
+                Ok(()) => {
+                    any = true;
+                    self.bury(true)?;
+                }
+                Err(Errno::ESRCH) => {
+                    self.bury(true)?;
+                    return Ok(any);
+                }
                 Err(error) => return step("kill everything", Err(error)),
             }
         }
@@ -213,6 +243,20 @@ impl Warden<'_> {
         let Some(id) = self.ids.remove(&pid) else { return Ok(()) };
         step("tell of an end", send(self.socket.as_fd(), &Reply::Ended { id, ended, peak_bytes }, &[]))
     }
+}
+
+fn starting(launch: &Launch) -> String {
+    format!("start `{}`", launch.argv.first().map(|word| word.to_string_lossy()).unwrap_or_default())
+}
+
+/// With an empty standard input and no environment but the one that is given.
+pub(super) fn command(launch: &Launch) -> Option<Command> {
+    let mut command = Command::new(launch.argv.first()?);
+    command.args(&launch.argv[1..]).env_clear().envs(launch.env.iter().cloned()).stdin(Stdio::null());
+    if let Some(cwd) = &launch.cwd {
+        command.current_dir(cwd);
+    }
+    Some(command)
 }
 
 fn send_signal(pid_inside: i32, signal: i32) -> Result<(), Errno> {

@@ -1,0 +1,168 @@
+//! A tiny trainer that saves in one of several styles, one of them right: what `explore` is tried on.
+//!
+//! `saver STYLE FOLDER [STEPS] [KIB]`: trains a sum, saves every second step, says "saved step N", and at a start
+//! "resumed from step N". A checkpoint that does not add up is a panic; none at all is a start from scratch.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const EVERY: u64 = 2;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let (style, folder) = (arguments[1].as_str(), PathBuf::from(&arguments[2]));
+    let number =
+        |at: usize, default| arguments.get(at).map_or(default, |text| text.parse().expect("a number"));
+    let (steps, kib) = (number(3, 6), number(4, 10));
+    let saver = Saver { style: style.into(), folder, bytes: kib as usize * 1024 };
+    let (mut step, mut sum) = saver.load();
+    say(&format!("resumed from step {step}"));
+    while step < steps {
+        step += 1;
+        sum = sum.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step);
+        if step % EVERY == 0 {
+            saver.save(step, sum);
+            say(&format!("saved step {step}"));
+        }
+    }
+    say(&format!("final sum {sum:016x}"));
+}
+
+#[expect(clippy::print_stdout, reason = "its only voice")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+struct Saver {
+    style: String,
+    folder: PathBuf,
+    bytes: usize,
+}
+
+/// Step, sum, padding, and a digest of it all.
+fn encode(step: u64, sum: u64, bytes: usize) -> Vec<u8> {
+    let mut text = format!("step {step} sum {sum} ").into_bytes();
+    text.resize(bytes.max(text.len()), b'a' + (step % 26) as u8);
+    let digest = blake3::hash(&text).to_hex();
+    text.extend(digest.as_bytes());
+    text
+}
+
+fn decode(path: &Path) -> Option<(u64, u64)> {
+    let text = fs::read(path).ok()?;
+    let (body, digest) = text.split_at(text.len().checked_sub(64)?);
+    (blake3::hash(body).to_hex().as_bytes() == digest).then_some(())?;
+    let text = String::from_utf8_lossy(body).into_owned();
+    let mut words = text.split(' ');
+    Some((words.nth(1)?.parse().ok()?, words.nth(1)?.parse().ok()?))
+}
+
+fn write(path: &Path, bytes: &[u8], sync: bool) {
+    let mut file = File::create(path).expect("create");
+    bytes.chunks(4096).for_each(|chunk| file.write_all(chunk).expect("write"));
+    if sync {
+        file.sync_all().expect("sync");
+    }
+}
+
+fn sync_dir(path: &Path) {
+    File::open(path).and_then(|folder| folder.sync_all()).expect("sync folder");
+}
+
+impl Saver {
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8], sync: bool) {
+        let aside = self.at(&format!("{name}.tmp"));
+        write(&aside, bytes, sync);
+        fs::rename(&aside, self.at(name)).expect("rename");
+    }
+
+    fn save(&self, step: u64, sum: u64) {
+        let bytes = encode(step, sum, self.bytes);
+        match self.style.as_str() {
+            "correct" => {
+                self.replace("checkpoint", &bytes, true);
+                sync_dir(&self.folder);
+            }
+            "in-place" => {
+                write(&self.at("checkpoint"), &bytes, true);
+                sync_dir(&self.folder);
+            }
+            "no-fsync" => {
+                self.replace("checkpoint", &bytes, false);
+                sync_dir(&self.folder);
+            }
+            "no-folder-fsync" => self.replace(&format!("step-{step}"), &bytes, true),
+            "delete-first" => {
+                let aside = self.at("checkpoint.tmp");
+                write(&aside, &bytes, true);
+                let _ = fs::remove_file(self.at("checkpoint"));
+                fs::rename(&aside, self.at("checkpoint")).expect("rename");
+                sync_dir(&self.folder);
+            }
+            "marker-first" => {
+                self.replace("latest", format!("step-{step}").as_bytes(), true);
+                sync_dir(&self.folder);
+                self.replace(&format!("step-{step}"), &bytes, true);
+                sync_dir(&self.folder);
+            }
+            "manifest-first" => self.save_folder(step, &bytes),
+            "two-files" => {
+                self.replace("model", &bytes, true);
+                self.replace("optimizer", &bytes, true);
+                sync_dir(&self.folder);
+            }
+            other => panic!("no style `{other}`"),
+        }
+    }
+
+    fn save_folder(&self, step: u64, bytes: &[u8]) {
+        let folder = self.at(&format!("step-{step}"));
+        fs::create_dir_all(&folder).expect("create folder");
+        let manifest = format!(
+            "{{\"step\": {step}, \"files\": [{{\"name\": \"model.bin\", \"bytes\": {}}}, {{\"name\": \"optimizer.bin\", \"bytes\": {}}}]}}",
+            bytes.len(),
+            bytes.len()
+        );
+        write(&folder.join("manifest.json"), manifest.as_bytes(), true);
+        write(&folder.join("model.bin"), bytes, true);
+        write(&folder.join("optimizer.bin"), bytes, true);
+        sync_dir(&folder);
+        sync_dir(&self.folder);
+    }
+
+    fn load(&self) -> (u64, u64) {
+        let newest = || {
+            let names = fs::read_dir(&self.folder).expect("read folder").map(|entry| entry.expect("entry"));
+            let steps = names
+                .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse::<u64>().ok());
+            steps.max().map(|step| self.at(&format!("step-{step}")))
+        };
+        let path = match self.style.as_str() {
+            "no-folder-fsync" => newest(),
+            "marker-first" => fs::read_to_string(self.at("latest")).ok().map(|name| self.at(&name)),
+            "manifest-first" => newest().filter(|folder| folder.join("manifest.json").exists()),
+            "two-files" => Some(self.at("model")).filter(|path| path.exists()),
+            _ => Some(self.at("checkpoint")).filter(|path| path.exists()),
+        };
+        let Some(path) = path else { return (0, 0) };
+        let load = |path: &Path| decode(path).unwrap_or_else(|| panic!("`{}` is not whole", path.display()));
+        match self.style.as_str() {
+            "manifest-first" => {
+                let (model, optimizer) = (load(&path.join("model.bin")), load(&path.join("optimizer.bin")));
+                assert_eq!(model, optimizer, "two files of different steps");
+                model
+            }
+            "two-files" => {
+                let (model, optimizer) = (load(&path), load(&self.at("optimizer")));
+                assert_eq!(model, optimizer, "two files of different steps");
+                model
+            }
+            _ => load(&path),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! `explore`: every crash state of anybody's trainer, from the command line alone.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::cli::args::{CrashArg, ExploreArgs, ModelArg};
+use crate::cli::exit::Exit;
+use crate::cli::progress::Bar;
+use crate::cli::{explored, print, written};
+use crate::explore::{Candidate, Ear, ExploreError, Model, Orders, Scope, explore};
+use crate::sandbox::{self, Launch, RunDir};
+
+/// Does it, and says what was found.
+pub(super) fn run(args: &ExploreArgs) -> Exit {
+    let prepared = match Prepared::new(args) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            print::error(&error);
+            return Exit::Invalid;
+        }
+    };
+    match perform(args, prepared) {
+        Ok(exit) => exit,
+        Err(error) => {
+            print::error(&error);
+            Exit::HarnessFailed
+        }
+    }
+}
+
+/// What the command line asks for, checked.
+struct Prepared {
+    watch: Vec<PathBuf>,
+    made: Vec<PathBuf>,
+    ear: Ear,
+    scope: Scope,
+    only: Option<Candidate>,
+    command: Launch,
+    resume: Launch,
+    check: Option<Launch>,
+}
+
+impl Prepared {
+    fn new(args: &ExploreArgs) -> Result<Prepared, String> {
+        let ear = Ear {
+            saved: pattern("--saved", args.saved.as_deref(), Some("step"))?,
+            resumed: pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
+            same: pattern("--same", args.same.as_deref(), None)?,
+            refused_exits: args.refused_exit.clone(),
+        };
+        let scope = scope(args);
+        let only = match &args.state {
+            None => None,
+            Some(name) => Some(Candidate::parse(name).ok_or_else(|| {
+                format!("--state: `{name}` is not the name of a state; a finding's command has one")
+            })?),
+        };
+        let command = launch(&args.command)?;
+        let shell = |text: &String| launch(&["/bin/sh".into(), "-c".into(), text.into()]);
+        let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
+        let check = args.check.as_ref().map(shell).transpose()?;
+        let (watch, made) = folders(&args.watch)?;
+        Ok(Prepared { watch, made, ear, scope, only, command, resume, check })
+    }
+}
+
+fn scope(args: &ExploreArgs) -> Scope {
+    let process = args.crash != CrashArg::Power;
+    let power = args.crash != CrashArg::Process;
+    let chosen: Vec<Model> = args.model.iter().map(|model| model.model()).collect();
+    let models = match (power, chosen.is_empty()) {
+        (false, _) => Vec::new(),
+        (true, true) => Model::ALL.to_vec(),
+        (true, false) => chosen,
+    };
+    Scope { process, models, max_states: args.max_states, between: None }
+}
+
+fn pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Option<Regex>, String> {
+    let Some(text) = text else { return Ok(None) };
+    let found = Regex::new(text).map_err(|error| format!("{option}: {error}"))?;
+    let missing = group.filter(|group| !found.capture_names().flatten().any(|name| name == *group));
+    if let Some(group) = missing {
+        return Err(format!(
+            "{option} `{text}`: has no group `{group}`; write the number as `(?<{group}>\\d+)`"
+        ));
+    }
+    if group.is_none() && found.captures_len() != 2 {
+        return Err(format!(
+            "{option} `{text}`: needs exactly one group, around the value that must be the same"
+        ));
+    }
+    Ok(Some(found))
+}
+
+fn launch(words: &[OsString]) -> Result<Launch, String> {
+    let cwd = std::env::current_dir().map_err(|error| format!("the working folder: {error}"))?;
+    Ok(Launch { argv: words.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
+}
+
+/// The folders without links in their paths; those that were not there are made, and named.
+fn folders(watch: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
+    let (mut found, mut made): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
+    for folder in watch {
+        let failed = |error| format!("--watch `{}`: {error}", folder.display());
+        if !folder.exists() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+            made.push(folder.clone());
+        }
+        if !folder.is_dir() {
+            return Err(format!(
+                "--watch `{}`: not a folder; name the folder that it lies in",
+                folder.display()
+            ));
+        }
+        let real = folder.canonicalize().map_err(failed)?;
+        if real == Path::new("/") {
+            return Err("--watch `/`: name the folder that the trainer saves in".into());
+        }
+        found.push(real);
+    }
+    found.sort();
+    found.dedup();
+    let all = found.clone();
+    found.retain(|one| !all.iter().any(|other| one != other && one.starts_with(other)));
+    Ok((found, made))
+}
+
+fn perform(args: &ExploreArgs, prepared: Prepared) -> Result<Exit, String> {
+    for swept in sandbox::recover().map_err(|error| format!("sweeping what an earlier run left: {error}"))? {
+        print::line(&format!("swept {swept}"));
+    }
+    let rooms = RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))?;
+    let Prepared { watch, made, ear, scope, only, command, resume, check } = prepared;
+    let began = jiff::Timestamp::now();
+    let orders = Orders {
+        watch,
+        command,
+        resume,
+        check,
+        ear,
+        scope,
+        timeout: args.timeout,
+        jobs: args.jobs.map_or_else(cores, usize::from),
+        dir: rooms.path().to_path_buf(),
+        only,
+        began: began.as_second(),
+        cancelled: || false,
+    };
+    let bar = Bar::new();
+    let explored = explore(&orders, &|progress| bar.show(&progress));
+    drop(bar);
+    // Only folders that were made for this run, and only if they are still empty.
+    made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
+    let cleaned = rooms.close();
+    let exit = match explored {
+        Ok(explored) => {
+            let repeat = repeat_command();
+            explored::print(&explored, &orders, &repeat);
+            if let Some(file) = &args.json {
+                let json = explored::json(&explored, &orders, &repeat);
+                std::fs::write(file, json)
+                    .map_err(|error| format!("writing `{}`: {error}", file.display()))?;
+            }
+            if let Some(out) = &args.out {
+                let out = written::folder(Some(out), "explore")?;
+                explored::pages(&explored, &orders, &repeat, &out)?;
+            }
+            if explored.findings.is_empty() { Exit::Survived } else { Exit::Violated }
+        }
+        Err(ExploreError::Undisturbed(why)) => {
+            print::error(&why);
+            Exit::Inconclusive
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    match cleaned {
+        Ok(()) => Ok(exit),
+        Err(error) => {
+            print::error(&error);
+            Ok(Exit::CleanUpFailed)
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// This command with a place for the name of a state.
+fn repeat_command() -> String {
+    let mut words: Vec<String> = std::env::args().collect();
+    words[0] = "trainwreck".into();
+    let dropped: BTreeMap<&str, usize> = [("--state", 2), ("--json", 2), ("--out", 2)].into();
+    let at = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let mut kept = Vec::new();
+    let mut index = 0;
+    while index < words.len() {
+        match dropped.get(words[index].as_str()).filter(|_| index < at) {
+            Some(skip) => index += skip,
+            None => {
+                kept.push(quoted(&words[index]));
+                index += 1;
+            }
+        }
+    }
+    let at = kept.iter().position(|word| word == "explore").map_or(1, |at| at + 1);
+    kept.insert(at.min(kept.len()), "--state STATE".into());
+    kept.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+impl ModelArg {
+    fn model(self) -> Model {
+        match self {
+            ModelArg::Posix => Model::Posix,
+            ModelArg::Ext4 => Model::Ext4,
+            ModelArg::Xfs => Model::Xfs,
+            ModelArg::Btrfs => Model::Btrfs,
+            ModelArg::Lying => Model::Lying,
+        }
+    }
+}
+
+/// `10s`, `500ms`, `2m`; a bare number is seconds.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 =
+        text[..digits].parse().map_err(|_| format!("`{text}`: write it as `10s`, `500ms` or `2m`"))?;
+    match text[digits..].trim() {
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" | "min" => Ok(Duration::from_secs(number * 60)),
+        _ => Err(format!("`{text}`: write it as `10s`, `500ms` or `2m`")),
+    }
+}

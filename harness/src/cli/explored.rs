@@ -1,0 +1,165 @@
+//! What an expedition found, for people and for programs.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::cli::print;
+use crate::explore::{Explored, Finding, Orders};
+
+pub(super) fn print(explored: &Explored, orders: &Orders, repeat: &str) {
+    let counted = &explored.counted;
+    for kind in ["process", "power"] {
+        let figure =
+            |counts: &std::collections::BTreeMap<&'static str, u64>| counts.get(kind).copied().unwrap_or(0);
+        let (candidates, distinct) = (figure(&counted.candidates), figure(&counted.distinct));
+        if candidates == 0 {
+            continue;
+        }
+        let outcomes = explored.outcomes();
+        let words: Vec<String> = outcomes
+            .get(kind)
+            .into_iter()
+            .flatten()
+            .map(|(outcome, count)| format!("{count} {outcome}"))
+            .collect();
+        print::line(&format!(
+            "{kind:<8} {distinct} distinct states of {candidates} candidates, {} left out: {}",
+            figure(&counted.left_out),
+            words.join(", ")
+        ));
+    }
+    print::line(&format!(
+        "{} states in {:.1} s, {:.0} states/s",
+        explored.tried.len(),
+        explored.seconds,
+        explored.states_per_second()
+    ));
+    if orders.only.is_some() {
+        only(explored);
+    }
+    for (number, finding) in explored.findings.iter().enumerate() {
+        print_finding(number + 1, finding, repeat);
+    }
+    if explored.findings.is_empty() {
+        print::line("it came back from every state that was tried");
+    }
+    remarks(explored);
+}
+
+/// One state was asked for: what became of it.
+fn only(explored: &Explored) {
+    for one in &explored.tried {
+        for (crash, outcome) in &one.outcomes {
+            print::line(&format!("state {} ({}): {outcome}", one.state.candidate.name(), crash.kind()));
+        }
+        if !one.found.words.is_empty() {
+            print::line(&format!("  it said: {}", one.found.words));
+        }
+    }
+}
+
+fn print_finding(number: usize, finding: &Finding, repeat: &str) {
+    let under = finding.under.join(", ");
+    print::line(&format!(
+        "\n{number}. {} -> {}: {} states, under {under}",
+        finding.cause.name(),
+        finding.outcome,
+        finding.states
+    ));
+    print::line(&format!("   breaks between  {}  and  {}", finding.between.0, finding.between.1));
+    finding.operations.iter().for_each(|line| print::line(&format!("   {line}")));
+    if !finding.difference.is_empty() {
+        print::line("   files, against the tree before the fault:");
+        finding.difference.iter().for_each(|line| print::line(&format!("     {line}")));
+    }
+    if !finding.words.is_empty() {
+        print::line(&format!("   it said: {}", finding.words));
+    }
+    print::line(&format!("   advice: {}", finding.cause.advice()));
+    print::line(&format!("   repeat: {}", repeated(repeat, finding)));
+}
+
+fn repeated(repeat: &str, finding: &Finding) -> String {
+    repeat.replacen("--state STATE", &format!("--state '{}'", finding.candidate.name()), 1)
+}
+
+/// What the recording shows beside the states, and what it can't show.
+fn remarks(explored: &Explored) {
+    let never = explored.recording.never_synced();
+    if !never.is_empty() {
+        print::line("\nnever synced before it was called saved, or at all:");
+        never.iter().take(12).for_each(|line| print::line(&format!("  {line}")));
+        if never.len() > 12 {
+            print::line(&format!("  and {} more", never.len() - 12));
+        }
+    }
+    let blind = &explored.recording.blind;
+    if !blind.outside.is_empty() {
+        print::line("\nopened for writing outside of the watched folders, so not part of any state:");
+        blind.outside.iter().take(8).for_each(|path| print::line(&format!("  {}", path.display())));
+    }
+    blind
+        .refused
+        .iter()
+        .for_each(|what| print::line(&format!("{what} was refused, so that the target used ordinary calls")));
+    for path in &blind.mapped {
+        print::line(&format!(
+            "`{}` was changed through a shared mapping: seen at syncs, renames and the end only",
+            path.display()
+        ));
+    }
+    if blind.unknown > 0 {
+        print::line(&format!(
+            "{} operations on files that were not known could not be placed",
+            blind.unknown
+        ));
+    }
+}
+
+/// The same for programs.
+pub(super) fn json(explored: &Explored, orders: &Orders, repeat: &str) -> String {
+    let findings: Vec<serde_json::Value> = explored
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "cause": finding.cause.name(),
+                "outcome": finding.outcome.to_string(),
+                "under": finding.under,
+                "states": finding.states,
+                "between": [finding.between.0, finding.between.1],
+                "operations": finding.operations,
+                "difference": finding.difference,
+                "error": finding.words,
+                "advice": finding.cause.advice(),
+                "state": finding.candidate.name(),
+                "repeat": repeated(repeat, finding),
+            })
+        })
+        .collect();
+    let value = json!({
+        "version": 1,
+        "operations": explored.recording.by_kind(),
+        "candidates": explored.counted.candidates,
+        "distinct": explored.counted.distinct,
+        "left_out": explored.counted.left_out,
+        "outcomes": explored.outcomes(),
+        "findings": findings,
+        "never_synced": explored.recording.never_synced(),
+        "outside": explored.recording.blind.outside,
+        "refused_calls": explored.recording.blind.refused,
+        "jobs": orders.jobs,
+        "seconds": explored.seconds,
+        "recording_seconds": explored.recording_seconds,
+        "states_per_second": explored.states_per_second(),
+    });
+    serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"
+}
+
+/// The report's files.
+pub(super) fn pages(explored: &Explored, orders: &Orders, repeat: &str, out: &Path) -> Result<(), String> {
+    let path = out.join("explore.json");
+    std::fs::write(&path, json(explored, orders, repeat))
+        .map_err(|error| format!("writing `{}`: {error}", path.display()))
+}

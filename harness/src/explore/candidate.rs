@@ -1,0 +1,298 @@
+//! One way in which a crash can leave the files: what had happened, and which of it was lost or torn. And the tree that it makes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::content::{Content, Source};
+use super::model::Unit;
+use super::recording::{Node, NodeId, Recording, What};
+
+/// What became of a write that was under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tear {
+    /// Only its first bytes.
+    Prefix(u64),
+    /// Whole in length, but from here on zeroes.
+    ZeroTail(u64),
+    /// Whole in length, but from here on whatever was in those blocks.
+    GarbageTail(u64),
+    /// Whole in length, but the first bytes are missing.
+    Hole(u64),
+}
+
+/// A moment, and what of the operations before it did not reach the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// So many operations have happened.
+    pub k: u32,
+    /// Sorted.
+    pub lost: Vec<Unit>,
+    pub torn: Option<(u32, Tear)>,
+}
+
+/// What a name stands for in a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Leaf {
+    /// With the operation that changed its names last, 1-based; 0: none did.
+    Folder {
+        touched: u32,
+    },
+    /// With the operation that changed its content last.
+    File {
+        node: NodeId,
+        content: Content,
+        touched: u32,
+    },
+    Link(PathBuf),
+}
+
+/// The files that a candidate leaves: by number of the watched folder and path below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree {
+    pub leaves: BTreeMap<(u32, PathBuf), Leaf>,
+}
+
+impl Candidate {
+    /// Everything up to `k` is there.
+    pub fn whole(k: usize) -> Candidate {
+        Candidate { k: k as u32, lost: Vec::new(), torn: None }
+    }
+
+    fn lacks(&self, op: usize, part: usize) -> bool {
+        self.lost.binary_search(&Unit { op: op as u32, part: part as u8 }).is_ok()
+    }
+
+    /// Short text by which a state is named and repeated: `k`, then what was lost, then what was torn.
+    pub fn name(&self) -> String {
+        let mut name = self.k.to_string();
+        for unit in &self.lost {
+            name += &format!("-{}", unit.op);
+            if unit.part > 0 {
+                name += &format!(".{}", unit.part);
+            }
+        }
+        if let Some((op, tear)) = self.torn {
+            let (letter, at) = match tear {
+                Tear::Prefix(at) => ('p', at),
+                Tear::ZeroTail(at) => ('z', at),
+                Tear::GarbageTail(at) => ('g', at),
+                Tear::Hole(at) => ('h', at),
+            };
+            name += &format!("~{op}{letter}{at}");
+        }
+        name
+    }
+
+    /// Reads a name back.
+    pub fn parse(name: &str) -> Option<Candidate> {
+        let (rest, torn) = match name.split_once('~') {
+            None => (name, None),
+            Some((rest, torn)) => {
+                let letter = torn.find(|letter: char| letter.is_ascii_alphabetic())?;
+                let at = torn[letter + 1..].parse().ok()?;
+                let tear = match &torn[letter..=letter] {
+                    "p" => Tear::Prefix(at),
+                    "z" => Tear::ZeroTail(at),
+                    "g" => Tear::GarbageTail(at),
+                    "h" => Tear::Hole(at),
+                    _ => return None,
+                };
+                (rest, Some((torn[..letter].parse().ok()?, tear)))
+            }
+        };
+        let mut parts = rest.split('-');
+        let k = parts.next()?.parse().ok()?;
+        let unit = |text: &str| -> Option<Unit> {
+            let (op, part) = text.split_once('.').unwrap_or((text, "0"));
+            Some(Unit { op: op.parse().ok()?, part: part.parse().ok()? })
+        };
+        let mut lost = parts.map(unit).collect::<Option<Vec<Unit>>>()?;
+        lost.sort_unstable();
+        Some(Candidate { k, lost, torn })
+    }
+
+    /// The tree that it leaves.
+    pub fn tree(&self, recording: &Recording) -> Tree {
+        let mut names = recording.initial.clone();
+        let (mut contents, mut touched) = (HashMap::new(), HashMap::new());
+        let mut stopped = Vec::new();
+        for (index, op) in recording.ops[..self.k as usize].iter().enumerate() {
+            match &op.what {
+                What::Names(changes) => {
+                    let kept = changes.iter().enumerate().filter(|(part, _)| !self.lacks(index, *part));
+                    for (_, change) in kept {
+                        touched.insert(change.dir, index as u32 + 1);
+                        let folder = names.entry(change.dir).or_default();
+                        match change.node {
+                            Some(node) => drop(folder.insert(change.name.clone(), node)),
+                            None => drop(folder.remove(&change.name)),
+                        }
+                    }
+                }
+                What::Resize { node, .. } | What::Write { node, .. } | What::Zero { node, .. }
+                    if stopped.contains(node) => {}
+                // Blocks that a lost truncation would have freed are still the old ones: nothing later shows.
+                What::Resize { node, .. } if self.lacks(index, 0) => stopped.push(*node),
+                What::Resize { node, size } => {
+                    touched.insert(*node, index as u32 + 1);
+                    content(&mut contents, recording, *node).resize(*size);
+                }
+                What::Zero { node, offset, bytes } if !self.lacks(index, 0) => {
+                    touched.insert(*node, index as u32 + 1);
+                    content(&mut contents, recording, *node).put(*offset, *bytes, Source::Zeroes);
+                }
+                What::Write { node, offset, bytes, at } if !self.lacks(index, 0) => {
+                    touched.insert(*node, index as u32 + 1);
+                    let content = content(&mut contents, recording, *node);
+                    let tear = self.torn.filter(|(op, _)| *op as usize == index).map(|(_, tear)| tear);
+                    put(content, *offset, *bytes, *at, tear);
+                }
+                _ => {}
+            }
+        }
+        let mut tree = Tree::default();
+        for root in 0..recording.roots.len() {
+            let mut walk = Walk {
+                recording,
+                names: &names,
+                contents: &mut contents,
+                touched: &touched,
+                tree: &mut tree,
+            };
+            walk.folder(root as u32, root as NodeId, &PathBuf::new());
+        }
+        tree
+    }
+}
+
+fn put(content: &mut Content, offset: u64, bytes: u64, at: u64, tear: Option<Tear>) {
+    match tear {
+        None => content.put(offset, bytes, Source::Tape(at)),
+        Some(Tear::Prefix(kept)) => content.put(offset, kept.min(bytes), Source::Tape(at)),
+        Some(Tear::ZeroTail(kept)) => {
+            content.put(offset, bytes, Source::Zeroes);
+            content.put(offset, kept.min(bytes), Source::Tape(at));
+        }
+        Some(Tear::GarbageTail(kept)) => {
+            content.put(offset, bytes, Source::Garbage);
+            content.put(offset, kept.min(bytes), Source::Tape(at));
+        }
+        Some(Tear::Hole(missing)) => {
+            let missing = missing.min(bytes);
+            content.put(offset, missing, Source::Zeroes);
+            content.put(offset + missing, bytes - missing, Source::Tape(at + missing));
+        }
+    }
+}
+
+fn content<'c>(
+    contents: &'c mut HashMap<NodeId, Content>,
+    recording: &Recording,
+    node: NodeId,
+) -> &'c mut Content {
+    contents.entry(node).or_insert_with(|| initial(recording, node))
+}
+
+fn initial(recording: &Recording, node: NodeId) -> Content {
+    match recording.nodes.get(node as usize) {
+        Some(Node::File { initial, .. }) => Content::initial(node, *initial),
+        _ => Content::default(),
+    }
+}
+
+/// Collects what can be reached from the watched folders.
+struct Walk<'w> {
+    recording: &'w Recording,
+    names: &'w BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
+    contents: &'w mut HashMap<NodeId, Content>,
+    touched: &'w HashMap<NodeId, u32>,
+    tree: &'w mut Tree,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, root: u32, dir: NodeId, path: &Path) {
+        for (name, &node) in self.names.get(&dir).into_iter().flatten() {
+            let path = path.join(name);
+            let touched = self.touched.get(&node).copied().unwrap_or(0);
+            let leaf = match &self.recording.nodes[node as usize] {
+                Node::Folder { .. } => Leaf::Folder { touched },
+                Node::Link { text } => Leaf::Link(text.clone()),
+                Node::File { .. } => {
+                    let content = content(self.contents, self.recording, node).clone();
+                    Leaf::File { node, content, touched }
+                }
+            };
+            let is_folder = matches!(leaf, Leaf::Folder { .. });
+            self.tree.leaves.insert((root, path.clone()), leaf);
+            if is_folder {
+                self.folder(root, node, &path);
+            }
+        }
+    }
+}
+
+impl Tree {
+    /// Two trees with the same digest are the same, byte for byte.
+    pub fn digest(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        for ((root, path), leaf) in &self.leaves {
+            use std::os::unix::ffi::OsStrExt;
+            hasher.update(&root.to_le_bytes());
+            hasher.update(path.as_os_str().as_bytes());
+            match leaf {
+                Leaf::Folder { .. } => {
+                    hasher.update(b"\0d");
+                }
+                Leaf::Link(text) => {
+                    hasher.update(b"\0l");
+                    hasher.update(text.as_os_str().as_bytes());
+                }
+                Leaf::File { content, .. } => {
+                    hasher.update(b"\0f");
+                    hasher.update(&content.digest());
+                }
+            }
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        digest
+    }
+}
+
+impl Content {
+    /// By structure: equal digests mean equal bytes; unequal ones may.
+    pub fn digest(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        for piece in self.pieces() {
+            let (kind, a, b) = match piece.source {
+                Source::Tape(at) => (0u8, at, 0),
+                Source::Initial(node, at) => (1, at, u64::from(node)),
+                Source::Zeroes => (2, 0, 0),
+                Source::Garbage => (3, 0, 0),
+            };
+            hasher.update(&[kind]);
+            for number in [a, b, piece.bytes] {
+                hasher.update(&number.to_le_bytes());
+            }
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_reads_back_as_the_candidate_that_it_was() {
+        let unit = |op, part| Unit { op, part };
+        for torn in [None, Some((7, Tear::Prefix(4096))), Some((3, Tear::Hole(8)))] {
+            let candidate = Candidate { k: 12, lost: vec![unit(3, 0), unit(9, 1)], torn };
+            assert_eq!(Candidate::parse(&candidate.name()), Some(candidate));
+        }
+        assert_eq!(Candidate::parse("12-x"), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Lays a tree out where a room shows it as the watched folders, and takes it away again.
+//!
+//! Small files are written anew each time. Larger ones are hard links to a pool that holds each content once; a
+//! recovery that writes into such a file is noticed by its time of modification, and the content is made anew.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{BufWriter, Error, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{linkat, symlinkat};
+
+use super::candidate::{Leaf, Tree};
+use super::content::{Content, Reader};
+use super::recording::{Node, Recording};
+
+/// Up to this size writing a file costs no more than linking it.
+const SMALL: u64 = 16 * 1024;
+/// Bytes of small contents that are kept in memory.
+const KEPT: usize = 64 * 1024 * 1024;
+
+/// Contents of small files, shared by all who lay out.
+#[derive(Default)]
+pub(super) struct Small {
+    known: Mutex<(usize, HashMap<[u8; 16], std::sync::Arc<Vec<u8>>>)>,
+}
+
+/// One worker's place.
+pub(super) struct Layout<'a> {
+    recording: &'a Recording,
+    reader: Reader<'a>,
+    small: &'a Small,
+    /// Holds a folder for each watched one, `0`, `1`, .., and `pool`.
+    base: OwnedFd,
+    base_path: PathBuf,
+    linked: Vec<(String, i64, u64)>,
+    pooled: HashMap<String, u64>,
+    pool_most: u64,
+    /// Seconds since 1970 at which the recording began.
+    began: i64,
+}
+
+impl<'a> Layout<'a> {
+    /// `base` exists and has the folders in it. At most `pool_most` bytes are kept in the pool beside the current state.
+    pub(super) fn new(
+        recording: &'a Recording,
+        small: &'a Small,
+        base: &Path,
+        pool_most: u64,
+        began: i64,
+    ) -> Result<Layout<'a>, Error> {
+        std::fs::create_dir_all(base.join("pool"))?;
+        Ok(Layout {
+            recording,
+            reader: Reader::new(recording)?,
+            small,
+            base: File::open(base)?.into(),
+            base_path: base.into(),
+            linked: Vec::new(),
+            pooled: HashMap::new(),
+            pool_most,
+            began,
+        })
+    }
+
+    /// Lays it out; what was there before is gone.
+    pub(super) fn lay_out(&mut self, tree: &Tree) -> Result<(), Error> {
+        self.clear()?;
+        let mut folders = Vec::new();
+        for ((root, path), leaf) in &tree.leaves {
+            let name = at(*root, path)?;
+            match leaf {
+                Leaf::Folder { touched } => {
+                    nix::sys::stat::mkdirat(&self.base, name.as_c_str(), Mode::from_bits_truncate(0o755))?;
+                    folders.push((name, *touched));
+                }
+                Leaf::Link(text) => symlinkat(text.as_path(), &self.base, name.as_c_str())?,
+                Leaf::File { node, content, touched } => self.file(&name, *node, content, *touched)?,
+            }
+        }
+        // Afterwards, since each name in a folder changes its time.
+        for (name, touched) in folders.iter().rev() {
+            self.date(name, *touched)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, name: &CString, node: u32, content: &Content, touched: u32) -> Result<(), Error> {
+        if content.len() > SMALL {
+            return self.link(name, content, touched);
+        }
+        let mode = match self.recording.nodes[node as usize] {
+            Node::File { mode, .. } => mode,
+            _ => 0o644,
+        };
+        let bytes = self.small_bytes(content)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(&self.base, name.as_c_str(), flags, Mode::from_bits_truncate(mode))?;
+        let mut file = File::from(file);
+        file.write_all(&bytes)?;
+        let time = self.time(touched);
+        nix::sys::stat::futimens(&file, &time, &time)?;
+        Ok(())
+    }
+
+    fn small_bytes(&mut self, content: &Content) -> Result<std::sync::Arc<Vec<u8>>, Error> {
+        let digest = content.digest();
+        let lock = || self.small.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(bytes) = lock().1.get(&digest) {
+            return Ok(bytes.clone());
+        }
+        let bytes = std::sync::Arc::new(content.head(&mut self.reader, SMALL)?);
+        let mut known = lock();
+        if known.0 < KEPT {
+            known.0 += bytes.len();
+            known.1.insert(digest, bytes.clone());
+        }
+        Ok(bytes)
+    }
+
+    /// The content's file in the pool is linked; made first where it is not there.
+    fn link(&mut self, name: &CString, content: &Content, touched: u32) -> Result<(), Error> {
+        let key: String = content.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = format!("{key}-{touched}");
+        if !self.pooled.contains_key(&key) {
+            self.make_room(content.len());
+            let path = self.base_path.join("pool").join(&key);
+            let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
+            content.write(&mut self.reader, &mut file)?;
+            let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            let time = self.time(touched);
+            nix::sys::stat::futimens(&file, &time, &time)?;
+            self.pooled.insert(key.clone(), content.len());
+        }
+        let from = CString::new(format!("pool/{key}"))?;
+        linkat(&self.base, from.as_c_str(), &self.base, name.as_c_str(), AtFlags::empty())?;
+        self.linked.push((key, self.time(touched).tv_nsec(), content.len()));
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: u64) {
+        let mut held: u64 = self.pooled.values().sum();
+        let needed: Vec<String> = self.linked.iter().map(|(key, ..)| key.clone()).collect();
+        let spare: Vec<String> = self.pooled.keys().filter(|key| !needed.contains(key)).cloned().collect();
+        for key in spare {
+            if held + bytes <= self.pool_most {
+                return;
+            }
+            held -= self.pooled.remove(&key).unwrap_or(0);
+            // What can't be removed is removed with the run's folder.
+            let _ = std::fs::remove_file(self.base_path.join("pool").join(&key));
+        }
+    }
+
+    /// Contents that the recovery has written into, in place, are made anew next time.
+    pub(super) fn check_links(&mut self) {
+        for (key, nanoseconds, bytes) in std::mem::take(&mut self.linked) {
+            let path = self.base_path.join("pool").join(&key);
+            let same = std::fs::metadata(&path).is_ok_and(|facts| {
+                facts.len() == bytes
+                    && facts.mtime_nsec() == nanoseconds
+                    && facts.mtime() <= self.began + 100_000
+            });
+            if !same {
+                let _ = std::fs::remove_file(&path);
+                self.pooled.remove(&key);
+            }
+        }
+    }
+
+    fn date(&self, name: &CString, touched: u32) -> Result<(), Error> {
+        let time = self.time(touched);
+        utimensat(&self.base, name.as_c_str(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
+        Ok(())
+    }
+
+    /// As if each operation had taken a hundredth of a second: what goes by times sees the order that there was.
+    fn time(&self, touched: u32) -> TimeSpec {
+        let hundredths = i64::from(touched);
+        TimeSpec::new(self.began + hundredths / 100, hundredths % 100 * 10_000_000 + 1_234)
+    }
+
+    /// Empties the watched folders.
+    pub(super) fn clear(&mut self) -> Result<(), Error> {
+        self.check_links();
+        for root in 0..self.recording.roots.len() {
+            let folder = openat(
+                self.base.as_fd(),
+                root.to_string().as_str(),
+                OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )?;
+            empty(folder)?;
+        }
+        Ok(())
+    }
+}
+
+fn empty(folder: OwnedFd) -> Result<(), Error> {
+    use nix::dir::{Dir, Type};
+    use nix::unistd::{UnlinkatFlags, unlinkat};
+    let again = folder.try_clone()?;
+    let mut dir = Dir::from_fd(folder)?;
+    let mut entries = Vec::new();
+    for entry in dir.iter() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            entries.push((entry.file_name().to_owned(), entry.file_type() == Some(Type::Directory)));
+        }
+    }
+    for (name, is_folder) in entries {
+        if is_folder {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            empty(openat(&again, name.as_c_str(), flags, Mode::empty())?)?;
+            unlinkat(&again, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+        } else {
+            unlinkat(&again, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+        }
+    }
+    Ok(())
+}
+
+fn at(root: u32, path: &Path) -> Result<CString, Error> {
+    let mut name = root.to_string().into_bytes();
+    name.push(b'/');
+    name.extend(path.as_os_str().as_bytes());
+    CString::new(name).map_err(Error::other)
+}

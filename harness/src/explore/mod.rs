@@ -1,0 +1,77 @@
+//! Records one run's file operations, builds every state that a crash may leave of them, runs the recovery on each, and
+//! says what it does not come back from. On top of `gate` and `sandbox`; knows no scenario.
+
+mod candidate;
+mod cause;
+mod content;
+mod expedition;
+mod findings;
+mod layout;
+mod model;
+mod outcome;
+mod record;
+mod recording;
+mod stage;
+mod states;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use candidate::{Candidate, Leaf, Tear, Tree};
+pub use cause::Cause;
+pub use content::{Content, Reader};
+pub use expedition::{Explored, Progress, Tried, explore};
+pub use findings::Finding;
+pub use model::Model;
+pub use outcome::{Ear, Found};
+pub use record::{Recorder, Start};
+pub use recording::{Blind, Node, NodeId, Op, Recording, What};
+pub use stage::Undisturbed;
+pub use states::{Counted, Crash, Scope, State, States, enumerate};
+
+use crate::sandbox::{Launch, SandboxError};
+
+/// What is to be explored, and how.
+pub struct Orders {
+    /// Existing folders, with no link in their paths, none inside another.
+    pub watch: Vec<PathBuf>,
+    pub command: Launch,
+    pub resume: Launch,
+    pub check: Option<Launch>,
+    pub ear: Ear,
+    pub scope: Scope,
+    /// A recovery that takes longer is hung.
+    pub timeout: Duration,
+    pub jobs: usize,
+    /// Existing, empty folder for rooms and the tape.
+    pub dir: PathBuf,
+    /// Only this state.
+    pub only: Option<Candidate>,
+    /// Seconds since 1970; files of states are dated after it.
+    pub began: i64,
+    /// Asked now and then whether to stop.
+    pub cancelled: fn() -> bool,
+}
+
+/// Why exploring came to no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ExploreError {
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("could not {doing} `{path}`: {error}", path = .path.display())]
+    File { doing: &'static str, path: PathBuf, error: std::io::Error },
+    #[error("could not {0}: {1}")]
+    System(&'static str, std::io::Error),
+    #[error("a booth was used after its end")]
+    Closed,
+    /// The command itself did not do what it does when nothing disturbs it. Exit code 3.
+    #[error("{0}")]
+    Undisturbed(String),
+}
+
+impl ExploreError {
+    fn file(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ExploreError + use<> {
+        let path = path.to_path_buf();
+        move |error| ExploreError::File { doing, path, error }
+    }
+}

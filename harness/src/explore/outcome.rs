@@ -1,0 +1,127 @@
+//! What a recovery did with a state, judged from what it said and how it ended. Pure.
+
+use regex::Regex;
+use scenarios::Outcome;
+
+use crate::sandbox::{Called, Ended};
+
+/// By what a target is judged.
+#[derive(Debug, Clone, Default)]
+pub struct Ear {
+    /// With a group `step`; says that this step is durable now.
+    pub saved: Option<Regex>,
+    /// With a group `step`; says where it goes on from.
+    pub resumed: Option<Regex>,
+    /// One group: a value that must be the undisturbed run's at the end.
+    pub same: Option<Regex>,
+    /// Exit codes of a documented refusal.
+    pub refused_exits: Vec<i32>,
+}
+
+/// What was found out about one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub ended: Option<Ended>,
+    pub resumed: Option<u64>,
+    pub same: Option<String>,
+    /// None: there is no check.
+    pub check: Option<Ended>,
+    /// The last words of what went wrong, if something did.
+    pub words: String,
+}
+
+impl Ear {
+    pub fn hear(&self, called: &Called, check: Option<&Called>) -> Found {
+        let both = format!("{}\n{}", called.stdout, called.stderr);
+        let resumed = self.resumed.as_ref().and_then(|pattern| {
+            let found = both.lines().find_map(|line| pattern.captures(line))?;
+            Some(found.name("step").map_or(Ok(0), |step| step.as_str().parse()).unwrap_or(0))
+        });
+        let check_failed = check.filter(|check| check.ended != Some(Ended::Exited(0)));
+        let words = check_failed.map_or_else(|| last_words(called), last_words);
+        Found {
+            ended: called.ended,
+            resumed,
+            same: self.value(&both),
+            check: check.and_then(|check| check.ended.or(Some(Ended::Signalled(9)))),
+            words,
+        }
+    }
+
+    /// The last value that `same` finds.
+    pub fn value(&self, text: &str) -> Option<String> {
+        let pattern = self.same.as_ref()?;
+        let found = text.lines().rev().find_map(|line| pattern.captures(line))?;
+        let group = found.name("value").or_else(|| found.get(1)).or_else(|| found.get(0))?;
+        Some(group.as_str().to_owned())
+    }
+
+    /// `promised`: the newest step that had been called saved. `expected`: the undisturbed run's value.
+    pub fn judge(&self, found: &Found, promised: Option<u64>, expected: Option<&str>) -> Outcome {
+        match found.ended {
+            None => return Outcome::Hung,
+            Some(Ended::Exited(0)) => {}
+            Some(Ended::Exited(code)) if self.refused_exits.contains(&code) => return Outcome::Refused,
+            Some(_) => return Outcome::Crashed,
+        }
+        if found.check.is_some_and(|check| check != Ended::Exited(0)) {
+            return Outcome::Corrupt;
+        }
+        if self.same.is_some() && found.same.as_deref() != expected {
+            return Outcome::Corrupt;
+        }
+        let Some(promised) = promised.filter(|_| self.resumed.is_some()) else { return Outcome::Recovered };
+        match found.resumed {
+            None | Some(0) if promised > 0 => Outcome::Restarted,
+            Some(step) if step < promised => Outcome::LostWork,
+            _ => Outcome::Recovered,
+        }
+    }
+}
+
+/// The line that says most: what a panic said, or the last line of standard error, or of standard output.
+fn last_words(called: &Called) -> String {
+    let lines: Vec<&str> = called.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let panic = lines.iter().rposition(|line| line.contains("panicked at")).map(|at| at + 1);
+    let last =
+        |text: &str| text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
+    let words = panic.and_then(|at| lines.get(at).map(|line| (*line).to_owned()));
+    let words = words.or_else(|| last(&called.stderr)).or_else(|| last(&called.stdout)).unwrap_or_default();
+    words.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ear() -> Ear {
+        let regex = |text| Regex::new(text).ok();
+        Ear {
+            saved: regex(r"saved (?<step>\d+)"),
+            resumed: regex(r"resumed (?<step>\d+)"),
+            same: regex(r"sum (\w+)"),
+            refused_exits: vec![12],
+        }
+    }
+
+    fn check(stdout: &str, ended: Option<Ended>, expected: Outcome) {
+        let called = Called { ended, stdout: stdout.into(), stderr: String::new(), left_processes: false };
+        let found = ear().hear(&called, None);
+        assert_eq!(ear().judge(&found, Some(10), Some("abc")), expected, "{stdout}");
+    }
+
+    #[test]
+    fn each_ending_has_its_outcome() {
+        let good = Some(Ended::Exited(0));
+        check("resumed 10\nsum abc", good, Outcome::Recovered);
+        check("resumed 5\nsum abc", good, Outcome::LostWork);
+        check("sum abc", good, Outcome::Restarted);
+        check("resumed 0\nsum abc", good, Outcome::Restarted);
+        check("resumed 10\nsum abd", good, Outcome::Corrupt);
+        check("resumed 10", good, Outcome::Corrupt);
+        check("", Some(Ended::Exited(12)), Outcome::Refused);
+        check("", Some(Ended::Exited(1)), Outcome::Crashed);
+        check("", Some(Ended::Signalled(11)), Outcome::Crashed);
+        check("", None, Outcome::Hung);
+    }
+}

@@ -1,0 +1,218 @@
+//! One run's file operations as data: names, contents, what was said in between. Knows nothing of how it was recorded.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A file, folder or link that existed at some time of the recording.
+pub type NodeId = u32;
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    Folder { mode: u32 },
+    File { mode: u32, initial: u64 },
+    Link { text: PathBuf },
+}
+
+/// A name in a folder that comes to mean a node, or nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameChange {
+    pub dir: NodeId,
+    pub name: OsString,
+    pub node: Option<NodeId>,
+}
+
+/// What one operation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Names that change together: one for a creation, up to three for a rename.
+    Names(Vec<NameChange>),
+    /// The bytes lie on the tape from `at` on.
+    Write {
+        node: NodeId,
+        offset: u64,
+        bytes: u64,
+        at: u64,
+    },
+    Resize {
+        node: NodeId,
+        size: u64,
+    },
+    /// Reads as zeroes from now on.
+    Zero {
+        node: NodeId,
+        offset: u64,
+        bytes: u64,
+    },
+    Sync {
+        node: NodeId,
+        data_only: bool,
+    },
+    SyncAll,
+    /// A line of the target's output; with the step that it calls saved.
+    Said {
+        line: String,
+        saved: Option<u64>,
+    },
+}
+
+/// One operation, in the order in which they happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    pub what: What,
+    /// As a person would write it: `rename(step-5.tmp, step-5)`.
+    pub text: String,
+}
+
+/// What the recording can't show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Blind {
+    /// Ways to write that were answered with an error, so that the target used others.
+    pub refused: Vec<String>,
+    /// Paths that were opened for writing outside of the watched folders.
+    pub outside: Vec<PathBuf>,
+    /// Files that were changed through shared mappings: seen only at syncs, renames and the end.
+    pub mapped: Vec<PathBuf>,
+    /// Operations whose file was not known.
+    pub unknown: u64,
+}
+
+/// A whole recording.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    /// The watched folders, as the target names them; the first nodes in this order.
+    pub roots: Vec<PathBuf>,
+    pub nodes: Vec<Node>,
+    pub initial: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
+    /// Where initial files' contents can be read.
+    pub sources: BTreeMap<NodeId, PathBuf>,
+    pub ops: Vec<Op>,
+    /// The file that holds all written bytes.
+    pub tape: PathBuf,
+    pub blind: Blind,
+}
+
+impl Recording {
+    /// Operations that change or sync something.
+    pub fn file_operations(&self) -> impl Iterator<Item = &Op> {
+        self.ops.iter().filter(|op| !matches!(op.what, What::Said { .. }))
+    }
+
+    /// How many of each kind.
+    pub fn by_kind(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for op in self.file_operations() {
+            *counts.entry(op.kind()).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// The newest step that was called saved before operation `k`.
+    pub fn promised(&self, k: usize) -> Option<u64> {
+        self.ops[..k].iter().rev().find_map(|op| match op.what {
+            What::Said { saved, .. } => saved,
+            _ => None,
+        })
+    }
+
+    /// Whether a node had a name before operation `k`, and which: the last one given.
+    pub fn name_of(&self, node: NodeId, k: usize) -> Option<(NodeId, OsString)> {
+        let given = self.ops[..k].iter().rev().find_map(|op| match &op.what {
+            What::Names(changes) => changes
+                .iter()
+                .find(|change| change.node == Some(node))
+                .map(|change| (change.dir, change.name.clone())),
+            _ => None,
+        });
+        given.or_else(|| {
+            self.initial.iter().find_map(|(dir, names)| {
+                names.iter().find(|(_, of)| **of == node).map(|(name, _)| (*dir, name.clone()))
+            })
+        })
+    }
+
+    /// Path of a node below the watched folders, as it was named last before `k`.
+    pub fn path_of(&self, node: NodeId, k: usize) -> PathBuf {
+        if (node as usize) < self.roots.len() {
+            return self.roots[node as usize].clone();
+        }
+        match self.name_of(node, k) {
+            Some((dir, name)) => self.path_of(dir, k).join(name),
+            None => PathBuf::from(format!("(file {node})")),
+        }
+    }
+}
+
+impl Op {
+    /// Its kind in one word.
+    pub fn kind(&self) -> &'static str {
+        let word = self.text.split('(').next().unwrap_or_default();
+        const KINDS: [&str; 16] = [
+            "create",
+            "mkdir",
+            "rename",
+            "exchange",
+            "link",
+            "symlink",
+            "unlink",
+            "rmdir",
+            "write",
+            "truncate",
+            "allocate",
+            "fsync",
+            "fdatasync",
+            "sync",
+            "punch",
+            "mapped-write",
+        ];
+        KINDS.iter().find(|kind| **kind == word).copied().unwrap_or("other")
+    }
+
+    /// The node whose content it changes.
+    pub fn data_node(&self) -> Option<NodeId> {
+        match self.what {
+            What::Write { node, .. } | What::Zero { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+}
+
+impl Recording {
+    /// What was never synced although it was called saved, or never at all; a line each. Only what still has a name at the end.
+    pub fn never_synced(&self) -> Vec<String> {
+        let end = self.ops.len();
+        let mut lines = Vec::new();
+        let mut files = std::collections::BTreeSet::new();
+        let mut folders = std::collections::BTreeSet::new();
+        for (index, op) in self.ops.iter().enumerate() {
+            let synced = |node: NodeId| {
+                self.ops[index..].iter().any(|later| match later.what {
+                    What::Sync { node: of, .. } => of == node,
+                    What::SyncAll => true,
+                    _ => false,
+                })
+            };
+            match &op.what {
+                What::Write { node, .. } | What::Resize { node, .. } if !synced(*node) => {
+                    files.insert(*node);
+                }
+                What::Names(changes) => {
+                    folders.extend(changes.iter().map(|change| change.dir).filter(|dir| !synced(*dir)));
+                }
+                _ => {}
+            }
+        }
+        let tree = super::Candidate::whole(end).tree(self);
+        let alive = |node: NodeId| {
+            tree.leaves.values().any(|leaf| matches!(leaf, super::Leaf::File { node: of, .. } if *of == node))
+        };
+        for node in files.into_iter().filter(|node| alive(*node)) {
+            lines.push(format!("file   {}", self.path_of(node, end).display()));
+        }
+        for dir in folders {
+            lines.push(format!("folder {}", self.path_of(dir, end).display()));
+        }
+        lines
+    }
+}

@@ -1,0 +1,387 @@
+//! All states that a crash of a recorded run may leave, each once: representatives of every kind first. Pure.
+//!
+//! A process crash keeps everything that the kernel has taken: every prefix of the operations, and a large write torn
+//! at a page (a real SIGKILL tears a `write` at 4 KiB on tmpfs and at 2 MiB on ext4). A power loss loses what was not
+//! synced, within what a model allows. Large writes are collapsed into classes. What a bound leaves out is counted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::candidate::{Candidate, Tear};
+use super::model::{Durable, Model, Traits, Unit, units};
+use super::recording::{NodeId, Recording, What};
+
+const PAGE: u64 = 4096;
+const SECTOR: u64 = 512;
+/// Pending operations on names that are lost one by one from the end; of more, some between are left out.
+const PREFIXES: usize = 24;
+/// Consecutive writes to one file of which each is a moment of its own; of more, some between are left out.
+const RUN: usize = 8;
+
+/// What killed the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Crash {
+    Process,
+    Power(Model),
+}
+
+/// Which crashes are looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    pub process: bool,
+    pub models: Vec<Model>,
+    /// Distinct states at most.
+    pub max_states: usize,
+    /// Only moments after this operation and up to that one.
+    pub between: Option<(usize, usize)>,
+}
+
+/// A distinct state.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub candidate: Candidate,
+    /// Every way in which it can come about.
+    pub crashes: BTreeSet<Crash>,
+    /// The newest step that had been called saved when it came about, by crash; the latest moment counts.
+    pub promised: BTreeMap<Crash, Option<u64>>,
+    pub digest: [u8; 16],
+}
+
+/// Figures of an enumeration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    pub candidates: BTreeMap<&'static str, u64>,
+    pub distinct: BTreeMap<&'static str, u64>,
+    pub left_out: BTreeMap<&'static str, u64>,
+}
+
+/// Distinct states in the order in which they are to be tried.
+pub struct States {
+    pub states: Vec<State>,
+    pub counted: Counted,
+}
+
+impl Crash {
+    pub fn kind(self) -> &'static str {
+        match self {
+            Crash::Process => "process",
+            Crash::Power(_) => "power",
+        }
+    }
+}
+
+/// Finds them all.
+pub fn enumerate(recording: &Recording, scope: &Scope) -> States {
+    let mut found = Found {
+        recording,
+        scope,
+        states: Vec::new(),
+        by_digest: HashMap::new(),
+        counted: Counted::default(),
+    };
+    if scope.process {
+        found.process();
+    }
+    for model in &scope.models {
+        found.power(*model);
+    }
+    found.bounded()
+}
+
+struct Found<'a> {
+    recording: &'a Recording,
+    scope: &'a Scope,
+    states: Vec<State>,
+    by_digest: HashMap<[u8; 16], usize>,
+    counted: Counted,
+}
+
+impl Found<'_> {
+    fn add(&mut self, candidate: Candidate, crash: Crash) {
+        *self.counted.candidates.entry(crash.kind()).or_insert(0) += 1;
+        let promised = self.recording.promised(candidate.k as usize);
+        let digest = candidate.tree(self.recording).digest();
+        let at = *self.by_digest.entry(digest).or_insert(self.states.len());
+        if at == self.states.len() {
+            let (crashes, promises) = (BTreeSet::new(), BTreeMap::new());
+            self.states.push(State { candidate, crashes, promised: promises, digest });
+        }
+        let state = &mut self.states[at];
+        state.crashes.insert(crash);
+        let known = state.promised.entry(crash).or_insert(promised);
+        *known = (*known).max(promised);
+    }
+
+    fn leave_out(&mut self, crash: Crash, many: u64) {
+        if many > 0 {
+            *self.counted.left_out.entry(crash.kind()).or_insert(0) += many;
+        }
+    }
+
+    /// Moments: after each operation, but not within a long run of writes to one file.
+    fn moments(&mut self, crash: Crash) -> Vec<usize> {
+        let ops = &self.recording.ops;
+        let (from, to) = self.scope.between.unwrap_or((0, ops.len()));
+        let mut moments = vec![from];
+        let mut k = from;
+        let mut left_out = 0;
+        while k < to {
+            let run = run_of_writes(self.recording, k).min(to - k);
+            let dull = |at: usize| run > RUN && at > 2 && at + 2 < run && at != run / 2;
+            moments.extend((1..=run).filter(|at| !dull(*at)).map(|at| k + at));
+            left_out += (1..=run).filter(|at| dull(*at)).count() as u64;
+            k += run;
+        }
+        self.leave_out(crash, left_out);
+        moments
+    }
+
+    fn process(&mut self) {
+        for k in self.moments(Crash::Process) {
+            self.add(Candidate::whole(k), Crash::Process);
+            if let Some(What::Write { offset, bytes, .. }) =
+                k.checked_sub(1).map(|at| &self.recording.ops[at].what)
+            {
+                for cut in page_cuts(*offset, *bytes) {
+                    let torn = Some((k as u32 - 1, Tear::Prefix(cut)));
+                    self.add(Candidate { torn, ..Candidate::whole(k) }, Crash::Process);
+                }
+            }
+        }
+    }
+
+    fn power(&mut self, model: Model) {
+        let crash = Crash::Power(model);
+        let moments: BTreeSet<usize> = self.moments(crash).into_iter().collect();
+        let mut durable = Durable::new(self.recording, model);
+        for k in 0..=self.recording.ops.len() {
+            if moments.contains(&k) {
+                self.power_at(k, model, &durable);
+            }
+            if k < self.recording.ops.len() {
+                durable.happened(k);
+            }
+        }
+    }
+
+    fn power_at(&mut self, k: usize, model: Model, durable: &Durable<'_>) {
+        let crash = Crash::Power(model);
+        let pending = Pending::at(self.recording, k, durable);
+        let traits = model.traits();
+        let lose = |found: &mut Self, names: Vec<Unit>, data: Vec<Unit>, torn| {
+            let lost = lawful(found.recording, k, names, data, traits);
+            found.add(Candidate { k: k as u32, lost, torn }, crash);
+        };
+        let count = pending.names.len();
+        let kept: BTreeSet<usize> = thinned(count);
+        self.leave_out(crash, (count + 1 - kept.len()) as u64);
+        for kept in kept {
+            let names: Vec<Unit> = pending.names[kept..].concat();
+            lose(self, names.clone(), Vec::new(), None);
+            lose(self, names.clone(), pending.all_data(None), None);
+            for file in pending.files() {
+                lose(self, names.clone(), pending.data_of(file), None);
+                if kept == count {
+                    lose(self, names.clone(), pending.all_data(Some(file)), None);
+                }
+            }
+        }
+        for (file, writes) in &pending.data {
+            self.torn(k, crash, *file, writes, traits);
+        }
+        if traits.any_order {
+            for group in &pending.names {
+                lose(self, group.clone(), Vec::new(), None);
+                let others: Vec<Unit> =
+                    pending.names.iter().filter(|other| *other != group).flatten().copied().collect();
+                lose(self, others, Vec::new(), None);
+                if traits.torn_rename && group.len() > 1 {
+                    group.iter().for_each(|unit| lose(self, vec![*unit], Vec::new(), None));
+                }
+            }
+            for writes in pending.data.values().filter(|writes| writes.len() > 1 && writes.len() <= RUN) {
+                writes.iter().for_each(|unit| lose(self, Vec::new(), vec![*unit], None));
+            }
+        }
+    }
+
+    /// Tears of what is pending in one file; everything else is there.
+    fn torn(&mut self, k: usize, crash: Crash, file: NodeId, writes: &[Unit], traits: Traits) {
+        let Some(last) = writes.last() else { return };
+        for (index, unit) in
+            writes.iter().enumerate().filter(|(index, _)| *index == 0 || index + 1 == writes.len())
+        {
+            let What::Write { offset, bytes, .. } = self.recording.ops[unit.op as usize].what else {
+                continue;
+            };
+            let size_before = size_at(self.recording, file, unit.op as usize);
+            let rest: Vec<Unit> = writes[index + 1..].to_vec();
+            for tear in tears(offset, bytes, size_before, traits) {
+                // What comes after a torn piece is not there either, unless the tear leaves the length whole.
+                let lost = if matches!(tear, Tear::Prefix(_)) { rest.clone() } else { Vec::new() };
+                let lost = lawful(self.recording, k, Vec::new(), lost, traits);
+                self.add(Candidate { k: k as u32, lost, torn: Some((unit.op, tear)) }, crash);
+            }
+            if last == unit {
+                break;
+            }
+        }
+    }
+
+    /// Representatives of each group first; beyond the bound nothing, and how much that is.
+    fn bounded(mut self) -> States {
+        for state in &self.states {
+            for kind in state.crashes.iter().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
+                *self.counted.distinct.entry(kind).or_insert(0) += 1;
+            }
+        }
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut ranked: Vec<(usize, usize, State)> = Vec::new();
+        for (order, state) in self.states.into_iter().enumerate() {
+            let nth = seen.entry(group_of(self.recording, &state)).or_insert(0);
+            ranked.push((*nth, order, state));
+            *nth += 1;
+        }
+        ranked.sort_by_key(|(nth, order, _)| (*nth, *order));
+        let beyond = ranked.split_off(ranked.len().min(self.scope.max_states.max(1)));
+        for (.., state) in &beyond {
+            for kind in state.crashes.iter().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
+                *self.counted.left_out.entry(kind).or_insert(0) += 1;
+            }
+        }
+        States { states: ranked.into_iter().map(|(.., state)| state).collect(), counted: self.counted }
+    }
+}
+
+/// States of one group come from the same kind of operation, with the same kinds of operation lost.
+fn group_of(recording: &Recording, state: &State) -> String {
+    let plain = |op: u32| {
+        let text = &recording.ops[op as usize].text;
+        text.chars().filter(|letter| !letter.is_ascii_digit()).collect::<String>()
+    };
+    let candidate = &state.candidate;
+    let at = candidate.k.checked_sub(1).map(plain).unwrap_or_default();
+    let lost: BTreeSet<String> = candidate.lost.iter().map(|unit| plain(unit.op)).collect();
+    format!("{at}|{lost:?}|{:?}", candidate.torn.map(|(op, tear)| (plain(op), std::mem::discriminant(&tear))))
+}
+
+/// What is not certain at a moment.
+struct Pending {
+    /// By operation, in order: names and sizes.
+    names: Vec<Vec<Unit>>,
+    data: BTreeMap<NodeId, Vec<Unit>>,
+}
+
+impl Pending {
+    fn at(recording: &Recording, k: usize, durable: &Durable<'_>) -> Pending {
+        let (mut names, mut data) = (Vec::new(), BTreeMap::<NodeId, Vec<Unit>>::new());
+        for (index, op) in recording.ops[..k].iter().enumerate().skip(durable.pending_from) {
+            let open: Vec<Unit> = units(index as u32, &op.what).filter(|unit| !durable.has(*unit)).collect();
+            match op.data_node() {
+                _ if open.is_empty() => {}
+                Some(node) => data.entry(node).or_default().extend(open),
+                None => names.push(open),
+            }
+        }
+        Pending { names, data }
+    }
+
+    fn files(&self) -> Vec<NodeId> {
+        if self.data.len() > 1 { self.data.keys().copied().collect() } else { Vec::new() }
+    }
+
+    fn data_of(&self, file: NodeId) -> Vec<Unit> {
+        self.data.get(&file).cloned().unwrap_or_default()
+    }
+
+    fn all_data(&self, but: Option<NodeId>) -> Vec<Unit> {
+        self.data
+            .iter()
+            .filter(|(file, _)| Some(**file) != but)
+            .flat_map(|(_, units)| units)
+            .copied()
+            .collect()
+    }
+}
+
+/// Adds what can't be there without what is lost, and takes out what a kept rename has brought along.
+fn lawful(recording: &Recording, k: usize, names: Vec<Unit>, data: Vec<Unit>, traits: Traits) -> Vec<Unit> {
+    let mut lost: BTreeSet<Unit> = names.into_iter().collect();
+    let mut data: BTreeSet<Unit> = data.into_iter().collect();
+    if traits.replace_carries_data && !data.is_empty() {
+        for op in 0..k {
+            let kept = !lost.contains(&Unit { op: op as u32, part: 0 });
+            if kept && let Some(node) = recording.replaced_by(op) {
+                data.retain(|unit| {
+                    unit.op as usize > op || recording.ops[unit.op as usize].data_node() != Some(node)
+                });
+            }
+        }
+    }
+    lost.extend(data);
+    lost.into_iter().collect()
+}
+
+/// How many of the pending names are kept: none, all, and all between up to a bound.
+fn thinned(count: usize) -> BTreeSet<usize> {
+    if count <= PREFIXES {
+        return (0..=count).collect();
+    }
+    let recent = (count - PREFIXES * 2 / 3)..=count;
+    let spread = (0..PREFIXES / 3).map(|nth| nth * count / (PREFIXES / 3));
+    recent.chain(spread).collect()
+}
+
+/// Operations from `k` on that write to the same file, one after the other; at least 1.
+fn run_of_writes(recording: &Recording, k: usize) -> usize {
+    let node = |at: usize| recording.ops.get(at).and_then(super::recording::Op::data_node);
+    match node(k) {
+        None => 1,
+        Some(first) => (k..).take_while(|at| node(*at) == Some(first)).count(),
+    }
+}
+
+/// Where a process crash can cut a write: at pages of the file; the first, one in the middle, the last.
+fn page_cuts(offset: u64, bytes: u64) -> BTreeSet<u64> {
+    let first = PAGE - offset % PAGE;
+    if first >= bytes {
+        return BTreeSet::new();
+    }
+    let last = first + (bytes - first - 1) / PAGE * PAGE;
+    let middle = first + (last - first) / 2 / PAGE * PAGE;
+    [first, middle, last].into()
+}
+
+fn size_at(recording: &Recording, node: NodeId, k: usize) -> u64 {
+    let mut size = match recording.nodes[node as usize] {
+        super::recording::Node::File { initial, .. } => initial,
+        _ => 0,
+    };
+    for op in &recording.ops[..k] {
+        match op.what {
+            What::Write { node: of, offset, bytes, .. } if of == node => size = size.max(offset + bytes),
+            What::Resize { node: of, size: to } if of == node => size = to,
+            _ => {}
+        }
+    }
+    size
+}
+
+/// Classes of what a power loss leaves of a write.
+fn tears(offset: u64, bytes: u64, size_before: u64, traits: Traits) -> Vec<Tear> {
+    let mut tears: Vec<Tear> = page_cuts(offset, bytes).into_iter().map(Tear::Prefix).collect();
+    let appends = offset + bytes > size_before;
+    if traits.size_before_data && appends {
+        let cut = page_cuts(offset, bytes).first().copied().unwrap_or(0);
+        tears.extend([Tear::ZeroTail(0), Tear::GarbageTail(0)]);
+        if cut > 0 {
+            tears.extend([Tear::ZeroTail(cut), Tear::GarbageTail(cut), Tear::Hole(cut)]);
+        }
+        tears.extend((bytes > SECTOR).then_some(Tear::Prefix(SECTOR)));
+    }
+    if traits.torn_overwrite && !appends && bytes > SECTOR {
+        tears.extend([Tear::Prefix(SECTOR), Tear::Prefix((bytes - 1) / SECTOR * SECTOR)]);
+    }
+    tears.sort_by_key(|tear| format!("{tear:?}"));
+    tears.dedup();
+    tears
+}

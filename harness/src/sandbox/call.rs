@@ -1,0 +1,133 @@
+//! Runs one command of a room to its end and collects what it says. Part of the warden: one thread, no state.
+
+use std::io::{Error, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::message::{Called, Launch};
+use super::{Ended, warden};
+
+/// How long outputs are still read that some process holds open after the main one has ended.
+const DRAIN: Duration = Duration::from_millis(20);
+/// How often the main process is looked at, beside the moments at which it says something or closes its outputs.
+const LOOK_EVERY_MS: u16 = 50;
+
+/// One output: the first bytes and the last ones.
+struct Kept {
+    head: Vec<u8>,
+    tail: std::collections::VecDeque<u8>,
+    most: usize,
+    dropped: u64,
+}
+
+impl Kept {
+    fn new(most: usize) -> Kept {
+        Kept { head: Vec::new(), tail: std::collections::VecDeque::new(), most, dropped: 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let room = (self.most / 2).saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend(&bytes[..room]);
+        self.tail.extend(&bytes[room..]);
+        while self.tail.len() > self.most / 2 {
+            self.tail.pop_front();
+            self.dropped += 1;
+        }
+    }
+
+    fn text(mut self) -> String {
+        if self.dropped > 0 {
+            self.head.extend(format!("\n[{} bytes left out]\n", self.dropped).bytes());
+        }
+        self.head.extend(self.tail);
+        String::from_utf8_lossy(&self.head).into_owned()
+    }
+}
+
+/// Until the main process has ended, or for `limit`. What is left of it is for the caller to kill.
+pub(super) fn run(launch: &Launch, limit: Duration, keep_bytes: usize) -> Result<Called, Error> {
+    let mut command = warden::command(launch).ok_or_else(|| Error::other("no program"))?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let until = Instant::now() + limit;
+    let (mut stdout, mut stderr) = (Kept::new(keep_bytes), Kept::new(keep_bytes));
+    let status = listen(&mut child, until, &mut stdout, &mut stderr)?;
+    let ended = status.map(|status| match status.signal() {
+        Some(signal) => Ended::Signalled(signal),
+        None => Ended::Exited(status.code().unwrap_or(-1)),
+    });
+    Ok(Called { ended, stdout: stdout.text(), stderr: stderr.text(), left_processes: false })
+}
+
+fn listen(
+    child: &mut Child,
+    mut until: Instant,
+    stdout: &mut Kept,
+    stderr: &mut Kept,
+) -> Result<Option<ExitStatus>, Error> {
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    out.as_ref().map(unblock).transpose()?;
+    err.as_ref().map(unblock).transpose()?;
+    let mut status = None;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if (out.is_none() && err.is_none() && status.is_some()) || left.is_zero() {
+            return Ok(status);
+        }
+        if out.is_none() && err.is_none() {
+            // Nothing more to hear: most commands end in the same moment.
+            status = wait(child, left)?;
+            continue;
+        }
+        let wait_ms = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).clamp(1, LOOK_EVERY_MS);
+        let fds = out.as_ref().map(AsFd::as_fd).into_iter().chain(err.as_ref().map(AsFd::as_fd));
+        let mut ready: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut ready, PollTimeout::from(wait_ms)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        drop(ready);
+        read_into(&mut out, stdout)?;
+        read_into(&mut err, stderr)?;
+        if status.is_none() && (out.is_some() || err.is_some()) {
+            status = child.try_wait()?;
+            if status.is_some() {
+                until = until.min(Instant::now() + DRAIN);
+            }
+        }
+    }
+}
+
+fn wait(child: &mut Child, left: Duration) -> Result<Option<ExitStatus>, Error> {
+    let pidfd = super::sys::pidfd(child.id())?;
+    let mut ready = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let wait_ms = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
+    match poll(&mut ready, PollTimeout::from(wait_ms)) {
+        Ok(_) | Err(Errno::EINTR) => child.try_wait(),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn unblock(fd: &impl AsFd) -> Result<(), Error> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).map_err(Error::from)
+}
+
+/// Reads what is there; `None` afterwards when it has been closed.
+fn read_into(from: &mut Option<impl Read>, kept: &mut Kept) -> Result<(), Error> {
+    let mut bytes = [0; 8192];
+    while let Some(open) = from {
+        match open.read(&mut bytes) {
+            Ok(0) => *from = None,
+            Ok(length) => kept.add(&bytes[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
