@@ -51,7 +51,7 @@ pub(super) fn print(explored: &Explored, orders: &Orders, repeat: &str) {
 fn only(explored: &Explored) {
     for one in &explored.tried {
         for (crash, outcome) in &one.outcomes {
-            print::line(&format!("state {} ({}): {outcome}", one.state.candidate.name(), crash.kind()));
+            print::line(&format!("state {} ({}): {outcome}", one.state.candidate().name(), crash.kind()));
         }
         if !one.found.words.is_empty() {
             print::line(&format!("  it said: {}", one.found.words));

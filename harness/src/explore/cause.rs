@@ -119,7 +119,10 @@ impl<'a> View<'a> {
         if self.deleted_first() {
             return Cause::OldDeletedFirst;
         }
-        if self.replaced_one_by_one() {
+        if self.folder_in_place() {
+            return Cause::WrittenInPlace;
+        }
+        if self.renamed_one_by_one() {
             return Cause::FilesReplacedOneByOne;
         }
         Cause::Other
@@ -217,6 +220,20 @@ impl<'a> View<'a> {
             .any(|node| !after.iter().any(|op| op.kind() == "rename" && self.carries(op, node)))
     }
 
+    /// A folder that keeps its name is there, and not yet everything in it.
+    fn folder_in_place(&self) -> bool {
+        let created = |op: &Op| match (&op.what, op.kind()) {
+            (What::Names(changes), "mkdir") => changes[0].node,
+            _ => None,
+        };
+        let after = &self.recording.ops[self.k..self.to];
+        let filled = |folder: NodeId| after.iter().flat_map(changes).any(|one| one.dir == folder);
+        let renamed =
+            |folder: NodeId| after.iter().any(|op| op.kind() == "rename" && self.carries(op, folder));
+        let mut begun = self.recording.ops[self.from..self.k].iter().filter_map(created);
+        begun.any(|folder| filled(folder) && !renamed(folder))
+    }
+
     /// A name that was there when the save began is gone, and comes again, or nothing has come instead yet.
     fn deleted_first(&self) -> bool {
         let gone =
@@ -230,11 +247,10 @@ impl<'a> View<'a> {
         gone.into_iter().any(|one| !set_before(one.dir, &one.name))
     }
 
-    fn replaced_one_by_one(&self) -> bool {
-        let replaced = |range: std::ops::Range<usize>| {
-            range.filter(|op| self.recording.replaced_by(*op).is_some()).count()
-        };
-        replaced(self.from..self.k) > 0 && replaced(self.k..self.to) > 0
+    fn renamed_one_by_one(&self) -> bool {
+        let renamed =
+            |range: std::ops::Range<usize>| self.recording.ops[range].iter().any(|op| op.kind() == "rename");
+        renamed(self.from..self.k) && renamed(self.k..self.to)
     }
 
     /// A file changed before the moment speaks of a name that comes only after it.

@@ -13,7 +13,7 @@ use super::layout::Small;
 use super::outcome::Found;
 use super::recording::Recording;
 use super::stage::{Booth, Undisturbed, record};
-use super::states::{Counted, Crash, State, enumerate};
+use super::states::{Counted, Crash, State, Way, enumerate};
 use super::{ExploreError, Orders};
 use crate::sandbox::Ended;
 
@@ -144,12 +144,9 @@ fn states(orders: &Orders, recording: &Recording) -> (Vec<State>, Counted) {
         .chain(orders.scope.models.iter().map(|model| Crash::Power(*model)))
         .take(1)
         .collect();
-    let state = State {
-        digest: only.tree(recording).digest(),
-        promised: crashes.iter().map(|crash| (*crash, recording.promised(k))).collect(),
-        crashes: crashes.into_iter().collect(),
-        candidate: only,
-    };
+    let way = Way { promised: recording.promised(k), candidate: only };
+    let digest = way.candidate.tree(recording).digest();
+    let state = State { ways: crashes.into_iter().map(|crash| (crash, way.clone())).collect(), digest };
     (vec![state], Counted::default())
 }
 
@@ -180,7 +177,9 @@ fn steady<'a>(
         let found = booth.attempt(&Candidate::whole(k))?;
         let promised = recording.promised(k);
         let outcome = orders.ear.judge(&found, promised, undisturbed.same.as_deref());
-        if !is_good(outcome) {
+        // To begin anew, or further back, is something to be found, not something to stop at.
+        if !matches!(outcome, Outcome::Recovered | Outcome::Refused | Outcome::Restarted | Outcome::LostWork)
+        {
             let said = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
             let same = if found.same != undisturbed.same {
                 format!("; --same found {} and, undisturbed, {}", said(&found.same), said(&undisturbed.same))
@@ -226,12 +225,12 @@ fn try_all<'a>(
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(state) = states.get(index).filter(|_| !(orders.cancelled)()) else { return Ok(()) };
-            let found = booth.attempt(&state.candidate)?;
+            let found = booth.attempt(state.candidate())?;
             let outcomes: BTreeMap<Crash, Outcome> = state
-                .promised
+                .ways
                 .iter()
-                .map(|(crash, promised)| {
-                    (*crash, orders.ear.judge(&found, *promised, undisturbed.same.as_deref()))
+                .map(|(crash, way)| {
+                    (*crash, orders.ear.judge(&found, way.promised, undisturbed.same.as_deref()))
                 })
                 .collect();
             failing.fetch_add(

@@ -44,6 +44,9 @@ pub(super) fn is_good(outcome: Outcome) -> bool {
 struct Failing<'t> {
     tried: &'t Tried,
     crash: Crash,
+    /// The moment and the loss that are to blame, and the crash that they amount to.
+    candidate: Candidate,
+    of: Crash,
 }
 
 /// Gathers and shrinks. `attempt` tries one more state: its outcome with what had been promised at that moment.
@@ -54,20 +57,28 @@ pub(super) fn gather(
 ) -> Vec<Finding> {
     // What a kill alone can do comes first: it is the shorter story.
     let mut groups: BTreeMap<(bool, Cause, Outcome), Vec<Failing<'_>>> = BTreeMap::new();
+    let killed = failing_kills(tried);
     for one in tried {
         for (crash, outcome) in one.outcomes.iter().filter(|(_, outcome)| !is_good(**outcome)) {
-            let cause = cause_of(recording, &one.state.candidate, *crash);
-            let key = (*crash != Crash::Process, cause, *outcome);
-            groups.entry(key).or_default().push(Failing { tried: one, crash: *crash });
+            let candidate = &one.state.ways[crash].candidate;
+            // Where a kill at the same moment does the same, that is the reason, not what was lost beside it.
+            let whole = Candidate::whole(candidate.k as usize);
+            let (candidate, of) = match killed.get(&whole.tree(recording).digest()) {
+                Some(known) if *crash != Crash::Process && known == outcome => (whole, Crash::Process),
+                _ => (candidate.clone(), *crash),
+            };
+            let cause = cause_of(recording, &candidate, of);
+            let key = (of != Crash::Process, cause, *outcome);
+            groups.entry(key).or_default().push(Failing { tried: one, crash: *crash, candidate, of });
         }
     }
     let mut findings: Vec<(Finding, BTreeSet<[u8; 16]>)> = Vec::new();
     for ((_, _, outcome), group) in groups {
-        let Some(smallest) = group.iter().min_by_key(|one| size(&one.tried.state.candidate)) else {
+        let Some(smallest) = group.iter().min_by_key(|one| size(&one.candidate)) else {
             continue;
         };
-        let candidate = shrunk(&smallest.tried.state.candidate, outcome, &mut attempt);
-        let cause = cause_of(recording, &candidate, smallest.crash);
+        let candidate = shrunk(&smallest.candidate, outcome, &mut attempt);
+        let cause = cause_of(recording, &candidate, smallest.of);
         let at = findings.iter().position(|(known, _)| known.cause == cause && known.outcome == outcome);
         let at = at.unwrap_or(findings.len());
         if at == findings.len() {
@@ -84,6 +95,15 @@ pub(super) fn gather(
     let mut findings: Vec<Finding> = findings.into_iter().map(|(finding, _)| finding).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.states));
     findings
+}
+
+/// States that a kill alone leads to and that are not come back from.
+fn failing_kills(tried: &[Tried]) -> BTreeMap<[u8; 16], Outcome> {
+    let bad = tried.iter().filter_map(|one| {
+        let outcome = one.outcomes.get(&Crash::Process).filter(|outcome| !is_good(**outcome))?;
+        Some((one.state.digest, *outcome))
+    });
+    bad.collect()
 }
 
 fn told(

@@ -27,7 +27,7 @@ pub use outcome::{Ear, Found};
 pub use record::{Recorder, Start};
 pub use recording::{Blind, Node, NodeId, Op, Recording, What};
 pub use stage::Undisturbed;
-pub use states::{Counted, Crash, Scope, State, States, enumerate};
+pub use states::{Counted, Crash, Scope, State, States, Way, enumerate};
 
 use crate::sandbox::{Launch, SandboxError};
 

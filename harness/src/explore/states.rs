@@ -38,12 +38,25 @@ pub struct Scope {
 /// A distinct state.
 #[derive(Debug, Clone)]
 pub struct State {
-    pub candidate: Candidate,
-    /// Every way in which it can come about.
-    pub crashes: BTreeSet<Crash>,
-    /// The newest step that had been called saved when it came about, by crash; the latest moment counts.
-    pub promised: BTreeMap<Crash, Option<u64>>,
+    /// Every crash that can bring it about; of several moments the one at which most had been promised.
+    pub ways: BTreeMap<Crash, Way>,
     pub digest: [u8; 16],
+}
+
+/// How a state comes about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    pub candidate: Candidate,
+    /// The newest step that had been called saved.
+    pub promised: Option<u64>,
+}
+
+impl State {
+    /// The first way, from which its files are made: all ways lead to the same ones.
+    pub fn candidate(&self) -> &Candidate {
+        static NOTHING: Candidate = Candidate { k: 0, lost: Vec::new(), torn: None };
+        self.ways.values().next().map_or(&NOTHING, |way| &way.candidate)
+    }
 }
 
 /// Figures of an enumeration.
@@ -102,13 +115,12 @@ impl Found<'_> {
         let digest = candidate.tree(self.recording).digest();
         let at = *self.by_digest.entry(digest).or_insert(self.states.len());
         if at == self.states.len() {
-            let (crashes, promises) = (BTreeSet::new(), BTreeMap::new());
-            self.states.push(State { candidate, crashes, promised: promises, digest });
+            self.states.push(State { ways: BTreeMap::new(), digest });
         }
-        let state = &mut self.states[at];
-        state.crashes.insert(crash);
-        let known = state.promised.entry(crash).or_insert(promised);
-        *known = (*known).max(promised);
+        let ways = &mut self.states[at].ways;
+        if ways.get(&crash).is_none_or(|known| known.promised < promised) {
+            ways.insert(crash, Way { candidate, promised });
+        }
     }
 
     fn leave_out(&mut self, crash: Crash, many: u64) {
@@ -230,7 +242,7 @@ impl Found<'_> {
     /// Representatives of each group first; beyond the bound nothing, and how much that is.
     fn bounded(mut self) -> States {
         for state in &self.states {
-            for kind in state.crashes.iter().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
+            for kind in state.ways.keys().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
                 *self.counted.distinct.entry(kind).or_insert(0) += 1;
             }
         }
@@ -244,7 +256,7 @@ impl Found<'_> {
         ranked.sort_by_key(|(nth, order, _)| (*nth, *order));
         let beyond = ranked.split_off(ranked.len().min(self.scope.max_states.max(1)));
         for (.., state) in &beyond {
-            for kind in state.crashes.iter().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
+            for kind in state.ways.keys().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
                 *self.counted.left_out.entry(kind).or_insert(0) += 1;
             }
         }
@@ -258,7 +270,7 @@ fn group_of(recording: &Recording, state: &State) -> String {
         let text = &recording.ops[op as usize].text;
         text.chars().filter(|letter| !letter.is_ascii_digit()).collect::<String>()
     };
-    let candidate = &state.candidate;
+    let candidate = state.candidate();
     let at = candidate.k.checked_sub(1).map(plain).unwrap_or_default();
     let lost: BTreeSet<String> = candidate.lost.iter().map(|unit| plain(unit.op)).collect();
     format!("{at}|{lost:?}|{:?}", candidate.torn.map(|(op, tear)| (plain(op), std::mem::discriminant(&tear))))
