@@ -131,6 +131,9 @@ pub(super) struct ExploreArgs {
     /// Exit codes by which it refuses with a clear error
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(super) refused_exit: Vec<i32>,
+    /// Python modules to import once: each recovery is then a fork of an interpreter that has them
+    #[arg(long, value_name = "MODULE", value_delimiter = ',')]
+    pub(super) warm: Vec<String>,
     /// A recovery that takes longer is hung
     #[arg(long, value_name = "T", default_value = "60s", value_parser = crate::cli::explore::time)]
     pub(super) timeout: std::time::Duration,

@@ -147,6 +147,7 @@ fn perform(args: &ExploreArgs, prepared: Prepared) -> Result<Exit, String> {
         timeout: args.timeout,
         jobs: args.jobs.map_or_else(cores, usize::from),
         dir: rooms.path().to_path_buf(),
+        warm: args.warm.clone(),
         only,
         began: began.as_second(),
         cancelled: || false,
@@ -175,6 +176,10 @@ fn perform(args: &ExploreArgs, prepared: Prepared) -> Result<Exit, String> {
         Err(ExploreError::Undisturbed(why)) => {
             print::error(&why);
             Exit::Inconclusive
+        }
+        Err(error @ ExploreError::NotPython) => {
+            print::error(&error);
+            Exit::Invalid
         }
         Err(error) => return Err(error.to_string()),
     };

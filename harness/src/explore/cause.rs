@@ -135,7 +135,10 @@ impl<'a> View<'a> {
             .iter()
             .map(|unit| unit.op as usize)
             .chain(self.candidate.torn.map(|(op, _)| op as usize))
-            .filter_map(|op| Some((op, self.recording.ops[op].data_node()?)))
+            .filter_map(|op| match self.recording.ops[op].what {
+                What::Resize { node, .. } => Some((op, node)),
+                _ => Some((op, self.recording.ops[op].data_node()?)),
+            })
             .collect();
         if let Some((op, node)) = data.first() {
             return self.lost_data(*op, *node);

@@ -168,7 +168,20 @@ fn shrunk(
         }
         part /= 2;
     }
-    best
+    earlier(best, outcome, attempt)
+}
+
+/// Ends the story sooner, where that fails in the same way.
+fn earlier(
+    best: Candidate,
+    outcome: Outcome,
+    attempt: &mut impl FnMut(&Candidate) -> Option<Outcome>,
+) -> Candidate {
+    let last = best.lost.last().map(|unit| unit.op).max(best.torn.map(|(op, _)| op));
+    let Some(last) = last else { return best };
+    let tries = (last + 1..best.k).take(SHRINK);
+    let sooner = tries.map(|k| Candidate { k, ..best.clone() }).find(|one| attempt(one) == Some(outcome));
+    sooner.unwrap_or(best)
 }
 
 /// The last operation that is there, and the first one that is missing.

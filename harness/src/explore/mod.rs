@@ -13,6 +13,7 @@ mod record;
 mod recording;
 mod stage;
 mod states;
+mod warm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Orders {
     pub jobs: usize,
     /// Existing, empty folder for rooms and the tape.
     pub dir: PathBuf,
+    /// Python modules that a fork server imports once; none: each recovery starts anew.
+    pub warm: Vec<String>,
     /// Only this state.
     pub only: Option<Candidate>,
     /// Seconds since 1970; files of states are dated after it.
@@ -62,6 +65,10 @@ pub enum ExploreError {
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
     #[error("could not {0}: {1}")]
     System(&'static str, std::io::Error),
+    #[error(
+        "--warm needs a recovery that is a Python command: `python script.py`, `python -m module`, or a script that begins with `#!` and a python"
+    )]
+    NotPython,
     #[error("a booth was used after its end")]
     Closed,
     /// The command itself did not do what it does when nothing disturbs it. Exit code 3.

@@ -12,6 +12,7 @@ use super::layout::{Layout, Small};
 use super::outcome::Found;
 use super::record::{Recorder, Start};
 use super::recording::Recording;
+use super::warm::PythonCommand;
 use super::{ExploreError, Orders};
 use crate::gate::{Interest, Watched, attend, filter, key_of, mount_id};
 use crate::sandbox::{Bind, Called, Ended, Room, RoomSpec, TmpfsSpec};
@@ -134,6 +135,8 @@ pub(super) struct Booth<'a> {
     orders: &'a Orders,
     recording: &'a Recording,
     layout: Layout<'a>,
+    /// What the fork server is to run instead of the recovery's command.
+    warm: Option<crate::sandbox::Launch>,
     room: Option<Room>,
 }
 
@@ -163,7 +166,11 @@ impl<'a> Booth<'a> {
             if in_memory { IN_MEMORY / 8 / orders.jobs as u64 } else { largest.saturating_mul(2) };
         let layout = Layout::new(recording, small, &base, pool_most, orders.began)
             .map_err(ExploreError::file("prepare", &base))?;
-        Ok(Booth { orders, recording, layout, room: Some(room) })
+        let warm = match &orders.warm[..] {
+            [] => None,
+            modules => Some(warm_up(orders, &room, modules)?),
+        };
+        Ok(Booth { orders, recording, layout, warm, room: Some(room) })
     }
 
     /// Lays the state out, runs the recovery and the check on it.
@@ -177,20 +184,37 @@ impl<'a> Booth<'a> {
         let tree = candidate.tree(self.recording);
         let laid_out = self.layout.lay_out(&tree);
         laid_out.map_err(ExploreError::file("lay out a state in", &self.orders.dir))?;
-        let called = self.call(&self.orders.resume, patience)?;
+        let called = match &self.warm {
+            Some(words) => self.call(words, patience, true)?,
+            None => self.call(&self.orders.resume, patience, false)?,
+        };
         let check = match &self.orders.check {
-            Some(check) if called.ended == Some(Ended::Exited(0)) => Some(self.call(check, patience)?),
+            Some(check) if called.ended == Some(Ended::Exited(0)) => Some(self.call(check, patience, false)?),
             _ => None,
         };
         Ok(self.orders.ear.hear(&called, check.as_ref()))
     }
 
-    fn call(&self, launch: &crate::sandbox::Launch, patience: u32) -> Result<Called, ExploreError> {
+    fn call(
+        &self,
+        launch: &crate::sandbox::Launch,
+        patience: u32,
+        warm: bool,
+    ) -> Result<Called, ExploreError> {
         let room = self.room.as_ref().ok_or(ExploreError::Closed)?;
-        Ok(room.call(launch, self.orders.timeout * patience, KEEP)?)
+        Ok(room.call(launch, self.orders.timeout * patience, KEEP, warm)?)
     }
 
     pub(super) fn close(mut self) -> Result<(), ExploreError> {
         self.room.take().map_or(Ok(()), |room| room.close().map_err(ExploreError::from))
     }
+}
+
+/// Starts a fork server that has imported; what it is to be told for each recovery.
+fn warm_up(orders: &Orders, room: &Room, modules: &[String]) -> Result<crate::sandbox::Launch, ExploreError> {
+    let path = orders.resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let command = PythonCommand::parse(&orders.resume.argv, path).ok_or(ExploreError::NotPython)?;
+    let server = crate::sandbox::Launch { argv: command.server(modules), ..orders.resume.clone() };
+    room.warm_up(&server)?;
+    Ok(crate::sandbox::Launch { argv: command.run, env: Vec::new(), cwd: None })
 }

@@ -19,7 +19,7 @@ const DRAIN: Duration = Duration::from_millis(20);
 const LOOK_EVERY_MS: u16 = 50;
 
 /// One output: the first bytes and the last ones.
-struct Kept {
+pub(super) struct Kept {
     head: Vec<u8>,
     tail: std::collections::VecDeque<u8>,
     most: usize,
@@ -27,7 +27,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(most: usize) -> Kept {
+    pub(super) fn new(most: usize) -> Kept {
         Kept { head: Vec::new(), tail: std::collections::VecDeque::new(), most, dropped: 0 }
     }
 
@@ -41,7 +41,7 @@ impl Kept {
         }
     }
 
-    fn text(mut self) -> String {
+    pub(super) fn text(mut self) -> String {
         if self.dropped > 0 {
             self.head.extend(format!("\n[{} bytes left out]\n", self.dropped).bytes());
         }
@@ -113,12 +113,12 @@ fn wait(child: &mut Child, left: Duration) -> Result<Option<ExitStatus>, Error> 
     }
 }
 
-fn unblock(fd: &impl AsFd) -> Result<(), Error> {
+pub(super) fn unblock(fd: &impl AsFd) -> Result<(), Error> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).map_err(Error::from)
 }
 
 /// Reads what is there; `None` afterwards when it has been closed.
-fn read_into(from: &mut Option<impl Read>, kept: &mut Kept) -> Result<(), Error> {
+pub(super) fn read_into(from: &mut Option<impl Read>, kept: &mut Kept) -> Result<(), Error> {
     let mut bytes = [0; 8192];
     while let Some(open) = from {
         match open.read(&mut bytes) {

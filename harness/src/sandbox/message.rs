@@ -98,6 +98,12 @@ pub(super) enum Request {
         launch: Launch,
         timeout_ms: u64,
         keep_bytes: usize,
+        /// By the fork server that `Warm` started; the words are then for it.
+        warm: bool,
+    },
+    /// Starts a fork server.
+    Warm {
+        launch: Launch,
     },
     /// One descriptor comes along, to be held until the room ends.
     Hold,

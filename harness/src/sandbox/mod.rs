@@ -16,6 +16,7 @@ mod room;
 mod rundir;
 mod sys;
 mod warden;
+mod warm;
 
 use std::path::PathBuf;
 

@@ -66,3 +66,17 @@ fn facts(folder: &Path) -> Option<ProcessFacts> {
         peak_bytes: kib("VmHWM").unwrap_or(0) * 1024,
     })
 }
+
+/// For the warden itself: everybody in its own /proc who is not dead already.
+pub(super) fn alive() -> std::io::Result<Vec<nix::unistd::Pid>> {
+    if std::fs::read_link("/proc/self")? != Path::new("1") {
+        return Err(std::io::Error::other("the room has no /proc of its own"));
+    }
+    let pid = |folder: PathBuf| {
+        let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
+        let state = stat.rsplit(") ").next()?.chars().next()?;
+        let pid = folder.file_name()?.to_str()?.parse().ok()?;
+        (state != 'Z' && state != 'X').then_some(nix::unistd::Pid::from_raw(pid))
+    };
+    Ok(below(Path::new("/proc")).into_iter().filter_map(pid).collect())
+}

@@ -24,6 +24,9 @@ use super::{Bind, Called, Ended, Filter, Launch, MountChange, SandboxError, WARD
 /// Bytes of each output of a called command that fit into one answer, escapes and all.
 const CALL_KEEPS: usize = 12 * 1024;
 
+/// How long a fork server may take to import.
+const WARM_UP: Duration = Duration::from_secs(150);
+
 /// A tmpfs below the root.
 #[derive(Debug, Clone)]
 pub struct TmpfsSpec {
@@ -208,12 +211,27 @@ impl Room {
         })
     }
 
-    /// Runs a command to its end or for so long, and kills what is left of it. Of each output at most so many bytes
+    /// Starts a fork server: see `warm`. The room needs a /proc of its own.
+    pub fn warm_up(&self, launch: &Launch) -> Result<(), SandboxError> {
+        let request = Request::Warm { launch: launch.clone() };
+        match self.line.ask_within(&request, &[], WARM_UP)? {
+            Reply::Done { .. } => Ok(()),
+            other => Err(unexpected("start a fork server", other)),
+        }
+    }
+
+    /// Runs a command to its end or for so long, and kills what is left of it; `warm`: by the fork server. Of each output at most so many bytes
     /// are kept, no more than 32 KiB.
-    pub fn call(&self, launch: &Launch, limit: Duration, keep_bytes: usize) -> Result<Called, SandboxError> {
+    pub fn call(
+        &self,
+        launch: &Launch,
+        limit: Duration,
+        keep_bytes: usize,
+        warm: bool,
+    ) -> Result<Called, SandboxError> {
         let keep_bytes = keep_bytes.min(CALL_KEEPS);
         let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Call { launch: launch.clone(), timeout_ms, keep_bytes };
+        let request = Request::Call { launch: launch.clone(), timeout_ms, keep_bytes, warm };
         match self.line.ask_within(&request, &[], limit.saturating_add(ANSWER))? {
             Reply::Called(called) => Ok(called),
             other => Err(unexpected("run a command", other)),

@@ -20,7 +20,8 @@ use nix::unistd::{ForkResult, Pid, getegid, geteuid};
 
 use super::message::{Called, Filter, Launch, Orders, Reply, Request, receive, send};
 use super::mounts::Mounts;
-use super::{Ended, call, sys};
+use super::warm::Warm;
+use super::{Ended, call, processes, sys};
 
 /// Never returns.
 pub(super) fn main() -> ! {
@@ -110,7 +111,8 @@ fn inner(socket: &OwnedFd, orders: &Orders) -> Step<()> {
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK),
     )?;
     step("say that it is ready", send(socket.as_fd(), &Reply::Ready { fresh_proc }, &[]))?;
-    Warden { socket, children, ids: HashMap::new(), mounts: Mounts::default(), held: Vec::new() }.serve()
+    Warden { socket, children, ids: HashMap::new(), mounts: Mounts::default(), held: Vec::new(), warm: None }
+        .serve()
 }
 
 struct Warden<'a> {
@@ -121,6 +123,7 @@ struct Warden<'a> {
     mounts: Mounts,
     /// Kept open for as long as the room lasts.
     held: Vec<OwnedFd>,
+    warm: Option<Warm>,
 }
 
 impl Warden<'_> {
@@ -152,16 +155,27 @@ impl Warden<'_> {
             Request::Spawn { id, launch, cgroup_procs, filter } => {
                 self.spawn(id, &launch, cgroup_procs, filter, files)
             }
-            Request::Call { launch, timeout_ms, keep_bytes } => {
+            Request::Call { launch, timeout_ms, keep_bytes, warm } => {
                 let limit = Duration::from_millis(timeout_ms);
-                let called = call::run(&launch, limit, keep_bytes);
+                let called = match (&mut self.warm, warm) {
+                    (Some(server), true) => server.run(&launch, limit, keep_bytes),
+                    (None, true) => Err(Error::other("no fork server was started")),
+                    (_, false) => call::run(&launch, limit, keep_bytes),
+                };
                 // Not one process of it is left when the answer goes out.
-                let left_processes = self.strike()?;
+                let left_processes = if self.warm.is_some() { self.clear()? } else { self.strike()? };
                 match called {
                     Ok(called) => Reply::Called(Called { left_processes, ..called }),
                     Err(error) => failed(&starting(&launch), &error),
                 }
             }
+            Request::Warm { launch } => match Warm::start(&launch) {
+                Ok(warm) => {
+                    self.warm = Some(warm);
+                    Reply::Done { note: String::new() }
+                }
+                Err(error) => failed("start a fork server", &error),
+            },
             Request::Hold => {
                 self.held.extend(files);
                 Reply::Done { note: String::new() }
@@ -223,6 +237,29 @@ impl Warden<'_> {
                     return Ok(any);
                 }
                 Err(error) => return step("kill everything", Err(error)),
+            }
+        }
+    }
+
+    /// As `strike`, but lets the fork server live.
+    fn clear(&mut self) -> Step<bool> {
+        let spared = self.warm.as_ref().map(Warm::pid);
+        let mut any = false;
+        loop {
+            self.bury(false)?;
+            let left: Vec<Pid> = step("list processes", processes::alive())?
+                .into_iter()
+                .filter(|pid| pid.as_raw() != 1 && Some(*pid) != spared)
+                .collect();
+            if left.is_empty() {
+                return Ok(any);
+            }
+            any = true;
+            for pid in left {
+                match kill(pid, Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(error) => return step("kill what is left", Err(error)),
+                }
             }
         }
     }
