@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
@@ -27,10 +27,13 @@ const SMALL: u64 = 16 * 1024;
 /// Bytes of small contents that are kept in memory.
 const KEPT: usize = 64 * 1024 * 1024;
 
+type SmallBytes = Arc<Vec<u8>>;
+
 /// Contents of small files, shared by all who lay out.
 #[derive(Default)]
 pub(super) struct Small {
-    known: Mutex<(usize, HashMap<[u8; 16], std::sync::Arc<Vec<u8>>>)>,
+    /// How many bytes, and each content by its digest.
+    known: Mutex<(usize, HashMap<[u8; 16], SmallBytes>)>,
 }
 
 /// One worker's place.
@@ -111,13 +114,13 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    fn small_bytes(&mut self, content: &Content) -> Result<std::sync::Arc<Vec<u8>>, Error> {
+    fn small_bytes(&mut self, content: &Content) -> Result<SmallBytes, Error> {
         let digest = content.digest();
-        let lock = || self.small.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = || self.small.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = lock().1.get(&digest) {
             return Ok(bytes.clone());
         }
-        let bytes = std::sync::Arc::new(content.head(&mut self.reader, SMALL)?);
+        let bytes = Arc::new(content.head(&mut self.reader, SMALL)?);
         let mut known = lock();
         if known.0 < KEPT {
             known.0 += bytes.len();

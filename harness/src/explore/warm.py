@@ -1,6 +1,6 @@
 # Imports what is asked for once, then forks a child for each recovery: started by the harness, spoken to over a socket.
 # The child is what a fresh interpreter would be: its own arguments, outputs, main module and random states.
-import array, builtins, gc, importlib, json, os, socket, sys, types
+import atexit, builtins, gc, importlib, json, os, socket, sys, threading, types
 
 control = socket.socket(fileno=int(sys.argv[1]))
 for name in sys.argv[2:]:
@@ -34,7 +34,6 @@ if "numpy.random" in sys.modules:
 kind, value, sys.argv = request[0], request[1], request[1:]
 main = types.ModuleType("__main__")
 main.__builtins__ = builtins
-gc.unfreeze()
 
 
 def run(kind, value, main):
@@ -55,19 +54,38 @@ def run(kind, value, main):
     exec(code, main.__dict__)
 
 
-keep = [main, run]
-for name in [name for name in globals() if name not in ("keep", "kind", "value", "main", "run", "sys", "__builtins__")]:
-    if not name.startswith("__"):
-        del globals()[name]
-import builtins, os
+def leave(code, main, before):
+    # The end of an interpreter, but for the modules that were there before the fork: threads are waited for, exit
+    # functions run, and what the program left open is closed as its names go away.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for name in [name for name in sys.modules if name not in before]:
+        vars(sys.modules[name]).clear()
+    vars(main).clear()
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 120
+    os._exit(code)
 
+
+before, code = set(sys.modules), 0
 try:
     run(kind, value, main)
-except SystemExit:
-    raise
+except SystemExit as error:
+    code = error.code
+    if code is None:
+        code = 0
+    elif not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
 except BaseException as error:
     trace = error.__traceback__
-    while trace and trace.tb_frame.f_globals.get("keep") is keep:
+    while trace and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
     sys.excepthook(type(error), error.with_traceback(trace), trace)
-    sys.exit(1)
+    del trace
+    code = 1
+leave(code & 0xFF, main, before)

@@ -13,6 +13,7 @@ mod filter;
 mod perform;
 mod place;
 mod serve;
+mod subject;
 mod sys;
 
 use std::ffi::OsString;

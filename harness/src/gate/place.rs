@@ -3,6 +3,7 @@
 //! Paths are resolved from the target's root or working folder without following a link out of them, so that the
 //! harness's own mounts never matter. What can't be resolved is not watched: the kernel answers it by itself.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -91,10 +92,10 @@ impl Threads {
         if stale {
             self.open.remove(&tid);
         }
-        if !self.open.contains_key(&tid) {
-            self.open.insert(tid, Thread::open(tid)?);
+        match self.open.entry(tid) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(free) => Ok(free.insert(Thread::open(tid)?)),
         }
-        self.open.get(&tid).ok_or(Errno::ESRCH)
     }
 }
 
