@@ -312,9 +312,6 @@ impl Recorder {
         } else if truncated && let Some(node) = self.known(key) {
             let text = format!("truncate({}, 0)", self.shown(node));
             self.resized(node, 0, text);
-        } else if !self.nodes.contains_key(&key) {
-            // A file without a name: it may be given one later.
-            self.node(key, Node::File { mode: 0o644, initial: 0 });
         }
     }
 
@@ -362,8 +359,8 @@ impl Overseer for Recorder {
         false
     }
 
-    fn pipes(&self) -> Vec<Key> {
-        self.pipes.clone()
+    fn hears(&self, pipe: Key) -> bool {
+        self.pipes.contains(&pipe)
     }
 }
 
@@ -371,6 +368,8 @@ impl Recorder {
     fn write_down(&mut self, done: Done) {
         match done {
             Done::Opened { place, node, created, truncated } => self.opened(&place, node, created, truncated),
+            // Anew even where the number is known: that file is gone.
+            Done::MadeNameless { node } => drop(self.node(node, Node::File { mode: 0o644, initial: 0 })),
             Done::Wrote { node, offset, bytes, synced } => {
                 if let Some(id) = self.known(node) {
                     self.wrote(id, offset, bytes, "write");
@@ -422,6 +421,8 @@ impl Recorder {
             Done::Said { pipe } => self.hear(pipe),
             Done::Refused { what } => self.recording.blind.refused.push(what.into()),
             Done::WroteOutside { path } => self.outside(path),
+            // A recording changes nothing.
+            Done::Swapped { .. } => {}
         }
     }
 

@@ -47,7 +47,8 @@ pub(super) enum Asked {
     },
     Read {
         fd: i32,
-        length: u64,
+        bytes: Bytes,
+        offset: Option<u64>,
     },
     /// Bytes that come from another descriptor.
     Transfer {
@@ -154,9 +155,10 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<Asked> {
             append: f & RWF_APPEND != 0,
             sync: f & (RWF_DSYNC | RWF_SYNC) != 0,
         },
-        libc::SYS_read => Asked::Read { fd, length: c },
-        libc::SYS_pread64 => Asked::Read { fd, length: c },
-        libc::SYS_readv | libc::SYS_preadv => Asked::Read { fd, length: u64::MAX },
+        libc::SYS_read => Asked::Read { fd, bytes: one(b, c), offset: None },
+        libc::SYS_pread64 => Asked::Read { fd, bytes: one(b, c), offset: Some(d) },
+        libc::SYS_readv => Asked::Read { fd, bytes: many(b, c), offset: None },
+        libc::SYS_preadv => Asked::Read { fd, bytes: many(b, c), offset: Some(d) },
         libc::SYS_sendfile => Asked::Transfer { call: Transfer::Sendfile, out: fd, from: b as i32, args },
         libc::SYS_copy_file_range => {
             Asked::Transfer { call: Transfer::CopyFileRange, out: c as i32, from: fd, args }

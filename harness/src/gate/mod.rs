@@ -12,6 +12,7 @@ mod calls;
 mod filter;
 mod perform;
 mod place;
+mod rules;
 mod serve;
 mod subject;
 mod sys;
@@ -25,6 +26,7 @@ use nix::errno::Errno;
 
 pub use filter::{Interest, filter};
 pub use place::{Watched, key_of, mount_id};
+pub use rules::{Hit, Rule, Rules};
 pub use serve::{Attendance, attend};
 
 /// Identity of a file while it exists: device and inode number.
@@ -43,7 +45,7 @@ pub struct Place {
     pub path: PathBuf,
 }
 
-/// Kinds of calls, as scenarios name them.
+/// Kinds of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// For writing, or creating, or truncating.
@@ -71,6 +73,55 @@ pub enum Kind {
     Close,
     Stat,
     Access,
+}
+
+impl Kind {
+    /// Those that change a tree or make a change durable.
+    pub const CHANGES: [Kind; 15] = [
+        Kind::Open,
+        Kind::Write,
+        Kind::Truncate,
+        Kind::Allocate,
+        Kind::Rename,
+        Kind::Link,
+        Kind::Symlink,
+        Kind::Unlink,
+        Kind::Mkdir,
+        Kind::Rmdir,
+        Kind::Chmod,
+        Kind::Fsync,
+        Kind::Fdatasync,
+        Kind::Syncfs,
+        Kind::Msync,
+    ];
+
+    /// As a manual page would name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Open | Kind::OpenRead => "open",
+            Kind::Read => "read",
+            Kind::Write => "write",
+            Kind::Truncate => "truncate",
+            Kind::Allocate => "fallocate",
+            Kind::Rename => "rename",
+            Kind::Link => "link",
+            Kind::Symlink => "symlink",
+            Kind::Unlink => "unlink",
+            Kind::Mkdir => "mkdir",
+            Kind::Rmdir => "rmdir",
+            Kind::Chmod => "chmod",
+            Kind::Utimens => "utimens",
+            Kind::Fsync => "fsync",
+            Kind::Fdatasync => "fdatasync",
+            Kind::SyncRange => "sync_file_range",
+            Kind::Syncfs => "syncfs",
+            Kind::Msync => "msync",
+            Kind::Map => "mmap",
+            Kind::Close => "close",
+            Kind::Stat => "stat",
+            Kind::Access => "access",
+        }
+    }
 }
 
 /// A call of the target on something watched, before it happens.
@@ -108,6 +159,17 @@ pub enum Decision {
     StrikeAfter,
     /// It is let through after a while; other calls don't wait for it.
     Delay(Duration),
+    /// What the path stands for is changed first, then it is let through: as if somebody came between check and use.
+    Swap(Swap),
+}
+
+/// What a path stands for once somebody has come between check and use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    Nothing,
+    EmptyFile,
+    /// A link to a name that does not exist.
+    DanglingLink,
 }
 
 /// What has happened, for those who record.
@@ -118,6 +180,10 @@ pub enum Done {
         node: Key,
         created: bool,
         truncated: bool,
+    },
+    /// A file without a name, which may get one by `Linked`.
+    MadeNameless {
+        node: Key,
     },
     /// The bytes were told by `Overseer::payload` before. `synced`: the descriptor makes writes synchronous.
     Wrote {
@@ -178,6 +244,10 @@ pub enum Done {
     Refused {
         what: &'static str,
     },
+    /// What the path stood for was changed, as decided.
+    Swapped {
+        path: PathBuf,
+    },
     /// Something was opened for writing outside of what is watched.
     WroteOutside {
         path: PathBuf,
@@ -206,8 +276,8 @@ pub trait Overseer: Send {
         true
     }
 
-    /// Pipes whose content is of interest.
-    fn pipes(&self) -> Vec<Key> {
-        Vec::new()
+    /// Whether what is said into this pipe is of interest.
+    fn hears(&self, _pipe: Key) -> bool {
+        false
     }
 }

@@ -18,7 +18,7 @@ use super::calls::{Asked, Bytes, Transfer};
 use super::place::{Spot, Thread, Watched};
 use super::subject::Subject;
 use super::sys::{self, Answer, Facts};
-use super::{Done, Key, Overseer};
+use super::{Done, Key, Overseer, Swap};
 
 /// Bytes that go from target to file at a time: small enough to stay in a core's cache.
 const CHUNK: usize = 256 * 1024;
@@ -62,7 +62,8 @@ impl Hands<'_> {
     /// What is not watched is let through; words in pipes that are listened to are told.
     pub(super) fn overhear(&mut self, asked: &Asked, subject: &Subject) -> Outcome {
         if let (Asked::Write { bytes, .. }, Some((_, facts))) = (asked, &subject.file)
-            && self.overseer.pipes().contains(&facts.key)
+            && facts.mode & libc::S_IFMT == libc::S_IFIFO
+            && self.overseer.hears(facts.key)
             && let Ok(parts) = self.parts(*bytes)
         {
             for (at, length) in parts {
@@ -113,6 +114,9 @@ impl Hands<'_> {
             (Asked::Write { bytes, offset, append, sync, .. }, _, _, Some((file, facts))) => {
                 Some(self.write(&file, facts, bytes, Target { offset, append, sync }, most))
             }
+            (Asked::Read { bytes, offset, .. }, _, _, Some((file, _))) => {
+                Some(self.read(&file, bytes, offset, most))
+            }
             (Asked::Transfer { call, from, args, .. }, _, _, Some((file, facts))) => {
                 Some(self.transfer(call, from, args, &file, facts))
             }
@@ -158,6 +162,10 @@ impl Hands<'_> {
         let mode = Mode::from_bits_truncate(self.thread.masked(mode));
         let file = openat(&spot.dir, spot.name.as_c_str(), flag_bits, mode)?;
         let facts = sys::facts(file.as_fd(), c"")?;
+        if flags & libc::O_TMPFILE == libc::O_TMPFILE {
+            self.overseer.done(Done::MadeNameless { node: facts.key });
+            return Ok(file);
+        }
         let created = spot.found.is_none();
         let truncated =
             !created && flags & libc::O_TRUNC != 0 && spot.found.is_some_and(|found| found.size > 0);
@@ -235,6 +243,50 @@ impl Hands<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn read(&mut self, file: &OwnedFd, bytes: Bytes, offset: Option<u64>, most: u64) -> Performed {
+        let mut buffer = vec![0; CHUNK];
+        let mut total = 0;
+        for (at, length) in self.parts(bytes)? {
+            let mut done = 0;
+            while done < length && total < most {
+                let wanted = (length - done).min(CHUNK as u64).min(most - total);
+                let part = &mut buffer[..usize::try_from(wanted).unwrap_or(CHUNK)];
+                let got = match offset {
+                    None => nix::unistd::read(file, part)?,
+                    Some(offset) => {
+                        let from = i64::try_from(offset + total).map_err(|_| Errno::EINVAL)?;
+                        nix::sys::uio::pread(file, part, from)?
+                    }
+                };
+                sys::write_memory(self.tid, at + done, &part[..got])?;
+                done += got as u64;
+                total += got as u64;
+                if (got as u64) < wanted {
+                    return Ok(total as i64);
+                }
+            }
+        }
+        Ok(total as i64)
+    }
+
+    /// Another thing, or nothing, at the place that the call is about. Only where something is there.
+    pub(super) fn swap(&mut self, subject: &Subject, with: Swap) -> Result<(), Errno> {
+        let spot = subject.spot.as_ref().filter(|spot| spot.found.is_some()).ok_or(Errno::ENOENT)?;
+        nix::unistd::unlinkat(&spot.dir, spot.name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+        match with {
+            Swap::Nothing => {}
+            Swap::EmptyFile => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                drop(openat(&spot.dir, spot.name.as_c_str(), flags, Mode::from_bits_truncate(0o644))?);
+            }
+            Swap::DanglingLink => {
+                nix::unistd::symlinkat(c"swapped-away", &spot.dir, spot.name.as_c_str())?;
+            }
+        }
+        self.overseer.done(Done::Swapped { path: subject.path.clone() });
         Ok(())
     }
 

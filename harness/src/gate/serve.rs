@@ -199,6 +199,11 @@ fn settle(hands: &mut Hands<'_>, asked: Asked) -> Outcome {
             struck(hands)
         }
         Decision::Delay(wait) => Outcome::Later(wait),
+        Decision::Swap(with) => {
+            // Where nothing can be swapped nothing has happened, and the overseer is not told otherwise.
+            let _ = hands.swap(&subject, with);
+            Outcome::Answer(Answer::Continue)
+        }
     }
 }
 

@@ -46,7 +46,7 @@ impl Hands<'_> {
             Asked::Rename { from, to, .. } => self.between(Kind::Rename, *from, *to)?,
             Asked::Link { from, to, .. } => self.link(*from, *to)?,
             Asked::Write { fd, bytes, .. } => self.on_file(Kind::Write, *fd, Some(self.length(*bytes)?))?,
-            Asked::Read { fd, length } => self.on_file(Kind::Read, *fd, Some(*length))?,
+            Asked::Read { fd, bytes, .. } => self.on_file(Kind::Read, *fd, Some(self.length(*bytes)?))?,
             Asked::Transfer { out, args, .. } => self.on_file(Kind::Write, *out, Some(args[3]))?,
             Asked::Truncate { fd, .. } => self.on_file(Kind::Truncate, *fd, None)?,
             Asked::Allocate { fd, .. } => self.on_file(Kind::Allocate, *fd, None)?,

@@ -6,7 +6,7 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use scenarios::Mechanism;
 
 use super::cgroup::{MemoryCgroup, Version};
-use super::{MountChange, Room, RoomSpec, RunDir, SandboxError, TmpfsSpec};
+use super::{Launch, MountChange, Room, RoomSpec, RunDir, SandboxError, TmpfsSpec};
 
 const PLACE: &str = "place";
 
@@ -53,6 +53,7 @@ fn tried_room() -> Result<Vec<Mechanism>, SandboxError> {
     });
     found.push(of("tmpfs", shrunk(&room, &at)));
     found.push(of("read-only-remount", read_only(&room, &at)));
+    found.push(of("syscall-gate", gate(&room)));
     room.close()?;
     run.close()?;
     Ok(found)
@@ -70,9 +71,23 @@ fn read_only(room: &Room, at: &Path) -> Result<String, SandboxError> {
     Ok(applied.mechanism)
 }
 
+/// Whether a program can be started behind a seccomp filter that somebody listens to.
+fn gate(room: &Room) -> Result<String, SandboxError> {
+    // BPF_RET | BPF_K, SECCOMP_RET_ALLOW: stops nothing.
+    let lets_all_through = vec![(6, 0, 0, 0x7fff_0000)];
+    let argv = ["/bin/sh", "-c", ":"].map(Into::into).to_vec();
+    let nowhere = || {
+        let null = std::fs::File::options().write(true).open("/dev/null");
+        null.map(Into::into).map_err(SandboxError::file("open", Path::new("/dev/null")))
+    };
+    let launch = Launch { argv, env: Vec::new(), cwd: None };
+    room.spawn_filtered(&launch, lets_all_through, [nowhere()?, nowhere()?], drop)?;
+    Ok("seccomp user notification: file system calls are seen and altered".into())
+}
+
 fn no_rooms(error: &SandboxError) -> Vec<Mechanism> {
     let why = format!("{error}; {}", namespace_advice());
-    ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount"]
+    ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount", "syscall-gate"]
         .map(|name| refused(name, why.clone()))
         .into()
 }

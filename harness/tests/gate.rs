@@ -1,0 +1,427 @@
+//! The gate on real programs: every call that changes a tree is seen and done exactly once, faults land where they are
+//! aimed, and nothing outlives whoever watches.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::errno::Errno;
+use trainwreck::explore::{Candidate, Leaf, Reader, Recorder, Recording, Start};
+use trainwreck::gate::{Call, Decision, Done, Hit, Interest, Kind, Overseer, Rule, Rules, Swap};
+use trainwreck::sandbox::{Ended, Striker};
+
+#[path = "gate/place.rs"]
+mod place;
+use place::{Place, compiled, try_compiled};
+
+const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
+
+fn main() -> ExitCode {
+    trainwreck::sandbox::become_warden_if_asked();
+    let missing = trainwreck::sandbox::doctor()
+        .into_iter()
+        .find(|one| matches!(&one.name[..], "user-namespace" | "syscall-gate") && !one.granted);
+    let mut trials = tests();
+    if let Some(missing) = missing {
+        eprintln!("skipped: {}: {}", missing.name, missing.detail);
+        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+type Test = fn() -> Result<(), Failed>;
+
+fn tests() -> Vec<Trial> {
+    let tests: [(&str, Test); 12] = [
+        ("every_way_to_change_a_tree_is_seen", || tour(&compiled(&[]))),
+        ("a_static_binary_is_seen_as_well", static_tour),
+        ("a_pool_of_python_processes_is_seen", python_pool),
+        ("a_write_happens_exactly_once_under_a_storm_of_signals", exactly_once),
+        ("the_n_th_call_fails_with_the_errno_that_was_asked_for", errno),
+        ("a_write_and_a_read_come_short", short),
+        ("a_kill_falls_before_inside_or_after_a_call", kills),
+        ("a_file_is_swapped_between_check_and_use", swaps),
+        ("a_held_up_call_holds_up_no_other", delay),
+        ("when_the_harness_is_killed_the_target_dies", killed_harness),
+        ("an_ordinary_user_may", ordinary_user),
+        ("it_works_below_an_outer_tracer", outer_tracer),
+    ];
+    tests.into_iter().map(|(name, test)| Trial::test(name, test)).collect()
+}
+
+fn tour(program: &Path) -> Result<(), Failed> {
+    recorded(&[program.to_str().unwrap(), "tour"], |recording| {
+        let kinds = recording.by_kind();
+        for kind in [
+            "create",
+            "write",
+            "truncate",
+            "allocate",
+            "punch",
+            "rename",
+            "exchange",
+            "link",
+            "symlink",
+            "unlink",
+            "mkdir",
+            "rmdir",
+            "fsync",
+            "fdatasync",
+            "sync",
+            "mapped-write",
+        ] {
+            assert!(kinds.contains_key(kind), "no {kind}: {kinds:?}");
+        }
+        assert!(recording.blind.refused.iter().any(|what| what.contains("splice")), "{:?}", recording.blind);
+        assert!(
+            recording.blind.refused.iter().any(|what| what.contains("io_uring")),
+            "{:?}",
+            recording.blind
+        );
+        assert_eq!(recording.blind.unknown, 0);
+    })
+}
+
+/// What the recording makes of the operations must be what really lies there.
+fn recorded(words: &[&str], look: impl FnOnce(&Recording)) -> Result<(), Failed> {
+    let place = Place::new();
+    let tape = place.dir.path().join("tape");
+    let through = place.room.through(&place.watched);
+    let start = Start {
+        roots: &[(place.watched.clone(), through.clone())],
+        tape: &tape,
+        pipes: Vec::new(),
+        saved: None,
+    };
+    let recorder = Arc::new(Mutex::new(Recorder::new(start, std::slice::from_ref(&place.watched)).unwrap()));
+    let (ended, said) = place.run(words, &Interest { also: Vec::new(), words: true }, &recorder);
+    assert_eq!(ended, Ended::Exited(0), "{said}");
+    let recording = recorder.lock().unwrap().finish().unwrap();
+    let tree = Candidate::whole(recording.ops.len()).tree(&recording);
+    let mut expected = BTreeMap::new();
+    let mut reader = Reader::new(&recording).unwrap();
+    for ((_, path), leaf) in &tree.leaves {
+        let is = match leaf {
+            Leaf::Folder { .. } => "folder".into(),
+            Leaf::Link(text) => text.display().to_string().into_bytes(),
+            Leaf::File { content, .. } => content.head(&mut reader, u64::MAX).unwrap(),
+        };
+        expected.insert(path.clone(), is);
+    }
+    let mut there = BTreeMap::new();
+    walk(&through, Path::new(""), &mut there);
+    assert_eq!(expected.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
+    for (path, bytes) in &expected {
+        assert!(
+            there[path] == *bytes,
+            "{}: {} bytes recorded, {} there",
+            path.display(),
+            bytes.len(),
+            there[path].len()
+        );
+    }
+    look(&recording);
+    Ok(())
+}
+
+fn walk(top: &Path, below: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in std::fs::read_dir(top.join(below)).unwrap().map(Result::unwrap) {
+        let path = below.join(entry.file_name());
+        let kind = entry.file_type().unwrap();
+        let is = if kind.is_dir() {
+            walk(top, &path, into);
+            "folder".into()
+        } else if kind.is_symlink() {
+            std::fs::read_link(entry.path()).unwrap().display().to_string().into_bytes()
+        } else {
+            std::fs::read(entry.path()).unwrap()
+        };
+        into.insert(path, is);
+    }
+}
+
+fn static_tour() -> Result<(), Failed> {
+    match try_compiled(&["-static"]) {
+        Some(program) => tour(&program),
+        None => {
+            eprintln!("skipped: no static C library to link with");
+            Ok(())
+        }
+    }
+}
+
+fn python_pool() -> Result<(), Failed> {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("skipped: no python3");
+        return Ok(());
+    }
+    let script = "
+import multiprocessing, os
+def save(n):
+    with open(f'shard-{n}.tmp', 'w') as f:
+        f.write(f'{os.getpid()} {n}' * 1000); f.flush(); os.fsync(f.fileno())
+    os.replace(f'shard-{n}.tmp', f'shard-{n}')
+if __name__ == '__main__':
+    for method in ('fork', 'spawn'):
+        with multiprocessing.get_context(method).Pool(3) as pool: pool.map(save, range(8))
+";
+    let file = tempfile::Builder::new().suffix(".py").tempfile().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    recorded(&["python3", "-B", file.path().to_str().unwrap()], |recording| {
+        let kinds = recording.by_kind();
+        assert_eq!(kinds["rename"], 16, "{kinds:?}");
+        assert_eq!(kinds["fsync"], 16);
+    })
+}
+
+/// Performs every change by itself, as a recording does.
+struct Performs;
+
+impl Overseer for Performs {
+    fn decide(&mut self, _call: &Call) -> Decision {
+        Decision::Perform
+    }
+}
+
+fn exactly_once() -> Result<(), Failed> {
+    let place = Place::new();
+    let program = compiled(&[]);
+    let overseer = Arc::new(Mutex::new(Performs));
+    let (ended, said) =
+        place.run(&[program.to_str().unwrap(), "storm", "20000"], &Interest::default(), &overseer);
+    assert_eq!(ended, Ended::Exited(0));
+    let signals: u32 = said.trim().strip_prefix("signals ").unwrap().parse().unwrap();
+    assert!(signals > 200, "a storm: {said}");
+    let written = String::from_utf8(place.file("storm").unwrap()).unwrap();
+    let twice = written.lines().zip(0..).find(|(line, n)| line.parse::<u32>().ok() != Some(*n));
+    assert_eq!((twice, written.lines().count()), (None, 20_000));
+    Ok(())
+}
+
+/// Rules, and what came of them.
+struct Injector {
+    rules: Rules,
+    hits: Vec<Hit>,
+    swapped: Vec<PathBuf>,
+    striker: Striker,
+}
+
+impl Overseer for Injector {
+    fn decide(&mut self, call: &Call) -> Decision {
+        let Some(hit) = self.rules.meet(call) else { return Decision::Let };
+        self.hits.push(hit.clone());
+        hit.decision
+    }
+
+    fn done(&mut self, done: Done) {
+        if let Done::Swapped { path } = done {
+            self.swapped.push(path);
+        }
+    }
+
+    fn strike(&mut self) {
+        self.striker.strike().unwrap();
+    }
+}
+
+/// One rule on `big` of the program's `big`; how it ended, what it said, the place as it is then.
+fn injected(kind: Kind, decision: Decision) -> (Ended, String, Place, Vec<PathBuf>) {
+    injected_into("big", "big", kind, decision, false)
+}
+
+fn injected_into(
+    what: &str,
+    file: &str,
+    kind: Kind,
+    decision: Decision,
+    from_then_on: bool,
+) -> (Ended, String, Place, Vec<PathBuf>) {
+    let place = Place::new();
+    let paths = Some(globset::Glob::new(file).unwrap().compile_matcher());
+    let rule = Rule { kinds: vec![kind], paths, nth: 1, from_then_on, decision };
+    let rules = Rules::new(place.watched.clone(), vec![rule]);
+    let injector = Injector { rules, hits: Vec::new(), swapped: Vec::new(), striker: place.room.striker() };
+    let injector = Arc::new(Mutex::new(injector));
+    let interest = Interest { also: vec![Kind::Read, Kind::OpenRead, Kind::Stat], words: false };
+    let (ended, said) = place.run(&[compiled(&[]).to_str().unwrap(), what], &interest, &injector);
+    let injector = injector.lock().unwrap();
+    assert!(!injector.hits.is_empty(), "it landed");
+    let swapped = injector.swapped.clone();
+    (ended, said, place, swapped)
+}
+
+fn errno() -> Result<(), Failed> {
+    for (kind, errno, word) in [
+        (Kind::Open, Errno::EDQUOT, "open: Disk quota exceeded"),
+        (Kind::Write, Errno::ENOSPC, "write: -1 No space left on device"),
+        (Kind::Read, Errno::EIO, "read: -1 Input/output error"),
+        (Kind::Stat, Errno::EACCES, "stat: Permission denied"),
+    ] {
+        let (_, said, place, _) = injected(kind, Decision::Fail(errno));
+        assert!(said.contains(word), "{said}");
+        let there = place.file("renamed").map(|bytes| bytes.len());
+        let expected = match kind {
+            Kind::Open => None,
+            Kind::Write => Some(0),
+            _ => Some(65536),
+        };
+        assert_eq!(there, expected);
+    }
+    // It may have happened although it failed.
+    let (_, said, place, _) = injected(Kind::Write, Decision::PerformThenFail(Errno::EIO));
+    assert!(said.contains("write: -1 Input/output error"), "{said}");
+    assert_eq!(place.file("renamed").unwrap().len(), 65536);
+    Ok(())
+}
+
+fn short() -> Result<(), Failed> {
+    let (_, said, place, _) = injected(Kind::Write, Decision::Short(1000));
+    assert!(said.contains("write: 1000"), "{said}");
+    assert_eq!(place.file("renamed").unwrap().len(), 1000);
+    let (_, said, ..) = injected(Kind::Read, Decision::Short(7));
+    assert!(said.contains("read: 7 \n"), "{said}");
+    Ok(())
+}
+
+fn kills() -> Result<(), Failed> {
+    for (decision, bytes) in
+        [(Decision::StrikeBefore, 0), (Decision::StrikeInside(4096), 4096), (Decision::StrikeAfter, 65536)]
+    {
+        let (ended, said, place, _) = injected(Kind::Write, decision);
+        assert_eq!(ended, Ended::Signalled(9));
+        assert_eq!(said, "", "nothing is done afterwards");
+        assert_eq!(place.file("big").unwrap().len(), bytes);
+        assert!(place.room.processes().is_empty());
+    }
+    Ok(())
+}
+
+fn swaps() -> Result<(), Failed> {
+    for (swap, word) in [
+        (Swap::Nothing, "stat: No such file or directory"),
+        (Swap::DanglingLink, "stat: No such file or directory"),
+        (Swap::EmptyFile, "stat: there"),
+    ] {
+        let (_, said, place, swapped) = injected(Kind::Stat, Decision::Swap(swap));
+        assert!(said.contains(word), "{said}");
+        assert_eq!(swapped, [place.watched.join("big")]);
+        let renamed = place.file("renamed");
+        assert_eq!(renamed.map(|bytes| bytes.len()), (swap == Swap::EmptyFile).then_some(0));
+    }
+    Ok(())
+}
+
+fn delay() -> Result<(), Failed> {
+    let wait = Decision::Delay(Duration::from_millis(800));
+    let began = Instant::now();
+    let (ended, said, place, _) = injected_into("beside", "slow", Kind::Open, wait, false);
+    assert_eq!((ended, &said[..]), (Ended::Exited(0), "quick first: yes\n"));
+    assert!(began.elapsed() > Duration::from_millis(800));
+    assert_eq!(place.file("slow").unwrap(), b"slow");
+    Ok(())
+}
+
+fn explore(program: &Path, watch: &Path, trainwreck: &str) -> Command {
+    let mut command = Command::new(trainwreck);
+    command.args(["explore", "--max-states", "20", "--watch"]).arg(watch).arg("--").arg(program);
+    command
+}
+
+fn alive(program: &Path) -> Vec<u32> {
+    let is = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is).collect()
+}
+
+fn killed_harness() -> Result<(), Failed> {
+    let dir = tempfile::tempdir().unwrap();
+    // A name of its own, so that only what this test started is counted.
+    let program = dir.path().join("for-ever");
+    std::fs::copy(compiled(&[]), &program).unwrap();
+    let mut harness =
+        explore(&program, &dir.path().join("watched"), TRAINWRECK).arg("for-ever").spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while alive(&program).is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!alive(&program).is_empty());
+    harness.kill().unwrap();
+    harness.wait().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !alive(&program).is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(alive(&program), [0; 0]);
+    Ok(())
+}
+
+fn ordinary_user() -> Result<(), Failed> {
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: an ordinary user runs all of these tests");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let for_all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(dir.path(), for_all).unwrap();
+    let copied = |from: &Path, name: &str| {
+        let to = dir.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let program = copied(&compiled(&[]), "calls");
+    let trainwreck = copied(Path::new(TRAINWRECK), "trainwreck");
+    let watched = dir.path().join("watched");
+    let mut command = explore(&program, &watched, trainwreck.to_str().unwrap());
+    let output = command
+        .args(["one", "file"])
+        .current_dir(dir.path())
+        .env("TMPDIR", dir.path())
+        .env("HOME", dir.path())
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    // The file lies in the working folder, not in the watched one.
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    let file = watched.join("file");
+    let mut command = explore(&program, &watched, trainwreck.to_str().unwrap());
+    let output = command
+        .arg("one")
+        .arg(&file)
+        .current_dir(dir.path())
+        .env("TMPDIR", dir.path())
+        .env("HOME", dir.path())
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    Ok(())
+}
+
+fn outer_tracer() -> Result<(), Failed> {
+    if Command::new("strace").arg("--version").output().is_err() {
+        eprintln!("skipped: no strace");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let watched = dir.path().join("watched");
+    let plain = explore(&compiled(&[]), &watched, TRAINWRECK);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=rename", "-o", "/dev/null", TRAINWRECK]).args(plain.get_args());
+    let output = command.arg("one").arg(watched.join("file")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
