@@ -5,7 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use scenarios::{Aim, Effect, Fault, Mount, Scenario, SubmittedFile, Trigger};
+use std::time::Duration;
+
+use scenarios::{
+    Aim, CallTrigger, Effect, Errno, Fault, Mount, Operation, Point, Scenario, Strike, SubmittedFile,
+    Swapped, Trigger,
+};
 
 /// Bytes in a page: the smallest amount by which a tmpfs fills.
 pub const PAGE: u64 = 4096;
@@ -16,8 +21,8 @@ pub struct Plan {
     seed: u64,
     workload: Workload,
     faults: Vec<Fault>,
-    /// Which save of the steady state is struck, 1-based.
-    save: u64,
+    /// Which turn of a phase is struck, 1-based.
+    turn: u64,
 }
 
 /// What the target is given to do, the same in the steady state and in every trial.
@@ -52,15 +57,52 @@ pub struct Planned {
 pub enum Moment {
     /// As the fault's trigger says.
     Trigger,
-    /// At the `event`-th file event (1-based) of the `save`-th save (1-based) of `phase`.
-    FileEvent { phase: String, save: u64, event: u64 },
+    /// At the `nth` call (1-based) that the trigger speaks of, in that turn (1-based) of its phase or in the whole run.
+    /// `call`: what it was in the steady state, if it was counted there.
+    Call { turn: Option<u64>, nth: u64, call: Option<SeenCall>, way: Way },
+}
+
+/// What happens to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Way {
+    KillBefore,
+    /// So many bytes are written first.
+    KillInside {
+        bytes: u64,
+    },
+    KillAfter,
+    Fail {
+        errno: Errno,
+        performed: bool,
+        from_then_on: bool,
+    },
+    Short {
+        bytes: u32,
+    },
+    Delay {
+        time: Duration,
+    },
+    Swap {
+        by: Swapped,
+    },
+    /// The call waits until the fault has struck.
+    Strike,
+}
+
+/// A call that the steady state counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenCall {
+    pub operation: Operation,
+    /// Below the root.
+    pub path: String,
+    pub bytes: u64,
 }
 
 /// Figures of the steady state that a plan unfolds over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// File events of each occurrence of the phase, in order.
-    pub file_events: Vec<u64>,
+    /// Calls that the method's trigger speaks of, in order: of each turn of its phase, or of the whole run.
+    pub calls: Vec<Vec<SeenCall>>,
     /// Bytes that one save takes.
     pub save_bytes: u64,
 }
@@ -79,9 +121,9 @@ impl Plan {
         settings.extend(without_guard.clone());
         let (submit, mounts) = (scenario.submit().to_vec(), scenario.mounts().to_vec());
         let workload = Workload { seed, settings, submit, mounts };
-        // Never the first save: before it nothing has been promised that could be lost.
-        let save = 2 + seed % 3;
-        Plan { seed, workload, faults: scenario.method().to_vec(), save }
+        // Never the first: before a first save nothing has been promised that could be lost.
+        let turn = 2 + seed % 3;
+        Plan { seed, workload, faults: scenario.method().to_vec(), turn }
     }
 
     pub fn workload(&self) -> &Workload {
@@ -93,21 +135,21 @@ impl Plan {
         !self.faults.iter().any(|fault| matches!(fault.effect, Effect::PoisonSample { .. }))
     }
 
-    /// Phase whose file events the steady state has to count.
-    pub fn counted_phase(&self) -> Option<&str> {
+    /// The calls that the steady state has to count: those of the first trigger that speaks of calls.
+    pub fn counted_calls(&self) -> Option<&CallTrigger> {
         self.faults.iter().find_map(|fault| match &fault.when {
-            Trigger::FileEvent { during, .. } => Some(during.as_str()),
+            Trigger::Call(call) => Some(call),
             _ => None,
         })
     }
 
     /// All trials, in order.
     pub fn unfold(&self, counts: &Counts) -> Unfolded {
-        let save = self.struck_save(counts);
+        let turn = self.turn.clamp(1, (counts.calls.len() as u64).max(1));
         let mut ways: Vec<Vec<Planned>> = vec![Vec::new()];
         let mut left_out = 0;
         for fault in &self.faults {
-            let (kept, missing) = thinned(variants(fault, save, counts), fault.max_trials, self.seed);
+            let (kept, missing) = thinned(variants(fault, turn, counts), fault.max_trials, self.seed);
             left_out += missing;
             ways = ways
                 .iter()
@@ -121,21 +163,15 @@ impl Plan {
         };
         Unfolded { trials: ways.into_iter().enumerate().map(named).collect(), left_out }
     }
-
-    fn struck_save(&self, counts: &Counts) -> u64 {
-        self.save.clamp(1, (counts.file_events.len() as u64).max(1))
-    }
 }
 
-fn variants(fault: &Fault, save: u64, counts: &Counts) -> Vec<Planned> {
+fn variants(fault: &Fault, turn: u64, counts: &Counts) -> Vec<Planned> {
     let planned = |moment, leave_bytes| Planned { fault: fault.clone(), moment, leave_bytes };
-    if let Trigger::FileEvent { during, at } = &fault.when {
-        let events = match at {
-            Aim::Every => 1..=counts.file_events.get(save as usize - 1).copied().unwrap_or(0),
-            Aim::Nth(nth) => u64::from(*nth)..=u64::from(*nth),
-        };
-        let moment = |event| Moment::FileEvent { phase: during.clone(), save, event };
-        return events.map(|event| planned(moment(event), None)).collect();
+    if let Trigger::Call(trigger) = &fault.when {
+        return at_calls(fault, trigger, turn, counts)
+            .into_iter()
+            .map(|moment| planned(moment, None))
+            .collect();
     }
     match &fault.effect {
         Effect::FillDisk { leave: None, .. } => (0..counts.save_bytes.div_ceil(PAGE))
@@ -143,6 +179,80 @@ fn variants(fault: &Fault, save: u64, counts: &Counts) -> Vec<Planned> {
             .collect(),
         Effect::FillDisk { leave: Some(leave), .. } => vec![planned(Moment::Trigger, Some(leave.0))],
         _ => vec![planned(Moment::Trigger, None)],
+    }
+}
+
+fn at_calls(fault: &Fault, trigger: &CallTrigger, turn: u64, counts: &Counts) -> Vec<Moment> {
+    let turn = trigger.during.as_ref().map(|_| turn);
+    let calls = counts.calls.get(turn.unwrap_or(1) as usize - 1).map_or(&[][..], Vec::as_slice);
+    let (aimed, every) = match trigger.at {
+        Aim::Every => (1..=calls.len() as u64, true),
+        Aim::Nth(nth) => (u64::from(nth)..=u64::from(nth), false),
+    };
+    aimed
+        .flat_map(|nth| {
+            let (call, last) = (calls.get(nth as usize - 1), nth == calls.len() as u64);
+            let way = move |way| Moment::Call { turn, nth, call: call.cloned(), way };
+            ways(fault, call, every, last).into_iter().map(way)
+        })
+        .collect()
+}
+
+/// What may happen to one call.
+fn ways(fault: &Fault, call: Option<&SeenCall>, every: bool, last: bool) -> Vec<Way> {
+    let writes = call.filter(|call| call.operation == Operation::Write && call.bytes > 1);
+    let inside = writes.map(|call| Way::KillInside { bytes: call.bytes / 2 });
+    let fail = |errno: &Errno, performed, from_then_on| Way::Fail { errno: *errno, performed, from_then_on };
+    match &fault.effect {
+        Effect::Crash { point: None } if every => {
+            let after = last.then_some(Way::KillAfter);
+            [Some(Way::KillBefore), inside, after].into_iter().flatten().collect()
+        }
+        Effect::Crash { point: None | Some(Point::Before) } => vec![Way::KillBefore],
+        Effect::Crash { point: Some(Point::Inside) } => inside.into_iter().collect(),
+        Effect::Crash { point: Some(Point::After) } => vec![Way::KillAfter],
+        Effect::FailCall { errnos, performed } => {
+            let from_then_on = fault.strike == Strike::FromThenOn;
+            errnos.iter().map(|errno| fail(errno, *performed, from_then_on)).collect()
+        }
+        Effect::SweepErrno => call
+            .map(|call| call.operation.plausible())
+            .unwrap_or_default()
+            .iter()
+            .flat_map(|errno| [fail(errno, false, false), fail(errno, false, true)])
+            .collect(),
+        Effect::ShortCall { bytes } => vec![Way::Short { bytes: *bytes }],
+        Effect::DelayCall { time } => vec![Way::Delay { time: *time }],
+        Effect::SwapFile { by } => vec![Way::Swap { by: *by }],
+        _ => vec![Way::Strike],
+    }
+}
+
+impl std::fmt::Display for SeenCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        write!(f, "{}({name})", self.operation.name())
+    }
+}
+
+impl Way {
+    pub fn words(&self) -> String {
+        match self {
+            Way::KillBefore => "killed before".into(),
+            Way::KillInside { bytes } => format!("killed after {bytes} bytes of"),
+            Way::KillAfter => "killed after".into(),
+            Way::Fail { errno, performed, from_then_on } => {
+                let performed = if *performed { " although it was done" } else { "" };
+                let again = if *from_then_on { ", as does each later one" } else { "" };
+                format!("fails with {errno}{performed}{again}")
+            }
+            Way::Short { bytes } => format!("moves only {bytes} bytes"),
+            Way::Delay { time } => format!("takes {time:?}"),
+            Way::Swap { by: Swapped::Nothing } => "the file was removed".into(),
+            Way::Swap { by: Swapped::EmptyFile } => "the file was replaced by an empty one".into(),
+            Way::Swap { by: Swapped::DanglingLink } => "the file was replaced by a dangling link".into(),
+            Way::Strike => "strikes".into(),
+        }
     }
 }
 
@@ -168,7 +278,7 @@ impl Planned {
     /// The fault's word in a scenario file.
     pub fn name(&self) -> String {
         let word = match &self.fault.effect {
-            Effect::Crash => "crash",
+            Effect::Crash { .. } => "crash",
             Effect::Terminate { .. } => "terminate",
             Effect::FillDisk { .. } => "fill-disk",
             Effect::ExhaustInodes { .. } => "exhaust-inodes",
@@ -177,6 +287,11 @@ impl Planned {
             Effect::Plant { .. } => "plant",
             Effect::Vanish { .. } => "vanish",
             Effect::PoisonSample { .. } => "poison-sample",
+            Effect::FailCall { .. } => "fail-call",
+            Effect::ShortCall { .. } => "short-call",
+            Effect::DelayCall { .. } => "delay-call",
+            Effect::SwapFile { .. } => "swap-file",
+            Effect::SweepErrno => "sweep-errno",
         };
         word.to_owned()
     }
@@ -184,7 +299,7 @@ impl Planned {
     /// What ends the target in this way, where the fault is one that does; the run itself carries it out.
     pub fn ends_target(&self) -> Option<&'static str> {
         match self.fault.effect {
-            Effect::Crash => Some("SIGKILL to every process in the pid namespace"),
+            Effect::Crash { .. } => Some("SIGKILL to every process in the pid namespace"),
             Effect::Terminate { .. } => Some("SIGTERM to the main process"),
             _ => None,
         }
@@ -192,12 +307,38 @@ impl Planned {
 
     /// What is done and when, in a few words.
     fn words(&self) -> String {
-        format!("{} {}", self.effect_words(), self.moment_words())
+        match &self.moment {
+            Moment::Call { way: Way::Strike, .. } | Moment::Trigger => {
+                format!("{} {}", self.effect_words(), self.moment_words())
+            }
+            Moment::Call { way: Way::KillBefore | Way::KillInside { .. } | Way::KillAfter, .. } => {
+                self.moment_words()
+            }
+            Moment::Call { way, .. } => {
+                format!("{}: {}", self.moment_words().trim_start_matches("at "), way.words())
+            }
+        }
+    }
+
+    /// The trigger, where it speaks of a call.
+    pub fn call(&self) -> Option<&CallTrigger> {
+        match &self.fault.when {
+            Trigger::Call(call) => Some(call),
+            _ => None,
+        }
+    }
+
+    /// Whether it goes on at later calls.
+    pub fn goes_on(&self) -> bool {
+        match &self.moment {
+            Moment::Call { way: Way::Fail { from_then_on, .. }, .. } => *from_then_on,
+            _ => self.fault.strike == Strike::FromThenOn,
+        }
     }
 
     fn effect_words(&self) -> String {
         match &self.fault.effect {
-            Effect::Crash => "SIGKILL of the whole tree".into(),
+            Effect::Crash { .. } => "SIGKILL of the whole tree".into(),
             Effect::Terminate { grace } => format!("SIGTERM, {grace:?} to end in,"),
             Effect::FillDisk { place, .. } => {
                 format!("`{place}` left with {} free bytes", self.leave_bytes.unwrap_or(0))
@@ -210,19 +351,32 @@ impl Planned {
                 format!("{files} files vanish from `{place}` between listing and opening")
             }
             Effect::PoisonSample { sample, weight } => format!("sample {sample} weighs {weight:e}"),
+            Effect::FailCall { .. }
+            | Effect::ShortCall { .. }
+            | Effect::DelayCall { .. }
+            | Effect::SwapFile { .. }
+            | Effect::SweepErrno => "a call".into(),
         }
     }
 
     fn moment_words(&self) -> String {
         match (&self.moment, &self.fault.when) {
-            (Moment::FileEvent { phase, save, event }, _) => {
-                format!("at file event {event} of {phase} {save}")
+            (Moment::Call { turn, nth, call, way }, Trigger::Call(trigger)) => {
+                let name = call.as_ref().map(|call| format!("{call}, ")).unwrap_or_default();
+                let at = match way {
+                    Way::KillBefore | Way::KillInside { .. } | Way::KillAfter => way.words(),
+                    _ => "at".into(),
+                };
+                match (turn, &trigger.during) {
+                    (Some(turn), Some(phase)) => format!("{at} {name}call {nth} of {phase} {turn}"),
+                    _ => format!("{at} {name}call {nth}"),
+                }
             }
             (_, Trigger::Start) => "from the start".into(),
             (_, Trigger::Step(step)) => format!("from step {step} on"),
             (_, Trigger::Said(pattern)) => format!("once it says `{pattern}`"),
             (_, Trigger::After(time)) => format!("after {time:?}"),
-            (_, Trigger::FileEvent { during, .. }) => format!("during {during}"),
+            (_, Trigger::Call(_)) => "at a call".into(),
         }
     }
 }

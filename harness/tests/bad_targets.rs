@@ -39,7 +39,7 @@ expect:
   - always: leaves-no-process
 ";
 
-const CRASH: &str = "crash: {when: {file-event: {during: checkpoint-save, at: every}}}";
+const CRASH: &str = "crash: {when: {call: {during: checkpoint-save, at: every}}}";
 const TERMINATE: &str = "terminate: {grace: 150 ms, when: {step: 4}}";
 
 /// Runs the stub of that style; exit code, and the outcomes of its trials.

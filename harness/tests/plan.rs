@@ -7,12 +7,21 @@
 
 use std::collections::BTreeMap;
 
-use scenarios::Scenario;
-use trainwreck::plan::{Counts, Plan};
+use scenarios::{Operation, Scenario};
+use trainwreck::plan::{Counts, Plan, SeenCall};
 
 fn check(name: &str, text: &str, seed: u64) {
     let scenario = Scenario::parse(text, name).unwrap();
-    let counts = Counts { file_events: vec![9, 12, 12, 12, 12], save_bytes: 200 * 4096 };
+    let call = |operation, path: &str, bytes| SeenCall { operation, path: path.into(), bytes };
+    let save = vec![
+        call(Operation::Mkdir, "checkpoints/.tmp-step", 0),
+        call(Operation::Open, "checkpoints/.tmp-step/weights", 0),
+        call(Operation::Write, "checkpoints/.tmp-step/weights", 65536),
+        call(Operation::Fsync, "checkpoints/.tmp-step/weights", 0),
+        call(Operation::Rename, "checkpoints/.tmp-step", 0),
+    ];
+    let counts =
+        Counts { calls: vec![save[..3].to_vec(), save.clone(), save.clone(), save], save_bytes: 200 * 4096 };
     let unfolded = Plan::new(&scenario, seed, &BTreeMap::new()).unfold(&counts);
     let trials: Vec<String> =
         unfolded.trials.iter().map(|trial| format!("{}: {}", trial.number, trial.what)).collect();
@@ -20,9 +29,15 @@ fn check(name: &str, text: &str, seed: u64) {
 }
 
 #[test]
-fn every_file_event_of_a_save_that_the_seed_chooses_is_a_trial() {
+fn every_call_of_a_save_that_the_seed_chooses_is_a_trial() {
     check("fs-01-seed-1", include_str!("../../scenarios/library/filesystem/fs-01-kill-mid-save.yaml"), 1);
     check("fs-01-seed-2", include_str!("../../scenarios/library/filesystem/fs-01-kill-mid-save.yaml"), 2);
+}
+
+#[test]
+fn a_sweep_tries_every_errno_that_each_call_may_return() {
+    let file = include_str!("../../scenarios/library/observability/obs-04-errno-sweep.yaml");
+    check("obs-04-seed-1", file, 1);
 }
 
 #[test]

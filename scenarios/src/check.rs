@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use crate::calls::Operation;
 use crate::draft::{
-    Common, ExpectationDraft, FactDraft, FaultDraft, KindDraft, LandedDraft, ScenarioDraft, SeverityDraft,
-    StrikeDraft, SubmitDraft, TriggerDraft, UntilDraft,
+    CallDraft, Common, ExpectationDraft, FactDraft, FaultDraft, KindDraft, LandedDraft, PointDraft,
+    ScenarioDraft, SeverityDraft, StrikeDraft, SubmitDraft, SwappedDraft, TriggerDraft, UntilDraft,
 };
 use crate::placed::Placed;
 use crate::problem::{InvalidFile, Problem};
 use crate::scenario::{
-    DataKind, Effect, Expectation, Fact, Fault, Modality, Mount, NameOf, Planted, Scenario, Severity, Strike,
-    SubmittedFile, Trigger, Until,
+    CallTrigger, DataKind, Effect, Expectation, Fact, Fault, Modality, Mount, NameOf, Planted, Point,
+    Scenario, Severity, Strike, SubmittedFile, Swapped, Trigger, Until,
 };
 use crate::tree::{Kind, Node};
 use crate::{read, tree};
@@ -73,7 +74,8 @@ impl Checker {
         self.not_empty(&draft.expect, "`expect` expects nothing, so that nothing could be found");
         let mounts: Vec<Mount> = draft.mounts.into_iter().map(|mount| self.mount(mount)).collect();
         let submit = draft.target.submit.into_iter().map(|submit| self.submit(submit)).collect();
-        let method = draft.method.value.into_iter().map(|fault| self.fault(fault)).collect();
+        let place = draft.method.place;
+        let method = draft.method.value.into_iter().map(|fault| self.fault(fault, place)).collect();
         let expect = draft
             .expect
             .value
@@ -162,7 +164,7 @@ impl Checker {
         number.value
     }
 
-    fn fault(&mut self, draft: FaultDraft) -> Fault {
+    fn fault(&mut self, draft: FaultDraft, method: crate::problem::Place) -> Fault {
         let parts = common_of(&draft);
         let max_trials = parts.max_trials.map_or(TRIALS, |max| {
             if !(1..=TRIALS_MAX).contains(&max.value) {
@@ -170,6 +172,7 @@ impl Checker {
             }
             max.value
         });
+        self.needs_call(&draft, method);
         let when = self.trigger(parts.when, &draft);
         let strike = match parts.strike {
             StrikeDraft::Once => Strike::Once,
@@ -190,19 +193,74 @@ impl Checker {
             Some(TriggerDraft::Step(step)) => Trigger::Step(*step),
             Some(TriggerDraft::Said(pattern)) => Trigger::Said(pattern.0.clone()),
             Some(TriggerDraft::After(time)) => Trigger::After(time.0),
-            Some(TriggerDraft::FileEvent(event)) => {
-                if !matches!(fault, FaultDraft::Crash(_)) {
-                    self.problems
-                        .push(event.during.problem("only `crash` can strike at a file event so far"));
-                }
-                Trigger::FileEvent { during: self.name(NameOf::Phase, event.during.clone()), at: event.at.0 }
+            Some(TriggerDraft::Call(call)) => self.call(call, fault),
+        }
+    }
+
+    fn call(&mut self, call: &CallDraft, fault: &FaultDraft) -> Trigger {
+        let fits: Option<fn(Operation) -> bool> = match fault {
+            FaultDraft::ShortCall(_) => {
+                Some(|operation| matches!(operation, Operation::Read | Operation::Write))
             }
+            FaultDraft::SwapFile(_) => Some(Operation::names_a_path),
+            _ => None,
+        };
+        let to = match &call.to {
+            Some(to) if !to.value.is_empty() => to.value.clone(),
+            _ => Operation::CHANGES.to_vec(),
+        };
+        if let Some(wrong) = fits.and_then(|fits| to.iter().find(|operation| !fits(**operation))) {
+            let all = [
+                Operation::CHANGES.as_slice(),
+                &[Operation::OpenToRead, Operation::Read, Operation::Stat, Operation::Access],
+            ]
+            .concat();
+            let good: Vec<&str> = all
+                .into_iter()
+                .filter(|one| fits.is_some_and(|fits| fits(*one)))
+                .map(Operation::name)
+                .collect();
+            let message = format!("this fault can't strike at `{}`", wrong.name());
+            let place = call.to.as_ref().map_or(call.at.place, |to| to.place);
+            self.problems.push(
+                Problem::at(place, message).help(format!("write `to` with some of: {}", good.join(", "))),
+            );
+        }
+        Trigger::Call(CallTrigger {
+            to,
+            on: call.on.as_ref().map(|on| on.0.compile_matcher()),
+            during: call.during.as_ref().map(|during| self.name(NameOf::Phase, during.clone())),
+            at: call.at.value.0,
+        })
+    }
+
+    /// Some faults are made of a call.
+    fn needs_call(&mut self, draft: &FaultDraft, method: crate::problem::Place) {
+        let name = match draft {
+            FaultDraft::FailCall(_) => "fail-call",
+            FaultDraft::ShortCall(_) => "short-call",
+            FaultDraft::DelayCall(_) => "delay-call",
+            FaultDraft::SwapFile(_) => "swap-file",
+            FaultDraft::SweepErrno(_) => "sweep-errno",
+            _ => return,
+        };
+        if !matches!(common_of(draft).when, Some(TriggerDraft::Call(_))) {
+            let problem =
+                Problem::at(method, format!("`{name}` strikes at a file system call, and none is said"));
+            self.problems
+                .push(problem.help("add `when: {call: {to: [write], on: 'checkpoints/**', at: every}}`"));
         }
     }
 
     fn effect(&mut self, draft: FaultDraft) -> Effect {
         match draft {
-            FaultDraft::Crash(_) => Effect::Crash,
+            FaultDraft::Crash(fault) => Effect::Crash {
+                point: fault.point.map(|point| match point {
+                    PointDraft::Before => Point::Before,
+                    PointDraft::Inside => Point::Inside,
+                    PointDraft::After => Point::After,
+                }),
+            },
             FaultDraft::Terminate(fault) => Effect::Terminate { grace: fault.grace.0 },
             FaultDraft::FillDisk(fault) => {
                 Effect::FillDisk { place: self.mounted(fault.place, false), leave: fault.leave.0 }
@@ -238,6 +296,21 @@ impl Checker {
                 }
                 Effect::PoisonSample { sample: self.positive(&fault.sample, "sample"), weight: fault.weight }
             }
+            FaultDraft::FailCall(fault) => {
+                self.not_empty(&fault.errno, "no errno is named");
+                let errnos = fault.errno.value.iter().map(|errno| errno.0).collect();
+                Effect::FailCall { errnos, performed: fault.performed }
+            }
+            FaultDraft::ShortCall(fault) => Effect::ShortCall { bytes: self.positive(&fault.bytes, "bytes") },
+            FaultDraft::DelayCall(fault) => Effect::DelayCall { time: fault.time.0 },
+            FaultDraft::SwapFile(fault) => Effect::SwapFile {
+                by: match fault.by {
+                    SwappedDraft::Nothing => Swapped::Nothing,
+                    SwappedDraft::EmptyFile => Swapped::EmptyFile,
+                    SwappedDraft::DanglingLink => Swapped::DanglingLink,
+                },
+            },
+            FaultDraft::SweepErrno(_) => Effect::SweepErrno,
         }
     }
 
@@ -279,6 +352,7 @@ fn fact_of(draft: FactDraft) -> Fact {
         FactDraft::RecoveryTime(most) => Fact::RecoveryTime { max: most.max.0 },
         FactDraft::PeakMemory(most) => Fact::PeakMemory { max: most.max.0 },
         FactDraft::Verifies => Fact::Verifies,
+        FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),
         FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
         FactDraft::Says(pattern) => Fact::Says(pattern.0),
         FactDraft::Files(files) => Fact::Files {
@@ -310,5 +384,10 @@ fn common_of(draft: &FaultDraft) -> Common<'_> {
         FaultDraft::Plant(fault) => fault.common(),
         FaultDraft::Vanish(fault) => fault.common(),
         FaultDraft::PoisonSample(fault) => fault.common(),
+        FaultDraft::FailCall(fault) => fault.common(),
+        FaultDraft::ShortCall(fault) => fault.common(),
+        FaultDraft::DelayCall(fault) => fault.common(),
+        FaultDraft::SwapFile(fault) => fault.common(),
+        FaultDraft::SweepErrno(fault) => fault.common(),
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::leaf::{FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
+use crate::calls::Operation;
+use crate::leaf::{ErrnoName, FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
 use crate::placed::Placed;
 use crate::verdict::Outcome;
 
@@ -116,6 +117,16 @@ pub(crate) enum FaultDraft {
     Vanish(Vanish),
     /// One sample of each submitted file gets a weight with which its loss overflows.
     PoisonSample(PoisonSample),
+    /// A file system call fails. With `strike: from-then-on` each later one as well, until the target has ended by itself.
+    FailCall(FailCall),
+    /// A read or a write moves fewer bytes than were asked for, as a signal, a full disk or a network file system makes it.
+    ShortCall(ShortCall),
+    /// A file system call takes long; other calls go on meanwhile.
+    DelayCall(DelayCall),
+    /// Between check and use somebody changes what a path stands for: just before the call sees it.
+    SwapFile(SwapFile),
+    /// Every call with every errno that it may plausibly return, each once and each from then on: a trial each.
+    SweepErrno(SweepErrno),
 }
 
 /// A fault's own keys, and those that every fault has.
@@ -160,7 +171,11 @@ pub(crate) struct Common<'a> {
 
 fault!(
     /// SIGKILL of the whole tree.
-    Crash {}
+    Crash {
+        /// Where in a call it falls. Where it is not said: before the one call that is aimed at; with `at: every` before
+        /// each, inside each write, and after the last.
+        point: Option<PointDraft>,
+    }
 );
 fault!(
     /// SIGTERM to the main process.
@@ -229,6 +244,61 @@ fault!(
     }
 );
 
+fault!(
+    /// A call that fails.
+    FailCall {
+        /// With what: a trial for each.
+        errno: Placed<Vec<ErrnoName>>,
+        /// It is done all the same: what returned an error may have happened.
+        #[serde(default)]
+        performed: bool,
+    }
+);
+fault!(
+    /// A call that moves too little.
+    ShortCall {
+        /// Bytes that are moved, at least 1.
+        bytes: Placed<u32>,
+    }
+);
+fault!(
+    /// A slow call.
+    DelayCall {
+        time: Span,
+    }
+);
+fault!(
+    /// A swapped file.
+    SwapFile {
+        /// What is there instead.
+        by: SwappedDraft,
+    }
+);
+fault!(
+    /// All errnos of all calls.
+    SweepErrno {}
+);
+
+/// Where in a call a crash falls.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PointDraft {
+    Before,
+    /// Half of the bytes of a write have been written.
+    Inside,
+    After,
+}
+
+/// What a path stands for after somebody has come between check and use.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SwappedDraft {
+    Nothing,
+    EmptyFile,
+    /// A link to a name that does not exist.
+    DanglingLink,
+}
+
 /// When a fault strikes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -241,18 +311,22 @@ pub(crate) enum TriggerDraft {
     Said(Pattern),
     /// This long after it was started.
     After(Span),
-    /// At a file event (create, modify, close after writing, rename, remove) of a phase.
-    FileEvent(FileEventDraft),
+    /// At a file system call below the root, exactly: the target waits in it until the fault has been made.
+    Call(CallDraft),
 }
 
-/// A file event of a phase.
+/// A file system call. Calls of all threads and processes of the target are counted together.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct FileEventDraft {
-    /// Which phase of the target file, such as `checkpoint-save`.
-    pub(crate) during: Placed<String>,
-    /// Which event.
-    pub(crate) at: Which,
+pub(crate) struct CallDraft {
+    /// Which kinds; where none is said, those that change files or make a change durable.
+    pub(crate) to: Option<Placed<Vec<Operation>>>,
+    /// Only on these paths.
+    pub(crate) on: Option<Files>,
+    /// Only in this phase of the target file, such as `checkpoint-save`: in one of its turns, never the first, as the seed decides.
+    pub(crate) during: Option<Placed<String>>,
+    /// Which of the calls that match.
+    pub(crate) at: Placed<Which>,
 }
 
 /// How often a fault strikes in one trial.
@@ -343,6 +417,8 @@ pub(crate) enum FactDraft {
     PeakMemory(MostBytes),
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
+    /// Asked to end by `terminate`, the main process ends with one of these exit codes.
+    EndsWith(Vec<u8>),
     /// When the main process has ended by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.

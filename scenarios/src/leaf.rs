@@ -5,6 +5,7 @@ use std::time::Duration;
 use globset::{Glob, GlobBuilder};
 use regex::{Regex, RegexBuilder};
 
+use crate::calls::Errno;
 use crate::scenario::{Aim, Limit};
 use crate::units::{ByteSize, parse_bytes, parse_duration};
 
@@ -68,6 +69,7 @@ leaf!(
     r"^(every|[1-9]\d*)$",
     "`every`: each one in turn, one trial each; or the number of one, from 1."
 );
+leaf!(ErrnoName(Errno), errno, r"^E[A-Z0-9]+$", "An errno by its name: `EIO`, `ENOSPC`.");
 leaf!(Id(String), id, r"^[a-z]+-\d{2}[a-z]?$", "Domain and number: `fs-01`.");
 leaf!(FileName(String), file_name, r"^[^/]+$", "A file name, without a folder.");
 leaf!(Setting(String), setting, "", "A setting's value, as the target reads it.");
@@ -112,6 +114,13 @@ fn which(text: &str) -> Result<Aim, String> {
         Ok(nth @ 1..) => Ok(Aim::Nth(nth)),
         _ => Err(format!("`{text}` is neither `every` nor a number from 1")),
     }
+}
+
+fn errno(text: &str) -> Result<Errno, String> {
+    Errno::named(text).ok_or_else(|| {
+        let known: Vec<&str> = Errno::names().collect();
+        format!("`{text}` is not an errno | known are {}", known.join(", "))
+    })
 }
 
 fn id(text: &str) -> Result<String, String> {

@@ -15,7 +15,7 @@ pub const RECORD_FORMAT: u32 = 1;
 pub struct Entry {
     /// Microseconds since the run started, monotonic.
     pub at_us: u64,
-    /// Scenario that it belongs to (its id, such as `fs-01`); none for events of the run itself.
+    /// Scenario that it belongs to (its id, such as `fs-01`, or `fs-01 without atomic-save`); none for events of the run itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
     /// Trial of that scenario, 1-based; 0 is the steady state; none for events of the scenario itself.
@@ -37,7 +37,7 @@ pub enum Event {
     SteadyState(SteadyFacts),
     /// Ways of striking that a bound left out.
     LeftOut { trials: u64, why: String },
-    /// One way of striking begins: `what` says which, such as `SIGKILL at file event 7 of 23`.
+    /// One way of striking begins: `what` says which, such as `SIGKILL at call 7 of 23`.
     TrialStarted { of: u32, what: String },
     /// The target's process has been started.
     TargetStarted(TargetStarted),
@@ -147,7 +147,7 @@ pub struct SteadyFacts {
     pub seconds: f64,
     /// Peak resident memory of the largest process, bytes; none where it could not be read.
     pub peak_memory_bytes: Option<u64>,
-    /// What the method counted in it, by name, such as `file events of save 2` -> 23.
+    /// What the method counted in it, by name, such as `calls of save 2` -> 23.
     pub counted: BTreeMap<String, u64>,
     /// Taken from an earlier scenario of this run with the same target, workload and seed.
     pub cached: bool,

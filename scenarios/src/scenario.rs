@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::calls::{Errno, Operation};
 use crate::placed::Placed;
 use crate::problem::{InvalidFile, Problem, nearest};
 use crate::target::TargetFile;
@@ -172,8 +173,20 @@ pub enum Trigger {
     Said(Regex),
     /// This long after the target's start.
     After(Duration),
-    /// A file event (create, modify, close after write, rename, remove) below the phase's place, within the phase.
-    FileEvent { during: String, at: Aim },
+    /// A file system call.
+    Call(CallTrigger),
+}
+
+/// Which file system call.
+#[derive(Debug, Clone)]
+pub struct CallTrigger {
+    /// Never empty.
+    pub to: Vec<Operation>,
+    /// On paths below the root; none: all of them.
+    pub on: Option<globset::GlobMatcher>,
+    /// Only within this phase, in one of its turns.
+    pub during: Option<String>,
+    pub at: Aim,
 }
 
 /// Which of several like moments.
@@ -205,7 +218,7 @@ pub enum Until {
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// SIGKILL of every process of the target at once; then it is resumed.
-    Crash,
+    Crash { point: Option<Point> },
     /// SIGTERM to the main process, which must end by itself within the grace; then it is resumed.
     Terminate { grace: Duration },
     /// The place's tmpfs is shrunk until only `leave` bytes are free. `None`: every page count from 0 to the size of
@@ -223,6 +236,32 @@ pub enum Effect {
     Vanish { place: String, files: u32, kind: DataKind },
     /// One sample of each submitted file gets this weight, so that its loss overflows.
     PoisonSample { sample: u32, weight: f64 },
+    /// A call fails; a trial for each errno. `performed`: it is done all the same.
+    FailCall { errnos: Vec<Errno>, performed: bool },
+    /// A read or write moves only so many bytes.
+    ShortCall { bytes: u32 },
+    /// A call takes this long.
+    DelayCall { time: Duration },
+    /// What the call's path stands for is replaced just before.
+    SwapFile { by: Swapped },
+    /// Every call, every plausible errno, once and from then on.
+    SweepErrno,
+}
+
+/// Where in a call a crash falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    Before,
+    Inside,
+    After,
+}
+
+/// What a path stands for after somebody came between check and use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swapped {
+    Nothing,
+    EmptyFile,
+    DanglingLink,
 }
 
 /// How much memory.
@@ -298,6 +337,8 @@ pub enum Fact {
     },
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
+    /// Asked to end by a signal of the method, it ends with one of these exit codes.
+    EndsWith(Vec<i32>),
     /// When the main process has ended by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.

@@ -17,7 +17,7 @@ fn yaml_below(folder: &str) -> Vec<PathBuf> {
         for path in std::fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
                 files.push(path);
             }
         }

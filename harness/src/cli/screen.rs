@@ -60,6 +60,8 @@ impl Screen {
             1 => "  1 trial".into(),
             many => format!("  {many} trials"),
         };
+        // Its name, without the guard that is said behind it.
+        let id = id.split(' ').next().unwrap_or_default();
         self.line(&format!("{mark} {id:<9} {word:<13} {seconds:>6.1} s{trials}{guard}  {}", one.title));
         because(verdict, self.proving)
             .iter()

@@ -1,5 +1,6 @@
 //! One file per family of faults. A fault is armed on a scene, strikes when the run says so, and is disarmed by its drop.
 
+mod at_call;
 mod disk;
 mod hostile;
 mod memory;
@@ -92,7 +93,7 @@ pub trait Armed: Send {
 /// The fault, ready to strike. None for those that the run itself carries out (a crash, a changed workload).
 pub fn arm(planned: &Planned) -> Option<Box<dyn Armed>> {
     Some(match &planned.fault.effect {
-        Effect::Crash | Effect::Terminate { .. } => return None,
+        Effect::Crash { .. } | Effect::Terminate { .. } => return None,
         Effect::PoisonSample { .. } => Box::new(poison::Poisoned),
         Effect::FillDisk { place, .. } => {
             Box::new(disk::Starved::of_bytes(place, planned.leave_bytes.unwrap_or(0)))
@@ -102,5 +103,10 @@ pub fn arm(planned: &Planned) -> Option<Box<dyn Armed>> {
         Effect::MemoryLimit { limit } => Box::new(memory::Limited::new(*limit)),
         Effect::Plant { place, files } => Box::new(plant::Plant::new(place, files)),
         Effect::Vanish { place, files, kind } => Box::new(vanish::Vanish::new(place, *files, kind)),
+        Effect::FailCall { .. }
+        | Effect::ShortCall { .. }
+        | Effect::DelayCall { .. }
+        | Effect::SwapFile { .. }
+        | Effect::SweepErrno => Box::new(at_call::AtCall),
     })
 }

@@ -1,19 +1,22 @@
 //! One run of a target from its first start to its last end, with faults striking on the way.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use regex::Regex;
-use scenarios::{Effect, Ending, Event, Fact, Scenario, Stream, TargetStarted, Trigger, Until};
+use scenarios::{Effect, Ending, Event, Fact, Probed, Scenario, Stream, TargetStarted, Trigger};
 
-use crate::faults::{Armed, Scene, Since, arm};
+use crate::faults::Scene;
+use crate::gate::{Watched, attend, filter, key_of, mount_id};
 use crate::observe::Reporter;
 use crate::plan::{Moment, Planned};
 use crate::run::RunError;
-use crate::run::file_events::FileEvents;
 use crate::run::lines::{Lines, Next};
-use crate::sandbox::{Ended, Launch, Running};
+use crate::run::sentry::{Guardroom, Hit};
+use crate::run::standing::Standing;
+use crate::sandbox::{Ended, Launch, Running, SandboxError};
 use crate::target::{Heard, Words};
 
 /// How long the loop sleeps at most before it looks at clocks, faults and processes again.
@@ -28,18 +31,7 @@ const RESTARTS: u32 = 2;
 const LAST_WORDS: usize = 20;
 const WORDS_MAX: usize = 400;
 
-/// A fault and where it stands.
-struct Standing {
-    name: String,
-    planned: Planned,
-    armed: Box<dyn Armed>,
-    struck_at: Option<Instant>,
-    since: Since,
-    landed: bool,
-    over: bool,
-}
-
-/// A crash that the file events or a trigger set off.
+/// A fault that ends the target, which the run itself carries out.
 pub(super) struct Crash {
     pub(super) planned: Planned,
     pub(super) done: bool,
@@ -51,18 +43,19 @@ pub(super) struct Live<'a> {
     words: Words<'a>,
     reporter: &'a Reporter,
     asked_for: Vec<Regex>,
+    /// Exit codes that are expected of a target that was asked to end, each with its expectation's text.
+    ends_with: Vec<(String, Vec<i32>)>,
     standing: Vec<Standing>,
     crashes: Vec<Crash>,
-    /// Where the file-event watcher reports that it struck.
-    hits: Option<std::sync::mpsc::Receiver<String>>,
-    pub(super) events: Option<FileEvents>,
+    /// Where calls are counted and struck at.
+    pub(super) guardroom: Option<Guardroom>,
     phase: Option<String>,
     step: u64,
     said: usize,
     last_words: VecDeque<(Stream, String)>,
     peak_bytes: u64,
     memory_at: Instant,
-    pub(super) save_hook: Option<Box<dyn FnMut() + 'a>>,
+    save_hook: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// One start, from spawn to end.
@@ -89,10 +82,10 @@ impl<'a> Live<'a> {
             words: Words::new(scene.trainer.file),
             reporter,
             asked_for: scenario.map(asked_for).unwrap_or_default(),
+            ends_with: scenario.map(ends_with).unwrap_or_default(),
             standing: Vec::new(),
             crashes: Vec::new(),
-            hits: None,
-            events: None,
+            guardroom: None,
             phase: None,
             step: 0,
             said: 0,
@@ -106,28 +99,12 @@ impl<'a> Live<'a> {
     }
 
     fn arm(&mut self, planned: &Planned) {
-        let name = planned.name();
-        match arm(planned) {
-            None => {
-                if let Some(mechanism) = planned.ends_target() {
-                    self.armed(&name, mechanism);
-                    self.crashes.push(Crash { planned: planned.clone(), done: false });
-                }
-            }
-            Some(armed) => {
-                self.armed(&name, &armed.mechanism());
-                let planned = planned.clone();
-                let (struck_at, since) = (None, Since::default());
-                self.standing.push(Standing {
-                    name,
-                    planned,
-                    armed,
-                    struck_at,
-                    since,
-                    landed: false,
-                    over: false,
-                });
-            }
+        if let Some(standing) = Standing::arm(planned) {
+            self.armed(&standing.name, &standing.mechanism());
+            self.standing.push(standing);
+        } else if let Some(mechanism) = planned.ends_target() {
+            self.armed(&planned.name(), mechanism);
+            self.crashes.push(Crash { planned: planned.clone(), done: false });
         }
     }
 
@@ -135,14 +112,9 @@ impl<'a> Live<'a> {
         self.reporter.emit(Event::FaultArmed { fault: fault.into(), mechanism: mechanism.into() });
     }
 
-    /// File events of this phase are counted; a hit comes through `hits`.
-    pub(super) fn count_events(
-        &mut self,
-        phase: &str,
-        events: FileEvents,
-        hits: Option<std::sync::mpsc::Receiver<String>>,
-    ) {
-        (self.phase, self.events, self.hits) = (Some(phase.to_owned()), Some(events), hits);
+    /// Done at each end of this phase.
+    pub(super) fn at_end_of(&mut self, phase: &str, hook: Box<dyn FnMut() + Send>) {
+        (self.phase, self.save_hook) = (Some(phase.to_owned()), Some(hook));
     }
 
     /// Starts, and starts again, until the target has come to its end.
@@ -183,7 +155,7 @@ impl<'a> Live<'a> {
 
     fn attempt(&mut self, number: u32, launch: &Launch) -> Result<Ending, RunError> {
         self.strike_at_start(number)?;
-        let mut running = self.scene.room.spawn(launch)?;
+        let mut running = self.start(launch)?;
         let command = launch.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         self.reporter.emit(Event::TargetStarted(TargetStarted { attempt: number, command }));
         let lines = Lines::of(&mut running);
@@ -212,10 +184,43 @@ impl<'a> Live<'a> {
             }
         };
         self.drain(&mut attempt)?;
-        self.take_hit(&mut attempt);
+        self.take_hits(&mut attempt)?;
+        if attempt.to_end_by.is_some() {
+            self.ended_as_asked(ended);
+        }
         let ending = ending(ended, &attempt);
         self.ended(&attempt, ending);
         Ok(ending)
+    }
+
+    /// Behind the gate, where something is to happen at a call.
+    fn start(&self, launch: &Launch) -> Result<Running, RunError> {
+        let room = self.scene.room;
+        let Some(guardroom) = self.guardroom.as_ref().filter(|guardroom| guardroom.is_needed()) else {
+            return Ok(room.spawn(launch)?);
+        };
+        let places = self.scene.trainer.file.places().values().map(|place| room.outside(place));
+        let roots = std::iter::once(room.through(room.root())).chain(places);
+        // A place that does not exist yet will be made on the root's own mount.
+        let watched = Watched::new(roots.filter_map(|root| mount_id(&root).ok()));
+        let pipe = || {
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+                .map_err(|error| SandboxError::System { doing: "make a pipe", error: error.into() })
+        };
+        let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
+        guardroom.expect_words_in(
+            [&stdout, &stderr].into_iter().filter_map(|pipe| key_of(pipe.as_fd()).ok()).collect(),
+        );
+        let running = room.spawn_filtered(
+            launch,
+            filter(guardroom.interest()),
+            [their_stdout, their_stderr],
+            |listener| {
+                // It ends by itself, with the last process behind the filter.
+                attend(listener, watched, std::sync::Arc::clone(&guardroom.sentry));
+            },
+        )?;
+        Ok(running.with_outputs(stdout, stderr))
     }
 
     fn strike_at_start(&mut self, number: u32) -> Result<(), RunError> {
@@ -233,14 +238,30 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
+    fn ended_as_asked(&self, ended: Ended) {
+        for (probe, codes) in &self.ends_with {
+            let (held, found) = match ended {
+                Ended::Exited(code) => (codes.contains(&code), format!("exit code {code}")),
+                Ended::Signalled(signal) => (false, format!("signal {signal}")),
+            };
+            self.reporter.emit(Event::Probed(Probed { probe: probe.clone(), held, found }));
+        }
+    }
+
     fn ended(&mut self, attempt: &Attempt, ending: Ending) {
         if let Some(evidence) = &attempt.struck {
             let fault = self.crashes.first().map(|crash| crash.planned.name()).unwrap_or_default();
             self.reporter.emit(Event::FaultLanded { fault, evidence: evidence.clone() });
         }
-        for one in self.standing.iter_mut().filter(|one| one.struck_at.is_some()) {
-            one.since.ended_badly |= !matches!(ending, Ending::Exited(0) | Ending::Struck);
+        for one in &mut self.standing {
+            if one.target_ended(ending) {
+                self.reporter.emit(Event::FaultLifted {
+                    fault: one.name.clone(),
+                    how: "calls are answered as usual again".into(),
+                });
+            }
         }
+        self.relieve();
     }
 
     fn hear(&mut self, stream: Stream, line: &str, attempt: &mut Attempt) -> Result<(), RunError> {
@@ -295,56 +316,72 @@ impl<'a> Live<'a> {
 
     fn phase_may_end(&mut self, line: &str) {
         let Some(phase) = &self.phase else { return };
-        if self.words.ends_phase(phase, line) {
-            if let Some(hook) = &mut self.save_hook {
-                hook();
-            }
-            if let Some(events) = &self.events {
-                events.save_ended();
-            }
+        if self.words.ends_phase(phase, line)
+            && let Some(hook) = &mut self.save_hook
+        {
+            hook();
         }
     }
 
     fn faults_hear(&mut self, line: &str) {
-        for one in self.standing.iter_mut().filter(|one| one.struck_at.is_some()) {
-            let place = one.armed.place();
-            one.since.met_in_place |= place.is_some_and(|place| self.words.speaks_of(place, line));
-            let landed_by_word =
-                one.planned.fault.landed_if_said.as_ref().is_some_and(|pattern| pattern.is_match(line));
-            if landed_by_word && !one.landed {
-                one.landed = true;
-                let evidence = format!("the target said: {line}");
-                self.reporter.emit(Event::FaultLanded { fault: one.name.clone(), evidence });
-            }
+        for one in self.standing.iter_mut() {
+            one.hear(line, &self.words, self.reporter);
         }
-        let said = |one: &Standing| matches!(&one.planned.fault.until, Until::Said(pattern) if pattern.is_match(line));
-        self.standing
-            .iter_mut()
-            .filter(|one| one.struck_at.is_some() && said(one))
-            .for_each(|one| one.over = true);
     }
 
     /// Looks after everything that goes by time.
     fn tend(&mut self, attempt: Option<&mut Attempt>) -> Result<(), RunError> {
         self.measure_memory()?;
-        for one in self.standing.iter_mut().filter(|one| one.struck_at.is_some()) {
-            tend_fault(one, &self.scene, self.reporter)?;
+        for one in &mut self.standing {
+            one.tend(&self.scene, self.reporter)?;
         }
+        self.relieve();
         let Some(attempt) = attempt else { return Ok(()) };
         let running_for = attempt.started.elapsed();
         let due = |when: &Trigger| matches!(when, Trigger::After(time) if running_for >= *time);
         self.strike_where(|one| due(&one.planned.fault.when))?;
         self.crash_where(attempt, |when, _| due(when))?;
-        self.take_hit(attempt);
+        self.take_hits(attempt)?;
         self.check_time(attempt)
     }
 
-    /// The file-event watcher has killed the target by itself, without waiting for this loop.
-    fn take_hit(&mut self, attempt: &mut Attempt) {
-        if let Some(evidence) = self.hits.as_ref().and_then(|hits| hits.try_recv().ok()) {
-            attempt.struck.get_or_insert(evidence);
-            self.crashes.iter_mut().for_each(|crash| crash.done = true);
+    /// Calls that a fault has no more business with are answered as usual.
+    fn relieve(&self) {
+        if let Some(guardroom) = &self.guardroom {
+            let over = self.standing.iter().filter(|one| one.is_over() && one.planned.call().is_some());
+            over.for_each(|one| guardroom.lift(&one.name));
         }
+    }
+
+    /// What the sentry has done, or wants done while a call waits.
+    fn take_hits(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
+        while let Some(hit) = self.guardroom.as_ref().and_then(|guardroom| guardroom.hits.try_recv().ok()) {
+            match hit {
+                Hit::Killed { fault, evidence } => {
+                    attempt.struck.get_or_insert(evidence);
+                    self.crashes
+                        .iter_mut()
+                        .filter(|crash| crash.planned.name() == fault)
+                        .for_each(|crash| crash.done = true);
+                }
+                Hit::Landed { fault, evidence } => {
+                    if let Some(one) = self.standing.iter_mut().find(|one| one.name == fault) {
+                        one.land(evidence, self.reporter);
+                    }
+                }
+                Hit::Wanted { fault, evidence, done } => {
+                    let at_call = |crash: &Crash| crash.planned.name() == fault && !crash.done;
+                    if let Some(at) = self.crashes.iter().position(at_call) {
+                        self.end_target(at, attempt, &evidence)?;
+                    }
+                    for one in self.standing.iter_mut().filter(|one| one.name == fault) {
+                        one.strike(&self.scene)?;
+                    }
+                    drop(done);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_time(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
@@ -360,13 +397,7 @@ impl<'a> Live<'a> {
     }
 
     fn strike_where(&mut self, due: impl Fn(&Standing) -> bool) -> Result<(), RunError> {
-        let again = |one: &Standing| one.planned.fault.strike == scenarios::Strike::FromThenOn && !one.over;
-        for one in self.standing.iter_mut().filter(|one| due(one) && (one.struck_at.is_none() || again(one)))
-        {
-            one.armed.strike(&self.scene)?;
-            one.struck_at.get_or_insert_with(Instant::now);
-        }
-        Ok(())
+        self.standing.iter_mut().filter(|one| due(one)).try_for_each(|one| one.strike(&self.scene))
     }
 
     fn crash_where(
@@ -375,24 +406,29 @@ impl<'a> Live<'a> {
         due: impl Fn(&Trigger, u64) -> bool,
     ) -> Result<(), RunError> {
         let step = self.step;
-        let is_due = |crash: &&mut Crash| {
+        let is_due = |crash: &Crash| {
             matches!(crash.planned.moment, Moment::Trigger)
                 && !crash.done
                 && due(&crash.planned.fault.when, step)
         };
-        let Some(crash) = self.crashes.iter_mut().find(is_due).filter(|_| attempt.struck.is_none()) else {
-            return Ok(());
-        };
+        match self.crashes.iter().position(is_due).filter(|_| attempt.struck.is_none()) {
+            Some(at) => self.end_target(at, attempt, &format!("after step {step}")),
+            None => Ok(()),
+        }
+    }
+
+    fn end_target(&mut self, at: usize, attempt: &mut Attempt, when: &str) -> Result<(), RunError> {
+        let crash = &mut self.crashes[at];
         crash.done = crash.planned.fault.strike == scenarios::Strike::Once;
         match crash.planned.fault.effect {
             Effect::Terminate { grace } => {
                 self.scene.room.signal(attempt.running.pid_inside(), Signal::SIGTERM as i32)?;
                 attempt.to_end_by = Some(Instant::now() + grace);
-                attempt.struck = Some(format!("SIGTERM was sent after step {step}"));
+                attempt.struck = Some(format!("SIGTERM was sent {when}"));
             }
             _ => {
                 self.scene.room.strike()?;
-                attempt.struck = Some(format!("every process was killed after step {step}"));
+                attempt.struck = Some(format!("every process was killed {when}"));
             }
         }
         Ok(())
@@ -418,37 +454,10 @@ impl<'a> Live<'a> {
     /// Takes everything back; the questions at the end are asked of a world in order.
     pub(super) fn lift_all(&mut self) -> Result<(), RunError> {
         for one in &mut self.standing {
-            tend_fault(one, &self.scene, self.reporter)?;
-            one.over = true;
-            lift(one, &self.scene, self.reporter)?;
+            one.end(&self.scene, self.reporter)?;
         }
         Ok(())
     }
-}
-
-fn tend_fault(one: &mut Standing, scene: &Scene<'_>, reporter: &Reporter) -> Result<(), RunError> {
-    if !one.over {
-        one.armed.press(scene)?;
-    }
-    let evidence = if one.landed || one.planned.fault.landed_if_said.is_some() {
-        None
-    } else {
-        one.armed.landed(scene, one.since)
-    };
-    if let Some(evidence) = evidence {
-        one.landed = true;
-        reporter.emit(Event::FaultLanded { fault: one.name.clone(), evidence });
-    }
-    let struck_for = one.struck_at.map(|at| at.elapsed());
-    one.over |= matches!((&one.planned.fault.until, struck_for), (Until::After(time), Some(lasted)) if lasted >= *time);
-    if one.over { lift(one, scene, reporter) } else { Ok(()) }
-}
-
-fn lift(one: &mut Standing, scene: &Scene<'_>, reporter: &Reporter) -> Result<(), RunError> {
-    if let Some(how) = one.armed.lift(scene)? {
-        reporter.emit(Event::FaultLifted { fault: one.name.clone(), how });
-    }
-    Ok(())
 }
 
 fn ending(ended: Ended, attempt: &Attempt) -> Ending {
@@ -458,6 +467,14 @@ fn ending(ended: Ended, attempt: &Attempt) -> Ending {
         Ended::Exited(code) => Ending::Exited(code),
         Ended::Signalled(signal) => Ending::Signalled(signal),
     }
+}
+
+fn ends_with(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
+    let codes = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
+        Fact::EndsWith(codes) => Some((expectation.text.clone(), codes.clone())),
+        _ => None,
+    });
+    codes.collect()
 }
 
 /// Lines that the scenario's expectations and faults ask for.

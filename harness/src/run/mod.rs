@@ -1,10 +1,11 @@
 //! Steady state -> method -> recovery -> expectations, for one scenario and for many. Emits events; prints nothing.
 
-mod file_events;
 mod lines;
 mod live;
 mod probe;
+mod sentry;
 mod stage;
+mod standing;
 mod steady;
 mod suite;
 mod trial;
@@ -27,8 +28,6 @@ pub enum RunError {
     Program(#[from] ProgramError),
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: std::path::PathBuf, error: std::io::Error },
-    #[error("could not watch `{path}` for file events: {error}; raise fs.inotify.max_user_watches or max_user_instances", path = .path.display())]
-    Watch { path: std::path::PathBuf, error: nix::Error },
     #[error("the target's `{step}` command ended with {ending}: {words}")]
     Preparation { step: &'static str, ending: String, words: String },
 }

@@ -24,6 +24,8 @@ pub(super) struct Script<'a> {
     pub(super) workload: &'a Workload,
     /// Folder of the scenario's file, for data files that lie beside it.
     pub(super) beside: &'a Path,
+    /// Whether this machine lets calls be seen.
+    pub(super) gate: bool,
     /// Samples to poison: (sample, weight).
     pub(super) poisoned: &'a [(u32, f64)],
 }

@@ -5,13 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use scenarios::{Ending, Entry, Event, Scenario, SteadyFacts};
+use scenarios::{CallTrigger, Ending, Entry, Event, Scenario, SteadyFacts};
 
 use crate::observe::Reporter;
 use crate::plan::Counts;
 use crate::run::RunError;
-use crate::run::file_events::FileEvents;
 use crate::run::live::Live;
+use crate::run::sentry::Guardroom;
 use crate::run::stage::{Script, Stage};
 
 /// Bytes in a block of `st_blocks`.
@@ -41,15 +41,15 @@ impl SteadyCache {
         dir: PathBuf,
         script: Script<'_>,
         scenario: &Scenario,
-        phase: Option<&str>,
+        calls: Option<&CallTrigger>,
         reporter: &Reporter,
     ) -> Result<Steady, RunError> {
-        let slot = self.slot(&script, phase);
+        let slot = self.slot(&script, calls);
         let mut failure = None;
         let mut fresh = false;
         let steady = slot.get_or_init(|| {
             fresh = true;
-            undisturbed(dir, script, scenario, phase, &reporter.for_trial(0))
+            undisturbed(dir, script, scenario, calls, &reporter.for_trial(0))
                 .map_err(|error| failure = Some(error))
                 .ok()
         });
@@ -64,8 +64,8 @@ impl SteadyCache {
         }
     }
 
-    fn slot(&self, script: &Script<'_>, phase: Option<&str>) -> Slot {
-        let key = format!("{:?} {:?} {:?} {phase:?}", script.target, script.program, script.workload);
+    fn slot(&self, script: &Script<'_>, calls: Option<&CallTrigger>) -> Slot {
+        let key = format!("{:?} {:?} {:?} {calls:?}", script.target, script.program, script.workload);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(slots.entry(blake3::hash(key.as_bytes())).or_default())
     }
@@ -87,32 +87,40 @@ fn undisturbed(
     dir: PathBuf,
     script: Script<'_>,
     scenario: &Scenario,
-    phase: Option<&str>,
+    calls: Option<&CallTrigger>,
     reporter: &Reporter,
 ) -> Result<Steady, RunError> {
     let stage = Stage::build(dir, script)?;
     let trainer = stage.trainer();
     let scene = stage.scene(&trainer, None);
-    let phase = phase.or_else(|| script.target.phases().keys().next().map(String::as_str));
+    let said = calls.and_then(|calls| calls.during.as_deref());
+    let phase = said.or_else(|| script.target.phases().keys().next().map(String::as_str));
     let place = phase
         .and_then(|phase| script.target.phases().get(phase))
         .map(|phase| trainer.place_below_root(phase.place()));
     let folder = place.map(|place| stage.room.outside(&place));
-    let save_bytes = Mutex::new(0);
+    let save_bytes = Arc::new(Mutex::new(0));
+    let measured = Arc::clone(&save_bytes);
+    let measure: Box<dyn FnMut() + Send> =
+        Box::new(move || folder.iter().for_each(|folder| measure_once(&measured, folder)));
     let mut live = Live::new(scene, reporter, Some(scenario), &[]);
-    if let (Some(phase), Some(folder)) = (phase, &folder) {
-        live.count_events(phase, FileEvents::watch(folder.clone(), None)?, None);
-        live.save_hook = Some(Box::new(|| measure_once(&save_bytes, folder)));
+    if script.gate {
+        // At the very moment: the target waits in the call by which it says that it has saved.
+        let (base, striker) = (stage.room.root().into(), stage.room.striker());
+        live.guardroom = Some(Guardroom::counting(script.target, base, striker, calls, phase, measure));
+    } else if let Some(phase) = phase {
+        live.at_end_of(phase, measure);
     }
     let ending = live.run()?;
-    let file_events = live.events.as_ref().map(FileEvents::counts).unwrap_or_default();
+    let calls = live.guardroom.as_ref().map(Guardroom::seen).unwrap_or_default();
     let peak_memory_bytes = live.peak_bytes();
     drop(live);
     stage.room.close()?;
     let entries = reporter.kept();
-    let save_bytes = save_bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let facts = facts(script, &entries, ending, peak_memory_bytes, &file_events, save_bytes);
-    Ok(Steady { facts, counts: Counts { file_events, save_bytes }, entries })
+    let save_bytes = *save_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    let counts = Counts { calls, save_bytes };
+    let facts = facts(script, &entries, ending, peak_memory_bytes, &counts);
+    Ok(Steady { facts, counts, entries })
 }
 
 /// What the first save takes on disk.
@@ -138,8 +146,7 @@ fn facts(
     entries: &[Entry],
     ending: Ending,
     peak_memory_bytes: Option<u64>,
-    file_events: &[u64],
-    save_bytes: u64,
+    counts: &Counts,
 ) -> SteadyFacts {
     let mut same: Vec<String> = entries.iter().filter_map(|entry| value_in(script, &entry.event)).collect();
     same.sort();
@@ -150,12 +157,13 @@ fn facts(
     let saves = entries
         .iter()
         .filter_map(|entry| if let Event::Saved { step } = entry.event { Some(step) } else { None });
-    let mut counted: BTreeMap<String, u64> = file_events
+    let mut counted: BTreeMap<String, u64> = counts
+        .calls
         .iter()
         .zip(1..)
-        .map(|(events, save)| (format!("file events of save {save}"), *events))
+        .map(|(calls, turn)| (format!("calls of turn {turn}"), calls.len() as u64))
         .collect();
-    counted.insert("bytes of one save".into(), save_bytes);
+    counted.insert("bytes of one save".into(), counts.save_bytes);
     let seconds = entries
         .first()
         .zip(entries.last())

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
-use scenarios::{Effect, Event, Mechanism, Scenario, ScenarioStarted, SteadyFacts, TargetFile, Verdict};
+use scenarios::{
+    Effect, Event, Mechanism, Scenario, ScenarioStarted, SteadyFacts, TargetFile, Trigger, Verdict,
+};
 
 use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
@@ -66,7 +68,9 @@ pub fn run_suite(suite: &Suite<'_>, reporter: &Reporter) -> Result<SuiteEnd, Run
 }
 
 fn one(suite: &Suite<'_>, cast: &Cast, cache: &SteadyCache, reporter: &Reporter) -> ScenarioEnd {
-    let reporter = reporter.for_scenario(cast.scenario.id());
+    let guard = cast.started.guard_removed.as_ref().map(|guard| format!(" without {guard}"));
+    let name = format!("{}{}", cast.scenario.id(), guard.unwrap_or_default());
+    let reporter = reporter.for_scenario(&name);
     let began = reporter.seconds();
     reporter.emit(Event::ScenarioStarted(Box::new(cast.started.clone())));
     let (verdict, failure) = match missing(&cast.scenario, suite.mechanisms) {
@@ -93,13 +97,15 @@ fn played(
     let guard = cast.started.guard_removed.as_deref();
     let undisturbed = Plan::new(&cast.scenario, suite.seed, &Default::default());
     let plan = Plan::new(&cast.scenario, suite.seed, &without(&cast.target, guard));
-    let dir = |name: &str| suite.rooms.join(format!("{}-{name}", cast.scenario.id()));
+    // Without one guard and without another, a scenario may run twice at the same time.
+    let without_guard = guard.map(|guard| format!("-without-{guard}")).unwrap_or_default();
+    let dir = |name: &str| suite.rooms.join(format!("{}{without_guard}-{name}", cast.scenario.id()));
     // The guarded trainer's undisturbed run is what "the same" means, also where a guard is taken away.
     let steady = cache.get(
         dir("steady"),
-        script(cast, &undisturbed),
+        script(suite, cast, &undisturbed),
         &cast.scenario,
-        plan.counted_phase(),
+        plan.counted_calls(),
         reporter,
     )?;
     if !steady.facts.ended_well {
@@ -117,7 +123,7 @@ fn played(
         .collect();
     let course = Course {
         scenario: &cast.scenario,
-        script: script(cast, &plan),
+        script: script(suite, cast, &plan),
         steady: &steady,
         comparable: plan.comparable(),
         of,
@@ -141,8 +147,10 @@ fn judged(scenario: &Scenario, steady: &SteadyFacts, trials: &[TrialEnd]) -> Ver
 
 /// Why this machine can't run the scenario.
 fn missing(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<String> {
+    let at_call = scenario.method().iter().any(|fault| matches!(fault.when, Trigger::Call(_)));
     let needed = std::iter::once("user-namespace")
-        .chain(scenario.method().iter().filter_map(|fault| needs(&fault.effect)));
+        .chain(scenario.method().iter().filter_map(|fault| needs(&fault.effect)))
+        .chain(at_call.then_some("syscall-gate"));
     let lacks = |name: &str| mechanisms.iter().find(|mechanism| mechanism.name == name && !mechanism.granted);
     needed.into_iter().find_map(lacks).map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
 }
@@ -153,7 +161,12 @@ fn needs(effect: &Effect) -> Option<&'static str> {
         Effect::FillDisk { .. } | Effect::ExhaustInodes { .. } => Some("tmpfs"),
         Effect::ReadOnly { .. } => Some("read-only-remount"),
         Effect::Vanish { .. } => Some("inotify"),
-        Effect::Crash
+        Effect::FailCall { .. }
+        | Effect::ShortCall { .. }
+        | Effect::DelayCall { .. }
+        | Effect::SwapFile { .. }
+        | Effect::SweepErrno => Some("syscall-gate"),
+        Effect::Crash { .. }
         | Effect::Terminate { .. }
         | Effect::MemoryLimit { .. }
         | Effect::Plant { .. }
@@ -161,7 +174,8 @@ fn needs(effect: &Effect) -> Option<&'static str> {
     }
 }
 
-fn script<'a>(cast: &'a Cast, plan: &'a Plan) -> Script<'a> {
+fn script<'a>(suite: &Suite<'_>, cast: &'a Cast, plan: &'a Plan) -> Script<'a> {
     let Cast { target, program, beside, .. } = cast;
-    Script { target, program, workload: plan.workload(), beside, poisoned: &[] }
+    let gate = suite.mechanisms.iter().any(|one| one.name == "syscall-gate" && one.granted);
+    Script { target, program, workload: plan.workload(), beside, gate, poisoned: &[] }
 }

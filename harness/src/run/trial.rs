@@ -1,17 +1,16 @@
 //! One trial: a fresh stage, one way of striking, the questions at the end, the facts.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, channel};
 
 use scenarios::{Event, Scenario, TrialFacts};
 
 use crate::judge::{TrialStory, trial_facts};
 use crate::observe::Reporter;
-use crate::plan::{Moment, Planned, Trial};
+use crate::plan::{Planned, Trial};
 use crate::run::RunError;
-use crate::run::file_events::{Aimed, FileEvents};
 use crate::run::live::Live;
 use crate::run::probe;
+use crate::run::sentry::Guardroom;
 use crate::run::stage::{Script, Stage};
 use crate::run::steady::Steady;
 
@@ -44,9 +43,8 @@ pub(super) fn run_trial(
     let trainer = stage.trainer();
     let scene = stage.scene(&trainer, course.steady.facts.peak_memory_bytes);
     let mut live = Live::new(scene, reporter, Some(course.scenario), &trial.faults);
-    if let Some((phase, events, hits)) = aimed_events(&stage, course.script, trial)? {
-        live.count_events(&phase, events, Some(hits));
-    }
+    let (target, base, striker) = (course.script.target, stage.room.root().into(), stage.room.striker());
+    live.guardroom = Guardroom::for_trial(target, base, striker, &trial.faults);
     live.run()?;
     live.lift_all()?;
     drop(live);
@@ -80,33 +78,4 @@ fn poison_of(planned: &Planned) -> Option<(u32, f64)> {
         scenarios::Effect::PoisonSample { sample, weight } => Some((sample, weight)),
         _ => None,
     }
-}
-
-/// The watcher for a crash at a file event: it kills by itself, without a way through the run's loop.
-fn aimed_events(
-    stage: &Stage<'_>,
-    script: Script<'_>,
-    trial: &Trial,
-) -> Result<Option<(String, FileEvents, Receiver<String>)>, RunError> {
-    let aimed = trial.faults.iter().find_map(|planned| match &planned.moment {
-        Moment::FileEvent { phase, save, event } => Some((phase, *save, *event)),
-        Moment::Trigger => None,
-    });
-    let Some((phase, save, event)) = aimed else { return Ok(None) };
-    let place =
-        script.target.phases().get(phase).map(|phase| stage.trainer().place_below_root(phase.place()));
-    let (sender, hits) = channel();
-    let striker = stage.room.striker();
-    let on_hit = Box::new(move |evidence: String| {
-        let struck = striker.strike();
-        let evidence = match struck {
-            Ok(()) => format!("every process was killed {evidence}"),
-            Err(error) => format!("the kill failed ({error}) {evidence}"),
-        };
-        // A run that is over listens no more.
-        let _ = sender.send(evidence);
-    });
-    let folder = stage.room.outside(&place.unwrap_or_default());
-    let events = FileEvents::watch(folder, Some(Aimed { save, event, on_hit }))?;
-    Ok(Some((phase.clone(), events, hits)))
 }

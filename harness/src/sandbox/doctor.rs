@@ -130,7 +130,7 @@ fn memory_cgroup() -> Mechanism {
 
 fn inotify() -> Mechanism {
     match Inotify::init(InitFlags::IN_CLOEXEC) {
-        Ok(_) => granted("inotify", "file events are seen"),
+        Ok(_) => granted("inotify", "a race sees its folder being listed"),
         Err(error) => refused("inotify", format!("{error}; raise sysctl fs.inotify.max_user_instances")),
     }
 }

@@ -412,6 +412,12 @@ impl Running {
         self.pid_inside
     }
 
+    /// Gives it the reading ends of the outputs that it was started with.
+    #[must_use]
+    pub fn with_outputs(self, stdout: OwnedFd, stderr: OwnedFd) -> Running {
+        Running { outputs: Some((stdout, stderr)), ..self }
+    }
+
     /// Standard output and error; once.
     pub fn take_outputs(&mut self) -> Option<(OwnedFd, OwnedFd)> {
         self.outputs.take()

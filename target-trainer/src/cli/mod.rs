@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use crate::cli::args::{Kind, Typed, Verb};
 use crate::exit::Exit;
-use crate::settings::Settings;
+use crate::settings::{Guards, Settings};
 use crate::store::Layout;
 use crate::train::{self, Word};
 use crate::{daemon, make_data};
@@ -63,9 +63,10 @@ fn settings(layout: &Layout) -> Result<Settings, (Exit, String)> {
 }
 
 /// Remembers that a signal asked for the end; never loses one.
-fn end_flag() -> Result<Arc<AtomicBool>, (Exit, String)> {
+fn end_flag(guards: &Guards) -> Result<Arc<AtomicBool>, (Exit, String)> {
     let flag = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+    let deferred = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+    for signal in deferred.into_iter().filter(|_| guards.defer_stop) {
         signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(with(Exit::Failed))?;
     }
     Ok(flag)
@@ -75,7 +76,7 @@ fn run_daemon(root: &Path, drain: bool) -> Ending {
     let layout = Layout::new(root);
     let settings = settings(&layout)?;
     print::start_logging(Some(&layout));
-    let end = end_flag()?;
+    let end = end_flag(&settings.guards)?;
     let orders = daemon::Orders {
         layout,
         settings,
@@ -95,7 +96,7 @@ fn run_worker(root: &Path, job: &str, micro_batch: NonZeroUsize, parent: u32) ->
     let layout = Layout::new(root);
     let settings = settings(&layout)?;
     print::start_logging(None);
-    let end = end_flag()?;
+    let end = end_flag(&settings.guards)?;
     if settings.train.threads > 0 {
         rayon::ThreadPoolBuilder::new()
             .num_threads(settings.train.threads)

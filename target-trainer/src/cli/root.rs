@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Ending, print, with};
-use crate::durable::{self, Growing, Sync};
+use crate::durable::{self, Care, Growing};
 use crate::exit::Exit;
 use crate::model::{self, Preset};
 use crate::settings::{Settings, documented};
@@ -26,10 +26,10 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> En
     let (config, weights) = model::preset(preset, seed).map_err(with(Exit::Base))?;
     let files = [("config.json", config.into_bytes()), ("model.safetensors", weights)];
     for (name, bytes) in files {
-        durable::replace(&layout.base().join(name), &bytes, Sync::Yes).map_err(with(Exit::Disk))?;
+        durable::replace(&layout.base().join(name), &bytes, Care::Full).map_err(with(Exit::Disk))?;
     }
     // Last: a root is one that has settings.
-    durable::replace(&layout.settings(), documented(&settings).as_bytes(), Sync::Yes)
+    durable::replace(&layout.settings(), documented(&settings).as_bytes(), Care::Full)
         .map_err(with(Exit::Disk))?;
     print::line(&format!("made {} with base `{preset:?}`, seed {seed}", root.display()));
     Ok(Exit::Done)
@@ -55,7 +55,7 @@ pub(super) fn submit(root: &Path, file: &Path) -> Ending {
         let _ = durable::remove_file(&aside);
     }
     copied?;
-    durable::sync_dir(&layout.inbox(), Sync::Yes).map_err(with(Exit::Disk))?;
+    durable::sync_dir(&layout.inbox(), Care::Full).map_err(with(Exit::Disk))?;
     print::line(&format!("submitted {}", target.display()));
     Ok(Exit::Done)
 }
@@ -66,7 +66,7 @@ fn copy(from: &mut std::fs::File, to: &Path) -> Result<(), (Exit, String)> {
     let mut chunk = vec![0; 1 << 16];
     loop {
         match from.read(&mut chunk).map_err(with(Exit::Failed))? {
-            0 => return copy.finish(Sync::Yes).map_err(with(Exit::Disk)),
+            0 => return copy.finish(Care::Full).map_err(with(Exit::Disk)),
             read => copy.add(&chunk[..read]).map_err(with(Exit::Disk))?,
         }
     }
@@ -95,6 +95,6 @@ pub(super) fn write_lines(out: &Path, lines: impl Iterator<Item = String>) -> Re
         }
     }
     file.add(chunk.as_bytes()).map_err(with(Exit::Disk))?;
-    file.finish(Sync::Yes).map_err(with(Exit::Disk))?;
+    file.finish(Care::Full).map_err(with(Exit::Disk))?;
     Ok(count)
 }

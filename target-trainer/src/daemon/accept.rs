@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::Orders;
 use super::jobs::{self, Job};
-use crate::durable::{self, DurableError, Growing, Sync, TEMPORARY};
+use crate::durable::{self, Care, DurableError, Growing, TEMPORARY};
 use crate::intake::{ContentId, DataError, read_samples};
 
 /// Hexadecimal digits of a job's id: half of a BLAKE3.
@@ -89,13 +89,13 @@ fn copy(orders: &Orders<'_>, file: File, aside: &Path, name: &str) -> Result<Cop
         Ok(samples) => samples.len() as u64,
         Err(error) => return Ok(Copied::Unfit(error)),
     };
-    copy.finish(Sync::Yes)?;
+    copy.finish(Care::Full)?;
     let id = content.finish();
     let order = jobs::all(&orders.layout).unwrap_or_default().last().map_or(1, |last| last.order + 1);
     let job = Job { id, name: shown(name), samples, order };
     let text = serde_json::to_vec(&job).unwrap_or_default();
-    durable::write_new(&aside.join("job.json"), &text, Sync::Yes)?;
-    durable::sync_dir(aside, Sync::Yes)?;
+    durable::write_new(&aside.join("job.json"), &text, Care::Full)?;
+    durable::sync_dir(aside, Care::Full)?;
     Ok(Copied::Job(job))
 }
 
@@ -106,7 +106,7 @@ fn settle(orders: &Orders<'_>, path: &Path, aside: &Path, job: &Job) -> Result<(
         (orders.say)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
     } else {
         durable::rename(aside, &orders.layout.processing().join(&job.id)).map_err(io)?;
-        durable::sync_dir(&orders.layout.processing(), Sync::Yes).map_err(io)?;
+        durable::sync_dir(&orders.layout.processing(), Care::Full).map_err(io)?;
         (orders.say)(&format!("accepted job {}: {} samples from {}", job.id, job.samples, job.name));
     }
     durable::remove_file(path).map_err(io)
@@ -132,7 +132,7 @@ fn reject(
     });
     durable::remove_tree(&folder).map_err(io)?;
     let text = serde_json::to_vec_pretty(&why).unwrap_or_default();
-    durable::write_dir(&folder, &[("reason.json", text)], Sync::Yes, true).map_err(io)?;
+    durable::write_dir(&folder, &[("reason.json", text)], Care::Full, true).map_err(io)?;
     let at = place.map(|place| format!(" line {} column {}:", place.line, place.column)).unwrap_or_default();
     (orders.say)(&format!("rejected {shown}:{at} {message}"));
     // On another file system it stays in the inbox, under a name that is passed over.

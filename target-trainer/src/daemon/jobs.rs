@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::DaemonError;
-use crate::durable::{self, DurableError, Sync, TEMPORARY};
+use crate::durable::{self, Care, DurableError, TEMPORARY};
 use crate::store::Layout;
 
 /// A job that was taken in.
@@ -72,17 +72,17 @@ pub(super) fn is_known(layout: &Layout, id: &str) -> bool {
 /// Its result is safe: takes it out of the queue.
 pub(super) fn tidy_away(layout: &Layout, job: &Job) -> Result<(), DurableError> {
     durable::remove_tree(&layout.processing().join(&job.id))?;
-    durable::sync_dir(&layout.processing(), Sync::Yes)
+    durable::sync_dir(&layout.processing(), Care::Full)
 }
 
 /// Puts it aside with its data and the reason. Its checkpoints stay where they are.
 pub(super) fn fail(layout: &Layout, job: &Job, reason: &str) -> Result<(), DurableError> {
     let from = layout.processing().join(&job.id);
     let why = serde_json::json!({ "job": job.id, "file": job.name, "error": reason, "advice": "mend the cause and submit the data again" });
-    durable::replace(&from.join("reason.json"), why.to_string().as_bytes(), Sync::Yes)?;
+    durable::replace(&from.join("reason.json"), why.to_string().as_bytes(), Care::Full)?;
     let to = layout.failed().join(&job.id);
     durable::remove_tree(&to)?;
     durable::rename(&from, &to)?;
-    durable::sync_dir(&layout.failed(), Sync::Yes)?;
-    durable::sync_dir(&layout.processing(), Sync::Yes)
+    durable::sync_dir(&layout.failed(), Care::Full)?;
+    durable::sync_dir(&layout.processing(), Care::Full)
 }

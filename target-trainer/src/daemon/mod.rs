@@ -79,7 +79,7 @@ pub fn run(orders: &Orders<'_>) -> Result<Exit, DaemonError> {
         Err(error) => DaemonError::Disk(error),
     })?;
     jobs::clean(&orders.layout)?;
-    let status = Status::new(&orders.layout);
+    let status = Status::new(&orders.layout, &orders.settings.guards);
     Daemon { orders, inbox: Inbox::new(&orders.layout), status, under: None, scanned: None }.run()
 }
 

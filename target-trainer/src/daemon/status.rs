@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::durable::{self, Sync};
+use crate::durable::{self, Care};
+use crate::settings::Guards;
 use crate::store::Layout;
 use crate::train::Word;
 
@@ -29,12 +30,20 @@ pub(super) struct Status {
     facts: Facts,
     written: Option<Instant>,
     failing: bool,
+    /// A reader sees the old one or the new one, never a part.
+    atomic: bool,
 }
 
 impl Status {
-    pub(super) fn new(layout: &Layout) -> Status {
+    pub(super) fn new(layout: &Layout, guards: &Guards) -> Status {
         let facts = Facts { pid: std::process::id(), state: "idle", ..Facts::default() };
-        let mut status = Status { path: layout.status(), facts, written: None, failing: false };
+        let mut status = Status {
+            path: layout.status(),
+            facts,
+            written: None,
+            failing: false,
+            atomic: guards.atomic_status,
+        };
         status.write();
         status
     }
@@ -67,7 +76,8 @@ impl Status {
     fn write(&mut self) {
         self.written = Some(Instant::now());
         let text = serde_json::to_vec_pretty(&self.facts).unwrap_or_default();
-        let written = durable::replace(&self.path, &text, Sync::No);
+        let write = if self.atomic { durable::replace } else { durable::write_in_place };
+        let written = write(&self.path, &text, Care::Unsynced);
         match (&written, self.failing) {
             (Err(error), false) => tracing::warn!("status.json is out of date from now on: {error}"),
             (Ok(()), true) => tracing::info!("status.json is up to date again"),

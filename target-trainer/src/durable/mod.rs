@@ -1,4 +1,4 @@
-//! The only code that writes files. What returns `Ok` with `Sync::Yes` survives a power cut.
+//! The only code that writes files. What returns `Ok` with `Care::Full` survives a power cut.
 
 mod space;
 
@@ -20,11 +20,17 @@ const LOCK_AGAIN: Duration = Duration::from_millis(10);
 /// What all names of unfinished things contain.
 pub const TEMPORARY: &str = ".tmp";
 
-/// Whether files and folders are synced. Off only where the guard `sync` was taken away.
+/// How carefully files are written. Less than full only for what is worth nothing after a crash, or where a guard was
+/// taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
-    Yes,
-    No,
+pub enum Care {
+    Full,
+    /// Neither files nor folders are synced.
+    Unsynced,
+    /// Synced, and what the kernel answers is not heard: without the guard `sync_errors`.
+    UnheededSync,
+    /// One write, whatever came of it: without the guard `whole_writes`.
+    HastyWrites,
 }
 
 /// Why something could not be written, in words that say what to do.
@@ -77,49 +83,60 @@ impl DurableError {
 }
 
 /// Writes a file that must not exist yet; with its content synced.
-pub fn write_new(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
-    write(OpenOptions::new().write(true).create_new(true), path, bytes, sync)
+pub fn write_new(path: &Path, bytes: &[u8], care: Care) -> Result<(), DurableError> {
+    write(OpenOptions::new().write(true).create_new(true), path, bytes, care)
 }
 
 /// Overwrites a file in place: torn if the process dies within. Only for trees without the guard `atomic_save`.
-pub fn write_in_place(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
-    write(OpenOptions::new().write(true).create(true).truncate(true), path, bytes, sync)
+pub fn write_in_place(path: &Path, bytes: &[u8], care: Care) -> Result<(), DurableError> {
+    write(OpenOptions::new().write(true).create(true).truncate(true), path, bytes, care)
 }
 
-fn write(how: &mut OpenOptions, path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
+fn write(how: &mut OpenOptions, path: &Path, bytes: &[u8], care: Care) -> Result<(), DurableError> {
     let mut file = how
         .mode(0o644)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)
         .map_err(DurableError::new("create", path))?;
-    bytes
-        .chunks(CHUNK)
-        .try_for_each(|chunk| file.write_all(chunk))
-        .map_err(DurableError::new("write", path))?;
-    sync_file(&file, path, sync)
+    let put = |chunk: &[u8]| match care {
+        Care::HastyWrites => {
+            let _ = file.write(chunk);
+            Ok(())
+        }
+        _ => file.write_all(chunk),
+    };
+    bytes.chunks(CHUNK).try_for_each(put).map_err(DurableError::new("write", path))?;
+    sync_file(&file, path, care)
 }
 
-fn sync_file(file: &File, path: &Path, sync: Sync) -> Result<(), DurableError> {
-    if sync == Sync::Yes { file.sync_all().map_err(DurableError::new("sync", path)) } else { Ok(()) }
+fn sync_file(file: &File, path: &Path, care: Care) -> Result<(), DurableError> {
+    match care {
+        Care::Unsynced => Ok(()),
+        Care::UnheededSync => {
+            let _ = file.sync_all();
+            Ok(())
+        }
+        Care::Full | Care::HastyWrites => file.sync_all().map_err(DurableError::new("sync", path)),
+    }
 }
 
 /// Makes the entries of a folder durable.
-pub fn sync_dir(path: &Path, sync: Sync) -> Result<(), DurableError> {
+pub fn sync_dir(path: &Path, care: Care) -> Result<(), DurableError> {
     let folder = File::open(path).map_err(DurableError::new("open", path))?;
-    sync_file(&folder, path, sync)
+    sync_file(&folder, path, care)
 }
 
 /// Replaces a small file as a whole: a reader sees the old one or the new one. Synced only if asked.
-pub fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), DurableError> {
+pub fn replace(path: &Path, bytes: &[u8], care: Care) -> Result<(), DurableError> {
     let aside = sibling(path);
     remove_file(&aside)?;
-    let written = write_new(&aside, bytes, sync).and_then(|()| rename(&aside, path));
+    let written = write_new(&aside, bytes, care).and_then(|()| rename(&aside, path));
     if written.is_err() {
         // The error that is told is the first one.
         let _ = remove_file(&aside);
     }
     written?;
-    path.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
+    path.parent().map_or(Ok(()), |parent| sync_dir(parent, care))
 }
 
 fn sibling(path: &Path) -> PathBuf {
@@ -141,6 +158,15 @@ pub fn remove_tree(path: &Path) -> Result<(), DurableError> {
     forgiving(std::fs::remove_dir_all(path), "remove", path)
 }
 
+/// A folder that was not there is as good as removed; one that was is never seen with only some of its files: it loses its
+/// name first.
+pub fn remove_whole(path: &Path) -> Result<(), DurableError> {
+    let aside = sibling(path);
+    remove_tree(&aside)?;
+    forgiving(std::fs::rename(path, &aside), "rename before removing", path)?;
+    remove_tree(&aside)
+}
+
 /// A file that was not there is as good as removed.
 pub fn remove_file(path: &Path) -> Result<(), DurableError> {
     forgiving(std::fs::remove_file(path), "remove", path)
@@ -158,24 +184,24 @@ fn forgiving(result: Result<(), Error>, doing: &'static str, path: &Path) -> Res
 pub fn write_dir(
     dir: &Path,
     files: &[(&str, Vec<u8>)],
-    sync: Sync,
+    care: Care,
     cleanup: bool,
 ) -> Result<(), DurableError> {
     let aside = sibling(dir);
     remove_tree(&aside)?;
-    let written = fill(&aside, files, sync).and_then(|()| rename(&aside, dir));
+    let written = fill(&aside, files, care).and_then(|()| rename(&aside, dir));
     if written.is_err() && cleanup {
         // The error that is told is the first one; what can't be removed now is removed at the next start.
         let _ = remove_tree(&aside);
     }
     written?;
-    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
+    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, care))
 }
 
-fn fill(dir: &Path, files: &[(&str, Vec<u8>)], sync: Sync) -> Result<(), DurableError> {
+fn fill(dir: &Path, files: &[(&str, Vec<u8>)], care: Care) -> Result<(), DurableError> {
     std::fs::create_dir(dir).map_err(DurableError::new("create folder", dir))?;
-    files.iter().try_for_each(|(name, bytes)| write_new(&dir.join(name), bytes, sync))?;
-    sync_dir(dir, sync)
+    files.iter().try_for_each(|(name, bytes)| write_new(&dir.join(name), bytes, care))?;
+    sync_dir(dir, care)
 }
 
 /// A file that grows: a copy being taken in, a log. Removed by its owner if it comes to nothing.
@@ -218,8 +244,8 @@ impl Growing {
         self.len() == 0
     }
 
-    pub fn finish(self, sync: Sync) -> Result<(), DurableError> {
-        sync_file(&self.file, &self.path, sync)
+    pub fn finish(self, care: Care) -> Result<(), DurableError> {
+        sync_file(&self.file, &self.path, care)
     }
 }
 

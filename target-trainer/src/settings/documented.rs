@@ -2,7 +2,7 @@
 
 use super::Settings;
 
-const DOCUMENTS: [(&str, &str); 49] = [
+const DOCUMENTS: [(&str, &str); 54] = [
     ("train", "How a job is run. Nothing in here changes a bit of the weights."),
     ("train.micro_batch", "Samples in memory at a time. Halved after the OOM killer came."),
     ("train.threads", "Threads of the worker; 0: one for each core."),
@@ -45,7 +45,9 @@ const DOCUMENTS: [(&str, &str); 49] = [
     ("limits.settle_ms", "A file in the inbox is taken once it has not changed for so long."),
     ("guards", "Protections, each to be taken away only to show what it is there for."),
     ("guards.atomic_save", "Checkpoints are written aside and renamed; off: in place, over the only one."),
+    ("guards.whole_writes", "A write goes on until all is written; off: written once, whatever comes of it."),
     ("guards.sync", "Files and folders are synced before a save is announced."),
+    ("guards.sync_errors", "A sync that fails makes the save fail; off: its answer is not heard."),
     (
         "guards.manifest_digest",
         "A checkpoint is resumed from only if every file has the digest of its manifest.",
@@ -54,6 +56,7 @@ const DOCUMENTS: [(&str, &str); 49] = [
         "guards.verify_before_prune",
         "An old checkpoint is removed only after its successor has been read back.",
     ),
+    ("guards.prune_whole", "An old checkpoint loses its name before its files; off: file by file."),
     ("guards.space_check", "Free bytes and free inodes are checked before a save."),
     ("guards.abort_cleanup", "A save that failed removes what it had written."),
     ("guards.read_only_wait", "A read-only file system is waited for; off: worker and daemon end."),
@@ -70,6 +73,8 @@ const DOCUMENTS: [(&str, &str); 49] = [
         "guards.tolerate_vanished",
         "A file that vanishes between listing and opening is a warning; off: the daemon ends.",
     ),
+    ("guards.atomic_status", "status.json is replaced as a whole; off: written in place."),
+    ("guards.defer_stop", "SIGTERM and SIGINT wait for the step and its save; off: they end at once."),
 ];
 
 /// The settings as a file's text.

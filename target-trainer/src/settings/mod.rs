@@ -106,9 +106,12 @@ macro_rules! guards {
 
 guards! {
     atomic_save,
+    whole_writes,
     sync,
+    sync_errors,
     manifest_digest,
     verify_before_prune,
+    prune_whole,
     space_check,
     abort_cleanup,
     read_only_wait,
@@ -119,6 +122,8 @@ guards! {
     nesting_limit,
     line_limit,
     tolerate_vanished,
+    atomic_status,
+    defer_stop,
 }
 
 /// Why settings can't be used.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::adapter::adapter_files;
 use super::manifest::{FORMAT, FileFacts, Manifest};
 use super::tensors::{TensorError, decode, encode};
-use crate::durable::{self, DurableError, Need, Refusal, Sync, TEMPORARY};
+use crate::durable::{self, Care, DurableError, Need, Refusal, TEMPORARY};
 use crate::settings::Guards;
 use crate::train::{Cursor, Recipe, TrainState};
 
@@ -88,6 +88,16 @@ struct StateFile {
     cursor: Cursor,
 }
 
+/// How carefully checkpoints and adapters are written.
+pub fn care(guards: &Guards) -> Care {
+    match guards {
+        Guards { sync: false, .. } => Care::Unsynced,
+        Guards { sync_errors: false, .. } => Care::UnheededSync,
+        Guards { whole_writes: false, .. } => Care::HastyWrites,
+        _ => Care::Full,
+    }
+}
+
 /// The checkpoints of one job.
 pub struct Checkpoints {
     dir: PathBuf,
@@ -101,8 +111,8 @@ impl Checkpoints {
         Checkpoints { dir, base, recipe, rules }
     }
 
-    fn sync(&self) -> Sync {
-        if self.rules.guards.sync { Sync::Yes } else { Sync::No }
+    fn care(&self) -> Care {
+        care(&self.rules.guards)
     }
 
     /// Removes what an earlier process left unfinished.
@@ -121,15 +131,19 @@ impl Checkpoints {
             durable::check(&self.dir, need(&files)).map_err(SaveError::PutOff)?;
         }
         durable::create_dir(&self.dir)?;
+        if self.rules.guards.abort_cleanup {
+            // What an earlier save could not take back, since the disk refused that as well; and may refuse again.
+            let _ = self.clean();
+        }
         if !self.rules.guards.atomic_save {
             return self.save_in_place(&files);
         }
         let target = self.dir.join(name_of(state.cursor.step));
         // Left by a run that saved this step and then fell back to an older one.
-        durable::remove_tree(&target)?;
-        durable::write_dir(&target, &files, self.sync(), self.rules.guards.abort_cleanup)?;
+        self.remove(&target)?;
+        durable::write_dir(&target, &files, self.care(), self.rules.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
-            durable::sync_dir(parent, self.sync())?;
+            durable::sync_dir(parent, self.care())?;
         }
         Ok(())
     }
@@ -138,9 +152,9 @@ impl Checkpoints {
         let target = self.dir.join(IN_PLACE);
         durable::create_dir(&target)?;
         for (name, bytes) in files {
-            durable::write_in_place(&target.join(name), bytes, self.sync())?;
+            durable::write_in_place(&target.join(name), bytes, self.care())?;
         }
-        durable::sync_dir(&target, self.sync())?;
+        durable::sync_dir(&target, self.care())?;
         Ok(())
     }
 
@@ -171,9 +185,14 @@ impl Checkpoints {
             self.load(&name_of(newest)).map_err(SaveError::ReadBack)?;
         }
         for name in self.names().into_iter().skip(self.rules.keep) {
-            durable::remove_tree(&self.dir.join(name))?;
+            self.remove(&self.dir.join(name))?;
         }
         Ok(())
+    }
+
+    /// A checkpoint that is no longer needed.
+    fn remove(&self, dir: &Path) -> Result<(), DurableError> {
+        if self.rules.guards.prune_whole { durable::remove_whole(dir) } else { durable::remove_tree(dir) }
     }
 
     /// The newest checkpoint that verifies.

@@ -7,7 +7,7 @@ mod manifest;
 mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
-pub use checkpoint::{Checkpoints, LoadError, PassedOver, Resume, SaveError, SaveRules};
+pub use checkpoint::{Checkpoints, LoadError, PassedOver, Resume, SaveError, SaveRules, care};
 pub use layout::Layout;
 pub use manifest::{FORMAT, Manifest};
 pub use tensors::{TensorError, decode, encode};

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{Engine, NonFinite, StepReport, Word};
-use crate::durable::{self, Sync};
+use crate::durable;
 use crate::exit::Exit;
 use crate::intake::{ContentId, Sample, read_samples};
 use crate::settings::{OnNonFinite, Settings};
-use crate::store::{Checkpoints, Layout, LoadError, SaveError, SaveRules, adapter_files};
+use crate::store::{Checkpoints, Layout, LoadError, SaveError, SaveRules, adapter_files, care};
 
 /// First and longest wait between two tries of the last save.
 const SAVE_AGAIN: Duration = Duration::from_millis(50);
@@ -190,9 +190,9 @@ impl<'a> Work<'a> {
         let report = serde_json::json!({ "job": self.orders.job, "step": state.cursor.step, "updates": state.cursor.updates, "adapter": adapter });
         files.push(("report.json", report.to_string().into_bytes()));
         let target = self.orders.layout.done().join(self.orders.job);
-        let sync = if self.orders.settings.guards.sync { Sync::Yes } else { Sync::No };
+        let care = care(&self.orders.settings.guards);
         durable::remove_tree(&target)
-            .and_then(|()| durable::write_dir(&target, &files, sync, true))
+            .and_then(|()| durable::write_dir(&target, &files, care, true))
             .map_err(|error| failed(&error))?;
         (self.orders.say)(Word::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
