@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use scenarios::{
-    Aim, CallTrigger, Effect, Errno, Fault, Mount, Operation, Point, Scenario, Strike, SubmittedFile,
-    Swapped, Trigger,
+    Aim, CallTrigger, CrashStates, Effect, Errno, Fault, Mount, Operation, Point, Scenario, Strike,
+    SubmittedFile, Swapped, Trigger,
 };
+
+use crate::explore::State;
 
 /// Bytes in a page: the smallest amount by which a tmpfs fills.
 pub const PAGE: u64 = 4096;
@@ -60,6 +62,16 @@ pub enum Moment {
     /// At the `nth` call (1-based) that the trigger speaks of, in that turn (1-based) of its phase or in the whole run.
     /// `call`: what it was in the steady state, if it was counted there.
     Call { turn: Option<u64>, nth: u64, call: Option<SeenCall>, way: Way },
+    /// Before the target is resumed, on these files.
+    State(CrashState),
+}
+
+/// Files as a crash leaves them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrashState {
+    pub state: State,
+    /// Which crash, in a few words.
+    pub words: String,
 }
 
 /// What happens to a call.
@@ -105,6 +117,9 @@ pub struct Counts {
     pub calls: Vec<Vec<SeenCall>>,
     /// Bytes that one save takes.
     pub save_bytes: u64,
+    /// Crash states of a recorded run, and how many like them a bound left out.
+    pub states: Vec<CrashState>,
+    pub states_left_out: u64,
 }
 
 /// Trials of a plan, and how many like them were left out by `max-trials`.
@@ -143,11 +158,19 @@ impl Plan {
         })
     }
 
+    /// Which crash states of which run have to be found, and at most how many; the turn of their phase, 1-based.
+    pub fn crash_states(&self) -> Option<(&CrashStates, u32, u64)> {
+        self.faults.iter().find_map(|fault| match &fault.effect {
+            Effect::CrashStates(wanted) => Some((wanted, fault.max_trials, self.turn)),
+            _ => None,
+        })
+    }
+
     /// All trials, in order.
     pub fn unfold(&self, counts: &Counts) -> Unfolded {
         let turn = self.turn.clamp(1, (counts.calls.len() as u64).max(1));
         let mut ways: Vec<Vec<Planned>> = vec![Vec::new()];
-        let mut left_out = 0;
+        let mut left_out = counts.states_left_out;
         for fault in &self.faults {
             let (kept, missing) = thinned(variants(fault, turn, counts), fault.max_trials, self.seed);
             left_out += missing;
@@ -178,6 +201,9 @@ fn variants(fault: &Fault, turn: u64, counts: &Counts) -> Vec<Planned> {
             .map(|page| planned(Moment::Trigger, Some(page * PAGE)))
             .collect(),
         Effect::FillDisk { leave: Some(leave), .. } => vec![planned(Moment::Trigger, Some(leave.0))],
+        Effect::CrashStates(_) => {
+            counts.states.iter().map(|one| planned(Moment::State(one.clone()), None)).collect()
+        }
         _ => vec![planned(Moment::Trigger, None)],
     }
 }
@@ -292,6 +318,7 @@ impl Planned {
             Effect::DelayCall { .. } => "delay-call",
             Effect::SwapFile { .. } => "swap-file",
             Effect::SweepErrno => "sweep-errno",
+            Effect::CrashStates(_) => "crash-states",
         };
         word.to_owned()
     }
@@ -308,6 +335,7 @@ impl Planned {
     /// What is done and when, in a few words.
     fn words(&self) -> String {
         match &self.moment {
+            Moment::State(state) => state.words.clone(),
             Moment::Call { way: Way::Strike, .. } | Moment::Trigger => {
                 format!("{} {}", self.effect_words(), self.moment_words())
             }
@@ -356,6 +384,7 @@ impl Planned {
             | Effect::DelayCall { .. }
             | Effect::SwapFile { .. }
             | Effect::SweepErrno => "a call".into(),
+            Effect::CrashStates(_) => "files as a crash leaves them".into(),
         }
     }
 

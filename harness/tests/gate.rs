@@ -347,11 +347,10 @@ fn killed_harness() -> Result<(), Failed> {
     // A name of its own, so that only what this test started is counted.
     let program = dir.path().join("for-ever");
     std::fs::copy(compiled(&[]), &program).unwrap();
-    let mut harness = explore(&program, &dir.path().join("watched"), TRAINWRECK)
-        .arg("for-ever")
-        .current_dir(dir.path())
-        .spawn()
-        .unwrap();
+    let watched = dir.path().join("watched");
+    std::fs::create_dir(&watched).unwrap();
+    let mut harness =
+        explore(&program, &watched, TRAINWRECK).arg("for-ever").current_dir(&watched).spawn().unwrap();
     let until = Instant::now() + Duration::from_secs(20);
     while alive(&program).is_empty() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));

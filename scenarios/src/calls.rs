@@ -29,6 +29,31 @@ pub enum Operation {
     Access,
 }
 
+/// What a crash takes with it: a kill nothing that the kernel has, a power loss what a file system does not promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CrashOf {
+    /// The target is killed; the machine runs on.
+    Process,
+    /// Power loss on ext4 (data=ordered).
+    Ext4,
+    /// Power loss on xfs.
+    Xfs,
+    /// Power loss on btrfs.
+    Btrfs,
+    /// Power loss where nothing is certain but what POSIX promises.
+    Posix,
+    /// Power loss with a disk that says `synced` and keeps it in a cache that the power takes: nothing is certain since the last
+    /// save but one.
+    LyingDisk,
+}
+
+impl CrashOf {
+    /// What is meant where none is named: a lying disk is a broken one.
+    pub const USUAL: [CrashOf; 5] =
+        [CrashOf::Process, CrashOf::Ext4, CrashOf::Xfs, CrashOf::Btrfs, CrashOf::Posix];
+}
+
 impl Operation {
     /// Those that change files or make a change durable: what a trigger means that names none.
     pub const CHANGES: [Operation; 13] = [

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::calls::Operation;
+use crate::calls::{CrashOf, Operation};
 use crate::draft::{
-    CallDraft, Common, ExpectationDraft, FactDraft, FaultDraft, KindDraft, LandedDraft, PointDraft,
-    ScenarioDraft, SeverityDraft, StrikeDraft, SubmitDraft, SwappedDraft, TriggerDraft, UntilDraft,
+    CallDraft, Common, CrashStates as CrashStatesDraft, ExpectationDraft, FactDraft, FaultDraft, KindDraft,
+    LandedDraft, PointDraft, ScenarioDraft, SeverityDraft, StrikeDraft, SubmitDraft, SwappedDraft,
+    TriggerDraft, UntilDraft,
 };
 use crate::placed::Placed;
 use crate::problem::{InvalidFile, Problem};
 use crate::scenario::{
-    CallTrigger, DataKind, Effect, Expectation, Fact, Fault, Modality, Mount, NameOf, Planted, Point,
-    Scenario, Severity, Strike, SubmittedFile, Swapped, Trigger, Until,
+    CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, Modality, Mount, NameOf, Planted,
+    Point, Scenario, Severity, Strike, SubmittedFile, Swapped, Trigger, Until,
 };
 use crate::tree::{Kind, Node};
 use crate::{read, tree};
@@ -75,14 +76,26 @@ impl Checker {
         let mounts: Vec<Mount> = draft.mounts.into_iter().map(|mount| self.mount(mount)).collect();
         let submit = draft.target.submit.into_iter().map(|submit| self.submit(submit)).collect();
         let place = draft.method.place;
-        let method = draft.method.value.into_iter().map(|fault| self.fault(fault, place)).collect();
-        let expect = draft
+        let method: Vec<Fault> =
+            draft.method.value.into_iter().map(|fault| self.fault(fault, place)).collect();
+        self.stands_alone(&method, place);
+        let expected = draft.expect.place;
+        let expect: Vec<Expectation> = draft
             .expect
             .value
             .into_iter()
             .zip(texts)
             .map(|(one, text)| self.expectation(one, text))
             .collect();
+        let asks_before = |one: &Expectation| {
+            matches!(&one.fact, Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. })
+        };
+        let lays_out = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if !lays_out && self.whole && expect.iter().any(asks_before) {
+            let message =
+                "`before-resume` and `verifies-before-resume` are asked of files that `crash-states` left";
+            self.problems.push(Problem::at(expected, message).help("take it away, or use `crash-states`"));
+        }
         let guards = draft.guards.into_iter().map(|guard| self.name(NameOf::Guard, guard)).collect();
         Scenario {
             id: draft.id.value.0,
@@ -311,6 +324,40 @@ impl Checker {
                 },
             },
             FaultDraft::SweepErrno(_) => Effect::SweepErrno,
+            FaultDraft::CrashStates(fault) => Effect::CrashStates(self.crash_states(fault)),
+        }
+    }
+
+    fn crash_states(&mut self, fault: CrashStatesDraft) -> CrashStates {
+        let of = match fault.of {
+            Some(of) => {
+                self.not_empty(&of, "no kind of crash is named");
+                of.value
+            }
+            None => CrashOf::USUAL.to_vec(),
+        };
+        if let Some(depth) = fault.depth.as_ref().filter(|depth| !(1..=2).contains(&depth.value)) {
+            self.problems
+                .push(depth.problem("`depth` is 1 or 2: a crash, or a crash and one more in the recovery"));
+        }
+        CrashStates {
+            of,
+            during: fault.during.map(|during| self.name(NameOf::Phase, during)),
+            on: fault.on.map(|on| on.0.compile_matcher()),
+            again: fault.depth.is_some_and(|depth| depth.value == 2),
+        }
+    }
+
+    /// A recording begins with the untouched root and ends by itself: nothing may come beside it.
+    fn stands_alone(&mut self, method: &[Fault], place: crate::problem::Place) {
+        let records = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if records && method.len() > 1 {
+            let problem = Problem::at(place, "`crash-states` is the only fault of a method");
+            self.problems.push(problem.help("write the other fault into a scenario of its own"));
+        }
+        if records && !self.mounts.is_empty() {
+            let problem = Problem::at(place, "`crash-states` wants all places on one file system");
+            self.problems.push(problem.help("take `mounts` out of this scenario"));
         }
     }
 
@@ -352,6 +399,7 @@ fn fact_of(draft: FactDraft) -> Fact {
         FactDraft::RecoveryTime(most) => Fact::RecoveryTime { max: most.max.0 },
         FactDraft::PeakMemory(most) => Fact::PeakMemory { max: most.max.0 },
         FactDraft::Verifies => Fact::Verifies,
+        FactDraft::VerifiesBeforeResume => Fact::VerifiesBeforeResume,
         FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),
         FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
         FactDraft::Says(pattern) => Fact::Says(pattern.0),
@@ -360,6 +408,7 @@ fn fact_of(draft: FactDraft) -> Fact {
             containing: files.containing.map(|pattern| pattern.0),
             min: files.min.unwrap_or(0),
             max: files.max,
+            before_resume: files.before_resume,
         },
     }
 }
@@ -389,5 +438,6 @@ fn common_of(draft: &FaultDraft) -> Common<'_> {
         FaultDraft::DelayCall(fault) => fault.common(),
         FaultDraft::SwapFile(fault) => fault.common(),
         FaultDraft::SweepErrno(fault) => fault.common(),
+        FaultDraft::CrashStates(fault) => fault.common(),
     }
 }

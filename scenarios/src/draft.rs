@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::calls::Operation;
+use crate::calls::{CrashOf, Operation};
 use crate::leaf::{ErrnoName, FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
 use crate::placed::Placed;
 use crate::verdict::Outcome;
@@ -127,6 +127,9 @@ pub(crate) enum FaultDraft {
     SwapFile(SwapFile),
     /// Every call with every errno that it may plausibly return, each once and each from then on: a trial each.
     SweepErrno(SweepErrno),
+    /// One undisturbed run is recorded, and every set of files that a crash may leave of it is laid out and resumed from: a
+    /// trial each.
+    CrashStates(CrashStates),
 }
 
 /// A fault's own keys, and those that every fault has.
@@ -279,6 +282,29 @@ fault!(
     SweepErrno {}
 );
 
+/// Files as crashes leave them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct CrashStates {
+    /// Which crashes; where none is said, a kill and a power loss on each file system.
+    pub(crate) of: Option<Placed<Vec<CrashOf>>>,
+    /// Only from the beginning of one turn of this phase to that of the next, never the first, as the seed decides.
+    pub(crate) during: Option<Placed<String>>,
+    /// Only at changes of these paths.
+    pub(crate) on: Option<Files>,
+    /// 2: the target is killed in the middle, and the states are those that a second crash leaves of its recovery.
+    pub(crate) depth: Option<Placed<u32>>,
+    /// Trials at most (64 where it is not said): representatives of each kind first; what is left out is counted and told.
+    pub(crate) max_trials: Option<Placed<u32>>,
+}
+
+impl CrashStates {
+    pub(crate) fn common(&self) -> Common<'_> {
+        let max_trials = self.max_trials.as_ref();
+        Common { when: None, strike: StrikeDraft::Once, until: None, landed_if: None, max_trials }
+    }
+}
+
 /// Where in a call a crash falls.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -417,6 +443,8 @@ pub(crate) enum FactDraft {
     PeakMemory(MostBytes),
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
+    /// It does so on the files as `crash-states` left them, before the target is resumed.
+    VerifiesBeforeResume,
     /// Asked to end by `terminate`, the main process ends with one of these exit codes.
     EndsWith(Vec<u8>),
     /// When the main process has ended by itself, no other process of the target is left.
@@ -459,4 +487,7 @@ pub(crate) struct FilesDraft {
     pub(crate) min: Option<u64>,
     /// At most so many.
     pub(crate) max: Option<u64>,
+    /// Asked of the files as `crash-states` left them, before the target is resumed, instead of at the end.
+    #[serde(default)]
+    pub(crate) before_resume: bool,
 }

@@ -22,15 +22,15 @@ mod tree;
 mod units;
 mod verdict;
 
-pub use calls::{Errno, Operation};
+pub use calls::{CrashOf, Errno, Operation};
 pub use problem::{InvalidFile, Problem};
 pub use record::{
     Ending, Entry, Event, Machine, Mechanism, Probed, RECORD_FORMAT, Record, RecordError, RunEnded,
     RunStarted, ScenarioStarted, SteadyFacts, Stream, TargetStarted, TrialFacts,
 };
 pub use scenario::{
-    Aim, CallTrigger, DataKind, Effect, Expectation, Fact, Fault, Limit, Modality, Mount, Planted, Point,
-    Scenario, Severity, Strike, SubmittedFile, Swapped, Trigger, Until,
+    Aim, CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, Limit, Modality, Mount,
+    Planted, Point, Scenario, Severity, Strike, SubmittedFile, Swapped, Trigger, Until,
 };
 pub use target::{Announces, Phase, TargetFile};
 pub use units::{ByteSize, parse_bytes, parse_duration};

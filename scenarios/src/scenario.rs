@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::calls::{Errno, Operation};
+use crate::calls::{CrashOf, Errno, Operation};
 use crate::placed::Placed;
 use crate::problem::{InvalidFile, Problem, nearest};
 use crate::target::TargetFile;
@@ -246,6 +246,21 @@ pub enum Effect {
     SwapFile { by: Swapped },
     /// Every call, every plausible errno, once and from then on.
     SweepErrno,
+    /// Every set of files that a crash may leave of a recorded run.
+    CrashStates(CrashStates),
+}
+
+/// Which crash states.
+#[derive(Debug, Clone)]
+pub struct CrashStates {
+    /// Never empty.
+    pub of: Vec<CrashOf>,
+    /// Only in one turn of this phase, up to the next one.
+    pub during: Option<String>,
+    /// Only at changes of these paths, relative to the root.
+    pub on: Option<globset::GlobMatcher>,
+    /// Of the recovery from a first crash.
+    pub again: bool,
 }
 
 /// Where in a call a crash falls.
@@ -337,6 +352,8 @@ pub enum Fact {
     },
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
+    /// It does so before the target is resumed on files that the method left.
+    VerifiesBeforeResume,
     /// Asked to end by a signal of the method, it ends with one of these exit codes.
     EndsWith(Vec<i32>),
     /// When the main process has ended by itself, no other process of the target is left.
@@ -349,5 +366,7 @@ pub enum Fact {
         containing: Option<Regex>,
         min: u64,
         max: Option<u64>,
+        /// Asked before the target is resumed, not at the end.
+        before_resume: bool,
     },
 }

@@ -77,7 +77,7 @@ fn scope(args: &ExploreArgs) -> Scope {
         (true, true) => Model::ALL.to_vec(),
         (true, false) => chosen,
     };
-    Scope { process, models, max_states: args.max_states, between: None }
+    Scope { process, models, max_states: args.max_states, moments: None }
 }
 
 fn pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Option<Regex>, String> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::candidate::{Candidate, Leaf, Tear, Tree};
 use super::content::Reader;
 use super::recording::{NodeId, Op, Recording, What};
-use super::states::Crash;
+use super::states::{Crash, State, Way};
 
 /// A known pattern of a broken promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -323,6 +323,62 @@ pub(super) fn story(recording: &Recording, candidate: &Candidate) -> Vec<String>
         lines.splice(MOST / 2..MOST / 2 + left_out, [format!("      .. {left_out} operations ..")]);
     }
     lines
+}
+
+impl State {
+    /// Which crash, where, and what it took: one line.
+    pub fn words(&self, recording: &Recording) -> String {
+        let Some((crash, way)) = self.hardest() else { return "nothing".into() };
+        let Candidate { k, lost, torn } = &way.candidate;
+        let after = match k.checked_sub(1) {
+            Some(at) => format!("after {}", recording.ops[at as usize].text),
+            None => "before anything was written".into(),
+        };
+        let torn =
+            torn.map(|(op, tear)| format!("of {} {}", recording.ops[op as usize].text, tear_words(tear)));
+        let lost = lost.first().map(|unit| {
+            let first = &recording.ops[unit.op as usize].text;
+            if lost.len() == 1 {
+                format!("{first} lost")
+            } else {
+                format!("{first} and {} more lost", lost.len() - 1)
+            }
+        });
+        let took: Vec<String> = [lost, torn].into_iter().flatten().collect();
+        let took = if took.is_empty() { String::new() } else { format!(": {}", took.join("; ")) };
+        match crash {
+            Crash::Process => format!("killed {after}{took}"),
+            Crash::Power(_) => {
+                let models: Vec<&str> = self
+                    .ways
+                    .keys()
+                    .filter_map(|crash| match crash {
+                        Crash::Power(model) => Some(model.name()),
+                        Crash::Process => None,
+                    })
+                    .collect();
+                format!("power loss ({}) {after}{took}", models.join(", "))
+            }
+        }
+    }
+
+    /// What shows that it is another state than the one before the crash.
+    pub fn evidence(&self, recording: &Recording) -> String {
+        let candidate = self.candidate();
+        let files = candidate.tree(recording).leaves.len();
+        let lines = difference(recording, candidate);
+        let more = lines.len().saturating_sub(5);
+        let more = if more > 0 { format!("; {more} more") } else { String::new() };
+        let lines: Vec<String> = lines.into_iter().take(5).collect();
+        format!("{files} files and folders laid out; set apart by: {}{more}", lines.join("; "))
+    }
+
+    /// The one that a kill leaves.
+    pub fn of_kill(recording: &Recording, candidate: Candidate) -> State {
+        let digest = candidate.tree(recording).digest();
+        let promised = recording.promised(candidate.k as usize);
+        State { ways: [(Crash::Process, Way { candidate, promised })].into(), digest }
+    }
 }
 
 fn tear_words(tear: Tear) -> String {

@@ -18,7 +18,7 @@ use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{linkat, symlinkat};
 
-use super::candidate::{Leaf, Tree};
+use super::candidate::{Candidate, Leaf, Tree};
 use super::content::{Content, Reader};
 use super::recording::{Node, Recording};
 
@@ -36,14 +36,28 @@ pub(super) struct Small {
     known: Mutex<(usize, HashMap<[u8; 16], SmallBytes>)>,
 }
 
+/// Lays one state out, once, in `folder` of `base`: for a recording of one root. A folder `pool` is made beside it. Times are counted from
+/// `began`, in seconds since 1970.
+pub fn lay_out(
+    recording: &Recording,
+    candidate: &Candidate,
+    (base, folder): (&Path, &str),
+    began: i64,
+) -> Result<(), Error> {
+    let small = Small::default();
+    let mut layout = Layout::new(recording, &small, base, vec![folder.into()], u64::MAX, began)?;
+    layout.lay_out(&candidate.tree(recording))
+}
+
 /// One worker's place.
 pub(super) struct Layout<'a> {
     recording: &'a Recording,
     reader: Reader<'a>,
     small: &'a Small,
-    /// Holds a folder for each watched one, `0`, `1`, .., and `pool`.
+    /// Holds a folder for each watched one, and `pool`.
     base: OwnedFd,
     base_path: PathBuf,
+    folders: Vec<String>,
     linked: Vec<(String, i64, u64)>,
     pooled: HashMap<String, u64>,
     pool_most: u64,
@@ -52,11 +66,12 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// `base` exists and has the folders in it. At most `pool_most` bytes are kept in the pool beside the current state.
+    /// `base` exists and has the folders in it, one for each watched one. At most `pool_most` bytes are kept in the pool beside the current state.
     pub(super) fn new(
         recording: &'a Recording,
         small: &'a Small,
         base: &Path,
+        folders: Vec<String>,
         pool_most: u64,
         began: i64,
     ) -> Result<Layout<'a>, Error> {
@@ -67,6 +82,7 @@ impl<'a> Layout<'a> {
             small,
             base: File::open(base)?.into(),
             base_path: base.into(),
+            folders,
             linked: Vec::new(),
             pooled: HashMap::new(),
             pool_most,
@@ -79,7 +95,7 @@ impl<'a> Layout<'a> {
         self.clear()?;
         let mut folders = Vec::new();
         for ((root, path), leaf) in &tree.leaves {
-            let name = at(*root, path)?;
+            let name = at(&self.folders[*root as usize], path)?;
             match leaf {
                 Leaf::Folder { touched } => {
                     nix::sys::stat::mkdirat(&self.base, name.as_c_str(), Mode::from_bits_truncate(0o755))?;
@@ -194,10 +210,10 @@ impl<'a> Layout<'a> {
     /// Empties the watched folders.
     pub(super) fn clear(&mut self) -> Result<(), Error> {
         self.check_links();
-        for root in 0..self.recording.roots.len() {
+        for folder in &self.folders {
             let folder = openat(
                 self.base.as_fd(),
-                root.to_string().as_str(),
+                folder.as_str(),
                 OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
                 Mode::empty(),
             )?;
@@ -231,8 +247,8 @@ fn empty(folder: OwnedFd) -> Result<(), Error> {
     Ok(())
 }
 
-fn at(root: u32, path: &Path) -> Result<CString, Error> {
-    let mut name = root.to_string().into_bytes();
+fn at(folder: &str, path: &Path) -> Result<CString, Error> {
+    let mut name = folder.as_bytes().to_vec();
     name.push(b'/');
     name.extend(path.as_os_str().as_bytes());
     CString::new(name).map_err(Error::other)

@@ -23,11 +23,12 @@ pub use cause::Cause;
 pub use content::{Content, Reader};
 pub use expedition::{Explored, Progress, Tried, explore};
 pub use findings::Finding;
+pub use layout::lay_out;
 pub use model::Model;
 pub use outcome::{Ear, Found};
 pub use record::{Recorder, Start};
 pub use recording::{Blind, Node, NodeId, Op, Recording, What};
-pub use stage::Undisturbed;
+pub use stage::{Tape, Undisturbed, copy_tree};
 pub use states::{Counted, Crash, Scope, State, States, Way, enumerate};
 
 use crate::sandbox::{Launch, SandboxError};

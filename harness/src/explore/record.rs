@@ -38,6 +38,7 @@ pub struct Recorder {
     pipes: Vec<Key>,
     partial: HashMap<Key, Vec<u8>>,
     saved: Option<Regex>,
+    inner: Option<Regex>,
     failure: Option<Error>,
     strike: Box<dyn FnMut() + Send>,
 }
@@ -51,6 +52,8 @@ pub struct Start<'a> {
     /// Pipes of the target's outputs.
     pub pipes: Vec<Key>,
     pub saved: Option<Regex>,
+    /// Lines in other pipes that are written down as well.
+    pub inner: Option<Regex>,
 }
 
 impl Recorder {
@@ -79,6 +82,7 @@ impl Recorder {
             pipes: start.pipes,
             partial: HashMap::new(),
             saved: start.saved,
+            inner: start.inner,
             failure: None,
             strike: Box::new(|| ()),
         };
@@ -138,7 +142,7 @@ impl Recorder {
         for pipe in self.partial.keys().copied().collect::<Vec<_>>() {
             let rest = self.partial.remove(&pipe).unwrap_or_default();
             if !rest.is_empty() {
-                self.said(&rest);
+                self.said(pipe, &rest);
             }
         }
         self.tape.flush()?;
@@ -282,15 +286,20 @@ impl Recorder {
         self.head.clear();
     }
 
-    fn said(&mut self, line: &[u8]) {
+    fn said(&mut self, pipe: Key, line: &[u8]) {
+        let own = self.pipes.contains(&pipe);
         let line = String::from_utf8_lossy(&line[..line.len().min(LINE_MAX)]).trim_end().to_owned();
+        if !own && !self.inner.as_ref().is_some_and(|inner| inner.is_match(&line)) {
+            return;
+        }
         let step = self
             .saved
             .as_ref()
+            .filter(|_| own)
             .and_then(|saved| saved.captures(&line))
             .and_then(|found| found.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
         let text = format!("said({line})");
-        self.push(What::Said { line, saved: step }, text);
+        self.push(What::Said { line, saved: step, own }, text);
     }
 
     fn hear(&mut self, pipe: Key) {
@@ -299,7 +308,7 @@ impl Recorder {
         text.extend_from_slice(&self.head);
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
-            self.said(&line);
+            self.said(pipe, &line);
         }
         text.truncate(LINE_MAX);
         self.partial.insert(pipe, text);
@@ -360,7 +369,7 @@ impl Overseer for Recorder {
     }
 
     fn hears(&self, pipe: Key) -> bool {
-        self.pipes.contains(&pipe)
+        self.inner.is_some() || self.pipes.contains(&pipe)
     }
 }
 

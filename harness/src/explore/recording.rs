@@ -50,10 +50,12 @@ pub enum What {
         data_only: bool,
     },
     SyncAll,
-    /// A line of the target's output; with the step that it calls saved.
+    /// A line of the target's output; with the step that it calls saved. Or one (`own`: false) that one process of the
+    /// target says to another.
     Said {
         line: String,
         saved: Option<u64>,
+        own: bool,
     },
 }
 

@@ -15,7 +15,7 @@ use super::recording::Recording;
 use super::warm::PythonCommand;
 use super::{ExploreError, Orders};
 use crate::gate::{Interest, Watched, attend, filter, key_of, mount_id};
-use crate::sandbox::{Bind, Called, Ended, Room, RoomSpec, TmpfsSpec};
+use crate::sandbox::{Bind, Called, Ended, Launch, Room, RoomSpec, TmpfsSpec};
 
 /// Bytes of each output that are kept.
 const KEEP: usize = 12 * 1024;
@@ -36,60 +36,91 @@ pub struct Undisturbed {
 /// Runs the command once in copies of the watched folders and writes down what it does to them.
 pub(super) fn record(orders: &Orders) -> Result<(Recording, Undisturbed), ExploreError> {
     let dir = orders.dir.join("recorded");
-    let file = |doing: &'static str, path: &Path| ExploreError::file(doing, path);
     let mut binds = Vec::new();
     for (number, root) in orders.watch.iter().enumerate() {
         let copy = dir.join("root").join(number.to_string());
-        copy_tree(root, &copy).map_err(file("copy", root))?;
+        copy_tree(root, &copy).map_err(ExploreError::file("copy", root))?;
         binds.push(Bind { from: copy, at: root.clone() });
     }
     let roots: Vec<(PathBuf, PathBuf)> =
         binds.iter().map(|bind| (bind.at.clone(), bind.from.clone())).collect();
-    let room = Room::build(RoomSpec { dir: dir.clone(), mounts: Vec::new(), binds, memory_cgroup: false })?;
-    let pipe = || {
-        nix::unistd::pipe2(OFlag::O_CLOEXEC)
-            .map_err(|error| ExploreError::System("make a pipe", error.into()))
+    let room = Room::build(RoomSpec { dir, mounts: Vec::new(), binds, memory_cgroup: false })?;
+    let tape = Tape {
+        command: &orders.command,
+        roots: &roots,
+        originals: &orders.watch,
+        tape: &orders.dir.join("tape"),
+        saved: orders.ear.saved.clone(),
+        inner: None,
+        cancelled: orders.cancelled,
     };
-    let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
-    let tape = orders.dir.join("tape");
-    let pipes = [&stdout, &stderr].map(|pipe| key_of(pipe.as_fd()));
-    let pipes = pipes
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(|error| ExploreError::System("look at a pipe", error))?;
-    let start = Start { roots: &roots, tape: &tape, pipes, saved: orders.ear.saved.clone() };
-    let recorder = Recorder::new(start, &orders.watch).map_err(file("take stock of", &dir))?;
-    let recorder = Arc::new(Mutex::new(recorder));
-    let mounts: Result<Vec<u64>, Error> =
-        orders.watch.iter().map(|root| mount_id(&room.through(root))).collect();
-    let watched =
-        Watched::new(mounts.map_err(|error| ExploreError::System("find the watched mounts", error))?);
-    let program = filter(&Interest { also: Vec::new(), words: true });
-    let words = [listen(stdout), listen(stderr)];
-    let mut attendance = None;
-    let overseer = Arc::clone(&recorder);
-    let running =
-        room.spawn_filtered(&orders.command, program, [their_stdout, their_stderr], |listener| {
-            attendance = Some(attend(listener, watched, overseer));
-        })?;
-    let ended = loop {
-        match running.wait_timeout(std::time::Duration::from_millis(200)) {
-            Some(ended) => break Some(ended),
-            None if (orders.cancelled)() => break None,
-            None => {}
-        }
-    };
-    room.strike()?;
-    if let Some(attendance) = attendance {
-        attendance.join();
-    }
-    let words: Vec<String> = words.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
-    let words = words.join("\n");
-    let recording = recorder.lock().unwrap_or_else(PoisonError::into_inner).finish();
-    let recording = recording.map_err(file("write", &tape))?;
+    let (recording, ended, words) = tape.record(&room)?;
     room.close()?;
     let same = orders.ear.value(&words);
     Ok((recording, Undisturbed { ended, words, same }))
+}
+
+/// What is to be recorded in a room.
+pub struct Tape<'a> {
+    pub command: &'a Launch,
+    /// Each watched folder, a mount of its own in the room: as the target names it, where its files lie for the harness.
+    pub roots: &'a [(PathBuf, PathBuf)],
+    /// Where their contents as they are now stay readable.
+    pub originals: &'a [PathBuf],
+    /// The file to be made for all written bytes.
+    pub tape: &'a Path,
+    pub saved: Option<regex::Regex>,
+    /// Lines that its processes say to one another and that are to be written down.
+    pub inner: Option<regex::Regex>,
+    /// Asked now and then whether to stop.
+    pub cancelled: fn() -> bool,
+}
+
+impl Tape<'_> {
+    /// Runs the command to its end: what it did, how it ended (none: it was stopped), what it said, up to a bound.
+    pub fn record(self, room: &Room) -> Result<(Recording, Option<Ended>, String), ExploreError> {
+        let pipe = || {
+            nix::unistd::pipe2(OFlag::O_CLOEXEC)
+                .map_err(|error| ExploreError::System("make a pipe", error.into()))
+        };
+        let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
+        let pipes = [&stdout, &stderr].map(|pipe| key_of(pipe.as_fd()));
+        let pipes = pipes
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| ExploreError::System("look at a pipe", error))?;
+        let start = Start { roots: self.roots, tape: self.tape, pipes, saved: self.saved, inner: self.inner };
+        let recorder = Recorder::new(start, self.originals);
+        let recorder = recorder.map_err(ExploreError::file("take stock for", self.tape))?;
+        let recorder = Arc::new(Mutex::new(recorder));
+        let mounts: Result<Vec<u64>, Error> =
+            self.roots.iter().map(|(root, _)| mount_id(&room.through(root))).collect();
+        let watched =
+            Watched::new(mounts.map_err(|error| ExploreError::System("find the watched mounts", error))?);
+        let program = filter(&Interest { also: Vec::new(), words: true });
+        let words = [listen(stdout), listen(stderr)];
+        let mut attendance = None;
+        let overseer = Arc::clone(&recorder);
+        let running =
+            room.spawn_filtered(self.command, program, [their_stdout, their_stderr], |listener| {
+                attendance = Some(attend(listener, watched, overseer));
+            })?;
+        let ended = loop {
+            match running.wait_timeout(std::time::Duration::from_millis(200)) {
+                Some(ended) => break Some(ended),
+                None if (self.cancelled)() => break None,
+                None => {}
+            }
+        };
+        room.strike()?;
+        if let Some(attendance) = attendance {
+            attendance.join();
+        }
+        let words: Vec<String> = words.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
+        let recording = recorder.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        let recording = recording.map_err(ExploreError::file("write", self.tape))?;
+        Ok((recording, ended, words.join("\n")))
+    }
 }
 
 fn listen(output: OwnedFd) -> std::thread::JoinHandle<String> {
@@ -112,7 +143,7 @@ fn listen(output: OwnedFd) -> std::thread::JoinHandle<String> {
 }
 
 /// Files, folders and links; sockets, pipes and devices have no content that a crash could tear.
-fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
+pub fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -136,7 +167,7 @@ pub(super) struct Booth<'a> {
     recording: &'a Recording,
     layout: Layout<'a>,
     /// What the fork server is to run instead of the recovery's command.
-    warm: Option<crate::sandbox::Launch>,
+    warm: Option<Launch>,
     room: Option<Room>,
 }
 
@@ -164,7 +195,8 @@ impl<'a> Booth<'a> {
         let base = if in_memory { room.outside(Path::new("")) } else { room.root().to_path_buf() };
         let pool_most =
             if in_memory { IN_MEMORY / 8 / orders.jobs as u64 } else { largest.saturating_mul(2) };
-        let layout = Layout::new(recording, small, &base, pool_most, orders.began)
+        let folders = (0..orders.watch.len()).map(|number| number.to_string()).collect();
+        let layout = Layout::new(recording, small, &base, folders, pool_most, orders.began)
             .map_err(ExploreError::file("prepare", &base))?;
         let warm = match &orders.warm[..] {
             [] => None,
@@ -195,12 +227,7 @@ impl<'a> Booth<'a> {
         Ok(self.orders.ear.hear(&called, check.as_ref()))
     }
 
-    fn call(
-        &self,
-        launch: &crate::sandbox::Launch,
-        patience: u32,
-        warm: bool,
-    ) -> Result<Called, ExploreError> {
+    fn call(&self, launch: &Launch, patience: u32, warm: bool) -> Result<Called, ExploreError> {
         let room = self.room.as_ref().ok_or(ExploreError::Closed)?;
         Ok(room.call(launch, self.orders.timeout * patience, KEEP, warm)?)
     }
@@ -211,10 +238,10 @@ impl<'a> Booth<'a> {
 }
 
 /// Starts a fork server that has imported; what it is to be told for each recovery.
-fn warm_up(orders: &Orders, room: &Room, modules: &[String]) -> Result<crate::sandbox::Launch, ExploreError> {
+fn warm_up(orders: &Orders, room: &Room, modules: &[String]) -> Result<Launch, ExploreError> {
     let path = orders.resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let command = PythonCommand::parse(&orders.resume.argv, path).ok_or(ExploreError::NotPython)?;
-    let server = crate::sandbox::Launch { argv: command.server(modules), ..orders.resume.clone() };
+    let server = Launch { argv: command.server(modules), ..orders.resume.clone() };
     room.warm_up(&server)?;
-    Ok(crate::sandbox::Launch { argv: command.run, env: Vec::new(), cwd: None })
+    Ok(Launch { argv: command.run, env: Vec::new(), cwd: None })
 }

@@ -31,12 +31,12 @@ pub struct Scope {
     pub models: Vec<Model>,
     /// Distinct states at most.
     pub max_states: usize,
-    /// Only moments after this operation and up to that one.
-    pub between: Option<(usize, usize)>,
+    /// Only these moments: so many operations have happened.
+    pub moments: Option<BTreeSet<usize>>,
 }
 
 /// A distinct state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Every crash that can bring it about; of several moments the one at which most had been promised.
     pub ways: BTreeMap<Crash, Way>,
@@ -52,6 +52,12 @@ pub struct Way {
 }
 
 impl State {
+    /// The way by which most had been promised: whoever comes back from that one comes back from all.
+    pub fn hardest(&self) -> Option<(Crash, &Way)> {
+        let ways = self.ways.iter().map(|(crash, way)| (*crash, way));
+        ways.max_by_key(|(crash, way)| (way.promised, way.candidate.k, std::cmp::Reverse(*crash)))
+    }
+
     /// The first way, from which its files are made: all ways lead to the same ones.
     pub fn candidate(&self) -> &Candidate {
         static NOTHING: Candidate = Candidate { k: 0, lost: Vec::new(), torn: None };
@@ -132,17 +138,18 @@ impl Found<'_> {
     /// Moments: after each operation, but not within a long run of writes to one file.
     fn moments(&mut self, crash: Crash) -> Vec<usize> {
         let ops = &self.recording.ops;
-        let (from, to) = self.scope.between.unwrap_or((0, ops.len()));
-        let mut moments = vec![from];
-        let mut k = from;
+        let wanted = |k: &usize| self.scope.moments.as_ref().is_none_or(|moments| moments.contains(k));
+        let mut moments = vec![0];
+        let mut k = 0;
         let mut left_out = 0;
-        while k < to {
-            let run = run_of_writes(self.recording, k).min(to - k);
+        while k < ops.len() {
+            let run = run_of_writes(self.recording, k);
             let dull = |at: usize| run > RUN && at > 2 && at + 2 < run && at != run / 2;
             moments.extend((1..=run).filter(|at| !dull(*at)).map(|at| k + at));
-            left_out += (1..=run).filter(|at| dull(*at)).count() as u64;
+            left_out += (1..=run).filter(|at| dull(*at) && wanted(&(k + at))).count() as u64;
             k += run;
         }
+        moments.retain(wanted);
         self.leave_out(crash, left_out);
         moments
     }
@@ -246,34 +253,66 @@ impl Found<'_> {
                 *self.counted.distinct.entry(kind).or_insert(0) += 1;
             }
         }
-        let mut seen: HashMap<String, usize> = HashMap::new();
-        let mut ranked: Vec<(usize, usize, State)> = Vec::new();
-        for (order, state) in self.states.into_iter().enumerate() {
-            let nth = seen.entry(group_of(self.recording, &state)).or_insert(0);
-            ranked.push((*nth, order, state));
-            *nth += 1;
+        let mut groups: BTreeMap<String, Vec<State>> = BTreeMap::new();
+        for state in self.states {
+            groups.entry(group_of(self.recording, &state)).or_default().push(state);
         }
-        ranked.sort_by_key(|(nth, order, _)| (*nth, *order));
+        // The first of each group, then the second of each: and in a group, far apart moments first.
+        let mut ranked: Vec<(usize, State)> =
+            groups.into_values().flat_map(|group| spread(group.len()).into_iter().zip(group)).collect();
+        ranked.sort_by_key(|(nth, _)| *nth);
         let beyond = ranked.split_off(ranked.len().min(self.scope.max_states.max(1)));
-        for (.., state) in &beyond {
+        for (_, state) in &beyond {
             for kind in state.ways.keys().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
                 *self.counted.left_out.entry(kind).or_insert(0) += 1;
             }
         }
-        States { states: ranked.into_iter().map(|(.., state)| state).collect(), counted: self.counted }
+        States { states: ranked.into_iter().map(|(_, state)| state).collect(), counted: self.counted }
     }
 }
 
-/// States of one group come from the same kind of operation, with the same kinds of operation lost.
+/// States of one group lack the same kind of thing: as a tear of a kind of write, or from a kind of operation on.
 fn group_of(recording: &Recording, state: &State) -> String {
     let plain = |op: u32| {
         let text = &recording.ops[op as usize].text;
         text.chars().filter(|letter| !letter.is_ascii_digit()).collect::<String>()
     };
     let candidate = state.candidate();
-    let at = candidate.k.checked_sub(1).map(plain).unwrap_or_default();
-    let lost: BTreeSet<String> = candidate.lost.iter().map(|unit| plain(unit.op)).collect();
-    format!("{at}|{lost:?}|{:?}", candidate.torn.map(|(op, tear)| (plain(op), std::mem::discriminant(&tear))))
+    if let Some((op, tear)) = candidate.torn {
+        return format!("{} {:?}", plain(op), std::mem::discriminant(&tear));
+    }
+    let has_data = |unit: &Unit| recording.ops[unit.op as usize].data_node().is_some();
+    let data = candidate.lost.iter().any(has_data);
+    let names = candidate.lost.iter().any(|unit| !has_data(unit));
+    let first = candidate.lost.first().map(|unit| plain(unit.op));
+    // With nothing lost, it is the moment that makes the difference.
+    first.map_or_else(
+        || candidate.k.checked_sub(1).map(plain).unwrap_or_default(),
+        |first| format!("{first} {data} {names}"),
+    )
+}
+
+/// The rank of each of so many: the first, the last, the middle, the quarters, and so on.
+fn spread(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::with_capacity(count);
+    let mut seen = vec![false; count];
+    let mut take = |at: usize| {
+        if !std::mem::replace(&mut seen[at], true) {
+            order.push(at);
+        }
+    };
+    if count > 0 {
+        take(0);
+        take(count - 1);
+    }
+    let mut parts = 2;
+    while parts <= count.next_power_of_two() {
+        (1..parts).step_by(2).for_each(|part| take((part * count / parts).min(count - 1)));
+        parts *= 2;
+    }
+    let mut ranks = vec![0; count];
+    order.iter().enumerate().for_each(|(rank, at)| ranks[*at] = rank);
+    ranks
 }
 
 /// What is not certain at a moment.

@@ -93,7 +93,7 @@ pub trait Armed: Send {
 /// The fault, ready to strike. None for those that the run itself carries out (a crash, a changed workload).
 pub fn arm(planned: &Planned) -> Option<Box<dyn Armed>> {
     Some(match &planned.fault.effect {
-        Effect::Crash { .. } | Effect::Terminate { .. } => return None,
+        Effect::Crash { .. } | Effect::Terminate { .. } | Effect::CrashStates(_) => return None,
         Effect::PoisonSample { .. } => Box::new(poison::Poisoned),
         Effect::FillDisk { place, .. } => {
             Box::new(disk::Starved::of_bytes(place, planned.leave_bytes.unwrap_or(0)))

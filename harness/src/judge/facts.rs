@@ -20,6 +20,8 @@ struct Reading {
     /// Highest step said since the last job ended or the last resume.
     last_step: Option<u64>,
     promised: Option<u64>,
+    /// It has been started again, and has not said where it goes on from.
+    unexplained: bool,
     disturbed: Option<Disturbed>,
     recovery_seconds: Option<f64>,
     endings: Vec<Ending>,
@@ -99,6 +101,7 @@ impl Reading {
                 self.landed.push(evidence.clone());
                 self.landed_at_us.get_or_insert(entry.at_us);
             }
+            Event::TargetStarted(started) => self.unexplained = started.attempt > 1,
             Event::Step { step, .. } => self.step(*step, entry.at_us),
             Event::Saved { step } => self.promised = self.promised.max(Some(*step)),
             Event::Resumed { step } => self.resumed(*step),
@@ -110,6 +113,10 @@ impl Reading {
     }
 
     fn step(&mut self, step: u64, at_us: u64) {
+        // Without a word it trains again what it had promised.
+        if std::mem::take(&mut self.unexplained) && self.promised.is_some_and(|promised| step <= promised) {
+            self.resumed(step.saturating_sub(1));
+        }
         self.last_step = Some(step);
         if let Some(landed_at_us) = self.landed_at_us {
             self.recovery_seconds.get_or_insert((at_us - landed_at_us) as f64 / 1e6);
@@ -117,6 +124,7 @@ impl Reading {
     }
 
     fn resumed(&mut self, step: u64) {
+        self.unexplained = false;
         let Some(step_at_fault) = self.last_step.or(self.promised) else { return };
         let now = Disturbed { step_at_fault, promised: self.promised, resumed_from: Some(step) };
         if self.disturbed.is_none_or(|worst| now.badness() >= worst.badness()) {

@@ -74,9 +74,11 @@ fn holds(fact: &Fact, text: &str, trial: &JudgedTrial<'_>) -> Result<(), String>
         }
         Fact::Says(pattern) if trial.said.iter().any(|line| pattern.is_match(line)) => Ok(()),
         Fact::Says(pattern) => Err(format!("no line matched `{pattern}`")),
-        Fact::Verifies | Fact::LeavesNoProcess | Fact::EndsWith(_) | Fact::Files { .. } => {
-            probed(facts, text)
-        }
+        Fact::Verifies
+        | Fact::VerifiesBeforeResume
+        | Fact::LeavesNoProcess
+        | Fact::EndsWith(_)
+        | Fact::Files { .. } => probed(facts, text),
     }
 }
 

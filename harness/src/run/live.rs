@@ -49,6 +49,8 @@ pub(super) struct Live<'a> {
     crashes: Vec<Crash>,
     /// Where calls are counted and struck at.
     pub(super) guardroom: Option<Guardroom>,
+    /// So many starts have been already: of those, none is made here.
+    pub(super) started: u32,
     phase: Option<String>,
     step: u64,
     said: usize,
@@ -86,6 +88,7 @@ impl<'a> Live<'a> {
             standing: Vec::new(),
             crashes: Vec::new(),
             guardroom: None,
+            started: 0,
             phase: None,
             step: 0,
             said: 0,
@@ -119,7 +122,7 @@ impl<'a> Live<'a> {
 
     /// Starts, and starts again, until the target has come to its end.
     pub(super) fn run(&mut self) -> Result<Ending, RunError> {
-        let (mut attempt, mut restarts) = (1, 0);
+        let (mut attempt, mut restarts) = (self.started + 1, 0);
         loop {
             let launch = if attempt == 1 { self.scene.trainer.start() } else { self.scene.trainer.resume() };
             let ending = self.attempt(attempt, &launch)?;

@@ -1,5 +1,6 @@
 //! Steady state -> method -> recovery -> expectations, for one scenario and for many. Emits events; prints nothing.
 
+mod crash_states;
 mod lines;
 mod live;
 mod probe;
@@ -10,6 +11,7 @@ mod steady;
 mod suite;
 mod trial;
 
+use crate::explore::ExploreError;
 use crate::faults::FaultError;
 use crate::sandbox::SandboxError;
 use crate::target::ProgramError;
@@ -24,6 +26,8 @@ pub enum RunError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Fault(#[from] FaultError),
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
     #[error(transparent)]
     Program(#[from] ProgramError),
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]

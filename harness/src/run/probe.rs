@@ -15,12 +15,31 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Files looked into for a pattern are read up to this many bytes.
 const LOOK_MAX: u64 = 1 << 20;
 
-/// The answer, for a fact that has to be asked for; none for those that the events tell.
-pub(super) fn ask(stage: &Stage<'_>, expectation: &Expectation) -> Result<Option<Probed>, RunError> {
+/// When a question is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Of files as a crash left them.
+    BeforeResume,
+    AtEnd,
+}
+
+/// The answer, for a fact that has to be asked for then; none for those that the events tell.
+pub(super) fn ask(
+    stage: &Stage<'_>,
+    expectation: &Expectation,
+    when: When,
+) -> Result<Option<Probed>, RunError> {
+    let due = match &expectation.fact {
+        Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. } => When::BeforeResume,
+        _ => When::AtEnd,
+    };
+    if due != when {
+        return Ok(None);
+    }
     let answer = match &expectation.fact {
-        Fact::Verifies => verify(stage)?,
+        Fact::Verifies | Fact::VerifiesBeforeResume => verify(stage)?,
         Fact::LeavesNoProcess => leaves_no_process(stage),
-        Fact::Files { matching, containing, min, max } => {
+        Fact::Files { matching, containing, min, max, .. } => {
             let count = count(&stage.room.outside(Path::new("")), &|path, file| {
                 matching.is_match(path) && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
             });

@@ -10,7 +10,7 @@ use crate::faults::{Scene, poison};
 use crate::plan::Workload;
 use crate::run::RunError;
 use crate::run::lines::{Lines, Next};
-use crate::sandbox::{Ended, Launch, Room, RoomSpec, TmpfsSpec};
+use crate::sandbox::{Bind, Ended, Launch, Room, RoomSpec, TmpfsSpec};
 use crate::target::Trainer;
 
 /// How long one command of the preparation may take.
@@ -34,6 +34,8 @@ pub(super) struct Script<'a> {
 pub(super) struct Stage<'a> {
     script: Script<'a>,
     pub(super) room: Room,
+    /// The target's root as it sees it.
+    shown: PathBuf,
     backstage: PathBuf,
     /// The same folder, through the room's mounts.
     through: PathBuf,
@@ -62,6 +64,15 @@ impl Answer {
 impl<'a> Stage<'a> {
     /// Builds it in an empty folder and hands the workload in.
     pub(super) fn build(dir: PathBuf, script: Script<'a>) -> Result<Stage<'a>, RunError> {
+        Stage::empty(dir, script, None)?.prepared()
+    }
+
+    /// Nothing in it yet. `shown`: an existing folder at which the target is to see its root, as a mount of its own.
+    pub(super) fn empty(
+        dir: PathBuf,
+        script: Script<'a>,
+        shown: Option<&Path>,
+    ) -> Result<Stage<'a>, RunError> {
         let backstage = dir.join("backstage");
         let made = |path: &Path| {
             std::fs::create_dir_all(path).map_err(|error| RunError::File {
@@ -72,24 +83,30 @@ impl<'a> Stage<'a> {
         };
         let room_dir = dir.join("room");
         made(&backstage)?;
-        made(&room_dir)?;
+        made(&room_dir.join("root"))?;
         let mounts = script.workload.mounts.iter().map(|mount| TmpfsSpec {
             at: script.target.places().get(&mount.place).cloned().unwrap_or_default(),
             size_bytes: mount.size.0,
             inodes: mount.inodes,
         });
-        let spec =
-            RoomSpec { dir: room_dir, mounts: mounts.collect(), binds: Vec::new(), memory_cgroup: true };
+        let from = room_dir.join("root");
+        let binds = shown.map(|at| Bind { from, at: at.into() }).into_iter().collect();
+        let spec = RoomSpec { dir: room_dir, mounts: mounts.collect(), binds, memory_cgroup: true };
         let room = Room::build(spec)?;
-        let stage = Stage { script, through: room.through(&backstage), room, backstage };
-        stage.prepare()?;
-        stage.hand_in()?;
-        Ok(stage)
+        let shown = shown.map_or_else(|| room.root().to_path_buf(), Path::to_path_buf);
+        Ok(Stage { script, through: room.through(&backstage), room, shown, backstage })
+    }
+
+    /// Prepared, with the workload handed in.
+    pub(super) fn prepared(self) -> Result<Stage<'a>, RunError> {
+        self.prepare()?;
+        self.hand_in()?;
+        Ok(self)
     }
 
     pub(super) fn trainer(&self) -> Trainer<'_> {
         let Script { target: file, program, workload, .. } = self.script;
-        Trainer { file, program, root: self.room.root(), seed: workload.seed, settings: &workload.settings }
+        Trainer { file, program, root: &self.shown, seed: workload.seed, settings: &workload.settings }
     }
 
     pub(super) fn scene<'s>(&'s self, trainer: &'s Trainer<'s>, steady_peak_bytes: Option<u64>) -> Scene<'s> {

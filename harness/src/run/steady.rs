@@ -118,7 +118,7 @@ fn undisturbed(
     stage.room.close()?;
     let entries = reporter.kept();
     let save_bytes = *save_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-    let counts = Counts { calls, save_bytes };
+    let counts = Counts { calls, save_bytes, ..Counts::default() };
     let facts = facts(script, &entries, ending, peak_memory_bytes, &counts);
     Ok(Steady { facts, counts, entries })
 }

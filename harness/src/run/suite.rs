@@ -11,6 +11,7 @@ use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
 use crate::plan::{Plan, Trial};
 use crate::run::RunError;
+use crate::run::crash_states::{self, Recorded};
 use crate::run::stage::{Script, without};
 use crate::run::steady::SteadyCache;
 use crate::run::trial::{Course, TrialEnd, run_trial};
@@ -111,7 +112,12 @@ fn played(
     if !steady.facts.ended_well {
         return Ok(verdict(&cast.scenario, &steady.facts, &[]));
     }
-    let unfolded = plan.unfold(&steady.counts);
+    let recorded = plan
+        .crash_states()
+        .map(|wanted| crash_states::record(&dir("recorded"), script(suite, cast, &plan), wanted))
+        .transpose()?;
+    let counts = recorded.as_ref().map_or_else(|| steady.counts.clone(), Recorded::counts);
+    let unfolded = plan.unfold(&counts);
     if unfolded.left_out > 0 {
         reporter.emit(Event::LeftOut { trials: unfolded.left_out, why: "max-trials".into() });
     }
@@ -125,6 +131,7 @@ fn played(
         scenario: &cast.scenario,
         script: script(suite, cast, &plan),
         steady: &steady,
+        recorded: recorded.as_ref(),
         comparable: plan.comparable(),
         of,
     };
@@ -165,7 +172,8 @@ fn needs(effect: &Effect) -> Option<&'static str> {
         | Effect::ShortCall { .. }
         | Effect::DelayCall { .. }
         | Effect::SwapFile { .. }
-        | Effect::SweepErrno => Some("syscall-gate"),
+        | Effect::SweepErrno
+        | Effect::CrashStates(_) => Some("syscall-gate"),
         Effect::Crash { .. }
         | Effect::Terminate { .. }
         | Effect::MemoryLimit { .. }

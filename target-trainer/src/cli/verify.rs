@@ -10,7 +10,8 @@ use crate::settings::{Guards, Settings};
 use crate::store::{Checkpoints, Layout, SaveRules, check_adapter};
 use crate::train;
 
-/// Everything kept is sound, or a line for each thing that is not.
+/// Everything kept is sound, or a line for each thing that is not. What a killed process left unfinished is named, and is
+/// no finding: the next start removes it.
 pub(super) fn verify(root: &Path) -> Ending {
     let layout = Layout::new(root);
     let settings = settings(&layout)?;
@@ -29,8 +30,7 @@ pub(super) fn verify(root: &Path) -> Ending {
     );
     for folder in [layout.processing(), layout.done(), layout.failed()] {
         let unfinished = names(&folder).into_iter().filter(|name| name.starts_with(TEMPORARY));
-        findings
-            .extend(unfinished.map(|name| format!("`{}` was left unfinished", folder.join(name).display())));
+        unfinished.for_each(|name| left_unfinished(&folder.join(name)));
     }
     findings.iter().for_each(|finding| print::line(finding));
     if findings.is_empty() {
@@ -38,6 +38,10 @@ pub(super) fn verify(root: &Path) -> Ending {
         return Ok(Exit::Done);
     }
     Ok(Exit::Findings)
+}
+
+fn left_unfinished(path: &Path) {
+    print::line(&format!("`{}` was left unfinished; the next start removes it", path.display()));
 }
 
 fn changed_data(layout: &Layout, job: &str) -> Option<String> {
@@ -60,7 +64,7 @@ fn unsound_checkpoints(
     for name in names(&dir) {
         let shown = dir.join(&name).display().to_string();
         if name.starts_with(TEMPORARY) {
-            findings.push(format!("`{shown}` was left unfinished"));
+            left_unfinished(&dir.join(&name));
         } else if let Err(error) = checkpoints.load(&name) {
             findings.push(format!("`{shown}`: {error}"));
         } else if let Err(error) = check_adapter(&dir.join(&name)) {

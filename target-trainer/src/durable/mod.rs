@@ -27,6 +27,8 @@ pub enum Care {
     Full,
     /// Neither files nor folders are synced.
     Unsynced,
+    /// Files are synced, the folders that name them are not: without the guard `folder_sync`.
+    UnsyncedFolders,
     /// Synced, and what the kernel answers is not heard: without the guard `sync_errors`.
     UnheededSync,
     /// One write, whatever came of it: without the guard `whole_writes`.
@@ -116,12 +118,17 @@ fn sync_file(file: &File, path: &Path, care: Care) -> Result<(), DurableError> {
             let _ = file.sync_all();
             Ok(())
         }
-        Care::Full | Care::HastyWrites => file.sync_all().map_err(DurableError::new("sync", path)),
+        Care::Full | Care::HastyWrites | Care::UnsyncedFolders => {
+            file.sync_all().map_err(DurableError::new("sync", path))
+        }
     }
 }
 
 /// Makes the entries of a folder durable.
 pub fn sync_dir(path: &Path, care: Care) -> Result<(), DurableError> {
+    if care == Care::UnsyncedFolders {
+        return Ok(());
+    }
     let folder = File::open(path).map_err(DurableError::new("open", path))?;
     sync_file(&folder, path, care)
 }
@@ -159,11 +166,15 @@ pub fn remove_tree(path: &Path) -> Result<(), DurableError> {
 }
 
 /// A folder that was not there is as good as removed; one that was is never seen with only some of its files: it loses its
-/// name first.
-pub fn remove_whole(path: &Path) -> Result<(), DurableError> {
+/// name first, also on the disk: POSIX promises no order between a rename and what is removed below it.
+pub fn remove_whole(path: &Path, care: Care) -> Result<(), DurableError> {
     let aside = sibling(path);
     remove_tree(&aside)?;
-    forgiving(std::fs::rename(path, &aside), "rename before removing", path)?;
+    match std::fs::rename(path, &aside) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.map_err(DurableError::new("rename before removing", path))?,
+    }
+    path.parent().map_or(Ok(()), |parent| sync_dir(parent, care))?;
     remove_tree(&aside)
 }
 

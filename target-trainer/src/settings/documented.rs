@@ -2,7 +2,7 @@
 
 use super::Settings;
 
-const DOCUMENTS: [(&str, &str); 54] = [
+const DOCUMENTS: [(&str, &str); 55] = [
     ("train", "How a job is run. Nothing in here changes a bit of the weights."),
     ("train.micro_batch", "Samples in memory at a time. Halved after the OOM killer came."),
     ("train.threads", "Threads of the worker; 0: one for each core."),
@@ -47,6 +47,7 @@ const DOCUMENTS: [(&str, &str); 54] = [
     ("guards.atomic_save", "Checkpoints are written aside and renamed; off: in place, over the only one."),
     ("guards.whole_writes", "A write goes on until all is written; off: written once, whatever comes of it."),
     ("guards.sync", "Files and folders are synced before a save is announced."),
+    ("guards.folder_sync", "The folders that name saved files are synced as well; off: only the files are."),
     ("guards.sync_errors", "A sync that fails makes the save fail; off: its answer is not heard."),
     (
         "guards.manifest_digest",

@@ -108,6 +108,7 @@ guards! {
     atomic_save,
     whole_writes,
     sync,
+    folder_sync,
     sync_errors,
     manifest_digest,
     verify_before_prune,

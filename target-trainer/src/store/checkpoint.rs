@@ -92,6 +92,7 @@ struct StateFile {
 pub fn care(guards: &Guards) -> Care {
     match guards {
         Guards { sync: false, .. } => Care::Unsynced,
+        Guards { folder_sync: false, .. } => Care::UnsyncedFolders,
         Guards { sync_errors: false, .. } => Care::UnheededSync,
         Guards { whole_writes: false, .. } => Care::HastyWrites,
         _ => Care::Full,
@@ -192,7 +193,10 @@ impl Checkpoints {
 
     /// A checkpoint that is no longer needed.
     fn remove(&self, dir: &Path) -> Result<(), DurableError> {
-        if self.rules.guards.prune_whole { durable::remove_whole(dir) } else { durable::remove_tree(dir) }
+        match self.rules.guards.prune_whole {
+            true => durable::remove_whole(dir, self.care()),
+            false => durable::remove_tree(dir),
+        }
     }
 
     /// The newest checkpoint that verifies.
