@@ -101,6 +101,7 @@ fn recorded(words: &[&str], look: impl FnOnce(&Recording)) -> Result<(), Failed>
         tape: &tape,
         pipes: Vec::new(),
         saved: None,
+        inner: None,
     };
     let recorder = Arc::new(Mutex::new(Recorder::new(start, std::slice::from_ref(&place.watched)).unwrap()));
     let (ended, said) = place.run(words, &Interest { also: Vec::new(), words: true }, &recorder);

@@ -194,7 +194,7 @@ impl<'a> Booth<'a> {
         let room = Room::build(RoomSpec { dir: dir.clone(), mounts, binds, memory_cgroup: false })?;
         let base = if in_memory { room.outside(Path::new("")) } else { room.root().to_path_buf() };
         let pool_most =
-            if in_memory { IN_MEMORY / 8 / orders.jobs as u64 } else { largest.saturating_mul(2) };
+            if in_memory { IN_MEMORY / 2 / orders.jobs as u64 } else { largest.saturating_mul(2) };
         let folders = (0..orders.watch.len()).map(|number| number.to_string()).collect();
         let layout = Layout::new(recording, small, &base, folders, pool_most, orders.began)
             .map_err(ExploreError::file("prepare", &base))?;
