@@ -20,8 +20,11 @@ fn check(name: &str, text: &str, seed: u64) {
         call(Operation::Fsync, "checkpoints/.tmp-step/weights", 0),
         call(Operation::Rename, "checkpoints/.tmp-step", 0),
     ];
-    let counts =
-        Counts { calls: vec![save[..3].to_vec(), save.clone(), save.clone(), save], save_bytes: 200 * 4096 };
+    let counts = Counts {
+        calls: vec![save[..3].to_vec(), save.clone(), save.clone(), save],
+        save_bytes: 200 * 4096,
+        ..Counts::default()
+    };
     let unfolded = Plan::new(&scenario, seed, &BTreeMap::new()).unfold(&counts);
     let trials: Vec<String> =
         unfolded.trials.iter().map(|trial| format!("{}: {}", trial.number, trial.what)).collect();

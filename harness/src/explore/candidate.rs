@@ -151,18 +151,19 @@ impl Candidate {
                 _ => {}
             }
         }
-        let mut tree = Tree::default();
+        // In the order of a tree's paths, so that the map is built at once.
+        let mut leaves = Vec::new();
         for root in 0..recording.roots.len() {
             let mut walk = Walk {
                 recording,
                 names: &names,
                 contents: &mut contents,
                 touched: &touched,
-                tree: &mut tree,
+                leaves: &mut leaves,
             };
             walk.folder(root as u32, root as NodeId, &PathBuf::new());
         }
-        tree
+        Tree { leaves: leaves.into_iter().collect() }
     }
 }
 
@@ -207,7 +208,7 @@ struct Walk<'w> {
     names: &'w BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
     contents: &'w mut HashMap<NodeId, Content>,
     touched: &'w HashMap<NodeId, u32>,
-    tree: &'w mut Tree,
+    leaves: &'w mut Vec<((u32, PathBuf), Leaf)>,
 }
 
 impl Walk<'_> {
@@ -224,7 +225,7 @@ impl Walk<'_> {
                 }
             };
             let is_folder = matches!(leaf, Leaf::Folder { .. });
-            self.tree.leaves.insert((root, path.clone()), leaf);
+            self.leaves.push(((root, path.clone()), leaf));
             if is_folder {
                 self.folder(root, node, &path);
             }
@@ -235,27 +236,25 @@ impl Walk<'_> {
 impl Tree {
     /// Two trees with the same digest are the same, byte for byte.
     pub fn digest(&self) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new();
+        use std::os::unix::ffi::OsStrExt;
+        // One long text: hashing many short ones costs several times as much.
+        let mut text = Vec::with_capacity(self.leaves.len() * 64);
+        let mut piece = |parts: &[&[u8]]| {
+            for part in parts {
+                text.extend_from_slice(&(part.len() as u32).to_le_bytes());
+                text.extend_from_slice(part);
+            }
+        };
         for ((root, path), leaf) in &self.leaves {
-            use std::os::unix::ffi::OsStrExt;
-            hasher.update(&root.to_le_bytes());
-            hasher.update(path.as_os_str().as_bytes());
+            piece(&[&root.to_le_bytes(), path.as_os_str().as_bytes()]);
             match leaf {
-                Leaf::Folder { .. } => {
-                    hasher.update(b"\0d");
-                }
-                Leaf::Link(text) => {
-                    hasher.update(b"\0l");
-                    hasher.update(text.as_os_str().as_bytes());
-                }
-                Leaf::File { content, .. } => {
-                    hasher.update(b"\0f");
-                    hasher.update(&content.digest());
-                }
+                Leaf::Folder { .. } => piece(&[b"d"]),
+                Leaf::Link(text) => piece(&[b"l", text.as_os_str().as_bytes()]),
+                Leaf::File { content, .. } => piece(&[b"f", &content.structure()]),
             }
         }
         let mut digest = [0; 16];
-        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        digest.copy_from_slice(&blake3::hash(&text).as_bytes()[..16]);
         digest
     }
 }
@@ -263,7 +262,13 @@ impl Tree {
 impl Content {
     /// By structure: equal digests mean equal bytes; unequal ones may.
     pub fn digest(&self) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new();
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&blake3::hash(&self.structure()).as_bytes()[..16]);
+        digest
+    }
+
+    fn structure(&self) -> Vec<u8> {
+        let mut text = Vec::new();
         for piece in self.pieces() {
             let (kind, a, b) = match piece.source {
                 Source::Tape(at) => (0u8, at, 0),
@@ -271,14 +276,10 @@ impl Content {
                 Source::Zeroes => (2, 0, 0),
                 Source::Garbage => (3, 0, 0),
             };
-            hasher.update(&[kind]);
-            for number in [a, b, piece.bytes] {
-                hasher.update(&number.to_le_bytes());
-            }
+            text.push(kind);
+            [a, b, piece.bytes].iter().for_each(|number| text.extend_from_slice(&number.to_le_bytes()));
         }
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        digest
+        text
     }
 }
 

@@ -6,6 +6,7 @@ mod cause;
 mod content;
 mod expedition;
 mod findings;
+mod kept;
 mod layout;
 mod model;
 mod outcome;

@@ -212,7 +212,15 @@ impl Recording {
         for node in files.into_iter().filter(|node| alive(*node)) {
             lines.push(format!("file   {}", self.path_of(node, end).display()));
         }
-        for dir in folders {
+        let stands = |dir: NodeId| {
+            let path = self.path_of(dir, end);
+            (dir as usize) < self.roots.len()
+                || tree.leaves.iter().any(|((root, below), leaf)| {
+                    matches!(leaf, super::Leaf::Folder { .. })
+                        && self.roots[*root as usize].join(below) == path
+                })
+        };
+        for dir in folders.into_iter().filter(|dir| stands(*dir)) {
             lines.push(format!("folder {}", self.path_of(dir, end).display()));
         }
         lines

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
 use super::candidate::{Candidate, Tear};
+use super::kept::Kept;
 use super::model::{Durable, Model, Traits, Unit, units};
 use super::recording::{NodeId, Recording, What};
 
@@ -93,8 +96,9 @@ pub fn enumerate(recording: &Recording, scope: &Scope) -> States {
     let mut found = Found {
         recording,
         scope,
-        states: Vec::new(),
-        by_digest: HashMap::new(),
+        sets: Vec::new(),
+        by_kept: HashMap::new(),
+        kept: Kept::new(recording),
         counted: Counted::default(),
     };
     if scope.process {
@@ -109,8 +113,10 @@ pub fn enumerate(recording: &Recording, scope: &Scope) -> States {
 struct Found<'a> {
     recording: &'a Recording,
     scope: &'a Scope,
-    states: Vec<State>,
-    by_digest: HashMap<[u8; 16], usize>,
+    /// Sets of kept operations, each with the ways that lead to it: at many moments it is the same.
+    sets: Vec<BTreeMap<Crash, Way>>,
+    by_kept: HashMap<u128, usize>,
+    kept: Kept,
     counted: Counted,
 }
 
@@ -118,15 +124,11 @@ impl Found<'_> {
     fn add(&mut self, candidate: Candidate, crash: Crash) {
         *self.counted.candidates.entry(crash.kind()).or_insert(0) += 1;
         let promised = self.recording.promised(candidate.k as usize);
-        let digest = candidate.tree(self.recording).digest();
-        let at = *self.by_digest.entry(digest).or_insert(self.states.len());
-        if at == self.states.len() {
-            self.states.push(State { ways: BTreeMap::new(), digest });
+        let at = *self.by_kept.entry(self.kept.sum(&candidate)).or_insert(self.sets.len());
+        if at == self.sets.len() {
+            self.sets.push(BTreeMap::new());
         }
-        let ways = &mut self.states[at].ways;
-        if ways.get(&crash).is_none_or(|known| known.promised < promised) {
-            ways.insert(crash, Way { candidate, promised });
-        }
+        better(&mut self.sets[at], crash, Way { candidate, promised });
     }
 
     fn leave_out(&mut self, crash: Crash, many: u64) {
@@ -246,15 +248,36 @@ impl Found<'_> {
         }
     }
 
+    /// Sets that make the same tree are one state.
+    fn distinct(&mut self) -> Vec<State> {
+        let sets = std::mem::take(&mut self.sets);
+        let tree =
+            |ways: &BTreeMap<Crash, Way>| ways.values().next().map(|way| way.candidate.tree(self.recording));
+        let digests: Vec<[u8; 16]> =
+            sets.par_iter().map(|ways| tree(ways).unwrap_or_default().digest()).collect();
+        let mut by_digest: HashMap<[u8; 16], usize> = HashMap::new();
+        let mut states: Vec<State> = Vec::new();
+        for (ways, digest) in sets.into_iter().zip(digests) {
+            let at = *by_digest.entry(digest).or_insert(states.len());
+            if at == states.len() {
+                states.push(State { ways, digest });
+            } else {
+                ways.into_iter().for_each(|(crash, way)| better(&mut states[at].ways, crash, way));
+            }
+        }
+        states
+    }
+
     /// Representatives of each group first; beyond the bound nothing, and how much that is.
     fn bounded(mut self) -> States {
-        for state in &self.states {
+        let states = self.distinct();
+        for state in &states {
             for kind in state.ways.keys().map(|crash| crash.kind()).collect::<BTreeSet<_>>() {
                 *self.counted.distinct.entry(kind).or_insert(0) += 1;
             }
         }
         let mut groups: BTreeMap<String, Vec<State>> = BTreeMap::new();
-        for state in self.states {
+        for state in states {
             groups.entry(group_of(self.recording, &state)).or_default().push(state);
         }
         // The first of each group, then the second of each: and in a group, far apart moments first.
@@ -268,6 +291,13 @@ impl Found<'_> {
             }
         }
         States { states: ranked.into_iter().map(|(_, state)| state).collect(), counted: self.counted }
+    }
+}
+
+/// Of several moments, the one at which most had been promised.
+fn better(ways: &mut BTreeMap<Crash, Way>, crash: Crash, way: Way) {
+    if ways.get(&crash).is_none_or(|known| known.promised < way.promised) {
+        ways.insert(crash, way);
     }
 }
 
