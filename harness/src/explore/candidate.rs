@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::content::{Content, Source};
-use super::model::Unit;
+use super::model::{BYTES, Unit};
 use super::recording::{Node, NodeId, Recording, What};
 
 /// What became of a write that was under way.
@@ -145,6 +145,10 @@ impl Candidate {
                 What::Write { node, offset, bytes, at } if !self.lacks(index, 0) => {
                     touched.insert(*node, index as u32 + 1);
                     let content = content(&mut contents, recording, *node);
+                    if self.lacks(index, BYTES.into()) {
+                        content.put(*offset, *bytes, Source::Zeroes);
+                        continue;
+                    }
                     let tear = self.torn.filter(|(op, _)| *op as usize == index).map(|(_, tear)| tear);
                     put(content, *offset, *bytes, *at, tear);
                 }

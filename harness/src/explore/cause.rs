@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::candidate::{Candidate, Leaf, Tear, Tree};
 use super::content::Reader;
+use super::model::BYTES;
 use super::recording::{NodeId, Op, Recording, What};
 use super::states::{Crash, State, Way};
 
@@ -311,6 +312,7 @@ pub(super) fn story(recording: &Recording, candidate: &Candidate) -> Vec<String>
             candidate.lost.iter().filter(|unit| unit.op as usize == op).map(|unit| unit.part).collect();
         match (&lost[..], &recording.ops[op].what) {
             ([], _) => String::new(),
+            ([part, ..], What::Write { .. }) if *part == BYTES => "  zeroes".into(),
             (parts, What::Names(changes)) if parts.len() < changes.len() => "  half lost".into(),
             _ => "  lost".into(),
         }
@@ -337,7 +339,10 @@ impl State {
         let torn =
             torn.map(|(op, tear)| format!("of {} {}", recording.ops[op as usize].text, tear_words(tear)));
         let lost = lost.first().map(|unit| {
-            let first = &recording.ops[unit.op as usize].text;
+            let zeroes =
+                matches!(recording.ops[unit.op as usize].what, What::Write { .. }) && unit.part == BYTES;
+            let zeroes = if zeroes { "the bytes of " } else { "" };
+            let first = format!("{zeroes}{}", recording.ops[unit.op as usize].text);
             if lost.len() == 1 {
                 format!("{first} lost")
             } else {

@@ -10,7 +10,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::candidate::{Candidate, Tear};
 use super::kept::Kept;
-use super::model::{Durable, Model, Traits, Unit, units};
+use super::model::{BYTES, Durable, Model, Traits, Unit, units};
 use super::recording::{NodeId, Recording, What};
 
 const PAGE: u64 = 4096;
@@ -198,9 +198,16 @@ impl Found<'_> {
         for kept in kept {
             let names: Vec<Unit> = pending.names[kept..].concat();
             lose(self, names.clone(), Vec::new(), None);
+            let zeroes = |units: Vec<Unit>| units.into_iter().map(zeroed).collect();
             lose(self, names.clone(), pending.all_data(None), None);
+            if traits.unwritten_zeroes {
+                lose(self, names.clone(), zeroes(pending.all_data(None)), None);
+            }
             for file in pending.files() {
                 lose(self, names.clone(), pending.data_of(file), None);
+                if traits.unwritten_zeroes {
+                    lose(self, names.clone(), zeroes(pending.data_of(file)), None);
+                }
                 if kept == count {
                     lose(self, names.clone(), pending.all_data(Some(file)), None);
                 }
@@ -384,22 +391,28 @@ impl Pending {
     }
 }
 
-/// Adds what can't be there without what is lost, and takes out what a kept rename has brought along.
+/// Takes what is lost together; of what a kept rename has brought along, only the bytes are.
 fn lawful(recording: &Recording, k: usize, names: Vec<Unit>, data: Vec<Unit>, traits: Traits) -> Vec<Unit> {
     let mut lost: BTreeSet<Unit> = names.into_iter().collect();
     let mut data: BTreeSet<Unit> = data.into_iter().collect();
-    if traits.replace_carries_data && !data.is_empty() {
+    if traits.replace_carries_size && !data.is_empty() {
         for op in 0..k {
             let kept = !lost.contains(&Unit { op: op as u32, part: 0 });
             if kept && let Some(node) = recording.replaced_by(op) {
-                data.retain(|unit| {
-                    unit.op as usize > op || recording.ops[unit.op as usize].data_node() != Some(node)
-                });
+                let carried = |unit: &Unit| {
+                    unit.op as usize <= op && recording.ops[unit.op as usize].data_node() == Some(node)
+                };
+                data =
+                    data.into_iter().map(|unit| if carried(&unit) { zeroed(unit) } else { unit }).collect();
             }
         }
     }
     lost.extend(data);
     lost.into_iter().collect()
+}
+
+fn zeroed(unit: Unit) -> Unit {
+    Unit { part: BYTES, ..unit }
 }
 
 /// How many of the pending names are kept: none, all, and all between up to a bound.
@@ -458,6 +471,10 @@ fn tears(offset: u64, bytes: u64, size_before: u64, traits: Traits) -> Vec<Tear>
             tears.extend([Tear::ZeroTail(cut), Tear::GarbageTail(cut), Tear::Hole(cut)]);
         }
         tears.extend((bytes > SECTOR).then_some(Tear::Prefix(SECTOR)));
+    }
+    if traits.unwritten_zeroes && appends {
+        let cut = page_cuts(offset, bytes).first().copied();
+        tears.extend([0].into_iter().chain(cut).map(Tear::ZeroTail));
     }
     if traits.torn_overwrite && !appends && bytes > SECTOR {
         tears.extend([Tear::Prefix(SECTOR), Tear::Prefix((bytes - 1) / SECTOR * SECTOR)]);
