@@ -189,23 +189,23 @@ impl Plan {
 }
 
 fn variants(fault: &Fault, turn: u64, counts: &Counts) -> Vec<Planned> {
-    let planned = |moment, leave_bytes| Planned { fault: fault.clone(), moment, leave_bytes };
-    if let Trigger::Call(trigger) = &fault.when {
-        return at_calls(fault, trigger, turn, counts)
-            .into_iter()
-            .map(|moment| planned(moment, None))
-            .collect();
-    }
-    match &fault.effect {
-        Effect::FillDisk { leave: None, .. } => (0..counts.save_bytes.div_ceil(PAGE))
-            .map(|page| planned(Moment::Trigger, Some(page * PAGE)))
-            .collect(),
-        Effect::FillDisk { leave: Some(leave), .. } => vec![planned(Moment::Trigger, Some(leave.0))],
-        Effect::CrashStates(_) => {
-            counts.states.iter().map(|one| planned(Moment::State(one.clone()), None)).collect()
+    let moments = match &fault.when {
+        _ if matches!(fault.effect, Effect::CrashStates(_)) => {
+            counts.states.iter().map(|one| Moment::State(one.clone())).collect()
         }
-        _ => vec![planned(Moment::Trigger, None)],
-    }
+        Trigger::Call(trigger) => at_calls(fault, trigger, turn, counts),
+        _ => vec![Moment::Trigger],
+    };
+    let leaves: Vec<Option<u64>> = match &fault.effect {
+        Effect::FillDisk { leave: None, .. } => {
+            (0..counts.save_bytes.div_ceil(PAGE)).map(|page| Some(page * PAGE)).collect()
+        }
+        Effect::FillDisk { leave: Some(leave), .. } => vec![Some(leave.0)],
+        _ => vec![None],
+    };
+    let planned =
+        |moment: &Moment, leave_bytes| Planned { fault: fault.clone(), moment: moment.clone(), leave_bytes };
+    moments.iter().flat_map(|moment| leaves.iter().map(move |leave| planned(moment, *leave))).collect()
 }
 
 fn at_calls(fault: &Fault, trigger: &CallTrigger, turn: u64, counts: &Counts) -> Vec<Moment> {
