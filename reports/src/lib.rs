@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod clean;
+mod exploration;
 mod html;
 mod junit;
 mod markdown;
@@ -15,6 +16,7 @@ use std::io::Write;
 
 use scenarios::Record;
 
+pub use exploration::{Exploration, Finding};
 pub use summary::{Count, Summary, summary};
 
 /// Why a report could not be written.
@@ -47,4 +49,9 @@ pub fn markdown(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> 
     let run = view::run(record)?;
     to.write_all(markdown::text(&run).as_bytes())?;
     Ok(())
+}
+
+/// One self-contained page on the crash states of one command.
+pub fn exploration(found: &Exploration) -> String {
+    html::exploration(found).into_string()
 }

@@ -35,6 +35,7 @@ fn orders(dir: &Path, watch: PathBuf, command: Launch, resume: Launch) -> Orders
     std::fs::create_dir_all(&rooms).unwrap();
     Orders {
         watch: vec![watch],
+        after: None,
         command,
         resume,
         check: None,

@@ -106,8 +106,17 @@ pub(super) enum ModelArg {
 #[derive(Debug, Clone, Args)]
 pub(super) struct ExploreArgs {
     /// Folders that the trainer saves in; it works on copies of them
-    #[arg(long, required = true, num_args = 1.., value_name = "DIR")]
+    #[arg(long, required_unless_present = "target", num_args = 1.., value_name = "DIR")]
     pub(super) watch: Vec<PathBuf>,
+    /// A target file, or the name of a shipped one: it says all that the options say otherwise
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "saved", "resumed", "step", "resume", "check", "same", "refused_exit", "timeout", "command"])]
+    pub(super) target: Option<String>,
+    /// With `--target`: a guard that is taken away
+    #[arg(long, value_name = "GUARD", requires = "target")]
+    pub(super) without: Option<String>,
+    /// 2: the crash states of recoveries as well, for a second crash
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(super) depth: u8,
     #[arg(long, value_enum, default_value_t = CrashArg::All)]
     pub(super) crash: CrashArg,
     /// File systems whose power losses are tried [default: posix, ext4, xfs and btrfs]
@@ -119,6 +128,9 @@ pub(super) struct ExploreArgs {
     /// A line that says where it goes on from; with a group `step`
     #[arg(long, value_name = "REGEX")]
     pub(super) resumed: Option<String>,
+    /// A line that says that a step was trained; with a group `step`: tells a silent start from scratch from one with nothing left to do
+    #[arg(long, value_name = "REGEX")]
+    pub(super) step: Option<String>,
     /// How it is resumed, for the shell [default: the command itself]
     #[arg(long, value_name = "CMD")]
     pub(super) resume: Option<String>,
@@ -153,6 +165,6 @@ pub(super) struct ExploreArgs {
     #[arg(long, value_name = "STATE")]
     pub(super) state: Option<String>,
     /// The trainer's command
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(last = true, required_unless_present = "target", value_name = "CMD")]
     pub(super) command: Vec<std::ffi::OsString>,
 }

@@ -10,38 +10,56 @@ use regex::Regex;
 use crate::cli::args::{CrashArg, ExploreArgs, ModelArg};
 use crate::cli::exit::Exit;
 use crate::cli::progress::Bar;
-use crate::cli::{explored, print, written};
-use crate::explore::{Candidate, Ear, ExploreError, Model, Orders, Scope, explore};
+use crate::cli::{explore_target, explored, print, written};
+use crate::explore::{Candidate, Ear, ExploreError, Model, Orders, Scope, explore, second};
 use crate::sandbox::{self, Launch, RunDir};
 
 /// Does it, and says what was found.
 pub(super) fn run(args: &ExploreArgs) -> Exit {
-    let prepared = match Prepared::new(args) {
-        Ok(prepared) => prepared,
+    let rooms = match rooms() {
+        Ok(rooms) => rooms,
         Err(error) => {
             print::error(&error);
-            return Exit::Invalid;
+            return Exit::HarnessFailed;
         }
     };
-    match perform(args, prepared) {
-        Ok(exit) => exit,
-        Err(error) => {
+    let prepared = match &args.target {
+        Some(name) => explore_target::prepared(args, name, &rooms.path().join("target")),
+        None => Prepared::new(args),
+    };
+    match prepared.map(|prepared| perform(args, prepared, rooms)) {
+        Ok(Ok(exit)) => exit,
+        Ok(Err(error)) => {
             print::error(&error);
             Exit::HarnessFailed
+        }
+        Err(error) => {
+            print::error(&error);
+            Exit::Invalid
         }
     }
 }
 
+/// A folder for the rooms; what earlier runs left is swept first.
+fn rooms() -> Result<RunDir, String> {
+    for swept in sandbox::recover().map_err(|error| format!("sweeping what an earlier run left: {error}"))? {
+        print::line(&format!("swept {swept}"));
+    }
+    RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))
+}
+
 /// What the command line asks for, checked.
-struct Prepared {
-    watch: Vec<PathBuf>,
-    made: Vec<PathBuf>,
-    ear: Ear,
-    scope: Scope,
-    only: Option<Candidate>,
-    command: Launch,
-    resume: Launch,
-    check: Option<Launch>,
+pub(super) struct Prepared {
+    pub(super) watch: Vec<PathBuf>,
+    /// Those of them that were made for this run.
+    pub(super) made: Vec<PathBuf>,
+    pub(super) ear: Ear,
+    pub(super) scope: Scope,
+    pub(super) only: Option<Candidate>,
+    pub(super) command: Launch,
+    pub(super) resume: Launch,
+    pub(super) check: Option<Launch>,
+    pub(super) timeout: Duration,
 }
 
 impl Prepared {
@@ -49,26 +67,31 @@ impl Prepared {
         let ear = Ear {
             saved: pattern("--saved", args.saved.as_deref(), Some("step"))?,
             resumed: pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
+            step: pattern("--step", args.step.as_deref(), Some("step"))?,
             same: pattern("--same", args.same.as_deref(), None)?,
             refused_exits: args.refused_exit.clone(),
         };
         let scope = scope(args);
-        let only = match &args.state {
-            None => None,
-            Some(name) => Some(Candidate::parse(name).ok_or_else(|| {
-                format!("--state: `{name}` is not the name of a state; a finding's command has one")
-            })?),
-        };
+        let only = state(args)?;
         let command = launch(&args.command)?;
         let shell = |text: &String| launch(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
         let (watch, made) = folders(&args.watch)?;
-        Ok(Prepared { watch, made, ear, scope, only, command, resume, check })
+        let timeout = args.timeout;
+        Ok(Prepared { watch, made, ear, scope, only, command, resume, check, timeout })
     }
 }
 
-fn scope(args: &ExploreArgs) -> Scope {
+/// The one state that is asked for.
+pub(super) fn state(args: &ExploreArgs) -> Result<Option<Candidate>, String> {
+    let unknown =
+        |name: &str| format!("--state: `{name}` is not the name of a state; a finding's command has one");
+    let parsed = |name: &String| Candidate::parse(name).ok_or_else(|| unknown(name));
+    args.state.as_ref().map(parsed).transpose()
+}
+
+pub(super) fn scope(args: &ExploreArgs) -> Scope {
     let process = args.crash != CrashArg::Power;
     let power = args.crash != CrashArg::Process;
     let chosen: Vec<Model> = args.model.iter().map(|model| model.model()).collect();
@@ -130,21 +153,18 @@ fn folders(watch: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
     Ok((found, made))
 }
 
-fn perform(args: &ExploreArgs, prepared: Prepared) -> Result<Exit, String> {
-    for swept in sandbox::recover().map_err(|error| format!("sweeping what an earlier run left: {error}"))? {
-        print::line(&format!("swept {swept}"));
-    }
-    let rooms = RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))?;
-    let Prepared { watch, made, ear, scope, only, command, resume, check } = prepared;
+fn perform(args: &ExploreArgs, prepared: Prepared, rooms: RunDir) -> Result<Exit, String> {
+    let Prepared { watch, made, ear, scope, only, command, resume, check, timeout } = prepared;
     let began = jiff::Timestamp::now();
     let orders = Orders {
         watch,
+        after: None,
         command,
         resume,
         check,
         ear,
         scope,
-        timeout: args.timeout,
+        timeout,
         jobs: args.jobs.map_or_else(cores, usize::from),
         dir: rooms.path().to_path_buf(),
         warm: args.warm.clone(),
@@ -153,25 +173,33 @@ fn perform(args: &ExploreArgs, prepared: Prepared) -> Result<Exit, String> {
         cancelled: || false,
     };
     let bar = Bar::new();
-    let explored = explore(&orders, &|progress| bar.show(&progress));
+    let explored = explore(&orders, &|progress| bar.show(&progress)).and_then(|first| {
+        let again = match args.depth {
+            2 if orders.only.is_none() => second(&orders, &first, &|progress| bar.show(&progress))?,
+            _ => Vec::new(),
+        };
+        Ok((first, again))
+    });
     drop(bar);
     // Only folders that were made for this run, and only if they are still empty.
     made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
     let cleaned = rooms.close();
     let exit = match explored {
-        Ok(explored) => {
+        Ok((explored, again)) => {
             let repeat = repeat_command();
             explored::print(&explored, &orders, &repeat);
+            explored::print_again(&explored, &again);
+            let value = explored::json(&explored, &again, &orders, &repeat);
             if let Some(file) = &args.json {
-                let json = explored::json(&explored, &orders, &repeat);
-                std::fs::write(file, json)
+                std::fs::write(file, &value)
                     .map_err(|error| format!("writing `{}`: {error}", file.display()))?;
             }
             if let Some(out) = &args.out {
                 let out = written::folder(Some(out), "explore")?;
-                explored::pages(&explored, &orders, &repeat, &out)?;
+                explored::pages(&value, &out)?;
             }
-            if explored.findings.is_empty() { Exit::Survived } else { Exit::Violated }
+            let all = [&explored].into_iter().chain(again.iter().map(|(_, explored)| explored));
+            if all.flat_map(|one| &one.findings).next().is_none() { Exit::Survived } else { Exit::Violated }
         }
         Err(ExploreError::Undisturbed(why)) => {
             print::error(&why);

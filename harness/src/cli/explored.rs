@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::cli::print;
-use crate::explore::{Explored, Finding, Orders};
+use crate::explore::{Explored, Finding, Orders, State};
 
 pub(super) fn print(explored: &Explored, orders: &Orders, repeat: &str) {
     let counted = &explored.counted;
@@ -45,6 +45,29 @@ pub(super) fn print(explored: &Explored, orders: &Orders, repeat: &str) {
         print::line("it came back from every state that was tried");
     }
     remarks(explored);
+}
+
+/// What second crashes, in the recoveries from first ones, came to.
+pub(super) fn print_again(first: &Explored, again: &[(State, Explored)]) {
+    for (state, explored) in again {
+        print::line(&format!("\na second crash, {}:", state.words(&first.recording)));
+        let figures = explored.outcomes().into_iter().flat_map(|(kind, outcomes)| {
+            outcomes.into_iter().map(move |(outcome, count)| format!("{count} {outcome} ({kind})"))
+        });
+        let figures: Vec<String> = figures.collect();
+        print::line(&format!("  {} states: {}", explored.tried.len(), figures.join(", ")));
+        let known = |one: &Finding| {
+            first.findings.iter().any(|before| before.cause == one.cause && before.outcome == one.outcome)
+        };
+        for finding in explored.findings.iter().filter(|one| !known(one)) {
+            print::line(&format!("  {} -> {}: {}", finding.cause.name(), finding.outcome, finding.words));
+            finding.operations.iter().for_each(|line| print::line(&format!("     {line}")));
+        }
+        let again = explored.findings.iter().filter(|one| known(one)).count();
+        if again > 0 {
+            print::line(&format!("  {again} of the causes above again"));
+        }
+    }
 }
 
 /// One state was asked for: what became of it.
@@ -118,7 +141,24 @@ fn remarks(explored: &Explored) {
 }
 
 /// The same for programs.
-pub(super) fn json(explored: &Explored, orders: &Orders, repeat: &str) -> String {
+pub(super) fn json(first: &Explored, again: &[(State, Explored)], orders: &Orders, repeat: &str) -> String {
+    let mut value = value(first, orders, repeat);
+    let second: Vec<serde_json::Value> = again
+        .iter()
+        .map(|(state, explored)| {
+            // A state of a second crash can't be named by itself: the command of the first one repeats it.
+            let mut of = self::value(explored, orders, repeat);
+            of["after"] = json!(state.words(&first.recording));
+            of
+        })
+        .collect();
+    if !second.is_empty() {
+        value["second"] = json!(second);
+    }
+    serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"
+}
+
+fn value(explored: &Explored, orders: &Orders, repeat: &str) -> serde_json::Value {
     let findings: Vec<serde_json::Value> = explored
         .findings
         .iter()
@@ -138,7 +178,7 @@ pub(super) fn json(explored: &Explored, orders: &Orders, repeat: &str) -> String
             })
         })
         .collect();
-    let value = json!({
+    json!({
         "version": 1,
         "operations": explored.recording.by_kind(),
         "candidates": explored.counted.candidates,
@@ -153,13 +193,18 @@ pub(super) fn json(explored: &Explored, orders: &Orders, repeat: &str) -> String
         "seconds": explored.seconds,
         "recording_seconds": explored.recording_seconds,
         "states_per_second": explored.states_per_second(),
-    });
-    serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"
+    })
 }
 
 /// The report's files.
-pub(super) fn pages(explored: &Explored, orders: &Orders, repeat: &str, out: &Path) -> Result<(), String> {
-    let path = out.join("explore.json");
-    std::fs::write(&path, json(explored, orders, repeat))
-        .map_err(|error| format!("writing `{}`: {error}", path.display()))
+pub(super) fn pages(json: &str, out: &Path) -> Result<(), String> {
+    let write = |name: &str, text: &str| {
+        let path = out.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("writing `{}`: {error}", path.display()))
+    };
+    write("explore.json", json)?;
+    let exploration = serde_json::from_str(json).map_err(|error| format!("reading it back: {error}"))?;
+    write("explore.html", &reports::exploration(&exploration))?;
+    print::line(&format!("report: {}", out.join("explore.html").display()));
+    Ok(())
 }

@@ -32,6 +32,11 @@ pub(super) enum LibraryError {
     Invalid(Vec<InvalidFile>),
     #[error("scenario `{scenario}` uses target `{target}`, which is neither shipped nor a file beside it")]
     NoTarget { scenario: String, target: String },
+    #[error(
+        "there is no target file `{name}` and no shipped target of that name; the shipped ones are: {}",
+        shipped_targets()
+    )]
+    UnknownTarget { name: String },
     #[error(transparent)]
     Program(#[from] ProgramError),
 }
@@ -50,6 +55,12 @@ pub(super) struct Source {
 pub(super) struct Read {
     pub(super) source: Source,
     pub(super) scenario: Scenario,
+}
+
+fn shipped_targets() -> String {
+    let names: Vec<String> =
+        ShippedTargets::iter().filter_map(|name| Some(name.strip_suffix(".yaml")?.to_owned())).collect();
+    names.join(", ")
 }
 
 /// All shipped scenarios, by id.
@@ -188,6 +199,23 @@ pub(super) fn cast(read: Read, seed: u64, guard_removed: Option<&str>) -> Result
 /// Whether the target that a scenario names exists and knows all that the scenario speaks of.
 pub(super) fn check_target(scenario: &Scenario, path: &Path) -> Result<(), LibraryError> {
     target_for(scenario, &path.parent().map(Path::to_path_buf).unwrap_or_default()).map(|_| ())
+}
+
+/// A target file by its path, or a shipped one by its name; with the folder that its program's path is relative to.
+pub(super) fn target(name: &str) -> Result<(TargetFile, PathBuf), LibraryError> {
+    let path = Path::new(name);
+    let (text, path) = if path.is_file() {
+        let source = from_file(path)?;
+        (source.text, source.path)
+    } else {
+        let file = ShippedTargets::get(&format!("{name}.yaml"));
+        let file = file.ok_or_else(|| LibraryError::UnknownTarget { name: name.into() })?;
+        let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
+        (String::from_utf8_lossy(&file.data).into_owned(), path)
+    };
+    let target = TargetFile::parse(&text, &path.display().to_string());
+    let target = target.map_err(|error| LibraryError::Invalid(vec![error]))?;
+    Ok((target, path.parent().map(Path::to_path_buf).unwrap_or_default()))
 }
 
 fn target_for(scenario: &Scenario, beside: &Path) -> Result<(Source, TargetFile), LibraryError> {

@@ -6,6 +6,7 @@ mod check;
 mod diagnose;
 mod exit;
 mod explore;
+mod explore_target;
 mod explored;
 mod library;
 mod print;

@@ -89,8 +89,7 @@ pub fn explore(orders: &Orders, report: &(dyn Fn(Progress) + Sync)) -> Result<Ex
     report(Progress::Shrinking);
     let findings = gather(&recording, &tried, |candidate| {
         let found = first.attempt(candidate).ok()?;
-        let promised = recording.promised(candidate.k as usize);
-        Some(orders.ear.judge(&found, promised, undisturbed.same.as_deref()))
+        Some(judged(orders, &recording, &undisturbed, &found, candidate, None))
     });
     first.close()?;
     Ok(Explored { recording, undisturbed, counted, tried, findings, seconds, recording_seconds })
@@ -118,7 +117,8 @@ fn sound(orders: &Orders, recording: &Recording, undisturbed: &Undisturbed) -> R
     }
     let saves =
         recording.ops.iter().filter(|op| matches!(op.what, super::What::Said { saved: Some(_), .. })).count();
-    if orders.ear.saved.is_some() && saves == 0 {
+    // A recovery may have nothing left to save.
+    if orders.ear.saved.is_some() && saves == 0 && orders.after.is_none() {
         return failed(
             "no line of the command's output matches --saved, so no crash state falls inside a save".into(),
         );
@@ -171,12 +171,12 @@ fn steady<'a>(
     mut booth: Booth<'a>,
 ) -> Result<Booth<'a>, ExploreError> {
     let moments = [(0, "the untouched folders"), (recording.ops.len(), "the finished run's files")];
-    for (k, what) in
-        moments.into_iter().filter(|(k, _)| orders.only.is_none() && (*k > 0 || orders.same_command()))
+    for (k, what) in moments
+        .into_iter()
+        .filter(|(k, _)| orders.only.is_none() && orders.after.is_none() && (*k > 0 || orders.same_command()))
     {
         let found = booth.attempt(&Candidate::whole(k))?;
-        let promised = recording.promised(k);
-        let outcome = orders.ear.judge(&found, promised, undisturbed.same.as_deref());
+        let outcome = judged(orders, recording, undisturbed, &found, &Candidate::whole(k), None);
         // To begin anew, or further back, is something to be found, not something to stop at.
         if !matches!(outcome, Outcome::Recovered | Outcome::Refused | Outcome::Restarted | Outcome::LostWork)
         {
@@ -195,6 +195,21 @@ fn steady<'a>(
         }
     }
     Ok(booth)
+}
+
+/// `promised`: where it is known already.
+fn judged(
+    orders: &Orders,
+    recording: &Recording,
+    undisturbed: &Undisturbed,
+    found: &Found,
+    candidate: &Candidate,
+    promised: Option<u64>,
+) -> Outcome {
+    let k = candidate.k as usize;
+    let promised = promised.or_else(|| recording.promised(k));
+    let found = orders.ear.heard_before(found.clone(), recording, k);
+    orders.ear.judge(&found, promised, undisturbed.same.as_deref())
 }
 
 fn word(outcome: Outcome) -> String {
@@ -230,7 +245,9 @@ fn try_all<'a>(
                 .ways
                 .iter()
                 .map(|(crash, way)| {
-                    (*crash, orders.ear.judge(&found, way.promised, undisturbed.same.as_deref()))
+                    let outcome =
+                        judged(orders, recording, undisturbed, &found, &way.candidate, way.promised);
+                    (*crash, outcome)
                 })
                 .collect();
             failing.fetch_add(

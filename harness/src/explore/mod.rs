@@ -12,6 +12,7 @@ mod model;
 mod outcome;
 mod record;
 mod recording;
+mod second;
 mod stage;
 mod states;
 mod warm;
@@ -29,15 +30,20 @@ pub use model::Model;
 pub use outcome::{Ear, Found};
 pub use record::{Recorder, Start};
 pub use recording::{Blind, Node, NodeId, Op, Recording, What};
+pub use second::second;
 pub use stage::{Tape, Undisturbed, copy_tree};
 pub use states::{Counted, Crash, Scope, State, States, Way, enumerate};
 
 use crate::sandbox::{Launch, SandboxError};
 
 /// What is to be explored, and how.
+#[derive(Clone)]
 pub struct Orders {
     /// Existing folders, with no link in their paths, none inside another.
     pub watch: Vec<PathBuf>,
+    /// Files that an earlier crash left, in the order of `watch`, and the newest step that had been called saved then; none: the watched
+    /// folders as they are.
+    pub after: Option<(Vec<PathBuf>, Option<u64>)>,
     pub command: Launch,
     pub resume: Launch,
     pub check: Option<Launch>,

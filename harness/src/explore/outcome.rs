@@ -3,6 +3,7 @@
 use regex::Regex;
 use scenarios::Outcome;
 
+use super::recording::{Op, Recording, What};
 use crate::sandbox::{Called, Ended};
 
 /// By what a target is judged.
@@ -12,6 +13,8 @@ pub struct Ear {
     pub saved: Option<Regex>,
     /// With a group `step`; says where it goes on from.
     pub resumed: Option<Regex>,
+    /// With a group `step`; says that this step was trained.
+    pub step: Option<Regex>,
     /// One group: a value that must be the undisturbed run's at the end.
     pub same: Option<Regex>,
     /// Exit codes of a documented refusal.
@@ -23,6 +26,8 @@ pub struct Ear {
 pub struct Found {
     pub ended: Option<Ended>,
     pub resumed: Option<u64>,
+    /// The first one that it trained.
+    pub step: Option<u64>,
     pub same: Option<String>,
     /// None: there is no check.
     pub check: Option<Ended>,
@@ -33,15 +38,16 @@ pub struct Found {
 impl Ear {
     pub fn hear(&self, called: &Called, check: Option<&Called>) -> Found {
         let both = format!("{}\n{}", called.stdout, called.stderr);
-        let resumed = self.resumed.as_ref().and_then(|pattern| {
-            let found = both.lines().find_map(|line| pattern.captures(line))?;
+        let first = |pattern: &Option<Regex>| {
+            let found = both.lines().find_map(|line| pattern.as_ref()?.captures(line))?;
             Some(found.name("step").map_or(Ok(0), |step| step.as_str().parse()).unwrap_or(0))
-        });
+        };
         let check_failed = check.filter(|check| check.ended != Some(Ended::Exited(0)));
         let words = check_failed.map_or_else(|| last_words(called), last_words);
         Found {
             ended: called.ended,
-            resumed,
+            resumed: first(&self.resumed),
+            step: first(&self.step),
             same: self.value(&both),
             check: check.and_then(|check| check.ended.or(Some(Ended::Signalled(9)))),
             words,
@@ -54,6 +60,19 @@ impl Ear {
         let found = text.lines().rev().find_map(|line| pattern.captures(line))?;
         let group = found.name("value").or_else(|| found.get(1)).or_else(|| found.get(0))?;
         Some(group.as_str().to_owned())
+    }
+
+    /// What had been found before the crash stands, where the recovery found nothing left to do.
+    pub(super) fn heard_before(&self, found: Found, recording: &Recording, k: usize) -> Found {
+        if found.same.is_some() || self.same.is_none() {
+            return found;
+        }
+        let value = |op: &Op| match &op.what {
+            What::Said { line, own: true, .. } => self.value(line),
+            _ => None,
+        };
+        let same = recording.ops[..k].iter().rev().find_map(value);
+        Found { same, ..found }
     }
 
     /// `promised`: the newest step that had been called saved. `expected`: the undisturbed run's value.
@@ -71,7 +90,12 @@ impl Ear {
             return Outcome::Corrupt;
         }
         let Some(promised) = promised.filter(|_| self.resumed.is_some()) else { return Outcome::Recovered };
-        match found.resumed {
+        // Without a word on where it goes on from, the first step that it trains tells; none: nothing was left to do.
+        let resumed = match (found.resumed, &self.step) {
+            (None, Some(_)) => found.step.map_or(Some(promised), |step| step.checked_sub(1)),
+            (resumed, _) => resumed,
+        };
+        match resumed {
             None | Some(0) if promised > 0 => Outcome::Restarted,
             Some(step) if step < promised => Outcome::LostWork,
             _ => Outcome::Recovered,
@@ -99,6 +123,7 @@ mod tests {
         Ear {
             saved: regex(r"saved (?<step>\d+)"),
             resumed: regex(r"resumed (?<step>\d+)"),
+            step: None,
             same: regex(r"sum (\w+)"),
             refused_exits: vec![12],
         }
@@ -123,5 +148,21 @@ mod tests {
         check("", Some(Ended::Exited(1)), Outcome::Crashed);
         check("", Some(Ended::Signalled(11)), Outcome::Crashed);
         check("", None, Outcome::Hung);
+    }
+
+    #[test]
+    fn where_steps_are_told_a_silent_start_from_scratch_is_known_from_one_with_nothing_to_do() {
+        let ear = Ear { step: Regex::new(r"^step (?<step>\d+)").ok(), ..ear() };
+        let of = |stdout: &str| {
+            let ended = Some(Ended::Exited(0));
+            let called =
+                Called { ended, stdout: stdout.into(), stderr: String::new(), left_processes: false };
+            ear.judge(&ear.hear(&called, None), Some(10), Some("abc"))
+        };
+        assert_eq!(of("sum abc"), Outcome::Recovered);
+        assert_eq!(of("step 11\nsum abc"), Outcome::Recovered);
+        assert_eq!(of("step 6\nsum abc"), Outcome::LostWork);
+        assert_eq!(of("step 1\nsum abc"), Outcome::Restarted);
+        assert_eq!(of("resumed 10\nstep 11\nsum abc"), Outcome::Recovered);
     }
 }

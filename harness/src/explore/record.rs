@@ -67,6 +67,7 @@ impl Recorder {
             ops: Vec::new(),
             tape: start.tape.into(),
             blind: Blind::default(),
+            promised_before: None,
         };
         let mut recorder = Recorder {
             recording,

@@ -93,6 +93,8 @@ pub struct Recording {
     /// The file that holds all written bytes.
     pub tape: PathBuf,
     pub blind: Blind,
+    /// The newest step that had been called saved before it began.
+    pub promised_before: Option<u64>,
 }
 
 impl Recording {
@@ -112,10 +114,11 @@ impl Recording {
 
     /// The newest step that was called saved before operation `k`.
     pub fn promised(&self, k: usize) -> Option<u64> {
-        self.ops[..k].iter().rev().find_map(|op| match op.what {
+        let here = self.ops[..k].iter().rev().find_map(|op| match op.what {
             What::Said { saved, .. } => saved,
             _ => None,
-        })
+        });
+        here.or(self.promised_before)
     }
 
     /// Whether a node had a name before operation `k`, and which: the last one given.

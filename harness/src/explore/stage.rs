@@ -37,9 +37,10 @@ pub struct Undisturbed {
 pub(super) fn record(orders: &Orders) -> Result<(Recording, Undisturbed), ExploreError> {
     let dir = orders.dir.join("recorded");
     let mut binds = Vec::new();
-    for (number, root) in orders.watch.iter().enumerate() {
+    let originals = orders.after.as_ref().map_or(&orders.watch, |(folders, _)| folders);
+    for (number, (root, original)) in orders.watch.iter().zip(originals).enumerate() {
         let copy = dir.join("root").join(number.to_string());
-        copy_tree(root, &copy).map_err(ExploreError::file("copy", root))?;
+        copy_tree(original, &copy).map_err(ExploreError::file("copy", original))?;
         binds.push(Bind { from: copy, at: root.clone() });
     }
     let roots: Vec<(PathBuf, PathBuf)> =
@@ -48,13 +49,14 @@ pub(super) fn record(orders: &Orders) -> Result<(Recording, Undisturbed), Explor
     let tape = Tape {
         command: &orders.command,
         roots: &roots,
-        originals: &orders.watch,
+        originals,
         tape: &orders.dir.join("tape"),
         saved: orders.ear.saved.clone(),
         inner: None,
         cancelled: orders.cancelled,
     };
-    let (recording, ended, words) = tape.record(&room)?;
+    let (mut recording, ended, words) = tape.record(&room)?;
+    recording.promised_before = orders.after.as_ref().and_then(|(_, promised)| *promised);
     room.close()?;
     let same = orders.ear.value(&words);
     Ok((recording, Undisturbed { ended, words, same }))

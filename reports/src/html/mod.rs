@@ -1,5 +1,6 @@
 //! The page: verdicts first, then each scenario with its picture, its evidence, and the command that repeats it.
 
+mod exploration;
 mod scenario;
 mod timeline;
 
@@ -11,8 +12,22 @@ use crate::view::{Run, ScenarioView};
 
 const STYLE: &str = include_str!("style.css");
 
+pub(crate) use exploration::page as exploration;
+
 pub(crate) fn page(run: &Run<'_>) -> Markup {
-    let title = format!("Trainwreck: {}", clean(&run.started.run));
+    let body = html! {
+        (head(run))
+        main {
+            (overview(run))
+            @for one in in_order(run) { (scenario::section(one)) }
+        }
+        (machine(run))
+    };
+    sheet(&format!("Trainwreck: {}", clean(&run.started.run)), &body)
+}
+
+/// A whole file: it needs nothing beside itself, and runs nothing.
+fn sheet(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -23,14 +38,7 @@ pub(crate) fn page(run: &Run<'_>) -> Markup {
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (head(run))
-                main {
-                    (overview(run))
-                    @for one in in_order(run) { (scenario::section(one)) }
-                }
-                (machine(run))
-            }
+            body { (body) }
         }
     }
 }

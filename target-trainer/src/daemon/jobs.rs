@@ -69,9 +69,9 @@ pub(super) fn is_known(layout: &Layout, id: &str) -> bool {
     layout.processing().join(id).exists() || layout.done().join(id).exists()
 }
 
-/// Its result is safe: takes it out of the queue.
+/// Its result is safe: takes it out of the queue, whole, so that no half of it is left there.
 pub(super) fn tidy_away(layout: &Layout, job: &Job) -> Result<(), DurableError> {
-    durable::remove_tree(&layout.processing().join(&job.id))?;
+    durable::remove_whole(&layout.processing().join(&job.id), Care::Full)?;
     durable::sync_dir(&layout.processing(), Care::Full)
 }
 
