@@ -23,6 +23,8 @@ pub struct Exploration {
     pub never_synced: Vec<String>,
     /// Paths that were written outside of the watched folders.
     pub outside: Vec<PathBuf>,
+    /// States that were tried; several crashes may lead to one of them.
+    pub tried: u64,
     pub seconds: f64,
     pub states_per_second: f64,
     /// The first crash, where this is about a second one.

@@ -189,6 +189,7 @@ fn value(explored: &Explored, orders: &Orders, repeat: &str) -> serde_json::Valu
         "never_synced": explored.recording.never_synced(),
         "outside": explored.recording.blind.outside,
         "refused_calls": explored.recording.blind.refused,
+        "tried": explored.tried.len(),
         "jobs": orders.jobs,
         "seconds": explored.seconds,
         "recording_seconds": explored.recording_seconds,

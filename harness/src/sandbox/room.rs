@@ -114,7 +114,11 @@ impl Room {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(SandboxError::system("make a socket"))?;
         // The image that runs, also when its file has been replaced by a newer build.
-        let outer = Command::new("/proc/self/exe").arg(WARDEN).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn();
+        let outer = Command::new("/proc/self/exe")
+            .arg(WARDEN)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn();
         let outer = outer.map_err(SandboxError::system("start a warden"))?;
         send(ours.as_fd(), &Orders { mounts, binds: spec.binds }, &[])
             .map_err(SandboxError::system("give the warden its orders"))?;

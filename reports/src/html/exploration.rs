@@ -17,7 +17,7 @@ pub(crate) fn page(found: &Exploration) -> Markup {
             h1 { (headline(found)) }
             p.soft {
                 (found.operations.values().sum::<u64>()) " file operations recorded, "
-                (tried(found)) " states tried in " (format!("{:.1}", found.seconds)) " s ("
+                (found.tried) " states tried in " (format!("{:.1}", found.seconds)) " s ("
                 (format!("{:.0}", found.states_per_second)) " /s)"
             }
         }
@@ -36,10 +36,6 @@ pub(crate) fn page(found: &Exploration) -> Markup {
 
 fn paths(found: &Exploration) -> Vec<String> {
     found.outside.iter().map(|path| path.display().to_string()).collect()
-}
-
-fn tried(found: &Exploration) -> u64 {
-    found.distinct.values().sum::<u64>().saturating_sub(found.left_out.values().sum())
 }
 
 fn headline(found: &Exploration) -> String {
