@@ -140,6 +140,10 @@ pub(super) struct ExploreArgs {
     /// A line with one group whose value after recovery must be the undisturbed run's: a hash of the weights
     #[arg(long, value_name = "REGEX")]
     pub(super) same: Option<String>,
+    /// A line that says what a step consumed, such as a digest of its batch or its loss; with groups `step` and `value`: in a
+    /// recovery each step must consume what it did undisturbed
+    #[arg(long, value_name = "REGEX")]
+    pub(super) consumed: Option<String>,
     /// Exit codes by which it refuses with a clear error
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(super) refused_exit: Vec<i32>,

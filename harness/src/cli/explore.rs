@@ -68,6 +68,7 @@ impl Prepared {
             saved: pattern("--saved", args.saved.as_deref(), Some("step"))?,
             resumed: pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
             step: pattern("--step", args.step.as_deref(), Some("step"))?,
+            consumed: consumed(args.consumed.as_deref())?,
             same: pattern("--same", args.same.as_deref(), None)?,
             refused_exits: args.refused_exit.clone(),
         };
@@ -118,6 +119,16 @@ fn pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Opti
         ));
     }
     Ok(Some(found))
+}
+
+fn consumed(text: Option<&str>) -> Result<Option<Regex>, String> {
+    let found = pattern("--consumed", text, Some("step"))?;
+    match &found {
+        Some(found) if !found.capture_names().flatten().any(|name| name == "value") => Err(format!(
+            "--consumed `{found}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`"
+        )),
+        _ => Ok(found),
+    }
 }
 
 fn launch(words: &[OsString]) -> Result<Launch, String> {

@@ -35,6 +35,7 @@ pub(super) fn prepared(args: &ExploreArgs, name: &str, dir: &Path) -> Result<Pre
         saved: announces.saved().cloned(),
         resumed: announces.resumed().cloned(),
         step: Some(announces.step().clone()),
+        consumed: None,
         same: file.same().cloned(),
         refused_exits: file.refused_exits().to_vec(),
     };

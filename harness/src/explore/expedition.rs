@@ -123,7 +123,7 @@ fn sound(orders: &Orders, recording: &Recording, undisturbed: &Undisturbed) -> R
             "no line of the command's output matches --saved, so no crash state falls inside a save".into(),
         );
     }
-    if orders.ear.same.is_some() && undisturbed.same.is_none() {
+    if orders.ear.same.is_some() && undisturbed.expected.same.is_none() {
         return failed("no line of the command's output matches --same".into());
     }
     Ok(saves)
@@ -181,8 +181,12 @@ fn steady<'a>(
         if !matches!(outcome, Outcome::Recovered | Outcome::Refused | Outcome::Restarted | Outcome::LostWork)
         {
             let said = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
-            let same = if found.same != undisturbed.same {
-                format!("; --same found {} and, undisturbed, {}", said(&found.same), said(&undisturbed.same))
+            let same = if found.same != undisturbed.expected.same {
+                format!(
+                    "; --same found {} and, undisturbed, {}",
+                    said(&found.same),
+                    said(&undisturbed.expected.same)
+                )
             } else {
                 String::new()
             };
@@ -209,7 +213,7 @@ fn judged(
     let k = candidate.k as usize;
     let promised = promised.or_else(|| recording.promised(k));
     let found = orders.ear.heard_before(found.clone(), recording, k);
-    orders.ear.judge(&found, promised, undisturbed.same.as_deref())
+    orders.ear.judge(&found, promised, &undisturbed.expected)
 }
 
 fn word(outcome: Outcome) -> String {
@@ -241,6 +245,7 @@ fn try_all<'a>(
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(state) = states.get(index).filter(|_| !(orders.cancelled)()) else { return Ok(()) };
             let found = booth.attempt(state.candidate())?;
+            let found = orders.ear.explained(found, &undisturbed.expected);
             let outcomes: BTreeMap<Crash, Outcome> = state
                 .ways
                 .iter()

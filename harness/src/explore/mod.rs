@@ -27,7 +27,7 @@ pub use expedition::{Explored, Progress, Tried, explore};
 pub use findings::Finding;
 pub use layout::lay_out;
 pub use model::Model;
-pub use outcome::{Ear, Found};
+pub use outcome::{Ear, Expected, Found};
 pub use record::{Recorder, Start};
 pub use recording::{Blind, Node, NodeId, Op, Recording, What};
 pub use second::second;

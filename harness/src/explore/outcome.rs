@@ -1,5 +1,7 @@
 //! What a recovery did with a state, judged from what it said and how it ended. Pure.
 
+use std::collections::BTreeMap;
+
 use regex::Regex;
 use scenarios::Outcome;
 
@@ -17,8 +19,18 @@ pub struct Ear {
     pub step: Option<Regex>,
     /// One group: a value that must be the undisturbed run's at the end.
     pub same: Option<Regex>,
+    /// With groups `step` and `value`: what a step consumed, such as a digest of its batch.
+    pub consumed: Option<Regex>,
     /// Exit codes of a documented refusal.
     pub refused_exits: Vec<i32>,
+}
+
+/// What the undisturbed run came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    pub same: Option<String>,
+    /// By step.
+    pub consumed: BTreeMap<u64, String>,
 }
 
 /// What was found out about one state.
@@ -29,6 +41,8 @@ pub struct Found {
     /// The first one that it trained.
     pub step: Option<u64>,
     pub same: Option<String>,
+    /// Steps with what they consumed.
+    pub consumed: Vec<(u64, String)>,
     /// None: there is no check.
     pub check: Option<Ended>,
     /// The last words of what went wrong, if something did.
@@ -49,9 +63,44 @@ impl Ear {
             resumed: first(&self.resumed),
             step: first(&self.step),
             same: self.value(&both),
+            consumed: self.consumed(&both),
             check: check.and_then(|check| check.ended.or(Some(Ended::Signalled(9)))),
             words,
         }
+    }
+
+    /// What was consumed, step by step.
+    pub fn consumed(&self, text: &str) -> Vec<(u64, String)> {
+        let Some(pattern) = &self.consumed else { return Vec::new() };
+        let found = text.lines().filter_map(|line| pattern.captures(line));
+        found
+            .filter_map(|found| {
+                let step = found.name("step")?.as_str().parse().ok()?;
+                Some((step, found.name("value")?.as_str().to_owned()))
+            })
+            .collect()
+    }
+
+    /// A step that did not consume what it did undisturbed: samples were repeated or skipped.
+    fn strayed(&self, found: &Found, expected: &BTreeMap<u64, String>) -> Option<(u64, String)> {
+        let strays = |(step, value): &&(u64, String)| expected.get(step).is_some_and(|was| was != value);
+        found.consumed.iter().find(strays).cloned()
+    }
+
+    /// Where it ended well, and yet not as undisturbed, the words say so.
+    pub(super) fn explained(&self, found: Found, expected: &Expected) -> Found {
+        let words = match (self.strayed(&found, &expected.consumed), &found.same, &expected.same) {
+            _ if found.ended != Some(Ended::Exited(0)) => None,
+            (Some((step, value)), ..) => {
+                let was = &expected.consumed[&step];
+                Some(format!("step {step} consumed `{value}`, and undisturbed `{was}`"))
+            }
+            (None, Some(same), Some(was)) if same != was => {
+                Some(format!("ended with `{same}`, and undisturbed with `{was}`"))
+            }
+            _ => None,
+        };
+        Found { words: words.unwrap_or(found.words), ..found }
     }
 
     /// The last value that `same` finds.
@@ -75,8 +124,8 @@ impl Ear {
         Found { same, ..found }
     }
 
-    /// `promised`: the newest step that had been called saved. `expected`: the undisturbed run's value.
-    pub fn judge(&self, found: &Found, promised: Option<u64>, expected: Option<&str>) -> Outcome {
+    /// `promised`: the newest step that had been called saved.
+    pub fn judge(&self, found: &Found, promised: Option<u64>, undisturbed: &Expected) -> Outcome {
         match found.ended {
             None => return Outcome::Hung,
             Some(Ended::Exited(0)) => {}
@@ -86,7 +135,10 @@ impl Ear {
         if found.check.is_some_and(|check| check != Ended::Exited(0)) {
             return Outcome::Corrupt;
         }
-        if self.same.is_some() && found.same.as_deref() != expected {
+        if self.strayed(found, &undisturbed.consumed).is_some() {
+            return Outcome::Corrupt;
+        }
+        if self.same.is_some() && found.same != undisturbed.same {
             return Outcome::Corrupt;
         }
         let Some(promised) = promised.filter(|_| self.resumed.is_some()) else { return Outcome::Recovered };
@@ -125,14 +177,20 @@ mod tests {
             resumed: regex(r"resumed (?<step>\d+)"),
             step: None,
             same: regex(r"sum (\w+)"),
+            consumed: regex(r"^step (?<step>\d+) batch (?<value>\w+)"),
             refused_exits: vec![12],
         }
     }
 
-    fn check(stdout: &str, ended: Option<Ended>, expected: Outcome) {
+    fn expected() -> Expected {
+        let consumed = [(11, "b11".to_owned()), (12, "b12".to_owned())];
+        Expected { same: Some("abc".into()), consumed: consumed.into() }
+    }
+
+    fn check(stdout: &str, ended: Option<Ended>, outcome: Outcome) {
         let called = Called { ended, stdout: stdout.into(), stderr: String::new(), left_processes: false };
         let found = ear().hear(&called, None);
-        assert_eq!(ear().judge(&found, Some(10), Some("abc")), expected, "{stdout}");
+        assert_eq!(ear().judge(&found, Some(10), &expected()), outcome, "{stdout}");
     }
 
     #[test]
@@ -148,6 +206,8 @@ mod tests {
         check("", Some(Ended::Exited(1)), Outcome::Crashed);
         check("", Some(Ended::Signalled(11)), Outcome::Crashed);
         check("", None, Outcome::Hung);
+        check("resumed 10\nstep 11 batch b11\nstep 12 batch b12\nsum abc", good, Outcome::Recovered);
+        check("resumed 10\nstep 11 batch b12\nsum abc", good, Outcome::Corrupt);
     }
 
     #[test]
@@ -157,7 +217,7 @@ mod tests {
             let ended = Some(Ended::Exited(0));
             let called =
                 Called { ended, stdout: stdout.into(), stderr: String::new(), left_processes: false };
-            ear.judge(&ear.hear(&called, None), Some(10), Some("abc"))
+            ear.judge(&ear.hear(&called, None), Some(10), &expected())
         };
         assert_eq!(of("sum abc"), Outcome::Recovered);
         assert_eq!(of("step 11\nsum abc"), Outcome::Recovered);

@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 
 use super::candidate::Candidate;
 use super::layout::{Layout, Small};
-use super::outcome::Found;
+use super::outcome::{Expected, Found};
 use super::record::{Recorder, Start};
 use super::recording::Recording;
 use super::warm::PythonCommand;
@@ -30,7 +30,7 @@ pub struct Undisturbed {
     pub ended: Option<Ended>,
     /// Everything it said, up to a bound.
     pub words: String,
-    pub same: Option<String>,
+    pub expected: Expected,
 }
 
 /// Runs the command once in copies of the watched folders and writes down what it does to them.
@@ -58,8 +58,9 @@ pub(super) fn record(orders: &Orders) -> Result<(Recording, Undisturbed), Explor
     let (mut recording, ended, words) = tape.record(&room)?;
     recording.promised_before = orders.after.as_ref().and_then(|(_, promised)| *promised);
     room.close()?;
-    let same = orders.ear.value(&words);
-    Ok((recording, Undisturbed { ended, words, same }))
+    let consumed = orders.ear.consumed(&words).into_iter().collect();
+    let expected = Expected { same: orders.ear.value(&words), consumed };
+    Ok((recording, Undisturbed { ended, words, expected }))
 }
 
 /// What is to be recorded in a room.
