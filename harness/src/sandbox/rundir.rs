@@ -84,28 +84,34 @@ pub fn recover() -> Result<Vec<Swept>, SandboxError> {
     let top = top()?;
     let mut swept = Vec::new();
     for entry in std::fs::read_dir(&top).map_err(SandboxError::file("read", &top))?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("run-") && is_dead(&entry.path()) {
-            std::fs::remove_dir_all(entry.path()).map_err(SandboxError::file("remove", &entry.path()))?;
-            swept.push(Swept { path: entry.path() });
+        if !entry.file_name().to_string_lossy().starts_with("run-") {
+            continue;
+        }
+        let Some(_sweeping) = of_the_dead(&entry.path()) else { continue };
+        match std::fs::remove_dir_all(entry.path()) {
+            // Another sweeper was there first.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => {
+                removed.map_err(SandboxError::file("remove", &entry.path()))?;
+                swept.push(Swept { path: entry.path() });
+            }
         }
     }
     swept.extend(dead_cgroups()?);
     Ok(swept)
 }
 
-/// A folder without an owner's file is one that its harness is about to lock: left alone unless it is old.
-fn is_dead(run: &Path) -> bool {
+/// What shows that a run's harness is gone; where it is its owner's lock, it is held from now on, so that of several who sweep only one does.
+/// A folder without an owner's file is one that its harness is about to lock, or that is being swept: left alone unless it is old.
+fn of_the_dead(run: &Path) -> Option<Option<File>> {
     let owner =
         OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(run.join(OWNER));
     match owner {
-        Ok(file) => file.try_lock().is_ok(),
+        Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
         Err(_) => {
-            let age = run
-                .symlink_metadata()
-                .and_then(|facts| facts.modified())
-                .ok()
-                .and_then(|time| time.elapsed().ok());
-            age.is_some_and(|age| age.as_secs() > 60)
+            let modified = run.symlink_metadata().and_then(|facts| facts.modified()).ok();
+            let age = modified.and_then(|time| time.elapsed().ok());
+            age.filter(|age| age.as_secs() > 60).map(|_| None)
         }
     }
 }
