@@ -1,7 +1,7 @@
 //! The engine: builds a room, runs a trainer in it, breaks it, and judges what it does then.
 //!
-//! From the ground up: `sandbox`, `plan`, `judge`, `observe` know none of their neighbours; above them `target` and
-//! `faults`; then `run`; then `cli`, the only room that prints.
+//! From the ground up: `sandbox`, `gate`, `judge`, `observe` know none of their neighbours; above them `explore`, `plan`,
+//! `target` and `faults`; then `run`; then `cli`, the only room that prints.
 
 pub mod cli;
 pub mod explore;

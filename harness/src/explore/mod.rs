@@ -7,6 +7,7 @@ mod content;
 mod expedition;
 mod findings;
 mod kept;
+mod landmarks;
 mod layout;
 mod model;
 mod outcome;

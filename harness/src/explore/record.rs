@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use super::content::{Content, Source};
+use super::landmarks::landmarks;
 use super::recording::{Blind, NameChange, Node, NodeId, Op, Recording, What};
 use crate::gate::{Call, Decision, Done, Key, Kind, Overseer, Place};
 
@@ -67,6 +68,7 @@ impl Recorder {
             ops: Vec::new(),
             tape: start.tape.into(),
             blind: Blind::default(),
+            landmarks: BTreeMap::new(),
             promised_before: None,
         };
         let mut recorder = Recorder {
@@ -232,6 +234,10 @@ impl Recorder {
 
     fn wrote(&mut self, node: NodeId, offset: u64, bytes: u64, word: &str) {
         let at = self.deduplicated(bytes);
+        let landmarks = landmarks(offset, &self.head);
+        if !landmarks.is_empty() {
+            self.recording.landmarks.insert(self.recording.ops.len() as u32, landmarks);
+        }
         self.contents.entry(node).or_default().put(offset, bytes, Source::Tape(at));
         let text = format!("{word}({}, {bytes} bytes at {offset})", self.shown(node));
         self.push(What::Write { node, offset, bytes, at }, text);

@@ -93,6 +93,8 @@ pub struct Recording {
     /// The file that holds all written bytes.
     pub tape: PathBuf,
     pub blind: Blind,
+    /// Of writes, by operation: where the format changes its meaning, in bytes from the write's beginning.
+    pub landmarks: BTreeMap<u32, Vec<u64>>,
     /// The newest step that had been called saved before it began.
     pub promised_before: Option<u64>,
 }

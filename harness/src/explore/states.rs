@@ -10,6 +10,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::candidate::{Candidate, Tear};
 use super::kept::Kept;
+use super::landmarks::beside;
 use super::model::{BYTES, Durable, Model, Traits, Unit, units};
 use super::recording::{NodeId, Recording, What};
 
@@ -162,7 +163,10 @@ impl Found<'_> {
             if let Some(What::Write { offset, bytes, .. }) =
                 k.checked_sub(1).map(|at| &self.recording.ops[at].what)
             {
-                for cut in page_cuts(*offset, *bytes) {
+                let marks = self.recording.landmarks.get(&(k as u32 - 1));
+                let cuts = page_cuts(*offset, *bytes).into_iter();
+                let at_marks = marks.map(|marks| beside(marks, PAGE, *offset, *bytes)).unwrap_or_default();
+                for cut in cuts.chain(at_marks).collect::<BTreeSet<u64>>() {
                     let torn = Some((k as u32 - 1, Tear::Prefix(cut)));
                     self.add(Candidate { torn, ..Candidate::whole(k) }, Crash::Process);
                 }
@@ -243,7 +247,8 @@ impl Found<'_> {
             };
             let size_before = size_at(self.recording, file, unit.op as usize);
             let rest: Vec<Unit> = writes[index + 1..].to_vec();
-            for tear in tears(offset, bytes, size_before, traits) {
+            let marks = self.recording.landmarks.get(&unit.op).map_or(&[][..], Vec::as_slice);
+            for tear in tears(offset, bytes, size_before, marks, traits) {
                 // What comes after a torn piece is not there either, unless the tear leaves the length whole.
                 let lost = if matches!(tear, Tear::Prefix(_)) { rest.clone() } else { Vec::new() };
                 let lost = lawful(self.recording, k, Vec::new(), lost, traits);
@@ -461,8 +466,12 @@ fn size_at(recording: &Recording, node: NodeId, k: usize) -> u64 {
 }
 
 /// Classes of what a power loss leaves of a write.
-fn tears(offset: u64, bytes: u64, size_before: u64, traits: Traits) -> Vec<Tear> {
+fn tears(offset: u64, bytes: u64, size_before: u64, marks: &[u64], traits: Traits) -> Vec<Tear> {
     let mut tears: Vec<Tear> = page_cuts(offset, bytes).into_iter().map(Tear::Prefix).collect();
+    tears.extend(beside(marks, PAGE, offset, bytes).into_iter().map(Tear::Prefix));
+    if traits.size_before_data || traits.torn_overwrite {
+        tears.extend(beside(marks, SECTOR, offset, bytes).into_iter().map(Tear::Prefix));
+    }
     let appends = offset + bytes > size_before;
     if traits.size_before_data && appends {
         let cut = page_cuts(offset, bytes).first().copied().unwrap_or(0);
