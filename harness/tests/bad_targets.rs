@@ -80,7 +80,8 @@ fn check(style: &str, method: &str, expected: Outcome) {
 fn no_rooms() -> Option<String> {
     let doctor = Command::new(env!("CARGO_BIN_EXE_trainwreck")).arg("doctor").output().unwrap();
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    said.lines().find(|line| line.starts_with("- user-namespace")).map(str::to_owned)
+    let lacks = |line: &&str| ["- user-namespace", "- syscall-gate"].iter().any(|one| line.starts_with(one));
+    said.lines().find(lacks).map(str::to_owned)
 }
 
 #[test]
@@ -112,6 +113,12 @@ fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
 #[test]
 fn a_trainer_that_promises_before_it_has_saved_is_caught() {
     check("promises-early", "crash: {when: {said: '^saved step 6'}}", Outcome::LostWork);
+}
+
+/// The value at its end is right, and it never says where it goes on from.
+#[test]
+fn a_trainer_that_starts_from_scratch_without_a_word_is_caught() {
+    check("forgets", "crash: {when: {step: 8}}", Outcome::Restarted);
 }
 
 #[test]

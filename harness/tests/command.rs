@@ -236,26 +236,3 @@ fn an_ordinary_user_can_run_it_too() {
     }
     assert!(output.status.success() && said(&output).contains("2 survived"), "{}", said(&output));
 }
-
-/// Several runs may start at the same time after one was killed: each sweeps, and none trips over another.
-#[test]
-fn several_who_sweep_the_same_leftovers_all_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let top = dir.path().join(format!("trainwreck-{}", nix::unistd::geteuid()));
-    std::fs::create_dir(&top).unwrap();
-    std::fs::set_permissions(&top, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    for run in 0..4 {
-        let left = top.join(format!("run-1-{run}"));
-        (0..200).for_each(|folder| std::fs::create_dir_all(left.join(format!("{folder}/below"))).unwrap());
-        std::fs::write(left.join("owner"), "").unwrap();
-    }
-    let sweepers: Vec<_> = (0..8)
-        .map(|_| {
-            std::process::Command::new(PROGRAM).arg("recover").env("TMPDIR", dir.path()).spawn().unwrap()
-        })
-        .collect();
-    for mut sweeper in sweepers {
-        assert!(sweeper.wait().unwrap().success());
-    }
-    assert_eq!(std::fs::read_dir(&top).unwrap().count(), 0);
-}

@@ -55,6 +55,28 @@ impl CrashOf {
 }
 
 impl Operation {
+    /// Every one.
+    pub const ALL: [Operation; 18] = [
+        Operation::Open,
+        Operation::OpenToRead,
+        Operation::Read,
+        Operation::Write,
+        Operation::Truncate,
+        Operation::Allocate,
+        Operation::Rename,
+        Operation::Link,
+        Operation::Symlink,
+        Operation::Unlink,
+        Operation::Mkdir,
+        Operation::Rmdir,
+        Operation::Chmod,
+        Operation::Fsync,
+        Operation::Fdatasync,
+        Operation::Close,
+        Operation::Stat,
+        Operation::Access,
+    ];
+
     /// Those that change files or make a change durable: what a trigger means that names none.
     pub const CHANGES: [Operation; 13] = [
         Operation::Open,

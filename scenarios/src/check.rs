@@ -223,12 +223,7 @@ impl Checker {
             _ => Operation::CHANGES.to_vec(),
         };
         if let Some(wrong) = fits.and_then(|fits| to.iter().find(|operation| !fits(**operation))) {
-            let all = [
-                Operation::CHANGES.as_slice(),
-                &[Operation::OpenToRead, Operation::Read, Operation::Stat, Operation::Access],
-            ]
-            .concat();
-            let good: Vec<&str> = all
+            let good: Vec<&str> = Operation::ALL
                 .into_iter()
                 .filter(|one| fits.is_some_and(|fits| fits(*one)))
                 .map(Operation::name)

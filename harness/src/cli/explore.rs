@@ -199,7 +199,9 @@ fn perform(args: &ExploreArgs, prepared: Prepared, rooms: RunDir) -> Result<Exit
         Ok((explored, again)) => {
             let repeat = repeat_command();
             explored::print(&explored, &orders, &repeat);
-            explored::print_again(&explored, &again);
+            if args.depth == 2 && orders.only.is_none() {
+                explored::print_again(&explored, &again);
+            }
             let value = explored::json(&explored, &again, &orders, &repeat);
             if let Some(file) = &args.json {
                 std::fs::write(file, &value)
@@ -212,8 +214,8 @@ fn perform(args: &ExploreArgs, prepared: Prepared, rooms: RunDir) -> Result<Exit
             let all = [&explored].into_iter().chain(again.iter().map(|(_, explored)| explored));
             if all.flat_map(|one| &one.findings).next().is_none() { Exit::Survived } else { Exit::Violated }
         }
-        Err(ExploreError::Undisturbed(why)) => {
-            print::error(&why);
+        Err(error @ (ExploreError::Undisturbed(_) | ExploreError::NothingRecorded)) => {
+            print::error(&error);
             Exit::Inconclusive
         }
         Err(error @ ExploreError::NotPython) => {

@@ -49,6 +49,9 @@ pub(super) fn print(explored: &Explored, orders: &Orders, repeat: &str) {
 
 /// What second crashes, in the recoveries from first ones, came to.
 pub(super) fn print_again(first: &Explored, again: &[(State, Explored)]) {
+    if again.is_empty() {
+        print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
+    }
     for (state, explored) in again {
         print::line(&format!("\na second crash, {}:", state.words(&first.recording)));
         let figures = explored.outcomes().into_iter().flat_map(|(kind, outcomes)| {

@@ -101,19 +101,11 @@ fn sound(orders: &Orders, recording: &Recording, undisturbed: &Undisturbed) -> R
     let last = undisturbed.words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim();
     match undisturbed.ended {
         Some(Ended::Exited(0)) => {}
-        Some(Ended::Exited(code)) => {
-            return failed(format!("the command failed undisturbed, with exit code {code}: {last}"));
-        }
-        Some(Ended::Signalled(signal)) => {
-            return failed(format!("the command failed undisturbed, by signal {signal}: {last}"));
-        }
+        Some(ended) => return failed(format!("the command failed undisturbed, with {ended}: {last}")),
         None => return failed("stopped before the command had ended".into()),
     }
     if recording.file_operations().next().is_none() {
-        return failed(
-            "nothing was recorded: the command changed no file below the watched folders; is --watch right?"
-                .into(),
-        );
+        return Err(ExploreError::NothingRecorded);
     }
     let saves =
         recording.ops.iter().filter(|op| matches!(op.what, super::What::Said { saved: Some(_), .. })).count();
@@ -192,8 +184,8 @@ fn steady<'a>(
             };
             return Err(ExploreError::Undisturbed(format!(
                 "on {what} the recovery already comes to `{}` ({}){same}: {}",
-                word(outcome),
-                ending(found.ended),
+                outcome,
+                Ended::words(found.ended),
                 found.words
             )));
         }
@@ -214,18 +206,6 @@ fn judged(
     let promised = promised.or_else(|| recording.promised(k));
     let found = orders.ear.heard_before(found.clone(), recording, k);
     orders.ear.judge(&found, promised, &undisturbed.expected)
-}
-
-fn word(outcome: Outcome) -> String {
-    outcome.to_string()
-}
-
-fn ending(ended: Option<Ended>) -> String {
-    match ended {
-        Some(Ended::Exited(code)) => format!("exit code {code}"),
-        Some(Ended::Signalled(signal)) => format!("signal {signal}"),
-        None => "no end within its time".into(),
-    }
 }
 
 fn try_all<'a>(

@@ -36,16 +36,16 @@ pub(super) struct Small {
     known: Mutex<(usize, HashMap<[u8; 16], SmallBytes>)>,
 }
 
-/// Lays one state out, once, in `folder` of `base`: for a recording of one root. A folder `pool` is made beside it. Times are counted from
-/// `began`, in seconds since 1970.
+/// Lays one state out, once: each watched folder in one of these, which exist in `base`. A folder `pool` is made beside them. Times are counted
+/// from `began`, in seconds since 1970.
 pub fn lay_out(
     recording: &Recording,
     candidate: &Candidate,
-    (base, folder): (&Path, &str),
+    (base, folders): (&Path, Vec<String>),
     began: i64,
 ) -> Result<(), Error> {
     let small = Small::default();
-    let mut layout = Layout::new(recording, &small, base, vec![folder.into()], u64::MAX, began)?;
+    let mut layout = Layout::new(recording, &small, base, folders, u64::MAX, began)?;
     layout.lay_out(&candidate.tree(recording))
 }
 

@@ -80,6 +80,9 @@ pub enum ExploreError {
     NotPython,
     #[error("a booth was used after its end")]
     Closed,
+    /// Exit code 3.
+    #[error("nothing was recorded: the command changed no file below the watched folders; is --watch right?")]
+    NothingRecorded,
     /// The command itself did not do what it does when nothing disturbs it. Exit code 3.
     #[error("{0}")]
     Undisturbed(String),

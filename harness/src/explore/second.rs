@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use scenarios::Outcome;
 
 use super::expedition::{Explored, Progress, Tried, explore};
-use super::layout::{Layout, Small};
+use super::layout::lay_out;
 use super::states::{Crash, State};
 use super::{ExploreError, Orders};
 
 /// States whose recovery is looked into.
 const STATES: usize = 6;
 
-/// The states of which the recovery was explored, with what was found; those in which nothing is to be learned are left out.
+/// The states of which the recovery was explored, with what was found; recoveries that change no file are left out.
 pub fn second(
     orders: &Orders,
     first: &Explored,
@@ -27,14 +27,12 @@ pub fn second(
         let Some((_, way)) = one.state.hardest() else { continue };
         let dir = orders.dir.join(format!("second-{number}"));
         let base = dir.join("left");
-        let folders: Vec<PathBuf> = (0..orders.watch.len()).map(|root| base.join(root.to_string())).collect();
+        let names: Vec<String> = (0..orders.watch.len()).map(|root| root.to_string()).collect();
+        let folders: Vec<PathBuf> = names.iter().map(|name| base.join(name)).collect();
         for folder in folders.iter().chain([&dir.join("rooms")]) {
             std::fs::create_dir_all(folder).map_err(ExploreError::file("create", folder))?;
         }
-        let names = (0..orders.watch.len()).map(|root| root.to_string()).collect();
-        let small = Small::default();
-        Layout::new(&first.recording, &small, &base, names, u64::MAX, orders.began)
-            .and_then(|mut layout| layout.lay_out(&way.candidate.tree(&first.recording)))
+        lay_out(&first.recording, &way.candidate, (&base, names), orders.began)
             .map_err(ExploreError::file("lay out a state in", &base))?;
         let again = Orders {
             after: Some((folders, way.promised)),
@@ -45,7 +43,7 @@ pub fn second(
         match explore(&again, report) {
             Ok(explored) => found.push((one.state.clone(), explored)),
             // A recovery that changes no file has no crash states.
-            Err(ExploreError::Undisturbed(_)) => {}
+            Err(ExploreError::NothingRecorded) => {}
             Err(error) => return Err(error),
         }
         // Only what was found is kept of it.

@@ -39,7 +39,11 @@ pub(super) fn record(
     (wanted, most, turn): (&CrashStates, u32, u64),
 ) -> Result<Recorded, RunError> {
     let shown = dir.join("shown");
-    made(&shown)?;
+    std::fs::create_dir_all(&shown).map_err(|error| RunError::File {
+        doing: "create",
+        path: shown.clone(),
+        error,
+    })?;
     let first = dir.join("first");
     let stage = Stage::empty(first.clone(), script, Some(&shown))?.prepared()?;
     let start = stage.trainer().start();
@@ -60,14 +64,6 @@ pub(super) fn record(
     again.before = Some((Box::new(recorded), state));
     again.scope = Scope { moments: Some(of_recovery(&again, wanted)), ..scope };
     Ok(again)
-}
-
-fn made(path: &Path) -> Result<(), RunError> {
-    std::fs::create_dir_all(path).map_err(|error| RunError::File {
-        doing: "create",
-        path: path.into(),
-        error,
-    })
 }
 
 fn taped(
@@ -97,12 +93,8 @@ fn taped(
     stage.room.close()?;
     if ended != Some(Ended::Exited(0)) {
         let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        let ending = match ended {
-            Some(Ended::Exited(code)) => format!("exit code {code}"),
-            Some(Ended::Signalled(signal)) => format!("signal {signal}"),
-            None => "no end".into(),
-        };
-        return Err(RunError::Preparation { step: "recorded run", ending, words: last.into() });
+        let (ending, words) = (Ended::words(ended), last.into());
+        return Err(RunError::Preparation { step: "recorded run", ending, words });
     }
     let heard = heard(script, &recording);
     let began = jiff::Timestamp::now().as_second();
@@ -239,7 +231,7 @@ impl Recorded {
     ) -> Result<Stage<'a>, RunError> {
         let stage = Stage::empty(dir.clone(), script, Some(&self.shown))?;
         let base = dir.join("room");
-        lay_out(&self.recording, state.candidate(), (&base, "root"), self.began)
+        lay_out(&self.recording, state.candidate(), (&base, vec!["root".into()]), self.began)
             .map_err(|error| RunError::File { doing: "lay out a crash state in", path: base, error })?;
         Ok(stage)
     }

@@ -243,10 +243,8 @@ impl<'a> Live<'a> {
 
     fn ended_as_asked(&self, ended: Ended) {
         for (probe, codes) in &self.ends_with {
-            let (held, found) = match ended {
-                Ended::Exited(code) => (codes.contains(&code), format!("exit code {code}")),
-                Ended::Signalled(signal) => (false, format!("signal {signal}")),
-            };
+            let held = matches!(ended, Ended::Exited(code) if codes.contains(&code));
+            let found = ended.to_string();
             self.reporter.emit(Event::Probed(Probed { probe: probe.clone(), held, found }));
         }
     }

@@ -16,6 +16,7 @@ use crate::faults::FaultError;
 use crate::sandbox::SandboxError;
 use crate::target::ProgramError;
 
+pub use stage::prepared_root;
 pub use steady::SteadyCache;
 pub use suite::{Cast, ScenarioEnd, Suite, SuiteEnd, run_suite};
 

@@ -253,12 +253,7 @@ fn kinds(operations: &[Operation]) -> Vec<Kind> {
 }
 
 fn operation(kind: Kind) -> Option<Operation> {
-    let all = [
-        Operation::CHANGES.as_slice(),
-        &[Operation::OpenToRead, Operation::Read, Operation::Close, Operation::Stat, Operation::Access],
-    ]
-    .concat();
-    all.into_iter().find(|one| kinds(&[*one]) == [kind])
+    Operation::ALL.into_iter().find(|one| kinds(&[*one]) == [kind])
 }
 
 impl Sentry {

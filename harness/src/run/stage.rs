@@ -53,11 +53,7 @@ impl Answer {
     }
 
     pub(super) fn ending(&self) -> String {
-        match self.ended {
-            Some(Ended::Exited(code)) => format!("exit code {code}"),
-            Some(Ended::Signalled(signal)) => format!("signal {signal}"),
-            None => "no end within its time".into(),
-        }
+        Ended::words(self.ended)
     }
 }
 
@@ -174,6 +170,21 @@ impl<'a> Stage<'a> {
         }
         Ok(Answer { ended, words: words.join(" | ").chars().take(2000).collect() })
     }
+}
+
+/// A root as an untouched target has it, copied to `root`, an existing, empty folder by which its files already call it. The room
+/// that it is prepared in is made in `dir`.
+pub fn prepared_root(
+    dir: &Path,
+    root: &Path,
+    (target, program): (&TargetFile, &Path),
+    workload: &Workload,
+) -> Result<(), RunError> {
+    let script = Script { target, program, workload, beside: Path::new("."), gate: false, poisoned: &[] };
+    let stage = Stage::empty(dir.into(), script, Some(root))?.prepared()?;
+    let failed = |error| RunError::File { doing: "copy to", path: root.into(), error };
+    crate::explore::copy_tree(stage.room.root(), root).map_err(failed)?;
+    Ok(stage.room.close()?)
 }
 
 /// Settings that take a guard away.

@@ -30,6 +30,22 @@ pub enum Ended {
     Signalled(i32),
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exited(code) => write!(f, "exit code {code}"),
+            Ended::Signalled(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+impl Ended {
+    /// The same for what may not have ended in its time.
+    pub fn words(ended: Option<Ended>) -> String {
+        ended.map_or_else(|| "no end within its time".into(), |ended| ended.to_string())
+    }
+}
+
 /// A change to a mount below the room's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountChange {

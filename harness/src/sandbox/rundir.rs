@@ -132,3 +132,19 @@ fn dead_cgroups() -> Result<Vec<Swept>, SandboxError> {
     }
     Ok(swept)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_who_sweep_a_dead_run_one_does() -> Result<(), std::io::Error> {
+        let run = tempfile::tempdir()?;
+        std::fs::write(run.path().join(OWNER), "")?;
+        let first = of_the_dead(run.path());
+        assert!(first.is_some() && of_the_dead(run.path()).is_none());
+        drop(first);
+        assert!(of_the_dead(run.path()).is_some());
+        Ok(())
+    }
+}

@@ -69,9 +69,13 @@ pub(super) fn is_known(layout: &Layout, id: &str) -> bool {
     layout.processing().join(id).exists() || layout.done().join(id).exists()
 }
 
-/// Its result is safe: takes it out of the queue, whole, so that no half of it is left there.
-pub(super) fn tidy_away(layout: &Layout, job: &Job) -> Result<(), DurableError> {
-    durable::remove_whole(&layout.processing().join(&job.id), Care::Full)?;
+/// Its result is safe: takes it out of the queue; `whole`: so that no half of it is ever left there.
+pub(super) fn tidy_away(layout: &Layout, job: &Job, whole: bool) -> Result<(), DurableError> {
+    let entry = layout.processing().join(&job.id);
+    match whole {
+        true => durable::remove_whole(&entry, Care::Full)?,
+        false => durable::remove_tree(&entry)?,
+    }
     durable::sync_dir(&layout.processing(), Care::Full)
 }
 

@@ -134,12 +134,17 @@ impl Daemon<'_> {
         self.inbox.look(self.orders)
     }
 
+    fn tidy_away(&self, job: &jobs::Job) -> Result<(), DaemonError> {
+        let whole = self.orders.settings.guards.prune_whole;
+        Ok(jobs::tidy_away(&self.orders.layout, job, whole)?)
+    }
+
     fn take_up_job(&mut self) -> Result<(), DaemonError> {
         let Some(job) = jobs::next(&self.orders.layout)? else { return Ok(()) };
         // Finished before an earlier daemon was killed, but not yet tidied away.
         if let Some((step, adapter)) = jobs::finished(&self.orders.layout, &job) {
             (self.orders.say)(&format!("finished job {} at step {step} adapter {adapter}", job.id));
-            return Ok(jobs::tidy_away(&self.orders.layout, &job)?);
+            return self.tidy_away(&job);
         }
         let crashes = Crashes::new(&self.orders.settings);
         self.under = Some(Under { job, worker: None, not_before: Instant::now(), crashes, why: None });
@@ -202,7 +207,7 @@ impl Daemon<'_> {
         let Some(mut under) = self.under.take() else { return Ok(()) };
         let why = under.why.take().unwrap_or_default();
         match under.crashes.judge(ended, &why) {
-            Next::Done => Ok(jobs::tidy_away(&self.orders.layout, &under.job)?),
+            Next::Done => self.tidy_away(&under.job),
             Next::Fail { reason } => {
                 (self.orders.say)(&format!("failed job {}: {reason}", under.job.id));
                 Ok(jobs::fail(&self.orders.layout, &under.job, &reason)?)

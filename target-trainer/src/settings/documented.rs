@@ -57,7 +57,10 @@ const DOCUMENTS: [(&str, &str); 55] = [
         "guards.verify_before_prune",
         "An old checkpoint is removed only after its successor has been read back.",
     ),
-    ("guards.prune_whole", "An old checkpoint loses its name before its files; off: file by file."),
+    (
+        "guards.prune_whole",
+        "An old checkpoint or a finished job loses its name before its files; off: file by file.",
+    ),
     ("guards.space_check", "Free bytes and free inodes are checked before a save."),
     ("guards.abort_cleanup", "A save that failed removes what it had written."),
     ("guards.read_only_wait", "A read-only file system is waited for; off: worker and daemon end."),
