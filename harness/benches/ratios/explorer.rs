@@ -187,14 +187,15 @@ pub(crate) fn warm_start() -> Vec<Row> {
     )
     .unwrap();
     let own = std::env::current_exe().unwrap();
-    let saves = launch(&[own.to_str().unwrap(), "__saves", watch.to_str().unwrap(), "3", "2", "4"]);
+    let saves = launch(&[own.to_str().unwrap(), "__saves", watch.to_str().unwrap(), "6", "4", "4"]);
     let resume = launch(&[&python, script.to_str().unwrap(), watch.to_str().unwrap()]);
     let rate = |warm: Vec<String>, max_states: usize| {
         let mut orders = orders(dir.path(), watch.clone(), saves.clone(), resume.clone());
         (orders.warm, orders.scope.max_states) = (warm, max_states);
         explored(&orders).states_per_second()
     };
-    let turns = (0..3).map(|_| (rate(vec!["numpy".into()], 2000), rate(Vec::new(), 40)));
+    // Enough states that importing once for each job weighs little, as in a real exploration.
+    let turns = (0..7).map(|_| (rate(vec!["numpy".into()], 2000), rate(Vec::new(), 40)));
     let turns: Vec<(f64, f64)> = turns.collect();
     let (warm, fresh) = turns[turns.len() / 2];
     let ratio = median(turns.iter().map(|(warm, fresh)| warm / fresh).collect());
