@@ -1,12 +1,13 @@
 //! The engine: builds a room, runs a trainer in it, breaks it, and judges what it does then.
 //!
 //! From the ground up: `sandbox`, `gate`, `judge`, `observe` know none of their neighbours; above them `explore`, `plan`,
-//! `target` and `faults`; then `run`; then `cli`, the only room that prints.
+//! `target`, `gpu` and `faults`; then `run`; then `cli`, the only room that prints.
 
 pub mod cli;
 pub mod explore;
 pub mod faults;
 pub mod gate;
+pub mod gpu;
 pub mod judge;
 pub mod observe;
 pub mod plan;

@@ -3,16 +3,19 @@
 //! Pure: no clock, no files, no environment. The same scenario and seed give the same plan; where the method strikes
 //! at every one of many like moments, the plan says how they are counted, and unfolds once the steady state has counted them.
 
-use std::collections::BTreeMap;
+mod gpu;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use scenarios::{
-    Aim, CallTrigger, CrashStates, Effect, Errno, Fault, Mount, Operation, Point, Scenario, Strike,
-    SubmittedFile, Swapped, Trigger,
+    Aim, CallTrigger, CrashStates, Effect, Errno, Fact, Fault, Gpu, Mount, Operation, Point, Scenario,
+    Strike, SubmittedFile, Swapped, Trigger,
 };
 
 use crate::explore::State;
+
+pub use gpu::{GpuCounter, GpuStrike, GpuWay};
 
 /// Bytes in a page: the smallest amount by which a tmpfs fills.
 pub const PAGE: u64 = 4096;
@@ -25,6 +28,8 @@ pub struct Plan {
     faults: Vec<Fault>,
     /// Which turn of a phase is struck, 1-based.
     turn: u64,
+    /// The scenario expects the undisturbed run's weights to the last bit.
+    same_weights: bool,
 }
 
 /// What the target is given to do, the same in the steady state and in every trial.
@@ -34,6 +39,7 @@ pub struct Workload {
     pub settings: BTreeMap<String, String>,
     pub submit: Vec<SubmittedFile>,
     pub mounts: Vec<Mount>,
+    pub gpu: Option<Gpu>,
 }
 
 /// One way of striking.
@@ -52,6 +58,8 @@ pub struct Planned {
     pub moment: Moment,
     /// For a fault that fills a disk: how many bytes it leaves.
     pub leave_bytes: Option<u64>,
+    /// For a fault that is made of a call of the GPU's driver; `moment` is then when it is armed.
+    pub gpu: Option<GpuStrike>,
 }
 
 /// When, exactly.
@@ -120,6 +128,8 @@ pub struct Counts {
     /// Crash states of a recorded run, and how many like them a bound left out.
     pub states: Vec<CrashState>,
     pub states_left_out: u64,
+    /// Calls of the GPU's driver, one figure for each of [`Plan::gpu_counters`].
+    pub gpu_calls: Vec<u64>,
 }
 
 /// Trials of a plan, and how many like them were left out by `max-trials`.
@@ -135,19 +145,22 @@ impl Plan {
         let mut settings = scenario.settings().clone();
         settings.extend(without_guard.clone());
         let (submit, mounts) = (scenario.submit().to_vec(), scenario.mounts().to_vec());
-        let workload = Workload { seed, settings, submit, mounts };
+        let workload = Workload { seed, settings, submit, mounts, gpu: scenario.gpu().cloned() };
         // Never the first: before a first save nothing has been promised that could be lost.
         let turn = 2 + seed % 3;
-        Plan { seed, workload, faults: scenario.method().to_vec(), turn }
+        let near = |fact: &Fact| matches!(fact, Fact::FinalLoss { .. });
+        let same_weights = !scenario.expect().iter().any(|one| near(&one.fact));
+        Plan { seed, workload, faults: scenario.method().to_vec(), turn, same_weights }
     }
 
     pub fn workload(&self) -> &Workload {
         &self.workload
     }
 
-    /// Whether the faults leave the workload as it was, so that the end must be the steady state's.
+    /// Whether the faults leave the workload and the device as they were, so that the end must be the steady state's.
     pub fn comparable(&self) -> bool {
-        !self.faults.iter().any(|fault| matches!(fault.effect, Effect::PoisonSample { .. }))
+        self.same_weights
+            && !self.faults.iter().any(|fault| matches!(fault.effect, Effect::PoisonSample { .. }))
     }
 
     /// The calls that the steady state has to count: those of the first trigger that speaks of calls.
@@ -156,6 +169,11 @@ impl Plan {
             Trigger::Call(call) => Some(call),
             _ => None,
         })
+    }
+
+    /// Calls of the GPU's driver that the steady state has to count.
+    pub fn gpu_counters(&self) -> Vec<GpuCounter> {
+        self.faults.iter().flat_map(gpu::counters).collect()
     }
 
     /// Which crash states of which run have to be found, and at most how many; the turn of their phase, 1-based.
@@ -171,8 +189,15 @@ impl Plan {
         let turn = self.turn.clamp(1, (counts.calls.len() as u64).max(1));
         let mut ways: Vec<Vec<Planned>> = vec![Vec::new()];
         let mut left_out = counts.states_left_out;
+        let mut gpu_calls = counts.gpu_calls.as_slice();
         for fault in &self.faults {
-            let (kept, missing) = thinned(variants(fault, turn, counts), fault.max_trials, self.seed);
+            let own = gpu::counters(fault).len().min(gpu_calls.len());
+            let (counted, others) = gpu_calls.split_at(own);
+            gpu_calls = others;
+            let strikes = gpu::strikes(fault, counted, self.seed);
+            left_out += strikes.as_ref().map_or(0, |(_, left_out)| *left_out);
+            let all = variants(fault, turn, counts, strikes.map(|(strikes, _)| strikes));
+            let (kept, missing) = thinned(all, fault.max_trials, self.seed);
             left_out += missing;
             ways = ways
                 .iter()
@@ -188,7 +213,7 @@ impl Plan {
     }
 }
 
-fn variants(fault: &Fault, turn: u64, counts: &Counts) -> Vec<Planned> {
+fn variants(fault: &Fault, turn: u64, counts: &Counts, gpu: Option<Vec<GpuStrike>>) -> Vec<Planned> {
     let moments = match &fault.when {
         _ if matches!(fault.effect, Effect::CrashStates(_)) => {
             counts.states.iter().map(|one| Moment::State(one.clone())).collect()
@@ -203,9 +228,21 @@ fn variants(fault: &Fault, turn: u64, counts: &Counts) -> Vec<Planned> {
         Effect::FillDisk { leave: Some(leave), .. } => vec![Some(leave.0)],
         _ => vec![None],
     };
-    let planned =
-        |moment: &Moment, leave_bytes| Planned { fault: fault.clone(), moment: moment.clone(), leave_bytes };
-    moments.iter().flat_map(|moment| leaves.iter().map(move |leave| planned(moment, *leave))).collect()
+    let strikes: Vec<Option<GpuStrike>> =
+        gpu.map_or_else(|| vec![None], |strikes| strikes.into_iter().map(Some).collect());
+    let planned = |moment: &Moment, leave_bytes: Option<u64>, gpu: &Option<GpuStrike>| Planned {
+        fault: fault.clone(),
+        moment: moment.clone(),
+        leave_bytes,
+        gpu: gpu.clone(),
+    };
+    let mut all = Vec::new();
+    for moment in &moments {
+        for leave in &leaves {
+            all.extend(strikes.iter().map(|strike| planned(moment, *leave, strike)));
+        }
+    }
+    all
 }
 
 fn at_calls(fault: &Fault, trigger: &CallTrigger, turn: u64, counts: &Counts) -> Vec<Moment> {
@@ -319,6 +356,12 @@ impl Planned {
             Effect::SwapFile { .. } => "swap-file",
             Effect::SweepErrno => "sweep-errno",
             Effect::CrashStates(_) => "crash-states",
+            Effect::GpuError { .. } => "gpu-error",
+            Effect::GpuHang { .. } => "gpu-hang",
+            Effect::GpuOverwrite { .. } => "gpu-overwrite",
+            Effect::GpuFlipBit { .. } => "gpu-flip-bit",
+            Effect::GpuFragment { .. } => "gpu-fragment",
+            Effect::GpuState(_) => "gpu-state",
         };
         word.to_owned()
     }
@@ -385,6 +428,14 @@ impl Planned {
             | Effect::SwapFile { .. }
             | Effect::SweepErrno => "a call".into(),
             Effect::CrashStates(_) => "files as a crash leaves them".into(),
+            Effect::GpuState(state) => gpu::state_words(state),
+            Effect::GpuError { .. }
+            | Effect::GpuHang { .. }
+            | Effect::GpuOverwrite { .. }
+            | Effect::GpuFlipBit { .. }
+            | Effect::GpuFragment { .. } => {
+                self.gpu.as_ref().map(|strike| format!("{}, counted", strike.words())).unwrap_or_default()
+            }
         }
     }
 

@@ -54,9 +54,15 @@ fn unsafe_lives_only_in_files_named_for_it() {
     let word = ["uns", "afe "].concat();
     let has =
         |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&word));
+    // The stand-in for a driver is made of nothing else, and the head of its crate says where; its plan maps one file.
+    let stand_in = workspace().join("harness/simgpu");
+    let named = |path: &Path| {
+        ["sys.rs", "cuda.rs", "hooks.rs"].iter().any(|name| path.ends_with(name))
+            || path.starts_with(&stand_in)
+    };
     let stray: Vec<PathBuf> = sources()
         .into_iter()
-        .filter(|(path, text)| has(text) && !path.ends_with("sys.rs"))
+        .filter(|(path, text)| has(text) && !named(path))
         .map(|(path, _)| path)
         .collect();
     assert!(stray.is_empty(), "{stray:?}");

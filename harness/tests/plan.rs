@@ -23,6 +23,7 @@ fn check(name: &str, text: &str, seed: u64) {
     let counts = Counts {
         calls: vec![save[..3].to_vec(), save.clone(), save.clone(), save],
         save_bytes: 200 * 4096,
+        gpu_calls: vec![400, 60],
         ..Counts::default()
     };
     let unfolded = Plan::new(&scenario, seed, &BTreeMap::new()).unfold(&counts);
@@ -46,4 +47,25 @@ fn a_sweep_tries_every_errno_that_each_call_may_return() {
 #[test]
 fn what_a_bound_leaves_out_is_spread_evenly_and_counted() {
     check("fs-06-seed-1", include_str!("../../scenarios/library/filesystem/fs-06-disk-full.yaml"), 1);
+}
+
+/// Each kind of call and each way to tell the error has its share of the few trials.
+#[test]
+fn the_calls_of_a_gpu_are_spread_over_all_kinds_and_ways() {
+    check("hw-01-seed-1", include_str!("../../scenarios/library/hardware/hw-01-gpu-driver-crash.yaml"), 1);
+}
+
+#[test]
+fn a_method_with_two_gpu_faults_counts_and_unfolds_each_by_itself() {
+    let text = include_str!("../../scenarios/library/hardware/hw-01-gpu-driver-crash.yaml").replace(
+        "expect:",
+        "  - gpu-hang: {when: {step: 3}, call: {kernel: 'attention*', at: every}, max-trials: 2}\n  - gpu-state: {lost: true, xids: [79]}\nexpect:",
+    );
+    let scenario = Scenario::parse(&text, "two").unwrap();
+    let plan = Plan::new(&scenario, 1, &BTreeMap::new());
+    assert_eq!(plan.gpu_counters().len(), 3);
+    let unfolded = plan.unfold(&Counts { gpu_calls: vec![10, 4, 7], ..Counts::default() });
+    assert_eq!((unfolded.trials.len(), unfolded.left_out), (12, 2 * 14 - 6 + 5));
+    let last = &unfolded.trials.last().unwrap().what;
+    assert!(last.contains("GPU launch of attention*, 7 of 7, never ends"), "{last}");
 }

@@ -6,9 +6,11 @@
     reason = "a test stops at the first thing that is not as it should be, and says what it skips"
 )]
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use scenarios::{Gpu, Scenario};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
 
@@ -18,20 +20,34 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(1);
     let refused = refused();
     refused.iter().for_each(|why| eprintln!("skipped: {why}"));
-    let rooms = refused.iter().all(|line| !line.contains("user-namespace") && !line.contains("tmpfs"));
+    // What can't be built is run, and fails.
+    let lacks = |name: &str| {
+        refused
+            .iter()
+            .any(|line| line.split_whitespace().nth(1) == Some(name) && !line.contains("could not build"))
+    };
+    let rooms = !lacks("user-namespace") && !lacks("tmpfs");
+    let (simulated, real) = (!lacks("simulated-gpu"), !lacks("real-gpu"));
+    let gpus = gpus();
     let mut trials = Vec::new();
     for (id, guards) in shipped() {
+        let can = rooms
+            && match gpus.iter().find(|(named, _)| *named == id).and_then(|(_, gpu)| gpu.as_ref()) {
+                None => true,
+                Some(Gpu::Simulated(_)) => simulated,
+                Some(Gpu::Real) => real,
+            };
         let survived = id.clone();
         trials.push(
             Trial::test(format!("{id}_is_survived"), move || perform("run", &survived))
-                .with_ignored_flag(!rooms),
+                .with_ignored_flag(!can),
         );
         if !guards.is_empty() {
             trials.push(
                 Trial::test(format!("{id}_notices_when_its_guard_is_taken_away"), move || {
                     perform("prove", &id)
                 })
-                .with_ignored_flag(!rooms),
+                .with_ignored_flag(!can),
             );
         }
     }
@@ -57,6 +73,19 @@ fn shipped() -> Vec<(String, String)> {
         Some((line.split_whitespace().next()?.to_owned(), line.rsplit("  ").next()?.trim().to_owned()))
     };
     listed.iter().filter_map(words).collect()
+}
+
+/// Ids, and the GPU that each scenario gives its target.
+fn gpus() -> Vec<(String, Option<Gpu>)> {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/library");
+    let entries =
+        |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let texts = entries(library).flat_map(entries).filter_map(|path| std::fs::read_to_string(path).ok());
+    let read = |text: String| {
+        let scenario = Scenario::parse(&text, "library").unwrap_or_else(|error| panic!("{error}"));
+        (scenario.id().to_owned(), scenario.gpu().cloned())
+    };
+    texts.map(read).collect()
 }
 
 fn perform(verb: &str, id: &str) -> Result<(), Failed> {

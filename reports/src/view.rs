@@ -197,8 +197,14 @@ fn expectations(started: &ScenarioStarted, verdict: Option<&Verdict>) -> Vec<(St
         .collect()
     };
     let scenario = Scenario::parse(&started.source, &started.file);
-    let texts: Vec<String> = scenario
+    let mut texts: Vec<String> = scenario
         .map(|scenario| scenario.expect().iter().map(|one| one.text.clone()).collect())
         .unwrap_or_default();
+    // What nobody had to expect, such as that the simulated GPU finds nothing.
+    for reason in reasons {
+        if !texts.contains(&reason.expectation) {
+            texts.push(reason.expectation.clone());
+        }
+    }
     texts.into_iter().map(|text| (text.clone(), found(&text))).collect()
 }

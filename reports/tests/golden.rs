@@ -70,6 +70,9 @@ fn facts(outcome: Outcome) -> TrialFacts {
         restarts: 0,
         same: vec!["blake3:aa".into()],
         same_as_steady: Some(true),
+        final_step: Some(12),
+        final_loss: None,
+        found: vec![],
         peak_memory_bytes: Some(9 << 20),
         probes: vec![],
         seconds: 1.0,
@@ -113,6 +116,8 @@ fn steady(id: &str) -> Entry {
         seconds: 0.2,
         peak_memory_bytes: Some(8 << 20),
         counted: BTreeMap::from([("file events of save 1".into(), 23)]),
+        final_loss: None,
+        found: vec![],
         cached: false,
     };
     entry(0, Some(id), None, Event::SteadyState(facts))

@@ -1,13 +1,15 @@
 //! Draft -> Scenario: what the shape of a file can't say. Collects everything that is wrong.
 
+mod gpu;
+
 use std::collections::BTreeMap;
 
 use crate::calls::{CrashOf, Operation};
 use crate::draft::{
-    CallDraft, Common, CrashStates as CrashStatesDraft, ExpectationDraft, FactDraft, FaultDraft, KindDraft,
-    LandedDraft, PointDraft, ScenarioDraft, SeverityDraft, StrikeDraft, SubmitDraft, SwappedDraft,
-    TriggerDraft, UntilDraft,
+    CallDraft, Common, CrashStates as CrashStatesDraft, FaultDraft, KindDraft, LandedDraft, PointDraft,
+    ScenarioDraft, SeverityDraft, StrikeDraft, SubmitDraft, SwappedDraft, TriggerDraft, UntilDraft,
 };
+use crate::expect_draft::{ExpectationDraft, FactDraft};
 use crate::placed::Placed;
 use crate::problem::{InvalidFile, Problem};
 use crate::scenario::{
@@ -79,6 +81,8 @@ impl Checker {
         let method: Vec<Fault> =
             draft.method.value.into_iter().map(|fault| self.fault(fault, place)).collect();
         self.stands_alone(&method, place);
+        let gpu = draft.target.gpu.map(|gpu| self.gpu(gpu));
+        self.fits_gpu(&method, gpu.as_ref(), place);
         let expected = draft.expect.place;
         let expect: Vec<Expectation> = draft
             .expect
@@ -96,12 +100,21 @@ impl Checker {
                 "`before-resume` and `verifies-before-resume` are asked of files that `crash-states` left";
             self.problems.push(Problem::at(expected, message).help("take it away, or use `crash-states`"));
         }
+        let asks = |wanted: fn(&Fact) -> bool| expect.iter().any(|one| wanted(&one.fact));
+        if asks(|fact| matches!(fact, Fact::FinalLoss { .. }))
+            && asks(|fact| matches!(fact, Fact::SameAsSteadyState))
+        {
+            let message =
+                "`final-loss` is for weights that may differ, and `same-as-steady-state` wants them equal";
+            self.problems.push(Problem::at(expected, message).help("take one of the two away"));
+        }
         let guards = draft.guards.into_iter().map(|guard| self.name(NameOf::Guard, guard)).collect();
         Scenario {
             id: draft.id.value.0,
             title: draft.title.value,
             severity: severity(draft.severity),
             target: draft.target.target,
+            gpu,
             settings: draft.target.settings.into_iter().map(|(key, value)| (key, value.0)).collect(),
             submit,
             mounts,
@@ -197,7 +210,7 @@ impl Checker {
             Some(UntilDraft::After(time)) => Until::After(time.0),
             Some(UntilDraft::Said(pattern)) => Until::Said(pattern.0.clone()),
         };
-        Fault { effect: self.effect(draft), when, strike, until, landed_if_said, max_trials }
+        Fault { effect: self.effect(draft, method), when, strike, until, landed_if_said, max_trials }
     }
 
     fn trigger(&mut self, draft: Option<&TriggerDraft>, fault: &FaultDraft) -> Trigger {
@@ -260,7 +273,7 @@ impl Checker {
         }
     }
 
-    fn effect(&mut self, draft: FaultDraft) -> Effect {
+    fn effect(&mut self, draft: FaultDraft, method: crate::problem::Place) -> Effect {
         match draft {
             FaultDraft::Crash(fault) => Effect::Crash {
                 point: fault.point.map(|point| match point {
@@ -320,6 +333,17 @@ impl Checker {
             },
             FaultDraft::SweepErrno(_) => Effect::SweepErrno,
             FaultDraft::CrashStates(fault) => Effect::CrashStates(self.crash_states(fault)),
+            FaultDraft::GpuError(fault) => self.gpu_error(fault),
+            FaultDraft::GpuHang(fault) => {
+                Effect::GpuHang { calls: self.launches(fault.call, "gpu-hang", method) }
+            }
+            FaultDraft::GpuOverwrite(fault) => Effect::GpuOverwrite {
+                with: fault.with,
+                calls: self.launches(fault.call, "gpu-overwrite", method),
+            },
+            FaultDraft::GpuFlipBit(fault) => Effect::GpuFlipBit { calls: self.gpu_calls(fault.call) },
+            FaultDraft::GpuFragment(fault) => self.gpu_fragment(fault),
+            FaultDraft::GpuState(fault) => self.gpu_state(fault, method),
         }
     }
 
@@ -390,6 +414,7 @@ fn fact_of(draft: FactDraft) -> Fact {
         FactDraft::Outcome(outcomes) => Fact::Outcome(outcomes),
         FactDraft::LostSteps(most) => Fact::LostSteps { max: most.max },
         FactDraft::SameAsSteadyState => Fact::SameAsSteadyState,
+        FactDraft::FinalLoss(near) => Fact::FinalLoss { within_percent: near.within.0 },
         FactDraft::Restarts(most) => Fact::Restarts { max: u32::try_from(most.max).unwrap_or(u32::MAX) },
         FactDraft::RecoveryTime(most) => Fact::RecoveryTime { max: most.max.0 },
         FactDraft::PeakMemory(most) => Fact::PeakMemory { max: most.max.0 },
@@ -434,5 +459,11 @@ fn common_of(draft: &FaultDraft) -> Common<'_> {
         FaultDraft::SwapFile(fault) => fault.common(),
         FaultDraft::SweepErrno(fault) => fault.common(),
         FaultDraft::CrashStates(fault) => fault.common(),
+        FaultDraft::GpuError(fault) => fault.common(),
+        FaultDraft::GpuHang(fault) => fault.common(),
+        FaultDraft::GpuOverwrite(fault) => fault.common(),
+        FaultDraft::GpuFlipBit(fault) => fault.common(),
+        FaultDraft::GpuFragment(fault) => fault.common(),
+        FaultDraft::GpuState(fault) => fault.common(),
     }
 }

@@ -7,9 +7,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::calls::{CrashOf, Operation};
+use crate::expect_draft::ExpectationDraft;
+use crate::gpu_draft::{GpuDraft, GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite, GpuStateFault};
 use crate::leaf::{ErrnoName, FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
 use crate::placed::Placed;
-use crate::verdict::Outcome;
 
 /// A scenario of Trainwreck: a target, a method that breaks it, and what is expected of it then.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -54,6 +55,8 @@ pub(crate) struct TargetUse {
     /// Name of a shipped target (`reference`), or the path of a target file beside this one.
     #[serde(rename = "use")]
     pub(crate) target: String,
+    /// A GPU for the target; none where it is not said.
+    pub(crate) gpu: Option<Placed<GpuDraft>>,
     /// Settings of the target that differ from its defaults.
     #[serde(default)]
     pub(crate) settings: BTreeMap<String, Setting>,
@@ -130,6 +133,18 @@ pub(crate) enum FaultDraft {
     /// One undisturbed run is recorded, and every set of files that a crash may leave of it is laid out and resumed from: a
     /// trial each.
     CrashStates(CrashStates),
+    /// A call of the GPU's driver fails.
+    GpuError(GpuError),
+    /// A kernel on the GPU never ends: whoever waits for it waits for ever.
+    GpuHang(GpuHang),
+    /// A kernel on the simulated GPU leaves a wrong value in what it wrote.
+    GpuOverwrite(GpuOverwrite),
+    /// A bit flips in the simulated GPU's memory, where most of it is in use.
+    GpuFlipBit(GpuFlipBit),
+    /// The simulated GPU's memory is in small pieces: a large allocation fails although enough is free.
+    GpuFragment(GpuFragment),
+    /// What the GPU tells of itself: lost, hot, slowed down, memory errors, XIDs. From when it strikes until it is taken back.
+    GpuState(GpuStateFault),
 }
 
 /// A fault's own keys, and those that every fault has.
@@ -161,6 +176,7 @@ macro_rules! fault {
         }
     };
 }
+pub(crate) use fault;
 
 /// What every fault has.
 #[derive(Clone, Copy)]
@@ -411,83 +427,4 @@ pub(crate) enum KindDraft {
     DuplicateKeys(u32),
     /// One line of this size, sparse on disk.
     LongLine(Size),
-}
-
-/// An expectation: how it must hold, then what.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ExpectationDraft {
-    /// In every trial.
-    Always(FactDraft),
-    /// In at least one trial.
-    Sometimes(FactDraft),
-    /// At least once: shows that the run went where it was meant to go.
-    Reached(FactDraft),
-}
-
-/// Something that holds or does not.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum FactDraft {
-    /// What the target did is one of these.
-    Outcome(Vec<Outcome>),
-    /// Steps that had to be trained again.
-    LostSteps(Most),
-    /// What the target file's `same` finds (a hash of the weights, say) is equal to the undisturbed run's.
-    SameAsSteadyState,
-    /// Times that the harness had to start the target again, beside those that the method caused.
-    Restarts(Most),
-    /// From the fault's landing to the next announced step.
-    RecoveryTime(MostTime),
-    /// Resident memory of the target's largest process.
-    PeakMemory(MostBytes),
-    /// The target's `verify` command exits with 0 at the end.
-    Verifies,
-    /// It does so on the files as `crash-states` left them, before the target is resumed.
-    VerifiesBeforeResume,
-    /// Asked to end by `terminate`, the main process ends with one of these exit codes.
-    EndsWith(Vec<u8>),
-    /// When the main process has ended by itself, no other process of the target is left.
-    LeavesNoProcess,
-    /// A line of the target's output matches.
-    Says(Pattern),
-    /// Files below the root at the end, counted.
-    Files(FilesDraft),
-}
-
-/// At most so many.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Most {
-    pub(crate) max: u64,
-}
-
-/// At most so long.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct MostTime {
-    pub(crate) max: Span,
-}
-
-/// At most so much.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct MostBytes {
-    pub(crate) max: Size,
-}
-
-/// Files to be counted.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct FilesDraft {
-    pub(crate) matching: Files,
-    /// Only those whose first MiB matches.
-    pub(crate) containing: Option<Pattern>,
-    /// At least so many.
-    pub(crate) min: Option<u64>,
-    /// At most so many.
-    pub(crate) max: Option<u64>,
-    /// Asked of the files as `crash-states` left them, before the target is resumed, instead of at the end.
-    #[serde(default)]
-    pub(crate) before_resume: bool,
 }

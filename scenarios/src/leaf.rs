@@ -6,6 +6,8 @@ use globset::{Glob, GlobBuilder};
 use regex::{Regex, RegexBuilder};
 
 use crate::calls::Errno;
+use crate::gpu::{CudaError, CudaVersion};
+use crate::problem::nearest;
 use crate::scenario::{Aim, Limit};
 use crate::units::{ByteSize, parse_bytes, parse_duration};
 
@@ -15,6 +17,9 @@ const PATTERN_BYTES: usize = 1 << 20;
 /// A type that is read from one text; its schema is a string with a description and a pattern.
 macro_rules! leaf {
     ($(#[$doc:meta])* $name:ident($inner:ty), $parse:expr, $pattern:expr, $description:expr) => {
+        leaf!($(#[$doc])* $name($inner), $parse, $pattern, $description, ["string", "integer"]);
+    };
+    ($(#[$doc:meta])* $name:ident($inner:ty), $parse:expr, $pattern:expr, $description:expr, $types:tt) => {
         $(#[$doc])*
         #[derive(Debug, Clone)]
         pub(crate) struct $name(pub(crate) $inner);
@@ -36,7 +41,7 @@ macro_rules! leaf {
             }
 
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": ["string", "integer"], "description": $description, "pattern": $pattern })
+                schemars::json_schema!({ "type": $types, "description": $description, "pattern": $pattern })
             }
         }
     };
@@ -70,6 +75,15 @@ leaf!(
     "`every`: each one in turn, one trial each; or the number of one, from 1."
 );
 leaf!(ErrnoName(Errno), errno, r"^E[A-Z0-9]+$", "An errno by its name: `EIO`, `ENOSPC`.");
+leaf!(
+    CudaErrorName(CudaError),
+    cuda_error,
+    r"^[a-z0-9-]+$",
+    "A CUDA error by its name, without `CUDA_ERROR_`: `launch-failed`, `ecc-uncorrectable`."
+);
+leaf!(NameGlob(String), name_glob, "", "A glob on a name: `attention*`.");
+leaf!(Version(CudaVersion), version, r"^\d+\.\d+$", "A version: `12.8`.", ["string", "number"]);
+leaf!(Percent(f64), percent, r"^\d+(\.\d+)? ?%$", "A part: `1 %`, `0.5 %`.", ["string"]);
 leaf!(Id(String), id, r"^[a-z]+-\d{2}[a-z]?$", "Domain and number: `fs-01`.");
 leaf!(FileName(String), file_name, r"^[^/]+$", "A file name, without a folder.");
 leaf!(Setting(String), setting, "", "A setting's value, as the target reads it.");
@@ -121,6 +135,34 @@ fn errno(text: &str) -> Result<Errno, String> {
         let known: Vec<&str> = Errno::names().collect();
         format!("`{text}` is not an errno | known are {}", known.join(", "))
     })
+}
+
+fn cuda_error(text: &str) -> Result<CudaError, String> {
+    CudaError::named(text)
+        .ok_or_else(|| format!("`{text}` is not a CUDA error | {}", nearest(text, CudaError::names())))
+}
+
+fn name_glob(text: &str) -> Result<String, String> {
+    match Glob::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("`{text}` is not a glob: {}", error.kind())),
+    }
+}
+
+fn version(text: &str) -> Result<CudaVersion, String> {
+    let figures = text.split_once('.').and_then(|(major, minor)| {
+        let minor = minor.parse().ok().filter(|minor| *minor < 100)?;
+        Some(CudaVersion { major: major.parse().ok().filter(|major| *major < 1000)?, minor })
+    });
+    figures.ok_or_else(|| format!("`{text}` is not a version such as `12.8`"))
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
+    match number {
+        Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err(format!("`{text}` is not a part such as `1 %`, above 0 and at most 100")),
+    }
 }
 
 fn id(text: &str) -> Result<String, String> {

@@ -9,6 +9,9 @@ mod calls;
 mod check;
 mod check_target;
 mod draft;
+mod expect_draft;
+mod gpu;
+mod gpu_draft;
 mod leaf;
 mod placed;
 mod problem;
@@ -23,6 +26,9 @@ mod units;
 mod verdict;
 
 pub use calls::{CrashOf, Errno, Operation};
+pub use gpu::{
+    CudaError, CudaVersion, Gpu, GpuCallKind, GpuCalls, GpuState, SimulatedGpu, Throttle, Told, WrongValue,
+};
 pub use problem::{InvalidFile, Problem};
 pub use record::{
     Ending, Entry, Event, Machine, Mechanism, Probed, RECORD_FORMAT, Record, RecordError, RunEnded,

@@ -61,6 +61,8 @@ pub enum Event {
     Memory { peak_bytes: u64 },
     /// A question was asked of the target or its files.
     Probed(Probed),
+    /// The simulated GPU found something that the target does wrong by itself, such as an access out of bounds.
+    Found { what: String },
     /// The trial is over, and this is what it came to.
     TrialEnded(Box<TrialFacts>),
     /// The scenario's verdict.
@@ -149,6 +151,12 @@ pub struct SteadyFacts {
     pub peak_memory_bytes: Option<u64>,
     /// What the method counted in it, by name, such as `calls of save 2` -> 23.
     pub counted: BTreeMap<String, u64>,
+    /// Loss of the last announced step, where it was told and finite.
+    #[serde(default)]
+    pub final_loss: Option<f64>,
+    /// What the simulated GPU found; then it did not end well.
+    #[serde(default)]
+    pub found: Vec<String>,
     /// Taken from an earlier scenario of this run with the same target, workload and seed.
     pub cached: bool,
 }
@@ -220,6 +228,14 @@ pub struct TrialFacts {
     /// Whether it is equal to the steady state's; none where the target gives no value, or the fault changed the workload.
     #[serde(default)]
     pub same_as_steady: Option<bool>,
+    /// Last announced step, and its loss where it was told and finite.
+    #[serde(default)]
+    pub final_step: Option<u64>,
+    #[serde(default)]
+    pub final_loss: Option<f64>,
+    /// What the simulated GPU found.
+    #[serde(default)]
+    pub found: Vec<String>,
     pub peak_memory_bytes: Option<u64>,
     pub probes: Vec<Probed>,
     pub seconds: f64,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::calls::{CrashOf, Errno, Operation};
+use crate::gpu::{CudaError, Gpu, GpuCalls, GpuState, Told, WrongValue};
 use crate::placed::Placed;
 use crate::problem::{InvalidFile, Problem, nearest};
 use crate::target::TargetFile;
@@ -20,6 +21,7 @@ pub struct Scenario {
     pub(crate) severity: Severity,
     /// Name of a target file, or a path to one, relative to the scenario's file.
     pub(crate) target: String,
+    pub(crate) gpu: Option<Gpu>,
     /// Settings of the target beside its defaults, such as `train.micro_batch` -> `8`.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) submit: Vec<SubmittedFile>,
@@ -69,6 +71,11 @@ impl Scenario {
 
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// The GPU that the target sees, if it gets one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
     }
 
     pub fn settings(&self) -> &BTreeMap<String, String> {
@@ -248,6 +255,32 @@ pub enum Effect {
     SweepErrno,
     /// Every set of files that a crash may leave of a recorded run.
     CrashStates(CrashStates),
+    /// A call of the GPU's driver fails; a trial for each code and each way to tell it. `sticky`: none is as the code has it.
+    GpuError { codes: Vec<CudaError>, told: Vec<Told>, sticky: Option<bool>, calls: GpuCalls },
+    /// A kernel never ends.
+    GpuHang { calls: GpuCalls },
+    /// A kernel leaves a wrong value in what it wrote.
+    GpuOverwrite { with: WrongValue, calls: GpuCalls },
+    /// A bit of the largest allocation flips.
+    GpuFlipBit { calls: GpuCalls },
+    /// Free device memory is in holes of at most so much.
+    GpuFragment { holes: ByteSize, calls: GpuCalls },
+    /// What the GPU tells of itself, while the fault lasts.
+    GpuState(GpuState),
+}
+
+impl Effect {
+    /// The calls of the driver at which it is made.
+    pub fn gpu_calls(&self) -> Option<&GpuCalls> {
+        match self {
+            Effect::GpuError { calls, .. }
+            | Effect::GpuHang { calls }
+            | Effect::GpuOverwrite { calls, .. }
+            | Effect::GpuFlipBit { calls }
+            | Effect::GpuFragment { calls, .. } => Some(calls),
+            _ => None,
+        }
+    }
 }
 
 /// Which crash states.
@@ -340,6 +373,10 @@ pub enum Fact {
     },
     /// Values found by the target's `same` pattern equal the steady state's.
     SameAsSteadyState,
+    /// The loss of the last step differs from the steady state's by at most so much of it.
+    FinalLoss {
+        within_percent: f64,
+    },
     /// Restarts that the method itself did not cause.
     Restarts {
         max: u32,

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "only the room is pure; its tests may look at a clock")]
 
 use proptest::prelude::*;
-use scenarios::{Scenario, TargetFile};
+use scenarios::{Gpu, Scenario, TargetFile};
 
 const MANY: &str = include_str!("many-errors.yaml");
 
@@ -39,6 +39,71 @@ fn each_kind_of_mistake_has_its_own_words() {
         mistake("restarts: {max: 0}", "restarts"),
     ];
     insta::assert_snapshot!(mistakes.concat());
+}
+
+const GPU: &str = include_str!("../library/hardware/hw-01-gpu-driver-crash.yaml");
+
+/// What is said of a good scenario of a GPU in which `from` is replaced by `to`.
+fn gpu_mistake(from: &str, to: &str) -> String {
+    assert!(GPU.contains(from), "{from}");
+    format!("{from} -> {to}\n    {}\n", Scenario::parse(&GPU.replacen(from, to, 1), "f").expect_err(to))
+}
+
+#[test]
+fn each_kind_of_mistake_about_a_gpu_has_its_own_words() {
+    let call = "call: {to: [launch, synchronise], at: every}";
+    let error = "gpu-error:\n      code: [launch-failed]\n      told: [at-once, at-next-synchronise]\n";
+    let mistakes = [
+        gpu_mistake("  gpu: simulated\n", ""),
+        gpu_mistake("gpu: simulated", "gpu: simulatd"),
+        gpu_mistake("gpu: simulated", "gpu: {simulated: {devces: 2}}"),
+        gpu_mistake("gpu: simulated", "gpu: {simulated: {devices: 0}}"),
+        gpu_mistake("gpu: simulated", "gpu: {simulated: {driver: 12}}"),
+        gpu_mistake("gpu: simulated", "gpu: [simulated]"),
+        gpu_mistake("[launch-failed]", "[launch-faild]"),
+        gpu_mistake("[launch-failed]", "[]"),
+        gpu_mistake("[at-once, at-next-synchronise]", "[later]"),
+        gpu_mistake(call, "call: {to: [lunch], at: 1}"),
+        gpu_mistake(call, "call: {to: [launch]}"),
+        gpu_mistake(call, "call: {to: [copy], kernel: 'attention*', at: 1}"),
+        gpu_mistake(call, "call: {to: [launch], min-bytes: 1 MiB, at: 1}"),
+        gpu_mistake(call, "call: {kernel: '{a', at: 1}"),
+        gpu_mistake(call, "call: {at: every}\n      when: {call: {at: 3}}"),
+        gpu_mistake(error, "gpu-hang:\n"),
+        gpu_mistake(&format!("{error}      {call}"), "gpu-state:\n"),
+        gpu_mistake(&format!("{error}      {call}"), "gpu-fragment:\n      holes: 0 B\n      call: {at: 1}"),
+        gpu_mistake("method:", "method:\n  - crash-states: {}"),
+        gpu_mistake("- always: verifies", "- always: {final-loss: {within: 1 %}}"),
+        gpu_mistake("- always: verifies", "- always: {final-loss: {within: 1}}"),
+    ];
+    insta::assert_snapshot!(mistakes.concat());
+}
+
+#[test]
+fn a_real_gpu_takes_no_fault_that_only_a_simulated_one_can_have() {
+    let real = GPU.replacen("gpu: simulated", "gpu: real", 1);
+    assert!(Scenario::parse(&real, "f").is_ok());
+    let flipped = real.replacen("method:", "method:\n  - gpu-flip-bit: {call: {at: 1}}", 1);
+    let error = Scenario::parse(&flipped, "f").unwrap_err().to_string();
+    assert!(error.contains("`gpu-flip-bit` can't be done to a real GPU"), "{error}");
+}
+
+#[test]
+fn a_gpu_is_named_by_a_word_or_described() {
+    let gpu =
+        |text: &str| Scenario::parse(&GPU.replacen("gpu: simulated", text, 1), "f").unwrap().gpu().cloned();
+    let Some(Gpu::Simulated(usual)) = gpu("gpu: simulated") else { panic!("it is simulated") };
+    assert_eq!((usual.devices, usual.memory.0, usual.driver.to_string()), (1, 1 << 30, "12.8".into()));
+    let described =
+        gpu("gpu: {simulated: {devices: 2, memory: 64 MiB, driver: 11.4, compute-capability: '8.0'}}");
+    let Some(Gpu::Simulated(described)) = described else { panic!("it is simulated") };
+    assert_eq!((described.devices, described.memory.0), (2, 64 << 20));
+    assert_eq!(
+        (described.driver.to_string(), described.compute_capability.to_string()),
+        ("11.4".into(), "8.0".into())
+    );
+    assert_eq!(gpu("gpu: real"), Some(Gpu::Real));
+    assert_eq!(gpu("gpu: {simulated: {}}"), Some(Gpu::Simulated(usual)));
 }
 
 #[test]

@@ -25,6 +25,14 @@ pub enum Exit {
     NonFinite,
     /// Asked to end by a signal, before the job was done; its progress is saved.
     Interrupted,
+    /// A CUDA error has taken the context with it; a fresh process may go on.
+    Gpu,
+    /// The GPU is not there, or no longer; it may come back.
+    GpuMissing,
+    /// There is no driver, it is too old for this program, or it has no such device: waiting is of no use.
+    GpuUnfit,
+    /// The GPU does not compute what the CPU computes, or not the same twice.
+    GpuWrong,
 }
 
 impl Exit {
@@ -40,6 +48,10 @@ impl Exit {
             Exit::Disk => 13,
             Exit::NonFinite => 14,
             Exit::Interrupted => 15,
+            Exit::Gpu => 16,
+            Exit::GpuMissing => 17,
+            Exit::GpuUnfit => 18,
+            Exit::GpuWrong => 19,
         }
     }
 
@@ -55,6 +67,10 @@ impl Exit {
             Exit::Disk,
             Exit::NonFinite,
             Exit::Interrupted,
+            Exit::Gpu,
+            Exit::GpuMissing,
+            Exit::GpuUnfit,
+            Exit::GpuWrong,
         ];
         all.into_iter().find(|exit| i32::from(exit.code()) == code)
     }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::{arithmetic, held_out};
 use target_trainer::model::{Base, Config, Preset, preset};
-use target_trainer::train::{Engine, NonFinite, Recipe, TrainState};
+use target_trainer::train::{Engine, NonFinite, Recipe, StepOptions, StepReport, TrainState};
 
 fn base() -> Base {
     let (config, weights) = preset(Preset::Tiny, 1).unwrap();
@@ -30,12 +30,16 @@ fn micro(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap()
 }
 
+fn step(engine: &mut Engine, micro_batch: usize, check_finite: bool) -> StepReport {
+    engine.step(StepOptions { micro_batch: micro(micro_batch), check_finite, recheck: false }).unwrap()
+}
+
 fn trained(steps: u64, micro_batch: usize) -> TrainState {
     let mut engine = engine(steps);
     while !engine.finished() {
-        engine.step(micro(micro_batch), true);
+        step(&mut engine, micro_batch, true);
     }
-    engine.state()
+    engine.state().unwrap()
 }
 
 #[test]
@@ -54,13 +58,13 @@ fn the_weights_are_the_same_for_any_micro_batch() {
 
 #[test]
 fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_weights() {
-    let mut state = engine(12).state();
+    let mut state = engine(12).state().unwrap();
     for _ in 0..12 {
         // A new engine each time, as in a new process.
         let mut engine = engine(12);
         engine.restore(state).unwrap();
-        engine.step(micro(8), true);
-        state = engine.state();
+        step(&mut engine, 8, true);
+        state = engine.state().unwrap();
     }
     assert!(state == trained(12, 8));
 }
@@ -69,11 +73,11 @@ fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_weights
 fn a_loss_that_overflows_is_noticed_before_anything_is_applied() {
     let line = r#"{"prompt":"1+1=","completion":"2","weight":3.0e38}"#;
     let mut engine = Engine::with_base(base(), Recipe::default(), &samples([line.to_owned()]));
-    let before = engine.state();
-    assert_eq!(engine.step(micro(1), true).non_finite, Some(NonFinite::Loss));
-    assert!(engine.state() == before);
-    engine.step(micro(1), false);
-    assert!(engine.state() != before, "with the guard taken away it is applied");
+    let before = engine.state().unwrap();
+    assert_eq!(step(&mut engine, 1, true).non_finite, Some(NonFinite::Loss));
+    assert!(engine.state().unwrap() == before);
+    step(&mut engine, 1, false);
+    assert!(engine.state().unwrap() != before, "with the guard taken away it is applied");
 }
 
 #[test]
@@ -83,18 +87,18 @@ fn a_sample_with_nothing_to_learn_is_no_division_by_zero() {
         Recipe::default(),
         &samples([r#"{"messages":[{"role":"user","content":"hello"}]}"#.to_owned()]),
     );
-    let report = engine.step(micro(1), true);
+    let report = step(&mut engine, 1, true);
     assert_eq!((report.loss, report.non_finite), (0.0, None));
 }
 
 #[test]
 fn a_state_of_another_shape_is_refused_and_nothing_changes() {
     let mut engine = engine(12);
-    let before = engine.state();
+    let before = engine.state().unwrap();
     let mut other = before.clone();
     other.adapter[0].shape = vec![1];
-    assert!(engine.restore(other).unwrap_err().contains("has shape [1], expected"));
-    assert!(engine.state() == before);
+    assert!(engine.restore(other).unwrap_err().to_string().contains("has shape [1], expected"));
+    assert!(engine.state().unwrap() == before);
 }
 
 #[test]
@@ -113,11 +117,11 @@ fn it_learns_to_add_numbers_that_it_has_never_seen_added() {
     };
     let mut engine = Engine::with_base(base(), recipe, &samples(arithmetic(1, 4000, 0)));
     let unseen = samples(held_out(100));
-    let before = engine.evaluate(&unseen);
+    let before = engine.evaluate(&unseen).unwrap();
     while !engine.finished() {
-        engine.step(micro(32), true);
+        step(&mut engine, 32, true);
     }
-    let after = engine.evaluate(&unseen);
+    let after = engine.evaluate(&unseen).unwrap();
     eprintln!(
         "held out: loss {:.3} -> {:.3}, accuracy {:.2} -> {:.2}",
         before.loss, after.loss, before.accuracy, after.accuracy
@@ -133,11 +137,11 @@ proptest! {
         let mut whole = engine(12);
         let mut halves = engine(12);
         for _ in 0..at {
-            whole.step(micro(8), true);
-            halves.step(micro(8), true);
+            step(&mut whole, 8, true);
+            step(&mut halves, 8, true);
         }
         let mut resumed = engine(12);
-        resumed.restore(halves.state()).unwrap();
-        prop_assert_eq!(whole.step(micro(8), true), resumed.step(micro(2), true));
+        resumed.restore(halves.state().unwrap()).unwrap();
+        prop_assert_eq!(step(&mut whole, 8, true), step(&mut resumed, 2, true));
     }
 }

@@ -29,11 +29,12 @@ pub(super) fn prepared(args: &ExploreArgs, name: &str, dir: &Path) -> Result<Pre
     let made =
         |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLES, length: None };
     let submit = kind.map(made).into_iter().collect();
-    let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new() };
+    let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
     prepared_root(&dir.join("preparation"), &root, (&file, &program), &workload)
         .map_err(|error| error.to_string())?;
     let settings = &workload.settings;
-    let trainer = Trainer { file: &file, program: &program, root: &root, seed: SEED, settings };
+    let trainer =
+        Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
     let announces = file.announces();
     let ear = Ear {
         saved: announces.saved().cloned(),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use scenarios::{InvalidFile, Scenario, ScenarioStarted, TargetFile};
 
+use crate::gpu::find_library;
 use crate::run::Cast;
 use crate::target::{ProgramError, find_program};
 
@@ -180,6 +181,7 @@ pub(super) fn cast(read: Read, seed: u64, guard_removed: Option<&str>) -> Result
         target.program(),
         &target_source.path.parent().map(Path::to_path_buf).unwrap_or_default(),
     )?;
+    let stand_in = if scenario.gpu().is_some() { stand_in()? } else { None };
     let verb = if guard_removed.is_some() { "prove" } else { "run" };
     let started = ScenarioStarted {
         title: scenario.title().to_owned(),
@@ -193,7 +195,16 @@ pub(super) fn cast(read: Read, seed: u64, guard_removed: Option<&str>) -> Result
         guards: scenario.guards().to_vec(),
         guard_removed: guard_removed.map(str::to_owned),
     };
-    Ok(Cast { scenario, target, program, started, beside })
+    Ok(Cast { scenario, target, program, stand_in, started, beside })
+}
+
+/// Where the library is not at hand, its scenarios are skipped; where it can't be built, that is an error.
+fn stand_in() -> Result<Option<PathBuf>, LibraryError> {
+    match find_library() {
+        Ok(path) => Ok(Some(path)),
+        Err(ProgramError::NoLibrary { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the target that a scenario names exists and knows all that the scenario speaks of.

@@ -22,7 +22,7 @@ use clap::Parser;
 
 use crate::cli::args::{Kind, Typed, Verb};
 pub use crate::cli::exit::Exit;
-use crate::sandbox;
+use crate::{gpu, sandbox};
 
 /// Does what the command line asks for.
 pub fn main() -> Exit {
@@ -63,7 +63,7 @@ fn list() -> Exit {
 }
 
 fn doctor() -> Exit {
-    for mechanism in sandbox::doctor() {
+    for mechanism in sandbox::doctor().into_iter().chain(gpu::doctor()) {
         let mark = if mechanism.granted { "✓" } else { "-" };
         print::line(&format!("{mark} {:<22} {}", mechanism.name, mechanism.detail));
     }

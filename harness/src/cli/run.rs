@@ -11,6 +11,7 @@ use crate::cli::library::{self, LibraryError};
 use crate::cli::recorder::Recorder;
 use crate::cli::screen::Screen;
 use crate::cli::{diagnose, print, written};
+use crate::gpu;
 use crate::observe::{Reporter, Tee};
 use crate::run::{Cast, ScenarioEnd, Suite, run_suite};
 use crate::sandbox::{self, RunDir};
@@ -56,7 +57,7 @@ fn perform(args: &RunArgs, mode: Mode, casts: &[Cast]) -> Result<Exit, String> {
         print::line(&format!("swept {swept}"));
     }
     let rooms = RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))?;
-    let started = started(args, casts.len());
+    let started = started(args, casts);
     let out = written::folder(args.out.as_deref(), &started.run)?;
     let recorder = Arc::new(
         Recorder::create(&out.join("record.jsonl"))
@@ -109,9 +110,13 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-fn started(args: &RunArgs, scenarios: usize) -> RunStarted {
+fn started(args: &RunArgs, casts: &[Cast]) -> RunStarted {
     let now = jiff::Timestamp::now();
-    let mechanisms = sandbox::doctor();
+    let mut mechanisms = sandbox::doctor();
+    // A driver may take seconds to be asked: only where somebody needs it.
+    if casts.iter().any(|cast| cast.scenario.gpu().is_some()) {
+        mechanisms.extend(gpu::doctor());
+    }
     RunStarted {
         format: scenarios::RECORD_FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -120,7 +125,7 @@ fn started(args: &RunArgs, scenarios: usize) -> RunStarted {
         seed: args.seed,
         command: std::env::args().collect(),
         machine: machine(mechanisms),
-        scenarios: u32::try_from(scenarios).unwrap_or(u32::MAX),
+        scenarios: u32::try_from(casts.len()).unwrap_or(u32::MAX),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod at_call;
 mod disk;
+mod gpu;
 mod hostile;
 mod memory;
 mod plant;
@@ -10,13 +11,16 @@ mod read_only;
 mod vanish;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use scenarios::Effect;
 
+use crate::gpu::{GpuError, StandIn};
 use crate::plan::Planned;
 use crate::sandbox::{Room, SandboxError};
 use crate::target::Trainer;
 
+pub(crate) use gpu::Counting;
 pub use poison::poison;
 
 /// Why a fault could not be made. Always the harness's failure, never the target's.
@@ -24,6 +28,8 @@ pub use poison::poison;
 pub enum FaultError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
     #[error("{0}")]
@@ -45,6 +51,7 @@ pub struct Scene<'a> {
     /// A folder that the target is not told of, reached through the room's mounts.
     pub backstage: &'a Path,
     pub steady_peak_bytes: Option<u64>,
+    pub gpu: Option<&'a Arc<StandIn>>,
 }
 
 impl Scene<'_> {
@@ -108,5 +115,11 @@ pub fn arm(planned: &Planned) -> Option<Box<dyn Armed>> {
         | Effect::DelayCall { .. }
         | Effect::SwapFile { .. }
         | Effect::SweepErrno => Box::new(at_call::AtCall),
+        Effect::GpuError { .. }
+        | Effect::GpuHang { .. }
+        | Effect::GpuOverwrite { .. }
+        | Effect::GpuFlipBit { .. }
+        | Effect::GpuFragment { .. }
+        | Effect::GpuState(_) => gpu::arm(planned)?,
     })
 }

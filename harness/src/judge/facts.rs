@@ -27,6 +27,9 @@ struct Reading {
     endings: Vec<Ending>,
     same: Vec<String>,
     probes: Vec<Probed>,
+    /// Last announced step, and its loss.
+    final_step: Option<(u64, Option<f64>)>,
+    found: Vec<String>,
 }
 
 /// A resume, and what had been done and promised before it. The worst one of a trial counts.
@@ -77,6 +80,9 @@ pub fn trial_facts(story: &TrialStory<'_>) -> TrialFacts {
         landed: reading.landed,
         same: reading.same,
         probes: reading.probes,
+        final_step: reading.final_step.map(|(step, _)| step),
+        final_loss: reading.final_step.and_then(|(_, loss)| loss),
+        found: reading.found,
     }
 }
 
@@ -102,12 +108,16 @@ impl Reading {
                 self.landed_at_us.get_or_insert(entry.at_us);
             }
             Event::TargetStarted(started) => self.unexplained = started.attempt > 1,
-            Event::Step { step, .. } => self.step(*step, entry.at_us),
+            Event::Step { step, loss } => {
+                self.final_step = Some((*step, *loss));
+                self.step(*step, entry.at_us);
+            }
             Event::Saved { step } => self.promised = self.promised.max(Some(*step)),
             Event::Resumed { step } => self.resumed(*step),
             Event::Said { line, .. } => self.said(line, target),
             Event::TargetEnded { ending, .. } => self.endings.push(*ending),
             Event::Probed(probed) => self.probes.push(probed.clone()),
+            Event::Found { what } => self.found.push(what.clone()),
             _ => {}
         }
     }

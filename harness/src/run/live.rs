@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use regex::Regex;
-use scenarios::{Effect, Ending, Event, Fact, Probed, Scenario, Stream, TargetStarted, Trigger};
+use scenarios::{Effect, Ending, Event, Probed, Scenario, Stream, TargetStarted, Trigger};
 
 use crate::faults::Scene;
 use crate::gate::{Watched, attend, filter, key_of, mount_id};
@@ -14,8 +14,10 @@ use crate::observe::Reporter;
 use crate::plan::{Moment, Planned};
 use crate::run::RunError;
 use crate::run::lines::{Lines, Next};
+use crate::run::probe::{asked_for, ends_with};
 use crate::run::sentry::{Guardroom, Hit};
-use crate::run::standing::Standing;
+use crate::run::stage::tell_findings;
+use crate::run::standing::{Counters, Standing};
 use crate::sandbox::{Ended, Launch, Running, SandboxError};
 use crate::target::{Heard, Words};
 
@@ -46,6 +48,8 @@ pub(super) struct Live<'a> {
     /// Exit codes that are expected of a target that was asked to end, each with its expectation's text.
     ends_with: Vec<(String, Vec<i32>)>,
     standing: Vec<Standing>,
+    /// Of calls of the GPU's driver; in a steady state.
+    pub(super) counters: Counters,
     crashes: Vec<Crash>,
     /// Where calls are counted and struck at.
     pub(super) guardroom: Option<Guardroom>,
@@ -86,6 +90,7 @@ impl<'a> Live<'a> {
             asked_for: scenario.map(asked_for).unwrap_or_default(),
             ends_with: scenario.map(ends_with).unwrap_or_default(),
             standing: Vec::new(),
+            counters: Counters::default(),
             crashes: Vec::new(),
             guardroom: None,
             started: 0,
@@ -227,8 +232,7 @@ impl<'a> Live<'a> {
     }
 
     fn strike_at_start(&mut self, number: u32) -> Result<(), RunError> {
-        let due = |one: &Standing| number == 1 && matches!(one.planned.fault.when, Trigger::Start);
-        self.strike_where(due)
+        self.strike_where(|when| number == 1 && matches!(when, Trigger::Start))
     }
 
     fn drain(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
@@ -282,15 +286,13 @@ impl<'a> Live<'a> {
         if let Heard::Step { .. } = heard {
             self.crash_where(attempt, |when, step| matches!(when, Trigger::Step(from) if step >= *from))?;
             let step = self.step;
-            self.strike_where(|one| matches!(one.planned.fault.when, Trigger::Step(from) if step >= from))?;
+            self.strike_where(|when| matches!(when, Trigger::Step(from) if step >= *from))?;
         }
         self.crash_where(
             attempt,
             |when, _| matches!(when, Trigger::Said(pattern) if pattern.is_match(line)),
         )?;
-        self.strike_where(
-            |one| matches!(&one.planned.fault.when, Trigger::Said(pattern) if pattern.is_match(line)),
-        )
+        self.strike_where(|when| matches!(when, Trigger::Said(pattern) if pattern.is_match(line)))
     }
 
     fn keep(&mut self, stream: Stream, line: &str, other: bool) {
@@ -333,6 +335,7 @@ impl<'a> Live<'a> {
     /// Looks after everything that goes by time.
     fn tend(&mut self, attempt: Option<&mut Attempt>) -> Result<(), RunError> {
         self.measure_memory()?;
+        tell_findings(self.scene.gpu, self.reporter)?;
         for one in &mut self.standing {
             one.tend(&self.scene, self.reporter)?;
         }
@@ -340,7 +343,7 @@ impl<'a> Live<'a> {
         let Some(attempt) = attempt else { return Ok(()) };
         let running_for = attempt.started.elapsed();
         let due = |when: &Trigger| matches!(when, Trigger::After(time) if running_for >= *time);
-        self.strike_where(|one| due(&one.planned.fault.when))?;
+        self.strike_where(due)?;
         self.crash_where(attempt, |when, _| due(when))?;
         self.take_hits(attempt)?;
         self.check_time(attempt)
@@ -397,8 +400,10 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    fn strike_where(&mut self, due: impl Fn(&Standing) -> bool) -> Result<(), RunError> {
-        self.standing.iter_mut().filter(|one| due(one)).try_for_each(|one| one.strike(&self.scene))
+    fn strike_where(&mut self, due: impl Fn(&Trigger) -> bool) -> Result<(), RunError> {
+        self.counters.arm_where(&due, &self.scene)?;
+        let mut due = self.standing.iter_mut().filter(|one| due(&one.planned.fault.when));
+        due.try_for_each(|one| one.strike(&self.scene))
     }
 
     fn crash_where(
@@ -468,22 +473,4 @@ fn ending(ended: Ended, attempt: &Attempt) -> Ending {
         Ended::Exited(code) => Ending::Exited(code),
         Ended::Signalled(signal) => Ending::Signalled(signal),
     }
-}
-
-fn ends_with(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
-    let codes = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
-        Fact::EndsWith(codes) => Some((expectation.text.clone(), codes.clone())),
-        _ => None,
-    });
-    codes.collect()
-}
-
-/// Lines that the scenario's expectations and faults ask for.
-fn asked_for(scenario: &Scenario) -> Vec<Regex> {
-    let says = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
-        Fact::Says(pattern) => Some(pattern.clone()),
-        _ => None,
-    });
-    let landed = scenario.method().iter().filter_map(|fault| fault.landed_if_said.clone());
-    says.chain(landed).collect()
 }

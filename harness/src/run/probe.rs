@@ -1,9 +1,10 @@
-//! Questions at the end of a trial: the target's own check, and its files.
+//! What the expectations of a scenario ask for: lines and endings while the target runs, its own check and its files at the end.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use scenarios::{Expectation, Fact, Probed};
+use regex::Regex;
+use scenarios::{Expectation, Fact, Probed, Scenario};
 
 use crate::run::RunError;
 use crate::run::stage::Stage;
@@ -91,9 +92,28 @@ fn count(folder: &Path, wanted: &dyn Fn(&Path, &Path) -> bool) -> u64 {
     found
 }
 
-fn contains(file: &Path, pattern: &regex::Regex) -> bool {
+fn contains(file: &Path, pattern: &Regex) -> bool {
     use std::io::Read;
     let mut bytes = Vec::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(LOOK_MAX).read_to_end(&mut bytes));
     read.is_ok() && pattern.is_match(&String::from_utf8_lossy(&bytes))
+}
+
+/// Exit codes that are expected of a target that was asked to end, each with its expectation's text.
+pub(super) fn ends_with(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
+    let codes = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
+        Fact::EndsWith(codes) => Some((expectation.text.clone(), codes.clone())),
+        _ => None,
+    });
+    codes.collect()
+}
+
+/// Lines that the scenario's expectations and faults ask for.
+pub(super) fn asked_for(scenario: &Scenario) -> Vec<Regex> {
+    let says = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
+        Fact::Says(pattern) => Some(pattern.clone()),
+        _ => None,
+    });
+    let landed = scenario.method().iter().filter_map(|fault| fault.landed_if_said.clone());
+    says.chain(landed).collect()
 }

@@ -1,12 +1,17 @@
 //! A room with the target in it, ready to start: mounts made, root prepared, data handed in.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scenarios::{SubmittedFile, TargetFile};
+use scenarios::{Event, Gpu, SubmittedFile, TargetFile};
+use simgpu_plan::{Machine, Simulated};
 
-use crate::faults::{Scene, poison};
+use crate::faults::{FaultError, Scene, poison};
+use crate::gpu::{StandIn, version_number};
+use crate::observe::Reporter;
 use crate::plan::Workload;
 use crate::run::RunError;
 use crate::run::lines::{Lines, Next};
@@ -26,6 +31,8 @@ pub(super) struct Script<'a> {
     pub(super) beside: &'a Path,
     /// Whether this machine lets calls be seen.
     pub(super) gate: bool,
+    /// Library that stands in for the GPU's driver, where the workload has a GPU and this machine can give it.
+    pub(super) stand_in: Option<&'a Path>,
     /// Samples to poison: (sample, weight).
     pub(super) poisoned: &'a [(u32, f64)],
 }
@@ -39,6 +46,8 @@ pub(super) struct Stage<'a> {
     backstage: PathBuf,
     /// The same folder, through the room's mounts.
     through: PathBuf,
+    gpu: Option<Arc<StandIn>>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// What a command said before it ended.
@@ -90,7 +99,10 @@ impl<'a> Stage<'a> {
         let spec = RoomSpec { dir: room_dir, mounts: mounts.collect(), binds, memory_cgroup: true };
         let room = Room::build(spec)?;
         let shown = shown.map_or_else(|| room.root().to_path_buf(), Path::to_path_buf);
-        Ok(Stage { script, through: room.through(&backstage), room, shown, backstage })
+        let gpu = gpu(script, &dir)?;
+        let environment = gpu.as_ref().map(|gpu| gpu.environment()).unwrap_or_default();
+        let through = room.through(&backstage);
+        Ok(Stage { script, through, room, shown, backstage, gpu, environment })
     }
 
     /// Prepared, with the workload handed in.
@@ -102,11 +114,18 @@ impl<'a> Stage<'a> {
 
     pub(super) fn trainer(&self) -> Trainer<'_> {
         let Script { target: file, program, workload, .. } = self.script;
-        Trainer { file, program, root: &self.shown, seed: workload.seed, settings: &workload.settings }
+        let (root, environment) = (&self.shown, self.environment.as_slice());
+        Trainer { file, program, root, seed: workload.seed, settings: &workload.settings, environment }
     }
 
     pub(super) fn scene<'s>(&'s self, trainer: &'s Trainer<'s>, steady_peak_bytes: Option<u64>) -> Scene<'s> {
-        Scene { room: &self.room, trainer, backstage: &self.through, steady_peak_bytes }
+        let gpu = self.gpu.as_ref();
+        Scene { room: &self.room, trainer, backstage: &self.through, steady_peak_bytes, gpu }
+    }
+
+    /// Tells what the simulated GPU has found since it was last told.
+    pub(super) fn tell_findings(&self, reporter: &Reporter) -> Result<(), RunError> {
+        tell_findings(self.gpu.as_ref(), reporter)
     }
 
     fn prepare(&self) -> Result<(), RunError> {
@@ -172,6 +191,36 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// As [`Stage::tell_findings`], of a running target.
+pub(super) fn tell_findings(gpu: Option<&Arc<StandIn>>, reporter: &Reporter) -> Result<(), RunError> {
+    let found = gpu.map(|gpu| gpu.fresh_findings()).transpose().map_err(FaultError::from)?;
+    found.into_iter().flatten().for_each(|what| reporter.emit(Event::Found { what }));
+    Ok(())
+}
+
+/// The GPU that the workload asks for, in a folder that the target sees under the same path and does not look into.
+fn gpu(script: Script<'_>, dir: &Path) -> Result<Option<Arc<StandIn>>, RunError> {
+    let (Some(gpu), Some(library)) = (&script.workload.gpu, script.stand_in) else { return Ok(None) };
+    let machine = match gpu {
+        Gpu::Real => Machine::Forwarded { libcuda: None, libnvidia_ml: None },
+        Gpu::Simulated(wanted) => Machine::Simulated(Simulated {
+            devices: wanted.devices,
+            memory_bytes: wanted.memory.0,
+            driver_version: version_number(wanted.driver),
+            compute_capability: (
+                figure(wanted.compute_capability.major),
+                figure(wanted.compute_capability.minor),
+            ),
+        }),
+    };
+    let made = StandIn::create(&dir.join("gpu"), library, machine).map_err(FaultError::from)?;
+    Ok(Some(Arc::new(made)))
+}
+
+fn figure(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
 /// A root as an untouched target has it, copied to `root`, an existing, empty folder by which its files already call it. The room
 /// that it is prepared in is made in `dir`.
 pub fn prepared_root(
@@ -180,7 +229,8 @@ pub fn prepared_root(
     (target, program): (&TargetFile, &Path),
     workload: &Workload,
 ) -> Result<(), RunError> {
-    let script = Script { target, program, workload, beside: Path::new("."), gate: false, poisoned: &[] };
+    let beside = Path::new(".");
+    let script = Script { target, program, workload, beside, gate: false, stand_in: None, poisoned: &[] };
     let stage = Stage::empty(dir.into(), script, Some(root))?.prepared()?;
     let failed = |error| RunError::File { doing: "copy to", path: root.into(), error };
     crate::explore::copy_tree(stage.room.root(), root).map_err(failed)?;

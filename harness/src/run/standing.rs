@@ -1,12 +1,12 @@
-//! A fault in a running trial: armed, struck, landed, over.
+//! A fault in a running trial: armed, struck, landed, over; and what a steady state counts in its place.
 
 use std::time::Instant;
 
-use scenarios::{Effect, Ending, Event, Strike, Until};
+use scenarios::{Effect, Ending, Event, Strike, Trigger, Until};
 
-use crate::faults::{Armed, Scene, Since, arm};
+use crate::faults::{Armed, Counting, Scene, Since, arm};
 use crate::observe::Reporter;
-use crate::plan::Planned;
+use crate::plan::{GpuCounter, Planned};
 use crate::run::RunError;
 use crate::target::Words;
 
@@ -115,5 +115,35 @@ impl Standing {
             reporter.emit(Event::FaultLifted { fault: self.name.clone(), how });
         }
         Ok(())
+    }
+}
+
+/// Calls of the GPU's driver, each counted from when the fault would be armed that strikes at them.
+#[derive(Default)]
+pub(super) struct Counters {
+    counters: Vec<(Trigger, Counting, bool)>,
+}
+
+impl Counters {
+    pub(super) fn new(wanted: &[GpuCounter]) -> Counters {
+        let counter = |one: &GpuCounter| (one.when.clone(), Counting::new(&one.calls), false);
+        Counters { counters: wanted.iter().map(counter).collect() }
+    }
+
+    pub(super) fn arm_where(
+        &mut self,
+        due: impl Fn(&Trigger) -> bool,
+        scene: &Scene<'_>,
+    ) -> Result<(), RunError> {
+        for (_, counter, armed) in self.counters.iter_mut().filter(|(when, _, armed)| !armed && due(when)) {
+            counter.strike(scene)?;
+            *armed = true;
+        }
+        Ok(())
+    }
+
+    /// In the order in which they were wanted.
+    pub(super) fn counts(&self) -> Vec<u64> {
+        self.counters.iter().map(|(_, counter, _)| counter.count()).collect()
     }
 }

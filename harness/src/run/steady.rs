@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use scenarios::{CallTrigger, Ending, Entry, Event, Scenario, SteadyFacts};
 
 use crate::observe::Reporter;
-use crate::plan::Counts;
+use crate::plan::{Counts, GpuCounter};
 use crate::run::RunError;
 use crate::run::live::Live;
 use crate::run::sentry::Guardroom;
 use crate::run::stage::{Script, Stage};
+use crate::run::standing::Counters;
 
 /// Bytes in a block of `st_blocks`.
 const BLOCK: u64 = 512;
@@ -24,6 +25,13 @@ pub(super) struct Steady {
     pub(super) counts: Counts,
     /// Its entries, replayed for each scenario that shares it.
     entries: Vec<Entry>,
+}
+
+/// What is counted in it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted<'a> {
+    pub(super) calls: Option<&'a CallTrigger>,
+    pub(super) gpu: &'a [GpuCounter],
 }
 
 type Slot = Arc<OnceLock<Option<Steady>>>;
@@ -41,15 +49,15 @@ impl SteadyCache {
         dir: PathBuf,
         script: Script<'_>,
         scenario: &Scenario,
-        calls: Option<&CallTrigger>,
+        counted: Counted<'_>,
         reporter: &Reporter,
     ) -> Result<Steady, RunError> {
-        let slot = self.slot(&script, calls);
+        let slot = self.slot(&script, counted);
         let mut failure = None;
         let mut fresh = false;
         let steady = slot.get_or_init(|| {
             fresh = true;
-            undisturbed(dir, script, scenario, calls, &reporter.for_trial(0))
+            undisturbed(dir, script, scenario, counted, &reporter.for_trial(0))
                 .map_err(|error| failure = Some(error))
                 .ok()
         });
@@ -64,8 +72,8 @@ impl SteadyCache {
         }
     }
 
-    fn slot(&self, script: &Script<'_>, calls: Option<&CallTrigger>) -> Slot {
-        let key = format!("{:?} {:?} {:?} {calls:?}", script.target, script.program, script.workload);
+    fn slot(&self, script: &Script<'_>, counted: Counted<'_>) -> Slot {
+        let key = format!("{:?} {:?} {:?} {counted:?}", script.target, script.program, script.workload);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(slots.entry(blake3::hash(key.as_bytes())).or_default())
     }
@@ -87,12 +95,13 @@ fn undisturbed(
     dir: PathBuf,
     script: Script<'_>,
     scenario: &Scenario,
-    calls: Option<&CallTrigger>,
+    counted: Counted<'_>,
     reporter: &Reporter,
 ) -> Result<Steady, RunError> {
     let stage = Stage::build(dir, script)?;
     let trainer = stage.trainer();
     let scene = stage.scene(&trainer, None);
+    let calls = counted.calls;
     let said = calls.and_then(|calls| calls.during.as_deref());
     let phase = said.or_else(|| script.target.phases().keys().next().map(String::as_str));
     let place = phase
@@ -104,6 +113,7 @@ fn undisturbed(
     let measure: Box<dyn FnMut() + Send> =
         Box::new(move || folder.iter().for_each(|folder| measure_once(&measured, folder)));
     let mut live = Live::new(scene, reporter, Some(scenario), &[]);
+    live.counters = Counters::new(counted.gpu);
     if script.gate {
         // At the very moment: the target waits in the call by which it says that it has saved.
         let (base, striker) = (stage.room.root().into(), stage.room.striker());
@@ -114,11 +124,13 @@ fn undisturbed(
     let ending = live.run()?;
     let calls = live.guardroom.as_ref().map(Guardroom::seen).unwrap_or_default();
     let peak_memory_bytes = live.peak_bytes();
+    let gpu_calls = live.counters.counts();
     drop(live);
+    stage.tell_findings(reporter)?;
     stage.room.close()?;
     let entries = reporter.kept();
     let save_bytes = *save_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-    let counts = Counts { calls, save_bytes, ..Counts::default() };
+    let counts = Counts { calls, save_bytes, gpu_calls, ..Counts::default() };
     let facts = facts(script, &entries, ending, peak_memory_bytes, &counts);
     Ok(Steady { facts, counts, entries })
 }
@@ -164,18 +176,30 @@ fn facts(
         .map(|(calls, turn)| (format!("calls of turn {turn}"), calls.len() as u64))
         .collect();
     counted.insert("bytes of one save".into(), counts.save_bytes);
+    let kinds = counts.gpu_calls.iter().zip(1..);
+    counted.extend(kinds.map(|(calls, number)| (format!("GPU calls, {number}"), *calls)));
+    let last = entries.iter().rev().find_map(|entry| match entry.event {
+        Event::Step { loss, .. } => Some(loss),
+        _ => None,
+    });
+    let found: Vec<String> = entries
+        .iter()
+        .filter_map(|entry| if let Event::Found { what } = &entry.event { Some(what.clone()) } else { None })
+        .collect();
     let seconds = entries
         .first()
         .zip(entries.last())
         .map_or(0.0, |(first, last)| (last.at_us - first.at_us) as f64 / 1e6);
     SteadyFacts {
-        ended_well: ending == Ending::Exited(0),
+        ended_well: ending == Ending::Exited(0) && found.is_empty(),
         steps: steps.max().unwrap_or(0),
         saves: saves.collect(),
         same,
         seconds,
         peak_memory_bytes,
         counted,
+        final_loss: last.flatten(),
+        found,
         cached: false,
     }
 }

@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
-    Effect, Event, Mechanism, Scenario, ScenarioStarted, SteadyFacts, TargetFile, Trigger, Verdict,
+    Effect, Event, Gpu, Mechanism, Scenario, ScenarioStarted, SteadyFacts, TargetFile, Trigger, Verdict,
 };
 
+use crate::gpu;
 use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
 use crate::plan::{Plan, Trial};
 use crate::run::RunError;
 use crate::run::crash_states::{self, Recorded};
 use crate::run::stage::{Script, without};
-use crate::run::steady::SteadyCache;
+use crate::run::steady::{Counted, SteadyCache};
 use crate::run::trial::{Course, TrialEnd, run_trial};
 
 /// A scenario with its target, and the guard that is taken away in it.
@@ -21,6 +22,8 @@ pub struct Cast {
     pub scenario: Scenario,
     pub target: TargetFile,
     pub program: PathBuf,
+    /// Library that stands in for the GPU's driver, where the scenario has a GPU and the library is there.
+    pub stand_in: Option<PathBuf>,
     /// Where the files were read from, their texts, the folder of the library, the command that repeats it.
     pub started: ScenarioStarted,
     /// Folder of the scenario's file.
@@ -106,7 +109,7 @@ fn played(
         dir("steady"),
         script(suite, cast, &undisturbed),
         &cast.scenario,
-        plan.counted_calls(),
+        Counted { calls: plan.counted_calls(), gpu: &plan.gpu_counters() },
         reporter,
     )?;
     if !steady.facts.ended_well {
@@ -157,12 +160,16 @@ fn missing(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<String> {
     let at_call = scenario.method().iter().any(|fault| matches!(fault.when, Trigger::Call(_)));
     let needed = std::iter::once("user-namespace")
         .chain(scenario.method().iter().filter_map(|fault| needs(&fault.effect)))
-        .chain(at_call.then_some("syscall-gate"));
+        .chain(at_call.then_some("syscall-gate"))
+        .chain(scenario.gpu().map(|wanted| match wanted {
+            Gpu::Simulated(_) => gpu::SIMULATED,
+            Gpu::Real => gpu::REAL,
+        }));
     let lacks = |name: &str| mechanisms.iter().find(|mechanism| mechanism.name == name && !mechanism.granted);
     needed.into_iter().find_map(lacks).map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
 }
 
-/// Beside a room; memory limits have a fall-back that every room grants.
+/// Beside a room and a GPU; memory limits have a fall-back that every room grants.
 fn needs(effect: &Effect) -> Option<&'static str> {
     match effect {
         Effect::FillDisk { .. } | Effect::ExhaustInodes { .. } => Some("tmpfs"),
@@ -178,12 +185,19 @@ fn needs(effect: &Effect) -> Option<&'static str> {
         | Effect::Terminate { .. }
         | Effect::MemoryLimit { .. }
         | Effect::Plant { .. }
-        | Effect::PoisonSample { .. } => None,
+        | Effect::PoisonSample { .. }
+        | Effect::GpuError { .. }
+        | Effect::GpuHang { .. }
+        | Effect::GpuOverwrite { .. }
+        | Effect::GpuFlipBit { .. }
+        | Effect::GpuFragment { .. }
+        | Effect::GpuState(_) => None,
     }
 }
 
 fn script<'a>(suite: &Suite<'_>, cast: &'a Cast, plan: &'a Plan) -> Script<'a> {
-    let Cast { target, program, beside, .. } = cast;
+    let Cast { target, program, beside, stand_in, .. } = cast;
+    let stand_in = stand_in.as_deref();
     let gate = suite.mechanisms.iter().any(|one| one.name == "syscall-gate" && one.granted);
-    Script { target, program, workload: plan.workload(), beside, gate, poisoned: &[] }
+    Script { target, program, workload: plan.workload(), beside, gate, stand_in, poisoned: &[] }
 }

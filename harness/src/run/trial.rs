@@ -64,6 +64,7 @@ pub(super) fn run_trial(
     live.lift_all()?;
     drop(live);
     probe_all(&stage, course.scenario, When::AtEnd, reporter)?;
+    stage.tell_findings(reporter)?;
     stage.room.close()?;
     Ok(end(course, trial.number, reporter))
 }

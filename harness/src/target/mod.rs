@@ -4,11 +4,12 @@ mod program;
 mod words;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use scenarios::TargetFile;
 
+pub(crate) use program::{Member, built};
 pub use program::{ProgramError, find_program};
 pub use words::{Heard, Words};
 
@@ -23,6 +24,8 @@ pub struct Trainer<'a> {
     pub root: &'a Path,
     pub seed: u64,
     pub settings: &'a BTreeMap<String, String>,
+    /// Variables beside those of the file; where both have one, theirs stand first, as in a path.
+    pub environment: &'a [(OsString, OsString)],
 }
 
 impl Trainer<'_> {
@@ -101,6 +104,12 @@ impl Trainer<'_> {
         let mut environment: Vec<(OsString, OsString)> =
             vec![("PATH".into(), path), ("LANG".into(), "C.UTF-8".into()), ("HOME".into(), self.root.into())];
         environment.extend(self.file.environment().iter().map(|(name, value)| (name.into(), value.into())));
+        for (name, value) in self.environment {
+            match environment.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => *known = [value.as_os_str(), known].join(OsStr::new(":")),
+                None => environment.push((name.clone(), value.clone())),
+            }
+        }
         environment
     }
 }

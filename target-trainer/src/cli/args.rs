@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use crate::model::Preset;
+use crate::settings::Asked;
 
 /// A LoRA fine-tuning daemon that survives what a trainer meets.
 #[derive(Debug, Parser)]
@@ -16,7 +18,8 @@ pub(super) struct Typed {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found something; 2 arguments or settings; 3 failed; 10 root in use; \
-11 base model; 12 no checkpoint verifies; 13 disk; 14 not finite; 15 asked to end.";
+11 base model; 12 no checkpoint verifies; 13 disk; 14 not finite; 15 asked to end; 16 GPU failed; 17 GPU not there; \
+18 no driver, too old, or no such device; 19 GPU computes wrongly.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -39,6 +42,9 @@ pub(super) enum Verb {
         /// Ends once everything is done
         #[arg(long)]
         drain: bool,
+        /// In place of the setting `device.use`: auto, cpu or cuda:N
+        #[arg(long)]
+        device: Option<Asked>,
     },
     /// Puts a data file into the inbox
     Submit { root: PathBuf, file: PathBuf },
@@ -51,6 +57,8 @@ pub(super) enum Verb {
     /// Makes a data file
     #[command(subcommand)]
     MakeData(Kind),
+    /// Measures steps on a random model
+    Bench(BenchArgs),
     #[command(hide = true)]
     Worker {
         root: PathBuf,
@@ -58,6 +66,8 @@ pub(super) enum Verb {
         job: String,
         #[arg(long)]
         micro_batch: NonZeroUsize,
+        #[arg(long)]
+        device: Asked,
         #[arg(long)]
         parent: u32,
     },

@@ -1,6 +1,7 @@
 //! The command: one function per verb. The only room that prints.
 
 mod args;
+mod bench;
 mod print;
 mod root;
 mod verify;
@@ -16,8 +17,9 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use crate::cli::args::{Kind, Typed, Verb};
+use crate::device::Pulse;
 use crate::exit::Exit;
-use crate::settings::{Guards, Settings};
+use crate::settings::{Asked, Guards, Settings};
 use crate::store::Layout;
 use crate::train::{self, Word};
 use crate::{daemon, make_data};
@@ -37,13 +39,16 @@ pub fn main() -> Exit {
     };
     let result = match typed.verb {
         Verb::Init { root, preset, seed, set } => root::init(&root, preset, seed, &set),
-        Verb::Daemon { root, drain } => run_daemon(&root, drain),
+        Verb::Daemon { root, drain, device } => run_daemon(&root, drain, device),
         Verb::Submit { root, file } => root::submit(&root, &file),
         Verb::Status { root } => root::status(&root),
         Verb::Verify { root } => verify::verify(&root),
         Verb::ResumeInfo { root } => verify::resume_info(&root),
         Verb::MakeData(kind) => data(kind),
-        Verb::Worker { root, job, micro_batch, parent } => run_worker(&root, &job, micro_batch, parent),
+        Verb::Bench(args) => bench::bench(&args),
+        Verb::Worker { root, job, micro_batch, device, parent } => {
+            run_worker(&root, &job, (micro_batch, device), parent)
+        }
     };
     result.unwrap_or_else(|(exit, message)| {
         print::error(&message);
@@ -72,9 +77,10 @@ fn end_flag(guards: &Guards) -> Result<Arc<AtomicBool>, (Exit, String)> {
     Ok(flag)
 }
 
-fn run_daemon(root: &Path, drain: bool) -> Ending {
+fn run_daemon(root: &Path, drain: bool, device: Option<Asked>) -> Ending {
     let layout = Layout::new(root);
-    let settings = settings(&layout)?;
+    let mut settings = settings(&layout)?;
+    settings.device.place = device.unwrap_or(settings.device.place);
     print::start_logging(Some(&layout));
     let end = end_flag(&settings.guards)?;
     let orders = daemon::Orders {
@@ -87,7 +93,7 @@ fn run_daemon(root: &Path, drain: bool) -> Ending {
     daemon::run(&orders).map_err(|error| (error.exit(), error.to_string()))
 }
 
-fn run_worker(root: &Path, job: &str, micro_batch: NonZeroUsize, parent: u32) -> Ending {
+fn run_worker(root: &Path, job: &str, (micro_batch, place): (NonZeroUsize, Asked), parent: u32) -> Ending {
     // No worker trains on without its daemon, not even one that was killed between fork and here.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(with(Exit::Failed))?;
     if std::os::unix::process::parent_id() != parent {
@@ -103,21 +109,34 @@ fn run_worker(root: &Path, job: &str, micro_batch: NonZeroUsize, parent: u32) ->
             .build_global()
             .map_err(with(Exit::Failed))?;
     }
-    std::thread::spawn(|| {
-        loop {
-            print::word(&Word::Alive);
-            std::thread::sleep(ALIVE);
-        }
-    });
+    let pulse = Arc::new(Pulse::default());
+    sign_of_life(Arc::clone(&pulse), &settings);
     let orders = train::Orders {
         layout: &layout,
         settings: &settings,
         job,
         micro_batch,
+        place,
+        pulse,
         say: &|word| print::word(&word),
         asked_to_end: &|| end.load(Ordering::Relaxed),
     };
     Ok(train::work(&orders))
+}
+
+/// Says that the process is alive, and that its device is not: a thread that waits for a GPU can't say so itself.
+fn sign_of_life(pulse: Arc<Pulse>, settings: &Settings) {
+    let patience = settings.guards.gpu_watchdog.then(|| Duration::from_secs(settings.device.patience_s));
+    std::thread::spawn(move || {
+        loop {
+            let stuck = pulse.stuck_for().zip(patience).filter(|(stuck, patience)| stuck > patience);
+            print::word(&match stuck {
+                Some((stuck, _)) => Word::Stuck { seconds: stuck.as_secs() },
+                None => Word::Alive,
+            });
+            std::thread::sleep(ALIVE);
+        }
+    });
 }
 
 fn data(kind: Kind) -> Ending {

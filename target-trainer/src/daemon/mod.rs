@@ -10,9 +10,10 @@ mod worker_process;
 
 use std::time::{Duration, Instant};
 
+use crate::device::{GpuHealth, Look, Remark};
 use crate::durable::{self, DurableError};
 use crate::exit::Exit;
-use crate::settings::Settings;
+use crate::settings::{Asked, Settings};
 use crate::store::Layout;
 use crate::train::Word;
 
@@ -26,6 +27,9 @@ use worker_process::Worker;
 const TICK: Duration = Duration::from_millis(10);
 /// The inbox is looked through at least so often, also without word from the kernel.
 const RESCAN: Duration = Duration::from_millis(500);
+
+/// How long the last look at the GPU may take.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// What a daemon is told.
 pub struct Orders<'a> {
@@ -50,15 +54,16 @@ pub enum DaemonError {
     Read { path: String, error: std::io::Error },
     #[error("could not start a worker: {0}; the job stays where it is")]
     Worker(std::io::Error),
-    #[error("{0}")]
-    Stopped(String),
+    #[error("{reason}")]
+    Stopped { exit: Exit, reason: String },
 }
 
 impl DaemonError {
     pub fn exit(&self) -> Exit {
         match self {
             DaemonError::Locked { .. } => Exit::Locked,
-            DaemonError::Disk(_) | DaemonError::Stopped(_) => Exit::Disk,
+            DaemonError::Disk(_) => Exit::Disk,
+            DaemonError::Stopped { exit, .. } => *exit,
             DaemonError::Read { .. } | DaemonError::Worker(_) => Exit::Failed,
         }
     }
@@ -80,7 +85,23 @@ pub fn run(orders: &Orders<'_>) -> Result<Exit, DaemonError> {
     })?;
     jobs::clean(&orders.layout)?;
     let status = Status::new(&orders.layout, &orders.settings.guards);
-    Daemon { orders, inbox: Inbox::new(&orders.layout), status, under: None, scanned: None }.run()
+    let (inbox, health) = (Inbox::new(&orders.layout), watch_gpu(&orders.settings));
+    Daemon { orders, inbox, status, health, under: None, scanned: None }.run()
+}
+
+fn watch_gpu(settings: &Settings) -> Option<GpuHealth> {
+    let number = match settings.device.place {
+        Asked::Cpu => return None,
+        Asked::Auto => 0,
+        Asked::Cuda(number) => number,
+    };
+    if !settings.guards.gpu_health {
+        return None;
+    }
+    let every = Duration::from_millis(settings.device.health_every_ms);
+    GpuHealth::watch(u32::try_from(number).ok()?, every)
+        .inspect_err(|why| tracing::info!("the GPU's health is not watched: {why}"))
+        .ok()
 }
 
 /// A job and its worker.
@@ -97,6 +118,8 @@ struct Daemon<'a> {
     orders: &'a Orders<'a>,
     inbox: Inbox,
     status: Status,
+    /// None: there is no GPU, or nobody wants to know.
+    health: Option<GpuHealth>,
     under: Option<Under>,
     scanned: Option<Instant>,
 }
@@ -108,6 +131,7 @@ impl Daemon<'_> {
                 return self.end_early();
             }
             self.look_into_inbox()?;
+            self.look_at_gpu();
             if self.under.is_none() {
                 self.take_up_job()?;
             }
@@ -117,6 +141,7 @@ impl Daemon<'_> {
                     && self.inbox.is_quiet()
                     && jobs::next(&self.orders.layout)?.is_none() =>
                 {
+                    self.look_at_gpu_once_more();
                     self.status.idle();
                     return Ok(Exit::Done);
                 }
@@ -132,6 +157,31 @@ impl Daemon<'_> {
         }
         self.scanned = Some(Instant::now());
         self.inbox.look(self.orders)
+    }
+
+    fn look_at_gpu(&mut self) {
+        while let Some(look) = self.health.as_ref().and_then(GpuHealth::look) {
+            self.heed(look);
+        }
+    }
+
+    /// What happened since the last look is told before the end.
+    fn look_at_gpu_once_more(&mut self) {
+        let looks = self.health.as_ref().map(|health| health.look_now(LAST_LOOK)).unwrap_or_default();
+        looks.into_iter().for_each(|look| self.heed(look));
+    }
+
+    fn heed(&mut self, look: Look) {
+        for remark in look.remarks {
+            let (Remark::Warning(word) | Remark::Distrust(word)) = &remark;
+            (self.orders.say)(&format!("gpu warning: {word}"));
+            self.status.trouble(word);
+            let worker = self.under.as_mut().and_then(|under| under.worker.as_mut());
+            if let (Remark::Distrust(_), Some(worker)) = (&remark, worker) {
+                worker.silence("may have computed on what a GPU error has changed");
+            }
+        }
+        self.status.gpu(look.facts);
     }
 
     fn tidy_away(&self, job: &jobs::Job) -> Result<(), DaemonError> {
@@ -159,7 +209,7 @@ impl Daemon<'_> {
                 return Ok(());
             }
             under.worker = Some(
-                Worker::start(self.orders, &under.job, under.crashes.micro_batch())
+                Worker::start(self.orders, &under.job, under.crashes.micro_batch(), under.crashes.place())
                     .map_err(DaemonError::Worker)?,
             );
             return Ok(());
@@ -191,13 +241,29 @@ impl Daemon<'_> {
             Word::Finished { step, adapter } => {
                 format!("finished job {} at step {step} adapter {adapter}", under.job.id)
             }
+            Word::On { device } => format!("trains on {device}"),
+            Word::Shrunk { from, to } => {
+                format!("out of device memory; micro-batch {from} -> {to}, same effective batch")
+            }
+            Word::WeightsMended { to } => {
+                format!(
+                    "frozen weights have changed in device memory; loaded again; rolled back to step {to}"
+                )
+            }
+            Word::Disagreed { step } => format!("recomputed step {step}: the results differ; done again"),
+            Word::Stuck { seconds } => {
+                under.worker.iter_mut().for_each(|worker| worker.silence("waited for its GPU too long"));
+                format!("the GPU has not answered for {seconds} s")
+            }
             Word::Ending { why } => {
                 under.why = Some(why.clone());
                 return;
             }
         };
-        if let Word::Saved { .. } = word {
-            under.crashes.progressed();
+        match word {
+            Word::Saved { .. } => under.crashes.progressed(),
+            Word::Shrunk { to, .. } => under.crashes.shrunk(to),
+            _ => {}
         }
         self.status.note(&under.job.id, &word, under.crashes.micro_batch());
         (self.orders.say)(&line);
@@ -212,7 +278,7 @@ impl Daemon<'_> {
                 (self.orders.say)(&format!("failed job {}: {reason}", under.job.id));
                 Ok(jobs::fail(&self.orders.layout, &under.job, &reason)?)
             }
-            Next::Stop { reason } => Err(DaemonError::Stopped(reason)),
+            Next::Stop { exit, reason } => Err(DaemonError::Stopped { exit, reason }),
             Next::Again { word, wait } => {
                 (self.orders.say)(&word);
                 under.worker = None;

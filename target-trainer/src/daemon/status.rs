@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::device::GpuFacts;
 use crate::durable::{self, Care};
 use crate::settings::Guards;
 use crate::store::Layout;
@@ -23,6 +24,8 @@ struct Facts {
     last_saved: Option<u64>,
     micro_batch: usize,
     last_trouble: Option<String>,
+    device: Option<String>,
+    gpu: Option<GpuFacts>,
 }
 
 pub(super) struct Status {
@@ -65,12 +68,24 @@ impl Status {
             Word::Skipped { what, .. } | Word::RolledBack { what, .. } => {
                 self.facts.last_trouble = Some(what.clone())
             }
+            Word::On { device } => self.facts.device = Some(device.clone()),
             _ => {}
         }
         let only_a_step = matches!(word, Word::Step { .. } | Word::Saving { .. });
         if !only_a_step || self.written.is_none_or(|at| at.elapsed() > EVERY) {
             self.write();
         }
+    }
+
+    /// Told by the GPU, not by a worker.
+    pub(super) fn trouble(&mut self, what: &str) {
+        self.facts.last_trouble = Some(what.to_owned());
+        self.write();
+    }
+
+    /// Written with the next word: it changes with every look.
+    pub(super) fn gpu(&mut self, facts: Option<GpuFacts>) {
+        self.facts.gpu = facts;
     }
 
     fn write(&mut self) {

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::endings::Ended;
 use super::jobs::Job;
 use super::{Orders, cgroup};
-use crate::settings::Settings;
+use crate::settings::{Asked, Settings};
 use crate::train::Word;
 
 /// The OOM killer takes the worker before the daemon: raising one's badness is always allowed.
@@ -24,12 +24,17 @@ pub(super) struct Worker {
     closed: bool,
     sign_of_life: Instant,
     oom_kills_before: Option<u64>,
-    /// Killed by the daemon because it was silent.
-    silenced: bool,
+    /// Why the daemon has killed it, if it has.
+    silenced: Option<&'static str>,
 }
 
 impl Worker {
-    pub(super) fn start(orders: &Orders<'_>, job: &Job, micro_batch: usize) -> std::io::Result<Worker> {
+    pub(super) fn start(
+        orders: &Orders<'_>,
+        job: &Job,
+        micro_batch: usize,
+        place: Asked,
+    ) -> std::io::Result<Worker> {
         let oom_kills_before = cgroup::oom_kills();
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("worker").arg(orders.layout.root()).args([
@@ -37,6 +42,8 @@ impl Worker {
             &job.id,
             "--micro-batch",
             &micro_batch.to_string(),
+            "--device",
+            &place.to_string(),
         ]);
         command
             .args(["--parent", &std::process::id().to_string()])
@@ -61,7 +68,7 @@ impl Worker {
             closed: false,
             sign_of_life: Instant::now(),
             oom_kills_before,
-            silenced: false,
+            silenced: None,
         })
     }
 
@@ -98,8 +105,16 @@ impl Worker {
     /// A worker that gives no sign of life is killed; the daemon then starts another.
     pub(super) fn replace_if_silent(&mut self, settings: &Settings) {
         let silent = self.sign_of_life.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
-        if silent && settings.guards.heartbeat && !self.silenced {
-            self.silenced = true;
+        if silent && settings.guards.heartbeat {
+            self.silence("gave no sign of life");
+        }
+    }
+
+    /// Kills it, for a reason that its end will be told with.
+    pub(super) fn silence(&mut self, why: &'static str) {
+        if self.silenced.is_none() {
+            self.silenced = Some(why);
+            // It may have ended by itself meanwhile.
             let _ = self.child.kill();
         }
     }

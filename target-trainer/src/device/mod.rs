@@ -1,13 +1,16 @@
-//! Operations on numbers, forward and backward, each written out by hand: what the CUDA kernels will mirror.
+//! Operations on numbers, forward and backward, each written out by hand: the CPU's, and those of a card in `cuda`.
 //!
-//! The CPU's are here. All tensors are `f32`, row-major; a sample of `t` tokens is a matrix of `t` rows. Each function
+//! Of the CPU's: all tensors are `f32`, row-major; a sample of `t` tokens is a matrix of `t` rows. Each function
 //! runs on one thread and always in the same order: samples, not operations, are what is done in parallel.
 
 mod attention;
+pub mod cuda;
 mod elementwise;
+mod health;
 mod loss;
 mod matmul;
 mod norm;
+mod pulse;
 mod rope;
 mod sys;
 
@@ -15,8 +18,27 @@ mod sys;
 mod check;
 
 pub use attention::{AttentionGradients, AttentionShape, attention, attention_backward};
+pub use cuda::{DeviceError, cuda_devices};
 pub use elementwise::{add, embed, swiglu, swiglu_backward};
+pub use health::{GpuFacts, GpuHealth, Look, Remark};
 pub use loss::{Target, cross_entropy};
 pub use matmul::{Accumulate, matmul_nn, matmul_nt, matmul_tn};
 pub use norm::{rms_norm, rms_norm_backward};
+pub use pulse::{Pulse, Waiting};
 pub use rope::{Rope, Turn};
+
+/// Where training runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+/// What weights and activations are stored as on a card. Sums, the adapter and its moments are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    Bf16,
+}

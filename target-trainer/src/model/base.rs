@@ -129,7 +129,17 @@ impl Base {
             }
             tensors.push(widened(&name, &view)?);
         }
-        // In the order of `tensors()`.
+        Ok(Base::from_tensors(config, tensors))
+    }
+
+    /// As [`preset`](super::preset) has it, without a file.
+    pub fn random(config: Config, seed: u64) -> Base {
+        let tensors = super::preset::tensors(&config, seed).into_iter().map(|tensor| tensor.data).collect();
+        Base::from_tensors(config, tensors)
+    }
+
+    /// In the order of [`Config::tensors`].
+    fn from_tensors(config: Config, tensors: Vec<Vec<f32>>) -> Base {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
         let embedding = next();
@@ -139,7 +149,7 @@ impl Base {
             projections: PROJECTIONS.iter().map(|_| next()).collect(),
         };
         let layers = (0..config.layers).map(layer).collect();
-        Ok(Base { embedding, layers, norm: next(), head: next(), config })
+        Base { embedding, layers, norm: next(), head: next(), config }
     }
 
     /// `[vocabulary, hidden]`.

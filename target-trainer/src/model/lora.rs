@@ -12,7 +12,7 @@ pub(super) struct Slot {
     layer: usize,
     projection: Projection,
     /// `[rank, in]` from here, then `[out, rank]`.
-    at: usize,
+    pub(super) at: usize,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
 }

@@ -2,6 +2,7 @@
 
 mod base;
 mod config;
+mod cuda;
 mod lora;
 mod pass;
 mod preset;
@@ -9,6 +10,7 @@ mod tokens;
 
 pub use base::{Base, BaseError};
 pub use config::Config;
+pub use cuda::{Batch, CudaNet, Weighed};
 pub use lora::Adapter;
 pub use pass::{greedy, logits, sample_pass};
 pub use preset::{Preset, preset};

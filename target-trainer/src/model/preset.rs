@@ -13,6 +13,12 @@ pub enum Preset {
     Tiny,
     /// Tens of millions of parameters, for benchmarks.
     Small,
+    /// About 124 million parameters, for benchmarks on a GPU.
+    #[value(name = "llama124m")]
+    Llama124m,
+    /// About 1.1 billion parameters, for benchmarks on a GPU.
+    #[value(name = "llama1b")]
+    Llama1b,
 }
 
 impl Preset {
@@ -40,6 +46,27 @@ impl Preset {
                 head_dim: 64,
                 ..tiny
             },
+            Preset::Llama124m => Config {
+                vocabulary: 32_000,
+                hidden: 768,
+                intermediate: 2560,
+                layers: 12,
+                heads: 12,
+                kv_heads: 12,
+                head_dim: 64,
+                tied: true,
+                ..tiny
+            },
+            Preset::Llama1b => Config {
+                vocabulary: 32_000,
+                hidden: 2048,
+                intermediate: 5632,
+                layers: 22,
+                heads: 32,
+                kv_heads: 4,
+                head_dim: 64,
+                ..tiny
+            },
         }
     }
 }
@@ -47,10 +74,13 @@ impl Preset {
 /// `config.json` and `model.safetensors`.
 pub fn preset(preset: Preset, seed: u64) -> Result<(String, Vec<u8>), TensorError> {
     let config = preset.config();
+    Ok((config.to_json(), encode(&tensors(&config, seed))?))
+}
+
+/// In the order of the configuration's list.
+pub(super) fn tensors(config: &Config, seed: u64) -> Vec<NamedTensor> {
     let mut random = Random::new(seed ^ 0xBA5E);
-    let tensors: Vec<NamedTensor> =
-        config.tensors().into_iter().map(|(name, shape)| tensor(name, shape, &mut random)).collect();
-    Ok((config.to_json(), encode(&tensors)?))
+    config.tensors().into_iter().map(|(name, shape)| tensor(name, shape, &mut random)).collect()
 }
 
 /// Norms are ones; embeddings have variance 1, all others keep the variance of what they are applied to.

@@ -27,6 +27,11 @@ pub fn norm(gradient: &[f32]) -> f32 {
     gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt() as f32
 }
 
+/// What the `t`-th mean (1-based) with this decay is too small by, for it began at zero.
+pub fn correction(beta: f32, t: u64) -> f32 {
+    1.0 - f64::from(beta).powf(t as f64) as f32
+}
+
 /// The `t`-th update (1-based) with learning rate `rate`, from a gradient of the given norm. The old ones stay as they are.
 pub fn adamw(
     params: &[f32],
@@ -38,8 +43,7 @@ pub fn adamw(
     t: u64,
 ) -> Updated {
     let clip = if norm > recipe.clip_norm { recipe.clip_norm / norm } else { 1.0 };
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(t as f64) as f32;
-    let (c1, c2) = (correction(recipe.beta1), correction(recipe.beta2));
+    let (c1, c2) = (correction(recipe.beta1, t), correction(recipe.beta2, t));
     let mut updated = Updated { params: params.to_vec(), moments: moments.clone() };
     let Updated { params, moments: Moments { first, second } } = &mut updated;
     for (((p, m), v), g) in params.iter_mut().zip(first).zip(second).zip(gradient) {

@@ -2,7 +2,7 @@
 
 use super::Settings;
 
-const DOCUMENTS: [(&str, &str); 55] = [
+const DOCUMENTS: [(&str, &str); 72] = [
     ("train", "How a job is run. Nothing in here changes a bit of the weights."),
     ("train.micro_batch", "Samples in memory at a time. Halved after the OOM killer came."),
     ("train.threads", "Threads of the worker; 0: one for each core."),
@@ -20,6 +20,24 @@ const DOCUMENTS: [(&str, &str); 55] = [
     ("train.heartbeat_s", "A worker that gives no sign of life for so long is replaced."),
     ("train.max_crashes", "Crashes in a row without progress after which a job is put aside."),
     ("train.backoff_ms", "Wait before the first restart of a worker; doubled each time."),
+    (
+        "device",
+        "Where training runs. Another device or precision gives weights that are close; the same kind of device, the same bits.",
+    ),
+    ("device.use", "auto: the first GPU that can be used, else the CPU. Or cpu, or cuda:N."),
+    ("device.precision", "Of weights and activations on a GPU: f32 or bf16. Sums are in f32 always."),
+    (
+        "device.on_lost",
+        "Once the GPU is gone for good, or can't be used: stop, or cpu (go on there, slowly).",
+    ),
+    ("device.lost_patience_s", "A GPU that is gone is looked for again for so long."),
+    ("device.patience_s", "A worker whose GPU has not answered for so long is replaced."),
+    (
+        "device.recheck_every",
+        "Every so many steps a batch is computed twice and compared bit by bit; 0: never.",
+    ),
+    ("device.background_save", "On a GPU checkpoints are written while training goes on."),
+    ("device.health_every_ms", "Between two looks at the GPU's temperature, clocks and error counts."),
     ("recipe", "What the weights depend on, beside base and data."),
     ("recipe.steps", "Optimizer steps of a job."),
     ("recipe.batch", "Samples whose gradients are summed for one step."),
@@ -79,6 +97,17 @@ const DOCUMENTS: [(&str, &str); 55] = [
     ),
     ("guards.atomic_status", "status.json is replaced as a whole; off: written in place."),
     ("guards.defer_stop", "SIGTERM and SIGINT wait for the step and its save; off: they end at once."),
+    ("guards.gpu_restart", "After a CUDA error a fresh process goes on; off: the job is given up."),
+    (
+        "guards.gpu_fallback",
+        "A GPU that is gone is looked for again, then done without; off: the job is given up.",
+    ),
+    ("guards.gpu_health", "Temperature, clocks, ECC counts and XIDs are watched through NVML."),
+    ("guards.gpu_watchdog", "A worker whose GPU no longer answers is replaced."),
+    ("guards.gpu_shrink", "Where device memory is short, the micro-batch is halved; off: the worker ends."),
+    ("guards.recheck", "Some batches are computed twice and compared."),
+    ("guards.weight_check", "Frozen weights in device memory are checked by their sum before each save."),
+    ("guards.parity_check", "A worker's first sample is computed on the CPU too and compared."),
 ];
 
 /// The settings as a file's text.

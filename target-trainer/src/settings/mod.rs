@@ -1,13 +1,16 @@
 //! The settings of a root: one TOML file, every key documented, unknown ones refused with the nearest known one.
 
+mod asked;
 mod documented;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Precision;
 use crate::train::Recipe;
 
+pub use asked::Asked;
 pub use documented::documented;
 
 /// All settings.
@@ -15,6 +18,7 @@ pub use documented::documented;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub train: Train,
+    pub device: Device,
     pub recipe: Recipe,
     pub limits: Limits,
     pub guards: Guards,
@@ -58,6 +62,45 @@ impl Default for Train {
             heartbeat_s: 10,
             max_crashes: 3,
             backoff_ms: 50,
+        }
+    }
+}
+
+/// What is done once the GPU is gone for good, or can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLost {
+    Cpu,
+    Stop,
+}
+
+/// Where training runs: the same weights within a tolerance on any device, the same bits on one kind of device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// `auto`, `cpu` or `cuda:N`.
+    #[serde(rename = "use")]
+    pub place: Asked,
+    pub precision: Precision,
+    pub on_lost: OnLost,
+    pub lost_patience_s: u64,
+    pub patience_s: u64,
+    pub recheck_every: u64,
+    pub background_save: bool,
+    pub health_every_ms: u64,
+}
+
+impl Default for Device {
+    fn default() -> Device {
+        Device {
+            place: Asked::Auto,
+            precision: Precision::F32,
+            on_lost: OnLost::Stop,
+            lost_patience_s: 60,
+            patience_s: 30,
+            recheck_every: 50,
+            background_save: true,
+            health_every_ms: 500,
         }
     }
 }
@@ -125,6 +168,14 @@ guards! {
     tolerate_vanished,
     atomic_status,
     defer_stop,
+    gpu_restart,
+    gpu_fallback,
+    gpu_health,
+    gpu_watchdog,
+    gpu_shrink,
+    recheck,
+    weight_check,
+    parity_check,
 }
 
 /// Why settings can't be used.
@@ -193,6 +244,8 @@ impl Settings {
             (train.keep == 0, "train.keep is at least 1"),
             (train.heartbeat_s == 0, "train.heartbeat_s is at least 1"),
             (train.max_crashes == 0, "train.max_crashes is at least 1"),
+            (self.device.patience_s == 0, "device.patience_s is at least 1"),
+            (self.device.health_every_ms == 0, "device.health_every_ms is at least 1"),
             (!(16..=1 << 30).contains(&limits.line_bytes), "limits.line_bytes is from 16 to 1073741824"),
             (!(1..=1000).contains(&limits.nesting), "limits.nesting is from 1 to 1000"),
             (limits.number_chars == 0, "limits.number_chars is at least 1"),

@@ -2,11 +2,15 @@
 
 mod engine;
 mod recipe;
+mod saver;
 mod state;
 mod word;
 mod worker;
 
-pub use engine::{Engine, Evaluation, NonFinite, StepReport};
+pub use engine::{
+    Disagreement, Engine, EngineError, EngineSpec, Evaluation, NonFinite, RestoreError, Snapshot,
+    StepOptions, StepReport,
+};
 pub use recipe::{Projection, Recipe};
 pub use state::{Cursor, NamedTensor, TrainState};
 pub use word::Word;

@@ -15,7 +15,8 @@ pub enum Projection {
     DownProj,
 }
 
-/// What the weights depend on, beside base and data. The micro-batch is not in here: it changes no bit.
+/// What the weights depend on, beside base and data. The micro-batch is not in here: on the CPU it changes no bit. On a card it
+/// may, for sums over tokens are done by matrix products there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {

@@ -49,6 +49,27 @@ pub enum Word {
         step: u64,
         adapter: String,
     },
+    /// Where it trains, said before anything else.
+    On {
+        device: String,
+    },
+    /// Device memory was short; nothing was applied, and the same batch is done in smaller parts.
+    Shrunk {
+        from: usize,
+        to: usize,
+    },
+    /// Frozen weights were no longer what was loaded; they are now, and the run has gone back.
+    WeightsMended {
+        to: u64,
+    },
+    /// A step computed twice came out differently; nothing was applied, and it is done again.
+    Disagreed {
+        step: u64,
+    },
+    /// The GPU has been waited for this long.
+    Stuck {
+        seconds: u64,
+    },
     /// The reason for an exit code that is not 0.
     Ending {
         why: String,

@@ -1,0 +1,175 @@
+//! Compiles the trainer's kernels as host C++ and writes the table of their names.
+//!
+//! Without a C++ compiler, or without kernels, the table is empty and says why: the library builds all the same.
+//! A kernel that a working compiler refuses stops the build.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// (what it is called in the library, folder).
+const TABLES: [(&str, &str); 2] = [("trainer", "../../target-trainer/kernels"), ("planted", "tests/planted")];
+
+fn main() {
+    let root = PathBuf::from(env("CARGO_MANIFEST_DIR"));
+    let out = PathBuf::from(env("OUT_DIR"));
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=host");
+    for argument in ["-Wl,-z,nodelete", "-Wl,-Bsymbolic"] {
+        println!("cargo:rustc-cdylib-link-arg={argument}");
+    }
+    let why = compile_host(&root, &out);
+    let mut said = String::new();
+    for (table, folder) in TABLES {
+        let folder = root.join(folder);
+        println!("cargo:rerun-if-changed={}", folder.display());
+        let sources = sources(&folder);
+        let why = match &why {
+            Some(why) => why.clone(),
+            None if sources.is_empty() => format!("no kernels lie in {}", folder.display()),
+            None => String::new(),
+        };
+        if why.is_empty() {
+            compile_kernels(&root, &out, table, &sources);
+        }
+        said.push_str(&rust_table(table, &why));
+    }
+    write(&out.join("tables.rs"), &said);
+}
+
+fn env(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
+}
+
+fn compiler(root: &Path) -> cc::Build {
+    let mut build = cc::Build::new();
+    // No run-time library of C++: the library must load where there is none. Sums keep the order that is written.
+    build.cpp(true).cpp_link_stdlib(None).std("c++20").opt_level(2);
+    build.flag("-fno-exceptions").flag("-fno-rtti").flag("-ffp-contract=off").flag("-fno-math-errno");
+    build.flag("-fno-strict-aliasing").flag("-fno-stack-protector").flag("-Wno-unused-parameter");
+    build.flag("-Wno-unused-function").flag("-Wno-unknown-pragmas").flag("-Wno-unused-variable");
+    build.define("SIMGPU_HOST", None).include(root.join("host"));
+    build
+}
+
+/// Why there is no compiler for C++20, or nothing when there is one.
+fn compile_host(root: &Path, out: &Path) -> Option<String> {
+    let empty = out.join("empty.cpp");
+    write(&empty, "");
+    if let Err(error) = compiler(root).file(&empty).try_compile("simgpu_probe") {
+        println!(
+            "cargo:warning=no kernel will run: {}",
+            error.to_string().lines().next().unwrap_or_default()
+        );
+        return Some("there was no compiler for C++20 when the stand-in was built".into());
+    }
+    compiler(root).file(root.join("host/simgpu_host.cpp")).compile("simgpu_host");
+    println!("cargo:rustc-link-lib=m");
+    None
+}
+
+/// Files that no other includes: `all.cu` where there is one.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(|path| is_source(path)).collect();
+    paths.sort();
+    let all = folder.join("all.cu");
+    match paths.contains(&all) {
+        true => vec![all],
+        false => {
+            let included: BTreeSet<String> = paths.iter().flat_map(|path| includes(path)).collect();
+            paths.retain(|path| !included.contains(&name(path)));
+            paths
+        }
+    }
+}
+
+fn is_source(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "cu")
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn includes(path: &Path) -> Vec<String> {
+    let quoted = |line: &str| {
+        let rest = line.trim().strip_prefix("#include")?.trim().strip_prefix('"')?;
+        rest.split('"').next().map(String::from)
+    };
+    read(path).lines().filter_map(quoted).collect()
+}
+
+/// Names of the kernels in the file and in what it includes, in order.
+fn kernels(path: &Path, seen: &mut BTreeSet<PathBuf>) -> Vec<String> {
+    if !seen.insert(path.into()) {
+        return Vec::new();
+    }
+    println!("cargo:rerun-if-changed={}", path.display());
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut found: Vec<_> =
+        includes(path).iter().flat_map(|included| kernels(&folder.join(included), seen)).collect();
+    found.extend(read(path).lines().filter_map(declared));
+    found
+}
+
+/// `NAME` of a line that starts with `extern "C" __global__ void NAME(`; launch bounds may stand before the name.
+fn declared(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("extern \"C\" __global__ void ")?;
+    let rest = match rest.strip_prefix("__launch_bounds__(") {
+        Some(bounds) => bounds.split_once(')')?.1.trim_start(),
+        None => rest,
+    };
+    let name = rest.split('(').next()?.trim();
+    (!name.is_empty()).then(|| name.into())
+}
+
+/// What `src/kernels.rs` includes: a function that gives the table, and why it is empty.
+fn rust_table(table: &str, why: &str) -> String {
+    if !why.is_empty() {
+        return format!("fn {table}() -> (&'static [Entry], &'static str) {{\n    (&[], {why:?})\n}}\n");
+    }
+    format!(
+        "unsafe extern \"C\" {{\n    static simgpu_table_{table}: Entry;\n    static simgpu_count_{table}: u32;\n}}\n\
+         fn {table}() -> (&'static [Entry], &'static str) {{\n    \
+         // SAFETY: build.rs writes as many entries as it counts, and both are constants of the image.\n    \
+         let entries = unsafe {{ std::slice::from_raw_parts(&raw const simgpu_table_{table}, simgpu_count_{table} as usize) }};\n    \
+         (entries, \"\")\n}}\n"
+    )
+}
+
+/// One translation unit: the sources, then the table of all their kernels.
+fn compile_kernels(root: &Path, out: &Path, table: &str, sources: &[PathBuf]) {
+    let mut unit = String::new();
+    for source in sources {
+        writeln!(unit, "#include \"{}\"", source.display()).expect("a string takes all");
+    }
+    let mut seen = BTreeSet::new();
+    let names: Vec<_> = sources.iter().flat_map(|source| kernels(source, &mut seen)).collect();
+    writeln!(unit, "extern \"C\" {{\nextern const simgpu_kernel simgpu_table_{table}[] = {{")
+        .expect("a string takes all");
+    for name in &names {
+        writeln!(unit, "    SIMGPU_KERNEL({name}),").expect("a string takes all");
+    }
+    let count = names.len();
+    writeln!(
+        unit,
+        "    {{nullptr, nullptr, nullptr, 0}}}};\nextern const unsigned simgpu_count_{table} = {count};\n}}"
+    )
+    .expect("a string takes all");
+    let file = out.join(format!("{table}.cpp"));
+    write(&file, &unit);
+    let mut build = compiler(root);
+    build.file(&file).flag("-include").flag(root.join("host/simgpu_host.h"));
+    if let Err(error) = build.try_compile(&format!("simgpu_{table}")) {
+        panic!("a kernel does not compile as host C++: {error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Prints what a call costs: into the driver, through the stand-in in front of it, and with a rule on another function; and how
+//! fast the simulation launches. Run with: `cargo run --release -p simgpu --example cost`.
+#![expect(clippy::print_stdout, reason = "its purpose")]
+#![expect(clippy::unwrap_used, reason = "it stops at the first thing that is not as it should be")]
+
+#[expect(dead_code, reason = "it uses a part of what tests do")]
+#[path = "../tests/inside/mod.rs"]
+mod inside;
+
+use std::ffi::{CStr, c_void};
+use std::time::Instant;
+
+use cudarc::driver::{LaunchConfig, PushKernelArg};
+use inside::{Gpu, Place, plan};
+use simgpu_plan::{Calls, Effect, Machine, Plan, Rule, Strike};
+
+const CALLS: u32 = 5_000_000;
+
+/// # Safety
+/// `library` has this function of this type.
+unsafe fn per_call(library: *mut c_void, name: &CStr) -> f64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let get = libc::dlsym(library, name.as_ptr());
+        assert!(!get.is_null());
+        let get: unsafe extern "C" fn(*mut i32) -> u32 = std::mem::transmute(get);
+        let mut version = 0;
+        get(&mut version);
+        let start = Instant::now();
+        for _ in 0..CALLS {
+            get(&mut version);
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+    }
+}
+
+fn calls(what: &str) {
+    // SAFETY: the libraries are loaded, and have this function.
+    let call = unsafe {
+        let name = std::env::var("SIMGPU_LIBRARY").unwrap();
+        let library = libc::dlopen(std::ffi::CString::new(name).unwrap().as_ptr(), libc::RTLD_NOW);
+        per_call(library, c"cuDriverGetVersion")
+    };
+    println!("{what}: {call:.1} ns a call");
+}
+
+fn launches() {
+    let gpu = Gpu::new();
+    let time = |kernel: &str, blocks: u32, count: u32| {
+        let width = 256_i32;
+        let input = gpu.stream.clone_htod(&vec![1.0_f32; 64 * 256]).unwrap();
+        let mut out = gpu.stream.alloc_zeros::<f32>(64 * 256).unwrap();
+        let function = gpu.kernel(kernel);
+        gpu.stream.synchronize().unwrap();
+        let start = Instant::now();
+        for _ in 0..count {
+            let mut launch = gpu.stream.launch_builder(&function);
+            launch.arg(&mut out).arg(&input).arg(&width);
+            let shape =
+                LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 512 };
+            // SAFETY: kernels that take less look at the first arguments only.
+            unsafe { launch.launch(shape) }.unwrap();
+        }
+        gpu.stream.synchronize().unwrap();
+        println!(
+            "{kernel}, {blocks} blocks of 128: {:.1} us a launch",
+            start.elapsed().as_secs_f64() * 1e6 / f64::from(count)
+        );
+    };
+    time("planted_nothing", 1, 20_000);
+    time("planted_norm", 64, 500);
+    multiply(&gpu);
+}
+
+fn multiply(gpu: &Gpu) {
+    use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
+    let size = 256_usize;
+    let a = gpu.stream.alloc_zeros::<f32>(size * size).unwrap();
+    let b = gpu.stream.alloc_zeros::<f32>(size * size).unwrap();
+    let mut c = gpu.stream.alloc_zeros::<f32>(size * size).unwrap();
+    let lt = CudaBlasLT::new(gpu.stream.clone()).unwrap();
+    gpu.stream.synchronize().unwrap();
+    let start = Instant::now();
+    for _ in 0..50 {
+        let side = size as u64;
+        let config = MatmulConfig {
+            transa: true,
+            transb: false,
+            transc: false,
+            m: side,
+            n: side,
+            k: side,
+            alpha: 1.0,
+            lda: size as i64,
+            ldb: size as i64,
+            beta: 0.0,
+            ldc: size as i64,
+            stride_a: None,
+            stride_b: None,
+            stride_c: None,
+            stride_bias: None,
+            batch_size: None,
+        };
+        // SAFETY: the layouts are those of the buffers.
+        unsafe { lt.matmul(config, &a, &b, &mut c, None, None) }.unwrap();
+    }
+    gpu.stream.synchronize().unwrap();
+    let each = start.elapsed().as_secs_f64() / 50.0;
+    println!(
+        "matmul, {size} cubed: {:.2} ms, {:.1} GFLOP/s",
+        each * 1e3,
+        2.0 * (size as f64).powi(3) / each / 1e9
+    );
+}
+
+fn main() {
+    if let Ok(part) = std::env::var("SIMGPU_TEST_BODY") {
+        return if part == "launches" { launches() } else { calls(&part) };
+    }
+    let run = |place: &Place, part: &str, library: &str| {
+        let output = place.command(part).env("SIMGPU_LIBRARY", library).output().unwrap();
+        print!("{}", inside::said(&output));
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("libreal.so");
+    std::fs::copy(inside::library(), &real).unwrap();
+    let simulated = Place::new(&plan(Vec::new()));
+    run(&simulated, "launches", "");
+    run(&simulated, "the simulation", "libcuda.so.1");
+    let forwarded = |rules| {
+        Place::new(&Plan {
+            machine: Machine::Forwarded { libcuda: Some(real.clone()), libnvidia_ml: None },
+            ..plan(rules)
+        })
+    };
+    let name = real.to_string_lossy().into_owned();
+    run(&simulated, "the same, in a copy of its own", &name);
+    run(&forwarded(Vec::new()), "that copy, through another in front", "libcuda.so.1");
+    let other = Calls { function: Some("cuMemAlloc*".into()), ..Calls::default() };
+    let rule = Rule { armed: true, calls: other, nth: 1, strike: Strike::Once, effect: Effect::Hang };
+    run(&forwarded(vec![rule]), "with a rule on another function", "libcuda.so.1");
+}

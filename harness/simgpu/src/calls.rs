@@ -1,0 +1,83 @@
+//! What the driver's functions are: their kinds, and where among their arguments sizes lie. Pure.
+
+use simgpu_plan::Kind;
+
+/// The kind of a function, by its name.
+pub(crate) fn kind(name: &str) -> Kind {
+    let starts = |beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
+    if starts(&["cuInit", "cuDevicePrimaryCtxRetain", "cuCtxCreate"]) {
+        Kind::Initialise
+    } else if starts(&["cuModuleLoad", "cuLibraryLoad"]) {
+        Kind::LoadModule
+    } else if starts(&["cuLaunchHostFunc"]) {
+        Kind::Other
+    } else if starts(&["cuLaunch", "cuGraphLaunch", "cublasLtMatmul"]) {
+        Kind::Launch
+    } else if starts(&["cuMemAlloc", "cuMemHostAlloc", "cuMemCreate", "cuArrayCreate", "cuArray3DCreate"]) {
+        Kind::Allocate
+    } else if starts(&["cuMemFree", "cuMemRelease", "cuArrayDestroy"]) {
+        Kind::Free
+    } else if starts(&["cuMemcpy"]) {
+        Kind::Copy
+    } else if starts(&["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"]) {
+        Kind::Synchronise
+    } else {
+        Kind::Other
+    }
+}
+
+/// Whether the function tells errors of work that was given out before.
+pub(crate) fn waits(name: &str) -> bool {
+    match kind(name) {
+        Kind::Synchronise => true,
+        Kind::Copy => !name.contains("Async"),
+        _ => false,
+    }
+}
+
+/// Whether the function works on after an error that breaks the context.
+pub(crate) fn outlives_errors(name: &str) -> bool {
+    name.starts_with("cuGetError") || name.starts_with("cuGetProcAddress") || name == "cuDriverGetVersion"
+}
+
+/// Which arguments, multiplied, say how many bytes an allocation or a copy has.
+pub(crate) fn byte_arguments(name: &str) -> &'static [usize] {
+    match name.trim_end_matches("_v2") {
+        "cuMemAlloc" | "cuMemAllocAsync" | "cuMemAllocFromPoolAsync" | "cuMemAllocManaged" => &[1],
+        "cuMemHostAlloc" | "cuMemAllocHost" | "cuMemCreate" => &[1],
+        "cuMemAllocPitch" => &[2, 3],
+        "cuMemcpyPeer" | "cuMemcpyPeerAsync" => &[4],
+        "cuMemcpyAtoD" | "cuMemcpyDtoA" | "cuMemcpyHtoA" | "cuMemcpyAtoH" => &[3],
+        "cuMemcpy" | "cuMemcpyAsync" | "cuMemcpyHtoD" | "cuMemcpyDtoH" | "cuMemcpyDtoD" => &[2],
+        "cuMemcpyHtoDAsync" | "cuMemcpyDtoHAsync" | "cuMemcpyDtoDAsync" => &[2],
+        _ => &[],
+    }
+}
+
+/// Which argument is the function or kernel that is launched.
+pub(crate) fn kernel_argument(name: &str) -> Option<usize> {
+    match name {
+        "cuLaunchKernel"
+        | "cuLaunchCooperativeKernel"
+        | "cuLaunch"
+        | "cuLaunchGrid"
+        | "cuLaunchGridAsync" => Some(0),
+        "cuLaunchKernelEx" => Some(1),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_follow_what_a_function_does() {
+        assert_eq!(kind("cuLaunchKernelEx"), Kind::Launch);
+        assert_eq!(kind("cuLaunchHostFunc"), Kind::Other);
+        assert_eq!(kind("cuMemAllocFromPoolAsync"), Kind::Allocate);
+        assert_eq!(kind("cuMemcpyDtoHAsync_v2"), Kind::Copy);
+        assert!(waits("cuMemcpyDtoH_v2") && !waits("cuMemcpyDtoHAsync_v2") && waits("cuEventSynchronize"));
+        assert_eq!(byte_arguments("cuMemcpyDtoHAsync_v2"), [2]);
+    }
+}

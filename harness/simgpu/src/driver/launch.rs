@@ -1,0 +1,143 @@
+//! Launches: what is checked at the call, and what is queued.
+#![expect(non_snake_case, reason = "CUDA's own names")]
+
+use std::ffi::c_void;
+
+use crate::codes;
+use crate::driver::code;
+use crate::hooks::taken_twists;
+use crate::rules::Twist;
+
+use super::state::{Handle, Place, gpu};
+use super::stream::stream_of;
+use super::work::{KernelWork, Work};
+
+/// Queues work that no rule twists.
+pub(crate) fn give_out(stream: Handle, work: Work) -> Result<Place, u32> {
+    Ok(gpu().give_out(stream, Vec::new(), work, Vec::new()))
+}
+
+/// Queues a launch, with what happens to it by rules.
+pub(crate) fn give_out_launch(stream: Handle, work: Work, twists: Vec<Twist>) -> Result<(), u32> {
+    let stream = stream_of(stream)?;
+    gpu().give_out(stream, Vec::new(), work, twists);
+    Ok(())
+}
+
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    stream: Handle,
+}
+
+/// # Safety
+/// `parameters` points to as many pointers as the kernel has parameters, each to a value of its type.
+unsafe fn launch(
+    handle: Handle,
+    shape: &Shape,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> Result<(), u32> {
+    // Taken whatever becomes of this launch: they must not fall upon another.
+    let twists = taken_twists();
+    let stream = stream_of(shape.stream)?;
+    let (kernel, shared_most) = {
+        let gpu = gpu();
+        let function = gpu.functions.get(&handle).ok_or(codes::INVALID_HANDLE)?;
+        (function.kernel, function.shared_most)
+    };
+    let threads: u64 = shape.block.iter().map(|size| u64::from(*size)).product();
+    let fits = (1..=1024).contains(&threads) && shape.block[2] <= 64;
+    let blocks = shape.grid.iter().all(|size| *size > 0) && shape.grid[0] <= i32::MAX as u32;
+    let planes = shape.grid[1] <= 65_535 && shape.grid[2] <= 65_535;
+    if !fits || !blocks || !planes || shape.shared_bytes as usize > shared_most {
+        return Err(codes::INVALID_VALUE);
+    }
+    if !kernel.sizes.is_empty() && parameters.is_null() || !extra.is_null() {
+        return Err(if extra.is_null() { codes::INVALID_VALUE } else { codes::NOT_SUPPORTED });
+    }
+    let mut work = KernelWork {
+        kernel,
+        grid: shape.grid,
+        block: shape.block,
+        shared_bytes: shape.shared_bytes as usize,
+        parameters: Vec::new(),
+        cells: Vec::with_capacity(kernel.sizes.len()),
+    };
+    for (index, size) in kernel.sizes.iter().enumerate() {
+        work.cells.push(work.parameters.len());
+        let first = work.parameters.len();
+        work.parameters.resize(first + (*size as usize).div_ceil(16), 0);
+        // SAFETY: the caller's; the cells are long enough.
+        unsafe {
+            let from = (*parameters.add(index)).cast::<u8>();
+            let to = work.parameters.as_mut_ptr().add(first).cast::<u8>();
+            std::ptr::copy_nonoverlapping(from, to, *size as usize);
+        }
+    }
+    gpu().give_out(stream, Vec::new(), Work::Run(Box::new(work)), twists);
+    Ok(())
+}
+
+pub(super) unsafe extern "C" fn cuLaunchKernel(
+    function: Handle,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared_bytes: u32,
+    stream: Handle,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> u32 {
+    let shape =
+        Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes, stream };
+    // SAFETY: the caller's arguments go on as they are, here and below.
+    code(unsafe { launch(function, &shape, parameters, extra) })
+}
+
+pub(super) unsafe extern "C" fn cuLaunchCooperativeKernel(
+    function: Handle,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared_bytes: u32,
+    stream: Handle,
+    parameters: *mut *mut c_void,
+) -> u32 {
+    let shape =
+        Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes, stream };
+    // SAFETY: as above.
+    code(unsafe { launch(function, &shape, parameters, std::ptr::null_mut()) })
+}
+
+/// `CUlaunchConfig`, without what the simulation does not look at: its attributes.
+#[repr(C)]
+pub(super) struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    stream: Handle,
+}
+
+pub(super) unsafe extern "C" fn cuLaunchKernelEx(
+    config: *const LaunchConfig,
+    function: Handle,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> u32 {
+    if config.is_null() {
+        return codes::INVALID_VALUE;
+    }
+    // SAFETY: as above.
+    let LaunchConfig { grid, block, shared_bytes, stream } = unsafe { config.read() };
+    let shape = Shape { grid, block, shared_bytes, stream };
+    // SAFETY: as above.
+    code(unsafe { launch(function, &shape, parameters, extra) })
+}

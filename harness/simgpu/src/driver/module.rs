@@ -1,0 +1,374 @@
+//! Modules, libraries and functions: which kernels a program may launch.
+#![expect(non_snake_case, reason = "CUDA's own names")]
+
+use std::ffi::{CString, c_char, c_void};
+
+use crate::driver::{code, put, text};
+use crate::{codes, kernels};
+
+use super::context::current;
+use super::info::shared_most;
+use super::state::{Function, Handle, Module, gpu};
+
+/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+const SHARED_MOST: u32 = 8;
+
+/// The PTX version that came with a CUDA version: 12.8 reads up to 8.7.
+fn ptx_of(driver_version: i32) -> (u32, u32) {
+    let (major, minor) = ((driver_version / 1000) as u32, (driver_version % 1000 / 10) as u32);
+    match (major, minor) {
+        (11, minor) => (7, minor.min(8)),
+        (12, minor @ 0..=4) => (8, minor),
+        (12, 5 | 6) => (8, 5),
+        (12, minor) => (8, minor - 1),
+        (13, minor) => (9, minor),
+        _ => (major.saturating_sub(4), minor),
+    }
+}
+
+/// (version, names of entries) of PTX text.
+fn read_ptx(ptx: &str) -> Option<((u32, u32), Vec<String>)> {
+    let version = ptx.lines().find_map(|line| line.trim().strip_prefix(".version"))?.trim();
+    let (major, minor) = version.split_once('.')?;
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
+    let names = ptx.split(".entry").skip(1).map(|rest| {
+        let is_name = |c: &char| c.is_ascii_alphanumeric() || "_$".contains(*c);
+        rest.trim_start().chars().take_while(is_name).collect()
+    });
+    Some(((digits(major)?, digits(minor)?), names.collect()))
+}
+
+/// # Safety
+/// `image` is what a driver takes for an image: text of C, or a binary that starts with its mark.
+unsafe fn load(image: *const c_void) -> Result<Handle, u32> {
+    current()?;
+    if image.is_null() {
+        return Err(codes::INVALID_VALUE);
+    }
+    // SAFETY: the caller's; four bytes tell the kind of image.
+    let mark = unsafe { image.cast::<[u8; 4]>().read_unaligned() };
+    let entries = match mark {
+        // ELF, and a fat binary: names are not looked at.
+        [0x7F, b'E', b'L', b'F'] | [0x50, 0xED, 0x55, 0xBA] => None,
+        _ => {
+            // SAFETY: the caller's.
+            let ptx = unsafe { text(image.cast()) }.ok_or(codes::INVALID_IMAGE)?;
+            let (version, names) = read_ptx(ptx).ok_or(codes::INVALID_IMAGE)?;
+            if version > ptx_of(gpu().machine.driver_version) {
+                return Err(codes::UNSUPPORTED_PTX_VERSION);
+            }
+            Some(names)
+        }
+    };
+    let mut gpu = gpu();
+    let handle = gpu.handle();
+    gpu.modules.insert(handle, Module { entries });
+    Ok(handle)
+}
+
+/// # Safety
+/// As of [`load`]; `place` is null or a place for the answer.
+unsafe fn put_loaded(place: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: the caller's.
+    match unsafe { load(image) } {
+        // SAFETY: the caller's.
+        Ok(handle) => unsafe { put(place, handle) },
+        Err(code) => code,
+    }
+}
+
+pub(super) unsafe extern "C" fn cuModuleLoadData(place: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: the caller's arguments go on as they are, here and below.
+    unsafe { put_loaded(place, image) }
+}
+
+pub(super) unsafe extern "C" fn cuModuleLoadDataEx(
+    place: *mut Handle,
+    image: *const c_void,
+    _count: u32,
+    _options: *mut u32,
+    _values: *mut *mut c_void,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { put_loaded(place, image) }
+}
+
+pub(super) unsafe extern "C" fn cuModuleLoadFatBinary(place: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: as above.
+    unsafe { put_loaded(place, image) }
+}
+
+pub(super) unsafe extern "C" fn cuModuleLoad(place: *mut Handle, path: *const c_char) -> u32 {
+    // SAFETY: as above.
+    let read = unsafe { text(path) }.and_then(|path| std::fs::read(path).ok());
+    let Some(mut image) = read else { return codes::FILE_NOT_FOUND };
+    image.extend([0; 4]);
+    // SAFETY: text is ended by the zeroes, and is at least as long as a mark.
+    unsafe { put_loaded(place, image.as_ptr().cast()) }
+}
+
+pub(super) unsafe extern "C" fn cuModuleUnload(module: Handle) -> u32 {
+    code(current().and_then(|_| {
+        let mut gpu = gpu();
+        gpu.functions.retain(|_, function| function.module != module);
+        gpu.modules.remove(&module).map(|_| ()).ok_or(codes::INVALID_HANDLE)
+    }))
+}
+
+fn function(module: Handle, name: &str) -> Result<Handle, u32> {
+    let mut gpu = gpu();
+    let entries = &gpu.modules.get(&module).ok_or(codes::INVALID_HANDLE)?.entries;
+    if entries.as_ref().is_some_and(|entries| !entries.iter().any(|entry| entry == name)) {
+        return Err(codes::NOT_FOUND);
+    }
+    let kernel = kernels::find(name).ok_or(codes::NOT_FOUND)?;
+    let known =
+        gpu.functions.iter().find(|(_, function)| function.module == module && function.kernel.name == name);
+    if let Some((handle, _)) = known {
+        return Ok(*handle);
+    }
+    let handle = gpu.handle();
+    let name = CString::new(kernel.name).map_err(|_| codes::INVALID_VALUE)?;
+    gpu.functions.insert(handle, Function { kernel, name, module, shared_most: 49_152 });
+    Ok(handle)
+}
+
+pub(super) unsafe extern "C" fn cuModuleGetFunction(
+    place: *mut Handle,
+    module: Handle,
+    name: *const c_char,
+) -> u32 {
+    // SAFETY: as above.
+    let Some(name) = (unsafe { text(name) }) else { return codes::INVALID_VALUE };
+    match function(module, name) {
+        // SAFETY: as above.
+        Ok(handle) => unsafe { put(place, handle) },
+        Err(code) => code,
+    }
+}
+
+pub(super) unsafe extern "C" fn cuModuleGetGlobal_v2(
+    _place: *mut usize,
+    _bytes: *mut usize,
+    _module: Handle,
+    _name: *const c_char,
+) -> u32 {
+    codes::NOT_FOUND
+}
+
+pub(super) unsafe extern "C" fn cuModuleGetLoadingMode(place: *mut u32) -> u32 {
+    // SAFETY: as above. 1: eager.
+    unsafe { put(place, 1) }
+}
+
+pub(super) unsafe extern "C" fn cuLibraryLoadData(
+    place: *mut Handle,
+    image: *const c_void,
+    _options: *mut u32,
+    _values: *mut *mut c_void,
+    _count: u32,
+    _library_options: *mut u32,
+    _library_values: *mut *mut c_void,
+    _library_count: u32,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { put_loaded(place, image) }
+}
+
+pub(super) unsafe extern "C" fn cuLibraryUnload(library: Handle) -> u32 {
+    // SAFETY: as above.
+    unsafe { cuModuleUnload(library) }
+}
+
+pub(super) unsafe extern "C" fn cuLibraryGetKernel(
+    place: *mut Handle,
+    library: Handle,
+    name: *const c_char,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { cuModuleGetFunction(place, library, name) }
+}
+
+/// A library is its module, and a kernel its function.
+pub(super) unsafe extern "C" fn cuLibraryGetModule(place: *mut Handle, library: Handle) -> u32 {
+    // SAFETY: as above.
+    unsafe { put(place, library) }
+}
+
+pub(super) unsafe extern "C" fn cuKernelGetFunction(place: *mut Handle, kernel: Handle) -> u32 {
+    // SAFETY: as above.
+    unsafe { put(place, kernel) }
+}
+
+/// The name of a function, for rules.
+pub(crate) fn kernel_name(handle: usize) -> Option<String> {
+    gpu().functions.get(&(handle as Handle)).map(|function| function.kernel.name.into())
+}
+
+pub(super) unsafe extern "C" fn cuFuncGetName(place: *mut *const c_char, handle: Handle) -> u32 {
+    let name = gpu().functions.get(&handle).map(|function| function.name.as_ptr());
+    // SAFETY: as above; the string lives as long as its module.
+    name.map_or(codes::INVALID_HANDLE, |name| unsafe { put(place, name) })
+}
+
+pub(super) unsafe extern "C" fn cuKernelGetName(place: *mut *const c_char, handle: Handle) -> u32 {
+    // SAFETY: as above.
+    unsafe { cuFuncGetName(place, handle) }
+}
+
+pub(super) unsafe extern "C" fn cuFuncGetModule(place: *mut Handle, handle: Handle) -> u32 {
+    let module = gpu().functions.get(&handle).map(|function| function.module);
+    // SAFETY: as above.
+    module.map_or(codes::INVALID_HANDLE, |module| unsafe { put(place, module) })
+}
+
+pub(super) unsafe extern "C" fn cuFuncGetAttribute(place: *mut i32, attribute: u32, handle: Handle) -> u32 {
+    let told = {
+        let gpu = gpu();
+        let Some(function) = gpu.functions.get(&handle) else { return codes::INVALID_HANDLE };
+        let (major, minor) = gpu.machine.compute_capability;
+        match attribute {
+            0 => 1024,
+            4 => 32,
+            5 | 6 => major * 10 + minor,
+            SHARED_MOST => function.shared_most as i32,
+            _ => 0,
+        }
+    };
+    // SAFETY: as above.
+    unsafe { put(place, told) }
+}
+
+pub(super) unsafe extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u32, value: i32) -> u32 {
+    let mut gpu = gpu();
+    let most = shared_most(gpu.machine.compute_capability);
+    let Some(function) = gpu.functions.get_mut(&handle) else { return codes::INVALID_HANDLE };
+    match (attribute, usize::try_from(value)) {
+        (SHARED_MOST, Ok(bytes)) if bytes <= most => {
+            function.shared_most = bytes;
+            codes::SUCCESS
+        }
+        (SHARED_MOST, _) => codes::INVALID_VALUE,
+        _ => codes::SUCCESS,
+    }
+}
+
+pub(super) unsafe extern "C" fn cuKernelGetAttribute(
+    place: *mut i32,
+    attribute: u32,
+    kernel: Handle,
+    _device: i32,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { cuFuncGetAttribute(place, attribute, kernel) }
+}
+
+pub(super) unsafe extern "C" fn cuKernelSetAttribute(
+    attribute: u32,
+    value: i32,
+    kernel: Handle,
+    _device: i32,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { cuFuncSetAttribute(kernel, attribute, value) }
+}
+
+pub(super) unsafe extern "C" fn cuFuncSetCacheConfig(_handle: Handle, _config: u32) -> u32 {
+    codes::SUCCESS
+}
+
+pub(super) unsafe extern "C" fn cuFuncLoad(_handle: Handle) -> u32 {
+    codes::SUCCESS
+}
+
+pub(super) unsafe extern "C" fn cuFuncIsLoaded(place: *mut u32, _handle: Handle) -> u32 {
+    // SAFETY: as above.
+    unsafe { put(place, 1) }
+}
+
+/// Bounded by threads and shared memory; registers are not known.
+fn active_blocks(block: i32, shared: usize) -> i32 {
+    let by_threads = 2048 / block.max(1);
+    let by_shared = 233_472 / (shared + 1024);
+    by_threads.min(by_shared as i32).min(32)
+}
+
+pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+    place: *mut i32,
+    _handle: Handle,
+    block: i32,
+    shared: usize,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { put(place, active_blocks(block, shared)) }
+}
+
+pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    place: *mut i32,
+    _handle: Handle,
+    block: i32,
+    shared: usize,
+    _flags: u32,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { put(place, active_blocks(block, shared)) }
+}
+
+pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
+    grid: *mut i32,
+    block: *mut i32,
+    _handle: Handle,
+    _shared_of: *const c_void,
+    _shared: usize,
+    limit: i32,
+) -> u32 {
+    let size = if limit > 0 { limit.min(1024) } else { 1024 };
+    // SAFETY: as above.
+    unsafe { put(grid, 8 * active_blocks(size, 0)) | put(block, size) }
+}
+
+pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
+    grid: *mut i32,
+    block: *mut i32,
+    handle: Handle,
+    shared_of: *const c_void,
+    shared: usize,
+    limit: i32,
+    _flags: u32,
+) -> u32 {
+    // SAFETY: as above.
+    unsafe { cuOccupancyMaxPotentialBlockSize(grid, block, handle, shared_of, shared, limit) }
+}
+
+pub(super) unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
+    place: *mut usize,
+    _handle: Handle,
+    blocks: i32,
+    _block: i32,
+) -> u32 {
+    let most = shared_most(gpu().machine.compute_capability);
+    // SAFETY: as above.
+    unsafe { put(place, (233_472 / blocks.max(1) as usize).saturating_sub(1024).min(most)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ptx_versions_follow_the_drivers() {
+        assert_eq!(ptx_of(12_080), (8, 7));
+        assert_eq!(ptx_of(12_060), (8, 5));
+        assert_eq!(ptx_of(12_000), (8, 0));
+        assert_eq!(ptx_of(11_040), (7, 4));
+        assert_eq!(ptx_of(13_000), (9, 0));
+    }
+
+    #[test]
+    fn entries_of_ptx_are_found_whatever_stands_around_them() {
+        let ptx =
+            "//\n.version 8.7\n.target sm_80\n.visible .entry one(\n.param .u64 a)\n{}\n.entry\n two()\n{}";
+        assert_eq!(read_ptx(ptx), Some(((8, 7), vec!["one".into(), "two".into()])));
+        assert_eq!(read_ptx("no ptx"), None);
+    }
+}

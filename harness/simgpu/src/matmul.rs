@@ -1,0 +1,265 @@
+//! D = alpha * op(A) * op(B) + beta * C, as cublasLt defines it. Unsafe: operands lie at addresses that the caller checked.
+//! It must not know streams or handles.
+//!
+//! Each element is summed over k in ascending order, in f32, without fused operations: its bits depend neither on m or n nor
+//! on the machine.
+
+/// What an element is stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F32,
+    Bf16,
+}
+
+impl Element {
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::Bf16 => 2,
+        }
+    }
+}
+
+/// A matrix in memory: element (row, column) of batch b lies `row * down + column * along + b * batch` elements on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operand {
+    pub(crate) at: usize,
+    pub(crate) element: Element,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) down: usize,
+    pub(crate) along: usize,
+    pub(crate) batch: usize,
+}
+
+impl Operand {
+    /// Bytes from the first element to behind the last one of `batches` matrices.
+    pub(crate) fn extent(&self, batches: usize) -> usize {
+        if self.rows == 0 || self.columns == 0 || batches == 0 {
+            return 0;
+        }
+        let last = (self.rows - 1) * self.down + (self.columns - 1) * self.along + (batches - 1) * self.batch;
+        (last + 1) * self.element.bytes()
+    }
+
+    /// # Safety
+    /// The element lies in readable memory.
+    unsafe fn get(&self, index: usize) -> f32 {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.element {
+                Element::F32 => (self.at as *const f32).add(index).read_unaligned(),
+                Element::Bf16 => widened((self.at as *const u16).add(index).read_unaligned()),
+            }
+        }
+    }
+
+    /// # Safety
+    /// The element lies in writable memory.
+    unsafe fn set(&self, index: usize, value: f32) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.element {
+                Element::F32 => (self.at as *mut f32).add(index).write_unaligned(value),
+                Element::Bf16 => (self.at as *mut u16).add(index).write_unaligned(narrowed(value)),
+            }
+        }
+    }
+
+    /// Copies one matrix to rows of `width` f32.
+    ///
+    /// # Safety
+    /// The matrix lies in readable memory.
+    unsafe fn pack(&self, batch: usize, width: usize, packed: &mut Vec<f32>) {
+        packed.clear();
+        packed.resize(self.rows * width, 0.0);
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                // SAFETY: the caller's.
+                let value = unsafe { self.get(batch * self.batch + row * self.down + column * self.along) };
+                packed[row * width + column] = value;
+            }
+        }
+    }
+}
+
+pub(crate) fn widened(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Rounds to the nearest, ties to even; what is no number stays so.
+pub(crate) fn narrowed(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits.wrapping_add(0x7FFF + (bits >> 16 & 1))) >> 16) as u16
+}
+
+/// One multiplication. `a` is m x k and `b` is k x n: transposition is a matter of their strides.
+#[derive(Debug, Clone)]
+pub(crate) struct Matmul {
+    pub(crate) a: Operand,
+    pub(crate) b: Operand,
+    pub(crate) c: Operand,
+    pub(crate) d: Operand,
+    pub(crate) alpha: f32,
+    pub(crate) beta: f32,
+    pub(crate) batches: usize,
+}
+
+/// Columns of one tile, and rows: the tile's sums stay in the fastest memory.
+const TILE: usize = 32;
+const ROWS: usize = 4;
+
+impl Matmul {
+    /// # Safety
+    /// All operands lie in mapped memory.
+    pub(crate) unsafe fn run(&self) {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let width = self.b.columns.next_multiple_of(TILE);
+        for batch in 0..self.batches {
+            // SAFETY: the caller's.
+            unsafe {
+                self.a.pack(batch, self.a.columns, &mut a);
+                self.b.pack(batch, width, &mut b);
+                self.multiply(batch, &a, &b, width);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As of [`Matmul::run`].
+    unsafe fn multiply(&self, batch: usize, a: &[f32], b: &[f32], width: usize) {
+        let depth = self.a.columns;
+        for first_row in (0..self.a.rows).step_by(ROWS) {
+            let rows = ROWS.min(self.a.rows - first_row);
+            for first in (0..self.b.columns).step_by(TILE) {
+                let sums = tile(&a[first_row * depth..], depth, rows, &b[first..], width);
+                let columns = TILE.min(self.b.columns - first);
+                for (row, sums) in sums.iter().enumerate().take(rows) {
+                    for (column, sum) in sums.iter().enumerate().take(columns) {
+                        // SAFETY: the caller's.
+                        unsafe { self.finish(batch, first_row + row, first + column, *sum) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As of [`Matmul::run`].
+    unsafe fn finish(&self, batch: usize, row: usize, column: usize, sum: f32) {
+        let place = |operand: &Operand| batch * operand.batch + row * operand.down + column * operand.along;
+        // SAFETY: the caller's.
+        unsafe {
+            // C is not read where it is not asked for: it may hold what is no number.
+            let old = if self.beta == 0.0 { 0.0 } else { self.beta * self.c.get(place(&self.c)) };
+            self.d.set(place(&self.d), self.alpha * sum + old);
+        }
+    }
+}
+
+fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE]; ROWS] {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the machine has it.
+        return unsafe { wide_tile(a, depth, rows, b, width) };
+    }
+    any_tile(a, depth, rows, b, width)
+}
+
+/// The same operations in wider registers; without fused ones, so that bits do not depend on the machine.
+///
+/// # Safety
+/// The machine has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn wide_tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE]; ROWS] {
+    any_tile(a, depth, rows, b, width)
+}
+
+#[inline(always)]
+fn any_tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE]; ROWS] {
+    let mut sums = [[0.0_f32; TILE]; ROWS];
+    // Rows that are not there repeat the last one: the loop below has no branch.
+    let starts: [usize; ROWS] = std::array::from_fn(|row| row.min(rows - 1) * depth);
+    for k in 0..depth {
+        let values: &[f32; TILE] = b[k * width..].first_chunk().unwrap_or(&[0.0; TILE]);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let factor = a[starts[row] + k];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += factor * value;
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operand(at: &[f32], rows: usize, columns: usize, down: usize, along: usize) -> Operand {
+        let at = at.as_ptr() as usize;
+        Operand { at, element: Element::F32, rows, columns, down, along, batch: 0 }
+    }
+
+    #[test]
+    fn a_transposed_product_is_that_of_the_plain_sum() {
+        let (m, n, k) = (5, 37, 11);
+        let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
+        let b: Vec<f32> = (0..n * k).map(|i| (i % 5) as f32 - 2.0).collect();
+        let d = vec![1.0_f32; m * n];
+        let matmul = Matmul {
+            a: operand(&a, m, k, k, 1),
+            b: operand(&b, k, n, 1, k),
+            c: operand(&d, m, n, n, 1),
+            d: operand(&d, m, n, n, 1),
+            alpha: 2.0,
+            beta: 0.5,
+            batches: 1,
+        };
+        // SAFETY: all operands are the vectors above.
+        unsafe { matmul.run() };
+        for row in 0..m {
+            for column in 0..n {
+                let sum: f32 = (0..k).map(|i| a[row * k + i] * b[column * k + i]).sum();
+                assert_eq!(d[row * n + column], 2.0 * sum + 0.5);
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_in_batches_sums_in_f32_and_reads_no_c_that_it_is_not_to_read() {
+        let (m, n, k, batches) = (3, 5, 40, 2);
+        let numbers = |count: usize| (0..count).map(|i| (i % 9) as f32 - 4.0).collect::<Vec<_>>();
+        let narrow = |values: &[f32]| values.iter().map(|value| narrowed(*value)).collect::<Vec<_>>();
+        let (a, b) = (numbers(batches * m * k), numbers(batches * k * n));
+        let (narrow_a, narrow_b) = (narrow(&a), narrow(&b));
+        let d = vec![f32::NAN; batches * m * n];
+        let bf16 = |values: &[u16], rows, columns| {
+            let (at, batch) = (values.as_ptr() as usize, rows * columns);
+            Operand { at, element: Element::Bf16, rows, columns, down: columns, along: 1, batch }
+        };
+        let out = Operand { batch: m * n, ..operand(&d, m, n, n, 1) };
+        let (a_operand, b_operand) = (bf16(&narrow_a, m, k), bf16(&narrow_b, k, n));
+        let matmul = Matmul { a: a_operand, b: b_operand, c: out, d: out, alpha: 1.0, beta: 0.0, batches };
+        assert_eq!(out.extent(batches), d.len() * 4);
+        // SAFETY: all operands are the vectors above.
+        unsafe { matmul.run() };
+        for (index, value) in d.iter().enumerate() {
+            let (batch, row, column) = (index / (m * n), index / n % m, index % n);
+            let sum: f32 =
+                (0..k).map(|i| a[(batch * m + row) * k + i] * b[(batch * k + i) * n + column]).sum();
+            assert_eq!(*value, sum);
+        }
+    }
+
+    #[test]
+    fn rounding_to_bf16_takes_the_even_one_of_two_equally_near() {
+        assert_eq!(narrowed(f32::from_bits(0x3F80_8000)), 0x3F80);
+        assert_eq!(narrowed(f32::from_bits(0x3F81_8000)), 0x3F82);
+        assert!(widened(narrowed(f32::NAN)).is_nan());
+    }
+}

@@ -1,0 +1,107 @@
+//! Whether this machine can give a target a GPU, simulated or real, found by trying it in a process of its own: what a library does when it
+//! is loaded is its own affair.
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use scenarios::Mechanism;
+
+use super::{find_library, sys};
+
+/// Names of the mechanisms.
+pub const SIMULATED: &str = "simulated-gpu";
+pub const REAL: &str = "real-gpu";
+/// First argument with which our own binary tries a library.
+const PROBE: &str = "__probe-gpu";
+/// The library under which the loader knows the real driver.
+const DRIVER: &str = "libcuda.so.1";
+/// A driver may take long to wake a card up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Tries both.
+pub fn doctor() -> Vec<Mechanism> {
+    let library = find_library().map_err(|error| error.to_string());
+    let simulated = library.as_deref().map_err(Clone::clone).and_then(|path| probe(SIMULATED, path));
+    // The stand-in has to be there to stand in front of the driver.
+    let real = library.and_then(|_| probe(REAL, Path::new(DRIVER)));
+    vec![mechanism(SIMULATED, simulated), mechanism(REAL, real)]
+}
+
+fn mechanism(name: &str, found: Result<String, String>) -> Mechanism {
+    let granted = found.is_ok();
+    let (Ok(detail) | Err(detail)) = found;
+    // The first line says it; a failed build says much more.
+    let detail = detail.lines().next().unwrap_or_default().to_owned();
+    Mechanism { name: name.into(), granted, detail }
+}
+
+/// Starts our own binary anew; its one line says what it found.
+fn probe(what: &str, library: &Path) -> Result<String, String> {
+    let mut child = Command::new("/proc/self/exe")
+        .args([PROBE, what])
+        .arg(library)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("could not start a probe: {error}"))?;
+    let until = Instant::now() + PATIENCE;
+    while child.try_wait().is_ok_and(|ended| ended.is_none()) {
+        if Instant::now() > until {
+            // It is reaped by the call below.
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().map_err(|error| format!("could not read the probe: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match output.status.success() {
+        true => Ok(said),
+        false if said.is_empty() => {
+            Err(format!("the probe of `{}` ended with {}", library.display(), output.status))
+        }
+        false => Err(said),
+    }
+}
+
+/// To be called first thing in `main`: where this process was started as a probe, it says what it finds and has ended.
+#[expect(
+    clippy::print_stdout,
+    reason = "a probe's one line is its answer to the harness, not a word for people"
+)]
+pub fn probe_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != PROBE {
+        return None;
+    }
+    let (what, library) = (arguments.next()?, arguments.next()?);
+    let found = if what == SIMULATED { simulated(Path::new(&library)) } else { real(Path::new(&library)) };
+    let code = if found.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let (Ok(said) | Err(said)) = found;
+    println!("{said}");
+    Some(code)
+}
+
+fn simulated(path: &Path) -> Result<String, String> {
+    let library = sys::Library::open(path)?;
+    match library.kernels() {
+        Some(count @ 1..) => {
+            Ok(format!("a stand-in for the driver, with {count} kernels compiled for the CPU"))
+        }
+        Some(_) => Err(library.why().unwrap_or_else(|| "the stand-in has no kernels".into())),
+        None => Err(format!("`{}` is not the stand-in's library", path.display())),
+    }
+}
+
+fn real(path: &Path) -> Result<String, String> {
+    let no_driver = "no NVIDIA driver on this machine; install one, with a card";
+    let library = sys::Library::open(path).map_err(|error| format!("{no_driver} ({error})"))?;
+    if library.kernels().is_some() {
+        return Err("the only libcuda found is the stand-in itself; take it out of LD_LIBRARY_PATH".into());
+    }
+    match library.devices()? {
+        0 => Err("the driver works and sees no GPU".into()),
+        count => Ok(format!("{count} devices behind the machine's own driver")),
+    }
+}

@@ -1,0 +1,121 @@
+/* A trainer whose one value lives on the GPU: gpu STYLE ROOT. Sound: it ends with 16 when the driver fails, and resumes. Bad in one way each:
+ * "ignores" takes no notice of errors, "trusts" takes none of wrong numbers, the kernel of "overruns" writes beyond what was allocated. It has no watchdog.
+ * The kernels are those that the simulation's own tests plant. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *style;
+
+static void *symbol(void *library, const char *name) {
+    void *found = library ? dlsym(library, name) : NULL;
+    if (!found) {
+        printf("no %s\n", name);
+        exit(17);
+    }
+    return found;
+}
+
+static void check(const char *what, int code) {
+    if (code == 0 || !strcmp(style, "ignores")) return;
+    printf("%s failed with CUDA error %d\n", what, code);
+    exit(code == 100 ? 17 : 16);
+}
+
+/* What NVML tells of the card: the second opinion of whoever watches it. */
+static void watch(void) {
+    static void *library, *device;
+    static unsigned last;
+    if (!library) {
+        library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+        int (*init)(void) = symbol(library, "nvmlInit_v2");
+        int (*by_index)(unsigned, void **) = symbol(library, "nvmlDeviceGetHandleByIndex_v2");
+        if (init() || by_index(0, &device)) printf("NVML does not answer\n");
+    }
+    int (*temperature)(void *, int, unsigned *) = symbol(library, "nvmlDeviceGetTemperature");
+    int (*errors)(void *, int, int, unsigned long long *) = symbol(library, "nvmlDeviceGetTotalEccErrors");
+    unsigned degrees = 0;
+    unsigned long long corrected = 0;
+    int code = temperature(device, 0, &degrees);
+    errors(device, 0, 1, &corrected);
+    if (degrees != last || code) printf("watched: error %d, %u C, %llu corrected\n", code, degrees, corrected);
+    last = degrees;
+}
+
+static void save(long step, long value) {
+    FILE *file = fopen("ckpt/aside", "w");
+    fprintf(file, "%ld %ld\n", step, value);
+    fclose(file);
+    rename("ckpt/aside", "ckpt/latest");
+    printf("saved step %ld\n", step);
+}
+
+static const char PTX[] =
+    ".version 8.0\n.target sm_80\n.address_size 64\n"
+    ".visible .entry planted_fill(.param .u64 a, .param .f32 b, .param .u32 c) { ret; }\n"
+    ".visible .entry planted_fill_too_far(.param .u64 a, .param .f32 b, .param .u32 c) { ret; }\n";
+
+int main(int count, char **words) {
+    if (count < 3 || chdir(words[2])) return 2;
+    style = words[1];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    int (*init)(unsigned) = symbol(driver, "cuInit");
+    int (*retain)(void **, int) = symbol(driver, "cuDevicePrimaryCtxRetain");
+    int (*set_current)(void *) = symbol(driver, "cuCtxSetCurrent");
+    int (*allocate)(unsigned long long *, size_t) = symbol(driver, "cuMemAlloc_v2");
+    int (*to_device)(unsigned long long, const void *, size_t) = symbol(driver, "cuMemcpyHtoD_v2");
+    int (*to_host)(void *, unsigned long long, size_t) = symbol(driver, "cuMemcpyDtoH_v2");
+    int (*synchronise)(void) = symbol(driver, "cuCtxSynchronize");
+
+    int (*load)(void **, const void *) = symbol(driver, "cuModuleLoadData");
+    int (*function)(void **, void *, const char *) = symbol(driver, "cuModuleGetFunction");
+    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) =
+        symbol(driver, "cuLaunchKernel");
+
+    long step = 0, value = 1;
+    FILE *latest = fopen("ckpt/latest", "r");
+    if (latest && fscanf(latest, "%ld %ld", &step, &value) != 2) return 3;
+    printf("resumed from step %ld\n", step);
+
+    void *context, *module = NULL, *kernel = NULL;
+    unsigned long long buffer = 0, filled = 0;
+    check("cuInit", init(0));
+    check("cuDevicePrimaryCtxRetain", retain(&context, 0));
+    check("cuCtxSetCurrent", set_current(context));
+    check("cuMemAlloc", allocate(&buffer, sizeof value));
+    check("cuMemAlloc", allocate(&filled, 4096));
+    check("cuModuleLoadData", load(&module, PTX));
+    const char *name = strcmp(style, "overruns") ? "planted_fill" : "planted_fill_too_far";
+    check("cuModuleGetFunction", function(&kernel, module, name));
+    while (step < 12) {
+        struct timespec pause = {0, 20 * 1000 * 1000};
+        nanosleep(&pause, NULL);
+        step++;
+        value = (value * 31 + step) % 1000003;
+        watch();
+        float wanted = (float)step, found[1024];
+        int length = 1024;
+        void *arguments[] = {&filled, &wanted, &length};
+        check("cuLaunchKernel", launch(kernel, 5, 1, 1, 256, 1, 1, 0, NULL, arguments, NULL));
+        check("cuMemcpyHtoD", to_device(buffer, &value, sizeof value));
+        check("cuCtxSynchronize", synchronise());
+        check("cuMemcpyDtoH", to_host(&value, buffer, sizeof value));
+        check("cuMemcpyDtoH", to_host(found, filled, sizeof found));
+        for (int i = 0; i < length; i++) {
+            if (found[i] == wanted) continue;
+            value++;
+            if (strcmp(style, "trusts")) {
+                printf("the GPU computes wrongly\n");
+                exit(16);
+            }
+        }
+        printf("step %ld loss %ld\n", step, value);
+        if (step % 3 == 0) save(step, value);
+    }
+    printf("finished with %ld\n", value);
+    return 0;
+}

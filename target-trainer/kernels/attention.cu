@@ -1,0 +1,205 @@
+// Causal attention with grouped queries (Ainslie et al. 2023) over packed sequences, for any head size up to 256: a warp for each row,
+// a lane for each of 32 partners, then a lane for each column. Plain arithmetic; `flash.cu` has it on tensor cores for the usual head sizes.
+//
+// A row of `qkv` is q[heads * d], k[kv_heads * d], v[kv_heads * d]; sequence s is the rows starts[s] to starts[s + 1].
+#include "device.h"
+
+// Columns of a lane: 32 lanes of them make the largest head, 256.
+constexpr int COLUMNS = 8;
+
+template <typename T> __device__ __forceinline__ float dot(const T* a, const float* b, int d) {
+    float sum = 0.0f;
+    for (int i = 0; i < d; i++) sum += widen(a[i]) * b[i];
+    return sum;
+}
+
+// Copies a row into the warp's own shared memory.
+template <typename T> __device__ __forceinline__ void stage(float* to, const T* from, int d, int lane) {
+    for (int i = lane; i < d; i += 32) to[i] = widen(from[i]);
+}
+
+// Shared: WARPS * (d + 32) floats.
+template <typename T>
+__device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
+    SHARED_MEMORY(float, shared);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* query = shared + warp * (d + 32);
+    float* scores = query + d;
+    const int head = blockIdx.y, first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
+    const T* keys = qkv + static_cast<u64>(first) * ldqkv + (heads + head / (heads / kv_heads)) * d;
+    const T* values = keys + kv_heads * d;
+    const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
+    for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
+        __syncwarp();
+        stage(query, qkv + static_cast<u64>(first + row) * ldqkv + head * d, d, lane);
+        __syncwarp();
+        float most = MINUS_INFINITY, sum = 0.0f, mixed[COLUMNS] = {};
+        for (int from = 0; from <= row; from += 32) {
+            const int count = min(32, row + 1 - from);
+            __syncwarp();
+            if (lane < count) scores[lane] = dot(keys + static_cast<u64>(from + lane) * ldqkv, query, d) * scale;
+            __syncwarp();
+            float highest = most;
+            for (int i = 0; i < count; i++) highest = fmaxf(highest, scores[i]);
+            const float fade = expf(most - highest);
+            sum *= fade;
+            for (int c = 0; c < COLUMNS; c++) mixed[c] *= fade;
+            for (int i = 0; i < count; i++) {
+                const float p = expf(scores[i] - highest);
+                const T* value = values + static_cast<u64>(from + i) * ldqkv;
+                sum += p;
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) {
+                    if (lane + 32 * c < d) mixed[c] += p * widen(value[lane + 32 * c]);
+                }
+            }
+            most = highest;
+        }
+        T* to = out + static_cast<u64>(first + row) * ldo + head * d;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            if (lane + 32 * c < d) to[lane + 32 * c] = narrow<T>(mixed[c] / sum);
+        }
+        if (lane == 0) lse[static_cast<u64>(head) * rows + first + row] = most + logf(sum);
+    }
+}
+
+extern "C" __global__ void attention_f32(float* out, int ldo, float* lse, const float* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    attention(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, head_dim, scale);
+}
+
+extern "C" __global__ void attention_bf16(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    attention(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, head_dim, scale);
+}
+
+// What the softmax's backward pass takes off each row: sum(out * dout), by a warp for each row and head.
+template <typename T>
+__device__ void attention_delta(float* delta, const T* out, int ldo, const T* dout, int lddo, int rows, int heads, int d) {
+    const int row = blockIdx.x, head = blockIdx.y;
+    if (row >= rows || head >= heads) return;
+    const T* a = out + static_cast<u64>(row) * ldo + head * d;
+    const T* b = dout + static_cast<u64>(row) * lddo + head * d;
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < d; i += 32) sum += widen(a[i]) * widen(b[i]);
+    for (int half = 16; half > 0; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
+    if (threadIdx.x == 0) delta[static_cast<u64>(head) * rows + row] = sum;
+}
+
+extern "C" __global__ void attention_delta_f32(float* delta, const float* out, int ldo, const float* dout, int lddo, int rows, int heads, int head_dim) {
+    attention_delta(delta, out, ldo, dout, lddo, rows, heads, head_dim);
+}
+
+extern "C" __global__ void attention_delta_bf16(float* delta, const bf16* out, int ldo, const bf16* dout, int lddo, int rows, int heads, int head_dim) {
+    attention_delta(delta, out, ldo, dout, lddo, rows, heads, head_dim);
+}
+
+// Shared: WARPS * (2 d + 32) floats.
+template <typename T>
+__device__ void attention_backward_q(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
+    SHARED_MEMORY(float, shared);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* query = shared + warp * (2 * d + 32);
+    float* slope = query + d;
+    float* ds = slope + d;
+    const int head = blockIdx.y, first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
+    const T* keys = qkv + static_cast<u64>(first) * ldqkv + (heads + head / (heads / kv_heads)) * d;
+    const T* values = keys + kv_heads * d;
+    const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
+    for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
+        const u64 at = first + row, of_head = static_cast<u64>(head) * rows + at;
+        __syncwarp();
+        stage(query, qkv + at * ldqkv + head * d, d, lane);
+        stage(slope, dout + at * lddo + head * d, d, lane);
+        float mixed[COLUMNS] = {};
+        for (int from = 0; from <= row; from += 32) {
+            const int count = min(32, row + 1 - from);
+            __syncwarp();
+            if (lane < count) {
+                const u64 partner = static_cast<u64>(from + lane) * ldqkv;
+                const float p = expf(dot(keys + partner, query, d) * scale - lse[of_head]);
+                ds[lane] = p * (dot(values + partner, slope, d) - delta[of_head]);
+            }
+            __syncwarp();
+            for (int i = 0; i < count; i++) {
+                const T* key = keys + static_cast<u64>(from + i) * ldqkv;
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) {
+                    if (lane + 32 * c < d) mixed[c] += ds[i] * widen(key[lane + 32 * c]);
+                }
+            }
+        }
+        T* to = dqkv + at * ldd + head * d;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            if (lane + 32 * c < d) to[lane + 32 * c] = narrow<T>(mixed[c] * scale);
+        }
+    }
+}
+
+extern "C" __global__ void attention_backward_q_f32(float* dqkv, int ldd, const float* qkv, int ldqkv, const float* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+}
+
+extern "C" __global__ void attention_backward_q_bf16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+}
+
+// A warp for each key: over the query heads of its group, then over the queries, always in the same order. Shared: WARPS * (2 d + 64) floats.
+template <typename T>
+__device__ void attention_backward_kv(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
+    SHARED_MEMORY(float, shared);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* key = shared + warp * (2 * d + 64);
+    float* value = key + d;
+    float* ps = value + d;
+    float* ds = ps + 32;
+    const int kv_head = blockIdx.y, group = heads / kv_heads, first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
+    const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
+    for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
+        const T* own = qkv + static_cast<u64>(first + row) * ldqkv + (heads + kv_head) * d;
+        __syncwarp();
+        stage(key, own, d, lane);
+        stage(value, own + kv_heads * d, d, lane);
+        float dk[COLUMNS] = {}, dv[COLUMNS] = {};
+        for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
+            for (int from = row; from < length; from += 32) {
+                const int count = min(32, length - from);
+                __syncwarp();
+                if (lane < count) {
+                    const u64 at = first + from + lane, of_head = static_cast<u64>(head) * rows + at;
+                    const float p = expf(dot(qkv + at * ldqkv + head * d, key, d) * scale - lse[of_head]);
+                    ps[lane] = p;
+                    ds[lane] = p * (dot(dout + at * lddo + head * d, value, d) - delta[of_head]);
+                }
+                __syncwarp();
+                for (int i = 0; i < count; i++) {
+                    const T* query = qkv + static_cast<u64>(first + from + i) * ldqkv + head * d;
+                    const T* slope = dout + static_cast<u64>(first + from + i) * lddo + head * d;
+#pragma unroll
+                    for (int c = 0; c < COLUMNS; c++) {
+                        if (lane + 32 * c < d) {
+                            dk[c] += ds[i] * widen(query[lane + 32 * c]);
+                            dv[c] += ps[i] * widen(slope[lane + 32 * c]);
+                        }
+                    }
+                }
+            }
+        }
+        T* to = dqkv + static_cast<u64>(first + row) * ldd + (heads + kv_head) * d;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            if (lane + 32 * c < d) {
+                to[lane + 32 * c] = narrow<T>(dk[c] * scale);
+                to[kv_heads * d + lane + 32 * c] = narrow<T>(dv[c]);
+            }
+        }
+    }
+}
+
+extern "C" __global__ void attention_backward_kv_f32(float* dqkv, int ldd, const float* qkv, int ldqkv, const float* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    attention_backward_kv(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+}
+
+extern "C" __global__ void attention_backward_kv_bf16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    attention_backward_kv(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+}

@@ -1,0 +1,416 @@
+// FlashAttention (Dao 2023) on tensor cores, causal, grouped queries, packed sequences: what `attention.cu` computes, for bf16 and the usual
+// head sizes. A block has 64 rows, each of its four warps 16 of them; scores never leave registers. Sums run in a fixed order: no atomics.
+//
+// Tiles lie in shared memory with 8 columns too many, so that the 8 rows of a fragment meet 32 different banks.
+#include "device.h"
+
+constexpr float LOG2_E = 1.44269504088896340736f;
+constexpr float LN_2 = 0.693147180559945309417f;
+
+template <int D> constexpr int STRIDE = D + 8;
+
+// Where a block works: its sequence, its head, and the keys' and values' places within a row.
+struct Where {
+    int first, length;
+    int group, query, key, value;
+};
+
+template <int D> __device__ __forceinline__ Where where(const int* starts, int heads, int kv_heads, int kv_head) {
+    const int first = starts[blockIdx.z];
+    Where w;
+    w.first = first;
+    w.length = starts[blockIdx.z + 1] - first;
+    w.group = heads / kv_heads;
+    w.query = blockIdx.y * D;
+    w.key = (heads + kv_head) * D;
+    w.value = w.key + kv_heads * D;
+    return w;
+}
+
+// Begins to copy the rows from `row` on into a tile; rows past the end become zeros. Vectors of 16 bytes where the addresses allow it.
+template <int D, int ROWS = TILE> __device__ __forceinline__ void begin_tile(bf16* tile, const bf16* from, int ld, int row, int length) {
+    constexpr int VECTORS = D / 8, STEP = WARPS * 32 / VECTORS;
+    const bool vectors = ((reinterpret_cast<u64>(from) | static_cast<u64>(ld) * sizeof(bf16)) & 15) == 0;
+    const int column = threadIdx.x % VECTORS * 8, first = threadIdx.x / VECTORS;
+    const bf16* source = from + static_cast<u64>(row + first) * ld + column;
+    bf16* to = tile + first * STRIDE<D> + column;
+#pragma unroll 1
+    for (int at = row + first; at < row + ROWS; at += STEP) {
+        const bool there = at < length;
+        if (vectors) {
+            begin_copy(to, there ? source : from, there);
+        } else {
+#pragma unroll 1
+            for (int c = 0; c < 8; c++) to[c].bits = there ? source[c].bits : 0;
+        }
+        source += static_cast<u64>(STEP) * ld;
+        to += STEP * STRIDE<D>;
+    }
+}
+
+__device__ __forceinline__ void tiles_there() {
+    wait_copies();
+    __syncthreads();
+}
+
+template <int D> __device__ __forceinline__ void clear(float (&sum)[D / 8][4]) {
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[n][i] = 0.0f;
+    }
+}
+
+// The warp's 16 rows of a tile, as left factors.
+template <int D> __device__ __forceinline__ void load_rows(unsigned (&rows)[D / 16][4], const bf16* tile, int warp, int lane) {
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) load_fragments<true>(rows[k], tile + warp * 16 * STRIDE<D> + k * 16, STRIDE<D>, lane);
+}
+
+// The warp's rows times 16 rows of a tile: [16, D] * [16, D]^T.
+template <int D> __device__ __forceinline__ void multiply_rows(float (&d)[2][4], const unsigned (&rows)[D / 16][4], const bf16* tile, int lane) {
+    clear<16>(d);
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        unsigned b[4];
+        load_fragments<false>(b, tile + k * 16, STRIDE<D>, lane);
+        multiply_add(d[0], rows[k], b[0], b[1]);
+        multiply_add(d[1], rows[k], b[2], b[3]);
+    }
+}
+
+// The same with the left factor in shared memory.
+template <int D> __device__ __forceinline__ void multiply_tiles(float (&d)[2][4], const bf16* left, const bf16* right, int lane) {
+    clear<16>(d);
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        unsigned a[4], b[4];
+        load_fragments<true>(a, left + k * 16, STRIDE<D>, lane);
+        load_fragments<false>(b, right + k * 16, STRIDE<D>, lane);
+        multiply_add(d[0], a, b[0], b[1]);
+        multiply_add(d[1], a, b[2], b[3]);
+    }
+}
+
+// sum += weights * 16 rows of a tile: [16, 16] * [16, D].
+template <int D> __device__ __forceinline__ void mix_rows(float (&sum)[D / 8][4], const unsigned (&weights)[4], const bf16* tile, int lane) {
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+        unsigned b[4];
+        load_transposed(b, tile + n * 16, STRIDE<D>, lane);
+        multiply_add(sum[2 * n], weights, b[0], b[1]);
+        multiply_add(sum[2 * n + 1], weights, b[2], b[3]);
+    }
+}
+
+// Two products side by side as a left factor: an accumulator's fragment is a left factor's but for the precision.
+__device__ __forceinline__ void as_factor(unsigned (&a)[4], const float (&d)[2][4]) {
+    a[0] = pack(d[0][0], d[0][1]);
+    a[1] = pack(d[0][2], d[0][3]);
+    a[2] = pack(d[1][0], d[1][1]);
+    a[3] = pack(d[1][2], d[1][3]);
+}
+
+// Writes the warp's 16 rows through its part of a tile that nobody reads any more: whole vectors instead of pairs.
+// `low` scales the rows of the fragment's first half, `high` those of its second.
+template <int D>
+__device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length, const float (&sum)[D / 8][4], float low, float high, bf16* tile, int warp, int lane) {
+    constexpr int VECTORS = D / 8;
+    bf16* own = tile + warp * 16 * STRIDE<D>;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+        bf16* at = own + lane / 4 * STRIDE<D> + n * 8 + lane % 4 * 2;
+        *reinterpret_cast<unsigned*>(at) = pack(sum[n][0] * low, sum[n][1] * low);
+        *reinterpret_cast<unsigned*>(at + 8 * STRIDE<D>) = pack(sum[n][2] * high, sum[n][3] * high);
+    }
+    __syncwarp();
+    const bool vectors = ((reinterpret_cast<u64>(to) | static_cast<u64>(ld) * sizeof(bf16)) & 15) == 0;
+    for (int i = lane; i < 16 * VECTORS; i += 32) {
+        const int at = i / VECTORS, column = i % VECTORS * 8, target = row + warp * 16 + at;
+        if (target >= length) continue;
+        const bf16* source = own + at * STRIDE<D> + column;
+        bf16* there = to + static_cast<u64>(target) * ld + column;
+        if (vectors) {
+            *reinterpret_cast<uint4*>(there) = *reinterpret_cast<const uint4*>(source);
+        } else {
+#pragma unroll 1
+            for (int c = 0; c < 8; c++) there[c] = source[c];
+        }
+    }
+    __syncwarp();
+}
+
+// The running softmax of a lane's two rows, lane / 4 and 8 further on.
+struct Softmax {
+    float most[2], sum[2];
+};
+
+// Over the four lanes that share a row.
+__device__ __forceinline__ float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+__device__ __forceinline__ float row_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Scores in powers of two become weights; what was summed up before fades when a larger score comes.
+template <int D> __device__ __forceinline__ void weigh(float (&scores)[TILE / 16][2][4], Softmax& softmax, float (&mixed)[D / 8][4]) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float most = softmax.most[half];
+#pragma unroll
+        for (int n = 0; n < TILE / 8; n++) {
+            const float(&score)[4] = scores[n / 2][n % 2];
+            most = fmaxf(most, fmaxf(score[2 * half], score[2 * half + 1]));
+        }
+        most = row_max(most);
+        const float fade = exp2f(softmax.most[half] - most);
+        float sum = 0.0f;
+#pragma unroll
+        for (int n = 0; n < TILE / 8; n++) {
+            float(&score)[4] = scores[n / 2][n % 2];
+            score[2 * half] = exp2f(score[2 * half] - most);
+            score[2 * half + 1] = exp2f(score[2 * half + 1] - most);
+            sum += score[2 * half] + score[2 * half + 1];
+        }
+        softmax.most[half] = most;
+        softmax.sum[half] = softmax.sum[half] * fade + sum;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            mixed[n][2 * half] *= fade;
+            mixed[n][2 * half + 1] *= fade;
+        }
+    }
+}
+
+// Shared: a tile of keys (the queries before it) and one of values. The values are copied while the scores are computed, the next keys
+// while the values are mixed.
+template <int D>
+__device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, float scale) {
+    SHARED_MEMORY(bf16, keys);
+    bf16* values = keys + TILE * STRIDE<D>;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, row = blockIdx.x * TILE;
+    const Where w = where<D>(starts, heads, kv_heads, head / (heads / kv_heads));
+    if (row >= w.length) return;
+    const bf16* base = qkv + static_cast<u64>(w.first) * ldqkv;
+    begin_tile<D>(keys, base + w.query, ldqkv, row, w.length);
+    tiles_there();
+    unsigned query[D / 16][4];
+    load_rows<D>(query, keys, warp, lane);
+    __syncthreads();
+    begin_tile<D>(keys, base + w.key, ldqkv, 0, w.length);
+    const int own = warp * 16 + lane / 4;
+    Softmax softmax = {{MINUS_INFINITY, MINUS_INFINITY}, {0.0f, 0.0f}};
+    float mixed[D / 8][4];
+    clear<D>(mixed);
+    for (int from = 0; from <= row; from += TILE) {
+        tiles_there();
+        begin_tile<D>(values, base + w.value, ldqkv, from, w.length);
+        float scores[TILE / 16][2][4];
+#pragma unroll
+        for (int part = 0; part < TILE / 16; part++) {
+            multiply_rows<D>(scores[part], query, keys + part * 16 * STRIDE<D>, lane);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                float& score = scores[part][i / 4][i % 4];
+                const int key = part * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                // Only the last tile has keys that come after a query.
+                score = from == row && key > own + i % 4 / 2 * 8 ? MINUS_INFINITY : score * (scale * LOG2_E);
+            }
+        }
+        tiles_there();
+        if (from < row) begin_tile<D>(keys, base + w.key, ldqkv, from + TILE, w.length);
+        weigh<D>(scores, softmax, mixed);
+#pragma unroll
+        for (int part = 0; part < TILE / 16; part++) {
+            unsigned weights[4];
+            as_factor(weights, scores[part]);
+            mix_rows<D>(mixed, weights, values + part * 16 * STRIDE<D>, lane);
+        }
+    }
+    const float low = row_sum(softmax.sum[0]), high = row_sum(softmax.sum[1]);
+    float* of_head = lse + static_cast<u64>(head) * rows + w.first + row;
+    if (lane % 4 == 0 && row + own < w.length) of_head[own] = softmax.most[0] * LN_2 + logf(low);
+    if (lane % 4 == 0 && row + own + 8 < w.length) of_head[own + 8] = softmax.most[1] * LN_2 + logf(high);
+    // The tile of keys is free: all warps have been at the wait that followed their last scores.
+    store_rows<D>(out + static_cast<u64>(w.first) * ldo + head * D, ldo, row, w.length, mixed, 1.0f / low, 1.0f / high, keys, warp, lane);
+}
+
+// Weights and slopes of [16, 16] scores, from the two products; `lse` is in powers of two. Zero where the key comes after the query.
+__device__ __forceinline__ void slopes(float& p, float& ds, float scale, float lse, float delta, bool seen) {
+    p = seen ? exp2f(p * (scale * LOG2_E) - lse) : 0.0f;
+    ds = p * (ds - delta);
+}
+
+// Shared: a tile of keys (the queries before it) and one of values (the slopes of the output before it).
+template <int D>
+__device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, float scale) {
+    SHARED_MEMORY(bf16, keys);
+    bf16* values = keys + TILE * STRIDE<D>;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, row = blockIdx.x * TILE;
+    const Where w = where<D>(starts, heads, kv_heads, head / (heads / kv_heads));
+    if (row >= w.length) return;
+    const bf16* base = qkv + static_cast<u64>(w.first) * ldqkv;
+    begin_tile<D>(keys, base + w.query, ldqkv, row, w.length);
+    begin_tile<D>(values, dout + static_cast<u64>(w.first) * lddo + head * D, lddo, row, w.length);
+    tiles_there();
+    unsigned query[D / 16][4], slope[D / 16][4];
+    load_rows<D>(query, keys, warp, lane);
+    load_rows<D>(slope, values, warp, lane);
+    const int own = row + warp * 16 + lane / 4;
+    float own_lse[2], own_delta[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int at = own + half * 8;
+        const u64 of_head = static_cast<u64>(head) * rows + w.first + at;
+        own_lse[half] = at < w.length ? lse[of_head] * LOG2_E : 0.0f;
+        own_delta[half] = at < w.length ? delta[of_head] : 0.0f;
+    }
+    float mixed[D / 8][4];
+    clear<D>(mixed);
+    for (int from = 0; from <= row; from += TILE) {
+        __syncthreads();
+        begin_tile<D>(keys, base + w.key, ldqkv, from, w.length);
+        begin_tile<D>(values, base + w.value, ldqkv, from, w.length);
+        tiles_there();
+#pragma unroll 1
+        for (int part = 0; part < TILE; part += 16) {
+            // All of these keys come after all of the warp's queries.
+            if (from + part > row + warp * 16) break;
+            float p[2][4], ds[2][4];
+            multiply_rows<D>(p, query, keys + part * STRIDE<D>, lane);
+            multiply_rows<D>(ds, slope, values + part * STRIDE<D>, lane);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const int half = i % 4 / 2, key = from + part + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, own_lse[half], own_delta[half], key <= own + half * 8);
+            }
+            unsigned weights[4];
+            as_factor(weights, ds);
+            mix_rows<D>(mixed, weights, keys + part * STRIDE<D>, lane);
+        }
+    }
+    __syncthreads();
+    store_rows<D>(dqkv + static_cast<u64>(w.first) * ldd + w.query, ldd, row, w.length, mixed, scale, scale, keys, warp, lane);
+}
+
+// A block has 64 keys and their values and goes over the query heads of its group, then over the tiles of queries.
+// Shared: 64 rows for the tiles of queries and of the output's slopes (the keys before them), 64 rows for the values, then lse and delta of
+// the queries. The values go on to registers, so that the slopes get their place, but for the largest heads, which would have too few
+// registers left: there the two tiles share 64 rows.
+template <int D>
+__device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, float scale) {
+    constexpr bool LARGE = D > 64;
+    constexpr int QUERIES = LARGE ? TILE / 2 : TILE;
+    SHARED_MEMORY(bf16, queries);
+    bf16* douts = queries + QUERIES * STRIDE<D>;
+    bf16* values = queries + TILE * STRIDE<D>;
+    float* lses = reinterpret_cast<float*>(values + TILE * STRIDE<D>);
+    float* deltas = lses + TILE;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y, row = blockIdx.x * TILE;
+    const Where w = where<D>(starts, heads, kv_heads, kv_head);
+    if (row >= w.length) return;
+    const bf16* base = qkv + static_cast<u64>(w.first) * ldqkv;
+    begin_tile<D>(queries, base + w.key, ldqkv, row, w.length);
+    begin_tile<D>(values, base + w.value, ldqkv, row, w.length);
+    tiles_there();
+    unsigned key[D / 16][4], value[D / 16][4];
+    load_rows<D>(key, queries, warp, lane);
+    if constexpr (!LARGE) load_rows<D>(value, values, warp, lane);
+    const int own = row + warp * 16 + lane / 4;
+    float dk[D / 8][4], dv[D / 8][4];
+    clear<D>(dk);
+    clear<D>(dv);
+    for (int head = kv_head * w.group; head < (kv_head + 1) * w.group; head++) {
+        const u64 of_head = static_cast<u64>(head) * rows + w.first;
+        for (int from = row; from < w.length; from += QUERIES) {
+            __syncthreads();
+            begin_tile<D, QUERIES>(queries, base + head * D, ldqkv, from, w.length);
+            begin_tile<D, QUERIES>(douts, dout + static_cast<u64>(w.first) * lddo + head * D, lddo, from, w.length);
+            if (threadIdx.x < QUERIES) {
+                const int at = from + threadIdx.x;
+                lses[threadIdx.x] = at < w.length ? lse[of_head + at] * LOG2_E : 0.0f;
+                deltas[threadIdx.x] = at < w.length ? delta[of_head + at] : 0.0f;
+            }
+            tiles_there();
+#pragma unroll 1
+            for (int part = 0; part < QUERIES; part += 16) {
+                // All of these queries come before all of the warp's keys.
+                if (from + part < row + warp * 16) continue;
+                // Transposed: a row is a key, a column a query.
+                float p[2][4], ds[2][4];
+                multiply_rows<D>(p, key, queries + part * STRIDE<D>, lane);
+                if constexpr (LARGE) {
+                    multiply_tiles<D>(ds, values + warp * 16 * STRIDE<D>, douts + part * STRIDE<D>, lane);
+                } else {
+                    multiply_rows<D>(ds, value, douts + part * STRIDE<D>, lane);
+                }
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    const int at = part + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                    slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, lses[at], deltas[at], own + i % 4 / 2 * 8 <= from + at);
+                }
+                unsigned weights[4];
+                as_factor(weights, p);
+                mix_rows<D>(dv, weights, douts + part * STRIDE<D>, lane);
+                as_factor(weights, ds);
+                mix_rows<D>(dk, weights, queries + part * STRIDE<D>, lane);
+            }
+        }
+    }
+    __syncthreads();
+    bf16* to = dqkv + static_cast<u64>(w.first) * ldd;
+    store_rows<D>(to + w.key, ldd, row, w.length, dk, scale, scale, queries, warp, lane);
+    store_rows<D>(to + w.value, ldd, row, w.length, dv, 1.0f, 1.0f, values, warp, lane);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d16(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash<16>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d32(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash<32>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d64(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash<64>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d128(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash<128>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_q<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d32(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_q<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d64(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_q<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d128(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_q<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 6) attention_backward_kv_bf16_d16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d32(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d64(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d128(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+}

@@ -1,0 +1,269 @@
+//! cublasLt's functions, and owners of its descriptors. Unsafe inside, safe outside, like the driver's floor. Statuses are
+//! numbers here for the same reason as there.
+
+#![expect(clippy::too_many_arguments, reason = "cublasLt's own arguments")]
+
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+use cudarc::cublaslt::sys as lt;
+
+use crate::device::cuda::memory::{Element, View};
+use crate::device::cuda::sys::Stream;
+
+/// `CUBLAS_STATUS_NOT_INITIALIZED`, for a library or function that is not there.
+const NOT_INITIALIZED: u32 = 1;
+pub(super) const NOT_SUPPORTED: u32 = 15;
+
+const COMPUTE_32F: u32 = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F as u32;
+const R_32F: u32 = lt::cudaDataType_t::CUDA_R_32F as u32;
+const R_16BF: u32 = lt::cudaDataType_t::CUDA_R_16BF as u32;
+const TRANS_A: u32 = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA as u32;
+const TRANS_B: u32 = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB as u32;
+const WORKSPACE: u32 =
+    lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32;
+/// And the next three, for b, c and d.
+const ALIGNMENT_A: u32 =
+    lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES as u32;
+
+macro_rules! cublas {
+    ($($name:ident($($arg:ident: $kind:ty),*);)*) => {$(
+        #[expect(non_snake_case, reason = "cublasLt's own name")]
+        unsafe fn $name($($arg: $kind),*) -> u32 {
+            type Function = unsafe extern "C" fn($($kind),*) -> u32;
+            static FOUND: OnceLock<Option<Function>> = OnceLock::new();
+            let found = FOUND.get_or_init(|| {
+                // SAFETY: a handle was asked for first, and found the library; the type is that of `cublasLt.h`, whose enums
+                // are ints and whose handles are pointers.
+                let library = unsafe { lt::culib() };
+                // SAFETY: as above.
+                unsafe { library.get::<Function>(stringify!($name).as_bytes()) }.ok().map(|found| *found)
+            });
+            match found {
+                // SAFETY: the caller's arguments go on as they are.
+                Some(function) => unsafe { function($($arg),*) },
+                None => NOT_INITIALIZED,
+            }
+        }
+    )*};
+}
+
+cublas! {
+    cublasLtCreate(handle: *mut usize);
+    cublasLtDestroy(handle: usize);
+    cublasLtMatmulDescCreate(desc: *mut usize, compute: u32, scale: u32);
+    cublasLtMatmulDescDestroy(desc: usize);
+    cublasLtMatmulDescSetAttribute(desc: usize, attribute: u32, value: *const c_void, bytes: usize);
+    cublasLtMatrixLayoutCreate(layout: *mut usize, element: u32, rows: u64, cols: u64, ld: i64);
+    cublasLtMatrixLayoutDestroy(layout: usize);
+    cublasLtMatmulPreferenceCreate(preference: *mut usize);
+    cublasLtMatmulPreferenceDestroy(preference: usize);
+    cublasLtMatmulPreferenceSetAttribute(preference: usize, attribute: u32, value: *const c_void, bytes: usize);
+    cublasLtMatmulAlgoGetHeuristic(
+        handle: usize, desc: usize, a: usize, b: usize, c: usize, d: usize, preference: usize, asked: i32,
+        results: *mut Heuristic, found: *mut i32
+    );
+    cublasLtMatmul(
+        handle: usize, desc: usize, alpha: *const c_void, a: u64, a_layout: usize, b: u64, b_layout: usize,
+        beta: *const c_void, c: u64, c_layout: usize, d: u64, d_layout: usize, algorithm: *const Algorithm,
+        workspace: u64, workspace_bytes: usize, stream: usize
+    );
+}
+
+/// `cublasLtMatmulAlgo_t`.
+type Algorithm = [u64; 8];
+
+/// `cublasLtMatmulHeuristicResult_t`.
+#[repr(C)]
+struct Heuristic {
+    algorithm: Algorithm,
+    workspace_bytes: usize,
+    state: u32,
+    waves: f32,
+    reserved: [i32; 4],
+}
+
+/// A status and the function that gave it.
+pub(super) type Failed = (&'static str, u32);
+
+fn check(call: &'static str, status: u32) -> Result<(), Failed> {
+    if status == 0 { Ok(()) } else { Err((call, status)) }
+}
+
+/// A descriptor, and what destroys it.
+#[derive(Debug)]
+struct Owned {
+    handle: usize,
+    destroy: unsafe fn(usize) -> u32,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: created once by the function that belongs to this one, destroyed once.
+        unsafe { (self.destroy)(self.handle) };
+    }
+}
+
+/// The library, begun for the calling thread's context.
+#[derive(Debug)]
+pub(super) struct Handle(Owned);
+
+impl Handle {
+    pub(super) fn new() -> Result<Handle, Failed> {
+        // SAFETY: loads a library by its public names.
+        if !unsafe { lt::is_culib_present() } {
+            return Err(("loading libcublasLt", NOT_INITIALIZED));
+        }
+        let mut handle = 0;
+        // SAFETY: a place for the answer.
+        check("cublasLtCreate", unsafe { cublasLtCreate(&raw mut handle) })?;
+        Ok(Handle(Owned { handle, destroy: cublasLtDestroy }))
+    }
+}
+
+/// A matrix as cublasLt sees it, column-major.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Layout {
+    pub(super) element: Element,
+    pub(super) rows: u64,
+    pub(super) cols: u64,
+    pub(super) ld: i64,
+    /// Bytes by which its address can be divided, 256 at most.
+    pub(super) alignment: u32,
+}
+
+impl Layout {
+    fn create(&self) -> Result<Owned, Failed> {
+        let element = if self.element == Element::Bf16 { R_16BF } else { R_32F };
+        let mut handle = 0;
+        // SAFETY: a place for the answer.
+        let status =
+            unsafe { cublasLtMatrixLayoutCreate(&raw mut handle, element, self.rows, self.cols, self.ld) };
+        check("cublasLtMatrixLayoutCreate", status)?;
+        Ok(Owned { handle, destroy: cublasLtMatrixLayoutDestroy })
+    }
+}
+
+/// What decides a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub(super) transposed: [bool; 2],
+    /// Of a, b, c and d.
+    pub(super) layouts: [Layout; 4],
+}
+
+/// A product that cublasLt has been asked about.
+#[derive(Debug)]
+pub(super) struct Plan {
+    desc: Owned,
+    layouts: [Owned; 4],
+    algorithm: Algorithm,
+    pub(super) workspace_bytes: usize,
+}
+
+impl Plan {
+    /// The best that wants no more than so many bytes of workspace.
+    pub(super) fn new(handle: &Handle, shape: &Shape, most_workspace: usize) -> Result<Plan, Failed> {
+        let desc = desc(shape.transposed)?;
+        let [a, b, c, d] = shape.layouts.each_ref().map(Layout::create);
+        let layouts = [a?, b?, c?, d?];
+        let preference = preference(shape, most_workspace)?;
+        let mut found = 0;
+        let mut best =
+            Heuristic { algorithm: [0; 8], workspace_bytes: 0, state: 0, waves: 0.0, reserved: [0; 4] };
+        let [a, b, c, d] = layouts.each_ref().map(|layout| layout.handle);
+        // SAFETY: all handles live, and there is room for the one result that is asked for.
+        let status = unsafe {
+            cublasLtMatmulAlgoGetHeuristic(
+                handle.0.handle,
+                desc.handle,
+                a,
+                b,
+                c,
+                d,
+                preference.handle,
+                1,
+                &raw mut best,
+                &raw mut found,
+            )
+        };
+        check("cublasLtMatmulAlgoGetHeuristic", status)?;
+        if found < 1 {
+            return Err(("cublasLtMatmulAlgoGetHeuristic", NOT_SUPPORTED));
+        }
+        check("cublasLtMatmulAlgoGetHeuristic", best.state)?;
+        Ok(Plan { desc, layouts, algorithm: best.algorithm, workspace_bytes: best.workspace_bytes })
+    }
+
+    /// `d = alpha a b + beta c`. The views must be of the shape that was planned for: `Matmul` sees to it.
+    pub(super) fn run(
+        &self,
+        handle: &Handle,
+        stream: &Stream,
+        [a, b, c, d]: [View<'_>; 4],
+        (alpha, beta): (f32, f32),
+        workspace: Option<View<'_>>,
+    ) -> Result<(), Failed> {
+        let [a_layout, b_layout, c_layout, d_layout] = self.layouts.each_ref().map(|layout| layout.handle);
+        let (at, bytes) = workspace.map_or((0, 0), |view| (view.at, view.len * view.element.bytes()));
+        // SAFETY: all handles live, as do the two factors, which are read before the call returns. What it does to memory
+        // happens on the device.
+        let status = unsafe {
+            cublasLtMatmul(
+                handle.0.handle,
+                self.desc.handle,
+                (&raw const alpha).cast(),
+                a.at,
+                a_layout,
+                b.at,
+                b_layout,
+                (&raw const beta).cast(),
+                c.at,
+                c_layout,
+                d.at,
+                d_layout,
+                &raw const self.algorithm,
+                at,
+                bytes,
+                stream.handle(),
+            )
+        };
+        check("cublasLtMatmul", status)
+    }
+}
+
+fn desc(transposed: [bool; 2]) -> Result<Owned, Failed> {
+    let mut handle = 0;
+    // SAFETY: a place for the answer.
+    let status = unsafe { cublasLtMatmulDescCreate(&raw mut handle, COMPUTE_32F, R_32F) };
+    check("cublasLtMatmulDescCreate", status)?;
+    let desc = Owned { handle, destroy: cublasLtMatmulDescDestroy };
+    for (attribute, transposed) in [TRANS_A, TRANS_B].into_iter().zip(transposed) {
+        let operation = u32::from(transposed);
+        // SAFETY: the attribute is an int of 4 bytes.
+        let status =
+            unsafe { cublasLtMatmulDescSetAttribute(handle, attribute, (&raw const operation).cast(), 4) };
+        check("cublasLtMatmulDescSetAttribute", status)?;
+    }
+    Ok(desc)
+}
+
+fn preference(shape: &Shape, most_workspace: usize) -> Result<Owned, Failed> {
+    let mut handle = 0;
+    // SAFETY: a place for the answer.
+    let status = unsafe { cublasLtMatmulPreferenceCreate(&raw mut handle) };
+    check("cublasLtMatmulPreferenceCreate", status)?;
+    let preference = Owned { handle, destroy: cublasLtMatmulPreferenceDestroy };
+    const CALL: &str = "cublasLtMatmulPreferenceSetAttribute";
+    let bytes = most_workspace as u64;
+    // SAFETY: the attribute is a size of 8 bytes.
+    let status =
+        unsafe { cublasLtMatmulPreferenceSetAttribute(handle, WORKSPACE, (&raw const bytes).cast(), 8) };
+    check(CALL, status)?;
+    for (attribute, layout) in (ALIGNMENT_A..).zip(&shape.layouts) {
+        let alignment = &raw const layout.alignment;
+        // SAFETY: the attribute is an int of 4 bytes.
+        check(CALL, unsafe { cublasLtMatmulPreferenceSetAttribute(handle, attribute, alignment.cast(), 4) })?;
+    }
+    Ok(preference)
+}

@@ -1,0 +1,160 @@
+//! The kernels, compiled for the card that is there: by NVRTC where the loader finds it, else by the driver from the
+//! committed PTX. Knows their names; `ops` knows what they take.
+
+mod sys;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+
+use super::error::DeviceError;
+use super::sys::{Context, nvrtc_is_present};
+pub(super) use sys::Kernel;
+use sys::Module;
+
+const SOURCES: [(&str, &str); 8] = [
+    ("device.h", include_str!("../../../kernels/device.h")),
+    ("memory.cu", include_str!("../../../kernels/memory.cu")),
+    ("norm.cu", include_str!("../../../kernels/norm.cu")),
+    ("elementwise.cu", include_str!("../../../kernels/elementwise.cu")),
+    ("attention.cu", include_str!("../../../kernels/attention.cu")),
+    ("flash.cu", include_str!("../../../kernels/flash.cu")),
+    ("loss.cu", include_str!("../../../kernels/loss.cu")),
+    ("optimizer.cu", include_str!("../../../kernels/optimizer.cu")),
+];
+const COMMITTED: &str = include_str!("../../../kernels/ptx/kernels.ptx");
+/// `committed`: NVRTC is left alone.
+const CHOICE: &str = "TARGET_TRAINER_PTX";
+
+/// Kernels by name; each is looked up once, so a launch costs no look-up of the driver's.
+#[derive(Debug)]
+pub(super) struct Program {
+    kernels: HashMap<&'static str, Kernel>,
+}
+
+/// Every kernel that is launched.
+const NAMES: [&str; 46] = [
+    "adamw",
+    "attention_backward_kv_bf16",
+    "attention_backward_kv_bf16_d128",
+    "attention_backward_kv_bf16_d16",
+    "attention_backward_kv_bf16_d32",
+    "attention_backward_kv_bf16_d64",
+    "attention_backward_kv_f32",
+    "attention_backward_q_bf16",
+    "attention_backward_q_bf16_d128",
+    "attention_backward_q_bf16_d16",
+    "attention_backward_q_bf16_d32",
+    "attention_backward_q_bf16_d64",
+    "attention_backward_q_f32",
+    "attention_bf16",
+    "attention_bf16_d128",
+    "attention_bf16_d16",
+    "attention_bf16_d32",
+    "attention_bf16_d64",
+    "attention_delta_bf16",
+    "attention_delta_f32",
+    "attention_f32",
+    "cast_bf16",
+    "checksum",
+    "cross_entropy_bf16",
+    "cross_entropy_f32",
+    "embed_bf16",
+    "embed_f32",
+    "finish_norm",
+    "gather_rows_bf16",
+    "gather_rows_f32",
+    "rms_norm_backward_bf16",
+    "rms_norm_backward_f32",
+    "rms_norm_bf16",
+    "rms_norm_f32",
+    "rope_bf16",
+    "rope_f32",
+    "scatter_rows_bf16",
+    "scatter_rows_f32",
+    "spread_bf16",
+    "spread_f32",
+    "square_sum",
+    "swiglu_backward_bf16",
+    "swiglu_backward_f32",
+    "swiglu_bf16",
+    "swiglu_f32",
+    "weighted_sum",
+];
+
+impl Program {
+    pub(super) fn load(context: &Arc<Context>) -> Result<Program, DeviceError> {
+        let module = match compiled(context).map(|ptx| Module::load(context, &ptx)) {
+            Some(Ok(module)) => module,
+            Some(Err(error @ DeviceError::Broken { .. })) => return Err(error),
+            // NVRTC may be newer than the driver, which then can't read its PTX.
+            Some(Err(error)) => {
+                tracing::info!("the committed PTX is used, not NVRTC's: {error}");
+                Module::load(context, COMMITTED)?
+            }
+            None => Module::load(context, COMMITTED)?,
+        };
+        let named = |name: &'static str| module.kernel(name).map(|kernel| (name, kernel));
+        Ok(Program { kernels: NAMES.into_iter().map(named).collect::<Result<_, _>>()? })
+    }
+
+    pub(super) fn kernel(&self, name: &str) -> Option<(&'static str, &Kernel)> {
+        self.kernels.get_key_value(name).map(|(name, kernel)| (*name, kernel))
+    }
+}
+
+/// By NVRTC, where it is found and takes the sources.
+fn compiled(context: &Context) -> Option<String> {
+    if std::env::var_os(CHOICE).is_some_and(|choice| choice == "committed") || !nvrtc_is_present() {
+        return None;
+    }
+    let (major, minor) = context.capability;
+    let arch: &'static str = format!("compute_{major}{minor}").leak();
+    let options = CompileOptions {
+        arch: Some(arch),
+        name: Some("kernels.cu".into()),
+        options: vec!["--std=c++17".into()],
+        ..CompileOptions::default()
+    };
+    match compile_ptx_with_opts(joined(), options) {
+        Ok(ptx) => Some(ptx.to_src()),
+        Err(error) => {
+            tracing::warn!(
+                "NVRTC does not compile the kernels for {arch}, the committed PTX is used: {error:?}"
+            );
+            None
+        }
+    }
+}
+
+/// All sources in one, each once: NVRTC needs no folder to look into.
+fn joined() -> String {
+    let code = |text: &str| -> String {
+        let kept = |line: &&str| !line.starts_with("#include \"") && *line != "#pragma once";
+        text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect()
+    };
+    SOURCES.iter().map(|(_, text)| code(text)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_that_is_launched_is_in_the_committed_ptx_and_in_the_sources() {
+        let sources = joined();
+        for name in NAMES {
+            assert!(COMMITTED.contains(&format!(".visible .entry {name}(")), "{name} is not in the PTX");
+            assert!(sources.contains(&format!(" {name}(")), "{name} is not in the sources");
+        }
+    }
+
+    #[test]
+    fn the_sources_are_all_those_that_are_compiled() {
+        let all = include_str!("../../../kernels/all.cu");
+        let named: Vec<&str> =
+            all.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"')).collect();
+        assert_eq!(named, SOURCES[1..].iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}

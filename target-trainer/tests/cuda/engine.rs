@@ -1,0 +1,263 @@
+//! The engine on a card: it trains what the CPU trains, the same bits on every run, and tells what goes wrong before anything
+//! is applied.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use target_trainer::device::cuda::Element;
+use target_trainer::device::{DeviceError, Place, Precision, Pulse};
+use target_trainer::intake::{Sample, parse_line};
+use target_trainer::make_data::arithmetic;
+use target_trainer::model::{Base, Preset};
+use target_trainer::train::{Engine, EngineSpec, NonFinite, Recipe, RestoreError, StepOptions, StepReport};
+
+use crate::Test;
+use crate::rig::device;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("two_hundred_steps_have_the_cpus_losses", losses),
+    ("two_runs_end_with_the_same_bits", same_bits),
+    ("a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_bits", resumed),
+    ("a_snapshot_is_that_of_its_step_whatever_comes_after", snapshots),
+    ("a_loss_that_overflows_is_noticed_before_anything_is_applied", not_finite),
+    ("a_weight_that_overflows_is_noticed_before_it_is_applied", not_finite_weights),
+    ("a_batch_with_nothing_to_learn_is_no_division_by_zero", nothing_to_learn),
+    ("computing_twice_agrees_and_changes_no_bit", rechecked),
+    ("a_state_moves_between_cpu_and_card", moves),
+    ("a_state_of_another_shape_is_refused_and_nothing_changes", unfit),
+    ("a_micro_batch_that_does_not_fit_is_out_of_memory_and_a_smaller_one_works", out_of_memory),
+    ("steady_steps_ask_the_driver_for_no_memory", steady),
+    ("a_card_agrees_with_the_cpu", agrees),
+    ("a_device_that_is_not_there_is_missing", missing),
+];
+
+fn spec(precision: Precision) -> EngineSpec {
+    EngineSpec { place: Place::Cuda(0), precision, pulse: Arc::new(Pulse::default()) }
+}
+
+fn base() -> Base {
+    Base::random(Preset::Tiny.config(), 1)
+}
+
+fn samples(lines: impl IntoIterator<Item = String>) -> Vec<Sample> {
+    lines.into_iter().map(|line| parse_line(line.as_bytes()).unwrap()).collect()
+}
+
+fn recipe(steps: u64) -> Recipe {
+    Recipe { steps, batch: 4, ..Recipe::default() }
+}
+
+fn engine_of(recipe: Recipe, lines: impl IntoIterator<Item = String>, precision: Precision) -> Engine {
+    Engine::with_base_on(base(), recipe, &samples(lines), &spec(precision)).unwrap()
+}
+
+fn engine(steps: u64, precision: Precision) -> Engine {
+    engine_of(recipe(steps), arithmetic(1, 30, 0), precision)
+}
+
+fn options(micro_batch: usize) -> StepOptions {
+    StepOptions { micro_batch: NonZeroUsize::new(micro_batch).unwrap(), check_finite: true, recheck: false }
+}
+
+fn step(engine: &mut Engine) -> StepReport {
+    engine.step(options(4)).unwrap()
+}
+
+fn steps(engine: &mut Engine, count: usize) {
+    for _ in 0..count {
+        step(engine);
+    }
+}
+
+/// Every step's loss: 1e-3 for f32, 2e-2 for bf16. At the recipe's own, higher rate training is chaotic: rounding grows a
+/// thousandfold in every 30 steps or so, on any two machines.
+fn losses() {
+    const STEPS: u64 = 200;
+    let recipe = Recipe { learning_rate: 3e-3, batch: 2, ..recipe(STEPS) };
+    let run = |mut engine: Engine| -> Vec<f32> {
+        let losses = (0..STEPS).map(|_| step(&mut engine).loss).collect();
+        assert!(engine.finished());
+        losses
+    };
+    let lines = || arithmetic(1, 300, 0);
+    let on_cpu = run(Engine::with_base(base(), recipe.clone(), &samples(lines())));
+    for (precision, tolerance) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
+        let on_card = run(engine_of(recipe.clone(), lines(), precision));
+        let apart = on_cpu.iter().zip(&on_card).map(|(a, b)| (a - b).abs() / a).fold(0.0, f32::max);
+        let [first, last, last_on_cpu] = [on_card[0], on_card[199], on_cpu[199]];
+        eprintln!(
+            "{precision:?}: losses {first:.4} .. {last:.4} (CPU {last_on_cpu:.4}), at most {apart:e} apart"
+        );
+        assert!(apart < tolerance, "{precision:?}: {apart:e}");
+    }
+}
+
+fn same_bits() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let run = || {
+            let mut engine = engine(10, precision);
+            let reports: Vec<StepReport> = (0..10).map(|_| step(&mut engine)).collect();
+            (reports, engine.state().unwrap())
+        };
+        assert!(run() == run());
+    }
+}
+
+fn resumed() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut whole = engine(8, precision);
+        let mut state = whole.state().unwrap();
+        for _ in 0..8 {
+            step(&mut whole);
+            // A new engine each time, as in a new process.
+            let mut engine = engine(8, precision);
+            engine.restore(state).unwrap();
+            step(&mut engine);
+            state = engine.state().unwrap();
+        }
+        assert!(state == whole.state().unwrap());
+    }
+}
+
+fn snapshots() {
+    let mut whole = engine(8, Precision::F32);
+    let states: Vec<_> = (0..8)
+        .map(|_| {
+            step(&mut whole);
+            whole.state().unwrap()
+        })
+        .collect();
+    let mut engine = engine(8, Precision::F32);
+    let mut taken = Vec::new();
+    for _ in 0..8 {
+        step(&mut engine);
+        taken.push(engine.snapshot().unwrap());
+    }
+    // On another thread, as the saver does it.
+    let found: Vec<_> =
+        std::thread::spawn(|| taken.into_iter().map(|one| one.finish().unwrap()).collect()).join().unwrap();
+    assert!(states == found);
+}
+
+fn not_finite() {
+    let line = r#"{"prompt":"1+1=","completion":"2","weight":3.0e38}"#;
+    let mut engine = engine_of(Recipe::default(), [line.to_owned()], Precision::F32);
+    let before = engine.state().unwrap();
+    assert_eq!(step(&mut engine).non_finite, Some(NonFinite::Loss));
+    assert!(engine.state().unwrap() == before);
+    engine.step(StepOptions { check_finite: false, ..options(1) }).unwrap();
+    assert!(engine.state().unwrap() != before, "with the guard taken away it is applied");
+}
+
+fn not_finite_weights() {
+    let recipe = Recipe { learning_rate: f32::MAX, weight_decay: 1e10, warmup_steps: 0, ..recipe(4) };
+    let mut engine = engine_of(recipe, arithmetic(1, 30, 0), Precision::F32);
+    let before = engine.state().unwrap();
+    assert_eq!(step(&mut engine).non_finite, Some(NonFinite::Weights));
+    assert!(engine.state().unwrap() == before);
+}
+
+fn nothing_to_learn() {
+    let line = r#"{"messages":[{"role":"user","content":"hello"}]}"#;
+    let mut engine = engine_of(Recipe::default(), [line.to_owned()], Precision::F32);
+    let report = step(&mut engine);
+    assert_eq!((report.loss, report.gradient_norm, report.non_finite), (0.0, 0.0, None));
+}
+
+fn rechecked() {
+    let (mut once, mut twice) = (engine(4, Precision::F32), engine(4, Precision::F32));
+    for _ in 0..4 {
+        let report = twice.step(StepOptions { recheck: true, ..options(4) }).unwrap();
+        assert!(!report.disagreed);
+        assert_eq!(step(&mut once), report);
+    }
+    assert!(once.state().unwrap() == twice.state().unwrap());
+}
+
+fn moves() {
+    let mut card = engine(8, Precision::F32);
+    steps(&mut card, 4);
+    let state = card.state().unwrap();
+    let mut cpu = Engine::with_base(base(), recipe(8), &samples(arithmetic(1, 30, 0)));
+    cpu.restore(state.clone()).unwrap();
+    assert!(cpu.state().unwrap() == state);
+    let (on_cpu, on_card) = (step(&mut cpu), step(&mut card));
+    assert!((on_cpu.loss - on_card.loss).abs() < 1e-3 * on_cpu.loss, "{on_cpu:?} {on_card:?}");
+    card.restore(cpu.state().unwrap()).unwrap();
+    assert!(card.state().unwrap() == cpu.state().unwrap());
+}
+
+fn unfit() {
+    let mut engine = engine(8, Precision::F32);
+    let before = engine.state().unwrap();
+    let mut other = before.clone();
+    other.optimizer[3].shape = vec![1];
+    assert!(
+        matches!(engine.restore(other), Err(RestoreError::Unfit(why)) if why.contains("has shape [1], expected"))
+    );
+    assert!(engine.state().unwrap() == before);
+}
+
+/// All but a little of the memory is taken by others.
+fn out_of_memory() {
+    const SAMPLES: usize = 40;
+    const LEFT: usize = 8 << 20;
+    let text = "x".repeat(110);
+    let lines = (0..SAMPLES).map(|_| format!(r#"{{"prompt":"{text}","completion":"y"}}"#));
+    let mut engine = engine_of(Recipe { batch: SAMPLES, ..recipe(4) }, lines, Precision::F32);
+    let before = engine.state().unwrap();
+    let device = device();
+    device.release_caches();
+    let mut others = Vec::new();
+    // Halves, for free memory need not lie in one piece.
+    for size in (20..40).rev().map(|bits| 1_usize << bits) {
+        while device.memory().unwrap().0 >= LEFT + size {
+            match device.buffer(Element::Word, size / 4) {
+                Ok(buffer) => others.push(buffer),
+                Err(_) => break,
+            }
+        }
+    }
+    let error = engine.step(options(SAMPLES)).unwrap_err();
+    assert!(matches!(error, DeviceError::OutOfMemory { .. }), "{error}");
+    assert_eq!(error.cuda_code(), Some(2));
+    assert!(engine.state().unwrap() == before);
+    engine.release_caches();
+    let report = engine.step(options(2)).unwrap();
+    assert_eq!((report.step, report.non_finite), (1, None));
+    drop(others);
+    device.release_caches();
+}
+
+fn steady() {
+    let line = r#"{"prompt":"12+34=","completion":"46"}"#;
+    let mut engine = engine_of(recipe(20), [line.to_owned()], Precision::F32);
+    steps(&mut engine, 3);
+    let (free, _) = device().memory().unwrap();
+    steps(&mut engine, 10);
+    assert!(device().memory().unwrap().0 >= free, "memory was taken for steps that are all alike");
+}
+
+fn agrees() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut engine = engine(4, precision);
+        steps(&mut engine, 2);
+        let before = engine.state().unwrap();
+        assert_eq!(engine.compare_with_cpu().unwrap(), None);
+        assert!(engine.weights_intact().unwrap());
+        engine.reload_weights().unwrap();
+        assert!(engine.weights_intact().unwrap());
+        assert!(engine.state().unwrap() == before);
+        let mut other = engine_of(recipe(4), arithmetic(1, 30, 0), precision);
+        other.restore(before).unwrap();
+        assert_eq!(step(&mut engine), step(&mut other), "looking changes nothing");
+        assert!(engine.device_name().starts_with("cuda:0 ("), "{}", engine.device_name());
+    }
+}
+
+fn missing() {
+    let spec = EngineSpec { place: Place::Cuda(77), ..spec(Precision::F32) };
+    let error = Engine::with_base_on(base(), recipe(1), &samples(arithmetic(1, 3, 0)), &spec).err().unwrap();
+    assert!(matches!(error, DeviceError::Missing { .. }), "{error}");
+    assert!(error.to_string().contains("cuda:77 can't be used: "), "{error}");
+}
