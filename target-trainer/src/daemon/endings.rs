@@ -235,7 +235,7 @@ mod tests {
             Next::Again { word, wait: Duration::ZERO }
         );
         assert_eq!(hasty.place(), Asked::Cpu);
-        let mut stopping = crashes(&["device.lost_patience_s=0", "device.on_lost=stop"]);
+        let mut stopping = crashes(&["device.use=cuda:0", "device.lost_patience_s=0"]);
         let reason = "GPU not detected: no device".to_owned();
         assert_eq!(
             stopping.judge(exited(Exit::GpuMissing), "no device"),

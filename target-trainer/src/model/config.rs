@@ -87,6 +87,15 @@ impl Config {
         if sizes.iter().any(|size| !(1..=MOST).contains(size)) {
             return Err(format!("a size is not between 1 and {MOST}"));
         }
+        // Tokens are bytes and two marks: a smaller table would be read beyond its end.
+        let least = super::EOS as usize + 1;
+        if self.vocabulary < least {
+            return Err(format!(
+                "vocab_size {} is too small: tokens go up to {}",
+                self.vocabulary,
+                least - 1
+            ));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
                 "{} heads can't share {} heads of keys and values",
@@ -121,5 +130,24 @@ impl Config {
             "torch_dtype": "float32",
         });
         format!("{json:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn a_table_that_is_too_small_for_the_tokens_is_refused() {
+        let config = |vocabulary: u32| {
+            format!(
+                r#"{{"vocab_size":{vocabulary},"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"rms_norm_eps":1e-5}}"#
+            )
+        };
+        assert!(Config::parse(&config(258)).is_ok());
+        assert_eq!(
+            Config::parse(&config(257)).unwrap_err(),
+            "vocab_size 257 is too small: tokens go up to 257"
+        );
     }
 }
