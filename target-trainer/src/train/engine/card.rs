@@ -11,12 +11,13 @@ use crate::model::{Adapter, Base, Batch, CudaNet, Weighed};
 use crate::optim::correction;
 use crate::train::Recipe;
 
-/// What a step tells of itself, as words: two losses, the norm, the flags, two checksums.
-const OUTCOME: usize = 8;
+/// What a step tells of itself, as words: two losses, the norm, the flags, two checksums of gradients, two of updates.
+const OUTCOME: usize = 12;
 const LOSSES: [usize; 2] = [0, 1];
 const NORM: usize = 2;
 const FLAGS: usize = 3;
 const CHECKSUMS: [usize; 2] = [4, 6];
+const UPDATES: [usize; 2] = [8, 10];
 /// The flag of an updated parameter that is not finite, as `kernels/optimizer.cu` has it; 1 is the gradient's.
 const GRADIENT_FLAG: u32 = 1;
 const WEIGHTS_FLAG: u32 = 2;
@@ -166,8 +167,23 @@ impl Card {
                 self.device.checksum(self.outcome.from(sum), self.gradient.view(), words, 0)?;
             }
         }
-        self.update(update)?;
+        for sum in UPDATES.into_iter().take(passes) {
+            self.update(update)?;
+            if recheck {
+                self.sum_up_update(sum)?;
+            }
+        }
         self.outcome(scale, recheck)
+    }
+
+    /// Checksum of the set that an update was written into.
+    fn sum_up_update(&self, at: usize) -> Result<(), DeviceError> {
+        let lists = &self.sets[1 - self.current].lists;
+        for (number, list) in (0..).zip(lists) {
+            let words = list.len() as u64;
+            self.device.checksum(self.outcome.from(at), list.view(), words, number * words)?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, batch: &Batch) -> Result<(), DeviceError> {
@@ -202,8 +218,11 @@ impl Card {
     fn outcome(&mut self, scale: f32, recheck: bool) -> Result<Outcome, DeviceError> {
         self.fetching.fetch(&self.device, &self.outcome)?;
         let words = self.fetching.words()?;
-        let [first, second] = CHECKSUMS.map(|at| [words[at], words[at + 1]]);
-        let is_same = words[LOSSES[0]] == words[LOSSES[1]] && first == second;
+        let is_twice = |sums: [usize; 2]| {
+            let [first, second] = sums.map(|at| [words[at], words[at + 1]]);
+            first == second
+        };
+        let is_same = words[LOSSES[0]] == words[LOSSES[1]] && is_twice(CHECKSUMS) && is_twice(UPDATES);
         Ok(Outcome {
             loss: f32::from_bits(words[LOSSES[0]]) * scale,
             norm: f32::from_bits(words[NORM]),
