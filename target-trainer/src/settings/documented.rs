@@ -3,8 +3,11 @@
 use super::Settings;
 
 const DOCUMENTS: [(&str, &str); 72] = [
-    ("train", "How a job is run. Nothing in here changes a bit of the weights."),
-    ("train.micro_batch", "Samples in memory at a time. Halved after the OOM killer came."),
+    ("train", "How a job is run. On the CPU nothing in here changes a bit of the weights."),
+    (
+        "train.micro_batch",
+        "Samples in memory at a time. Halved where memory is short. On a GPU another one gives close weights.",
+    ),
     ("train.threads", "Threads of the worker; 0: one for each core."),
     ("train.save_every", "Steps between checkpoints: what is lost at most."),
     ("train.keep", "Checkpoints kept of each job."),

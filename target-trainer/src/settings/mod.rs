@@ -33,7 +33,7 @@ pub enum OnNonFinite {
     Stop,
 }
 
-/// How a job is run: nothing in here changes a bit of the weights.
+/// How a job is run: on the CPU nothing in here changes a bit of the weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
