@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const EVERY: u64 = 2;
+const SAVE_INTERVAL: u64 = 2;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -15,29 +15,29 @@ fn main() {
     let number =
         |at: usize, default| arguments.get(at).map_or(default, |text| text.parse().expect("a number"));
     let (steps, kib) = (number(3, 6), number(4, 10));
-    let saver = Saver { style: style.into(), folder, bytes: kib as usize * 1024 };
+    let saver = ExampleSaver { style: style.into(), dir: folder, payload_bytes: kib as usize * 1024 };
     let (mut step, mut sum) = saver.load();
-    say(&format!("resumed from step {step}"));
+    print_line(&format!("resumed from step {step}"));
     while step < steps {
         step += 1;
         sum = sum.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step);
-        if step % EVERY == 0 {
+        if step % SAVE_INTERVAL == 0 {
             saver.save(step, sum);
-            say(&format!("saved step {step}"));
+            print_line(&format!("saved step {step}"));
         }
     }
-    say(&format!("final sum {sum:016x}"));
+    print_line(&format!("final sum {sum:016x}"));
 }
 
 #[expect(clippy::print_stdout, reason = "its only voice")]
-fn say(line: &str) {
+fn print_line(line: &str) {
     println!("{line}");
 }
 
-struct Saver {
+struct ExampleSaver {
     style: String,
-    folder: PathBuf,
-    bytes: usize,
+    dir: PathBuf,
+    payload_bytes: usize,
 }
 
 /// Step, sum, padding, and a digest of it all.
@@ -66,62 +66,62 @@ fn write(path: &Path, bytes: &[u8], sync: bool) {
     }
 }
 
-fn sync_dir(path: &Path) {
+fn sync_directory(path: &Path) {
     File::open(path).and_then(|folder| folder.sync_all()).expect("sync folder");
 }
 
-impl Saver {
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+impl ExampleSaver {
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     fn replace(&self, name: &str, bytes: &[u8], sync: bool) {
-        let aside = self.at(&format!("{name}.tmp"));
+        let aside = self.path_of(&format!("{name}.tmp"));
         write(&aside, bytes, sync);
-        fs::rename(&aside, self.at(name)).expect("rename");
+        fs::rename(&aside, self.path_of(name)).expect("rename");
     }
 
     fn save(&self, step: u64, sum: u64) {
-        let bytes = encode(step, sum, self.bytes);
+        let bytes = encode(step, sum, self.payload_bytes);
         match self.style.as_str() {
             "correct" => {
                 self.replace("checkpoint", &bytes, true);
-                sync_dir(&self.folder);
+                sync_directory(&self.dir);
             }
             "in-place" => {
-                write(&self.at("checkpoint"), &bytes, true);
-                sync_dir(&self.folder);
+                write(&self.path_of("checkpoint"), &bytes, true);
+                sync_directory(&self.dir);
             }
             "no-fsync" => {
                 self.replace("checkpoint", &bytes, false);
-                sync_dir(&self.folder);
+                sync_directory(&self.dir);
             }
             "no-folder-fsync" => self.replace(&format!("step-{step}"), &bytes, true),
             "delete-first" => {
-                let aside = self.at("checkpoint.tmp");
+                let aside = self.path_of("checkpoint.tmp");
                 write(&aside, &bytes, true);
-                let _ = fs::remove_file(self.at("checkpoint"));
-                fs::rename(&aside, self.at("checkpoint")).expect("rename");
-                sync_dir(&self.folder);
+                let _ = fs::remove_file(self.path_of("checkpoint"));
+                fs::rename(&aside, self.path_of("checkpoint")).expect("rename");
+                sync_directory(&self.dir);
             }
             "marker-first" => {
                 self.replace("latest", format!("step-{step}").as_bytes(), true);
-                sync_dir(&self.folder);
+                sync_directory(&self.dir);
                 self.replace(&format!("step-{step}"), &bytes, true);
-                sync_dir(&self.folder);
+                sync_directory(&self.dir);
             }
-            "manifest-first" => self.save_folder(step, &bytes),
+            "manifest-first" => self.save_directory(step, &bytes),
             "two-files" => {
                 self.replace("model", &bytes, true);
                 self.replace("optimizer", &bytes, true);
-                sync_dir(&self.folder);
+                sync_directory(&self.dir);
             }
             other => panic!("no style `{other}`"),
         }
     }
 
-    fn save_folder(&self, step: u64, bytes: &[u8]) {
-        let folder = self.at(&format!("step-{step}"));
+    fn save_directory(&self, step: u64, bytes: &[u8]) {
+        let folder = self.path_of(&format!("step-{step}"));
         fs::create_dir_all(&folder).expect("create folder");
         let manifest = format!(
             "{{\"step\": {step}, \"files\": [{{\"name\": \"model.bin\", \"bytes\": {}}}, {{\"name\": \"optimizer.bin\", \"bytes\": {}}}]}}",
@@ -131,23 +131,23 @@ impl Saver {
         write(&folder.join("manifest.json"), manifest.as_bytes(), true);
         write(&folder.join("model.bin"), bytes, true);
         write(&folder.join("optimizer.bin"), bytes, true);
-        sync_dir(&folder);
-        sync_dir(&self.folder);
+        sync_directory(&folder);
+        sync_directory(&self.dir);
     }
 
     fn load(&self) -> (u64, u64) {
         let newest = || {
-            let names = fs::read_dir(&self.folder).expect("read folder").map(|entry| entry.expect("entry"));
+            let names = fs::read_dir(&self.dir).expect("read folder").map(|entry| entry.expect("entry"));
             let steps = names
                 .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse::<u64>().ok());
-            steps.max().map(|step| self.at(&format!("step-{step}")))
+            steps.max().map(|step| self.path_of(&format!("step-{step}")))
         };
         let path = match self.style.as_str() {
             "no-folder-fsync" => newest(),
-            "marker-first" => fs::read_to_string(self.at("latest")).ok().map(|name| self.at(&name)),
+            "marker-first" => fs::read_to_string(self.path_of("latest")).ok().map(|name| self.path_of(&name)),
             "manifest-first" => newest().filter(|folder| folder.join("manifest.json").exists()),
-            "two-files" => Some(self.at("model")).filter(|path| path.exists()),
-            _ => Some(self.at("checkpoint")).filter(|path| path.exists()),
+            "two-files" => Some(self.path_of("model")).filter(|path| path.exists()),
+            _ => Some(self.path_of("checkpoint")).filter(|path| path.exists()),
         };
         let Some(path) = path else { return (0, 0) };
         let load = |path: &Path| decode(path).unwrap_or_else(|| panic!("`{}` is not whole", path.display()));
@@ -158,7 +158,7 @@ impl Saver {
                 model
             }
             "two-files" => {
-                let (model, optimizer) = (load(&path), load(&self.at("optimizer")));
+                let (model, optimizer) = (load(&path), load(&self.path_of("optimizer")));
                 assert_eq!(model, optimizer, "two files of different steps");
                 model
             }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::become_warden_if_asked();
-    if let Some(answered) = trainwreck::gpu::probe_if_asked() {
+    trainwreck::sandbox::run_init_if_requested();
+    if let Some(answered) = trainwreck::gpu::run_probe_if_requested() {
         return answered;
     }
     trainwreck::cli::main().into()

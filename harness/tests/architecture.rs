@@ -11,7 +11,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-fn sources() -> Vec<(PathBuf, String)> {
+fn rust_sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> =
         ["harness", "scenarios", "reports", "target-trainer"].map(|room| workspace().join(room)).into();
@@ -29,7 +29,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn every_path_that_the_map_names_exists() {
+fn every_path_in_architecture_md_exists() {
     let map = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
     let named: Vec<&str> = map
         .split('`')
@@ -43,14 +43,17 @@ fn every_path_that_the_map_names_exists() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_holds() {
-    let silent: Vec<PathBuf> =
-        sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
+fn every_rust_file_opens_with_a_module_comment() {
+    let silent: Vec<PathBuf> = rust_sources()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path)
+        .collect();
     assert!(silent.is_empty(), "{silent:?}");
 }
 
 #[test]
-fn unsafe_lives_only_in_files_named_for_it() {
+fn unsafe_code_is_only_in_files_named_for_it() {
     let word = ["uns", "afe "].concat();
     let has =
         |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&word));
@@ -60,7 +63,7 @@ fn unsafe_lives_only_in_files_named_for_it() {
         ["sys.rs", "cuda.rs", "hooks.rs"].iter().any(|name| path.ends_with(name))
             || path.starts_with(&stand_in)
     };
-    let stray: Vec<PathBuf> = sources()
+    let stray: Vec<PathBuf> = rust_sources()
         .into_iter()
         .filter(|(path, text)| has(text) && !named(path))
         .map(|(path, _)| path)
@@ -69,8 +72,8 @@ fn unsafe_lives_only_in_files_named_for_it() {
 }
 
 #[test]
-fn no_file_grows_beyond_five_hundred_lines() {
-    let long: Vec<(usize, PathBuf)> = sources()
+fn no_rust_file_is_longer_than_500_lines() {
+    let long: Vec<(usize, PathBuf)> = rust_sources()
         .into_iter()
         .map(|(path, text)| (text.lines().count(), path))
         .filter(|(lines, _)| *lines > 500)
@@ -79,16 +82,16 @@ fn no_file_grows_beyond_five_hundred_lines() {
 }
 
 #[test]
-fn the_trainer_knows_nothing_of_the_harness() {
+fn the_trainer_does_not_depend_on_the_harness() {
     let forbidden = ["scenarios", "reports", "trainwreck"];
     let manifest = std::fs::read_to_string(workspace().join("target-trainer/Cargo.toml")).unwrap();
     assert!(forbidden.iter().all(|room| !manifest.contains(&format!("\n{room} "))));
 }
 
 #[test]
-fn engine_and_reports_never_meet() {
+fn the_engine_does_not_use_the_reports_or_the_command() {
     let uses = |room: &str| {
-        sources()
+        rust_sources()
             .into_iter()
             .filter(move |(path, _)| {
                 path.starts_with(workspace().join("harness/src"))

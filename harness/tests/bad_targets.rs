@@ -35,7 +35,7 @@ method: [METHOD]
 expect:
   - always: {outcome: [recovered]}
   - always: {lost-steps: {max: 3}}
-  - always: same-as-steady-state
+  - always: same-as-baseline
   - always: leaves-no-process
 ";
 
@@ -60,14 +60,14 @@ fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
         &std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {said}")),
     )
     .unwrap();
-    let outcome = |entry: &scenarios::Entry| {
+    let outcome = |entry: &scenarios::RecordEntry| {
         if let Event::TrialEnded(facts) = &entry.event { Some(facts.outcome) } else { None }
     };
     (run.status.code().unwrap(), record.entries.iter().filter_map(outcome).collect())
 }
 
-fn check(style: &str, method: &str, expected: Outcome) {
-    if let Some(why) = no_rooms() {
+fn assert_caught(style: &str, method: &str, expected: Outcome) {
+    if let Some(why) = missing_mechanism() {
         eprintln!("skipped: {why}");
         return;
     }
@@ -77,7 +77,7 @@ fn check(style: &str, method: &str, expected: Outcome) {
 }
 
 /// Why rooms can't be had here.
-fn no_rooms() -> Option<String> {
+fn missing_mechanism() -> Option<String> {
     let doctor = Command::new(env!("CARGO_BIN_EXE_trainwreck")).arg("doctor").output().unwrap();
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     let lacks = |line: &&str| ["- user-namespace", "- syscall-gate"].iter().any(|one| line.starts_with(one));
@@ -86,7 +86,7 @@ fn no_rooms() -> Option<String> {
 
 #[test]
 fn a_sound_trainer_raises_no_alarm() {
-    if let Some(why) = no_rooms() {
+    if let Some(why) = missing_mechanism() {
         eprintln!("skipped: {why}");
         return;
     }
@@ -102,36 +102,36 @@ fn a_sound_trainer_raises_no_alarm() {
 
 #[test]
 fn a_trainer_that_tears_its_checkpoint_is_caught() {
-    check("torn", CRASH, Outcome::Corrupt);
+    assert_caught("torn", CRASH, Outcome::Corrupt);
 }
 
 #[test]
 fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
-    check("deletes-first", CRASH, Outcome::Restarted);
+    assert_caught("deletes-first", CRASH, Outcome::Restarted);
 }
 
 #[test]
 fn a_trainer_that_promises_before_it_has_saved_is_caught() {
-    check("promises-early", "crash: {when: {said: '^saved step 6'}}", Outcome::LostWork);
+    assert_caught("promises-early", "crash: {when: {output: '^saved step 6'}}", Outcome::LostWork);
 }
 
 /// The value at its end is right, and it never says where it goes on from.
 #[test]
 fn a_trainer_that_starts_from_scratch_without_a_word_is_caught() {
-    check("forgets", "crash: {when: {step: 8}}", Outcome::Restarted);
+    assert_caught("forgets", "crash: {when: {step: 8}}", Outcome::Restarted);
 }
 
 #[test]
 fn a_trainer_that_hangs_on_resume_is_caught() {
-    check("hangs", "crash: {when: {step: 8}}", Outcome::Hung);
+    assert_caught("hangs", "crash: {when: {step: 8}}", Outcome::Hung);
 }
 
 #[test]
 fn a_trainer_that_ignores_sigterm_is_caught() {
-    check("ignores-sigterm", "terminate: {grace: 60 ms, when: {step: 4}}", Outcome::Hung);
+    assert_caught("ignores-sigterm", "terminate: {grace: 60 ms, when: {step: 4}}", Outcome::Hung);
 }
 
 #[test]
 fn a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers() {
-    check("leaks-a-child", "crash: {when: {step: 8}}", Outcome::Recovered);
+    assert_caught("leaks-a-child", "crash: {when: {step: 8}}", Outcome::Recovered);
 }

@@ -14,11 +14,11 @@ use assert_cmd::assert::OutputAssertExt;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
 
-fn run(args: &[&str]) -> Output {
+fn run_trainwreck(args: &[&str]) -> Output {
     Command::new(PROGRAM).args(args).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -27,9 +27,10 @@ fn workspace() -> PathBuf {
 }
 
 /// Mechanisms that this machine does not grant.
-fn lacks(mechanism: &str) -> bool {
-    let lacking =
-        said(&run(&["doctor"])).lines().any(|line| line.starts_with('-') && line.contains(mechanism));
+fn lacks_mechanism(mechanism: &str) -> bool {
+    let lacking = output_text(&run_trainwreck(&["doctor"]))
+        .lines()
+        .any(|line| line.starts_with('-') && line.contains(mechanism));
     if lacking {
         eprintln!("skipped: no {mechanism} here");
     }
@@ -37,61 +38,65 @@ fn lacks(mechanism: &str) -> bool {
 }
 
 #[test]
-fn all_errors_of_a_file_are_drawn_with_carets_and_the_exit_code_is_2() {
+fn all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2() {
     let file = workspace().join("scenarios/tests/many-errors.yaml");
-    let output = run(&["check", file.to_str().unwrap()]);
+    let output = run_trainwreck(&["check", file.to_str().unwrap()]);
     output.clone().assert().code(2);
-    let said = said(&output);
+    let said = output_text(&output);
     assert!(said.contains("did you mean `title`?") && said.contains("4 │ severity: dreadful"), "{said}");
     assert!(said.matches("here").count() >= 10, "{said}");
 }
 
 #[test]
-fn an_unknown_id_is_told_with_the_nearest_one() {
-    let output = run(&["run", "fs-0l"]);
+fn an_unknown_id_is_reported_with_the_nearest_known_id() {
+    let output = run_trainwreck(&["run", "fs-0l"]);
     output.clone().assert().code(2);
     assert!(
-        said(&output).contains("there is no shipped scenario `fs-0l` (nearest: `fs-01`)"),
+        output_text(&output).contains("there is no shipped scenario `fs-0l` (nearest: `fs-01`)"),
         "{}",
-        said(&output)
+        output_text(&output)
     );
 }
 
 #[test]
-fn arguments_that_make_no_sense_end_with_2_and_help_with_0() {
-    run(&["run", "--jobs", "0"]).assert().code(2);
-    run(&["frobnicate"]).assert().code(2);
-    run(&["--help"]).assert().code(0);
+fn invalid_arguments_exit_with_2_and_help_with_0() {
+    run_trainwreck(&["run", "--jobs", "0"]).assert().code(2);
+    run_trainwreck(&["frobnicate"]).assert().code(2);
+    run_trainwreck(&["--help"]).assert().code(0);
 }
 
 #[test]
-fn a_report_is_never_written_over_another() {
+fn a_report_never_overwrites_existing_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mine"), b"x").unwrap();
-    let output = run(&["run", "fs-02", "--out", dir.path().to_str().unwrap()]);
+    let output = run_trainwreck(&["run", "fs-02", "--out", dir.path().to_str().unwrap()]);
     output.clone().assert().code(4);
-    assert!(said(&output).contains("is not empty"), "{}", said(&output));
+    assert!(output_text(&output).contains("is not empty"), "{}", output_text(&output));
 }
 
 #[test]
 fn the_printed_schema_is_the_committed_one() {
     let committed = std::fs::read(workspace().join("scenarios/schema/scenario-v1.json")).unwrap();
-    assert_eq!(run(&["schema"]).stdout, committed);
+    assert_eq!(run_trainwreck(&["schema"]).stdout, committed);
 }
 
 #[test]
 fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
-    if lacks("user-namespace") || lacks("tmpfs") {
+    if lacks_mechanism("user-namespace") || lacks_mechanism("tmpfs") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    run(&["run", "fs-02", "--out", out.to_str().unwrap()]).assert().code(0);
+    run_trainwreck(&["run", "fs-02", "--out", out.to_str().unwrap()]).assert().code(0);
     let record = out.join("record.jsonl");
-    let again =
-        run(&["analyze", record.to_str().unwrap(), "--out", dir.path().join("again").to_str().unwrap()]);
+    let again = run_trainwreck(&[
+        "analyze",
+        record.to_str().unwrap(),
+        "--out",
+        dir.path().join("again").to_str().unwrap(),
+    ]);
     again.clone().assert().code(0);
-    assert!(said(&again).contains("as recorded"), "{}", said(&again));
+    assert!(output_text(&again).contains("as recorded"), "{}", output_text(&again));
     for report in ["report.html", "junit.xml", "summary.md"] {
         assert_eq!(
             std::fs::read(out.join(report)).unwrap(),
@@ -106,30 +111,30 @@ fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
         .map(|line| format!("{line}\n"))
         .collect();
     std::fs::write(&record, without_words).unwrap();
-    let changed = run(&["analyze", record.to_str().unwrap()]);
+    let changed = run_trainwreck(&["analyze", record.to_str().unwrap()]);
     changed.clone().assert().code(1);
-    assert!(said(&changed).contains("DIFFERS"), "{}", said(&changed));
+    assert!(output_text(&changed).contains("DIFFERS"), "{}", output_text(&changed));
 }
 
 #[test]
-fn a_record_that_is_none_is_refused_with_its_line() {
+fn an_invalid_record_is_refused_with_the_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let record = dir.path().join("record.jsonl");
     std::fs::write(&record, b"{\"at_us\":1}\n").unwrap();
-    let output = run(&["analyze", record.to_str().unwrap()]);
+    let output = run_trainwreck(&["analyze", record.to_str().unwrap()]);
     output.clone().assert().code(2);
-    assert!(said(&output).contains("line 1, column"), "{}", said(&output));
+    assert!(output_text(&output).contains("line 1, column"), "{}", output_text(&output));
 }
 
 #[test]
 fn the_same_seed_gives_the_same_plan() {
-    if lacks("user-namespace") {
+    if lacks_mechanism("user-namespace") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let whats = |name: &str| {
         let out = dir.path().join(name);
-        run(&["run", "fs-06", "--seed", "7", "--out", out.to_str().unwrap()]).assert().code(0);
+        run_trainwreck(&["run", "fs-06", "--seed", "7", "--out", out.to_str().unwrap()]).assert().code(0);
         let text = std::fs::read_to_string(out.join("record.jsonl")).unwrap();
         let mut whats: Vec<String> = text
             .lines()
@@ -172,7 +177,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_the_next_start_sweeps_the_rest() {
-    if lacks("user-namespace") || lacks("tmpfs") {
+    if lacks_mechanism("user-namespace") || lacks_mechanism("tmpfs") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -194,16 +199,16 @@ fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_the_next_start_sweep
     wait_for("the end of every process", || processes_with(&mark).is_empty());
     assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&mark), "no mount is left");
     let swept = run_it(&["recover"]).output().unwrap();
-    assert!(swept.status.success() && said(&swept).contains("swept"), "{}", said(&swept));
+    assert!(swept.status.success() && output_text(&swept).contains("swept"), "{}", output_text(&swept));
     assert!(cgroups.iter().all(|path| !path.exists()), "{cgroups:?}");
-    let left: Vec<PathBuf> = walk(&temporary);
+    let left: Vec<PathBuf> = files_below(&temporary);
     assert!(left.is_empty(), "{left:?}");
 }
 
 /// Files below a folder.
-fn walk(folder: &Path) -> Vec<PathBuf> {
+fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 #[test]
@@ -230,9 +235,13 @@ fn an_ordinary_user_can_run_it_too() {
         .uid(65534)
         .gid(65534);
     let output = command.output().unwrap();
-    if said(&output).contains("skipped") {
-        eprintln!("skipped: {}", said(&output));
+    if output_text(&output).contains("skipped") {
+        eprintln!("skipped: {}", output_text(&output));
         return;
     }
-    assert!(output.status.success() && said(&output).contains("2 survived"), "{}", said(&output));
+    assert!(
+        output.status.success() && output_text(&output).contains("2 survived"),
+        "{}",
+        output_text(&output)
+    );
 }

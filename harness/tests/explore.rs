@@ -15,7 +15,7 @@ use serde_json::Value;
 const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::become_warden_if_asked();
+    trainwreck::sandbox::run_init_if_requested();
     let missing = trainwreck::sandbox::doctor()
         .into_iter()
         .find(|one| matches!(&one.name[..], "user-namespace" | "syscall-gate") && !one.granted);
@@ -24,39 +24,36 @@ fn main() -> ExitCode {
     }
     let tests: [(&str, fn()); 17] = [
         ("a_correct_saver_gives_no_finding", a_correct_saver_gives_no_finding),
-        ("what_is_written_in_place_is_found", what_is_written_in_place_is_found),
+        ("what_is_written_in_place_is_found", a_file_written_in_place_is_found),
         (
             "a_rename_without_fsync_is_found_and_only_under_power_loss",
             a_rename_without_fsync_is_found_and_only_under_power_loss,
         ),
-        ("a_folder_that_is_not_synced_is_found", a_folder_that_is_not_synced_is_found),
-        ("an_old_one_deleted_first_is_found", an_old_one_deleted_first_is_found),
-        ("a_marker_written_first_is_found", a_marker_written_first_is_found),
-        ("a_manifest_before_its_data_is_found", a_manifest_before_its_data_is_found),
-        (
-            "two_files_replaced_one_after_the_other_are_found",
-            two_files_replaced_one_after_the_other_are_found,
-        ),
-        ("a_finding_s_command_repeats_just_that_state", a_finding_s_command_repeats_just_that_state),
-        ("a_bound_says_what_it_left_out", a_bound_says_what_it_left_out),
+        ("a_folder_that_is_not_synced_is_found", a_directory_that_is_not_synced_is_found),
+        ("an_old_one_deleted_first_is_found", an_old_checkpoint_deleted_first_is_found),
+        ("a_marker_written_first_is_found", a_marker_before_its_data_is_found),
+        ("a_manifest_before_its_data_is_found", an_unfinished_directory_taken_is_found),
+        ("two_files_replaced_one_after_the_other_are_found", files_of_mixed_saves_are_found),
+        ("a_finding_s_command_repeats_just_that_state", the_command_of_a_finding_repeats_exactly_that_state),
+        ("a_bound_says_what_it_left_out", a_bound_counts_what_it_left_out),
         (
             "what_can_not_be_learned_from_is_said_with_exit_code_3",
-            what_can_not_be_learned_from_is_said_with_exit_code_3,
+            a_useless_recording_exits_with_3_and_the_reason,
         ),
         (
             "wrong_arguments_are_told_with_what_to_do_and_exit_code_2",
-            wrong_arguments_are_told_with_what_to_do_and_exit_code_2,
+            wrong_arguments_exit_with_2_and_what_to_do,
         ),
-        ("a_recovery_that_hangs_is_told_so", a_recovery_that_hangs_is_told_so),
+        ("a_recovery_that_hangs_is_told_so", a_recovery_that_hangs_is_reported_as_hung),
         ("a_check_that_fails_makes_the_state_corrupt", a_check_that_fails_makes_the_state_corrupt),
-        ("samples_that_are_consumed_twice_are_found", samples_that_are_consumed_twice_are_found),
+        ("samples_that_are_consumed_twice_are_found", samples_consumed_twice_are_found),
         (
             "a_recovery_that_a_second_crash_breaks_is_found_at_depth_2",
-            a_recovery_that_a_second_crash_breaks_is_found_at_depth_2,
+            a_recovery_broken_by_a_second_crash_is_found_at_depth_2,
         ),
         (
             "a_target_file_says_all_that_the_options_say_and_a_page_is_written",
-            a_target_file_says_all_that_the_options_say_and_a_page_is_written,
+            a_target_file_replaces_the_options_and_a_page_is_written,
         ),
     ];
     let trial = |(name, test): (&str, fn())| {
@@ -74,13 +71,13 @@ fn saver() -> PathBuf {
     Path::new(TRAINWRECK).parent().unwrap().join("examples/saver")
 }
 
-struct Explored {
+struct ExploreRun {
     code: Option<i32>,
     json: Value,
     text: String,
 }
 
-fn explore(options: &[&str], command: &[&str]) -> Explored {
+fn explore(options: &[&str], command: &[&str]) -> ExploreRun {
     let dir = tempfile::tempdir().unwrap();
     let watch = dir.path().join("checkpoints");
     std::fs::create_dir(&watch).unwrap();
@@ -104,12 +101,12 @@ fn explore(options: &[&str], command: &[&str]) -> Explored {
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let json = std::fs::read(&json).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    Explored { code: output.status.code(), json: json.unwrap_or_default(), text }
+    ExploreRun { code: output.status.code(), json: json.unwrap_or_default(), text }
 }
 
 const SAME: [&str; 2] = ["--same", r"^final sum (\w+)"];
 
-fn causes(explored: &Explored) -> Vec<&str> {
+fn causes(explored: &ExploreRun) -> Vec<&str> {
     explored.json["findings"].as_array().unwrap().iter().map(|one| one["cause"].as_str().unwrap()).collect()
 }
 
@@ -137,7 +134,7 @@ fn a_correct_saver_gives_no_finding() {
     assert!(explored.json["never_synced"].as_array().unwrap().is_empty());
 }
 
-fn what_is_written_in_place_is_found() {
+fn a_file_written_in_place_is_found() {
     check("in-place", "written-in-place", "crashed", &["process", "ext4", "xfs", "btrfs", "posix"]);
 }
 
@@ -148,27 +145,27 @@ fn a_rename_without_fsync_is_found_and_only_under_power_loss() {
     assert!(under.iter().all(|crash| crash != "process") && under.iter().any(|crash| crash == "ext4"));
 }
 
-fn a_folder_that_is_not_synced_is_found() {
+fn a_directory_that_is_not_synced_is_found() {
     check("no-folder-fsync", "folder-not-synced", "lost-work", &["xfs", "btrfs", "posix"]);
 }
 
-fn an_old_one_deleted_first_is_found() {
+fn an_old_checkpoint_deleted_first_is_found() {
     check("delete-first", "old-deleted-first", "restarted", &["process"]);
 }
 
-fn a_marker_written_first_is_found() {
+fn a_marker_before_its_data_is_found() {
     check("marker-first", "marker-written-first", "crashed", &["process"]);
 }
 
-fn a_manifest_before_its_data_is_found() {
+fn an_unfinished_directory_taken_is_found() {
     check("manifest-first", "manifest-before-data", "crashed", &["process"]);
 }
 
-fn two_files_replaced_one_after_the_other_are_found() {
+fn files_of_mixed_saves_are_found() {
     check("two-files", "files-replaced-one-by-one", "crashed", &["process"]);
 }
 
-fn a_finding_s_command_repeats_just_that_state() {
+fn the_command_of_a_finding_repeats_exactly_that_state() {
     let explored = explore(&SAME, &["SAVER", "delete-first", "WATCH"]);
     let state = explored.json["findings"][0]["state"].as_str().unwrap();
     let again = explore(&[&SAME[..], &["--state", state]].concat(), &["SAVER", "delete-first", "WATCH"]);
@@ -176,7 +173,7 @@ fn a_finding_s_command_repeats_just_that_state() {
     assert!(again.text.contains("1 states in"), "{}", again.text);
 }
 
-fn a_bound_says_what_it_left_out() {
+fn a_bound_counts_what_it_left_out() {
     let options = [&SAME[..], &["--max-states", "20"]].concat();
     let explored = explore(&options, &["SAVER", "no-fsync", "WATCH"]);
     let left_out = explored.json["left_out"]["power"].as_u64().unwrap();
@@ -185,7 +182,7 @@ fn a_bound_says_what_it_left_out() {
     assert_eq!(causes(&explored), ["no-fsync-before-rename"], "representatives come first");
 }
 
-fn what_can_not_be_learned_from_is_said_with_exit_code_3() {
+fn a_useless_recording_exits_with_3_and_the_reason() {
     for (command, words) in [
         (vec!["/bin/sh", "-c", "echo saved step 1"], "nothing was recorded"),
         (vec!["/bin/sh", "-c", ": > \"$0/x\"; exit 7", "WATCH"], "exit code 7"),
@@ -198,7 +195,7 @@ fn what_can_not_be_learned_from_is_said_with_exit_code_3() {
     }
 }
 
-fn wrong_arguments_are_told_with_what_to_do_and_exit_code_2() {
+fn wrong_arguments_exit_with_2_and_what_to_do() {
     for (options, words) in [
         (["--same", "x"], "needs exactly one group"),
         (["--same", "("], "--same"),
@@ -211,7 +208,7 @@ fn wrong_arguments_are_told_with_what_to_do_and_exit_code_2() {
     }
 }
 
-fn a_recovery_that_hangs_is_told_so() {
+fn a_recovery_that_hangs_is_reported_as_hung() {
     let script = "cd \"$0\"; if [ -e a ] && ! [ -e b ]; then sleep 100; fi; : > a; : > b; echo saved step 1; echo resumed from step 1";
     let options = ["--timeout", "300ms", "--crash", "process"];
     let explored = explore(&options, &["/bin/sh", "-c", script, "WATCH"]);
@@ -248,7 +245,7 @@ fn script(resume: &str, batch: &str) -> String {
     SCRIPT.replace("RESUME", resume).replace("BATCH", batch)
 }
 
-fn samples_that_are_consumed_twice_are_found() {
+fn samples_consumed_twice_are_found() {
     let consumed = r"^step (?<step>\d+) batch (?<value>\d+)";
     let options = ["--crash", "process", "--consumed", consumed];
     let right = explore(&options, &["/bin/sh", "-c", &script(":", "$s"), "WATCH"]);
@@ -258,7 +255,7 @@ fn samples_that_are_consumed_twice_are_found() {
     assert!(twice.text.contains("consumed `1`, and undisturbed `"), "{}", twice.text);
 }
 
-fn a_recovery_that_a_second_crash_breaks_is_found_at_depth_2() {
+fn a_recovery_broken_by_a_second_crash_is_found_at_depth_2() {
     let risky = script("mv v v.old; mv v.old v", "$s");
     let words = ["/bin/sh", "-c", risky.as_str(), "WATCH"];
     let once = explore(&["--crash", "process"], &words);
@@ -273,7 +270,7 @@ fn a_recovery_that_a_second_crash_breaks_is_found_at_depth_2() {
     assert_eq!(sound.code, Some(0), "{}", sound.text);
 }
 
-fn a_target_file_says_all_that_the_options_say_and_a_page_is_written() {
+fn a_target_file_replaces_the_options_and_a_page_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let run = |more: &[&str], out: &str| {
         let out = dir.path().join(out);

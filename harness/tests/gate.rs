@@ -15,18 +15,21 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::errno::Errno;
-use trainwreck::explore::{Candidate, Leaf, Reader, Recorder, Recording, Start};
-use trainwreck::gate::{Call, Decision, Done, Hit, Interest, Kind, Overseer, Rule, Rules, Swap};
-use trainwreck::sandbox::{Ended, Striker};
+use trainwreck::explore::{ContentReader, CrashCandidate, OpRecorder, RecorderConfig, Recording, TreeEntry};
+use trainwreck::gate::{
+    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall,
+    RuleMatch, Swap,
+};
+use trainwreck::sandbox::{KillSwitch, ProcessExit};
 
 #[path = "gate/place.rs"]
 mod place;
-use place::{Place, compiled, try_compiled};
+use place::{WatchedSandbox, compile, try_compile};
 
 const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::become_warden_if_asked();
+    trainwreck::sandbox::run_init_if_requested();
     let missing = trainwreck::sandbox::doctor()
         .into_iter()
         .find(|one| matches!(&one.name[..], "user-namespace" | "syscall-gate") && !one.granted);
@@ -38,29 +41,29 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-type Test = fn() -> Result<(), Failed>;
+type TestFunction = fn() -> Result<(), Failed>;
 
 fn tests() -> Vec<Trial> {
-    let tests: [(&str, Test); 12] = [
-        ("every_way_to_change_a_tree_is_seen", || tour(&compiled(&[]))),
-        ("a_static_binary_is_seen_as_well", static_tour),
-        ("a_pool_of_python_processes_is_seen", python_pool),
-        ("a_write_happens_exactly_once_under_a_storm_of_signals", exactly_once),
-        ("the_n_th_call_fails_with_the_errno_that_was_asked_for", errno),
-        ("a_write_and_a_read_come_short", short),
-        ("a_kill_falls_before_inside_or_after_a_call", kills),
-        ("a_file_is_swapped_between_check_and_use", swaps),
-        ("a_held_up_call_holds_up_no_other", delay),
-        ("when_the_harness_is_killed_the_target_dies", killed_harness),
-        ("an_ordinary_user_may", ordinary_user),
-        ("it_works_below_an_outer_tracer", outer_tracer),
+    let tests: [(&str, TestFunction); 12] = [
+        ("every_way_to_change_a_tree_is_seen", || every_change(&compile(&[]))),
+        ("a_static_binary_is_seen_as_well", static_binary),
+        ("a_pool_of_python_processes_is_seen", python_process_pool),
+        ("a_write_happens_exactly_once_under_a_storm_of_signals", exactly_once_under_signals),
+        ("the_n_th_call_fails_with_the_errno_that_was_asked_for", fails_with_errno),
+        ("a_write_and_a_read_come_short", short_transfers),
+        ("a_kill_falls_before_inside_or_after_a_call", kills_around_a_call),
+        ("a_file_is_swapped_between_check_and_use", swaps_a_file),
+        ("a_held_up_call_holds_up_no_other", delays_one_call),
+        ("when_the_harness_is_killed_the_target_dies", killed_harness_kills_target),
+        ("an_ordinary_user_may", works_as_ordinary_user),
+        ("it_works_below_an_outer_tracer", works_below_strace),
     ];
     tests.into_iter().map(|(name, test)| Trial::test(name, test)).collect()
 }
 
-fn tour(program: &Path) -> Result<(), Failed> {
-    recorded(&[program.to_str().unwrap(), "tour"], |recording| {
-        let kinds = recording.by_kind();
+fn every_change(program: &Path) -> Result<(), Failed> {
+    record_and_compare(&[program.to_str().unwrap(), "tour"], |recording| {
+        let kinds = recording.count_by_kind();
         for kind in [
             "create",
             "write",
@@ -81,45 +84,51 @@ fn tour(program: &Path) -> Result<(), Failed> {
         ] {
             assert!(kinds.contains_key(kind), "no {kind}: {kinds:?}");
         }
-        assert!(recording.blind.refused.iter().any(|what| what.contains("splice")), "{:?}", recording.blind);
         assert!(
-            recording.blind.refused.iter().any(|what| what.contains("io_uring")),
+            recording.gaps.refused_calls.iter().any(|what| what.contains("splice")),
             "{:?}",
-            recording.blind
+            recording.gaps
         );
-        assert_eq!(recording.blind.unknown, 0);
+        assert!(
+            recording.gaps.refused_calls.iter().any(|what| what.contains("io_uring")),
+            "{:?}",
+            recording.gaps
+        );
+        assert_eq!(recording.gaps.unknown_files, 0);
     })
 }
 
 /// What the recording makes of the operations must be what really lies there.
-fn recorded(words: &[&str], look: impl FnOnce(&Recording)) -> Result<(), Failed> {
-    let place = Place::new();
+fn record_and_compare(words: &[&str], look: impl FnOnce(&Recording)) -> Result<(), Failed> {
+    let place = WatchedSandbox::new();
     let tape = place.dir.path().join("tape");
-    let through = place.room.through(&place.watched);
-    let start = Start {
+    let through = place.sandbox.host_path(&place.watched);
+    let start = RecorderConfig {
         roots: &[(place.watched.clone(), through.clone())],
-        tape: &tape,
-        pipes: Vec::new(),
-        saved: None,
-        inner: None,
+        payload_log: &tape,
+        output_pipes: Vec::new(),
+        saved_pattern: None,
+        internal_pattern: None,
     };
-    let recorder = Arc::new(Mutex::new(Recorder::new(start, std::slice::from_ref(&place.watched)).unwrap()));
-    let (ended, said) = place.run(words, &Interest { also: Vec::new(), words: true }, &recorder);
-    assert_eq!(ended, Ended::Exited(0), "{said}");
+    let recorder =
+        Arc::new(Mutex::new(OpRecorder::new(start, std::slice::from_ref(&place.watched)).unwrap()));
+    let (ended, said) =
+        place.run(words, &FilterOptions { extra_kinds: Vec::new(), stdio_writes: true }, &recorder);
+    assert_eq!(ended, ProcessExit::Exited(0), "{said}");
     let recording = recorder.lock().unwrap().finish().unwrap();
-    let tree = Candidate::whole(recording.ops.len()).tree(&recording);
+    let tree = CrashCandidate::whole(recording.ops.len()).tree(&recording);
     let mut expected = BTreeMap::new();
-    let mut reader = Reader::new(&recording).unwrap();
-    for ((_, path), leaf) in &tree.leaves {
+    let mut reader = ContentReader::new(&recording).unwrap();
+    for ((_, path), leaf) in &tree.entries {
         let is = match leaf {
-            Leaf::Folder { .. } => "folder".into(),
-            Leaf::Link(text) => text.display().to_string().into_bytes(),
-            Leaf::File { content, .. } => content.head(&mut reader, u64::MAX).unwrap(),
+            TreeEntry::Directory { .. } => "folder".into(),
+            TreeEntry::Symlink(text) => text.display().to_string().into_bytes(),
+            TreeEntry::File { content, .. } => content.head(&mut reader, u64::MAX).unwrap(),
         };
         expected.insert(path.clone(), is);
     }
     let mut there = BTreeMap::new();
-    walk(&through, Path::new(""), &mut there);
+    read_tree(&through, Path::new(""), &mut there);
     assert_eq!(expected.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
     for (path, bytes) in &expected {
         assert!(
@@ -134,12 +143,12 @@ fn recorded(words: &[&str], look: impl FnOnce(&Recording)) -> Result<(), Failed>
     Ok(())
 }
 
-fn walk(top: &Path, below: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
+fn read_tree(top: &Path, below: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
     for entry in std::fs::read_dir(top.join(below)).unwrap().map(Result::unwrap) {
         let path = below.join(entry.file_name());
         let kind = entry.file_type().unwrap();
         let is = if kind.is_dir() {
-            walk(top, &path, into);
+            read_tree(top, &path, into);
             "folder".into()
         } else if kind.is_symlink() {
             std::fs::read_link(entry.path()).unwrap().display().to_string().into_bytes()
@@ -150,9 +159,9 @@ fn walk(top: &Path, below: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-fn static_tour() -> Result<(), Failed> {
-    match try_compiled(&["-static"]) {
-        Some(program) => tour(&program),
+fn static_binary() -> Result<(), Failed> {
+    match try_compile(&["-static"]) {
+        Some(program) => every_change(&program),
         None => {
             eprintln!("skipped: no static C library to link with");
             Ok(())
@@ -160,7 +169,7 @@ fn static_tour() -> Result<(), Failed> {
     }
 }
 
-fn python_pool() -> Result<(), Failed> {
+fn python_process_pool() -> Result<(), Failed> {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("skipped: no python3");
         return Ok(());
@@ -177,29 +186,29 @@ if __name__ == '__main__':
 ";
     let file = tempfile::Builder::new().suffix(".py").tempfile().unwrap();
     std::fs::write(file.path(), script).unwrap();
-    recorded(&["python3", "-B", file.path().to_str().unwrap()], |recording| {
-        let kinds = recording.by_kind();
+    record_and_compare(&["python3", "-B", file.path().to_str().unwrap()], |recording| {
+        let kinds = recording.count_by_kind();
         assert_eq!(kinds["rename"], 16, "{kinds:?}");
         assert_eq!(kinds["fsync"], 16);
     })
 }
 
 /// Performs every change by itself, as a recording does.
-struct Performs;
+struct PerformAll;
 
-impl Overseer for Performs {
-    fn decide(&mut self, _call: &Call) -> Decision {
-        Decision::Perform
+impl CallHandler for PerformAll {
+    fn decide(&mut self, _call: &InterceptedCall) -> CallDecision {
+        CallDecision::Perform
     }
 }
 
-fn exactly_once() -> Result<(), Failed> {
-    let place = Place::new();
-    let program = compiled(&[]);
-    let overseer = Arc::new(Mutex::new(Performs));
+fn exactly_once_under_signals() -> Result<(), Failed> {
+    let place = WatchedSandbox::new();
+    let program = compile(&[]);
+    let overseer = Arc::new(Mutex::new(PerformAll));
     let (ended, said) =
-        place.run(&[program.to_str().unwrap(), "storm", "20000"], &Interest::default(), &overseer);
-    assert_eq!(ended, Ended::Exited(0));
+        place.run(&[program.to_str().unwrap(), "storm", "20000"], &FilterOptions::default(), &overseer);
+    assert_eq!(ended, ProcessExit::Exited(0));
     let signals: u32 = said.trim().strip_prefix("signals ").unwrap().parse().unwrap();
     assert!(signals > 200, "a storm: {said}");
     let written = String::from_utf8(place.file("storm").unwrap()).unwrap();
@@ -209,110 +218,123 @@ fn exactly_once() -> Result<(), Failed> {
 }
 
 /// Rules, and what came of them.
-struct Injector {
-    rules: Rules,
-    hits: Vec<Hit>,
-    swapped: Vec<PathBuf>,
-    striker: Striker,
+struct RuleInjector {
+    rules: CallRules,
+    matches: Vec<RuleMatch>,
+    swapped_paths: Vec<PathBuf>,
+    kill_switch: KillSwitch,
 }
 
-impl Overseer for Injector {
-    fn decide(&mut self, call: &Call) -> Decision {
-        let Some(hit) = self.rules.meet(call) else { return Decision::Let };
-        self.hits.push(hit.clone());
+impl CallHandler for RuleInjector {
+    fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
+        let Some(hit) = self.rules.on_call(call) else { return CallDecision::Continue };
+        self.matches.push(hit.clone());
         hit.decision
     }
 
-    fn done(&mut self, done: Done) {
-        if let Done::Swapped { path } = done {
-            self.swapped.push(path);
+    fn on_effect(&mut self, done: CallEffect) {
+        if let CallEffect::Swapped { path } = done {
+            self.swapped_paths.push(path);
         }
     }
 
-    fn strike(&mut self) {
-        self.striker.strike().unwrap();
+    fn kill_target(&mut self) {
+        self.kill_switch.kill_all().unwrap();
     }
 }
 
 /// One rule on `big` of the program's `big`; how it ended, what it said, the place as it is then.
-fn injected(kind: Kind, decision: Decision) -> (Ended, String, Place, Vec<PathBuf>) {
-    injected_into("big", "big", kind, decision, false)
+fn run_with_fault(
+    kind: CallKind,
+    decision: CallDecision,
+) -> (ProcessExit, String, WatchedSandbox, Vec<PathBuf>) {
+    run_mode_with_fault("big", "big", kind, decision, false)
 }
 
-fn injected_into(
+fn run_mode_with_fault(
     what: &str,
     file: &str,
-    kind: Kind,
-    decision: Decision,
+    kind: CallKind,
+    decision: CallDecision,
     from_then_on: bool,
-) -> (Ended, String, Place, Vec<PathBuf>) {
-    let place = Place::new();
+) -> (ProcessExit, String, WatchedSandbox, Vec<PathBuf>) {
+    let place = WatchedSandbox::new();
     let paths = Some(globset::Glob::new(file).unwrap().compile_matcher());
-    let rule = Rule { kinds: vec![kind], paths, nth: 1, from_then_on, decision };
-    let rules = Rules::new(place.watched.clone(), vec![rule]);
-    let injector = Injector { rules, hits: Vec::new(), swapped: Vec::new(), striker: place.room.striker() };
+    let rule = CallRule { kinds: vec![kind], paths, nth: 1, persistent: from_then_on, decision };
+    let rules = CallRules::new(place.watched.clone(), vec![rule]);
+    let injector = RuleInjector {
+        rules,
+        matches: Vec::new(),
+        swapped_paths: Vec::new(),
+        kill_switch: place.sandbox.kill_switch(),
+    };
     let injector = Arc::new(Mutex::new(injector));
-    let interest = Interest { also: vec![Kind::Read, Kind::OpenRead, Kind::Stat], words: false };
-    let (ended, said) = place.run(&[compiled(&[]).to_str().unwrap(), what], &interest, &injector);
+    let interest = FilterOptions {
+        extra_kinds: vec![CallKind::Read, CallKind::OpenRead, CallKind::Stat],
+        stdio_writes: false,
+    };
+    let (ended, said) = place.run(&[compile(&[]).to_str().unwrap(), what], &interest, &injector);
     let injector = injector.lock().unwrap();
-    assert!(!injector.hits.is_empty(), "it landed");
-    let swapped = injector.swapped.clone();
+    assert!(!injector.matches.is_empty(), "it landed");
+    let swapped = injector.swapped_paths.clone();
     (ended, said, place, swapped)
 }
 
-fn errno() -> Result<(), Failed> {
+fn fails_with_errno() -> Result<(), Failed> {
     for (kind, errno, word) in [
-        (Kind::Open, Errno::EDQUOT, "open: Disk quota exceeded"),
-        (Kind::Write, Errno::ENOSPC, "write: -1 No space left on device"),
-        (Kind::Read, Errno::EIO, "read: -1 Input/output error"),
-        (Kind::Stat, Errno::EACCES, "stat: Permission denied"),
+        (CallKind::Open, Errno::EDQUOT, "open: Disk quota exceeded"),
+        (CallKind::Write, Errno::ENOSPC, "write: -1 No space left on device"),
+        (CallKind::Read, Errno::EIO, "read: -1 Input/output error"),
+        (CallKind::Stat, Errno::EACCES, "stat: Permission denied"),
     ] {
-        let (_, said, place, _) = injected(kind, Decision::Fail(errno));
+        let (_, said, place, _) = run_with_fault(kind, CallDecision::Fail(errno));
         assert!(said.contains(word), "{said}");
         let there = place.file("renamed").map(|bytes| bytes.len());
         let expected = match kind {
-            Kind::Open => None,
-            Kind::Write => Some(0),
+            CallKind::Open => None,
+            CallKind::Write => Some(0),
             _ => Some(65536),
         };
         assert_eq!(there, expected);
     }
     // It may have happened although it failed.
-    let (_, said, place, _) = injected(Kind::Write, Decision::PerformThenFail(Errno::EIO));
+    let (_, said, place, _) = run_with_fault(CallKind::Write, CallDecision::PerformThenFail(Errno::EIO));
     assert!(said.contains("write: -1 Input/output error"), "{said}");
     assert_eq!(place.file("renamed").unwrap().len(), 65536);
     Ok(())
 }
 
-fn short() -> Result<(), Failed> {
-    let (_, said, place, _) = injected(Kind::Write, Decision::Short(1000));
+fn short_transfers() -> Result<(), Failed> {
+    let (_, said, place, _) = run_with_fault(CallKind::Write, CallDecision::Short(1000));
     assert!(said.contains("write: 1000"), "{said}");
     assert_eq!(place.file("renamed").unwrap().len(), 1000);
-    let (_, said, ..) = injected(Kind::Read, Decision::Short(7));
+    let (_, said, ..) = run_with_fault(CallKind::Read, CallDecision::Short(7));
     assert!(said.contains("read: 7 \n"), "{said}");
     Ok(())
 }
 
-fn kills() -> Result<(), Failed> {
-    for (decision, bytes) in
-        [(Decision::StrikeBefore, 0), (Decision::StrikeInside(4096), 4096), (Decision::StrikeAfter, 65536)]
-    {
-        let (ended, said, place, _) = injected(Kind::Write, decision);
-        assert_eq!(ended, Ended::Signalled(9));
+fn kills_around_a_call() -> Result<(), Failed> {
+    for (decision, bytes) in [
+        (CallDecision::KillBefore, 0),
+        (CallDecision::KillDuring(4096), 4096),
+        (CallDecision::KillAfter, 65536),
+    ] {
+        let (ended, said, place, _) = run_with_fault(CallKind::Write, decision);
+        assert_eq!(ended, ProcessExit::Signalled(9));
         assert_eq!(said, "", "nothing is done afterwards");
         assert_eq!(place.file("big").unwrap().len(), bytes);
-        assert!(place.room.processes().is_empty());
+        assert!(place.sandbox.processes().is_empty());
     }
     Ok(())
 }
 
-fn swaps() -> Result<(), Failed> {
+fn swaps_a_file() -> Result<(), Failed> {
     for (swap, word) in [
         (Swap::Nothing, "stat: No such file or directory"),
         (Swap::DanglingLink, "stat: No such file or directory"),
         (Swap::EmptyFile, "stat: there"),
     ] {
-        let (_, said, place, swapped) = injected(Kind::Stat, Decision::Swap(swap));
+        let (_, said, place, swapped) = run_with_fault(CallKind::Stat, CallDecision::Swap(swap));
         assert!(said.contains(word), "{said}");
         assert_eq!(swapped, [place.watched.join("big")]);
         let renamed = place.file("renamed");
@@ -321,53 +343,56 @@ fn swaps() -> Result<(), Failed> {
     Ok(())
 }
 
-fn delay() -> Result<(), Failed> {
-    let wait = Decision::Delay(Duration::from_millis(800));
+fn delays_one_call() -> Result<(), Failed> {
+    let wait = CallDecision::Delay(Duration::from_millis(800));
     let began = Instant::now();
-    let (ended, said, place, _) = injected_into("beside", "slow", Kind::Open, wait, false);
-    assert_eq!((ended, &said[..]), (Ended::Exited(0), "quick first: yes\n"));
+    let (ended, said, place, _) = run_mode_with_fault("beside", "slow", CallKind::Open, wait, false);
+    assert_eq!((ended, &said[..]), (ProcessExit::Exited(0), "quick first: yes\n"));
     assert!(began.elapsed() > Duration::from_millis(800));
     assert_eq!(place.file("slow").unwrap(), b"slow");
     Ok(())
 }
 
-fn explore(program: &Path, watch: &Path, trainwreck: &str) -> Command {
+fn explore_command(program: &Path, watch: &Path, trainwreck: &str) -> Command {
     let mut command = Command::new(trainwreck);
     command.args(["explore", "--max-states", "20", "--watch"]).arg(watch).arg("--").arg(program);
     command
 }
 
-fn alive(program: &Path) -> Vec<u32> {
+fn processes_running(program: &Path) -> Vec<u32> {
     let is = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is).collect()
 }
 
-fn killed_harness() -> Result<(), Failed> {
+fn killed_harness_kills_target() -> Result<(), Failed> {
     let dir = tempfile::tempdir().unwrap();
     // A name of its own, so that only what this test started is counted.
     let program = dir.path().join("for-ever");
-    std::fs::copy(compiled(&[]), &program).unwrap();
+    std::fs::copy(compile(&[]), &program).unwrap();
     let watched = dir.path().join("watched");
     std::fs::create_dir(&watched).unwrap();
-    let mut harness =
-        explore(&program, &watched, TRAINWRECK).arg("for-ever").current_dir(&watched).spawn().unwrap();
+    let mut harness = explore_command(&program, &watched, TRAINWRECK)
+        .arg("for-ever")
+        .current_dir(&watched)
+        .spawn()
+        .unwrap();
     let until = Instant::now() + Duration::from_secs(20);
-    while alive(&program).is_empty() && Instant::now() < until {
+    while processes_running(&program).is_empty() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(!alive(&program).is_empty());
+    assert!(!processes_running(&program).is_empty());
     harness.kill().unwrap();
     harness.wait().unwrap();
     let until = Instant::now() + Duration::from_secs(20);
-    while !alive(&program).is_empty() && Instant::now() < until {
+    while !processes_running(&program).is_empty() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(alive(&program), [0; 0]);
+    assert_eq!(processes_running(&program), [0; 0]);
     Ok(())
 }
 
-fn ordinary_user() -> Result<(), Failed> {
+fn works_as_ordinary_user() -> Result<(), Failed> {
     use std::os::unix::process::CommandExt;
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: an ordinary user runs all of these tests");
@@ -381,10 +406,10 @@ fn ordinary_user() -> Result<(), Failed> {
         std::fs::copy(from, &to).unwrap();
         to
     };
-    let program = copied(&compiled(&[]), "calls");
+    let program = copied(&compile(&[]), "calls");
     let trainwreck = copied(Path::new(TRAINWRECK), "trainwreck");
     let watched = dir.path().join("watched");
-    let mut command = explore(&program, &watched, trainwreck.to_str().unwrap());
+    let mut command = explore_command(&program, &watched, trainwreck.to_str().unwrap());
     let output = command
         .args(["one", "file"])
         .current_dir(dir.path())
@@ -398,7 +423,7 @@ fn ordinary_user() -> Result<(), Failed> {
     // The file lies in the working folder, not in the watched one.
     assert_eq!(output.status.code(), Some(3), "{text}");
     let file = watched.join("file");
-    let mut command = explore(&program, &watched, trainwreck.to_str().unwrap());
+    let mut command = explore_command(&program, &watched, trainwreck.to_str().unwrap());
     let output = command
         .arg("one")
         .arg(&file)
@@ -414,14 +439,14 @@ fn ordinary_user() -> Result<(), Failed> {
     Ok(())
 }
 
-fn outer_tracer() -> Result<(), Failed> {
+fn works_below_strace() -> Result<(), Failed> {
     if Command::new("strace").arg("--version").output().is_err() {
         eprintln!("skipped: no strace");
         return Ok(());
     }
     let dir = tempfile::tempdir().unwrap();
     let watched = dir.path().join("watched");
-    let plain = explore(&compiled(&[]), &watched, TRAINWRECK);
+    let plain = explore_command(&compile(&[]), &watched, TRAINWRECK);
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-e", "trace=rename", "-o", "/dev/null", TRAINWRECK]).args(plain.get_args());
     let output = command.arg("one").arg(watched.join("file")).output().unwrap();

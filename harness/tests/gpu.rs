@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use scenarios::{Event, Outcome, Record, SteadyFacts, TrialFacts, Verdict};
+use scenarios::{BaselineFacts, Event, Outcome, Record, TrialFacts, Verdict};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
 
@@ -41,11 +41,11 @@ target: {use: target.yaml, gpu: GPU}
 method: [METHOD]
 expect:
   - always: {outcome: [recovered]}
-  - always: same-as-steady-state
+  - always: same-as-baseline
 ";
 
 /// The program of `targets/gpu.c`.
-fn compiled() -> PathBuf {
+fn compiled_stub() -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/gpu.c");
@@ -59,24 +59,24 @@ fn compiled() -> PathBuf {
 }
 
 /// What a run came to.
-struct Played {
+struct StubRun {
     code: i32,
-    steady: SteadyFacts,
+    baseline: BaselineFacts,
     trials: Vec<TrialFacts>,
     /// Lines of the trials.
-    said: Vec<String>,
+    lines: Vec<String>,
     verdict: Verdict,
 }
 
-impl Played {
+impl StubRun {
     fn outcomes(&self) -> Vec<Outcome> {
         self.trials.iter().map(|trial| trial.outcome).collect()
     }
 }
 
-fn play(style: &str, gpu: &str, method: &str) -> Played {
+fn run_stub(style: &str, gpu: &str, method: &str) -> StubRun {
     let dir = tempfile::tempdir().unwrap();
-    let target = TARGET.replace("PROGRAM", compiled().to_str().unwrap()).replace("STYLE", style);
+    let target = TARGET.replace("PROGRAM", compiled_stub().to_str().unwrap()).replace("STYLE", style);
     std::fs::write(dir.path().join("target.yaml"), target).unwrap();
     let scenario = dir.path().join("scenario.yaml");
     std::fs::write(&scenario, SCENARIO.replace("GPU", gpu).replace("METHOD", method)).unwrap();
@@ -91,7 +91,7 @@ fn play(style: &str, gpu: &str, method: &str) -> Played {
     let events: Vec<Event> =
         Record::parse(&text).unwrap().entries.into_iter().map(|entry| entry.event).collect();
     let steady = events.iter().find_map(|event| match event {
-        Event::SteadyState(facts) => Some(facts.clone()),
+        Event::Baseline(facts) => Some(facts.clone()),
         _ => None,
     });
     let verdict = events.iter().find_map(|event| match event {
@@ -99,7 +99,7 @@ fn play(style: &str, gpu: &str, method: &str) -> Played {
         _ => None,
     });
     let said_of = |event: &Event| match event {
-        Event::Said { line, .. } => Some(line.clone()),
+        Event::Output { line, .. } => Some(line.clone()),
         _ => None,
     };
     let lines = events.iter().skip_while(|event| !matches!(event, Event::TrialStarted { .. }));
@@ -108,17 +108,17 @@ fn play(style: &str, gpu: &str, method: &str) -> Played {
         Event::TrialEnded(facts) => Some(*facts),
         _ => None,
     });
-    Played {
+    StubRun {
         code: run.status.code().unwrap(),
-        steady: steady.unwrap_or_else(|| panic!("no steady state: {said}")),
+        baseline: steady.unwrap_or_else(|| panic!("no steady state: {said}")),
         trials: trials.collect(),
-        said: lines,
+        lines,
         verdict: verdict.unwrap(),
     }
 }
 
 /// Why these tests can't be done here.
-fn skipped() -> bool {
+fn is_skipped() -> bool {
     let doctor = Command::new(PROGRAM).arg("doctor").output().unwrap();
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     let lacks = |line: &&str| {
@@ -133,15 +133,15 @@ fn skipped() -> bool {
 
 #[test]
 fn a_sound_trainer_comes_back_from_an_error_at_any_copy_told_either_way() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
-    let method = "gpu-error: {code: [illegal-address], told: [at-once, at-next-synchronise], call: {to: [copy], at: every}, max-trials: 6}";
-    let played = play("sound", "simulated", method);
-    assert_eq!(played.steady.counted.get("GPU calls, 1"), Some(&36), "three copies in each of 12 steps");
+    let method = "gpu-error: {code: [illegal-address], reported: [immediately, at-next-sync], call: {to: [copy], at: every}, max-trials: 6}";
+    let played = run_stub("sound", "simulated", method);
+    assert_eq!(played.baseline.counted.get("GPU calls, 1"), Some(&36), "three copies in each of 12 steps");
     assert_eq!(played.outcomes(), [Outcome::Recovered; 6], "{:?}", played.trials);
     assert!(
-        played.trials.iter().all(|trial| trial.restarts == 1 && trial.landed.len() == 1),
+        played.trials.iter().all(|trial| trial.restarts == 1 && trial.evidence.len() == 1),
         "{:?}",
         played.trials
     );
@@ -150,72 +150,73 @@ fn a_sound_trainer_comes_back_from_an_error_at_any_copy_told_either_way() {
 
 #[test]
 fn a_trainer_that_ignores_an_error_of_the_driver_is_caught() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
     let method = "gpu-error: {code: [invalid-value], call: {function: 'cuMemcpyHtoD*', at: 7}}";
-    let played = play("ignores", "simulated", method);
+    let played = run_stub("ignores", "simulated", method);
     assert_eq!((played.outcomes(), played.code), (vec![Outcome::Corrupt], 1), "{:?}", played.trials);
 }
 
 #[test]
 fn a_wrong_number_or_a_nan_of_any_launch_is_met_by_who_looks_and_caught_in_who_does_not() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
     for with in ["nan", "wrong"] {
         let call = "call: {kernel: 'planted_*', at: every}, max-trials: 3";
         let method = format!("gpu-overwrite: {{with: {with}, {call}}}");
-        let sound = play("sound", "simulated", &method);
+        let sound = run_stub("sound", "simulated", &method);
         assert_eq!(sound.outcomes(), [Outcome::Recovered; 3], "{:?}", sound.trials);
         assert!(sound.trials.iter().all(|trial| trial.restarts == 1), "{:?}", sound.trials);
-        let trusting = play("trusts", "simulated", &method);
+        let trusting = run_stub("trusts", "simulated", &method);
         assert_eq!(trusting.outcomes(), [Outcome::Corrupt; 3], "{:?}", trusting.trials);
     }
 }
 
 #[test]
 fn a_kernel_that_never_ends_hangs_a_trainer_without_a_watchdog() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
-    let played = play("sound", "simulated", "gpu-hang: {when: {step: 3}, call: {at: 2}}");
+    let played = run_stub("sound", "simulated", "gpu-hang: {when: {step: 3}, call: {at: 2}}");
     assert_eq!((played.outcomes(), played.code), (vec![Outcome::Hung], 1), "{:?}", played.trials);
-    assert_eq!(played.trials[0].landed.len(), 1);
+    assert_eq!(played.trials[0].evidence.len(), 1);
 }
 
 #[test]
 fn a_call_that_never_comes_leaves_the_scenario_inconclusive() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
-    let played = play("sound", "simulated", "gpu-error: {code: [unknown], call: {to: [copy], at: 1000}}");
+    let played = run_stub("sound", "simulated", "gpu-error: {code: [unknown], call: {to: [copy], at: 1000}}");
     assert!(matches!(&played.verdict, Verdict::Inconclusive { why } if why.contains("did not land")));
     assert_eq!(played.code, 3);
 }
 
 #[test]
 fn a_lost_gpu_is_lost_to_new_processes_too_until_it_is_put_back() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
-    let back = play("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}, until: {after: 250 ms}}");
+    let back =
+        run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}, until: {after: 250 ms}}");
     assert_eq!(back.outcomes(), [Outcome::Recovered], "{:?}", back.trials);
     assert!(back.trials[0].restarts >= 1);
-    let gone = play("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}}");
+    let gone = run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}}");
     assert_eq!(gone.outcomes(), [Outcome::Refused], "{:?}", gone.trials);
-    assert_eq!(gone.trials[0].landed.len(), 1, "{:?}", gone.trials);
+    assert_eq!(gone.trials[0].evidence.len(), 1, "{:?}", gone.trials);
 }
 
 #[test]
 fn nvml_tells_the_state_while_the_fault_lasts_and_then_what_it_told_before() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
-    let state = "temperature: 93, ecc-corrected: 12, when: {step: 3}, until: {said: '93 C'}";
-    let played = play("sound", "simulated", &format!("gpu-state: {{{state}}}"));
+    let state = "temperature: 93, ecc-corrected: 12, when: {step: 3}, until: {output: '93 C'}";
+    let played = run_stub("sound", "simulated", &format!("gpu-state: {{{state}}}"));
     assert_eq!((played.outcomes(), played.code), (vec![Outcome::Recovered], 0), "{:?}", played.trials);
-    let watched: Vec<&String> = played.said.iter().filter(|line| line.starts_with("watched")).collect();
+    let watched: Vec<&String> = played.lines.iter().filter(|line| line.starts_with("watched")).collect();
     let [before, hot, after] = watched.as_slice() else { panic!("{watched:?}") };
     assert_eq!(*hot, "watched: error 0, 93 C, 12 corrected");
     assert!(before == after && before.ends_with("0 corrected"), "{watched:?}");
@@ -223,22 +224,22 @@ fn nvml_tells_the_state_while_the_fault_lasts_and_then_what_it_told_before() {
 
 #[test]
 fn an_allocation_finds_no_room_in_memory_of_small_pieces() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
     let method = "gpu-fragment: {holes: 512 B, call: {to: [allocate], at: 1}}";
-    let roomy = play("sound", "{simulated: {devices: 2, memory: 1 MiB}}", method);
+    let roomy = run_stub("sound", "{simulated: {devices: 2, memory: 1 MiB}}", method);
     assert_eq!(roomy.outcomes(), [Outcome::Recovered], "{:?}", roomy.trials);
     assert_eq!(roomy.trials[0].restarts, 1, "4 KiB find no room, and the next process has memory of its own");
 }
 
 #[test]
 fn what_the_stand_in_finds_undisturbed_is_told_and_nothing_is_judged() {
-    if skipped() {
+    if is_skipped() {
         return;
     }
-    let played = play("overruns", "simulated", "gpu-state: {temperature: 90}");
-    assert!(!played.steady.ended_well && !played.steady.found.is_empty(), "{:?}", played.steady);
+    let played = run_stub("overruns", "simulated", "gpu-state: {temperature: 90}");
+    assert!(!played.baseline.ended_well && !played.baseline.gpu_defects.is_empty(), "{:?}", played.baseline);
     assert!(
         matches!(&played.verdict, Verdict::Inconclusive { why } if why.contains("the simulated GPU found"))
     );
@@ -254,7 +255,7 @@ fn where_there_is_no_card_a_real_gpu_is_skipped_and_why_is_said() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let target = TARGET.replace("PROGRAM", compiled().to_str().unwrap()).replace("STYLE", "sound");
+    let target = TARGET.replace("PROGRAM", compiled_stub().to_str().unwrap()).replace("STYLE", "sound");
     std::fs::write(dir.path().join("target.yaml"), target).unwrap();
     let scenario = dir.path().join("scenario.yaml");
     let method = "gpu-error: {code: [launch-failed], call: {to: [launch], at: 1}}";

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use scenarios::{Gpu, Scenario};
+use scenarios::{Scenario, TargetGpu};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each scenario uses all cores by itself.
     arguments.test_threads.get_or_insert(1);
-    let refused = refused();
+    let refused = missing_mechanisms();
     refused.iter().for_each(|why| eprintln!("skipped: {why}"));
     // What can't be built is run, and fails.
     let lacks = |name: &str| {
@@ -28,24 +28,24 @@ fn main() -> ExitCode {
     };
     let rooms = !lacks("user-namespace") && !lacks("tmpfs");
     let (simulated, real) = (!lacks("simulated-gpu"), !lacks("real-gpu"));
-    let gpus = gpus();
+    let gpus = scenario_gpus();
     let mut trials = Vec::new();
-    for (id, guards) in shipped() {
+    for (id, guards) in shipped_scenarios() {
         let can = rooms
             && match gpus.iter().find(|(named, _)| *named == id).and_then(|(_, gpu)| gpu.as_ref()) {
                 None => true,
-                Some(Gpu::Simulated(_)) => simulated,
-                Some(Gpu::Real) => real,
+                Some(TargetGpu::Simulated(_)) => simulated,
+                Some(TargetGpu::Real) => real,
             };
         let survived = id.clone();
         trials.push(
-            Trial::test(format!("{id}_is_survived"), move || perform("run", &survived))
+            Trial::test(format!("{id}_is_survived"), move || run_verb("run", &survived))
                 .with_ignored_flag(!can),
         );
         if !guards.is_empty() {
             trials.push(
                 Trial::test(format!("{id}_notices_when_its_guard_is_taken_away"), move || {
-                    perform("prove", &id)
+                    run_verb("prove", &id)
                 })
                 .with_ignored_flag(!can),
             );
@@ -62,12 +62,12 @@ fn lines(output: &Output) -> Vec<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-fn refused() -> Vec<String> {
+fn missing_mechanisms() -> Vec<String> {
     lines(&run(&["doctor"])).into_iter().filter(|line| line.starts_with('-')).collect()
 }
 
 /// Ids and guards, as `list` tells them.
-fn shipped() -> Vec<(String, String)> {
+fn shipped_scenarios() -> Vec<(String, String)> {
     let listed = lines(&run(&["list"]));
     let words = |line: &String| {
         Some((line.split_whitespace().next()?.to_owned(), line.rsplit("  ").next()?.trim().to_owned()))
@@ -76,7 +76,7 @@ fn shipped() -> Vec<(String, String)> {
 }
 
 /// Ids, and the GPU that each scenario gives its target.
-fn gpus() -> Vec<(String, Option<Gpu>)> {
+fn scenario_gpus() -> Vec<(String, Option<TargetGpu>)> {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/library");
     let entries =
         |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -88,7 +88,7 @@ fn gpus() -> Vec<(String, Option<Gpu>)> {
     texts.map(read).collect()
 }
 
-fn perform(verb: &str, id: &str) -> Result<(), Failed> {
+fn run_verb(verb: &str, id: &str) -> Result<(), Failed> {
     let out = tempfile::tempdir()?;
     let output = run(&[verb, id, "--out", &out.path().join("out").display().to_string()]);
     if output.status.success() {

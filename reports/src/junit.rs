@@ -6,9 +6,9 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 use scenarios::Verdict;
 
 use crate::clean::clean;
-use crate::view::{Mark, Run, ScenarioView};
+use crate::view::{RunView, ScenarioStatus, ScenarioView};
 
-pub(crate) fn report(run: &Run<'_>) -> Report {
+pub(crate) fn report(run: &RunView<'_>) -> Report {
     let mut report = Report::new("trainwreck");
     let mut suite = TestSuite::new(clean(&run.started.run));
     let machine = &run.started.machine;
@@ -18,12 +18,12 @@ pub(crate) fn report(run: &Run<'_>) -> Report {
         "machine",
         format!("Linux {}, {} cores, {}", clean(&machine.kernel), machine.cores, clean(&machine.user)),
     ));
-    suite.add_test_cases(run.scenarios.iter().map(case));
+    suite.add_test_cases(run.scenarios.iter().map(test_case));
     report.add_test_suite(suite);
     report
 }
 
-fn case(scenario: &ScenarioView<'_>) -> TestCase {
+fn test_case(scenario: &ScenarioView<'_>) -> TestCase {
     let mut case =
         TestCase::new(format!("{} {}", clean(scenario.id), clean(&scenario.started.title)), status(scenario));
     case.set_classname(clean(&scenario.started.domain));
@@ -32,12 +32,16 @@ fn case(scenario: &ScenarioView<'_>) -> TestCase {
 }
 
 fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {
-    let mark = scenario.mark();
+    let mark = scenario.status();
     let mut status = match mark {
-        Mark::Survived | Mark::Noticed => return TestCaseStatus::success(),
-        Mark::Skipped => TestCaseStatus::skipped(),
-        Mark::Violated | Mark::NotNoticed => TestCaseStatus::non_success(NonSuccessKind::Failure),
-        Mark::Inconclusive | Mark::Unfinished => TestCaseStatus::non_success(NonSuccessKind::Error),
+        ScenarioStatus::Survived | ScenarioStatus::Caught => return TestCaseStatus::success(),
+        ScenarioStatus::Skipped => TestCaseStatus::skipped(),
+        ScenarioStatus::Violated | ScenarioStatus::Missed => {
+            TestCaseStatus::non_success(NonSuccessKind::Failure)
+        }
+        ScenarioStatus::Inconclusive | ScenarioStatus::Unfinished => {
+            TestCaseStatus::non_success(NonSuccessKind::Error)
+        }
     };
     status.set_message(message(scenario));
     status.set_description(format!("{}\nrepeat: {}", details(scenario), clean(&scenario.started.repeat)));
@@ -47,8 +51,8 @@ fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {
 fn message(scenario: &ScenarioView<'_>) -> String {
     match (scenario.why(), scenario.started.guard_removed.as_ref()) {
         (Some(why), _) => clean(why),
-        (None, Some(guard)) => format!("{} without {}", scenario.mark().word(), clean(guard)),
-        (None, None) => scenario.mark().word().to_owned(),
+        (None, Some(guard)) => format!("{} without {}", scenario.status().label(), clean(guard)),
+        (None, None) => scenario.status().label().to_owned(),
     }
 }
 

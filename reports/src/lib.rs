@@ -17,7 +17,7 @@ use std::io::Write;
 use scenarios::Record;
 
 pub use exploration::{Exploration, Finding};
-pub use summary::{Count, Summary, summary};
+pub use summary::{StatusCount, Summary, summary};
 
 /// Why a report could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -32,21 +32,21 @@ pub enum ReportError {
 
 /// One self-contained page that works from a file.
 pub fn html(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
-    let run = view::run(record)?;
+    let run = view::run_view(record)?;
     to.write_all(html::page(&run).into_string().as_bytes())?;
     Ok(())
 }
 
 /// JUnit XML: one test case for each scenario.
 pub fn junit(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
-    let run = view::run(record)?;
+    let run = view::run_view(record)?;
     junit::report(&run).serialize(to)?;
     Ok(())
 }
 
 /// A summary for a CI job or a pull request.
 pub fn markdown(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
-    let run = view::run(record)?;
+    let run = view::run_view(record)?;
     to.write_all(markdown::text(&run).as_bytes())?;
     Ok(())
 }

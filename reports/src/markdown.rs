@@ -6,16 +6,16 @@ use scenarios::Verdict;
 
 use crate::clean::clean;
 use crate::summary;
-use crate::view::{Mark, Run, ScenarioView};
+use crate::view::{RunView, ScenarioStatus, ScenarioView};
 
 /// Reasons shown of one scenario.
-const REASONS: usize = 5;
+const MAX_REASONS: usize = 5;
 
-pub(crate) fn text(run: &Run<'_>) -> String {
+pub(crate) fn text(run: &RunView<'_>) -> String {
     let mut text = String::new();
-    let counted = summary::of(run);
+    let counted = summary::summarize(run);
     let counts: Vec<String> =
-        counted.counts.iter().map(|count| format!("{} {}", count.scenarios, count.word)).collect();
+        counted.counts.iter().map(|count| format!("{} {}", count.scenarios, count.label)).collect();
     // Writing to a string can't fail.
     let _ = writeln!(text, "## Trainwreck: {}\n", counts.join(", "));
     if !counted.finished {
@@ -32,19 +32,19 @@ pub(crate) fn text(run: &Run<'_>) -> String {
             .as_ref()
             .map(|guard| format!(" (without `{}`)", cell(guard)))
             .unwrap_or_default();
-        let mark = one.mark();
+        let mark = one.status();
         let _ = writeln!(
             text,
             "| {} {} | `{}` | {}{guard} | {} | {:.1} |",
-            mark.sign(),
-            mark.word(),
+            mark.symbol(),
+            mark.label(),
             cell(one.id),
             cell(&one.started.title),
             one.trials.len(),
             one.seconds
         );
     }
-    run.scenarios.iter().for_each(|one| block(&mut text, one));
+    run.scenarios.iter().for_each(|one| details_block(&mut text, one));
     let machine = &run.started.machine;
     let _ = writeln!(
         text,
@@ -58,27 +58,27 @@ pub(crate) fn text(run: &Run<'_>) -> String {
 }
 
 /// What is to be looked at gets a block of its own.
-fn block(text: &mut String, one: &ScenarioView<'_>) {
-    let mark = one.mark();
-    if matches!(mark, Mark::Survived | Mark::Noticed) {
+fn details_block(text: &mut String, one: &ScenarioView<'_>) {
+    let mark = one.status();
+    if matches!(mark, ScenarioStatus::Survived | ScenarioStatus::Caught) {
         return;
     }
     let _ = writeln!(
         text,
         "\n<details><summary>{} <code>{}</code> {}</summary>\n",
-        mark.sign(),
+        mark.symbol(),
         escaped(one.id),
-        mark.word()
+        mark.label()
     );
     if let Some(why) = one.why() {
         let _ = writeln!(text, "{}\n", cell(why));
     }
     if let Some(Verdict::Violated { reasons }) = one.verdict {
-        for reason in reasons.iter().take(REASONS) {
+        for reason in reasons.iter().take(MAX_REASONS) {
             let trial = reason.trial.map(|trial| format!(", trial {trial}")).unwrap_or_default();
             let _ = writeln!(text, "- `{}`{trial}: {}", cell(&reason.expectation), cell(&reason.found));
         }
-        let more = reasons.len().saturating_sub(REASONS);
+        let more = reasons.len().saturating_sub(MAX_REASONS);
         if more > 0 {
             let _ = writeln!(text, "- and {more} more");
         }

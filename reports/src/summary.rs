@@ -3,13 +3,13 @@
 use scenarios::Record;
 
 use crate::ReportError;
-use crate::view::{self, Mark, Run};
+use crate::view::{self, RunView, ScenarioStatus};
 
 /// How many scenarios ended in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Count {
+pub struct StatusCount {
     /// `survived`, `violated`, `guard noticed`, ...
-    pub word: &'static str,
+    pub label: &'static str,
     pub scenarios: usize,
 }
 
@@ -17,7 +17,7 @@ pub struct Count {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// The worst first; only those that occur.
-    pub counts: Vec<Count>,
+    pub counts: Vec<StatusCount>,
     pub trials: usize,
     /// False: the run was cut off.
     pub finished: bool,
@@ -25,22 +25,22 @@ pub struct Summary {
 
 /// Counts a record.
 pub fn summary(record: &Record) -> Result<Summary, ReportError> {
-    Ok(of(&view::run(record)?))
+    Ok(summarize(&view::run_view(record)?))
 }
 
-pub(crate) fn of(run: &Run<'_>) -> Summary {
+pub(crate) fn summarize(run: &RunView<'_>) -> Summary {
     let all = [
-        Mark::Violated,
-        Mark::NotNoticed,
-        Mark::Inconclusive,
-        Mark::Unfinished,
-        Mark::Skipped,
-        Mark::Noticed,
-        Mark::Survived,
+        ScenarioStatus::Violated,
+        ScenarioStatus::Missed,
+        ScenarioStatus::Inconclusive,
+        ScenarioStatus::Unfinished,
+        ScenarioStatus::Skipped,
+        ScenarioStatus::Caught,
+        ScenarioStatus::Survived,
     ];
-    let count = |mark: Mark| Count {
-        word: mark.word(),
-        scenarios: run.scenarios.iter().filter(|one| one.mark() == mark).count(),
+    let count = |mark: ScenarioStatus| StatusCount {
+        label: mark.label(),
+        scenarios: run.scenarios.iter().filter(|one| one.status() == mark).count(),
     };
     Summary {
         counts: all.map(count).into_iter().filter(|count| count.scenarios > 0).collect(),

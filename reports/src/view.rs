@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    Entry, Event, Outcome, Record, RunEnded, RunStarted, Scenario, ScenarioStarted, SteadyFacts, TrialFacts,
-    Verdict,
+    BaselineFacts, Event, Outcome, Record, RecordEntry, RunEnded, RunStarted, Scenario, ScenarioStarted,
+    TrialFacts, Verdict,
 };
 
 use crate::ReportError;
 
 /// A run.
-pub(crate) struct Run<'a> {
+pub(crate) struct RunView<'a> {
     pub(crate) started: &'a RunStarted,
     /// None: the run was cut off.
     pub(crate) ended: Option<&'a RunEnded>,
@@ -21,8 +21,8 @@ pub(crate) struct Run<'a> {
 pub(crate) struct ScenarioView<'a> {
     pub(crate) id: &'a str,
     pub(crate) started: &'a ScenarioStarted,
-    pub(crate) steady: Option<&'a SteadyFacts>,
-    pub(crate) steady_entries: Vec<&'a Entry>,
+    pub(crate) baseline: Option<&'a BaselineFacts>,
+    pub(crate) baseline_entries: Vec<&'a RecordEntry>,
     pub(crate) trials: Vec<TrialView<'a>>,
     pub(crate) left_out: u64,
     /// None: the run was cut off before it.
@@ -35,68 +35,68 @@ pub(crate) struct ScenarioView<'a> {
 /// One trial of a scenario.
 pub(crate) struct TrialView<'a> {
     pub(crate) number: u32,
-    pub(crate) entries: Vec<&'a Entry>,
+    pub(crate) entries: Vec<&'a RecordEntry>,
     /// None: it was cut off.
     pub(crate) facts: Option<&'a TrialFacts>,
 }
 
 /// How a scenario's end is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Mark {
+pub(crate) enum ScenarioStatus {
     Violated,
-    NotNoticed,
+    Missed,
     Inconclusive,
     Unfinished,
     Skipped,
-    Noticed,
+    Caught,
     Survived,
 }
 
-impl Mark {
-    pub(crate) fn word(self) -> &'static str {
+impl ScenarioStatus {
+    pub(crate) fn label(self) -> &'static str {
         match self {
-            Mark::Violated => "violated",
-            Mark::NotNoticed => "not noticed",
-            Mark::Inconclusive => "inconclusive",
-            Mark::Unfinished => "unfinished",
-            Mark::Skipped => "skipped",
-            Mark::Noticed => "guard noticed",
-            Mark::Survived => "survived",
+            ScenarioStatus::Violated => "violated",
+            ScenarioStatus::Missed => "not noticed",
+            ScenarioStatus::Inconclusive => "inconclusive",
+            ScenarioStatus::Unfinished => "unfinished",
+            ScenarioStatus::Skipped => "skipped",
+            ScenarioStatus::Caught => "guard noticed",
+            ScenarioStatus::Survived => "survived",
         }
     }
 
-    pub(crate) fn sign(self) -> &'static str {
+    pub(crate) fn symbol(self) -> &'static str {
         match self {
-            Mark::Violated | Mark::NotNoticed => "✗",
-            Mark::Inconclusive => "?",
-            Mark::Unfinished => "…",
-            Mark::Skipped => "–",
-            Mark::Noticed | Mark::Survived => "✓",
+            ScenarioStatus::Violated | ScenarioStatus::Missed => "✗",
+            ScenarioStatus::Inconclusive => "?",
+            ScenarioStatus::Unfinished => "…",
+            ScenarioStatus::Skipped => "–",
+            ScenarioStatus::Caught | ScenarioStatus::Survived => "✓",
         }
     }
 
     /// One of four: good, bad, unsure, none.
     pub(crate) fn tone(self) -> &'static str {
         match self {
-            Mark::Violated | Mark::NotNoticed => "bad",
-            Mark::Inconclusive | Mark::Unfinished => "unsure",
-            Mark::Skipped => "none",
-            Mark::Noticed | Mark::Survived => "good",
+            ScenarioStatus::Violated | ScenarioStatus::Missed => "bad",
+            ScenarioStatus::Inconclusive | ScenarioStatus::Unfinished => "unsure",
+            ScenarioStatus::Skipped => "none",
+            ScenarioStatus::Caught | ScenarioStatus::Survived => "good",
         }
     }
 }
 
 impl ScenarioView<'_> {
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn status(&self) -> ScenarioStatus {
         let proving = self.started.guard_removed.is_some();
         match self.verdict {
-            None => Mark::Unfinished,
-            Some(Verdict::Survived) if proving => Mark::NotNoticed,
-            Some(Verdict::Violated { .. }) if proving => Mark::Noticed,
-            Some(Verdict::Survived) => Mark::Survived,
-            Some(Verdict::Violated { .. }) => Mark::Violated,
-            Some(Verdict::Inconclusive { .. }) => Mark::Inconclusive,
-            Some(Verdict::Skipped { .. }) => Mark::Skipped,
+            None => ScenarioStatus::Unfinished,
+            Some(Verdict::Survived) if proving => ScenarioStatus::Missed,
+            Some(Verdict::Violated { .. }) if proving => ScenarioStatus::Caught,
+            Some(Verdict::Survived) => ScenarioStatus::Survived,
+            Some(Verdict::Violated { .. }) => ScenarioStatus::Violated,
+            Some(Verdict::Inconclusive { .. }) => ScenarioStatus::Inconclusive,
+            Some(Verdict::Skipped { .. }) => ScenarioStatus::Skipped,
         }
     }
 
@@ -109,7 +109,7 @@ impl ScenarioView<'_> {
     }
 
     /// The trial that tells most: the first that an expectation names, else the first that did not recover, else the first.
-    pub(crate) fn telling_trial(&self) -> Option<&TrialView<'_>> {
+    pub(crate) fn most_relevant_trial(&self) -> Option<&TrialView<'_>> {
         let named = match self.verdict {
             Some(Verdict::Violated { reasons }) => reasons.iter().find_map(|reason| reason.trial),
             _ => None,
@@ -122,7 +122,7 @@ impl ScenarioView<'_> {
 }
 
 /// Sorts a record.
-pub(crate) fn run(record: &Record) -> Result<Run<'_>, ReportError> {
+pub(crate) fn run_view(record: &Record) -> Result<RunView<'_>, ReportError> {
     let started = record
         .entries
         .iter()
@@ -132,26 +132,26 @@ pub(crate) fn run(record: &Record) -> Result<Run<'_>, ReportError> {
         .iter()
         .rev()
         .find_map(|entry| if let Event::RunEnded(ended) = &entry.event { Some(ended) } else { None });
-    let mut by_scenario: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    let mut by_scenario: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
     for entry in &record.entries {
         if let Some(id) = &entry.scenario {
             by_scenario.entry(id).or_default().push(entry);
         }
     }
-    let scenarios = by_scenario.into_iter().filter_map(|(id, entries)| scenario(id, &entries)).collect();
-    Ok(Run { started: started.ok_or(ReportError::Empty)?, ended, scenarios })
+    let scenarios = by_scenario.into_iter().filter_map(|(id, entries)| scenario_view(id, &entries)).collect();
+    Ok(RunView { started: started.ok_or(ReportError::Empty)?, ended, scenarios })
 }
 
-fn scenario<'a>(id: &'a str, entries: &[&'a Entry]) -> Option<ScenarioView<'a>> {
+fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<ScenarioView<'a>> {
     let started: &ScenarioStarted = entries.iter().find_map(|entry| {
         if let Event::ScenarioStarted(started) = &entry.event { Some(started.as_ref()) } else { None }
     })?;
-    let mut by_trial: BTreeMap<u32, Vec<&Entry>> = BTreeMap::new();
+    let mut by_trial: BTreeMap<u32, Vec<&RecordEntry>> = BTreeMap::new();
     let mut view = ScenarioView {
         id,
         started,
-        steady: None,
-        steady_entries: Vec::new(),
+        baseline: None,
+        baseline_entries: Vec::new(),
         trials: Vec::new(),
         left_out: 0,
         verdict: None,
@@ -160,7 +160,7 @@ fn scenario<'a>(id: &'a str, entries: &[&'a Entry]) -> Option<ScenarioView<'a>> 
     };
     for entry in entries {
         match (&entry.event, entry.trial) {
-            (Event::SteadyState(facts), _) => view.steady = Some(facts),
+            (Event::Baseline(facts), _) => view.baseline = Some(facts),
             (Event::Judged { verdict, seconds }, _) => {
                 (view.verdict, view.seconds) = (Some(verdict), *seconds)
             }
@@ -169,7 +169,7 @@ fn scenario<'a>(id: &'a str, entries: &[&'a Entry]) -> Option<ScenarioView<'a>> 
             _ => {}
         }
     }
-    view.steady_entries = by_trial.remove(&0).unwrap_or_default();
+    view.baseline_entries = by_trial.remove(&0).unwrap_or_default();
     view.trials = by_trial
         .into_iter()
         .map(|(number, entries)| TrialView { number, facts: facts_in(&entries), entries })
@@ -178,7 +178,7 @@ fn scenario<'a>(id: &'a str, entries: &[&'a Entry]) -> Option<ScenarioView<'a>> 
     Some(view)
 }
 
-fn facts_in<'a>(entries: &[&'a Entry]) -> Option<&'a TrialFacts> {
+fn facts_in<'a>(entries: &[&'a RecordEntry]) -> Option<&'a TrialFacts> {
     entries.iter().find_map(|entry| {
         if let Event::TrialEnded(facts) = &entry.event { Some(facts.as_ref()) } else { None }
     })

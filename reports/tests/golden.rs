@@ -10,8 +10,8 @@ use scenarios::*;
 const HOSTILE: &str =
     "<script>alert(1)</script> \u{1b}[31m \u{0} \u{202e}evil | `code` ]]> --> &amp; \u{ffff}";
 
-fn entry(at_us: u64, scenario: Option<&str>, trial: Option<u32>, event: Event) -> Entry {
-    Entry { at_us, scenario: scenario.map(str::to_owned), trial, event }
+fn entry(at_us: u64, scenario: Option<&str>, trial: Option<u32>, event: Event) -> RecordEntry {
+    RecordEntry { at_us, scenario: scenario.map(str::to_owned), trial, event }
 }
 
 fn started() -> Event {
@@ -30,7 +30,7 @@ fn started() -> Event {
         started: "2026-11-23T19:06:31Z".into(),
         seed: 7,
         command: vec!["trainwreck".into(), HOSTILE.into()],
-        machine: Machine {
+        machine: MachineFacts {
             kernel: "6.18".into(),
             cores: 4,
             memory_bytes: 24 << 30,
@@ -61,18 +61,18 @@ fn facts(outcome: Outcome) -> TrialFacts {
         what: "SIGKILL of the whole tree at file event 7 of checkpoint-save 2".into(),
         outcome,
         because: format!("because {HOSTILE}"),
-        landed: vec!["every process was killed".into()],
+        evidence: vec!["every process was killed".into()],
         step_at_fault: Some(9),
-        promised: Some(5),
+        acknowledged: Some(5),
         resumed_from: Some(5),
         lost_steps: Some(4),
         recovery_seconds: Some(0.25),
         restarts: 0,
         same: vec!["blake3:aa".into()],
-        same_as_steady: Some(true),
+        same_as_baseline: Some(true),
         final_step: Some(12),
         final_loss: None,
-        found: vec![],
+        gpu_defects: vec![],
         peak_memory_bytes: Some(9 << 20),
         probes: vec![],
         seconds: 1.0,
@@ -80,7 +80,7 @@ fn facts(outcome: Outcome) -> TrialFacts {
 }
 
 /// Steps 1 to 9, a kill, a resume from 5, steps to 12.
-fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<Entry> {
+fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
     let at = |ms: u64, event| entry(ms * 1000, Some(id), Some(number), event);
     let begun = |attempt| Event::TargetStarted(TargetStarted { attempt, command: vec!["trainer".into()] });
     let mut entries = vec![
@@ -90,12 +90,12 @@ fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<Entry> {
     ];
     entries.extend((1..10).map(|step| at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
     entries.push(at(55, Event::Saved { step: 5 }));
-    entries.push(at(95, Event::FaultLanded { fault: "crash".into(), evidence: HOSTILE.into() }));
-    entries.push(at(96, Event::TargetEnded { attempt: 1, ending: Ending::Struck }));
+    entries.push(at(95, Event::FaultEffective { fault: "crash".into(), evidence: HOSTILE.into() }));
+    entries.push(at(96, Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault }));
     entries.push(at(97, begun(2)));
     entries.push(at(98, Event::Resumed { step: 5 }));
     entries.extend((6..13).map(|step| at(100 + step * 10, Event::Step { step, loss: None })));
-    entries.push(at(231, Event::Said { stream: Stream::Stderr, line: HOSTILE.repeat(40) }));
+    entries.push(at(231, Event::Output { stream: OutputStream::Stderr, line: HOSTILE.repeat(40) }));
     entries.push(at(
         232,
         Event::TargetEnded {
@@ -107,8 +107,8 @@ fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<Entry> {
     entries
 }
 
-fn steady(id: &str) -> Entry {
-    let facts = SteadyFacts {
+fn steady(id: &str) -> RecordEntry {
+    let facts = BaselineFacts {
         ended_well: true,
         steps: 12,
         saves: vec![5, 10],
@@ -117,13 +117,13 @@ fn steady(id: &str) -> Entry {
         peak_memory_bytes: Some(8 << 20),
         counted: BTreeMap::from([("file events of save 1".into(), 23)]),
         final_loss: None,
-        found: vec![],
+        gpu_defects: vec![],
         cached: false,
     };
-    entry(0, Some(id), None, Event::SteadyState(facts))
+    entry(0, Some(id), None, Event::Baseline(facts))
 }
 
-fn judged(id: &str, verdict: Verdict) -> Entry {
+fn judged(id: &str, verdict: Verdict) -> RecordEntry {
     entry(400_000, Some(id), None, Event::Judged { verdict, seconds: 0.4 })
 }
 
@@ -233,7 +233,7 @@ fn with_a_guard_taken_away_violated_is_what_is_wanted() {
     entries.push(judged("bb-01", Verdict::Survived));
     let summary = reports::summary(&Record { entries, truncated: false }).unwrap();
     let counts: Vec<(&str, usize)> =
-        summary.counts.iter().map(|count| (count.word, count.scenarios)).collect();
+        summary.counts.iter().map(|count| (count.label, count.scenarios)).collect();
     assert_eq!(counts, [("not noticed", 1), ("guard noticed", 1)]);
 }
 
@@ -266,8 +266,8 @@ proptest! {
     fn no_words_of_a_target_break_a_report(words in "\\PC{0,80}|[<>&'\"\\x00-\\x1f]{0,40}", step in any::<u64>(), at_us in any::<u64>()) {
         let mut entries = vec![entry(0, None, None, started()), entry(0, Some("aa-01"), None, scenario(&words, None))];
         entries.push(entry(at_us, Some("aa-01"), Some(1), Event::Step { step, loss: Some(f64::NAN) }));
-        entries.push(entry(0, Some("aa-01"), Some(1), Event::Said { stream: Stream::Stderr, line: words.clone() }));
-        entries.push(entry(at_us / 2, Some("aa-01"), Some(1), Event::FaultLanded { fault: words.clone(), evidence: words.clone() }));
+        entries.push(entry(0, Some("aa-01"), Some(1), Event::Output { stream: OutputStream::Stderr, line: words.clone() }));
+        entries.push(entry(at_us / 2, Some("aa-01"), Some(1), Event::FaultEffective { fault: words.clone(), evidence: words.clone() }));
         entries.push(judged("aa-01", Verdict::Inconclusive { why: words.clone() }));
         let record = Record { entries, truncated: false };
         prop_assert!(is_balanced(&html_of(&record)));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// A kind of file system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Operation {
+pub enum FileCallKind {
     /// Opening for writing, or creating.
     Open,
     /// Opening for reading only.
@@ -32,7 +32,7 @@ pub enum Operation {
 /// What a crash takes with it: a kill nothing that the kernel has, a power loss what a file system does not promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum CrashOf {
+pub enum CrashModel {
     /// The target is killed; the machine runs on.
     Process,
     /// Power loss on ext4 (data=ordered).
@@ -45,113 +45,115 @@ pub enum CrashOf {
     Posix,
     /// Power loss with a disk that says `synced` and keeps it in a cache that the power takes: nothing is certain since the last
     /// save but one.
-    LyingDisk,
+    Lying,
 }
 
-impl CrashOf {
+impl CrashModel {
     /// What is meant where none is named: a lying disk is a broken one.
-    pub const USUAL: [CrashOf; 5] =
-        [CrashOf::Process, CrashOf::Ext4, CrashOf::Xfs, CrashOf::Btrfs, CrashOf::Posix];
+    pub const DEFAULTS: [CrashModel; 5] =
+        [CrashModel::Process, CrashModel::Ext4, CrashModel::Xfs, CrashModel::Btrfs, CrashModel::Posix];
 }
 
-impl Operation {
+impl FileCallKind {
     /// Every one.
-    pub const ALL: [Operation; 18] = [
-        Operation::Open,
-        Operation::OpenToRead,
-        Operation::Read,
-        Operation::Write,
-        Operation::Truncate,
-        Operation::Allocate,
-        Operation::Rename,
-        Operation::Link,
-        Operation::Symlink,
-        Operation::Unlink,
-        Operation::Mkdir,
-        Operation::Rmdir,
-        Operation::Chmod,
-        Operation::Fsync,
-        Operation::Fdatasync,
-        Operation::Close,
-        Operation::Stat,
-        Operation::Access,
+    pub const ALL: [FileCallKind; 18] = [
+        FileCallKind::Open,
+        FileCallKind::OpenToRead,
+        FileCallKind::Read,
+        FileCallKind::Write,
+        FileCallKind::Truncate,
+        FileCallKind::Allocate,
+        FileCallKind::Rename,
+        FileCallKind::Link,
+        FileCallKind::Symlink,
+        FileCallKind::Unlink,
+        FileCallKind::Mkdir,
+        FileCallKind::Rmdir,
+        FileCallKind::Chmod,
+        FileCallKind::Fsync,
+        FileCallKind::Fdatasync,
+        FileCallKind::Close,
+        FileCallKind::Stat,
+        FileCallKind::Access,
     ];
 
     /// Those that change files or make a change durable: what a trigger means that names none.
-    pub const CHANGES: [Operation; 13] = [
-        Operation::Open,
-        Operation::Write,
-        Operation::Truncate,
-        Operation::Allocate,
-        Operation::Rename,
-        Operation::Link,
-        Operation::Symlink,
-        Operation::Unlink,
-        Operation::Mkdir,
-        Operation::Rmdir,
-        Operation::Chmod,
-        Operation::Fsync,
-        Operation::Fdatasync,
+    pub const MUTATING: [FileCallKind; 13] = [
+        FileCallKind::Open,
+        FileCallKind::Write,
+        FileCallKind::Truncate,
+        FileCallKind::Allocate,
+        FileCallKind::Rename,
+        FileCallKind::Link,
+        FileCallKind::Symlink,
+        FileCallKind::Unlink,
+        FileCallKind::Mkdir,
+        FileCallKind::Rmdir,
+        FileCallKind::Chmod,
+        FileCallKind::Fsync,
+        FileCallKind::Fdatasync,
     ];
 
     /// As a scenario names it.
     pub fn name(self) -> &'static str {
         match self {
-            Operation::Open => "open",
-            Operation::OpenToRead => "open-to-read",
-            Operation::Read => "read",
-            Operation::Write => "write",
-            Operation::Truncate => "truncate",
-            Operation::Allocate => "allocate",
-            Operation::Rename => "rename",
-            Operation::Link => "link",
-            Operation::Symlink => "symlink",
-            Operation::Unlink => "unlink",
-            Operation::Mkdir => "mkdir",
-            Operation::Rmdir => "rmdir",
-            Operation::Chmod => "chmod",
-            Operation::Fsync => "fsync",
-            Operation::Fdatasync => "fdatasync",
-            Operation::Close => "close",
-            Operation::Stat => "stat",
-            Operation::Access => "access",
+            FileCallKind::Open => "open",
+            FileCallKind::OpenToRead => "open-to-read",
+            FileCallKind::Read => "read",
+            FileCallKind::Write => "write",
+            FileCallKind::Truncate => "truncate",
+            FileCallKind::Allocate => "allocate",
+            FileCallKind::Rename => "rename",
+            FileCallKind::Link => "link",
+            FileCallKind::Symlink => "symlink",
+            FileCallKind::Unlink => "unlink",
+            FileCallKind::Mkdir => "mkdir",
+            FileCallKind::Rmdir => "rmdir",
+            FileCallKind::Chmod => "chmod",
+            FileCallKind::Fsync => "fsync",
+            FileCallKind::Fdatasync => "fdatasync",
+            FileCallKind::Close => "close",
+            FileCallKind::Stat => "stat",
+            FileCallKind::Access => "access",
         }
     }
 
     /// Whether the call is about a path, so that something can come between check and use.
-    pub fn names_a_path(self) -> bool {
+    pub fn takes_path(self) -> bool {
         matches!(
             self,
-            Operation::Open
-                | Operation::OpenToRead
-                | Operation::Rename
-                | Operation::Link
-                | Operation::Unlink
-                | Operation::Stat
-                | Operation::Access
+            FileCallKind::Open
+                | FileCallKind::OpenToRead
+                | FileCallKind::Rename
+                | FileCallKind::Link
+                | FileCallKind::Unlink
+                | FileCallKind::Stat
+                | FileCallKind::Access
         )
     }
 
     /// What it may return on a machine in trouble: a failing disk, a full one, a quota, too many files, no memory, a
     /// file system that has become read-only. From the manual pages, section 2. EINTR is left out: to go on as if nothing
     /// had happened is right then, so it is a fault of its own.
-    pub fn plausible(self) -> Vec<Errno> {
+    pub fn plausible_errnos(self) -> Vec<Errno> {
         let names: &[&str] = match self {
-            Operation::Open => &["EIO", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "ENOMEM", "EROFS", "EACCES"],
-            Operation::OpenToRead => &["EIO", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "ENOENT"],
-            Operation::Read => &["EIO"],
-            Operation::Write => &["EIO", "ENOSPC", "EDQUOT", "EFBIG"],
-            Operation::Truncate | Operation::Allocate => &["EIO", "ENOSPC", "EDQUOT"],
-            Operation::Rename | Operation::Link | Operation::Symlink | Operation::Mkdir => {
+            FileCallKind::Open => {
+                &["EIO", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "ENOMEM", "EROFS", "EACCES"]
+            }
+            FileCallKind::OpenToRead => &["EIO", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "ENOENT"],
+            FileCallKind::Read => &["EIO"],
+            FileCallKind::Write => &["EIO", "ENOSPC", "EDQUOT", "EFBIG"],
+            FileCallKind::Truncate | FileCallKind::Allocate => &["EIO", "ENOSPC", "EDQUOT"],
+            FileCallKind::Rename | FileCallKind::Link | FileCallKind::Symlink | FileCallKind::Mkdir => {
                 &["EIO", "ENOSPC", "EDQUOT", "ENOMEM", "EROFS", "EACCES"]
             }
-            Operation::Unlink | Operation::Rmdir => &["EIO", "ENOMEM", "EROFS", "EACCES", "EBUSY"],
-            Operation::Chmod => &["EIO", "ENOMEM", "EROFS", "EPERM"],
-            Operation::Fsync | Operation::Fdatasync => &["EIO", "ENOSPC", "EDQUOT", "EROFS"],
-            Operation::Close => &["EIO", "ENOSPC", "EDQUOT"],
-            Operation::Stat | Operation::Access => &["EIO", "ENOMEM", "EACCES", "ENOENT"],
+            FileCallKind::Unlink | FileCallKind::Rmdir => &["EIO", "ENOMEM", "EROFS", "EACCES", "EBUSY"],
+            FileCallKind::Chmod => &["EIO", "ENOMEM", "EROFS", "EPERM"],
+            FileCallKind::Fsync | FileCallKind::Fdatasync => &["EIO", "ENOSPC", "EDQUOT", "EROFS"],
+            FileCallKind::Close => &["EIO", "ENOSPC", "EDQUOT"],
+            FileCallKind::Stat | FileCallKind::Access => &["EIO", "ENOMEM", "EACCES", "ENOENT"],
         };
-        names.iter().filter_map(|name| Errno::named(name)).collect()
+        names.iter().filter_map(|name| Errno::from_name(name)).collect()
     }
 }
 
@@ -191,7 +193,7 @@ pub struct Errno {
 }
 
 impl Errno {
-    pub fn named(name: &str) -> Option<Errno> {
+    pub fn from_name(name: &str) -> Option<Errno> {
         ERRNOS.iter().find(|(known, _)| *known == name).map(|(name, number)| Errno { name, number: *number })
     }
 

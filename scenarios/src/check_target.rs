@@ -7,26 +7,26 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::leaf::{Pattern, Setting};
-use crate::placed::Placed;
-use crate::problem::{InvalidFile, Problem, nearest};
+use crate::problem::{InvalidFile, Problem, suggestion};
+use crate::spanned::Placed;
 use crate::target::{Announces, Phase, TargetFile};
 use crate::target_draft::{PhaseDraft, TargetDraft};
 use crate::{read, tree};
 
-const STALL: Duration = Duration::from_secs(60);
-const FINISH: Duration = Duration::from_secs(600);
+const DEFAULT_STALL: Duration = Duration::from_secs(60);
+const DEFAULT_FINISH: Duration = Duration::from_secs(600);
 
-pub(crate) fn target(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
+pub(crate) fn check_target(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
     let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
-    let (draft, mut problems) = read::read::<TargetDraft>(&mut root);
-    let target = draft.map(|draft| checked(draft, &mut problems));
+    let (draft, mut problems) = read::deserialize_all::<TargetDraft>(&mut root);
+    let target = draft.map(|draft| checked_target(draft, &mut problems));
     match target {
         Some(target) if problems.is_empty() => Ok(target),
         _ => Err(InvalidFile::new(file, text, problems)),
     }
 }
 
-fn checked(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile {
+fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile {
     if draft.version.value != 1 {
         problems.push(
             draft
@@ -39,46 +39,50 @@ fn checked(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile {
         problems.push(draft.program.problem("a program has a name"));
     }
     let places =
-        draft.places.iter().map(|(name, place)| (name.clone(), below_root(place, problems))).collect();
+        draft.places.iter().map(|(name, place)| (name.clone(), checked_place(place, problems))).collect();
     let phases = draft
         .phases
         .into_iter()
         .map(|(name, phase)| (name, checked_phase(phase, &places, problems)))
         .collect();
-    let start = command(draft.start, problems);
-    let resume = draft.resume.map_or_else(|| start.clone(), |resume| command(resume, problems));
+    let start = checked_command(draft.start, problems);
+    let resume = draft.resume.map_or_else(|| start.clone(), |resume| checked_command(resume, problems));
     TargetFile {
         id: draft.id,
         title: draft.title,
         program: PathBuf::from(draft.program.value),
-        environment: texts(draft.environment),
-        prepare: draft.prepare.into_iter().map(|words| command(words, problems)).collect(),
-        generate: draft.generate.into_iter().map(|(kind, words)| (kind, command(words, problems))).collect(),
-        submit: draft.submit.map(|words| command(words, problems)),
-        verify: draft.verify.map(|words| command(words, problems)),
+        environment: setting_texts(draft.environment),
+        prepare: draft.prepare.into_iter().map(|words| checked_command(words, problems)).collect(),
+        generate: draft
+            .generate
+            .into_iter()
+            .map(|(kind, words)| (kind, checked_command(words, problems)))
+            .collect(),
+        submit: draft.submit.map(|words| checked_command(words, problems)),
+        verify: draft.verify.map(|words| checked_command(words, problems)),
         start,
         resume,
         setting_args: draft.setting_args,
         announces: Announces {
-            step: with_group(draft.announces.step, "step", problems),
-            saved: draft.announces.saved.map(|pattern| with_group(pattern, "step", problems)),
-            resumed: draft.announces.resumed.map(|pattern| with_group(pattern, "step", problems)),
+            step: pattern_with_group(draft.announces.step, "step", problems),
+            saved: draft.announces.saved.map(|pattern| pattern_with_group(pattern, "step", problems)),
+            resumed: draft.announces.resumed.map(|pattern| pattern_with_group(pattern, "step", problems)),
         },
-        same: draft.same.map(|pattern| with_group(pattern, "value", problems)),
+        same: draft.same.map(|pattern| pattern_with_group(pattern, "value", problems)),
         refused_exits: draft.refused_exits.into_iter().map(i32::from).collect(),
-        guards: draft.guards.into_iter().map(|(name, settings)| (name, texts(settings))).collect(),
-        stall: draft.timeouts.stall.map_or(STALL, |time| time.0),
-        finish: draft.timeouts.finish.map_or(FINISH, |time| time.0),
+        guards: draft.guards.into_iter().map(|(name, settings)| (name, setting_texts(settings))).collect(),
+        stall: draft.timeouts.stall.map_or(DEFAULT_STALL, |time| time.0),
+        finish: draft.timeouts.finish.map_or(DEFAULT_FINISH, |time| time.0),
         places,
         phases,
     }
 }
 
-fn texts(settings: BTreeMap<String, Setting>) -> BTreeMap<String, String> {
+fn setting_texts(settings: BTreeMap<String, Setting>) -> BTreeMap<String, String> {
     settings.into_iter().map(|(key, value)| (key, value.0)).collect()
 }
 
-fn command(words: Placed<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<String> {
+fn checked_command(words: Placed<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<String> {
     if words.value.first().is_none_or(String::is_empty) {
         problems
             .push(words.problem("a command needs at least its program").help("begin it with '{program}'"));
@@ -86,7 +90,7 @@ fn command(words: Placed<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<Strin
     words.value
 }
 
-fn below_root(place: &Placed<String>, problems: &mut Vec<Problem>) -> PathBuf {
+fn checked_place(place: &Placed<String>, problems: &mut Vec<Problem>) -> PathBuf {
     let path = Path::new(&place.value);
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if !path.components().all(plain) || place.value.is_empty() {
@@ -99,7 +103,7 @@ fn below_root(place: &Placed<String>, problems: &mut Vec<Problem>) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
-fn with_group(pattern: Placed<Pattern>, group: &str, problems: &mut Vec<Problem>) -> Regex {
+fn pattern_with_group(pattern: Placed<Pattern>, group: &str, problems: &mut Vec<Problem>) -> Regex {
     if !pattern.value.0.capture_names().flatten().any(|name| name == group) {
         let message = format!("the pattern has no group `{group}`");
         problems
@@ -116,7 +120,10 @@ fn checked_phase(
     if !places.contains_key(&draft.place.value) {
         let message = format!("there is no place `{}`", draft.place.value);
         problems.push(
-            draft.place.problem(message).help(nearest(&draft.place.value, places.keys().map(String::as_str))),
+            draft
+                .place
+                .problem(message)
+                .help(suggestion(&draft.place.value, places.keys().map(String::as_str))),
         );
     }
     Phase { begins: draft.begins.0, ends: draft.ends.0, place: draft.place.value }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::calls::{CrashOf, Operation};
+use crate::calls::{CrashModel, FileCallKind};
 use crate::expect_draft::ExpectationDraft;
 use crate::gpu_draft::{GpuDraft, GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite, GpuStateFault};
 use crate::leaf::{ErrnoName, FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
-use crate::placed::Placed;
+use crate::spanned::Placed;
 
 /// A scenario of Trainwreck: a target, a method that breaks it, and what is expected of it then.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -24,7 +24,7 @@ pub(crate) struct ScenarioDraft {
     pub(crate) title: Placed<String>,
     /// How bad it is when a trainer does not survive this.
     pub(crate) severity: SeverityDraft,
-    pub(crate) target: TargetUse,
+    pub(crate) target: TargetUseDraft,
     /// Places of the target that get a tmpfs of their own.
     #[serde(default)]
     pub(crate) mounts: Vec<MountDraft>,
@@ -51,7 +51,7 @@ pub(crate) enum SeverityDraft {
 /// The trainer under test and what it is given to do.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct TargetUse {
+pub(crate) struct TargetUseDraft {
     /// Name of a shipped target (`reference`), or the path of a target file beside this one.
     #[serde(rename = "use")]
     pub(crate) target: String,
@@ -120,7 +120,7 @@ pub(crate) enum FaultDraft {
     Vanish(Vanish),
     /// One sample of each submitted file gets a weight with which its loss overflows.
     PoisonSample(PoisonSample),
-    /// A file system call fails. With `strike: from-then-on` each later one as well, until the target has ended by itself.
+    /// A file system call fails. With `persistence: persistent` each later one as well, until the target has ended by itself.
     FailCall(FailCall),
     /// A read or a write moves fewer bytes than were asked for, as a signal, a full disk or a network file system makes it.
     ShortCall(ShortCall),
@@ -157,21 +157,21 @@ macro_rules! fault {
             $($(#[$field_doc])* pub(crate) $field: $type,)*
             /// When it strikes; from the start where it is not said.
             pub(crate) when: Option<TriggerDraft>,
-            /// How often it strikes in one trial: `once` (the default) or `from-then-on`.
+            /// How often it strikes in one trial: `transient` (the default) or `persistent`.
             #[serde(default)]
-            pub(crate) strike: StrikeDraft,
+            pub(crate) persistence: PersistenceDraft,
             /// When it is taken back; never where it is not said.
             pub(crate) until: Option<UntilDraft>,
             /// What shows that it landed, in place of the fault's own evidence.
-            pub(crate) landed_if: Option<LandedDraft>,
+            pub(crate) effective_if: Option<EffectiveIfDraft>,
             /// Trials at most (64 where it is not said); what is left out is counted and told.
             pub(crate) max_trials: Option<Placed<u32>>,
         }
 
         impl $name {
             pub(crate) fn common(&self) -> Common<'_> {
-                let $name { when, strike, until, landed_if, max_trials, .. } = self;
-                Common { when: when.as_ref(), strike: *strike, until: until.as_ref(), landed_if: landed_if.as_ref(), max_trials: max_trials.as_ref() }
+                let $name { when, persistence, until, effective_if, max_trials, .. } = self;
+                Common { when: when.as_ref(), persistence: *persistence, until: until.as_ref(), effective_if: effective_if.as_ref(), max_trials: max_trials.as_ref() }
             }
         }
     };
@@ -182,9 +182,9 @@ pub(crate) use fault;
 #[derive(Clone, Copy)]
 pub(crate) struct Common<'a> {
     pub(crate) when: Option<&'a TriggerDraft>,
-    pub(crate) strike: StrikeDraft,
+    pub(crate) persistence: PersistenceDraft,
     pub(crate) until: Option<&'a UntilDraft>,
-    pub(crate) landed_if: Option<&'a LandedDraft>,
+    pub(crate) effective_if: Option<&'a EffectiveIfDraft>,
     pub(crate) max_trials: Option<&'a Placed<u32>>,
 }
 
@@ -303,7 +303,7 @@ fault!(
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct CrashStates {
     /// Which crashes; where none is said, a kill and a power loss on each file system.
-    pub(crate) of: Option<Placed<Vec<CrashOf>>>,
+    pub(crate) of: Option<Placed<Vec<CrashModel>>>,
     /// Only from the beginning of one turn of this phase to that of the next, never the first, as the seed decides.
     pub(crate) during: Option<Placed<String>>,
     /// Only at changes of these paths.
@@ -317,7 +317,7 @@ pub(crate) struct CrashStates {
 impl CrashStates {
     pub(crate) fn common(&self) -> Common<'_> {
         let max_trials = self.max_trials.as_ref();
-        Common { when: None, strike: StrikeDraft::Once, until: None, landed_if: None, max_trials }
+        Common { when: None, persistence: PersistenceDraft::Transient, until: None, effective_if: None, max_trials }
     }
 }
 
@@ -350,7 +350,7 @@ pub(crate) enum TriggerDraft {
     /// Once the target announces this step or a later one.
     Step(u64),
     /// Once a line of its output matches.
-    Said(Pattern),
+    Output(Pattern),
     /// This long after it was started.
     After(Span),
     /// At a file system call below the root, exactly: the target waits in it until the fault has been made.
@@ -362,7 +362,7 @@ pub(crate) enum TriggerDraft {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct CallDraft {
     /// Which kinds; where none is said, those that change files or make a change durable.
-    pub(crate) to: Option<Placed<Vec<Operation>>>,
+    pub(crate) to: Option<Placed<Vec<FileCallKind>>>,
     /// Only on these paths.
     pub(crate) on: Option<Files>,
     /// Only in this phase of the target file, such as `checkpoint-save`: in one of its turns, never the first, as the seed decides.
@@ -374,12 +374,12 @@ pub(crate) struct CallDraft {
 /// How often a fault strikes in one trial.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum StrikeDraft {
+pub(crate) enum PersistenceDraft {
     /// Once: a resumed target is not shot again.
     #[default]
-    Once,
+    Transient,
     /// Each time its trigger comes.
-    FromThenOn,
+    Persistent,
 }
 
 /// When a fault is taken back.
@@ -391,15 +391,15 @@ pub(crate) enum UntilDraft {
     /// This long after it struck.
     After(Span),
     /// Once a line of the target's output matches.
-    Said(Pattern),
+    Output(Pattern),
 }
 
 /// What shows that a fault landed.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum LandedDraft {
+pub(crate) enum EffectiveIfDraft {
     /// A line of the target's output matches.
-    Said(Pattern),
+    Output(Pattern),
 }
 
 /// A file to be planted.

@@ -25,18 +25,18 @@ pub(crate) enum FactDraft {
     /// What the target did is one of these.
     Outcome(Vec<Outcome>),
     /// Steps that had to be trained again.
-    LostSteps(Most),
+    LostSteps(MaxCount),
     /// What the target file's `same` finds (a hash of the weights, say) is equal to the undisturbed run's.
-    SameAsSteadyState,
+    SameAsBaseline,
     /// The loss of its last step is near the undisturbed run's, for a target that may end on another device: weights are then not
     /// expected to be equal.
-    FinalLoss(Near),
+    FinalLoss(Tolerance),
     /// Times that the harness had to start the target again, beside those that the method caused.
-    Restarts(Most),
+    Restarts(MaxCount),
     /// From the fault's landing to the next announced step.
-    RecoveryTime(MostTime),
+    RecoveryTime(MaxTime),
     /// Resident memory of the target's largest process.
-    PeakMemory(MostBytes),
+    PeakMemory(MaxBytes),
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
     /// It does so on the files as `crash-states` left them, before the target is resumed.
@@ -46,7 +46,7 @@ pub(crate) enum FactDraft {
     /// When the main process has ended by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
-    Says(Pattern),
+    Output(Pattern),
     /// Files below the root at the end, counted.
     Files(FilesDraft),
 }
@@ -54,14 +54,14 @@ pub(crate) enum FactDraft {
 /// At most so many.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Most {
+pub(crate) struct MaxCount {
     pub(crate) max: u64,
 }
 
 /// How near.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Near {
+pub(crate) struct Tolerance {
     /// Part of the undisturbed run's value.
     pub(crate) within: Percent,
 }
@@ -69,14 +69,14 @@ pub(crate) struct Near {
 /// At most so long.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct MostTime {
+pub(crate) struct MaxTime {
     pub(crate) max: Span,
 }
 
 /// At most so much.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct MostBytes {
+pub(crate) struct MaxBytes {
     pub(crate) max: Size,
 }
 

@@ -5,12 +5,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::Aim;
+use crate::scenario::Occurrence;
 use crate::units::ByteSize;
 
 /// The GPU that a target sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Gpu {
+pub enum TargetGpu {
     /// None is needed: a stand-in for the driver computes on the CPU.
     Simulated(SimulatedGpu),
     /// The machine's own, with the stand-in in front of its driver.
@@ -73,7 +73,7 @@ impl GpuCallKind {
 
 /// Which calls of the driver, of all threads and processes of the target together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuCalls {
+pub struct GpuCallTrigger {
     /// None: all kinds.
     pub kinds: Vec<GpuCallKind>,
     /// Glob on the function's name.
@@ -83,17 +83,17 @@ pub struct GpuCalls {
     /// For allocations and copies.
     pub min_bytes: u64,
     /// Counted from when the fault is armed.
-    pub at: Aim,
+    pub occurrence: Occurrence,
 }
 
 /// When an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Told {
+pub enum ErrorReporting {
     /// By the call itself.
-    AtOnce,
+    Immediately,
     /// By the next call that waits, as errors of kernels are.
-    AtNextSynchronise,
+    AtNextSync,
 }
 
 /// What a wrong value is.
@@ -108,7 +108,7 @@ pub enum WrongValue {
 /// Why clocks are held down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Throttle {
+pub enum ThrottleReason {
     /// Hardware thermal slowdown.
     Thermal,
     /// Software power cap.
@@ -123,7 +123,7 @@ pub struct GpuState {
     /// Off the bus.
     pub lost: bool,
     pub temperature_c: Option<u32>,
-    pub throttled: Vec<Throttle>,
+    pub throttled: Vec<ThrottleReason>,
     /// Added to the counts.
     pub ecc_corrected: u64,
     pub ecc_uncorrected: u64,
@@ -135,7 +135,7 @@ pub struct GpuState {
 
 /// Errors that a scenario can name: `CUDA_ERROR_` and the name in capitals, its number, and whether it leaves the process unable to
 /// use CUDA again ("the process must be terminated and relaunched", as cuda.h says of most of them).
-const ERRORS: [(&str, u32, bool); 53] = [
+const CUDA_ERRORS: [(&str, u32, bool); 53] = [
     ("invalid-value", 1, false),
     ("out-of-memory", 2, false),
     ("not-initialized", 3, false),
@@ -199,17 +199,17 @@ pub struct CudaError {
     /// Its `CUresult`.
     pub number: u32,
     /// Whether a real one leaves the process unable to use CUDA again.
-    pub lasting: bool,
+    pub sticky: bool,
 }
 
 impl CudaError {
-    pub fn named(name: &str) -> Option<CudaError> {
-        let known = ERRORS.iter().find(|(known, ..)| *known == name);
-        known.map(|&(name, number, lasting)| CudaError { name, number, lasting })
+    pub fn from_name(name: &str) -> Option<CudaError> {
+        let known = CUDA_ERRORS.iter().find(|(known, ..)| *known == name);
+        known.map(|&(name, number, lasting)| CudaError { name, number, sticky: lasting })
     }
 
     pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-        ERRORS.iter().map(|(name, ..)| *name)
+        CUDA_ERRORS.iter().map(|(name, ..)| *name)
     }
 }
 

@@ -5,10 +5,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::draft::{Common, LandedDraft, StrikeDraft, TriggerDraft, UntilDraft, fault};
-use crate::gpu::{GpuCallKind, Throttle, Told, WrongValue};
+use crate::draft::{Common, EffectiveIfDraft, PersistenceDraft, TriggerDraft, UntilDraft, fault};
+use crate::gpu::{ErrorReporting, GpuCallKind, ThrottleReason, WrongValue};
 use crate::leaf::{CudaErrorName, NameGlob, Size, Version, Which};
-use crate::placed::Placed;
+use crate::spanned::Placed;
 
 /// The GPU that the target sees.
 #[derive(Debug)]
@@ -31,19 +31,19 @@ pub(crate) struct SimulatedDraft {
     pub(crate) compute_capability: Option<Version>,
 }
 
-const CHOICES: &[&str] = &["simulated", "real"];
+const GPU_KINDS: &[&str] = &["simulated", "real"];
 
 /// The form with a value.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum WithValue {
+enum GpuDraftMap {
     Simulated(SimulatedDraft),
     Real,
 }
 
-struct Choice;
+struct GpuDraftVisitor;
 
-impl<'de> Visitor<'de> for Choice {
+impl<'de> Visitor<'de> for GpuDraftVisitor {
     type Value = GpuDraft;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,21 +54,21 @@ impl<'de> Visitor<'de> for Choice {
         match word {
             "simulated" => Ok(GpuDraft::Simulated(SimulatedDraft::default())),
             "real" => Ok(GpuDraft::Real),
-            _ => Err(E::unknown_variant(word, CHOICES)),
+            _ => Err(E::unknown_variant(word, GPU_KINDS)),
         }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<GpuDraft, A::Error> {
-        Ok(match WithValue::deserialize(MapAccessDeserializer::new(map))? {
-            WithValue::Simulated(simulated) => GpuDraft::Simulated(simulated),
-            WithValue::Real => GpuDraft::Real,
+        Ok(match GpuDraftMap::deserialize(MapAccessDeserializer::new(map))? {
+            GpuDraftMap::Simulated(simulated) => GpuDraft::Simulated(simulated),
+            GpuDraftMap::Real => GpuDraft::Real,
         })
     }
 }
 
 impl<'de> Deserialize<'de> for GpuDraft {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<GpuDraft, D::Error> {
-        deserializer.deserialize_any(Choice)
+        deserializer.deserialize_any(GpuDraftVisitor)
     }
 }
 
@@ -86,7 +86,7 @@ impl JsonSchema for GpuDraft {
         schemars::json_schema!({
             "description": "`simulated`: a stand-in for the driver that computes on the CPU. `real`: the machine's own, with the stand-in in front of its driver.",
             "anyOf": [
-                { "type": "string", "enum": CHOICES },
+                { "type": "string", "enum": GPU_KINDS },
                 { "type": "object", "properties": { "simulated": simulated }, "required": ["simulated"], "additionalProperties": false },
             ],
         })
@@ -114,8 +114,8 @@ fault!(
     GpuError {
         /// With what, by CUDA's own names: a trial for each.
         code: Placed<Vec<CudaErrorName>>,
-        /// When it is told: a trial for each. `at-once` where it is not said.
-        told: Option<Placed<Vec<Told>>>,
+        /// When it is told: a trial for each. `immediately` where it is not said.
+        reported: Option<Placed<Vec<ErrorReporting>>>,
         /// Every later call of the same process fails likewise; as a real error of that name has it where it is not said.
         sticky: Option<bool>,
         /// Which call.
@@ -163,7 +163,7 @@ fault!(
         temperature: Option<u32>,
         /// Why clocks are held down.
         #[serde(default)]
-        throttled: Vec<Throttle>,
+        throttled: Vec<ThrottleReason>,
         /// So many more corrected memory errors.
         #[serde(default)]
         ecc_corrected: u64,

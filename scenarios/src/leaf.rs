@@ -7,12 +7,12 @@ use regex::{Regex, RegexBuilder};
 
 use crate::calls::Errno;
 use crate::gpu::{CudaError, CudaVersion};
-use crate::problem::nearest;
-use crate::scenario::{Aim, Limit};
+use crate::problem::suggestion;
+use crate::scenario::{MemoryCap, Occurrence};
 use crate::units::{ByteSize, parse_bytes, parse_duration};
 
 /// Bytes that a compiled pattern may take.
-const PATTERN_BYTES: usize = 1 << 20;
+const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 /// A type that is read from one text; its schema is a string with a description and a pattern.
 macro_rules! leaf {
@@ -57,7 +57,7 @@ leaf!(
 leaf!(Size(ByteSize), parse_bytes, r"^\d+ ?(B|KiB|MiB|GiB|TiB)$", "A size with its unit: `64 MiB`.");
 leaf!(Span(Duration), parse_duration, r"^\d+ ?(us|ms|s|min|h)$", "A duration with its unit: `700 ms`.");
 leaf!(
-    MemoryMax(Limit),
+    MemoryMax(MemoryCap),
     memory_max,
     r"^(\d+ ?(B|KiB|MiB|GiB)|\d+ ?% of steady peak)$",
     "A size (`64 MiB`), or a part of what the undisturbed run needed (`60 % of steady peak`)."
@@ -69,7 +69,7 @@ leaf!(
     "How much stays free: a size, or `every-page`: each number of 4 KiB pages from none to a whole save, one trial each."
 );
 leaf!(
-    Which(Aim),
+    Which(Occurrence),
     which,
     r"^(every|[1-9]\d*)$",
     "`every`: each one in turn, one trial each; or the number of one, from 1."
@@ -89,7 +89,7 @@ leaf!(FileName(String), file_name, r"^[^/]+$", "A file name, without a folder.")
 leaf!(Setting(String), setting, "", "A setting's value, as the target reads it.");
 
 fn pattern(text: &str) -> Result<Regex, String> {
-    RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().map_err(|error| {
+    RegexBuilder::new(text).size_limit(MAX_PATTERN_BYTES).build().map_err(|error| {
         let error = error.to_string();
         let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
         format!("`{text}` is not a regular expression: {last}")
@@ -103,14 +103,14 @@ fn glob(text: &str) -> Result<Glob, String> {
         .map_err(|error| format!("`{text}` is not a glob: {}", error.kind()))
 }
 
-fn memory_max(text: &str) -> Result<Limit, String> {
+fn memory_max(text: &str) -> Result<MemoryCap, String> {
     let Some(percent) = text.strip_suffix("% of steady peak") else {
         return parse_bytes(text)
-            .map(Limit::Bytes)
+            .map(MemoryCap::Bytes)
             .map_err(|error| format!("{error}, nor `60 % of steady peak`"));
     };
     match percent.trim().parse() {
-        Ok(percent @ 1..=99) => Ok(Limit::PercentOfSteadyPeak(percent)),
+        Ok(percent @ 1..=99) => Ok(MemoryCap::PercentOfBaselinePeak(percent)),
         _ => Err(format!("`{text}`: the percentage is a whole number from 1 to 99")),
     }
 }
@@ -122,24 +122,24 @@ fn leave(text: &str) -> Result<Option<ByteSize>, String> {
     parse_bytes(text).map(Some).map_err(|error| format!("{error}, nor `every-page`"))
 }
 
-fn which(text: &str) -> Result<Aim, String> {
+fn which(text: &str) -> Result<Occurrence, String> {
     match text.parse() {
-        _ if text == "every" => Ok(Aim::Every),
-        Ok(nth @ 1..) => Ok(Aim::Nth(nth)),
+        _ if text == "every" => Ok(Occurrence::Every),
+        Ok(nth @ 1..) => Ok(Occurrence::Nth(nth)),
         _ => Err(format!("`{text}` is neither `every` nor a number from 1")),
     }
 }
 
 fn errno(text: &str) -> Result<Errno, String> {
-    Errno::named(text).ok_or_else(|| {
+    Errno::from_name(text).ok_or_else(|| {
         let known: Vec<&str> = Errno::names().collect();
         format!("`{text}` is not an errno | known are {}", known.join(", "))
     })
 }
 
 fn cuda_error(text: &str) -> Result<CudaError, String> {
-    CudaError::named(text)
-        .ok_or_else(|| format!("`{text}` is not a CUDA error | {}", nearest(text, CudaError::names())))
+    CudaError::from_name(text)
+        .ok_or_else(|| format!("`{text}` is not a CUDA error | {}", suggestion(text, CudaError::names())))
 }
 
 fn name_glob(text: &str) -> Result<String, String> {

@@ -13,30 +13,32 @@ mod expect_draft;
 mod gpu;
 mod gpu_draft;
 mod leaf;
-mod placed;
 mod problem;
 mod read;
 mod record;
 mod scenario;
 pub mod schema;
+mod spanned;
 mod target;
 mod target_draft;
 mod tree;
 mod units;
 mod verdict;
 
-pub use calls::{CrashOf, Errno, Operation};
+pub use calls::{CrashModel, Errno, FileCallKind};
 pub use gpu::{
-    CudaError, CudaVersion, Gpu, GpuCallKind, GpuCalls, GpuState, SimulatedGpu, Throttle, Told, WrongValue,
+    CudaError, CudaVersion, ErrorReporting, GpuCallKind, GpuCallTrigger, GpuState, SimulatedGpu, TargetGpu,
+    ThrottleReason, WrongValue,
 };
 pub use problem::{InvalidFile, Problem};
 pub use record::{
-    Ending, Entry, Event, Machine, Mechanism, Probed, RECORD_FORMAT, Record, RecordError, RunEnded,
-    RunStarted, ScenarioStarted, SteadyFacts, Stream, TargetStarted, TrialFacts,
+    BaselineFacts, Ending, Event, MachineFacts, Mechanism, OutputStream, Probed, RECORD_FORMAT, Record,
+    RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
 };
 pub use scenario::{
-    Aim, CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, Limit, Modality, Mount,
-    Planted, Point, Scenario, Severity, Strike, SubmittedFile, Swapped, Trigger, Until,
+    CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, KillPoint, MemoryCap, Modality,
+    Mount, Occurrence, Persistence, PlantedFile, Replacement, Scenario, Severity, SubmittedFile, Trigger,
+    Until,
 };
 pub use target::{Announces, Phase, TargetFile};
 pub use units::{ByteSize, parse_bytes, parse_duration};

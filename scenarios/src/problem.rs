@@ -2,7 +2,7 @@
 
 /// A stretch of a file's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Place {
+pub(crate) struct SourceSpan {
     pub(crate) offset: usize,
     pub(crate) length: usize,
     /// 1-based.
@@ -27,8 +27,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn at(place: Place, message: impl Into<String>) -> Problem {
-        let Place { offset, length, line, column } = place;
+    pub(crate) fn at(place: SourceSpan, message: impl Into<String>) -> Problem {
+        let SourceSpan { offset, length, line, column } = place;
         Problem { line, column, offset, length, message: message.into(), help: None }
     }
 
@@ -63,7 +63,7 @@ impl InvalidFile {
 }
 
 /// The known word nearest to one that is not known, as advice.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let distance = |candidate: &&str| strsim::damerau_levenshtein(word, candidate);
     match known.iter().min_by_key(|candidate| distance(candidate)) {

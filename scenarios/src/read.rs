@@ -9,26 +9,26 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-use crate::problem::{Place, Problem, nearest};
-use crate::tree::{Kind, Node};
+use crate::problem::{Problem, SourceSpan, suggestion};
+use crate::tree::{YamlNode, YamlNodeKind};
 
 /// Problems of one file that are told.
-const PROBLEMS_MAX: usize = 50;
+const MAX_PROBLEMS: usize = 50;
 /// Name by which [`crate::placed::Placed`] asks for a place.
-pub(crate) const PLACED: &str = "$placed";
+pub(crate) const SPANNED: &str = "$placed";
 
 /// Reads all that can be read, and tells all that can't.
-pub(crate) fn read<T: DeserializeOwned>(root: &mut Node) -> (Option<T>, Vec<Problem>) {
+pub(crate) fn deserialize_all<T: DeserializeOwned>(root: &mut YamlNode) -> (Option<T>, Vec<Problem>) {
     let mut problems = Vec::new();
-    while problems.len() < PROBLEMS_MAX {
+    while problems.len() < MAX_PROBLEMS {
         match T::deserialize(Reader { node: root }) {
             Ok(value) => return (Some(value), problems),
             Err(flaw) => {
                 let at = flaw.node.unwrap_or(root.id);
-                if !(flaw.lacking && is_mended(root, at)) {
+                if !(flaw.lacking && is_pruned(root, at)) {
                     problems.push(flaw.problem());
                 }
-                if at == root.id || !take_out(root, at) {
+                if at == root.id || !remove_node(root, at) {
                     return (None, problems);
                 }
             }
@@ -37,40 +37,42 @@ pub(crate) fn read<T: DeserializeOwned>(root: &mut Node) -> (Option<T>, Vec<Prob
     (None, problems)
 }
 
-fn is_mended(node: &Node, id: u32) -> bool {
+fn is_pruned(node: &YamlNode, id: u32) -> bool {
     if node.id == id {
-        return node.mended;
+        return node.pruned;
     }
     match &node.kind {
-        Kind::Scalar { .. } => false,
-        Kind::List(items) => items.iter().any(|item| is_mended(item, id)),
-        Kind::Map(pairs) => pairs.iter().any(|(key, value)| is_mended(key, id) || is_mended(value, id)),
+        YamlNodeKind::Scalar { .. } => false,
+        YamlNodeKind::List(items) => items.iter().any(|item| is_pruned(item, id)),
+        YamlNodeKind::Map(pairs) => {
+            pairs.iter().any(|(key, value)| is_pruned(key, id) || is_pruned(value, id))
+        }
     }
 }
 
 /// Takes the node out of its container, with its key or its value.
-fn take_out(node: &mut Node, id: u32) -> bool {
+fn remove_node(node: &mut YamlNode, id: u32) -> bool {
     let (before, after) = match &mut node.kind {
-        Kind::Scalar { .. } => return false,
-        Kind::List(items) => {
+        YamlNodeKind::Scalar { .. } => return false,
+        YamlNodeKind::List(items) => {
             let before = items.len();
             items.retain(|item| item.id != id);
             (before, items.len())
         }
-        Kind::Map(pairs) => {
+        YamlNodeKind::Map(pairs) => {
             let before = pairs.len();
             pairs.retain(|(key, value)| key.id != id && value.id != id);
             (before, pairs.len())
         }
     };
     if after < before {
-        node.mended = true;
+        node.pruned = true;
         return true;
     }
     match &mut node.kind {
-        Kind::Scalar { .. } => false,
-        Kind::List(items) => items.iter_mut().any(|item| take_out(item, id)),
-        Kind::Map(pairs) => pairs.iter_mut().any(|(_, value)| take_out(value, id)),
+        YamlNodeKind::Scalar { .. } => false,
+        YamlNodeKind::List(items) => items.iter_mut().any(|item| remove_node(item, id)),
+        YamlNodeKind::Map(pairs) => pairs.iter_mut().any(|(_, value)| remove_node(value, id)),
     }
 }
 
@@ -78,7 +80,7 @@ fn take_out(node: &mut Node, id: u32) -> bool {
 #[derive(Debug)]
 pub(crate) struct Flaw {
     node: Option<u32>,
-    place: Place,
+    place: SourceSpan,
     message: String,
     help: Option<String>,
     /// Something is not there.
@@ -87,13 +89,13 @@ pub(crate) struct Flaw {
 
 impl Flaw {
     fn new(message: String) -> Flaw {
-        Flaw { node: None, place: Place::default(), message, help: None, lacking: false }
+        Flaw { node: None, place: SourceSpan::default(), message, help: None, lacking: false }
     }
 
     /// The innermost node that it passes on its way out is its place.
-    fn at(mut self, node: &Node) -> Flaw {
+    fn at(mut self, node: &YamlNode) -> Flaw {
         if self.node.is_none() {
-            (self.node, self.place) = (Some(node.id), node.place);
+            (self.node, self.place) = (Some(node.id), node.span);
         }
         self
     }
@@ -123,12 +125,12 @@ impl de::Error for Flaw {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Flaw {
-        let help = nearest(field, expected.iter().copied());
+        let help = suggestion(field, expected.iter().copied());
         Flaw { help: Some(help), ..Flaw::new(format!("unknown key `{field}`")) }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Flaw {
-        let help = nearest(variant, expected.iter().copied());
+        let help = suggestion(variant, expected.iter().copied());
         Flaw { help: Some(help), ..Flaw::new(format!("`{variant}` is not known here")) }
     }
 
@@ -144,23 +146,25 @@ impl de::Error for Flaw {
 /// Reads one node.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
-    node: &'a Node,
+    node: &'a YamlNode,
 }
 
 impl<'a> Reader<'a> {
     fn text(self, expected: &str) -> Result<&'a str, Flaw> {
         match &self.node.kind {
-            Kind::Scalar { text, plain } if !(*plain && matches!(text.as_str(), "" | "~" | "null")) => {
+            YamlNodeKind::Scalar { text, plain }
+                if !(*plain && matches!(text.as_str(), "" | "~" | "null")) =>
+            {
                 Ok(text)
             }
-            _ => Err(Flaw::new(format!("expected {expected}, found {}", self.node.name())).at(self.node)),
+            _ => Err(Flaw::new(format!("expected {expected}, found {}", self.node.describe())).at(self.node)),
         }
     }
 
     /// Only plain text is a number or a truth value.
     fn plain<T>(self, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Flaw> {
         let text = self.text(expected)?;
-        let plain = matches!(self.node.kind, Kind::Scalar { plain: true, .. });
+        let plain = matches!(self.node.kind, YamlNodeKind::Scalar { plain: true, .. });
         let parsed = if plain { parse(text) } else { None };
         parsed.ok_or_else(|| Flaw::new(format!("expected {expected}, found `{text}`")).at(self.node))
     }
@@ -190,9 +194,9 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
         match &self.node.kind {
-            Kind::Scalar { .. } => self.deserialize_str(visitor),
-            Kind::List(_) => self.deserialize_seq(visitor),
-            Kind::Map(_) => self.deserialize_map(visitor),
+            YamlNodeKind::Scalar { .. } => self.deserialize_str(visitor),
+            YamlNodeKind::List(_) => self.deserialize_seq(visitor),
+            YamlNodeKind::Map(_) => self.deserialize_map(visitor),
         }
     }
 
@@ -232,24 +236,26 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Flaw> {
-        if name == PLACED {
-            return visitor.visit_seq(PlacedParts { node: self.node, part: 0 });
+        if name == SPANNED {
+            return visitor.visit_seq(SpannedSeqAccess { node: self.node, part: 0 });
         }
         visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
-        let Kind::List(items) = &self.node.kind else {
-            return Err(Flaw::new(format!("expected a list, found {}", self.node.name())).at(self.node));
+        let YamlNodeKind::List(items) = &self.node.kind else {
+            return Err(Flaw::new(format!("expected a list, found {}", self.node.describe())).at(self.node));
         };
-        visitor.visit_seq(Items { items: items.iter() }).map_err(|flaw| flaw.at(self.node))
+        visitor.visit_seq(NodeSeqAccess { items: items.iter() }).map_err(|flaw| flaw.at(self.node))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
-        let Kind::Map(pairs) = &self.node.kind else {
-            return Err(Flaw::new(format!("expected a map, found {}", self.node.name())).at(self.node));
+        let YamlNodeKind::Map(pairs) = &self.node.kind else {
+            return Err(Flaw::new(format!("expected a map, found {}", self.node.describe())).at(self.node));
         };
-        visitor.visit_map(Pairs { pairs: pairs.iter(), value: None }).map_err(|flaw| flaw.at(self.node))
+        visitor
+            .visit_map(NodeMapAccess { pairs: pairs.iter(), value: None })
+            .map_err(|flaw| flaw.at(self.node))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -268,8 +274,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, Flaw> {
         let choice = match &self.node.kind {
-            Kind::Scalar { text, .. } if !text.is_empty() => Choice { key: self.node, value: None },
-            Kind::Map(pairs) if pairs.len() == 1 => Choice { key: &pairs[0].0, value: Some(&pairs[0].1) },
+            YamlNodeKind::Scalar { text, .. } if !text.is_empty() => {
+                NodeEnumAccess { key: self.node, value: None }
+            }
+            YamlNodeKind::Map(pairs) if pairs.len() == 1 => {
+                NodeEnumAccess { key: &pairs[0].0, value: Some(&pairs[0].1) }
+            }
             _ => {
                 let flaw = Flaw::new(format!("expected one of: {}", variants.join(", ")));
                 return Err(Flaw { lacking: true, ..flaw }.at(self.node));
@@ -283,17 +293,17 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 }
 
-struct PlacedParts<'a> {
-    node: &'a Node,
+struct SpannedSeqAccess<'a> {
+    node: &'a YamlNode,
     part: u8,
 }
 
-impl<'de> SeqAccess<'de> for PlacedParts<'_> {
+impl<'de> SeqAccess<'de> for SpannedSeqAccess<'_> {
     type Error = Flaw;
 
     /// First offset, length, line and column, then the value.
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Flaw> {
-        let place = self.node.place;
+        let place = self.node.span;
         let figures = [place.offset, place.length, place.line, place.column];
         self.part += 1;
         let figure =
@@ -305,11 +315,11 @@ impl<'de> SeqAccess<'de> for PlacedParts<'_> {
     }
 }
 
-struct Items<'a> {
-    items: std::slice::Iter<'a, Node>,
+struct NodeSeqAccess<'a> {
+    items: std::slice::Iter<'a, YamlNode>,
 }
 
-impl<'de> SeqAccess<'de> for Items<'_> {
+impl<'de> SeqAccess<'de> for NodeSeqAccess<'_> {
     type Error = Flaw;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Flaw> {
@@ -318,12 +328,12 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     }
 }
 
-struct Pairs<'a> {
-    pairs: std::slice::Iter<'a, (Node, Node)>,
-    value: Option<&'a Node>,
+struct NodeMapAccess<'a> {
+    pairs: std::slice::Iter<'a, (YamlNode, YamlNode)>,
+    value: Option<&'a YamlNode>,
 }
 
-impl<'de> MapAccess<'de> for Pairs<'_> {
+impl<'de> MapAccess<'de> for NodeMapAccess<'_> {
     type Error = Flaw;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Flaw> {
@@ -339,18 +349,18 @@ impl<'de> MapAccess<'de> for Pairs<'_> {
 }
 
 /// A variant: a word, or a map with one key.
-struct Choice<'a> {
-    key: &'a Node,
-    value: Option<&'a Node>,
+struct NodeEnumAccess<'a> {
+    key: &'a YamlNode,
+    value: Option<&'a YamlNode>,
 }
 
-impl<'a, 'de> EnumAccess<'de> for Choice<'a> {
+impl<'a, 'de> EnumAccess<'de> for NodeEnumAccess<'a> {
     type Error = Flaw;
-    type Variant = Choice<'a>;
+    type Variant = NodeEnumAccess<'a>;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Choice<'a>), Flaw> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, NodeEnumAccess<'a>), Flaw> {
         let word: StrDeserializer<'_, Flaw> = match &self.key.kind {
-            Kind::Scalar { text, .. } => text.as_str().into_deserializer(),
+            YamlNodeKind::Scalar { text, .. } => text.as_str().into_deserializer(),
             _ => "".into_deserializer(),
         };
         let variant = seed.deserialize(word).map_err(|flaw| flaw.at(self.key))?;
@@ -358,7 +368,7 @@ impl<'a, 'de> EnumAccess<'de> for Choice<'a> {
     }
 }
 
-impl<'de> VariantAccess<'de> for Choice<'_> {
+impl<'de> VariantAccess<'de> for NodeEnumAccess<'_> {
     type Error = Flaw;
 
     fn unit_variant(self) -> Result<(), Flaw> {

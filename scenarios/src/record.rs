@@ -12,7 +12,7 @@ pub const RECORD_FORMAT: u32 = 1;
 
 /// One line of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct RecordEntry {
     /// Microseconds since the run started, monotonic.
     pub at_us: u64,
     /// Scenario that it belongs to (its id, such as `fs-01`, or `fs-01 without atomic-save`); none for events of the run itself.
@@ -34,7 +34,7 @@ pub enum Event {
     /// A scenario begins. Its files are carried whole, so that the record can be judged again anywhere.
     ScenarioStarted(Box<ScenarioStarted>),
     /// The undisturbed twin has been run (or taken from the cache of this run).
-    SteadyState(SteadyFacts),
+    Baseline(BaselineFacts),
     /// Ways of striking that a bound left out.
     LeftOut { trials: u64, why: String },
     /// One way of striking begins: `what` says which, such as `SIGKILL at call 7 of 23`.
@@ -48,13 +48,13 @@ pub enum Event {
     /// The target said which step it resumes from; 0 is from scratch.
     Resumed { step: u64 },
     /// A line of the target's that a pattern asked for, or its last lines before it ended badly.
-    Said { stream: Stream, line: String },
+    Output { stream: OutputStream, line: String },
     /// The fault is in place and waits for its trigger. `mechanism` names what does it, such as `tmpfs remounted`.
     FaultArmed { fault: String, mechanism: String },
     /// The fault took effect; `evidence` is what shows it, such as `statvfs: 0 free inodes`.
-    FaultLanded { fault: String, evidence: String },
+    FaultEffective { fault: String, evidence: String },
     /// The fault was taken back.
-    FaultLifted { fault: String, how: String },
+    FaultReverted { fault: String, how: String },
     /// The target's main process ended.
     TargetEnded { attempt: u32, ending: Ending },
     /// Peak resident memory of the target's largest process so far in this trial, bytes.
@@ -62,7 +62,7 @@ pub enum Event {
     /// A question was asked of the target or its files.
     Probed(Probed),
     /// The simulated GPU found something that the target does wrong by itself, such as an access out of bounds.
-    Found { what: String },
+    GpuDefect { what: String },
     /// The trial is over, and this is what it came to.
     TrialEnded(Box<TrialFacts>),
     /// The scenario's verdict.
@@ -85,14 +85,14 @@ pub struct RunStarted {
     pub seed: u64,
     /// The command line that was given.
     pub command: Vec<String>,
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// How many scenarios will be run.
     pub scenarios: u32,
 }
 
 /// The machine that a run was made on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineFacts {
     /// `uname -r`.
     pub kernel: String,
     pub cores: u32,
@@ -137,7 +137,7 @@ pub struct ScenarioStarted {
 
 /// The undisturbed run that "recovered" is compared with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SteadyFacts {
+pub struct BaselineFacts {
     /// It ended well; if not, the scenario is inconclusive.
     pub ended_well: bool,
     /// Last announced step.
@@ -156,7 +156,7 @@ pub struct SteadyFacts {
     pub final_loss: Option<f64>,
     /// What the simulated GPU found; then it did not end well.
     #[serde(default)]
-    pub found: Vec<String>,
+    pub gpu_defects: Vec<String>,
     /// Taken from an earlier scenario of this run with the same target, workload and seed.
     pub cached: bool,
 }
@@ -172,7 +172,7 @@ pub struct TargetStarted {
 /// Where a line was said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stream {
+pub enum OutputStream {
     Stdout,
     Stderr,
 }
@@ -186,7 +186,7 @@ pub enum Ending {
     /// Signal number, not sent by the harness.
     Signalled(i32),
     /// The harness killed it, as the method asked.
-    Struck,
+    KilledByFault,
     /// The harness killed it because it made no progress within its time.
     TimedOut,
 }
@@ -210,11 +210,11 @@ pub struct TrialFacts {
     /// Why the outcome is that, one line.
     pub because: String,
     /// Evidence for each fault that landed; empty: the trial is inconclusive.
-    pub landed: Vec<String>,
+    pub evidence: Vec<String>,
     /// Last step announced before the fault ended the target; none when it was not ended.
     pub step_at_fault: Option<u64>,
     /// Last step that was promised durable before that.
-    pub promised: Option<u64>,
+    pub acknowledged: Option<u64>,
     /// Step that it resumed from after that.
     pub resumed_from: Option<u64>,
     /// Steps that had to be trained again.
@@ -227,7 +227,7 @@ pub struct TrialFacts {
     pub same: Vec<String>,
     /// Whether it is equal to the steady state's; none where the target gives no value, or the fault changed the workload.
     #[serde(default)]
-    pub same_as_steady: Option<bool>,
+    pub same_as_baseline: Option<bool>,
     /// Last announced step, and its loss where it was told and finite.
     #[serde(default)]
     pub final_step: Option<u64>,
@@ -235,7 +235,7 @@ pub struct TrialFacts {
     pub final_loss: Option<f64>,
     /// What the simulated GPU found.
     #[serde(default)]
-    pub found: Vec<String>,
+    pub gpu_defects: Vec<String>,
     pub peak_memory_bytes: Option<u64>,
     pub probes: Vec<Probed>,
     pub seconds: f64,
@@ -252,7 +252,7 @@ pub struct RunEnded {
 /// A record in memory, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<RecordEntry>,
     /// The last line is cut off: the harness was killed while it wrote.
     pub truncated: bool,
 }
@@ -267,7 +267,7 @@ pub struct RecordError {
     pub message: String,
 }
 
-impl Entry {
+impl RecordEntry {
     /// One line of a record, without its line end.
     pub fn to_line(&self) -> String {
         // Maps have text keys and numbers are finite or null, so there is nothing that JSON can't say.
@@ -281,8 +281,8 @@ impl Record {
         let mut record = Record::default();
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
-            match serde_json::from_str::<Entry>(line) {
-                Ok(entry) => record.entries.push(known(entry, at + 1)?),
+            match serde_json::from_str::<RecordEntry>(line) {
+                Ok(entry) => record.entries.push(with_known_format(entry, at + 1)?),
                 Err(_) if at + 1 == lines.len() && at > 0 && !text.ends_with('\n') => record.truncated = true,
                 Err(error) => {
                     return Err(RecordError {
@@ -302,7 +302,7 @@ impl Record {
     }
 }
 
-fn known(entry: Entry, line: usize) -> Result<Entry, RecordError> {
+fn with_known_format(entry: RecordEntry, line: usize) -> Result<RecordEntry, RecordError> {
     match &entry.event {
         Event::RunStarted(started) if started.format > RECORD_FORMAT => {
             let message = format!(

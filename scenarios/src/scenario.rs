@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::calls::{CrashOf, Errno, Operation};
-use crate::gpu::{CudaError, Gpu, GpuCalls, GpuState, Told, WrongValue};
-use crate::placed::Placed;
-use crate::problem::{InvalidFile, Problem, nearest};
+use crate::calls::{CrashModel, Errno, FileCallKind};
+use crate::gpu::{CudaError, ErrorReporting, GpuCallTrigger, GpuState, TargetGpu, WrongValue};
+use crate::problem::{InvalidFile, Problem, suggestion};
+use crate::spanned::Placed;
 use crate::target::TargetFile;
 use crate::units::ByteSize;
 use crate::verdict::Outcome;
@@ -21,7 +21,7 @@ pub struct Scenario {
     pub(crate) severity: Severity,
     /// Name of a target file, or a path to one, relative to the scenario's file.
     pub(crate) target: String,
-    pub(crate) gpu: Option<Gpu>,
+    pub(crate) gpu: Option<TargetGpu>,
     /// Settings of the target beside its defaults, such as `train.micro_batch` -> `8`.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) submit: Vec<SubmittedFile>,
@@ -30,14 +30,14 @@ pub struct Scenario {
     pub(crate) expect: Vec<Expectation>,
     pub(crate) guards: Vec<String>,
     /// Words that only the target file can tell right from wrong.
-    pub(crate) names: Vec<(NameOf, Placed<String>)>,
+    pub(crate) target_names: Vec<(NameKind, Placed<String>)>,
     pub(crate) file: String,
     pub(crate) text: String,
 }
 
 /// What a name in a scenario is a name of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NameOf {
+pub(crate) enum NameKind {
     Place,
     Phase,
     Guard,
@@ -47,13 +47,13 @@ pub(crate) enum NameOf {
 impl Scenario {
     /// Reads a scenario file's text; `file` is only named in errors.
     pub fn parse(text: &str, file: &str) -> Result<Scenario, InvalidFile> {
-        crate::check::scenario(text, file)
+        crate::check::check_scenario(text, file)
     }
 
     /// Whether the target knows every place, phase, guard and kind of data that the scenario speaks of.
     pub fn check_against(&self, target: &TargetFile) -> Result<(), InvalidFile> {
         let problems: Vec<Problem> =
-            self.names.iter().filter_map(|(of, name)| unknown(*of, name, target)).collect();
+            self.target_names.iter().filter_map(|(of, name)| unknown_name(*of, name, target)).collect();
         if problems.is_empty() { Ok(()) } else { Err(InvalidFile::new(&self.file, &self.text, problems)) }
     }
 
@@ -74,7 +74,7 @@ impl Scenario {
     }
 
     /// The GPU that the target sees, if it gets one.
-    pub fn gpu(&self) -> Option<&Gpu> {
+    pub fn gpu(&self) -> Option<&TargetGpu> {
         self.gpu.as_ref()
     }
 
@@ -105,18 +105,18 @@ impl Scenario {
     }
 }
 
-fn unknown(of: NameOf, name: &Placed<String>, target: &TargetFile) -> Option<Problem> {
+fn unknown_name(of: NameKind, name: &Placed<String>, target: &TargetFile) -> Option<Problem> {
     let (what, known): (&str, Vec<&str>) = match of {
-        NameOf::Place => ("place", target.places.keys().map(String::as_str).collect()),
-        NameOf::Phase => ("phase", target.phases.keys().map(String::as_str).collect()),
-        NameOf::Guard => ("guard", target.guards.keys().map(String::as_str).collect()),
-        NameOf::DataKind => ("kind of data", target.generate.keys().map(String::as_str).collect()),
+        NameKind::Place => ("place", target.places.keys().map(String::as_str).collect()),
+        NameKind::Phase => ("phase", target.phases.keys().map(String::as_str).collect()),
+        NameKind::Guard => ("guard", target.guards.keys().map(String::as_str).collect()),
+        NameKind::DataKind => ("kind of data", target.generate.keys().map(String::as_str).collect()),
     };
     if known.contains(&name.value.as_str()) {
         return None;
     }
     let message = format!("target `{}` has no {what} `{}`", target.id, name.value);
-    Some(name.problem(message).help(nearest(&name.value, known)))
+    Some(name.problem(message).help(suggestion(&name.value, known)))
 }
 
 impl std::fmt::Display for Severity {
@@ -160,11 +160,11 @@ pub struct Mount {
 pub struct Fault {
     pub effect: Effect,
     pub when: Trigger,
-    pub strike: Strike,
+    pub persistence: Persistence,
     /// When it is taken back. Faults that leave nothing to take back have `Never`.
     pub until: Until,
     /// Overrides what counts as landed: a line of the target's that matches.
-    pub landed_if_said: Option<Regex>,
+    pub effective_if_output: Option<Regex>,
     /// Trials at most; the rest are left out evenly, by seed, and counted.
     pub max_trials: u32,
 }
@@ -177,7 +177,7 @@ pub enum Trigger {
     /// The target announces this step or a later one.
     Step(u64),
     /// A line of the target's output matches.
-    Said(Regex),
+    Output(Regex),
     /// This long after the target's start.
     After(Duration),
     /// A file system call.
@@ -188,17 +188,17 @@ pub enum Trigger {
 #[derive(Debug, Clone)]
 pub struct CallTrigger {
     /// Never empty.
-    pub to: Vec<Operation>,
+    pub kinds: Vec<FileCallKind>,
     /// On paths below the root; none: all of them.
-    pub on: Option<globset::GlobMatcher>,
+    pub paths: Option<globset::GlobMatcher>,
     /// Only within this phase, in one of its turns.
-    pub during: Option<String>,
-    pub at: Aim,
+    pub phase: Option<String>,
+    pub occurrence: Occurrence,
 }
 
 /// Which of several like moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aim {
+pub enum Occurrence {
     /// Each in turn: one trial for each that the steady state counted.
     Every,
     /// That one, 1-based.
@@ -207,10 +207,10 @@ pub enum Aim {
 
 /// How often a fault strikes in one trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strike {
-    Once,
+pub enum Persistence {
+    Transient,
     /// Each time its trigger comes, from the first on.
-    FromThenOn,
+    Persistent,
 }
 
 /// When a fault is taken back.
@@ -218,14 +218,14 @@ pub enum Strike {
 pub enum Until {
     Never,
     After(Duration),
-    Said(Regex),
+    Output(Regex),
 }
 
 /// What a fault does.
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// SIGKILL of every process of the target at once; then it is resumed.
-    Crash { point: Option<Point> },
+    Crash { point: Option<KillPoint> },
     /// SIGTERM to the main process, which must end by itself within the grace; then it is resumed.
     Terminate { grace: Duration },
     /// The place's tmpfs is shrunk until only `leave` bytes are free. `None`: every page count from 0 to the size of
@@ -236,9 +236,9 @@ pub enum Effect {
     /// The place becomes read-only.
     ReadOnly { place: String },
     /// Memory of the whole target is limited to this part of the steady state's peak; a real OOM kill follows.
-    MemoryLimit { limit: Limit },
+    MemoryLimit { limit: MemoryCap },
     /// Hostile files are put into a place, each by rename.
-    Plant { place: String, files: Vec<Planted> },
+    Plant { place: String, files: Vec<PlantedFile> },
     /// `files` files are put into the place, and removed once the target has listed it, before it opens them.
     Vanish { place: String, files: u32, kind: DataKind },
     /// One sample of each submitted file gets this weight, so that its loss overflows.
@@ -248,30 +248,35 @@ pub enum Effect {
     /// A read or write moves only so many bytes.
     ShortCall { bytes: u32 },
     /// A call takes this long.
-    DelayCall { time: Duration },
+    DelayCall { delay: Duration },
     /// What the call's path stands for is replaced just before.
-    SwapFile { by: Swapped },
+    SwapFile { replacement: Replacement },
     /// Every call, every plausible errno, once and from then on.
     SweepErrno,
     /// Every set of files that a crash may leave of a recorded run.
     CrashStates(CrashStates),
     /// A call of the GPU's driver fails; a trial for each code and each way to tell it. `sticky`: none is as the code has it.
-    GpuError { codes: Vec<CudaError>, told: Vec<Told>, sticky: Option<bool>, calls: GpuCalls },
+    GpuError {
+        codes: Vec<CudaError>,
+        reported: Vec<ErrorReporting>,
+        sticky: Option<bool>,
+        calls: GpuCallTrigger,
+    },
     /// A kernel never ends.
-    GpuHang { calls: GpuCalls },
+    GpuHang { calls: GpuCallTrigger },
     /// A kernel leaves a wrong value in what it wrote.
-    GpuOverwrite { with: WrongValue, calls: GpuCalls },
+    GpuOverwrite { with: WrongValue, calls: GpuCallTrigger },
     /// A bit of the largest allocation flips.
-    GpuFlipBit { calls: GpuCalls },
+    GpuFlipBit { calls: GpuCallTrigger },
     /// Free device memory is in holes of at most so much.
-    GpuFragment { holes: ByteSize, calls: GpuCalls },
+    GpuFragment { holes: ByteSize, calls: GpuCallTrigger },
     /// What the GPU tells of itself, while the fault lasts.
     GpuState(GpuState),
 }
 
 impl Effect {
     /// The calls of the driver at which it is made.
-    pub fn gpu_calls(&self) -> Option<&GpuCalls> {
+    pub fn gpu_calls(&self) -> Option<&GpuCallTrigger> {
         match self {
             Effect::GpuError { calls, .. }
             | Effect::GpuHang { calls }
@@ -287,18 +292,18 @@ impl Effect {
 #[derive(Debug, Clone)]
 pub struct CrashStates {
     /// Never empty.
-    pub of: Vec<CrashOf>,
+    pub models: Vec<CrashModel>,
     /// Only in one turn of this phase, up to the next one.
-    pub during: Option<String>,
+    pub phase: Option<String>,
     /// Only at changes of these paths, relative to the root.
-    pub on: Option<globset::GlobMatcher>,
+    pub paths: Option<globset::GlobMatcher>,
     /// Of the recovery from a first crash.
-    pub again: bool,
+    pub in_recovery: bool,
 }
 
 /// Where in a call a crash falls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
+pub enum KillPoint {
     Before,
     Inside,
     After,
@@ -306,7 +311,7 @@ pub enum Point {
 
 /// What a path stands for after somebody came between check and use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Swapped {
+pub enum Replacement {
     Nothing,
     EmptyFile,
     DanglingLink,
@@ -314,15 +319,15 @@ pub enum Swapped {
 
 /// How much memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Limit {
+pub enum MemoryCap {
     Bytes(ByteSize),
     /// Percent of the peak memory of the steady state, 1 to 99.
-    PercentOfSteadyPeak(u8),
+    PercentOfBaselinePeak(u8),
 }
 
 /// A file with its content's kind.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Planted {
+pub struct PlantedFile {
     /// File name, no separators.
     pub name: String,
     pub kind: DataKind,
@@ -372,7 +377,7 @@ pub enum Fact {
         max: u64,
     },
     /// Values found by the target's `same` pattern equal the steady state's.
-    SameAsSteadyState,
+    SameAsBaseline,
     /// The loss of the last step differs from the steady state's by at most so much of it.
     FinalLoss {
         within_percent: f64,
@@ -396,7 +401,7 @@ pub enum Fact {
     /// When the main process has ended by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
-    Says(Regex),
+    Output(Regex),
     /// At the end: files below the root that match the glob and contain the pattern, counted.
     Files {
         matching: globset::GlobMatcher,

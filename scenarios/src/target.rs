@@ -59,7 +59,7 @@ macro_rules! getters {
 impl TargetFile {
     /// Reads a target file's text; `file` is only named in errors.
     pub fn parse(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
-        crate::check_target::target(text, file)
+        crate::check_target::check_target(text, file)
     }
 
     getters! {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::leaf::{Pattern, Setting, Span};
-use crate::placed::Placed;
+use crate::spanned::Placed;
 
 /// How a trainer is started, watched, resumed and asked to verify. In commands `{program}`, `{root}`, `{seed}`, `{file}`
 /// and `{<place>}` are filled in, and an argument `{settings}` becomes as many arguments as there are settings.

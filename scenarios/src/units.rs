@@ -14,15 +14,16 @@ const TIME_UNITS: [(&str, u64); 5] =
 
 /// Bytes from text such as `64 MiB`. The error says what was expected, without naming the place.
 pub fn parse_bytes(text: &str) -> Result<ByteSize, String> {
-    scaled(text, &SIZE_UNITS, "a size such as `64 MiB` (B, KiB, MiB, GiB, TiB)").map(ByteSize)
+    parse_with_unit(text, &SIZE_UNITS, "a size such as `64 MiB` (B, KiB, MiB, GiB, TiB)").map(ByteSize)
 }
 
 /// A duration from text such as `700 ms`. The error says what was expected, without naming the place.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    scaled(text, &TIME_UNITS, "a duration such as `700 ms` (us, ms, s, min, h)").map(Duration::from_micros)
+    parse_with_unit(text, &TIME_UNITS, "a duration such as `700 ms` (us, ms, s, min, h)")
+        .map(Duration::from_micros)
 }
 
-fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
+fn parse_with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = (&text[..split], text[split..].trim());

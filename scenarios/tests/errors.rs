@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "only the room is pure; its tests may look at a clock")]
 
 use proptest::prelude::*;
-use scenarios::{Gpu, Scenario, TargetFile};
+use scenarios::{Scenario, TargetFile, TargetGpu};
 
 const MANY: &str = include_str!("many-errors.yaml");
 
@@ -28,7 +28,7 @@ fn each_kind_of_mistake_has_its_own_words() {
         mistake("step: 12", "step: 1.5"),
         mistake("step: 12", "step: '12'"),
         mistake("step: 12", "stop: 12"),
-        mistake("said: 'no inodes'", "said: '('"),
+        mistake("output: 'no inodes'", "output: '('"),
         mistake("id: fs-02", "id: FS2"),
         mistake("id: fs-02", "id: fs-02\nid: fs-03"),
         mistake("version: 1", "version: 2"),
@@ -52,7 +52,7 @@ fn gpu_mistake(from: &str, to: &str) -> String {
 #[test]
 fn each_kind_of_mistake_about_a_gpu_has_its_own_words() {
     let call = "call: {to: [launch, synchronise], at: every}";
-    let error = "gpu-error:\n      code: [launch-failed]\n      told: [at-once, at-next-synchronise]\n";
+    let error = "gpu-error:\n      code: [launch-failed]\n      reported: [immediately, at-next-sync]\n";
     let mistakes = [
         gpu_mistake("  gpu: simulated\n", ""),
         gpu_mistake("gpu: simulated", "gpu: simulatd"),
@@ -62,7 +62,7 @@ fn each_kind_of_mistake_about_a_gpu_has_its_own_words() {
         gpu_mistake("gpu: simulated", "gpu: [simulated]"),
         gpu_mistake("[launch-failed]", "[launch-faild]"),
         gpu_mistake("[launch-failed]", "[]"),
-        gpu_mistake("[at-once, at-next-synchronise]", "[later]"),
+        gpu_mistake("[immediately, at-next-sync]", "[later]"),
         gpu_mistake(call, "call: {to: [lunch], at: 1}"),
         gpu_mistake(call, "call: {to: [launch]}"),
         gpu_mistake(call, "call: {to: [copy], kernel: 'attention*', at: 1}"),
@@ -92,18 +92,18 @@ fn a_real_gpu_takes_no_fault_that_only_a_simulated_one_can_have() {
 fn a_gpu_is_named_by_a_word_or_described() {
     let gpu =
         |text: &str| Scenario::parse(&GPU.replacen("gpu: simulated", text, 1), "f").unwrap().gpu().cloned();
-    let Some(Gpu::Simulated(usual)) = gpu("gpu: simulated") else { panic!("it is simulated") };
+    let Some(TargetGpu::Simulated(usual)) = gpu("gpu: simulated") else { panic!("it is simulated") };
     assert_eq!((usual.devices, usual.memory.0, usual.driver.to_string()), (1, 1 << 30, "12.8".into()));
     let described =
         gpu("gpu: {simulated: {devices: 2, memory: 64 MiB, driver: 11.4, compute-capability: '8.0'}}");
-    let Some(Gpu::Simulated(described)) = described else { panic!("it is simulated") };
+    let Some(TargetGpu::Simulated(described)) = described else { panic!("it is simulated") };
     assert_eq!((described.devices, described.memory.0), (2, 64 << 20));
     assert_eq!(
         (described.driver.to_string(), described.compute_capability.to_string()),
         ("11.4".into(), "8.0".into())
     );
-    assert_eq!(gpu("gpu: real"), Some(Gpu::Real));
-    assert_eq!(gpu("gpu: {simulated: {}}"), Some(Gpu::Simulated(usual)));
+    assert_eq!(gpu("gpu: real"), Some(TargetGpu::Real));
+    assert_eq!(gpu("gpu: {simulated: {}}"), Some(TargetGpu::Simulated(usual)));
 }
 
 #[test]

@@ -16,9 +16,9 @@ pub enum Exit {
     /// Another daemon has this root.
     Locked,
     /// The base model can't be used, or is not the one that a job was trained on.
-    Base,
+    BaseModel,
     /// Checkpoints are there and none of them verifies: nothing is deleted, nothing begins from scratch in silence.
-    NoGoodCheckpoint,
+    NoValidCheckpoint,
     /// The disk refuses what must be written: full, read-only, over quota, or gone.
     Disk,
     /// The policy on numbers that are not finite says stop, or its budget is spent.
@@ -26,13 +26,13 @@ pub enum Exit {
     /// Asked to end by a signal, before the job was done; its progress is saved.
     Interrupted,
     /// A CUDA error has taken the context with it; a fresh process may go on.
-    Gpu,
+    GpuFailed,
     /// The GPU is not there, or no longer; it may come back.
     GpuMissing,
     /// There is no driver, it is too old for this program, or it has no such device: waiting is of no use.
-    GpuUnfit,
+    GpuUnsupported,
     /// The GPU does not compute what the CPU computes, or not the same twice.
-    GpuWrong,
+    GpuWrongResult,
 }
 
 impl Exit {
@@ -43,15 +43,15 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Failed => 3,
             Exit::Locked => 10,
-            Exit::Base => 11,
-            Exit::NoGoodCheckpoint => 12,
+            Exit::BaseModel => 11,
+            Exit::NoValidCheckpoint => 12,
             Exit::Disk => 13,
             Exit::NonFinite => 14,
             Exit::Interrupted => 15,
-            Exit::Gpu => 16,
+            Exit::GpuFailed => 16,
             Exit::GpuMissing => 17,
-            Exit::GpuUnfit => 18,
-            Exit::GpuWrong => 19,
+            Exit::GpuUnsupported => 18,
+            Exit::GpuWrongResult => 19,
         }
     }
 
@@ -62,15 +62,15 @@ impl Exit {
             Exit::Usage,
             Exit::Failed,
             Exit::Locked,
-            Exit::Base,
-            Exit::NoGoodCheckpoint,
+            Exit::BaseModel,
+            Exit::NoValidCheckpoint,
             Exit::Disk,
             Exit::NonFinite,
             Exit::Interrupted,
-            Exit::Gpu,
+            Exit::GpuFailed,
             Exit::GpuMissing,
-            Exit::GpuUnfit,
-            Exit::GpuWrong,
+            Exit::GpuUnsupported,
+            Exit::GpuWrongResult,
         ];
         all.into_iter().find(|exit| i32::from(exit.code()) == code)
     }

@@ -41,13 +41,13 @@ impl Random {
     }
 
     /// From 0 to below 1, 24 bits.
-    pub(crate) fn unit(&mut self) -> f32 {
+    pub(crate) fn uniform(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u64 << 24) as f32
     }
 
     /// Mean 0, variance 1 (Box and Muller 1958).
     pub(crate) fn normal(&mut self) -> f32 {
-        let (u, v) = (f64::from(1.0 - self.unit()), f64::from(self.unit()));
+        let (u, v) = (f64::from(1.0 - self.uniform()), f64::from(self.uniform()));
         ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
     }
 

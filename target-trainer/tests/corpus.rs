@@ -9,7 +9,7 @@ use target_trainer::intake::read_samples;
 use target_trainer::settings::{Guards, Limits, Settings};
 use target_trainer::store::{Manifest, decode};
 
-fn each(corpus: &str, check: impl Fn(&[u8])) {
+fn for_each_file(corpus: &str, check: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(corpus);
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty());
@@ -19,7 +19,7 @@ fn each(corpus: &str, check: impl Fn(&[u8])) {
 #[test]
 fn every_data_file_of_the_corpus_is_samples_or_an_error_with_its_place() {
     let limits = Limits { line_bytes: 4096, nesting: 16, ..Limits::default() };
-    each("data_line", |bytes| {
+    for_each_file("data_line", |bytes| {
         match read_samples::<Infallible>(bytes, &limits, &Guards::default(), |_| Ok(())).unwrap() {
             Ok(samples) => assert!(!samples.is_empty()),
             Err(error) => assert!(error.line >= 1 && error.column >= 1),
@@ -29,7 +29,7 @@ fn every_data_file_of_the_corpus_is_samples_or_an_error_with_its_place() {
 
 #[test]
 fn every_manifest_of_the_corpus_is_read_or_refused() {
-    each("manifest", |bytes| {
+    for_each_file("manifest", |bytes| {
         let _ = Manifest::parse(bytes);
         let _ = decode(bytes);
     });
@@ -37,7 +37,7 @@ fn every_manifest_of_the_corpus_is_read_or_refused() {
 
 #[test]
 fn every_setting_of_the_corpus_is_in_range_or_refused() {
-    each("settings", |bytes| {
+    for_each_file("settings", |bytes| {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(settings) = Settings::parse(&text, "corpus") {
             assert!(settings.train.micro_batch > 0);

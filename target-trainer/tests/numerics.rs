@@ -10,12 +10,12 @@ use std::num::NonZeroUsize;
 use proptest::prelude::*;
 use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::{arithmetic, held_out};
-use target_trainer::model::{Base, Config, Preset, preset};
+use target_trainer::model::{BaseModel, ModelConfig, Preset, preset_files};
 use target_trainer::train::{Engine, NonFinite, Recipe, StepOptions, StepReport, TrainState};
 
-fn base() -> Base {
-    let (config, weights) = preset(Preset::Tiny, 1).unwrap();
-    Base::from_bytes(Config::parse(&config).unwrap(), &weights).unwrap()
+fn base() -> BaseModel {
+    let (config, weights) = preset_files(Preset::Tiny, 1).unwrap();
+    BaseModel::from_bytes(ModelConfig::parse(&config).unwrap(), &weights).unwrap()
 }
 
 fn samples(lines: impl IntoIterator<Item = String>) -> Vec<Sample> {
@@ -23,15 +23,15 @@ fn samples(lines: impl IntoIterator<Item = String>) -> Vec<Sample> {
 }
 
 fn engine(steps: u64) -> Engine {
-    Engine::with_base(base(), Recipe { steps, ..Recipe::default() }, &samples(arithmetic(1, 30, 0)))
+    Engine::new_on_cpu(base(), Recipe { steps, ..Recipe::default() }, &samples(arithmetic(1, 30, 0)))
 }
 
-fn micro(count: usize) -> NonZeroUsize {
+fn nonzero(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap()
 }
 
 fn step(engine: &mut Engine, micro_batch: usize, check_finite: bool) -> StepReport {
-    engine.step(StepOptions { micro_batch: micro(micro_batch), check_finite, recheck: false }).unwrap()
+    engine.step(StepOptions { micro_batch: nonzero(micro_batch), check_finite, recheck: false }).unwrap()
 }
 
 fn trained(steps: u64, micro_batch: usize) -> TrainState {
@@ -72,7 +72,7 @@ fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_weights
 #[test]
 fn a_loss_that_overflows_is_noticed_before_anything_is_applied() {
     let line = r#"{"prompt":"1+1=","completion":"2","weight":3.0e38}"#;
-    let mut engine = Engine::with_base(base(), Recipe::default(), &samples([line.to_owned()]));
+    let mut engine = Engine::new_on_cpu(base(), Recipe::default(), &samples([line.to_owned()]));
     let before = engine.state().unwrap();
     assert_eq!(step(&mut engine, 1, true).non_finite, Some(NonFinite::Loss));
     assert!(engine.state().unwrap() == before);
@@ -82,7 +82,7 @@ fn a_loss_that_overflows_is_noticed_before_anything_is_applied() {
 
 #[test]
 fn a_sample_with_nothing_to_learn_is_no_division_by_zero() {
-    let mut engine = Engine::with_base(
+    let mut engine = Engine::new_on_cpu(
         base(),
         Recipe::default(),
         &samples([r#"{"messages":[{"role":"user","content":"hello"}]}"#.to_owned()]),
@@ -115,7 +115,7 @@ fn it_learns_to_add_numbers_that_it_has_never_seen_added() {
         weight_decay: 0.05,
         ..Recipe::default()
     };
-    let mut engine = Engine::with_base(base(), recipe, &samples(arithmetic(1, 4000, 0)));
+    let mut engine = Engine::new_on_cpu(base(), recipe, &samples(arithmetic(1, 4000, 0)));
     let unseen = samples(held_out(100));
     let before = engine.evaluate(&unseen).unwrap();
     while !engine.finished() {

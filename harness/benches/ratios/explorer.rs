@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use trainwreck::explore::{Ear, Explored, Model, Orders, Scope, explore};
-use trainwreck::sandbox::{Launch, Room, RoomSpec};
+use trainwreck::explore::{ExploreConfig, ExploreResult, ExploreScope, FsModel, OutputOracle, explore};
+use trainwreck::sandbox::{LaunchSpec, Sandbox, SandboxSpec};
 
-use crate::{Row, Wanted, median};
+use crate::{RatioLimit, Row, median};
 
 const JOBS: usize = 2;
 
 /// Ends at once.
-fn instant(dir: &Path) -> Launch {
+fn compile_instant_program(dir: &Path) -> LaunchSpec {
     let (source, program) = (dir.join("instant.c"), dir.join("instant"));
     std::fs::write(&source, "int main(void) { return 0; }").unwrap();
     let compiled = |flags: &[&str]| {
@@ -24,51 +24,56 @@ fn instant(dir: &Path) -> Launch {
     launch(&[program.to_str().unwrap()])
 }
 
-fn launch(words: &[&str]) -> Launch {
+fn launch(words: &[&str]) -> LaunchSpec {
     let path = ("PATH".into(), std::env::var_os("PATH").unwrap());
-    Launch { argv: words.iter().map(Into::into).collect(), env: vec![path], cwd: None }
+    LaunchSpec { argv: words.iter().map(Into::into).collect(), env: vec![path], cwd: None }
 }
 
-fn orders(dir: &Path, watch: PathBuf, command: Launch, resume: Launch) -> Orders {
+fn explore_config(dir: &Path, watch: PathBuf, command: LaunchSpec, resume: LaunchSpec) -> ExploreConfig {
     let rooms = dir.join("rooms");
     let _ = std::fs::remove_dir_all(&rooms);
     std::fs::create_dir_all(&rooms).unwrap();
-    Orders {
-        watch: vec![watch],
-        after: None,
+    ExploreConfig {
+        watched_dirs: vec![watch],
+        after_crash: None,
         command,
         resume,
         check: None,
-        ear: Ear::default(),
-        scope: Scope { process: true, models: Model::ALL.to_vec(), max_states: 2000, moments: None },
+        oracle: OutputOracle::default(),
+        scope: ExploreScope {
+            process_crashes: true,
+            models: FsModel::ALL.to_vec(),
+            max_states: 2000,
+            crash_points: None,
+        },
         timeout: Duration::from_secs(20),
         jobs: JOBS,
-        dir: rooms,
-        warm: Vec::new(),
-        only: None,
-        began: 1_700_000_000,
+        work_dir: rooms,
+        warm_modules: Vec::new(),
+        only_state: None,
+        began_unix_s: 1_700_000_000,
         cancelled: || false,
     }
 }
 
-fn explored(orders: &Orders) -> Explored {
+fn run_explorer(orders: &ExploreConfig) -> ExploreResult {
     explore(orders, &|_| ()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The same command in the same number of rooms, with nothing laid out.
-fn ceiling(dir: &Path, resume: &Launch, calls: usize) -> f64 {
+fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> f64 {
     let began = Instant::now();
     let began_calls = std::sync::Barrier::new(JOBS);
     let seconds = std::thread::scope(|scope| {
         let work = |job: usize| {
             let dir = dir.join(format!("ceiling-{job}"));
             std::fs::create_dir(&dir).unwrap();
-            let spec = RoomSpec { dir, mounts: Vec::new(), binds: Vec::new(), memory_cgroup: false };
-            let room = Room::build(spec).unwrap();
+            let spec = SandboxSpec { dir, mounts: Vec::new(), binds: Vec::new(), memory_cgroup: false };
+            let room = Sandbox::build(spec).unwrap();
             began_calls.wait();
             let first = began.elapsed();
             for _ in 0..calls / JOBS {
-                room.call(resume, Duration::from_secs(20), 4096, false).unwrap();
+                room.run_command(resume, Duration::from_secs(20), 4096, false).unwrap();
             }
             let seconds = (began.elapsed() - first).as_secs_f64();
             room.close().unwrap();
@@ -80,38 +85,39 @@ fn ceiling(dir: &Path, resume: &Launch, calls: usize) -> f64 {
     calls as f64 / seconds
 }
 
-pub(crate) fn against_the_ceiling() -> Vec<Row> {
+pub(crate) fn against_bare_recovery() -> Vec<Row> {
     let sizes = [
-        ("states/s against the recovery alone, files of 4 KiB", "4", Wanted::AtLeast(0.8)),
+        ("states/s against the recovery alone, files of 4 KiB", "4", RatioLimit::AtLeast(0.8)),
         // Each torn file is written anew: what limits it is no longer fork and exec, but memory.
-        ("the same with files of 4 MiB", "4096", Wanted::Nothing),
+        ("the same with files of 4 MiB", "4096", RatioLimit::Unlimited),
     ];
-    sizes.map(|(what, kib, wanted)| one_size(what, ["4", "4", kib], wanted)).into()
+    sizes.map(|(what, kib, wanted)| measure_file_size(what, ["4", "4", kib], wanted)).into()
 }
 
-fn one_size(what: &'static str, [saves, files, kib]: [&str; 3], wanted: Wanted) -> Row {
+fn measure_file_size(what: &'static str, [saves, files, kib]: [&str; 3], wanted: RatioLimit) -> Row {
     let dir = tempfile::tempdir().unwrap();
     let watch = dir.path().join("watched");
     std::fs::create_dir(&watch).unwrap();
     let own = std::env::current_exe().unwrap();
     let command = launch(&[own.to_str().unwrap(), "__saves", watch.to_str().unwrap(), saves, files, kib]);
-    let resume = instant(dir.path());
+    let resume = compile_instant_program(dir.path());
     let (mut ratios, mut states, mut fastest, mut tried) = (Vec::new(), 0.0, 0.0, 0);
     for turn in 0..5 {
-        let explored = explored(&orders(dir.path(), watch.clone(), command.clone(), resume.clone()));
+        let explored =
+            run_explorer(&explore_config(dir.path(), watch.clone(), command.clone(), resume.clone()));
         assert!(explored.findings.is_empty());
         let sub = dir.path().join(turn.to_string());
         std::fs::create_dir(&sub).unwrap();
-        let most = ceiling(&sub, &resume, explored.tried.len());
+        let most = bare_recoveries_per_second(&sub, &resume, explored.tried.len());
         (states, fastest, tried) = (explored.states_per_second(), most, explored.tried.len());
         ratios.push(states / most);
     }
     let measured = format!("{states:.0} of {fastest:.0} /s, {tried} states, {JOBS} jobs");
-    Row { what, measured, ratio: Some(median(ratios)), wanted }
+    Row { title: what, measured, ratio: Some(median(ratios)), limit: wanted }
 }
 
 /// A prepared root of the reference trainer.
-pub(crate) fn trainer_root(root: &Path, settings: &[&str]) -> PathBuf {
+pub(crate) fn prepare_trainer_root(root: &Path, settings: &[&str]) -> PathBuf {
     let trainer = trainwreck::target::find_program(Path::new("target-trainer"), Path::new(".")).unwrap();
     let run = |arguments: &[&str]| {
         let done = Command::new(&trainer).args(arguments).stdout(Stdio::null()).status().unwrap();
@@ -129,17 +135,17 @@ pub(crate) fn trainer_root(root: &Path, settings: &[&str]) -> PathBuf {
 
 pub(crate) fn against_strace() -> Vec<Row> {
     let what = "states/s against killing and running again under strace";
-    let wanted = Wanted::AtLeast(100.0);
+    let wanted = RatioLimit::AtLeast(100.0);
     if Command::new("strace").arg("-V").output().is_err() {
-        return vec![Row { what, measured: "skipped: no strace".into(), ratio: None, wanted }];
+        return vec![Row { title: what, measured: "skipped: no strace".into(), ratio: None, limit: wanted }];
     }
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
-    let trainer = trainer_root(&root, &[]);
-    let resume = instant(dir.path());
+    let trainer = prepare_trainer_root(&root, &[]);
+    let resume = compile_instant_program(dir.path());
     let command = launch(&[trainer.to_str().unwrap(), "daemon", root.to_str().unwrap(), "--drain"]);
     let began = Instant::now();
-    let explored = explored(&orders(dir.path(), root.clone(), command, resume.clone()));
+    let explored = run_explorer(&explore_config(dir.path(), root.clone(), command, resume.clone()));
     // With the recording and everything else.
     let seconds = began.elapsed().as_secs_f64();
     let ours = explored.tried.len() as f64 / seconds;
@@ -165,17 +171,17 @@ pub(crate) fn against_strace() -> Vec<Row> {
         "{ours:.0} /s ({} states in {seconds:.1} s, recording and all) against {theirs:.1} /s; the reference trainer",
         explored.tried.len()
     );
-    vec![Row { what, measured, ratio: Some(ours / theirs), wanted }]
+    vec![Row { title: what, measured, ratio: Some(ours / theirs), limit: wanted }]
 }
 
 pub(crate) fn warm_start() -> Vec<Row> {
     let what = "states/s of a warm Python that has imported numpy, against a fresh one";
-    let wanted = Wanted::AtLeast(30.0);
+    let wanted = RatioLimit::AtLeast(30.0);
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
     let has_numpy = Command::new(&python).args(["-c", "import numpy"]).output();
     if !has_numpy.is_ok_and(|output| output.status.success()) {
         let measured = format!("skipped: `{python}` has no numpy; name another by PYTHON");
-        return vec![Row { what, measured, ratio: None, wanted }];
+        return vec![Row { title: what, measured, ratio: None, limit: wanted }];
     }
     let dir = tempfile::tempdir().unwrap();
     let watch = dir.path().join("watched");
@@ -190,9 +196,9 @@ pub(crate) fn warm_start() -> Vec<Row> {
     let saves = launch(&[own.to_str().unwrap(), "__saves", watch.to_str().unwrap(), "6", "4", "4"]);
     let resume = launch(&[&python, script.to_str().unwrap(), watch.to_str().unwrap()]);
     let rate = |warm: Vec<String>, max_states: usize| {
-        let mut orders = orders(dir.path(), watch.clone(), saves.clone(), resume.clone());
-        (orders.warm, orders.scope.max_states) = (warm, max_states);
-        explored(&orders).states_per_second()
+        let mut orders = explore_config(dir.path(), watch.clone(), saves.clone(), resume.clone());
+        (orders.warm_modules, orders.scope.max_states) = (warm, max_states);
+        run_explorer(&orders).states_per_second()
     };
     // Enough states that importing once for each job weighs little, as in a real exploration.
     let turns = (0..7).map(|_| (rate(vec!["numpy".into()], 2000), rate(Vec::new(), 40)));
@@ -200,5 +206,5 @@ pub(crate) fn warm_start() -> Vec<Row> {
     let (warm, fresh) = turns[turns.len() / 2];
     let ratio = median(turns.iter().map(|(warm, fresh)| warm / fresh).collect());
     let measured = format!("{warm:.0} /s against {fresh:.1} /s, {JOBS} jobs");
-    vec![Row { what, measured, ratio: Some(ratio), wanted }]
+    vec![Row { title: what, measured, ratio: Some(ratio), limit: wanted }]
 }

@@ -17,39 +17,41 @@ mod programs;
 
 /// One line of the table.
 pub(crate) struct Row {
-    pub(crate) what: &'static str,
+    pub(crate) title: &'static str,
     pub(crate) measured: String,
     /// None: it could not be measured, and `measured` says why.
     pub(crate) ratio: Option<f64>,
-    pub(crate) wanted: Wanted,
+    pub(crate) limit: RatioLimit,
 }
 
 /// What a ratio should come to.
 #[derive(Clone, Copy)]
-pub(crate) enum Wanted {
+pub(crate) enum RatioLimit {
     AtLeast(f64),
     AtMost(f64),
     /// For comparison only.
-    Nothing,
+    Unlimited,
 }
 
 impl Row {
-    fn line(&self) -> String {
+    fn to_markdown(&self) -> String {
         let ratio = self.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}"));
-        let (wanted, met) = match self.wanted {
-            Wanted::AtLeast(least) => (format!("at least {least}"), self.ratio.map(|ratio| ratio >= least)),
-            Wanted::AtMost(most) => (format!("at most {most}"), self.ratio.map(|ratio| ratio <= most)),
-            Wanted::Nothing => (String::new(), None),
+        let (wanted, met) = match self.limit {
+            RatioLimit::AtLeast(least) => {
+                (format!("at least {least}"), self.ratio.map(|ratio| ratio >= least))
+            }
+            RatioLimit::AtMost(most) => (format!("at most {most}"), self.ratio.map(|ratio| ratio <= most)),
+            RatioLimit::Unlimited => (String::new(), None),
         };
         let met = met.map_or("", |met| if met { "yes" } else { "no" });
-        format!("| {} | {} | {ratio} | {wanted} | {met} |", self.what, self.measured)
+        format!("| {} | {} | {ratio} | {wanted} | {met} |", self.title, self.measured)
     }
 }
 
 fn main() {
-    trainwreck::sandbox::become_warden_if_asked();
+    trainwreck::sandbox::run_init_if_requested();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if programs::played(&arguments) {
+    if programs::run_named_program(&arguments) {
         return;
     }
     let wanted = |name: &str| {
@@ -59,14 +61,14 @@ fn main() {
     println!("| what | measured | ratio | wanted | met |\n|---|---|---|---|---|");
     type Measure = fn() -> Vec<Row>;
     let measures: [(&str, Measure); 5] = [
-        ("explorer", explorer::against_the_ceiling),
+        ("explorer", explorer::against_bare_recovery),
         ("strace", explorer::against_strace),
-        ("training", overhead::training),
-        ("save", overhead::saves),
+        ("training", overhead::training_overhead),
+        ("save", overhead::save_overhead),
         ("warm", explorer::warm_start),
     ];
     for (_, measure) in measures.into_iter().filter(|(name, _)| wanted(name)) {
-        measure().iter().for_each(|row| println!("{}", row.line()));
+        measure().iter().for_each(|row| println!("{}", row.to_markdown()));
     }
 }
 

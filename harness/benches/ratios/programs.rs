@@ -5,23 +5,30 @@ use std::io::Write;
 use std::path::Path;
 
 /// Plays a program, if the arguments name one.
-pub(crate) fn played(arguments: &[String]) -> bool {
+pub(crate) fn run_named_program(arguments: &[String]) -> bool {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["__saves", folder, saves, files, kib] => {
-            saves_of(Path::new(folder), number(saves), number(files), number(kib) * 1024);
+            write_saves(
+                Path::new(folder),
+                parse_number(saves),
+                parse_number(files),
+                parse_number(kib) * 1024,
+            );
         }
-        ["__large", folder, mib, synced] => large(Path::new(folder), number(mib), synced == "synced"),
+        ["__large", folder, mib, synced] => {
+            write_large_file(Path::new(folder), parse_number(mib), synced == "synced")
+        }
         _ => return false,
     }
     true
 }
 
-fn number(text: &str) -> usize {
+fn parse_number(text: &str) -> usize {
     text.parse().unwrap()
 }
 
 /// Saves of several files each, aside and renamed; only the folder is synced, so that a power loss leaves many states.
-fn saves_of(folder: &Path, saves: usize, files: usize, bytes: usize) {
+fn write_saves(folder: &Path, saves: usize, files: usize, bytes: usize) {
     for save in 1..=saves {
         for file in 0..files {
             let content: Vec<u8> = (0..bytes).map(|at| (at * 31 + save * 7 + file) as u8).collect();
@@ -35,7 +42,7 @@ fn saves_of(folder: &Path, saves: usize, files: usize, bytes: usize) {
 }
 
 /// One file, written aside in MiB by MiB, synced if asked, renamed; says how long that took, in microseconds.
-fn large(folder: &Path, mib: usize, synced: bool) {
+fn write_large_file(folder: &Path, mib: usize, synced: bool) {
     let chunk: Vec<u8> = (0..1 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let began = std::time::Instant::now();
     let aside = folder.join("checkpoint.tmp");

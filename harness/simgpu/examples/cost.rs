@@ -4,15 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "it stops at the first thing that is not as it should be")]
 
 #[expect(dead_code, reason = "it uses a part of what tests do")]
-#[path = "../tests/inside/mod.rs"]
-mod inside;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::ffi::{CStr, c_void};
 use std::time::Instant;
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
-use inside::{Gpu, Place, plan};
-use simgpu_plan::{Calls, Effect, Machine, Plan, Rule, Strike};
+use simgpu_plan::{Backend, CallFilter, FaultRule, Persistence, RuleEffect, ShimPlan};
+use support::{ShimSetup, TestGpu, plan};
 
 const CALLS: u32 = 5_000_000;
 
@@ -45,7 +45,7 @@ fn calls(what: &str) {
 }
 
 fn launches() {
-    let gpu = Gpu::new();
+    let gpu = TestGpu::new();
     let time = |kernel: &str, blocks: u32, count: u32| {
         let width = 256_i32;
         let input = gpu.stream.clone_htod(&vec![1.0_f32; 64 * 256]).unwrap();
@@ -72,7 +72,7 @@ fn launches() {
     multiply(&gpu);
 }
 
-fn multiply(gpu: &Gpu) {
+fn multiply(gpu: &TestGpu) {
     use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
     let size = 256_usize;
     let a = gpu.stream.alloc_zeros::<f32>(size * size).unwrap();
@@ -117,26 +117,32 @@ fn main() {
     if let Ok(part) = std::env::var("SIMGPU_TEST_BODY") {
         return if part == "launches" { launches() } else { calls(&part) };
     }
-    let run = |place: &Place, part: &str, library: &str| {
+    let run = |place: &ShimSetup, part: &str, library: &str| {
         let output = place.command(part).env("SIMGPU_LIBRARY", library).output().unwrap();
-        print!("{}", inside::said(&output));
+        print!("{}", support::successful_output(&output));
     };
     let dir = tempfile::tempdir().unwrap();
     let real = dir.path().join("libreal.so");
-    std::fs::copy(inside::library(), &real).unwrap();
-    let simulated = Place::new(&plan(Vec::new()));
+    std::fs::copy(support::shim_library(), &real).unwrap();
+    let simulated = ShimSetup::new(&plan(Vec::new()));
     run(&simulated, "launches", "");
     run(&simulated, "the simulation", "libcuda.so.1");
     let forwarded = |rules| {
-        Place::new(&Plan {
-            machine: Machine::Forwarded { libcuda: Some(real.clone()), libnvidia_ml: None },
+        ShimSetup::new(&ShimPlan {
+            backend: Backend::Forwarded { libcuda: Some(real.clone()), libnvidia_ml: None },
             ..plan(rules)
         })
     };
     let name = real.to_string_lossy().into_owned();
     run(&simulated, "the same, in a copy of its own", &name);
     run(&forwarded(Vec::new()), "that copy, through another in front", "libcuda.so.1");
-    let other = Calls { function: Some("cuMemAlloc*".into()), ..Calls::default() };
-    let rule = Rule { armed: true, calls: other, nth: 1, strike: Strike::Once, effect: Effect::Hang };
+    let other = CallFilter { function: Some("cuMemAlloc*".into()), ..CallFilter::default() };
+    let rule = FaultRule {
+        armed: true,
+        calls: other,
+        nth: 1,
+        persistence: Persistence::Transient,
+        effect: RuleEffect::Hang,
+    };
     run(&forwarded(vec![rule]), "with a rule on another function", "libcuda.so.1");
 }

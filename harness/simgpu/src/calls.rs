@@ -1,42 +1,42 @@
 //! What the driver's functions are: their kinds, and where among their arguments sizes lie. Pure.
 
-use simgpu_plan::Kind;
+use simgpu_plan::DriverCallKind;
 
 /// The kind of a function, by its name.
-pub(crate) fn kind(name: &str) -> Kind {
+pub(crate) fn call_kind(name: &str) -> DriverCallKind {
     let starts = |beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
     if starts(&["cuInit", "cuDevicePrimaryCtxRetain", "cuCtxCreate"]) {
-        Kind::Initialise
+        DriverCallKind::Initialise
     } else if starts(&["cuModuleLoad", "cuLibraryLoad"]) {
-        Kind::LoadModule
+        DriverCallKind::LoadModule
     } else if starts(&["cuLaunchHostFunc"]) {
-        Kind::Other
+        DriverCallKind::Other
     } else if starts(&["cuLaunch", "cuGraphLaunch", "cublasLtMatmul"]) {
-        Kind::Launch
+        DriverCallKind::Launch
     } else if starts(&["cuMemAlloc", "cuMemHostAlloc", "cuMemCreate", "cuArrayCreate", "cuArray3DCreate"]) {
-        Kind::Allocate
+        DriverCallKind::Allocate
     } else if starts(&["cuMemFree", "cuMemRelease", "cuArrayDestroy"]) {
-        Kind::Free
+        DriverCallKind::Free
     } else if starts(&["cuMemcpy"]) {
-        Kind::Copy
+        DriverCallKind::Copy
     } else if starts(&["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"]) {
-        Kind::Synchronise
+        DriverCallKind::Synchronise
     } else {
-        Kind::Other
+        DriverCallKind::Other
     }
 }
 
 /// Whether the function tells errors of work that was given out before.
-pub(crate) fn waits(name: &str) -> bool {
-    match kind(name) {
-        Kind::Synchronise => true,
-        Kind::Copy => !name.contains("Async"),
+pub(crate) fn waits_for_work(name: &str) -> bool {
+    match call_kind(name) {
+        DriverCallKind::Synchronise => true,
+        DriverCallKind::Copy => !name.contains("Async"),
         _ => false,
     }
 }
 
 /// Whether the function works on after an error that breaks the context.
-pub(crate) fn outlives_errors(name: &str) -> bool {
+pub(crate) fn works_after_errors(name: &str) -> bool {
     name.starts_with("cuGetError") || name.starts_with("cuGetProcAddress") || name == "cuDriverGetVersion"
 }
 
@@ -73,11 +73,15 @@ mod tests {
 
     #[test]
     fn kinds_follow_what_a_function_does() {
-        assert_eq!(kind("cuLaunchKernelEx"), Kind::Launch);
-        assert_eq!(kind("cuLaunchHostFunc"), Kind::Other);
-        assert_eq!(kind("cuMemAllocFromPoolAsync"), Kind::Allocate);
-        assert_eq!(kind("cuMemcpyDtoHAsync_v2"), Kind::Copy);
-        assert!(waits("cuMemcpyDtoH_v2") && !waits("cuMemcpyDtoHAsync_v2") && waits("cuEventSynchronize"));
+        assert_eq!(call_kind("cuLaunchKernelEx"), DriverCallKind::Launch);
+        assert_eq!(call_kind("cuLaunchHostFunc"), DriverCallKind::Other);
+        assert_eq!(call_kind("cuMemAllocFromPoolAsync"), DriverCallKind::Allocate);
+        assert_eq!(call_kind("cuMemcpyDtoHAsync_v2"), DriverCallKind::Copy);
+        assert!(
+            waits_for_work("cuMemcpyDtoH_v2")
+                && !waits_for_work("cuMemcpyDtoHAsync_v2")
+                && waits_for_work("cuEventSynchronize")
+        );
         assert_eq!(byte_arguments("cuMemcpyDtoHAsync_v2"), [2]);
     }
 }

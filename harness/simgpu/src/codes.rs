@@ -78,13 +78,13 @@ const CODES: [(u32, &str, &str); 44] = [
 ];
 
 /// Name and meaning, each ended by a NUL.
-pub(crate) fn told(code: u32) -> Option<(&'static str, &'static str)> {
+pub(crate) fn name_and_meaning(code: u32) -> Option<(&'static str, &'static str)> {
     CODES.iter().find(|(known, ..)| *known == code).map(|(_, name, meaning)| (*name, *meaning))
 }
 
 /// For evidence: number and name.
-pub(crate) fn named(code: u32) -> String {
-    match told(code) {
+pub(crate) fn describe(code: u32) -> String {
+    match name_and_meaning(code) {
         Some((name, _)) => format!("{code} ({})", name.trim_end_matches('\0')),
         None => code.to_string(),
     }

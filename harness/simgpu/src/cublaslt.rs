@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 
-use crate::driver::launch::give_out_launch;
-use crate::driver::work::Work;
-use crate::hooks::{matmul_fails, taken_twists};
-use crate::matmul::{Element, Matmul, Operand};
+use crate::driver::launch::enqueue_launch;
+use crate::driver::work::StreamWork;
+use crate::hooks::{matmul_error_code, take_corruptions};
+use crate::matmul::{ElementType, MatmulTask, Operand};
 
 const SUCCESS: u32 = 0;
 const ALLOC_FAILED: u32 = 3;
@@ -16,40 +16,40 @@ const EXECUTION_FAILED: u32 = 13;
 const NOT_SUPPORTED: u32 = 15;
 
 /// CUDA_R_32F and CUDA_R_16BF.
-const F32: u64 = 0;
-const BF16: u64 = 14;
+const CUDA_R_32F: u64 = 0;
+const CUDA_R_16BF: u64 = 14;
 /// CUBLAS_COMPUTE_32F and its faster kinds, which are taken for it.
-const COMPUTE: [u64; 4] = [68, 69, 75, 77];
+const COMPUTE_TYPES: [u64; 4] = [68, 69, 75, 77];
 
 /// What a descriptor is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Of {
-    Multiplication,
-    Layout,
+enum DescriptorKind {
+    MatmulDesc,
+    MatrixLayout,
     Preference,
 }
 
 /// A descriptor: its attributes, by NVIDIA's numbers.
-struct Described {
-    of: Of,
-    values: HashMap<u32, u64>,
+struct Descriptor {
+    kind: DescriptorKind,
+    attributes: HashMap<u32, u64>,
 }
 
-impl Described {
-    fn get(&self, attribute: u32) -> u64 {
-        self.values.get(&attribute).copied().unwrap_or(0)
+impl Descriptor {
+    fn attribute(&self, attribute: u32) -> u64 {
+        self.attributes.get(&attribute).copied().unwrap_or(0)
     }
 }
 
-type Handle = *mut Described;
+type Handle = *mut Descriptor;
 
 /// # Safety
 /// `place` is null or a place for the answer.
-unsafe fn create(place: *mut Handle, of: Of, values: &[(u32, u64)]) -> u32 {
+unsafe fn create_descriptor(place: *mut Handle, of: DescriptorKind, values: &[(u32, u64)]) -> u32 {
     if place.is_null() {
         return INVALID_VALUE;
     }
-    let described = Box::new(Described { of, values: values.iter().copied().collect() });
+    let described = Box::new(Descriptor { kind: of, attributes: values.iter().copied().collect() });
     // SAFETY: the caller's.
     unsafe { place.write(Box::into_raw(described)) };
     SUCCESS
@@ -75,7 +75,7 @@ unsafe fn set(handle: Handle, attribute: u32, value: *const c_void, bytes: usize
     // SAFETY: the caller's, and a u64 has room for 8 bytes.
     unsafe {
         std::ptr::copy_nonoverlapping(value.cast::<u8>(), (&raw mut wide).cast(), bytes);
-        (*handle).values.insert(attribute, wide);
+        (*handle).attributes.insert(attribute, wide);
     }
     SUCCESS
 }
@@ -88,7 +88,7 @@ unsafe fn get(handle: Handle, attribute: u32, value: *mut c_void, bytes: usize, 
     }
     // SAFETY: the caller's.
     unsafe {
-        let wide = (*handle).get(attribute);
+        let wide = (*handle).attribute(attribute);
         std::ptr::copy_nonoverlapping((&raw const wide).cast::<u8>(), value.cast(), bytes);
         if !written.is_null() {
             written.write(bytes);
@@ -166,7 +166,7 @@ extern "C" fn cublasLtGetStatusString(status: u32) -> *const c_char {
 unsafe extern "C" fn cublasLtMatmulDescCreate(place: *mut Handle, compute: u32, scale: u32) -> u32 {
     let values = [(0, u64::from(compute)), (1, u64::from(scale)), (7, 1)];
     // SAFETY: the caller's arguments go on as they are, here and below.
-    unsafe { create(place, Of::Multiplication, &values) }
+    unsafe { create_descriptor(place, DescriptorKind::MatmulDesc, &values) }
 }
 
 #[unsafe(no_mangle)]
@@ -179,18 +179,18 @@ unsafe extern "C" fn cublasLtMatrixLayoutCreate(
 ) -> u32 {
     let values = [(0, u64::from(element)), (1, 0), (2, rows), (3, columns), (4, ld as u64), (5, 1), (6, 0)];
     // SAFETY: as above.
-    unsafe { create(place, Of::Layout, &values) }
+    unsafe { create_descriptor(place, DescriptorKind::MatrixLayout, &values) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cublasLtMatmulPreferenceCreate(place: *mut Handle) -> u32 {
     // SAFETY: as above.
-    unsafe { create(place, Of::Preference, &[]) }
+    unsafe { create_descriptor(place, DescriptorKind::Preference, &[]) }
 }
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
-struct Heuristic {
+struct HeuristicResult {
     algorithm: [u64; 8],
     workspace_bytes: usize,
     state: u32,
@@ -208,7 +208,7 @@ unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     d: Handle,
     _preference: Handle,
     asked: i32,
-    results: *mut Heuristic,
+    results: *mut HeuristicResult,
     found: *mut i32,
 ) -> u32 {
     if asked < 1 || results.is_null() || found.is_null() {
@@ -218,11 +218,11 @@ unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     // SAFETY: as above.
     unsafe {
         found.write(0);
-        if let Err(status) = read(description, [a, b, c, d], addresses, 1.0, 0.0) {
+        if let Err(status) = read_matmul(description, [a, b, c, d], addresses, 1.0, 0.0) {
             return status;
         }
         let state = SUCCESS;
-        results.write(Heuristic {
+        results.write(HeuristicResult {
             algorithm: [1; 8],
             workspace_bytes: 0,
             state,
@@ -235,34 +235,43 @@ unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
 }
 
 /// Rows and columns as they lie in memory, and the steps down and along.
-fn operand(layout: &Described, at: usize) -> Result<Operand, u32> {
-    let element = match layout.get(0) {
-        F32 => Element::F32,
-        BF16 => Element::Bf16,
+fn operand_of(layout: &Descriptor, at: usize) -> Result<Operand, u32> {
+    let element = match layout.attribute(0) {
+        CUDA_R_32F => ElementType::F32,
+        CUDA_R_16BF => ElementType::Bf16,
         _ => return Err(NOT_SUPPORTED),
     };
-    let (rows, columns, ld) = (layout.get(2) as usize, layout.get(3) as usize, layout.get(4) as usize);
-    let (down, along, least) = match layout.get(1) as u32 {
+    let (rows, columns, ld) =
+        (layout.attribute(2) as usize, layout.attribute(3) as usize, layout.attribute(4) as usize);
+    let (down, along, least) = match layout.attribute(1) as u32 {
         0 => (1, ld, rows),
         1 => (ld, 1, columns),
         _ => return Err(NOT_SUPPORTED),
     };
-    if ld < least || rows == 0 || columns == 0 || (layout.get(6) as i64) < 0 {
+    if ld < least || rows == 0 || columns == 0 || (layout.attribute(6) as i64) < 0 {
         return Err(INVALID_VALUE);
     }
-    Ok(Operand { at, element, rows, columns, down, along, batch: layout.get(6) as usize })
+    Ok(Operand {
+        address: at,
+        element,
+        rows,
+        columns,
+        row_stride: down,
+        column_stride: along,
+        batch_stride: layout.attribute(6) as usize,
+    })
 }
 
 /// As the product sees it.
-fn transposed(operand: Operand, operation: u64) -> Result<Operand, u32> {
+fn apply_transposition(operand: Operand, operation: u64) -> Result<Operand, u32> {
     match operation as u32 {
         0 => Ok(operand),
         // CUBLAS_OP_T, and CUBLAS_OP_C: the same for real numbers.
         1 | 2 => Ok(Operand {
             rows: operand.columns,
             columns: operand.rows,
-            down: operand.along,
-            along: operand.down,
+            row_stride: operand.column_stride,
+            column_stride: operand.row_stride,
             ..operand
         }),
         _ => Err(INVALID_VALUE),
@@ -271,31 +280,39 @@ fn transposed(operand: Operand, operation: u64) -> Result<Operand, u32> {
 
 /// # Safety
 /// All are null or descriptors that were created and not destroyed.
-unsafe fn read(
+unsafe fn read_matmul(
     description: Handle,
     layouts: [Handle; 4],
     at: [usize; 4],
     alpha: f32,
     beta: f32,
-) -> Result<Matmul, u32> {
+) -> Result<MatmulTask, u32> {
     // SAFETY: the caller's.
-    let description =
-        unsafe { description.as_ref() }.filter(|it| it.of == Of::Multiplication).ok_or(INVALID_VALUE)?;
+    let description = unsafe { description.as_ref() }
+        .filter(|it| it.kind == DescriptorKind::MatmulDesc)
+        .ok_or(INVALID_VALUE)?;
     let mut operands = Vec::with_capacity(4);
     let mut batches = Vec::with_capacity(4);
     for (layout, at) in layouts.into_iter().zip(at) {
         // SAFETY: the caller's.
-        let layout = unsafe { layout.as_ref() }.filter(|it| it.of == Of::Layout).ok_or(INVALID_VALUE)?;
-        operands.push(operand(layout, at)?);
-        batches.push(layout.get(5) as u32 as usize);
+        let layout = unsafe { layout.as_ref() }
+            .filter(|it| it.kind == DescriptorKind::MatrixLayout)
+            .ok_or(INVALID_VALUE)?;
+        operands.push(operand_of(layout, at)?);
+        batches.push(layout.attribute(5) as u32 as usize);
     }
-    let plain =
-        description.get(7) as u32 == 1 && description.get(2) as u32 == 0 && description.get(5) as u32 == 0;
-    if !COMPUTE.contains(&description.get(0)) || description.get(1) != F32 || !plain {
+    let plain = description.attribute(7) as u32 == 1
+        && description.attribute(2) as u32 == 0
+        && description.attribute(5) as u32 == 0;
+    if !COMPUTE_TYPES.contains(&description.attribute(0)) || description.attribute(1) != CUDA_R_32F || !plain
+    {
         return Err(NOT_SUPPORTED);
     }
     let [a, b, c, d] = [operands[0], operands[1], operands[2], operands[3]];
-    let (a, b) = (transposed(a, description.get(3))?, transposed(b, description.get(4))?);
+    let (a, b) = (
+        apply_transposition(a, description.attribute(3))?,
+        apply_transposition(b, description.attribute(4))?,
+    );
     let fits = a.columns == b.rows && a.rows == d.rows && b.columns == d.columns;
     let alike =
         c.rows == d.rows && c.columns == d.columns && batches.iter().all(|count| *count == batches[0]);
@@ -304,11 +321,11 @@ unsafe fn read(
     }
     if a.element != b.element
         || c.element != d.element
-        || (a.element == Element::F32 && d.element == Element::Bf16)
+        || (a.element == ElementType::F32 && d.element == ElementType::Bf16)
     {
         return Err(NOT_SUPPORTED);
     }
-    Ok(Matmul { a, b, c, d, alpha, beta, batches: batches[0] })
+    Ok(MatmulTask { a, b, c, d, alpha, beta, batch_count: batches[0] })
 }
 
 #[unsafe(no_mangle)]
@@ -333,18 +350,24 @@ unsafe extern "C" fn cublasLtMatmul(
     if alpha.is_null() || beta.is_null() {
         return INVALID_VALUE;
     }
-    match matmul_fails() {
+    match matmul_error_code() {
         Some(crate::codes::OUT_OF_MEMORY) => return ALLOC_FAILED,
         Some(_) => return EXECUTION_FAILED,
         None => (),
     }
-    let twists = taken_twists();
+    let twists = take_corruptions();
     // SAFETY: the caller's.
     let matmul = unsafe {
-        read(description, [a_layout, b_layout, c_layout, d_layout], [a, b, c, d], alpha.read(), beta.read())
+        read_matmul(
+            description,
+            [a_layout, b_layout, c_layout, d_layout],
+            [a, b, c, d],
+            alpha.read(),
+            beta.read(),
+        )
     };
     match matmul {
-        Ok(matmul) => match give_out_launch(stream, Work::Multiply(Box::new(matmul)), twists) {
+        Ok(matmul) => match enqueue_launch(stream, StreamWork::Matmul(Box::new(matmul)), twists) {
             Ok(()) => SUCCESS,
             Err(_) => EXECUTION_FAILED,
         },

@@ -8,17 +8,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use simgpu_plan::Machine;
+use simgpu_plan::Backend;
 
-use crate::rules::{give_up, stand_behind, world};
+use crate::rules::{abort_with, chain_to, fault_state};
 use crate::symbols::{EXPORTED, NAMES, spare};
 use crate::{codes, hooks};
 
 /// Folder of the plan of a stand-in that stands behind this one; for tests.
-const BEHIND: &str = "TRAINWRECK_GPU_BEHIND";
+const CHAINED_DIR_VARIABLE: &str = "TRAINWRECK_GPU_BEHIND";
 
 /// Where drivers are installed, after the folders that the loader is told to search.
-const FOLDERS: [&str; 10] = [
+const DRIVER_DIRS: [&str; 10] = [
     "/usr/lib/x86_64-linux-gnu",
     "/lib/x86_64-linux-gnu",
     "/usr/lib64",
@@ -33,15 +33,15 @@ const FOLDERS: [&str; 10] = [
 
 /// A library that was opened; it stays open.
 #[derive(Clone, Copy)]
-struct Library(*mut c_void);
+struct DynamicLibrary(*mut c_void);
 
 // SAFETY: a handle of the loader may be used by any thread.
-unsafe impl Send for Library {}
+unsafe impl Send for DynamicLibrary {}
 // SAFETY: as above.
-unsafe impl Sync for Library {}
+unsafe impl Sync for DynamicLibrary {}
 
-impl Library {
-    fn open(path: &Path) -> Result<Library, String> {
+impl DynamicLibrary {
+    fn open(path: &Path) -> Result<DynamicLibrary, String> {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
         // SAFETY: opens a library that the plan, or the machine, says is the driver.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -50,7 +50,7 @@ impl Library {
             let why = unsafe { CStr::from_ptr(libc::dlerror()) };
             return Err(why.to_string_lossy().into_owned());
         }
-        Ok(Library(handle))
+        Ok(DynamicLibrary(handle))
     }
 
     fn symbol(self, name: &str) -> Option<usize> {
@@ -62,60 +62,68 @@ impl Library {
 }
 
 /// The real libraries, and what was learned of them.
-struct Real {
-    cuda: Library,
-    nvml: Option<Library>,
+struct RealDriver {
+    cuda: DynamicLibrary,
+    nvml: Option<DynamicLibrary>,
     /// The exported function for each function of the real driver.
-    exported: Mutex<HashMap<usize, usize>>,
+    hooked_by_address: Mutex<HashMap<usize, usize>>,
     kernels: Mutex<HashMap<usize, String>>,
 }
 
-fn real() -> Option<&'static Real> {
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    REAL.get_or_init(|| match &world().plan().plan.machine {
-        Machine::Simulated(_) => None,
-        Machine::Forwarded { libcuda, libnvidia_ml } => {
-            Some(Real::open(libcuda.as_deref(), libnvidia_ml.as_deref()).unwrap_or_else(|why| give_up(&why)))
-        }
+fn real() -> Option<&'static RealDriver> {
+    static REAL: OnceLock<Option<RealDriver>> = OnceLock::new();
+    REAL.get_or_init(|| match &fault_state().current_plan().plan.backend {
+        Backend::Simulated(_) => None,
+        Backend::Forwarded { libcuda, libnvidia_ml } => Some(
+            RealDriver::open(libcuda.as_deref(), libnvidia_ml.as_deref())
+                .unwrap_or_else(|why| abort_with(&why)),
+        ),
     })
     .as_ref()
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
-impl Real {
-    fn open(libcuda: Option<&Path>, libnvidia_ml: Option<&Path>) -> Result<Real, String> {
-        let path =
-            found("libcuda.so.1", libcuda).ok_or("there is no real libcuda.so.1: name it in the plan")?;
-        let cuda = Library::open(&path)?;
+impl RealDriver {
+    fn open(libcuda: Option<&Path>, libnvidia_ml: Option<&Path>) -> Result<RealDriver, String> {
+        let path = find_library("libcuda.so.1", libcuda)
+            .ok_or("there is no real libcuda.so.1: name it in the plan")?;
+        let cuda = DynamicLibrary::open(&path)?;
         if let Some(behind) = cuda.symbol("simgpu_stand_behind") {
-            let folder = std::env::var_os(BEHIND).and_then(|folder| CString::new(folder.as_bytes()).ok());
+            let folder = std::env::var_os(CHAINED_DIR_VARIABLE)
+                .and_then(|folder| CString::new(folder.as_bytes()).ok());
             // SAFETY: a library with this symbol is a copy of ours.
             unsafe {
                 let behind: unsafe extern "C" fn(*const c_char) = std::mem::transmute(behind);
                 behind(folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()));
             }
         }
-        let nvml = found("libnvidia-ml.so.1", libnvidia_ml).and_then(|path| Library::open(&path).ok());
+        let nvml =
+            find_library("libnvidia-ml.so.1", libnvidia_ml).and_then(|path| DynamicLibrary::open(&path).ok());
         let pairs = NAMES[..EXPORTED.len()].iter().zip(EXPORTED);
         let exported = pairs
             .filter_map(|(name, exported)| Some((cuda.symbol(name)?, *exported as *const () as usize)))
             .collect();
-        Ok(Real { cuda, nvml, exported: Mutex::new(exported), kernels: Mutex::new(HashMap::new()) })
+        Ok(RealDriver {
+            cuda,
+            nvml,
+            hooked_by_address: Mutex::new(exported),
+            kernels: Mutex::new(HashMap::new()),
+        })
     }
 
     /// The exported function that leads to one of the real driver: from the list, or one to spare that learns the name.
-    fn within_sight(&self, function: usize, name: &str) -> usize {
-        let mut exported = locked(&self.exported);
+    fn hooked(&self, function: usize, name: &str) -> usize {
+        let mut exported = lock(&self.hooked_by_address);
         if let Some(known) = exported.get(&function) {
             return *known;
         }
-        let index = world().learn(Box::leak(name.to_owned().into_boxed_str()));
+        let index = fault_state().add_function(Box::leak(name.to_owned().into_boxed_str()));
         let at = match index.and_then(|index| Some((index, spare(index)?))) {
             Some((index, at)) => {
-                hooks::set_target(index, function);
+                hooks::set_implementation(index, function);
                 at
             }
             // No more to spare: the call goes by unseen.
@@ -127,8 +135,8 @@ impl Real {
 }
 
 /// The library at this path, or the first of this name that is not this one.
-fn found(name: &str, path: Option<&Path>) -> Option<PathBuf> {
-    let ours = own_file();
+fn find_library(name: &str, path: Option<&Path>) -> Option<PathBuf> {
+    let ours = own_file_id();
     let is_other =
         |path: &PathBuf| std::fs::metadata(path).is_ok_and(|file| Some((file.dev(), file.ino())) != ours);
     if let Some(path) = path {
@@ -136,12 +144,12 @@ fn found(name: &str, path: Option<&Path>) -> Option<PathBuf> {
     }
     let told = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let told: Vec<PathBuf> = std::env::split_paths(&told).collect();
-    let folders = told.into_iter().chain(configured()).chain(FOLDERS.iter().map(PathBuf::from));
+    let folders = told.into_iter().chain(configured_dirs()).chain(DRIVER_DIRS.iter().map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(is_other)
 }
 
 /// Folders of the loader's configuration.
-fn configured() -> Vec<PathBuf> {
+fn configured_dirs() -> Vec<PathBuf> {
     let files =
         std::fs::read_dir("/etc/ld.so.conf.d").into_iter().flatten().flatten().map(|entry| entry.path());
     let texts = files.filter_map(|path| std::fs::read_to_string(path).ok());
@@ -150,11 +158,11 @@ fn configured() -> Vec<PathBuf> {
 }
 
 /// Device and inode of the file that this code was loaded from.
-fn own_file() -> Option<(u64, u64)> {
+fn own_file_id() -> Option<(u64, u64)> {
     // SAFETY: all zeroes is a valid Dl_info, and the loader fills it for an address of this image.
     let info = unsafe {
         let mut info = std::mem::zeroed::<libc::Dl_info>();
-        (libc::dladdr(own_file as *const c_void, &mut info) != 0).then_some(info)?
+        (libc::dladdr(own_file_id as *const c_void, &mut info) != 0).then_some(info)?
     };
     // SAFETY: the loader's string of this image's path.
     let path = unsafe { CStr::from_ptr(info.dli_fname) };
@@ -162,12 +170,12 @@ fn own_file() -> Option<(u64, u64)> {
     Some((file.dev(), file.ino()))
 }
 
-pub(crate) fn is_on() -> bool {
+pub(crate) fn is_active() -> bool {
     real().is_some()
 }
 
 /// Where a function goes on; none: the real driver does not have it.
-pub(crate) fn target(name: &str) -> Option<usize> {
+pub(crate) fn implementation(name: &str) -> Option<usize> {
     let there = real()?.cuda.symbol(name)?;
     Some(match name {
         "cuGetProcAddress" => get_proc_address as *const () as usize,
@@ -199,7 +207,7 @@ pub(crate) fn has_context() -> bool {
 /// The name of a kernel: as it was asked for, or as the driver tells it.
 pub(crate) fn kernel_name(handle: usize) -> Option<String> {
     let real = real()?;
-    if let Some(name) = locked(&real.kernels).get(&handle) {
+    if let Some(name) = lock(&real.kernels).get(&handle) {
         return Some(name.clone());
     }
     let get = real.cuda.symbol("cuFuncGetName")?;
@@ -210,13 +218,13 @@ pub(crate) fn kernel_name(handle: usize) -> Option<String> {
         (get(&mut name, handle) == codes::SUCCESS && !name.is_null()).then(|| CStr::from_ptr(name))?
     };
     let told = told.to_string_lossy().into_owned();
-    locked(&real.kernels).insert(handle, told.clone());
+    lock(&real.kernels).insert(handle, told.clone());
     Some(told)
 }
 
-fn remember(handle: usize, name: String) {
+fn remember_kernel(handle: usize, name: String) {
     if let Some(real) = real() {
-        locked(&real.kernels).insert(handle, name);
+        lock(&real.kernels).insert(handle, name);
     }
 }
 
@@ -240,7 +248,7 @@ unsafe extern "C" fn module_get_function(place: *mut usize, module: usize, name:
     unsafe {
         let code = real(place, module, name);
         if code == codes::SUCCESS {
-            remember(*place, CStr::from_ptr(name).to_string_lossy().into_owned());
+            remember_kernel(*place, CStr::from_ptr(name).to_string_lossy().into_owned());
         }
         code
     }
@@ -255,7 +263,7 @@ unsafe extern "C" fn library_get_kernel(place: *mut usize, library: usize, name:
     unsafe {
         let code = real(place, library, name);
         if code == codes::SUCCESS {
-            remember(*place, CStr::from_ptr(name).to_string_lossy().into_owned());
+            remember_kernel(*place, CStr::from_ptr(name).to_string_lossy().into_owned());
         }
         code
     }
@@ -271,7 +279,7 @@ unsafe extern "C" fn kernel_get_function(place: *mut usize, kernel: usize) -> u3
         if code == codes::SUCCESS
             && let Some(name) = kernel_name(kernel)
         {
-            remember(*place, name);
+            remember_kernel(*place, name);
         }
         code
     }
@@ -290,7 +298,7 @@ unsafe extern "C" fn get_proc_address(
     // SAFETY: as above.
     unsafe {
         let code = real(symbol, place, version, flags);
-        keep_in_sight(code, symbol, place);
+        hook_result(code, symbol, place);
         code
     }
 }
@@ -309,21 +317,21 @@ unsafe extern "C" fn get_proc_address_v2(
     // SAFETY: as above.
     unsafe {
         let code = real(symbol, place, version, flags, status);
-        keep_in_sight(code, symbol, place);
+        hook_result(code, symbol, place);
         code
     }
 }
 
 /// # Safety
 /// After a success both are valid.
-unsafe fn keep_in_sight(code: u32, symbol: *const c_char, place: *mut usize) {
+unsafe fn hook_result(code: u32, symbol: *const c_char, place: *mut usize) {
     // SAFETY: the caller's.
     unsafe {
         if code != codes::SUCCESS || place.is_null() || *place == 0 {
             return;
         }
         if let Some(real) = real() {
-            *place = real.within_sight(*place, &CStr::from_ptr(symbol).to_string_lossy());
+            *place = real.hooked(*place, &CStr::from_ptr(symbol).to_string_lossy());
         }
     }
 }
@@ -337,5 +345,5 @@ pub(crate) unsafe extern "C" fn simgpu_stand_behind(folder: *const c_char) {
     // SAFETY: the caller's.
     let folder =
         (!folder.is_null()).then(|| unsafe { CStr::from_ptr(folder) }.to_string_lossy().into_owned());
-    stand_behind(folder);
+    chain_to(folder);
 }

@@ -9,44 +9,48 @@ use std::sync::OnceLock;
 #[repr(C)]
 struct Entry {
     name: *const c_char,
-    run: Run,
-    sizes: *const u32,
-    count: u32,
+    function: KernelFn,
+    parameter_sizes: *const u32,
+    parameter_count: u32,
 }
 
 // SAFETY: entries are constants of the image.
 unsafe impl Sync for Entry {}
 
 /// Runs one thread of a kernel on pointers to its parameters.
-pub(crate) type Run = unsafe extern "C" fn(*mut *mut c_void);
+pub(crate) type KernelFn = unsafe extern "C" fn(*mut *mut c_void);
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kernel {
+pub(crate) struct CompiledKernel {
     pub(crate) name: &'static str,
-    pub(crate) run: Run,
+    pub(crate) function: KernelFn,
     /// Of its parameters, in bytes.
-    pub(crate) sizes: &'static [u32],
+    pub(crate) parameter_sizes: &'static [u32],
 }
 
 include!(concat!(env!("OUT_DIR"), "/tables.rs"));
 
 /// By name: the trainer's kernels, and those that tests plant.
-pub(crate) fn find(name: &str) -> Option<Kernel> {
-    static KERNELS: OnceLock<HashMap<&'static str, Kernel>> = OnceLock::new();
-    KERNELS.get_or_init(all).get(name).copied()
+pub(crate) fn find_kernel(name: &str) -> Option<CompiledKernel> {
+    static KERNELS: OnceLock<HashMap<&'static str, CompiledKernel>> = OnceLock::new();
+    KERNELS.get_or_init(all_kernels).get(name).copied()
 }
 
-fn all() -> HashMap<&'static str, Kernel> {
+fn all_kernels() -> HashMap<&'static str, CompiledKernel> {
     let entries = planted().0.iter().chain(trainer().0);
-    entries.map(kernel).map(|kernel| (kernel.name, kernel)).collect()
+    entries.map(compiled_kernel).map(|kernel| (kernel.name, kernel)).collect()
 }
 
-fn kernel(entry: &'static Entry) -> Kernel {
+fn compiled_kernel(entry: &'static Entry) -> CompiledKernel {
     // SAFETY: the C++ compiler wrote a string literal here.
     let name = unsafe { CStr::from_ptr(entry.name) };
     // SAFETY: and here as many sizes as it counts.
-    let sizes = unsafe { std::slice::from_raw_parts(entry.sizes, entry.count as usize) };
-    Kernel { name: name.to_str().unwrap_or_default(), run: entry.run, sizes }
+    let sizes = unsafe { std::slice::from_raw_parts(entry.parameter_sizes, entry.parameter_count as usize) };
+    CompiledKernel {
+        name: name.to_str().unwrap_or_default(),
+        function: entry.function,
+        parameter_sizes: sizes,
+    }
 }
 
 /// How many kernels of the trainer were compiled in.

@@ -5,19 +5,19 @@
 //! calls), `forward` (the real libraries). Safe: `rules`, `calls`, `codes`, `space`, and `state` and `wait` of the driver.
 //! It must not know scenarios, nor any kernel by name.
 
+mod address_space;
 mod calls;
 mod codes;
 mod cublaslt;
+mod device_memory;
 mod driver;
 mod fibers;
 mod forward;
 mod hooks;
 mod kernels;
 mod matmul;
-mod memory;
 mod nvml;
 mod rules;
-mod space;
 mod stacks;
 mod symbols;
 mod sys;

@@ -6,16 +6,16 @@
 
 /// What an element is stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
+pub(crate) enum ElementType {
     F32,
     Bf16,
 }
 
-impl Element {
+impl ElementType {
     pub(crate) fn bytes(self) -> usize {
         match self {
-            Element::F32 => 4,
-            Element::Bf16 => 2,
+            ElementType::F32 => 4,
+            ElementType::Bf16 => 2,
         }
     }
 }
@@ -23,22 +23,24 @@ impl Element {
 /// A matrix in memory: element (row, column) of batch b lies `row * down + column * along + b * batch` elements on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operand {
-    pub(crate) at: usize,
-    pub(crate) element: Element,
+    pub(crate) address: usize,
+    pub(crate) element: ElementType,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    pub(crate) down: usize,
-    pub(crate) along: usize,
-    pub(crate) batch: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+    pub(crate) batch_stride: usize,
 }
 
 impl Operand {
     /// Bytes from the first element to behind the last one of `batches` matrices.
-    pub(crate) fn extent(&self, batches: usize) -> usize {
+    pub(crate) fn extent_bytes(&self, batches: usize) -> usize {
         if self.rows == 0 || self.columns == 0 || batches == 0 {
             return 0;
         }
-        let last = (self.rows - 1) * self.down + (self.columns - 1) * self.along + (batches - 1) * self.batch;
+        let last = (self.rows - 1) * self.row_stride
+            + (self.columns - 1) * self.column_stride
+            + (batches - 1) * self.batch_stride;
         (last + 1) * self.element.bytes()
     }
 
@@ -48,8 +50,8 @@ impl Operand {
         // SAFETY: the caller's.
         unsafe {
             match self.element {
-                Element::F32 => (self.at as *const f32).add(index).read_unaligned(),
-                Element::Bf16 => widened((self.at as *const u16).add(index).read_unaligned()),
+                ElementType::F32 => (self.address as *const f32).add(index).read_unaligned(),
+                ElementType::Bf16 => bf16_to_f32((self.address as *const u16).add(index).read_unaligned()),
             }
         }
     }
@@ -60,8 +62,10 @@ impl Operand {
         // SAFETY: the caller's.
         unsafe {
             match self.element {
-                Element::F32 => (self.at as *mut f32).add(index).write_unaligned(value),
-                Element::Bf16 => (self.at as *mut u16).add(index).write_unaligned(narrowed(value)),
+                ElementType::F32 => (self.address as *mut f32).add(index).write_unaligned(value),
+                ElementType::Bf16 => {
+                    (self.address as *mut u16).add(index).write_unaligned(f32_to_bf16(value))
+                }
             }
         }
     }
@@ -76,19 +80,21 @@ impl Operand {
         for row in 0..self.rows {
             for column in 0..self.columns {
                 // SAFETY: the caller's.
-                let value = unsafe { self.get(batch * self.batch + row * self.down + column * self.along) };
+                let value = unsafe {
+                    self.get(batch * self.batch_stride + row * self.row_stride + column * self.column_stride)
+                };
                 packed[row * width + column] = value;
             }
         }
     }
 }
 
-pub(crate) fn widened(bits: u16) -> f32 {
+pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
 /// Rounds to the nearest, ties to even; what is no number stays so.
-pub(crate) fn narrowed(value: f32) -> u16 {
+pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return (bits >> 16) as u16 | 0x40;
@@ -98,49 +104,49 @@ pub(crate) fn narrowed(value: f32) -> u16 {
 
 /// One multiplication. `a` is m x k and `b` is k x n: transposition is a matter of their strides.
 #[derive(Debug, Clone)]
-pub(crate) struct Matmul {
+pub(crate) struct MatmulTask {
     pub(crate) a: Operand,
     pub(crate) b: Operand,
     pub(crate) c: Operand,
     pub(crate) d: Operand,
     pub(crate) alpha: f32,
     pub(crate) beta: f32,
-    pub(crate) batches: usize,
+    pub(crate) batch_count: usize,
 }
 
 /// Columns of one tile, and rows: the tile's sums stay in the fastest memory.
-const TILE: usize = 32;
-const ROWS: usize = 4;
+const TILE_COLUMNS: usize = 32;
+const TILE_ROWS: usize = 4;
 
-impl Matmul {
+impl MatmulTask {
     /// # Safety
     /// All operands lie in mapped memory.
     pub(crate) unsafe fn run(&self) {
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        let width = self.b.columns.next_multiple_of(TILE);
-        for batch in 0..self.batches {
+        let width = self.b.columns.next_multiple_of(TILE_COLUMNS);
+        for batch in 0..self.batch_count {
             // SAFETY: the caller's.
             unsafe {
                 self.a.pack(batch, self.a.columns, &mut a);
                 self.b.pack(batch, width, &mut b);
-                self.multiply(batch, &a, &b, width);
+                self.multiply_batch(batch, &a, &b, width);
             }
         }
     }
 
     /// # Safety
     /// As of [`Matmul::run`].
-    unsafe fn multiply(&self, batch: usize, a: &[f32], b: &[f32], width: usize) {
+    unsafe fn multiply_batch(&self, batch: usize, a: &[f32], b: &[f32], width: usize) {
         let depth = self.a.columns;
-        for first_row in (0..self.a.rows).step_by(ROWS) {
-            let rows = ROWS.min(self.a.rows - first_row);
-            for first in (0..self.b.columns).step_by(TILE) {
+        for first_row in (0..self.a.rows).step_by(TILE_ROWS) {
+            let rows = TILE_ROWS.min(self.a.rows - first_row);
+            for first in (0..self.b.columns).step_by(TILE_COLUMNS) {
                 let sums = tile(&a[first_row * depth..], depth, rows, &b[first..], width);
-                let columns = TILE.min(self.b.columns - first);
+                let columns = TILE_COLUMNS.min(self.b.columns - first);
                 for (row, sums) in sums.iter().enumerate().take(rows) {
                     for (column, sum) in sums.iter().enumerate().take(columns) {
                         // SAFETY: the caller's.
-                        unsafe { self.finish(batch, first_row + row, first + column, *sum) };
+                        unsafe { self.write_element(batch, first_row + row, first + column, *sum) };
                     }
                 }
             }
@@ -149,8 +155,10 @@ impl Matmul {
 
     /// # Safety
     /// As of [`Matmul::run`].
-    unsafe fn finish(&self, batch: usize, row: usize, column: usize, sum: f32) {
-        let place = |operand: &Operand| batch * operand.batch + row * operand.down + column * operand.along;
+    unsafe fn write_element(&self, batch: usize, row: usize, column: usize, sum: f32) {
+        let place = |operand: &Operand| {
+            batch * operand.batch_stride + row * operand.row_stride + column * operand.column_stride
+        };
         // SAFETY: the caller's.
         unsafe {
             // C is not read where it is not asked for: it may hold what is no number.
@@ -160,13 +168,13 @@ impl Matmul {
     }
 }
 
-fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE]; ROWS] {
+fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the machine has it.
-        return unsafe { wide_tile(a, depth, rows, b, width) };
+        return unsafe { avx2_tile(a, depth, rows, b, width) };
     }
-    any_tile(a, depth, rows, b, width)
+    portable_tile(a, depth, rows, b, width)
 }
 
 /// The same operations in wider registers; without fused ones, so that bits do not depend on the machine.
@@ -175,17 +183,29 @@ fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32;
 /// The machine has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn wide_tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE]; ROWS] {
-    any_tile(a, depth, rows, b, width)
+unsafe fn avx2_tile(
+    a: &[f32],
+    depth: usize,
+    rows: usize,
+    b: &[f32],
+    width: usize,
+) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
+    portable_tile(a, depth, rows, b, width)
 }
 
 #[inline(always)]
-fn any_tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE]; ROWS] {
-    let mut sums = [[0.0_f32; TILE]; ROWS];
+fn portable_tile(
+    a: &[f32],
+    depth: usize,
+    rows: usize,
+    b: &[f32],
+    width: usize,
+) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
+    let mut sums = [[0.0_f32; TILE_COLUMNS]; TILE_ROWS];
     // Rows that are not there repeat the last one: the loop below has no branch.
-    let starts: [usize; ROWS] = std::array::from_fn(|row| row.min(rows - 1) * depth);
+    let starts: [usize; TILE_ROWS] = std::array::from_fn(|row| row.min(rows - 1) * depth);
     for k in 0..depth {
-        let values: &[f32; TILE] = b[k * width..].first_chunk().unwrap_or(&[0.0; TILE]);
+        let values: &[f32; TILE_COLUMNS] = b[k * width..].first_chunk().unwrap_or(&[0.0; TILE_COLUMNS]);
         for (row, sums) in sums.iter_mut().enumerate() {
             let factor = a[starts[row] + k];
             for (sum, value) in sums.iter_mut().zip(values) {
@@ -202,7 +222,15 @@ mod tests {
 
     fn operand(at: &[f32], rows: usize, columns: usize, down: usize, along: usize) -> Operand {
         let at = at.as_ptr() as usize;
-        Operand { at, element: Element::F32, rows, columns, down, along, batch: 0 }
+        Operand {
+            address: at,
+            element: ElementType::F32,
+            rows,
+            columns,
+            row_stride: down,
+            column_stride: along,
+            batch_stride: 0,
+        }
     }
 
     #[test]
@@ -211,14 +239,14 @@ mod tests {
         let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
         let b: Vec<f32> = (0..n * k).map(|i| (i % 5) as f32 - 2.0).collect();
         let d = vec![1.0_f32; m * n];
-        let matmul = Matmul {
+        let matmul = MatmulTask {
             a: operand(&a, m, k, k, 1),
             b: operand(&b, k, n, 1, k),
             c: operand(&d, m, n, n, 1),
             d: operand(&d, m, n, n, 1),
             alpha: 2.0,
             beta: 0.5,
-            batches: 1,
+            batch_count: 1,
         };
         // SAFETY: all operands are the vectors above.
         unsafe { matmul.run() };
@@ -234,18 +262,34 @@ mod tests {
     fn bf16_in_batches_sums_in_f32_and_reads_no_c_that_it_is_not_to_read() {
         let (m, n, k, batches) = (3, 5, 40, 2);
         let numbers = |count: usize| (0..count).map(|i| (i % 9) as f32 - 4.0).collect::<Vec<_>>();
-        let narrow = |values: &[f32]| values.iter().map(|value| narrowed(*value)).collect::<Vec<_>>();
+        let narrow = |values: &[f32]| values.iter().map(|value| f32_to_bf16(*value)).collect::<Vec<_>>();
         let (a, b) = (numbers(batches * m * k), numbers(batches * k * n));
         let (narrow_a, narrow_b) = (narrow(&a), narrow(&b));
         let d = vec![f32::NAN; batches * m * n];
         let bf16 = |values: &[u16], rows, columns| {
             let (at, batch) = (values.as_ptr() as usize, rows * columns);
-            Operand { at, element: Element::Bf16, rows, columns, down: columns, along: 1, batch }
+            Operand {
+                address: at,
+                element: ElementType::Bf16,
+                rows,
+                columns,
+                row_stride: columns,
+                column_stride: 1,
+                batch_stride: batch,
+            }
         };
-        let out = Operand { batch: m * n, ..operand(&d, m, n, n, 1) };
+        let out = Operand { batch_stride: m * n, ..operand(&d, m, n, n, 1) };
         let (a_operand, b_operand) = (bf16(&narrow_a, m, k), bf16(&narrow_b, k, n));
-        let matmul = Matmul { a: a_operand, b: b_operand, c: out, d: out, alpha: 1.0, beta: 0.0, batches };
-        assert_eq!(out.extent(batches), d.len() * 4);
+        let matmul = MatmulTask {
+            a: a_operand,
+            b: b_operand,
+            c: out,
+            d: out,
+            alpha: 1.0,
+            beta: 0.0,
+            batch_count: batches,
+        };
+        assert_eq!(out.extent_bytes(batches), d.len() * 4);
         // SAFETY: all operands are the vectors above.
         unsafe { matmul.run() };
         for (index, value) in d.iter().enumerate() {
@@ -258,8 +302,8 @@ mod tests {
 
     #[test]
     fn rounding_to_bf16_takes_the_even_one_of_two_equally_near() {
-        assert_eq!(narrowed(f32::from_bits(0x3F80_8000)), 0x3F80);
-        assert_eq!(narrowed(f32::from_bits(0x3F81_8000)), 0x3F82);
-        assert!(widened(narrowed(f32::NAN)).is_nan());
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3F80_8000)), 0x3F80);
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3F81_8000)), 0x3F82);
+        assert!(bf16_to_f32(f32_to_bf16(f32::NAN)).is_nan());
     }
 }

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use simgpu_plan::{Control, State, Throttle};
+use simgpu_plan::{ClockThrottleReason, ControlFile, GpuHealth};
 
-use crate::driver::info::{NAME, pci_bus, uuid};
-use crate::driver::put_text;
+use crate::driver::info::{DEVICE_NAME, pci_bus, uuid};
 use crate::driver::state::gpu;
+use crate::driver::write_c_str;
 use crate::forward;
-use crate::rules::world;
+use crate::rules::fault_state;
 
 const SUCCESS: u32 = 0;
 const INVALID_ARGUMENT: u32 = 2;
@@ -24,17 +24,17 @@ const TIMEOUT: u32 = 10;
 const GPU_IS_LOST: u32 = 15;
 
 /// Handles of devices: this, and the device's number.
-const DEVICES: usize = 0x2_0000;
+const HANDLE_BASE: usize = 0x2_0000;
 /// `nvmlEventTypeXidCriticalError`.
-const XID: u64 = 8;
+const EVENT_TYPE_XID: u64 = 8;
 /// The driver that came with CUDA 12.8.
-const DRIVER: &str = "570.86.10";
+const DRIVER_VERSION: &str = "570.86.10";
 
 /// Writes an answer.
 ///
 /// # Safety
 /// `place` is null or a place for the answer.
-unsafe fn put<T>(place: *mut T, value: T) -> u32 {
+unsafe fn write_out<T>(place: *mut T, value: T) -> u32 {
     if place.is_null() {
         return INVALID_ARGUMENT;
     }
@@ -45,28 +45,28 @@ unsafe fn put<T>(place: *mut T, value: T) -> u32 {
 
 /// # Safety
 /// `place` has room for `length` bytes.
-unsafe fn put_name(place: *mut c_char, length: u32, value: &str) -> u32 {
+unsafe fn write_name(place: *mut c_char, length: u32, value: &str) -> u32 {
     if value.len() >= length as usize {
         return INSUFFICIENT_SIZE;
     }
     // SAFETY: the caller's.
-    unsafe { put_text(place, length as usize, value) };
+    unsafe { write_c_str(place, length as usize, value) };
     SUCCESS
 }
 
-fn state() -> State {
-    world().plan().plan.state.clone()
+fn health() -> GpuHealth {
+    fault_state().current_plan().plan.health.clone()
 }
 
 fn lost() -> bool {
     // The plan may have been replaced: it is read first.
-    let state = state();
-    state.lost || world().is_lost()
+    let state = health();
+    state.lost || fault_state().is_lost()
 }
 
 /// The number of a device of the simulation.
-fn number(device: usize) -> Result<usize, u32> {
-    let number = device.checked_sub(DEVICES).filter(|number| *number < gpu().machine.devices as usize);
+fn device_number(device: usize) -> Result<usize, u32> {
+    let number = device.checked_sub(HANDLE_BASE).filter(|number| *number < gpu().machine.devices as usize);
     number.ok_or(INVALID_ARGUMENT)
 }
 
@@ -75,21 +75,21 @@ fn uuid_text(device: usize) -> String {
     format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-fn throttled(state: &State) -> u64 {
-    let bit = |throttle: &Throttle| match throttle {
-        Throttle::Thermal => 0x40,
-        Throttle::PowerCap => 0x4,
-        Throttle::PowerBrake => 0x80,
+fn throttle_bits(state: &GpuHealth) -> u64 {
+    let bit = |throttle: &ClockThrottleReason| match throttle {
+        ClockThrottleReason::Thermal => 0x40,
+        ClockThrottleReason::PowerCap => 0x4,
+        ClockThrottleReason::PowerBrake => 0x80,
     };
     state.throttled.iter().map(bit).fold(0, |bits, bit| bits | bit)
 }
 
 /// Corrected (0) or uncorrected (1) errors that the plan and its rules speak of.
-fn ecc(kind: u32) -> u64 {
-    let state = state();
+fn ecc_errors(kind: u32) -> u64 {
+    let state = health();
     match kind {
         0 => state.ecc_corrected,
-        _ => state.ecc_uncorrected + world().control().map_or(0, Control::uncorrected),
+        _ => state.ecc_uncorrected + fault_state().control().map_or(0, ControlFile::uncorrected_errors),
     }
 }
 
@@ -127,13 +127,13 @@ macro_rules! functions {
 }
 
 /// The answer for a device of the simulation.
-fn of(device: usize, answer: impl FnOnce(usize) -> u32) -> u32 {
-    number(device).map_or_else(|code| code, answer)
+fn for_device(device: usize, answer: impl FnOnce(usize) -> u32) -> u32 {
+    device_number(device).map_or_else(|code| code, answer)
 }
 
 /// `nvmlPciInfo_t`.
 #[repr(C)]
-struct Pci {
+struct PciInfo {
     legacy: [c_char; 16],
     domain: u32,
     bus: u32,
@@ -162,7 +162,7 @@ struct EventData {
     instances: [u32; 2],
 }
 
-fn memory(device: usize) -> (u64, u64) {
+fn free_and_total(device: usize) -> (u64, u64) {
     gpu().memory.free_and_total(device)
 }
 
@@ -173,32 +173,32 @@ functions! {
 
     nvmlSystemGetDriverVersion(place: *mut c_char, length: u32) any {
         // SAFETY: an answer's place is the caller's to choose, here and below.
-        unsafe { put_name(place, length, DRIVER) }
+        unsafe { write_name(place, length, DRIVER_VERSION) }
     }
     nvmlSystemGetNVMLVersion(place: *mut c_char, length: u32) any {
         // SAFETY: as above.
-        unsafe { put_name(place, length, "12.570.86.10") }
+        unsafe { write_name(place, length, "12.570.86.10") }
     }
     nvmlSystemGetCudaDriverVersion(place: *mut i32) any {
         let version = gpu().machine.driver_version;
         // SAFETY: as above.
-        unsafe { put(place, version) }
+        unsafe { write_out(place, version) }
     }
     nvmlSystemGetCudaDriverVersion_v2(place: *mut i32) any {
         let version = gpu().machine.driver_version;
         // SAFETY: as above.
-        unsafe { put(place, version) }
+        unsafe { write_out(place, version) }
     }
 
     nvmlDeviceGetCount_v2(place: *mut u32) any {
         let devices = gpu().machine.devices;
         // SAFETY: as above.
-        unsafe { put(place, devices) }
+        unsafe { write_out(place, devices) }
     }
     nvmlDeviceGetHandleByIndex_v2(index: u32, place: *mut usize) device {
-        of(DEVICES.saturating_add(index as usize), |number| {
+        for_device(HANDLE_BASE.saturating_add(index as usize), |number| {
             // SAFETY: as above.
-            unsafe { put(place, DEVICES + number) }
+            unsafe { write_out(place, HANDLE_BASE + number) }
         })
     }
     nvmlDeviceGetHandleByUUID(asked: *const c_char, place: *mut usize) device {
@@ -207,7 +207,7 @@ functions! {
         let devices = gpu().machine.devices as usize;
         match (0..devices).find(|device| uuid_text(*device) == asked) {
             // SAFETY: as above.
-            Some(device) => unsafe { put(place, DEVICES + device) },
+            Some(device) => unsafe { write_out(place, HANDLE_BASE + device) },
             None => NOT_FOUND,
         }
     }
@@ -217,25 +217,25 @@ functions! {
         let devices = gpu().machine.devices as usize;
         match (0..devices).find(|device| asked.ends_with(&pci_bus(*device))) {
             // SAFETY: as above.
-            Some(device) => unsafe { put(place, DEVICES + device) },
+            Some(device) => unsafe { write_out(place, HANDLE_BASE + device) },
             None => NOT_FOUND,
         }
     }
     nvmlDeviceGetIndex(device: usize, place: *mut u32) device {
         // SAFETY: as above.
-        of(device, |number| unsafe { put(place, number as u32) })
+        for_device(device, |number| unsafe { write_out(place, number as u32) })
     }
     nvmlDeviceGetName(device: usize, place: *mut c_char, length: u32) device {
         // SAFETY: as above.
-        of(device, |_| unsafe { put_name(place, length, NAME) })
+        for_device(device, |_| unsafe { write_name(place, length, DEVICE_NAME) })
     }
     nvmlDeviceGetUUID(device: usize, place: *mut c_char, length: u32) device {
         // SAFETY: as above.
-        of(device, |number| unsafe { put_name(place, length, &uuid_text(number)) })
+        for_device(device, |number| unsafe { write_name(place, length, &uuid_text(number)) })
     }
-    nvmlDeviceGetPciInfo_v3(device: usize, place: *mut Pci) device {
-        of(device, |number| {
-            let mut pci = Pci {
+    nvmlDeviceGetPciInfo_v3(device: usize, place: *mut PciInfo) device {
+        for_device(device, |number| {
+            let mut pci = PciInfo {
                 legacy: [0; 16],
                 domain: 0,
                 bus: number as u32 + 1,
@@ -246,151 +246,151 @@ functions! {
             };
             // SAFETY: both have room for their lengths; the place as above.
             unsafe {
-                put_text(pci.legacy.as_mut_ptr(), 16, &pci_bus(number));
-                put_text(pci.name.as_mut_ptr(), 32, &format!("0000{}", pci_bus(number)));
-                put(place, pci)
+                write_c_str(pci.legacy.as_mut_ptr(), 16, &pci_bus(number));
+                write_c_str(pci.name.as_mut_ptr(), 32, &format!("0000{}", pci_bus(number)));
+                write_out(place, pci)
             }
         })
     }
     nvmlDeviceGetCudaComputeCapability(device: usize, major: *mut i32, minor: *mut i32) device {
         let capability = gpu().machine.compute_capability;
         // SAFETY: as above.
-        of(device, |_| unsafe { put(major, capability.0).max(put(minor, capability.1)) })
+        for_device(device, |_| unsafe { write_out(major, capability.0).max(write_out(minor, capability.1)) })
     }
 
     nvmlDeviceGetMemoryInfo(device: usize, place: *mut [u64; 3]) device {
-        of(device, |number| {
-            let (free, total) = memory(number);
+        for_device(device, |number| {
+            let (free, total) = free_and_total(number);
             // SAFETY: as above.
-            unsafe { put(place, [total, free, total - free]) }
+            unsafe { write_out(place, [total, free, total - free]) }
         })
     }
     nvmlDeviceGetMemoryInfo_v2(device: usize, place: *mut MemoryInfo) device {
-        of(device, |number| {
+        for_device(device, |number| {
             if place.is_null() {
                 return INVALID_ARGUMENT;
             }
-            let (free, total) = memory(number);
+            let (free, total) = free_and_total(number);
             // SAFETY: as above.
             unsafe {
                 let version = (*place).version;
-                put(place, MemoryInfo { version, total, reserved: 0, free, used: total - free })
+                write_out(place, MemoryInfo { version, total, reserved: 0, free, used: total - free })
             }
         })
     }
     nvmlDeviceGetTemperature(device: usize, _sensor: u32, place: *mut u32) device told {
-        match (state().temperature_c, told) {
+        match (health().temperature_c, told) {
             // SAFETY: as above.
-            (Some(temperature), Some(_)) => unsafe { put(place, temperature) },
+            (Some(temperature), Some(_)) => unsafe { write_out(place, temperature) },
             (None, Some(told)) => told,
             // SAFETY: as above.
-            (temperature, None) => of(device, |_| unsafe { put(place, temperature.unwrap_or(45)) }),
+            (temperature, None) => for_device(device, |_| unsafe { write_out(place, temperature.unwrap_or(45)) }),
         }
     }
     nvmlDeviceGetCurrentClocksThrottleReasons(device: usize, place: *mut u64) device told {
         // SAFETY: as above.
-        unsafe { clocks(device, place, told) }
+        unsafe { throttle_reasons(device, place, told) }
     }
     nvmlDeviceGetCurrentClocksEventReasons(device: usize, place: *mut u64) device told {
         // SAFETY: as above.
-        unsafe { clocks(device, place, told) }
+        unsafe { throttle_reasons(device, place, told) }
     }
     nvmlDeviceGetSupportedClocksThrottleReasons(device: usize, place: *mut u64) device {
         // SAFETY: as above.
-        of(device, |_| unsafe { put(place, 0x1FF) })
+        for_device(device, |_| unsafe { write_out(place, 0x1FF) })
     }
     nvmlDeviceGetTotalEccErrors(device: usize, kind: u32, _counter: u32, place: *mut u64) device told {
         // SAFETY: as above.
-        unsafe { errors(device, kind, place, told) }
+        unsafe { ecc_counter(device, kind, place, told) }
     }
     nvmlDeviceGetMemoryErrorCounter(device: usize, kind: u32, _counter: u32, at: u32, place: *mut u64) device told {
         // NVML_MEMORY_LOCATION_DEVICE_MEMORY is where errors of the plan lie.
         match (at, told) {
             // SAFETY: as above.
-            (2, told) => unsafe { errors(device, kind, place, told) },
+            (2, told) => unsafe { ecc_counter(device, kind, place, told) },
             (_, Some(told)) => told,
             // SAFETY: as above.
-            (_, None) => of(device, |_| unsafe { put(place, 0) }),
+            (_, None) => for_device(device, |_| unsafe { write_out(place, 0) }),
         }
     }
     nvmlDeviceGetEccMode(device: usize, current: *mut u32, pending: *mut u32) device {
         // SAFETY: as above.
-        of(device, |_| unsafe { put(current, 1).max(put(pending, 1)) })
+        for_device(device, |_| unsafe { write_out(current, 1).max(write_out(pending, 1)) })
     }
     nvmlDeviceGetPowerUsage(device: usize, place: *mut u32) device {
         // SAFETY: as above; in milliwatts.
-        of(device, |_| unsafe { put(place, 250_000) })
+        for_device(device, |_| unsafe { write_out(place, 250_000) })
     }
     nvmlDeviceGetEnforcedPowerLimit(device: usize, place: *mut u32) device {
         // SAFETY: as above.
-        of(device, |_| unsafe { put(place, 700_000) })
+        for_device(device, |_| unsafe { write_out(place, 700_000) })
     }
     nvmlDeviceGetPowerManagementLimit(device: usize, place: *mut u32) device {
         // SAFETY: as above.
-        of(device, |_| unsafe { put(place, 700_000) })
+        for_device(device, |_| unsafe { write_out(place, 700_000) })
     }
     nvmlDeviceGetUtilizationRates(device: usize, place: *mut [u32; 2]) device {
         // SAFETY: as above; of the processor and of memory, in per cent.
-        of(device, |_| unsafe { put(place, [50, 30]) })
+        for_device(device, |_| unsafe { write_out(place, [50, 30]) })
     }
     nvmlDeviceGetSupportedEventTypes(device: usize, place: *mut u64) device {
         // SAFETY: as above.
-        of(device, |_| unsafe { put(place, XID) })
+        for_device(device, |_| unsafe { write_out(place, EVENT_TYPE_XID) })
     }
 
     nvmlEventSetCreate(place: *mut usize) any told {
         // SAFETY: as above.
-        told.unwrap_or_else(|| unsafe { put(place, new_set()) })
+        told.unwrap_or_else(|| unsafe { write_out(place, new_event_set()) })
     }
     nvmlDeviceRegisterEvents(device: usize, kinds: u64, set: usize) device told {
-        let code = told.unwrap_or_else(|| of(device, |_| if kinds & !XID == 0 { SUCCESS } else { NOT_SUPPORTED }));
-        if code == SUCCESS && kinds & XID != 0 {
-            sets().insert(set, device);
+        let code = told.unwrap_or_else(|| for_device(device, |_| if kinds & !EVENT_TYPE_XID == 0 { SUCCESS } else { NOT_SUPPORTED }));
+        if code == SUCCESS && kinds & EVENT_TYPE_XID != 0 {
+            event_sets().insert(set, device);
         }
         code
     }
     nvmlEventSetFree(set: usize) any told {
-        sets().remove(&set);
+        event_sets().remove(&set);
         told.unwrap_or(SUCCESS)
     }
 }
 
 /// # Safety
 /// `place` is null or a place for the answer.
-unsafe fn clocks(device: usize, place: *mut u64, told: Option<u32>) -> u32 {
-    let ours = throttled(&state());
+unsafe fn throttle_reasons(device: usize, place: *mut u64, told: Option<u32>) -> u32 {
+    let ours = throttle_bits(&health());
     match told {
         // SAFETY: the caller's; the real function has written there.
-        Some(SUCCESS) => unsafe { put(place, place.read_unaligned() | ours) },
+        Some(SUCCESS) => unsafe { write_out(place, place.read_unaligned() | ours) },
         Some(told) => told,
         // SAFETY: the caller's.
-        None => of(device, |_| unsafe { put(place, ours) }),
+        None => for_device(device, |_| unsafe { write_out(place, ours) }),
     }
 }
 
 /// # Safety
 /// As of [`clocks`].
-unsafe fn errors(device: usize, kind: u32, place: *mut u64, told: Option<u32>) -> u32 {
-    let ours = ecc(kind);
+unsafe fn ecc_counter(device: usize, kind: u32, place: *mut u64, told: Option<u32>) -> u32 {
+    let ours = ecc_errors(kind);
     match told {
         // SAFETY: as above.
-        Some(SUCCESS) => unsafe { put(place, place.read_unaligned() + ours) },
+        Some(SUCCESS) => unsafe { write_out(place, place.read_unaligned() + ours) },
         // A card that does not count tells of what the plan brings about all the same.
         // SAFETY: as above.
-        Some(_) if ours > 0 => unsafe { put(place, ours) },
+        Some(_) if ours > 0 => unsafe { write_out(place, ours) },
         Some(told) => told,
         // SAFETY: as above.
-        None => of(device, |_| unsafe { put(place, ours) }),
+        None => for_device(device, |_| unsafe { write_out(place, ours) }),
     }
 }
 
 /// Sets of events that listen for XIDs, and the device of each.
-fn sets() -> MutexGuard<'static, BTreeMap<usize, usize>> {
+fn event_sets() -> MutexGuard<'static, BTreeMap<usize, usize>> {
     static SETS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
     SETS.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
-fn new_set() -> usize {
+fn new_event_set() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0x3_0000);
     NEXT.fetch_add(0x10, Ordering::Relaxed)
 }
@@ -399,11 +399,11 @@ fn new_set() -> usize {
 fn next_xid() -> Option<u64> {
     static TOLD: Mutex<(usize, usize)> = Mutex::new((0, 0));
     let mut told = TOLD.lock().unwrap_or_else(|poison| poison.into_inner());
-    if let Some(xid) = state().xids.get(told.0) {
+    if let Some(xid) = health().xids.get(told.0) {
         told.0 += 1;
         return Some(*xid);
     }
-    let brought = world().control().map(Control::xids).unwrap_or_default();
+    let brought = fault_state().control().map(ControlFile::xids).unwrap_or_default();
     let xid = brought.get(told.1).copied()?;
     told.1 += 1;
     Some(xid)
@@ -418,12 +418,15 @@ unsafe extern "C" fn nvmlEventSetWait_v2(set: usize, place: *mut c_void, timeout
     const STEP: Duration = Duration::from_millis(20);
     let end = Instant::now() + Duration::from_millis(timeout_ms.into());
     let place = place.cast::<EventData>();
-    let listens = sets().get(&set).copied();
+    let listens = event_sets().get(&set).copied();
     loop {
         if let (Some(device), Some(xid)) = (listens, next_xid()) {
             // SAFETY: the caller's.
             return unsafe {
-                put(place, EventData { device, kind: XID, data: xid, instances: [u32::MAX; 2] })
+                write_out(
+                    place,
+                    EventData { device, kind: EVENT_TYPE_XID, data: xid, instances: [u32::MAX; 2] },
+                )
             };
         }
         let left = end.saturating_duration_since(Instant::now());

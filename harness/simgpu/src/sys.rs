@@ -6,19 +6,19 @@ use std::ffi::c_void;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub(crate) const PAGE: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// A guard page, `bytes` (whole pages) of memory, a guard page: the address of the memory, or none where the machine has no
 /// more.
 pub(crate) fn map_guarded(bytes: usize) -> Option<usize> {
-    let whole = bytes + 2 * PAGE;
+    let whole = bytes + 2 * PAGE_BYTES;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping at an address of the kernel's choice.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_NONE, flags, -1, 0) };
     if at == libc::MAP_FAILED {
         return None;
     }
-    let memory = at as usize + PAGE;
+    let memory = at as usize + PAGE_BYTES;
     // SAFETY: the pages were mapped above and nobody knows of them yet.
     let opened =
         unsafe { libc::mprotect(memory as *mut c_void, bytes, libc::PROT_READ | libc::PROT_WRITE) } == 0;
@@ -29,7 +29,7 @@ pub(crate) fn map_guarded(bytes: usize) -> Option<usize> {
 }
 
 /// Gives the memory's contents back; the addresses stay taken, and any access faults.
-pub(crate) fn close_guarded(memory: usize, bytes: usize) {
+pub(crate) fn discard_guarded(memory: usize, bytes: usize) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: replaces pages that `map_guarded` mapped and that its caller gives up.
     unsafe { libc::mmap(memory as *mut c_void, bytes, libc::PROT_NONE, flags, -1, 0) };
@@ -38,16 +38,16 @@ pub(crate) fn close_guarded(memory: usize, bytes: usize) {
 /// Gives the addresses back too.
 pub(crate) fn unmap_guarded(memory: usize, bytes: usize) {
     // SAFETY: exactly what `map_guarded` mapped, and its caller gives it up.
-    unsafe { libc::munmap((memory - PAGE) as *mut c_void, bytes + 2 * PAGE) };
+    unsafe { libc::munmap((memory - PAGE_BYTES) as *mut c_void, bytes + 2 * PAGE_BYTES) };
 }
 
 /// A bad access of the code that ran under [`guarded`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadAccess {
     pub(crate) address: usize,
-    pub(crate) write: bool,
+    pub(crate) is_write: bool,
     /// An integer was divided by zero: no access at all.
-    pub(crate) division: bool,
+    pub(crate) is_division: bool,
 }
 
 thread_local! {
@@ -61,16 +61,16 @@ static OLD_SEGV: AtomicUsize = AtomicUsize::new(0);
 static OLD_FPE: AtomicUsize = AtomicUsize::new(0);
 
 /// From here to the drop of what it returns, a bad access of this thread goes on at `landing`, which must never return.
-pub(crate) fn guarded(landing: extern "C" fn() -> !) -> Guarded {
-    install();
-    give_stack();
+pub(crate) fn catch_faults(landing: extern "C" fn() -> !) -> FaultGuard {
+    install_handlers();
+    ensure_signal_stack();
     LANDING.set(landing as usize);
-    Guarded
+    FaultGuard
 }
 
-pub(crate) struct Guarded;
+pub(crate) struct FaultGuard;
 
-impl Drop for Guarded {
+impl Drop for FaultGuard {
     fn drop(&mut self) {
         LANDING.set(0);
     }
@@ -81,7 +81,7 @@ pub(crate) fn last_bad_access() -> Option<BadAccess> {
     LAST.take()
 }
 
-fn install() {
+fn install_handlers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for (signal, old) in [(libc::SIGSEGV, &OLD_SEGV), (libc::SIGFPE, &OLD_FPE)] {
@@ -99,7 +99,7 @@ fn install() {
 }
 
 /// A kernel's stack may be what overflowed: the handler needs one of its own. It lives as long as the thread may.
-fn give_stack() {
+fn ensure_signal_stack() {
     const BYTES: usize = 64 * 1024;
     if HAS_STACK.replace(true) {
         return;
@@ -121,14 +121,18 @@ fn give_stack() {
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
     let landing = LANDING.get();
     if landing == 0 {
-        return pass_on(signal, info, context);
+        return forward_signal(signal, info, context);
     }
     // SAFETY: the kernel hands both pointers over for the time of the handler.
     unsafe {
         let machine = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext;
         let division = signal == libc::SIGFPE;
         let error = machine.gregs[libc::REG_ERR as usize];
-        LAST.set(Some(BadAccess { address: (*info).si_addr() as usize, write: error & 2 != 0, division }));
+        LAST.set(Some(BadAccess {
+            address: (*info).si_addr() as usize,
+            is_write: error & 2 != 0,
+            is_division: division,
+        }));
         // As if the landing had been called: below the red zone, and 8 off a multiple of 16.
         let stack = &mut machine.gregs[libc::REG_RSP as usize];
         *stack = ((*stack - 256) & !15) - 8;
@@ -136,7 +140,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut c
     }
 }
 
-fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
+fn forward_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
     let old = if signal == libc::SIGSEGV { &OLD_SEGV } else { &OLD_FPE };
     // SAFETY: stored in `install` and never freed; the old handler is called as it asked to be.
     unsafe {

@@ -2,42 +2,42 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
 
 #[expect(dead_code, reason = "each file of tests uses its part")]
-mod inside;
+mod support;
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
-use inside::{Gpu, Place, is_body, plan};
+use support::{ShimSetup, TestGpu, is_body, plan};
 
 fn shape(blocks: u32, threads: u32, shared_bytes: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: shared_bytes }
 }
 
 /// Runs the body in a process of its own: what became of it there.
-fn check(test: &str, body: impl FnOnce(&Gpu)) -> Option<Vec<String>> {
+fn check(test: &str, body: impl FnOnce(&TestGpu)) -> Option<Vec<String>> {
     if is_body(test) {
-        body(&Gpu::new());
+        body(&TestGpu::new());
         return None;
     }
-    let place = Place::new(&plan(Vec::new()));
+    let place = ShimSetup::new(&plan(Vec::new()));
     place.run(test);
-    Some(place.evidence().into_iter().map(|evidence| evidence.what).collect())
+    Some(place.evidence().into_iter().map(|evidence| evidence.description).collect())
 }
 
 /// Like [`check`], and the body's GPU is good to the end.
-fn check_well(test: &str, body: impl FnOnce(&Gpu)) {
+fn check_well(test: &str, body: impl FnOnce(&TestGpu)) {
     if let Some(evidence) = check(test, body) {
         assert!(evidence.is_empty(), "{evidence:?}");
     }
 }
 
 /// Like [`check`], and the body ends with a GPU that something is wrong with: exactly this.
-fn check_found(test: &str, body: impl FnOnce(&Gpu), found: &str) {
+fn check_found(test: &str, body: impl FnOnce(&TestGpu), found: &str) {
     if let Some(evidence) = check(test, body) {
         assert_eq!(evidence.len(), 1, "{evidence:?}");
         assert!(evidence[0].contains(found), "{evidence:?}");
     }
 }
 
-fn sums(gpu: &Gpu, kernel: &str) -> Vec<f32> {
+fn sums(gpu: &TestGpu, kernel: &str) -> Vec<f32> {
     let input: Vec<f32> = (0..256).map(|i| (i % 17) as f32).collect();
     let input = gpu.stream.clone_htod(&input).unwrap();
     let mut out = gpu.stream.alloc_zeros::<f32>(2).unwrap();
@@ -75,7 +75,7 @@ fn a_missing_barrier_shows_whichever_neighbour_is_read() {
     });
 }
 
-fn broken_launch(gpu: &Gpu, kernel: &str, threads: u32, shared_bytes: u32) -> i32 {
+fn broken_launch(gpu: &TestGpu, kernel: &str, threads: u32, shared_bytes: u32) -> i32 {
     let mut out = gpu.stream.alloc_zeros::<f32>(threads as usize).unwrap();
     let function = gpu.kernel(kernel);
     let mut launch = gpu.stream.launch_builder(&function);
@@ -92,14 +92,14 @@ fn broken_launch(gpu: &Gpu, kernel: &str, threads: u32, shared_bytes: u32) -> i3
 #[test]
 fn a_barrier_that_some_threads_leave_out_is_a_launch_time_out() {
     let test = "a_barrier_that_some_threads_leave_out_is_a_launch_time_out";
-    let body = |gpu: &Gpu| assert_eq!(broken_launch(gpu, "planted_divergent", 64, 0), 702);
+    let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_divergent", 64, 0), 702);
     check_found(test, body, "32 threads wait for the block, 0 for their warp, 32 have ended");
 }
 
 #[test]
 fn lanes_that_meet_in_different_collectives_are_found() {
     let test = "lanes_that_meet_in_different_collectives_are_found";
-    let body = |gpu: &Gpu| assert_eq!(broken_launch(gpu, "planted_mixed", 32, 0), 702);
+    let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_mixed", 32, 0), 702);
     check_found(test, body, "`planted_mixed` has a divergent barrier");
 }
 
@@ -107,28 +107,28 @@ fn lanes_that_meet_in_different_collectives_are_found() {
 fn a_write_behind_shared_memory_is_found_in_its_last_bytes() {
     let test = "a_write_behind_shared_memory_is_found_in_its_last_bytes";
     // 12 bytes: the 4 behind them belong to nobody, and can be written to.
-    let body = |gpu: &Gpu| assert_eq!(broken_launch(gpu, "planted_shared_too_far", 1, 12), 700);
+    let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_shared_too_far", 1, 12), 700);
     check_found(test, body, "writes behind its 12 bytes of shared memory");
 }
 
 #[test]
 fn a_write_behind_shared_memory_is_found_at_the_next_page() {
     let test = "a_write_behind_shared_memory_is_found_at_the_next_page";
-    let body = |gpu: &Gpu| assert_eq!(broken_launch(gpu, "planted_shared_too_far", 1, 16), 700);
+    let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_shared_too_far", 1, 16), 700);
     check_found(test, body, "`planted_shared_too_far` writes to address");
 }
 
 #[test]
 fn a_division_by_zero_is_a_failed_launch_and_ends_nothing_else() {
     let test = "a_division_by_zero_is_a_failed_launch_and_ends_nothing_else";
-    let body = |gpu: &Gpu| assert_eq!(broken_launch(gpu, "planted_divide", 32, 0), 719);
+    let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_divide", 32, 0), 719);
     check_found(test, body, "`planted_divide` divides by zero");
 }
 
 #[test]
 fn a_stack_that_overflows_is_found() {
     let test = "a_stack_that_overflows_is_found";
-    let deep = |gpu: &Gpu| {
+    let deep = |gpu: &TestGpu| {
         let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
         let function = gpu.kernel("planted_recurse");
         let mut launch = gpu.stream.launch_builder(&function);
@@ -140,7 +140,7 @@ fn a_stack_that_overflows_is_found() {
     check_found(test, deep, "`planted_recurse` writes to address");
 }
 
-fn fill(gpu: &Gpu, kernel: &str, count: usize) -> i32 {
+fn fill(gpu: &TestGpu, kernel: &str, count: usize) -> i32 {
     let mut out = gpu.stream.alloc_zeros::<f32>(count).unwrap();
     let function = gpu.kernel(kernel);
     let mut launch = gpu.stream.launch_builder(&function);
@@ -154,7 +154,7 @@ fn fill(gpu: &Gpu, kernel: &str, count: usize) -> i32 {
 #[test]
 fn a_write_past_the_end_is_an_illegal_address() {
     let test = "a_write_past_the_end_is_an_illegal_address";
-    let body = |gpu: &Gpu| assert_eq!(fill(gpu, "planted_fill_too_far", 100), 700);
+    let body = |gpu: &TestGpu| assert_eq!(fill(gpu, "planted_fill_too_far", 100), 700);
     check_found(
         test,
         body,
@@ -165,12 +165,12 @@ fn a_write_past_the_end_is_an_illegal_address() {
 #[test]
 fn a_write_into_the_rest_of_the_last_16_bytes_is_found_after_the_launch() {
     let test = "a_write_into_the_rest_of_the_last_16_bytes_is_found_after_the_launch";
-    let body = |gpu: &Gpu| assert_eq!(fill(gpu, "planted_fill_too_far", 99), 700);
+    let body = |gpu: &TestGpu| assert_eq!(fill(gpu, "planted_fill_too_far", 99), 700);
     check_found(test, body, "`planted_fill_too_far` writes to byte 396 of an allocation of 396 bytes");
 }
 
 /// Reads element `at` of a buffer of 4 elements, which is freed first or not.
-fn read_at(gpu: &Gpu, at: i64, freed: bool) -> Result<Vec<f32>, i32> {
+fn read_at(gpu: &TestGpu, at: i64, freed: bool) -> Result<Vec<f32>, i32> {
     let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
     let input = gpu.stream.clone_htod(&[1.0_f32, 2.0, 3.0, 4.0]).unwrap();
     let address = input.leak();
@@ -189,7 +189,7 @@ fn read_at(gpu: &Gpu, at: i64, freed: bool) -> Result<Vec<f32>, i32> {
 #[test]
 fn a_read_past_the_end_is_an_illegal_address() {
     let test = "a_read_past_the_end_is_an_illegal_address";
-    let body = |gpu: &Gpu| {
+    let body = |gpu: &TestGpu| {
         assert_eq!(read_at(gpu, 3, false), Ok(vec![4.0]));
         assert_eq!(read_at(gpu, 4, false), Err(700));
     };
@@ -210,7 +210,7 @@ fn a_read_before_the_start_gives_no_number() {
 #[test]
 fn a_use_after_free_is_an_illegal_address() {
     let test = "a_use_after_free_is_an_illegal_address";
-    let body = |gpu: &Gpu| assert_eq!(read_at(gpu, 0, true), Err(700));
+    let body = |gpu: &TestGpu| assert_eq!(read_at(gpu, 0, true), Err(700));
     check_found(test, body, "`planted_read_at` reads byte 0 of a freed allocation of 16 bytes");
 }
 
@@ -269,7 +269,7 @@ fn page_locked_memory_is_read_when_the_copy_runs_and_pageable_memory_at_the_call
     });
 }
 
-fn raw(slice: &mut cudarc::driver::CudaSlice<f32>, gpu: &Gpu) -> u64 {
+fn raw(slice: &mut cudarc::driver::CudaSlice<f32>, gpu: &TestGpu) -> u64 {
     use cudarc::driver::DevicePtrMut;
     slice.device_ptr_mut(&gpu.stream).0
 }
@@ -294,7 +294,7 @@ fn memory_is_counted_runs_out_and_comes_back() {
 #[test]
 fn ptx_that_is_too_new_for_the_driver_is_refused_and_unknown_names_are_not_found() {
     check_well("ptx_that_is_too_new_for_the_driver_is_refused_and_unknown_names_are_not_found", |gpu| {
-        let newer = cudarc::nvrtc::Ptx::from_src(inside::ptx("8.8"));
+        let newer = cudarc::nvrtc::Ptx::from_src(support::ptx("8.8"));
         assert_eq!(gpu.context.load_module(newer).unwrap_err().0 as i32, 222);
         assert_eq!(gpu.module.load_function("planted_nowhere").unwrap_err().0 as i32, 500);
         // In the table, and not in this PTX.
@@ -442,7 +442,7 @@ fn a_multiplication_of_cublaslt_is_that_of_the_plain_sum() {
 #[test]
 fn a_multiplication_that_runs_past_an_operand_is_an_illegal_address() {
     use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
-    let body = |gpu: &Gpu| {
+    let body = |gpu: &TestGpu| {
         let a = gpu.stream.alloc_zeros::<f32>(15).unwrap();
         let b = gpu.stream.alloc_zeros::<f32>(16).unwrap();
         let mut c = gpu.stream.alloc_zeros::<f32>(16).unwrap();

@@ -4,31 +4,31 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use scenarios::{
-    Entry, Event, Record, Scenario, ScenarioStarted, SteadyFacts, TargetFile, TrialFacts, Verdict,
+    BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialFacts, Verdict,
 };
 
-use crate::cli::exit::Exit;
-use crate::cli::{print, written};
-use crate::judge::{JudgedTrial, TrialStory, trial_facts, verdict};
-use crate::plan::Plan;
+use crate::cli::exit::CommandExit;
+use crate::cli::{print, report_files};
+use crate::judge::{JudgedTrial, TrialEvents, trial_facts, verdict};
+use crate::plan::TrialPlan;
 
-pub(super) fn analyze(path: &Path, out: Option<&Path>) -> Exit {
-    match again(path, out) {
+pub(super) fn analyze(path: &Path, out: Option<&Path>) -> CommandExit {
+    match analyze_record(path, out) {
         Ok(exit) => exit,
         Err(error) => {
             print::error(&format!("`{}`: {error}", path.display()));
-            Exit::Invalid
+            CommandExit::InvalidInput
         }
     }
 }
 
-fn again(path: &Path, out: Option<&Path>) -> Result<Exit, String> {
+fn analyze_record(path: &Path, out: Option<&Path>) -> Result<CommandExit, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let record = Record::parse(&text).map_err(|error| error.to_string())?;
     if record.truncated {
         print::line("the record ends in the middle of a line: that run was cut off");
     }
-    let mut by_scenario: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    let mut by_scenario: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
     for entry in &record.entries {
         by_scenario.entry(entry.scenario.as_deref().unwrap_or_default()).or_default().push(entry);
     }
@@ -37,38 +37,38 @@ fn again(path: &Path, out: Option<&Path>) -> Result<Exit, String> {
         .entries
         .iter()
         .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
-    let exits: Result<Vec<Exit>, String> =
-        by_scenario.iter().map(|(id, entries)| one(id, entries, proving)).collect();
+    let exits: Result<Vec<CommandExit>, String> =
+        by_scenario.iter().map(|(id, entries)| analyze_scenario(id, entries, proving)).collect();
     if let Some(out) = out {
-        let folder = written::folder(Some(out), "")?;
-        written::reports(&record, &folder)?;
+        let folder = report_files::create_out_dir(Some(out), "")?;
+        report_files::write_reports(&record, &folder)?;
     }
-    Ok(Exit::of_all(exits?))
+    Ok(CommandExit::worst(exits?))
 }
 
-fn one(id: &str, entries: &[&Entry], proving: bool) -> Result<Exit, String> {
+fn analyze_scenario(id: &str, entries: &[&RecordEntry], proving: bool) -> Result<CommandExit, String> {
     let told = entries.iter().rev().find_map(|entry| {
         if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
     });
     let judged = match told {
         Some(skipped @ Verdict::Skipped { .. }) => skipped.clone(),
-        _ => rejudged(entries)?,
+        _ => judge_again(entries)?,
     };
     let differs = match told {
         Some(told) if *told == judged => "as recorded",
         Some(_) => "DIFFERS from what was recorded",
         None => "the run did not come to a verdict",
     };
-    print::line(&format!("{id:<9} {:<13} {differs}", word(&judged)));
-    let exit = Exit::of_verdict(&judged);
+    print::line(&format!("{id:<9} {:<13} {differs}", verdict_name(&judged)));
+    let exit = CommandExit::from_verdict(&judged);
     Ok(match (proving, exit) {
-        (true, Exit::Violated) => Exit::Survived,
-        (true, Exit::Survived) => Exit::Violated,
+        (true, CommandExit::Violation) => CommandExit::Success,
+        (true, CommandExit::Success) => CommandExit::Violation,
         _ => exit,
     })
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+fn verdict_name(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Survived => "survived",
         Verdict::Violated { .. } => "violated",
@@ -77,7 +77,7 @@ fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-fn rejudged(entries: &[&Entry]) -> Result<Verdict, String> {
+fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, String> {
     let started: &ScenarioStarted = entries
         .iter()
         .find_map(
@@ -89,37 +89,40 @@ fn rejudged(entries: &[&Entry]) -> Result<Verdict, String> {
         TargetFile::parse(&started.target_source, &started.target_file).map_err(|error| error.to_string())?;
     let steady = entries
         .iter()
-        .find_map(|entry| if let Event::SteadyState(facts) = &entry.event { Some(facts) } else { None });
+        .find_map(|entry| if let Event::Baseline(facts) = &entry.event { Some(facts) } else { None });
     let Some(steady) = steady else {
         return Ok(Verdict::Inconclusive { why: "the record has no steady state".into() });
     };
-    let trials = trials(entries, &scenario, &target, steady);
-    let judged: Vec<JudgedTrial<'_>> =
-        trials.iter().map(|(number, facts, said)| JudgedTrial { number: *number, facts, said }).collect();
+    let trials = read_trials(entries, &scenario, &target, steady);
+    let judged: Vec<JudgedTrial<'_>> = trials
+        .iter()
+        .map(|(number, facts, said)| JudgedTrial { number: *number, facts, lines: said })
+        .collect();
     Ok(verdict(&scenario, steady, &judged))
 }
 
-fn trials(
-    entries: &[&Entry],
+fn read_trials(
+    entries: &[&RecordEntry],
     scenario: &Scenario,
     target: &TargetFile,
-    steady: &SteadyFacts,
+    steady: &BaselineFacts,
 ) -> Vec<(u32, TrialFacts, Vec<String>)> {
-    let mut by_trial: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+    let mut by_trial: BTreeMap<u32, Vec<RecordEntry>> = BTreeMap::new();
     for entry in entries {
         if let Some(trial @ 1..) = entry.trial {
             by_trial.entry(trial).or_default().push((*entry).clone());
         }
     }
-    let comparable = Plan::new(scenario, 0, &BTreeMap::new()).comparable();
-    let over = |entries: &[Entry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
-    let read = |(number, entries): (u32, Vec<Entry>)| {
+    let comparable = TrialPlan::new(scenario, 0, &BTreeMap::new()).comparable();
+    let over =
+        |entries: &[RecordEntry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
+    let read = |(number, entries): (u32, Vec<RecordEntry>)| {
         // The trial's own summary is no evidence: everything is read again from what happened.
-        let happened: Vec<Entry> =
+        let happened: Vec<RecordEntry> =
             entries.into_iter().filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).collect();
-        let facts = trial_facts(&TrialStory { target, steady, comparable, entries: &happened });
+        let facts = trial_facts(&TrialEvents { target, baseline: steady, comparable, entries: &happened });
         let said = happened.iter().filter_map(|entry| {
-            if let Event::Said { line, .. } = &entry.event { Some(line.clone()) } else { None }
+            if let Event::Output { line, .. } = &entry.event { Some(line.clone()) } else { None }
         });
         (number, facts, said.collect())
     };

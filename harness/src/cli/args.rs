@@ -9,9 +9,9 @@ use clap::{Args, Parser, Subcommand};
 /// Without a verb: `run` over the whole shipped library.
 #[derive(Debug, Parser)]
 #[command(name = "trainwreck", version, after_help = EXIT_CODES)]
-pub(super) struct Typed {
+pub(super) struct CommandLine {
     #[command(subcommand)]
-    pub(super) verb: Option<Verb>,
+    pub(super) command: Option<CliCommand>,
     #[command(flatten)]
     pub(super) run: RunArgs,
 }
@@ -20,11 +20,11 @@ const EXIT_CODES: &str = "Exit codes: 0 all survived; 1 something violated; 2 in
 3 inconclusive; 4 the harness failed; 5 clean-up failed. Skipped counts as skipped, never as passed.";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(super) enum CliCommand {
     /// Runs scenarios and writes a report
     Run(RunArgs),
     /// Takes each scenario's guard away and wants the scenario violated: shows that it can notice
-    Prove(RunArgs),
+    Ablate(RunArgs),
     /// Records one run of any trainer and tries every state that a crash or a power loss could leave
     Explore(Box<ExploreArgs>),
     /// Lists the shipped scenarios
@@ -50,8 +50,8 @@ pub(super) enum Verb {
     /// Prints the JSON Schema of scenario or target files
     Schema {
         /// Which kind of file
-        #[arg(value_enum, default_value_t = Kind::Scenario)]
-        kind: Kind,
+        #[arg(value_enum, default_value_t = SchemaKind::Scenario)]
+        kind: SchemaKind,
         /// Writes both schemas into this folder instead
         #[arg(long)]
         write: Option<PathBuf>,
@@ -59,7 +59,7 @@ pub(super) enum Verb {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(super) enum Kind {
+pub(super) enum SchemaKind {
     Scenario,
     Target,
 }
@@ -67,7 +67,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunArgs {
     /// Ids of shipped scenarios (`fs-01`), files or folders; none: the whole shipped library
-    pub(super) which: Vec<String>,
+    pub(super) scenarios: Vec<String>,
     /// Folder for the report; must not exist or be empty [default: reports/out/<run>]
     #[arg(long)]
     pub(super) out: Option<PathBuf>,
@@ -94,7 +94,7 @@ pub(super) enum CrashArg {
 
 /// File systems, as far as a power loss goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ModelArg {
+pub(super) enum FsModelArg {
     Posix,
     Ext4,
     Xfs,
@@ -121,7 +121,7 @@ pub(super) struct ExploreArgs {
     pub(super) crash: CrashArg,
     /// File systems whose power losses are tried [default: posix, ext4, xfs and btrfs]
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub(super) model: Vec<ModelArg>,
+    pub(super) model: Vec<FsModelArg>,
     /// A line of the output that says that a step is durable now; with a group `step`
     #[arg(long, value_name = "REGEX")]
     pub(super) saved: Option<String>,
@@ -151,7 +151,7 @@ pub(super) struct ExploreArgs {
     #[arg(long, value_name = "MODULE", value_delimiter = ',')]
     pub(super) warm: Vec<String>,
     /// A recovery that takes longer is hung
-    #[arg(long, value_name = "T", default_value = "60s", value_parser = crate::cli::explore::time)]
+    #[arg(long, value_name = "T", default_value = "60s", value_parser = crate::cli::explore::parse_duration)]
     pub(super) timeout: std::time::Duration,
     /// States at a time [default: number of cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]

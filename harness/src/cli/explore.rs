@@ -7,104 +7,119 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::cli::args::{CrashArg, ExploreArgs, ModelArg};
-use crate::cli::exit::Exit;
-use crate::cli::progress::Bar;
-use crate::cli::{explore_target, explored, print, written};
-use crate::explore::{Candidate, Ear, ExploreError, Model, Orders, Scope, explore, second};
-use crate::sandbox::{self, Launch, RunDir};
+use crate::cli::args::{CrashArg, ExploreArgs, FsModelArg};
+use crate::cli::exit::CommandExit;
+use crate::cli::explore_display::ExploreDisplay;
+use crate::cli::{exploration_output, explore_target, print, report_files};
+use crate::explore::{
+    CrashCandidate, ExploreConfig, ExploreError, ExploreScope, FsModel, OutputOracle, explore,
+    explore_second_crashes,
+};
+use crate::sandbox::{self, LaunchSpec, RunDir};
 
 /// Does it, and says what was found.
-pub(super) fn run(args: &ExploreArgs) -> Exit {
-    let rooms = match rooms() {
+pub(super) fn run(args: &ExploreArgs) -> CommandExit {
+    let rooms = match create_run_dir() {
         Ok(rooms) => rooms,
         Err(error) => {
             print::error(&error);
-            return Exit::HarnessFailed;
+            return CommandExit::HarnessFailed;
         }
     };
     let prepared = match &args.target {
-        Some(name) => explore_target::prepared(args, name, &rooms.path().join("target")),
-        None => Prepared::new(args),
+        Some(name) => explore_target::prepare_target(args, name, &rooms.path().join("target")),
+        None => PreparedExploration::from_args(args),
     };
-    match prepared.map(|prepared| perform(args, prepared, rooms)) {
+    match prepared.map(|prepared| run_prepared(args, prepared, rooms)) {
         Ok(Ok(exit)) => exit,
         Ok(Err(error)) => {
             print::error(&error);
-            Exit::HarnessFailed
+            CommandExit::HarnessFailed
         }
         Err(error) => {
             print::error(&error);
-            Exit::Invalid
+            CommandExit::InvalidInput
         }
     }
 }
 
 /// A folder for the rooms; what earlier runs left is swept first.
-fn rooms() -> Result<RunDir, String> {
-    for swept in sandbox::recover().map_err(|error| format!("sweeping what an earlier run left: {error}"))? {
+fn create_run_dir() -> Result<RunDir, String> {
+    for swept in
+        sandbox::remove_leftovers().map_err(|error| format!("sweeping what an earlier run left: {error}"))?
+    {
         print::line(&format!("swept {swept}"));
     }
     RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))
 }
 
 /// What the command line asks for, checked.
-pub(super) struct Prepared {
-    pub(super) watch: Vec<PathBuf>,
+pub(super) struct PreparedExploration {
+    pub(super) watched_dirs: Vec<PathBuf>,
     /// Those of them that were made for this run.
-    pub(super) made: Vec<PathBuf>,
-    pub(super) ear: Ear,
-    pub(super) scope: Scope,
-    pub(super) only: Option<Candidate>,
-    pub(super) command: Launch,
-    pub(super) resume: Launch,
-    pub(super) check: Option<Launch>,
+    pub(super) created_dirs: Vec<PathBuf>,
+    pub(super) oracle: OutputOracle,
+    pub(super) scope: ExploreScope,
+    pub(super) only_state: Option<CrashCandidate>,
+    pub(super) command: LaunchSpec,
+    pub(super) resume: LaunchSpec,
+    pub(super) check: Option<LaunchSpec>,
     pub(super) timeout: Duration,
 }
 
-impl Prepared {
-    fn new(args: &ExploreArgs) -> Result<Prepared, String> {
-        let ear = Ear {
-            saved: pattern("--saved", args.saved.as_deref(), Some("step"))?,
-            resumed: pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
-            step: pattern("--step", args.step.as_deref(), Some("step"))?,
-            consumed: consumed(args.consumed.as_deref())?,
-            same: pattern("--same", args.same.as_deref(), None)?,
+impl PreparedExploration {
+    fn from_args(args: &ExploreArgs) -> Result<PreparedExploration, String> {
+        let ear = OutputOracle {
+            saved: parse_pattern("--saved", args.saved.as_deref(), Some("step"))?,
+            resumed: parse_pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
+            step: parse_pattern("--step", args.step.as_deref(), Some("step"))?,
+            consumed: parse_consumed(args.consumed.as_deref())?,
+            same: parse_pattern("--same", args.same.as_deref(), None)?,
             refused_exits: args.refused_exit.clone(),
         };
         let scope = scope(args);
-        let only = state(args)?;
-        let command = launch(&args.command)?;
-        let shell = |text: &String| launch(&["/bin/sh".into(), "-c".into(), text.into()]);
+        let only = parse_state(args)?;
+        let command = launch_here(&args.command)?;
+        let shell = |text: &String| launch_here(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
-        let (watch, made) = folders(&args.watch)?;
+        let (watch, made) = resolve_watched_dirs(&args.watch)?;
         let timeout = args.timeout;
-        Ok(Prepared { watch, made, ear, scope, only, command, resume, check, timeout })
+        Ok(PreparedExploration {
+            watched_dirs: watch,
+            created_dirs: made,
+            oracle: ear,
+            scope,
+            only_state: only,
+            command,
+            resume,
+            check,
+            timeout,
+        })
     }
 }
 
 /// The one state that is asked for.
-pub(super) fn state(args: &ExploreArgs) -> Result<Option<Candidate>, String> {
+pub(super) fn parse_state(args: &ExploreArgs) -> Result<Option<CrashCandidate>, String> {
     let unknown =
         |name: &str| format!("--state: `{name}` is not the name of a state; a finding's command has one");
-    let parsed = |name: &String| Candidate::parse(name).ok_or_else(|| unknown(name));
+    let parsed = |name: &String| CrashCandidate::parse(name).ok_or_else(|| unknown(name));
     args.state.as_ref().map(parsed).transpose()
 }
 
-pub(super) fn scope(args: &ExploreArgs) -> Scope {
+pub(super) fn scope(args: &ExploreArgs) -> ExploreScope {
     let process = args.crash != CrashArg::Power;
     let power = args.crash != CrashArg::Process;
-    let chosen: Vec<Model> = args.model.iter().map(|model| model.model()).collect();
+    let chosen: Vec<FsModel> = args.model.iter().map(|model| model.fs_model()).collect();
     let models = match (power, chosen.is_empty()) {
         (false, _) => Vec::new(),
-        (true, true) => Model::ALL.to_vec(),
+        (true, true) => FsModel::ALL.to_vec(),
         (true, false) => chosen,
     };
-    Scope { process, models, max_states: args.max_states, moments: None }
+    ExploreScope { process_crashes: process, models, max_states: args.max_states, crash_points: None }
 }
 
-fn pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Option<Regex>, String> {
+fn parse_pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Option<Regex>, String> {
     let Some(text) = text else { return Ok(None) };
     let found = Regex::new(text).map_err(|error| format!("{option}: {error}"))?;
     let missing = group.filter(|group| !found.capture_names().flatten().any(|name| name == *group));
@@ -121,8 +136,8 @@ fn pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Opti
     Ok(Some(found))
 }
 
-fn consumed(text: Option<&str>) -> Result<Option<Regex>, String> {
-    let found = pattern("--consumed", text, Some("step"))?;
+fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, String> {
+    let found = parse_pattern("--consumed", text, Some("step"))?;
     match &found {
         Some(found) if !found.capture_names().flatten().any(|name| name == "value") => Err(format!(
             "--consumed `{found}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`"
@@ -131,13 +146,13 @@ fn consumed(text: Option<&str>) -> Result<Option<Regex>, String> {
     }
 }
 
-fn launch(words: &[OsString]) -> Result<Launch, String> {
+fn launch_here(words: &[OsString]) -> Result<LaunchSpec, String> {
     let cwd = std::env::current_dir().map_err(|error| format!("the working folder: {error}"))?;
-    Ok(Launch { argv: words.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
+    Ok(LaunchSpec { argv: words.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
 }
 
 /// The folders without links in their paths; those that were not there are made, and named.
-fn folders(watch: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
+fn resolve_watched_dirs(watch: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
     let (mut found, mut made): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
     for folder in watch {
         let failed = |error| format!("--watch `{}`: {error}", folder.display());
@@ -164,29 +179,45 @@ fn folders(watch: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
     Ok((found, made))
 }
 
-fn perform(args: &ExploreArgs, prepared: Prepared, rooms: RunDir) -> Result<Exit, String> {
-    let Prepared { watch, made, ear, scope, only, command, resume, check, timeout } = prepared;
-    let began = jiff::Timestamp::now();
-    let orders = Orders {
-        watch,
-        after: None,
+fn run_prepared(
+    args: &ExploreArgs,
+    prepared: PreparedExploration,
+    rooms: RunDir,
+) -> Result<CommandExit, String> {
+    let PreparedExploration {
+        watched_dirs: watch,
+        created_dirs: made,
+        oracle: ear,
+        scope,
+        only_state: only,
         command,
         resume,
         check,
-        ear,
+        timeout,
+    } = prepared;
+    let began = jiff::Timestamp::now();
+    let orders = ExploreConfig {
+        watched_dirs: watch,
+        after_crash: None,
+        command,
+        resume,
+        check,
+        oracle: ear,
         scope,
         timeout,
-        jobs: args.jobs.map_or_else(cores, usize::from),
-        dir: rooms.path().to_path_buf(),
-        warm: args.warm.clone(),
-        only,
-        began: began.as_second(),
+        jobs: args.jobs.map_or_else(core_count, usize::from),
+        work_dir: rooms.path().to_path_buf(),
+        warm_modules: args.warm.clone(),
+        only_state: only,
+        began_unix_s: began.as_second(),
         cancelled: || false,
     };
-    let bar = Bar::new();
-    let explored = explore(&orders, &|progress| bar.show(&progress)).and_then(|first| {
+    let bar = ExploreDisplay::new();
+    let explored = explore(&orders, &|progress| bar.on_progress(&progress)).and_then(|first| {
         let again = match args.depth {
-            2 if orders.only.is_none() => second(&orders, &first, &|progress| bar.show(&progress))?,
+            2 if orders.only_state.is_none() => {
+                explore_second_crashes(&orders, &first, &|progress| bar.on_progress(&progress))?
+            }
             _ => Vec::new(),
         };
         Ok((first, again))
@@ -198,29 +229,33 @@ fn perform(args: &ExploreArgs, prepared: Prepared, rooms: RunDir) -> Result<Exit
     let exit = match explored {
         Ok((explored, again)) => {
             let repeat = repeat_command();
-            explored::print(&explored, &orders, &repeat);
-            if args.depth == 2 && orders.only.is_none() {
-                explored::print_again(&explored, &again);
+            exploration_output::print_exploration(&explored, &orders, &repeat);
+            if args.depth == 2 && orders.only_state.is_none() {
+                exploration_output::print_second_crashes(&explored, &again);
             }
-            let value = explored::json(&explored, &again, &orders, &repeat);
+            let value = exploration_output::exploration_json(&explored, &again, &orders, &repeat);
             if let Some(file) = &args.json {
                 std::fs::write(file, &value)
                     .map_err(|error| format!("writing `{}`: {error}", file.display()))?;
             }
             if let Some(out) = &args.out {
-                let out = written::folder(Some(out), "explore")?;
-                explored::pages(&value, &out)?;
+                let out = report_files::create_out_dir(Some(out), "explore")?;
+                exploration_output::write_report_files(&value, &out)?;
             }
             let all = [&explored].into_iter().chain(again.iter().map(|(_, explored)| explored));
-            if all.flat_map(|one| &one.findings).next().is_none() { Exit::Survived } else { Exit::Violated }
+            if all.flat_map(|one| &one.findings).next().is_none() {
+                CommandExit::Success
+            } else {
+                CommandExit::Violation
+            }
         }
-        Err(error @ (ExploreError::Undisturbed(_) | ExploreError::NothingRecorded)) => {
+        Err(error @ (ExploreError::BaselineFailed(_) | ExploreError::NothingRecorded)) => {
             print::error(&error);
-            Exit::Inconclusive
+            CommandExit::Inconclusive
         }
         Err(error @ ExploreError::NotPython) => {
             print::error(&error);
-            Exit::Invalid
+            CommandExit::InvalidInput
         }
         Err(error) => return Err(error.to_string()),
     };
@@ -228,12 +263,12 @@ fn perform(args: &ExploreArgs, prepared: Prepared, rooms: RunDir) -> Result<Exit
         Ok(()) => Ok(exit),
         Err(error) => {
             print::error(&error);
-            Ok(Exit::CleanUpFailed)
+            Ok(CommandExit::CleanUpFailed)
         }
     }
 }
 
-fn cores() -> usize {
+fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
@@ -249,7 +284,7 @@ fn repeat_command() -> String {
         match dropped.get(words[index].as_str()).filter(|_| index < at) {
             Some(skip) => index += skip,
             None => {
-                kept.push(quoted(&words[index]));
+                kept.push(shell_quote(&words[index]));
                 index += 1;
             }
         }
@@ -259,7 +294,7 @@ fn repeat_command() -> String {
     kept.join(" ")
 }
 
-fn quoted(word: &str) -> String {
+fn shell_quote(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         word.into()
@@ -268,20 +303,20 @@ fn quoted(word: &str) -> String {
     }
 }
 
-impl ModelArg {
-    fn model(self) -> Model {
+impl FsModelArg {
+    fn fs_model(self) -> FsModel {
         match self {
-            ModelArg::Posix => Model::Posix,
-            ModelArg::Ext4 => Model::Ext4,
-            ModelArg::Xfs => Model::Xfs,
-            ModelArg::Btrfs => Model::Btrfs,
-            ModelArg::Lying => Model::Lying,
+            FsModelArg::Posix => FsModel::Posix,
+            FsModelArg::Ext4 => FsModel::Ext4,
+            FsModelArg::Xfs => FsModel::Xfs,
+            FsModelArg::Btrfs => FsModel::Btrfs,
+            FsModelArg::Lying => FsModel::Lying,
         }
     }
 }
 
 /// `10s`, `500ms`, `2m`; a bare number is seconds.
-pub(super) fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 =
         text[..digits].parse().map_err(|_| format!("`{text}`: write it as `10s`, `500ms` or `2m`"))?;

@@ -3,95 +3,95 @@
 mod analyze;
 mod args;
 mod check;
-mod diagnose;
+mod diagnostics;
 mod exit;
+mod exploration_output;
 mod explore;
+mod explore_display;
 mod explore_target;
-mod explored;
-mod library;
 mod print;
-mod progress;
-mod recorder;
+mod record_writer;
+mod report_files;
 mod run;
-mod screen;
-mod written;
+mod run_display;
+mod scenario_library;
 
 use std::path::Path;
 
 use clap::Parser;
 
-use crate::cli::args::{Kind, Typed, Verb};
-pub use crate::cli::exit::Exit;
+use crate::cli::args::{CliCommand, CommandLine, SchemaKind};
+pub use crate::cli::exit::CommandExit;
 use crate::{gpu, sandbox};
 
 /// Does what the command line asks for.
-pub fn main() -> Exit {
-    let typed = match Typed::try_parse() {
+pub fn main() -> CommandExit {
+    let typed = match CommandLine::try_parse() {
         Ok(typed) => typed,
         Err(error) => {
             // Help and version are no errors; clap knows which stream each belongs to.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Invalid } else { Exit::Survived };
+            return if error.use_stderr() { CommandExit::InvalidInput } else { CommandExit::Success };
         }
     };
-    match &typed.verb {
-        None => run::run(&typed.run, run::Mode::Run),
-        Some(Verb::Run(args)) => run::run(args, run::Mode::Run),
-        Some(Verb::Explore(args)) => explore::run(args),
-        Some(Verb::Prove(args)) => run::run(args, run::Mode::Prove),
-        Some(Verb::List) => list(),
-        Some(Verb::Check { files }) => check::check(files),
-        Some(Verb::Analyze { record, out }) => analyze::analyze(record, out.as_deref()),
-        Some(Verb::Doctor) => doctor(),
-        Some(Verb::Recover) => recover(),
-        Some(Verb::Schema { kind, write }) => schema(*kind, write.as_deref()),
+    match &typed.command {
+        None => run::run(&typed.run, run::RunMode::Run),
+        Some(CliCommand::Run(args)) => run::run(args, run::RunMode::Run),
+        Some(CliCommand::Explore(args)) => explore::run(args),
+        Some(CliCommand::Ablate(args)) => run::run(args, run::RunMode::Ablate),
+        Some(CliCommand::List) => list(),
+        Some(CliCommand::Check { files }) => check::check(files),
+        Some(CliCommand::Analyze { record, out }) => analyze::analyze(record, out.as_deref()),
+        Some(CliCommand::Doctor) => doctor(),
+        Some(CliCommand::Recover) => recover(),
+        Some(CliCommand::Schema { kind, write }) => print_schema(*kind, write.as_deref()),
     }
 }
 
-fn list() -> Exit {
-    match library::shipped() {
+fn list() -> CommandExit {
+    match scenario_library::shipped_scenarios() {
         Ok(all) => {
-            for library::Read { scenario, .. } in &all {
+            for scenario_library::LoadedScenario { scenario, .. } in &all {
                 let (id, severity, guards) =
                     (scenario.id(), scenario.severity().to_string(), scenario.guards().join(", "));
                 print::line(&format!("{id:<9} {severity:<9} {:<52} {guards}", scenario.title()));
             }
-            Exit::Survived
+            CommandExit::Success
         }
-        Err(error) => diagnose::library_error(&error),
+        Err(error) => diagnostics::print_library_error(&error),
     }
 }
 
-fn doctor() -> Exit {
+fn doctor() -> CommandExit {
     for mechanism in sandbox::doctor().into_iter().chain(gpu::doctor()) {
         let mark = if mechanism.granted { "✓" } else { "-" };
         print::line(&format!("{mark} {:<22} {}", mechanism.name, mechanism.detail));
     }
-    Exit::Survived
+    CommandExit::Success
 }
 
-fn recover() -> Exit {
-    match sandbox::recover() {
+fn recover() -> CommandExit {
+    match sandbox::remove_leftovers() {
         Ok(swept) if swept.is_empty() => print::line("nothing was left behind"),
         Ok(swept) => swept.iter().for_each(|swept| print::line(&format!("swept {swept}"))),
         Err(error) => {
             print::error(&error);
-            return Exit::CleanUpFailed;
+            return CommandExit::CleanUpFailed;
         }
     }
-    Exit::Survived
+    CommandExit::Success
 }
 
-fn schema(kind: Kind, write: Option<&Path>) -> Exit {
+fn print_schema(kind: SchemaKind, write: Option<&Path>) -> CommandExit {
     let Some(folder) = write else {
         print::line(
             match kind {
-                Kind::Scenario => scenarios::schema::scenario(),
-                Kind::Target => scenarios::schema::target(),
+                SchemaKind::Scenario => scenarios::schema::scenario(),
+                SchemaKind::Target => scenarios::schema::target(),
             }
             .trim_end(),
         );
-        return Exit::Survived;
+        return CommandExit::Success;
     };
     let files = [
         ("scenario-v1.json", scenarios::schema::scenario()),
@@ -101,9 +101,9 @@ fn schema(kind: Kind, write: Option<&Path>) -> Exit {
         let path = folder.join(name);
         if let Err(error) = std::fs::write(&path, text) {
             print::error(&format!("could not write `{}`: {error}", path.display()));
-            return Exit::HarnessFailed;
+            return CommandExit::HarnessFailed;
         }
         print::line(&format!("wrote {}", path.display()));
     }
-    Exit::Survived
+    CommandExit::Success
 }

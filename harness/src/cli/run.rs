@@ -3,48 +3,48 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scenarios::{Event, Machine, Mechanism, Record, RunEnded, RunStarted, Verdict};
+use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, Verdict};
 
 use crate::cli::args::RunArgs;
-use crate::cli::exit::Exit;
-use crate::cli::library::{self, LibraryError};
-use crate::cli::recorder::Recorder;
-use crate::cli::screen::Screen;
-use crate::cli::{diagnose, print, written};
+use crate::cli::exit::CommandExit;
+use crate::cli::record_writer::RecordWriter;
+use crate::cli::run_display::RunDisplay;
+use crate::cli::scenario_library::{self, LibraryError};
+use crate::cli::{diagnostics, print, report_files};
 use crate::gpu;
 use crate::observe::{Reporter, Tee};
-use crate::run::{Cast, ScenarioEnd, Suite, run_suite};
+use crate::run::{PreparedScenario, ScenarioResult, Suite, run_suite};
 use crate::sandbox::{self, RunDir};
 
 /// Whether guards stand or are taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum RunMode {
     Run,
-    Prove,
+    Ablate,
 }
 
-pub(super) fn run(args: &RunArgs, mode: Mode) -> Exit {
-    let casts = match cast_all(args, mode) {
+pub(super) fn run(args: &RunArgs, mode: RunMode) -> CommandExit {
+    let casts = match prepare_all(args, mode) {
         Ok(casts) => casts,
-        Err(error) => return diagnose::library_error(&error),
+        Err(error) => return diagnostics::print_library_error(&error),
     };
-    match perform(args, mode, &casts) {
+    match run_prepared(args, mode, &casts) {
         Ok(exit) => exit,
         Err(error) => {
             print::error(&error);
-            Exit::HarnessFailed
+            CommandExit::HarnessFailed
         }
     }
 }
 
-fn cast_all(args: &RunArgs, mode: Mode) -> Result<Vec<Cast>, LibraryError> {
+fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<Vec<PreparedScenario>, LibraryError> {
     let mut casts = Vec::new();
-    for read in library::chosen(&args.which)? {
+    for read in scenario_library::select_scenarios(&args.scenarios)? {
         match mode {
-            Mode::Run => casts.push(library::cast(read, args.seed, None)?),
-            Mode::Prove => {
+            RunMode::Run => casts.push(scenario_library::prepare_scenario(read, args.seed, None)?),
+            RunMode::Ablate => {
                 for guard in read.scenario.guards().to_vec() {
-                    casts.push(library::cast(read.clone(), args.seed, Some(&guard))?);
+                    casts.push(scenario_library::prepare_scenario(read.clone(), args.seed, Some(&guard))?);
                 }
             }
         }
@@ -52,65 +52,67 @@ fn cast_all(args: &RunArgs, mode: Mode) -> Result<Vec<Cast>, LibraryError> {
     Ok(casts)
 }
 
-fn perform(args: &RunArgs, mode: Mode, casts: &[Cast]) -> Result<Exit, String> {
-    for swept in sandbox::recover().map_err(|error| format!("sweeping what an earlier run left: {error}"))? {
+fn run_prepared(args: &RunArgs, mode: RunMode, casts: &[PreparedScenario]) -> Result<CommandExit, String> {
+    for swept in
+        sandbox::remove_leftovers().map_err(|error| format!("sweeping what an earlier run left: {error}"))?
+    {
         print::line(&format!("swept {swept}"));
     }
     let rooms = RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))?;
-    let started = started(args, casts);
-    let out = written::folder(args.out.as_deref(), &started.run)?;
+    let started = run_started(args, casts);
+    let out = report_files::create_out_dir(args.out.as_deref(), &started.run)?;
     let recorder = Arc::new(
-        Recorder::create(&out.join("record.jsonl"))
+        RecordWriter::create(&out.join("record.jsonl"))
             .map_err(|error| format!("creating the record: {error}"))?,
     );
-    let screen = Arc::new(Screen::new(casts.len(), mode == Mode::Prove));
+    let screen = Arc::new(RunDisplay::new(casts.len(), mode == RunMode::Ablate));
     let reporter = Reporter::new(Arc::new(Tee::new(vec![recorder.clone(), screen.clone()])));
     let mechanisms = started.machine.mechanisms.clone();
     reporter.emit(Event::RunStarted(started));
     let suite = Suite {
-        casts,
+        scenarios: casts,
         seed: args.seed,
-        jobs: args.jobs.map_or_else(cores, usize::from),
+        jobs: args.jobs.map_or_else(core_count, usize::from),
         only_trial: args.trial,
-        rooms: rooms.path(),
+        sandboxes_dir: rooms.path(),
         mechanisms: &mechanisms,
     };
-    let ends = run_suite(&suite, &reporter).map_err(|error| error.to_string())?.ends;
+    let ends = run_suite(&suite, &reporter).map_err(|error| error.to_string())?.results;
     let cleaned = rooms.close();
-    let mut exit = Exit::of_all(ends.iter().map(|end| exit_of(end, mode)));
+    let mut exit = CommandExit::worst(ends.iter().map(|end| exit_for(end, mode)));
     if let Err(error) = &cleaned {
         print::error(error);
-        exit = Exit::CleanUpFailed;
+        exit = CommandExit::CleanUpFailed;
     }
-    reporter.emit(Event::RunEnded(RunEnded { seconds: reporter.seconds(), exit_code: exit.code() }));
+    reporter.emit(Event::RunEnded(RunEnded { seconds: reporter.elapsed_s(), exit_code: exit.code() }));
     drop(reporter);
     drop(screen);
     let (record, failure) = recorder.finish();
     if let Some(error) = failure {
         return Err(format!("writing the record: {error}"));
     }
-    written::reports(&record, &out)?;
-    summary(&record, &out, &ends, mode);
+    report_files::write_reports(&record, &out)?;
+    print_summary(&record, &out, &ends, mode);
     Ok(exit)
 }
 
 /// With `prove` the wanted ending is a violation.
-fn exit_of(end: &ScenarioEnd, mode: Mode) -> Exit {
+fn exit_for(end: &ScenarioResult, mode: RunMode) -> CommandExit {
     if end.failure.is_some() {
-        return Exit::HarnessFailed;
+        return CommandExit::HarnessFailed;
     }
     match (mode, &end.verdict) {
-        (Mode::Prove, Verdict::Violated { .. }) => Exit::Survived,
-        (Mode::Prove, Verdict::Survived) => Exit::Violated,
-        (_, verdict) => Exit::of_verdict(verdict),
+        (RunMode::Ablate, Verdict::Violated { .. }) => CommandExit::Success,
+        (RunMode::Ablate, Verdict::Survived) => CommandExit::Violation,
+        (_, verdict) => CommandExit::from_verdict(verdict),
     }
 }
 
-fn cores() -> usize {
+fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-fn started(args: &RunArgs, casts: &[Cast]) -> RunStarted {
+fn run_started(args: &RunArgs, casts: &[PreparedScenario]) -> RunStarted {
     let now = jiff::Timestamp::now();
     let mut mechanisms = sandbox::doctor();
     // A driver may take seconds to be asked: only where somebody needs it.
@@ -124,44 +126,44 @@ fn started(args: &RunArgs, casts: &[Cast]) -> RunStarted {
         started: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         seed: args.seed,
         command: std::env::args().collect(),
-        machine: machine(mechanisms),
+        machine: describe_machine(mechanisms),
         scenarios: u32::try_from(casts.len()).unwrap_or(u32::MAX),
     }
 }
 
-fn machine(mechanisms: Vec<Mechanism>) -> Machine {
+fn describe_machine(mechanisms: Vec<Mechanism>) -> MachineFacts {
     let uname = nix::sys::utsname::uname();
     let kernel = uname.map(|uname| uname.release().to_string_lossy().into_owned()).unwrap_or_default();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Machine {
+    MachineFacts {
         kernel,
-        cores: u32::try_from(cores()).unwrap_or(u32::MAX),
+        cores: u32::try_from(core_count()).unwrap_or(u32::MAX),
         memory_bytes: kib.unwrap_or(0) * 1024,
         user: if nix::unistd::geteuid().is_root() { "root".into() } else { "ordinary user".into() },
         mechanisms,
     }
 }
 
-fn summary(record: &Record, out: &Path, ends: &[ScenarioEnd], mode: Mode) {
+fn print_summary(record: &Record, out: &Path, ends: &[ScenarioResult], mode: RunMode) {
     let count = |wanted: fn(&Verdict) -> bool| ends.iter().filter(|end| wanted(&end.verdict)).count();
     let survived = count(|verdict| matches!(verdict, Verdict::Survived));
     let violated = count(|verdict| matches!(verdict, Verdict::Violated { .. }));
     let unknown = count(|verdict| matches!(verdict, Verdict::Inconclusive { .. }));
     let skipped = count(|verdict| matches!(verdict, Verdict::Skipped { .. }));
     let (good, bad) = match mode {
-        Mode::Run => (format!("{survived} survived"), format!("{violated} violated")),
-        Mode::Prove => {
+        RunMode::Run => (format!("{survived} survived"), format!("{violated} violated")),
+        RunMode::Ablate => {
             (format!("{violated} of {} guards noticed", ends.len()), format!("{survived} not noticed"))
         }
     };
     let seconds = record.entries.last().map_or(0.0, |entry| entry.at_us as f64 / 1e6);
     print::line(&format!("\n{good}, {bad}, {unknown} inconclusive, {skipped} skipped in {seconds:.1} s"));
-    print::line(&format!("report: {}", shown(&out.join("report.html")).display()));
+    print::line(&format!("report: {}", absolute_path(&out.join("report.html")).display()));
 }
 
-fn shown(path: &Path) -> PathBuf {
+fn absolute_path(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }

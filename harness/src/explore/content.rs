@@ -7,9 +7,9 @@ use super::recording::{NodeId, Recording};
 
 /// Where bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum ByteSource {
     /// From here on the tape.
-    Tape(u64),
+    PayloadLog(u64),
     /// From here in a file that was there before the recording.
     Initial(NodeId, u64),
     Zeroes,
@@ -19,74 +19,74 @@ pub enum Source {
 
 /// Bytes in a row from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Piece {
-    pub bytes: u64,
-    pub source: Source,
+pub struct ContentPiece {
+    pub len_bytes: u64,
+    pub source: ByteSource,
 }
 
 /// A file's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Content {
-    pieces: Vec<Piece>,
+pub struct FileContent {
+    pieces: Vec<ContentPiece>,
 }
 
-impl Source {
-    fn advanced(self, by: u64) -> Source {
+impl ByteSource {
+    fn advanced(self, by: u64) -> ByteSource {
         match self {
-            Source::Tape(at) => Source::Tape(at + by),
-            Source::Initial(node, at) => Source::Initial(node, at + by),
+            ByteSource::PayloadLog(at) => ByteSource::PayloadLog(at + by),
+            ByteSource::Initial(node, at) => ByteSource::Initial(node, at + by),
             same => same,
         }
     }
 }
 
-impl Content {
-    pub fn initial(node: NodeId, bytes: u64) -> Content {
-        let mut content = Content::default();
-        content.push(Piece { bytes, source: Source::Initial(node, 0) });
+impl FileContent {
+    pub fn initial(node: NodeId, bytes: u64) -> FileContent {
+        let mut content = FileContent::default();
+        content.push(ContentPiece { len_bytes: bytes, source: ByteSource::Initial(node, 0) });
         content
     }
 
     pub fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.bytes).sum()
+        self.pieces.iter().map(|piece| piece.len_bytes).sum()
     }
 
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    pub fn pieces(&self) -> &[Piece] {
+    pub fn pieces(&self) -> &[ContentPiece] {
         &self.pieces
     }
 
-    fn push(&mut self, piece: Piece) {
-        if piece.bytes == 0 {
+    fn push(&mut self, piece: ContentPiece) {
+        if piece.len_bytes == 0 {
             return;
         }
         if let Some(last) = self.pieces.last_mut()
-            && last.source.advanced(last.bytes) == piece.source
+            && last.source.advanced(last.len_bytes) == piece.source
         {
-            last.bytes += piece.bytes;
+            last.len_bytes += piece.len_bytes;
             return;
         }
         self.pieces.push(piece);
     }
 
     /// Puts bytes at an offset; what lies between the end and there reads as zeroes.
-    pub fn put(&mut self, offset: u64, bytes: u64, source: Source) {
+    pub fn put(&mut self, offset: u64, bytes: u64, source: ByteSource) {
         let length = self.len();
-        let piece = Piece { bytes, source };
+        let piece = ContentPiece { len_bytes: bytes, source };
         if offset >= length {
-            self.push(Piece { bytes: offset - length, source: Source::Zeroes });
+            self.push(ContentPiece { len_bytes: offset - length, source: ByteSource::Zeroes });
             self.push(piece);
             return;
         }
         let old = std::mem::take(&mut self.pieces);
         let (mut at, mut placed) = (0, false);
         for one in old {
-            let end = at + one.bytes;
+            let end = at + one.len_bytes;
             if at < offset {
-                self.push(Piece { bytes: one.bytes.min(offset - at), source: one.source });
+                self.push(ContentPiece { len_bytes: one.len_bytes.min(offset - at), source: one.source });
             }
             if end > offset && !placed {
                 self.push(piece);
@@ -94,7 +94,7 @@ impl Content {
             }
             let after = (offset + bytes).max(at);
             if end > after {
-                self.push(Piece { bytes: end - after, source: one.source.advanced(after - at) });
+                self.push(ContentPiece { len_bytes: end - after, source: one.source.advanced(after - at) });
             }
             at = end;
         }
@@ -103,62 +103,67 @@ impl Content {
     pub fn resize(&mut self, size: u64) {
         let length = self.len();
         if size > length {
-            self.push(Piece { bytes: size - length, source: Source::Zeroes });
+            self.push(ContentPiece { len_bytes: size - length, source: ByteSource::Zeroes });
             return;
         }
         let mut left = size;
         self.pieces.retain_mut(|piece| {
-            piece.bytes = piece.bytes.min(left);
-            left -= piece.bytes;
-            piece.bytes > 0
+            piece.len_bytes = piece.len_bytes.min(left);
+            left -= piece.len_bytes;
+            piece.len_bytes > 0
         });
     }
 
     /// Writes it out.
-    pub fn write(&self, reader: &mut Reader<'_>, to: &mut impl Write) -> Result<(), Error> {
+    pub fn write_to(&self, reader: &mut ContentReader<'_>, to: &mut impl Write) -> Result<(), Error> {
         self.pieces.iter().try_for_each(|piece| reader.copy(*piece, to))
     }
 
     /// The first `most` bytes.
-    pub fn head(&self, reader: &mut Reader<'_>, most: u64) -> Result<Vec<u8>, Error> {
+    pub fn head(&self, reader: &mut ContentReader<'_>, most: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut left = most;
         for piece in &self.pieces {
-            let part = Piece { bytes: piece.bytes.min(left), ..*piece };
+            let part = ContentPiece { len_bytes: piece.len_bytes.min(left), ..*piece };
             reader.copy(part, &mut bytes)?;
-            left -= part.bytes;
+            left -= part.len_bytes;
         }
         Ok(bytes)
     }
 }
 
 /// Reads pieces; keeps the tape open.
-pub struct Reader<'a> {
+pub struct ContentReader<'a> {
     recording: &'a Recording,
-    tape: File,
+    payload_log: File,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(recording: &'a Recording) -> Result<Reader<'a>, Error> {
-        Ok(Reader { recording, tape: File::open(&recording.tape)? })
+impl<'a> ContentReader<'a> {
+    pub fn new(recording: &'a Recording) -> Result<ContentReader<'a>, Error> {
+        Ok(ContentReader { recording, payload_log: File::open(&recording.payload_log)? })
     }
 
-    fn copy(&mut self, piece: Piece, to: &mut impl Write) -> Result<(), Error> {
+    fn copy(&mut self, piece: ContentPiece, to: &mut impl Write) -> Result<(), Error> {
         let copied = match piece.source {
-            Source::Tape(at) => {
-                self.tape.seek(SeekFrom::Start(at))?;
-                std::io::copy(&mut (&self.tape).take(piece.bytes), to)?
+            ByteSource::PayloadLog(at) => {
+                self.payload_log.seek(SeekFrom::Start(at))?;
+                std::io::copy(&mut (&self.payload_log).take(piece.len_bytes), to)?
             }
-            Source::Initial(node, at) => {
-                let path = self.recording.sources.get(&node).ok_or_else(|| Error::other("no such file"))?;
+            ByteSource::Initial(node, at) => {
+                let path =
+                    self.recording.initial_paths.get(&node).ok_or_else(|| Error::other("no such file"))?;
                 let mut file = File::open(path)?;
                 file.seek(SeekFrom::Start(at))?;
-                std::io::copy(&mut file.take(piece.bytes), to)?
+                std::io::copy(&mut file.take(piece.len_bytes), to)?
             }
-            Source::Zeroes => std::io::copy(&mut std::io::repeat(0).take(piece.bytes), to)?,
-            Source::Garbage => std::io::copy(&mut std::io::repeat(0xA5).take(piece.bytes), to)?,
+            ByteSource::Zeroes => std::io::copy(&mut std::io::repeat(0).take(piece.len_bytes), to)?,
+            ByteSource::Garbage => std::io::copy(&mut std::io::repeat(0xA5).take(piece.len_bytes), to)?,
         };
-        if copied == piece.bytes { Ok(()) } else { Err(Error::other("a recorded file has become shorter")) }
+        if copied == piece.len_bytes {
+            Ok(())
+        } else {
+            Err(Error::other("a recorded file has become shorter"))
+        }
     }
 }
 
@@ -166,12 +171,16 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn bytes_of(content: &Content, tape: &[u8]) -> Vec<u8> {
-        let byte = |piece: &Piece, at: u64| match piece.source {
-            Source::Tape(from) => tape[(from + at) as usize],
+    fn content_bytes(content: &FileContent, tape: &[u8]) -> Vec<u8> {
+        let byte = |piece: &ContentPiece, at: u64| match piece.source {
+            ByteSource::PayloadLog(from) => tape[(from + at) as usize],
             _ => 0,
         };
-        content.pieces().iter().flat_map(|piece| (0..piece.bytes).map(move |at| byte(piece, at))).collect()
+        content
+            .pieces()
+            .iter()
+            .flat_map(|piece| (0..piece.len_bytes).map(move |at| byte(piece, at)))
+            .collect()
     }
 
     proptest::proptest! {
@@ -180,7 +189,7 @@ mod tests {
             steps in proptest::collection::vec((0u64..40, 0u64..20, proptest::bool::ANY), 0..20)
         ) {
             let tape: Vec<u8> = (1..=255).cycle().take(1000).collect();
-            let (mut file, mut content, mut at) = (Vec::new(), Content::default(), 0u64);
+            let (mut file, mut content, mut at) = (Vec::new(), FileContent::default(), 0u64);
             for (offset, length, resize) in steps {
                 if resize {
                     file.resize(offset as usize, 0);
@@ -194,11 +203,11 @@ mod tests {
                     file[(offset + i) as usize] = tape[(at + i) as usize];
                 }
                 if length > 0 {
-                    content.put(offset, length, Source::Tape(at));
+                    content.put(offset, length, ByteSource::PayloadLog(at));
                 }
                 at += length;
             }
-            proptest::prop_assert_eq!(bytes_of(&content, &tape), file);
+            proptest::prop_assert_eq!(content_bytes(&content, &tape), file);
         }
     }
 }

@@ -1,66 +1,68 @@
 //! Records one run's file operations, builds every state that a crash may leave of them, runs the recovery on each, and
 //! says what it does not come back from. On top of `gate` and `sandbox`; knows no scenario.
 
-mod candidate;
 mod cause;
 mod content;
-mod expedition;
+mod crash_candidate;
+mod enumerate;
 mod findings;
-mod kept;
-mod landmarks;
-mod layout;
-mod model;
-mod outcome;
-mod record;
+mod format_boundaries;
+mod fs_model;
+mod materialize;
+mod op_recorder;
+mod output_oracle;
+mod persisted_set;
+mod pipeline;
+mod python_fork_server;
 mod recording;
-mod second;
-mod stage;
-mod states;
-mod warm;
+mod recovery_worker;
+mod second_crash;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use candidate::{Candidate, Leaf, Tear, Tree};
 pub use cause::Cause;
-pub use content::{Content, Reader};
-pub use expedition::{Explored, Progress, Tried, explore};
+pub use content::{ContentReader, FileContent};
+pub use crash_candidate::{CrashCandidate, FileTree, Tear, TreeEntry};
+pub use enumerate::{
+    CrashKind, CrashState, Enumeration, EnumerationCounts, ExploreScope, Witness, enumerate,
+};
 pub use findings::Finding;
-pub use layout::lay_out;
-pub use model::Model;
-pub use outcome::{Ear, Expected, Found};
-pub use record::{Recorder, Start};
-pub use recording::{Blind, Node, NodeId, Op, Recording, What};
-pub use second::second;
-pub use stage::{Tape, Undisturbed, copy_tree};
-pub use states::{Counted, Crash, Scope, State, States, Way, enumerate};
+pub use fs_model::FsModel;
+pub use materialize::materialize;
+pub use op_recorder::{OpRecorder, RecorderConfig};
+pub use output_oracle::{BaselineValues, OutputOracle, RecoveryResult};
+pub use pipeline::{ExploreProgress, ExploreResult, TriedState, explore};
+pub use recording::{FileNode, NodeId, Op, OpEffect, Recording, RecordingGaps};
+pub use recovery_worker::{BaselineRun, RecordingSpec, copy_tree};
+pub use second_crash::explore_second_crashes;
 
-use crate::sandbox::{Launch, SandboxError};
+use crate::sandbox::{LaunchSpec, SandboxError};
 
 /// What is to be explored, and how.
 #[derive(Clone)]
-pub struct Orders {
+pub struct ExploreConfig {
     /// Existing folders, with no link in their paths, none inside another.
-    pub watch: Vec<PathBuf>,
+    pub watched_dirs: Vec<PathBuf>,
     /// Files that an earlier crash left, in the order of `watch`, and the newest step that had been called saved then; none: the watched
     /// folders as they are.
-    pub after: Option<(Vec<PathBuf>, Option<u64>)>,
-    pub command: Launch,
-    pub resume: Launch,
-    pub check: Option<Launch>,
-    pub ear: Ear,
-    pub scope: Scope,
+    pub after_crash: Option<(Vec<PathBuf>, Option<u64>)>,
+    pub command: LaunchSpec,
+    pub resume: LaunchSpec,
+    pub check: Option<LaunchSpec>,
+    pub oracle: OutputOracle,
+    pub scope: ExploreScope,
     /// A recovery that takes longer is hung.
     pub timeout: Duration,
     pub jobs: usize,
     /// Existing, empty folder for rooms and the tape.
-    pub dir: PathBuf,
+    pub work_dir: PathBuf,
     /// Python modules that a fork server imports once; none: each recovery starts anew.
-    pub warm: Vec<String>,
+    pub warm_modules: Vec<String>,
     /// Only this state.
-    pub only: Option<Candidate>,
+    pub only_state: Option<CrashCandidate>,
     /// Seconds since 1970; files of states are dated after it.
-    pub began: i64,
+    pub began_unix_s: i64,
     /// Asked now and then whether to stop.
     pub cancelled: fn() -> bool,
 }
@@ -79,13 +81,13 @@ pub enum ExploreError {
     )]
     NotPython,
     #[error("a booth was used after its end")]
-    Closed,
+    WorkerClosed,
     /// Exit code 3.
     #[error("nothing was recorded: the command changed no file below the watched folders; is --watch right?")]
     NothingRecorded,
     /// The command itself did not do what it does when nothing disturbs it. Exit code 3.
     #[error("{0}")]
-    Undisturbed(String),
+    BaselineFailed(String),
 }
 
 impl ExploreError {

@@ -9,10 +9,10 @@ pub type NodeId = u32;
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Node {
-    Folder { mode: u32 },
-    File { mode: u32, initial: u64 },
-    Link { text: PathBuf },
+pub enum FileNode {
+    Directory { mode: u32 },
+    File { mode: u32, initial_len_bytes: u64 },
+    Symlink { target: PathBuf },
 }
 
 /// A name in a folder that comes to mean a node, or nothing any more.
@@ -25,25 +25,25 @@ pub struct NameChange {
 
 /// What one operation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum OpEffect {
     /// Names that change together: one for a creation, up to three for a rename.
-    Names(Vec<NameChange>),
+    NameChanges(Vec<NameChange>),
     /// The bytes lie on the tape from `at` on.
     Write {
         node: NodeId,
         offset: u64,
-        bytes: u64,
-        at: u64,
+        len_bytes: u64,
+        payload_offset: u64,
     },
     Resize {
         node: NodeId,
-        size: u64,
+        size_bytes: u64,
     },
     /// Reads as zeroes from now on.
     Zero {
         node: NodeId,
         offset: u64,
-        bytes: u64,
+        len_bytes: u64,
     },
     Sync {
         node: NodeId,
@@ -52,32 +52,32 @@ pub enum What {
     SyncAll,
     /// A line of the target's output; with the step that it calls saved. Or one (`own`: false) that one process of the
     /// target says to another.
-    Said {
+    Output {
         line: String,
-        saved: Option<u64>,
-        own: bool,
+        saved_step: Option<u64>,
+        on_stdio: bool,
     },
 }
 
 /// One operation, in the order in which they happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
-    pub what: What,
+    pub effect: OpEffect,
     /// As a person would write it: `rename(step-5.tmp, step-5)`.
     pub text: String,
 }
 
 /// What the recording can't show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Blind {
+pub struct RecordingGaps {
     /// Ways to write that were answered with an error, so that the target used others.
-    pub refused: Vec<String>,
+    pub refused_calls: Vec<String>,
     /// Paths that were opened for writing outside of the watched folders.
-    pub outside: Vec<PathBuf>,
+    pub outside_paths: Vec<PathBuf>,
     /// Files that were changed through shared mappings: seen only at syncs, renames and the end.
-    pub mapped: Vec<PathBuf>,
+    pub mapped_paths: Vec<PathBuf>,
     /// Operations whose file was not known.
-    pub unknown: u64,
+    pub unknown_files: u64,
 }
 
 /// A whole recording.
@@ -85,28 +85,28 @@ pub struct Blind {
 pub struct Recording {
     /// The watched folders, as the target names them; the first nodes in this order.
     pub roots: Vec<PathBuf>,
-    pub nodes: Vec<Node>,
-    pub initial: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
+    pub nodes: Vec<FileNode>,
+    pub initial_names: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
     /// Where initial files' contents can be read.
-    pub sources: BTreeMap<NodeId, PathBuf>,
+    pub initial_paths: BTreeMap<NodeId, PathBuf>,
     pub ops: Vec<Op>,
     /// The file that holds all written bytes.
-    pub tape: PathBuf,
-    pub blind: Blind,
+    pub payload_log: PathBuf,
+    pub gaps: RecordingGaps,
     /// Of writes, by operation: where the format changes its meaning, in bytes from the write's beginning.
-    pub landmarks: BTreeMap<u32, Vec<u64>>,
+    pub format_boundaries: BTreeMap<u32, Vec<u64>>,
     /// The newest step that had been called saved before it began.
-    pub promised_before: Option<u64>,
+    pub acknowledged_before: Option<u64>,
 }
 
 impl Recording {
     /// Operations that change or sync something.
     pub fn file_operations(&self) -> impl Iterator<Item = &Op> {
-        self.ops.iter().filter(|op| !matches!(op.what, What::Said { .. }))
+        self.ops.iter().filter(|op| !matches!(op.effect, OpEffect::Output { .. }))
     }
 
     /// How many of each kind.
-    pub fn by_kind(&self) -> BTreeMap<&'static str, u64> {
+    pub fn count_by_kind(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for op in self.file_operations() {
             *counts.entry(op.kind()).or_insert(0) += 1;
@@ -115,25 +115,25 @@ impl Recording {
     }
 
     /// The newest step that was called saved before operation `k`.
-    pub fn promised(&self, k: usize) -> Option<u64> {
-        let here = self.ops[..k].iter().rev().find_map(|op| match op.what {
-            What::Said { saved, .. } => saved,
+    pub fn acknowledged(&self, k: usize) -> Option<u64> {
+        let here = self.ops[..k].iter().rev().find_map(|op| match op.effect {
+            OpEffect::Output { saved_step: saved, .. } => saved,
             _ => None,
         });
-        here.or(self.promised_before)
+        here.or(self.acknowledged_before)
     }
 
     /// Whether a node had a name before operation `k`, and which: the last one given.
     pub fn name_of(&self, node: NodeId, k: usize) -> Option<(NodeId, OsString)> {
-        let given = self.ops[..k].iter().rev().find_map(|op| match &op.what {
-            What::Names(changes) => changes
+        let given = self.ops[..k].iter().rev().find_map(|op| match &op.effect {
+            OpEffect::NameChanges(changes) => changes
                 .iter()
                 .find(|change| change.node == Some(node))
                 .map(|change| (change.dir, change.name.clone())),
             _ => None,
         });
         given.or_else(|| {
-            self.initial.iter().find_map(|(dir, names)| {
+            self.initial_names.iter().find_map(|(dir, names)| {
                 names.iter().find(|(_, of)| **of == node).map(|(name, _)| (*dir, name.clone()))
             })
         })
@@ -178,8 +178,8 @@ impl Op {
 
     /// The node whose content it changes.
     pub fn data_node(&self) -> Option<NodeId> {
-        match self.what {
-            What::Write { node, .. } | What::Zero { node, .. } => Some(node),
+        match self.effect {
+            OpEffect::Write { node, .. } | OpEffect::Zero { node, .. } => Some(node),
             _ => None,
         }
     }
@@ -194,25 +194,27 @@ impl Recording {
         let mut folders = std::collections::BTreeSet::new();
         for (index, op) in self.ops.iter().enumerate() {
             let synced = |node: NodeId| {
-                self.ops[index..].iter().any(|later| match later.what {
-                    What::Sync { node: of, .. } => of == node,
-                    What::SyncAll => true,
+                self.ops[index..].iter().any(|later| match later.effect {
+                    OpEffect::Sync { node: of, .. } => of == node,
+                    OpEffect::SyncAll => true,
                     _ => false,
                 })
             };
-            match &op.what {
-                What::Write { node, .. } | What::Resize { node, .. } if !synced(*node) => {
+            match &op.effect {
+                OpEffect::Write { node, .. } | OpEffect::Resize { node, .. } if !synced(*node) => {
                     files.insert(*node);
                 }
-                What::Names(changes) => {
+                OpEffect::NameChanges(changes) => {
                     folders.extend(changes.iter().map(|change| change.dir).filter(|dir| !synced(*dir)));
                 }
                 _ => {}
             }
         }
-        let tree = super::Candidate::whole(end).tree(self);
+        let tree = super::CrashCandidate::whole(end).tree(self);
         let alive = |node: NodeId| {
-            tree.leaves.values().any(|leaf| matches!(leaf, super::Leaf::File { node: of, .. } if *of == node))
+            tree.entries
+                .values()
+                .any(|leaf| matches!(leaf, super::TreeEntry::File { node: of, .. } if *of == node))
         };
         for node in files.into_iter().filter(|node| alive(*node)) {
             lines.push(format!("file   {}", self.path_of(node, end).display()));
@@ -220,8 +222,8 @@ impl Recording {
         let stands = |dir: NodeId| {
             let path = self.path_of(dir, end);
             (dir as usize) < self.roots.len()
-                || tree.leaves.iter().any(|((root, below), leaf)| {
-                    matches!(leaf, super::Leaf::Folder { .. })
+                || tree.entries.iter().any(|((root, below), leaf)| {
+                    matches!(leaf, super::TreeEntry::Directory { .. })
                         && self.roots[*root as usize].join(below) == path
                 })
         };

@@ -3,118 +3,132 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::faults::{Armed, FaultError, Scene, Since};
-use crate::plan::PAGE;
-use crate::sandbox::{MountChange, SpaceFacts};
+use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::plan::PAGE_BYTES;
+use crate::sandbox::{FileSystemSpace, MountChange};
 
 /// A tmpfs in use is looked at and remounted again so often.
-const TRIES: u32 = 500;
-const AGAIN: Duration = Duration::from_micros(500);
+const MAX_REMOUNT_TRIES: u32 = 500;
+const RETRY_DELAY: Duration = Duration::from_micros(500);
 
 /// What the file system runs out of.
 #[derive(Clone, Copy)]
-enum Lack {
-    Bytes { leave: u64 },
+enum ExhaustedResource {
+    Bytes { leave_bytes: u64 },
     Inodes,
 }
 
 /// A place without room.
-pub(super) struct Starved {
+pub(super) struct ExhaustedDisk {
     place: String,
-    lack: Lack,
-    before: Option<SpaceFacts>,
-    shown: Option<String>,
+    resource: ExhaustedResource,
+    before: Option<FileSystemSpace>,
+    evidence: Option<String>,
 }
 
-impl Starved {
-    pub(super) fn of_bytes(place: &str, leave: u64) -> Starved {
-        Starved { place: place.into(), lack: Lack::Bytes { leave }, before: None, shown: None }
+impl ExhaustedDisk {
+    pub(super) fn of_bytes(place: &str, leave: u64) -> ExhaustedDisk {
+        ExhaustedDisk {
+            place: place.into(),
+            resource: ExhaustedResource::Bytes { leave_bytes: leave },
+            before: None,
+            evidence: None,
+        }
     }
 
-    pub(super) fn of_inodes(place: &str) -> Starved {
-        Starved { place: place.into(), lack: Lack::Inodes, before: None, shown: None }
+    pub(super) fn of_inodes(place: &str) -> ExhaustedDisk {
+        ExhaustedDisk {
+            place: place.into(),
+            resource: ExhaustedResource::Inodes,
+            before: None,
+            evidence: None,
+        }
     }
 
-    fn at(&self, scene: &Scene<'_>) -> PathBuf {
+    fn mount_path(&self, scene: &FaultContext<'_>) -> PathBuf {
         scene.trainer.place_below_root(&self.place)
     }
 
-    fn has_room(&self, now: &SpaceFacts) -> bool {
-        match self.lack {
-            Lack::Bytes { leave } => now.free_bytes > leave,
-            Lack::Inodes => now.free_inodes > 0,
+    fn has_free_space(&self, now: &FileSystemSpace) -> bool {
+        match self.resource {
+            ExhaustedResource::Bytes { leave_bytes: leave } => now.free_bytes > leave,
+            ExhaustedResource::Inodes => now.free_inodes > 0,
         }
     }
 
     /// What is in use may grow between the look and the remount, which is refused then: look again.
-    fn shrink(&self, scene: &Scene<'_>, at: &Path) -> Result<SpaceFacts, FaultError> {
+    fn shrink(&self, scene: &FaultContext<'_>, at: &Path) -> Result<FileSystemSpace, FaultError> {
         let mut tries = 0;
         loop {
-            let now = scene.room.space(at)?;
-            match scene.room.remount(at, self.change(&now)) {
-                Err(_) if tries < TRIES => tries += 1,
+            let now = scene.sandbox.file_system_space(at)?;
+            match scene.sandbox.change_mount(at, self.mount_change(&now)) {
+                Err(_) if tries < MAX_REMOUNT_TRIES => tries += 1,
                 changed => return Ok(changed.map(|_| now)?),
             }
-            std::thread::sleep(AGAIN);
+            std::thread::sleep(RETRY_DELAY);
         }
     }
 
-    fn change(&self, now: &SpaceFacts) -> MountChange {
-        match self.lack {
-            Lack::Bytes { leave } => {
+    fn mount_change(&self, now: &FileSystemSpace) -> MountChange {
+        match self.resource {
+            ExhaustedResource::Bytes { leave_bytes: leave } => {
                 let used = now.total_bytes - now.free_bytes;
                 // A size of 0 means unlimited to tmpfs.
-                MountChange::Resize { size_bytes: (used.next_multiple_of(PAGE) + leave).max(PAGE) }
+                MountChange::Resize {
+                    size_bytes: (used.next_multiple_of(PAGE_BYTES) + leave).max(PAGE_BYTES),
+                }
             }
-            Lack::Inodes => MountChange::Inodes { count: (now.total_inodes - now.free_inodes).max(1) },
+            ExhaustedResource::Inodes => {
+                MountChange::Inodes { count: (now.total_inodes - now.free_inodes).max(1) }
+            }
         }
     }
 }
 
-impl Armed for Starved {
+impl InjectableFault for ExhaustedDisk {
     fn mechanism(&self) -> String {
-        match self.lack {
-            Lack::Bytes { .. } => "tmpfs remounted with a smaller `size`".into(),
-            Lack::Inodes => "tmpfs remounted with a smaller `nr_inodes`".into(),
+        match self.resource {
+            ExhaustedResource::Bytes { .. } => "tmpfs remounted with a smaller `size`".into(),
+            ExhaustedResource::Inodes => "tmpfs remounted with a smaller `nr_inodes`".into(),
         }
     }
 
-    fn strike(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
-        let at = self.at(scene);
+    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+        let at = self.mount_path(scene);
         let now = self.shrink(scene, &at)?;
-        let after = scene.room.space(&at)?;
+        let after = scene.sandbox.file_system_space(&at)?;
         self.before.get_or_insert(now);
-        let took = !self.has_room(&after);
+        let took = !self.has_free_space(&after);
         let shown = format!(
             "statvfs of `{}`: {} bytes and {} inodes free",
             self.place, after.free_bytes, after.free_inodes
         );
-        self.shown = took.then_some(shown);
+        self.evidence = took.then_some(shown);
         Ok(())
     }
 
     /// What the target removes gives it room again: as long as the fault lasts, that is taken away too.
-    fn press(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
+    fn tick(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
         if self.before.is_none() {
             return Ok(());
         }
-        let at = self.at(scene);
-        let now = scene.room.space(&at)?;
-        if self.has_room(&now) { self.shrink(scene, &at).map(drop) } else { Ok(()) }
+        let at = self.mount_path(scene);
+        let now = scene.sandbox.file_system_space(&at)?;
+        if self.has_free_space(&now) { self.shrink(scene, &at).map(drop) } else { Ok(()) }
     }
 
-    fn landed(&mut self, _scene: &Scene<'_>, since: Since) -> Option<String> {
-        let shown = self.shown.as_ref().filter(|_| since.met_in_place || since.ended_badly)?;
+    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, since: TargetReaction) -> Option<String> {
+        let shown = self.evidence.as_ref().filter(|_| since.phase_in_place || since.ended_abnormally)?;
         Some(format!("{shown}, and the target went to write there"))
     }
 
-    fn lift(&mut self, scene: &Scene<'_>) -> Result<Option<String>, FaultError> {
+    fn revert(&mut self, scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         let Some(before) = self.before.take() else { return Ok(None) };
-        let change = match self.lack {
-            Lack::Bytes { .. } => MountChange::Resize { size_bytes: before.total_bytes },
-            Lack::Inodes => MountChange::Inodes { count: before.total_inodes },
+        let change = match self.resource {
+            ExhaustedResource::Bytes { .. } => MountChange::Resize { size_bytes: before.total_bytes },
+            ExhaustedResource::Inodes => MountChange::Inodes { count: before.total_inodes },
         };
-        scene.room.remount(&self.at(scene), change)?;
+        scene.sandbox.change_mount(&self.mount_path(scene), change)?;
         Ok(Some("tmpfs has its former size again".into()))
     }
 

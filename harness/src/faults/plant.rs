@@ -2,47 +2,47 @@
 
 use std::path::{Path, PathBuf};
 
-use scenarios::Planted;
+use scenarios::PlantedFile;
 
-use crate::faults::{Armed, FaultError, Scene, Since, hostile};
+use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction, hostile_data};
 
-pub(super) struct Plant {
+pub(super) struct PlantedFiles {
     place: String,
-    files: Vec<Planted>,
-    there: Vec<PathBuf>,
+    files: Vec<PlantedFile>,
+    planted: Vec<PathBuf>,
 }
 
-impl Plant {
-    pub(super) fn new(place: &str, files: &[Planted]) -> Plant {
-        Plant { place: place.into(), files: files.to_vec(), there: Vec::new() }
+impl PlantedFiles {
+    pub(super) fn new(place: &str, files: &[PlantedFile]) -> PlantedFiles {
+        PlantedFiles { place: place.into(), files: files.to_vec(), planted: Vec::new() }
     }
 }
 
-impl Armed for Plant {
+impl InjectableFault for PlantedFiles {
     fn mechanism(&self) -> String {
         format!("{} files renamed into `{}`", self.files.len(), self.place)
     }
 
-    fn strike(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
-        let folder = scene.outside(&self.place);
+    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+        let folder = scene.place_path(&self.place);
         for (salt, file) in (0..).zip(&self.files) {
-            let made = scene.backstage.join(&file.name);
-            hostile::write(&made, &file.kind, salt).map_err(FaultError::file("write", &made))?;
+            let made = scene.staging_dir.join(&file.name);
+            hostile_data::write(&made, &file.kind, salt).map_err(FaultError::file("write", &made))?;
             let planted = folder.join(&file.name);
-            place(&made, &planted)?;
-            self.there.push(planted);
+            move_into_place(&made, &planted)?;
+            self.planted.push(planted);
         }
         Ok(())
     }
 
     /// Landed when all of them have been taken from the place, or the target died over them.
-    fn landed(&mut self, _scene: &Scene<'_>, since: Since) -> Option<String> {
-        if self.there.is_empty() {
+    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, since: TargetReaction) -> Option<String> {
+        if self.planted.is_empty() {
             return None;
         }
-        let count = self.there.len();
-        let left = self.there.iter().filter(|path| path.symlink_metadata().is_ok()).count();
-        match (left, since.ended_badly) {
+        let count = self.planted.len();
+        let left = self.planted.iter().filter(|path| path.symlink_metadata().is_ok()).count();
+        match (left, since.ended_abnormally) {
             (0, _) => Some(format!("all {count} files were taken from `{}`", self.place)),
             (left, true) => {
                 Some(format!("the target ended with {left} of {count} files still in `{}`", self.place))
@@ -53,7 +53,7 @@ impl Armed for Plant {
 }
 
 /// By rename; where the place is a file system of its own, by way of a name that no target takes for data.
-pub(super) fn place(made: &Path, planted: &Path) -> Result<(), FaultError> {
+pub(super) fn move_into_place(made: &Path, planted: &Path) -> Result<(), FaultError> {
     match std::fs::rename(made, planted) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EXDEV) => {
             let aside = planted.with_file_name(".trainwreck.part");

@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
-use crate::faults::{Armed, FaultError, Scene, Since};
+use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 
 /// The workload was changed before the target was started; that it landed is for the target's words to show.
-pub(super) struct Poisoned;
+pub(super) struct PoisonedSample;
 
-impl Armed for Poisoned {
+impl InjectableFault for PoisonedSample {
     fn mechanism(&self) -> String {
         "a weight written into the data before it was handed in".into()
     }
 
-    fn strike(&mut self, _scene: &Scene<'_>) -> Result<(), FaultError> {
+    fn inject(&mut self, _scene: &FaultContext<'_>) -> Result<(), FaultError> {
         Ok(())
     }
 
-    fn landed(&mut self, _scene: &Scene<'_>, _since: Since) -> Option<String> {
+    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
         None
     }
 }
@@ -33,13 +33,13 @@ pub fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {
             file.display()
         ))
     })?;
-    *line = weighted(line, weight).ok_or_else(|| {
+    *line = with_weight(line, weight).ok_or_else(|| {
         FaultError::Workload(format!("line {sample} of `{}` is not a JSON object", file.display()))
     })?;
     std::fs::write(file, lines.join("\n") + "\n").map_err(FaultError::file("write", file))
 }
 
-fn weighted(line: &str, weight: f64) -> Option<String> {
+fn with_weight(line: &str, weight: f64) -> Option<String> {
     let mut sample: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
     sample.insert("weight".into(), weight.into());
     serde_json::to_string(&sample).ok()
@@ -47,10 +47,10 @@ fn weighted(line: &str, weight: f64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::weighted;
+    use super::with_weight;
 
     #[test]
     fn a_weight_is_added_to_the_sample_and_nothing_else_changes() {
-        assert_eq!(weighted(r#"{"text":"a"}"#, 3e38).as_deref(), Some(r#"{"text":"a","weight":3e+38}"#));
+        assert_eq!(with_weight(r#"{"text":"a"}"#, 3e38).as_deref(), Some(r#"{"text":"a","weight":3e+38}"#));
     }
 }

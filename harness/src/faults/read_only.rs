@@ -3,47 +3,53 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 
-use crate::faults::{Armed, FaultError, Scene, Since};
+use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::sandbox::MountChange;
 
-pub(super) struct ReadOnly {
+pub(super) struct ReadOnlyPlace {
     place: String,
     mechanism: String,
-    struck: bool,
-    shown: Option<String>,
+    injected: bool,
+    evidence: Option<String>,
 }
 
-impl ReadOnly {
-    pub(super) fn new(place: &str) -> ReadOnly {
-        ReadOnly { place: place.into(), mechanism: "mount made read-only".into(), struck: false, shown: None }
+impl ReadOnlyPlace {
+    pub(super) fn new(place: &str) -> ReadOnlyPlace {
+        ReadOnlyPlace {
+            place: place.into(),
+            mechanism: "mount made read-only".into(),
+            injected: false,
+            evidence: None,
+        }
     }
 }
 
-impl Armed for ReadOnly {
+impl InjectableFault for ReadOnlyPlace {
     fn mechanism(&self) -> String {
         self.mechanism.clone()
     }
 
-    fn strike(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
-        let applied =
-            scene.room.remount(&scene.trainer.place_below_root(&self.place), MountChange::ReadOnly)?;
+    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+        let applied = scene
+            .sandbox
+            .change_mount(&scene.trainer.place_below_root(&self.place), MountChange::ReadOnly)?;
         self.mechanism = applied.mechanism;
-        self.struck = true;
-        self.shown = refusal(&scene.outside(&self.place))
+        self.injected = true;
+        self.evidence = write_refusal(&scene.place_path(&self.place))
             .map(|error| format!("{}; creating a file there: {error}", self.mechanism));
         Ok(())
     }
 
-    fn landed(&mut self, _scene: &Scene<'_>, since: Since) -> Option<String> {
-        let shown = self.shown.as_ref().filter(|_| since.met_in_place || since.ended_badly)?;
+    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, since: TargetReaction) -> Option<String> {
+        let shown = self.evidence.as_ref().filter(|_| since.phase_in_place || since.ended_abnormally)?;
         Some(format!("{shown}, and the target went to write there"))
     }
 
-    fn lift(&mut self, scene: &Scene<'_>) -> Result<Option<String>, FaultError> {
-        if !std::mem::take(&mut self.struck) {
+    fn revert(&mut self, scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+        if !std::mem::take(&mut self.injected) {
             return Ok(None);
         }
-        scene.room.remount(&scene.trainer.place_below_root(&self.place), MountChange::Writable)?;
+        scene.sandbox.change_mount(&scene.trainer.place_below_root(&self.place), MountChange::Writable)?;
         Ok(Some("mount writable again".into()))
     }
 
@@ -53,7 +59,7 @@ impl Armed for ReadOnly {
 }
 
 /// The kernel's answer to an attempt to create a file; none if, wrongly, it could be created.
-fn refusal(folder: &Path) -> Option<std::io::Error> {
+fn write_refusal(folder: &Path) -> Option<std::io::Error> {
     let path = folder.join(".trainwreck-probe");
     match OpenOptions::new().write(true).create_new(true).open(&path) {
         Ok(_) => {

@@ -9,57 +9,57 @@ use std::path::{Path, PathBuf};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use scenarios::DataKind;
 
-use crate::faults::{Armed, FaultError, Scene, Since, hostile, plant};
+use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction, hostile_data, plant};
 
 /// Rounds in one trial; a race that has not landed by then is reported as not landed.
-const ROUNDS: u64 = 200;
+const MAX_ROUNDS: u64 = 200;
 
-pub(super) struct Vanish {
+pub(super) struct VanishingFiles {
     place: String,
     files: u32,
     kind: DataKind,
     watch: Option<Inotify>,
     round: u64,
-    there: Vec<PathBuf>,
+    planted: Vec<PathBuf>,
     listed: bool,
     opened: BTreeSet<String>,
     vanished: u64,
-    in_rounds: u64,
+    effective_rounds: u64,
 }
 
-impl Vanish {
-    pub(super) fn new(place: &str, files: u32, kind: &DataKind) -> Vanish {
-        Vanish {
+impl VanishingFiles {
+    pub(super) fn new(place: &str, files: u32, kind: &DataKind) -> VanishingFiles {
+        VanishingFiles {
             place: place.into(),
             files,
             kind: kind.clone(),
             watch: None,
             round: 0,
-            there: Vec::new(),
+            planted: Vec::new(),
             listed: false,
             opened: BTreeSet::new(),
             vanished: 0,
-            in_rounds: 0,
+            effective_rounds: 0,
         }
     }
 
-    fn begin_round(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
+    fn begin_round(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
         self.round += 1;
         (self.listed, self.opened) = (false, BTreeSet::new());
-        let folder = scene.outside(&self.place);
+        let folder = scene.place_path(&self.place);
         for n in 0..self.files {
             let name = format!("vanishing-{}-{n}.jsonl", self.round);
-            let made = scene.backstage.join(&name);
+            let made = scene.staging_dir.join(&name);
             let salt = self.round * u64::from(self.files) + u64::from(n);
-            hostile::write(&made, &self.kind, salt).map_err(FaultError::file("write", &made))?;
+            hostile_data::write(&made, &self.kind, salt).map_err(FaultError::file("write", &made))?;
             let planted = folder.join(&name);
-            plant::place(&made, &planted)?;
-            self.there.push(planted);
+            plant::move_into_place(&made, &planted)?;
+            self.planted.push(planted);
         }
         Ok(())
     }
 
-    fn hear(&mut self, event: &InotifyEvent) {
+    fn on_inotify_event(&mut self, event: &InotifyEvent) {
         let about_folder = event.name.is_none() || event.mask.contains(AddWatchFlags::IN_ISDIR);
         if about_folder {
             self.listed |= event.mask.contains(AddWatchFlags::IN_ACCESS);
@@ -68,33 +68,33 @@ impl Vanish {
         }
     }
 
-    fn drain(&mut self) {
+    fn drain_events(&mut self) {
         while let Some(Ok(events)) = self.watch.as_ref().map(Inotify::read_events) {
-            events.iter().for_each(|event| self.hear(event));
+            events.iter().for_each(|event| self.on_inotify_event(event));
         }
     }
 
     fn remove_all(&mut self) {
         let mut removed = Vec::new();
-        for path in std::mem::take(&mut self.there).into_iter().rev() {
+        for path in std::mem::take(&mut self.planted).into_iter().rev() {
             if std::fs::remove_file(&path).is_ok() {
                 removed.push(path);
             }
         }
-        self.drain();
+        self.drain_events();
         let unopened = removed.iter().filter(|path| !self.opened.contains(&name_of(path))).count() as u64;
         self.vanished += unopened;
-        self.in_rounds += u64::from(unopened > 0);
+        self.effective_rounds += u64::from(unopened > 0);
     }
 }
 
-impl Armed for Vanish {
+impl InjectableFault for VanishingFiles {
     fn mechanism(&self) -> String {
         "unlink once inotify tells that the folder was listed".into()
     }
 
-    fn strike(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
-        let folder = scene.outside(&self.place);
+    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+        let folder = scene.place_path(&self.place);
         let failed = |error: nix::Error| FaultError::File {
             doing: "watch",
             path: folder.clone(),
@@ -106,28 +106,28 @@ impl Armed for Vanish {
         self.begin_round(scene)
     }
 
-    fn press(&mut self, scene: &Scene<'_>) -> Result<(), FaultError> {
+    fn tick(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
         if self.watch.is_none() {
             return Ok(());
         }
-        self.drain();
-        if self.listed && !self.there.is_empty() {
+        self.drain_events();
+        if self.listed && !self.planted.is_empty() {
             self.remove_all();
-        } else if self.there.is_empty() && self.round < ROUNDS {
+        } else if self.planted.is_empty() && self.round < MAX_ROUNDS {
             self.begin_round(scene)?;
         }
         Ok(())
     }
 
-    fn landed(&mut self, _scene: &Scene<'_>, _since: Since) -> Option<String> {
+    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
         (self.vanished > 0).then(|| {
-            format!("{} files removed after the folder was listed and before they were opened, in {} of {} rounds", self.vanished, self.in_rounds, self.round)
+            format!("{} files removed after the folder was listed and before they were opened, in {} of {} rounds", self.vanished, self.effective_rounds, self.round)
         })
     }
 
-    fn lift(&mut self, _scene: &Scene<'_>) -> Result<Option<String>, FaultError> {
+    fn revert(&mut self, _scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         self.watch = None;
-        std::mem::take(&mut self.there).iter().for_each(|path| drop(std::fs::remove_file(path)));
+        std::mem::take(&mut self.planted).iter().for_each(|path| drop(std::fs::remove_file(path)));
         Ok(Some(format!("no more files after round {}", self.round)))
     }
 }

@@ -8,14 +8,14 @@
 //! Not seen: what 32-bit programs call, and stores into shared mappings (`Done::Mapped` tells of those mappings).
 //! io_uring and libaio are answered with ENOSYS, whereupon programs use ordinary calls.
 
+mod call_rules;
 mod calls;
 mod filter;
 mod perform;
-mod place;
-mod rules;
-mod serve;
-mod subject;
+mod resolve_call;
+mod supervisor;
 mod sys;
+mod target_thread;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -24,22 +24,22 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-pub use filter::{Interest, filter};
-pub use place::{Watched, key_of, mount_id};
-pub use rules::{Hit, Rule, Rules};
-pub use serve::{Attendance, attend};
+pub use call_rules::{CallRule, CallRules, RuleMatch};
+pub use filter::{FilterOptions, build_filter};
+pub use supervisor::{SupervisorThread, serve_notifications};
+pub use target_thread::{WatchedMounts, file_id_of, mount_id};
 
 /// Identity of a file while it exists: device and inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct FileId {
     pub dev: u64,
     pub ino: u64,
 }
 
 /// A name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub dir: Key,
+pub struct DirectoryEntry {
+    pub dir: FileId,
     pub name: OsString,
     /// As the target would name it.
     pub path: PathBuf,
@@ -47,7 +47,7 @@ pub struct Place {
 
 /// Kinds of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum CallKind {
     /// For writing, or creating, or truncating.
     Open,
     /// Only for reading.
@@ -75,59 +75,59 @@ pub enum Kind {
     Access,
 }
 
-impl Kind {
+impl CallKind {
     /// Those that change a tree or make a change durable.
-    pub const CHANGES: [Kind; 15] = [
-        Kind::Open,
-        Kind::Write,
-        Kind::Truncate,
-        Kind::Allocate,
-        Kind::Rename,
-        Kind::Link,
-        Kind::Symlink,
-        Kind::Unlink,
-        Kind::Mkdir,
-        Kind::Rmdir,
-        Kind::Chmod,
-        Kind::Fsync,
-        Kind::Fdatasync,
-        Kind::Syncfs,
-        Kind::Msync,
+    pub const CHANGES: [CallKind; 15] = [
+        CallKind::Open,
+        CallKind::Write,
+        CallKind::Truncate,
+        CallKind::Allocate,
+        CallKind::Rename,
+        CallKind::Link,
+        CallKind::Symlink,
+        CallKind::Unlink,
+        CallKind::Mkdir,
+        CallKind::Rmdir,
+        CallKind::Chmod,
+        CallKind::Fsync,
+        CallKind::Fdatasync,
+        CallKind::Syncfs,
+        CallKind::Msync,
     ];
 
     /// As a manual page would name it.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Open | Kind::OpenRead => "open",
-            Kind::Read => "read",
-            Kind::Write => "write",
-            Kind::Truncate => "truncate",
-            Kind::Allocate => "fallocate",
-            Kind::Rename => "rename",
-            Kind::Link => "link",
-            Kind::Symlink => "symlink",
-            Kind::Unlink => "unlink",
-            Kind::Mkdir => "mkdir",
-            Kind::Rmdir => "rmdir",
-            Kind::Chmod => "chmod",
-            Kind::Utimens => "utimens",
-            Kind::Fsync => "fsync",
-            Kind::Fdatasync => "fdatasync",
-            Kind::SyncRange => "sync_file_range",
-            Kind::Syncfs => "syncfs",
-            Kind::Msync => "msync",
-            Kind::Map => "mmap",
-            Kind::Close => "close",
-            Kind::Stat => "stat",
-            Kind::Access => "access",
+            CallKind::Open | CallKind::OpenRead => "open",
+            CallKind::Read => "read",
+            CallKind::Write => "write",
+            CallKind::Truncate => "truncate",
+            CallKind::Allocate => "fallocate",
+            CallKind::Rename => "rename",
+            CallKind::Link => "link",
+            CallKind::Symlink => "symlink",
+            CallKind::Unlink => "unlink",
+            CallKind::Mkdir => "mkdir",
+            CallKind::Rmdir => "rmdir",
+            CallKind::Chmod => "chmod",
+            CallKind::Utimens => "utimens",
+            CallKind::Fsync => "fsync",
+            CallKind::Fdatasync => "fdatasync",
+            CallKind::SyncRange => "sync_file_range",
+            CallKind::Syncfs => "syncfs",
+            CallKind::Msync => "msync",
+            CallKind::Map => "mmap",
+            CallKind::Close => "close",
+            CallKind::Stat => "stat",
+            CallKind::Access => "access",
         }
     }
 }
 
 /// A call of the target on something watched, before it happens.
 #[derive(Debug)]
-pub struct Call {
-    pub kind: Kind,
+pub struct InterceptedCall {
+    pub kind: CallKind,
     /// The thread that makes it, as the harness sees it.
     pub tid: i32,
     /// What it is about, as the target would name it; of a rename the source.
@@ -135,14 +135,14 @@ pub struct Call {
     /// Destination of a rename or a link.
     pub to: Option<PathBuf>,
     /// Bytes asked for, of reads and writes.
-    pub bytes: Option<u64>,
+    pub requested_bytes: Option<u64>,
 }
 
 /// What an overseer makes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum CallDecision {
     /// The kernel does it; its result stays unknown.
-    Let,
+    Continue,
     /// It is done here, and the result is told to the overseer.
     Perform,
     /// It fails and nothing happens.
@@ -152,11 +152,11 @@ pub enum Decision {
     /// It is done here, and fails all the same.
     PerformThenFail(Errno),
     /// Nothing happens until `Overseer::strike` has killed the target.
-    StrikeBefore,
+    KillBefore,
     /// So many of the bytes are written, then as above.
-    StrikeInside(u64),
+    KillDuring(u64),
     /// It is done here, then as above.
-    StrikeAfter,
+    KillAfter,
     /// It is let through after a while; other calls don't wait for it.
     Delay(Duration),
     /// What the path stands for is changed first, then it is let through: as if somebody came between check and use.
@@ -174,110 +174,110 @@ pub enum Swap {
 
 /// What has happened, for those who record.
 #[derive(Debug)]
-pub enum Done {
+pub enum CallEffect {
     Opened {
-        place: Place,
-        node: Key,
+        entry: DirectoryEntry,
+        file_id: FileId,
         created: bool,
         truncated: bool,
     },
     /// A file without a name, which may get one by `Linked`.
-    MadeNameless {
-        node: Key,
+    CreatedUnnamed {
+        file_id: FileId,
     },
     /// The bytes were told by `Overseer::payload` before. `synced`: the descriptor makes writes synchronous.
     Wrote {
-        node: Key,
+        file_id: FileId,
         offset: u64,
-        bytes: u64,
+        len_bytes: u64,
         synced: bool,
     },
     Truncated {
-        node: Key,
-        size: u64,
+        file_id: FileId,
+        size_bytes: u64,
     },
     /// Allocation or punching: the size afterwards, and what now reads as zeroes.
     Allocated {
-        node: Key,
-        size: u64,
+        file_id: FileId,
+        size_bytes: u64,
         zeroed: Option<(u64, u64)>,
     },
     Renamed {
-        from: Place,
-        to: Place,
+        from: DirectoryEntry,
+        to: DirectoryEntry,
         exchanged: bool,
     },
     Linked {
-        node: Key,
-        place: Place,
+        file_id: FileId,
+        entry: DirectoryEntry,
     },
     Symlinked {
-        node: Key,
-        place: Place,
-        text: PathBuf,
+        file_id: FileId,
+        entry: DirectoryEntry,
+        link_text: PathBuf,
     },
     Unlinked {
-        place: Place,
+        entry: DirectoryEntry,
     },
-    MadeDir {
-        node: Key,
-        place: Place,
+    CreatedDir {
+        file_id: FileId,
+        entry: DirectoryEntry,
     },
     RemovedDir {
-        place: Place,
+        entry: DirectoryEntry,
     },
     Synced {
-        node: Key,
+        file_id: FileId,
         data_only: bool,
     },
     SyncedAll,
     /// A shared mapping that can be written to: from now on its content changes unseen.
     Mapped {
-        node: Key,
+        file_id: FileId,
         file: OwnedFd,
     },
     /// Bytes went into a pipe that the overseer asked to hear of, told by `Overseer::payload` before.
-    Said {
-        pipe: Key,
+    OutputWritten {
+        pipe: FileId,
     },
     /// The program asked for something that can't be watched and was told that it does not exist.
     Refused {
-        what: &'static str,
+        feature: &'static str,
     },
     /// What the path stood for was changed, as decided.
     Swapped {
         path: PathBuf,
     },
     /// Something was opened for writing outside of what is watched.
-    WroteOutside {
+    OpenedOutside {
         path: PathBuf,
     },
 }
 
 /// Decides over calls. One call at a time.
-pub trait Overseer: Send {
-    fn decide(&mut self, call: &Call) -> Decision;
+pub trait CallHandler: Send {
+    fn decide(&mut self, call: &InterceptedCall) -> CallDecision;
 
     /// A part of what is being written.
-    fn payload(&mut self, _bytes: &[u8]) {}
+    fn on_payload(&mut self, _bytes: &[u8]) {}
 
-    fn done(&mut self, _done: Done) {}
+    fn on_effect(&mut self, _done: CallEffect) {}
 
     /// Kills the whole target; returns when it is dead.
-    fn strike(&mut self) {}
+    fn kill_target(&mut self) {}
 
     /// Whether calls are to carry the paths of descriptors; costs a look-up each.
-    fn wants_paths(&self) -> bool {
+    fn needs_paths(&self) -> bool {
         true
     }
 
     /// False: what is performed here leaves out the syncing itself, and tells of it all the same.
-    fn syncs_for_real(&self) -> bool {
+    fn performs_syncs(&self) -> bool {
         true
     }
 
     /// Whether what is said into this pipe is of interest.
-    fn hears(&self, _pipe: Key) -> bool {
+    fn observes_pipe(&self, _pipe: FileId) -> bool {
         false
     }
 }

@@ -7,16 +7,16 @@ use std::path::Path;
 use nix::libc;
 
 /// A loaded library; it stays loaded.
-pub(super) struct Library {
+pub(super) struct LoadedLibrary {
     handle: *mut c_void,
 }
 
-impl Library {
-    pub(super) fn open(path: &Path) -> Result<Library, String> {
+impl LoadedLibrary {
+    pub(super) fn open(path: &Path) -> Result<LoadedLibrary, String> {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
         // SAFETY: the name is a C string; what the library's own start does is why this runs in a process of its own.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        if handle.is_null() { Err(last_error()) } else { Ok(Library { handle }) }
+        if handle.is_null() { Err(last_error()) } else { Ok(LoadedLibrary { handle }) }
     }
 
     fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
@@ -26,7 +26,7 @@ impl Library {
     }
 
     /// Kernels that a stand-in has compiled in; none where this is not one.
-    pub(super) fn kernels(&self) -> Option<usize> {
+    pub(super) fn kernel_count(&self) -> Option<usize> {
         let symbol = self.symbol(c"simgpu_kernels")?;
         // SAFETY: only the stand-in has a symbol of this name, and there it is a function of this type.
         let kernels: extern "C" fn() -> c_int = unsafe { std::mem::transmute(symbol) };
@@ -34,7 +34,7 @@ impl Library {
     }
 
     /// Why a stand-in has none.
-    pub(super) fn why(&self) -> Option<String> {
+    pub(super) fn missing_kernels_reason(&self) -> Option<String> {
         let symbol = self.symbol(c"simgpu_why")?;
         // SAFETY: as above.
         let why: extern "C" fn() -> *const c_char = unsafe { std::mem::transmute(symbol) };
@@ -44,7 +44,7 @@ impl Library {
     }
 
     /// Devices that a driver tells of.
-    pub(super) fn devices(&self) -> Result<usize, String> {
+    pub(super) fn device_count(&self) -> Result<usize, String> {
         let needed = |name: &CStr| {
             self.symbol(name).ok_or_else(|| format!("the driver has no `{}`", name.to_string_lossy()))
         };

@@ -1,24 +1,24 @@
 //! Steady state -> method -> recovery -> expectations, for one scenario and for many. Emits events; prints nothing.
 
-mod crash_states;
-mod lines;
-mod live;
+mod active_fault;
+mod baseline;
+mod call_injector;
+mod crash_state_trials;
+mod output_lines;
 mod probe;
-mod sentry;
-mod stage;
-mod standing;
-mod steady;
 mod suite;
+mod target_run;
 mod trial;
+mod trial_env;
 
 use crate::explore::ExploreError;
 use crate::faults::FaultError;
 use crate::sandbox::SandboxError;
 use crate::target::ProgramError;
 
-pub use stage::prepared_root;
-pub use steady::SteadyCache;
-pub use suite::{Cast, ScenarioEnd, Suite, SuiteEnd, run_suite};
+pub use baseline::BaselineCache;
+pub use suite::{PreparedScenario, ScenarioResult, Suite, SuiteResult, run_suite};
+pub use trial_env::prepared_root;
 
 /// The harness could not do its work. What a target does wrong is never an `Err`.
 #[derive(Debug, thiserror::Error)]

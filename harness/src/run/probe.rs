@@ -7,32 +7,32 @@ use regex::Regex;
 use scenarios::{Expectation, Fact, Probed, Scenario};
 
 use crate::run::RunError;
-use crate::run::stage::Stage;
+use crate::run::trial_env::TrialEnv;
 
 /// How long the target's own check may take.
-const VERIFY: Duration = Duration::from_secs(60);
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a tree of processes may take to end.
-const SETTLE: Duration = Duration::from_millis(500);
+const PROCESS_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Files looked into for a pattern are read up to this many bytes.
-const LOOK_MAX: u64 = 1 << 20;
+const MAX_SEARCHED_BYTES: u64 = 1 << 20;
 
 /// When a question is asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
+pub(super) enum ProbeTime {
     /// Of files as a crash left them.
     BeforeResume,
     AtEnd,
 }
 
 /// The answer, for a fact that has to be asked for then; none for those that the events tell.
-pub(super) fn ask(
-    stage: &Stage<'_>,
+pub(super) fn evaluate(
+    stage: &TrialEnv<'_>,
     expectation: &Expectation,
-    when: When,
+    when: ProbeTime,
 ) -> Result<Option<Probed>, RunError> {
     let due = match &expectation.fact {
-        Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. } => When::BeforeResume,
-        _ => When::AtEnd,
+        Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. } => ProbeTime::BeforeResume,
+        _ => ProbeTime::AtEnd,
     };
     if due != when {
         return Ok(None);
@@ -41,7 +41,7 @@ pub(super) fn ask(
         Fact::Verifies | Fact::VerifiesBeforeResume => verify(stage)?,
         Fact::LeavesNoProcess => leaves_no_process(stage),
         Fact::Files { matching, containing, min, max, .. } => {
-            let count = count(&stage.room.outside(Path::new("")), &|path, file| {
+            let count = count_files(&stage.sandbox.host_path_in_root(Path::new("")), &|path, file| {
                 matching.is_match(path) && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
             });
             (count >= *min && max.is_none_or(|max| count <= max), format!("{count} files"))
@@ -52,10 +52,10 @@ pub(super) fn ask(
 }
 
 /// The end of a tree takes a moment; what lives longer than that was left behind.
-fn leaves_no_process(stage: &Stage<'_>) -> (bool, String) {
-    let until = Instant::now() + SETTLE;
+fn leaves_no_process(stage: &TrialEnv<'_>) -> (bool, String) {
+    let until = Instant::now() + PROCESS_EXIT_TIMEOUT;
     loop {
-        let left = stage.room.processes();
+        let left = stage.sandbox.processes();
         if left.is_empty() || Instant::now() > until {
             let names: Vec<String> =
                 left.iter().map(|process| format!("{} ({})", process.name, process.pid_inside)).collect();
@@ -65,16 +65,16 @@ fn leaves_no_process(stage: &Stage<'_>) -> (bool, String) {
     }
 }
 
-fn verify(stage: &Stage<'_>) -> Result<(bool, String), RunError> {
+fn verify(stage: &TrialEnv<'_>) -> Result<(bool, String), RunError> {
     let Some(launch) = stage.trainer().verify() else {
         return Ok((false, "the target file has no `verify` command".into()));
     };
-    let answer = stage.ask(&launch, VERIFY)?;
-    Ok((answer.is_good(), format!("{}: {}", answer.ending(), answer.words)))
+    let answer = stage.run_command(&launch, VERIFY_TIMEOUT)?;
+    Ok((answer.is_success(), format!("{}: {}", answer.ending(), answer.text)))
 }
 
 /// Counts files below `folder`, symbolic links not followed; `wanted` gets the path below the root, and the file's.
-fn count(folder: &Path, wanted: &dyn Fn(&Path, &Path) -> bool) -> u64 {
+fn count_files(folder: &Path, wanted: &dyn Fn(&Path, &Path) -> bool) -> u64 {
     let mut found = 0;
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -95,12 +95,13 @@ fn count(folder: &Path, wanted: &dyn Fn(&Path, &Path) -> bool) -> u64 {
 fn contains(file: &Path, pattern: &Regex) -> bool {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(file).and_then(|file| file.take(LOOK_MAX).read_to_end(&mut bytes));
+    let read =
+        std::fs::File::open(file).and_then(|file| file.take(MAX_SEARCHED_BYTES).read_to_end(&mut bytes));
     read.is_ok() && pattern.is_match(&String::from_utf8_lossy(&bytes))
 }
 
 /// Exit codes that are expected of a target that was asked to end, each with its expectation's text.
-pub(super) fn ends_with(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
+pub(super) fn expected_exit_codes(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
     let codes = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
         Fact::EndsWith(codes) => Some((expectation.text.clone(), codes.clone())),
         _ => None,
@@ -109,11 +110,11 @@ pub(super) fn ends_with(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
 }
 
 /// Lines that the scenario's expectations and faults ask for.
-pub(super) fn asked_for(scenario: &Scenario) -> Vec<Regex> {
+pub(super) fn requested_lines(scenario: &Scenario) -> Vec<Regex> {
     let says = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
-        Fact::Says(pattern) => Some(pattern.clone()),
+        Fact::Output(pattern) => Some(pattern.clone()),
         _ => None,
     });
-    let landed = scenario.method().iter().filter_map(|fault| fault.landed_if_said.clone());
+    let landed = scenario.method().iter().filter_map(|fault| fault.effective_if_output.clone());
     says.chain(landed).collect()
 }

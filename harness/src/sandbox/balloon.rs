@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-const STEP: usize = 256 * 1024;
+const STEP_BYTES: usize = 256 * 1024;
 /// Far more than the slack that it finds; a bound all the same.
-const MOST: usize = 256 * 1024 * 1024;
+const MAX_BYTES: usize = 256 * 1024 * 1024;
 
 /// Never returns.
 pub(super) fn main() -> ! {
     let mut held: Vec<Vec<u8>> = Vec::new();
-    while held.len() * STEP < MOST {
+    while held.len() * STEP_BYTES < MAX_BYTES {
         // Ones, not zeroes: every page is touched.
-        held.push(vec![1; STEP]);
+        held.push(vec![1; STEP_BYTES]);
         std::thread::sleep(Duration::from_micros(200));
     }
     std::thread::sleep(Duration::from_secs(5));

@@ -8,12 +8,12 @@ use nix::unistd::geteuid;
 use super::SandboxError;
 
 /// Names of our cgroups begin so; a sweep removes none other.
-pub(super) const PREFIX: &str = "trainwreck-";
+pub(super) const NAME_PREFIX: &str = "trainwreck-";
 
-static COUNT: AtomicU32 = AtomicU32::new(0);
+static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub(super) enum CgroupVersion {
     V1,
     V2,
 }
@@ -22,24 +22,30 @@ pub(super) enum Version {
 #[derive(Debug)]
 pub(super) struct MemoryCgroup {
     dir: PathBuf,
-    version: Version,
+    version: CgroupVersion,
 }
 
 impl MemoryCgroup {
     /// A new one; none where no memory controller may be used.
     pub(super) fn create() -> Option<MemoryCgroup> {
-        let name =
-            format!("{PREFIX}{}-{}-{}", geteuid(), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        parents().into_iter().find_map(|(parent, version)| MemoryCgroup::below(&parent, &name, version))
+        let name = format!(
+            "{NAME_PREFIX}{}-{}-{}",
+            geteuid(),
+            std::process::id(),
+            NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        candidate_parents()
+            .into_iter()
+            .find_map(|(parent, version)| MemoryCgroup::create_below(&parent, &name, version))
     }
 
     /// Only one that really works: made, limited and opened for new members.
-    fn below(parent: &Path, name: &str, version: Version) -> Option<MemoryCgroup> {
+    fn create_below(parent: &Path, name: &str, version: CgroupVersion) -> Option<MemoryCgroup> {
         let cgroup = MemoryCgroup { dir: parent.join(name), version };
         std::fs::create_dir(&cgroup.dir).ok()?;
-        let works = cgroup.usage().is_some()
+        let works = cgroup.usage_bytes().is_some()
             && cgroup.write_limit(u64::MAX).is_ok()
-            && std::fs::OpenOptions::new().write(true).open(cgroup.procs()).is_ok();
+            && std::fs::OpenOptions::new().write(true).open(cgroup.procs_file()).is_ok();
         if works {
             return Some(cgroup);
         }
@@ -48,11 +54,11 @@ impl MemoryCgroup {
         None
     }
 
-    pub(super) fn procs(&self) -> PathBuf {
+    pub(super) fn procs_file(&self) -> PathBuf {
         self.dir.join("cgroup.procs")
     }
 
-    pub(super) fn version(&self) -> Version {
+    pub(super) fn version(&self) -> CgroupVersion {
         self.version
     }
 
@@ -60,23 +66,23 @@ impl MemoryCgroup {
     pub(super) fn write_limit(&self, bytes: u64) -> std::io::Result<()> {
         let none = bytes == u64::MAX;
         match self.version {
-            Version::V2 => {
+            CgroupVersion::V2 => {
                 let value = if none { "max".into() } else { bytes.to_string() };
                 // Without swap a limit is a limit; where there is no swap there is no such file.
                 let _ = std::fs::write(self.dir.join("memory.swap.max"), if none { "max" } else { "0" });
                 std::fs::write(self.dir.join("memory.max"), value)
             }
-            Version::V1 => {
+            CgroupVersion::V1 => {
                 let value = if none { "-1".into() } else { bytes.to_string() };
                 std::fs::write(self.dir.join("memory.limit_in_bytes"), value)
             }
         }
     }
 
-    pub(super) fn usage(&self) -> Option<u64> {
+    pub(super) fn usage_bytes(&self) -> Option<u64> {
         let file = match self.version {
-            Version::V2 => "memory.current",
-            Version::V1 => "memory.usage_in_bytes",
+            CgroupVersion::V2 => "memory.current",
+            CgroupVersion::V1 => "memory.usage_in_bytes",
         };
         std::fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
     }
@@ -84,8 +90,8 @@ impl MemoryCgroup {
     /// Processes that the kernel's OOM killer has killed in it.
     pub(super) fn oom_kills(&self) -> u64 {
         let file = match self.version {
-            Version::V2 => "memory.events",
-            Version::V1 => "memory.oom_control",
+            CgroupVersion::V2 => "memory.events",
+            CgroupVersion::V1 => "memory.oom_control",
         };
         let text = std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
@@ -113,7 +119,7 @@ pub(super) fn remove_empty(dir: &Path) -> Result<(), SandboxError> {
 }
 
 /// Cgroups below which ours might be made, the likeliest first.
-pub(super) fn parents() -> Vec<(PathBuf, Version)> {
+pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut parents = Vec::new();
@@ -122,8 +128,8 @@ pub(super) fn parents() -> Vec<(PathBuf, Version)> {
         let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
-        let version = if controllers.is_empty() { Version::V2 } else { Version::V1 };
-        if version == Version::V1 && !controllers.split(',').any(|controller| controller == "memory") {
+        let version = if controllers.is_empty() { CgroupVersion::V2 } else { CgroupVersion::V1 };
+        if version == CgroupVersion::V1 && !controllers.split(',').any(|controller| controller == "memory") {
             continue;
         }
         for mount in mount_points(&mounts, version) {
@@ -139,14 +145,14 @@ pub(super) fn parents() -> Vec<(PathBuf, Version)> {
     parents
 }
 
-fn mount_points(mountinfo: &str, version: Version) -> Vec<PathBuf> {
+fn mount_points(mountinfo: &str, version: CgroupVersion) -> Vec<PathBuf> {
     let wanted = |line: &&str| {
         let Some((_, after)) = line.split_once(" - ") else { return false };
         let mut fields = after.split(' ');
         let (kind, options) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
         match version {
-            Version::V2 => kind == "cgroup2",
-            Version::V1 => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
+            CgroupVersion::V2 => kind == "cgroup2",
+            CgroupVersion::V1 => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
         }
     };
     mountinfo.lines().filter(wanted).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()

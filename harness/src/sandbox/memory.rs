@@ -9,29 +9,29 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::cgroup::{MemoryCgroup, Version};
-use super::message::Request;
-use super::room::{Line, Room};
-use super::{BALLOON, Launch, SandboxError, processes};
+use super::cgroup::{CgroupVersion, MemoryCgroup};
+use super::handle::{ControlSocket, Sandbox};
+use super::protocol::ControlRequest;
+use super::{BALLOON_ARGUMENT, LaunchSpec, SandboxError, processes};
 
 /// How long a limit below what is in use is pressed.
-const PRESS: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(2);
+const SHRINK_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// What the balloon finds free when it begins.
-const SLACK: u64 = 1 << 20;
+const SLACK_BYTES: u64 = 1 << 20;
 
 /// A limit in force. Dropping it takes it back.
-pub struct MemoryLimited {
+pub struct ActiveMemoryLimit {
     mechanism: String,
-    by: By,
+    enforcer: LimitEnforcer,
 }
 
-enum By {
+enum LimitEnforcer {
     Cgroup { cgroup: Arc<MemoryCgroup>, kills_before: u64 },
     Watcher { kills: Arc<AtomicU64>, stop: Arc<AtomicBool>, thread: Option<JoinHandle<()>> },
 }
 
-impl MemoryLimited {
+impl ActiveMemoryLimit {
     /// What enforces it, in a few words.
     pub fn mechanism(&self) -> &str {
         &self.mechanism
@@ -39,19 +39,21 @@ impl MemoryLimited {
 
     /// Processes killed so far because of it.
     pub fn kills(&self) -> u64 {
-        match &self.by {
-            By::Cgroup { cgroup, kills_before } => cgroup.oom_kills().saturating_sub(*kills_before),
-            By::Watcher { kills, .. } => kills.load(Ordering::Relaxed),
+        match &self.enforcer {
+            LimitEnforcer::Cgroup { cgroup, kills_before } => {
+                cgroup.oom_kills().saturating_sub(*kills_before)
+            }
+            LimitEnforcer::Watcher { kills, .. } => kills.load(Ordering::Relaxed),
         }
     }
 }
 
-impl Drop for MemoryLimited {
+impl Drop for ActiveMemoryLimit {
     fn drop(&mut self) {
-        match &mut self.by {
+        match &mut self.enforcer {
             // The cgroup goes with the room; a limit that stays until then harms nobody else.
-            By::Cgroup { cgroup, .. } => drop(cgroup.write_limit(u64::MAX)),
-            By::Watcher { stop, thread, .. } => {
+            LimitEnforcer::Cgroup { cgroup, .. } => drop(cgroup.write_limit(u64::MAX)),
+            LimitEnforcer::Watcher { stop, thread, .. } => {
                 stop.store(true, Ordering::Relaxed);
                 let _ = thread.take().map(JoinHandle::join);
             }
@@ -60,32 +62,32 @@ impl Drop for MemoryLimited {
 }
 
 pub(super) fn limit_cgroup(
-    room: &Room,
+    room: &Sandbox,
     cgroup: Arc<MemoryCgroup>,
     bytes: u64,
-) -> Result<MemoryLimited, SandboxError> {
+) -> Result<ActiveMemoryLimit, SandboxError> {
     let kills_before = cgroup.oom_kills();
     let name = match cgroup.version() {
-        Version::V2 => "memory cgroup v2, memory.max",
-        Version::V1 => "memory cgroup v1, memory.limit_in_bytes",
+        CgroupVersion::V2 => "memory cgroup v2, memory.max",
+        CgroupVersion::V1 => "memory cgroup v1, memory.limit_in_bytes",
     };
     let mechanism = match cgroup.write_limit(bytes) {
         Ok(()) => format!("{name} and the kernel's OOM killer"),
         Err(_) => {
-            press(room, &cgroup, bytes)?;
+            shrink_below_usage(room, &cgroup, bytes)?;
             format!("{name}, a balloon, and the kernel's OOM killer")
         }
     };
-    Ok(MemoryLimited { mechanism, by: By::Cgroup { cgroup, kills_before } })
+    Ok(ActiveMemoryLimit { mechanism, enforcer: LimitEnforcer::Cgroup { cgroup, kills_before } })
 }
 
 /// Version 1 refuses a limit below what is in use. So: a limit just above it, a balloon that grows until the kernel
 /// kills somebody, and then the limit that was wanted.
-fn press(room: &Room, cgroup: &MemoryCgroup, bytes: u64) -> Result<(), SandboxError> {
-    let until = Instant::now() + PRESS;
+fn shrink_below_usage(room: &Sandbox, cgroup: &MemoryCgroup, bytes: u64) -> Result<(), SandboxError> {
+    let until = Instant::now() + SHRINK_TIMEOUT;
     let mut last = std::io::Error::from(std::io::ErrorKind::TimedOut);
     while Instant::now() < until {
-        inflate(room, cgroup)?;
+        run_balloon(room, cgroup)?;
         match cgroup.write_limit(bytes) {
             Ok(()) => return Ok(()),
             Err(error) => last = error,
@@ -95,18 +97,21 @@ fn press(room: &Room, cgroup: &MemoryCgroup, bytes: u64) -> Result<(), SandboxEr
     Err(SandboxError::System { doing: "lower the memory limit of a cgroup", error: last })
 }
 
-fn inflate(room: &Room, cgroup: &MemoryCgroup) -> Result<(), SandboxError> {
+fn run_balloon(room: &Sandbox, cgroup: &MemoryCgroup) -> Result<(), SandboxError> {
     let before = cgroup.oom_kills();
-    let above = cgroup.usage().unwrap_or(0) + SLACK;
+    let above = cgroup.usage_bytes().unwrap_or(0) + SLACK_BYTES;
     if cgroup.write_limit(above).is_err() {
         return Ok(());
     }
     let own = std::path::Path::new("/proc/self/exe");
-    let launch = Launch { argv: vec![own.into(), BALLOON.into()], env: Vec::new(), cwd: None };
+    let launch = LaunchSpec { argv: vec![own.into(), BALLOON_ARGUMENT.into()], env: Vec::new(), cwd: None };
     let balloon = room.spawn(&launch)?;
-    spare(room.pid_outside(balloon.pid_inside()));
+    exempt_from_oom_killer(room.pid_outside(balloon.pid_inside()));
     let until = Instant::now() + Duration::from_secs(1);
-    while cgroup.oom_kills() == before && Instant::now() < until && balloon.wait_timeout(LOOK).is_none() {}
+    while cgroup.oom_kills() == before
+        && Instant::now() < until
+        && balloon.wait_timeout(POLL_INTERVAL).is_none()
+    {}
     // It may have been the one that was killed.
     let _ = room.signal(balloon.pid_inside(), Signal::SIGKILL as i32);
     let _ = balloon.wait_timeout(Duration::from_secs(1));
@@ -114,34 +119,39 @@ fn inflate(room: &Room, cgroup: &MemoryCgroup) -> Result<(), SandboxError> {
 }
 
 /// The balloon is not whom the OOM killer shall take; only root may say so.
-fn spare(pid: Option<i32>) {
+fn exempt_from_oom_killer(pid: Option<i32>) {
     if let Some(pid) = pid {
         let _ = std::fs::write(Path::new(&format!("/proc/{pid}/oom_score_adj")), "-1000");
     }
 }
 
 /// Kills the largest process of the room whenever it is larger than the limit.
-pub(super) fn watch(line: Arc<Line>, warden: i32, fresh_proc: bool, bytes: u64) -> MemoryLimited {
+pub(super) fn start_watcher(
+    line: Arc<ControlSocket>,
+    warden: i32,
+    fresh_proc: bool,
+    bytes: u64,
+) -> ActiveMemoryLimit {
     let (kills, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let (its_kills, its_stop) = (Arc::clone(&kills), Arc::clone(&stop));
     let thread = std::thread::spawn(move || {
         while !its_stop.load(Ordering::Relaxed) {
-            let largest = processes::in_room(warden, fresh_proc)
+            let largest = processes::in_sandbox(warden, fresh_proc)
                 .into_iter()
                 .max_by_key(|process| process.resident_bytes);
             if let Some(process) = largest.filter(|process| process.resident_bytes > bytes) {
                 let request =
-                    Request::Signal { pid_inside: process.pid_inside, signal: Signal::SIGKILL as i32 };
-                if line.done(&request).is_ok() {
+                    ControlRequest::Signal { pid_inside: process.pid_inside, signal: Signal::SIGKILL as i32 };
+                if line.execute(&request).is_ok() {
                     its_kills.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(LOOK * 5);
+                    std::thread::sleep(POLL_INTERVAL * 5);
                 }
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     });
     let mechanism =
         "no memory cgroup may be used here: a watcher sends SIGKILL to the largest process above the limit"
             .into();
-    MemoryLimited { mechanism, by: By::Watcher { kills, stop, thread: Some(thread) } }
+    ActiveMemoryLimit { mechanism, enforcer: LimitEnforcer::Watcher { kills, stop, thread: Some(thread) } }
 }

@@ -5,32 +5,34 @@
 //! socket to the harness closes, so a harness that is killed takes its rooms with it.
 
 mod balloon;
-mod call;
 mod cgroup;
-mod doctor;
+mod fork_server;
+mod handle;
+mod init;
+mod mechanisms;
 mod memory;
-mod message;
 mod mounts;
 mod processes;
-mod room;
+mod protocol;
+mod run_command;
 mod rundir;
 mod sys;
-mod warden;
-mod warm;
 
 use std::path::PathBuf;
 
-pub use doctor::doctor;
-pub use memory::MemoryLimited;
-pub use message::{Bind, Called, Ended, Filter, Launch, MountChange};
-pub use processes::ProcessFacts;
-pub use room::{Applied, Room, RoomSpec, Running, SpaceFacts, Striker, TmpfsSpec};
-pub use rundir::{RunDir, Swept, recover};
+pub use handle::{
+    AppliedMountChange, FileSystemSpace, KillSwitch, Sandbox, SandboxSpec, SpawnedProcess, TmpfsSpec,
+};
+pub use mechanisms::doctor;
+pub use memory::ActiveMemoryLimit;
+pub use processes::ProcessInfo;
+pub use protocol::{BindMount, CompletedCommand, LaunchSpec, MountChange, ProcessExit, SeccompFilter};
+pub use rundir::{RemovedLeftover, RunDir, remove_leftovers};
 
 /// First argument with which our own binary becomes a warden.
-const WARDEN: &str = "__warden";
+const INIT_ARGUMENT: &str = "__warden";
 /// First argument with which it becomes a balloon.
-const BALLOON: &str = "__balloon";
+const BALLOON_ARGUMENT: &str = "__balloon";
 
 /// Why a room could not be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +42,13 @@ pub enum SandboxError {
     #[error("could not {doing}: {error}")]
     System { doing: &'static str, error: std::io::Error },
     #[error("the warden could not {doing}: {detail}")]
-    Warden { doing: String, detail: String },
+    Init { doing: String, detail: String },
     #[error("the warden of the room is gone; was it killed?")]
-    WardenGone,
+    InitGone,
     #[error("`{path}` belongs to somebody else or is a link; remove it, or set TMPDIR to a folder of yours", path = .path.display())]
-    NotOurs { path: PathBuf },
+    NotOwned { path: PathBuf },
     #[error("processes of the room did not die within {seconds} s of SIGKILL: are they stuck in the kernel?")]
-    Immortal { seconds: u64 },
+    Unkillable { seconds: u64 },
 }
 
 impl SandboxError {
@@ -61,11 +63,11 @@ impl SandboxError {
 }
 
 /// To be called first thing in `main`: where this process was started as a part of a room, it never returns.
-pub fn become_warden_if_asked() {
+pub fn run_init_if_requested() {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
-        Some(word) if word == WARDEN => warden::main(),
-        Some(word) if word == BALLOON => balloon::main(),
+        Some(word) if word == INIT_ARGUMENT => init::main(),
+        Some(word) if word == BALLOON_ARGUMENT => balloon::main(),
         _ => {}
     }
 }

@@ -10,23 +10,23 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::MountChange;
 
 /// How long a real remount is tried before a bind is laid over the place: writers come and go.
-const PATIENCE: Duration = Duration::from_millis(60);
-const AGAIN: Duration = Duration::from_micros(200);
+const REMOUNT_TIMEOUT: Duration = Duration::from_millis(60);
+const RETRY_INTERVAL: Duration = Duration::from_micros(200);
 
 /// By which means a place was made read-only.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Means {
+enum ReadOnlyMethod {
     Remount,
     OverMount,
 }
 
 /// What has been made read-only so far.
 #[derive(Default)]
-pub(super) struct Mounts {
-    read_only: HashMap<PathBuf, Means>,
+pub(super) struct ReadOnlyMounts {
+    methods: HashMap<PathBuf, ReadOnlyMethod>,
 }
 
-impl Mounts {
+impl ReadOnlyMounts {
     /// Makes the change; says by which mechanism.
     pub(super) fn change(&mut self, at: &Path, change: MountChange) -> Result<String, Errno> {
         match change {
@@ -36,32 +36,32 @@ impl Mounts {
             }
             MountChange::Inodes { count } => remount(at, MsFlags::empty(), &format!("nr_inodes={count}"))
                 .map(|()| "tmpfs remounted with another number of inodes".into()),
-            MountChange::ReadOnly => self.read_only(at),
-            MountChange::Writable => self.writable(at),
+            MountChange::ReadOnly => self.methods(at),
+            MountChange::Writable => self.make_writable(at),
         }
     }
 
-    fn read_only(&mut self, at: &Path) -> Result<String, Errno> {
-        let (means, note) = match patiently(|| remount(at, MsFlags::MS_RDONLY, "")) {
-            Ok(()) => (Means::Remount, "file system remounted read-only"),
+    fn methods(&mut self, at: &Path) -> Result<String, Errno> {
+        let (means, note) = match retry_while_busy(|| remount(at, MsFlags::MS_RDONLY, "")) {
+            Ok(()) => (ReadOnlyMethod::Remount, "file system remounted read-only"),
             Err(_) => {
-                over_mount(at)?;
+                bind_read_only(at)?;
                 (
-                    Means::OverMount,
+                    ReadOnlyMethod::OverMount,
                     "over-mounted by a read-only bind (files that are open can still be written)",
                 )
             }
         };
-        self.read_only.insert(at.into(), means);
+        self.methods.insert(at.into(), means);
         Ok(note.into())
     }
 
-    fn writable(&mut self, at: &Path) -> Result<String, Errno> {
-        match self.read_only.remove(at) {
-            Some(Means::Remount) => {
+    fn make_writable(&mut self, at: &Path) -> Result<String, Errno> {
+        match self.methods.remove(at) {
+            Some(ReadOnlyMethod::Remount) => {
                 remount(at, MsFlags::empty(), "").map(|()| "file system remounted writable".into())
             }
-            Some(Means::OverMount) => {
+            Some(ReadOnlyMethod::OverMount) => {
                 umount2(at, MntFlags::MNT_DETACH).map(|()| "read-only bind taken away".into())
             }
             None => Ok("was not read-only".into()),
@@ -70,11 +70,11 @@ impl Mounts {
 }
 
 /// A writer makes a remount fail (EBUSY), and writers come and go. A plain folder has no mount of its own (EINVAL).
-fn patiently(attempt: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
-    let until = Instant::now() + PATIENCE;
+fn retry_while_busy(attempt: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    let until = Instant::now() + REMOUNT_TIMEOUT;
     loop {
         match attempt() {
-            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(AGAIN),
+            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(RETRY_INTERVAL),
             done => return done,
         }
     }
@@ -86,7 +86,7 @@ fn remount(at: &Path, flags: MsFlags, options: &str) -> Result<(), Errno> {
     mount(None::<&Path>, at, None::<&Path>, flags, Some(options))
 }
 
-fn over_mount(at: &Path) -> Result<(), Errno> {
+fn bind_read_only(at: &Path) -> Result<(), Errno> {
     mount(Some(at), at, None::<&Path>, MsFlags::MS_BIND, None::<&Path>)?;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     // What is locked on the mount below must be kept: try with and without the usual flags.

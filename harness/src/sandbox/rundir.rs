@@ -10,23 +10,23 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use super::SandboxError;
-use super::cgroup::{PREFIX, parents, remove_empty};
+use super::cgroup::{NAME_PREFIX, candidate_parents, remove_empty};
 
-const OWNER: &str = "owner";
+const OWNER_FILE: &str = "owner";
 
 /// The folder of a run under way.
 pub struct RunDir {
     path: PathBuf,
-    _owner: File,
+    _owner_file: File,
 }
 
 /// Something that a killed run had left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Swept {
+pub struct RemovedLeftover {
     pub path: PathBuf,
 }
 
-impl std::fmt::Display for Swept {
+impl std::fmt::Display for RemovedLeftover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.path.display())
     }
@@ -35,7 +35,7 @@ impl std::fmt::Display for Swept {
 impl RunDir {
     /// A new one, below TMPDIR or /tmp.
     pub fn create() -> Result<RunDir, SandboxError> {
-        let top = top()?;
+        let top = runs_dir()?;
         for number in 0u32.. {
             let path = top.join(format!("run-{}-{number}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
@@ -48,10 +48,10 @@ impl RunDir {
     }
 
     fn lock(path: PathBuf) -> Result<RunDir, SandboxError> {
-        let owner = path.join(OWNER);
+        let owner = path.join(OWNER_FILE);
         let file = File::create_new(&owner).map_err(SandboxError::file("create", &owner))?;
         file.lock().map_err(SandboxError::file("lock", &owner))?;
-        Ok(RunDir { path, _owner: file })
+        Ok(RunDir { path, _owner_file: file })
     }
 
     pub fn path(&self) -> &Path {
@@ -65,7 +65,7 @@ impl RunDir {
 }
 
 /// Our own folder in the temporary one: nobody else's, and no link.
-fn top() -> Result<PathBuf, SandboxError> {
+fn runs_dir() -> Result<PathBuf, SandboxError> {
     let path = std::env::temp_dir().join(format!("trainwreck-{}", geteuid()));
     match DirBuilder::new().mode(0o700).create(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -74,38 +74,41 @@ fn top() -> Result<PathBuf, SandboxError> {
         _ => {
             let facts = path.symlink_metadata().map_err(SandboxError::file("look at", &path))?;
             let ours = facts.is_dir() && facts.uid() == geteuid().as_raw() && facts.mode() & 0o022 == 0;
-            if ours { Ok(path) } else { Err(SandboxError::NotOurs { path }) }
+            if ours { Ok(path) } else { Err(SandboxError::NotOwned { path }) }
         }
     }
 }
 
 /// Sweeps what killed runs left behind.
-pub fn recover() -> Result<Vec<Swept>, SandboxError> {
-    let top = top()?;
+pub fn remove_leftovers() -> Result<Vec<RemovedLeftover>, SandboxError> {
+    let top = runs_dir()?;
     let mut swept = Vec::new();
     for entry in std::fs::read_dir(&top).map_err(SandboxError::file("read", &top))?.flatten() {
         if !entry.file_name().to_string_lossy().starts_with("run-") {
             continue;
         }
-        let Some(_sweeping) = of_the_dead(&entry.path()) else { continue };
+        let Some(_sweeping) = lock_if_abandoned(&entry.path()) else { continue };
         match std::fs::remove_dir_all(entry.path()) {
             // Another sweeper was there first.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             removed => {
                 removed.map_err(SandboxError::file("remove", &entry.path()))?;
-                swept.push(Swept { path: entry.path() });
+                swept.push(RemovedLeftover { path: entry.path() });
             }
         }
     }
-    swept.extend(dead_cgroups()?);
+    swept.extend(remove_abandoned_cgroups()?);
     Ok(swept)
 }
 
 /// What shows that a run's harness is gone; where it is its owner's lock, it is held from now on, so that of several who sweep only one does.
 /// A folder without an owner's file is one that its harness is about to lock, or that is being swept: left alone unless it is old.
-fn of_the_dead(run: &Path) -> Option<Option<File>> {
-    let owner =
-        OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(run.join(OWNER));
+fn lock_if_abandoned(run: &Path) -> Option<Option<File>> {
+    let owner = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(run.join(OWNER_FILE));
     match owner {
         Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
         Err(_) => {
@@ -117,16 +120,16 @@ fn of_the_dead(run: &Path) -> Option<Option<File>> {
 }
 
 /// Cgroups of ours whose maker is gone. They are empty, since its wardens went with it.
-fn dead_cgroups() -> Result<Vec<Swept>, SandboxError> {
-    let ours = format!("{PREFIX}{}-", geteuid());
+fn remove_abandoned_cgroups() -> Result<Vec<RemovedLeftover>, SandboxError> {
+    let ours = format!("{NAME_PREFIX}{}-", geteuid());
     let mut swept = Vec::new();
-    for (parent, _) in parents() {
+    for (parent, _) in candidate_parents() {
         for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let maker = name.strip_prefix(&ours).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
             if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
                 remove_empty(&entry.path())?;
-                swept.push(Swept { path: entry.path() });
+                swept.push(RemovedLeftover { path: entry.path() });
             }
         }
     }
@@ -138,13 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_who_sweep_a_dead_run_one_does() -> Result<(), std::io::Error> {
+    fn only_one_of_several_sweepers_gets_an_abandoned_run() -> Result<(), std::io::Error> {
         let run = tempfile::tempdir()?;
-        std::fs::write(run.path().join(OWNER), "")?;
-        let first = of_the_dead(run.path());
-        assert!(first.is_some() && of_the_dead(run.path()).is_none());
+        std::fs::write(run.path().join(OWNER_FILE), "")?;
+        let first = lock_if_abandoned(run.path());
+        assert!(first.is_some() && lock_if_abandoned(run.path()).is_none());
         drop(first);
-        assert!(of_the_dead(run.path()).is_some());
+        assert!(lock_if_abandoned(run.path()).is_some());
         Ok(())
     }
 }

@@ -10,10 +10,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
 
-use super::{Ended, Filter};
+use super::{ProcessExit, SeccompFilter};
 
 /// Takes over a descriptor that has just been received.
-pub(super) fn own(raw: RawFd) -> OwnedFd {
+pub(super) fn own_fd(raw: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us in `recvmsg`; nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
@@ -32,10 +32,10 @@ pub(super) fn fork() -> Result<ForkResult, Error> {
 
 /// Puts the command into a session of its own, and into a cgroup if one is named, and behind a filter if one is given:
 /// its listener goes out through the socket.
-pub(super) fn detached(
+pub(super) fn configure_child(
     command: &mut Command,
     cgroup_procs: Option<PathBuf>,
-    filter: Option<(Filter, OwnedFd)>,
+    filter: Option<(SeccompFilter, OwnedFd)>,
 ) {
     let prepare = move || {
         nix::unistd::setsid()?;
@@ -44,8 +44,8 @@ pub(super) fn detached(
         }
         match &filter {
             Some((filter, socket)) => {
-                let listener = install(filter)?;
-                super::message::send_file(socket.as_fd(), listener.as_fd())
+                let listener = install_filter(filter)?;
+                super::protocol::send_fd(socket.as_fd(), listener.as_fd())
             }
             None => Ok(()),
         }
@@ -55,7 +55,7 @@ pub(super) fn detached(
 }
 
 /// Lays a filter over this thread and all that come from it; whoever reads the listener decides over their calls.
-fn install(filter: &Filter) -> Result<OwnedFd, Error> {
+fn install_filter(filter: &SeccompFilter) -> Result<OwnedFd, Error> {
     nix::sys::prctl::set_no_new_privs()?;
     let mut program: Vec<libc::sock_filter> =
         filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
@@ -68,11 +68,11 @@ fn install(filter: &Filter) -> Result<OwnedFd, Error> {
     let listener =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     let listener = Errno::result(listener)?;
-    Ok(own(i32::try_from(listener).map_err(Error::other)?))
+    Ok(own_fd(i32::try_from(listener).map_err(Error::other)?))
 }
 
 /// Reaps one child. `None`: there are some, but none has ended. ECHILD: there is none.
-pub(super) fn reap(block: bool) -> Result<Option<(Pid, Ended, u64)>, Errno> {
+pub(super) fn reap_child(block: bool) -> Result<Option<(Pid, ProcessExit, u64)>, Errno> {
     let mut status = 0;
     let options = if block { 0 } else { libc::WNOHANG };
     // SAFETY: all zeroes are a valid `rusage`.
@@ -83,9 +83,9 @@ pub(super) fn reap(block: bool) -> Result<Option<(Pid, Ended, u64)>, Errno> {
         0 => Ok(None),
         pid => {
             let ended = if libc::WIFSIGNALED(status) {
-                Ended::Signalled(libc::WTERMSIG(status))
+                ProcessExit::Signalled(libc::WTERMSIG(status))
             } else {
-                Ended::Exited(libc::WEXITSTATUS(status))
+                ProcessExit::Exited(libc::WEXITSTATUS(status))
             };
             Ok(Some((Pid::from_raw(pid), ended, u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024)))
         }
@@ -93,8 +93,8 @@ pub(super) fn reap(block: bool) -> Result<Option<(Pid, Ended, u64)>, Errno> {
 }
 
 /// A handle on a child that has not been waited for.
-pub(super) fn pidfd(pid: u32) -> Result<OwnedFd, Error> {
+pub(super) fn open_pidfd(pid: u32) -> Result<OwnedFd, Error> {
     // SAFETY: takes two numbers and returns a new descriptor or an error.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    Ok(own(i32::try_from(Errno::result(fd)?).map_err(Error::other)?))
+    Ok(own_fd(i32::try_from(Errno::result(fd)?).map_err(Error::other)?))
 }

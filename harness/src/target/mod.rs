@@ -1,7 +1,7 @@
 //! Starts a target: a target file's commands with everything filled in. Knows no fault and no scenario.
 
+mod output_patterns;
 mod program;
-mod words;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use scenarios::TargetFile;
 
-pub(crate) use program::{Member, built};
+pub use output_patterns::{OutputPatterns, ParsedLine};
 pub use program::{ProgramError, find_program};
-pub use words::{Heard, Words};
+pub(crate) use program::{WorkspaceMember, find_or_build};
 
-use crate::sandbox::Launch;
+use crate::sandbox::LaunchSpec;
 
 /// A target file bound to the program that it names and the folder that it works in.
 #[derive(Clone, Copy)]
@@ -30,28 +30,28 @@ pub struct Trainer<'a> {
 
 impl Trainer<'_> {
     /// The commands that make an empty root ready.
-    pub fn prepare(&self) -> Vec<Launch> {
+    pub fn prepare(&self) -> Vec<LaunchSpec> {
         self.file.prepare().iter().map(|words| self.launch(words, &[])).collect()
     }
 
-    pub fn start(&self) -> Launch {
+    pub fn start(&self) -> LaunchSpec {
         self.launch(self.file.start(), &[])
     }
 
-    pub fn resume(&self) -> Launch {
+    pub fn resume(&self) -> LaunchSpec {
         self.launch(self.file.resume(), &[])
     }
 
-    pub fn verify(&self) -> Option<Launch> {
+    pub fn verify(&self) -> Option<LaunchSpec> {
         self.file.verify().map(|words| self.launch(words, &[]))
     }
 
-    pub fn submit(&self, file: &Path) -> Option<Launch> {
+    pub fn submit(&self, file: &Path) -> Option<LaunchSpec> {
         self.file.submit().map(|words| self.launch(words, &[("{file}", file.display().to_string())]))
     }
 
     /// Makes a data file. None where the target knows no such kind.
-    pub fn generate(&self, kind: &str, samples: u32, length: Option<u32>, file: &Path) -> Option<Launch> {
+    pub fn generate(&self, kind: &str, samples: u32, length: Option<u32>, file: &Path) -> Option<LaunchSpec> {
         let length = length.map_or_else(|| "0".into(), |length| length.to_string());
         let values = [
             ("{file}", file.display().to_string()),
@@ -71,14 +71,14 @@ impl Trainer<'_> {
         self.file.places().get(name).cloned().unwrap_or_default()
     }
 
-    fn launch(&self, words: &[String], values: &[(&str, String)]) -> Launch {
-        let argv = words.iter().flat_map(|word| self.filled(word, values)).map(OsString::from).collect();
-        Launch { argv, env: self.environment(), cwd: None }
+    fn launch(&self, words: &[String], values: &[(&str, String)]) -> LaunchSpec {
+        let argv = words.iter().flat_map(|word| self.fill_in(word, values)).map(OsString::from).collect();
+        LaunchSpec { argv, env: self.environment(), cwd: None }
     }
 
-    fn filled(&self, word: &str, values: &[(&str, String)]) -> Vec<String> {
+    fn fill_in(&self, word: &str, values: &[(&str, String)]) -> Vec<String> {
         if word == "{settings}" {
-            return self.settings.iter().flat_map(|setting| self.setting(setting)).collect();
+            return self.settings.iter().flat_map(|setting| self.setting_args(setting)).collect();
         }
         let mut filled = word
             .replace("{program}", &self.program.display().to_string())
@@ -90,7 +90,7 @@ impl Trainer<'_> {
         vec![values.iter().fold(filled, |filled, (name, value)| filled.replace(name, value))]
     }
 
-    fn setting(&self, (key, value): (&String, &String)) -> Vec<String> {
+    fn setting_args(&self, (key, value): (&String, &String)) -> Vec<String> {
         self.file
             .setting_args()
             .iter()

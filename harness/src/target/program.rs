@@ -18,7 +18,7 @@ pub enum ProgramError {
 }
 
 /// Something that one package of the workspace builds.
-pub(crate) struct Member<'a> {
+pub(crate) struct WorkspaceMember<'a> {
     pub(crate) package: &'a str,
     /// Name of the file that is built.
     pub(crate) file: OsString,
@@ -37,11 +37,16 @@ pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, Progr
     let package = program.display().to_string();
     let sources = ["src", "kernels", "build.rs", "Cargo.toml"].map(|part| format!("{package}/{part}"));
     let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-    built(&Member { package: &package, file: program.into(), sources: &sources, is_program: true })
+    find_or_build(&WorkspaceMember {
+        package: &package,
+        file: program.into(),
+        sources: &sources,
+        is_program: true,
+    })
 }
 
 /// The built file, beside the harness's own binary or, for a program, on PATH.
-pub(crate) fn built(member: &Member<'_>) -> Result<PathBuf, ProgramError> {
+pub(crate) fn find_or_build(member: &WorkspaceMember<'_>) -> Result<PathBuf, ProgramError> {
     let own = std::env::current_exe().unwrap_or_default();
     let beside = own.parent().map(Path::to_path_buf).unwrap_or_default();
     // Test programs lie one folder deeper than the binaries.
@@ -50,7 +55,7 @@ pub(crate) fn built(member: &Member<'_>) -> Result<PathBuf, ProgramError> {
     let on_path = std::env::var_os("PATH").filter(|_| member.is_program).unwrap_or_default();
     let candidates =
         folders.into_iter().chain(std::env::split_paths(&on_path)).map(|folder| folder.join(&member.file));
-    candidates.into_iter().find(|path| is_there(path, member)).ok_or_else(|| {
+    candidates.into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
         let (name, package) = (member.file.to_string_lossy().into_owned(), member.package.to_owned());
         match member.is_program {
             true => ProgramError::NotFound { name, package, beside },
@@ -59,12 +64,12 @@ pub(crate) fn built(member: &Member<'_>) -> Result<PathBuf, ProgramError> {
     })
 }
 
-fn is_there(path: &Path, member: &Member<'_>) -> bool {
+fn is_usable(path: &Path, member: &WorkspaceMember<'_>) -> bool {
     if member.is_program { is_executable(path) } else { path.is_file() }
 }
 
 /// Under `cargo run`, cargo has built only our own binary; ask it for the rest too, unless what is there is up to date.
-fn build_if_member(member: &Member<'_>, beside: &[PathBuf]) -> Result<(), ProgramError> {
+fn build_if_member(member: &WorkspaceMember<'_>, beside: &[PathBuf]) -> Result<(), ProgramError> {
     let (Some(cargo), Some(workspace)) = (std::env::var_os("CARGO"), workspace_of(member)) else {
         return Ok(());
     };
@@ -86,7 +91,7 @@ fn build_if_member(member: &Member<'_>, beside: &[PathBuf]) -> Result<(), Progra
 }
 
 /// No source of the member is newer than what was built.
-fn is_up_to_date(file: &Path, workspace: &Path, member: &Member<'_>) -> bool {
+fn is_up_to_date(file: &Path, workspace: &Path, member: &WorkspaceMember<'_>) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|facts| facts.modified()).ok();
     let Some(built) = modified(file) else { return false };
     let mut paths: Vec<PathBuf> = member.sources.iter().map(|source| workspace.join(source)).collect();
@@ -102,7 +107,7 @@ fn is_up_to_date(file: &Path, workspace: &Path, member: &Member<'_>) -> bool {
 }
 
 /// The workspace that this harness was built in, if it is still there and has the member.
-fn workspace_of(member: &Member<'_>) -> Option<PathBuf> {
+fn workspace_of(member: &WorkspaceMember<'_>) -> Option<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
     member.sources.iter().any(|source| workspace.join(source).exists()).then(|| workspace.to_path_buf())
 }

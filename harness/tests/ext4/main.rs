@@ -20,87 +20,93 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use trainwreck::explore::{
-    Candidate, Leaf, Model, Reader, Recorder, Recording, Scope, Start, Tree, enumerate,
+    ContentReader, CrashCandidate, ExploreScope, FileTree, FsModel, OpRecorder, RecorderConfig, Recording,
+    TreeEntry, enumerate,
 };
-use trainwreck::gate::{Call, Decision, Done, Interest, Key, Overseer, Watched, attend, filter, mount_id};
-use trainwreck::sandbox::{Bind, Launch, Room, RoomSpec};
+use trainwreck::gate::{
+    CallDecision, CallEffect, CallHandler, FileId, FilterOptions, InterceptedCall, WatchedMounts,
+    build_filter, mount_id, serve_notifications,
+};
+use trainwreck::sandbox::{BindMount, LaunchSpec, Sandbox, SandboxSpec};
 
-use sys::{Going, shut_down};
+use sys::{ShutdownMode, shut_down};
 
 /// Files and folders below the watched one, with their bytes.
 type Files = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 /// Records; after so many operations the file system goes away. Syncs are real ones here.
-struct Saboteur {
-    recorder: Recorder,
-    after: u64,
-    count: u64,
+struct ShutdownRecorder {
+    recorder: OpRecorder,
+    shutdown_after_ops: u64,
+    op_count: u64,
     disk: File,
-    going: Going,
+    shutdown_mode: ShutdownMode,
 }
 
-impl Overseer for Saboteur {
-    fn decide(&mut self, call: &Call) -> Decision {
+impl CallHandler for ShutdownRecorder {
+    fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
         self.recorder.decide(call)
     }
 
-    fn payload(&mut self, bytes: &[u8]) {
-        self.recorder.payload(bytes);
+    fn on_payload(&mut self, bytes: &[u8]) {
+        self.recorder.on_payload(bytes);
     }
 
-    fn done(&mut self, done: Done) {
-        if self.count > self.after {
+    fn on_effect(&mut self, done: CallEffect) {
+        if self.op_count > self.shutdown_after_ops {
             return;
         }
-        self.recorder.done(done);
-        self.count += 1;
-        if self.count > self.after {
-            shut_down(&self.disk, self.going).unwrap();
+        self.recorder.on_effect(done);
+        self.op_count += 1;
+        if self.op_count > self.shutdown_after_ops {
+            shut_down(&self.disk, self.shutdown_mode).unwrap();
         }
     }
 
-    fn hears(&self, _: Key) -> bool {
+    fn observes_pipe(&self, _: FileId) -> bool {
         false
     }
 }
 
 /// A loop device with an ext4 on it, mounted; gone when dropped.
-struct Disk {
+struct LoopDisk {
     image: PathBuf,
-    at: PathBuf,
+    mount_point: PathBuf,
 }
 
-impl Disk {
+impl LoopDisk {
     /// `Err`: why this machine can't.
-    fn new(dir: &Path) -> Result<Disk, String> {
-        let disk = Disk { image: dir.join("image"), at: dir.join("disk") };
-        std::fs::create_dir_all(&disk.at).unwrap();
+    fn new(dir: &Path) -> Result<LoopDisk, String> {
+        let disk = LoopDisk { image: dir.join("image"), mount_point: dir.join("disk") };
+        std::fs::create_dir_all(&disk.mount_point).unwrap();
         File::create(&disk.image).unwrap().set_len(48 << 20).unwrap();
         let options = "lazy_itable_init=0,lazy_journal_init=0";
-        done(Command::new("mkfs.ext4").args(["-q", "-F", "-E", options]).arg(&disk.image))?;
+        run_command(Command::new("mkfs.ext4").args(["-q", "-F", "-E", options]).arg(&disk.image))?;
         disk.mount()?;
-        std::fs::create_dir(disk.at.join("work")).unwrap();
-        nix::unistd::syncfs(File::open(&disk.at).unwrap()).unwrap();
+        std::fs::create_dir(disk.mount_point.join("work")).unwrap();
+        nix::unistd::syncfs(File::open(&disk.mount_point).unwrap()).unwrap();
         Ok(disk)
     }
 
     fn mount(&self) -> Result<(), String> {
-        done(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(&self.image).arg(&self.at))
+        run_command(
+            Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(&self.image).arg(&self.mount_point),
+        )
     }
 
-    fn again(&self) {
-        umount2(&self.at, MntFlags::empty()).unwrap();
+    fn remount(&self) {
+        umount2(&self.mount_point, MntFlags::empty()).unwrap();
         self.mount().unwrap();
     }
 }
 
-impl Drop for Disk {
+impl Drop for LoopDisk {
     fn drop(&mut self) {
-        let _ = umount2(&self.at, MntFlags::MNT_DETACH);
+        let _ = umount2(&self.mount_point, MntFlags::MNT_DETACH);
     }
 }
 
-fn done(command: &mut Command) -> Result<(), String> {
+fn run_command(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
@@ -111,72 +117,89 @@ fn done(command: &mut Command) -> Result<(), String> {
 }
 
 /// Runs the program until the disk goes away after so many operations (or to its end); what was recorded and what is left.
-fn crash(disk: &Disk, dir: &Path, words: &[&str], after: u64, going: Going) -> (Recording, Files) {
-    let (real, watched) = (disk.at.join("work"), dir.join("watched"));
+fn record_and_crash(
+    disk: &LoopDisk,
+    dir: &Path,
+    words: &[&str],
+    after: u64,
+    going: ShutdownMode,
+) -> (Recording, Files) {
+    let (real, watched) = (disk.mount_point.join("work"), dir.join("watched"));
     let room_dir = dir.join("room");
     [&watched, &room_dir].into_iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
-    let binds = vec![Bind { from: real.clone(), at: watched.clone() }];
-    let room =
-        Room::build(RoomSpec { dir: room_dir, mounts: Vec::new(), binds, memory_cgroup: false }).unwrap();
+    let binds = vec![BindMount { source: real.clone(), mount_point: watched.clone() }];
+    let room = Sandbox::build(SandboxSpec { dir: room_dir, mounts: Vec::new(), binds, memory_cgroup: false })
+        .unwrap();
     let tape = dir.join("tape");
-    let start =
-        Start { roots: &[(watched.clone(), real)], tape: &tape, pipes: Vec::new(), saved: None, inner: None };
-    let recorder = Recorder::new(start, std::slice::from_ref(&watched)).unwrap();
-    let saboteur = Saboteur { recorder, after, count: 0, disk: File::open(&disk.at).unwrap(), going };
+    let start = RecorderConfig {
+        roots: &[(watched.clone(), real)],
+        payload_log: &tape,
+        output_pipes: Vec::new(),
+        saved_pattern: None,
+        internal_pattern: None,
+    };
+    let recorder = OpRecorder::new(start, std::slice::from_ref(&watched)).unwrap();
+    let saboteur = ShutdownRecorder {
+        recorder,
+        shutdown_after_ops: after,
+        op_count: 0,
+        disk: File::open(&disk.mount_point).unwrap(),
+        shutdown_mode: going,
+    };
     let saboteur = Arc::new(Mutex::new(saboteur));
     let null = || File::create("/dev/null").unwrap().into();
-    let of = Watched::new([mount_id(&room.through(&watched)).unwrap()]);
+    let of = WatchedMounts::new([mount_id(&room.host_path(&watched)).unwrap()]);
     let argv = words.iter().map(|word| word.replace("WATCH", watched.to_str().unwrap()).into()).collect();
-    let launch = Launch { argv, env: Vec::new(), cwd: Some(watched) };
+    let launch = LaunchSpec { argv, env: Vec::new(), cwd: Some(watched) };
     let mut attendance = None;
-    let program = filter(&Interest { also: Vec::new(), words: false });
+    let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), stdio_writes: false });
     let running = room
         .spawn_filtered(&launch, program, [null(), null()], |listener| {
-            attendance = Some(attend(listener, of, Arc::clone(&saboteur)));
+            attendance = Some(serve_notifications(listener, of, Arc::clone(&saboteur)));
         })
         .unwrap();
     running.wait_timeout(Duration::from_secs(60)).expect("it ends");
-    room.strike().unwrap();
+    room.kill_all().unwrap();
     attendance.unwrap().join();
     room.close().unwrap();
     let mut saboteur = saboteur.lock().unwrap();
-    if saboteur.count <= saboteur.after {
+    if saboteur.op_count <= saboteur.shutdown_after_ops {
         shut_down(&saboteur.disk, going).unwrap();
     }
     // What mappings have changed can't be read any more.
     let recording = saboteur.recorder.finish().unwrap();
     // It holds the file system.
     saboteur.disk = File::open("/dev/null").unwrap();
-    disk.again();
+    disk.remount();
     let mut files = Files::new();
-    walk(&disk.at.join("work"), Path::new(""), &mut files);
+    read_files_below(&disk.mount_point.join("work"), Path::new(""), &mut files);
     (recording, files)
 }
 
-fn walk(top: &Path, below: &Path, files: &mut Files) {
+fn read_files_below(top: &Path, below: &Path, files: &mut Files) {
     for entry in std::fs::read_dir(top.join(below)).unwrap().map(Result::unwrap) {
         let path = below.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             files.insert(path.clone(), None);
-            walk(top, &path, files);
+            read_files_below(top, &path, files);
         } else {
             files.insert(path, Some(std::fs::read(entry.path()).unwrap()));
         }
     }
 }
 
-fn files_of(tree: &Tree, reader: &mut Reader<'_>) -> Files {
-    let bytes = |leaf: &Leaf, reader: &mut Reader<'_>| match leaf {
-        Leaf::File { content, .. } => Some(content.head(reader, u64::MAX).unwrap()),
+fn files_of(tree: &FileTree, reader: &mut ContentReader<'_>) -> Files {
+    let bytes = |leaf: &TreeEntry, reader: &mut ContentReader<'_>| match leaf {
+        TreeEntry::File { content, .. } => Some(content.head(reader, u64::MAX).unwrap()),
         _ => None,
     };
-    tree.leaves.iter().map(|((_, path), leaf)| (path.clone(), bytes(leaf, reader))).collect()
+    tree.entries.iter().map(|((_, path), leaf)| (path.clone(), bytes(leaf, reader))).collect()
 }
 
 /// None: the model allows what is there. Names must be those of one of its states, and each file's bytes what it has in one of
 /// the states with these names: whether one file's data reached the disk says nothing of another's.
-fn outside(recording: &Recording, there: &Files, states: &[Candidate]) -> Option<String> {
-    let mut reader = Reader::new(recording).unwrap();
+fn explain_mismatch(recording: &Recording, there: &Files, states: &[CrashCandidate]) -> Option<String> {
+    let mut reader = ContentReader::new(recording).unwrap();
     let mut possible: BTreeMap<&Path, Vec<Option<Vec<u8>>>> = BTreeMap::new();
     let mut named = false;
     for candidate in states {
@@ -203,17 +226,22 @@ fn outside(recording: &Recording, there: &Files, states: &[Candidate]) -> Option
     })
 }
 
-fn allowed(recording: &Recording, model: Model) -> Vec<Candidate> {
+fn allowed_candidates(recording: &Recording, model: FsModel) -> Vec<CrashCandidate> {
     let moments = Some([recording.ops.len()].into());
-    let scope = Scope { process: false, models: vec![model], max_states: usize::MAX, moments };
+    let scope = ExploreScope {
+        process_crashes: false,
+        models: vec![model],
+        max_states: usize::MAX,
+        crash_points: moments,
+    };
     enumerate(recording, &scope).states.into_iter().map(|state| state.candidate().clone()).collect()
 }
 
 /// Numbers that look random, from a seed that a failure names.
-struct Dice(u64);
+struct SeededRandom(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+impl SeededRandom {
+    fn below(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
@@ -226,7 +254,7 @@ fn seed() -> u64 {
 }
 
 /// Crashes of each kind in each style, some milliseconds each.
-const ROLLS: usize = 5;
+const ROUNDS_PER_MODE: usize = 5;
 const STYLES: [&str; 8] = [
     "correct",
     "in-place",
@@ -239,16 +267,18 @@ const STYLES: [&str; 8] = [
 ];
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::become_warden_if_asked();
-    let missing = own_mounts().and_then(|()| Disk::new(tempfile::tempdir().unwrap().path()).map(drop)).err();
+    trainwreck::sandbox::run_init_if_requested();
+    let missing = enter_private_mount_namespace()
+        .and_then(|()| LoopDisk::new(tempfile::tempdir().unwrap().path()).map(drop))
+        .err();
     missing.iter().for_each(|why| eprintln!("skipped: {why}"));
     let name = "what_a_real_ext4_leaves_is_among_the_states_of_the_model";
-    let trial = Trial::test(name, compared).with_ignored_flag(missing.is_some());
+    let trial = Trial::test(name, compare_with_real_ext4).with_ignored_flag(missing.is_some());
     libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit_code()
 }
 
 /// Mounts that are made from now on are seen by nobody else, and end with this process.
-fn own_mounts() -> Result<(), String> {
+fn enter_private_mount_namespace() -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("a mount namespace of its own: {error}"))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|error| error.to_string())?;
@@ -257,25 +287,27 @@ fn own_mounts() -> Result<(), String> {
     gate.map_or(Ok(()), |gate| Err(gate.detail))
 }
 
-fn compared() -> Result<(), Failed> {
+fn compare_with_real_ext4() -> Result<(), Failed> {
     let seed = seed();
-    let mut dice = Dice(seed);
+    let mut dice = SeededRandom(seed);
     let saver = Path::new(env!("CARGO_BIN_EXE_trainwreck")).parent().unwrap().join("examples/saver");
     let (mut rounds, mut more_than_a_kill) = (0, 0);
     for style in STYLES {
-        for going in [Going::LogFlush, Going::NoLogFlush, Going::NoLogFlush].repeat(ROLLS) {
+        for going in [ShutdownMode::LogFlush, ShutdownMode::NoLogFlush, ShutdownMode::NoLogFlush]
+            .repeat(ROUNDS_PER_MODE)
+        {
             let dir = tempfile::tempdir().unwrap();
-            let disk = Disk::new(dir.path())?;
-            let after = dice.roll(60);
+            let disk = LoopDisk::new(dir.path())?;
+            let after = dice.below(60);
             let words = [saver.to_str().unwrap(), style, "WATCH", "8", "20"];
-            let (recording, there) = crash(&disk, dir.path(), &words, after, going);
+            let (recording, there) = record_and_crash(&disk, dir.path(), &words, after, going);
             let named = format!("SEED={seed}, {style} shut down after {after} operations, {going:?}");
-            let found = outside(&recording, &there, &allowed(&recording, Model::Ext4));
+            let found = explain_mismatch(&recording, &there, &allowed_candidates(&recording, FsModel::Ext4));
             let last = || recording.ops.iter().map(|op| op.text.as_str()).collect::<Vec<_>>().join("\n");
             assert_eq!(found, None, "{named}\n{}", last());
             // The broken twin: a model that knows kills only is not enough.
-            let killed = [Candidate::whole(recording.ops.len())];
-            more_than_a_kill += u32::from(outside(&recording, &there, &killed).is_some());
+            let killed = [CrashCandidate::whole(recording.ops.len())];
+            more_than_a_kill += u32::from(explain_mismatch(&recording, &there, &killed).is_some());
             rounds += 1;
         }
     }

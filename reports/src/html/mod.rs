@@ -1,6 +1,6 @@
 //! The page: verdicts first, then each scenario with its picture, its evidence, and the command that repeats it.
 
-mod exploration;
+mod exploration_page;
 mod scenario;
 mod timeline;
 
@@ -8,26 +8,26 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::clean::clean;
 use crate::summary;
-use crate::view::{Run, ScenarioView};
+use crate::view::{RunView, ScenarioView};
 
 const STYLE: &str = include_str!("style.css");
 
-pub(crate) use exploration::page as exploration;
+pub(crate) use exploration_page::page as exploration;
 
-pub(crate) fn page(run: &Run<'_>) -> Markup {
+pub(crate) fn page(run: &RunView<'_>) -> Markup {
     let body = html! {
-        (head(run))
+        (page_header(run))
         main {
             (overview(run))
-            @for one in in_order(run) { (scenario::section(one)) }
+            @for one in worst_first(run) { (scenario::section(one)) }
         }
         (machine(run))
     };
-    sheet(&format!("Trainwreck: {}", clean(&run.started.run)), &body)
+    document(&format!("Trainwreck: {}", clean(&run.started.run)), &body)
 }
 
 /// A whole file: it needs nothing beside itself, and runs nothing.
-fn sheet(title: &str, body: &Markup) -> Markup {
+fn document(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -44,14 +44,14 @@ fn sheet(title: &str, body: &Markup) -> Markup {
 }
 
 /// The worst first.
-fn in_order<'a, 'r>(run: &'a Run<'r>) -> Vec<&'a ScenarioView<'r>> {
+fn worst_first<'a, 'r>(run: &'a RunView<'r>) -> Vec<&'a ScenarioView<'r>> {
     let mut all: Vec<&ScenarioView<'_>> = run.scenarios.iter().collect();
-    all.sort_by_key(|one| (one.mark(), one.id));
+    all.sort_by_key(|one| (one.status(), one.id));
     all
 }
 
-fn head(run: &Run<'_>) -> Markup {
-    let counted = summary::of(run);
+fn page_header(run: &RunView<'_>) -> Markup {
+    let counted = summary::summarize(run);
     let seconds = run.ended.map(|ended| format!(", {:.1} s", ended.seconds)).unwrap_or_default();
     let proving = run.scenarios.iter().any(|one| one.started.guard_removed.is_some());
     html! {
@@ -65,7 +65,7 @@ fn head(run: &Run<'_>) -> Markup {
                 p.notice role="alert" { strong { "The run did not finish." } " What follows is what its record holds." }
             }
             ul.counts {
-                @for count in &counted.counts { li class=(tone_of(count.word)) { b { (count.scenarios) } (count.word) } }
+                @for count in &counted.counts { li class=(tone_of(count.label)) { b { (count.scenarios) } (count.label) } }
             }
         }
     }
@@ -80,17 +80,17 @@ fn tone_of(word: &str) -> &'static str {
     }
 }
 
-fn overview(run: &Run<'_>) -> Markup {
+fn overview(run: &RunView<'_>) -> Markup {
     html! {
         div.wide {
             table {
                 thead { tr { th { "verdict" } th { "scenario" } th { "what happens to the trainer" } th { "severity" } th.n { "trials" } th.n { "seconds" } th { "guards" } } }
                 tbody {
-                    @for one in in_order(run) {
-                        @let mark = one.mark();
+                    @for one in worst_first(run) {
+                        @let mark = one.status();
                         tr {
-                            td class={ "verdict " (mark.tone()) } { (mark.sign()) " " (mark.word()) }
-                            td { a href={ "#" (anchor(one.id)) } { code { (clean(one.id)) } } }
+                            td class={ "verdict " (mark.tone()) } { (mark.symbol()) " " (mark.label()) }
+                            td { a href={ "#" (anchor_id(one.id)) } { code { (clean(one.id)) } } }
                             td { (clean(&one.started.title)) }
                             td { (clean(&one.started.severity)) }
                             td.n { (one.trials.len()) }
@@ -111,11 +111,11 @@ fn guards(one: &ScenarioView<'_>) -> Markup {
     }
 }
 
-fn anchor(id: &str) -> String {
+fn anchor_id(id: &str) -> String {
     id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-fn machine(run: &Run<'_>) -> Markup {
+fn machine(run: &RunView<'_>) -> Markup {
     let machine = &run.started.machine;
     html! {
         footer {

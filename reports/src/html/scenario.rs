@@ -1,39 +1,39 @@
 //! One scenario's section.
 
 use maud::{Markup, html};
-use scenarios::{Event, Outcome, Stream, TrialFacts};
+use scenarios::{Event, Outcome, OutputStream, TrialFacts};
 
-use super::{anchor, timeline};
+use super::{anchor_id, timeline};
 use crate::clean::{clean, clean_block};
 use crate::view::{ScenarioView, TrialView};
 
 /// Rows of the table of trials, and cells of the strip; the rest are counted.
-const TRIALS_SHOWN: usize = 200;
+const MAX_TRIALS_SHOWN: usize = 200;
 /// Findings shown under one expectation.
-const FINDINGS_SHOWN: usize = 4;
+const MAX_REASONS_SHOWN: usize = 4;
 /// Last lines of a target that did not end well.
-const WORDS_SHOWN: usize = 12;
+const MAX_OUTPUT_LINES: usize = 12;
 
 pub(super) fn section(one: &ScenarioView<'_>) -> Markup {
-    let mark = one.mark();
+    let mark = one.status();
     html! {
-        section id=(anchor(one.id)) class={ "scenario " (mark.tone()) } aria-label=(clean(one.id)) {
+        section id=(anchor_id(one.id)) class={ "scenario " (mark.tone()) } aria-label=(clean(one.id)) {
             header {
                 h2 { code { (clean(one.id)) } " " (clean(&one.started.title)) }
-                span class={ "verdict " (mark.tone()) } { (mark.sign()) " " (mark.word()) }
+                span class={ "verdict " (mark.tone()) } { (mark.symbol()) " " (mark.label()) }
                 @if let Some(guard) = &one.started.guard_removed { span.soft { "without the guard " code { (clean(guard)) } } }
             }
             @if let Some(why) = one.why() { p { (clean(why)) } }
             (checks(one))
-            @if let Some(trial) = one.telling_trial() {
+            @if let Some(trial) = one.most_relevant_trial() {
                 h3 { "Trial " (trial.number) @if let Some(facts) = trial.facts { ": " (clean(&facts.what)) } }
-                (timeline::picture(one, trial))
-                @if let Some(facts) = trial.facts { (story(facts)) }
-                (last_words(trial))
+                (timeline::chart(one, trial))
+                @if let Some(facts) = trial.facts { (trial_summary(facts)) }
+                (last_output(trial))
             }
             @if one.trials.len() > 1 { (trials(one)) }
             h3 { "Repeat it" }
-            pre { code { (clean(&one.started.repeat)) @if one.trials.len() > 1 { @if let Some(trial) = one.telling_trial() { "\n" (clean(&one.started.repeat)) " --trial " (trial.number) } } } }
+            pre { code { (clean(&one.started.repeat)) @if one.trials.len() > 1 { @if let Some(trial) = one.most_relevant_trial() { "\n" (clean(&one.started.repeat)) " --trial " (trial.number) } } } }
             (sources(one))
         }
     }
@@ -47,41 +47,41 @@ fn checks(one: &ScenarioView<'_>) -> Markup {
                 li {
                     span class=(if !found.is_empty() { "bad" } else if held { "good" } else { "none" }) { (if !found.is_empty() { "✗ " } else if held { "✓ " } else { "– " }) }
                     code { (clean(text)) }
-                    @for finding in found.iter().take(FINDINGS_SHOWN) { br; span.bad { (clean(finding)) } }
-                    @if found.len() > FINDINGS_SHOWN { br; span.soft { "and in " (found.len() - FINDINGS_SHOWN) " more trials" } }
+                    @for finding in found.iter().take(MAX_REASONS_SHOWN) { br; span.bad { (clean(finding)) } }
+                    @if found.len() > MAX_REASONS_SHOWN { br; span.soft { "and in " (found.len() - MAX_REASONS_SHOWN) " more trials" } }
                 }
             }
         }
     }
 }
 
-fn story(facts: &TrialFacts) -> Markup {
+fn trial_summary(facts: &TrialFacts) -> Markup {
     let step = |step: Option<u64>| step.map_or_else(|| "none".to_owned(), |step| step.to_string());
     html! {
         p { strong { (facts.outcome) } ": " (clean(&facts.because)) }
         @if facts.step_at_fault.is_some() {
-            p.soft { "step at the fault " (step(facts.step_at_fault)) ", last promised save " (step(facts.promised)) ", resumed from " (step(facts.resumed_from)) ", steps lost " (step(facts.lost_steps))
+            p.soft { "step at the fault " (step(facts.step_at_fault)) ", last promised save " (step(facts.acknowledged)) ", resumed from " (step(facts.resumed_from)) ", steps lost " (step(facts.lost_steps))
                 @if let Some(seconds) = facts.recovery_seconds { ", " (format!("{seconds:.2}")) " s to the next step" } }
         }
-        @for evidence in &facts.landed { p { "It landed: " (clean(evidence)) } }
-        @if facts.landed.is_empty() { p.unsure { "The fault did not land." } }
+        @for evidence in &facts.evidence { p { "It landed: " (clean(evidence)) } }
+        @if facts.evidence.is_empty() { p.unsure { "The fault did not land." } }
     }
 }
 
-fn last_words(trial: &TrialView<'_>) -> Markup {
+fn last_output(trial: &TrialView<'_>) -> Markup {
     let recovered = trial.facts.is_some_and(|facts| facts.outcome == Outcome::Recovered);
     let words: Vec<&str> = trial
         .entries
         .iter()
         .filter_map(|entry| {
-            if let Event::Said { stream: Stream::Stderr, line } = &entry.event {
+            if let Event::Output { stream: OutputStream::Stderr, line } = &entry.event {
                 Some(line.as_str())
             } else {
                 None
             }
         })
         .collect();
-    let shown = &words[words.len().saturating_sub(WORDS_SHOWN)..];
+    let shown = &words[words.len().saturating_sub(MAX_OUTPUT_LINES)..];
     html! {
         @if !recovered && !shown.is_empty() {
             h3 { "Its last words" }
@@ -91,26 +91,26 @@ fn last_words(trial: &TrialView<'_>) -> Markup {
 }
 
 fn trials(one: &ScenarioView<'_>) -> Markup {
-    let more = one.trials.len().saturating_sub(TRIALS_SHOWN);
+    let more = one.trials.len().saturating_sub(MAX_TRIALS_SHOWN);
     html! {
         h3 { "All " (one.trials.len()) " trials" @if one.left_out > 0 { span.soft { " (" (one.left_out) " more like them were left out by max-trials)" } } }
         div.strip {
-            @for trial in one.trials.iter().take(TRIALS_SHOWN) {
-                @let (letter, tone) = sign(trial);
-                span class={ "cell " (tone) } title=(label(trial)) aria-label=(label(trial)) role="img" { (letter) }
+            @for trial in one.trials.iter().take(MAX_TRIALS_SHOWN) {
+                @let (letter, tone) = trial_symbol(trial);
+                span class={ "cell " (tone) } title=(trial_label(trial)) aria-label=(trial_label(trial)) role="img" { (letter) }
             }
         }
         details {
-            summary { "as a table" @if more > 0 { ", the first " (TRIALS_SHOWN) } }
+            summary { "as a table" @if more > 0 { ", the first " (MAX_TRIALS_SHOWN) } }
             div.wide { table {
                 thead { tr { th.n { "trial" } th { "what" } th { "outcome" } th { "because" } th.n { "lost" } th.n { "resumed" } th.n { "s" } th { "it landed" } } }
-                tbody { @for trial in one.trials.iter().take(TRIALS_SHOWN) { (row(trial)) } }
+                tbody { @for trial in one.trials.iter().take(MAX_TRIALS_SHOWN) { (trial_row(trial)) } }
             } }
         }
     }
 }
 
-fn row(trial: &TrialView<'_>) -> Markup {
+fn trial_row(trial: &TrialView<'_>) -> Markup {
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     html! {
         tr {
@@ -118,12 +118,12 @@ fn row(trial: &TrialView<'_>) -> Markup {
             @match trial.facts {
                 Some(facts) => {
                     td { (clean(&facts.what)) }
-                    td class=(sign(trial).1) { (facts.outcome) }
+                    td class=(trial_symbol(trial).1) { (facts.outcome) }
                     td { (clean(&facts.because)) }
                     td.n { (number(facts.lost_steps)) }
                     td.n { (number(facts.resumed_from)) }
                     td.n { (facts.recovery_seconds.map(|seconds| format!("{seconds:.2}")).unwrap_or_default()) }
-                    td { (clean(&facts.landed.join("; "))) }
+                    td { (clean(&facts.evidence.join("; "))) }
                 }
                 None => { td colspan="7" { "cut off" } }
             }
@@ -132,9 +132,9 @@ fn row(trial: &TrialView<'_>) -> Markup {
 }
 
 /// A letter beside the colour: nobody has to tell red from green.
-fn sign(trial: &TrialView<'_>) -> (&'static str, &'static str) {
+fn trial_symbol(trial: &TrialView<'_>) -> (&'static str, &'static str) {
     let Some(facts) = trial.facts else { return ("…", "unsure") };
-    if facts.landed.is_empty() {
+    if facts.evidence.is_empty() {
         return ("?", "unsure");
     }
     match facts.outcome {
@@ -148,7 +148,7 @@ fn sign(trial: &TrialView<'_>) -> (&'static str, &'static str) {
     }
 }
 
-fn label(trial: &TrialView<'_>) -> String {
+fn trial_label(trial: &TrialView<'_>) -> String {
     match trial.facts {
         Some(facts) => format!("trial {}: {}, {}", trial.number, clean(&facts.what), facts.outcome),
         None => format!("trial {}: cut off", trial.number),
@@ -158,7 +158,7 @@ fn label(trial: &TrialView<'_>) -> String {
 fn sources(one: &ScenarioView<'_>) -> Markup {
     html! {
         details { summary { "the scenario, " code { (clean(&one.started.file)) } } pre { code { (clean_block(&one.started.source)) } } }
-        @if let Some(steady) = one.steady {
+        @if let Some(steady) = one.baseline {
             details {
                 summary { "the steady state" }
                 p { (steady.steps) " steps in " (format!("{:.2}", steady.seconds)) " s, " (steady.saves.len()) " saves"

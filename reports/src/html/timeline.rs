@@ -1,7 +1,7 @@
 //! A trial's picture: steps over time, with saves, the fault, ends and starts; the steady state behind it.
 
 use maud::{Markup, html};
-use scenarios::{Ending, Entry, Event};
+use scenarios::{Ending, Event, RecordEntry};
 
 use crate::clean::clean;
 use crate::view::{ScenarioView, TrialView};
@@ -13,8 +13,8 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 26.0;
 /// Points of a line; more would not be seen.
-const POINTS_MOST: usize = 400;
-const MARKS_MOST: usize = 60;
+const MAX_POINTS: usize = 400;
+const MAX_MARKS: usize = 60;
 
 /// Seconds and steps to places.
 struct Scale {
@@ -32,14 +32,16 @@ impl Scale {
     }
 }
 
-pub(super) fn picture(one: &ScenarioView<'_>, trial: &TrialView<'_>) -> Markup {
-    let (own, steady) = (lines(&trial.entries), lines(&one.steady_entries));
+pub(super) fn chart(one: &ScenarioView<'_>, trial: &TrialView<'_>) -> Markup {
+    let (own, steady) = (step_lines(&trial.entries), step_lines(&one.baseline_entries));
     let steps = own.iter().chain(&steady).flatten().map(|(_, step)| *step).max().unwrap_or(1).max(1);
-    let scale =
-        Scale { seconds: span(&trial.entries).max(span(&one.steady_entries)).max(1e-3), steps: steps as f64 };
+    let scale = Scale {
+        seconds: duration_seconds(&trial.entries).max(duration_seconds(&one.baseline_entries)).max(1e-3),
+        steps: steps as f64,
+    };
     let middle = HEIGHT - BOTTOM;
     html! {
-        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(spoken(trial)) {
+        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(alt_text(trial)) {
             (faults(&scale, trial))
             line.axis x1=(LEFT) x2=(WIDTH - RIGHT) y1=(middle) y2=(middle) {}
             line.axis x1=(LEFT) x2=(LEFT) y1=(TOP) y2=(middle) {}
@@ -50,13 +52,13 @@ pub(super) fn picture(one: &ScenarioView<'_>, trial: &TrialView<'_>) -> Markup {
             @for piece in &steady { polyline.steady points=(points(&scale, piece)) {} }
             @for piece in &own { polyline.run points=(points(&scale, piece)) {} }
             (saves(&scale, trial))
-            (ends(&scale, trial))
+            (starts_and_ends(&scale, trial))
         }
         p.soft { "Steps over time; dots are saves, the dashed line is the undisturbed run, red is the fault." }
     }
 }
 
-fn at(entries: &[&Entry], entry: &Entry) -> f64 {
+fn seconds_since_start(entries: &[&RecordEntry], entry: &RecordEntry) -> f64 {
     let began = entries
         .iter()
         .find(|entry| matches!(entry.event, Event::TargetStarted(_)))
@@ -65,19 +67,20 @@ fn at(entries: &[&Entry], entry: &Entry) -> f64 {
     entry.at_us.saturating_sub(began) as f64 / 1e6
 }
 
-fn span(entries: &[&Entry]) -> f64 {
-    entries.last().map_or(0.0, |last| at(entries, last))
+fn duration_seconds(entries: &[&RecordEntry]) -> f64 {
+    entries.last().map_or(0.0, |last| seconds_since_start(entries, last))
 }
 
 /// One piece for each start of the target, and one from each resume on.
-fn lines(entries: &[&Entry]) -> Vec<Vec<(f64, u64)>> {
+fn step_lines(entries: &[&RecordEntry]) -> Vec<Vec<(f64, u64)>> {
     let mut pieces: Vec<Vec<(f64, u64)>> = vec![Vec::new()];
     for entry in entries {
         match &entry.event {
-            Event::Step { step, .. } => {
-                pieces.last_mut().into_iter().for_each(|piece| piece.push((at(entries, entry), *step)))
-            }
-            Event::Resumed { step } => pieces.push(vec![(at(entries, entry), *step)]),
+            Event::Step { step, .. } => pieces
+                .last_mut()
+                .into_iter()
+                .for_each(|piece| piece.push((seconds_since_start(entries, entry), *step))),
+            Event::Resumed { step } => pieces.push(vec![(seconds_since_start(entries, entry), *step)]),
             Event::TargetEnded { .. } => pieces.push(Vec::new()),
             _ => {}
         }
@@ -87,7 +90,7 @@ fn lines(entries: &[&Entry]) -> Vec<Vec<(f64, u64)>> {
 }
 
 fn thinned(piece: Vec<(f64, u64)>) -> Vec<(f64, u64)> {
-    let every = piece.len().div_ceil(POINTS_MOST).max(1);
+    let every = piece.len().div_ceil(MAX_POINTS).max(1);
     let last = piece.len() - 1;
     piece
         .into_iter()
@@ -106,11 +109,15 @@ fn points(scale: &Scale, piece: &[(f64, u64)]) -> String {
 }
 
 fn saves(scale: &Scale, trial: &TrialView<'_>) -> Markup {
-    let saved = |entry: &&Entry| {
-        if let Event::Saved { step } = entry.event { Some((at(&trial.entries, entry), step)) } else { None }
+    let saved = |entry: &&RecordEntry| {
+        if let Event::Saved { step } = entry.event {
+            Some((seconds_since_start(&trial.entries, entry), step))
+        } else {
+            None
+        }
     };
     html! {
-        @for (seconds, step) in trial.entries.iter().filter_map(saved).take(MARKS_MOST) {
+        @for (seconds, step) in trial.entries.iter().filter_map(saved).take(MAX_MARKS) {
             circle.save cx=(format!("{:.1}", scale.x(seconds))) cy=(format!("{:.1}", scale.y(step))) r="3.2" { title { "saved step " (step) } }
         }
     }
@@ -119,17 +126,17 @@ fn saves(scale: &Scale, trial: &TrialView<'_>) -> Markup {
 /// From where it landed to where it was taken back, or a line where it struck.
 fn faults(scale: &Scale, trial: &TrialView<'_>) -> Markup {
     let lifted = |fault: &str| {
-        let is_it = |entry: &&&Entry| matches!(&entry.event, Event::FaultLifted { fault: lifted, .. } if lifted == fault);
-        trial.entries.iter().find(is_it).map(|entry| at(&trial.entries, entry))
+        let is_it = |entry: &&&RecordEntry| matches!(&entry.event, Event::FaultReverted { fault: lifted, .. } if lifted == fault);
+        trial.entries.iter().find(is_it).map(|entry| seconds_since_start(&trial.entries, entry))
     };
-    let landed = |entry: &&Entry| match &entry.event {
-        Event::FaultLanded { fault, evidence } => {
-            Some((fault.clone(), evidence.clone(), at(&trial.entries, entry)))
+    let landed = |entry: &&RecordEntry| match &entry.event {
+        Event::FaultEffective { fault, evidence } => {
+            Some((fault.clone(), evidence.clone(), seconds_since_start(&trial.entries, entry)))
         }
         _ => None,
     };
     html! {
-        @for (fault, evidence, from) in trial.entries.iter().filter_map(landed).take(MARKS_MOST) {
+        @for (fault, evidence, from) in trial.entries.iter().filter_map(landed).take(MAX_MARKS) {
             @let x = scale.x(from.max(0.0));
             @if let Some(to) = lifted(&fault) {
                 rect.band x=(format!("{x:.1}")) y=(TOP) width=(format!("{:.1}", (scale.x(to) - x).max(1.0))) height=(HEIGHT - TOP - BOTTOM) {}
@@ -140,18 +147,18 @@ fn faults(scale: &Scale, trial: &TrialView<'_>) -> Markup {
     }
 }
 
-fn ends(scale: &Scale, trial: &TrialView<'_>) -> Markup {
-    let shown = |entry: &&Entry| {
+fn starts_and_ends(scale: &Scale, trial: &TrialView<'_>) -> Markup {
+    let shown = |entry: &&RecordEntry| {
         // An end's word stands to its left, a beginning's to its right, so that a restart does not write over itself.
         let (word, anchor) = match &entry.event {
-            Event::TargetEnded { ending, .. } => (ending_word(*ending), "end"),
+            Event::TargetEnded { ending, .. } => (ending_label(*ending), "end"),
             Event::Resumed { step } => (format!("from {step}"), "start"),
             _ => return None,
         };
-        Some((at(&trial.entries, entry), word, anchor))
+        Some((seconds_since_start(&trial.entries, entry), word, anchor))
     };
     html! {
-        @for (seconds, word, anchor) in trial.entries.iter().filter_map(shown).take(MARKS_MOST) {
+        @for (seconds, word, anchor) in trial.entries.iter().filter_map(shown).take(MAX_MARKS) {
             @let x = scale.x(seconds.max(0.0));
             line.end x1=(format!("{x:.1}")) x2=(format!("{x:.1}")) y1=(HEIGHT - BOTTOM - 8.0) y2=(HEIGHT - BOTTOM) { title { (word) } }
             text x=(format!("{x:.1}")) y=(HEIGHT - 8.0) text-anchor=(anchor) { (word) }
@@ -159,16 +166,16 @@ fn ends(scale: &Scale, trial: &TrialView<'_>) -> Markup {
     }
 }
 
-fn ending_word(ending: Ending) -> String {
+fn ending_label(ending: Ending) -> String {
     match ending {
         Ending::Exited(code) => format!("exit {code}"),
         Ending::Signalled(signal) => format!("signal {signal}"),
-        Ending::Struck => "killed".into(),
+        Ending::KilledByFault => "killed".into(),
         Ending::TimedOut => "hung".into(),
     }
 }
 
-fn spoken(trial: &TrialView<'_>) -> String {
+fn alt_text(trial: &TrialView<'_>) -> String {
     match trial.facts {
         Some(facts) => format!("Steps over time in trial {}: {}", trial.number, clean(&facts.because)),
         None => format!("Steps over time in trial {}", trial.number),

@@ -7,14 +7,14 @@ use clap::{Parser, Subcommand};
 
 use super::bench::BenchArgs;
 use crate::model::Preset;
-use crate::settings::Asked;
+use crate::settings::DeviceRequest;
 
 /// A LoRA fine-tuning daemon that survives what a trainer meets.
 #[derive(Debug, Parser)]
 #[command(name = "target-trainer", version, after_help = EXIT_CODES)]
-pub(super) struct Typed {
+pub(super) struct CommandLine {
     #[command(subcommand)]
-    pub(super) verb: Verb,
+    pub(super) command: CliCommand,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found something; 2 arguments or settings; 3 failed; 10 root in use; \
@@ -22,7 +22,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found something; 2 argume
 18 no driver, too old, or no such device; 19 GPU computes wrongly.";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(super) enum CliCommand {
     /// Makes a root: settings, a base model from a seed, and the folders
     Init {
         root: PathBuf,
@@ -44,7 +44,7 @@ pub(super) enum Verb {
         drain: bool,
         /// In place of the setting `device.use`: auto, cpu or cuda:N
         #[arg(long)]
-        device: Option<Asked>,
+        device: Option<DeviceRequest>,
     },
     /// Puts a data file into the inbox
     Submit { root: PathBuf, file: PathBuf },
@@ -56,7 +56,7 @@ pub(super) enum Verb {
     ResumeInfo { root: PathBuf },
     /// Makes a data file
     #[command(subcommand)]
-    MakeData(Kind),
+    MakeData(DataKind),
     /// Measures steps on a random model
     Bench(BenchArgs),
     #[command(hide = true)]
@@ -67,14 +67,14 @@ pub(super) enum Verb {
         #[arg(long)]
         micro_batch: NonZeroUsize,
         #[arg(long)]
-        device: Asked,
+        device: DeviceRequest,
         #[arg(long)]
         parent: u32,
     },
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Kind {
+pub(super) enum DataKind {
     /// Sums to be learned
     Arithmetic {
         #[arg(long, default_value_t = 1)]
@@ -89,7 +89,7 @@ pub(super) enum Kind {
     },
     /// A folder of texts
     Text {
-        folder: PathBuf,
+        dir: PathBuf,
         /// Bytes of a sample at most
         #[arg(long, default_value_t = 512)]
         chunk: usize,

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Ending, print, with};
-use crate::device::{Place, Precision, Pulse};
+use super::{CommandResult, exit_with, print};
+use crate::device::{DeviceId, Precision, WaitTracker};
 use crate::exit::Exit;
 use crate::intake::{Sample, parse_line};
-use crate::model::{Base, Preset};
-use crate::settings::{Asked, Guards};
-use crate::store::{Checkpoints, SaveRules};
-use crate::train::{Engine, EngineSpec, Recipe, Snapshot, StepOptions};
+use crate::model::{BaseModel, Preset};
+use crate::settings::{DeviceRequest, Guards};
+use crate::store::{CheckpointStore, SaveOptions};
+use crate::train::{Engine, EngineConfig, Recipe, Snapshot, StepOptions};
 
 /// What is measured.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub(super) struct BenchArgs {
     warm_up: usize,
     /// cpu or cuda:N
     #[arg(long, default_value = "cuda:0")]
-    device: Asked,
+    device: DeviceRequest,
     /// Of weights and activations on a GPU
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     precision: Precision,
@@ -55,9 +55,9 @@ pub(super) struct BenchArgs {
     profile: bool,
 }
 
-pub(super) fn bench(args: &BenchArgs) -> Ending {
-    let mut engine = engine(args)?;
-    let saves = Saves::begin(args)?;
+pub(super) fn bench(args: &BenchArgs) -> CommandResult {
+    let mut engine = build_engine(args)?;
+    let saves = BenchSaver::start(args)?;
     let mut seconds = Vec::new();
     let mut loss = f32::NAN;
     for number in 0..args.warm_up + args.steps.get() {
@@ -65,9 +65,9 @@ pub(super) fn bench(args: &BenchArgs) -> Ending {
             engine.start_profile();
         }
         let began = Instant::now();
-        loss = engine.step(options(args)).map_err(with(Exit::Gpu))?.loss;
+        loss = engine.step(step_options(args)).map_err(exit_with(Exit::GpuFailed))?.loss;
         if args.save_every > 0 && (number + 1).is_multiple_of(args.save_every) {
-            saves.begin_one(&mut engine)?;
+            saves.save(&mut engine)?;
         }
         if number >= args.warm_up {
             seconds.push(began.elapsed());
@@ -78,15 +78,17 @@ pub(super) fn bench(args: &BenchArgs) -> Ending {
         return Ok(Exit::Done);
     }
     let saved = saves.finish()?;
-    print::line(&report(args, &engine, seconds, loss, saved));
+    print::line(&json_report(args, &engine, seconds, loss, saved));
     Ok(Exit::Done)
 }
 
-fn engine(args: &BenchArgs) -> Result<Engine, (Exit, String)> {
+fn build_engine(args: &BenchArgs) -> Result<Engine, (Exit, String)> {
     let place = match args.device {
-        Asked::Cuda(number) => Place::Cuda(number),
-        Asked::Cpu => Place::Cpu,
-        Asked::Auto => return Err((Exit::Usage, "a benchmark names its device: cpu or cuda:N".into())),
+        DeviceRequest::Cuda(number) => DeviceId::Cuda(number),
+        DeviceRequest::Cpu => DeviceId::Cpu,
+        DeviceRequest::Auto => {
+            return Err((Exit::Usage, "a benchmark names its device: cpu or cuda:N".into()));
+        }
     };
     let recipe = Recipe {
         batch: args.batch.get(),
@@ -98,9 +100,13 @@ fn engine(args: &BenchArgs) -> Result<Engine, (Exit, String)> {
     };
     let samples: Result<Vec<Sample>, _> =
         (0..args.batch.get()).map(|number| sample(number, args.sequence)).collect();
-    let spec = EngineSpec { place, precision: args.precision, pulse: Arc::new(Pulse::default()) };
-    Engine::with_base_on(Base::random(args.shape.config(), 1), recipe, &samples?, &spec)
-        .map_err(with(Exit::Gpu))
+    let spec = EngineConfig {
+        device: place,
+        precision: args.precision,
+        wait_tracker: Arc::new(WaitTracker::default()),
+    };
+    Engine::new_on_device(BaseModel::random(args.shape.config(), 1), recipe, &samples?, &spec)
+        .map_err(exit_with(Exit::GpuFailed))
 }
 
 /// A text that is just as long as the sequence with its two marks, all of it learned.
@@ -110,12 +116,18 @@ fn sample(number: usize, sequence: usize) -> Result<Sample, (Exit, String)> {
     parse_line(format!(r#"{{"text":"{text}"}}"#).as_bytes()).map_err(|error| (Exit::Usage, error.1))
 }
 
-fn options(args: &BenchArgs) -> StepOptions {
+fn step_options(args: &BenchArgs) -> StepOptions {
     StepOptions { micro_batch: args.batch, check_finite: true, recheck: false }
 }
 
 /// Median and largest step.
-fn report(args: &BenchArgs, engine: &Engine, mut seconds: Vec<Duration>, loss: f32, saved: usize) -> String {
+fn json_report(
+    args: &BenchArgs,
+    engine: &Engine,
+    mut seconds: Vec<Duration>,
+    loss: f32,
+    saved: usize,
+) -> String {
     seconds.sort();
     let middle = seconds[seconds.len() / 2].as_secs_f64();
     let longest = seconds.last().map_or(0.0, Duration::as_secs_f64);
@@ -138,25 +150,25 @@ fn report(args: &BenchArgs, engine: &Engine, mut seconds: Vec<Duration>, loss: f
 }
 
 /// Writes what it is given, and counts.
-type Writer = JoinHandle<Result<usize, String>>;
+type WriterThread = JoinHandle<Result<usize, String>>;
 
 /// A thread that writes, where saves are asked for.
-struct Saves {
-    thread: Option<(Sender<Snapshot>, Writer)>,
+struct BenchSaver {
+    thread: Option<(Sender<Snapshot>, WriterThread)>,
 }
 
-impl Saves {
-    fn begin(args: &BenchArgs) -> Result<Saves, (Exit, String)> {
+impl BenchSaver {
+    fn start(args: &BenchArgs) -> Result<BenchSaver, (Exit, String)> {
         if args.save_every == 0 {
-            return Ok(Saves { thread: None });
+            return Ok(BenchSaver { thread: None });
         }
         let folder = args.save_to.clone().unwrap_or_else(std::env::temp_dir);
         let folder = folder.join(format!("target-trainer-bench-{}", std::process::id()));
         let (sender, snapshots) = channel::<Snapshot>();
         let recipe = Recipe { rank: args.rank, ..Recipe::default() };
-        let rules = SaveRules { guards: Guards::default(), keep: 2 };
+        let rules = SaveOptions { guards: Guards::default(), keep: 2 };
         let thread = std::thread::spawn(move || {
-            let checkpoints = Checkpoints::new(folder.clone(), String::new(), recipe, rules);
+            let checkpoints = CheckpointStore::new(folder.clone(), String::new(), recipe, rules);
             let mut count = 0;
             for snapshot in snapshots {
                 let state = snapshot.finish().map_err(|error| error.to_string())?;
@@ -166,13 +178,13 @@ impl Saves {
             crate::durable::remove_tree(&folder).map_err(|error| error.to_string())?;
             Ok(count)
         });
-        Ok(Saves { thread: Some((sender, thread)) })
+        Ok(BenchSaver { thread: Some((sender, thread)) })
     }
 
-    fn begin_one(&self, engine: &mut Engine) -> Result<(), (Exit, String)> {
+    fn save(&self, engine: &mut Engine) -> Result<(), (Exit, String)> {
         let Some((sender, _)) = &self.thread else { return Ok(()) };
         // A thread that has failed tells why at the end.
-        let _ = sender.send(engine.snapshot().map_err(with(Exit::Gpu))?);
+        let _ = sender.send(engine.snapshot().map_err(exit_with(Exit::GpuFailed))?);
         Ok(())
     }
 

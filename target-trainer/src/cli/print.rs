@@ -5,12 +5,12 @@ use std::sync::Mutex;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::durable::Growing;
-use crate::store::Layout;
-use crate::train::Word;
+use crate::durable::AppendFile;
+use crate::store::RootLayout;
+use crate::train::WorkerEvent;
 
 /// A log file is put aside at this size; the one before it is kept.
-const LOG_MOST: u64 = 8 << 20;
+const MAX_LOG_BYTES: u64 = 8 << 20;
 
 /// One line for whoever listens. A listener that is gone is no reason to stop training.
 pub(super) fn line(text: &str) {
@@ -19,7 +19,7 @@ pub(super) fn line(text: &str) {
 }
 
 /// One word for the daemon. Without a daemon there is nobody to work for.
-pub(super) fn word(word: &Word) {
+pub(super) fn worker_event(word: &WorkerEvent) {
     let text = serde_json::to_string(word).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
@@ -32,45 +32,45 @@ pub(super) fn error(text: &str) {
 }
 
 /// Log lines go to standard error, and to a file of the root where one is given.
-pub(super) fn start_logging(layout: Option<&Layout>) {
+pub(super) fn start_logging(layout: Option<&RootLayout>) {
     let file = layout.map(|layout| layout.logs().join("daemon.log"));
-    let logs = Logs { file: file.map(|path| (Mutex::new(None), path)) };
+    let logs = LogSink { file: file.map(|path| (Mutex::new(None), path)) };
     let subscriber = tracing_subscriber::fmt().with_writer(logs).with_ansi(false).with_target(false);
     // A second start in one process keeps the first.
     let _ = subscriber.try_init();
 }
 
-struct Logs {
-    file: Option<(Mutex<Option<Growing>>, std::path::PathBuf)>,
+struct LogSink {
+    file: Option<(Mutex<Option<AppendFile>>, std::path::PathBuf)>,
 }
 
-struct LogLine<'a> {
-    logs: &'a Logs,
+struct LogWriter<'a> {
+    sink: &'a LogSink,
 }
 
-impl<'a> MakeWriter<'a> for Logs {
-    type Writer = LogLine<'a>;
+impl<'a> MakeWriter<'a> for LogSink {
+    type Writer = LogWriter<'a>;
 
-    fn make_writer(&'a self) -> LogLine<'a> {
-        LogLine { logs: self }
+    fn make_writer(&'a self) -> LogWriter<'a> {
+        LogWriter { sink: self }
     }
 }
 
-impl Write for LogLine<'_> {
+impl Write for LogWriter<'_> {
     /// A log that can't be written is not worth a stop.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let _ = std::io::stderr().lock().write_all(bytes);
-        if let Some((file, path)) = &self.logs.file {
+        if let Some((file, path)) = &self.sink.file {
             let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if file.as_ref().is_some_and(|file| file.len() > LOG_MOST) {
+            if file.as_ref().is_some_and(|file| file.len() > MAX_LOG_BYTES) {
                 *file = None;
                 let _ = crate::durable::rename(path, &path.with_extension("log.1"));
             }
             if file.is_none() {
-                *file = Growing::append(path).ok();
+                *file = AppendFile::open_to_append(path).ok();
             }
             if let Some(file) = file.as_mut() {
-                let _ = file.add(bytes);
+                let _ = file.write_all(bytes);
             }
         }
         Ok(bytes.len())

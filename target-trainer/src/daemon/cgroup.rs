@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-pub(super) fn oom_kills() -> Option<u64> {
+pub(super) fn oom_kill_count() -> Option<u64> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    own.lines().filter_map(|line| counter(line, &mounts)).find_map(|path| {
+    own.lines().filter_map(|line| counter_file(line, &mounts)).find_map(|path| {
         let text = std::fs::read_to_string(path).ok()?;
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
     })
 }
 
 /// Version 2: `0::/path`, memory.events. Version 1: `4:memory:/path`, memory.oom_control.
-fn counter(line: &str, mounts: &str) -> Option<PathBuf> {
+fn counter_file(line: &str, mounts: &str) -> Option<PathBuf> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (controllers, path) = (fields.next()?, fields.next()?);
     let (kind, option, file) = match controllers {

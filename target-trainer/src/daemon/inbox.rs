@@ -9,60 +9,60 @@ use std::time::{Duration, Instant, SystemTime};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{DaemonError, Orders, accept};
-use crate::durable::TEMPORARY;
-use crate::store::Layout;
+use super::{DaemonConfig, DaemonError, accept};
+use crate::durable::TEMPORARY_MARKER;
+use crate::store::RootLayout;
 
 /// A file that was looked at and not yet taken.
 #[derive(Debug, Clone, PartialEq)]
-struct Looked {
-    bytes: u64,
+struct PendingFile {
+    len_bytes: u64,
     modified: Option<SystemTime>,
-    since: Instant,
+    unchanged_since: Instant,
 }
 
 pub(super) struct Inbox {
     dir: PathBuf,
-    waiting: BTreeMap<OsString, Looked>,
+    pending: BTreeMap<OsString, PendingFile>,
     /// Word from the kernel that something changed. None where inotify is exhausted: then only the rescan looks.
     changes: Option<(RecommendedWatcher, Receiver<()>)>,
 }
 
 impl Inbox {
-    pub(super) fn new(layout: &Layout) -> Inbox {
+    pub(super) fn new(layout: &RootLayout) -> Inbox {
         let dir = layout.inbox();
         let changes = watch(&dir)
             .inspect_err(|error| tracing::warn!("the inbox is looked through twice a second only: {error}"))
             .ok();
-        Inbox { dir, waiting: BTreeMap::new(), changes }
+        Inbox { dir, pending: BTreeMap::new(), changes }
     }
 
     /// Nothing waits to be taken.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.waiting.is_empty() && names(&self.dir).is_ok_and(|names| names.is_empty())
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && ready_names(&self.dir).is_ok_and(|names| names.is_empty())
     }
 
-    pub(super) fn wants_a_look(&self) -> bool {
+    pub(super) fn needs_scan(&self) -> bool {
         let told = self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
-        told || !self.waiting.is_empty()
+        told || !self.pending.is_empty()
     }
 
-    pub(super) fn look(&mut self, orders: &Orders<'_>) -> Result<(), DaemonError> {
-        let listed = names(&self.dir)
+    pub(super) fn scan(&mut self, orders: &DaemonConfig<'_>) -> Result<(), DaemonError> {
+        let listed = ready_names(&self.dir)
             .map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
         let names: std::collections::BTreeSet<OsString> =
-            listed.into_iter().chain(self.waiting.keys().cloned()).collect();
+            listed.into_iter().chain(self.pending.keys().cloned()).collect();
         for name in names {
-            if (orders.asked_to_end)() {
+            if (orders.stop_requested)() {
                 return Ok(());
             }
-            match self.look_at(&name, orders) {
+            match self.check_file(&name, orders) {
                 Err(error)
                     if error.kind() == std::io::ErrorKind::NotFound
                         && orders.settings.guards.tolerate_vanished =>
                 {
-                    self.waiting.remove(&name);
-                    (orders.say)(&format!(
+                    self.pending.remove(&name);
+                    (orders.print_line)(&format!(
                         "vanished before it could be read: {}",
                         name.to_string_lossy().escape_debug()
                     ));
@@ -76,38 +76,42 @@ impl Inbox {
         Ok(())
     }
 
-    fn look_at(&mut self, name: &OsStr, orders: &Orders<'_>) -> Result<(), std::io::Error> {
+    fn check_file(&mut self, name: &OsStr, orders: &DaemonConfig<'_>) -> Result<(), std::io::Error> {
         let path = self.dir.join(name);
         let facts = path.symlink_metadata()?;
         let settle = Duration::from_millis(orders.settings.limits.settle_ms);
-        let now = Looked { bytes: facts.len(), modified: facts.modified().ok(), since: Instant::now() };
-        match self.waiting.get(name) {
+        let now = PendingFile {
+            len_bytes: facts.len(),
+            modified: facts.modified().ok(),
+            unchanged_since: Instant::now(),
+        };
+        match self.pending.get(name) {
             // What is no plain file does not settle, and is rejected at once.
             _ if !facts.is_file() => {}
-            Some(before) if before.bytes == now.bytes && before.modified == now.modified => {
-                if before.since.elapsed() < settle {
+            Some(before) if before.len_bytes == now.len_bytes && before.modified == now.modified => {
+                if before.unchanged_since.elapsed() < settle {
                     return Ok(());
                 }
             }
             _ => {
-                self.waiting.insert(name.to_owned(), now);
+                self.pending.insert(name.to_owned(), now);
                 return Ok(());
             }
         }
-        let taken = accept::take_in(orders, &path, &name.to_string_lossy());
+        let taken = accept::accept_file(orders, &path, &name.to_string_lossy());
         if taken.is_ok() {
-            self.waiting.remove(name);
+            self.pending.remove(name);
         }
         taken
     }
 }
 
 /// Names of what lies in the inbox; unfinished and hidden things are nobody's business yet.
-fn names(dir: &std::path::Path) -> Result<Vec<OsString>, std::io::Error> {
+fn ready_names(dir: &std::path::Path) -> Result<Vec<OsString>, std::io::Error> {
     let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name());
     let is_ready = |name: &OsString| {
         let name = name.to_string_lossy();
-        !name.starts_with('.') && !name.contains(TEMPORARY)
+        !name.starts_with('.') && !name.contains(TEMPORARY_MARKER)
     };
     Ok(names.filter(is_ready).collect())
 }

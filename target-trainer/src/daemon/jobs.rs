@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::DaemonError;
-use crate::durable::{self, Care, DurableError, TEMPORARY};
-use crate::store::Layout;
+use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
+use crate::store::RootLayout;
 
 /// A job that was taken in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,10 +19,10 @@ pub(super) struct Job {
 }
 
 /// Removes what an earlier daemon left unfinished.
-pub(super) fn clean(layout: &Layout) -> Result<(), DurableError> {
+pub(super) fn remove_unfinished(layout: &RootLayout) -> Result<(), DurableError> {
     for folder in [layout.processing(), layout.done(), layout.failed()] {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY_MARKER) {
                 durable::remove_tree(&entry.path())?;
             }
         }
@@ -31,13 +31,13 @@ pub(super) fn clean(layout: &Layout) -> Result<(), DurableError> {
 }
 
 /// All jobs in the queue, in their order.
-pub(super) fn all(layout: &Layout) -> Result<Vec<Job>, DaemonError> {
+pub(super) fn queued(layout: &RootLayout) -> Result<Vec<Job>, DaemonError> {
     let folder = layout.processing();
     let failed = |error| DaemonError::Read { path: folder.display().to_string(), error };
     let mut jobs = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failed)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(TEMPORARY) {
+        if name.starts_with(TEMPORARY_MARKER) {
             continue;
         }
         match std::fs::read(entry.path().join("job.json"))
@@ -53,40 +53,40 @@ pub(super) fn all(layout: &Layout) -> Result<Vec<Job>, DaemonError> {
     Ok(jobs)
 }
 
-pub(super) fn next(layout: &Layout) -> Result<Option<Job>, DaemonError> {
-    Ok(all(layout)?.into_iter().next())
+pub(super) fn next_queued(layout: &RootLayout) -> Result<Option<Job>, DaemonError> {
+    Ok(queued(layout)?.into_iter().next())
 }
 
 /// Step and adapter of a job whose result is there already.
-pub(super) fn finished(layout: &Layout, job: &Job) -> Option<(u64, String)> {
+pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Option<(u64, String)> {
     let bytes = std::fs::read(layout.done().join(&job.id).join("report.json")).ok()?;
     let report: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     Some((report.get("step")?.as_u64()?, report.get("adapter")?.as_str()?.to_owned()))
 }
 
 /// Whether this data is known: waiting, or done.
-pub(super) fn is_known(layout: &Layout, id: &str) -> bool {
+pub(super) fn is_known(layout: &RootLayout, id: &str) -> bool {
     layout.processing().join(id).exists() || layout.done().join(id).exists()
 }
 
 /// Its result is safe: takes it out of the queue; `whole`: so that no half of it is ever left there.
-pub(super) fn tidy_away(layout: &Layout, job: &Job, whole: bool) -> Result<(), DurableError> {
+pub(super) fn remove_from_queue(layout: &RootLayout, job: &Job, whole: bool) -> Result<(), DurableError> {
     let entry = layout.processing().join(&job.id);
     match whole {
-        true => durable::remove_whole(&entry, Care::Full)?,
+        true => durable::remove_atomically(&entry, SyncPolicy::Full)?,
         false => durable::remove_tree(&entry)?,
     }
-    durable::sync_dir(&layout.processing(), Care::Full)
+    durable::sync_dir(&layout.processing(), SyncPolicy::Full)
 }
 
 /// Puts it aside with its data and the reason. Its checkpoints stay where they are.
-pub(super) fn fail(layout: &Layout, job: &Job, reason: &str) -> Result<(), DurableError> {
+pub(super) fn move_to_failed(layout: &RootLayout, job: &Job, reason: &str) -> Result<(), DurableError> {
     let from = layout.processing().join(&job.id);
     let why = serde_json::json!({ "job": job.id, "file": job.name, "error": reason, "advice": "mend the cause and submit the data again" });
-    durable::replace(&from.join("reason.json"), why.to_string().as_bytes(), Care::Full)?;
+    durable::replace(&from.join("reason.json"), why.to_string().as_bytes(), SyncPolicy::Full)?;
     let to = layout.failed().join(&job.id);
     durable::remove_tree(&to)?;
     durable::rename(&from, &to)?;
-    durable::sync_dir(&layout.failed(), Care::Full)?;
-    durable::sync_dir(&layout.processing(), Care::Full)
+    durable::sync_dir(&layout.failed(), SyncPolicy::Full)?;
+    durable::sync_dir(&layout.processing(), SyncPolicy::Full)
 }

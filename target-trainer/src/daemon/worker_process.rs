@@ -8,34 +8,34 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::endings::Ended;
 use super::jobs::Job;
-use super::{Orders, cgroup};
-use crate::settings::{Asked, Settings};
-use crate::train::Word;
+use super::restart_policy::WorkerExit;
+use super::{DaemonConfig, cgroup};
+use crate::settings::{DeviceRequest, Settings};
+use crate::train::WorkerEvent;
 
 /// The OOM killer takes the worker before the daemon: raising one's badness is always allowed.
-const OOM_SCORE: &str = "800";
+const OOM_SCORE_ADJ: &str = "800";
 
 /// A worker under way.
-pub(super) struct Worker {
+pub(super) struct WorkerProcess {
     child: Child,
-    words: Receiver<Word>,
-    closed: bool,
-    sign_of_life: Instant,
+    events: Receiver<WorkerEvent>,
+    output_closed: bool,
+    last_event: Instant,
     oom_kills_before: Option<u64>,
     /// Why the daemon has killed it, if it has.
-    silenced: Option<&'static str>,
+    kill_reason: Option<&'static str>,
 }
 
-impl Worker {
+impl WorkerProcess {
     pub(super) fn start(
-        orders: &Orders<'_>,
+        orders: &DaemonConfig<'_>,
         job: &Job,
         micro_batch: usize,
-        place: Asked,
-    ) -> std::io::Result<Worker> {
-        let oom_kills_before = cgroup::oom_kills();
+        place: DeviceRequest,
+    ) -> std::io::Result<WorkerProcess> {
+        let oom_kills_before = cgroup::oom_kill_count();
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("worker").arg(orders.layout.root()).args([
             "--job",
@@ -51,7 +51,7 @@ impl Worker {
             .stdout(Stdio::piped());
         let mut child = command.spawn()?;
         // Only advice to the kernel; without it the larger process is taken, which is the worker too.
-        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE);
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE_ADJ);
         let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
         let (sender, words) = channel();
         std::thread::spawn(move || {
@@ -62,26 +62,26 @@ impl Worker {
                 }
             }
         });
-        Ok(Worker {
+        Ok(WorkerProcess {
             child,
-            words,
-            closed: false,
-            sign_of_life: Instant::now(),
+            events: words,
+            output_closed: false,
+            last_event: Instant::now(),
             oom_kills_before,
-            silenced: None,
+            kill_reason: None,
         })
     }
 
     /// Its next word, if it says one within the time. After the last one: none at once.
-    pub(super) fn next(&mut self, wait: Duration) -> Option<Word> {
-        match self.words.recv_timeout(wait) {
+    pub(super) fn next_event(&mut self, wait: Duration) -> Option<WorkerEvent> {
+        match self.events.recv_timeout(wait) {
             Ok(word) => {
-                self.sign_of_life = Instant::now();
+                self.last_event = Instant::now();
                 Some(word)
             }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
-                if std::mem::replace(&mut self.closed, true) {
+                if std::mem::replace(&mut self.output_closed, true) {
                     std::thread::sleep(wait);
                 }
                 None
@@ -90,36 +90,36 @@ impl Worker {
     }
 
     /// How it ended, once all its words have been heard.
-    pub(super) fn ended(&mut self) -> Option<Ended> {
-        if !self.closed {
+    pub(super) fn poll_exit(&mut self) -> Option<WorkerExit> {
+        if !self.output_closed {
             return None;
         }
         let status = self.child.try_wait().ok()??;
-        let oom = match (self.oom_kills_before, cgroup::oom_kills()) {
+        let oom = match (self.oom_kills_before, cgroup::oom_kill_count()) {
             (Some(before), Some(after)) if after > before => Some((before, after)),
             _ => None,
         };
-        Some(Ended { status, oom, silenced: self.silenced })
+        Some(WorkerExit { status, oom_kill_counts: oom, kill_reason: self.kill_reason })
     }
 
     /// A worker that gives no sign of life is killed; the daemon then starts another.
-    pub(super) fn replace_if_silent(&mut self, settings: &Settings) {
-        let silent = self.sign_of_life.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
+    pub(super) fn kill_if_unresponsive(&mut self, settings: &Settings) {
+        let silent = self.last_event.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
         if silent && settings.guards.heartbeat {
-            self.silence("gave no sign of life");
+            self.kill_with_reason("gave no sign of life");
         }
     }
 
     /// Kills it, for a reason that its end will be told with.
-    pub(super) fn silence(&mut self, why: &'static str) {
-        if self.silenced.is_none() {
-            self.silenced = Some(why);
+    pub(super) fn kill_with_reason(&mut self, why: &'static str) {
+        if self.kill_reason.is_none() {
+            self.kill_reason = Some(why);
             // It may have ended by itself meanwhile.
             let _ = self.child.kill();
         }
     }
 
-    pub(super) fn ask_to_end(&mut self) {
+    pub(super) fn request_stop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             // It may have ended by itself meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -127,7 +127,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for WorkerProcess {
     /// No worker trains on without its daemon.
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -25,12 +25,12 @@ impl AttentionShape {
 }
 
 /// One head's columns out of `x[t, heads * d]`.
-fn gather(x: &[f32], heads: usize, head: usize, d: usize) -> Vec<f32> {
+fn gather_head(x: &[f32], heads: usize, head: usize, d: usize) -> Vec<f32> {
     x.chunks_exact(heads * d).flat_map(|row| &row[head * d..(head + 1) * d]).copied().collect()
 }
 
 /// Adds `part[t, d]` to one head's columns of `x[t, heads * d]`.
-fn scatter(x: &mut [f32], part: &[f32], heads: usize, head: usize, d: usize) {
+fn scatter_head(x: &mut [f32], part: &[f32], heads: usize, head: usize, d: usize) {
     for (row, part) in x.chunks_exact_mut(heads * d).zip(part.chunks_exact(d)) {
         row[head * d..(head + 1) * d].iter_mut().zip(part).for_each(|(x, part)| *x += part);
     }
@@ -43,12 +43,16 @@ pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], shape: Attent
     let mut probabilities = vec![0.0; heads * t * t];
     for (head, p) in probabilities.chunks_exact_mut(t * t).enumerate() {
         let kv = shape.kv_head(head);
-        let (q, k, v) = (gather(q, heads, head, d), gather(k, kv_heads, kv, d), gather(v, kv_heads, kv, d));
+        let (q, k, v) = (
+            gather_head(q, heads, head, d),
+            gather_head(k, kv_heads, kv, d),
+            gather_head(v, kv_heads, kv, d),
+        );
         matmul_nt(p, &q, &k, (t, t, d), shape.scale(), Accumulate::Replace);
         p.chunks_exact_mut(t).enumerate().for_each(|(row, p)| softmax_causal(p, row));
         let mut mixed = vec![0.0; t * d];
         matmul_nn(&mut mixed, p, &v, (t, d, t), 1.0, Accumulate::Replace);
-        scatter(out, &mixed, heads, head, d);
+        scatter_head(out, &mixed, heads, head, d);
     }
     probabilities
 }
@@ -85,11 +89,15 @@ pub fn attention_backward(
     let AttentionGradients { dq, dk, dv } = gradients;
     for (head, p) in probabilities.chunks_exact(t * t).enumerate() {
         let kv = shape.kv_head(head);
-        let (q, k, v) = (gather(q, heads, head, d), gather(k, kv_heads, kv, d), gather(v, kv_heads, kv, d));
-        let dmixed = gather(dout, heads, head, d);
+        let (q, k, v) = (
+            gather_head(q, heads, head, d),
+            gather_head(k, kv_heads, kv, d),
+            gather_head(v, kv_heads, kv, d),
+        );
+        let dmixed = gather_head(dout, heads, head, d);
         let mut part = vec![0.0; t * d];
         matmul_tn(&mut part, p, &dmixed, (t, d, t), 1.0, Accumulate::Replace);
-        scatter(dv, &part, kv_heads, kv, d);
+        scatter_head(dv, &part, kv_heads, kv, d);
         let mut ds = vec![0.0; t * t];
         matmul_nt(&mut ds, &dmixed, &v, (t, t, d), 1.0, Accumulate::Replace);
         for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
@@ -97,16 +105,16 @@ pub fn attention_backward(
             ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - dot));
         }
         matmul_nn(&mut part, &ds, &k, (t, d, t), shape.scale(), Accumulate::Replace);
-        scatter(dq, &part, heads, head, d);
+        scatter_head(dq, &part, heads, head, d);
         matmul_tn(&mut part, &ds, &q, (t, d, t), shape.scale(), Accumulate::Replace);
-        scatter(dk, &part, kv_heads, kv, d);
+        scatter_head(dk, &part, kv_heads, kv, d);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::check::{gradient_matches, numbers};
+    use crate::device::finite_differences::{assert_gradient_matches, random_values};
 
     const SHAPE: AttentionShape = AttentionShape { tokens: 5, heads: 4, kv_heads: 2, head_dim: 4 };
 
@@ -117,20 +125,21 @@ mod tests {
     }
 
     #[test]
-    fn the_gradients_are_those_of_finite_differences() {
-        let (q, k, v, dout) = (numbers(1, 80), numbers(2, 40), numbers(3, 40), numbers(4, 80));
+    fn gradients_match_finite_differences() {
+        let (q, k, v, dout) =
+            (random_values(1, 80), random_values(2, 40), random_values(3, 40), random_values(4, 80));
         let p = attention(&mut vec![0.0; 80], &q, &k, &v, SHAPE);
         let (mut dq, mut dk, mut dv) = (vec![0.0; 80], vec![0.0; 40], vec![0.0; 40]);
         let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
         attention_backward(gradients, &dout, (&q, &k, &v), &p, SHAPE);
-        gradient_matches(&q, &dq, &dout, |q| forward(q, &k, &v));
-        gradient_matches(&k, &dk, &dout, |k| forward(&q, k, &v));
-        gradient_matches(&v, &dv, &dout, |v| forward(&q, &k, v));
+        assert_gradient_matches(&q, &dq, &dout, |q| forward(q, &k, &v));
+        assert_gradient_matches(&k, &dk, &dout, |k| forward(&q, k, &v));
+        assert_gradient_matches(&v, &dv, &dout, |v| forward(&q, &k, v));
     }
 
     #[test]
-    fn no_token_sees_a_later_one() {
-        let (q, mut k, mut v) = (numbers(1, 80), numbers(2, 40), numbers(3, 40));
+    fn tokens_do_not_attend_to_later_tokens() {
+        let (q, mut k, mut v) = (random_values(1, 80), random_values(2, 40), random_values(3, 40));
         let before = forward(&q, &k, &v);
         k[32..].fill(9.0);
         v[32..].fill(9.0);

@@ -35,11 +35,11 @@ pub fn swiglu_backward(dgate: &mut [f32], dup: &mut [f32], dout: &[f32], gate: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::check::{gradient_matches, numbers};
+    use crate::device::finite_differences::{assert_gradient_matches, random_values};
 
     #[test]
-    fn the_gradients_of_swiglu_are_those_of_finite_differences() {
-        let (gate, up, dout) = (numbers(1, 20), numbers(2, 20), numbers(3, 20));
+    fn swiglu_gradients_match_finite_differences() {
+        let (gate, up, dout) = (random_values(1, 20), random_values(2, 20), random_values(3, 20));
         let forward = |gate: &[f32], up: &[f32]| {
             let mut out = vec![0.0; 20];
             swiglu(&mut out, gate, up);
@@ -47,7 +47,7 @@ mod tests {
         };
         let (mut dgate, mut dup) = (vec![0.0; 20], vec![0.0; 20]);
         swiglu_backward(&mut dgate, &mut dup, &dout, &gate, &up);
-        gradient_matches(&gate, &dgate, &dout, |gate| forward(gate, &up));
-        gradient_matches(&up, &dup, &dout, |up| forward(&gate, up));
+        assert_gradient_matches(&gate, &dgate, &dout, |gate| forward(gate, &up));
+        assert_gradient_matches(&up, &dup, &dout, |up| forward(&gate, up));
     }
 }

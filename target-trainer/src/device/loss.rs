@@ -4,7 +4,7 @@ use super::matmul::{Accumulate, matmul_nn, matmul_nt};
 
 /// A row to be learned, and the token that should follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct TargetToken {
     pub row: usize,
     pub token: u32,
 }
@@ -14,7 +14,7 @@ pub fn cross_entropy(
     dx: &mut [f32],
     x: &[f32],
     head: &[f32],
-    targets: &[Target],
+    targets: &[TargetToken],
     width: usize,
     scale: f32,
 ) -> f32 {
@@ -53,22 +53,22 @@ fn softmax_and_loss(row: &mut [f32], token: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::check::{gradient_matches, numbers};
+    use crate::device::finite_differences::{assert_gradient_matches, random_values};
 
     #[test]
-    fn the_gradient_is_that_of_finite_differences() {
-        let (x, head) = (numbers(1, 12), numbers(2, 28));
-        let targets = [Target { row: 0, token: 3 }, Target { row: 2, token: 6 }];
+    fn gradient_matches_finite_differences() {
+        let (x, head) = (random_values(1, 12), random_values(2, 28));
+        let targets = [TargetToken { row: 0, token: 3 }, TargetToken { row: 2, token: 6 }];
         let mut dx = vec![0.0; 12];
         cross_entropy(&mut dx, &x, &head, &targets, 4, 0.5);
-        gradient_matches(&x, &dx, &[0.5], |x| {
+        assert_gradient_matches(&x, &dx, &[0.5], |x| {
             vec![cross_entropy(&mut [0.0; 12], x, &head, &targets, 4, 1.0)]
         });
         assert!(dx[4..8].iter().all(|d| *d == 0.0), "a row that is not learned gets no gradient");
     }
 
     #[test]
-    fn nothing_to_learn_is_no_loss() {
+    fn no_targets_give_zero_loss() {
         assert_eq!(cross_entropy(&mut [0.0; 4], &[1.0; 4], &[1.0; 8], &[], 4, 1.0), 0.0);
     }
 }

@@ -1,6 +1,6 @@
 //! Matrix products, with either factor read across or along.
 
-use super::sys::{Strides, product};
+use super::sys::{Strides, checked_gemm};
 
 /// Whether a product replaces what the destination holds, or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,11 +9,11 @@ pub enum Accumulate {
     Add,
 }
 
-fn rows(cols: usize) -> Strides {
+fn row_major(cols: usize) -> Strides {
     Strides { row: cols, col: 1 }
 }
 
-fn columns(rows: usize) -> Strides {
+fn column_major(rows: usize) -> Strides {
     Strides { row: 1, col: rows }
 }
 
@@ -26,7 +26,17 @@ pub fn matmul_nt(
     scale: f32,
     how: Accumulate,
 ) {
-    product((m, n, k), dst, rows(n), a, rows(k), b, columns(k), scale, how == Accumulate::Add);
+    checked_gemm(
+        (m, n, k),
+        dst,
+        row_major(n),
+        a,
+        row_major(k),
+        b,
+        column_major(k),
+        scale,
+        how == Accumulate::Add,
+    );
 }
 
 /// `dst[m, n] (+)= scale * a[m, k] * b[k, n]`: a linear layer's gradient of its input.
@@ -38,7 +48,17 @@ pub fn matmul_nn(
     scale: f32,
     how: Accumulate,
 ) {
-    product((m, n, k), dst, rows(n), a, rows(k), b, rows(n), scale, how == Accumulate::Add);
+    checked_gemm(
+        (m, n, k),
+        dst,
+        row_major(n),
+        a,
+        row_major(k),
+        b,
+        row_major(n),
+        scale,
+        how == Accumulate::Add,
+    );
 }
 
 /// `dst[m, n] (+)= scale * a[k, m]^T * b[k, n]`: a linear layer's gradient of its weight.
@@ -50,5 +70,15 @@ pub fn matmul_tn(
     scale: f32,
     how: Accumulate,
 ) {
-    product((m, n, k), dst, rows(n), a, columns(m), b, rows(n), scale, how == Accumulate::Add);
+    checked_gemm(
+        (m, n, k),
+        dst,
+        row_major(n),
+        a,
+        column_major(m),
+        b,
+        row_major(n),
+        scale,
+        how == Accumulate::Add,
+    );
 }

@@ -10,26 +10,26 @@ mod health;
 mod loss;
 mod matmul;
 mod norm;
-mod pulse;
 mod rope;
 mod sys;
+mod wait_tracker;
 
 #[cfg(test)]
-mod check;
+mod finite_differences;
 
 pub use attention::{AttentionGradients, AttentionShape, attention, attention_backward};
-pub use cuda::{DeviceError, cuda_devices};
+pub use cuda::{DeviceError, cuda_device_count};
 pub use elementwise::{add, embed, swiglu, swiglu_backward};
-pub use health::{GpuFacts, GpuHealth, Look, Remark};
-pub use loss::{Target, cross_entropy};
+pub use health::{GpuHealthMonitor, GpuReading, HealthEvent, HealthSample};
+pub use loss::{TargetToken, cross_entropy};
 pub use matmul::{Accumulate, matmul_nn, matmul_nt, matmul_tn};
 pub use norm::{rms_norm, rms_norm_backward};
-pub use pulse::{Pulse, Waiting};
-pub use rope::{Rope, Turn};
+pub use rope::{Direction, Rope};
+pub use wait_tracker::{ActiveWait, WaitTracker};
 
 /// Where training runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum DeviceId {
     Cpu,
     /// The CUDA device of this number.
     Cuda(usize),

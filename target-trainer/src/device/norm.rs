@@ -32,11 +32,11 @@ pub fn rms_norm_backward(dx: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], inver
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::check::{gradient_matches, numbers};
+    use crate::device::finite_differences::{assert_gradient_matches, random_values};
 
     #[test]
-    fn the_gradient_is_that_of_finite_differences() {
-        let (x, w, dy) = (numbers(1, 12), numbers(2, 4), numbers(3, 12));
+    fn gradient_matches_finite_differences() {
+        let (x, w, dy) = (random_values(1, 12), random_values(2, 4), random_values(3, 12));
         let forward = |x: &[f32]| {
             let mut y = vec![0.0; 12];
             rms_norm(&mut y, x, &w, 1e-5);
@@ -46,6 +46,6 @@ mod tests {
         let inverse = rms_norm(&mut y, &x, &w, 1e-5);
         let mut dx = vec![0.0; 12];
         rms_norm_backward(&mut dx, &dy, &x, &w, &inverse);
-        gradient_matches(&x, &dx, &dy, forward);
+        assert_gradient_matches(&x, &dx, &dy, forward);
     }
 }

@@ -10,9 +10,9 @@ pub struct Rope {
 
 /// Which way: the backward pass turns back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum Direction {
     Forward,
-    Back,
+    Backward,
 }
 
 impl Rope {
@@ -21,13 +21,13 @@ impl Rope {
     }
 
     /// Turns `x[t, heads * head_dim]` in place; row `t` is position `t`.
-    pub fn turn(&self, x: &mut [f32], heads: usize, turn: Turn) {
+    pub fn rotate(&self, x: &mut [f32], heads: usize, turn: Direction) {
         let half = self.head_dim / 2;
         for (position, row) in x.chunks_exact_mut(heads * self.head_dim).enumerate() {
             for i in 0..half {
                 let frequency = self.theta.powf(-2.0 * i as f32 / self.head_dim as f32);
                 let (sin, cos) = (position as f32 * frequency).sin_cos();
-                let sin = if turn == Turn::Back { -sin } else { sin };
+                let sin = if turn == Direction::Backward { -sin } else { sin };
                 for head in row.chunks_exact_mut(self.head_dim) {
                     let (a, b) = (head[i], head[i + half]);
                     (head[i], head[i + half]) = (a * cos - b * sin, b * cos + a * sin);
@@ -40,19 +40,19 @@ impl Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::check::{gradient_matches, numbers};
+    use crate::device::finite_differences::{assert_gradient_matches, random_values};
 
     #[test]
-    fn the_gradient_is_that_of_finite_differences() {
+    fn gradient_matches_finite_differences() {
         let rope = Rope::new(4, 100.0);
-        let (x, dy) = (numbers(1, 24), numbers(2, 24));
+        let (x, dy) = (random_values(1, 24), random_values(2, 24));
         let forward = |x: &[f32]| {
             let mut y = x.to_vec();
-            rope.turn(&mut y, 2, Turn::Forward);
+            rope.rotate(&mut y, 2, Direction::Forward);
             y
         };
         let mut dx = dy.clone();
-        rope.turn(&mut dx, 2, Turn::Back);
-        gradient_matches(&x, &dx, &dy, forward);
+        rope.rotate(&mut dx, 2, Direction::Backward);
+        assert_gradient_matches(&x, &dx, &dy, forward);
     }
 }

@@ -9,7 +9,7 @@ pub(super) struct Strides {
 
 /// `dst[m, n] = scale * lhs[m, k] * rhs[k, n]`, added to what `dst` holds if `add`.
 #[expect(clippy::too_many_arguments, reason = "a matrix product has three matrices, each with its strides")]
-pub(super) fn product(
+pub(super) fn checked_gemm(
     (m, n, k): (usize, usize, usize),
     dst: &mut [f32],
     dst_at: Strides,

@@ -6,13 +6,13 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// What a save needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need {
+pub struct RequiredSpace {
     pub bytes: u64,
     pub inodes: u64,
 }
 
 /// `Err` says what is lacking. A file system that can't be asked is given the benefit of the doubt: the write will tell.
-pub fn check(path: &Path, need: Need) -> Result<(), String> {
+pub fn check_space(path: &Path, need: RequiredSpace) -> Result<(), String> {
     let Ok(facts) = statvfs(path) else { return Ok(()) };
     let shown = path.display();
     if facts.flags().contains(FsFlags::ST_RDONLY) {
@@ -34,7 +34,7 @@ pub fn check(path: &Path, need: Need) -> Result<(), String> {
 }
 
 /// Whether ENOSPC there means inodes.
-pub(super) fn lacks_inodes(path: &Path) -> bool {
+pub(super) fn is_out_of_inodes(path: &Path) -> bool {
     let folder = path.ancestors().find(|folder| folder.exists());
     folder
         .and_then(|folder| statvfs(folder).ok())

@@ -1,14 +1,14 @@
 //! From a data file to samples: streaming, limited, every error with line and column. Writes nothing.
 
-mod lines;
+mod line_reader;
 mod parse;
 mod sample;
 mod scan;
 
-pub use lines::{Lines, NextLine};
+pub use line_reader::{LineReader, NextLine};
 pub use parse::parse_line;
 pub use sample::{Sample, Segment};
-pub use scan::scan;
+pub use scan::check_line_limits;
 
 use std::io::Read;
 
@@ -33,7 +33,7 @@ const ID_CHARS: usize = 32;
 pub struct ContentId(blake3::Hasher);
 
 impl ContentId {
-    pub fn add(&mut self, bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
@@ -57,7 +57,7 @@ pub fn read_samples<E>(
     mut each: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<Result<Vec<Sample>, DataError>, E> {
     let line_bytes = if guards.line_limit { limits.line_bytes } else { usize::MAX };
-    let mut lines = Lines::new(input, line_bytes);
+    let mut lines = LineReader::new(input, line_bytes);
     let mut samples = Vec::new();
     loop {
         let line = match lines.next_line() {
@@ -78,7 +78,7 @@ pub fn read_samples<E>(
         let parsed = if number >= limits.lines {
             Err((1, format!("more than {} lines", limits.lines)))
         } else {
-            sample_of(text, limits, guards)
+            check_and_parse(text, limits, guards)
         };
         match parsed {
             Ok(sample) => samples.push(sample),
@@ -87,9 +87,9 @@ pub fn read_samples<E>(
     }
 }
 
-fn sample_of(text: &[u8], limits: &Limits, guards: &Guards) -> Result<Sample, (u64, String)> {
+fn check_and_parse(text: &[u8], limits: &Limits, guards: &Guards) -> Result<Sample, (u64, String)> {
     if guards.nesting_limit {
-        scan(text, limits)?;
+        check_line_limits(text, limits)?;
     }
     parse_line(text)
 }

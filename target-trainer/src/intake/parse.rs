@@ -8,18 +8,18 @@ use serde_json::Value;
 use super::{Sample, Segment};
 
 /// An object whose keys are all different.
-struct Object(Vec<(String, Value)>);
+struct UniqueKeyObject(Vec<(String, Value)>);
 
-struct Pairs;
+struct UniqueKeyVisitor;
 
-impl<'de> Visitor<'de> for Pairs {
-    type Value = Object;
+impl<'de> Visitor<'de> for UniqueKeyVisitor {
+    type Value = UniqueKeyObject;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with `prompt` and `completion`, or `text`, or `messages`")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeyObject, A::Error> {
         let mut pairs: Vec<(String, Value)> = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             if pairs.iter().any(|(known, _)| *known == key) {
@@ -30,13 +30,13 @@ impl<'de> Visitor<'de> for Pairs {
                 return Err(serde::de::Error::custom("more than 64 keys"));
             }
         }
-        Ok(Object(pairs))
+        Ok(UniqueKeyObject(pairs))
     }
 }
 
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
-        deserializer.deserialize_map(Pairs)
+impl<'de> Deserialize<'de> for UniqueKeyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UniqueKeyObject, D::Error> {
+        deserializer.deserialize_map(UniqueKeyVisitor)
     }
 }
 
@@ -48,27 +48,28 @@ pub fn parse_line(line: &[u8]) -> Result<Sample, (u64, String)> {
     let mut reader = serde_json::Deserializer::from_str(text);
     // How deep a line may go has been decided by the scan, which the guard `nesting_limit` stands for.
     reader.disable_recursion_limit();
-    let object = Object::deserialize(&mut reader).and_then(|object| reader.end().map(|()| object));
-    let Object(pairs) = object.map_err(|error| (error.column().max(1) as u64, plain(&error)))?;
-    sample(&pairs).map_err(|message| (1, message))
+    let object = UniqueKeyObject::deserialize(&mut reader).and_then(|object| reader.end().map(|()| object));
+    let UniqueKeyObject(pairs) =
+        object.map_err(|error| (error.column().max(1) as u64, message_without_position(&error)))?;
+    sample_from_pairs(&pairs).map_err(|message| (1, message))
 }
 
 /// Without the place, which is told apart.
-fn plain(error: &serde_json::Error) -> String {
+fn message_without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
 }
 
-fn sample(pairs: &[(String, Value)]) -> Result<Sample, String> {
+fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, String> {
     let mut weight = 1.0;
     let (mut prompt, mut completion, mut text, mut messages) = (None, None, None, None);
     for (key, value) in pairs {
         match key.as_str() {
-            "prompt" => prompt = Some(string(key, value)?),
-            "completion" => completion = Some(string(key, value)?),
-            "text" => text = Some(string(key, value)?),
+            "prompt" => prompt = Some(expect_string(key, value)?),
+            "completion" => completion = Some(expect_string(key, value)?),
+            "text" => text = Some(expect_string(key, value)?),
             "messages" => messages = Some(value),
-            "weight" => weight = weight_of(value)?,
+            "weight" => weight = parse_weight(value)?,
             _ => {
                 return Err(format!(
                     "unknown key `{key}`; known are prompt, completion, text, messages, weight"
@@ -82,7 +83,7 @@ fn sample(pairs: &[(String, Value)]) -> Result<Sample, String> {
                 vec![segment(prompt, false), segment(completion, true)]
             }
             (None, None, Some(text), None) => vec![segment(text, true)],
-            (None, None, None, Some(messages)) => chat(messages)?,
+            (None, None, None, Some(messages)) => parse_chat(messages)?,
             _ => return Err(
                 "expected `prompt` and `completion`, or `text`, or `messages`, and nothing of another kind"
                     .into(),
@@ -95,18 +96,18 @@ fn segment(text: impl Into<String>, learned: bool) -> Segment {
     Segment { text: text.into(), learned }
 }
 
-fn string<'a>(key: &str, value: &'a Value) -> Result<&'a str, String> {
+fn expect_string<'a>(key: &str, value: &'a Value) -> Result<&'a str, String> {
     value.as_str().ok_or_else(|| format!("`{key}` is text"))
 }
 
-fn weight_of(value: &Value) -> Result<f32, String> {
+fn parse_weight(value: &Value) -> Result<f32, String> {
     let weight =
         value.as_f64().map(|weight| weight as f32).filter(|weight| weight.is_finite() && *weight >= 0.0);
     weight.ok_or_else(|| "`weight` is a number from 0 to 3.4e38".into())
 }
 
 /// Each message as `<|role|>` and its text on lines of their own; what the assistant says is learned.
-fn chat(messages: &Value) -> Result<Vec<Segment>, String> {
+fn parse_chat(messages: &Value) -> Result<Vec<Segment>, String> {
     let messages = messages
         .as_array()
         .filter(|messages| !messages.is_empty())

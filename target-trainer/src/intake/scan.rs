@@ -3,7 +3,7 @@
 use crate::settings::Limits;
 
 /// `Err` is a column (1-based, in bytes) and what is wrong there.
-pub fn scan(line: &[u8], limits: &Limits) -> Result<(), (u64, String)> {
+pub fn check_line_limits(line: &[u8], limits: &Limits) -> Result<(), (u64, String)> {
     let (mut depth, mut number_chars, mut in_string, mut escaped) = (0usize, 0usize, false, false);
     for (at, byte) in line.iter().enumerate() {
         let column = at as u64 + 1;
@@ -36,12 +36,16 @@ pub fn scan(line: &[u8], limits: &Limits) -> Result<(), (u64, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::scan;
+    use super::check_line_limits;
     use crate::settings::Limits;
 
     fn check(line: &str, expected: Result<(), u64>) {
         let limits = Limits { nesting: 3, number_chars: 4, ..Limits::default() };
-        assert_eq!(scan(line.as_bytes(), &limits).map_err(|(column, _)| column), expected, "{line}");
+        assert_eq!(
+            check_line_limits(line.as_bytes(), &limits).map_err(|(column, _)| column),
+            expected,
+            "{line}"
+        );
     }
 
     #[test]

@@ -3,15 +3,15 @@
 
 use crate::random::Random;
 
-const LEFT: u64 = 90;
-const RIGHT: u64 = 10;
+const LEFT_COUNT: u64 = 90;
+const RIGHT_COUNT: u64 = 10;
 
 /// One pair in eight, whatever the seed.
 fn is_held_out(left: u64, right: u64) -> bool {
     Random::new(left * 1000 + right).below(8) == 0
 }
 
-fn line(left: u64, right: u64, filler: usize) -> String {
+fn sample_line(left: u64, right: u64, filler: usize) -> String {
     let mut random = Random::new(left * 31 + right);
     let filler: String = (0..filler).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
     format!(r#"{{"prompt":"{filler}{left}+{right}=","completion":"{}"}}"#, left + right)
@@ -23,7 +23,7 @@ pub fn arithmetic(seed: u64, samples: u32, length: usize) -> impl Iterator<Item 
     let filler = length.saturating_sub("37+5=42".len());
     let mut draw = move || {
         loop {
-            let (left, right) = (10 + random.below(LEFT), random.below(RIGHT));
+            let (left, right) = (10 + random.below(LEFT_COUNT), random.below(RIGHT_COUNT));
             if !is_held_out(left, right) {
                 break (left, right);
             }
@@ -31,16 +31,16 @@ pub fn arithmetic(seed: u64, samples: u32, length: usize) -> impl Iterator<Item 
     };
     (0..samples).map(move |_| {
         let (left, right) = draw();
-        line(left, right, filler)
+        sample_line(left, right, filler)
     })
 }
 
 /// JSON lines of the pairs that are held out, at most `samples`, evenly spread.
 pub fn held_out(samples: usize) -> Vec<String> {
-    let pairs = (10..10 + LEFT).flat_map(|left| (0..RIGHT).map(move |right| (left, right)));
+    let pairs = (10..10 + LEFT_COUNT).flat_map(|left| (0..RIGHT_COUNT).map(move |right| (left, right)));
     let all: Vec<(u64, u64)> = pairs.filter(|(left, right)| is_held_out(*left, *right)).collect();
     let every = all.len().div_ceil(samples.max(1));
-    all.into_iter().step_by(every.max(1)).map(|(left, right)| line(left, right, 0)).collect()
+    all.into_iter().step_by(every.max(1)).map(|(left, right)| sample_line(left, right, 0)).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 /// A file larger than this is no text for us.
-const FILE_MOST: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Why there are no texts.
 #[derive(Debug, thiserror::Error)]
@@ -14,16 +14,16 @@ pub enum TextError {
     #[error("`{path}` has no file of UTF-8 text below it", path = .path.display())]
     Empty { path: PathBuf },
     #[error("a chunk has at least 16 bytes")]
-    Chunk,
+    ChunkTooSmall,
 }
 
 /// JSON lines of `text`, each of at most `chunk` bytes, from all files of UTF-8 text below `folder`, in the order of
 /// their paths. What is not text is passed over; links are not followed.
 pub fn text(folder: &Path, chunk: usize) -> Result<impl Iterator<Item = String> + use<>, TextError> {
     if chunk < 16 {
-        return Err(TextError::Chunk);
+        return Err(TextError::ChunkTooSmall);
     }
-    let files = files_below(folder)?;
+    let files = text_files_below(folder)?;
     if files.is_empty() {
         return Err(TextError::Empty { path: folder.into() });
     }
@@ -32,7 +32,7 @@ pub fn text(folder: &Path, chunk: usize) -> Result<impl Iterator<Item = String> 
     Ok(lines.map(|text| serde_json::json!({ "text": text }).to_string()))
 }
 
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>, TextError> {
+fn text_files_below(folder: &Path) -> Result<Vec<PathBuf>, TextError> {
     let (mut files, mut folders) = (Vec::new(), VecDeque::from([folder.to_path_buf()]));
     while let Some(next) = folders.pop_front() {
         let entries =
@@ -40,7 +40,7 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, TextError> {
         for entry in entries.flatten() {
             match entry.metadata() {
                 Ok(facts) if facts.is_dir() => folders.push_back(entry.path()),
-                Ok(facts) if facts.is_file() && facts.len() <= FILE_MOST && is_text(&entry.path()) => {
+                Ok(facts) if facts.is_file() && facts.len() <= MAX_FILE_BYTES && is_text(&entry.path()) => {
                     files.push(entry.path())
                 }
                 _ => {}

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::config::Config;
+use super::config::ModelConfig;
 use crate::train::Projection;
 
 /// Why a folder is not a base.
 #[derive(Debug, thiserror::Error)]
-pub enum BaseError {
+pub enum BaseModelError {
     #[error("base: could not read `{path}`: {error}", path = .path.display())]
     Read { path: PathBuf, error: std::io::Error },
     #[error("base: `{path}`: {message}", path = .path.display())]
@@ -18,7 +18,7 @@ pub enum BaseError {
 
 /// Weights of one layer, each `[out, in]`.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
+pub(super) struct LayerWeights {
     pub(super) input_norm: Vec<f32>,
     pub(super) post_norm: Vec<f32>,
     projections: Vec<Vec<f32>>,
@@ -26,10 +26,10 @@ pub(super) struct Layer {
 
 /// A model that is never changed.
 #[derive(Debug, Clone)]
-pub struct Base {
-    pub config: Config,
+pub struct BaseModel {
+    pub config: ModelConfig,
     pub(super) embedding: Vec<f32>,
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<LayerWeights>,
     pub(super) norm: Vec<f32>,
     /// Empty where the embedding is the head too.
     head: Vec<f32>,
@@ -47,7 +47,7 @@ pub(super) const PROJECTIONS: [Projection; 7] = [
 ];
 
 /// Name of a projection's module within a layer.
-pub(super) fn module(projection: Projection) -> &'static str {
+pub(super) fn module_name(projection: Projection) -> &'static str {
     match projection {
         Projection::QProj => "self_attn.q_proj",
         Projection::KProj => "self_attn.k_proj",
@@ -59,9 +59,9 @@ pub(super) fn module(projection: Projection) -> &'static str {
     }
 }
 
-impl Config {
+impl ModelConfig {
     /// `[out, in]`.
-    pub(super) fn shape(&self, projection: Projection) -> (usize, usize) {
+    pub(super) fn projection_shape(&self, projection: Projection) -> (usize, usize) {
         let (heads, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         match projection {
             Projection::QProj => (heads, self.hidden),
@@ -73,25 +73,28 @@ impl Config {
     }
 
     /// Names and shapes of all tensors of a base.
-    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+    pub(super) fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
         for layer in 0..self.layers {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
             all.push((name("input_layernorm"), vec![self.hidden]));
             all.push((name("post_attention_layernorm"), vec![self.hidden]));
             all.extend(PROJECTIONS.map(|projection| {
-                (name(module(projection)), Vec::from(<[usize; 2]>::from(self.shape(projection))))
+                (
+                    name(module_name(projection)),
+                    Vec::from(<[usize; 2]>::from(self.projection_shape(projection))),
+                )
             }));
         }
         all.push(("model.norm.weight".to_owned(), vec![self.hidden]));
-        if !self.tied {
+        if !self.tied_embeddings {
             all.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
         }
         all
     }
 }
 
-impl Layer {
+impl LayerWeights {
     pub(super) fn weight(&self, projection: Projection) -> &[f32] {
         PROJECTIONS
             .iter()
@@ -101,65 +104,66 @@ impl Layer {
     }
 }
 
-impl Base {
+impl BaseModel {
     /// Reads `config.json` and `model.safetensors`.
-    pub fn read(folder: &Path) -> Result<Base, BaseError> {
+    pub fn read(folder: &Path) -> Result<BaseModel, BaseModelError> {
         let read = |name: &str| {
             let path = folder.join(name);
             std::fs::read(&path)
-                .map_err(|error| BaseError::Read { path: path.clone(), error })
+                .map_err(|error| BaseModelError::Read { path: path.clone(), error })
                 .map(|bytes| (path, bytes))
         };
-        let invalid = |path: PathBuf| move |message: String| BaseError::Invalid { path, message };
+        let invalid = |path: PathBuf| move |message: String| BaseModelError::Invalid { path, message };
         let (path, bytes) = read("config.json")?;
-        let config = Config::parse(&String::from_utf8_lossy(&bytes)).map_err(invalid(path))?;
+        let config = ModelConfig::parse(&String::from_utf8_lossy(&bytes)).map_err(invalid(path))?;
         let (path, bytes) = read("model.safetensors")?;
-        Base::from_bytes(config, &bytes).map_err(invalid(path))
+        BaseModel::from_bytes(config, &bytes).map_err(invalid(path))
     }
 
     /// From a safetensors file's bytes.
-    pub fn from_bytes(config: Config, bytes: &[u8]) -> Result<Base, String> {
+    pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, String> {
         let file =
             SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
         let mut tensors = Vec::new();
-        for (name, shape) in config.tensors() {
+        for (name, shape) in config.tensor_shapes() {
             let view = file.tensor(&name).map_err(|_| format!("tensor `{name}` is missing"))?;
             if view.shape() != shape {
                 return Err(format!("tensor `{name}` has shape {:?}, expected {shape:?}", view.shape()));
             }
-            tensors.push(widened(&name, &view)?);
+            tensors.push(to_f32(&name, &view)?);
         }
-        Ok(Base::from_tensors(config, tensors))
+        Ok(BaseModel::from_tensors(config, tensors))
     }
 
     /// As [`preset`](super::preset) has it, without a file.
-    pub fn random(config: Config, seed: u64) -> Base {
-        let tensors = super::preset::tensors(&config, seed).into_iter().map(|tensor| tensor.data).collect();
-        Base::from_tensors(config, tensors)
+    pub fn random(config: ModelConfig, seed: u64) -> BaseModel {
+        let tensors =
+            super::preset::random_tensors(&config, seed).into_iter().map(|tensor| tensor.data).collect();
+        BaseModel::from_tensors(config, tensors)
     }
 
     /// In the order of [`Config::tensors`].
-    fn from_tensors(config: Config, tensors: Vec<Vec<f32>>) -> Base {
+    fn from_tensors(config: ModelConfig, tensors: Vec<Vec<f32>>) -> BaseModel {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
         let embedding = next();
-        let layer = |_| Layer {
+        let layer = |_| LayerWeights {
             input_norm: next(),
             post_norm: next(),
             projections: PROJECTIONS.iter().map(|_| next()).collect(),
         };
         let layers = (0..config.layers).map(layer).collect();
-        Base { embedding, layers, norm: next(), head: next(), config }
+        BaseModel { embedding, layers, norm: next(), head: next(), config }
     }
 
     /// `[vocabulary, hidden]`.
     pub(super) fn head(&self) -> &[f32] {
-        if self.config.tied { &self.embedding } else { &self.head }
+        if self.config.tied_embeddings { &self.embedding } else { &self.head }
     }
 }
 
 /// As `f32`; the half types widen without loss.
-fn widened(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
     let data = view.data();
     let pairs = || data.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
     match view.dtype() {

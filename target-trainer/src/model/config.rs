@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// Shape and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
+pub struct ModelConfig {
     pub vocabulary: usize,
     pub hidden: usize,
     pub intermediate: usize,
@@ -12,14 +12,14 @@ pub struct Config {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    pub eps: f32,
-    pub theta: f32,
+    pub norm_eps: f32,
+    pub rope_theta: f32,
     /// The embedding is the output head too.
-    pub tied: bool,
+    pub tied_embeddings: bool,
 }
 
 #[derive(Deserialize)]
-struct Draft {
+struct ConfigDraft {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -44,10 +44,10 @@ struct RopeParameters {
     rope_type: Option<String>,
 }
 
-impl Config {
+impl ModelConfig {
     /// The error says what is wrong, without naming the file.
-    pub fn parse(text: &str) -> Result<Config, String> {
-        let draft: Draft = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    pub fn parse(text: &str) -> Result<ModelConfig, String> {
+        let draft: ConfigDraft = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kind =
             draft.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
         if kind != "default" {
@@ -58,7 +58,7 @@ impl Config {
         }
         let nested = draft.rope_parameters.and_then(|rope| rope.rope_theta);
         let heads = draft.num_attention_heads;
-        let config = Config {
+        let config = ModelConfig {
             vocabulary: draft.vocab_size,
             hidden: draft.hidden_size,
             intermediate: draft.intermediate_size,
@@ -66,14 +66,14 @@ impl Config {
             heads,
             kv_heads: draft.num_key_value_heads.unwrap_or(heads),
             head_dim: draft.head_dim.unwrap_or(draft.hidden_size / heads.max(1)),
-            eps: draft.rms_norm_eps,
-            theta: draft.rope_theta.or(nested).unwrap_or(10_000.0),
-            tied: draft.tie_word_embeddings,
+            norm_eps: draft.rms_norm_eps,
+            rope_theta: draft.rope_theta.or(nested).unwrap_or(10_000.0),
+            tied_embeddings: draft.tie_word_embeddings,
         };
-        config.in_range()
+        config.validated()
     }
 
-    fn in_range(self) -> Result<Config, String> {
+    fn validated(self) -> Result<ModelConfig, String> {
         const MOST: usize = 1 << 20;
         let sizes = [
             self.vocabulary,
@@ -121,9 +121,9 @@ impl Config {
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_dim,
-            "rms_norm_eps": f64::from(self.eps),
-            "rope_theta": f64::from(self.theta),
-            "tie_word_embeddings": self.tied,
+            "rms_norm_eps": f64::from(self.norm_eps),
+            "rope_theta": f64::from(self.rope_theta),
+            "tie_word_embeddings": self.tied_embeddings,
             "max_position_embeddings": 4096,
             "bos_token_id": super::BOS,
             "eos_token_id": super::EOS,
@@ -135,18 +135,18 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use super::ModelConfig;
 
     #[test]
-    fn a_table_that_is_too_small_for_the_tokens_is_refused() {
+    fn a_vocabulary_smaller_than_the_tokenizers_is_rejected() {
         let config = |vocabulary: u32| {
             format!(
                 r#"{{"vocab_size":{vocabulary},"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"rms_norm_eps":1e-5}}"#
             )
         };
-        assert!(Config::parse(&config(258)).is_ok());
+        assert!(ModelConfig::parse(&config(258)).is_ok());
         assert_eq!(
-            Config::parse(&config(257)).unwrap_err(),
+            ModelConfig::parse(&config(257)).unwrap_err(),
             "vocab_size 257 is too small: tokens go up to 257"
         );
     }

@@ -2,16 +2,16 @@
 
 mod base;
 mod config;
+mod cpu_pass;
 mod cuda;
 mod lora;
-mod pass;
 mod preset;
 mod tokens;
 
-pub use base::{Base, BaseError};
-pub use config::Config;
-pub use cuda::{Batch, CudaNet, Weighed};
-pub use lora::Adapter;
-pub use pass::{greedy, logits, sample_pass};
-pub use preset::{Preset, preset};
-pub use tokens::{BOS, EOS, Tokens, VOCABULARY, tokenize};
+pub use base::{BaseModel, BaseModelError};
+pub use config::ModelConfig;
+pub use cpu_pass::{generate_greedy, logits, sample_loss_and_gradient};
+pub use cuda::{CudaModel, PackedBatch, WeightedSample};
+pub use lora::AdapterLayout;
+pub use preset::{Preset, preset_files};
+pub use tokens::{BOS, EOS, TokenizedSample, VOCABULARY_SIZE, tokenize};

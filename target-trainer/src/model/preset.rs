@@ -1,7 +1,7 @@
 //! Base models made from a seed: random, and the same for the same seed.
 
-use super::config::Config;
-use super::tokens::VOCABULARY;
+use super::config::ModelConfig;
+use super::tokens::VOCABULARY_SIZE;
 use crate::random::Random;
 use crate::store::{TensorError, encode};
 use crate::train::NamedTensor;
@@ -22,22 +22,22 @@ pub enum Preset {
 }
 
 impl Preset {
-    pub fn config(self) -> Config {
-        let tiny = Config {
-            vocabulary: VOCABULARY,
+    pub fn config(self) -> ModelConfig {
+        let tiny = ModelConfig {
+            vocabulary: VOCABULARY_SIZE,
             hidden: 64,
             intermediate: 128,
             layers: 2,
             heads: 4,
             kv_heads: 2,
             head_dim: 16,
-            eps: 1e-5,
-            theta: 10_000.0,
-            tied: false,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tied_embeddings: false,
         };
         match self {
             Preset::Tiny => tiny,
-            Preset::Small => Config {
+            Preset::Small => ModelConfig {
                 hidden: 512,
                 intermediate: 1536,
                 layers: 10,
@@ -46,7 +46,7 @@ impl Preset {
                 head_dim: 64,
                 ..tiny
             },
-            Preset::Llama124m => Config {
+            Preset::Llama124m => ModelConfig {
                 vocabulary: 32_000,
                 hidden: 768,
                 intermediate: 2560,
@@ -54,10 +54,10 @@ impl Preset {
                 heads: 12,
                 kv_heads: 12,
                 head_dim: 64,
-                tied: true,
+                tied_embeddings: true,
                 ..tiny
             },
-            Preset::Llama1b => Config {
+            Preset::Llama1b => ModelConfig {
                 vocabulary: 32_000,
                 hidden: 2048,
                 intermediate: 5632,
@@ -72,19 +72,19 @@ impl Preset {
 }
 
 /// `config.json` and `model.safetensors`.
-pub fn preset(preset: Preset, seed: u64) -> Result<(String, Vec<u8>), TensorError> {
+pub fn preset_files(preset: Preset, seed: u64) -> Result<(String, Vec<u8>), TensorError> {
     let config = preset.config();
-    Ok((config.to_json(), encode(&tensors(&config, seed))?))
+    Ok((config.to_json(), encode(&random_tensors(&config, seed))?))
 }
 
 /// In the order of the configuration's list.
-pub(super) fn tensors(config: &Config, seed: u64) -> Vec<NamedTensor> {
+pub(super) fn random_tensors(config: &ModelConfig, seed: u64) -> Vec<NamedTensor> {
     let mut random = Random::new(seed ^ 0xBA5E);
-    config.tensors().into_iter().map(|(name, shape)| tensor(name, shape, &mut random)).collect()
+    config.tensor_shapes().into_iter().map(|(name, shape)| random_tensor(name, shape, &mut random)).collect()
 }
 
 /// Norms are ones; embeddings have variance 1, all others keep the variance of what they are applied to.
-fn tensor(name: String, shape: Vec<usize>, random: &mut Random) -> NamedTensor {
+fn random_tensor(name: String, shape: Vec<usize>, random: &mut Random) -> NamedTensor {
     let count = shape.iter().product();
     let data = match shape.as_slice() {
         [_] => vec![1.0; count],

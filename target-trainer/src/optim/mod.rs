@@ -11,7 +11,7 @@ pub struct Moments {
 
 /// Parameters and moments after an update.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Updated {
+pub struct ParamsAndMoments {
     pub params: Vec<f32>,
     pub moments: Moments,
 }
@@ -23,12 +23,12 @@ impl Moments {
 }
 
 /// Euclidean norm, summed in double precision. Not finite if any element is not.
-pub fn norm(gradient: &[f32]) -> f32 {
+pub fn gradient_norm(gradient: &[f32]) -> f32 {
     gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt() as f32
 }
 
 /// What the `t`-th mean (1-based) with this decay is too small by, for it began at zero.
-pub fn correction(beta: f32, t: u64) -> f32 {
+pub fn bias_correction(beta: f32, t: u64) -> f32 {
     1.0 - f64::from(beta).powf(t as f64) as f32
 }
 
@@ -41,11 +41,11 @@ pub fn adamw(
     recipe: &Recipe,
     rate: f32,
     t: u64,
-) -> Updated {
+) -> ParamsAndMoments {
     let clip = if norm > recipe.clip_norm { recipe.clip_norm / norm } else { 1.0 };
-    let (c1, c2) = (correction(recipe.beta1, t), correction(recipe.beta2, t));
-    let mut updated = Updated { params: params.to_vec(), moments: moments.clone() };
-    let Updated { params, moments: Moments { first, second } } = &mut updated;
+    let (c1, c2) = (bias_correction(recipe.beta1, t), bias_correction(recipe.beta2, t));
+    let mut updated = ParamsAndMoments { params: params.to_vec(), moments: moments.clone() };
+    let ParamsAndMoments { params, moments: Moments { first, second } } = &mut updated;
     for (((p, m), v), g) in params.iter_mut().zip(first).zip(second).zip(gradient) {
         let g = g * clip;
         *m = recipe.beta1 * *m + (1.0 - recipe.beta1) * g;
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_step_moves_each_parameter_by_the_rate_against_its_gradient() {
+    fn the_first_step_moves_each_parameter_by_the_learning_rate() {
         let recipe = Recipe { clip_norm: 1e9, ..Recipe::default() };
         let updated = adamw(&[1.0, 1.0], &Moments::zero(2), &[3.0, -0.5], 3.1, &recipe, 0.1, 1);
         assert!(
@@ -71,9 +71,9 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_beyond_the_norm_is_scaled_down_and_its_moments_with_it() {
+    fn a_gradient_above_the_clip_norm_is_scaled_down_before_the_moments() {
         let recipe = Recipe { clip_norm: 1.0, ..Recipe::default() };
-        let updated = adamw(&[0.0], &Moments::zero(1), &[10.0], norm(&[10.0]), &recipe, 0.1, 1);
+        let updated = adamw(&[0.0], &Moments::zero(1), &[10.0], gradient_norm(&[10.0]), &recipe, 0.1, 1);
         assert!((updated.moments.first[0] - 0.1).abs() < 1e-6);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Settings;
 
-const DOCUMENTS: [(&str, &str); 72] = [
+const DESCRIPTIONS: [(&str, &str); 72] = [
     ("train", "How a job is run. On the CPU nothing in here changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -68,7 +68,7 @@ const DOCUMENTS: [(&str, &str); 72] = [
     ("guards.atomic_save", "Checkpoints are written aside and renamed; off: in place, over the only one."),
     ("guards.whole_writes", "A write goes on until all is written; off: written once, whatever comes of it."),
     ("guards.sync", "Files and folders are synced before a save is announced."),
-    ("guards.folder_sync", "The folders that name saved files are synced as well; off: only the files are."),
+    ("guards.directory_sync", "The folders that name saved files are synced as well; off: only the files are."),
     ("guards.sync_errors", "A sync that fails makes the save fail; off: its answer is not heard."),
     (
         "guards.manifest_digest",
@@ -114,11 +114,11 @@ const DOCUMENTS: [(&str, &str); 72] = [
 ];
 
 /// The settings as a file's text.
-pub fn documented(settings: &Settings) -> String {
+pub fn documented_toml(settings: &Settings) -> String {
     let mut text =
         String::from("# Settings of this trainer root. Read once, when the daemon or a worker starts.\n");
     let table = toml::Table::try_from(settings).unwrap_or_default();
-    for (name, _) in DOCUMENTS.iter().filter(|(name, _)| !name.is_empty() && !name.contains('.')) {
+    for (name, _) in DESCRIPTIONS.iter().filter(|(name, _)| !name.is_empty() && !name.contains('.')) {
         text.push_str(&format!("\n# {}\n[{name}]\n", describe(name)));
         for (key, value) in table.get(*name).and_then(toml::Value::as_table).into_iter().flatten() {
             text.push_str(&format!("# {}\n{key} = {value}\n", describe(&format!("{name}.{key}"))));
@@ -128,16 +128,16 @@ pub fn documented(settings: &Settings) -> String {
 }
 
 fn describe(key: &str) -> &'static str {
-    DOCUMENTS.iter().find(|(name, _)| *name == key).map_or("", |(_, text)| text)
+    DESCRIPTIONS.iter().find(|(name, _)| *name == key).map_or("", |(_, text)| text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Settings, describe, documented};
+    use super::{Settings, describe, documented_toml};
 
     #[test]
     fn every_setting_is_documented_and_reads_back() {
-        let text = documented(&Settings::default());
+        let text = documented_toml(&Settings::default());
         assert_eq!(Settings::parse(&text, "settings.toml").unwrap(), Settings::default());
         let table = toml::Table::try_from(Settings::default()).unwrap();
         for (section, keys) in &table {

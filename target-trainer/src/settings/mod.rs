@@ -1,6 +1,6 @@
 //! The settings of a root: one TOML file, every key documented, unknown ones refused with the nearest known one.
 
-mod asked;
+mod device_request;
 mod documented;
 
 use std::path::Path;
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 use crate::device::Precision;
 use crate::train::Recipe;
 
-pub use asked::Asked;
-pub use documented::documented;
+pub use device_request::DeviceRequest;
+pub use documented::documented_toml;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    pub train: Train,
-    pub device: Device,
+    pub train: TrainSettings,
+    pub device: DeviceSettings,
     pub recipe: Recipe,
     pub limits: Limits,
     pub guards: Guards,
@@ -36,7 +36,7 @@ pub enum OnNonFinite {
 /// How a job is run: on the CPU nothing in here changes a bit of the weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Train {
+pub struct TrainSettings {
     pub micro_batch: usize,
     pub threads: usize,
     pub save_every: u64,
@@ -49,9 +49,9 @@ pub struct Train {
     pub backoff_ms: u64,
 }
 
-impl Default for Train {
-    fn default() -> Train {
-        Train {
+impl Default for TrainSettings {
+    fn default() -> TrainSettings {
+        TrainSettings {
             micro_batch: 4,
             threads: 0,
             save_every: 5,
@@ -69,7 +69,7 @@ impl Default for Train {
 /// What is done once the GPU is gone for good, or can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum OnLost {
+pub enum OnGpuLost {
     Cpu,
     Stop,
 }
@@ -77,12 +77,12 @@ pub enum OnLost {
 /// Where training runs: the same weights within a tolerance on any device, the same bits on one kind of device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Device {
+pub struct DeviceSettings {
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(rename = "use")]
-    pub place: Asked,
+    pub request: DeviceRequest,
     pub precision: Precision,
-    pub on_lost: OnLost,
+    pub on_lost: OnGpuLost,
     pub lost_patience_s: u64,
     pub patience_s: u64,
     pub recheck_every: u64,
@@ -90,12 +90,12 @@ pub struct Device {
     pub health_every_ms: u64,
 }
 
-impl Default for Device {
-    fn default() -> Device {
-        Device {
-            place: Asked::Auto,
+impl Default for DeviceSettings {
+    fn default() -> DeviceSettings {
+        DeviceSettings {
+            request: DeviceRequest::Auto,
             precision: Precision::F32,
-            on_lost: OnLost::Stop,
+            on_lost: OnGpuLost::Stop,
             lost_patience_s: 60,
             patience_s: 30,
             recheck_every: 50,
@@ -151,7 +151,7 @@ guards! {
     atomic_save,
     whole_writes,
     sync,
-    folder_sync,
+    directory_sync,
     sync_errors,
     manifest_digest,
     verify_before_prune,
@@ -183,8 +183,8 @@ guards! {
 pub enum SettingsError {
     #[error("could not read `{path}`: {error}; is this a trainer root? `target-trainer init` makes one")]
     Read { path: String, error: std::io::Error },
-    #[error("{place}: {message}")]
-    Invalid { place: String, message: String },
+    #[error("{location}: {message}")]
+    Invalid { location: String, message: String },
 }
 
 impl Settings {
@@ -203,19 +203,19 @@ impl Settings {
                 Some(span) => format!("{name}:{}", line_and_column(text, span.start)),
                 None => name.to_owned(),
             };
-            SettingsError::Invalid { place, message: with_nearest(error.message()) }
+            SettingsError::Invalid { location: place, message: with_suggestion(error.message()) }
         })?;
-        settings.in_range(name)
+        settings.validated(name)
     }
 
     /// These settings with some changed, each as `section.key=value`.
     pub fn with(&self, changes: &[String]) -> Result<Settings, SettingsError> {
-        changes.iter().try_fold(self.clone(), |settings, change| settings.with_one(change))
+        changes.iter().try_fold(self.clone(), |settings, change| settings.with_change(change))
     }
 
-    fn with_one(&self, change: &str) -> Result<Settings, SettingsError> {
+    fn with_change(&self, change: &str) -> Result<Settings, SettingsError> {
         let place = format!("--set {change}");
-        let invalid = |message: String| SettingsError::Invalid { place: place.clone(), message };
+        let invalid = |message: String| SettingsError::Invalid { location: place.clone(), message };
         let (key, value) =
             change.split_once('=').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
         let (section, key) =
@@ -232,11 +232,11 @@ impl Settings {
             .ok_or_else(|| invalid(format!("`{section}` is no section")))?
             .insert(key.into(), value);
         let changed: Settings =
-            table.try_into().map_err(|error: toml::de::Error| invalid(with_nearest(error.message())))?;
-        changed.in_range(&place)
+            table.try_into().map_err(|error: toml::de::Error| invalid(with_suggestion(error.message())))?;
+        changed.validated(&place)
     }
 
-    fn in_range(self, place: &str) -> Result<Settings, SettingsError> {
+    fn validated(self, place: &str) -> Result<Settings, SettingsError> {
         let (train, limits) = (&self.train, &self.limits);
         let wrong = [
             (train.micro_batch == 0, "train.micro_batch is at least 1"),
@@ -261,7 +261,7 @@ impl Settings {
         if messages.is_empty() {
             return Ok(self);
         }
-        Err(SettingsError::Invalid { place: place.into(), message: messages.join("; ") })
+        Err(SettingsError::Invalid { location: place.into(), message: messages.join("; ") })
     }
 }
 
@@ -273,7 +273,7 @@ fn line_and_column(text: &str, at: usize) -> String {
 }
 
 /// `unknown field `x`, expected one of `a`, `b`` -> the same with the nearest of them first.
-fn with_nearest(message: &str) -> String {
+fn with_suggestion(message: &str) -> String {
     let words: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let Some((unknown, known)) = words.split_first().filter(|_| message.starts_with("unknown")) else {
         return message.trim().to_owned();

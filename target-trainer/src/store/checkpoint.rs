@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::adapter::adapter_files;
-use super::manifest::{FORMAT, FileFacts, Manifest};
+use super::manifest::{FORMAT_VERSION, FileDigest, Manifest};
 use super::tensors::{TensorError, decode, encode};
-use crate::durable::{self, Care, DurableError, Need, Refusal, TEMPORARY};
+use crate::durable::{self, DiskErrorKind, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
 use crate::settings::Guards;
 use crate::train::{Cursor, Recipe, TrainState};
 
@@ -16,13 +16,13 @@ const STATE: &str = "state.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Where the only checkpoint lies without the guard `atomic_save`.
-const IN_PLACE: &str = "step-current";
+const IN_PLACE_NAME: &str = "step-current";
 /// Room that a file system takes beside the bytes of the files, for each.
-const OVERHEAD: u64 = 4096;
+const FILE_OVERHEAD_BYTES: u64 = 4096;
 
 /// How saves are made.
 #[derive(Debug, Clone)]
-pub struct SaveRules {
+pub struct SaveOptions {
     pub guards: Guards,
     pub keep: usize,
 }
@@ -32,7 +32,7 @@ pub struct SaveRules {
 pub enum SaveError {
     /// Nothing was begun.
     #[error("{0}")]
-    PutOff(String),
+    Deferred(String),
     #[error(transparent)]
     Disk(#[from] DurableError),
     #[error(transparent)]
@@ -45,8 +45,8 @@ impl SaveError {
     /// Whether the file system is read-only, by word or by deed.
     pub fn is_read_only(&self) -> bool {
         match self {
-            SaveError::Disk(error) => error.refusal() == Refusal::ReadOnly,
-            SaveError::PutOff(why) => why.contains("read-only"),
+            SaveError::Disk(error) => error.kind() == DiskErrorKind::ReadOnly,
+            SaveError::Deferred(why) => why.contains("read-only"),
             _ => false,
         }
     }
@@ -54,29 +54,29 @@ impl SaveError {
 
 /// A checkpoint that can't be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PassedOver {
+pub struct SkippedCheckpoint {
     pub name: String,
     pub reason: String,
 }
 
 /// What a run goes on from.
-pub struct Resume {
+pub struct ResumePoint {
     /// None: from scratch, since there has never been a checkpoint.
     pub state: Option<TrainState>,
-    pub passed_over: Vec<PassedOver>,
+    pub skipped: Vec<SkippedCheckpoint>,
 }
 
 /// Why a run can't go on.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub enum ResumeError {
     #[error(
         "none of the {0} checkpoints verifies; nothing was deleted; restore one, or remove them all to begin from scratch"
     )]
-    NoneGood(usize),
+    NoneValid(usize),
     #[error(
-        "the checkpoints were made with base {theirs}, and this root's base is {ours}; put the right base back"
+        "the checkpoints were made with base {checkpoint_base}, and this root's base is {root_base}; put the right base back"
     )]
-    OtherBase { ours: String, theirs: String },
+    OtherBase { root_base: String, checkpoint_base: String },
     #[error("the checkpoints were made by another recipe; put it back, or submit the data as a new job")]
     OtherRecipe,
 }
@@ -89,36 +89,36 @@ struct StateFile {
 }
 
 /// How carefully checkpoints and adapters are written.
-pub fn care(guards: &Guards) -> Care {
+pub fn sync_policy(guards: &Guards) -> SyncPolicy {
     match guards {
-        Guards { sync: false, .. } => Care::Unsynced,
-        Guards { folder_sync: false, .. } => Care::UnsyncedFolders,
-        Guards { sync_errors: false, .. } => Care::UnheededSync,
-        Guards { whole_writes: false, .. } => Care::HastyWrites,
-        _ => Care::Full,
+        Guards { sync: false, .. } => SyncPolicy::NoSync,
+        Guards { directory_sync: false, .. } => SyncPolicy::NoDirectorySync,
+        Guards { sync_errors: false, .. } => SyncPolicy::IgnoreSyncErrors,
+        Guards { whole_writes: false, .. } => SyncPolicy::IgnoreShortWrites,
+        _ => SyncPolicy::Full,
     }
 }
 
 /// The checkpoints of one job.
-pub struct Checkpoints {
+pub struct CheckpointStore {
     dir: PathBuf,
     base: String,
     recipe: Recipe,
-    rules: SaveRules,
+    options: SaveOptions,
 }
 
-impl Checkpoints {
-    pub fn new(dir: PathBuf, base: String, recipe: Recipe, rules: SaveRules) -> Checkpoints {
-        Checkpoints { dir, base, recipe, rules }
+impl CheckpointStore {
+    pub fn new(dir: PathBuf, base: String, recipe: Recipe, options: SaveOptions) -> CheckpointStore {
+        CheckpointStore { dir, base, recipe, options }
     }
 
-    fn care(&self) -> Care {
-        care(&self.rules.guards)
+    fn sync_policy(&self) -> SyncPolicy {
+        sync_policy(&self.options.guards)
     }
 
     /// Removes what an earlier process left unfinished.
-    pub fn clean(&self) -> Result<(), DurableError> {
-        let unfinished = |name: &String| name.starts_with(TEMPORARY);
+    pub fn remove_unfinished(&self) -> Result<(), DurableError> {
+        let unfinished = |name: &String| name.starts_with(TEMPORARY_MARKER);
         names_in(&self.dir)
             .into_iter()
             .filter(unfinished)
@@ -127,39 +127,39 @@ impl Checkpoints {
 
     /// Saves; durable when it returns.
     pub fn save(&self, state: &TrainState) -> Result<(), SaveError> {
-        let files = self.files(state)?;
-        if self.rules.guards.space_check {
-            durable::check(&self.dir, need(&files)).map_err(SaveError::PutOff)?;
+        let files = self.encode_files(state)?;
+        if self.options.guards.space_check {
+            durable::check_space(&self.dir, required_space(&files)).map_err(SaveError::Deferred)?;
         }
         durable::create_dir(&self.dir)?;
-        if self.rules.guards.abort_cleanup {
+        if self.options.guards.abort_cleanup {
             // What an earlier save could not take back, since the disk refused that as well; and may refuse again.
-            let _ = self.clean();
+            let _ = self.remove_unfinished();
         }
-        if !self.rules.guards.atomic_save {
+        if !self.options.guards.atomic_save {
             return self.save_in_place(&files);
         }
-        let target = self.dir.join(name_of(state.cursor.step));
+        let target = self.dir.join(checkpoint_name(state.cursor.step));
         // Left by a run that saved this step and then fell back to an older one.
         self.remove(&target)?;
-        durable::write_dir(&target, &files, self.care(), self.rules.guards.abort_cleanup)?;
+        durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
-            durable::sync_dir(parent, self.care())?;
+            durable::sync_dir(parent, self.sync_policy())?;
         }
         Ok(())
     }
 
     fn save_in_place(&self, files: &[(&str, Vec<u8>)]) -> Result<(), SaveError> {
-        let target = self.dir.join(IN_PLACE);
+        let target = self.dir.join(IN_PLACE_NAME);
         durable::create_dir(&target)?;
         for (name, bytes) in files {
-            durable::write_in_place(&target.join(name), bytes, self.care())?;
+            durable::write_in_place(&target.join(name), bytes, self.sync_policy())?;
         }
-        durable::sync_dir(&target, self.care())?;
+        durable::sync_dir(&target, self.sync_policy())?;
         Ok(())
     }
 
-    fn files(&self, state: &TrainState) -> Result<Vec<(&'static str, Vec<u8>)>, SaveError> {
+    fn encode_files(&self, state: &TrainState) -> Result<Vec<(&'static str, Vec<u8>)>, SaveError> {
         let to_json = |error: serde_json::Error| TensorError::Format(error.to_string());
         let cursor =
             serde_json::to_vec_pretty(&StateFile { cursor: state.cursor.clone() }).map_err(to_json)?;
@@ -167,11 +167,11 @@ impl Checkpoints {
         files.push((OPTIMIZER, encode(&state.optimizer)?));
         files.push((STATE, cursor));
         let manifest = Manifest {
-            format: FORMAT,
+            format: FORMAT_VERSION,
             step: state.cursor.step,
             base: self.base.clone(),
             recipe: recipe_digest(&self.recipe),
-            files: files.iter().map(|(name, bytes)| ((*name).to_owned(), FileFacts::of(bytes))).collect(),
+            files: files.iter().map(|(name, bytes)| ((*name).to_owned(), FileDigest::of(bytes))).collect(),
         };
         files.push((MANIFEST, serde_json::to_vec_pretty(&manifest).map_err(to_json)?));
         Ok(files)
@@ -179,13 +179,13 @@ impl Checkpoints {
 
     /// Removes all but the newest `keep`, once the newest has been read back.
     pub fn prune(&self, newest: u64) -> Result<(), SaveError> {
-        if !self.rules.guards.atomic_save {
+        if !self.options.guards.atomic_save {
             return Ok(());
         }
-        if self.rules.guards.verify_before_prune {
-            self.load(&name_of(newest)).map_err(SaveError::ReadBack)?;
+        if self.options.guards.verify_before_prune {
+            self.load(&checkpoint_name(newest)).map_err(SaveError::ReadBack)?;
         }
-        for name in self.names().into_iter().skip(self.rules.keep) {
+        for name in self.names().into_iter().skip(self.options.keep) {
             self.remove(&self.dir.join(name))?;
         }
         Ok(())
@@ -193,36 +193,39 @@ impl Checkpoints {
 
     /// A checkpoint that is no longer needed.
     fn remove(&self, dir: &Path) -> Result<(), DurableError> {
-        match self.rules.guards.prune_whole {
-            true => durable::remove_whole(dir, self.care()),
+        match self.options.guards.prune_whole {
+            true => durable::remove_atomically(dir, self.sync_policy()),
             false => durable::remove_tree(dir),
         }
     }
 
     /// The newest checkpoint that verifies.
-    pub fn resume(&self) -> Result<Resume, LoadError> {
+    pub fn resume(&self) -> Result<ResumePoint, ResumeError> {
         let mut passed_over = Vec::new();
         for name in self.names() {
             match self.load(&name) {
                 Ok((manifest, state)) => {
-                    self.must_fit(&manifest)?;
-                    return Ok(Resume { state: Some(state), passed_over });
+                    self.check_compatible(&manifest)?;
+                    return Ok(ResumePoint { state: Some(state), skipped: passed_over });
                 }
-                Err(reason) => passed_over.push(PassedOver { name, reason }),
+                Err(reason) => passed_over.push(SkippedCheckpoint { name, reason }),
             }
         }
         match passed_over.len() {
-            0 => Ok(Resume { state: None, passed_over }),
-            count => Err(LoadError::NoneGood(count)),
+            0 => Ok(ResumePoint { state: None, skipped: passed_over }),
+            count => Err(ResumeError::NoneValid(count)),
         }
     }
 
-    fn must_fit(&self, manifest: &Manifest) -> Result<(), LoadError> {
+    fn check_compatible(&self, manifest: &Manifest) -> Result<(), ResumeError> {
         if manifest.base != self.base {
-            return Err(LoadError::OtherBase { ours: self.base.clone(), theirs: manifest.base.clone() });
+            return Err(ResumeError::OtherBase {
+                root_base: self.base.clone(),
+                checkpoint_base: manifest.base.clone(),
+            });
         }
         if manifest.recipe != recipe_digest(&self.recipe) {
-            return Err(LoadError::OtherRecipe);
+            return Err(ResumeError::OtherRecipe);
         }
         Ok(())
     }
@@ -238,23 +241,23 @@ impl Checkpoints {
 
     /// Reads one and checks it against its manifest. The error says what is wrong.
     pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), String> {
-        load(&self.dir.join(name), self.rules.guards.manifest_digest)
+        read_checkpoint(&self.dir.join(name), self.options.guards.manifest_digest)
     }
 }
 
 /// Reads a checkpoint's folder; `digests`: every file must have its manifest's digest.
-fn load(dir: &Path, digests: bool) -> Result<(Manifest, TrainState), String> {
+fn read_checkpoint(dir: &Path, digests: bool) -> Result<(Manifest, TrainState), String> {
     let read = |name: &str| std::fs::read(dir.join(name)).map_err(|error| format!("{name}: {error}"));
     let manifest = Manifest::parse(&read(MANIFEST)?)?;
     let checked = |name: &str| {
         let bytes = read(name)?;
         let expected = manifest.files.get(name).ok_or_else(|| format!("{name}: not in the manifest"))?;
-        if digests && FileFacts::of(&bytes) != *expected {
+        if digests && FileDigest::of(&bytes) != *expected {
             return Err(format!(
                 "{name}: {} bytes that are not those of the manifest ({} bytes, blake3 {}..)",
                 bytes.len(),
                 expected.bytes,
-                short(&expected.blake3)
+                short_digest(&expected.blake3)
             ));
         }
         Ok(bytes)
@@ -278,11 +281,11 @@ fn load(dir: &Path, digests: bool) -> Result<(Manifest, TrainState), String> {
     Ok((manifest, state))
 }
 
-fn short(digest: &str) -> &str {
+fn short_digest(digest: &str) -> &str {
     digest.get(..8).unwrap_or(digest)
 }
 
-fn name_of(step: u64) -> String {
+fn checkpoint_name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
@@ -296,8 +299,8 @@ fn recipe_digest(recipe: &Recipe) -> String {
     blake3::hash(serde_json::to_string(recipe).unwrap_or_default().as_bytes()).to_hex().to_string()
 }
 
-fn need(files: &[(&str, Vec<u8>)]) -> Need {
-    let bytes = files.iter().map(|(_, bytes)| bytes.len() as u64 + OVERHEAD).sum();
+fn required_space(files: &[(&str, Vec<u8>)]) -> RequiredSpace {
+    let bytes = files.iter().map(|(_, bytes)| bytes.len() as u64 + FILE_OVERHEAD_BYTES).sum();
     // The folder itself is one more.
-    Need { bytes, inodes: files.len() as u64 + 1 }
+    RequiredSpace { bytes, inodes: files.len() as u64 + 1 }
 }

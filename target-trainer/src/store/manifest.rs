@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the checkpoint's format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// What a checkpoint consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,20 +17,20 @@ pub struct Manifest {
     pub base: String,
     /// BLAKE3 of the recipe.
     pub recipe: String,
-    pub files: BTreeMap<String, FileFacts>,
+    pub files: BTreeMap<String, FileDigest>,
 }
 
 /// What a file must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileFacts {
+pub struct FileDigest {
     pub bytes: u64,
     pub blake3: String,
 }
 
-impl FileFacts {
-    pub(super) fn of(bytes: &[u8]) -> FileFacts {
-        FileFacts { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
+impl FileDigest {
+    pub(super) fn of(bytes: &[u8]) -> FileDigest {
+        FileDigest { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
     }
 }
 
@@ -39,9 +39,9 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Manifest, String> {
         let manifest: Manifest =
             serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
-        if manifest.format > FORMAT {
+        if manifest.format > FORMAT_VERSION {
             return Err(format!(
-                "manifest.json: format {} is newer than {FORMAT}, the newest that this version knows",
+                "manifest.json: format {} is newer than {FORMAT_VERSION}, the newest that this version knows",
                 manifest.format
             ));
         }

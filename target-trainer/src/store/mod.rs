@@ -2,12 +2,14 @@
 
 mod adapter;
 mod checkpoint;
-mod layout;
 mod manifest;
+mod root_layout;
 mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
-pub use checkpoint::{Checkpoints, LoadError, PassedOver, Resume, SaveError, SaveRules, care};
-pub use layout::Layout;
-pub use manifest::{FORMAT, Manifest};
+pub use checkpoint::{
+    CheckpointStore, ResumeError, ResumePoint, SaveError, SaveOptions, SkippedCheckpoint, sync_policy,
+};
+pub use manifest::{FORMAT_VERSION, Manifest};
+pub use root_layout::RootLayout;
 pub use tensors::{TensorError, decode, encode};

@@ -18,7 +18,7 @@ pub enum TensorError {
 /// In the order of the names.
 pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
     let bytes: BTreeMap<&str, Vec<u8>> =
-        tensors.iter().map(|tensor| (tensor.name.as_str(), bytes_of(&tensor.data))).collect();
+        tensors.iter().map(|tensor| (tensor.name.as_str(), f32_bytes(&tensor.data))).collect();
     let view = |tensor: &NamedTensor| {
         let data = &bytes[tensor.name.as_str()];
         TensorView::new(Dtype::F32, tensor.shape.clone(), data).map(|view| (tensor.name.clone(), view))
@@ -44,6 +44,6 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<NamedTensor>, TensorError> {
     Ok(tensors)
 }
 
-fn bytes_of(data: &[f32]) -> Vec<u8> {
+fn f32_bytes(data: &[f32]) -> Vec<u8> {
     data.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

@@ -4,14 +4,14 @@ mod engine;
 mod recipe;
 mod saver;
 mod state;
-mod word;
 mod worker;
+mod worker_event;
 
 pub use engine::{
-    Disagreement, Engine, EngineError, EngineSpec, Evaluation, NonFinite, RestoreError, Snapshot,
+    Engine, EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, Snapshot,
     StepOptions, StepReport,
 };
 pub use recipe::{Projection, Recipe};
 pub use state::{Cursor, NamedTensor, TrainState};
-pub use word::Word;
-pub use worker::{Orders, base_digest, work};
+pub use worker::{WorkerConfig, base_digest, run_worker};
+pub use worker_event::WorkerEvent;

@@ -6,191 +6,210 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::saver::{Saver, Told, write};
+use super::saver::{Saver, SaverEvent, save_and_prune};
 use super::{
-    Engine, EngineError, EngineSpec, NonFinite, RestoreError, StepOptions, StepReport, TrainState, Word,
+    Engine, EngineConfig, EngineError, NonFinite, RestoreError, StepOptions, StepReport, TrainState,
+    WorkerEvent,
 };
-use crate::device::{DeviceError, Place, Pulse, cuda_devices};
+use crate::device::{DeviceError, DeviceId, WaitTracker, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
 use crate::intake::{ContentId, Sample, read_samples};
-use crate::settings::{Asked, OnNonFinite, Settings};
-use crate::store::{Checkpoints, Layout, LoadError, SaveError, SaveRules, adapter_files, care};
+use crate::settings::{DeviceRequest, OnNonFinite, Settings};
+use crate::store::{
+    CheckpointStore, ResumeError, RootLayout, SaveError, SaveOptions, adapter_files, sync_policy,
+};
 
 /// First and longest wait between two tries of the last save.
-const SAVE_AGAIN: Duration = Duration::from_millis(50);
-const SAVE_AGAIN_MOST: Duration = Duration::from_secs(2);
+const SAVE_RETRY_DELAY: Duration = Duration::from_millis(50);
+const MAX_SAVE_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// A GPU that is caught at a wrong number or a changed weight more often than this is not trusted again.
-const DISTRUST: usize = 3;
+const MAX_GPU_FAULTS: usize = 3;
 
 /// What a worker is told.
-pub struct Orders<'a> {
-    pub layout: &'a Layout,
+pub struct WorkerConfig<'a> {
+    pub layout: &'a RootLayout,
     pub settings: &'a Settings,
     pub job: &'a str,
     pub micro_batch: NonZeroUsize,
-    pub place: Asked,
+    pub device: DeviceRequest,
     /// Tells whoever asks how long the device has been waited for.
-    pub pulse: Arc<Pulse>,
+    pub wait_tracker: Arc<WaitTracker>,
     /// Says a word to the daemon.
-    pub say: &'a dyn Fn(Word),
+    pub emit: &'a dyn Fn(WorkerEvent),
     /// Whether a signal asked for the end.
-    pub asked_to_end: &'a dyn Fn() -> bool,
+    pub stop_requested: &'a dyn Fn() -> bool,
 }
 
 /// Trains the job to its end, or as far as it goes.
-pub fn work(orders: &Orders<'_>) -> Exit {
-    match Work::begin(orders).and_then(|mut work| work.run()) {
+pub fn run_worker(orders: &WorkerConfig<'_>) -> Exit {
+    match TrainingRun::start(orders).and_then(|mut work| work.run()) {
         Ok(exit) => exit,
         Err((exit, why)) => {
-            (orders.say)(Word::Ending { why });
+            (orders.emit)(WorkerEvent::ExitReason { reason: why });
             exit
         }
     }
 }
 
-type Step<T> = Result<T, (Exit, String)>;
+type WorkerResult<T> = Result<T, (Exit, String)>;
 
-struct Work<'a> {
-    orders: &'a Orders<'a>,
+struct TrainingRun<'a> {
+    config: &'a WorkerConfig<'a>,
     engine: Engine,
     on_gpu: bool,
     micro_batch: NonZeroUsize,
-    checkpoints: Arc<Checkpoints>,
+    checkpoints: Arc<CheckpointStore>,
     saver: Saver,
     /// Where it all begins, if there has never been a checkpoint.
-    scratch: Option<TrainState>,
+    initial_state: Option<TrainState>,
     /// Steps that were not finite, each counted once however often it was done again.
     non_finite: BTreeSet<u64>,
     /// Times that the GPU was caught.
-    caught: usize,
-    saved: u64,
+    gpu_faults: usize,
+    last_saved_step: u64,
 }
 
-impl<'a> Work<'a> {
-    fn begin(orders: &'a Orders<'a>) -> Step<Work<'a>> {
+impl<'a> TrainingRun<'a> {
+    fn start(orders: &'a WorkerConfig<'a>) -> WorkerResult<TrainingRun<'a>> {
         let Settings { train, recipe, guards, device, .. } = orders.settings;
-        let base = base_digest(&orders.layout.base()).map_err(|why| (Exit::Base, why))?;
-        let place = found(orders.place);
-        let spec = EngineSpec { place, precision: device.precision, pulse: Arc::clone(&orders.pulse) };
-        let engine = Engine::new(&orders.layout.base(), recipe.clone(), samples(orders)?, &spec)
-            .map_err(engine_failed)?;
-        (orders.say)(Word::On { device: engine.device_name() });
-        let rules = SaveRules { guards: guards.clone(), keep: train.keep };
-        let checkpoints = Arc::new(Checkpoints::new(
+        let base = base_digest(&orders.layout.base()).map_err(|why| (Exit::BaseModel, why))?;
+        let place = resolve_device(orders.device);
+        let spec = EngineConfig {
+            device: place,
+            precision: device.precision,
+            wait_tracker: Arc::clone(&orders.wait_tracker),
+        };
+        let engine = Engine::new(&orders.layout.base(), recipe.clone(), read_job_samples(orders)?, &spec)
+            .map_err(engine_failure)?;
+        (orders.emit)(WorkerEvent::Device { device: engine.device_name() });
+        let rules = SaveOptions { guards: guards.clone(), keep: train.keep };
+        let checkpoints = Arc::new(CheckpointStore::new(
             orders.layout.job_checkpoints(orders.job),
             base,
             recipe.clone(),
             rules,
         ));
-        if let Err(error) = checkpoints.clean() {
+        if let Err(error) = checkpoints.remove_unfinished() {
             tracing::warn!("unfinished checkpoints stay for now: {error}");
         }
-        let on_gpu = place != Place::Cpu;
+        let on_gpu = place != DeviceId::Cpu;
         let saver = match on_gpu && device.background_save {
-            true => Saver::in_background(Arc::clone(&checkpoints))
+            true => Saver::start_background(Arc::clone(&checkpoints))
                 .map_err(|error| (Exit::Failed, format!("could not start the saver's thread: {error}")))?,
-            false => Saver::OnTheSpot,
+            false => Saver::Foreground,
         };
-        let mut work = Work {
-            orders,
+        let mut work = TrainingRun {
+            config: orders,
             engine,
             on_gpu,
             micro_batch: orders.micro_batch,
             checkpoints,
             saver,
-            scratch: None,
+            initial_state: None,
             non_finite: BTreeSet::new(),
-            caught: 0,
-            saved: 0,
+            gpu_faults: 0,
+            last_saved_step: 0,
         };
         work.compare_with_cpu()?;
         let step = work.resume()?;
-        (orders.say)(Word::Resumed { step });
+        (orders.emit)(WorkerEvent::Resumed { step });
         Ok(work)
     }
 
     /// A GPU that computes something else than the CPU trains something else.
-    fn compare_with_cpu(&mut self) -> Step<()> {
-        if !self.on_gpu || !self.orders.settings.guards.parity_check {
+    fn compare_with_cpu(&mut self) -> WorkerResult<()> {
+        if !self.on_gpu || !self.config.settings.guards.parity_check {
             return Ok(());
         }
-        match self.engine.compare_with_cpu().map_err(device_failed)? {
+        match self.engine.compare_with_cpu().map_err(device_failure)? {
             Some(disagreement) => {
-                Err((Exit::GpuWrong, format!("the GPU disagrees with the CPU: {disagreement}")))
+                Err((Exit::GpuWrongResult, format!("the GPU disagrees with the CPU: {disagreement}")))
             }
             None => Ok(()),
         }
     }
 
     /// Goes back to the newest good checkpoint, or to the beginning if there has never been one.
-    fn resume(&mut self) -> Step<u64> {
-        self.settle()?;
+    fn resume(&mut self) -> WorkerResult<u64> {
+        self.wait_for_saver()?;
         let resume = self.checkpoints.resume().map_err(|error| {
-            let exit =
-                if matches!(error, LoadError::NoneGood(_)) { Exit::NoGoodCheckpoint } else { Exit::Base };
+            let exit = if matches!(error, ResumeError::NoneValid(_)) {
+                Exit::NoValidCheckpoint
+            } else {
+                Exit::BaseModel
+            };
             (exit, error.to_string())
         })?;
-        for passed in resume.passed_over {
-            (self.orders.say)(Word::PassedOver { name: passed.name, reason: passed.reason });
+        for passed in resume.skipped {
+            (self.config.emit)(WorkerEvent::CheckpointSkipped { name: passed.name, reason: passed.reason });
         }
-        let state = match (resume.state, &self.scratch) {
+        let state = match (resume.state, &self.initial_state) {
             (Some(state), _) => state,
             (None, Some(scratch)) => scratch.clone(),
             (None, None) => {
-                self.scratch = Some(self.engine.state().map_err(device_failed)?);
+                self.initial_state = Some(self.engine.state().map_err(device_failure)?);
                 return Ok(0);
             }
         };
         let step = state.cursor.step;
-        self.saved = step;
+        self.last_saved_step = step;
         self.engine.restore(state).map_err(|error| match error {
-            RestoreError::Unfit(why) => (Exit::NoGoodCheckpoint, why),
-            RestoreError::Device(error) => device_failed(error),
+            RestoreError::ShapeMismatch(why) => (Exit::NoValidCheckpoint, why),
+            RestoreError::Device(error) => device_failure(error),
         })?;
         Ok(step)
     }
 
-    fn run(&mut self) -> Step<Exit> {
-        let train = &self.orders.settings.train;
+    fn run(&mut self) -> WorkerResult<Exit> {
+        let train = &self.config.settings.train;
         while !self.engine.finished() {
             self.step()?;
-            self.heed_saver(false)?;
+            self.drain_saver_events(false)?;
             let step = self.engine.cursor().step;
-            let asked = (self.orders.asked_to_end)();
+            let asked = (self.config.stop_requested)();
             if asked {
                 self.save(step)?;
-                return Err((Exit::Interrupted, format!("asked to end; saved step {}", self.saved)));
+                return Err((
+                    Exit::Interrupted,
+                    format!("asked to end; saved step {}", self.last_saved_step),
+                ));
             }
-            if step.is_multiple_of(train.save_every) && step > self.saved && !self.engine.finished() {
-                self.begin_save(step)?;
+            if step.is_multiple_of(train.save_every) && step > self.last_saved_step && !self.engine.finished()
+            {
+                self.start_save(step)?;
             }
             if self.engine.finished() {
-                self.last_save()?;
+                self.final_save()?;
             }
         }
-        self.leave()
+        self.write_result()
     }
 
     /// One step, or what has to be done before it can be done again.
-    fn step(&mut self) -> Step<()> {
-        let report = match self.engine.step(self.options()) {
+    fn step(&mut self) -> WorkerResult<()> {
+        let report = match self.engine.step(self.step_options()) {
             Ok(report) => report,
-            Err(DeviceError::OutOfMemory { .. }) if self.can_shrink() => return self.shrink(),
-            Err(error) => return Err(device_failed(error)),
+            Err(DeviceError::OutOfMemory { .. }) if self.can_reduce_micro_batch() => {
+                return self.reduce_micro_batch();
+            }
+            Err(error) => return Err(device_failure(error)),
         };
-        if report.disagreed {
-            return self.disagreed(report.step);
+        if report.results_differ {
+            return self.handle_differing_results(report.step);
         }
         match report.non_finite {
-            Some(what) => self.not_finite(&report, what)?,
-            None => (self.orders.say)(Word::Step { step: report.step, loss: format!("{:.6}", report.loss) }),
+            Some(what) => self.handle_non_finite(&report, what)?,
+            None => (self.config.emit)(WorkerEvent::Step {
+                step: report.step,
+                loss: format!("{:.6}", report.loss),
+            }),
         }
         Ok(())
     }
 
-    fn options(&self) -> StepOptions {
-        let Settings { device, guards, .. } = self.orders.settings;
+    fn step_options(&self) -> StepOptions {
+        let Settings { device, guards, .. } = self.config.settings;
         let next = self.engine.cursor().step + 1;
         let is_due = device.recheck_every > 0 && next.is_multiple_of(device.recheck_every);
         StepOptions {
@@ -200,35 +219,35 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn can_shrink(&self) -> bool {
-        self.orders.settings.guards.gpu_shrink && self.micro_batch.get() > 1
+    fn can_reduce_micro_batch(&self) -> bool {
+        self.config.settings.guards.gpu_shrink && self.micro_batch.get() > 1
     }
 
-    fn shrink(&mut self) -> Step<()> {
+    fn reduce_micro_batch(&mut self) -> WorkerResult<()> {
         let from = self.micro_batch.get();
         self.micro_batch = NonZeroUsize::new(from.div_ceil(2)).unwrap_or(NonZeroUsize::MIN);
         self.engine.release_caches();
-        (self.orders.say)(Word::Shrunk { from, to: self.micro_batch.get() });
+        (self.config.emit)(WorkerEvent::MicroBatchReduced { from, to: self.micro_batch.get() });
         Ok(())
     }
 
-    fn disagreed(&mut self, step: u64) -> Step<()> {
-        (self.orders.say)(Word::Disagreed { step });
-        self.catch("computed one batch twice and got different results")
+    fn handle_differing_results(&mut self, step: u64) -> WorkerResult<()> {
+        (self.config.emit)(WorkerEvent::ResultsDiffer { step });
+        self.record_gpu_fault("computed one batch twice and got different results")
     }
 
     /// Once more that the GPU is not what it should be.
-    fn catch(&mut self, what: &str) -> Step<()> {
-        self.caught += 1;
-        match self.caught > DISTRUST {
-            true => Err((Exit::GpuWrong, format!("the GPU has {what} {} times", self.caught))),
+    fn record_gpu_fault(&mut self, what: &str) -> WorkerResult<()> {
+        self.gpu_faults += 1;
+        match self.gpu_faults > MAX_GPU_FAULTS {
+            true => Err((Exit::GpuWrongResult, format!("the GPU has {what} {} times", self.gpu_faults))),
             false => Ok(()),
         }
     }
 
-    fn not_finite(&mut self, report: &StepReport, what: NonFinite) -> Step<()> {
+    fn handle_non_finite(&mut self, report: &StepReport, what: NonFinite) -> WorkerResult<()> {
         let is_new = self.non_finite.insert(report.step);
-        let train = &self.orders.settings.train;
+        let train = &self.config.settings.train;
         let words = format!("non-finite {what} (loss {})", report.loss);
         if train.on_non_finite == OnNonFinite::Stop || self.non_finite.len() > train.non_finite_budget {
             return Err((
@@ -244,174 +263,176 @@ impl<'a> Work<'a> {
         // What comes again after a rollback is in the data: only skipping leads past it.
         if train.on_non_finite == OnNonFinite::Rollback && is_new {
             let to = self.resume()?;
-            (self.orders.say)(Word::RolledBack { to, what: words });
+            (self.config.emit)(WorkerEvent::RolledBack { to, reason: words });
             return Ok(());
         }
-        self.engine.skip();
-        (self.orders.say)(Word::Skipped { step: report.step, what: words });
+        self.engine.skip_batch();
+        (self.config.emit)(WorkerEvent::StepSkipped { step: report.step, reason: words });
         Ok(())
     }
 
     /// Frozen weights that have changed make every step since the last save worthless: none of them is ever saved.
     /// False: they had changed, and the run has gone back.
-    fn weights_are_intact(&mut self) -> Step<bool> {
-        if !self.on_gpu || !self.orders.settings.guards.weight_check {
+    fn check_weights(&mut self) -> WorkerResult<bool> {
+        if !self.on_gpu || !self.config.settings.guards.weight_check {
             return Ok(true);
         }
-        if self.engine.weights_intact().map_err(device_failed)? {
+        if self.engine.weights_intact().map_err(device_failure)? {
             return Ok(true);
         }
-        self.catch("changed frozen weights")?;
-        self.engine.reload_weights().map_err(device_failed)?;
+        self.record_gpu_fault("changed frozen weights")?;
+        self.engine.reload_weights().map_err(device_failure)?;
         let to = self.resume()?;
-        (self.orders.say)(Word::WeightsMended { to });
+        (self.config.emit)(WorkerEvent::WeightsReloaded { to });
         Ok(false)
     }
 
     /// Saves, and waits for what comes of it. False: it could not be made, or the run has gone back.
-    fn save(&mut self, step: u64) -> Step<bool> {
-        self.begin_save(step)?;
-        self.settle()?;
-        Ok(self.saved == step)
+    fn save(&mut self, step: u64) -> WorkerResult<bool> {
+        self.start_save(step)?;
+        self.wait_for_saver()?;
+        Ok(self.last_saved_step == step)
     }
 
     /// One at a time: an earlier save is waited for.
-    fn begin_save(&mut self, step: u64) -> Step<()> {
-        self.settle()?;
-        if !self.weights_are_intact()? {
+    fn start_save(&mut self, step: u64) -> WorkerResult<()> {
+        self.wait_for_saver()?;
+        if !self.check_weights()? {
             return Ok(());
         }
-        (self.orders.say)(Word::Saving { step });
-        if matches!(self.saver, Saver::InBackground { .. }) {
-            let snapshot = self.engine.snapshot().map_err(device_failed)?;
-            self.saver.begin(step, snapshot);
+        (self.config.emit)(WorkerEvent::Saving { step });
+        if matches!(self.saver, Saver::Background { .. }) {
+            let snapshot = self.engine.snapshot().map_err(device_failure)?;
+            self.saver.start(step, snapshot);
             return Ok(());
         }
-        let state = self.engine.state().map_err(device_failed)?;
+        let state = self.engine.state().map_err(device_failure)?;
         let checkpoints = Arc::clone(&self.checkpoints);
         let mut heard = Ok(());
-        write(&checkpoints, step, &state, |told| {
+        save_and_prune(&checkpoints, step, &state, |told| {
             if heard.is_ok() {
-                heard = self.heed(told);
+                heard = self.handle_saver_event(told);
             }
         });
         heard
     }
 
-    fn settle(&mut self) -> Step<()> {
-        self.heed_saver(true)
+    fn wait_for_saver(&mut self) -> WorkerResult<()> {
+        self.drain_saver_events(true)
     }
 
-    fn heed_saver(&mut self, wait: bool) -> Step<()> {
-        while let Some(told) = self.saver.next(wait) {
-            self.heed(told)?;
+    fn drain_saver_events(&mut self, wait: bool) -> WorkerResult<()> {
+        while let Some(told) = self.saver.next_event(wait) {
+            self.handle_saver_event(told)?;
         }
         Ok(())
     }
 
     /// A save that can't be made is told, and made at the next occasion.
-    fn heed(&mut self, told: Told) -> Step<()> {
+    fn handle_saver_event(&mut self, told: SaverEvent) -> WorkerResult<()> {
         match told {
-            Told::Saved { step } => {
-                self.saved = step;
-                (self.orders.say)(Word::Saved { step });
+            SaverEvent::Saved { step } => {
+                self.last_saved_step = step;
+                (self.config.emit)(WorkerEvent::Saved { step });
             }
-            Told::Failed { error, .. }
-                if error.is_read_only() && !self.orders.settings.guards.read_only_wait =>
+            SaverEvent::Failed { error, .. }
+                if error.is_read_only() && !self.config.settings.guards.read_only_wait =>
             {
                 return Err((Exit::Disk, error.to_string()));
             }
-            Told::Failed { step, error } => {
+            SaverEvent::Failed { step, error } => {
                 let why = error.to_string();
-                (self.orders.say)(match error {
-                    SaveError::PutOff(_) => Word::PutOff { step, why },
-                    _ => Word::SaveFailed { step, why },
+                (self.config.emit)(match error {
+                    SaveError::Deferred(_) => WorkerEvent::SaveDeferred { step, reason: why },
+                    _ => WorkerEvent::SaveFailed { step, reason: why },
                 });
             }
-            Told::Lost { error } => return Err(device_failed(error)),
-            Told::Tidied => {}
+            SaverEvent::CopyFailed { error } => return Err(device_failure(error)),
+            SaverEvent::Pruned => {}
         }
         Ok(())
     }
 
     /// The run never ends well with its last steps unsaved. Where the weights had changed, it goes on instead.
-    fn last_save(&mut self) -> Step<()> {
+    fn final_save(&mut self) -> WorkerResult<()> {
         let step = self.engine.cursor().step;
-        let until = Instant::now() + Duration::from_secs(self.orders.settings.train.save_patience_s);
-        let mut wait = SAVE_AGAIN;
-        self.settle()?;
-        while step > self.saved && !self.save(step)? && self.engine.finished() {
-            if Instant::now() > until || (self.orders.asked_to_end)() {
+        let until = Instant::now() + Duration::from_secs(self.config.settings.train.save_patience_s);
+        let mut wait = SAVE_RETRY_DELAY;
+        self.wait_for_saver()?;
+        while step > self.last_saved_step && !self.save(step)? && self.engine.finished() {
+            if Instant::now() > until || (self.config.stop_requested)() {
                 return Err((Exit::Disk, format!("the last save, of step {step}, could not be made")));
             }
             std::thread::sleep(wait);
-            wait = (wait * 2).min(SAVE_AGAIN_MOST);
+            wait = (wait * 2).min(MAX_SAVE_RETRY_DELAY);
         }
         Ok(())
     }
 
     /// Leaves the finished adapter in `done/`.
-    fn leave(&mut self) -> Step<Exit> {
+    fn write_result(&mut self) -> WorkerResult<Exit> {
         let failed = |error: &dyn std::fmt::Display| (Exit::Disk, error.to_string());
-        let state = self.engine.state().map_err(device_failed)?;
+        let state = self.engine.state().map_err(device_failure)?;
         let mut files = Vec::from(
-            adapter_files(&self.orders.settings.recipe, &state.adapter).map_err(|error| failed(&error))?,
+            adapter_files(&self.config.settings.recipe, &state.adapter).map_err(|error| failed(&error))?,
         );
         let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
-        let report = serde_json::json!({ "job": self.orders.job, "step": state.cursor.step, "updates": state.cursor.updates, "adapter": adapter });
+        let report = serde_json::json!({ "job": self.config.job, "step": state.cursor.step, "updates": state.cursor.updates, "adapter": adapter });
         files.push(("report.json", report.to_string().into_bytes()));
-        let target = self.orders.layout.done().join(self.orders.job);
-        let care = care(&self.orders.settings.guards);
+        let target = self.config.layout.done().join(self.config.job);
+        let care = sync_policy(&self.config.settings.guards);
         durable::remove_tree(&target)
             .and_then(|()| durable::write_dir(&target, &files, care, true))
             .map_err(|error| failed(&error))?;
-        (self.orders.say)(Word::Finished { step: state.cursor.step, adapter });
+        (self.config.emit)(WorkerEvent::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
     }
 }
 
 /// Where training runs. `auto` does without a GPU that can't be used, and says why.
-fn found(asked: Asked) -> Place {
+fn resolve_device(asked: DeviceRequest) -> DeviceId {
     match asked {
-        Asked::Cpu => Place::Cpu,
-        Asked::Cuda(number) => Place::Cuda(number),
-        Asked::Auto => match cuda_devices() {
-            Ok(count) if count > 0 => Place::Cuda(0),
-            Ok(_) => Place::Cpu,
+        DeviceRequest::Cpu => DeviceId::Cpu,
+        DeviceRequest::Cuda(number) => DeviceId::Cuda(number),
+        DeviceRequest::Auto => match cuda_device_count() {
+            Ok(count) if count > 0 => DeviceId::Cuda(0),
+            Ok(_) => DeviceId::Cpu,
             Err(error) => {
                 tracing::info!("trains on the CPU: {error}");
-                Place::Cpu
+                DeviceId::Cpu
             }
         },
     }
 }
 
-fn device_failed(error: DeviceError) -> (Exit, String) {
+fn device_failure(error: DeviceError) -> (Exit, String) {
     let exit = match error {
-        DeviceError::Missing { code: Some(_), .. } => Exit::GpuMissing,
-        DeviceError::Missing { code: None, .. } | DeviceError::Unfit { .. } => Exit::GpuUnfit,
-        DeviceError::Broken { .. } | DeviceError::OutOfMemory { .. } | DeviceError::Refused { .. } => {
-            Exit::Gpu
+        DeviceError::Unavailable { code: Some(_), .. } => Exit::GpuMissing,
+        DeviceError::Unavailable { code: None, .. } | DeviceError::Incompatible { .. } => {
+            Exit::GpuUnsupported
         }
+        DeviceError::ContextLost { .. }
+        | DeviceError::OutOfMemory { .. }
+        | DeviceError::CallFailed { .. } => Exit::GpuFailed,
     };
     (exit, error.to_string())
 }
 
-fn engine_failed(error: EngineError) -> (Exit, String) {
+fn engine_failure(error: EngineError) -> (Exit, String) {
     match error {
-        EngineError::Base(error) => (Exit::Base, error.to_string()),
-        EngineError::Device(error) => device_failed(error),
+        EngineError::Base(error) => (Exit::BaseModel, error.to_string()),
+        EngineError::Device(error) => device_failure(error),
     }
 }
 
-fn samples(orders: &Orders<'_>) -> Step<Vec<Sample>> {
+fn read_job_samples(orders: &WorkerConfig<'_>) -> WorkerResult<Vec<Sample>> {
     let path = orders.layout.job_data(orders.job);
     let failed = |error: &dyn std::fmt::Display| (Exit::Failed, format!("`{}`: {error}", path.display()));
     let file = std::fs::File::open(&path).map_err(|error| failed(&error))?;
     let mut content = ContentId::default();
     let read: Result<_, std::convert::Infallible> =
         read_samples(file, &orders.settings.limits, &orders.settings.guards, |line| {
-            content.add(line);
+            content.update(line);
             Ok(())
         });
     match read {

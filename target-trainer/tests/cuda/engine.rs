@@ -4,17 +4,17 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use target_trainer::device::cuda::Element;
-use target_trainer::device::{DeviceError, Place, Precision, Pulse};
+use target_trainer::device::cuda::ElementType;
+use target_trainer::device::{DeviceError, DeviceId, Precision, WaitTracker};
 use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::arithmetic;
-use target_trainer::model::{Base, Preset};
-use target_trainer::train::{Engine, EngineSpec, NonFinite, Recipe, RestoreError, StepOptions, StepReport};
+use target_trainer::model::{BaseModel, Preset};
+use target_trainer::train::{Engine, EngineConfig, NonFinite, Recipe, RestoreError, StepOptions, StepReport};
 
-use crate::Test;
-use crate::rig::device;
+use crate::TestCase;
+use crate::test_device::device;
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[TestCase] = &[
     ("two_hundred_steps_have_the_cpus_losses", losses),
     ("two_runs_end_with_the_same_bits", same_bits),
     ("a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_bits", resumed),
@@ -31,12 +31,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_device_that_is_not_there_is_missing", missing),
 ];
 
-fn spec(precision: Precision) -> EngineSpec {
-    EngineSpec { place: Place::Cuda(0), precision, pulse: Arc::new(Pulse::default()) }
+fn spec(precision: Precision) -> EngineConfig {
+    EngineConfig { device: DeviceId::Cuda(0), precision, wait_tracker: Arc::new(WaitTracker::default()) }
 }
 
-fn base() -> Base {
-    Base::random(Preset::Tiny.config(), 1)
+fn base() -> BaseModel {
+    BaseModel::random(Preset::Tiny.config(), 1)
 }
 
 fn samples(lines: impl IntoIterator<Item = String>) -> Vec<Sample> {
@@ -48,7 +48,7 @@ fn recipe(steps: u64) -> Recipe {
 }
 
 fn engine_of(recipe: Recipe, lines: impl IntoIterator<Item = String>, precision: Precision) -> Engine {
-    Engine::with_base_on(base(), recipe, &samples(lines), &spec(precision)).unwrap()
+    Engine::new_on_device(base(), recipe, &samples(lines), &spec(precision)).unwrap()
 }
 
 fn engine(steps: u64, precision: Precision) -> Engine {
@@ -80,7 +80,7 @@ fn losses() {
         losses
     };
     let lines = || arithmetic(1, 300, 0);
-    let on_cpu = run(Engine::with_base(base(), recipe.clone(), &samples(lines())));
+    let on_cpu = run(Engine::new_on_cpu(base(), recipe.clone(), &samples(lines())));
     for (precision, tolerance) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
         let on_card = run(engine_of(recipe.clone(), lines(), precision));
         let apart = on_cpu.iter().zip(&on_card).map(|(a, b)| (a - b).abs() / a).fold(0.0, f32::max);
@@ -168,7 +168,7 @@ fn rechecked() {
     let (mut once, mut twice) = (engine(4, Precision::F32), engine(4, Precision::F32));
     for _ in 0..4 {
         let report = twice.step(StepOptions { recheck: true, ..options(4) }).unwrap();
-        assert!(!report.disagreed);
+        assert!(!report.results_differ);
         assert_eq!(step(&mut once), report);
     }
     assert!(once.state().unwrap() == twice.state().unwrap());
@@ -178,7 +178,7 @@ fn moves() {
     let mut card = engine(8, Precision::F32);
     steps(&mut card, 4);
     let state = card.state().unwrap();
-    let mut cpu = Engine::with_base(base(), recipe(8), &samples(arithmetic(1, 30, 0)));
+    let mut cpu = Engine::new_on_cpu(base(), recipe(8), &samples(arithmetic(1, 30, 0)));
     cpu.restore(state.clone()).unwrap();
     assert!(cpu.state().unwrap() == state);
     let (on_cpu, on_card) = (step(&mut cpu), step(&mut card));
@@ -193,7 +193,7 @@ fn unfit() {
     let mut other = before.clone();
     other.optimizer[3].shape = vec![1];
     assert!(
-        matches!(engine.restore(other), Err(RestoreError::Unfit(why)) if why.contains("has shape [1], expected"))
+        matches!(engine.restore(other), Err(RestoreError::ShapeMismatch(why)) if why.contains("has shape [1], expected"))
     );
     assert!(engine.state().unwrap() == before);
 }
@@ -211,8 +211,8 @@ fn out_of_memory() {
     let mut others = Vec::new();
     // Halves, for free memory need not lie in one piece.
     for size in (20..40).rev().map(|bits| 1_usize << bits) {
-        while device.memory().unwrap().0 >= LEFT + size {
-            match device.buffer(Element::Word, size / 4) {
+        while device.memory_info().unwrap().0 >= LEFT + size {
+            match device.buffer(ElementType::Bits32, size / 4) {
                 Ok(buffer) => others.push(buffer),
                 Err(_) => break,
             }
@@ -233,9 +233,9 @@ fn steady() {
     let line = r#"{"prompt":"12+34=","completion":"46"}"#;
     let mut engine = engine_of(recipe(20), [line.to_owned()], Precision::F32);
     steps(&mut engine, 3);
-    let (free, _) = device().memory().unwrap();
+    let (free, _) = device().memory_info().unwrap();
     steps(&mut engine, 10);
-    assert!(device().memory().unwrap().0 >= free, "memory was taken for steps that are all alike");
+    assert!(device().memory_info().unwrap().0 >= free, "memory was taken for steps that are all alike");
 }
 
 fn agrees() {
@@ -256,8 +256,8 @@ fn agrees() {
 }
 
 fn missing() {
-    let spec = EngineSpec { place: Place::Cuda(77), ..spec(Precision::F32) };
-    let error = Engine::with_base_on(base(), recipe(1), &samples(arithmetic(1, 3, 0)), &spec).err().unwrap();
-    assert!(matches!(error, DeviceError::Missing { .. }), "{error}");
+    let spec = EngineConfig { device: DeviceId::Cuda(77), ..spec(Precision::F32) };
+    let error = Engine::new_on_device(base(), recipe(1), &samples(arithmetic(1, 3, 0)), &spec).err().unwrap();
+    assert!(matches!(error, DeviceError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("cuda:77 can't be used: "), "{error}");
 }

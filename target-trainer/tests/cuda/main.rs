@@ -7,20 +7,20 @@
 mod attention;
 mod engine;
 mod kernels;
-mod net;
-mod rig;
+mod model;
 mod sys;
+mod test_device;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
-use target_trainer::device::{DeviceError, cuda_devices};
+use target_trainer::device::{DeviceError, cuda_device_count};
 
 /// Set in the process that was started once more.
-const AGAIN: &str = "CUDA_TESTS_SIMULATED";
-const NAMES: [&str; 6] = [
+const RESTARTED_VARIABLE: &str = "CUDA_TESTS_SIMULATED";
+const LIBRARY_NAMES: [&str; 6] = [
     "libcuda.so",
     "libcuda.so.1",
     "libcublasLt.so",
@@ -29,14 +29,14 @@ const NAMES: [&str; 6] = [
     "libnvidia-ml.so.1",
 ];
 
-type Test = (&'static str, fn());
+type TestCase = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let is_again = std::env::var_os(AGAIN).is_some();
-    let why = match device() {
+    let is_again = std::env::var_os(RESTARTED_VARIABLE).is_some();
+    let why = match check_device() {
         Ok(()) => None,
-        Err(_) if !is_again && !arguments.list => match simulate() {
+        Err(_) if !is_again && !arguments.list => match restart_with_simulated_gpu() {
             Ok(never) => match never {},
             Err(why) => Some(why),
         },
@@ -46,7 +46,8 @@ fn main() -> ExitCode {
         eprintln!("skipped: {why}");
     }
     let mut trials = vec![Trial::test("without_a_driver_cuda_is_missing", || Ok(without_a_driver()?))];
-    for (name, test) in kernels::TESTS.iter().chain(attention::TESTS).chain(net::TESTS).chain(engine::TESTS) {
+    for (name, test) in kernels::TESTS.iter().chain(attention::TESTS).chain(model::TESTS).chain(engine::TESTS)
+    {
         let trial = Trial::test(*name, move || {
             test();
             Ok(())
@@ -59,8 +60,8 @@ fn main() -> ExitCode {
 }
 
 /// Whether there is a card that our kernels run on.
-fn device() -> Result<(), String> {
-    match (cuda_devices(), sys::simulated_kernels()) {
+fn check_device() -> Result<(), String> {
+    match (cuda_device_count(), sys::simulated_kernel_count()) {
         (Err(error), _) => Err(error.to_string()),
         (Ok(0), _) => Err("there is no CUDA device".to_owned()),
         (Ok(_), Some(0)) => {
@@ -71,12 +72,12 @@ fn device() -> Result<(), String> {
 }
 
 /// Puts the simulated driver's library where the loader looks, and starts this program again. Returns if it can't.
-fn simulate() -> Result<std::convert::Infallible, String> {
-    let library = library()?;
+fn restart_with_simulated_gpu() -> Result<std::convert::Infallible, String> {
+    let library = build_simulated_gpu()?;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated-gpu");
     let failed = |error: std::io::Error| format!("could not link `{}`: {error}", folder.display());
     std::fs::create_dir_all(&folder).map_err(failed)?;
-    for name in NAMES {
+    for name in LIBRARY_NAMES {
         let link = folder.join(name);
         if std::fs::read_link(&link).is_ok_and(|target| target == library) {
             continue;
@@ -86,12 +87,12 @@ fn simulate() -> Result<std::convert::Infallible, String> {
     }
     let program = std::env::current_exe().map_err(|error| format!("no own path: {error}"))?;
     let mut again = Command::new(program);
-    again.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", &folder).env(AGAIN, "1");
+    again.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", &folder).env(RESTARTED_VARIABLE, "1");
     Err(format!("could not start again: {}", again.exec()))
 }
 
 /// Built anew by the cargo that runs the tests: it knows best whether anything has changed.
-fn library() -> Result<PathBuf, String> {
+fn build_simulated_gpu() -> Result<PathBuf, String> {
     let own = std::env::current_exe().unwrap();
     let folders: Vec<&Path> = own.ancestors().skip(1).take(2).collect();
     if let Some(cargo) = std::env::var_os("CARGO") {
@@ -114,8 +115,10 @@ fn library() -> Result<PathBuf, String> {
 fn without_a_driver() -> Result<(), String> {
     const ASKED: &str = "CUDA_TESTS_WITHOUT";
     if std::env::var_os(ASKED).is_some() {
-        return match cuda_devices() {
-            Err(error @ DeviceError::Missing { .. }) if error.to_string().contains("no NVIDIA driver") => {
+        return match cuda_device_count() {
+            Err(error @ DeviceError::Unavailable { .. })
+                if error.to_string().contains("no NVIDIA driver") =>
+            {
                 Ok(())
             }
             Ok(_) if Path::new("/dev/nvidiactl").exists() => Ok(()),
@@ -124,7 +127,7 @@ fn without_a_driver() -> Result<(), String> {
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "without_a_driver_cuda_is_missing"]);
-    child.env_remove("LD_LIBRARY_PATH").env(ASKED, "1").env(AGAIN, "1");
+    child.env_remove("LD_LIBRARY_PATH").env(ASKED, "1").env(RESTARTED_VARIABLE, "1");
     let output = child.output().map_err(|error| error.to_string())?;
     match output.status.success() {
         true => Ok(()),

@@ -1,7 +1,7 @@
 //! What is asked of the simulated driver by its name only. Unsafe.
 
 /// How many of our kernels it was built with; nothing where the driver is a real one.
-pub(crate) fn simulated_kernels() -> Option<u32> {
+pub(crate) fn simulated_kernel_count() -> Option<u32> {
     // SAFETY: loads a library by its public names and closes it again.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return None;

@@ -15,15 +15,15 @@ use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// What makes the committed PTX: the first NVRTC of CUDA 12, whose PTX loads with every driver of CUDA 12.
-const COMMITTED_BY: (i32, i32) = (12, 0);
-const COMMITTED_VERSION: &str = ".version 8.0";
+const COMMITTED_NVRTC: (i32, i32) = (12, 0);
+const COMMITTED_PTX_VERSION: &str = ".version 8.0";
 const COMMITTED_TARGET: &str = ".target sm_80";
 
 /// Set in the process that NVRTC's folder was handed to.
-const HANDED: &str = "KERNEL_TESTS_LIBRARY_DIR";
+const RESTARTED_VARIABLE: &str = "KERNEL_TESTS_LIBRARY_DIR";
 
 /// Kernels that come for f32 and for bf16.
-const OF_TWO_TYPES: [&str; 14] = [
+const F32_AND_BF16_KERNELS: [&str; 14] = [
     "attention",
     "attention_backward_kv",
     "attention_backward_q",
@@ -40,14 +40,14 @@ const OF_TWO_TYPES: [&str; 14] = [
     "swiglu_backward",
 ];
 /// Kernels for bf16 on tensor cores, one for each head size of `HEADS`.
-const ON_TENSOR_CORES: [&str; 3] = ["attention", "attention_backward_kv", "attention_backward_q"];
-const HEADS: [u32; 4] = [16, 32, 64, 128];
-const OF_ONE_TYPE: [&str; 6] =
+const TENSOR_CORE_KERNELS: [&str; 3] = ["attention", "attention_backward_kv", "attention_backward_q"];
+const TENSOR_CORE_HEAD_DIMS: [u32; 4] = [16, 32, 64, 128];
+const UNTYPED_KERNELS: [&str; 6] =
     ["adamw", "cast_bf16", "checksum", "finish_norm", "square_sum", "weighted_sum"];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    if let Err(why) = hand_over_library() {
+    if let Err(why) = restart_with_nvrtc() {
         eprintln!("{why}");
         return ExitCode::FAILURE;
     }
@@ -57,42 +57,45 @@ fn main() -> ExitCode {
         None => Some("no NVRTC was found: set NVRTC_LIBRARY_DIR to what kernels/nvrtc.sh prints".to_owned()),
     };
     let other_compiler = match found {
-        Some(version) if version != COMMITTED_BY => Some(format!(
+        Some(version) if version != COMMITTED_NVRTC => Some(format!(
             "the NVRTC found is {}, the committed PTX is by {}",
-            said(version),
-            said(COMMITTED_BY)
+            version_text(version),
+            version_text(COMMITTED_NVRTC)
         )),
         _ => no_compiler.clone(),
     };
     let skipped: BTreeSet<_> = [&no_compiler, &other_compiler].into_iter().flatten().collect();
     skipped.iter().for_each(|why| eprintln!("skipped: {why}"));
     let trials = vec![
-        Trial::test("the_sources_declare_every_kernel_that_is_asked_for_and_no_other", declared_is_wanted),
-        Trial::test("a_kernel_that_is_not_there_is_noticed", a_lost_kernel_is_noticed),
+        Trial::test(
+            "the_sources_declare_every_kernel_that_is_asked_for_and_no_other",
+            sources_declare_expected_kernels,
+        ),
+        Trial::test("a_kernel_that_is_not_there_is_noticed", missing_kernel_is_detected),
         Trial::test("every_kernel_compiles_for_sm_80", || compiles_for("sm_80"))
             .with_ignored_flag(no_compiler.is_some()),
         Trial::test("every_kernel_compiles_for_sm_90", || compiles_for("sm_90"))
             .with_ignored_flag(no_compiler.is_some()),
-        Trial::test("the_committed_ptx_is_what_the_sources_give", committed_is_fresh)
+        Trial::test("the_committed_ptx_is_what_the_sources_give", committed_ptx_is_current)
             .with_ignored_flag(other_compiler.is_some()),
-        Trial::test("the_committed_ptx_has_every_kernel_for_old_drivers", committed_is_whole),
-        Trial::test("the_committed_ptx_names_the_sources_that_lie_here", committed_is_of_these_sources),
+        Trial::test("the_committed_ptx_has_every_kernel_for_old_drivers", committed_ptx_is_complete),
+        Trial::test("the_committed_ptx_names_the_sources_that_lie_here", committed_ptx_matches_sources),
     ];
     // One after another: with UPDATE_PTX one of them writes what the last ones read.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn said((major, minor): (i32, i32)) -> String {
+fn version_text((major, minor): (i32, i32)) -> String {
     format!("{major}.{minor}")
 }
 
 /// The loader reads its path once, when a process starts: the folder is put there, and this program started again.
-fn hand_over_library() -> Result<(), String> {
+fn restart_with_nvrtc() -> Result<(), String> {
     let Some(folder) = std::env::var_os("NVRTC_LIBRARY_DIR").filter(|folder| !folder.is_empty()) else {
         return Ok(());
     };
-    if std::env::var_os(HANDED).as_ref() == Some(&folder) {
+    if std::env::var_os(RESTARTED_VARIABLE).as_ref() == Some(&folder) {
         return Ok(());
     }
     let mut path = folder.clone();
@@ -102,16 +105,16 @@ fn hand_over_library() -> Result<(), String> {
     }
     let program = std::env::current_exe().map_err(|error| format!("no own path: {error}"))?;
     let mut again = Command::new(program);
-    again.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", path).env(HANDED, &folder);
+    again.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", path).env(RESTARTED_VARIABLE, &folder);
     Err(format!("could not start again: {}", again.exec()))
 }
 
-fn folder() -> PathBuf {
+fn kernels_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
 }
 
 fn committed_path() -> PathBuf {
-    folder().join("ptx/kernels.ptx")
+    kernels_dir().join("ptx/kernels.ptx")
 }
 
 fn read(path: &Path) -> Result<String, Failed> {
@@ -120,19 +123,19 @@ fn read(path: &Path) -> Result<String, Failed> {
 }
 
 /// `all.cu` with every file that it includes in its place, each once.
-fn joined() -> Result<String, Failed> {
+fn joined_sources() -> Result<String, Failed> {
     let mut text = String::new();
-    join("all.cu", &mut BTreeSet::new(), &mut text)?;
+    append_source("all.cu", &mut BTreeSet::new(), &mut text)?;
     Ok(text)
 }
 
-fn join(name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<(), Failed> {
+fn append_source(name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<(), Failed> {
     if !seen.insert(name.into()) {
         return Ok(());
     }
-    for line in read(&folder().join(name))?.lines() {
+    for line in read(&kernels_dir().join(name))?.lines() {
         match line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) {
-            Some(included) => join(included, seen, text)?,
+            Some(included) => append_source(included, seen, text)?,
             None if line == "#pragma once" => {}
             None => {
                 text.push_str(line);
@@ -143,14 +146,17 @@ fn join(name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<()
     Ok(())
 }
 
-fn wanted() -> BTreeSet<String> {
-    let of_two = OF_TWO_TYPES.iter().flat_map(|kernel| [format!("{kernel}_f32"), format!("{kernel}_bf16")]);
-    let tensor = ON_TENSOR_CORES.iter().flat_map(|kernel| HEADS.map(|head| format!("{kernel}_bf16_d{head}")));
-    of_two.chain(tensor).chain(OF_ONE_TYPE.map(String::from)).collect()
+fn expected_kernels() -> BTreeSet<String> {
+    let of_two =
+        F32_AND_BF16_KERNELS.iter().flat_map(|kernel| [format!("{kernel}_f32"), format!("{kernel}_bf16")]);
+    let tensor = TENSOR_CORE_KERNELS
+        .iter()
+        .flat_map(|kernel| TENSOR_CORE_HEAD_DIMS.map(|head| format!("{kernel}_bf16_d{head}")));
+    of_two.chain(tensor).chain(UNTYPED_KERNELS.map(String::from)).collect()
 }
 
 /// Names behind `extern "C" __global__ void`, which may have launch bounds before them.
-fn declared(source: &str) -> BTreeSet<String> {
+fn declared_kernels(source: &str) -> BTreeSet<String> {
     let named = |line: &str| {
         let rest = line.strip_prefix("extern \"C\" __global__ void ")?;
         let rest = match rest.strip_prefix("__launch_bounds__(") {
@@ -163,13 +169,13 @@ fn declared(source: &str) -> BTreeSet<String> {
 }
 
 /// Names of the kernels that a program may launch.
-fn entries(ptx: &str) -> BTreeSet<String> {
+fn ptx_entries(ptx: &str) -> BTreeSet<String> {
     let named =
         |line: &str| Some(line.strip_prefix(".visible .entry ")?.trim_end_matches(['(', ')']).to_owned());
     ptx.lines().filter_map(named).collect()
 }
 
-fn same(found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Result<(), Failed> {
+fn assert_same_kernels(found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Result<(), Failed> {
     let missing: Vec<_> = wanted.difference(found).collect();
     let surplus: Vec<_> = found.difference(wanted).collect();
     match missing.is_empty() && surplus.is_empty() {
@@ -178,13 +184,13 @@ fn same(found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Result<(), Faile
     }
 }
 
-fn declared_is_wanted() -> Result<(), Failed> {
-    same(&declared(&joined()?), &wanted())
+fn sources_declare_expected_kernels() -> Result<(), Failed> {
+    assert_same_kernels(&declared_kernels(&joined_sources()?), &expected_kernels())
 }
 
-fn a_lost_kernel_is_noticed() -> Result<(), Failed> {
-    let lost = joined()?.replace("void rope_bf16(", "void rope_bf17(");
-    match same(&declared(&lost), &wanted()) {
+fn missing_kernel_is_detected() -> Result<(), Failed> {
+    let lost = joined_sources()?.replace("void rope_bf16(", "void rope_bf17(");
+    match assert_same_kernels(&declared_kernels(&lost), &expected_kernels()) {
         Ok(()) => Err("a kernel was taken away, and nobody noticed".into()),
         Err(_) => Ok(()),
     }
@@ -197,7 +203,7 @@ fn compile(arch: &'static str) -> Result<String, Failed> {
         options: vec!["--std=c++17".into()],
         ..CompileOptions::default()
     };
-    match compile_ptx_with_opts(joined()?, options) {
+    match compile_ptx_with_opts(joined_sources()?, options) {
         Ok(ptx) => Ok(ptx.to_src()),
         Err(error) => Err(format!("NVRTC refuses the kernels for {arch}: {error:?}").into()),
     }
@@ -205,33 +211,33 @@ fn compile(arch: &'static str) -> Result<String, Failed> {
 
 /// For a card itself, not for a virtual one: NVRTC goes on to assemble what it compiled.
 fn compiles_for(arch: &'static str) -> Result<(), Failed> {
-    same(&entries(&compile(arch)?), &wanted())
+    assert_same_kernels(&ptx_entries(&compile(arch)?), &expected_kernels())
 }
 
 /// Without what the compiler says of itself, and without the variables that its built-in headers leave in each program.
-fn tidied(ptx: &str) -> String {
+fn without_compiler_comments(ptx: &str) -> String {
     let kept = |line: &&str| !line.starts_with("//") && !line.contains("2nv6target");
     let lines: Vec<_> = ptx.lines().filter(kept).map(str::trim_end).collect();
     format!("{}\n", lines.join("\n").trim())
 }
 
 /// Of the sources, but for comments: a better word in one asks for no new PTX.
-fn digest(source: &str) -> String {
+fn source_digest(source: &str) -> String {
     let code = |line: &str| line.split("//").next().unwrap_or_default().trim().to_owned();
     let lines: Vec<_> = source.lines().map(code).filter(|line| !line.is_empty()).collect();
     blake3::hash(lines.join("\n").as_bytes()).to_hex().to_string()
 }
 
-fn head(source: &str) -> String {
+fn ptx_header(source: &str) -> String {
     format!(
         "// Generated by NVRTC {} from kernels/*.cu; kernels/README.md says how. Do not edit.\n// sources: {}\n",
-        said(COMMITTED_BY),
-        digest(source)
+        version_text(COMMITTED_NVRTC),
+        source_digest(source)
     )
 }
 
-fn committed_is_fresh() -> Result<(), Failed> {
-    let fresh = head(&joined()?) + &tidied(&compile("compute_80")?);
+fn committed_ptx_is_current() -> Result<(), Failed> {
+    let fresh = ptx_header(&joined_sources()?) + &without_compiler_comments(&compile("compute_80")?);
     let path = committed_path();
     if std::env::var_os("UPDATE_PTX").is_some_and(|value| value == "1") {
         return std::fs::write(&path, fresh)
@@ -241,33 +247,33 @@ fn committed_is_fresh() -> Result<(), Failed> {
     let differs = committed.lines().zip(fresh.lines()).position(|(old, new)| old != new);
     match (committed == fresh, differs) {
         (true, _) => Ok(()),
-        (false, Some(line)) => Err(stale(&format!("line {}", line + 1))),
-        (false, None) => Err(stale("the length")),
+        (false, Some(line)) => Err(stale_ptx(&format!("line {}", line + 1))),
+        (false, None) => Err(stale_ptx("the length")),
     }
 }
 
-fn stale(what: &str) -> Failed {
+fn stale_ptx(what: &str) -> Failed {
     format!(
         "`kernels/ptx/kernels.ptx` is not what the sources give ({what}): run with UPDATE_PTX=1 and NVRTC {}",
-        said(COMMITTED_BY)
+        version_text(COMMITTED_NVRTC)
     )
     .into()
 }
 
-fn committed_is_whole() -> Result<(), Failed> {
+fn committed_ptx_is_complete() -> Result<(), Failed> {
     let committed = read(&committed_path())?;
-    for line in [COMMITTED_VERSION, COMMITTED_TARGET] {
+    for line in [COMMITTED_PTX_VERSION, COMMITTED_TARGET] {
         if !committed.lines().any(|found| found == line) {
             return Err(format!("the committed PTX has no line `{line}`").into());
         }
     }
-    same(&entries(&committed), &wanted())
+    assert_same_kernels(&ptx_entries(&committed), &expected_kernels())
 }
 
-fn committed_is_of_these_sources() -> Result<(), Failed> {
-    let source = joined()?;
-    match read(&committed_path())?.starts_with(&head(&source)) {
+fn committed_ptx_matches_sources() -> Result<(), Failed> {
+    let source = joined_sources()?;
+    match read(&committed_path())?.starts_with(&ptx_header(&source)) {
         true => Ok(()),
-        false => Err(stale("the digest of the sources")),
+        false => Err(stale_ptx("the digest of the sources")),
     }
 }

@@ -7,58 +7,58 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Rules that a plan may have.
-pub const RULES_MOST: usize = 64;
+pub const MAX_RULES: usize = 64;
 /// XIDs that a plan may list, and as many that rules may bring about.
-pub const XIDS_MOST: usize = 32;
+pub const MAX_XIDS: usize = 32;
 
 const MAGIC: u64 = 0x7472_6177_7265_636b;
 
 /// As it lies in the file, native byte order: it never leaves the machine.
 #[repr(C)]
-struct Shared {
+struct SharedState {
     magic: AtomicU64,
     generation: AtomicU64,
-    seen: [AtomicU64; RULES_MOST],
-    taken: [AtomicU64; RULES_MOST],
+    calls_seen: [AtomicU64; MAX_RULES],
+    claimed: [AtomicU64; MAX_RULES],
     lost: AtomicU64,
     ecc_uncorrected: AtomicU64,
     xid_count: AtomicU64,
-    xids: [AtomicU64; XIDS_MOST],
+    xids: [AtomicU64; MAX_XIDS],
 }
 
 /// The mapped file. All methods are safe to call from any thread of any process, and none waits.
-pub struct Control {
-    shared: *const Shared,
+pub struct ControlFile {
+    shared: *const SharedState,
 }
 
 // SAFETY: everything behind the pointer is atomic, and it stays mapped until the drop.
-unsafe impl Send for Control {}
+unsafe impl Send for ControlFile {}
 // SAFETY: as above.
-unsafe impl Sync for Control {}
+unsafe impl Sync for ControlFile {}
 
-impl Control {
-    pub(crate) fn create(path: &Path) -> Result<Control, Error> {
+impl ControlFile {
+    pub(crate) fn create(path: &Path) -> Result<ControlFile, Error> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        file.set_len(size_of::<Shared>() as u64)?;
-        let control = Control::map(&file)?;
+        file.set_len(size_of::<SharedState>() as u64)?;
+        let control = ControlFile::map(&file)?;
         control.shared().magic.store(MAGIC, Ordering::SeqCst);
         Ok(control)
     }
 
-    pub(crate) fn open(path: &Path) -> Result<Control, Error> {
+    pub(crate) fn open(path: &Path) -> Result<ControlFile, Error> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        if file.metadata()?.len() != size_of::<Shared>() as u64 {
+        if file.metadata()?.len() != size_of::<SharedState>() as u64 {
             return Err(Error::new(ErrorKind::InvalidData, "made by another version"));
         }
-        let control = Control::map(&file)?;
+        let control = ControlFile::map(&file)?;
         match control.shared().magic.load(Ordering::SeqCst) {
             MAGIC => Ok(control),
             _ => Err(Error::new(ErrorKind::InvalidData, "not a control file")),
         }
     }
 
-    fn map(file: &File) -> Result<Control, Error> {
-        let (length, protection) = (size_of::<Shared>(), libc::PROT_READ | libc::PROT_WRITE);
+    fn map(file: &File) -> Result<ControlFile, Error> {
+        let (length, protection) = (size_of::<SharedState>(), libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: a fresh mapping of a file that is as long as what is read through it; the address is the kernel's choice.
         let at = unsafe {
             libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
@@ -66,10 +66,10 @@ impl Control {
         if at == libc::MAP_FAILED {
             return Err(Error::last_os_error());
         }
-        Ok(Control { shared: at.cast() })
+        Ok(ControlFile { shared: at.cast() })
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &SharedState {
         // SAFETY: mapped in `map`, page-aligned, as long as `Shared`, all of it atomic, and mapped until the drop.
         unsafe { &*self.shared }
     }
@@ -79,27 +79,27 @@ impl Control {
         self.shared().generation.load(Ordering::Acquire)
     }
 
-    pub(crate) fn renew(&self) {
+    pub(crate) fn bump_generation(&self) {
         self.shared().generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// One more call that the rule speaks of: which one it is, 1-based.
-    pub fn count(&self, rule: usize) -> u64 {
-        self.shared().seen[rule].fetch_add(1, Ordering::AcqRel) + 1
+    pub fn count_call(&self, rule: usize) -> u64 {
+        self.shared().calls_seen[rule].fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Calls counted so far.
-    pub fn seen(&self, rule: usize) -> u64 {
-        self.shared().seen[rule].load(Ordering::Acquire)
+    pub fn calls_seen(&self, rule: usize) -> u64 {
+        self.shared().calls_seen[rule].load(Ordering::Acquire)
     }
 
     /// Strikes for a rule that strikes once: true for the first who asks.
-    pub fn take(&self, rule: usize) -> bool {
-        self.shared().taken[rule].swap(1, Ordering::AcqRel) == 0
+    pub fn claim(&self, rule: usize) -> bool {
+        self.shared().claimed[rule].swap(1, Ordering::AcqRel) == 0
     }
 
     /// The GPU has fallen off the bus by a rule; it stays so.
-    pub fn lose(&self) {
+    pub fn mark_lost(&self) {
         self.shared().lost.store(1, Ordering::Release);
     }
 
@@ -108,15 +108,15 @@ impl Control {
     }
 
     /// The harness puts the GPU back.
-    pub fn put_back(&self) {
+    pub fn clear_lost(&self) {
         self.shared().lost.store(0, Ordering::Release);
     }
 
-    pub fn add_uncorrected(&self) {
+    pub fn add_uncorrected_error(&self) {
         self.shared().ecc_uncorrected.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub fn uncorrected(&self) -> u64 {
+    pub fn uncorrected_errors(&self) -> u64 {
         self.shared().ecc_uncorrected.load(Ordering::Acquire)
     }
 
@@ -130,16 +130,16 @@ impl Control {
 
     /// XIDs that rules have brought about, in order.
     pub fn xids(&self) -> Vec<u64> {
-        let count = (self.shared().xid_count.load(Ordering::Acquire) as usize).min(XIDS_MOST);
+        let count = (self.shared().xid_count.load(Ordering::Acquire) as usize).min(MAX_XIDS);
         let read = self.shared().xids[..count].iter().map(|xid| xid.load(Ordering::Acquire));
         // 0: counted and not stored yet.
         read.filter(|xid| *xid != 0).collect()
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlFile {
     fn drop(&mut self) {
         // SAFETY: mapped in `map` with this length, and nothing borrows from it any more.
-        unsafe { libc::munmap(self.shared.cast_mut().cast(), size_of::<Shared>()) };
+        unsafe { libc::munmap(self.shared.cast_mut().cast(), size_of::<SharedState>()) };
     }
 }

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use control::{Control, RULES_MOST, XIDS_MOST};
+pub use control::{ControlFile, MAX_RULES, MAX_XIDS};
 
 /// Environment variable that names the folder.
-pub const FOLDER: &str = "TRAINWRECK_GPU";
-const PLAN: &str = "plan.json";
-const CONTROL: &str = "control";
-const EVIDENCE: &str = "evidence.jsonl";
+pub const DIRECTORY_VARIABLE: &str = "TRAINWRECK_GPU";
+const PLAN_FILE: &str = "plan.json";
+const CONTROL_FILE: &str = "control";
+const EVIDENCE_FILE: &str = "evidence.jsonl";
 
 /// Why the files can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,18 +31,18 @@ pub enum PlanError {
 /// What the GPU is, and how it fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Plan {
-    pub machine: Machine,
-    pub state: State,
+pub struct ShimPlan {
+    pub backend: Backend,
+    pub health: GpuHealth,
     /// At most [`RULES_MOST`]; a rule is known by its index.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<FaultRule>,
 }
 
 /// Where the calls end up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Machine {
-    Simulated(Simulated),
+pub enum Backend {
+    Simulated(SimulatedMachine),
     /// The real libraries; where no path is given, the first one of its name that the loader finds beside the stand-in.
     Forwarded {
         libcuda: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub enum Machine {
 /// A simulated machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Simulated {
+pub struct SimulatedMachine {
     pub devices: u32,
     /// Of each device.
     pub memory_bytes: u64,
@@ -62,20 +62,25 @@ pub struct Simulated {
     pub compute_capability: (i32, i32),
 }
 
-impl Default for Simulated {
-    fn default() -> Simulated {
-        Simulated { devices: 1, memory_bytes: 1 << 30, driver_version: 12_080, compute_capability: (9, 0) }
+impl Default for SimulatedMachine {
+    fn default() -> SimulatedMachine {
+        SimulatedMachine {
+            devices: 1,
+            memory_bytes: 1 << 30,
+            driver_version: 12_080,
+            compute_capability: (9, 0),
+        }
     }
 }
 
 /// What NVML tells beside what the rules have brought about. Of every device.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct State {
+pub struct GpuHealth {
     /// Off the bus: new contexts find no device, calls in old ones fail, NVML says that the GPU is lost.
     pub lost: bool,
     pub temperature_c: Option<u32>,
-    pub throttled: Vec<Throttle>,
+    pub throttled: Vec<ClockThrottleReason>,
     /// Added to the volatile and aggregate counts.
     pub ecc_corrected: u64,
     pub ecc_uncorrected: u64,
@@ -86,7 +91,7 @@ pub struct State {
 /// Why clocks are held down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Throttle {
+pub enum ClockThrottleReason {
     /// Hardware thermal slowdown.
     Thermal,
     /// Software power cap.
@@ -98,31 +103,31 @@ pub enum Throttle {
 /// At which call, and what happens there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Rule {
+pub struct FaultRule {
     /// Calls are counted, and struck at, only while it is armed.
     pub armed: bool,
-    pub calls: Calls,
+    pub calls: CallFilter,
     /// The n-th call since it was armed first, 1-based, over all processes.
     pub nth: u64,
-    pub strike: Strike,
-    pub effect: Effect,
+    pub persistence: Persistence,
+    pub effect: RuleEffect,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Strike {
+pub enum Persistence {
     /// At that call only, in whichever process it comes.
-    Once,
+    Transient,
     /// At each from that call on.
-    FromThenOn,
+    Persistent,
 }
 
 /// Which calls of the driver.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Calls {
+pub struct CallFilter {
     /// None: all kinds.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<DriverCallKind>,
     /// Glob on the function's name, such as `cuMemAlloc*`.
     pub function: Option<String>,
     /// Glob on the kernel's name; for launches. On a real driver, known for kernels that were got by name.
@@ -134,7 +139,7 @@ pub struct Calls {
 /// Kinds of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum DriverCallKind {
     Initialise,
     LoadModule,
     Launch,
@@ -149,25 +154,25 @@ pub enum Kind {
 /// When an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Told {
-    AtOnce,
+pub enum ErrorTiming {
+    Immediately,
     /// By the next call that waits, as errors of kernels are.
-    AtNextSynchronise,
+    AtNextSync,
 }
 
 /// What happens at the call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Effect {
+pub enum RuleEffect {
     /// Nothing: calls are counted.
     Count,
     /// `code`: a `CUresult`. Sticky: every later call of the process fails likewise, as when a context is lost.
     /// What NVML tells follows: an uncorrectable ECC error counts one and delivers XID 48, no device is a lost GPU and XID 79.
-    Fail { code: u32, told: Told, sticky: bool },
+    Fail { code: u32, reported: ErrorTiming, sticky: bool },
     /// The kernel of this launch never ends: whoever waits for it waits forever. On a real driver: the call never returns.
     Hang,
     /// Simulated only. One value of the first buffer that the launch wrote to; `seed` decides which.
-    Overwrite { with: Overwrite, seed: u64 },
+    Overwrite { with: OverwriteValue, seed: u64 },
     /// Simulated only. One bit of the largest allocation there is; `seed` decides which.
     FlipBit { seed: u64 },
     /// Simulated only. What is free is left in holes of at most so many bytes, as other users of the memory would.
@@ -177,7 +182,7 @@ pub enum Effect {
 /// What a value becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Overwrite {
+pub enum OverwriteValue {
     Nan,
     /// Finite, and far from right.
     Wrong,
@@ -190,52 +195,52 @@ pub struct Evidence {
     /// None: found by the simulation itself, such as an access out of bounds.
     pub rule: Option<usize>,
     pub pid: u32,
-    pub what: String,
+    pub description: String,
 }
 
 /// The folder, opened.
-pub struct Folder {
+pub struct PlanDirectory {
     path: PathBuf,
-    control: Control,
+    control: ControlFile,
 }
 
-impl Folder {
+impl PlanDirectory {
     /// Makes the files in an existing folder; for the harness.
-    pub fn create(path: &Path, plan: &Plan) -> Result<Folder, PlanError> {
-        let control = Control::create(&path.join(CONTROL)).map_err(|error| PlanError::File {
+    pub fn create(path: &Path, plan: &ShimPlan) -> Result<PlanDirectory, PlanError> {
+        let control = ControlFile::create(&path.join(CONTROL_FILE)).map_err(|error| PlanError::File {
             doing: "make",
-            path: path.join(CONTROL),
+            path: path.join(CONTROL_FILE),
             error,
         })?;
-        let folder = Folder { path: path.into(), control };
+        let folder = PlanDirectory { path: path.into(), control };
         folder.append("")?;
         folder.replace_plan(plan)?;
         Ok(folder)
     }
 
     /// Opens what [`Folder::create`] made; for the stand-in.
-    pub fn open(path: &Path) -> Result<Folder, PlanError> {
-        let control = Control::open(&path.join(CONTROL)).map_err(|error| PlanError::File {
+    pub fn open(path: &Path) -> Result<PlanDirectory, PlanError> {
+        let control = ControlFile::open(&path.join(CONTROL_FILE)).map_err(|error| PlanError::File {
             doing: "map",
-            path: path.join(CONTROL),
+            path: path.join(CONTROL_FILE),
             error,
         })?;
-        Ok(Folder { path: path.into(), control })
+        Ok(PlanDirectory { path: path.into(), control })
     }
 
-    pub fn control(&self) -> &Control {
+    pub fn control(&self) -> &ControlFile {
         &self.control
     }
 
     /// Replaces the plan as a whole; every process of the target reads it before its next call.
-    pub fn replace_plan(&self, plan: &Plan) -> Result<(), PlanError> {
-        let path = self.path.join(PLAN);
+    pub fn replace_plan(&self, plan: &ShimPlan) -> Result<(), PlanError> {
+        let path = self.path.join(PLAN_FILE);
         let invalid = |message: String| PlanError::Invalid { path: path.clone(), message };
-        if plan.rules.len() > RULES_MOST {
-            return Err(invalid(format!("{} rules; at most {RULES_MOST} are known", plan.rules.len())));
+        if plan.rules.len() > MAX_RULES {
+            return Err(invalid(format!("{} rules; at most {MAX_RULES} are known", plan.rules.len())));
         }
-        if plan.state.xids.len() > XIDS_MOST {
-            return Err(invalid(format!("{} XIDs; at most {XIDS_MOST} are known", plan.state.xids.len())));
+        if plan.health.xids.len() > MAX_XIDS {
+            return Err(invalid(format!("{} XIDs; at most {MAX_XIDS} are known", plan.health.xids.len())));
         }
         let text = serde_json::to_vec_pretty(plan).map_err(|error| invalid(error.to_string()))?;
         let aside = self.path.join(".plan.json");
@@ -249,12 +254,12 @@ impl Folder {
             path: path.clone(),
             error,
         })?;
-        self.control.renew();
+        self.control.bump_generation();
         Ok(())
     }
 
-    pub fn plan(&self) -> Result<Plan, PlanError> {
-        let path = self.path.join(PLAN);
+    pub fn read_plan(&self) -> Result<ShimPlan, PlanError> {
+        let path = self.path.join(PLAN_FILE);
         let text = std::fs::read(&path).map_err(|error| PlanError::File {
             doing: "read",
             path: path.clone(),
@@ -264,13 +269,13 @@ impl Folder {
     }
 
     /// Adds a line.
-    pub fn tell(&self, evidence: &Evidence) -> Result<(), PlanError> {
+    pub fn record_evidence(&self, evidence: &Evidence) -> Result<(), PlanError> {
         let line = serde_json::to_string(evidence).unwrap_or_default();
         self.append(&format!("{line}\n"))
     }
 
     fn append(&self, text: &str) -> Result<(), PlanError> {
-        let path = self.path.join(EVIDENCE);
+        let path = self.path.join(EVIDENCE_FILE);
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
         file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| PlanError::File {
             doing: "write",
@@ -280,8 +285,8 @@ impl Folder {
     }
 
     /// All that was done so far, whole lines only.
-    pub fn evidence(&self) -> Result<Vec<Evidence>, PlanError> {
-        let path = self.path.join(EVIDENCE);
+    pub fn read_evidence(&self) -> Result<Vec<Evidence>, PlanError> {
+        let path = self.path.join(EVIDENCE_FILE);
         let text =
             std::fs::read_to_string(&path).map_err(|error| PlanError::File { doing: "read", path, error })?;
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
@@ -292,47 +297,51 @@ impl Folder {
 mod tests {
     use super::*;
 
-    fn plan(armed: bool) -> Plan {
-        let rule = Rule {
+    fn plan(armed: bool) -> ShimPlan {
+        let rule = FaultRule {
             armed,
-            calls: Calls { kinds: vec![Kind::Launch], ..Calls::default() },
+            calls: CallFilter { kinds: vec![DriverCallKind::Launch], ..CallFilter::default() },
             nth: 3,
-            strike: Strike::Once,
-            effect: Effect::Hang,
+            persistence: Persistence::Transient,
+            effect: RuleEffect::Hang,
         };
-        Plan { machine: Machine::Simulated(Simulated::default()), state: State::default(), rules: vec![rule] }
+        ShimPlan {
+            backend: Backend::Simulated(SimulatedMachine::default()),
+            health: GpuHealth::default(),
+            rules: vec![rule],
+        }
     }
 
     #[test]
     fn a_plan_reads_back_and_each_replacement_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let harness = Folder::create(dir.path(), &plan(false)).unwrap();
-        let target = Folder::open(dir.path()).unwrap();
+        let harness = PlanDirectory::create(dir.path(), &plan(false)).unwrap();
+        let target = PlanDirectory::open(dir.path()).unwrap();
         let before = target.control().generation();
         harness.replace_plan(&plan(true)).unwrap();
         assert_ne!(target.control().generation(), before);
-        assert_eq!(target.plan().unwrap(), plan(true));
+        assert_eq!(target.read_plan().unwrap(), plan(true));
     }
 
     #[test]
     fn calls_are_counted_over_all_who_share_the_folder_and_a_rule_is_used_up_once() {
         let dir = tempfile::tempdir().unwrap();
-        let one = Folder::create(dir.path(), &plan(true)).unwrap();
-        let other = Folder::open(dir.path()).unwrap();
-        assert_eq!((one.control().count(0), other.control().count(0)), (1, 2));
-        assert!(other.control().take(0) && !one.control().take(0));
-        assert_eq!(one.control().seen(0), 2);
+        let one = PlanDirectory::create(dir.path(), &plan(true)).unwrap();
+        let other = PlanDirectory::open(dir.path()).unwrap();
+        assert_eq!((one.control().count_call(0), other.control().count_call(0)), (1, 2));
+        assert!(other.control().claim(0) && !one.control().claim(0));
+        assert_eq!(one.control().calls_seen(0), 2);
     }
 
     #[test]
     fn an_unknown_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::create(dir.path(), &plan(true)).unwrap();
+        let folder = PlanDirectory::create(dir.path(), &plan(true)).unwrap();
         std::fs::write(
-            dir.path().join(PLAN),
+            dir.path().join(PLAN_FILE),
             r#"{"machine":{"simulated":{"devces":2}},"state":{},"rules":[]}"#,
         )
         .unwrap();
-        assert!(folder.plan().unwrap_err().to_string().contains("devces"));
+        assert!(folder.read_plan().unwrap_err().to_string().contains("devces"));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use crate::driver::{put, put_text, text};
+use crate::driver::{c_str, write_c_str, write_out};
 use crate::{codes, hooks};
 
 use super::state::{Handle, gpu};
@@ -23,20 +23,21 @@ pub(super) unsafe extern "C" fn cuInit(flags: u32) -> u32 {
 pub(super) unsafe extern "C" fn cuDriverGetVersion(version: *mut i32) -> u32 {
     let now = gpu().machine.driver_version;
     // SAFETY: an answer's place is the caller's to choose, here and below.
-    unsafe { put(version, now) }
+    unsafe { write_out(version, now) }
 }
 
 pub(super) unsafe extern "C" fn cuGetErrorName(error: u32, name: *mut *const c_char) -> u32 {
-    let known = codes::told(error).map_or(std::ptr::null(), |(name, _)| name.as_ptr().cast());
+    let known = codes::name_and_meaning(error).map_or(std::ptr::null(), |(name, _)| name.as_ptr().cast());
     // SAFETY: as above.
-    let put = unsafe { put(name, known) };
+    let put = unsafe { write_out(name, known) };
     if known.is_null() { codes::INVALID_VALUE } else { put }
 }
 
 pub(super) unsafe extern "C" fn cuGetErrorString(error: u32, meaning: *mut *const c_char) -> u32 {
-    let known = codes::told(error).map_or(std::ptr::null(), |(_, meaning)| meaning.as_ptr().cast());
+    let known =
+        codes::name_and_meaning(error).map_or(std::ptr::null(), |(_, meaning)| meaning.as_ptr().cast());
     // SAFETY: as above.
-    let put = unsafe { put(meaning, known) };
+    let put = unsafe { write_out(meaning, known) };
     if known.is_null() { codes::INVALID_VALUE } else { put }
 }
 
@@ -51,9 +52,10 @@ pub(super) unsafe extern "C" fn cuGetProcAddress(
 }
 
 /// Names that have a second version which programs of these CUDA versions do not ask for by the plain name.
-const PLAIN: [&str; 4] = ["cuMemPrefetchAsync", "cuMemAdvise", "cuEventElapsedTime", "cuDeviceGetUuid"];
+const FIRST_VERSION_ONLY: [&str; 4] =
+    ["cuMemPrefetchAsync", "cuMemAdvise", "cuEventElapsedTime", "cuDeviceGetUuid"];
 
-const UNLISTED: &str = "simgpu_unlisted";
+const UNLISTED_NAME: &str = "simgpu_unlisted";
 
 pub(super) unsafe extern "C" fn cuGetProcAddress_v2(
     symbol: *const c_char,
@@ -63,16 +65,18 @@ pub(super) unsafe extern "C" fn cuGetProcAddress_v2(
     status: *mut u32,
 ) -> u32 {
     // SAFETY: the caller's string.
-    let Some(name) = (unsafe { text(symbol) }) else { return codes::INVALID_VALUE };
-    let second = (!PLAIN.contains(&name)).then(|| hooks::exported(&format!("{name}_v2"))).flatten();
-    let unlisted = || (name == UNLISTED).then_some(unlisted as *const () as usize);
-    let found = second.or_else(|| hooks::exported(name)).or_else(unlisted);
+    let Some(name) = (unsafe { c_str(symbol) }) else { return codes::INVALID_VALUE };
+    let second = (!FIRST_VERSION_ONLY.contains(&name))
+        .then(|| hooks::exported_function(&format!("{name}_v2")))
+        .flatten();
+    let unlisted = || (name == UNLISTED_NAME).then_some(unlisted as *const () as usize);
+    let found = second.or_else(|| hooks::exported_function(name)).or_else(unlisted);
     if !status.is_null() {
         // SAFETY: the caller's place. 1: there is no such function.
-        unsafe { put(status, u32::from(found.is_none())) };
+        unsafe { write_out(status, u32::from(found.is_none())) };
     }
     // SAFETY: the caller's place.
-    let put = unsafe { put(function, found.unwrap_or(0) as *mut c_void) };
+    let put = unsafe { write_out(function, found.unwrap_or(0) as *mut c_void) };
     match (found, status.is_null()) {
         // The second version tells it by the status too, and both by the code.
         (None, _) => codes::NOT_FOUND,
@@ -80,7 +84,7 @@ pub(super) unsafe extern "C" fn cuGetProcAddress_v2(
     }
 }
 
-fn device(device: i32) -> Result<usize, u32> {
+fn device_index(device: i32) -> Result<usize, u32> {
     let gpu = gpu();
     if !gpu.initialised {
         return Err(codes::NOT_INITIALIZED);
@@ -90,9 +94,9 @@ fn device(device: i32) -> Result<usize, u32> {
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGet(place: *mut i32, ordinal: i32) -> u32 {
-    match device(ordinal) {
+    match device_index(ordinal) {
         // SAFETY: an answer's place is the caller's to choose, here and below.
-        Ok(_) => unsafe { put(place, ordinal) },
+        Ok(_) => unsafe { write_out(place, ordinal) },
         Err(code) => code,
     }
 }
@@ -106,10 +110,10 @@ pub(super) unsafe extern "C" fn cuDeviceGetCount(count: *mut i32) -> u32 {
         return codes::NOT_INITIALIZED;
     }
     // SAFETY: as above.
-    unsafe { put(count, devices) }
+    unsafe { write_out(count, devices) }
 }
 
-pub(crate) const NAME: &str = "Simulated GPU";
+pub(crate) const DEVICE_NAME: &str = "Simulated GPU";
 
 /// Of a device; the same for the driver and for NVML.
 pub(crate) fn uuid(device: usize) -> [u8; 16] {
@@ -123,17 +127,17 @@ pub(crate) fn pci_bus(device: usize) -> String {
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, of: i32) -> u32 {
-    match device(of) {
+    match device_index(of) {
         // SAFETY: as above.
-        Ok(_) => unsafe { put_text(name, length.max(0) as usize, NAME) },
+        Ok(_) => unsafe { write_c_str(name, length.max(0) as usize, DEVICE_NAME) },
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGetUuid(place: *mut [u8; 16], of: i32) -> u32 {
-    match device(of) {
+    match device_index(of) {
         // SAFETY: as above.
-        Ok(device) => unsafe { put(place, uuid(device)) },
+        Ok(device) => unsafe { write_out(place, uuid(device)) },
         Err(code) => code,
     }
 }
@@ -144,11 +148,11 @@ pub(super) unsafe extern "C" fn cuDeviceGetUuid_v2(place: *mut [u8; 16], of: i32
 }
 
 pub(super) unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, of: i32) -> u32 {
-    match device(of) {
+    match device_index(of) {
         Ok(device) => {
             let (_, total) = gpu().memory.free_and_total(device);
             // SAFETY: as above.
-            unsafe { put(bytes, total as usize) }
+            unsafe { write_out(bytes, total as usize) }
         }
         Err(code) => code,
     }
@@ -156,15 +160,15 @@ pub(super) unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, of: i32) 
 
 pub(super) unsafe extern "C" fn cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, of: i32) -> u32 {
     let capability = gpu().machine.compute_capability;
-    match device(of) {
+    match device_index(of) {
         // SAFETY: as above.
-        Ok(_) => unsafe { put(major, capability.0) | put(minor, capability.1) },
+        Ok(_) => unsafe { write_out(major, capability.0) | write_out(minor, capability.1) },
         Err(code) => code,
     }
 }
 
 /// Dynamic shared bytes that a block of this capability may ask for.
-pub(crate) fn shared_most((major, minor): (i32, i32)) -> usize {
+pub(crate) fn max_dynamic_shared_bytes((major, minor): (i32, i32)) -> usize {
     match (major, minor) {
         (9 | 10, _) => 232_448,
         (8, 0 | 7) => 166_912,
@@ -176,7 +180,7 @@ pub(crate) fn shared_most((major, minor): (i32, i32)) -> usize {
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: u32, of: i32) -> u32 {
-    let device = match device(of) {
+    let device = match device_index(of) {
         Ok(device) => device,
         Err(code) => return code,
     };
@@ -202,40 +206,40 @@ pub(super) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute:
         39 => 2048,              // threads per multiprocessor
         75 => capability.0,
         76 => capability.1,
-        81 => 233_472,                        // shared memory per multiprocessor
-        32 => 1,                              // ECC
-        97 => shared_most(capability) as i32, // dynamic shared memory on request
-        106 => 32,                            // blocks per multiprocessor
-        115 => 1,                             // memory pools
+        81 => 233_472,                                     // shared memory per multiprocessor
+        32 => 1,                                           // ECC
+        97 => max_dynamic_shared_bytes(capability) as i32, // dynamic shared memory on request
+        106 => 32,                                         // blocks per multiprocessor
+        115 => 1,                                          // memory pools
         _ => 0,
     };
     // SAFETY: as above.
-    unsafe { put(value, told) }
+    unsafe { write_out(value, told) }
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGetPCIBusId(place: *mut c_char, length: i32, of: i32) -> u32 {
-    match device(of) {
+    match device_index(of) {
         // SAFETY: as above.
-        Ok(device) => unsafe { put_text(place, length.max(0) as usize, &pci_bus(device)) },
+        Ok(device) => unsafe { write_c_str(place, length.max(0) as usize, &pci_bus(device)) },
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGetByPCIBusId(place: *mut i32, bus: *const c_char) -> u32 {
     // SAFETY: the caller's string.
-    let asked = unsafe { text(bus) }.unwrap_or_default();
+    let asked = unsafe { c_str(bus) }.unwrap_or_default();
     let devices = gpu().machine.devices as usize;
     match (0..devices).find(|device| pci_bus(*device).eq_ignore_ascii_case(asked)) {
         // SAFETY: as above.
-        Some(device) => unsafe { put(place, device as i32) },
+        Some(device) => unsafe { write_out(place, device as i32) },
         None => codes::INVALID_DEVICE,
     }
 }
 
 pub(super) unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut i32, one: i32, other: i32) -> u32 {
-    match device(one).and(device(other)) {
+    match device_index(one).and(device_index(other)) {
         // SAFETY: as above.
-        Ok(_) => unsafe { put(can, 0) },
+        Ok(_) => unsafe { write_out(can, 0) },
         Err(code) => code,
     }
 }
@@ -246,9 +250,9 @@ fn default_pool(device: usize) -> Handle {
 }
 
 pub(super) unsafe extern "C" fn cuDeviceGetDefaultMemPool(pool: *mut Handle, of: i32) -> u32 {
-    match device(of) {
+    match device_index(of) {
         // SAFETY: as above.
-        Ok(device) => unsafe { put(pool, default_pool(device)) },
+        Ok(device) => unsafe { write_out(pool, default_pool(device)) },
         Err(code) => code,
     }
 }
@@ -259,7 +263,7 @@ pub(super) unsafe extern "C" fn cuDeviceGetMemPool(pool: *mut Handle, of: i32) -
 }
 
 pub(super) unsafe extern "C" fn cuDeviceSetMemPool(of: i32, _pool: Handle) -> u32 {
-    device(of).err().unwrap_or(codes::SUCCESS)
+    device_index(of).err().unwrap_or(codes::SUCCESS)
 }
 
 /// Stands for what a newer driver has and the list of symbols does not know: tests ask for it by name. Its answer shows that

@@ -5,26 +5,26 @@ use std::ffi::c_void;
 
 use crate::codes;
 use crate::driver::code;
-use crate::hooks::taken_twists;
-use crate::rules::Twist;
+use crate::hooks::take_corruptions;
+use crate::rules::Corruption;
 
-use super::state::{Handle, Place, gpu};
+use super::state::{Handle, StreamPosition, gpu};
 use super::stream::stream_of;
-use super::work::{KernelWork, Work};
+use super::work::{KernelLaunch, StreamWork};
 
 /// Queues work that no rule twists.
-pub(crate) fn give_out(stream: Handle, work: Work) -> Result<Place, u32> {
-    Ok(gpu().give_out(stream, Vec::new(), work, Vec::new()))
+pub(crate) fn enqueue(stream: Handle, work: StreamWork) -> Result<StreamPosition, u32> {
+    Ok(gpu().enqueue(stream, Vec::new(), work, Vec::new()))
 }
 
 /// Queues a launch, with what happens to it by rules.
-pub(crate) fn give_out_launch(stream: Handle, work: Work, twists: Vec<Twist>) -> Result<(), u32> {
+pub(crate) fn enqueue_launch(stream: Handle, work: StreamWork, twists: Vec<Corruption>) -> Result<(), u32> {
     let stream = stream_of(stream)?;
-    gpu().give_out(stream, Vec::new(), work, twists);
+    gpu().enqueue(stream, Vec::new(), work, twists);
     Ok(())
 }
 
-struct Shape {
+struct ExecutionConfig {
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
@@ -33,19 +33,19 @@ struct Shape {
 
 /// # Safety
 /// `parameters` points to as many pointers as the kernel has parameters, each to a value of its type.
-unsafe fn launch(
+unsafe fn enqueue_kernel(
     handle: Handle,
-    shape: &Shape,
+    shape: &ExecutionConfig,
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Result<(), u32> {
     // Taken whatever becomes of this launch: they must not fall upon another.
-    let twists = taken_twists();
+    let twists = take_corruptions();
     let stream = stream_of(shape.stream)?;
     let (kernel, shared_most) = {
         let gpu = gpu();
         let function = gpu.functions.get(&handle).ok_or(codes::INVALID_HANDLE)?;
-        (function.kernel, function.shared_most)
+        (function.kernel, function.max_shared_bytes)
     };
     let threads: u64 = shape.block.iter().map(|size| u64::from(*size)).product();
     let fits = (1..=1024).contains(&threads) && shape.block[2] <= 64;
@@ -54,29 +54,29 @@ unsafe fn launch(
     if !fits || !blocks || !planes || shape.shared_bytes as usize > shared_most {
         return Err(codes::INVALID_VALUE);
     }
-    if !kernel.sizes.is_empty() && parameters.is_null() || !extra.is_null() {
+    if !kernel.parameter_sizes.is_empty() && parameters.is_null() || !extra.is_null() {
         return Err(if extra.is_null() { codes::INVALID_VALUE } else { codes::NOT_SUPPORTED });
     }
-    let mut work = KernelWork {
+    let mut work = KernelLaunch {
         kernel,
         grid: shape.grid,
         block: shape.block,
         shared_bytes: shape.shared_bytes as usize,
-        parameters: Vec::new(),
-        cells: Vec::with_capacity(kernel.sizes.len()),
+        parameter_cells: Vec::new(),
+        first_cells: Vec::with_capacity(kernel.parameter_sizes.len()),
     };
-    for (index, size) in kernel.sizes.iter().enumerate() {
-        work.cells.push(work.parameters.len());
-        let first = work.parameters.len();
-        work.parameters.resize(first + (*size as usize).div_ceil(16), 0);
+    for (index, size) in kernel.parameter_sizes.iter().enumerate() {
+        work.first_cells.push(work.parameter_cells.len());
+        let first = work.parameter_cells.len();
+        work.parameter_cells.resize(first + (*size as usize).div_ceil(16), 0);
         // SAFETY: the caller's; the cells are long enough.
         unsafe {
             let from = (*parameters.add(index)).cast::<u8>();
-            let to = work.parameters.as_mut_ptr().add(first).cast::<u8>();
+            let to = work.parameter_cells.as_mut_ptr().add(first).cast::<u8>();
             std::ptr::copy_nonoverlapping(from, to, *size as usize);
         }
     }
-    gpu().give_out(stream, Vec::new(), Work::Run(Box::new(work)), twists);
+    gpu().enqueue(stream, Vec::new(), StreamWork::LaunchKernel(Box::new(work)), twists);
     Ok(())
 }
 
@@ -93,10 +93,14 @@ pub(super) unsafe extern "C" fn cuLaunchKernel(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> u32 {
-    let shape =
-        Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes, stream };
+    let shape = ExecutionConfig {
+        grid: [grid_x, grid_y, grid_z],
+        block: [block_x, block_y, block_z],
+        shared_bytes,
+        stream,
+    };
     // SAFETY: the caller's arguments go on as they are, here and below.
-    code(unsafe { launch(function, &shape, parameters, extra) })
+    code(unsafe { enqueue_kernel(function, &shape, parameters, extra) })
 }
 
 pub(super) unsafe extern "C" fn cuLaunchCooperativeKernel(
@@ -111,10 +115,14 @@ pub(super) unsafe extern "C" fn cuLaunchCooperativeKernel(
     stream: Handle,
     parameters: *mut *mut c_void,
 ) -> u32 {
-    let shape =
-        Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes, stream };
+    let shape = ExecutionConfig {
+        grid: [grid_x, grid_y, grid_z],
+        block: [block_x, block_y, block_z],
+        shared_bytes,
+        stream,
+    };
     // SAFETY: as above.
-    code(unsafe { launch(function, &shape, parameters, std::ptr::null_mut()) })
+    code(unsafe { enqueue_kernel(function, &shape, parameters, std::ptr::null_mut()) })
 }
 
 /// `CUlaunchConfig`, without what the simulation does not look at: its attributes.
@@ -137,7 +145,7 @@ pub(super) unsafe extern "C" fn cuLaunchKernelEx(
     }
     // SAFETY: as above.
     let LaunchConfig { grid, block, shared_bytes, stream } = unsafe { config.read() };
-    let shape = Shape { grid, block, shared_bytes, stream };
+    let shape = ExecutionConfig { grid, block, shared_bytes, stream };
     // SAFETY: as above.
-    code(unsafe { launch(function, &shape, parameters, extra) })
+    code(unsafe { enqueue_kernel(function, &shape, parameters, extra) })
 }

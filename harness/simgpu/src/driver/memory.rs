@@ -4,24 +4,24 @@
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::{code, put};
-use crate::sys::{self, PAGE};
+use crate::driver::{code, write_out};
+use crate::sys::{self, PAGE_BYTES};
 
-use super::context::current;
-use super::launch::give_out;
-use super::state::{Handle, Pinned, gpu};
+use super::context::current_context;
+use super::launch::enqueue;
+use super::state::{Handle, PinnedRange, gpu};
 use super::stream::stream_of;
 use super::wait::wait_for;
-use super::work::{End, Work, free};
+use super::work::{CopyEndpoint, StreamWork, free};
 
-fn device_of_current() -> Result<usize, u32> {
-    let context = current()?;
+fn current_device() -> Result<usize, u32> {
+    let context = current_context()?;
     Ok(gpu().contexts.get(&context).map_or(0, |context| context.device))
 }
 
 /// Where memory is short, what was given out is done first: it may free some.
 fn allocate(bytes: usize) -> Result<usize, u32> {
-    let device = device_of_current()?;
+    let device = current_device()?;
     if bytes == 0 {
         return Err(codes::INVALID_VALUE);
     }
@@ -33,28 +33,28 @@ fn allocate(bytes: usize) -> Result<usize, u32> {
     gpu().memory.allocate(device, bytes).ok_or(codes::OUT_OF_MEMORY)
 }
 
-fn put_allocated(place: *mut usize, bytes: usize) -> u32 {
+fn allocate_into(place: *mut usize, bytes: usize) -> u32 {
     if place.is_null() {
         return codes::INVALID_VALUE;
     }
     match allocate(bytes) {
         // SAFETY: an answer's place is the caller's to choose, here and below.
-        Ok(at) => unsafe { put(place, at) },
+        Ok(at) => unsafe { write_out(place, at) },
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuMemAlloc_v2(place: *mut usize, bytes: usize) -> u32 {
-    put_allocated(place, bytes)
+    allocate_into(place, bytes)
 }
 
 pub(super) unsafe extern "C" fn cuMemAllocManaged(place: *mut usize, bytes: usize, _flags: u32) -> u32 {
-    put_allocated(place, bytes)
+    allocate_into(place, bytes)
 }
 
 pub(super) unsafe extern "C" fn cuMemAllocAsync(place: *mut usize, bytes: usize, stream: Handle) -> u32 {
     match stream_of(stream) {
-        Ok(_) => put_allocated(place, bytes),
+        Ok(_) => allocate_into(place, bytes),
         Err(code) => code,
     }
 }
@@ -74,7 +74,7 @@ pub(super) unsafe extern "C" fn cuMemFree_v2(at: usize) -> u32 {
     if at == 0 {
         return codes::SUCCESS;
     }
-    code(current().and_then(|context| {
+    code(current_context().and_then(|context| {
         if gpu().memory.starting_at(at).is_none() {
             return Err(codes::INVALID_VALUE);
         }
@@ -92,16 +92,16 @@ pub(super) unsafe extern "C" fn cuMemFreeAsync(at: usize, stream: Handle) -> u32
         if gpu().memory.starting_at(at).is_none() {
             return Err(codes::INVALID_VALUE);
         }
-        give_out(stream, Work::Free { at }).map(|_| ())
+        enqueue(stream, StreamWork::Free { address: at }).map(|_| ())
     }))
 }
 
 pub(super) unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32 {
-    match device_of_current() {
+    match current_device() {
         Ok(device) => {
             let (left, all) = gpu().memory.free_and_total(device);
             // SAFETY: as above.
-            unsafe { put(free, left as usize) | put(total, all as usize) }
+            unsafe { write_out(free, left as usize) | write_out(total, all as usize) }
         }
         Err(code) => code,
     }
@@ -112,12 +112,12 @@ pub(super) unsafe extern "C" fn cuMemGetAddressRange_v2(
     bytes: *mut usize,
     at: usize,
 ) -> u32 {
-    let found = gpu().memory.around(at).map(|allocation| (allocation.at, allocation.bytes));
+    let found = gpu().memory.containing(at).map(|allocation| (allocation.address, allocation.len_bytes));
     let Some((start, length)) = found else { return codes::NOT_FOUND };
     for (place, value) in [(base, start), (bytes, length)] {
         if !place.is_null() {
             // SAFETY: as above.
-            unsafe { put(place, value) };
+            unsafe { write_out(place, value) };
         }
     }
     codes::SUCCESS
@@ -127,7 +127,7 @@ pub(super) unsafe extern "C" fn cuMemGetAddressRange_v2(
 pub(super) unsafe extern "C" fn cuPointerGetAttribute(place: *mut c_void, attribute: u32, at: usize) -> u32 {
     let (on_device, pinned) = {
         let gpu = gpu();
-        (gpu.memory.around(at).map(|allocation| allocation.device), gpu.is_pinned(at, 1))
+        (gpu.memory.containing(at).map(|allocation| allocation.device), gpu.is_pinned(at, 1))
     };
     if on_device.is_none() && !pinned {
         return codes::INVALID_VALUE;
@@ -135,27 +135,27 @@ pub(super) unsafe extern "C" fn cuPointerGetAttribute(place: *mut c_void, attrib
     // SAFETY: as above; each attribute has the type that CUDA gives it.
     unsafe {
         match attribute {
-            2 => put(place.cast::<u32>(), if on_device.is_some() { 2 } else { 1 }),
-            3 => put(place.cast::<usize>(), at),
-            4 if pinned => put(place.cast::<usize>(), at),
-            9 => put(place.cast::<i32>(), on_device.unwrap_or(0) as i32),
+            2 => write_out(place.cast::<u32>(), if on_device.is_some() { 2 } else { 1 }),
+            3 => write_out(place.cast::<usize>(), at),
+            4 if pinned => write_out(place.cast::<usize>(), at),
+            9 => write_out(place.cast::<i32>(), on_device.unwrap_or(0) as i32),
             _ => codes::NOT_SUPPORTED,
         }
     }
 }
 
 pub(super) unsafe extern "C" fn cuMemHostAlloc(place: *mut usize, bytes: usize, _flags: u32) -> u32 {
-    if let Err(code) = current() {
+    if let Err(code) = current_context() {
         return code;
     }
     if bytes == 0 || place.is_null() {
         return codes::INVALID_VALUE;
     }
-    let mapped = bytes.next_multiple_of(PAGE);
+    let mapped = bytes.next_multiple_of(PAGE_BYTES);
     let Some(at) = sys::map_guarded(mapped) else { return codes::OUT_OF_MEMORY };
-    gpu().pinned.insert(at, Pinned { bytes: mapped, mapped: true });
+    gpu().pinned.insert(at, PinnedRange { len_bytes: mapped, is_owned: true });
     // SAFETY: as above.
-    unsafe { put(place, at) }
+    unsafe { write_out(place, at) }
 }
 
 pub(super) unsafe extern "C" fn cuMemAllocHost_v2(place: *mut usize, bytes: usize) -> u32 {
@@ -165,13 +165,13 @@ pub(super) unsafe extern "C" fn cuMemAllocHost_v2(place: *mut usize, bytes: usiz
 
 /// Waits for all work first: a copy that is under way still uses the memory.
 pub(super) unsafe extern "C" fn cuMemFreeHost(at: usize) -> u32 {
-    code(current().and_then(|_| {
-        let known = gpu().pinned.get(&at).copied().filter(|pinned| pinned.mapped);
+    code(current_context().and_then(|_| {
+        let known = gpu().pinned.get(&at).copied().filter(|pinned| pinned.is_owned);
         let pinned = known.ok_or(codes::INVALID_VALUE)?;
         let places = gpu().pending_in(None);
         wait_for(&places)?;
         gpu().pinned.remove(&at);
-        sys::unmap_guarded(at, pinned.bytes);
+        sys::unmap_guarded(at, pinned.len_bytes);
         Ok(())
     }))
 }
@@ -185,7 +185,7 @@ pub(super) unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
         return codes::INVALID_VALUE;
     }
     // SAFETY: as above.
-    unsafe { put(place, at) }
+    unsafe { write_out(place, at) }
 }
 
 pub(super) unsafe extern "C" fn cuMemHostGetFlags(place: *mut u32, at: usize) -> u32 {
@@ -193,22 +193,22 @@ pub(super) unsafe extern "C" fn cuMemHostGetFlags(place: *mut u32, at: usize) ->
         return codes::INVALID_VALUE;
     }
     // SAFETY: as above.
-    unsafe { put(place, 0) }
+    unsafe { write_out(place, 0) }
 }
 
 pub(super) unsafe extern "C" fn cuMemHostRegister_v2(at: usize, bytes: usize, _flags: u32) -> u32 {
-    code(current().and_then(|_| {
+    code(current_context().and_then(|_| {
         if at == 0 || bytes == 0 {
             return Err(codes::INVALID_VALUE);
         }
-        gpu().pinned.insert(at, Pinned { bytes, mapped: false });
+        gpu().pinned.insert(at, PinnedRange { len_bytes: bytes, is_owned: false });
         Ok(())
     }))
 }
 
 pub(super) unsafe extern "C" fn cuMemHostUnregister(at: usize) -> u32 {
-    code(current().and_then(|_| {
-        let known = gpu().pinned.get(&at).is_some_and(|pinned| !pinned.mapped);
+    code(current_context().and_then(|_| {
+        let known = gpu().pinned.get(&at).is_some_and(|pinned| !pinned.is_owned);
         if !known {
             return Err(codes::INVALID_VALUE);
         }
@@ -229,11 +229,16 @@ enum Way {
 }
 
 /// Both ends, or an error for one that should lie on the device and does not.
-fn ends(way: Way, to: usize, from: usize, bytes: usize) -> Result<(End, End), u32> {
+fn copy_endpoints(
+    way: Way,
+    to: usize,
+    from: usize,
+    bytes: usize,
+) -> Result<(CopyEndpoint, CopyEndpoint), u32> {
     let gpu = gpu();
     let end = |address, on_device: bool| match (gpu.is_device_side(address, bytes), on_device) {
-        (true, _) => Ok(End::Known(address)),
-        (false, false) => Ok(End::Pageable(address)),
+        (true, _) => Ok(CopyEndpoint::DeviceSide(address)),
+        (false, false) => Ok(CopyEndpoint::Pageable(address)),
         (false, true) => Err(codes::INVALID_VALUE),
     };
     let to = end(to, matches!(way, Way::ToDevice | Way::OnDevice))?;
@@ -247,18 +252,20 @@ fn copy(way: Way, to: usize, from: usize, bytes: usize, stream: Handle, blocks: 
     if bytes == 0 {
         return Ok(());
     }
-    let (to, from) = ends(way, to, from, bytes)?;
+    let (to, from) = copy_endpoints(way, to, from, bytes)?;
     let (work, waits) = match (to, from) {
-        (End::Known(_), End::Pageable(from)) => {
+        (CopyEndpoint::DeviceSide(_), CopyEndpoint::Pageable(from)) => {
             // SAFETY: pageable memory is the caller's to answer for.
             let staged = unsafe { sys::bytes(from, bytes) }.to_vec();
-            (Work::Staged { to, bytes: staged }, blocks)
+            (StreamWork::StagedCopy { to, bytes: staged }, blocks)
         }
         // Copies to pageable memory are over when the call is.
-        (End::Pageable(_), _) => (Work::Copy { to, from, bytes }, true),
-        (End::Known(_), End::Known(_)) => (Work::Copy { to, from, bytes }, blocks && way != Way::OnDevice),
+        (CopyEndpoint::Pageable(_), _) => (StreamWork::Copy { to, from, bytes }, true),
+        (CopyEndpoint::DeviceSide(_), CopyEndpoint::DeviceSide(_)) => {
+            (StreamWork::Copy { to, from, bytes }, blocks && way != Way::OnDevice)
+        }
     };
-    let place = give_out(stream, work)?;
+    let place = enqueue(stream, work)?;
     if waits { wait_for(&[place]) } else { Ok(()) }
 }
 
@@ -317,7 +324,7 @@ fn set(to: usize, value: u32, width: usize, count: usize, stream: Handle) -> Res
     if !to.is_multiple_of(width) || !gpu().is_device_side(to, bytes) {
         return Err(codes::INVALID_VALUE);
     }
-    give_out(stream, Work::Set { to, pattern: value.to_le_bytes(), width, count }).map(|_| ())
+    enqueue(stream, StreamWork::Fill { to, pattern: value.to_le_bytes(), width, count }).map(|_| ())
 }
 
 macro_rules! fills {
@@ -340,12 +347,12 @@ fills! {
 pub(super) unsafe extern "C" fn cuMemPoolCreate(place: *mut Handle, _properties: *const c_void) -> u32 {
     let handle = {
         let mut gpu = gpu();
-        let handle = gpu.handle();
+        let handle = gpu.new_handle();
         gpu.pools.insert(handle, 0);
         handle
     };
     // SAFETY: as above.
-    unsafe { put(place, handle) }
+    unsafe { write_out(place, handle) }
 }
 
 pub(super) unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> u32 {
@@ -374,7 +381,7 @@ pub(super) unsafe extern "C" fn cuMemPoolGetAttribute(
     place: *mut u64,
 ) -> u32 {
     // SAFETY: all attributes but the first three are 64 bits wide; those callers read the first half.
-    unsafe { put(place.cast::<u32>(), 0) }
+    unsafe { write_out(place.cast::<u32>(), 0) }
 }
 
 pub(super) unsafe extern "C" fn cuMemPrefetchAsync(

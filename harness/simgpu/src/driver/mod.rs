@@ -24,7 +24,7 @@ pub(crate) use module::kernel_name;
 ///
 /// # Safety
 /// `at` is null or a valid place for the answer.
-unsafe fn put<T>(at: *mut T, value: T) -> u32 {
+unsafe fn write_out<T>(at: *mut T, value: T) -> u32 {
     if at.is_null() {
         return codes::INVALID_VALUE;
     }
@@ -35,7 +35,7 @@ unsafe fn put<T>(at: *mut T, value: T) -> u32 {
 
 /// # Safety
 /// `at` is null or a string of C.
-unsafe fn text<'a>(at: *const c_char) -> Option<&'a str> {
+unsafe fn c_str<'a>(at: *const c_char) -> Option<&'a str> {
     // SAFETY: the caller's.
     (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) }.to_str().ok()).flatten()
 }
@@ -44,7 +44,7 @@ unsafe fn text<'a>(at: *const c_char) -> Option<&'a str> {
 ///
 /// # Safety
 /// `at` is null or has room for `length` bytes.
-pub(crate) unsafe fn put_text(at: *mut c_char, length: usize, value: &str) -> u32 {
+pub(crate) unsafe fn write_c_str(at: *mut c_char, length: usize, value: &str) -> u32 {
     if at.is_null() || length == 0 {
         return codes::INVALID_VALUE;
     }

@@ -3,18 +3,18 @@
 
 use std::ffi::{CString, c_char, c_void};
 
-use crate::driver::{code, put, text};
+use crate::driver::{c_str, code, write_out};
 use crate::{codes, kernels};
 
-use super::context::current;
-use super::info::shared_most;
-use super::state::{Function, Handle, Module, gpu};
+use super::context::current_context;
+use super::info::max_dynamic_shared_bytes;
+use super::state::{Handle, SimFunction, SimModule, gpu};
 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
-const SHARED_MOST: u32 = 8;
+const ATTR_MAX_DYNAMIC_SHARED_BYTES: u32 = 8;
 
 /// The PTX version that came with a CUDA version: 12.8 reads up to 8.7.
-fn ptx_of(driver_version: i32) -> (u32, u32) {
+fn max_ptx_version(driver_version: i32) -> (u32, u32) {
     let (major, minor) = ((driver_version / 1000) as u32, (driver_version % 1000 / 10) as u32);
     match (major, minor) {
         (11, minor) => (7, minor.min(8)),
@@ -27,7 +27,7 @@ fn ptx_of(driver_version: i32) -> (u32, u32) {
 }
 
 /// (version, names of entries) of PTX text.
-fn read_ptx(ptx: &str) -> Option<((u32, u32), Vec<String>)> {
+fn parse_ptx(ptx: &str) -> Option<((u32, u32), Vec<String>)> {
     let version = ptx.lines().find_map(|line| line.trim().strip_prefix(".version"))?.trim();
     let (major, minor) = version.split_once('.')?;
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
@@ -40,8 +40,8 @@ fn read_ptx(ptx: &str) -> Option<((u32, u32), Vec<String>)> {
 
 /// # Safety
 /// `image` is what a driver takes for an image: text of C, or a binary that starts with its mark.
-unsafe fn load(image: *const c_void) -> Result<Handle, u32> {
-    current()?;
+unsafe fn load_module(image: *const c_void) -> Result<Handle, u32> {
+    current_context()?;
     if image.is_null() {
         return Err(codes::INVALID_VALUE);
     }
@@ -52,34 +52,34 @@ unsafe fn load(image: *const c_void) -> Result<Handle, u32> {
         [0x7F, b'E', b'L', b'F'] | [0x50, 0xED, 0x55, 0xBA] => None,
         _ => {
             // SAFETY: the caller's.
-            let ptx = unsafe { text(image.cast()) }.ok_or(codes::INVALID_IMAGE)?;
-            let (version, names) = read_ptx(ptx).ok_or(codes::INVALID_IMAGE)?;
-            if version > ptx_of(gpu().machine.driver_version) {
+            let ptx = unsafe { c_str(image.cast()) }.ok_or(codes::INVALID_IMAGE)?;
+            let (version, names) = parse_ptx(ptx).ok_or(codes::INVALID_IMAGE)?;
+            if version > max_ptx_version(gpu().machine.driver_version) {
                 return Err(codes::UNSUPPORTED_PTX_VERSION);
             }
             Some(names)
         }
     };
     let mut gpu = gpu();
-    let handle = gpu.handle();
-    gpu.modules.insert(handle, Module { entries });
+    let handle = gpu.new_handle();
+    gpu.modules.insert(handle, SimModule { entry_names: entries });
     Ok(handle)
 }
 
 /// # Safety
 /// As of [`load`]; `place` is null or a place for the answer.
-unsafe fn put_loaded(place: *mut Handle, image: *const c_void) -> u32 {
+unsafe fn load_into(place: *mut Handle, image: *const c_void) -> u32 {
     // SAFETY: the caller's.
-    match unsafe { load(image) } {
+    match unsafe { load_module(image) } {
         // SAFETY: the caller's.
-        Ok(handle) => unsafe { put(place, handle) },
+        Ok(handle) => unsafe { write_out(place, handle) },
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuModuleLoadData(place: *mut Handle, image: *const c_void) -> u32 {
     // SAFETY: the caller's arguments go on as they are, here and below.
-    unsafe { put_loaded(place, image) }
+    unsafe { load_into(place, image) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleLoadDataEx(
@@ -90,46 +90,46 @@ pub(super) unsafe extern "C" fn cuModuleLoadDataEx(
     _values: *mut *mut c_void,
 ) -> u32 {
     // SAFETY: as above.
-    unsafe { put_loaded(place, image) }
+    unsafe { load_into(place, image) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleLoadFatBinary(place: *mut Handle, image: *const c_void) -> u32 {
     // SAFETY: as above.
-    unsafe { put_loaded(place, image) }
+    unsafe { load_into(place, image) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleLoad(place: *mut Handle, path: *const c_char) -> u32 {
     // SAFETY: as above.
-    let read = unsafe { text(path) }.and_then(|path| std::fs::read(path).ok());
+    let read = unsafe { c_str(path) }.and_then(|path| std::fs::read(path).ok());
     let Some(mut image) = read else { return codes::FILE_NOT_FOUND };
     image.extend([0; 4]);
     // SAFETY: text is ended by the zeroes, and is at least as long as a mark.
-    unsafe { put_loaded(place, image.as_ptr().cast()) }
+    unsafe { load_into(place, image.as_ptr().cast()) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleUnload(module: Handle) -> u32 {
-    code(current().and_then(|_| {
+    code(current_context().and_then(|_| {
         let mut gpu = gpu();
         gpu.functions.retain(|_, function| function.module != module);
         gpu.modules.remove(&module).map(|_| ()).ok_or(codes::INVALID_HANDLE)
     }))
 }
 
-fn function(module: Handle, name: &str) -> Result<Handle, u32> {
+fn find_function(module: Handle, name: &str) -> Result<Handle, u32> {
     let mut gpu = gpu();
-    let entries = &gpu.modules.get(&module).ok_or(codes::INVALID_HANDLE)?.entries;
+    let entries = &gpu.modules.get(&module).ok_or(codes::INVALID_HANDLE)?.entry_names;
     if entries.as_ref().is_some_and(|entries| !entries.iter().any(|entry| entry == name)) {
         return Err(codes::NOT_FOUND);
     }
-    let kernel = kernels::find(name).ok_or(codes::NOT_FOUND)?;
+    let kernel = kernels::find_kernel(name).ok_or(codes::NOT_FOUND)?;
     let known =
         gpu.functions.iter().find(|(_, function)| function.module == module && function.kernel.name == name);
     if let Some((handle, _)) = known {
         return Ok(*handle);
     }
-    let handle = gpu.handle();
+    let handle = gpu.new_handle();
     let name = CString::new(kernel.name).map_err(|_| codes::INVALID_VALUE)?;
-    gpu.functions.insert(handle, Function { kernel, name, module, shared_most: 49_152 });
+    gpu.functions.insert(handle, SimFunction { kernel, name, module, max_shared_bytes: 49_152 });
     Ok(handle)
 }
 
@@ -139,10 +139,10 @@ pub(super) unsafe extern "C" fn cuModuleGetFunction(
     name: *const c_char,
 ) -> u32 {
     // SAFETY: as above.
-    let Some(name) = (unsafe { text(name) }) else { return codes::INVALID_VALUE };
-    match function(module, name) {
+    let Some(name) = (unsafe { c_str(name) }) else { return codes::INVALID_VALUE };
+    match find_function(module, name) {
         // SAFETY: as above.
-        Ok(handle) => unsafe { put(place, handle) },
+        Ok(handle) => unsafe { write_out(place, handle) },
         Err(code) => code,
     }
 }
@@ -158,7 +158,7 @@ pub(super) unsafe extern "C" fn cuModuleGetGlobal_v2(
 
 pub(super) unsafe extern "C" fn cuModuleGetLoadingMode(place: *mut u32) -> u32 {
     // SAFETY: as above. 1: eager.
-    unsafe { put(place, 1) }
+    unsafe { write_out(place, 1) }
 }
 
 pub(super) unsafe extern "C" fn cuLibraryLoadData(
@@ -172,7 +172,7 @@ pub(super) unsafe extern "C" fn cuLibraryLoadData(
     _library_count: u32,
 ) -> u32 {
     // SAFETY: as above.
-    unsafe { put_loaded(place, image) }
+    unsafe { load_into(place, image) }
 }
 
 pub(super) unsafe extern "C" fn cuLibraryUnload(library: Handle) -> u32 {
@@ -192,12 +192,12 @@ pub(super) unsafe extern "C" fn cuLibraryGetKernel(
 /// A library is its module, and a kernel its function.
 pub(super) unsafe extern "C" fn cuLibraryGetModule(place: *mut Handle, library: Handle) -> u32 {
     // SAFETY: as above.
-    unsafe { put(place, library) }
+    unsafe { write_out(place, library) }
 }
 
 pub(super) unsafe extern "C" fn cuKernelGetFunction(place: *mut Handle, kernel: Handle) -> u32 {
     // SAFETY: as above.
-    unsafe { put(place, kernel) }
+    unsafe { write_out(place, kernel) }
 }
 
 /// The name of a function, for rules.
@@ -208,7 +208,7 @@ pub(crate) fn kernel_name(handle: usize) -> Option<String> {
 pub(super) unsafe extern "C" fn cuFuncGetName(place: *mut *const c_char, handle: Handle) -> u32 {
     let name = gpu().functions.get(&handle).map(|function| function.name.as_ptr());
     // SAFETY: as above; the string lives as long as its module.
-    name.map_or(codes::INVALID_HANDLE, |name| unsafe { put(place, name) })
+    name.map_or(codes::INVALID_HANDLE, |name| unsafe { write_out(place, name) })
 }
 
 pub(super) unsafe extern "C" fn cuKernelGetName(place: *mut *const c_char, handle: Handle) -> u32 {
@@ -219,7 +219,7 @@ pub(super) unsafe extern "C" fn cuKernelGetName(place: *mut *const c_char, handl
 pub(super) unsafe extern "C" fn cuFuncGetModule(place: *mut Handle, handle: Handle) -> u32 {
     let module = gpu().functions.get(&handle).map(|function| function.module);
     // SAFETY: as above.
-    module.map_or(codes::INVALID_HANDLE, |module| unsafe { put(place, module) })
+    module.map_or(codes::INVALID_HANDLE, |module| unsafe { write_out(place, module) })
 }
 
 pub(super) unsafe extern "C" fn cuFuncGetAttribute(place: *mut i32, attribute: u32, handle: Handle) -> u32 {
@@ -231,24 +231,24 @@ pub(super) unsafe extern "C" fn cuFuncGetAttribute(place: *mut i32, attribute: u
             0 => 1024,
             4 => 32,
             5 | 6 => major * 10 + minor,
-            SHARED_MOST => function.shared_most as i32,
+            ATTR_MAX_DYNAMIC_SHARED_BYTES => function.max_shared_bytes as i32,
             _ => 0,
         }
     };
     // SAFETY: as above.
-    unsafe { put(place, told) }
+    unsafe { write_out(place, told) }
 }
 
 pub(super) unsafe extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u32, value: i32) -> u32 {
     let mut gpu = gpu();
-    let most = shared_most(gpu.machine.compute_capability);
+    let most = max_dynamic_shared_bytes(gpu.machine.compute_capability);
     let Some(function) = gpu.functions.get_mut(&handle) else { return codes::INVALID_HANDLE };
     match (attribute, usize::try_from(value)) {
-        (SHARED_MOST, Ok(bytes)) if bytes <= most => {
-            function.shared_most = bytes;
+        (ATTR_MAX_DYNAMIC_SHARED_BYTES, Ok(bytes)) if bytes <= most => {
+            function.max_shared_bytes = bytes;
             codes::SUCCESS
         }
-        (SHARED_MOST, _) => codes::INVALID_VALUE,
+        (ATTR_MAX_DYNAMIC_SHARED_BYTES, _) => codes::INVALID_VALUE,
         _ => codes::SUCCESS,
     }
 }
@@ -283,7 +283,7 @@ pub(super) unsafe extern "C" fn cuFuncLoad(_handle: Handle) -> u32 {
 
 pub(super) unsafe extern "C" fn cuFuncIsLoaded(place: *mut u32, _handle: Handle) -> u32 {
     // SAFETY: as above.
-    unsafe { put(place, 1) }
+    unsafe { write_out(place, 1) }
 }
 
 /// Bounded by threads and shared memory; registers are not known.
@@ -300,7 +300,7 @@ pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     shared: usize,
 ) -> u32 {
     // SAFETY: as above.
-    unsafe { put(place, active_blocks(block, shared)) }
+    unsafe { write_out(place, active_blocks(block, shared)) }
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
@@ -311,7 +311,7 @@ pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithF
     _flags: u32,
 ) -> u32 {
     // SAFETY: as above.
-    unsafe { put(place, active_blocks(block, shared)) }
+    unsafe { write_out(place, active_blocks(block, shared)) }
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
@@ -324,7 +324,7 @@ pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
 ) -> u32 {
     let size = if limit > 0 { limit.min(1024) } else { 1024 };
     // SAFETY: as above.
-    unsafe { put(grid, 8 * active_blocks(size, 0)) | put(block, size) }
+    unsafe { write_out(grid, 8 * active_blocks(size, 0)) | write_out(block, size) }
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
@@ -346,9 +346,9 @@ pub(super) unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
     blocks: i32,
     _block: i32,
 ) -> u32 {
-    let most = shared_most(gpu().machine.compute_capability);
+    let most = max_dynamic_shared_bytes(gpu().machine.compute_capability);
     // SAFETY: as above.
-    unsafe { put(place, (233_472 / blocks.max(1) as usize).saturating_sub(1024).min(most)) }
+    unsafe { write_out(place, (233_472 / blocks.max(1) as usize).saturating_sub(1024).min(most)) }
 }
 
 #[cfg(test)]
@@ -357,18 +357,18 @@ mod tests {
 
     #[test]
     fn ptx_versions_follow_the_drivers() {
-        assert_eq!(ptx_of(12_080), (8, 7));
-        assert_eq!(ptx_of(12_060), (8, 5));
-        assert_eq!(ptx_of(12_000), (8, 0));
-        assert_eq!(ptx_of(11_040), (7, 4));
-        assert_eq!(ptx_of(13_000), (9, 0));
+        assert_eq!(max_ptx_version(12_080), (8, 7));
+        assert_eq!(max_ptx_version(12_060), (8, 5));
+        assert_eq!(max_ptx_version(12_000), (8, 0));
+        assert_eq!(max_ptx_version(11_040), (7, 4));
+        assert_eq!(max_ptx_version(13_000), (9, 0));
     }
 
     #[test]
     fn entries_of_ptx_are_found_whatever_stands_around_them() {
         let ptx =
             "//\n.version 8.7\n.target sm_80\n.visible .entry one(\n.param .u64 a)\n{}\n.entry\n two()\n{}";
-        assert_eq!(read_ptx(ptx), Some(((8, 7), vec!["one".into(), "two".into()])));
-        assert_eq!(read_ptx("no ptx"), None);
+        assert_eq!(parse_ptx(ptx), Some(((8, 7), vec!["one".into(), "two".into()])));
+        assert_eq!(parse_ptx("no ptx"), None);
     }
 }

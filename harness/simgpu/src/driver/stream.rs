@@ -4,18 +4,18 @@
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::{code, put};
+use crate::driver::{code, write_out};
 
-use super::context::current;
-use super::launch::give_out;
-use super::state::{Event, Handle, Place, gpu};
-use super::wait::{hangs, step, wait_for};
-use super::work::Work;
+use super::context::current_context;
+use super::launch::enqueue;
+use super::state::{Handle, SimEvent, StreamPosition, gpu};
+use super::wait::{is_hung, step, wait_for};
+use super::work::StreamWork;
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
-const UNTIMED: u32 = 2;
+const DISABLE_TIMING: u32 = 2;
 
 pub(super) unsafe extern "C" fn cuStreamCreate(place: *mut Handle, flags: u32) -> u32 {
     // SAFETY: the caller's arguments go on as they are.
@@ -30,11 +30,11 @@ pub(super) unsafe extern "C" fn cuStreamCreateWithPriority(
     if flags > NON_BLOCKING {
         return codes::INVALID_VALUE;
     }
-    match current() {
+    match current_context() {
         Ok(context) => {
             let handle = gpu().add_stream(context, flags & NON_BLOCKING == 0, flags, priority.clamp(-5, 0));
             // SAFETY: an answer's place is the caller's to choose, here and below.
-            unsafe { put(place, handle) }
+            unsafe { write_out(place, handle) }
         }
         Err(code) => code,
     }
@@ -42,7 +42,7 @@ pub(super) unsafe extern "C" fn cuStreamCreateWithPriority(
 
 /// The stream that a handle means here.
 pub(super) fn stream_of(handle: Handle) -> Result<Handle, u32> {
-    let context = current()?;
+    let context = current_context()?;
     gpu().stream_of(context, handle).ok_or(codes::INVALID_HANDLE)
 }
 
@@ -55,23 +55,23 @@ pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
         let mut gpu = gpu();
         let Some(stream) = gpu.streams.get_mut(&handle) else { return };
         stream.destroyed = true;
-        if stream.done == stream.issued {
+        if stream.last_done == stream.last_enqueued {
             gpu.streams.remove(&handle);
         }
     }))
 }
 
-fn end_of(stream: Handle) -> Place {
-    (stream, gpu().streams.get(&stream).map_or(0, |stream| stream.issued))
+fn last_position(stream: Handle) -> StreamPosition {
+    (stream, gpu().streams.get(&stream).map_or(0, |stream| stream.last_enqueued))
 }
 
 pub(super) unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
-    code(stream_of(stream).and_then(|stream| wait_for(&[end_of(stream)])))
+    code(stream_of(stream).and_then(|stream| wait_for(&[last_position(stream)])))
 }
 
 /// Who asks gets some work done: a loop around this ends.
-fn asked(place: Place) -> u32 {
-    if !hangs(place)
+fn query(place: StreamPosition) -> u32 {
+    if !is_hung(place)
         && let Err(code) = step(place)
     {
         return code;
@@ -81,17 +81,17 @@ fn asked(place: Place) -> u32 {
 
 pub(super) unsafe extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
     match stream_of(stream) {
-        Ok(stream) => asked(end_of(stream)),
+        Ok(stream) => query(last_position(stream)),
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: u32) -> u32 {
     code(stream_of(stream).and_then(|stream| {
-        let recorded = gpu().events.get(&event).ok_or(codes::INVALID_HANDLE)?.recorded;
+        let recorded = gpu().events.get(&event).ok_or(codes::INVALID_HANDLE)?.position;
         // An event that was never recorded is over.
         if let Some(place) = recorded {
-            gpu().give_out(stream, vec![place], Work::Nothing, Vec::new());
+            gpu().enqueue(stream, vec![place], StreamWork::Nothing, Vec::new());
         }
         Ok(())
     }))
@@ -102,7 +102,7 @@ pub(super) unsafe extern "C" fn cuStreamGetCtx(stream: Handle, place: *mut Handl
         Ok(stream) => {
             let context = gpu().streams.get(&stream).map_or(0, |stream| stream.context);
             // SAFETY: as above.
-            unsafe { put(place, context) }
+            unsafe { write_out(place, context) }
         }
         Err(code) => code,
     }
@@ -113,7 +113,7 @@ pub(super) unsafe extern "C" fn cuStreamGetFlags(stream: Handle, place: *mut u32
         Ok(stream) => {
             let flags = gpu().streams.get(&stream).map_or(0, |stream| stream.flags);
             // SAFETY: as above.
-            unsafe { put(place, flags) }
+            unsafe { write_out(place, flags) }
         }
         Err(code) => code,
     }
@@ -124,7 +124,7 @@ pub(super) unsafe extern "C" fn cuStreamGetPriority(stream: Handle, place: *mut 
         Ok(stream) => {
             let priority = gpu().streams.get(&stream).map_or(0, |stream| stream.priority);
             // SAFETY: as above.
-            unsafe { put(place, priority) }
+            unsafe { write_out(place, priority) }
         }
         Err(code) => code,
     }
@@ -133,7 +133,7 @@ pub(super) unsafe extern "C" fn cuStreamGetPriority(stream: Handle, place: *mut 
 pub(super) unsafe extern "C" fn cuStreamGetId(stream: Handle, place: *mut u64) -> u32 {
     match stream_of(stream) {
         // SAFETY: as above.
-        Ok(stream) => unsafe { put(place, stream) },
+        Ok(stream) => unsafe { write_out(place, stream) },
         Err(code) => code,
     }
 }
@@ -141,7 +141,7 @@ pub(super) unsafe extern "C" fn cuStreamGetId(stream: Handle, place: *mut u64) -
 pub(super) unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, place: *mut u32) -> u32 {
     match stream_of(stream) {
         // SAFETY: as above.
-        Ok(_) => unsafe { put(place, 0) },
+        Ok(_) => unsafe { write_out(place, 0) },
         Err(code) => code,
     }
 }
@@ -153,22 +153,23 @@ pub(super) unsafe extern "C" fn cuLaunchHostFunc(
 ) -> u32 {
     let Some(function) = function else { return codes::INVALID_VALUE };
     code(stream_of(stream).map(|stream| {
-        gpu().give_out(stream, Vec::new(), Work::Call { function, data: data as usize }, Vec::new());
+        gpu().enqueue(stream, Vec::new(), StreamWork::HostCall { function, data: data as usize }, Vec::new());
     }))
 }
 
 pub(super) unsafe extern "C" fn cuEventCreate(place: *mut Handle, flags: u32) -> u32 {
-    match current() {
+    match current_context() {
         Ok(context) => {
             let handle = {
                 let mut gpu = gpu();
-                let handle = gpu.handle();
-                let event = Event { context, timed: flags & UNTIMED == 0, ..Event::default() };
+                let handle = gpu.new_handle();
+                let event =
+                    SimEvent { context, has_timing: flags & DISABLE_TIMING == 0, ..SimEvent::default() };
                 gpu.events.insert(handle, event);
                 handle
             };
             // SAFETY: as above.
-            unsafe { put(place, handle) }
+            unsafe { write_out(place, handle) }
         }
         Err(code) => code,
     }
@@ -179,9 +180,9 @@ pub(super) unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> 
         if !gpu().events.contains_key(&event) {
             return Err(codes::INVALID_HANDLE);
         }
-        let place = give_out(stream, Work::Record { event })?;
+        let place = enqueue(stream, StreamWork::RecordEvent { event })?;
         if let Some(event) = gpu().events.get_mut(&event) {
-            event.recorded = Some(place);
+            event.position = Some(place);
         }
         Ok(())
     }))
@@ -192,21 +193,21 @@ pub(super) unsafe extern "C" fn cuEventRecordWithFlags(event: Handle, stream: Ha
     unsafe { cuEventRecord(event, stream) }
 }
 
-fn recorded(event: Handle) -> Result<Option<Place>, u32> {
-    current()?;
-    gpu().events.get(&event).map(|event| event.recorded).ok_or(codes::INVALID_HANDLE)
+fn recorded_position(event: Handle) -> Result<Option<StreamPosition>, u32> {
+    current_context()?;
+    gpu().events.get(&event).map(|event| event.position).ok_or(codes::INVALID_HANDLE)
 }
 
 pub(super) unsafe extern "C" fn cuEventQuery(event: Handle) -> u32 {
-    match recorded(event) {
-        Ok(Some(place)) => asked(place),
+    match recorded_position(event) {
+        Ok(Some(place)) => query(place),
         Ok(None) => codes::SUCCESS,
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuEventSynchronize(event: Handle) -> u32 {
-    code(recorded(event).and_then(|place| match place {
+    code(recorded_position(event).and_then(|place| match place {
         Some(place) => wait_for(&[place]),
         None => Ok(()),
     }))
@@ -229,18 +230,18 @@ pub(super) unsafe extern "C" fn cuEventElapsedTime(
         let (Some(start), Some(end)) = (gpu.events.get(&start), gpu.events.get(&end)) else {
             return codes::INVALID_HANDLE;
         };
-        let (Some(from), Some(to)) = (start.recorded, end.recorded) else { return codes::INVALID_HANDLE };
-        if !start.timed || !end.timed {
+        let (Some(from), Some(to)) = (start.position, end.position) else { return codes::INVALID_HANDLE };
+        if !start.has_timing || !end.has_timing {
             return codes::INVALID_HANDLE;
         }
         if !gpu.is_done(from) || !gpu.is_done(to) {
             return codes::NOT_READY;
         }
-        let (Some(start), Some(end)) = (start.at, end.at) else { return codes::NOT_READY };
+        let (Some(start), Some(end)) = (start.recorded_at, end.recorded_at) else { return codes::NOT_READY };
         end.saturating_duration_since(start).as_secs_f32() * 1e3
     };
     // SAFETY: as above.
-    unsafe { put(milliseconds, elapsed) }
+    unsafe { write_out(milliseconds, elapsed) }
 }
 
 pub(super) unsafe extern "C" fn cuEventElapsedTime_v2(

@@ -3,28 +3,28 @@
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::codes;
-use crate::fibers::Fibers;
+use crate::fibers::FiberPool;
 use crate::hooks::hang;
-use crate::rules::{Twist, world};
+use crate::rules::{Corruption, fault_state};
 
-use super::state::{Gpu, Handle, Operation, Place, gpu};
-use super::work::{carry_out, check_surroundings};
+use super::state::{Handle, QueuedOperation, SimGpu, StreamPosition, gpu};
+use super::work::{check_redzones, execute};
 
 /// Held while work runs; never together with the state's lock while it runs.
-fn hands() -> MutexGuard<'static, Option<Fibers>> {
-    static HANDS: OnceLock<Mutex<Option<Fibers>>> = OnceLock::new();
-    HANDS.get_or_init(|| Mutex::new(Fibers::new())).lock().unwrap_or_else(|poison| poison.into_inner())
+fn work_lock() -> MutexGuard<'static, Option<FiberPool>> {
+    static HANDS: OnceLock<Mutex<Option<FiberPool>>> = OnceLock::new();
+    HANDS.get_or_init(|| Mutex::new(FiberPool::new())).lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
 /// What comes next on the way to a place.
-enum Next {
-    Arrived,
-    Hangs,
-    Do(Handle, Box<Operation>),
+enum NextStep {
+    Reached,
+    Hang,
+    Run(Handle, Box<QueuedOperation>),
 }
 
 /// Returns when all these places are reached; the first error of what had to be done.
-pub(crate) fn wait_for(places: &[Place]) -> Result<(), u32> {
+pub(crate) fn wait_for(places: &[StreamPosition]) -> Result<(), u32> {
     let mut worked = false;
     for place in places {
         while step(*place)? {
@@ -32,31 +32,31 @@ pub(crate) fn wait_for(places: &[Place]) -> Result<(), u32> {
         }
     }
     if worked {
-        let _fibers = hands();
-        check_surroundings()?;
+        let _fibers = work_lock();
+        check_redzones()?;
     }
-    match (world().sticky(), world().told_to_who_waits()) {
+    match (fault_state().sticky(), fault_state().take_deferred_error()) {
         (0, None) => Ok(()),
         (0, Some(code)) | (code, _) => Err(code),
     }
 }
 
 /// Does one operation on the way to a place: whether there was one.
-pub(crate) fn step(place: Place) -> Result<bool, u32> {
-    let mut fibers = hands();
-    let next = next(&mut gpu(), place);
+pub(crate) fn step(place: StreamPosition) -> Result<bool, u32> {
+    let mut fibers = work_lock();
+    let next = next_step(&mut gpu(), place);
     match next {
-        Next::Arrived => Ok(false),
-        Next::Hangs => {
+        NextStep::Reached => Ok(false),
+        NextStep::Hang => {
             drop(fibers);
             hang()
         }
-        Next::Do(stream, operation) => {
+        NextStep::Run(stream, operation) => {
             let fibers = fibers.as_mut().ok_or(codes::OUT_OF_MEMORY)?;
-            let ended = carry_out(operation.work, &operation.twists, fibers);
+            let ended = execute(operation.work, &operation.corruptions, fibers);
             gpu().finish((stream, operation.number));
             if let Err(code) = ended {
-                world().stick(code);
+                fault_state().set_sticky(code);
             }
             ended.map(|()| true)
         }
@@ -64,20 +64,20 @@ pub(crate) fn step(place: Place) -> Result<bool, u32> {
 }
 
 /// Whether the work on the way to a place stands still for good.
-pub(crate) fn hangs(place: Place) -> bool {
-    let _fibers = hands();
+pub(crate) fn is_hung(place: StreamPosition) -> bool {
+    let _fibers = work_lock();
     let mut gpu = gpu();
-    let (stream, _) = head(&gpu, place);
+    let (stream, _) = blocking_stream(&gpu, place);
     let queue = gpu.streams.get_mut(&stream).and_then(|stream| stream.queue.front());
-    queue.is_some_and(|operation| operation.twists.contains(&Twist::Hang))
+    queue.is_some_and(|operation| operation.corruptions.contains(&Corruption::Hang))
 }
 
 /// The operation that has to come first: the place's own stream, or one that it waits for.
-fn head(gpu: &Gpu, mut place: Place) -> (Handle, bool) {
+fn blocking_stream(gpu: &SimGpu, mut place: StreamPosition) -> (Handle, bool) {
     loop {
         let front = gpu.streams.get(&place.0).and_then(|stream| stream.queue.front());
         let Some(front) = front else { return (place.0, false) };
-        match front.after.iter().find(|before| !gpu.is_done(**before)) {
+        match front.dependencies.iter().find(|before| !gpu.is_done(**before)) {
             // Only what was given out earlier is waited for, so this ends.
             Some(before) => place = *before,
             None => return (place.0, true),
@@ -85,17 +85,17 @@ fn head(gpu: &Gpu, mut place: Place) -> (Handle, bool) {
     }
 }
 
-fn next(gpu: &mut Gpu, place: Place) -> Next {
+fn next_step(gpu: &mut SimGpu, place: StreamPosition) -> NextStep {
     if gpu.is_done(place) {
-        return Next::Arrived;
+        return NextStep::Reached;
     }
-    let (stream, found) = head(gpu, place);
-    let Some(queue) = gpu.streams.get_mut(&stream).filter(|_| found) else { return Next::Arrived };
+    let (stream, found) = blocking_stream(gpu, place);
+    let Some(queue) = gpu.streams.get_mut(&stream).filter(|_| found) else { return NextStep::Reached };
     match queue.queue.front() {
-        Some(front) if front.twists.contains(&Twist::Hang) => Next::Hangs,
+        Some(front) if front.corruptions.contains(&Corruption::Hang) => NextStep::Hang,
         _ => match queue.queue.pop_front() {
-            Some(operation) => Next::Do(stream, Box::new(operation)),
-            None => Next::Arrived,
+            Some(operation) => NextStep::Run(stream, Box::new(operation)),
+            None => NextStep::Reached,
         },
     }
 }

@@ -8,7 +8,7 @@ pub enum DeviceError {
     #[error(
         "{device}: `{call}` failed with {name}: the CUDA context of this process is lost; only a new process can go on"
     )]
-    Broken { device: String, call: &'static str, name: String, code: Option<u32> },
+    ContextLost { device: String, call: &'static str, name: String, code: Option<u32> },
     /// Nothing was applied. Memory that was only kept for later has been given back, and it was tried again.
     #[error(
         "{device}: `{call}` failed with {name}: out of memory; use a smaller micro-batch or end what else uses the card"
@@ -16,47 +16,47 @@ pub enum DeviceError {
     OutOfMemory { device: String, call: &'static str, name: String, code: Option<u32> },
     /// With a code it may come back; without one, waiting for it is of no use.
     #[error("{device} can't be used: {why}")]
-    Missing { device: String, why: String, code: Option<u32> },
+    Unavailable { device: String, why: String, code: Option<u32> },
     /// Versions that do not fit.
     #[error(
         "{device} can't be used: it has {driver}, needed is {needed}; update the driver or train on the CPU"
     )]
-    Unfit { device: String, driver: String, needed: String, code: Option<u32> },
+    Incompatible { device: String, driver: String, needed: String, code: Option<u32> },
     /// An error of ours.
     #[error("{device}: `{call}` failed with {name}")]
-    Refused { device: String, call: &'static str, name: String, code: Option<u32> },
+    CallFailed { device: String, call: &'static str, name: String, code: Option<u32> },
 }
 
 /// What can be done about a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Broken,
+enum ErrorClass {
+    ContextLost,
     OutOfMemory,
-    Missing,
-    Unfit,
-    Refused,
+    Unavailable,
+    Incompatible,
+    CallFailed,
 }
 
-const OUT_OF_MEMORY: u32 = 2;
+const ERROR_OUT_OF_MEMORY: u32 = 2;
 /// Our own wherever the driver lacks a function: `CUDA_ERROR_NOT_FOUND`.
-pub(super) const NOT_FOUND: u32 = 500;
+pub(super) const ERROR_NOT_FOUND: u32 = 500;
 
 /// `cuda.h`'s numbers. From 700 on, but for a few, the context is lost; so it is with what no list knows.
-fn kind(code: u32) -> Kind {
+fn classify(code: u32) -> ErrorClass {
     match code {
-        OUT_OF_MEMORY => Kind::OutOfMemory,
-        3 | 34 | 46 | 100..=102 | 802 => Kind::Missing,
-        209 | 218 | 221..=223 | 803..=805 => Kind::Unfit,
-        4 | 201 | 214 | 220 | 226 | 304 => Kind::Broken,
-        701 | 703..=708 | 712 | 713 | 720 | 800 | 801 | 900..=908 => Kind::Refused,
-        700.. => Kind::Broken,
-        _ => Kind::Refused,
+        ERROR_OUT_OF_MEMORY => ErrorClass::OutOfMemory,
+        3 | 34 | 46 | 100..=102 | 802 => ErrorClass::Unavailable,
+        209 | 218 | 221..=223 | 803..=805 => ErrorClass::Incompatible,
+        4 | 201 | 214 | 220 | 226 | 304 => ErrorClass::ContextLost,
+        701 | 703..=708 | 712 | 713 | 720 | 800 | 801 | 900..=908 => ErrorClass::CallFailed,
+        700.. => ErrorClass::ContextLost,
+        _ => ErrorClass::CallFailed,
     }
 }
 
 impl DeviceError {
     /// For a code of the driver; `name` is the driver's own name for it.
-    pub(super) fn of_driver(
+    pub(super) fn from_driver(
         device: &str,
         call: &'static str,
         code: u32,
@@ -65,24 +65,24 @@ impl DeviceError {
     ) -> DeviceError {
         let name = format!("{name} ({code})");
         let (device, code) = (device.to_owned(), (Some(code), code));
-        match kind(code.1) {
-            Kind::Broken => DeviceError::Broken { device, call, name, code: code.0 },
-            Kind::OutOfMemory => DeviceError::OutOfMemory { device, call, name, code: code.0 },
-            Kind::Missing => {
-                DeviceError::Missing { device, why: format!("`{call}` failed with {name}"), code: code.0 }
+        match classify(code.1) {
+            ErrorClass::ContextLost => DeviceError::ContextLost { device, call, name, code: code.0 },
+            ErrorClass::OutOfMemory => DeviceError::OutOfMemory { device, call, name, code: code.0 },
+            ErrorClass::Unavailable => {
+                DeviceError::Unavailable { device, why: format!("`{call}` failed with {name}"), code: code.0 }
             }
-            Kind::Unfit => DeviceError::Unfit {
+            ErrorClass::Incompatible => DeviceError::Incompatible {
                 device,
                 driver: format!("{driver}, whose `{call}` failed with {name}"),
-                needed: super::NEEDED.to_owned(),
+                needed: super::DRIVER_REQUIREMENT.to_owned(),
                 code: code.0,
             },
-            Kind::Refused => DeviceError::Refused { device, call, name, code: code.0 },
+            ErrorClass::CallFailed => DeviceError::CallFailed { device, call, name, code: code.0 },
         }
     }
 
     /// For a status of cublasLt, once the driver was asked and knew of no error.
-    pub(super) fn of_cublas(device: &str, call: &'static str, status: u32) -> DeviceError {
+    pub(super) fn from_cublas(device: &str, call: &'static str, status: u32) -> DeviceError {
         let name = match status {
             1 => "CUBLAS_STATUS_NOT_INITIALIZED",
             3 => "CUBLAS_STATUS_ALLOC_FAILED",
@@ -97,19 +97,19 @@ impl DeviceError {
         let (device, name, code) = (device.to_owned(), format!("{name} ({status})"), None);
         match status {
             3 => DeviceError::OutOfMemory { device, call, name, code },
-            11 | 13 | 14 => DeviceError::Broken { device, call, name, code },
-            _ => DeviceError::Refused { device, call, name, code },
+            11 | 13 | 14 => DeviceError::ContextLost { device, call, name, code },
+            _ => DeviceError::CallFailed { device, call, name, code },
         }
     }
 
     /// The driver's number, where the driver said it.
     pub fn cuda_code(&self) -> Option<u32> {
         match self {
-            DeviceError::Broken { code, .. }
+            DeviceError::ContextLost { code, .. }
             | DeviceError::OutOfMemory { code, .. }
-            | DeviceError::Missing { code, .. }
-            | DeviceError::Unfit { code, .. }
-            | DeviceError::Refused { code, .. } => *code,
+            | DeviceError::Unavailable { code, .. }
+            | DeviceError::Incompatible { code, .. }
+            | DeviceError::CallFailed { code, .. } => *code,
         }
     }
 
@@ -123,23 +123,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_sorted_by_what_can_be_done() {
+    fn every_code_is_classified_by_recovery() {
         let kinds = |codes: &[u32], wanted| {
-            assert!(codes.iter().all(|code| kind(*code) == wanted), "{wanted:?}: {codes:?}");
+            assert!(codes.iter().all(|code| classify(*code) == wanted), "{wanted:?}: {codes:?}");
         };
-        kinds(&[214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 909, 999], Kind::Broken);
+        kinds(
+            &[214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 909, 999],
+            ErrorClass::ContextLost,
+        );
         // Codes that no version of `cuda.h` has, yet.
-        kinds(&[722, 750, 911, 12_345], Kind::Broken);
-        kinds(&[2], Kind::OutOfMemory);
-        kinds(&[34, 100, 101], Kind::Missing);
-        kinds(&[209, 218, 222, 803, 804], Kind::Unfit);
-        kinds(&[1, 200, 400, 500, 600, 701, 801], Kind::Refused);
+        kinds(&[722, 750, 911, 12_345], ErrorClass::ContextLost);
+        kinds(&[2], ErrorClass::OutOfMemory);
+        kinds(&[34, 100, 101], ErrorClass::Unavailable);
+        kinds(&[209, 218, 222, 803, 804], ErrorClass::Incompatible);
+        kinds(&[1, 200, 400, 500, 600, 701, 801], ErrorClass::CallFailed);
     }
 
     #[test]
     fn an_error_names_the_call_the_code_and_the_device() {
         let error =
-            DeviceError::of_driver("cuda:1", "cuLaunchKernel", 719, "CUDA_ERROR_LAUNCH_FAILED".into(), "");
+            DeviceError::from_driver("cuda:1", "cuLaunchKernel", 719, "CUDA_ERROR_LAUNCH_FAILED".into(), "");
         for word in ["cuda:1", "cuLaunchKernel", "CUDA_ERROR_LAUNCH_FAILED (719)"] {
             assert!(error.to_string().contains(word), "{error}");
         }

@@ -9,74 +9,78 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::DeviceError;
-use super::sys::{Context, Memory};
+use super::sys::{CudaContext, DeviceMemory};
 
 /// What a buffer's elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Element {
+pub enum ElementType {
     F32,
     Bf16,
     /// Indices, flags, and bits of whatever has 32 of them.
-    Word,
+    Bits32,
     /// Of 64 bits: sums of checksums, doubles.
-    Long,
+    Bits64,
 }
 
-impl Element {
-    pub fn bytes(self) -> usize {
+impl ElementType {
+    pub fn size_bytes(self) -> usize {
         match self {
-            Element::Bf16 => 2,
-            Element::F32 | Element::Word => 4,
-            Element::Long => 8,
+            ElementType::Bf16 => 2,
+            ElementType::F32 | ElementType::Bits32 => 4,
+            ElementType::Bits64 => 8,
         }
     }
 }
 
 /// By bytes.
-type Free = BTreeMap<usize, Vec<Arc<Memory>>>;
+type FreeMemory = BTreeMap<usize, Vec<Arc<DeviceMemory>>>;
 
 /// Device memory by size, free for the next who wants it.
 #[derive(Debug)]
-pub(super) struct Pool {
-    context: Arc<Context>,
-    free: Mutex<Free>,
+pub(super) struct MemoryPool {
+    context: Arc<CudaContext>,
+    free_memory: Mutex<FreeMemory>,
 }
 
-impl Pool {
-    pub(super) fn new(context: Arc<Context>) -> Arc<Pool> {
-        Arc::new(Pool { context, free: Mutex::default() })
+impl MemoryPool {
+    pub(super) fn new(context: Arc<CudaContext>) -> Arc<MemoryPool> {
+        Arc::new(MemoryPool { context, free_memory: Mutex::default() })
     }
 
     /// Holds whatever was there before. Out of memory: all that is free goes back to the driver, and it is tried once more.
-    pub(super) fn buffer(self: &Arc<Pool>, element: Element, len: usize) -> Result<Buffer, DeviceError> {
-        let class = size_class(len * element.bytes());
-        let kept = self.free().get_mut(&class).and_then(Vec::pop);
+    pub(super) fn buffer(
+        self: &Arc<MemoryPool>,
+        element: ElementType,
+        len: usize,
+    ) -> Result<DeviceBuffer, DeviceError> {
+        let class = size_class(len * element.size_bytes());
+        let kept = self.free_memory().get_mut(&class).and_then(Vec::pop);
         let memory = match kept {
             Some(memory) => memory,
-            None => Arc::new(self.fresh(class)?),
+            None => Arc::new(self.allocate(class)?),
         };
-        Ok(Buffer { memory, pool: Arc::clone(self), element, len })
+        Ok(DeviceBuffer { memory, pool: Arc::clone(self), element, len })
     }
 
-    fn fresh(&self, bytes: usize) -> Result<Memory, DeviceError> {
-        match Memory::new(&self.context, bytes) {
+    fn allocate(&self, bytes: usize) -> Result<DeviceMemory, DeviceError> {
+        match DeviceMemory::new(&self.context, bytes) {
             Err(error) if error.is_out_of_memory() => {
                 tracing::debug!("{error}; what was kept for later is given back");
-                self.release();
-                Memory::new(&self.context, bytes)
+                self.release_free();
+                DeviceMemory::new(&self.context, bytes)
             }
             other => other,
         }
     }
 
     /// Gives back all that is free.
-    pub(super) fn release(&self) {
-        let free = std::mem::take(&mut *self.free());
+    pub(super) fn release_free(&self) {
+        let free = std::mem::take(&mut *self.free_memory());
         drop(free);
     }
 
-    fn free(&self) -> MutexGuard<'_, Free> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free_memory(&self) -> MutexGuard<'_, FreeMemory> {
+        self.free_memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,14 +93,14 @@ fn size_class(bytes: usize) -> usize {
 
 /// Memory for so many elements.
 #[derive(Debug)]
-pub struct Buffer {
-    memory: Arc<Memory>,
-    pool: Arc<Pool>,
-    element: Element,
+pub struct DeviceBuffer {
+    memory: Arc<DeviceMemory>,
+    pool: Arc<MemoryPool>,
+    element: ElementType,
     len: usize,
 }
 
-impl Buffer {
+impl DeviceBuffer {
     pub fn len(&self) -> usize {
         self.len
     }
@@ -105,61 +109,65 @@ impl Buffer {
         self.len == 0
     }
 
-    pub fn element(&self) -> Element {
+    pub fn element(&self) -> ElementType {
         self.element
     }
 
     /// All of it.
-    pub fn view(&self) -> View<'_> {
-        self.from(0)
+    pub fn view(&self) -> BufferView<'_> {
+        self.view_from(0)
     }
 
     /// From an element on.
-    pub fn from(&self, offset: usize) -> View<'_> {
-        self.part(offset, self.len.saturating_sub(offset))
+    pub fn view_from(&self, offset: usize) -> BufferView<'_> {
+        self.view_range(offset, self.len.saturating_sub(offset))
     }
 
     /// `len` elements from `offset` on.
-    pub fn part(&self, offset: usize, len: usize) -> View<'_> {
+    pub fn view_range(&self, offset: usize, len: usize) -> BufferView<'_> {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
             "elements {offset}.. of {}, {len} of them",
             self.len
         );
-        let at = self.memory.at() + (offset * self.element.bytes()) as u64;
-        View { at, element: self.element, len, of: PhantomData }
+        let at = self.memory.address() + (offset * self.element.size_bytes()) as u64;
+        BufferView { address: at, element: self.element, len, buffer: PhantomData }
     }
 
-    pub(super) fn memory(&self) -> &Memory {
+    pub(super) fn memory(&self) -> &DeviceMemory {
         &self.memory
     }
 }
 
-impl Drop for Buffer {
+impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        self.pool.free().entry(self.memory.bytes()).or_default().push(Arc::clone(&self.memory));
+        self.pool.free_memory().entry(self.memory.len_bytes()).or_default().push(Arc::clone(&self.memory));
     }
 }
 
 /// A place in a buffer.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    pub(super) at: u64,
-    pub(super) element: Element,
+pub struct BufferView<'a> {
+    pub(super) address: u64,
+    pub(super) element: ElementType,
     pub(super) len: usize,
-    of: PhantomData<&'a Buffer>,
+    buffer: PhantomData<&'a DeviceBuffer>,
 }
 
-impl<'a> View<'a> {
+impl<'a> BufferView<'a> {
     /// From a further element on.
-    pub fn after(self, offset: usize) -> View<'a> {
+    pub fn skip(self, offset: usize) -> BufferView<'a> {
         assert!(offset <= self.len, "element {offset} of {}", self.len);
-        View { at: self.at + (offset * self.element.bytes()) as u64, len: self.len - offset, ..self }
+        BufferView {
+            address: self.address + (offset * self.element.size_bytes()) as u64,
+            len: self.len - offset,
+            ..self
+        }
     }
 
     /// The device's address, for tables that the device reads.
     pub fn address(self) -> u64 {
-        self.at
+        self.address
     }
 }
 
@@ -168,7 +176,7 @@ mod tests {
     use super::size_class;
 
     #[test]
-    fn a_size_class_is_at_most_an_eighth_larger_than_what_is_asked_for() {
+    fn size_class_is_at_most_an_eighth_above_the_request() {
         for bytes in [1, 511, 512, 513, 5_000, 123_456, 1 << 20, (1 << 30) + 1] {
             let class = size_class(bytes);
             assert!(

@@ -3,7 +3,7 @@
 //! Libraries are loaded at run time, so that one binary runs with and without a driver. Unsafe code lies in the files named
 //! `sys.rs`. An operation only queues work; what waits says so. An error may be that of earlier work.
 
-mod context;
+mod cuda_device;
 mod driver;
 mod error;
 mod matmul;
@@ -12,9 +12,11 @@ mod ops;
 mod program;
 mod sys;
 
-use context::NEEDED;
-pub use context::{Copies, Copying, Device, Mark, Staging, cuda_devices};
+use cuda_device::DRIVER_REQUIREMENT;
+pub use cuda_device::{
+    CopyCompletion, CudaDevice, PendingCopy, PinnedPool, StagingBuffer, cuda_device_count,
+};
 pub use error::DeviceError;
-pub use matmul::{Factor, Read};
-pub use memory::{Buffer, Element, View};
-pub use ops::{BLOCKS, Packed, Rows, Update};
+pub use matmul::{Factor, Orientation};
+pub use memory::{BufferView, DeviceBuffer, ElementType};
+pub use ops::{AdamWUpdate, MAX_BLOCKS, MatrixView, PackedSequences};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
 use super::error::DeviceError;
-use super::sys::{Context, nvrtc_is_present};
-pub(super) use sys::Kernel;
-use sys::Module;
+use super::sys::{CudaContext, nvrtc_is_present};
+pub(super) use sys::CudaKernel;
+use sys::CudaModule;
 
 const SOURCES: [(&str, &str); 8] = [
     ("device.h", include_str!("../../../kernels/device.h")),
@@ -23,18 +23,18 @@ const SOURCES: [(&str, &str); 8] = [
     ("loss.cu", include_str!("../../../kernels/loss.cu")),
     ("optimizer.cu", include_str!("../../../kernels/optimizer.cu")),
 ];
-const COMMITTED: &str = include_str!("../../../kernels/ptx/kernels.ptx");
+const COMMITTED_PTX: &str = include_str!("../../../kernels/ptx/kernels.ptx");
 /// `committed`: NVRTC is left alone.
-const CHOICE: &str = "TARGET_TRAINER_PTX";
+const PTX_VARIABLE: &str = "TARGET_TRAINER_PTX";
 
 /// Kernels by name; each is looked up once, so a launch costs no look-up of the driver's.
 #[derive(Debug)]
-pub(super) struct Program {
-    kernels: HashMap<&'static str, Kernel>,
+pub(super) struct KernelLibrary {
+    kernels: HashMap<&'static str, CudaKernel>,
 }
 
 /// Every kernel that is launched.
-const NAMES: [&str; 46] = [
+const KERNEL_NAMES: [&str; 46] = [
     "adamw",
     "attention_backward_kv_bf16",
     "attention_backward_kv_bf16_d128",
@@ -83,33 +83,33 @@ const NAMES: [&str; 46] = [
     "weighted_sum",
 ];
 
-impl Program {
-    pub(super) fn load(context: &Arc<Context>) -> Result<Program, DeviceError> {
-        let module = match compiled(context).map(|ptx| Module::load(context, &ptx)) {
+impl KernelLibrary {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<KernelLibrary, DeviceError> {
+        let module = match compile_with_nvrtc(context).map(|ptx| CudaModule::load(context, &ptx)) {
             Some(Ok(module)) => module,
-            Some(Err(error @ DeviceError::Broken { .. })) => return Err(error),
+            Some(Err(error @ DeviceError::ContextLost { .. })) => return Err(error),
             // NVRTC may be newer than the driver, which then can't read its PTX.
             Some(Err(error)) => {
                 tracing::info!("the committed PTX is used, not NVRTC's: {error}");
-                Module::load(context, COMMITTED)?
+                CudaModule::load(context, COMMITTED_PTX)?
             }
-            None => Module::load(context, COMMITTED)?,
+            None => CudaModule::load(context, COMMITTED_PTX)?,
         };
         let named = |name: &'static str| module.kernel(name).map(|kernel| (name, kernel));
-        Ok(Program { kernels: NAMES.into_iter().map(named).collect::<Result<_, _>>()? })
+        Ok(KernelLibrary { kernels: KERNEL_NAMES.into_iter().map(named).collect::<Result<_, _>>()? })
     }
 
-    pub(super) fn kernel(&self, name: &str) -> Option<(&'static str, &Kernel)> {
+    pub(super) fn kernel(&self, name: &str) -> Option<(&'static str, &CudaKernel)> {
         self.kernels.get_key_value(name).map(|(name, kernel)| (*name, kernel))
     }
 }
 
 /// By NVRTC, where it is found and takes the sources.
-fn compiled(context: &Context) -> Option<String> {
-    if std::env::var_os(CHOICE).is_some_and(|choice| choice == "committed") || !nvrtc_is_present() {
+fn compile_with_nvrtc(context: &CudaContext) -> Option<String> {
+    if std::env::var_os(PTX_VARIABLE).is_some_and(|choice| choice == "committed") || !nvrtc_is_present() {
         return None;
     }
-    let (major, minor) = context.capability;
+    let (major, minor) = context.compute_capability;
     let arch: &'static str = format!("compute_{major}{minor}").leak();
     let options = CompileOptions {
         arch: Some(arch),
@@ -117,7 +117,7 @@ fn compiled(context: &Context) -> Option<String> {
         options: vec!["--std=c++17".into()],
         ..CompileOptions::default()
     };
-    match compile_ptx_with_opts(joined(), options) {
+    match compile_ptx_with_opts(joined_sources(), options) {
         Ok(ptx) => Some(ptx.to_src()),
         Err(error) => {
             tracing::warn!(
@@ -129,7 +129,7 @@ fn compiled(context: &Context) -> Option<String> {
 }
 
 /// All sources in one, each once: NVRTC needs no folder to look into.
-fn joined() -> String {
+fn joined_sources() -> String {
     let code = |text: &str| -> String {
         let kept = |line: &&str| !line.starts_with("#include \"") && *line != "#pragma once";
         text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect()
@@ -142,16 +142,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kernel_that_is_launched_is_in_the_committed_ptx_and_in_the_sources() {
-        let sources = joined();
-        for name in NAMES {
-            assert!(COMMITTED.contains(&format!(".visible .entry {name}(")), "{name} is not in the PTX");
+    fn every_launched_kernel_is_in_the_committed_ptx_and_the_sources() {
+        let sources = joined_sources();
+        for name in KERNEL_NAMES {
+            assert!(COMMITTED_PTX.contains(&format!(".visible .entry {name}(")), "{name} is not in the PTX");
             assert!(sources.contains(&format!(" {name}(")), "{name} is not in the sources");
         }
     }
 
     #[test]
-    fn the_sources_are_all_those_that_are_compiled() {
+    fn the_embedded_sources_match_all_cu() {
         let all = include_str!("../../../kernels/all.cu");
         let named: Vec<&str> =
             all.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"')).collect();

@@ -1,49 +1,49 @@
 //! NVIDIA's XIDs: what each says and what it calls for. After NVIDIA's "XID Errors" (docs.nvidia.com/deploy/xid-errors).
 
-use super::Remark;
+use super::HealthEvent;
 
 /// What an XID calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call {
+enum XidAction {
     /// The program that did it gets the error itself.
-    Program,
+    ReportedByCuda,
     /// To be seen to at the next occasion; training may go on.
-    Later,
+    ResetLater,
     /// Work since the last checkpoint is lost; a fresh process may go on.
-    Restart,
+    RestartWorker,
     /// Nothing goes on before the card or the machine has been reset.
-    Reset,
+    ResetNow,
 }
 
-const KNOWN: [(u64, &str, Call); 15] = [
-    (13, "graphics engine exception", Call::Program),
-    (31, "memory page fault", Call::Program),
-    (43, "channel reset by the driver", Call::Program),
-    (45, "channels were cleaned up after another error", Call::Program),
-    (48, "double-bit ECC error", Call::Restart),
-    (61, "internal micro-controller breakpoint", Call::Reset),
-    (62, "internal micro-controller halt", Call::Reset),
-    (63, "a memory row was remapped, or a page retired", Call::Later),
-    (64, "a memory row could not be remapped, or a page not retired", Call::Later),
-    (74, "NVLink error", Call::Reset),
-    (79, "GPU has fallen off the bus", Call::Reset),
-    (92, "high rate of single-bit ECC errors", Call::Later),
-    (94, "contained memory error", Call::Restart),
-    (95, "uncontained memory error", Call::Reset),
-    (119, "GSP does not answer", Call::Reset),
+const KNOWN_XIDS: [(u64, &str, XidAction); 15] = [
+    (13, "graphics engine exception", XidAction::ReportedByCuda),
+    (31, "memory page fault", XidAction::ReportedByCuda),
+    (43, "channel reset by the driver", XidAction::ReportedByCuda),
+    (45, "channels were cleaned up after another error", XidAction::ReportedByCuda),
+    (48, "double-bit ECC error", XidAction::RestartWorker),
+    (61, "internal micro-controller breakpoint", XidAction::ResetNow),
+    (62, "internal micro-controller halt", XidAction::ResetNow),
+    (63, "a memory row was remapped, or a page retired", XidAction::ResetLater),
+    (64, "a memory row could not be remapped, or a page not retired", XidAction::ResetLater),
+    (74, "NVLink error", XidAction::ResetNow),
+    (79, "GPU has fallen off the bus", XidAction::ResetNow),
+    (92, "high rate of single-bit ECC errors", XidAction::ResetLater),
+    (94, "contained memory error", XidAction::RestartWorker),
+    (95, "uncontained memory error", XidAction::ResetNow),
+    (119, "GSP does not answer", XidAction::ResetNow),
 ];
 
 /// The line that an XID is worth.
-pub(super) fn remark(xid: u64) -> Remark {
-    let Some((_, what, call)) = KNOWN.iter().find(|(known, ..)| *known == xid) else {
-        return Remark::Warning(format!("XID {xid}: see NVIDIA's list of XIDs"));
+pub(super) fn event_for_xid(xid: u64) -> HealthEvent {
+    let Some((_, what, call)) = KNOWN_XIDS.iter().find(|(known, ..)| *known == xid) else {
+        return HealthEvent::Warning(format!("XID {xid}: see NVIDIA's list of XIDs"));
     };
     let line = |what_to_do| format!("XID {xid}: {what}; {what_to_do}");
     match call {
-        Call::Program => Remark::Warning(line("the program that did it is told by CUDA")),
-        Call::Later => Remark::Warning(line("reset the GPU at the next occasion")),
-        Call::Restart => Remark::Distrust(line("the worker is replaced")),
-        Call::Reset => Remark::Distrust(line("reset the GPU, or the machine")),
+        XidAction::ReportedByCuda => HealthEvent::Warning(line("the program that did it is told by CUDA")),
+        XidAction::ResetLater => HealthEvent::Warning(line("reset the GPU at the next occasion")),
+        XidAction::RestartWorker => HealthEvent::Untrusted(line("the worker is replaced")),
+        XidAction::ResetNow => HealthEvent::Untrusted(line("reset the GPU, or the machine")),
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_xid_is_told_with_what_it_calls_for() {
+    fn each_xid_is_reported_with_its_required_action() {
         for (xid, distrusted, words) in [
             (48, true, "XID 48: double-bit ECC error; the worker is replaced"),
             (
@@ -65,9 +65,12 @@ mod tests {
             (95, true, "XID 95: uncontained memory error; reset the GPU, or the machine"),
             (777, false, "XID 777: see NVIDIA's list of XIDs"),
         ] {
-            let expected =
-                if distrusted { Remark::Distrust(words.into()) } else { Remark::Warning(words.into()) };
-            assert_eq!(remark(xid), expected);
+            let expected = if distrusted {
+                HealthEvent::Untrusted(words.into())
+            } else {
+                HealthEvent::Warning(words.into())
+            };
+            assert_eq!(event_for_xid(xid), expected);
         }
     }
 }

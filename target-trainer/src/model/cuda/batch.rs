@@ -1,38 +1,38 @@
 //! Samples as the device takes them: those of a micro-batch lie one behind the other without padding, and all of a step's
 //! numbers go to the device in one copy.
 
-use crate::device::cuda::{Buffer, View};
-use crate::model::tokens::Tokens;
+use crate::device::cuda::{BufferView, DeviceBuffer};
+use crate::model::tokens::TokenizedSample;
 
 /// A step's samples, by micro-batch.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct PackedBatch {
     pub(super) words: Vec<u32>,
-    pub(super) parts: Vec<Part>,
+    pub(super) micro_batches: Vec<MicroBatch>,
 }
 
 /// A micro-batch: its sizes, and where its numbers lie among the words.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
+pub(super) struct MicroBatch {
     pub(super) rows: usize,
     pub(super) sequences: usize,
     pub(super) longest: usize,
-    pub(super) learned: usize,
-    at: usize,
+    pub(super) target_count: usize,
+    offset: usize,
 }
 
 /// A sample, and what its losses count.
-pub type Weighed<'a> = (&'a Tokens, f32);
+pub type WeightedSample<'a> = (&'a TokenizedSample, f32);
 
-impl Batch {
+impl PackedBatch {
     /// Gradients are multiplied by `scale`, losses are not. Samples that have nothing to learn are left out.
     pub fn new<'a>(
-        samples: impl IntoIterator<Item = Weighed<'a>>,
+        samples: impl IntoIterator<Item = WeightedSample<'a>>,
         micro_batch: std::num::NonZeroUsize,
         scale: f32,
-    ) -> Batch {
-        let samples: Vec<Weighed<'a>> = samples.into_iter().collect();
-        let mut batch = Batch::default();
+    ) -> PackedBatch {
+        let samples: Vec<WeightedSample<'a>> = samples.into_iter().collect();
+        let mut batch = PackedBatch::default();
         for some in samples.chunks(micro_batch.get()) {
             let some: Vec<_> =
                 some.iter().copied().filter(|(tokens, _)| !tokens.targets.is_empty()).collect();
@@ -43,7 +43,7 @@ impl Batch {
         batch
     }
 
-    fn push(&mut self, samples: &[Weighed<'_>], scale: f32) {
+    fn push(&mut self, samples: &[WeightedSample<'_>], scale: f32) {
         let lengths = samples.iter().map(|(tokens, _)| tokens.tokens.len());
         let starts: Vec<usize> = std::iter::once(0)
             .chain(lengths.clone().scan(0, |end, length| {
@@ -51,12 +51,12 @@ impl Batch {
                 Some(*end)
             }))
             .collect();
-        let part = Part {
+        let part = MicroBatch {
             rows: lengths.clone().sum(),
             sequences: samples.len(),
             longest: lengths.clone().max().unwrap_or(0),
-            learned: samples.iter().map(|(tokens, _)| tokens.targets.len()).sum(),
-            at: self.words.len(),
+            target_count: samples.iter().map(|(tokens, _)| tokens.targets.len()).sum(),
+            offset: self.words.len(),
         };
         let learned = || {
             samples.iter().zip(&starts).flat_map(|((tokens, weight), start)| {
@@ -71,7 +71,7 @@ impl Batch {
         words.extend(learned().map(|(_, token, _)| token));
         words.extend(learned().map(|(.., weight)| (weight * scale).to_bits()));
         words.extend(learned().map(|(.., weight)| weight.to_bits()));
-        self.parts.push(part);
+        self.micro_batches.push(part);
     }
 
     /// How many words it takes.
@@ -81,31 +81,31 @@ impl Batch {
 }
 
 /// A micro-batch's numbers in device memory.
-pub(super) struct Inputs<'a> {
-    pub(super) tokens: View<'a>,
-    pub(super) positions: View<'a>,
-    pub(super) starts: View<'a>,
-    pub(super) which: View<'a>,
-    pub(super) targets: View<'a>,
-    pub(super) scales: View<'a>,
-    pub(super) weights: View<'a>,
+pub(super) struct MicroBatchInputs<'a> {
+    pub(super) tokens: BufferView<'a>,
+    pub(super) positions: BufferView<'a>,
+    pub(super) starts: BufferView<'a>,
+    pub(super) target_rows: BufferView<'a>,
+    pub(super) targets: BufferView<'a>,
+    pub(super) scales: BufferView<'a>,
+    pub(super) weights: BufferView<'a>,
 }
 
-impl Part {
-    pub(super) fn inputs<'a>(&self, words: &'a Buffer) -> Inputs<'a> {
-        let mut at = self.at;
+impl MicroBatch {
+    pub(super) fn inputs<'a>(&self, words: &'a DeviceBuffer) -> MicroBatchInputs<'a> {
+        let mut at = self.offset;
         let mut next = |len: usize| {
             at += len;
-            words.part(at - len, len)
+            words.view_range(at - len, len)
         };
-        Inputs {
+        MicroBatchInputs {
             tokens: next(self.rows),
             positions: next(self.rows),
             starts: next(self.sequences + 1),
-            which: next(self.learned),
-            targets: next(self.learned),
-            scales: next(self.learned),
-            weights: next(self.learned),
+            target_rows: next(self.target_count),
+            targets: next(self.target_count),
+            scales: next(self.target_count),
+            weights: next(self.target_count),
         }
     }
 }
@@ -113,22 +113,22 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Target;
+    use crate::device::TargetToken;
 
     #[test]
-    fn samples_lie_without_padding_and_those_with_nothing_to_learn_not_at_all() {
-        let sample = |tokens: &[u32], rows: &[usize]| Tokens {
+    fn samples_are_packed_without_padding_and_samples_without_targets_are_left_out() {
+        let sample = |tokens: &[u32], rows: &[usize]| TokenizedSample {
             tokens: tokens.to_vec(),
-            targets: rows.iter().map(|row| Target { row: *row, token: tokens[row + 1] }).collect(),
-            cut: false,
+            targets: rows.iter().map(|row| TargetToken { row: *row, token: tokens[row + 1] }).collect(),
+            truncated: false,
         };
         let (a, b, c) = (sample(&[7, 8], &[0]), sample(&[9], &[]), sample(&[4, 5, 6], &[0, 1]));
         let two = std::num::NonZeroUsize::new(3).unwrap();
-        let batch = Batch::new([(&a, 1.0), (&b, 1.0), (&c, 2.0)], two, 0.5);
+        let batch = PackedBatch::new([(&a, 1.0), (&b, 1.0), (&c, 2.0)], two, 0.5);
         let ints = [7, 8, 4, 5, 6, 0, 1, 0, 1, 2, 0, 2, 5, 0, 2, 3, 8, 5, 6];
         assert_eq!(batch.words[..ints.len()], ints);
         let floats: Vec<f32> = batch.words[ints.len()..].iter().map(|bits| f32::from_bits(*bits)).collect();
         assert_eq!(floats, [0.5, 1.0, 1.0, 1.0, 2.0, 2.0]);
-        assert!(Batch::new([(&b, 1.0)], two, 1.0).parts.is_empty());
+        assert!(PackedBatch::new([(&b, 1.0)], two, 1.0).micro_batches.is_empty());
     }
 }

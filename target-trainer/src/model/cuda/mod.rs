@@ -2,8 +2,8 @@
 //! Knows no optimizer.
 
 mod batch;
-mod frozen;
-mod net;
+mod cuda_model;
+mod frozen_layout;
 
-pub use batch::{Batch, Weighed};
-pub use net::CudaNet;
+pub use batch::{PackedBatch, WeightedSample};
+pub use cuda_model::CudaModel;

@@ -3,24 +3,24 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::device::{DeviceError, Place, Precision, Pulse};
-use crate::model::BaseError;
+use crate::device::{DeviceError, DeviceId, Precision, WaitTracker};
+use crate::model::BaseModelError;
 
 /// Where an engine computes, and how.
 #[derive(Debug, Clone)]
-pub struct EngineSpec {
-    pub place: Place,
+pub struct EngineConfig {
+    pub device: DeviceId,
     /// Of weights and activations on a card; the CPU always uses f32.
     pub precision: Precision,
     /// Tells how long a card has been waited for.
-    pub pulse: Arc<Pulse>,
+    pub wait_tracker: Arc<WaitTracker>,
 }
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(transparent)]
-    Base(#[from] BaseError),
+    Base(#[from] BaseModelError),
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
@@ -30,7 +30,7 @@ pub enum EngineError {
 pub enum RestoreError {
     /// It is of another shape. Nothing has changed.
     #[error("{0}")]
-    Unfit(String),
+    ShapeMismatch(String),
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
@@ -78,7 +78,7 @@ pub struct StepReport {
     /// Set: nothing was applied and the cursor has not moved; the caller skips, restores or stops.
     pub non_finite: Option<NonFinite>,
     /// The same batch gave two results: nothing was applied and the cursor has not moved.
-    pub disagreed: bool,
+    pub results_differ: bool,
 }
 
 /// How well held-out samples are answered.
@@ -92,7 +92,7 @@ pub struct Evaluation {
 
 /// A card that computes something else than the CPU.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Disagreement {
+pub struct ParityMismatch {
     pub device_loss: f32,
     pub cpu_loss: f32,
     /// Norm of the gradients' difference, relative to the CPU's gradient.
@@ -101,9 +101,9 @@ pub struct Disagreement {
     pub tolerance: f32,
 }
 
-impl std::fmt::Display for Disagreement {
+impl std::fmt::Display for ParityMismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Disagreement { device_loss, cpu_loss, gradient_distance, tolerance } = self;
+        let ParityMismatch { device_loss, cpu_loss, gradient_distance, tolerance } = self;
         write!(
             f,
             "the same sample's loss is {device_loss} on the card and {cpu_loss} on the CPU, its gradients are {gradient_distance:e} apart; {tolerance:e} is borne"
@@ -111,19 +111,19 @@ impl std::fmt::Display for Disagreement {
     }
 }
 
-impl Disagreement {
+impl ParityMismatch {
     /// What is beyond the tolerance, or not a number.
-    pub(super) fn between(
+    pub(super) fn compare(
         device: &(f32, Vec<f32>),
         cpu: &(f32, Vec<f32>),
         tolerance: f32,
-    ) -> Option<Disagreement> {
+    ) -> Option<ParityMismatch> {
         let norm = |values: &mut dyn Iterator<Item = f32>| {
             values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt() as f32
         };
         let length = norm(&mut cpu.1.iter().copied());
         let apart = norm(&mut cpu.1.iter().zip(&device.1).map(|(a, b)| a - b));
-        let found = Disagreement {
+        let found = ParityMismatch {
             device_loss: device.0,
             cpu_loss: cpu.0,
             gradient_distance: apart / length.max(f32::MIN_POSITIVE),
@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn what_is_near_agrees_and_what_is_far_or_not_a_number_does_not() {
         let cpu = (2.0, vec![3.0, 4.0]);
-        let against = |loss, gradient: [f32; 2]| Disagreement::between(&(loss, gradient.into()), &cpu, 1e-3);
+        let against =
+            |loss, gradient: [f32; 2]| ParityMismatch::compare(&(loss, gradient.into()), &cpu, 1e-3);
         assert_eq!(against(2.001, [3.0, 4.001]), None);
         assert!(against(2.01, [3.0, 4.0]).is_some());
         assert!(against(2.0, [3.0, 4.01]).is_some());

@@ -8,7 +8,7 @@
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
 
-use crate::device::cuda::error::NOT_FOUND;
+use crate::device::cuda::error::ERROR_NOT_FOUND;
 
 macro_rules! driver {
     ($($name:ident($($arg:ident: $kind:ty),*);)*) => {$(
@@ -26,7 +26,7 @@ macro_rules! driver {
             match found {
                 // SAFETY: the caller's arguments go on as they are.
                 Some(function) => unsafe { function($($arg),*) },
-                None => NOT_FOUND,
+                None => ERROR_NOT_FOUND,
             }
         }
     )*};

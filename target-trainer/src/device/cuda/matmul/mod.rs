@@ -6,48 +6,48 @@ mod sys;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::context::Device;
+use super::cuda_device::CudaDevice;
 use super::error::DeviceError;
-use super::memory::{Buffer, Element};
-use super::ops::Rows;
-use super::sys::Context;
-use sys::{Failed, Handle, Layout, Plan, Shape};
+use super::memory::{DeviceBuffer, ElementType};
+use super::ops::MatrixView;
+use super::sys::CudaContext;
+use sys::{CublasLtFailure, CublasLtHandle, MatmulPlan, MatmulShape, MatrixLayout};
 
 /// NVIDIA's own advice for cards from the H100 on. Only as much is taken as a plan wants.
-const MOST_WORKSPACE: usize = 32 << 20;
+const MAX_WORKSPACE_BYTES: usize = 32 << 20;
 /// Micro-batches of ever different lengths would let plans pile up.
-const MOST_PLANS: usize = 4096;
+const MAX_PLANS: usize = 4096;
 
 /// Which way a factor is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
-    AsIs,
+pub enum Orientation {
+    AsStored,
     Transposed,
 }
 
 /// A factor of a product, as it lies.
 #[derive(Debug, Clone, Copy)]
 pub struct Factor<'a> {
-    rows: Rows<'a>,
-    read: Read,
+    matrix: MatrixView<'a>,
+    orientation: Orientation,
 }
 
-impl<'a> Rows<'a> {
-    pub fn as_is(self) -> Factor<'a> {
-        Factor { rows: self, read: Read::AsIs }
+impl<'a> MatrixView<'a> {
+    pub fn as_stored(self) -> Factor<'a> {
+        Factor { matrix: self, orientation: Orientation::AsStored }
     }
 
     pub fn transposed(self) -> Factor<'a> {
-        Factor { rows: self, read: Read::Transposed }
+        Factor { matrix: self, orientation: Orientation::Transposed }
     }
 
-    fn layout(self) -> Layout {
-        Layout {
+    fn layout(self) -> MatrixLayout {
+        MatrixLayout {
             element: self.view.element,
             rows: self.cols as u64,
             cols: self.rows as u64,
             ld: self.ld as i64,
-            alignment: 1 << self.view.at.trailing_zeros().min(8),
+            alignment_bytes: 1 << self.view.address.trailing_zeros().min(8),
         }
     }
 }
@@ -55,62 +55,66 @@ impl<'a> Rows<'a> {
 impl Factor<'_> {
     /// Rows and columns, as read.
     fn size(&self) -> (usize, usize) {
-        match self.read {
-            Read::AsIs => (self.rows.rows, self.rows.cols),
-            Read::Transposed => (self.rows.cols, self.rows.rows),
+        match self.orientation {
+            Orientation::AsStored => (self.matrix.rows, self.matrix.cols),
+            Orientation::Transposed => (self.matrix.cols, self.matrix.rows),
         }
     }
 }
 
 /// The library, its plans and the workspace that they share.
 #[derive(Debug)]
-pub(super) struct Matmul {
-    handle: Handle,
+pub(super) struct CublasLt {
+    handle: CublasLtHandle,
     device: String,
-    state: Mutex<State>,
+    state: Mutex<CublasLtState>,
 }
 
 #[derive(Debug)]
-struct State {
-    plans: HashMap<Shape, Arc<Plan>>,
-    workspace: Option<Arc<Buffer>>,
+struct CublasLtState {
+    plans: HashMap<MatmulShape, Arc<MatmulPlan>>,
+    workspace: Option<Arc<DeviceBuffer>>,
     /// Smaller once the device did not have so much.
-    most_workspace: usize,
+    max_workspace_bytes: usize,
 }
 
-impl Matmul {
-    pub(super) fn new(context: &Arc<Context>) -> Result<Matmul, DeviceError> {
-        let device = context.device.clone();
-        let handle = Handle::new().map_err(|(call, status)| match status {
-            1 => DeviceError::Missing {
+impl CublasLt {
+    pub(super) fn new(context: &Arc<CudaContext>) -> Result<CublasLt, DeviceError> {
+        let device = context.device_name.clone();
+        let handle = CublasLtHandle::new().map_err(|(call, status)| match status {
+            1 => DeviceError::Unavailable {
                 device: device.clone(),
                 why: format!("`{call}` failed: install cuBLAS (libcublasLt.so) of CUDA 12"),
                 code: None,
             },
-            _ => DeviceError::of_cublas(&device, call, status),
+            _ => DeviceError::from_cublas(&device, call, status),
         })?;
-        let state = State { plans: HashMap::new(), workspace: None, most_workspace: MOST_WORKSPACE };
-        Ok(Matmul { handle, device, state: Mutex::new(state) })
+        let state = CublasLtState {
+            plans: HashMap::new(),
+            workspace: None,
+            max_workspace_bytes: MAX_WORKSPACE_BYTES,
+        };
+        Ok(CublasLt { handle, device, state: Mutex::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CublasLtState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The workspace goes back to the pool.
-    pub(super) fn release(&self) {
+    pub(super) fn release_workspace(&self) {
         self.state().workspace = None;
     }
 
-    fn plan(&self, shape: &Shape) -> Result<Arc<Plan>, Failed> {
+    fn plan(&self, shape: &MatmulShape) -> Result<Arc<MatmulPlan>, CublasLtFailure> {
         let mut state = self.state();
         if let Some(plan) = state.plans.get(shape) {
             return Ok(Arc::clone(plan));
         }
-        if state.plans.len() >= MOST_PLANS {
+        if state.plans.len() >= MAX_PLANS {
             state.plans.clear();
         }
-        let plan = Arc::new(Plan::new(&self.handle, shape, state.most_workspace)?);
+        let plan = Arc::new(MatmulPlan::new(&self.handle, shape, state.max_workspace_bytes)?);
         state.plans.insert(*shape, Arc::clone(&plan));
         Ok(plan)
     }
@@ -118,11 +122,11 @@ impl Matmul {
     /// A plan that is made for a workspace which is not to be had is made anew for less.
     fn prepare(
         &self,
-        device: &Device,
-        shape: &Shape,
-    ) -> Result<(Arc<Plan>, Option<Arc<Buffer>>), DeviceError> {
+        device: &CudaDevice,
+        shape: &MatmulShape,
+    ) -> Result<(Arc<MatmulPlan>, Option<Arc<DeviceBuffer>>), DeviceError> {
         loop {
-            let plan = self.plan(shape).map_err(|failed| self.failed(device, failed))?;
+            let plan = self.plan(shape).map_err(|failed| self.device_error(device, failed))?;
             if plan.workspace_bytes == 0 {
                 return Ok((plan, None));
             }
@@ -131,41 +135,41 @@ impl Matmul {
                 Err(error) if !error.is_out_of_memory() => return Err(error),
                 Err(_) => {
                     let mut state = self.state();
-                    state.most_workspace = plan.workspace_bytes / 2;
+                    state.max_workspace_bytes = plan.workspace_bytes / 2;
                     state.plans.clear();
                 }
             }
         }
     }
 
-    fn workspace(&self, device: &Device, bytes: usize) -> Result<Arc<Buffer>, DeviceError> {
-        let enough = |workspace: &&Arc<Buffer>| workspace.len() * 4 >= bytes;
+    fn workspace(&self, device: &CudaDevice, bytes: usize) -> Result<Arc<DeviceBuffer>, DeviceError> {
+        let enough = |workspace: &&Arc<DeviceBuffer>| workspace.len() * 4 >= bytes;
         if let Some(workspace) = self.state().workspace.as_ref().filter(enough) {
             return Ok(Arc::clone(workspace));
         }
         self.state().workspace = None;
-        let workspace = Arc::new(device.buffer(Element::Word, bytes.div_ceil(4))?);
+        let workspace = Arc::new(device.buffer(ElementType::Bits32, bytes.div_ceil(4))?);
         self.state().workspace = Some(Arc::clone(&workspace));
         Ok(workspace)
     }
 
     /// The driver knows better what went wrong, if it was the device.
-    fn failed(&self, device: &Device, (call, status): Failed) -> DeviceError {
-        match device.compute.query() {
+    fn device_error(&self, device: &CudaDevice, (call, status): CublasLtFailure) -> DeviceError {
+        match device.compute_stream.query() {
             Err(error) => error,
-            Ok(()) => DeviceError::of_cublas(&self.device, call, status),
+            Ok(()) => DeviceError::from_cublas(&self.device, call, status),
         }
     }
 }
 
-impl Device {
+impl CudaDevice {
     /// `d[m, n] = alpha a[m, k] b[k, n] + beta c[m, n]`. Without `c` it is `d` itself.
-    pub fn product(
+    pub fn gemm(
         &self,
-        d: Rows<'_>,
+        d: MatrixView<'_>,
         a: Factor<'_>,
         b: Factor<'_>,
-        c: Option<Rows<'_>>,
+        c: Option<MatrixView<'_>>,
         (alpha, beta): (f32, f32),
     ) -> Result<(), DeviceError> {
         let c = c.unwrap_or(d);
@@ -181,21 +185,21 @@ impl Device {
         }
         assert!(k > 0, "a product over nothing");
         // Transposed as a whole, so the factors change places.
-        let shape = Shape {
-            transposed: [b.read == Read::Transposed, a.read == Read::Transposed],
-            layouts: [b.rows.layout(), a.rows.layout(), c.layout(), d.layout()],
+        let shape = MatmulShape {
+            transposed: [b.orientation == Orientation::Transposed, a.orientation == Orientation::Transposed],
+            layouts: [b.matrix.layout(), a.matrix.layout(), c.layout(), d.layout()],
         };
-        let matmul = self.matmul();
+        let matmul = self.cublaslt();
         let (plan, workspace) = matmul.prepare(self, &shape)?;
-        let _waiting = self.context().pulse.waiting();
+        let _waiting = self.context().wait_tracker.begin_wait();
         plan.run(
             &matmul.handle,
-            &self.compute,
-            [b.rows.view, a.rows.view, c.view, d.view],
+            &self.compute_stream,
+            [b.matrix.view, a.matrix.view, c.view, d.view],
             (alpha, beta),
             workspace.as_ref().map(|buffer| buffer.view()),
         )
-        .map_err(|failed| matmul.failed(self, failed))?;
-        self.profiled("matmul")
+        .map_err(|failed| matmul.device_error(self, failed))?;
+        self.record_profile("matmul")
     }
 }

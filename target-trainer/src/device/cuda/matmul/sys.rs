@@ -8,22 +8,22 @@ use std::sync::OnceLock;
 
 use cudarc::cublaslt::sys as lt;
 
-use crate::device::cuda::memory::{Element, View};
-use crate::device::cuda::sys::Stream;
+use crate::device::cuda::memory::{BufferView, ElementType};
+use crate::device::cuda::sys::CudaStream;
 
 /// `CUBLAS_STATUS_NOT_INITIALIZED`, for a library or function that is not there.
-const NOT_INITIALIZED: u32 = 1;
-pub(super) const NOT_SUPPORTED: u32 = 15;
+const STATUS_NOT_INITIALIZED: u32 = 1;
+pub(super) const STATUS_NOT_SUPPORTED: u32 = 15;
 
 const COMPUTE_32F: u32 = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F as u32;
 const R_32F: u32 = lt::cudaDataType_t::CUDA_R_32F as u32;
 const R_16BF: u32 = lt::cudaDataType_t::CUDA_R_16BF as u32;
 const TRANS_A: u32 = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA as u32;
 const TRANS_B: u32 = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB as u32;
-const WORKSPACE: u32 =
+const PREF_MAX_WORKSPACE_BYTES: u32 =
     lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32;
 /// And the next three, for b, c and d.
-const ALIGNMENT_A: u32 =
+const PREF_MIN_ALIGNMENT_A_BYTES: u32 =
     lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES as u32;
 
 macro_rules! cublas {
@@ -42,7 +42,7 @@ macro_rules! cublas {
             match found {
                 // SAFETY: the caller's arguments go on as they are.
                 Some(function) => unsafe { function($($arg),*) },
-                None => NOT_INITIALIZED,
+                None => STATUS_NOT_INITIALIZED,
             }
         }
     )*};
@@ -61,7 +61,7 @@ cublas! {
     cublasLtMatmulPreferenceSetAttribute(preference: usize, attribute: u32, value: *const c_void, bytes: usize);
     cublasLtMatmulAlgoGetHeuristic(
         handle: usize, desc: usize, a: usize, b: usize, c: usize, d: usize, preference: usize, asked: i32,
-        results: *mut Heuristic, found: *mut i32
+        results: *mut MatmulHeuristicResult, found: *mut i32
     );
     cublasLtMatmul(
         handle: usize, desc: usize, alpha: *const c_void, a: u64, a_layout: usize, b: u64, b_layout: usize,
@@ -75,7 +75,7 @@ type Algorithm = [u64; 8];
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
-struct Heuristic {
+struct MatmulHeuristicResult {
     algorithm: Algorithm,
     workspace_bytes: usize,
     state: u32,
@@ -84,20 +84,20 @@ struct Heuristic {
 }
 
 /// A status and the function that gave it.
-pub(super) type Failed = (&'static str, u32);
+pub(super) type CublasLtFailure = (&'static str, u32);
 
-fn check(call: &'static str, status: u32) -> Result<(), Failed> {
+fn check(call: &'static str, status: u32) -> Result<(), CublasLtFailure> {
     if status == 0 { Ok(()) } else { Err((call, status)) }
 }
 
 /// A descriptor, and what destroys it.
 #[derive(Debug)]
-struct Owned {
+struct Descriptor {
     handle: usize,
     destroy: unsafe fn(usize) -> u32,
 }
 
-impl Drop for Owned {
+impl Drop for Descriptor {
     fn drop(&mut self) {
         // SAFETY: created once by the function that belongs to this one, destroyed once.
         unsafe { (self.destroy)(self.handle) };
@@ -106,71 +106,80 @@ impl Drop for Owned {
 
 /// The library, begun for the calling thread's context.
 #[derive(Debug)]
-pub(super) struct Handle(Owned);
+pub(super) struct CublasLtHandle(Descriptor);
 
-impl Handle {
-    pub(super) fn new() -> Result<Handle, Failed> {
+impl CublasLtHandle {
+    pub(super) fn new() -> Result<CublasLtHandle, CublasLtFailure> {
         // SAFETY: loads a library by its public names.
         if !unsafe { lt::is_culib_present() } {
-            return Err(("loading libcublasLt", NOT_INITIALIZED));
+            return Err(("loading libcublasLt", STATUS_NOT_INITIALIZED));
         }
         let mut handle = 0;
         // SAFETY: a place for the answer.
         check("cublasLtCreate", unsafe { cublasLtCreate(&raw mut handle) })?;
-        Ok(Handle(Owned { handle, destroy: cublasLtDestroy }))
+        Ok(CublasLtHandle(Descriptor { handle, destroy: cublasLtDestroy }))
     }
 }
 
 /// A matrix as cublasLt sees it, column-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Layout {
-    pub(super) element: Element,
+pub(super) struct MatrixLayout {
+    pub(super) element: ElementType,
     pub(super) rows: u64,
     pub(super) cols: u64,
     pub(super) ld: i64,
     /// Bytes by which its address can be divided, 256 at most.
-    pub(super) alignment: u32,
+    pub(super) alignment_bytes: u32,
 }
 
-impl Layout {
-    fn create(&self) -> Result<Owned, Failed> {
-        let element = if self.element == Element::Bf16 { R_16BF } else { R_32F };
+impl MatrixLayout {
+    fn create(&self) -> Result<Descriptor, CublasLtFailure> {
+        let element = if self.element == ElementType::Bf16 { R_16BF } else { R_32F };
         let mut handle = 0;
         // SAFETY: a place for the answer.
         let status =
             unsafe { cublasLtMatrixLayoutCreate(&raw mut handle, element, self.rows, self.cols, self.ld) };
         check("cublasLtMatrixLayoutCreate", status)?;
-        Ok(Owned { handle, destroy: cublasLtMatrixLayoutDestroy })
+        Ok(Descriptor { handle, destroy: cublasLtMatrixLayoutDestroy })
     }
 }
 
 /// What decides a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
+pub(super) struct MatmulShape {
     pub(super) transposed: [bool; 2],
     /// Of a, b, c and d.
-    pub(super) layouts: [Layout; 4],
+    pub(super) layouts: [MatrixLayout; 4],
 }
 
 /// A product that cublasLt has been asked about.
 #[derive(Debug)]
-pub(super) struct Plan {
-    desc: Owned,
-    layouts: [Owned; 4],
+pub(super) struct MatmulPlan {
+    desc: Descriptor,
+    layouts: [Descriptor; 4],
     algorithm: Algorithm,
     pub(super) workspace_bytes: usize,
 }
 
-impl Plan {
+impl MatmulPlan {
     /// The best that wants no more than so many bytes of workspace.
-    pub(super) fn new(handle: &Handle, shape: &Shape, most_workspace: usize) -> Result<Plan, Failed> {
-        let desc = desc(shape.transposed)?;
-        let [a, b, c, d] = shape.layouts.each_ref().map(Layout::create);
+    pub(super) fn new(
+        handle: &CublasLtHandle,
+        shape: &MatmulShape,
+        most_workspace: usize,
+    ) -> Result<MatmulPlan, CublasLtFailure> {
+        let desc = create_desc(shape.transposed)?;
+        let [a, b, c, d] = shape.layouts.each_ref().map(MatrixLayout::create);
         let layouts = [a?, b?, c?, d?];
-        let preference = preference(shape, most_workspace)?;
+        let preference = create_preference(shape, most_workspace)?;
         let mut found = 0;
-        let mut best =
-            Heuristic { algorithm: [0; 8], workspace_bytes: 0, state: 0, waves: 0.0, reserved: [0; 4] };
+        let mut best = MatmulHeuristicResult {
+            algorithm: [0; 8],
+            workspace_bytes: 0,
+            state: 0,
+            waves: 0.0,
+            reserved: [0; 4],
+        };
         let [a, b, c, d] = layouts.each_ref().map(|layout| layout.handle);
         // SAFETY: all handles live, and there is room for the one result that is asked for.
         let status = unsafe {
@@ -189,23 +198,24 @@ impl Plan {
         };
         check("cublasLtMatmulAlgoGetHeuristic", status)?;
         if found < 1 {
-            return Err(("cublasLtMatmulAlgoGetHeuristic", NOT_SUPPORTED));
+            return Err(("cublasLtMatmulAlgoGetHeuristic", STATUS_NOT_SUPPORTED));
         }
         check("cublasLtMatmulAlgoGetHeuristic", best.state)?;
-        Ok(Plan { desc, layouts, algorithm: best.algorithm, workspace_bytes: best.workspace_bytes })
+        Ok(MatmulPlan { desc, layouts, algorithm: best.algorithm, workspace_bytes: best.workspace_bytes })
     }
 
     /// `d = alpha a b + beta c`. The views must be of the shape that was planned for: `Matmul` sees to it.
     pub(super) fn run(
         &self,
-        handle: &Handle,
-        stream: &Stream,
-        [a, b, c, d]: [View<'_>; 4],
+        handle: &CublasLtHandle,
+        stream: &CudaStream,
+        [a, b, c, d]: [BufferView<'_>; 4],
         (alpha, beta): (f32, f32),
-        workspace: Option<View<'_>>,
-    ) -> Result<(), Failed> {
+        workspace: Option<BufferView<'_>>,
+    ) -> Result<(), CublasLtFailure> {
         let [a_layout, b_layout, c_layout, d_layout] = self.layouts.each_ref().map(|layout| layout.handle);
-        let (at, bytes) = workspace.map_or((0, 0), |view| (view.at, view.len * view.element.bytes()));
+        let (at, bytes) =
+            workspace.map_or((0, 0), |view| (view.address, view.len * view.element.size_bytes()));
         // SAFETY: all handles live, as do the two factors, which are read before the call returns. What it does to memory
         // happens on the device.
         let status = unsafe {
@@ -213,14 +223,14 @@ impl Plan {
                 handle.0.handle,
                 self.desc.handle,
                 (&raw const alpha).cast(),
-                a.at,
+                a.address,
                 a_layout,
-                b.at,
+                b.address,
                 b_layout,
                 (&raw const beta).cast(),
-                c.at,
+                c.address,
                 c_layout,
-                d.at,
+                d.address,
                 d_layout,
                 &raw const self.algorithm,
                 at,
@@ -232,12 +242,12 @@ impl Plan {
     }
 }
 
-fn desc(transposed: [bool; 2]) -> Result<Owned, Failed> {
+fn create_desc(transposed: [bool; 2]) -> Result<Descriptor, CublasLtFailure> {
     let mut handle = 0;
     // SAFETY: a place for the answer.
     let status = unsafe { cublasLtMatmulDescCreate(&raw mut handle, COMPUTE_32F, R_32F) };
     check("cublasLtMatmulDescCreate", status)?;
-    let desc = Owned { handle, destroy: cublasLtMatmulDescDestroy };
+    let desc = Descriptor { handle, destroy: cublasLtMatmulDescDestroy };
     for (attribute, transposed) in [TRANS_A, TRANS_B].into_iter().zip(transposed) {
         let operation = u32::from(transposed);
         // SAFETY: the attribute is an int of 4 bytes.
@@ -248,20 +258,21 @@ fn desc(transposed: [bool; 2]) -> Result<Owned, Failed> {
     Ok(desc)
 }
 
-fn preference(shape: &Shape, most_workspace: usize) -> Result<Owned, Failed> {
+fn create_preference(shape: &MatmulShape, most_workspace: usize) -> Result<Descriptor, CublasLtFailure> {
     let mut handle = 0;
     // SAFETY: a place for the answer.
     let status = unsafe { cublasLtMatmulPreferenceCreate(&raw mut handle) };
     check("cublasLtMatmulPreferenceCreate", status)?;
-    let preference = Owned { handle, destroy: cublasLtMatmulPreferenceDestroy };
+    let preference = Descriptor { handle, destroy: cublasLtMatmulPreferenceDestroy };
     const CALL: &str = "cublasLtMatmulPreferenceSetAttribute";
     let bytes = most_workspace as u64;
     // SAFETY: the attribute is a size of 8 bytes.
-    let status =
-        unsafe { cublasLtMatmulPreferenceSetAttribute(handle, WORKSPACE, (&raw const bytes).cast(), 8) };
+    let status = unsafe {
+        cublasLtMatmulPreferenceSetAttribute(handle, PREF_MAX_WORKSPACE_BYTES, (&raw const bytes).cast(), 8)
+    };
     check(CALL, status)?;
-    for (attribute, layout) in (ALIGNMENT_A..).zip(&shape.layouts) {
-        let alignment = &raw const layout.alignment;
+    for (attribute, layout) in (PREF_MIN_ALIGNMENT_A_BYTES..).zip(&shape.layouts) {
+        let alignment = &raw const layout.alignment_bytes;
         // SAFETY: the attribute is an int of 4 bytes.
         check(CALL, unsafe { cublasLtMatmulPreferenceSetAttribute(handle, attribute, alignment.cast(), 4) })?;
     }

@@ -1,0 +1,53 @@
+//! Writes the record as it grows, so that a killed harness leaves one too, and keeps it for the reports.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use scenarios::{Event, Record, RecordEntry};
+
+use crate::observe::Observer;
+
+pub(super) struct RecordWriter {
+    state: Mutex<RecordWriterState>,
+}
+
+struct RecordWriterState {
+    file: BufWriter<File>,
+    record: Record,
+    failure: Option<std::io::Error>,
+}
+
+impl RecordWriter {
+    pub(super) fn create(path: &Path) -> std::io::Result<RecordWriter> {
+        let file = BufWriter::new(File::create_new(path)?);
+        Ok(RecordWriter {
+            state: Mutex::new(RecordWriterState { file, record: Record::default(), failure: None }),
+        })
+    }
+
+    /// The record, and what went wrong while it was written.
+    pub(super) fn finish(&self) -> (Record, Option<std::io::Error>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = state.file.flush() {
+            state.failure.get_or_insert(error);
+        }
+        (std::mem::take(&mut state.record), state.failure.take())
+    }
+}
+
+impl Observer for RecordWriter {
+    fn observe(&self, entry: &RecordEntry) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = entry.to_line();
+        let mut written = writeln!(state.file, "{line}");
+        if !matches!(entry.event, Event::Step { .. }) {
+            written = written.and_then(|()| state.file.flush());
+        }
+        if let Err(error) = written {
+            state.failure.get_or_insert(error);
+        }
+        state.record.entries.push(entry.clone());
+    }
+}

@@ -1,0 +1,185 @@
+//! A fork server in a room: a program that was started once and forks for each command. Part of the warden.
+//!
+//! It is told its socket's number in its arguments (`{control}`) and says `{"ready": N}`; for each command it is sent the
+//! words as JSON with two descriptors beside them, answers `{"pid": N}`, and `{"status": N}` when the child has ended.
+
+use std::io::{Error, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
+};
+use nix::unistd::{Pid, pipe2};
+use serde::Deserialize;
+
+use super::protocol::{CompletedCommand, LaunchSpec};
+use super::run_command::{CapturedOutput, read_available, set_nonblocking};
+use super::{ProcessExit, init};
+
+/// How long the imports may take.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long outputs are still read after the child's end.
+const DRAIN_TIME: Duration = Duration::from_millis(20);
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ForkServerMessage {
+    ready: Option<u64>,
+    pid: Option<i32>,
+    status: Option<i32>,
+}
+
+pub(super) struct ForkServer {
+    control: OwnedFd,
+    server: Child,
+}
+
+impl ForkServer {
+    /// Returns when it has imported.
+    pub(super) fn start(launch: &LaunchSpec) -> Result<ForkServer, Error> {
+        let kind = (AddressFamily::Unix, SockType::SeqPacket);
+        let (ours, theirs) = socketpair(kind.0, kind.1, None, SockFlag::empty())?;
+        nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        let number = theirs.as_raw_fd().to_string();
+        let mut launch = launch.clone();
+        launch
+            .argv
+            .iter_mut()
+            .filter(|word| *word == "{control}")
+            .for_each(|word| *word = number.clone().into());
+        let mut command = init::build_command(&launch).ok_or_else(|| Error::other("no program"))?;
+        let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        drop(theirs);
+        let mut warm_words = server.stderr.take();
+        let control = ours;
+        let ready = receive_server_message(&control, Instant::now() + IMPORT_TIMEOUT)?;
+        match ready {
+            Some(ForkServerMessage { ready: Some(_), .. }) => Ok(ForkServer { control, server }),
+            _ => {
+                let _ = server.kill();
+                let _ = server.wait();
+                let mut words = CapturedOutput::new(2000);
+                warm_words.as_ref().map(set_nonblocking).transpose()?;
+                read_available(&mut warm_words, &mut words)?;
+                let words = words.text();
+                let last =
+                    words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+                Err(Error::other(format!("it ended instead of importing: {last}")))
+            }
+        }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_raw(self.server.id() as i32)
+    }
+
+    /// Runs one command to its end, or kills it when its time is over.
+    pub(super) fn run(
+        &mut self,
+        words: &LaunchSpec,
+        limit: Duration,
+        keep: usize,
+    ) -> Result<CompletedCommand, Error> {
+        let ((out, their_out), (err, their_err)) = (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
+        let argv: Vec<String> = words.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let message = serde_json::to_vec(&argv).map_err(Error::other)?;
+        let files = [their_out.as_raw_fd(), their_err.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&files)];
+        sendmsg::<()>(
+            self.control.as_raw_fd(),
+            &[IoSlice::new(&message)],
+            &rights,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
+        drop((their_out, their_err));
+        let until = Instant::now() + limit;
+        let Some(ForkServerMessage { pid: Some(pid), .. }) =
+            receive_server_message(&self.control, until + IMPORT_TIMEOUT)?
+        else {
+            return Err(Error::other("the fork server has ended"));
+        };
+        set_nonblocking(&out)?;
+        set_nonblocking(&err)?;
+        let (mut out, mut err) = (Some(std::fs::File::from(out)), Some(std::fs::File::from(err)));
+        let (mut stdout, mut stderr) = (CapturedOutput::new(keep), CapturedOutput::new(keep));
+        let mut ended = None;
+        let mut by = until;
+        while Instant::now() < by && (ended.is_none() || out.is_some() || err.is_some()) {
+            self.wait_for_output(&out, &err, by, ended.is_none())?;
+            read_available(&mut out, &mut stdout)?;
+            read_available(&mut err, &mut stderr)?;
+            if ended.is_none()
+                && let Some(ForkServerMessage { status: Some(status), .. }) =
+                    receive_server_message(&self.control, Instant::now())?
+            {
+                ended = Some(process_exit(status));
+                by = by.min(Instant::now() + DRAIN_TIME);
+            }
+        }
+        if ended.is_none() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+            receive_server_message(&self.control, Instant::now() + IMPORT_TIMEOUT)?;
+        }
+        Ok(CompletedCommand {
+            exit: ended,
+            stdout: stdout.text(),
+            stderr: stderr.text(),
+            left_processes: false,
+        })
+    }
+
+    fn wait_for_output(
+        &self,
+        out: &Option<std::fs::File>,
+        err: &Option<std::fs::File>,
+        by: Instant,
+        control: bool,
+    ) -> Result<(), Error> {
+        let files = out.iter().chain(err).map(AsFd::as_fd);
+        let files = files.chain(control.then_some(self.control.as_fd()));
+        let mut ready: Vec<PollFd<'_>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
+        let left =
+            u16::try_from(by.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u16::MAX);
+        match poll(&mut ready, PollTimeout::from(left.max(1))) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What the server says, if it does in time; an empty word when it is gone.
+fn receive_server_message(control: &OwnedFd, until: Instant) -> Result<Option<ForkServerMessage>, Error> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut ready = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut ready, wait) {
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+        }
+        let mut bytes = [0; 256];
+        return match recv(control.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ECONNRESET) | Ok(0) => Ok(Some(ForkServerMessage::default())),
+            Err(error) => Err(error.into()),
+            Ok(length) => serde_json::from_slice(&bytes[..length]).map(Some).map_err(Error::other),
+        };
+    }
+}
+
+fn process_exit(status: i32) -> ProcessExit {
+    if nix::libc::WIFSIGNALED(status) {
+        ProcessExit::Signalled(nix::libc::WTERMSIG(status))
+    } else {
+        ProcessExit::Exited(nix::libc::WEXITSTATUS(status))
+    }
+}

@@ -1,0 +1,339 @@
+//! Pid 1 of a room: obeys the harness, reaps the dead, and takes everything along when it ends. One thread, no state
+//! on disk. Runs in a process of its own; what it can't do it says, it never panics on purpose.
+
+use std::collections::HashMap;
+use std::io::Error;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, Pid, getegid, geteuid};
+
+use super::fork_server::ForkServer;
+use super::mounts::ReadOnlyMounts;
+use super::protocol::{
+    CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest, SeccompFilter,
+    receive_message, send_message,
+};
+use super::{ProcessExit, processes, run_command, sys};
+
+/// Never returns.
+pub(super) fn main() -> ! {
+    let socket = sys::own_stdin();
+    let code = match create_namespaces(&socket) {
+        Ok(code) => code,
+        Err((doing, error)) => {
+            // A harness that is gone needs no word.
+            let _ = send_message(socket.as_fd(), &failed_reply(doing, &error), &[]);
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+type InitResult<T> = Result<T, (&'static str, Error)>;
+
+fn with_context<T, E: Into<Error>>(doing: &'static str, result: Result<T, E>) -> InitResult<T> {
+    result.map_err(|error| (doing, error.into()))
+}
+
+fn failed_reply(doing: &str, error: &Error) -> ControlReply {
+    ControlReply::Failed { doing: doing.into(), detail: error.to_string() }
+}
+
+/// Makes the namespaces, and pid 1 in them.
+fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
+    let orders: Option<(SandboxInitRequest, Vec<OwnedFd>)> =
+        with_context("read its orders", receive_message(socket.as_fd()))?;
+    let Some((orders, _)) = orders else { return Ok(0) };
+    let (uid, gid) = (geteuid(), getegid());
+    let namespaces = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC;
+    with_context("make namespaces", unshare(namespaces))?;
+    with_context("deny setgroups", std::fs::write("/proc/self/setgroups", "deny"))?;
+    with_context("map its user", std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")))?;
+    with_context("map its group", std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")))?;
+    with_context("become visible to the harness", prctl::set_dumpable(true))?;
+    match with_context("fork", sys::fork())? {
+        ForkResult::Child => {
+            let code = match set_up_and_serve(socket, &orders) {
+                Ok(()) => 0,
+                Err((doing, error)) => {
+                    let _ = send_message(socket.as_fd(), &failed_reply(doing, &error), &[]);
+                    1
+                }
+            };
+            std::process::exit(code)
+        }
+        ForkResult::Parent { child } => {
+            with_context(
+                "name the warden",
+                send_message(socket.as_fd(), &ControlReply::InitStarted { pid: child.as_raw() }, &[]),
+            )?;
+            while let Err(Errno::EINTR) = sys::reap_child(true) {}
+            Ok(0)
+        }
+    }
+}
+
+fn set_up_and_serve(socket: &OwnedFd, orders: &SandboxInitRequest) -> InitResult<()> {
+    with_context("die with its parent", prctl::set_pdeathsig(Signal::SIGKILL))?;
+    with_context("refuse core dumps", setrlimit(Resource::RLIMIT_CORE, 0, 0))?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    with_context("make mounts private", mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>))?;
+    for order in &orders.mounts {
+        with_context("make a mount point", std::fs::create_dir_all(&order.mount_point))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        with_context(
+            "mount a tmpfs",
+            mount(Some("tmpfs"), &order.mount_point, Some("tmpfs"), flags, Some(order.options.as_str())),
+        )?;
+    }
+    for bind in &orders.binds {
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        with_context("create what is shown elsewhere", std::fs::create_dir_all(&bind.source))?;
+        with_context(
+            "show a folder elsewhere",
+            mount(Some(&bind.source), &bind.mount_point, None::<&Path>, flags, None::<&Path>),
+        )?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let fresh_proc = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok();
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    with_context("block SIGCHLD", mask.thread_block())?;
+    let children = with_context(
+        "watch its children",
+        SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK),
+    )?;
+    with_context(
+        "say that it is ready",
+        send_message(socket.as_fd(), &ControlReply::Ready { fresh_proc }, &[]),
+    )?;
+    SandboxInit {
+        socket,
+        child_signals: children,
+        ids: HashMap::new(),
+        mounts: ReadOnlyMounts::default(),
+        held_fds: Vec::new(),
+        fork_server: None,
+    }
+    .serve()
+}
+
+struct SandboxInit<'a> {
+    socket: &'a OwnedFd,
+    child_signals: SignalFd,
+    /// Spawned processes, by pid inside.
+    ids: HashMap<Pid, u64>,
+    mounts: ReadOnlyMounts,
+    /// Kept open for as long as the room lasts.
+    held_fds: Vec<OwnedFd>,
+    fork_server: Option<ForkServer>,
+}
+
+impl SandboxInit<'_> {
+    /// Until the harness is gone.
+    fn serve(mut self) -> InitResult<()> {
+        loop {
+            let mut ready = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.child_signals.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                polled => with_context("wait", polled)?,
+            };
+            let asked = ready[0].any().unwrap_or(false);
+            while let Ok(Some(_)) = self.child_signals.read_signal() {}
+            self.reap(false)?;
+            if asked {
+                match with_context("read a request", receive_message(self.socket.as_fd()))? {
+                    None => return Ok(()),
+                    Some((request, files)) => self.handle(request, files)?,
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
+        let reply = match request {
+            ControlRequest::Spawn { id, launch, cgroup_procs, filter } => {
+                self.spawn(id, &launch, cgroup_procs, filter, files)
+            }
+            ControlRequest::RunCommand {
+                launch,
+                timeout_ms,
+                max_output_bytes: keep_bytes,
+                in_fork_server: warm,
+            } => {
+                let limit = Duration::from_millis(timeout_ms);
+                let called = match (&mut self.fork_server, warm) {
+                    (Some(server), true) => server.run(&launch, limit, keep_bytes),
+                    (None, true) => Err(Error::other("no fork server was started")),
+                    (_, false) => run_command::run(&launch, limit, keep_bytes),
+                };
+                // Not one process of it is left when the answer goes out.
+                let left_processes =
+                    if self.fork_server.is_some() { self.kill_remaining()? } else { self.kill_all()? };
+                match called {
+                    Ok(called) => ControlReply::CommandEnded(CompletedCommand { left_processes, ..called }),
+                    Err(error) => failed_reply(&start_action(&launch), &error),
+                }
+            }
+            ControlRequest::StartForkServer { launch } => match ForkServer::start(&launch) {
+                Ok(warm) => {
+                    self.fork_server = Some(warm);
+                    ControlReply::Done { note: String::new() }
+                }
+                Err(error) => failed_reply("start a fork server", &error),
+            },
+            ControlRequest::HoldFd => {
+                self.held_fds.extend(files);
+                ControlReply::Done { note: String::new() }
+            }
+            ControlRequest::KillAll => {
+                self.kill_all()?;
+                ControlReply::Done { note: String::new() }
+            }
+            ControlRequest::Signal { pid_inside, signal } => match send_signal(pid_inside, signal) {
+                Ok(()) => ControlReply::Done { note: String::new() },
+                Err(error) => failed_reply("send a signal", &error.into()),
+            },
+            ControlRequest::ChangeMount { mount_point: at, change } => {
+                match self.mounts.change(&at, change) {
+                    Ok(note) => ControlReply::Done { note },
+                    Err(error) => {
+                        failed_reply(&format!("change the mount at `{}`", at.display()), &error.into())
+                    }
+                }
+            }
+        };
+        with_context("answer", send_message(self.socket.as_fd(), &reply, &[]))
+    }
+
+    fn spawn(
+        &mut self,
+        id: u64,
+        launch: &LaunchSpec,
+        cgroup_procs: Option<std::path::PathBuf>,
+        filter: Option<SeccompFilter>,
+        files: Vec<OwnedFd>,
+    ) -> ControlReply {
+        let mut files = files.into_iter();
+        let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
+            return ControlReply::Failed { doing: start_action(launch), detail: "no outputs".into() };
+        };
+        let Some(mut command) = build_command(launch) else {
+            return ControlReply::Failed { doing: start_action(launch), detail: "no program".into() };
+        };
+        command.stdout(stdout).stderr(stderr);
+        sys::configure_child(&mut command, cgroup_procs, filter.zip(files.next()));
+        match command.spawn() {
+            Ok(child) => {
+                let pid_inside = i32::try_from(child.id()).unwrap_or(0);
+                self.ids.insert(Pid::from_raw(pid_inside), id);
+                ControlReply::Spawned { pid_inside }
+            }
+            Err(error) => failed_reply(&start_action(launch), &error),
+        }
+    }
+
+    /// SIGKILL to all but the warden itself, and not one is left when it returns. Whether there was one.
+    fn kill_all(&mut self) -> InitResult<bool> {
+        let mut any = false;
+        loop {
+            match kill(Pid::from_raw(-1), Signal::SIGKILL) {
+                Ok(()) => {
+                    any = true;
+                    self.reap(true)?;
+                }
+                Err(Errno::ESRCH) => {
+                    self.reap(true)?;
+                    return Ok(any);
+                }
+                Err(error) => return with_context("kill everything", Err(error)),
+            }
+        }
+    }
+
+    /// As `strike`, but lets the fork server live.
+    fn kill_remaining(&mut self) -> InitResult<bool> {
+        let spared = self.fork_server.as_ref().map(ForkServer::pid);
+        let mut any = false;
+        loop {
+            self.reap(false)?;
+            let left: Vec<Pid> = with_context("list processes", processes::live_processes())?
+                .into_iter()
+                .filter(|pid| pid.as_raw() != 1 && Some(*pid) != spared)
+                .collect();
+            if left.is_empty() {
+                return Ok(any);
+            }
+            any = true;
+            for pid in left {
+                match kill(pid, Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(error) => return with_context("kill what is left", Err(error)),
+                }
+            }
+        }
+    }
+
+    /// Reaps, and tells of those that were spawned. `all`: until no child is left.
+    fn reap(&mut self, all: bool) -> InitResult<()> {
+        loop {
+            match sys::reap_child(all) {
+                Ok(Some((pid, ended, peak_bytes))) => self.report_exit(pid, ended, peak_bytes)?,
+                Ok(None) | Err(Errno::ECHILD) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return with_context("reap", Err(error)),
+            }
+        }
+    }
+
+    fn report_exit(&mut self, pid: Pid, ended: ProcessExit, peak_bytes: u64) -> InitResult<()> {
+        let Some(id) = self.ids.remove(&pid) else { return Ok(()) };
+        with_context(
+            "tell of an end",
+            send_message(
+                self.socket.as_fd(),
+                &ControlReply::ProcessExited { id, exit: ended, peak_bytes },
+                &[],
+            ),
+        )
+    }
+}
+
+fn start_action(launch: &LaunchSpec) -> String {
+    format!("start `{}`", launch.argv.first().map(|word| word.to_string_lossy()).unwrap_or_default())
+}
+
+/// With an empty standard input and no environment but the one that is given.
+pub(super) fn build_command(launch: &LaunchSpec) -> Option<Command> {
+    let mut command = Command::new(launch.argv.first()?);
+    command.args(&launch.argv[1..]).env_clear().envs(launch.env.iter().cloned()).stdin(Stdio::null());
+    if let Some(cwd) = &launch.cwd {
+        command.current_dir(cwd);
+    }
+    Some(command)
+}
+
+fn send_signal(pid_inside: i32, signal: i32) -> Result<(), Errno> {
+    // Never a group, never everybody.
+    if pid_inside <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    kill(Pid::from_raw(pid_inside), Signal::try_from(signal)?)
+}

@@ -1,0 +1,61 @@
+//! A line of the target's -> what it announces. Pure.
+
+use regex::Regex;
+use scenarios::TargetFile;
+
+/// What a line says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ParsedLine {
+    Step { step: u64, loss: Option<f64> },
+    Saved { step: u64 },
+    Resumed { step: u64 },
+    Other,
+}
+
+/// Reads a target's lines.
+pub struct OutputPatterns<'a> {
+    target: &'a TargetFile,
+}
+
+impl<'a> OutputPatterns<'a> {
+    pub fn new(target: &'a TargetFile) -> OutputPatterns<'a> {
+        OutputPatterns { target }
+    }
+
+    pub fn parse(&self, line: &str) -> ParsedLine {
+        let announces = self.target.announces();
+        if let Some(step) = announces.saved().and_then(|pattern| step_in(pattern, line)) {
+            return ParsedLine::Saved { step };
+        }
+        if let Some(step) = announces.resumed().and_then(|pattern| step_in(pattern, line)) {
+            return ParsedLine::Resumed { step };
+        }
+        match step_in(announces.step(), line) {
+            Some(step) => ParsedLine::Step { step, loss: loss_in(announces.step(), line) },
+            None => ParsedLine::Other,
+        }
+    }
+
+    /// Whether the line begins or ends a phase whose files lie in that place.
+    pub fn is_phase_boundary_in(&self, place: &str, line: &str) -> bool {
+        let here = self.target.phases().values().filter(|phase| phase.place() == place);
+        here.into_iter().any(|phase| phase.begins().is_match(line) || phase.ends().is_match(line))
+    }
+
+    pub fn ends_phase(&self, phase: &str, line: &str) -> bool {
+        self.target.phases().get(phase).is_some_and(|phase| phase.ends().is_match(line))
+    }
+
+    /// Whether the line carries a value that must be the same after recovery.
+    pub fn has_compared_value(&self, line: &str) -> bool {
+        self.target.same().is_some_and(|same| same.is_match(line))
+    }
+}
+
+fn step_in(pattern: &Regex, line: &str) -> Option<u64> {
+    pattern.captures(line)?.name("step")?.as_str().parse().ok()
+}
+
+fn loss_in(pattern: &Regex, line: &str) -> Option<f64> {
+    pattern.captures(line)?.name("loss")?.as_str().parse().ok()
+}

@@ -1,0 +1,488 @@
+//! Draft -> Scenario: what the shape of a file can't say. Collects everything that is wrong.
+
+mod check_gpu;
+
+use std::collections::BTreeMap;
+
+use crate::calls::{CrashModel, FileCallKind};
+use crate::draft::{
+    CallDraft, Common, CrashStates as CrashStatesDraft, FaultDraft, KindDraft, EffectiveIfDraft, PointDraft,
+    ScenarioDraft, SeverityDraft, PersistenceDraft, SubmitDraft, SwappedDraft, TriggerDraft, UntilDraft,
+};
+use crate::expect_draft::{ExpectationDraft, FactDraft};
+use crate::problem::{InvalidFile, Problem};
+use crate::scenario::{
+    CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, KillPoint, Modality, Mount,
+    NameKind, Persistence, PlantedFile, Replacement, Scenario, Severity, SubmittedFile, Trigger, Until,
+};
+use crate::spanned::Placed;
+use crate::tree::{YamlNode, YamlNodeKind};
+use crate::{read, tree};
+
+/// Trials of a fault where the file does not say how many at most.
+const DEFAULT_MAX_TRIALS: u32 = 64;
+const MAX_TRIALS_LIMIT: u32 = 100_000;
+/// 2^22 leaves are some 50 MB of text.
+const MAX_JSON_LEVELS: u32 = 22;
+
+pub(crate) fn check_scenario(text: &str, file: &str) -> Result<Scenario, InvalidFile> {
+    let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
+    let expectations = expectation_texts(&root);
+    let (draft, problems) = read::deserialize_all::<ScenarioDraft>(&mut root);
+    let mut checker = Checker {
+        is_complete: problems.is_empty(),
+        problems,
+        target_names: Vec::new(),
+        mounts: BTreeMap::new(),
+    };
+    let scenario = draft.map(|draft| checker.scenario(draft, &expectations, file, text));
+    match (scenario, checker.problems.is_empty()) {
+        (Some(mut scenario), true) => {
+            scenario.target_names = checker.target_names;
+            Ok(scenario)
+        }
+        _ => Err(InvalidFile::new(file, text, checker.problems)),
+    }
+}
+
+/// Each expectation as it is written, one line.
+fn expectation_texts(root: &YamlNode) -> Vec<String> {
+    let YamlNodeKind::Map(pairs) = &root.kind else { return Vec::new() };
+    let list = pairs.iter().find(|(key, _)| key.flow() == "expect").map(|(_, value)| &value.kind);
+    let Some(YamlNodeKind::List(items)) = list else { return Vec::new() };
+    let text = |item: &YamlNode| {
+        if let YamlNodeKind::Map(pairs) = &item.kind { YamlNode::flow_pairs(pairs) } else { item.flow() }
+    };
+    items.iter().map(text).collect()
+}
+
+struct Checker {
+    /// Nothing had to be taken out of the file: what is empty was written empty.
+    is_complete: bool,
+    problems: Vec<Problem>,
+    target_names: Vec<(NameKind, Placed<String>)>,
+    /// Places with a mount of their own, and whether their inodes are limited.
+    mounts: BTreeMap<String, bool>,
+}
+
+impl Checker {
+    fn scenario(&mut self, draft: ScenarioDraft, texts: &[String], file: &str, text: &str) -> Scenario {
+        if draft.version.value != 1 {
+            self.problems.push(
+                draft
+                    .version
+                    .problem(format!("version {} is not known", draft.version.value))
+                    .help("this is version 1"),
+            );
+        }
+        if draft.title.value.trim().is_empty() || draft.title.value.contains('\n') {
+            self.problems.push(draft.title.problem("the title is one line of text"));
+        }
+        self.require_not_empty(&draft.method, "`method` has no fault");
+        self.require_not_empty(&draft.expect, "`expect` expects nothing, so that nothing could be found");
+        let mounts: Vec<Mount> = draft.mounts.into_iter().map(|mount| self.mount(mount)).collect();
+        let submit = draft.target.submit.into_iter().map(|submit| self.submit(submit)).collect();
+        let place = draft.method.span;
+        let method: Vec<Fault> =
+            draft.method.value.into_iter().map(|fault| self.fault(fault, place)).collect();
+        self.check_crash_states_alone(&method, place);
+        let gpu = draft.target.gpu.map(|gpu| self.target_gpu(gpu));
+        self.check_faults_fit_gpu(&method, gpu.as_ref(), place);
+        let expected = draft.expect.span;
+        let expect: Vec<Expectation> = draft
+            .expect
+            .value
+            .into_iter()
+            .zip(texts)
+            .map(|(one, text)| self.expectation(one, text))
+            .collect();
+        let asks_before = |one: &Expectation| {
+            matches!(&one.fact, Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. })
+        };
+        let lays_out = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if !lays_out && self.is_complete && expect.iter().any(asks_before) {
+            let message =
+                "`before-resume` and `verifies-before-resume` are asked of files that `crash-states` left";
+            self.problems.push(Problem::at(expected, message).help("take it away, or use `crash-states`"));
+        }
+        let asks = |wanted: fn(&Fact) -> bool| expect.iter().any(|one| wanted(&one.fact));
+        if asks(|fact| matches!(fact, Fact::FinalLoss { .. }))
+            && asks(|fact| matches!(fact, Fact::SameAsBaseline))
+        {
+            let message =
+                "`final-loss` is for weights that may differ, and `same-as-steady-state` wants them equal";
+            self.problems.push(Problem::at(expected, message).help("take one of the two away"));
+        }
+        let guards = draft.guards.into_iter().map(|guard| self.target_name(NameKind::Guard, guard)).collect();
+        Scenario {
+            id: draft.id.value.0,
+            title: draft.title.value,
+            severity: severity(draft.severity),
+            target: draft.target.target,
+            gpu,
+            settings: draft.target.settings.into_iter().map(|(key, value)| (key, value.0)).collect(),
+            submit,
+            mounts,
+            method,
+            expect,
+            guards,
+            target_names: Vec::new(),
+            file: file.into(),
+            text: text.into(),
+        }
+    }
+
+    fn require_not_empty<T>(&mut self, list: &Placed<Vec<T>>, message: &str) {
+        if list.value.is_empty() && self.is_complete {
+            self.problems.push(list.problem(message));
+        }
+    }
+
+    fn target_name(&mut self, of: NameKind, name: Placed<String>) -> String {
+        self.target_names.push((of, name.clone()));
+        name.value
+    }
+
+    fn mount(&mut self, draft: crate::draft::MountDraft) -> Mount {
+        if self.mounts.insert(draft.place.value.clone(), draft.inodes.is_some()).is_some() {
+            self.problems
+                .push(draft.place.problem(format!("`{}` is mounted a second time", draft.place.value)));
+        }
+        let place = self.target_name(NameKind::Place, draft.place);
+        Mount { place, size: draft.size.0, inodes: draft.inodes }
+    }
+
+    /// A place that must have a mount of its own.
+    fn mounted_place(&mut self, place: Placed<String>, with_inodes: bool) -> String {
+        match (self.mounts.get(&place.value), with_inodes) {
+            (None, _) if self.is_complete => {
+                let help = format!(
+                    "add to `mounts`: {{place: {}, size: 64 MiB{}}}",
+                    place.value,
+                    if with_inodes { ", inodes: 512" } else { "" }
+                );
+                self.problems.push(
+                    place.problem(format!("`{}` is not a file system of its own", place.value)).help(help),
+                );
+            }
+            (Some(false), true) => {
+                self.problems.push(
+                    place
+                        .problem(format!("the mount of `{}` does not limit its inodes", place.value))
+                        .help("add `inodes: 512` to the mount"),
+                );
+            }
+            _ => {}
+        }
+        self.target_name(NameKind::Place, place)
+    }
+
+    fn submit(&mut self, draft: SubmitDraft) -> SubmittedFile {
+        match draft {
+            SubmitDraft::File(name) => SubmittedFile::File(name.0),
+            SubmitDraft::Generate(made) => {
+                self.require_positive(&made.samples, "samples");
+                let kind = self.target_name(NameKind::DataKind, made.kind);
+                SubmittedFile::Generated { kind, samples: made.samples.value, length: made.length }
+            }
+        }
+    }
+
+    fn require_positive(&mut self, number: &Placed<u32>, what: &str) -> u32 {
+        if number.value == 0 {
+            self.problems.push(number.problem(format!("`{what}` is at least 1")));
+        }
+        number.value
+    }
+
+    fn fault(&mut self, draft: FaultDraft, method: crate::problem::SourceSpan) -> Fault {
+        let parts = common_keys(&draft);
+        let max_trials = parts.max_trials.map_or(DEFAULT_MAX_TRIALS, |max| {
+            if !(1..=MAX_TRIALS_LIMIT).contains(&max.value) {
+                self.problems.push(max.problem(format!("`max-trials` is from 1 to {MAX_TRIALS_LIMIT}")));
+            }
+            max.value
+        });
+        self.require_call_trigger(&draft, method);
+        let when = self.trigger(parts.when, &draft);
+        let strike = match parts.persistence {
+            PersistenceDraft::Transient => Persistence::Transient,
+            PersistenceDraft::Persistent => Persistence::Persistent,
+        };
+        let landed_if_said = parts.effective_if.map(|EffectiveIfDraft::Output(pattern)| pattern.0.clone());
+        let until = match parts.until {
+            None | Some(UntilDraft::Never) => Until::Never,
+            Some(UntilDraft::After(time)) => Until::After(time.0),
+            Some(UntilDraft::Output(pattern)) => Until::Output(pattern.0.clone()),
+        };
+        Fault {
+            effect: self.effect(draft, method),
+            when,
+            persistence: strike,
+            until,
+            effective_if_output: landed_if_said,
+            max_trials,
+        }
+    }
+
+    fn trigger(&mut self, draft: Option<&TriggerDraft>, fault: &FaultDraft) -> Trigger {
+        match draft {
+            None | Some(TriggerDraft::Start) => Trigger::Start,
+            Some(TriggerDraft::Step(step)) => Trigger::Step(*step),
+            Some(TriggerDraft::Output(pattern)) => Trigger::Output(pattern.0.clone()),
+            Some(TriggerDraft::After(time)) => Trigger::After(time.0),
+            Some(TriggerDraft::Call(call)) => self.call_trigger(call, fault),
+        }
+    }
+
+    fn call_trigger(&mut self, call: &CallDraft, fault: &FaultDraft) -> Trigger {
+        let fits: Option<fn(FileCallKind) -> bool> = match fault {
+            FaultDraft::ShortCall(_) => {
+                Some(|operation| matches!(operation, FileCallKind::Read | FileCallKind::Write))
+            }
+            FaultDraft::SwapFile(_) => Some(FileCallKind::takes_path),
+            _ => None,
+        };
+        let to = match &call.to {
+            Some(to) if !to.value.is_empty() => to.value.clone(),
+            _ => FileCallKind::MUTATING.to_vec(),
+        };
+        if let Some(wrong) = fits.and_then(|fits| to.iter().find(|operation| !fits(**operation))) {
+            let good: Vec<&str> = FileCallKind::ALL
+                .into_iter()
+                .filter(|one| fits.is_some_and(|fits| fits(*one)))
+                .map(FileCallKind::name)
+                .collect();
+            let message = format!("this fault can't strike at `{}`", wrong.name());
+            let place = call.to.as_ref().map_or(call.at.span, |to| to.span);
+            self.problems.push(
+                Problem::at(place, message).help(format!("write `to` with some of: {}", good.join(", "))),
+            );
+        }
+        Trigger::Call(CallTrigger {
+            kinds: to,
+            paths: call.on.as_ref().map(|on| on.0.compile_matcher()),
+            phase: call.during.as_ref().map(|during| self.target_name(NameKind::Phase, during.clone())),
+            occurrence: call.at.value.0,
+        })
+    }
+
+    /// Some faults are made of a call.
+    fn require_call_trigger(&mut self, draft: &FaultDraft, method: crate::problem::SourceSpan) {
+        let name = match draft {
+            FaultDraft::FailCall(_) => "fail-call",
+            FaultDraft::ShortCall(_) => "short-call",
+            FaultDraft::DelayCall(_) => "delay-call",
+            FaultDraft::SwapFile(_) => "swap-file",
+            FaultDraft::SweepErrno(_) => "sweep-errno",
+            _ => return,
+        };
+        if !matches!(common_keys(draft).when, Some(TriggerDraft::Call(_))) {
+            let problem =
+                Problem::at(method, format!("`{name}` strikes at a file system call, and none is said"));
+            self.problems
+                .push(problem.help("add `when: {call: {to: [write], on: 'checkpoints/**', at: every}}`"));
+        }
+    }
+
+    fn effect(&mut self, draft: FaultDraft, method: crate::problem::SourceSpan) -> Effect {
+        match draft {
+            FaultDraft::Crash(fault) => Effect::Crash {
+                point: fault.point.map(|point| match point {
+                    PointDraft::Before => KillPoint::Before,
+                    PointDraft::Inside => KillPoint::Inside,
+                    PointDraft::After => KillPoint::After,
+                }),
+            },
+            FaultDraft::Terminate(fault) => Effect::Terminate { grace: fault.grace.0 },
+            FaultDraft::FillDisk(fault) => {
+                Effect::FillDisk { place: self.mounted_place(fault.place, false), leave: fault.leave.0 }
+            }
+            FaultDraft::ExhaustInodes(fault) => {
+                Effect::ExhaustInodes { place: self.mounted_place(fault.place, true) }
+            }
+            FaultDraft::ReadOnly(fault) => {
+                Effect::ReadOnly { place: self.target_name(NameKind::Place, fault.place) }
+            }
+            FaultDraft::MemoryLimit(fault) => Effect::MemoryLimit { limit: fault.max.0 },
+            FaultDraft::Plant(fault) => {
+                self.require_not_empty(&fault.files, "no file is planted");
+                let files = fault.files.value.into_iter().map(|file| PlantedFile {
+                    name: file.name.0,
+                    kind: self.data_kind(&file.holds, fault.files.span),
+                });
+                let files = files.collect();
+                Effect::Plant { place: self.target_name(NameKind::Place, fault.place), files }
+            }
+            FaultDraft::Vanish(fault) => {
+                let files = self.require_positive(&fault.files, "files");
+                let kind = self.data_kind(&fault.holds, fault.files.span);
+                Effect::Vanish { place: self.target_name(NameKind::Place, fault.place), files, kind }
+            }
+            FaultDraft::PoisonSample(fault) => {
+                if fault.effective_if.is_none() {
+                    let help = "add `effective-if: {output: ...}`, such as the target's word for a loss that is not finite";
+                    self.problems.push(
+                        fault
+                            .sample
+                            .problem("only the target can show that a poisoned sample landed")
+                            .help(help),
+                    );
+                }
+                Effect::PoisonSample {
+                    sample: self.require_positive(&fault.sample, "sample"),
+                    weight: fault.weight,
+                }
+            }
+            FaultDraft::FailCall(fault) => {
+                self.require_not_empty(&fault.errno, "no errno is named");
+                let errnos = fault.errno.value.iter().map(|errno| errno.0).collect();
+                Effect::FailCall { errnos, performed: fault.performed }
+            }
+            FaultDraft::ShortCall(fault) => {
+                Effect::ShortCall { bytes: self.require_positive(&fault.bytes, "bytes") }
+            }
+            FaultDraft::DelayCall(fault) => Effect::DelayCall { delay: fault.time.0 },
+            FaultDraft::SwapFile(fault) => Effect::SwapFile {
+                replacement: match fault.by {
+                    SwappedDraft::Nothing => Replacement::Nothing,
+                    SwappedDraft::EmptyFile => Replacement::EmptyFile,
+                    SwappedDraft::DanglingLink => Replacement::DanglingLink,
+                },
+            },
+            FaultDraft::SweepErrno(_) => Effect::SweepErrno,
+            FaultDraft::CrashStates(fault) => Effect::CrashStates(self.crash_states(fault)),
+            FaultDraft::GpuError(fault) => self.gpu_error(fault),
+            FaultDraft::GpuHang(fault) => {
+                Effect::GpuHang { calls: self.launch_calls(fault.call, "gpu-hang", method) }
+            }
+            FaultDraft::GpuOverwrite(fault) => Effect::GpuOverwrite {
+                with: fault.with,
+                calls: self.launch_calls(fault.call, "gpu-overwrite", method),
+            },
+            FaultDraft::GpuFlipBit(fault) => Effect::GpuFlipBit { calls: self.gpu_calls(fault.call) },
+            FaultDraft::GpuFragment(fault) => self.gpu_fragment(fault),
+            FaultDraft::GpuState(fault) => self.gpu_state(fault, method),
+        }
+    }
+
+    fn crash_states(&mut self, fault: CrashStatesDraft) -> CrashStates {
+        let of = match fault.of {
+            Some(of) => {
+                self.require_not_empty(&of, "no kind of crash is named");
+                of.value
+            }
+            None => CrashModel::DEFAULTS.to_vec(),
+        };
+        if let Some(depth) = fault.depth.as_ref().filter(|depth| !(1..=2).contains(&depth.value)) {
+            self.problems
+                .push(depth.problem("`depth` is 1 or 2: a crash, or a crash and one more in the recovery"));
+        }
+        CrashStates {
+            models: of,
+            phase: fault.during.map(|during| self.target_name(NameKind::Phase, during)),
+            paths: fault.on.map(|on| on.0.compile_matcher()),
+            in_recovery: fault.depth.is_some_and(|depth| depth.value == 2),
+        }
+    }
+
+    /// A recording begins with the untouched root and ends by itself: nothing may come beside it.
+    fn check_crash_states_alone(&mut self, method: &[Fault], place: crate::problem::SourceSpan) {
+        let records = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if records && method.len() > 1 {
+            let problem = Problem::at(place, "`crash-states` is the only fault of a method");
+            self.problems.push(problem.help("write the other fault into a scenario of its own"));
+        }
+        if records && !self.mounts.is_empty() {
+            let problem = Problem::at(place, "`crash-states` wants all places on one file system");
+            self.problems.push(problem.help("take `mounts` out of this scenario"));
+        }
+    }
+
+    fn data_kind(&mut self, draft: &KindDraft, place: crate::problem::SourceSpan) -> DataKind {
+        match draft {
+            KindDraft::Sound(samples) => DataKind::Sound { samples: *samples },
+            KindDraft::NestedJson(depth) => DataKind::NestedJson { depth: *depth },
+            KindDraft::ExponentialJson(levels) => {
+                if *levels > MAX_JSON_LEVELS {
+                    self.problems.push(Problem::at(
+                        place,
+                        format!("`exponential-json` has at most {MAX_JSON_LEVELS} levels"),
+                    ));
+                }
+                DataKind::ExponentialJson { levels: *levels }
+            }
+            KindDraft::LongNumber(digits) => DataKind::LongNumber { digits: *digits },
+            KindDraft::DuplicateKeys(keys) => DataKind::DuplicateKeys { keys: *keys },
+            KindDraft::LongLine(size) => DataKind::LongLine { size: size.0 },
+        }
+    }
+
+    fn expectation(&mut self, draft: ExpectationDraft, text: &str) -> Expectation {
+        let (modality, fact) = match draft {
+            ExpectationDraft::Always(fact) => (Modality::Always, fact),
+            ExpectationDraft::Sometimes(fact) => (Modality::Sometimes, fact),
+            ExpectationDraft::Reached(fact) => (Modality::Reached, fact),
+        };
+        Expectation { modality, fact: checked_fact(fact), text: text.to_owned() }
+    }
+}
+
+fn checked_fact(draft: FactDraft) -> Fact {
+    match draft {
+        FactDraft::Outcome(outcomes) => Fact::Outcome(outcomes),
+        FactDraft::LostSteps(most) => Fact::LostSteps { max: most.max },
+        FactDraft::SameAsBaseline => Fact::SameAsBaseline,
+        FactDraft::FinalLoss(near) => Fact::FinalLoss { within_percent: near.within.0 },
+        FactDraft::Restarts(most) => Fact::Restarts { max: u32::try_from(most.max).unwrap_or(u32::MAX) },
+        FactDraft::RecoveryTime(most) => Fact::RecoveryTime { max: most.max.0 },
+        FactDraft::PeakMemory(most) => Fact::PeakMemory { max: most.max.0 },
+        FactDraft::Verifies => Fact::Verifies,
+        FactDraft::VerifiesBeforeResume => Fact::VerifiesBeforeResume,
+        FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),
+        FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
+        FactDraft::Output(pattern) => Fact::Output(pattern.0),
+        FactDraft::Files(files) => Fact::Files {
+            matching: files.matching.0.compile_matcher(),
+            containing: files.containing.map(|pattern| pattern.0),
+            min: files.min.unwrap_or(0),
+            max: files.max,
+            before_resume: files.before_resume,
+        },
+    }
+}
+
+fn severity(draft: SeverityDraft) -> Severity {
+    match draft {
+        SeverityDraft::Critical => Severity::Critical,
+        SeverityDraft::Medium => Severity::Medium,
+        SeverityDraft::Low => Severity::Low,
+        SeverityDraft::Extra => Severity::Extra,
+    }
+}
+
+fn common_keys(draft: &FaultDraft) -> Common<'_> {
+    match draft {
+        FaultDraft::Crash(fault) => fault.common(),
+        FaultDraft::Terminate(fault) => fault.common(),
+        FaultDraft::FillDisk(fault) => fault.common(),
+        FaultDraft::ExhaustInodes(fault) => fault.common(),
+        FaultDraft::ReadOnly(fault) => fault.common(),
+        FaultDraft::MemoryLimit(fault) => fault.common(),
+        FaultDraft::Plant(fault) => fault.common(),
+        FaultDraft::Vanish(fault) => fault.common(),
+        FaultDraft::PoisonSample(fault) => fault.common(),
+        FaultDraft::FailCall(fault) => fault.common(),
+        FaultDraft::ShortCall(fault) => fault.common(),
+        FaultDraft::DelayCall(fault) => fault.common(),
+        FaultDraft::SwapFile(fault) => fault.common(),
+        FaultDraft::SweepErrno(fault) => fault.common(),
+        FaultDraft::CrashStates(fault) => fault.common(),
+        FaultDraft::GpuError(fault) => fault.common(),
+        FaultDraft::GpuHang(fault) => fault.common(),
+        FaultDraft::GpuOverwrite(fault) => fault.common(),
+        FaultDraft::GpuFlipBit(fault) => fault.common(),
+        FaultDraft::GpuFragment(fault) => fault.common(),
+        FaultDraft::GpuState(fault) => fault.common(),
+    }
+}
