@@ -1,4 +1,4 @@
-// Every kernel in one translation unit: what NVRTC, and the simulated card's C++ compiler, are given.
+// All kernels as one translation unit. NVRTC compiles it for a GPU, a C++ compiler for the simulated GPU.
 #include "memory.cu"
 #include "norm.cu"
 #include "elementwise.cu"

@@ -1,10 +1,12 @@
-// Causal attention with grouped queries (Ainslie et al. 2023) over packed sequences, for any head size up to 256: a warp for each row,
-// a lane for each of 32 partners, then a lane for each column. Plain arithmetic; `flash.cu` has it on tensor cores for the usual head sizes.
+// Causal attention with grouped queries (Ainslie et al. 2023) over packed sequences, for any head size up to
+// 256. A warp processes one row: first each lane computes the score of one of 32 positions, then each lane
+// sums its columns. This file uses no tensor cores; `flash.cu` does, for the usual head sizes.
 //
-// A row of `qkv` is q[heads * d], k[kv_heads * d], v[kv_heads * d]; sequence s is the rows starts[s] to starts[s + 1].
+// A row of `qkv` is q[heads * d], k[kv_heads * d], v[kv_heads * d]. Sequence s is the rows starts[s] to
+// starts[s + 1].
 #include "device.h"
 
-// Columns of a lane: 32 lanes of them make the largest head, 256.
+// Columns of one lane: 32 lanes cover the largest head size, 256.
 constexpr int COLUMNS = 8;
 
 template <typename T> __device__ __forceinline__ float dot(const T* a, const float* b, int d) {
@@ -72,7 +74,8 @@ extern "C" __global__ void attention_bf16(bf16* out, int ldo, float* lse, const 
     attention(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, head_dim, scale);
 }
 
-// What the softmax's backward pass takes off each row: sum(out * dout), by a warp for each row and head.
+// sum(out * dout) of each row and head, which the backward pass of softmax subtracts. One warp for each row
+// and head.
 template <typename T>
 __device__ void attention_delta(float* delta, const T* out, int ldo, const T* dout, int lddo, int rows, int heads, int d) {
     const int row = blockIdx.x, head = blockIdx.y;
@@ -144,7 +147,8 @@ extern "C" __global__ void attention_backward_q_bf16(bf16* dqkv, int ldd, const 
     attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
 }
 
-// A warp for each key: over the query heads of its group, then over the queries, always in the same order. Shared: WARPS * (2 d + 64) floats.
+// A warp processes one key: it loops over the query heads of its group, then over the queries, always in the
+// same order. Shared: WARPS * (2 d + 64) floats.
 template <typename T>
 __device__ void attention_backward_kv(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
     SHARED_MEMORY(float, shared);

@@ -1,4 +1,5 @@
-// Types and collectives that all kernels share. The same source is compiled by NVRTC for a card and by a C++ compiler for the simulated one.
+// Types and block-wide operations that all kernels share. NVRTC compiles this source for a GPU, and a C++
+// compiler (with SIMGPU_HOST defined) for the simulated GPU.
 #pragma once
 
 #ifdef SIMGPU_HOST
@@ -12,7 +13,7 @@ typedef unsigned long long u64;
 
 #define MINUS_INFINITY __uint_as_float(0xff800000u)
 
-// The upper half of a float. Our own, so that NVRTC needs no header of NVIDIA's.
+// The upper half of a float. Defined here so that NVRTC needs no NVIDIA header.
 struct bf16 {
     unsigned short bits;
 };
@@ -20,7 +21,7 @@ struct bf16 {
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 
-// Round to nearest even; NaN stays NaN.
+// Rounds to nearest even; NaN stays NaN.
 __device__ __forceinline__ bf16 to_bf16(float x) {
     bf16 y;
 #ifdef SIMGPU_HOST
@@ -33,7 +34,7 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
     return y;
 }
 
-// Two in one register, the first in the lower half.
+// Two bf16 values in one register, the first in the lower half.
 __device__ __forceinline__ unsigned pack(float low, float high) {
 #ifdef SIMGPU_HOST
     return to_bf16(low).bits | static_cast<unsigned>(to_bf16(high).bits) << 16;
@@ -48,14 +49,15 @@ template <typename T> __device__ __forceinline__ T narrow(float x);
 template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) { return to_bf16(x); }
 
-// Rows of a tile of queries or keys, and warps of a block, in every kernel of attention.
+// Rows of a tile of queries or keys, and warps of a block, in every attention kernel.
 constexpr int TILE = 64;
 constexpr int WARPS = 4;
 
-// Finite by its bits: fast-math flags can't take it away.
+// Tests the bits, so that fast-math flags can't remove the test.
 __device__ __forceinline__ bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 
-// Sum over the block in a fixed order, the same for every thread. `scratch` holds a value for each thread; the block's size is a power of two.
+// Sum over the block in a fixed order; every thread gets the same result. `scratch` holds a value for each
+// thread. The number of threads of the block must be a power of two.
 template <typename A> __device__ __forceinline__ A block_sum(A value, A* scratch) {
     const int thread = threadIdx.x;
     __syncthreads();
@@ -68,7 +70,7 @@ template <typename A> __device__ __forceinline__ A block_sum(A value, A* scratch
     return scratch[0];
 }
 
-// N floats, as they are calculated with; stored as one element, or as 16 bytes.
+// N floats for calculation. In memory they are one element (N = 1) or 16 bytes.
 template <int N> struct Floats {
     float at[N];
 };
@@ -119,14 +121,16 @@ template <int N> __device__ __forceinline__ void store(bf16* p, const Floats<N>&
 
 template <typename... P> __device__ __forceinline__ bool aligned(const P*... p) { return ((reinterpret_cast<u64>(p) | ...) & 15) == 0; }
 
-// How much of a row is done 16 bytes at a time: `aligned` says whether the rows concerned begin at multiples of 16 bytes. The rest is done one by one.
+// Number of elements of a row that are processed 16 bytes at a time; the rest is processed one by one.
+// `aligned`: all rows concerned begin at multiples of 16 bytes.
 template <typename T> constexpr int VECTOR = 16 / sizeof(T);
 template <typename T> __device__ __forceinline__ int in_vectors(int width, bool aligned) { return aligned ? width / VECTOR<T> * VECTOR<T> : 0; }
 
-// A thread's share of [from, to) when each takes N elements at a time.
+// Loops over a thread's share of [from, to) when each thread processes N elements at a time.
 #define FOR_SHARE(i, N, from, to) for (int i = (from) + threadIdx.x * N; i < (to); i += blockDim.x * N)
 
-// Tensor cores: d += a * b for a warp, [16, 16] * [16, 8], with the PTX ISA's fragments of mma.m16n8k16.
+// Tensor cores: d += a * b for a warp, [16, 16] * [16, 8]. Fragments are those of mma.m16n8k16 in the PTX
+// ISA.
 __device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #ifdef SIMGPU_HOST
     const unsigned b[2] = {b0, b1};
@@ -142,8 +146,9 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[
 __device__ __forceinline__ unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 #endif
 
-// Four 8 x 8 matrices of shared memory, [16, 16] in all. Down first: 0 and 1 one below the other, 2 and 3 right of them, as a left factor
-// wants it. Else 0 and 1 side by side, 2 and 3 below: two right factors whose columns lie as rows.
+// Loads four 8 x 8 matrices from shared memory, [16, 16] in total. With DOWN_FIRST, matrix 1 is below matrix
+// 0 and matrices 2 and 3 are to their right: the layout of a left factor. Otherwise matrix 1 is to the right
+// of matrix 0 and matrices 2 and 3 are below: two right factors whose columns are stored as rows.
 template <bool DOWN_FIRST>
 __device__ __forceinline__ void load_fragments(unsigned (&r)[4], const bf16* tile, int stride, int lane) {
 #ifdef SIMGPU_HOST
@@ -159,7 +164,7 @@ __device__ __forceinline__ void load_fragments(unsigned (&r)[4], const bf16* til
 #endif
 }
 
-// The same, each matrix transposed: the right factor where it lies with its columns side by side.
+// Loads the same four matrices, each transposed: for a right factor that is stored row-major.
 __device__ __forceinline__ void load_transposed(unsigned (&r)[4], const bf16* tile, int stride, int lane) {
 #ifdef SIMGPU_HOST
     for (int m = 0; m < 4; m++) {
@@ -173,7 +178,8 @@ __device__ __forceinline__ void load_transposed(unsigned (&r)[4], const bf16* ti
 #endif
 }
 
-// Begins a copy of 16 bytes into shared memory, or of zeros; both addresses are multiples of 16. `wait_copies` waits for those of its own thread.
+// Begins an asynchronous copy of 16 bytes into shared memory; writes zeros if `there` is false. Both
+// addresses must be multiples of 16. `wait_copies` waits for the copies of its own thread only.
 __device__ __forceinline__ void begin_copy(void* to, const void* from, bool there) {
 #ifdef SIMGPU_HOST
     if (there) memcpy(to, from, 16); else memset(to, 0, 16);

@@ -1,7 +1,8 @@
-// Rotary positions (Su et al. 2021) and SwiGLU (Shazeer 2020).
+// Rotary position embedding (Su et al. 2021) and SwiGLU (Shazeer 2020).
 #include "device.h"
 
-// `table`: cosines [max_position][head_dim / 2], then sines. The second half of a head is turned against the first.
+// `table`: cosines [max_position][head_dim / 2], then sines. Element i of a head's first half is rotated with
+// element i of its second half. `direction` is 1 in the forward pass and -1 in the backward pass.
 template <typename T>
 __device__ void rope(T* x, int ld, const float* table, const int* positions, int rows, int heads, int head_dim, int max_position, float direction) {
     const int row = blockIdx.x;
@@ -39,7 +40,7 @@ template <int N, typename T> __device__ __forceinline__ void swiglu_row(T* out, 
     }
 }
 
-// A row of `gate_up` is the gate, then the other factor.
+// A row of `gate_up` is gate[width], then up[width].
 template <typename T>
 __device__ void swiglu(T* out, int ldo, const T* gate_up, int ld, int rows, int width) {
     const int row = blockIdx.x;

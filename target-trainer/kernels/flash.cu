@@ -1,7 +1,9 @@
-// FlashAttention (Dao 2023) on tensor cores, causal, grouped queries, packed sequences: what `attention.cu` computes, for bf16 and the usual
-// head sizes. A block has 64 rows, each of its four warps 16 of them; scores never leave registers. Sums run in a fixed order: no atomics.
+// FlashAttention (Dao 2023) on tensor cores: causal, grouped queries, packed sequences. Computes the same as
+// `attention.cu`, for bf16 and the usual head sizes. A block processes 64 rows, each of its four warps 16 of
+// them. Scores stay in registers. There are no atomics, so sums have a fixed order.
 //
-// Tiles lie in shared memory with 8 columns too many, so that the 8 rows of a fragment meet 32 different banks.
+// Tiles in shared memory have 8 columns of padding, so that the 8 rows of a fragment are in 32 different
+// banks.
 #include "device.h"
 
 constexpr float LOG2_E = 1.44269504088896340736f;
@@ -9,7 +11,8 @@ constexpr float LN_2 = 0.693147180559945309417f;
 
 template <int D> constexpr int STRIDE = D + 8;
 
-// Where a block works: its sequence, its head, and the keys' and values' places within a row.
+// A block's sequence (first row, number of rows), the query heads for each kv head, and the first column of
+// its query, key and value within a row of `qkv`.
 struct Where {
     int first, length;
     int group, query, key, value;
@@ -27,7 +30,8 @@ template <int D> __device__ __forceinline__ Where where(const int* starts, int h
     return w;
 }
 
-// Begins to copy the rows from `row` on into a tile; rows past the end become zeros. Vectors of 16 bytes where the addresses allow it.
+// Begins to copy ROWS rows, starting at `row`, into a tile. Rows past the end of the sequence become zeros.
+// Copies 16 bytes at a time if the addresses are aligned.
 template <int D, int ROWS = TILE> __device__ __forceinline__ void begin_tile(bf16* tile, const bf16* from, int ld, int row, int length) {
     constexpr int VECTORS = D / 8, STEP = WARPS * 32 / VECTORS;
     const bool vectors = ((reinterpret_cast<u64>(from) | static_cast<u64>(ld) * sizeof(bf16)) & 15) == 0;
@@ -61,13 +65,13 @@ template <int D> __device__ __forceinline__ void clear(float (&sum)[D / 8][4]) {
     }
 }
 
-// The warp's 16 rows of a tile, as left factors.
+// Loads the warp's 16 rows of a tile as left factors.
 template <int D> __device__ __forceinline__ void load_rows(unsigned (&rows)[D / 16][4], const bf16* tile, int warp, int lane) {
 #pragma unroll
     for (int k = 0; k < D / 16; k++) load_fragments<true>(rows[k], tile + warp * 16 * STRIDE<D> + k * 16, STRIDE<D>, lane);
 }
 
-// The warp's rows times 16 rows of a tile: [16, D] * [16, D]^T.
+// d = the warp's rows times 16 rows of a tile: [16, D] * [16, D]^T.
 template <int D> __device__ __forceinline__ void multiply_rows(float (&d)[2][4], const unsigned (&rows)[D / 16][4], const bf16* tile, int lane) {
     clear<16>(d);
 #pragma unroll
@@ -79,7 +83,7 @@ template <int D> __device__ __forceinline__ void multiply_rows(float (&d)[2][4],
     }
 }
 
-// The same with the left factor in shared memory.
+// As `multiply_rows`, with the left factor in shared memory.
 template <int D> __device__ __forceinline__ void multiply_tiles(float (&d)[2][4], const bf16* left, const bf16* right, int lane) {
     clear<16>(d);
 #pragma unroll
@@ -103,7 +107,8 @@ template <int D> __device__ __forceinline__ void mix_rows(float (&sum)[D / 8][4]
     }
 }
 
-// Two products side by side as a left factor: an accumulator's fragment is a left factor's but for the precision.
+// Converts two adjacent products to a left factor. Their fragments have the same layout and differ in
+// precision only.
 __device__ __forceinline__ void as_factor(unsigned (&a)[4], const float (&d)[2][4]) {
     a[0] = pack(d[0][0], d[0][1]);
     a[1] = pack(d[0][2], d[0][3]);
@@ -111,8 +116,9 @@ __device__ __forceinline__ void as_factor(unsigned (&a)[4], const float (&d)[2][
     a[3] = pack(d[1][2], d[1][3]);
 }
 
-// Writes the warp's 16 rows through its part of a tile that nobody reads any more: whole vectors instead of pairs.
-// `low` scales the rows of the fragment's first half, `high` those of its second.
+// Writes the warp's 16 rows to global memory. Goes through the warp's part of a tile that is no longer read,
+// so that it can write 16 bytes at a time instead of pairs. `low` scales rows 0 to 7 of the fragment, `high`
+// rows 8 to 15.
 template <int D>
 __device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length, const float (&sum)[D / 8][4], float low, float high, bf16* tile, int warp, int lane) {
     constexpr int VECTORS = D / 8;
@@ -140,12 +146,12 @@ __device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length
     __syncwarp();
 }
 
-// The running softmax of a lane's two rows, lane / 4 and 8 further on.
+// Running maximum and sum of softmax for a lane's two rows, lane / 4 and lane / 4 + 8.
 struct Softmax {
     float most[2], sum[2];
 };
 
-// Over the four lanes that share a row.
+// Reduces over the four lanes that share a row; `row_sum` does the same for sums.
 __device__ __forceinline__ float row_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
     return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
@@ -156,7 +162,8 @@ __device__ __forceinline__ float row_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Scores in powers of two become weights; what was summed up before fades when a larger score comes.
+// Replaces base-2 scores by softmax weights (not yet divided by their sum). If the maximum grows, rescales
+// the sums so far.
 template <int D> __device__ __forceinline__ void weigh(float (&scores)[TILE / 16][2][4], Softmax& softmax, float (&mixed)[D / 8][4]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -186,8 +193,8 @@ template <int D> __device__ __forceinline__ void weigh(float (&scores)[TILE / 16
     }
 }
 
-// Shared: a tile of keys (the queries before it) and one of values. The values are copied while the scores are computed, the next keys
-// while the values are mixed.
+// Shared: a tile of keys (first used for the queries) and a tile of values. The values are copied while the
+// scores are computed, and the next keys are copied while the values are summed.
 template <int D>
 __device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, float scale) {
     SHARED_MEMORY(bf16, keys);
@@ -217,7 +224,7 @@ __device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16
             for (int i = 0; i < 8; i++) {
                 float& score = scores[part][i / 4][i % 4];
                 const int key = part * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                // Only the last tile has keys that come after a query.
+                // Only the last tile has keys at later positions than a query.
                 score = from == row && key > own + i % 4 / 2 * 8 ? MINUS_INFINITY : score * (scale * LOG2_E);
             }
         }
@@ -235,17 +242,20 @@ __device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16
     float* of_head = lse + static_cast<u64>(head) * rows + w.first + row;
     if (lane % 4 == 0 && row + own < w.length) of_head[own] = softmax.most[0] * LN_2 + logf(low);
     if (lane % 4 == 0 && row + own + 8 < w.length) of_head[own + 8] = softmax.most[1] * LN_2 + logf(high);
-    // The tile of keys is free: all warps have been at the wait that followed their last scores.
+    // The tile of keys can be reused: all warps have passed the barrier after their last scores.
     store_rows<D>(out + static_cast<u64>(w.first) * ldo + head * D, ldo, row, w.length, mixed, 1.0f / low, 1.0f / high, keys, warp, lane);
 }
 
-// Weights and slopes of [16, 16] scores, from the two products; `lse` is in powers of two. Zero where the key comes after the query.
+// Turns the two products of one score, q k^T (in `p`) and dout v^T (in `ds`), into the softmax weight and the
+// gradient of the score. `lse` is base 2. Both results are zero if `seen` is false, that is, if the key is at
+// a later position.
 __device__ __forceinline__ void slopes(float& p, float& ds, float scale, float lse, float delta, bool seen) {
     p = seen ? exp2f(p * (scale * LOG2_E) - lse) : 0.0f;
     ds = p * (ds - delta);
 }
 
-// Shared: a tile of keys (the queries before it) and one of values (the slopes of the output before it).
+// Shared: a tile of keys (first used for the queries) and a tile of values (first used for the gradient of
+// the output).
 template <int D>
 __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, float scale) {
     SHARED_MEMORY(bf16, keys);
@@ -278,7 +288,7 @@ __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16
         tiles_there();
 #pragma unroll 1
         for (int part = 0; part < TILE; part += 16) {
-            // All of these keys come after all of the warp's queries.
+            // All of these keys are at later positions than all of the warp's queries.
             if (from + part > row + warp * 16) break;
             float p[2][4], ds[2][4];
             multiply_rows<D>(p, query, keys + part * STRIDE<D>, lane);
@@ -297,10 +307,11 @@ __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16
     store_rows<D>(dqkv + static_cast<u64>(w.first) * ldd + w.query, ldd, row, w.length, mixed, scale, scale, keys, warp, lane);
 }
 
-// A block has 64 keys and their values and goes over the query heads of its group, then over the tiles of queries.
-// Shared: 64 rows for the tiles of queries and of the output's slopes (the keys before them), 64 rows for the values, then lse and delta of
-// the queries. The values go on to registers, so that the slopes get their place, but for the largest heads, which would have too few
-// registers left: there the two tiles share 64 rows.
+// A block processes 64 keys and their values. It loops over the query heads of its group, then over the tiles
+// of queries. Shared: 64 rows for queries (first used for the keys), 64 rows for the values, then lse and
+// delta of the queries. Small heads keep the values in registers, and the gradient of the output reuses the
+// rows of the values. Large heads have too few registers for that: there queries and gradient share the first
+// 64 rows, 32 rows each.
 template <int D>
 __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, float scale) {
     constexpr bool LARGE = D > 64;
@@ -338,9 +349,9 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
             tiles_there();
 #pragma unroll 1
             for (int part = 0; part < QUERIES; part += 16) {
-                // All of these queries come before all of the warp's keys.
+                // All of these queries are at earlier positions than all of the warp's keys.
                 if (from + part < row + warp * 16) continue;
-                // Transposed: a row is a key, a column a query.
+                // The scores are transposed: a row is a key, a column is a query.
                 float p[2][4], ds[2][4];
                 multiply_rows<D>(p, key, queries + part * STRIDE<D>, lane);
                 if constexpr (LARGE) {

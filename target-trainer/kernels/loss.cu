@@ -1,7 +1,8 @@
 // Cross-entropy fused with its backward pass: a row of logits becomes its gradient in place.
 #include "device.h"
 
-// One pass for both: the highest logit so far and a sum of exponentials, which is rescaled whenever a larger logit comes.
+// Computes the maximum and the sum of exponentials in one pass: the sum is rescaled whenever the maximum
+// grows.
 template <int N, typename T> __device__ __forceinline__ void add_exponentials(float& most, float& sum, const T* logits, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> x = load<N>(logits + i);
@@ -11,7 +12,7 @@ template <int N, typename T> __device__ __forceinline__ void add_exponentials(fl
         if (any) sum *= expf(most - highest);
         for (int k = 0; k < N; k++) {
             if (any) sum += expf(x.at[k] - highest);
-            // A NaN must come through: fmaxf passes it over.
+            // A NaN must reach the result, but fmaxf ignores it.
             if (x.at[k] != x.at[k]) sum = x.at[k];
         }
         most = highest;
@@ -47,7 +48,7 @@ __device__ void cross_entropy(T* logits, int ld, float* losses, const unsigned* 
     const float total = block_sum(highest > MINUS_INFINITY ? sum * expf(most - highest) : sum, scratch);
     const int target = static_cast<int>(targets[row]);
     const float wanted = widen(own[target]), scale = scales[row];
-    // The wanted logit is read by all before it is overwritten by one.
+    // All threads read the target's logit before one of them overwrites it.
     __syncthreads();
     become_gradient<VECTOR<T>>(own, highest, total, target, scale, 0, whole);
     become_gradient<1>(own, highest, total, target, scale, whole, vocabulary);
@@ -62,7 +63,7 @@ extern "C" __global__ void cross_entropy_bf16(bf16* logits, int ld, float* losse
     cross_entropy(logits, ld, losses, targets, scales, rows, vocabulary);
 }
 
-// out[0] += sum(values * weights), one block, in a fixed order.
+// out[0] += sum(values * weights). One block, which sums in a fixed order.
 extern "C" __global__ void weighted_sum(float* out, const float* values, const float* weights, int count) {
     SHARED_MEMORY(double, scratch);
     double part = 0.0;

@@ -1,4 +1,4 @@
-// Look-ups, copies and sums of memory.
+// Embedding look-up, copies of rows and of adapter matrices, checksum, cast.
 #include "device.h"
 
 template <typename T> __device__ __forceinline__ void copy_row(T* to, const T* from, int width) {
@@ -38,7 +38,7 @@ extern "C" __global__ void gather_rows_bf16(bf16* out, int ldo, const bf16* x, i
     gather_rows(out, ldo, x, ldx, which, count, width);
 }
 
-// dx[which[i]] = d[i]; no row twice.
+// dx[which[i]] = d[i]. `which` must not name a row twice.
 template <typename T>
 __device__ void scatter_rows(T* dx, int ldx, const T* d, int ldd, const int* which, int count, int width) {
     const int row = blockIdx.x;
@@ -54,7 +54,8 @@ extern "C" __global__ void scatter_rows_bf16(bf16* dx, int ldx, const bf16* d, i
     scatter_rows(dx, ldx, d, ldd, which, count, width);
 }
 
-// A matrix of the adapter: where it lies in the flat list of parameters, and where its copy lies in device memory.
+// One matrix of the adapter. `from`: offset in the flat list of parameters, in elements. `to`: address of its
+// copy in device memory. The layout is written by `copy_table` in src/model/cuda/frozen_layout.rs.
 struct Block {
     u64 from;
     u64 to;
@@ -78,7 +79,8 @@ extern "C" __global__ void spread_f32(const Block* blocks, const float* params) 
 
 extern "C" __global__ void spread_bf16(const Block* blocks, const float* params) { spread<bf16>(blocks, params); }
 
-// A sum to which every word contributes by its place: one changed bit changes it. Integers, so the order does not matter.
+// Adds sum(words[i] * (2 * (i + salt) + 1)) to `sum`: every factor is odd, so one changed bit changes the
+// sum. The sum is of integers, so the order of blocks does not matter.
 extern "C" __global__ void checksum(u64* sum, const unsigned* words, u64 count, u64 salt) {
     SHARED_MEMORY(u64, scratch);
     u64 part = 0;

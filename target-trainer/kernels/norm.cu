@@ -1,4 +1,5 @@
-// RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * weight, row by row. The weight is frozen.
+// RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * weight, row by row. The weight is frozen
+// and gets no gradient.
 #include "device.h"
 
 template <int N, typename T> __device__ __forceinline__ void add_squares(float& sum, const T* x, int from, int to) {
@@ -49,7 +50,8 @@ template <int N, typename T> __device__ __forceinline__ void add_products(float&
     }
 }
 
-// dx = before + dy * weight * inverse - x * along. `before` may be null, or `dx` itself: each element is read before it is written, by the same thread.
+// dx = before + dy * weight * inverse - x * along. `before` may be null. It may also be `dx` itself, because
+// the same thread reads an element before it writes it.
 template <int N, typename T>
 __device__ __forceinline__ void turn_back(T* dx, const T* before, const T* dy, const T* weight, const T* x, float inverse, float along, int from, int to) {
     FOR_SHARE(i, N, from, to) {

@@ -1,7 +1,8 @@
-// Norm of the gradient and AdamW (Loshchilov and Hutter 2019), each with its check for numbers that are not finite.
+// Norm of the gradient and AdamW (Loshchilov and Hutter 2019). Both set a flag if a number is not finite.
 #include "device.h"
 
-// not_finite: 1 is or'ed in if an element is not finite.
+// Sum of squares of each block's share. Sets bit 0 of `not_finite` if an element of the gradient is not
+// finite.
 extern "C" __global__ void square_sum(double* partial, unsigned* not_finite, const float* g, u64 count) {
     SHARED_MEMORY(double, scratch);
     double part = 0.0;
@@ -24,7 +25,8 @@ extern "C" __global__ void finish_norm(float* norm, const double* partial, int c
     if (threadIdx.x == 0) norm[0] = static_cast<float>(sqrt(total));
 }
 
-// Into other buffers than it reads, so that a step that is not finite is taken back by not swapping them. not_finite: 2 is or'ed in.
+// Writes to other buffers than it reads: the caller discards a step that is not finite by not swapping them.
+// Sets bit 1 of `not_finite` if an updated parameter is not finite.
 extern "C" __global__ void adamw(float* p_out, float* m_out, float* v_out, unsigned* not_finite, const float* p, const float* m, const float* v, const float* g, const float* norm, float rate, float beta1, float beta2, float epsilon, float decay, float clip_norm, float correction1, float correction2, u64 count) {
     const float clip = norm[0] > clip_norm ? clip_norm / norm[0] : 1.0f;
     bool fine = true;

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Gets ptxas from its wheel into the folder given, assembles the committed PTX for two kinds of cards and prints, as a Markdown table, what
-# each kernel takes: registers of a thread, bytes spilled from them, bytes of stack. Fails where a kernel spills.
+# Installs ptxas from its wheel into the given directory and assembles the committed PTX for two GPU
+# architectures. Prints a Markdown table of each kernel's registers for each thread, spilled bytes and stack
+# bytes. Fails if a kernel spills. Does not update registers.md.
+#
+#   ptxas.sh DIRECTORY
 set -euo pipefail
-to=${1:?a folder for the wheel}
+to=${1:?the directory for the wheel}
 ptxas=$to/nvidia/cuda_nvcc/bin/ptxas
 if [[ ! -e $ptxas ]]; then
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: --target "$to" nvidia-cuda-nvcc-cu12==12.8.93 >&2
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+        --only-binary=:all: --target "$to" nvidia-cuda-nvcc-cu12==12.8.93 >&2
     chmod +x "$ptxas"
 fi
 here=$(cd "$(dirname "$0")" && pwd)
-for card in sm_80 sm_90; do
-    "$ptxas" -arch="$card" -v "$here/ptx/kernels.ptx" -o /dev/null 2>&1 | sed "s/^/$card /"
+for arch in sm_80 sm_90; do
+    "$ptxas" -arch="$arch" -v "$here/ptx/kernels.ptx" -o /dev/null 2>&1 | sed "s/^/$arch /"
 done | awk '
     /Function properties for/ { kernel = $NF }
     /Compiling entry function/ { kernel = $0; sub(/.*function \047/, "", kernel); sub(/\047.*/, "", kernel) }
@@ -26,7 +30,9 @@ done | awk '
         print "|---|--:|--:|--:|--:|--:|--:|"
         for (i = 1; i <= count; i++) {
             k = order[i]
-            printf "| `%s` | %d | %d | %d | %d | %d | %d |\n", k, registers[k, "sm_80"], spills[k, "sm_80"], frames[k, "sm_80"], registers[k, "sm_90"], spills[k, "sm_90"], frames[k, "sm_90"]
+            printf "| `%s` | %d | %d | %d | %d | %d | %d |\n", k,
+                registers[k, "sm_80"], spills[k, "sm_80"], frames[k, "sm_80"],
+                registers[k, "sm_90"], spills[k, "sm_90"], frames[k, "sm_90"]
         }
         exit total > 0
     }' | { IFS= read -r head; IFS= read -r rule; printf '%s\n%s\n' "$head" "$rule"; sort; }

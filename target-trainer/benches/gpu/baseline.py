@@ -1,7 +1,10 @@
-"""LoRA training steps of a random Llama with PyTorch, transformers and PEFT: what `run.sh` measures our trainer against.
+"""Times LoRA training steps of a random Llama with PyTorch and PEFT: the reference for `run.sh`.
 
-One line of JSON on standard output. Same shape, rank, sequence, batch and optimizer as `target-trainer bench`: bf16 weights
-and activations, LoRA of all seven projections in f32 under autocast-free bf16 as PEFT makes them, fused AdamW, clipping at 1.0.
+Prints one line of JSON on standard output. Uses the same shape, rank, sequence length, batch and optimizer
+as `target-trainer bench`: bf16 weights and activations without autocast, LoRA on all seven projections as
+PEFT creates it, fused AdamW, gradient clipping at norm 1.0. Needs torch, transformers and peft.
+
+    baseline.py [--shape llama124m] [--sequence 1024] [--batch 8] [--rank 16] [--steps 20] [--compile]
 """
 
 import argparse
@@ -13,9 +16,18 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SHAPES = {
-    "tiny": dict(vocab_size=264, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2),
-    "llama124m": dict(vocab_size=32000, hidden_size=768, intermediate_size=2560, num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=12, tie_word_embeddings=True),
-    "llama1b": dict(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4),
+    "tiny": dict(
+        vocab_size=264, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    ),
+    "llama124m": dict(
+        vocab_size=32000, hidden_size=768, intermediate_size=2560, num_hidden_layers=12,
+        num_attention_heads=12, num_key_value_heads=12, tie_word_embeddings=True,
+    ),
+    "llama1b": dict(
+        vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+        num_attention_heads=32, num_key_value_heads=4,
+    ),
 }
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -33,42 +45,44 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(1)
-    config = LlamaConfig(max_position_embeddings=args.sequence, attn_implementation="sdpa", **SHAPES[args.shape])
+    config = LlamaConfig(
+        max_position_embeddings=args.sequence, attn_implementation="sdpa", **SHAPES[args.shape]
+    )
     device = torch.device(args.device)
     with device:
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=PROJECTIONS, lora_dropout=0.0)
     model = get_peft_model(model, lora)
     model.train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
-    stepping = torch.compile(model) if args.compile else model
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=device.type == "cuda")
+    forward_model = torch.compile(model) if args.compile else model
     tokens = torch.randint(0, config.vocab_size, (args.batch, args.sequence), device=device)
 
     def step() -> float:
-        loss = stepping(input_ids=tokens, labels=tokens).loss
+        loss = forward_model(input_ids=tokens, labels=tokens).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        # As a trainer that logs its loss: our side reads it back at every step too.
+        # A trainer that logs its loss reads it back at every step; `target-trainer bench` does so too.
         return loss.item()
 
     for _ in range(args.warm_up):
         loss = step()
-    times = []
+    durations_s = []
     for _ in range(args.steps):
-        began = time.perf_counter()
+        start = time.perf_counter()
         loss = step()
-        times.append(time.perf_counter() - began)
-    times.sort()
+        durations_s.append(time.perf_counter() - start)
+    durations_s.sort()
     print(
         json.dumps(
             {
                 "who": "torch.compile" if args.compile else "torch eager",
                 "version": torch.__version__,
                 "tokens_per_step": args.batch * args.sequence,
-                "seconds_per_step": times[len(times) // 2],
+                "seconds_per_step": durations_s[len(durations_s) // 2],
                 "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
                 "loss": loss,
             }

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Golden numbers of a tiny random Llama, made with `transformers` and `peft` on the CPU.
+"""Generates the golden files of a tiny random Llama with `transformers` and `peft` on the CPU.
 
-    make_golden.py write DIR           writes base, adapter, logits, loss and LoRA gradients
-    make_golden.py check BASE ADAPTER  loads what the trainer wrote, as others' tools would, and prints its logits' digest
+    make_golden.py write DIR           writes base model, adapter, logits, loss and LoRA gradients
+    make_golden.py check BASE ADAPTER  loads files that the trainer wrote and prints a summary of their logits
 
-The committed files are compared in `tests/golden.rs`. Needs torch, transformers, peft, safetensors.
+`tests/golden.rs` and `tests/cuda` compare the trainer with the committed files. Needs torch, transformers,
+peft and safetensors.
 """
 import json
 import os
@@ -20,7 +21,7 @@ LEARNED_FROM = 5  # tokens from here on are learned, each predicted by the one b
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def write(folder, name, tied):
+def write(directory, name, tied):
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=264, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -33,12 +34,13 @@ def write(folder, name, tied):
                 parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
-    base = os.path.join(folder, name)
+    base = os.path.join(directory, name)
     model.save_pretrained(base, safe_serialization=True)
     for extra in ("generation_config.json",):
         if os.path.exists(os.path.join(base, extra)):
             os.remove(os.path.join(base, extra))
-    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"))
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM")
+    peft = get_peft_model(model, lora)
     with torch.no_grad():
         for parameter_name, parameter in peft.named_parameters():
             if "lora_" in parameter_name:
@@ -52,7 +54,10 @@ def write(folder, name, tied):
     labels[0, :LEARNED_FROM] = -100
     out = peft(input_ids=tokens, labels=labels)
     out.loss.backward()
-    gradients = {n.replace(".default", ""): p.grad.contiguous() for n, p in peft.named_parameters() if p.grad is not None}
+    gradients = {
+        n.replace(".default", ""): p.grad.contiguous()
+        for n, p in peft.named_parameters() if p.grad is not None
+    }
     save_file({"logits": out.logits[0].detach().contiguous()}, os.path.join(base, "logits.safetensors"))
     save_file(gradients, os.path.join(base, "gradients.safetensors"))
     with open(os.path.join(base, "expected.json"), "w") as file:
@@ -64,7 +69,8 @@ def check(base, adapter):
     peft = PeftModel.from_pretrained(model, adapter).eval()
     with torch.no_grad():
         logits = peft(input_ids=torch.tensor([TOKENS])).logits[0]
-    print(json.dumps({"shape": list(logits.shape), "sum": logits.double().sum().item(), "last": logits[-1, :6].tolist()}))
+    total, last = logits.double().sum().item(), logits[-1, :6].tolist()
+    print(json.dumps({"shape": list(logits.shape), "sum": total, "last": last}))
 
 
 if __name__ == "__main__":
