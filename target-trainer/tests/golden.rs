@@ -1,9 +1,7 @@
-//! Our arithmetic against `transformers` and `peft`: `golden/make_golden.py` made the files.
+//! Compares logits, loss and gradients on the CPU with those of `transformers` and `peft`. The files are from
+//! `golden/make_golden.py`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +10,14 @@ use target_trainer::model::{AdapterLayout, BaseModel, TokenizedSample, logits, s
 use target_trainer::store::decode;
 use target_trainer::train::{NamedTensor, Recipe};
 
-/// Largest difference, relative to the largest value.
+/// The largest difference, relative to the largest expected value.
 fn distance(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
-    found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / largest
+    let largest = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
+    found.iter().zip(expected).fold(0f32, |max, (a, b)| max.max((a - b).abs())) / largest
 }
 
+/// The content of one directory of golden files.
 struct GoldenCase {
     dir: PathBuf,
     base: BaseModel,
@@ -45,18 +44,20 @@ impl GoldenCase {
             .map(|token| token.as_u64().unwrap() as u32)
             .collect();
         let learned_from = expected["learned_from"].as_u64().unwrap() as usize;
-        let targets =
-            (learned_from..tokens.len()).map(|at| TargetToken { row: at - 1, token: tokens[at] }).collect();
+        let targets = (learned_from..tokens.len())
+            .map(|index| TargetToken { row: index - 1, token: tokens[index] })
+            .collect();
         let tokens = TokenizedSample { tokens, targets, truncated: false };
         GoldenCase { dir, base, adapter, params, tokens, loss: expected["loss"].as_f64().unwrap() as f32 }
     }
 }
 
+/// Reads a safetensors file.
 fn tensors(path: &Path) -> Vec<NamedTensor> {
     decode(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// 1e-4 relative, as promised.
+/// The tolerance is 1e-4, as documented in `docs/trainer.md`.
 fn check(name: &str) {
     let golden = GoldenCase::read(name);
     let found = logits(&golden.base, &golden.adapter, &golden.params, &golden.tokens.tokens);

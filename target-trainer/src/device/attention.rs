@@ -1,30 +1,34 @@
-//! Causal attention with grouped queries (Ainslie et al. 2023): several query heads share one head of keys and values.
+//! Causal attention with grouped queries (Ainslie et al. 2023): several query heads share one head of keys
+//! and values. Knows no model.
 
 use super::matmul::{Accumulate, matmul_nn, matmul_nt, matmul_tn};
 
-/// Sizes of an attention.
+/// Sizes of an attention operation.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
-    /// Tokens.
+    /// Tokens of the sample.
     pub tokens: usize,
     /// Query heads.
     pub heads: usize,
     /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Elements of a head.
     pub head_dim: usize,
 }
 
 impl AttentionShape {
+    /// Factor of the scores, `1 / sqrt(d)`.
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
+    /// The head of keys and values that a query head uses.
     fn kv_head(&self, head: usize) -> usize {
         head / (self.heads / self.kv_heads)
     }
 }
 
-/// One head's columns out of `x[t, heads * d]`.
+/// Returns one head's columns of `x[t, heads * d]` as `[t, d]`.
 fn gather_head(x: &[f32], heads: usize, head: usize, d: usize) -> Vec<f32> {
     x.chunks_exact(heads * d).flat_map(|row| &row[head * d..(head + 1) * d]).copied().collect()
 }
@@ -36,8 +40,10 @@ fn scatter_head(x: &mut [f32], part: &[f32], heads: usize, head: usize, d: usize
     }
 }
 
-/// Adds the attention's result to `out[t, heads * d]` (zeroes before); gives the probabilities `[heads, t, t]`, which the
-/// backward pass needs. `q[t, heads * d]`, `k` and `v[t, kv_heads * d]`.
+/// Adds the attention output to `out[t, heads * d]`, which must be zero. Returns the probabilities `[heads,
+/// t, t]` for the backward pass.
+///
+/// Shapes: `q[t, heads * d]`, `k` and `v[t, kv_heads * d]`.
 pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<f32> {
     let AttentionShape { tokens: t, heads, kv_heads, head_dim: d } = shape;
     let mut probabilities = vec![0.0; heads * t * t];
@@ -50,34 +56,39 @@ pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], shape: Attent
         );
         matmul_nt(p, &q, &k, (t, t, d), shape.scale(), Accumulate::Replace);
         p.chunks_exact_mut(t).enumerate().for_each(|(row, p)| softmax_causal(p, row));
-        let mut mixed = vec![0.0; t * d];
-        matmul_nn(&mut mixed, p, &v, (t, d, t), 1.0, Accumulate::Replace);
-        scatter_head(out, &mixed, heads, head, d);
+        let mut head_out = vec![0.0; t * d];
+        matmul_nn(&mut head_out, p, &v, (t, d, t), 1.0, Accumulate::Replace);
+        scatter_head(out, &head_out, heads, head, d);
     }
     probabilities
 }
 
-/// Over the positions up to and with `last`; later ones get 0.
+/// Softmax over the positions 0 to `last`. Later positions get probability 0.
 fn softmax_causal(row: &mut [f32], last: usize) {
-    let (seen, unseen) = row.split_at_mut(last + 1);
-    let most = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (visible, masked) = row.split_at_mut(last + 1);
+    let max_score = visible.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
-    for p in seen.iter_mut() {
-        *p = (*p - most).exp();
+    for p in visible.iter_mut() {
+        *p = (*p - max_score).exp();
         sum += *p;
     }
-    seen.iter_mut().for_each(|p| *p /= sum);
-    unseen.fill(0.0);
+    visible.iter_mut().for_each(|p| *p /= sum);
+    masked.fill(0.0);
 }
 
-/// Gradients that an attention hands on.
+/// Gradients of the inputs of an attention operation.
 pub struct AttentionGradients<'a> {
+    /// Gradient of the queries, `[t, heads * d]`.
     pub dq: &'a mut [f32],
+    /// Gradient of the keys, `[t, kv_heads * d]`.
     pub dk: &'a mut [f32],
+    /// Gradient of the values, `[t, kv_heads * d]`.
     pub dv: &'a mut [f32],
 }
 
-/// Adds to `gradients` what `dout[t, heads * d]` asks of them.
+/// Backward pass: adds the gradients that follow from `dout[t, heads * d]` to `gradients`.
+///
+/// `q`, `k`, `v` and `probabilities` are those of the forward pass.
 pub fn attention_backward(
     gradients: AttentionGradients<'_>,
     dout: &[f32],
@@ -94,12 +105,12 @@ pub fn attention_backward(
             gather_head(k, kv_heads, kv, d),
             gather_head(v, kv_heads, kv, d),
         );
-        let dmixed = gather_head(dout, heads, head, d);
+        let dhead_out = gather_head(dout, heads, head, d);
         let mut part = vec![0.0; t * d];
-        matmul_tn(&mut part, p, &dmixed, (t, d, t), 1.0, Accumulate::Replace);
+        matmul_tn(&mut part, p, &dhead_out, (t, d, t), 1.0, Accumulate::Replace);
         scatter_head(dv, &part, kv_heads, kv, d);
         let mut ds = vec![0.0; t * t];
-        matmul_nt(&mut ds, &dmixed, &v, (t, t, d), 1.0, Accumulate::Replace);
+        matmul_nt(&mut ds, &dhead_out, &v, (t, t, d), 1.0, Accumulate::Replace);
         for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
             let dot: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
             ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - dot));

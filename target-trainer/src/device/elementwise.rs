@@ -1,6 +1,6 @@
-//! Look-ups and element by element: embedding, sums, SwiGLU (Shazeer 2020).
+//! Embedding look-up, addition and SwiGLU (Shazeer 2020) on the CPU. Knows no model.
 
-/// `x[t, h]`: the rows of `table[v, h]` that the tokens name.
+/// Writes the rows of `table[v, h]` selected by `tokens[t]` to `x[t, h]`. `width` is `h`.
 pub fn embed(x: &mut [f32], table: &[f32], tokens: &[u32], width: usize) {
     for (row, token) in x.chunks_exact_mut(width).zip(tokens) {
         row.copy_from_slice(&table[*token as usize * width..][..width]);
@@ -23,7 +23,7 @@ pub fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     }
 }
 
-/// Sets `dgate` and `dup` to what `dout` asks of them.
+/// Backward pass of [`swiglu`]: sets `dgate` and `dup` from `dout`, the gradient of the output.
 pub fn swiglu_backward(dgate: &mut [f32], dup: &mut [f32], dout: &[f32], gate: &[f32], up: &[f32]) {
     for ((((dgate, dup), dout), gate), up) in dgate.iter_mut().zip(dup).zip(dout).zip(gate).zip(up) {
         let s = sigmoid(*gate);

@@ -1,6 +1,6 @@
-//! For tests: numbers from a seed, and gradients held against finite differences.
+//! Test support: pseudo-random values, and a comparison of gradients with finite differences.
 
-/// Numbers between -1 and 1.
+/// Pseudo-random values between -1 and 1.
 pub(crate) fn random_values(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
     let mut next = || {
@@ -10,7 +10,7 @@ pub(crate) fn random_values(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// `dx` is the gradient of `sum(forward(x) * dy)`.
+/// Asserts that `dx` is the gradient of `sum(forward(x) * dy)`.
 pub(crate) fn assert_gradient_matches(
     x: &[f32],
     dx: &[f32],
@@ -20,16 +20,21 @@ pub(crate) fn assert_gradient_matches(
     const STEP: f32 = 1e-2;
     let value =
         |x: &[f32]| -> f64 { forward(x).iter().zip(dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum() };
-    for at in 0..x.len() {
-        let moved = |by: f32| {
+    for index in 0..x.len() {
+        let shifted = |delta: f32| {
             let mut x = x.to_vec();
-            x[at] += by;
+            x[index] += delta;
             value(&x)
         };
-        // Fourth order, so that a large step is exact enough and rounding stays small.
-        let slope = (8.0 * (moved(STEP) - moved(-STEP)) - (moved(2.0 * STEP) - moved(-2.0 * STEP)))
+        // A fourth-order difference: a large step is exact enough, and rounding errors stay small.
+        let derivative = (8.0 * (shifted(STEP) - shifted(-STEP))
+            - (shifted(2.0 * STEP) - shifted(-2.0 * STEP)))
             / (12.0 * f64::from(STEP));
-        let error = (slope - f64::from(dx[at])).abs() / (1e-2 + slope.abs());
-        assert!(error < 1e-2, "element {at}: by differences {slope}, by hand {}", dx[at]);
+        let error = (derivative - f64::from(dx[index])).abs() / (1e-2 + derivative.abs());
+        assert!(
+            error < 1e-2,
+            "element {index}: {derivative} by finite differences, {} by the backward pass",
+            dx[index]
+        );
     }
 }

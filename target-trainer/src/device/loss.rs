@@ -1,15 +1,19 @@
-//! Cross-entropy fused with its backward pass; only the rows that are learned ever have logits.
+//! Cross-entropy loss fused with its backward pass. Computes logits only for rows that have a target.
 
 use super::matmul::{Accumulate, matmul_nn, matmul_nt};
 
-/// A row to be learned, and the token that should follow it.
+/// A row of a sample and the token that should follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetToken {
+    /// Index of the row whose next token is learned.
     pub row: usize,
+    /// The token that should follow.
     pub token: u32,
 }
 
-/// Sum over `targets` of the loss, with gradient `scale * d(sum)/dx` added to `dx[t, h]`. `x[t, h]`, `head[v, h]`.
+/// Returns the sum of the losses of `targets` and adds `scale * d(sum)/dx` to `dx[t, h]`.
+///
+/// Shapes: `x[t, h]`, `head[v, h]`; `width` is `h`.
 pub fn cross_entropy(
     dx: &mut [f32],
     x: &[f32],
@@ -19,35 +23,35 @@ pub fn cross_entropy(
     scale: f32,
 ) -> f32 {
     let (rows, vocabulary) = (targets.len(), head.len() / width);
-    let picked: Vec<f32> =
+    let target_rows: Vec<f32> =
         targets.iter().flat_map(|target| &x[target.row * width..][..width]).copied().collect();
     let mut logits = vec![0.0; rows * vocabulary];
-    matmul_nt(&mut logits, &picked, head, (rows, vocabulary, width), 1.0, Accumulate::Replace);
+    matmul_nt(&mut logits, &target_rows, head, (rows, vocabulary, width), 1.0, Accumulate::Replace);
     let mut loss = 0.0;
     for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
         loss += softmax_and_loss(row, target.token as usize);
         row[target.token as usize] -= 1.0;
         row.iter_mut().for_each(|d| *d *= scale);
     }
-    let mut dpicked = vec![0.0; rows * width];
-    matmul_nn(&mut dpicked, &logits, head, (rows, width, vocabulary), 1.0, Accumulate::Replace);
-    for (target, dpicked) in targets.iter().zip(dpicked.chunks_exact(width)) {
-        dx[target.row * width..][..width].iter_mut().zip(dpicked).for_each(|(dx, d)| *dx += d);
+    let mut dtarget_rows = vec![0.0; rows * width];
+    matmul_nn(&mut dtarget_rows, &logits, head, (rows, width, vocabulary), 1.0, Accumulate::Replace);
+    for (target, dtarget_rows) in targets.iter().zip(dtarget_rows.chunks_exact(width)) {
+        dx[target.row * width..][..width].iter_mut().zip(dtarget_rows).for_each(|(dx, d)| *dx += d);
     }
     loss
 }
 
-/// Logits become probabilities; the loss of the one that should be 1.
+/// Replaces logits by probabilities and returns the loss of `token`.
 fn softmax_and_loss(row: &mut [f32], token: usize) -> f32 {
-    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let wanted = row[token] - most;
+    let max_logit = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let target_logit = row[token] - max_logit;
     let mut sum = 0.0;
     for p in row.iter_mut() {
-        *p = (*p - most).exp();
+        *p = (*p - max_logit).exp();
         sum += *p;
     }
     row.iter_mut().for_each(|p| *p /= sum);
-    sum.ln() - wanted
+    sum.ln() - target_logit
 }
 
 #[cfg(test)]
@@ -64,7 +68,7 @@ mod tests {
         assert_gradient_matches(&x, &dx, &[0.5], |x| {
             vec![cross_entropy(&mut [0.0; 12], x, &head, &targets, 4, 1.0)]
         });
-        assert!(dx[4..8].iter().all(|d| *d == 0.0), "a row that is not learned gets no gradient");
+        assert!(dx[4..8].iter().all(|d| *d == 0.0), "a row without a target gets no gradient");
     }
 
     #[test]

@@ -1,30 +1,34 @@
-//! Matrix products, with either factor read across or along.
+//! Matrix products on the CPU, with either factor transposed. Knows no model.
 
 use super::sys::{Strides, checked_gemm};
 
-/// Whether a product replaces what the destination holds, or is added to it.
+/// Whether a product replaces the content of the destination or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulate {
+    /// The product replaces the content.
     Replace,
+    /// The product is added to the content.
     Add,
 }
 
+/// Strides of a row-major matrix with `cols` columns.
 fn row_major(cols: usize) -> Strides {
     Strides { row: cols, col: 1 }
 }
 
+/// Strides of a column-major matrix with `rows` rows.
 fn column_major(rows: usize) -> Strides {
     Strides { row: 1, col: rows }
 }
 
-/// `dst[m, n] (+)= scale * a[m, k] * b[n, k]^T`: a linear layer's forward, with `b` its weight.
+/// `dst[m, n] (+)= scale * a[m, k] * b[n, k]^T`: the forward pass of a linear layer with weight `b`.
 pub fn matmul_nt(
     dst: &mut [f32],
     a: &[f32],
     b: &[f32],
     (m, n, k): (usize, usize, usize),
     scale: f32,
-    how: Accumulate,
+    accumulate: Accumulate,
 ) {
     checked_gemm(
         (m, n, k),
@@ -35,18 +39,18 @@ pub fn matmul_nt(
         b,
         column_major(k),
         scale,
-        how == Accumulate::Add,
+        accumulate == Accumulate::Add,
     );
 }
 
-/// `dst[m, n] (+)= scale * a[m, k] * b[k, n]`: a linear layer's gradient of its input.
+/// `dst[m, n] (+)= scale * a[m, k] * b[k, n]`: the gradient of a linear layer's input.
 pub fn matmul_nn(
     dst: &mut [f32],
     a: &[f32],
     b: &[f32],
     (m, n, k): (usize, usize, usize),
     scale: f32,
-    how: Accumulate,
+    accumulate: Accumulate,
 ) {
     checked_gemm(
         (m, n, k),
@@ -57,18 +61,18 @@ pub fn matmul_nn(
         b,
         row_major(n),
         scale,
-        how == Accumulate::Add,
+        accumulate == Accumulate::Add,
     );
 }
 
-/// `dst[m, n] (+)= scale * a[k, m]^T * b[k, n]`: a linear layer's gradient of its weight.
+/// `dst[m, n] (+)= scale * a[k, m]^T * b[k, n]`: the gradient of a linear layer's weight.
 pub fn matmul_tn(
     dst: &mut [f32],
     a: &[f32],
     b: &[f32],
     (m, n, k): (usize, usize, usize),
     scale: f32,
-    how: Accumulate,
+    accumulate: Accumulate,
 ) {
     checked_gemm(
         (m, n, k),
@@ -79,6 +83,6 @@ pub fn matmul_tn(
         b,
         row_major(n),
         scale,
-        how == Accumulate::Add,
+        accumulate == Accumulate::Add,
     );
 }

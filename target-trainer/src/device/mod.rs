@@ -1,7 +1,8 @@
-//! Operations on numbers, forward and backward, each written out by hand: the CPU's, and those of a card in `cuda`.
+//! Hand-written forward and backward operations on tensors: for the CPU here, for a GPU in `cuda`. Knows no
+//! model and no training.
 //!
-//! Of the CPU's: all tensors are `f32`, row-major; a sample of `t` tokens is a matrix of `t` rows. Each function
-//! runs on one thread and always in the same order: samples, not operations, are what is done in parallel.
+//! CPU tensors are `f32` and row-major; a sample of `t` tokens is a matrix of `t` rows. Each CPU function
+//! runs on one thread and computes in a fixed order. Parallelism is across samples, not within an operation.
 
 mod attention;
 pub mod cuda;
@@ -27,18 +28,21 @@ pub use norm::{rms_norm, rms_norm_backward};
 pub use rope::{Direction, Rope};
 pub use wait_tracker::{ActiveWait, WaitTracker};
 
-/// Where training runs.
+/// A device on which a model is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceId {
+    /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this ordinal, counted from 0.
     Cuda(usize),
 }
 
-/// What weights and activations are stored as on a card. Sums, the adapter and its moments are always f32.
+/// Storage type of weights and activations on a GPU. Sums, the adapter and its moments are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// 32-bit IEEE 754 floats.
     F32,
+    /// bfloat16: the upper half of an f32.
     Bf16,
 }

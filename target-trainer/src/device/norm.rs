@@ -1,6 +1,7 @@
-//! RMSNorm (Zhang and Sennrich 2019): `y = x / sqrt(mean(x^2) + eps) * w`, row by row.
+//! RMSNorm (Zhang and Sennrich 2019) on the CPU: `y = x / sqrt(mean(x^2) + eps) * w`, row by row. Knows no
+//! model.
 
-/// `y[t, h]` from `x[t, h]` and `w[h]`; gives `1 / rms` of each row, which the backward pass needs.
+/// Computes `y[t, h]` from `x[t, h]` and `w[h]`. Returns `1 / rms` of each row, `[t]`, for the backward pass.
 pub fn rms_norm(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     let width = w.len();
     let mut inverse = Vec::with_capacity(x.len() / width);
@@ -15,7 +16,10 @@ pub fn rms_norm(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     inverse
 }
 
-/// Adds to `dx[t, h]` what `dy[t, h]` asks of it. The weight is frozen: it gets no gradient.
+/// Backward pass: adds the gradient that follows from `dy[t, h]` to `dx[t, h]`. The weight is frozen and gets
+/// no gradient.
+///
+/// `inverse` is what [`rms_norm`] returned.
 pub fn rms_norm_backward(dx: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], inverse: &[f32]) {
     let width = w.len();
     for (((dx, dy), x), r) in

@@ -1,17 +1,18 @@
-//! How long somebody has been waiting for the device: a kernel that never ends is noticed by who looks from outside.
+//! Measures how long threads have been waiting for the device. A watchdog thread uses it to detect a kernel
+//! that never ends. Knows nothing of CUDA.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Waits that are going on, of all threads.
+/// The current waits of all threads.
 #[derive(Debug, Default)]
 pub struct WaitTracker {
     next_id: AtomicU64,
     active_waits: Mutex<Vec<(u64, Instant)>>,
 }
 
-/// A wait, until it is dropped.
+/// A wait in progress. It ends when this value is dropped.
 #[must_use = "dropping it ends the wait"]
 #[derive(Debug)]
 pub struct ActiveWait<'a> {
@@ -20,16 +21,17 @@ pub struct ActiveWait<'a> {
 }
 
 impl WaitTracker {
-    /// Every call that may wait for the device is made while the answer lives.
+    /// Marks the start of a call that may block on the device. Keep the returned value until the call has
+    /// returned.
     pub fn begin_wait(&self) -> ActiveWait<'_> {
-        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.active_waits().push((number, Instant::now()));
-        ActiveWait { tracker: self, id: number }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.active_waits().push((id, Instant::now()));
+        ActiveWait { tracker: self, id }
     }
 
-    /// Since when the longest of the waits goes on.
+    /// Returns the duration of the longest current wait, or `None` if no thread is waiting.
     pub fn longest_wait(&self) -> Option<Duration> {
-        self.active_waits().iter().map(|(_, since)| since.elapsed()).max()
+        self.active_waits().iter().map(|(_, start)| start.elapsed()).max()
     }
 
     fn active_waits(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
@@ -39,7 +41,7 @@ impl WaitTracker {
 
 impl Drop for ActiveWait<'_> {
     fn drop(&mut self) {
-        self.tracker.active_waits().retain(|(number, _)| *number != self.id);
+        self.tracker.active_waits().retain(|(id, _)| *id != self.id);
     }
 }
 
@@ -49,16 +51,16 @@ mod tests {
 
     #[test]
     fn longest_wait_is_reported_until_all_waits_end() {
-        let pulse = WaitTracker::default();
-        assert_eq!(pulse.longest_wait(), None);
-        let long = pulse.begin_wait();
+        let tracker = WaitTracker::default();
+        assert_eq!(tracker.longest_wait(), None);
+        let long = tracker.begin_wait();
         std::thread::sleep(Duration::from_millis(20));
-        drop(pulse.begin_wait());
-        let short = pulse.begin_wait();
-        assert!(pulse.longest_wait() >= Some(Duration::from_millis(20)));
+        drop(tracker.begin_wait());
+        let short = tracker.begin_wait();
+        assert!(tracker.longest_wait() >= Some(Duration::from_millis(20)));
         drop(long);
-        assert!(pulse.longest_wait() < Some(Duration::from_millis(20)));
+        assert!(tracker.longest_wait() < Some(Duration::from_millis(20)));
         drop(short);
-        assert_eq!(pulse.longest_wait(), None);
+        assert_eq!(tracker.longest_wait(), None);
     }
 }

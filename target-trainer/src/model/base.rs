@@ -1,4 +1,4 @@
-//! The frozen base: a Hugging Face Llama folder, read and checked.
+//! The frozen base model: reads and checks a Hugging Face Llama directory. Knows no LoRA.
 
 use std::path::{Path, PathBuf};
 
@@ -7,35 +7,43 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::config::ModelConfig;
 use crate::train::Projection;
 
-/// Why a folder is not a base.
+/// Why a directory can't be used as a base model.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseModelError {
+    /// A file can't be read.
     #[error("base: could not read `{path}`: {error}", path = .path.display())]
     Read { path: PathBuf, error: std::io::Error },
+    /// A file is not valid.
     #[error("base: `{path}`: {message}", path = .path.display())]
     Invalid { path: PathBuf, message: String },
 }
 
-/// Weights of one layer, each `[out, in]`.
+/// Weights of one layer. Projections are `[out, in]`.
 #[derive(Debug, Clone)]
 pub(super) struct LayerWeights {
+    /// Weight of the norm before attention, `[hidden]`.
     pub(super) input_norm: Vec<f32>,
+    /// Weight of the norm before the MLP, `[hidden]`.
     pub(super) post_norm: Vec<f32>,
+    /// In the order of [`PROJECTIONS`].
     projections: Vec<Vec<f32>>,
 }
 
-/// A model that is never changed.
+/// The frozen weights of a model, as f32.
 #[derive(Debug, Clone)]
 pub struct BaseModel {
+    /// Sizes and constants.
     pub config: ModelConfig,
+    /// `[vocabulary, hidden]`.
     pub(super) embedding: Vec<f32>,
     pub(super) layers: Vec<LayerWeights>,
+    /// Weight of the final norm, `[hidden]`.
     pub(super) norm: Vec<f32>,
-    /// Empty where the embedding is the head too.
+    /// Empty if the embedding is also the output head.
     head: Vec<f32>,
 }
 
-/// All projections of a layer, in the order in which they are applied.
+/// All projections of a layer, in the order of their application.
 pub(super) const PROJECTIONS: [Projection; 7] = [
     Projection::QProj,
     Projection::KProj,
@@ -46,7 +54,7 @@ pub(super) const PROJECTIONS: [Projection; 7] = [
     Projection::DownProj,
 ];
 
-/// Name of a projection's module within a layer.
+/// The name of a projection's module within a layer.
 pub(super) fn module_name(projection: Projection) -> &'static str {
     match projection {
         Projection::QProj => "self_attn.q_proj",
@@ -60,7 +68,7 @@ pub(super) fn module_name(projection: Projection) -> &'static str {
 }
 
 impl ModelConfig {
-    /// `[out, in]`.
+    /// Shape of a projection's weight, `[out, in]`.
     pub(super) fn projection_shape(&self, projection: Projection) -> (usize, usize) {
         let (heads, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         match projection {
@@ -72,29 +80,30 @@ impl ModelConfig {
         }
     }
 
-    /// Names and shapes of all tensors of a base.
+    /// Names and shapes of all tensors of a base model.
     pub(super) fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
         for layer in 0..self.layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            all.push((name("input_layernorm"), vec![self.hidden]));
-            all.push((name("post_attention_layernorm"), vec![self.hidden]));
-            all.extend(PROJECTIONS.map(|projection| {
+            let name = |module: &str| format!("model.layers.{layer}.{module}.weight");
+            tensors.push((name("input_layernorm"), vec![self.hidden]));
+            tensors.push((name("post_attention_layernorm"), vec![self.hidden]));
+            tensors.extend(PROJECTIONS.map(|projection| {
                 (
                     name(module_name(projection)),
                     Vec::from(<[usize; 2]>::from(self.projection_shape(projection))),
                 )
             }));
         }
-        all.push(("model.norm.weight".to_owned(), vec![self.hidden]));
+        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden]));
         if !self.tied_embeddings {
-            all.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
+            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
         }
-        all
+        tensors
     }
 }
 
 impl LayerWeights {
+    /// Weight of a projection, `[out, in]`.
     pub(super) fn weight(&self, projection: Projection) -> &[f32] {
         PROJECTIONS
             .iter()
@@ -105,10 +114,14 @@ impl LayerWeights {
 }
 
 impl BaseModel {
-    /// Reads `config.json` and `model.safetensors`.
-    pub fn read(folder: &Path) -> Result<BaseModel, BaseModelError> {
+    /// Reads `config.json` and `model.safetensors` from `dir`.
+    ///
+    /// # Errors
+    ///
+    /// If a file can't be read, or if its content is not a supported Llama model.
+    pub fn read(dir: &Path) -> Result<BaseModel, BaseModelError> {
         let read = |name: &str| {
-            let path = folder.join(name);
+            let path = dir.join(name);
             std::fs::read(&path)
                 .map_err(|error| BaseModelError::Read { path: path.clone(), error })
                 .map(|bytes| (path, bytes))
@@ -120,7 +133,11 @@ impl BaseModel {
         BaseModel::from_bytes(config, &bytes).map_err(invalid(path))
     }
 
-    /// From a safetensors file's bytes.
+    /// Creates a base model from the bytes of a safetensors file.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not a safetensors file, or if a tensor is missing or has the wrong shape or type.
     pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, String> {
         let file =
             SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
@@ -135,14 +152,14 @@ impl BaseModel {
         Ok(BaseModel::from_tensors(config, tensors))
     }
 
-    /// As [`preset`](super::preset) has it, without a file.
+    /// Creates a random base model, the same as [`preset_files`](super::preset_files) writes for this seed.
     pub fn random(config: ModelConfig, seed: u64) -> BaseModel {
         let tensors =
             super::preset::random_tensors(&config, seed).into_iter().map(|tensor| tensor.data).collect();
         BaseModel::from_tensors(config, tensors)
     }
 
-    /// In the order of [`Config::tensors`].
+    /// `tensors` must be in the order of [`ModelConfig::tensor_shapes`].
     fn from_tensors(config: ModelConfig, tensors: Vec<Vec<f32>>) -> BaseModel {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
@@ -156,13 +173,13 @@ impl BaseModel {
         BaseModel { embedding, layers, norm: next(), head: next(), config }
     }
 
-    /// `[vocabulary, hidden]`.
+    /// Weight of the output head, `[vocabulary, hidden]`.
     pub(super) fn head(&self) -> &[f32] {
         if self.config.tied_embeddings { &self.embedding } else { &self.head }
     }
 }
 
-/// As `f32`; the half types widen without loss.
+/// Converts a tensor to f32. The half-precision types convert without loss.
 fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
     let data = view.data();
     let pairs = || data.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
@@ -170,11 +187,11 @@ fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
         Dtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         Dtype::BF16 => Ok(pairs().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
         Dtype::F16 => Ok(pairs().map(half_to_single).collect()),
-        other => Err(format!("tensor `{name}` has type {other:?}; known are F32, BF16, F16")),
+        other => Err(format!("tensor `{name}` has type {other:?}; supported are F32, BF16 and F16")),
     }
 }
 
-/// IEEE 754 binary16 to binary32.
+/// Converts IEEE 754 binary16 to binary32.
 fn half_to_single(bits: u16) -> f32 {
     let sign = if bits & 0x8000 != 0 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from((bits >> 10) & 0x1f), f32::from(bits & 0x3ff));

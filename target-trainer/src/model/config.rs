@@ -1,23 +1,33 @@
-//! `config.json` as Hugging Face writes it for Llama: the keys that decide the arithmetic.
+//! The keys of Hugging Face's Llama `config.json` that affect the computation. Knows no weights.
 
 use serde::Deserialize;
 
-/// Shape and constants of a model.
+/// Sizes and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// Number of tokens.
     pub vocabulary: usize,
+    /// Elements of the residual stream.
     pub hidden: usize,
+    /// Elements of the MLP's hidden layer.
     pub intermediate: usize,
+    /// Number of decoder layers.
     pub layers: usize,
+    /// Query heads.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Elements of a head; even.
     pub head_dim: usize,
+    /// Epsilon of RMSNorm.
     pub norm_eps: f32,
+    /// Base of the rotary frequencies.
     pub rope_theta: f32,
-    /// The embedding is the output head too.
+    /// Whether the embedding is also the output head.
     pub tied_embeddings: bool,
 }
 
+/// The keys as they are in the file.
 #[derive(Deserialize)]
 struct ConfigDraft {
     vocab_size: usize,
@@ -38,6 +48,7 @@ struct ConfigDraft {
     mlp_bias: bool,
 }
 
+/// The nested form of the keys for the rotary position embedding.
 #[derive(Deserialize)]
 struct RopeParameters {
     rope_theta: Option<f32>,
@@ -45,16 +56,20 @@ struct RopeParameters {
 }
 
 impl ModelConfig {
-    /// The error says what is wrong, without naming the file.
+    /// Parses and checks the text of a `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong, without the name of the file.
     pub fn parse(text: &str) -> Result<ModelConfig, String> {
         let draft: ConfigDraft = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let kind =
             draft.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
         if kind != "default" {
-            return Err(format!("rope_type `{kind}` is not known; known is `default`"));
+            return Err(format!("rope_type `{kind}` is not supported; use `default`"));
         }
         if draft.attention_bias || draft.mlp_bias {
-            return Err("projections with a bias are not known".into());
+            return Err("projections with a bias are not supported".into());
         }
         let nested = draft.rope_parameters.and_then(|rope| rope.rope_theta);
         let heads = draft.num_attention_heads;
@@ -73,8 +88,9 @@ impl ModelConfig {
         config.validated()
     }
 
+    /// Checks that all sizes are in range.
     fn validated(self) -> Result<ModelConfig, String> {
-        const MOST: usize = 1 << 20;
+        const MAX_SIZE: usize = 1 << 20;
         let sizes = [
             self.vocabulary,
             self.hidden,
@@ -84,31 +100,31 @@ impl ModelConfig {
             self.kv_heads,
             self.head_dim,
         ];
-        if sizes.iter().any(|size| !(1..=MOST).contains(size)) {
-            return Err(format!("a size is not between 1 and {MOST}"));
+        if sizes.iter().any(|size| !(1..=MAX_SIZE).contains(size)) {
+            return Err(format!("a size is not between 1 and {MAX_SIZE}"));
         }
-        // Tokens are bytes and two marks: a smaller table would be read beyond its end.
-        let least = super::EOS as usize + 1;
-        if self.vocabulary < least {
+        // Tokens are bytes, BOS and EOS. With a smaller table, the embedding look-up would read past its end.
+        let min_vocabulary = super::EOS as usize + 1;
+        if self.vocabulary < min_vocabulary {
             return Err(format!(
-                "vocab_size {} is too small: tokens go up to {}",
+                "vocab_size {} is too small: the largest token is {}",
                 self.vocabulary,
-                least - 1
+                min_vocabulary - 1
             ));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
-                "{} heads can't share {} heads of keys and values",
+                "num_attention_heads {} is not a multiple of num_key_value_heads {}",
                 self.heads, self.kv_heads
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim {} is odd", self.head_dim));
+            return Err(format!("head_dim {} is odd; it must be even", self.head_dim));
         }
         Ok(self)
     }
 
-    /// `config.json` for this model.
+    /// Returns the text of `config.json` for this model.
     pub fn to_json(&self) -> String {
         let json = serde_json::json!({
             "architectures": ["LlamaForCausalLM"],
@@ -141,13 +157,14 @@ mod tests {
     fn a_vocabulary_smaller_than_the_tokenizers_is_rejected() {
         let config = |vocabulary: u32| {
             format!(
-                r#"{{"vocab_size":{vocabulary},"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"rms_norm_eps":1e-5}}"#
+                r#"{{"vocab_size":{vocabulary},"hidden_size":8,"intermediate_size":8,
+                "num_hidden_layers":1,"num_attention_heads":2,"rms_norm_eps":1e-5}}"#
             )
         };
         assert!(ModelConfig::parse(&config(258)).is_ok());
         assert_eq!(
             ModelConfig::parse(&config(257)).unwrap_err(),
-            "vocab_size 257 is too small: tokens go up to 257"
+            "vocab_size 257 is too small: the largest token is 257"
         );
     }
 }

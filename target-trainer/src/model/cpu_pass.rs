@@ -1,4 +1,5 @@
-//! One sample through the model and back. Single-threaded, with buffers of its own: the unit of parallelism.
+//! Forward and backward pass of one sample on the CPU. A pass is single-threaded and has its own buffers, so
+//! passes of different samples can run in parallel. Knows no optimizer.
 
 use super::base::{BaseModel, LayerWeights};
 use super::lora::{AdapterLayout, LoraSlot};
@@ -10,16 +11,18 @@ use crate::device::{
 };
 use crate::train::Projection;
 
-/// Base and adapter, for one pass.
+/// Model and parameters for the pass of one sample.
 #[derive(Clone, Copy)]
 struct SamplePass<'a> {
     base: &'a BaseModel,
     adapter: &'a AdapterLayout,
     params: &'a [f32],
+    /// Number of tokens of the sample.
     tokens: usize,
 }
 
-/// What a layer's forward pass keeps for its backward pass.
+/// Activations that a layer's backward pass needs from its forward pass. `*_inverse` is `1 / rms` of each
+/// row.
 struct LayerActivations {
     input: Vec<f32>,
     input_inverse: Vec<f32>,
@@ -52,7 +55,7 @@ impl SamplePass<'_> {
         Rope::new(self.base.config.head_dim, self.base.config.rope_theta)
     }
 
-    /// `x[t, in] W^T`, and the LoRA matrices' part where there are some.
+    /// Returns `x[t, in] W^T`, plus `scale x A^T B^T` if the projection has LoRA matrices.
     fn project(&self, layer: usize, projection: Projection, x: &[f32]) -> Vec<f32> {
         let (outputs, inputs) = self.base.config.projection_shape(projection);
         let (t, r) = (self.tokens, self.adapter.rank);
@@ -79,7 +82,7 @@ impl SamplePass<'_> {
         y
     }
 
-    /// `x A^T`.
+    /// Returns `x A^T`.
     fn lora_down(&self, slot: LoraSlot, x: &[f32]) -> Vec<f32> {
         let (a, _) = self.adapter.matrices(slot, self.params);
         let mut u = vec![0.0; self.tokens * self.adapter.rank];
@@ -87,7 +90,8 @@ impl SamplePass<'_> {
         u
     }
 
-    /// Adds to `dx` and to the gradient of the LoRA matrices what `dy` asks of them; the frozen weight gets none.
+    /// Backward pass of [`SamplePass::project`]: adds to `dx` and to the gradient of the LoRA matrices. The
+    /// frozen weight gets no gradient.
     fn project_backward(
         &self,
         layer: usize,
@@ -118,33 +122,34 @@ impl SamplePass<'_> {
         matmul_nn(dx, &du, a, (t, inputs, r), 1.0, Accumulate::Add);
     }
 
+    /// RMSNorm of `x`. Also returns `1 / rms` of each row.
     fn norm(&self, x: &[f32], weight: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut y = vec![0.0; x.len()];
         let inverse = rms_norm(&mut y, x, weight, self.base.config.norm_eps);
         (y, inverse)
     }
 
-    /// `x` becomes the layer's output.
-    fn layer(&self, number: usize, x: &mut [f32]) -> LayerActivations {
-        let LayerWeights { input_norm, post_norm, .. } = &self.base.layers[number];
+    /// Replaces `x`, the layer's input, by its output.
+    fn layer(&self, index: usize, x: &mut [f32]) -> LayerActivations {
+        let LayerWeights { input_norm, post_norm, .. } = &self.base.layers[index];
         let config = &self.base.config;
         let input = x.to_vec();
         let (normed, input_inverse) = self.norm(x, input_norm);
-        let mut q = self.project(number, Projection::QProj, &normed);
-        let mut k = self.project(number, Projection::KProj, &normed);
-        let v = self.project(number, Projection::VProj, &normed);
+        let mut q = self.project(index, Projection::QProj, &normed);
+        let mut k = self.project(index, Projection::KProj, &normed);
+        let v = self.project(index, Projection::VProj, &normed);
         self.rope().rotate(&mut q, config.heads, Direction::Forward);
         self.rope().rotate(&mut k, config.kv_heads, Direction::Forward);
-        let mut mixed = vec![0.0; q.len()];
-        let probabilities = attention(&mut mixed, &q, &k, &v, self.attention_shape());
-        add(x, &self.project(number, Projection::OProj, &mixed));
-        let middle = x.to_vec();
-        let (post_normed, middle_inverse) = self.norm(x, post_norm);
-        let gate = self.project(number, Projection::GateProj, &post_normed);
-        let up = self.project(number, Projection::UpProj, &post_normed);
-        let mut active = vec![0.0; gate.len()];
-        swiglu(&mut active, &gate, &up);
-        add(x, &self.project(number, Projection::DownProj, &active));
+        let mut attention_output = vec![0.0; q.len()];
+        let probabilities = attention(&mut attention_output, &q, &k, &v, self.attention_shape());
+        add(x, &self.project(index, Projection::OProj, &attention_output));
+        let after_attention = x.to_vec();
+        let (post_normed, after_attention_inverse) = self.norm(x, post_norm);
+        let gate = self.project(index, Projection::GateProj, &post_normed);
+        let up = self.project(index, Projection::UpProj, &post_normed);
+        let mut swiglu_output = vec![0.0; gate.len()];
+        swiglu(&mut swiglu_output, &gate, &up);
+        add(x, &self.project(index, Projection::DownProj, &swiglu_output));
         LayerActivations {
             input,
             input_inverse,
@@ -153,136 +158,174 @@ impl SamplePass<'_> {
             k,
             v,
             probabilities,
-            attention_output: mixed,
-            after_attention: middle,
-            after_attention_inverse: middle_inverse,
+            attention_output,
+            after_attention,
+            after_attention_inverse,
             post_normed,
             gate,
             up,
-            swiglu_output: active,
+            swiglu_output,
         }
     }
 
-    /// `dx` of the layer's output becomes that of its input.
-    fn layer_backward(&self, number: usize, dx: &mut [f32], kept: &LayerActivations, gradient: &mut [f32]) {
-        self.mlp_backward(number, dx, kept, gradient);
+    /// Replaces `dx`, the gradient of the layer's output, by the gradient of its input.
+    fn layer_backward(
+        &self,
+        index: usize,
+        dx: &mut [f32],
+        activations: &LayerActivations,
+        gradient: &mut [f32],
+    ) {
+        self.mlp_backward(index, dx, activations, gradient);
         let config = &self.base.config;
-        let mut dmixed = vec![0.0; kept.attention_output.len()];
-        self.project_backward(number, Projection::OProj, &mut dmixed, dx, &kept.attention_output, gradient);
+        let mut dattention_output = vec![0.0; activations.attention_output.len()];
+        self.project_backward(
+            index,
+            Projection::OProj,
+            &mut dattention_output,
+            dx,
+            &activations.attention_output,
+            gradient,
+        );
         let (mut dq, mut dk, mut dv) =
-            (vec![0.0; kept.q.len()], vec![0.0; kept.k.len()], vec![0.0; kept.v.len()]);
+            (vec![0.0; activations.q.len()], vec![0.0; activations.k.len()], vec![0.0; activations.v.len()]);
         let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
         attention_backward(
             gradients,
-            &dmixed,
-            (&kept.q, &kept.k, &kept.v),
-            &kept.probabilities,
+            &dattention_output,
+            (&activations.q, &activations.k, &activations.v),
+            &activations.probabilities,
             self.attention_shape(),
         );
         self.rope().rotate(&mut dq, config.heads, Direction::Backward);
         self.rope().rotate(&mut dk, config.kv_heads, Direction::Backward);
-        let mut dnormed = vec![0.0; kept.normed.len()];
+        let mut dnormed = vec![0.0; activations.normed.len()];
         for (projection, dy) in [(Projection::QProj, &dq), (Projection::KProj, &dk), (Projection::VProj, &dv)]
         {
-            self.project_backward(number, projection, &mut dnormed, dy, &kept.normed, gradient);
+            self.project_backward(index, projection, &mut dnormed, dy, &activations.normed, gradient);
         }
         rms_norm_backward(
             dx,
             &dnormed,
-            &kept.input,
-            &self.base.layers[number].input_norm,
-            &kept.input_inverse,
+            &activations.input,
+            &self.base.layers[index].input_norm,
+            &activations.input_inverse,
         );
     }
 
-    fn mlp_backward(&self, number: usize, dx: &mut [f32], kept: &LayerActivations, gradient: &mut [f32]) {
-        let mut dactive = vec![0.0; kept.swiglu_output.len()];
-        self.project_backward(number, Projection::DownProj, &mut dactive, dx, &kept.swiglu_output, gradient);
-        let (mut dgate, mut dup) = (vec![0.0; kept.gate.len()], vec![0.0; kept.up.len()]);
-        swiglu_backward(&mut dgate, &mut dup, &dactive, &kept.gate, &kept.up);
-        let mut dnormed = vec![0.0; kept.post_normed.len()];
+    /// Backward pass of the MLP and its norm: adds to `dx`.
+    fn mlp_backward(
+        &self,
+        index: usize,
+        dx: &mut [f32],
+        activations: &LayerActivations,
+        gradient: &mut [f32],
+    ) {
+        let mut dswiglu_output = vec![0.0; activations.swiglu_output.len()];
         self.project_backward(
-            number,
+            index,
+            Projection::DownProj,
+            &mut dswiglu_output,
+            dx,
+            &activations.swiglu_output,
+            gradient,
+        );
+        let (mut dgate, mut dup) = (vec![0.0; activations.gate.len()], vec![0.0; activations.up.len()]);
+        swiglu_backward(&mut dgate, &mut dup, &dswiglu_output, &activations.gate, &activations.up);
+        let mut dnormed = vec![0.0; activations.post_normed.len()];
+        self.project_backward(
+            index,
             Projection::GateProj,
             &mut dnormed,
             &dgate,
-            &kept.post_normed,
+            &activations.post_normed,
             gradient,
         );
-        self.project_backward(number, Projection::UpProj, &mut dnormed, &dup, &kept.post_normed, gradient);
+        self.project_backward(
+            index,
+            Projection::UpProj,
+            &mut dnormed,
+            &dup,
+            &activations.post_normed,
+            gradient,
+        );
         rms_norm_backward(
             dx,
             &dnormed,
-            &kept.after_attention,
-            &self.base.layers[number].post_norm,
-            &kept.after_attention_inverse,
+            &activations.after_attention,
+            &self.base.layers[index].post_norm,
+            &activations.after_attention_inverse,
         );
     }
 
-    /// Through all layers; what each kept, and the residual stream at the end.
+    /// Runs all layers. Returns the residual stream at the end and each layer's activations.
     fn forward(&self, tokens: &[u32]) -> (Vec<f32>, Vec<LayerActivations>) {
         let width = self.base.config.hidden;
         let mut x = vec![0.0; tokens.len() * width];
         embed(&mut x, &self.base.embedding, tokens, width);
-        let kept = (0..self.base.config.layers).map(|number| self.layer(number, &mut x)).collect();
-        (x, kept)
+        let activations = (0..self.base.config.layers).map(|index| self.layer(index, &mut x)).collect();
+        (x, activations)
     }
 }
 
-/// Sum of the sample's losses, and `scale` times its gradient, as long as the adapter's parameters.
+/// Returns the sum of the sample's losses, and `scale` times its gradient for each adapter parameter.
 pub fn sample_loss_and_gradient(
     base: &BaseModel,
     adapter: &AdapterLayout,
     params: &[f32],
-    tokens: &TokenizedSample,
+    sample: &TokenizedSample,
     scale: f32,
 ) -> (f32, Vec<f32>) {
     let mut gradient = vec![0.0; adapter.param_count()];
-    if tokens.targets.is_empty() {
+    if sample.targets.is_empty() {
         return (0.0, gradient);
     }
-    let net = SamplePass { base, adapter, params, tokens: tokens.tokens.len() };
-    let (x, kept) = net.forward(&tokens.tokens);
-    let (normed, inverse) = net.norm(&x, &base.norm);
+    let pass = SamplePass { base, adapter, params, tokens: sample.tokens.len() };
+    let (x, activations) = pass.forward(&sample.tokens);
+    let (normed, inverse) = pass.norm(&x, &base.norm);
     let mut dnormed = vec![0.0; x.len()];
-    let loss = cross_entropy(&mut dnormed, &normed, base.head(), &tokens.targets, base.config.hidden, scale);
+    let loss = cross_entropy(&mut dnormed, &normed, base.head(), &sample.targets, base.config.hidden, scale);
     let mut dx = vec![0.0; x.len()];
     rms_norm_backward(&mut dx, &dnormed, &x, &base.norm, &inverse);
-    for (number, kept) in kept.iter().enumerate().rev() {
-        net.layer_backward(number, &mut dx, kept, &mut gradient);
+    for (index, layer_activations) in activations.iter().enumerate().rev() {
+        pass.layer_backward(index, &mut dx, layer_activations, &mut gradient);
     }
     (loss, gradient)
 }
 
-/// `[t, vocabulary]`.
+/// Returns the logits of all tokens, `[t, vocabulary]`.
 pub fn logits(base: &BaseModel, adapter: &AdapterLayout, params: &[f32], tokens: &[u32]) -> Vec<f32> {
-    let net = SamplePass { base, adapter, params, tokens: tokens.len() };
-    let (x, _) = net.forward(tokens);
-    let (normed, _) = net.norm(&x, &base.norm);
+    let pass = SamplePass { base, adapter, params, tokens: tokens.len() };
+    let (x, _) = pass.forward(tokens);
+    let (normed, _) = pass.norm(&x, &base.norm);
     let (t, v, h) = (tokens.len(), base.config.vocabulary, base.config.hidden);
     let mut logits = vec![0.0; t * v];
     matmul_nt(&mut logits, &normed, base.head(), (t, v, h), 1.0, Accumulate::Replace);
     logits
 }
 
-/// The likeliest continuation of a prompt, token by token, at most `most` bytes.
+/// Generates a continuation of `prompt` by greedy decoding: at most `max_bytes` bytes, ending at the first
+/// token that is not a byte.
 pub fn generate_greedy(
     base: &BaseModel,
     adapter: &AdapterLayout,
     params: &[f32],
     prompt: &str,
-    most: usize,
+    max_bytes: usize,
 ) -> Vec<u8> {
     let mut tokens: Vec<u32> = std::iter::once(BOS).chain(prompt.bytes().map(u32::from)).collect();
-    let mut said = Vec::new();
-    while said.len() < most {
-        let all = logits(base, adapter, params, &tokens);
-        let last = &all[all.len() - base.config.vocabulary..];
-        let best =
-            last.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(EOS, |(token, _)| token as u32);
-        let Ok(byte) = u8::try_from(best) else { break };
-        said.push(byte);
-        tokens.push(best);
+    let mut output = Vec::new();
+    while output.len() < max_bytes {
+        let all_logits = logits(base, adapter, params, &tokens);
+        let last_row = &all_logits[all_logits.len() - base.config.vocabulary..];
+        let best_token = last_row
+            .iter()
+            .enumerate()
+            .max_by(|a, b| a.1.total_cmp(b.1))
+            .map_or(EOS, |(token, _)| token as u32);
+        let Ok(byte) = u8::try_from(best_token) else { break };
+        output.push(byte);
+        tokens.push(best_token);
     }
-    said
+    output
 }

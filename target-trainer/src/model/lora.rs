@@ -1,34 +1,39 @@
-//! LoRA matrices (Hu et al. 2021): all parameters of an adapter in one flat list, so that sums, norms and updates are
-//! single passes.
+//! Layout of an adapter's LoRA matrices (Hu et al. 2021). All parameters are in one flat list, so that sums,
+//! norms and updates are single passes. Holds no parameters itself.
 
 use super::base::{PROJECTIONS, module_name};
 use super::config::ModelConfig;
 use crate::random::Random;
 use crate::train::{NamedTensor, Projection, Recipe};
 
-/// Where one projection's matrices lie in the flat list.
+/// The position of one projection's matrices in the flat list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LoraSlot {
     layer: usize,
     projection: Projection,
-    /// `[rank, in]` from here, then `[out, rank]`.
+    /// Index of the first element of A `[rank, in]`; B `[out, rank]` follows it.
     pub(super) offset: usize,
+    /// Elements of an input row.
     pub(super) inputs: usize,
+    /// Elements of an output row.
     pub(super) outputs: usize,
 }
 
-/// The layout of an adapter.
+/// Positions and shapes of all LoRA matrices of an adapter.
 #[derive(Debug, Clone)]
 pub struct AdapterLayout {
+    /// Rank of the matrices.
     pub(super) rank: usize,
+    /// Factor of the LoRA part of a projection, `alpha / rank`.
     pub(super) scale: f32,
     slots: Vec<LoraSlot>,
     param_count: usize,
 }
 
 impl AdapterLayout {
+    /// The layout for a model, with LoRA matrices on the projections that the recipe names.
     pub fn new(config: &ModelConfig, recipe: &Recipe) -> AdapterLayout {
-        let mut adapter = AdapterLayout {
+        let mut layout = AdapterLayout {
             rank: recipe.rank,
             scale: recipe.alpha / recipe.rank as f32,
             slots: Vec::new(),
@@ -38,25 +43,25 @@ impl AdapterLayout {
             for projection in PROJECTIONS.into_iter().filter(|projection| recipe.targets.contains(projection))
             {
                 let (outputs, inputs) = config.projection_shape(projection);
-                adapter.slots.push(LoraSlot {
+                layout.slots.push(LoraSlot {
                     layer,
                     projection,
-                    offset: adapter.param_count,
+                    offset: layout.param_count,
                     inputs,
                     outputs,
                 });
-                adapter.param_count += adapter.rank * (inputs + outputs);
+                layout.param_count += layout.rank * (inputs + outputs);
             }
         }
-        adapter
+        layout
     }
 
-    /// Number of parameters.
+    /// Returns the number of parameters.
     pub fn param_count(&self) -> usize {
         self.param_count
     }
 
-    /// As PEFT begins: A uniform as `kaiming_uniform(a = sqrt(5))` draws it, B zero.
+    /// Returns initial parameters as in PEFT: A is uniform as by `kaiming_uniform(a = sqrt(5))`, B is zero.
     pub fn initial_params(&self, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed ^ 0x10AA);
         let mut params = vec![0.0; self.param_count];
@@ -69,15 +74,17 @@ impl AdapterLayout {
         params
     }
 
+    /// Returns the position of a projection's matrices, or `None` if it has none.
     pub(super) fn slot(&self, layer: usize, projection: Projection) -> Option<LoraSlot> {
         self.slots.iter().find(|slot| slot.layer == layer && slot.projection == projection).copied()
     }
 
-    /// `(A[rank, in], B[out, rank])`.
+    /// Returns `(A[rank, in], B[out, rank])` of one projection.
     pub(super) fn matrices<'a>(&self, slot: LoraSlot, params: &'a [f32]) -> (&'a [f32], &'a [f32]) {
         params[slot.offset..][..self.rank * (slot.inputs + slot.outputs)].split_at(self.rank * slot.inputs)
     }
 
+    /// As [`AdapterLayout::matrices`], mutable.
     pub(super) fn matrices_mut<'a>(
         &self,
         slot: LoraSlot,
@@ -87,13 +94,13 @@ impl AdapterLayout {
             .split_at_mut(self.rank * slot.inputs)
     }
 
-    /// Under PEFT's names; `prefix` is put before each.
+    /// Splits a flat list into tensors with PEFT's names, each preceded by `prefix`.
     pub fn named_tensors(&self, params: &[f32], prefix: &str) -> Vec<NamedTensor> {
-        let tensors = |slot: &LoraSlot| {
+        let slot_tensors = |slot: &LoraSlot| {
             let (a, b) = self.matrices(*slot, params);
-            let name = |which: &str| {
+            let name = |matrix: &str| {
                 format!(
-                    "{prefix}base_model.model.model.layers.{}.{}.lora_{which}.weight",
+                    "{prefix}base_model.model.model.layers.{}.{}.lora_{matrix}.weight",
                     slot.layer,
                     module_name(slot.projection)
                 )
@@ -103,10 +110,14 @@ impl AdapterLayout {
                 NamedTensor { name: name("B"), shape: vec![slot.outputs, self.rank], data: b.to_vec() },
             ]
         };
-        self.slots.iter().flat_map(tensors).collect()
+        self.slots.iter().flat_map(slot_tensors).collect()
     }
 
-    /// The flat list from tensors that must be just those of [`Adapter::named`].
+    /// Joins tensors into a flat list: the inverse of [`AdapterLayout::named_tensors`].
+    ///
+    /// # Errors
+    ///
+    /// If a tensor is missing or has the wrong shape.
     pub fn flat_params(&self, tensors: &[NamedTensor], prefix: &str) -> Result<Vec<f32>, String> {
         let mut params = Vec::with_capacity(self.param_count);
         for expected in self.named_tensors(&vec![0.0; self.param_count], prefix) {

@@ -1,4 +1,5 @@
-//! The decoder of the Llama kind: a frozen base, and LoRA matrices on its projections. Writes nothing.
+//! A Llama-style decoder: a frozen base model with LoRA matrices on its projections. Writes no files and
+//! knows no optimizer.
 
 mod base;
 mod config;

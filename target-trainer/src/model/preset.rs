@@ -1,4 +1,4 @@
-//! Base models made from a seed: random, and the same for the same seed.
+//! Random base models of fixed sizes. The same seed gives the same model.
 
 use super::config::ModelConfig;
 use super::tokens::VOCABULARY_SIZE;
@@ -6,22 +6,23 @@ use crate::random::Random;
 use crate::store::{TensorError, encode};
 use crate::train::NamedTensor;
 
-/// A size of base model.
+/// Size of a random base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Preset {
-    /// A step of a few milliseconds, for scenarios.
+    /// For scenarios: a step takes a few milliseconds.
     Tiny,
-    /// Tens of millions of parameters, for benchmarks.
+    /// For benchmarks: tens of millions of parameters.
     Small,
-    /// About 124 million parameters, for benchmarks on a GPU.
+    /// For benchmarks on a GPU: about 124 million parameters.
     #[value(name = "llama124m")]
     Llama124m,
-    /// About 1.1 billion parameters, for benchmarks on a GPU.
+    /// For benchmarks on a GPU: about 1.1 billion parameters.
     #[value(name = "llama1b")]
     Llama1b,
 }
 
 impl Preset {
+    /// Sizes and constants of the preset.
     pub fn config(self) -> ModelConfig {
         let tiny = ModelConfig {
             vocabulary: VOCABULARY_SIZE,
@@ -71,19 +72,23 @@ impl Preset {
     }
 }
 
-/// `config.json` and `model.safetensors`.
+/// Returns the contents of `config.json` and `model.safetensors` of a random base model.
+///
+/// # Errors
+///
+/// If the tensors can't be encoded.
 pub fn preset_files(preset: Preset, seed: u64) -> Result<(String, Vec<u8>), TensorError> {
     let config = preset.config();
     Ok((config.to_json(), encode(&random_tensors(&config, seed))?))
 }
 
-/// In the order of the configuration's list.
+/// Random tensors in the order of [`ModelConfig::tensor_shapes`].
 pub(super) fn random_tensors(config: &ModelConfig, seed: u64) -> Vec<NamedTensor> {
     let mut random = Random::new(seed ^ 0xBA5E);
     config.tensor_shapes().into_iter().map(|(name, shape)| random_tensor(name, shape, &mut random)).collect()
 }
 
-/// Norms are ones; embeddings have variance 1, all others keep the variance of what they are applied to.
+/// Norms are 1. Embeddings have variance 1. All other weights preserve the variance of their input.
 fn random_tensor(name: String, shape: Vec<usize>, random: &mut Random) -> NamedTensor {
     let count = shape.iter().product();
     let data = match shape.as_slice() {

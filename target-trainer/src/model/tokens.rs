@@ -1,37 +1,42 @@
-//! Text <-> tokens: bytes. Tokens 0 to 255 are the bytes of UTF-8, then comes the beginning and the end of a sample.
+//! The byte tokenizer. Tokens 0 to 255 are the bytes of UTF-8, followed by the markers for begin and end of a
+//! sample.
 
 use crate::device::TargetToken;
 use crate::intake::Sample;
 
+/// Token that begins a sample.
 pub const BOS: u32 = 256;
+/// Token that ends a sample.
 pub const EOS: u32 = 257;
-/// A little more than is used.
+/// Size of the presets' vocabulary: 258 tokens, rounded up.
 pub const VOCABULARY_SIZE: usize = 264;
 
-/// A sample as tokens, with the rows of it whose successor is learned.
+/// A sample as tokens, with its targets: the rows for which the next token is learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizedSample {
+    /// BOS, the bytes of all segments, EOS.
     pub tokens: Vec<u32>,
+    /// In the order of their rows.
     pub targets: Vec<TargetToken>,
-    /// Cut off at the context's end.
+    /// Whether the sample was truncated to the context length.
     pub truncated: bool,
 }
 
-/// At most `context` tokens.
+/// Tokenizes a sample and truncates it to at most `context` tokens.
 pub fn tokenize(sample: &Sample, context: usize) -> TokenizedSample {
-    let mut marked = vec![(BOS, false)];
+    let mut tokens = vec![(BOS, false)];
     for segment in &sample.segments {
-        marked.extend(segment.text.bytes().map(|byte| (u32::from(byte), segment.learned)));
+        tokens.extend(segment.text.bytes().map(|byte| (u32::from(byte), segment.learned)));
     }
-    let ends_learned = sample.segments.last().is_some_and(|segment| segment.learned);
-    marked.push((EOS, ends_learned));
-    let cut = marked.len() > context;
-    marked.truncate(context);
-    let learned = |(row, (token, learned)): (usize, &(u32, bool))| {
+    let is_end_learned = sample.segments.last().is_some_and(|segment| segment.learned);
+    tokens.push((EOS, is_end_learned));
+    let truncated = tokens.len() > context;
+    tokens.truncate(context);
+    let target = |(row, (token, learned)): (usize, &(u32, bool))| {
         learned.then_some(TargetToken { row, token: *token })
     };
-    let targets = marked.iter().skip(1).enumerate().filter_map(learned).collect();
-    TokenizedSample { tokens: marked.into_iter().map(|(token, _)| token).collect(), targets, truncated: cut }
+    let targets = tokens.iter().skip(1).enumerate().filter_map(target).collect();
+    TokenizedSample { tokens: tokens.into_iter().map(|(token, _)| token).collect(), targets, truncated }
 }
 
 #[cfg(test)]

@@ -1,45 +1,53 @@
-//! AdamW (Loshchilov and Hutter 2019) and clipping by the global norm (Pascanu et al. 2013). Pure.
+//! AdamW (Loshchilov and Hutter 2019) and clipping by the global norm (Pascanu et al. 2013). Pure functions
+//! on flat lists. Knows no model.
 
 use crate::train::Recipe;
 
-/// First and second moments of a flat list of parameters.
+/// First and second moments for a flat list of parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
+    /// Decaying means of the gradients.
     pub first: Vec<f32>,
+    /// Decaying means of the squared gradients.
     pub second: Vec<f32>,
 }
 
-/// Parameters and moments after an update.
+/// Parameters and their moments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParamsAndMoments {
+    /// The parameters.
     pub params: Vec<f32>,
+    /// Their moments.
     pub moments: Moments,
 }
 
 impl Moments {
+    /// Moments before the first update.
     pub fn zero(count: usize) -> Moments {
         Moments { first: vec![0.0; count], second: vec![0.0; count] }
     }
 }
 
-/// Euclidean norm, summed in double precision. Not finite if any element is not.
+/// Returns the Euclidean norm, summed in double precision. It is not finite if an element is not.
 pub fn gradient_norm(gradient: &[f32]) -> f32 {
     gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt() as f32
 }
 
-/// What the `t`-th mean (1-based) with this decay is too small by, for it began at zero.
+/// Returns the bias correction of a moment with decay `beta` after `t` updates: the moment is divided by it,
+/// because it started at zero.
 pub fn bias_correction(beta: f32, t: u64) -> f32 {
     1.0 - f64::from(beta).powf(t as f64) as f32
 }
 
-/// The `t`-th update (1-based) with learning rate `rate`, from a gradient of the given norm. The old ones stay as they are.
+/// Returns parameters and moments after update number `t` (1-based). `norm` is the norm of `gradient`. The
+/// inputs stay unchanged.
 pub fn adamw(
     params: &[f32],
     moments: &Moments,
     gradient: &[f32],
     norm: f32,
     recipe: &Recipe,
-    rate: f32,
+    learning_rate: f32,
     t: u64,
 ) -> ParamsAndMoments {
     let clip = if norm > recipe.clip_norm { recipe.clip_norm / norm } else { 1.0 };
@@ -51,7 +59,7 @@ pub fn adamw(
         *m = recipe.beta1 * *m + (1.0 - recipe.beta1) * g;
         *v = recipe.beta2 * *v + (1.0 - recipe.beta2) * g * g;
         let step = (*m / c1) / ((*v / c2).sqrt() + recipe.epsilon);
-        *p -= rate * (step + recipe.weight_decay * *p);
+        *p -= learning_rate * (step + recipe.weight_decay * *p);
     }
     updated
 }

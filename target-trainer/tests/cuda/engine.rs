@@ -1,5 +1,5 @@
-//! The engine on a card: it trains what the CPU trains, the same bits on every run, and tells what goes wrong before anything
-//! is applied.
+//! Tests the engine on a CUDA device: it matches the CPU within a tolerance, gives the same bits on every
+//! run, and reports failures before it applies anything.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use crate::TestCase;
 use crate::test_device::device;
 
 pub(crate) const TESTS: &[TestCase] = &[
-    ("two_hundred_steps_have_the_cpus_losses", losses),
+    ("two_hundred_steps_match_the_losses_of_the_cpu", losses),
     ("two_runs_end_with_the_same_bits", same_bits),
     ("a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_bits", resumed),
-    ("a_snapshot_is_that_of_its_step_whatever_comes_after", snapshots),
-    ("a_loss_that_overflows_is_noticed_before_anything_is_applied", not_finite),
-    ("a_weight_that_overflows_is_noticed_before_it_is_applied", not_finite_weights),
-    ("a_batch_with_nothing_to_learn_is_no_division_by_zero", nothing_to_learn),
-    ("computing_twice_agrees_and_changes_no_bit", rechecked),
-    ("a_state_moves_between_cpu_and_card", moves),
-    ("a_state_of_another_shape_is_refused_and_nothing_changes", unfit),
-    ("a_micro_batch_that_does_not_fit_is_out_of_memory_and_a_smaller_one_works", out_of_memory),
-    ("steady_steps_ask_the_driver_for_no_memory", steady),
-    ("a_card_agrees_with_the_cpu", agrees),
-    ("a_device_that_is_not_there_is_missing", missing),
+    ("a_snapshot_is_not_changed_by_later_steps", snapshots),
+    ("a_loss_that_overflows_is_detected_before_anything_is_applied", not_finite),
+    ("a_weight_that_overflows_is_detected_before_it_is_applied", not_finite_weights),
+    ("a_batch_without_targets_causes_no_division_by_zero", no_targets),
+    ("computing_twice_gives_the_same_result_and_changes_no_bit", rechecked),
+    ("a_state_moves_between_cpu_and_gpu", moves),
+    ("a_state_of_another_shape_is_rejected_and_nothing_changes", shape_mismatch),
+    ("a_micro_batch_that_does_not_fit_fails_and_a_smaller_one_works", out_of_memory),
+    ("equal_steps_allocate_no_memory", equal_steps),
+    ("a_gpu_agrees_with_the_cpu", agrees),
+    ("a_missing_device_is_unavailable", missing),
 ];
 
-fn spec(precision: Precision) -> EngineConfig {
+fn engine_config(precision: Precision) -> EngineConfig {
     EngineConfig { device: DeviceId::Cuda(0), precision, wait_tracker: Arc::new(WaitTracker::default()) }
 }
 
@@ -48,7 +48,7 @@ fn recipe(steps: u64) -> Recipe {
 }
 
 fn engine_of(recipe: Recipe, lines: impl IntoIterator<Item = String>, precision: Precision) -> Engine {
-    Engine::new_on_device(base(), recipe, &samples(lines), &spec(precision)).unwrap()
+    Engine::new_on_device(base(), recipe, &samples(lines), &engine_config(precision)).unwrap()
 }
 
 fn engine(steps: u64, precision: Precision) -> Engine {
@@ -69,8 +69,9 @@ fn steps(engine: &mut Engine, count: usize) {
     }
 }
 
-/// Every step's loss: 1e-3 for f32, 2e-2 for bf16. At the recipe's own, higher rate training is chaotic: rounding grows a
-/// thousandfold in every 30 steps or so, on any two machines.
+/// Compares every step's loss, with a tolerance of 1e-3 for f32 and 2e-2 for bf16. The learning rate is lower
+/// than the default recipe's. With the default, training is chaotic: rounding errors grow a thousandfold in
+/// about 30 steps on any two machines.
 fn losses() {
     const STEPS: u64 = 200;
     let recipe = Recipe { learning_rate: 3e-3, batch: 2, ..recipe(STEPS) };
@@ -82,13 +83,14 @@ fn losses() {
     let lines = || arithmetic(1, 300, 0);
     let on_cpu = run(Engine::new_on_cpu(base(), recipe.clone(), &samples(lines())));
     for (precision, tolerance) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
-        let on_card = run(engine_of(recipe.clone(), lines(), precision));
-        let apart = on_cpu.iter().zip(&on_card).map(|(a, b)| (a - b).abs() / a).fold(0.0, f32::max);
-        let [first, last, last_on_cpu] = [on_card[0], on_card[199], on_cpu[199]];
+        let on_gpu = run(engine_of(recipe.clone(), lines(), precision));
+        let difference = on_cpu.iter().zip(&on_gpu).map(|(a, b)| (a - b).abs() / a).fold(0.0, f32::max);
+        let [first, last, last_on_cpu] = [on_gpu[0], on_gpu[199], on_cpu[199]];
         eprintln!(
-            "{precision:?}: losses {first:.4} .. {last:.4} (CPU {last_on_cpu:.4}), at most {apart:e} apart"
+            "{precision:?}: losses {first:.4} .. {last:.4} (CPU {last_on_cpu:.4}), \
+             largest difference {difference:e}"
         );
-        assert!(apart < tolerance, "{precision:?}: {apart:e}");
+        assert!(difference < tolerance, "{precision:?}: {difference:e}");
     }
 }
 
@@ -105,37 +107,39 @@ fn same_bits() {
 
 fn resumed() {
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut whole = engine(8, precision);
-        let mut state = whole.state().unwrap();
+        let mut uninterrupted = engine(8, precision);
+        let mut state = uninterrupted.state().unwrap();
         for _ in 0..8 {
-            step(&mut whole);
-            // A new engine each time, as in a new process.
+            step(&mut uninterrupted);
+            // A new engine for each step, as after a restart of the process.
             let mut engine = engine(8, precision);
             engine.restore(state).unwrap();
             step(&mut engine);
             state = engine.state().unwrap();
         }
-        assert!(state == whole.state().unwrap());
+        assert!(state == uninterrupted.state().unwrap());
     }
 }
 
 fn snapshots() {
-    let mut whole = engine(8, Precision::F32);
+    let mut reference = engine(8, Precision::F32);
     let states: Vec<_> = (0..8)
         .map(|_| {
-            step(&mut whole);
-            whole.state().unwrap()
+            step(&mut reference);
+            reference.state().unwrap()
         })
         .collect();
     let mut engine = engine(8, Precision::F32);
-    let mut taken = Vec::new();
+    let mut snapshots = Vec::new();
     for _ in 0..8 {
         step(&mut engine);
-        taken.push(engine.snapshot().unwrap());
+        snapshots.push(engine.snapshot().unwrap());
     }
-    // On another thread, as the saver does it.
+    // On another thread, as in the background saver.
     let found: Vec<_> =
-        std::thread::spawn(|| taken.into_iter().map(|one| one.finish().unwrap()).collect()).join().unwrap();
+        std::thread::spawn(|| snapshots.into_iter().map(|snapshot| snapshot.finish().unwrap()).collect())
+            .join()
+            .unwrap();
     assert!(states == found);
 }
 
@@ -146,7 +150,7 @@ fn not_finite() {
     assert_eq!(step(&mut engine).non_finite, Some(NonFinite::Loss));
     assert!(engine.state().unwrap() == before);
     engine.step(StepOptions { check_finite: false, ..options(1) }).unwrap();
-    assert!(engine.state().unwrap() != before, "with the guard taken away it is applied");
+    assert!(engine.state().unwrap() != before, "without the check the step is applied");
 }
 
 fn not_finite_weights() {
@@ -157,7 +161,7 @@ fn not_finite_weights() {
     assert!(engine.state().unwrap() == before);
 }
 
-fn nothing_to_learn() {
+fn no_targets() {
     let line = r#"{"messages":[{"role":"user","content":"hello"}]}"#;
     let mut engine = engine_of(Recipe::default(), [line.to_owned()], Precision::F32);
     let report = step(&mut engine);
@@ -175,45 +179,46 @@ fn rechecked() {
 }
 
 fn moves() {
-    let mut card = engine(8, Precision::F32);
-    steps(&mut card, 4);
-    let state = card.state().unwrap();
+    let mut gpu = engine(8, Precision::F32);
+    steps(&mut gpu, 4);
+    let state = gpu.state().unwrap();
     let mut cpu = Engine::new_on_cpu(base(), recipe(8), &samples(arithmetic(1, 30, 0)));
     cpu.restore(state.clone()).unwrap();
     assert!(cpu.state().unwrap() == state);
-    let (on_cpu, on_card) = (step(&mut cpu), step(&mut card));
-    assert!((on_cpu.loss - on_card.loss).abs() < 1e-3 * on_cpu.loss, "{on_cpu:?} {on_card:?}");
-    card.restore(cpu.state().unwrap()).unwrap();
-    assert!(card.state().unwrap() == cpu.state().unwrap());
+    let (on_cpu, on_gpu) = (step(&mut cpu), step(&mut gpu));
+    assert!((on_cpu.loss - on_gpu.loss).abs() < 1e-3 * on_cpu.loss, "{on_cpu:?} {on_gpu:?}");
+    gpu.restore(cpu.state().unwrap()).unwrap();
+    assert!(gpu.state().unwrap() == cpu.state().unwrap());
 }
 
-fn unfit() {
+fn shape_mismatch() {
     let mut engine = engine(8, Precision::F32);
     let before = engine.state().unwrap();
     let mut other = before.clone();
     other.optimizer[3].shape = vec![1];
-    assert!(
-        matches!(engine.restore(other), Err(RestoreError::ShapeMismatch(why)) if why.contains("has shape [1], expected"))
-    );
+    let Err(RestoreError::ShapeMismatch(reason)) = engine.restore(other) else {
+        panic!("the state was not rejected");
+    };
+    assert!(reason.contains("has shape [1], expected"), "{reason}");
     assert!(engine.state().unwrap() == before);
 }
 
-/// All but a little of the memory is taken by others.
+/// Allocates all device memory except a few MiB, so that the micro-batch does not fit.
 fn out_of_memory() {
     const SAMPLES: usize = 40;
-    const LEFT: usize = 8 << 20;
+    const FREE_BYTES: usize = 8 << 20;
     let text = "x".repeat(110);
     let lines = (0..SAMPLES).map(|_| format!(r#"{{"prompt":"{text}","completion":"y"}}"#));
     let mut engine = engine_of(Recipe { batch: SAMPLES, ..recipe(4) }, lines, Precision::F32);
     let before = engine.state().unwrap();
     let device = device();
     device.release_caches();
-    let mut others = Vec::new();
-    // Halves, for free memory need not lie in one piece.
+    let mut occupied = Vec::new();
+    // Sizes are halved, because free memory need not be contiguous.
     for size in (20..40).rev().map(|bits| 1_usize << bits) {
-        while device.memory_info().unwrap().0 >= LEFT + size {
+        while device.memory_info().unwrap().0 >= FREE_BYTES + size {
             match device.buffer(ElementType::Bits32, size / 4) {
-                Ok(buffer) => others.push(buffer),
+                Ok(buffer) => occupied.push(buffer),
                 Err(_) => break,
             }
         }
@@ -225,17 +230,17 @@ fn out_of_memory() {
     engine.release_caches();
     let report = engine.step(options(2)).unwrap();
     assert_eq!((report.step, report.non_finite), (1, None));
-    drop(others);
+    drop(occupied);
     device.release_caches();
 }
 
-fn steady() {
+fn equal_steps() {
     let line = r#"{"prompt":"12+34=","completion":"46"}"#;
     let mut engine = engine_of(recipe(20), [line.to_owned()], Precision::F32);
     steps(&mut engine, 3);
     let (free, _) = device().memory_info().unwrap();
     steps(&mut engine, 10);
-    assert!(device().memory_info().unwrap().0 >= free, "memory was taken for steps that are all alike");
+    assert!(device().memory_info().unwrap().0 >= free, "equal steps have allocated memory");
 }
 
 fn agrees() {
@@ -250,14 +255,16 @@ fn agrees() {
         assert!(engine.state().unwrap() == before);
         let mut other = engine_of(recipe(4), arithmetic(1, 30, 0), precision);
         other.restore(before).unwrap();
-        assert_eq!(step(&mut engine), step(&mut other), "looking changes nothing");
+        assert_eq!(step(&mut engine), step(&mut other), "the checks change nothing");
         assert!(engine.device_name().starts_with("cuda:0 ("), "{}", engine.device_name());
     }
 }
 
 fn missing() {
-    let spec = EngineConfig { device: DeviceId::Cuda(77), ..spec(Precision::F32) };
-    let error = Engine::new_on_device(base(), recipe(1), &samples(arithmetic(1, 3, 0)), &spec).err().unwrap();
+    let engine_config = EngineConfig { device: DeviceId::Cuda(77), ..engine_config(Precision::F32) };
+    let error = Engine::new_on_device(base(), recipe(1), &samples(arithmetic(1, 3, 0)), &engine_config)
+        .err()
+        .unwrap();
     assert!(matches!(error, DeviceError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("cuda:77 can't be used: "), "{error}");
 }

@@ -1,4 +1,5 @@
-//! A card, and numbers on it. Every output is poisoned before a kernel writes it: what was not written is not a number.
+//! Test support: a device with random inputs and poisoned outputs. Every output is filled with NaN before a
+//! kernel writes it, so that missing writes are detected.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,21 +7,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use target_trainer::device::WaitTracker;
 use target_trainer::device::cuda::{CudaDevice, DeviceBuffer, ElementType, MatrixView};
 
+/// Byte of poisoned buffers: all bits set is NaN in f32 and bf16.
 pub(crate) const POISON: u8 = 0xff;
 
-/// The same for all tests of a run.
+/// The seed of this run, the same for all tests.
 pub(crate) fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     *SEED.get_or_init(|| {
-        let told = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = told.unwrap_or_else(now);
+        let from_environment = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let from_clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed = from_environment.unwrap_or_else(from_clock);
         eprintln!("SEED={seed}");
         seed
     })
 }
 
-/// Numbers of a seed.
+/// Pseudo-random numbers (SplitMix64).
 pub(crate) struct TestRandom(u64);
 
 impl TestRandom {
@@ -28,6 +30,7 @@ impl TestRandom {
         TestRandom(seed() ^ salt.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
+    /// A random 64-bit number.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -36,6 +39,7 @@ impl TestRandom {
         z ^ (z >> 31)
     }
 
+    /// A random number less than `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
@@ -46,13 +50,13 @@ impl TestRandom {
     }
 }
 
-/// A card with one kind of elements.
+/// The device, with one element type.
 pub(crate) struct TestDevice {
     pub(crate) device: Arc<CudaDevice>,
     pub(crate) element: ElementType,
 }
 
-/// One device for all tests: a context is the process's own.
+/// Returns the device that all tests share. The primary context exists once for each process.
 pub(crate) fn device() -> Arc<CudaDevice> {
     static DEVICE: OnceLock<Arc<CudaDevice>> = OnceLock::new();
     let device = DEVICE.get_or_init(|| CudaDevice::new(0, Arc::new(WaitTracker::default())).unwrap());
@@ -60,7 +64,7 @@ pub(crate) fn device() -> Arc<CudaDevice> {
     Arc::clone(device)
 }
 
-/// With f32, then with bf16.
+/// Runs the test with f32, then with bf16.
 pub(crate) fn for_both_types(test: impl Fn(&TestDevice)) {
     for element in [ElementType::F32, ElementType::Bf16] {
         test(&TestDevice { device: device(), element });
@@ -73,7 +77,7 @@ fn to_bf16_bits(value: f32) -> u16 {
 }
 
 impl TestDevice {
-    /// The values as the card can hold them.
+    /// Rounds values to the element type.
     pub(crate) fn quantized(&self, values: Vec<f32>) -> Vec<f32> {
         match self.element {
             ElementType::Bf16 => {
@@ -83,6 +87,7 @@ impl TestDevice {
         }
     }
 
+    /// Uploads values as this device's element type.
     pub(crate) fn upload(&self, values: &[f32]) -> DeviceBuffer {
         let bytes: Vec<u8> = match self.element {
             ElementType::Bf16 => values.iter().flat_map(|value| to_bf16_bits(*value).to_ne_bytes()).collect(),
@@ -111,17 +116,19 @@ impl TestDevice {
         buffer
     }
 
+    /// A buffer filled with NaN.
     pub(crate) fn poisoned_buffer(&self, element: ElementType, len: usize) -> DeviceBuffer {
         let buffer = self.device.buffer(element, len).unwrap();
         self.device.fill(&buffer, POISON).unwrap();
         buffer
     }
 
-    /// For results of this rig's own elements.
+    /// A poisoned buffer of this device's element type.
     pub(crate) fn output_buffer(&self, len: usize) -> DeviceBuffer {
         self.poisoned_buffer(self.element, len)
     }
 
+    /// Downloads a buffer as f32.
     pub(crate) fn download(&self, buffer: &DeviceBuffer) -> Vec<f32> {
         let bytes = self.device.download(buffer).unwrap();
         match buffer.element() {
@@ -133,24 +140,24 @@ impl TestDevice {
         }
     }
 
-    /// Relative norm of the difference: 1e-5 for f32, 2e-2 for bf16.
+    /// Asserts that the relative norm of the difference is at most 1e-5 for f32 and 2e-2 for bf16.
     pub(crate) fn assert_near(&self, what: &str, found: &[f32], expected: &[f32]) {
         assert_eq!(found.len(), expected.len(), "{what}");
         let norm = |values: &mut dyn Iterator<Item = f32>| {
             values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
         };
-        let apart = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
-        let distance = apart / norm(&mut expected.iter().copied()).max(1e-30);
+        let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+        let distance = difference / norm(&mut expected.iter().copied()).max(1e-30);
         let tolerance = if self.element == ElementType::Bf16 { 2e-2 } else { 1e-5 };
         assert!(
             distance <= tolerance,
-            "{what}, {:?}: {distance:e} apart, {tolerance:e} is borne",
+            "{what}, {:?}: the distance is {distance:e}, the tolerance {tolerance:e}",
             self.element
         );
     }
 }
 
-/// Rows with room between them, which no kernel may touch.
+/// A matrix with padding between its rows. Kernels must not write the padding.
 pub(crate) struct PaddedMatrix {
     pub(crate) buffer: DeviceBuffer,
     rows: usize,
@@ -159,32 +166,35 @@ pub(crate) struct PaddedMatrix {
 }
 
 impl PaddedMatrix {
-    pub(crate) fn output(rig: &TestDevice, rows: usize, cols: usize, room: usize) -> PaddedMatrix {
-        PaddedMatrix { buffer: rig.output_buffer(rows * (cols + room)), rows, cols, ld: cols + room }
+    /// A poisoned matrix.
+    pub(crate) fn output(gpu: &TestDevice, rows: usize, cols: usize, padding: usize) -> PaddedMatrix {
+        PaddedMatrix { buffer: gpu.output_buffer(rows * (cols + padding)), rows, cols, ld: cols + padding }
     }
 
-    pub(crate) fn upload(rig: &TestDevice, values: &[f32], rows: usize, room: usize) -> PaddedMatrix {
+    /// Uploads rows and fills the padding with NaN.
+    pub(crate) fn upload(gpu: &TestDevice, values: &[f32], rows: usize, padding: usize) -> PaddedMatrix {
         let cols = values.len() / rows;
-        let wide: Vec<f32> = values
+        let padded: Vec<f32> = values
             .chunks_exact(cols)
-            .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(f32::NAN, room)))
+            .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(f32::NAN, padding)))
             .collect();
-        PaddedMatrix { buffer: rig.upload(&wide), rows, cols, ld: cols + room }
+        PaddedMatrix { buffer: gpu.upload(&padded), rows, cols, ld: cols + padding }
     }
 
-    pub(crate) fn rows(&self) -> MatrixView<'_> {
+    /// The matrix without its padding.
+    pub(crate) fn matrix(&self) -> MatrixView<'_> {
         MatrixView::with_ld(self.buffer.view(), self.rows, self.cols, self.ld)
     }
 
-    /// The rows; the room between them must be as it was.
-    pub(crate) fn download(&self, rig: &TestDevice) -> Vec<f32> {
-        let all = rig.download(&self.buffer);
-        let (mut rows, mut room) = (Vec::new(), Vec::new());
+    /// Downloads the rows. Asserts that the padding is unchanged.
+    pub(crate) fn download(&self, gpu: &TestDevice) -> Vec<f32> {
+        let all = gpu.download(&self.buffer);
+        let (mut rows, mut padding) = (Vec::new(), Vec::new());
         for row in all.chunks_exact(self.ld) {
             rows.extend_from_slice(&row[..self.cols]);
-            room.extend_from_slice(&row[self.cols..]);
+            padding.extend_from_slice(&row[self.cols..]);
         }
-        assert!(room.iter().all(|value| value.is_nan()), "the room between rows was written");
+        assert!(padding.iter().all(|value| value.is_nan()), "a kernel wrote the padding between rows");
         rows
     }
 }

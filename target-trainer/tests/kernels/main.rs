@@ -1,8 +1,10 @@
-//! The CUDA kernels: that NVRTC takes every one of them for two kinds of cards, and that the committed PTX is that of the
-//! sources. `NVRTC_LIBRARY_DIR` is a folder with the library (`kernels/nvrtc.sh` gets one); without it the loader's own
-//! places are tried. `UPDATE_PTX=1` writes the committed PTX anew. What the kernels compute is tested elsewhere.
+//! Tests that NVRTC compiles every CUDA kernel for two GPU architectures, and that the committed PTX matches
+//! the sources. The results of the kernels are tested in `tests/cuda`.
+//!
+//! `NVRTC_LIBRARY_DIR` is the directory of the library (`kernels/nvrtc.sh` installs it). Without it, the
+//! loader searches its default directories. `UPDATE_PTX=1` regenerates the committed PTX.
 
-#![expect(clippy::print_stderr, reason = "a test says what it skips")]
+#![expect(clippy::print_stderr, reason = "the reason for skipped tests is printed")]
 
 mod sys;
 
@@ -14,15 +16,18 @@ use std::process::{Command, ExitCode};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// What makes the committed PTX: the first NVRTC of CUDA 12, whose PTX loads with every driver of CUDA 12.
+/// The version that compiles the committed PTX. It is the first NVRTC of CUDA 12, so its PTX loads with every
+/// driver of CUDA 12.
 const COMMITTED_NVRTC: (i32, i32) = (12, 0);
+/// The PTX ISA of NVRTC 12.0.
 const COMMITTED_PTX_VERSION: &str = ".version 8.0";
+/// Compute capability 8.0, that of the A100.
 const COMMITTED_TARGET: &str = ".target sm_80";
 
-/// Set in the process that NVRTC's folder was handed to.
+/// Environment variable that is set in the process that was restarted with NVRTC's directory.
 const RESTARTED_VARIABLE: &str = "KERNEL_TESTS_LIBRARY_DIR";
 
-/// Kernels that come for f32 and for bf16.
+/// Kernels that exist for f32 and for bf16.
 const F32_AND_BF16_KERNELS: [&str; 14] = [
     "attention",
     "attention_backward_kv",
@@ -39,49 +44,54 @@ const F32_AND_BF16_KERNELS: [&str; 14] = [
     "swiglu",
     "swiglu_backward",
 ];
-/// Kernels for bf16 on tensor cores, one for each head size of `HEADS`.
+/// Kernels for bf16 on tensor cores; each exists for every head size of `TENSOR_CORE_HEAD_DIMS`.
 const TENSOR_CORE_KERNELS: [&str; 3] = ["attention", "attention_backward_kv", "attention_backward_q"];
+/// Head sizes of the tensor-core kernels.
 const TENSOR_CORE_HEAD_DIMS: [u32; 4] = [16, 32, 64, 128];
+/// Kernels that exist for one type only.
 const UNTYPED_KERNELS: [&str; 6] =
     ["adamw", "cast_bf16", "checksum", "finish_norm", "square_sum", "weighted_sum"];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    if let Err(why) = restart_with_nvrtc() {
-        eprintln!("{why}");
+    if let Err(reason) = restart_with_nvrtc() {
+        eprintln!("{reason}");
         return ExitCode::FAILURE;
     }
     let found = sys::nvrtc_version();
     let no_compiler = match found {
         Some(_) => None,
-        None => Some("no NVRTC was found: set NVRTC_LIBRARY_DIR to what kernels/nvrtc.sh prints".to_owned()),
+        None => Some(
+            "no NVRTC was found: set NVRTC_LIBRARY_DIR to the directory that kernels/nvrtc.sh prints"
+                .to_owned(),
+        ),
     };
     let other_compiler = match found {
         Some(version) if version != COMMITTED_NVRTC => Some(format!(
-            "the NVRTC found is {}, the committed PTX is by {}",
+            "the NVRTC found is {}, but the committed PTX is from {}",
             version_text(version),
             version_text(COMMITTED_NVRTC)
         )),
         _ => no_compiler.clone(),
     };
     let skipped: BTreeSet<_> = [&no_compiler, &other_compiler].into_iter().flatten().collect();
-    skipped.iter().for_each(|why| eprintln!("skipped: {why}"));
+    skipped.iter().for_each(|reason| eprintln!("skipped: {reason}"));
     let trials = vec![
-        Trial::test(
-            "the_sources_declare_every_kernel_that_is_asked_for_and_no_other",
-            sources_declare_expected_kernels,
-        ),
-        Trial::test("a_kernel_that_is_not_there_is_noticed", missing_kernel_is_detected),
+        Trial::test("the_sources_declare_exactly_the_expected_kernels", sources_declare_expected_kernels),
+        Trial::test("a_missing_kernel_is_detected", missing_kernel_is_detected),
         Trial::test("every_kernel_compiles_for_sm_80", || compiles_for("sm_80"))
             .with_ignored_flag(no_compiler.is_some()),
         Trial::test("every_kernel_compiles_for_sm_90", || compiles_for("sm_90"))
             .with_ignored_flag(no_compiler.is_some()),
-        Trial::test("the_committed_ptx_is_what_the_sources_give", committed_ptx_is_current)
+        Trial::test("the_committed_ptx_is_current", committed_ptx_is_current)
             .with_ignored_flag(other_compiler.is_some()),
-        Trial::test("the_committed_ptx_has_every_kernel_for_old_drivers", committed_ptx_is_complete),
-        Trial::test("the_committed_ptx_names_the_sources_that_lie_here", committed_ptx_matches_sources),
+        Trial::test(
+            "the_committed_ptx_has_every_kernel_and_loads_with_old_drivers",
+            committed_ptx_is_complete,
+        ),
+        Trial::test("the_committed_ptx_has_the_digest_of_the_sources", committed_ptx_matches_sources),
     ];
-    // One after another: with UPDATE_PTX one of them writes what the last ones read.
+    // The tests run sequentially, because with UPDATE_PTX one of them writes the file that later ones read.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -90,23 +100,25 @@ fn version_text((major, minor): (i32, i32)) -> String {
     format!("{major}.{minor}")
 }
 
-/// The loader reads its path once, when a process starts: the folder is put there, and this program started again.
+/// Adds `NVRTC_LIBRARY_DIR` to the loader's search path and restarts this program, because the loader reads
+/// the path only when a process starts.
 fn restart_with_nvrtc() -> Result<(), String> {
-    let Some(folder) = std::env::var_os("NVRTC_LIBRARY_DIR").filter(|folder| !folder.is_empty()) else {
+    let Some(dir) = std::env::var_os("NVRTC_LIBRARY_DIR").filter(|dir| !dir.is_empty()) else {
         return Ok(());
     };
-    if std::env::var_os(RESTARTED_VARIABLE).as_ref() == Some(&folder) {
+    if std::env::var_os(RESTARTED_VARIABLE).as_ref() == Some(&dir) {
         return Ok(());
     }
-    let mut path = folder.clone();
+    let mut path = dir.clone();
     if let Some(rest) = std::env::var_os("LD_LIBRARY_PATH") {
         path.push(":");
         path.push(rest);
     }
-    let program = std::env::current_exe().map_err(|error| format!("no own path: {error}"))?;
-    let mut again = Command::new(program);
-    again.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", path).env(RESTARTED_VARIABLE, &folder);
-    Err(format!("could not start again: {}", again.exec()))
+    let program = std::env::current_exe()
+        .map_err(|error| format!("could not find the path of the test program: {error}"))?;
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", path).env(RESTARTED_VARIABLE, &dir);
+    Err(format!("could not restart the test program: {}", command.exec()))
 }
 
 fn kernels_dir() -> PathBuf {
@@ -122,20 +134,24 @@ fn read(path: &Path) -> Result<String, Failed> {
         .map_err(|error| format!("could not read `{}`: {error}", path.display()).into())
 }
 
-/// `all.cu` with every file that it includes in its place, each once.
+/// Returns `all.cu` with each include replaced by the file's content, once.
 fn joined_sources() -> Result<String, Failed> {
     let mut text = String::new();
     append_source("all.cu", &mut BTreeSet::new(), &mut text)?;
     Ok(text)
 }
 
-fn append_source(name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<(), Failed> {
-    if !seen.insert(name.into()) {
+fn append_source(
+    name: &str,
+    included_before: &mut BTreeSet<String>,
+    text: &mut String,
+) -> Result<(), Failed> {
+    if !included_before.insert(name.into()) {
         return Ok(());
     }
     for line in read(&kernels_dir().join(name))?.lines() {
         match line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) {
-            Some(included) => append_source(included, seen, text)?,
+            Some(included) => append_source(included, included_before, text)?,
             None if line == "#pragma once" => {}
             None => {
                 text.push_str(line);
@@ -146,18 +162,19 @@ fn append_source(name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> 
     Ok(())
 }
 
+/// The names of all kernels.
 fn expected_kernels() -> BTreeSet<String> {
-    let of_two =
+    let typed =
         F32_AND_BF16_KERNELS.iter().flat_map(|kernel| [format!("{kernel}_f32"), format!("{kernel}_bf16")]);
-    let tensor = TENSOR_CORE_KERNELS
+    let tensor_core = TENSOR_CORE_KERNELS
         .iter()
         .flat_map(|kernel| TENSOR_CORE_HEAD_DIMS.map(|head| format!("{kernel}_bf16_d{head}")));
-    of_two.chain(tensor).chain(UNTYPED_KERNELS.map(String::from)).collect()
+    typed.chain(tensor_core).chain(UNTYPED_KERNELS.map(String::from)).collect()
 }
 
-/// Names behind `extern "C" __global__ void`, which may have launch bounds before them.
+/// Returns the names after `extern "C" __global__ void` and optional launch bounds.
 fn declared_kernels(source: &str) -> BTreeSet<String> {
-    let named = |line: &str| {
+    let kernel_name = |line: &str| {
         let rest = line.strip_prefix("extern \"C\" __global__ void ")?;
         let rest = match rest.strip_prefix("__launch_bounds__(") {
             Some(bounds) => bounds.split_once(") ")?.1,
@@ -165,22 +182,23 @@ fn declared_kernels(source: &str) -> BTreeSet<String> {
         };
         Some(rest.split_once('(')?.0.to_owned())
     };
-    source.lines().filter_map(named).collect()
+    source.lines().filter_map(kernel_name).collect()
 }
 
-/// Names of the kernels that a program may launch.
+/// Returns the names of the entry points.
 fn ptx_entries(ptx: &str) -> BTreeSet<String> {
-    let named =
+    let kernel_name =
         |line: &str| Some(line.strip_prefix(".visible .entry ")?.trim_end_matches(['(', ')']).to_owned());
-    ptx.lines().filter_map(named).collect()
+    ptx.lines().filter_map(kernel_name).collect()
 }
 
-fn assert_same_kernels(found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Result<(), Failed> {
-    let missing: Vec<_> = wanted.difference(found).collect();
-    let surplus: Vec<_> = found.difference(wanted).collect();
-    match missing.is_empty() && surplus.is_empty() {
+/// Fails with the difference between two sets of kernels.
+fn assert_same_kernels(found: &BTreeSet<String>, expected: &BTreeSet<String>) -> Result<(), Failed> {
+    let missing: Vec<_> = expected.difference(found).collect();
+    let unexpected: Vec<_> = found.difference(expected).collect();
+    match missing.is_empty() && unexpected.is_empty() {
         true => Ok(()),
-        false => Err(format!("missing: {missing:?}; not asked for: {surplus:?}").into()),
+        false => Err(format!("missing: {missing:?}; unexpected: {unexpected:?}").into()),
     }
 }
 
@@ -189,9 +207,9 @@ fn sources_declare_expected_kernels() -> Result<(), Failed> {
 }
 
 fn missing_kernel_is_detected() -> Result<(), Failed> {
-    let lost = joined_sources()?.replace("void rope_bf16(", "void rope_bf17(");
-    match assert_same_kernels(&declared_kernels(&lost), &expected_kernels()) {
-        Ok(()) => Err("a kernel was taken away, and nobody noticed".into()),
+    let without_one = joined_sources()?.replace("void rope_bf16(", "void rope_bf17(");
+    match assert_same_kernels(&declared_kernels(&without_one), &expected_kernels()) {
+        Ok(()) => Err("a removed kernel was not detected".into()),
         Err(_) => Ok(()),
     }
 }
@@ -205,32 +223,34 @@ fn compile(arch: &'static str) -> Result<String, Failed> {
     };
     match compile_ptx_with_opts(joined_sources()?, options) {
         Ok(ptx) => Ok(ptx.to_src()),
-        Err(error) => Err(format!("NVRTC refuses the kernels for {arch}: {error:?}").into()),
+        Err(error) => Err(format!("NVRTC can't compile the kernels for {arch}: {error:?}").into()),
     }
 }
 
-/// For a card itself, not for a virtual one: NVRTC goes on to assemble what it compiled.
+/// `arch` is a real architecture, so NVRTC also assembles the PTX.
 fn compiles_for(arch: &'static str) -> Result<(), Failed> {
     assert_same_kernels(&ptx_entries(&compile(arch)?), &expected_kernels())
 }
 
-/// Without what the compiler says of itself, and without the variables that its built-in headers leave in each program.
+/// Removes the compiler's comments about itself, and the unused variables of its built-in headers.
 fn without_compiler_comments(ptx: &str) -> String {
-    let kept = |line: &&str| !line.starts_with("//") && !line.contains("2nv6target");
-    let lines: Vec<_> = ptx.lines().filter(kept).map(str::trim_end).collect();
+    let is_kept = |line: &&str| !line.starts_with("//") && !line.contains("2nv6target");
+    let lines: Vec<_> = ptx.lines().filter(is_kept).map(str::trim_end).collect();
     format!("{}\n", lines.join("\n").trim())
 }
 
-/// Of the sources, but for comments: a better word in one asks for no new PTX.
+/// Returns a digest of the sources without comments, so that a change of comments needs no new PTX.
 fn source_digest(source: &str) -> String {
     let code = |line: &str| line.split("//").next().unwrap_or_default().trim().to_owned();
     let lines: Vec<_> = source.lines().map(code).filter(|line| !line.is_empty()).collect();
     blake3::hash(lines.join("\n").as_bytes()).to_hex().to_string()
 }
 
+/// The first lines of the committed PTX.
 fn ptx_header(source: &str) -> String {
     format!(
-        "// Generated by NVRTC {} from kernels/*.cu; kernels/README.md says how. Do not edit.\n// sources: {}\n",
+        "// Generated by NVRTC {} from kernels/*.cu; kernels/README.md says how. Do not edit.\n\
+         // sources: {}\n",
         version_text(COMMITTED_NVRTC),
         source_digest(source)
     )
@@ -244,17 +264,18 @@ fn committed_ptx_is_current() -> Result<(), Failed> {
             .map_err(|error| format!("could not write `{}`: {error}", path.display()).into());
     }
     let committed = read(&path)?;
-    let differs = committed.lines().zip(fresh.lines()).position(|(old, new)| old != new);
-    match (committed == fresh, differs) {
+    let first_difference = committed.lines().zip(fresh.lines()).position(|(old, new)| old != new);
+    match (committed == fresh, first_difference) {
         (true, _) => Ok(()),
-        (false, Some(line)) => Err(stale_ptx(&format!("line {}", line + 1))),
-        (false, None) => Err(stale_ptx("the length")),
+        (false, Some(line)) => Err(stale_ptx(&format!("line {} differs", line + 1))),
+        (false, None) => Err(stale_ptx("the length differs")),
     }
 }
 
-fn stale_ptx(what: &str) -> Failed {
+fn stale_ptx(difference: &str) -> Failed {
     format!(
-        "`kernels/ptx/kernels.ptx` is not what the sources give ({what}): run with UPDATE_PTX=1 and NVRTC {}",
+        "`kernels/ptx/kernels.ptx` is not current ({difference}): \
+         run this test with UPDATE_PTX=1 and NVRTC {}",
         version_text(COMMITTED_NVRTC)
     )
     .into()
@@ -274,6 +295,6 @@ fn committed_ptx_matches_sources() -> Result<(), Failed> {
     let source = joined_sources()?;
     match read(&committed_path())?.starts_with(&ptx_header(&source)) {
         true => Ok(()),
-        false => Err(stale_ptx("the digest of the sources")),
+        false => Err(stale_ptx("the digest of the sources differs")),
     }
 }

@@ -1,57 +1,65 @@
-//! A card in use: its context, streams, kernels, memory and matrix products, and what it calls itself.
+//! A CUDA device: context, streams, kernels, memory, matrix products and profile. Knows no kernel's
+//! parameters and no model.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::DeviceError;
+use super::kernel_library::KernelLibrary;
 use super::matmul::CublasLt;
 use super::memory::{DeviceBuffer, ElementType, MemoryPool};
 use super::ops::KernelParams;
-use super::program::KernelLibrary;
 use super::sys::{CudaContext, CudaDriver, CudaEvent, CudaStream, DeviceMemory, LaunchConfig, PinnedMemory};
 use crate::device::WaitTracker;
 
-/// The oldest that the committed PTX and our calls fit: CUDA 12.0, and cards from the A100 on.
+/// The oldest driver that can load the committed PTX and has all functions that are called.
 pub(super) const DRIVER_REQUIREMENT: &str = "a driver for CUDA 12.0 or later";
 /// `CUDA_ERROR_NO_DEVICE`.
 const ERROR_NO_DEVICE: u32 = 100;
+/// In CUDA's encoding: 12000 is 12.0.
 const MIN_DRIVER_VERSION: i32 = 12_000;
+/// The compute capability of the committed PTX, that of the A100.
 const MIN_COMPUTE_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Cards that CUDA sees. The error says why none can be used.
+/// Returns the number of CUDA devices.
+///
+/// # Errors
+///
+/// Returns the reason if no driver is installed, or if it can't be used.
 pub fn cuda_device_count() -> Result<usize, DeviceError> {
     open_driver("cuda")?.device_count("cuda")
 }
 
-/// The driver's version is asked for first: an old one fails at things that have nothing to do with its age.
+/// Initialises the driver and checks its version first, because calls fail with misleading errors on an old
+/// driver.
 fn open_driver(device: &str) -> Result<CudaDriver, DeviceError> {
-    let instance = CudaDriver::new(device)?;
-    match instance.version < MIN_DRIVER_VERSION {
+    let cuda_driver = CudaDriver::new(device)?;
+    match cuda_driver.version < MIN_DRIVER_VERSION {
         true => Err(DeviceError::Incompatible {
             device: device.to_owned(),
-            driver: instance.describe(),
-            needed: DRIVER_REQUIREMENT.to_owned(),
+            found: cuda_driver.describe(),
+            required: DRIVER_REQUIREMENT.to_owned(),
             code: None,
         }),
-        false => Ok(instance),
+        false => Ok(cuda_driver),
     }
 }
 
-/// A card in use. Work queues up in one stream; copies that nobody waits for go through another one.
+/// A CUDA device in use. Work is queued in one stream; background copies to the host use a second stream.
 #[derive(Debug)]
 pub struct CudaDevice {
-    // Dropped in this order: the context last.
+    // Fields are dropped in this order. The context must be last.
     cublaslt: CublasLt,
     kernels: KernelLibrary,
     pool: Arc<MemoryPool>,
     pub(super) compute_stream: CudaStream,
     copy_stream: CudaStream,
     context: Arc<CudaContext>,
-    take_profile: Mutex<Option<KernelProfile>>,
+    profile: Mutex<Option<KernelProfile>>,
 }
 
-/// Time and launches of each kernel.
+/// Time and number of launches of each kernel.
 #[derive(Debug, Default)]
 struct KernelProfile {
     previous_end: Option<Instant>,
@@ -59,30 +67,37 @@ struct KernelProfile {
 }
 
 impl CudaDevice {
-    pub fn new(number: usize, pulse: Arc<WaitTracker>) -> Result<Arc<CudaDevice>, DeviceError> {
-        let name = format!("cuda:{number}");
-        let instance = open_driver(&name)?;
-        let count = instance.device_count(&name)?;
-        if number >= count {
-            let why = match count {
+    /// Opens the CUDA device with this ordinal and loads the kernels. `wait_tracker` records every call that
+    /// may block.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if the device or its driver can't be used.
+    pub fn new(ordinal: usize, wait_tracker: Arc<WaitTracker>) -> Result<Arc<CudaDevice>, DeviceError> {
+        let name = format!("cuda:{ordinal}");
+        let cuda_driver = open_driver(&name)?;
+        let count = cuda_driver.device_count(&name)?;
+        if ordinal >= count {
+            let reason = match count {
                 0 => "there is no CUDA device".to_owned(),
-                1 => "the only device there is is `cuda:0`".to_owned(),
-                _ => format!("there are {count} devices, the last is `cuda:{}`", count - 1),
+                1 => "the only device is `cuda:0`".to_owned(),
+                _ => format!("there are {count} devices, the last one is `cuda:{}`", count - 1),
             };
-            // No device at all may be one that has fallen off the bus; another number will not appear.
+            // If there is no device at all, one may have fallen off the bus and may come back. A higher
+            // ordinal will not appear later.
             let code = (count == 0).then_some(ERROR_NO_DEVICE);
-            return Err(DeviceError::Unavailable { device: name, why, code });
+            return Err(DeviceError::Unavailable { device: name, reason, code });
         }
-        let context = CudaContext::new(instance, number, pulse)?;
+        let context = CudaContext::new(cuda_driver, ordinal, wait_tracker)?;
         if context.compute_capability < MIN_COMPUTE_CAPABILITY {
             return Err(DeviceError::Incompatible {
                 device: name,
-                driver: format!(
+                found: format!(
                     "{} of compute capability {}",
                     context.gpu_name,
                     capability_text(context.compute_capability)
                 ),
-                needed: "a card of compute capability 8.0 or later".to_owned(),
+                required: "a GPU of compute capability 8.0 or later".to_owned(),
                 code: None,
             });
         }
@@ -94,47 +109,74 @@ impl CudaDevice {
             copy_stream: CudaStream::new(&context)?,
             pool,
             context,
-            take_profile: Mutex::default(),
+            profile: Mutex::default(),
         }))
     }
 
-    /// "cuda:0 (NVIDIA H100 80GB HBM3, compute capability 9.0, driver 12.8)".
+    /// Returns the device's name for people: "cuda:0 (NVIDIA H100 80GB HBM3, compute capability 9.0, driver
+    /// 12.8)".
     pub fn name(&self) -> String {
-        let CudaContext { device_name: device, gpu_name: card, compute_capability: capability, .. } =
-            &*self.context;
+        let CudaContext { device_name, gpu_name, compute_capability, .. } = &*self.context;
         format!(
-            "{device} ({card}, compute capability {}, {})",
-            capability_text(*capability),
+            "{device_name} ({gpu_name}, compute capability {}, {})",
+            capability_text(*compute_capability),
             self.context.driver_text()
         )
     }
 
-    /// To be called on a thread before its first use of the device.
+    /// Makes the context current on the calling thread. Call it on each thread before the first use of the
+    /// device.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind()
     }
 
-    /// Bytes, free and in all.
+    /// Returns free and total device memory, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn memory_info(&self) -> Result<(usize, usize), DeviceError> {
         self.context.memory_info()
     }
 
-    /// Holds whatever was there before.
+    /// Allocates a buffer of `len` elements. Its content is undefined.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error, [`DeviceError::OutOfMemory`] among others.
     pub fn buffer(&self, element: ElementType, len: usize) -> Result<DeviceBuffer, DeviceError> {
         self.pool.buffer(element, len)
     }
 
+    /// Allocates a buffer of `len` elements and fills it with zeros.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error, [`DeviceError::OutOfMemory`] among others.
     pub fn zeros(&self, element: ElementType, len: usize) -> Result<DeviceBuffer, DeviceError> {
         let buffer = self.buffer(element, len)?;
         self.fill(&buffer, 0)?;
         Ok(buffer)
     }
 
-    /// Every byte of it becomes `value`.
+    /// Sets every byte of the buffer to `value`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn fill(&self, buffer: &DeviceBuffer, value: u8) -> Result<(), DeviceError> {
         self.fill_range(buffer, 0, buffer.len(), value)
     }
 
+    /// Sets every byte of the elements `from` to `from + len` to `value`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn fill_range(
         &self,
         buffer: &DeviceBuffer,
@@ -142,14 +184,25 @@ impl CudaDevice {
         len: usize,
         value: u8,
     ) -> Result<(), DeviceError> {
-        let bytes = buffer.element().size_bytes();
+        let element_bytes = buffer.element().size_bytes();
         match len {
             0 => Ok(()),
-            _ => self.compute_stream.fill(device_memory(buffer), from * bytes, len * bytes, value),
+            _ => self.compute_stream.fill(
+                device_memory(buffer),
+                from * element_bytes,
+                len * element_bytes,
+                value,
+            ),
         }
     }
 
-    /// Waits until it has arrived. `from` is as many bytes as fit the elements.
+    /// Copies `from` to the buffer, starting at element `offset`. Blocks until the copy is complete.
+    ///
+    /// The length of `from` must be a multiple of the element size.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn upload(&self, buffer: &DeviceBuffer, offset: usize, from: &[u8]) -> Result<(), DeviceError> {
         match from.is_empty() {
             true => Ok(()),
@@ -161,7 +214,11 @@ impl CudaDevice {
         }
     }
 
-    /// All of it.
+    /// Copies the whole buffer to the host. Blocks until the copy is complete.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn download(&self, buffer: &DeviceBuffer) -> Result<Vec<u8>, DeviceError> {
         let mut bytes = vec![0; buffer.len() * buffer.element().size_bytes()];
         if !bytes.is_empty() {
@@ -170,16 +227,25 @@ impl CudaDevice {
         Ok(bytes)
     }
 
+    /// Blocks until all queued work is complete.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn synchronize(&self) -> Result<(), DeviceError> {
         self.compute_stream.synchronize()
     }
 
-    /// Work that is queued from now on waits for the copy to be over; the host does not.
-    pub fn wait_for_copy(&self, mark: &CopyCompletion) -> Result<(), DeviceError> {
-        self.compute_stream.wait_event(&mark.event)
+    /// Makes work that is queued from now on wait for a background copy. Does not block the host.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    pub fn wait_for_copy(&self, completion: &CopyCompletion) -> Result<(), DeviceError> {
+        self.compute_stream.wait_event(&completion.event)
     }
 
-    /// Gives back memory that is only kept for later.
+    /// Returns cached memory to the driver.
     pub fn release_caches(&self) {
         self.cublaslt.release_workspace();
         self.pool.release_free();
@@ -193,49 +259,52 @@ impl CudaDevice {
         &self.context
     }
 
+    /// Queues a kernel. Does nothing if the grid is empty.
     pub(super) fn launch(
         &self,
         name: &str,
-        launch: LaunchConfig,
+        config: LaunchConfig,
         params: KernelParams,
     ) -> Result<(), DeviceError> {
-        if launch.grid.contains(&0) {
+        if config.grid.contains(&0) {
             return Ok(());
         }
-        let Some((known, kernel)) = self.kernels.kernel(name) else {
-            let (device, name) = (self.context.device_name.clone(), format!("no kernel is named `{name}`"));
-            return Err(DeviceError::CallFailed { device, call: "cuModuleGetFunction", name, code: None });
+        let Some((known_name, kernel)) = self.kernels.kernel(name) else {
+            let (device, detail) = (self.context.device_name.clone(), format!("no kernel is named `{name}`"));
+            return Err(DeviceError::CallFailed { device, call: "cuModuleGetFunction", detail, code: None });
         };
-        self.compute_stream.launch(kernel, launch, params.values())?;
-        self.record_profile(known)
+        self.compute_stream.launch(kernel, config, params.values())?;
+        self.record_profile(known_name)
     }
 
-    /// From here on every kernel is waited for and its time kept.
+    /// Starts to measure kernels. Until [`CudaDevice::take_profile`], every launch blocks until the kernel
+    /// has ended.
     pub fn start_profile(&self) {
         drop(self.synchronize());
-        *self.take_profile.lock().unwrap_or_else(PoisonError::into_inner) =
+        *self.profile.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(KernelProfile { previous_end: Some(Instant::now()), ..KernelProfile::default() });
     }
 
-    /// Seconds and launches by kernel, the longest first; matrix products are `matmul`.
+    /// Stops measuring. Returns name, seconds and launches of each kernel, the longest total time first.
+    /// Matrix products are listed as `matmul`.
     pub fn take_profile(&self) -> Vec<(String, f64, u64)> {
-        let profile =
-            self.take_profile.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let mut rows: Vec<_> = profile
+        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let mut entries: Vec<_> = profile
             .kernels
             .into_iter()
             .map(|(name, (time, launches))| (name, time.as_secs_f64(), launches))
             .collect();
-        rows.sort_by(|a, b| b.1.total_cmp(&a.1));
-        rows
+        entries.sort_by(|a, b| b.1.total_cmp(&a.1));
+        entries
     }
 
+    /// Adds a launch to the profile, if one is being measured. Blocks until the kernel has ended.
     pub(super) fn record_profile(&self, name: &str) -> Result<(), DeviceError> {
-        let mut profile = self.take_profile.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(profile) = profile.as_mut() else { return Ok(()) };
         self.compute_stream.synchronize()?;
         let now = Instant::now();
-        let time = profile.previous_end.replace(now).map_or(Duration::ZERO, |since| now - since);
+        let time = profile.previous_end.replace(now).map_or(Duration::ZERO, |previous| now - previous);
         let entry = profile.kernels.entry(name.to_owned()).or_default();
         *entry = (entry.0 + time, entry.1 + 1);
         Ok(())
@@ -250,23 +319,33 @@ fn capability_text((major, minor): (i32, i32)) -> String {
     format!("{major}.{minor}")
 }
 
-/// Words of the host that the device copies by itself.
+/// A pinned host buffer of 32-bit words for asynchronous copies.
 #[derive(Debug)]
 pub struct StagingBuffer {
     pinned: PinnedMemory,
 }
 
 impl StagingBuffer {
-    pub fn new(device: &CudaDevice, words: usize) -> Result<StagingBuffer, DeviceError> {
-        Ok(StagingBuffer { pinned: PinnedMemory::new(device.context(), words * 4)? })
+    /// Allocates a buffer of `capacity_words` words, or a few more.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    pub fn new(device: &CudaDevice, capacity_words: usize) -> Result<StagingBuffer, DeviceError> {
+        Ok(StagingBuffer { pinned: PinnedMemory::new(device.context(), capacity_words * 4)? })
     }
 
-    /// How many words it has room for.
+    /// Returns the capacity in words.
     pub fn capacity_words(&self) -> usize {
         self.pinned.len_bytes() / 4
     }
 
-    /// Begins a copy of these words; waits for the one before, of the same staging.
+    /// Begins a copy of `words` to the device. First blocks until the previous copy through this buffer is
+    /// complete.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn begin_upload(
         &mut self,
         device: &CudaDevice,
@@ -280,75 +359,94 @@ impl StagingBuffer {
         }
     }
 
-    /// Begins a copy of all of a buffer.
+    /// Begins a copy of a whole device buffer to the host.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn begin_download(&mut self, device: &CudaDevice, from: &DeviceBuffer) -> Result<(), DeviceError> {
         let bytes = from.len() * from.element().size_bytes();
         device.compute_stream.begin_download(device_memory(from), 0, &mut self.pinned, 0, bytes)
     }
 
-    /// Waits for what was begun.
+    /// Blocks until the copy that was begun last is complete, and returns the words.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn wait_for_words(&self) -> Result<&[u32], DeviceError> {
         self.pinned.as_words()
     }
 }
 
-/// A copy of buffers that goes on beside the work, through a stream of its own.
+/// A background copy of device buffers to the host. It runs in its own stream while other work continues.
 #[derive(Debug)]
 pub struct PendingCopy {
     pinned: PinnedMemory,
     len_words: usize,
 }
 
-/// Where such a copy is over.
+/// The event that marks the end of a background copy.
 #[derive(Debug)]
 pub struct CopyCompletion {
     event: CudaEvent,
 }
 
-/// Memory for such copies, kept for the next one: to pin memory takes longer than to copy it.
+/// Pinned memory for background copies. Freed memory is kept, because pinning memory takes longer than
+/// copying it.
 #[derive(Debug, Default)]
 pub struct PinnedPool {
     free: Mutex<Vec<PinnedMemory>>,
 }
 
 impl PinnedPool {
-    /// Begins when the work that is queued now is done, and returns at once. The buffers must live and stay as they are until
-    /// work has been made to wait for the mark by [`Device::hold`].
+    /// Queues a copy of the buffers that starts after all work queued so far. Returns immediately.
+    ///
+    /// The caller must keep the buffers alive and unchanged until later work waits for the completion
+    /// ([`CudaDevice::wait_for_copy`]).
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn begin_copy(
         &self,
         device: &CudaDevice,
         from: &[&DeviceBuffer],
     ) -> Result<(PendingCopy, CopyCompletion), DeviceError> {
         let bytes: usize = from.iter().map(|buffer| buffer.len() * buffer.element().size_bytes()).sum();
-        let kept = self.free().pop().filter(|pinned| pinned.len_bytes() >= bytes);
-        let mut pinned = match kept {
+        let cached = self.free().pop().filter(|pinned| pinned.len_bytes() >= bytes);
+        let mut pinned = match cached {
             Some(pinned) => pinned,
             None => PinnedMemory::new(device.context(), bytes)?,
         };
-        let now = CudaEvent::new(device.context())?;
-        now.record(&device.compute_stream)?;
-        device.copy_stream.wait_event(&now)?;
-        let mut at = 0;
+        let queued_work = CudaEvent::new(device.context())?;
+        queued_work.record(&device.compute_stream)?;
+        device.copy_stream.wait_event(&queued_work)?;
+        let mut offset_bytes = 0;
         for buffer in from {
             let bytes = buffer.len() * buffer.element().size_bytes();
-            device.copy_stream.begin_download(device_memory(buffer), 0, &mut pinned, at, bytes)?;
-            at += bytes;
+            device.copy_stream.begin_download(device_memory(buffer), 0, &mut pinned, offset_bytes, bytes)?;
+            offset_bytes += bytes;
         }
-        let over = CudaEvent::new(device.context())?;
-        over.record(&device.copy_stream)?;
-        Ok((PendingCopy { pinned, len_words: bytes / 4 }, CopyCompletion { event: over }))
+        let event = CudaEvent::new(device.context())?;
+        event.record(&device.copy_stream)?;
+        Ok((PendingCopy { pinned, len_words: bytes / 4 }, CopyCompletion { event }))
     }
 
-    fn free(&self) -> std::sync::MutexGuard<'_, Vec<PinnedMemory>> {
+    fn free(&self) -> MutexGuard<'_, Vec<PinnedMemory>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl PendingCopy {
-    /// Waits, and hands the words over; the memory goes back to where it is from.
-    pub fn finish(self, copies: &PinnedPool) -> Result<Vec<u32>, DeviceError> {
+    /// Blocks until the copy is complete and returns the words. The pinned memory goes back to `pool`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    pub fn finish(self, pool: &PinnedPool) -> Result<Vec<u32>, DeviceError> {
         let words = self.pinned.as_words()?[..self.len_words].to_vec();
-        copies.free().push(self.pinned);
+        pool.free().push(self.pinned);
         Ok(words)
     }
 }

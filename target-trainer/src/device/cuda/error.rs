@@ -1,33 +1,39 @@
-//! What the driver and cublasLt may say, sorted by what can be done about it. Codes are numbers here: a driver may know
-//! more of them than any list.
+//! Errors of the driver and cublasLt, classified by what the caller can do about them. Codes are integers,
+//! because a driver may return codes that no list has.
 
-/// Why the device did not do as it was told.
+/// Why an operation on the device failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// Only a fresh process can go on.
+    /// The CUDA context is lost. Only a new process can use the device again.
+    ///
+    /// Fields of all variants: the device as users name it, the call that failed, the name and number of its
+    /// error, and the driver's error code.
     #[error(
-        "{device}: `{call}` failed with {name}: the CUDA context of this process is lost; only a new process can go on"
+        "{device}: `{call}` failed with {detail}: the CUDA context of this process is lost; \
+         restart the process"
     )]
-    ContextLost { device: String, call: &'static str, name: String, code: Option<u32> },
-    /// Nothing was applied. Memory that was only kept for later has been given back, and it was tried again.
+    ContextLost { device: String, call: &'static str, detail: String, code: Option<u32> },
+    /// Out of device memory, even after a retry with all cached memory returned. Nothing was applied.
     #[error(
-        "{device}: `{call}` failed with {name}: out of memory; use a smaller micro-batch or end what else uses the card"
+        "{device}: `{call}` failed with {detail}: out of memory; \
+         use a smaller micro-batch or stop other programs that use the GPU"
     )]
-    OutOfMemory { device: String, call: &'static str, name: String, code: Option<u32> },
-    /// With a code it may come back; without one, waiting for it is of no use.
-    #[error("{device} can't be used: {why}")]
-    Unavailable { device: String, why: String, code: Option<u32> },
-    /// Versions that do not fit.
+    OutOfMemory { device: String, call: &'static str, detail: String, code: Option<u32> },
+    /// There is no such device. With a code, the device may come back; without a code, waiting is useless.
+    #[error("{device} can't be used: {reason}")]
+    Unavailable { device: String, reason: String, code: Option<u32> },
+    /// The driver or the GPU is too old, or driver and libraries do not match.
     #[error(
-        "{device} can't be used: it has {driver}, needed is {needed}; update the driver or train on the CPU"
+        "{device} can't be used: it has {found}, but {required} is required; \
+         update the driver or train on the CPU"
     )]
-    Incompatible { device: String, driver: String, needed: String, code: Option<u32> },
-    /// An error of ours.
-    #[error("{device}: `{call}` failed with {name}")]
-    CallFailed { device: String, call: &'static str, name: String, code: Option<u32> },
+    Incompatible { device: String, found: String, required: String, code: Option<u32> },
+    /// A call was rejected: an error in this program.
+    #[error("{device}: `{call}` failed with {detail}")]
+    CallFailed { device: String, call: &'static str, detail: String, code: Option<u32> },
 }
 
-/// What can be done about a code.
+/// The variant of [`DeviceError`] that an error code maps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ErrorClass {
     ContextLost,
@@ -37,11 +43,13 @@ enum ErrorClass {
     CallFailed,
 }
 
+/// `CUDA_ERROR_OUT_OF_MEMORY`.
 const ERROR_OUT_OF_MEMORY: u32 = 2;
-/// Our own wherever the driver lacks a function: `CUDA_ERROR_NOT_FOUND`.
+/// `CUDA_ERROR_NOT_FOUND`. Also returned if the driver lacks a function.
 pub(super) const ERROR_NOT_FOUND: u32 = 500;
 
-/// `cuda.h`'s numbers. From 700 on, but for a few, the context is lost; so it is with what no list knows.
+/// Classifies a `CUresult` of `cuda.h`. From 700 on the context is lost, with a few exceptions. Unknown codes
+/// above 700 are treated the same.
 fn classify(code: u32) -> ErrorClass {
     match code {
         ERROR_OUT_OF_MEMORY => ErrorClass::OutOfMemory,
@@ -55,7 +63,7 @@ fn classify(code: u32) -> ErrorClass {
 }
 
 impl DeviceError {
-    /// For a code of the driver; `name` is the driver's own name for it.
+    /// Creates the error for a driver code. `name` is the driver's name of the code.
     pub(super) fn from_driver(
         device: &str,
         call: &'static str,
@@ -63,25 +71,25 @@ impl DeviceError {
         name: String,
         driver: &str,
     ) -> DeviceError {
-        let name = format!("{name} ({code})");
-        let (device, code) = (device.to_owned(), (Some(code), code));
-        match classify(code.1) {
-            ErrorClass::ContextLost => DeviceError::ContextLost { device, call, name, code: code.0 },
-            ErrorClass::OutOfMemory => DeviceError::OutOfMemory { device, call, name, code: code.0 },
+        let detail = format!("{name} ({code})");
+        let (device, class, code) = (device.to_owned(), classify(code), Some(code));
+        match class {
+            ErrorClass::ContextLost => DeviceError::ContextLost { device, call, detail, code },
+            ErrorClass::OutOfMemory => DeviceError::OutOfMemory { device, call, detail, code },
             ErrorClass::Unavailable => {
-                DeviceError::Unavailable { device, why: format!("`{call}` failed with {name}"), code: code.0 }
+                DeviceError::Unavailable { device, reason: format!("`{call}` failed with {detail}"), code }
             }
             ErrorClass::Incompatible => DeviceError::Incompatible {
                 device,
-                driver: format!("{driver}, whose `{call}` failed with {name}"),
-                needed: super::DRIVER_REQUIREMENT.to_owned(),
-                code: code.0,
+                found: format!("{driver}, whose `{call}` failed with {detail}"),
+                required: super::DRIVER_REQUIREMENT.to_owned(),
+                code,
             },
-            ErrorClass::CallFailed => DeviceError::CallFailed { device, call, name, code: code.0 },
+            ErrorClass::CallFailed => DeviceError::CallFailed { device, call, detail, code },
         }
     }
 
-    /// For a status of cublasLt, once the driver was asked and knew of no error.
+    /// Creates the error for a cublasLt status. Use it only if the driver itself reports no error.
     pub(super) fn from_cublas(device: &str, call: &'static str, status: u32) -> DeviceError {
         let name = match status {
             1 => "CUBLAS_STATUS_NOT_INITIALIZED",
@@ -92,17 +100,17 @@ impl DeviceError {
             13 => "CUBLAS_STATUS_EXECUTION_FAILED",
             14 => "CUBLAS_STATUS_INTERNAL_ERROR",
             15 => "CUBLAS_STATUS_NOT_SUPPORTED",
-            _ => "an unknown status of cublasLt",
+            _ => "an unknown cublasLt status",
         };
-        let (device, name, code) = (device.to_owned(), format!("{name} ({status})"), None);
+        let (device, detail, code) = (device.to_owned(), format!("{name} ({status})"), None);
         match status {
-            3 => DeviceError::OutOfMemory { device, call, name, code },
-            11 | 13 | 14 => DeviceError::ContextLost { device, call, name, code },
-            _ => DeviceError::CallFailed { device, call, name, code },
+            3 => DeviceError::OutOfMemory { device, call, detail, code },
+            11 | 13 | 14 => DeviceError::ContextLost { device, call, detail, code },
+            _ => DeviceError::CallFailed { device, call, detail, code },
         }
     }
 
-    /// The driver's number, where the driver said it.
+    /// Returns the driver's error code, if the error came from the driver.
     pub fn cuda_code(&self) -> Option<u32> {
         match self {
             DeviceError::ContextLost { code, .. }
@@ -124,27 +132,27 @@ mod tests {
 
     #[test]
     fn every_code_is_classified_by_recovery() {
-        let kinds = |codes: &[u32], wanted| {
-            assert!(codes.iter().all(|code| classify(*code) == wanted), "{wanted:?}: {codes:?}");
+        let expect_class = |codes: &[u32], expected| {
+            assert!(codes.iter().all(|code| classify(*code) == expected), "{expected:?}: {codes:?}");
         };
-        kinds(
+        expect_class(
             &[214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 909, 999],
             ErrorClass::ContextLost,
         );
-        // Codes that no version of `cuda.h` has, yet.
-        kinds(&[722, 750, 911, 12_345], ErrorClass::ContextLost);
-        kinds(&[2], ErrorClass::OutOfMemory);
-        kinds(&[34, 100, 101], ErrorClass::Unavailable);
-        kinds(&[209, 218, 222, 803, 804], ErrorClass::Incompatible);
-        kinds(&[1, 200, 400, 500, 600, 701, 801], ErrorClass::CallFailed);
+        // Codes that no version of `cuda.h` lists so far.
+        expect_class(&[722, 750, 911, 12_345], ErrorClass::ContextLost);
+        expect_class(&[2], ErrorClass::OutOfMemory);
+        expect_class(&[34, 100, 101], ErrorClass::Unavailable);
+        expect_class(&[209, 218, 222, 803, 804], ErrorClass::Incompatible);
+        expect_class(&[1, 200, 400, 500, 600, 701, 801], ErrorClass::CallFailed);
     }
 
     #[test]
     fn an_error_names_the_call_the_code_and_the_device() {
         let error =
             DeviceError::from_driver("cuda:1", "cuLaunchKernel", 719, "CUDA_ERROR_LAUNCH_FAILED".into(), "");
-        for word in ["cuda:1", "cuLaunchKernel", "CUDA_ERROR_LAUNCH_FAILED (719)"] {
-            assert!(error.to_string().contains(word), "{error}");
+        for text in ["cuda:1", "cuLaunchKernel", "CUDA_ERROR_LAUNCH_FAILED (719)"] {
+            assert!(error.to_string().contains(text), "{error}");
         }
         assert_eq!(error.cuda_code(), Some(719));
     }

@@ -1,8 +1,9 @@
-//! Buffers in device memory, and the pool that keeps freed ones for the next step: once steps are alike, the driver is asked
-//! for none. Knows no kernel.
+//! Buffers in device memory, and the pool that caches freed memory: equal steps need no allocation by the
+//! driver. Knows no kernel.
 //!
-//! A buffer may be freed while work that uses it is still queued: whoever gets it next queues behind that work, because all
-//! work of one device goes through one stream. Who uses another stream keeps the buffer until its event has come.
+//! A buffer may be freed while queued work still uses it. This is sound because all work of a device goes
+//! through one stream: the next user's work is queued behind it. A user of another stream must keep the
+//! buffer until its event has completed.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -11,18 +12,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::error::DeviceError;
 use super::sys::{CudaContext, DeviceMemory};
 
-/// What a buffer's elements are.
+/// Type of a buffer's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
+    /// 32-bit float.
     F32,
+    /// 16-bit bfloat.
     Bf16,
-    /// Indices, flags, and bits of whatever has 32 of them.
+    /// 32 bits: indices, flags, or the bits of any 32-bit value.
     Bits32,
-    /// Of 64 bits: sums of checksums, doubles.
+    /// 64 bits: checksums, doubles, addresses.
     Bits64,
 }
 
 impl ElementType {
+    /// Size of an element in bytes.
     pub fn size_bytes(self) -> usize {
         match self {
             ElementType::Bf16 => 2,
@@ -32,10 +36,10 @@ impl ElementType {
     }
 }
 
-/// By bytes.
+/// Free memory by size in bytes.
 type FreeMemory = BTreeMap<usize, Vec<Arc<DeviceMemory>>>;
 
-/// Device memory by size, free for the next who wants it.
+/// A pool of device memory, by size.
 #[derive(Debug)]
 pub(super) struct MemoryPool {
     context: Arc<CudaContext>,
@@ -47,25 +51,27 @@ impl MemoryPool {
         Arc::new(MemoryPool { context, free_memory: Mutex::default() })
     }
 
-    /// Holds whatever was there before. Out of memory: all that is free goes back to the driver, and it is tried once more.
+    /// Returns a buffer with undefined content. If the device is out of memory, returns all free memory to
+    /// the driver and tries once more.
     pub(super) fn buffer(
         self: &Arc<MemoryPool>,
         element: ElementType,
         len: usize,
     ) -> Result<DeviceBuffer, DeviceError> {
         let class = size_class(len * element.size_bytes());
-        let kept = self.free_memory().get_mut(&class).and_then(Vec::pop);
-        let memory = match kept {
+        let cached = self.free_memory().get_mut(&class).and_then(Vec::pop);
+        let memory = match cached {
             Some(memory) => memory,
             None => Arc::new(self.allocate(class)?),
         };
         Ok(DeviceBuffer { memory, pool: Arc::clone(self), element, len })
     }
 
+    /// Allocates memory from the driver.
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, DeviceError> {
         match DeviceMemory::new(&self.context, bytes) {
             Err(error) if error.is_out_of_memory() => {
-                tracing::debug!("{error}; what was kept for later is given back");
+                tracing::debug!("{error}; cached memory is returned to the driver");
                 self.release_free();
                 DeviceMemory::new(&self.context, bytes)
             }
@@ -73,7 +79,7 @@ impl MemoryPool {
         }
     }
 
-    /// Gives back all that is free.
+    /// Returns all free memory to the driver.
     pub(super) fn release_free(&self) {
         let free = std::mem::take(&mut *self.free_memory());
         drop(free);
@@ -84,14 +90,15 @@ impl MemoryPool {
     }
 }
 
-/// At most an eighth more than was asked for, so that nearly equal sizes share what is free.
+/// Rounds a size up by at most an eighth, so that buffers of nearly equal sizes can reuse each other's
+/// memory.
 fn size_class(bytes: usize) -> usize {
     let bytes = bytes.max(512);
     let step = (bytes.next_power_of_two() / 16).max(512);
     bytes.next_multiple_of(step)
 }
 
-/// Memory for so many elements.
+/// A typed buffer in device memory. Its memory returns to the pool when it is dropped.
 #[derive(Debug)]
 pub struct DeviceBuffer {
     memory: Arc<DeviceMemory>,
@@ -101,37 +108,44 @@ pub struct DeviceBuffer {
 }
 
 impl DeviceBuffer {
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Whether the buffer has no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Type of the elements.
     pub fn element(&self) -> ElementType {
         self.element
     }
 
-    /// All of it.
+    /// A view of the whole buffer.
     pub fn view(&self) -> BufferView<'_> {
         self.view_from(0)
     }
 
-    /// From an element on.
+    /// A view from element `offset` to the end.
     pub fn view_from(&self, offset: usize) -> BufferView<'_> {
         self.view_range(offset, self.len.saturating_sub(offset))
     }
 
-    /// `len` elements from `offset` on.
+    /// A view of `len` elements, starting at element `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not within the buffer.
     pub fn view_range(&self, offset: usize, len: usize) -> BufferView<'_> {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
-            "elements {offset}.. of {}, {len} of them",
+            "{len} elements from element {offset} are not within {} elements",
             self.len
         );
-        let at = self.memory.address() + (offset * self.element.size_bytes()) as u64;
-        BufferView { address: at, element: self.element, len, buffer: PhantomData }
+        let address = self.memory.address() + (offset * self.element.size_bytes()) as u64;
+        BufferView { address, element: self.element, len, buffer: PhantomData }
     }
 
     pub(super) fn memory(&self) -> &DeviceMemory {
@@ -145,7 +159,7 @@ impl Drop for DeviceBuffer {
     }
 }
 
-/// A place in a buffer.
+/// A range of a buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct BufferView<'a> {
     pub(super) address: u64,
@@ -155,9 +169,13 @@ pub struct BufferView<'a> {
 }
 
 impl<'a> BufferView<'a> {
-    /// From a further element on.
+    /// The view without its first `offset` elements.
+    ///
+    /// # Panics
+    ///
+    /// If the view is shorter.
     pub fn skip(self, offset: usize) -> BufferView<'a> {
-        assert!(offset <= self.len, "element {offset} of {}", self.len);
+        assert!(offset <= self.len, "element {offset} is not within {} elements", self.len);
         BufferView {
             address: self.address + (offset * self.element.size_bytes()) as u64,
             len: self.len - offset,
@@ -165,7 +183,7 @@ impl<'a> BufferView<'a> {
         }
     }
 
-    /// The device's address, for tables that the device reads.
+    /// The device address, for tables that kernels read.
     pub fn address(self) -> u64 {
         self.address
     }

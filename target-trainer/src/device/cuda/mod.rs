@@ -1,15 +1,16 @@
-//! A card through CUDA: a safe floor over the driver and cublasLt, and the kernels as operations. Knows no model.
+//! CUDA: safe wrappers of the driver and cublasLt, and the kernels as operations. Knows no model.
 //!
-//! Libraries are loaded at run time, so that one binary runs with and without a driver. Unsafe code lies in the files named
-//! `sys.rs`. An operation only queues work; what waits says so. An error may be that of earlier work.
+//! Libraries are loaded at run time, so that one binary runs with and without a driver. Unsafe code is in the
+//! files named `sys.rs`. Operations only queue work; the documentation of a function says if it blocks. An
+//! operation may return the error of work that was queued earlier.
 
 mod cuda_device;
 mod driver;
 mod error;
+mod kernel_library;
 mod matmul;
 mod memory;
 mod ops;
-mod program;
 mod sys;
 
 use cuda_device::DRIVER_REQUIREMENT;

@@ -1,57 +1,88 @@
-//! Each kernel with what it takes, as `kernels/README.md` has it: grid, block, shared memory. Knows no model.
+//! Launches each kernel with its parameters, grid, block and shared memory (see `kernels/README.md`). Knows
+//! no model.
 //!
-//! Sizes are checked here where a wrong one would reach beyond a buffer; kernels check their own against the grid.
+//! This file checks sizes that could make a kernel access memory outside a buffer. Kernels check their sizes
+//! against the grid.
 
 use super::cuda_device::CudaDevice;
 use super::error::DeviceError;
 use super::memory::{BufferView, ElementType};
 use super::sys::LaunchConfig;
 
-/// Threads of a block for a row, and for sums over all of a buffer.
+/// Threads of a block that processes a row.
 const ROW_THREADS: u32 = 128;
+/// Threads of a block that processes a part of a buffer, or a row of logits.
 const WIDE_THREADS: u32 = 256;
-/// Blocks of a pass over all of a buffer, at most; partial sums of a norm are as many.
+/// Maximum number of blocks for a pass over a whole buffer. A norm has this many partial sums.
 pub const MAX_BLOCKS: u32 = 256;
-/// What a thread is worth its barriers for: 16 bytes of a bf16 row, or a few elements of a whole buffer.
+/// Elements that make a further thread worth its barriers: 16 bytes of a bf16 row, or a few elements of a
+/// buffer.
 const ELEMENTS_PER_THREAD: usize = 8;
-/// Rows of a tile of attention.
+/// Rows of an attention tile; `TILE` in `kernels/device.h`.
 const TILE_ROWS: usize = 64;
 
-/// A matrix as it lies: `ld` elements from row to row.
+/// A row-major matrix in device memory. `ld` is the number of elements from one row to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct MatrixView<'a> {
+    /// From the first element of the matrix on.
     pub view: BufferView<'a>,
     pub rows: usize,
     pub cols: usize,
+    /// Elements from one row to the next, at least `cols`.
     pub ld: usize,
 }
 
 impl<'a> MatrixView<'a> {
-    /// Rows side by side.
+    /// A matrix without gaps between its rows.
+    ///
+    /// # Panics
+    ///
+    /// If the view is too short.
     pub fn dense(view: BufferView<'a>, rows: usize, cols: usize) -> MatrixView<'a> {
         MatrixView::with_ld(view, rows, cols, cols)
     }
 
+    /// A matrix with `ld` elements from one row to the next.
+    ///
+    /// # Panics
+    ///
+    /// If `ld` is less than `cols`, or if the view is too short.
     pub fn with_ld(view: BufferView<'a>, rows: usize, cols: usize, ld: usize) -> MatrixView<'a> {
-        let reach = if rows * cols == 0 { 0 } else { (rows - 1) * ld + cols };
-        assert!(cols <= ld && reach <= view.len, "{rows} x {cols} (ld {ld}) in {} elements", view.len);
+        let required_len = if rows * cols == 0 { 0 } else { (rows - 1) * ld + cols };
+        assert!(
+            cols <= ld && required_len <= view.len,
+            "{rows} x {cols} (ld {ld}) does not fit {} elements",
+            view.len
+        );
         MatrixView { view, rows, cols, ld }
     }
 
-    /// Some of the columns.
+    /// The columns `from` to `from + cols`.
+    ///
+    /// # Panics
+    ///
+    /// If the matrix has fewer columns.
     pub fn column_range(self, from: usize, cols: usize) -> MatrixView<'a> {
-        assert!(from + cols <= self.cols, "columns {from}.. of {}, {cols} of them", self.cols);
+        assert!(
+            from + cols <= self.cols,
+            "{cols} columns from column {from} are not within {} columns",
+            self.cols
+        );
         MatrixView { view: self.view.skip(from.min(self.view.len)), cols, ..self }
     }
 
-    /// Some of the rows.
-    pub fn rows(self, from: usize, rows: usize) -> MatrixView<'a> {
-        assert!(from + rows <= self.rows, "rows {from}.. of {}, {rows} of them", self.rows);
+    /// The rows `from` to `from + rows`.
+    ///
+    /// # Panics
+    ///
+    /// If the matrix has fewer rows.
+    pub fn row_range(self, from: usize, rows: usize) -> MatrixView<'a> {
+        assert!(from + rows <= self.rows, "{rows} rows from row {from} are not within {} rows", self.rows);
         MatrixView { view: self.view.skip(from * self.ld), rows, ..self }
     }
 }
 
-/// A parameter of a kernel, as its bits.
+/// The parameters of a kernel launch, as bits.
 pub(super) struct KernelParams(Vec<u64>);
 
 impl KernelParams {
@@ -63,16 +94,19 @@ impl KernelParams {
         &self.0
     }
 
+    /// Pushes the address of a view.
     pub(super) fn pointer(mut self, view: BufferView<'_>) -> KernelParams {
         self.0.push(view.address);
         self
     }
 
+    /// Pushes a null pointer.
     fn null(mut self) -> KernelParams {
         self.0.push(0);
         self
     }
 
+    /// Pushes an `int`. Panics if the value is too large.
     fn int(mut self, value: usize) -> KernelParams {
         self.0.push(u64::from(
             u32::try_from(value)
@@ -83,19 +117,21 @@ impl KernelParams {
         self
     }
 
+    /// Pushes a `float`.
     fn float(mut self, value: f32) -> KernelParams {
         self.0.push(u64::from(value.to_bits()));
         self
     }
 
+    /// Pushes a 64-bit integer.
     fn long(mut self, value: u64) -> KernelParams {
         self.0.push(value);
         self
     }
 
-    /// Address and row stride.
-    fn matrix(self, rows: MatrixView<'_>) -> KernelParams {
-        self.pointer(rows.view).int(rows.ld)
+    /// Pushes the address and `ld`.
+    fn matrix(self, matrix: MatrixView<'_>) -> KernelParams {
+        self.pointer(matrix.view).int(matrix.ld)
     }
 }
 
@@ -103,69 +139,81 @@ fn saturating_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn launch_config(grid: [usize; 3], block: u32, shared_bytes: usize) -> LaunchConfig {
+fn launch_config(grid: [usize; 3], threads: u32, shared_bytes: usize) -> LaunchConfig {
     LaunchConfig {
         grid: grid.map(saturating_u32),
-        block_threads: block,
+        block_threads: threads,
         shared_bytes: saturating_u32(shared_bytes),
     }
 }
 
-fn row_launch(rows: usize, block: u32, shared_bytes: usize) -> LaunchConfig {
-    launch_config([rows, 1, 1], block, shared_bytes)
+/// Launch with one block for each row.
+fn row_launch(rows: usize, threads: u32, shared_bytes: usize) -> LaunchConfig {
+    launch_config([rows, 1, 1], threads, shared_bytes)
 }
 
-/// A sum over each row, 4 bytes of shared memory for each thread: a power of two, and no more than find work in a row.
-fn row_sum_launch(rows: usize, cols: usize, most: u32) -> LaunchConfig {
-    let threads = saturating_u32(cols.div_ceil(ELEMENTS_PER_THREAD).next_power_of_two()).clamp(32, most);
+/// Launch of a kernel that sums over each row. Threads are a power of two, and no more than a row can keep
+/// busy. Each has 4 bytes of shared memory.
+fn row_sum_launch(rows: usize, cols: usize, max_threads: u32) -> LaunchConfig {
+    let threads =
+        saturating_u32(cols.div_ceil(ELEMENTS_PER_THREAD).next_power_of_two()).clamp(32, max_threads);
     row_launch(rows, threads, threads as usize * 4)
 }
 
+/// Launch of a kernel whose blocks loop over `count` elements.
 fn whole_buffer_launch(count: usize, shared_bytes: usize) -> LaunchConfig {
     launch_config([block_count(count), 1, 1], WIDE_THREADS, shared_bytes)
 }
 
-/// No more than find work.
+/// The number of blocks that `count` elements can keep busy.
 fn block_count(count: usize) -> usize {
     count.div_ceil(WIDE_THREADS as usize * ELEMENTS_PER_THREAD).clamp(1, MAX_BLOCKS as usize)
 }
 
-/// Packed sequences and the heads of their attention.
+/// Sizes of an attention operation over packed sequences.
 #[derive(Debug, Clone, Copy)]
 pub struct PackedSequences<'a> {
-    /// Ints: where each sequence begins, and where the last one ends.
+    /// 32-bit ints: the first row of each sequence, then the end of the last sequence.
     pub starts: BufferView<'a>,
+    /// Number of sequences.
     pub sequences: usize,
+    /// Tokens of all sequences together.
     pub rows: usize,
-    /// Tokens of the longest one.
+    /// Tokens of the longest sequence.
     pub longest: usize,
+    /// Query heads.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Elements of a head.
     pub head_dim: usize,
-    /// Use tensor cores where there is a kernel for this size of heads.
+    /// Use tensor cores if there is a kernel for this head size.
     pub tensor_cores: bool,
 }
 
 impl PackedSequences<'_> {
+    /// Factor of the scores, `1 / sqrt(d)`.
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// The kernel's name, and whether it is one for tensor cores.
+    /// The kernel's name, and whether it uses tensor cores.
     fn kernel(&self, name: &str, element: ElementType) -> (String, bool) {
-        let fits =
+        let uses_tensor_cores =
             self.tensor_cores && element == ElementType::Bf16 && [16, 32, 64, 128].contains(&self.head_dim);
-        match (fits, element) {
+        match (uses_tensor_cores, element) {
             (true, _) => (format!("{name}_bf16_d{}", self.head_dim), true),
             (false, ElementType::Bf16) => (format!("{name}_bf16"), false),
             (false, _) => (format!("{name}_f32"), false),
         }
     }
 
+    /// Grid of a kernel with one block for each tile of rows, head and sequence.
     fn grid(&self, heads: usize) -> [usize; 3] {
         [self.longest.div_ceil(TILE_ROWS), heads, self.sequences]
     }
 
+    /// Pushes the parameters that all attention kernels share.
     fn push_sizes(&self, params: KernelParams) -> KernelParams {
         params
             .pointer(self.starts)
@@ -176,28 +224,37 @@ impl PackedSequences<'_> {
             .float(self.scale())
     }
 
-    /// Bytes of shared memory, by `kernels/README.md`.
-    fn shared_bytes(&self, tensor: bool, plain: usize, extra: usize) -> usize {
-        match tensor {
-            true => 256 * (self.head_dim + 8) + extra,
-            false => plain,
+    /// Bytes of shared memory, by the formulas in `kernels/README.md`.
+    fn shared_bytes(&self, uses_tensor_cores: bool, plain_bytes: usize, extra_bytes: usize) -> usize {
+        match uses_tensor_cores {
+            true => 256 * (self.head_dim + 8) + extra_bytes,
+            false => plain_bytes,
         }
     }
 }
 
-/// AdamW's numbers for one update.
+/// Parameters of one AdamW update.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWUpdate {
+    /// Learning rate of this step.
     pub learning_rate: f32,
+    /// Decay of the first moment.
     pub beta1: f32,
+    /// Decay of the second moment.
     pub beta2: f32,
+    /// Added to the root of the second moment.
     pub epsilon: f32,
+    /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// The gradient is scaled down to this norm.
     pub clip_norm: f32,
+    /// The first moment is divided by this, see [`bias_correction`](crate::optim::bias_correction).
     pub bias_correction1: f32,
+    /// The second moment is divided by this.
     pub bias_correction2: f32,
 }
 
+/// The kernel's name with the suffix of its element type.
 fn typed_kernel_name(name: &'static str, element: ElementType) -> String {
     match element {
         ElementType::Bf16 => format!("{name}_bf16"),
@@ -209,12 +266,20 @@ type LaunchResult = Result<(), DeviceError>;
 
 impl CudaDevice {
     /// `x[row] = table[tokens[row]]`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn embed(&self, x: MatrixView<'_>, table: BufferView<'_>, tokens: BufferView<'_>) -> LaunchResult {
         let params = KernelParams::new().matrix(x).pointer(table).pointer(tokens).int(x.rows).int(x.cols);
         self.launch(&typed_kernel_name("embed", x.view.element), row_launch(x.rows, ROW_THREADS, 0), params)
     }
 
-    /// `y = x * inverse * weight`, and each row's inverse.
+    /// `y = x * inverse * weight`. Also writes each row's `inverse = 1 / rms`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn rms_norm(
         &self,
         y: MatrixView<'_>,
@@ -238,7 +303,11 @@ impl CudaDevice {
         )
     }
 
-    /// `dx = residual + ` the gradient through the norm; the residual may be `dx`.
+    /// Writes the gradient through the norm to `dx`, plus `residual` if given. `residual` may be `dx` itself.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn rms_norm_backward(
         &self,
         dx: BufferView<'_>,
@@ -258,15 +327,21 @@ impl CudaDevice {
         self.launch(&typed_kernel_name("rms_norm_backward", dx.element), launch, params)
     }
 
-    /// In place on the first `heads` heads of each row. `table`: cosines, then sines, `[most, head_dim / 2]` each.
+    /// Rotates the first `heads` heads of each row in place, by the negative angle if `backward`.
+    ///
+    /// `table` holds cosines, then sines, `[max_positions, head_dim / 2]` each.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn rope(
         &self,
         x: MatrixView<'_>,
         table: BufferView<'_>,
         positions: BufferView<'_>,
         (heads, head_dim): (usize, usize),
-        most: usize,
-        back: bool,
+        max_positions: usize,
+        backward: bool,
     ) -> LaunchResult {
         let params = KernelParams::new()
             .matrix(x)
@@ -275,11 +350,15 @@ impl CudaDevice {
             .int(x.rows)
             .int(heads)
             .int(head_dim);
-        let params = params.int(most).float(if back { -1.0 } else { 1.0 });
+        let params = params.int(max_positions).float(if backward { -1.0 } else { 1.0 });
         self.launch(&typed_kernel_name("rope", x.view.element), row_launch(x.rows, ROW_THREADS, 0), params)
     }
 
-    /// Causal attention; `lse[heads, rows]`.
+    /// Causal attention. Also writes the log-sum-exp of each row's scores, `lse[heads, rows]`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn attention(
         &self,
         out: MatrixView<'_>,
@@ -287,13 +366,17 @@ impl CudaDevice {
         qkv: MatrixView<'_>,
         packed: &PackedSequences<'_>,
     ) -> LaunchResult {
-        let (name, tensor) = packed.kernel("attention", out.view.element);
-        let shared = packed.shared_bytes(tensor, 16 * (packed.head_dim + 32), 0);
+        let (name, uses_tensor_cores) = packed.kernel("attention", out.view.element);
+        let shared = packed.shared_bytes(uses_tensor_cores, 16 * (packed.head_dim + 32), 0);
         let params = packed.push_sizes(KernelParams::new().matrix(out).pointer(lse).matrix(qkv));
         self.launch(&name, launch_config(packed.grid(packed.heads), ROW_THREADS, shared), params)
     }
 
-    /// `delta[heads, rows]`: what the softmax's backward pass takes off.
+    /// `delta[heads, rows] = sum(out * dout)`, indices the backward pass of softmax subtracts.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn attention_delta(
         &self,
         delta: BufferView<'_>,
@@ -307,7 +390,12 @@ impl CudaDevice {
         self.launch(&typed_kernel_name("attention_delta", out.view.element), launch, params)
     }
 
-    /// All of `dqkv`.
+    /// Writes all of `dqkv`. `lse` and `delta` come from the forward pass and from
+    /// [`CudaDevice::attention_delta`].
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn attention_backward(
         &self,
         dqkv: MatrixView<'_>,
@@ -322,15 +410,19 @@ impl CudaDevice {
             )
         };
         let d = packed.head_dim;
-        let (name, tensor) = packed.kernel("attention_backward_q", qkv.view.element);
-        let shared = packed.shared_bytes(tensor, 16 * (2 * d + 32), 0);
+        let (name, uses_tensor_cores) = packed.kernel("attention_backward_q", qkv.view.element);
+        let shared = packed.shared_bytes(uses_tensor_cores, 16 * (2 * d + 32), 0);
         self.launch(&name, launch_config(packed.grid(packed.heads), ROW_THREADS, shared), params())?;
-        let (name, tensor) = packed.kernel("attention_backward_kv", qkv.view.element);
-        let shared = packed.shared_bytes(tensor, 16 * (2 * d + 64), 512);
+        let (name, uses_tensor_cores) = packed.kernel("attention_backward_kv", qkv.view.element);
+        let shared = packed.shared_bytes(uses_tensor_cores, 16 * (2 * d + 64), 512);
         self.launch(&name, launch_config(packed.grid(packed.kv_heads), ROW_THREADS, shared), params())
     }
 
-    /// `gate_up[rows, 2 * width]`, gate first.
+    /// `out = silu(gate) * up`. `gate_up[rows, 2 * width]` holds the gate first.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn swiglu(&self, out: MatrixView<'_>, gate_up: MatrixView<'_>) -> LaunchResult {
         let params = KernelParams::new().matrix(out).matrix(gate_up).int(out.rows).int(out.cols);
         self.launch(
@@ -340,6 +432,11 @@ impl CudaDevice {
         )
     }
 
+    /// Backward pass of [`CudaDevice::swiglu`]: writes `dgate_up` from `dout`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn swiglu_backward(
         &self,
         dgate_up: MatrixView<'_>,
@@ -355,9 +452,18 @@ impl CudaDevice {
         )
     }
 
-    /// `out[i] = x[which[i]]`.
-    pub fn gather_rows(&self, out: MatrixView<'_>, x: MatrixView<'_>, which: BufferView<'_>) -> LaunchResult {
-        let params = KernelParams::new().matrix(out).matrix(x).pointer(which).int(out.rows).int(out.cols);
+    /// `out[i] = x[indices[i]]`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    pub fn gather_rows(
+        &self,
+        out: MatrixView<'_>,
+        x: MatrixView<'_>,
+        indices: BufferView<'_>,
+    ) -> LaunchResult {
+        let params = KernelParams::new().matrix(out).matrix(x).pointer(indices).int(out.rows).int(out.cols);
         self.launch(
             &typed_kernel_name("gather_rows", out.view.element),
             row_launch(out.rows, ROW_THREADS, 0),
@@ -365,14 +471,19 @@ impl CudaDevice {
         )
     }
 
-    /// `x[which[i]] = from[i]`; no row twice.
+    /// `x[indices[i]] = from[i]`. `indices` must not name a row twice.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn scatter_rows(
         &self,
         x: MatrixView<'_>,
         from: MatrixView<'_>,
-        which: BufferView<'_>,
+        indices: BufferView<'_>,
     ) -> LaunchResult {
-        let params = KernelParams::new().matrix(x).matrix(from).pointer(which).int(from.rows).int(from.cols);
+        let params =
+            KernelParams::new().matrix(x).matrix(from).pointer(indices).int(from.rows).int(from.cols);
         self.launch(
             &typed_kernel_name("scatter_rows", x.view.element),
             row_launch(from.rows, ROW_THREADS, 0),
@@ -380,7 +491,11 @@ impl CudaDevice {
         )
     }
 
-    /// Logits become their gradient, `(softmax - onehot) * scales[row]`; each row's loss.
+    /// Replaces logits by their gradient, `(softmax - onehot) * scales[row]`. Also writes each row's loss.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn cross_entropy(
         &self,
         logits: MatrixView<'_>,
@@ -395,6 +510,10 @@ impl CudaDevice {
     }
 
     /// `out[0] += sum(values * weights)`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn weighted_sum(
         &self,
         out: BufferView<'_>,
@@ -406,7 +525,18 @@ impl CudaDevice {
         self.launch("weighted_sum", launch_config([1, 1, 1], WIDE_THREADS, WIDE_THREADS as usize * 8), params)
     }
 
-    /// `norm[0]`, and `flags[0] |= 1` where an element is not finite. `partial`: a double for each of [`BLOCKS`].
+    /// Writes the Euclidean norm of `gradient` to `norm[0]`. Sets bit 0 of `flags[0]` if an element is not
+    /// finite.
+    ///
+    /// `partial` holds [`MAX_BLOCKS`] doubles.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    ///
+    /// # Panics
+    ///
+    /// If `partial` is too short.
     pub fn gradient_norm(
         &self,
         norm: BufferView<'_>,
@@ -416,7 +546,7 @@ impl CudaDevice {
     ) -> LaunchResult {
         assert!(
             partial.element == ElementType::Bits64 && partial.len >= MAX_BLOCKS as usize,
-            "a partial sum for each block"
+            "`partial` has no room for a partial sum of each block"
         );
         let params =
             KernelParams::new().pointer(partial).pointer(flags).pointer(gradient).long(gradient.len as u64);
@@ -425,7 +555,16 @@ impl CudaDevice {
         self.launch("finish_norm", launch_config([1, 1, 1], WIDE_THREADS, WIDE_THREADS as usize * 8), params)
     }
 
-    /// Parameters, first and second moments `from` into `to`; `flags[0] |= 2` where an updated parameter is not finite.
+    /// Updates parameters, first and second moments `from` into `to`. Sets bit 1 of `flags[0]` if an updated
+    /// parameter is not finite.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    ///
+    /// # Panics
+    ///
+    /// If a list is shorter than the gradient.
     pub fn adamw(
         &self,
         to: [BufferView<'_>; 3],
@@ -438,7 +577,7 @@ impl CudaDevice {
         let [p, m, v] = from;
         assert!(
             [p_out, m_out, v_out, p, m, v].iter().all(|view| view.len >= gradient.len),
-            "a list is too short"
+            "a list is shorter than the gradient"
         );
         let params = KernelParams::new()
             .pointer(p_out)
@@ -458,7 +597,14 @@ impl CudaDevice {
         self.launch("adamw", whole_buffer_launch(gradient.len, 0), params)
     }
 
-    /// Copies matrices out of `params` as a table of `count` of them says; `element` is theirs.
+    /// Copies the adapter's matrices from the flat list `params` to their places in the frozen weights.
+    ///
+    /// `table` holds `count` entries of `struct Block` in `kernels/memory.cu`. `element` is the type of the
+    /// copies.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn copy_adapter_blocks(
         &self,
         element: ElementType,
@@ -474,7 +620,15 @@ impl CudaDevice {
         )
     }
 
-    /// `sum[0] += ` the checksum of so many words; `salt` is how many words came before.
+    /// Adds the checksum of `count` words to `sum[0]`. `salt` is the number of words before them.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer words.
     pub fn checksum(
         &self,
         sum: BufferView<'_>,
@@ -482,14 +636,25 @@ impl CudaDevice {
         count: u64,
         salt: u64,
     ) -> LaunchResult {
-        assert!(count * 4 <= (words.len * words.element.size_bytes()) as u64, "more words than there are");
+        assert!(
+            count * 4 <= (words.len * words.element.size_bytes()) as u64,
+            "the checksum covers more words than the buffer has"
+        );
         let params = KernelParams::new().pointer(sum).pointer(words).long(count).long(salt);
         self.launch("checksum", whole_buffer_launch(count as usize, WIDE_THREADS as usize * 8), params)
     }
 
-    /// Rounds to nearest even.
+    /// Converts f32 to bf16, rounding to nearest even.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
+    ///
+    /// # Panics
+    ///
+    /// If the output is too short.
     pub fn cast_bf16(&self, out: BufferView<'_>, from: BufferView<'_>) -> LaunchResult {
-        assert!(out.len >= from.len, "the output is too short");
+        assert!(out.len >= from.len, "the output is shorter than the input");
         let params = KernelParams::new().pointer(out).pointer(from).long(from.len as u64);
         self.launch("cast_bf16", whole_buffer_launch(from.len, 0), params)
     }

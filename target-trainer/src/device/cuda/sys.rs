@@ -1,62 +1,64 @@
-//! Owners of what the driver hands out: contexts, streams, events, memory. Unsafe inside, safe
-//! outside: whatever a caller does with these types, the host's memory stays whole. Knows no kernel and no model.
+//! Types that own the driver's handles: contexts, streams, events, memory. The public interface is safe: no
+//! use of these types can corrupt the host's memory. Knows no kernel and no model.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Arc, OnceLock};
 
 use super::driver::*;
 use super::error::DeviceError;
-use super::program::CudaKernel;
+use super::kernel_library::CudaKernel;
 use crate::device::WaitTracker;
 
-/// `CU_STREAM_NON_BLOCKING`, `CU_EVENT_DISABLE_TIMING`.
+/// `CU_STREAM_NON_BLOCKING` and `CU_EVENT_DISABLE_TIMING`.
 const STREAM_NON_BLOCKING: u32 = 1;
 const EVENT_DISABLE_TIMING: u32 = 2;
-/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`, and `_MINOR`.
+/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
 const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
 const COMPUTE_CAPABILITY_MINOR: i32 = 76;
 
-/// The driver's name for a code.
+/// The driver's name of an error code.
 fn error_name(code: u32) -> String {
     let mut name: *const c_char = std::ptr::null();
-    // SAFETY: a place for the answer, which is null or a string that is never freed.
+    // SAFETY: the out-pointer is valid. The driver sets it to null or to a static string.
     let known = unsafe { cuGetErrorName(code, &raw mut name) } == 0 && !name.is_null();
     match known {
-        // SAFETY: as above.
+        // SAFETY: the pointer is not null, and the driver guarantees a static string that ends with a NUL.
         true => unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(),
         false => "an error unknown to the driver".to_owned(),
     }
 }
 
-/// The driver, begun.
+/// The initialised driver.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CudaDriver {
-    /// As CUDA counts: 12080 is 12.8.
+    /// In CUDA's encoding: 12080 is 12.8.
     pub(super) version: i32,
 }
 
 impl CudaDriver {
-    /// The error's device is `device`.
+    /// Loads and initialises the driver. Errors name `device`.
     pub(super) fn new(device: &str) -> Result<CudaDriver, DeviceError> {
-        // SAFETY: loads a library by its public names; its start-up code asks for nothing.
-        let present = *DRIVER_PRESENT.get_or_init(|| unsafe { cudarc::driver::sys::is_culib_present() });
-        if !present {
-            let why = "no NVIDIA driver was found: the loader knows no `libcuda.so`".to_owned();
-            return Err(DeviceError::Unavailable { device: device.to_owned(), why, code: None });
+        // SAFETY: loads libcuda by its public names; its initialisers have no preconditions.
+        let is_present = *DRIVER_PRESENT.get_or_init(|| unsafe { cudarc::driver::sys::is_culib_present() });
+        if !is_present {
+            let reason = "no NVIDIA driver was found: the loader does not find `libcuda.so`".to_owned();
+            return Err(DeviceError::Unavailable { device: device.to_owned(), reason, code: None });
         }
         let mut version = 0;
-        // SAFETY: a place for the answer; this call is allowed before the next one.
-        let asked = unsafe { cuDriverGetVersion(&raw mut version) };
-        let instance = CudaDriver { version: if asked == 0 { version } else { 0 } };
-        // SAFETY: the flags must be 0, and are.
-        instance.check(device, "cuInit", unsafe { cuInit(0) })?;
-        Ok(instance)
+        // SAFETY: the out-pointer is valid. This call is allowed before `cuInit`.
+        let status = unsafe { cuDriverGetVersion(&raw mut version) };
+        let driver = CudaDriver { version: if status == 0 { version } else { 0 } };
+        // SAFETY: the flags are 0, as required.
+        driver.check(device, "cuInit", unsafe { cuInit(0) })?;
+        Ok(driver)
     }
 
+    /// For error texts: "a driver for CUDA 12.8".
     pub(super) fn describe(self) -> String {
         format!("a driver for CUDA {}.{}", self.version / 1000, self.version % 1000 / 10)
     }
 
+    /// Turns a result code of `call` into a result.
     pub(super) fn check(self, device: &str, call: &'static str, code: u32) -> Result<(), DeviceError> {
         match code {
             0 => Ok(()),
@@ -64,97 +66,104 @@ impl CudaDriver {
         }
     }
 
+    /// Number of devices.
     pub(super) fn device_count(self, device: &str) -> Result<usize, DeviceError> {
         let mut count = 0;
-        // SAFETY: a place for the answer.
+        // SAFETY: the out-pointer is valid for the duration of the call.
         self.check(device, "cuDeviceGetCount", unsafe { cuDeviceGetCount(&raw mut count) })?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
 }
 
-/// Whether the loader finds NVRTC.
+/// Returns whether the loader finds NVRTC.
 pub(super) fn nvrtc_is_present() -> bool {
-    // SAFETY: as of the driver.
+    // SAFETY: loads libnvrtc by its public names; its initialisers have no preconditions.
     unsafe { cudarc::nvrtc::sys::is_culib_present() }
 }
 
+/// Whether the driver's library was found. Looked up once.
 static DRIVER_PRESENT: OnceLock<bool> = OnceLock::new();
 
-/// A device's primary context, retained.
+/// A device's primary context. It is retained until this value is dropped.
 #[derive(Debug)]
 pub(super) struct CudaContext {
     cuda_driver: CudaDriver,
     ordinal: i32,
     handle: usize,
-    /// As users name it: `cuda:0`.
+    /// The device as users name it: `cuda:0`.
     pub(super) device_name: String,
-    /// The card's name, and its compute capability.
+    /// The GPU's product name.
     pub(super) gpu_name: String,
+    /// Major and minor compute capability.
     pub(super) compute_capability: (i32, i32),
+    /// Records every call that may block.
     pub(super) wait_tracker: Arc<WaitTracker>,
 }
 
 impl CudaContext {
     pub(super) fn new(
-        instance: CudaDriver,
-        number: usize,
-        pulse: Arc<WaitTracker>,
+        cuda_driver: CudaDriver,
+        index: usize,
+        wait_tracker: Arc<WaitTracker>,
     ) -> Result<Arc<CudaContext>, DeviceError> {
-        let device = format!("cuda:{number}");
+        let device_name = format!("cuda:{index}");
         let mut ordinal = 0;
-        let _waiting = pulse.begin_wait();
-        // SAFETY: places for the answers, here and below; the name is ended by a NUL within its length.
-        let code = unsafe { cuDeviceGet(&raw mut ordinal, i32::try_from(number).unwrap_or(i32::MAX)) };
-        instance.check(&device, "cuDeviceGet", code)?;
+        let waiting = wait_tracker.begin_wait();
+        // SAFETY: the out-pointer is valid for the duration of the call.
+        let code = unsafe { cuDeviceGet(&raw mut ordinal, i32::try_from(index).unwrap_or(i32::MAX)) };
+        cuda_driver.check(&device_name, "cuDeviceGet", code)?;
         let mut name = [0_u8; 256];
-        // SAFETY: as above.
+        // SAFETY: the buffer is valid for 255 bytes. The driver ends the name with a NUL within this length.
         let code = unsafe { cuDeviceGetName(name.as_mut_ptr().cast(), 255, ordinal) };
-        instance.check(&device, "cuDeviceGetName", code)?;
-        let card = CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().trim().to_owned();
-        let attribute = |which| {
+        cuda_driver.check(&device_name, "cuDeviceGetName", code)?;
+        let gpu_name =
+            CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().trim().to_owned();
+        let query = |attribute| {
             let mut value = 0;
-            // SAFETY: as above.
-            let code = unsafe { cuDeviceGetAttribute(&raw mut value, which, ordinal) };
-            instance.check(&device, "cuDeviceGetAttribute", code).map(|()| value)
+            // SAFETY: the out-pointer is valid for the duration of the call.
+            let code = unsafe { cuDeviceGetAttribute(&raw mut value, attribute, ordinal) };
+            cuda_driver.check(&device_name, "cuDeviceGetAttribute", code).map(|()| value)
         };
-        let capability = (attribute(COMPUTE_CAPABILITY_MAJOR)?, attribute(COMPUTE_CAPABILITY_MINOR)?);
+        let compute_capability = (query(COMPUTE_CAPABILITY_MAJOR)?, query(COMPUTE_CAPABILITY_MINOR)?);
         let mut handle = 0;
-        // SAFETY: as above.
+        // SAFETY: the out-pointer is valid for the duration of the call. `drop` releases the context.
         let code = unsafe { cuDevicePrimaryCtxRetain(&raw mut handle, ordinal) };
-        instance.check(&device, "cuDevicePrimaryCtxRetain", code)?;
-        drop(_waiting);
+        cuda_driver.check(&device_name, "cuDevicePrimaryCtxRetain", code)?;
+        drop(waiting);
         let context = Arc::new(CudaContext {
-            cuda_driver: instance,
+            cuda_driver,
             ordinal,
             handle,
-            device_name: device,
-            gpu_name: card,
-            compute_capability: capability,
-            wait_tracker: pulse,
+            device_name,
+            gpu_name,
+            compute_capability,
+            wait_tracker,
         });
         context.bind()?;
         Ok(context)
     }
 
+    /// For the device's name: "driver 12.8".
     pub(super) fn driver_text(&self) -> String {
         let version = self.cuda_driver.version;
         format!("driver {}.{}", version / 1000, version % 1000 / 10)
     }
 
+    /// Turns a result code of `call` into a result.
     pub(super) fn check(&self, call: &'static str, code: u32) -> Result<(), DeviceError> {
         self.cuda_driver.check(&self.device_name, call, code)
     }
 
-    /// Makes it the calling thread's own. Must be done on each thread before anything else.
+    /// Makes the context current on the calling thread. Every thread must do so before any other call.
     pub(super) fn bind(&self) -> Result<(), DeviceError> {
-        // SAFETY: the context is retained for as long as `self` lives.
+        // SAFETY: the context is retained as long as `self` is alive.
         self.check("cuCtxSetCurrent", unsafe { cuCtxSetCurrent(self.handle) })
     }
 
-    /// Bytes, free and in all.
+    /// Free and total memory in bytes.
     pub(super) fn memory_info(&self) -> Result<(usize, usize), DeviceError> {
         let (mut free, mut total) = (0, 0);
-        // SAFETY: places for the answers.
+        // SAFETY: both out-pointers are valid for the duration of the call.
         self.check("cuMemGetInfo", unsafe { cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
         Ok((free, total))
     }
@@ -162,13 +171,13 @@ impl CudaContext {
 
 impl Drop for CudaContext {
     fn drop(&mut self) {
-        // An error of earlier work comes out here once more, and was told then.
-        // SAFETY: retained once, released once; everything that lives in it holds an `Arc` of it.
+        // SAFETY: the context is released exactly once. Everything that uses it holds an `Arc` of it, so
+        // nothing outlives it. The result is ignored: it may repeat an error that was reported before.
         unsafe { cuDevicePrimaryCtxRelease_v2(self.ordinal) };
     }
 }
 
-/// A queue of work, which waits for no other one by itself.
+/// A stream: a queue of work that is not ordered with other streams by itself.
 #[derive(Debug)]
 pub(super) struct CudaStream {
     context: Arc<CudaContext>,
@@ -178,154 +187,168 @@ pub(super) struct CudaStream {
 impl CudaStream {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<CudaStream, DeviceError> {
         let mut handle = 0;
-        // SAFETY: a place for the answer.
+        // SAFETY: the out-pointer is valid for the duration of the call.
         context.check("cuStreamCreate", unsafe { cuStreamCreate(&raw mut handle, STREAM_NON_BLOCKING) })?;
         Ok(CudaStream { context: Arc::clone(context), handle })
     }
 
-    /// Handles go to cublasLt.
+    /// The raw handle, for cublasLt.
     pub(super) fn handle(&self) -> usize {
         self.handle
     }
 
+    /// Blocks until all work of the stream is complete.
     pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
         let _waiting = self.context.wait_tracker.begin_wait();
-        // SAFETY: the stream lives.
+        // SAFETY: the stream is alive as long as `self`.
         self.context.check("cuStreamSynchronize", unsafe { cuStreamSynchronize(self.handle) })
     }
 
-    /// Whether work has failed, without waiting.
+    /// Returns the error of failed work, if any. Does not block.
     pub(super) fn query(&self) -> Result<(), DeviceError> {
         const NOT_READY: u32 = 600;
-        // SAFETY: the stream lives.
+        // SAFETY: the stream is alive as long as `self`.
         match unsafe { cuStreamQuery(self.handle) } {
             NOT_READY => Ok(()),
             code => self.context.check("cuStreamQuery", code),
         }
     }
 
-    /// What comes later in this stream waits for the event. Does not wait itself.
+    /// Makes later work of this stream wait for the event. Does not block the host.
     pub(super) fn wait_event(&self, event: &CudaEvent) -> Result<(), DeviceError> {
-        // SAFETY: both live.
+        // SAFETY: both handles are alive, because both values are borrowed.
         let code = unsafe { cuStreamWaitEvent(self.handle, event.handle, 0) };
         self.context.check("cuStreamWaitEvent", code)
     }
 
+    /// Sets `len_bytes` bytes to `value`, starting at byte `offset` of `memory`.
     pub(super) fn fill(
         &self,
         memory: &DeviceMemory,
-        at: usize,
-        bytes: usize,
+        offset: usize,
+        len_bytes: usize,
         value: u8,
     ) -> Result<(), DeviceError> {
-        let to = memory.checked_address(at, bytes);
+        let to = memory.checked_address(offset, len_bytes);
         let _waiting = self.context.wait_tracker.begin_wait();
-        // SAFETY: `reach` has shown that the bytes lie within live device memory.
-        let code = unsafe { cuMemsetD8Async(to, value, bytes, self.handle) };
+        // SAFETY: `checked_address` ensures that the range is within live device memory.
+        let code = unsafe { cuMemsetD8Async(to, value, len_bytes, self.handle) };
         self.context.check("cuMemsetD8Async", code)
     }
 
-    /// From memory that need not be pinned; waits until it has arrived.
-    pub(super) fn upload(&self, memory: &DeviceMemory, at: usize, from: &[u8]) -> Result<(), DeviceError> {
-        let to = memory.checked_address(at, from.len());
+    /// Copies from host memory that need not be pinned. Blocks until the copy is complete.
+    pub(super) fn upload(
+        &self,
+        memory: &DeviceMemory,
+        offset: usize,
+        from: &[u8],
+    ) -> Result<(), DeviceError> {
+        let to = memory.checked_address(offset, from.len());
         {
             let _waiting = self.context.wait_tracker.begin_wait();
-            // SAFETY: as of `fill`; the source outlives the wait below, which is done even after an error.
+            // SAFETY: `checked_address` ensures that the range is within live device memory. The source is
+            // borrowed until this function returns. If the call fails, no copy is queued; otherwise
+            // `synchronize` below waits for it.
             let code = unsafe { cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), self.handle) };
             self.context.check("cuMemcpyHtoDAsync", code)?;
         }
         self.synchronize()
     }
 
-    /// To memory that need not be pinned; waits until it has arrived.
+    /// Copies to host memory that need not be pinned. Blocks until the copy is complete.
     pub(super) fn download(
         &self,
         memory: &DeviceMemory,
-        at: usize,
+        offset: usize,
         to: &mut [u8],
     ) -> Result<(), DeviceError> {
-        let from = memory.checked_address(at, to.len());
+        let from = memory.checked_address(offset, to.len());
         {
             let _waiting = self.context.wait_tracker.begin_wait();
-            // SAFETY: as of `upload`.
+            // SAFETY: `checked_address` ensures that the range is within live device memory. The destination
+            // is borrowed mutably until this function returns. If the call fails, no copy is queued;
+            // otherwise `synchronize` below waits for it.
             let code = unsafe { cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.handle) };
             self.context.check("cuMemcpyDtoHAsync", code)?;
         }
         self.synchronize()
     }
 
-    /// Begins a copy of pinned memory's first bytes.
+    /// Begins a copy of the first `len_bytes` bytes of pinned memory.
     pub(super) fn begin_upload(
         &self,
         memory: &DeviceMemory,
-        at: usize,
+        offset: usize,
         from: &PinnedMemory,
-        bytes: usize,
+        len_bytes: usize,
     ) -> Result<(), DeviceError> {
-        let to = memory.checked_address(at, bytes);
-        assert!(bytes <= from.len_bytes, "a copy reaches beyond its pinned memory");
+        let to = memory.checked_address(offset, len_bytes);
+        assert!(len_bytes <= from.len_bytes, "a copy is not within its pinned memory");
         let _waiting = self.context.wait_tracker.begin_wait();
-        // SAFETY: both ranges lie within live memory, and the pinned one is neither read nor written nor freed by the host
-        // before `done` has come.
-        let code = unsafe { cuMemcpyHtoDAsync_v2(to, from.address as *const c_void, bytes, self.handle) };
+        // SAFETY: both ranges are within live memory. The host does not read, write or free the pinned range
+        // before `copy_done` has completed.
+        let code = unsafe { cuMemcpyHtoDAsync_v2(to, from.address as *const c_void, len_bytes, self.handle) };
         self.context.check("cuMemcpyHtoDAsync", code)?;
         self.record_done(&from.copy_done)
     }
 
-    /// Begins a copy to pinned memory, from `offset` on.
+    /// Begins a copy to pinned memory, starting at byte `pinned_offset`.
     pub(super) fn begin_download(
         &self,
         memory: &DeviceMemory,
-        at: usize,
-        to: &mut PinnedMemory,
         offset: usize,
-        bytes: usize,
+        to: &mut PinnedMemory,
+        pinned_offset: usize,
+        len_bytes: usize,
     ) -> Result<(), DeviceError> {
-        let from = memory.checked_address(at, bytes);
+        let from = memory.checked_address(offset, len_bytes);
         assert!(
-            offset.checked_add(bytes).is_some_and(|end| end <= to.len_bytes),
-            "a copy reaches beyond its pinned memory"
+            pinned_offset.checked_add(len_bytes).is_some_and(|end| end <= to.len_bytes),
+            "a copy is not within its pinned memory"
         );
         let _waiting = self.context.wait_tracker.begin_wait();
-        // SAFETY: as of `begin_upload`.
-        let code =
-            unsafe { cuMemcpyDtoHAsync_v2((to.address + offset) as *mut c_void, from, bytes, self.handle) };
+        // SAFETY: both ranges are within live memory. The host does not read, write or free the pinned range
+        // before `copy_done` has completed.
+        let code = unsafe {
+            cuMemcpyDtoHAsync_v2((to.address + pinned_offset) as *mut c_void, from, len_bytes, self.handle)
+        };
         self.context.check("cuMemcpyDtoHAsync", code)?;
         self.record_done(&to.copy_done)
     }
 
-    /// Where a copy can't be marked, it is waited for.
+    /// Records `done`. If that fails, blocks until the copy is complete.
     fn record_done(&self, done: &CudaEvent) -> Result<(), DeviceError> {
         done.record(self).inspect_err(|_| drop(self.synchronize()))
     }
 
-    /// Puts a kernel into the queue. Parameters are at most 8 bytes each; a kernel that takes more of them than it is given
-    /// gets zeros.
+    /// Queues a kernel. Parameters have at most 8 bytes each. A kernel with more parameters than `params`
+    /// gets zeros for the rest.
     pub(super) fn launch(
         &self,
         kernel: &CudaKernel,
-        launch: LaunchConfig,
+        config: LaunchConfig,
         params: &[u64],
     ) -> Result<(), DeviceError> {
         let mut values = [0_u64; MAX_PARAMS];
         values[..params.len()].copy_from_slice(params);
-        let mut places = values.each_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>());
-        let [x, y, z] = launch.grid;
+        let mut pointers = values.each_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>());
+        let [x, y, z] = config.grid;
         let _waiting = self.context.wait_tracker.begin_wait();
-        // SAFETY: the kernel's module lives as long as the kernel. The driver reads as many parameters as the kernel has, of
-        // at most 8 bytes each: there is a readable place for each. What the kernel does happens on the device.
+        // SAFETY: the kernel keeps its module loaded. The driver reads as many parameters as the kernel has,
+        // at most 8 bytes each, and `values` has `MAX_PARAMS` of them. The kernel itself touches device
+        // memory only.
         let code = unsafe {
             cuLaunchKernel(
                 kernel.handle,
                 x,
                 y,
                 z,
-                launch.block_threads,
+                config.block_threads,
                 1,
                 1,
-                launch.shared_bytes,
+                config.shared_bytes,
                 self.handle,
-                places.as_mut_ptr(),
+                pointers.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
@@ -333,10 +356,10 @@ impl CudaStream {
     }
 }
 
-/// Our kernels have at most 19 parameters.
+/// More than any kernel has; the largest has 19 parameters.
 const MAX_PARAMS: usize = 32;
 
-/// How a kernel is launched: blocks, threads of a block, dynamic shared memory.
+/// Launch configuration: number of blocks, threads of a block, dynamic shared memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LaunchConfig {
     pub(super) grid: [u32; 3],
@@ -347,13 +370,13 @@ pub(super) struct LaunchConfig {
 impl Drop for CudaStream {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: created once, destroyed once; work in it goes on.
+            // SAFETY: the stream is destroyed exactly once. Queued work still completes.
             unsafe { cuStreamDestroy_v2(self.handle) };
         }
     }
 }
 
-/// A mark in a stream.
+/// An event that can be recorded in a stream.
 #[derive(Debug)]
 pub(super) struct CudaEvent {
     context: Arc<CudaContext>,
@@ -363,20 +386,21 @@ pub(super) struct CudaEvent {
 impl CudaEvent {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<CudaEvent, DeviceError> {
         let mut handle = 0;
-        // SAFETY: a place for the answer.
+        // SAFETY: the out-pointer is valid for the duration of the call.
         context.check("cuEventCreate", unsafe { cuEventCreate(&raw mut handle, EVENT_DISABLE_TIMING) })?;
         Ok(CudaEvent { context: Arc::clone(context), handle })
     }
 
+    /// Records the event: it completes after the work that is queued so far.
     pub(super) fn record(&self, stream: &CudaStream) -> Result<(), DeviceError> {
-        // SAFETY: both live.
+        // SAFETY: both handles are alive, because both values are borrowed.
         self.context.check("cuEventRecord", unsafe { cuEventRecord(self.handle, stream.handle) })
     }
 
-    /// Never recorded is done.
+    /// Blocks until the event has completed. An event that was never recorded counts as completed.
     pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
         let _waiting = self.context.wait_tracker.begin_wait();
-        // SAFETY: the event lives.
+        // SAFETY: the event is alive as long as `self`.
         self.context.check("cuEventSynchronize", unsafe { cuEventSynchronize(self.handle) })
     }
 }
@@ -384,13 +408,13 @@ impl CudaEvent {
 impl Drop for CudaEvent {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: created once, destroyed once.
+            // SAFETY: the event is destroyed exactly once.
             unsafe { cuEventDestroy_v2(self.handle) };
         }
     }
 }
 
-/// Memory of the device.
+/// An allocation of device memory.
 #[derive(Debug)]
 pub(super) struct DeviceMemory {
     context: Arc<CudaContext>,
@@ -399,12 +423,12 @@ pub(super) struct DeviceMemory {
 }
 
 impl DeviceMemory {
-    pub(super) fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<DeviceMemory, DeviceError> {
-        let mut at = 0;
+    pub(super) fn new(context: &Arc<CudaContext>, len_bytes: usize) -> Result<DeviceMemory, DeviceError> {
+        let mut address = 0;
         let _waiting = context.wait_tracker.begin_wait();
-        // SAFETY: a place for the answer.
-        context.check("cuMemAlloc", unsafe { cuMemAlloc_v2(&raw mut at, bytes) })?;
-        Ok(DeviceMemory { context: Arc::clone(context), address: at, len_bytes: bytes })
+        // SAFETY: the out-pointer is valid for the duration of the call.
+        context.check("cuMemAlloc", unsafe { cuMemAlloc_v2(&raw mut address, len_bytes) })?;
+        Ok(DeviceMemory { context: Arc::clone(context), address, len_bytes })
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -415,14 +439,14 @@ impl DeviceMemory {
         self.len_bytes
     }
 
-    /// The address of a range, which must lie inside.
-    fn checked_address(&self, at: usize, bytes: usize) -> u64 {
+    /// Returns the address of a range. Panics if the range is not within this memory.
+    fn checked_address(&self, offset: usize, len_bytes: usize) -> u64 {
         assert!(
-            at.checked_add(bytes).is_some_and(|end| end <= self.len_bytes),
-            "{bytes} bytes from {at} on do not lie within {} bytes of device memory",
+            offset.checked_add(len_bytes).is_some_and(|end| end <= self.len_bytes),
+            "{len_bytes} bytes from byte {offset} are not within {} bytes of device memory",
             self.len_bytes
         );
-        self.address + at as u64
+        self.address + offset as u64
     }
 }
 
@@ -430,13 +454,14 @@ impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             let _waiting = self.context.wait_tracker.begin_wait();
-            // SAFETY: allocated once, freed once; the driver waits for work that uses it.
+            // SAFETY: the memory is freed exactly once. The driver waits for work that uses it.
             unsafe { cuMemFree_v2(self.address) };
         }
     }
 }
 
-/// Memory of the host that the device copies from and to by itself. Before the host touches it, the last copy is waited for.
+/// Pinned host memory, which the device can copy asynchronously. Every access of the host first waits for the
+/// last copy.
 #[derive(Debug)]
 pub(super) struct PinnedMemory {
     context: Arc<CudaContext>,
@@ -446,21 +471,21 @@ pub(super) struct PinnedMemory {
 }
 
 impl PinnedMemory {
-    pub(super) fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<PinnedMemory, DeviceError> {
-        let done = CudaEvent::new(context)?;
-        let mut at = std::ptr::null_mut();
-        let bytes = bytes.max(8).next_multiple_of(8);
+    pub(super) fn new(context: &Arc<CudaContext>, len_bytes: usize) -> Result<PinnedMemory, DeviceError> {
+        let copy_done = CudaEvent::new(context)?;
+        let mut start = std::ptr::null_mut();
+        let len_bytes = len_bytes.max(8).next_multiple_of(8);
         let _waiting = context.wait_tracker.begin_wait();
-        // SAFETY: a place for the answer; all flags off. Zeroes make it initialised.
-        let code = unsafe { cuMemHostAlloc(&raw mut at, bytes, 0) };
+        // SAFETY: the out-pointer is valid; no flags are set.
+        let code = unsafe { cuMemHostAlloc(&raw mut start, len_bytes, 0) };
         context.check("cuMemHostAlloc", code)?;
-        // SAFETY: as above.
-        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        // SAFETY: the driver has allocated `len_bytes` bytes there. Zeros make the memory initialised.
+        unsafe { start.cast::<u8>().write_bytes(0, len_bytes) };
         Ok(PinnedMemory {
             context: Arc::clone(context),
-            address: at.expose_provenance(),
-            len_bytes: bytes,
-            copy_done: done,
+            address: start.expose_provenance(),
+            len_bytes,
+            copy_done,
         })
     }
 
@@ -468,18 +493,22 @@ impl PinnedMemory {
         self.len_bytes
     }
 
+    /// The memory as 32-bit words. Blocks until the last copy is complete.
     pub(super) fn as_words(&self) -> Result<&[u32], DeviceError> {
         self.context.bind()?;
         self.copy_done.synchronize()?;
-        // SAFETY: allocated, initialised and aligned (a page). No copy to it is under way, and none can begin while the answer
-        // is borrowed: `Stream::begin_download` borrows mutably.
+        // SAFETY: the memory is allocated, zeroed at the start, and aligned to a page. No copy to it is in
+        // progress, and none can begin while the slice is borrowed: `CudaStream::begin_download` borrows
+        // mutably.
         Ok(unsafe { std::slice::from_raw_parts(self.address as *const u32, self.len_bytes / 4) })
     }
 
+    /// The memory as mutable 32-bit words. Blocks until the last copy is complete.
     pub(super) fn as_words_mut(&mut self) -> Result<&mut [u32], DeviceError> {
         self.context.bind()?;
         self.copy_done.synchronize()?;
-        // SAFETY: as of `read`, and borrowed mutably.
+        // SAFETY: the memory is allocated, zeroed at the start, and aligned to a page. No copy is in
+        // progress, and `self` is borrowed mutably, so the slice is unique.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.address as *mut u32, self.len_bytes / 4) })
     }
 }
@@ -487,7 +516,8 @@ impl PinnedMemory {
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
         if self.context.bind().is_ok() && self.copy_done.synchronize().is_ok() {
-            // SAFETY: allocated once, freed once, and no copy is under way. Where that can't be known, it stays allocated.
+            // SAFETY: the memory is freed exactly once and no copy is in progress. If that can't be verified,
+            // the memory is leaked.
             unsafe { cuMemFreeHost(self.address as *mut c_void) };
         }
     }

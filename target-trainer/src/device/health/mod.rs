@@ -1,5 +1,5 @@
-//! A GPU's health as NVML tells it: temperature, clocks held down, error counts, XIDs. Needs no CUDA context, so it still
-//! answers when a worker's context is gone. Knows no training.
+//! A GPU's health as NVML reports it: temperature, clock throttling, error counts, XIDs. Needs no CUDA
+//! context, so it works even after a worker has lost its context. Knows no training.
 
 mod xid;
 
@@ -16,152 +16,164 @@ use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
 
-/// The driver's own name for the library first; the other one comes with development files only.
+/// The driver installs the first name; the second name exists only with development files.
 const NVML_LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
-/// XIDs taken at one look; a card that throws more at once is told of at the next.
+/// XIDs read for one sample. Further XIDs are reported with the next sample.
 const MAX_XIDS_PER_SAMPLE: usize = 64;
 
-/// What NVML tells. What a card does not count is none.
+/// Values that NVML reports. `None`: this GPU does not report the value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GpuReading {
+    /// Product name.
     pub name: String,
     pub temperature_c: Option<u32>,
-    /// Why clocks are held down.
+    /// Reasons for which clocks are currently reduced.
     pub throttled: Vec<&'static str>,
-    /// Aggregate counts.
+    /// Corrected ECC errors over the GPU's lifetime.
     pub ecc_corrected: Option<u64>,
+    /// Uncorrectable ECC errors over the GPU's lifetime.
     pub ecc_uncorrected: Option<u64>,
     pub memory_used_bytes: Option<u64>,
     pub memory_total_bytes: Option<u64>,
     pub power_w: Option<u32>,
 }
 
-/// Something worth a line.
+/// A change of the GPU's health that should be reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HealthEvent {
+    /// A condition that does not affect results.
     Warning(String),
-    /// What has been computed since the last checkpoint can't be trusted.
+    /// Results computed since the last checkpoint may be wrong.
     Untrusted(String),
 }
 
-/// One look.
+/// One reading and the events since the previous one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HealthSample {
+    /// `None`: the GPU did not answer.
     pub reading: Option<GpuReading>,
     pub events: Vec<HealthEvent>,
 }
 
-/// A thread that looks now and then. NVML may hang on a sick card, so nobody ever waits for the thread to end.
+/// A thread that reads the GPU's health periodically. NVML may hang on a faulty GPU, so the thread is never
+/// joined.
 pub struct GpuHealthMonitor {
     sample_requests: Sender<()>,
     samples: Receiver<HealthSample>,
 }
 
 impl GpuHealthMonitor {
-    /// The card that NVML counts as number `device`. Where there is no NVML or no such card: why.
-    pub fn start(device: u32, every: Duration) -> Result<GpuHealthMonitor, String> {
-        let ((ask, asked), (tell, looks)) = (channel(), channel());
-        let (ready, started) = channel();
-        let look_on = move || match open_nvml() {
-            Err(why) => drop(ready.send(Err(why))),
-            Ok(nvml) => run_monitor(&nvml, device, every, &asked, &tell, &ready),
+    /// Starts to monitor the GPU with NVML index `device`, once every `interval`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if NVML is missing or does not answer, or if it does not know the GPU.
+    pub fn start(device: u32, interval: Duration) -> Result<GpuHealthMonitor, String> {
+        let ((request_sample, sample_requested), (send_sample, samples)) = (channel(), channel());
+        let (report_ready, started) = channel();
+        let run = move || match open_nvml() {
+            Err(reason) => drop(report_ready.send(Err(reason))),
+            Ok(nvml) => run_monitor(&nvml, device, interval, &sample_requested, &send_sample, &report_ready),
         };
         std::thread::Builder::new()
             .name("gpu-health".into())
-            .spawn(look_on)
+            .spawn(run)
             .map_err(|error| error.to_string())?;
-        // A driver that does not answer at the start is as good as none.
+        // A driver that does not answer at the start is treated as missing.
         started
             .recv_timeout(Duration::from_secs(5))
             .unwrap_or_else(|_| Err("NVML does not answer".into()))?;
-        Ok(GpuHealthMonitor { sample_requests: ask, samples: looks })
+        Ok(GpuHealthMonitor { sample_requests: request_sample, samples })
     }
 
-    /// The next look that was taken, if there is one.
+    /// Returns the oldest sample that was not yet returned, if any. Does not block.
     pub fn next_sample(&self) -> Option<HealthSample> {
         self.samples.try_recv().ok()
     }
 
-    /// Has a look taken now, and gives it with all before it; none where NVML does not answer in time.
-    pub fn sample_now(&self, patience: Duration) -> Vec<HealthSample> {
-        let mut looks: Vec<HealthSample> = self.samples.try_iter().collect();
+    /// Takes a sample now and returns it after all earlier ones. The new sample is missing if NVML does not
+    /// answer within `timeout`.
+    pub fn sample_now(&self, timeout: Duration) -> Vec<HealthSample> {
+        let mut samples: Vec<HealthSample> = self.samples.try_iter().collect();
         if self.sample_requests.send(()).is_ok() {
-            looks.extend(self.samples.recv_timeout(patience));
+            samples.extend(self.samples.recv_timeout(timeout));
         }
-        looks
+        samples
     }
 }
 
 fn open_nvml() -> Result<Nvml, String> {
-    let mut failed = String::new();
+    let mut last_error = String::new();
     for name in NVML_LIBRARIES {
         match Nvml::builder().lib_path(OsStr::new(name)).init() {
             Ok(nvml) => return Ok(nvml),
-            Err(error) => failed = error.to_string(),
+            Err(error) => last_error = error.to_string(),
         }
     }
-    Err(failed)
+    Err(last_error)
 }
 
 fn run_monitor(
     nvml: &Nvml,
-    number: u32,
-    every: Duration,
-    asked: &Receiver<()>,
-    tell: &Sender<HealthSample>,
-    ready: &Sender<Result<(), String>>,
+    index: u32,
+    interval: Duration,
+    sample_requested: &Receiver<()>,
+    send_sample: &Sender<HealthSample>,
+    report_ready: &Sender<Result<(), String>>,
 ) {
-    let device = match nvml.device_by_index(number) {
+    let device = match nvml.device_by_index(index) {
         Ok(device) => device,
-        Err(error) => return drop(ready.send(Err(error.to_string()))),
+        Err(error) => return drop(report_ready.send(Err(error.to_string()))),
     };
-    let events = register_xid_events(nvml, &device);
-    let mut before = read_gpu(&device).ok();
-    if ready.send(Ok(())).is_err() {
+    let xid_events = register_xid_events(nvml, &device);
+    let mut previous = read_gpu(&device).ok();
+    if report_ready.send(Ok(())).is_err() {
         return;
     }
     let mut is_lost = false;
-    while asked.recv_timeout(every) != Err(RecvTimeoutError::Disconnected) {
-        let mut remarks: Vec<HealthEvent> = events.as_ref().map(pending_xid_events).unwrap_or_default();
-        let facts = match read_gpu(&device) {
-            Ok(facts) => {
-                remarks
-                    .extend(before.as_ref().map(|before| events_between(before, &facts)).unwrap_or_default());
-                before = Some(facts.clone());
-                Some(facts)
+    while sample_requested.recv_timeout(interval) != Err(RecvTimeoutError::Disconnected) {
+        let mut events: Vec<HealthEvent> = xid_events.as_ref().map(pending_xid_events).unwrap_or_default();
+        let reading = match read_gpu(&device) {
+            Ok(reading) => {
+                events.extend(
+                    previous.as_ref().map(|previous| events_between(previous, &reading)).unwrap_or_default(),
+                );
+                previous = Some(reading.clone());
+                Some(reading)
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_lost, true) {
-                    remarks.push(HealthEvent::Warning(format!("NVML can't read it any more: {error}")));
+                    events.push(HealthEvent::Warning(format!("NVML can no longer read this GPU: {error}")));
                 }
                 None
             }
         };
-        is_lost &= facts.is_none();
-        if tell.send(HealthSample { reading: facts, events: remarks }).is_err() {
+        is_lost &= reading.is_none();
+        if send_sample.send(HealthSample { reading, events }).is_err() {
             return;
         }
     }
 }
 
-/// Not every card tells of XIDs.
+/// Returns `None` if the GPU does not report XIDs.
 fn register_xid_events<'nvml>(nvml: &'nvml Nvml, device: &Device<'nvml>) -> Option<EventSet<'nvml>> {
     let set = nvml.create_event_set().ok()?;
     device
         .register_events(EventTypes::CRITICAL_XID_ERROR, set)
-        .inspect_err(|error| tracing::info!("this GPU tells no XIDs: {error}"))
+        .inspect_err(|error| tracing::info!("this GPU does not report XIDs: {error}"))
         .ok()
 }
 
 fn pending_xid_events(events: &EventSet<'_>) -> Vec<HealthEvent> {
     let next = || match events.wait(0).ok()?.event_data? {
         XidError::Value(xid) => Some(xid::event_for_xid(xid)),
-        XidError::Unknown => Some(HealthEvent::Warning("an XID that NVML can't name".into())),
+        XidError::Unknown => Some(HealthEvent::Warning("an XID that is unknown to NVML".into())),
     };
     std::iter::from_fn(next).take(MAX_XIDS_PER_SAMPLE).collect()
 }
 
-/// An error only where the card itself does not answer.
+/// Reads all values. Fails only if the GPU itself does not answer; a value that it does not support is
+/// `None`.
 fn read_gpu(device: &Device<'_>) -> Result<GpuReading, NvmlError> {
     let temperature_c = match device.temperature(TemperatureSensor::Gpu) {
         Err(error @ (NvmlError::GpuLost | NvmlError::Unknown | NvmlError::Uninitialized)) => {
@@ -183,7 +195,8 @@ fn read_gpu(device: &Device<'_>) -> Result<GpuReading, NvmlError> {
     })
 }
 
-/// Those that slow a training down against its will.
+/// Names the reasons that slow training down unintentionally. Idle clocks and clocks set by the user are not
+/// among them.
 fn throttle_reasons(reasons: ThrottleReasons) -> Vec<&'static str> {
     let known = [
         (ThrottleReasons::HW_THERMAL_SLOWDOWN, "thermal (hardware)"),
@@ -194,25 +207,25 @@ fn throttle_reasons(reasons: ThrottleReasons) -> Vec<&'static str> {
     known.into_iter().filter(|(reason, _)| reasons.contains(*reason)).map(|(_, name)| name).collect()
 }
 
-/// What is worth a line between two looks. Pure.
+/// Compares two readings and returns the events to report. Pure.
 fn events_between(before: &GpuReading, now: &GpuReading) -> Vec<HealthEvent> {
-    let mut remarks = Vec::new();
-    let degrees = now.temperature_c.map(|degrees| format!(" ({degrees} C)")).unwrap_or_default();
-    let fresh: Vec<&str> =
+    let mut events = Vec::new();
+    let temperature = now.temperature_c.map(|degrees| format!(" ({degrees} C)")).unwrap_or_default();
+    let new_reasons: Vec<&str> =
         now.throttled.iter().copied().filter(|reason| !before.throttled.contains(reason)).collect();
-    if !fresh.is_empty() {
-        remarks.push(HealthEvent::Warning(format!("slowed down: {}{degrees}", fresh.join(", "))));
+    if !new_reasons.is_empty() {
+        events.push(HealthEvent::Warning(format!("slowed down: {}{temperature}", new_reasons.join(", "))));
     } else if now.throttled.is_empty() && !before.throttled.is_empty() {
-        remarks.push(HealthEvent::Warning(format!("no longer slowed down{degrees}")));
+        events.push(HealthEvent::Warning(format!("no longer slowed down{temperature}")));
     }
     let rose = |before: Option<u64>, now: Option<u64>| before.zip(now).filter(|(before, now)| now > before);
     if let Some((before, now)) = rose(before.ecc_corrected, now.ecc_corrected) {
-        remarks.push(HealthEvent::Warning(format!("ECC corrected errors rose from {before} to {now}")));
+        events.push(HealthEvent::Warning(format!("ECC corrected errors rose from {before} to {now}")));
     }
     if let Some((before, now)) = rose(before.ecc_uncorrected, now.ecc_uncorrected) {
-        remarks.push(HealthEvent::Untrusted(format!("ECC uncorrectable errors rose from {before} to {now}")));
+        events.push(HealthEvent::Untrusted(format!("ECC uncorrectable errors rose from {before} to {now}")));
     }
-    remarks
+    events
 }
 
 #[cfg(test)]
@@ -231,21 +244,21 @@ mod tests {
 
     #[test]
     fn a_change_is_reported_once() {
-        let (calm, hot) = (reading(&[], 0, 0), reading(&["power cap"], 12, 0));
-        let told = events_between(&calm, &hot);
-        let words = ["slowed down: power cap (91 C)", "ECC corrected errors rose from 0 to 12"];
-        assert_eq!(told, words.map(|word| HealthEvent::Warning(word.into())));
-        assert_eq!(events_between(&hot, &hot), []);
+        let (normal, throttled_reading) = (reading(&[], 0, 0), reading(&["power cap"], 12, 0));
+        let events = events_between(&normal, &throttled_reading);
+        let texts = ["slowed down: power cap (91 C)", "ECC corrected errors rose from 0 to 12"];
+        assert_eq!(events, texts.map(|text| HealthEvent::Warning(text.into())));
+        assert_eq!(events_between(&throttled_reading, &throttled_reading), []);
         assert_eq!(
-            events_between(&hot, &reading(&[], 12, 0)),
+            events_between(&throttled_reading, &reading(&[], 12, 0)),
             [HealthEvent::Warning("no longer slowed down (91 C)".into())]
         );
     }
 
     #[test]
     fn an_uncorrectable_error_makes_results_untrusted() {
-        let word = "ECC uncorrectable errors rose from 0 to 1".to_owned();
-        assert_eq!(events_between(&reading(&[], 0, 0), &reading(&[], 0, 1)), [HealthEvent::Untrusted(word)]);
+        let text = "ECC uncorrectable errors rose from 0 to 1".to_owned();
+        assert_eq!(events_between(&reading(&[], 0, 0), &reading(&[], 0, 1)), [HealthEvent::Untrusted(text)]);
     }
 
     #[test]

@@ -1,20 +1,22 @@
-//! NVIDIA's XIDs: what each says and what it calls for. After NVIDIA's "XID Errors" (docs.nvidia.com/deploy/xid-errors).
+//! NVIDIA's XIDs: the meaning of each and the action it requires. Source: NVIDIA, "XID Errors"
+//! (docs.nvidia.com/deploy/xid-errors).
 
 use super::HealthEvent;
 
-/// What an XID calls for.
+/// The action that an XID requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum XidAction {
-    /// The program that did it gets the error itself.
+    /// None here: CUDA reports the error to the program that caused it.
     ReportedByCuda,
-    /// To be seen to at the next occasion; training may go on.
+    /// Reset the GPU at the next opportunity; training may continue.
     ResetLater,
-    /// Work since the last checkpoint is lost; a fresh process may go on.
+    /// Discard the work since the last checkpoint; a new process may continue.
     RestartWorker,
-    /// Nothing goes on before the card or the machine has been reset.
+    /// Reset the GPU or the machine; nothing can run on the GPU before that.
     ResetNow,
 }
 
+/// Number, meaning and required action of each known XID.
 const KNOWN_XIDS: [(u64, &str, XidAction); 15] = [
     (13, "graphics engine exception", XidAction::ReportedByCuda),
     (31, "memory page fault", XidAction::ReportedByCuda),
@@ -33,17 +35,19 @@ const KNOWN_XIDS: [(u64, &str, XidAction); 15] = [
     (119, "GSP does not answer", XidAction::ResetNow),
 ];
 
-/// The line that an XID is worth.
+/// Returns the event to report for an XID.
 pub(super) fn event_for_xid(xid: u64) -> HealthEvent {
-    let Some((_, what, call)) = KNOWN_XIDS.iter().find(|(known, ..)| *known == xid) else {
+    let Some((_, meaning, action)) = KNOWN_XIDS.iter().find(|(known, ..)| *known == xid) else {
         return HealthEvent::Warning(format!("XID {xid}: see NVIDIA's list of XIDs"));
     };
-    let line = |what_to_do| format!("XID {xid}: {what}; {what_to_do}");
-    match call {
-        XidAction::ReportedByCuda => HealthEvent::Warning(line("the program that did it is told by CUDA")),
-        XidAction::ResetLater => HealthEvent::Warning(line("reset the GPU at the next occasion")),
-        XidAction::RestartWorker => HealthEvent::Untrusted(line("the worker is replaced")),
-        XidAction::ResetNow => HealthEvent::Untrusted(line("reset the GPU, or the machine")),
+    let text = |advice| format!("XID {xid}: {meaning}; {advice}");
+    match action {
+        XidAction::ReportedByCuda => {
+            HealthEvent::Warning(text("CUDA reports it to the program that caused it"))
+        }
+        XidAction::ResetLater => HealthEvent::Warning(text("reset the GPU at the next opportunity")),
+        XidAction::RestartWorker => HealthEvent::Untrusted(text("the worker is replaced")),
+        XidAction::ResetNow => HealthEvent::Untrusted(text("reset the GPU or reboot the machine")),
     }
 }
 
@@ -53,22 +57,22 @@ mod tests {
 
     #[test]
     fn each_xid_is_reported_with_its_required_action() {
-        for (xid, distrusted, words) in [
+        for (xid, untrusted, text) in [
             (48, true, "XID 48: double-bit ECC error; the worker is replaced"),
             (
                 63,
                 false,
-                "XID 63: a memory row was remapped, or a page retired; reset the GPU at the next occasion",
+                "XID 63: a memory row was remapped, or a page retired; reset the GPU at the next opportunity",
             ),
-            (79, true, "XID 79: GPU has fallen off the bus; reset the GPU, or the machine"),
+            (79, true, "XID 79: GPU has fallen off the bus; reset the GPU or reboot the machine"),
             (94, true, "XID 94: contained memory error; the worker is replaced"),
-            (95, true, "XID 95: uncontained memory error; reset the GPU, or the machine"),
+            (95, true, "XID 95: uncontained memory error; reset the GPU or reboot the machine"),
             (777, false, "XID 777: see NVIDIA's list of XIDs"),
         ] {
-            let expected = if distrusted {
-                HealthEvent::Untrusted(words.into())
+            let expected = if untrusted {
+                HealthEvent::Untrusted(text.into())
             } else {
-                HealthEvent::Warning(words.into())
+                HealthEvent::Warning(text.into())
             };
             assert_eq!(event_for_xid(xid), expected);
         }

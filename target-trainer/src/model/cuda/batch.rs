@@ -1,31 +1,37 @@
-//! Samples as the device takes them: those of a micro-batch lie one behind the other without padding, and all of a step's
-//! numbers go to the device in one copy.
+//! Packs samples for the device. The samples of a micro-batch are concatenated without padding, and all
+//! inputs of a step are transferred in one copy. Knows no arithmetic.
 
 use crate::device::cuda::{BufferView, DeviceBuffer};
 use crate::model::tokens::TokenizedSample;
 
-/// A step's samples, by micro-batch.
+/// The packed samples of one step, by micro-batch.
 #[derive(Debug, Default)]
 pub struct PackedBatch {
     pub(super) words: Vec<u32>,
     pub(super) micro_batches: Vec<MicroBatch>,
 }
 
-/// A micro-batch: its sizes, and where its numbers lie among the words.
+/// The sizes of a micro-batch, and the position of its inputs in the batch's words.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MicroBatch {
+    /// Tokens of all samples together.
     pub(super) rows: usize,
+    /// Number of samples.
     pub(super) sequences: usize,
+    /// Tokens of the longest sample.
     pub(super) longest: usize,
+    /// Targets of all samples together.
     pub(super) target_count: usize,
+    /// Index of the first input in the batch's words.
     offset: usize,
 }
 
-/// A sample, and what its losses count.
+/// A sample and the weight of its losses.
 pub type WeightedSample<'a> = (&'a TokenizedSample, f32);
 
 impl PackedBatch {
-    /// Gradients are multiplied by `scale`, losses are not. Samples that have nothing to learn are left out.
+    /// Packs samples into micro-batches. Gradients are multiplied by `scale`, losses are not. Samples without
+    /// targets are left out.
     pub fn new<'a>(
         samples: impl IntoIterator<Item = WeightedSample<'a>>,
         micro_batch: std::num::NonZeroUsize,
@@ -33,16 +39,17 @@ impl PackedBatch {
     ) -> PackedBatch {
         let samples: Vec<WeightedSample<'a>> = samples.into_iter().collect();
         let mut batch = PackedBatch::default();
-        for some in samples.chunks(micro_batch.get()) {
-            let some: Vec<_> =
-                some.iter().copied().filter(|(tokens, _)| !tokens.targets.is_empty()).collect();
-            if !some.is_empty() {
-                batch.push(&some, scale);
+        for chunk in samples.chunks(micro_batch.get()) {
+            let with_targets: Vec<_> =
+                chunk.iter().copied().filter(|(tokens, _)| !tokens.targets.is_empty()).collect();
+            if !with_targets.is_empty() {
+                batch.push(&with_targets, scale);
             }
         }
         batch
     }
 
+    /// Appends a micro-batch.
     fn push(&mut self, samples: &[WeightedSample<'_>], scale: f32) {
         let lengths = samples.iter().map(|(tokens, _)| tokens.tokens.len());
         let starts: Vec<usize> = std::iter::once(0)
@@ -51,14 +58,14 @@ impl PackedBatch {
                 Some(*end)
             }))
             .collect();
-        let part = MicroBatch {
+        let micro_batch = MicroBatch {
             rows: lengths.clone().sum(),
             sequences: samples.len(),
             longest: lengths.clone().max().unwrap_or(0),
             target_count: samples.iter().map(|(tokens, _)| tokens.targets.len()).sum(),
             offset: self.words.len(),
         };
-        let learned = || {
+        let targets = || {
             samples.iter().zip(&starts).flat_map(|((tokens, weight), start)| {
                 tokens.targets.iter().map(move |target| (start + target.row, target.token, *weight))
             })
@@ -67,36 +74,44 @@ impl PackedBatch {
         words.extend(samples.iter().flat_map(|(tokens, _)| tokens.tokens.iter().copied()));
         words.extend(lengths.flat_map(|length| 0..length as u32));
         words.extend(starts.iter().map(|start| *start as u32));
-        words.extend(learned().map(|(row, ..)| row as u32));
-        words.extend(learned().map(|(_, token, _)| token));
-        words.extend(learned().map(|(.., weight)| (weight * scale).to_bits()));
-        words.extend(learned().map(|(.., weight)| weight.to_bits()));
-        self.micro_batches.push(part);
+        words.extend(targets().map(|(row, ..)| row as u32));
+        words.extend(targets().map(|(_, token, _)| token));
+        words.extend(targets().map(|(.., weight)| (weight * scale).to_bits()));
+        words.extend(targets().map(|(.., weight)| weight.to_bits()));
+        self.micro_batches.push(micro_batch);
     }
 
-    /// How many words it takes.
+    /// The inputs of all micro-batches as 32-bit words.
     pub fn words(&self) -> &[u32] {
         &self.words
     }
 }
 
-/// A micro-batch's numbers in device memory.
+/// The inputs of a micro-batch in device memory.
 pub(super) struct MicroBatchInputs<'a> {
+    /// The tokens of all samples, `[rows]`.
     pub(super) tokens: BufferView<'a>,
+    /// The position of each token within its sample, `[rows]`.
     pub(super) positions: BufferView<'a>,
+    /// The first row of each sample, then the end of the last one, `[sequences + 1]`.
     pub(super) starts: BufferView<'a>,
+    /// The rows that have a target, `[target_count]`.
     pub(super) target_rows: BufferView<'a>,
+    /// The target tokens, `[target_count]`.
     pub(super) targets: BufferView<'a>,
+    /// The factor of each target's gradient, f32, `[target_count]`.
     pub(super) scales: BufferView<'a>,
+    /// The factor of each target's loss, f32, `[target_count]`.
     pub(super) weights: BufferView<'a>,
 }
 
 impl MicroBatch {
+    /// Splits the words in device memory into the inputs of this micro-batch.
     pub(super) fn inputs<'a>(&self, words: &'a DeviceBuffer) -> MicroBatchInputs<'a> {
-        let mut at = self.offset;
+        let mut offset = self.offset;
         let mut next = |len: usize| {
-            at += len;
-            words.view_range(at - len, len)
+            offset += len;
+            words.view_range(offset - len, len)
         };
         MicroBatchInputs {
             tokens: next(self.rows),
@@ -123,12 +138,12 @@ mod tests {
             truncated: false,
         };
         let (a, b, c) = (sample(&[7, 8], &[0]), sample(&[9], &[]), sample(&[4, 5, 6], &[0, 1]));
-        let two = std::num::NonZeroUsize::new(3).unwrap();
-        let batch = PackedBatch::new([(&a, 1.0), (&b, 1.0), (&c, 2.0)], two, 0.5);
+        let micro_batch = std::num::NonZeroUsize::new(3).unwrap();
+        let batch = PackedBatch::new([(&a, 1.0), (&b, 1.0), (&c, 2.0)], micro_batch, 0.5);
         let ints = [7, 8, 4, 5, 6, 0, 1, 0, 1, 2, 0, 2, 5, 0, 2, 3, 8, 5, 6];
         assert_eq!(batch.words[..ints.len()], ints);
         let floats: Vec<f32> = batch.words[ints.len()..].iter().map(|bits| f32::from_bits(*bits)).collect();
         assert_eq!(floats, [0.5, 1.0, 1.0, 1.0, 2.0, 2.0]);
-        assert!(PackedBatch::new([(&b, 1.0)], two, 1.0).micro_batches.is_empty());
+        assert!(PackedBatch::new([(&b, 1.0)], micro_batch, 1.0).micro_batches.is_empty());
     }
 }

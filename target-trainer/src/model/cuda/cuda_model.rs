@@ -1,5 +1,6 @@
-//! The model on a card: forward and back for a micro-batch, the gradient of the adapter added up in place. Activations stay
-//! in the precision of the weights; sums, the gradient and the losses are f32. No frozen weight gets a gradient.
+//! The model on a CUDA device: forward and backward pass of micro-batches, with the adapter's gradient summed
+//! in place. Activations have the precision of the weights; sums, the gradient and losses are f32. Frozen
+//! weights get no gradient. Knows no optimizer.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use crate::model::base::BaseModel;
 use crate::model::config::ModelConfig;
 use crate::model::lora::AdapterLayout;
 
-/// What the logits of a chunk of rows may take.
+/// Memory bound for logits: rows are processed in chunks that fit.
 const MAX_LOGITS_BYTES: usize = 256 << 20;
-/// Largest head that the kernels know.
-const MOST_HEAD_DIM: usize = 256;
+/// Largest head size that the kernels support.
+const MAX_HEAD_DIM: usize = 256;
 
-/// Frozen weights on a card, and the copies of the adapter that the products read.
+/// Frozen weights on a CUDA device, and the copies of the adapter that the products read.
 #[derive(Debug)]
 pub struct CudaModel {
     device: Arc<CudaDevice>,
@@ -26,15 +27,15 @@ pub struct CudaModel {
     element: ElementType,
     layout: FrozenLayout,
     frozen: DeviceBuffer,
-    /// The checksum of the frozen weights as they were uploaded.
+    /// Checksum of the frozen weights at upload.
     expected_checksum: u64,
-    /// Cosines, then sines.
+    /// Cosines, then sines, for the rotary position embedding.
     rope: DeviceBuffer,
     max_positions: usize,
     copy_table: DeviceBuffer,
 }
 
-/// A group's input with its columns of LoRA, `[X | scale X A^T]`, or its gradient.
+/// A group's input with its LoRA columns, `[X | scale X A^T]`, or the gradient of both.
 struct ExtendedInput {
     buffer: DeviceBuffer,
     rows: usize,
@@ -43,20 +44,24 @@ struct ExtendedInput {
 }
 
 impl ExtendedInput {
+    /// Both parts.
     fn all(&self) -> MatrixView<'_> {
         MatrixView::dense(self.buffer.view(), self.rows, self.inputs + self.lora_columns)
     }
 
+    /// The part `X`.
     fn input_part(&self) -> MatrixView<'_> {
         self.all().column_range(0, self.inputs)
     }
 
+    /// The LoRA columns.
     fn lora_part(&self) -> MatrixView<'_> {
         self.all().column_range(self.inputs, self.lora_columns)
     }
 }
 
-/// What a layer's forward pass keeps for its backward pass.
+/// Activations that a layer's backward pass needs from its forward pass. `*_inverse` is `1 / rms` of each
+/// row.
 struct CudaLayerActivations {
     input: DeviceBuffer,
     input_inverse: DeviceBuffer,
@@ -71,7 +76,7 @@ struct CudaLayerActivations {
     swiglu_output: ExtendedInput,
 }
 
-/// A micro-batch on its way.
+/// The pass of one micro-batch.
 struct MicroBatchPass<'a> {
     model: &'a CudaModel,
     micro_batch: MicroBatch,
@@ -80,21 +85,26 @@ struct MicroBatchPass<'a> {
 }
 
 impl CudaModel {
-    /// Uploads the base. Samples have at most `longest` tokens.
+    /// Uploads the base model. Samples may have at most `max_tokens` tokens.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error, or an error if the head size is not supported.
     pub fn new(
         device: Arc<CudaDevice>,
         base: &BaseModel,
         adapter: &AdapterLayout,
         precision: Precision,
-        longest: usize,
+        max_tokens: usize,
     ) -> Result<CudaModel, DeviceError> {
         let config = base.config.clone();
-        if config.head_dim > MOST_HEAD_DIM {
-            let name = format!("a head size of {}, where {MOST_HEAD_DIM} is the largest", config.head_dim);
+        if config.head_dim > MAX_HEAD_DIM {
+            let detail =
+                format!("a head size of {}; the largest supported is {MAX_HEAD_DIM}", config.head_dim);
             return Err(DeviceError::CallFailed {
                 device: device.name(),
                 call: "attention",
-                name,
+                detail,
                 code: None,
             });
         }
@@ -102,30 +112,34 @@ impl CudaModel {
             Precision::F32 => ElementType::F32,
             Precision::Bf16 => ElementType::Bf16,
         };
-        let places = FrozenLayout::new(&config, adapter);
-        let frozen = device.buffer(element, places.len())?;
-        let expected = places.upload(&device, &frozen, base)?;
-        let most_positions = longest.max(1);
-        let rope = upload_floats(&device, &rope_table(&config, most_positions))?;
-        let bytes = places.copy_table(adapter, &frozen);
-        let table = device.buffer(ElementType::Bits64, bytes.len() / 8)?;
-        device.upload(&table, 0, &bytes)?;
+        let layout = FrozenLayout::new(&config, adapter);
+        let frozen = device.buffer(element, layout.len())?;
+        let expected_checksum = layout.upload(&device, &frozen, base)?;
+        let max_positions = max_tokens.max(1);
+        let rope = upload_floats(&device, &rope_table(&config, max_positions))?;
+        let table_bytes = layout.copy_table(adapter, &frozen);
+        let copy_table = device.buffer(ElementType::Bits64, table_bytes.len() / 8)?;
+        device.upload(&copy_table, 0, &table_bytes)?;
         let adapter = adapter.clone();
         Ok(CudaModel {
             device,
             config,
             adapter,
             element,
-            layout: places,
+            layout,
             frozen,
-            expected_checksum: expected,
+            expected_checksum,
             rope,
-            max_positions: most_positions,
-            copy_table: table,
+            max_positions,
+            copy_table,
         })
     }
 
-    /// Makes the products read these parameters, from work that is queued later on.
+    /// Refreshes the copies of the adapter from `params`, so that work queued later uses these parameters.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn refresh_adapter_copies(&self, params: BufferView<'_>) -> Result<(), DeviceError> {
         self.device.copy_adapter_blocks(
             self.element,
@@ -135,8 +149,12 @@ impl CudaModel {
         )
     }
 
-    /// Adds the batch's gradient to `gradient` and its weighted sum of losses to `loss`, one f32. `words` holds what
-    /// [`Batch::words`] has.
+    /// Queues a forward and backward pass: adds the batch's gradient to `gradient` and its weighted sum of
+    /// losses to `loss`, one f32. `words` must hold [`PackedBatch::words`].
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn forward_backward(
         &self,
         batch: &PackedBatch,
@@ -144,15 +162,26 @@ impl CudaModel {
         gradient: &DeviceBuffer,
         loss: BufferView<'_>,
     ) -> Result<(), DeviceError> {
-        for part in &batch.micro_batches {
-            MicroBatchPass { model: self, micro_batch: *part, inputs: part.inputs(words), gradient }
-                .run(loss)?;
+        for micro_batch in &batch.micro_batches {
+            MicroBatchPass {
+                model: self,
+                micro_batch: *micro_batch,
+                inputs: micro_batch.inputs(words),
+                gradient,
+            }
+            .run(loss)?;
         }
         Ok(())
     }
 
-    /// Weighted sum of losses, and `scale` times its gradient, of samples in one micro-batch. Waits. Leaves the copies of
-    /// these parameters behind.
+    /// Computes samples as one micro-batch with the given parameters. Blocks until the result is complete.
+    ///
+    /// Returns the weighted sum of losses, and `scale` times its gradient. Afterwards the copies of the
+    /// adapter are those of `params`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn forward_backward_once(
         &self,
         params: &[f32],
@@ -173,46 +202,57 @@ impl CudaModel {
         Ok((floats(&device.download(&loss)?)[0], floats(&device.download(&gradient)?)))
     }
 
-    /// Whether the frozen weights are those that were uploaded, and the copies those of the parameters. Waits.
+    /// Returns whether the frozen weights are unchanged since the upload, and whether the copies of the
+    /// adapter match `params`. Blocks until the result is complete.
     ///
-    /// The copies lie between the weights: they are set to zero for the sum over the weights, and put back for a second sum
-    /// over all, which must be that of before.
+    /// The copies are between the weights. They are set to zero for the checksum of the weights, and then
+    /// restored. A checksum over everything before and after must be the same.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error. The copies may then be zero.
     pub fn weights_intact(&self, params: BufferView<'_>) -> Result<bool, DeviceError> {
         let device = &self.device;
         let sums = device.zeros(ElementType::Bits64, 3)?;
-        let zero = device.zeros(ElementType::F32, self.adapter.param_count())?;
-        let words = (self.frozen.len() * self.element.size_bytes() / 4) as u64;
-        let sum = |number| device.checksum(sums.view_from(number), self.frozen.view(), words, 0);
-        sum(0)?;
-        self.refresh_adapter_copies(zero.view())?;
-        sum(1)?;
+        let zeros = device.zeros(ElementType::F32, self.adapter.param_count())?;
+        let word_count = (self.frozen.len() * self.element.size_bytes() / 4) as u64;
+        let queue_checksum =
+            |index| device.checksum(sums.view_from(index), self.frozen.view(), word_count, 0);
+        queue_checksum(0)?;
+        self.refresh_adapter_copies(zeros.view())?;
+        queue_checksum(1)?;
         self.refresh_adapter_copies(params)?;
-        sum(2)?;
+        queue_checksum(2)?;
         let sums = device.download(&sums)?;
         let sums: Vec<u64> = sums.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
         Ok(sums[1] == self.expected_checksum && sums[0] == sums[2])
     }
 
-    /// Uploads the base again; the parameters have to be spread after that.
+    /// Uploads the base model again. The caller must then refresh the copies of the adapter.
+    ///
+    /// # Errors
+    ///
+    /// Returns the driver's error.
     pub fn reload_weights(&self, base: &BaseModel) -> Result<(), DeviceError> {
         self.layout.upload(&self.device, &self.frozen, base)?;
         Ok(())
     }
 
-    fn weight_view(&self, place: usize, len: usize) -> BufferView<'_> {
-        self.frozen.view_range(place, len)
+    /// A range of the frozen weights.
+    fn weight_view(&self, offset: usize, len: usize) -> BufferView<'_> {
+        self.frozen.view_range(offset, len)
     }
 }
 
-/// `[2, positions, head_dim / 2]`, by the CPU's own formula.
+/// Cosines and sines `[2, positions, head_dim / 2]`, by the same formula as on the CPU.
 fn rope_table(config: &ModelConfig, positions: usize) -> Vec<f32> {
     let half = config.head_dim / 2;
-    let angle = |at: usize| {
-        let frequency = config.rope_theta.powf(-2.0 * (at % half) as f32 / config.head_dim as f32);
-        (at / half) as f32 * frequency
+    let angle = |index: usize| {
+        let frequency = config.rope_theta.powf(-2.0 * (index % half) as f32 / config.head_dim as f32);
+        (index / half) as f32 * frequency
     };
-    let all = 0..positions * half;
-    all.clone().map(|at| angle(at).cos()).chain(all.map(|at| angle(at).sin())).collect()
+    let indices = 0..positions * half;
+    indices.clone().map(|index| angle(index).cos()).chain(indices.map(|index| angle(index).sin())).collect()
 }
 
 fn upload_floats(device: &CudaDevice, values: &[f32]) -> Result<DeviceBuffer, DeviceError> {
@@ -227,37 +267,40 @@ pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 impl<'a> MicroBatchPass<'a> {
+    /// Queues the forward pass, the losses and the backward pass.
     fn run(&self, loss: BufferView<'_>) -> Result<(), DeviceError> {
-        let (net, rows, width) = (self.model, self.micro_batch.rows, self.model.config.hidden);
+        let (model, rows, width) = (self.model, self.micro_batch.rows, self.model.config.hidden);
         let mut x = self.activation_buffer(width)?;
-        let table = net.weight_view(net.layout.embedding, net.config.vocabulary * width);
-        net.device.embed(self.as_matrix(&x, width), table, self.inputs.tokens)?;
-        let mut kept = Vec::with_capacity(net.layout.layers.len());
-        for place in &net.layout.layers {
-            let layer;
-            (x, layer) = self.layer(place, x)?;
-            kept.push(layer);
+        let table = model.weight_view(model.layout.embedding, model.config.vocabulary * width);
+        model.device.embed(self.as_matrix(&x, width), table, self.inputs.tokens)?;
+        let mut activations = Vec::with_capacity(model.layout.layers.len());
+        for layer_layout in &model.layout.layers {
+            let layer_activations;
+            (x, layer_activations) = self.layer(layer_layout, x)?;
+            activations.push(layer_activations);
         }
-        let dx = net.device.zeros(net.element, rows * width)?;
+        let dx = model.device.zeros(model.element, rows * width)?;
         self.loss(&x, &dx, loss)?;
         drop(x);
-        for (number, place) in net.layout.layers.iter().enumerate().rev() {
-            if let Some(kept) = kept.pop() {
-                self.layer_backward(place, &dx, &kept, number > 0)?;
+        for (number, layer_layout) in model.layout.layers.iter().enumerate().rev() {
+            if let Some(layer_activations) = activations.pop() {
+                self.layer_backward(layer_layout, &dx, &layer_activations, number > 0)?;
             }
         }
         Ok(())
     }
 
-    /// For all rows.
+    /// A buffer with `width` elements for each row of the micro-batch.
     fn activation_buffer(&self, width: usize) -> Result<DeviceBuffer, DeviceError> {
         self.model.device.buffer(self.model.element, self.micro_batch.rows * width)
     }
 
+    /// A buffer of f32 values.
     fn f32_buffer(&self, len: usize) -> Result<DeviceBuffer, DeviceError> {
         self.model.device.buffer(ElementType::F32, len)
     }
 
+    /// A buffer for a group's extended input.
     fn extended_buffer(&self, group: &ProjectionGroup) -> Result<ExtendedInput, DeviceError> {
         let buffer = self.activation_buffer(group.width())?;
         Ok(ExtendedInput {
@@ -268,10 +311,12 @@ impl<'a> MicroBatchPass<'a> {
         })
     }
 
+    /// The buffer as a matrix with one row for each token.
     fn as_matrix<'b>(&self, buffer: &'b DeviceBuffer, width: usize) -> MatrixView<'b> {
         MatrixView::dense(buffer.view(), self.micro_batch.rows, width)
     }
 
+    /// The sizes of the attention operation.
     fn packed_sequences(&self) -> PackedSequences<'_> {
         let ModelConfig { heads, kv_heads, head_dim, .. } = self.model.config;
         let MicroBatch { rows, sequences, longest, .. } = self.micro_batch;
@@ -279,13 +324,14 @@ impl<'a> MicroBatchPass<'a> {
         PackedSequences { starts, sequences, rows, longest, heads, kv_heads, head_dim, tensor_cores: true }
     }
 
-    fn rope(&self, qkv: MatrixView<'_>, back: bool) -> Result<(), DeviceError> {
-        let (net, config) = (self.model, &self.model.config);
+    /// Rotates queries and keys in place.
+    fn rope(&self, qkv: MatrixView<'_>, backward: bool) -> Result<(), DeviceError> {
+        let (model, config) = (self.model, &self.model.config);
         let heads = (config.heads + config.kv_heads, config.head_dim);
-        net.device.rope(qkv, net.rope.view(), self.inputs.positions, heads, net.max_positions, back)
+        model.device.rope(qkv, model.rope.view(), self.inputs.positions, heads, model.max_positions, backward)
     }
 
-    /// `out = [X | U] [W | B]^T`, and the residual; fills in `U` first.
+    /// `out = [X | U] [W | B]^T`, plus the residual if given. Computes `U = scale X A^T` first.
     fn project(
         &self,
         group: &ProjectionGroup,
@@ -308,164 +354,200 @@ impl<'a> MicroBatchPass<'a> {
         device.gemm(out, input.all().as_stored(), group.weight(frozen).transposed(), residual, (1.0, beta))
     }
 
-    /// Adds to the gradient of the adapter; the gradient of the input, unless nobody wants it.
+    /// Backward pass of [`MicroBatchPass::project`]. Adds to the adapter's gradient and returns the gradient
+    /// of the extended input. The part of `X` is computed only if `needs_input_gradient`.
     fn project_backward(
         &self,
         group: &ProjectionGroup,
         dy: MatrixView<'_>,
         input: &ExtendedInput,
-        wanted: bool,
+        needs_input_gradient: bool,
     ) -> Result<ExtendedInput, DeviceError> {
         let (device, frozen) = (&self.model.device, &self.model.frozen);
         let (rank, scale) = (self.model.adapter.rank, self.model.adapter.scale);
-        let d = self.extended_buffer(group)?;
+        let dinput = self.extended_buffer(group)?;
         let weight = group.weight(frozen);
-        if wanted {
-            device.gemm(d.all(), dy.as_stored(), weight.as_stored(), None, (1.0, 0.0))?;
+        if needs_input_gradient {
+            device.gemm(dinput.all(), dy.as_stored(), weight.as_stored(), None, (1.0, 0.0))?;
         } else if group.lora_columns > 0 {
             let b = weight.column_range(group.inputs, group.lora_columns);
-            device.gemm(d.lora_part(), dy.as_stored(), b.as_stored(), None, (1.0, 0.0))?;
+            device.gemm(dinput.lora_part(), dy.as_stored(), b.as_stored(), None, (1.0, 0.0))?;
         }
-        for LoraProjection { slot, first_row: from, first_column: column } in &group.lora_projections {
+        for LoraProjection { slot, first_row, first_column } in &group.lora_projections {
             let (a_len, b_len) = (rank * slot.inputs, slot.outputs * rank);
             let da = MatrixView::dense(self.gradient.view_range(slot.offset, a_len), rank, slot.inputs);
             let db =
                 MatrixView::dense(self.gradient.view_range(slot.offset + a_len, b_len), slot.outputs, rank);
-            let (du, u) =
-                (d.lora_part().column_range(*column, rank), input.lora_part().column_range(*column, rank));
+            let (du, u) = (
+                dinput.lora_part().column_range(*first_column, rank),
+                input.lora_part().column_range(*first_column, rank),
+            );
             device.gemm(da, du.transposed(), input.input_part().as_stored(), None, (scale, 1.0))?;
             device.gemm(
                 db,
-                dy.column_range(*from, slot.outputs).transposed(),
+                dy.column_range(*first_row, slot.outputs).transposed(),
                 u.as_stored(),
                 None,
                 (1.0, 1.0),
             )?;
         }
-        if wanted && group.lora_columns > 0 {
+        if needs_input_gradient && group.lora_columns > 0 {
             device.gemm(
-                d.input_part(),
-                d.lora_part().as_stored(),
+                dinput.input_part(),
+                dinput.lora_part().as_stored(),
                 group.lora_a(frozen).as_stored(),
                 None,
                 (scale, 1.0),
             )?;
         }
-        Ok(d)
+        Ok(dinput)
     }
 
-    /// The norm of `x` as a group's input.
+    /// RMSNorm of `x`, as the input of a group. Also returns each row's `1 / rms`.
     fn norm(
         &self,
         group: &ProjectionGroup,
         x: &DeviceBuffer,
         weight: usize,
     ) -> Result<(ExtendedInput, DeviceBuffer), DeviceError> {
-        let net = self.model;
+        let model = self.model;
         let (normed, inverse) = (self.extended_buffer(group)?, self.f32_buffer(self.micro_batch.rows)?);
-        let weight = net.weight_view(weight, net.config.hidden);
-        net.device.rms_norm(normed.input_part(), inverse.view(), x.view(), weight, net.config.norm_eps)?;
+        let weight = model.weight_view(weight, model.config.hidden);
+        model.device.rms_norm(
+            normed.input_part(),
+            inverse.view(),
+            x.view(),
+            weight,
+            model.config.norm_eps,
+        )?;
         Ok((normed, inverse))
     }
 
-    /// The layer's output, and what it kept.
+    /// Forward pass of a layer. Returns its output and its activations.
     fn layer(
         &self,
-        place: &LayerLayout,
+        layout: &LayerLayout,
         input: DeviceBuffer,
     ) -> Result<(DeviceBuffer, CudaLayerActivations), DeviceError> {
-        let (net, width) = (self.model, self.model.config.hidden);
-        let [g_qkv, g_o, g_gate_up, g_down] = &place.groups;
-        let (normed, input_inverse) = self.norm(g_qkv, &input, place.input_norm)?;
+        let (model, width) = (self.model, self.model.config.hidden);
+        let [g_qkv, g_o, g_gate_up, g_down] = &layout.groups;
+        let (normed, input_inverse) = self.norm(g_qkv, &input, layout.input_norm)?;
         let qkv = self.activation_buffer(g_qkv.outputs)?;
         let qkv_rows = self.as_matrix(&qkv, g_qkv.outputs);
         self.project(g_qkv, qkv_rows, &normed, None)?;
         self.rope(qkv_rows, false)?;
-        let (mixed, lse) =
-            (self.extended_buffer(g_o)?, self.f32_buffer(self.micro_batch.rows * net.config.heads)?);
-        net.device.attention(mixed.input_part(), lse.view(), qkv_rows, &self.packed_sequences())?;
-        let middle = self.activation_buffer(width)?;
-        self.project(g_o, self.as_matrix(&middle, width), &mixed, Some(self.as_matrix(&input, width)))?;
-        let (post_normed, middle_inverse) = self.norm(g_gate_up, &middle, place.post_norm)?;
+        let (attention_output, lse) =
+            (self.extended_buffer(g_o)?, self.f32_buffer(self.micro_batch.rows * model.config.heads)?);
+        model.device.attention(
+            attention_output.input_part(),
+            lse.view(),
+            qkv_rows,
+            &self.packed_sequences(),
+        )?;
+        let after_attention = self.activation_buffer(width)?;
+        self.project(
+            g_o,
+            self.as_matrix(&after_attention, width),
+            &attention_output,
+            Some(self.as_matrix(&input, width)),
+        )?;
+        let (post_normed, after_attention_inverse) =
+            self.norm(g_gate_up, &after_attention, layout.post_norm)?;
         let gate_up = self.activation_buffer(g_gate_up.outputs)?;
         let gate_up_rows = self.as_matrix(&gate_up, g_gate_up.outputs);
         self.project(g_gate_up, gate_up_rows, &post_normed, None)?;
-        let active = self.extended_buffer(g_down)?;
-        net.device.swiglu(active.input_part(), gate_up_rows)?;
+        let swiglu_output = self.extended_buffer(g_down)?;
+        model.device.swiglu(swiglu_output.input_part(), gate_up_rows)?;
         let out = self.activation_buffer(width)?;
-        self.project(g_down, self.as_matrix(&out, width), &active, Some(self.as_matrix(&middle, width)))?;
-        let kept = CudaLayerActivations {
+        self.project(
+            g_down,
+            self.as_matrix(&out, width),
+            &swiglu_output,
+            Some(self.as_matrix(&after_attention, width)),
+        )?;
+        let activations = CudaLayerActivations {
             input,
             input_inverse,
             normed,
             qkv,
             lse,
-            attention_output: mixed,
-            after_attention: middle,
-            after_attention_inverse: middle_inverse,
+            attention_output,
+            after_attention,
+            after_attention_inverse,
             post_normed,
             gate_up,
-            swiglu_output: active,
+            swiglu_output,
         };
-        Ok((out, kept))
+        Ok((out, activations))
     }
 
-    /// `dx` of the layer's output becomes that of its input, unless nobody wants it.
+    /// Backward pass of a layer: replaces `dx`, the gradient of its output, by the gradient of its input. The
+    /// latter is computed only if `needs_input_gradient`.
     fn layer_backward(
         &self,
-        place: &LayerLayout,
+        layout: &LayerLayout,
         dx: &DeviceBuffer,
-        kept: &CudaLayerActivations,
-        wanted: bool,
+        activations: &CudaLayerActivations,
+        needs_input_gradient: bool,
     ) -> Result<(), DeviceError> {
-        let [g_qkv, g_o, ..] = &place.groups;
-        self.mlp_backward(place, dx, kept)?;
-        let (net, width) = (self.model, self.model.config.hidden);
-        let dmixed = self.project_backward(g_o, self.as_matrix(dx, width), &kept.attention_output, true)?;
-        let delta = self.f32_buffer(self.micro_batch.rows * net.config.heads)?;
+        let [g_qkv, g_o, ..] = &layout.groups;
+        self.mlp_backward(layout, dx, activations)?;
+        let (model, width) = (self.model, self.model.config.hidden);
+        let dattention_output =
+            self.project_backward(g_o, self.as_matrix(dx, width), &activations.attention_output, true)?;
+        let delta = self.f32_buffer(self.micro_batch.rows * model.config.heads)?;
         let packed = self.packed_sequences();
-        net.device.attention_delta(
+        model.device.attention_delta(
             delta.view(),
-            kept.attention_output.input_part(),
-            dmixed.input_part(),
+            activations.attention_output.input_part(),
+            dattention_output.input_part(),
             &packed,
         )?;
-        let (qkv, dqkv) = (self.as_matrix(&kept.qkv, g_qkv.outputs), self.activation_buffer(g_qkv.outputs)?);
+        let (qkv, dqkv) =
+            (self.as_matrix(&activations.qkv, g_qkv.outputs), self.activation_buffer(g_qkv.outputs)?);
         let dqkv = self.as_matrix(&dqkv, g_qkv.outputs);
-        let sums = (kept.lse.view(), delta.view());
-        net.device.attention_backward(dqkv, qkv, dmixed.input_part(), sums, &packed)?;
+        let sums = (activations.lse.view(), delta.view());
+        model.device.attention_backward(dqkv, qkv, dattention_output.input_part(), sums, &packed)?;
         self.rope(dqkv, true)?;
-        let dnormed = self.project_backward(g_qkv, dqkv, &kept.normed, wanted)?;
-        match wanted {
-            true => self.norm_backward(dx, &dnormed, &kept.input, place.input_norm, &kept.input_inverse),
+        let dnormed = self.project_backward(g_qkv, dqkv, &activations.normed, needs_input_gradient)?;
+        match needs_input_gradient {
+            true => self.norm_backward(
+                dx,
+                &dnormed,
+                &activations.input,
+                layout.input_norm,
+                &activations.input_inverse,
+            ),
             false => Ok(()),
         }
     }
 
+    /// Backward pass of the MLP and its norm: adds to `dx`.
     fn mlp_backward(
         &self,
-        place: &LayerLayout,
+        layout: &LayerLayout,
         dx: &DeviceBuffer,
-        kept: &CudaLayerActivations,
+        activations: &CudaLayerActivations,
     ) -> Result<(), DeviceError> {
-        let [.., g_gate_up, g_down] = &place.groups;
+        let [.., g_gate_up, g_down] = &layout.groups;
         let width = self.model.config.hidden;
-        let dactive = self.project_backward(g_down, self.as_matrix(dx, width), &kept.swiglu_output, true)?;
+        let dswiglu_output =
+            self.project_backward(g_down, self.as_matrix(dx, width), &activations.swiglu_output, true)?;
         let dgate_up = self.activation_buffer(g_gate_up.outputs)?;
         let dgate_up = self.as_matrix(&dgate_up, g_gate_up.outputs);
-        let gate_up = self.as_matrix(&kept.gate_up, g_gate_up.outputs);
-        self.model.device.swiglu_backward(dgate_up, dactive.input_part(), gate_up)?;
-        let dnormed = self.project_backward(g_gate_up, dgate_up, &kept.post_normed, true)?;
+        let gate_up = self.as_matrix(&activations.gate_up, g_gate_up.outputs);
+        self.model.device.swiglu_backward(dgate_up, dswiglu_output.input_part(), gate_up)?;
+        let dnormed = self.project_backward(g_gate_up, dgate_up, &activations.post_normed, true)?;
         self.norm_backward(
             dx,
             &dnormed,
-            &kept.after_attention,
-            place.post_norm,
-            &kept.after_attention_inverse,
+            &activations.after_attention,
+            layout.post_norm,
+            &activations.after_attention_inverse,
         )
     }
 
-    /// Adds to `dx`.
+    /// Adds the gradient through a norm to `dx`.
     fn norm_backward(
         &self,
         dx: &DeviceBuffer,
@@ -486,36 +568,46 @@ impl<'a> MicroBatchPass<'a> {
         )
     }
 
-    /// Losses of the learned rows, whose gradients go to `dx`, zero before. Only so many rows have logits at a time.
+    /// Computes the losses of all targets, and their gradients into `dx`, which must be zero. Logits are
+    /// computed in chunks of rows, bounded by [`MAX_LOGITS_BYTES`].
     fn loss(&self, x: &DeviceBuffer, dx: &DeviceBuffer, loss: BufferView<'_>) -> Result<(), DeviceError> {
-        let (net, device, learned) = (self.model, &self.model.device, self.micro_batch.target_count);
-        let (width, vocabulary) = (net.config.hidden, net.config.vocabulary);
-        let buffer = |rows: usize, width: usize| device.buffer(net.element, rows * width);
-        let (picked, normed) = (buffer(learned, width)?, buffer(learned, width)?);
-        let picked_rows = MatrixView::dense(picked.view(), learned, width);
-        device.gather_rows(picked_rows, self.as_matrix(x, width), self.inputs.target_rows)?;
-        let (inverse, weight) = (self.f32_buffer(learned)?, net.weight_view(net.layout.norm, width));
-        let normed_rows = MatrixView::dense(normed.view(), learned, width);
-        device.rms_norm(normed_rows, inverse.view(), picked.view(), weight, net.config.norm_eps)?;
-        let head = MatrixView::dense(net.weight_view(net.layout.head, vocabulary * width), vocabulary, width);
-        let losses = self.f32_buffer(learned)?;
-        let dnormed = buffer(learned, width)?;
-        let dnormed_rows = MatrixView::dense(dnormed.view(), learned, width);
-        let chunk = (MAX_LOGITS_BYTES / (vocabulary * net.element.size_bytes())).clamp(1, learned);
+        let (model, device, target_count) = (self.model, &self.model.device, self.micro_batch.target_count);
+        let (width, vocabulary) = (model.config.hidden, model.config.vocabulary);
+        let buffer = |rows: usize, width: usize| device.buffer(model.element, rows * width);
+        let (gathered, normed) = (buffer(target_count, width)?, buffer(target_count, width)?);
+        let gathered_rows = MatrixView::dense(gathered.view(), target_count, width);
+        device.gather_rows(gathered_rows, self.as_matrix(x, width), self.inputs.target_rows)?;
+        let (inverse, weight) = (self.f32_buffer(target_count)?, model.weight_view(model.layout.norm, width));
+        let normed_rows = MatrixView::dense(normed.view(), target_count, width);
+        device.rms_norm(normed_rows, inverse.view(), gathered.view(), weight, model.config.norm_eps)?;
+        let head =
+            MatrixView::dense(model.weight_view(model.layout.head, vocabulary * width), vocabulary, width);
+        let losses = self.f32_buffer(target_count)?;
+        let dnormed = buffer(target_count, width)?;
+        let dnormed_rows = MatrixView::dense(dnormed.view(), target_count, width);
+        let chunk = (MAX_LOGITS_BYTES / (vocabulary * model.element.size_bytes())).clamp(1, target_count);
         let logits = buffer(chunk, vocabulary)?;
-        for from in (0..learned).step_by(chunk) {
-            let rows = chunk.min(learned - from);
+        for first_row in (0..target_count).step_by(chunk) {
+            let rows = chunk.min(target_count - first_row);
             let logits = MatrixView::dense(logits.view(), rows, vocabulary);
-            let some = normed_rows.rows(from, rows);
-            device.gemm(logits, some.as_stored(), head.transposed(), None, (1.0, 0.0))?;
-            let (targets, scales) = (self.inputs.targets.skip(from), self.inputs.scales.skip(from));
-            device.cross_entropy(logits, losses.view_from(from), targets, scales)?;
-            let dsome = dnormed_rows.rows(from, rows);
-            device.gemm(dsome, logits.as_stored(), head.as_stored(), None, (1.0, 0.0))?;
+            let normed_chunk = normed_rows.row_range(first_row, rows);
+            device.gemm(logits, normed_chunk.as_stored(), head.transposed(), None, (1.0, 0.0))?;
+            let (targets, scales) = (self.inputs.targets.skip(first_row), self.inputs.scales.skip(first_row));
+            device.cross_entropy(logits, losses.view_from(first_row), targets, scales)?;
+            let dnormed_chunk = dnormed_rows.row_range(first_row, rows);
+            device.gemm(dnormed_chunk, logits.as_stored(), head.as_stored(), None, (1.0, 0.0))?;
         }
-        device.weighted_sum(loss, losses.view(), self.inputs.weights, learned)?;
-        // The normed rows are needed no longer: their place takes the gradient of what was picked.
-        device.rms_norm_backward(normed.view(), None, dnormed_rows, picked.view(), weight, inverse.view())?;
+        device.weighted_sum(loss, losses.view(), self.inputs.weights, target_count)?;
+        // The normed rows are no longer needed, so their buffer is reused for the gradient of the gathered
+        // rows.
+        device.rms_norm_backward(
+            normed.view(),
+            None,
+            dnormed_rows,
+            gathered.view(),
+            weight,
+            inverse.view(),
+        )?;
         device.scatter_rows(self.as_matrix(dx, width), normed_rows, self.inputs.target_rows)
     }
 }

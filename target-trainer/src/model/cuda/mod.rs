@@ -1,5 +1,5 @@
-//! The model on a card: frozen weights in one buffer, samples packed without padding, LoRA fused into the base's products.
-//! Knows no optimizer.
+//! The model on a CUDA device: frozen weights in one buffer, samples packed without padding, LoRA fused into
+//! the products of the base model. Knows no optimizer.
 
 mod batch;
 mod cuda_model;

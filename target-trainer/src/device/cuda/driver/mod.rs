@@ -1,4 +1,4 @@
-//! The driver itself. Owners of what it hands out are in `sys.rs` one floor up.
+//! Raw functions of the CUDA driver. The types that own its handles are in `../sys.rs`.
 
 mod sys;
 

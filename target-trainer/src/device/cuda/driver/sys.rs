@@ -1,7 +1,8 @@
-//! The driver's functions that we call, by their own names: unsafe as in C. Who calls them says why it is sound.
+//! The functions of the CUDA driver that the trainer calls, under their own names. They are unsafe, as in C;
+//! each caller states why its call is sound.
 //!
-//! They are found through cudarc's loader by name and give back a number: cudarc's own declarations give back a Rust enum, for which
-//! a code that it does not list would be undefined behaviour.
+//! cudarc's loader finds the functions by name. They return an integer: cudarc's own declarations return a
+//! Rust enum, and a code that the enum does not list would be undefined behaviour.
 
 #![expect(clippy::too_many_arguments, reason = "the driver's own arguments")]
 
@@ -14,17 +15,18 @@ macro_rules! driver {
     ($($name:ident($($arg:ident: $kind:ty),*);)*) => {$(
         #[expect(non_snake_case, reason = "CUDA's own name")]
         pub(in crate::device::cuda) unsafe fn $name($($arg: $kind),*) -> u32 {
-            type Function = unsafe extern "C" fn($($kind),*) -> u32;
-            static FOUND: OnceLock<Option<Function>> = OnceLock::new();
-            let found = FOUND.get_or_init(|| {
-                // SAFETY: `Instance` was made, so the library is there; the type is that of `cuda.h`, whose enums are ints
-                // and whose handles are pointers.
+            type DriverFunction = unsafe extern "C" fn($($kind),*) -> u32;
+            static FUNCTION: OnceLock<Option<DriverFunction>> = OnceLock::new();
+            let function = FUNCTION.get_or_init(|| {
+                // SAFETY: `CudaDriver::new` has checked that the library is present, so `culib` can load it.
                 let library = unsafe { cudarc::driver::sys::culib() };
-                // SAFETY: as above.
-                unsafe { library.get::<Function>(stringify!($name).as_bytes()) }.ok().map(|found| *found)
+                // SAFETY: the type is the one in `cuda.h`, where enums are ints and handles are pointers.
+                let symbol = unsafe { library.get::<DriverFunction>(stringify!($name).as_bytes()) };
+                symbol.ok().map(|symbol| *symbol)
             });
-            match found {
-                // SAFETY: the caller's arguments go on as they are.
+            match function {
+                // SAFETY: the arguments are passed on unchanged, and the caller guarantees that they are
+                // valid for this function.
                 Some(function) => unsafe { function($($arg),*) },
                 None => ERROR_NOT_FOUND,
             }
@@ -52,14 +54,14 @@ driver! {
     cuEventRecord(event: usize, stream: usize);
     cuEventSynchronize(event: usize);
     cuEventDestroy_v2(event: usize);
-    cuMemAlloc_v2(at: *mut u64, bytes: usize);
-    cuMemFree_v2(at: u64);
+    cuMemAlloc_v2(address: *mut u64, bytes: usize);
+    cuMemFree_v2(address: u64);
     cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
-    cuMemHostAlloc(at: *mut *mut c_void, bytes: usize, flags: u32);
-    cuMemFreeHost(at: *mut c_void);
+    cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, flags: u32);
+    cuMemFreeHost(address: *mut c_void);
     cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: usize);
     cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize);
-    cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: usize);
+    cuMemsetD8Async(address: u64, value: u8, bytes: usize, stream: usize);
     cuModuleLoadData(module: *mut usize, image: *const c_void);
     cuModuleUnload(module: usize);
     cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char);

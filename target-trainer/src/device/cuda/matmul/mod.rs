@@ -1,5 +1,7 @@
-//! Matrix products by cublasLt. It is asked once for each shape; plans are kept. Row-major here, column-major there: a product
-//! of row-major matrices is the product of their transposes the other way around. Sums are in f32, never in TF32.
+//! Matrix products with cublasLt. One plan is created and cached for each shape.
+//!
+//! Matrices are row-major here and column-major in cublasLt. A product of row-major matrices is therefore
+//! computed as the product of their transposes in reverse order. Sums are in f32, never in TF32.
 
 mod sys;
 
@@ -13,19 +15,21 @@ use super::ops::MatrixView;
 use super::sys::CudaContext;
 use sys::{CublasLtFailure, CublasLtHandle, MatmulPlan, MatmulShape, MatrixLayout};
 
-/// NVIDIA's own advice for cards from the H100 on. Only as much is taken as a plan wants.
+/// Workspace size that NVIDIA recommends for the H100 and later. Only as much as a plan needs is allocated.
 const MAX_WORKSPACE_BYTES: usize = 32 << 20;
-/// Micro-batches of ever different lengths would let plans pile up.
+/// Bound of the plan cache: micro-batches of many different lengths would fill it without limit.
 const MAX_PLANS: usize = 4096;
 
-/// Which way a factor is read.
+/// Whether a factor is used as stored or transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Orientation {
+    /// Use the matrix as it is stored.
     AsStored,
+    /// Use the transposed matrix.
     Transposed,
 }
 
-/// A factor of a product, as it lies.
+/// A factor of a matrix product.
 #[derive(Debug, Clone, Copy)]
 pub struct Factor<'a> {
     matrix: MatrixView<'a>,
@@ -33,14 +37,17 @@ pub struct Factor<'a> {
 }
 
 impl<'a> MatrixView<'a> {
+    /// The matrix as a factor, as it is stored.
     pub fn as_stored(self) -> Factor<'a> {
         Factor { matrix: self, orientation: Orientation::AsStored }
     }
 
+    /// The transposed matrix as a factor.
     pub fn transposed(self) -> Factor<'a> {
         Factor { matrix: self, orientation: Orientation::Transposed }
     }
 
+    /// The layout for cublasLt: the transposed matrix, because cublasLt is column-major.
     fn layout(self) -> MatrixLayout {
         MatrixLayout {
             element: self.view.element,
@@ -53,7 +60,7 @@ impl<'a> MatrixView<'a> {
 }
 
 impl Factor<'_> {
-    /// Rows and columns, as read.
+    /// Rows and columns of the factor, after the transposition.
     fn size(&self) -> (usize, usize) {
         match self.orientation {
             Orientation::AsStored => (self.matrix.rows, self.matrix.cols),
@@ -62,7 +69,7 @@ impl Factor<'_> {
     }
 }
 
-/// The library, its plans and the workspace that they share.
+/// The cublasLt handle, the cached plans and their shared workspace.
 #[derive(Debug)]
 pub(super) struct CublasLt {
     handle: CublasLtHandle,
@@ -70,11 +77,12 @@ pub(super) struct CublasLt {
     state: Mutex<CublasLtState>,
 }
 
+/// Plans and workspace.
 #[derive(Debug)]
 struct CublasLtState {
     plans: HashMap<MatmulShape, Arc<MatmulPlan>>,
     workspace: Option<Arc<DeviceBuffer>>,
-    /// Smaller once the device did not have so much.
+    /// Reduced if the device could not allocate more.
     max_workspace_bytes: usize,
 }
 
@@ -84,7 +92,7 @@ impl CublasLt {
         let handle = CublasLtHandle::new().map_err(|(call, status)| match status {
             1 => DeviceError::Unavailable {
                 device: device.clone(),
-                why: format!("`{call}` failed: install cuBLAS (libcublasLt.so) of CUDA 12"),
+                reason: format!("`{call}` failed: install cuBLAS (libcublasLt.so) of CUDA 12"),
                 code: None,
             },
             _ => DeviceError::from_cublas(&device, call, status),
@@ -101,11 +109,12 @@ impl CublasLt {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The workspace goes back to the pool.
+    /// Returns the workspace to the memory pool.
     pub(super) fn release_workspace(&self) {
         self.state().workspace = None;
     }
 
+    /// Returns the cached plan of a shape, or creates it.
     fn plan(&self, shape: &MatmulShape) -> Result<Arc<MatmulPlan>, CublasLtFailure> {
         let mut state = self.state();
         if let Some(plan) = state.plans.get(shape) {
@@ -119,14 +128,14 @@ impl CublasLt {
         Ok(plan)
     }
 
-    /// A plan that is made for a workspace which is not to be had is made anew for less.
+    /// Returns a plan and its workspace. If the workspace can't be allocated, plans again with half the size.
     fn prepare(
         &self,
         device: &CudaDevice,
         shape: &MatmulShape,
     ) -> Result<(Arc<MatmulPlan>, Option<Arc<DeviceBuffer>>), DeviceError> {
         loop {
-            let plan = self.plan(shape).map_err(|failed| self.device_error(device, failed))?;
+            let plan = self.plan(shape).map_err(|failure| self.device_error(device, failure))?;
             if plan.workspace_bytes == 0 {
                 return Ok((plan, None));
             }
@@ -142,9 +151,10 @@ impl CublasLt {
         }
     }
 
+    /// Returns the shared workspace. Allocates a new one if it is too small.
     fn workspace(&self, device: &CudaDevice, bytes: usize) -> Result<Arc<DeviceBuffer>, DeviceError> {
-        let enough = |workspace: &&Arc<DeviceBuffer>| workspace.len() * 4 >= bytes;
-        if let Some(workspace) = self.state().workspace.as_ref().filter(enough) {
+        let is_large_enough = |workspace: &&Arc<DeviceBuffer>| workspace.len() * 4 >= bytes;
+        if let Some(workspace) = self.state().workspace.as_ref().filter(is_large_enough) {
             return Ok(Arc::clone(workspace));
         }
         self.state().workspace = None;
@@ -153,7 +163,7 @@ impl CublasLt {
         Ok(workspace)
     }
 
-    /// The driver knows better what went wrong, if it was the device.
+    /// Prefers the driver's error, which is more precise if the device failed.
     fn device_error(&self, device: &CudaDevice, (call, status): CublasLtFailure) -> DeviceError {
         match device.compute_stream.query() {
             Err(error) => error,
@@ -163,7 +173,15 @@ impl CublasLt {
 }
 
 impl CudaDevice {
-    /// `d[m, n] = alpha a[m, k] b[k, n] + beta c[m, n]`. Without `c` it is `d` itself.
+    /// `d[m, n] = alpha a[m, k] b[k, n] + beta c[m, n]`. If `c` is `None`, `d` is used in its place.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of cublasLt or of the driver.
+    ///
+    /// # Panics
+    ///
+    /// If the sizes do not match.
     pub fn gemm(
         &self,
         d: MatrixView<'_>,
@@ -173,33 +191,33 @@ impl CudaDevice {
         (alpha, beta): (f32, f32),
     ) -> Result<(), DeviceError> {
         let c = c.unwrap_or(d);
-        let ((m, k), (k_too, n)) = (a.size(), b.size());
+        let ((m, k), (b_rows, n)) = (a.size(), b.size());
         assert!(
-            k == k_too && (d.rows, d.cols) == (m, n) && (c.rows, c.cols) == (m, n),
-            "{m} x {k} times {k_too} x {n} is not {} x {}",
+            k == b_rows && (d.rows, d.cols) == (m, n) && (c.rows, c.cols) == (m, n),
+            "{m} x {k} times {b_rows} x {n} is not {} x {}",
             d.rows,
             d.cols
         );
         if m == 0 || n == 0 {
             return Ok(());
         }
-        assert!(k > 0, "a product over nothing");
-        // Transposed as a whole, so the factors change places.
+        assert!(k > 0, "the inner dimension of a product is 0");
+        // cublasLt computes the transposed product, so the factors are swapped.
         let shape = MatmulShape {
             transposed: [b.orientation == Orientation::Transposed, a.orientation == Orientation::Transposed],
             layouts: [b.matrix.layout(), a.matrix.layout(), c.layout(), d.layout()],
         };
-        let matmul = self.cublaslt();
-        let (plan, workspace) = matmul.prepare(self, &shape)?;
+        let cublaslt = self.cublaslt();
+        let (plan, workspace) = cublaslt.prepare(self, &shape)?;
         let _waiting = self.context().wait_tracker.begin_wait();
         plan.run(
-            &matmul.handle,
+            &cublaslt.handle,
             &self.compute_stream,
             [b.matrix.view, a.matrix.view, c.view, d.view],
             (alpha, beta),
             workspace.as_ref().map(|buffer| buffer.view()),
         )
-        .map_err(|failed| matmul.device_error(self, failed))?;
+        .map_err(|failure| cublaslt.device_error(self, failure))?;
         self.record_profile("matmul")
     }
 }

@@ -1,5 +1,7 @@
-//! cublasLt's functions, and owners of its descriptors. Unsafe inside, safe outside, like the driver's floor. Statuses are
-//! numbers here for the same reason as there.
+//! The functions of cublasLt and the types that own its handles. The public interface is safe.
+//! Knows no model.
+//!
+//! Statuses are integers: an unknown value in a Rust enum would be undefined behaviour.
 
 #![expect(clippy::too_many_arguments, reason = "cublasLt's own arguments")]
 
@@ -11,8 +13,9 @@ use cudarc::cublaslt::sys as lt;
 use crate::device::cuda::memory::{BufferView, ElementType};
 use crate::device::cuda::sys::CudaStream;
 
-/// `CUBLAS_STATUS_NOT_INITIALIZED`, for a library or function that is not there.
+/// `CUBLAS_STATUS_NOT_INITIALIZED`. Also used for a missing library or function.
 const STATUS_NOT_INITIALIZED: u32 = 1;
+/// `CUBLAS_STATUS_NOT_SUPPORTED`.
 pub(super) const STATUS_NOT_SUPPORTED: u32 = 15;
 
 const COMPUTE_32F: u32 = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F as u32;
@@ -22,7 +25,7 @@ const TRANS_A: u32 = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TR
 const TRANS_B: u32 = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB as u32;
 const PREF_MAX_WORKSPACE_BYTES: u32 =
     lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32;
-/// And the next three, for b, c and d.
+/// The next three attributes are those of b, c and d.
 const PREF_MIN_ALIGNMENT_A_BYTES: u32 =
     lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES as u32;
 
@@ -30,17 +33,18 @@ macro_rules! cublas {
     ($($name:ident($($arg:ident: $kind:ty),*);)*) => {$(
         #[expect(non_snake_case, reason = "cublasLt's own name")]
         unsafe fn $name($($arg: $kind),*) -> u32 {
-            type Function = unsafe extern "C" fn($($kind),*) -> u32;
-            static FOUND: OnceLock<Option<Function>> = OnceLock::new();
-            let found = FOUND.get_or_init(|| {
-                // SAFETY: a handle was asked for first, and found the library; the type is that of `cublasLt.h`, whose enums
-                // are ints and whose handles are pointers.
+            type CublasLtFunction = unsafe extern "C" fn($($kind),*) -> u32;
+            static FUNCTION: OnceLock<Option<CublasLtFunction>> = OnceLock::new();
+            let function = FUNCTION.get_or_init(|| {
+                // SAFETY: `CublasLtHandle::new` comes first and has checked that the library is present.
                 let library = unsafe { lt::culib() };
-                // SAFETY: as above.
-                unsafe { library.get::<Function>(stringify!($name).as_bytes()) }.ok().map(|found| *found)
+                // SAFETY: the type is the one in `cublasLt.h`, where enums are ints and handles are pointers.
+                let symbol = unsafe { library.get::<CublasLtFunction>(stringify!($name).as_bytes()) };
+                symbol.ok().map(|symbol| *symbol)
             });
-            match found {
-                // SAFETY: the caller's arguments go on as they are.
+            match function {
+                // SAFETY: the arguments are passed on unchanged, and the caller guarantees that they are
+                // valid for this function.
                 Some(function) => unsafe { function($($arg),*) },
                 None => STATUS_NOT_INITIALIZED,
             }
@@ -58,9 +62,11 @@ cublas! {
     cublasLtMatrixLayoutDestroy(layout: usize);
     cublasLtMatmulPreferenceCreate(preference: *mut usize);
     cublasLtMatmulPreferenceDestroy(preference: usize);
-    cublasLtMatmulPreferenceSetAttribute(preference: usize, attribute: u32, value: *const c_void, bytes: usize);
+    cublasLtMatmulPreferenceSetAttribute(
+        preference: usize, attribute: u32, value: *const c_void, bytes: usize
+    );
     cublasLtMatmulAlgoGetHeuristic(
-        handle: usize, desc: usize, a: usize, b: usize, c: usize, d: usize, preference: usize, asked: i32,
+        handle: usize, desc: usize, a: usize, b: usize, c: usize, d: usize, preference: usize, requested: i32,
         results: *mut MatmulHeuristicResult, found: *mut i32
     );
     cublasLtMatmul(
@@ -83,14 +89,15 @@ struct MatmulHeuristicResult {
     reserved: [i32; 4],
 }
 
-/// A status and the function that gave it.
+/// The function that failed, and its status.
 pub(super) type CublasLtFailure = (&'static str, u32);
 
+/// Turns a status into a result.
 fn check(call: &'static str, status: u32) -> Result<(), CublasLtFailure> {
     if status == 0 { Ok(()) } else { Err((call, status)) }
 }
 
-/// A descriptor, and what destroys it.
+/// A handle and the function that destroys it.
 #[derive(Debug)]
 struct Descriptor {
     handle: usize,
@@ -99,36 +106,36 @@ struct Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: created once by the function that belongs to this one, destroyed once.
+        // SAFETY: the handle was created by the counterpart of `destroy` and is destroyed exactly once.
         unsafe { (self.destroy)(self.handle) };
     }
 }
 
-/// The library, begun for the calling thread's context.
+/// A cublasLt handle for the context of the calling thread.
 #[derive(Debug)]
 pub(super) struct CublasLtHandle(Descriptor);
 
 impl CublasLtHandle {
     pub(super) fn new() -> Result<CublasLtHandle, CublasLtFailure> {
-        // SAFETY: loads a library by its public names.
+        // SAFETY: loads libcublasLt by its public names; its initialisers have no preconditions.
         if !unsafe { lt::is_culib_present() } {
             return Err(("loading libcublasLt", STATUS_NOT_INITIALIZED));
         }
         let mut handle = 0;
-        // SAFETY: a place for the answer.
+        // SAFETY: the out-pointer is valid for the duration of the call.
         check("cublasLtCreate", unsafe { cublasLtCreate(&raw mut handle) })?;
         Ok(CublasLtHandle(Descriptor { handle, destroy: cublasLtDestroy }))
     }
 }
 
-/// A matrix as cublasLt sees it, column-major.
+/// Layout of a matrix in cublasLt's terms: column-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MatrixLayout {
     pub(super) element: ElementType,
     pub(super) rows: u64,
     pub(super) cols: u64,
     pub(super) ld: i64,
-    /// Bytes by which its address can be divided, 256 at most.
+    /// Alignment of its address, at most 256.
     pub(super) alignment_bytes: u32,
 }
 
@@ -136,7 +143,7 @@ impl MatrixLayout {
     fn create(&self) -> Result<Descriptor, CublasLtFailure> {
         let element = if self.element == ElementType::Bf16 { R_16BF } else { R_32F };
         let mut handle = 0;
-        // SAFETY: a place for the answer.
+        // SAFETY: the out-pointer is valid for the duration of the call.
         let status =
             unsafe { cublasLtMatrixLayoutCreate(&raw mut handle, element, self.rows, self.cols, self.ld) };
         check("cublasLtMatrixLayoutCreate", status)?;
@@ -144,15 +151,16 @@ impl MatrixLayout {
     }
 }
 
-/// What decides a plan.
+/// Everything that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MatmulShape {
+    /// Whether a and b are transposed.
     pub(super) transposed: [bool; 2],
-    /// Of a, b, c and d.
+    /// Layouts of a, b, c and d.
     pub(super) layouts: [MatrixLayout; 4],
 }
 
-/// A product that cublasLt has been asked about.
+/// The algorithm that cublasLt chose for a shape, with its descriptors.
 #[derive(Debug)]
 pub(super) struct MatmulPlan {
     desc: Descriptor,
@@ -162,16 +170,16 @@ pub(super) struct MatmulPlan {
 }
 
 impl MatmulPlan {
-    /// The best that wants no more than so many bytes of workspace.
+    /// Asks cublasLt for the best algorithm with at most `max_workspace_bytes` of workspace.
     pub(super) fn new(
         handle: &CublasLtHandle,
         shape: &MatmulShape,
-        most_workspace: usize,
+        max_workspace_bytes: usize,
     ) -> Result<MatmulPlan, CublasLtFailure> {
         let desc = create_desc(shape.transposed)?;
         let [a, b, c, d] = shape.layouts.each_ref().map(MatrixLayout::create);
         let layouts = [a?, b?, c?, d?];
-        let preference = create_preference(shape, most_workspace)?;
+        let preference = create_preference(shape, max_workspace_bytes)?;
         let mut found = 0;
         let mut best = MatmulHeuristicResult {
             algorithm: [0; 8],
@@ -181,7 +189,7 @@ impl MatmulPlan {
             reserved: [0; 4],
         };
         let [a, b, c, d] = layouts.each_ref().map(|layout| layout.handle);
-        // SAFETY: all handles live, and there is room for the one result that is asked for.
+        // SAFETY: all handles are alive, and `best` has room for the one result that is requested.
         let status = unsafe {
             cublasLtMatmulAlgoGetHeuristic(
                 handle.0.handle,
@@ -204,7 +212,8 @@ impl MatmulPlan {
         Ok(MatmulPlan { desc, layouts, algorithm: best.algorithm, workspace_bytes: best.workspace_bytes })
     }
 
-    /// `d = alpha a b + beta c`. The views must be of the shape that was planned for: `Matmul` sees to it.
+    /// Queues `d = alpha a b + beta c`. The views must have the shape that was planned; `CublasLt` ensures
+    /// it.
     pub(super) fn run(
         &self,
         handle: &CublasLtHandle,
@@ -214,10 +223,10 @@ impl MatmulPlan {
         workspace: Option<BufferView<'_>>,
     ) -> Result<(), CublasLtFailure> {
         let [a_layout, b_layout, c_layout, d_layout] = self.layouts.each_ref().map(|layout| layout.handle);
-        let (at, bytes) =
+        let (workspace_address, workspace_bytes) =
             workspace.map_or((0, 0), |view| (view.address, view.len * view.element.size_bytes()));
-        // SAFETY: all handles live, as do the two factors, which are read before the call returns. What it does to memory
-        // happens on the device.
+        // SAFETY: all handles are alive. `alpha` and `beta` are alive and are read before the call returns.
+        // The call touches device memory only.
         let status = unsafe {
             cublasLtMatmul(
                 handle.0.handle,
@@ -233,8 +242,8 @@ impl MatmulPlan {
                 d.address,
                 d_layout,
                 &raw const self.algorithm,
-                at,
-                bytes,
+                workspace_address,
+                workspace_bytes,
                 stream.handle(),
             )
         };
@@ -242,15 +251,16 @@ impl MatmulPlan {
     }
 }
 
+/// Creates the descriptor of an f32 product.
 fn create_desc(transposed: [bool; 2]) -> Result<Descriptor, CublasLtFailure> {
     let mut handle = 0;
-    // SAFETY: a place for the answer.
+    // SAFETY: the out-pointer is valid for the duration of the call.
     let status = unsafe { cublasLtMatmulDescCreate(&raw mut handle, COMPUTE_32F, R_32F) };
     check("cublasLtMatmulDescCreate", status)?;
     let desc = Descriptor { handle, destroy: cublasLtMatmulDescDestroy };
     for (attribute, transposed) in [TRANS_A, TRANS_B].into_iter().zip(transposed) {
         let operation = u32::from(transposed);
-        // SAFETY: the attribute is an int of 4 bytes.
+        // SAFETY: the attribute is an int of 4 bytes, and the pointer is valid for them.
         let status =
             unsafe { cublasLtMatmulDescSetAttribute(handle, attribute, (&raw const operation).cast(), 4) };
         check("cublasLtMatmulDescSetAttribute", status)?;
@@ -258,22 +268,23 @@ fn create_desc(transposed: [bool; 2]) -> Result<Descriptor, CublasLtFailure> {
     Ok(desc)
 }
 
-fn create_preference(shape: &MatmulShape, most_workspace: usize) -> Result<Descriptor, CublasLtFailure> {
+/// Creates the limits of the search for an algorithm: workspace size and alignments.
+fn create_preference(shape: &MatmulShape, max_workspace_bytes: usize) -> Result<Descriptor, CublasLtFailure> {
     let mut handle = 0;
-    // SAFETY: a place for the answer.
+    // SAFETY: the out-pointer is valid for the duration of the call.
     let status = unsafe { cublasLtMatmulPreferenceCreate(&raw mut handle) };
     check("cublasLtMatmulPreferenceCreate", status)?;
     let preference = Descriptor { handle, destroy: cublasLtMatmulPreferenceDestroy };
     const CALL: &str = "cublasLtMatmulPreferenceSetAttribute";
-    let bytes = most_workspace as u64;
-    // SAFETY: the attribute is a size of 8 bytes.
+    let bytes = max_workspace_bytes as u64;
+    // SAFETY: the attribute is a size of 8 bytes, and the pointer is valid for them.
     let status = unsafe {
         cublasLtMatmulPreferenceSetAttribute(handle, PREF_MAX_WORKSPACE_BYTES, (&raw const bytes).cast(), 8)
     };
     check(CALL, status)?;
     for (attribute, layout) in (PREF_MIN_ALIGNMENT_A_BYTES..).zip(&shape.layouts) {
         let alignment = &raw const layout.alignment_bytes;
-        // SAFETY: the attribute is an int of 4 bytes.
+        // SAFETY: the attribute is an int of 4 bytes, and the pointer is valid for them.
         check(CALL, unsafe { cublasLtMatmulPreferenceSetAttribute(handle, attribute, alignment.cast(), 4) })?;
     }
     Ok(preference)

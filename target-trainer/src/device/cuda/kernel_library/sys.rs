@@ -1,4 +1,5 @@
-//! Owners of loaded programs. Unsafe inside, safe outside.
+//! Types that own loaded modules and their kernels. The public interface is safe. Knows no kernel's
+//! name or parameters.
 
 use std::ffi::CString;
 use std::sync::Arc;
@@ -7,14 +8,14 @@ use crate::device::cuda::driver::{cuModuleGetFunction, cuModuleLoadData, cuModul
 use crate::device::cuda::error::DeviceError;
 use crate::device::cuda::sys::CudaContext;
 
-/// Loaded kernels.
+/// A module of kernels, loaded into a context.
 #[derive(Debug)]
 pub(super) struct CudaModule {
     context: Arc<CudaContext>,
     handle: usize,
 }
 
-/// One of them.
+/// A kernel of a module. It keeps the module loaded.
 #[derive(Debug, Clone)]
 pub(in crate::device::cuda) struct CudaKernel {
     pub(in crate::device::cuda) handle: usize,
@@ -22,21 +23,22 @@ pub(in crate::device::cuda) struct CudaKernel {
 }
 
 impl CudaModule {
-    /// From the text of PTX.
+    /// Loads PTX text.
     pub(super) fn load(context: &Arc<CudaContext>, ptx: &str) -> Result<Arc<CudaModule>, DeviceError> {
         let text = CString::new(ptx).unwrap_or_default();
         let mut handle = 0;
         let _waiting = context.wait_tracker.begin_wait();
-        // SAFETY: a place for the answer, and a text that is ended by a NUL.
+        // SAFETY: the out-pointer is valid, and the text ends with a NUL.
         let code = unsafe { cuModuleLoadData(&raw mut handle, text.as_ptr().cast()) };
         context.check("cuModuleLoadData", code)?;
         Ok(Arc::new(CudaModule { context: Arc::clone(context), handle }))
     }
 
+    /// Looks up a kernel by its name.
     pub(super) fn kernel(self: &Arc<CudaModule>, name: &str) -> Result<CudaKernel, DeviceError> {
         let text = CString::new(name).unwrap_or_default();
         let mut handle = 0;
-        // SAFETY: as of `load`.
+        // SAFETY: the out-pointer is valid, the module is loaded, and the name ends with a NUL.
         let code = unsafe { cuModuleGetFunction(&raw mut handle, self.handle, text.as_ptr()) };
         self.context.check("cuModuleGetFunction", code)?;
         Ok(CudaKernel { handle, _module: Arc::clone(self) })
@@ -46,7 +48,8 @@ impl CudaModule {
 impl Drop for CudaModule {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: loaded once, unloaded once; its kernels hold it.
+            // SAFETY: the module is unloaded exactly once, and its kernels hold an `Arc` of it, so none
+            // outlives it.
             unsafe { cuModuleUnload(self.handle) };
         }
     }

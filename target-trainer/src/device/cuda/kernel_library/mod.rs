@@ -1,5 +1,5 @@
-//! The kernels, compiled for the card that is there: by NVRTC where the loader finds it, else by the driver from the
-//! committed PTX. Knows their names; `ops` knows what they take.
+//! Loads the kernels: compiled by NVRTC if the loader finds it, else from the committed PTX. Knows the
+//! kernels' names; `ops` knows their parameters.
 
 mod sys;
 
@@ -13,27 +13,29 @@ use super::sys::{CudaContext, nvrtc_is_present};
 pub(super) use sys::CudaKernel;
 use sys::CudaModule;
 
+/// Name and text of each source, in the order of inclusion in `all.cu`.
 const SOURCES: [(&str, &str); 8] = [
-    ("device.h", include_str!("../../../kernels/device.h")),
-    ("memory.cu", include_str!("../../../kernels/memory.cu")),
-    ("norm.cu", include_str!("../../../kernels/norm.cu")),
-    ("elementwise.cu", include_str!("../../../kernels/elementwise.cu")),
-    ("attention.cu", include_str!("../../../kernels/attention.cu")),
-    ("flash.cu", include_str!("../../../kernels/flash.cu")),
-    ("loss.cu", include_str!("../../../kernels/loss.cu")),
-    ("optimizer.cu", include_str!("../../../kernels/optimizer.cu")),
+    ("device.h", include_str!("../../../../kernels/device.h")),
+    ("memory.cu", include_str!("../../../../kernels/memory.cu")),
+    ("norm.cu", include_str!("../../../../kernels/norm.cu")),
+    ("elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
+    ("attention.cu", include_str!("../../../../kernels/attention.cu")),
+    ("flash.cu", include_str!("../../../../kernels/flash.cu")),
+    ("loss.cu", include_str!("../../../../kernels/loss.cu")),
+    ("optimizer.cu", include_str!("../../../../kernels/optimizer.cu")),
 ];
-const COMMITTED_PTX: &str = include_str!("../../../kernels/ptx/kernels.ptx");
-/// `committed`: NVRTC is left alone.
+/// PTX that was compiled from the sources in advance.
+const COMMITTED_PTX: &str = include_str!("../../../../kernels/ptx/kernels.ptx");
+/// Environment variable. If set to `committed`, NVRTC is not used.
 const PTX_VARIABLE: &str = "TARGET_TRAINER_PTX";
 
-/// Kernels by name; each is looked up once, so a launch costs no look-up of the driver's.
+/// Kernels by name. The driver looks each one up once, not at every launch.
 #[derive(Debug)]
 pub(super) struct KernelLibrary {
     kernels: HashMap<&'static str, CudaKernel>,
 }
 
-/// Every kernel that is launched.
+/// Names of all kernels.
 const KERNEL_NAMES: [&str; 46] = [
     "adamw",
     "attention_backward_kv_bf16",
@@ -84,27 +86,29 @@ const KERNEL_NAMES: [&str; 46] = [
 ];
 
 impl KernelLibrary {
+    /// Loads all kernels into the context.
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<KernelLibrary, DeviceError> {
         let module = match compile_with_nvrtc(context).map(|ptx| CudaModule::load(context, &ptx)) {
             Some(Ok(module)) => module,
             Some(Err(error @ DeviceError::ContextLost { .. })) => return Err(error),
-            // NVRTC may be newer than the driver, which then can't read its PTX.
+            // NVRTC may be newer than the driver, which then can't load its PTX.
             Some(Err(error)) => {
-                tracing::info!("the committed PTX is used, not NVRTC's: {error}");
+                tracing::info!("the driver can't load NVRTC's PTX, so the committed PTX is used: {error}");
                 CudaModule::load(context, COMMITTED_PTX)?
             }
             None => CudaModule::load(context, COMMITTED_PTX)?,
         };
-        let named = |name: &'static str| module.kernel(name).map(|kernel| (name, kernel));
-        Ok(KernelLibrary { kernels: KERNEL_NAMES.into_iter().map(named).collect::<Result<_, _>>()? })
+        let with_name = |name: &'static str| module.kernel(name).map(|kernel| (name, kernel));
+        Ok(KernelLibrary { kernels: KERNEL_NAMES.into_iter().map(with_name).collect::<Result<_, _>>()? })
     }
 
+    /// Returns a kernel and its static name.
     pub(super) fn kernel(&self, name: &str) -> Option<(&'static str, &CudaKernel)> {
         self.kernels.get_key_value(name).map(|(name, kernel)| (*name, kernel))
     }
 }
 
-/// By NVRTC, where it is found and takes the sources.
+/// Compiles the sources with NVRTC. Returns `None` if it is missing, disabled, or rejects the sources.
 fn compile_with_nvrtc(context: &CudaContext) -> Option<String> {
     if std::env::var_os(PTX_VARIABLE).is_some_and(|choice| choice == "committed") || !nvrtc_is_present() {
         return None;
@@ -121,20 +125,20 @@ fn compile_with_nvrtc(context: &CudaContext) -> Option<String> {
         Ok(ptx) => Some(ptx.to_src()),
         Err(error) => {
             tracing::warn!(
-                "NVRTC does not compile the kernels for {arch}, the committed PTX is used: {error:?}"
+                "NVRTC can't compile the kernels for {arch}, so the committed PTX is used: {error:?}"
             );
             None
         }
     }
 }
 
-/// All sources in one, each once: NVRTC needs no folder to look into.
+/// All sources as one text, so that NVRTC needs no include directory.
 fn joined_sources() -> String {
-    let code = |text: &str| -> String {
-        let kept = |line: &&str| !line.starts_with("#include \"") && *line != "#pragma once";
-        text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect()
+    let without_includes = |text: &str| -> String {
+        let is_code = |line: &&str| !line.starts_with("#include \"") && *line != "#pragma once";
+        text.lines().filter(is_code).flat_map(|line| [line, "\n"]).collect()
     };
-    SOURCES.iter().map(|(_, text)| code(text)).collect()
+    SOURCES.iter().map(|(_, text)| without_includes(text)).collect()
 }
 
 #[cfg(test)]
@@ -152,9 +156,9 @@ mod tests {
 
     #[test]
     fn the_embedded_sources_match_all_cu() {
-        let all = include_str!("../../../kernels/all.cu");
-        let named: Vec<&str> =
-            all.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"')).collect();
-        assert_eq!(named, SOURCES[1..].iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        let all_cu = include_str!("../../../../kernels/all.cu");
+        let included: Vec<&str> =
+            all_cu.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"')).collect();
+        assert_eq!(included, SOURCES[1..].iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 }
