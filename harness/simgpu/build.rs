@@ -1,13 +1,12 @@
-//! Compiles the trainer's kernels as host C++ and writes the table of their names.
-//!
-//! Without a C++ compiler, or without kernels, the table is empty and says why: the library builds all the same.
-//! A kernel that a working compiler refuses stops the build.
+//! Compiles the trainer's kernels as host C++ and writes the table of their names. Must not know any kernel.
+//! Without a C++ compiler, or without kernels, the table is empty and contains the reason, and the library
+//! still builds. A kernel that a working compiler rejects fails the build.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// (what it is called in the library, folder).
+/// (name of the table in the library, directory of the kernels).
 const TABLES: [(&str, &str); 2] = [("trainer", "../../target-trainer/kernels"), ("planted", "tests/planted")];
 
 fn main() {
@@ -18,23 +17,23 @@ fn main() {
     for argument in ["-Wl,-z,nodelete", "-Wl,-Bsymbolic"] {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }
-    let why = compile_host(&root, &out);
-    let mut said = String::new();
-    for (table, folder) in TABLES {
-        let folder = root.join(folder);
-        println!("cargo:rerun-if-changed={}", folder.display());
-        let sources = sources(&folder);
-        let why = match &why {
-            Some(why) => why.clone(),
-            None if sources.is_empty() => format!("no kernels lie in {}", folder.display()),
+    let no_compiler = compile_host(&root, &out);
+    let mut tables = String::new();
+    for (table, directory) in TABLES {
+        let directory = root.join(directory);
+        println!("cargo:rerun-if-changed={}", directory.display());
+        let sources = sources(&directory);
+        let reason = match &no_compiler {
+            Some(reason) => reason.clone(),
+            None if sources.is_empty() => format!("there are no kernels in `{}`", directory.display()),
             None => String::new(),
         };
-        if why.is_empty() {
+        if reason.is_empty() {
             compile_kernels(&root, &out, table, &sources);
         }
-        said.push_str(&rust_table(table, &why));
+        tables.push_str(&rust_table(table, &reason));
     }
-    write(&out.join("tables.rs"), &said);
+    write(&out.join("tables.rs"), &tables);
 }
 
 fn env(name: &str) -> String {
@@ -47,7 +46,8 @@ fn write(path: &Path, text: &str) {
 
 fn compiler(root: &Path) -> cc::Build {
     let mut build = cc::Build::new();
-    // No run-time library of C++: the library must load where there is none. Sums keep the order that is written.
+    // The library must load where there is no C++ runtime library. `-ffp-contract=off` keeps sums in the
+    // written order.
     build.cpp(true).cpp_link_stdlib(None).std("c++20").opt_level(2);
     build.flag("-fno-exceptions").flag("-fno-rtti").flag("-ffp-contract=off").flag("-fno-math-errno");
     build.flag("-fno-strict-aliasing").flag("-fno-stack-protector").flag("-Wno-unused-parameter");
@@ -56,28 +56,30 @@ fn compiler(root: &Path) -> cc::Build {
     build
 }
 
-/// Why there is no compiler for C++20, or nothing when there is one.
+/// Compiles the host functions. Returns the reason if there is no C++20 compiler.
 fn compile_host(root: &Path, out: &Path) -> Option<String> {
     let empty = out.join("empty.cpp");
     write(&empty, "");
     if let Err(error) = compiler(root).file(&empty).try_compile("simgpu_probe") {
         println!(
-            "cargo:warning=no kernel will run: {}",
+            "cargo:warning=the simulated GPU will have no kernels: {}",
             error.to_string().lines().next().unwrap_or_default()
         );
-        return Some("there was no compiler for C++20 when the stand-in was built".into());
+        return Some(
+            "there was no C++20 compiler when the shim was built; install one and build again".into(),
+        );
     }
     compiler(root).file(root.join("host/simgpu_host.cpp")).compile("simgpu_host");
     println!("cargo:rustc-link-lib=m");
     None
 }
 
-/// Files that no other includes: `all.cu` where there is one.
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+/// Returns `all.cu` if there is one, else all files that no other file includes.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(|path| is_source(path)).collect();
     paths.sort();
-    let all = folder.join("all.cu");
+    let all = directory.join("all.cu");
     match paths.contains(&all) {
         true => vec![all],
         false => {
@@ -108,21 +110,22 @@ fn includes(path: &Path) -> Vec<String> {
     read(path).lines().filter_map(quoted).collect()
 }
 
-/// Names of the kernels in the file and in what it includes, in order.
+/// Returns the names of the kernels in a file and in the files that it includes, in order.
 fn kernels(path: &Path, seen: &mut BTreeSet<PathBuf>) -> Vec<String> {
     if !seen.insert(path.into()) {
         return Vec::new();
     }
     println!("cargo:rerun-if-changed={}", path.display());
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut found: Vec<_> =
-        includes(path).iter().flat_map(|included| kernels(&folder.join(included), seen)).collect();
-    found.extend(read(path).lines().filter_map(declared));
-    found
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut names: Vec<_> =
+        includes(path).iter().flat_map(|included| kernels(&directory.join(included), seen)).collect();
+    names.extend(read(path).lines().filter_map(declared_kernel));
+    names
 }
 
-/// `NAME` of a line that starts with `extern "C" __global__ void NAME(`; launch bounds may stand before the name.
-fn declared(line: &str) -> Option<String> {
+/// Returns `NAME` of a line that starts with `extern "C" __global__ void NAME(`. Launch bounds may precede
+/// the name.
+fn declared_kernel(line: &str) -> Option<String> {
     let rest = line.strip_prefix("extern \"C\" __global__ void ")?;
     let rest = match rest.strip_prefix("__launch_bounds__(") {
         Some(bounds) => bounds.split_once(')')?.1.trim_start(),
@@ -132,39 +135,45 @@ fn declared(line: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.into())
 }
 
-/// What `src/kernels.rs` includes: a function that gives the table, and why it is empty.
-fn rust_table(table: &str, why: &str) -> String {
-    if !why.is_empty() {
-        return format!("fn {table}() -> (&'static [Entry], &'static str) {{\n    (&[], {why:?})\n}}\n");
+/// Returns the code that `src/kernels.rs` includes: a function that returns the table and the reason if it is
+/// empty.
+fn rust_table(table: &str, reason: &str) -> String {
+    if !reason.is_empty() {
+        return format!(
+            "fn {table}() -> (&'static [KernelEntry], &'static str) {{\n    (&[], {reason:?})\n}}\n"
+        );
     }
     format!(
-        "unsafe extern \"C\" {{\n    static simgpu_table_{table}: Entry;\n    static simgpu_count_{table}: u32;\n}}\n\
-         fn {table}() -> (&'static [Entry], &'static str) {{\n    \
+        "unsafe extern \"C\" {{\n    static simgpu_table_{table}: KernelEntry;\n    \
+         static simgpu_count_{table}: u32;\n}}\n\
+         fn {table}() -> (&'static [KernelEntry], &'static str) {{\n    \
          // SAFETY: build.rs writes as many entries as it counts, and both are constants of the image.\n    \
-         let entries = unsafe {{ std::slice::from_raw_parts(&raw const simgpu_table_{table}, simgpu_count_{table} as usize) }};\n    \
+         let entries = unsafe {{\n        \
+         std::slice::from_raw_parts(&raw const simgpu_table_{table}, simgpu_count_{table} as usize)\n    \
+         }};\n    \
          (entries, \"\")\n}}\n"
     )
 }
 
-/// One translation unit: the sources, then the table of all their kernels.
+/// Compiles one translation unit: the sources, then the table of all their kernels.
 fn compile_kernels(root: &Path, out: &Path, table: &str, sources: &[PathBuf]) {
     let mut unit = String::new();
     for source in sources {
-        writeln!(unit, "#include \"{}\"", source.display()).expect("a string takes all");
+        writeln!(unit, "#include \"{}\"", source.display()).expect("writing to a string cannot fail");
     }
     let mut seen = BTreeSet::new();
     let names: Vec<_> = sources.iter().flat_map(|source| kernels(source, &mut seen)).collect();
     writeln!(unit, "extern \"C\" {{\nextern const simgpu_kernel simgpu_table_{table}[] = {{")
-        .expect("a string takes all");
+        .expect("writing to a string cannot fail");
     for name in &names {
-        writeln!(unit, "    SIMGPU_KERNEL({name}),").expect("a string takes all");
+        writeln!(unit, "    SIMGPU_KERNEL({name}),").expect("writing to a string cannot fail");
     }
     let count = names.len();
     writeln!(
         unit,
         "    {{nullptr, nullptr, nullptr, 0}}}};\nextern const unsigned simgpu_count_{table} = {count};\n}}"
     )
-    .expect("a string takes all");
+    .expect("writing to a string cannot fail");
     let file = out.join(format!("{table}.cpp"));
     write(&file, &unit);
     let mut build = compiler(root);

@@ -1,9 +1,10 @@
-//! Prints what a call costs: into the driver, through the stand-in in front of it, and with a rule on another function; and how
-//! fast the simulation launches. Run with: `cargo run --release -p simgpu --example cost`.
-#![expect(clippy::print_stdout, reason = "its purpose")]
-#![expect(clippy::unwrap_used, reason = "it stops at the first thing that is not as it should be")]
+//! Prints the cost of a call: in the simulation, through a shim that forwards, and with a rule on another
+//! function. Also prints the cost of launches in the simulation. Run with: `cargo run --release -p simgpu
+//! --example cost`.
+#![expect(clippy::print_stdout, reason = "it reports measurements")]
+#![expect(clippy::unwrap_used, reason = "a failed step ends the measurement")]
 
-#[expect(dead_code, reason = "it uses a part of what tests do")]
+#[expect(dead_code, reason = "it uses a part of the tests' support")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -16,10 +17,12 @@ use support::{ShimSetup, TestGpu, plan};
 
 const CALLS: u32 = 5_000_000;
 
+/// Returns the nanoseconds per call of a function.
+///
 /// # Safety
-/// `library` has this function of this type.
+/// `library` is a handle of the loader, and the function takes a pointer to an `i32` and returns a code.
 unsafe fn per_call(library: *mut c_void, name: &CStr) -> f64 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller promises the type of the function. The argument is valid for writes.
     unsafe {
         let get = libc::dlsym(library, name.as_ptr());
         assert!(!get.is_null());
@@ -34,14 +37,14 @@ unsafe fn per_call(library: *mut c_void, name: &CStr) -> f64 {
     }
 }
 
-fn calls(what: &str) {
-    // SAFETY: the libraries are loaded, and have this function.
+fn calls(label: &str) {
+    // SAFETY: the library is loaded, and `cuDriverGetVersion` has this type.
     let call = unsafe {
         let name = std::env::var("SIMGPU_LIBRARY").unwrap();
         let library = libc::dlopen(std::ffi::CString::new(name).unwrap().as_ptr(), libc::RTLD_NOW);
         per_call(library, c"cuDriverGetVersion")
     };
-    println!("{what}: {call:.1} ns a call");
+    println!("{label}: {call:.1} ns per call");
 }
 
 fn launches() {
@@ -58,12 +61,13 @@ fn launches() {
             launch.arg(&mut out).arg(&input).arg(&width);
             let shape =
                 LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 512 };
-            // SAFETY: kernels that take less look at the first arguments only.
+            // SAFETY: the arguments have the types of the parameters. Kernels with fewer parameters use only
+            // the first ones.
             unsafe { launch.launch(shape) }.unwrap();
         }
         gpu.stream.synchronize().unwrap();
         println!(
-            "{kernel}, {blocks} blocks of 128: {:.1} us a launch",
+            "{kernel}, {blocks} blocks of 128: {:.1} us per launch",
             start.elapsed().as_secs_f64() * 1e6 / f64::from(count)
         );
     };
@@ -101,7 +105,7 @@ fn multiply(gpu: &TestGpu) {
             stride_bias: None,
             batch_size: None,
         };
-        // SAFETY: the layouts are those of the buffers.
+        // SAFETY: the layouts fit the buffers.
         unsafe { lt.matmul(config, &a, &b, &mut c, None, None) }.unwrap();
     }
     gpu.stream.synchronize().unwrap();
@@ -117,8 +121,8 @@ fn main() {
     if let Ok(part) = std::env::var("SIMGPU_TEST_BODY") {
         return if part == "launches" { launches() } else { calls(&part) };
     }
-    let run = |place: &ShimSetup, part: &str, library: &str| {
-        let output = place.command(part).env("SIMGPU_LIBRARY", library).output().unwrap();
+    let run = |setup: &ShimSetup, part: &str, library: &str| {
+        let output = setup.command(part).env("SIMGPU_LIBRARY", library).output().unwrap();
         print!("{}", support::successful_output(&output));
     };
     let dir = tempfile::tempdir().unwrap();
@@ -134,8 +138,8 @@ fn main() {
         })
     };
     let name = real.to_string_lossy().into_owned();
-    run(&simulated, "the same, in a copy of its own", &name);
-    run(&forwarded(Vec::new()), "that copy, through another in front", "libcuda.so.1");
+    run(&simulated, "a copy of the simulation", &name);
+    run(&forwarded(Vec::new()), "that copy, through a shim that forwards", "libcuda.so.1");
     let other = CallFilter { function: Some("cuMemAlloc*".into()), ..CallFilter::default() };
     let rule = FaultRule {
         armed: true,

@@ -1,5 +1,5 @@
-// CUDA C as ordinary C++: what kernels find instead of NVIDIA's headers when they are compiled for the simulated GPU.
-// One thread of a block runs at a time; the names keep CUDA's meanings. It must not know any kernel.
+// Replaces NVIDIA's headers when kernels are compiled as C++ for the simulated GPU. Must not know any kernel.
+// One thread of a block runs at a time. All names have CUDA's meanings.
 #pragma once
 #include <math.h>
 #include <string.h>
@@ -28,11 +28,12 @@ static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; 
 static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
-// What the lanes of a warp hand to one another. `slots` is double: a lane can be one collective ahead of the slowest
-// reader, never two.
+// The values that the lanes of a warp exchange. There are two sets of `slots`, because a lane can be one
+// collective ahead of the slowest reader, but never two. `phase` counts the collectives.
+// Its low bit selects the set.
 struct simgpu_warp {
     unsigned long long slots[2][32];
-    unsigned turn;
+    unsigned phase;
     unsigned size;
     float *d[32];
     unsigned a[32][4];
@@ -40,14 +41,14 @@ struct simgpu_warp {
 };
 
 extern "C" {
-// Of the thread that runs now; the scheduler sets them before it goes on with a thread.
+// The state of the running thread. The scheduler sets these before it starts or resumes a thread.
 extern uint3 simgpu_thread, simgpu_block;
 extern dim3 simgpu_block_dim, simgpu_grid_dim;
 extern unsigned simgpu_lane;
 extern struct simgpu_warp *simgpu_this_warp;
 extern void *simgpu_shared_base;
-// Waits until each thread of the block (of the warp) has come here. The second returns true to the last one to come,
-// which goes on without waiting.
+// The first two wait until each thread of the block, or of the warp, has arrived. The last one to arrive does
+// not wait. `simgpu_is_last_of_warp` returns true to that thread.
 void simgpu_wait_block(void);
 void simgpu_wait_warp(unsigned kind);
 bool simgpu_is_last_of_warp(unsigned kind);
@@ -70,22 +71,22 @@ static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
 template <class T> static inline T simgpu_shuffle(T value, unsigned from) {
-    static_assert(sizeof(T) <= 8, "a lane hands over 8 bytes at most");
+    static_assert(sizeof(T) <= 8, "a lane exchanges at most 8 bytes");
     simgpu_warp *warp = simgpu_this_warp;
-    unsigned lane = simgpu_lane, turn = warp->turn & 1u;
+    unsigned lane = simgpu_lane, set = warp->phase & 1u;
     unsigned long long bits = 0;
     memcpy(&bits, &value, sizeof(T));
-    warp->slots[turn][lane] = bits;
+    warp->slots[set][lane] = bits;
     simgpu_wait_warp(simgpu_kind_shuffle);
     if (from >= warp->size) return value;
-    bits = warp->slots[turn][from];
+    bits = warp->slots[set][from];
     memcpy(&value, &bits, sizeof(T));
     return value;
 }
 
 template <class T> static inline T __shfl_xor_sync(unsigned, T value, int mask, int width = 32) {
     unsigned from = simgpu_lane ^ (unsigned)mask;
-    // Lanes of a higher segment are out of reach: CUDA gives the lane's own value.
+    // A lane cannot read from a higher segment. CUDA then returns the lane's own value.
     bool outside = from / (unsigned)width > simgpu_lane / (unsigned)width;
     return simgpu_shuffle(value, outside ? simgpu_lane : from);
 }
@@ -95,7 +96,8 @@ template <class T> static inline T __shfl_sync(unsigned, T value, int lane, int 
 }
 template <class T> static inline T __shfl_down_sync(unsigned, T value, unsigned by, int width = 32) {
     unsigned from = simgpu_lane + by;
-    return simgpu_shuffle(value, from / (unsigned)width != simgpu_lane / (unsigned)width ? simgpu_lane : from);
+    bool outside = from / (unsigned)width != simgpu_lane / (unsigned)width;
+    return simgpu_shuffle(value, outside ? simgpu_lane : from);
 }
 template <class T> static inline T __shfl_up_sync(unsigned, T value, unsigned by, int width = 32) {
     unsigned within = simgpu_lane & (unsigned)(width - 1);
@@ -103,16 +105,16 @@ template <class T> static inline T __shfl_up_sync(unsigned, T value, unsigned by
 }
 static inline unsigned __ballot_sync(unsigned, int predicate) {
     simgpu_warp *warp = simgpu_this_warp;
-    unsigned turn = warp->turn & 1u, ballot = 0;
-    warp->slots[turn][simgpu_lane] = predicate != 0;
+    unsigned set = warp->phase & 1u, ballot = 0;
+    warp->slots[set][simgpu_lane] = predicate != 0;
     simgpu_wait_warp(simgpu_kind_vote);
-    for (unsigned lane = 0; lane < warp->size; lane++) ballot |= (unsigned)warp->slots[turn][lane] << lane;
+    for (unsigned lane = 0; lane < warp->size; lane++) ballot |= (unsigned)warp->slots[set][lane] << lane;
     return ballot;
 }
 static inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 static inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 
-// d += a * b. The last lane to come multiplies for the whole warp: the others wait with their `d` in place.
+// d += a * b. The last lane to arrive multiplies for the whole warp. The others wait: their `d` stays valid.
 static inline void simgpu_mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     simgpu_warp *warp = simgpu_this_warp;
     unsigned lane = simgpu_lane;
@@ -123,16 +125,40 @@ static inline void simgpu_mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4
     simgpu_wait_warp(simgpu_kind_mma);
 }
 
-// Threads run one at a time: plain arithmetic is atomic.
-template <class T> static inline T atomicAdd(T *at, T value) { T old = *at; *at = old + value; return old; }
-template <class T> static inline T atomicOr(T *at, T value) { T old = *at; *at = old | value; return old; }
-template <class T> static inline T atomicMax(T *at, T value) { T old = *at; if (value > old) *at = value; return old; }
-template <class T> static inline T atomicMin(T *at, T value) { T old = *at; if (value < old) *at = value; return old; }
-template <class T> static inline T atomicExch(T *at, T value) { T old = *at; *at = value; return old; }
-template <class T> static inline T atomicCAS(T *at, T compare, T value) { T old = *at; if (old == compare) *at = value; return old; }
+// Threads run one at a time, so plain arithmetic is atomic.
+template <class T> static inline T atomicAdd(T *address, T value) {
+    T old = *address;
+    *address = old + value;
+    return old;
+}
+template <class T> static inline T atomicOr(T *address, T value) {
+    T old = *address;
+    *address = old | value;
+    return old;
+}
+template <class T> static inline T atomicMax(T *address, T value) {
+    T old = *address;
+    if (value > old) *address = value;
+    return old;
+}
+template <class T> static inline T atomicMin(T *address, T value) {
+    T old = *address;
+    if (value < old) *address = value;
+    return old;
+}
+template <class T> static inline T atomicExch(T *address, T value) {
+    T old = *address;
+    *address = value;
+    return old;
+}
+template <class T> static inline T atomicCAS(T *address, T compare, T value) {
+    T old = *address;
+    if (old == compare) *address = value;
+    return old;
+}
 
 template <class To, class From> static inline To simgpu_bits(From from) {
-    static_assert(sizeof(To) == sizeof(From), "as many bits");
+    static_assert(sizeof(To) == sizeof(From), "both types have the same size");
     To to;
     memcpy(&to, &from, sizeof to);
     return to;
@@ -146,7 +172,7 @@ static inline float __fdividef(float a, float b) { return a / b; }
 // glibc declares these names itself.
 #define __expf expf
 #define __logf logf
-template <class T> static inline T __ldg(const T *at) { return *at; }
+template <class T> static inline T __ldg(const T *address) { return *address; }
 
 #define SIMGPU_MIN_MAX(T) \
     static inline T min(T a, T b) { return b < a ? b : a; } \
@@ -158,7 +184,7 @@ SIMGPU_MIN_MAX(unsigned long long)
 static inline float min(float a, float b) { return fminf(a, b); }
 static inline float max(float a, float b) { return fmaxf(a, b); }
 
-// The table of kernels: build.rs writes one entry for each `extern "C" __global__ void NAME(`.
+// The table of kernels. build.rs writes one entry for each `extern "C" __global__ void NAME(`.
 struct simgpu_kernel {
     const char *name;
     void (*run)(void **parameters);
@@ -178,7 +204,8 @@ static inline void simgpu_call(void (*kernel)(A...), void **parameters, simgpu_i
 template <class... A> static inline void simgpu_call(void (*kernel)(A...), void **parameters) {
     simgpu_call(kernel, parameters, typename simgpu_count<sizeof...(A)>::type());
 }
-template <class... A> static constexpr simgpu_kernel simgpu_entry(const char *name, void (*)(A...), void (*run)(void **)) {
+template <class... A>
+static constexpr simgpu_kernel simgpu_entry(const char *name, void (*)(A...), void (*run)(void **)) {
     return {name, run, simgpu_sizes<A...>::of, sizeof...(A)};
 }
 #define SIMGPU_KERNEL(NAME) \

@@ -1,10 +1,11 @@
-//! What the driver's functions are: their kinds, and where among their arguments sizes lie. Pure.
+//! Classifies the driver's functions by name: their kinds, and which of their arguments are sizes or kernels.
+//! Pure. Must not know rules.
 
 use simgpu_plan::DriverCallKind;
 
-/// The kind of a function, by its name.
+/// Returns the kind of a function.
 pub(crate) fn call_kind(name: &str) -> DriverCallKind {
-    let starts = |beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if starts(&["cuInit", "cuDevicePrimaryCtxRetain", "cuCtxCreate"]) {
         DriverCallKind::Initialise
     } else if starts(&["cuModuleLoad", "cuLibraryLoad"]) {
@@ -26,7 +27,7 @@ pub(crate) fn call_kind(name: &str) -> DriverCallKind {
     }
 }
 
-/// Whether the function tells errors of work that was given out before.
+/// Returns whether the function waits for queued work and therefore reports its errors.
 pub(crate) fn waits_for_work(name: &str) -> bool {
     match call_kind(name) {
         DriverCallKind::Synchronise => true,
@@ -35,12 +36,13 @@ pub(crate) fn waits_for_work(name: &str) -> bool {
     }
 }
 
-/// Whether the function works on after an error that breaks the context.
+/// Returns whether the function still works after an error that breaks the context.
 pub(crate) fn works_after_errors(name: &str) -> bool {
     name.starts_with("cuGetError") || name.starts_with("cuGetProcAddress") || name == "cuDriverGetVersion"
 }
 
-/// Which arguments, multiplied, say how many bytes an allocation or a copy has.
+/// Returns the arguments whose product is the size of an allocation or a copy in bytes. Empty: no such
+/// argument.
 pub(crate) fn byte_arguments(name: &str) -> &'static [usize] {
     match name.trim_end_matches("_v2") {
         "cuMemAlloc" | "cuMemAllocAsync" | "cuMemAllocFromPoolAsync" | "cuMemAllocManaged" => &[1],
@@ -54,7 +56,7 @@ pub(crate) fn byte_arguments(name: &str) -> &'static [usize] {
     }
 }
 
-/// Which argument is the function or kernel that is launched.
+/// Returns the index of the argument that is the launched function or kernel.
 pub(crate) fn kernel_argument(name: &str) -> Option<usize> {
     match name {
         "cuLaunchKernel"
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_follow_what_a_function_does() {
+    fn functions_are_classified_by_name() {
         assert_eq!(call_kind("cuLaunchKernelEx"), DriverCallKind::Launch);
         assert_eq!(call_kind("cuLaunchHostFunc"), DriverCallKind::Other);
         assert_eq!(call_kind("cuMemAllocFromPoolAsync"), DriverCallKind::Allocate);

@@ -1,4 +1,4 @@
-//! The driver's error codes, by number, name and meaning. Pure.
+//! The driver's error codes: number, name, meaning and XID. Pure. Must not know which function returns them.
 
 pub(crate) const SUCCESS: u32 = 0;
 pub(crate) const INVALID_VALUE: u32 = 1;
@@ -9,7 +9,9 @@ pub(crate) const INVALID_DEVICE: u32 = 101;
 pub(crate) const INVALID_IMAGE: u32 = 200;
 pub(crate) const INVALID_CONTEXT: u32 = 201;
 pub(crate) const ECC_UNCORRECTABLE: u32 = 214;
+pub(crate) const NVLINK_UNCORRECTABLE: u32 = 220;
 pub(crate) const UNSUPPORTED_PTX_VERSION: u32 = 222;
+pub(crate) const CONTAINED: u32 = 226;
 pub(crate) const FILE_NOT_FOUND: u32 = 301;
 pub(crate) const INVALID_HANDLE: u32 = 400;
 pub(crate) const NOT_FOUND: u32 = 500;
@@ -21,7 +23,7 @@ pub(crate) const LAUNCH_FAILED: u32 = 719;
 pub(crate) const NOT_SUPPORTED: u32 = 801;
 pub(crate) const UNKNOWN: u32 = 999;
 
-/// (code, name, what `cuGetErrorString` says), both ended by a NUL.
+/// (code, name, text of `cuGetErrorString`). Both strings end with a NUL. Source: cuda.h and the driver.
 const CODES: [(u32, &str, &str); 44] = [
     (0, "CUDA_SUCCESS\0", "no error\0"),
     (1, "CUDA_ERROR_INVALID_VALUE\0", "invalid argument\0"),
@@ -77,12 +79,12 @@ const CODES: [(u32, &str, &str); 44] = [
     (999, "CUDA_ERROR_UNKNOWN\0", "unknown error\0"),
 ];
 
-/// Name and meaning, each ended by a NUL.
+/// Returns the name and the meaning of a code. Both strings end with a NUL.
 pub(crate) fn name_and_meaning(code: u32) -> Option<(&'static str, &'static str)> {
     CODES.iter().find(|(known, ..)| *known == code).map(|(_, name, meaning)| (*name, *meaning))
 }
 
-/// For evidence: number and name.
+/// Returns the number and the name of a code, for evidence.
 pub(crate) fn describe(code: u32) -> String {
     match name_and_meaning(code) {
         Some((name, _)) => format!("{code} ({})", name.trim_end_matches('\0')),
@@ -90,15 +92,15 @@ pub(crate) fn describe(code: u32) -> String {
     }
 }
 
-/// The XID that NVIDIA's list gives for such an error.
+/// Returns the XID that the driver logs for an error. Source: NVIDIA's "XID Errors".
 pub(crate) fn xid(code: u32) -> Option<u64> {
     match code {
-        NO_DEVICE => Some(79),         // GPU has fallen off the bus
-        ECC_UNCORRECTABLE => Some(48), // Double bit ECC error
-        ILLEGAL_ADDRESS => Some(31),   // GPU memory page fault
-        LAUNCH_FAILED => Some(13),     // Graphics engine exception
-        220 => Some(74),               // NVLink error
-        226 => Some(94),               // Contained ECC error
+        NO_DEVICE => Some(79),            // GPU has fallen off the bus
+        ECC_UNCORRECTABLE => Some(48),    // Double bit ECC error
+        ILLEGAL_ADDRESS => Some(31),      // GPU memory page fault
+        LAUNCH_FAILED => Some(13),        // Graphics engine exception
+        NVLINK_UNCORRECTABLE => Some(74), // NVLink error
+        CONTAINED => Some(94),            // Contained ECC error
         _ => None,
     }
 }

@@ -1,7 +1,8 @@
-//! The memory of the devices: each allocation lies by itself between pages that can't be touched. Unsafe: it fills and
-//! reads that memory. It must not know streams or kernels.
+//! The memory of the devices. Each allocation lies between two pages that cannot be accessed. Unsafe: it
+//! fills and reads that memory. Must not know streams or kernels.
 //!
-//! A device address is a host address. New memory holds poison; what was freed can't be touched until many others were freed.
+//! A device address is a host address. New memory holds poison. Freed memory stays inaccessible, in
+//! quarantine, until many others were freed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,18 +10,22 @@ use crate::address_space::AddressSpace;
 use crate::fibers::POISON;
 use crate::sys::{self, PAGE_BYTES};
 
-/// Freed allocations whose addresses stay closed.
+/// Maximum number of freed allocations that stay inaccessible.
 const MAX_QUARANTINED: usize = 4096;
-/// Bytes before an allocation that are looked at after work; behind it, all up to the page that can't be touched.
+/// Bytes before an allocation that are checked after work. After it, all bytes up to the next page are
+/// checked.
 const REDZONE_BYTES: usize = 64;
 
+/// One allocation.
 #[derive(Debug, Clone)]
 pub(crate) struct Allocation {
     pub(crate) address: usize,
     pub(crate) len_bytes: usize,
     pub(crate) device: usize,
+    /// Range in the device's address space.
     space_offset: u64,
     space_len_bytes: u64,
+    /// The accessible pages.
     map_address: usize,
     mapped_bytes: usize,
 }
@@ -30,21 +35,28 @@ impl Allocation {
         self.address + self.len_bytes
     }
 
-    /// Whether something was written beside it, so far as is looked: the offset of the first such byte.
-    fn overrun(&self, before: usize) -> Option<isize> {
-        let front = self.address - before.min(self.address - self.map_address);
+    /// Checks `front_bytes` bytes before and all bytes after the allocation. Returns the offset of the first
+    /// overwritten one.
+    fn overrun(&self, front_bytes: usize) -> Option<isize> {
+        let front_address = self.address - front_bytes.min(self.address - self.map_address);
         let map_end = self.map_address + self.mapped_bytes;
-        // SAFETY: mapped while the allocation lives, and no kernel runs now.
-        let (front_bytes, back) = unsafe {
-            (sys::bytes(front, self.address - front), sys::bytes(self.end(), map_end - self.end()))
+        // SAFETY: the pages are mapped while the allocation lives. Callers check only while no kernel runs.
+        let (front, back) = unsafe {
+            (
+                sys::bytes(front_address, self.address - front_address),
+                sys::bytes(self.end(), map_end - self.end()),
+            )
         };
-        if is_poison(front_bytes) && is_poison(back) {
+        if is_poison(front) && is_poison(back) {
             return None;
         }
-        let bad = |byte: &u8| *byte != POISON;
-        let front_bad =
-            front_bytes.iter().position(bad).map(|place| (front + place) as isize - self.address as isize);
-        front_bad.or_else(|| back.iter().position(bad).map(|place| (self.len_bytes + place) as isize))
+        let is_overwritten = |byte: &u8| *byte != POISON;
+        let in_front = front
+            .iter()
+            .position(is_overwritten)
+            .map(|index| (front_address + index) as isize - self.address as isize);
+        in_front
+            .or_else(|| back.iter().position(is_overwritten).map(|index| (self.len_bytes + index) as isize))
     }
 }
 
@@ -52,18 +64,21 @@ fn with_overrun(allocation: &Allocation) -> Option<(&Allocation, isize)> {
     Some((allocation, allocation.overrun(REDZONE_BYTES)?))
 }
 
-/// Compared in pieces: this is done for every allocation whenever somebody waits.
+/// Compares in pieces, which is fast: this runs for every allocation after each wait.
 fn is_poison(bytes: &[u8]) -> bool {
     let pieces = bytes.chunks_exact(REDZONE_BYTES);
     pieces.remainder().iter().all(|byte| *byte == POISON)
         && pieces.into_iter().all(|piece| piece == [POISON; REDZONE_BYTES])
 }
 
-/// Of all devices.
+/// The memory of all devices.
 pub(crate) struct DeviceMemory {
     spaces: Vec<AddressSpace>,
+    /// By address.
     live: BTreeMap<usize, Allocation>,
+    /// Freed allocations whose pages are inaccessible, by address.
     quarantined: BTreeMap<usize, Allocation>,
+    /// Addresses, the first freed one first.
     quarantine_order: VecDeque<usize>,
 }
 
@@ -78,15 +93,17 @@ impl DeviceMemory {
         }
     }
 
+    /// Returns the free and the total memory of a device in bytes.
     pub(crate) fn free_and_total(&self, device: usize) -> (u64, u64) {
-        self.spaces.get(device).map_or((0, 0), |space| (space.free(), space.total()))
+        self.spaces.get(device).map_or((0, 0), |space| (space.free_bytes(), space.total_bytes()))
     }
 
-    pub(crate) fn fragment(&mut self, hole: u64) {
-        self.spaces.iter_mut().for_each(|space| space.fragment(hole));
+    /// Splits the free memory of all devices into holes of at most `hole_bytes`.
+    pub(crate) fn fragment(&mut self, hole_bytes: u64) {
+        self.spaces.iter_mut().for_each(|space| space.fragment(hole_bytes));
     }
 
-    /// None: out of memory.
+    /// Allocates memory and returns its address, or `None` if there is not enough.
     pub(crate) fn allocate(&mut self, device: usize, bytes: usize) -> Option<usize> {
         let (offset, length) = self.spaces.get_mut(device)?.allocate(bytes as u64)?;
         let mapped = bytes.next_multiple_of(PAGE_BYTES);
@@ -94,13 +111,13 @@ impl DeviceMemory {
             self.spaces[device].release(offset, length);
             return None;
         };
-        // SAFETY: mapped just now.
+        // SAFETY: `map_guarded` has just mapped these pages as writable.
         unsafe { sys::fill(map, POISON, mapped) };
-        let at = map + mapped - bytes.next_multiple_of(16);
+        let address = map + mapped - bytes.next_multiple_of(16);
         self.live.insert(
-            at,
+            address,
             Allocation {
-                address: at,
+                address,
                 len_bytes: bytes,
                 device,
                 space_offset: offset,
@@ -109,17 +126,18 @@ impl DeviceMemory {
                 mapped_bytes: mapped,
             },
         );
-        Some(at)
+        Some(address)
     }
 
-    /// None: no allocation starts there. Else whether something was written beside it, and at which offset.
-    pub(crate) fn free(&mut self, at: usize) -> Option<Option<(Allocation, isize)>> {
-        let allocation = self.live.remove(&at)?;
+    /// Frees the allocation that starts at an address. Returns `None` if there is none. Else returns the
+    /// allocation and the offset of the first overwritten byte around it, if there is one.
+    pub(crate) fn free(&mut self, address: usize) -> Option<Option<(Allocation, isize)>> {
+        let allocation = self.live.remove(&address)?;
         let overrun = allocation.overrun(usize::MAX).map(|offset| (allocation.clone(), offset));
         self.spaces[allocation.device].release(allocation.space_offset, allocation.space_len_bytes);
         sys::discard_guarded(allocation.map_address, allocation.mapped_bytes);
-        self.quarantine_order.push_back(at);
-        self.quarantined.insert(at, allocation);
+        self.quarantine_order.push_back(address);
+        self.quarantined.insert(address, allocation);
         if self.quarantine_order.len() > MAX_QUARANTINED
             && let Some(oldest) = self.quarantine_order.pop_front()
             && let Some(oldest) = self.quarantined.remove(&oldest)
@@ -129,36 +147,38 @@ impl DeviceMemory {
         Some(overrun)
     }
 
-    /// The allocation that starts there.
-    pub(crate) fn starting_at(&self, at: usize) -> Option<&Allocation> {
-        self.live.get(&at)
+    /// Returns the allocation that starts at an address.
+    pub(crate) fn starting_at(&self, address: usize) -> Option<&Allocation> {
+        self.live.get(&address)
     }
 
-    /// The allocation that this address lies in.
+    /// Returns the allocation that contains an address.
     pub(crate) fn containing(&self, address: usize) -> Option<&Allocation> {
         let (_, allocation) = self.live.range(..=address).next_back()?;
         (address < allocation.end()).then_some(allocation)
     }
 
-    /// Whether all these bytes lie in one allocation.
+    /// Returns whether one allocation contains all these bytes.
     pub(crate) fn contains(&self, address: usize, bytes: usize) -> bool {
         bytes == 0 || self.containing(address).is_some_and(|allocation| bytes <= allocation.end() - address)
     }
 
+    /// Returns the largest allocation.
     pub(crate) fn largest(&self) -> Option<&Allocation> {
-        // The first of the largest, by the order of allocation: addresses differ from run to run, offsets do not.
+        // Of several equally large ones, the one with the lowest offset: addresses differ between runs,
+        // offsets do not.
         let key = |allocation: &&Allocation| {
             (allocation.len_bytes, std::cmp::Reverse((allocation.device, allocation.space_offset)))
         };
         self.live.values().max_by_key(key)
     }
 
-    /// An allocation that something was written beside, and the offset.
+    /// Returns an allocation around which a byte was overwritten, and the byte's offset.
     pub(crate) fn overrun(&self) -> Option<(&Allocation, isize)> {
         self.live.values().find_map(with_overrun)
     }
 
-    /// The same, of allocations that these addresses lie in.
+    /// Like [`DeviceMemory::overrun`], for the allocations that contain these addresses.
     pub(crate) fn overrun_at(
         &self,
         mut addresses: impl Iterator<Item = usize>,
@@ -166,7 +186,7 @@ impl DeviceMemory {
         addresses.find_map(|address| self.containing(address).and_then(with_overrun))
     }
 
-    /// What this address is, for people: which allocation it is near, alive or freed.
+    /// Describes an address for people, by the nearest live or freed allocation.
     pub(crate) fn describe(&self, address: usize) -> String {
         let near = |map: &BTreeMap<usize, Allocation>| {
             let before = map.range(..=address).next_back().map(|(_, allocation)| allocation.clone());
@@ -181,7 +201,7 @@ impl DeviceMemory {
         let (allocation, state) = match (near(&self.live), near(&self.quarantined)) {
             (Some(allocation), _) => (allocation, "an allocation"),
             (None, Some(allocation)) => (allocation, "a freed allocation"),
-            (None, None) => return format!("address {address:#x}, near no allocation"),
+            (None, None) => return format!("address {address:#x}, which is near no allocation"),
         };
         let offset = address as isize - allocation.address as isize;
         format!("byte {offset} of {state} of {} bytes", allocation.len_bytes)

@@ -1,8 +1,8 @@
-//! Runs the blocks of a launch: threads one after another, each on a fiber of its own once it has to wait for others.
-//! Unsafe: kernels are C++ and call back. It must not know streams, memory or faults.
+//! Runs the blocks of a launch. Their threads run one after another. A thread that waits for others keeps its
+//! own fiber. Unsafe: kernels are C++ and call back. Must not know streams, device memory or rules.
 //!
-//! Blocks alternate between ascending and descending order of their threads, and the last thread to come to a barrier goes
-//! on ahead of the others: a missing barrier shows in one order or the other.
+//! Blocks alternate between ascending and descending thread order, and the last thread to reach a barrier
+//! continues first, so that a missing barrier shows in one of the orders.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -14,11 +14,12 @@ use crate::kernels::KernelFn;
 use crate::stacks::StaggeredStack;
 use crate::sys::{self, BadAccess, PAGE_BYTES};
 
-/// Most dynamic shared memory that any card has.
+/// Largest dynamic shared memory of any GPU.
 pub(crate) const MAX_SHARED_BYTES: usize = 232_448;
-/// What memory holds before anything is written: not a number, read as a float or a bf16.
+/// Value of each byte that was never written. Read as f32 or bf16, it is NaN.
 pub(crate) const POISON: u8 = 0xFF;
 
+/// `uint3` and `dim3`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Dim3 {
@@ -27,7 +28,7 @@ struct Dim3 {
     z: u32,
 }
 
-/// As in `host/simgpu_host.h`.
+/// `simgpu_warp` in `host/simgpu_host.h`.
 #[repr(C)]
 struct Warp {
     slots: [[u64; 32]; 2],
@@ -38,7 +39,8 @@ struct Warp {
     b: [[u32; 2]; 32],
 }
 
-// What a kernel sees. Plain variables: only one thread of the process runs kernels at a time (`run` asks for `&mut Fibers`).
+// The variables that a kernel reads. They need no lock: `run` takes `&mut FiberPool`, so only one thread runs
+// kernels.
 #[unsafe(no_mangle)]
 static mut simgpu_thread: Dim3 = Dim3 { x: 0, y: 0, z: 0 };
 #[unsafe(no_mangle)]
@@ -54,10 +56,10 @@ static mut simgpu_this_warp: *mut Warp = std::ptr::null_mut();
 #[unsafe(no_mangle)]
 static mut simgpu_shared_base: *mut c_void = std::ptr::null_mut();
 
-/// The block that runs, for what kernels call.
+/// The running block, for the functions that kernels call.
 static CURRENT_BLOCK: AtomicPtr<ThreadBlock> = AtomicPtr::new(std::ptr::null_mut());
 
-/// What is to run.
+/// A kernel with its parameters and dimensions.
 pub(crate) struct GridLaunch {
     pub(crate) kernel: KernelFn,
     pub(crate) parameters: *mut *mut c_void,
@@ -66,45 +68,44 @@ pub(crate) struct GridLaunch {
     pub(crate) shared_bytes: usize,
 }
 
-/// Why a launch did not come to its end, and in which block.
+/// Why a launch failed, and in which block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaunchFailure {
-    BadAccess {
-        access: BadAccess,
-        block: [u32; 3],
-        thread: usize,
-    },
-    /// Some wait for threads that have ended, or that wait elsewhere.
-    Divergent {
-        block: [u32; 3],
-        at_block: usize,
-        at_warp: usize,
-        finished: usize,
-    },
-    /// Something was written behind the dynamic shared memory.
-    SharedOverrun {
-        block: [u32; 3],
-    },
+    /// A thread accessed memory that is not mapped, overflowed its stack, or divided by zero.
+    BadAccess { access: BadAccess, block: [u32; 3], thread: usize },
+    /// Threads wait for others that have finished or that wait elsewhere. The numbers count threads.
+    Divergent { block: [u32; 3], at_block: usize, at_warp: usize, finished: usize },
+    /// The kernel wrote past the end of the dynamic shared memory.
+    SharedOverrun { block: [u32; 3] },
+    /// There was no memory for the stack of a fiber.
     NoStack,
 }
 
+/// State of a thread of the running block.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ThreadState {
     Unstarted,
     Ready,
+    /// Waits for its warp.
     AtWarp,
+    /// Waits for its block.
     AtBlock,
     Finished,
 }
 
+/// Why a fiber yields.
 enum YieldReason {
+    /// Its thread waits for other threads.
     Waiting,
+    /// There are no unstarted threads.
     Idle,
+    /// Its thread made a bad access.
     Faulted,
 }
 
 type Fiber = Coroutine<(), YieldReason, (), StaggeredStack>;
 
+/// The block that runs, and the fibers of its threads.
 struct ThreadBlock {
     kernel: KernelFn,
     parameters: *mut *mut c_void,
@@ -114,35 +115,39 @@ struct ThreadBlock {
     started: usize,
     finished: usize,
     at_block: usize,
-    /// Lanes of one warp came to different collectives.
+    /// Whether lanes of one warp arrived at different collectives.
     has_mixed_collectives: bool,
     current_thread: usize,
     current_fiber: usize,
+    /// By thread.
     states: Vec<ThreadState>,
+    /// By thread.
     fiber_of: Vec<usize>,
     warps: Vec<Warp>,
-    /// Lanes that have come to the warp's present collective, and its kind.
+    /// By warp: the number of lanes that have arrived at the current collective, and its kind.
     arrived: Vec<(u32, u32)>,
-    /// Boxes, as raw pointers: kernels reach the block while one of them is gone on with.
+    /// Boxes as raw pointers, because a kernel on a running fiber accesses the block.
     fibers: Vec<*mut Fiber>,
+    /// By fiber.
     yielders: Vec<Option<NonNull<Yielder<(), YieldReason>>>>,
     free_fibers: Vec<usize>,
 }
 
-/// Fibers and shared memory, kept from launch to launch.
+/// Fibers and shared memory, which all launches use.
 pub(crate) struct FiberPool {
     block: Box<ThreadBlock>,
     shared_address: usize,
     launches: u64,
 }
 
-// SAFETY: whoever has the value is the only one who runs kernels; stacks may be gone on with by another thread, for kernels
-// keep nothing in thread-local variables.
+// SAFETY: only the owner of the value runs kernels. Another thread may resume a stack, because kernels have
+// no thread-local variables.
 unsafe impl Send for FiberPool {}
 
 const SHARED_MAPPED_BYTES: usize = MAX_SHARED_BYTES.next_multiple_of(PAGE_BYTES);
 
 impl FiberPool {
+    /// Returns `None` if there is no memory.
     pub(crate) fn new() -> Option<FiberPool> {
         let block = ThreadBlock {
             kernel: empty_kernel,
@@ -171,18 +176,19 @@ impl FiberPool {
         })
     }
 
-    /// Runs all blocks, in order.
+    /// Runs all blocks of a launch in ascending order.
     ///
     /// # Safety
-    /// The parameters are those of the kernel.
+    /// `launch.parameters` has one pointer per parameter of the kernel, each to a value of its type.
     pub(crate) unsafe fn run(&mut self, launch: &GridLaunch) -> Result<(), LaunchFailure> {
         let guard = sys::catch_faults(on_fault);
         let block: *mut ThreadBlock = &mut *self.block;
         CURRENT_BLOCK.store(block, Ordering::Release);
-        // The end of shared memory lies before a page that can't be touched.
+        // Shared memory ends at a page that cannot be accessed.
         let rounded = launch.shared_bytes.next_multiple_of(16);
         let shared = self.shared_address + SHARED_MAPPED_BYTES - rounded;
-        // SAFETY: nobody else runs kernels while `self` is borrowed.
+        // SAFETY: `self` is borrowed mutably, so no other thread runs kernels or uses the block and these
+        // variables.
         unsafe {
             (*block).prepare(launch);
             simgpu_block_dim = dim3(launch.block);
@@ -195,13 +201,14 @@ impl FiberPool {
             for y in 0..launch.grid[1] {
                 for x in 0..launch.grid[0] {
                     parity += 1;
-                    // SAFETY: as above; the shared memory is mapped.
+                    // SAFETY: no other thread runs kernels, the block is prepared, and the shared memory is
+                    // mapped.
                     unsafe {
                         simgpu_block = Dim3 { x, y, z };
                         sys::fill(shared, POISON, rounded);
                         run_block(block, parity % 2 == 1, [x, y, z])?;
-                        let behind = sys::bytes(shared + launch.shared_bytes, rounded - launch.shared_bytes);
-                        if behind.iter().any(|byte| *byte != POISON) {
+                        let padding = sys::bytes(shared + launch.shared_bytes, rounded - launch.shared_bytes);
+                        if padding.iter().any(|byte| *byte != POISON) {
                             return Err(LaunchFailure::SharedOverrun { block: [x, y, z] });
                         }
                     }
@@ -258,18 +265,19 @@ impl ThreadBlock {
         self.finished < self.thread_count
     }
 
-    fn thread_at(&self, place: usize) -> usize {
-        if self.descending { self.thread_count - 1 - place } else { place }
+    /// Returns the thread at an index of the block's order.
+    fn thread_at(&self, index: usize) -> usize {
+        if self.descending { self.thread_count - 1 - index } else { index }
     }
 
-    /// Makes `thread` the one that runs.
+    /// Sets the variables that a kernel reads to those of a thread.
     ///
     /// # Safety
-    /// Only where kernels run.
+    /// No other thread of the process runs kernels.
     unsafe fn switch_to(&mut self, thread: usize) {
         self.current_thread = thread;
         let [width, height, _] = self.dims.map(|size| size as usize);
-        let place = match (width == self.thread_count, width * height) {
+        let position = match (width == self.thread_count, width * height) {
             (true, _) => Dim3 { x: thread as u32, y: 0, z: 0 },
             (false, plane) => Dim3 {
                 x: (thread % width) as u32,
@@ -277,16 +285,16 @@ impl ThreadBlock {
                 z: (thread / plane) as u32,
             },
         };
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises that no other thread runs kernels, so none uses these variables.
         unsafe {
-            simgpu_thread = place;
+            simgpu_thread = position;
             simgpu_lane = (thread % 32) as u32;
             simgpu_this_warp = &raw mut self.warps[thread / 32];
         }
     }
 
     fn divergent(&self, block: [u32; 3]) -> LaunchFailure {
-        let count = |state| self.states.iter().filter(|is| **is == state).count();
+        let count = |state| self.states.iter().filter(|current| **current == state).count();
         LaunchFailure::Divergent {
             block,
             at_block: count(ThreadState::AtBlock),
@@ -296,44 +304,54 @@ impl ThreadBlock {
     }
 }
 
+/// Runs one block, whose index in the grid is `block_index`.
+///
 /// # Safety
-/// `block` is prepared, and nobody else runs kernels.
-unsafe fn run_block(block: *mut ThreadBlock, descending: bool, at: [u32; 3]) -> Result<(), LaunchFailure> {
-    // SAFETY: the caller's; no reference into the block is held while a fiber runs, for kernels reach it through `NOW`.
+/// `block` is prepared, and no other thread of the process runs kernels.
+unsafe fn run_block(
+    block: *mut ThreadBlock,
+    descending: bool,
+    block_index: [u32; 3],
+) -> Result<(), LaunchFailure> {
+    // SAFETY: the caller promises exclusive use of the block. No reference into it is held while a fiber
+    // runs, because kernels access it through `CURRENT_BLOCK`.
     unsafe {
         (*block).begin(descending);
         while (*block).has_unstarted() {
             let Some(fiber) = take_fiber(block) else { return Err(LaunchFailure::NoStack) };
-            resume(block, fiber, at)?;
+            resume(block, fiber, block_index)?;
         }
         while (*block).has_unfinished() {
-            let mut moved = false;
-            for place in 0..(*block).thread_count {
-                let thread = (*block).thread_at(place);
+            let mut has_progress = false;
+            for index in 0..(*block).thread_count {
+                let thread = (*block).thread_at(index);
                 if (&(*block).states)[thread] == ThreadState::Ready {
-                    moved = true;
+                    has_progress = true;
                     (*block).switch_to(thread);
                     let fiber = (&(*block).fiber_of)[thread];
-                    resume(block, fiber, at)?;
+                    resume(block, fiber, block_index)?;
                 }
             }
-            if !moved {
+            if !has_progress {
                 break;
             }
         }
         if (*block).has_unfinished() || (*block).has_mixed_collectives {
-            let failed = (*block).divergent(at);
+            let failure = (*block).divergent(block_index);
             discard_fibers(block);
-            return Err(failed);
+            return Err(failure);
         }
     }
     Ok(())
 }
 
+/// Resumes a fiber until it yields.
+///
 /// # Safety
-/// As of [`run_block`]; the fiber waits or is idle.
-unsafe fn resume(block: *mut ThreadBlock, fiber: usize, at: [u32; 3]) -> Result<(), LaunchFailure> {
-    // SAFETY: the caller's; the box lives until `abandon`, and nobody else has a reference to what it holds.
+/// As for [`run_block`]. The fiber exists and is suspended or unstarted.
+unsafe fn resume(block: *mut ThreadBlock, fiber: usize, block_index: [u32; 3]) -> Result<(), LaunchFailure> {
+    // SAFETY: the caller promises exclusive use of the block. The fiber's box lives until `discard_fibers`,
+    // and no other reference to its content exists.
     unsafe {
         (*block).current_fiber = fiber;
         let coroutine = (&(*block).fibers)[fiber];
@@ -351,16 +369,18 @@ unsafe fn resume(block: *mut ThreadBlock, fiber: usize, at: [u32; 3]) -> Result<
                 });
                 let thread = (*block).current_thread;
                 discard_fibers(block);
-                Err(LaunchFailure::BadAccess { access, block: at, thread })
+                Err(LaunchFailure::BadAccess { access, block: block_index, thread })
             }
         }
     }
 }
 
+/// Returns a free or new fiber, or `None` if there is no memory for a stack.
+///
 /// # Safety
-/// As of [`run_block`].
+/// As for [`run_block`], and no fiber is running.
 unsafe fn take_fiber(block: *mut ThreadBlock) -> Option<usize> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller promises exclusive use of the block.
     let block = unsafe { &mut *block };
     if let Some(fiber) = block.free_fibers.pop() {
         return Some(fiber);
@@ -374,25 +394,26 @@ unsafe fn take_fiber(block: *mut ThreadBlock) -> Option<usize> {
 fn coroutine(stack: StaggeredStack) -> Fiber {
     Coroutine::with_stack(stack, |yielder, ()| {
         let block = CURRENT_BLOCK.load(Ordering::Acquire);
-        // SAFETY: only `resume` gets here, with the block that it runs.
+        // SAFETY: the fiber starts inside `resume`, which holds no reference into the current block.
         unsafe {
             let fiber = (*block).current_fiber;
             (&mut (*block).yielders)[fiber] = Some(NonNull::from(yielder));
         }
         loop {
-            // SAFETY: as above; parameters are those of the kernel.
+            // SAFETY: this runs on a fiber of the current block, whose parameters fit its kernel.
             unsafe { run_threads(CURRENT_BLOCK.load(Ordering::Acquire)) };
             yielder.suspend(YieldReason::Idle);
         }
     })
 }
 
-/// Runs fresh threads one after another until none is left, or until one has to wait.
+/// Runs unstarted threads one after another. A thread that waits suspends the fiber in between.
 ///
 /// # Safety
-/// As of [`run_block`], on a fiber.
+/// As for [`run_block`]. Runs on a fiber.
 unsafe fn run_threads(block: *mut ThreadBlock) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller promises exclusive use of the block, and no reference into it is held while the
+    // kernel runs. The parameters fit the kernel.
     unsafe {
         while (*block).has_unstarted() {
             let thread = (*block).thread_at((*block).started);
@@ -401,7 +422,7 @@ unsafe fn run_threads(block: *mut ThreadBlock) {
             (&mut (*block).fiber_of)[thread] = fiber;
             (*block).switch_to(thread);
             ((*block).kernel)((*block).parameters);
-            // It may have waited: another thread of the block is not what ended here.
+            // If the thread has waited, `switch_to` has made it current again before the fiber was resumed.
             let thread = (*block).current_thread;
             (&mut (*block).states)[thread] = ThreadState::Finished;
             (*block).finished += 1;
@@ -409,18 +430,18 @@ unsafe fn run_threads(block: *mut ThreadBlock) {
     }
 }
 
-/// Forgets all that waits, and its stacks' contents.
+/// Discards all fibers with their stacks.
 ///
 /// # Safety
-/// As of [`run_block`], not on a fiber.
+/// As for [`run_block`], and no fiber is running.
 unsafe fn discard_fibers(block: *mut ThreadBlock) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller promises exclusive use of the block, and no fiber runs that could access it.
     let block = unsafe { &mut *block };
     block.free_fibers.clear();
     block.yielders.clear();
     for fiber in block.fibers.drain(..) {
-        // SAFETY: kernels are C++ without destructors: nothing on these stacks wants to be dropped. The box was made in
-        // `free_fiber`.
+        // SAFETY: `take_fiber` made the box. Kernels are C++ code without destructors, so their stacks hold
+        // nothing that must be dropped.
         unsafe {
             let mut coroutine = Box::from_raw(fiber);
             coroutine.force_reset();
@@ -428,34 +449,37 @@ unsafe fn discard_fibers(block: *mut ThreadBlock) {
     }
 }
 
-/// Leaves the fiber that runs.
+/// Suspends the running fiber.
 ///
 /// # Safety
-/// On a fiber.
-unsafe fn yield_fiber(block: *mut ThreadBlock, pause: YieldReason) {
-    // SAFETY: set when the fiber began; it lives on the fiber's own stack.
+/// Runs on a fiber of `block`, and the caller holds no reference into the block.
+unsafe fn yield_fiber(block: *mut ThreadBlock, reason: YieldReason) {
+    // SAFETY: the fiber has stored its yielder when it started. The yielder lives as long as the fiber's
+    // stack.
     unsafe {
         let fiber = (*block).current_fiber;
         if let Some(yielder) = (&(*block).yielders)[fiber] {
-            yielder.as_ref().suspend(pause);
+            yielder.as_ref().suspend(reason);
         }
     }
 }
 
-/// Where a bad access goes on.
+/// Where a thread continues after a bad access.
 extern "C" fn on_fault() -> ! {
     loop {
-        // SAFETY: bad accesses land here only while a kernel runs, and then on its fiber.
+        // SAFETY: bad accesses are only caught while a kernel runs, so this is on a fiber of the current
+        // block.
         unsafe { yield_fiber(CURRENT_BLOCK.load(Ordering::Acquire), YieldReason::Faulted) };
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn simgpu_wait_block() {
-    let now = CURRENT_BLOCK.load(Ordering::Acquire);
-    // SAFETY: kernels call this on their fiber; the reference ends before the fiber is left.
+    let current = CURRENT_BLOCK.load(Ordering::Acquire);
+    // SAFETY: only kernels call this, on a fiber of the current block. The reference ends before the fiber
+    // yields.
     unsafe {
-        let block = &mut *now;
+        let block = &mut *current;
         block.at_block += 1;
         if block.at_block == block.thread_count {
             block.at_block = 0;
@@ -464,13 +488,14 @@ extern "C" fn simgpu_wait_block() {
         }
         let thread = block.current_thread;
         block.states[thread] = ThreadState::AtBlock;
-        yield_fiber(now, YieldReason::Waiting);
+        yield_fiber(current, YieldReason::Waiting);
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn simgpu_is_last_of_warp(kind: u32) -> bool {
-    // SAFETY: as above.
+    // SAFETY: only kernels call this, on a fiber of the current block, where no other reference into it
+    // exists.
     let block = unsafe { &mut *CURRENT_BLOCK.load(Ordering::Acquire) };
     let index = block.current_thread / 32;
     let (arrived, of_kind) = block.arrived[index];
@@ -479,10 +504,11 @@ extern "C" fn simgpu_is_last_of_warp(kind: u32) -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn simgpu_wait_warp(kind: u32) {
-    let now = CURRENT_BLOCK.load(Ordering::Acquire);
-    // SAFETY: as above.
+    let current = CURRENT_BLOCK.load(Ordering::Acquire);
+    // SAFETY: only kernels call this, on a fiber of the current block. The reference ends before the fiber
+    // yields.
     unsafe {
-        let block = &mut *now;
+        let block = &mut *current;
         let (thread, index) = (block.current_thread, block.current_thread / 32);
         let size = block.warps[index].size;
         let (arrived, of_kind) = &mut block.arrived[index];
@@ -496,6 +522,6 @@ extern "C" fn simgpu_wait_warp(kind: u32) {
             return;
         }
         block.states[thread] = ThreadState::AtWarp;
-        yield_fiber(now, YieldReason::Waiting);
+        yield_fiber(current, YieldReason::Waiting);
     }
 }

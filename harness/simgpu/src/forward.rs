@@ -1,5 +1,6 @@
-//! In front of a real driver: finds it, hands calls on, and keeps functions that it gives out by pointer within sight of the
-//! hooks. Unsafe: it calls libraries that are only known by name. It must not know rules.
+//! Forwards to a real driver: finds it, looks up its functions, and wraps functions that it returns by
+//! pointer, so that the hooks see their calls. Unsafe: calls libraries that are only known by name. Must not
+//! know rules.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, c_char, c_void};
@@ -11,13 +12,13 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use simgpu_plan::Backend;
 
 use crate::rules::{abort_with, chain_to, fault_state};
-use crate::symbols::{EXPORTED, NAMES, spare};
+use crate::symbols::{EXPORTED, NAMES, trampoline};
 use crate::{codes, hooks};
 
-/// Folder of the plan of a stand-in that stands behind this one; for tests.
+/// For tests: the plan directory of a shim that takes the place of the real driver.
 const CHAINED_DIR_VARIABLE: &str = "TRAINWRECK_GPU_BEHIND";
 
-/// Where drivers are installed, after the folders that the loader is told to search.
+/// Where drivers are installed. Searched after the directories of the loader's configuration.
 const DRIVER_DIRS: [&str; 10] = [
     "/usr/lib/x86_64-linux-gnu",
     "/lib/x86_64-linux-gnu",
@@ -31,52 +32,55 @@ const DRIVER_DIRS: [&str; 10] = [
     "/lib",
 ];
 
-/// A library that was opened; it stays open.
+/// A library that was opened and is never closed.
 #[derive(Clone, Copy)]
 struct DynamicLibrary(*mut c_void);
 
-// SAFETY: a handle of the loader may be used by any thread.
+// SAFETY: `dlsym` accepts a handle on any thread.
 unsafe impl Send for DynamicLibrary {}
-// SAFETY: as above.
+// SAFETY: `dlsym` may be called on several threads at once.
 unsafe impl Sync for DynamicLibrary {}
 
 impl DynamicLibrary {
     fn open(path: &Path) -> Result<DynamicLibrary, String> {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-        // SAFETY: opens a library that the plan, or the machine, says is the driver.
+        // SAFETY: the name is a C string. The initialisers that run are those of the driver, as in any CUDA
+        // program.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
-            // SAFETY: after a failure there is a message.
-            let why = unsafe { CStr::from_ptr(libc::dlerror()) };
-            return Err(why.to_string_lossy().into_owned());
+            // SAFETY: `dlerror` returns a C string after a failure, valid until the next `dl` call of this
+            // thread.
+            let message = unsafe { CStr::from_ptr(libc::dlerror()) };
+            return Err(message.to_string_lossy().into_owned());
         }
         Ok(DynamicLibrary(handle))
     }
 
     fn symbol(self, name: &str) -> Option<usize> {
         let name = CString::new(name).ok()?;
-        // SAFETY: the handle was opened and is never closed.
-        let at = unsafe { libc::dlsym(self.0, name.as_ptr()) } as usize;
-        (at != 0).then_some(at)
+        // SAFETY: the handle is open and never closed, and the name is a C string.
+        let address = unsafe { libc::dlsym(self.0, name.as_ptr()) } as usize;
+        (address != 0).then_some(address)
     }
 }
 
-/// The real libraries, and what was learned of them.
+/// The real libraries, and what is known about their functions and kernels.
 struct RealDriver {
     cuda: DynamicLibrary,
     nvml: Option<DynamicLibrary>,
-    /// The exported function for each function of the real driver.
+    /// The hooked function for each function of the real driver, by address.
     hooked_by_address: Mutex<HashMap<usize, usize>>,
+    /// Names of kernels, by handle.
     kernels: Mutex<HashMap<usize, String>>,
 }
 
-fn real() -> Option<&'static RealDriver> {
+fn real_driver() -> Option<&'static RealDriver> {
     static REAL: OnceLock<Option<RealDriver>> = OnceLock::new();
     REAL.get_or_init(|| match &fault_state().current_plan().plan.backend {
         Backend::Simulated(_) => None,
         Backend::Forwarded { libcuda, libnvidia_ml } => Some(
             RealDriver::open(libcuda.as_deref(), libnvidia_ml.as_deref())
-                .unwrap_or_else(|why| abort_with(&why)),
+                .unwrap_or_else(|message| abort_with(&message)),
         ),
     })
     .as_ref()
@@ -89,15 +93,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl RealDriver {
     fn open(libcuda: Option<&Path>, libnvidia_ml: Option<&Path>) -> Result<RealDriver, String> {
         let path = find_library("libcuda.so.1", libcuda)
-            .ok_or("there is no real libcuda.so.1: name it in the plan")?;
+            .ok_or("no libcuda.so.1 was found; install a driver, or name the library in the plan")?;
         let cuda = DynamicLibrary::open(&path)?;
-        if let Some(behind) = cuda.symbol("simgpu_stand_behind") {
-            let folder = std::env::var_os(CHAINED_DIR_VARIABLE)
-                .and_then(|folder| CString::new(folder.as_bytes()).ok());
-            // SAFETY: a library with this symbol is a copy of ours.
+        if let Some(chain_to) = cuda.symbol("simgpu_chain_to") {
+            let directory = std::env::var_os(CHAINED_DIR_VARIABLE)
+                .and_then(|directory| CString::new(directory.as_bytes()).ok());
+            // SAFETY: only a copy of this library has the symbol, with this type. The argument is null or a C
+            // string.
             unsafe {
-                let behind: unsafe extern "C" fn(*const c_char) = std::mem::transmute(behind);
-                behind(folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()));
+                let chain_to: unsafe extern "C" fn(*const c_char) = std::mem::transmute(chain_to);
+                chain_to(directory.as_ref().map_or(std::ptr::null(), |directory| directory.as_ptr()));
             }
         }
         let nvml =
@@ -114,27 +119,28 @@ impl RealDriver {
         })
     }
 
-    /// The exported function that leads to one of the real driver: from the list, or one to spare that learns the name.
+    /// Returns the hooked function that leads to a function of the real driver: an exported one, or a
+    /// trampoline that is assigned to the name.
     fn hooked(&self, function: usize, name: &str) -> usize {
         let mut exported = lock(&self.hooked_by_address);
-        if let Some(known) = exported.get(&function) {
-            return *known;
+        if let Some(hooked) = exported.get(&function) {
+            return *hooked;
         }
         let index = fault_state().add_function(Box::leak(name.to_owned().into_boxed_str()));
-        let at = match index.and_then(|index| Some((index, spare(index)?))) {
-            Some((index, at)) => {
+        let hooked = match index.and_then(|index| Some((index, trampoline(index)?))) {
+            Some((index, hooked)) => {
                 hooks::set_implementation(index, function);
-                at
+                hooked
             }
-            // No more to spare: the call goes by unseen.
+            // All trampolines are in use. The hooks do not see the calls of this function.
             None => function,
         };
-        exported.insert(function, at);
-        at
+        exported.insert(function, hooked);
+        hooked
     }
 }
 
-/// The library at this path, or the first of this name that is not this one.
+/// Returns the library at this path, or the first one of this name. Never this library itself.
 fn find_library(name: &str, path: Option<&Path>) -> Option<PathBuf> {
     let ours = own_file_id();
     let is_other =
@@ -142,13 +148,14 @@ fn find_library(name: &str, path: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = path {
         return Some(path.into()).filter(is_other);
     }
-    let told = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let told: Vec<PathBuf> = std::env::split_paths(&told).collect();
-    let folders = told.into_iter().chain(configured_dirs()).chain(DRIVER_DIRS.iter().map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(is_other)
+    let library_path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let library_dirs: Vec<PathBuf> = std::env::split_paths(&library_path).collect();
+    let driver_dirs = DRIVER_DIRS.iter().map(PathBuf::from);
+    let directories = library_dirs.into_iter().chain(configured_dirs()).chain(driver_dirs);
+    directories.map(|directory| directory.join(name)).find(is_other)
 }
 
-/// Folders of the loader's configuration.
+/// Returns the directories of the loader's configuration.
 fn configured_dirs() -> Vec<PathBuf> {
     let files =
         std::fs::read_dir("/etc/ld.so.conf.d").into_iter().flatten().flatten().map(|entry| entry.path());
@@ -157,46 +164,47 @@ fn configured_dirs() -> Vec<PathBuf> {
     lines.filter(|line| line.starts_with('/')).map(PathBuf::from).collect()
 }
 
-/// Device and inode of the file that this code was loaded from.
+/// Returns the device and the inode of the file that this code was loaded from.
 fn own_file_id() -> Option<(u64, u64)> {
-    // SAFETY: all zeroes is a valid Dl_info, and the loader fills it for an address of this image.
+    // SAFETY: `Dl_info` consists of integers and pointers, so zeros are valid. `dladdr` fills it.
     let info = unsafe {
         let mut info = std::mem::zeroed::<libc::Dl_info>();
         (libc::dladdr(own_file_id as *const c_void, &mut info) != 0).then_some(info)?
     };
-    // SAFETY: the loader's string of this image's path.
+    // SAFETY: `dladdr` succeeded, so `dli_fname` is the path of this image, which is never unloaded.
     let path = unsafe { CStr::from_ptr(info.dli_fname) };
     let file = std::fs::metadata(OsStr::from_bytes(path.to_bytes())).ok()?;
     Some((file.dev(), file.ino()))
 }
 
+/// Returns whether calls are forwarded to a real driver.
 pub(crate) fn is_active() -> bool {
-    real().is_some()
+    real_driver().is_some()
 }
 
-/// Where a function goes on; none: the real driver does not have it.
+/// Returns the function that implements a name, or `None` if the real driver does not have it.
 pub(crate) fn implementation(name: &str) -> Option<usize> {
-    let there = real()?.cuda.symbol(name)?;
+    let address = real_driver()?.cuda.symbol(name)?;
     Some(match name {
         "cuGetProcAddress" => get_proc_address as *const () as usize,
         "cuGetProcAddress_v2" => get_proc_address_v2 as *const () as usize,
         "cuModuleGetFunction" => module_get_function as *const () as usize,
         "cuLibraryGetKernel" => library_get_kernel as *const () as usize,
         "cuKernelGetFunction" => kernel_get_function as *const () as usize,
-        _ => there,
+        _ => address,
     })
 }
 
-/// A function of the real NVML.
-pub(crate) fn nvml(name: &str) -> Option<usize> {
-    real()?.nvml?.symbol(name)
+/// Returns a function of the real NVML.
+pub(crate) fn nvml_symbol(name: &str) -> Option<usize> {
+    real_driver()?.nvml?.symbol(name)
 }
 
-/// Whether the calling thread works in a context.
+/// Returns whether the calling thread has a current context.
 pub(crate) fn has_context() -> bool {
     let mut context = 0_usize;
-    let Some(get) = real().and_then(|real| real.cuda.symbol("cuCtxGetCurrent")) else { return false };
-    // SAFETY: the type of this function.
+    let Some(get) = real_driver().and_then(|real| real.cuda.symbol("cuCtxGetCurrent")) else { return false };
+    // SAFETY: CUDA defines this type for `cuCtxGetCurrent`, and the argument is valid for a write.
     let code = unsafe {
         let get: unsafe extern "C" fn(*mut usize) -> u32 = std::mem::transmute(get);
         get(&mut context)
@@ -204,146 +212,155 @@ pub(crate) fn has_context() -> bool {
     code == codes::SUCCESS && context != 0
 }
 
-/// The name of a kernel: as it was asked for, or as the driver tells it.
+/// Returns the name of a kernel: the one that the program looked up, or the one that the driver returns.
 pub(crate) fn kernel_name(handle: usize) -> Option<String> {
-    let real = real()?;
+    let real = real_driver()?;
     if let Some(name) = lock(&real.kernels).get(&handle) {
         return Some(name.clone());
     }
     let get = real.cuda.symbol("cuFuncGetName")?;
     let mut name: *const c_char = std::ptr::null();
-    // SAFETY: the type of this function; the driver checks the handle.
-    let told = unsafe {
+    // SAFETY: CUDA defines this type for `cuFuncGetName`. The driver checks the handle and returns a C
+    // string.
+    let name = unsafe {
         let get: unsafe extern "C" fn(*mut *const c_char, usize) -> u32 = std::mem::transmute(get);
         (get(&mut name, handle) == codes::SUCCESS && !name.is_null()).then(|| CStr::from_ptr(name))?
     };
-    let told = told.to_string_lossy().into_owned();
-    lock(&real.kernels).insert(handle, told.clone());
-    Some(told)
+    let name = name.to_string_lossy().into_owned();
+    lock(&real.kernels).insert(handle, name.clone());
+    Some(name)
 }
 
 fn remember_kernel(handle: usize, name: String) {
-    if let Some(real) = real() {
+    if let Some(real) = real_driver() {
         lock(&real.kernels).insert(handle, name);
     }
 }
 
-/// The real function of a name, as a type of function.
+/// Looks up a function of the real driver and converts it to a function type.
 macro_rules! real_function {
     ($name:literal, $type:ty) => {
-        match real().and_then(|real| real.cuda.symbol($name)) {
-            // SAFETY: the type that CUDA gives this function.
-            Some(at) => unsafe { std::mem::transmute::<usize, $type>(at) },
+        match real_driver().and_then(|real| real.cuda.symbol($name)) {
+            // SAFETY: CUDA defines this type for the function, and the driver is never unloaded.
+            Some(address) => unsafe { std::mem::transmute::<usize, $type>(address) },
             None => return codes::NOT_SUPPORTED,
         }
     };
 }
 
 /// # Safety
-/// As of `cuModuleGetFunction`.
-unsafe extern "C" fn module_get_function(place: *mut usize, module: usize, name: *const c_char) -> u32 {
+/// As for `cuModuleGetFunction`.
+unsafe extern "C" fn module_get_function(out: *mut usize, module: usize, name: *const c_char) -> u32 {
     let real =
         real_function!("cuModuleGetFunction", unsafe extern "C" fn(*mut usize, usize, *const c_char) -> u32);
-    // SAFETY: the caller's arguments go on as they are; after a success they were valid.
+    // SAFETY: the caller meets the requirements of the forwarded function. After a success its arguments were
+    // valid.
     unsafe {
-        let code = real(place, module, name);
+        let code = real(out, module, name);
         if code == codes::SUCCESS {
-            remember_kernel(*place, CStr::from_ptr(name).to_string_lossy().into_owned());
+            remember_kernel(*out, CStr::from_ptr(name).to_string_lossy().into_owned());
         }
         code
     }
 }
 
 /// # Safety
-/// As of `cuLibraryGetKernel`.
-unsafe extern "C" fn library_get_kernel(place: *mut usize, library: usize, name: *const c_char) -> u32 {
+/// As for `cuLibraryGetKernel`.
+unsafe extern "C" fn library_get_kernel(out: *mut usize, library: usize, name: *const c_char) -> u32 {
     let real =
         real_function!("cuLibraryGetKernel", unsafe extern "C" fn(*mut usize, usize, *const c_char) -> u32);
-    // SAFETY: as above.
+    // SAFETY: the caller meets the requirements of the forwarded function. After a success its arguments were
+    // valid.
     unsafe {
-        let code = real(place, library, name);
+        let code = real(out, library, name);
         if code == codes::SUCCESS {
-            remember_kernel(*place, CStr::from_ptr(name).to_string_lossy().into_owned());
+            remember_kernel(*out, CStr::from_ptr(name).to_string_lossy().into_owned());
         }
         code
     }
 }
 
 /// # Safety
-/// As of `cuKernelGetFunction`.
-unsafe extern "C" fn kernel_get_function(place: *mut usize, kernel: usize) -> u32 {
+/// As for `cuKernelGetFunction`.
+unsafe extern "C" fn kernel_get_function(out: *mut usize, kernel: usize) -> u32 {
     let real = real_function!("cuKernelGetFunction", unsafe extern "C" fn(*mut usize, usize) -> u32);
-    // SAFETY: as above.
+    // SAFETY: the caller meets the requirements of the forwarded function. After a success its arguments were
+    // valid.
     unsafe {
-        let code = real(place, kernel);
+        let code = real(out, kernel);
         if code == codes::SUCCESS
             && let Some(name) = kernel_name(kernel)
         {
-            remember_kernel(*place, name);
+            remember_kernel(*out, name);
         }
         code
     }
 }
 
 /// # Safety
-/// As of `cuGetProcAddress`.
+/// As for `cuGetProcAddress`.
 unsafe extern "C" fn get_proc_address(
     symbol: *const c_char,
-    place: *mut usize,
+    out: *mut usize,
     version: i32,
     flags: u64,
 ) -> u32 {
-    type Function = unsafe extern "C" fn(*const c_char, *mut usize, i32, u64) -> u32;
-    let real = real_function!("cuGetProcAddress", Function);
-    // SAFETY: as above.
+    type GetProcAddress = unsafe extern "C" fn(*const c_char, *mut usize, i32, u64) -> u32;
+    let real = real_function!("cuGetProcAddress", GetProcAddress);
+    // SAFETY: the caller meets the requirements of the forwarded function. After a success its arguments were
+    // valid.
     unsafe {
-        let code = real(symbol, place, version, flags);
-        hook_result(code, symbol, place);
+        let code = real(symbol, out, version, flags);
+        hook_result(code, symbol, out);
         code
     }
 }
 
 /// # Safety
-/// As of `cuGetProcAddress_v2`.
+/// As for `cuGetProcAddress_v2`.
 unsafe extern "C" fn get_proc_address_v2(
     symbol: *const c_char,
-    place: *mut usize,
+    out: *mut usize,
     version: i32,
     flags: u64,
     status: *mut u32,
 ) -> u32 {
-    type Function = unsafe extern "C" fn(*const c_char, *mut usize, i32, u64, *mut u32) -> u32;
-    let real = real_function!("cuGetProcAddress_v2", Function);
-    // SAFETY: as above.
+    type GetProcAddressV2 = unsafe extern "C" fn(*const c_char, *mut usize, i32, u64, *mut u32) -> u32;
+    let real = real_function!("cuGetProcAddress_v2", GetProcAddressV2);
+    // SAFETY: the caller meets the requirements of the forwarded function. After a success its arguments were
+    // valid.
     unsafe {
-        let code = real(symbol, place, version, flags, status);
-        hook_result(code, symbol, place);
+        let code = real(symbol, out, version, flags, status);
+        hook_result(code, symbol, out);
         code
     }
 }
 
+/// Replaces a function that the driver returned with its hooked version.
+///
 /// # Safety
-/// After a success both are valid.
-unsafe fn hook_result(code: u32, symbol: *const c_char, place: *mut usize) {
-    // SAFETY: the caller's.
+/// If `code` is a success, `symbol` is a C string and `out` is null or points to a function.
+unsafe fn hook_result(code: u32, symbol: *const c_char, out: *mut usize) {
+    // SAFETY: the pointers are only used after a success, for which the caller promises that they are valid.
     unsafe {
-        if code != codes::SUCCESS || place.is_null() || *place == 0 {
+        if code != codes::SUCCESS || out.is_null() || *out == 0 {
             return;
         }
-        if let Some(real) = real() {
-            *place = real.hooked(*place, &CStr::from_ptr(symbol).to_string_lossy());
+        if let Some(real) = real_driver() {
+            *out = real.hooked(*out, &CStr::from_ptr(symbol).to_string_lossy());
         }
     }
 }
 
-/// Said by the copy in front, before any other call: this one stands behind, and its plan lies in another folder.
+/// For tests. The shim in front calls this before any other function: this copy takes the place of the real
+/// driver, and reads its plan from `directory`, or has none if it is null.
 ///
 /// # Safety
-/// `folder` is null or a string of C.
+/// `directory` is null or a C string.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn simgpu_stand_behind(folder: *const c_char) {
-    // SAFETY: the caller's.
-    let folder =
-        (!folder.is_null()).then(|| unsafe { CStr::from_ptr(folder) }.to_string_lossy().into_owned());
-    chain_to(folder);
+pub(crate) unsafe extern "C" fn simgpu_chain_to(directory: *const c_char) {
+    // SAFETY: `directory` is not null here, so the caller promises a C string.
+    let directory =
+        (!directory.is_null()).then(|| unsafe { CStr::from_ptr(directory) }.to_string_lossy().into_owned());
+    chain_to(directory);
 }

@@ -1,5 +1,6 @@
-//! What every call of the driver goes through: it goes on to the function behind the name, or gives an error at once. Unsafe:
-//! assembly that keeps the caller's arguments, and reads of those arguments. It must not know what any function does.
+//! The hook that every driver call passes: it jumps to the function's implementation or returns an error.
+//! Unsafe: assembly that saves the caller's arguments, and reads of these arguments. Must not know what any
+//! function does.
 
 use std::arch::naked_asm;
 use std::cell::RefCell;
@@ -9,22 +10,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use simgpu_plan::DriverCallKind;
 
 use crate::rules::{CallOutcome, Corruption, DriverCall, FaultState, fault_state};
-use crate::symbols::{EXPORTED, MATMUL_INDEX, NAMES, SPARES};
+use crate::symbols::{EXPORTED, MATMUL_INDEX, NAMES, TRAMPOLINE_COUNT};
 use crate::{calls, driver, forward};
 
-/// Of all functions.
-const FUNCTION_COUNT: usize = NAMES.len() + SPARES;
+/// Number of exported functions, including `cublasLtMatmul`, and of trampolines.
+const FUNCTION_COUNT: usize = NAMES.len() + TRAMPOLINE_COUNT;
 
-/// Where each function goes on.
+/// The address of each function's implementation. 0: not looked up yet.
 static IMPLEMENTATIONS: [AtomicUsize; FUNCTION_COUNT] = [const { AtomicUsize::new(0) }; FUNCTION_COUNT];
 
 thread_local! {
-    /// What happens to the work that this thread gives out with the call that it is in.
-    /// Never dropped: programs call the driver from destructors of their own thread-locals.
-    static TWISTS: ManuallyDrop<RefCell<Vec<Corruption>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    /// Corruptions for the work that the current call of this thread will queue.
+    /// Never dropped, because programs call the driver from destructors of their thread-locals.
+    static PENDING_CORRUPTIONS: ManuallyDrop<RefCell<Vec<Corruption>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
-/// Arguments as `through` pushed them, and the stack of the caller.
+/// The registers as `hook_entry` pushed them, and the stack of the caller.
 #[repr(C)]
 struct CallFrame {
     index: u64,
@@ -39,22 +41,22 @@ struct CallFrame {
 }
 
 impl CallFrame {
-    fn argument(&self, place: usize) -> u64 {
-        match place {
+    fn argument(&self, index: usize) -> u64 {
+        match index {
             0 => self.rdi,
             1 => self.rsi,
             2 => self.rdx,
             3 => self.rcx,
             4 => self.r8,
             5 => self.r9,
-            _ => self.stack[place - 6],
+            _ => self.stack[index - 6],
         }
     }
 }
 
-/// Entered by a jump with the function's number in eax. Seven pushes leave the stack aligned for the call.
+/// Exported functions jump here with their number in eax. Seven pushes align the stack for the call.
 #[unsafe(naked)]
-pub(crate) unsafe extern "C" fn through() {
+pub(crate) unsafe extern "C" fn hook_entry() {
     naked_asm!(
         "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9", "push rax",
         "mov rdi, rsp",
@@ -72,7 +74,8 @@ pub(crate) unsafe extern "C" fn through() {
     )
 }
 
-/// In rax and rdx: the code, and where to go on; 0: nowhere, the code is the answer.
+/// Returned in rax and rdx. If `destination` is 0, the call returns `code`. Else it continues at
+/// `destination`.
 #[repr(C)]
 struct HookDecision {
     code: u64,
@@ -80,34 +83,36 @@ struct HookDecision {
 }
 
 /// # Safety
-/// Called by [`through`] only.
+/// Only [`hook_entry`] calls this, with a pointer to the registers that it has pushed.
 unsafe extern "C" fn decide(frame: *const CallFrame) -> HookDecision {
-    // SAFETY: `through` pushed it just now.
+    // SAFETY: `hook_entry` has pushed the frame.
     let index = unsafe { (*frame).index } as u32 as usize;
-    let world = fault_state();
-    if !world.is_quiet(index) {
-        // SAFETY: as above; the caller's stack above the arguments is readable for six words.
-        let outcome = consult_rules(world, index, unsafe { &*frame });
+    let faults = fault_state();
+    if !faults.is_quiet(index) {
+        // SAFETY: `hook_entry` has pushed the frame. The six words above it belong to the stacks of the
+        // callers.
+        let outcome = consult_rules(faults, index, unsafe { &*frame });
         if let Some(code) = outcome.error_code {
             return HookDecision { code: u64::from(code), destination: 0 };
         }
     }
-    let mut target = IMPLEMENTATIONS[index].load(Ordering::Acquire);
-    if target == 0 {
+    let mut destination = IMPLEMENTATIONS[index].load(Ordering::Acquire);
+    if destination == 0 {
         fill_implementations();
-        target = IMPLEMENTATIONS[index].load(Ordering::Acquire);
+        destination = IMPLEMENTATIONS[index].load(Ordering::Acquire);
     }
-    HookDecision { code: 0, destination: target }
+    HookDecision { code: 0, destination }
 }
 
+/// Applies the rules to a call.
 #[cold]
-fn consult_rules(world: &FaultState, index: usize, frame: &CallFrame) -> CallOutcome {
-    let name = world.function_name(index);
-    let kernel = calls::kernel_argument(name).and_then(|place| kernel_name(frame.argument(place) as usize));
-    let places = calls::byte_arguments(name);
-    let product = || places.iter().map(|place| frame.argument(*place)).fold(1, u64::saturating_mul);
-    let bytes = (!places.is_empty()).then(product);
-    let mut outcome = world.apply_rules(index, &DriverCall { name, kernel: kernel.as_deref(), bytes });
+fn consult_rules(faults: &FaultState, index: usize, frame: &CallFrame) -> CallOutcome {
+    let name = faults.function_name(index);
+    let kernel = calls::kernel_argument(name).and_then(|index| kernel_name(frame.argument(index) as usize));
+    let sizes = calls::byte_arguments(name);
+    let product = || sizes.iter().map(|index| frame.argument(*index)).fold(1, u64::saturating_mul);
+    let bytes = (!sizes.is_empty()).then(product);
+    let mut outcome = faults.apply_rules(index, &DriverCall { name, kernel: kernel.as_deref(), bytes });
     apply_immediate_effects(name, &mut outcome);
     outcome
 }
@@ -119,75 +124,79 @@ fn kernel_name(handle: usize) -> Option<String> {
     }
 }
 
-/// Does what can be done before the call, and keeps for the call what concerns its work.
+/// Injects what must happen before the call, and stores the corruptions of the work that the call will queue.
 fn apply_immediate_effects(name: &str, outcome: &mut CallOutcome) {
-    if let Some(hole) = outcome.max_hole_bytes
+    if let Some(hole_bytes) = outcome.max_hole_bytes
         && !forward::is_active()
     {
-        driver::fragment(hole);
+        driver::fragment(hole_bytes);
     }
-    let twists = std::mem::take(&mut outcome.corruptions);
-    let gives_work = calls::call_kind(name) == DriverCallKind::Launch && !forward::is_active();
-    if gives_work {
-        TWISTS.with(|kept| kept.replace(twists));
+    let corruptions = std::mem::take(&mut outcome.corruptions);
+    let queues_work = calls::call_kind(name) == DriverCallKind::Launch && !forward::is_active();
+    if queues_work {
+        PENDING_CORRUPTIONS.with(|pending| pending.replace(corruptions));
         return;
     }
-    for twist in twists {
-        match twist {
-            // Nobody else may be kept waiting: no lock is held here.
+    for corruption in corruptions {
+        match corruption {
+            // No lock is held here, so other threads are not blocked.
             Corruption::Hang => hang(),
             Corruption::FlipBit { seed, rule } if !forward::is_active() => driver::flip_bit_now(seed, rule),
             Corruption::FlipBit { rule, .. } | Corruption::Overwrite { rule, .. } => {
-                fault_state().record_evidence(Some(rule), "nothing was changed: a real driver's memory is out of reach, and so is what launches nothing");
+                fault_state().record_evidence(
+                    Some(rule),
+                    "nothing was changed: this needs a launch on the simulated GPU",
+                );
             }
         }
     }
 }
 
-/// Never returns.
+/// Blocks the calling thread permanently.
 pub(crate) fn hang() -> ! {
     loop {
         std::thread::park();
     }
 }
 
-/// What happens to the work of the call that this thread is in.
+/// Takes the corruptions of the work that the current call of this thread queues.
 pub(crate) fn take_corruptions() -> Vec<Corruption> {
-    TWISTS.with(|kept| kept.take())
+    PENDING_CORRUPTIONS.with(|pending| pending.take())
 }
 
-/// For `cublasLtMatmul`, which the driver's hook does not see: the code that it fails with.
+/// Applies the rules to a call of `cublasLtMatmul`, which does not pass the hook. Returns the code that it
+/// fails with.
 pub(crate) fn matmul_error_code() -> Option<u32> {
-    let world = fault_state();
-    if world.is_quiet(MATMUL_INDEX) {
+    let faults = fault_state();
+    if faults.is_quiet(MATMUL_INDEX) {
         return None;
     }
-    let name = world.function_name(MATMUL_INDEX);
+    let name = faults.function_name(MATMUL_INDEX);
     let mut outcome =
-        world.apply_rules(MATMUL_INDEX, &DriverCall { name, kernel: Some("matmul"), bytes: None });
+        faults.apply_rules(MATMUL_INDEX, &DriverCall { name, kernel: Some("matmul"), bytes: None });
     apply_immediate_effects(name, &mut outcome);
     outcome.error_code
 }
 
-/// Fills the table: with the functions of the simulation, or of the real driver.
+/// Fills the table with the functions of the simulation or of the real driver.
 #[cold]
 fn fill_implementations() {
     for (index, name) in NAMES.iter().enumerate() {
-        let target = match forward::is_active() {
+        let address = match forward::is_active() {
             true => forward::implementation(name),
-            false => driver::target(name),
+            false => driver::implementation(name),
         };
         IMPLEMENTATIONS[index]
-            .store(target.unwrap_or(driver::not_supported as *const () as usize), Ordering::Release);
+            .store(address.unwrap_or(driver::not_supported as *const () as usize), Ordering::Release);
     }
 }
 
-/// Sets where a function goes on that is not in the list.
-pub(crate) fn set_implementation(index: usize, target: usize) {
-    IMPLEMENTATIONS[index].store(target, Ordering::Release);
+/// Sets the implementation of a trampoline's function.
+pub(crate) fn set_implementation(index: usize, address: usize) {
+    IMPLEMENTATIONS[index].store(address, Ordering::Release);
 }
 
-/// The exported function of a name.
+/// Returns the address of an exported function.
 pub(crate) fn exported_function(name: &str) -> Option<usize> {
     let index = NAMES[..EXPORTED.len()].binary_search(&name).ok()?;
     Some(EXPORTED[index] as *const () as usize)

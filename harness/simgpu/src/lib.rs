@@ -1,9 +1,8 @@
-//! Stands in for libcuda, libcublasLt and libnvidia-ml: simulates a GPU, or forwards to a real driver, and fails by plan.
-//!
-//! Unsafe, for C lies on the other side: `sys` (pages and signals), `symbols` and `hooks` (the exported functions),
-//! `kernels`, `fibers` and `stacks` (C++ code), `memory` and `matmul` (device memory), `driver`, `cublaslt`, `nvml` (functions that C
-//! calls), `forward` (the real libraries). Safe: `rules`, `calls`, `codes`, `space`, and `state` and `wait` of the driver.
-//! It must not know scenarios, nor any kernel by name.
+//! The shim: exports the functions of libcuda, libcublasLt and libnvidia-ml, simulates a GPU or forwards to a
+//! real driver, and injects the faults of a plan. Must not know scenarios, nor kernels by name. Unsafe, except
+//! `rules`, `calls`, `codes`, `address_space`, and the driver's `state` and `wait`. To build it, run
+//! `cargo build -p simgpu`. README.md describes how a program loads it. Not done: graphs, stream capture,
+//! textures, virtual memory management, peer access and IPC.
 
 mod address_space;
 mod calls;

@@ -1,10 +1,10 @@
-//! D = alpha * op(A) * op(B) + beta * C, as cublasLt defines it. Unsafe: operands lie at addresses that the caller checked.
-//! It must not know streams or handles.
+//! D = alpha * op(A) * op(B) + beta * C, as cublasLt defines it. Unsafe: operands are addresses that the
+//! caller has checked. Must not know streams or handles.
 //!
-//! Each element is summed over k in ascending order, in f32, without fused operations: its bits depend neither on m or n nor
-//! on the machine.
+//! Each element is summed over k in ascending order, in f32, without fused operations. Its bits do not depend
+//! on m, n or the machine.
 
-/// What an element is stored as.
+/// The format of an element in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ElementType {
     F32,
@@ -12,6 +12,7 @@ pub(crate) enum ElementType {
 }
 
 impl ElementType {
+    /// Size of an element.
     pub(crate) fn bytes(self) -> usize {
         match self {
             ElementType::F32 => 4,
@@ -20,7 +21,8 @@ impl ElementType {
     }
 }
 
-/// A matrix in memory: element (row, column) of batch b lies `row * down + column * along + b * batch` elements on.
+/// A matrix in memory. Element (row, column) of batch b has the index
+/// `row * row_stride + column * column_stride + b * batch_stride`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operand {
     pub(crate) address: usize,
@@ -33,21 +35,23 @@ pub(crate) struct Operand {
 }
 
 impl Operand {
-    /// Bytes from the first element to behind the last one of `batches` matrices.
-    pub(crate) fn extent_bytes(&self, batches: usize) -> usize {
-        if self.rows == 0 || self.columns == 0 || batches == 0 {
+    /// Returns the number of bytes from the start of the first to the end of the last element of all batches.
+    pub(crate) fn extent_bytes(&self, batch_count: usize) -> usize {
+        if self.rows == 0 || self.columns == 0 || batch_count == 0 {
             return 0;
         }
         let last = (self.rows - 1) * self.row_stride
             + (self.columns - 1) * self.column_stride
-            + (batches - 1) * self.batch_stride;
+            + (batch_count - 1) * self.batch_stride;
         (last + 1) * self.element.bytes()
     }
 
+    /// Reads an element.
+    ///
     /// # Safety
     /// The element lies in readable memory.
     unsafe fn get(&self, index: usize) -> f32 {
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises a readable element. It need not be aligned.
         unsafe {
             match self.element {
                 ElementType::F32 => (self.address as *const f32).add(index).read_unaligned(),
@@ -56,10 +60,12 @@ impl Operand {
         }
     }
 
+    /// Writes an element.
+    ///
     /// # Safety
     /// The element lies in writable memory.
     unsafe fn set(&self, index: usize, value: f32) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises a writable element. It need not be aligned.
         unsafe {
             match self.element {
                 ElementType::F32 => (self.address as *mut f32).add(index).write_unaligned(value),
@@ -70,7 +76,7 @@ impl Operand {
         }
     }
 
-    /// Copies one matrix to rows of `width` f32.
+    /// Copies one matrix to rows of `width` f32 values.
     ///
     /// # Safety
     /// The matrix lies in readable memory.
@@ -79,7 +85,7 @@ impl Operand {
         packed.resize(self.rows * width, 0.0);
         for row in 0..self.rows {
             for column in 0..self.columns {
-                // SAFETY: the caller's.
+                // SAFETY: row and column are within the matrix, which the caller promises to be readable.
                 let value = unsafe {
                     self.get(batch * self.batch_stride + row * self.row_stride + column * self.column_stride)
                 };
@@ -89,11 +95,12 @@ impl Operand {
     }
 }
 
+/// Converts without rounding.
 pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// Rounds to the nearest, ties to even; what is no number stays so.
+/// Rounds to the nearest value, ties to even. NaN stays NaN.
 pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
@@ -102,7 +109,7 @@ pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     ((bits.wrapping_add(0x7FFF + (bits >> 16 & 1))) >> 16) as u16
 }
 
-/// One multiplication. `a` is m x k and `b` is k x n: transposition is a matter of their strides.
+/// One matrix product. `a` is m x k and `b` is k x n. Their strides express transposition.
 #[derive(Debug, Clone)]
 pub(crate) struct MatmulTask {
     pub(crate) a: Operand,
@@ -114,18 +121,20 @@ pub(crate) struct MatmulTask {
     pub(crate) batch_count: usize,
 }
 
-/// Columns of one tile, and rows: the tile's sums stay in the fastest memory.
+/// Columns and rows of a tile, small enough that its sums stay in registers or in the first-level cache.
 const TILE_COLUMNS: usize = 32;
 const TILE_ROWS: usize = 4;
 
 impl MatmulTask {
+    /// Computes the product.
+    ///
     /// # Safety
-    /// All operands lie in mapped memory.
+    /// A, B and D lie in mapped memory. C does too if `beta` is not 0.
     pub(crate) unsafe fn run(&self) {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         let width = self.b.columns.next_multiple_of(TILE_COLUMNS);
         for batch in 0..self.batch_count {
-            // SAFETY: the caller's.
+            // SAFETY: the caller promises that all batches of the operands are mapped.
             unsafe {
                 self.a.pack(batch, self.a.columns, &mut a);
                 self.b.pack(batch, width, &mut b);
@@ -134,8 +143,10 @@ impl MatmulTask {
         }
     }
 
+    /// Computes one batch from the packed operands.
+    ///
     /// # Safety
-    /// As of [`Matmul::run`].
+    /// As for [`MatmulTask::run`].
     unsafe fn multiply_batch(&self, batch: usize, a: &[f32], b: &[f32], width: usize) {
         let depth = self.a.columns;
         for first_row in (0..self.a.rows).step_by(TILE_ROWS) {
@@ -145,7 +156,7 @@ impl MatmulTask {
                 let columns = TILE_COLUMNS.min(self.b.columns - first);
                 for (row, sums) in sums.iter().enumerate().take(rows) {
                     for (column, sum) in sums.iter().enumerate().take(columns) {
-                        // SAFETY: the caller's.
+                        // SAFETY: row and column are within D and C, which the caller promises to be mapped.
                         unsafe { self.write_element(batch, first_row + row, first + column, *sum) };
                     }
                 }
@@ -153,34 +164,37 @@ impl MatmulTask {
         }
     }
 
+    /// Writes one element of D.
+    ///
     /// # Safety
-    /// As of [`Matmul::run`].
+    /// As for [`MatmulTask::run`]. Row and column are within D.
     unsafe fn write_element(&self, batch: usize, row: usize, column: usize, sum: f32) {
-        let place = |operand: &Operand| {
+        let index = |operand: &Operand| {
             batch * operand.batch_stride + row * operand.row_stride + column * operand.column_stride
         };
-        // SAFETY: the caller's.
+        // SAFETY: the caller passes a row and a column of D and C, which are mapped.
         unsafe {
-            // C is not read where it is not asked for: it may hold what is no number.
-            let old = if self.beta == 0.0 { 0.0 } else { self.beta * self.c.get(place(&self.c)) };
-            self.d.set(place(&self.d), self.alpha * sum + old);
+            // C is not read if beta is 0, because it may contain NaN.
+            let old = if self.beta == 0.0 { 0.0 } else { self.beta * self.c.get(index(&self.c)) };
+            self.d.set(index(&self.d), self.alpha * sum + old);
         }
     }
 }
 
+/// Returns the sums of one tile.
 fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has it.
+        // SAFETY: the check above shows that the CPU has AVX2.
         return unsafe { avx2_tile(a, depth, rows, b, width) };
     }
     portable_tile(a, depth, rows, b, width)
 }
 
-/// The same operations in wider registers; without fused ones, so that bits do not depend on the machine.
+/// The same operations in wider registers, without fused ones, so that bits do not depend on the machine.
 ///
 /// # Safety
-/// The machine has AVX2.
+/// The CPU has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn avx2_tile(
@@ -202,7 +216,7 @@ fn portable_tile(
     width: usize,
 ) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
     let mut sums = [[0.0_f32; TILE_COLUMNS]; TILE_ROWS];
-    // Rows that are not there repeat the last one: the loop below has no branch.
+    // Missing rows repeat the last one, so that the loop below has no branch.
     let starts: [usize; TILE_ROWS] = std::array::from_fn(|row| row.min(rows - 1) * depth);
     for k in 0..depth {
         let values: &[f32; TILE_COLUMNS] = b[k * width..].first_chunk().unwrap_or(&[0.0; TILE_COLUMNS]);
@@ -220,21 +234,20 @@ fn portable_tile(
 mod tests {
     use super::*;
 
-    fn operand(at: &[f32], rows: usize, columns: usize, down: usize, along: usize) -> Operand {
-        let at = at.as_ptr() as usize;
-        Operand {
-            address: at,
-            element: ElementType::F32,
-            rows,
-            columns,
-            row_stride: down,
-            column_stride: along,
-            batch_stride: 0,
-        }
+    fn operand(
+        values: &[f32],
+        rows: usize,
+        columns: usize,
+        row_stride: usize,
+        column_stride: usize,
+    ) -> Operand {
+        let address = values.as_ptr() as usize;
+        let element = ElementType::F32;
+        Operand { address, element, rows, columns, row_stride, column_stride, batch_stride: 0 }
     }
 
     #[test]
-    fn a_transposed_product_is_that_of_the_plain_sum() {
+    fn a_transposed_product_equals_the_plain_sum() {
         let (m, n, k) = (5, 37, 11);
         let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
         let b: Vec<f32> = (0..n * k).map(|i| (i % 5) as f32 - 2.0).collect();
@@ -248,7 +261,7 @@ mod tests {
             beta: 0.5,
             batch_count: 1,
         };
-        // SAFETY: all operands are the vectors above.
+        // SAFETY: all operands are the vectors above, with their own sizes.
         unsafe { matmul.run() };
         for row in 0..m {
             for column in 0..n {
@@ -259,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn bf16_in_batches_sums_in_f32_and_reads_no_c_that_it_is_not_to_read() {
+    fn batches_of_bf16_sum_in_f32_and_do_not_read_c_if_beta_is_0() {
         let (m, n, k, batches) = (3, 5, 40, 2);
         let numbers = |count: usize| (0..count).map(|i| (i % 9) as f32 - 4.0).collect::<Vec<_>>();
         let narrow = |values: &[f32]| values.iter().map(|value| f32_to_bf16(*value)).collect::<Vec<_>>();
@@ -267,15 +280,15 @@ mod tests {
         let (narrow_a, narrow_b) = (narrow(&a), narrow(&b));
         let d = vec![f32::NAN; batches * m * n];
         let bf16 = |values: &[u16], rows, columns| {
-            let (at, batch) = (values.as_ptr() as usize, rows * columns);
+            let (address, batch_stride) = (values.as_ptr() as usize, rows * columns);
             Operand {
-                address: at,
+                address,
                 element: ElementType::Bf16,
                 rows,
                 columns,
                 row_stride: columns,
                 column_stride: 1,
-                batch_stride: batch,
+                batch_stride,
             }
         };
         let out = Operand { batch_stride: m * n, ..operand(&d, m, n, n, 1) };
@@ -290,7 +303,7 @@ mod tests {
             batch_count: batches,
         };
         assert_eq!(out.extent_bytes(batches), d.len() * 4);
-        // SAFETY: all operands are the vectors above.
+        // SAFETY: all operands are the vectors above, with their own sizes.
         unsafe { matmul.run() };
         for (index, value) in d.iter().enumerate() {
             let (batch, row, column) = (index / (m * n), index / n % m, index % n);
@@ -301,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_to_bf16_takes_the_even_one_of_two_equally_near() {
+    fn rounding_to_bf16_resolves_ties_to_even() {
         assert_eq!(f32_to_bf16(f32::from_bits(0x3F80_8000)), 0x3F80);
         assert_eq!(f32_to_bf16(f32::from_bits(0x3F81_8000)), 0x3F82);
         assert!(bf16_to_f32(f32_to_bf16(f32::NAN)).is_nan());

@@ -1,12 +1,12 @@
-//! Every function of the driver, exported by name: each goes through `hooks`. Unsafe: naked functions, written by a macro.
-//! The list is that of cudarc 0.19.10, CUDA 11.4 to 13.4. It must not know what any of them does.
+//! Exports every function of the driver by name. Each of them jumps to `hooks`. Unsafe: naked functions from
+//! a macro. The list is that of cudarc 0.19.10, CUDA 11.4 to 13.4. Must not know what any function does.
 
 use std::arch::naked_asm;
 
-use crate::hooks::through;
+use crate::hooks::hook_entry;
 
-/// Functions that are only known at run time: a real driver's `cuGetProcAddress` gives them.
-pub(crate) const SPARES: usize = 1024;
+/// Number of trampolines, for functions of a real driver that are only known at run time.
+pub(crate) const TRAMPOLINE_COUNT: usize = 1024;
 
 macro_rules! symbols {
     ($($name:ident,)*) => {
@@ -14,24 +14,24 @@ macro_rules! symbols {
         #[repr(u32)]
         enum Symbol { $($name,)* Count }
 
-        /// In the order of their numbers.
+        /// The names of all functions, by number.
         pub(crate) const NAMES: &[&str] = &[$(stringify!($name),)* MATMUL];
-        /// The exported functions, in the same order.
+        /// The exported functions, by number.
         pub(crate) const EXPORTED: &[unsafe extern "C" fn()] = &[$(exported::$name,)*];
-        /// `cublasLtMatmul` is a launch like those of the driver.
+        /// The number of `cublasLtMatmul`, which rules treat as a launch of the driver.
         pub(crate) const MATMUL_INDEX: usize = Symbol::Count as usize;
 
         mod exported {
-            use super::{Symbol, naked_asm, through};
+            use super::{Symbol, naked_asm, hook_entry};
             $(
                 #[unsafe(naked)]
                 #[unsafe(no_mangle)]
                 pub(super) unsafe extern "C" fn $name() {
                     naked_asm!(
                         "mov eax, {index}",
-                        "jmp {through}",
+                        "jmp {hook_entry}",
                         index = const Symbol::$name as u32,
-                        through = sym through,
+                        hook_entry = sym hook_entry,
                     )
                 }
             )*
@@ -176,27 +176,28 @@ symbols! {
     cuUserObjectRetain, cuWaitExternalSemaphoresAsync,
 }
 
-/// Functions for what a real driver gives and the list above does not know: 16 bytes of code each, one after another.
+/// The trampolines: functions for those of a real driver that the list above does not contain. 16 bytes of
+/// code each.
 #[unsafe(naked)]
-unsafe extern "C" fn spares() {
+unsafe extern "C" fn trampolines() {
     naked_asm!(
-        ".set simgpu_spare, {first}",
+        ".set simgpu_trampoline, {first}",
         ".balign 16",
         ".rept {count}",
-        "mov $simgpu_spare, %eax",
-        "jmp {through}",
+        "mov $simgpu_trampoline, %eax",
+        "jmp {hook_entry}",
         ".balign 16",
-        ".set simgpu_spare, simgpu_spare + 1",
+        ".set simgpu_trampoline, simgpu_trampoline + 1",
         ".endr",
         first = const MATMUL_INDEX + 1,
-        count = const SPARES,
-        through = sym through,
+        count = const TRAMPOLINE_COUNT,
+        hook_entry = sym hook_entry,
         options(att_syntax),
     )
 }
 
-/// The function that goes through the hook with this number.
-pub(crate) fn spare(index: usize) -> Option<usize> {
-    let place = index.checked_sub(MATMUL_INDEX + 1).filter(|place| *place < SPARES)?;
-    Some((spares as *const () as usize).next_multiple_of(16) + place * 16)
+/// Returns the address of the trampoline with this number.
+pub(crate) fn trampoline(index: usize) -> Option<usize> {
+    let position = index.checked_sub(MATMUL_INDEX + 1).filter(|position| *position < TRAMPOLINE_COUNT)?;
+    Some((trampolines as *const () as usize).next_multiple_of(16) + position * 16)
 }

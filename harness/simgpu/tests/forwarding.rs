@@ -1,7 +1,8 @@
-//! In front of a real driver, which is here a copy of the library in a file of its own: calls go on, and rules strike.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+//! Forwarding to a real driver: calls are forwarded and rules inject faults. A copy of the shim takes the
+//! driver's place.
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-#[expect(dead_code, reason = "each file of tests uses its part")]
+#[expect(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::ffi::{CString, c_char, c_void};
@@ -14,34 +15,34 @@ use simgpu_plan::{
 };
 use support::{ShimSetup, TestGpu, is_body, is_running_after, plan, rule, shim_library};
 
-/// A stand-in in front, and one behind it with a plan of its own.
+/// A shim that forwards to a copy of itself, which has its own plan directory.
 struct ChainedShims {
     front: ShimSetup,
-    behind: tempfile::TempDir,
+    real_plan_dir: tempfile::TempDir,
 }
 
 impl ChainedShims {
     fn new(rules: Vec<FaultRule>) -> ChainedShims {
-        let behind = tempfile::tempdir().unwrap();
-        let real = behind.path().join("libreal.so");
+        let real_plan_dir = tempfile::tempdir().unwrap();
+        let real = real_plan_dir.path().join("libreal.so");
         std::fs::copy(shim_library(), &real).unwrap();
-        // Known by its size: the card behind is not the default one.
-        let machine =
+        // The tests recognise this GPU by its memory size.
+        let backend =
             Backend::Simulated(SimulatedMachine { memory_bytes: 3 << 20, ..SimulatedMachine::default() });
         PlanDirectory::create(
-            behind.path(),
-            &ShimPlan { backend: machine, health: GpuHealth::default(), rules: Vec::new() },
+            real_plan_dir.path(),
+            &ShimPlan { backend, health: GpuHealth::default(), rules: Vec::new() },
         )
         .unwrap();
-        let machine = Backend::Forwarded { libcuda: Some(real.clone()), libnvidia_ml: Some(real) };
-        let front = ShimSetup::new(&ShimPlan { backend: machine, ..plan(rules) });
+        let backend = Backend::Forwarded { libcuda: Some(real.clone()), libnvidia_ml: Some(real) };
+        let front = ShimSetup::new(&ShimPlan { backend, ..plan(rules) });
         std::fs::remove_file(front.path().join("lib/libcublasLt.so")).unwrap();
-        ChainedShims { front, behind }
+        ChainedShims { front, real_plan_dir }
     }
 
     fn command(&self, test: &str) -> std::process::Command {
         let mut command = self.front.command(test);
-        command.env("TRAINWRECK_GPU_BEHIND", self.behind.path());
+        command.env("TRAINWRECK_GPU_BEHIND", self.real_plan_dir.path());
         command
     }
 
@@ -55,33 +56,34 @@ fn fill(gpu: &TestGpu) -> Result<Vec<f32>, DriverError> {
     let function = gpu.kernel("planted_fill");
     let mut launch = gpu.stream.launch_builder(&function);
     launch.arg(&mut out).arg(&1.0_f32).arg(&8_i32);
-    // SAFETY: the arguments are those of the kernel.
+    // SAFETY: the arguments have the types of the kernel's parameters.
     unsafe { launch.launch(LaunchConfig::for_num_elems(8)) }?;
     gpu.stream.clone_dtoh(&out)
 }
 
+/// Returns a transient rule for the n-th launch of a kernel.
 fn launches(kernel: &str, nth: u64, effect: RuleEffect) -> FaultRule {
     let calls = CallFilter { kernel: Some(kernel.into()), ..CallFilter::default() };
     FaultRule { armed: true, calls, nth, persistence: Persistence::Transient, effect }
 }
 
 #[test]
-fn calls_go_on_to_the_driver_behind() {
-    let test = "calls_go_on_to_the_driver_behind";
+fn calls_reach_the_real_driver() {
+    let test = "calls_reach_the_real_driver";
     if is_body(test) {
         let gpu = TestGpu::new();
         assert_eq!(gpu.context.total_mem().unwrap(), 3 << 20);
         assert_eq!(fill(&gpu).unwrap(), [1.0; 8]);
         return;
     }
-    let pair = ChainedShims::new(Vec::new());
-    pair.run(test);
-    assert!(pair.front.evidence().is_empty());
+    let shims = ChainedShims::new(Vec::new());
+    shims.run(test);
+    assert!(shims.front.evidence().is_empty());
 }
 
 #[test]
-fn a_launch_is_known_by_its_kernel_and_fails_in_front() {
-    let test = "a_launch_is_known_by_its_kernel_and_fails_in_front";
+fn a_forwarded_launch_fails_by_the_name_of_its_kernel() {
+    let test = "a_forwarded_launch_fails_by_the_name_of_its_kernel";
     if is_body(test) {
         let gpu = TestGpu::new();
         let codes: Vec<u32> = (0..3).map(|_| fill(&gpu).map_or_else(|error| error.0 as u32, |_| 0)).collect();
@@ -89,16 +91,16 @@ fn a_launch_is_known_by_its_kernel_and_fails_in_front() {
         return;
     }
     let fails = RuleEffect::Fail { code: 700, reported: ErrorTiming::AtNextSync, sticky: true };
-    let pair = ChainedShims::new(vec![
+    let shims = ChainedShims::new(vec![
         launches("planted_f*", 2, fails),
         launches("planted_add", 1, RuleEffect::Hang),
     ]);
-    pair.run(test);
-    let told = pair.front.evidence();
-    assert_eq!(told.len(), 1, "{told:?}");
+    shims.run(test);
+    let evidence = shims.front.evidence();
+    assert_eq!(evidence.len(), 1, "{evidence:?}");
     assert!(
-        told[0].description.starts_with("cuLaunchKernel of `planted_fill`, call 2: fails with 700"),
-        "{told:?}"
+        evidence[0].description.starts_with("cuLaunchKernel of `planted_fill`, call 2: fails with 700"),
+        "{evidence:?}"
     );
 }
 
@@ -110,30 +112,32 @@ fn a_call_that_hangs_never_returns() {
         fill(&gpu).unwrap();
         std::process::exit(0);
     }
-    let pair = ChainedShims::new(vec![launches("*", 1, RuleEffect::Hang)]);
-    assert!(is_running_after(pair.command(test).spawn().unwrap(), Duration::from_secs(1)), "nothing hung");
+    let shims = ChainedShims::new(vec![launches("*", 1, RuleEffect::Hang)]);
+    let child = shims.command(test).spawn().unwrap();
+    assert!(is_running_after(child, Duration::from_secs(1)), "nothing hung");
 }
 
 type GetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, i32, u64, *mut u32) -> u32;
 
 #[test]
-fn functions_that_are_got_by_pointer_are_seen_too() {
-    let test = "functions_that_are_got_by_pointer_are_seen_too";
+fn functions_from_get_proc_address_are_hooked() {
+    let test = "functions_from_get_proc_address_are_hooked";
     if is_body(test) {
         let gpu = TestGpu::new();
-        // SAFETY: the library is loaded, and its functions have the types of CUDA.
+        // SAFETY: the library is loaded. CUDA defines these types for its functions, and all arguments are
+        // valid.
         unsafe {
             let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
-            let ask = libc::dlsym(library, c"cuGetProcAddress_v2".as_ptr());
-            let ask: GetProcAddress = std::mem::transmute(ask);
+            let address = libc::dlsym(library, c"cuGetProcAddress_v2".as_ptr());
+            let get: GetProcAddress = std::mem::transmute(address);
             let mut function = std::ptr::null_mut();
             let mut status = 9;
             let name = CString::new("cuMemGetInfo").unwrap();
-            assert_eq!(ask(name.as_ptr(), &mut function, 12_080, 0, &mut status), 0);
+            assert_eq!(get(name.as_ptr(), &mut function, 12_080, 0, &mut status), 0);
             assert_eq!(
                 function,
                 libc::dlsym(library, c"cuMemGetInfo_v2".as_ptr()),
-                "the exported one, and not the real one"
+                "the shim's function, not the real one"
             );
             let info: unsafe extern "C" fn(*mut usize, *mut usize) -> u32 = std::mem::transmute(function);
             gpu.context.bind_to_thread().unwrap();
@@ -141,33 +145,33 @@ fn functions_that_are_got_by_pointer_are_seen_too() {
             assert_eq!(info(&mut free, &mut total), 0);
             assert_eq!(total, 3 << 20);
             assert_eq!(info(&mut free, &mut total), 999);
-            // One that the list of symbols does not know.
+            // A function that the list of symbols does not contain.
             let name = CString::new("simgpu_unlisted").unwrap();
-            assert_eq!(ask(name.as_ptr(), &mut function, 12_080, 0, &mut status), 0);
+            assert_eq!(get(name.as_ptr(), &mut function, 12_080, 0, &mut status), 0);
             let unlisted: unsafe extern "C" fn(u32, u32, u32, u32, u32, u32, u32, u32) -> u32 =
                 std::mem::transmute(function);
             assert_eq!(
                 unlisted(1, 2, 3, 4, 5, 6, 7, 8),
                 12_345_678,
-                "arguments go on, those on the stack too"
+                "all arguments arrive, including those on the stack"
             );
             assert_eq!(unlisted(1, 2, 3, 4, 5, 6, 7, 8), 801);
         }
         return;
     }
-    let of = |name: &str, code| {
+    let fails = |name: &str, code| {
         let calls = CallFilter { function: Some(name.into()), ..CallFilter::default() };
         let effect = RuleEffect::Fail { code, reported: ErrorTiming::Immediately, sticky: false };
         FaultRule { armed: true, calls, nth: 2, persistence: Persistence::Transient, effect }
     };
-    let pair = ChainedShims::new(vec![of("cuMemGetInfo*", 999), of("simgpu_unlisted", 801)]);
-    pair.run(test);
-    assert_eq!(pair.front.evidence().len(), 2);
+    let shims = ChainedShims::new(vec![fails("cuMemGetInfo*", 999), fails("simgpu_unlisted", 801)]);
+    shims.run(test);
+    assert_eq!(shims.front.evidence().len(), 2);
 }
 
 #[test]
-fn a_lost_gpu_is_lost_in_front_of_a_good_one() {
-    let test = "a_lost_gpu_is_lost_in_front_of_a_good_one";
+fn a_gpu_lost_by_a_rule_is_lost_even_if_the_real_one_is_not() {
+    let test = "a_gpu_lost_by_a_rule_is_lost_even_if_the_real_one_is_not";
     if is_body(test) {
         use nvml_wrapper::{Nvml, error::NvmlError};
         let nvml = Nvml::builder().lib_path("libnvidia-ml.so.1".as_ref()).init().unwrap();
@@ -178,7 +182,7 @@ fn a_lost_gpu_is_lost_in_front_of_a_good_one() {
         return;
     }
     let effect = RuleEffect::Fail { code: 100, reported: ErrorTiming::Immediately, sticky: true };
-    let pair = ChainedShims::new(vec![rule(DriverCallKind::Synchronise, 2, Persistence::Transient, effect)]);
-    pair.run(test);
-    assert_eq!(pair.front.plan_dir.control().xids(), [79]);
+    let shims = ChainedShims::new(vec![rule(DriverCallKind::Synchronise, 2, Persistence::Transient, effect)]);
+    shims.run(test);
+    assert_eq!(shims.front.plan_dir.control().xids(), [79]);
 }

@@ -1,7 +1,7 @@
-//! NVML and the driver tell the same story: the plan's state, what rules have brought about, a GPU that is lost.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+//! NVML is consistent with the driver: the plan's health, the consequences of injected errors, a lost GPU.
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-#[expect(dead_code, reason = "each file of tests uses its part")]
+#[expect(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::ffi::OsStr;
@@ -22,6 +22,7 @@ fn nvml() -> Nvml {
     Nvml::builder().lib_path(OsStr::new("libnvidia-ml.so.1")).init().unwrap()
 }
 
+/// Runs the body in its own process under a plan.
 fn check(test: &str, plan: &ShimPlan, body: impl FnOnce()) {
     match is_body(test) {
         true => body(),
@@ -33,10 +34,11 @@ fn xids(nvml: &Nvml) -> Vec<u64> {
     let device = nvml.device_by_index(0).unwrap();
     let set = nvml.create_event_set().unwrap();
     let set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).unwrap();
-    rest(&set)
+    delivered(&set)
 }
 
-fn rest(set: &nvml_wrapper::event::EventSet<'_>) -> Vec<u64> {
+/// Returns all XIDs that are delivered without waiting.
+fn delivered(set: &nvml_wrapper::event::EventSet<'_>) -> Vec<u64> {
     let next = || match set.wait(0).ok()?.event_data? {
         XidError::Value(xid) => Some(xid),
         XidError::Unknown => None,
@@ -45,8 +47,8 @@ fn rest(set: &nvml_wrapper::event::EventSet<'_>) -> Vec<u64> {
 }
 
 #[test]
-fn the_state_of_the_plan_is_what_nvml_tells() {
-    let state = GpuHealth {
+fn nvml_reports_the_health_of_the_plan() {
+    let health = GpuHealth {
         temperature_c: Some(93),
         throttled: vec![ClockThrottleReason::Thermal, ClockThrottleReason::PowerCap],
         ecc_corrected: 7,
@@ -54,8 +56,8 @@ fn the_state_of_the_plan_is_what_nvml_tells() {
         xids: vec![63, 94],
         ..GpuHealth::default()
     };
-    let test = "the_state_of_the_plan_is_what_nvml_tells";
-    check(test, &ShimPlan { health: state, ..plan(Vec::new()) }, || {
+    let test = "nvml_reports_the_health_of_the_plan";
+    check(test, &ShimPlan { health, ..plan(Vec::new()) }, || {
         let nvml = nvml();
         assert_eq!(nvml.sys_cuda_driver_version().unwrap(), 12_080);
         assert_eq!(nvml.device_count().unwrap(), 1);
@@ -70,15 +72,15 @@ fn the_state_of_the_plan_is_what_nvml_tells() {
         assert_eq!((ecc(MemoryError::Corrected), ecc(MemoryError::Uncorrected)), (7, 1));
         assert_eq!(device.memory_info().unwrap().total, 1 << 30);
         assert_eq!(xids(&nvml), [63, 94]);
-        assert_eq!(xids(&nvml), [0; 0], "each is told once to a process");
+        assert_eq!(xids(&nvml), [0; 0], "each process receives each XID once");
         assert!(device.power_usage().unwrap() > 0);
     });
 }
 
 #[test]
-fn an_uncorrectable_error_of_the_driver_is_counted_and_told_by_nvml() {
+fn nvml_counts_and_reports_an_uncorrectable_error() {
     let effect = RuleEffect::Fail { code: 214, reported: ErrorTiming::AtNextSync, sticky: true };
-    let test = "an_uncorrectable_error_of_the_driver_is_counted_and_told_by_nvml";
+    let test = "nvml_counts_and_reports_an_uncorrectable_error";
     check(test, &plan(vec![rule(DriverCallKind::Launch, 1, Persistence::Transient, effect)]), || {
         use cudarc::driver::{LaunchConfig, PushKernelArg};
         let nvml = nvml();
@@ -91,17 +93,17 @@ fn an_uncorrectable_error_of_the_driver_is_counted_and_told_by_nvml() {
         let function = gpu.kernel("planted_nothing");
         let mut launch = gpu.stream.launch_builder(&function);
         launch.arg(&mut out);
-        // SAFETY: the arguments are those of the kernel.
+        // SAFETY: the arguments have the types of the kernel's parameters.
         unsafe { launch.launch(LaunchConfig::for_num_elems(1)) }.unwrap();
         assert_eq!(gpu.stream.synchronize().unwrap_err().0 as u32, 214);
-        assert_eq!(uncorrected(), 1, "NVML answers when the driver does not");
+        assert_eq!(uncorrected(), 1, "NVML still works after the error");
         assert_eq!(xids(&nvml), [48]);
     });
 }
 
 #[test]
-fn a_gpu_that_falls_off_the_bus_is_lost_to_all() {
-    let test = "a_gpu_that_falls_off_the_bus_is_lost_to_all";
+fn a_gpu_that_falls_off_the_bus_is_lost_in_cuda_and_nvml() {
+    let test = "a_gpu_that_falls_off_the_bus_is_lost_in_cuda_and_nvml";
     let effect = RuleEffect::Fail { code: 100, reported: ErrorTiming::Immediately, sticky: true };
     check(test, &plan(vec![rule(DriverCallKind::Synchronise, 2, Persistence::Transient, effect)]), || {
         let nvml = nvml();
@@ -112,13 +114,13 @@ fn a_gpu_that_falls_off_the_bus_is_lost_to_all() {
         assert_eq!(gpu.stream.synchronize().unwrap_err().0 as u32, 100);
         assert!(matches!(device.temperature(TemperatureSensor::Gpu), Err(NvmlError::GpuLost)));
         assert!(matches!(nvml.device_by_index(0), Err(NvmlError::GpuLost)));
-        assert_eq!(rest(&set), [79]);
+        assert_eq!(delivered(&set), [79]);
     });
 }
 
 #[test]
-fn a_gpu_that_is_lost_from_the_start_is_no_device_and_one_lost_on_the_way_an_unknown_error() {
-    let test = "a_gpu_that_is_lost_from_the_start_is_no_device_and_one_lost_on_the_way_an_unknown_error";
+fn a_gpu_lost_at_start_is_no_device_and_one_lost_later_is_an_unknown_error() {
+    let test = "a_gpu_lost_at_start_is_no_device_and_one_lost_later_is_an_unknown_error";
     let mut lost = plan(Vec::new());
     if is_body(test) {
         let gpu = match std::env::var_os("SIMGPU_LOST") {
@@ -132,10 +134,10 @@ fn a_gpu_that_is_lost_from_the_start_is_no_device_and_one_lost_on_the_way_an_unk
         assert!(matches!(nvml().device_by_index(0), Err(NvmlError::GpuLost)));
         return;
     }
-    let place = ShimSetup::new(&lost);
-    place.run(test);
-    let output = place.command(test).env("SIMGPU_LOST", "1").output().unwrap();
+    let setup = ShimSetup::new(&lost);
+    setup.run(test);
+    let output = setup.command(test).env("SIMGPU_LOST", "1").output().unwrap();
     support::successful_output(&output);
-    place.plan_dir.replace_plan(&plan(Vec::new())).unwrap();
-    assert!(!place.plan_dir.control().is_lost());
+    setup.plan_dir.replace_plan(&plan(Vec::new())).unwrap();
+    assert!(!setup.plan_dir.control().is_lost());
 }

@@ -1,7 +1,8 @@
-//! The simulated GPU, driven by an ordinary CUDA program: what is right comes out right, and planted bugs are found.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+//! An ordinary CUDA program on the simulated GPU: correct kernels give correct results, and planted bugs are
+//! detected.
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-#[expect(dead_code, reason = "each file of tests uses its part")]
+#[expect(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
@@ -11,29 +12,29 @@ fn shape(blocks: u32, threads: u32, shared_bytes: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: shared_bytes }
 }
 
-/// Runs the body in a process of its own: what became of it there.
+/// Runs the body in its own process. Returns the evidence.
 fn check(test: &str, body: impl FnOnce(&TestGpu)) -> Option<Vec<String>> {
     if is_body(test) {
         body(&TestGpu::new());
         return None;
     }
-    let place = ShimSetup::new(&plan(Vec::new()));
-    place.run(test);
-    Some(place.evidence().into_iter().map(|evidence| evidence.description).collect())
+    let setup = ShimSetup::new(&plan(Vec::new()));
+    setup.run(test);
+    Some(setup.evidence().into_iter().map(|evidence| evidence.description).collect())
 }
 
-/// Like [`check`], and the body's GPU is good to the end.
-fn check_well(test: &str, body: impl FnOnce(&TestGpu)) {
+/// Like [`check`]. The simulation must detect no defect.
+fn check_without_defect(test: &str, body: impl FnOnce(&TestGpu)) {
     if let Some(evidence) = check(test, body) {
         assert!(evidence.is_empty(), "{evidence:?}");
     }
 }
 
-/// Like [`check`], and the body ends with a GPU that something is wrong with: exactly this.
-fn check_found(test: &str, body: impl FnOnce(&TestGpu), found: &str) {
+/// Like [`check`]. The simulation must detect exactly one defect, with this text.
+fn check_defect(test: &str, body: impl FnOnce(&TestGpu), text: &str) {
     if let Some(evidence) = check(test, body) {
         assert_eq!(evidence.len(), 1, "{evidence:?}");
-        assert!(evidence[0].contains(found), "{evidence:?}");
+        assert!(evidence[0].contains(text), "{evidence:?}");
     }
 }
 
@@ -44,14 +45,14 @@ fn sums(gpu: &TestGpu, kernel: &str) -> Vec<f32> {
     let function = gpu.kernel(kernel);
     let mut launch = gpu.stream.launch_builder(&function);
     launch.arg(&mut out).arg(&input).arg(&128_i32);
-    // SAFETY: the arguments are those of the kernel.
+    // SAFETY: the arguments have the types of the kernel's parameters.
     unsafe { launch.launch(shape(2, 128, 512)) }.unwrap();
     gpu.stream.clone_dtoh(&out).unwrap()
 }
 
 #[test]
-fn a_block_sums_with_barriers_and_not_without() {
-    check_well("a_block_sums_with_barriers_and_not_without", |gpu| {
+fn a_block_sum_is_right_only_with_barriers() {
+    check_without_defect("a_block_sum_is_right_only_with_barriers", |gpu| {
         let right: Vec<f32> =
             (0..2).map(|block| (0..128).map(|i| ((block * 128 + i) % 17) as f32).sum()).collect();
         assert_eq!(sums(gpu, "planted_sum"), right);
@@ -60,14 +61,14 @@ fn a_block_sums_with_barriers_and_not_without() {
 }
 
 #[test]
-fn a_missing_barrier_shows_whichever_neighbour_is_read() {
-    check_well("a_missing_barrier_shows_whichever_neighbour_is_read", |gpu| {
+fn a_missing_barrier_shows_for_either_neighbour() {
+    check_without_defect("a_missing_barrier_shows_for_either_neighbour", |gpu| {
         let input = gpu.stream.clone_htod(&[1.0_f32; 64]).unwrap();
         let mut out = gpu.stream.alloc_zeros::<f32>(128).unwrap();
         let function = gpu.kernel("planted_shift_without_barrier");
         let mut launch = gpu.stream.launch_builder(&function);
         launch.arg(&mut out).arg(&input).arg(&64_i32);
-        // SAFETY: the arguments are those of the kernel.
+        // SAFETY: the arguments have the types of the kernel's parameters.
         unsafe { launch.launch(shape(2, 64, 256)) }.unwrap();
         let out = gpu.stream.clone_dtoh(&out).unwrap();
         // One of the two blocks runs its threads from the last to the first.
@@ -81,63 +82,64 @@ fn broken_launch(gpu: &TestGpu, kernel: &str, threads: u32, shared_bytes: u32) -
     let mut launch = gpu.stream.launch_builder(&function);
     let count = (shared_bytes / 4) as i32;
     launch.arg(&mut out).arg(&count);
-    // SAFETY: kernels that take less look at the first arguments only.
+    // SAFETY: the arguments have the types of the parameters. Kernels with fewer parameters use only the
+    // first ones.
     unsafe { launch.launch(shape(1, threads, shared_bytes)) }.unwrap();
     let code = gpu.stream.synchronize().unwrap_err().0 as i32;
-    // The error stays, whatever is asked.
+    // The error is sticky.
     assert_eq!(gpu.context.new_stream().unwrap_err().0 as i32, code);
     code
 }
 
 #[test]
-fn a_barrier_that_some_threads_leave_out_is_a_launch_time_out() {
-    let test = "a_barrier_that_some_threads_leave_out_is_a_launch_time_out";
+fn a_barrier_that_some_threads_skip_is_a_launch_timeout() {
+    let test = "a_barrier_that_some_threads_skip_is_a_launch_timeout";
     let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_divergent", 64, 0), 702);
-    check_found(test, body, "32 threads wait for the block, 0 for their warp, 32 have ended");
+    check_defect(test, body, "32 threads wait for the block, 0 for their warp, 32 have finished");
 }
 
 #[test]
-fn lanes_that_meet_in_different_collectives_are_found() {
-    let test = "lanes_that_meet_in_different_collectives_are_found";
+fn lanes_in_different_collectives_are_detected() {
+    let test = "lanes_in_different_collectives_are_detected";
     let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_mixed", 32, 0), 702);
-    check_found(test, body, "`planted_mixed` has a divergent barrier");
+    check_defect(test, body, "`planted_mixed` has a divergent barrier");
 }
 
 #[test]
-fn a_write_behind_shared_memory_is_found_in_its_last_bytes() {
-    let test = "a_write_behind_shared_memory_is_found_in_its_last_bytes";
-    // 12 bytes: the 4 behind them belong to nobody, and can be written to.
+fn a_write_past_shared_memory_is_detected_in_the_padding() {
+    let test = "a_write_past_shared_memory_is_detected_in_the_padding";
+    // After 12 bytes there are 4 bytes of padding, which are writable.
     let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_shared_too_far", 1, 12), 700);
-    check_found(test, body, "writes behind its 12 bytes of shared memory");
+    check_defect(test, body, "writes past its 12 bytes of shared memory");
 }
 
 #[test]
-fn a_write_behind_shared_memory_is_found_at_the_next_page() {
-    let test = "a_write_behind_shared_memory_is_found_at_the_next_page";
+fn a_write_past_shared_memory_is_detected_at_the_next_page() {
+    let test = "a_write_past_shared_memory_is_detected_at_the_next_page";
     let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_shared_too_far", 1, 16), 700);
-    check_found(test, body, "`planted_shared_too_far` writes to address");
+    check_defect(test, body, "`planted_shared_too_far` writes to address");
 }
 
 #[test]
-fn a_division_by_zero_is_a_failed_launch_and_ends_nothing_else() {
-    let test = "a_division_by_zero_is_a_failed_launch_and_ends_nothing_else";
+fn a_division_by_zero_fails_only_the_launch() {
+    let test = "a_division_by_zero_fails_only_the_launch";
     let body = |gpu: &TestGpu| assert_eq!(broken_launch(gpu, "planted_divide", 32, 0), 719);
-    check_found(test, body, "`planted_divide` divides by zero");
+    check_defect(test, body, "`planted_divide` divides by zero");
 }
 
 #[test]
-fn a_stack_that_overflows_is_found() {
-    let test = "a_stack_that_overflows_is_found";
-    let deep = |gpu: &TestGpu| {
+fn a_stack_overflow_is_detected() {
+    let test = "a_stack_overflow_is_detected";
+    let body = |gpu: &TestGpu| {
         let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
         let function = gpu.kernel("planted_recurse");
         let mut launch = gpu.stream.launch_builder(&function);
         launch.arg(&mut out).arg(&1_000_000_i32);
-        // SAFETY: the arguments are those of the kernel.
+        // SAFETY: the arguments have the types of the kernel's parameters.
         unsafe { launch.launch(shape(1, 1, 0)) }.unwrap();
         assert_eq!(gpu.stream.synchronize().unwrap_err().0 as i32, 700);
     };
-    check_found(test, deep, "`planted_recurse` writes to address");
+    check_defect(test, body, "`planted_recurse` writes to address");
 }
 
 fn fill(gpu: &TestGpu, kernel: &str, count: usize) -> i32 {
@@ -146,7 +148,7 @@ fn fill(gpu: &TestGpu, kernel: &str, count: usize) -> i32 {
     let mut launch = gpu.stream.launch_builder(&function);
     let count = count as i32;
     launch.arg(&mut out).arg(&1.0_f32).arg(&count);
-    // SAFETY: the arguments are those of the kernel.
+    // SAFETY: the arguments have the types of the kernel's parameters.
     unsafe { launch.launch(shape(2, 64, 0)) }.unwrap();
     gpu.stream.synchronize().unwrap_err().0 as i32
 }
@@ -155,7 +157,7 @@ fn fill(gpu: &TestGpu, kernel: &str, count: usize) -> i32 {
 fn a_write_past_the_end_is_an_illegal_address() {
     let test = "a_write_past_the_end_is_an_illegal_address";
     let body = |gpu: &TestGpu| assert_eq!(fill(gpu, "planted_fill_too_far", 100), 700);
-    check_found(
+    check_defect(
         test,
         body,
         "`planted_fill_too_far` writes to byte 400 of an allocation of 400 bytes: block [1, 0, 0], thread 36",
@@ -163,25 +165,26 @@ fn a_write_past_the_end_is_an_illegal_address() {
 }
 
 #[test]
-fn a_write_into_the_rest_of_the_last_16_bytes_is_found_after_the_launch() {
-    let test = "a_write_into_the_rest_of_the_last_16_bytes_is_found_after_the_launch";
+fn a_write_into_the_padding_is_detected_after_the_launch() {
+    let test = "a_write_into_the_padding_is_detected_after_the_launch";
     let body = |gpu: &TestGpu| assert_eq!(fill(gpu, "planted_fill_too_far", 99), 700);
-    check_found(test, body, "`planted_fill_too_far` writes to byte 396 of an allocation of 396 bytes");
+    check_defect(test, body, "`planted_fill_too_far` writes to byte 396 of an allocation of 396 bytes");
 }
 
-/// Reads element `at` of a buffer of 4 elements, which is freed first or not.
-fn read_at(gpu: &TestGpu, at: i64, freed: bool) -> Result<Vec<f32>, i32> {
+/// Reads one element of a buffer of 4 elements, which may be freed first.
+fn read_at(gpu: &TestGpu, index: i64, is_freed: bool) -> Result<Vec<f32>, i32> {
     let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
     let input = gpu.stream.clone_htod(&[1.0_f32, 2.0, 3.0, 4.0]).unwrap();
     let address = input.leak();
-    if freed {
-        // SAFETY: the buffer was leaked just now; that it is used below is what is tested.
+    if is_freed {
+        // SAFETY: the buffer was leaked above, so it is freed only once. The test uses it after the free on
+        // purpose.
         unsafe { cudarc::driver::result::free_async(address, gpu.stream.cu_stream()) }.unwrap();
     }
     let function = gpu.kernel("planted_read_at");
     let mut launch = gpu.stream.launch_builder(&function);
-    launch.arg(&mut out).arg(&address).arg(&at);
-    // SAFETY: the arguments are those of the kernel, as far as the test wants them to be.
+    launch.arg(&mut out).arg(&address).arg(&index);
+    // SAFETY: the arguments have the types of the parameters. The simulation catches the bad access.
     unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
     gpu.stream.clone_dtoh(&out).map_err(|error| error.0 as i32)
 }
@@ -193,7 +196,7 @@ fn a_read_past_the_end_is_an_illegal_address() {
         assert_eq!(read_at(gpu, 3, false), Ok(vec![4.0]));
         assert_eq!(read_at(gpu, 4, false), Err(700));
     };
-    check_found(
+    check_defect(
         test,
         body,
         "`planted_read_at` reads byte 16 of an allocation of 16 bytes: block [0, 0, 0], thread 0",
@@ -201,8 +204,8 @@ fn a_read_past_the_end_is_an_illegal_address() {
 }
 
 #[test]
-fn a_read_before_the_start_gives_no_number() {
-    check_well("a_read_before_the_start_gives_no_number", |gpu| {
+fn a_read_before_the_start_returns_nan() {
+    check_without_defect("a_read_before_the_start_returns_nan", |gpu| {
         assert!(read_at(gpu, -1, false).unwrap()[0].is_nan());
     });
 }
@@ -211,31 +214,31 @@ fn a_read_before_the_start_gives_no_number() {
 fn a_use_after_free_is_an_illegal_address() {
     let test = "a_use_after_free_is_an_illegal_address";
     let body = |gpu: &TestGpu| assert_eq!(read_at(gpu, 0, true), Err(700));
-    check_found(test, body, "`planted_read_at` reads byte 0 of a freed allocation of 16 bytes");
+    check_defect(test, body, "`planted_read_at` reads byte 0 of a freed allocation of 16 bytes");
 }
 
 #[test]
-fn a_missing_wait_between_streams_reads_poison_and_an_event_mends_it() {
-    check_well("a_missing_wait_between_streams_reads_poison_and_an_event_mends_it", |gpu| {
-        // SAFETY: events are set by hand here: that is what is tested.
+fn a_missing_wait_between_streams_reads_poison_and_an_event_fixes_it() {
+    check_without_defect("a_missing_wait_between_streams_reads_poison_and_an_event_fixes_it", |gpu| {
+        // SAFETY: the test synchronises the streams itself. The simulation handles a missing wait.
         unsafe { gpu.context.disable_event_tracking() };
         for (waits, right) in [(false, false), (true, true)] {
             let other = gpu.context.new_stream().unwrap();
-            // SAFETY: written by the kernel below.
+            // SAFETY: the kernel below writes the memory before it is used.
             let mut made = unsafe { gpu.stream.alloc::<f32>(8) }.unwrap();
             let mut out = other.alloc_zeros::<f32>(8).unwrap();
             gpu.stream.synchronize().unwrap();
-            let (maker, taker) = (gpu.kernel("planted_fill"), gpu.kernel("planted_add"));
-            let mut launch = gpu.stream.launch_builder(&maker);
+            let (producer, consumer) = (gpu.kernel("planted_fill"), gpu.kernel("planted_add"));
+            let mut launch = gpu.stream.launch_builder(&producer);
             launch.arg(&mut made).arg(&1.0_f32).arg(&8_i32);
-            // SAFETY: the arguments are those of the kernel.
+            // SAFETY: the arguments have the types of the kernel's parameters.
             unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
             if waits {
                 other.join(&gpu.stream).unwrap();
             }
-            let mut launch = other.launch_builder(&taker);
+            let mut launch = other.launch_builder(&consumer);
             launch.arg(&mut out).arg(&made).arg(&1.0_f32).arg(&8_i32);
-            // SAFETY: the arguments are those of the kernel.
+            // SAFETY: the arguments have the types of the kernel's parameters.
             unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
             let out = other.clone_dtoh(&out).unwrap();
             assert_eq!(out == vec![2.0; 8], right, "{out:?}");
@@ -246,27 +249,30 @@ fn a_missing_wait_between_streams_reads_poison_and_an_event_mends_it() {
 
 #[test]
 fn page_locked_memory_is_read_when_the_copy_runs_and_pageable_memory_at_the_call() {
-    check_well("page_locked_memory_is_read_when_the_copy_runs_and_pageable_memory_at_the_call", |gpu| {
-        // SAFETY: set below before it is read.
-        let mut pinned = unsafe { gpu.context.alloc_pinned::<f32>(4) }.unwrap();
-        let address = pinned.as_mut_ptr().unwrap();
-        // SAFETY: the slot has 4 elements, here and below.
-        unsafe { address.write(1.0) };
-        let mut device = gpu.stream.alloc_zeros::<f32>(4).unwrap();
-        let (to, stream) = (raw(&mut device, gpu), gpu.stream.cu_stream());
-        // SAFETY: both ends are 16 bytes long; the source is changed on purpose.
-        unsafe {
-            let source = std::slice::from_raw_parts(address.cast_const(), 4);
-            cudarc::driver::result::memcpy_htod_async(to, source, stream).unwrap();
-            address.write(2.0);
-        }
-        assert_eq!(gpu.stream.clone_dtoh(&device).unwrap()[0], 2.0);
-        let mut pageable = vec![3.0_f32; 4];
-        // SAFETY: as above.
-        unsafe { cudarc::driver::result::memcpy_htod_async(to, &pageable, stream) }.unwrap();
-        pageable[0] = 4.0;
-        assert_eq!(gpu.stream.clone_dtoh(&device).unwrap()[0], 3.0);
-    });
+    check_without_defect(
+        "page_locked_memory_is_read_when_the_copy_runs_and_pageable_memory_at_the_call",
+        |gpu| {
+            // SAFETY: the memory is written below before it is read.
+            let mut pinned = unsafe { gpu.context.alloc_pinned::<f32>(4) }.unwrap();
+            let address = pinned.as_mut_ptr().unwrap();
+            // SAFETY: the allocation has 4 elements.
+            unsafe { address.write(1.0) };
+            let mut device = gpu.stream.alloc_zeros::<f32>(4).unwrap();
+            let (to, stream) = (raw(&mut device, gpu), gpu.stream.cu_stream());
+            // SAFETY: both ends are 16 bytes long. The source changes before the copy runs, on purpose.
+            unsafe {
+                let source = std::slice::from_raw_parts(address.cast_const(), 4);
+                cudarc::driver::result::memcpy_htod_async(to, source, stream).unwrap();
+                address.write(2.0);
+            }
+            assert_eq!(gpu.stream.clone_dtoh(&device).unwrap()[0], 2.0);
+            let mut pageable = vec![3.0_f32; 4];
+            // SAFETY: both ends are 16 bytes long, and pageable memory is read during the call.
+            unsafe { cudarc::driver::result::memcpy_htod_async(to, &pageable, stream) }.unwrap();
+            pageable[0] = 4.0;
+            assert_eq!(gpu.stream.clone_dtoh(&device).unwrap()[0], 3.0);
+        },
+    );
 }
 
 fn raw(slice: &mut cudarc::driver::CudaSlice<f32>, gpu: &TestGpu) -> u64 {
@@ -275,14 +281,14 @@ fn raw(slice: &mut cudarc::driver::CudaSlice<f32>, gpu: &TestGpu) -> u64 {
 }
 
 #[test]
-fn memory_is_counted_runs_out_and_comes_back() {
-    check_well("memory_is_counted_runs_out_and_comes_back", |gpu| {
+fn memory_is_counted_exhausted_and_returned() {
+    check_without_defect("memory_is_counted_exhausted_and_returned", |gpu| {
         let (free, total) = gpu.context.mem_get_info().unwrap();
         assert_eq!((free, total), (1 << 30, 1 << 30));
-        // SAFETY: never read.
+        // SAFETY: the memory is never read.
         let held = unsafe { gpu.stream.alloc::<u8>(1000) }.unwrap();
         assert_eq!(gpu.context.mem_get_info().unwrap().0, free - 1024);
-        // SAFETY: as above.
+        // SAFETY: the memory is never read.
         let error = unsafe { gpu.stream.alloc::<u8>(1 << 30) }.unwrap_err();
         assert_eq!(error.0 as i32, 2);
         drop(held);
@@ -292,12 +298,12 @@ fn memory_is_counted_runs_out_and_comes_back() {
 }
 
 #[test]
-fn ptx_that_is_too_new_for_the_driver_is_refused_and_unknown_names_are_not_found() {
-    check_well("ptx_that_is_too_new_for_the_driver_is_refused_and_unknown_names_are_not_found", |gpu| {
+fn ptx_that_is_too_new_is_rejected_and_unknown_names_are_not_found() {
+    check_without_defect("ptx_that_is_too_new_is_rejected_and_unknown_names_are_not_found", |gpu| {
         let newer = cudarc::nvrtc::Ptx::from_src(support::ptx("8.8"));
         assert_eq!(gpu.context.load_module(newer).unwrap_err().0 as i32, 222);
         assert_eq!(gpu.module.load_function("planted_nowhere").unwrap_err().0 as i32, 500);
-        // In the table, and not in this PTX.
+        // `planted_add` is in the table, but not in this PTX.
         let small = cudarc::nvrtc::Ptx::from_src(".version 8.0\n.visible .entry planted_fill() {}");
         let module = gpu.context.load_module(small).unwrap();
         assert!(module.load_function("planted_fill").is_ok());
@@ -306,14 +312,14 @@ fn ptx_that_is_too_new_for_the_driver_is_refused_and_unknown_names_are_not_found
 }
 
 #[test]
-fn more_shared_memory_than_was_asked_for_is_refused() {
-    check_well("more_shared_memory_than_was_asked_for_is_refused", |gpu| {
+fn a_launch_with_too_much_shared_memory_is_rejected() {
+    check_without_defect("a_launch_with_too_much_shared_memory_is_rejected", |gpu| {
         let function = gpu.kernel("planted_nothing");
         let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
         let mut try_with = |bytes: u32| {
             let mut launch = gpu.stream.launch_builder(&function);
             launch.arg(&mut out);
-            // SAFETY: the arguments are those of the kernel.
+            // SAFETY: the arguments have the types of the kernel's parameters.
             unsafe { launch.launch(shape(1, 32, bytes)) }.map(|_| ()).map_err(|error| error.0 as i32)
         };
         assert_eq!(try_with(49_152), Ok(()));
@@ -327,8 +333,8 @@ fn more_shared_memory_than_was_asked_for_is_refused() {
 }
 
 #[test]
-fn tensor_cores_multiply_as_the_ptx_manual_lays_fragments_out() {
-    check_well("tensor_cores_multiply_as_the_ptx_manual_lays_fragments_out", |gpu| {
+fn tensor_cores_use_the_fragment_layout_of_the_ptx_isa() {
+    check_without_defect("tensor_cores_use_the_fragment_layout_of_the_ptx_isa", |gpu| {
         let bf16 = |value: f32| (value.to_bits() >> 16) as u16;
         let a: Vec<f32> = (0..256).map(|i| (i * 7 % 13) as f32 - 6.0).collect();
         let b: Vec<f32> = (0..128).map(|i| (i * 5 % 11) as f32 - 5.0).collect();
@@ -340,7 +346,7 @@ fn tensor_cores_multiply_as_the_ptx_manual_lays_fragments_out() {
         let function = gpu.kernel("planted_mma");
         let mut launch = gpu.stream.launch_builder(&function);
         launch.arg(&mut out).arg(&da).arg(&db);
-        // SAFETY: the arguments are those of the kernel.
+        // SAFETY: the arguments have the types of the kernel's parameters.
         unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
         let out = gpu.stream.clone_dtoh(&out).unwrap();
         for row in 0..16 {
@@ -353,30 +359,30 @@ fn tensor_cores_multiply_as_the_ptx_manual_lays_fragments_out() {
 }
 
 #[test]
-fn events_are_over_when_their_stream_has_come_so_far() {
-    check_well("events_are_over_when_their_stream_has_come_so_far", |gpu| {
+fn an_event_completes_when_its_stream_reaches_it() {
+    check_without_defect("an_event_completes_when_its_stream_reaches_it", |gpu| {
         let mut out = gpu.stream.alloc_zeros::<f32>(8).unwrap();
         let function = gpu.kernel("planted_fill");
         for _ in 0..3 {
             let mut launch = gpu.stream.launch_builder(&function);
             launch.arg(&mut out).arg(&1.0_f32).arg(&8_i32);
-            // SAFETY: the arguments are those of the kernel.
+            // SAFETY: the arguments have the types of the kernel's parameters.
             unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
         }
         let event = gpu.stream.record_event(None).unwrap();
-        let mut asked = 0;
+        let mut query_count = 0;
         while !event.is_complete() {
-            asked += 1;
+            query_count += 1;
         }
-        // Who asks gets work done, a piece each time.
-        assert!((2..100).contains(&asked), "{asked}");
+        // Each query runs one operation.
+        assert!((2..100).contains(&query_count), "{query_count}");
         event.synchronize().unwrap();
     });
 }
 
 #[test]
-fn threads_that_work_in_streams_of_their_own_do_not_disturb_one_another() {
-    check_well("threads_that_work_in_streams_of_their_own_do_not_disturb_one_another", |gpu| {
+fn threads_with_their_own_streams_do_not_interfere() {
+    check_without_defect("threads_with_their_own_streams_do_not_interfere", |gpu| {
         std::thread::scope(|scope| {
             for number in 0..4 {
                 scope.spawn(move || {
@@ -388,7 +394,7 @@ fn threads_that_work_in_streams_of_their_own_do_not_disturb_one_another() {
                         let mut out = stream.alloc_zeros::<f32>(1).unwrap();
                         let mut launch = stream.launch_builder(&function);
                         launch.arg(&mut out).arg(&input).arg(&128_i32);
-                        // SAFETY: the arguments are those of the kernel.
+                        // SAFETY: the arguments have the types of the kernel's parameters.
                         unsafe { launch.launch(shape(1, 128, 512)) }.unwrap();
                         assert_eq!(stream.clone_dtoh(&out).unwrap(), [128.0 * value]);
                     }
@@ -399,16 +405,16 @@ fn threads_that_work_in_streams_of_their_own_do_not_disturb_one_another() {
 }
 
 #[test]
-fn a_multiplication_of_cublaslt_is_that_of_the_plain_sum() {
+fn a_matrix_product_of_cublaslt_equals_the_plain_sum() {
     use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
-    check_well("a_multiplication_of_cublaslt_is_that_of_the_plain_sum", |gpu| {
+    check_without_defect("a_matrix_product_of_cublaslt_equals_the_plain_sum", |gpu| {
         let (m, n, k) = (5_usize, 7, 9);
         let a: Vec<f32> = (0..m * k).map(|i| (i % 5) as f32 - 2.0).collect();
         let b: Vec<f32> = (0..k * n).map(|i| (i % 7) as f32 - 3.0).collect();
         let (da, db) = (gpu.stream.clone_htod(&a).unwrap(), gpu.stream.clone_htod(&b).unwrap());
         let mut dc = gpu.stream.alloc_zeros::<f32>(m * n).unwrap();
         let lt = CudaBlasLT::new(gpu.stream.clone()).unwrap();
-        // Columns one after another: A is m x k, B is stored as n x k.
+        // Column-major: A is m x k, B is stored as n x k.
         let config = MatmulConfig {
             transa: false,
             transb: true,
@@ -427,7 +433,7 @@ fn a_multiplication_of_cublaslt_is_that_of_the_plain_sum() {
             stride_bias: None,
             batch_size: None,
         };
-        // SAFETY: the layouts are those of the buffers.
+        // SAFETY: the layouts fit the buffers.
         unsafe { lt.matmul(config, &da, &db, &mut dc, None, None) }.unwrap();
         let c = gpu.stream.clone_dtoh(&dc).unwrap();
         for row in 0..m {
@@ -440,7 +446,7 @@ fn a_multiplication_of_cublaslt_is_that_of_the_plain_sum() {
 }
 
 #[test]
-fn a_multiplication_that_runs_past_an_operand_is_an_illegal_address() {
+fn a_matrix_product_past_an_operand_is_an_illegal_address() {
     use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
     let body = |gpu: &TestGpu| {
         let a = gpu.stream.alloc_zeros::<f32>(15).unwrap();
@@ -465,10 +471,10 @@ fn a_multiplication_that_runs_past_an_operand_is_an_illegal_address() {
             stride_bias: None,
             batch_size: None,
         };
-        // SAFETY: the first operand is too short: that is what is tested.
+        // SAFETY: the first operand is too short on purpose. The simulation checks it before it reads.
         unsafe { lt.matmul(config, &a, &b, &mut c, None, None) }.unwrap();
         assert_eq!(gpu.stream.synchronize().unwrap_err().0 as i32, 700);
     };
-    let test = "a_multiplication_that_runs_past_an_operand_is_an_illegal_address";
-    check_found(test, body, "`matmul`: A takes 64 bytes from byte 0 of an allocation of 60 bytes");
+    let test = "a_matrix_product_past_an_operand_is_an_illegal_address";
+    check_defect(test, body, "`matmul`: A has 64 bytes at byte 0 of an allocation of 60 bytes");
 }

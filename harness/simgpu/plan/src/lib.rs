@@ -1,8 +1,7 @@
-//! How a GPU is to fail, and what became of it: the files of one folder that the harness and the stand-in share.
-//!
-//! `plan.json` is written by the harness, replaced as a whole; `control` is mapped into the harness and into every process of
-//! the target, so that a rule counts calls across all of them; `evidence.jsonl` gets a line for each thing that was done.
-//! Knows no scenario and no driver.
+//! The plan that tells the shim how to fail, and the evidence of what it did: files in one directory, shared
+//! with the harness. The harness replaces `plan.json` as a whole. `control` is mapped into the harness and
+//! into every process of the target, so that a rule counts the calls of all of them. `evidence.jsonl` has one
+//! line per injected effect or detected defect. Must not know scenarios or the driver.
 
 mod control;
 
@@ -13,39 +12,47 @@ use serde::{Deserialize, Serialize};
 
 pub use control::{ControlFile, MAX_RULES, MAX_XIDS};
 
-/// Environment variable that names the folder.
+/// Environment variable with the path of the plan directory.
 pub const DIRECTORY_VARIABLE: &str = "TRAINWRECK_GPU";
 const PLAN_FILE: &str = "plan.json";
 const CONTROL_FILE: &str = "control";
 const EVIDENCE_FILE: &str = "evidence.jsonl";
 
-/// Why the files can't be used.
+/// Why a plan directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
+    /// A file could not be accessed.
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
+    /// The plan is not valid.
     #[error("`{path}`: {message}", path = .path.display())]
     Invalid { path: PathBuf, message: String },
 }
 
-/// What the GPU is, and how it fails.
+/// Which GPU the target sees, and how it fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ShimPlan {
+    /// What executes the calls.
     pub backend: Backend,
+    /// What NVML reports.
     pub health: GpuHealth,
-    /// At most [`RULES_MOST`]; a rule is known by its index.
+    /// At most [`MAX_RULES`]. The index of a rule identifies it.
     pub rules: Vec<FaultRule>,
 }
 
-/// Where the calls end up.
+/// What executes the calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Backend {
+    /// The simulation inside the shim.
     Simulated(SimulatedMachine),
-    /// The real libraries; where no path is given, the first one of its name that the loader finds beside the stand-in.
+    /// The real libraries. Default paths: the first library of that name that the loader finds and that is
+    /// not the shim.
     Forwarded {
+        /// Path of the real libcuda.
         libcuda: Option<PathBuf>,
+        /// Path of the real libnvidia-ml.
         libnvidia_ml: Option<PathBuf>,
     },
 }
@@ -54,11 +61,13 @@ pub enum Backend {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SimulatedMachine {
+    /// Number of devices.
     pub devices: u32,
-    /// Of each device.
+    /// Memory of each device.
     pub memory_bytes: u64,
-    /// CUDA version that the driver supports: 12080 is 12.8.
+    /// Newest CUDA version that the driver supports: 12080 is 12.8.
     pub driver_version: i32,
+    /// Major and minor number.
     pub compute_capability: (i32, i32),
 }
 
@@ -73,22 +82,26 @@ impl Default for SimulatedMachine {
     }
 }
 
-/// What NVML tells beside what the rules have brought about. Of every device.
+/// What NVML reports for every device, in addition to the consequences of injected errors.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct GpuHealth {
-    /// Off the bus: new contexts find no device, calls in old ones fail, NVML says that the GPU is lost.
+    /// The GPU has fallen off the bus. New contexts find no device, calls in existing contexts fail, and NVML
+    /// reports that the GPU is lost.
     pub lost: bool,
+    /// Temperature in degrees Celsius. Default: 45 in the simulation, else what the real NVML reports.
     pub temperature_c: Option<u32>,
+    /// Why the clocks are reduced.
     pub throttled: Vec<ClockThrottleReason>,
-    /// Added to the volatile and aggregate counts.
+    /// Corrected memory errors, added to the volatile and the aggregate counter.
     pub ecc_corrected: u64,
+    /// Uncorrected memory errors, added to the volatile and the aggregate counter.
     pub ecc_uncorrected: u64,
-    /// In order; each is delivered once to each process that listens.
+    /// XID events, in order. Each is delivered once to each listening process.
     pub xids: Vec<u64>,
 }
 
-/// Why clocks are held down.
+/// Why the clocks are reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClockThrottleReason {
@@ -100,125 +113,167 @@ pub enum ClockThrottleReason {
     PowerBrake,
 }
 
-/// At which call, and what happens there.
+/// Selects a call and an effect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct FaultRule {
-    /// Calls are counted, and struck at, only while it is armed.
+    /// An unarmed rule neither counts calls nor injects its effect.
     pub armed: bool,
+    /// Which calls the rule counts.
     pub calls: CallFilter,
-    /// The n-th call since it was armed first, 1-based, over all processes.
+    /// Number of the counted call that gets the effect, from 1. All processes count together.
     pub nth: u64,
+    /// Whether later calls get the effect too.
     pub persistence: Persistence,
+    /// What is injected.
     pub effect: RuleEffect,
 }
 
+/// How often a rule injects its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Persistence {
-    /// At that call only, in whichever process it comes.
+    /// At the selected call only, in the process that makes it.
     Transient,
-    /// At each from that call on.
+    /// At the selected call and at every later one.
     Persistent,
 }
 
-/// Which calls of the driver.
+/// Selects driver calls. A call must match all fields.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct CallFilter {
-    /// None: all kinds.
+    /// Empty: all kinds.
     pub kinds: Vec<DriverCallKind>,
     /// Glob on the function's name, such as `cuMemAlloc*`.
     pub function: Option<String>,
-    /// Glob on the kernel's name; for launches. On a real driver, known for kernels that were got by name.
+    /// Glob on the kernel's name; matches launches only. A real driver's kernel is known if the program
+    /// looked it up by name or if the driver has `cuFuncGetName`.
     pub kernel: Option<String>,
-    /// For allocations and copies: at least so many bytes.
+    /// Minimum size of an allocation or a copy. 0: all calls.
     pub min_bytes: u64,
 }
 
-/// Kinds of calls.
+/// Kinds of driver calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriverCallKind {
+    /// `cuInit`, or the creation of a context.
     Initialise,
+    /// Loads a module or a library of kernels.
     LoadModule,
+    /// Launches a kernel or a graph. A matrix product of cublasLt is a launch of the kernel `matmul`.
     Launch,
+    /// Allocates device memory or page-locked host memory.
     Allocate,
+    /// Frees memory.
     Free,
+    /// Copies memory.
     Copy,
     /// Waits for a stream, an event or a context.
     Synchronise,
+    /// All other calls.
     Other,
 }
 
-/// When an error is told.
+/// Which call reports an injected error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorTiming {
+    /// The selected call itself, which is not made.
     Immediately,
-    /// By the next call that waits, as errors of kernels are.
+    /// The next call that waits for work, as with errors inside kernels.
     AtNextSync,
 }
 
-/// What happens at the call.
+/// What a rule injects.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RuleEffect {
-    /// Nothing: calls are counted.
+    /// Nothing. The rule only counts calls.
     Count,
-    /// `code`: a `CUresult`. Sticky: every later call of the process fails likewise, as when a context is lost.
-    /// What NVML tells follows: an uncorrectable ECC error counts one and delivers XID 48, no device is a lost GPU and XID 79.
-    Fail { code: u32, reported: ErrorTiming, sticky: bool },
-    /// The kernel of this launch never ends: whoever waits for it waits forever. On a real driver: the call never returns.
+    /// The call fails. NVML stays consistent: code 214 (uncorrectable ECC error) counts one error and
+    /// delivers XID 48, and code 100 (no device) makes the GPU lost and delivers XID 79.
+    Fail {
+        /// A `CUresult`.
+        code: u32,
+        /// Which call reports the error.
+        reported: ErrorTiming,
+        /// Every later call of the process fails as well, as after the loss of a context.
+        sticky: bool,
+    },
+    /// The launched kernel never ends, so calls that wait for it never return. On a real driver, and for all
+    /// other calls, the call itself never returns.
     Hang,
-    /// Simulated only. One value of the first buffer that the launch wrote to; `seed` decides which.
-    Overwrite { with: OverwriteValue, seed: u64 },
-    /// Simulated only. One bit of the largest allocation there is; `seed` decides which.
-    FlipBit { seed: u64 },
-    /// Simulated only. What is free is left in holes of at most so many bytes, as other users of the memory would.
-    Fragment { hole_bytes: u64 },
+    /// Simulated only. Overwrites one value that the launch wrote to its first buffer.
+    Overwrite {
+        /// The new value.
+        with: OverwriteValue,
+        /// Selects the value.
+        seed: u64,
+    },
+    /// Simulated only. Flips one bit of the largest allocation.
+    FlipBit {
+        /// Selects the bit.
+        seed: u64,
+    },
+    /// Simulated only. Splits free memory into holes, as other users of the memory would.
+    Fragment {
+        /// Largest hole.
+        hole_bytes: u64,
+    },
 }
 
-/// What a value becomes.
+/// What an overwritten value becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OverwriteValue {
+    /// Not a number.
     Nan,
-    /// Finite, and far from right.
+    /// Finite and far from the right value.
     Wrong,
 }
 
-/// One thing that was done.
+/// One injected effect, or one defect that the simulation detected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Evidence {
-    /// None: found by the simulation itself, such as an access out of bounds.
+    /// Index of the rule that injected the effect. `None` for a defect that the simulation detected, such as
+    /// an access out of bounds.
     pub rule: Option<usize>,
+    /// The process in which it happened.
     pub pid: u32,
+    /// What happened, for people.
     pub description: String,
 }
 
-/// The folder, opened.
+/// An open plan directory.
 pub struct PlanDirectory {
     path: PathBuf,
     control: ControlFile,
 }
 
 impl PlanDirectory {
-    /// Makes the files in an existing folder; for the harness.
+    /// Creates the files in an existing directory. The harness calls this.
+    ///
+    /// # Errors
+    /// The plan is invalid, the directory already has a control file, or a file cannot be written.
     pub fn create(path: &Path, plan: &ShimPlan) -> Result<PlanDirectory, PlanError> {
         let control = ControlFile::create(&path.join(CONTROL_FILE)).map_err(|error| PlanError::File {
-            doing: "make",
+            doing: "create",
             path: path.join(CONTROL_FILE),
             error,
         })?;
-        let folder = PlanDirectory { path: path.into(), control };
-        folder.append("")?;
-        folder.replace_plan(plan)?;
-        Ok(folder)
+        let directory = PlanDirectory { path: path.into(), control };
+        directory.append("")?;
+        directory.replace_plan(plan)?;
+        Ok(directory)
     }
 
-    /// Opens what [`Folder::create`] made; for the stand-in.
+    /// Opens a directory that [`PlanDirectory::create`] has filled. The shim calls this.
+    ///
+    /// # Errors
+    /// The control file cannot be opened or mapped, or another version wrote it.
     pub fn open(path: &Path) -> Result<PlanDirectory, PlanError> {
         let control = ControlFile::open(&path.join(CONTROL_FILE)).map_err(|error| PlanError::File {
             doing: "map",
@@ -228,28 +283,36 @@ impl PlanDirectory {
         Ok(PlanDirectory { path: path.into(), control })
     }
 
+    /// The counters and flags that all processes share.
     pub fn control(&self) -> &ControlFile {
         &self.control
     }
 
-    /// Replaces the plan as a whole; every process of the target reads it before its next call.
+    /// Replaces the whole plan. Every process of the target reads it before its next call.
+    ///
+    /// # Errors
+    /// The plan has too many rules or XIDs, or a file cannot be written.
     pub fn replace_plan(&self, plan: &ShimPlan) -> Result<(), PlanError> {
         let path = self.path.join(PLAN_FILE);
         let invalid = |message: String| PlanError::Invalid { path: path.clone(), message };
         if plan.rules.len() > MAX_RULES {
-            return Err(invalid(format!("{} rules; at most {MAX_RULES} are known", plan.rules.len())));
+            return Err(invalid(format!(
+                "the plan has {} rules; the maximum is {MAX_RULES}",
+                plan.rules.len()
+            )));
         }
         if plan.health.xids.len() > MAX_XIDS {
-            return Err(invalid(format!("{} XIDs; at most {MAX_XIDS} are known", plan.health.xids.len())));
+            let count = plan.health.xids.len();
+            return Err(invalid(format!("the plan has {count} XIDs; the maximum is {MAX_XIDS}")));
         }
         let text = serde_json::to_vec_pretty(plan).map_err(|error| invalid(error.to_string()))?;
-        let aside = self.path.join(".plan.json");
-        std::fs::write(&aside, text).map_err(|error| PlanError::File {
+        let temporary = self.path.join(".plan.json");
+        std::fs::write(&temporary, text).map_err(|error| PlanError::File {
             doing: "write",
-            path: aside.clone(),
+            path: temporary.clone(),
             error,
         })?;
-        std::fs::rename(&aside, &path).map_err(|error| PlanError::File {
+        std::fs::rename(&temporary, &path).map_err(|error| PlanError::File {
             doing: "replace",
             path: path.clone(),
             error,
@@ -258,6 +321,10 @@ impl PlanDirectory {
         Ok(())
     }
 
+    /// Reads the current plan.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a valid plan.
     pub fn read_plan(&self) -> Result<ShimPlan, PlanError> {
         let path = self.path.join(PLAN_FILE);
         let text = std::fs::read(&path).map_err(|error| PlanError::File {
@@ -268,7 +335,10 @@ impl PlanDirectory {
         serde_json::from_slice(&text).map_err(|error| PlanError::Invalid { path, message: error.to_string() })
     }
 
-    /// Adds a line.
+    /// Appends one line to the evidence.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn record_evidence(&self, evidence: &Evidence) -> Result<(), PlanError> {
         let line = serde_json::to_string(evidence).unwrap_or_default();
         self.append(&format!("{line}\n"))
@@ -284,7 +354,10 @@ impl PlanDirectory {
         })
     }
 
-    /// All that was done so far, whole lines only.
+    /// Reads all evidence so far. An incomplete last line is ignored.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn read_evidence(&self) -> Result<Vec<Evidence>, PlanError> {
         let path = self.path.join(EVIDENCE_FILE);
         let text =
@@ -313,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_reads_back_and_each_replacement_is_noticed() {
+    fn a_replaced_plan_is_read_back_and_changes_the_generation() {
         let dir = tempfile::tempdir().unwrap();
         let harness = PlanDirectory::create(dir.path(), &plan(false)).unwrap();
         let target = PlanDirectory::open(dir.path()).unwrap();
@@ -324,24 +397,24 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted_over_all_who_share_the_folder_and_a_rule_is_used_up_once() {
+    fn processes_that_share_the_directory_count_together_and_claim_a_rule_once() {
         let dir = tempfile::tempdir().unwrap();
-        let one = PlanDirectory::create(dir.path(), &plan(true)).unwrap();
-        let other = PlanDirectory::open(dir.path()).unwrap();
-        assert_eq!((one.control().count_call(0), other.control().count_call(0)), (1, 2));
-        assert!(other.control().claim(0) && !one.control().claim(0));
-        assert_eq!(one.control().calls_seen(0), 2);
+        let first = PlanDirectory::create(dir.path(), &plan(true)).unwrap();
+        let second = PlanDirectory::open(dir.path()).unwrap();
+        assert_eq!((first.control().count_call(0), second.control().count_call(0)), (1, 2));
+        assert!(second.control().claim(0) && !first.control().claim(0));
+        assert_eq!(first.control().calls_seen(0), 2);
     }
 
     #[test]
     fn an_unknown_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = PlanDirectory::create(dir.path(), &plan(true)).unwrap();
+        let directory = PlanDirectory::create(dir.path(), &plan(true)).unwrap();
         std::fs::write(
             dir.path().join(PLAN_FILE),
-            r#"{"machine":{"simulated":{"devces":2}},"state":{},"rules":[]}"#,
+            r#"{"backend":{"simulated":{"devces":2}},"health":{},"rules":[]}"#,
         )
         .unwrap();
-        assert!(folder.read_plan().unwrap_err().to_string().contains("devces"));
+        assert!(directory.read_plan().unwrap_err().to_string().contains("devces"));
     }
 }

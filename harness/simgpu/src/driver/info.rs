@@ -1,4 +1,5 @@
-//! What the driver tells of itself and of its devices, and the door to its functions by name.
+//! Functions that describe the driver and its devices, and the lookup of functions by name. Must not know
+//! rules.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::{c_char, c_void};
@@ -21,14 +22,14 @@ pub(super) unsafe extern "C" fn cuInit(flags: u32) -> u32 {
 }
 
 pub(super) unsafe extern "C" fn cuDriverGetVersion(version: *mut i32) -> u32 {
-    let now = gpu().machine.driver_version;
-    // SAFETY: an answer's place is the caller's to choose, here and below.
-    unsafe { write_out(version, now) }
+    let current = gpu().machine.driver_version;
+    // SAFETY: CUDA requires `version` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(version, current) }
 }
 
 pub(super) unsafe extern "C" fn cuGetErrorName(error: u32, name: *mut *const c_char) -> u32 {
     let known = codes::name_and_meaning(error).map_or(std::ptr::null(), |(name, _)| name.as_ptr().cast());
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `name` to be valid for a write; `write_out` checks for null.
     let put = unsafe { write_out(name, known) };
     if known.is_null() { codes::INVALID_VALUE } else { put }
 }
@@ -36,7 +37,7 @@ pub(super) unsafe extern "C" fn cuGetErrorName(error: u32, name: *mut *const c_c
 pub(super) unsafe extern "C" fn cuGetErrorString(error: u32, meaning: *mut *const c_char) -> u32 {
     let known =
         codes::name_and_meaning(error).map_or(std::ptr::null(), |(_, meaning)| meaning.as_ptr().cast());
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `meaning` to be valid for a write; `write_out` checks for null.
     let put = unsafe { write_out(meaning, known) };
     if known.is_null() { codes::INVALID_VALUE } else { put }
 }
@@ -47,11 +48,12 @@ pub(super) unsafe extern "C" fn cuGetProcAddress(
     version: i32,
     flags: u64,
 ) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
+    // SAFETY: CUDA requires the same of the caller as for `cuGetProcAddress_v2`.
     unsafe { cuGetProcAddress_v2(symbol, function, version, flags, std::ptr::null_mut()) }
 }
 
-/// Names that have a second version which programs of these CUDA versions do not ask for by the plain name.
+/// Functions whose name without a suffix means the first version in these CUDA versions. For all others it
+/// means `_v2`.
 const FIRST_VERSION_ONLY: [&str; 4] =
     ["cuMemPrefetchAsync", "cuMemAdvise", "cuEventElapsedTime", "cuDeviceGetUuid"];
 
@@ -64,7 +66,7 @@ pub(super) unsafe extern "C" fn cuGetProcAddress_v2(
     _flags: u64,
     status: *mut u32,
 ) -> u32 {
-    // SAFETY: the caller's string.
+    // SAFETY: CUDA requires `symbol` to be a C string; `c_str` checks for null.
     let Some(name) = (unsafe { c_str(symbol) }) else { return codes::INVALID_VALUE };
     let second = (!FIRST_VERSION_ONLY.contains(&name))
         .then(|| hooks::exported_function(&format!("{name}_v2")))
@@ -72,13 +74,14 @@ pub(super) unsafe extern "C" fn cuGetProcAddress_v2(
     let unlisted = || (name == UNLISTED_NAME).then_some(unlisted as *const () as usize);
     let found = second.or_else(|| hooks::exported_function(name)).or_else(unlisted);
     if !status.is_null() {
-        // SAFETY: the caller's place. 1: there is no such function.
+        // CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND is 1.
+        // SAFETY: CUDA requires `status` to be valid for a write if it is not null.
         unsafe { write_out(status, u32::from(found.is_none())) };
     }
-    // SAFETY: the caller's place.
+    // SAFETY: CUDA requires `function` to be valid for a write; `write_out` checks for null.
     let put = unsafe { write_out(function, found.unwrap_or(0) as *mut c_void) };
     match (found, status.is_null()) {
-        // The second version tells it by the status too, and both by the code.
+        // The status, if there is one, has already been written.
         (None, _) => codes::NOT_FOUND,
         (Some(_), _) => put,
     }
@@ -93,10 +96,10 @@ fn device_index(device: i32) -> Result<usize, u32> {
     found.ok_or(codes::INVALID_DEVICE)
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGet(place: *mut i32, ordinal: i32) -> u32 {
+pub(super) unsafe extern "C" fn cuDeviceGet(out: *mut i32, ordinal: i32) -> u32 {
     match device_index(ordinal) {
-        // SAFETY: an answer's place is the caller's to choose, here and below.
-        Ok(_) => unsafe { write_out(place, ordinal) },
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Ok(_) => unsafe { write_out(out, ordinal) },
         Err(code) => code,
     }
 }
@@ -109,65 +112,72 @@ pub(super) unsafe extern "C" fn cuDeviceGetCount(count: *mut i32) -> u32 {
     if !initialised {
         return codes::NOT_INITIALIZED;
     }
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `count` to be valid for a write; `write_out` checks for null.
     unsafe { write_out(count, devices) }
 }
 
+/// Name of each simulated device.
 pub(crate) const DEVICE_NAME: &str = "Simulated GPU";
 
-/// Of a device; the same for the driver and for NVML.
+/// Returns the UUID of a device, as the driver and NVML report it.
 pub(crate) fn uuid(device: usize) -> [u8; 16] {
     let mut uuid = *b"trainwreck-gpu-\0";
     uuid[15] = device as u8;
     uuid
 }
 
+/// Returns the PCI bus id of a device.
 pub(crate) fn pci_bus(device: usize) -> String {
     format!("0000:{:02X}:00.0", device + 1)
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, of: i32) -> u32 {
-    match device_index(of) {
-        // SAFETY: as above.
+pub(super) unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, ordinal: i32) -> u32 {
+    match device_index(ordinal) {
+        // SAFETY: CUDA requires `name` to have room for `length` bytes; `write_c_str` checks for null.
         Ok(_) => unsafe { write_c_str(name, length.max(0) as usize, DEVICE_NAME) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetUuid(place: *mut [u8; 16], of: i32) -> u32 {
-    match device_index(of) {
-        // SAFETY: as above.
-        Ok(device) => unsafe { write_out(place, uuid(device)) },
+pub(super) unsafe extern "C" fn cuDeviceGetUuid(out: *mut [u8; 16], ordinal: i32) -> u32 {
+    match device_index(ordinal) {
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Ok(device) => unsafe { write_out(out, uuid(device)) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetUuid_v2(place: *mut [u8; 16], of: i32) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
-    unsafe { cuDeviceGetUuid(place, of) }
+pub(super) unsafe extern "C" fn cuDeviceGetUuid_v2(out: *mut [u8; 16], ordinal: i32) -> u32 {
+    // SAFETY: CUDA requires the same of the caller as for `cuDeviceGetUuid`.
+    unsafe { cuDeviceGetUuid(out, ordinal) }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, of: i32) -> u32 {
-    match device_index(of) {
+pub(super) unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, ordinal: i32) -> u32 {
+    match device_index(ordinal) {
         Ok(device) => {
             let (_, total) = gpu().memory.free_and_total(device);
-            // SAFETY: as above.
+            // SAFETY: CUDA requires `bytes` to be valid for a write; `write_out` checks for null.
             unsafe { write_out(bytes, total as usize) }
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, of: i32) -> u32 {
+pub(super) unsafe extern "C" fn cuDeviceComputeCapability(
+    major: *mut i32,
+    minor: *mut i32,
+    ordinal: i32,
+) -> u32 {
     let capability = gpu().machine.compute_capability;
-    match device_index(of) {
-        // SAFETY: as above.
+    match device_index(ordinal) {
+        // SAFETY: CUDA requires `major` and `minor` to be valid for writes; `write_out` checks for null.
         Ok(_) => unsafe { write_out(major, capability.0) | write_out(minor, capability.1) },
         Err(code) => code,
     }
 }
 
-/// Dynamic shared bytes that a block of this capability may ask for.
+/// Returns the maximum dynamic shared memory of a block in bytes, by compute capability. Source: the CUDA C
+/// guide.
 pub(crate) fn max_dynamic_shared_bytes((major, minor): (i32, i32)) -> usize {
     match (major, minor) {
         (9 | 10, _) => 232_448,
@@ -179,13 +189,13 @@ pub(crate) fn max_dynamic_shared_bytes((major, minor): (i32, i32)) -> usize {
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: u32, of: i32) -> u32 {
-    let device = match device_index(of) {
+pub(super) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: u32, ordinal: i32) -> u32 {
+    let device = match device_index(ordinal) {
         Ok(device) => device,
         Err(code) => return code,
     };
     let capability = gpu().machine.compute_capability;
-    let told = match attribute {
+    let result = match attribute {
         1 => 1024,               // threads per block
         2 | 3 => 1024,           // block, x and y
         4 => 64,                 // block, z
@@ -213,61 +223,61 @@ pub(super) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute:
         115 => 1,                                          // memory pools
         _ => 0,
     };
-    // SAFETY: as above.
-    unsafe { write_out(value, told) }
+    // SAFETY: CUDA requires `value` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(value, result) }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetPCIBusId(place: *mut c_char, length: i32, of: i32) -> u32 {
-    match device_index(of) {
-        // SAFETY: as above.
-        Ok(device) => unsafe { write_c_str(place, length.max(0) as usize, &pci_bus(device)) },
+pub(super) unsafe extern "C" fn cuDeviceGetPCIBusId(out: *mut c_char, length: i32, ordinal: i32) -> u32 {
+    match device_index(ordinal) {
+        // SAFETY: CUDA requires `out` to have room for `length` bytes; `write_c_str` checks for null.
+        Ok(device) => unsafe { write_c_str(out, length.max(0) as usize, &pci_bus(device)) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetByPCIBusId(place: *mut i32, bus: *const c_char) -> u32 {
-    // SAFETY: the caller's string.
-    let asked = unsafe { c_str(bus) }.unwrap_or_default();
+pub(super) unsafe extern "C" fn cuDeviceGetByPCIBusId(out: *mut i32, bus: *const c_char) -> u32 {
+    // SAFETY: CUDA requires `bus` to be a C string; `c_str` checks for null.
+    let requested = unsafe { c_str(bus) }.unwrap_or_default();
     let devices = gpu().machine.devices as usize;
-    match (0..devices).find(|device| pci_bus(*device).eq_ignore_ascii_case(asked)) {
-        // SAFETY: as above.
-        Some(device) => unsafe { write_out(place, device as i32) },
+    match (0..devices).find(|device| pci_bus(*device).eq_ignore_ascii_case(requested)) {
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Some(device) => unsafe { write_out(out, device as i32) },
         None => codes::INVALID_DEVICE,
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut i32, one: i32, other: i32) -> u32 {
-    match device_index(one).and(device_index(other)) {
-        // SAFETY: as above.
-        Ok(_) => unsafe { write_out(can, 0) },
+pub(super) unsafe extern "C" fn cuDeviceCanAccessPeer(can_access: *mut i32, device: i32, peer: i32) -> u32 {
+    match device_index(device).and(device_index(peer)) {
+        // SAFETY: CUDA requires `can_access` to be valid for a write; `write_out` checks for null.
+        Ok(_) => unsafe { write_out(can_access, 0) },
         Err(code) => code,
     }
 }
 
-/// The default pool of a device: a handle that no other object has.
+/// Returns the handle of a device's default memory pool. It lies below all handles of other objects.
 fn default_pool(device: usize) -> Handle {
     0x1000 + device as Handle
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetDefaultMemPool(pool: *mut Handle, of: i32) -> u32 {
-    match device_index(of) {
-        // SAFETY: as above.
+pub(super) unsafe extern "C" fn cuDeviceGetDefaultMemPool(pool: *mut Handle, ordinal: i32) -> u32 {
+    match device_index(ordinal) {
+        // SAFETY: CUDA requires `pool` to be valid for a write; `write_out` checks for null.
         Ok(device) => unsafe { write_out(pool, default_pool(device)) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceGetMemPool(pool: *mut Handle, of: i32) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
-    unsafe { cuDeviceGetDefaultMemPool(pool, of) }
+pub(super) unsafe extern "C" fn cuDeviceGetMemPool(pool: *mut Handle, ordinal: i32) -> u32 {
+    // SAFETY: CUDA requires the same of the caller as for `cuDeviceGetDefaultMemPool`.
+    unsafe { cuDeviceGetDefaultMemPool(pool, ordinal) }
 }
 
-pub(super) unsafe extern "C" fn cuDeviceSetMemPool(of: i32, _pool: Handle) -> u32 {
-    device_index(of).err().unwrap_or(codes::SUCCESS)
+pub(super) unsafe extern "C" fn cuDeviceSetMemPool(ordinal: i32, _pool: Handle) -> u32 {
+    device_index(ordinal).err().unwrap_or(codes::SUCCESS)
 }
 
-/// Stands for what a newer driver has and the list of symbols does not know: tests ask for it by name. Its answer shows that
-/// all arguments came through.
+/// For tests: a function of a newer driver that the list of symbols does not contain. Its result shows that
+/// all arguments arrived.
 pub(super) unsafe extern "C" fn unlisted(
     a: u32,
     b: u32,

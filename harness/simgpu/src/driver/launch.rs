@@ -1,10 +1,10 @@
-//! Launches: what is checked at the call, and what is queued.
+//! Launches: checks the arguments and queues the work. Must not know which kernels there are.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::code;
+use crate::driver::result_code;
 use crate::hooks::take_corruptions;
 use crate::rules::Corruption;
 
@@ -12,18 +12,23 @@ use super::state::{Handle, StreamPosition, gpu};
 use super::stream::stream_of;
 use super::work::{KernelLaunch, StreamWork};
 
-/// Queues work that no rule twists.
+/// Queues work without corruptions.
 pub(crate) fn enqueue(stream: Handle, work: StreamWork) -> Result<StreamPosition, u32> {
     Ok(gpu().enqueue(stream, Vec::new(), work, Vec::new()))
 }
 
-/// Queues a launch, with what happens to it by rules.
-pub(crate) fn enqueue_launch(stream: Handle, work: StreamWork, twists: Vec<Corruption>) -> Result<(), u32> {
+/// Queues a launch, with the corruptions that rules inject into it.
+pub(crate) fn enqueue_launch(
+    stream: Handle,
+    work: StreamWork,
+    corruptions: Vec<Corruption>,
+) -> Result<(), u32> {
     let stream = stream_of(stream)?;
-    gpu().enqueue(stream, Vec::new(), work, twists);
+    gpu().enqueue(stream, Vec::new(), work, corruptions);
     Ok(())
 }
 
+/// The execution configuration of a launch, as in CUDA C's `<<<grid, block, shared, stream>>>`.
 struct ExecutionConfig {
     grid: [u32; 3],
     block: [u32; 3],
@@ -32,26 +37,27 @@ struct ExecutionConfig {
 }
 
 /// # Safety
-/// `parameters` points to as many pointers as the kernel has parameters, each to a value of its type.
+/// `parameters` is null or points to one pointer per parameter of the kernel, each to a value of the
+/// parameter's type.
 unsafe fn enqueue_kernel(
     handle: Handle,
-    shape: &ExecutionConfig,
+    config: &ExecutionConfig,
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Result<(), u32> {
-    // Taken whatever becomes of this launch: they must not fall upon another.
-    let twists = take_corruptions();
-    let stream = stream_of(shape.stream)?;
-    let (kernel, shared_most) = {
+    // Taken even if this launch fails: they must not reach a later launch.
+    let corruptions = take_corruptions();
+    let stream = stream_of(config.stream)?;
+    let (kernel, max_shared_bytes) = {
         let gpu = gpu();
         let function = gpu.functions.get(&handle).ok_or(codes::INVALID_HANDLE)?;
         (function.kernel, function.max_shared_bytes)
     };
-    let threads: u64 = shape.block.iter().map(|size| u64::from(*size)).product();
-    let fits = (1..=1024).contains(&threads) && shape.block[2] <= 64;
-    let blocks = shape.grid.iter().all(|size| *size > 0) && shape.grid[0] <= i32::MAX as u32;
-    let planes = shape.grid[1] <= 65_535 && shape.grid[2] <= 65_535;
-    if !fits || !blocks || !planes || shape.shared_bytes as usize > shared_most {
+    let threads: u64 = config.block.iter().map(|size| u64::from(*size)).product();
+    let block_fits = (1..=1024).contains(&threads) && config.block[2] <= 64;
+    let grid_x_fits = config.grid.iter().all(|size| *size > 0) && config.grid[0] <= i32::MAX as u32;
+    let grid_yz_fits = config.grid[1] <= 65_535 && config.grid[2] <= 65_535;
+    if !block_fits || !grid_x_fits || !grid_yz_fits || config.shared_bytes as usize > max_shared_bytes {
         return Err(codes::INVALID_VALUE);
     }
     if !kernel.parameter_sizes.is_empty() && parameters.is_null() || !extra.is_null() {
@@ -59,9 +65,9 @@ unsafe fn enqueue_kernel(
     }
     let mut work = KernelLaunch {
         kernel,
-        grid: shape.grid,
-        block: shape.block,
-        shared_bytes: shape.shared_bytes as usize,
+        grid: config.grid,
+        block: config.block,
+        shared_bytes: config.shared_bytes as usize,
         parameter_cells: Vec::new(),
         first_cells: Vec::with_capacity(kernel.parameter_sizes.len()),
     };
@@ -69,14 +75,15 @@ unsafe fn enqueue_kernel(
         work.first_cells.push(work.parameter_cells.len());
         let first = work.parameter_cells.len();
         work.parameter_cells.resize(first + (*size as usize).div_ceil(16), 0);
-        // SAFETY: the caller's; the cells are long enough.
+        // SAFETY: the caller promises a pointer to a value of this parameter's size, and the cells were made
+        // long enough.
         unsafe {
             let from = (*parameters.add(index)).cast::<u8>();
             let to = work.parameter_cells.as_mut_ptr().add(first).cast::<u8>();
             std::ptr::copy_nonoverlapping(from, to, *size as usize);
         }
     }
-    gpu().enqueue(stream, Vec::new(), StreamWork::LaunchKernel(Box::new(work)), twists);
+    gpu().enqueue(stream, Vec::new(), StreamWork::LaunchKernel(Box::new(work)), corruptions);
     Ok(())
 }
 
@@ -93,14 +100,14 @@ pub(super) unsafe extern "C" fn cuLaunchKernel(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> u32 {
-    let shape = ExecutionConfig {
+    let config = ExecutionConfig {
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],
         shared_bytes,
         stream,
     };
-    // SAFETY: the caller's arguments go on as they are, here and below.
-    code(unsafe { enqueue_kernel(function, &shape, parameters, extra) })
+    // SAFETY: CUDA requires one pointer per parameter of the kernel.
+    result_code(unsafe { enqueue_kernel(function, &config, parameters, extra) })
 }
 
 pub(super) unsafe extern "C" fn cuLaunchCooperativeKernel(
@@ -115,17 +122,17 @@ pub(super) unsafe extern "C" fn cuLaunchCooperativeKernel(
     stream: Handle,
     parameters: *mut *mut c_void,
 ) -> u32 {
-    let shape = ExecutionConfig {
+    let config = ExecutionConfig {
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],
         shared_bytes,
         stream,
     };
-    // SAFETY: as above.
-    code(unsafe { enqueue_kernel(function, &shape, parameters, std::ptr::null_mut()) })
+    // SAFETY: CUDA requires one pointer per parameter of the kernel.
+    result_code(unsafe { enqueue_kernel(function, &config, parameters, std::ptr::null_mut()) })
 }
 
-/// `CUlaunchConfig`, without what the simulation does not look at: its attributes.
+/// `CUlaunchConfig`, without its attributes, which the simulation ignores.
 #[repr(C)]
 pub(super) struct LaunchConfig {
     grid: [u32; 3],
@@ -143,9 +150,9 @@ pub(super) unsafe extern "C" fn cuLaunchKernelEx(
     if config.is_null() {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `config` to be readable; null was checked.
     let LaunchConfig { grid, block, shared_bytes, stream } = unsafe { config.read() };
-    let shape = ExecutionConfig { grid, block, shared_bytes, stream };
-    // SAFETY: as above.
-    code(unsafe { enqueue_kernel(function, &shape, parameters, extra) })
+    let config = ExecutionConfig { grid, block, shared_bytes, stream };
+    // SAFETY: CUDA requires one pointer per parameter of the kernel.
+    result_code(unsafe { enqueue_kernel(function, &config, parameters, extra) })
 }

@@ -1,10 +1,11 @@
-//! Allocations, copies and fills, on the device and page-locked on the host.
+//! Allocations, copies and fills of device memory and of page-locked host memory. Must not know how work
+//! runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::{code, write_out};
+use crate::driver::{result_code, write_out};
 use crate::sys::{self, PAGE_BYTES};
 
 use super::context::current_context;
@@ -19,89 +20,89 @@ fn current_device() -> Result<usize, u32> {
     Ok(gpu().contexts.get(&context).map_or(0, |context| context.device))
 }
 
-/// Where memory is short, what was given out is done first: it may free some.
+/// Allocates memory. If there is not enough, runs all queued work, which may free some, and tries again.
 fn allocate(bytes: usize) -> Result<usize, u32> {
     let device = current_device()?;
     if bytes == 0 {
         return Err(codes::INVALID_VALUE);
     }
-    if let Some(at) = gpu().memory.allocate(device, bytes) {
-        return Ok(at);
+    if let Some(address) = gpu().memory.allocate(device, bytes) {
+        return Ok(address);
     }
-    let places = gpu().pending_in(None);
-    wait_for(&places)?;
+    let positions = gpu().pending_in(None);
+    wait_for(&positions)?;
     gpu().memory.allocate(device, bytes).ok_or(codes::OUT_OF_MEMORY)
 }
 
-fn allocate_into(place: *mut usize, bytes: usize) -> u32 {
-    if place.is_null() {
+fn allocate_into(out: *mut usize, bytes: usize) -> u32 {
+    if out.is_null() {
         return codes::INVALID_VALUE;
     }
     match allocate(bytes) {
-        // SAFETY: an answer's place is the caller's to choose, here and below.
-        Ok(at) => unsafe { write_out(place, at) },
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Ok(address) => unsafe { write_out(out, address) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuMemAlloc_v2(place: *mut usize, bytes: usize) -> u32 {
-    allocate_into(place, bytes)
+pub(super) unsafe extern "C" fn cuMemAlloc_v2(out: *mut usize, bytes: usize) -> u32 {
+    allocate_into(out, bytes)
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocManaged(place: *mut usize, bytes: usize, _flags: u32) -> u32 {
-    allocate_into(place, bytes)
+pub(super) unsafe extern "C" fn cuMemAllocManaged(out: *mut usize, bytes: usize, _flags: u32) -> u32 {
+    allocate_into(out, bytes)
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocAsync(place: *mut usize, bytes: usize, stream: Handle) -> u32 {
+pub(super) unsafe extern "C" fn cuMemAllocAsync(out: *mut usize, bytes: usize, stream: Handle) -> u32 {
     match stream_of(stream) {
-        Ok(_) => allocate_into(place, bytes),
+        Ok(_) => allocate_into(out, bytes),
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuMemAllocFromPoolAsync(
-    place: *mut usize,
+    out: *mut usize,
     bytes: usize,
     _pool: Handle,
     stream: Handle,
 ) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
-    unsafe { cuMemAllocAsync(place, bytes, stream) }
+    // SAFETY: CUDA requires the same of the caller as for `cuMemAllocAsync`.
+    unsafe { cuMemAllocAsync(out, bytes, stream) }
 }
 
-/// Waits for all work of the context, as drivers do: memory in use is not pulled away from a kernel.
-pub(super) unsafe extern "C" fn cuMemFree_v2(at: usize) -> u32 {
-    if at == 0 {
+/// Waits for all work of the context first, as drivers do, because a queued kernel may use the memory.
+pub(super) unsafe extern "C" fn cuMemFree_v2(address: usize) -> u32 {
+    if address == 0 {
         return codes::SUCCESS;
     }
-    code(current_context().and_then(|context| {
-        if gpu().memory.starting_at(at).is_none() {
+    result_code(current_context().and_then(|context| {
+        if gpu().memory.starting_at(address).is_none() {
             return Err(codes::INVALID_VALUE);
         }
-        let places = gpu().pending_in(Some(context));
-        wait_for(&places)?;
-        free(at)
+        let positions = gpu().pending_in(Some(context));
+        wait_for(&positions)?;
+        free(address)
     }))
 }
 
-pub(super) unsafe extern "C" fn cuMemFreeAsync(at: usize, stream: Handle) -> u32 {
-    if at == 0 {
+pub(super) unsafe extern "C" fn cuMemFreeAsync(address: usize, stream: Handle) -> u32 {
+    if address == 0 {
         return codes::SUCCESS;
     }
-    code(stream_of(stream).and_then(|stream| {
-        if gpu().memory.starting_at(at).is_none() {
+    result_code(stream_of(stream).and_then(|stream| {
+        if gpu().memory.starting_at(address).is_none() {
             return Err(codes::INVALID_VALUE);
         }
-        enqueue(stream, StreamWork::Free { address: at }).map(|_| ())
+        enqueue(stream, StreamWork::Free { address }).map(|_| ())
     }))
 }
 
 pub(super) unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32 {
     match current_device() {
         Ok(device) => {
-            let (left, all) = gpu().memory.free_and_total(device);
-            // SAFETY: as above.
-            unsafe { write_out(free, left as usize) | write_out(total, all as usize) }
+            let (free_bytes, total_bytes) = gpu().memory.free_and_total(device);
+            // SAFETY: CUDA requires `free` and `total` to be valid for writes; `write_out` checks for null.
+            unsafe { write_out(free, free_bytes as usize) | write_out(total, total_bytes as usize) }
         }
         Err(code) => code,
     }
@@ -110,127 +111,132 @@ pub(super) unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut us
 pub(super) unsafe extern "C" fn cuMemGetAddressRange_v2(
     base: *mut usize,
     bytes: *mut usize,
-    at: usize,
+    address: usize,
 ) -> u32 {
-    let found = gpu().memory.containing(at).map(|allocation| (allocation.address, allocation.len_bytes));
+    let found = gpu().memory.containing(address).map(|allocation| (allocation.address, allocation.len_bytes));
     let Some((start, length)) = found else { return codes::NOT_FOUND };
-    for (place, value) in [(base, start), (bytes, length)] {
-        if !place.is_null() {
-            // SAFETY: as above.
-            unsafe { write_out(place, value) };
+    for (out, value) in [(base, start), (bytes, length)] {
+        if !out.is_null() {
+            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+            unsafe { write_out(out, value) };
         }
     }
     codes::SUCCESS
 }
 
 /// `CU_POINTER_ATTRIBUTE_CONTEXT`, `_MEMORY_TYPE`, `_DEVICE_POINTER`, `_HOST_POINTER`, `_DEVICE_ORDINAL`.
-pub(super) unsafe extern "C" fn cuPointerGetAttribute(place: *mut c_void, attribute: u32, at: usize) -> u32 {
+pub(super) unsafe extern "C" fn cuPointerGetAttribute(
+    out: *mut c_void,
+    attribute: u32,
+    address: usize,
+) -> u32 {
     let (on_device, pinned) = {
         let gpu = gpu();
-        (gpu.memory.containing(at).map(|allocation| allocation.device), gpu.is_pinned(at, 1))
+        (gpu.memory.containing(address).map(|allocation| allocation.device), gpu.is_pinned(address, 1))
     };
     if on_device.is_none() && !pinned {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: as above; each attribute has the type that CUDA gives it.
+    // SAFETY: CUDA requires `out` to be valid for a write of the attribute's type; `write_out` checks for
+    // null.
     unsafe {
         match attribute {
-            2 => write_out(place.cast::<u32>(), if on_device.is_some() { 2 } else { 1 }),
-            3 => write_out(place.cast::<usize>(), at),
-            4 if pinned => write_out(place.cast::<usize>(), at),
-            9 => write_out(place.cast::<i32>(), on_device.unwrap_or(0) as i32),
+            2 => write_out(out.cast::<u32>(), if on_device.is_some() { 2 } else { 1 }),
+            3 => write_out(out.cast::<usize>(), address),
+            4 if pinned => write_out(out.cast::<usize>(), address),
+            9 => write_out(out.cast::<i32>(), on_device.unwrap_or(0) as i32),
             _ => codes::NOT_SUPPORTED,
         }
     }
 }
 
-pub(super) unsafe extern "C" fn cuMemHostAlloc(place: *mut usize, bytes: usize, _flags: u32) -> u32 {
+pub(super) unsafe extern "C" fn cuMemHostAlloc(out: *mut usize, bytes: usize, _flags: u32) -> u32 {
     if let Err(code) = current_context() {
         return code;
     }
-    if bytes == 0 || place.is_null() {
+    if bytes == 0 || out.is_null() {
         return codes::INVALID_VALUE;
     }
     let mapped = bytes.next_multiple_of(PAGE_BYTES);
-    let Some(at) = sys::map_guarded(mapped) else { return codes::OUT_OF_MEMORY };
-    gpu().pinned.insert(at, PinnedRange { len_bytes: mapped, is_owned: true });
-    // SAFETY: as above.
-    unsafe { write_out(place, at) }
+    let Some(address) = sys::map_guarded(mapped) else { return codes::OUT_OF_MEMORY };
+    gpu().pinned.insert(address, PinnedRange { len_bytes: mapped, is_owned: true });
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, address) }
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocHost_v2(place: *mut usize, bytes: usize) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
-    unsafe { cuMemHostAlloc(place, bytes, 0) }
+pub(super) unsafe extern "C" fn cuMemAllocHost_v2(out: *mut usize, bytes: usize) -> u32 {
+    // SAFETY: CUDA requires the same of the caller as for `cuMemHostAlloc`.
+    unsafe { cuMemHostAlloc(out, bytes, 0) }
 }
 
-/// Waits for all work first: a copy that is under way still uses the memory.
-pub(super) unsafe extern "C" fn cuMemFreeHost(at: usize) -> u32 {
-    code(current_context().and_then(|_| {
-        let known = gpu().pinned.get(&at).copied().filter(|pinned| pinned.is_owned);
+/// Waits for all work first, because a queued copy may use the memory.
+pub(super) unsafe extern "C" fn cuMemFreeHost(address: usize) -> u32 {
+    result_code(current_context().and_then(|_| {
+        let known = gpu().pinned.get(&address).copied().filter(|pinned| pinned.is_owned);
         let pinned = known.ok_or(codes::INVALID_VALUE)?;
-        let places = gpu().pending_in(None);
-        wait_for(&places)?;
-        gpu().pinned.remove(&at);
-        sys::unmap_guarded(at, pinned.len_bytes);
+        let positions = gpu().pending_in(None);
+        wait_for(&positions)?;
+        gpu().pinned.remove(&address);
+        sys::unmap_guarded(address, pinned.len_bytes);
         Ok(())
     }))
 }
 
 pub(super) unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
-    place: *mut usize,
-    at: usize,
+    out: *mut usize,
+    address: usize,
     _flags: u32,
 ) -> u32 {
-    if !gpu().is_pinned(at, 1) {
+    if !gpu().is_pinned(address, 1) {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: as above.
-    unsafe { write_out(place, at) }
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, address) }
 }
 
-pub(super) unsafe extern "C" fn cuMemHostGetFlags(place: *mut u32, at: usize) -> u32 {
-    if !gpu().is_pinned(at, 1) {
+pub(super) unsafe extern "C" fn cuMemHostGetFlags(out: *mut u32, address: usize) -> u32 {
+    if !gpu().is_pinned(address, 1) {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: as above.
-    unsafe { write_out(place, 0) }
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, 0) }
 }
 
-pub(super) unsafe extern "C" fn cuMemHostRegister_v2(at: usize, bytes: usize, _flags: u32) -> u32 {
-    code(current_context().and_then(|_| {
-        if at == 0 || bytes == 0 {
+pub(super) unsafe extern "C" fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: u32) -> u32 {
+    result_code(current_context().and_then(|_| {
+        if address == 0 || bytes == 0 {
             return Err(codes::INVALID_VALUE);
         }
-        gpu().pinned.insert(at, PinnedRange { len_bytes: bytes, is_owned: false });
+        gpu().pinned.insert(address, PinnedRange { len_bytes: bytes, is_owned: false });
         Ok(())
     }))
 }
 
-pub(super) unsafe extern "C" fn cuMemHostUnregister(at: usize) -> u32 {
-    code(current_context().and_then(|_| {
-        let known = gpu().pinned.get(&at).is_some_and(|pinned| !pinned.is_owned);
+pub(super) unsafe extern "C" fn cuMemHostUnregister(address: usize) -> u32 {
+    result_code(current_context().and_then(|_| {
+        let known = gpu().pinned.get(&address).is_some_and(|pinned| !pinned.is_owned);
         if !known {
             return Err(codes::INVALID_VALUE);
         }
-        let places = gpu().pending_in(None);
-        wait_for(&places)?;
-        gpu().pinned.remove(&at);
+        let positions = gpu().pending_in(None);
+        wait_for(&positions)?;
+        gpu().pinned.remove(&address);
         Ok(())
     }))
 }
 
-/// Which way a copy goes, by the function's name; none: both ends tell.
+/// The direction of a copy, from the function's name. `Unknown`: the two addresses decide.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum CopyDirection {
     ToDevice,
     ToHost,
     OnDevice,
     Unknown,
 }
 
-/// Both ends, or an error for one that should lie on the device and does not.
+/// Classifies both ends of a copy. Returns an error if an end must be device memory but is not.
 fn copy_endpoints(
-    way: Way,
+    direction: CopyDirection,
     to: usize,
     from: usize,
     bytes: usize,
@@ -241,46 +247,53 @@ fn copy_endpoints(
         (false, false) => Ok(CopyEndpoint::Pageable(address)),
         (false, true) => Err(codes::INVALID_VALUE),
     };
-    let to = end(to, matches!(way, Way::ToDevice | Way::OnDevice))?;
-    let from = end(from, matches!(way, Way::ToHost | Way::OnDevice))?;
+    let to = end(to, matches!(direction, CopyDirection::ToDevice | CopyDirection::OnDevice))?;
+    let from = end(from, matches!(direction, CopyDirection::ToHost | CopyDirection::OnDevice))?;
     Ok((to, from))
 }
 
-/// Queues a copy, and waits for it where CUDA does.
-fn copy(way: Way, to: usize, from: usize, bytes: usize, stream: Handle, blocks: bool) -> Result<(), u32> {
+/// Queues a copy. Waits for it if CUDA's function waits.
+fn enqueue_copy(
+    direction: CopyDirection,
+    to: usize,
+    from: usize,
+    bytes: usize,
+    stream: Handle,
+    blocks: bool,
+) -> Result<(), u32> {
     let stream = stream_of(stream)?;
     if bytes == 0 {
         return Ok(());
     }
-    let (to, from) = copy_endpoints(way, to, from, bytes)?;
+    let (to, from) = copy_endpoints(direction, to, from, bytes)?;
     let (work, waits) = match (to, from) {
         (CopyEndpoint::DeviceSide(_), CopyEndpoint::Pageable(from)) => {
-            // SAFETY: pageable memory is the caller's to answer for.
+            // SAFETY: CUDA requires pageable memory to be readable for the length of the copy.
             let staged = unsafe { sys::bytes(from, bytes) }.to_vec();
             (StreamWork::StagedCopy { to, bytes: staged }, blocks)
         }
-        // Copies to pageable memory are over when the call is.
+        // A copy to pageable memory is complete when the call returns.
         (CopyEndpoint::Pageable(_), _) => (StreamWork::Copy { to, from, bytes }, true),
         (CopyEndpoint::DeviceSide(_), CopyEndpoint::DeviceSide(_)) => {
-            (StreamWork::Copy { to, from, bytes }, blocks && way != Way::OnDevice)
+            (StreamWork::Copy { to, from, bytes }, blocks && direction != CopyDirection::OnDevice)
         }
     };
-    let place = enqueue(stream, work)?;
-    if waits { wait_for(&[place]) } else { Ok(()) }
+    let position = enqueue(stream, work)?;
+    if waits { wait_for(&[position]) } else { Ok(()) }
 }
 
 macro_rules! copies {
-    ($($name:ident $blocking:ident $way:ident;)*) => {$(
-        copies!(@$blocking $name $way);
+    ($($name:ident $blocking:ident $direction:ident;)*) => {$(
+        copies!(@$blocking $name $direction);
     )*};
-    (@blocks $name:ident $way:ident) => {
+    (@blocks $name:ident $direction:ident) => {
         pub(super) unsafe extern "C" fn $name(to: usize, from: usize, bytes: usize) -> u32 {
-            code(copy(Way::$way, to, from, bytes, 0, true))
+            result_code(enqueue_copy(CopyDirection::$direction, to, from, bytes, 0, true))
         }
     };
-    (@queues $name:ident $way:ident) => {
+    (@queues $name:ident $direction:ident) => {
         pub(super) unsafe extern "C" fn $name(to: usize, from: usize, bytes: usize, stream: Handle) -> u32 {
-            code(copy(Way::$way, to, from, bytes, stream, false))
+            result_code(enqueue_copy(CopyDirection::$direction, to, from, bytes, stream, false))
         }
     };
 }
@@ -303,7 +316,7 @@ pub(super) unsafe extern "C" fn cuMemcpyPeer(
     _from_context: Handle,
     bytes: usize,
 ) -> u32 {
-    code(copy(Way::OnDevice, to, from, bytes, 0, true))
+    result_code(enqueue_copy(CopyDirection::OnDevice, to, from, bytes, 0, true))
 }
 
 pub(super) unsafe extern "C" fn cuMemcpyPeerAsync(
@@ -314,11 +327,11 @@ pub(super) unsafe extern "C" fn cuMemcpyPeerAsync(
     bytes: usize,
     stream: Handle,
 ) -> u32 {
-    code(copy(Way::OnDevice, to, from, bytes, stream, false))
+    result_code(enqueue_copy(CopyDirection::OnDevice, to, from, bytes, stream, false))
 }
 
-/// Queues a fill: the host does not wait for it.
-fn set(to: usize, value: u32, width: usize, count: usize, stream: Handle) -> Result<(), u32> {
+/// Queues a fill. The host does not wait for it.
+fn enqueue_fill(to: usize, value: u32, width: usize, count: usize, stream: Handle) -> Result<(), u32> {
     let stream = stream_of(stream)?;
     let bytes = width.checked_mul(count).ok_or(codes::INVALID_VALUE)?;
     if !to.is_multiple_of(width) || !gpu().is_device_side(to, bytes) {
@@ -328,12 +341,17 @@ fn set(to: usize, value: u32, width: usize, count: usize, stream: Handle) -> Res
 }
 
 macro_rules! fills {
-    ($($now:ident $later:ident $value:ty;)*) => {$(
-        pub(super) unsafe extern "C" fn $now(to: usize, value: $value, count: usize) -> u32 {
-            code(set(to, u32::from(value), size_of::<$value>(), count, 0))
+    ($($name:ident $name_async:ident $value:ty;)*) => {$(
+        pub(super) unsafe extern "C" fn $name(to: usize, value: $value, count: usize) -> u32 {
+            result_code(enqueue_fill(to, u32::from(value), size_of::<$value>(), count, 0))
         }
-        pub(super) unsafe extern "C" fn $later(to: usize, value: $value, count: usize, stream: Handle) -> u32 {
-            code(set(to, u32::from(value), size_of::<$value>(), count, stream))
+        pub(super) unsafe extern "C" fn $name_async(
+            to: usize,
+            value: $value,
+            count: usize,
+            stream: Handle,
+        ) -> u32 {
+            result_code(enqueue_fill(to, u32::from(value), size_of::<$value>(), count, stream))
         }
     )*};
 }
@@ -344,15 +362,15 @@ fills! {
     cuMemsetD32_v2 cuMemsetD32Async u32;
 }
 
-pub(super) unsafe extern "C" fn cuMemPoolCreate(place: *mut Handle, _properties: *const c_void) -> u32 {
+pub(super) unsafe extern "C" fn cuMemPoolCreate(out: *mut Handle, _properties: *const c_void) -> u32 {
     let handle = {
         let mut gpu = gpu();
         let handle = gpu.new_handle();
         gpu.pools.insert(handle, 0);
         handle
     };
-    // SAFETY: as above.
-    unsafe { write_out(place, handle) }
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, handle) }
 }
 
 pub(super) unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> u32 {
@@ -362,7 +380,7 @@ pub(super) unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> u32 {
     }
 }
 
-/// Nothing is held back: freed memory is free at once.
+/// Does nothing, as pools keep no freed memory.
 pub(super) unsafe extern "C" fn cuMemPoolTrimTo(_pool: Handle, _keep: usize) -> u32 {
     codes::SUCCESS
 }
@@ -375,17 +393,14 @@ pub(super) unsafe extern "C" fn cuMemPoolSetAttribute(
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemPoolGetAttribute(
-    _pool: Handle,
-    _attribute: u32,
-    place: *mut u64,
-) -> u32 {
-    // SAFETY: all attributes but the first three are 64 bits wide; those callers read the first half.
-    unsafe { write_out(place.cast::<u32>(), 0) }
+pub(super) unsafe extern "C" fn cuMemPoolGetAttribute(_pool: Handle, _attribute: u32, out: *mut u64) -> u32 {
+    // SAFETY: CUDA requires `out` to have the attribute's size, which is 4 or 8 bytes; `write_out` checks for
+    // null.
+    unsafe { write_out(out.cast::<u32>(), 0) }
 }
 
 pub(super) unsafe extern "C" fn cuMemPrefetchAsync(
-    _at: usize,
+    _address: usize,
     _bytes: usize,
     _device: i32,
     _stream: Handle,
@@ -394,7 +409,7 @@ pub(super) unsafe extern "C" fn cuMemPrefetchAsync(
 }
 
 pub(super) unsafe extern "C" fn cuMemPrefetchAsync_v2(
-    _at: usize,
+    _address: usize,
     _bytes: usize,
     _to: u64,
     _flags: u32,
@@ -403,12 +418,17 @@ pub(super) unsafe extern "C" fn cuMemPrefetchAsync_v2(
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemAdvise(_at: usize, _bytes: usize, _advice: u32, _device: i32) -> u32 {
+pub(super) unsafe extern "C" fn cuMemAdvise(
+    _address: usize,
+    _bytes: usize,
+    _advice: u32,
+    _device: i32,
+) -> u32 {
     codes::SUCCESS
 }
 
 pub(super) unsafe extern "C" fn cuMemAdvise_v2(
-    _at: usize,
+    _address: usize,
     _bytes: usize,
     _advice: u32,
     _location: u64,

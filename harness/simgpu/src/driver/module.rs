@@ -1,9 +1,9 @@
-//! Modules, libraries and functions: which kernels a program may launch.
+//! Modules, libraries and functions: which kernels a program may launch. Must not know how a kernel runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::{CString, c_char, c_void};
 
-use crate::driver::{c_str, code, write_out};
+use crate::driver::{c_str, result_code, write_out};
 use crate::{codes, kernels};
 
 use super::context::current_context;
@@ -13,7 +13,8 @@ use super::state::{Handle, SimFunction, SimModule, gpu};
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 const ATTR_MAX_DYNAMIC_SHARED_BYTES: u32 = 8;
 
-/// The PTX version that came with a CUDA version: 12.8 reads up to 8.7.
+/// Returns the newest PTX version that a driver supports: 8.7 for CUDA 12.8. Source: the PTX ISA's release
+/// notes.
 fn max_ptx_version(driver_version: i32) -> (u32, u32) {
     let (major, minor) = ((driver_version / 1000) as u32, (driver_version % 1000 / 10) as u32);
     match (major, minor) {
@@ -26,7 +27,7 @@ fn max_ptx_version(driver_version: i32) -> (u32, u32) {
     }
 }
 
-/// (version, names of entries) of PTX text.
+/// Returns the version and the names of the entries of PTX text.
 fn parse_ptx(ptx: &str) -> Option<((u32, u32), Vec<String>)> {
     let version = ptx.lines().find_map(|line| line.trim().strip_prefix(".version"))?.trim();
     let (major, minor) = version.split_once('.')?;
@@ -39,19 +40,20 @@ fn parse_ptx(ptx: &str) -> Option<((u32, u32), Vec<String>)> {
 }
 
 /// # Safety
-/// `image` is what a driver takes for an image: text of C, or a binary that starts with its mark.
+/// `image` is null or an image as CUDA defines it: PTX as a C string, or a binary that starts with its magic
+/// number.
 unsafe fn load_module(image: *const c_void) -> Result<Handle, u32> {
     current_context()?;
     if image.is_null() {
         return Err(codes::INVALID_VALUE);
     }
-    // SAFETY: the caller's; four bytes tell the kind of image.
-    let mark = unsafe { image.cast::<[u8; 4]>().read_unaligned() };
-    let entries = match mark {
-        // ELF, and a fat binary: names are not looked at.
+    // SAFETY: `image` is not null, so the caller promises an image, and each image has at least four bytes.
+    let magic = unsafe { image.cast::<[u8; 4]>().read_unaligned() };
+    let entry_names = match magic {
+        // ELF, and a fat binary. Their names are not read.
         [0x7F, b'E', b'L', b'F'] | [0x50, 0xED, 0x55, 0xBA] => None,
         _ => {
-            // SAFETY: the caller's.
+            // SAFETY: it is not a binary, so the caller promises a C string.
             let ptx = unsafe { c_str(image.cast()) }.ok_or(codes::INVALID_IMAGE)?;
             let (version, names) = parse_ptx(ptx).ok_or(codes::INVALID_IMAGE)?;
             if version > max_ptx_version(gpu().machine.driver_version) {
@@ -62,53 +64,53 @@ unsafe fn load_module(image: *const c_void) -> Result<Handle, u32> {
     };
     let mut gpu = gpu();
     let handle = gpu.new_handle();
-    gpu.modules.insert(handle, SimModule { entry_names: entries });
+    gpu.modules.insert(handle, SimModule { entry_names });
     Ok(handle)
 }
 
 /// # Safety
-/// As of [`load`]; `place` is null or a place for the answer.
-unsafe fn load_into(place: *mut Handle, image: *const c_void) -> u32 {
-    // SAFETY: the caller's.
+/// `image` is as for [`load_module`]. `out` is null or valid for a write.
+unsafe fn load_into(out: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: the caller promises that `image` is null or an image.
     match unsafe { load_module(image) } {
-        // SAFETY: the caller's.
-        Ok(handle) => unsafe { write_out(place, handle) },
+        // SAFETY: the caller promises that `out` is null or valid for a write.
+        Ok(handle) => unsafe { write_out(out, handle) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuModuleLoadData(place: *mut Handle, image: *const c_void) -> u32 {
-    // SAFETY: the caller's arguments go on as they are, here and below.
-    unsafe { load_into(place, image) }
+pub(super) unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+    unsafe { load_into(out, image) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleLoadDataEx(
-    place: *mut Handle,
+    out: *mut Handle,
     image: *const c_void,
     _count: u32,
     _options: *mut u32,
     _values: *mut *mut c_void,
 ) -> u32 {
-    // SAFETY: as above.
-    unsafe { load_into(place, image) }
+    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+    unsafe { load_into(out, image) }
 }
 
-pub(super) unsafe extern "C" fn cuModuleLoadFatBinary(place: *mut Handle, image: *const c_void) -> u32 {
-    // SAFETY: as above.
-    unsafe { load_into(place, image) }
+pub(super) unsafe extern "C" fn cuModuleLoadFatBinary(out: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+    unsafe { load_into(out, image) }
 }
 
-pub(super) unsafe extern "C" fn cuModuleLoad(place: *mut Handle, path: *const c_char) -> u32 {
-    // SAFETY: as above.
+pub(super) unsafe extern "C" fn cuModuleLoad(out: *mut Handle, path: *const c_char) -> u32 {
+    // SAFETY: CUDA requires `path` to be a C string; `c_str` checks for null.
     let read = unsafe { c_str(path) }.and_then(|path| std::fs::read(path).ok());
     let Some(mut image) = read else { return codes::FILE_NOT_FOUND };
     image.extend([0; 4]);
-    // SAFETY: text is ended by the zeroes, and is at least as long as a mark.
-    unsafe { load_into(place, image.as_ptr().cast()) }
+    // SAFETY: the added zeros end the text, and make the image at least as long as a magic number.
+    unsafe { load_into(out, image.as_ptr().cast()) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleUnload(module: Handle) -> u32 {
-    code(current_context().and_then(|_| {
+    result_code(current_context().and_then(|_| {
         let mut gpu = gpu();
         gpu.functions.retain(|_, function| function.module != module);
         gpu.modules.remove(&module).map(|_| ()).ok_or(codes::INVALID_HANDLE)
@@ -122,9 +124,9 @@ fn find_function(module: Handle, name: &str) -> Result<Handle, u32> {
         return Err(codes::NOT_FOUND);
     }
     let kernel = kernels::find_kernel(name).ok_or(codes::NOT_FOUND)?;
-    let known =
+    let existing =
         gpu.functions.iter().find(|(_, function)| function.module == module && function.kernel.name == name);
-    if let Some((handle, _)) = known {
+    if let Some((handle, _)) = existing {
         return Ok(*handle);
     }
     let handle = gpu.new_handle();
@@ -134,21 +136,21 @@ fn find_function(module: Handle, name: &str) -> Result<Handle, u32> {
 }
 
 pub(super) unsafe extern "C" fn cuModuleGetFunction(
-    place: *mut Handle,
+    out: *mut Handle,
     module: Handle,
     name: *const c_char,
 ) -> u32 {
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `name` to be a C string; `c_str` checks for null.
     let Some(name) = (unsafe { c_str(name) }) else { return codes::INVALID_VALUE };
     match find_function(module, name) {
-        // SAFETY: as above.
-        Ok(handle) => unsafe { write_out(place, handle) },
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Ok(handle) => unsafe { write_out(out, handle) },
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuModuleGetGlobal_v2(
-    _place: *mut usize,
+    _out: *mut usize,
     _bytes: *mut usize,
     _module: Handle,
     _name: *const c_char,
@@ -156,13 +158,14 @@ pub(super) unsafe extern "C" fn cuModuleGetGlobal_v2(
     codes::NOT_FOUND
 }
 
-pub(super) unsafe extern "C" fn cuModuleGetLoadingMode(place: *mut u32) -> u32 {
-    // SAFETY: as above. 1: eager.
-    unsafe { write_out(place, 1) }
+pub(super) unsafe extern "C" fn cuModuleGetLoadingMode(out: *mut u32) -> u32 {
+    // CU_MODULE_EAGER_LOADING is 1.
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, 1) }
 }
 
 pub(super) unsafe extern "C" fn cuLibraryLoadData(
-    place: *mut Handle,
+    out: *mut Handle,
     image: *const c_void,
     _options: *mut u32,
     _values: *mut *mut c_void,
@@ -171,59 +174,60 @@ pub(super) unsafe extern "C" fn cuLibraryLoadData(
     _library_values: *mut *mut c_void,
     _library_count: u32,
 ) -> u32 {
-    // SAFETY: as above.
-    unsafe { load_into(place, image) }
+    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+    unsafe { load_into(out, image) }
 }
 
 pub(super) unsafe extern "C" fn cuLibraryUnload(library: Handle) -> u32 {
-    // SAFETY: as above.
+    // SAFETY: CUDA requires the same of the caller as for `cuModuleUnload`.
     unsafe { cuModuleUnload(library) }
 }
 
 pub(super) unsafe extern "C" fn cuLibraryGetKernel(
-    place: *mut Handle,
+    out: *mut Handle,
     library: Handle,
     name: *const c_char,
 ) -> u32 {
-    // SAFETY: as above.
-    unsafe { cuModuleGetFunction(place, library, name) }
+    // SAFETY: CUDA requires the same of the caller as for `cuModuleGetFunction`.
+    unsafe { cuModuleGetFunction(out, library, name) }
 }
 
-/// A library is its module, and a kernel its function.
-pub(super) unsafe extern "C" fn cuLibraryGetModule(place: *mut Handle, library: Handle) -> u32 {
-    // SAFETY: as above.
-    unsafe { write_out(place, library) }
+/// In the simulation a library is its module, and a kernel is its function.
+pub(super) unsafe extern "C" fn cuLibraryGetModule(out: *mut Handle, library: Handle) -> u32 {
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, library) }
 }
 
-pub(super) unsafe extern "C" fn cuKernelGetFunction(place: *mut Handle, kernel: Handle) -> u32 {
-    // SAFETY: as above.
-    unsafe { write_out(place, kernel) }
+pub(super) unsafe extern "C" fn cuKernelGetFunction(out: *mut Handle, kernel: Handle) -> u32 {
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, kernel) }
 }
 
-/// The name of a function, for rules.
+/// Returns the name of a kernel, for rules.
 pub(crate) fn kernel_name(handle: usize) -> Option<String> {
     gpu().functions.get(&(handle as Handle)).map(|function| function.kernel.name.into())
 }
 
-pub(super) unsafe extern "C" fn cuFuncGetName(place: *mut *const c_char, handle: Handle) -> u32 {
+pub(super) unsafe extern "C" fn cuFuncGetName(out: *mut *const c_char, handle: Handle) -> u32 {
     let name = gpu().functions.get(&handle).map(|function| function.name.as_ptr());
-    // SAFETY: as above; the string lives as long as its module.
-    name.map_or(codes::INVALID_HANDLE, |name| unsafe { write_out(place, name) })
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null. The string lives as
+    // long as its module.
+    name.map_or(codes::INVALID_HANDLE, |name| unsafe { write_out(out, name) })
 }
 
-pub(super) unsafe extern "C" fn cuKernelGetName(place: *mut *const c_char, handle: Handle) -> u32 {
-    // SAFETY: as above.
-    unsafe { cuFuncGetName(place, handle) }
+pub(super) unsafe extern "C" fn cuKernelGetName(out: *mut *const c_char, handle: Handle) -> u32 {
+    // SAFETY: CUDA requires the same of the caller as for `cuFuncGetName`.
+    unsafe { cuFuncGetName(out, handle) }
 }
 
-pub(super) unsafe extern "C" fn cuFuncGetModule(place: *mut Handle, handle: Handle) -> u32 {
+pub(super) unsafe extern "C" fn cuFuncGetModule(out: *mut Handle, handle: Handle) -> u32 {
     let module = gpu().functions.get(&handle).map(|function| function.module);
-    // SAFETY: as above.
-    module.map_or(codes::INVALID_HANDLE, |module| unsafe { write_out(place, module) })
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    module.map_or(codes::INVALID_HANDLE, |module| unsafe { write_out(out, module) })
 }
 
-pub(super) unsafe extern "C" fn cuFuncGetAttribute(place: *mut i32, attribute: u32, handle: Handle) -> u32 {
-    let told = {
+pub(super) unsafe extern "C" fn cuFuncGetAttribute(out: *mut i32, attribute: u32, handle: Handle) -> u32 {
+    let value = {
         let gpu = gpu();
         let Some(function) = gpu.functions.get(&handle) else { return codes::INVALID_HANDLE };
         let (major, minor) = gpu.machine.compute_capability;
@@ -235,16 +239,16 @@ pub(super) unsafe extern "C" fn cuFuncGetAttribute(place: *mut i32, attribute: u
             _ => 0,
         }
     };
-    // SAFETY: as above.
-    unsafe { write_out(place, told) }
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, value) }
 }
 
 pub(super) unsafe extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u32, value: i32) -> u32 {
     let mut gpu = gpu();
-    let most = max_dynamic_shared_bytes(gpu.machine.compute_capability);
+    let max_bytes = max_dynamic_shared_bytes(gpu.machine.compute_capability);
     let Some(function) = gpu.functions.get_mut(&handle) else { return codes::INVALID_HANDLE };
     match (attribute, usize::try_from(value)) {
-        (ATTR_MAX_DYNAMIC_SHARED_BYTES, Ok(bytes)) if bytes <= most => {
+        (ATTR_MAX_DYNAMIC_SHARED_BYTES, Ok(bytes)) if bytes <= max_bytes => {
             function.max_shared_bytes = bytes;
             codes::SUCCESS
         }
@@ -254,13 +258,13 @@ pub(super) unsafe extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u3
 }
 
 pub(super) unsafe extern "C" fn cuKernelGetAttribute(
-    place: *mut i32,
+    out: *mut i32,
     attribute: u32,
     kernel: Handle,
     _device: i32,
 ) -> u32 {
-    // SAFETY: as above.
-    unsafe { cuFuncGetAttribute(place, attribute, kernel) }
+    // SAFETY: CUDA requires the same of the caller as for `cuFuncGetAttribute`.
+    unsafe { cuFuncGetAttribute(out, attribute, kernel) }
 }
 
 pub(super) unsafe extern "C" fn cuKernelSetAttribute(
@@ -269,7 +273,7 @@ pub(super) unsafe extern "C" fn cuKernelSetAttribute(
     kernel: Handle,
     _device: i32,
 ) -> u32 {
-    // SAFETY: as above.
+    // SAFETY: CUDA requires the same of the caller as for `cuFuncSetAttribute`.
     unsafe { cuFuncSetAttribute(kernel, attribute, value) }
 }
 
@@ -281,12 +285,13 @@ pub(super) unsafe extern "C" fn cuFuncLoad(_handle: Handle) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuFuncIsLoaded(place: *mut u32, _handle: Handle) -> u32 {
-    // SAFETY: as above.
-    unsafe { write_out(place, 1) }
+pub(super) unsafe extern "C" fn cuFuncIsLoaded(out: *mut u32, _handle: Handle) -> u32 {
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, 1) }
 }
 
-/// Bounded by threads and shared memory; registers are not known.
+/// Returns how many blocks fit on a multiprocessor, by threads and shared memory. The use of registers is
+/// unknown.
 fn active_blocks(block: i32, shared: usize) -> i32 {
     let by_threads = 2048 / block.max(1);
     let by_shared = 233_472 / (shared + 1024);
@@ -294,24 +299,24 @@ fn active_blocks(block: i32, shared: usize) -> i32 {
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
-    place: *mut i32,
+    out: *mut i32,
     _handle: Handle,
     block: i32,
     shared: usize,
 ) -> u32 {
-    // SAFETY: as above.
-    unsafe { write_out(place, active_blocks(block, shared)) }
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, active_blocks(block, shared)) }
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-    place: *mut i32,
+    out: *mut i32,
     _handle: Handle,
     block: i32,
     shared: usize,
     _flags: u32,
 ) -> u32 {
-    // SAFETY: as above.
-    unsafe { write_out(place, active_blocks(block, shared)) }
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, active_blocks(block, shared)) }
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
@@ -323,7 +328,7 @@ pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
     limit: i32,
 ) -> u32 {
     let size = if limit > 0 { limit.min(1024) } else { 1024 };
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `grid` and `block` to be valid for writes; `write_out` checks for null.
     unsafe { write_out(grid, 8 * active_blocks(size, 0)) | write_out(block, size) }
 }
 
@@ -336,19 +341,19 @@ pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     limit: i32,
     _flags: u32,
 ) -> u32 {
-    // SAFETY: as above.
+    // SAFETY: CUDA requires the same of the caller as for `cuOccupancyMaxPotentialBlockSize`.
     unsafe { cuOccupancyMaxPotentialBlockSize(grid, block, handle, shared_of, shared, limit) }
 }
 
 pub(super) unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
-    place: *mut usize,
+    out: *mut usize,
     _handle: Handle,
     blocks: i32,
     _block: i32,
 ) -> u32 {
-    let most = max_dynamic_shared_bytes(gpu().machine.compute_capability);
-    // SAFETY: as above.
-    unsafe { write_out(place, (233_472 / blocks.max(1) as usize).saturating_sub(1024).min(most)) }
+    let max_bytes = max_dynamic_shared_bytes(gpu().machine.compute_capability);
+    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+    unsafe { write_out(out, (233_472 / blocks.max(1) as usize).saturating_sub(1024).min(max_bytes)) }
 }
 
 #[cfg(test)]
@@ -356,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ptx_versions_follow_the_drivers() {
+    fn each_driver_version_has_its_ptx_version() {
         assert_eq!(max_ptx_version(12_080), (8, 7));
         assert_eq!(max_ptx_version(12_060), (8, 5));
         assert_eq!(max_ptx_version(12_000), (8, 0));
@@ -365,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_ptx_are_found_whatever_stands_around_them() {
+    fn entries_of_ptx_are_found_with_any_text_around_them() {
         let ptx =
             "//\n.version 8.7\n.target sm_80\n.visible .entry one(\n.param .u64 a)\n{}\n.entry\n two()\n{}";
         assert_eq!(parse_ptx(ptx), Some(((8, 7), vec!["one".into(), "two".into()])));

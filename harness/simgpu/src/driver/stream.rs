@@ -1,10 +1,10 @@
-//! Streams and events: in which order work is done, and who waits for it.
+//! Streams and events: they define the order of work, and wait for it. Must not know how work runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::{code, write_out};
+use crate::driver::{result_code, write_out};
 
 use super::context::current_context;
 use super::launch::enqueue;
@@ -17,13 +17,13 @@ const NON_BLOCKING: u32 = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
 const DISABLE_TIMING: u32 = 2;
 
-pub(super) unsafe extern "C" fn cuStreamCreate(place: *mut Handle, flags: u32) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
-    unsafe { cuStreamCreateWithPriority(place, flags, 0) }
+pub(super) unsafe extern "C" fn cuStreamCreate(out: *mut Handle, flags: u32) -> u32 {
+    // SAFETY: CUDA requires the same of the caller as for `cuStreamCreateWithPriority`.
+    unsafe { cuStreamCreateWithPriority(out, flags, 0) }
 }
 
 pub(super) unsafe extern "C" fn cuStreamCreateWithPriority(
-    place: *mut Handle,
+    out: *mut Handle,
     flags: u32,
     priority: i32,
 ) -> u32 {
@@ -33,25 +33,25 @@ pub(super) unsafe extern "C" fn cuStreamCreateWithPriority(
     match current_context() {
         Ok(context) => {
             let handle = gpu().add_stream(context, flags & NON_BLOCKING == 0, flags, priority.clamp(-5, 0));
-            // SAFETY: an answer's place is the caller's to choose, here and below.
-            unsafe { write_out(place, handle) }
+            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+            unsafe { write_out(out, handle) }
         }
         Err(code) => code,
     }
 }
 
-/// The stream that a handle means here.
+/// Returns the stream that a handle denotes in the current context.
 pub(super) fn stream_of(handle: Handle) -> Result<Handle, u32> {
     let context = current_context()?;
     gpu().stream_of(context, handle).ok_or(codes::INVALID_HANDLE)
 }
 
-/// Work that was given out before is still done, by whoever waits for its context.
+/// Queued work of the stream still runs when a caller waits for its context.
 pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
     if stream <= 2 {
         return codes::INVALID_HANDLE;
     }
-    code(stream_of(stream).map(|handle| {
+    result_code(stream_of(stream).map(|handle| {
         let mut gpu = gpu();
         let Some(stream) = gpu.streams.get_mut(&handle) else { return };
         stream.destroyed = true;
@@ -61,22 +61,23 @@ pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
     }))
 }
 
+/// Returns the position after all operations that are queued now.
 fn last_position(stream: Handle) -> StreamPosition {
     (stream, gpu().streams.get(&stream).map_or(0, |stream| stream.last_enqueued))
 }
 
 pub(super) unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
-    code(stream_of(stream).and_then(|stream| wait_for(&[last_position(stream)])))
+    result_code(stream_of(stream).and_then(|stream| wait_for(&[last_position(stream)])))
 }
 
-/// Who asks gets some work done: a loop around this ends.
-fn query(place: StreamPosition) -> u32 {
-    if !is_hung(place)
-        && let Err(code) = step(place)
+/// Runs one operation, so that a loop of queries ends.
+fn query(position: StreamPosition) -> u32 {
+    if !is_hung(position)
+        && let Err(code) = step(position)
     {
         return code;
     }
-    if gpu().is_done(place) { codes::SUCCESS } else { codes::NOT_READY }
+    if gpu().is_done(position) { codes::SUCCESS } else { codes::NOT_READY }
 }
 
 pub(super) unsafe extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
@@ -87,61 +88,61 @@ pub(super) unsafe extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
 }
 
 pub(super) unsafe extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: u32) -> u32 {
-    code(stream_of(stream).and_then(|stream| {
+    result_code(stream_of(stream).and_then(|stream| {
         let recorded = gpu().events.get(&event).ok_or(codes::INVALID_HANDLE)?.position;
-        // An event that was never recorded is over.
-        if let Some(place) = recorded {
-            gpu().enqueue(stream, vec![place], StreamWork::Nothing, Vec::new());
+        // CUDA treats an event that was never recorded as completed.
+        if let Some(position) = recorded {
+            gpu().enqueue(stream, vec![position], StreamWork::Nothing, Vec::new());
         }
         Ok(())
     }))
 }
 
-pub(super) unsafe extern "C" fn cuStreamGetCtx(stream: Handle, place: *mut Handle) -> u32 {
+pub(super) unsafe extern "C" fn cuStreamGetCtx(stream: Handle, out: *mut Handle) -> u32 {
     match stream_of(stream) {
         Ok(stream) => {
             let context = gpu().streams.get(&stream).map_or(0, |stream| stream.context);
-            // SAFETY: as above.
-            unsafe { write_out(place, context) }
+            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+            unsafe { write_out(out, context) }
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuStreamGetFlags(stream: Handle, place: *mut u32) -> u32 {
+pub(super) unsafe extern "C" fn cuStreamGetFlags(stream: Handle, out: *mut u32) -> u32 {
     match stream_of(stream) {
         Ok(stream) => {
             let flags = gpu().streams.get(&stream).map_or(0, |stream| stream.flags);
-            // SAFETY: as above.
-            unsafe { write_out(place, flags) }
+            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+            unsafe { write_out(out, flags) }
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuStreamGetPriority(stream: Handle, place: *mut i32) -> u32 {
+pub(super) unsafe extern "C" fn cuStreamGetPriority(stream: Handle, out: *mut i32) -> u32 {
     match stream_of(stream) {
         Ok(stream) => {
             let priority = gpu().streams.get(&stream).map_or(0, |stream| stream.priority);
-            // SAFETY: as above.
-            unsafe { write_out(place, priority) }
+            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+            unsafe { write_out(out, priority) }
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuStreamGetId(stream: Handle, place: *mut u64) -> u32 {
+pub(super) unsafe extern "C" fn cuStreamGetId(stream: Handle, out: *mut u64) -> u32 {
     match stream_of(stream) {
-        // SAFETY: as above.
-        Ok(stream) => unsafe { write_out(place, stream) },
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Ok(stream) => unsafe { write_out(out, stream) },
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, place: *mut u32) -> u32 {
+pub(super) unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, out: *mut u32) -> u32 {
     match stream_of(stream) {
-        // SAFETY: as above.
-        Ok(_) => unsafe { write_out(place, 0) },
+        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+        Ok(_) => unsafe { write_out(out, 0) },
         Err(code) => code,
     }
 }
@@ -152,12 +153,12 @@ pub(super) unsafe extern "C" fn cuLaunchHostFunc(
     data: *mut c_void,
 ) -> u32 {
     let Some(function) = function else { return codes::INVALID_VALUE };
-    code(stream_of(stream).map(|stream| {
+    result_code(stream_of(stream).map(|stream| {
         gpu().enqueue(stream, Vec::new(), StreamWork::HostCall { function, data: data as usize }, Vec::new());
     }))
 }
 
-pub(super) unsafe extern "C" fn cuEventCreate(place: *mut Handle, flags: u32) -> u32 {
+pub(super) unsafe extern "C" fn cuEventCreate(out: *mut Handle, flags: u32) -> u32 {
     match current_context() {
         Ok(context) => {
             let handle = {
@@ -168,28 +169,28 @@ pub(super) unsafe extern "C" fn cuEventCreate(place: *mut Handle, flags: u32) ->
                 gpu.events.insert(handle, event);
                 handle
             };
-            // SAFETY: as above.
-            unsafe { write_out(place, handle) }
+            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
+            unsafe { write_out(out, handle) }
         }
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> u32 {
-    code(stream_of(stream).and_then(|stream| {
+    result_code(stream_of(stream).and_then(|stream| {
         if !gpu().events.contains_key(&event) {
             return Err(codes::INVALID_HANDLE);
         }
-        let place = enqueue(stream, StreamWork::RecordEvent { event })?;
+        let position = enqueue(stream, StreamWork::RecordEvent { event })?;
         if let Some(event) = gpu().events.get_mut(&event) {
-            event.position = Some(place);
+            event.position = Some(position);
         }
         Ok(())
     }))
 }
 
 pub(super) unsafe extern "C" fn cuEventRecordWithFlags(event: Handle, stream: Handle, _flags: u32) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
+    // SAFETY: CUDA requires the same of the caller as for `cuEventRecord`.
     unsafe { cuEventRecord(event, stream) }
 }
 
@@ -200,15 +201,15 @@ fn recorded_position(event: Handle) -> Result<Option<StreamPosition>, u32> {
 
 pub(super) unsafe extern "C" fn cuEventQuery(event: Handle) -> u32 {
     match recorded_position(event) {
-        Ok(Some(place)) => query(place),
+        Ok(Some(position)) => query(position),
         Ok(None) => codes::SUCCESS,
         Err(code) => code,
     }
 }
 
 pub(super) unsafe extern "C" fn cuEventSynchronize(event: Handle) -> u32 {
-    code(recorded_position(event).and_then(|place| match place {
-        Some(place) => wait_for(&[place]),
+    result_code(recorded_position(event).and_then(|position| match position {
+        Some(position) => wait_for(&[position]),
         None => Ok(()),
     }))
 }
@@ -240,7 +241,7 @@ pub(super) unsafe extern "C" fn cuEventElapsedTime(
         let (Some(start), Some(end)) = (start.recorded_at, end.recorded_at) else { return codes::NOT_READY };
         end.saturating_duration_since(start).as_secs_f32() * 1e3
     };
-    // SAFETY: as above.
+    // SAFETY: CUDA requires `milliseconds` to be valid for a write; `write_out` checks for null.
     unsafe { write_out(milliseconds, elapsed) }
 }
 
@@ -249,6 +250,6 @@ pub(super) unsafe extern "C" fn cuEventElapsedTime_v2(
     start: Handle,
     end: Handle,
 ) -> u32 {
-    // SAFETY: the caller's arguments go on as they are.
+    // SAFETY: CUDA requires the same of the caller as for `cuEventElapsedTime`.
     unsafe { cuEventElapsedTime(milliseconds, start, end) }
 }

@@ -1,4 +1,5 @@
-//! Operations of a stream, and how each is carried out. Unsafe: it moves bytes and runs kernels. It must not know who waits.
+//! The operations of a stream, and how each of them runs. Unsafe: it moves bytes and runs kernels.
+//! Must not know which call waits for an operation.
 
 use std::ffi::c_void;
 
@@ -15,44 +16,32 @@ use super::state::{Handle, gpu};
 
 /// What one operation does.
 pub(crate) enum StreamWork {
-    /// Only its place in the stream counts.
+    /// Nothing: other operations depend on its position, or it depends on others.
     Nothing,
-    Copy {
-        to: CopyEndpoint,
-        from: CopyEndpoint,
-        bytes: usize,
-    },
-    /// From pageable memory, read when the call was made.
-    StagedCopy {
-        to: CopyEndpoint,
-        bytes: Vec<u8>,
-    },
-    Fill {
-        to: usize,
-        pattern: [u8; 4],
-        width: usize,
-        count: usize,
-    },
+    /// Copies `bytes` bytes.
+    Copy { to: CopyEndpoint, from: CopyEndpoint, bytes: usize },
+    /// Copies bytes that were read from pageable memory at the call.
+    StagedCopy { to: CopyEndpoint, bytes: Vec<u8> },
+    /// Writes the first `width` bytes of `pattern`, `count` times.
+    Fill { to: usize, pattern: [u8; 4], width: usize, count: usize },
+    /// Runs a kernel.
     LaunchKernel(Box<KernelLaunch>),
+    /// Runs a matrix product of cublasLt.
     Matmul(Box<MatmulTask>),
-    RecordEvent {
-        event: Handle,
-    },
-    HostCall {
-        function: unsafe extern "C" fn(*mut c_void),
-        data: usize,
-    },
-    Free {
-        address: usize,
-    },
+    /// Records the time of an event.
+    RecordEvent { event: Handle },
+    /// Calls a function of the program (`cuLaunchHostFunc`).
+    HostCall { function: unsafe extern "C" fn(*mut c_void), data: usize },
+    /// Frees an allocation.
+    Free { address: usize },
 }
 
 /// One end of a copy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum CopyEndpoint {
-    /// Device memory, or page-locked: looked up when the copy is done.
+    /// Device memory or page-locked memory. Checked when the copy runs.
     DeviceSide(usize),
-    /// Pageable: the caller's to answer for.
+    /// Pageable memory. Not checked.
     Pageable(usize),
 }
 
@@ -64,25 +53,31 @@ impl CopyEndpoint {
     }
 }
 
+/// A launch of a kernel, with its parameters.
 pub(crate) struct KernelLaunch {
     pub(crate) kernel: CompiledKernel,
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
     pub(crate) shared_bytes: usize,
-    /// One 16-byte cell or more for each.
+    /// The values of the parameters. Each takes one or more cells of 16 bytes.
     pub(crate) parameter_cells: Vec<u128>,
-    /// The first cell of each.
+    /// Index of the first cell of each parameter.
     pub(crate) first_cells: Vec<usize>,
 }
 
-/// Carries an operation out: its code.
-pub(crate) fn execute(work: StreamWork, twists: &[Corruption], fibers: &mut FiberPool) -> Result<(), u32> {
-    let is_overwritten = twists.iter().any(|twist| matches!(twist, Corruption::Overwrite { .. }));
+/// Runs an operation and injects its corruptions. Returns the code of an error.
+pub(crate) fn execute(
+    work: StreamWork,
+    corruptions: &[Corruption],
+    fibers: &mut FiberPool,
+) -> Result<(), u32> {
+    let is_overwritten =
+        corruptions.iter().any(|corruption| matches!(corruption, Corruption::Overwrite { .. }));
     let result = is_overwritten.then(|| result_buffer(&work)).flatten();
     let before = snapshot(result);
     execute_uncorrupted(work, fibers)?;
-    for twist in twists {
-        match *twist {
+    for corruption in corruptions {
+        match *corruption {
             Corruption::Overwrite { with, seed, rule } => {
                 overwrite(result, before.as_deref(), with, seed, rule)
             }
@@ -110,45 +105,47 @@ fn execute_uncorrupted(work: StreamWork, fibers: &mut FiberPool) -> Result<(), u
             Ok(())
         }
         StreamWork::HostCall { function, data } => {
-            // SAFETY: who gave the function out promised that it can be called with this.
+            // SAFETY: the program passed both to `cuLaunchHostFunc`, which requires that the function accepts
+            // the data.
             unsafe { function(data as *mut c_void) };
             Ok(())
         }
-        StreamWork::Free { address: at } => free(at),
+        StreamWork::Free { address } => free(address),
     }
 }
 
-fn illegal_access(what: &str) -> u32 {
-    fault_state().record_defect(codes::ILLEGAL_ADDRESS, what)
+fn illegal_access(description: &str) -> u32 {
+    fault_state().record_defect(codes::ILLEGAL_ADDRESS, description)
 }
 
 fn copy(to: CopyEndpoint, from: CopyEndpoint, bytes: usize) -> Result<(), u32> {
-    for (end, what) in [(to, "to"), (from, "from")] {
+    for (end, preposition) in [(to, "to"), (from, "from")] {
         if let CopyEndpoint::DeviceSide(address) = end
             && !gpu().is_device_side(address, bytes)
         {
-            let place = gpu().memory.describe(address);
-            return Err(illegal_access(&format!("a copy of {bytes} bytes {what} {place}")));
+            let location = gpu().memory.describe(address);
+            return Err(illegal_access(&format!("a copy of {bytes} bytes {preposition} {location}")));
         }
     }
     let (to, from) = (to.address(), from.address());
-    // SAFETY: device memory was checked; pageable memory is the caller's. Both may overlap.
+    // SAFETY: device memory was checked above, and CUDA requires the program to pass valid pageable memory.
+    // `copy` allows an overlap.
     unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
     Ok(())
 }
 
 fn fill(to: usize, pattern: [u8; 4], width: usize, count: usize) -> Result<(), u32> {
     if !gpu().is_device_side(to, width * count) {
-        let place = gpu().memory.describe(to);
-        return Err(illegal_access(&format!("memory of {} bytes is set at {place}", width * count)));
+        let location = gpu().memory.describe(to);
+        return Err(illegal_access(&format!("a fill of {} bytes at {location}", width * count)));
     }
     if width == 1 {
-        // SAFETY: checked above.
+        // SAFETY: the check above shows that the device may write these bytes.
         unsafe { sys::fill(to, pattern[0], count) };
         return Ok(());
     }
     for index in 0..count {
-        // SAFETY: checked above, and the pattern has at most 4 bytes.
+        // SAFETY: the check above covers these bytes, and `width` is at most the pattern's 4 bytes.
         unsafe { std::ptr::copy_nonoverlapping(pattern.as_ptr(), (to + index * width) as *mut u8, width) };
     }
     Ok(())
@@ -156,7 +153,7 @@ fn fill(to: usize, pattern: [u8; 4], width: usize, count: usize) -> Result<(), u
 
 fn run_kernel(mut work: KernelLaunch, fibers: &mut FiberPool) -> Result<(), u32> {
     let cells = work.parameter_cells.as_mut_ptr();
-    // SAFETY: cells lie in the vector.
+    // SAFETY: each index was the length of the vector before the parameter's cells were added.
     let mut pointers: Vec<*mut c_void> =
         work.first_cells.iter().map(|cell| unsafe { cells.add(*cell) }.cast()).collect();
     let launch = GridLaunch {
@@ -166,48 +163,50 @@ fn run_kernel(mut work: KernelLaunch, fibers: &mut FiberPool) -> Result<(), u32>
         block: work.block,
         shared_bytes: work.shared_bytes,
     };
-    // SAFETY: the parameters were copied by the sizes that the compiler gave for this kernel.
-    let ended = unsafe { fibers.run(&launch) };
-    ended.map_err(|failed| {
-        let (code, what) = explain_failure(&work, &failed);
-        fault_state().record_defect(code, &what)
+    // SAFETY: the parameters were copied with the sizes that the compiler recorded for this kernel.
+    let result = unsafe { fibers.run(&launch) };
+    result.map_err(|failure| {
+        let (code, description) = explain_failure(&work, &failure);
+        fault_state().record_defect(code, &description)
     })?;
     let buffers = work.first_cells.iter().zip(work.kernel.parameter_sizes).filter(|(_, size)| **size == 8);
     let addresses = buffers.map(|(cell, _)| work.parameter_cells[*cell] as u64 as usize);
-    let found = gpu().memory.overrun_at(addresses).map(|(allocation, offset)| (allocation.len_bytes, offset));
-    found.map_or(Ok(()), |(bytes, offset)| {
+    let overrun =
+        gpu().memory.overrun_at(addresses).map(|(allocation, offset)| (allocation.len_bytes, offset));
+    overrun.map_or(Ok(()), |(bytes, offset)| {
         let name = work.kernel.name;
         Err(illegal_access(&format!("`{name}` writes to byte {offset} of an allocation of {bytes} bytes")))
     })
 }
 
-fn explain_failure(work: &KernelLaunch, failed: &LaunchFailure) -> (u32, String) {
+/// Returns the code of a failed launch, and its description.
+fn explain_failure(work: &KernelLaunch, failure: &LaunchFailure) -> (u32, String) {
     let name = work.kernel.name;
-    match failed {
+    match failure {
         LaunchFailure::BadAccess { access, block, thread } if access.is_division => {
             (codes::LAUNCH_FAILED, format!("`{name}` divides by zero: block {block:?}, thread {thread}"))
         }
         LaunchFailure::BadAccess { access, block, thread } => {
-            let place = gpu().memory.describe(access.address);
-            let does = if access.is_write { "writes to" } else { "reads" };
-            (codes::ILLEGAL_ADDRESS, format!("`{name}` {does} {place}: block {block:?}, thread {thread}"))
+            let location = gpu().memory.describe(access.address);
+            let verb = if access.is_write { "writes to" } else { "reads" };
+            (codes::ILLEGAL_ADDRESS, format!("`{name}` {verb} {location}: block {block:?}, thread {thread}"))
         }
-        LaunchFailure::Divergent { block, at_block, at_warp, finished: ended } => {
-            let what = format!(
-                "`{name}` has a divergent barrier: in block {block:?}, {at_block} threads wait for the block, {at_warp} for \
-                 their warp, {ended} have ended"
+        LaunchFailure::Divergent { block, at_block, at_warp, finished } => {
+            let description = format!(
+                "`{name}` has a divergent barrier: in block {block:?}, {at_block} threads wait for the \
+                 block, {at_warp} for their warp, {finished} have finished"
             );
-            (codes::LAUNCH_TIMEOUT, what)
+            (codes::LAUNCH_TIMEOUT, description)
         }
         LaunchFailure::SharedOverrun { block } => {
             let bytes = work.shared_bytes;
             (
                 codes::ILLEGAL_ADDRESS,
-                format!("`{name}` writes behind its {bytes} bytes of shared memory: block {block:?}"),
+                format!("`{name}` writes past its {bytes} bytes of shared memory: block {block:?}"),
             )
         }
         LaunchFailure::NoStack => {
-            (codes::LAUNCH_OUT_OF_RESOURCES, format!("no stacks for the threads of `{name}`"))
+            (codes::LAUNCH_OUT_OF_RESOURCES, format!("there is no memory for the stacks of `{name}`"))
         }
     }
 }
@@ -215,50 +214,48 @@ fn explain_failure(work: &KernelLaunch, failed: &LaunchFailure) -> (u32, String)
 fn multiply(work: &MatmulTask) -> Result<(), u32> {
     {
         let gpu = gpu();
-        for (operand, name, used) in [
+        for (operand, name, is_used) in [
             (&work.a, "A", true),
             (&work.b, "B", true),
             (&work.c, "C", work.beta != 0.0),
             (&work.d, "D", true),
         ] {
             let bytes = operand.extent_bytes(work.batch_count);
-            if used && !gpu.is_device_side(operand.address, bytes) {
-                let place = gpu.memory.describe(operand.address);
+            if is_used && !gpu.is_device_side(operand.address, bytes) {
+                let location = gpu.memory.describe(operand.address);
                 drop(gpu);
-                return Err(illegal_access(&format!("`matmul`: {name} takes {bytes} bytes from {place}")));
+                return Err(illegal_access(&format!("`matmul`: {name} has {bytes} bytes at {location}")));
             }
         }
     }
-    // SAFETY: checked above.
+    // SAFETY: the loop above checked that the device may access all operands. C is not read if beta is 0.
     unsafe { work.run() };
     Ok(())
 }
 
-pub(crate) fn free(at: usize) -> Result<(), u32> {
-    let freed = gpu().memory.free(at);
+/// Frees an allocation, and checks the bytes around it.
+pub(crate) fn free(address: usize) -> Result<(), u32> {
+    let freed = gpu().memory.free(address);
     match freed {
         Some(None) => Ok(()),
         Some(Some((allocation, offset))) => {
             let bytes = allocation.len_bytes;
-            Err(illegal_access(&format!(
-                "something was written to byte {offset} of an allocation of {bytes} bytes"
-            )))
+            Err(illegal_access(&format!("byte {offset} of an allocation of {bytes} bytes was overwritten")))
         }
         None => Err(codes::INVALID_VALUE),
     }
 }
 
-/// Whether something was written beside any allocation: what kernels do to memory that they were not given by a parameter.
+/// Checks the bytes around all allocations, as a kernel may reach memory that none of its parameters points
+/// to.
 pub(crate) fn check_redzones() -> Result<(), u32> {
-    let found = gpu().memory.overrun().map(|(allocation, offset)| (allocation.len_bytes, offset));
-    found.map_or(Ok(()), |(bytes, offset)| {
-        Err(illegal_access(&format!(
-            "something was written to byte {offset} of an allocation of {bytes} bytes"
-        )))
+    let overrun = gpu().memory.overrun().map(|(allocation, offset)| (allocation.len_bytes, offset));
+    overrun.map_or(Ok(()), |(bytes, offset)| {
+        Err(illegal_access(&format!("byte {offset} of an allocation of {bytes} bytes was overwritten")))
     })
 }
 
-/// The first buffer that a launch writes to: address, bytes, and what its elements are.
+/// The first buffer that a launch writes to.
 #[derive(Clone, Copy)]
 struct ResultBuffer {
     address: usize,
@@ -269,29 +266,27 @@ struct ResultBuffer {
 fn result_buffer(work: &StreamWork) -> Option<ResultBuffer> {
     match work {
         StreamWork::LaunchKernel(run) if run.kernel.parameter_sizes.first() == Some(&8) => {
-            let at = *run.parameter_cells.get(*run.first_cells.first()?)? as u64 as usize;
-            let end = gpu().memory.containing(at)?.end();
+            let address = *run.parameter_cells.get(*run.first_cells.first()?)? as u64 as usize;
+            let end = gpu().memory.containing(address)?.end();
             let element = if run.kernel.name.contains("bf16") { ElementType::Bf16 } else { ElementType::F32 };
-            Some(ResultBuffer { address: at, len_bytes: end - at, element })
+            Some(ResultBuffer { address, len_bytes: end - address, element })
         }
         StreamWork::Matmul(matmul) => {
-            let Operand { address: at, element, .. } = matmul.d;
-            gpu().is_device_side(at, matmul.d.extent_bytes(matmul.batch_count)).then_some(ResultBuffer {
-                address: at,
-                len_bytes: matmul.d.extent_bytes(matmul.batch_count),
-                element,
-            })
+            let Operand { address, element, .. } = matmul.d;
+            let len_bytes = matmul.d.extent_bytes(matmul.batch_count);
+            gpu().is_device_side(address, len_bytes).then_some(ResultBuffer { address, len_bytes, element })
         }
         _ => None,
     }
 }
 
 fn snapshot(buffer: Option<ResultBuffer>) -> Option<Vec<u8>> {
-    // SAFETY: the buffer lies in one allocation, and no work runs now.
+    // SAFETY: the buffer lies in one allocation, and the caller holds the work lock, so no kernel writes to
+    // it.
     buffer.map(|buffer| unsafe { sys::bytes(buffer.address, buffer.len_bytes) }.to_vec())
 }
 
-/// One element that the launch changed becomes another; which one, the seed says.
+/// Overwrites one element that the launch changed. The seed selects it.
 fn overwrite(
     buffer: Option<ResultBuffer>,
     before: Option<&[u8]>,
@@ -302,7 +297,8 @@ fn overwrite(
     let (Some(buffer), Some(before)) = (buffer, before) else {
         return fault_state().record_evidence(Some(rule), "the launch has no result that can be overwritten");
     };
-    // SAFETY: as in `copy_of`.
+    // SAFETY: the buffer lies in one allocation, and the caller holds the work lock, so no kernel writes to
+    // it.
     let after = unsafe { sys::bytes(buffer.address, buffer.len_bytes) };
     let size = buffer.element.bytes();
     let pairs = before.chunks_exact(size).zip(after.chunks_exact(size));
@@ -313,58 +309,60 @@ fn overwrite(
             .record_evidence(Some(rule), "the launch changed nothing that could be overwritten");
     }
     let index = changed[(split_mix_64(seed) % changed.len() as u64) as usize];
-    let at = buffer.address + index * size;
-    // SAFETY: the element lies in the buffer.
-    let (old, new) = unsafe { replace_element(at, buffer.element, with) };
-    let of = changed.len();
+    let address = buffer.address + index * size;
+    // SAFETY: `index` counts elements of the buffer, so the element lies in it.
+    let (old, new) = unsafe { replace_element(address, buffer.element, with) };
+    let count = changed.len();
     fault_state().record_evidence(
         Some(rule),
-        &format!("element {index}, one of {of} that changed, was {old:e} and is now {new:e}"),
+        &format!("element {index}, one of {count} that changed, was {old:e} and is now {new:e}"),
     );
 }
 
+/// Replaces one element. Returns the old and the new value.
+///
 /// # Safety
 /// The element lies in writable memory.
-unsafe fn replace_element(at: usize, element: ElementType, with: OverwriteValue) -> (f32, f32) {
-    let wrong = |old: f32| match with {
+unsafe fn replace_element(address: usize, element: ElementType, with: OverwriteValue) -> (f32, f32) {
+    let replacement = |old: f32| match with {
         OverwriteValue::Nan => f32::NAN,
-        // Finite, and of another size whatever the old value was.
+        // Finite, and of another magnitude than the old value.
         OverwriteValue::Wrong if old.abs() < 1.0 => 1000.0,
         OverwriteValue::Wrong => (-64.0 * old).clamp(-1e30, 1e30),
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller promises writable memory for the element. It need not be aligned.
     unsafe {
         match element {
             ElementType::F32 => {
-                let old = (at as *const f32).read_unaligned();
-                (at as *mut f32).write_unaligned(wrong(old));
-                (old, wrong(old))
+                let old = (address as *const f32).read_unaligned();
+                (address as *mut f32).write_unaligned(replacement(old));
+                (old, replacement(old))
             }
             ElementType::Bf16 => {
-                let old = bf16_to_f32((at as *const u16).read_unaligned());
-                (at as *mut u16).write_unaligned(f32_to_bf16(wrong(old)));
-                (old, wrong(old))
+                let old = bf16_to_f32((address as *const u16).read_unaligned());
+                (address as *mut u16).write_unaligned(f32_to_bf16(replacement(old)));
+                (old, replacement(old))
             }
         }
     }
 }
 
-/// One bit of the largest allocation.
+/// Flips one bit of the largest allocation. The seed selects it.
 pub(crate) fn flip_bit(seed: u64, rule: usize) {
     let largest = gpu().memory.largest().map(|allocation| (allocation.address, allocation.len_bytes));
-    let Some((at, bytes)) = largest else {
+    let Some((address, bytes)) = largest else {
         return fault_state().record_evidence(Some(rule), "there is no allocation to flip a bit of");
     };
     let bit = split_mix_64(seed) % (bytes as u64 * 8);
-    // SAFETY: the byte lies in the allocation, and no work runs now.
-    unsafe { *((at + bit as usize / 8) as *mut u8) ^= 1 << (bit % 8) };
+    // SAFETY: the byte lies in the allocation, which stays mapped while it is not freed.
+    unsafe { *((address + bit as usize / 8) as *mut u8) ^= 1 << (bit % 8) };
     fault_state().record_evidence(
         Some(rule),
         &format!("bit {bit} of the largest allocation, {bytes} bytes, was flipped"),
     );
 }
 
-/// SplitMix64: small seeds lie as far apart as large ones.
+/// SplitMix64 (Steele, Lea and Flood, 2014): spreads small seeds over the whole range.
 fn split_mix_64(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -372,4 +370,4 @@ fn split_mix_64(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-const _: () = assert!(POISON == 0xFF, "a bf16 and an f32 of this are no numbers");
+const _: () = assert!(POISON == 0xFF, "read as bf16 or f32, the poison must be NaN");

@@ -1,4 +1,5 @@
-// A sum over a block, right and with the barrier dropped, and a barrier that not all threads reach.
+// A sum over a block: correct, and with a missing barrier. Also barriers that not all threads reach.
+// Must not know the tests.
 extern "C" __global__ void planted_sum(float *out, const float *in, int count) {
     float *shared = (float *)simgpu_shared();
     int i = threadIdx.x;
@@ -22,7 +23,7 @@ extern "C" __global__ void planted_sum_without_barrier(float *out, const float *
     if (i == 0) out[blockIdx.x] = shared[0];
 }
 
-// Each thread reads its left neighbour: right only in ascending order of threads.
+// Bug: no barrier. Each thread reads its left neighbour: the result is right only in ascending thread order.
 extern "C" __global__ void planted_shift_without_barrier(float *out, const float *in, int count) {
     float *shared = (float *)simgpu_shared();
     int i = threadIdx.x;

@@ -1,6 +1,6 @@
-//! Runs the body of a test in a process of its own, under a plan: the library is found by the names of the real ones.
-//! Knows no test.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+//! Runs the body of a test in its own process under a plan. The process loads the shim under the names of the
+//! real libraries. Must not know any test.
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,38 +14,49 @@ use simgpu_plan::{
     RuleEffect, ShimPlan, SimulatedMachine,
 };
 
+/// Environment variable with the name of the test whose body the process runs.
 const BODY_VARIABLE: &str = "SIMGPU_TEST_BODY";
 
-/// A folder of a plan, and links by which the library is found.
+/// A plan directory, with a directory of links through which the loader finds the shim.
 pub(crate) struct ShimSetup {
     dir: tempfile::TempDir,
     pub(crate) plan_dir: PlanDirectory,
 }
 
+/// Returns a plan for the default simulated machine.
 pub(crate) fn plan(rules: Vec<FaultRule>) -> ShimPlan {
     ShimPlan { backend: Backend::Simulated(SimulatedMachine::default()), health: GpuHealth::default(), rules }
 }
 
-pub(crate) fn rule(kind: DriverCallKind, nth: u64, strike: Persistence, effect: RuleEffect) -> FaultRule {
+/// Returns an armed rule for the n-th call of a kind.
+pub(crate) fn rule(
+    kind: DriverCallKind,
+    nth: u64,
+    persistence: Persistence,
+    effect: RuleEffect,
+) -> FaultRule {
     FaultRule {
         armed: true,
         calls: CallFilter { kinds: vec![kind], ..CallFilter::default() },
         nth,
-        persistence: strike,
+        persistence,
         effect,
     }
 }
 
-/// The library that cargo built last: beside the tests, or a folder above them.
+/// Returns the library that cargo built last: in the directory of the tests, or above it.
 pub(crate) fn shim_library() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let places = own
+    let executable = std::env::current_exe().unwrap();
+    let candidates = executable
         .ancestors()
         .skip(1)
         .take(3)
         .flat_map(|dir| [dir.join("libsimgpu.so"), dir.join("deps/libsimgpu.so")]);
-    let built = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    places.filter(|path| path.exists()).max_by_key(built).expect("cargo builds the library before its tests")
+    let built_at = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    candidates
+        .filter(|path| path.exists())
+        .max_by_key(built_at)
+        .expect("cargo builds the library before its tests")
 }
 
 impl ShimSetup {
@@ -67,6 +78,7 @@ impl ShimSetup {
         ShimSetup { dir, plan_dir }
     }
 
+    /// Returns the plan directory's path.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -75,6 +87,7 @@ impl ShimSetup {
         self.plan_dir.read_evidence().unwrap()
     }
 
+    /// Returns the command that runs the body of a test under this plan.
     pub(crate) fn command(&self, test: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(BODY_VARIABLE, test);
@@ -85,26 +98,27 @@ impl ShimSetup {
         command
     }
 
-    /// Runs the body of a test to its end, which must be good.
+    /// Runs the body of a test, which must succeed. Returns its output.
     pub(crate) fn run(&self, test: &str) -> String {
         let output = self.command(test).output().unwrap();
         successful_output(&output)
     }
 }
 
+/// Returns the output of a process, which must have succeeded.
 pub(crate) fn successful_output(output: &Output) -> String {
-    let said =
+    let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "the process ended with {}:\n{said}", output.status);
-    said
+    assert!(output.status.success(), "the process ended with {}:\n{text}", output.status);
+    text
 }
 
-/// Whether this process is the one that runs the body of this test.
+/// Returns whether this process runs the body of this test.
 pub(crate) fn is_body(test: &str) -> bool {
     std::env::var(BODY_VARIABLE).is_ok_and(|body| body == test)
 }
 
-/// Whether the child is still there after some time; it is ended.
+/// Returns whether the child is still running after some time, and kills it.
 pub(crate) fn is_running_after(mut child: Child, time: Duration) -> bool {
     let end = Instant::now() + time;
     while Instant::now() < end {
@@ -118,7 +132,7 @@ pub(crate) fn is_running_after(mut child: Child, time: Duration) -> bool {
     true
 }
 
-/// What a body starts with: a stream that does not wait for others, and the planted kernels.
+/// A context with a non-blocking stream and the planted kernels.
 pub(crate) struct TestGpu {
     pub(crate) context: Arc<CudaContext>,
     pub(crate) stream: Arc<CudaStream>,
@@ -138,7 +152,7 @@ impl TestGpu {
     }
 }
 
-/// Text that passes for the PTX of the planted kernels.
+/// Returns PTX that declares the planted kernels.
 pub(crate) fn ptx(version: &str) -> String {
     let names = [
         "planted_sum",
