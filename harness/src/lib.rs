@@ -1,19 +1,30 @@
-//! The engine: builds a room, runs a trainer in it, breaks it, and judges what it does then.
+//! Trainwreck's engine and command: runs a trainer in a sandbox, injects faults, and judges how it recovers.
 //!
-//! From the ground up: `sandbox`, `gate`, `judge`, `observe` know none of their neighbours; above them `explore`, `plan`,
-//! `target`, `gpu` and `faults`; then `run`; then `cli`, the only room that prints.
+//! From the ground up: `sandbox`, `gate`, `judge` and `observe` know none of their neighbours. Above them are
+//! `explore`, `plan`, `target`, `gpu` and `faults`, then `run`, then `cli`, the only module that prints.
 
+/// The command line: parses arguments, prints progress and results.
 pub mod cli;
+/// Records a trainer's file operations and tries the crash states that they may leave.
 pub mod explore;
+/// The faults: how each is armed, injected and reverted.
 pub mod faults;
+/// Intercepts and alters the target's system calls.
 pub mod gate;
+/// The shim in place of the GPU driver, as seen by the harness.
 pub mod gpu;
+/// Derives outcomes and verdicts from recorded facts.
 pub mod judge;
+/// Events of a run, and who receives them.
 pub mod observe;
+/// Expands a scenario into trials.
 pub mod plan;
+/// Runs scenarios, trial by trial.
 pub mod run;
+/// Namespaces, mounts and limits around a target.
 pub mod sandbox;
+/// Starts a target and understands its output.
 pub mod target;
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("trainwreck needs Linux: namespaces, cgroups and inotify are what its faults are made of");
+compile_error!("trainwreck runs only on Linux: its faults need namespaces, cgroups, seccomp and inotify");

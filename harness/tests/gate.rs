@@ -1,10 +1,10 @@
-//! The gate on real programs: every call that changes a tree is seen and done exactly once, faults land where they are
-//! aimed, and nothing outlives whoever watches.
+//! Tests of the gate on real programs: every call that changes the file tree is intercepted and performed
+//! exactly once, faults are injected at the intended calls, and the target does not outlive the harness.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+    reason = "a test panics at the first unexpected result, and prints what it skips"
 )]
 
 use std::collections::BTreeMap;
@@ -30,9 +30,9 @@ const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
 
 fn main() -> ExitCode {
     trainwreck::sandbox::run_init_if_requested();
-    let missing = trainwreck::sandbox::doctor()
-        .into_iter()
-        .find(|one| matches!(&one.name[..], "user-namespace" | "syscall-gate") && !one.granted);
+    let missing = trainwreck::sandbox::doctor().into_iter().find(|mechanism| {
+        matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted
+    });
     let mut trials = tests();
     if let Some(missing) = missing {
         eprintln!("skipped: {}: {}", missing.name, missing.detail);
@@ -45,24 +45,24 @@ type TestFunction = fn() -> Result<(), Failed>;
 
 fn tests() -> Vec<Trial> {
     let tests: [(&str, TestFunction); 12] = [
-        ("every_way_to_change_a_tree_is_seen", || every_change(&compile(&[]))),
-        ("a_static_binary_is_seen_as_well", static_binary),
-        ("a_pool_of_python_processes_is_seen", python_process_pool),
-        ("a_write_happens_exactly_once_under_a_storm_of_signals", exactly_once_under_signals),
-        ("the_n_th_call_fails_with_the_errno_that_was_asked_for", fails_with_errno),
-        ("a_write_and_a_read_come_short", short_transfers),
-        ("a_kill_falls_before_inside_or_after_a_call", kills_around_a_call),
+        ("every_way_to_change_a_tree_is_intercepted", || every_change(&compile(&[]))),
+        ("calls_of_a_static_binary_are_intercepted", static_binary),
+        ("calls_of_a_pool_of_python_processes_are_intercepted", python_process_pool),
+        ("a_write_happens_exactly_once_under_frequent_signals", exactly_once_under_signals),
+        ("the_n_th_call_fails_with_the_chosen_errno", fails_with_errno),
+        ("a_write_and_a_read_are_shortened", short_transfers),
+        ("a_kill_happens_before_during_or_after_a_call", kills_around_a_call),
         ("a_file_is_swapped_between_check_and_use", swaps_a_file),
-        ("a_held_up_call_holds_up_no_other", delays_one_call),
-        ("when_the_harness_is_killed_the_target_dies", killed_harness_kills_target),
-        ("an_ordinary_user_may", works_as_ordinary_user),
-        ("it_works_below_an_outer_tracer", works_below_strace),
+        ("a_delayed_call_delays_no_other", delays_one_call),
+        ("the_target_ends_when_the_harness_is_killed", killed_harness_kills_target),
+        ("an_ordinary_user_can_explore", works_as_ordinary_user),
+        ("explore_works_below_strace", works_below_strace),
     ];
     tests.into_iter().map(|(name, test)| Trial::test(name, test)).collect()
 }
 
 fn every_change(program: &Path) -> Result<(), Failed> {
-    record_and_compare(&[program.to_str().unwrap(), "tour"], |recording| {
+    record_and_compare(&[program.to_str().unwrap(), "every-change"], |recording| {
         let kinds = recording.count_by_kind();
         for kind in [
             "create",
@@ -85,12 +85,12 @@ fn every_change(program: &Path) -> Result<(), Failed> {
             assert!(kinds.contains_key(kind), "no {kind}: {kinds:?}");
         }
         assert!(
-            recording.gaps.refused_calls.iter().any(|what| what.contains("splice")),
+            recording.gaps.refused_calls.iter().any(|feature| feature.contains("splice")),
             "{:?}",
             recording.gaps
         );
         assert!(
-            recording.gaps.refused_calls.iter().any(|what| what.contains("io_uring")),
+            recording.gaps.refused_calls.iter().any(|feature| feature.contains("io_uring")),
             "{:?}",
             recording.gaps
         );
@@ -98,64 +98,65 @@ fn every_change(program: &Path) -> Result<(), Failed> {
     })
 }
 
-/// What the recording makes of the operations must be what really lies there.
-fn record_and_compare(words: &[&str], look: impl FnOnce(&Recording)) -> Result<(), Failed> {
-    let place = WatchedSandbox::new();
-    let tape = place.dir.path().join("tape");
-    let through = place.sandbox.host_path(&place.watched);
-    let start = RecorderConfig {
-        roots: &[(place.watched.clone(), through.clone())],
-        payload_log: &tape,
+/// Records a program, and compares the tree that the recording yields with the tree that is really there.
+fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) -> Result<(), Failed> {
+    let setup = WatchedSandbox::new();
+    let payload_log = setup.dir.path().join("payload");
+    let host_dir = setup.sandbox.host_path(&setup.watched);
+    let config = RecorderConfig {
+        roots: &[(setup.watched.clone(), host_dir.clone())],
+        payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
         internal_pattern: None,
     };
     let recorder =
-        Arc::new(Mutex::new(OpRecorder::new(start, std::slice::from_ref(&place.watched)).unwrap()));
-    let (ended, said) =
-        place.run(words, &FilterOptions { extra_kinds: Vec::new(), stdio_writes: true }, &recorder);
-    assert_eq!(ended, ProcessExit::Exited(0), "{said}");
+        Arc::new(Mutex::new(OpRecorder::new(config, std::slice::from_ref(&setup.watched)).unwrap()));
+    let (exit, output) =
+        setup.run(argv, &FilterOptions { extra_kinds: Vec::new(), stdio_writes: true }, &recorder);
+    assert_eq!(exit, ProcessExit::Exited(0), "{output}");
     let recording = recorder.lock().unwrap().finish().unwrap();
     let tree = CrashCandidate::whole(recording.ops.len()).tree(&recording);
     let mut expected = BTreeMap::new();
     let mut reader = ContentReader::new(&recording).unwrap();
-    for ((_, path), leaf) in &tree.entries {
-        let is = match leaf {
-            TreeEntry::Directory { .. } => "folder".into(),
+    for ((_, path), entry) in &tree.entries {
+        let bytes = match entry {
+            TreeEntry::Directory { .. } => "directory".into(),
             TreeEntry::Symlink(text) => text.display().to_string().into_bytes(),
             TreeEntry::File { content, .. } => content.head(&mut reader, u64::MAX).unwrap(),
         };
-        expected.insert(path.clone(), is);
+        expected.insert(path.clone(), bytes);
     }
-    let mut there = BTreeMap::new();
-    read_tree(&through, Path::new(""), &mut there);
-    assert_eq!(expected.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
+    let mut actual = BTreeMap::new();
+    read_tree(&host_dir, Path::new(""), &mut actual);
+    assert_eq!(expected.keys().collect::<Vec<_>>(), actual.keys().collect::<Vec<_>>());
     for (path, bytes) in &expected {
         assert!(
-            there[path] == *bytes,
-            "{}: {} bytes recorded, {} there",
+            actual[path] == *bytes,
+            "{}: {} bytes recorded, {} bytes in the file",
             path.display(),
             bytes.len(),
-            there[path].len()
+            actual[path].len()
         );
     }
-    look(&recording);
+    check(&recording);
     Ok(())
 }
 
-fn read_tree(top: &Path, below: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
-    for entry in std::fs::read_dir(top.join(below)).unwrap().map(Result::unwrap) {
-        let path = below.join(entry.file_name());
+/// Reads all files below `top/relative` into a map.
+fn read_tree(top: &Path, relative: &Path, tree: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in std::fs::read_dir(top.join(relative)).unwrap().map(Result::unwrap) {
+        let path = relative.join(entry.file_name());
         let kind = entry.file_type().unwrap();
-        let is = if kind.is_dir() {
-            read_tree(top, &path, into);
-            "folder".into()
+        let bytes = if kind.is_dir() {
+            read_tree(top, &path, tree);
+            "directory".into()
         } else if kind.is_symlink() {
             std::fs::read_link(entry.path()).unwrap().display().to_string().into_bytes()
         } else {
             std::fs::read(entry.path()).unwrap()
         };
-        into.insert(path, is);
+        tree.insert(path, bytes);
     }
 }
 
@@ -193,7 +194,7 @@ if __name__ == '__main__':
     })
 }
 
-/// Performs every change by itself, as a recording does.
+/// Performs every call in the supervisor, as a recording does.
 struct PerformAll;
 
 impl CallHandler for PerformAll {
@@ -203,21 +204,21 @@ impl CallHandler for PerformAll {
 }
 
 fn exactly_once_under_signals() -> Result<(), Failed> {
-    let place = WatchedSandbox::new();
+    let setup = WatchedSandbox::new();
     let program = compile(&[]);
-    let overseer = Arc::new(Mutex::new(PerformAll));
-    let (ended, said) =
-        place.run(&[program.to_str().unwrap(), "storm", "20000"], &FilterOptions::default(), &overseer);
-    assert_eq!(ended, ProcessExit::Exited(0));
-    let signals: u32 = said.trim().strip_prefix("signals ").unwrap().parse().unwrap();
-    assert!(signals > 200, "a storm: {said}");
-    let written = String::from_utf8(place.file("storm").unwrap()).unwrap();
-    let twice = written.lines().zip(0..).find(|(line, n)| line.parse::<u32>().ok() != Some(*n));
-    assert_eq!((twice, written.lines().count()), (None, 20_000));
+    let handler = Arc::new(Mutex::new(PerformAll));
+    let (exit, output) =
+        setup.run(&[program.to_str().unwrap(), "signals", "20000"], &FilterOptions::default(), &handler);
+    assert_eq!(exit, ProcessExit::Exited(0));
+    let signals: u32 = output.trim().strip_prefix("signals ").unwrap().parse().unwrap();
+    assert!(signals > 200, "too few signals: {output}");
+    let written = String::from_utf8(setup.file("lines").unwrap()).unwrap();
+    let wrong_line = written.lines().zip(0..).find(|(line, n)| line.parse::<u32>().ok() != Some(*n));
+    assert_eq!((wrong_line, written.lines().count()), (None, 20_000));
     Ok(())
 }
 
-/// Rules, and what came of them.
+/// Injects faults by rules, and records what they did.
 struct RuleInjector {
     rules: CallRules,
     matches: Vec<RuleMatch>,
@@ -227,13 +228,13 @@ struct RuleInjector {
 
 impl CallHandler for RuleInjector {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
-        let Some(hit) = self.rules.on_call(call) else { return CallDecision::Continue };
-        self.matches.push(hit.clone());
-        hit.decision
+        let Some(matched) = self.rules.on_call(call) else { return CallDecision::Continue };
+        self.matches.push(matched.clone());
+        matched.decision
     }
 
-    fn on_effect(&mut self, done: CallEffect) {
-        if let CallEffect::Swapped { path } = done {
+    fn on_effect(&mut self, effect: CallEffect) {
+        if let CallEffect::Swapped { path } = effect {
             self.swapped_paths.push(path);
         }
     }
@@ -243,7 +244,8 @@ impl CallHandler for RuleInjector {
     }
 }
 
-/// One rule on `big` of the program's `big`; how it ended, what it said, the place as it is then.
+/// Runs the program's mode `big` with a fault at the first call of `kind` on the file `big`. Returns its
+/// exit, its output, the sandbox afterwards, and the paths that were swapped.
 fn run_with_fault(
     kind: CallKind,
     decision: CallDecision,
@@ -252,64 +254,64 @@ fn run_with_fault(
 }
 
 fn run_mode_with_fault(
-    what: &str,
+    mode: &str,
     file: &str,
     kind: CallKind,
     decision: CallDecision,
-    from_then_on: bool,
+    persistent: bool,
 ) -> (ProcessExit, String, WatchedSandbox, Vec<PathBuf>) {
-    let place = WatchedSandbox::new();
+    let setup = WatchedSandbox::new();
     let paths = Some(globset::Glob::new(file).unwrap().compile_matcher());
-    let rule = CallRule { kinds: vec![kind], paths, nth: 1, persistent: from_then_on, decision };
-    let rules = CallRules::new(place.watched.clone(), vec![rule]);
+    let rule = CallRule { kinds: vec![kind], paths, nth: 1, persistent, decision };
+    let rules = CallRules::new(setup.watched.clone(), vec![rule]);
     let injector = RuleInjector {
         rules,
         matches: Vec::new(),
         swapped_paths: Vec::new(),
-        kill_switch: place.sandbox.kill_switch(),
+        kill_switch: setup.sandbox.kill_switch(),
     };
     let injector = Arc::new(Mutex::new(injector));
-    let interest = FilterOptions {
+    let options = FilterOptions {
         extra_kinds: vec![CallKind::Read, CallKind::OpenRead, CallKind::Stat],
         stdio_writes: false,
     };
-    let (ended, said) = place.run(&[compile(&[]).to_str().unwrap(), what], &interest, &injector);
+    let (exit, output) = setup.run(&[compile(&[]).to_str().unwrap(), mode], &options, &injector);
     let injector = injector.lock().unwrap();
-    assert!(!injector.matches.is_empty(), "it landed");
-    let swapped = injector.swapped_paths.clone();
-    (ended, said, place, swapped)
+    assert!(!injector.matches.is_empty(), "no call matched");
+    let swapped_paths = injector.swapped_paths.clone();
+    (exit, output, setup, swapped_paths)
 }
 
 fn fails_with_errno() -> Result<(), Failed> {
-    for (kind, errno, word) in [
+    for (kind, errno, expected_text) in [
         (CallKind::Open, Errno::EDQUOT, "open: Disk quota exceeded"),
         (CallKind::Write, Errno::ENOSPC, "write: -1 No space left on device"),
         (CallKind::Read, Errno::EIO, "read: -1 Input/output error"),
         (CallKind::Stat, Errno::EACCES, "stat: Permission denied"),
     ] {
-        let (_, said, place, _) = run_with_fault(kind, CallDecision::Fail(errno));
-        assert!(said.contains(word), "{said}");
-        let there = place.file("renamed").map(|bytes| bytes.len());
+        let (_, output, setup, _) = run_with_fault(kind, CallDecision::Fail(errno));
+        assert!(output.contains(expected_text), "{output}");
+        let size = setup.file("renamed").map(|bytes| bytes.len());
         let expected = match kind {
             CallKind::Open => None,
             CallKind::Write => Some(0),
             _ => Some(65536),
         };
-        assert_eq!(there, expected);
+        assert_eq!(size, expected);
     }
-    // It may have happened although it failed.
-    let (_, said, place, _) = run_with_fault(CallKind::Write, CallDecision::PerformThenFail(Errno::EIO));
-    assert!(said.contains("write: -1 Input/output error"), "{said}");
-    assert_eq!(place.file("renamed").unwrap().len(), 65536);
+    // The call fails although it has taken effect.
+    let (_, output, setup, _) = run_with_fault(CallKind::Write, CallDecision::PerformThenFail(Errno::EIO));
+    assert!(output.contains("write: -1 Input/output error"), "{output}");
+    assert_eq!(setup.file("renamed").unwrap().len(), 65536);
     Ok(())
 }
 
 fn short_transfers() -> Result<(), Failed> {
-    let (_, said, place, _) = run_with_fault(CallKind::Write, CallDecision::Short(1000));
-    assert!(said.contains("write: 1000"), "{said}");
-    assert_eq!(place.file("renamed").unwrap().len(), 1000);
-    let (_, said, ..) = run_with_fault(CallKind::Read, CallDecision::Short(7));
-    assert!(said.contains("read: 7 \n"), "{said}");
+    let (_, output, setup, _) = run_with_fault(CallKind::Write, CallDecision::Short(1000));
+    assert!(output.contains("write: 1000"), "{output}");
+    assert_eq!(setup.file("renamed").unwrap().len(), 1000);
+    let (_, output, ..) = run_with_fault(CallKind::Read, CallDecision::Short(7));
+    assert!(output.contains("read: 7 \n"), "{output}");
     Ok(())
 }
 
@@ -319,25 +321,25 @@ fn kills_around_a_call() -> Result<(), Failed> {
         (CallDecision::KillDuring(4096), 4096),
         (CallDecision::KillAfter, 65536),
     ] {
-        let (ended, said, place, _) = run_with_fault(CallKind::Write, decision);
-        assert_eq!(ended, ProcessExit::Signalled(9));
-        assert_eq!(said, "", "nothing is done afterwards");
-        assert_eq!(place.file("big").unwrap().len(), bytes);
-        assert!(place.sandbox.processes().is_empty());
+        let (exit, output, setup, _) = run_with_fault(CallKind::Write, decision);
+        assert_eq!(exit, ProcessExit::Signalled(9));
+        assert_eq!(output, "", "the target did nothing after the call");
+        assert_eq!(setup.file("big").unwrap().len(), bytes);
+        assert!(setup.sandbox.processes().is_empty());
     }
     Ok(())
 }
 
 fn swaps_a_file() -> Result<(), Failed> {
-    for (swap, word) in [
+    for (swap, expected_text) in [
         (Swap::Nothing, "stat: No such file or directory"),
         (Swap::DanglingLink, "stat: No such file or directory"),
         (Swap::EmptyFile, "stat: there"),
     ] {
-        let (_, said, place, swapped) = run_with_fault(CallKind::Stat, CallDecision::Swap(swap));
-        assert!(said.contains(word), "{said}");
-        assert_eq!(swapped, [place.watched.join("big")]);
-        let renamed = place.file("renamed");
+        let (_, output, setup, swapped_paths) = run_with_fault(CallKind::Stat, CallDecision::Swap(swap));
+        assert!(output.contains(expected_text), "{output}");
+        assert_eq!(swapped_paths, [setup.watched.join("big")]);
+        let renamed = setup.file("renamed");
         assert_eq!(renamed.map(|bytes| bytes.len()), (swap == Swap::EmptyFile).then_some(0));
     }
     Ok(())
@@ -345,11 +347,11 @@ fn swaps_a_file() -> Result<(), Failed> {
 
 fn delays_one_call() -> Result<(), Failed> {
     let wait = CallDecision::Delay(Duration::from_millis(800));
-    let began = Instant::now();
-    let (ended, said, place, _) = run_mode_with_fault("beside", "slow", CallKind::Open, wait, false);
-    assert_eq!((ended, &said[..]), (ProcessExit::Exited(0), "quick first: yes\n"));
-    assert!(began.elapsed() > Duration::from_millis(800));
-    assert_eq!(place.file("slow").unwrap(), b"slow");
+    let start = Instant::now();
+    let (exit, output, setup, _) = run_mode_with_fault("parallel", "slow", CallKind::Open, wait, false);
+    assert_eq!((exit, &output[..]), (ProcessExit::Exited(0), "quick first: yes\n"));
+    assert!(start.elapsed() > Duration::from_millis(800));
+    assert_eq!(setup.file("slow").unwrap(), b"slow");
     Ok(())
 }
 
@@ -360,32 +362,30 @@ fn explore_command(program: &Path, watch: &Path, trainwreck: &str) -> Command {
 }
 
 fn processes_running(program: &Path) -> Vec<u32> {
-    let is = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+    let runs_program =
+        |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is).collect()
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(runs_program).collect()
 }
 
 fn killed_harness_kills_target() -> Result<(), Failed> {
     let dir = tempfile::tempdir().unwrap();
-    // A name of its own, so that only what this test started is counted.
-    let program = dir.path().join("for-ever");
+    // The copy has a unique path, so that only processes of this test are counted.
+    let program = dir.path().join("forever");
     std::fs::copy(compile(&[]), &program).unwrap();
     let watched = dir.path().join("watched");
     std::fs::create_dir(&watched).unwrap();
-    let mut harness = explore_command(&program, &watched, TRAINWRECK)
-        .arg("for-ever")
-        .current_dir(&watched)
-        .spawn()
-        .unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while processes_running(&program).is_empty() && Instant::now() < until {
+    let mut harness =
+        explore_command(&program, &watched, TRAINWRECK).arg("forever").current_dir(&watched).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while processes_running(&program).is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(!processes_running(&program).is_empty());
     harness.kill().unwrap();
     harness.wait().unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while !processes_running(&program).is_empty() && Instant::now() < until {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !processes_running(&program).is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(processes_running(&program), [0; 0]);
@@ -399,15 +399,15 @@ fn works_as_ordinary_user() -> Result<(), Failed> {
         return Ok(());
     }
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let for_all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(dir.path(), for_all).unwrap();
-    let copied = |from: &Path, name: &str| {
+    let writable_for_all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(dir.path(), writable_for_all).unwrap();
+    let copy = |from: &Path, name: &str| {
         let to = dir.path().join(name);
         std::fs::copy(from, &to).unwrap();
         to
     };
-    let program = copied(&compile(&[]), "calls");
-    let trainwreck = copied(Path::new(TRAINWRECK), "trainwreck");
+    let program = copy(&compile(&[]), "calls");
+    let trainwreck = copy(Path::new(TRAINWRECK), "trainwreck");
     let watched = dir.path().join("watched");
     let mut command = explore_command(&program, &watched, trainwreck.to_str().unwrap());
     let output = command
@@ -420,7 +420,7 @@ fn works_as_ordinary_user() -> Result<(), Failed> {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    // The file lies in the working folder, not in the watched one.
+    // The file is in the working directory and not in the watched one, so nothing was recorded.
     assert_eq!(output.status.code(), Some(3), "{text}");
     let file = watched.join("file");
     let mut command = explore_command(&program, &watched, trainwreck.to_str().unwrap());
@@ -446,9 +446,9 @@ fn works_below_strace() -> Result<(), Failed> {
     }
     let dir = tempfile::tempdir().unwrap();
     let watched = dir.path().join("watched");
-    let plain = explore_command(&compile(&[]), &watched, TRAINWRECK);
+    let explore = explore_command(&compile(&[]), &watched, TRAINWRECK);
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "trace=rename", "-o", "/dev/null", TRAINWRECK]).args(plain.get_args());
+    command.args(["-f", "-qq", "-e", "trace=rename", "-o", "/dev/null", TRAINWRECK]).args(explore.get_args());
     let output = command.arg("one").arg(watched.join("file")).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())

@@ -1,4 +1,4 @@
-//! Which calls are met, and with what: the n-th that matches, once or from then on. Pure.
+//! Rules that select calls: the n-th call that matches, only that one or each one from there on. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -6,73 +6,76 @@ use globset::GlobMatcher;
 
 use super::{CallDecision, CallKind, InterceptedCall};
 
-/// What is to be done at which call.
+/// Selects calls, and holds the decision for them.
 #[derive(Debug, Clone)]
 pub struct CallRule {
+    /// A call of any of these kinds matches.
     pub kinds: Vec<CallKind>,
-    /// On the path below the base; none: every path below it.
+    /// Matched against the path relative to the base directory. `None` matches every path below it.
     pub paths: Option<GlobMatcher>,
-    /// Which of the calls that match, from 1.
+    /// Number of the matching call at which the rule fires, from 1.
     pub nth: u64,
-    /// Each one after it as well.
+    /// Whether the rule also fires at each later matching call.
     pub persistent: bool,
+    /// What happens to the calls at which the rule fires.
     pub decision: CallDecision,
 }
 
-/// Rules, and how often each has matched: over all threads and processes of the target.
+/// Rules with their counts of matching calls. The counts span all threads and processes of the target.
 #[derive(Debug, Clone)]
 pub struct CallRules {
     base_dir: PathBuf,
     rules: Vec<(CallRule, u64)>,
 }
 
-/// A rule's turn has come.
+/// A rule that fires at a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleMatch {
-    /// Which rule, in the order given.
+    /// Index of the rule, in the order given to [`CallRules::new`].
     pub rule_index: usize,
-    /// The call's number among those that match it.
+    /// The call's number among those that match the rule, from 1.
     pub nth: u64,
+    /// The rule's decision.
     pub decision: CallDecision,
 }
 
 impl CallRule {
-    fn matches(&self, call: &InterceptedCall, below: &Path) -> bool {
-        self.kinds.contains(&call.kind) && self.paths.as_ref().is_none_or(|paths| paths.is_match(below))
+    fn matches(&self, call: &InterceptedCall, relative: &Path) -> bool {
+        self.kinds.contains(&call.kind) && self.paths.as_ref().is_none_or(|paths| paths.is_match(relative))
     }
 }
 
 impl CallRules {
-    /// `base`: the folder that paths are given below, as the target names it.
+    /// `base_dir` is the directory that the rules' paths are relative to, as the target sees it.
     pub fn new(base_dir: PathBuf, rules: Vec<CallRule>) -> CallRules {
         CallRules { base_dir, rules: rules.into_iter().map(|rule| (rule, 0)).collect() }
     }
 
-    /// Counts the call for every rule that it matches; the first whose turn it is decides.
+    /// Counts the call for every rule that it matches. Returns the first rule that fires.
     pub fn on_call(&mut self, call: &InterceptedCall) -> Option<RuleMatch> {
         let paths = std::iter::once(&call.path).chain(call.to.as_ref());
-        let below: Vec<&Path> = paths.filter_map(|path| path.strip_prefix(&self.base_dir).ok()).collect();
-        let mut hit = None;
-        for (number, (rule, count)) in self.rules.iter_mut().enumerate() {
-            if !below.iter().any(|path| rule.matches(call, path)) {
+        let relative: Vec<&Path> = paths.filter_map(|path| path.strip_prefix(&self.base_dir).ok()).collect();
+        let mut fired = None;
+        for (rule_index, (rule, count)) in self.rules.iter_mut().enumerate() {
+            if !relative.iter().any(|path| rule.matches(call, path)) {
                 continue;
             }
             *count += 1;
             if *count == rule.nth || (rule.persistent && *count > rule.nth) {
-                hit.get_or_insert(RuleMatch { rule_index: number, nth: *count, decision: rule.decision });
+                fired.get_or_insert(RuleMatch { rule_index, nth: *count, decision: rule.decision });
             }
         }
-        hit
+        fired
     }
 
-    /// Whether a rule may still have its turn.
+    /// Whether any rule can still fire.
     pub fn is_pending(&self) -> bool {
         self.rules.iter().any(|(rule, count)| rule.persistent || *count < rule.nth)
     }
 
-    /// Rules that repeat have their last turn behind them.
-    pub fn disarm(&mut self, rule: usize) {
-        if let Some((rule, count)) = self.rules.get_mut(rule) {
+    /// Stops the rule from firing again.
+    pub fn disarm(&mut self, rule_index: usize) {
+        if let Some((rule, count)) = self.rules.get_mut(rule_index) {
             (rule.persistent, rule.nth) = (false, rule.nth.min(*count));
         }
     }
@@ -87,10 +90,10 @@ mod tests {
         InterceptedCall { kind, tid: 1, path: Path::new("/root").join(path), to: None, requested_bytes: None }
     }
 
-    fn rules_with(nth: u64, from_then_on: bool) -> CallRules {
+    fn rules_with(nth: u64, persistent: bool) -> CallRules {
         let paths = globset::Glob::new("saves/*").map(|glob| glob.compile_matcher()).ok();
         let decision = CallDecision::Fail(Errno::EIO);
-        let rule = CallRule { kinds: vec![CallKind::Write], paths, nth, persistent: from_then_on, decision };
+        let rule = CallRule { kinds: vec![CallKind::Write], paths, nth, persistent, decision };
         CallRules::new("/root".into(), vec![rule])
     }
 
@@ -102,7 +105,7 @@ mod tests {
             call(CallKind::Write, "saves/b"),
             call(CallKind::Write, "saves/a"),
         ];
-        calls.iter().filter_map(|call| rules.on_call(call)).map(|hit| hit.nth).collect()
+        calls.iter().filter_map(|call| rules.on_call(call)).map(|fired| fired.nth).collect()
     }
 
     #[test]

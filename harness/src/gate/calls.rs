@@ -1,31 +1,34 @@
-//! Decodes system calls: number and arguments into what is asked for. Pure but for the target's memory, which the caller reads.
+//! Decodes a system call: turns its number and arguments into a `CallRequest`.
+//!
+//! Pure. Pointers into the target's memory stay addresses relative_path; the caller reads what they point to.
 
 use nix::libc;
 
 use super::CallKind;
 
-/// A path argument: the folder it starts from, and where in the target's memory its text lies.
+/// A path argument of a call: the descriptor of the directory it starts from, and the address of its text in
+/// the target's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PathArgument {
     pub(super) dir_fd: i32,
     pub(super) text_address: u64,
 }
 
-/// Where the bytes of a write or read lie in the target's memory.
+/// The buffer argument of a read or write, in the target's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BufferArgument {
     Contiguous {
         address: u64,
         len_bytes: u64,
     },
-    /// So many `iovec`s.
+    /// An array of `iovec` structures.
     Vectored {
         address: u64,
         iovec_count: u64,
     },
 }
 
-/// What a call asks for.
+/// A decoded system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallRequest {
     Open {
@@ -33,7 +36,7 @@ pub(super) enum CallRequest {
         flags: i32,
         mode: u32,
     },
-    /// The struct `open_how` is still in the target's memory.
+    /// The flags and the mode are in a struct `open_how`, which is still in the target's memory.
     Openat2 {
         path: PathArgument,
         how_address: u64,
@@ -50,7 +53,7 @@ pub(super) enum CallRequest {
         buffer: BufferArgument,
         offset: Option<u64>,
     },
-    /// Bytes that come from another descriptor.
+    /// Copies bytes from another descriptor. The order of `args` depends on `method`.
     Transfer {
         method: TransferMethod,
         out_fd: i32,
@@ -93,11 +96,12 @@ pub(super) enum CallRequest {
         path: PathArgument,
         mode: u32,
     },
-    /// Changes only attributes, or only looks: let through, or failed.
+    /// A call on a path that changes only attributes or nothing. It is never performed relative_path.
     ByPath {
         kind: CallKind,
         path: PathArgument,
     },
+    /// A call on a descriptor that changes only attributes or nothing. It is never performed relative_path.
     ByFd {
         kind: CallKind,
         fd: i32,
@@ -114,12 +118,13 @@ pub(super) enum CallRequest {
     Map {
         fd: i32,
     },
+    /// A call of an interface that can't be followed: it fails as if the kernel did not have it.
     Refused {
         feature: &'static str,
     },
 }
 
-/// Which call moves bytes between descriptors.
+/// The call that copies bytes between descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TransferMethod {
     Sendfile,
@@ -128,37 +133,38 @@ pub(super) enum TransferMethod {
 }
 
 const CURRENT_DIR: i32 = libc::AT_FDCWD;
+// Flags of pwritev2, from linux/fs.h.
 const RWF_DSYNC: u64 = 2;
 const RWF_SYNC: u64 = 4;
 const RWF_APPEND: u64 = 16;
 
-/// None: a number that the filter does not stop.
+/// Decodes a call. Returns `None` for a number that the filter does not intercept.
 pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     let [a, b, c, d, e, f] = args;
     let fd = a as i32;
-    let at = |dir: u64, text: u64| PathArgument { dir_fd: dir as i32, text_address: text };
-    let one = |at, length| BufferArgument::Contiguous { address: at, len_bytes: length };
-    let many = |at, count| BufferArgument::Vectored { address: at, iovec_count: count };
-    let write = |bytes, offset| CallRequest::Write { fd, buffer: bytes, offset, append: false, sync: false };
-    let on_path = |kind, path| CallRequest::ByPath { kind, path };
+    let path = |dir_fd: u64, text_address| PathArgument { dir_fd: dir_fd as i32, text_address };
+    let contiguous = |address, len_bytes| BufferArgument::Contiguous { address, len_bytes };
+    let vectored = |address, iovec_count| BufferArgument::Vectored { address, iovec_count };
+    let write = |buffer, offset| CallRequest::Write { fd, buffer, offset, append: false, sync: false };
+    let by_path = |kind, path| CallRequest::ByPath { kind, path };
     Some(match number {
-        libc::SYS_openat => CallRequest::Open { path: at(a, b), flags: c as i32, mode: d as u32 },
-        libc::SYS_openat2 => CallRequest::Openat2 { path: at(a, b), how_address: c },
-        libc::SYS_write => write(one(b, c), None),
-        libc::SYS_writev => write(many(b, c), None),
-        libc::SYS_pwrite64 => write(one(b, c), Some(d)),
-        libc::SYS_pwritev => write(many(b, c), Some(d)),
+        libc::SYS_openat => CallRequest::Open { path: path(a, b), flags: c as i32, mode: d as u32 },
+        libc::SYS_openat2 => CallRequest::Openat2 { path: path(a, b), how_address: c },
+        libc::SYS_write => write(contiguous(b, c), None),
+        libc::SYS_writev => write(vectored(b, c), None),
+        libc::SYS_pwrite64 => write(contiguous(b, c), Some(d)),
+        libc::SYS_pwritev => write(vectored(b, c), Some(d)),
         libc::SYS_pwritev2 => CallRequest::Write {
             fd,
-            buffer: many(b, c),
+            buffer: vectored(b, c),
             offset: (d != u64::MAX).then_some(d),
             append: f & RWF_APPEND != 0,
             sync: f & (RWF_DSYNC | RWF_SYNC) != 0,
         },
-        libc::SYS_read => CallRequest::Read { fd, buffer: one(b, c), offset: None },
-        libc::SYS_pread64 => CallRequest::Read { fd, buffer: one(b, c), offset: Some(d) },
-        libc::SYS_readv => CallRequest::Read { fd, buffer: many(b, c), offset: None },
-        libc::SYS_preadv => CallRequest::Read { fd, buffer: many(b, c), offset: Some(d) },
+        libc::SYS_read => CallRequest::Read { fd, buffer: contiguous(b, c), offset: None },
+        libc::SYS_pread64 => CallRequest::Read { fd, buffer: contiguous(b, c), offset: Some(d) },
+        libc::SYS_readv => CallRequest::Read { fd, buffer: vectored(b, c), offset: None },
+        libc::SYS_preadv => CallRequest::Read { fd, buffer: vectored(b, c), offset: Some(d) },
         libc::SYS_sendfile => {
             CallRequest::Transfer { method: TransferMethod::Sendfile, out_fd: fd, in_fd: b as i32, args }
         }
@@ -174,17 +180,17 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
             size_bytes: b,
         },
         libc::SYS_fallocate => CallRequest::Allocate { fd, mode: b as i32, offset: c, len_bytes: d },
-        libc::SYS_renameat => CallRequest::Rename { from: at(a, b), to: at(c, d), flags: 0 },
-        libc::SYS_renameat2 => CallRequest::Rename { from: at(a, b), to: at(c, d), flags: e as u32 },
-        libc::SYS_linkat => CallRequest::Link { from: at(a, b), to: at(c, d), flags: e as i32 },
-        libc::SYS_symlinkat => CallRequest::Symlink { text_address: a, path: at(b, c) },
+        libc::SYS_renameat => CallRequest::Rename { from: path(a, b), to: path(c, d), flags: 0 },
+        libc::SYS_renameat2 => CallRequest::Rename { from: path(a, b), to: path(c, d), flags: e as u32 },
+        libc::SYS_linkat => CallRequest::Link { from: path(a, b), to: path(c, d), flags: e as i32 },
+        libc::SYS_symlinkat => CallRequest::Symlink { text_address: a, path: path(b, c) },
         libc::SYS_unlinkat => {
-            CallRequest::Unlink { path: at(a, b), is_dir: c & libc::AT_REMOVEDIR as u64 != 0 }
+            CallRequest::Unlink { path: path(a, b), is_dir: c & libc::AT_REMOVEDIR as u64 != 0 }
         }
-        libc::SYS_mkdirat => CallRequest::Mkdir { path: at(a, b), mode: c as u32 },
+        libc::SYS_mkdirat => CallRequest::Mkdir { path: path(a, b), mode: c as u32 },
         libc::SYS_fchmod => CallRequest::ByFd { kind: CallKind::Chmod, fd },
-        libc::SYS_fchmodat => on_path(CallKind::Chmod, at(a, b)),
-        libc::SYS_utimensat => on_path(CallKind::Utimens, at(a, b)),
+        libc::SYS_fchmodat => by_path(CallKind::Chmod, path(a, b)),
+        libc::SYS_utimensat => by_path(CallKind::Utimens, path(a, b)),
         libc::SYS_fsync => CallRequest::Sync { fd, data_only: false },
         libc::SYS_fdatasync => CallRequest::Sync { fd, data_only: true },
         libc::SYS_sync_file_range => CallRequest::ByFd { kind: CallKind::SyncRange, fd },
@@ -192,41 +198,44 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         libc::SYS_msync => CallRequest::Msync { address: a, wait: c & libc::MS_SYNC as u64 != 0 },
         libc::SYS_mmap => CallRequest::Map { fd: e as i32 },
         libc::SYS_close => CallRequest::ByFd { kind: CallKind::Close, fd },
-        libc::SYS_newfstatat | libc::SYS_statx => on_path(CallKind::Stat, at(a, b)),
-        libc::SYS_faccessat | libc::SYS_faccessat2 => on_path(CallKind::Access, at(a, b)),
+        libc::SYS_newfstatat | libc::SYS_statx => by_path(CallKind::Stat, path(a, b)),
+        libc::SYS_faccessat | libc::SYS_faccessat2 => by_path(CallKind::Access, path(a, b)),
         libc::SYS_io_uring_setup => CallRequest::Refused { feature: "io_uring" },
         libc::SYS_io_setup => CallRequest::Refused { feature: "libaio" },
-        _ => return old(number, args),
+        _ => return decode_legacy(number, args),
     })
 }
 
+/// Decodes the calls that only older architectures have; later ones have their `*at` forms only.
 #[cfg(target_arch = "x86_64")]
-fn old(number: i64, args: [u64; 6]) -> Option<CallRequest> {
+fn decode_legacy(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     let [a, b, c, ..] = args;
-    let here = |text| PathArgument { dir_fd: CURRENT_DIR, text_address: text };
-    let creating = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+    let relative_path = |text| PathArgument { dir_fd: CURRENT_DIR, text_address: text };
+    let creat_flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
     Some(match number {
-        libc::SYS_open => CallRequest::Open { path: here(a), flags: b as i32, mode: c as u32 },
-        libc::SYS_creat => CallRequest::Open { path: here(a), flags: creating, mode: b as u32 },
-        libc::SYS_rename => CallRequest::Rename { from: here(a), to: here(b), flags: 0 },
-        libc::SYS_link => CallRequest::Link { from: here(a), to: here(b), flags: 0 },
-        libc::SYS_symlink => CallRequest::Symlink { text_address: a, path: here(b) },
-        libc::SYS_unlink => CallRequest::Unlink { path: here(a), is_dir: false },
-        libc::SYS_rmdir => CallRequest::Unlink { path: here(a), is_dir: true },
-        libc::SYS_mkdir => CallRequest::Mkdir { path: here(a), mode: b as u32 },
-        libc::SYS_chmod => CallRequest::ByPath { kind: CallKind::Chmod, path: here(a) },
-        libc::SYS_stat | libc::SYS_lstat => CallRequest::ByPath { kind: CallKind::Stat, path: here(a) },
-        libc::SYS_access => CallRequest::ByPath { kind: CallKind::Access, path: here(a) },
+        libc::SYS_open => CallRequest::Open { path: relative_path(a), flags: b as i32, mode: c as u32 },
+        libc::SYS_creat => CallRequest::Open { path: relative_path(a), flags: creat_flags, mode: b as u32 },
+        libc::SYS_rename => CallRequest::Rename { from: relative_path(a), to: relative_path(b), flags: 0 },
+        libc::SYS_link => CallRequest::Link { from: relative_path(a), to: relative_path(b), flags: 0 },
+        libc::SYS_symlink => CallRequest::Symlink { text_address: a, path: relative_path(b) },
+        libc::SYS_unlink => CallRequest::Unlink { path: relative_path(a), is_dir: false },
+        libc::SYS_rmdir => CallRequest::Unlink { path: relative_path(a), is_dir: true },
+        libc::SYS_mkdir => CallRequest::Mkdir { path: relative_path(a), mode: b as u32 },
+        libc::SYS_chmod => CallRequest::ByPath { kind: CallKind::Chmod, path: relative_path(a) },
+        libc::SYS_stat | libc::SYS_lstat => {
+            CallRequest::ByPath { kind: CallKind::Stat, path: relative_path(a) }
+        }
+        libc::SYS_access => CallRequest::ByPath { kind: CallKind::Access, path: relative_path(a) },
         _ => return None,
     })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn old(_number: i64, _args: [u64; 6]) -> Option<CallRequest> {
+fn decode_legacy(_number: i64, _args: [u64; 6]) -> Option<CallRequest> {
     None
 }
 
-/// Whether an open changes something or may.
+/// Whether an open with these flags changes a file or allows changing one.
 pub(super) fn opens_for_writing(flags: i32) -> bool {
     flags & (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) != 0
 }

@@ -1,18 +1,19 @@
-//! Builds the program that runs in the kernel at each call of the target: which calls are stopped. Pure.
+//! Builds the seccomp program that the kernel runs at each system call of the target. It decides which calls
+//! are intercepted, that is, reported to the supervisor. Pure.
 
 use nix::libc;
 
 use super::CallKind;
 
-/// A seccomp program, instruction by instruction: code, jump if true, jump if false, operand.
+/// A seccomp program. Each instruction is a `sock_filter`: code, jump if true, jump if false, operand.
 type SeccompProgram = Vec<(u16, u8, u8, u32)>;
 
-/// Which calls are stopped beside those that change a tree.
+/// Which calls are intercepted in addition to those that change the file tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FilterOptions {
-    /// Kinds that are only stopped when asked for: they are frequent and change nothing.
+    /// Kinds that are intercepted only on request, because they are frequent and change nothing.
     pub extra_kinds: Vec<CallKind>,
-    /// Writes to standard output and error as well.
+    /// Also intercepts writes to standard output and standard error.
     pub stdio_writes: bool,
 }
 
@@ -22,57 +23,61 @@ const JUMP_IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u1
 const JUMP_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
+// Offsets in `seccomp_data`.
 const NUMBER_OFFSET: u32 = 0;
 const ARCHITECTURE_OFFSET: u32 = 4;
-/// Offset of the low half of an argument.
+/// Offset of the lower 32 bits of an argument in `seccomp_data`.
 const fn argument_offset(index: u32) -> u32 {
     16 + 8 * index
 }
 
+/// `AUDIT_ARCH_X86_64` of linux/audit.h.
 #[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xC000_003E;
+const NATIVE_ARCHITECTURE: u32 = 0xC000_003E;
+/// `AUDIT_ARCH_AARCH64` of linux/audit.h.
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xC000_00B7;
+const NATIVE_ARCHITECTURE: u32 = 0xC000_00B7;
 
 const WRITE_FLAGS: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 
-/// What must hold beside the number.
+/// What must hold in addition to the call's number for the call to be intercepted.
 enum FilterCondition {
     Always,
     /// The descriptor in the first argument is above 2.
     FdAboveStdio,
-    /// Any of these bits is set in an argument.
+    /// Any of the bits (second value) is set in the argument with the index (first value).
     AnyBitSet(u32, u32),
-    /// A writable shared mapping.
+    /// The arguments of mmap describe a writable, shared, file-backed mapping.
     SharedWritableMapping,
 }
 
-/// The program for an interest.
-pub fn build_filter(interest: &FilterOptions) -> SeccompProgram {
+/// Builds the seccomp program for the given options.
+pub fn build_filter(options: &FilterOptions) -> SeccompProgram {
     let mut program = vec![
         (LOAD_WORD, 0, 0, ARCHITECTURE_OFFSET),
-        // Calls of another architecture have other numbers: they go through unseen.
-        (JUMP_IF_EQUAL, 1, 0, NATIVE),
+        // Calls of another architecture have other numbers, so they are allowed without a look at the number.
+        (JUMP_IF_EQUAL, 1, 0, NATIVE_ARCHITECTURE),
         (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
         (LOAD_WORD, 0, 0, NUMBER_OFFSET),
     ];
-    for (number, when) in intercepted_calls(interest) {
-        program.extend(call_instructions(number as u32, &when));
+    for (number, condition) in intercepted_calls(options) {
+        program.extend(call_instructions(number as u32, &condition));
     }
     program.push((RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
     program
 }
 
-fn call_instructions(number: u32, when: &FilterCondition) -> SeccompProgram {
-    let stop = (RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF);
-    let pass = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
-    let test = match when {
-        FilterCondition::Always => vec![stop],
+/// The instructions for one call: skip them if the number differs, otherwise return notify or allow.
+fn call_instructions(number: u32, condition: &FilterCondition) -> SeccompProgram {
+    let notify = (RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF);
+    let allow = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+    let test = match condition {
+        FilterCondition::Always => vec![notify],
         FilterCondition::FdAboveStdio => {
-            vec![(LOAD_WORD, 0, 0, argument_offset(0)), (JUMP_IF_GREATER, 0, 1, 2), stop, pass]
+            vec![(LOAD_WORD, 0, 0, argument_offset(0)), (JUMP_IF_GREATER, 0, 1, 2), notify, allow]
         }
         FilterCondition::AnyBitSet(index, bits) => {
-            vec![(LOAD_WORD, 0, 0, argument_offset(*index)), (JUMP_IF_ANY_BIT, 0, 1, *bits), stop, pass]
+            vec![(LOAD_WORD, 0, 0, argument_offset(*index)), (JUMP_IF_ANY_BIT, 0, 1, *bits), notify, allow]
         }
         FilterCondition::SharedWritableMapping => vec![
             (LOAD_WORD, 0, 0, argument_offset(2)),
@@ -80,21 +85,21 @@ fn call_instructions(number: u32, when: &FilterCondition) -> SeccompProgram {
             (LOAD_WORD, 0, 0, argument_offset(3)),
             (JUMP_IF_ANY_BIT, 0, 3, libc::MAP_SHARED as u32),
             (JUMP_IF_ANY_BIT, 2, 0, libc::MAP_ANONYMOUS as u32),
-            stop,
-            pass,
-            pass,
+            notify,
+            allow,
+            allow,
         ],
     };
-    let over = u8::try_from(test.len()).unwrap_or(u8::MAX);
-    std::iter::once((JUMP_IF_EQUAL, 0, over, number)).chain(test).collect()
+    let skip = u8::try_from(test.len()).unwrap_or(u8::MAX);
+    std::iter::once((JUMP_IF_EQUAL, 0, skip, number)).chain(test).collect()
 }
 
-/// Numbers that not every architecture has are left out where they do not exist.
+/// Intercepted calls that only older architectures have.
 #[cfg(target_arch = "x86_64")]
-fn old_calls(opens: impl Fn(u32) -> FilterCondition) -> Vec<(i64, FilterCondition)> {
+fn legacy_calls(open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::Always;
     vec![
-        (libc::SYS_open, opens(1)),
+        (libc::SYS_open, open_condition(1)),
         (libc::SYS_creat, Always),
         (libc::SYS_rename, Always),
         (libc::SYS_link, Always),
@@ -107,22 +112,23 @@ fn old_calls(opens: impl Fn(u32) -> FilterCondition) -> Vec<(i64, FilterConditio
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn old_calls(_opens: impl Fn(u32) -> FilterCondition) -> Vec<(i64, FilterCondition)> {
+fn legacy_calls(_open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, FilterCondition)> {
     Vec::new()
 }
 
-fn intercepted_calls(interest: &FilterOptions) -> Vec<(i64, FilterCondition)> {
+/// All intercepted calls with their conditions.
+fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::{Always, AnyBitSet, FdAboveStdio, SharedWritableMapping};
-    let write = || if interest.stdio_writes { Always } else { FdAboveStdio };
-    let readers_too = interest.extra_kinds.contains(&CallKind::OpenRead);
-    let opens = |flags| if readers_too { Always } else { AnyBitSet(flags, WRITE_FLAGS) };
+    let write_condition = || if options.stdio_writes { Always } else { FdAboveStdio };
+    let reads_too = options.extra_kinds.contains(&CallKind::OpenRead);
+    let open_condition = |flags| if reads_too { Always } else { AnyBitSet(flags, WRITE_FLAGS) };
     let mut calls = vec![
-        (libc::SYS_write, write()),
-        (libc::SYS_writev, write()),
+        (libc::SYS_write, write_condition()),
+        (libc::SYS_writev, write_condition()),
         (libc::SYS_pwrite64, FdAboveStdio),
         (libc::SYS_pwritev, FdAboveStdio),
         (libc::SYS_pwritev2, FdAboveStdio),
-        (libc::SYS_openat, opens(2)),
+        (libc::SYS_openat, open_condition(2)),
         (libc::SYS_openat2, Always),
         (libc::SYS_sendfile, Always),
         (libc::SYS_copy_file_range, Always),
@@ -148,11 +154,12 @@ fn intercepted_calls(interest: &FilterOptions) -> Vec<(i64, FilterCondition)> {
         (libc::SYS_io_uring_setup, Always),
         (libc::SYS_io_setup, Always),
     ];
-    calls.extend(old_calls(opens));
-    interest.extra_kinds.iter().for_each(|kind| calls.extend(extra_calls(*kind)));
+    calls.extend(legacy_calls(open_condition));
+    options.extra_kinds.iter().for_each(|kind| calls.extend(extra_calls(*kind)));
     calls
 }
 
+/// The calls of a kind that is intercepted only on request.
 fn extra_calls(kind: CallKind) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::{Always, FdAboveStdio};
     match kind {
@@ -160,34 +167,34 @@ fn extra_calls(kind: CallKind) -> Vec<(i64, FilterCondition)> {
             .map(|number| (number, FdAboveStdio))
             .into(),
         CallKind::Close => vec![(libc::SYS_close, FdAboveStdio)],
-        CallKind::Stat => stats(),
-        CallKind::Access => accesses(),
+        CallKind::Stat => stat_calls(),
+        CallKind::Access => access_calls(),
         CallKind::Utimens => vec![(libc::SYS_utimensat, Always)],
         _ => Vec::new(),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn stats() -> Vec<(i64, FilterCondition)> {
+fn stat_calls() -> Vec<(i64, FilterCondition)> {
     [libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_stat, libc::SYS_lstat]
         .map(|number| (number, FilterCondition::Always))
         .into()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn stats() -> Vec<(i64, FilterCondition)> {
+fn stat_calls() -> Vec<(i64, FilterCondition)> {
     [libc::SYS_newfstatat, libc::SYS_statx].map(|number| (number, FilterCondition::Always)).into()
 }
 
 #[cfg(target_arch = "x86_64")]
-fn accesses() -> Vec<(i64, FilterCondition)> {
+fn access_calls() -> Vec<(i64, FilterCondition)> {
     [libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_access]
         .map(|number| (number, FilterCondition::Always))
         .into()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn accesses() -> Vec<(i64, FilterCondition)> {
+fn access_calls() -> Vec<(i64, FilterCondition)> {
     [libc::SYS_faccessat, libc::SYS_faccessat2].map(|number| (number, FilterCondition::Always)).into()
 }
 
@@ -197,14 +204,14 @@ mod tests {
 
     #[test]
     fn every_jump_stays_inside_the_program_and_the_last_instruction_returns() {
-        let interest = FilterOptions {
+        let options = FilterOptions {
             extra_kinds: vec![CallKind::Read, CallKind::Stat, CallKind::Close],
             stdio_writes: true,
         };
-        let program = build_filter(&interest);
-        for (at, (code, jt, jf, _)) in program.iter().enumerate() {
+        let program = build_filter(&options);
+        for (index, (code, jt, jf, _)) in program.iter().enumerate() {
             if code & 7 == libc::BPF_JMP as u16 {
-                assert!(at + 1 + usize::from(*jt.max(jf)) < program.len());
+                assert!(index + 1 + usize::from(*jt.max(jf)) < program.len());
             }
         }
         assert_eq!(program.last().map(|(code, ..)| *code), Some(RETURN));

@@ -1,12 +1,14 @@
-//! Sees and alters the file system calls of a process tree, by seccomp user notification. Knows none of its neighbours.
+//! Intercepts the file system calls of a process tree with seccomp user notification (seccomp_unotify(2)) and
+//! can alter them. Knows none of its neighbours.
 //!
-//! A program is started behind a `filter`; whoever holds the listener that comes of it gives it to `attend` together
-//! with an `Overseer`. Each call that the filter stops is decoded (`calls`), put into relation to the watched mounts
-//! (`place`), shown to the overseer, and then let through, refused, or performed here on behalf of the target
-//! (`perform`), so that its result is known. Calls that touch no watched mount are let through.
+//! The caller starts a program behind the filter of `build_filter`. It passes the filter's listener and a
+//! `CallHandler` to `serve_notifications`. The supervisor decodes each intercepted call (`calls`) and
+//! resolves its paths and descriptors (`resolve_call`). If the call touches a watched mount, the handler
+//! decides: the call continues in the kernel, fails, or is performed here on behalf of the target
+//! (`perform`), which makes its result known. Calls that touch no watched mount continue.
 //!
-//! Not seen: what 32-bit programs call, and stores into shared mappings (`Done::Mapped` tells of those mappings).
-//! io_uring and libaio are answered with ENOSYS, whereupon programs use ordinary calls.
+//! Not covered: calls of 32-bit programs, and stores into shared mappings (`CallEffect::Mapped` reports such
+//! mappings). io_uring and libaio fail with ENOSYS, so that programs fall back to ordinary calls.
 
 mod call_rules;
 mod calls;
@@ -29,28 +31,32 @@ pub use filter::{FilterOptions, build_filter};
 pub use supervisor::{SupervisorThread, serve_notifications};
 pub use target_thread::{WatchedMounts, file_id_of, mount_id};
 
-/// Identity of a file while it exists: device and inode number.
+/// Identifies a file while it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
+    /// Device number, major in the upper 32 bits and minor in the lower ones.
     pub dev: u64,
+    /// Inode number.
     pub ino: u64,
 }
 
-/// A name in a folder.
+/// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryEntry {
+    /// The directory.
     pub dir: FileId,
+    /// The last component of `path`.
     pub name: OsString,
-    /// As the target would name it.
+    /// The whole path as the target sees it.
     pub path: PathBuf,
 }
 
-/// Kinds of calls.
+/// What a call does. Calls with the same meaning, such as rename, renameat and renameat2, share a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CallKind {
-    /// For writing, or creating, or truncating.
+    /// Opens for writing, or creates or truncates.
     Open,
-    /// Only for reading.
+    /// Opens only for reading.
     OpenRead,
     Read,
     Write,
@@ -76,7 +82,7 @@ pub enum CallKind {
 }
 
 impl CallKind {
-    /// Those that change a tree or make a change durable.
+    /// The kinds that change the file tree or make a change durable.
     pub const CHANGES: [CallKind; 15] = [
         CallKind::Open,
         CallKind::Write,
@@ -95,7 +101,7 @@ impl CallKind {
         CallKind::Msync,
     ];
 
-    /// As a manual page would name it.
+    /// The name of the system call, as in its manual page.
     pub fn name(self) -> &'static str {
         match self {
             CallKind::Open | CallKind::OpenRead => "open",
@@ -124,159 +130,129 @@ impl CallKind {
     }
 }
 
-/// A call of the target on something watched, before it happens.
+/// A call of the target on a watched file or directory, before it takes effect.
 #[derive(Debug)]
 pub struct InterceptedCall {
+    /// What the call does.
     pub kind: CallKind,
-    /// The thread that makes it, as the harness sees it.
+    /// The thread that makes the call, by its id in the harness's pid namespace.
     pub tid: i32,
-    /// What it is about, as the target would name it; of a rename the source.
+    /// The file that the call acts on, as the target sees it. For a rename or link, the source.
     pub path: PathBuf,
-    /// Destination of a rename or a link.
+    /// The destination of a rename or link.
     pub to: Option<PathBuf>,
-    /// Bytes asked for, of reads and writes.
+    /// The number of bytes that a read or write requests.
     pub requested_bytes: Option<u64>,
 }
 
-/// What an overseer makes of a call.
+/// What happens to a call, as decided by the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallDecision {
-    /// The kernel does it; its result stays unknown.
+    /// The kernel performs the call. Its result stays unknown.
     Continue,
-    /// It is done here, and the result is told to the overseer.
+    /// The supervisor performs the call and passes its effect to the handler.
     Perform,
-    /// It fails and nothing happens.
+    /// The call fails with this errno and has no effect.
     Fail(Errno),
-    /// Only so many of the bytes of a write or read.
+    /// A write or read transfers at most this many bytes.
     Short(u64),
-    /// It is done here, and fails all the same.
+    /// The supervisor performs the call, but the target sees it fail with this errno.
     PerformThenFail(Errno),
-    /// Nothing happens until `Overseer::strike` has killed the target.
+    /// `CallHandler::kill_target` kills the target before the call has any effect.
     KillBefore,
-    /// So many of the bytes are written, then as above.
+    /// At most this many bytes are written, then `CallHandler::kill_target` kills the target.
     KillDuring(u64),
-    /// It is done here, then as above.
+    /// The supervisor performs the call, then `CallHandler::kill_target` kills the target before it sees the
+    /// result.
     KillAfter,
-    /// It is let through after a while; other calls don't wait for it.
+    /// The kernel performs the call after this time. Other calls don't wait for it.
     Delay(Duration),
-    /// What the path stands for is changed first, then it is let through: as if somebody came between check and use.
+    /// The supervisor replaces the file at the path, then the kernel performs the call. This simulates a race
+    /// between check and use.
     Swap(Swap),
 }
 
-/// What a path stands for once somebody has come between check and use.
+/// What replaces the file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swap {
+    /// The file is removed.
     Nothing,
+    /// A new, empty file.
     EmptyFile,
-    /// A link to a name that does not exist.
+    /// A symbolic link to a name that does not exist.
     DanglingLink,
 }
 
-/// What has happened, for those who record.
+/// What a call did. Handlers that record calls receive it after the fact.
 #[derive(Debug)]
 pub enum CallEffect {
-    Opened {
-        entry: DirectoryEntry,
-        file_id: FileId,
-        created: bool,
-        truncated: bool,
-    },
-    /// A file without a name, which may get one by `Linked`.
-    CreatedUnnamed {
-        file_id: FileId,
-    },
-    /// The bytes were told by `Overseer::payload` before. `synced`: the descriptor makes writes synchronous.
-    Wrote {
-        file_id: FileId,
-        offset: u64,
-        len_bytes: u64,
-        synced: bool,
-    },
-    Truncated {
-        file_id: FileId,
-        size_bytes: u64,
-    },
-    /// Allocation or punching: the size afterwards, and what now reads as zeroes.
-    Allocated {
-        file_id: FileId,
-        size_bytes: u64,
-        zeroed: Option<(u64, u64)>,
-    },
-    Renamed {
-        from: DirectoryEntry,
-        to: DirectoryEntry,
-        exchanged: bool,
-    },
-    Linked {
-        file_id: FileId,
-        entry: DirectoryEntry,
-    },
-    Symlinked {
-        file_id: FileId,
-        entry: DirectoryEntry,
-        link_text: PathBuf,
-    },
-    Unlinked {
-        entry: DirectoryEntry,
-    },
-    CreatedDir {
-        file_id: FileId,
-        entry: DirectoryEntry,
-    },
-    RemovedDir {
-        entry: DirectoryEntry,
-    },
-    Synced {
-        file_id: FileId,
-        data_only: bool,
-    },
+    /// A file was opened, and possibly created or truncated.
+    Opened { entry: DirectoryEntry, file_id: FileId, created: bool, truncated: bool },
+    /// `O_TMPFILE` created an unnamed file. A later `Linked` may give it a name.
+    CreatedUnnamed { file_id: FileId },
+    /// Bytes were written. `CallHandler::on_payload` received them before. `synced`: the descriptor or the
+    /// call makes writes synchronous.
+    Wrote { file_id: FileId, offset: u64, len_bytes: u64, synced: bool },
+    /// The size of a file was set.
+    Truncated { file_id: FileId, size_bytes: u64 },
+    /// fallocate: the file's size afterwards, and the offset and length of the range that now reads as
+    /// zeroes.
+    Allocated { file_id: FileId, size_bytes: u64, zeroed: Option<(u64, u64)> },
+    /// A rename. `exchanged`: the two names were exchanged.
+    Renamed { from: DirectoryEntry, to: DirectoryEntry, exchanged: bool },
+    /// A hard link was created.
+    Linked { file_id: FileId, entry: DirectoryEntry },
+    /// A symbolic link was created.
+    Symlinked { file_id: FileId, entry: DirectoryEntry, link_text: PathBuf },
+    /// A name was removed.
+    Unlinked { entry: DirectoryEntry },
+    /// A directory was created.
+    CreatedDir { file_id: FileId, entry: DirectoryEntry },
+    /// A directory was removed.
+    RemovedDir { entry: DirectoryEntry },
+    /// A file or directory was synced. `data_only`: by fdatasync or msync.
+    Synced { file_id: FileId, data_only: bool },
+    /// A whole file system, or all of them, were synced.
     SyncedAll,
-    /// A shared mapping that can be written to: from now on its content changes unseen.
-    Mapped {
-        file_id: FileId,
-        file: OwnedFd,
-    },
-    /// Bytes went into a pipe that the overseer asked to hear of, told by `Overseer::payload` before.
-    OutputWritten {
-        pipe: FileId,
-    },
-    /// The program asked for something that can't be watched and was told that it does not exist.
-    Refused {
-        feature: &'static str,
-    },
-    /// What the path stood for was changed, as decided.
-    Swapped {
-        path: PathBuf,
-    },
-    /// Something was opened for writing outside of what is watched.
-    OpenedOutside {
-        path: PathBuf,
-    },
+    /// A file was mapped shared and writable. From now on its content can change without a call.
+    Mapped { file_id: FileId, file: OwnedFd },
+    /// Bytes were written into a pipe that the handler observes. `CallHandler::on_payload` received them
+    /// before.
+    OutputWritten { pipe: FileId },
+    /// The program used a feature that can't be followed. The call failed as if the kernel did not support
+    /// it.
+    Refused { feature: &'static str },
+    /// The file at the path was replaced, as decided.
+    Swapped { path: PathBuf },
+    /// A file outside of the watched mounts was opened for writing.
+    OpenedOutside { path: PathBuf },
 }
 
-/// Decides over calls. One call at a time.
+/// Decides what happens to calls. The supervisor passes it one call at a time.
 pub trait CallHandler: Send {
+    /// Decides what happens to a call.
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision;
 
-    /// A part of what is being written.
+    /// Receives the next bytes of the write in progress.
     fn on_payload(&mut self, _bytes: &[u8]) {}
 
-    fn on_effect(&mut self, _done: CallEffect) {}
+    /// Receives what a call did.
+    fn on_effect(&mut self, _effect: CallEffect) {}
 
-    /// Kills the whole target; returns when it is dead.
+    /// Kills the whole target. Returns when all its processes are dead.
     fn kill_target(&mut self) {}
 
-    /// Whether calls are to carry the paths of descriptors; costs a look-up each.
+    /// Whether `InterceptedCall::path` is needed for calls on descriptors. It costs one look-up per call.
     fn needs_paths(&self) -> bool {
         true
     }
 
-    /// False: what is performed here leaves out the syncing itself, and tells of it all the same.
+    /// Whether performed calls really sync. If not, a sync is only reported as an effect.
     fn performs_syncs(&self) -> bool {
         true
     }
 
-    /// Whether what is said into this pipe is of interest.
+    /// Whether the handler wants the bytes that the target writes into this pipe.
     fn observes_pipe(&self, _pipe: FileId) -> bool {
         false
     }

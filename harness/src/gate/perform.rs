@@ -1,4 +1,7 @@
-//! Does a call on behalf of the target: on duplicates of its descriptors, which share offset and flags, and below its own folders.
+//! Performs a call on behalf of the target and reports its effect to the handler.
+//!
+//! It works on duplicates of the target's descriptors, which share file offset and status flags, and relative
+//! to directories that were opened in the target's own mounts.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,20 +23,22 @@ use super::sys::{self, FileStat, NotificationResponse};
 use super::target_thread::{ResolvedPath, TargetThread, WatchedMounts};
 use super::{CallEffect, CallHandler, FileId, Swap};
 
-/// Bytes that go from target to file at a time: small enough to stay in a core's cache.
+/// Bytes copied between target and file at a time: few enough to stay in a core's cache.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// `iovec`s that the kernel takes in one call.
+/// The most `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
 const MAX_IOVECS: u64 = 1024;
 
-/// How a call is answered.
+/// How and when a notification is responded to.
 pub(super) enum CallResponse {
+    /// The caller sends this response now.
     Now(NotificationResponse),
-    /// It has been, or nobody waits.
+    /// The response has been sent, or the target was killed and nothing waits for one.
     AlreadySent,
+    /// The caller lets the call continue after this time.
     After(Duration),
 }
 
-/// Everything that is needed to deal with one stopped call.
+/// Everything that is needed to handle one intercepted call.
 pub(super) struct CallContext<'a> {
     pub(super) listener: BorrowedFd<'a>,
     pub(super) notification_id: u64,
@@ -43,48 +48,54 @@ pub(super) struct CallContext<'a> {
     pub(super) handler: &'a mut dyn CallHandler,
 }
 
+/// The return value of a call, or its errno.
 type CallResult = Result<i64, Errno>;
 
 impl CallContext<'_> {
-    /// The `open_how` of the target's, where there is one.
-    pub(super) fn read_open_how(&self, asked: CallRequest) -> CallRequest {
-        let CallRequest::Openat2 { path, how_address: how } = asked else { return asked };
+    /// Turns an `Openat2` into an `Open` by reading its `open_how` from the target's memory.
+    pub(super) fn read_open_how(&self, request: CallRequest) -> CallRequest {
+        let CallRequest::Openat2 { path, how_address } = request else { return request };
         let mut bytes = [0; 24];
-        match self.thread.read_memory(how, &mut bytes) {
+        match self.thread.read_memory(how_address, &mut bytes) {
             Ok(24) => {
-                let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+                let word = |offset: usize| bytes[offset..offset + 8].try_into().map_or(0, u64::from_ne_bytes);
                 CallRequest::Open { path, flags: word(0) as i32, mode: word(8) as u32 }
             }
-            _ => asked,
+            _ => request,
         }
     }
 
-    /// What is not watched is let through; words in pipes that are listened to are told.
-    pub(super) fn continue_unwatched(&mut self, asked: &CallRequest, subject: &ResolvedCall) -> CallResponse {
-        if let (CallRequest::Write { buffer: bytes, .. }, Some((_, facts))) = (asked, &subject.file)
-            && facts.mode & libc::S_IFMT == libc::S_IFIFO
-            && self.handler.observes_pipe(facts.file_id)
-            && let Ok(parts) = self.segments(*bytes)
+    /// Lets an unwatched call continue. First passes what it writes into an observed pipe to the handler.
+    pub(super) fn continue_unwatched(&mut self, request: &CallRequest, call: &ResolvedCall) -> CallResponse {
+        if let (CallRequest::Write { buffer, .. }, Some((_, stat))) = (request, &call.file)
+            && stat.mode & libc::S_IFMT == libc::S_IFIFO
+            && self.handler.observes_pipe(stat.file_id)
+            && let Ok(segments) = self.segments(*buffer)
         {
-            for (at, length) in parts {
-                let mut text = vec![0; usize::try_from(length).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
-                if let Ok(read) = self.thread.read_memory(at, &mut text) {
-                    self.handler.on_payload(&text[..read]);
+            for (address, len_bytes) in segments {
+                let mut chunk = vec![0; usize::try_from(len_bytes).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
+                if let Ok(read_bytes) = self.thread.read_memory(address, &mut chunk) {
+                    self.handler.on_payload(&chunk[..read_bytes]);
                 }
             }
-            self.handler.on_effect(CallEffect::OutputWritten { pipe: facts.file_id });
+            self.handler.on_effect(CallEffect::OutputWritten { pipe: stat.file_id });
         }
         CallResponse::Now(NotificationResponse::Continue)
     }
 
-    /// Does it and answers with its result.
-    pub(super) fn perform(&mut self, asked: CallRequest, subject: ResolvedCall, most: u64) -> CallResponse {
-        if let CallRequest::Open { flags, mode, .. } = asked {
-            let opened = self.open(flags, mode, subject);
+    /// Performs the call and responds with its result.
+    pub(super) fn perform(
+        &mut self,
+        request: CallRequest,
+        call: ResolvedCall,
+        max_bytes: u64,
+    ) -> CallResponse {
+        if let CallRequest::Open { flags, mode, .. } = request {
+            let opened = self.open(flags, mode, call);
             return match opened {
                 Ok(file) => {
                     let close_on_exec = flags & libc::O_CLOEXEC != 0;
-                    // ENOENT: killed meanwhile.
+                    // Fails with ENOENT if the target was killed in the meantime.
                     let _ = sys::send_fd_response(
                         self.listener,
                         self.notification_id,
@@ -96,43 +107,48 @@ impl CallContext<'_> {
                 Err(errno) => CallResponse::Now(NotificationResponse::Fail(errno)),
             };
         }
-        CallResponse::Now(match self.dispatch(asked, subject, most) {
+        CallResponse::Now(match self.dispatch(request, call, max_bytes) {
             None => NotificationResponse::Continue,
             Some(Ok(value)) => NotificationResponse::Value(value),
             Some(Err(errno)) => NotificationResponse::Fail(errno),
         })
     }
 
-    /// Does it; what comes of it is for the caller to answer.
-    pub(super) fn perform_without_response(&mut self, asked: CallRequest, subject: ResolvedCall, most: u64) {
-        if let CallRequest::Open { flags, mode, .. } = asked {
-            drop(self.open(flags, mode, subject));
+    /// Performs the call and drops its result. The caller responds.
+    pub(super) fn perform_without_response(
+        &mut self,
+        request: CallRequest,
+        call: ResolvedCall,
+        max_bytes: u64,
+    ) {
+        if let CallRequest::Open { flags, mode, .. } = request {
+            drop(self.open(flags, mode, call));
         } else {
-            self.dispatch(asked, subject, most);
+            self.dispatch(request, call, max_bytes);
         }
     }
 
-    /// None: the kernel has to do it.
-    fn dispatch(&mut self, asked: CallRequest, subject: ResolvedCall, most: u64) -> Option<CallResult> {
-        let ResolvedCall { resolved_path: spot, resolved_to: to, file, .. } = subject;
-        match (asked, spot, to, file) {
-            (CallRequest::Write { buffer: bytes, offset, append, sync, .. }, _, _, Some((file, facts))) => {
-                Some(self.write(&file, facts, bytes, WriteOptions { offset, append, sync }, most))
+    /// Performs every call but open. Returns `None` for a call that has to continue in the kernel.
+    fn dispatch(&mut self, request: CallRequest, call: ResolvedCall, max_bytes: u64) -> Option<CallResult> {
+        let ResolvedCall { resolved_path, resolved_to, file, .. } = call;
+        match (request, resolved_path, resolved_to, file) {
+            (CallRequest::Write { buffer, offset, append, sync, .. }, _, _, Some((file, stat))) => {
+                Some(self.write(&file, stat, buffer, WriteOptions { offset, append, sync }, max_bytes))
             }
-            (CallRequest::Read { buffer: bytes, offset, .. }, _, _, Some((file, _))) => {
-                Some(self.read(&file, bytes, offset, most))
+            (CallRequest::Read { buffer, offset, .. }, _, _, Some((file, _))) => {
+                Some(self.read(&file, buffer, offset, max_bytes))
             }
-            (CallRequest::Transfer { method: call, in_fd: from, args, .. }, _, _, Some((file, facts))) => {
-                Some(self.transfer(call, from, args, &file, facts))
+            (CallRequest::Transfer { method, in_fd, args, .. }, _, _, Some((file, stat))) => {
+                Some(self.transfer(method, in_fd, args, &file, stat))
             }
-            (CallRequest::Truncate { size_bytes: size, .. }, _, _, Some((file, facts))) => {
-                Some(self.truncate(&file, facts.file_id, size))
+            (CallRequest::Truncate { size_bytes, .. }, _, _, Some((file, stat))) => {
+                Some(self.truncate(&file, stat.file_id, size_bytes))
             }
-            (CallRequest::TruncatePath { size_bytes: size, .. }, Some(spot), ..) => {
-                Some(self.truncate_path(&spot, size))
+            (CallRequest::TruncatePath { size_bytes, .. }, Some(path), ..) => {
+                Some(self.truncate_path(&path, size_bytes))
             }
-            (CallRequest::Allocate { mode, offset, len_bytes: length, .. }, _, _, Some((file, facts))) => {
-                Some(self.allocate(&file, facts.file_id, mode, offset, length))
+            (CallRequest::Allocate { mode, offset, len_bytes, .. }, _, _, Some((file, stat))) => {
+                Some(self.allocate(&file, stat.file_id, mode, offset, len_bytes))
             }
             (CallRequest::Rename { flags, .. }, Some(from), Some(to), _) => {
                 Some(self.rename(&from, &to, flags))
@@ -140,75 +156,76 @@ impl CallContext<'_> {
             (CallRequest::Link { flags, .. }, Some(from), Some(to), _) => {
                 Some(self.hard_link(&from, &to, flags))
             }
-            (CallRequest::Link { .. }, None, Some(to), Some((file, facts))) => {
-                Some(self.link_unnamed(&file, facts.file_id, &to))
+            (CallRequest::Link { .. }, None, Some(to), Some((file, stat))) => {
+                Some(self.link_unnamed(&file, stat.file_id, &to))
             }
-            (CallRequest::Symlink { text_address: text, .. }, Some(spot), ..) => {
-                Some(self.symlink(text, &spot))
+            (CallRequest::Symlink { text_address, .. }, Some(path), ..) => {
+                Some(self.symlink(text_address, &path))
             }
-            (CallRequest::Unlink { is_dir: folder, .. }, Some(spot), ..) => Some(self.unlink(&spot, folder)),
-            (CallRequest::Mkdir { mode, .. }, Some(spot), ..) => Some(self.mkdir(&spot, mode)),
-            (CallRequest::Sync { data_only, .. }, _, _, Some((file, facts))) => {
-                Some(self.sync(&file, facts.file_id, data_only))
+            (CallRequest::Unlink { is_dir, .. }, Some(path), ..) => Some(self.unlink(&path, is_dir)),
+            (CallRequest::Mkdir { mode, .. }, Some(path), ..) => Some(self.mkdir(&path, mode)),
+            (CallRequest::Sync { data_only, .. }, _, _, Some((file, stat))) => {
+                Some(self.sync(&file, stat.file_id, data_only))
             }
             (CallRequest::SyncAll, ..) => {
                 self.handler.on_effect(CallEffect::SyncedAll);
                 None
             }
-            (CallRequest::Msync { address: at, wait: true }, ..) => {
-                if let Some(facts) = self.thread.mapped_stat(at) {
-                    self.handler.on_effect(CallEffect::Synced { file_id: facts.file_id, data_only: true });
+            (CallRequest::Msync { address, wait: true }, ..) => {
+                if let Some(stat) = self.thread.mapped_stat(address) {
+                    self.handler.on_effect(CallEffect::Synced { file_id: stat.file_id, data_only: true });
                 }
                 None
             }
-            (CallRequest::Map { .. }, _, _, Some((file, facts))) => {
-                self.handler.on_effect(CallEffect::Mapped { file_id: facts.file_id, file });
+            (CallRequest::Map { .. }, _, _, Some((file, stat))) => {
+                self.handler.on_effect(CallEffect::Mapped { file_id: stat.file_id, file });
                 None
             }
             _ => None,
         }
     }
 
-    fn open(&mut self, flags: i32, mode: u32, subject: ResolvedCall) -> Result<OwnedFd, Errno> {
-        let spot = subject.resolved_path.ok_or(Errno::ENOENT)?;
+    fn open(&mut self, flags: i32, mode: u32, call: ResolvedCall) -> Result<OwnedFd, Errno> {
+        let path = call.resolved_path.ok_or(Errno::ENOENT)?;
         let flag_bits = OFlag::from_bits_retain(flags | libc::O_CLOEXEC);
         let mode = Mode::from_bits_truncate(self.thread.apply_umask(mode));
-        let file = openat(&spot.dir, spot.name.as_c_str(), flag_bits, mode)?;
-        let facts = sys::statx(file.as_fd(), c"")?;
+        let file = openat(&path.dir, path.name.as_c_str(), flag_bits, mode)?;
+        let stat = sys::statx(file.as_fd(), c"")?;
         if flags & libc::O_TMPFILE == libc::O_TMPFILE {
-            self.handler.on_effect(CallEffect::CreatedUnnamed { file_id: facts.file_id });
+            self.handler.on_effect(CallEffect::CreatedUnnamed { file_id: stat.file_id });
             return Ok(file);
         }
-        let created = spot.stat.is_none();
+        let created = path.stat.is_none();
         let truncated =
-            !created && flags & libc::O_TRUNC != 0 && spot.stat.is_some_and(|found| found.size_bytes > 0);
+            !created && flags & libc::O_TRUNC != 0 && path.stat.is_some_and(|stat| stat.size_bytes > 0);
         self.handler.on_effect(CallEffect::Opened {
-            entry: spot.entry(),
-            file_id: facts.file_id,
+            entry: path.entry(),
+            file_id: stat.file_id,
             created,
             truncated,
         });
         Ok(file)
     }
 
-    pub(super) fn buffer_len(&self, bytes: BufferArgument) -> Result<u64, Errno> {
-        match bytes {
-            BufferArgument::Contiguous { len_bytes: length, .. } => Ok(length),
-            many => Ok(self.segments(many)?.iter().map(|(_, length)| length).sum()),
+    /// The total length of a buffer argument.
+    pub(super) fn buffer_len(&self, buffer: BufferArgument) -> Result<u64, Errno> {
+        match buffer {
+            BufferArgument::Contiguous { len_bytes, .. } => Ok(len_bytes),
+            vectored => Ok(self.segments(vectored)?.iter().map(|(_, len_bytes)| len_bytes).sum()),
         }
     }
 
-    /// Addresses and lengths.
-    fn segments(&self, bytes: BufferArgument) -> Result<Vec<(u64, u64)>, Errno> {
-        match bytes {
-            BufferArgument::Contiguous { address: at, len_bytes: length } => Ok(vec![(at, length)]),
-            BufferArgument::Vectored { address: at, iovec_count: count } => {
-                let mut words = vec![0; usize::try_from(count.min(MAX_IOVECS)).unwrap_or(0) * 16];
-                if self.thread.read_memory(at, &mut words)? < words.len() {
+    /// The addresses and lengths of a buffer argument's parts.
+    fn segments(&self, buffer: BufferArgument) -> Result<Vec<(u64, u64)>, Errno> {
+        match buffer {
+            BufferArgument::Contiguous { address, len_bytes } => Ok(vec![(address, len_bytes)]),
+            BufferArgument::Vectored { address, iovec_count } => {
+                let mut iovecs = vec![0; usize::try_from(iovec_count.min(MAX_IOVECS)).unwrap_or(0) * 16];
+                if self.thread.read_memory(address, &mut iovecs)? < iovecs.len() {
                     return Err(Errno::EFAULT);
                 }
                 let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
-                Ok(words.chunks_exact(16).map(|iovec| (word(&iovec[..8]), word(&iovec[8..]))).collect())
+                Ok(iovecs.chunks_exact(16).map(|iovec| (word(&iovec[..8]), word(&iovec[8..]))).collect())
             }
         }
     }
@@ -216,24 +233,24 @@ impl CallContext<'_> {
     fn write(
         &mut self,
         file: &OwnedFd,
-        facts: FileStat,
-        bytes: BufferArgument,
-        target: WriteOptions,
-        most: u64,
+        stat: FileStat,
+        buffer: BufferArgument,
+        options: WriteOptions,
+        max_bytes: u64,
     ) -> CallResult {
         let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
-        let appends = target.append || flags.contains(OFlag::O_APPEND);
-        let start = match (appends, target.offset) {
-            (true, _) => facts.size_bytes,
+        let appends = options.append || flags.contains(OFlag::O_APPEND);
+        let start = match (appends, options.offset) {
+            (true, _) => stat.size_bytes,
             (false, Some(offset)) => offset,
             (false, None) => file_position(file)?,
         };
-        let synced = target.sync || flags.intersects(OFlag::O_SYNC | OFlag::O_DSYNC);
+        let synced = options.sync || flags.intersects(OFlag::O_SYNC | OFlag::O_DSYNC);
         let mut written = 0;
-        let result = self.write_segments(file, bytes, (target.offset, start), most, &mut written);
+        let result = self.write_segments(file, buffer, (options.offset, start), max_bytes, &mut written);
         if written > 0 {
             self.handler.on_effect(CallEffect::Wrote {
-                file_id: facts.file_id,
+                file_id: stat.file_id,
                 offset: start,
                 len_bytes: written,
                 synced,
@@ -243,32 +260,34 @@ impl CallContext<'_> {
         result.map(|()| 0)
     }
 
+    /// Writes at `given` (as pwrite does) or, without it, at the descriptor's own offset. `start` is where
+    /// that is. `written` counts also what was written before an error.
     fn write_segments(
         &mut self,
         file: &OwnedFd,
-        bytes: BufferArgument,
+        buffer: BufferArgument,
         (given, start): (Option<u64>, u64),
-        most: u64,
+        max_bytes: u64,
         written: &mut u64,
     ) -> Result<(), Errno> {
-        let mut buffer = vec![0; CHUNK_BYTES];
-        for (at, length) in self.segments(bytes)? {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        for (address, len_bytes) in self.segments(buffer)? {
             let mut done = 0;
-            while done < length && *written < most {
-                let wanted = (length - done).min(CHUNK_BYTES as u64).min(most - *written);
-                let part = &mut buffer[..usize::try_from(wanted).unwrap_or(CHUNK_BYTES)];
-                let read = self.thread.read_memory(at + done, part)?;
-                let put = match given {
+            while done < len_bytes && *written < max_bytes {
+                let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - *written);
+                let part = &mut chunk[..usize::try_from(requested).unwrap_or(CHUNK_BYTES)];
+                let read = self.thread.read_memory(address + done, part)?;
+                let written_now = match given {
                     None => nix::unistd::write(file, &part[..read])?,
                     Some(_) => {
                         let offset = i64::try_from(start + *written).map_err(|_| Errno::EFBIG)?;
                         nix::sys::uio::pwrite(file, &part[..read], offset)?
                     }
                 };
-                self.handler.on_payload(&part[..put]);
-                done += put as u64;
-                *written += put as u64;
-                if put < read || (read as u64) < wanted {
+                self.handler.on_payload(&part[..written_now]);
+                done += written_now as u64;
+                *written += written_now as u64;
+                if written_now < read || (read as u64) < requested {
                     return Ok(());
                 }
             }
@@ -276,25 +295,31 @@ impl CallContext<'_> {
         Ok(())
     }
 
-    fn read(&mut self, file: &OwnedFd, bytes: BufferArgument, offset: Option<u64>, most: u64) -> CallResult {
-        let mut buffer = vec![0; CHUNK_BYTES];
+    fn read(
+        &mut self,
+        file: &OwnedFd,
+        buffer: BufferArgument,
+        offset: Option<u64>,
+        max_bytes: u64,
+    ) -> CallResult {
+        let mut chunk = vec![0; CHUNK_BYTES];
         let mut total = 0;
-        for (at, length) in self.segments(bytes)? {
+        for (address, len_bytes) in self.segments(buffer)? {
             let mut done = 0;
-            while done < length && total < most {
-                let wanted = (length - done).min(CHUNK_BYTES as u64).min(most - total);
-                let part = &mut buffer[..usize::try_from(wanted).unwrap_or(CHUNK_BYTES)];
-                let got = match offset {
+            while done < len_bytes && total < max_bytes {
+                let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - total);
+                let part = &mut chunk[..usize::try_from(requested).unwrap_or(CHUNK_BYTES)];
+                let read = match offset {
                     None => nix::unistd::read(file, part)?,
                     Some(offset) => {
-                        let from = i64::try_from(offset + total).map_err(|_| Errno::EINVAL)?;
-                        nix::sys::uio::pread(file, part, from)?
+                        let offset = i64::try_from(offset + total).map_err(|_| Errno::EINVAL)?;
+                        nix::sys::uio::pread(file, part, offset)?
                     }
                 };
-                sys::write_memory(self.tid, at + done, &part[..got])?;
-                done += got as u64;
-                total += got as u64;
-                if (got as u64) < wanted {
+                sys::write_memory(self.tid, address + done, &part[..read])?;
+                done += read as u64;
+                total += read as u64;
+                if (read as u64) < requested {
                     return Ok(total as i64);
                 }
             }
@@ -302,195 +327,211 @@ impl CallContext<'_> {
         Ok(total as i64)
     }
 
-    /// Another thing, or nothing, at the place that the call is about. Only where something is there.
-    pub(super) fn swap(&mut self, subject: &ResolvedCall, with: Swap) -> Result<(), Errno> {
-        let spot = subject.resolved_path.as_ref().filter(|spot| spot.stat.is_some()).ok_or(Errno::ENOENT)?;
-        nix::unistd::unlinkat(&spot.dir, spot.name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+    /// Replaces the file that the call acts on. Fails with ENOENT if there is no such file.
+    pub(super) fn swap(&mut self, call: &ResolvedCall, with: Swap) -> Result<(), Errno> {
+        let path = call.resolved_path.as_ref().filter(|path| path.stat.is_some()).ok_or(Errno::ENOENT)?;
+        nix::unistd::unlinkat(&path.dir, path.name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
         match with {
             Swap::Nothing => {}
             Swap::EmptyFile => {
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-                drop(openat(&spot.dir, spot.name.as_c_str(), flags, Mode::from_bits_truncate(0o644))?);
+                drop(openat(&path.dir, path.name.as_c_str(), flags, Mode::from_bits_truncate(0o644))?);
             }
             Swap::DanglingLink => {
-                nix::unistd::symlinkat(c"swapped-away", &spot.dir, spot.name.as_c_str())?;
+                nix::unistd::symlinkat(c"swapped-away", &path.dir, path.name.as_c_str())?;
             }
         }
-        self.handler.on_effect(CallEffect::Swapped { path: subject.path.clone() });
+        self.handler.on_effect(CallEffect::Swapped { path: call.path.clone() });
         Ok(())
     }
 
     fn transfer(
         &mut self,
-        call: TransferMethod,
-        from: i32,
+        method: TransferMethod,
+        in_fd: i32,
         args: [u64; 6],
         out: &OwnedFd,
-        facts: FileStat,
+        stat: FileStat,
     ) -> CallResult {
-        if call == TransferMethod::Splice {
-            // What comes out of a pipe can't be seen on its way; programs fall back to reading and writing.
+        if method == TransferMethod::Splice {
+            // Bytes spliced from a pipe can't be captured. Programs fall back to read and write.
             self.handler.on_effect(CallEffect::Refused { feature: "splice into a watched file" });
             return Err(Errno::EINVAL);
         }
-        let source = self.thread.duplicate_fd(from)?;
-        let (from_at, out_at, count) = match call {
+        let source = self.thread.duplicate_fd(in_fd)?;
+        // Addresses of the offset arguments (0: none was passed), and the byte count.
+        let (in_offset_address, out_offset_address, len_bytes) = match method {
             TransferMethod::CopyFileRange => (args[1], args[3], args[4]),
             _ => (args[2], 0, args[3]),
         };
-        let mut from_offset = self.read_offset(from_at)?;
-        let mut out_offset = self.read_offset(out_at)?;
+        let mut in_offset = self.read_offset(in_offset_address)?;
+        let mut out_offset = self.read_offset(out_offset_address)?;
         let start = out_offset
-            .map_or_else(|| file_position(out), |at| u64::try_from(at).map_err(|_| Errno::EINVAL))?;
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let moved = match call {
+            .map_or_else(|| file_position(out), |offset| u64::try_from(offset).map_err(|_| Errno::EINVAL))?;
+        let len_bytes = usize::try_from(len_bytes).unwrap_or(usize::MAX);
+        let moved_bytes = match method {
             TransferMethod::CopyFileRange => {
-                nix::fcntl::copy_file_range(&source, from_offset.as_mut(), out, out_offset.as_mut(), count)?
+                nix::fcntl::copy_file_range(&source, in_offset.as_mut(), out, out_offset.as_mut(), len_bytes)?
             }
-            _ => nix::sys::sendfile::sendfile64(out, &source, from_offset.as_mut(), count)?,
+            _ => nix::sys::sendfile::sendfile64(out, &source, in_offset.as_mut(), len_bytes)?,
         };
-        for (at, offset) in [(from_at, from_offset), (out_at, out_offset)] {
+        for (address, offset) in [(in_offset_address, in_offset), (out_offset_address, out_offset)] {
             if let Some(offset) = offset {
-                sys::write_memory(self.tid, at, &offset.to_ne_bytes())?;
+                sys::write_memory(self.tid, address, &offset.to_ne_bytes())?;
             }
         }
-        self.read_back(out, start, moved as u64)?;
+        self.read_back(out, start, moved_bytes as u64)?;
         self.handler.on_effect(CallEffect::Wrote {
-            file_id: facts.file_id,
+            file_id: stat.file_id,
             offset: start,
-            len_bytes: moved as u64,
+            len_bytes: moved_bytes as u64,
             synced: false,
         });
-        Ok(moved as i64)
+        Ok(moved_bytes as i64)
     }
 
-    fn read_offset(&self, at: u64) -> Result<Option<i64>, Errno> {
+    /// Reads an `off_t` of the target. Address 0 means that the call was made without an offset.
+    fn read_offset(&self, address: u64) -> Result<Option<i64>, Errno> {
         let mut bytes = [0; 8];
-        match at {
+        match address {
             0 => Ok(None),
-            at if self.thread.read_memory(at, &mut bytes)? == 8 => Ok(Some(i64::from_ne_bytes(bytes))),
+            address if self.thread.read_memory(address, &mut bytes)? == 8 => {
+                Ok(Some(i64::from_ne_bytes(bytes)))
+            }
             _ => Err(Errno::EFAULT),
         }
     }
 
-    fn read_back(&mut self, file: &OwnedFd, mut at: u64, mut left: u64) -> Result<(), Errno> {
-        let again = nix::fcntl::open(
+    /// Passes what was just written to the handler, by reading it back from the file.
+    fn read_back(&mut self, file: &OwnedFd, mut offset: u64, mut left_bytes: u64) -> Result<(), Errno> {
+        let readable = nix::fcntl::open(
             proc_fd_path(file).as_c_str(),
             OFlag::O_RDONLY | OFlag::O_CLOEXEC,
             Mode::empty(),
         )?;
-        let mut buffer = vec![0; CHUNK_BYTES];
-        while left > 0 {
-            let part = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-            let read = nix::sys::uio::pread(&again, &mut buffer[..part], at as i64)?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while left_bytes > 0 {
+            let part_bytes = usize::try_from(left_bytes).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let read = nix::sys::uio::pread(&readable, &mut chunk[..part_bytes], offset as i64)?;
             if read == 0 {
                 return Err(Errno::EIO);
             }
-            self.handler.on_payload(&buffer[..read]);
-            (at, left) = (at + read as u64, left - read as u64);
+            self.handler.on_payload(&chunk[..read]);
+            (offset, left_bytes) = (offset + read as u64, left_bytes - read as u64);
         }
         Ok(())
     }
 
-    fn truncate(&mut self, file: &OwnedFd, node: FileId, size: u64) -> CallResult {
-        nix::unistd::ftruncate(file, i64::try_from(size).map_err(|_| Errno::EINVAL)?)?;
-        self.handler.on_effect(CallEffect::Truncated { file_id: node, size_bytes: size });
+    fn truncate(&mut self, file: &OwnedFd, file_id: FileId, size_bytes: u64) -> CallResult {
+        nix::unistd::ftruncate(file, i64::try_from(size_bytes).map_err(|_| Errno::EINVAL)?)?;
+        self.handler.on_effect(CallEffect::Truncated { file_id, size_bytes });
         Ok(0)
     }
 
-    fn truncate_path(&mut self, spot: &ResolvedPath, size: u64) -> CallResult {
+    fn truncate_path(&mut self, path: &ResolvedPath, size_bytes: u64) -> CallResult {
         let file =
-            openat(&spot.dir, spot.name.as_c_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        self.truncate(&file, spot.file_id().ok_or(Errno::ENOENT)?, size)
+            openat(&path.dir, path.name.as_c_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        self.truncate(&file, path.file_id().ok_or(Errno::ENOENT)?, size_bytes)
     }
 
-    fn allocate(&mut self, file: &OwnedFd, node: FileId, mode: i32, offset: u64, length: u64) -> CallResult {
+    fn allocate(
+        &mut self,
+        file: &OwnedFd,
+        file_id: FileId,
+        mode: i32,
+        offset: u64,
+        len_bytes: u64,
+    ) -> CallResult {
         let signed = |value: u64| i64::try_from(value).map_err(|_| Errno::EFBIG);
-        fallocate(file, FallocateFlags::from_bits_retain(mode), signed(offset)?, signed(length)?)?;
-        let size = sys::statx(file.as_fd(), c"")?.size_bytes;
-        let clears = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
-        let zeroed = (mode & clears != 0).then_some((offset, length));
-        self.handler.on_effect(CallEffect::Allocated { file_id: node, size_bytes: size, zeroed });
+        fallocate(file, FallocateFlags::from_bits_retain(mode), signed(offset)?, signed(len_bytes)?)?;
+        let size_bytes = sys::statx(file.as_fd(), c"")?.size_bytes;
+        let zeroing_modes = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
+        let zeroed = (mode & zeroing_modes != 0).then_some((offset, len_bytes));
+        self.handler.on_effect(CallEffect::Allocated { file_id, size_bytes, zeroed });
         Ok(0)
     }
 
     fn rename(&mut self, from: &ResolvedPath, to: &ResolvedPath, flags: u32) -> CallResult {
-        let how = RenameFlags::from_bits_retain(flags);
-        renameat2(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), how)?;
-        let exchanged = how.contains(RenameFlags::RENAME_EXCHANGE);
+        let flags = RenameFlags::from_bits_retain(flags);
+        renameat2(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
+        let exchanged = flags.contains(RenameFlags::RENAME_EXCHANGE);
         self.handler.on_effect(CallEffect::Renamed { from: from.entry(), to: to.entry(), exchanged });
         Ok(0)
     }
 
     fn hard_link(&mut self, from: &ResolvedPath, to: &ResolvedPath, flags: i32) -> CallResult {
-        let how = AtFlags::from_bits_retain(flags & libc::AT_SYMLINK_FOLLOW);
-        nix::unistd::linkat(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), how)?;
-        let node = from.file_id().ok_or(Errno::ENOENT)?;
-        self.handler.on_effect(CallEffect::Linked { file_id: node, entry: to.entry() });
+        let flags = AtFlags::from_bits_retain(flags & libc::AT_SYMLINK_FOLLOW);
+        nix::unistd::linkat(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
+        let file_id = from.file_id().ok_or(Errno::ENOENT)?;
+        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry() });
         Ok(0)
     }
 
-    fn link_unnamed(&mut self, file: &OwnedFd, node: FileId, to: &ResolvedPath) -> CallResult {
+    /// Links a file that the call names by a descriptor.
+    fn link_unnamed(&mut self, file: &OwnedFd, file_id: FileId, to: &ResolvedPath) -> CallResult {
         let flags = AtFlags::AT_SYMLINK_FOLLOW;
-        let here = nix::fcntl::AT_FDCWD;
-        nix::unistd::linkat(here, proc_fd_path(file).as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
-        self.handler.on_effect(CallEffect::Linked { file_id: node, entry: to.entry() });
+        let cwd = nix::fcntl::AT_FDCWD;
+        nix::unistd::linkat(cwd, proc_fd_path(file).as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
+        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry() });
         Ok(0)
     }
 
-    fn symlink(&mut self, text: u64, spot: &ResolvedPath) -> CallResult {
-        let text = self.thread.read_string(text)?;
-        nix::unistd::symlinkat(text.as_c_str(), &spot.dir, spot.name.as_c_str())?;
-        let node = sys::statx(spot.dir.as_fd(), &spot.name)?.file_id;
-        let text = PathBuf::from(OsStr::from_bytes(text.as_bytes()));
-        self.handler.on_effect(CallEffect::Symlinked { file_id: node, entry: spot.entry(), link_text: text });
+    fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> CallResult {
+        let text = self.thread.read_string(text_address)?;
+        nix::unistd::symlinkat(text.as_c_str(), &path.dir, path.name.as_c_str())?;
+        let file_id = sys::statx(path.dir.as_fd(), &path.name)?.file_id;
+        let link_text = PathBuf::from(OsStr::from_bytes(text.as_bytes()));
+        self.handler.on_effect(CallEffect::Symlinked { file_id, entry: path.entry(), link_text });
         Ok(0)
     }
 
-    fn unlink(&mut self, spot: &ResolvedPath, folder: bool) -> CallResult {
-        let how = if folder { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
-        nix::unistd::unlinkat(&spot.dir, spot.name.as_c_str(), how)?;
-        let place = spot.entry();
-        self.handler.on_effect(if folder {
-            CallEffect::RemovedDir { entry: place }
+    fn unlink(&mut self, path: &ResolvedPath, is_dir: bool) -> CallResult {
+        let flags = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+        nix::unistd::unlinkat(&path.dir, path.name.as_c_str(), flags)?;
+        let entry = path.entry();
+        self.handler.on_effect(if is_dir {
+            CallEffect::RemovedDir { entry }
         } else {
-            CallEffect::Unlinked { entry: place }
+            CallEffect::Unlinked { entry }
         });
         Ok(0)
     }
 
-    fn mkdir(&mut self, spot: &ResolvedPath, mode: u32) -> CallResult {
+    fn mkdir(&mut self, path: &ResolvedPath, mode: u32) -> CallResult {
         let mode = Mode::from_bits_truncate(self.thread.apply_umask(mode));
-        nix::sys::stat::mkdirat(&spot.dir, spot.name.as_c_str(), mode)?;
-        let node = sys::statx(spot.dir.as_fd(), &spot.name)?.file_id;
-        self.handler.on_effect(CallEffect::CreatedDir { file_id: node, entry: spot.entry() });
+        nix::sys::stat::mkdirat(&path.dir, path.name.as_c_str(), mode)?;
+        let file_id = sys::statx(path.dir.as_fd(), &path.name)?.file_id;
+        self.handler.on_effect(CallEffect::CreatedDir { file_id, entry: path.entry() });
         Ok(0)
     }
 
-    fn sync(&mut self, file: &OwnedFd, node: FileId, data_only: bool) -> CallResult {
+    fn sync(&mut self, file: &OwnedFd, file_id: FileId, data_only: bool) -> CallResult {
         if self.handler.performs_syncs() {
             let synced = if data_only { nix::unistd::fdatasync(file) } else { nix::unistd::fsync(file) };
             synced?;
         }
-        self.handler.on_effect(CallEffect::Synced { file_id: node, data_only });
+        self.handler.on_effect(CallEffect::Synced { file_id, data_only });
         Ok(0)
     }
 }
 
-/// Where a write goes, beside what its descriptor says.
+/// Arguments of a write beyond its descriptor and buffer.
 #[derive(Clone, Copy)]
 struct WriteOptions {
+    /// Where to write, as for pwrite. Default: at the descriptor's own offset.
     offset: Option<u64>,
+    /// Appends, also if the descriptor does not.
     append: bool,
+    /// Writes synchronously, also if the descriptor does not.
     sync: bool,
 }
 
 fn file_position(file: &OwnedFd) -> Result<u64, Errno> {
-    let at = nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekCur)?;
-    u64::try_from(at).map_err(|_| Errno::EINVAL)
+    let offset = nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekCur)?;
+    u64::try_from(offset).map_err(|_| Errno::EINVAL)
 }
 
-/// A descriptor of ours as a path.
+/// A path in /proc that names one of our own descriptors.
 fn proc_fd_path(file: &OwnedFd) -> CString {
     CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! Finds out what a stopped call is about: which file or name, and whether it is watched. Changes nothing.
+//! Resolves what an intercepted call acts on: which file or directory entry, and whether it is watched.
+//! Changes nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,25 +13,28 @@ use super::perform::CallContext;
 use super::sys::{self, FileStat};
 use super::target_thread::{ResolvedPath, fd_path};
 
-/// What a call is about, found out before anything happens.
+/// What a call acts on. Resolved before the call takes effect.
 pub(super) struct ResolvedCall {
     pub(super) kind: CallKind,
     pub(super) watched: bool,
     pub(super) path: PathBuf,
     pub(super) requested_bytes: Option<u64>,
+    /// For a call on a path. For a rename or link, the source.
     pub(super) resolved_path: Option<ResolvedPath>,
+    /// The destination of a rename or link.
     pub(super) resolved_to: Option<ResolvedPath>,
+    /// For a call on a descriptor, a duplicate of it.
     pub(super) file: Option<(OwnedFd, FileStat)>,
 }
 
 impl CallContext<'_> {
-    /// None: it is about nothing that could be watched.
-    pub(super) fn resolve_call(&self, asked: &CallRequest) -> Result<Option<ResolvedCall>, Errno> {
-        Ok(Some(match asked {
+    /// Resolves a call. Returns `None` if it acts on nothing that could be watched.
+    pub(super) fn resolve_call(&self, request: &CallRequest) -> Result<Option<ResolvedCall>, Errno> {
+        Ok(Some(match request {
             CallRequest::Open { path, flags, .. } => {
-                let never_through = libc::O_NOFOLLOW | libc::O_EXCL;
+                let nofollow_flags = libc::O_NOFOLLOW | libc::O_EXCL;
                 let kind = if opens_for_writing(*flags) { CallKind::Open } else { CallKind::OpenRead };
-                self.call_on_path(kind, self.thread.resolve(*path, flags & never_through == 0)?)
+                self.call_on_path(kind, self.thread.resolve(*path, flags & nofollow_flags == 0)?)
             }
             CallRequest::TruncatePath { path, .. } => {
                 self.call_on_path(CallKind::Truncate, self.thread.resolve(*path, true)?)
@@ -39,8 +43,8 @@ impl CallContext<'_> {
                 let follow = *kind != CallKind::Stat;
                 self.call_on_path(*kind, self.thread.resolve(*path, follow)?)
             }
-            CallRequest::Unlink { path, is_dir: folder } => {
-                let kind = if *folder { CallKind::Rmdir } else { CallKind::Unlink };
+            CallRequest::Unlink { path, is_dir } => {
+                let kind = if *is_dir { CallKind::Rmdir } else { CallKind::Unlink };
                 self.call_on_path(kind, self.thread.resolve(*path, false)?)
             }
             CallRequest::Mkdir { path, .. } => {
@@ -51,14 +55,14 @@ impl CallContext<'_> {
             }
             CallRequest::Rename { from, to, .. } => self.call_between_paths(CallKind::Rename, *from, *to)?,
             CallRequest::Link { from, to, .. } => self.link_call(*from, *to)?,
-            CallRequest::Write { fd, buffer: bytes, .. } => {
-                self.call_on_fd(CallKind::Write, *fd, Some(self.buffer_len(*bytes)?))?
+            CallRequest::Write { fd, buffer, .. } => {
+                self.call_on_fd(CallKind::Write, *fd, Some(self.buffer_len(*buffer)?))?
             }
-            CallRequest::Read { fd, buffer: bytes, .. } => {
-                self.call_on_fd(CallKind::Read, *fd, Some(self.buffer_len(*bytes)?))?
+            CallRequest::Read { fd, buffer, .. } => {
+                self.call_on_fd(CallKind::Read, *fd, Some(self.buffer_len(*buffer)?))?
             }
-            CallRequest::Transfer { out_fd: out, args, .. } => {
-                self.call_on_fd(CallKind::Write, *out, Some(args[3]))?
+            CallRequest::Transfer { out_fd, args, .. } => {
+                self.call_on_fd(CallKind::Write, *out_fd, Some(args[3]))?
             }
             CallRequest::Truncate { fd, .. } => self.call_on_fd(CallKind::Truncate, *fd, None)?,
             CallRequest::Allocate { fd, .. } => self.call_on_fd(CallKind::Allocate, *fd, None)?,
@@ -67,11 +71,11 @@ impl CallContext<'_> {
             CallRequest::Sync { fd, data_only } => {
                 self.call_on_fd(if *data_only { CallKind::Fdatasync } else { CallKind::Fsync }, *fd, None)?
             }
-            CallRequest::Msync { address: at, .. } => match self.thread.mapped_stat(*at) {
-                Some(facts) => ResolvedCall {
+            CallRequest::Msync { address, .. } => match self.thread.mapped_stat(*address) {
+                Some(stat) => ResolvedCall {
                     kind: CallKind::Msync,
-                    watched: self.watched.contains(&facts),
-                    path: self.thread.mapped_path(*at).unwrap_or_default(),
+                    watched: self.watched.contains(&stat),
+                    path: self.thread.mapped_path(*address).unwrap_or_default(),
                     requested_bytes: None,
                     resolved_path: None,
                     resolved_to: None,
@@ -92,18 +96,19 @@ impl CallContext<'_> {
         }))
     }
 
-    fn call_on_path(&self, kind: CallKind, spot: ResolvedPath) -> ResolvedCall {
-        let plain = |facts: &FileStat| {
-            matches!(facts.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK)
+    fn call_on_path(&self, kind: CallKind, resolved: ResolvedPath) -> ResolvedCall {
+        let is_supported_type = |stat: &FileStat| {
+            matches!(stat.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK)
         };
-        let watched = self.watched.contains(&spot.dir_stat) && spot.stat.as_ref().is_none_or(plain);
-        let path = spot.path();
+        let watched =
+            self.watched.contains(&resolved.dir_stat) && resolved.stat.as_ref().is_none_or(is_supported_type);
+        let path = resolved.path();
         ResolvedCall {
             kind,
             watched,
             path,
             requested_bytes: None,
-            resolved_path: Some(spot),
+            resolved_path: Some(resolved),
             resolved_to: None,
             file: None,
         }
@@ -116,25 +121,26 @@ impl CallContext<'_> {
         to: PathArgument,
     ) -> Result<ResolvedCall, Errno> {
         let to = self.thread.resolve(to, false)?;
-        let mut subject = self.call_on_path(kind, self.thread.resolve(from, false)?);
-        subject.watched |= self.watched.contains(&to.dir_stat);
-        subject.resolved_to = Some(to);
-        Ok(subject)
+        let mut call = self.call_on_path(kind, self.thread.resolve(from, false)?);
+        call.watched |= self.watched.contains(&to.dir_stat);
+        call.resolved_to = Some(to);
+        Ok(call)
     }
 
-    /// The source may be a file without a name, given as a descriptor.
+    /// Resolves a link call. Its source may be a descriptor of an unnamed file, passed with an empty path or
+    /// as `/proc/self/fd/N`.
     fn link_call(&self, from: PathArgument, to: PathArgument) -> Result<ResolvedCall, Errno> {
         let text = self.thread.read_string(from.text_address)?;
-        let nameless = if text.is_empty() {
+        let descriptor = if text.is_empty() {
             Some(self.thread.duplicate_fd(from.dir_fd)?)
         } else {
             self.thread.proc_self_fd(&text)
         };
-        let Some(file) = nameless else { return self.call_between_paths(CallKind::Link, from, to) };
+        let Some(file) = descriptor else { return self.call_between_paths(CallKind::Link, from, to) };
         let to = self.thread.resolve(to, false)?;
-        let facts = sys::statx(file.as_fd(), c"")?;
+        let stat = sys::statx(file.as_fd(), c"")?;
         let watched = self.watched.contains(&to.dir_stat);
-        let (path, file) = (fd_path(file.as_fd()), Some((file, facts)));
+        let (path, file) = (fd_path(file.as_fd()), Some((file, stat)));
         Ok(ResolvedCall {
             kind: CallKind::Link,
             watched,
@@ -146,21 +152,26 @@ impl CallContext<'_> {
         })
     }
 
-    fn call_on_fd(&self, kind: CallKind, fd: i32, bytes: Option<u64>) -> Result<ResolvedCall, Errno> {
+    fn call_on_fd(
+        &self,
+        kind: CallKind,
+        fd: i32,
+        requested_bytes: Option<u64>,
+    ) -> Result<ResolvedCall, Errno> {
         let file = self.thread.duplicate_fd(fd)?;
-        let facts = sys::statx(file.as_fd(), c"")?;
-        let watched = self.watched.contains(&facts)
-            && matches!(facts.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
-        let wanted = watched && self.handler.needs_paths();
-        let path = if wanted { fd_path(file.as_fd()) } else { PathBuf::new() };
+        let stat = sys::statx(file.as_fd(), c"")?;
+        let watched =
+            self.watched.contains(&stat) && matches!(stat.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
+        let needs_path = watched && self.handler.needs_paths();
+        let path = if needs_path { fd_path(file.as_fd()) } else { PathBuf::new() };
         Ok(ResolvedCall {
             kind,
             watched,
             path,
-            requested_bytes: bytes,
+            requested_bytes,
             resolved_path: None,
             resolved_to: None,
-            file: Some((file, facts)),
+            file: Some((file, stat)),
         })
     }
 }

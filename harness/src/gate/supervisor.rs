@@ -1,4 +1,6 @@
-//! The loop that answers stopped calls, in a thread of its own, and the lines between decoding, deciding and doing.
+//! The supervisor: a thread that receives notifications of intercepted calls and responds to them.
+//!
+//! For each call it connects decoding, resolving, the handler's decision and performing.
 
 use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,43 +17,46 @@ use super::sys::{self, Notification, NotificationResponse};
 use super::target_thread::{ThreadCache, WatchedMounts};
 use super::{CallDecision, CallEffect, CallHandler, InterceptedCall};
 
-/// A thread that answers until all who make calls are gone.
+/// The supervisor's thread. It ends when all processes behind the filter have ended.
 pub struct SupervisorThread {
     thread: Option<JoinHandle<()>>,
 }
 
 impl SupervisorThread {
-    /// Waits until everybody behind the filter is gone.
+    /// Waits until all processes behind the filter have ended.
     pub fn join(mut self) {
-        // A panic in the overseer has ended the answering; the target was killed with its room.
+        // The result is an error only if the handler panicked. Then the sandbox has been torn down with the
+        // target.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Answers all calls that come through `listener`. Ends by itself when the last program behind the filter has ended.
+/// Starts a thread that responds to all calls reported by `listener`. It ends when the last process behind
+/// the filter has ended.
 pub fn serve_notifications<O: CallHandler + 'static>(
     listener: OwnedFd,
     watched: WatchedMounts,
-    overseer: Arc<Mutex<O>>,
+    handler: Arc<Mutex<O>>,
 ) -> SupervisorThread {
     let thread = std::thread::spawn(move || {
         sys::set_synchronous_wakeup(listener.as_fd());
-        // Without a umask of its own, modes would be masked twice. Refused only where a sandbox forbids it.
+        // The target's umask is applied to modes already, so this thread's own is cleared. Unsharing keeps
+        // that from the rest of the harness. It fails only inside a container that forbids it.
         let _ = sys::unshare_fs();
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let desk = Supervisor {
+        let supervisor = Supervisor {
             listener,
             watched,
-            handler: overseer,
+            handler,
             threads: ThreadCache::default(),
             delayed: BinaryHeap::new(),
         };
-        desk.serve();
+        supervisor.serve();
     });
     SupervisorThread { thread: Some(thread) }
 }
 
-/// A call that is let through later; the earliest is the greatest.
+/// A call that continues later. In the order of this type, the one that is due first is the greatest.
 #[derive(PartialEq, Eq)]
 struct DelayedResponse {
     due: Instant,
@@ -90,8 +95,9 @@ impl<O: CallHandler> Supervisor<O> {
             self.continue_due_calls();
             if events.contains(PollFlags::POLLIN) {
                 match sys::receive_notification(self.listener.as_fd()) {
-                    Ok(stopped) => self.handle_notification(&stopped),
-                    // Withdrawn between the two calls.
+                    Ok(notification) => self.handle_notification(&notification),
+                    // The notification was withdrawn after poll, because the target was killed or
+                    // interrupted.
                     Err(Errno::ENOENT | Errno::EINTR) => {}
                     Err(_) => return,
                 }
@@ -106,7 +112,7 @@ impl<O: CallHandler> Supervisor<O> {
             None => PollTimeout::NONE,
             Some(next) => {
                 let left = next.due.saturating_duration_since(Instant::now());
-                // Rounded up, so that it is due when the time is over.
+                // Rounded up, so that the call is due when poll returns.
                 PollTimeout::try_from(left + std::time::Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }
         }
@@ -124,33 +130,33 @@ impl<O: CallHandler> Supervisor<O> {
         }
     }
 
-    fn handle_notification(&mut self, stopped: &Notification) {
-        let mut overseer = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = match calls::decode(stopped.number, stopped.args) {
+    fn handle_notification(&mut self, notification: &Notification) {
+        let mut handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
+        let response = match calls::decode(notification.number, notification.args) {
             None => Some(NotificationResponse::Continue),
-            Some(CallRequest::Refused { feature: what }) => {
-                overseer.on_effect(CallEffect::Refused { feature: what });
+            Some(CallRequest::Refused { feature }) => {
+                handler.on_effect(CallEffect::Refused { feature });
                 Some(NotificationResponse::Fail(Errno::ENOSYS))
             }
-            Some(asked) => match self.threads.get(stopped.tid) {
-                // It is gone, or somebody we may not look at: the kernel answers.
+            Some(request) => match self.threads.get(notification.tid) {
+                // The thread has ended, or we are not permitted to access it.
                 Err(_) => Some(NotificationResponse::Continue),
                 Ok(thread) => {
-                    let mut hands = CallContext {
+                    let mut context = CallContext {
                         listener: self.listener.as_fd(),
-                        notification_id: stopped.id,
-                        tid: stopped.tid,
+                        notification_id: notification.id,
+                        tid: notification.tid,
                         thread,
                         watched: &self.watched,
-                        handler: &mut *overseer,
+                        handler: &mut *handler,
                     };
-                    match decide_and_perform(&mut hands, asked) {
-                        CallResponse::Now(answer) => Some(answer),
+                    match decide_and_perform(&mut context, request) {
+                        CallResponse::Now(response) => Some(response),
                         CallResponse::AlreadySent => None,
                         CallResponse::After(wait) => {
                             self.delayed.push(DelayedResponse {
                                 due: Instant::now() + wait,
-                                notification_id: stopped.id,
+                                notification_id: notification.id,
                             });
                             None
                         }
@@ -158,69 +164,71 @@ impl<O: CallHandler> Supervisor<O> {
                 }
             },
         };
-        drop(overseer);
-        if let Some(answer) = answer {
-            // ENOENT: killed meanwhile.
-            let _ = sys::send_response(self.listener.as_fd(), stopped.id, answer);
+        drop(handler);
+        if let Some(response) = response {
+            // Fails with ENOENT if the target was killed in the meantime.
+            let _ = sys::send_response(self.listener.as_fd(), notification.id, response);
         }
     }
 }
 
-/// Finds out what the call is about, asks, and does what is said.
-fn decide_and_perform(hands: &mut CallContext<'_>, asked: CallRequest) -> CallResponse {
-    let asked = hands.read_open_how(asked);
-    let subject = match hands.resolve_call(&asked) {
-        Ok(Some(subject)) if sys::is_notification_valid(hands.listener, hands.notification_id) => subject,
+/// Resolves the call, asks the handler for a decision, and carries the decision out.
+fn decide_and_perform(context: &mut CallContext<'_>, request: CallRequest) -> CallResponse {
+    let request = context.read_open_how(request);
+    let resolved = match context.resolve_call(&request) {
+        Ok(Some(resolved)) if sys::is_notification_valid(context.listener, context.notification_id) => {
+            resolved
+        }
         _ => return CallResponse::Now(NotificationResponse::Continue),
     };
-    if let CallRequest::Open { flags, .. } = asked
-        && !subject.watched
+    if let CallRequest::Open { flags, .. } = request
+        && !resolved.watched
     {
-        // Told so that a report can say what lies outside of every crash state.
+        // Reported, so that a report can list the files that no crash state covers.
         if opens_for_writing(flags) {
-            hands.handler.on_effect(CallEffect::OpenedOutside { path: subject.path });
+            context.handler.on_effect(CallEffect::OpenedOutside { path: resolved.path });
         }
         return CallResponse::Now(NotificationResponse::Continue);
     }
-    if !subject.watched {
-        return hands.continue_unwatched(&asked, &subject);
+    if !resolved.watched {
+        return context.continue_unwatched(&request, &resolved);
     }
     let call = InterceptedCall {
-        kind: subject.kind,
-        tid: hands.tid,
-        path: subject.path.clone(),
-        to: subject.resolved_to.as_ref().map(super::target_thread::ResolvedPath::path),
-        requested_bytes: subject.requested_bytes,
+        kind: resolved.kind,
+        tid: context.tid,
+        path: resolved.path.clone(),
+        to: resolved.resolved_to.as_ref().map(super::target_thread::ResolvedPath::path),
+        requested_bytes: resolved.requested_bytes,
     };
-    match hands.handler.decide(&call) {
+    match context.handler.decide(&call) {
         CallDecision::Continue => CallResponse::Now(NotificationResponse::Continue),
-        CallDecision::Perform => hands.perform(asked, subject, u64::MAX),
+        CallDecision::Perform => context.perform(request, resolved, u64::MAX),
         CallDecision::Fail(errno) => CallResponse::Now(NotificationResponse::Fail(errno)),
-        CallDecision::Short(bytes) => hands.perform(asked, subject, bytes),
+        CallDecision::Short(bytes) => context.perform(request, resolved, bytes),
         CallDecision::PerformThenFail(errno) => {
-            hands.perform_without_response(asked, subject, u64::MAX);
+            context.perform_without_response(request, resolved, u64::MAX);
             CallResponse::Now(NotificationResponse::Fail(errno))
         }
-        CallDecision::KillBefore => kill_target(hands),
+        CallDecision::KillBefore => kill_target(context),
         CallDecision::KillDuring(bytes) => {
-            hands.perform_without_response(asked, subject, bytes);
-            kill_target(hands)
+            context.perform_without_response(request, resolved, bytes);
+            kill_target(context)
         }
         CallDecision::KillAfter => {
-            hands.perform_without_response(asked, subject, u64::MAX);
-            kill_target(hands)
+            context.perform_without_response(request, resolved, u64::MAX);
+            kill_target(context)
         }
         CallDecision::Delay(wait) => CallResponse::After(wait),
         CallDecision::Swap(with) => {
-            // Where nothing can be swapped nothing has happened, and the overseer is not told otherwise.
-            let _ = hands.swap(&subject, with);
+            // If there is no file to swap, no effect is reported and the call continues.
+            let _ = context.swap(&resolved, with);
             CallResponse::Now(NotificationResponse::Continue)
         }
     }
 }
 
-/// Nobody is left to answer.
-fn kill_target(hands: &mut CallContext<'_>) -> CallResponse {
-    hands.handler.kill_target();
+/// Kills the target. Nothing is left to respond to afterwards.
+fn kill_target(context: &mut CallContext<'_>) -> CallResponse {
+    context.handler.kill_target();
     CallResponse::AlreadySent
 }

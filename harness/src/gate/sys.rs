@@ -1,4 +1,4 @@
-//! The calls that the compiler can't check, each behind a safe face.
+//! The system calls of the gate that need unsafe code, each behind a safe function.
 
 use std::ffi::CStr;
 use std::io::Error;
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 
-/// A stopped call. `id` names it until it is answered.
+/// A `seccomp_notif`: an intercepted call. `id` identifies it until a response is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Notification {
     pub(super) id: u64,
@@ -16,31 +16,37 @@ pub(super) struct Notification {
     pub(super) args: [u64; 6],
 }
 
-/// The answer to a stopped call.
+/// A `seccomp_notif_resp`: the response to a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotificationResponse {
+    /// The kernel performs the call.
     Continue,
+    /// The call returns this value.
     Value(i64),
+    /// The call fails with this errno.
     Fail(Errno),
 }
 
+/// Takes ownership of a descriptor that a system call returned.
 fn owned_fd(result: i64) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(result)?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    // SAFETY: callers pass the result of a call that creates a descriptor, so nothing else owns this one yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Wakes the other side on the same core, where the kernel (6.6 on) can.
+/// Makes the kernel wake the target and the supervisor on the same core. Needs Linux 6.6; has no effect
+/// before.
 pub(super) fn set_synchronous_wakeup(listener: BorrowedFd<'_>) {
-    // SAFETY: takes a number; an old kernel refuses it and nothing changes.
+    // SAFETY: the request takes a plain number and accesses no memory of ours.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1u64) };
 }
 
-/// The next stopped call. ENOENT: it was withdrawn, by a kill or a signal.
+/// Receives the next notification. Fails with ENOENT if a kill or a signal withdrew it.
 pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
-    // SAFETY: all zeroes are a valid `seccomp_notif`, and what the kernel wants to be given.
+    // SAFETY: `seccomp_notif` consists of integers, for which all zeroes are valid. The kernel requires
+    // zeroes.
     let mut notif: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live local value of the type that the call fills.
+    // SAFETY: the pointer is to a live local `seccomp_notif`, which is what the request fills.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notif) };
     Errno::result(result)?;
     Ok(Notification {
@@ -51,139 +57,147 @@ pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> Result<Notificat
     })
 }
 
-/// Answers. ENOENT: nobody waits for it any more.
+/// Sends a response. Fails with ENOENT if the call no longer waits for one.
 pub(super) fn send_response(
     listener: BorrowedFd<'_>,
     id: u64,
-    answer: NotificationResponse,
+    response: NotificationResponse,
 ) -> Result<(), Errno> {
-    let (val, error, flags) = match answer {
+    let (val, error, flags) = match response {
         NotificationResponse::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
         NotificationResponse::Value(value) => (value, 0, 0),
         NotificationResponse::Fail(errno) => (0, -(errno as i32), 0),
     };
-    let mut response = libc::seccomp_notif_resp { id, val, error, flags };
-    // SAFETY: the pointer is to a live local value of the type that the call reads.
+    let mut raw_response = libc::seccomp_notif_resp { id, val, error, flags };
+    // SAFETY: the pointer is to a live local `seccomp_notif_resp`, which is what the request reads.
     let result =
-        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw_response) };
     Errno::result(result).map(drop)
 }
 
-/// Puts a descriptor into the target as the result of the call.
+/// Installs a copy of `file` in the target and makes its number the result of the call.
 pub(super) fn send_fd_response(
     listener: BorrowedFd<'_>,
     id: u64,
     file: BorrowedFd<'_>,
     close_on_exec: bool,
 ) -> Result<(), Errno> {
-    let mut added = libc::seccomp_notif_addfd {
+    let mut request = libc::seccomp_notif_addfd {
         id,
         flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
         srcfd: file.as_raw_fd() as u32,
         newfd: 0,
         newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
     };
-    // SAFETY: the pointer is to a live local value of the type that the call reads.
+    // SAFETY: the pointer is to a live local `seccomp_notif_addfd`, which is what the request reads.
     let result =
-        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut added) };
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut request) };
     Errno::result(result).map(drop)
 }
 
-/// Whether the call still waits: only then does what was read from its thread belong to it.
+/// Whether the call still waits for a response. Only then does memory read from its thread belong to this
+/// call.
 pub(super) fn is_notification_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
-    // SAFETY: the pointer is to a live local number.
+    // SAFETY: the pointer is to a live local `u64`, which is what the request reads.
     let result =
         unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) };
     result == 0
 }
 
-/// Copies the target's memory into `bytes`; how much could be read.
-pub(super) fn read_memory(tid: i32, at: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+/// Copies the target's memory into `bytes`. Returns how many bytes could be read.
+pub(super) fn read_memory(tid: i32, address: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
     let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: bytes.len() };
-    // SAFETY: the local range is `bytes`, live and writable; the remote one is checked by the kernel.
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: the local range is exactly `bytes`, which is live and writable. The kernel checks the remote
+    // range.
     let read = unsafe { libc::process_vm_readv(tid, &raw const local, 1, &raw const remote, 1, 0) };
     Errno::result(read).map(|read| read as usize)
 }
 
 /// Copies `bytes` into the target's memory.
-pub(super) fn write_memory(tid: i32, at: u64, bytes: &[u8]) -> Result<(), Errno> {
+pub(super) fn write_memory(tid: i32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: bytes.len() };
-    // SAFETY: the local range is `bytes`, live and only read; the remote one is checked by the kernel.
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: the local range is exactly `bytes`, which is live and only read. The kernel checks the remote
+    // range.
     let written = unsafe { libc::process_vm_writev(tid, &raw const local, 1, &raw const remote, 1, 0) };
     if Errno::result(written)? == bytes.len() as isize { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
-/// A handle on one thread, or on its process where the kernel is older than 6.9.
+/// Opens a pidfd of a thread, or of its process before Linux 6.9.
 pub(super) fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes two numbers and returns a new descriptor or an error.
+    // O_EXCL is the value of PIDFD_THREAD.
+    // SAFETY: pidfd_open takes two numbers and returns a new descriptor or an error.
     let thread = owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, tid, libc::O_EXCL) });
     match thread {
         Err(Errno::EINVAL) => {
             let process = super::target_thread::process_id_of(tid).ok_or(Errno::ESRCH)?;
-            // SAFETY: as above.
+            // SAFETY: pidfd_open takes two numbers and returns a new descriptor or an error.
             owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })
         }
         thread => thread,
     }
 }
 
-/// A duplicate of one of its descriptors; it shares offset and flags.
+/// Duplicates a descriptor of the target. The duplicate shares file offset and status flags with the
+/// original.
 pub(super) fn duplicate_fd(thread: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes numbers and returns a new descriptor or an error.
+    // SAFETY: pidfd_getfd takes three numbers and returns a new descriptor or an error.
     owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, thread.as_raw_fd(), fd, 0) })
 }
 
-/// `openat2`: resolved as if `root` were the root folder.
+/// Calls openat2. `resolve` holds its `RESOLVE_*` flags.
 pub(super) fn openat2(
-    root: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
     path: &CStr,
     flags: i32,
     mode: u32,
     resolve: u64,
 ) -> Result<OwnedFd, Errno> {
-    // SAFETY: all zeroes are a valid `open_how`.
+    // SAFETY: `open_how` consists of integers, for which all zeroes are valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = flags as u64;
     how.mode = u64::from(mode);
     how.resolve = resolve;
     let size = std::mem::size_of::<libc::open_how>();
-    // SAFETY: path and struct are live for the call, and the size is the struct's.
+    // SAFETY: `path` is a C string and `how` an `open_how` of `size` bytes; both are live during the call.
     owned_fd(unsafe {
-        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size)
+        libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, size)
     })
 }
 
-/// What is known of a file: key, mount, size, whether it is a folder or a pipe.
+/// Metadata of a file, from statx.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileStat {
     pub(super) file_id: super::FileId,
     pub(super) mount_id: u64,
     pub(super) size_bytes: u64,
+    /// File type and permissions, as `st_mode`.
     pub(super) mode: u32,
 }
 
-/// `statx` of a name in a folder, or of the descriptor itself where the name is empty. Links are not followed.
+/// Calls statx on a name in a directory, or on the descriptor itself if the name is empty. Does not follow
+/// symbolic links.
 pub(super) fn statx(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileStat, Errno> {
-    // SAFETY: all zeroes are a valid `statx`.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: `libc::statx` consists of integers, for which all zeroes are valid.
+    let mut raw_stat: libc::statx = unsafe { std::mem::zeroed() };
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
     let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
-    // SAFETY: the name is live, and the pointer is to a live local value of the type that the call fills.
-    let result = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, &raw mut found) };
+    // SAFETY: `name` is a C string, and the pointer is to a live local `libc::statx`, which is what the call
+    // fills.
+    let result = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, &raw mut raw_stat) };
     Errno::result(result)?;
-    let dev = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    let dev = u64::from(raw_stat.stx_dev_major) << 32 | u64::from(raw_stat.stx_dev_minor);
     Ok(FileStat {
-        file_id: super::FileId { dev, ino: found.stx_ino },
-        mount_id: found.stx_mnt_id,
-        size_bytes: found.stx_size,
-        mode: u32::from(found.stx_mode),
+        file_id: super::FileId { dev, ino: raw_stat.stx_ino },
+        mount_id: raw_stat.stx_mnt_id,
+        size_bytes: raw_stat.stx_size,
+        mode: u32::from(raw_stat.stx_mode),
     })
 }
 
-/// From here on this thread has a umask and a working folder of its own.
+/// Gives the calling thread its own umask and working directory.
 pub(super) fn unshare_fs() -> Result<(), Error> {
-    // SAFETY: takes a number; only the calling thread is changed.
+    // SAFETY: unshare takes a number and accesses no memory. CLONE_FS changes only the calling thread.
     Errno::result(unsafe { libc::unshare(libc::CLONE_FS) }).map(drop).map_err(Error::from)
 }

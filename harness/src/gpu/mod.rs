@@ -1,7 +1,9 @@
-//! The stand-in for the GPU's driver, as the harness holds it: where its library is, whether it works here, and the folder by which one
-//! target's GPU is told how to fail. Knows no scenario and no fault.
+//! The harness's side of the shim, the library that takes the place of the GPU driver for a target: where the
+//! library is, whether it works here, and the directory through which the harness tells it which calls fail.
+//! Knows no scenario.
 //!
-//! The target finds the library under the driver's own names, through `LD_LIBRARY_PATH`; it is not changed and not told.
+//! The target finds the shim under the driver's own file names, through `LD_LIBRARY_PATH`. It needs no
+//! change.
 
 mod driver_probe;
 mod shim_library;
@@ -19,52 +21,54 @@ use simgpu_plan::{
 pub use driver_probe::{REAL_GPU, SIMULATED_GPU, doctor, run_probe_if_requested};
 pub use shim_library::find_shim_library;
 
-/// Names under which programs ask for what the library stands in for. In front of a real driver cublasLt is the machine's own.
+/// File names under which programs load the libraries that the shim replaces. In front of a real driver,
+/// programs keep the machine's own cublasLt.
 const DRIVER_LIBRARIES: [&str; 4] = ["libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1"];
 const CUBLASLT_LIBRARIES: [&str; 3] = ["libcublasLt.so", "libcublasLt.so.12", "libcublasLt.so.13"];
-/// Variable by which the loader is told where to look first.
+/// Environment variable with the directories that the dynamic loader searches first.
 pub const LIBRARY_PATH_VARIABLE: &str = "LD_LIBRARY_PATH";
 
-/// Why a target can't be given a GPU.
+/// Why a target can't be provided with a GPU.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
+    /// The files shared with the shim can't be used.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// An operation on a file failed.
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
 }
 
-/// The GPU of one target: a folder that the harness writes and all processes of the target read.
+/// The shim of one target. The harness writes its directory, and all processes of the target read it.
 pub struct Shim {
     shared_dir: PlanDirectory,
     path: PathBuf,
-    lock_plan: Mutex<ShimPlan>,
-    /// Lines of evidence that have been looked at for findings.
+    plan: Mutex<ShimPlan>,
+    /// Number of evidence lines that have been searched for defects.
     examined_lines: Mutex<usize>,
 }
 
 impl Shim {
-    /// Makes it in a folder that does not exist yet, with nothing that fails.
-    pub fn create(path: &Path, library: &Path, machine: Backend) -> Result<Shim, GpuError> {
+    /// Creates the directory, which must not exist yet, without any fault rules. `library` is the shim's
+    /// library.
+    ///
+    /// # Errors
+    /// If the directory or a file in it can't be created.
+    pub fn create(path: &Path, library: &Path, backend: Backend) -> Result<Shim, GpuError> {
         let links = path.join("lib");
         std::fs::create_dir_all(&links).map_err(file_error("create", &links))?;
-        let simulated = matches!(machine, Backend::Simulated(_));
-        let maths: &[&str] = if simulated { &CUBLASLT_LIBRARIES } else { &[] };
-        for name in DRIVER_LIBRARIES.iter().chain(maths) {
+        let is_simulated = matches!(backend, Backend::Simulated(_));
+        let cublaslt: &[&str] = if is_simulated { &CUBLASLT_LIBRARIES } else { &[] };
+        for name in DRIVER_LIBRARIES.iter().chain(cublaslt) {
             let link = links.join(name);
             std::os::unix::fs::symlink(library, &link).map_err(file_error("link", &link))?;
         }
-        let plan = ShimPlan { backend: machine, health: GpuHealth::default(), rules: Vec::new() };
-        let folder = PlanDirectory::create(path, &plan)?;
-        Ok(Shim {
-            shared_dir: folder,
-            path: path.into(),
-            lock_plan: Mutex::new(plan),
-            examined_lines: Mutex::new(0),
-        })
+        let plan = ShimPlan { backend, health: GpuHealth::default(), rules: Vec::new() };
+        let shared_dir = PlanDirectory::create(path, &plan)?;
+        Ok(Shim { shared_dir, path: path.into(), plan: Mutex::new(plan), examined_lines: Mutex::new(0) })
     }
 
-    /// What the target's processes need in their environment.
+    /// The environment variables that the target's processes need.
     pub fn environment(&self) -> Vec<(OsString, OsString)> {
         vec![
             (LIBRARY_PATH_VARIABLE.into(), self.path.join("lib").into()),
@@ -73,10 +77,13 @@ impl Shim {
     }
 
     fn lock_plan(&self) -> MutexGuard<'_, ShimPlan> {
-        self.lock_plan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more rule; by its number it is known from then on.
+    /// Adds a rule. Returns its index, which identifies it in the other methods.
+    ///
+    /// # Errors
+    /// If the plan can't be written.
     pub fn add_rule(&self, rule: FaultRule) -> Result<usize, GpuError> {
         let mut plan = self.lock_plan();
         plan.rules.push(rule);
@@ -84,53 +91,66 @@ impl Shim {
         Ok(plan.rules.len() - 1)
     }
 
-    /// From now on calls are counted, and struck at; or no longer.
-    pub fn set_armed(&self, rule: usize, armed: bool) -> Result<(), GpuError> {
+    /// Arms or disarms a rule. Calls are counted, and faults injected, only while it is armed.
+    ///
+    /// # Errors
+    /// If the plan can't be written.
+    pub fn set_armed(&self, rule_index: usize, armed: bool) -> Result<(), GpuError> {
         let mut plan = self.lock_plan();
-        if let Some(rule) = plan.rules.get_mut(rule) {
+        if let Some(rule) = plan.rules.get_mut(rule_index) {
             rule.armed = armed;
         }
         Ok(self.shared_dir.replace_plan(&plan)?)
     }
 
-    /// What the GPU is and tells of itself is changed.
+    /// Changes what the GPU is and what it reports about itself.
+    ///
+    /// # Errors
+    /// If the plan can't be written.
     pub fn update(&self, change: impl FnOnce(&mut Backend, &mut GpuHealth)) -> Result<(), GpuError> {
         let mut plan = self.lock_plan();
-        let ShimPlan { backend: machine, health: state, .. } = &mut *plan;
-        change(machine, state);
+        let ShimPlan { backend, health, .. } = &mut *plan;
+        change(backend, health);
         Ok(self.shared_dir.replace_plan(&plan)?)
     }
 
-    /// A GPU that a rule has made fall off the bus is back.
+    /// Makes a GPU that a rule has taken off the bus available again.
     pub fn restore_device(&self) {
         self.shared_dir.control().clear_lost();
     }
 
-    /// Calls that the rule speaks of, since it was armed.
-    pub fn calls_seen(&self, rule: usize) -> u64 {
-        self.shared_dir.control().calls_seen(rule)
+    /// Number of calls that matched the rule while it was armed.
+    pub fn calls_seen(&self, rule_index: usize) -> u64 {
+        self.shared_dir.control().calls_seen(rule_index)
     }
 
     /// What the rule has done so far.
-    pub fn evidence_of(&self, rule: usize) -> Result<Vec<Evidence>, GpuError> {
+    ///
+    /// # Errors
+    /// If the evidence can't be read.
+    pub fn evidence_of(&self, rule_index: usize) -> Result<Vec<Evidence>, GpuError> {
         let mut evidence = self.shared_dir.read_evidence()?;
-        evidence.retain(|one| one.rule == Some(rule));
+        evidence.retain(|entry| entry.rule == Some(rule_index));
         Ok(evidence)
     }
 
-    /// What the simulation has found by itself since it was last asked.
+    /// Defects that the simulation has found by itself since the previous call, such as accesses out of
+    /// bounds.
+    ///
+    /// # Errors
+    /// If the evidence can't be read.
     pub fn take_new_gpu_defects(&self) -> Result<Vec<String>, GpuError> {
-        let mut looked_at = self.examined_lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut examined_lines = self.examined_lines.lock().unwrap_or_else(PoisonError::into_inner);
         let evidence = self.shared_dir.read_evidence()?;
-        let fresh = evidence.get(*looked_at..).unwrap_or_default().iter();
-        let found = fresh.filter(|one| one.rule.is_none());
-        let found = found.map(|one| format!("{} (process {})", one.description, one.pid)).collect();
-        *looked_at = evidence.len();
-        Ok(found)
+        let new_entries = evidence.get(*examined_lines..).unwrap_or_default().iter();
+        let defects = new_entries.filter(|entry| entry.rule.is_none());
+        let defects = defects.map(|entry| format!("{} (process {})", entry.description, entry.pid)).collect();
+        *examined_lines = evidence.len();
+        Ok(defects)
     }
 }
 
-/// As CUDA writes it: 12080 is 12.8.
+/// A version as CUDA encodes it: 12080 is 12.8.
 pub fn cuda_version_number(version: CudaVersion) -> i32 {
     i32::try_from(version.major * 1000 + version.minor * 10).unwrap_or(i32::MAX)
 }
@@ -146,10 +166,10 @@ mod tests {
 
     use super::*;
 
-    fn shim(dir: &Path, machine: Backend) -> Shim {
+    fn shim(dir: &Path, backend: Backend) -> Shim {
         let library = dir.join("libsimgpu.so");
         std::fs::write(&library, "").unwrap();
-        Shim::create(&dir.join("gpu"), &library, machine).unwrap()
+        Shim::create(&dir.join("gpu"), &library, backend).unwrap()
     }
 
     #[test]
@@ -176,14 +196,14 @@ mod tests {
             persistence: Persistence::Transient,
             effect: RuleEffect::Count,
         };
-        let number = gpu.add_rule(rule).unwrap();
-        assert!(!target.read_plan().unwrap().rules[number].armed);
-        gpu.set_armed(number, true).unwrap();
-        gpu.update(|_, state| state.temperature_c = Some(95)).unwrap();
-        let read = target.read_plan().unwrap();
-        assert!(read.rules[number].armed && read.health.temperature_c == Some(95));
-        target.control().count_call(number);
-        assert_eq!(gpu.calls_seen(number), 1);
+        let rule_index = gpu.add_rule(rule).unwrap();
+        assert!(!target.read_plan().unwrap().rules[rule_index].armed);
+        gpu.set_armed(rule_index, true).unwrap();
+        gpu.update(|_, health| health.temperature_c = Some(95)).unwrap();
+        let plan = target.read_plan().unwrap();
+        assert!(plan.rules[rule_index].armed && plan.health.temperature_c == Some(95));
+        target.control().count_call(rule_index);
+        assert_eq!(gpu.calls_seen(rule_index), 1);
     }
 
     #[test]
@@ -191,11 +211,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let gpu = shim(dir.path(), Backend::Simulated(SimulatedMachine::default()));
         let target = PlanDirectory::open(&dir.path().join("gpu")).unwrap();
-        let tell = |rule, what: &str| {
-            target.record_evidence(&Evidence { rule, pid: 7, description: what.into() }).unwrap()
+        let record = |rule, description: &str| {
+            target.record_evidence(&Evidence { rule, pid: 7, description: description.into() }).unwrap()
         };
-        tell(None, "out of bounds");
-        tell(Some(0), "launch 3 failed");
+        record(None, "out of bounds");
+        record(Some(0), "launch 3 failed");
         assert_eq!(gpu.take_new_gpu_defects().unwrap(), ["out of bounds (process 7)"]);
         assert!(gpu.take_new_gpu_defects().unwrap().is_empty());
         assert_eq!(gpu.evidence_of(0).unwrap().len(), 1);

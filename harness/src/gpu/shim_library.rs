@@ -1,13 +1,16 @@
-//! Finds the stand-in's library; builds it first when the harness itself runs from its workspace.
+//! Finds the shim's library. Builds it first if the harness runs from its workspace.
 
 use std::path::PathBuf;
 
 use crate::target::{ProgramError, WorkspaceMember, find_or_build};
 
-/// The library, as cargo names it.
+/// File name of the library.
 const LIBRARY_FILE: &str = "libsimgpu.so";
 
-/// The library's path.
+/// Returns the library's path.
+///
+/// # Errors
+/// If the library can't be found or built.
 pub fn find_shim_library() -> Result<PathBuf, ProgramError> {
     find_or_build(&WorkspaceMember {
         package: "simgpu",

@@ -1,4 +1,5 @@
-//! A library of which nothing is known before it is loaded: the calls that the compiler can't check.
+//! Loads a library whose contents are unknown, and calls the functions that a driver or the shim exports.
+//! Only a probe's process may use this.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -6,52 +7,56 @@ use std::path::Path;
 
 use nix::libc;
 
-/// A loaded library; it stays loaded.
+/// A loaded library. It is never unloaded.
 pub(super) struct LoadedLibrary {
     handle: *mut c_void,
 }
 
 impl LoadedLibrary {
+    /// Loads a library by path or file name. The error is the loader's text.
     pub(super) fn open(path: &Path) -> Result<LoadedLibrary, String> {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-        // SAFETY: the name is a C string; what the library's own start does is why this runs in a process of its own.
+        // SAFETY: `name` is a C string. The library's initialisers run arbitrary code, so this runs in a
+        // process whose only purpose is the probe.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() { Err(last_error()) } else { Ok(LoadedLibrary { handle }) }
     }
 
     fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
-        // SAFETY: the handle is of a library that is never closed.
+        // SAFETY: `handle` is of a library that is never closed, and `name` is a C string.
         let symbol = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
         (!symbol.is_null()).then_some(symbol)
     }
 
-    /// Kernels that a stand-in has compiled in; none where this is not one.
+    /// The number of kernels compiled into the shim. Returns `None` if this library is not the shim.
     pub(super) fn kernel_count(&self) -> Option<usize> {
         let symbol = self.symbol(c"simgpu_kernels")?;
-        // SAFETY: only the stand-in has a symbol of this name, and there it is a function of this type.
+        // SAFETY: only the shim exports this symbol, and there it is a function of this type.
         let kernels: extern "C" fn() -> c_int = unsafe { std::mem::transmute(symbol) };
         usize::try_from(kernels()).ok()
     }
 
-    /// Why a stand-in has none.
+    /// The reason reason_function the shim has no kernels.
     pub(super) fn missing_kernels_reason(&self) -> Option<String> {
         let symbol = self.symbol(c"simgpu_why")?;
-        // SAFETY: as above.
-        let why: extern "C" fn() -> *const c_char = unsafe { std::mem::transmute(symbol) };
-        let text = why();
-        // SAFETY: where it is not null, it is a C string that lives as long as the library.
+        // SAFETY: only the shim exports this symbol, and there it is a function of this type.
+        let reason_function: extern "C" fn() -> *const c_char = unsafe { std::mem::transmute(symbol) };
+        let text = reason_function();
+        // SAFETY: if it is not null, the shim returns a static C string, and the library stays loaded.
         (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
     }
 
-    /// Devices that a driver tells of.
+    /// The number of devices that a driver reports.
     pub(super) fn device_count(&self) -> Result<usize, String> {
-        let needed = |name: &CStr| {
-            self.symbol(name).ok_or_else(|| format!("the driver has no `{}`", name.to_string_lossy()))
+        let required_symbol = |name: &CStr| {
+            self.symbol(name)
+                .ok_or_else(|| format!("the driver does not export `{}`", name.to_string_lossy()))
         };
-        let (initialise, count_devices) = (needed(c"cuInit")?, needed(c"cuDeviceGetCount")?);
-        // SAFETY: a driver's functions of these names have these types, by cuda.h.
+        let (initialise, count_devices) =
+            (required_symbol(c"cuInit")?, required_symbol(c"cuDeviceGetCount")?);
+        // SAFETY: cuda.h declares cuInit with this type.
         let initialise: extern "C" fn(c_uint) -> c_int = unsafe { std::mem::transmute(initialise) };
-        // SAFETY: as above.
+        // SAFETY: cuda.h declares cuDeviceGetCount with this type.
         let count_devices: extern "C" fn(*mut c_int) -> c_int = unsafe { std::mem::transmute(count_devices) };
         let mut count = 0;
         match (initialise(0), count_devices(&raw mut count)) {
@@ -62,12 +67,14 @@ impl LoadedLibrary {
     }
 }
 
+/// The text of the loader's last error.
 fn last_error() -> String {
-    // SAFETY: takes nothing; what it returns is a C string of this thread until the next call of the loader.
+    // SAFETY: dlerror takes no arguments.
     let text = unsafe { libc::dlerror() };
     if text.is_null() {
-        return "the loader does not say why".into();
+        return "the dynamic loader gave no reason".into();
     }
-    // SAFETY: not null, and nothing has called the loader since.
+    // SAFETY: dlerror returned a C string that is valid until this thread calls the loader again, which it
+    // has not done.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

@@ -1,19 +1,21 @@
-//! Takes memory until somebody is killed for it. Runs in a room, in a memory cgroup with a limit just above its use.
+//! The memory balloon: allocates memory until the kernel kills a process. Runs in a sandbox, in a memory
+//! cgroup whose limit is just above its current use.
 
 use std::time::Duration;
 
+/// Memory allocated at a time.
 const STEP_BYTES: usize = 256 * 1024;
-/// Far more than the slack that it finds; a bound all the same.
+/// Upper bound, far above the free memory that it finds.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
-/// Never returns.
+/// Entry point of the balloon's process. Never returns.
 pub(super) fn main() -> ! {
-    let mut held: Vec<Vec<u8>> = Vec::new();
-    while held.len() * STEP_BYTES < MAX_BYTES {
-        // Ones, not zeroes: every page is touched.
-        held.push(vec![1; STEP_BYTES]);
+    let mut allocated: Vec<Vec<u8>> = Vec::new();
+    while allocated.len() * STEP_BYTES < MAX_BYTES {
+        // Ones instead of zeroes, so that every page is touched.
+        allocated.push(vec![1; STEP_BYTES]);
         std::thread::sleep(Duration::from_micros(200));
     }
     std::thread::sleep(Duration::from_secs(5));
-    std::process::exit(i32::from(held.is_empty()))
+    std::process::exit(i32::from(allocated.is_empty()))
 }

@@ -1,4 +1,4 @@
-//! A memory cgroup for one room, where the machine grants one: version 2, or version 1, found by trying.
+//! A memory cgroup for one sandbox, if this machine permits one: version 2 or 1, found by trying.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,18 +7,20 @@ use nix::unistd::geteuid;
 
 use super::SandboxError;
 
-/// Names of our cgroups begin so; a sweep removes none other.
+/// Prefix of the names of our cgroups. The removal of leftovers touches no others.
 pub(super) const NAME_PREFIX: &str = "trainwreck-";
 
+/// Makes the names unique within this process.
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// Version of the cgroup interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CgroupVersion {
     V1,
     V2,
 }
 
-/// A cgroup with a memory controller. Removed by [`MemoryCgroup::remove`], or by the sweep.
+/// A cgroup with a memory controller. Removed by [`MemoryCgroup::remove`], or as a leftover by a later run.
 #[derive(Debug)]
 pub(super) struct MemoryCgroup {
     dir: PathBuf,
@@ -26,7 +28,7 @@ pub(super) struct MemoryCgroup {
 }
 
 impl MemoryCgroup {
-    /// A new one; none where no memory controller may be used.
+    /// Creates a cgroup. Returns `None` if no memory controller can be used.
     pub(super) fn create() -> Option<MemoryCgroup> {
         let name = format!(
             "{NAME_PREFIX}{}-{}-{}",
@@ -39,7 +41,7 @@ impl MemoryCgroup {
             .find_map(|(parent, version)| MemoryCgroup::create_below(&parent, &name, version))
     }
 
-    /// Only one that really works: made, limited and opened for new members.
+    /// Creates a cgroup below `parent`, and keeps it only if it can be read, limited and joined.
     fn create_below(parent: &Path, name: &str, version: CgroupVersion) -> Option<MemoryCgroup> {
         let cgroup = MemoryCgroup { dir: parent.join(name), version };
         std::fs::create_dir(&cgroup.dir).ok()?;
@@ -49,36 +51,40 @@ impl MemoryCgroup {
         if works {
             return Some(cgroup);
         }
-        // Just made by us and empty.
+        // It is empty, so this does not fail.
         let _ = std::fs::remove_dir(&cgroup.dir);
         None
     }
 
+    /// The file into which a process writes "0" to join.
     pub(super) fn procs_file(&self) -> PathBuf {
         self.dir.join("cgroup.procs")
     }
 
+    /// The version of its interface.
     pub(super) fn version(&self) -> CgroupVersion {
         self.version
     }
 
-    /// Sets the limit; `u64::MAX` is none. Version 1 answers EBUSY where more is in use.
+    /// Sets the limit; `u64::MAX` removes it. Version 1 fails with EBUSY if more memory is in use.
     pub(super) fn write_limit(&self, bytes: u64) -> std::io::Result<()> {
-        let none = bytes == u64::MAX;
+        let unlimited = bytes == u64::MAX;
         match self.version {
             CgroupVersion::V2 => {
-                let value = if none { "max".into() } else { bytes.to_string() };
-                // Without swap a limit is a limit; where there is no swap there is no such file.
-                let _ = std::fs::write(self.dir.join("memory.swap.max"), if none { "max" } else { "0" });
+                let value = if unlimited { "max".into() } else { bytes.to_string() };
+                // Without this, memory above the limit would be swapped. The file does not exist if there is
+                // no swap.
+                let _ = std::fs::write(self.dir.join("memory.swap.max"), if unlimited { "max" } else { "0" });
                 std::fs::write(self.dir.join("memory.max"), value)
             }
             CgroupVersion::V1 => {
-                let value = if none { "-1".into() } else { bytes.to_string() };
+                let value = if unlimited { "-1".into() } else { bytes.to_string() };
                 std::fs::write(self.dir.join("memory.limit_in_bytes"), value)
             }
         }
     }
 
+    /// Memory in use.
     pub(super) fn usage_bytes(&self) -> Option<u64> {
         let file = match self.version {
             CgroupVersion::V2 => "memory.current",
@@ -87,7 +93,7 @@ impl MemoryCgroup {
         std::fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
     }
 
-    /// Processes that the kernel's OOM killer has killed in it.
+    /// Number of processes in it that the kernel's OOM killer has killed.
     pub(super) fn oom_kills(&self) -> u64 {
         let file = match self.version {
             CgroupVersion::V2 => "memory.events",
@@ -97,28 +103,28 @@ impl MemoryCgroup {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Removes it once nobody is in it any more.
+    /// Removes the cgroup, as soon as no process is left in it.
     pub(super) fn remove(&self) -> Result<(), SandboxError> {
         remove_empty(&self.dir)
     }
 }
 
-/// The kernel lets go of the dead a moment after they were reaped.
+/// Removes a cgroup. Retries, because the kernel keeps it busy for a moment after its processes were reaped.
 pub(super) fn remove_empty(dir: &Path) -> Result<(), SandboxError> {
-    let mut last = None;
+    let mut last_error = None;
     for _ in 0..200 {
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => last = Some(error),
+            Err(error) => last_error = Some(error),
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let error = last.unwrap_or_else(|| std::io::Error::other("it stays"));
+    let error = last_error.unwrap_or_else(|| std::io::Error::other("it is still in use"));
     Err(SandboxError::file("remove cgroup", dir)(error))
 }
 
-/// Cgroups below which ours might be made, the likeliest first.
+/// Cgroups below which ours could be created, in order of preference.
 pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -133,10 +139,11 @@ pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
             continue;
         }
         for mount in mount_points(&mounts, version) {
-            let here = mount.join(path.trim_start_matches('/'));
-            parents.push((here.clone(), version));
+            let current = mount.join(path.trim_start_matches('/'));
+            parents.push((current.clone(), version));
             parents.extend(
-                here.parent()
+                current
+                    .parent()
                     .filter(|parent| parent.starts_with(&mount))
                     .map(|parent| (parent.to_path_buf(), version)),
             );
@@ -145,8 +152,9 @@ pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
     parents
 }
 
+/// Mount points of the cgroup file system of a version, from mountinfo.
 fn mount_points(mountinfo: &str, version: CgroupVersion) -> Vec<PathBuf> {
-    let wanted = |line: &&str| {
+    let is_wanted_mount = |line: &&str| {
         let Some((_, after)) = line.split_once(" - ") else { return false };
         let mut fields = after.split(' ');
         let (kind, options) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
@@ -155,5 +163,10 @@ fn mount_points(mountinfo: &str, version: CgroupVersion) -> Vec<PathBuf> {
             CgroupVersion::V1 => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
         }
     };
-    mountinfo.lines().filter(wanted).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+    mountinfo
+        .lines()
+        .filter(is_wanted_mount)
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .collect()
 }

@@ -1,7 +1,10 @@
-//! A fork server in a room: a program that was started once and forks for each command. Part of the warden.
+//! A fork server in a sandbox: a program that is started once, imports its modules, and forks for each
+//! command. Part of the init process.
 //!
-//! It is told its socket's number in its arguments (`{control}`) and says `{"ready": N}`; for each command it is sent the
-//! words as JSON with two descriptors beside them, answers `{"pid": N}`, and `{"status": N}` when the child has ended.
+//! Protocol: init replaces `{control}` in the server's arguments with the number of its socket. The server
+//! sends `{"ready": N}`. For each command init sends the arguments as a JSON list together with the
+//! descriptors for standard output and error. The server sends `{"pid": N}`, and `{"status": N}` when the
+//! child has ended.
 
 use std::io::{Error, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,26 +25,29 @@ use super::protocol::{CompletedCommand, LaunchSpec};
 use super::run_command::{CapturedOutput, read_available, set_nonblocking};
 use super::{ProcessExit, init};
 
-/// How long the imports may take.
+/// How long the server's imports may take.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long outputs are still read after the child's end.
+/// How long outputs are still read after the child has ended, if another process holds them open.
 const DRAIN_TIME: Duration = Duration::from_millis(20);
 
+/// A message of the server. At most one field is set; none if the server has ended.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct ForkServerMessage {
     ready: Option<u64>,
     pid: Option<i32>,
+    /// Wait status, as waitpid returns it.
     status: Option<i32>,
 }
 
+/// A running fork server.
 pub(super) struct ForkServer {
     control: OwnedFd,
     server: Child,
 }
 
 impl ForkServer {
-    /// Returns when it has imported.
+    /// Starts the server. Returns when it is ready.
     pub(super) fn start(launch: &LaunchSpec) -> Result<ForkServer, Error> {
         let kind = (AddressFamily::Unix, SockType::SeqPacket);
         let (ours, theirs) = socketpair(kind.0, kind.1, None, SockFlag::empty())?;
@@ -51,12 +57,12 @@ impl ForkServer {
         launch
             .argv
             .iter_mut()
-            .filter(|word| *word == "{control}")
-            .for_each(|word| *word = number.clone().into());
-        let mut command = init::build_command(&launch).ok_or_else(|| Error::other("no program"))?;
+            .filter(|argument| *argument == "{control}")
+            .for_each(|argument| *argument = number.clone().into());
+        let mut command = init::build_command(&launch).ok_or_else(|| Error::other("`argv` is empty"))?;
         let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         drop(theirs);
-        let mut warm_words = server.stderr.take();
+        let mut server_stderr = server.stderr.take();
         let control = ours;
         let ready = receive_server_message(&control, Instant::now() + IMPORT_TIMEOUT)?;
         match ready {
@@ -64,30 +70,32 @@ impl ForkServer {
             _ => {
                 let _ = server.kill();
                 let _ = server.wait();
-                let mut words = CapturedOutput::new(2000);
-                warm_words.as_ref().map(set_nonblocking).transpose()?;
-                read_available(&mut warm_words, &mut words)?;
-                let words = words.text();
-                let last =
-                    words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-                Err(Error::other(format!("it ended instead of importing: {last}")))
+                let mut output = CapturedOutput::new(2000);
+                server_stderr.as_ref().map(set_nonblocking).transpose()?;
+                read_available(&mut server_stderr, &mut output)?;
+                let output = output.text();
+                let last_line =
+                    output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+                Err(Error::other(format!("it did not become ready: {last_line}")))
             }
         }
     }
 
+    /// The server's pid within the sandbox.
     pub(super) fn pid(&self) -> Pid {
         Pid::from_raw(self.server.id() as i32)
     }
 
-    /// Runs one command to its end, or kills it when its time is over.
+    /// Runs one command until it ends or `limit` has passed, then kills it.
     pub(super) fn run(
         &mut self,
-        words: &LaunchSpec,
+        launch: &LaunchSpec,
         limit: Duration,
-        keep: usize,
+        max_output_bytes: usize,
     ) -> Result<CompletedCommand, Error> {
         let ((out, their_out), (err, their_err)) = (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
-        let argv: Vec<String> = words.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let argv: Vec<String> =
+            launch.argv.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let message = serde_json::to_vec(&argv).map_err(Error::other)?;
         let files = [their_out.as_raw_fd(), their_err.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&files)];
@@ -99,65 +107,63 @@ impl ForkServer {
             None,
         )?;
         drop((their_out, their_err));
-        let until = Instant::now() + limit;
+        let limit_end = Instant::now() + limit;
         let Some(ForkServerMessage { pid: Some(pid), .. }) =
-            receive_server_message(&self.control, until + IMPORT_TIMEOUT)?
+            receive_server_message(&self.control, limit_end + IMPORT_TIMEOUT)?
         else {
             return Err(Error::other("the fork server has ended"));
         };
         set_nonblocking(&out)?;
         set_nonblocking(&err)?;
         let (mut out, mut err) = (Some(std::fs::File::from(out)), Some(std::fs::File::from(err)));
-        let (mut stdout, mut stderr) = (CapturedOutput::new(keep), CapturedOutput::new(keep));
-        let mut ended = None;
-        let mut by = until;
-        while Instant::now() < by && (ended.is_none() || out.is_some() || err.is_some()) {
-            self.wait_for_output(&out, &err, by, ended.is_none())?;
+        let (mut stdout, mut stderr) =
+            (CapturedOutput::new(max_output_bytes), CapturedOutput::new(max_output_bytes));
+        let mut exit = None;
+        let mut deadline = limit_end;
+        while Instant::now() < deadline && (exit.is_none() || out.is_some() || err.is_some()) {
+            self.wait_for_output(&out, &err, deadline, exit.is_none())?;
             read_available(&mut out, &mut stdout)?;
             read_available(&mut err, &mut stderr)?;
-            if ended.is_none()
+            if exit.is_none()
                 && let Some(ForkServerMessage { status: Some(status), .. }) =
                     receive_server_message(&self.control, Instant::now())?
             {
-                ended = Some(process_exit(status));
-                by = by.min(Instant::now() + DRAIN_TIME);
+                exit = Some(process_exit(status));
+                deadline = deadline.min(Instant::now() + DRAIN_TIME);
             }
         }
-        if ended.is_none() {
+        if exit.is_none() {
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
             receive_server_message(&self.control, Instant::now() + IMPORT_TIMEOUT)?;
         }
-        Ok(CompletedCommand {
-            exit: ended,
-            stdout: stdout.text(),
-            stderr: stderr.text(),
-            left_processes: false,
-        })
+        Ok(CompletedCommand { exit, stdout: stdout.text(), stderr: stderr.text(), left_processes: false })
     }
 
+    /// Waits for output, or for a message of the server if `await_control`.
     fn wait_for_output(
         &self,
         out: &Option<std::fs::File>,
         err: &Option<std::fs::File>,
-        by: Instant,
-        control: bool,
+        deadline: Instant,
+        await_control: bool,
     ) -> Result<(), Error> {
         let files = out.iter().chain(err).map(AsFd::as_fd);
-        let files = files.chain(control.then_some(self.control.as_fd()));
+        let files = files.chain(await_control.then_some(self.control.as_fd()));
         let mut ready: Vec<PollFd<'_>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
-        let left =
-            u16::try_from(by.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u16::MAX);
-        match poll(&mut ready, PollTimeout::from(left.max(1))) {
+        let left_ms =
+            u16::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u16::MAX);
+        match poll(&mut ready, PollTimeout::from(left_ms.max(1))) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// What the server says, if it does in time; an empty word when it is gone.
-fn receive_server_message(control: &OwnedFd, until: Instant) -> Result<Option<ForkServerMessage>, Error> {
+/// Receives the server's next message. Returns `None` if there is none before the deadline, and an empty
+/// message if the server has ended.
+fn receive_server_message(control: &OwnedFd, deadline: Instant) -> Result<Option<ForkServerMessage>, Error> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let mut ready = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
         let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut ready, wait) {
@@ -176,6 +182,7 @@ fn receive_server_message(control: &OwnedFd, until: Instant) -> Result<Option<Fo
     }
 }
 
+/// Decodes a wait status.
 fn process_exit(status: i32) -> ProcessExit {
     if nix::libc::WIFSIGNALED(status) {
         ProcessExit::Signalled(nix::libc::WTERMSIG(status))

@@ -1,5 +1,8 @@
-//! Pid 1 of a room: obeys the harness, reaps the dead, and takes everything along when it ends. One thread, no state
-//! on disk. Runs in a process of its own; what it can't do it says, it never panics on purpose.
+//! The sandbox's init process, pid 1 of its pid namespace: sets up namespaces and mounts, handles the
+//! harness's requests, and reaps processes.
+//!
+//! It runs in its own process, has one thread, and keeps nothing on disk. It reports failures to the harness
+//! and does not panic on purpose.
 
 use std::collections::HashMap;
 use std::io::Error;
@@ -26,13 +29,13 @@ use super::protocol::{
 };
 use super::{ProcessExit, processes, run_command, sys};
 
-/// Never returns.
+/// Entry point of the process. Ends it with exit code 0 when the harness has closed the socket.
 pub(super) fn main() -> ! {
     let socket = sys::own_stdin();
     let code = match create_namespaces(&socket) {
         Ok(code) => code,
         Err((doing, error)) => {
-            // A harness that is gone needs no word.
+            // This fails if the harness has ended; then nothing needs to be reported.
             let _ = send_message(socket.as_fd(), &failed_reply(doing, &error), &[]);
             1
         }
@@ -40,6 +43,7 @@ pub(super) fn main() -> ! {
     std::process::exit(code)
 }
 
+/// A result whose error contains what init was doing.
 type InitResult<T> = Result<T, (&'static str, Error)>;
 
 fn with_context<T, E: Into<Error>>(doing: &'static str, result: Result<T, E>) -> InitResult<T> {
@@ -50,24 +54,24 @@ fn failed_reply(doing: &str, error: &Error) -> ControlReply {
     ControlReply::Failed { doing: doing.into(), detail: error.to_string() }
 }
 
-/// Makes the namespaces, and pid 1 in them.
+/// Creates the namespaces and forks pid 1 into them. Returns the exit code when pid 1 has ended.
 fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
-    let orders: Option<(SandboxInitRequest, Vec<OwnedFd>)> =
-        with_context("read its orders", receive_message(socket.as_fd()))?;
-    let Some((orders, _)) = orders else { return Ok(0) };
+    let received: Option<(SandboxInitRequest, Vec<OwnedFd>)> =
+        with_context("read its specification", receive_message(socket.as_fd()))?;
+    let Some((specification, _)) = received else { return Ok(0) };
     let (uid, gid) = (geteuid(), getegid());
     let namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC;
-    with_context("make namespaces", unshare(namespaces))?;
+    with_context("create namespaces", unshare(namespaces))?;
     with_context("deny setgroups", std::fs::write("/proc/self/setgroups", "deny"))?;
-    with_context("map its user", std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")))?;
-    with_context("map its group", std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")))?;
+    with_context("map the user id", std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")))?;
+    with_context("map the group id", std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")))?;
     with_context("become visible to the harness", prctl::set_dumpable(true))?;
     match with_context("fork", sys::fork())? {
         ForkResult::Child => {
-            let code = match set_up_and_serve(socket, &orders) {
+            let code = match set_up_and_serve(socket, &specification) {
                 Ok(()) => 0,
                 Err((doing, error)) => {
                     let _ = send_message(socket.as_fd(), &failed_reply(doing, &error), &[]);
@@ -78,7 +82,7 @@ fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
         }
         ForkResult::Parent { child } => {
             with_context(
-                "name the warden",
+                "report its pid",
                 send_message(socket.as_fd(), &ControlReply::InitStarted { pid: child.as_raw() }, &[]),
             )?;
             while let Err(Errno::EINTR) = sys::reap_child(true) {}
@@ -87,24 +91,24 @@ fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
     }
 }
 
-fn set_up_and_serve(socket: &OwnedFd, orders: &SandboxInitRequest) -> InitResult<()> {
-    with_context("die with its parent", prctl::set_pdeathsig(Signal::SIGKILL))?;
-    with_context("refuse core dumps", setrlimit(Resource::RLIMIT_CORE, 0, 0))?;
+fn set_up_and_serve(socket: &OwnedFd, specification: &SandboxInitRequest) -> InitResult<()> {
+    with_context("set the parent-death signal", prctl::set_pdeathsig(Signal::SIGKILL))?;
+    with_context("disable core dumps", setrlimit(Resource::RLIMIT_CORE, 0, 0))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     with_context("make mounts private", mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>))?;
-    for order in &orders.mounts {
-        with_context("make a mount point", std::fs::create_dir_all(&order.mount_point))?;
+    for tmpfs in &specification.mounts {
+        with_context("create a mount point", std::fs::create_dir_all(&tmpfs.mount_point))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         with_context(
             "mount a tmpfs",
-            mount(Some("tmpfs"), &order.mount_point, Some("tmpfs"), flags, Some(order.options.as_str())),
+            mount(Some("tmpfs"), &tmpfs.mount_point, Some("tmpfs"), flags, Some(tmpfs.options.as_str())),
         )?;
     }
-    for bind in &orders.binds {
+    for bind in &specification.binds {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        with_context("create what is shown elsewhere", std::fs::create_dir_all(&bind.source))?;
+        with_context("create the source of a bind mount", std::fs::create_dir_all(&bind.source))?;
         with_context(
-            "show a folder elsewhere",
+            "bind-mount a directory",
             mount(Some(&bind.source), &bind.mount_point, None::<&Path>, flags, None::<&Path>),
         )?;
     }
@@ -113,17 +117,17 @@ fn set_up_and_serve(socket: &OwnedFd, orders: &SandboxInitRequest) -> InitResult
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     with_context("block SIGCHLD", mask.thread_block())?;
-    let children = with_context(
+    let child_signals = with_context(
         "watch its children",
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK),
     )?;
     with_context(
-        "say that it is ready",
+        "report that it is ready",
         send_message(socket.as_fd(), &ControlReply::Ready { fresh_proc }, &[]),
     )?;
     SandboxInit {
         socket,
-        child_signals: children,
+        child_signals,
         ids: HashMap::new(),
         mounts: ReadOnlyMounts::default(),
         held_fds: Vec::new(),
@@ -132,19 +136,20 @@ fn set_up_and_serve(socket: &OwnedFd, orders: &SandboxInitRequest) -> InitResult
     .serve()
 }
 
+/// The state of the init process.
 struct SandboxInit<'a> {
     socket: &'a OwnedFd,
     child_signals: SignalFd,
-    /// Spawned processes, by pid inside.
+    /// Ids of spawned processes, by pid.
     ids: HashMap<Pid, u64>,
     mounts: ReadOnlyMounts,
-    /// Kept open for as long as the room lasts.
+    /// Descriptors that stay open until the sandbox ends.
     held_fds: Vec<OwnedFd>,
     fork_server: Option<ForkServer>,
 }
 
 impl SandboxInit<'_> {
-    /// Until the harness is gone.
+    /// Handles requests until the harness closes the socket.
     fn serve(mut self) -> InitResult<()> {
         loop {
             let mut ready = [
@@ -155,10 +160,10 @@ impl SandboxInit<'_> {
                 Err(Errno::EINTR) => continue,
                 polled => with_context("wait", polled)?,
             };
-            let asked = ready[0].any().unwrap_or(false);
+            let has_request = ready[0].any().unwrap_or(false);
             while let Ok(Some(_)) = self.child_signals.read_signal() {}
             self.reap(false)?;
-            if asked {
+            if has_request {
                 match with_context("read a request", receive_message(self.socket.as_fd()))? {
                     None => return Ok(()),
                     Some((request, files)) => self.handle(request, files)?,
@@ -172,29 +177,27 @@ impl SandboxInit<'_> {
             ControlRequest::Spawn { id, launch, cgroup_procs, filter } => {
                 self.spawn(id, &launch, cgroup_procs, filter, files)
             }
-            ControlRequest::RunCommand {
-                launch,
-                timeout_ms,
-                max_output_bytes: keep_bytes,
-                in_fork_server: warm,
-            } => {
+            ControlRequest::RunCommand { launch, timeout_ms, max_output_bytes, in_fork_server } => {
                 let limit = Duration::from_millis(timeout_ms);
-                let called = match (&mut self.fork_server, warm) {
-                    (Some(server), true) => server.run(&launch, limit, keep_bytes),
+                let completed = match (&mut self.fork_server, in_fork_server) {
+                    (Some(server), true) => server.run(&launch, limit, max_output_bytes),
                     (None, true) => Err(Error::other("no fork server was started")),
-                    (_, false) => run_command::run(&launch, limit, keep_bytes),
+                    (_, false) => run_command::run(&launch, limit, max_output_bytes),
                 };
-                // Not one process of it is left when the answer goes out.
+                // Kills the command's remaining processes before the reply, which reports whether there were
+                // any.
                 let left_processes =
                     if self.fork_server.is_some() { self.kill_remaining()? } else { self.kill_all()? };
-                match called {
-                    Ok(called) => ControlReply::CommandEnded(CompletedCommand { left_processes, ..called }),
+                match completed {
+                    Ok(completed) => {
+                        ControlReply::CommandEnded(CompletedCommand { left_processes, ..completed })
+                    }
                     Err(error) => failed_reply(&start_action(&launch), &error),
                 }
             }
             ControlRequest::StartForkServer { launch } => match ForkServer::start(&launch) {
-                Ok(warm) => {
-                    self.fork_server = Some(warm);
+                Ok(server) => {
+                    self.fork_server = Some(server);
                     ControlReply::Done { note: String::new() }
                 }
                 Err(error) => failed_reply("start a fork server", &error),
@@ -211,16 +214,17 @@ impl SandboxInit<'_> {
                 Ok(()) => ControlReply::Done { note: String::new() },
                 Err(error) => failed_reply("send a signal", &error.into()),
             },
-            ControlRequest::ChangeMount { mount_point: at, change } => {
-                match self.mounts.change(&at, change) {
+            ControlRequest::ChangeMount { mount_point, change } => {
+                match self.mounts.change(&mount_point, change) {
                     Ok(note) => ControlReply::Done { note },
-                    Err(error) => {
-                        failed_reply(&format!("change the mount at `{}`", at.display()), &error.into())
-                    }
+                    Err(error) => failed_reply(
+                        &format!("change the mount at `{}`", mount_point.display()),
+                        &error.into(),
+                    ),
                 }
             }
         };
-        with_context("answer", send_message(self.socket.as_fd(), &reply, &[]))
+        with_context("reply", send_message(self.socket.as_fd(), &reply, &[]))
     }
 
     fn spawn(
@@ -233,10 +237,13 @@ impl SandboxInit<'_> {
     ) -> ControlReply {
         let mut files = files.into_iter();
         let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
-            return ControlReply::Failed { doing: start_action(launch), detail: "no outputs".into() };
+            return ControlReply::Failed {
+                doing: start_action(launch),
+                detail: "the request has no output descriptors".into(),
+            };
         };
         let Some(mut command) = build_command(launch) else {
-            return ControlReply::Failed { doing: start_action(launch), detail: "no program".into() };
+            return ControlReply::Failed { doing: start_action(launch), detail: "`argv` is empty".into() };
         };
         command.stdout(stdout).stderr(stderr);
         sys::configure_child(&mut command, cgroup_procs, filter.zip(files.next()));
@@ -250,7 +257,8 @@ impl SandboxInit<'_> {
         }
     }
 
-    /// SIGKILL to all but the warden itself, and not one is left when it returns. Whether there was one.
+    /// Kills all processes in the sandbox but init itself. Returns when none is left, with whether there was
+    /// any.
     fn kill_all(&mut self) -> InitResult<bool> {
         let mut any = false;
         loop {
@@ -263,20 +271,21 @@ impl SandboxInit<'_> {
                     self.reap(true)?;
                     return Ok(any);
                 }
-                Err(error) => return with_context("kill everything", Err(error)),
+                Err(error) => return with_context("kill all processes", Err(error)),
             }
         }
     }
 
-    /// As `strike`, but lets the fork server live.
+    /// Kills all processes in the sandbox but init itself and the fork server. Returns when none is left,
+    /// with whether there was any.
     fn kill_remaining(&mut self) -> InitResult<bool> {
-        let spared = self.fork_server.as_ref().map(ForkServer::pid);
+        let fork_server = self.fork_server.as_ref().map(ForkServer::pid);
         let mut any = false;
         loop {
             self.reap(false)?;
             let left: Vec<Pid> = with_context("list processes", processes::live_processes())?
                 .into_iter()
-                .filter(|pid| pid.as_raw() != 1 && Some(*pid) != spared)
+                .filter(|pid| pid.as_raw() != 1 && Some(*pid) != fork_server)
                 .collect();
             if left.is_empty() {
                 return Ok(any);
@@ -285,17 +294,17 @@ impl SandboxInit<'_> {
             for pid in left {
                 match kill(pid, Signal::SIGKILL) {
                     Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(error) => return with_context("kill what is left", Err(error)),
+                    Err(error) => return with_context("kill the remaining processes", Err(error)),
                 }
             }
         }
     }
 
-    /// Reaps, and tells of those that were spawned. `all`: until no child is left.
-    fn reap(&mut self, all: bool) -> InitResult<()> {
+    /// Reaps children and reports the exits of spawned ones. `until_none`: waits until no child is left.
+    fn reap(&mut self, until_none: bool) -> InitResult<()> {
         loop {
-            match sys::reap_child(all) {
-                Ok(Some((pid, ended, peak_bytes))) => self.report_exit(pid, ended, peak_bytes)?,
+            match sys::reap_child(until_none) {
+                Ok(Some((pid, exit, peak_bytes))) => self.report_exit(pid, exit, peak_bytes)?,
                 Ok(None) | Err(Errno::ECHILD) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(error) => return with_context("reap", Err(error)),
@@ -303,24 +312,23 @@ impl SandboxInit<'_> {
         }
     }
 
-    fn report_exit(&mut self, pid: Pid, ended: ProcessExit, peak_bytes: u64) -> InitResult<()> {
+    /// Reports the exit of a process, if the harness spawned it.
+    fn report_exit(&mut self, pid: Pid, exit: ProcessExit, peak_bytes: u64) -> InitResult<()> {
         let Some(id) = self.ids.remove(&pid) else { return Ok(()) };
         with_context(
-            "tell of an end",
-            send_message(
-                self.socket.as_fd(),
-                &ControlReply::ProcessExited { id, exit: ended, peak_bytes },
-                &[],
-            ),
+            "report the exit of a process",
+            send_message(self.socket.as_fd(), &ControlReply::ProcessExited { id, exit, peak_bytes }, &[]),
         )
     }
 }
 
+/// What init is doing when it starts a program, for error messages.
 fn start_action(launch: &LaunchSpec) -> String {
-    format!("start `{}`", launch.argv.first().map(|word| word.to_string_lossy()).unwrap_or_default())
+    format!("start `{}`", launch.argv.first().map(|program| program.to_string_lossy()).unwrap_or_default())
 }
 
-/// With an empty standard input and no environment but the one that is given.
+/// A command with the given arguments, environment and directory, and an empty standard input. Returns `None`
+/// if `argv` is empty.
 pub(super) fn build_command(launch: &LaunchSpec) -> Option<Command> {
     let mut command = Command::new(launch.argv.first()?);
     command.args(&launch.argv[1..]).env_clear().envs(launch.env.iter().cloned()).stdin(Stdio::null());
@@ -331,7 +339,7 @@ pub(super) fn build_command(launch: &LaunchSpec) -> Option<Command> {
 }
 
 fn send_signal(pid_inside: i32, signal: i32) -> Result<(), Errno> {
-    // Never a group, never everybody.
+    // 0 and negative numbers mean process groups or all processes, and 1 is init.
     if pid_inside <= 1 {
         return Err(Errno::EINVAL);
     }

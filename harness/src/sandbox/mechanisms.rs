@@ -1,4 +1,4 @@
-//! Which mechanisms this machine grants, each found by trying it, and how to get the others.
+//! Finds out which mechanisms this machine supports, by trying each, and how to enable the others.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,18 @@ use scenarios::Mechanism;
 use super::cgroup::{CgroupVersion, MemoryCgroup};
 use super::{LaunchSpec, MountChange, RunDir, Sandbox, SandboxError, SandboxSpec, TmpfsSpec};
 
-const TEST_MOUNT: &str = "place";
+/// Directory of the tmpfs that the probes change.
+const TEST_MOUNT: &str = "mount";
 
-/// Tries them all; well under a second.
+/// Tries all mechanisms of the sandbox and the gate. Takes well under a second.
 pub fn doctor() -> Vec<Mechanism> {
-    let mut found = match probe_sandbox() {
-        Ok(found) => found,
+    let mut mechanisms = match probe_sandbox() {
+        Ok(mechanisms) => mechanisms,
         Err(error) => without_sandbox(&error),
     };
-    found.push(probe_memory_cgroup());
-    found.push(probe_inotify());
-    found
+    mechanisms.push(probe_memory_cgroup());
+    mechanisms.push(probe_inotify());
+    mechanisms
 }
 
 fn granted(name: &str, detail: impl Into<String>) -> Mechanism {
@@ -41,62 +42,63 @@ fn probe_sandbox() -> Result<Vec<Mechanism>, SandboxError> {
     let dir = run.path().join("doctor");
     std::fs::create_dir(&dir).map_err(SandboxError::file("create", &dir))?;
     let mounts = vec![TmpfsSpec { mount_point: TEST_MOUNT.into(), size_bytes: 1 << 20, inodes: Some(64) }];
-    let room = Sandbox::build(SandboxSpec { dir, mounts, binds: Vec::new(), memory_cgroup: false })?;
-    let at = PathBuf::from(TEST_MOUNT);
-    let mut found = vec![granted("user-namespace", "user, mount, pid and IPC namespaces")];
-    found.push(match room.has_fresh_proc() {
-        true => granted("fresh-proc", "a /proc of the room's own"),
+    let sandbox = Sandbox::build(SandboxSpec { dir, mounts, binds: Vec::new(), memory_cgroup: false })?;
+    let mount_point = PathBuf::from(TEST_MOUNT);
+    let mut mechanisms = vec![granted("user-namespace", "user, mount, pid and IPC namespaces")];
+    mechanisms.push(match sandbox.has_fresh_proc() {
+        true => granted("fresh-proc", "sandboxes have their own /proc"),
         false => refused(
             "fresh-proc",
-            "the container hides parts of /proc; rooms keep the outer one, and are watched more slowly",
+            "the container hides parts of /proc; sandboxes use its /proc, so listing processes is slower",
         ),
     });
-    found.push(from_result("tmpfs", probe_resize(&room, &at)));
-    found.push(from_result("read-only-remount", probe_read_only(&room, &at)));
-    found.push(from_result("syscall-gate", probe_gate(&room)));
-    room.close()?;
+    mechanisms.push(from_result("tmpfs", probe_resize(&sandbox, &mount_point)));
+    mechanisms.push(from_result("read-only-remount", probe_read_only(&sandbox, &mount_point)));
+    mechanisms.push(from_result("syscall-gate", probe_gate(&sandbox)));
+    sandbox.close()?;
     run.close()?;
-    Ok(found)
+    Ok(mechanisms)
 }
 
-fn probe_resize(room: &Sandbox, at: &Path) -> Result<String, SandboxError> {
-    room.change_mount(at, MountChange::Resize { size_bytes: 4096 })?;
-    room.change_mount(at, MountChange::Inodes { count: 8 })?;
+fn probe_resize(sandbox: &Sandbox, mount_point: &Path) -> Result<String, SandboxError> {
+    sandbox.change_mount(mount_point, MountChange::Resize { size_bytes: 4096 })?;
+    sandbox.change_mount(mount_point, MountChange::Inodes { count: 8 })?;
     Ok("size and inodes changed while mounted".into())
 }
 
-fn probe_read_only(room: &Sandbox, at: &Path) -> Result<String, SandboxError> {
-    let applied = room.change_mount(at, MountChange::ReadOnly)?;
-    room.change_mount(at, MountChange::Writable)?;
+fn probe_read_only(sandbox: &Sandbox, mount_point: &Path) -> Result<String, SandboxError> {
+    let applied = sandbox.change_mount(mount_point, MountChange::ReadOnly)?;
+    sandbox.change_mount(mount_point, MountChange::Writable)?;
     Ok(applied.mechanism)
 }
 
-/// Whether a program can be started behind a seccomp filter that somebody listens to.
-fn probe_gate(room: &Sandbox) -> Result<String, SandboxError> {
-    // BPF_RET | BPF_K, SECCOMP_RET_ALLOW: stops nothing.
-    let lets_all_through = vec![(6, 0, 0, 0x7fff_0000)];
+/// Tries to start a program behind a seccomp filter with a listener.
+fn probe_gate(sandbox: &Sandbox) -> Result<String, SandboxError> {
+    // One instruction: BPF_RET | BPF_K with SECCOMP_RET_ALLOW.
+    let allow_all = vec![(6, 0, 0, 0x7fff_0000)];
     let argv = ["/bin/sh", "-c", ":"].map(Into::into).to_vec();
-    let nowhere = || {
+    let null_output = || {
         let null = std::fs::File::options().write(true).open("/dev/null");
         null.map(Into::into).map_err(SandboxError::file("open", Path::new("/dev/null")))
     };
     let launch = LaunchSpec { argv, env: Vec::new(), cwd: None };
-    room.spawn_filtered(&launch, lets_all_through, [nowhere()?, nowhere()?], drop)?;
-    Ok("seccomp user notification: file system calls are seen and altered".into())
+    sandbox.spawn_filtered(&launch, allow_all, [null_output()?, null_output()?], drop)?;
+    Ok("seccomp user notification: file system calls can be observed and altered".into())
 }
 
+/// The mechanisms that need a sandbox, all refused.
 fn without_sandbox(error: &SandboxError) -> Vec<Mechanism> {
-    let why = format!("{error}; {}", namespace_advice());
+    let reason = format!("{error}; {}", namespace_advice());
     ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount", "syscall-gate"]
-        .map(|name| refused(name, why.clone()))
+        .map(|name| refused(name, reason.clone()))
         .into()
 }
 
-/// The usual reasons, looked up rather than guessed.
+/// How to enable namespaces, according to the settings of this machine.
 fn namespace_advice() -> String {
-    let reads =
+    let has_value =
         |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    let known = [
+    let restrictions = [
         ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
         ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
         (
@@ -105,19 +107,23 @@ fn namespace_advice() -> String {
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     ];
-    let wanted: Vec<&str> =
-        known.iter().filter(|(path, value, _)| reads(path, value)).map(|(_, _, advice)| *advice).collect();
-    if wanted.is_empty() {
+    let commands: Vec<&str> = restrictions
+        .iter()
+        .filter(|(path, value, _)| has_value(path, value))
+        .map(|(_, _, advice)| *advice)
+        .collect();
+    if commands.is_empty() {
         "in a container, allow user namespaces (docker: --security-opt seccomp=unconfined)".into()
     } else {
-        format!("as root: {}", wanted.join("; "))
+        format!("as root: {}", commands.join("; "))
     }
 }
 
 fn probe_memory_cgroup() -> Mechanism {
     let name = "memory-cgroup";
     let Some(cgroup) = MemoryCgroup::create() else {
-        let advice = "a watcher that sends SIGKILL stands in; run as root, or with a delegated cgroup (systemd-run --user --scope -p Delegate=yes)";
+        let advice = "memory limits are enforced by a watcher that sends SIGKILL instead; to get cgroups, \
+                      run as root or with a delegated cgroup (systemd-run --user --scope -p Delegate=yes)";
         return refused(name, advice);
     };
     let version = cgroup.version();
@@ -130,7 +136,7 @@ fn probe_memory_cgroup() -> Mechanism {
 
 fn probe_inotify() -> Mechanism {
     match Inotify::init(InitFlags::IN_CLOEXEC) {
-        Ok(_) => granted("inotify", "a race sees its folder being listed"),
+        Ok(_) => granted("inotify", "races can wait until the target lists a directory"),
         Err(error) => refused("inotify", format!("{error}; raise sysctl fs.inotify.max_user_instances")),
     }
 }

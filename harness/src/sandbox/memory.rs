@@ -1,5 +1,5 @@
-//! Less memory for a room: by its cgroup and the kernel's OOM killer, or, where there is no cgroup to be had, by a
-//! watcher that does what userspace OOM killers do, and says so.
+//! Memory limits of a sandbox: enforced by its cgroup and the kernel's OOM killer. Without a cgroup, a
+//! watcher thread works like a userspace OOM killer, and `ActiveMemoryLimit::mechanism` states that.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use super::handle::{ControlSocket, Sandbox};
 use super::protocol::ControlRequest;
 use super::{BALLOON_ARGUMENT, LaunchSpec, SandboxError, processes};
 
-/// How long a limit below what is in use is pressed.
+/// How long to try to set a limit below current usage.
 const SHRINK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the watcher and the balloon are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// What the balloon finds free when it begins.
+/// Free memory in the cgroup when the balloon starts.
 const SLACK_BYTES: u64 = 1 << 20;
 
-/// A limit in force. Dropping it takes it back.
+/// A memory limit in effect. Dropping it removes the limit.
 pub struct ActiveMemoryLimit {
     mechanism: String,
     enforcer: LimitEnforcer,
@@ -32,12 +33,12 @@ enum LimitEnforcer {
 }
 
 impl ActiveMemoryLimit {
-    /// What enforces it, in a few words.
+    /// The mechanism that enforces the limit, in a few words.
     pub fn mechanism(&self) -> &str {
         &self.mechanism
     }
 
-    /// Processes killed so far because of it.
+    /// Number of processes killed so far because of the limit.
     pub fn kills(&self) -> u64 {
         match &self.enforcer {
             LimitEnforcer::Cgroup { cgroup, kills_before } => {
@@ -51,7 +52,7 @@ impl ActiveMemoryLimit {
 impl Drop for ActiveMemoryLimit {
     fn drop(&mut self) {
         match &mut self.enforcer {
-            // The cgroup goes with the room; a limit that stays until then harms nobody else.
+            // A failure is harmless: the limit affects only this sandbox, and its cgroup is removed with it.
             LimitEnforcer::Cgroup { cgroup, .. } => drop(cgroup.write_limit(u64::MAX)),
             LimitEnforcer::Watcher { stop, thread, .. } => {
                 stop.store(true, Ordering::Relaxed);
@@ -61,8 +62,9 @@ impl Drop for ActiveMemoryLimit {
     }
 }
 
+/// Limits memory by the sandbox's cgroup.
 pub(super) fn limit_cgroup(
-    room: &Sandbox,
+    sandbox: &Sandbox,
     cgroup: Arc<MemoryCgroup>,
     bytes: u64,
 ) -> Result<ActiveMemoryLimit, SandboxError> {
@@ -74,76 +76,77 @@ pub(super) fn limit_cgroup(
     let mechanism = match cgroup.write_limit(bytes) {
         Ok(()) => format!("{name} and the kernel's OOM killer"),
         Err(_) => {
-            shrink_below_usage(room, &cgroup, bytes)?;
+            shrink_below_usage(sandbox, &cgroup, bytes)?;
             format!("{name}, a balloon, and the kernel's OOM killer")
         }
     };
     Ok(ActiveMemoryLimit { mechanism, enforcer: LimitEnforcer::Cgroup { cgroup, kills_before } })
 }
 
-/// Version 1 refuses a limit below what is in use. So: a limit just above it, a balloon that grows until the kernel
-/// kills somebody, and then the limit that was wanted.
-fn shrink_below_usage(room: &Sandbox, cgroup: &MemoryCgroup, bytes: u64) -> Result<(), SandboxError> {
-    let until = Instant::now() + SHRINK_TIMEOUT;
-    let mut last = std::io::Error::from(std::io::ErrorKind::TimedOut);
-    while Instant::now() < until {
-        run_balloon(room, cgroup)?;
+/// Sets a limit below current usage, which version 1 refuses. Sets a limit just above the usage, runs a
+/// balloon until the kernel kills a process, and then tries to set the intended limit again.
+fn shrink_below_usage(sandbox: &Sandbox, cgroup: &MemoryCgroup, bytes: u64) -> Result<(), SandboxError> {
+    let deadline = Instant::now() + SHRINK_TIMEOUT;
+    let mut last_error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+    while Instant::now() < deadline {
+        run_balloon(sandbox, cgroup)?;
         match cgroup.write_limit(bytes) {
             Ok(()) => return Ok(()),
-            Err(error) => last = error,
+            Err(error) => last_error = error,
         }
     }
     let _ = cgroup.write_limit(u64::MAX);
-    Err(SandboxError::System { doing: "lower the memory limit of a cgroup", error: last })
+    Err(SandboxError::System { doing: "lower the memory limit of a cgroup", error: last_error })
 }
 
-fn run_balloon(room: &Sandbox, cgroup: &MemoryCgroup) -> Result<(), SandboxError> {
-    let before = cgroup.oom_kills();
-    let above = cgroup.usage_bytes().unwrap_or(0) + SLACK_BYTES;
-    if cgroup.write_limit(above).is_err() {
+fn run_balloon(sandbox: &Sandbox, cgroup: &MemoryCgroup) -> Result<(), SandboxError> {
+    let kills_before = cgroup.oom_kills();
+    let limit_bytes = cgroup.usage_bytes().unwrap_or(0) + SLACK_BYTES;
+    if cgroup.write_limit(limit_bytes).is_err() {
         return Ok(());
     }
-    let own = std::path::Path::new("/proc/self/exe");
-    let launch = LaunchSpec { argv: vec![own.into(), BALLOON_ARGUMENT.into()], env: Vec::new(), cwd: None };
-    let balloon = room.spawn(&launch)?;
-    exempt_from_oom_killer(room.pid_outside(balloon.pid_inside()));
-    let until = Instant::now() + Duration::from_secs(1);
-    while cgroup.oom_kills() == before
-        && Instant::now() < until
+    let own_binary = std::path::Path::new("/proc/self/exe");
+    let launch =
+        LaunchSpec { argv: vec![own_binary.into(), BALLOON_ARGUMENT.into()], env: Vec::new(), cwd: None };
+    let balloon = sandbox.spawn(&launch)?;
+    exempt_from_oom_killer(sandbox.pid_outside(balloon.pid_inside()));
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while cgroup.oom_kills() == kills_before
+        && Instant::now() < deadline
         && balloon.wait_timeout(POLL_INTERVAL).is_none()
     {}
-    // It may have been the one that was killed.
-    let _ = room.signal(balloon.pid_inside(), Signal::SIGKILL as i32);
+    // This fails if the balloon itself was the process that was killed.
+    let _ = sandbox.signal(balloon.pid_inside(), Signal::SIGKILL as i32);
     let _ = balloon.wait_timeout(Duration::from_secs(1));
     Ok(())
 }
 
-/// The balloon is not whom the OOM killer shall take; only root may say so.
+/// Makes the OOM killer avoid the process. Has no effect unless the harness runs as root.
 fn exempt_from_oom_killer(pid: Option<i32>) {
     if let Some(pid) = pid {
         let _ = std::fs::write(Path::new(&format!("/proc/{pid}/oom_score_adj")), "-1000");
     }
 }
 
-/// Kills the largest process of the room whenever it is larger than the limit.
+/// Starts a thread that kills the sandbox's largest process whenever it uses more memory than the limit.
 pub(super) fn start_watcher(
-    line: Arc<ControlSocket>,
-    warden: i32,
+    control: Arc<ControlSocket>,
+    init_pid: i32,
     fresh_proc: bool,
     bytes: u64,
 ) -> ActiveMemoryLimit {
     let (kills, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let (its_kills, its_stop) = (Arc::clone(&kills), Arc::clone(&stop));
+    let (thread_kills, thread_stop) = (Arc::clone(&kills), Arc::clone(&stop));
     let thread = std::thread::spawn(move || {
-        while !its_stop.load(Ordering::Relaxed) {
-            let largest = processes::in_sandbox(warden, fresh_proc)
+        while !thread_stop.load(Ordering::Relaxed) {
+            let largest = processes::in_sandbox(init_pid, fresh_proc)
                 .into_iter()
                 .max_by_key(|process| process.resident_bytes);
             if let Some(process) = largest.filter(|process| process.resident_bytes > bytes) {
                 let request =
                     ControlRequest::Signal { pid_inside: process.pid_inside, signal: Signal::SIGKILL as i32 };
-                if line.execute(&request).is_ok() {
-                    its_kills.fetch_add(1, Ordering::Relaxed);
+                if control.execute(&request).is_ok() {
+                    thread_kills.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(POLL_INTERVAL * 5);
                 }
             }
@@ -151,7 +154,7 @@ pub(super) fn start_watcher(
         }
     });
     let mechanism =
-        "no memory cgroup may be used here: a watcher sends SIGKILL to the largest process above the limit"
+        "no memory cgroup is available: a watcher sends SIGKILL to the largest process above the limit"
             .into();
     ActiveMemoryLimit { mechanism, enforcer: LimitEnforcer::Watcher { kills, stop, thread: Some(thread) } }
 }

@@ -1,8 +1,10 @@
-//! Builds a room to wreck and guarantees its end: namespaces, mounts, memory limits. Knows none of its neighbours.
+//! Builds a sandbox for a target and guarantees that nothing in it outlives the harness: namespaces, mounts,
+//! memory limits. Knows none of its neighbours.
 //!
-//! Each room has a warden: our own binary started anew as pid 1 of a pid namespace, in a user and a mount namespace of
-//! its own. When the warden ends, for whatever reason, the kernel ends everything in the room. It ends when the
-//! socket to the harness closes, so a harness that is killed takes its rooms with it.
+//! Each sandbox has an init process: our own binary, started as pid 1 of a pid namespace, with its own user,
+//! mount and IPC namespaces. When init ends, for whatever reason, the kernel kills every process in the
+//! sandbox. Init ends when its socket to the harness is closed, so killing the harness also ends its
+//! sandboxes.
 
 mod balloon;
 mod cgroup;
@@ -29,25 +31,37 @@ pub use processes::ProcessInfo;
 pub use protocol::{BindMount, CompletedCommand, LaunchSpec, MountChange, ProcessExit, SeccompFilter};
 pub use rundir::{RemovedLeftover, RunDir, remove_leftovers};
 
-/// First argument with which our own binary becomes a warden.
-const INIT_ARGUMENT: &str = "__warden";
-/// First argument with which it becomes a balloon.
+/// First argument that makes our own binary run as a sandbox's init.
+const INIT_ARGUMENT: &str = "__sandbox-init";
+/// First argument that makes our own binary run as a memory balloon.
 const BALLOON_ARGUMENT: &str = "__balloon";
 
-/// Why a room could not be built or used.
+/// Why a sandbox could not be built, used or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
+    /// An operation on a file failed.
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
+    /// A system call failed.
     #[error("could not {doing}: {error}")]
     System { doing: &'static str, error: std::io::Error },
-    #[error("the warden could not {doing}: {detail}")]
+    /// The sandbox's init reported a failure.
+    #[error("the sandbox's init could not {doing}: {detail}")]
     Init { doing: String, detail: String },
-    #[error("the warden of the room is gone; was it killed?")]
+    /// The sandbox's init ended, or did not reply in time.
+    #[error("the sandbox's init does not reply any more; was it killed?")]
     InitGone,
-    #[error("`{path}` belongs to somebody else or is a link; remove it, or set TMPDIR to a folder of yours", path = .path.display())]
+    /// The directory for runs can be changed by other users.
+    #[error(
+        "`{path}` is a link, belongs to another user, or is writable for others; remove it, or set TMPDIR \
+         to a directory of your own",
+        path = .path.display()
+    )]
     NotOwned { path: PathBuf },
-    #[error("processes of the room did not die within {seconds} s of SIGKILL: are they stuck in the kernel?")]
+    /// Processes survived SIGKILL.
+    #[error(
+        "processes in the sandbox did not end within {seconds} s of SIGKILL; are they stuck in the kernel?"
+    )]
     Unkillable { seconds: u64 },
 }
 
@@ -62,12 +76,14 @@ impl SandboxError {
     }
 }
 
-/// To be called first thing in `main`: where this process was started as a part of a room, it never returns.
+/// Runs as a sandbox's init or balloon, and never returns, if this process was started as one.
+///
+/// `main` must call it before anything else, in each binary that builds sandboxes.
 pub fn run_init_if_requested() {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
-        Some(word) if word == INIT_ARGUMENT => init::main(),
-        Some(word) if word == BALLOON_ARGUMENT => balloon::main(),
+        Some(argument) if argument == INIT_ARGUMENT => init::main(),
+        Some(argument) if argument == BALLOON_ARGUMENT => balloon::main(),
         _ => {}
     }
 }

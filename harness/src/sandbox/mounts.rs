@@ -1,4 +1,4 @@
-//! Changes to mounts, made by the warden inside its own mount namespace.
+//! Changes to the sandbox's mounts, made by its init process inside its own mount namespace.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,91 +9,98 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::MountChange;
 
-/// How long a real remount is tried before a bind is laid over the place: writers come and go.
+/// How long a remount is retried while files are open for writing, before a read-only bind mount is used
+/// instead.
 const REMOUNT_TIMEOUT: Duration = Duration::from_millis(60);
 const RETRY_INTERVAL: Duration = Duration::from_micros(200);
 
-/// By which means a place was made read-only.
+/// How a mount point was made read-only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReadOnlyMethod {
+    /// The file system was remounted.
     Remount,
+    /// A read-only bind mount covers it.
     OverMount,
 }
 
-/// What has been made read-only so far.
+/// The mount points that are read-only now.
 #[derive(Default)]
 pub(super) struct ReadOnlyMounts {
     methods: HashMap<PathBuf, ReadOnlyMethod>,
 }
 
 impl ReadOnlyMounts {
-    /// Makes the change; says by which mechanism.
-    pub(super) fn change(&mut self, at: &Path, change: MountChange) -> Result<String, Errno> {
+    /// Makes the change. Returns a description of the mechanism.
+    pub(super) fn change(&mut self, mount_point: &Path, change: MountChange) -> Result<String, Errno> {
         match change {
             MountChange::Resize { size_bytes } => {
-                remount(at, MsFlags::empty(), &format!("size={size_bytes}"))
+                remount(mount_point, MsFlags::empty(), &format!("size={size_bytes}"))
                     .map(|()| "tmpfs remounted with another size".into())
             }
-            MountChange::Inodes { count } => remount(at, MsFlags::empty(), &format!("nr_inodes={count}"))
-                .map(|()| "tmpfs remounted with another number of inodes".into()),
-            MountChange::ReadOnly => self.methods(at),
-            MountChange::Writable => self.make_writable(at),
+            MountChange::Inodes { count } => {
+                remount(mount_point, MsFlags::empty(), &format!("nr_inodes={count}"))
+                    .map(|()| "tmpfs remounted with another number of inodes".into())
+            }
+            MountChange::ReadOnly => self.make_read_only(mount_point),
+            MountChange::Writable => self.make_writable(mount_point),
         }
     }
 
-    fn methods(&mut self, at: &Path) -> Result<String, Errno> {
-        let (means, note) = match retry_while_busy(|| remount(at, MsFlags::MS_RDONLY, "")) {
+    fn make_read_only(&mut self, mount_point: &Path) -> Result<String, Errno> {
+        let (method, mechanism) = match retry_while_busy(|| remount(mount_point, MsFlags::MS_RDONLY, "")) {
             Ok(()) => (ReadOnlyMethod::Remount, "file system remounted read-only"),
             Err(_) => {
-                bind_read_only(at)?;
+                bind_read_only(mount_point)?;
                 (
                     ReadOnlyMethod::OverMount,
-                    "over-mounted by a read-only bind (files that are open can still be written)",
+                    "covered by a read-only bind mount (open files can still be written)",
                 )
             }
         };
-        self.methods.insert(at.into(), means);
-        Ok(note.into())
+        self.methods.insert(mount_point.into(), method);
+        Ok(mechanism.into())
     }
 
-    fn make_writable(&mut self, at: &Path) -> Result<String, Errno> {
-        match self.methods.remove(at) {
+    fn make_writable(&mut self, mount_point: &Path) -> Result<String, Errno> {
+        match self.methods.remove(mount_point) {
             Some(ReadOnlyMethod::Remount) => {
-                remount(at, MsFlags::empty(), "").map(|()| "file system remounted writable".into())
+                remount(mount_point, MsFlags::empty(), "").map(|()| "file system remounted writable".into())
             }
             Some(ReadOnlyMethod::OverMount) => {
-                umount2(at, MntFlags::MNT_DETACH).map(|()| "read-only bind taken away".into())
+                umount2(mount_point, MntFlags::MNT_DETACH).map(|()| "read-only bind mount removed".into())
             }
             None => Ok("was not read-only".into()),
         }
     }
 }
 
-/// A writer makes a remount fail (EBUSY), and writers come and go. A plain folder has no mount of its own (EINVAL).
+/// Retries a remount while it fails with EBUSY, because files are open for writing. Other errors are final,
+/// such as EINVAL for a directory that is not a mount point.
 fn retry_while_busy(attempt: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
-    let until = Instant::now() + REMOUNT_TIMEOUT;
+    let deadline = Instant::now() + REMOUNT_TIMEOUT;
     loop {
         match attempt() {
-            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(RETRY_INTERVAL),
-            done => return done,
+            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(RETRY_INTERVAL),
+            result => return result,
         }
     }
 }
 
-fn remount(at: &Path, flags: MsFlags, options: &str) -> Result<(), Errno> {
-    // MS_NOSUID and MS_NODEV are locked in a user namespace and must be said again.
+fn remount(mount_point: &Path, flags: MsFlags, options: &str) -> Result<(), Errno> {
+    // MS_NOSUID and MS_NODEV are locked in a user namespace, so a remount must include them.
     let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(None::<&Path>, at, None::<&Path>, flags, Some(options))
+    mount(None::<&Path>, mount_point, None::<&Path>, flags, Some(options))
 }
 
-fn bind_read_only(at: &Path) -> Result<(), Errno> {
-    mount(Some(at), at, None::<&Path>, MsFlags::MS_BIND, None::<&Path>)?;
+/// Covers a directory with a read-only bind mount of itself.
+fn bind_read_only(mount_point: &Path) -> Result<(), Errno> {
+    mount(Some(mount_point), mount_point, None::<&Path>, MsFlags::MS_BIND, None::<&Path>)?;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    // What is locked on the mount below must be kept: try with and without the usual flags.
-    let kept = flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(None::<&Path>, at, None::<&Path>, flags, None::<&Path>)
-        .or_else(|_| mount(None::<&Path>, at, None::<&Path>, kept, None::<&Path>))
+    // Flags that are locked on the covered mount must be kept. Which these are is unknown, so try both.
+    let locked_flags = flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(None::<&Path>, mount_point, None::<&Path>, flags, None::<&Path>)
+        .or_else(|_| mount(None::<&Path>, mount_point, None::<&Path>, locked_flags, None::<&Path>))
         .inspect_err(|_| {
-            let _ = umount2(at, MntFlags::MNT_DETACH);
+            let _ = umount2(mount_point, MntFlags::MNT_DETACH);
         })
 }

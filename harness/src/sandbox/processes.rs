@@ -1,41 +1,40 @@
-//! Who lives in a room, read from /proc.
+//! Lists the processes in a sandbox, from /proc.
 
 use std::path::{Path, PathBuf};
 
-/// A process of a room.
+/// A process in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessInfo {
+    /// Its pid within the sandbox.
     pub pid_inside: i32,
+    /// The name of its program, cut to 15 bytes by the kernel.
     pub name: String,
-    /// Resident now, bytes.
+    /// Memory that is resident now.
     pub resident_bytes: u64,
-    /// Most ever resident, bytes.
+    /// Peak resident memory.
     pub peak_bytes: u64,
 }
 
-/// All but the warden. By the room's own /proc where it has one, else by looking who shares the warden's pid namespace.
-pub(super) fn in_sandbox(warden: i32, fresh_proc: bool) -> Vec<ProcessInfo> {
-    let folders = if fresh_proc {
-        pid_dirs(Path::new(&format!("/proc/{warden}/root/proc")))
+/// The running processes in a sandbox, without its init. Uses the sandbox's own /proc if it has one,
+/// otherwise finds the processes that share init's pid namespace.
+pub(super) fn in_sandbox(init_pid: i32, fresh_proc: bool) -> Vec<ProcessInfo> {
+    let dirs = if fresh_proc {
+        pid_dirs(Path::new(&format!("/proc/{init_pid}/root/proc")))
     } else {
-        pid_dirs_in_namespace_of(warden)
+        pid_dirs_in_namespace_of(init_pid)
     };
-    folders
-        .iter()
-        .filter_map(|folder| read_process(folder))
-        .filter(|process| process.pid_inside > 1)
-        .collect()
+    dirs.iter().filter_map(|dir| read_process(dir)).filter(|process| process.pid_inside > 1).collect()
 }
 
-/// Pid as the harness sees it.
-pub(super) fn pid_outside(warden: i32, pid_inside: i32) -> Option<i32> {
-    let folders = pid_dirs_in_namespace_of(warden);
-    let folder = folders
-        .iter()
-        .find(|folder| read_process(folder).is_some_and(|facts| facts.pid_inside == pid_inside))?;
-    folder.file_name()?.to_str()?.parse().ok()
+/// The pid, in the harness's pid namespace, of a process in the sandbox.
+pub(super) fn pid_outside(init_pid: i32, pid_inside: i32) -> Option<i32> {
+    let dirs = pid_dirs_in_namespace_of(init_pid);
+    let dir =
+        dirs.iter().find(|dir| read_process(dir).is_some_and(|process| process.pid_inside == pid_inside))?;
+    dir.file_name()?.to_str()?.parse().ok()
 }
 
+/// The directories of all processes in a /proc.
 fn pid_dirs(proc: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
     entries
@@ -44,16 +43,17 @@ fn pid_dirs(proc: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn pid_dirs_in_namespace_of(warden: i32) -> Vec<PathBuf> {
-    let namespace = |folder: &Path| std::fs::read_link(folder.join("ns/pid")).ok();
-    let wardens = namespace(Path::new(&format!("/proc/{warden}")));
-    let is_inside = |folder: &PathBuf| wardens.is_some() && namespace(folder) == wardens;
+/// The directories of all processes in the same pid namespace as init.
+fn pid_dirs_in_namespace_of(init_pid: i32) -> Vec<PathBuf> {
+    let namespace = |dir: &Path| std::fs::read_link(dir.join("ns/pid")).ok();
+    let sandbox_namespace = namespace(Path::new(&format!("/proc/{init_pid}")));
+    let is_inside = |dir: &PathBuf| sandbox_namespace.is_some() && namespace(dir) == sandbox_namespace;
     pid_dirs(Path::new("/proc")).into_iter().filter(is_inside).collect()
 }
 
-/// A process may be gone before it is read: then it does not count.
-fn read_process(folder: &Path) -> Option<ProcessInfo> {
-    let status = std::fs::read_to_string(folder.join("status")).ok()?;
+/// Reads a process's directory. Returns `None` if the process has ended.
+fn read_process(dir: &Path) -> Option<ProcessInfo> {
+    let status = std::fs::read_to_string(dir.join("status")).ok()?;
     let field = |name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     };
@@ -62,7 +62,7 @@ fn read_process(folder: &Path) -> Option<ProcessInfo> {
     if field("State").is_some_and(|state| state.starts_with('Z')) {
         return None;
     }
-    // The last one is the pid in the innermost namespace.
+    // The last of these pids is the one in the innermost namespace.
     let pid_inside = field("NSpid")?.split_whitespace().last()?.parse().ok()?;
     Some(ProcessInfo {
         pid_inside,
@@ -72,16 +72,16 @@ fn read_process(folder: &Path) -> Option<ProcessInfo> {
     })
 }
 
-/// For the warden itself: everybody in its own /proc who is not dead already.
+/// All running processes in the sandbox. Called by init; fails if the sandbox does not have its own /proc.
 pub(super) fn live_processes() -> std::io::Result<Vec<nix::unistd::Pid>> {
     if std::fs::read_link("/proc/self")? != Path::new("1") {
-        return Err(std::io::Error::other("the room has no /proc of its own"));
+        return Err(std::io::Error::other("the sandbox does not have its own /proc"));
     }
-    let pid = |folder: PathBuf| {
-        let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
+    let live_pid = |dir: PathBuf| {
+        let stat = std::fs::read_to_string(dir.join("stat")).ok()?;
         let state = stat.rsplit(") ").next()?.chars().next()?;
-        let pid = folder.file_name()?.to_str()?.parse().ok()?;
+        let pid = dir.file_name()?.to_str()?.parse().ok()?;
         (state != 'Z' && state != 'X').then_some(nix::unistd::Pid::from_raw(pid))
     };
-    Ok(pid_dirs(Path::new("/proc")).into_iter().filter_map(pid).collect())
+    Ok(pid_dirs(Path::new("/proc")).into_iter().filter_map(live_pid).collect())
 }

@@ -1,4 +1,5 @@
-//! What harness and warden say to one another: one JSON value a packet, file descriptors beside it.
+//! The messages between the harness and a sandbox's init: one JSON value per packet, with file descriptors
+//! attached.
 
 use std::ffi::OsString;
 use std::io::{Error, IoSlice, IoSliceMut};
@@ -12,21 +13,26 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the largest packet: argument lists and environments are smaller.
+/// Largest size of a packet. Argument lists and environments must fit into one.
 const MAX_PACKET_BYTES: usize = 160 * 1024;
 
-/// A program to be started in a room. The environment is complete: nothing is inherited. Standard input is empty.
+/// A program to start in a sandbox. Its standard input is empty.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LaunchSpec {
+    /// The program, looked up in this process's PATH, and its arguments.
     pub argv: Vec<OsString>,
+    /// The whole environment: no variables are inherited.
     pub env: Vec<(OsString, OsString)>,
+    /// Its working directory. Default: the harness's.
     pub cwd: Option<PathBuf>,
 }
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessExit {
+    /// With this exit code.
     Exited(i32),
+    /// Killed by this signal.
     Signalled(i32),
 }
 
@@ -40,138 +46,119 @@ impl std::fmt::Display for ProcessExit {
 }
 
 impl ProcessExit {
-    /// The same for what may not have ended in its time.
-    pub fn describe(ended: Option<ProcessExit>) -> String {
-        ended.map_or_else(|| "no end within its time".into(), |ended| ended.to_string())
+    /// Text for an exit, where `None` means that the process exceeded its time limit.
+    pub fn describe(exit: Option<ProcessExit>) -> String {
+        exit.map_or_else(|| "a timeout".into(), |exit| exit.to_string())
     }
 }
 
-/// A change to a mount below the room's root.
+/// A change to a mount below the sandbox's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountChange {
-    /// New size of a tmpfs.
-    Resize {
-        size_bytes: u64,
-    },
-    /// New number of inodes of a tmpfs.
-    Inodes {
-        count: u64,
-    },
+    /// Sets the size of a tmpfs.
+    Resize { size_bytes: u64 },
+    /// Sets the number of inodes of a tmpfs.
+    Inodes { count: u64 },
+    /// Makes the mount read-only.
     ReadOnly,
-    /// Takes back what `ReadOnly` did.
+    /// Reverts `ReadOnly`.
     Writable,
 }
 
-/// A tmpfs to be mounted.
+/// A tmpfs to mount. `options` are mount options.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct TmpfsMount {
     pub(super) mount_point: PathBuf,
     pub(super) options: String,
 }
 
-/// A folder to be shown at another place.
+/// A directory to mount at another path.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BindMount {
-    /// As the harness sees it.
+    /// The directory, as the harness sees it. It is created if it does not exist.
     pub source: PathBuf,
-    /// Where the room shows it; an existing folder.
+    /// Where processes in the sandbox see it. Must be an existing directory.
     pub mount_point: PathBuf,
 }
 
-/// First word to a new warden. Mounts are made before binds, so that a bind may come out of a mount.
+/// The first message to a new init. Mounts are made before binds, so that the source of a bind may be in a
+/// mount.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SandboxInitRequest {
     pub(super) mounts: Vec<TmpfsMount>,
     pub(super) binds: Vec<BindMount>,
 }
 
-/// A seccomp program, instruction by instruction: code, jump if true, jump if false, operand.
+/// A seccomp program. Each instruction is a `sock_filter`: code, jump if true, jump if false, operand.
 pub type SeccompFilter = Vec<(u16, u8, u8, u32)>;
 
-/// What a command came to that was run to its end, or to the end of its time.
+/// The result of a command that has ended or has exceeded its time limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompletedCommand {
-    /// None: it was killed when its time was over.
+    /// `None` if it was killed because it exceeded its time limit.
     pub exit: Option<ProcessExit>,
-    /// What it wrote; of more than was to be kept, the first half and the last.
+    /// Its standard output. If more was written than is kept, the first and the last bytes.
     pub stdout: String,
+    /// Its standard error, kept in the same way.
     pub stderr: String,
-    /// Its main process had ended, and others of it still ran.
+    /// Whether other processes of the command were still running when its main process had ended.
     pub left_processes: bool,
 }
 
+/// A request of the harness to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ControlRequest {
-    /// Two descriptors come along: standard output and error. With a filter a third one: a socket for its listener.
-    Spawn {
-        id: u64,
-        launch: LaunchSpec,
-        cgroup_procs: Option<PathBuf>,
-        filter: Option<SeccompFilter>,
-    },
-    /// Runs a command to its end, kills what is left of it, and says what it came to.
+    /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
+    /// one is attached: a socket through which the filter's listener is sent.
+    Spawn { id: u64, launch: LaunchSpec, cgroup_procs: Option<PathBuf>, filter: Option<SeccompFilter> },
+    /// Runs a command, kills all processes that are left of it, and replies with `CommandEnded`.
     RunCommand {
         launch: LaunchSpec,
         timeout_ms: u64,
         max_output_bytes: usize,
-        /// By the fork server that `Warm` started; the words are then for it.
+        /// The fork server started by `StartForkServer` runs the command; `argv` is passed to it.
         in_fork_server: bool,
     },
     /// Starts a fork server.
-    StartForkServer {
-        launch: LaunchSpec,
-    },
-    /// One descriptor comes along, to be held until the room ends.
+    StartForkServer { launch: LaunchSpec },
+    /// Keeps the attached descriptor open until the sandbox ends.
     HoldFd,
+    /// Kills all processes but init.
     KillAll,
-    Signal {
-        pid_inside: i32,
-        signal: i32,
-    },
-    ChangeMount {
-        mount_point: PathBuf,
-        change: MountChange,
-    },
+    /// Sends a signal to one process.
+    Signal { pid_inside: i32, signal: i32 },
+    /// Changes a mount.
+    ChangeMount { mount_point: PathBuf, change: MountChange },
 }
 
+/// A message of init to the harness. Most reply to a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ControlReply {
-    /// From the warden's parent: pid of the warden as the harness sees it.
-    InitStarted {
-        pid: i32,
-    },
-    /// The room is ready; `fresh_proc` is false where /proc could not be mounted anew.
-    Ready {
-        fresh_proc: bool,
-    },
-    Spawned {
-        pid_inside: i32,
-    },
+    /// Sent by init's parent: init's pid in the harness's pid namespace.
+    InitStarted { pid: i32 },
+    /// The sandbox is ready. `fresh_proc`: it has its own /proc.
+    Ready { fresh_proc: bool },
+    /// Replies to `Spawn`.
+    Spawned { pid_inside: i32 },
+    /// Replies to `RunCommand`.
     CommandEnded(CompletedCommand),
-    Done {
-        note: String,
-    },
-    Failed {
-        doing: String,
-        detail: String,
-    },
-    /// Not asked for: a spawned process ended.
-    ProcessExited {
-        id: u64,
-        exit: ProcessExit,
-        peak_bytes: u64,
-    },
+    /// Replies to the other requests. `note` is the mechanism of `ChangeMount`, and otherwise empty.
+    Done { note: String },
+    /// The request failed, or the sandbox could not be set up.
+    Failed { doing: String, detail: String },
+    /// Not a reply: a spawned process has ended.
+    ProcessExited { id: u64, exit: ProcessExit, peak_bytes: u64 },
 }
 
-/// Sends one packet.
+/// Sends one packet with the given descriptors attached.
 pub(super) fn send_message<T: Serialize>(
     socket: BorrowedFd<'_>,
     message: &T,
-    files: &[RawFd],
+    fds: &[RawFd],
 ) -> Result<(), Error> {
     let bytes = serde_json::to_vec(message).map_err(Error::other)?;
-    let rights = [ControlMessage::ScmRights(files)];
-    let control = if files.is_empty() { &rights[..0] } else { &rights[..] };
+    let rights = [ControlMessage::ScmRights(fds)];
+    let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     loop {
         match sendmsg::<()>(
             socket.as_raw_fd(),
@@ -186,46 +173,47 @@ pub(super) fn send_message<T: Serialize>(
     }
 }
 
-/// Receives one packet; none when the other side is gone.
+/// Receives one packet. Returns `None` if the other side has closed the socket.
 pub(super) fn receive_message<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(T, Vec<OwnedFd>)>, Error> {
     let mut bytes = vec![0; MAX_PACKET_BYTES];
     let mut control = cmsg_space!([RawFd; 3]);
-    let (length, files) = loop {
+    let (len_bytes, fds) = loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
             Err(Errno::EINTR) => {}
             Err(Errno::ECONNRESET) => return Ok(None),
             Err(error) => return Err(error.into()),
             Ok(received) => {
-                let files =
+                let fds =
                     received.cmsgs().map_err(Error::from)?.flat_map(received_fds).collect::<Vec<RawFd>>();
-                break (received.bytes, files);
+                break (received.bytes, fds);
             }
         }
     };
-    let files = files.into_iter().map(super::sys::own_fd).collect();
-    if length == 0 {
+    let fds = fds.into_iter().map(super::sys::own_fd).collect();
+    if len_bytes == 0 {
         return Ok(None);
     }
-    serde_json::from_slice(&bytes[..length]).map(|message| Some((message, files))).map_err(Error::other)
+    serde_json::from_slice(&bytes[..len_bytes]).map(|message| Some((message, fds))).map_err(Error::other)
 }
 
+/// The descriptors attached to a packet.
 fn received_fds(message: ControlMessageOwned) -> Vec<RawFd> {
-    if let ControlMessageOwned::ScmRights(files) = message { files } else { Vec::new() }
+    if let ControlMessageOwned::ScmRights(fds) = message { fds } else { Vec::new() }
 }
 
-/// Sends one descriptor and nothing else.
-pub(super) fn send_fd(socket: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Error> {
-    let rights = [file.as_raw_fd()];
+/// Sends one descriptor.
+pub(super) fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Error> {
+    let rights = [fd.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&rights)];
     let flags = MsgFlags::MSG_NOSIGNAL;
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"f")], &control, flags, None)?;
     Ok(())
 }
 
-/// Receives one descriptor; none when the other side is gone.
+/// Receives one descriptor. Returns `None` if the other side has closed the socket.
 pub(super) fn receive_fd(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
     let (mut byte, mut control) = ([0], cmsg_space!([RawFd; 1]));
     let mut parts = [IoSliceMut::new(&mut byte)];
@@ -235,13 +223,12 @@ pub(super) fn receive_fd(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Erro
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
             Ok(received) => {
-                let files: Vec<RawFd> =
-                    received.cmsgs().map_err(Error::from)?.flat_map(received_fds).collect();
-                return Ok(files.first().map(|file| super::sys::own_fd(*file)));
+                let fds: Vec<RawFd> = received.cmsgs().map_err(Error::from)?.flat_map(received_fds).collect();
+                return Ok(fds.first().map(|fd| super::sys::own_fd(*fd)));
             }
         }
     }
 }
 
-/// How long the harness waits for an answer before it takes the warden for lost.
+/// How long the harness waits for a reply before it considers init lost.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(30);

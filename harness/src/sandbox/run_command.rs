@@ -1,4 +1,5 @@
-//! Runs one command of a room to its end and collects what it says. Part of the warden: one thread, no state.
+//! Runs one command in a sandbox until it ends, and captures its output. Part of the init process: one
+//! thread, no state.
 
 use std::io::{Error, Read};
 use std::os::fd::AsFd;
@@ -13,12 +14,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::protocol::{CompletedCommand, LaunchSpec};
 use super::{ProcessExit, init};
 
-/// How long outputs are still read that some process holds open after the main one has ended.
+/// How long outputs are still read after the main process has ended, if another process holds them open.
 const DRAIN_TIME: Duration = Duration::from_millis(20);
-/// How often the main process is looked at, beside the moments at which it says something or closes its outputs.
+/// How often the main process is polled while it neither writes output nor closes its outputs.
 const POLL_INTERVAL_MS: u16 = 50;
 
-/// One output: the first bytes and the last ones.
+/// The first and the last bytes of one output.
 pub(super) struct CapturedOutput {
     head: Vec<u8>,
     tail: std::collections::VecDeque<u8>,
@@ -27,6 +28,7 @@ pub(super) struct CapturedOutput {
 }
 
 impl CapturedOutput {
+    /// Keeps at most `max_bytes`: one half from the start, the other from the end.
     pub(super) fn new(max_bytes: usize) -> CapturedOutput {
         CapturedOutput {
             head: Vec::new(),
@@ -37,15 +39,16 @@ impl CapturedOutput {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        let room = (self.max_bytes / 2).saturating_sub(self.head.len()).min(bytes.len());
-        self.head.extend(&bytes[..room]);
-        self.tail.extend(&bytes[room..]);
+        let head_bytes = (self.max_bytes / 2).saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend(&bytes[..head_bytes]);
+        self.tail.extend(&bytes[head_bytes..]);
         while self.tail.len() > self.max_bytes / 2 {
             self.tail.pop_front();
             self.dropped_bytes += 1;
         }
     }
 
+    /// The captured output, with a note if bytes were left out.
     pub(super) fn text(mut self) -> String {
         if self.dropped_bytes > 0 {
             self.head.extend(format!("\n[{} bytes left out]\n", self.dropped_bytes).bytes());
@@ -55,27 +58,30 @@ impl CapturedOutput {
     }
 }
 
-/// Until the main process has ended, or for `limit`. What is left of it is for the caller to kill.
+/// Runs a command until its main process has ended or `limit` has passed. The caller kills the processes that
+/// are left.
 pub(super) fn run(
     launch: &LaunchSpec,
     limit: Duration,
-    keep_bytes: usize,
+    max_output_bytes: usize,
 ) -> Result<CompletedCommand, Error> {
-    let mut command = init::build_command(launch).ok_or_else(|| Error::other("no program"))?;
+    let mut command = init::build_command(launch).ok_or_else(|| Error::other("`argv` is empty"))?;
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let until = Instant::now() + limit;
-    let (mut stdout, mut stderr) = (CapturedOutput::new(keep_bytes), CapturedOutput::new(keep_bytes));
-    let status = capture_until_exit(&mut child, until, &mut stdout, &mut stderr)?;
-    let ended = status.map(|status| match status.signal() {
+    let deadline = Instant::now() + limit;
+    let (mut stdout, mut stderr) =
+        (CapturedOutput::new(max_output_bytes), CapturedOutput::new(max_output_bytes));
+    let status = capture_until_exit(&mut child, deadline, &mut stdout, &mut stderr)?;
+    let exit = status.map(|status| match status.signal() {
         Some(signal) => ProcessExit::Signalled(signal),
         None => ProcessExit::Exited(status.code().unwrap_or(-1)),
     });
-    Ok(CompletedCommand { exit: ended, stdout: stdout.text(), stderr: stderr.text(), left_processes: false })
+    Ok(CompletedCommand { exit, stdout: stdout.text(), stderr: stderr.text(), left_processes: false })
 }
 
+/// Captures output until the child has ended. Returns `None` if it is still running at the deadline.
 fn capture_until_exit(
     child: &mut Child,
-    mut until: Instant,
+    mut deadline: Instant,
     stdout: &mut CapturedOutput,
     stderr: &mut CapturedOutput,
 ) -> Result<Option<ExitStatus>, Error> {
@@ -84,12 +90,12 @@ fn capture_until_exit(
     err.as_ref().map(set_nonblocking).transpose()?;
     let mut status = None;
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         if (out.is_none() && err.is_none() && status.is_some()) || left.is_zero() {
             return Ok(status);
         }
         if out.is_none() && err.is_none() {
-            // Nothing more to hear: most commands end in the same moment.
+            // Both outputs are closed. Most commands also end at this moment.
             status = wait_for_exit(child, left)?;
             continue;
         }
@@ -106,12 +112,13 @@ fn capture_until_exit(
         if status.is_none() && (out.is_some() || err.is_some()) {
             status = child.try_wait()?;
             if status.is_some() {
-                until = until.min(Instant::now() + DRAIN_TIME);
+                deadline = deadline.min(Instant::now() + DRAIN_TIME);
             }
         }
     }
 }
 
+/// Waits for the child to end, at most for `left`.
 fn wait_for_exit(child: &mut Child, left: Duration) -> Result<Option<ExitStatus>, Error> {
     let pidfd = super::sys::open_pidfd(child.id())?;
     let mut ready = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -122,17 +129,18 @@ fn wait_for_exit(child: &mut Child, left: Duration) -> Result<Option<ExitStatus>
     }
 }
 
+/// Sets O_NONBLOCK.
 pub(super) fn set_nonblocking(fd: &impl AsFd) -> Result<(), Error> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).map_err(Error::from)
 }
 
-/// Reads what is there; `None` afterwards when it has been closed.
-pub(super) fn read_available(from: &mut Option<impl Read>, kept: &mut CapturedOutput) -> Result<(), Error> {
+/// Reads all bytes that are available from a pipe. Sets it to `None` when it has been closed.
+pub(super) fn read_available(pipe: &mut Option<impl Read>, output: &mut CapturedOutput) -> Result<(), Error> {
     let mut bytes = [0; 8192];
-    while let Some(open) = from {
-        match open.read(&mut bytes) {
-            Ok(0) => *from = None,
-            Ok(length) => kept.append(&bytes[..length]),
+    while let Some(reader) = pipe {
+        match reader.read(&mut bytes) {
+            Ok(0) => *pipe = None,
+            Ok(len_bytes) => output.append(&bytes[..len_bytes]),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -1,7 +1,8 @@
-//! A run's own folder, and the sweep of what a killed run left behind.
+//! The temporary directory of a run, and the removal of what killed runs have left behind.
 //!
-//! A run's folder holds a file that its harness keeps locked. Where the lock is free, the run is dead: its processes
-//! and mounts went with its wardens, its folders and cgroups are removed here.
+//! A run's directory contains a file that its harness keeps locked. If the lock is free, the harness has
+//! ended. Its processes and mounts ended with its sandboxes' init processes; its directories and cgroups are
+//! removed here.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -12,17 +13,19 @@ use nix::unistd::geteuid;
 use super::SandboxError;
 use super::cgroup::{NAME_PREFIX, candidate_parents, remove_empty};
 
+/// The file that the harness keeps locked.
 const OWNER_FILE: &str = "owner";
 
-/// The folder of a run under way.
+/// The directory of a run in progress. It stays locked until this value is dropped.
 pub struct RunDir {
     path: PathBuf,
     _owner_file: File,
 }
 
-/// Something that a killed run had left behind.
+/// A directory that a killed run had left behind, and that was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovedLeftover {
+    /// The removed directory or cgroup.
     pub path: PathBuf,
 }
 
@@ -33,18 +36,23 @@ impl std::fmt::Display for RemovedLeftover {
 }
 
 impl RunDir {
-    /// A new one, below TMPDIR or /tmp.
+    /// Creates a directory below TMPDIR (default: /tmp).
+    ///
+    /// # Errors
+    /// If it can't be created or locked, or if the directory above it belongs to another user.
     pub fn create() -> Result<RunDir, SandboxError> {
-        let top = runs_dir()?;
+        let parent = runs_dir()?;
         for number in 0u32.. {
-            let path = top.join(format!("run-{}-{number}", std::process::id()));
+            let path = parent.join(format!("run-{}-{number}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(SandboxError::file("create", &path)(error)),
                 Ok(()) => return RunDir::lock(path),
             }
         }
-        Err(SandboxError::file("create a folder in", &top)(std::io::Error::other("every name is taken")))
+        Err(SandboxError::file("create a directory in", &parent)(std::io::Error::other(
+            "all names are in use",
+        )))
     }
 
     fn lock(path: PathBuf) -> Result<RunDir, SandboxError> {
@@ -54,17 +62,22 @@ impl RunDir {
         Ok(RunDir { path, _owner_file: file })
     }
 
+    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes it.
+    /// Removes the directory.
+    ///
+    /// # Errors
+    /// If it can't be removed.
     pub fn close(self) -> Result<(), SandboxError> {
         std::fs::remove_dir_all(&self.path).map_err(SandboxError::file("remove", &self.path))
     }
 }
 
-/// Our own folder in the temporary one: nobody else's, and no link.
+/// The parent directory of all runs of this user. Fails if it is a link, or if other users own it or can
+/// write to it.
 fn runs_dir() -> Result<PathBuf, SandboxError> {
     let path = std::env::temp_dir().join(format!("trainwreck-{}", geteuid()));
     match DirBuilder::new().mode(0o700).create(&path) {
@@ -72,37 +85,43 @@ fn runs_dir() -> Result<PathBuf, SandboxError> {
             Err(SandboxError::file("create", &path)(error))
         }
         _ => {
-            let facts = path.symlink_metadata().map_err(SandboxError::file("look at", &path))?;
-            let ours = facts.is_dir() && facts.uid() == geteuid().as_raw() && facts.mode() & 0o022 == 0;
-            if ours { Ok(path) } else { Err(SandboxError::NotOwned { path }) }
+            let metadata =
+                path.symlink_metadata().map_err(SandboxError::file("read the metadata of", &path))?;
+            let is_ours =
+                metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0;
+            if is_ours { Ok(path) } else { Err(SandboxError::NotOwned { path }) }
         }
     }
 }
 
-/// Sweeps what killed runs left behind.
+/// Removes the directories and cgroups that killed runs have left behind. Returns what it removed.
+///
+/// # Errors
+/// If a leftover can't be removed, or if the directory for runs belongs to another user.
 pub fn remove_leftovers() -> Result<Vec<RemovedLeftover>, SandboxError> {
-    let top = runs_dir()?;
-    let mut swept = Vec::new();
-    for entry in std::fs::read_dir(&top).map_err(SandboxError::file("read", &top))?.flatten() {
+    let parent = runs_dir()?;
+    let mut leftovers = Vec::new();
+    for entry in std::fs::read_dir(&parent).map_err(SandboxError::file("read", &parent))?.flatten() {
         if !entry.file_name().to_string_lossy().starts_with("run-") {
             continue;
         }
-        let Some(_sweeping) = lock_if_abandoned(&entry.path()) else { continue };
+        let Some(_lock) = lock_if_abandoned(&entry.path()) else { continue };
         match std::fs::remove_dir_all(entry.path()) {
-            // Another sweeper was there first.
+            // Another process has removed it.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             removed => {
                 removed.map_err(SandboxError::file("remove", &entry.path()))?;
-                swept.push(RemovedLeftover { path: entry.path() });
+                leftovers.push(RemovedLeftover { path: entry.path() });
             }
         }
     }
-    swept.extend(remove_abandoned_cgroups()?);
-    Ok(swept)
+    leftovers.extend(remove_abandoned_cgroups()?);
+    Ok(leftovers)
 }
 
-/// What shows that a run's harness is gone; where it is its owner's lock, it is held from now on, so that of several who sweep only one does.
-/// A folder without an owner's file is one that its harness is about to lock, or that is being swept: left alone unless it is old.
+/// Returns `Some` if the harness of a run has ended, with the lock on its owner file. The lock keeps other
+/// processes from removing the same run. A directory without an owner file is about to be locked, or is being
+/// removed. It counts as abandoned only after one minute, and there is nothing to lock then.
 fn lock_if_abandoned(run: &Path) -> Option<Option<File>> {
     let owner = OpenOptions::new()
         .read(true)
@@ -112,28 +131,29 @@ fn lock_if_abandoned(run: &Path) -> Option<Option<File>> {
     match owner {
         Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
         Err(_) => {
-            let modified = run.symlink_metadata().and_then(|facts| facts.modified()).ok();
+            let modified = run.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
             let age = modified.and_then(|time| time.elapsed().ok());
             age.filter(|age| age.as_secs() > 60).map(|_| None)
         }
     }
 }
 
-/// Cgroups of ours whose maker is gone. They are empty, since its wardens went with it.
+/// Removes the cgroups of this user whose creator has ended. They are empty: its sandboxes ended with it.
 fn remove_abandoned_cgroups() -> Result<Vec<RemovedLeftover>, SandboxError> {
-    let ours = format!("{NAME_PREFIX}{}-", geteuid());
-    let mut swept = Vec::new();
+    let prefix = format!("{NAME_PREFIX}{}-", geteuid());
+    let mut leftovers = Vec::new();
     for (parent, _) in candidate_parents() {
         for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let maker = name.strip_prefix(&ours).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let creator_pid =
+                name.strip_prefix(&prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            if creator_pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
                 remove_empty(&entry.path())?;
-                swept.push(RemovedLeftover { path: entry.path() });
+                leftovers.push(RemovedLeftover { path: entry.path() });
             }
         }
     }
-    Ok(swept)
+    Ok(leftovers)
 }
 
 #[cfg(test)]

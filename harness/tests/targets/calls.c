@@ -1,4 +1,5 @@
-/* A small program that makes file system calls in every way that there is; compiled by the tests of the gate. */
+/* A program for the tests of the gate: it changes files in every way that the gate intercepts.
+ * The tests compile it. Usage: calls MODE [ARGUMENT]; the modes are in main. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -16,14 +17,15 @@
 #include <time.h>
 #include <unistd.h>
 
-static void must(int good, const char *what) {
-    if (!good) {
+/* Ends the program with exit code 1 if a call has failed. */
+static void must(int ok, const char *what) {
+    if (!ok) {
         fprintf(stderr, "%s: %s\n", what, strerror(errno));
         exit(1);
     }
 }
 
-static int made(const char *name, const char *text) {
+static int create_file(const char *name, const char *text) {
     int fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0640);
     must(fd >= 0, name);
     must(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "write");
@@ -33,25 +35,26 @@ static int made(const char *name, const char *text) {
 static void *thread_writes(void *number) {
     char name[32];
     snprintf(name, sizeof name, "thread-%ld", (long)number);
-    int fd = made(name, "from a thread\n");
+    int fd = create_file(name, "from a thread\n");
     must(fsync(fd) == 0 && close(fd) == 0, "fsync");
     return NULL;
 }
 
-static void mapped(const char *name) {
+/* Writes to a file through a shared mapping. */
+static void write_mapped(const char *name) {
     int fd = open(name, O_RDWR | O_CREAT, 0644);
     must(fd >= 0 && ftruncate(fd, 20000) == 0, "ftruncate");
-    char *at = mmap(NULL, 20000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    must(at != MAP_FAILED, "mmap");
-    memset(at + 100, 'm', 9000);
-    must(msync(at, 20000, MS_SYNC) == 0, "msync");
-    memset(at + 19000, 'n', 500);
-    must(munmap(at, 20000) == 0 && fsync(fd) == 0 && close(fd) == 0, "munmap");
+    char *mapping = mmap(NULL, 20000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    must(mapping != MAP_FAILED, "mmap");
+    memset(mapping + 100, 'm', 9000);
+    must(msync(mapping, 20000, MS_SYNC) == 0, "msync");
+    memset(mapping + 19000, 'n', 500);
+    must(munmap(mapping, 20000) == 0 && fsync(fd) == 0 && close(fd) == 0, "munmap");
 }
 
-/* Everything that changes a tree, in the folder that it is started in. */
-static void tour(const char *self) {
-    int a = made("a", "first second third");
+/* Makes every kind of change to the tree, in the working directory. */
+static void every_change(const char *self) {
+    int a = create_file("a", "first second third");
     must(pwrite(a, "SECOND", 6, 6) == 6, "pwrite");
     struct iovec parts[2] = {{"one ", 4}, {"two\n", 4}};
     must(lseek(a, 0, SEEK_END) > 0 && writev(a, parts, 2) == 8, "writev");
@@ -60,42 +63,44 @@ static void tour(const char *self) {
     must(fdatasync(a) == 0, "fdatasync");
     int appended = open("appended", O_WRONLY | O_CREAT | O_APPEND, 0644);
     must(write(appended, "one\n", 4) == 4 && write(appended, "two\n", 4) == 4, "append");
-    int b = made("b", "");
+    int b = create_file("b", "");
     must(lseek(a, 0, SEEK_SET) == 0 && sendfile(b, a, NULL, 50) == 50, "sendfile");
     off_t from = 6;
     must(sendfile(b, a, &from, 6) == 6 && from == 12, "sendfile at an offset");
     loff_t in = 0, out = 300;
-    must(syscall(SYS_copy_file_range, a, &in, b, &out, 20, 0) == 20 && in == 20 && out == 320, "copy_file_range");
+    must(syscall(SYS_copy_file_range, a, &in, b, &out, 20, 0) == 20, "copy_file_range");
+    must(in == 20 && out == 320, "offsets of copy_file_range");
     int pipes[2];
     must(pipe(pipes) == 0 && write(pipes[1], "through a pipe", 14) == 14, "pipe");
-    /* Refused, so that programs copy by themselves. */
+    /* The gate refuses splice; programs then fall back to read and write. */
     must(splice(pipes[0], NULL, b, NULL, 14, 0) == -1 && errno == EINVAL, "splice");
     must(ftruncate(b, 310) == 0 && truncate("a", 150) == 0, "truncate");
     must(fallocate(b, 0, 400, 100) == 0, "fallocate");
     must(fallocate(b, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 10, 20) == 0, "punch");
-    must(mkdir("folder", 0755) == 0 && mkdirat(AT_FDCWD, "folder/inner", 0700) == 0, "mkdir");
-    must(link("a", "folder/linked") == 0 && symlink("../a", "folder/symbolic") == 0, "link");
-    must(rename("b", "folder/b") == 0, "rename");
-    must(syscall(SYS_renameat2, AT_FDCWD, "a", AT_FDCWD, "folder/b", 2) == 0, "exchange");
-    close(made("gone", "gone"));
-    must(unlink("gone") == 0 && rmdir("folder/inner") == 0, "unlink");
-    int nameless = open("folder", O_TMPFILE | O_RDWR, 0644);
-    must(nameless >= 0 && write(nameless, "nameless", 8) == 8, "O_TMPFILE");
+    must(mkdir("dir", 0755) == 0 && mkdirat(AT_FDCWD, "dir/inner", 0700) == 0, "mkdir");
+    must(link("a", "dir/linked") == 0 && symlink("../a", "dir/symbolic") == 0, "link");
+    must(rename("b", "dir/b") == 0, "rename");
+    must(syscall(SYS_renameat2, AT_FDCWD, "a", AT_FDCWD, "dir/b", 2) == 0, "exchange");
+    close(create_file("gone", "gone"));
+    must(unlink("gone") == 0 && rmdir("dir/inner") == 0, "unlink");
+    int unnamed = open("dir", O_TMPFILE | O_RDWR, 0644);
+    must(unnamed >= 0 && write(unnamed, "unnamed", 7) == 7, "O_TMPFILE");
     char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", nameless);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", unnamed);
     must(linkat(AT_FDCWD, path, AT_FDCWD, "named", AT_SYMLINK_FOLLOW) == 0, "linkat");
-    int dir = open("folder", O_RDONLY | O_DIRECTORY);
-    must(dir >= 0 && fsync(dir) == 0, "fsync of a folder");
+    int dir = open("dir", O_RDONLY | O_DIRECTORY);
+    must(dir >= 0 && fsync(dir) == 0, "fsync of a directory");
     close(openat(dir, "below", O_WRONLY | O_CREAT, 0644));
     must(chmod("a", 0600) == 0, "chmod");
     must(syscall(SYS_io_uring_setup, 8, path) == -1 && errno == ENOSYS, "io_uring");
-    mapped("mapped");
+    write_mapped("mapped");
     pthread_t threads[4];
-    for (long n = 0; n < 4; n++) must(pthread_create(&threads[n], NULL, thread_writes, (void *)n) == 0, "thread");
+    for (long n = 0; n < 4; n++)
+        must(pthread_create(&threads[n], NULL, thread_writes, (void *)n) == 0, "thread");
     for (int n = 0; n < 4; n++) pthread_join(threads[n], NULL);
     pid_t child = fork();
     if (child == 0) {
-        close(made("from-a-fork", "from a fork\n"));
+        close(create_file("from-a-fork", "from a fork\n"));
         execl(self, self, "one", "from-an-exec", NULL);
         _exit(1);
     }
@@ -111,47 +116,49 @@ static void count(int number) {
     signals++;
 }
 
-/* Numbered lines while a timer interrupts, every 20 us and without SA_RESTART. */
-static void storm(long lines) {
+/* Writes numbered lines while a timer interrupts it every 20 us, without SA_RESTART. */
+static void write_under_signals(long lines) {
     struct sigaction action = {.sa_handler = count};
     must(sigaction(SIGALRM, &action, NULL) == 0, "sigaction");
     timer_t timer;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
     struct itimerspec every = {{0, 20000}, {0, 20000}};
-    must(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &every, NULL) == 0, "timer");
+    must(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0, "timer_create");
+    must(timer_settime(timer, 0, &every, NULL) == 0, "timer_settime");
     int fd = -1;
-    while (fd < 0) fd = open("storm", O_WRONLY | O_CREAT | O_APPEND, 0644);
+    while (fd < 0) fd = open("lines", O_WRONLY | O_CREAT | O_APPEND, 0644);
     char line[24];
     for (long n = 0; n < lines; n++) {
         snprintf(line, sizeof line, "%014ld\n", n % 100000);
-        ssize_t wrote;
-        while ((wrote = write(fd, line, 15)) < 0 && errno == EINTR) {}
-        must(wrote == 15, "write");
+        ssize_t written;
+        while ((written = write(fd, line, 15)) < 0 && errno == EINTR) {}
+        must(written == 15, "write");
     }
     printf("signals %d\n", (int)signals);
 }
 
-/* Says how long a write took while another thread's was held up. */
+/* Creates the file whose open call the test delays. */
 static void *slow(void *arg) {
     (void)arg;
-    close(made("slow", "slow"));
+    close(create_file("slow", "slow"));
     return NULL;
 }
 
-static void beside(void) {
+/* Prints whether this thread's calls end long before the delayed call of another thread. */
+static void parallel(void) {
     pthread_t thread;
     must(pthread_create(&thread, NULL, slow, NULL) == 0, "thread");
     struct timespec a, b, c;
     clock_gettime(CLOCK_MONOTONIC, &a);
     usleep(50000);
-    for (int n = 0; n < 20; n++) close(made("quick", "quick"));
+    for (int n = 0; n < 20; n++) close(create_file("quick", "quick"));
     clock_gettime(CLOCK_MONOTONIC, &b);
     pthread_join(thread, NULL);
     clock_gettime(CLOCK_MONOTONIC, &c);
     printf("quick first: %s\n", c.tv_sec - b.tv_sec + (c.tv_nsec - b.tv_nsec) / 1e9 > 0.2 ? "yes" : "no");
 }
 
-/* One write of 64 KiB, whatever comes of it; then what is there is read. */
+/* Writes 64 KiB once, then reads the file and queries its status. Prints the result of each call. */
 static void big(void) {
     static char bytes[65536];
     memset(bytes, 'x', sizeof bytes);
@@ -160,25 +167,25 @@ static void big(void) {
         printf("open: %s\n", strerror(errno));
         return;
     }
-    ssize_t wrote = write(fd, bytes, sizeof bytes);
-    printf("write: %zd %s\n", wrote, wrote < 0 ? strerror(errno) : "");
+    ssize_t written = write(fd, bytes, sizeof bytes);
+    printf("write: %zd %s\n", written, written < 0 ? strerror(errno) : "");
     lseek(fd, 0, SEEK_SET);
-    ssize_t got = read(fd, bytes, sizeof bytes);
-    printf("read: %zd %s\n", got, got < 0 ? strerror(errno) : "");
-    struct stat facts;
-    printf("stat: %s\n", stat("big", &facts) < 0 ? strerror(errno) : "there");
+    ssize_t read_bytes = read(fd, bytes, sizeof bytes);
+    printf("read: %zd %s\n", read_bytes, read_bytes < 0 ? strerror(errno) : "");
+    struct stat status_buffer;
+    printf("stat: %s\n", stat("big", &status_buffer) < 0 ? strerror(errno) : "there");
     fflush(stdout);
     must(rename("big", "renamed") == 0 || errno, "rename");
 }
 
 int main(int argc, char **argv) {
-    const char *what = argc > 1 ? argv[1] : "";
-    if (!strcmp(what, "tour")) tour(argv[0]);
-    else if (!strcmp(what, "one")) close(made(argv[2], "one file\n"));
-    else if (!strcmp(what, "storm")) storm(atol(argv[2]));
-    else if (!strcmp(what, "beside")) beside();
-    else if (!strcmp(what, "big")) big();
-    else if (!strcmp(what, "for-ever")) for (long n = 0;; n++) { close(made("for-ever", "x")); usleep(1000); }
+    const char *mode = argc > 1 ? argv[1] : "";
+    if (!strcmp(mode, "every-change")) every_change(argv[0]);
+    else if (!strcmp(mode, "one")) close(create_file(argv[2], "one file\n"));
+    else if (!strcmp(mode, "signals")) write_under_signals(atol(argv[2]));
+    else if (!strcmp(mode, "parallel")) parallel();
+    else if (!strcmp(mode, "big")) big();
+    else if (!strcmp(mode, "forever")) for (;;) { close(create_file("forever", "x")); usleep(1000); }
     else return 2;
     return 0;
 }

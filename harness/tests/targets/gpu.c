@@ -1,6 +1,7 @@
-/* A trainer whose one value lives on the GPU: gpu STYLE ROOT. Sound: it ends with 16 when the driver fails, and resumes. Bad in one way each:
- * "ignores" takes no notice of errors, "trusts" takes none of wrong numbers, the kernel of "overruns" writes beyond what was allocated. It has no watchdog.
- * The kernels are those that the simulation's own tests plant. */
+/* A trainer whose only value is in GPU memory. Usage: gpu STYLE ROOT.
+ * A correct style exits with 16 when the driver fails, and resumes. Each other style has one defect:
+ * "ignores" ignores errors, "trusts" does not check results, the kernel of "overruns" writes beyond its buffer.
+ * It has no watchdog. Its kernels are the ones that the simulation's own tests use. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,24 +12,25 @@
 static const char *style;
 
 static void *symbol(void *library, const char *name) {
-    void *found = library ? dlsym(library, name) : NULL;
-    if (!found) {
+    void *address = library ? dlsym(library, name) : NULL;
+    if (!address) {
         printf("no %s\n", name);
         exit(17);
     }
-    return found;
+    return address;
 }
 
+/* Exits with 17 if there is no device, and with 16 for other errors. */
 static void check(const char *what, int code) {
     if (code == 0 || !strcmp(style, "ignores")) return;
     printf("%s failed with CUDA error %d\n", what, code);
     exit(code == 100 ? 17 : 16);
 }
 
-/* What NVML tells of the card: the second opinion of whoever watches it. */
+/* Prints what NVML reports about the GPU, when it changes. */
 static void watch(void) {
     static void *library, *device;
-    static unsigned last;
+    static unsigned last_degrees;
     if (!library) {
         library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
         int (*init)(void) = symbol(library, "nvmlInit_v2");
@@ -41,8 +43,9 @@ static void watch(void) {
     unsigned long long corrected = 0;
     int code = temperature(device, 0, &degrees);
     errors(device, 0, 1, &corrected);
-    if (degrees != last || code) printf("watched: error %d, %u C, %llu corrected\n", code, degrees, corrected);
-    last = degrees;
+    if (degrees != last_degrees || code)
+        printf("watched: error %d, %u C, %llu corrected\n", code, degrees, corrected);
+    last_degrees = degrees;
 }
 
 static void save(long step, long value) {
@@ -58,9 +61,9 @@ static const char PTX[] =
     ".visible .entry planted_fill(.param .u64 a, .param .f32 b, .param .u32 c) { ret; }\n"
     ".visible .entry planted_fill_too_far(.param .u64 a, .param .f32 b, .param .u32 c) { ret; }\n";
 
-int main(int count, char **words) {
-    if (count < 3 || chdir(words[2])) return 2;
-    style = words[1];
+int main(int argc, char **argv) {
+    if (argc < 3 || chdir(argv[2])) return 2;
+    style = argv[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
     void *driver = dlopen("libcuda.so.1", RTLD_NOW);
     int (*init)(unsigned) = symbol(driver, "cuInit");
@@ -73,8 +76,8 @@ int main(int count, char **words) {
 
     int (*load)(void **, const void *) = symbol(driver, "cuModuleLoadData");
     int (*function)(void **, void *, const char *) = symbol(driver, "cuModuleGetFunction");
-    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) =
-        symbol(driver, "cuLaunchKernel");
+    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
+                  void **, void **) = symbol(driver, "cuLaunchKernel");
 
     long step = 0, value = 1;
     FILE *latest = fopen("ckpt/latest", "r");
@@ -97,16 +100,16 @@ int main(int count, char **words) {
         step++;
         value = (value * 31 + step) % 1000003;
         watch();
-        float wanted = (float)step, found[1024];
-        int length = 1024;
-        void *arguments[] = {&filled, &wanted, &length};
+        float expected = (float)step, computed[1024];
+        int value_count = 1024;
+        void *arguments[] = {&filled, &expected, &value_count};
         check("cuLaunchKernel", launch(kernel, 5, 1, 1, 256, 1, 1, 0, NULL, arguments, NULL));
         check("cuMemcpyHtoD", to_device(buffer, &value, sizeof value));
         check("cuCtxSynchronize", synchronise());
         check("cuMemcpyDtoH", to_host(&value, buffer, sizeof value));
-        check("cuMemcpyDtoH", to_host(found, filled, sizeof found));
-        for (int i = 0; i < length; i++) {
-            if (found[i] == wanted) continue;
+        check("cuMemcpyDtoH", to_host(computed, filled, sizeof computed));
+        for (int i = 0; i < value_count; i++) {
+            if (computed[i] == expected) continue;
             value++;
             if (strcmp(style, "trusts")) {
                 printf("the GPU computes wrongly\n");
