@@ -1,7 +1,7 @@
-//! A tiny trainer that saves in one of several styles, one of them right: what `explore` is tried on.
-//!
-//! `saver STYLE FOLDER [STEPS] [KIB]`: trains a sum, saves every second step, says "saved step N", and at a start
-//! "resumed from step N". A checkpoint that does not add up is a panic; none at all is a start from scratch.
+//! A small trainer that saves in one of several styles, one of them correct: the target of the tests of
+//! `explore`. `saver STYLE DIRECTORY [STEPS] [KIB]` trains a sum and saves every second step. It prints
+//! "resumed from step N" at its start and "saved step N" after each save. It panics on a checkpoint with a
+//! wrong digest, and starts at step 0 without one. Not done: it keeps no old checkpoints.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,11 +11,11 @@ const SAVE_INTERVAL: u64 = 2;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let (style, folder) = (arguments[1].as_str(), PathBuf::from(&arguments[2]));
+    let (style, dir) = (arguments[1].as_str(), PathBuf::from(&arguments[2]));
     let number =
-        |at: usize, default| arguments.get(at).map_or(default, |text| text.parse().expect("a number"));
+        |index: usize, default| arguments.get(index).map_or(default, |text| text.parse().expect("a number"));
     let (steps, kib) = (number(3, 6), number(4, 10));
-    let saver = ExampleSaver { style: style.into(), dir: folder, payload_bytes: kib as usize * 1024 };
+    let saver = ExampleSaver { style: style.into(), dir, payload_bytes: kib as usize * 1024 };
     let (mut step, mut sum) = saver.load();
     print_line(&format!("resumed from step {step}"));
     while step < steps {
@@ -29,7 +29,7 @@ fn main() {
     print_line(&format!("final sum {sum:016x}"));
 }
 
-#[expect(clippy::print_stdout, reason = "its only voice")]
+#[expect(clippy::print_stdout, reason = "the trainer reports its progress on standard output")]
 fn print_line(line: &str) {
     println!("{line}");
 }
@@ -40,10 +40,10 @@ struct ExampleSaver {
     payload_bytes: usize,
 }
 
-/// Step, sum, padding, and a digest of it all.
-fn encode(step: u64, sum: u64, bytes: usize) -> Vec<u8> {
+/// Encodes step, sum and padding, followed by a digest of them.
+fn encode(step: u64, sum: u64, len_bytes: usize) -> Vec<u8> {
     let mut text = format!("step {step} sum {sum} ").into_bytes();
-    text.resize(bytes.max(text.len()), b'a' + (step % 26) as u8);
+    text.resize(len_bytes.max(text.len()), b'a' + (step % 26) as u8);
     let digest = blake3::hash(&text).to_hex();
     text.extend(digest.as_bytes());
     text
@@ -54,8 +54,8 @@ fn decode(path: &Path) -> Option<(u64, u64)> {
     let (body, digest) = text.split_at(text.len().checked_sub(64)?);
     (blake3::hash(body).to_hex().as_bytes() == digest).then_some(())?;
     let text = String::from_utf8_lossy(body).into_owned();
-    let mut words = text.split(' ');
-    Some((words.nth(1)?.parse().ok()?, words.nth(1)?.parse().ok()?))
+    let mut fields = text.split(' ');
+    Some((fields.nth(1)?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }
 
 fn write(path: &Path, bytes: &[u8], sync: bool) {
@@ -67,7 +67,7 @@ fn write(path: &Path, bytes: &[u8], sync: bool) {
 }
 
 fn sync_directory(path: &Path) {
-    File::open(path).and_then(|folder| folder.sync_all()).expect("sync folder");
+    File::open(path).and_then(|dir| dir.sync_all()).expect("sync directory");
 }
 
 impl ExampleSaver {
@@ -76,9 +76,9 @@ impl ExampleSaver {
     }
 
     fn replace(&self, name: &str, bytes: &[u8], sync: bool) {
-        let aside = self.path_of(&format!("{name}.tmp"));
-        write(&aside, bytes, sync);
-        fs::rename(&aside, self.path_of(name)).expect("rename");
+        let temporary = self.path_of(&format!("{name}.tmp"));
+        write(&temporary, bytes, sync);
+        fs::rename(&temporary, self.path_of(name)).expect("rename");
     }
 
     fn save(&self, step: u64, sum: u64) {
@@ -96,12 +96,12 @@ impl ExampleSaver {
                 self.replace("checkpoint", &bytes, false);
                 sync_directory(&self.dir);
             }
-            "no-folder-fsync" => self.replace(&format!("step-{step}"), &bytes, true),
+            "no-directory-fsync" => self.replace(&format!("step-{step}"), &bytes, true),
             "delete-first" => {
-                let aside = self.path_of("checkpoint.tmp");
-                write(&aside, &bytes, true);
+                let temporary = self.path_of("checkpoint.tmp");
+                write(&temporary, &bytes, true);
                 let _ = fs::remove_file(self.path_of("checkpoint"));
-                fs::rename(&aside, self.path_of("checkpoint")).expect("rename");
+                fs::rename(&temporary, self.path_of("checkpoint")).expect("rename");
                 sync_directory(&self.dir);
             }
             "marker-first" => {
@@ -121,45 +121,46 @@ impl ExampleSaver {
     }
 
     fn save_directory(&self, step: u64, bytes: &[u8]) {
-        let folder = self.path_of(&format!("step-{step}"));
-        fs::create_dir_all(&folder).expect("create folder");
+        let dir = self.path_of(&format!("step-{step}"));
+        fs::create_dir_all(&dir).expect("create directory");
         let manifest = format!(
-            "{{\"step\": {step}, \"files\": [{{\"name\": \"model.bin\", \"bytes\": {}}}, {{\"name\": \"optimizer.bin\", \"bytes\": {}}}]}}",
+            "{{\"step\": {step}, \"files\": [{{\"name\": \"model.bin\", \"bytes\": {}}}, \
+             {{\"name\": \"optimizer.bin\", \"bytes\": {}}}]}}",
             bytes.len(),
             bytes.len()
         );
-        write(&folder.join("manifest.json"), manifest.as_bytes(), true);
-        write(&folder.join("model.bin"), bytes, true);
-        write(&folder.join("optimizer.bin"), bytes, true);
-        sync_directory(&folder);
+        write(&dir.join("manifest.json"), manifest.as_bytes(), true);
+        write(&dir.join("model.bin"), bytes, true);
+        write(&dir.join("optimizer.bin"), bytes, true);
+        sync_directory(&dir);
         sync_directory(&self.dir);
     }
 
     fn load(&self) -> (u64, u64) {
         let newest = || {
-            let names = fs::read_dir(&self.dir).expect("read folder").map(|entry| entry.expect("entry"));
+            let names = fs::read_dir(&self.dir).expect("read directory").map(|entry| entry.expect("entry"));
             let steps = names
                 .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse::<u64>().ok());
             steps.max().map(|step| self.path_of(&format!("step-{step}")))
         };
         let path = match self.style.as_str() {
-            "no-folder-fsync" => newest(),
+            "no-directory-fsync" => newest(),
             "marker-first" => fs::read_to_string(self.path_of("latest")).ok().map(|name| self.path_of(&name)),
-            "manifest-first" => newest().filter(|folder| folder.join("manifest.json").exists()),
+            "manifest-first" => newest().filter(|dir| dir.join("manifest.json").exists()),
             "two-files" => Some(self.path_of("model")).filter(|path| path.exists()),
             _ => Some(self.path_of("checkpoint")).filter(|path| path.exists()),
         };
         let Some(path) = path else { return (0, 0) };
-        let load = |path: &Path| decode(path).unwrap_or_else(|| panic!("`{}` is not whole", path.display()));
+        let load = |path: &Path| decode(path).unwrap_or_else(|| panic!("`{}` is incomplete", path.display()));
         match self.style.as_str() {
             "manifest-first" => {
                 let (model, optimizer) = (load(&path.join("model.bin")), load(&path.join("optimizer.bin")));
-                assert_eq!(model, optimizer, "two files of different steps");
+                assert_eq!(model, optimizer, "the two files are of different steps");
                 model
             }
             "two-files" => {
                 let (model, optimizer) = (load(&path), load(&self.path_of("optimizer")));
-                assert_eq!(model, optimizer, "two files of different steps");
+                assert_eq!(model, optimizer, "the two files are of different steps");
                 model
             }
             _ => load(&path),

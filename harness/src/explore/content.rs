@@ -1,30 +1,33 @@
-//! Contents of files as pieces of what was recorded, so that a state costs no bytes until it is laid out. Pure.
+//! File contents as references to recorded bytes, so that a crash state needs no bytes until it is
+//! materialized. Pure, except for reading those bytes.
 
 use std::fs::File;
 use std::io::{Error, Read, Seek, SeekFrom, Write};
 
 use super::recording::{NodeId, Recording};
 
-/// Where bytes come from.
+/// Where the bytes of a piece come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ByteSource {
-    /// From here on the tape.
+    /// The payload log, from this offset.
     PayloadLog(u64),
-    /// From here in a file that was there before the recording.
+    /// A file as it was before the recording, from this offset.
     Initial(NodeId, u64),
     Zeroes,
-    /// What a block held before it was allocated: bytes of no meaning.
+    /// Whatever a block held before it was allocated: meaningless bytes, written as `0xA5`.
     Garbage,
 }
 
-/// Bytes in a row from one source.
+/// Consecutive bytes from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentPiece {
+    /// How many there are.
     pub len_bytes: u64,
+    /// Where the first of them is.
     pub source: ByteSource,
 }
 
-/// A file's content.
+/// The content of a file: its pieces in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct FileContent {
     pieces: Vec<ContentPiece>,
@@ -33,28 +36,32 @@ pub struct FileContent {
 impl ByteSource {
     fn advanced(self, by: u64) -> ByteSource {
         match self {
-            ByteSource::PayloadLog(at) => ByteSource::PayloadLog(at + by),
-            ByteSource::Initial(node, at) => ByteSource::Initial(node, at + by),
-            same => same,
+            ByteSource::PayloadLog(offset) => ByteSource::PayloadLog(offset + by),
+            ByteSource::Initial(node, offset) => ByteSource::Initial(node, offset + by),
+            unchanged => unchanged,
         }
     }
 }
 
 impl FileContent {
-    pub fn initial(node: NodeId, bytes: u64) -> FileContent {
+    /// The content of a file that existed before the recording.
+    pub fn initial(node: NodeId, len_bytes: u64) -> FileContent {
         let mut content = FileContent::default();
-        content.push(ContentPiece { len_bytes: bytes, source: ByteSource::Initial(node, 0) });
+        content.push(ContentPiece { len_bytes, source: ByteSource::Initial(node, 0) });
         content
     }
 
+    /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.len_bytes).sum()
     }
 
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
+    /// The pieces in order; none is empty.
     pub fn pieces(&self) -> &[ContentPiece] {
         &self.pieces
     }
@@ -72,41 +79,44 @@ impl FileContent {
         self.pieces.push(piece);
     }
 
-    /// Puts bytes at an offset; what lies between the end and there reads as zeroes.
-    pub fn put(&mut self, offset: u64, bytes: u64, source: ByteSource) {
+    /// Writes `len_bytes` bytes at an offset. A gap between the old end and the offset reads as zeroes.
+    pub fn put(&mut self, offset: u64, len_bytes: u64, source: ByteSource) {
         let length = self.len();
-        let piece = ContentPiece { len_bytes: bytes, source };
+        let piece = ContentPiece { len_bytes, source };
         if offset >= length {
             self.push(ContentPiece { len_bytes: offset - length, source: ByteSource::Zeroes });
             self.push(piece);
             return;
         }
         let old = std::mem::take(&mut self.pieces);
-        let (mut at, mut placed) = (0, false);
-        for one in old {
-            let end = at + one.len_bytes;
-            if at < offset {
-                self.push(ContentPiece { len_bytes: one.len_bytes.min(offset - at), source: one.source });
+        let (mut start, mut written) = (0, false);
+        for old_piece in old {
+            let end = start + old_piece.len_bytes;
+            if start < offset {
+                let len_before = old_piece.len_bytes.min(offset - start);
+                self.push(ContentPiece { len_bytes: len_before, source: old_piece.source });
             }
-            if end > offset && !placed {
+            if end > offset && !written {
                 self.push(piece);
-                placed = true;
+                written = true;
             }
-            let after = (offset + bytes).max(at);
-            if end > after {
-                self.push(ContentPiece { len_bytes: end - after, source: one.source.advanced(after - at) });
+            let rest_start = (offset + len_bytes).max(start);
+            if end > rest_start {
+                let source = old_piece.source.advanced(rest_start - start);
+                self.push(ContentPiece { len_bytes: end - rest_start, source });
             }
-            at = end;
+            start = end;
         }
     }
 
-    pub fn resize(&mut self, size: u64) {
+    /// Truncates the content, or extends it with zeroes.
+    pub fn resize(&mut self, size_bytes: u64) {
         let length = self.len();
-        if size > length {
-            self.push(ContentPiece { len_bytes: size - length, source: ByteSource::Zeroes });
+        if size_bytes > length {
+            self.push(ContentPiece { len_bytes: size_bytes - length, source: ByteSource::Zeroes });
             return;
         }
-        let mut left = size;
+        let mut left = size_bytes;
         self.pieces.retain_mut(|piece| {
             piece.len_bytes = piece.len_bytes.min(left);
             left -= piece.len_bytes;
@@ -114,15 +124,21 @@ impl FileContent {
         });
     }
 
-    /// Writes it out.
+    /// Writes the bytes to `to`.
+    ///
+    /// # Errors
+    /// A source cannot be read or has become shorter, or `to` cannot be written.
     pub fn write_to(&self, reader: &mut ContentReader<'_>, to: &mut impl Write) -> Result<(), Error> {
         self.pieces.iter().try_for_each(|piece| reader.copy(*piece, to))
     }
 
-    /// The first `most` bytes.
-    pub fn head(&self, reader: &mut ContentReader<'_>, most: u64) -> Result<Vec<u8>, Error> {
+    /// The first `max_bytes` bytes.
+    ///
+    /// # Errors
+    /// A source cannot be read or has become shorter.
+    pub fn head(&self, reader: &mut ContentReader<'_>, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
-        let mut left = most;
+        let mut left = max_bytes;
         for piece in &self.pieces {
             let part = ContentPiece { len_bytes: piece.len_bytes.min(left), ..*piece };
             reader.copy(part, &mut bytes)?;
@@ -132,28 +148,35 @@ impl FileContent {
     }
 }
 
-/// Reads pieces; keeps the tape open.
+/// Reads the bytes of pieces. Keeps the payload log open.
 pub struct ContentReader<'a> {
     recording: &'a Recording,
     payload_log: File,
 }
 
 impl<'a> ContentReader<'a> {
+    /// Opens the payload log of a recording.
+    ///
+    /// # Errors
+    /// The payload log cannot be opened.
     pub fn new(recording: &'a Recording) -> Result<ContentReader<'a>, Error> {
         Ok(ContentReader { recording, payload_log: File::open(&recording.payload_log)? })
     }
 
     fn copy(&mut self, piece: ContentPiece, to: &mut impl Write) -> Result<(), Error> {
         let copied = match piece.source {
-            ByteSource::PayloadLog(at) => {
-                self.payload_log.seek(SeekFrom::Start(at))?;
+            ByteSource::PayloadLog(offset) => {
+                self.payload_log.seek(SeekFrom::Start(offset))?;
                 std::io::copy(&mut (&self.payload_log).take(piece.len_bytes), to)?
             }
-            ByteSource::Initial(node, at) => {
-                let path =
-                    self.recording.initial_paths.get(&node).ok_or_else(|| Error::other("no such file"))?;
+            ByteSource::Initial(node, offset) => {
+                let path = self
+                    .recording
+                    .initial_paths
+                    .get(&node)
+                    .ok_or_else(|| Error::other("the recording does not know this file"))?;
                 let mut file = File::open(path)?;
-                file.seek(SeekFrom::Start(at))?;
+                file.seek(SeekFrom::Start(offset))?;
                 std::io::copy(&mut file.take(piece.len_bytes), to)?
             }
             ByteSource::Zeroes => std::io::copy(&mut std::io::repeat(0).take(piece.len_bytes), to)?,
@@ -162,7 +185,7 @@ impl<'a> ContentReader<'a> {
         if copied == piece.len_bytes {
             Ok(())
         } else {
-            Err(Error::other("a recorded file has become shorter"))
+            Err(Error::other("a file of the recording has become shorter since it was recorded"))
         }
     }
 }
@@ -171,25 +194,25 @@ impl<'a> ContentReader<'a> {
 mod tests {
     use super::*;
 
-    fn content_bytes(content: &FileContent, tape: &[u8]) -> Vec<u8> {
-        let byte = |piece: &ContentPiece, at: u64| match piece.source {
-            ByteSource::PayloadLog(from) => tape[(from + at) as usize],
+    fn content_bytes(content: &FileContent, payload_log: &[u8]) -> Vec<u8> {
+        let byte = |piece: &ContentPiece, index: u64| match piece.source {
+            ByteSource::PayloadLog(offset) => payload_log[(offset + index) as usize],
             _ => 0,
         };
         content
             .pieces()
             .iter()
-            .flat_map(|piece| (0..piece.len_bytes).map(move |at| byte(piece, at)))
+            .flat_map(|piece| (0..piece.len_bytes).map(move |index| byte(piece, index)))
             .collect()
     }
 
     proptest::proptest! {
         #[test]
-        fn pieces_are_the_bytes_that_a_file_would_hold(
+        fn the_pieces_equal_the_bytes_of_a_real_file(
             steps in proptest::collection::vec((0u64..40, 0u64..20, proptest::bool::ANY), 0..20)
         ) {
-            let tape: Vec<u8> = (1..=255).cycle().take(1000).collect();
-            let (mut file, mut content, mut at) = (Vec::new(), FileContent::default(), 0u64);
+            let payload_log: Vec<u8> = (1..=255).cycle().take(1000).collect();
+            let (mut file, mut content, mut payload_offset) = (Vec::new(), FileContent::default(), 0u64);
             for (offset, length, resize) in steps {
                 if resize {
                     file.resize(offset as usize, 0);
@@ -200,14 +223,14 @@ mod tests {
                     file.resize((offset + length) as usize, 0);
                 }
                 for i in 0..length {
-                    file[(offset + i) as usize] = tape[(at + i) as usize];
+                    file[(offset + i) as usize] = payload_log[(payload_offset + i) as usize];
                 }
                 if length > 0 {
-                    content.put(offset, length, ByteSource::PayloadLog(at));
+                    content.put(offset, length, ByteSource::PayloadLog(payload_offset));
                 }
-                at += length;
+                payload_offset += length;
             }
-            proptest::prop_assert_eq!(content_bytes(&content, &tape), file);
+            proptest::prop_assert_eq!(content_bytes(&content, &payload_log), file);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One way in which a crash can leave the files: what had happened, and which of it was lost or torn. And the tree that it makes.
+//! A crash point with its persisted set: what had happened, and what of it was lost or torn. Computes the
+//! file tree that is left. Pure; does not know which candidates a model allows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -8,62 +9,60 @@ use super::content::{ByteSource, FileContent};
 use super::fs_model::{BYTES_PART, PersistUnit};
 use super::recording::{FileNode, NodeId, OpEffect, Recording};
 
-/// What became of a write that was under way.
+/// How a write reached the disk in part. The numbers are bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tear {
-    /// Only its first bytes.
+    /// Only its first bytes are written.
     Prefix(u64),
-    /// Whole in length, but from here on zeroes.
+    /// The length is right, but the bytes from here on are zeroes.
     ZeroTail(u64),
-    /// Whole in length, but from here on whatever was in those blocks.
+    /// The length is right, but the bytes from here on are what those blocks held before.
     GarbageTail(u64),
-    /// Whole in length, but the first bytes are missing.
+    /// The length is right, but the first bytes are zeroes.
     Hole(u64),
 }
 
-/// A moment, and what of the operations before it did not reach the disk.
+/// A crash point, and what did not reach the disk of the operations before it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CrashCandidate {
-    /// So many operations have happened.
+    /// The crash point: how many operations have happened.
     pub op_count: u32,
-    /// Sorted.
+    /// The units that did not reach the disk. Sorted.
     pub lost: Vec<PersistUnit>,
+    /// The write that reached the disk in part, by its index.
     pub torn: Option<(u32, Tear)>,
 }
 
-/// What a name stands for in a tree.
+/// What a path of a [`FileTree`] refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TreeEntry {
-    /// With the operation that changed its names last, 1-based; 0: none did.
-    Directory {
-        last_change: u32,
-    },
-    /// With the operation that changed its content last.
-    File {
-        node: NodeId,
-        content: FileContent,
-        last_change: u32,
-    },
+    /// `last_change`: the 1-based operation that last changed its names; 0 for none.
+    Directory { last_change: u32 },
+    /// `last_change`: the 1-based operation that last changed its content; 0 for none.
+    File { node: NodeId, content: FileContent, last_change: u32 },
+    /// With its target.
     Symlink(PathBuf),
 }
 
-/// The files that a candidate leaves: by number of the watched folder and path below it.
+/// The files that a crash leaves, by the index of the watched directory and the path below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileTree {
+    /// In the order of the paths.
     pub entries: BTreeMap<(u32, PathBuf), TreeEntry>,
 }
 
 impl CrashCandidate {
-    /// Everything up to `k` is there.
-    pub fn whole(k: usize) -> CrashCandidate {
-        CrashCandidate { op_count: k as u32, lost: Vec::new(), torn: None }
+    /// A crash after `op_count` operations that lost nothing.
+    pub fn whole(op_count: usize) -> CrashCandidate {
+        CrashCandidate { op_count: op_count as u32, lost: Vec::new(), torn: None }
     }
 
     fn is_lost(&self, op: usize, part: usize) -> bool {
         self.lost.binary_search(&PersistUnit { op: op as u32, part: part as u8 }).is_ok()
     }
 
-    /// Short text by which a state is named and repeated: `k`, then what was lost, then what was torn.
+    /// The name that `--state` takes: `op_count`, then the lost units, then the torn write, as in
+    /// `12-3-9.1~7p4096`.
     pub fn name(&self) -> String {
         let mut name = self.op_count.to_string();
         for unit in &self.lost {
@@ -73,124 +72,136 @@ impl CrashCandidate {
             }
         }
         if let Some((op, tear)) = self.torn {
-            let (letter, at) = match tear {
-                Tear::Prefix(at) => ('p', at),
-                Tear::ZeroTail(at) => ('z', at),
-                Tear::GarbageTail(at) => ('g', at),
-                Tear::Hole(at) => ('h', at),
+            let (letter, len_bytes) = match tear {
+                Tear::Prefix(len_bytes) => ('p', len_bytes),
+                Tear::ZeroTail(len_bytes) => ('z', len_bytes),
+                Tear::GarbageTail(len_bytes) => ('g', len_bytes),
+                Tear::Hole(len_bytes) => ('h', len_bytes),
             };
-            name += &format!("~{op}{letter}{at}");
+            name += &format!("~{op}{letter}{len_bytes}");
         }
         name
     }
 
-    /// Reads a name back.
+    /// Parses what [`name`](CrashCandidate::name) returns. `None`: not a name of a crash state.
     pub fn parse(name: &str) -> Option<CrashCandidate> {
         let (rest, torn) = match name.split_once('~') {
             None => (name, None),
             Some((rest, torn)) => {
                 let letter = torn.find(|letter: char| letter.is_ascii_alphabetic())?;
-                let at = torn[letter + 1..].parse().ok()?;
+                let len_bytes = torn[letter + 1..].parse().ok()?;
                 let tear = match &torn[letter..=letter] {
-                    "p" => Tear::Prefix(at),
-                    "z" => Tear::ZeroTail(at),
-                    "g" => Tear::GarbageTail(at),
-                    "h" => Tear::Hole(at),
+                    "p" => Tear::Prefix(len_bytes),
+                    "z" => Tear::ZeroTail(len_bytes),
+                    "g" => Tear::GarbageTail(len_bytes),
+                    "h" => Tear::Hole(len_bytes),
                     _ => return None,
                 };
                 (rest, Some((torn[..letter].parse().ok()?, tear)))
             }
         };
         let mut parts = rest.split('-');
-        let k = parts.next()?.parse().ok()?;
+        let op_count = parts.next()?.parse().ok()?;
         let unit = |text: &str| -> Option<PersistUnit> {
             let (op, part) = text.split_once('.').unwrap_or((text, "0"));
             Some(PersistUnit { op: op.parse().ok()?, part: part.parse().ok()? })
         };
         let mut lost = parts.map(unit).collect::<Option<Vec<PersistUnit>>>()?;
         lost.sort_unstable();
-        Some(CrashCandidate { op_count: k, lost, torn })
+        Some(CrashCandidate { op_count, lost, torn })
     }
 
-    /// The tree that it leaves.
+    /// Computes the file tree that this crash leaves.
     pub fn tree(&self, recording: &Recording) -> FileTree {
         let mut names = recording.initial_names.clone();
-        let (mut contents, mut touched) = (HashMap::new(), HashMap::new());
-        let mut stopped = Vec::new();
+        let (mut contents, mut last_changes) = (HashMap::new(), HashMap::new());
+        let mut frozen_files = Vec::new();
         for (index, op) in recording.ops[..self.op_count as usize].iter().enumerate() {
             match &op.effect {
                 OpEffect::NameChanges(changes) => {
-                    let kept = changes.iter().enumerate().filter(|(part, _)| !self.is_lost(index, *part));
-                    for (_, change) in kept {
-                        touched.insert(change.dir, index as u32 + 1);
-                        let folder = names.entry(change.dir).or_default();
+                    let persisted =
+                        changes.iter().enumerate().filter(|(part, _)| !self.is_lost(index, *part));
+                    for (_, change) in persisted {
+                        last_changes.insert(change.dir, index as u32 + 1);
+                        let directory = names.entry(change.dir).or_default();
                         match change.node {
-                            Some(node) => drop(folder.insert(change.name.clone(), node)),
-                            None => drop(folder.remove(&change.name)),
+                            Some(node) => drop(directory.insert(change.name.clone(), node)),
+                            None => drop(directory.remove(&change.name)),
                         }
                     }
                 }
                 OpEffect::Resize { node, .. }
                 | OpEffect::Write { node, .. }
                 | OpEffect::Zero { node, .. }
-                    if stopped.contains(node) => {}
-                // Blocks that a lost truncation would have freed are still the old ones: nothing later shows.
-                OpEffect::Resize { node, .. } if self.is_lost(index, 0) => stopped.push(*node),
-                OpEffect::Resize { node, size_bytes: size } => {
-                    touched.insert(*node, index as u32 + 1);
-                    content_mut(&mut contents, recording, *node).resize(*size);
+                    if frozen_files.contains(node) => {}
+                // If a truncation is lost, the file keeps its old blocks, so that no later change of it is
+                // visible.
+                OpEffect::Resize { node, .. } if self.is_lost(index, 0) => frozen_files.push(*node),
+                OpEffect::Resize { node, size_bytes } => {
+                    last_changes.insert(*node, index as u32 + 1);
+                    content_mut(&mut contents, recording, *node).resize(*size_bytes);
                 }
-                OpEffect::Zero { node, offset, len_bytes: bytes } if !self.is_lost(index, 0) => {
-                    touched.insert(*node, index as u32 + 1);
-                    content_mut(&mut contents, recording, *node).put(*offset, *bytes, ByteSource::Zeroes);
+                OpEffect::Zero { node, offset, len_bytes } if !self.is_lost(index, 0) => {
+                    last_changes.insert(*node, index as u32 + 1);
+                    content_mut(&mut contents, recording, *node).put(*offset, *len_bytes, ByteSource::Zeroes);
                 }
-                OpEffect::Write { node, offset, len_bytes: bytes, payload_offset: at }
-                    if !self.is_lost(index, 0) =>
-                {
-                    touched.insert(*node, index as u32 + 1);
+                OpEffect::Write { node, offset, len_bytes, payload_offset } if !self.is_lost(index, 0) => {
+                    last_changes.insert(*node, index as u32 + 1);
                     let content = content_mut(&mut contents, recording, *node);
                     if self.is_lost(index, BYTES_PART.into()) {
-                        content.put(*offset, *bytes, ByteSource::Zeroes);
+                        content.put(*offset, *len_bytes, ByteSource::Zeroes);
                         continue;
                     }
                     let tear = self.torn.filter(|(op, _)| *op as usize == index).map(|(_, tear)| tear);
-                    write_torn(content, *offset, *bytes, *at, tear);
+                    write_torn(content, *offset, *len_bytes, *payload_offset, tear);
                 }
                 _ => {}
             }
         }
-        // In the order of a tree's paths, so that the map is built at once.
-        let mut leaves = Vec::new();
+        // Collected in the order of the paths: the map can then be built in one pass.
+        let mut entries = Vec::new();
         for root in 0..recording.roots.len() {
             let mut walk = TreeWalk {
                 recording,
                 names: &names,
                 contents: &mut contents,
-                last_changes: &touched,
-                entries: &mut leaves,
+                last_changes: &last_changes,
+                entries: &mut entries,
             };
             walk.walk_directory(root as u32, root as NodeId, &PathBuf::new());
         }
-        FileTree { entries: leaves.into_iter().collect() }
+        FileTree { entries: entries.into_iter().collect() }
     }
 }
 
-fn write_torn(content: &mut FileContent, offset: u64, bytes: u64, at: u64, tear: Option<Tear>) {
+fn write_torn(
+    content: &mut FileContent,
+    offset: u64,
+    len_bytes: u64,
+    payload_offset: u64,
+    tear: Option<Tear>,
+) {
     match tear {
-        None => content.put(offset, bytes, ByteSource::PayloadLog(at)),
-        Some(Tear::Prefix(kept)) => content.put(offset, kept.min(bytes), ByteSource::PayloadLog(at)),
-        Some(Tear::ZeroTail(kept)) => {
-            content.put(offset, bytes, ByteSource::Zeroes);
-            content.put(offset, kept.min(bytes), ByteSource::PayloadLog(at));
+        None => content.put(offset, len_bytes, ByteSource::PayloadLog(payload_offset)),
+        Some(Tear::Prefix(written)) => {
+            content.put(offset, written.min(len_bytes), ByteSource::PayloadLog(payload_offset))
         }
-        Some(Tear::GarbageTail(kept)) => {
-            content.put(offset, bytes, ByteSource::Garbage);
-            content.put(offset, kept.min(bytes), ByteSource::PayloadLog(at));
+        Some(Tear::ZeroTail(written)) => {
+            content.put(offset, len_bytes, ByteSource::Zeroes);
+            content.put(offset, written.min(len_bytes), ByteSource::PayloadLog(payload_offset));
+        }
+        Some(Tear::GarbageTail(written)) => {
+            content.put(offset, len_bytes, ByteSource::Garbage);
+            content.put(offset, written.min(len_bytes), ByteSource::PayloadLog(payload_offset));
         }
         Some(Tear::Hole(missing)) => {
-            let missing = missing.min(bytes);
+            let missing = missing.min(len_bytes);
             content.put(offset, missing, ByteSource::Zeroes);
-            content.put(offset + missing, bytes - missing, ByteSource::PayloadLog(at + missing));
+            content.put(
+                offset + missing,
+                len_bytes - missing,
+                ByteSource::PayloadLog(payload_offset + missing),
+            );
         }
     }
 }
@@ -205,12 +216,12 @@ fn content_mut<'c>(
 
 fn initial_content(recording: &Recording, node: NodeId) -> FileContent {
     match recording.nodes.get(node as usize) {
-        Some(FileNode::File { initial_len_bytes: initial, .. }) => FileContent::initial(node, *initial),
+        Some(FileNode::File { initial_len_bytes, .. }) => FileContent::initial(node, *initial_len_bytes),
         _ => FileContent::default(),
     }
 }
 
-/// Collects what can be reached from the watched folders.
+/// Collects the entries that can be reached from the watched directories.
 struct TreeWalk<'w> {
     recording: &'w Recording,
     names: &'w BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
@@ -223,18 +234,18 @@ impl TreeWalk<'_> {
     fn walk_directory(&mut self, root: u32, dir: NodeId, path: &Path) {
         for (name, &node) in self.names.get(&dir).into_iter().flatten() {
             let path = path.join(name);
-            let touched = self.last_changes.get(&node).copied().unwrap_or(0);
-            let leaf = match &self.recording.nodes[node as usize] {
-                FileNode::Directory { .. } => TreeEntry::Directory { last_change: touched },
-                FileNode::Symlink { target: text } => TreeEntry::Symlink(text.clone()),
+            let last_change = self.last_changes.get(&node).copied().unwrap_or(0);
+            let entry = match &self.recording.nodes[node as usize] {
+                FileNode::Directory { .. } => TreeEntry::Directory { last_change },
+                FileNode::Symlink { target } => TreeEntry::Symlink(target.clone()),
                 FileNode::File { .. } => {
                     let content = content_mut(self.contents, self.recording, node).clone();
-                    TreeEntry::File { node, content, last_change: touched }
+                    TreeEntry::File { node, content, last_change }
                 }
             };
-            let is_folder = matches!(leaf, TreeEntry::Directory { .. });
-            self.entries.push(((root, path.clone()), leaf));
-            if is_folder {
+            let is_directory = matches!(entry, TreeEntry::Directory { .. });
+            self.entries.push(((root, path.clone()), entry));
+            if is_directory {
                 self.walk_directory(root, node, &path);
             }
         }
@@ -242,33 +253,34 @@ impl TreeWalk<'_> {
 }
 
 impl FileTree {
-    /// Two trees with the same digest are the same, byte for byte.
+    /// Equal digests mean equal trees, byte for byte.
     pub fn digest(&self) -> [u8; 16] {
         use std::os::unix::ffi::OsStrExt;
-        // One long text: hashing many short ones costs several times as much.
-        let mut text = Vec::with_capacity(self.entries.len() * 64);
-        let mut piece = |parts: &[&[u8]]| {
+        // One hash over one buffer: many small updates cost several times as much.
+        let mut bytes = Vec::with_capacity(self.entries.len() * 64);
+        let mut append = |parts: &[&[u8]]| {
             for part in parts {
-                text.extend_from_slice(&(part.len() as u32).to_le_bytes());
-                text.extend_from_slice(part);
+                bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+                bytes.extend_from_slice(part);
             }
         };
-        for ((root, path), leaf) in &self.entries {
-            piece(&[&root.to_le_bytes(), path.as_os_str().as_bytes()]);
-            match leaf {
-                TreeEntry::Directory { .. } => piece(&[b"d"]),
-                TreeEntry::Symlink(text) => piece(&[b"l", text.as_os_str().as_bytes()]),
-                TreeEntry::File { content, .. } => piece(&[b"f", &content.structure()]),
+        for ((root, path), entry) in &self.entries {
+            append(&[&root.to_le_bytes(), path.as_os_str().as_bytes()]);
+            match entry {
+                TreeEntry::Directory { .. } => append(&[b"d"]),
+                TreeEntry::Symlink(target) => append(&[b"l", target.as_os_str().as_bytes()]),
+                TreeEntry::File { content, .. } => append(&[b"f", &content.structure()]),
             }
         }
         let mut digest = [0; 16];
-        digest.copy_from_slice(&blake3::hash(&text).as_bytes()[..16]);
+        digest.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
         digest
     }
 }
 
 impl FileContent {
-    /// By structure: equal digests mean equal bytes; unequal ones may.
+    /// A digest of the structure. Equal digests mean equal bytes; contents with different digests may also be
+    /// equal.
     pub fn digest(&self) -> [u8; 16] {
         let mut digest = [0; 16];
         digest.copy_from_slice(&blake3::hash(&self.structure()).as_bytes()[..16]);
@@ -276,18 +288,18 @@ impl FileContent {
     }
 
     fn structure(&self) -> Vec<u8> {
-        let mut text = Vec::new();
+        let mut bytes = Vec::new();
         for piece in self.pieces() {
             let (kind, a, b) = match piece.source {
-                ByteSource::PayloadLog(at) => (0u8, at, 0),
-                ByteSource::Initial(node, at) => (1, at, u64::from(node)),
+                ByteSource::PayloadLog(offset) => (0u8, offset, 0),
+                ByteSource::Initial(node, offset) => (1, offset, u64::from(node)),
                 ByteSource::Zeroes => (2, 0, 0),
                 ByteSource::Garbage => (3, 0, 0),
             };
-            text.push(kind);
-            [a, b, piece.len_bytes].iter().for_each(|number| text.extend_from_slice(&number.to_le_bytes()));
+            bytes.push(kind);
+            [a, b, piece.len_bytes].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
         }
-        text
+        bytes
     }
 }
 
@@ -296,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_reads_back_as_the_candidate_that_it_was() {
+    fn a_parsed_name_gives_the_same_candidate() {
         let unit = |op, part| PersistUnit { op, part };
         for torn in [None, Some((7, Tear::Prefix(4096))), Some((3, Tear::Hole(8)))] {
             let candidate = CrashCandidate { op_count: 12, lost: vec![unit(3, 0), unit(9, 1)], torn };

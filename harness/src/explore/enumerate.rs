@@ -1,8 +1,7 @@
-//! All states that a crash of a recorded run may leave, each once: representatives of every kind first. Pure.
-//!
-//! A process crash keeps everything that the kernel has taken: every prefix of the operations, and a large write torn
-//! at a page (a real SIGKILL tears a `write` at 4 KiB on tmpfs and at 2 MiB on ext4). A power loss loses what was not
-//! synced, within what a model allows. Large writes are collapsed into classes. What a bound leaves out is counted.
+//! Enumerates the crash states of a recorded run, each once, representatives of every group first. Pure. A
+//! process crash keeps every prefix of the operations, or tears a large write at a page (a real SIGKILL tears
+//! a `write` at 4 KiB on tmpfs and at 2 MiB on ext4). A power loss can lose what was not synced, as far as
+//! the model allows. Counts what a bound leaves out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,74 +15,90 @@ use super::recording::{NodeId, OpEffect, Recording};
 
 const PAGE_BYTES: u64 = 4096;
 const SECTOR_BYTES: u64 = 512;
-/// Pending operations on names that are lost one by one from the end; of more, some between are left out.
+/// With more pending name operations than this, only some of their prefixes are tried.
 const MAX_NAME_PREFIXES: usize = 24;
-/// Consecutive writes to one file of which each is a moment of its own; of more, some between are left out.
+/// In a run of more consecutive writes to one file than this, only some writes are crash points.
 const MAX_WRITE_RUN: usize = 8;
 
-/// What killed the target.
+/// What kind of crash ended the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CrashKind {
+    /// The process is killed; the kernel keeps running.
     Process,
+    /// The machine loses power; the file system behaves as the model allows.
     PowerLoss(FsModel),
 }
 
-/// Which crashes are looked at.
+/// Which crashes are enumerated.
 #[derive(Debug, Clone, Default)]
 pub struct ExploreScope {
+    /// Whether process crashes are included.
     pub process_crashes: bool,
+    /// The models whose power losses are included.
     pub models: Vec<FsModel>,
-    /// Distinct states at most.
+    /// The largest number of distinct states.
     pub max_states: usize,
-    /// Only these moments: so many operations have happened.
+    /// Only these crash points, as numbers of operations that have happened. `None`: all.
     pub crash_points: Option<BTreeSet<usize>>,
 }
 
-/// A distinct state.
+/// A distinct file tree that a crash may leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrashState {
-    /// Every crash that can bring it about; of several moments the one at which most had been promised.
+    /// Every kind of crash that can leave this tree. Of several crash points, the one with the newest
+    /// acknowledged step.
     pub witnesses: BTreeMap<CrashKind, Witness>,
+    /// The digest of the tree.
     pub digest: [u8; 16],
 }
 
-/// How a state comes about.
+/// A crash that leaves a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witness {
+    /// The crash point and the persisted set.
     pub candidate: CrashCandidate,
-    /// The newest step that had been called saved.
+    /// The acknowledged step at the crash point.
     pub acknowledged: Option<u64>,
 }
 
 impl CrashState {
-    /// The way by which most had been promised: whoever comes back from that one comes back from all.
+    /// The witness with the newest acknowledged step. A recovery that satisfies this one satisfies all.
     pub fn strictest_witness(&self) -> Option<(CrashKind, &Witness)> {
-        let ways = self.witnesses.iter().map(|(crash, way)| (*crash, way));
-        ways.max_by_key(|(crash, way)| (way.acknowledged, way.candidate.op_count, std::cmp::Reverse(*crash)))
+        let witnesses = self.witnesses.iter().map(|(crash, witness)| (*crash, witness));
+        witnesses.max_by_key(|(crash, witness)| {
+            (witness.acknowledged, witness.candidate.op_count, std::cmp::Reverse(*crash))
+        })
     }
 
-    /// The first way, from which its files are made: all ways lead to the same ones.
+    /// The candidate of the first witness, from which the files are materialized. All witnesses give the same
+    /// files.
     pub fn candidate(&self) -> &CrashCandidate {
         static NOTHING: CrashCandidate = CrashCandidate { op_count: 0, lost: Vec::new(), torn: None };
-        self.witnesses.values().next().map_or(&NOTHING, |way| &way.candidate)
+        self.witnesses.values().next().map_or(&NOTHING, |witness| &witness.candidate)
     }
 }
 
-/// Figures of an enumeration.
+/// The numbers of an enumeration, by category of crash (`process`, `power`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnumerationCounts {
+    /// Candidates before equal trees are merged.
     pub candidates: BTreeMap<&'static str, u64>,
+    /// Distinct states.
     pub distinct: BTreeMap<&'static str, u64>,
+    /// Crash points, candidates and states that a bound left out.
     pub left_out: BTreeMap<&'static str, u64>,
 }
 
-/// Distinct states in the order in which they are to be tried.
+/// The result of an enumeration.
 pub struct Enumeration {
+    /// In the order in which they should be tried.
     pub states: Vec<CrashState>,
+    /// How many there are, and how many were left out.
     pub counts: EnumerationCounts,
 }
 
 impl CrashKind {
+    /// `process` or `power`.
     pub fn category(self) -> &'static str {
         match self {
             CrashKind::Process => "process",
@@ -92,9 +107,9 @@ impl CrashKind {
     }
 }
 
-/// Finds them all.
+/// Enumerates the crash states of a recording that the scope includes, up to its bound.
 pub fn enumerate(recording: &Recording, scope: &ExploreScope) -> Enumeration {
-    let mut found = Enumerator {
+    let mut enumerator = Enumerator {
         recording,
         scope,
         persisted_sets: Vec::new(),
@@ -103,18 +118,18 @@ pub fn enumerate(recording: &Recording, scope: &ExploreScope) -> Enumeration {
         counts: EnumerationCounts::default(),
     };
     if scope.process_crashes {
-        found.add_process_crashes();
+        enumerator.add_process_crashes();
     }
     for model in &scope.models {
-        found.add_power_losses(*model);
+        enumerator.add_power_losses(*model);
     }
-    found.select_within_bound()
+    enumerator.select_within_bound()
 }
 
 struct Enumerator<'a> {
     recording: &'a Recording,
     scope: &'a ExploreScope,
-    /// Sets of kept operations, each with the ways that lead to it: at many moments it is the same.
+    /// The distinct persisted sets, each with its witnesses. Many crash points share one persisted set.
     persisted_sets: Vec<BTreeMap<CrashKind, Witness>>,
     set_index_by_hash: HashMap<u128, usize>,
     set_hasher: PersistedSetHasher,
@@ -124,57 +139,58 @@ struct Enumerator<'a> {
 impl Enumerator<'_> {
     fn add_candidate(&mut self, candidate: CrashCandidate, crash: CrashKind) {
         *self.counts.candidates.entry(crash.category()).or_insert(0) += 1;
-        let promised = self.recording.acknowledged(candidate.op_count as usize);
-        let at = *self
+        let acknowledged = self.recording.acknowledged(candidate.op_count as usize);
+        let index = *self
             .set_index_by_hash
             .entry(self.set_hasher.hash(&candidate))
             .or_insert(self.persisted_sets.len());
-        if at == self.persisted_sets.len() {
+        if index == self.persisted_sets.len() {
             self.persisted_sets.push(BTreeMap::new());
         }
-        keep_strictest(&mut self.persisted_sets[at], crash, Witness { candidate, acknowledged: promised });
+        keep_strictest(&mut self.persisted_sets[index], crash, Witness { candidate, acknowledged });
     }
 
-    fn count_left_out(&mut self, crash: CrashKind, many: u64) {
-        if many > 0 {
-            *self.counts.left_out.entry(crash.category()).or_insert(0) += many;
+    fn count_left_out(&mut self, crash: CrashKind, count: u64) {
+        if count > 0 {
+            *self.counts.left_out.entry(crash.category()).or_insert(0) += count;
         }
     }
 
-    /// Moments: after each operation, but not within a long run of writes to one file.
+    /// The crash points: after each operation, except for those inside a long run of writes to one file.
     fn crash_points(&mut self, crash: CrashKind) -> Vec<usize> {
         let ops = &self.recording.ops;
-        let wanted = |k: &usize| self.scope.crash_points.as_ref().is_none_or(|moments| moments.contains(k));
-        let mut moments = vec![0];
-        let mut k = 0;
+        let in_scope =
+            |point: &usize| self.scope.crash_points.as_ref().is_none_or(|points| points.contains(point));
+        let mut crash_points = vec![0];
+        let mut start = 0;
         let mut left_out = 0;
-        while k < ops.len() {
-            let run = run_of_writes(self.recording, k);
-            let dull = |at: usize| run > MAX_WRITE_RUN && at > 2 && at + 2 < run && at != run / 2;
-            moments.extend((1..=run).filter(|at| !dull(*at)).map(|at| k + at));
-            left_out += (1..=run).filter(|at| dull(*at) && wanted(&(k + at))).count() as u64;
-            k += run;
+        while start < ops.len() {
+            let run = run_of_writes(self.recording, start);
+            let is_skipped = |nth: usize| run > MAX_WRITE_RUN && nth > 2 && nth + 2 < run && nth != run / 2;
+            crash_points.extend((1..=run).filter(|nth| !is_skipped(*nth)).map(|nth| start + nth));
+            left_out += (1..=run).filter(|nth| is_skipped(*nth) && in_scope(&(start + nth))).count() as u64;
+            start += run;
         }
-        moments.retain(wanted);
+        crash_points.retain(in_scope);
         self.count_left_out(crash, left_out);
-        moments
+        crash_points
     }
 
     fn add_process_crashes(&mut self) {
-        for k in self.crash_points(CrashKind::Process) {
-            self.add_candidate(CrashCandidate::whole(k), CrashKind::Process);
-            if let Some(OpEffect::Write { offset, len_bytes: bytes, .. }) =
-                k.checked_sub(1).map(|at| &self.recording.ops[at].effect)
+        for op_count in self.crash_points(CrashKind::Process) {
+            self.add_candidate(CrashCandidate::whole(op_count), CrashKind::Process);
+            if let Some(OpEffect::Write { offset, len_bytes, .. }) =
+                op_count.checked_sub(1).map(|op| &self.recording.ops[op].effect)
             {
-                let marks = self.recording.format_boundaries.get(&(k as u32 - 1));
-                let cuts = page_cuts(*offset, *bytes).into_iter();
-                let at_marks = marks
-                    .map(|marks| aligned_neighbors(marks, PAGE_BYTES, *offset, *bytes))
+                let boundaries = self.recording.format_boundaries.get(&(op_count as u32 - 1));
+                let cuts = page_cuts(*offset, *len_bytes).into_iter();
+                let boundary_cuts = boundaries
+                    .map(|boundaries| aligned_neighbors(boundaries, PAGE_BYTES, *offset, *len_bytes))
                     .unwrap_or_default();
-                for cut in cuts.chain(at_marks).collect::<BTreeSet<u64>>() {
-                    let torn = Some((k as u32 - 1, Tear::Prefix(cut)));
+                for cut in cuts.chain(boundary_cuts).collect::<BTreeSet<u64>>() {
+                    let torn = Some((op_count as u32 - 1, Tear::Prefix(cut)));
                     self.add_candidate(
-                        CrashCandidate { torn, ..CrashCandidate::whole(k) },
+                        CrashCandidate { torn, ..CrashCandidate::whole(op_count) },
                         CrashKind::Process,
                     );
                 }
@@ -184,57 +200,57 @@ impl Enumerator<'_> {
 
     fn add_power_losses(&mut self, model: FsModel) {
         let crash = CrashKind::PowerLoss(model);
-        let moments: BTreeSet<usize> = self.crash_points(crash).into_iter().collect();
+        let crash_points: BTreeSet<usize> = self.crash_points(crash).into_iter().collect();
         let mut durable = DurableSet::new(self.recording, model);
-        for k in 0..=self.recording.ops.len() {
-            if moments.contains(&k) {
-                self.add_power_losses_at(k, model, &durable);
+        for op_count in 0..=self.recording.ops.len() {
+            if crash_points.contains(&op_count) {
+                self.add_power_losses_at(op_count, model, &durable);
             }
-            if k < self.recording.ops.len() {
-                durable.advance(k);
+            if op_count < self.recording.ops.len() {
+                durable.advance(op_count);
             }
         }
     }
 
-    fn add_power_losses_at(&mut self, k: usize, model: FsModel, durable: &DurableSet<'_>) {
+    fn add_power_losses_at(&mut self, op_count: usize, model: FsModel, durable: &DurableSet<'_>) {
         let crash = CrashKind::PowerLoss(model);
-        let pending = PendingUnits::collect(self.recording, k, durable);
-        let traits = model.behavior();
-        let lose = |found: &mut Self, names: Vec<PersistUnit>, data: Vec<PersistUnit>, torn| {
-            let lost = close_under_ordering(found.recording, k, names, data, traits);
-            found.add_candidate(CrashCandidate { op_count: k as u32, lost, torn }, crash);
+        let pending = PendingUnits::collect(self.recording, op_count, durable);
+        let behavior = model.behavior();
+        let lose = |enumerator: &mut Self, names: Vec<PersistUnit>, data: Vec<PersistUnit>, torn| {
+            let lost = close_under_ordering(enumerator.recording, op_count, names, data, behavior);
+            enumerator.add_candidate(CrashCandidate { op_count: op_count as u32, lost, torn }, crash);
         };
-        let count = pending.names.len();
-        let kept: BTreeSet<usize> = sampled_prefixes(count);
-        self.count_left_out(crash, (count + 1 - kept.len()) as u64);
-        for kept in kept {
-            let names: Vec<PersistUnit> = pending.names[kept..].concat();
+        let name_count = pending.names.len();
+        let prefixes: BTreeSet<usize> = sampled_prefixes(name_count);
+        self.count_left_out(crash, (name_count + 1 - prefixes.len()) as u64);
+        for persisted in prefixes {
+            let names: Vec<PersistUnit> = pending.names[persisted..].concat();
             lose(self, names.clone(), Vec::new(), None);
             let zeroes = |units: Vec<PersistUnit>| units.into_iter().map(with_bytes_zeroed).collect();
             lose(self, names.clone(), pending.all_data(None), None);
-            if traits.unwritten_zeroes {
+            if behavior.unwritten_zeroes {
                 lose(self, names.clone(), zeroes(pending.all_data(None)), None);
             }
             for file in pending.separate_files() {
                 lose(self, names.clone(), pending.data_of(file), None);
-                if traits.unwritten_zeroes {
+                if behavior.unwritten_zeroes {
                     lose(self, names.clone(), zeroes(pending.data_of(file)), None);
                 }
-                if kept == count {
+                if persisted == name_count {
                     lose(self, names.clone(), pending.all_data(Some(file)), None);
                 }
             }
         }
         for (file, writes) in &pending.data {
-            self.add_torn_writes(k, crash, *file, writes, traits);
+            self.add_torn_writes(op_count, crash, *file, writes, behavior);
         }
-        if traits.unordered_names {
+        if behavior.unordered_names {
             for group in &pending.names {
                 lose(self, group.clone(), Vec::new(), None);
                 let others: Vec<PersistUnit> =
                     pending.names.iter().filter(|other| *other != group).flatten().copied().collect();
                 lose(self, others, Vec::new(), None);
-                if traits.torn_rename && group.len() > 1 {
+                if behavior.torn_rename && group.len() > 1 {
                     group.iter().for_each(|unit| lose(self, vec![*unit], Vec::new(), None));
                 }
             }
@@ -246,33 +262,33 @@ impl Enumerator<'_> {
         }
     }
 
-    /// Tears of what is pending in one file; everything else is there.
+    /// Adds tears of the pending writes to one file. Everything else is persisted.
     fn add_torn_writes(
         &mut self,
-        k: usize,
+        op_count: usize,
         crash: CrashKind,
         file: NodeId,
         writes: &[PersistUnit],
-        traits: FsBehavior,
+        behavior: FsBehavior,
     ) {
         let Some(last) = writes.last() else { return };
         for (index, unit) in
             writes.iter().enumerate().filter(|(index, _)| *index == 0 || index + 1 == writes.len())
         {
-            let OpEffect::Write { offset, len_bytes: bytes, .. } =
-                self.recording.ops[unit.op as usize].effect
+            let OpEffect::Write { offset, len_bytes, .. } = self.recording.ops[unit.op as usize].effect
             else {
                 continue;
             };
             let size_before = size_before_op(self.recording, file, unit.op as usize);
             let rest: Vec<PersistUnit> = writes[index + 1..].to_vec();
-            let marks = self.recording.format_boundaries.get(&unit.op).map_or(&[][..], Vec::as_slice);
-            for tear in tear_classes(offset, bytes, size_before, marks, traits) {
-                // What comes after a torn piece is not there either, unless the tear leaves the length whole.
+            let boundaries = self.recording.format_boundaries.get(&unit.op).map_or(&[][..], Vec::as_slice);
+            for tear in tear_classes(offset, len_bytes, size_before, boundaries, behavior) {
+                // After a write that is cut short, the later writes are lost too. If the length is right,
+                // they are persisted.
                 let lost = if matches!(tear, Tear::Prefix(_)) { rest.clone() } else { Vec::new() };
-                let lost = close_under_ordering(self.recording, k, Vec::new(), lost, traits);
+                let lost = close_under_ordering(self.recording, op_count, Vec::new(), lost, behavior);
                 self.add_candidate(
-                    CrashCandidate { op_count: k as u32, lost, torn: Some((unit.op, tear)) },
+                    CrashCandidate { op_count: op_count as u32, lost, torn: Some((unit.op, tear)) },
                     crash,
                 );
             }
@@ -282,89 +298,92 @@ impl Enumerator<'_> {
         }
     }
 
-    /// Sets that make the same tree are one state.
+    /// Merges the persisted sets that leave equal trees into one state each.
     fn merge_equal_trees(&mut self) -> Vec<CrashState> {
         let sets = std::mem::take(&mut self.persisted_sets);
-        let tree = |ways: &BTreeMap<CrashKind, Witness>| {
-            ways.values().next().map(|way| way.candidate.tree(self.recording))
+        let tree = |witnesses: &BTreeMap<CrashKind, Witness>| {
+            witnesses.values().next().map(|witness| witness.candidate.tree(self.recording))
         };
         let digests: Vec<[u8; 16]> =
-            sets.par_iter().map(|ways| tree(ways).unwrap_or_default().digest()).collect();
+            sets.par_iter().map(|witnesses| tree(witnesses).unwrap_or_default().digest()).collect();
         let mut by_digest: HashMap<[u8; 16], usize> = HashMap::new();
         let mut states: Vec<CrashState> = Vec::new();
-        for (ways, digest) in sets.into_iter().zip(digests) {
-            let at = *by_digest.entry(digest).or_insert(states.len());
-            if at == states.len() {
-                states.push(CrashState { witnesses: ways, digest });
+        for (witnesses, digest) in sets.into_iter().zip(digests) {
+            let index = *by_digest.entry(digest).or_insert(states.len());
+            if index == states.len() {
+                states.push(CrashState { witnesses, digest });
             } else {
-                ways.into_iter()
-                    .for_each(|(crash, way)| keep_strictest(&mut states[at].witnesses, crash, way));
+                witnesses.into_iter().for_each(|(crash, witness)| {
+                    keep_strictest(&mut states[index].witnesses, crash, witness)
+                });
             }
         }
         states
     }
 
-    /// Representatives of each group first; beyond the bound nothing, and how much that is.
+    /// Orders the states, representatives of each group first, and counts those beyond the bound.
     fn select_within_bound(mut self) -> Enumeration {
         let states = self.merge_equal_trees();
         for state in &states {
-            for kind in state.witnesses.keys().map(|crash| crash.category()).collect::<BTreeSet<_>>() {
-                *self.counts.distinct.entry(kind).or_insert(0) += 1;
+            for category in state.witnesses.keys().map(|crash| crash.category()).collect::<BTreeSet<_>>() {
+                *self.counts.distinct.entry(category).or_insert(0) += 1;
             }
         }
         let mut groups: BTreeMap<String, Vec<CrashState>> = BTreeMap::new();
         for state in states {
             groups.entry(group_key(self.recording, &state)).or_default().push(state);
         }
-        // The first of each group, then the second of each: and in a group, far apart moments first.
+        // The first state of each group, then the second of each, and so on. Within a group, crash points far
+        // apart first.
         let mut ranked: Vec<(usize, CrashState)> =
             groups.into_values().flat_map(|group| spread_ranks(group.len()).into_iter().zip(group)).collect();
-        ranked.sort_by_key(|(nth, _)| *nth);
+        ranked.sort_by_key(|(rank, _)| *rank);
         let beyond = ranked.split_off(ranked.len().min(self.scope.max_states.max(1)));
         for (_, state) in &beyond {
-            for kind in state.witnesses.keys().map(|crash| crash.category()).collect::<BTreeSet<_>>() {
-                *self.counts.left_out.entry(kind).or_insert(0) += 1;
+            for category in state.witnesses.keys().map(|crash| crash.category()).collect::<BTreeSet<_>>() {
+                *self.counts.left_out.entry(category).or_insert(0) += 1;
             }
         }
         Enumeration { states: ranked.into_iter().map(|(_, state)| state).collect(), counts: self.counts }
     }
 }
 
-/// Of several moments, the one at which most had been promised.
-fn keep_strictest(ways: &mut BTreeMap<CrashKind, Witness>, crash: CrashKind, way: Witness) {
-    if ways.get(&crash).is_none_or(|known| known.acknowledged < way.acknowledged) {
-        ways.insert(crash, way);
+/// Keeps the witness with the newest acknowledged step.
+fn keep_strictest(witnesses: &mut BTreeMap<CrashKind, Witness>, crash: CrashKind, witness: Witness) {
+    if witnesses.get(&crash).is_none_or(|known| known.acknowledged < witness.acknowledged) {
+        witnesses.insert(crash, witness);
     }
 }
 
-/// States of one group lack the same kind of thing: as a tear of a kind of write, or from a kind of operation on.
+/// The group of a state: the torn kind of write, or the first kind of operation that was lost. Numbers in the
+/// text of an operation do not count.
 fn group_key(recording: &Recording, state: &CrashState) -> String {
-    let plain = |op: u32| {
+    let without_digits = |op: u32| {
         let text = &recording.ops[op as usize].text;
-        text.chars().filter(|letter| !letter.is_ascii_digit()).collect::<String>()
+        text.chars().filter(|character| !character.is_ascii_digit()).collect::<String>()
     };
     let candidate = state.candidate();
     if let Some((op, tear)) = candidate.torn {
-        return format!("{} {:?}", plain(op), std::mem::discriminant(&tear));
+        return format!("{} {:?}", without_digits(op), std::mem::discriminant(&tear));
     }
-    let has_data = |unit: &PersistUnit| recording.ops[unit.op as usize].data_node().is_some();
-    let data = candidate.lost.iter().any(has_data);
-    let names = candidate.lost.iter().any(|unit| !has_data(unit));
-    let first = candidate.lost.first().map(|unit| plain(unit.op));
-    // With nothing lost, it is the moment that makes the difference.
+    let is_data = |unit: &PersistUnit| recording.ops[unit.op as usize].data_node().is_some();
+    let lost_data = candidate.lost.iter().any(is_data);
+    let lost_names = candidate.lost.iter().any(|unit| !is_data(unit));
+    let first = candidate.lost.first().map(|unit| without_digits(unit.op));
+    // Nothing is lost: the last operation before the crash point decides.
     first.map_or_else(
-        || candidate.op_count.checked_sub(1).map(plain).unwrap_or_default(),
-        |first| format!("{first} {data} {names}"),
+        || candidate.op_count.checked_sub(1).map(without_digits).unwrap_or_default(),
+        |first| format!("{first} {lost_data} {lost_names}"),
     )
 }
 
-/// The rank of each of so many: the first, the last, the middle, the quarters, and so on.
+/// Ranks for `count` elements in a row: the first, the last, the middle, the quarters, and so on.
 fn spread_ranks(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::with_capacity(count);
     let mut seen = vec![false; count];
-    let mut take = |at: usize| {
-        if !std::mem::replace(&mut seen[at], true) {
-            order.push(at);
+    let mut take = |index: usize| {
+        if !std::mem::replace(&mut seen[index], true) {
+            order.push(index);
         }
     };
     if count > 0 {
@@ -377,32 +396,34 @@ fn spread_ranks(count: usize) -> Vec<usize> {
         parts *= 2;
     }
     let mut ranks = vec![0; count];
-    order.iter().enumerate().for_each(|(rank, at)| ranks[*at] = rank);
+    order.iter().enumerate().for_each(|(rank, index)| ranks[*index] = rank);
     ranks
 }
 
-/// What is not certain at a moment.
+/// The units that are not durable at a crash point.
 struct PendingUnits {
-    /// By operation, in order: names and sizes.
+    /// Changes of names and sizes, by operation, in order.
     names: Vec<Vec<PersistUnit>>,
+    /// Writes, by file.
     data: BTreeMap<NodeId, Vec<PersistUnit>>,
 }
 
 impl PendingUnits {
-    fn collect(recording: &Recording, k: usize, durable: &DurableSet<'_>) -> PendingUnits {
+    fn collect(recording: &Recording, op_count: usize, durable: &DurableSet<'_>) -> PendingUnits {
         let (mut names, mut data) = (Vec::new(), BTreeMap::<NodeId, Vec<PersistUnit>>::new());
-        for (index, op) in recording.ops[..k].iter().enumerate().skip(durable.pending_from) {
-            let open: Vec<PersistUnit> =
+        for (index, op) in recording.ops[..op_count].iter().enumerate().skip(durable.pending_from) {
+            let pending: Vec<PersistUnit> =
                 persist_units(index as u32, &op.effect).filter(|unit| !durable.contains(*unit)).collect();
             match op.data_node() {
-                _ if open.is_empty() => {}
-                Some(node) => data.entry(node).or_default().extend(open),
-                None => names.push(open),
+                _ if pending.is_empty() => {}
+                Some(node) => data.entry(node).or_default().extend(pending),
+                None => names.push(pending),
             }
         }
         PendingUnits { names, data }
     }
 
+    /// The files with pending writes, if there are several.
     fn separate_files(&self) -> Vec<NodeId> {
         if self.data.len() > 1 { self.data.keys().copied().collect() } else { Vec::new() }
     }
@@ -411,36 +432,37 @@ impl PendingUnits {
         self.data.get(&file).cloned().unwrap_or_default()
     }
 
-    fn all_data(&self, but: Option<NodeId>) -> Vec<PersistUnit> {
+    fn all_data(&self, except: Option<NodeId>) -> Vec<PersistUnit> {
         self.data
             .iter()
-            .filter(|(file, _)| Some(**file) != but)
+            .filter(|(file, _)| Some(**file) != except)
             .flat_map(|(_, units)| units)
             .copied()
             .collect()
     }
 }
 
-/// Takes what is lost together; of what a kept rename has brought along, only the bytes are.
+/// The lost units, corrected for what the model orders: if a persisted rename has committed the size of a
+/// file, only the bytes of its writes can be lost.
 fn close_under_ordering(
     recording: &Recording,
-    k: usize,
+    op_count: usize,
     names: Vec<PersistUnit>,
     data: Vec<PersistUnit>,
-    traits: FsBehavior,
+    behavior: FsBehavior,
 ) -> Vec<PersistUnit> {
     let mut lost: BTreeSet<PersistUnit> = names.into_iter().collect();
     let mut data: BTreeSet<PersistUnit> = data.into_iter().collect();
-    if traits.replace_persists_size && !data.is_empty() {
-        for op in 0..k {
-            let kept = !lost.contains(&PersistUnit { op: op as u32, part: 0 });
-            if kept && let Some(node) = recording.replacing_node(op) {
-                let carried = |unit: &PersistUnit| {
+    if behavior.replace_persists_size && !data.is_empty() {
+        for op in 0..op_count {
+            let is_persisted = !lost.contains(&PersistUnit { op: op as u32, part: 0 });
+            if is_persisted && let Some(node) = recording.replacing_node(op) {
+                let has_committed_size = |unit: &PersistUnit| {
                     unit.op as usize <= op && recording.ops[unit.op as usize].data_node() == Some(node)
                 };
                 data = data
                     .into_iter()
-                    .map(|unit| if carried(&unit) { with_bytes_zeroed(unit) } else { unit })
+                    .map(|unit| if has_committed_size(&unit) { with_bytes_zeroed(unit) } else { unit })
                     .collect();
             }
         }
@@ -449,11 +471,13 @@ fn close_under_ordering(
     lost.into_iter().collect()
 }
 
+/// Only the bytes are lost, not the length.
 fn with_bytes_zeroed(unit: PersistUnit) -> PersistUnit {
     PersistUnit { part: BYTES_PART, ..unit }
 }
 
-/// How many of the pending names are kept: none, all, and all between up to a bound.
+/// How many of the pending name operations are persisted: none, all, and the numbers between them, up to a
+/// bound.
 fn sampled_prefixes(count: usize) -> BTreeSet<usize> {
     if count <= MAX_NAME_PREFIXES {
         return (0..=count).collect();
@@ -463,65 +487,78 @@ fn sampled_prefixes(count: usize) -> BTreeSet<usize> {
     recent.chain(spread).collect()
 }
 
-/// Operations from `k` on that write to the same file, one after the other; at least 1.
-fn run_of_writes(recording: &Recording, k: usize) -> usize {
-    let node = |at: usize| recording.ops.get(at).and_then(super::recording::Op::data_node);
-    match node(k) {
+/// How many consecutive operations from `start` on write to the same file; at least 1.
+fn run_of_writes(recording: &Recording, start: usize) -> usize {
+    let node = |op: usize| recording.ops.get(op).and_then(super::recording::Op::data_node);
+    match node(start) {
         None => 1,
-        Some(first) => (k..).take_while(|at| node(*at) == Some(first)).count(),
+        Some(first) => (start..).take_while(|op| node(*op) == Some(first)).count(),
     }
 }
 
-/// Where a process crash can cut a write: at pages of the file; the first, one in the middle, the last.
-fn page_cuts(offset: u64, bytes: u64) -> BTreeSet<u64> {
+/// Where a crash can cut a write: at page boundaries of the file. Returns the first, one in the middle, and
+/// the last.
+fn page_cuts(offset: u64, len_bytes: u64) -> BTreeSet<u64> {
     let first = PAGE_BYTES - offset % PAGE_BYTES;
-    if first >= bytes {
+    if first >= len_bytes {
         return BTreeSet::new();
     }
-    let last = first + (bytes - first - 1) / PAGE_BYTES * PAGE_BYTES;
+    let last = first + (len_bytes - first - 1) / PAGE_BYTES * PAGE_BYTES;
     let middle = first + (last - first) / 2 / PAGE_BYTES * PAGE_BYTES;
     [first, middle, last].into()
 }
 
-fn size_before_op(recording: &Recording, node: NodeId, k: usize) -> u64 {
+/// The size of a file before operation `op`.
+fn size_before_op(recording: &Recording, node: NodeId, op: usize) -> u64 {
     let mut size = match recording.nodes[node as usize] {
-        super::recording::FileNode::File { initial_len_bytes: initial, .. } => initial,
+        super::recording::FileNode::File { initial_len_bytes, .. } => initial_len_bytes,
         _ => 0,
     };
-    for op in &recording.ops[..k] {
-        match op.effect {
-            OpEffect::Write { node: of, offset, len_bytes: bytes, .. } if of == node => {
-                size = size.max(offset + bytes)
+    for earlier in &recording.ops[..op] {
+        match earlier.effect {
+            OpEffect::Write { node: changed, offset, len_bytes, .. } if changed == node => {
+                size = size.max(offset + len_bytes)
             }
-            OpEffect::Resize { node: of, size_bytes: to } if of == node => size = to,
+            OpEffect::Resize { node: changed, size_bytes } if changed == node => size = size_bytes,
             _ => {}
         }
     }
     size
 }
 
-/// Classes of what a power loss leaves of a write.
-fn tear_classes(offset: u64, bytes: u64, size_before: u64, marks: &[u64], traits: FsBehavior) -> Vec<Tear> {
-    let mut tears: Vec<Tear> = page_cuts(offset, bytes).into_iter().map(Tear::Prefix).collect();
-    tears.extend(aligned_neighbors(marks, PAGE_BYTES, offset, bytes).into_iter().map(Tear::Prefix));
-    if traits.size_before_data || traits.torn_overwrite {
-        tears.extend(aligned_neighbors(marks, SECTOR_BYTES, offset, bytes).into_iter().map(Tear::Prefix));
+/// The classes of tears that a power loss can leave of a write.
+fn tear_classes(
+    offset: u64,
+    len_bytes: u64,
+    size_before: u64,
+    boundaries: &[u64],
+    behavior: FsBehavior,
+) -> Vec<Tear> {
+    let mut tears: Vec<Tear> = page_cuts(offset, len_bytes).into_iter().map(Tear::Prefix).collect();
+    tears.extend(aligned_neighbors(boundaries, PAGE_BYTES, offset, len_bytes).into_iter().map(Tear::Prefix));
+    if behavior.size_before_data || behavior.torn_overwrite {
+        tears.extend(
+            aligned_neighbors(boundaries, SECTOR_BYTES, offset, len_bytes).into_iter().map(Tear::Prefix),
+        );
     }
-    let appends = offset + bytes > size_before;
-    if traits.size_before_data && appends {
-        let cut = page_cuts(offset, bytes).first().copied().unwrap_or(0);
+    let appends = offset + len_bytes > size_before;
+    if behavior.size_before_data && appends {
+        let cut = page_cuts(offset, len_bytes).first().copied().unwrap_or(0);
         tears.extend([Tear::ZeroTail(0), Tear::GarbageTail(0)]);
         if cut > 0 {
             tears.extend([Tear::ZeroTail(cut), Tear::GarbageTail(cut), Tear::Hole(cut)]);
         }
-        tears.extend((bytes > SECTOR_BYTES).then_some(Tear::Prefix(SECTOR_BYTES)));
+        tears.extend((len_bytes > SECTOR_BYTES).then_some(Tear::Prefix(SECTOR_BYTES)));
     }
-    if traits.unwritten_zeroes && appends {
-        let cut = page_cuts(offset, bytes).first().copied();
+    if behavior.unwritten_zeroes && appends {
+        let cut = page_cuts(offset, len_bytes).first().copied();
         tears.extend([0].into_iter().chain(cut).map(Tear::ZeroTail));
     }
-    if traits.torn_overwrite && !appends && bytes > SECTOR_BYTES {
-        tears.extend([Tear::Prefix(SECTOR_BYTES), Tear::Prefix((bytes - 1) / SECTOR_BYTES * SECTOR_BYTES)]);
+    if behavior.torn_overwrite && !appends && len_bytes > SECTOR_BYTES {
+        tears.extend([
+            Tear::Prefix(SECTOR_BYTES),
+            Tear::Prefix((len_bytes - 1) / SECTOR_BYTES * SECTOR_BYTES),
+        ]);
     }
     tears.sort_by_key(|tear| format!("{tear:?}"));
     tears.dedup();

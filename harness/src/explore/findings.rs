@@ -1,4 +1,4 @@
-//! Failing states gathered by what broke: each cause once, with the shortest way to it.
+//! Groups failing crash states by cause and shrinks one of each group. Does not know how states are tried.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,31 +11,33 @@ use super::fs_model::PersistUnit;
 use super::pipeline::TriedState;
 use super::recording::Recording;
 
-/// Attempts at making one failing state smaller.
+/// How many times a failing state is tried again to make it smaller.
 const MAX_SHRINK_ATTEMPTS: usize = 60;
 
-/// Something that the target does not come back from.
+/// Crash states with one cause from which the target does not recover.
 #[derive(Debug, Clone)]
 pub struct Finding {
+    /// Why the states fail.
     pub cause: Cause,
+    /// What the target did.
     pub outcome: Outcome,
-    /// `process`, or the models under which it can happen.
+    /// Where the states can occur: `process`, and the names of models. Sorted.
     pub under: Vec<&'static str>,
-    /// How many distinct states show it.
+    /// How many distinct states have this cause and outcome.
     pub state_count: usize,
-    /// The smallest of them.
+    /// The smallest candidate that shows it.
     pub candidate: CrashCandidate,
-    /// What leads to it; lost operations are marked.
+    /// The operations that lead to that candidate; lost and torn ones are marked.
     pub operations: Vec<String>,
-    /// Files that set the state apart.
+    /// How its files differ from those without the crash.
     pub difference: Vec<String>,
-    /// What the target said.
+    /// The line of the recovery that explains the failure.
     pub message: String,
-    /// The two operations between which the promise breaks.
+    /// The two operations between which the crash falls, or whose order was not kept.
     pub between: (String, String),
 }
 
-/// Outcomes that are no finding: a documented refusal is shown, and fine.
+/// Whether an outcome is no finding. A documented refusal is acceptable.
 pub(super) fn is_acceptable(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Recovered | Outcome::Refused)
 }
@@ -44,59 +46,62 @@ pub(super) fn is_acceptable(outcome: Outcome) -> bool {
 struct FailingState<'t> {
     tried: &'t TriedState,
     crash: CrashKind,
-    /// The moment and the loss that are to blame, and the crash that they amount to.
+    /// The candidate that explains the failure: a plain process crash if that fails in the same way.
     candidate: CrashCandidate,
+    /// The kind of crash of that candidate.
     blamed_crash: CrashKind,
 }
 
-/// Gathers and shrinks. `attempt` tries one more state: its outcome with what had been promised at that moment.
+/// Groups the failing states and shrinks one of each group. `attempt` tries one more candidate and returns
+/// its outcome.
 pub(super) fn group_findings(
     recording: &Recording,
     tried: &[TriedState],
     mut attempt: impl FnMut(&CrashCandidate) -> Option<Outcome>,
 ) -> Vec<Finding> {
-    // What a kill alone can do comes first: it is the shorter story.
+    // The key puts process crashes first: they are the shorter explanation.
     let mut groups: BTreeMap<(bool, Cause, Outcome), Vec<FailingState<'_>>> = BTreeMap::new();
-    let killed = failing_process_crashes(tried);
-    for one in tried {
-        for (crash, outcome) in one.outcomes.iter().filter(|(_, outcome)| !is_acceptable(**outcome)) {
-            let candidate = &one.state.witnesses[crash].candidate;
-            // Where a kill at the same moment does the same, that is the reason, not what was lost beside it.
+    let process_outcomes = failing_process_crashes(tried);
+    for tried_state in tried {
+        for (crash, outcome) in tried_state.outcomes.iter().filter(|(_, outcome)| !is_acceptable(**outcome)) {
+            let candidate = &tried_state.state.witnesses[crash].candidate;
+            // If a process crash at the same point fails in the same way, the lost operations are not the
+            // reason.
             let whole = CrashCandidate::whole(candidate.op_count as usize);
-            let (candidate, of) = match killed.get(&whole.tree(recording).digest()) {
+            let (candidate, blamed_crash) = match process_outcomes.get(&whole.tree(recording).digest()) {
                 Some(known) if *crash != CrashKind::Process && known == outcome => {
                     (whole, CrashKind::Process)
                 }
                 _ => (candidate.clone(), *crash),
             };
-            let cause = cause_of(recording, &candidate, of);
-            let key = (of != CrashKind::Process, cause, *outcome);
+            let cause = cause_of(recording, &candidate, blamed_crash);
+            let key = (blamed_crash != CrashKind::Process, cause, *outcome);
             groups.entry(key).or_default().push(FailingState {
-                tried: one,
+                tried: tried_state,
                 crash: *crash,
                 candidate,
-                blamed_crash: of,
+                blamed_crash,
             });
         }
     }
     let mut findings: Vec<(Finding, BTreeSet<[u8; 16]>)> = Vec::new();
     for ((_, _, outcome), group) in groups {
-        let Some(smallest) = group.iter().min_by_key(|one| candidate_size(&one.candidate)) else {
+        let Some(smallest) = group.iter().min_by_key(|failing| candidate_size(&failing.candidate)) else {
             continue;
         };
         let candidate = shrink(&smallest.candidate, outcome, &mut attempt);
         let cause = cause_of(recording, &candidate, smallest.blamed_crash);
-        let at = findings.iter().position(|(known, _)| known.cause == cause && known.outcome == outcome);
-        let at = at.unwrap_or(findings.len());
-        if at == findings.len() {
-            let words = smallest.tried.result.message.clone();
-            findings.push((new_finding(recording, cause, outcome, candidate, words), BTreeSet::new()));
+        let index = findings.iter().position(|(known, _)| known.cause == cause && known.outcome == outcome);
+        let index = index.unwrap_or(findings.len());
+        if index == findings.len() {
+            let message = smallest.tried.result.message.clone();
+            findings.push((new_finding(recording, cause, outcome, candidate, message), BTreeSet::new()));
         }
-        let (finding, digests) = &mut findings[at];
-        finding.under.extend(group.iter().map(|one| crash_name(one.crash)));
+        let (finding, digests) = &mut findings[index];
+        finding.under.extend(group.iter().map(|failing| crash_name(failing.crash)));
         finding.under.sort_unstable();
         finding.under.dedup();
-        digests.extend(group.iter().map(|one| one.tried.state.digest));
+        digests.extend(group.iter().map(|failing| failing.tried.state.digest));
         finding.state_count = digests.len();
     }
     let mut findings: Vec<Finding> = findings.into_iter().map(|(finding, _)| finding).collect();
@@ -104,13 +109,14 @@ pub(super) fn group_findings(
     findings
 }
 
-/// States that a kill alone leads to and that are not come back from.
+/// The failing states that a process crash alone leaves, with their outcomes, by digest.
 fn failing_process_crashes(tried: &[TriedState]) -> BTreeMap<[u8; 16], Outcome> {
-    let bad = tried.iter().filter_map(|one| {
-        let outcome = one.outcomes.get(&CrashKind::Process).filter(|outcome| !is_acceptable(**outcome))?;
-        Some((one.state.digest, *outcome))
+    let failing = tried.iter().filter_map(|tried_state| {
+        let outcome =
+            tried_state.outcomes.get(&CrashKind::Process).filter(|outcome| !is_acceptable(**outcome))?;
+        Some((tried_state.state.digest, *outcome))
     });
-    bad.collect()
+    failing.collect()
 }
 
 fn new_finding(
@@ -118,7 +124,7 @@ fn new_finding(
     cause: Cause,
     outcome: Outcome,
     candidate: CrashCandidate,
-    words: String,
+    message: String,
 ) -> Finding {
     Finding {
         cause,
@@ -127,7 +133,7 @@ fn new_finding(
         state_count: 0,
         operations: describe_operations(recording, &candidate),
         difference: tree_difference(recording, &candidate),
-        message: words,
+        message,
         between: operations_between(recording, &candidate),
         candidate,
     }
@@ -140,37 +146,38 @@ fn crash_name(crash: CrashKind) -> &'static str {
     }
 }
 
+/// Orders candidates: fewer lost units first, then an earlier crash point, then no torn write.
 fn candidate_size(candidate: &CrashCandidate) -> (usize, u32, bool) {
     (candidate.lost.len(), candidate.op_count, candidate.torn.is_some())
 }
 
-/// Gives back what was lost, piece by piece, for as long as it still fails in the same way.
+/// Restores lost units, part by part, as long as the recovery still fails in the same way.
 fn shrink(
     candidate: &CrashCandidate,
     outcome: Outcome,
     attempt: &mut impl FnMut(&CrashCandidate) -> Option<Outcome>,
 ) -> CrashCandidate {
     let mut best = candidate.clone();
-    let mut left = MAX_SHRINK_ATTEMPTS;
+    let mut attempts_left = MAX_SHRINK_ATTEMPTS;
     let mut part = best.lost.len().div_ceil(2);
-    while part > 0 && left > 0 {
-        let mut at = 0;
-        while at < best.lost.len() && left > 0 {
+    while part > 0 && attempts_left > 0 {
+        let mut start = 0;
+        while start < best.lost.len() && attempts_left > 0 {
             let fewer: Vec<PersistUnit> = best
                 .lost
                 .iter()
                 .enumerate()
-                .filter(|(index, _)| *index < at || *index >= at + part)
+                .filter(|(index, _)| *index < start || *index >= start + part)
                 .map(|(_, unit)| *unit)
                 .collect();
             let smaller = CrashCandidate { lost: fewer, ..best.clone() };
-            left -= 1;
-            // Nothing lost is no power loss any more.
-            let vacuous = smaller.lost.is_empty() && smaller.torn.is_none();
-            if !vacuous && attempt(&smaller) == Some(outcome) {
+            attempts_left -= 1;
+            // A power loss that loses nothing is not a power loss.
+            let loses_nothing = smaller.lost.is_empty() && smaller.torn.is_none();
+            if !loses_nothing && attempt(&smaller) == Some(outcome) {
                 best = smaller;
             } else {
-                at += part;
+                start += part;
             }
         }
         part /= 2;
@@ -178,7 +185,7 @@ fn shrink(
     shorten(best, outcome, attempt)
 }
 
-/// Ends the story sooner, where that fails in the same way.
+/// Moves the crash point earlier, if the recovery then fails in the same way.
 fn shorten(
     best: CrashCandidate,
     outcome: Outcome,
@@ -186,22 +193,24 @@ fn shorten(
 ) -> CrashCandidate {
     let last = best.lost.last().map(|unit| unit.op).max(best.torn.map(|(op, _)| op));
     let Some(last) = last else { return best };
-    let tries = (last + 1..best.op_count).take(MAX_SHRINK_ATTEMPTS);
-    let sooner = tries
-        .map(|k| CrashCandidate { op_count: k, ..best.clone() })
-        .find(|one| attempt(one) == Some(outcome));
-    sooner.unwrap_or(best)
+    let op_counts = (last + 1..best.op_count).take(MAX_SHRINK_ATTEMPTS);
+    let earlier = op_counts
+        .map(|op_count| CrashCandidate { op_count, ..best.clone() })
+        .find(|candidate| attempt(candidate) == Some(outcome));
+    earlier.unwrap_or(best)
 }
 
-/// The last operation that is there, and the first one that is missing.
+/// Without a loss: the last operation before the crash point, and the first after it. With lost units: the
+/// first lost operation, and the last one before the crash point. With a torn write: that write, and the
+/// operation after it.
 fn operations_between(recording: &Recording, candidate: &CrashCandidate) -> (String, String) {
     let text = |op: Option<usize>| {
         op.and_then(|op| recording.ops.get(op)).map_or_else(|| "the end".into(), |op| op.text.clone())
     };
-    let k = candidate.op_count as usize;
+    let op_count = candidate.op_count as usize;
     match (candidate.lost.first(), candidate.torn) {
-        (Some(unit), _) => (text(Some(unit.op as usize)), text(k.checked_sub(1))),
+        (Some(unit), _) => (text(Some(unit.op as usize)), text(op_count.checked_sub(1))),
         (None, Some((op, _))) => (text(Some(op as usize)), text(Some(op as usize + 1))),
-        (None, None) => (text(k.checked_sub(1)), text(Some(k))),
+        (None, None) => (text(op_count.checked_sub(1)), text(Some(op_count))),
     }
 }

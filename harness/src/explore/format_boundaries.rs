@@ -1,14 +1,15 @@
-//! Places in a checkpoint's bytes at which its format changes its meaning: cut there, a reader may take it for whole. Pure.
+//! Offsets at which one part of a checkpoint format ends and the next begins. A reader may accept a file that
+//! is cut there. Pure.
 //!
-//! Sources: the safetensors format (`u64` length of a JSON header, then data); PKWARE's APPNOTE.TXT 4.3.12, the central
-//! directory of a zip file, which is what `torch.save` writes.
+//! Sources: the safetensors format (`u64` length of a JSON header, then data); PKWARE's APPNOTE.TXT 4.3.12,
+//! the central directory of a zip file, which is what `torch.save` writes.
 
-/// No header of a safetensors file is longer.
+/// A safetensors header is never longer than this.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
-/// How an entry of a zip file's central directory begins.
+/// The signature of an entry of a zip file's central directory.
 const CENTRAL_ENTRY_MAGIC: &[u8] = b"PK\x01\x02";
 
-/// Of a write at `offset` that begins with `head`, in bytes from its beginning.
+/// The format boundaries in a write at `offset` that begins with `head`, as offsets in the write.
 pub(super) fn format_boundaries(offset: u64, head: &[u8]) -> Vec<u64> {
     let header = match head {
         [a, b, c, d, e, f, g, h, b'{', ..] if offset == 0 => {
@@ -17,18 +18,22 @@ pub(super) fn format_boundaries(offset: u64, head: &[u8]) -> Vec<u64> {
         }
         _ => None,
     };
-    let central = head.windows(CENTRAL_ENTRY_MAGIC.len()).position(|at| at == CENTRAL_ENTRY_MAGIC);
-    let found = header.map(|bytes| 8 + bytes).into_iter().chain(central.map(|at| at as u64));
-    found.filter(|at| *at > 0).collect()
+    let central = head.windows(CENTRAL_ENTRY_MAGIC.len()).position(|window| window == CENTRAL_ENTRY_MAGIC);
+    let boundaries = header.map(|bytes| 8 + bytes).into_iter().chain(central.map(|offset| offset as u64));
+    boundaries.filter(|boundary| *boundary > 0).collect()
 }
 
-/// The multiples of `unit`, in the file, next to each landmark: as bytes of a write of so many at `offset`.
-pub(super) fn aligned_neighbors(landmarks: &[u64], unit: u64, offset: u64, bytes: u64) -> Vec<u64> {
-    let around = landmarks.iter().flat_map(|at| {
-        let at = offset + at;
-        [at / unit * unit, at.next_multiple_of(unit)]
+/// The multiples of `unit`, as offsets in the file, before and after each boundary. Takes and returns offsets
+/// in a write of `len_bytes` bytes at `offset`.
+pub(super) fn aligned_neighbors(boundaries: &[u64], unit: u64, offset: u64, len_bytes: u64) -> Vec<u64> {
+    let neighbors = boundaries.iter().flat_map(|boundary| {
+        let boundary = offset + boundary;
+        [boundary / unit * unit, boundary.next_multiple_of(unit)]
     });
-    around.filter_map(|at| at.checked_sub(offset)).filter(|at| *at > 0 && *at < bytes).collect()
+    neighbors
+        .filter_map(|neighbor| neighbor.checked_sub(offset))
+        .filter(|cut| *cut > 0 && *cut < len_bytes)
+        .collect()
 }
 
 #[cfg(test)]
@@ -47,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_lie_on_both_sides_and_within() {
+    fn neighbors_are_on_both_sides_and_inside_the_write() {
         assert_eq!(aligned_neighbors(&[708], 512, 0, 5000), [512, 1024]);
         assert_eq!(aligned_neighbors(&[708], 4096, 0, 5000), [4096]);
         assert_eq!(aligned_neighbors(&[6], 512, 9000, 300), [216]);

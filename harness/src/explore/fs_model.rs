@@ -1,53 +1,58 @@
-//! What a power loss may leave behind, by file system. Pure.
-//!
-//! Sources: POSIX.1-2024 `fsync`; Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014), table 1;
-//! ext4: kernel documentation `filesystems/ext4/journal.rst` (data=ordered, delayed allocation, `auto_da_alloc`);
-//! xfs: kernel documentation `filesystems/xfs/xfs-delayed-logging-design.rst`; btrfs: its `fsync` log tree, wiki "FAQ: does
-//! btrfs support data ordering"; Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing" (OSDI 2018).
-//!
-//! Each model answers two questions: what a sync makes durable, and in which order the rest may reach the disk.
+//! The file-system models: what a sync makes durable, and in which order other changes may reach the disk.
+//! Pure.
 
 use super::recording::{NodeId, Op, OpEffect, Recording};
 
-/// A file system, as far as it matters after a power loss.
+/// What a file system guarantees after a power loss.
+///
+/// Sources: POSIX.1-2024 `fsync`; Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014), table
+/// 1; Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing" (OSDI 2018); ext4:
+/// kernel documentation `filesystems/ext4/journal.rst` (data=ordered, delayed allocation, `auto_da_alloc`);
+/// xfs: kernel documentation `filesystems/xfs/xfs-delayed-logging-design.rst`; btrfs: its `fsync` log tree,
+/// wiki "FAQ: does btrfs support data ordering".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FsModel {
-    /// Only what POSIX promises: any unsynced change may be lost, in any order; a rename may be half done.
+    /// Only what POSIX guarantees: any change that was not synced may be lost, in any order; a rename may be
+    /// half done.
     Posix,
-    /// data=ordered: names and sizes in order, by journal; a sync of anything changed commits all before it; a rename over an
-    /// existing file carries the new file's size along. Its bytes may still be zeroes: blocks are taken as unwritten ones and
-    /// count only once the disk has them (`dioread_nolock`, the default since Linux 5.6). Seen on Linux 6.18, `tests/ext4`.
+    /// `data=ordered`: the journal keeps names and sizes in order, and a sync of anything that is not yet
+    /// committed commits everything before it. A rename over an existing file also commits the size of the
+    /// new file, but not its bytes: they may still be zeroes, because new blocks are allocated as unwritten
+    /// and count only after the disk has them (`dioread_nolock`, the default since Linux 5.6). Observed on
+    /// Linux 6.18, see `tests/ext4`.
     Ext4,
-    /// Names and sizes in order, by log; a rename carries no data along.
+    /// The log keeps names and sizes in order. A rename commits no size.
     Xfs,
-    /// Names in order, but a sync brings only its own file and its names ahead of the others.
+    /// Names are in order, but a sync commits only its own file and its names, ahead of the other changes.
     Btrfs,
-    /// A journal as ext4's, on a disk that says "synced" and keeps it in a cache that the power takes. Such caches drain by
-    /// themselves within seconds: what had been written before the last save but one was announced is on the disk.
+    /// A journal as of ext4, on a disk that reports a sync as done while the data is in a volatile cache.
+    /// Such caches are written out within seconds: everything before the last acknowledged save but one is on
+    /// the disk.
     Lying,
 }
 
-/// How ends of files may look.
+/// What a model allows for changes that are not durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FsBehavior {
     /// Names may be lost in any order, not only from the end.
     pub unordered_names: bool,
-    /// The parts of a rename may be torn from one another.
+    /// The two name changes of a rename may be separated.
     pub torn_rename: bool,
-    /// A file may have its new size and zeroes or garbage in it.
+    /// A file may have its new size and contain zeroes or garbage.
     pub size_before_data: bool,
-    /// Overwritten sectors may be new while others are old.
+    /// Some overwritten sectors may be new while others are old.
     pub torn_overwrite: bool,
-    /// A file may have its new size and zeroes in it, but nothing else that was not written.
+    /// A file may have its new size and contain zeroes, but no garbage.
     pub unwritten_zeroes: bool,
-    /// A rename over an existing file makes the size of the new one durable with it.
+    /// A rename over an existing file also makes the size of the new file durable.
     pub replace_persists_size: bool,
 }
 
 impl FsModel {
-    /// Those that are tried unless one is chosen: a lying disk is a broken one, and asked for by name.
+    /// The models that are used by default. `Lying` describes a defective disk and must be asked for by name.
     pub const ALL: [FsModel; 4] = [FsModel::Posix, FsModel::Ext4, FsModel::Xfs, FsModel::Btrfs];
 
+    /// The name on the command line and in results.
     pub fn name(self) -> &'static str {
         match self {
             FsModel::Posix => "posix",
@@ -58,12 +63,14 @@ impl FsModel {
         }
     }
 
+    /// The model with this name.
     pub fn from_name(name: &str) -> Option<FsModel> {
         FsModel::ALL.into_iter().chain([FsModel::Lying]).find(|model| model.name() == name)
     }
 
+    /// What the model allows for changes that are not durable.
     pub fn behavior(self) -> FsBehavior {
-        let journalled = FsBehavior {
+        let journaled = FsBehavior {
             unordered_names: false,
             torn_rename: false,
             size_before_data: false,
@@ -80,29 +87,30 @@ impl FsModel {
                 unwritten_zeroes: true,
                 replace_persists_size: false,
             },
-            FsModel::Ext4 => FsBehavior { unwritten_zeroes: true, replace_persists_size: true, ..journalled },
-            // The journal's checksums hold, but the data that it waited for may have been in the cache that was lost.
-            FsModel::Lying => FsBehavior { size_before_data: true, ..journalled },
-            FsModel::Xfs => journalled,
-            FsModel::Btrfs => FsBehavior { torn_overwrite: false, ..journalled },
+            FsModel::Ext4 => FsBehavior { unwritten_zeroes: true, replace_persists_size: true, ..journaled },
+            // The journal is intact, but the data that it waited for may have been in the lost cache.
+            FsModel::Lying => FsBehavior { size_before_data: true, ..journaled },
+            FsModel::Xfs => journaled,
+            FsModel::Btrfs => FsBehavior { torn_overwrite: false, ..journaled },
         }
     }
 }
 
-/// One part of an operation that can reach the disk by itself: the operation's index, and which of its name changes; or, of a
-/// write, all of it (0) or only its bytes ([`BYTES`]).
+/// A part of an operation that can reach the disk separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PersistUnit {
+    /// The index of the operation.
     pub op: u32,
+    /// The index of a name change. For a write, 0 is the whole write and `BYTES_PART` only its bytes.
     pub part: u8,
 }
 
-/// Part of a write: its length is there, and zeroes in it.
+/// The bytes of a write without its length. If they are lost, the range reads as zeroes.
 pub(super) const BYTES_PART: u8 = 1;
 
-/// The units of an operation.
-pub(super) fn persist_units(op: u32, what: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
-    let parts = match what {
+/// The units of an operation that can reach the disk separately.
+pub(super) fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
+    let parts = match effect {
         OpEffect::NameChanges(changes) => changes.len(),
         OpEffect::Write { .. } | OpEffect::Resize { .. } | OpEffect::Zero { .. } => 1,
         OpEffect::Sync { .. } | OpEffect::SyncAll | OpEffect::Output { .. } => 0,
@@ -110,15 +118,15 @@ pub(super) fn persist_units(op: u32, what: &OpEffect) -> impl Iterator<Item = Pe
     (0..parts).map(move |part| PersistUnit { op, part: part as u8 })
 }
 
-/// What is certainly on the disk, kept up operation by operation.
+/// The units that are durable at a crash point. Advances operation by operation.
 pub(super) struct DurableSet<'a> {
     recording: &'a Recording,
     model: FsModel,
     /// By operation and part.
     durable_parts: Vec<[bool; 3]>,
-    /// Up to which operation a sync of everything has been.
+    /// All operations before this index are durable.
     pub(super) pending_from: usize,
-    /// Where a save was announced last.
+    /// The index of the last acknowledgement, for the model `Lying`.
     drained_until: usize,
 }
 
@@ -132,19 +140,19 @@ impl<'a> DurableSet<'a> {
         self.durable_parts[unit.op as usize][unit.part as usize]
     }
 
-    /// Operation `k` has happened.
-    pub(super) fn advance(&mut self, k: usize) {
-        match &self.recording.ops[k].effect {
+    /// Accounts for the operation with index `op`.
+    pub(super) fn advance(&mut self, op: usize) {
+        match &self.recording.ops[op].effect {
             OpEffect::Output { saved_step: Some(_), .. } if self.model == FsModel::Lying => {
                 self.mark_durable(self.drained_until, |_, _| true);
-                self.drained_until = k;
+                self.drained_until = op;
             }
             _ if self.model == FsModel::Lying => {}
-            OpEffect::SyncAll => self.mark_durable(k, |_, _| true),
-            OpEffect::Sync { node, data_only } => self.apply_sync(k, *node, *data_only),
+            OpEffect::SyncAll => self.mark_durable(op, |_, _| true),
+            OpEffect::Sync { node, data_only } => self.apply_sync(op, *node, *data_only),
             _ => {}
         }
-        while self.pending_from < k && self.is_op_durable(self.pending_from) {
+        while self.pending_from < op && self.is_op_durable(self.pending_from) {
             self.pending_from += 1;
         }
     }
@@ -153,29 +161,30 @@ impl<'a> DurableSet<'a> {
         persist_units(op as u32, &self.recording.ops[op].effect).all(|unit| self.contains(unit))
     }
 
-    fn mark_durable(&mut self, before: usize, which: impl Fn(&Op, u8) -> bool) {
-        for op in self.pending_from..before {
+    /// Marks the selected units of the operations before `end` as durable.
+    fn mark_durable(&mut self, end: usize, selects: impl Fn(&Op, u8) -> bool) {
+        for op in self.pending_from..end {
             for unit in persist_units(op as u32, &self.recording.ops[op].effect) {
-                if which(&self.recording.ops[op], unit.part) {
+                if selects(&self.recording.ops[op], unit.part) {
                     self.durable_parts[op][unit.part as usize] = true;
                 }
             }
         }
     }
 
-    fn apply_sync(&mut self, k: usize, node: NodeId, data_only: bool) {
-        let commits = self.commits_journal(k, node, data_only);
-        self.mark_durable(k, |op, _| is_data_of(op, node));
+    fn apply_sync(&mut self, op_count: usize, node: NodeId, data_only: bool) {
+        let commits = self.commits_journal(op_count, node, data_only);
+        self.mark_durable(op_count, |op, _| is_data_of(op, node));
         match self.model {
-            FsModel::Posix => self.mark_durable(k, |op, part| is_entry_in(op, part, node)),
+            FsModel::Posix => self.mark_durable(op_count, |op, part| is_entry_in(op, part, node)),
             FsModel::Btrfs => {
-                let ancestors = self.ancestors(node, k);
-                self.mark_durable(k, |op, _| {
+                let ancestors = self.ancestors(node, op_count);
+                self.mark_durable(op_count, |op, _| {
                     any_name_change(op, |change| change.dir == node || ancestors.contains(&change.node))
                 });
             }
             FsModel::Ext4 | FsModel::Xfs if commits => {
-                self.mark_durable(k, |op, _| {
+                self.mark_durable(op_count, |op, _| {
                     !matches!(op.effect, OpEffect::Write { .. } | OpEffect::Zero { .. })
                 });
             }
@@ -183,63 +192,69 @@ impl<'a> DurableSet<'a> {
         }
     }
 
-    /// Whether the journal has to be written: something of this node is in it that is not on the disk yet.
-    fn commits_journal(&self, k: usize, node: NodeId, data_only: bool) -> bool {
-        (self.pending_from..k).any(|op| {
+    /// Whether the sync commits the journal: some change of this node is in the journal and not yet on the
+    /// disk.
+    fn commits_journal(&self, op_count: usize, node: NodeId, data_only: bool) -> bool {
+        (self.pending_from..op_count).any(|op| {
             let pending =
                 persist_units(op as u32, &self.recording.ops[op].effect).any(|unit| !self.contains(unit));
-            let of_node = match &self.recording.ops[op].effect {
+            let concerns_node = match &self.recording.ops[op].effect {
                 OpEffect::NameChanges(changes) => {
                     changes.iter().any(|change| change.dir == node || change.node == Some(node))
                 }
-                OpEffect::Resize { node: of, .. } => *of == node,
-                // Its time of modification, which a sync of data alone need not write; a larger size it must.
-                OpEffect::Write { node: of, .. } | OpEffect::Zero { node: of, .. } => *of == node,
+                OpEffect::Resize { node: changed, .. } => *changed == node,
+                // These change the modification time, which `fdatasync` need not commit, and the size, which
+                // it must.
+                OpEffect::Write { node: changed, .. } | OpEffect::Zero { node: changed, .. } => {
+                    *changed == node
+                }
                 _ => false,
             };
-            let matters = !data_only || !matches!(self.recording.ops[op].effect, OpEffect::NameChanges(_));
-            pending && of_node && matters
+            let must_commit =
+                !data_only || !matches!(self.recording.ops[op].effect, OpEffect::NameChanges(_));
+            pending && concerns_node && must_commit
         })
     }
 
-    /// The node and the folders above it that a sync of it has to make reachable.
-    fn ancestors(&self, node: NodeId, k: usize) -> Vec<Option<NodeId>> {
-        let mut found = vec![Some(node)];
-        let mut at = node;
-        while (at as usize) >= self.recording.roots.len()
-            && let Some((dir, _)) = self.recording.name_of(at, k)
+    /// The node and the directories above it, which a sync of the node must make reachable.
+    fn ancestors(&self, node: NodeId, op_count: usize) -> Vec<Option<NodeId>> {
+        let mut ancestors = vec![Some(node)];
+        let mut current = node;
+        while (current as usize) >= self.recording.roots.len()
+            && let Some((dir, _)) = self.recording.name_of(current, op_count)
         {
-            found.push(Some(dir));
-            at = dir;
+            ancestors.push(Some(dir));
+            current = dir;
         }
-        found
+        ancestors
     }
 }
 
 impl Recording {
-    /// The node that a rename put into the place of an existing file.
+    /// The node that operation `op` renamed over an existing file.
     pub(super) fn replacing_node(&self, op: usize) -> Option<NodeId> {
         let OpEffect::NameChanges(changes) = &self.ops[op].effect else { return None };
-        let set = changes.first().filter(|_| changes.len() > 1)?;
-        let was = self.ops[..op]
+        let new_name = changes.first().filter(|_| changes.len() > 1)?;
+        let replaced = self.ops[..op]
             .iter()
             .rev()
             .find_map(|op| match &op.effect {
-                OpEffect::NameChanges(changes) => {
-                    changes.iter().find(|one| one.dir == set.dir && one.name == set.name).map(|one| one.node)
-                }
+                OpEffect::NameChanges(changes) => changes
+                    .iter()
+                    .find(|change| change.dir == new_name.dir && change.name == new_name.name)
+                    .map(|change| change.node),
                 _ => None,
             })
-            .unwrap_or_else(|| self.initial_names.get(&set.dir)?.get(&set.name).copied());
-        was.and(set.node)
+            .unwrap_or_else(|| self.initial_names.get(&new_name.dir)?.get(&new_name.name).copied());
+        replaced.and(new_name.node)
     }
 }
 
 pub(super) fn is_data_of(op: &Op, node: NodeId) -> bool {
     match op.effect {
-        OpEffect::Write { node: of, .. }
-        | OpEffect::Zero { node: of, .. }
-        | OpEffect::Resize { node: of, .. } => of == node,
+        OpEffect::Write { node: changed, .. }
+        | OpEffect::Zero { node: changed, .. }
+        | OpEffect::Resize { node: changed, .. } => changed == node,
         _ => false,
     }
 }
@@ -251,9 +266,9 @@ fn is_entry_in(op: &Op, part: u8, node: NodeId) -> bool {
     }
 }
 
-fn any_name_change(op: &Op, which: impl Fn(&super::recording::NameChange) -> bool) -> bool {
+fn any_name_change(op: &Op, predicate: impl Fn(&super::recording::NameChange) -> bool) -> bool {
     match &op.effect {
-        OpEffect::NameChanges(changes) => changes.iter().any(which),
+        OpEffect::NameChanges(changes) => changes.iter().any(predicate),
         _ => false,
     }
 }

@@ -1,7 +1,6 @@
-//! Lays a tree out where a room shows it as the watched folders, and takes it away again.
-//!
-//! Small files are written anew each time. Larger ones are hard links to a pool that holds each content once; a
-//! recovery that writes into such a file is noticed by its time of modification, and the content is made anew.
+//! Materializes file trees in the directories that a sandbox shows as the watched ones. Knows no crash
+//! models. Small files are written each time. Larger ones are hard links into a pool that holds each content
+//! once; if a recovery writes into one, its modification time shows it, and the content is written again.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -22,43 +21,51 @@ use super::content::{ContentReader, FileContent};
 use super::crash_candidate::{CrashCandidate, FileTree, TreeEntry};
 use super::recording::{FileNode, Recording};
 
-/// Up to this size writing a file costs no more than linking it.
+/// Up to this size, writing a file is as fast as linking it.
 const MAX_SMALL_FILE_BYTES: u64 = 16 * 1024;
-/// Bytes of small contents that are kept in memory.
+/// At most this many bytes of small contents are kept in memory.
 const MAX_CACHED_BYTES: usize = 64 * 1024 * 1024;
 
 type CachedBytes = Arc<Vec<u8>>;
 
-/// Contents of small files, shared by all who lay out.
+/// The contents of small files, shared by all materializers.
 #[derive(Default)]
 pub(super) struct SmallFileCache {
-    /// How many bytes, and each content by its digest.
+    /// The number of bytes, and each content by its digest.
     entries: Mutex<(usize, HashMap<[u8; 16], CachedBytes>)>,
 }
 
-/// Lays one state out, once: each watched folder in one of these, which exist in `base`. A folder `pool` is made beside them. Times are counted
-/// from `began`, in seconds since 1970.
+/// Materializes one crash state. `base` contains a directory with each of these names, one for each watched
+/// directory. Creates a directory `pool` next to them. Modification times count from `began_unix_s`, in
+/// seconds since 1970.
+///
+/// # Errors
+/// A recorded byte cannot be read, or a file cannot be written.
 pub fn materialize(
     recording: &Recording,
     candidate: &CrashCandidate,
-    (base, folders): (&Path, Vec<String>),
-    began: i64,
+    (base, dir_names): (&Path, Vec<String>),
+    began_unix_s: i64,
 ) -> Result<(), Error> {
-    let small = SmallFileCache::default();
-    let mut layout = Materializer::new(recording, &small, base, folders, u64::MAX, began)?;
-    layout.materialize(&candidate.tree(recording))
+    let small_files = SmallFileCache::default();
+    let mut materializer =
+        Materializer::new(recording, &small_files, base, dir_names, u64::MAX, began_unix_s)?;
+    materializer.materialize(&candidate.tree(recording))
 }
 
-/// One worker's place.
+/// Materializes the trees of one worker, one after the other.
 pub(super) struct Materializer<'a> {
     recording: &'a Recording,
     reader: ContentReader<'a>,
     small_files: &'a SmallFileCache,
-    /// Holds a folder for each watched one, and `pool`.
+    /// Contains a directory for each watched one, and `pool`.
     base_dir: OwnedFd,
     base_path: PathBuf,
     dir_names: Vec<String>,
+    /// The pool files that the current tree links: key, nanoseconds of the modification time, length in
+    /// bytes.
     linked_files: Vec<(String, i64, u64)>,
+    /// The length of each file in the pool, by its key.
     pooled_len_bytes: HashMap<String, u64>,
     max_pool_bytes: u64,
     /// Seconds since 1970 at which the recording began.
@@ -66,54 +73,55 @@ pub(super) struct Materializer<'a> {
 }
 
 impl<'a> Materializer<'a> {
-    /// `base` exists and has the folders in it, one for each watched one. At most `pool_most` bytes are kept in the pool beside the current state.
+    /// `base` contains a directory with each of `dir_names`, one for each watched directory. The pool keeps
+    /// at most `max_pool_bytes` bytes in addition to the current tree.
     pub(super) fn new(
         recording: &'a Recording,
-        small: &'a SmallFileCache,
+        small_files: &'a SmallFileCache,
         base: &Path,
-        folders: Vec<String>,
-        pool_most: u64,
-        began: i64,
+        dir_names: Vec<String>,
+        max_pool_bytes: u64,
+        began_unix_s: i64,
     ) -> Result<Materializer<'a>, Error> {
         std::fs::create_dir_all(base.join("pool"))?;
         Ok(Materializer {
             recording,
             reader: ContentReader::new(recording)?,
-            small_files: small,
+            small_files,
             base_dir: File::open(base)?.into(),
             base_path: base.into(),
-            dir_names: folders,
+            dir_names,
             linked_files: Vec::new(),
             pooled_len_bytes: HashMap::new(),
-            max_pool_bytes: pool_most,
-            began_unix_s: began,
+            max_pool_bytes,
+            began_unix_s,
         })
     }
 
-    /// Lays it out; what was there before is gone.
+    /// Materializes a tree in place of the previous one.
     pub(super) fn materialize(&mut self, tree: &FileTree) -> Result<(), Error> {
         self.clear()?;
-        let mut folders = Vec::new();
-        for ((root, path), leaf) in &tree.entries {
+        let mut dirs = Vec::new();
+        for ((root, path), entry) in &tree.entries {
             let name = entry_path(&self.dir_names[*root as usize], path)?;
-            match leaf {
-                TreeEntry::Directory { last_change: touched } => {
+            match entry {
+                TreeEntry::Directory { last_change } => {
                     nix::sys::stat::mkdirat(
                         &self.base_dir,
                         name.as_c_str(),
                         Mode::from_bits_truncate(0o755),
                     )?;
-                    folders.push((name, *touched));
+                    dirs.push((name, *last_change));
                 }
-                TreeEntry::Symlink(text) => symlinkat(text.as_path(), &self.base_dir, name.as_c_str())?,
-                TreeEntry::File { node, content, last_change: touched } => {
-                    self.create_file(&name, *node, content, *touched)?
+                TreeEntry::Symlink(target) => symlinkat(target.as_path(), &self.base_dir, name.as_c_str())?,
+                TreeEntry::File { node, content, last_change } => {
+                    self.create_file(&name, *node, content, *last_change)?
                 }
             }
         }
-        // Afterwards, since each name in a folder changes its time.
-        for (name, touched) in folders.iter().rev() {
-            self.set_times(name, *touched)?;
+        // At the end, because each name that is created in a directory changes its time.
+        for (name, last_change) in dirs.iter().rev() {
+            self.set_times(name, *last_change)?;
         }
         Ok(())
     }
@@ -123,10 +131,10 @@ impl<'a> Materializer<'a> {
         name: &CString,
         node: u32,
         content: &FileContent,
-        touched: u32,
+        last_change: u32,
     ) -> Result<(), Error> {
         if content.len() > MAX_SMALL_FILE_BYTES {
-            return self.link_from_pool(name, content, touched);
+            return self.link_from_pool(name, content, last_change);
         }
         let mode = match self.recording.nodes[node as usize] {
             FileNode::File { mode, .. } => mode,
@@ -137,7 +145,7 @@ impl<'a> Materializer<'a> {
         let file = openat(&self.base_dir, name.as_c_str(), flags, Mode::from_bits_truncate(mode))?;
         let mut file = File::from(file);
         file.write_all(&bytes)?;
-        let time = self.simulated_time(touched);
+        let time = self.simulated_time(last_change);
         nix::sys::stat::futimens(&file, &time, &time)?;
         Ok(())
     }
@@ -157,90 +165,97 @@ impl<'a> Materializer<'a> {
         Ok(bytes)
     }
 
-    /// The content's file in the pool is linked; made first where it is not there.
-    fn link_from_pool(&mut self, name: &CString, content: &FileContent, touched: u32) -> Result<(), Error> {
+    /// Links the file of the pool with this content. Writes it first if the pool does not have it.
+    fn link_from_pool(
+        &mut self,
+        name: &CString,
+        content: &FileContent,
+        last_change: u32,
+    ) -> Result<(), Error> {
         let key: String = content.digest().iter().map(|byte| format!("{byte:02x}")).collect();
-        let key = format!("{key}-{touched}");
+        let key = format!("{key}-{last_change}");
         if !self.pooled_len_bytes.contains_key(&key) {
             self.evict_from_pool(content.len());
             let path = self.base_path.join("pool").join(&key);
             let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
             content.write_to(&mut self.reader, &mut file)?;
             let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            let time = self.simulated_time(touched);
+            let time = self.simulated_time(last_change);
             nix::sys::stat::futimens(&file, &time, &time)?;
             self.pooled_len_bytes.insert(key.clone(), content.len());
         }
         let from = CString::new(format!("pool/{key}"))?;
         linkat(&self.base_dir, from.as_c_str(), &self.base_dir, name.as_c_str(), AtFlags::empty())?;
-        self.linked_files.push((key, self.simulated_time(touched).tv_nsec(), content.len()));
+        self.linked_files.push((key, self.simulated_time(last_change).tv_nsec(), content.len()));
         Ok(())
     }
 
-    fn evict_from_pool(&mut self, bytes: u64) {
-        let mut held: u64 = self.pooled_len_bytes.values().sum();
-        let needed: Vec<String> = self.linked_files.iter().map(|(key, ..)| key.clone()).collect();
-        let spare: Vec<String> =
-            self.pooled_len_bytes.keys().filter(|key| !needed.contains(key)).cloned().collect();
-        for key in spare {
-            if held + bytes <= self.max_pool_bytes {
+    /// Removes unused files from the pool until the needed bytes fit.
+    fn evict_from_pool(&mut self, needed_bytes: u64) {
+        let mut pooled_bytes: u64 = self.pooled_len_bytes.values().sum();
+        let linked: Vec<String> = self.linked_files.iter().map(|(key, ..)| key.clone()).collect();
+        let unused: Vec<String> =
+            self.pooled_len_bytes.keys().filter(|key| !linked.contains(key)).cloned().collect();
+        for key in unused {
+            if pooled_bytes + needed_bytes <= self.max_pool_bytes {
                 return;
             }
-            held -= self.pooled_len_bytes.remove(&key).unwrap_or(0);
-            // What can't be removed is removed with the run's folder.
+            pooled_bytes -= self.pooled_len_bytes.remove(&key).unwrap_or(0);
+            // A file that cannot be removed here is removed with the directory of the run.
             let _ = std::fs::remove_file(self.base_path.join("pool").join(&key));
         }
     }
 
-    /// Contents that the recovery has written into, in place, are made anew next time.
+    /// Drops the pool files that the recovery has written into, so that they are written again when needed.
     pub(super) fn drop_modified(&mut self) {
-        for (key, nanoseconds, bytes) in std::mem::take(&mut self.linked_files) {
+        for (key, nanoseconds, len_bytes) in std::mem::take(&mut self.linked_files) {
             let path = self.base_path.join("pool").join(&key);
-            let same = std::fs::metadata(&path).is_ok_and(|facts| {
-                facts.len() == bytes
-                    && facts.mtime_nsec() == nanoseconds
-                    && facts.mtime() <= self.began_unix_s + 100_000
+            let is_unchanged = std::fs::metadata(&path).is_ok_and(|metadata| {
+                metadata.len() == len_bytes
+                    && metadata.mtime_nsec() == nanoseconds
+                    && metadata.mtime() <= self.began_unix_s + 100_000
             });
-            if !same {
+            if !is_unchanged {
                 let _ = std::fs::remove_file(&path);
                 self.pooled_len_bytes.remove(&key);
             }
         }
     }
 
-    fn set_times(&self, name: &CString, touched: u32) -> Result<(), Error> {
-        let time = self.simulated_time(touched);
+    fn set_times(&self, name: &CString, last_change: u32) -> Result<(), Error> {
+        let time = self.simulated_time(last_change);
         utimensat(&self.base_dir, name.as_c_str(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
         Ok(())
     }
 
-    /// As if each operation had taken a hundredth of a second: what goes by times sees the order that there was.
-    fn simulated_time(&self, touched: u32) -> TimeSpec {
-        let hundredths = i64::from(touched);
+    /// A modification time as if each operation had taken 10 ms, so that the order of the operations shows in
+    /// the times.
+    fn simulated_time(&self, last_change: u32) -> TimeSpec {
+        let hundredths = i64::from(last_change);
         TimeSpec::new(self.began_unix_s + hundredths / 100, hundredths % 100 * 10_000_000 + 1_234)
     }
 
-    /// Empties the watched folders.
+    /// Empties the directories that stand for the watched ones.
     pub(super) fn clear(&mut self) -> Result<(), Error> {
         self.drop_modified();
-        for folder in &self.dir_names {
-            let folder = openat(
+        for name in &self.dir_names {
+            let dir = openat(
                 self.base_dir.as_fd(),
-                folder.as_str(),
+                name.as_str(),
                 OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
                 Mode::empty(),
             )?;
-            empty_directory(folder)?;
+            empty_directory(dir)?;
         }
         Ok(())
     }
 }
 
-fn empty_directory(folder: OwnedFd) -> Result<(), Error> {
+fn empty_directory(directory: OwnedFd) -> Result<(), Error> {
     use nix::dir::{Dir, Type};
     use nix::unistd::{UnlinkatFlags, unlinkat};
-    let again = folder.try_clone()?;
-    let mut dir = Dir::from_fd(folder)?;
+    let directory_fd = directory.try_clone()?;
+    let mut dir = Dir::from_fd(directory)?;
     let mut entries = Vec::new();
     for entry in dir.iter() {
         let entry = entry?;
@@ -248,20 +263,21 @@ fn empty_directory(folder: OwnedFd) -> Result<(), Error> {
             entries.push((entry.file_name().to_owned(), entry.file_type() == Some(Type::Directory)));
         }
     }
-    for (name, is_folder) in entries {
-        if is_folder {
+    for (name, is_dir) in entries {
+        if is_dir {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            empty_directory(openat(&again, name.as_c_str(), flags, Mode::empty())?)?;
-            unlinkat(&again, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+            empty_directory(openat(&directory_fd, name.as_c_str(), flags, Mode::empty())?)?;
+            unlinkat(&directory_fd, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
         } else {
-            unlinkat(&again, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+            unlinkat(&directory_fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
         }
     }
     Ok(())
 }
 
-fn entry_path(folder: &str, path: &Path) -> Result<CString, Error> {
-    let mut name = folder.as_bytes().to_vec();
+/// The path of a tree entry relative to the base directory.
+fn entry_path(dir_name: &str, path: &Path) -> Result<CString, Error> {
+    let mut name = dir_name.as_bytes().to_vec();
     name.push(b'/');
     name.extend(path.as_os_str().as_bytes());
     CString::new(name).map_err(Error::other)

@@ -1,5 +1,8 @@
-//! Records one run's file operations, builds every state that a crash may leave of them, runs the recovery on each, and
-//! says what it does not come back from. On top of `gate` and `sandbox`; knows no scenario.
+//! Records the file operations of one run, builds every crash state that the models allow within the bounds,
+//! runs the recovery on each, and groups the failures by cause. Builds on `gate` and `sandbox`; knows no
+//! scenario.
+//!
+//! `docs/explore.md` shows how to run it. Not done: io_uring and libaio, and more than two crashes in a row.
 
 mod cause;
 mod content;
@@ -39,53 +42,70 @@ pub use second_crash::explore_second_crashes;
 
 use crate::sandbox::{LaunchSpec, SandboxError};
 
-/// What is to be explored, and how.
+/// What to explore, and how.
 #[derive(Clone)]
 pub struct ExploreConfig {
-    /// Existing folders, with no link in their paths, none inside another.
+    /// Directories in which the target saves. They exist, their paths contain no symbolic link, and none is
+    /// inside another.
     pub watched_dirs: Vec<PathBuf>,
-    /// Files that an earlier crash left, in the order of `watch`, and the newest step that had been called saved then; none: the watched
-    /// folders as they are.
+    /// For a second crash: the directories that the first crash left, in the order of `watched_dirs`, and the
+    /// step that was acknowledged before it. `None`: the watched directories as they are now.
     pub after_crash: Option<(Vec<PathBuf>, Option<u64>)>,
+    /// The command that is recorded.
     pub command: LaunchSpec,
+    /// The command that recovers from a crash state.
     pub resume: LaunchSpec,
+    /// A command that checks the recovered files. It must exit with 0.
     pub check: Option<LaunchSpec>,
+    /// Reads the target's output and judges it.
     pub oracle: OutputOracle,
+    /// Which crash states are enumerated.
     pub scope: ExploreScope,
-    /// A recovery that takes longer is hung.
+    /// A recovery that takes longer is repeated with three times this limit. If that does not suffice, it is
+    /// `hung`.
     pub timeout: Duration,
+    /// How many recoveries run at the same time.
     pub jobs: usize,
-    /// Existing, empty folder for rooms and the tape.
+    /// An existing, empty directory for the sandboxes and the payload log.
     pub work_dir: PathBuf,
-    /// Python modules that a fork server imports once; none: each recovery starts anew.
+    /// Python modules that a fork server imports once. Empty: each recovery is a new process.
     pub warm_modules: Vec<String>,
-    /// Only this state.
+    /// Tries this state only.
     pub only_state: Option<CrashCandidate>,
-    /// Seconds since 1970; files of states are dated after it.
+    /// Seconds since 1970. The files of crash states get later modification times.
     pub began_unix_s: i64,
-    /// Asked now and then whether to stop.
+    /// Polled during the run; `true` stops it.
     pub cancelled: fn() -> bool,
 }
 
-/// Why exploring came to no result.
+/// Why an exploration gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ExploreError {
+    /// The sandbox could not be built or used.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// A file operation of the harness failed.
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
+    /// A system call of the harness failed: what it was for, and the error.
     #[error("could not {0}: {1}")]
     System(&'static str, std::io::Error),
+    /// `--warm` is given, but the recovery is not a Python command.
     #[error(
-        "--warm needs a recovery that is a Python command: `python script.py`, `python -m module`, or a script that begins with `#!` and a python"
+        "`--warm` needs a recovery that is a Python command: `python script.py`, `python -m module`, or a \
+         script whose `#!` line names a Python interpreter"
     )]
     NotPython,
-    #[error("a booth was used after its end")]
+    /// A recovery worker has no sandbox any more.
+    #[error("a recovery worker was used after it had been closed")]
     WorkerClosed,
-    /// Exit code 3.
-    #[error("nothing was recorded: the command changed no file below the watched folders; is --watch right?")]
+    /// The command changed no watched file. The command line exits with 3.
+    #[error(
+        "nothing was recorded: the command changed no file below the watched directories; check the paths \
+         after `--watch`"
+    )]
     NothingRecorded,
-    /// The command itself did not do what it does when nothing disturbs it. Exit code 3.
+    /// The baseline run, or the recovery of undamaged files, did not succeed. The command line exits with 3.
     #[error("{0}")]
     BaselineFailed(String),
 }

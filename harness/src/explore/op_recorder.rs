@@ -1,4 +1,4 @@
-//! Listens to the gate and writes down what happens: the overseer of a recording.
+//! Records the effects of the target's calls as operations. Knows neither crash states nor recoveries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -16,87 +16,94 @@ use super::format_boundaries::format_boundaries;
 use super::recording::{FileNode, NameChange, NodeId, Op, OpEffect, Recording, RecordingGaps};
 use crate::gate::{CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, InterceptedCall};
 
-/// Payloads up to this size are compared with earlier ones, so that equal writes are the same bytes.
-const MAX_DEDUPLICATED_BYTES: usize = 64 * 1024;
-/// Bytes of a line of the target's output that are kept.
+/// Payloads up to this size are deduplicated, so that equal writes have equal content.
+const MAX_DEDUP_BYTES: usize = 64 * 1024;
+/// A line of the target's output is cut after this many bytes.
 const MAX_LINE_BYTES: usize = 4096;
-/// Paths outside that are named.
+/// At most this many paths outside the watched directories are listed.
 const MAX_OUTSIDE_PATHS: usize = 50;
 
-/// Writes a recording down.
+/// Builds a [`Recording`] from the effects of the target's calls.
 pub struct OpRecorder {
     recording: Recording,
-    node_by_key: HashMap<FileId, NodeId>,
+    node_by_file_id: HashMap<FileId, NodeId>,
+    /// The current names, by directory.
     names: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
     contents: HashMap<NodeId, FileContent>,
     payload_log: BufWriter<File>,
-    payload_log_len_bytes: u64,
-    /// Where the current call's bytes begin on the tape.
+    payload_log_len: u64,
+    /// Where the current call's bytes begin in the payload log.
     payload_start: u64,
+    /// The first bytes of the current call's payload.
     payload_head: Vec<u8>,
+    /// Where each small payload starts in the payload log, by its digest.
     offset_by_digest: HashMap<[u8; 32], u64>,
+    /// Files with a writable shared mapping, each with a descriptor that reads it.
     mapped_files: Vec<(NodeId, OwnedFd)>,
     output_pipes: Vec<FileId>,
+    /// Bytes of each pipe after its last line end.
     partial_lines: HashMap<FileId, Vec<u8>>,
     saved_pattern: Option<Regex>,
     internal_pattern: Option<Regex>,
+    /// The first error of the harness; `finish` returns it.
     failure: Option<Error>,
     kill_target: Box<dyn FnMut() + Send>,
 }
 
-/// What a recording starts from.
+/// What an [`OpRecorder`] needs to start.
 pub struct RecorderConfig<'a> {
-    /// Each watched folder: as the target names it, where its files lie for the harness.
+    /// Each watched directory: its path for the target, and its path for the harness.
     pub roots: &'a [(PathBuf, PathBuf)],
-    /// Where the tape is to be written.
+    /// The file to create for all written bytes.
     pub payload_log: &'a Path,
-    /// Pipes of the target's outputs.
+    /// The pipes behind the target's standard output and standard error.
     pub output_pipes: Vec<FileId>,
+    /// A line of the target's output that acknowledges a step; the group `step` is its number.
     pub saved_pattern: Option<Regex>,
-    /// Lines in other pipes that are written down as well.
+    /// Lines in other pipes that are recorded too.
     pub internal_pattern: Option<Regex>,
 }
 
 impl OpRecorder {
-    /// Takes stock of the watched folders as they are now; `originals` is where unchanged contents stay readable.
-    pub fn new(start: RecorderConfig<'_>, originals: &[PathBuf]) -> Result<OpRecorder, Error> {
+    /// Indexes the watched directories as they are now. `originals`: unchanged, readable copies of them.
+    ///
+    /// # Errors
+    /// A watched directory cannot be read, or the payload log cannot be created.
+    pub fn new(config: RecorderConfig<'_>, originals: &[PathBuf]) -> Result<OpRecorder, Error> {
         let recording = Recording {
-            roots: start.roots.iter().map(|(root, _)| root.clone()).collect(),
+            roots: config.roots.iter().map(|(root, _)| root.clone()).collect(),
             nodes: Vec::new(),
             initial_names: BTreeMap::new(),
             initial_paths: BTreeMap::new(),
             ops: Vec::new(),
-            payload_log: start.payload_log.into(),
+            payload_log: config.payload_log.into(),
             gaps: RecordingGaps::default(),
             format_boundaries: BTreeMap::new(),
             acknowledged_before: None,
         };
         let mut recorder = OpRecorder {
             recording,
-            node_by_key: HashMap::new(),
+            node_by_file_id: HashMap::new(),
             names: BTreeMap::new(),
             contents: HashMap::new(),
-            payload_log: BufWriter::with_capacity(
-                MAX_DEDUPLICATED_BYTES,
-                File::create_new(start.payload_log)?,
-            ),
-            payload_log_len_bytes: 0,
+            payload_log: BufWriter::with_capacity(MAX_DEDUP_BYTES, File::create_new(config.payload_log)?),
+            payload_log_len: 0,
             payload_start: 0,
             payload_head: Vec::new(),
             offset_by_digest: HashMap::new(),
             mapped_files: Vec::new(),
-            output_pipes: start.output_pipes,
+            output_pipes: config.output_pipes,
             partial_lines: HashMap::new(),
-            saved_pattern: start.saved_pattern,
-            internal_pattern: start.internal_pattern,
+            saved_pattern: config.saved_pattern,
+            internal_pattern: config.internal_pattern,
             failure: None,
             kill_target: Box::new(|| ()),
         };
-        for (_, real) in start.roots {
-            let facts = std::fs::metadata(real)?;
-            recorder.add_node(metadata_key(&facts), FileNode::Directory { mode: facts.mode() & 0o7777 });
+        for (_, real) in config.roots {
+            let metadata = std::fs::metadata(real)?;
+            recorder.add_node(file_id_of(&metadata), FileNode::Directory { mode: metadata.mode() & 0o7777 });
         }
-        for (number, (_, real)) in start.roots.iter().enumerate() {
+        for (number, (_, real)) in config.roots.iter().enumerate() {
             recorder.index_directory(number as NodeId, real, &originals[number])?;
         }
         recorder.recording.initial_names = recorder.names.clone();
@@ -106,49 +113,52 @@ impl OpRecorder {
     fn index_directory(&mut self, dir: NodeId, real: &Path, original: &Path) -> Result<(), Error> {
         for entry in std::fs::read_dir(real)? {
             let entry = entry?;
-            let facts = entry.metadata()?;
+            let metadata = entry.metadata()?;
             let (path, original) = (entry.path(), original.join(entry.file_name()));
-            let mode = facts.mode() & 0o7777;
-            let kind = if facts.is_dir() {
+            let mode = metadata.mode() & 0o7777;
+            let kind = if metadata.is_dir() {
                 FileNode::Directory { mode }
-            } else if facts.is_symlink() {
+            } else if metadata.is_symlink() {
                 FileNode::Symlink { target: std::fs::read_link(&path)? }
             } else {
-                FileNode::File { mode, initial_len_bytes: facts.len() }
+                FileNode::File { mode, initial_len_bytes: metadata.len() }
             };
-            let key = metadata_key(&facts);
-            let node = match self.node_by_key.get(&key) {
-                Some(node) if !facts.is_dir() => *node,
-                _ => self.add_node(key, kind),
+            let file_id = file_id_of(&metadata);
+            let node = match self.node_by_file_id.get(&file_id) {
+                Some(node) if !metadata.is_dir() => *node,
+                _ => self.add_node(file_id, kind),
             };
             self.names.entry(dir).or_default().insert(entry.file_name(), node);
-            if facts.is_dir() {
+            if metadata.is_dir() {
                 self.index_directory(node, &path, &original)?;
-            } else if facts.is_file() {
-                self.contents.insert(node, FileContent::initial(node, facts.len()));
+            } else if metadata.is_file() {
+                self.contents.insert(node, FileContent::initial(node, metadata.len()));
                 self.recording.initial_paths.insert(node, original);
             }
         }
         Ok(())
     }
 
-    fn add_node(&mut self, key: FileId, kind: FileNode) -> NodeId {
+    fn add_node(&mut self, file_id: FileId, kind: FileNode) -> NodeId {
         let id = self.recording.nodes.len() as NodeId;
         self.recording.nodes.push(kind);
-        self.node_by_key.insert(key, id);
+        self.node_by_file_id.insert(file_id, id);
         id
     }
 
-    /// What was written down. The target has ended.
+    /// Returns the recording. The target must have ended.
+    ///
+    /// # Errors
+    /// The payload log could not be written, or a mapped file could not be read.
     pub fn finish(&mut self) -> Result<Recording, Error> {
         for node in self.mapped_files.iter().map(|(node, _)| *node).collect::<Vec<_>>() {
             self.record_mapped_changes(node);
         }
         self.mapped_files.clear();
         for pipe in self.partial_lines.keys().copied().collect::<Vec<_>>() {
-            let rest = self.partial_lines.remove(&pipe).unwrap_or_default();
-            if !rest.is_empty() {
-                self.record_line(pipe, &rest);
+            let last_line = self.partial_lines.remove(&pipe).unwrap_or_default();
+            if !last_line.is_empty() {
+                self.record_line(pipe, &last_line);
             }
         }
         self.payload_log.flush()?;
@@ -158,20 +168,20 @@ impl OpRecorder {
         }
     }
 
-    /// What is to be done when the target must be killed.
-    pub fn set_kill_target(&mut self, strike: Box<dyn FnMut() + Send>) {
-        self.kill_target = strike;
+    /// Sets what kills the target when a decision requires it.
+    pub fn set_kill_target(&mut self, kill_target: Box<dyn FnMut() + Send>) {
+        self.kill_target = kill_target;
     }
 
-    fn push_op(&mut self, what: OpEffect, text: String) {
-        self.recording.ops.push(Op { effect: what, text });
+    fn push_op(&mut self, effect: OpEffect, text: String) {
+        self.recording.ops.push(Op { effect, text });
     }
 
     fn display_path(&self, node: NodeId) -> String {
         self.relative_path(&self.recording.path_of(node, self.recording.ops.len()))
     }
 
-    /// A path without the watched folder in front of it, where there is only one.
+    /// With a single watched directory, the path below it; with several, the whole path.
     fn relative_path(&self, path: &Path) -> String {
         let short = match &self.recording.roots[..] {
             [root] => path.strip_prefix(root).unwrap_or(path),
@@ -180,19 +190,18 @@ impl OpRecorder {
         if short.as_os_str().is_empty() { ".".into() } else { short.display().to_string() }
     }
 
-    fn directory_of(&mut self, place: &DirectoryEntry) -> Option<NodeId> {
-        let dir = self.node_by_key.get(&place.dir).copied();
+    fn directory_of(&mut self, entry: &DirectoryEntry) -> Option<NodeId> {
+        let dir = self.node_by_file_id.get(&entry.dir).copied();
         self.recording.gaps.unknown_files += u64::from(dir.is_none());
         dir
     }
 
-    fn known_node(&mut self, key: FileId) -> Option<NodeId> {
-        let node = self.node_by_key.get(&key).copied();
+    fn known_node(&mut self, file_id: FileId) -> Option<NodeId> {
+        let node = self.node_by_file_id.get(&file_id).copied();
         self.recording.gaps.unknown_files += u64::from(node.is_none());
         node
     }
 
-    /// Changes names, in the tree and in the recording.
     fn change_names(&mut self, changes: Vec<NameChange>, text: String) {
         for change in &changes {
             let names = self.names.entry(change.dir).or_default();
@@ -204,16 +213,16 @@ impl OpRecorder {
         self.push_op(OpEffect::NameChanges(changes), text);
     }
 
-    fn set_name(&mut self, place: &DirectoryEntry, node: NodeId, text: &str) {
-        let Some(dir) = self.directory_of(place) else { return };
-        let text = format!("{text}({})", self.relative_path(&place.path));
-        self.change_names(vec![NameChange { dir, name: place.name.clone(), node: Some(node) }], text);
+    fn set_name(&mut self, entry: &DirectoryEntry, node: NodeId, call: &str) {
+        let Some(dir) = self.directory_of(entry) else { return };
+        let text = format!("{call}({})", self.relative_path(&entry.path));
+        self.change_names(vec![NameChange { dir, name: entry.name.clone(), node: Some(node) }], text);
     }
 
-    fn remove_name(&mut self, place: &DirectoryEntry, text: &str) {
-        let Some(dir) = self.directory_of(place) else { return };
-        let text = format!("{text}({})", self.relative_path(&place.path));
-        self.change_names(vec![NameChange { dir, name: place.name.clone(), node: None }], text);
+    fn remove_name(&mut self, entry: &DirectoryEntry, call: &str) {
+        let Some(dir) = self.directory_of(entry) else { return };
+        let text = format!("{call}({})", self.relative_path(&entry.path));
+        self.change_names(vec![NameChange { dir, name: entry.name.clone(), node: None }], text);
     }
 
     fn node_at(&self, dir: NodeId, name: &OsString) -> Option<NodeId> {
@@ -228,42 +237,42 @@ impl OpRecorder {
         };
         self.record_mapped_changes(node);
         let other = if exchanged { self.node_at(to_dir, &to.name) } else { None };
-        let change = |dir, place: &DirectoryEntry, node| NameChange { dir, name: place.name.clone(), node };
+        let change = |dir, entry: &DirectoryEntry, node| NameChange { dir, name: entry.name.clone(), node };
         let changes = vec![change(to_dir, to, Some(node)), change(from_dir, from, other)];
-        let word = if exchanged { "exchange" } else { "rename" };
-        let text = format!("{word}({}, {})", self.relative_path(&from.path), self.relative_path(&to.path));
+        let call = if exchanged { "exchange" } else { "rename" };
+        let text = format!("{call}({}, {})", self.relative_path(&from.path), self.relative_path(&to.path));
         self.change_names(changes, text);
     }
 
-    fn record_write(&mut self, node: NodeId, offset: u64, bytes: u64, word: &str) {
-        let at = self.deduplicated_offset(bytes);
-        let landmarks = format_boundaries(offset, &self.payload_head);
-        if !landmarks.is_empty() {
-            self.recording.format_boundaries.insert(self.recording.ops.len() as u32, landmarks);
+    fn record_write(&mut self, node: NodeId, offset: u64, len_bytes: u64, call: &str) {
+        let payload_offset = self.dedup_offset(len_bytes);
+        let boundaries = format_boundaries(offset, &self.payload_head);
+        if !boundaries.is_empty() {
+            self.recording.format_boundaries.insert(self.recording.ops.len() as u32, boundaries);
         }
-        self.contents.entry(node).or_default().put(offset, bytes, ByteSource::PayloadLog(at));
-        let text = format!("{word}({}, {bytes} bytes at {offset})", self.display_path(node));
-        self.push_op(OpEffect::Write { node, offset, len_bytes: bytes, payload_offset: at }, text);
+        self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::PayloadLog(payload_offset));
+        let text = format!("{call}({}, {len_bytes} bytes at {offset})", self.display_path(node));
+        self.push_op(OpEffect::Write { node, offset, len_bytes, payload_offset }, text);
     }
 
-    /// Equal bytes have one place on the tape: small payloads are looked for among the earlier ones.
-    fn deduplicated_offset(&mut self, bytes: u64) -> u64 {
-        if bytes as usize == self.payload_head.len() {
+    /// The offset of the current payload in the payload log: that of an earlier, equal payload, if small.
+    fn dedup_offset(&mut self, len_bytes: u64) -> u64 {
+        if len_bytes as usize == self.payload_head.len() {
             let digest = *blake3::hash(&self.payload_head).as_bytes();
             return *self.offset_by_digest.entry(digest).or_insert(self.payload_start);
         }
         self.payload_start
     }
 
-    fn record_resize(&mut self, node: NodeId, size: u64, text: String) {
-        self.contents.entry(node).or_default().resize(size);
-        self.push_op(OpEffect::Resize { node, size_bytes: size }, text);
+    fn record_resize(&mut self, node: NodeId, size_bytes: u64, text: String) {
+        self.contents.entry(node).or_default().resize(size_bytes);
+        self.push_op(OpEffect::Resize { node, size_bytes }, text);
     }
 
-    /// What a mapping has changed since the content was last known becomes writes.
+    /// Records what a shared mapping has changed since the last look, as writes.
     fn record_mapped_changes(&mut self, node: NodeId) {
-        let Some(at) = self.mapped_files.iter().position(|(of, _)| *of == node) else { return };
-        let Ok(file) = self.mapped_files[at].1.try_clone().map(File::from) else { return };
+        let Some(index) = self.mapped_files.iter().position(|(mapped, _)| *mapped == node) else { return };
+        let Ok(file) = self.mapped_files[index].1.try_clone().map(File::from) else { return };
         if let Err(error) = self.record_differences(node, &file) {
             self.failure.get_or_insert(error);
         }
@@ -271,49 +280,49 @@ impl OpRecorder {
 
     fn record_differences(&mut self, node: NodeId, file: &File) -> Result<(), Error> {
         self.payload_log.flush()?;
-        let known = self.contents.entry(node).or_default().clone();
-        let mut before = tempfile::tempfile()?;
-        let view = Recording { ops: Vec::new(), nodes: Vec::new(), ..self.recording.clone() };
-        known.write_to(&mut super::content::ContentReader::new(&view)?, &mut before)?;
+        let known_content = self.contents.entry(node).or_default().clone();
+        let mut known_file = tempfile::tempfile()?;
+        let payloads_only = Recording { ops: Vec::new(), nodes: Vec::new(), ..self.recording.clone() };
+        known_content.write_to(&mut super::content::ContentReader::new(&payloads_only)?, &mut known_file)?;
         let (mut old, mut new, mut offset) = ([0; 4096], [0; 4096], 0);
         loop {
-            let read = file.read_at(&mut new, offset)?;
-            if read == 0 {
+            let new_len = file.read_at(&mut new, offset)?;
+            if new_len == 0 {
                 return Ok(());
             }
-            let had = before.read_at(&mut old, offset)?;
-            if old[..had.min(read)] != new[..had.min(read)] || had < read {
+            let old_len = known_file.read_at(&mut old, offset)?;
+            if old[..old_len.min(new_len)] != new[..old_len.min(new_len)] || old_len < new_len {
                 self.begin_payload();
-                self.on_payload(&new[..read]);
-                self.record_write(node, offset, read as u64, "mapped-write");
+                self.on_payload(&new[..new_len]);
+                self.record_write(node, offset, new_len as u64, "mapped-write");
             }
-            offset += read as u64;
+            offset += new_len as u64;
         }
     }
 
     fn begin_payload(&mut self) {
-        self.payload_start = self.payload_log_len_bytes;
+        self.payload_start = self.payload_log_len;
         self.payload_head.clear();
     }
 
     fn record_line(&mut self, pipe: FileId, line: &[u8]) {
-        let own = self.output_pipes.contains(&pipe);
+        let on_stdio = self.output_pipes.contains(&pipe);
         let line = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE_BYTES)]).trim_end().to_owned();
-        if !own && !self.internal_pattern.as_ref().is_some_and(|inner| inner.is_match(&line)) {
+        if !on_stdio && !self.internal_pattern.as_ref().is_some_and(|pattern| pattern.is_match(&line)) {
             return;
         }
-        let step = self
+        let saved_step = self
             .saved_pattern
             .as_ref()
-            .filter(|_| own)
-            .and_then(|saved| saved.captures(&line))
-            .and_then(|found| found.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
-        let text = format!("said({line})");
-        self.push_op(OpEffect::Output { line, saved_step: step, on_stdio: own }, text);
+            .filter(|_| on_stdio)
+            .and_then(|pattern| pattern.captures(&line))
+            .and_then(|captures| captures.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
+        let text = format!("output({line})");
+        self.push_op(OpEffect::Output { line, saved_step, on_stdio }, text);
     }
 
     fn record_output(&mut self, pipe: FileId) {
-        // Not part of any file: off the tape again.
+        // The bytes stay in the payload log, but no operation refers to them: they are part of no file.
         let mut text = self.partial_lines.remove(&pipe).unwrap_or_default();
         text.extend_from_slice(&self.payload_head);
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
@@ -324,20 +333,20 @@ impl OpRecorder {
         self.partial_lines.insert(pipe, text);
     }
 
-    fn record_open(&mut self, place: &DirectoryEntry, key: FileId, created: bool, truncated: bool) {
+    fn record_open(&mut self, entry: &DirectoryEntry, file_id: FileId, created: bool, truncated: bool) {
         if created {
-            let node = self.add_node(key, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
-            self.set_name(place, node, "create");
-        } else if truncated && let Some(node) = self.known_node(key) {
+            let node = self.add_node(file_id, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+            self.set_name(entry, node, "create");
+        } else if truncated && let Some(node) = self.known_node(file_id) {
             let text = format!("truncate({}, 0)", self.display_path(node));
             self.record_resize(node, 0, text);
         }
     }
 
-    fn record_sync(&mut self, key: FileId, data_only: bool, word: &str) {
-        let Some(node) = self.known_node(key) else { return };
+    fn record_sync(&mut self, file_id: FileId, data_only: bool, call: &str) {
+        let Some(node) = self.known_node(file_id) else { return };
         self.record_mapped_changes(node);
-        let text = format!("{word}({})", self.display_path(node));
+        let text = format!("{call}({})", self.display_path(node));
         self.push_op(OpEffect::Sync { node, data_only }, text);
     }
 }
@@ -354,19 +363,19 @@ impl CallHandler for OpRecorder {
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
-        if (self.payload_head.len() as u64) == self.payload_log_len_bytes - self.payload_start
-            && self.payload_head.len() + bytes.len() <= MAX_DEDUPLICATED_BYTES
+        if (self.payload_head.len() as u64) == self.payload_log_len - self.payload_start
+            && self.payload_head.len() + bytes.len() <= MAX_DEDUP_BYTES
         {
             self.payload_head.extend_from_slice(bytes);
         }
         if let Err(error) = self.payload_log.write_all(bytes) {
             self.failure.get_or_insert(error);
         }
-        self.payload_log_len_bytes += bytes.len() as u64;
+        self.payload_log_len += bytes.len() as u64;
     }
 
-    fn on_effect(&mut self, done: CallEffect) {
-        self.record_effect(done);
+    fn on_effect(&mut self, effect: CallEffect) {
+        self.record_effect(effect);
         self.begin_payload();
     }
 
@@ -388,74 +397,74 @@ impl CallHandler for OpRecorder {
 }
 
 impl OpRecorder {
-    fn record_effect(&mut self, done: CallEffect) {
-        match done {
-            CallEffect::Opened { entry: place, file_id: node, created, truncated } => {
-                self.record_open(&place, node, created, truncated)
+    fn record_effect(&mut self, effect: CallEffect) {
+        match effect {
+            CallEffect::Opened { entry, file_id, created, truncated } => {
+                self.record_open(&entry, file_id, created, truncated)
             }
-            // Anew even where the number is known: that file is gone.
-            CallEffect::CreatedUnnamed { file_id: node } => {
-                self.add_node(node, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+            // Always a new node: if the inode number is known, it belonged to a file that no longer exists.
+            CallEffect::CreatedUnnamed { file_id } => {
+                self.add_node(file_id, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
             }
-            CallEffect::Wrote { file_id: node, offset, len_bytes: bytes, synced } => {
-                if let Some(id) = self.known_node(node) {
-                    self.record_write(id, offset, bytes, "write");
+            CallEffect::Wrote { file_id, offset, len_bytes, synced } => {
+                if let Some(node) = self.known_node(file_id) {
+                    self.record_write(node, offset, len_bytes, "write");
                 }
                 if synced {
-                    self.record_sync(node, true, "fdatasync");
+                    self.record_sync(file_id, true, "fdatasync");
                 }
             }
-            CallEffect::Truncated { file_id: node, size_bytes: size } => {
-                if let Some(id) = self.known_node(node) {
-                    let text = format!("truncate({}, {size})", self.display_path(id));
-                    self.record_resize(id, size, text);
+            CallEffect::Truncated { file_id, size_bytes } => {
+                if let Some(node) = self.known_node(file_id) {
+                    let text = format!("truncate({}, {size_bytes})", self.display_path(node));
+                    self.record_resize(node, size_bytes, text);
                 }
             }
-            CallEffect::Allocated { file_id: node, size_bytes: size, zeroed } => {
-                let Some(id) = self.known_node(node) else { return };
-                if let Some((offset, bytes)) = zeroed {
-                    self.contents.entry(id).or_default().put(offset, bytes, ByteSource::Zeroes);
-                    let text = format!("punch({}, {bytes} bytes at {offset})", self.display_path(id));
-                    self.push_op(OpEffect::Zero { node: id, offset, len_bytes: bytes }, text);
+            CallEffect::Allocated { file_id, size_bytes, zeroed } => {
+                let Some(node) = self.known_node(file_id) else { return };
+                if let Some((offset, len_bytes)) = zeroed {
+                    self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::Zeroes);
+                    let text = format!("punch({}, {len_bytes} bytes at {offset})", self.display_path(node));
+                    self.push_op(OpEffect::Zero { node, offset, len_bytes }, text);
                 }
-                if self.contents.entry(id).or_default().len() != size {
-                    let text = format!("allocate({}, {size})", self.display_path(id));
-                    self.record_resize(id, size, text);
+                if self.contents.entry(node).or_default().len() != size_bytes {
+                    let text = format!("allocate({}, {size_bytes})", self.display_path(node));
+                    self.record_resize(node, size_bytes, text);
                 }
             }
             CallEffect::Renamed { from, to, exchanged } => self.record_rename(&from, &to, exchanged),
-            CallEffect::Linked { file_id: node, entry: place } => {
-                if let Some(id) = self.known_node(node) {
-                    self.set_name(&place, id, "link");
+            CallEffect::Linked { file_id, entry } => {
+                if let Some(node) = self.known_node(file_id) {
+                    self.set_name(&entry, node, "link");
                 }
             }
-            CallEffect::Symlinked { file_id: node, entry: place, link_text: text } => {
-                let id = self.add_node(node, FileNode::Symlink { target: text });
-                self.set_name(&place, id, "symlink");
+            CallEffect::Symlinked { file_id, entry, link_text } => {
+                let node = self.add_node(file_id, FileNode::Symlink { target: link_text });
+                self.set_name(&entry, node, "symlink");
             }
-            CallEffect::Unlinked { entry: place } => self.remove_name(&place, "unlink"),
-            CallEffect::CreatedDir { file_id: node, entry: place } => {
-                let id = self.add_node(node, FileNode::Directory { mode: 0o755 });
-                self.names.insert(id, BTreeMap::new());
-                self.set_name(&place, id, "mkdir");
+            CallEffect::Unlinked { entry } => self.remove_name(&entry, "unlink"),
+            CallEffect::CreatedDir { file_id, entry } => {
+                let node = self.add_node(file_id, FileNode::Directory { mode: 0o755 });
+                self.names.insert(node, BTreeMap::new());
+                self.set_name(&entry, node, "mkdir");
             }
-            CallEffect::RemovedDir { entry: place } => self.remove_name(&place, "rmdir"),
-            CallEffect::Synced { file_id: node, data_only } => {
-                self.record_sync(node, data_only, if data_only { "fdatasync" } else { "fsync" });
+            CallEffect::RemovedDir { entry } => self.remove_name(&entry, "rmdir"),
+            CallEffect::Synced { file_id, data_only } => {
+                self.record_sync(file_id, data_only, if data_only { "fdatasync" } else { "fsync" });
             }
             CallEffect::SyncedAll => self.push_op(OpEffect::SyncAll, "sync()".into()),
-            CallEffect::Mapped { file_id: node, file } => self.record_mapping(node, file),
+            CallEffect::Mapped { file_id, file } => self.record_mapping(file_id, file),
             CallEffect::OutputWritten { pipe } => self.record_output(pipe),
-            CallEffect::Refused { feature: what } => self.recording.gaps.refused_calls.push(what.into()),
+            CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
             CallEffect::OpenedOutside { path } => self.record_outside_write(path),
-            // A recording changes nothing.
+            // The recorder never decides to swap a file.
             CallEffect::Swapped { .. } => {}
         }
     }
 
-    fn record_mapping(&mut self, key: FileId, file: OwnedFd) {
-        if let Some(node) = self.known_node(key)
-            && self.mapped_files.iter().all(|(of, _)| *of != node)
+    fn record_mapping(&mut self, file_id: FileId, file: OwnedFd) {
+        if let Some(node) = self.known_node(file_id)
+            && self.mapped_files.iter().all(|(mapped, _)| *mapped != node)
         {
             let path = self.recording.path_of(node, self.recording.ops.len());
             self.recording.gaps.mapped_paths.push(path);
@@ -464,21 +473,22 @@ impl OpRecorder {
     }
 
     fn record_outside_write(&mut self, path: PathBuf) {
-        let dull = path.starts_with("/dev") || path.starts_with("/proc");
-        let outside = &mut self.recording.gaps.outside_paths;
-        if !dull
-            && outside.len() < MAX_OUTSIDE_PATHS
-            && !outside.contains(&path)
+        let is_ignored = path.starts_with("/dev") || path.starts_with("/proc");
+        let outside_paths = &mut self.recording.gaps.outside_paths;
+        if !is_ignored
+            && outside_paths.len() < MAX_OUTSIDE_PATHS
+            && !outside_paths.contains(&path)
             && !path.as_os_str().as_bytes().is_empty()
         {
-            outside.push(path);
+            outside_paths.push(path);
         }
     }
 }
 
-fn metadata_key(facts: &std::fs::Metadata) -> FileId {
-    let dev = facts.dev();
-    FileId { dev: u64::from(device_major(dev)) << 32 | u64::from(device_minor(dev)), ino: facts.ino() }
+/// Identifies a file as the gate does.
+fn file_id_of(metadata: &std::fs::Metadata) -> FileId {
+    let dev = metadata.dev();
+    FileId { dev: u64::from(device_major(dev)) << 32 | u64::from(device_minor(dev)), ino: metadata.ino() }
 }
 
 fn device_major(dev: u64) -> u32 {

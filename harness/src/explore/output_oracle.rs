@@ -1,4 +1,4 @@
-//! What a recovery did with a state, judged from what it said and how it ended. Pure.
+//! Judges a recovery by its output and its exit status. Pure; does not know how the recovery was run.
 
 use std::collections::BTreeMap;
 
@@ -8,184 +8,200 @@ use scenarios::Outcome;
 use super::recording::{Op, OpEffect, Recording};
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
-/// By what a target is judged.
+/// The patterns by which the output of a target is judged. Each is applied line by line.
 #[derive(Debug, Clone, Default)]
 pub struct OutputOracle {
-    /// With a group `step`; says that this step is durable now.
+    /// A line that acknowledges a step as durable; with a group `step`.
     pub saved: Option<Regex>,
-    /// With a group `step`; says where it goes on from.
+    /// A line that reports the step that a recovery resumed from; with a group `step`.
     pub resumed: Option<Regex>,
-    /// With a group `step`; says that this step was trained.
+    /// A line that reports a trained step; with a group `step`.
     pub step: Option<Regex>,
-    /// One group: a value that must be the undisturbed run's at the end.
+    /// A line with one group: a value that must be the same at the end as in the baseline run.
     pub same: Option<Regex>,
-    /// With groups `step` and `value`: what a step consumed, such as a digest of its batch.
+    /// A line that reports what a step consumed, such as a digest of its batch; with groups `step` and
+    /// `value`.
     pub consumed: Option<Regex>,
-    /// Exit codes of a documented refusal.
+    /// Exit codes by which the target refuses to resume, as documented.
     pub refused_exits: Vec<i32>,
 }
 
-/// What the undisturbed run came to.
+/// The values of the baseline run with which recoveries are compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaselineValues {
+    /// The last value that the pattern `same` found.
     pub final_value: Option<String>,
-    /// By step.
+    /// What each step consumed.
     pub consumed: BTreeMap<u64, String>,
 }
 
-/// What was found out about one state.
+/// What the recovery from one crash state did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoveryResult {
+    /// How it ended. `None`: it exceeded its time limit.
     pub ended: Option<ProcessExit>,
+    /// The step that it reported to resume from.
     pub resumed_step: Option<u64>,
-    /// The first one that it trained.
+    /// The first step that it trained.
     pub first_step: Option<u64>,
+    /// The last value that the pattern `same` found.
     pub final_value: Option<String>,
-    /// Steps with what they consumed.
+    /// What each step consumed, in the order of the output.
     pub consumed: Vec<(u64, String)>,
-    /// None: there is no check.
+    /// How the check ended. `None`: no check was run.
     pub check_ended: Option<ProcessExit>,
-    /// The last words of what went wrong, if something did.
+    /// The line of the output that best explains the result; it may be empty.
     pub message: String,
 }
 
 impl OutputOracle {
-    pub fn observe(&self, called: &CompletedCommand, check: Option<&CompletedCommand>) -> RecoveryResult {
-        let both = format!("{}\n{}", called.stdout, called.stderr);
-        let first = |pattern: &Option<Regex>| {
-            let found = both.lines().find_map(|line| pattern.as_ref()?.captures(line))?;
-            Some(found.name("step").map_or(Ok(0), |step| step.as_str().parse()).unwrap_or(0))
+    /// Reads what a recovery and its check printed.
+    pub fn observe(&self, recovery: &CompletedCommand, check: Option<&CompletedCommand>) -> RecoveryResult {
+        let output = format!("{}\n{}", recovery.stdout, recovery.stderr);
+        let first_step_of = |pattern: &Option<Regex>| {
+            let captures = output.lines().find_map(|line| pattern.as_ref()?.captures(line))?;
+            Some(captures.name("step").map_or(Ok(0), |step| step.as_str().parse()).unwrap_or(0))
         };
-        let check_failed = check.filter(|check| check.exit != Some(ProcessExit::Exited(0)));
-        let words = check_failed.map_or_else(|| error_line(called), error_line);
+        let failed_check = check.filter(|check| check.exit != Some(ProcessExit::Exited(0)));
+        let message = failed_check.map_or_else(|| error_line(recovery), error_line);
         RecoveryResult {
-            ended: called.exit,
-            resumed_step: first(&self.resumed),
-            first_step: first(&self.step),
-            final_value: self.final_value(&both),
-            consumed: self.consumed(&both),
+            ended: recovery.exit,
+            resumed_step: first_step_of(&self.resumed),
+            first_step: first_step_of(&self.step),
+            final_value: self.final_value(&output),
+            consumed: self.consumed(&output),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
-            message: words,
+            message,
         }
     }
 
-    /// What was consumed, step by step.
+    /// What each step consumed, in the order of the output.
     pub fn consumed(&self, text: &str) -> Vec<(u64, String)> {
         let Some(pattern) = &self.consumed else { return Vec::new() };
-        let found = text.lines().filter_map(|line| pattern.captures(line));
-        found
-            .filter_map(|found| {
-                let step = found.name("step")?.as_str().parse().ok()?;
-                Some((step, found.name("value")?.as_str().to_owned()))
+        let matches = text.lines().filter_map(|line| pattern.captures(line));
+        matches
+            .filter_map(|captures| {
+                let step = captures.name("step")?.as_str().parse().ok()?;
+                Some((step, captures.name("value")?.as_str().to_owned()))
             })
             .collect()
     }
 
-    /// A step that did not consume what it did undisturbed: samples were repeated or skipped.
+    /// The first step that consumed something else than in the baseline run: samples were repeated or
+    /// skipped.
     fn first_divergence(
         &self,
-        found: &RecoveryResult,
-        expected: &BTreeMap<u64, String>,
+        result: &RecoveryResult,
+        baseline: &BTreeMap<u64, String>,
     ) -> Option<(u64, String)> {
-        let strays = |(step, value): &&(u64, String)| expected.get(step).is_some_and(|was| was != value);
-        found.consumed.iter().find(strays).cloned()
+        let diverges =
+            |(step, value): &&(u64, String)| baseline.get(step).is_some_and(|expected| expected != value);
+        result.consumed.iter().find(diverges).cloned()
     }
 
-    /// Where it ended well, and yet not as undisturbed, the words say so.
+    /// Replaces the message where the recovery ended with exit code 0, but not as the baseline run.
     pub(super) fn with_explanation(
         &self,
-        found: RecoveryResult,
-        expected: &BaselineValues,
+        result: RecoveryResult,
+        baseline: &BaselineValues,
     ) -> RecoveryResult {
-        let words = match (
-            self.first_divergence(&found, &expected.consumed),
-            &found.final_value,
-            &expected.final_value,
+        let message = match (
+            self.first_divergence(&result, &baseline.consumed),
+            &result.final_value,
+            &baseline.final_value,
         ) {
-            _ if found.ended != Some(ProcessExit::Exited(0)) => None,
+            _ if result.ended != Some(ProcessExit::Exited(0)) => None,
             (Some((step, value)), ..) => {
-                let was = &expected.consumed[&step];
-                Some(format!("step {step} consumed `{value}`, and undisturbed `{was}`"))
+                let expected = &baseline.consumed[&step];
+                Some(format!("step {step} consumed `{value}`, but `{expected}` in the baseline run"))
             }
-            (None, Some(same), Some(was)) if same != was => {
-                Some(format!("ended with `{same}`, and undisturbed with `{was}`"))
+            (None, Some(value), Some(expected)) if value != expected => {
+                Some(format!("ended with `{value}`, but with `{expected}` in the baseline run"))
             }
             _ => None,
         };
-        RecoveryResult { message: words.unwrap_or(found.message), ..found }
+        RecoveryResult { message: message.unwrap_or(result.message), ..result }
     }
 
-    /// The last value that `same` finds.
+    /// The last value that the pattern `same` finds.
     pub fn final_value(&self, text: &str) -> Option<String> {
         let pattern = self.same.as_ref()?;
-        let found = text.lines().rev().find_map(|line| pattern.captures(line))?;
-        let group = found.name("value").or_else(|| found.get(1)).or_else(|| found.get(0))?;
+        let captures = text.lines().rev().find_map(|line| pattern.captures(line))?;
+        let group = captures.name("value").or_else(|| captures.get(1)).or_else(|| captures.get(0))?;
         Some(group.as_str().to_owned())
     }
 
-    /// What had been found before the crash stands, where the recovery found nothing left to do.
+    /// Takes the final value from the output before the crash if the recovery printed none: it may have found
+    /// nothing left to do.
     pub(super) fn with_value_before_crash(
         &self,
-        found: RecoveryResult,
+        result: RecoveryResult,
         recording: &Recording,
-        k: usize,
+        op_count: usize,
     ) -> RecoveryResult {
-        if found.final_value.is_some() || self.same.is_none() {
-            return found;
+        if result.final_value.is_some() || self.same.is_none() {
+            return result;
         }
         let value = |op: &Op| match &op.effect {
             OpEffect::Output { line, on_stdio: true, .. } => self.final_value(line),
             _ => None,
         };
-        let same = recording.ops[..k].iter().rev().find_map(value);
-        RecoveryResult { final_value: same, ..found }
+        let final_value = recording.ops[..op_count].iter().rev().find_map(value);
+        RecoveryResult { final_value, ..result }
     }
 
-    /// `promised`: the newest step that had been called saved.
+    /// The outcome of a recovery. `acknowledged`: the acknowledged step at the crash point.
     pub fn judge(
         &self,
-        found: &RecoveryResult,
-        promised: Option<u64>,
-        undisturbed: &BaselineValues,
+        result: &RecoveryResult,
+        acknowledged: Option<u64>,
+        baseline: &BaselineValues,
     ) -> Outcome {
-        match found.ended {
+        match result.ended {
             None => return Outcome::Hung,
             Some(ProcessExit::Exited(0)) => {}
             Some(ProcessExit::Exited(code)) if self.refused_exits.contains(&code) => return Outcome::Refused,
             Some(_) => return Outcome::Crashed,
         }
-        if found.check_ended.is_some_and(|check| check != ProcessExit::Exited(0)) {
+        if result.check_ended.is_some_and(|check| check != ProcessExit::Exited(0)) {
             return Outcome::Corrupt;
         }
-        if self.first_divergence(found, &undisturbed.consumed).is_some() {
+        if self.first_divergence(result, &baseline.consumed).is_some() {
             return Outcome::Corrupt;
         }
-        if self.same.is_some() && found.final_value != undisturbed.final_value {
+        if self.same.is_some() && result.final_value != baseline.final_value {
             return Outcome::Corrupt;
         }
-        let Some(promised) = promised.filter(|_| self.resumed.is_some()) else { return Outcome::Recovered };
-        // Without a word on where it goes on from, the first step that it trains tells; none: nothing was left to do.
-        let resumed = match (found.resumed_step, &self.step) {
-            (None, Some(_)) => found.first_step.map_or(Some(promised), |step| step.checked_sub(1)),
+        let Some(acknowledged) = acknowledged.filter(|_| self.resumed.is_some()) else {
+            return Outcome::Recovered;
+        };
+        // Without a line about resuming, the first trained step shows it. No trained step: nothing was left
+        // to do.
+        let resumed = match (result.resumed_step, &self.step) {
+            (None, Some(_)) => result.first_step.map_or(Some(acknowledged), |step| step.checked_sub(1)),
             (resumed, _) => resumed,
         };
         match resumed {
-            None | Some(0) if promised > 0 => Outcome::Restarted,
-            Some(step) if step < promised => Outcome::LostWork,
+            None | Some(0) if acknowledged > 0 => Outcome::Restarted,
+            Some(step) if step < acknowledged => Outcome::LostWork,
             _ => Outcome::Recovered,
         }
     }
 }
 
-/// The line that says most: what a panic said, or the last line of standard error, or of standard output.
-fn error_line(called: &CompletedCommand) -> String {
-    let lines: Vec<&str> = called.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let panic = lines.iter().rposition(|line| line.contains("panicked at")).map(|at| at + 1);
-    let last =
+/// The line that best explains a failure: the message of a Rust panic, else the last line of standard error,
+/// else of standard output.
+fn error_line(completed: &CompletedCommand) -> String {
+    let lines: Vec<&str> = completed.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let panic_message = lines.iter().rposition(|line| line.contains("panicked at")).map(|index| index + 1);
+    let last_line =
         |text: &str| text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
-    let words = panic.and_then(|at| lines.get(at).map(|line| (*line).to_owned()));
-    let words = words.or_else(|| last(&called.stderr)).or_else(|| last(&called.stdout)).unwrap_or_default();
-    words.chars().take(300).collect()
+    let line = panic_message.and_then(|index| lines.get(index).map(|line| (*line).to_owned()));
+    let line = line
+        .or_else(|| last_line(&completed.stderr))
+        .or_else(|| last_line(&completed.stdout))
+        .unwrap_or_default();
+    line.chars().take(300).collect()
 }
 
 #[cfg(test)]
@@ -209,51 +225,47 @@ mod tests {
         BaselineValues { final_value: Some("abc".into()), consumed: consumed.into() }
     }
 
-    fn check(stdout: &str, ended: Option<ProcessExit>, outcome: Outcome) {
-        let called = CompletedCommand {
-            exit: ended,
-            stdout: stdout.into(),
-            stderr: String::new(),
-            left_processes: false,
-        };
-        let found = oracle().observe(&called, None);
-        assert_eq!(oracle().judge(&found, Some(10), &baseline()), outcome, "{stdout}");
+    fn check(stdout: &str, exit: Option<ProcessExit>, outcome: Outcome) {
+        let completed =
+            CompletedCommand { exit, stdout: stdout.into(), stderr: String::new(), left_processes: false };
+        let result = oracle().observe(&completed, None);
+        assert_eq!(oracle().judge(&result, Some(10), &baseline()), outcome, "{stdout}");
     }
 
     #[test]
-    fn each_ending_has_its_outcome() {
-        let good = Some(ProcessExit::Exited(0));
-        check("resumed 10\nsum abc", good, Outcome::Recovered);
-        check("resumed 5\nsum abc", good, Outcome::LostWork);
-        check("sum abc", good, Outcome::Restarted);
-        check("resumed 0\nsum abc", good, Outcome::Restarted);
-        check("resumed 10\nsum abd", good, Outcome::Corrupt);
-        check("resumed 10", good, Outcome::Corrupt);
+    fn each_exit_and_output_gives_its_outcome() {
+        let success = Some(ProcessExit::Exited(0));
+        check("resumed 10\nsum abc", success, Outcome::Recovered);
+        check("resumed 5\nsum abc", success, Outcome::LostWork);
+        check("sum abc", success, Outcome::Restarted);
+        check("resumed 0\nsum abc", success, Outcome::Restarted);
+        check("resumed 10\nsum abd", success, Outcome::Corrupt);
+        check("resumed 10", success, Outcome::Corrupt);
         check("", Some(ProcessExit::Exited(12)), Outcome::Refused);
         check("", Some(ProcessExit::Exited(1)), Outcome::Crashed);
         check("", Some(ProcessExit::Signalled(11)), Outcome::Crashed);
         check("", None, Outcome::Hung);
-        check("resumed 10\nstep 11 batch b11\nstep 12 batch b12\nsum abc", good, Outcome::Recovered);
-        check("resumed 10\nstep 11 batch b12\nsum abc", good, Outcome::Corrupt);
+        check("resumed 10\nstep 11 batch b11\nstep 12 batch b12\nsum abc", success, Outcome::Recovered);
+        check("resumed 10\nstep 11 batch b12\nsum abc", success, Outcome::Corrupt);
     }
 
     #[test]
-    fn where_steps_are_told_a_silent_start_from_scratch_is_known_from_one_with_nothing_to_do() {
-        let ear = OutputOracle { step: Regex::new(r"^step (?<step>\d+)").ok(), ..oracle() };
-        let of = |stdout: &str| {
-            let ended = Some(ProcessExit::Exited(0));
-            let called = CompletedCommand {
-                exit: ended,
+    fn with_a_step_pattern_a_silent_restart_differs_from_a_finished_run() {
+        let oracle = OutputOracle { step: Regex::new(r"^step (?<step>\d+)").ok(), ..oracle() };
+        let outcome = |stdout: &str| {
+            let exit = Some(ProcessExit::Exited(0));
+            let completed = CompletedCommand {
+                exit,
                 stdout: stdout.into(),
                 stderr: String::new(),
                 left_processes: false,
             };
-            ear.judge(&ear.observe(&called, None), Some(10), &baseline())
+            oracle.judge(&oracle.observe(&completed, None), Some(10), &baseline())
         };
-        assert_eq!(of("sum abc"), Outcome::Recovered);
-        assert_eq!(of("step 11\nsum abc"), Outcome::Recovered);
-        assert_eq!(of("step 6\nsum abc"), Outcome::LostWork);
-        assert_eq!(of("step 1\nsum abc"), Outcome::Restarted);
-        assert_eq!(of("resumed 10\nstep 11\nsum abc"), Outcome::Recovered);
+        assert_eq!(outcome("sum abc"), Outcome::Recovered);
+        assert_eq!(outcome("step 11\nsum abc"), Outcome::Recovered);
+        assert_eq!(outcome("step 6\nsum abc"), Outcome::LostWork);
+        assert_eq!(outcome("step 1\nsum abc"), Outcome::Restarted);
+        assert_eq!(outcome("resumed 10\nstep 11\nsum abc"), Outcome::Recovered);
     }
 }

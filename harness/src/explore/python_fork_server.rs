@@ -1,73 +1,81 @@
-//! A Python command taken apart, so that an interpreter that has imported already can run it. Pure but for a script's first line.
+//! Parses a Python command, so that a fork server with the modules already imported can run it. Reads nothing
+//! but the first line of a script; does not start the server.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The server: see its own first lines.
-const SERVER_SOURCE: &str = include_str!("warm.py");
+/// The program of the fork server. Its first lines describe it.
+const SERVER_SOURCE: &str = include_str!("python_fork_server.py");
 
-/// What a Python command runs.
+/// A Python command in parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PythonCommand {
-    /// Interpreter and its options.
+    /// The interpreter and its options.
     interpreter: Vec<OsString>,
-    /// `script`, `module` or `code`; then which; then its arguments.
+    /// What to run: `script`, `module` or `code`; then its path, name or text; then its arguments.
     pub(super) request: Vec<OsString>,
 }
 
 impl PythonCommand {
-    /// None: not a Python command, or one in a form that is not known.
+    /// Parses a command. `path` is the value of `PATH` with which a script is looked up. Returns `None` if
+    /// this is not a Python command, or not one of the supported forms.
     pub(super) fn parse(argv: &[OsString], path: Option<&OsStr>) -> Option<PythonCommand> {
-        let (first, rest) = argv.split_first()?;
-        if is_python(first) {
-            return parse_interpreter_args(first, rest);
+        let (program, arguments) = argv.split_first()?;
+        if is_python(program) {
+            return parse_interpreter_args(program, arguments);
         }
-        let script = find_program(first, path)?;
-        let interpreter = shebang_command(&script)?;
-        let (first, options) = interpreter.split_first()?;
-        if !is_python(first) {
+        let script = find_program(program, path)?;
+        let shebang = shebang_command(&script)?;
+        let (interpreter, options) = shebang.split_first()?;
+        if !is_python(interpreter) {
             return None;
         }
-        let words: Vec<OsString> =
-            options.iter().cloned().chain([script.into()]).chain(rest.iter().cloned()).collect();
-        parse_interpreter_args(first, &words)
+        let arguments: Vec<OsString> =
+            options.iter().cloned().chain([script.into()]).chain(arguments.iter().cloned()).collect();
+        parse_interpreter_args(interpreter, &arguments)
     }
 
-    /// The command that starts the server; `{control}` is for the number of its socket.
+    /// The command that starts the fork server. The sandbox replaces `{control}` by the number of the control
+    /// socket.
     pub(super) fn server_command(&self, modules: &[String]) -> Vec<OsString> {
-        let words = ["-c".into(), SERVER_SOURCE.into(), "{control}".into()];
-        self.interpreter.iter().cloned().chain(words).chain(modules.iter().map(OsString::from)).collect()
+        let server_args = ["-c".into(), SERVER_SOURCE.into(), "{control}".into()];
+        self.interpreter
+            .iter()
+            .cloned()
+            .chain(server_args)
+            .chain(modules.iter().map(OsString::from))
+            .collect()
     }
 }
 
 fn is_python(program: &OsStr) -> bool {
     let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
     let version = name.strip_prefix("python").unwrap_or("no");
-    version.chars().all(|letter| letter.is_ascii_digit() || letter == '.')
+    version.chars().all(|character| character.is_ascii_digit() || character == '.')
 }
 
-fn parse_interpreter_args(first: &OsStr, words: &[OsString]) -> Option<PythonCommand> {
-    let mut interpreter = vec![first.to_owned()];
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let text = word.to_string_lossy();
+fn parse_interpreter_args(program: &OsStr, arguments: &[OsString]) -> Option<PythonCommand> {
+    let mut interpreter = vec![program.to_owned()];
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
         let kind = match text.as_ref() {
             "-c" => "code",
             "-m" => "module",
             "-W" | "-X" => {
-                interpreter.extend([word.clone(), words.next()?.clone()]);
+                interpreter.extend([argument.clone(), arguments.next()?.clone()]);
                 continue;
             }
             option if option.starts_with('-') && option.len() > 1 => {
-                interpreter.push(word.clone());
+                interpreter.push(argument.clone());
                 continue;
             }
             _ => "script",
         };
-        let value = if kind == "script" { word } else { words.next()? };
-        let run = [kind.into(), value.clone()].into_iter().chain(words.cloned()).collect();
-        return Some(PythonCommand { interpreter, request: run });
+        let value = if kind == "script" { argument } else { arguments.next()? };
+        let request = [kind.into(), value.clone()].into_iter().chain(arguments.cloned()).collect();
+        return Some(PythonCommand { interpreter, request });
     }
     None
 }
@@ -76,10 +84,10 @@ fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     if program.as_bytes().contains(&b'/') {
         return Some(program.into());
     }
-    std::env::split_paths(path?).map(|folder| folder.join(program)).find(|file| file.is_file())
+    std::env::split_paths(path?).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// What stands behind `#!`.
+/// The interpreter and its options in the `#!` line of a script, without `env`.
 fn shebang_command(script: &Path) -> Option<Vec<OsString>> {
     use std::io::Read;
     let mut head = Vec::new();
@@ -90,8 +98,8 @@ fn shebang_command(script: &Path) -> Option<Vec<OsString>> {
         .filter(|word| !word.is_empty())
         .map(|word| OsStr::from_bytes(word).to_owned())
         .collect();
-    let env = words.first().is_some_and(|first| first.as_bytes().ends_with(b"/env"));
-    Some(if env { words[1..].to_vec() } else { words })
+    let is_env = words.first().is_some_and(|first| first.as_bytes().ends_with(b"/env"));
+    Some(if is_env { words[1..].to_vec() } else { words })
 }
 
 #[cfg(test)]
@@ -100,13 +108,15 @@ mod tests {
 
     fn check(line: &str, expected: Option<(&str, &str)>) {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        let expected = expected
-            .map(|(interpreter, run)| PythonCommand { interpreter: words(interpreter), request: words(run) });
+        let expected = expected.map(|(interpreter, request)| PythonCommand {
+            interpreter: words(interpreter),
+            request: words(request),
+        });
         assert_eq!(PythonCommand::parse(&words(line), None), expected, "{line}");
     }
 
     #[test]
-    fn python_commands_are_taken_apart_as_the_interpreter_would() {
+    fn python_commands_are_parsed_as_the_interpreter_does() {
         check("python train.py --lr 1", Some(("python", "script train.py --lr 1")));
         check(
             "/v/bin/python3.12 -u -X dev train.py",

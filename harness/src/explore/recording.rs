@@ -1,111 +1,114 @@
-//! One run's file operations as data: names, contents, what was said in between. Knows nothing of how it was recorded.
+//! The file operations of one run as data: names, contents, and the output lines between them. Does not know
+//! how they were recorded.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// A file, folder or link that existed at some time of the recording.
+/// Identifies a file, directory or symbolic link that existed at some point of the recording: an index into
+/// [`Recording::nodes`].
 pub type NodeId = u32;
 
-/// What a node is.
+/// A file, directory or symbolic link. `mode` holds the permission bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileNode {
-    Directory { mode: u32 },
-    File { mode: u32, initial_len_bytes: u64 },
-    Symlink { target: PathBuf },
+    Directory {
+        mode: u32,
+    },
+    /// Its length before the recording; 0 if it did not exist.
+    File {
+        mode: u32,
+        initial_len_bytes: u64,
+    },
+    Symlink {
+        target: PathBuf,
+    },
 }
 
-/// A name in a folder that comes to mean a node, or nothing any more.
+/// A change of one directory entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameChange {
+    /// The directory.
     pub dir: NodeId,
+    /// The name in it.
     pub name: OsString,
+    /// What the name refers to afterwards. `None`: the name is removed.
     pub node: Option<NodeId>,
 }
 
-/// What one operation did.
+/// What an operation changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpEffect {
-    /// Names that change together: one for a creation, up to three for a rename.
+    /// Names that change together: one for a creation, two for a rename.
     NameChanges(Vec<NameChange>),
-    /// The bytes lie on the tape from `at` on.
-    Write {
-        node: NodeId,
-        offset: u64,
-        len_bytes: u64,
-        payload_offset: u64,
-    },
-    Resize {
-        node: NodeId,
-        size_bytes: u64,
-    },
-    /// Reads as zeroes from now on.
-    Zero {
-        node: NodeId,
-        offset: u64,
-        len_bytes: u64,
-    },
-    Sync {
-        node: NodeId,
-        data_only: bool,
-    },
+    /// The bytes start at `payload_offset` in the payload log.
+    Write { node: NodeId, offset: u64, len_bytes: u64, payload_offset: u64 },
+    /// A truncation or an extension.
+    Resize { node: NodeId, size_bytes: u64 },
+    /// A punched hole: the range reads as zeroes.
+    Zero { node: NodeId, offset: u64, len_bytes: u64 },
+    /// `fsync`, or `fdatasync` if `data_only`.
+    Sync { node: NodeId, data_only: bool },
+    /// `sync` or `syncfs`.
     SyncAll,
-    /// A line of the target's output; with the step that it calls saved. Or one (`own`: false) that one process of the
-    /// target says to another.
-    Output {
-        line: String,
-        saved_step: Option<u64>,
-        on_stdio: bool,
-    },
+    /// A line that the target printed, with the step that it acknowledges. With `on_stdio` false: a line that
+    /// one process of the target sent to another through a pipe.
+    Output { line: String, saved_step: Option<u64>, on_stdio: bool },
 }
 
-/// One operation, in the order in which they happened.
+/// One operation of the recorded run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
+    /// For programs.
     pub effect: OpEffect,
-    /// As a person would write it: `rename(step-5.tmp, step-5)`.
+    /// For people: `rename(step-5.tmp, step-5)`.
     pub text: String,
 }
 
-/// What the recording can't show.
+/// What the recording does not cover.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordingGaps {
-    /// Ways to write that were answered with an error, so that the target used others.
+    /// Features, such as io_uring, that were answered with an error so that the target uses ordinary calls.
     pub refused_calls: Vec<String>,
-    /// Paths that were opened for writing outside of the watched folders.
+    /// Paths outside the watched directories that were opened for writing.
     pub outside_paths: Vec<PathBuf>,
-    /// Files that were changed through shared mappings: seen only at syncs, renames and the end.
+    /// Files with a writable shared mapping: their changes are recorded only at syncs, at renames and at the
+    /// end.
     pub mapped_paths: Vec<PathBuf>,
-    /// Operations whose file was not known.
+    /// How many operations were on files that the recorder does not know.
     pub unknown_files: u64,
 }
 
-/// A whole recording.
+/// The recording of one run.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    /// The watched folders, as the target names them; the first nodes in this order.
+    /// The watched directories, as the target names them. They are the first nodes, in this order.
     pub roots: Vec<PathBuf>,
+    /// By [`NodeId`].
     pub nodes: Vec<FileNode>,
+    /// The names before the run, by directory.
     pub initial_names: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
-    /// Where initial files' contents can be read.
+    /// Where the contents of files that existed before the run can be read.
     pub initial_paths: BTreeMap<NodeId, PathBuf>,
+    /// The operations, in the order in which they happened.
     pub ops: Vec<Op>,
-    /// The file that holds all written bytes.
+    /// The file with all written bytes.
     pub payload_log: PathBuf,
+    /// What the recording does not cover.
     pub gaps: RecordingGaps,
-    /// Of writes, by operation: where the format changes its meaning, in bytes from the write's beginning.
+    /// By the index of a write: offsets in it, in bytes, at which a checkpoint format has a boundary.
     pub format_boundaries: BTreeMap<u32, Vec<u64>>,
-    /// The newest step that had been called saved before it began.
+    /// The acknowledged step when the recording began.
     pub acknowledged_before: Option<u64>,
 }
 
 impl Recording {
-    /// Operations that change or sync something.
+    /// The operations that change or sync files: all but output lines.
     pub fn file_operations(&self) -> impl Iterator<Item = &Op> {
         self.ops.iter().filter(|op| !matches!(op.effect, OpEffect::Output { .. }))
     }
 
-    /// How many of each kind.
+    /// How many operations of each kind there are.
     pub fn count_by_kind(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for op in self.file_operations() {
@@ -114,47 +117,48 @@ impl Recording {
         counts
     }
 
-    /// The newest step that was called saved before operation `k`.
-    pub fn acknowledged(&self, k: usize) -> Option<u64> {
-        let here = self.ops[..k].iter().rev().find_map(|op| match op.effect {
-            OpEffect::Output { saved_step: saved, .. } => saved,
+    /// The acknowledged step after the first `op_count` operations.
+    pub fn acknowledged(&self, op_count: usize) -> Option<u64> {
+        let in_recording = self.ops[..op_count].iter().rev().find_map(|op| match op.effect {
+            OpEffect::Output { saved_step, .. } => saved_step,
             _ => None,
         });
-        here.or(self.acknowledged_before)
+        in_recording.or(self.acknowledged_before)
     }
 
-    /// Whether a node had a name before operation `k`, and which: the last one given.
-    pub fn name_of(&self, node: NodeId, k: usize) -> Option<(NodeId, OsString)> {
-        let given = self.ops[..k].iter().rev().find_map(|op| match &op.effect {
+    /// The name that the node got last within the first `op_count` operations, with its directory. `None`: it
+    /// never had one.
+    pub fn name_of(&self, node: NodeId, op_count: usize) -> Option<(NodeId, OsString)> {
+        let recorded = self.ops[..op_count].iter().rev().find_map(|op| match &op.effect {
             OpEffect::NameChanges(changes) => changes
                 .iter()
                 .find(|change| change.node == Some(node))
                 .map(|change| (change.dir, change.name.clone())),
             _ => None,
         });
-        given.or_else(|| {
+        recorded.or_else(|| {
             self.initial_names.iter().find_map(|(dir, names)| {
-                names.iter().find(|(_, of)| **of == node).map(|(name, _)| (*dir, name.clone()))
+                names.iter().find(|(_, named)| **named == node).map(|(name, _)| (*dir, name.clone()))
             })
         })
     }
 
-    /// Path of a node below the watched folders, as it was named last before `k`.
-    pub fn path_of(&self, node: NodeId, k: usize) -> PathBuf {
+    /// The path of a node for the target, by the names after the first `op_count` operations.
+    pub fn path_of(&self, node: NodeId, op_count: usize) -> PathBuf {
         if (node as usize) < self.roots.len() {
             return self.roots[node as usize].clone();
         }
-        match self.name_of(node, k) {
-            Some((dir, name)) => self.path_of(dir, k).join(name),
+        match self.name_of(node, op_count) {
+            Some((dir, name)) => self.path_of(dir, op_count).join(name),
             None => PathBuf::from(format!("(file {node})")),
         }
     }
 }
 
 impl Op {
-    /// Its kind in one word.
+    /// The name of the call, such as `rename`; `other` for output lines.
     pub fn kind(&self) -> &'static str {
-        let word = self.text.split('(').next().unwrap_or_default();
+        let call_name = self.text.split('(').next().unwrap_or_default();
         const KINDS: [&str; 16] = [
             "create",
             "mkdir",
@@ -173,10 +177,10 @@ impl Op {
             "punch",
             "mapped-write",
         ];
-        KINDS.iter().find(|kind| **kind == word).copied().unwrap_or("other")
+        KINDS.iter().find(|kind| **kind == call_name).copied().unwrap_or("other")
     }
 
-    /// The node whose content it changes.
+    /// The file whose bytes the operation changes.
     pub fn data_node(&self) -> Option<NodeId> {
         match self.effect {
             OpEffect::Write { node, .. } | OpEffect::Zero { node, .. } => Some(node),
@@ -186,49 +190,50 @@ impl Op {
 }
 
 impl Recording {
-    /// What was never synced although it was called saved, or never at all; a line each. Only what still has a name at the end.
+    /// Files and directories that were not synced after a change, a line each. Lists only those that still
+    /// have a name at the end.
     pub fn never_synced(&self) -> Vec<String> {
         let end = self.ops.len();
         let mut lines = Vec::new();
         let mut files = std::collections::BTreeSet::new();
-        let mut folders = std::collections::BTreeSet::new();
+        let mut dirs = std::collections::BTreeSet::new();
         for (index, op) in self.ops.iter().enumerate() {
-            let synced = |node: NodeId| {
+            let is_synced_later = |node: NodeId| {
                 self.ops[index..].iter().any(|later| match later.effect {
-                    OpEffect::Sync { node: of, .. } => of == node,
+                    OpEffect::Sync { node: synced, .. } => synced == node,
                     OpEffect::SyncAll => true,
                     _ => false,
                 })
             };
             match &op.effect {
-                OpEffect::Write { node, .. } | OpEffect::Resize { node, .. } if !synced(*node) => {
+                OpEffect::Write { node, .. } | OpEffect::Resize { node, .. } if !is_synced_later(*node) => {
                     files.insert(*node);
                 }
                 OpEffect::NameChanges(changes) => {
-                    folders.extend(changes.iter().map(|change| change.dir).filter(|dir| !synced(*dir)));
+                    dirs.extend(changes.iter().map(|change| change.dir).filter(|dir| !is_synced_later(*dir)));
                 }
                 _ => {}
             }
         }
         let tree = super::CrashCandidate::whole(end).tree(self);
-        let alive = |node: NodeId| {
+        let file_remains = |node: NodeId| {
             tree.entries
                 .values()
-                .any(|leaf| matches!(leaf, super::TreeEntry::File { node: of, .. } if *of == node))
+                .any(|entry| matches!(entry, super::TreeEntry::File { node: file, .. } if *file == node))
         };
-        for node in files.into_iter().filter(|node| alive(*node)) {
-            lines.push(format!("file   {}", self.path_of(node, end).display()));
+        for node in files.into_iter().filter(|node| file_remains(*node)) {
+            lines.push(format!("file      {}", self.path_of(node, end).display()));
         }
-        let stands = |dir: NodeId| {
+        let dir_remains = |dir: NodeId| {
             let path = self.path_of(dir, end);
             (dir as usize) < self.roots.len()
-                || tree.entries.iter().any(|((root, below), leaf)| {
-                    matches!(leaf, super::TreeEntry::Directory { .. })
+                || tree.entries.iter().any(|((root, below), entry)| {
+                    matches!(entry, super::TreeEntry::Directory { .. })
                         && self.roots[*root as usize].join(below) == path
                 })
         };
-        for dir in folders.into_iter().filter(|dir| stands(*dir)) {
-            lines.push(format!("folder {}", self.path_of(dir, end).display()));
+        for dir in dirs.into_iter().filter(|dir| dir_remains(*dir)) {
+            lines.push(format!("directory {}", self.path_of(dir, end).display()));
         }
         lines
     }

@@ -1,4 +1,5 @@
-//! Two crashes in a row: the recovery from a state is recorded in turn, and its own crash states are tried.
+//! Two crashes in a row: records the recovery from a crash state and explores the crash states of that
+//! recovery.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,57 +11,61 @@ use super::materialize::materialize;
 use super::pipeline::{ExploreProgress, ExploreResult, TriedState, explore};
 use super::{ExploreConfig, ExploreError};
 
-/// States whose recovery is looked into.
+/// At most this many first crash states are used.
 const MAX_FIRST_STATES: usize = 6;
 
-/// The states of which the recovery was explored, with what was found; recoveries that change no file are left out.
+/// Explores the recoveries from a few crash states of `first`. Returns those states with the results; leaves
+/// out recoveries that change no file.
+///
+/// # Errors
+/// Those of [`explore`] except `NothingRecorded`; or a directory or a file cannot be written.
 pub fn explore_second_crashes(
-    orders: &ExploreConfig,
+    config: &ExploreConfig,
     first: &ExploreResult,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<Vec<(CrashState, ExploreResult)>, ExploreError> {
-    let mut found = Vec::new();
-    for (number, one) in choose_first_states(&first.tried).into_iter().enumerate() {
-        if (orders.cancelled)() {
+    let mut results = Vec::new();
+    for (number, tried) in choose_first_states(&first.tried).into_iter().enumerate() {
+        if (config.cancelled)() {
             break;
         }
-        let Some((_, way)) = one.state.strictest_witness() else { continue };
-        let dir = orders.work_dir.join(format!("second-{number}"));
-        let base = dir.join("left");
-        let names: Vec<String> = (0..orders.watched_dirs.len()).map(|root| root.to_string()).collect();
-        let folders: Vec<PathBuf> = names.iter().map(|name| base.join(name)).collect();
-        for folder in folders.iter().chain([&dir.join("rooms")]) {
-            std::fs::create_dir_all(folder).map_err(ExploreError::file("create", folder))?;
+        let Some((_, witness)) = tried.state.strictest_witness() else { continue };
+        let dir = config.work_dir.join(format!("second-{number}"));
+        let base = dir.join("after-crash");
+        let names: Vec<String> = (0..config.watched_dirs.len()).map(|root| root.to_string()).collect();
+        let dirs: Vec<PathBuf> = names.iter().map(|name| base.join(name)).collect();
+        for new_dir in dirs.iter().chain([&dir.join("sandboxes")]) {
+            std::fs::create_dir_all(new_dir).map_err(ExploreError::file("create", new_dir))?;
         }
-        materialize(&first.recording, &way.candidate, (&base, names), orders.began_unix_s)
-            .map_err(ExploreError::file("lay out a state in", &base))?;
-        let again = ExploreConfig {
-            after_crash: Some((folders, way.acknowledged)),
-            command: orders.resume.clone(),
-            work_dir: dir.join("rooms"),
-            ..orders.clone()
+        materialize(&first.recording, &witness.candidate, (&base, names), config.began_unix_s)
+            .map_err(ExploreError::file("materialize a crash state in", &base))?;
+        let second_config = ExploreConfig {
+            after_crash: Some((dirs, witness.acknowledged)),
+            command: config.resume.clone(),
+            work_dir: dir.join("sandboxes"),
+            ..config.clone()
         };
-        match explore(&again, report) {
-            Ok(explored) => found.push((one.state.clone(), explored)),
+        match explore(&second_config, report) {
+            Ok(result) => results.push((tried.state.clone(), result)),
             // A recovery that changes no file has no crash states.
             Err(ExploreError::NothingRecorded) => {}
             Err(error) => return Err(error),
         }
-        // Only what was found is kept of it.
+        // The results hold everything that is needed.
         std::fs::remove_dir_all(&dir).map_err(ExploreError::file("remove", &dir))?;
     }
-    Ok(found)
+    Ok(results)
 }
 
-/// Kills that were come back from, far apart.
+/// States after process crashes from which the target recovered, with crash points far apart.
 fn choose_first_states(tried: &[TriedState]) -> Vec<&TriedState> {
-    let mut kills: Vec<&TriedState> = tried
+    let mut recovered: Vec<&TriedState> = tried
         .iter()
-        .filter(|one| one.outcomes.get(&CrashKind::Process) == Some(&Outcome::Recovered))
+        .filter(|tried_state| tried_state.outcomes.get(&CrashKind::Process) == Some(&Outcome::Recovered))
         .collect();
-    kills.sort_by_key(|one| one.state.candidate().op_count);
-    let count = kills.len();
-    let at: BTreeSet<usize> =
+    recovered.sort_by_key(|tried_state| tried_state.state.candidate().op_count);
+    let count = recovered.len();
+    let chosen: BTreeSet<usize> =
         (1..=MAX_FIRST_STATES).map(|nth| nth * count / (MAX_FIRST_STATES + 1)).collect();
-    at.into_iter().filter_map(|at| kills.get(at).copied()).collect()
+    chosen.into_iter().filter_map(|index| recovered.get(index).copied()).collect()
 }

@@ -1,5 +1,6 @@
-# Imports what is asked for once, then forks a child for each recovery: started by the harness, spoken to over a socket.
-# The child is what a fresh interpreter would be: its own arguments, outputs, main module and random states.
+# A fork server: imports the given modules once, then forks a child for each request that it receives on its
+# control socket. A child behaves like a fresh interpreter: it has its own arguments, outputs, main module and
+# random states.
 import atexit, builtins, gc, importlib, json, os, socket, sys, threading, types
 
 control = socket.socket(fileno=int(sys.argv[1]))
@@ -54,9 +55,10 @@ def run(kind, value, main):
     exec(code, main.__dict__)
 
 
-def leave(code, main, before):
-    # The end of an interpreter, but for the modules that were there before the fork: threads are waited for, exit
-    # functions run, and what the program left open is closed as its names go away.
+def finish(code, main, before):
+    # Ends as an interpreter does, except for the modules that were imported before the fork: waits for
+    # threads, runs the exit functions, and clears the names of the program so that the files that it left
+    # open are closed.
     threading._shutdown()
     atexit._run_exitfuncs()
     for name in [name for name in sys.modules if name not in before]:
@@ -88,4 +90,4 @@ except BaseException as error:
     sys.excepthook(type(error), error.with_traceback(trace), trace)
     del trace
     code = 1
-leave(code & 0xFF, main, before)
+finish(code & 0xFF, main, before)
