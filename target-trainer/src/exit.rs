@@ -1,41 +1,43 @@
-//! How a process of the trainer ends. One enum; the numbers are the documented ones.
+//! The exit codes of the trainer's processes, in one enum. `docs/trainer.md` documents the numbers.
 
 use std::process::ExitCode;
 
-/// An ending.
+/// Why a process exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Everything asked for is done.
+    /// The command did everything it was asked to do.
     Done,
-    /// `verify` found something that is not sound.
+    /// `verify` found a damaged checkpoint, adapter or data file.
     Findings,
-    /// Arguments or settings that can't be used.
+    /// The arguments or the settings are invalid.
     Usage,
-    /// Something failed that has no number of its own.
+    /// A failure without an exit code of its own.
     Failed,
-    /// Another daemon has this root.
+    /// Another daemon uses this root.
     Locked,
-    /// The base model can't be used, or is not the one that a job was trained on.
+    /// The base model can't be read, or differs from the one that a job was trained on.
     BaseModel,
-    /// Checkpoints are there and none of them verifies: nothing is deleted, nothing begins from scratch in silence.
+    /// Checkpoints exist but none of them is valid. Nothing is deleted, and training does not restart at step
+    /// 0.
     NoValidCheckpoint,
-    /// The disk refuses what must be written: full, read-only, over quota, or gone.
+    /// A write failed: the file system is full, read-only, over quota or gone.
     Disk,
-    /// The policy on numbers that are not finite says stop, or its budget is spent.
+    /// A step was not finite, and `train.on_non_finite` is `stop` or its budget is exceeded.
     NonFinite,
-    /// Asked to end by a signal, before the job was done; its progress is saved.
+    /// A signal stopped the worker before the job was done; its progress is saved.
     Interrupted,
-    /// A CUDA error has taken the context with it; a fresh process may go on.
+    /// A CUDA error destroyed the context. A new process may succeed.
     GpuFailed,
-    /// The GPU is not there, or no longer; it may come back.
+    /// The GPU is missing. It may come back.
     GpuMissing,
-    /// There is no driver, it is too old for this program, or it has no such device: waiting is of no use.
+    /// There is no driver, the driver is too old, or it has no such device. Waiting does not help.
     GpuUnsupported,
-    /// The GPU does not compute what the CPU computes, or not the same twice.
+    /// The GPU's results differ from the CPU's, or from its own when it repeats a computation.
     GpuWrongResult,
 }
 
 impl Exit {
+    /// The exit code as the shell sees it.
     pub fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
@@ -55,6 +57,7 @@ impl Exit {
         }
     }
 
+    /// The inverse of [`Exit::code`]. Returns `None` for a code that the trainer never uses.
     pub fn from_code(code: i32) -> Option<Exit> {
         let all = [
             Exit::Done,

@@ -1,4 +1,5 @@
-//! Parses, runs, and turns the ending into an exit code.
+//! The `target-trainer` binary: runs the command line and returns its exit code.
+//! `target-trainer --help` lists the commands.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
-//! Random numbers whose state is a part of every checkpoint: xoshiro256++ (Blackman and Vigna 2019), seeded by splitmix64.
+//! A random number generator whose state is part of every checkpoint: xoshiro256++ (Blackman and Vigna 2019),
+//! seeded by splitmix64.
 
-/// A generator.
+/// A xoshiro256++ generator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Random {
     state: [u64; 4],
@@ -18,7 +19,7 @@ impl Random {
         Random { state: [next(), next(), next(), next()] }
     }
 
-    /// Goes on from a state.
+    /// Continues from the state that [`Random::state`] returned.
     pub(crate) fn from_state(state: [u64; 4]) -> Random {
         Random { state }
     }
@@ -35,27 +36,27 @@ impl Random {
         result
     }
 
-    /// From 0 to below `bound`, without a bias that matters (multiplication, Lemire 2019).
+    /// A number in `0..bound`. The bias is at most `bound / 2^64` (multiplication, Lemire 2019).
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// From 0 to below 1, 24 bits.
+    /// A number in `0.0..1.0` with 24 random bits.
     pub(crate) fn uniform(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u64 << 24) as f32
     }
 
-    /// Mean 0, variance 1 (Box and Muller 1958).
+    /// A normally distributed number with mean 0 and variance 1 (Box and Muller 1958).
     pub(crate) fn normal(&mut self) -> f32 {
         let (u, v) = (f64::from(1.0 - self.uniform()), f64::from(self.uniform()));
         ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
     }
 
-    /// A permutation of 0 to `count` - 1 (Fisher and Yates).
+    /// A random permutation of `0..count` (Fisher and Yates).
     pub(crate) fn permutation(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
-        for at in (1..count).rev() {
-            order.swap(at, self.below(at as u64 + 1) as usize);
+        for index in (1..count).rev() {
+            order.swap(index, self.below(index as u64 + 1) as usize);
         }
         order
     }
@@ -66,17 +67,17 @@ mod tests {
     use super::Random;
 
     #[test]
-    fn the_state_is_all_there_is() {
+    fn a_generator_continues_from_a_stored_state() {
         let mut random = Random::new(7);
         random.next_u64();
-        let mut again = Random::from_state(random.state());
-        assert_eq!(random.permutation(50), again.permutation(50));
+        let mut restored = Random::from_state(random.state());
+        assert_eq!(random.permutation(50), restored.permutation(50));
     }
 
     #[test]
-    fn a_permutation_has_every_number_once() {
+    fn a_permutation_contains_every_number_once() {
         let mut order = Random::new(1).permutation(100);
         order.sort_unstable();
-        assert!(order.iter().enumerate().all(|(at, number)| at == *number));
+        assert!(order.iter().enumerate().all(|(index, number)| index == *number));
     }
 }

@@ -1,9 +1,7 @@
-//! The same bits whatever the threads, the micro-batch and the interruptions; and it really learns.
+//! On the CPU, threads, micro-batch and resumes do not change a bit of the weights. And the trainer learns to
+//! add.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 
 use std::num::NonZeroUsize;
 
@@ -43,7 +41,7 @@ fn trained(steps: u64, micro_batch: usize) -> TrainState {
 }
 
 #[test]
-fn the_weights_are_the_same_for_any_number_of_threads() {
+fn the_number_of_threads_does_not_change_the_weights() {
     let with = |threads| {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| trained(12, 8))
     };
@@ -51,13 +49,13 @@ fn the_weights_are_the_same_for_any_number_of_threads() {
 }
 
 #[test]
-fn the_weights_are_the_same_for_any_micro_batch() {
+fn the_micro_batch_does_not_change_the_weights() {
     let whole = trained(12, 8);
     assert!([1, 3, 5].into_iter().all(|micro_batch| trained(12, micro_batch) == whole));
 }
 
 #[test]
-fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_weights() {
+fn a_resume_after_every_step_does_not_change_the_weights() {
     let mut state = engine(12).state().unwrap();
     for _ in 0..12 {
         // A new engine each time, as in a new process.
@@ -70,18 +68,18 @@ fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_weights
 }
 
 #[test]
-fn a_loss_that_overflows_is_noticed_before_anything_is_applied() {
+fn an_overflowing_loss_is_detected_before_anything_is_applied() {
     let line = r#"{"prompt":"1+1=","completion":"2","weight":3.0e38}"#;
     let mut engine = Engine::new_on_cpu(base(), Recipe::default(), &samples([line.to_owned()]));
     let before = engine.state().unwrap();
     assert_eq!(step(&mut engine, 1, true).non_finite, Some(NonFinite::Loss));
     assert!(engine.state().unwrap() == before);
     step(&mut engine, 1, false);
-    assert!(engine.state().unwrap() != before, "with the guard taken away it is applied");
+    assert!(engine.state().unwrap() != before, "with the guard off, the step is applied");
 }
 
 #[test]
-fn a_sample_with_nothing_to_learn_is_no_division_by_zero() {
+fn a_sample_without_trained_tokens_does_not_divide_by_zero() {
     let mut engine = Engine::new_on_cpu(
         base(),
         Recipe::default(),
@@ -92,7 +90,7 @@ fn a_sample_with_nothing_to_learn_is_no_division_by_zero() {
 }
 
 #[test]
-fn a_state_of_another_shape_is_refused_and_nothing_changes() {
+fn a_state_of_another_shape_is_an_error_and_changes_nothing() {
     let mut engine = engine(12);
     let before = engine.state().unwrap();
     let mut other = before.clone();
@@ -102,7 +100,7 @@ fn a_state_of_another_shape_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn it_learns_to_add_numbers_that_it_has_never_seen_added() {
+fn training_learns_sums_that_are_not_in_the_data() {
     let recipe = Recipe {
         steps: 1600,
         batch: 32,
@@ -116,12 +114,12 @@ fn it_learns_to_add_numbers_that_it_has_never_seen_added() {
         ..Recipe::default()
     };
     let mut engine = Engine::new_on_cpu(base(), recipe, &samples(arithmetic(1, 4000, 0)));
-    let unseen = samples(held_out(100));
-    let before = engine.evaluate(&unseen).unwrap();
+    let held_out_samples = samples(held_out(100));
+    let before = engine.evaluate(&held_out_samples).unwrap();
     while !engine.finished() {
         step(&mut engine, 32, true);
     }
-    let after = engine.evaluate(&unseen).unwrap();
+    let after = engine.evaluate(&held_out_samples).unwrap();
     eprintln!(
         "held out: loss {:.3} -> {:.3}, accuracy {:.2} -> {:.2}",
         before.loss, after.loss, before.accuracy, after.accuracy
@@ -133,15 +131,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn a_resume_at_any_step_continues_the_data_where_it_stood(at in 1u64..11) {
-        let mut whole = engine(12);
-        let mut halves = engine(12);
-        for _ in 0..at {
-            step(&mut whole, 8, true);
-            step(&mut halves, 8, true);
+    fn a_resume_at_any_step_continues_at_the_same_sample(steps in 1u64..11) {
+        let mut uninterrupted = engine(12);
+        let mut stopped = engine(12);
+        for _ in 0..steps {
+            step(&mut uninterrupted, 8, true);
+            step(&mut stopped, 8, true);
         }
         let mut resumed = engine(12);
-        resumed.restore(halves.state().unwrap()).unwrap();
-        prop_assert_eq!(step(&mut whole, 8, true), step(&mut resumed, 2, true));
+        resumed.restore(stopped.state().unwrap()).unwrap();
+        prop_assert_eq!(step(&mut uninterrupted, 8, true), step(&mut resumed, 2, true));
     }
 }

@@ -1,4 +1,4 @@
-//! The command line as typed.
+//! The command line's arguments and their help texts. Does nothing with them.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::bench::BenchArgs;
 use crate::model::Preset;
 use crate::settings::DeviceRequest;
 
-/// A LoRA fine-tuning daemon that survives what a trainer meets.
+/// A LoRA fine-tuning daemon that recovers from crashes, full disks and GPU errors.
 #[derive(Debug, Parser)]
 #[command(name = "target-trainer", version, after_help = EXIT_CODES)]
 pub(super) struct CommandLine {
@@ -17,48 +17,66 @@ pub(super) struct CommandLine {
     pub(super) command: CliCommand,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found something; 2 arguments or settings; 3 failed; 10 root in use; \
-11 base model; 12 no checkpoint verifies; 13 disk; 14 not finite; 15 asked to end; 16 GPU failed; 17 GPU not there; \
-18 no driver, too old, or no such device; 19 GPU computes wrongly.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found damage; 2 invalid arguments or settings; \
+    3 failed; 10 root in use; 11 base model; 12 no valid checkpoint; 13 disk; 14 not finite; \
+    15 stopped by a signal; 16 GPU failed; 17 GPU missing; 18 no driver, driver too old, or no such device; \
+    19 GPU computes wrong results.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {
-    /// Makes a root: settings, a base model from a seed, and the folders
+    /// Creates a root: settings, directories, and a base model with random weights
     Init {
+        /// Directory to create the root in; it must not be a root already
         root: PathBuf,
         /// Size of the base model
         #[arg(long, value_enum, default_value_t = Preset::Tiny)]
         preset: Preset,
-        /// Decides the base's weights, and the recipe's seed
+        /// Seed of the base model's weights and of training
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Changes a setting: `section.key=value`
+        /// Changes a setting, given as `section.key=value`; can be repeated
         #[arg(long)]
         set: Vec<String>,
     },
-    /// Takes files from the inbox and trains them, one job after the other
+    /// Accepts files from the inbox and trains on them, one job after the other
     Daemon {
+        /// Directory of the root
         root: PathBuf,
-        /// Ends once everything is done
+        /// Exits when the inbox and the queue are empty; default: runs until SIGTERM or SIGINT
         #[arg(long)]
         drain: bool,
-        /// In place of the setting `device.use`: auto, cpu or cuda:N
+        /// Overrides the setting `device.use`: auto, cpu or cuda:N
         #[arg(long)]
         device: Option<DeviceRequest>,
     },
-    /// Puts a data file into the inbox
-    Submit { root: PathBuf, file: PathBuf },
+    /// Copies a data file into the inbox, whole or not at all
+    Submit {
+        /// Directory of the root
+        root: PathBuf,
+        /// JSON lines to train on
+        file: PathBuf,
+    },
     /// Prints status.json
-    Status { root: PathBuf },
-    /// Checks everything that the root keeps
-    Verify { root: PathBuf },
-    /// Tells which checkpoint each job would go on from, and which are passed over
-    ResumeInfo { root: PathBuf },
-    /// Makes a data file
+    Status {
+        /// Directory of the root
+        root: PathBuf,
+    },
+    /// Checks all checkpoints, adapters and queued data; changes nothing
+    Verify {
+        /// Directory of the root
+        root: PathBuf,
+    },
+    /// Prints the checkpoint that each job would resume from, and those that are skipped, with the reason
+    ResumeInfo {
+        /// Directory of the root
+        root: PathBuf,
+    },
+    /// Writes a data file
     #[command(subcommand)]
     MakeData(DataKind),
-    /// Measures steps on a random model
+    /// Measures training steps on a model with random weights
     Bench(BenchArgs),
+    /// Trains one job; started by the daemon only
     #[command(hide = true)]
     Worker {
         root: PathBuf,
@@ -68,6 +86,7 @@ pub(super) enum CliCommand {
         micro_batch: NonZeroUsize,
         #[arg(long)]
         device: DeviceRequest,
+        /// Process id of the daemon
         #[arg(long)]
         parent: u32,
     },
@@ -75,24 +94,29 @@ pub(super) enum CliCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DataKind {
-    /// Sums to be learned
+    /// Sums of a two-digit and a one-digit number
     Arithmetic {
+        /// Seed of the sums
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Number of samples
         #[arg(long, default_value_t = 1000)]
         samples: u32,
-        /// Bytes of a sample, about; 0: no longer than needed
+        /// Approximate bytes of a sample, reached with random letters; 0: no extra letters
         #[arg(long, default_value_t = 0)]
         length: usize,
+        /// File to write; it must not exist
         #[arg(long)]
         out: PathBuf,
     },
-    /// A folder of texts
+    /// All UTF-8 text files below a directory, cut into samples
     Text {
+        /// Directory to read
         dir: PathBuf,
-        /// Bytes of a sample at most
+        /// Maximum bytes of a sample
         #[arg(long, default_value_t = 512)]
         chunk: usize,
+        /// File to write; it must not exist
         #[arg(long)]
         out: PathBuf,
     },

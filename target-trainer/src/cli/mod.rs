@@ -1,4 +1,4 @@
-//! The command: one function per verb. The only room that prints.
+//! The command line: one function per command. The only module that prints.
 
 mod args;
 mod bench;
@@ -24,20 +24,20 @@ use crate::store::RootLayout;
 use crate::train::{self, WorkerEvent};
 use crate::{daemon, make_data};
 
-/// Between two signs of life of a worker.
+/// Time between two heartbeats of a worker.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Does what the command line asks for.
+/// Parses the command line, runs the command, and prints its error, if any.
 pub fn main() -> Exit {
-    let typed = match CommandLine::try_parse() {
-        Ok(typed) => typed,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(error) => {
-            // Help and version are no errors; clap knows which stream each belongs to.
+            // clap reports help and version as errors too, and prints each to the right stream.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
-    let result = match typed.command {
+    let result = match command_line.command {
         CliCommand::Init { root, preset, seed, set } => root::init(&root, preset, seed, &set),
         CliCommand::Daemon { root, drain, device } => run_daemon(&root, drain, device),
         CliCommand::Submit { root, file } => root::submit(&root, &file),
@@ -56,7 +56,7 @@ pub fn main() -> Exit {
     })
 }
 
-/// An ending that is not good, with the one line that says why.
+/// What a command returns: an exit code, and on failure one line that explains it.
 type CommandResult = Result<Exit, (Exit, String)>;
 
 fn exit_with<E: std::fmt::Display>(exit: Exit) -> impl FnOnce(E) -> (Exit, String) {
@@ -67,11 +67,11 @@ fn read_settings(layout: &RootLayout) -> Result<Settings, (Exit, String)> {
     Settings::read(&layout.settings()).map_err(exit_with(Exit::Usage))
 }
 
-/// Remembers that a signal asked for the end; never loses one.
+/// A flag that SIGTERM and SIGINT set.
 fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, (Exit, String)> {
     let flag = Arc::new(AtomicBool::new(false));
-    let deferred = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
-    for signal in deferred.into_iter().filter(|_| guards.defer_stop) {
+    let stop_signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+    for signal in stop_signals.into_iter().filter(|_| guards.defer_stop) {
         signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(exit_with(Exit::Failed))?;
     }
     Ok(flag)
@@ -82,61 +82,63 @@ fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Comman
     let mut settings = read_settings(&layout)?;
     settings.device.request = device.unwrap_or(settings.device.request);
     print::start_logging(Some(&layout));
-    let end = stop_flag(&settings.guards)?;
-    let orders = daemon::DaemonConfig {
+    let stop = stop_flag(&settings.guards)?;
+    let config = daemon::DaemonConfig {
         layout,
         settings,
         drain,
         print_line: &print::line,
-        stop_requested: &|| end.load(Ordering::Relaxed),
+        stop_requested: &|| stop.load(Ordering::Relaxed),
     };
-    daemon::run(&orders).map_err(|error| (error.exit(), error.to_string()))
+    daemon::run(&config).map_err(|error| (error.exit(), error.to_string()))
 }
 
 fn run_worker(
     root: &Path,
     job: &str,
-    (micro_batch, place): (NonZeroUsize, DeviceRequest),
+    (micro_batch, device): (NonZeroUsize, DeviceRequest),
     parent: u32,
 ) -> CommandResult {
-    // No worker trains on without its daemon, not even one that was killed between fork and here.
+    // A worker must not outlive its daemon. The parent check covers a daemon that died before this call.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(exit_with(Exit::Failed))?;
     if std::os::unix::process::parent_id() != parent {
-        return Err((Exit::Failed, "the daemon is gone".into()));
+        return Err((Exit::Failed, "the daemon is gone; start it again".into()));
     }
     let layout = RootLayout::new(root);
     let settings = read_settings(&layout)?;
     print::start_logging(None);
-    let end = stop_flag(&settings.guards)?;
+    let stop = stop_flag(&settings.guards)?;
     if settings.train.threads > 0 {
         rayon::ThreadPoolBuilder::new()
             .num_threads(settings.train.threads)
             .build_global()
             .map_err(exit_with(Exit::Failed))?;
     }
-    let pulse = Arc::new(WaitTracker::default());
-    start_heartbeat(Arc::clone(&pulse), &settings);
-    let orders = train::WorkerConfig {
+    let wait_tracker = Arc::new(WaitTracker::default());
+    start_heartbeat(Arc::clone(&wait_tracker), &settings);
+    let config = train::WorkerConfig {
         layout: &layout,
         settings: &settings,
         job,
         micro_batch,
-        device: place,
-        wait_tracker: pulse,
-        emit: &|word| print::worker_event(&word),
-        stop_requested: &|| end.load(Ordering::Relaxed),
+        device,
+        wait_tracker,
+        emit: &|event| print::worker_event(&event),
+        stop_requested: &|| stop.load(Ordering::Relaxed),
     };
-    Ok(train::run_worker(&orders))
+    Ok(train::run_worker(&config))
 }
 
-/// Says that the process is alive, and that its device is not: a thread that waits for a GPU can't say so itself.
-fn start_heartbeat(pulse: Arc<WaitTracker>, settings: &Settings) {
-    let patience = settings.guards.gpu_watchdog.then(|| Duration::from_secs(settings.device.patience_s));
+/// Starts a thread that reports heartbeats, or that the GPU is stuck. A thread that waits for the GPU can't
+/// report that.
+fn start_heartbeat(wait_tracker: Arc<WaitTracker>, settings: &Settings) {
+    let timeout = settings.guards.gpu_watchdog.then(|| Duration::from_secs(settings.device.patience_s));
     std::thread::spawn(move || {
         loop {
-            let stuck = pulse.longest_wait().zip(patience).filter(|(stuck, patience)| stuck > patience);
-            print::worker_event(&match stuck {
-                Some((stuck, _)) => WorkerEvent::GpuStuck { seconds: stuck.as_secs() },
+            let waited =
+                wait_tracker.longest_wait().zip(timeout).filter(|(waited, timeout)| waited > timeout);
+            print::worker_event(&match waited {
+                Some((waited, _)) => WorkerEvent::GpuStuck { seconds: waited.as_secs() },
                 None => WorkerEvent::Heartbeat,
             });
             std::thread::sleep(HEARTBEAT_INTERVAL);
@@ -149,8 +151,8 @@ fn write_data(kind: DataKind) -> CommandResult {
         DataKind::Arithmetic { seed, samples, length, out } => {
             (Box::new(make_data::arithmetic(seed, samples, length)), out)
         }
-        DataKind::Text { dir: folder, chunk, out } => {
-            let texts = make_data::text(&folder, chunk).map_err(exit_with(Exit::Failed))?;
+        DataKind::Text { dir, chunk, out } => {
+            let texts = make_data::text(&dir, chunk).map_err(exit_with(Exit::Failed))?;
             (Box::new(texts), out)
         }
     };

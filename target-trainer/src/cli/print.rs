@@ -1,4 +1,4 @@
-//! The only place that prints, and where log lines go.
+//! Prints to standard output and standard error, and writes the log file. Nothing else in the crate prints.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -9,41 +9,46 @@ use crate::durable::AppendFile;
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
 
-/// A log file is put aside at this size; the one before it is kept.
+/// Size at which `daemon.log` is renamed to `daemon.log.1`.
 const MAX_LOG_BYTES: u64 = 8 << 20;
 
-/// One line for whoever listens. A listener that is gone is no reason to stop training.
+/// Prints a line. Training goes on if the reader has closed the pipe.
 pub(super) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// One word for the daemon. Without a daemon there is nobody to work for.
-pub(super) fn worker_event(word: &WorkerEvent) {
-    let text = serde_json::to_string(word).unwrap_or_default();
+/// Prints an event for the daemon. Aborts if the daemon has closed the pipe: a worker must not outlive its
+/// daemon.
+pub(super) fn worker_event(event: &WorkerEvent) {
+    let text = serde_json::to_string(event).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::abort();
     }
 }
 
+/// Prints an error on standard error.
 pub(super) fn error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "target-trainer: {text}");
 }
 
-/// Log lines go to standard error, and to a file of the root where one is given.
+/// Sends log lines to standard error and, with a `layout`, to the root's log file.
 pub(super) fn start_logging(layout: Option<&RootLayout>) {
     let file = layout.map(|layout| layout.logs().join("daemon.log"));
-    let logs = LogSink { file: file.map(|path| (Mutex::new(None), path)) };
-    let subscriber = tracing_subscriber::fmt().with_writer(logs).with_ansi(false).with_target(false);
-    // A second start in one process keeps the first.
+    let sink = LogSink { file: file.map(|path| (Mutex::new(None), path)) };
+    let subscriber = tracing_subscriber::fmt().with_writer(sink).with_ansi(false).with_target(false);
+    // Fails only if a subscriber is set already; that one stays.
     let _ = subscriber.try_init();
 }
 
+/// Where log lines go: always standard error, and a file if there is one.
 struct LogSink {
+    /// The file is opened at the first line.
     file: Option<(Mutex<Option<AppendFile>>, std::path::PathBuf)>,
 }
 
+/// Writes one log line to its sink.
 struct LogWriter<'a> {
     sink: &'a LogSink,
 }
@@ -57,7 +62,7 @@ impl<'a> MakeWriter<'a> for LogSink {
 }
 
 impl Write for LogWriter<'_> {
-    /// A log that can't be written is not worth a stop.
+    /// Ignores write errors: a full disk must not stop training because of its log.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let _ = std::io::stderr().lock().write_all(bytes);
         if let Some((file, path)) = &self.sink.file {

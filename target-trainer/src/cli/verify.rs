@@ -1,4 +1,4 @@
-//! Verbs that look and change nothing. What they find does not depend on any guard.
+//! The commands `verify` and `resume-info`. They change nothing, and no guard setting changes what they find.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::settings::{Guards, Settings};
 use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter};
 use crate::train;
 
-/// Everything kept is sound, or a line for each thing that is not. What a killed process left unfinished is named, and is
-/// no finding: the next start removes it.
+/// `verify`: prints a line for each damaged checkpoint, adapter or data file. Files that a killed process
+/// left unfinished are listed too but are not findings, because the next start removes them.
 pub(super) fn verify(root: &Path) -> CommandResult {
     let layout = RootLayout::new(root);
     let settings = read_settings(&layout)?;
@@ -28,9 +28,9 @@ pub(super) fn verify(root: &Path) -> CommandResult {
             .filter(|job| !job.starts_with(TEMPORARY_MARKER))
             .filter_map(|job| job_data_finding(&layout, job)),
     );
-    for folder in [layout.processing(), layout.done(), layout.failed()] {
-        let unfinished = sorted_names(&folder).into_iter().filter(|name| name.starts_with(TEMPORARY_MARKER));
-        unfinished.for_each(|name| report_unfinished(&folder.join(name)));
+    for dir in [layout.processing(), layout.done(), layout.failed()] {
+        let unfinished = sorted_names(&dir).into_iter().filter(|name| name.starts_with(TEMPORARY_MARKER));
+        unfinished.for_each(|name| report_unfinished(&dir.join(name)));
     }
     findings.iter().for_each(|finding| print::line(finding));
     if findings.is_empty() {
@@ -44,6 +44,7 @@ fn report_unfinished(path: &Path) {
     print::line(&format!("`{}` was left unfinished; the next start removes it", path.display()));
 }
 
+/// Returns a finding if the job's data no longer has the content that its id is made from.
 fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     let path = layout.job_data(job);
     match ContentId::of_file(&path) {
@@ -62,19 +63,19 @@ fn checkpoint_findings(
     let checkpoints = open_checkpoints(layout, settings, job)?;
     let mut findings = Vec::new();
     for name in sorted_names(&dir) {
-        let shown = dir.join(&name).display().to_string();
+        let path = dir.join(&name);
         if name.starts_with(TEMPORARY_MARKER) {
-            report_unfinished(&dir.join(&name));
+            report_unfinished(&path);
         } else if let Err(error) = checkpoints.load(&name) {
-            findings.push(format!("`{shown}`: {error}"));
-        } else if let Err(error) = check_adapter(&dir.join(&name)) {
+            findings.push(format!("`{}`: {error}", path.display()));
+        } else if let Err(error) = check_adapter(&path) {
             findings.push(error.to_string());
         }
     }
     Ok(findings)
 }
 
-/// With every check on, whatever the settings say.
+/// Opens a job's checkpoints with every guard on, whatever the settings are.
 fn open_checkpoints(
     layout: &RootLayout,
     settings: &Settings,
@@ -85,6 +86,7 @@ fn open_checkpoints(
     Ok(CheckpointStore::new(layout.job_checkpoints(job), base, settings.recipe.clone(), rules))
 }
 
+/// `resume-info`: prints the step that each queued job would resume from.
 pub(super) fn resume_info(root: &Path) -> CommandResult {
     let layout = RootLayout::new(root);
     let settings = read_settings(&layout)?;
@@ -94,8 +96,8 @@ pub(super) fn resume_info(root: &Path) -> CommandResult {
             Ok(resume) => {
                 let step = resume.state.map_or(0, |state| state.cursor.step);
                 print::line(&format!("job {job} would resume from step {step}"));
-                resume.skipped.iter().for_each(|passed| {
-                    print::line(&format!("  passed over {}: {}", passed.name, passed.reason))
+                resume.skipped.iter().for_each(|skipped| {
+                    print::line(&format!("  passed over {}: {}", skipped.name, skipped.reason))
                 });
             }
             Err(error) => print::line(&format!("job {job} can't go on: {error}")),

@@ -1,4 +1,5 @@
-//! Takes a file of the inbox in: copies it while it is checked, so that what is trained on is what was checked.
+//! Moves a file from the inbox into the queue. It is copied and checked in one pass, so that training reads
+//! exactly the bytes that were checked.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind};
@@ -10,83 +11,89 @@ use super::jobs::{self, Job};
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::intake::{ContentId, DataError, read_samples};
 
-/// Hexadecimal digits of a job's id: half of a BLAKE3.
-/// Characters of a file's name that are shown and kept.
+/// Maximum characters of a file name in printed lines and in `job.json`.
 const MAX_NAME_CHARS: usize = 80;
 
-/// `NotFound`: the file is gone. Other errors are the disk's. A file that is not fit is rejected, which is no error.
-pub(super) fn accept_file(orders: &DaemonConfig<'_>, path: &Path, name: &str) -> Result<(), Error> {
+/// Accepts or rejects a file of the inbox. A rejected file is not an error.
+///
+/// # Errors
+/// `NotFound` if the file has vanished. Any other kind is a failed read or write.
+pub(super) fn accept_file(config: &DaemonConfig<'_>, path: &Path, name: &str) -> Result<(), Error> {
     let file = match open_regular_file(path) {
         Ok(file) => file,
-        Err(OpenFailure::NotRegularFile(what)) => {
-            return reject(orders, path, name, None, &format!("{what}, not a plain file"));
+        Err(OpenFailure::NotRegularFile(file_type)) => {
+            return reject(config, path, name, None, &format!("{file_type}, not a plain file"));
         }
         Err(OpenFailure::Io(error)) => return Err(error),
     };
-    if file.metadata()?.len() > orders.settings.limits.file_bytes {
-        let message = format!("the file is larger than {} bytes", orders.settings.limits.file_bytes);
-        return reject(orders, path, name, None, &message);
+    if file.metadata()?.len() > config.settings.limits.file_bytes {
+        let message = format!("the file is larger than {} bytes", config.settings.limits.file_bytes);
+        return reject(config, path, name, None, &message);
     }
-    let aside = orders.layout.processing().join(format!("{TEMPORARY_MARKER}-intake"));
-    let taken = copy_and_check(orders, file, &aside, name);
-    if taken.is_err() {
-        durable::remove_tree(&aside).map_err(into_io_error)?;
+    let temporary = config.layout.processing().join(format!("{TEMPORARY_MARKER}-intake"));
+    let copied = copy_and_check(config, file, &temporary, name);
+    if copied.is_err() {
+        durable::remove_tree(&temporary).map_err(into_io_error)?;
     }
-    match taken.map_err(into_io_error)? {
+    match copied.map_err(into_io_error)? {
         CopyOutcome::Invalid(error) => {
-            durable::remove_tree(&aside).map_err(into_io_error)?;
-            reject(orders, path, name, Some(&error), &error.message)
+            durable::remove_tree(&temporary).map_err(into_io_error)?;
+            reject(config, path, name, Some(&error), &error.message)
         }
-        CopyOutcome::Job(job) => enqueue(orders, path, &aside, &job),
+        CopyOutcome::Job(job) => enqueue(config, path, &temporary, &job),
     }
 }
 
+/// Why a file of the inbox was not opened.
 enum OpenFailure {
+    /// Holds what it is instead, for the printed line.
     NotRegularFile(&'static str),
     Io(Error),
 }
 
-/// Never blocks on a pipe, never follows a link.
+/// Opens a regular file. Never blocks on a pipe and never follows a symbolic link.
 fn open_regular_file(path: &Path) -> Result<File, OpenFailure> {
     use std::os::unix::fs::FileTypeExt;
     let kind = path.symlink_metadata().map_err(OpenFailure::Io)?.file_type();
-    let what = match kind {
+    let file_type = match kind {
         kind if kind.is_symlink() => Some("a symbolic link"),
-        kind if kind.is_dir() => Some("a folder"),
+        kind if kind.is_dir() => Some("a directory"),
         kind if kind.is_fifo() => Some("a pipe"),
         kind if kind.is_socket() => Some("a socket"),
         kind if kind.is_file() => None,
         _ => Some("a device"),
     };
-    if let Some(what) = what {
-        return Err(OpenFailure::NotRegularFile(what));
+    if let Some(file_type) = file_type {
+        return Err(OpenFailure::NotRegularFile(file_type));
     }
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(OpenFailure::Io)?;
-    // It may have been swapped since.
+    // Another process may have replaced the file since the first check.
     match file.metadata() {
-        Ok(facts) if facts.is_file() => Ok(file),
-        Ok(_) => Err(OpenFailure::NotRegularFile("something else by now")),
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        Ok(_) => Err(OpenFailure::NotRegularFile("replaced while it was opened")),
         Err(error) => Err(OpenFailure::Io(error)),
     }
 }
 
+/// What the copy of a data file gave.
 enum CopyOutcome {
     Job(Job),
     Invalid(DataError),
 }
 
+/// Copies the file into the directory `temporary` and checks each line.
 fn copy_and_check(
-    orders: &DaemonConfig<'_>,
+    config: &DaemonConfig<'_>,
     file: File,
-    aside: &Path,
+    temporary: &Path,
     name: &str,
 ) -> Result<CopyOutcome, DurableError> {
-    durable::remove_tree(aside)?;
-    durable::create_dir(aside)?;
-    let mut copy = AppendFile::create(&aside.join("data.jsonl"))?;
+    durable::remove_tree(temporary)?;
+    durable::create_dir(temporary)?;
+    let mut copy = AppendFile::create(&temporary.join("data.jsonl"))?;
     let mut content = ContentId::default();
-    let read = read_samples(file, &orders.settings.limits, &orders.settings.guards, |line| {
+    let read = read_samples(file, &config.settings.limits, &config.settings.guards, |line| {
         content.update(line);
         copy.write_all(line)
     })?;
@@ -96,60 +103,63 @@ fn copy_and_check(
     };
     copy.finish(SyncPolicy::Full)?;
     let id = content.finish();
-    let order = jobs::queued(&orders.layout).unwrap_or_default().last().map_or(1, |last| last.order + 1);
+    let order = jobs::queued(&config.layout).unwrap_or_default().last().map_or(1, |last| last.order + 1);
     let job = Job { id, name: display_name(name), samples, order };
     let text = serde_json::to_vec(&job).unwrap_or_default();
-    durable::write_new(&aside.join("job.json"), &text, SyncPolicy::Full)?;
-    durable::sync_dir(aside, SyncPolicy::Full)?;
+    durable::write_new(&temporary.join("job.json"), &text, SyncPolicy::Full)?;
+    durable::sync_dir(temporary, SyncPolicy::Full)?;
     Ok(CopyOutcome::Job(job))
 }
 
-/// Into the queue by one rename; only then out of the inbox.
-fn enqueue(orders: &DaemonConfig<'_>, path: &Path, aside: &Path, job: &Job) -> Result<(), Error> {
-    if jobs::is_known(&orders.layout, &job.id) {
-        durable::remove_tree(aside).map_err(into_io_error)?;
-        (orders.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
+/// Moves the copy into the queue by one rename, then removes the file from the inbox.
+fn enqueue(config: &DaemonConfig<'_>, path: &Path, temporary: &Path, job: &Job) -> Result<(), Error> {
+    if jobs::is_known(&config.layout, &job.id) {
+        durable::remove_tree(temporary).map_err(into_io_error)?;
+        (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
     } else {
-        durable::rename(aside, &orders.layout.processing().join(&job.id)).map_err(into_io_error)?;
-        durable::sync_dir(&orders.layout.processing(), SyncPolicy::Full).map_err(into_io_error)?;
-        (orders.print_line)(&format!("accepted job {}: {} samples from {}", job.id, job.samples, job.name));
+        durable::rename(temporary, &config.layout.processing().join(&job.id)).map_err(into_io_error)?;
+        durable::sync_dir(&config.layout.processing(), SyncPolicy::Full).map_err(into_io_error)?;
+        (config.print_line)(&format!("accepted job {}: {} samples from {}", job.id, job.samples, job.name));
     }
     durable::remove_file(path).map_err(into_io_error)
 }
 
-/// Keeps the file, with what is wrong with it.
+/// Moves the file to `failed/`, next to a `reason.json` that says what is wrong with it.
 fn reject(
-    orders: &DaemonConfig<'_>,
+    config: &DaemonConfig<'_>,
     path: &Path,
     name: &str,
-    place: Option<&DataError>,
+    data_error: Option<&DataError>,
     message: &str,
 ) -> Result<(), Error> {
     let shown = display_name(name);
-    let digest = blake3::hash(format!("{name}\0{place:?}\0{message}").as_bytes()).to_hex();
-    let folder = orders.layout.failed().join(format!("rejected-{}", &digest[..16]));
-    let why = serde_json::json!({
+    let digest = blake3::hash(format!("{name}\0{data_error:?}\0{message}").as_bytes()).to_hex();
+    let dir = config.layout.failed().join(format!("rejected-{}", &digest[..16]));
+    let reason = serde_json::json!({
         "file": shown,
         "error": message,
-        "line": place.map(|place| place.line),
-        "column": place.map(|place| place.column),
-        "advice": "mend the file and submit it again",
+        "line": data_error.map(|error| error.line),
+        "column": data_error.map(|error| error.column),
+        "advice": "fix the file and submit it again",
     });
-    durable::remove_tree(&folder).map_err(into_io_error)?;
-    let text = serde_json::to_vec_pretty(&why).unwrap_or_default();
-    durable::write_dir(&folder, &[("reason.json", text)], SyncPolicy::Full, true).map_err(into_io_error)?;
-    let at = place.map(|place| format!(" line {} column {}:", place.line, place.column)).unwrap_or_default();
-    (orders.print_line)(&format!("rejected {shown}:{at} {message}"));
-    // On another file system it stays in the inbox, under a name that is passed over.
-    let aside = path.with_file_name(format!(".rejected-{}", &digest[..16]));
-    match durable::rename(path, &folder.join("data")).or_else(|_| durable::rename(path, &aside)) {
-        // It vanished meanwhile: there is nothing left to keep.
+    durable::remove_tree(&dir).map_err(into_io_error)?;
+    let text = serde_json::to_vec_pretty(&reason).unwrap_or_default();
+    durable::write_dir(&dir, &[("reason.json", text)], SyncPolicy::Full, true).map_err(into_io_error)?;
+    let position = data_error
+        .map(|data_error| format!(" line {} column {}:", data_error.line, data_error.column))
+        .unwrap_or_default();
+    (config.print_line)(&format!("rejected {shown}:{position} {message}"));
+    // If `failed/` is on another file system, the file stays in the inbox under a hidden name, which is
+    // ignored.
+    let hidden = path.with_file_name(format!(".rejected-{}", &digest[..16]));
+    match durable::rename(path, &dir.join("data")).or_else(|_| durable::rename(path, &hidden)) {
+        // The file has vanished, so there is nothing to move.
         Err(error) if error.error.kind() == ErrorKind::NotFound => Ok(()),
         moved => moved.map_err(into_io_error),
     }
 }
 
-/// A name as it may stand in a line or a file: escaped, and not too long.
+/// The name with control characters escaped, cut to [`MAX_NAME_CHARS`].
 fn display_name(name: &str) -> String {
     let escaped: String = name.escape_debug().collect();
     if escaped.chars().count() <= MAX_NAME_CHARS {
@@ -158,7 +168,8 @@ fn display_name(name: &str) -> String {
     escaped.chars().take(MAX_NAME_CHARS).chain("..".chars()).collect()
 }
 
-/// Keeps the words of the error, and its kind if that is that the file is gone.
+/// Keeps the error's text and kind, but turns `NotFound` into `Other`: callers take `NotFound` for a vanished
+/// inbox file.
 fn into_io_error(error: DurableError) -> Error {
     let kind = error.error.kind();
     Error::new(if kind == ErrorKind::NotFound { ErrorKind::Other } else { kind }, error)

@@ -1,5 +1,5 @@
-//! Looks through the inbox: lists all names, then looks at each, and takes those that have not changed for a while.
-//! A name may be gone, or be something else, at any moment between.
+//! Scans the inbox: lists all names, then accepts each file that has not changed for a while.
+//! Another process may remove or replace a file at any time between these steps.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use super::{DaemonConfig, DaemonError, accept};
 use crate::durable::TEMPORARY_MARKER;
 use crate::store::RootLayout;
 
-/// A file that was looked at and not yet taken.
+/// A file that was seen and not yet accepted.
 #[derive(Debug, Clone, PartialEq)]
 struct PendingFile {
     len_bytes: u64,
@@ -21,10 +21,12 @@ struct PendingFile {
     unchanged_since: Instant,
 }
 
+/// The inbox and the files in it that are not accepted yet.
 pub(super) struct Inbox {
     dir: PathBuf,
     pending: BTreeMap<OsString, PendingFile>,
-    /// Word from the kernel that something changed. None where inotify is exhausted: then only the rescan looks.
+    /// Change notifications of the kernel. `None` if inotify is unavailable; then only the periodic scan
+    /// finds files.
     changes: Option<(RecommendedWatcher, Receiver<()>)>,
 }
 
@@ -32,42 +34,46 @@ impl Inbox {
     pub(super) fn new(layout: &RootLayout) -> Inbox {
         let dir = layout.inbox();
         let changes = watch(&dir)
-            .inspect_err(|error| tracing::warn!("the inbox is looked through twice a second only: {error}"))
+            .inspect_err(|error| {
+                tracing::warn!("no notifications for the inbox, it is scanned twice a second: {error}")
+            })
             .ok();
         Inbox { dir, pending: BTreeMap::new(), changes }
     }
 
-    /// Nothing waits to be taken.
+    /// Whether no file waits to be accepted.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && ready_names(&self.dir).is_ok_and(|names| names.is_empty())
     }
 
+    /// Whether something has changed, or a file waits until it is old enough.
     pub(super) fn needs_scan(&self) -> bool {
-        let told = self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
-        told || !self.pending.is_empty()
+        let has_changed = self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
+        has_changed || !self.pending.is_empty()
     }
 
-    pub(super) fn scan(&mut self, orders: &DaemonConfig<'_>) -> Result<(), DaemonError> {
+    /// Checks each file once. Stops early if a stop is requested.
+    pub(super) fn scan(&mut self, config: &DaemonConfig<'_>) -> Result<(), DaemonError> {
         let listed = ready_names(&self.dir)
             .map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
         let names: std::collections::BTreeSet<OsString> =
             listed.into_iter().chain(self.pending.keys().cloned()).collect();
         for name in names {
-            if (orders.stop_requested)() {
+            if (config.stop_requested)() {
                 return Ok(());
             }
-            match self.check_file(&name, orders) {
+            match self.check_file(&name, config) {
                 Err(error)
                     if error.kind() == std::io::ErrorKind::NotFound
-                        && orders.settings.guards.tolerate_vanished =>
+                        && config.settings.guards.tolerate_vanished =>
                 {
                     self.pending.remove(&name);
-                    (orders.print_line)(&format!(
+                    (config.print_line)(&format!(
                         "vanished before it could be read: {}",
                         name.to_string_lossy().escape_debug()
                     ));
                 }
-                looked => looked.map_err(|error| DaemonError::Read {
+                result => result.map_err(|error| DaemonError::Read {
                     path: self.dir.join(&name).display().to_string(),
                     error,
                 })?,
@@ -76,20 +82,20 @@ impl Inbox {
         Ok(())
     }
 
-    fn check_file(&mut self, name: &OsStr, orders: &DaemonConfig<'_>) -> Result<(), std::io::Error> {
+    fn check_file(&mut self, name: &OsStr, config: &DaemonConfig<'_>) -> Result<(), std::io::Error> {
         let path = self.dir.join(name);
-        let facts = path.symlink_metadata()?;
-        let settle = Duration::from_millis(orders.settings.limits.settle_ms);
+        let metadata = path.symlink_metadata()?;
+        let settle_time = Duration::from_millis(config.settings.limits.settle_ms);
         let now = PendingFile {
-            len_bytes: facts.len(),
-            modified: facts.modified().ok(),
+            len_bytes: metadata.len(),
+            modified: metadata.modified().ok(),
             unchanged_since: Instant::now(),
         };
         match self.pending.get(name) {
-            // What is no plain file does not settle, and is rejected at once.
-            _ if !facts.is_file() => {}
+            // Anything but a regular file is rejected at once.
+            _ if !metadata.is_file() => {}
             Some(before) if before.len_bytes == now.len_bytes && before.modified == now.modified => {
-                if before.unchanged_since.elapsed() < settle {
+                if before.unchanged_since.elapsed() < settle_time {
                     return Ok(());
                 }
             }
@@ -98,15 +104,15 @@ impl Inbox {
                 return Ok(());
             }
         }
-        let taken = accept::accept_file(orders, &path, &name.to_string_lossy());
-        if taken.is_ok() {
+        let accepted = accept::accept_file(config, &path, &name.to_string_lossy());
+        if accepted.is_ok() {
             self.pending.remove(name);
         }
-        taken
+        accepted
     }
 }
 
-/// Names of what lies in the inbox; unfinished and hidden things are nobody's business yet.
+/// Names of the files in the inbox, without hidden files and unfinished copies.
 fn ready_names(dir: &std::path::Path) -> Result<Vec<OsString>, std::io::Error> {
     let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name());
     let is_ready = |name: &OsString| {
@@ -118,7 +124,7 @@ fn ready_names(dir: &std::path::Path) -> Result<Vec<OsString>, std::io::Error> {
 
 fn watch(dir: &std::path::Path) -> Result<(RecommendedWatcher, Receiver<()>), notify::Error> {
     let (sender, changes) = channel();
-    // A daemon that is gone needs no word.
+    // The send fails only if the daemon has dropped the receiver.
     let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
             let _ = sender.send(());

@@ -1,4 +1,5 @@
-//! The daemon: takes files in, has one worker at a time train them, and decides what each end of a worker means.
+//! The daemon: accepts files from the inbox, trains one job at a time in a worker process, and restarts
+//! workers. It prints only through [`DaemonConfig::print_line`].
 
 mod accept;
 mod cgroup;
@@ -23,42 +24,50 @@ use restart_policy::{NextAction, RestartPolicy};
 use status::StatusWriter;
 use worker_process::WorkerProcess;
 
-/// How long the loop waits for a word before it looks around again.
+/// How long the loop waits for a worker event before it checks everything else again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// The inbox is looked through at least so often, also without word from the kernel.
+/// Maximum time between two scans of the inbox, with or without a notification from the kernel.
 const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long the last look at the GPU may take.
+/// Maximum time that the last GPU health check before the exit may take.
 const FINAL_GPU_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a daemon is told.
+/// What a daemon needs to run.
 pub struct DaemonConfig<'a> {
+    /// The root that the daemon owns.
     pub layout: RootLayout,
+    /// The root's settings.
     pub settings: Settings,
-    /// End once everything is done.
+    /// Exit when the inbox and the queue are empty.
     pub drain: bool,
-    /// Says a line to whoever listens on standard output.
+    /// Prints a line on standard output.
     pub print_line: &'a dyn Fn(&str),
-    /// Whether a signal asked for the end.
+    /// Whether a signal has requested a stop.
     pub stop_requested: &'a dyn Fn() -> bool,
 }
 
-/// Why a daemon ends before it was asked to.
+/// Why a daemon exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    #[error("root `{root}` is in use by another daemon ({holder}); stop that one first")]
+    /// Another daemon holds the root's lock. `holder` is what that daemon wrote into the lock file.
+    #[error("root `{root}` is in use by another daemon ({holder}); stop that daemon first")]
     Locked { root: String, holder: String },
+    /// A write failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// A file or a directory of the root can't be read.
     #[error("could not read `{path}`: {error}")]
     Read { path: String, error: std::io::Error },
-    #[error("could not start a worker: {0}; the job stays where it is")]
+    /// The worker process can't be started.
+    #[error("could not start a worker: {0}; the job stays in the queue")]
     WorkerStart(std::io::Error),
+    /// A worker exited for a reason that stops the daemon too.
     #[error("{reason}")]
     Stopped { exit: Exit, reason: String },
 }
 
 impl DaemonError {
+    /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             DaemonError::Locked { .. } => Exit::Locked,
@@ -69,48 +78,52 @@ impl DaemonError {
     }
 }
 
-/// Runs until it is asked to end, or, with `drain`, until everything is done.
-pub fn run(orders: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
-    let RootLayout { .. } = &orders.layout;
-    for folder in orders.layout.dirs() {
-        durable::create_dir(&folder)?;
+/// Runs until a stop is requested or, with `drain`, until the inbox and the queue are empty.
+///
+/// # Errors
+/// If another daemon uses the root, a file can't be read or written, or a worker's failure stops the daemon.
+pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
+    for dir in config.layout.dirs() {
+        durable::create_dir(&dir)?;
     }
     let note = format!("pid {}\n", std::process::id());
-    let _lock = durable::lock(&orders.layout.lock(), &note).map_err(|held| match held {
+    let _lock = durable::lock(&config.layout.lock(), &note).map_err(|held| match held {
         Ok(holder) => DaemonError::Locked {
-            root: orders.layout.root().display().to_string(),
+            root: config.layout.root().display().to_string(),
             holder: holder.trim().to_owned(),
         },
         Err(error) => DaemonError::Disk(error),
     })?;
-    jobs::remove_unfinished(&orders.layout)?;
-    let status = StatusWriter::new(&orders.layout, &orders.settings.guards);
-    let (inbox, health) = (Inbox::new(&orders.layout), start_gpu_health(&orders.settings));
-    Daemon { config: orders, inbox, status, gpu_health: health, active: None, last_scan: None }.run()
+    jobs::remove_unfinished(&config.layout)?;
+    let status = StatusWriter::new(&config.layout, &config.settings.guards);
+    let (inbox, health) = (Inbox::new(&config.layout), start_gpu_health(&config.settings));
+    Daemon { config, inbox, status, gpu_health: health, active: None, last_scan: None }.run()
 }
 
 fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
-    let number = match settings.device.request {
+    let gpu_index = match settings.device.request {
         DeviceRequest::Cpu => return None,
         DeviceRequest::Auto => 0,
-        DeviceRequest::Cuda(number) => number,
+        DeviceRequest::Cuda(gpu_index) => gpu_index,
     };
     if !settings.guards.gpu_health {
         return None;
     }
-    let every = Duration::from_millis(settings.device.health_every_ms);
-    GpuHealthMonitor::start(u32::try_from(number).ok()?, every)
-        .inspect_err(|why| tracing::info!("the GPU's health is not watched: {why}"))
+    let interval = Duration::from_millis(settings.device.health_every_ms);
+    GpuHealthMonitor::start(u32::try_from(gpu_index).ok()?, interval)
+        .inspect_err(|reason| tracing::info!("the GPU's health is not monitored: {reason}"))
         .ok()
 }
 
-/// A job and its worker.
+/// The job that is being trained.
 struct ActiveJob {
     job: Job,
+    /// `None` while no worker runs, before the first start or a restart.
     worker: Option<WorkerProcess>,
-    /// When the next worker may be started.
+    /// Time at which the next worker may start.
     earliest_start: Instant,
     restart_policy: RestartPolicy,
+    /// Why the current worker will exit, if it has reported that.
     exit_reason: Option<String>,
 }
 
@@ -118,7 +131,7 @@ struct Daemon<'a> {
     config: &'a DaemonConfig<'a>,
     inbox: Inbox,
     status: StatusWriter,
-    /// None: there is no GPU, or nobody wants to know.
+    /// `None` without a GPU, or with the guard `gpu_health` off.
     gpu_health: Option<GpuHealthMonitor>,
     active: Option<ActiveJob>,
     last_scan: Option<Instant>,
@@ -151,7 +164,7 @@ impl Daemon<'_> {
     }
 
     fn scan_inbox(&mut self) -> Result<(), DaemonError> {
-        let due = self.last_scan.is_none_or(|at| at.elapsed() > RESCAN_INTERVAL);
+        let due = self.last_scan.is_none_or(|scanned| scanned.elapsed() > RESCAN_INTERVAL);
         if !due && !self.inbox.needs_scan() {
             return Ok(());
         }
@@ -160,32 +173,32 @@ impl Daemon<'_> {
     }
 
     fn check_gpu(&mut self) {
-        while let Some(look) = self.gpu_health.as_ref().and_then(GpuHealthMonitor::next_sample) {
-            self.report_gpu_health(look);
+        while let Some(sample) = self.gpu_health.as_ref().and_then(GpuHealthMonitor::next_sample) {
+            self.report_gpu_health(sample);
         }
     }
 
-    /// What happened since the last look is told before the end.
+    /// Reports what has happened since the last check, before the daemon exits.
     fn check_gpu_before_exit(&mut self) {
-        let looks = self
+        let samples = self
             .gpu_health
             .as_ref()
             .map(|health| health.sample_now(FINAL_GPU_CHECK_TIMEOUT))
             .unwrap_or_default();
-        looks.into_iter().for_each(|look| self.report_gpu_health(look));
+        samples.into_iter().for_each(|sample| self.report_gpu_health(sample));
     }
 
-    fn report_gpu_health(&mut self, look: HealthSample) {
-        for remark in look.events {
-            let (HealthEvent::Warning(word) | HealthEvent::Untrusted(word)) = &remark;
-            (self.config.print_line)(&format!("gpu warning: {word}"));
-            self.status.record_trouble(word);
-            let worker = self.active.as_mut().and_then(|under| under.worker.as_mut());
-            if let (HealthEvent::Untrusted(_), Some(worker)) = (&remark, worker) {
+    fn report_gpu_health(&mut self, sample: HealthSample) {
+        for event in sample.events {
+            let (HealthEvent::Warning(message) | HealthEvent::Untrusted(message)) = &event;
+            (self.config.print_line)(&format!("gpu warning: {message}"));
+            self.status.record_trouble(message);
+            let worker = self.active.as_mut().and_then(|active| active.worker.as_mut());
+            if let (HealthEvent::Untrusted(_), Some(worker)) = (&event, worker) {
                 worker.kill_with_reason("may have computed on what a GPU error has changed");
             }
         }
-        self.status.set_gpu(look.reading);
+        self.status.set_gpu(sample.reading);
     }
 
     fn remove_from_queue(&self, job: &jobs::Job) -> Result<(), DaemonError> {
@@ -195,54 +208,54 @@ impl Daemon<'_> {
 
     fn start_next_job(&mut self) -> Result<(), DaemonError> {
         let Some(job) = jobs::next_queued(&self.config.layout)? else { return Ok(()) };
-        // Finished before an earlier daemon was killed, but not yet tidied away.
+        // An earlier daemon was killed after the job finished but before it left the queue.
         if let Some((step, adapter)) = jobs::finished_result(&self.config.layout, &job) {
             (self.config.print_line)(&format!("finished job {} at step {step} adapter {adapter}", job.id));
             return self.remove_from_queue(&job);
         }
-        let crashes = RestartPolicy::new(&self.config.settings);
+        let restart_policy = RestartPolicy::new(&self.config.settings);
         self.active = Some(ActiveJob {
             job,
             worker: None,
             earliest_start: Instant::now(),
-            restart_policy: crashes,
+            restart_policy,
             exit_reason: None,
         });
         Ok(())
     }
 
     fn poll_worker(&mut self) -> Result<(), DaemonError> {
-        let Some(under) = &mut self.active else { return Ok(()) };
-        let Some(worker) = &mut under.worker else {
-            if Instant::now() < under.earliest_start {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let Some(worker) = &mut active.worker else {
+            if Instant::now() < active.earliest_start {
                 std::thread::sleep(POLL_INTERVAL);
                 return Ok(());
             }
-            under.worker = Some(
+            active.worker = Some(
                 WorkerProcess::start(
                     self.config,
-                    &under.job,
-                    under.restart_policy.micro_batch(),
-                    under.restart_policy.place(),
+                    &active.job,
+                    active.restart_policy.micro_batch(),
+                    active.restart_policy.device(),
                 )
                 .map_err(DaemonError::WorkerStart)?,
             );
             return Ok(());
         };
         match worker.next_event(POLL_INTERVAL) {
-            Some(word) => self.handle_worker_event(word),
+            Some(event) => self.handle_worker_event(event),
             None => match worker.poll_exit() {
-                Some(ended) => return self.handle_worker_exit(ended),
+                Some(exit) => return self.handle_worker_exit(exit),
                 None => worker.kill_if_unresponsive(&self.config.settings),
             },
         }
         Ok(())
     }
 
-    /// What the worker says, in the words of the daemon.
-    fn handle_worker_event(&mut self, word: WorkerEvent) {
-        let Some(under) = &mut self.active else { return };
-        let line = match &word {
+    /// Prints a worker event as a line and acts on it.
+    fn handle_worker_event(&mut self, event: WorkerEvent) {
+        let Some(active) = &mut self.active else { return };
+        let line = match &event {
             WorkerEvent::Heartbeat => return,
             WorkerEvent::Resumed { step } => format!("resumed from step {step}"),
             WorkerEvent::CheckpointSkipped { name, reason } => {
@@ -251,12 +264,12 @@ impl Daemon<'_> {
             WorkerEvent::Step { step, loss } => format!("step {step} loss {loss}"),
             WorkerEvent::Saving { step } => format!("saving step {step}"),
             WorkerEvent::Saved { step } => format!("saved step {step}"),
-            WorkerEvent::SaveDeferred { step, reason: why } => format!("save of step {step} put off: {why}"),
-            WorkerEvent::SaveFailed { step, reason: why } => format!("save of step {step} failed: {why}"),
-            WorkerEvent::StepSkipped { step, reason: what } => format!("skipped step {step}: {what}"),
-            WorkerEvent::RolledBack { to, reason: what } => format!("rolled back to step {to}: {what}"),
+            WorkerEvent::SaveDeferred { step, reason } => format!("save of step {step} put off: {reason}"),
+            WorkerEvent::SaveFailed { step, reason } => format!("save of step {step} failed: {reason}"),
+            WorkerEvent::StepSkipped { step, reason } => format!("skipped step {step}: {reason}"),
+            WorkerEvent::RolledBack { to, reason } => format!("rolled back to step {to}: {reason}"),
             WorkerEvent::Finished { step, adapter } => {
-                format!("finished job {} at step {step} adapter {adapter}", under.job.id)
+                format!("finished job {} at step {step} adapter {adapter}", active.job.id)
             }
             WorkerEvent::Device { device } => format!("trains on {device}"),
             WorkerEvent::MicroBatchReduced { from, to } => {
@@ -271,54 +284,54 @@ impl Daemon<'_> {
                 format!("recomputed step {step}: the results differ; done again")
             }
             WorkerEvent::GpuStuck { seconds } => {
-                under
+                active
                     .worker
                     .iter_mut()
                     .for_each(|worker| worker.kill_with_reason("waited for its GPU too long"));
                 format!("the GPU has not answered for {seconds} s")
             }
-            WorkerEvent::ExitReason { reason: why } => {
-                under.exit_reason = Some(why.clone());
+            WorkerEvent::ExitReason { reason } => {
+                active.exit_reason = Some(reason.clone());
                 return;
             }
         };
-        match word {
-            WorkerEvent::Saved { .. } => under.restart_policy.record_progress(),
-            WorkerEvent::MicroBatchReduced { to, .. } => under.restart_policy.set_micro_batch(to),
+        match event {
+            WorkerEvent::Saved { .. } => active.restart_policy.record_progress(),
+            WorkerEvent::MicroBatchReduced { to, .. } => active.restart_policy.set_micro_batch(to),
             _ => {}
         }
-        self.status.record_event(&under.job.id, &word, under.restart_policy.micro_batch());
+        self.status.record_event(&active.job.id, &event, active.restart_policy.micro_batch());
         (self.config.print_line)(&line);
     }
 
-    fn handle_worker_exit(&mut self, ended: restart_policy::WorkerExit) -> Result<(), DaemonError> {
-        let Some(mut under) = self.active.take() else { return Ok(()) };
-        let why = under.exit_reason.take().unwrap_or_default();
-        match under.restart_policy.decide(ended, &why) {
-            NextAction::FinishJob => self.remove_from_queue(&under.job),
+    fn handle_worker_exit(&mut self, exit: restart_policy::WorkerExit) -> Result<(), DaemonError> {
+        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let reason = active.exit_reason.take().unwrap_or_default();
+        match active.restart_policy.decide(exit, &reason) {
+            NextAction::FinishJob => self.remove_from_queue(&active.job),
             NextAction::FailJob { reason } => {
-                (self.config.print_line)(&format!("failed job {}: {reason}", under.job.id));
-                Ok(jobs::move_to_failed(&self.config.layout, &under.job, &reason)?)
+                (self.config.print_line)(&format!("failed job {}: {reason}", active.job.id));
+                Ok(jobs::move_to_failed(&self.config.layout, &active.job, &reason)?)
             }
             NextAction::StopDaemon { exit, reason } => Err(DaemonError::Stopped { exit, reason }),
-            NextAction::Restart { message: word, delay: wait } => {
-                (self.config.print_line)(&word);
-                under.worker = None;
-                under.earliest_start = Instant::now() + wait;
-                self.active = Some(under);
+            NextAction::Restart { message, delay } => {
+                (self.config.print_line)(&message);
+                active.worker = None;
+                active.earliest_start = Instant::now() + delay;
+                self.active = Some(active);
                 Ok(())
             }
         }
     }
 
-    /// Passes the signal on and waits: the worker finishes its step and saves.
+    /// Passes the signal on to the worker, which finishes its step and saves, and waits for it to exit.
     fn stop(&mut self) -> Result<Exit, DaemonError> {
-        if let Some(worker) = self.active.as_mut().and_then(|under| under.worker.as_mut()) {
+        if let Some(worker) = self.active.as_mut().and_then(|active| active.worker.as_mut()) {
             worker.request_stop();
         }
-        while let Some(worker) = self.active.as_mut().and_then(|under| under.worker.as_mut()) {
+        while let Some(worker) = self.active.as_mut().and_then(|active| active.worker.as_mut()) {
             match worker.next_event(POLL_INTERVAL) {
-                Some(word) => self.handle_worker_event(word),
+                Some(event) => self.handle_worker_event(event),
                 None if worker.poll_exit().is_some() => break,
                 None => worker.kill_if_unresponsive(&self.config.settings),
             }

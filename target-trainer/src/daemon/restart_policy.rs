@@ -1,4 +1,4 @@
-//! What a worker's end means, and what is done about it.
+//! Decides what the daemon does after a worker has exited. Starts no process and prints nothing.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -7,48 +7,45 @@ use std::time::{Duration, Instant};
 use crate::exit::Exit;
 use crate::settings::{DeviceRequest, OnGpuLost, Settings};
 
+/// The signal that the OOM killer sends.
 const SIGKILL: i32 = nix::libc::SIGKILL;
+/// Longest wait before a restart.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// How a worker ended.
+/// How a worker exited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WorkerExit {
     pub(super) status: ExitStatus,
-    /// The cgroup's count of OOM kills before and after, where it rose.
+    /// The cgroup's OOM kill count before and after the worker ran, if it rose.
     pub(super) oom_kill_counts: Option<(u64, u64)>,
     /// Why the daemon killed it, if it did.
     pub(super) kill_reason: Option<&'static str>,
 }
 
-/// What is done next.
+/// What the daemon does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NextAction {
+    /// The job is done.
     FinishJob,
-    Restart {
-        message: String,
-        delay: Duration,
-    },
-    FailJob {
-        reason: String,
-    },
-    /// The daemon itself can't go on.
-    StopDaemon {
-        exit: Exit,
-        reason: String,
-    },
+    /// Print `message`, and start another worker after `delay`.
+    Restart { message: String, delay: Duration },
+    /// Move the job to `failed/`.
+    FailJob { reason: String },
+    /// Exit: the cause affects all jobs.
+    StopDaemon { exit: Exit, reason: String },
 }
 
-/// What has happened to one job's workers so far.
+/// The history of one job's workers, and the policy that follows from the settings.
 pub(super) struct RestartPolicy {
     settings: Settings,
     micro_batch: usize,
-    /// Where the next worker trains.
-    place: DeviceRequest,
-    /// Since when no GPU was to be found.
+    /// The device that the next worker will use.
+    device: DeviceRequest,
+    /// When the GPU was first found to be missing.
     gpu_missing_since: Option<Instant>,
-    /// In a row, without a save in between.
+    /// Crashes in a row without a save in between.
     crash_count: u32,
-    /// SIGKILLs that nobody explains, in a row.
+    /// SIGKILLs in a row that neither the daemon nor the kernel's OOM killer sent.
     unexplained_kills: u32,
 }
 
@@ -57,107 +54,113 @@ impl RestartPolicy {
         RestartPolicy {
             settings: settings.clone(),
             micro_batch: settings.train.micro_batch,
-            place: settings.device.request,
+            device: settings.device.request,
             gpu_missing_since: None,
             crash_count: 0,
             unexplained_kills: 0,
         }
     }
 
-    pub(super) fn place(&self) -> DeviceRequest {
-        self.place
+    /// The device that the next worker will use.
+    pub(super) fn device(&self) -> DeviceRequest {
+        self.device
     }
 
-    /// The worker itself has taken a smaller one; the next worker begins with it.
+    /// Records a micro-batch that the worker has reduced by itself. The next worker starts with it.
     pub(super) fn set_micro_batch(&mut self, micro_batch: usize) {
         self.micro_batch = micro_batch;
     }
 
+    /// The micro-batch of the next worker.
     pub(super) fn micro_batch(&self) -> usize {
         self.micro_batch
     }
 
-    /// A save was made.
+    /// Records a save: crashes before it no longer count.
     pub(super) fn record_progress(&mut self) {
         (self.crash_count, self.unexplained_kills, self.gpu_missing_since) = (0, 0, None);
     }
 
-    pub(super) fn decide(&mut self, ended: WorkerExit, why: &str) -> NextAction {
-        if let Some(exit) = ended.status.code().and_then(Exit::from_code) {
-            return self.decide_by_exit_code(exit, why);
+    /// Decides by the exit status. `reason` is the reason that the worker has reported, or empty.
+    pub(super) fn decide(&mut self, worker_exit: WorkerExit, reason: &str) -> NextAction {
+        if let Some(exit) = worker_exit.status.code().and_then(Exit::from_code) {
+            return self.decide_by_exit_code(exit, reason);
         }
-        match (ended.status.signal(), ended.oom_kill_counts) {
-            (Some(SIGKILL), Some((before, after))) if ended.kill_reason.is_none() => {
-                self.shrink_after_oom(&format!(
+        match (worker_exit.status.signal(), worker_exit.oom_kill_counts) {
+            (Some(SIGKILL), Some((before, after))) if worker_exit.kill_reason.is_none() => self
+                .shrink_after_oom(&format!(
                     "worker killed by the OOM killer (the cgroup's count went from {before} to {after})"
-                ))
-            }
-            (Some(SIGKILL), None) if ended.kill_reason.is_none() => self.handle_unexplained_kill(),
-            (Some(SIGKILL), _) => {
-                self.handle_crash(&format!("worker {} and was killed", ended.kill_reason.unwrap_or("died")))
-            }
+                )),
+            (Some(SIGKILL), None) if worker_exit.kill_reason.is_none() => self.handle_unexplained_kill(),
+            (Some(SIGKILL), _) => self.handle_crash(&format!(
+                "worker {} and was killed",
+                worker_exit.kill_reason.unwrap_or("died")
+            )),
             (Some(signal), _) => self.handle_crash(&format!("worker died by signal {signal}")),
-            (None, _) => self.handle_crash(&format!("worker ended with {} {why}", ended.status)),
+            (None, _) => self.handle_crash(&format!("worker ended with {} {reason}", worker_exit.status)),
         }
     }
 
-    fn decide_by_exit_code(&mut self, exit: Exit, why: &str) -> NextAction {
+    fn decide_by_exit_code(&mut self, exit: Exit, reason: &str) -> NextAction {
         match exit {
             Exit::Done => NextAction::FinishJob,
-            Exit::Disk => NextAction::StopDaemon { exit, reason: why.to_owned() },
+            Exit::Disk => NextAction::StopDaemon { exit, reason: reason.to_owned() },
             Exit::GpuFailed if !self.settings.guards.gpu_restart => {
-                NextAction::FailJob { reason: why.to_owned() }
+                NextAction::FailJob { reason: reason.to_owned() }
             }
             Exit::GpuMissing | Exit::GpuUnsupported | Exit::GpuWrongResult
                 if !self.settings.guards.gpu_fallback =>
             {
-                NextAction::FailJob { reason: why.to_owned() }
+                NextAction::FailJob { reason: reason.to_owned() }
             }
-            Exit::GpuMissing => self.retry_missing_gpu(why),
-            Exit::GpuUnsupported | Exit::GpuWrongResult => self.give_up_gpu(exit, why),
+            Exit::GpuMissing => self.retry_missing_gpu(reason),
+            Exit::GpuUnsupported | Exit::GpuWrongResult => self.give_up_gpu(exit, reason),
             Exit::BaseModel | Exit::NoValidCheckpoint | Exit::NonFinite => {
-                NextAction::FailJob { reason: why.to_owned() }
+                NextAction::FailJob { reason: reason.to_owned() }
             }
             Exit::Interrupted => NextAction::Restart {
                 message: "worker was asked to end by somebody else; it goes on".into(),
                 delay: Duration::ZERO,
             },
             Exit::Findings | Exit::Usage | Exit::Failed | Exit::Locked | Exit::GpuFailed => {
-                self.handle_crash(&format!("worker ended with exit code {}: {why}", exit.code()))
+                self.handle_crash(&format!("worker ended with exit code {}: {reason}", exit.code()))
             }
         }
     }
 
-    /// It may come back: a driver is reloaded, a card reset. Not a crash of the job.
-    fn retry_missing_gpu(&mut self, why: &str) -> NextAction {
-        let lost_for = self.gpu_missing_since.get_or_insert_with(Instant::now).elapsed();
-        if lost_for >= Duration::from_secs(self.settings.device.lost_patience_s) {
-            return self.give_up_gpu(Exit::GpuMissing, &format!("GPU not detected: {why}"));
+    /// Waits for the GPU: it may come back after a reset or a driver reload. Not counted as a crash of the
+    /// job.
+    fn retry_missing_gpu(&mut self, reason: &str) -> NextAction {
+        let missing_for = self.gpu_missing_since.get_or_insert_with(Instant::now).elapsed();
+        if missing_for >= Duration::from_secs(self.settings.device.lost_patience_s) {
+            return self.give_up_gpu(Exit::GpuMissing, &format!("GPU not detected: {reason}"));
         }
-        // Doubled as it lasts: the wait is as long as the loss so far.
-        let wait = lost_for.max(Duration::from_millis(self.settings.train.backoff_ms)).min(MAX_BACKOFF);
+        // Waiting as long as the GPU has been missing doubles that time with each attempt.
+        let delay = missing_for.max(Duration::from_millis(self.settings.train.backoff_ms)).min(MAX_BACKOFF);
         NextAction::Restart {
-            message: format!("GPU not detected: {why}; tried again in {:.1} s", wait.as_secs_f64()),
-            delay: wait,
+            message: format!("GPU not detected: {reason}; tried again in {:.1} s", delay.as_secs_f64()),
+            delay,
         }
     }
 
-    fn give_up_gpu(&mut self, exit: Exit, why: &str) -> NextAction {
+    /// Goes on with the CPU or stops, as `device.on_lost` says.
+    fn give_up_gpu(&mut self, exit: Exit, reason: &str) -> NextAction {
         match self.settings.device.on_lost {
-            OnGpuLost::Stop if self.place != DeviceRequest::Auto => {
-                NextAction::StopDaemon { exit, reason: why.to_owned() }
+            OnGpuLost::Stop if self.device != DeviceRequest::Auto => {
+                NextAction::StopDaemon { exit, reason: reason.to_owned() }
             }
             OnGpuLost::Stop | OnGpuLost::Cpu => {
-                self.place = DeviceRequest::Cpu;
+                self.device = DeviceRequest::Cpu;
                 NextAction::Restart {
-                    message: format!("{why}; going on on the CPU, weights will be close, not equal"),
+                    message: format!("{reason}; going on on the CPU, weights will be close, not equal"),
                     delay: Duration::ZERO,
                 }
             }
         }
     }
 
-    /// Userspace OOM killers leave no count: the first such kill may be anybody's, a second one in a row is taken for theirs.
+    /// Userspace OOM killers leave no count. The first such kill is treated as a crash, a second one in a row
+    /// as out of memory.
     fn handle_unexplained_kill(&mut self) -> NextAction {
         self.unexplained_kills += 1;
         if self.unexplained_kills >= 2 {
@@ -166,31 +169,31 @@ impl RestartPolicy {
         self.handle_crash("worker killed by SIGKILL, not by the kernel's OOM killer")
     }
 
-    fn shrink_after_oom(&mut self, what: &str) -> NextAction {
+    fn shrink_after_oom(&mut self, cause: &str) -> NextAction {
         if !self.settings.guards.shrink_on_oom || self.micro_batch == 1 {
-            return self.handle_crash(what);
+            return self.handle_crash(cause);
         }
         let before = self.micro_batch;
         self.micro_batch = before.div_ceil(2);
         NextAction::Restart {
-            message: format!("{what}; micro-batch {before} -> {}, same effective batch", self.micro_batch),
+            message: format!("{cause}; micro-batch {before} -> {}, same effective batch", self.micro_batch),
             delay: self.backoff(),
         }
     }
 
-    fn handle_crash(&mut self, what: &str) -> NextAction {
+    fn handle_crash(&mut self, cause: &str) -> NextAction {
         self.crash_count += 1;
         if self.settings.guards.quarantine && self.crash_count >= self.settings.train.max_crashes {
             return NextAction::FailJob {
-                reason: format!("{what}; {} crashes in a row without progress", self.crash_count),
+                reason: format!("{cause}; {} crashes in a row without progress", self.crash_count),
             };
         }
-        NextAction::Restart { message: format!("{what}; started again"), delay: self.backoff() }
+        NextAction::Restart { message: format!("{cause}; started again"), delay: self.backoff() }
     }
 
     fn backoff(&self) -> Duration {
-        let doubled = 1u32 << self.crash_count.saturating_sub(1).min(16);
-        (Duration::from_millis(self.settings.train.backoff_ms) * doubled).min(MAX_BACKOFF)
+        let factor = 1u32 << self.crash_count.saturating_sub(1).min(16);
+        (Duration::from_millis(self.settings.train.backoff_ms) * factor).min(MAX_BACKOFF)
     }
 }
 
@@ -200,24 +203,24 @@ mod tests {
 
     use super::*;
 
-    fn killed(oom: Option<(u64, u64)>) -> WorkerExit {
-        WorkerExit { status: ExitStatus::from_raw(SIGKILL), oom_kill_counts: oom, kill_reason: None }
+    fn killed(oom_kill_counts: Option<(u64, u64)>) -> WorkerExit {
+        WorkerExit { status: ExitStatus::from_raw(SIGKILL), oom_kill_counts, kill_reason: None }
     }
 
     #[test]
-    fn an_oom_kill_halves_the_micro_batch_and_another_sigkill_only_when_it_comes_again() {
-        let mut crashes =
+    fn an_oom_kill_halves_the_micro_batch_and_another_sigkill_does_so_when_repeated() {
+        let mut policy =
             RestartPolicy::new(&Settings::default().with(&["train.micro_batch=8".into()]).unwrap());
-        crashes.decide(killed(Some((0, 1))), "");
-        assert_eq!(crashes.micro_batch(), 4);
-        crashes.decide(killed(None), "");
-        assert_eq!(crashes.micro_batch(), 4);
-        crashes.decide(killed(None), "");
-        assert_eq!(crashes.micro_batch(), 2);
-        // A save in between: what came before it is no sign of want of memory.
-        crashes.record_progress();
-        crashes.decide(killed(None), "");
-        assert_eq!(crashes.micro_batch(), 2);
+        policy.decide(killed(Some((0, 1))), "");
+        assert_eq!(policy.micro_batch(), 4);
+        policy.decide(killed(None), "");
+        assert_eq!(policy.micro_batch(), 4);
+        policy.decide(killed(None), "");
+        assert_eq!(policy.micro_batch(), 2);
+        // After a save, earlier kills no longer count towards out of memory.
+        policy.record_progress();
+        policy.decide(killed(None), "");
+        assert_eq!(policy.micro_batch(), 2);
     }
 
     fn exited(exit: Exit) -> WorkerExit {
@@ -228,41 +231,41 @@ mod tests {
         }
     }
 
-    fn crashes(changes: &[&str]) -> RestartPolicy {
+    fn policy(changes: &[&str]) -> RestartPolicy {
         let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
         RestartPolicy::new(&Settings::default().with(&changes).unwrap())
     }
 
     #[test]
-    fn a_gpu_that_is_gone_is_looked_for_until_patience_ends_and_then_done_without() {
-        let mut patient = crashes(&["device.use=cuda:0"]);
-        assert!(
-            matches!(patient.decide(exited(Exit::GpuMissing), "no device"), NextAction::Restart { delay, .. } if delay > Duration::ZERO)
-        );
-        assert_eq!(patient.place(), DeviceRequest::Cuda(0));
-        let mut hasty = crashes(&["device.use=cuda:0", "device.lost_patience_s=0", "device.on_lost=cpu"]);
-        let word =
+    fn a_missing_gpu_is_retried_until_the_timeout_and_then_replaced_by_the_cpu_or_a_stop() {
+        let mut before_timeout = policy(&["device.use=cuda:0"]);
+        let action = before_timeout.decide(exited(Exit::GpuMissing), "no device");
+        assert!(matches!(action, NextAction::Restart { delay, .. } if delay > Duration::ZERO));
+        assert_eq!(before_timeout.device(), DeviceRequest::Cuda(0));
+        let mut after_timeout =
+            policy(&["device.use=cuda:0", "device.lost_patience_s=0", "device.on_lost=cpu"]);
+        let message =
             "GPU not detected: no device; going on on the CPU, weights will be close, not equal".to_owned();
         assert_eq!(
-            hasty.decide(exited(Exit::GpuMissing), "no device"),
-            NextAction::Restart { message: word, delay: Duration::ZERO }
+            after_timeout.decide(exited(Exit::GpuMissing), "no device"),
+            NextAction::Restart { message, delay: Duration::ZERO }
         );
-        assert_eq!(hasty.place(), DeviceRequest::Cpu);
-        let mut stopping = crashes(&["device.use=cuda:0", "device.lost_patience_s=0"]);
+        assert_eq!(after_timeout.device(), DeviceRequest::Cpu);
+        let mut with_stop = policy(&["device.use=cuda:0", "device.lost_patience_s=0"]);
         let reason = "GPU not detected: no device".to_owned();
         assert_eq!(
-            stopping.decide(exited(Exit::GpuMissing), "no device"),
+            with_stop.decide(exited(Exit::GpuMissing), "no device"),
             NextAction::StopDaemon { exit: Exit::GpuMissing, reason }
         );
     }
 
     #[test]
-    fn a_cuda_error_costs_a_process_and_without_the_guard_the_job() {
+    fn a_cuda_error_restarts_the_worker_and_without_the_guard_fails_the_job() {
         assert!(matches!(
-            crashes(&[]).decide(exited(Exit::GpuFailed), "launch failed"),
+            policy(&[]).decide(exited(Exit::GpuFailed), "launch failed"),
             NextAction::Restart { .. }
         ));
-        let mut unguarded = crashes(&["guards.gpu_restart=false"]);
+        let mut unguarded = policy(&["guards.gpu_restart=false"]);
         assert_eq!(
             unguarded.decide(exited(Exit::GpuFailed), "launch failed"),
             NextAction::FailJob { reason: "launch failed".into() }
@@ -270,16 +273,16 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_crashes_without_progress_is_put_aside_with_its_reason() {
-        let mut crashes = RestartPolicy::new(&Settings::default());
+    fn a_job_that_crashes_without_progress_fails_with_the_reason() {
+        let mut policy = RestartPolicy::new(&Settings::default());
         let segfault =
             WorkerExit { status: ExitStatus::from_raw(11), oom_kill_counts: None, kill_reason: None };
-        assert!(matches!(crashes.decide(segfault, ""), NextAction::Restart { .. }));
-        assert!(matches!(crashes.decide(segfault, ""), NextAction::Restart { .. }));
-        crashes.record_progress();
-        assert!(matches!(crashes.decide(segfault, ""), NextAction::Restart { .. }));
-        assert!(matches!(crashes.decide(segfault, ""), NextAction::Restart { .. }));
+        assert!(matches!(policy.decide(segfault, ""), NextAction::Restart { .. }));
+        assert!(matches!(policy.decide(segfault, ""), NextAction::Restart { .. }));
+        policy.record_progress();
+        assert!(matches!(policy.decide(segfault, ""), NextAction::Restart { .. }));
+        assert!(matches!(policy.decide(segfault, ""), NextAction::Restart { .. }));
         let reason = "worker died by signal 11; 3 crashes in a row without progress".to_owned();
-        assert_eq!(crashes.decide(segfault, ""), NextAction::FailJob { reason });
+        assert_eq!(policy.decide(segfault, ""), NextAction::FailJob { reason });
     }
 }

@@ -1,4 +1,5 @@
-//! `status.json`: where the daemon stands, replaced as a whole, for people and monitors. Training goes on without it.
+//! Writes `status.json`, which shows people and monitors what the daemon does. Training does not depend on
+//! it.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,9 +12,10 @@ use crate::settings::Guards;
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
 
-/// Between two writes of mere steps.
+/// Minimum time between two writes that only report steps.
 const STEP_WRITE_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The content of `status.json`.
 #[derive(Debug, Clone, Default, Serialize)]
 struct StatusFile {
     pid: u32,
@@ -28,21 +30,23 @@ struct StatusFile {
     gpu: Option<GpuReading>,
 }
 
+/// Keeps `status.json` up to date.
 pub(super) struct StatusWriter {
     path: PathBuf,
     content: StatusFile,
     last_write: Option<Instant>,
     is_failing: bool,
-    /// A reader sees the old one or the new one, never a part.
+    /// Replaces the file as a whole, so that no reader sees a part of it.
     atomic: bool,
 }
 
 impl StatusWriter {
+    /// Writes the first `status.json`.
     pub(super) fn new(layout: &RootLayout, guards: &Guards) -> StatusWriter {
-        let facts = StatusFile { pid: std::process::id(), state: "idle", ..StatusFile::default() };
+        let content = StatusFile { pid: std::process::id(), state: "idle", ..StatusFile::default() };
         let mut status = StatusWriter {
             path: layout.status(),
-            content: facts,
+            content,
             last_write: None,
             is_failing: false,
             atomic: guards.atomic_status,
@@ -51,43 +55,46 @@ impl StatusWriter {
         status
     }
 
+    /// Reports that no job is being trained.
     pub(super) fn set_idle(&mut self) {
         (self.content.state, self.content.job) = ("idle", None);
         self.write();
     }
 
-    pub(super) fn record_event(&mut self, job: &str, word: &WorkerEvent, micro_batch: usize) {
+    /// Reports an event of the worker.
+    pub(super) fn record_event(&mut self, job: &str, event: &WorkerEvent, micro_batch: usize) {
         (self.content.state, self.content.micro_batch) = ("training", micro_batch);
         self.content.job = Some(job.to_owned());
-        match word {
+        match event {
             WorkerEvent::Step { step, loss } => {
                 (self.content.step, self.content.loss) = (*step, Some(loss.clone()))
             }
             WorkerEvent::Saved { step } => self.content.last_saved = Some(*step),
-            WorkerEvent::SaveDeferred { reason: why, .. } | WorkerEvent::SaveFailed { reason: why, .. } => {
-                self.content.last_trouble = Some(why.clone())
+            WorkerEvent::SaveDeferred { reason, .. } | WorkerEvent::SaveFailed { reason, .. } => {
+                self.content.last_trouble = Some(reason.clone())
             }
-            WorkerEvent::StepSkipped { reason: what, .. } | WorkerEvent::RolledBack { reason: what, .. } => {
-                self.content.last_trouble = Some(what.clone())
+            WorkerEvent::StepSkipped { reason, .. } | WorkerEvent::RolledBack { reason, .. } => {
+                self.content.last_trouble = Some(reason.clone())
             }
             WorkerEvent::Device { device } => self.content.device = Some(device.clone()),
             _ => {}
         }
-        let only_a_step = matches!(word, WorkerEvent::Step { .. } | WorkerEvent::Saving { .. });
-        if !only_a_step || self.last_write.is_none_or(|at| at.elapsed() > STEP_WRITE_INTERVAL) {
+        let is_step_only = matches!(event, WorkerEvent::Step { .. } | WorkerEvent::Saving { .. });
+        if !is_step_only || self.last_write.is_none_or(|written| written.elapsed() > STEP_WRITE_INTERVAL) {
             self.write();
         }
     }
 
-    /// Told by the GPU, not by a worker.
-    pub(super) fn record_trouble(&mut self, what: &str) {
-        self.content.last_trouble = Some(what.to_owned());
+    /// Reports a problem of the GPU, which no worker event reports.
+    pub(super) fn record_trouble(&mut self, trouble: &str) {
+        self.content.last_trouble = Some(trouble.to_owned());
         self.write();
     }
 
-    /// Written with the next word: it changes with every look.
-    pub(super) fn set_gpu(&mut self, facts: Option<GpuReading>) {
-        self.content.gpu = facts;
+    /// Stores the GPU's latest readings. They are written with the next event, because they change all the
+    /// time.
+    pub(super) fn set_gpu(&mut self, reading: Option<GpuReading>) {
+        self.content.gpu = reading;
     }
 
     fn write(&mut self) {

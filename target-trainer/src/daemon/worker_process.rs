@@ -1,4 +1,4 @@
-//! The worker's process as the daemon holds it.
+//! Starts, watches and kills the worker process. Does not decide what happens after it exits.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -14,57 +14,62 @@ use super::{DaemonConfig, cgroup};
 use crate::settings::{DeviceRequest, Settings};
 use crate::train::WorkerEvent;
 
-/// The OOM killer takes the worker before the daemon: raising one's badness is always allowed.
+/// Makes the OOM killer choose the worker before the daemon. Raising the score needs no privilege.
 const OOM_SCORE_ADJ: &str = "800";
 
-/// A worker under way.
+/// A running worker. Dropping it kills the process.
 pub(super) struct WorkerProcess {
     child: Child,
     events: Receiver<WorkerEvent>,
     output_closed: bool,
     last_event: Instant,
     oom_kills_before: Option<u64>,
-    /// Why the daemon has killed it, if it has.
+    /// Why the daemon has killed the worker, if it has.
     kill_reason: Option<&'static str>,
 }
 
 impl WorkerProcess {
+    /// Starts a worker for the job.
+    ///
+    /// # Errors
+    /// If the process can't be started.
     pub(super) fn start(
-        orders: &DaemonConfig<'_>,
+        config: &DaemonConfig<'_>,
         job: &Job,
         micro_batch: usize,
-        place: DeviceRequest,
+        device: DeviceRequest,
     ) -> std::io::Result<WorkerProcess> {
         let oom_kills_before = cgroup::oom_kill_count();
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("worker").arg(orders.layout.root()).args([
+        command.arg("worker").arg(config.layout.root()).args([
             "--job",
             &job.id,
             "--micro-batch",
             &micro_batch.to_string(),
             "--device",
-            &place.to_string(),
+            &device.to_string(),
         ]);
         command
             .args(["--parent", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        // Only advice to the kernel; without it the larger process is taken, which is the worker too.
+        // May fail without harm: by default the kernel kills the larger process, which is the worker as well.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE_ADJ);
-        let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
-        let (sender, words) = channel();
+        let stdout =
+            child.stdout.take().ok_or_else(|| std::io::Error::other("the worker has no standard output"))?;
+        let (sender, events) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 match serde_json::from_str(&line) {
-                    Ok(word) => drop(sender.send(word)),
-                    Err(error) => tracing::warn!("the worker said something that is no word: {error}"),
+                    Ok(event) => drop(sender.send(event)),
+                    Err(error) => tracing::warn!("the worker printed a line that is not an event: {error}"),
                 }
             }
         });
         Ok(WorkerProcess {
             child,
-            events: words,
+            events,
             output_closed: false,
             last_event: Instant::now(),
             oom_kills_before,
@@ -72,12 +77,12 @@ impl WorkerProcess {
         })
     }
 
-    /// Its next word, if it says one within the time. After the last one: none at once.
+    /// The worker's next event. Returns `None` if there is none within `wait`, or if its output has ended.
     pub(super) fn next_event(&mut self, wait: Duration) -> Option<WorkerEvent> {
         match self.events.recv_timeout(wait) {
-            Ok(word) => {
+            Ok(event) => {
                 self.last_event = Instant::now();
-                Some(word)
+                Some(event)
             }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
@@ -89,7 +94,7 @@ impl WorkerProcess {
         }
     }
 
-    /// How it ended, once all its words have been heard.
+    /// How the worker exited. Returns `None` until it has exited and all its events have been read.
     pub(super) fn poll_exit(&mut self) -> Option<WorkerExit> {
         if !self.output_closed {
             return None;
@@ -102,33 +107,34 @@ impl WorkerProcess {
         Some(WorkerExit { status, oom_kill_counts: oom, kill_reason: self.kill_reason })
     }
 
-    /// A worker that gives no sign of life is killed; the daemon then starts another.
+    /// Kills a worker that has sent no event for `train.heartbeat_s`. The daemon then starts another one.
     pub(super) fn kill_if_unresponsive(&mut self, settings: &Settings) {
-        let silent = self.last_event.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
-        if silent && settings.guards.heartbeat {
+        let is_unresponsive = self.last_event.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
+        if is_unresponsive && settings.guards.heartbeat {
             self.kill_with_reason("gave no sign of life");
         }
     }
 
-    /// Kills it, for a reason that its end will be told with.
-    pub(super) fn kill_with_reason(&mut self, why: &'static str) {
+    /// Kills the worker. [`WorkerExit`] will carry the reason.
+    pub(super) fn kill_with_reason(&mut self, reason: &'static str) {
         if self.kill_reason.is_none() {
-            self.kill_reason = Some(why);
-            // It may have ended by itself meanwhile.
+            self.kill_reason = Some(reason);
+            // The worker may have exited already.
             let _ = self.child.kill();
         }
     }
 
+    /// Sends SIGTERM.
     pub(super) fn request_stop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may have ended by itself meanwhile.
+            // The worker may have exited already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
 }
 
 impl Drop for WorkerProcess {
-    /// No worker trains on without its daemon.
+    /// A worker must not outlive its daemon.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,4 +1,5 @@
-//! The only code that writes files. What returns `Ok` with `Care::Full` survives a power cut.
+//! The only code that writes files. A write with [`SyncPolicy::Full`] that returned `Ok` survives a power
+//! loss. Knows nothing of training.
 
 mod space;
 
@@ -12,45 +13,54 @@ use nix::errno::Errno;
 
 pub use space::{RequiredSpace, check_space};
 
-/// Bytes handed to the kernel at a time.
+/// Bytes of one `write` call.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// How long a lock that somebody holds is tried.
+/// How long [`lock`] retries while another process holds the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
-/// What all names of unfinished things contain.
+/// Part of the name of every unfinished file and directory.
 pub const TEMPORARY_MARKER: &str = ".tmp";
 
-/// How carefully files are written. Less than full only for what is worth nothing after a crash, or where a guard was
-/// taken away.
+/// What a write syncs, and which errors it reports. Anything but `Full` is for files that have no value after
+/// a crash, or for a guard that is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncPolicy {
+    /// Files and directories are synced; every error is reported.
     Full,
-    /// Neither files nor folders are synced.
+    /// Neither files nor directories are synced.
     NoSync,
-    /// Files are synced, the folders that name them are not: without the guard `directory_sync`.
+    /// Files are synced, their directories are not: the guard `directory_sync` is off.
     NoDirectorySync,
-    /// Synced, and what the kernel answers is not heard: without the guard `sync_errors`.
+    /// Files and directories are synced, but errors of the sync are ignored: the guard `sync_errors` is off.
     IgnoreSyncErrors,
-    /// One write, whatever came of it: without the guard `whole_writes`.
+    /// Short writes are not continued, and write errors are ignored: the guard `whole_writes` is off.
     IgnoreShortWrites,
 }
 
-/// Why something could not be written, in words that say what to do.
+/// A failed file operation. Its text says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {action} `{}`: {}", path.display(), self.reason())]
 pub struct DurableError {
+    /// What was attempted, as an infinitive: `rename to`.
     pub action: &'static str,
+    /// The file or the directory.
     pub path: PathBuf,
+    /// The error that the operating system returned.
     pub error: Error,
 }
 
-/// What kind of refusal it is.
+/// Why the operating system refused an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskErrorKind {
+    /// No bytes are free (`ENOSPC`).
     NoSpace,
+    /// No inodes are free (`ENOSPC` as well).
     NoInodes,
+    /// The file system is read-only (`EROFS`).
     ReadOnly,
+    /// The quota is used up (`EDQUOT`).
     Quota,
+    /// Any other error.
     Other,
 }
 
@@ -60,6 +70,7 @@ impl DurableError {
         move |error| DurableError { action: doing, path, error }
     }
 
+    /// Classifies the error.
     pub fn kind(&self) -> DiskErrorKind {
         match self.error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOSPC) if space::is_out_of_inodes(&self.path) => DiskErrorKind::NoInodes,
@@ -72,47 +83,53 @@ impl DurableError {
 
     fn reason(&self) -> String {
         match self.kind() {
-            DiskErrorKind::NoSpace => "no space left; free some, the save is tried again".into(),
+            DiskErrorKind::NoSpace => "no space left; free some space, the save will be retried".into(),
             DiskErrorKind::NoInodes => {
-                "no inodes left although bytes may be free; remove small files, the save is tried again"
+                "no inodes left, although bytes may be free; remove small files, the save will be retried"
                     .into()
             }
             DiskErrorKind::ReadOnly => "the file system is read-only; remount it writable".into(),
-            DiskErrorKind::Quota => "the disk quota is used up; free some or have it raised".into(),
+            DiskErrorKind::Quota => "the disk quota is used up; free some space or raise the quota".into(),
             DiskErrorKind::Other => self.error.to_string(),
         }
     }
 }
 
-/// Writes a file that must not exist yet; with its content synced.
-pub fn write_new(path: &Path, bytes: &[u8], care: SyncPolicy) -> Result<(), DurableError> {
-    write(OpenOptions::new().write(true).create_new(true), path, bytes, care)
+/// Writes a file that must not exist. Does not sync its directory.
+///
+/// # Errors
+/// If the file exists, or can't be written or synced.
+pub fn write_new(path: &Path, bytes: &[u8], sync: SyncPolicy) -> Result<(), DurableError> {
+    write(OpenOptions::new().write(true).create_new(true), path, bytes, sync)
 }
 
-/// Overwrites a file in place: torn if the process dies within. Only for trees without the guard `atomic_save`.
-pub fn write_in_place(path: &Path, bytes: &[u8], care: SyncPolicy) -> Result<(), DurableError> {
-    write(OpenOptions::new().write(true).create(true).truncate(true), path, bytes, care)
+/// Overwrites a file in place. A crash in between leaves a torn file. Only for guards that are off.
+///
+/// # Errors
+/// If the file can't be written or synced.
+pub fn write_in_place(path: &Path, bytes: &[u8], sync: SyncPolicy) -> Result<(), DurableError> {
+    write(OpenOptions::new().write(true).create(true).truncate(true), path, bytes, sync)
 }
 
-fn write(how: &mut OpenOptions, path: &Path, bytes: &[u8], care: SyncPolicy) -> Result<(), DurableError> {
-    let mut file = how
+fn write(options: &mut OpenOptions, path: &Path, bytes: &[u8], sync: SyncPolicy) -> Result<(), DurableError> {
+    let mut file = options
         .mode(0o644)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)
         .map_err(DurableError::new("create", path))?;
-    let put = |chunk: &[u8]| match care {
+    let write_chunk = |chunk: &[u8]| match sync {
         SyncPolicy::IgnoreShortWrites => {
             let _ = file.write(chunk);
             Ok(())
         }
         _ => file.write_all(chunk),
     };
-    bytes.chunks(CHUNK_BYTES).try_for_each(put).map_err(DurableError::new("write", path))?;
-    sync_file(&file, path, care)
+    bytes.chunks(CHUNK_BYTES).try_for_each(write_chunk).map_err(DurableError::new("write", path))?;
+    sync_file(&file, path, sync)
 }
 
-fn sync_file(file: &File, path: &Path, care: SyncPolicy) -> Result<(), DurableError> {
-    match care {
+fn sync_file(file: &File, path: &Path, sync: SyncPolicy) -> Result<(), DurableError> {
+    match sync {
         SyncPolicy::NoSync => Ok(()),
         SyncPolicy::IgnoreSyncErrors => {
             let _ = file.sync_all();
@@ -124,26 +141,33 @@ fn sync_file(file: &File, path: &Path, care: SyncPolicy) -> Result<(), DurableEr
     }
 }
 
-/// Makes the entries of a folder durable.
-pub fn sync_dir(path: &Path, care: SyncPolicy) -> Result<(), DurableError> {
-    if care == SyncPolicy::NoDirectorySync {
+/// Syncs a directory, so that its entries are durable.
+///
+/// # Errors
+/// If the directory can't be opened or synced.
+pub fn sync_dir(path: &Path, sync: SyncPolicy) -> Result<(), DurableError> {
+    if sync == SyncPolicy::NoDirectorySync {
         return Ok(());
     }
-    let folder = File::open(path).map_err(DurableError::new("open", path))?;
-    sync_file(&folder, path, care)
+    let dir = File::open(path).map_err(DurableError::new("open", path))?;
+    sync_file(&dir, path, sync)
 }
 
-/// Replaces a small file as a whole: a reader sees the old one or the new one. Synced only if asked.
-pub fn replace(path: &Path, bytes: &[u8], care: SyncPolicy) -> Result<(), DurableError> {
-    let aside = temporary_sibling(path);
-    remove_file(&aside)?;
-    let written = write_new(&aside, bytes, care).and_then(|()| rename(&aside, path));
+/// Replaces a file as a whole: a reader sees the old content or the new one, never a part.
+///
+/// # Errors
+/// If the new content can't be written, synced or renamed; the old file then stays. Or if the directory's
+/// sync fails.
+pub fn replace(path: &Path, bytes: &[u8], sync: SyncPolicy) -> Result<(), DurableError> {
+    let temporary = temporary_sibling(path);
+    remove_file(&temporary)?;
+    let written = write_new(&temporary, bytes, sync).and_then(|()| rename(&temporary, path));
     if written.is_err() {
-        // The error that is told is the first one.
-        let _ = remove_file(&aside);
+        // The first error is the one that is reported.
+        let _ = remove_file(&temporary);
     }
     written?;
-    path.parent().map_or(Ok(()), |parent| sync_dir(parent, care))
+    path.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
 }
 
 fn temporary_sibling(path: &Path) -> PathBuf {
@@ -151,34 +175,53 @@ fn temporary_sibling(path: &Path) -> PathBuf {
     path.with_file_name(format!("{TEMPORARY_MARKER}-{name}"))
 }
 
+/// Renames a file or a directory. Does not sync.
+///
+/// # Errors
+/// If the rename fails.
 pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
     std::fs::rename(from, to).map_err(DurableError::new("rename to", to))
 }
 
-/// Creates a folder and those above it; existing ones are fine.
+/// Creates a directory and its parents. Existing ones are left as they are.
+///
+/// # Errors
+/// If a directory can't be created.
 pub fn create_dir(path: &Path) -> Result<(), DurableError> {
-    std::fs::create_dir_all(path).map_err(DurableError::new("create folder", path))
+    std::fs::create_dir_all(path).map_err(DurableError::new("create directory", path))
 }
 
-/// A folder that was not there is as good as removed.
+/// Removes a directory and everything below it. Does nothing if it does not exist.
+///
+/// # Errors
+/// If something below it can't be removed.
 pub fn remove_tree(path: &Path) -> Result<(), DurableError> {
     ignore_not_found(std::fs::remove_dir_all(path), "remove", path)
 }
 
-/// A folder that was not there is as good as removed; one that was is never seen with only some of its files: it loses its
-/// name first, also on the disk: POSIX promises no order between a rename and what is removed below it.
-pub fn remove_atomically(path: &Path, care: SyncPolicy) -> Result<(), DurableError> {
-    let aside = temporary_sibling(path);
-    remove_tree(&aside)?;
-    match std::fs::rename(path, &aside) {
+/// Removes a directory so that it is never seen with only some of its files. Does nothing if it does not
+/// exist.
+///
+/// The directory is renamed first, and the rename is synced: POSIX guarantees no order between a rename and
+/// later removals below it.
+///
+/// # Errors
+/// If the rename, the sync or a removal fails.
+pub fn remove_atomically(path: &Path, sync: SyncPolicy) -> Result<(), DurableError> {
+    let temporary = temporary_sibling(path);
+    remove_tree(&temporary)?;
+    match std::fs::rename(path, &temporary) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         renamed => renamed.map_err(DurableError::new("rename before removing", path))?,
     }
-    path.parent().map_or(Ok(()), |parent| sync_dir(parent, care))?;
-    remove_tree(&aside)
+    path.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))?;
+    remove_tree(&temporary)
 }
 
-/// A file that was not there is as good as removed.
+/// Removes a file. Does nothing if it does not exist.
+///
+/// # Errors
+/// If the file can't be removed.
 pub fn remove_file(path: &Path) -> Result<(), DurableError> {
     ignore_not_found(std::fs::remove_file(path), "remove", path)
 }
@@ -190,38 +233,47 @@ fn ignore_not_found(result: Result<(), Error>, doing: &'static str, path: &Path)
     }
 }
 
-/// Files that appear together or not at all: written aside, synced, renamed, the parent synced.
-/// `cleanup`: what an aborted attempt leaves is removed.
+/// Writes a directory whose files appear together or not at all: writes them into a temporary directory,
+/// syncs it, renames it, and syncs the parent. With `cleanup`, a failed attempt removes its temporary
+/// directory.
+///
+/// # Errors
+/// If a file can't be written or synced, or `dir` exists and is not empty.
 pub fn write_dir(
     dir: &Path,
     files: &[(&str, Vec<u8>)],
-    care: SyncPolicy,
+    sync: SyncPolicy,
     cleanup: bool,
 ) -> Result<(), DurableError> {
-    let aside = temporary_sibling(dir);
-    remove_tree(&aside)?;
-    let written = write_files(&aside, files, care).and_then(|()| rename(&aside, dir));
+    let temporary = temporary_sibling(dir);
+    remove_tree(&temporary)?;
+    let written = write_files(&temporary, files, sync).and_then(|()| rename(&temporary, dir));
     if written.is_err() && cleanup {
-        // The error that is told is the first one; what can't be removed now is removed at the next start.
-        let _ = remove_tree(&aside);
+        // The first error is the one that is reported. What stays here is removed at the next start.
+        let _ = remove_tree(&temporary);
     }
     written?;
-    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, care))
+    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
 }
 
-fn write_files(dir: &Path, files: &[(&str, Vec<u8>)], care: SyncPolicy) -> Result<(), DurableError> {
-    std::fs::create_dir(dir).map_err(DurableError::new("create folder", dir))?;
-    files.iter().try_for_each(|(name, bytes)| write_new(&dir.join(name), bytes, care))?;
-    sync_dir(dir, care)
+fn write_files(dir: &Path, files: &[(&str, Vec<u8>)], sync: SyncPolicy) -> Result<(), DurableError> {
+    std::fs::create_dir(dir).map_err(DurableError::new("create directory", dir))?;
+    files.iter().try_for_each(|(name, bytes)| write_new(&dir.join(name), bytes, sync))?;
+    sync_dir(dir, sync)
 }
 
-/// A file that grows: a copy being taken in, a log. Removed by its owner if it comes to nothing.
+/// A file that is written piece by piece, such as a copy of a data file or a log. Dropping it does not remove
+/// it.
 pub struct AppendFile {
     file: File,
     path: PathBuf,
 }
 
 impl AppendFile {
+    /// Creates a file that must not exist.
+    ///
+    /// # Errors
+    /// If the file exists or can't be created.
     pub fn create(path: &Path) -> Result<AppendFile, DurableError> {
         let file = OpenOptions::new()
             .write(true)
@@ -232,7 +284,10 @@ impl AppendFile {
         Ok(AppendFile { file: file.map_err(DurableError::new("create", path))?, path: path.into() })
     }
 
-    /// Goes on at the end of a file that may exist.
+    /// Opens a file to append to it, and creates it if it does not exist.
+    ///
+    /// # Errors
+    /// If the file can't be opened.
     pub fn open_to_append(path: &Path) -> Result<AppendFile, DurableError> {
         let file = OpenOptions::new()
             .append(true)
@@ -243,24 +298,38 @@ impl AppendFile {
         Ok(AppendFile { file: file.map_err(DurableError::new("open", path))?, path: path.into() })
     }
 
+    /// Writes all bytes at the end.
+    ///
+    /// # Errors
+    /// If the write fails. A part may have been written.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         self.file.write_all(bytes).map_err(DurableError::new("write", &self.path))
     }
 
+    /// Length in bytes; 0 if it can't be read.
     pub fn len(&self) -> u64 {
-        self.file.metadata().map_or(0, |facts| facts.len())
+        self.file.metadata().map_or(0, |metadata| metadata.len())
     }
 
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    pub fn finish(self, care: SyncPolicy) -> Result<(), DurableError> {
-        sync_file(&self.file, &self.path, care)
+    /// Syncs the file's content and closes it.
+    ///
+    /// # Errors
+    /// If the sync fails.
+    pub fn finish(self, sync: SyncPolicy) -> Result<(), DurableError> {
+        sync_file(&self.file, &self.path, sync)
     }
 }
 
-/// A lock on a file, held until dropped. `Err(Some(text))`: somebody else has it, and wrote that into it.
+/// Locks a file until the returned value is dropped, and writes `note` into it.
+///
+/// # Errors
+/// `Err(Ok(text))` if another process holds the lock; `text` is the note of that process.
+/// `Err(Err(error))` if the file can't be opened, locked or written.
 pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError>> {
     let open = OpenOptions::new()
         .read(true)
@@ -270,12 +339,12 @@ pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path);
     let file = open.map_err(DurableError::new("open", path)).map_err(Err)?;
-    let until = Instant::now() + LOCK_TIMEOUT;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            // A killed daemon's child may hold it for a moment more, between fork and exec.
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+            // The child of a killed daemon may still hold it, between fork and exec.
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(LOCK_RETRY_INTERVAL)
             }
             Err(TryLockError::WouldBlock) => {
@@ -284,8 +353,8 @@ pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError
             Err(TryLockError::Error(error)) => return Err(Err(DurableError::new("lock", path)(error))),
         }
     }
-    // The lock decides; the note only helps a person.
-    let noted = file.set_len(0).and_then(|()| (&file).write_all(note.as_bytes()));
-    noted.map_err(DurableError::new("write", path)).map_err(Err)?;
+    // Only the lock counts. The note is for people.
+    let written = file.set_len(0).and_then(|()| (&file).write_all(note.as_bytes()));
+    written.map_err(DurableError::new("write", path)).map_err(Err)?;
     Ok(file)
 }

@@ -1,10 +1,10 @@
-//! Lines of a stream, with a bound on what one line may take in memory.
+//! Reads a stream line by line, with a limit on the bytes of one line in memory.
 
 use std::io::{BufRead, BufReader, Read};
 
 use super::DataError;
 
-/// A stream's lines.
+/// Reads lines from a stream and counts them.
 pub struct LineReader<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
@@ -12,14 +12,16 @@ pub struct LineReader<R> {
     max_line_bytes: usize,
 }
 
-/// What comes next.
+/// The result of reading a line.
 pub enum NextLine<'a> {
-    /// With its line end, unless it is the last one and has none.
+    /// A line with its line end, which only the last line may lack.
     Line(&'a [u8]),
+    /// The end of the stream.
     End,
 }
 
 impl<R: Read> LineReader<R> {
+    /// Reads from `input`. A line may have `max_line_bytes` bytes, line end included.
     pub fn new(input: R, max_line_bytes: usize) -> LineReader<R> {
         LineReader {
             reader: BufReader::with_capacity(64 * 1024, input),
@@ -29,12 +31,15 @@ impl<R: Read> LineReader<R> {
         }
     }
 
-    /// An error in the line that was read last.
+    /// An error at a column of the line that was read last.
     pub fn error(&self, column: u64, message: &str) -> DataError {
         DataError { line: self.line_number.max(1), column, message: message.to_owned() }
     }
 
-    /// The next line. A longer one than allowed is refused as soon as that is known.
+    /// Reads the next line.
+    ///
+    /// # Errors
+    /// If the stream can't be read, or the line is too long. A long line is not read to its end.
     pub fn next_line(&mut self) -> Result<NextLine<'_>, DataError> {
         self.line.clear();
         self.line_number += 1;
@@ -51,14 +56,14 @@ impl<R: Read> LineReader<R> {
             if buffer.is_empty() {
                 return Ok(if self.line.is_empty() { NextLine::End } else { NextLine::Line(&self.line) });
             }
-            let end = buffer.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
-            let taken = end.unwrap_or(buffer.len());
-            if self.line.len() + taken > self.max_line_bytes {
+            let end = buffer.iter().position(|byte| *byte == b'\n').map(|index| index + 1);
+            let len = end.unwrap_or(buffer.len());
+            if self.line.len() + len > self.max_line_bytes {
                 let message = format!("the line is longer than {} bytes", self.max_line_bytes);
                 return Err(self.error(self.max_line_bytes as u64 + 1, &message));
             }
-            self.line.extend_from_slice(&buffer[..taken]);
-            self.reader.consume(taken);
+            self.line.extend_from_slice(&buffer[..len]);
+            self.reader.consume(len);
             if end.is_some() {
                 return Ok(NextLine::Line(&self.line));
             }

@@ -1,4 +1,5 @@
-//! From a data file to samples: streaming, limited, every error with line and column. Writes nothing.
+//! Reads a data file into samples, as a stream and within limits. Errors carry line and column. Writes
+//! nothing.
 
 mod line_reader;
 mod parse;
@@ -14,34 +15,40 @@ use std::io::Read;
 
 use crate::settings::{Guards, Limits};
 
-/// Why a data file is rejected.
+/// Why a data file is rejected, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
 pub struct DataError {
-    /// 1-based.
+    /// Line, counted from 1.
     pub line: u64,
-    /// 1-based, in bytes.
+    /// Column in bytes, counted from 1.
     pub column: u64,
+    /// What is wrong.
     pub message: String,
 }
 
-/// Hexadecimal digits of a job's identity.
+/// Hexadecimal digits of a job's id.
 const ID_CHARS: usize = 32;
 
-/// Identity of data by its content: the first half of the BLAKE3 of all its bytes, in hexadecimal.
+/// Computes the id of a data file: the first half of the BLAKE3 of its bytes, in hexadecimal.
 #[derive(Default)]
 pub struct ContentId(blake3::Hasher);
 
 impl ContentId {
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
+    /// The id of the bytes so far.
     pub fn finish(&self) -> String {
         self.0.finalize().to_hex().as_str()[..ID_CHARS].to_owned()
     }
 
-    /// Reads a file through.
+    /// The id of a file.
+    ///
+    /// # Errors
+    /// If the file can't be read.
     pub fn of_file(path: &std::path::Path) -> std::io::Result<String> {
         let mut id = ContentId::default();
         id.0.update_reader(std::fs::File::open(path)?)?;
@@ -49,12 +56,15 @@ impl ContentId {
     }
 }
 
-/// Reads a whole file of samples; `each` sees every line's bytes as they are, its end included.
+/// Reads all samples of a file. `on_line` gets the bytes of every line, line end included.
+///
+/// # Errors
+/// `Err(error)` if `on_line` fails. `Ok(Err(error))` if the file is not valid.
 pub fn read_samples<E>(
     input: impl Read,
     limits: &Limits,
     guards: &Guards,
-    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    mut on_line: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<Result<Vec<Sample>, DataError>, E> {
     let line_bytes = if guards.line_limit { limits.line_bytes } else { usize::MAX };
     let mut lines = LineReader::new(input, line_bytes);
@@ -62,20 +72,20 @@ pub fn read_samples<E>(
     loop {
         let line = match lines.next_line() {
             Ok(NextLine::End) if samples.is_empty() => {
-                return Ok(Err(lines.error(1, "the file holds no sample")));
+                return Ok(Err(lines.error(1, "the file has no samples")));
             }
             Ok(NextLine::End) => return Ok(Ok(samples)),
             Ok(NextLine::Line(line)) => line,
             Err(error) => return Ok(Err(error)),
         };
-        each(line)?;
+        on_line(line)?;
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        let number = samples.len() as u64;
+        let index = samples.len() as u64;
         if text.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let parsed = if number >= limits.lines {
+        let parsed = if index >= limits.lines {
             Err((1, format!("more than {} lines", limits.lines)))
         } else {
             check_and_parse(text, limits, guards)

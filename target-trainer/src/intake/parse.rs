@@ -1,4 +1,4 @@
-//! One line of JSON -> a sample.
+//! Parses one line of JSON into a sample.
 
 use std::fmt;
 
@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::{Sample, Segment};
 
-/// An object whose keys are all different.
+/// The pairs of a JSON object without duplicate keys.
 struct UniqueKeyObject(Vec<(String, Value)>);
 
+/// Reads a [`UniqueKeyObject`].
 struct UniqueKeyVisitor;
 
 impl<'de> Visitor<'de> for UniqueKeyVisitor {
@@ -23,7 +24,7 @@ impl<'de> Visitor<'de> for UniqueKeyVisitor {
         let mut pairs: Vec<(String, Value)> = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             if pairs.iter().any(|(known, _)| *known == key) {
-                return Err(serde::de::Error::custom(format!("`{key}` stands here a second time")));
+                return Err(serde::de::Error::custom(format!("duplicate key `{key}`")));
             }
             pairs.push((key, map.next_value()?));
             if pairs.len() > 64 {
@@ -40,13 +41,16 @@ impl<'de> Deserialize<'de> for UniqueKeyObject {
     }
 }
 
-/// `Err` is a column (1-based, in bytes) and what is wrong there.
+/// Parses a line.
+///
+/// # Errors
+/// A column (in bytes, counted from 1) and what is wrong there.
 pub fn parse_line(line: &[u8]) -> Result<Sample, (u64, String)> {
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let text = std::str::from_utf8(line)
         .map_err(|error| (error.valid_up_to() as u64 + 1, "not UTF-8".to_owned()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    // How deep a line may go has been decided by the scan, which the guard `nesting_limit` stands for.
+    // The nesting is checked before, by `check_line_limits`, if the guard `nesting_limit` is on.
     reader.disable_recursion_limit();
     let object = UniqueKeyObject::deserialize(&mut reader).and_then(|object| reader.end().map(|()| object));
     let UniqueKeyObject(pairs) =
@@ -54,7 +58,7 @@ pub fn parse_line(line: &[u8]) -> Result<Sample, (u64, String)> {
     sample_from_pairs(&pairs).map_err(|message| (1, message))
 }
 
-/// Without the place, which is told apart.
+/// The error's text without its line and column, which the caller reports itself.
 fn message_without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
@@ -72,23 +76,19 @@ fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, String> {
             "weight" => weight = parse_weight(value)?,
             _ => {
                 return Err(format!(
-                    "unknown key `{key}`; known are prompt, completion, text, messages, weight"
+                    "unknown key `{key}`; known keys are prompt, completion, text, messages, weight"
                 ));
             }
         }
     }
-    let segments =
-        match (prompt, completion, text, messages) {
-            (Some(prompt), Some(completion), None, None) => {
-                vec![segment(prompt, false), segment(completion, true)]
-            }
-            (None, None, Some(text), None) => vec![segment(text, true)],
-            (None, None, None, Some(messages)) => parse_chat(messages)?,
-            _ => return Err(
-                "expected `prompt` and `completion`, or `text`, or `messages`, and nothing of another kind"
-                    .into(),
-            ),
-        };
+    let segments = match (prompt, completion, text, messages) {
+        (Some(prompt), Some(completion), None, None) => {
+            vec![segment(prompt, false), segment(completion, true)]
+        }
+        (None, None, Some(text), None) => vec![segment(text, true)],
+        (None, None, None, Some(messages)) => parse_chat(messages)?,
+        _ => return Err("expected exactly one of: `prompt` and `completion`, `text`, or `messages`".into()),
+    };
     Ok(Sample { segments, weight })
 }
 
@@ -97,34 +97,35 @@ fn segment(text: impl Into<String>, learned: bool) -> Segment {
 }
 
 fn expect_string<'a>(key: &str, value: &'a Value) -> Result<&'a str, String> {
-    value.as_str().ok_or_else(|| format!("`{key}` is text"))
+    value.as_str().ok_or_else(|| format!("`{key}` must be a string"))
 }
 
 fn parse_weight(value: &Value) -> Result<f32, String> {
     let weight =
         value.as_f64().map(|weight| weight as f32).filter(|weight| weight.is_finite() && *weight >= 0.0);
-    weight.ok_or_else(|| "`weight` is a number from 0 to 3.4e38".into())
+    weight.ok_or_else(|| "`weight` must be a number from 0 to 3.4e38".into())
 }
 
-/// Each message as `<|role|>` and its text on lines of their own; what the assistant says is learned.
+/// Each message becomes a line `<|role|>` and a line with its text. Only the assistant's texts are trained
+/// on.
 fn parse_chat(messages: &Value) -> Result<Vec<Segment>, String> {
     let messages = messages
         .as_array()
         .filter(|messages| !messages.is_empty())
-        .ok_or("`messages` is a list of messages")?;
+        .ok_or("`messages` must be a list with at least one message")?;
     let mut segments = Vec::new();
-    for (at, message) in messages.iter().enumerate() {
+    for (index, message) in messages.iter().enumerate() {
         let part = |key: &str| {
             message
                 .get(key)
                 .and_then(Value::as_str)
-                .ok_or_else(|| format!("message {}: `{key}` is missing or no text", at + 1))
+                .ok_or_else(|| format!("message {}: `{key}` is missing or not a string", index + 1))
         };
         let role = part("role")?;
         if !["system", "user", "assistant", "tool"].contains(&role) {
             return Err(format!(
-                "message {}: role `{role}` is not known; known are system, user, assistant, tool",
-                at + 1
+                "message {}: unknown role `{role}`; known roles are system, user, assistant, tool",
+                index + 1
             ));
         }
         segments.push(segment(format!("<|{role}|>\n"), false));
@@ -138,23 +139,23 @@ mod tests {
     use super::parse_line;
 
     fn check(line: &str, expected: Result<&str, &str>) {
-        let found = parse_line(line.as_bytes());
-        let words = found.as_ref().map(|sample| {
+        let result = parse_line(line.as_bytes());
+        let marked_text = result.as_ref().map(|sample| {
             let mark = |segment: &super::Segment| {
                 if segment.learned { format!("[{}]", segment.text) } else { segment.text.clone() }
             };
             sample.segments.iter().map(mark).collect::<String>()
         });
         assert_eq!(
-            words.as_deref(),
+            marked_text.as_deref(),
             expected
-                .map_err(|message| found.as_ref().err().filter(|(_, m)| m == message).unwrap())
+                .map_err(|message| result.as_ref().err().filter(|(_, m)| m == message).unwrap())
                 .as_deref()
         );
     }
 
     #[test]
-    fn the_three_shapes_are_read_and_what_is_learned_is_marked() {
+    fn all_three_forms_are_read_and_the_trained_text_is_marked() {
         check(r#"{"prompt":"1+1=","completion":"2"}"#, Ok("1+1=[2]"));
         check(r#"{"text":"abc","weight":2}"#, Ok("[abc]"));
         check(
@@ -165,17 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_column() {
+    fn errors_have_a_column() {
         let wrong = |line: &[u8]| parse_line(line).unwrap_err();
-        assert_eq!(wrong(br#"{"text":"a","text":"b"}"#).1, "`text` stands here a second time");
+        assert_eq!(wrong(br#"{"text":"a","text":"b"}"#).1, "duplicate key `text`");
         assert_eq!(
             wrong(br#"{"txt":"a"}"#).1,
-            "unknown key `txt`; known are prompt, completion, text, messages, weight"
+            "unknown key `txt`; known keys are prompt, completion, text, messages, weight"
         );
         assert_eq!(wrong(b"{\"text\":\"\xff\"}"), (10, "not UTF-8".into()));
         assert_eq!(wrong(br#"{"text":"a"} x"#).0, 14);
         assert_eq!(wrong(br#"[1]"#).0, 1);
-        assert_eq!(wrong(br#"{"text":"a","weight":1e99}"#).1, "`weight` is a number from 0 to 3.4e38");
+        assert_eq!(wrong(br#"{"text":"a","weight":1e99}"#).1, "`weight` must be a number from 0 to 3.4e38");
         assert_eq!(wrong(br#"{"prompt":"a"}"#).0, 1);
         assert!(
             wrong(br#"{"text":"\ud800"}"#).1.contains("hex escape"),

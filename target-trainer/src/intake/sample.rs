@@ -1,17 +1,19 @@
-//! One training sample as it was read: text in segments, some of them to be learned.
+//! A training sample: segments of text, some of which are trained on.
 
-/// A stretch of text.
+/// A part of a sample's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
+    /// The text.
     pub text: String,
-    /// Whether its tokens count in the loss; prompts do not.
+    /// Whether the loss includes its tokens. It does not for prompts.
     pub learned: bool,
 }
 
-/// One line of a data file: `prompt`/`completion`, `text`, or `messages` (what the assistant says is learned).
+/// One line of a data file: `prompt` and `completion`, `text`, or `messages`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
+    /// The segments in their order.
     pub segments: Vec<Segment>,
-    /// Factor on this sample's loss; 1 unless the line says `weight`.
+    /// Factor on this sample's loss; 1 if the line has no `weight`.
     pub weight: f32,
 }

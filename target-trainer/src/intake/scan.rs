@@ -1,12 +1,15 @@
-//! A look over a line before it is parsed: how deep, and how long its numbers are. No recursion, no allocation.
+//! Checks the nesting and the length of numbers in a line before it is parsed. Does not recurse or allocate.
 
 use crate::settings::Limits;
 
-/// `Err` is a column (1-based, in bytes) and what is wrong there.
+/// Checks a line of JSON against the limits. Does not check that it is valid JSON.
+///
+/// # Errors
+/// A column (in bytes, counted from 1) and what is wrong there.
 pub fn check_line_limits(line: &[u8], limits: &Limits) -> Result<(), (u64, String)> {
     let (mut depth, mut number_chars, mut in_string, mut escaped) = (0usize, 0usize, false, false);
-    for (at, byte) in line.iter().enumerate() {
-        let column = at as u64 + 1;
+    for (index, byte) in line.iter().enumerate() {
+        let column = index as u64 + 1;
         if in_string {
             (in_string, escaped) = match byte {
                 _ if escaped => (true, false),
@@ -25,10 +28,10 @@ pub fn check_line_limits(line: &[u8], limits: &Limits) -> Result<(), (u64, Strin
         let in_number = matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E');
         number_chars = if in_number { number_chars + 1 } else { 0 };
         if depth > limits.nesting {
-            return Err((column, format!("nested more than {} deep", limits.nesting)));
+            return Err((column, format!("nested more than {} levels deep", limits.nesting)));
         }
         if number_chars > limits.number_chars {
-            return Err((column, format!("a number of more than {} characters", limits.number_chars)));
+            return Err((column, format!("a number has more than {} characters", limits.number_chars)));
         }
     }
     Ok(())
@@ -49,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_numbers_are_measured_outside_of_strings_only() {
+    fn depth_and_numbers_are_only_measured_outside_strings() {
         check("[[[]]]", Ok(()));
         check("[[[[]]]]", Err(4));
         check(r#"{"a":"[[[[[[12345678"}"#, Ok(()));

@@ -1,12 +1,12 @@
-//! Sums of a number of two digits and one of one digit: `37+5=42`. Some pairs are held out: no sample of any seed has
-//! them, so that answering them shows more than memory.
+//! Sums of a two-digit and a one-digit number: `37+5=42`. Some pairs are held out: no seed generates them, so
+//! that a correct answer to one of them is not memorized.
 
 use crate::random::Random;
 
 const LEFT_COUNT: u64 = 90;
 const RIGHT_COUNT: u64 = 10;
 
-/// One pair in eight, whatever the seed.
+/// True for about one pair in eight, the same pairs for every seed.
 fn is_held_out(left: u64, right: u64) -> bool {
     Random::new(left * 1000 + right).below(8) == 0
 }
@@ -17,7 +17,8 @@ fn sample_line(left: u64, right: u64, filler: usize) -> String {
     format!(r#"{{"prompt":"{filler}{left}+{right}=","completion":"{}"}}"#, left + right)
 }
 
-/// `samples` JSON lines. `length`: about how many bytes of text each has, by filler before the sum; 0: none.
+/// `samples` JSON lines. Random letters before the sum fill each text up to about `length` bytes; 0 adds
+/// none.
 pub fn arithmetic(seed: u64, samples: u32, length: usize) -> impl Iterator<Item = String> {
     let mut random = Random::new(seed ^ 0xDA7A);
     let filler = length.saturating_sub("37+5=42".len());
@@ -35,7 +36,7 @@ pub fn arithmetic(seed: u64, samples: u32, length: usize) -> impl Iterator<Item 
     })
 }
 
-/// JSON lines of the pairs that are held out, at most `samples`, evenly spread.
+/// JSON lines of the held-out pairs: at most `samples`, evenly spread over all of them.
 pub fn held_out(samples: usize) -> Vec<String> {
     let pairs = (10..10 + LEFT_COUNT).flat_map(|left| (0..RIGHT_COUNT).map(move |right| (left, right)));
     let all: Vec<(u64, u64)> = pairs.filter(|(left, right)| is_held_out(*left, *right)).collect();
@@ -48,14 +49,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_out_is_in_no_sample() {
+    fn no_sample_has_a_held_out_pair() {
         let held: std::collections::BTreeSet<String> = held_out(1000).into_iter().collect();
         assert!(held.len() > 60);
         assert!(arithmetic(3, 5000, 0).all(|line| !held.contains(&line)));
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_samples_and_the_length_is_kept() {
+    fn the_same_seed_gives_the_same_samples_of_the_given_length() {
         assert!(arithmetic(3, 50, 0).eq(arithmetic(3, 50, 0)));
         assert!(!arithmetic(3, 50, 0).eq(arithmetic(4, 50, 0)));
         assert!(arithmetic(3, 5, 512).all(|line| line.len() > 512 && line.len() < 560));

@@ -1,4 +1,4 @@
-//! Data to train on: sums, and texts from a folder. Yields JSON lines; writes nothing.
+//! Generates data to train on: sums, and texts from a directory. Yields JSON lines; writes nothing.
 
 mod arithmetic;
 mod text;

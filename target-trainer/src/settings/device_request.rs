@@ -1,23 +1,24 @@
-//! Which device is asked for: `auto`, `cpu` or `cuda:N`, the same in the settings and on the command line.
+//! The requested device: `auto`, `cpu` or `cuda:N`, written the same in the settings and on the command line.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A device as it is asked for.
+/// The requested device. The worker resolves it to a [`crate::device::DeviceId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceRequest {
-    /// The first GPU that can be used, else the CPU.
+    /// The first usable GPU, else the CPU.
     Auto,
+    /// The CPU.
     Cpu,
-    /// Counted as the driver counts them, from 0.
+    /// The GPU with this index, as the driver counts them, from 0.
     Cuda(usize),
 }
 
-/// A device that nobody knows.
+/// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no device; known are `auto`, `cpu` and `cuda:N`, such as `cuda:0`")]
+#[error("unknown device `{0}`; use `auto`, `cpu` or `cuda:N`, such as `cuda:0`")]
 pub struct UnknownDevice(String);
 
 impl FromStr for DeviceRequest {
@@ -42,8 +43,8 @@ impl TryFrom<String> for DeviceRequest {
 }
 
 impl From<DeviceRequest> for String {
-    fn from(asked: DeviceRequest) -> String {
-        asked.to_string()
+    fn from(request: DeviceRequest) -> String {
+        request.to_string()
     }
 }
 
@@ -62,15 +63,15 @@ mod tests {
     use super::DeviceRequest;
 
     #[test]
-    fn a_device_reads_back_and_an_unknown_one_is_refused_with_the_known_ones() {
-        for asked in [DeviceRequest::Auto, DeviceRequest::Cpu, DeviceRequest::Cuda(3)] {
-            assert_eq!(asked.to_string().parse(), Ok(asked));
+    fn a_device_is_parsed_from_its_text_and_the_error_lists_the_known_ones() {
+        for request in [DeviceRequest::Auto, DeviceRequest::Cpu, DeviceRequest::Cuda(3)] {
+            assert_eq!(request.to_string().parse(), Ok(request));
         }
         for wrong in ["gpu", "cuda", "cuda:", "cuda:x", "cuda:-1"] {
             let error = wrong.parse::<DeviceRequest>().unwrap_err().to_string();
             assert_eq!(
                 error,
-                format!("`{wrong}` is no device; known are `auto`, `cpu` and `cuda:N`, such as `cuda:0`")
+                format!("unknown device `{wrong}`; use `auto`, `cpu` or `cuda:N`, such as `cuda:0`")
             );
         }
     }

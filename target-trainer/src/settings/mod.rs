@@ -1,4 +1,5 @@
-//! The settings of a root: one TOML file, every key documented, unknown ones refused with the nearest known one.
+//! The settings of a root: one TOML file with a description of every key. An unknown key is an error that
+//! names the nearest known one.
 
 mod device_request;
 mod documented;
@@ -13,27 +14,36 @@ use crate::train::Recipe;
 pub use device_request::DeviceRequest;
 pub use documented::documented_toml;
 
-/// All settings.
+/// All settings of a root.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// How jobs are run.
     pub train: TrainSettings,
+    /// Where training runs.
     pub device: DeviceSettings,
+    /// What the weights depend on.
     pub recipe: Recipe,
+    /// Limits for data files.
     pub limits: Limits,
+    /// Protections.
     pub guards: Guards,
 }
 
-/// What a step that is not finite leads to.
+/// What a non-finite step leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnNonFinite {
+    /// The batch is skipped.
     Skip,
+    /// Training returns to the last checkpoint. If the same step is not finite again, the batch is skipped.
     Rollback,
+    /// The job fails.
     Stop,
 }
 
-/// How a job is run: on the CPU nothing in here changes a bit of the weights.
+/// How jobs are run. On the CPU none of these settings changes a bit of the weights.
+/// `documented.rs` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSettings {
@@ -66,19 +76,23 @@ impl Default for TrainSettings {
     }
 }
 
-/// What is done once the GPU is gone for good, or can't be used.
+/// What to do if the GPU is permanently gone or unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnGpuLost {
+    /// Continue on the CPU.
     Cpu,
+    /// Stop the daemon. With `device.use = "auto"`, continue on the CPU.
     Stop,
 }
 
-/// Where training runs: the same weights within a tolerance on any device, the same bits on one kind of device.
+/// Where training runs. The same kind of device gives the same bits; another one gives weights within a
+/// tolerance.
+/// `documented.rs` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeviceSettings {
-    /// `auto`, `cpu` or `cuda:N`.
+    /// The setting `device.use`: `auto`, `cpu` or `cuda:N`.
     #[serde(rename = "use")]
     pub request: DeviceRequest,
     pub precision: Precision,
@@ -105,7 +119,7 @@ impl Default for DeviceSettings {
     }
 }
 
-/// What is taken in at most.
+/// Limits for data files. `documented.rs` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -132,7 +146,8 @@ impl Default for Limits {
 
 macro_rules! guards {
     ($($name:ident,)*) => {
-        /// Protections. All on; each can be taken away to show what it is there for.
+        /// Protections. All are on by default. Each can be switched off to show what it protects against.
+        /// `documented.rs` describes each key.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct Guards {
@@ -178,44 +193,55 @@ guards! {
     parity_check,
 }
 
-/// Why settings can't be used.
+/// Why settings are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("could not read `{path}`: {error}; is this a trainer root? `target-trainer init` makes one")]
+    /// The file can't be read.
+    #[error("could not read `{path}`: {error}; `target-trainer init` creates a root")]
     Read { path: String, error: std::io::Error },
+    /// A key is unknown or a value is invalid. `location` is `file:line:column` or the `--set` option.
     #[error("{location}: {message}")]
     Invalid { location: String, message: String },
 }
 
 impl Settings {
     /// Reads a root's settings file.
+    ///
+    /// # Errors
+    /// If the file can't be read, or is not valid.
     pub fn read(path: &Path) -> Result<Settings, SettingsError> {
-        let shown = path.display().to_string();
+        let display_path = path.display().to_string();
         let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError::Read { path: shown.clone(), error })?;
-        Settings::parse(&text, &shown)
+            .map_err(|error| SettingsError::Read { path: display_path.clone(), error })?;
+        Settings::parse(&text, &display_path)
     }
 
-    /// Reads settings from text; `name` is only named in errors.
+    /// Reads settings from text. `name` is the file name for errors.
+    ///
+    /// # Errors
+    /// If a key is unknown, or a value has the wrong type or is out of range.
     pub fn parse(text: &str, name: &str) -> Result<Settings, SettingsError> {
         let settings: Settings = toml::from_str(text).map_err(|error| {
-            let place = match error.span() {
+            let location = match error.span() {
                 Some(span) => format!("{name}:{}", line_and_column(text, span.start)),
                 None => name.to_owned(),
             };
-            SettingsError::Invalid { location: place, message: with_suggestion(error.message()) }
+            SettingsError::Invalid { location, message: with_suggestion(error.message()) }
         })?;
         settings.validated(name)
     }
 
-    /// These settings with some changed, each as `section.key=value`.
+    /// Returns a copy with changes, each given as `section.key=value`.
+    ///
+    /// # Errors
+    /// If a key is unknown, or a value has the wrong type or is out of range.
     pub fn with(&self, changes: &[String]) -> Result<Settings, SettingsError> {
         changes.iter().try_fold(self.clone(), |settings, change| settings.with_change(change))
     }
 
     fn with_change(&self, change: &str) -> Result<Settings, SettingsError> {
-        let place = format!("--set {change}");
-        let invalid = |message: String| SettingsError::Invalid { location: place.clone(), message };
+        let location = format!("--set {change}");
+        let invalid = |message: String| SettingsError::Invalid { location: location.clone(), message };
         let (key, value) =
             change.split_once('=').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
         let (section, key) =
@@ -229,28 +255,28 @@ impl Settings {
         let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
         entry
             .as_table_mut()
-            .ok_or_else(|| invalid(format!("`{section}` is no section")))?
+            .ok_or_else(|| invalid(format!("`{section}` is not a section")))?
             .insert(key.into(), value);
         let changed: Settings =
             table.try_into().map_err(|error: toml::de::Error| invalid(with_suggestion(error.message())))?;
-        changed.validated(&place)
+        changed.validated(&location)
     }
 
-    fn validated(self, place: &str) -> Result<Settings, SettingsError> {
+    fn validated(self, location: &str) -> Result<Settings, SettingsError> {
         let (train, limits) = (&self.train, &self.limits);
-        let wrong = [
-            (train.micro_batch == 0, "train.micro_batch is at least 1"),
-            (train.save_every == 0, "train.save_every is at least 1"),
-            (train.keep == 0, "train.keep is at least 1"),
-            (train.heartbeat_s == 0, "train.heartbeat_s is at least 1"),
-            (train.max_crashes == 0, "train.max_crashes is at least 1"),
-            (self.device.patience_s == 0, "device.patience_s is at least 1"),
-            (self.device.health_every_ms == 0, "device.health_every_ms is at least 1"),
-            (!(16..=1 << 30).contains(&limits.line_bytes), "limits.line_bytes is from 16 to 1073741824"),
-            (!(1..=1000).contains(&limits.nesting), "limits.nesting is from 1 to 1000"),
-            (limits.number_chars == 0, "limits.number_chars is at least 1"),
+        let checks = [
+            (train.micro_batch == 0, "train.micro_batch must be at least 1"),
+            (train.save_every == 0, "train.save_every must be at least 1"),
+            (train.keep == 0, "train.keep must be at least 1"),
+            (train.heartbeat_s == 0, "train.heartbeat_s must be at least 1"),
+            (train.max_crashes == 0, "train.max_crashes must be at least 1"),
+            (self.device.patience_s == 0, "device.patience_s must be at least 1"),
+            (self.device.health_every_ms == 0, "device.health_every_ms must be at least 1"),
+            (!(16..=1 << 30).contains(&limits.line_bytes), "limits.line_bytes must be from 16 to 1073741824"),
+            (!(1..=1000).contains(&limits.nesting), "limits.nesting must be from 1 to 1000"),
+            (limits.number_chars == 0, "limits.number_chars must be at least 1"),
         ];
-        let mut messages: Vec<String> = wrong
+        let mut messages: Vec<String> = checks
             .iter()
             .filter(|(is_wrong, _)| *is_wrong)
             .map(|(_, message)| (*message).to_owned())
@@ -261,24 +287,24 @@ impl Settings {
         if messages.is_empty() {
             return Ok(self);
         }
-        Err(SettingsError::Invalid { location: place.into(), message: messages.join("; ") })
+        Err(SettingsError::Invalid { location: location.into(), message: messages.join("; ") })
     }
 }
 
-fn line_and_column(text: &str, at: usize) -> String {
-    let before = &text[..at.min(text.len())];
+fn line_and_column(text: &str, offset: usize) -> String {
+    let before = &text[..offset.min(text.len())];
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     format!("{line}:{column}")
 }
 
-/// `unknown field `x`, expected one of `a`, `b`` -> the same with the nearest of them first.
+/// Turns serde's "unknown field `x`, expected one of `a`, `b`" into a message that suggests the nearest key.
 fn with_suggestion(message: &str) -> String {
-    let words: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let Some((unknown, known)) = words.split_first().filter(|_| message.starts_with("unknown")) else {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((unknown, known)) = quoted.split_first().filter(|_| message.starts_with("unknown")) else {
         return message.trim().to_owned();
     };
-    let near = known.iter().min_by_key(|word| strsim::damerau_levenshtein(word, unknown));
-    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    format!("unknown key `{unknown}`{near}")
+    let nearest = known.iter().min_by_key(|key| strsim::damerau_levenshtein(key, unknown));
+    let nearest = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+    format!("unknown key `{unknown}`{nearest}")
 }

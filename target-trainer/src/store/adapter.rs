@@ -1,22 +1,28 @@
-//! An adapter in PEFT's format: what others' tools load.
+//! An adapter in the format of Hugging Face's PEFT, which other tools can load.
 
 use std::path::Path;
 
 use super::tensors::{TensorError, decode, encode};
 use crate::train::{NamedTensor, Recipe};
 
-/// Why an adapter is not sound.
+/// Why an adapter is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
+    /// The file can't be read.
     #[error("could not read `{path}`: {error}")]
     Read { path: String, error: std::io::Error },
+    /// The file has no valid tensors.
     #[error("`{path}`: {error}")]
     Tensors { path: String, error: TensorError },
-    #[error("`{path}`: tensor `{name}` holds a number that is not finite")]
+    /// A value is NaN or infinite.
+    #[error("`{path}`: tensor `{name}` has a value that is not finite")]
     NonFinite { path: String, name: String },
 }
 
-/// `adapter_config.json` and `adapter_model.safetensors`.
+/// The names and the bytes of `adapter_config.json` and `adapter_model.safetensors`.
+///
+/// # Errors
+/// If a tensor's data does not fit its shape.
 pub fn adapter_files(
     recipe: &Recipe,
     adapter: &[NamedTensor],
@@ -39,14 +45,19 @@ pub fn adapter_files(
     Ok([("adapter_config.json", config), ("adapter_model.safetensors", encode(adapter)?)])
 }
 
-/// Reads a folder's adapter and looks at every number of it.
-pub fn check_adapter(folder: &Path) -> Result<(), AdapterError> {
-    let path = folder.join("adapter_model.safetensors");
-    let shown = path.display().to_string();
-    let bytes = std::fs::read(&path).map_err(|error| AdapterError::Read { path: shown.clone(), error })?;
-    let tensors = decode(&bytes).map_err(|error| AdapterError::Tensors { path: shown.clone(), error })?;
+/// Reads the adapter in a directory and checks that all its values are finite.
+///
+/// # Errors
+/// If the adapter can't be read, or a value is not finite.
+pub fn check_adapter(dir: &Path) -> Result<(), AdapterError> {
+    let path = dir.join("adapter_model.safetensors");
+    let display_path = path.display().to_string();
+    let bytes =
+        std::fs::read(&path).map_err(|error| AdapterError::Read { path: display_path.clone(), error })?;
+    let tensors =
+        decode(&bytes).map_err(|error| AdapterError::Tensors { path: display_path.clone(), error })?;
     match tensors.iter().find(|tensor| tensor.data.iter().any(|value| !value.is_finite())) {
-        Some(tensor) => Err(AdapterError::NonFinite { path: shown, name: tensor.name.clone() }),
+        Some(tensor) => Err(AdapterError::NonFinite { path: display_path, name: tensor.name.clone() }),
         None => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! The checkpoints of one job: saved whole or not at all, resumed from the newest that verifies.
+//! The checkpoints of one job: saves each one completely or not at all, and resumes from the newest valid
+//! one. Knows nothing of the engine.
 
 use std::path::{Path, PathBuf};
 
@@ -15,80 +16,93 @@ const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// Where the only checkpoint lies without the guard `atomic_save`.
+/// Directory of the only checkpoint if the guard `atomic_save` is off.
 const IN_PLACE_NAME: &str = "step-current";
-/// Room that a file system takes beside the bytes of the files, for each.
+/// Bytes that a file system may use for each file in addition to its content.
 const FILE_OVERHEAD_BYTES: u64 = 4096;
 
 /// How saves are made.
 #[derive(Debug, Clone)]
 pub struct SaveOptions {
+    /// The guards decide how files are written, checked and removed.
     pub guards: Guards,
+    /// Number of checkpoints to keep.
     pub keep: usize,
 }
 
-/// Why a save was not made. The older checkpoints are as they were.
+/// Why a save failed. The older checkpoints are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// Nothing was begun.
+    /// There is not enough space, or the file system is read-only. Nothing was written.
     #[error("{0}")]
     Deferred(String),
+    /// A write failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// The state can't be encoded.
     #[error(transparent)]
     Tensors(#[from] TensorError),
-    #[error("what was written does not read back: {0}")]
+    /// The new checkpoint is damaged. No older one was removed.
+    #[error("the new checkpoint does not read back: {0}; check the disk")]
     ReadBack(String),
 }
 
 impl SaveError {
-    /// Whether the file system is read-only, by word or by deed.
+    /// Whether the file system is read-only, found by the space check or by a failed write.
     pub fn is_read_only(&self) -> bool {
         match self {
             SaveError::Disk(error) => error.kind() == DiskErrorKind::ReadOnly,
-            SaveError::Deferred(why) => why.contains("read-only"),
+            SaveError::Deferred(reason) => reason.contains("read-only"),
             _ => false,
         }
     }
 }
 
-/// A checkpoint that can't be used, and why.
+/// A damaged checkpoint, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedCheckpoint {
+    /// Name of its directory.
     pub name: String,
+    /// What is wrong with it.
     pub reason: String,
 }
 
-/// What a run goes on from.
+/// What a run resumes from.
 pub struct ResumePoint {
-    /// None: from scratch, since there has never been a checkpoint.
+    /// `None` if there is no checkpoint: the run starts at step 0.
     pub state: Option<TrainState>,
+    /// Newer checkpoints that are damaged.
     pub skipped: Vec<SkippedCheckpoint>,
 }
 
-/// Why a run can't go on.
+/// Why a run can't resume.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
+    /// Checkpoints exist, and all are damaged.
     #[error(
-        "none of the {0} checkpoints verifies; nothing was deleted; restore one, or remove them all to begin from scratch"
+        "none of the {0} checkpoints is valid; nothing was deleted; \
+         restore one, or remove all to start at step 0"
     )]
     NoneValid(usize),
+    /// The root's base model is not the one that the job was trained on. Both are digests.
     #[error(
-        "the checkpoints were made with base {checkpoint_base}, and this root's base is {root_base}; put the right base back"
+        "the checkpoints were made with base {checkpoint_base}, \
+         and this root's base is {root_base}; restore the original base model"
     )]
     OtherBase { root_base: String, checkpoint_base: String },
-    #[error("the checkpoints were made by another recipe; put it back, or submit the data as a new job")]
+    /// The recipe in the settings has changed.
+    #[error("the checkpoints were made with another recipe; restore it in the settings, or use a new root")]
     OtherRecipe,
 }
 
-/// Where a run stands, as a file.
+/// The content of `state.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateFile {
     cursor: Cursor,
 }
 
-/// How carefully checkpoints and adapters are written.
+/// The sync policy for checkpoints and adapters that the guards ask for.
 pub fn sync_policy(guards: &Guards) -> SyncPolicy {
     match guards {
         Guards { sync: false, .. } => SyncPolicy::NoSync,
@@ -108,6 +122,7 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
+    /// The checkpoints in `dir`. `base` is the digest of the base model.
     pub fn new(dir: PathBuf, base: String, recipe: Recipe, options: SaveOptions) -> CheckpointStore {
         CheckpointStore { dir, base, recipe, options }
     }
@@ -116,7 +131,10 @@ impl CheckpointStore {
         sync_policy(&self.options.guards)
     }
 
-    /// Removes what an earlier process left unfinished.
+    /// Removes unfinished checkpoints of an earlier process.
+    ///
+    /// # Errors
+    /// If a directory can't be removed.
     pub fn remove_unfinished(&self) -> Result<(), DurableError> {
         let unfinished = |name: &String| name.starts_with(TEMPORARY_MARKER);
         names_in(&self.dir)
@@ -125,7 +143,10 @@ impl CheckpointStore {
             .try_for_each(|name| durable::remove_tree(&self.dir.join(name)))
     }
 
-    /// Saves; durable when it returns.
+    /// Saves a checkpoint. It is durable when this function returns.
+    ///
+    /// # Errors
+    /// If the checkpoint could not be written. See [`SaveError`].
     pub fn save(&self, state: &TrainState) -> Result<(), SaveError> {
         let files = self.encode_files(state)?;
         if self.options.guards.space_check {
@@ -133,14 +154,15 @@ impl CheckpointStore {
         }
         durable::create_dir(&self.dir)?;
         if self.options.guards.abort_cleanup {
-            // What an earlier save could not take back, since the disk refused that as well; and may refuse again.
+            // An earlier save may have failed to remove its files. This attempt may fail again, which is
+            // harmless.
             let _ = self.remove_unfinished();
         }
         if !self.options.guards.atomic_save {
             return self.save_in_place(&files);
         }
         let target = self.dir.join(checkpoint_name(state.cursor.step));
-        // Left by a run that saved this step and then fell back to an older one.
+        // Exists if a run saved this step and a later run resumed from an older one.
         self.remove(&target)?;
         durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
@@ -177,7 +199,10 @@ impl CheckpointStore {
         Ok(files)
     }
 
-    /// Removes all but the newest `keep`, once the newest has been read back.
+    /// Removes all but the newest `keep` checkpoints, after reading back the one of step `newest`.
+    ///
+    /// # Errors
+    /// If the newest checkpoint is damaged, or an old one can't be removed.
     pub fn prune(&self, newest: u64) -> Result<(), SaveError> {
         if !self.options.guards.atomic_save {
             return Ok(());
@@ -191,28 +216,32 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// A checkpoint that is no longer needed.
+    /// Removes a checkpoint that is no longer needed.
     fn remove(&self, dir: &Path) -> Result<(), DurableError> {
-        match self.options.guards.prune_whole {
-            true => durable::remove_atomically(dir, self.sync_policy()),
-            false => durable::remove_tree(dir),
+        if self.options.guards.prune_whole {
+            durable::remove_atomically(dir, self.sync_policy())
+        } else {
+            durable::remove_tree(dir)
         }
     }
 
-    /// The newest checkpoint that verifies.
+    /// Reads the newest valid checkpoint.
+    ///
+    /// # Errors
+    /// If all checkpoints are damaged, or the newest valid one belongs to another base model or recipe.
     pub fn resume(&self) -> Result<ResumePoint, ResumeError> {
-        let mut passed_over = Vec::new();
+        let mut skipped = Vec::new();
         for name in self.names() {
             match self.load(&name) {
                 Ok((manifest, state)) => {
                     self.check_compatible(&manifest)?;
-                    return Ok(ResumePoint { state: Some(state), skipped: passed_over });
+                    return Ok(ResumePoint { state: Some(state), skipped });
                 }
-                Err(reason) => passed_over.push(SkippedCheckpoint { name, reason }),
+                Err(reason) => skipped.push(SkippedCheckpoint { name, reason }),
             }
         }
-        match passed_over.len() {
-            0 => Ok(ResumePoint { state: None, skipped: passed_over }),
+        match skipped.len() {
+            0 => Ok(ResumePoint { state: None, skipped }),
             count => Err(ResumeError::NoneValid(count)),
         }
     }
@@ -230,7 +259,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Names of the checkpoints that are there, the newest first: by step, never by time stamps.
+    /// Names of the checkpoints, newest first. The order is that of the steps, not of time stamps.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             names_in(&self.dir).into_iter().filter(|name| name.starts_with("step-")).collect();
@@ -239,22 +268,25 @@ impl CheckpointStore {
         names
     }
 
-    /// Reads one and checks it against its manifest. The error says what is wrong.
+    /// Reads a checkpoint and checks it against its manifest.
+    ///
+    /// # Errors
+    /// What is wrong with the checkpoint.
     pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), String> {
         read_checkpoint(&self.dir.join(name), self.options.guards.manifest_digest)
     }
 }
 
-/// Reads a checkpoint's folder; `digests`: every file must have its manifest's digest.
-fn read_checkpoint(dir: &Path, digests: bool) -> Result<(Manifest, TrainState), String> {
+/// Reads a checkpoint's directory. With `check_digests`, every file must match its digest in the manifest.
+fn read_checkpoint(dir: &Path, check_digests: bool) -> Result<(Manifest, TrainState), String> {
     let read = |name: &str| std::fs::read(dir.join(name)).map_err(|error| format!("{name}: {error}"));
     let manifest = Manifest::parse(&read(MANIFEST)?)?;
     let checked = |name: &str| {
         let bytes = read(name)?;
         let expected = manifest.files.get(name).ok_or_else(|| format!("{name}: not in the manifest"))?;
-        if digests && FileDigest::of(&bytes) != *expected {
+        if check_digests && FileDigest::of(&bytes) != *expected {
             return Err(format!(
-                "{name}: {} bytes that are not those of the manifest ({} bytes, blake3 {}..)",
+                "{name}: its {} bytes do not match the manifest ({} bytes, blake3 {}..)",
                 bytes.len(),
                 expected.bytes,
                 short_digest(&expected.blake3)
@@ -272,7 +304,7 @@ fn read_checkpoint(dir: &Path, digests: bool) -> Result<(Manifest, TrainState), 
     }
     if state.cursor.step != manifest.step {
         return Err(format!(
-            "{STATE} is of step {}, the manifest of step {}",
+            "{STATE} has step {}, the manifest has step {}",
             state.cursor.step, manifest.step
         ));
     }
@@ -294,13 +326,13 @@ fn names_in(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Digest of all that decides the weights.
+/// BLAKE3 of the recipe as JSON.
 fn recipe_digest(recipe: &Recipe) -> String {
     blake3::hash(serde_json::to_string(recipe).unwrap_or_default().as_bytes()).to_hex().to_string()
 }
 
 fn required_space(files: &[(&str, Vec<u8>)]) -> RequiredSpace {
     let bytes = files.iter().map(|(_, bytes)| bytes.len() as u64 + FILE_OVERHEAD_BYTES).sum();
-    // The folder itself is one more.
+    // One more inode for the directory.
     RequiredSpace { bytes, inodes: files.len() as u64 + 1 }
 }

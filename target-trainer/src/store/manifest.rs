@@ -1,47 +1,56 @@
-//! The manifest of a checkpoint: written last, it says what every file must be.
+//! The manifest of a checkpoint: the size and the digest of each file. It is written last.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the checkpoint's format.
+/// Version of the checkpoint format.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// What a checkpoint consists of.
+/// The content of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
+    /// Version of the checkpoint format, see [`FORMAT_VERSION`].
     pub format: u32,
+    /// Step that the checkpoint was saved at.
     pub step: u64,
-    /// BLAKE3 of the base's files.
+    /// BLAKE3 of the base model's files.
     pub base: String,
     /// BLAKE3 of the recipe.
     pub recipe: String,
+    /// All other files of the checkpoint, by name.
     pub files: BTreeMap<String, FileDigest>,
 }
 
-/// What a file must be.
+/// The size and the digest of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileDigest {
+    /// Size in bytes.
     pub bytes: u64,
+    /// BLAKE3 in hexadecimal.
     pub blake3: String,
 }
 
 impl FileDigest {
+    /// The digest of these bytes.
     pub(super) fn of(bytes: &[u8]) -> FileDigest {
         FileDigest { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
     }
 }
 
 impl Manifest {
-    /// Reads a manifest; the error says what is wrong with it.
+    /// Parses a manifest.
+    ///
+    /// # Errors
+    /// If it is not valid, or from a newer version.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, String> {
         let manifest: Manifest =
             serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
         if manifest.format > FORMAT_VERSION {
             return Err(format!(
-                "manifest.json: format {} is newer than {FORMAT_VERSION}, the newest that this version knows",
+                "manifest.json: format {} is newer than {FORMAT_VERSION}, the newest supported format",
                 manifest.format
             ));
         }

@@ -1,4 +1,4 @@
-//! Checkpoints, adapters and the layout of a root: what is kept, and whether it is sound.
+//! Checkpoints, adapters and the layout of a root: writes and reads them, and checks whether they are intact.
 
 mod adapter;
 mod checkpoint;

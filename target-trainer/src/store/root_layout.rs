@@ -1,74 +1,86 @@
-//! Where things lie below a root. Everything is relative to it, so that a root can be moved.
+//! The paths below a root. All of them are relative to the root, so that it can be moved. Reads and writes
+//! nothing.
 
 use std::path::{Path, PathBuf};
 
-/// The folders and files of a root.
+/// The directories and files of a root.
 #[derive(Debug, Clone)]
 pub struct RootLayout {
     root: PathBuf,
 }
 
 impl RootLayout {
+    /// The layout of the root at this path, which need not exist.
     pub fn new(root: &Path) -> RootLayout {
         RootLayout { root: root.into() }
     }
 
+    /// The root itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
+    /// The settings file.
     pub fn settings(&self) -> PathBuf {
         self.root.join("settings.toml")
     }
 
-    /// The frozen model: a Hugging Face Llama folder.
+    /// The frozen base model: a directory in Hugging Face's Llama format.
     pub fn base(&self) -> PathBuf {
         self.root.join("base")
     }
 
+    /// Submitted data files.
     pub fn inbox(&self) -> PathBuf {
         self.root.join("inbox")
     }
 
-    /// Jobs that are being worked on or wait their turn.
+    /// Queued jobs, and the job that is being trained.
     pub fn processing(&self) -> PathBuf {
         self.root.join("queue/processing")
     }
 
+    /// Results of finished jobs.
     pub fn done(&self) -> PathBuf {
         self.root.join("done")
     }
 
+    /// Failed jobs and rejected files, with the reasons.
     pub fn failed(&self) -> PathBuf {
         self.root.join("failed")
     }
 
+    /// The checkpoints of all jobs.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
 
+    /// Log files.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
+    /// The status file.
     pub fn status(&self) -> PathBuf {
         self.root.join("status.json")
     }
 
+    /// The file that the daemon locks.
     pub fn lock(&self) -> PathBuf {
         self.root.join("daemon.lock")
     }
 
-    /// The data that a job was taken in with.
+    /// The data of a queued job.
     pub fn job_data(&self, job: &str) -> PathBuf {
         self.processing().join(job).join("data.jsonl")
     }
 
+    /// The checkpoints of one job.
     pub fn job_checkpoints(&self, job: &str) -> PathBuf {
         self.checkpoints().join(job)
     }
 
-    /// All folders that a root has.
+    /// All directories of a root, the root first.
     pub fn dirs(&self) -> [PathBuf; 8] {
         [
             self.root.clone(),

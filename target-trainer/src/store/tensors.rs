@@ -1,4 +1,4 @@
-//! Named tensors <-> safetensors bytes. The same tensors give the same bytes.
+//! Converts named tensors to safetensors bytes and back. Equal tensors give equal bytes.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,21 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::train::NamedTensor;
 
-/// Why bytes are not the tensors that they should be.
+/// Why tensors can't be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorError {
+    /// The bytes or the tensors do not fit the format.
     #[error("not a safetensors file: {0}")]
     Format(String),
+    /// A tensor is not `f32`.
     #[error("tensor `{name}` has type {dtype:?}, expected F32")]
     Type { name: String, dtype: Dtype },
 }
 
-/// In the order of the names.
+/// Encodes tensors, sorted by name.
+///
+/// # Errors
+/// If a tensor's data does not fit its shape.
 pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
     let bytes: BTreeMap<&str, Vec<u8>> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), f32_bytes(&tensor.data))).collect();
@@ -29,7 +34,10 @@ pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
     safetensors::serialize(views, Some(metadata)).map_err(|error| TensorError::Format(error.to_string()))
 }
 
-/// In the order of the names.
+/// Decodes tensors, sorted by name.
+///
+/// # Errors
+/// If the bytes are not in the format, or a tensor is not `f32`.
 pub fn decode(bytes: &[u8]) -> Result<Vec<NamedTensor>, TensorError> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| TensorError::Format(error.to_string()))?;
     let mut tensors = Vec::new();

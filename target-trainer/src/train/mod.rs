@@ -1,4 +1,5 @@
-//! Training proper: a recipe, samples and a base go in; steps come out. `worker` is the loop around it, which saves.
+//! Training: the engine computes steps from a recipe, samples and a base model. The worker runs the engine,
+//! saves checkpoints and reports events.
 
 mod engine;
 mod recipe;

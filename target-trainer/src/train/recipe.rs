@@ -1,22 +1,31 @@
-//! The settings that decide what the weights become. Two runs with equal recipes, bases, data and seeds end bit-equal.
+//! The settings that the weights depend on. On the CPU, runs with equal recipe, base model and data end with
+//! the same bits.
 
 use serde::{Deserialize, Serialize};
 
-/// Projections of a decoder layer that may carry LoRA matrices.
+/// Projections of a decoder layer that can have LoRA matrices. The names are those of Hugging Face's Llama.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
+    /// Attention: queries.
     QProj,
+    /// Attention: keys.
     KProj,
+    /// Attention: values.
     VProj,
+    /// Attention: output.
     OProj,
+    /// Feed-forward: gate.
     GateProj,
+    /// Feed-forward: up.
     UpProj,
+    /// Feed-forward: down.
     DownProj,
 }
 
-/// What the weights depend on, beside base and data. The micro-batch is not in here: on the CPU it changes no bit. On a card it
-/// may, for sums over tokens are done by matrix products there.
+/// What the weights depend on, in addition to the base model and the data. The micro-batch is not part of it:
+/// on the CPU it changes no bit. On a GPU it can, because matrix products sum over the tokens of a
+/// micro-batch there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
@@ -28,21 +37,27 @@ pub struct Recipe {
     pub learning_rate: f32,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
-    /// The learning rate decays along a cosine to this part of its peak.
+    /// The learning rate decays along a cosine to this fraction of its peak.
     pub min_ratio: f32,
+    /// AdamW's decoupled weight decay.
     pub weight_decay: f32,
+    /// AdamW's decay of the first moment.
     pub beta1: f32,
+    /// AdamW's decay of the second moment.
     pub beta2: f32,
+    /// AdamW's term against division by zero.
     pub epsilon: f32,
     /// Gradients are scaled down to this norm.
     pub clip_norm: f32,
     /// Rank of the LoRA matrices; their scale is `alpha / rank`.
     pub rank: usize,
+    /// Scales the LoRA matrices' product, see `rank`.
     pub alpha: f32,
+    /// Projections that get LoRA matrices.
     pub targets: Vec<Projection>,
-    /// Tokens of a sample at most.
+    /// Maximum tokens of a sample. Longer samples are cut off.
     pub context: usize,
-    /// Seed of the LoRA matrices' start and of the order of samples.
+    /// Seed of the LoRA matrices' initial values and of the order of samples.
     pub seed: u64,
 }
 
@@ -70,28 +85,32 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// What is out of range: key, and the words that follow it.
+    /// The fields that are out of range: key, and a message that follows the key.
     pub fn validate(&self) -> Vec<(&'static str, String)> {
-        let part = |value: f32| (0.0..1.0).contains(&value);
+        let is_decay = |value: f32| (0.0..1.0).contains(&value);
         let checks = [
-            (self.steps > 0, "steps", "is at least 1"),
-            (self.batch > 0, "batch", "is at least 1"),
-            (self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "is above 0"),
-            ((0.0..=1.0).contains(&self.min_ratio), "min_ratio", "is from 0 to 1"),
-            (self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "is at least 0"),
-            (part(self.beta1), "beta1", "is from 0 to below 1"),
-            (part(self.beta2), "beta2", "is from 0 to below 1"),
-            (self.epsilon > 0.0, "epsilon", "is above 0"),
-            (self.clip_norm > 0.0, "clip_norm", "is above 0"),
-            ((1..=1024).contains(&self.rank), "rank", "is from 1 to 1024"),
-            (self.alpha.is_finite(), "alpha", "is finite"),
-            (!self.targets.is_empty(), "targets", "names at least one projection"),
-            ((2..=1 << 20).contains(&self.context), "context", "is from 2 to 1048576"),
+            (self.steps > 0, "steps", "must be at least 1"),
+            (self.batch > 0, "batch", "must be at least 1"),
+            (self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "must be above 0"),
+            ((0.0..=1.0).contains(&self.min_ratio), "min_ratio", "must be from 0 to 1"),
+            (self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "must be at least 0"),
+            (is_decay(self.beta1), "beta1", "must be from 0 to below 1"),
+            (is_decay(self.beta2), "beta2", "must be from 0 to below 1"),
+            (self.epsilon > 0.0, "epsilon", "must be above 0"),
+            (self.clip_norm > 0.0, "clip_norm", "must be above 0"),
+            ((1..=1024).contains(&self.rank), "rank", "must be from 1 to 1024"),
+            (self.alpha.is_finite(), "alpha", "must be finite"),
+            (!self.targets.is_empty(), "targets", "must name at least one projection"),
+            ((2..=1 << 20).contains(&self.context), "context", "must be from 2 to 1048576"),
         ];
-        checks.into_iter().filter(|(fine, ..)| !fine).map(|(_, key, words)| (key, words.to_owned())).collect()
+        checks
+            .into_iter()
+            .filter(|(is_valid, ..)| !is_valid)
+            .map(|(_, key, message)| (key, message.to_owned()))
+            .collect()
     }
 
-    /// Learning rate of the `step`-th step, 1-based: linear warm-up, then a cosine down to `min_ratio`.
+    /// Learning rate of a step, counted from 1: linear warm-up, then a cosine down to `min_ratio`.
     pub fn learning_rate_at(&self, step: u64) -> f32 {
         let (step, warmup) = (step as f64, self.warmup_steps as f64);
         if step <= warmup {

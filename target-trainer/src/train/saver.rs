@@ -1,5 +1,5 @@
-//! Writes checkpoints, one at a time: on the spot, or on a thread of its own while training goes on. Never says anything
-//! itself: what came of a save is asked for by the worker, who says it.
+//! Writes checkpoints one at a time, either directly or on a background thread while training continues.
+//! Reports nothing itself: the worker polls for events and reports them.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,77 +8,80 @@ use super::{Snapshot, TrainState};
 use crate::device::DeviceError;
 use crate::store::{CheckpointStore, SaveError};
 
-/// What has come of a save.
+/// The progress of a save.
 pub(super) enum SaverEvent {
-    /// It is durable.
+    /// The checkpoint is durable.
     Saved { step: u64 },
-    /// Nothing of it is left.
+    /// The save failed.
     Failed { step: u64, error: SaveError },
-    /// The state never came from the device.
+    /// The state could not be copied from the device.
     CopyFailed { error: DeviceError },
-    /// Older checkpoints have been removed: the next save may begin.
+    /// Old checkpoints were removed, or could not be. The next save may start.
     Pruned,
 }
 
-/// Who writes.
+/// How checkpoints are written.
 pub(super) enum Saver {
+    /// The worker calls [`save_and_prune`].
     Foreground,
+    /// A thread writes. `busy` is true from the start of a save until its last event.
     Background { snapshots: Sender<(u64, Snapshot)>, events: Receiver<SaverEvent>, busy: bool },
 }
 
 impl Saver {
+    /// Starts the background thread.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
     pub(super) fn start_background(checkpoints: Arc<CheckpointStore>) -> std::io::Result<Saver> {
-        let (snapshots, to_write) = channel::<(u64, Snapshot)>();
-        let (tell, told) = channel();
+        let (snapshots, queue) = channel::<(u64, Snapshot)>();
+        let (emit, events) = channel();
         std::thread::Builder::new().name("saver".into()).spawn(move || {
-            for (step, snapshot) in to_write {
-                let tell = |word| drop(tell.send(word));
+            for (step, snapshot) in queue {
+                let emit = |event| drop(emit.send(event));
                 match snapshot.finish() {
-                    Ok(state) => save_and_prune(&checkpoints, step, &state, tell),
-                    Err(error) => tell(SaverEvent::CopyFailed { error }),
+                    Ok(state) => save_and_prune(&checkpoints, step, &state, emit),
+                    Err(error) => emit(SaverEvent::CopyFailed { error }),
                 }
             }
         })?;
-        Ok(Saver::Background { snapshots, events: told, busy: false })
+        Ok(Saver::Background { snapshots, events, busy: false })
     }
 
-    /// Hands a snapshot to the thread, which must not be busy.
+    /// Passes a snapshot to the thread, which must not be busy.
     pub(super) fn start(&mut self, step: u64, snapshot: Snapshot) {
         if let Saver::Background { snapshots, busy, .. } = self {
             *busy = snapshots.send((step, snapshot)).is_ok();
         }
     }
 
-    /// The next word; `wait`: for as long as a save is under way.
+    /// The next event. With `wait`, waits for it while a save is running.
     pub(super) fn next_event(&mut self, wait: bool) -> Option<SaverEvent> {
-        let Saver::Background { events: told, busy, .. } = self else { return None };
-        let word = match wait && *busy {
-            true => told.recv().ok(),
-            false => told.try_recv().ok(),
-        };
-        // Without a word although one was waited for, the thread is gone.
-        *busy &= match word {
+        let Saver::Background { events, busy, .. } = self else { return None };
+        let event = if wait && *busy { events.recv().ok() } else { events.try_recv().ok() };
+        // No event after a wait means that the thread has exited.
+        *busy &= match event {
             Some(SaverEvent::Pruned | SaverEvent::Failed { .. } | SaverEvent::CopyFailed { .. }) => false,
             Some(SaverEvent::Saved { .. }) => true,
             None => !wait,
         };
-        word
+        event
     }
 }
 
-/// Saves and tidies up.
+/// Saves a checkpoint, then removes old ones.
 pub(super) fn save_and_prune(
     checkpoints: &CheckpointStore,
     step: u64,
     state: &TrainState,
-    mut tell: impl FnMut(SaverEvent),
+    mut emit: impl FnMut(SaverEvent),
 ) {
     if let Err(error) = checkpoints.save(state) {
-        return tell(SaverEvent::Failed { step, error });
+        return emit(SaverEvent::Failed { step, error });
     }
-    tell(SaverEvent::Saved { step });
+    emit(SaverEvent::Saved { step });
     if let Err(error) = checkpoints.prune(step) {
-        tracing::warn!("old checkpoints stay for now: {error}");
+        tracing::warn!("old checkpoints could not be removed yet: {error}");
     }
-    tell(SaverEvent::Pruned);
+    emit(SaverEvent::Pruned);
 }

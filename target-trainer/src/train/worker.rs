@@ -1,4 +1,5 @@
-//! A worker's life: takes one job up where it stands, trains it, saves as it goes, and leaves the finished adapter.
+//! The worker: resumes one job, trains it, saves checkpoints, and writes the finished adapter. It reports
+//! events and prints nothing.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -20,40 +21,49 @@ use crate::store::{
     CheckpointStore, ResumeError, RootLayout, SaveError, SaveOptions, adapter_files, sync_policy,
 };
 
-/// First and longest wait between two tries of the last save.
+/// First wait between two attempts at the last save. It doubles each time.
 const SAVE_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Longest wait between two attempts at the last save.
 const MAX_SAVE_RETRY_DELAY: Duration = Duration::from_secs(2);
-/// A GPU that is caught at a wrong number or a changed weight more often than this is not trusted again.
+/// Wrong results and changed weights of the GPU that are corrected before the worker exits.
 const MAX_GPU_FAULTS: usize = 3;
 
-/// What a worker is told.
+/// What a worker needs to run.
 pub struct WorkerConfig<'a> {
+    /// The root.
     pub layout: &'a RootLayout,
+    /// The root's settings.
     pub settings: &'a Settings,
+    /// Id of the job to train.
     pub job: &'a str,
+    /// Samples in memory at once. May be smaller than the setting after an out-of-memory error.
     pub micro_batch: NonZeroUsize,
+    /// The device to train on.
     pub device: DeviceRequest,
-    /// Tells whoever asks how long the device has been waited for.
+    /// Tracks how long the worker has waited for the device. Another thread reads it.
     pub wait_tracker: Arc<WaitTracker>,
-    /// Says a word to the daemon.
+    /// Reports an event to the daemon.
     pub emit: &'a dyn Fn(WorkerEvent),
-    /// Whether a signal asked for the end.
+    /// Whether a signal has requested a stop.
     pub stop_requested: &'a dyn Fn() -> bool,
 }
 
-/// Trains the job to its end, or as far as it goes.
-pub fn run_worker(orders: &WorkerConfig<'_>) -> Exit {
-    match TrainingRun::start(orders).and_then(|mut work| work.run()) {
+/// Trains the job until it is done, a stop is requested, or it fails. Reports the reason unless the job is
+/// done.
+pub fn run_worker(config: &WorkerConfig<'_>) -> Exit {
+    match TrainingRun::start(config).and_then(|mut run| run.run()) {
         Ok(exit) => exit,
-        Err((exit, why)) => {
-            (orders.emit)(WorkerEvent::ExitReason { reason: why });
+        Err((exit, reason)) => {
+            (config.emit)(WorkerEvent::ExitReason { reason });
             exit
         }
     }
 }
 
+/// A value, or an exit code with the reason.
 type WorkerResult<T> = Result<T, (Exit, String)>;
 
+/// The training of one job in this process.
 struct TrainingRun<'a> {
     config: &'a WorkerConfig<'a>,
     engine: Engine,
@@ -61,49 +71,51 @@ struct TrainingRun<'a> {
     micro_batch: NonZeroUsize,
     checkpoints: Arc<CheckpointStore>,
     saver: Saver,
-    /// Where it all begins, if there has never been a checkpoint.
+    /// The state at step 0, if there was no checkpoint at the start.
     initial_state: Option<TrainState>,
-    /// Steps that were not finite, each counted once however often it was done again.
+    /// Steps that were not finite. A repeated step counts once.
     non_finite: BTreeSet<u64>,
-    /// Times that the GPU was caught.
+    /// Number of wrong results and changed weights so far.
     gpu_faults: usize,
     last_saved_step: u64,
 }
 
 impl<'a> TrainingRun<'a> {
-    fn start(orders: &'a WorkerConfig<'a>) -> WorkerResult<TrainingRun<'a>> {
-        let Settings { train, recipe, guards, device, .. } = orders.settings;
-        let base = base_digest(&orders.layout.base()).map_err(|why| (Exit::BaseModel, why))?;
-        let place = resolve_device(orders.device);
-        let spec = EngineConfig {
-            device: place,
+    fn start(config: &'a WorkerConfig<'a>) -> WorkerResult<TrainingRun<'a>> {
+        let Settings { train, recipe, guards, device, .. } = config.settings;
+        let base = base_digest(&config.layout.base()).map_err(|reason| (Exit::BaseModel, reason))?;
+        let device_id = resolve_device(config.device);
+        let engine_config = EngineConfig {
+            device: device_id,
             precision: device.precision,
-            wait_tracker: Arc::clone(&orders.wait_tracker),
+            wait_tracker: Arc::clone(&config.wait_tracker),
         };
-        let engine = Engine::new(&orders.layout.base(), recipe.clone(), read_job_samples(orders)?, &spec)
-            .map_err(engine_failure)?;
-        (orders.emit)(WorkerEvent::Device { device: engine.device_name() });
-        let rules = SaveOptions { guards: guards.clone(), keep: train.keep };
+        let engine =
+            Engine::new(&config.layout.base(), recipe.clone(), read_job_samples(config)?, &engine_config)
+                .map_err(engine_failure)?;
+        (config.emit)(WorkerEvent::Device { device: engine.device_name() });
+        let options = SaveOptions { guards: guards.clone(), keep: train.keep };
         let checkpoints = Arc::new(CheckpointStore::new(
-            orders.layout.job_checkpoints(orders.job),
+            config.layout.job_checkpoints(config.job),
             base,
             recipe.clone(),
-            rules,
+            options,
         ));
         if let Err(error) = checkpoints.remove_unfinished() {
-            tracing::warn!("unfinished checkpoints stay for now: {error}");
+            tracing::warn!("unfinished checkpoints could not be removed yet: {error}");
         }
-        let on_gpu = place != DeviceId::Cpu;
-        let saver = match on_gpu && device.background_save {
-            true => Saver::start_background(Arc::clone(&checkpoints))
-                .map_err(|error| (Exit::Failed, format!("could not start the saver's thread: {error}")))?,
-            false => Saver::Foreground,
+        let on_gpu = device_id != DeviceId::Cpu;
+        let saver = if on_gpu && device.background_save {
+            Saver::start_background(Arc::clone(&checkpoints))
+                .map_err(|error| (Exit::Failed, format!("could not start the saver's thread: {error}")))?
+        } else {
+            Saver::Foreground
         };
-        let mut work = TrainingRun {
-            config: orders,
+        let mut run = TrainingRun {
+            config,
             engine,
             on_gpu,
-            micro_batch: orders.micro_batch,
+            micro_batch: config.micro_batch,
             checkpoints,
             saver,
             initial_state: None,
@@ -111,26 +123,26 @@ impl<'a> TrainingRun<'a> {
             gpu_faults: 0,
             last_saved_step: 0,
         };
-        work.compare_with_cpu()?;
-        let step = work.resume()?;
-        (orders.emit)(WorkerEvent::Resumed { step });
-        Ok(work)
+        run.compare_with_cpu()?;
+        let step = run.resume()?;
+        (config.emit)(WorkerEvent::Resumed { step });
+        Ok(run)
     }
 
-    /// A GPU that computes something else than the CPU trains something else.
+    /// Fails if the GPU computes other results than the CPU.
     fn compare_with_cpu(&mut self) -> WorkerResult<()> {
         if !self.on_gpu || !self.config.settings.guards.parity_check {
             return Ok(());
         }
         match self.engine.compare_with_cpu().map_err(device_failure)? {
-            Some(disagreement) => {
-                Err((Exit::GpuWrongResult, format!("the GPU disagrees with the CPU: {disagreement}")))
+            Some(mismatch) => {
+                Err((Exit::GpuWrongResult, format!("the GPU disagrees with the CPU: {mismatch}")))
             }
             None => Ok(()),
         }
     }
 
-    /// Goes back to the newest good checkpoint, or to the beginning if there has never been one.
+    /// Returns to the newest valid checkpoint, or to step 0 if there is no checkpoint. Returns the step.
     fn resume(&mut self) -> WorkerResult<u64> {
         self.wait_for_saver()?;
         let resume = self.checkpoints.resume().map_err(|error| {
@@ -141,12 +153,12 @@ impl<'a> TrainingRun<'a> {
             };
             (exit, error.to_string())
         })?;
-        for passed in resume.skipped {
-            (self.config.emit)(WorkerEvent::CheckpointSkipped { name: passed.name, reason: passed.reason });
+        for skipped in resume.skipped {
+            (self.config.emit)(WorkerEvent::CheckpointSkipped { name: skipped.name, reason: skipped.reason });
         }
         let state = match (resume.state, &self.initial_state) {
             (Some(state), _) => state,
-            (None, Some(scratch)) => scratch.clone(),
+            (None, Some(initial_state)) => initial_state.clone(),
             (None, None) => {
                 self.initial_state = Some(self.engine.state().map_err(device_failure)?);
                 return Ok(0);
@@ -155,7 +167,7 @@ impl<'a> TrainingRun<'a> {
         let step = state.cursor.step;
         self.last_saved_step = step;
         self.engine.restore(state).map_err(|error| match error {
-            RestoreError::ShapeMismatch(why) => (Exit::NoValidCheckpoint, why),
+            RestoreError::ShapeMismatch(reason) => (Exit::NoValidCheckpoint, reason),
             RestoreError::Device(error) => device_failure(error),
         })?;
         Ok(step)
@@ -167,12 +179,11 @@ impl<'a> TrainingRun<'a> {
             self.step()?;
             self.drain_saver_events(false)?;
             let step = self.engine.cursor().step;
-            let asked = (self.config.stop_requested)();
-            if asked {
+            if (self.config.stop_requested)() {
                 self.save(step)?;
                 return Err((
                     Exit::Interrupted,
-                    format!("asked to end; saved step {}", self.last_saved_step),
+                    format!("stopped by a signal; saved step {}", self.last_saved_step),
                 ));
             }
             if step.is_multiple_of(train.save_every) && step > self.last_saved_step && !self.engine.finished()
@@ -186,7 +197,7 @@ impl<'a> TrainingRun<'a> {
         self.write_result()
     }
 
-    /// One step, or what has to be done before it can be done again.
+    /// Computes one step, or handles what prevented it, after which the step is repeated or skipped.
     fn step(&mut self) -> WorkerResult<()> {
         let report = match self.engine.step(self.step_options()) {
             Ok(report) => report,
@@ -199,7 +210,7 @@ impl<'a> TrainingRun<'a> {
             return self.handle_differing_results(report.step);
         }
         match report.non_finite {
-            Some(what) => self.handle_non_finite(&report, what)?,
+            Some(part) => self.handle_non_finite(&report, part)?,
             None => (self.config.emit)(WorkerEvent::Step {
                 step: report.step,
                 loss: format!("{:.6}", report.loss),
@@ -236,43 +247,43 @@ impl<'a> TrainingRun<'a> {
         self.record_gpu_fault("computed one batch twice and got different results")
     }
 
-    /// Once more that the GPU is not what it should be.
-    fn record_gpu_fault(&mut self, what: &str) -> WorkerResult<()> {
+    /// Counts a wrong result of the GPU. Fails after [`MAX_GPU_FAULTS`].
+    fn record_gpu_fault(&mut self, fault: &str) -> WorkerResult<()> {
         self.gpu_faults += 1;
-        match self.gpu_faults > MAX_GPU_FAULTS {
-            true => Err((Exit::GpuWrongResult, format!("the GPU has {what} {} times", self.gpu_faults))),
-            false => Ok(()),
+        if self.gpu_faults > MAX_GPU_FAULTS {
+            return Err((Exit::GpuWrongResult, format!("the GPU has {fault} {} times", self.gpu_faults)));
         }
+        Ok(())
     }
 
-    fn handle_non_finite(&mut self, report: &StepReport, what: NonFinite) -> WorkerResult<()> {
+    fn handle_non_finite(&mut self, report: &StepReport, part: NonFinite) -> WorkerResult<()> {
         let is_new = self.non_finite.insert(report.step);
         let train = &self.config.settings.train;
-        let words = format!("non-finite {what} (loss {})", report.loss);
+        let reason = format!("non-finite {part} (loss {})", report.loss);
         if train.on_non_finite == OnNonFinite::Stop || self.non_finite.len() > train.non_finite_budget {
             return Err((
                 Exit::NonFinite,
                 format!(
-                    "step {}: {words}; {} such steps, {} are borne",
+                    "step {}: {reason}; {} such steps, {} are allowed",
                     report.step,
                     self.non_finite.len(),
                     train.non_finite_budget
                 ),
             ));
         }
-        // What comes again after a rollback is in the data: only skipping leads past it.
+        // If the step is not finite again after a rollback, the cause is the data, and only skipping helps.
         if train.on_non_finite == OnNonFinite::Rollback && is_new {
             let to = self.resume()?;
-            (self.config.emit)(WorkerEvent::RolledBack { to, reason: words });
+            (self.config.emit)(WorkerEvent::RolledBack { to, reason });
             return Ok(());
         }
         self.engine.skip_batch();
-        (self.config.emit)(WorkerEvent::StepSkipped { step: report.step, reason: words });
+        (self.config.emit)(WorkerEvent::StepSkipped { step: report.step, reason });
         Ok(())
     }
 
-    /// Frozen weights that have changed make every step since the last save worthless: none of them is ever saved.
-    /// False: they had changed, and the run has gone back.
+    /// Checks the frozen weights before a save. If they have changed, every step since the last save is
+    /// wrong: uploads the weights again, returns to the last checkpoint, and returns `false`.
     fn check_weights(&mut self) -> WorkerResult<bool> {
         if !self.on_gpu || !self.config.settings.guards.weight_check {
             return Ok(true);
@@ -287,14 +298,14 @@ impl<'a> TrainingRun<'a> {
         Ok(false)
     }
 
-    /// Saves, and waits for what comes of it. False: it could not be made, or the run has gone back.
+    /// Saves and waits. Returns `false` if the save failed or the run returned to an earlier step.
     fn save(&mut self, step: u64) -> WorkerResult<bool> {
         self.start_save(step)?;
         self.wait_for_saver()?;
         Ok(self.last_saved_step == step)
     }
 
-    /// One at a time: an earlier save is waited for.
+    /// Starts a save, after waiting for the one before.
     fn start_save(&mut self, step: u64) -> WorkerResult<()> {
         self.wait_for_saver()?;
         if !self.check_weights()? {
@@ -308,13 +319,13 @@ impl<'a> TrainingRun<'a> {
         }
         let state = self.engine.state().map_err(device_failure)?;
         let checkpoints = Arc::clone(&self.checkpoints);
-        let mut heard = Ok(());
-        save_and_prune(&checkpoints, step, &state, |told| {
-            if heard.is_ok() {
-                heard = self.handle_saver_event(told);
+        let mut result = Ok(());
+        save_and_prune(&checkpoints, step, &state, |event| {
+            if result.is_ok() {
+                result = self.handle_saver_event(event);
             }
         });
-        heard
+        result
     }
 
     fn wait_for_saver(&mut self) -> WorkerResult<()> {
@@ -322,15 +333,15 @@ impl<'a> TrainingRun<'a> {
     }
 
     fn drain_saver_events(&mut self, wait: bool) -> WorkerResult<()> {
-        while let Some(told) = self.saver.next_event(wait) {
-            self.handle_saver_event(told)?;
+        while let Some(event) = self.saver.next_event(wait) {
+            self.handle_saver_event(event)?;
         }
         Ok(())
     }
 
-    /// A save that can't be made is told, and made at the next occasion.
-    fn handle_saver_event(&mut self, told: SaverEvent) -> WorkerResult<()> {
-        match told {
+    /// Reports what has become of a save. A failed save is retried at the next save interval.
+    fn handle_saver_event(&mut self, event: SaverEvent) -> WorkerResult<()> {
+        match event {
             SaverEvent::Saved { step } => {
                 self.last_saved_step = step;
                 (self.config.emit)(WorkerEvent::Saved { step });
@@ -341,10 +352,10 @@ impl<'a> TrainingRun<'a> {
                 return Err((Exit::Disk, error.to_string()));
             }
             SaverEvent::Failed { step, error } => {
-                let why = error.to_string();
+                let reason = error.to_string();
                 (self.config.emit)(match error {
-                    SaveError::Deferred(_) => WorkerEvent::SaveDeferred { step, reason: why },
-                    _ => WorkerEvent::SaveFailed { step, reason: why },
+                    SaveError::Deferred(_) => WorkerEvent::SaveDeferred { step, reason },
+                    _ => WorkerEvent::SaveFailed { step, reason },
                 });
             }
             SaverEvent::CopyFailed { error } => return Err(device_failure(error)),
@@ -353,23 +364,24 @@ impl<'a> TrainingRun<'a> {
         Ok(())
     }
 
-    /// The run never ends well with its last steps unsaved. Where the weights had changed, it goes on instead.
+    /// Saves the last step, and retries for `train.save_patience_s`. Returns early if the run went back to an
+    /// earlier step.
     fn final_save(&mut self) -> WorkerResult<()> {
         let step = self.engine.cursor().step;
-        let until = Instant::now() + Duration::from_secs(self.config.settings.train.save_patience_s);
-        let mut wait = SAVE_RETRY_DELAY;
+        let deadline = Instant::now() + Duration::from_secs(self.config.settings.train.save_patience_s);
+        let mut delay = SAVE_RETRY_DELAY;
         self.wait_for_saver()?;
         while step > self.last_saved_step && !self.save(step)? && self.engine.finished() {
-            if Instant::now() > until || (self.config.stop_requested)() {
+            if Instant::now() > deadline || (self.config.stop_requested)() {
                 return Err((Exit::Disk, format!("the last save, of step {step}, could not be made")));
             }
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(MAX_SAVE_RETRY_DELAY);
+            std::thread::sleep(delay);
+            delay = (delay * 2).min(MAX_SAVE_RETRY_DELAY);
         }
         Ok(())
     }
 
-    /// Leaves the finished adapter in `done/`.
+    /// Writes the finished adapter to `done/`.
     fn write_result(&mut self) -> WorkerResult<Exit> {
         let failed = |error: &dyn std::fmt::Display| (Exit::Disk, error.to_string());
         let state = self.engine.state().map_err(device_failure)?;
@@ -377,23 +389,28 @@ impl<'a> TrainingRun<'a> {
             adapter_files(&self.config.settings.recipe, &state.adapter).map_err(|error| failed(&error))?,
         );
         let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
-        let report = serde_json::json!({ "job": self.config.job, "step": state.cursor.step, "updates": state.cursor.updates, "adapter": adapter });
+        let report = serde_json::json!({
+            "job": self.config.job,
+            "step": state.cursor.step,
+            "updates": state.cursor.updates,
+            "adapter": adapter,
+        });
         files.push(("report.json", report.to_string().into_bytes()));
         let target = self.config.layout.done().join(self.config.job);
-        let care = sync_policy(&self.config.settings.guards);
+        let sync = sync_policy(&self.config.settings.guards);
         durable::remove_tree(&target)
-            .and_then(|()| durable::write_dir(&target, &files, care, true))
+            .and_then(|()| durable::write_dir(&target, &files, sync, true))
             .map_err(|error| failed(&error))?;
         (self.config.emit)(WorkerEvent::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
     }
 }
 
-/// Where training runs. `auto` does without a GPU that can't be used, and says why.
-fn resolve_device(asked: DeviceRequest) -> DeviceId {
-    match asked {
+/// Chooses the device. If `auto` finds no usable GPU, it logs the reason and chooses the CPU.
+fn resolve_device(request: DeviceRequest) -> DeviceId {
+    match request {
         DeviceRequest::Cpu => DeviceId::Cpu,
-        DeviceRequest::Cuda(number) => DeviceId::Cuda(number),
+        DeviceRequest::Cuda(index) => DeviceId::Cuda(index),
         DeviceRequest::Auto => match cuda_device_count() {
             Ok(count) if count > 0 => DeviceId::Cuda(0),
             Ok(_) => DeviceId::Cpu,
@@ -425,19 +442,19 @@ fn engine_failure(error: EngineError) -> (Exit, String) {
     }
 }
 
-fn read_job_samples(orders: &WorkerConfig<'_>) -> WorkerResult<Vec<Sample>> {
-    let path = orders.layout.job_data(orders.job);
+fn read_job_samples(config: &WorkerConfig<'_>) -> WorkerResult<Vec<Sample>> {
+    let path = config.layout.job_data(config.job);
     let failed = |error: &dyn std::fmt::Display| (Exit::Failed, format!("`{}`: {error}", path.display()));
     let file = std::fs::File::open(&path).map_err(|error| failed(&error))?;
-    let mut content = ContentId::default();
-    let read: Result<_, std::convert::Infallible> =
-        read_samples(file, &orders.settings.limits, &orders.settings.guards, |line| {
-            content.update(line);
+    let mut content_id = ContentId::default();
+    let result: Result<_, std::convert::Infallible> =
+        read_samples(file, &config.settings.limits, &config.settings.guards, |line| {
+            content_id.update(line);
             Ok(())
         });
-    match read {
-        // A job is its data: what was taken in under this name is what is trained on, or nothing is.
-        Ok(Ok(_)) if content.finish() != orders.job => {
+    match result {
+        // The id is made from the data, so other data under this id must not be trained on.
+        Ok(Ok(_)) if content_id.finish() != config.job => {
             Err(failed(&"changed since it was taken in; submit the data again"))
         }
         Ok(Ok(samples)) => Ok(samples),
@@ -445,7 +462,10 @@ fn read_job_samples(orders: &WorkerConfig<'_>) -> WorkerResult<Vec<Sample>> {
     }
 }
 
-/// BLAKE3 of the base's configuration and weights.
+/// BLAKE3 of the base model's configuration and weights.
+///
+/// # Errors
+/// If a file can't be read.
 pub fn base_digest(base: &Path) -> Result<String, String> {
     let mut hasher = blake3::Hasher::new();
     for name in ["config.json", "model.safetensors"] {

@@ -1,4 +1,5 @@
-//! Parameters, moments and their updates on the CPU: samples are done in parallel, their gradients summed in their order.
+//! Parameters, moments and updates on the CPU. Samples run in parallel; their gradients are summed in the
+//! order of the samples, so that neither threads nor the micro-batch change a bit.
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
@@ -11,6 +12,7 @@ use crate::train::Recipe;
 /// A model in training on the CPU.
 pub(super) struct CpuBackend {
     current: ParamsAndMoments,
+    /// Computed by the last step and not applied yet.
     next: Option<ParamsAndMoments>,
 }
 
@@ -20,6 +22,7 @@ impl CpuBackend {
         CpuBackend { current: ParamsAndMoments { params, moments }, next: None }
     }
 
+    /// The current parameters.
     pub(super) fn params(&self) -> &[f32] {
         &self.current.params
     }
@@ -30,71 +33,66 @@ impl CpuBackend {
         [params.clone(), first.clone(), second.clone()]
     }
 
+    /// Replaces parameters, first and second moments.
     pub(super) fn load_state(&mut self, [params, first, second]: [Vec<f32>; 3]) {
         self.current = ParamsAndMoments { params, moments: Moments { first, second } };
         self.next = None;
     }
 
-    /// One pass over the batch and the update that follows from it, which [`Host::apply`] takes up.
+    /// Computes the gradient of a batch and the update. [`CpuBackend::apply`] makes the update current.
     pub(super) fn step(
         &mut self,
-        net: (&BaseModel, &AdapterLayout),
+        model: (&BaseModel, &AdapterLayout),
         batch: &[WeightedSample<'_>],
-        how: StepOptions,
+        options: StepOptions,
         scale: f32,
         recipe: &Recipe,
-        (rate, updates): (f32, u64),
+        (learning_rate, updates): (f32, u64),
     ) -> StepOutcome {
-        let (loss, gradient) = self.forward_backward(net, batch, how, scale);
-        let disagreed =
-            how.recheck && !is_bit_equal(&(loss, &gradient), &self.forward_backward(net, batch, how, scale));
+        let (loss, gradient) = self.forward_backward(model, batch, options, scale);
+        let results_differ = options.recheck
+            && !is_bit_equal(&(loss, &gradient), &self.forward_backward(model, batch, options, scale));
         let (loss, norm) = (loss * scale, gradient_norm(&gradient));
         let ParamsAndMoments { params, moments } = &self.current;
-        let next = adamw(params, moments, &gradient, norm, recipe, rate, updates);
+        let next = adamw(params, moments, &gradient, norm, recipe, learning_rate, updates);
         let weights_are_finite = next.params.iter().all(|param| param.is_finite());
         self.next = Some(next);
-        StepOutcome {
-            loss,
-            norm,
-            gradient_is_finite: norm.is_finite(),
-            weights_are_finite,
-            results_differ: disagreed,
-        }
+        StepOutcome { loss, norm, gradient_is_finite: norm.is_finite(), weights_are_finite, results_differ }
     }
 
-    /// Takes the last step's update up.
+    /// Makes the last step's update current.
     pub(super) fn apply(&mut self) {
         if let Some(next) = self.next.take() {
             self.current = next;
         }
     }
 
-    /// Sum of the losses, and `scale` times its gradient.
+    /// Sum of the losses, and the gradient of `scale` times that sum.
     fn forward_backward(
         &self,
         (base, adapter): (&BaseModel, &AdapterLayout),
         batch: &[WeightedSample<'_>],
-        how: StepOptions,
+        options: StepOptions,
         scale: f32,
     ) -> (f32, Vec<f32>) {
         let (mut sum, mut gradient) = (0.0, vec![0.0; adapter.param_count()]);
-        let one = |(tokens, weight): &WeightedSample<'_>| {
+        let sample_pass = |(tokens, weight): &WeightedSample<'_>| {
             let (loss, gradient) =
                 sample_loss_and_gradient(base, adapter, self.params(), tokens, scale * weight);
             (loss * weight, gradient)
         };
-        for some in batch.chunks(how.micro_batch.get()) {
-            let passes: Vec<(f32, Vec<f32>)> = some.par_iter().map(one).collect();
-            for (loss, part) in passes {
+        for micro_batch in batch.chunks(options.micro_batch.get()) {
+            let passes: Vec<(f32, Vec<f32>)> = micro_batch.par_iter().map(sample_pass).collect();
+            for (loss, sample_gradient) in passes {
                 sum += loss;
-                gradient.iter_mut().zip(&part).for_each(|(sum, one)| *sum += one);
+                gradient.iter_mut().zip(&sample_gradient).for_each(|(sum, value)| *sum += value);
             }
         }
         (sum, gradient)
     }
 }
 
-/// To the bit.
+/// Whether loss and gradient are equal bit by bit.
 fn is_bit_equal((loss, gradient): &(f32, &Vec<f32>), other: &(f32, Vec<f32>)) -> bool {
     let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|value| value.to_bits()).collect() };
     loss.to_bits() == other.0.to_bits() && bits(gradient) == bits(&other.1)

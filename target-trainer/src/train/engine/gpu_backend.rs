@@ -1,6 +1,6 @@
-//! Parameters, moments and their updates on a card. Two sets of them: an update is written into the set that is not in use
-//! and taken up by a change of sets, so that one that is not finite is simply not taken up, and a copy of the set in use goes
-//! on while the next step runs.
+//! Parameters, moments and updates on a GPU. There are two sets of them: a step writes its update into the
+//! unused set, and applying it swaps the sets. So an update that is not finite is never applied, and the
+//! current set can be copied to the host while the next step runs.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -14,28 +14,30 @@ use crate::model::{AdapterLayout, BaseModel, CudaModel, PackedBatch, WeightedSam
 use crate::optim::bias_correction;
 use crate::train::Recipe;
 
-/// What a step tells of itself, as words: two losses, the norm, the flags, two checksums of gradients, two of updates.
+/// Layout of a step's outcome in 32-bit words: two losses, the norm, the flags, two checksums of the
+/// gradient, two of the update. Each checksum has two words.
 const OUTCOME_WORDS: usize = 12;
 const LOSS_OFFSETS: [usize; 2] = [0, 1];
 const NORM_OFFSET: usize = 2;
 const FLAGS_OFFSET: usize = 3;
 const GRADIENT_CHECKSUM_OFFSETS: [usize; 2] = [4, 6];
 const UPDATE_CHECKSUM_OFFSETS: [usize; 2] = [8, 10];
-/// The flag of an updated parameter that is not finite, as `kernels/optimizer.cu` has it; 1 is the gradient's.
+/// Flag for a gradient that is not finite, set by `kernels/optimizer.cu`.
 const GRADIENT_NOT_FINITE: u32 = 1;
+/// Flag for an updated parameter that is not finite, set by `kernels/optimizer.cu`.
 const WEIGHTS_NOT_FINITE: u32 = 2;
 
-/// Parameters, first and second moments.
+/// Parameters, first and second moments, each as one flat buffer.
 struct ParamSet {
     buffers: [DeviceBuffer; 3],
-    /// A copy of this set is under way until there.
+    /// Completion of a copy of this set to the host, if one was started.
     copy_done: Option<CopyCompletion>,
 }
 
 impl ParamSet {
     fn new(device: &CudaDevice, count: usize) -> Result<ParamSet, DeviceError> {
-        let list = || device.zeros(ElementType::F32, count);
-        Ok(ParamSet { buffers: [list()?, list()?, list()?], copy_done: None })
+        let zeros = || device.zeros(ElementType::F32, count);
+        Ok(ParamSet { buffers: [zeros()?, zeros()?, zeros()?], copy_done: None })
     }
 
     fn views(&self) -> [BufferView<'_>; 3] {
@@ -43,21 +45,21 @@ impl ParamSet {
     }
 }
 
-/// What a step computed; nothing of it is applied yet.
+/// The result of a step. Nothing of it is applied yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StepOutcome {
     pub(super) loss: f32,
     pub(super) norm: f32,
     pub(super) gradient_is_finite: bool,
     pub(super) weights_are_finite: bool,
-    /// Computed twice with two results.
+    /// The step was computed twice and the results differ.
     pub(super) results_differ: bool,
 }
 
-/// The `t`-th update, 1-based.
-pub(super) fn adamw_update(recipe: &Recipe, rate: f32, t: u64) -> AdamWUpdate {
+/// The parameters of AdamW's `t`-th update, counted from 1.
+pub(super) fn adamw_update(recipe: &Recipe, learning_rate: f32, t: u64) -> AdamWUpdate {
     AdamWUpdate {
-        learning_rate: rate,
+        learning_rate,
         beta1: recipe.beta1,
         beta2: recipe.beta2,
         epsilon: recipe.epsilon,
@@ -68,70 +70,71 @@ pub(super) fn adamw_update(recipe: &Recipe, rate: f32, t: u64) -> AdamWUpdate {
     }
 }
 
-/// A model in training on a card.
+/// A model in training on a GPU.
 pub(super) struct GpuBackend {
     device: Arc<CudaDevice>,
     model: CudaModel,
     sets: [ParamSet; 2],
+    /// Index of the current set.
     current: usize,
-    /// The products read copies of the parameters in use.
+    /// Whether the model's copies of the adapter are those of the current parameters.
     adapter_copies_fresh: bool,
     gradient: DeviceBuffer,
     norm_partials: DeviceBuffer,
-    outcome: DeviceBuffer,
+    outcome_buffer: DeviceBuffer,
     input_buffer: DeviceBuffer,
     upload_staging: StagingBuffer,
     download_staging: StagingBuffer,
-    copies: Arc<PinnedPool>,
+    pinned_pool: Arc<PinnedPool>,
 }
 
-/// A copy of a state, on its way to the host.
+/// A copy of a state to the host that may still be running.
 pub(super) struct StateCopy {
     device: Arc<CudaDevice>,
-    copying: PendingCopy,
-    copies: Arc<PinnedPool>,
+    pending_copy: PendingCopy,
+    pinned_pool: Arc<PinnedPool>,
 }
 
 impl StateCopy {
-    /// Parameters, first and second moments, once they have arrived.
+    /// Waits for the copy. Returns parameters, first and second moments.
     pub(super) fn finish(self) -> Result<[Vec<f32>; 3], DeviceError> {
         self.device.bind()?;
-        let words = self.copying.finish(&self.copies)?;
+        let words = self.pending_copy.finish(&self.pinned_pool)?;
         let count = words.len() / 3;
-        let list = |number: usize| {
-            words[number * count..][..count].iter().map(|word| f32::from_bits(*word)).collect()
-        };
-        Ok([list(0), list(1), list(2)])
+        let vector =
+            |index: usize| words[index * count..][..count].iter().map(|word| f32::from_bits(*word)).collect();
+        Ok([vector(0), vector(1), vector(2)])
     }
 }
 
 impl GpuBackend {
     pub(super) fn new(
-        number: usize,
-        (precision, pulse): (Precision, Arc<WaitTracker>),
+        gpu_index: usize,
+        (precision, wait_tracker): (Precision, Arc<WaitTracker>),
         base: &BaseModel,
         adapter: &AdapterLayout,
-        longest: usize,
+        max_tokens: usize,
     ) -> Result<GpuBackend, DeviceError> {
-        let device = CudaDevice::new(number, pulse)?;
-        let net = CudaModel::new(Arc::clone(&device), base, adapter, precision, longest)?;
+        let device = CudaDevice::new(gpu_index, wait_tracker)?;
+        let model = CudaModel::new(Arc::clone(&device), base, adapter, precision, max_tokens)?;
         let count = adapter.param_count();
         Ok(GpuBackend {
-            model: net,
+            model,
             sets: [ParamSet::new(&device, count)?, ParamSet::new(&device, count)?],
             current: 0,
             adapter_copies_fresh: false,
             gradient: device.zeros(ElementType::F32, count)?,
             norm_partials: device.zeros(ElementType::Bits64, MAX_BLOCKS as usize)?,
-            outcome: device.zeros(ElementType::Bits32, OUTCOME_WORDS)?,
+            outcome_buffer: device.zeros(ElementType::Bits32, OUTCOME_WORDS)?,
             input_buffer: device.buffer(ElementType::Bits32, 0)?,
             upload_staging: StagingBuffer::new(&device, 0)?,
             download_staging: StagingBuffer::new(&device, OUTCOME_WORDS)?,
-            copies: Arc::default(),
+            pinned_pool: Arc::default(),
             device,
         })
     }
 
+    /// The device.
     pub(super) fn device(&self) -> &CudaDevice {
         &self.device
     }
@@ -148,7 +151,8 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// One pass over the batch and the update that follows from it, which [`Card::apply`] takes up. One wait.
+    /// Computes the gradient of a batch and the update, and waits once. [`GpuBackend::apply`] makes the
+    /// update current.
     pub(super) fn step(
         &mut self,
         samples: &[WeightedSample<'_>],
@@ -160,36 +164,48 @@ impl GpuBackend {
         self.refresh_adapter_copies()?;
         let batch = PackedBatch::new(samples.iter().copied(), micro_batch, scale);
         self.upload_batch(&batch)?;
-        self.device.fill(&self.outcome, 0)?;
+        self.device.fill(&self.outcome_buffer, 0)?;
         let passes = if recheck { 2 } else { 1 };
-        for (loss, sum) in LOSS_OFFSETS.into_iter().zip(GRADIENT_CHECKSUM_OFFSETS).take(passes) {
+        for (loss_offset, checksum_offset) in
+            LOSS_OFFSETS.into_iter().zip(GRADIENT_CHECKSUM_OFFSETS).take(passes)
+        {
             self.device.fill(&self.gradient, 0)?;
             self.model.forward_backward(
                 &batch,
                 &self.input_buffer,
                 &self.gradient,
-                self.outcome.view_from(loss),
+                self.outcome_buffer.view_from(loss_offset),
             )?;
             if recheck {
-                let words = self.gradient.len() as u64;
-                self.device.checksum(self.outcome.view_from(sum), self.gradient.view(), words, 0)?;
+                let len_words = self.gradient.len() as u64;
+                self.device.checksum(
+                    self.outcome_buffer.view_from(checksum_offset),
+                    self.gradient.view(),
+                    len_words,
+                    0,
+                )?;
             }
         }
-        for sum in UPDATE_CHECKSUM_OFFSETS.into_iter().take(passes) {
+        for checksum_offset in UPDATE_CHECKSUM_OFFSETS.into_iter().take(passes) {
             self.queue_update(update)?;
             if recheck {
-                self.checksum_update(sum)?;
+                self.checksum_update(checksum_offset)?;
             }
         }
-        self.outcome(scale, recheck)
+        self.read_outcome(scale, recheck)
     }
 
-    /// Checksum of the set that an update was written into.
-    fn checksum_update(&self, at: usize) -> Result<(), DeviceError> {
-        let lists = &self.sets[1 - self.current].buffers;
-        for (number, list) in (0..).zip(lists) {
-            let words = list.len() as u64;
-            self.device.checksum(self.outcome.view_from(at), list.view(), words, number * words)?;
+    /// Computes the checksum of the unused set, which an update was written into.
+    fn checksum_update(&self, offset: usize) -> Result<(), DeviceError> {
+        let buffers = &self.sets[1 - self.current].buffers;
+        for (index, buffer) in (0..).zip(buffers) {
+            let len_words = buffer.len() as u64;
+            self.device.checksum(
+                self.outcome_buffer.view_from(offset),
+                buffer.view(),
+                len_words,
+                index * len_words,
+            )?;
         }
         Ok(())
     }
@@ -205,44 +221,46 @@ impl GpuBackend {
         self.upload_staging.begin_upload(&self.device, &self.input_buffer, words)
     }
 
-    /// Into the set that is not in use, once no copy of it is under way any more.
+    /// Writes the update into the unused set, after any copy of that set.
     fn queue_update(&mut self, update: &AdamWUpdate) -> Result<(), DeviceError> {
         self.wait_for_copy(1 - self.current)?;
-        let (norm, flags) = (self.outcome.view_from(NORM_OFFSET), self.outcome.view_from(FLAGS_OFFSET));
+        let (norm, flags) =
+            (self.outcome_buffer.view_from(NORM_OFFSET), self.outcome_buffer.view_from(FLAGS_OFFSET));
         self.device.gradient_norm(norm, flags, self.norm_partials.view(), self.gradient.view())?;
-        let [to, from] = [1 - self.current, self.current].map(|number| self.sets[number].views());
+        let [to, from] = [1 - self.current, self.current].map(|index| self.sets[index].views());
         self.device.adamw(to, from, self.gradient.view(), (flags, norm), update)
     }
 
-    /// Makes later work wait for a copy of this set.
+    /// Makes later work on the device wait for a copy of this set.
     fn wait_for_copy(&mut self, set: usize) -> Result<(), DeviceError> {
-        if let Some(mark) = &self.sets[set].copy_done {
-            self.device.wait_for_copy(mark)?;
+        if let Some(copy_done) = &self.sets[set].copy_done {
+            self.device.wait_for_copy(copy_done)?;
             self.sets[set].copy_done = None;
         }
         Ok(())
     }
 
-    fn outcome(&mut self, scale: f32, recheck: bool) -> Result<StepOutcome, DeviceError> {
-        self.download_staging.begin_download(&self.device, &self.outcome)?;
+    /// Waits for the step and reads its outcome.
+    fn read_outcome(&mut self, scale: f32, recheck: bool) -> Result<StepOutcome, DeviceError> {
+        self.download_staging.begin_download(&self.device, &self.outcome_buffer)?;
         let words = self.download_staging.wait_for_words()?;
-        let is_twice = |sums: [usize; 2]| {
-            let [first, second] = sums.map(|at| [words[at], words[at + 1]]);
+        let is_equal_pair = |offsets: [usize; 2]| {
+            let [first, second] = offsets.map(|offset| [words[offset], words[offset + 1]]);
             first == second
         };
-        let is_same = words[LOSS_OFFSETS[0]] == words[LOSS_OFFSETS[1]]
-            && is_twice(GRADIENT_CHECKSUM_OFFSETS)
-            && is_twice(UPDATE_CHECKSUM_OFFSETS);
+        let results_match = words[LOSS_OFFSETS[0]] == words[LOSS_OFFSETS[1]]
+            && is_equal_pair(GRADIENT_CHECKSUM_OFFSETS)
+            && is_equal_pair(UPDATE_CHECKSUM_OFFSETS);
         Ok(StepOutcome {
             loss: f32::from_bits(words[LOSS_OFFSETS[0]]) * scale,
             norm: f32::from_bits(words[NORM_OFFSET]),
             gradient_is_finite: words[FLAGS_OFFSET] & GRADIENT_NOT_FINITE == 0,
             weights_are_finite: words[FLAGS_OFFSET] & WEIGHTS_NOT_FINITE == 0,
-            results_differ: recheck && !is_same,
+            results_differ: recheck && !results_match,
         })
     }
 
-    /// Takes the last step's update up. Where that fails, the parameters of before are those in use.
+    /// Makes the last step's update current. If that fails, the parameters stay as they were.
     pub(super) fn apply(&mut self) -> Result<(), DeviceError> {
         let next = 1 - self.current;
         self.adapter_copies_fresh = false;
@@ -251,37 +269,43 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// Begins a copy of the state between two steps; the next step may run meanwhile.
+    /// Starts a copy of the state to the host. The next step may run before it is done.
     pub(super) fn start_state_copy(&mut self) -> Result<StateCopy, DeviceError> {
         self.device.bind()?;
         let set = &mut self.sets[self.current];
-        let (copying, mark) = self.copies.begin_copy(&self.device, &set.buffers.each_ref())?;
-        set.copy_done = Some(mark);
-        Ok(StateCopy { device: Arc::clone(&self.device), copying, copies: Arc::clone(&self.copies) })
+        let (pending_copy, copy_done) = self.pinned_pool.begin_copy(&self.device, &set.buffers.each_ref())?;
+        set.copy_done = Some(copy_done);
+        Ok(StateCopy {
+            device: Arc::clone(&self.device),
+            pending_copy,
+            pinned_pool: Arc::clone(&self.pinned_pool),
+        })
     }
 
-    /// Parameters, first and second moments.
-    pub(super) fn load_state(&mut self, lists: [&[f32]; 3]) -> Result<(), DeviceError> {
+    /// Replaces parameters, first and second moments.
+    pub(super) fn load_state(&mut self, vectors: [&[f32]; 3]) -> Result<(), DeviceError> {
         self.device.bind()?;
-        let other = 1 - self.current;
-        self.wait_for_copy(other)?;
-        for (buffer, list) in self.sets[other].buffers.iter().zip(lists) {
-            let bytes: Vec<u8> = list.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        let unused = 1 - self.current;
+        self.wait_for_copy(unused)?;
+        for (buffer, vector) in self.sets[unused].buffers.iter().zip(vectors) {
+            let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_ne_bytes()).collect();
             self.device.upload(buffer, 0, &bytes)?;
         }
         self.apply()
     }
 
+    /// Whether the frozen weights are unchanged since their upload. Waits.
     pub(super) fn weights_intact(&mut self) -> Result<bool, DeviceError> {
         self.device.bind()?;
         self.refresh_adapter_copies()?;
-        // If it fails half-way, the copies may be zeroes.
+        // If the check fails in between, the copies may be zeros.
         self.adapter_copies_fresh = false;
         let intact = self.model.weights_intact(self.params())?;
         self.adapter_copies_fresh = true;
         Ok(intact)
     }
 
+    /// Uploads the frozen weights again.
     pub(super) fn reload_weights(&mut self, base: &BaseModel) -> Result<(), DeviceError> {
         self.device.bind()?;
         self.adapter_copies_fresh = false;
@@ -290,7 +314,7 @@ impl GpuBackend {
     }
 
     /// Loss and gradient of one sample with these parameters. Waits.
-    pub(super) fn pass_once(
+    pub(super) fn forward_backward_once(
         &mut self,
         params: &[f32],
         sample: WeightedSample<'_>,

@@ -1,7 +1,8 @@
-//! The optimizer's loop, one step at a time, on the CPU or on a card.
+//! The training loop, one step at a time, on the CPU or on a GPU. Saves nothing and reports nothing.
 //!
-//! On the CPU the sample is what is done in parallel and gradients are summed in the samples' order, so neither the number of
-//! threads nor the micro-batch changes a bit. On a card the same micro-batch gives the same bits on every run.
+//! On the CPU, samples run in parallel and gradients are summed in the order of the samples, so neither the
+//! number of threads nor the micro-batch changes a bit. On a GPU, the same micro-batch gives the same bits in
+//! every run.
 
 mod cpu_backend;
 mod gpu_backend;
@@ -25,11 +26,12 @@ pub use report::{
     EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, StepOptions, StepReport,
 };
 
-/// Names of the moments' tensors begin so.
+/// Prefix of the tensor names of the first moments.
 const FIRST_MOMENT_PREFIX: &str = "first.";
+/// Prefix of the tensor names of the second moments.
 const SECOND_MOMENT_PREFIX: &str = "second.";
 
-/// Tokens of the sample that card and CPU are compared by, at most.
+/// Maximum tokens of the sample that the GPU and the CPU are compared with.
 const MAX_COMPARED_TOKENS: usize = 32;
 
 /// A model in training.
@@ -39,35 +41,39 @@ pub struct Engine {
     recipe: Recipe,
     samples: Vec<(TokenizedSample, f32)>,
     cursor: Cursor,
-    /// This epoch's order; follows from `cursor.random`.
+    /// Order of the samples in this epoch, computed from `cursor.random`.
     order: Vec<usize>,
-    state: Backend,
+    backend: Backend,
     precision: Precision,
 }
 
-/// Parameters and moments, where they are.
+/// Holds parameters and moments, and computes steps.
 enum Backend {
     Cpu(CpuBackend),
     Gpu(Box<GpuBackend>),
 }
 
-/// A state between two steps, or a copy of it that is still on its way from a card.
+/// A state between two steps. On a GPU, the copy to the host may still be running.
 pub struct Snapshot {
     adapter: Arc<AdapterLayout>,
     cursor: Cursor,
     data: SnapshotData,
 }
 
+/// Parameters, first and second moments, or a running copy of them.
 enum SnapshotData {
     Ready([Vec<f32>; 3]),
     Pending(StateCopy),
 }
 
 impl Snapshot {
-    /// Waits for it, on whatever thread.
+    /// Waits for the copy. Can be called on any thread.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn finish(self) -> Result<TrainState, DeviceError> {
         let [params, first, second] = match self.data {
-            SnapshotData::Ready(lists) => lists,
+            SnapshotData::Ready(data) => data,
             SnapshotData::Pending(fetched) => fetched.finish()?,
         };
         let mut optimizer = self.adapter.named_tensors(&first, FIRST_MOMENT_PREFIX);
@@ -77,17 +83,20 @@ impl Snapshot {
 }
 
 impl Engine {
-    /// `base` is a Hugging Face Llama folder.
+    /// Reads the base model from a directory in Hugging Face's Llama format.
+    ///
+    /// # Errors
+    /// If the base model can't be read, or the device fails.
     pub fn new(
         base: &Path,
         recipe: Recipe,
         samples: Vec<Sample>,
-        spec: &EngineConfig,
+        config: &EngineConfig,
     ) -> Result<Engine, EngineError> {
-        Ok(Engine::new_on_device(BaseModel::read(base)?, recipe, &samples, spec)?)
+        Ok(Engine::new_on_device(BaseModel::read(base)?, recipe, &samples, config)?)
     }
 
-    /// With a base at hand, on the CPU.
+    /// An engine on the CPU with the given base model.
     pub fn new_on_cpu(base: BaseModel, recipe: Recipe, samples: &[Sample]) -> Engine {
         let adapter = AdapterLayout::new(&base.config, &recipe);
         let random = Random::new(recipe.seed).state();
@@ -102,7 +111,7 @@ impl Engine {
             );
         }
         Engine {
-            state: Backend::Cpu(CpuBackend::new(adapter.initial_params(recipe.seed))),
+            backend: Backend::Cpu(CpuBackend::new(adapter.initial_params(recipe.seed))),
             cursor: Cursor { step: 0, updates: 0, epoch: 0, position: 0, random },
             order: Random::from_state(random).permutation(samples.len()),
             adapter: Arc::new(adapter),
@@ -113,35 +122,39 @@ impl Engine {
         }
     }
 
-    /// With a base at hand.
+    /// An engine on the configured device with the given base model.
+    ///
+    /// # Errors
+    /// If the device fails or is missing.
     pub fn new_on_device(
         base: BaseModel,
         recipe: Recipe,
         samples: &[Sample],
-        spec: &EngineConfig,
+        config: &EngineConfig,
     ) -> Result<Engine, DeviceError> {
         let mut engine = Engine::new_on_cpu(base, recipe, samples);
-        if let DeviceId::Cuda(number) = spec.device {
-            let longest = engine.samples.iter().map(|(tokens, _)| tokens.tokens.len()).max().unwrap_or(0);
-            let how = (spec.precision, Arc::clone(&spec.wait_tracker));
-            let mut card = GpuBackend::new(number, how, &engine.base, &engine.adapter, longest)?;
-            let fresh = engine.adapter.initial_params(engine.recipe.seed);
-            let zeroes = vec![0.0; fresh.len()];
-            card.load_state([&fresh, &zeroes, &zeroes])?;
-            engine.state = Backend::Gpu(Box::new(card));
-            engine.precision = spec.precision;
+        if let DeviceId::Cuda(gpu_index) = config.device {
+            let max_tokens = engine.samples.iter().map(|(tokens, _)| tokens.tokens.len()).max().unwrap_or(0);
+            let options = (config.precision, Arc::clone(&config.wait_tracker));
+            let mut gpu = GpuBackend::new(gpu_index, options, &engine.base, &engine.adapter, max_tokens)?;
+            let initial_params = engine.adapter.initial_params(engine.recipe.seed);
+            let zeros = vec![0.0; initial_params.len()];
+            gpu.load_state([&initial_params, &zeros, &zeros])?;
+            engine.backend = Backend::Gpu(Box::new(gpu));
+            engine.precision = config.precision;
         }
         Ok(engine)
     }
 
-    /// "cpu", or the card's number, name, compute capability and driver.
+    /// "cpu", or the GPU's number, name, compute capability and driver.
     pub fn device_name(&self) -> String {
-        match &self.state {
+        match &self.backend {
             Backend::Cpu(_) => "cpu".to_owned(),
-            Backend::Gpu(card) => card.device().name(),
+            Backend::Gpu(gpu) => gpu.device().name(),
         }
     }
 
+    /// The position in the run.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
@@ -151,40 +164,46 @@ impl Engine {
         self.cursor.step >= self.recipe.steps
     }
 
-    /// One optimizer step. Where it fails, nothing was applied and the cursor has not moved.
-    pub fn step(&mut self, how: StepOptions) -> Result<StepReport, DeviceError> {
-        let (members, after) = self.next_batch();
-        let batch: Vec<(&TokenizedSample, f32)> = members
+    /// Computes one optimizer step.
+    ///
+    /// # Errors
+    /// If the device fails. Nothing was applied then, and the cursor has not moved.
+    pub fn step(&mut self, options: StepOptions) -> Result<StepReport, DeviceError> {
+        let (sample_indices, next_cursor) = self.next_batch();
+        let batch: Vec<(&TokenizedSample, f32)> = sample_indices
             .iter()
-            .map(|member| &self.samples[*member])
+            .map(|index| &self.samples[*index])
             .map(|(tokens, weight)| (tokens, *weight))
             .collect();
-        let learned: usize = batch.iter().map(|(tokens, _)| tokens.targets.len()).sum();
-        let scale = 1.0 / (learned.max(1) as f32);
+        let trained_tokens: usize = batch.iter().map(|(tokens, _)| tokens.targets.len()).sum();
+        let scale = 1.0 / (trained_tokens.max(1) as f32);
         let (step, updates) = (self.cursor.step + 1, self.cursor.updates + 1);
         let learning_rate = self.recipe.learning_rate_at(step);
-        let outcome = match &mut self.state {
-            Backend::Cpu(host) => {
-                let net = (&self.base, &*self.adapter);
-                host.step(net, &batch, how, scale, &self.recipe, (learning_rate, updates))
+        let outcome = match &mut self.backend {
+            Backend::Cpu(cpu) => {
+                let model = (&self.base, &*self.adapter);
+                cpu.step(model, &batch, options, scale, &self.recipe, (learning_rate, updates))
             }
-            Backend::Gpu(card) => {
+            Backend::Gpu(gpu) => {
                 let update = gpu_backend::adamw_update(&self.recipe, learning_rate, updates);
-                card.step(&batch, (how.micro_batch, how.recheck), scale, &update)?
+                gpu.step(&batch, (options.micro_batch, options.recheck), scale, &update)?
             }
         };
-        let found = [
+        let checks = [
             (outcome.loss.is_finite(), NonFinite::Loss),
             (outcome.norm.is_finite() && outcome.gradient_is_finite, NonFinite::Gradient),
             (outcome.weights_are_finite, NonFinite::Weights),
         ];
-        let non_finite = found.into_iter().find(|(fine, _)| how.check_finite && !fine).map(|(_, what)| what);
+        let non_finite = checks
+            .into_iter()
+            .find(|(is_finite, _)| options.check_finite && !is_finite)
+            .map(|(_, part)| part);
         if non_finite.is_none() && !outcome.results_differ {
-            match &mut self.state {
-                Backend::Cpu(host) => host.apply(),
-                Backend::Gpu(card) => card.apply()?,
+            match &mut self.backend {
+                Backend::Cpu(cpu) => cpu.apply(),
+                Backend::Gpu(gpu) => gpu.apply()?,
             }
-            self.advance_to(Cursor { step, updates, ..after });
+            self.advance_to(Cursor { step, updates, ..next_cursor });
         }
         Ok(StepReport {
             step,
@@ -196,18 +215,18 @@ impl Engine {
         })
     }
 
-    /// Passes over the batch that the next step would use.
+    /// Skips the batch that the next step would use.
     pub fn skip_batch(&mut self) {
-        let (_, after) = self.next_batch();
-        self.advance_to(Cursor { step: self.cursor.step + 1, ..after });
+        let (_, next_cursor) = self.next_batch();
+        self.advance_to(Cursor { step: self.cursor.step + 1, ..next_cursor });
     }
 
-    /// The next batch's samples, and where the data stands after it.
+    /// The indices of the next batch's samples, and the cursor after it.
     fn next_batch(&self) -> (Vec<usize>, Cursor) {
         let mut cursor = self.cursor.clone();
         let mut order = std::borrow::Cow::Borrowed(&self.order);
-        let mut members = Vec::with_capacity(self.recipe.batch);
-        while members.len() < self.recipe.batch && !self.samples.is_empty() {
+        let mut sample_indices = Vec::with_capacity(self.recipe.batch);
+        while sample_indices.len() < self.recipe.batch && !self.samples.is_empty() {
             if cursor.position as usize >= order.len() {
                 let mut random = Random::from_state(cursor.random);
                 random.permutation(self.samples.len());
@@ -216,10 +235,10 @@ impl Engine {
                     Random::from_state(cursor.random).permutation(self.samples.len()),
                 );
             }
-            members.push(order[cursor.position as usize]);
+            sample_indices.push(order[cursor.position as usize]);
             cursor.position += 1;
         }
-        (members, cursor)
+        (sample_indices, cursor)
     }
 
     fn advance_to(&mut self, cursor: Cursor) {
@@ -229,68 +248,87 @@ impl Engine {
         self.cursor = cursor;
     }
 
-    /// The state between two steps. Waits for it.
+    /// The state between two steps. Waits for the copy.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn state(&mut self) -> Result<TrainState, DeviceError> {
         self.snapshot()?.finish()
     }
 
-    /// Returns at once; the following steps may run before it is finished.
+    /// Starts a copy of the state and returns at once. Later steps may run before the copy is done.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn snapshot(&mut self) -> Result<Snapshot, DeviceError> {
-        let lists = match &mut self.state {
-            Backend::Cpu(host) => SnapshotData::Ready(host.state_vectors()),
-            Backend::Gpu(card) => SnapshotData::Pending(card.start_state_copy()?),
+        let data = match &mut self.backend {
+            Backend::Cpu(cpu) => SnapshotData::Ready(cpu.state_vectors()),
+            Backend::Gpu(gpu) => SnapshotData::Pending(gpu.start_state_copy()?),
         };
-        Ok(Snapshot { adapter: Arc::clone(&self.adapter), cursor: self.cursor.clone(), data: lists })
+        Ok(Snapshot { adapter: Arc::clone(&self.adapter), cursor: self.cursor.clone(), data })
     }
 
-    /// Goes on from `state`.
+    /// Continues from `state`.
+    ///
+    /// # Errors
+    /// If the tensors do not fit this engine, or the device fails.
     pub fn restore(&mut self, state: TrainState) -> Result<(), RestoreError> {
         let flat =
             |tensors, prefix| self.adapter.flat_params(tensors, prefix).map_err(RestoreError::ShapeMismatch);
         let params = flat(&state.adapter, "")?;
         let (first, second) =
             (flat(&state.optimizer, FIRST_MOMENT_PREFIX)?, flat(&state.optimizer, SECOND_MOMENT_PREFIX)?);
-        match &mut self.state {
-            Backend::Cpu(host) => host.load_state([params, first, second]),
-            Backend::Gpu(card) => card.load_state([&params, &first, &second])?,
+        match &mut self.backend {
+            Backend::Cpu(cpu) => cpu.load_state([params, first, second]),
+            Backend::Gpu(gpu) => gpu.load_state([&params, &first, &second])?,
         }
         self.order = Random::from_state(state.cursor.random).permutation(self.samples.len());
         self.cursor = state.cursor;
         Ok(())
     }
 
-    /// Whether the frozen weights on the card are those that were uploaded. Waits.
+    /// Whether the frozen weights on the GPU are unchanged since their upload. Waits.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn weights_intact(&mut self) -> Result<bool, DeviceError> {
-        match &mut self.state {
+        match &mut self.backend {
             Backend::Cpu(_) => Ok(true),
-            Backend::Gpu(card) => card.weights_intact(),
+            Backend::Gpu(gpu) => gpu.weights_intact(),
         }
     }
 
     /// Uploads the frozen weights again.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn reload_weights(&mut self) -> Result<(), DeviceError> {
-        match &mut self.state {
+        match &mut self.backend {
             Backend::Cpu(_) => Ok(()),
-            Backend::Gpu(card) => card.reload_weights(&self.base),
+            Backend::Gpu(gpu) => gpu.reload_weights(&self.base),
         }
     }
 
-    /// Gives memory back that is only kept for later steps.
+    /// Frees device memory that is cached for later steps.
     pub fn release_caches(&mut self) {
-        if let Backend::Gpu(card) = &self.state {
-            card.device().release_caches();
+        if let Backend::Gpu(gpu) = &self.backend {
+            gpu.device().release_caches();
         }
     }
 
-    /// Computes one short sample on both; what is beyond rounding.
+    /// Computes one short sample on the GPU and on the CPU. Returns the difference if it is larger than
+    /// rounding explains.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn compare_with_cpu(&mut self) -> Result<Option<ParityMismatch>, DeviceError> {
-        let Backend::Gpu(card) = &mut self.state else { return Ok(None) };
+        let Backend::Gpu(gpu) = &mut self.backend else { return Ok(None) };
         let samples = self.samples.iter().map(|(tokens, _)| truncated(tokens));
         let Some(tokens) = samples.into_iter().find(|tokens| !tokens.targets.is_empty()) else {
             return Ok(None);
         };
-        let [params, ..] = card.start_state_copy()?.finish()?;
-        let device = card.pass_once(&params, (&tokens, 1.0))?;
+        let [params, ..] = gpu.start_state_copy()?.finish()?;
+        let device = gpu.forward_backward_once(&params, (&tokens, 1.0))?;
         let cpu = sample_loss_and_gradient(&self.base, &self.adapter, &params, &tokens, 1.0);
         let tolerance = match self.precision {
             Precision::F32 => 1e-3,
@@ -299,17 +337,19 @@ impl Engine {
         Ok(ParityMismatch::compare(&device, &cpu, tolerance))
     }
 
-    /// From here on every kernel is waited for, and its time kept.
+    /// Starts to measure kernels. From then on the engine waits after each kernel.
     pub fn start_profile(&mut self) {
-        if let Backend::Gpu(card) = &self.state {
-            card.device().start_profile();
+        if let Backend::Gpu(gpu) = &self.backend {
+            gpu.device().start_profile();
         }
     }
 
-    /// Where the time went since then: a line for each kernel, the longest first.
+    /// The time of each kernel since [`Engine::start_profile`]: one line per kernel, the longest first.
     pub fn profile(&mut self) -> String {
-        let Backend::Gpu(card) = &self.state else { return "cpu: kernels are timed on a card only".into() };
-        let rows = card.device().take_profile();
+        let Backend::Gpu(gpu) = &self.backend else {
+            return "cpu: only kernels on a GPU are measured".into();
+        };
+        let rows = gpu.device().take_profile();
         let total: f64 = rows.iter().map(|(_, seconds, _)| seconds).sum();
         let line = |(name, seconds, launches): &(String, f64, u64)| {
             let part = 100.0 * seconds / total.max(f64::MIN_POSITIVE);
@@ -318,12 +358,15 @@ impl Engine {
         rows.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Loss and exact answers on samples of a prompt and a completion; computed on the CPU.
+    /// Loss and exact answers on samples with a prompt and a completion. Computed on the CPU.
+    ///
+    /// # Errors
+    /// If the parameters can't be copied from the device.
     pub fn evaluate(&mut self, samples: &[Sample]) -> Result<Evaluation, DeviceError> {
-        let params = match &mut self.state {
-            Backend::Cpu(host) => host.params().to_vec(),
-            Backend::Gpu(card) => {
-                let [params, ..] = card.start_state_copy()?.finish()?;
+        let params = match &mut self.backend {
+            Backend::Cpu(cpu) => cpu.params().to_vec(),
+            Backend::Gpu(gpu) => {
+                let [params, ..] = gpu.start_state_copy()?.finish()?;
                 params
             }
         };
@@ -332,17 +375,17 @@ impl Engine {
             .par_iter()
             .map(|sample| evaluate_sample((base, adapter, &params), sample, context))
             .collect();
-        let learned: usize = results.iter().map(|(_, learned, _)| learned).sum();
-        let right = results.iter().filter(|(.., right)| *right).count();
+        let trained_tokens: usize = results.iter().map(|(_, trained_tokens, _)| trained_tokens).sum();
+        let correct = results.iter().filter(|(.., is_correct)| *is_correct).count();
         let loss: f32 = results.iter().map(|(loss, ..)| loss).sum();
         Ok(Evaluation {
-            loss: loss / learned.max(1) as f32,
-            accuracy: right as f32 / samples.len().max(1) as f32,
+            loss: loss / trained_tokens.max(1) as f32,
+            accuracy: correct as f32 / samples.len().max(1) as f32,
         })
     }
 }
 
-/// At most [`COMPARED`] tokens of a sample.
+/// The first [`MAX_COMPARED_TOKENS`] tokens of a sample.
 fn truncated(tokens: &TokenizedSample) -> TokenizedSample {
     let mut tokens = tokens.clone();
     tokens.tokens.truncate(MAX_COMPARED_TOKENS);
@@ -366,6 +409,6 @@ fn evaluate_sample(
             .collect::<String>()
     };
     let (prompt, completion) = (text(false), text(true));
-    let said = generate_greedy(base, adapter, params, &prompt, completion.len());
-    (loss, tokens.targets.len(), said == completion.as_bytes())
+    let answer = generate_greedy(base, adapter, params, &prompt, completion.len());
+    (loss, tokens.targets.len(), answer == completion.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! What an engine is told, and what it tells.
+//! The inputs of the engine, and what it reports: configuration, errors, step reports, comparisons.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -6,52 +6,59 @@ use std::sync::Arc;
 use crate::device::{DeviceError, DeviceId, Precision, WaitTracker};
 use crate::model::BaseModelError;
 
-/// Where an engine computes, and how.
+/// Where and how an engine computes.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
+    /// The device to compute on.
     pub device: DeviceId,
-    /// Of weights and activations on a card; the CPU always uses f32.
+    /// Number format of weights and activations on a GPU. The CPU always uses f32.
     pub precision: Precision,
-    /// Tells how long a card has been waited for.
+    /// Tracks how long the engine has waited for a GPU.
     pub wait_tracker: Arc<WaitTracker>,
 }
 
-/// Why there is no engine.
+/// Why an engine can't be created.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The base model can't be read.
     #[error(transparent)]
     Base(#[from] BaseModelError),
+    /// The device failed or is missing.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
-/// Why a state was not taken up.
+/// Why a state can't be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// It is of another shape. Nothing has changed.
+    /// A tensor is missing or has another shape. The engine is unchanged.
     #[error("{0}")]
     ShapeMismatch(String),
+    /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
-/// How a step is done.
+/// How to compute a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepOptions {
-    /// Samples in memory at a time: memory and speed. On the CPU it changes no bit; on a card sums over tokens are done by
-    /// matrix products, so another micro-batch may end with other bits.
+    /// Samples in memory at once. Affects memory and speed. On the CPU it changes no bit. On a GPU it can,
+    /// because matrix products sum over the tokens of a micro-batch there.
     pub micro_batch: NonZeroUsize,
-    /// Off: whatever was computed is applied.
+    /// Do not apply a step that is not finite. If off, every step is applied.
     pub check_finite: bool,
-    /// Computes the gradient twice before anything is applied.
+    /// Compute the step twice, and do not apply it if the results differ.
     pub recheck: bool,
 }
 
-/// What was found not to be finite.
+/// The part of a step that is not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NonFinite {
+    /// The loss.
     Loss,
+    /// The gradient or its norm.
     Gradient,
+    /// The updated weights.
     Weights,
 }
 
@@ -65,39 +72,42 @@ impl std::fmt::Display for NonFinite {
     }
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// Number of this step, 1-based.
+    /// Number of this step, counted from 1.
     pub step: u64,
-    /// Mean loss of a learned token, sample weights applied.
+    /// Mean loss per trained token, sample weights applied.
     pub loss: f32,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f32,
+    /// Learning rate of this step.
     pub learning_rate: f32,
-    /// Set: nothing was applied and the cursor has not moved; the caller skips, restores or stops.
+    /// If set, nothing was applied and the cursor has not moved. The caller skips, restores or stops.
     pub non_finite: Option<NonFinite>,
-    /// The same batch gave two results: nothing was applied and the cursor has not moved.
+    /// The same batch gave two results. Nothing was applied and the cursor has not moved.
     pub results_differ: bool,
 }
 
-/// How well held-out samples are answered.
+/// The quality of the model on held-out samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
-    /// Mean loss of a learned token.
+    /// Mean loss per completion token.
     pub loss: f32,
-    /// Part of the samples whose whole completion is right.
+    /// Fraction of the samples whose complete completion is correct.
     pub accuracy: f32,
 }
 
-/// A card that computes something else than the CPU.
+/// A difference between the results of the GPU and the CPU for the same sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParityMismatch {
+    /// Loss on the GPU.
     pub device_loss: f32,
+    /// Loss on the CPU.
     pub cpu_loss: f32,
     /// Norm of the gradients' difference, relative to the CPU's gradient.
     pub gradient_distance: f32,
-    /// What is borne.
+    /// Largest relative difference that is allowed.
     pub tolerance: f32,
 }
 
@@ -106,13 +116,14 @@ impl std::fmt::Display for ParityMismatch {
         let ParityMismatch { device_loss, cpu_loss, gradient_distance, tolerance } = self;
         write!(
             f,
-            "the same sample's loss is {device_loss} on the card and {cpu_loss} on the CPU, its gradients are {gradient_distance:e} apart; {tolerance:e} is borne"
+            "the loss of the same sample is {device_loss} on the GPU and {cpu_loss} on the CPU, \
+             the gradients differ by {gradient_distance:e}; the tolerance is {tolerance:e}"
         )
     }
 }
 
 impl ParityMismatch {
-    /// What is beyond the tolerance, or not a number.
+    /// Compares loss and gradient. Returns the difference if it is above the tolerance or not a number.
     pub(super) fn compare(
         device: &(f32, Vec<f32>),
         cpu: &(f32, Vec<f32>),
@@ -121,17 +132,17 @@ impl ParityMismatch {
         let norm = |values: &mut dyn Iterator<Item = f32>| {
             values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt() as f32
         };
-        let length = norm(&mut cpu.1.iter().copied());
-        let apart = norm(&mut cpu.1.iter().zip(&device.1).map(|(a, b)| a - b));
-        let found = ParityMismatch {
+        let cpu_norm = norm(&mut cpu.1.iter().copied());
+        let difference_norm = norm(&mut cpu.1.iter().zip(&device.1).map(|(a, b)| a - b));
+        let mismatch = ParityMismatch {
             device_loss: device.0,
             cpu_loss: cpu.0,
-            gradient_distance: apart / length.max(f32::MIN_POSITIVE),
+            gradient_distance: difference_norm / cpu_norm.max(f32::MIN_POSITIVE),
             tolerance,
         };
         let loss_distance = (device.0 - cpu.0).abs() / cpu.0.abs().max(f32::MIN_POSITIVE);
-        let is_near = |distance: f32| distance <= tolerance;
-        (!is_near(loss_distance) || !is_near(found.gradient_distance)).then_some(found)
+        let is_close = |distance: f32| distance <= tolerance;
+        (!is_close(loss_distance) || !is_close(mismatch.gradient_distance)).then_some(mismatch)
     }
 }
 
@@ -140,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_near_agrees_and_what_is_far_or_not_a_number_does_not() {
+    fn close_results_match_and_distant_or_nan_results_do_not() {
         let cpu = (2.0, vec![3.0, 4.0]);
         let against =
             |loss, gradient: [f32; 2]| ParityMismatch::compare(&(loss, gradient.into()), &cpu, 1e-3);

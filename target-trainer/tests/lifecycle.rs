@@ -1,9 +1,7 @@
-//! The built command: killed, stopped, damaged, misfed. What it says and what it leaves.
+//! Runs the built command through kills, stops, damaged checkpoints and invalid data, and checks what it
+//! prints and which files it leaves.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,7 +11,7 @@ use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_target-trainer");
 
-/// A root with one job of sums in its inbox.
+/// A trainer root in a temporary directory.
 struct TrainerRoot {
     dir: TempDir,
 }
@@ -21,13 +19,14 @@ struct TrainerRoot {
 impl TrainerRoot {
     fn new(settings: &[&str]) -> TrainerRoot {
         let root = TrainerRoot { dir: tempfile::tempdir().unwrap() };
-        // Also where there is a card: what is counted and timed here is the CPU's.
+        // On the CPU even if there is a GPU: these tests count steps and depend on their speed.
         let mut init = vec!["init", root.path_str(), "--seed", "1", "--set", "device.use=cpu"];
         settings.iter().for_each(|setting| init.extend(["--set", setting]));
         assert!(run(&init).status.success());
         root
     }
 
+    /// A root with a job of sums in its inbox.
     fn with_job(settings: &[&str]) -> TrainerRoot {
         let root = TrainerRoot::new(settings);
         let data = root.dir.path().join("sums.jsonl");
@@ -45,7 +44,7 @@ impl TrainerRoot {
     }
 
     fn path_str(&self) -> &str {
-        // Leaked: a test's few bytes, so that arguments can be written in a line.
+        // Leaks a few bytes, so that callers can use the path as an argument without a variable.
         Box::leak(self.path().display().to_string().into_boxed_str())
     }
 
@@ -58,34 +57,34 @@ impl TrainerRoot {
             .unwrap()
     }
 
-    /// Runs the daemon until everything is done; what it said.
+    /// Runs the daemon until all jobs are done. Returns what it printed.
     fn drain(&self) -> String {
         let output = self.spawn_daemon().wait_with_output().unwrap();
-        let said = text(&output.stdout);
-        assert!(output.status.success(), "{:?} {said} {}", output.status, text(&output.stderr));
-        said
+        let stdout = text(&output.stdout);
+        assert!(output.status.success(), "{:?} {stdout} {}", output.status, text(&output.stderr));
+        stdout
     }
 
-    /// A daemon under way, with so many checkpoints made.
+    /// A running daemon that has made this many checkpoints.
     fn daemon_with_checkpoints(&self, checkpoints: usize) -> Child {
         let daemon = self.spawn_daemon();
         let jobs = self.path().join("checkpoints");
-        let made =
+        let count =
             |job: &str| sorted_names(&jobs.join(job)).iter().filter(|name| name.starts_with("step-")).count();
         wait_for("checkpoints", || {
-            jobs.is_dir() && sorted_names(&jobs).first().is_some_and(|job| made(job) >= checkpoints)
+            jobs.is_dir() && sorted_names(&jobs).first().is_some_and(|job| count(job) >= checkpoints)
         });
         daemon
     }
 
-    /// Killed with so many checkpoints made.
+    /// Runs a daemon and kills it after this many checkpoints.
     fn kill_after_checkpoints(&self, checkpoints: usize) {
         let mut daemon = self.daemon_with_checkpoints(checkpoints);
         daemon.kill().unwrap();
         daemon.wait().unwrap();
     }
 
-    /// Bytes of the one adapter in `done/`.
+    /// Bytes of the only adapter in `done/`.
     fn finished_adapter(&self) -> Vec<u8> {
         let done = self.path().join("done");
         std::fs::read(done.join(&sorted_names(&done)[0]).join("adapter_model.safetensors")).unwrap()
@@ -122,24 +121,24 @@ fn sorted_names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The adapter's digest in the daemon's last words.
-fn adapter_digest(said: &str) -> &str {
-    let line = said
+/// The adapter's digest in the line `finished job ..`.
+fn adapter_digest(output: &str) -> &str {
+    let line = output
         .lines()
         .find(|line| line.starts_with("finished job"))
-        .unwrap_or_else(|| panic!("not finished: {said}"));
+        .unwrap_or_else(|| panic!("not finished: {output}"));
     line.rsplit("adapter ").next().unwrap()
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
+fn wait_for(condition_name: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
-        assert!(Instant::now() < until, "waited in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {condition_name}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Long enough to be stopped half way on a busy machine.
+/// Long enough to be stopped before the end on a busy machine.
 const LONG_RUN: [&str; 1] = ["recipe.steps=300"];
 
 fn long_baseline() -> &'static str {
@@ -151,21 +150,21 @@ fn baseline() -> String {
     adapter_digest(&TrainerRoot::with_job(&[]).drain()).to_owned()
 }
 
-/// Each kill comes at a random part of the time that an undisturbed run takes here, so that twenty fit into it.
+/// Each kill comes after a random fraction of the baseline's duration, so that twenty kills fit into one run.
 #[test]
-fn twenty_kills_at_random_moments_end_with_the_weights_of_an_undisturbed_run() {
+fn a_run_with_twenty_kills_at_random_times_ends_with_the_weights_of_the_baseline() {
     let slow = ["train.threads=1", "recipe.steps=600"];
-    let undisturbed = TrainerRoot::with_job(&slow);
-    let began = Instant::now();
-    undisturbed.drain();
-    let whole = began.elapsed();
+    let baseline = TrainerRoot::with_job(&slow);
+    let start = Instant::now();
+    baseline.drain();
+    let baseline_duration = start.elapsed();
     let root = TrainerRoot::with_job(&slow);
     let mut random = 12345u64;
     let mut killed = 0;
     for _ in 0..20 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let mut daemon = root.spawn_daemon();
-        std::thread::sleep(whole * u32::try_from((random >> 33) % 100).unwrap() / 1000);
+        std::thread::sleep(baseline_duration * u32::try_from((random >> 33) % 100).unwrap() / 1000);
         killed += u32::from(daemon.try_wait().unwrap().is_none());
         daemon.kill().unwrap();
         daemon.wait().unwrap();
@@ -173,25 +172,25 @@ fn twenty_kills_at_random_moments_end_with_the_weights_of_an_undisturbed_run() {
     root.drain();
     eprintln!("{killed} of 20 kills came before the end");
     assert!(killed >= 5, "only {killed} kills came before the end");
-    assert_eq!(root.finished_adapter(), undisturbed.finished_adapter());
+    assert_eq!(root.finished_adapter(), baseline.finished_adapter());
     assert!(root.verify().status.success());
 }
 
 #[test]
-fn data_that_changed_in_the_queue_is_not_trained_on() {
+fn data_that_was_changed_in_the_queue_is_not_trained_on() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
     root.kill_after_checkpoints(1);
     let data = root.path().join("queue/processing").join(root.job_id()).join("data.jsonl");
-    // Still a good line of data, only another one.
+    // The line stays valid but has another content.
     let text = std::fs::read_to_string(&data).unwrap();
-    let at = text.find(|letter: char| letter.is_ascii_digit()).unwrap();
-    let digit = if &text[at..=at] == "1" { "2" } else { "1" };
-    std::fs::write(&data, format!("{}{digit}{}", &text[..at], &text[at + 1..])).unwrap();
+    let index = text.find(|letter: char| letter.is_ascii_digit()).unwrap();
+    let digit = if &text[index..=index] == "1" { "2" } else { "1" };
+    std::fs::write(&data, format!("{}{digit}{}", &text[..index], &text[index + 1..])).unwrap();
     let verify = root.verify();
     assert_eq!(verify.status.code(), Some(1), "{}", all_output(&verify));
     assert!(all_output(&verify).contains("changed since"), "{}", all_output(&verify));
-    let said = root.drain();
-    assert!(said.contains("changed since"), "{said}");
+    let output = root.drain();
+    assert!(output.contains("changed since"), "{output}");
     assert!(sorted_names(&root.path().join("done")).is_empty());
 }
 
@@ -200,7 +199,7 @@ fn all_output(output: &Output) -> String {
 }
 
 #[test]
-fn no_worker_trains_on_without_its_daemon() {
+fn a_worker_does_not_outlive_its_daemon() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
     let mut daemon = root.daemon_with_checkpoints(1);
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.id())).unwrap();
@@ -208,30 +207,33 @@ fn no_worker_trains_on_without_its_daemon() {
     assert!(worker.exists());
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    wait_for("the worker's end", || {
+    wait_for("the worker to exit", || {
         !worker.exists()
             || std::fs::read_to_string(worker.join("stat")).is_ok_and(|stat| stat.contains(") Z "))
     });
 }
 
 #[test]
-fn a_sigterm_is_deferred_until_the_step_is_saved_and_nothing_is_lost() {
+fn sigterm_is_deferred_until_the_step_is_saved() {
     let root = TrainerRoot::with_job(&["recipe.steps=2000"]);
     let daemon = root.daemon_with_checkpoints(1);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.id() as i32), nix::sys::signal::Signal::SIGTERM)
         .unwrap();
     let output = daemon.wait_with_output().unwrap();
-    let said = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    let last = |word: &str| {
-        said.lines().rev().find_map(|line| line.strip_prefix(word)?.split(' ').next()?.parse::<u64>().ok())
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    let last_step = |prefix: &str| {
+        stdout
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix(prefix)?.split(' ').next()?.parse::<u64>().ok())
     };
-    assert_eq!(last("saved step "), last("step "), "{said}");
+    assert_eq!(last_step("saved step "), last_step("step "), "{stdout}");
     assert!(root.verify().status.success());
 }
 
 #[test]
-fn a_second_daemon_refuses_and_names_the_first() {
+fn a_second_daemon_exits_with_an_error_that_names_the_first() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
     let mut first = root.daemon_with_checkpoints(1);
     let second = run(&["daemon", root.path_str()]);
@@ -241,83 +243,83 @@ fn a_second_daemon_refuses_and_names_the_first() {
     first.wait().unwrap();
 }
 
-/// Stops a run half way, damages its newest checkpoint, goes on.
+/// Kills a run, damages its newest checkpoint, and runs the daemon again.
 fn check_damage(damage: impl Fn(&Path)) {
     let root = TrainerRoot::with_job(&LONG_RUN);
     root.kill_after_checkpoints(2);
     damage(&root.newest_checkpoint());
     assert_eq!(root.verify().status.code(), Some(1), "verify finds the damage");
-    let said = root.drain();
-    assert!(said.contains("passed over checkpoint step-"), "{said}");
-    assert_eq!(adapter_digest(&said), long_baseline());
+    let output = root.drain();
+    assert!(output.contains("passed over checkpoint step-"), "{output}");
+    assert_eq!(adapter_digest(&output), long_baseline());
 }
 
-fn flip_bit(path: &Path, at: usize) {
+fn flip_bit(path: &Path, offset: usize) {
     let mut bytes = std::fs::read(path).unwrap();
-    let at = at % bytes.len();
-    bytes[at] ^= 4;
+    let offset = offset % bytes.len();
+    bytes[offset] ^= 4;
     std::fs::write(path, bytes).unwrap();
 }
 
 #[test]
-fn a_flipped_bit_in_the_newest_checkpoint_makes_it_fall_back_to_the_one_before() {
+fn a_flipped_bit_in_the_newest_checkpoint_makes_the_run_resume_from_the_previous_one() {
     check_damage(|checkpoint| flip_bit(&checkpoint.join("adapter_model.safetensors"), 5000));
     check_damage(|checkpoint| flip_bit(&checkpoint.join("optimizer.safetensors"), 100_000));
     check_damage(|checkpoint| flip_bit(&checkpoint.join("state.json"), 60));
 }
 
 #[test]
-fn a_truncated_or_missing_file_makes_it_fall_back_to_the_one_before() {
+fn a_truncated_or_missing_file_makes_the_run_resume_from_the_previous_checkpoint() {
     check_damage(|checkpoint| std::fs::write(checkpoint.join("adapter_model.safetensors"), b"").unwrap());
     check_damage(|checkpoint| std::fs::remove_file(checkpoint.join("manifest.json")).unwrap());
     check_damage(|checkpoint| std::fs::remove_file(checkpoint.join("optimizer.safetensors")).unwrap());
 }
 
 #[test]
-fn when_no_checkpoint_verifies_the_job_fails_with_its_reason_and_nothing_is_deleted() {
+fn without_a_valid_checkpoint_the_job_fails_with_a_reason_and_nothing_is_deleted() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
     root.kill_after_checkpoints(2);
     let dir = root.path().join("checkpoints").join(root.job_id());
     let checkpoints: Vec<String> =
         sorted_names(&dir).into_iter().filter(|name| name.starts_with("step-")).collect();
     checkpoints.iter().for_each(|name| std::fs::write(dir.join(name).join("manifest.json"), b"{").unwrap());
-    let said = root.drain();
-    assert!(said.contains("failed job") && said.contains("nothing was deleted"), "{said}");
+    let output = root.drain();
+    assert!(output.contains("failed job") && output.contains("nothing was deleted"), "{output}");
     assert!(checkpoints.iter().all(|name| dir.join(name).exists()));
     assert!(root.path().join("failed").join(root.job_id()).join("reason.json").exists());
 }
 
 #[test]
-fn what_can_not_be_data_is_rejected_without_blocking_and_the_queue_goes_on() {
+fn invalid_files_are_rejected_without_blocking_and_the_queue_continues() {
     let root = TrainerRoot::with_job(&[]);
     let inbox = root.path().join("inbox");
     nix::unistd::mkfifo(&inbox.join("pipe.jsonl"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     std::os::unix::fs::symlink("/dev/zero", inbox.join("zero.jsonl")).unwrap();
     std::os::unix::fs::symlink("loop.jsonl", inbox.join("loop.jsonl")).unwrap();
-    std::fs::create_dir(inbox.join("folder.jsonl")).unwrap();
+    std::fs::create_dir(inbox.join("directory.jsonl")).unwrap();
     std::fs::write(inbox.join("empty.jsonl"), b"").unwrap();
     std::fs::write(inbox.join("cut.jsonl"), b"{\"text\":\"whole\"}\n{\"text\":\"cu").unwrap();
     std::fs::write(inbox.join("esc\u{1b}[31m.jsonl"), b"[]\n").unwrap();
-    // A name that is not UTF-8 is a name all the same.
+    // File names need not be UTF-8.
     let odd = std::os::unix::ffi::OsStrExt::from_bytes(&b"odd\xff.jsonl"[..]);
     std::fs::write(inbox.join::<&std::ffi::OsStr>(odd), b"[]\n").unwrap();
-    let said = root.drain();
-    for name in ["pipe", "zero", "loop", "folder", "empty"] {
-        assert!(said.contains(&format!("rejected {name}.jsonl: ")), "{name}: {said}");
+    let output = root.drain();
+    for name in ["pipe", "zero", "loop", "directory", "empty"] {
+        assert!(output.contains(&format!("rejected {name}.jsonl: ")), "{name}: {output}");
     }
-    assert!(said.contains("rejected cut.jsonl: line 2 column 11: "), "{said}");
-    assert!(said.contains("rejected odd"), "{said}");
-    assert!(!said.contains('\u{1b}'), "no terminal escapes in what it says");
-    adapter_digest(&said);
+    assert!(output.contains("rejected cut.jsonl: line 2 column 11: "), "{output}");
+    assert!(output.contains("rejected odd"), "{output}");
+    assert!(!output.contains('\u{1b}'), "terminal escapes were printed");
+    adapter_digest(&output);
 }
 
 #[test]
 fn the_same_content_is_trained_once() {
     let root = TrainerRoot::with_job(&[]);
     std::fs::copy(root.dir.path().join("sums.jsonl"), root.path().join("inbox/again.jsonl")).unwrap();
-    let said = root.drain();
-    assert_eq!(said.matches("finished job").count(), 1, "{said}");
-    assert!(said.contains("duplicate "), "{said}");
+    let output = root.drain();
+    assert_eq!(output.matches("finished job").count(), 1, "{output}");
+    assert!(output.contains("duplicate "), "{output}");
 }
 
 #[test]
@@ -330,33 +332,36 @@ fn a_root_can_be_moved_between_two_runs() {
 }
 
 #[test]
-fn a_silent_worker_is_replaced_and_the_weights_stay_the_same() {
+fn an_unresponsive_worker_is_replaced_and_the_weights_stay_the_same() {
     let root = TrainerRoot::with_job(&["train.heartbeat_s=1", "recipe.steps=1500"]);
     let daemon = root.daemon_with_checkpoints(1);
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.id())).unwrap();
     let worker = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
     nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
-    let said = text(&daemon.wait_with_output().unwrap().stdout);
-    assert!(said.contains("worker gave no sign of life and was killed; started again"), "{said}");
-    assert_eq!(adapter_digest(&said), adapter_digest(&TrainerRoot::with_job(&["recipe.steps=1500"]).drain()));
+    let output = text(&daemon.wait_with_output().unwrap().stdout);
+    assert!(output.contains("worker gave no sign of life and was killed; started again"), "{output}");
+    assert_eq!(
+        adapter_digest(&output),
+        adapter_digest(&TrainerRoot::with_job(&["recipe.steps=1500"]).drain())
+    );
 }
 
 #[test]
-fn a_base_that_is_not_the_one_trained_on_is_refused_naming_both() {
+fn another_base_model_is_an_error_that_names_both() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
     root.kill_after_checkpoints(2);
     let other = TrainerRoot::new(&[]);
     flip_bit(&other.path().join("base/model.safetensors"), 50_000);
     std::fs::copy(other.path().join("base/model.safetensors"), root.path().join("base/model.safetensors"))
         .unwrap();
-    let said = root.drain();
+    let output = root.drain();
     assert!(
-        said.contains("the checkpoints were made with base") && said.contains("and this root's base is"),
-        "{said}"
+        output.contains("the checkpoints were made with base") && output.contains("and this root's base is"),
+        "{output}"
     );
 }
 
-/// A root whose 30th sample overflows its loss.
+/// A root whose 30th sample makes the loss overflow.
 fn root_with_overflowing_sample(policy: &str) -> TrainerRoot {
     let root = TrainerRoot::new(&[policy]);
     let data = root.dir.path().join("poisoned.jsonl");
@@ -374,23 +379,23 @@ fn root_with_overflowing_sample(policy: &str) -> TrainerRoot {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_is_skipped_or_rolled_back_or_stops_the_job_as_configured() {
+fn a_non_finite_loss_is_skipped_rolled_back_or_fails_the_job_as_configured() {
     let skipped = root_with_overflowing_sample("train.on_non_finite=skip");
-    let said = skipped.drain();
-    assert!(said.contains("skipped step ") && said.contains("non-finite loss"), "{said}");
+    let output = skipped.drain();
+    assert!(output.contains("skipped step ") && output.contains("non-finite loss"), "{output}");
     let rolled_back = root_with_overflowing_sample("train.on_non_finite=rollback").drain();
     assert!(rolled_back.contains("rolled back to step "), "{rolled_back}");
-    // What a rollback repeats, it repeats bit for bit; then the batch is skipped all the same.
-    assert_eq!(adapter_digest(&rolled_back), adapter_digest(&said));
+    // A rollback repeats the steps bit by bit, and then skips the same batch.
+    assert_eq!(adapter_digest(&rolled_back), adapter_digest(&output));
     let stopped = root_with_overflowing_sample("train.on_non_finite=stop");
-    let said = stopped.drain();
-    assert!(said.contains("failed job") && said.contains("non-finite loss"), "{said}");
-    assert!(stopped.verify().status.success(), "what was saved before is sound");
+    let output = stopped.drain();
+    assert!(output.contains("failed job") && output.contains("non-finite loss"), "{output}");
+    assert!(stopped.verify().status.success(), "the earlier checkpoints are valid");
 }
 
 #[test]
-fn beyond_the_budget_steps_that_are_not_finite_are_no_longer_borne() {
+fn more_non_finite_steps_than_the_budget_fail_the_job() {
     let root = root_with_overflowing_sample("train.non_finite_budget=2");
-    let said = root.drain();
-    assert!(said.contains("failed job") && said.contains("2 are borne"), "{said}");
+    let output = root.drain();
+    assert!(output.contains("failed job") && output.contains("2 are allowed"), "{output}");
 }
