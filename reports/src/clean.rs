@@ -1,15 +1,17 @@
-//! Text from a target, made harmless to look at: no terminal escapes, no characters that turn the line around, not endless.
+//! Makes text from a target safe to show: without terminal escapes, without characters that change the text's
+//! direction, and of limited length. Knows nothing of HTML.
 
-/// Characters of one shown line at most.
+/// Largest number of characters of a line that are shown.
 const MAX_LINE_CHARS: usize = 600;
 
-/// Control characters become their pictures; what changes the direction of text becomes a mark.
+/// Replaces control characters by visible symbols, and characters that change the direction of text by
+/// U+FFFD. Shortens long text.
 pub(crate) fn clean(text: &str) -> String {
     let shown: String = text.chars().take(MAX_LINE_CHARS).map(visible).collect();
     if text.chars().nth(MAX_LINE_CHARS).is_some() { format!("{shown} ..") } else { shown }
 }
 
-/// As [`clean`], keeping line ends: for whole files.
+/// Like [`clean`] for whole files: keeps newlines and the whole length.
 pub(crate) fn clean_block(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect()
 }

@@ -1,4 +1,4 @@
-//! JUnit XML, for CI systems.
+//! JUnit XML for CI systems: one test case per scenario.
 
 use std::time::Duration;
 
@@ -32,8 +32,7 @@ fn test_case(scenario: &ScenarioView<'_>) -> TestCase {
 }
 
 fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {
-    let mark = scenario.status();
-    let mut status = match mark {
+    let mut status = match scenario.status() {
         ScenarioStatus::Survived | ScenarioStatus::Caught => return TestCaseStatus::success(),
         ScenarioStatus::Skipped => TestCaseStatus::skipped(),
         ScenarioStatus::Violated | ScenarioStatus::Missed => {

@@ -1,6 +1,7 @@
-//! A record -> pages and files for people and for CI. Pure: a writer is handed in; no files, no clock.
+//! Renders records and explorations as HTML, JUnit XML and Markdown. Pure: the caller passes a writer; no
+//! files, no clock.
 //!
-//! Everything that a report shows is in the record. What a target said is shown as text, never as markup.
+//! Everything that a report shows is in the record. The output of a target is shown as text, never as markup.
 
 #![forbid(unsafe_code)]
 
@@ -22,36 +23,51 @@ pub use summary::{StatusCount, Summary, summary};
 /// Why a report could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    #[error("the record has no `run-started`, so there is nothing to report")]
+    /// The record does not start with a run.
+    #[error("the record has no `run-started` event, so there is nothing to report")]
     Empty,
+    /// The writer failed.
     #[error("could not write the report: {0}")]
     Write(#[from] std::io::Error),
+    /// The JUnit XML could not be serialized.
     #[error("could not write JUnit XML: {0}")]
     Junit(#[from] quick_junit::SerializeError),
 }
 
-/// One self-contained page that works from a file.
+/// Writes one self-contained HTML page that needs no other file.
+///
+/// # Errors
+///
+/// Returns an error if the record has no `run-started` event or the writer fails.
 pub fn html(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
     let run = view::run_view(record)?;
     to.write_all(html::page(&run).into_string().as_bytes())?;
     Ok(())
 }
 
-/// JUnit XML: one test case for each scenario.
+/// Writes JUnit XML with one test case per scenario.
+///
+/// # Errors
+///
+/// Returns an error if the record has no `run-started` event or the writer fails.
 pub fn junit(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
     let run = view::run_view(record)?;
     junit::report(&run).serialize(to)?;
     Ok(())
 }
 
-/// A summary for a CI job or a pull request.
+/// Writes a Markdown summary for a CI job or a pull request.
+///
+/// # Errors
+///
+/// Returns an error if the record has no `run-started` event or the writer fails.
 pub fn markdown(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
     let run = view::run_view(record)?;
     to.write_all(markdown::text(&run).as_bytes())?;
     Ok(())
 }
 
-/// One self-contained page on the crash states of one command.
-pub fn exploration(found: &Exploration) -> String {
-    html::exploration(found).into_string()
+/// One self-contained HTML page about the crash states of one command.
+pub fn exploration(exploration: &Exploration) -> String {
+    html::exploration(exploration).into_string()
 }

@@ -1,4 +1,4 @@
-//! Markdown, for a CI job's summary or a comment.
+//! A Markdown summary for a CI job or a pull request.
 
 use std::fmt::Write;
 
@@ -8,43 +8,43 @@ use crate::clean::clean;
 use crate::summary;
 use crate::view::{RunView, ScenarioStatus, ScenarioView};
 
-/// Reasons shown of one scenario.
+/// Largest number of reasons that are shown of one scenario.
 const MAX_REASONS: usize = 5;
 
 pub(crate) fn text(run: &RunView<'_>) -> String {
     let mut text = String::new();
-    let counted = summary::summarize(run);
+    let summary = summary::summarize(run);
     let counts: Vec<String> =
-        counted.counts.iter().map(|count| format!("{} {}", count.scenarios, count.label)).collect();
-    // Writing to a string can't fail.
+        summary.counts.iter().map(|count| format!("{} {}", count.scenarios, count.label)).collect();
+    // Writing to a `String` cannot fail.
     let _ = writeln!(text, "## Trainwreck: {}\n", counts.join(", "));
-    if !counted.finished {
-        let _ = writeln!(text, "> **The run did not finish**: what follows is what the record holds.\n");
+    if !summary.finished {
+        let _ = writeln!(text, "> **The run did not finish.** This is what the record contains.\n");
     }
     let _ = writeln!(
         text,
         "| | scenario | what happens to the trainer | trials | seconds |\n|---|---|---|--:|--:|"
     );
-    for one in &run.scenarios {
-        let guard = one
+    for scenario in &run.scenarios {
+        let guard = scenario
             .started
             .guard_removed
             .as_ref()
             .map(|guard| format!(" (without `{}`)", cell(guard)))
             .unwrap_or_default();
-        let mark = one.status();
+        let status = scenario.status();
         let _ = writeln!(
             text,
             "| {} {} | `{}` | {}{guard} | {} | {:.1} |",
-            mark.symbol(),
-            mark.label(),
-            cell(one.id),
-            cell(&one.started.title),
-            one.trials.len(),
-            one.seconds
+            status.symbol(),
+            status.label(),
+            cell(scenario.id),
+            cell(&scenario.started.title),
+            scenario.trials.len(),
+            scenario.seconds
         );
     }
-    run.scenarios.iter().for_each(|one| details_block(&mut text, one));
+    run.scenarios.iter().for_each(|scenario| details_block(&mut text, scenario));
     let machine = &run.started.machine;
     let _ = writeln!(
         text,
@@ -57,23 +57,23 @@ pub(crate) fn text(run: &RunView<'_>) -> String {
     text
 }
 
-/// What is to be looked at gets a block of its own.
-fn details_block(text: &mut String, one: &ScenarioView<'_>) {
-    let mark = one.status();
-    if matches!(mark, ScenarioStatus::Survived | ScenarioStatus::Caught) {
+/// A block with details for a scenario that did not pass.
+fn details_block(text: &mut String, scenario: &ScenarioView<'_>) {
+    let status = scenario.status();
+    if matches!(status, ScenarioStatus::Survived | ScenarioStatus::Caught) {
         return;
     }
     let _ = writeln!(
         text,
         "\n<details><summary>{} <code>{}</code> {}</summary>\n",
-        mark.symbol(),
-        escaped(one.id),
-        mark.label()
+        status.symbol(),
+        escaped(scenario.id),
+        status.label()
     );
-    if let Some(why) = one.why() {
+    if let Some(why) = scenario.why() {
         let _ = writeln!(text, "{}\n", cell(why));
     }
-    if let Some(Verdict::Violated { reasons }) = one.verdict {
+    if let Some(Verdict::Violated { reasons }) = scenario.verdict {
         for reason in reasons.iter().take(MAX_REASONS) {
             let trial = reason.trial.map(|trial| format!(", trial {trial}")).unwrap_or_default();
             let _ = writeln!(text, "- `{}`{trial}: {}", cell(&reason.expectation), cell(&reason.found));
@@ -83,14 +83,14 @@ fn details_block(text: &mut String, one: &ScenarioView<'_>) {
             let _ = writeln!(text, "- and {more} more");
         }
     }
-    let _ = writeln!(text, "\n```sh\n{}\n```\n</details>", clean(&one.started.repeat).replace('`', "'"));
+    let _ = writeln!(text, "\n```sh\n{}\n```\n</details>", clean(&scenario.started.repeat).replace('`', "'"));
 }
 
 fn escaped(text: &str) -> String {
     clean(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Text that can't leave its cell or its code span.
+/// Escapes text for a table cell or a code span.
 fn cell(text: &str) -> String {
     escaped(text).replace('|', "\\|").replace('`', "'")
 }

@@ -1,29 +1,35 @@
-//! Counts, for whoever only wants to know how it went.
+//! The counts of a run. Knows nothing of how they are shown.
 
 use scenarios::Record;
 
 use crate::ReportError;
 use crate::view::{self, RunView, ScenarioStatus};
 
-/// How many scenarios ended in one way.
+/// Number of scenarios with one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusCount {
-    /// `survived`, `violated`, `guard noticed`, ...
+    /// The status, such as `survived`, `violated` or `caught`.
     pub label: &'static str,
+    /// Number of scenarios.
     pub scenarios: usize,
 }
 
-/// A run in a few numbers.
+/// The counts of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// The worst first; only those that occur.
+    /// The worst status first. Only those that occur.
     pub counts: Vec<StatusCount>,
+    /// Number of trials.
     pub trials: usize,
-    /// False: the run was cut off.
+    /// False if the record ends before the end of the run.
     pub finished: bool,
 }
 
-/// Counts a record.
+/// Counts the scenarios and trials of a record.
+///
+/// # Errors
+///
+/// Returns an error if the record has no `run-started` event.
 pub fn summary(record: &Record) -> Result<Summary, ReportError> {
     Ok(summarize(&view::run_view(record)?))
 }
@@ -38,13 +44,13 @@ pub(crate) fn summarize(run: &RunView<'_>) -> Summary {
         ScenarioStatus::Caught,
         ScenarioStatus::Survived,
     ];
-    let count = |mark: ScenarioStatus| StatusCount {
-        label: mark.label(),
-        scenarios: run.scenarios.iter().filter(|one| one.status() == mark).count(),
+    let count = |status: ScenarioStatus| StatusCount {
+        label: status.label(),
+        scenarios: run.scenarios.iter().filter(|scenario| scenario.status() == status).count(),
     };
     Summary {
         counts: all.map(count).into_iter().filter(|count| count.scenarios > 0).collect(),
-        trials: run.scenarios.iter().map(|one| one.trials.len()).sum(),
+        trials: run.scenarios.iter().map(|scenario| scenario.trials.len()).sum(),
         finished: run.ended.is_some(),
     }
 }

@@ -1,4 +1,4 @@
-//! A record, sorted by scenario and trial: what all reports are made from.
+//! A record sorted by scenario and trial, from which all reports are made. Knows nothing of their formats.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use scenarios::{
 
 use crate::ReportError;
 
-/// A run.
+/// A whole run.
 pub(crate) struct RunView<'a> {
     pub(crate) started: &'a RunStarted,
-    /// None: the run was cut off.
+    /// `None` if the record ends before the end of the run.
     pub(crate) ended: Option<&'a RunEnded>,
     pub(crate) scenarios: Vec<ScenarioView<'a>>,
 }
 
-/// One scenario of it.
+/// One scenario of a run.
 pub(crate) struct ScenarioView<'a> {
     pub(crate) id: &'a str,
     pub(crate) started: &'a ScenarioStarted,
@@ -25,10 +25,10 @@ pub(crate) struct ScenarioView<'a> {
     pub(crate) baseline_entries: Vec<&'a RecordEntry>,
     pub(crate) trials: Vec<TrialView<'a>>,
     pub(crate) left_out: u64,
-    /// None: the run was cut off before it.
+    /// `None` if the record ends before the verdict.
     pub(crate) verdict: Option<&'a Verdict>,
     pub(crate) seconds: f64,
-    /// Each expectation, and what was found where it did not hold.
+    /// Each expectation, with what was observed where it did not hold.
     pub(crate) expectations: Vec<(String, Vec<String>)>,
 }
 
@@ -36,18 +36,21 @@ pub(crate) struct ScenarioView<'a> {
 pub(crate) struct TrialView<'a> {
     pub(crate) number: u32,
     pub(crate) entries: Vec<&'a RecordEntry>,
-    /// None: it was cut off.
+    /// `None` if the record ends before the end of the trial.
     pub(crate) facts: Option<&'a TrialFacts>,
 }
 
-/// How a scenario's end is shown.
+/// The result of a scenario, as reports show it. The worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ScenarioStatus {
     Violated,
+    /// The scenario survived although a guard was removed.
     Missed,
     Inconclusive,
+    /// The record ends before the verdict.
     Unfinished,
     Skipped,
+    /// A guard was removed, and the scenario was violated.
     Caught,
     Survived,
 }
@@ -56,11 +59,11 @@ impl ScenarioStatus {
     pub(crate) fn label(self) -> &'static str {
         match self {
             ScenarioStatus::Violated => "violated",
-            ScenarioStatus::Missed => "not noticed",
+            ScenarioStatus::Missed => "missed",
             ScenarioStatus::Inconclusive => "inconclusive",
             ScenarioStatus::Unfinished => "unfinished",
             ScenarioStatus::Skipped => "skipped",
-            ScenarioStatus::Caught => "guard noticed",
+            ScenarioStatus::Caught => "caught",
             ScenarioStatus::Survived => "survived",
         }
     }
@@ -75,7 +78,7 @@ impl ScenarioStatus {
         }
     }
 
-    /// One of four: good, bad, unsure, none.
+    /// The CSS class: `good`, `bad`, `unsure` or `none`.
     pub(crate) fn tone(self) -> &'static str {
         match self {
             ScenarioStatus::Violated | ScenarioStatus::Missed => "bad",
@@ -88,11 +91,11 @@ impl ScenarioStatus {
 
 impl ScenarioView<'_> {
     pub(crate) fn status(&self) -> ScenarioStatus {
-        let proving = self.started.guard_removed.is_some();
+        let is_ablation = self.started.guard_removed.is_some();
         match self.verdict {
             None => ScenarioStatus::Unfinished,
-            Some(Verdict::Survived) if proving => ScenarioStatus::Missed,
-            Some(Verdict::Violated { .. }) if proving => ScenarioStatus::Caught,
+            Some(Verdict::Survived) if is_ablation => ScenarioStatus::Missed,
+            Some(Verdict::Violated { .. }) if is_ablation => ScenarioStatus::Caught,
             Some(Verdict::Survived) => ScenarioStatus::Survived,
             Some(Verdict::Violated { .. }) => ScenarioStatus::Violated,
             Some(Verdict::Inconclusive { .. }) => ScenarioStatus::Inconclusive,
@@ -100,7 +103,7 @@ impl ScenarioView<'_> {
         }
     }
 
-    /// The line that says why, for verdicts that have one.
+    /// The reason of an inconclusive or skipped scenario.
     pub(crate) fn why(&self) -> Option<&str> {
         match self.verdict? {
             Verdict::Inconclusive { why } | Verdict::Skipped { why } => Some(why),
@@ -108,20 +111,21 @@ impl ScenarioView<'_> {
         }
     }
 
-    /// The trial that tells most: the first that an expectation names, else the first that did not recover, else the first.
+    /// The trial to show in detail: the first one in which an expectation did not hold, else the first that
+    /// did not recover, else the first.
     pub(crate) fn most_relevant_trial(&self) -> Option<&TrialView<'_>> {
-        let named = match self.verdict {
+        let violated = match self.verdict {
             Some(Verdict::Violated { reasons }) => reasons.iter().find_map(|reason| reason.trial),
             _ => None,
         };
-        let worst =
+        let not_recovered =
             |trial: &&TrialView<'_>| trial.facts.is_some_and(|facts| facts.outcome != Outcome::Recovered);
-        let by_number = named.and_then(|number| self.trials.iter().find(|trial| trial.number == number));
-        by_number.or_else(|| self.trials.iter().find(worst)).or_else(|| self.trials.first())
+        let by_number = violated.and_then(|number| self.trials.iter().find(|trial| trial.number == number));
+        by_number.or_else(|| self.trials.iter().find(not_recovered)).or_else(|| self.trials.first())
     }
 }
 
-/// Sorts a record.
+/// Sorts a record by scenario and trial.
 pub(crate) fn run_view(record: &Record) -> Result<RunView<'_>, ReportError> {
     let started = record
         .entries
@@ -184,23 +188,24 @@ fn facts_in<'a>(entries: &[&'a RecordEntry]) -> Option<&'a TrialFacts> {
     })
 }
 
-/// Each expectation of the file, with what was found where it did not hold.
+/// Each expectation of the file, with what was observed where it did not hold.
 fn expectations(started: &ScenarioStarted, verdict: Option<&Verdict>) -> Vec<(String, Vec<String>)> {
     let reasons = if let Some(Verdict::Violated { reasons }) = verdict { reasons.as_slice() } else { &[] };
     let found = |text: &str| {
-        let told = reasons.iter().filter(|reason| reason.expectation == text);
-        told.map(|reason| {
-            reason
-                .trial
-                .map_or_else(|| reason.found.clone(), |trial| format!("trial {trial}: {}", reason.found))
-        })
-        .collect()
+        let matching = reasons.iter().filter(|reason| reason.expectation == text);
+        matching
+            .map(|reason| {
+                reason
+                    .trial
+                    .map_or_else(|| reason.found.clone(), |trial| format!("trial {trial}: {}", reason.found))
+            })
+            .collect()
     };
     let scenario = Scenario::parse(&started.source, &started.file);
     let mut texts: Vec<String> = scenario
-        .map(|scenario| scenario.expect().iter().map(|one| one.text.clone()).collect())
+        .map(|scenario| scenario.expect().iter().map(|expectation| expectation.text.clone()).collect())
         .unwrap_or_default();
-    // What nobody had to expect, such as that the simulated GPU finds nothing.
+    // Expectations that hold for every scenario, such as that the simulated GPU detects no defect.
     for reason in reasons {
         if !texts.contains(&reason.expectation) {
             texts.push(reason.expectation.clone());

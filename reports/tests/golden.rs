@@ -1,6 +1,6 @@
-//! A made-up but lifelike record -> each report, as golden files; and hostile words that must stay words.
+//! Golden files of each report of a made-up record. Hostile text in a record must stay text.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
 
 use std::collections::BTreeMap;
 
@@ -82,17 +82,18 @@ fn facts(outcome: Outcome) -> TrialFacts {
 /// Steps 1 to 9, a kill, a resume from 5, steps to 12.
 fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
     let at = |ms: u64, event| entry(ms * 1000, Some(id), Some(number), event);
-    let begun = |attempt| Event::TargetStarted(TargetStarted { attempt, command: vec!["trainer".into()] });
+    let target_started =
+        |attempt| Event::TargetStarted(TargetStarted { attempt, command: vec!["trainer".into()] });
     let mut entries = vec![
         at(0, Event::TrialStarted { of: 2, what: "kill".into() }),
-        at(1, begun(1)),
+        at(1, target_started(1)),
         at(2, Event::Resumed { step: 0 }),
     ];
     entries.extend((1..10).map(|step| at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
     entries.push(at(55, Event::Saved { step: 5 }));
     entries.push(at(95, Event::FaultEffective { fault: "crash".into(), evidence: HOSTILE.into() }));
     entries.push(at(96, Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault }));
-    entries.push(at(97, begun(2)));
+    entries.push(at(97, target_started(2)));
     entries.push(at(98, Event::Resumed { step: 5 }));
     entries.extend((6..13).map(|step| at(100 + step * 10, Event::Step { step, loss: None })));
     entries.push(at(231, Event::Output { stream: OutputStream::Stderr, line: HOSTILE.repeat(40) }));
@@ -107,7 +108,7 @@ fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
     entries
 }
 
-fn steady(id: &str) -> RecordEntry {
+fn baseline(id: &str) -> RecordEntry {
     let facts = BaselineFacts {
         ended_well: true,
         steps: 12,
@@ -127,12 +128,12 @@ fn judged(id: &str, verdict: Verdict) -> RecordEntry {
     entry(400_000, Some(id), None, Event::Judged { verdict, seconds: 0.4 })
 }
 
-/// One scenario for each way to end.
+/// A record with one scenario for each status.
 fn record() -> Record {
     let mut entries = vec![entry(0, None, None, started())];
     let mut add = |id: &str, title: &str, trials: &[Outcome], verdict: Option<Verdict>| {
         entries.push(entry(0, Some(id), None, scenario(title, None)));
-        entries.push(steady(id));
+        entries.push(baseline(id));
         for (number, outcome) in (1..).zip(trials) {
             entries.extend(trial(id, number, *outcome));
         }
@@ -147,12 +148,12 @@ fn record() -> Record {
     add("bb-01", HOSTILE, &[Outcome::Recovered, Outcome::Crashed], Some(Verdict::Violated { reasons }));
     add(
         "cc-01",
-        "nothing landed",
+        "nothing was effective",
         &[Outcome::Recovered],
-        Some(Verdict::Inconclusive { why: "the fault did not land".into() }),
+        Some(Verdict::Inconclusive { why: "the fault was not effective".into() }),
     );
-    add("dd-01", "not here", &[], Some(Verdict::Skipped { why: "no loop device".into() }));
-    add("ee-01", "cut off", &[Outcome::Hung], None);
+    add("dd-01", "not possible here", &[], Some(Verdict::Skipped { why: "no loop device".into() }));
+    add("ee-01", "unfinished", &[Outcome::Hung], None);
     Record { entries, truncated: true }
 }
 
@@ -194,23 +195,23 @@ fn is_balanced(html: &str) -> bool {
 }
 
 #[test]
-fn the_page_is_as_it_was_looked_at() {
+fn the_html_page_matches_its_snapshot() {
     let html = html_of(&record());
     insta::assert_snapshot!(html.split_once("</style>").unwrap().1);
 }
 
 #[test]
-fn junit_tells_skipped_failed_and_unknown_apart() {
+fn junit_distinguishes_skipped_failed_and_unknown() {
     insta::assert_snapshot!(junit_of(&record()));
 }
 
 #[test]
-fn the_summary_has_a_block_for_what_is_to_be_looked_at() {
+fn the_markdown_summary_has_details_of_what_did_not_pass() {
     insta::assert_snapshot!(markdown_of(&record()));
 }
 
 #[test]
-fn what_a_target_says_is_never_markup() {
+fn output_of_a_target_is_never_markup() {
     let record = record();
     let html = html_of(&record);
     assert!(is_balanced(&html));
@@ -225,7 +226,7 @@ fn what_a_target_says_is_never_markup() {
 }
 
 #[test]
-fn with_a_guard_taken_away_violated_is_what_is_wanted() {
+fn a_violation_without_a_guard_is_caught_and_a_survival_is_missed() {
     let mut entries = vec![entry(0, None, None, started())];
     entries.push(entry(0, Some("aa-01"), None, scenario("killed", Some("atomic-save"))));
     entries.push(judged("aa-01", Verdict::Violated { reasons: vec![] }));
@@ -234,11 +235,11 @@ fn with_a_guard_taken_away_violated_is_what_is_wanted() {
     let summary = reports::summary(&Record { entries, truncated: false }).unwrap();
     let counts: Vec<(&str, usize)> =
         summary.counts.iter().map(|count| (count.label, count.scenarios)).collect();
-    assert_eq!(counts, [("not noticed", 1), ("guard noticed", 1)]);
+    assert_eq!(counts, [("missed", 1), ("caught", 1)]);
 }
 
 #[test]
-fn thousands_of_trials_and_steps_make_no_endless_page() {
+fn thousands_of_trials_and_steps_make_a_page_of_limited_size() {
     let mut entries =
         vec![entry(0, None, None, started()), entry(0, Some("aa-01"), None, scenario("many", None))];
     (1..3000).for_each(|number| {
@@ -256,19 +257,26 @@ fn thousands_of_trials_and_steps_make_no_endless_page() {
 }
 
 #[test]
-fn a_record_without_its_beginning_is_an_error() {
+fn a_record_without_its_start_is_an_error() {
     let error = reports::html(&Record::default(), &mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains("run-started"), "{error}");
 }
 
 proptest! {
     #[test]
-    fn no_words_of_a_target_break_a_report(words in "\\PC{0,80}|[<>&'\"\\x00-\\x1f]{0,40}", step in any::<u64>(), at_us in any::<u64>()) {
-        let mut entries = vec![entry(0, None, None, started()), entry(0, Some("aa-01"), None, scenario(&words, None))];
-        entries.push(entry(at_us, Some("aa-01"), Some(1), Event::Step { step, loss: Some(f64::NAN) }));
-        entries.push(entry(0, Some("aa-01"), Some(1), Event::Output { stream: OutputStream::Stderr, line: words.clone() }));
-        entries.push(entry(at_us / 2, Some("aa-01"), Some(1), Event::FaultEffective { fault: words.clone(), evidence: words.clone() }));
-        entries.push(judged("aa-01", Verdict::Inconclusive { why: words.clone() }));
+    fn no_text_of_a_target_breaks_a_report(
+        text in "\\PC{0,80}|[<>&'\"\\x00-\\x1f]{0,40}",
+        step in any::<u64>(),
+        at_us in any::<u64>(),
+    ) {
+        let id = Some("aa-01");
+        let output = Event::Output { stream: OutputStream::Stderr, line: text.clone() };
+        let effective = Event::FaultEffective { fault: text.clone(), evidence: text.clone() };
+        let mut entries = vec![entry(0, None, None, started()), entry(0, id, None, scenario(&text, None))];
+        entries.push(entry(at_us, id, Some(1), Event::Step { step, loss: Some(f64::NAN) }));
+        entries.push(entry(0, id, Some(1), output));
+        entries.push(entry(at_us / 2, id, Some(1), effective));
+        entries.push(judged("aa-01", Verdict::Inconclusive { why: text.clone() }));
         let record = Record { entries, truncated: false };
         prop_assert!(is_balanced(&html_of(&record)));
         let junit = junit_of(&record);

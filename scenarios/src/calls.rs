@@ -1,4 +1,5 @@
-//! File system calls as scenarios name them: operations, errnos, and which errno an operation may plausibly return.
+//! File system calls as scenarios name them: kinds of call, errnos, and the errnos that each kind can
+//! plausibly return. Knows no system call numbers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ pub enum FileCallKind {
     Read,
     Write,
     Truncate,
+    /// `fallocate`.
     Allocate,
     Rename,
     Link,
@@ -29,11 +31,12 @@ pub enum FileCallKind {
     Access,
 }
 
-/// What a crash takes with it: a kill nothing that the kernel has, a power loss what a file system does not promise.
+/// What is lost in a crash. A kill of the process loses nothing that the kernel has; a power loss loses what
+/// the file system does not guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CrashModel {
-    /// The target is killed; the machine runs on.
+    /// The target is killed, and the machine keeps running.
     Process,
     /// Power loss on ext4 (data=ordered).
     Ext4,
@@ -41,21 +44,21 @@ pub enum CrashModel {
     Xfs,
     /// Power loss on btrfs.
     Btrfs,
-    /// Power loss where nothing is certain but what POSIX promises.
+    /// Power loss on a file system that guarantees only what POSIX requires.
     Posix,
-    /// Power loss with a disk that says `synced` and keeps it in a cache that the power takes: nothing is certain since the last
-    /// save but one.
+    /// Power loss with a disk that acknowledges a sync and keeps the data in a volatile cache: nothing is
+    /// guaranteed since the save before the last one.
     Lying,
 }
 
 impl CrashModel {
-    /// What is meant where none is named: a lying disk is a broken one.
+    /// The models that a scenario uses if it names none. Without `Lying`, which stands for broken hardware.
     pub const DEFAULTS: [CrashModel; 5] =
         [CrashModel::Process, CrashModel::Ext4, CrashModel::Xfs, CrashModel::Btrfs, CrashModel::Posix];
 }
 
 impl FileCallKind {
-    /// Every one.
+    /// All kinds.
     pub const ALL: [FileCallKind; 18] = [
         FileCallKind::Open,
         FileCallKind::OpenToRead,
@@ -77,7 +80,7 @@ impl FileCallKind {
         FileCallKind::Access,
     ];
 
-    /// Those that change files or make a change durable: what a trigger means that names none.
+    /// The kinds that change files or make a change durable. Default for a trigger that names none.
     pub const MUTATING: [FileCallKind; 13] = [
         FileCallKind::Open,
         FileCallKind::Write,
@@ -94,7 +97,7 @@ impl FileCallKind {
         FileCallKind::Fdatasync,
     ];
 
-    /// As a scenario names it.
+    /// Its name in scenario files.
     pub fn name(self) -> &'static str {
         match self {
             FileCallKind::Open => "open",
@@ -118,7 +121,7 @@ impl FileCallKind {
         }
     }
 
-    /// Whether the call is about a path, so that something can come between check and use.
+    /// Whether the call takes a path, so that the file at the path can be replaced between check and use.
     pub fn takes_path(self) -> bool {
         matches!(
             self,
@@ -132,9 +135,10 @@ impl FileCallKind {
         )
     }
 
-    /// What it may return on a machine in trouble: a failing disk, a full one, a quota, too many files, no memory, a
-    /// file system that has become read-only. From the manual pages, section 2. EINTR is left out: to go on as if nothing
-    /// had happened is right then, so it is a fault of its own.
+    /// The errnos that the call can return on a failing machine: a failing or full disk, an exceeded quota,
+    /// too many open files, no memory, a read-only file system. From section 2 of the manual pages. EINTR is
+    /// left out: a program that retries without an error is right then, so EINTR is tested by a scenario of
+    /// its own.
     pub fn plausible_errnos(self) -> Vec<Errno> {
         let names: &[&str] = match self {
             FileCallKind::Open => {
@@ -157,7 +161,8 @@ impl FileCallKind {
     }
 }
 
-/// Errnos that a scenario can name, with Linux's numbers (`asm-generic/errno-base.h`, `asm-generic/errno.h`).
+/// Errnos that a scenario can name, with their numbers on Linux (`asm-generic/errno-base.h`,
+/// `asm-generic/errno.h`).
 const ERRNOS: [(&str, i32); 24] = [
     ("EPERM", 1),
     ("ENOENT", 2),
@@ -188,11 +193,14 @@ const ERRNOS: [(&str, i32); 24] = [
 /// Why a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno {
+    /// Such as `EIO`.
     pub name: &'static str,
+    /// Its number on Linux.
     pub number: i32,
 }
 
 impl Errno {
+    /// The errno with this name, if a scenario can name it.
     pub fn from_name(name: &str) -> Option<Errno> {
         ERRNOS.iter().find(|(known, _)| *known == name).map(|(name, number)| Errno { name, number: *number })
     }

@@ -1,4 +1,5 @@
-//! Target draft -> TargetFile: what the shape of a file can't say.
+//! Target draft -> TargetFile: checks what the types of the draft cannot express, and collects every problem
+//! of the file. Reads no files.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -6,16 +7,19 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::leaf::{Pattern, Setting};
+use crate::leaf::{Pattern, SettingValue};
 use crate::problem::{InvalidFile, Problem, suggestion};
-use crate::spanned::Placed;
+use crate::spanned::Spanned;
 use crate::target::{Announces, Phase, TargetFile};
 use crate::target_draft::{PhaseDraft, TargetDraft};
 use crate::{read, tree};
 
+/// Default of `timeouts: stall`.
 const DEFAULT_STALL: Duration = Duration::from_secs(60);
+/// Default of `timeouts: finish`.
 const DEFAULT_FINISH: Duration = Duration::from_secs(600);
 
+/// Reads and checks a target file. `file` is only named in errors.
 pub(crate) fn check_target(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
     let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
     let (draft, mut problems) = read::deserialize_all::<TargetDraft>(&mut root);
@@ -26,17 +30,20 @@ pub(crate) fn check_target(text: &str, file: &str) -> Result<TargetFile, Invalid
     }
 }
 
+/// The target file. It is only valid if no problem is added.
 fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile {
     if draft.version.value != 1 {
         problems.push(
             draft
                 .version
-                .problem(format!("version {} is not known", draft.version.value))
-                .help("this is version 1"),
+                .problem(format!("version {} is not supported", draft.version.value))
+                .help("write `version: 1`"),
         );
     }
     if draft.program.value.is_empty() {
-        problems.push(draft.program.problem("a program has a name"));
+        problems.push(
+            draft.program.problem("`program` is empty").help("write the name or the path of a program"),
+        );
     }
     let places =
         draft.places.iter().map(|(name, place)| (name.clone(), checked_place(place, problems))).collect();
@@ -52,14 +59,14 @@ fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile
         title: draft.title,
         program: PathBuf::from(draft.program.value),
         environment: setting_texts(draft.environment),
-        prepare: draft.prepare.into_iter().map(|words| checked_command(words, problems)).collect(),
+        prepare: draft.prepare.into_iter().map(|command| checked_command(command, problems)).collect(),
         generate: draft
             .generate
             .into_iter()
-            .map(|(kind, words)| (kind, checked_command(words, problems)))
+            .map(|(kind, command)| (kind, checked_command(command, problems)))
             .collect(),
-        submit: draft.submit.map(|words| checked_command(words, problems)),
-        verify: draft.verify.map(|words| checked_command(words, problems)),
+        submit: draft.submit.map(|command| checked_command(command, problems)),
+        verify: draft.verify.map(|command| checked_command(command, problems)),
         start,
         resume,
         setting_args: draft.setting_args,
@@ -78,47 +85,53 @@ fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile
     }
 }
 
-fn setting_texts(settings: BTreeMap<String, Setting>) -> BTreeMap<String, String> {
+fn setting_texts(settings: BTreeMap<String, SettingValue>) -> BTreeMap<String, String> {
     settings.into_iter().map(|(key, value)| (key, value.0)).collect()
 }
 
-fn checked_command(words: Placed<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<String> {
-    if words.value.first().is_none_or(String::is_empty) {
-        problems
-            .push(words.problem("a command needs at least its program").help("begin it with '{program}'"));
+/// A command, which must have a program.
+fn checked_command(command: Spanned<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<String> {
+    if command.value.first().is_none_or(String::is_empty) {
+        problems.push(command.problem("the command has no program").help("start it with '{program}'"));
     }
-    words.value
+    command.value
 }
 
-fn checked_place(place: &Placed<String>, problems: &mut Vec<Problem>) -> PathBuf {
+/// A path below the root.
+fn checked_place(place: &Spanned<String>, problems: &mut Vec<Problem>) -> PathBuf {
     let path = Path::new(&place.value);
-    let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-    if !path.components().all(plain) || place.value.is_empty() {
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !path.components().all(is_plain) || place.value.is_empty() {
         problems.push(
             place
-                .problem(format!("`{}` does not lie below the root", place.value))
+                .problem(format!("`{}` is not a path below the root", place.value))
                 .help("write a relative path without `..`"),
         );
     }
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
-fn pattern_with_group(pattern: Placed<Pattern>, group: &str, problems: &mut Vec<Problem>) -> Regex {
+/// A pattern, which must have this named group.
+fn pattern_with_group(pattern: Spanned<Pattern>, group: &str, problems: &mut Vec<Problem>) -> Regex {
     if !pattern.value.0.capture_names().flatten().any(|name| name == group) {
         let message = format!("the pattern has no group `{group}`");
-        problems
-            .push(pattern.problem(message).help(format!("put `(?<{group}>...)` around what it is to find")));
+        problems.push(
+            pattern
+                .problem(message)
+                .help(format!("write `(?<{group}>...)` around the part that it must find")),
+        );
     }
     pattern.value.0
 }
 
+/// A phase, whose place must be one of the target's.
 fn checked_phase(
     draft: PhaseDraft,
     places: &BTreeMap<String, PathBuf>,
     problems: &mut Vec<Problem>,
 ) -> Phase {
     if !places.contains_key(&draft.place.value) {
-        let message = format!("there is no place `{}`", draft.place.value);
+        let message = format!("`places` has no `{}`", draft.place.value);
         problems.push(
             draft
                 .place

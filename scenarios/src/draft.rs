@@ -1,5 +1,6 @@
-//! A scenario file as it is written: the one place that says which keys there are. The schema is made from it, and the
-//! words of each description are what an editor shows.
+//! A scenario file as it is written. This file alone decides which keys there are: the JSON schema is made
+//! from these types, and an editor shows their doc comments as help. Knows nothing of what the values mean
+//! together; `check` does.
 
 use std::collections::BTreeMap;
 
@@ -8,37 +9,46 @@ use serde::Deserialize;
 
 use crate::calls::{CrashModel, FileCallKind};
 use crate::expect_draft::ExpectationDraft;
-use crate::gpu_draft::{GpuDraft, GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite, GpuStateFault};
-use crate::leaf::{ErrnoName, FileName, Files, Id, Leave, MemoryMax, Pattern, Setting, Size, Span, Which};
-use crate::spanned::Placed;
+use crate::gpu_draft::{
+    GpuDraft, GpuErrorDraft, GpuFlipBitDraft, GpuFragmentDraft, GpuHangDraft, GpuOverwriteDraft,
+    GpuStateDraft,
+};
+use crate::leaf::{
+    ErrnoName, FileName, FreeSpace, MemoryCapDraft, OccurrenceDraft, PathGlob, Pattern, ScenarioId,
+    SettingValue, Size, TimeSpan,
+};
+use crate::spanned::Spanned;
 
-/// A scenario of Trainwreck: a target, a method that breaks it, and what is expected of it then.
+/// A Trainwreck scenario: a target, the faults that are injected into it, and what is expected of it then.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(title = "Trainwreck scenario, version 1")]
 pub(crate) struct ScenarioDraft {
-    /// Version of the language: 1.
-    pub(crate) version: Placed<u32>,
-    pub(crate) id: Placed<Id>,
-    /// One line: what happens to the trainer.
-    pub(crate) title: Placed<String>,
-    /// How bad it is when a trainer does not survive this.
+    /// Version of the scenario language: 1.
+    pub(crate) version: Spanned<u32>,
+    /// Unique name of the scenario: a domain and two digits, such as `fs-01`.
+    pub(crate) id: Spanned<ScenarioId>,
+    /// One line that says what happens to the trainer.
+    pub(crate) title: Spanned<String>,
+    /// How bad it is if a trainer does not survive this scenario.
     pub(crate) severity: SeverityDraft,
+    /// The trainer under test and its input.
     pub(crate) target: TargetUseDraft,
     /// Places of the target that get a tmpfs of their own.
     #[serde(default)]
     pub(crate) mounts: Vec<MountDraft>,
-    /// The faults, in order. A fault strikes once in a trial unless `strike` says otherwise, so that a resumed target is
-    /// not shot again.
-    pub(crate) method: Placed<Vec<FaultDraft>>,
+    /// The faults, in order. A fault is injected once per trial unless it has `persistence: persistent`, so
+    /// that a resumed target is not hit again.
+    pub(crate) method: Spanned<Vec<FaultDraft>>,
     /// What must hold.
-    pub(crate) expect: Placed<Vec<ExpectationDraft>>,
-    /// Protections of the target that this scenario relies on; `trainwreck prove` takes each away and wants to notice.
+    pub(crate) expect: Spanned<Vec<ExpectationDraft>>,
+    /// Protections of the target that this scenario relies on. `trainwreck ablate` switches off one at a
+    /// time; the scenario must then be violated.
     #[serde(default)]
-    pub(crate) guards: Vec<Placed<String>>,
+    pub(crate) guards: Vec<Spanned<String>>,
 }
 
-/// How bad it is when a trainer does not survive this.
+/// How bad it is if a trainer does not survive this scenario.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SeverityDraft {
@@ -48,19 +58,19 @@ pub(crate) enum SeverityDraft {
     Extra,
 }
 
-/// The trainer under test and what it is given to do.
+/// The trainer under test and its input.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct TargetUseDraft {
-    /// Name of a shipped target (`reference`), or the path of a target file beside this one.
+    /// Name of a shipped target (`reference`), or the path of a target file, relative to this file.
     #[serde(rename = "use")]
     pub(crate) target: String,
-    /// A GPU for the target; none where it is not said.
-    pub(crate) gpu: Option<Placed<GpuDraft>>,
+    /// The GPU that the target sees. Default: none.
+    pub(crate) gpu: Option<Spanned<GpuDraft>>,
     /// Settings of the target that differ from its defaults.
     #[serde(default)]
-    pub(crate) settings: BTreeMap<String, Setting>,
-    /// Data files handed in before the start.
+    pub(crate) settings: BTreeMap<String, SettingValue>,
+    /// Data files that are submitted to the target before it starts.
     #[serde(default)]
     pub(crate) submit: Vec<SubmitDraft>,
 }
@@ -69,21 +79,21 @@ pub(crate) struct TargetUseDraft {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SubmitDraft {
-    /// A file that lies beside this one.
+    /// A file in the directory of this scenario file.
     File(FileName),
-    /// Made by one of the target's `generate` commands.
+    /// A file that one of the target's `generate` commands makes.
     Generate(GenerateDraft),
 }
 
-/// A data file to be made.
+/// A data file to be generated.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct GenerateDraft {
     /// Which of the target's `generate` commands, such as `arithmetic`.
-    pub(crate) kind: Placed<String>,
-    /// How many samples.
-    pub(crate) samples: Placed<u32>,
-    /// About how many bytes each; the command's default where it is not said.
+    pub(crate) kind: Spanned<String>,
+    /// Number of samples.
+    pub(crate) samples: Spanned<u32>,
+    /// Approximate bytes per sample. Default: the command's own.
     pub(crate) length: Option<u32>,
 }
 
@@ -91,63 +101,70 @@ pub(crate) struct GenerateDraft {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MountDraft {
-    /// Which place of the target file.
-    pub(crate) place: Placed<String>,
+    /// A place of the target file.
+    pub(crate) place: Spanned<String>,
+    /// Size of the tmpfs.
     pub(crate) size: Size,
-    /// Files and folders that it can hold; as the kernel decides where it is not said.
+    /// Number of files and directories that it can hold. Default: the kernel's choice.
     pub(crate) inodes: Option<u64>,
 }
 
-/// A fault: its single key is what is done.
+/// A fault. Its single key says what is done.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultDraft {
-    /// SIGKILL of every process of the target at once; then it is resumed.
-    Crash(Crash),
-    /// SIGTERM to the main process, which must end within `grace`; then it is resumed.
-    Terminate(Terminate),
-    /// The place's tmpfs is made too small for what comes next: ENOSPC.
-    FillDisk(FillDisk),
-    /// The place's tmpfs is left without a free inode: ENOSPC although bytes are free.
-    ExhaustInodes(ExhaustInodes),
-    /// The place becomes read-only: EROFS.
-    ReadOnly(ReadOnly),
-    /// The target gets less memory than it needs, and the OOM killer comes (a memory cgroup; else a watcher that kills).
-    MemoryLimit(MemoryLimit),
-    /// Hostile files appear in a place, each by rename.
-    Plant(Plant),
-    /// Files appear in a place and are gone between the moment at which they are listed and the one at which they are opened.
-    Vanish(Vanish),
-    /// One sample of each submitted file gets a weight with which its loss overflows.
-    PoisonSample(PoisonSample),
-    /// A file system call fails. With `persistence: persistent` each later one as well, until the target has ended by itself.
-    FailCall(FailCall),
-    /// A read or a write moves fewer bytes than were asked for, as a signal, a full disk or a network file system makes it.
-    ShortCall(ShortCall),
-    /// A file system call takes long; other calls go on meanwhile.
-    DelayCall(DelayCall),
-    /// Between check and use somebody changes what a path stands for: just before the call sees it.
-    SwapFile(SwapFile),
-    /// Every call with every errno that it may plausibly return, each once and each from then on: a trial each.
-    SweepErrno(SweepErrno),
-    /// One undisturbed run is recorded, and every set of files that a crash may leave of it is laid out and resumed from: a
-    /// trial each.
-    CrashStates(CrashStates),
-    /// A call of the GPU's driver fails.
-    GpuError(GpuError),
-    /// A kernel on the GPU never ends: whoever waits for it waits for ever.
-    GpuHang(GpuHang),
-    /// A kernel on the simulated GPU leaves a wrong value in what it wrote.
-    GpuOverwrite(GpuOverwrite),
-    /// A bit flips in the simulated GPU's memory, where most of it is in use.
-    GpuFlipBit(GpuFlipBit),
-    /// The simulated GPU's memory is in small pieces: a large allocation fails although enough is free.
-    GpuFragment(GpuFragment),
-    /// What the GPU tells of itself: lost, hot, slowed down, memory errors, XIDs. From when it strikes until it is taken back.
-    GpuState(GpuStateFault),
+    /// Kills every process of the target at once with SIGKILL, then resumes the target.
+    Crash(CrashDraft),
+    /// Sends SIGTERM to the main process, which must exit within `grace`, then resumes the target.
+    Terminate(TerminateDraft),
+    /// Makes the place's tmpfs too small for what comes next: ENOSPC.
+    FillDisk(FillDiskDraft),
+    /// Leaves the place's tmpfs without a free inode: ENOSPC although bytes are free.
+    ExhaustInodes(ExhaustInodesDraft),
+    /// Makes the place read-only: EROFS.
+    ReadOnly(ReadOnlyDraft),
+    /// Gives the target less memory than it needs, so that it is OOM-killed: by the kernel in a memory
+    /// cgroup, or by Trainwreck where this machine does not allow one.
+    MemoryLimit(MemoryLimitDraft),
+    /// Puts hostile files into a place, each by rename.
+    Plant(PlantDraft),
+    /// Puts files into a place and removes them after the target has listed them and before it opens them.
+    Vanish(VanishDraft),
+    /// Gives one sample of each submitted file a weight with which its loss overflows.
+    PoisonSample(PoisonSampleDraft),
+    /// Makes a file system call fail. With `persistence: persistent` each later matching call fails too,
+    /// until the target has exited by itself.
+    FailCall(FailCallDraft),
+    /// Makes a read or a write transfer fewer bytes than requested, as after a signal, on a full disk or on a
+    /// network file system.
+    ShortCall(ShortCallDraft),
+    /// Makes a file system call take long. Other calls go on meanwhile.
+    DelayCall(DelayCallDraft),
+    /// Replaces the file at a path just before a call uses it: a race between check and use.
+    SwapFile(SwapFileDraft),
+    /// Makes each matching call fail with each errno that it can plausibly return, once (transient) and from
+    /// then on (persistent), one trial each.
+    SweepErrno(SweepErrnoDraft),
+    /// Records one undisturbed run, rebuilds each file tree that a crash in it may leave, and resumes the
+    /// target from it, one trial each.
+    CrashStates(CrashStatesDraft),
+    /// Makes a call of the GPU driver fail.
+    GpuError(GpuErrorDraft),
+    /// Makes a GPU kernel run forever, so that every wait for it hangs.
+    GpuHang(GpuHangDraft),
+    /// Overwrites a value in the output of a kernel. Simulated GPU only.
+    GpuOverwrite(GpuOverwriteDraft),
+    /// Flips one bit in the largest allocation of GPU memory. Simulated GPU only.
+    GpuFlipBit(GpuFlipBitDraft),
+    /// Fragments the free GPU memory: a large allocation fails although enough memory is free. Simulated GPU
+    /// only.
+    GpuFragment(GpuFragmentDraft),
+    /// Changes what the GPU reports about itself: lost, hot, throttled, memory errors, XIDs. Lasts from when
+    /// the fault is injected until it is reverted.
+    GpuState(GpuStateDraft),
 }
 
-/// A fault's own keys, and those that every fault has.
+/// Defines the draft of a fault: its own keys, and the keys that every fault has.
 macro_rules! fault {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -155,205 +172,228 @@ macro_rules! fault {
         #[serde(rename_all = "kebab-case", deny_unknown_fields)]
         pub(crate) struct $name {
             $($(#[$field_doc])* pub(crate) $field: $type,)*
-            /// When it strikes; from the start where it is not said.
+            /// When the fault is injected. Default: before the target starts.
             pub(crate) when: Option<TriggerDraft>,
-            /// How often it strikes in one trial: `transient` (the default) or `persistent`.
+            /// How often the fault is injected in one trial: `transient` (once, the default) or `persistent`.
             #[serde(default)]
             pub(crate) persistence: PersistenceDraft,
-            /// When it is taken back; never where it is not said.
+            /// When the fault is reverted. Default: never.
             pub(crate) until: Option<UntilDraft>,
-            /// What shows that it landed, in place of the fault's own evidence.
+            /// What shows that the fault was effective. Replaces the fault's own evidence.
             pub(crate) effective_if: Option<EffectiveIfDraft>,
-            /// Trials at most (64 where it is not said); what is left out is counted and told.
-            pub(crate) max_trials: Option<Placed<u32>>,
+            /// Maximum number of trials (default: 64). Trials beyond it are left out; the report says how
+            /// many.
+            pub(crate) max_trials: Option<Spanned<u32>>,
         }
 
         impl $name {
-            pub(crate) fn common(&self) -> Common<'_> {
+            pub(crate) fn common(&self) -> CommonKeys<'_> {
                 let $name { when, persistence, until, effective_if, max_trials, .. } = self;
-                Common { when: when.as_ref(), persistence: *persistence, until: until.as_ref(), effective_if: effective_if.as_ref(), max_trials: max_trials.as_ref() }
+                CommonKeys {
+                    when: when.as_ref(),
+                    persistence: *persistence,
+                    until: until.as_ref(),
+                    effective_if: effective_if.as_ref(),
+                    max_trials: max_trials.as_ref(),
+                }
             }
         }
     };
 }
 pub(crate) use fault;
 
-/// What every fault has.
+/// The keys that every fault has.
 #[derive(Clone, Copy)]
-pub(crate) struct Common<'a> {
+pub(crate) struct CommonKeys<'a> {
     pub(crate) when: Option<&'a TriggerDraft>,
     pub(crate) persistence: PersistenceDraft,
     pub(crate) until: Option<&'a UntilDraft>,
     pub(crate) effective_if: Option<&'a EffectiveIfDraft>,
-    pub(crate) max_trials: Option<&'a Placed<u32>>,
+    pub(crate) max_trials: Option<&'a Spanned<u32>>,
 }
 
 fault!(
-    /// SIGKILL of the whole tree.
-    Crash {
-        /// Where in a call it falls. Where it is not said: before the one call that is aimed at; with `at: every` before
-        /// each, inside each write, and after the last.
-        point: Option<PointDraft>,
+    /// Kills the whole process tree with SIGKILL.
+    CrashDraft {
+        /// Where in a call the kill happens. Default: before the call, if the trigger names one call; with
+        /// `at: every`, before each call, inside each write, and after the last call.
+        point: Option<KillPointDraft>,
     }
 );
 fault!(
-    /// SIGTERM to the main process.
-    Terminate {
-        /// Time to end in.
-        grace: Span,
+    /// Sends SIGTERM to the main process.
+    TerminateDraft {
+        /// Time that the process has to exit.
+        grace: TimeSpan,
     }
 );
 fault!(
     /// A full disk.
-    FillDisk {
-        /// Which place; it needs a mount of its own in `mounts`.
-        place: Placed<String>,
-        /// How much stays free.
-        leave: Leave,
+    FillDiskDraft {
+        /// A place of the target file. It must be listed in `mounts`.
+        place: Spanned<String>,
+        /// How many bytes stay free.
+        leave: FreeSpace,
     }
 );
 fault!(
-    /// No inodes.
-    ExhaustInodes {
-        /// Which place; it needs a mount of its own, with `inodes`, in `mounts`.
-        place: Placed<String>,
+    /// No free inodes.
+    ExhaustInodesDraft {
+        /// A place of the target file. It must be listed in `mounts`, with `inodes`.
+        place: Spanned<String>,
     }
 );
 fault!(
     /// A read-only place.
-    ReadOnly {
-        /// Which place.
-        place: Placed<String>,
+    ReadOnlyDraft {
+        /// A place of the target file.
+        place: Spanned<String>,
     }
 );
 fault!(
     /// Too little memory.
-    MemoryLimit {
-        /// How much the whole target may have.
-        max: MemoryMax,
+    MemoryLimitDraft {
+        /// How much memory all processes of the target may use together.
+        max: MemoryCapDraft,
     }
 );
 fault!(
     /// Hostile files.
-    Plant {
-        /// Which place.
-        place: Placed<String>,
-        /// What is put there.
-        files: Placed<Vec<PlantedDraft>>,
+    PlantDraft {
+        /// A place of the target file.
+        place: Spanned<String>,
+        /// The files that are put there.
+        files: Spanned<Vec<PlantedFileDraft>>,
     }
 );
 fault!(
     /// Vanishing files.
-    Vanish {
-        /// Which place.
-        place: Placed<String>,
-        /// How many in each round.
-        files: Placed<u32>,
-        /// What they hold.
-        holds: KindDraft,
+    VanishDraft {
+        /// A place of the target file.
+        place: Spanned<String>,
+        /// Number of files in each round.
+        files: Spanned<u32>,
+        /// What the files contain.
+        holds: DataKindDraft,
     }
 );
 fault!(
-    /// A sample that overflows.
-    PoisonSample {
-        /// Which line of the file, from 1.
-        sample: Placed<u32>,
-        /// Its weight, such as 3.0e38: finite in the file, too large once it multiplies a loss.
+    /// A sample whose loss overflows.
+    PoisonSampleDraft {
+        /// Line number of the sample in the file, from 1.
+        sample: Spanned<u32>,
+        /// Weight of the sample, such as 3.0e38: finite in the file, too large once it is multiplied by a
+        /// loss.
         weight: f64,
     }
 );
 
 fault!(
     /// A call that fails.
-    FailCall {
-        /// With what: a trial for each.
-        errno: Placed<Vec<ErrnoName>>,
-        /// It is done all the same: what returned an error may have happened.
+    FailCallDraft {
+        /// The errnos that the call fails with, one trial each.
+        errno: Spanned<Vec<ErrnoName>>,
+        /// The call is done before it returns the error, as when only its result is lost. Default: false.
         #[serde(default)]
         performed: bool,
     }
 );
 fault!(
-    /// A call that moves too little.
-    ShortCall {
-        /// Bytes that are moved, at least 1.
-        bytes: Placed<u32>,
+    /// A call that transfers too few bytes.
+    ShortCallDraft {
+        /// Number of bytes that are transferred, at least 1.
+        bytes: Spanned<u32>,
     }
 );
 fault!(
     /// A slow call.
-    DelayCall {
-        time: Span,
+    DelayCallDraft {
+        /// How long the call is delayed.
+        time: TimeSpan,
     }
 );
 fault!(
-    /// A swapped file.
-    SwapFile {
-        /// What is there instead.
-        by: SwappedDraft,
+    /// A replaced file.
+    SwapFileDraft {
+        /// What the path refers to instead.
+        by: ReplacementDraft,
     }
 );
 fault!(
     /// All errnos of all calls.
-    SweepErrno {}
+    SweepErrnoDraft {}
 );
 
-/// Files as crashes leave them.
+/// File trees as crashes leave them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct CrashStates {
-    /// Which crashes; where none is said, a kill and a power loss on each file system.
-    pub(crate) of: Option<Placed<Vec<CrashModel>>>,
-    /// Only from the beginning of one turn of this phase to that of the next, never the first, as the seed decides.
-    pub(crate) during: Option<Placed<String>>,
-    /// Only at changes of these paths.
-    pub(crate) on: Option<Files>,
-    /// 2: the target is killed in the middle, and the states are those that a second crash leaves of its recovery.
-    pub(crate) depth: Option<Placed<u32>>,
-    /// Trials at most (64 where it is not said): representatives of each kind first; what is left out is counted and told.
-    pub(crate) max_trials: Option<Placed<u32>>,
+pub(crate) struct CrashStatesDraft {
+    /// Which kinds of crash. Default: a kill of the process, and a power loss on `ext4`, `xfs`, `btrfs` and
+    /// `posix`.
+    pub(crate) of: Option<Spanned<Vec<CrashModel>>>,
+    /// Only crashes from the start of one occurrence of this phase to the start of the next. The seed chooses
+    /// the occurrence, never the first.
+    pub(crate) during: Option<Spanned<String>>,
+    /// Only crashes at changes of these paths.
+    pub(crate) on: Option<PathGlob>,
+    /// 1 (the default): states that a crash of the target leaves. 2: the target is killed once, and the
+    /// states are those that a second crash leaves, during the recovery.
+    pub(crate) depth: Option<Spanned<u32>>,
+    /// Maximum number of trials (default: 64): representatives of each kind first. The report says how many
+    /// are left out.
+    pub(crate) max_trials: Option<Spanned<u32>>,
 }
 
-impl CrashStates {
-    pub(crate) fn common(&self) -> Common<'_> {
-        let max_trials = self.max_trials.as_ref();
-        Common { when: None, persistence: PersistenceDraft::Transient, until: None, effective_if: None, max_trials }
+impl CrashStatesDraft {
+    pub(crate) fn common(&self) -> CommonKeys<'_> {
+        CommonKeys {
+            when: None,
+            persistence: PersistenceDraft::Transient,
+            until: None,
+            effective_if: None,
+            max_trials: self.max_trials.as_ref(),
+        }
     }
 }
 
-/// Where in a call a crash falls.
+/// Where in a call a kill happens.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum PointDraft {
+pub(crate) enum KillPointDraft {
+    /// Before the kernel does the call.
     Before,
     /// Half of the bytes of a write have been written.
     Inside,
+    /// After the kernel has done the call.
     After,
 }
 
-/// What a path stands for after somebody has come between check and use.
+/// What a path refers to after the swap.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum SwappedDraft {
+pub(crate) enum ReplacementDraft {
+    /// The file is removed.
     Nothing,
+    /// An empty file.
     EmptyFile,
-    /// A link to a name that does not exist.
+    /// A symbolic link to a name that does not exist.
     DanglingLink,
 }
 
-/// When a fault strikes.
+/// When a fault is injected.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum TriggerDraft {
-    /// Before the target is started.
+    /// Before the target starts.
     Start,
-    /// Once the target announces this step or a later one.
+    /// When the target announces this step or a later one.
     Step(u64),
-    /// Once a line of its output matches.
+    /// When a line of the target's output matches.
     Output(Pattern),
-    /// This long after it was started.
-    After(Span),
-    /// At a file system call below the root, exactly: the target waits in it until the fault has been made.
+    /// This long after the target has started.
+    After(TimeSpan),
+    /// At exactly one file system call below the root. The target waits in the call until the fault has been
+    /// injected.
     Call(CallDraft),
 }
 
@@ -361,40 +401,41 @@ pub(crate) enum TriggerDraft {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct CallDraft {
-    /// Which kinds; where none is said, those that change files or make a change durable.
-    pub(crate) to: Option<Placed<Vec<FileCallKind>>>,
-    /// Only on these paths.
-    pub(crate) on: Option<Files>,
-    /// Only in this phase of the target file, such as `checkpoint-save`: in one of its turns, never the first, as the seed decides.
-    pub(crate) during: Option<Placed<String>>,
+    /// Which kinds of call. Default: those that change files or make a change durable.
+    pub(crate) to: Option<Spanned<Vec<FileCallKind>>>,
+    /// Only calls on these paths.
+    pub(crate) on: Option<PathGlob>,
+    /// Only calls during this phase of the target file, such as `checkpoint-save`. The seed chooses one
+    /// occurrence of the phase, never the first.
+    pub(crate) during: Option<Spanned<String>>,
     /// Which of the calls that match.
-    pub(crate) at: Placed<Which>,
+    pub(crate) at: Spanned<OccurrenceDraft>,
 }
 
-/// How often a fault strikes in one trial.
+/// How often a fault is injected in one trial.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum PersistenceDraft {
-    /// Once: a resumed target is not shot again.
+    /// Once, so that a resumed target is not hit again.
     #[default]
     Transient,
-    /// Each time its trigger comes.
+    /// Each time that the trigger matches, from the first time on.
     Persistent,
 }
 
-/// When a fault is taken back.
+/// When a fault is reverted.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum UntilDraft {
     /// At the end of the trial.
     Never,
-    /// This long after it struck.
-    After(Span),
-    /// Once a line of the target's output matches.
+    /// This long after the injection.
+    After(TimeSpan),
+    /// When a line of the target's output matches.
     Output(Pattern),
 }
 
-/// What shows that a fault landed.
+/// What shows that a fault was effective.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum EffectiveIfDraft {
@@ -405,25 +446,26 @@ pub(crate) enum EffectiveIfDraft {
 /// A file to be planted.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct PlantedDraft {
+pub(crate) struct PlantedFileDraft {
+    /// Name of the file.
     pub(crate) name: FileName,
-    /// What it holds.
-    pub(crate) holds: KindDraft,
+    /// What the file contains.
+    pub(crate) holds: DataKindDraft,
 }
 
-/// What a file holds: JSON lines, sound or hostile.
+/// What a file contains: JSON lines, valid or hostile.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum KindDraft {
-    /// So many well-formed samples.
+pub(crate) enum DataKindDraft {
+    /// This many well-formed samples.
     Sound(u32),
-    /// One line with arrays nested so deep.
+    /// One line with arrays nested to this depth.
     NestedJson(u32),
-    /// One line with an object that doubles at each of so many levels (at most 22), written out.
+    /// One line with an object that doubles at each of this many levels (at most 22), written out.
     ExponentialJson(u32),
-    /// One line with a number of so many digits.
+    /// One line with a number of this many digits.
     LongNumber(u32),
-    /// One object in which the same key stands so many times.
+    /// One line with an object that has the same key this many times.
     DuplicateKeys(u32),
     /// One line of this size, sparse on disk.
     LongLine(Size),

@@ -1,82 +1,88 @@
-//! What a scenario expects, as it is written.
+//! The expectations of a scenario file, as they are written. Knows nothing of how a run is judged.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::leaf::{Files, Pattern, Percent, Size, Span};
+use crate::leaf::{PathGlob, Pattern, Percent, Size, TimeSpan};
 use crate::verdict::Outcome;
 
-/// An expectation: how it must hold, then what.
+/// An expectation: in how many trials a fact must hold, then the fact.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ExpectationDraft {
-    /// In every trial.
+    /// The fact holds in every trial.
     Always(FactDraft),
-    /// In at least one trial.
+    /// The fact holds in at least one trial.
     Sometimes(FactDraft),
-    /// At least once: shows that the run went where it was meant to go.
+    /// The fact holds at least once. Shows that the run reached the situation that the scenario is about.
     Reached(FactDraft),
 }
 
-/// Something that holds or does not.
+/// A fact about a trial, which holds or does not.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FactDraft {
     /// What the target did is one of these.
     Outcome(Vec<Outcome>),
-    /// Steps that had to be trained again.
+    /// Number of steps that were trained again.
     LostSteps(MaxCount),
-    /// What the target file's `same` finds (a hash of the weights, say) is equal to the undisturbed run's.
+    /// What the target file's `same` pattern finds, such as a hash of the weights, equals what it found in
+    /// the baseline.
     SameAsBaseline,
-    /// The loss of its last step is near the undisturbed run's, for a target that may end on another device: weights are then not
-    /// expected to be equal.
+    /// The loss of the last step is near the baseline's. For a target that may finish on another device,
+    /// where the weights need not be equal.
     FinalLoss(Tolerance),
-    /// Times that the harness had to start the target again, beside those that the method caused.
+    /// How often the harness had to start the target again, without the restarts that the method itself
+    /// causes.
     Restarts(MaxCount),
-    /// From the fault's landing to the next announced step.
+    /// Time from when the fault became effective to the next announced step.
     RecoveryTime(MaxTime),
     /// Resident memory of the target's largest process.
     PeakMemory(MaxBytes),
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
-    /// It does so on the files as `crash-states` left them, before the target is resumed.
+    /// The target's `verify` command exits with 0 on the files that `crash-states` left, before the target is
+    /// resumed.
     VerifiesBeforeResume,
-    /// Asked to end by `terminate`, the main process ends with one of these exit codes.
+    /// After `terminate`, the main process exits with one of these codes.
     EndsWith(Vec<u8>),
-    /// When the main process has ended by itself, no other process of the target is left.
+    /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
     Output(Pattern),
-    /// Files below the root at the end, counted.
+    /// The number of matching files below the root at the end.
     Files(FilesDraft),
 }
 
-/// At most so many.
+/// An upper bound on a number.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MaxCount {
+    /// At most this many.
     pub(crate) max: u64,
 }
 
-/// How near.
+/// How near to the baseline's value.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Tolerance {
-    /// Part of the undisturbed run's value.
+    /// Largest difference, as a percentage of the baseline's value.
     pub(crate) within: Percent,
 }
 
-/// At most so long.
+/// An upper bound on a time.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MaxTime {
-    pub(crate) max: Span,
+    /// At most this long.
+    pub(crate) max: TimeSpan,
 }
 
-/// At most so much.
+/// An upper bound on a size.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MaxBytes {
+    /// At most this much.
     pub(crate) max: Size,
 }
 
@@ -84,14 +90,16 @@ pub(crate) struct MaxBytes {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct FilesDraft {
-    pub(crate) matching: Files,
-    /// Only those whose first MiB matches.
+    /// Paths of the files.
+    pub(crate) matching: PathGlob,
+    /// Only files whose first MiB matches.
     pub(crate) containing: Option<Pattern>,
-    /// At least so many.
+    /// At least this many. Default: 0.
     pub(crate) min: Option<u64>,
-    /// At most so many.
+    /// At most this many. Default: no limit.
     pub(crate) max: Option<u64>,
-    /// Asked of the files as `crash-states` left them, before the target is resumed, instead of at the end.
+    /// Count the files as `crash-states` left them, before the target is resumed, not at the end. Default:
+    /// false.
     #[serde(default)]
     pub(crate) before_resume: bool,
 }

@@ -1,6 +1,6 @@
-//! The GPU as scenarios name it: which one a target gets, which calls of its driver, what they fail with, what its state is.
+//! The GPU as scenarios name it: the GPU of a target, calls of its driver, their errors, and the GPU's state.
 //!
-//! Knows no driver: numbers are those of CUDA's own headers.
+//! Knows no driver. Error numbers are those of CUDA's headers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,52 +11,53 @@ use crate::units::ByteSize;
 /// The GPU that a target sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetGpu {
-    /// None is needed: a stand-in for the driver computes on the CPU.
+    /// No GPU is needed: a shim replaces the driver and computes on the CPU.
     Simulated(SimulatedGpu),
-    /// The machine's own, with the stand-in in front of its driver.
+    /// The machine's own GPU, with the shim between the target and its driver.
     Real,
 }
 
-/// A simulated machine.
+/// A simulated machine with GPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimulatedGpu {
-    /// At least 1.
+    /// Number of devices, at least 1.
     pub devices: u32,
-    /// Of each.
+    /// Memory of each device.
     pub memory: ByteSize,
     /// Newest CUDA version that the driver supports.
     pub driver: CudaVersion,
+    /// Compute capability of each device.
     pub compute_capability: CudaVersion,
 }
 
-/// Such as 12.8.
+/// A version such as 12.8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CudaVersion {
     pub major: u32,
     pub minor: u32,
 }
 
-/// A kind of call of the driver.
+/// A kind of driver call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GpuCallKind {
     /// `cuInit`.
     Initialise,
-    /// A module or a library of kernels is loaded.
+    /// Loads a module or a library of kernels.
     LoadModule,
-    /// A kernel is launched; a matrix product of cublasLt is one, named `matmul`.
+    /// Launches a kernel. A matrix product of cublasLt counts as a launch of a kernel named `matmul`.
     Launch,
     Allocate,
     Free,
     Copy,
     /// Waits for a stream, an event or a context.
     Synchronise,
-    /// Everything else.
+    /// Any other call.
     Other,
 }
 
 impl GpuCallKind {
-    /// As a scenario names it.
+    /// Its name in scenario files.
     pub fn name(self) -> &'static str {
         match self {
             GpuCallKind::Initialise => "initialise",
@@ -71,41 +72,41 @@ impl GpuCallKind {
     }
 }
 
-/// Which calls of the driver, of all threads and processes of the target together.
+/// Which calls of the driver. Calls of all threads and processes of the target are counted together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuCallTrigger {
-    /// None: all kinds.
+    /// Kinds of call. Empty: all kinds.
     pub kinds: Vec<GpuCallKind>,
-    /// Glob on the function's name.
+    /// Glob on the name of the driver function.
     pub function: Option<String>,
-    /// Glob on the kernel's name.
+    /// Glob on the name of the kernel.
     pub kernel: Option<String>,
-    /// For allocations and copies.
+    /// Smallest size of an allocation or a copy.
     pub min_bytes: u64,
-    /// Counted from when the fault is armed.
+    /// Which of the matching calls, counted from when the fault is armed.
     pub occurrence: Occurrence,
 }
 
-/// When an error is told.
+/// When an error is reported to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorReporting {
-    /// By the call itself.
+    /// By the call that fails.
     Immediately,
-    /// By the next call that waits, as errors of kernels are.
+    /// By the next synchronising call, as errors in kernels are.
     AtNextSync,
 }
 
-/// What a wrong value is.
+/// A wrong value in the output of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WrongValue {
     Nan,
-    /// Finite, and far from right.
+    /// A finite value that is far from the right one.
     Wrong,
 }
 
-/// Why clocks are held down.
+/// Why the clocks are throttled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThrottleReason {
@@ -117,24 +118,28 @@ pub enum ThrottleReason {
     PowerBrake,
 }
 
-/// What a GPU tells of itself; what is not said stays as it is.
+/// What a GPU reports about itself. A field with its default value changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GpuState {
     /// Off the bus.
     pub lost: bool,
+    /// Temperature in degrees Celsius.
     pub temperature_c: Option<u32>,
+    /// Reasons for which the clocks are throttled.
     pub throttled: Vec<ThrottleReason>,
-    /// Added to the counts.
+    /// Added to the count of corrected memory errors.
     pub ecc_corrected: u64,
+    /// Added to the count of uncorrected memory errors.
     pub ecc_uncorrected: u64,
-    /// In order.
+    /// Driver events, by NVIDIA's numbers, in order.
     pub xids: Vec<u64>,
-    /// Newest CUDA version that the driver supports, for processes that begin.
+    /// Newest CUDA version that the driver supports, as seen by processes that start after the injection.
     pub driver: Option<CudaVersion>,
 }
 
-/// Errors that a scenario can name: `CUDA_ERROR_` and the name in capitals, its number, and whether it leaves the process unable to
-/// use CUDA again ("the process must be terminated and relaunched", as cuda.h says of most of them).
+/// Errors that a scenario can name: the name after `CUDA_ERROR_` in lower case, the number, and whether the
+/// error is sticky: the process cannot use CUDA again ("the process must be terminated and relaunched",
+/// cuda.h).
 const CUDA_ERRORS: [(&str, u32, bool); 53] = [
     ("invalid-value", 1, false),
     ("out-of-memory", 2, false),
@@ -191,18 +196,19 @@ const CUDA_ERRORS: [(&str, u32, bool); 53] = [
     ("unknown", 999, true),
 ];
 
-/// Why a call of the driver failed.
+/// Why a driver call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CudaError {
-    /// As a scenario names it.
+    /// Its name in scenario files.
     pub name: &'static str,
     /// Its `CUresult`.
     pub number: u32,
-    /// Whether a real one leaves the process unable to use CUDA again.
+    /// Whether a real error of this kind leaves the process unable to use CUDA again.
     pub sticky: bool,
 }
 
 impl CudaError {
+    /// The error with this name, if a scenario can name it.
     pub fn from_name(name: &str) -> Option<CudaError> {
         let known = CUDA_ERRORS.iter().find(|(known, ..)| *known == name);
         known.map(|&(name, number, lasting)| CudaError { name, number, sticky: lasting })

@@ -1,14 +1,15 @@
-//! A scenario's words for the GPU as they are written: the one a target gets, and the keys of each of its faults.
+//! The GPU in a scenario file, as it is written: the GPU that a target gets, and the keys of each GPU fault.
+//! Knows no driver.
 
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::draft::{Common, EffectiveIfDraft, PersistenceDraft, TriggerDraft, UntilDraft, fault};
+use crate::draft::{CommonKeys, EffectiveIfDraft, PersistenceDraft, TriggerDraft, UntilDraft, fault};
 use crate::gpu::{ErrorReporting, GpuCallKind, ThrottleReason, WrongValue};
-use crate::leaf::{CudaErrorName, NameGlob, Size, Version, Which};
-use crate::spanned::Placed;
+use crate::leaf::{CudaErrorName, NameGlob, OccurrenceDraft, Size, Version};
+use crate::spanned::Spanned;
 
 /// The GPU that the target sees.
 #[derive(Debug)]
@@ -17,23 +18,23 @@ pub(crate) enum GpuDraft {
     Real,
 }
 
-/// A simulated machine; what is not said is as a small card of today has it.
+/// A simulated machine with GPUs. The defaults are those of a small GPU of today.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct SimulatedDraft {
-    /// 1 where it is not said.
-    pub(crate) devices: Option<Placed<u32>>,
-    /// Of each device; 1 GiB where it is not said.
+    /// Number of devices. Default: 1.
+    pub(crate) devices: Option<Spanned<u32>>,
+    /// Memory of each device. Default: 1 GiB.
     pub(crate) memory: Option<Size>,
-    /// Newest CUDA version that the driver supports; 12.8 where it is not said.
+    /// Newest CUDA version that the driver supports. Default: 12.8.
     pub(crate) driver: Option<Version>,
-    /// 9.0 where it is not said.
+    /// Compute capability of each device. Default: 9.0.
     pub(crate) compute_capability: Option<Version>,
 }
 
 const GPU_KINDS: &[&str] = &["simulated", "real"];
 
-/// The form with a value.
+/// The form with a map: `{simulated: {..}}`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum GpuDraftMap {
@@ -50,11 +51,11 @@ impl<'de> Visitor<'de> for GpuDraftVisitor {
         f.write_str("`simulated`, `{simulated: {..}}` or `real`")
     }
 
-    fn visit_str<E: Error>(self, word: &str) -> Result<GpuDraft, E> {
-        match word {
+    fn visit_str<E: Error>(self, text: &str) -> Result<GpuDraft, E> {
+        match text {
             "simulated" => Ok(GpuDraft::Simulated(SimulatedDraft::default())),
             "real" => Ok(GpuDraft::Real),
-            _ => Err(E::unknown_variant(word, GPU_KINDS)),
+            _ => Err(E::unknown_variant(text, GPU_KINDS)),
         }
     }
 
@@ -84,96 +85,105 @@ impl JsonSchema for GpuDraft {
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let simulated = generator.subschema_for::<SimulatedDraft>();
         schemars::json_schema!({
-            "description": "`simulated`: a stand-in for the driver that computes on the CPU. `real`: the machine's own, with the stand-in in front of its driver.",
+            "description": "`simulated`: a shim replaces the GPU driver and computes on the CPU, so that no \
+                GPU is needed. `real`: the machine's own GPU, with the shim between target and driver.",
             "anyOf": [
                 { "type": "string", "enum": GPU_KINDS },
-                { "type": "object", "properties": { "simulated": simulated }, "required": ["simulated"], "additionalProperties": false },
+                {
+                    "type": "object",
+                    "properties": { "simulated": simulated },
+                    "required": ["simulated"],
+                    "additionalProperties": false,
+                },
             ],
         })
     }
 }
 
-/// A call of the driver. Calls of all threads and processes of the target are counted together, from when the fault is armed.
+/// A call of the GPU driver. Calls of all threads and processes of the target are counted together, from when
+/// the fault is armed.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct GpuCallDraft {
-    /// Which kinds; where none is said, all that the other keys leave.
-    pub(crate) to: Option<Placed<Vec<GpuCallKind>>>,
-    /// Only launches of kernels with such a name: `attention*`.
-    pub(crate) kernel: Option<Placed<NameGlob>>,
-    /// Only functions of the driver with such a name: `cuMem*`.
+    /// Which kinds of call. Default: all kinds that the other keys allow.
+    pub(crate) to: Option<Spanned<Vec<GpuCallKind>>>,
+    /// Only launches of kernels whose name matches: `attention*`.
+    pub(crate) kernel: Option<Spanned<NameGlob>>,
+    /// Only driver functions whose name matches: `cuMem*`.
     pub(crate) function: Option<NameGlob>,
-    /// Only allocations and copies of at least so much.
-    pub(crate) min_bytes: Option<Placed<Size>>,
-    /// Which of the calls that match. `every`: those of each kind in turn, one trial each.
-    pub(crate) at: Which,
+    /// Only allocations and copies of at least this size.
+    pub(crate) min_bytes: Option<Spanned<Size>>,
+    /// Which of the calls that match. `every`: each call of each kind in turn, one trial each.
+    pub(crate) at: OccurrenceDraft,
 }
 
 fault!(
     /// A call of the driver that fails.
-    GpuError {
-        /// With what, by CUDA's own names: a trial for each.
-        code: Placed<Vec<CudaErrorName>>,
-        /// When it is told: a trial for each. `immediately` where it is not said.
-        reported: Option<Placed<Vec<ErrorReporting>>>,
-        /// Every later call of the same process fails likewise; as a real error of that name has it where it is not said.
+    GpuErrorDraft {
+        /// The errors that the call fails with, by CUDA's names, one trial each.
+        code: Spanned<Vec<CudaErrorName>>,
+        /// When the error is reported, one trial each. Default: `immediately`.
+        reported: Option<Spanned<Vec<ErrorReporting>>>,
+        /// Every later call of the same process fails in the same way. Default: as a real error of that name
+        /// does.
         sticky: Option<bool>,
-        /// Which call.
+        /// Which call fails.
         call: GpuCallDraft,
     }
 );
 fault!(
-    /// A kernel that never ends.
-    GpuHang {
+    /// A kernel that never finishes.
+    GpuHangDraft {
         /// Which launch.
         call: GpuCallDraft,
     }
 );
 fault!(
-    /// A wrong value in what a kernel wrote; the seed decides where.
-    GpuOverwrite {
+    /// A wrong value in the output of a kernel. The seed decides where.
+    GpuOverwriteDraft {
+        /// The value that is written.
         with: WrongValue,
         /// Which launch.
         call: GpuCallDraft,
     }
 );
 fault!(
-    /// A bit of the largest allocation there is flips; the seed decides which.
-    GpuFlipBit {
-        /// At which call.
+    /// One bit of the largest allocation flips. The seed decides which bit.
+    GpuFlipBitDraft {
+        /// The call at which the bit flips.
         call: GpuCallDraft,
     }
 );
 fault!(
-    /// Device memory in small pieces.
-    GpuFragment {
-        /// What is free is left in holes of at most so much.
-        holes: Placed<Size>,
-        /// At which call.
+    /// Fragmented device memory.
+    GpuFragmentDraft {
+        /// Largest contiguous piece of free memory.
+        holes: Spanned<Size>,
+        /// The call at which memory becomes fragmented.
         call: GpuCallDraft,
     }
 );
 fault!(
-    /// What the GPU tells of itself, as long as the fault lasts.
-    GpuStateFault {
-        /// Off the bus: new contexts find no device, calls in old ones fail.
+    /// What the GPU reports about itself while the fault lasts. Keys that are left out stay as they are.
+    GpuStateDraft {
+        /// Off the bus: new contexts find no device, and calls in existing ones fail.
         #[serde(default)]
         lost: bool,
-        /// In degrees Celsius.
+        /// Temperature in degrees Celsius.
         temperature: Option<u32>,
-        /// Why clocks are held down.
+        /// Why the clocks are throttled.
         #[serde(default)]
         throttled: Vec<ThrottleReason>,
-        /// So many more corrected memory errors.
+        /// Added to the count of corrected memory errors.
         #[serde(default)]
         ecc_corrected: u64,
-        /// So many more uncorrected ones.
+        /// Added to the count of uncorrected memory errors.
         #[serde(default)]
         ecc_uncorrected: u64,
-        /// Events of the driver by NVIDIA's numbers, each delivered once to each process that listens.
+        /// NVIDIA's numbers of driver events (XIDs). Each is delivered once to each process that listens.
         #[serde(default)]
         xids: Vec<u64>,
-        /// Another driver, as after an update: the newest CUDA version that it supports. Simulated only.
+        /// The newest CUDA version that the driver supports, as after a change of driver. Simulated GPU only.
         driver: Option<Version>,
     }
 );

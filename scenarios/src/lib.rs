@@ -1,7 +1,8 @@
-//! The words of Trainwreck, and nothing that acts on them.
+//! The language of Trainwreck: scenario files, target files, records of runs, and verdicts.
 //!
-//! A scenario file goes `text -> Draft -> Scenario`; a `Scenario` cannot be wrong. What a run did is a `Record`
-//! of `Event`s; what that means is a `Verdict`. This crate starts no process, and reads no clock and no environment.
+//! A scenario file is parsed and checked: `text -> Draft -> Scenario`. A `Scenario` is always valid. A
+//! `Record` of `Event`s says what a run did, and a `Verdict` says what that means. This crate starts no
+//! process, and reads no clock, no files and no environment variables.
 
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,11 @@
-//! What is wrong with a file, and where: all of it at once.
+//! The problems of a file, each with its place. Knows nothing of what files contain.
 
-/// A stretch of a file's text.
+/// A place in a file's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct SourceSpan {
+    /// In bytes.
     pub(crate) offset: usize,
+    /// In bytes.
     pub(crate) length: usize,
     /// 1-based.
     pub(crate) line: usize,
@@ -11,24 +13,26 @@ pub(crate) struct SourceSpan {
     pub(crate) column: usize,
 }
 
-/// One thing that is wrong.
+/// One problem of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// 1-based.
     pub line: usize,
     /// 1-based, in characters.
     pub column: usize,
-    /// Byte offset into the file's text, and how many bytes it concerns.
+    /// Offset into the file's text, in bytes.
     pub offset: usize,
+    /// How many bytes of the text are wrong.
     pub length: usize,
+    /// What is wrong.
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
 }
 
 impl Problem {
-    pub(crate) fn at(place: SourceSpan, message: impl Into<String>) -> Problem {
-        let SourceSpan { offset, length, line, column } = place;
+    pub(crate) fn at(span: SourceSpan, message: impl Into<String>) -> Problem {
+        let SourceSpan { offset, length, line, column } = span;
         Problem { line, column, offset, length, message: message.into(), help: None }
     }
 
@@ -37,12 +41,15 @@ impl Problem {
     }
 }
 
-/// A file that can't be used, with everything that is wrong in it, in the file's order.
+/// A file that cannot be used, with all its problems in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.lines())]
 pub struct InvalidFile {
+    /// Name of the file, as given by the caller.
     pub file: String,
+    /// Text of the file.
     pub source_text: String,
+    /// Never empty.
     pub problems: Vec<Problem>,
 }
 
@@ -52,7 +59,7 @@ impl InvalidFile {
         InvalidFile { file: file.into(), source_text: text.into(), problems }
     }
 
-    /// `file:line:column: message (help)`, a line each.
+    /// One line per problem: `file:line:column: message (help)`.
     fn lines(&self) -> String {
         let line = |problem: &Problem| {
             let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
@@ -62,13 +69,13 @@ impl InvalidFile {
     }
 }
 
-/// The known word nearest to one that is not known, as advice.
-pub(crate) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// Help for an unknown name: the known name that is most similar, or all known names.
+pub(crate) fn suggestion<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
-    let distance = |candidate: &&str| strsim::damerau_levenshtein(word, candidate);
+    let distance = |candidate: &&str| strsim::damerau_levenshtein(name, candidate);
     match known.iter().min_by_key(|candidate| distance(candidate)) {
-        Some(near) if distance(near) <= 1 + word.len() / 3 => format!("did you mean `{near}`?"),
-        _ if known.is_empty() => "there is none to choose from".into(),
-        _ => format!("known are: {}", known.join(", ")),
+        Some(nearest) if distance(nearest) <= 1 + name.len() / 3 => format!("did you mean `{nearest}`?"),
+        _ if known.is_empty() => "no names are defined".into(),
+        _ => format!("expected one of: {}", known.join(", ")),
     }
 }

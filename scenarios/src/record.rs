@@ -1,5 +1,5 @@
-//! The whole run as data: dated events, one JSON object a line. A record alone suffices to judge again and to
-//! render every report; whatever a report shows must be in here.
+//! The record of a run: events with timestamps, one JSON object per line. A record alone is enough to judge a
+//! run again and to render every report, so everything that a report shows must be in it. Writes no files.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::verdict::{Outcome, Verdict};
 
-/// Version of the record's format, written in `RunStarted`.
+/// Version of the record format, written in `RunStarted`.
 pub const RECORD_FORMAT: u32 = 1;
 
 /// One line of a record.
@@ -15,10 +15,11 @@ pub const RECORD_FORMAT: u32 = 1;
 pub struct RecordEntry {
     /// Microseconds since the run started, monotonic.
     pub at_us: u64,
-    /// Scenario that it belongs to (its id, such as `fs-01`, or `fs-01 without atomic-save`); none for events of the run itself.
+    /// Scenario of the event: its id, such as `fs-01`, or `fs-01 without atomic-save`. `None` for events of
+    /// the run itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
-    /// Trial of that scenario, 1-based; 0 is the steady state; none for events of the scenario itself.
+    /// Trial of that scenario, 1-based; 0 is the baseline. `None` for events of the scenario itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<u32>,
     /// What happened.
@@ -31,41 +32,44 @@ pub struct RecordEntry {
 pub enum Event {
     /// First line of every record.
     RunStarted(RunStarted),
-    /// A scenario begins. Its files are carried whole, so that the record can be judged again anywhere.
+    /// A scenario starts. The event contains its files, so that the record can be judged again on any
+    /// machine.
     ScenarioStarted(Box<ScenarioStarted>),
-    /// The undisturbed twin has been run (or taken from the cache of this run).
+    /// The baseline has been run, or was taken from this run's cache.
     Baseline(BaselineFacts),
-    /// Ways of striking that a bound left out.
+    /// Trials that a bound, such as `max-trials`, left out.
     LeftOut { trials: u64, why: String },
-    /// One way of striking begins: `what` says which, such as `SIGKILL at call 7 of 23`.
+    /// A trial starts. `of` is the number of trials, `what` describes this one, such as `SIGKILL at call 7 of
+    /// 23`.
     TrialStarted { of: u32, what: String },
     /// The target's process has been started.
     TargetStarted(TargetStarted),
     /// The target announced a training step.
     Step { step: u64, loss: Option<f64> },
-    /// The target promised that this step is durable.
+    /// The target acknowledged a save: this step is durable.
     Saved { step: u64 },
-    /// The target said which step it resumes from; 0 is from scratch.
+    /// The target announced the step that it resumes from; 0 means from scratch.
     Resumed { step: u64 },
-    /// A line of the target's that a pattern asked for, or its last lines before it ended badly.
+    /// A line of the target's output: one that matches a pattern, or one of the last lines before it failed.
     Output { stream: OutputStream, line: String },
-    /// The fault is in place and waits for its trigger. `mechanism` names what does it, such as `tmpfs remounted`.
+    /// The fault is prepared and waits for its trigger. `mechanism` says how it is injected, such as `tmpfs
+    /// remounted`.
     FaultArmed { fault: String, mechanism: String },
-    /// The fault took effect; `evidence` is what shows it, such as `statvfs: 0 free inodes`.
+    /// The fault was effective. `evidence` says what shows it, such as `statvfs: 0 free inodes`.
     FaultEffective { fault: String, evidence: String },
-    /// The fault was taken back.
+    /// The fault was reverted.
     FaultReverted { fault: String, how: String },
-    /// The target's main process ended.
+    /// The target's main process exited or was killed.
     TargetEnded { attempt: u32, ending: Ending },
     /// Peak resident memory of the target's largest process so far in this trial, bytes.
     Memory { peak_bytes: u64 },
-    /// A question was asked of the target or its files.
+    /// A check of the target or its files was made.
     Probed(Probed),
-    /// The simulated GPU found something that the target does wrong by itself, such as an access out of bounds.
+    /// The simulated GPU detected an error of the target itself, such as an access out of bounds.
     GpuDefect { what: String },
-    /// The trial is over, and this is what it came to.
+    /// The trial is over.
     TrialEnded(Box<TrialFacts>),
-    /// The scenario's verdict.
+    /// The scenario has a verdict.
     Judged { verdict: Verdict, seconds: f64 },
     /// Last line of every complete record.
     RunEnded(RunEnded),
@@ -76,21 +80,22 @@ pub enum Event {
 pub struct RunStarted {
     /// Always [`RECORD_FORMAT`] for records of this version.
     pub format: u32,
-    /// Version of trainwreck.
+    /// Version of Trainwreck.
     pub version: String,
-    /// Name of the run, also of its folder, such as `2026-11-23T19-06-31Z-seed-1`.
+    /// Name of the run and of its directory, such as `2026-11-23T19-06-31Z-seed-1`.
     pub run: String,
-    /// Wall-clock start, RFC 3339, UTC.
+    /// Wall-clock time of the start, RFC 3339, UTC.
     pub started: String,
+    /// Seed of every random choice of the run.
     pub seed: u64,
-    /// The command line that was given.
+    /// The command line.
     pub command: Vec<String>,
     pub machine: MachineFacts,
-    /// How many scenarios will be run.
+    /// Number of scenarios that will be run.
     pub scenarios: u32,
 }
 
-/// The machine that a run was made on.
+/// The machine on which the run was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineFacts {
     /// `uname -r`.
@@ -99,65 +104,70 @@ pub struct MachineFacts {
     pub memory_bytes: u64,
     /// `root` or `ordinary user`.
     pub user: String,
+    /// What this machine supports.
     pub mechanisms: Vec<Mechanism>,
 }
 
-/// Something that faults are made with, and whether this machine grants it.
+/// Something that faults need, and whether this machine allows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mechanism {
     /// Such as `user-namespace`, `cgroup-memory`.
     pub name: String,
+    /// Whether it is available.
     pub granted: bool,
-    /// How it is granted, or why it is not and how to get it; one line.
+    /// How it is available, or why it is not and how to enable it; one line.
     pub detail: String,
 }
 
-/// A scenario as it is about to be run.
+/// A scenario at its start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioStarted {
+    /// One line that says what happens to the trainer.
     pub title: String,
     /// `critical`, `medium`, `low` or `extra`.
     pub severity: String,
-    /// Folder of the library that it lies in, such as `filesystem`.
+    /// Name of the directory that contains it, such as `filesystem`.
     pub domain: String,
-    /// Where its file was read from.
+    /// Path of the scenario file.
     pub file: String,
-    /// The scenario file's text.
+    /// Text of the scenario file.
     pub source: String,
-    /// The target file's text, and where it was read from.
+    /// Text of the target file.
     pub target_source: String,
+    /// Path of the target file.
     pub target_file: String,
     /// Guards that the scenario relies on.
     pub guards: Vec<String>,
-    /// The guard that was taken away (`prove`), if one was.
+    /// The guard that was removed, in a run of `ablate`.
     pub guard_removed: Option<String>,
-    /// The one command that repeats it.
+    /// The command that repeats the scenario.
     pub repeat: String,
 }
 
-/// The undisturbed run that "recovered" is compared with.
+/// The baseline: an undisturbed run, with which recovered runs are compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineFacts {
-    /// It ended well; if not, the scenario is inconclusive.
+    /// Whether it exited with 0 and without GPU defects. If not, the scenario is inconclusive.
     pub ended_well: bool,
-    /// Last announced step.
+    /// The last announced step.
     pub steps: u64,
-    /// Steps that were promised durable, in order.
+    /// The acknowledged steps, in order.
     pub saves: Vec<u64>,
-    /// Values that the target file's `same` pattern found, sorted; compared after recovery.
+    /// Values that the target file's `same` pattern found, sorted. Compared with those of recovered runs.
     pub same: Vec<String>,
+    /// Wall-clock time of the run.
     pub seconds: f64,
-    /// Peak resident memory of the largest process, bytes; none where it could not be read.
+    /// Peak resident memory of the largest process, in bytes. `None` if it could not be read.
     pub peak_memory_bytes: Option<u64>,
-    /// What the method counted in it, by name, such as `calls of save 2` -> 23.
+    /// What was counted for the method's faults, by name, such as `calls of save 2` -> 23.
     pub counted: BTreeMap<String, u64>,
-    /// Loss of the last announced step, where it was told and finite.
+    /// Loss of the last announced step, if it was announced and finite.
     #[serde(default)]
     pub final_loss: Option<f64>,
-    /// What the simulated GPU found; then it did not end well.
+    /// Errors of the target that the simulated GPU detected.
     #[serde(default)]
     pub gpu_defects: Vec<String>,
-    /// Taken from an earlier scenario of this run with the same target, workload and seed.
+    /// Whether it was taken from an earlier scenario of this run with the same target, workload and seed.
     pub cached: bool,
 }
 
@@ -166,10 +176,11 @@ pub struct BaselineFacts {
 pub struct TargetStarted {
     /// 1 for the first start in a trial; each resume adds one.
     pub attempt: u32,
+    /// The command line of the target.
     pub command: Vec<String>,
 }
 
-/// Where a line was said.
+/// Where a line was printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutputStream {
@@ -183,130 +194,152 @@ pub enum OutputStream {
 pub enum Ending {
     /// Exit code.
     Exited(i32),
-    /// Signal number, not sent by the harness.
+    /// Number of a signal that the harness did not send.
     Signalled(i32),
-    /// The harness killed it, as the method asked.
+    /// The harness killed it, as the scenario's method says.
     KilledByFault,
-    /// The harness killed it because it made no progress within its time.
+    /// The harness killed it because it made no progress within its time limit.
     TimedOut,
 }
 
-/// A question and its answer.
+/// A check of a fact, and its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probed {
-    /// The fact asked for, in the words of the scenario file.
+    /// The fact, as written in the scenario file.
     pub probe: String,
+    /// Whether the fact holds.
     pub held: bool,
-    /// What was found, one line.
+    /// What was observed, one line.
     pub found: String,
 }
 
-/// What one trial came to.
+/// The facts of one trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrialFacts {
-    /// What was tried, as in `TrialStarted`.
+    /// What the trial does, as in `TrialStarted`.
     pub what: String,
+    /// What the target did.
     pub outcome: Outcome,
-    /// Why the outcome is that, one line.
+    /// Why the outcome is what it is, one line.
     pub because: String,
-    /// Evidence for each fault that landed; empty: the trial is inconclusive.
+    /// Evidence of each fault that was effective. If it is empty, the trial is inconclusive.
     pub evidence: Vec<String>,
-    /// Last step announced before the fault ended the target; none when it was not ended.
+    /// The last step that was announced before the fault ended the target. `None` if no fault ended it.
     pub step_at_fault: Option<u64>,
-    /// Last step that was promised durable before that.
+    /// The last step that was acknowledged before that.
     pub acknowledged: Option<u64>,
-    /// Step that it resumed from after that.
+    /// The step that the target resumed from after that.
     pub resumed_from: Option<u64>,
-    /// Steps that had to be trained again.
+    /// Number of steps that were trained again.
     pub lost_steps: Option<u64>,
-    /// Seconds from the fault's landing to the next announced step.
+    /// Seconds from when the fault became effective to the next announced step.
     pub recovery_seconds: Option<f64>,
-    /// Restarts by the harness, beside those that the method caused by killing the target.
+    /// Restarts by the harness, without those that the method caused by killing the target.
     pub restarts: u32,
-    /// As in [`SteadyFacts::same`].
+    /// As in [`BaselineFacts::same`].
     pub same: Vec<String>,
-    /// Whether it is equal to the steady state's; none where the target gives no value, or the fault changed the workload.
+    /// Whether `same` equals the baseline's. `None` if the target reports no values, or the fault changed the
+    /// workload.
     #[serde(default)]
     pub same_as_baseline: Option<bool>,
-    /// Last announced step, and its loss where it was told and finite.
+    /// The last announced step.
     #[serde(default)]
     pub final_step: Option<u64>,
+    /// Loss of the last announced step, if it was announced and finite.
     #[serde(default)]
     pub final_loss: Option<f64>,
-    /// What the simulated GPU found.
+    /// Errors of the target that the simulated GPU detected.
     #[serde(default)]
     pub gpu_defects: Vec<String>,
+    /// Peak resident memory of the largest process, in bytes. `None` if it could not be read.
     pub peak_memory_bytes: Option<u64>,
+    /// The checks that were made in this trial.
     pub probes: Vec<Probed>,
+    /// Wall-clock time of the trial.
     pub seconds: f64,
 }
 
 /// The end of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEnded {
+    /// Wall-clock time of the run.
     pub seconds: f64,
-    /// As HOUSE's table: 0 survived, 1 violated, 3 inconclusive, 4 harness failed, 5 clean-up failed.
+    /// Exit code of the command: 0 survived, 1 violated, 3 inconclusive, 4 the harness failed, 5 clean-up
+    /// failed.
     pub exit_code: u8,
 }
 
 /// A record in memory, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
+    /// The lines of the record.
     pub entries: Vec<RecordEntry>,
-    /// The last line is cut off: the harness was killed while it wrote.
+    /// The last line is incomplete, because the harness was killed while it wrote the line.
     pub truncated: bool,
 }
 
-/// Why a text is not a record.
+/// Why a text is not a valid record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
 pub struct RecordError {
     /// 1-based.
     pub line: usize,
+    /// 1-based, in bytes.
     pub column: usize,
+    /// What is wrong.
     pub message: String,
 }
 
 impl RecordEntry {
-    /// One line of a record, without its line end.
+    /// One line of a record, without its newline.
     pub fn to_line(&self) -> String {
-        // Maps have text keys and numbers are finite or null, so there is nothing that JSON can't say.
+        // Cannot fail: map keys are strings, and JSON writes a number that is not finite as null.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
 impl Record {
-    /// Reads a record. A last line that is cut off is left out, and `truncated` says so.
+    /// Parses a record. An incomplete last line is dropped and sets `truncated`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a line is not a record entry, if the record has a newer format, or if it does not
+    /// start with `run-started`.
     pub fn parse(text: &str) -> Result<Record, RecordError> {
         let mut record = Record::default();
         let lines: Vec<&str> = text.lines().collect();
-        for (at, line) in lines.iter().enumerate() {
+        for (index, line) in lines.iter().enumerate() {
             match serde_json::from_str::<RecordEntry>(line) {
-                Ok(entry) => record.entries.push(with_known_format(entry, at + 1)?),
-                Err(_) if at + 1 == lines.len() && at > 0 && !text.ends_with('\n') => record.truncated = true,
+                Ok(entry) => record.entries.push(with_known_format(entry, index + 1)?),
+                Err(_) if index + 1 == lines.len() && index > 0 && !text.ends_with('\n') => {
+                    record.truncated = true
+                }
                 Err(error) => {
                     return Err(RecordError {
-                        line: at + 1,
+                        line: index + 1,
                         column: error.column(),
-                        message: format!("not an entry of a record: {error}"),
+                        message: format!("not a record entry: {error}"),
                     });
                 }
             }
         }
         match record.entries.first().map(|entry| &entry.event) {
             Some(Event::RunStarted(_)) => Ok(record),
-            _ => {
-                Err(RecordError { line: 1, column: 1, message: "a record begins with `run-started`".into() })
-            }
+            _ => Err(RecordError {
+                line: 1,
+                column: 1,
+                message: "the record does not start with `run-started`".into(),
+            }),
         }
     }
 }
 
+/// The entry, unless it starts a record of a newer format.
 fn with_known_format(entry: RecordEntry, line: usize) -> Result<RecordEntry, RecordError> {
     match &entry.event {
         Event::RunStarted(started) if started.format > RECORD_FORMAT => {
             let message = format!(
-                "format {} is newer than {RECORD_FORMAT}, the newest that this version knows",
+                "record format {} is newer than {RECORD_FORMAT}, the newest that this trainwreck can read",
                 started.format
             );
             Err(RecordError { line, column: 1, message })

@@ -1,4 +1,5 @@
-//! A checked scenario: whoever holds one need not ask whether it is right.
+//! A checked scenario. Its values are valid, so no other code has to check them again. Knows nothing of the
+//! YAML file's form.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,12 +9,12 @@ use regex::Regex;
 use crate::calls::{CrashModel, Errno, FileCallKind};
 use crate::gpu::{CudaError, ErrorReporting, GpuCallTrigger, GpuState, TargetGpu, WrongValue};
 use crate::problem::{InvalidFile, Problem, suggestion};
-use crate::spanned::Placed;
+use crate::spanned::Spanned;
 use crate::target::TargetFile;
 use crate::units::ByteSize;
 use crate::verdict::Outcome;
 
-/// A checked scenario file, language version 1.
+/// A checked scenario file of language version 1.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub(crate) id: String,
@@ -22,20 +23,20 @@ pub struct Scenario {
     /// Name of a target file, or a path to one, relative to the scenario's file.
     pub(crate) target: String,
     pub(crate) gpu: Option<TargetGpu>,
-    /// Settings of the target beside its defaults, such as `train.micro_batch` -> `8`.
+    /// Settings of the target that differ from its defaults, such as `train.micro_batch` -> `8`.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) submit: Vec<SubmittedFile>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) method: Vec<Fault>,
     pub(crate) expect: Vec<Expectation>,
     pub(crate) guards: Vec<String>,
-    /// Words that only the target file can tell right from wrong.
-    pub(crate) target_names: Vec<(NameKind, Placed<String>)>,
+    /// Names that can be checked only against the target file.
+    pub(crate) target_names: Vec<(NameKind, Spanned<String>)>,
     pub(crate) file: String,
     pub(crate) text: String,
 }
 
-/// What a name in a scenario is a name of.
+/// What a name in a scenario refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NameKind {
     Place,
@@ -45,68 +46,85 @@ pub(crate) enum NameKind {
 }
 
 impl Scenario {
-    /// Reads a scenario file's text; `file` is only named in errors.
+    /// Parses and checks the text of a scenario file. `file` is only named in errors.
+    ///
+    /// # Errors
+    ///
+    /// Returns every problem of the file.
     pub fn parse(text: &str, file: &str) -> Result<Scenario, InvalidFile> {
         crate::check::check_scenario(text, file)
     }
 
-    /// Whether the target knows every place, phase, guard and kind of data that the scenario speaks of.
+    /// Checks that the target defines every place, phase, guard and kind of data that the scenario names.
+    ///
+    /// # Errors
+    ///
+    /// Returns a problem for each name that the target does not define.
     pub fn check_against(&self, target: &TargetFile) -> Result<(), InvalidFile> {
         let problems: Vec<Problem> =
-            self.target_names.iter().filter_map(|(of, name)| unknown_name(*of, name, target)).collect();
+            self.target_names.iter().filter_map(|(kind, name)| unknown_name(*kind, name, target)).collect();
         if problems.is_empty() { Ok(()) } else { Err(InvalidFile::new(&self.file, &self.text, problems)) }
     }
 
+    /// Domain and number, such as `fs-01`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
+    /// One line that says what happens to the trainer.
     pub fn title(&self) -> &str {
         &self.title
     }
 
+    /// How bad it is if a trainer does not survive this scenario.
     pub fn severity(&self) -> Severity {
         self.severity
     }
 
+    /// Name of a shipped target, or the path of a target file, relative to the scenario file.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// The GPU that the target sees, if it gets one.
+    /// The GPU that the target sees, if any.
     pub fn gpu(&self) -> Option<&TargetGpu> {
         self.gpu.as_ref()
     }
 
+    /// Settings of the target that differ from its defaults.
     pub fn settings(&self) -> &BTreeMap<String, String> {
         &self.settings
     }
 
+    /// Data files that are submitted to the target before it starts.
     pub fn submit(&self) -> &[SubmittedFile] {
         &self.submit
     }
 
+    /// Places of the target that get a tmpfs of their own.
     pub fn mounts(&self) -> &[Mount] {
         &self.mounts
     }
 
-    /// Never empty.
+    /// The faults, in order. Never empty.
     pub fn method(&self) -> &[Fault] {
         &self.method
     }
 
-    /// Never empty.
+    /// What must hold. Never empty.
     pub fn expect(&self) -> &[Expectation] {
         &self.expect
     }
 
+    /// Guards of the target that the scenario relies on.
     pub fn guards(&self) -> &[String] {
         &self.guards
     }
 }
 
-fn unknown_name(of: NameKind, name: &Placed<String>, target: &TargetFile) -> Option<Problem> {
-    let (what, known): (&str, Vec<&str>) = match of {
+/// The problem with a name that the target does not define.
+fn unknown_name(kind: NameKind, name: &Spanned<String>, target: &TargetFile) -> Option<Problem> {
+    let (kind, known): (&str, Vec<&str>) = match kind {
         NameKind::Place => ("place", target.places.keys().map(String::as_str).collect()),
         NameKind::Phase => ("phase", target.phases.keys().map(String::as_str).collect()),
         NameKind::Guard => ("guard", target.guards.keys().map(String::as_str).collect()),
@@ -115,7 +133,7 @@ fn unknown_name(of: NameKind, name: &Placed<String>, target: &TargetFile) -> Opt
     if known.contains(&name.value.as_str()) {
         return None;
     }
-    let message = format!("target `{}` has no {what} `{}`", target.id, name.value);
+    let message = format!("target `{}` has no {kind} `{}`", target.id, name.value);
     Some(name.problem(message).help(suggestion(&name.value, known)))
 }
 
@@ -130,6 +148,7 @@ impl std::fmt::Display for Severity {
     }
 }
 
+/// How bad it is if a trainer does not survive a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     Critical,
@@ -138,144 +157,159 @@ pub enum Severity {
     Extra,
 }
 
-/// A data file handed in before the start.
+/// A data file that is submitted before the start.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SubmittedFile {
-    /// Lies beside the scenario's file.
+    /// A file in the directory of the scenario file.
     File(String),
-    /// Made by the target's `generate` command of that kind.
+    /// Made by the target's `generate` command of this kind. `length`: approximate bytes per sample.
     Generated { kind: String, samples: u32, length: Option<u32> },
 }
 
-/// A place of the target that is a tmpfs of its own.
+/// A tmpfs for one place of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// A place of the target file.
     pub place: String,
+    /// Size of the tmpfs.
     pub size: ByteSize,
+    /// Number of inodes. `None`: the kernel's choice.
     pub inodes: Option<u64>,
 }
 
-/// Something done to the target.
+/// A fault: what is done to the target, and when.
 #[derive(Debug, Clone)]
 pub struct Fault {
+    /// What the fault does.
     pub effect: Effect,
+    /// When it is injected.
     pub when: Trigger,
+    /// How often it is injected in one trial.
     pub persistence: Persistence,
-    /// When it is taken back. Faults that leave nothing to take back have `Never`.
+    /// When it is reverted. `Never` for faults that leave nothing to revert.
     pub until: Until,
-    /// Overrides what counts as landed: a line of the target's that matches.
+    /// The fault counts as effective if a line of the target's output matches. Replaces the fault's own
+    /// evidence.
     pub effective_if_output: Option<Regex>,
-    /// Trials at most; the rest are left out evenly, by seed, and counted.
+    /// Maximum number of trials. The others are left out evenly, as the seed decides, and counted.
     pub max_trials: u32,
 }
 
-/// When a fault strikes.
+/// When a fault is injected.
 #[derive(Debug, Clone)]
 pub enum Trigger {
-    /// Before the target is started.
+    /// Before the target starts.
     Start,
-    /// The target announces this step or a later one.
+    /// When the target announces this step or a later one.
     Step(u64),
-    /// A line of the target's output matches.
+    /// When a line of the target's output matches.
     Output(Regex),
-    /// This long after the target's start.
+    /// This long after the target has started.
     After(Duration),
-    /// A file system call.
+    /// At a file system call.
     Call(CallTrigger),
 }
 
 /// Which file system call.
 #[derive(Debug, Clone)]
 pub struct CallTrigger {
-    /// Never empty.
+    /// Kinds of call. Never empty.
     pub kinds: Vec<FileCallKind>,
-    /// On paths below the root; none: all of them.
+    /// Glob on paths below the root. `None`: all paths.
     pub paths: Option<globset::GlobMatcher>,
-    /// Only within this phase, in one of its turns.
+    /// Only during one occurrence of this phase.
     pub phase: Option<String>,
+    /// Which of the matching calls.
     pub occurrence: Occurrence,
 }
 
-/// Which of several like moments.
+/// Which of several matching calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occurrence {
-    /// Each in turn: one trial for each that the steady state counted.
+    /// Each in turn, one trial for each call that was counted in the baseline.
     Every,
-    /// That one, 1-based.
+    /// The call with this number, 1-based.
     Nth(u32),
 }
 
-/// How often a fault strikes in one trial.
+/// How often a fault is injected in one trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persistence {
+    /// Once.
     Transient,
-    /// Each time its trigger comes, from the first on.
+    /// Each time that its trigger matches, from the first time on.
     Persistent,
 }
 
-/// When a fault is taken back.
+/// When a fault is reverted.
 #[derive(Debug, Clone)]
 pub enum Until {
+    /// At the end of the trial.
     Never,
+    /// This long after the injection.
     After(Duration),
+    /// When a line of the target's output matches.
     Output(Regex),
 }
 
 /// What a fault does.
 #[derive(Debug, Clone)]
 pub enum Effect {
-    /// SIGKILL of every process of the target at once; then it is resumed.
+    /// Kills every process of the target at once with SIGKILL, then resumes the target.
     Crash { point: Option<KillPoint> },
-    /// SIGTERM to the main process, which must end by itself within the grace; then it is resumed.
+    /// Sends SIGTERM to the main process, which must exit within `grace`, then resumes the target.
     Terminate { grace: Duration },
-    /// The place's tmpfs is shrunk until only `leave` bytes are free. `None`: every page count from 0 to the size of
-    /// one save, one trial each.
+    /// Shrinks the place's tmpfs until only `leave` bytes are free. `None`: each number of pages from 0 to
+    /// the size of one save, one trial each.
     FillDisk { place: String, leave: Option<ByteSize> },
-    /// The place's tmpfs is left without a free inode.
+    /// Leaves the place's tmpfs without a free inode.
     ExhaustInodes { place: String },
-    /// The place becomes read-only.
+    /// Makes the place read-only.
     ReadOnly { place: String },
-    /// Memory of the whole target is limited to this part of the steady state's peak; a real OOM kill follows.
+    /// Limits the memory of all processes of the target together, so that the target is OOM-killed.
     MemoryLimit { limit: MemoryCap },
-    /// Hostile files are put into a place, each by rename.
+    /// Puts hostile files into a place, each by rename.
     Plant { place: String, files: Vec<PlantedFile> },
-    /// `files` files are put into the place, and removed once the target has listed it, before it opens them.
+    /// Puts `files` files into the place, and removes them after the target has listed them and before it
+    /// opens them.
     Vanish { place: String, files: u32, kind: DataKind },
-    /// One sample of each submitted file gets this weight, so that its loss overflows.
+    /// Gives one sample of each submitted file this weight, so that its loss overflows.
     PoisonSample { sample: u32, weight: f64 },
-    /// A call fails; a trial for each errno. `performed`: it is done all the same.
+    /// Makes a call fail, one trial per errno. `performed`: the call is done before it returns the error.
     FailCall { errnos: Vec<Errno>, performed: bool },
-    /// A read or write moves only so many bytes.
+    /// Makes a read or a write transfer only this many bytes.
     ShortCall { bytes: u32 },
-    /// A call takes this long.
+    /// Delays a call.
     DelayCall { delay: Duration },
-    /// What the call's path stands for is replaced just before.
+    /// Replaces the file at the call's path just before the call.
     SwapFile { replacement: Replacement },
-    /// Every call, every plausible errno, once and from then on.
+    /// Makes each call fail with each plausible errno, transient and persistent, one trial each.
     SweepErrno,
-    /// Every set of files that a crash may leave of a recorded run.
+    /// Rebuilds each file tree that a crash may leave of a recorded run, and resumes the target from it.
     CrashStates(CrashStates),
-    /// A call of the GPU's driver fails; a trial for each code and each way to tell it. `sticky`: none is as the code has it.
+    /// Makes a call of the GPU driver fail, one trial per code and reporting. `sticky`: `None` as a real
+    /// error of that code.
     GpuError {
         codes: Vec<CudaError>,
         reported: Vec<ErrorReporting>,
         sticky: Option<bool>,
         calls: GpuCallTrigger,
     },
-    /// A kernel never ends.
+    /// Makes a kernel run forever.
     GpuHang { calls: GpuCallTrigger },
-    /// A kernel leaves a wrong value in what it wrote.
+    /// Overwrites a value in the output of a kernel.
     GpuOverwrite { with: WrongValue, calls: GpuCallTrigger },
-    /// A bit of the largest allocation flips.
+    /// Flips one bit in the largest allocation.
     GpuFlipBit { calls: GpuCallTrigger },
-    /// Free device memory is in holes of at most so much.
+    /// Fragments free device memory into pieces of at most `holes`.
     GpuFragment { holes: ByteSize, calls: GpuCallTrigger },
-    /// What the GPU tells of itself, while the fault lasts.
+    /// Changes what the GPU reports about itself while the fault lasts.
     GpuState(GpuState),
 }
 
 impl Effect {
-    /// The calls of the driver at which it is made.
+    /// The driver calls at which the fault is injected. `None` for faults that are not injected at driver
+    /// calls.
     pub fn gpu_calls(&self) -> Option<&GpuCallTrigger> {
         match self {
             Effect::GpuError { calls, .. }
@@ -288,127 +322,134 @@ impl Effect {
     }
 }
 
-/// Which crash states.
+/// Which crash states are tried.
 #[derive(Debug, Clone)]
 pub struct CrashStates {
-    /// Never empty.
+    /// Kinds of crash. Never empty.
     pub models: Vec<CrashModel>,
-    /// Only in one turn of this phase, up to the next one.
+    /// Only crashes from the start of one occurrence of this phase to the start of the next.
     pub phase: Option<String>,
-    /// Only at changes of these paths, relative to the root.
+    /// Only crashes at changes of these paths, relative to the root.
     pub paths: Option<globset::GlobMatcher>,
-    /// Of the recovery from a first crash.
+    /// The states are those of a second crash, during the recovery from a first one.
     pub in_recovery: bool,
 }
 
-/// Where in a call a crash falls.
+/// Where in a call a kill happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KillPoint {
+    /// Before the kernel does the call.
     Before,
+    /// Half of the bytes of a write have been written.
     Inside,
+    /// After the kernel has done the call.
     After,
 }
 
-/// What a path stands for after somebody came between check and use.
+/// What a path refers to after the swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replacement {
+    /// The file is removed.
     Nothing,
+    /// An empty file.
     EmptyFile,
+    /// A symbolic link to a name that does not exist.
     DanglingLink,
 }
 
-/// How much memory.
+/// How much memory a target may use.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MemoryCap {
+    /// This many bytes.
     Bytes(ByteSize),
-    /// Percent of the peak memory of the steady state, 1 to 99.
+    /// Percentage of the baseline's peak memory, 1 to 99.
     PercentOfBaselinePeak(u8),
 }
 
-/// A file with its content's kind.
+/// A file to be planted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlantedFile {
-    /// File name, no separators.
+    /// File name, without separators.
     pub name: String,
+    /// What it contains.
     pub kind: DataKind,
 }
 
-/// Data, sound or hostile, made by the harness as a stream.
+/// What a file contains: valid or hostile data, which the harness generates as a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DataKind {
-    /// `n` well-formed samples, all different from any other planted file's.
+    /// Well-formed samples that differ from those of every other planted file.
     Sound { samples: u32 },
-    /// Arrays nested this deep.
+    /// Arrays nested to this depth.
     NestedJson { depth: u32 },
-    /// Objects that double at each of `levels`, written out: 2^levels leaves at most 2^22.
+    /// An object that doubles at each level, written out: 2^levels leaves, at most 2^22.
     ExponentialJson { levels: u32 },
     /// One number of this many digits.
     LongNumber { digits: u32 },
-    /// One object in which the same key stands `keys` times.
+    /// One object that has the same key `keys` times.
     DuplicateKeys { keys: u32 },
-    /// One line of this many bytes, sparse on disk.
+    /// One line of this size, sparse on disk.
     LongLine { size: ByteSize },
 }
 
 /// What a scenario expects.
 #[derive(Debug, Clone)]
 pub struct Expectation {
+    /// In how many trials the fact must hold.
     pub modality: Modality,
+    /// What must hold.
     pub fact: Fact,
-    /// As written in the file, flow style, one line: `always: {restarts: {max: 0}}`.
+    /// As written in the file, in flow style on one line: `always: {restarts: {max: 0}}`.
     pub text: String,
 }
 
+/// In how many trials a fact must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modality {
     /// In every trial.
     Always,
     /// In at least one trial.
     Sometimes,
-    /// At least once in the whole scenario: shows that the run went where it was meant to.
+    /// At least once in the whole scenario. Shows that the run reached the situation that the scenario is
+    /// about.
     Reached,
 }
 
-/// Something that holds in a trial or does not.
+/// A fact about a trial, which holds or does not.
 #[derive(Debug, Clone)]
 pub enum Fact {
+    /// The outcome is one of these.
     Outcome(Vec<Outcome>),
-    LostSteps {
-        max: u64,
-    },
-    /// Values found by the target's `same` pattern equal the steady state's.
+    /// Number of steps that were trained again.
+    LostSteps { max: u64 },
+    /// The values that the target's `same` pattern finds equal the baseline's.
     SameAsBaseline,
-    /// The loss of the last step differs from the steady state's by at most so much of it.
-    FinalLoss {
-        within_percent: f64,
-    },
-    /// Restarts that the method itself did not cause.
-    Restarts {
-        max: u32,
-    },
-    RecoveryTime {
-        max: Duration,
-    },
-    PeakMemory {
-        max: ByteSize,
-    },
+    /// The loss of the last step differs from the baseline's by at most this percentage of it.
+    FinalLoss { within_percent: f64 },
+    /// Restarts by the harness, without those that the method causes.
+    Restarts { max: u32 },
+    /// Time from when the fault became effective to the next announced step.
+    RecoveryTime { max: Duration },
+    /// Resident memory of the target's largest process.
+    PeakMemory { max: ByteSize },
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
-    /// It does so before the target is resumed on files that the method left.
+    /// The target's `verify` command exits with 0 on the files that the method left, before the target is
+    /// resumed.
     VerifiesBeforeResume,
-    /// Asked to end by a signal of the method, it ends with one of these exit codes.
+    /// After a signal of the method, the main process exits with one of these codes.
     EndsWith(Vec<i32>),
-    /// When the main process has ended by itself, no other process of the target is left.
+    /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
     Output(Regex),
-    /// At the end: files below the root that match the glob and contain the pattern, counted.
+    /// The number of files below the root that match the glob and contain the pattern is from `min` to `max`.
     Files {
         matching: globset::GlobMatcher,
         containing: Option<Regex>,
         min: u64,
         max: Option<u64>,
-        /// Asked before the target is resumed, not at the end.
+        /// Counted before the target is resumed, not at the end.
         before_resume: bool,
     },
 }

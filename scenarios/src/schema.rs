@@ -1,14 +1,15 @@
-//! JSON Schemas of the files, made from the drafts: what an editor completes and explains.
+//! JSON schemas of scenario and target files, generated from the draft types. Editors use them for completion
+//! and help.
 
 use crate::draft::ScenarioDraft;
 use crate::target_draft::TargetDraft;
 
-/// Schema of scenario files, pretty-printed, with a line end.
+/// The schema of scenario files, pretty-printed, with a final newline.
 pub fn scenario() -> String {
     pretty(&schemars::schema_for!(ScenarioDraft))
 }
 
-/// Schema of target files, pretty-printed, with a line end.
+/// The schema of target files, pretty-printed, with a final newline.
 pub fn target() -> String {
     pretty(&schemars::schema_for!(TargetDraft))
 }

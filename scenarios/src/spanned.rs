@@ -1,4 +1,5 @@
-//! A value that remembers where it stood, for errors that are found only later.
+//! A value with its place in the file, for errors that are found only after deserializing. Works only with
+//! the deserializer in `read`.
 
 use std::marker::PhantomData;
 
@@ -7,14 +8,15 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use crate::problem::{Problem, SourceSpan};
 use crate::read::SPANNED;
 
-/// `T`, and its place in the file.
+/// A value and its place in the file.
 #[derive(Debug, Clone)]
-pub(crate) struct Placed<T> {
+pub(crate) struct Spanned<T> {
     pub(crate) value: T,
     pub(crate) span: SourceSpan,
 }
 
-impl<T> Placed<T> {
+impl<T> Spanned<T> {
+    /// A problem at this place.
     pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem::at(self.span, message)
     }
@@ -23,28 +25,28 @@ impl<T> Placed<T> {
 struct SpannedVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for SpannedVisitor<T> {
-    type Value = Placed<T>;
+    type Value = Spanned<T>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a value with its place")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Placed<T>, A::Error> {
-        let mut figure =
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Spanned<T>, A::Error> {
+        let mut number =
             || parts.next_element::<u32>()?.map(|n| n as usize).ok_or_else(|| A::Error::custom("no place"));
-        let place = SourceSpan { offset: figure()?, length: figure()?, line: figure()?, column: figure()? };
+        let span = SourceSpan { offset: number()?, length: number()?, line: number()?, column: number()? };
         let value = parts.next_element()?.ok_or_else(|| A::Error::custom("no value"))?;
-        Ok(Placed { value, span: place })
+        Ok(Spanned { value, span })
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Placed<T>, D::Error> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Spanned<T>, D::Error> {
         deserializer.deserialize_newtype_struct(SPANNED, SpannedVisitor(PhantomData))
     }
 }
 
-impl<T: schemars::JsonSchema> schemars::JsonSchema for Placed<T> {
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Spanned<T> {
     fn inline_schema() -> bool {
         T::inline_schema()
     }

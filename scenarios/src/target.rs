@@ -1,4 +1,5 @@
-//! How a trainer is started, watched, resumed and asked to verify. Nothing here knows any one trainer.
+//! A checked target file: how a trainer is started, watched, resumed and verified. Knows no particular
+//! trainer.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,43 +11,44 @@ use crate::problem::InvalidFile;
 
 /// A checked target file.
 ///
-/// Commands are argument lists in which `{program}`, `{root}`, `{seed}`, `{file}` and any `{place}` are replaced, and an
-/// argument `{settings}` becomes as many arguments as there are settings, by `setting_args`.
+/// Commands are argument lists in which `{program}`, `{root}`, `{seed}`, `{file}` and any `{place}` are
+/// replaced, and an argument `{settings}` becomes as many arguments as there are settings, by `setting_args`.
 #[derive(Debug, Clone)]
 pub struct TargetFile {
     pub(crate) id: String,
     pub(crate) title: String,
-    /// A bare name is looked for beside the harness's own binary, then on PATH.
+    /// A bare name is looked for next to the harness's own binary, then on PATH.
     pub(crate) program: PathBuf,
-    /// Named places below the root that faults and mounts may speak of: `inbox`, `checkpoints`. Relative, no `..`.
+    /// Directories below the root by the names that faults and mounts use, such as `checkpoints`. Relative,
+    /// without `..`.
     pub(crate) places: BTreeMap<String, PathBuf>,
     pub(crate) environment: BTreeMap<String, String>,
-    /// Run in order in an empty root before the first start; must each exit with 0.
+    /// Commands that prepare an empty root, in order. Each must exit with 0.
     pub(crate) prepare: Vec<Vec<String>>,
-    /// Makes a data file of a kind: writes `{file}`; knows `{samples}`, `{seed}`, `{length}`. By kind, such as `arithmetic`.
+    /// Commands that write a data file, by kind of data, with `{file}`, `{samples}`, `{seed}` and `{length}`.
     pub(crate) generate: BTreeMap<String, Vec<String>>,
-    /// Hands in one data file, before the start.
+    /// Submits one data file before the start.
     pub(crate) submit: Option<Vec<String>>,
-    /// Runs until all that was submitted is done, then exits with 0.
+    /// Runs until everything that was submitted is done, then exits with 0.
     pub(crate) start: Vec<String>,
     /// Default: `start`.
     pub(crate) resume: Vec<String>,
-    /// Exits with 0 when every durable thing it keeps is sound.
+    /// Exits with 0 if everything that the trainer keeps on disk is intact.
     pub(crate) verify: Option<Vec<String>>,
     /// Arguments for one setting, such as `["--set", "{key}={value}"]`.
     pub(crate) setting_args: Vec<String>,
     pub(crate) announces: Announces,
     /// By name, such as `checkpoint-save`.
     pub(crate) phases: BTreeMap<String, Phase>,
-    /// Named group `value`; what it finds over a run, sorted, must be the same after recovery.
+    /// Has a group `value`. The values that it finds in a run, sorted, must be the same after a recovery.
     pub(crate) same: Option<Regex>,
-    /// Exit codes by which the target refuses with a documented error.
+    /// Exit codes with which the target refuses to go on, after a documented error.
     pub(crate) refused_exits: Vec<i32>,
-    /// Settings that take a guard away, by the guard's name.
+    /// Settings that switch a guard off, by the guard's name.
     pub(crate) guards: BTreeMap<String, BTreeMap<String, String>>,
-    /// No announced step, no output and no end for this long: hung.
+    /// Longest time without an announced step, output or exit. After that the target counts as hung.
     pub(crate) stall: Duration,
-    /// A whole start may take this long.
+    /// Longest time that one start may run in total.
     pub(crate) finish: Duration,
 }
 
@@ -57,66 +59,101 @@ macro_rules! getters {
 }
 
 impl TargetFile {
-    /// Reads a target file's text; `file` is only named in errors.
+    /// Parses and checks the text of a target file. `file` is only named in errors.
+    ///
+    /// # Errors
+    ///
+    /// Returns every problem of the file.
     pub fn parse(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
         crate::check_target::check_target(text, file)
     }
 
     getters! {
+        /// Name of the target.
         id: str,
+        /// One line that describes the target.
         title: str,
+        /// The program. A bare name is looked for next to the harness's own binary, then on PATH.
         program: Path,
+        /// Directories below the root, by name. Relative, without `..`.
         places: BTreeMap<String, PathBuf>,
+        /// Environment variables of the target.
         environment: BTreeMap<String, String>,
+        /// Commands that prepare an empty root, in order.
         prepare: [Vec<String>],
+        /// Commands that write a data file, by kind of data.
         generate: BTreeMap<String, Vec<String>>,
+        /// Runs until everything that was submitted is done, then exits with 0.
         start: [String],
+        /// Runs the target after a crash.
         resume: [String],
+        /// Arguments for one setting, with `{key}` and `{value}`.
         setting_args: [String],
+        /// Patterns on the target's output.
         announces: Announces,
+        /// Named periods of the target's work.
         phases: BTreeMap<String, Phase>,
+        /// Exit codes with which the target refuses to go on, after a documented error.
         refused_exits: [i32],
+        /// Settings that switch a guard off, by the guard's name.
         guards: BTreeMap<String, BTreeMap<String, String>>,
     }
 
+    /// Submits one data file before the start.
     pub fn submit(&self) -> Option<&[String]> {
         self.submit.as_deref()
     }
 
+    /// Exits with 0 if everything that the trainer keeps on disk is intact.
     pub fn verify(&self) -> Option<&[String]> {
         self.verify.as_deref()
     }
 
+    /// Has a group `value`, whose values must be the same after a recovery.
     pub fn same(&self) -> Option<&Regex> {
         self.same.as_ref()
     }
 
+    /// Longest time without an announced step, output or exit.
     pub fn stall(&self) -> Duration {
         self.stall
     }
 
+    /// Longest time that one start may run in total.
     pub fn finish(&self) -> Duration {
         self.finish
     }
 }
 
 impl Announces {
-    getters! { step: Regex, }
+    getters! {
+        /// A training step has been done. May also have a group `loss`.
+        step: Regex,
+    }
 
+    /// A save of this step is acknowledged.
     pub fn saved(&self) -> Option<&Regex> {
         self.saved.as_ref()
     }
 
+    /// The step that the target resumes from; 0 means from scratch.
     pub fn resumed(&self) -> Option<&Regex> {
         self.resumed.as_ref()
     }
 }
 
 impl Phase {
-    getters! { begins: Regex, ends: Regex, place: str, }
+    getters! {
+        /// Matches the line with which the phase begins.
+        begins: Regex,
+        /// Matches the line with which the phase ends.
+        ends: Regex,
+        /// The place whose files the phase touches.
+        place: str,
+    }
 }
 
-/// Patterns on the target's output. Each has the named group `step`; `step` may have `loss` too.
+/// Patterns on the target's output. Each has a group `step`; the pattern `step` may also have a group `loss`.
 #[derive(Debug, Clone)]
 pub struct Announces {
     pub(crate) step: Regex,
@@ -124,11 +161,11 @@ pub struct Announces {
     pub(crate) resumed: Option<Regex>,
 }
 
-/// A stretch of the target's work, between two lines of its output, with the files it touches.
+/// A period of the target's work between two lines of its output.
 #[derive(Debug, Clone)]
 pub struct Phase {
     pub(crate) begins: Regex,
     pub(crate) ends: Regex,
-    /// Place whose files the phase touches.
+    /// The place whose files the phase touches.
     pub(crate) place: String,
 }

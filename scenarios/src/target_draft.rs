@@ -1,94 +1,102 @@
-//! A target file as it is written: how any trainer is started, watched, resumed and asked.
+//! A target file as it is written: how any trainer is started, watched, resumed and verified. Like `draft`,
+//! it decides which keys there are, and its doc comments are the editor's help.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::leaf::{Pattern, Setting, Span};
-use crate::spanned::Placed;
+use crate::leaf::{Pattern, SettingValue, TimeSpan};
+use crate::spanned::Spanned;
 
-/// How a trainer is started, watched, resumed and asked to verify. In commands `{program}`, `{root}`, `{seed}`, `{file}`
-/// and `{<place>}` are filled in, and an argument `{settings}` becomes as many arguments as there are settings.
+/// How a trainer is started, watched, resumed and verified. Commands are lists of arguments. In them
+/// `{program}`, `{root}`, `{seed}`, `{file}` and `{<place>}` are replaced, and an argument `{settings}`
+/// becomes the arguments of all settings.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(title = "Trainwreck target, version 1")]
 pub(crate) struct TargetDraft {
-    /// Version of the language: 1.
-    pub(crate) version: Placed<u32>,
+    /// Version of the target language: 1.
+    pub(crate) version: Spanned<u32>,
+    /// Name of the target.
     pub(crate) id: String,
-    /// One line.
+    /// One line that describes the target.
     pub(crate) title: String,
-    /// A bare name is looked for beside trainwreck's own binary, then on PATH; a path counts from this file.
-    pub(crate) program: Placed<String>,
-    /// Folders below the root that faults and mounts may speak of.
+    /// The program. A bare name is looked for next to the `trainwreck` binary, then on PATH. A path is
+    /// relative to this file.
+    pub(crate) program: Spanned<String>,
+    /// Directories below the root, by the names that faults and mounts use for them.
     #[serde(default)]
-    pub(crate) places: BTreeMap<String, Placed<String>>,
-    /// Variables of the target's environment; PATH, HOME and LANG are set anyway, nothing else is.
+    pub(crate) places: BTreeMap<String, Spanned<String>>,
+    /// Environment variables of the target. In addition, only PATH, HOME and LANG are set.
     #[serde(default)]
-    pub(crate) environment: BTreeMap<String, Setting>,
-    /// Commands that make an empty root ready. Each must exit with 0.
+    pub(crate) environment: BTreeMap<String, SettingValue>,
+    /// Commands that prepare an empty root. Each must exit with 0.
     #[serde(default)]
-    pub(crate) prepare: Vec<Placed<Vec<String>>>,
-    /// One argument list for each setting, with `{key}` and `{value}`.
+    pub(crate) prepare: Vec<Spanned<Vec<String>>>,
+    /// The arguments for one setting, with `{key}` and `{value}`.
     #[serde(default)]
     pub(crate) setting_args: Vec<String>,
-    /// Commands that make a data file of a kind, with `{file}`, `{samples}`, `{seed}` and `{length}` (0: as usual).
+    /// Commands that make a data file, by kind of data, with `{file}`, `{samples}`, `{seed}` and `{length}`
+    /// (0: the command's default).
     #[serde(default)]
-    pub(crate) generate: BTreeMap<String, Placed<Vec<String>>>,
-    /// Hands in one data file, `{file}`, before the start.
-    pub(crate) submit: Option<Placed<Vec<String>>>,
-    /// Works until everything is done, then exits with 0.
-    pub(crate) start: Placed<Vec<String>>,
-    /// After a crash; the same as `start` where it is not said.
-    pub(crate) resume: Option<Placed<Vec<String>>>,
-    /// Exits with 0 when everything that it keeps is sound.
-    pub(crate) verify: Option<Placed<Vec<String>>>,
-    /// What its output tells.
+    pub(crate) generate: BTreeMap<String, Spanned<Vec<String>>>,
+    /// Submits one data file, `{file}`, before the start.
+    pub(crate) submit: Option<Spanned<Vec<String>>>,
+    /// Runs the trainer until everything is done, then exits with 0.
+    pub(crate) start: Spanned<Vec<String>>,
+    /// Runs the trainer after a crash. Default: the same as `start`.
+    pub(crate) resume: Option<Spanned<Vec<String>>>,
+    /// Exits with 0 if everything that the trainer keeps on disk is intact.
+    pub(crate) verify: Option<Spanned<Vec<String>>>,
+    /// What the trainer announces in its output.
     pub(crate) announces: AnnouncesDraft,
-    /// Stretches of its work, such as `checkpoint-save`.
+    /// Named periods of the trainer's work, such as `checkpoint-save`.
     #[serde(default)]
     pub(crate) phases: BTreeMap<String, PhaseDraft>,
-    /// Pattern with a group `value`: what it finds in an undisturbed run must be found after recovery too.
-    pub(crate) same: Option<Placed<Pattern>>,
-    /// Exit codes by which it refuses with a clear, documented error.
+    /// Pattern with a group `value`. What it finds in the baseline must be found after a recovery too.
+    pub(crate) same: Option<Spanned<Pattern>>,
+    /// Exit codes with which the trainer refuses to go on, after a clear, documented error.
     #[serde(default)]
     pub(crate) refused_exits: Vec<u8>,
+    /// How long the trainer may take.
     #[serde(default)]
     pub(crate) timeouts: TimeoutsDraft,
-    /// Protections, each with the settings that take it away.
+    /// Protections of the trainer, each with the settings that switch it off.
     #[serde(default)]
-    pub(crate) guards: BTreeMap<String, BTreeMap<String, Setting>>,
+    pub(crate) guards: BTreeMap<String, BTreeMap<String, SettingValue>>,
 }
 
 /// Patterns on lines of standard output, each with a group `step`: `^saved step (?<step>\d+)`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct AnnouncesDraft {
-    /// A training step has been done; may have a group `loss` too.
-    pub(crate) step: Placed<Pattern>,
-    /// The target promises that this step is durable.
-    pub(crate) saved: Option<Placed<Pattern>>,
-    /// The step that it goes on from; 0 is from scratch.
-    pub(crate) resumed: Option<Placed<Pattern>>,
+    /// A training step has been done. May also have a group `loss`.
+    pub(crate) step: Spanned<Pattern>,
+    /// A save of this step is acknowledged: it is durable from here on.
+    pub(crate) saved: Option<Spanned<Pattern>>,
+    /// The step that the trainer resumes from; 0 means from scratch.
+    pub(crate) resumed: Option<Spanned<Pattern>>,
 }
 
-/// A stretch of work between two lines of output.
+/// A period of work between two lines of output.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct PhaseDraft {
+    /// Pattern of the line with which the phase begins.
     pub(crate) begins: Pattern,
+    /// Pattern of the line with which the phase ends.
     pub(crate) ends: Pattern,
-    /// Place whose files it touches.
-    pub(crate) place: Placed<String>,
+    /// The place whose files the phase touches.
+    pub(crate) place: Spanned<String>,
 }
 
-/// How long is too long.
+/// When a trainer counts as hung.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct TimeoutsDraft {
-    /// Without a line of output: hung. 60 s where it is not said.
-    pub(crate) stall: Option<Span>,
-    /// For one start in all. 10 min where it is not said.
-    pub(crate) finish: Option<Span>,
+    /// Longest time without a line of output. Default: 60 s.
+    pub(crate) stall: Option<TimeSpan>,
+    /// Longest time that one start may run in total. Default: 10 min.
+    pub(crate) finish: Option<TimeSpan>,
 }

@@ -1,12 +1,16 @@
-//! YAML text -> a tree of nodes that know their places, within a budget. Anchors, aliases and tags are refused: no
-//! scenario needs them, and without them a file can't be larger than it looks.
+//! YAML text -> a tree of nodes that know their places, within fixed limits. Rejects anchors, aliases and
+//! tags: no scenario needs them, and without them a file cannot expand to more than its text. Knows nothing
+//! of scenarios.
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
 use crate::problem::{Problem, SourceSpan};
 
+/// Largest file, in bytes.
 const MAX_BYTES: usize = 1 << 20;
+/// Largest number of keys and values in a file.
 const MAX_NODES: u32 = 20_000;
+/// Deepest nesting of lists and maps.
 const MAX_DEPTH: usize = 64;
 
 /// A part of the file.
@@ -16,13 +20,14 @@ pub(crate) struct YamlNode {
     pub(crate) id: u32,
     pub(crate) span: SourceSpan,
     pub(crate) kind: YamlNodeKind,
-    /// Something wrong has been taken out of it: what it lacks now is not the writer's fault.
+    /// A wrong child has been removed. What is missing now is not an error of the user.
     pub(crate) pruned: bool,
 }
 
+/// What a node is.
 #[derive(Debug, Clone)]
 pub(crate) enum YamlNodeKind {
-    /// `plain`: not quoted.
+    /// A single value. `plain`: not quoted.
     Scalar {
         text: String,
         plain: bool,
@@ -32,7 +37,7 @@ pub(crate) enum YamlNodeKind {
 }
 
 impl YamlNode {
-    /// What it is, for a person.
+    /// What the node is, for error messages.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.kind {
             YamlNodeKind::Scalar { text, plain: true } if text.is_empty() => "nothing",
@@ -42,7 +47,7 @@ impl YamlNode {
         }
     }
 
-    /// One line, flow style.
+    /// The node as one line of YAML, in flow style.
     pub(crate) fn flow(&self) -> String {
         match &self.kind {
             YamlNodeKind::Scalar { text, plain: true } => text.clone(),
@@ -54,7 +59,7 @@ impl YamlNode {
         }
     }
 
-    /// As [`Node::flow`], without a map's braces.
+    /// Like [`YamlNode::flow`], without the braces of a map.
     pub(crate) fn flow_pairs(pairs: &[(YamlNode, YamlNode)]) -> String {
         pairs
             .iter()
@@ -64,63 +69,68 @@ impl YamlNode {
     }
 }
 
-/// The tree of the only document in a text.
+/// Parses a text with exactly one YAML document.
 pub(crate) fn parse(text: &str) -> Result<YamlNode, Problem> {
     if text.len() > MAX_BYTES {
-        let message = format!("the file has {} bytes, and at most {MAX_BYTES} are read", text.len());
+        let message = format!("the file has {} bytes; at most {MAX_BYTES} are allowed", text.len());
         return Err(Problem::at(SourceSpan { line: 1, column: 1, ..SourceSpan::default() }, message));
     }
     TreeBuilder { parser: Parser::new_from_str(text), nodes: 0, text }.document()
 }
 
+/// Builds the tree from the parser's events.
 struct TreeBuilder<'a> {
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     nodes: u32,
     text: &'a str,
 }
 
-/// A container that is still open.
+/// A list or map whose end has not been reached: its id, its place, its children, and a key that waits for
+/// its value.
 enum OpenContainer {
     List(u32, SourceSpan, Vec<YamlNode>),
     Map(u32, SourceSpan, Vec<(YamlNode, YamlNode)>, Option<YamlNode>),
 }
 
 impl<'a> TreeBuilder<'a> {
-    /// Without recursion, so that depth costs no stack.
+    /// Works without recursion, so that deep nesting cannot overflow the stack.
     fn document(mut self) -> Result<YamlNode, Problem> {
         let mut open: Vec<OpenContainer> = Vec::new();
         let mut root: Option<YamlNode> = None;
-        while let Some((event, place)) = self.next()? {
+        while let Some((event, span)) = self.next()? {
             let done = match event {
                 Event::DocumentStart(..) if root.is_some() => {
-                    return Err(Problem::at(place, "a second document begins here, and a file holds one"));
+                    return Err(Problem::at(
+                        span,
+                        "a second document starts here; a file must have only one",
+                    ));
                 }
                 Event::Scalar(text, style, anchor, tag) => {
-                    reject_anchor_and_tag(place, anchor, tag.is_some())?;
+                    reject_anchor_and_tag(span, anchor, tag.is_some())?;
                     let kind = YamlNodeKind::Scalar {
                         text: text.into_owned(),
                         plain: matches!(style, ScalarStyle::Plain),
                     };
-                    Some(self.node(place, kind)?)
+                    Some(self.node(span, kind)?)
                 }
                 Event::SequenceStart(_, anchor, tag) => {
-                    reject_anchor_and_tag(place, anchor, tag.is_some())?;
-                    open.push(OpenContainer::List(self.next_id(place)?, place, Vec::new()));
+                    reject_anchor_and_tag(span, anchor, tag.is_some())?;
+                    open.push(OpenContainer::List(self.next_id(span)?, span, Vec::new()));
                     None
                 }
                 Event::MappingStart(_, anchor, tag) => {
-                    reject_anchor_and_tag(place, anchor, tag.is_some())?;
-                    open.push(OpenContainer::Map(self.next_id(place)?, place, Vec::new(), None));
+                    reject_anchor_and_tag(span, anchor, tag.is_some())?;
+                    open.push(OpenContainer::Map(self.next_id(span)?, span, Vec::new(), None));
                     None
                 }
-                Event::SequenceEnd | Event::MappingEnd => open.pop().map(|container| close(container, place)),
+                Event::SequenceEnd | Event::MappingEnd => open.pop().map(|container| close(container, span)),
                 Event::Alias(..) | Event::UnresolvedAlias(..) | Event::Anchor(..) => {
-                    return Err(alias_problem(place));
+                    return Err(alias_problem(span));
                 }
                 _ => None,
             };
             if open.len() > MAX_DEPTH {
-                return Err(Problem::at(place, format!("nested more than {MAX_DEPTH} deep")));
+                return Err(Problem::at(span, format!("nested more than {MAX_DEPTH} levels deep")));
             }
             if let Some(node) = done {
                 match open.last_mut() {
@@ -137,70 +147,70 @@ impl<'a> TreeBuilder<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, SourceSpan)>, Problem> {
         match self.parser.next() {
             None => Ok(None),
-            Some(Ok((event, span))) => Ok(Some((event, self.source_span(&span)))),
+            Some(Ok((event, range))) => Ok(Some((event, self.source_span(&range)))),
             Some(Err(error)) => {
-                let at = *error.marker();
-                let place = self.source_span(&Span::new(at, at));
-                Err(Problem::at(place, format!("not YAML: {}", error.info())))
+                let position = *error.marker();
+                let span = self.source_span(&Span::new(position, position));
+                Err(Problem::at(span, format!("not YAML: {}", error.info())))
             }
         }
     }
 
-    fn source_span(&self, span: &Span) -> SourceSpan {
-        let offset = span.start.byte_offset().unwrap_or(self.text.len()).min(self.text.len());
-        let end = span.end.byte_offset().unwrap_or(offset).clamp(offset, self.text.len());
-        // What a container covers is too much to underline: its first line says where it is.
+    fn source_span(&self, range: &Span) -> SourceSpan {
+        let offset = range.start.byte_offset().unwrap_or(self.text.len()).min(self.text.len());
+        let end = range.end.byte_offset().unwrap_or(offset).clamp(offset, self.text.len());
+        // A container may span many lines. Underlining the first one is enough to show where it is.
         let first_line = self.text.get(offset..end).unwrap_or_default().lines().next().unwrap_or_default();
         SourceSpan {
             offset,
             length: first_line.trim_end().len(),
-            line: span.start.line(),
-            column: span.start.col() + 1,
+            line: range.start.line(),
+            column: range.start.col() + 1,
         }
     }
 
-    fn next_id(&mut self, place: SourceSpan) -> Result<u32, Problem> {
+    fn next_id(&mut self, span: SourceSpan) -> Result<u32, Problem> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(Problem::at(place, format!("the file has more than {MAX_NODES} values")));
+            return Err(Problem::at(span, format!("the file has more than {MAX_NODES} keys and values")));
         }
         Ok(self.nodes)
     }
 
-    fn node(&mut self, place: SourceSpan, kind: YamlNodeKind) -> Result<YamlNode, Problem> {
-        Ok(YamlNode { id: self.next_id(place)?, span: place, kind, pruned: false })
+    fn node(&mut self, span: SourceSpan, kind: YamlNodeKind) -> Result<YamlNode, Problem> {
+        Ok(YamlNode { id: self.next_id(span)?, span, kind, pruned: false })
     }
 }
 
-fn reject_anchor_and_tag(place: SourceSpan, anchor: usize, tagged: bool) -> Result<(), Problem> {
+fn reject_anchor_and_tag(span: SourceSpan, anchor: usize, has_tag: bool) -> Result<(), Problem> {
     if anchor != 0 {
-        return Err(alias_problem(place));
+        return Err(alias_problem(span));
     }
-    if tagged {
-        return Err(Problem::at(place, "tags (`!name`) have no meaning here").help("take the tag away"));
+    if has_tag {
+        return Err(Problem::at(span, "tags (`!name`) are not allowed here").help("remove the tag"));
     }
     Ok(())
 }
 
-fn alias_problem(place: SourceSpan) -> Problem {
-    Problem::at(place, "anchors (`&name`) and aliases (`*name`) are not allowed here")
+fn alias_problem(span: SourceSpan) -> Problem {
+    Problem::at(span, "anchors (`&name`) and aliases (`*name`) are not allowed here")
         .help("write the value out")
 }
 
 fn close(container: OpenContainer, end: SourceSpan) -> YamlNode {
-    let reach = |place: SourceSpan| {
-        if place.length == 0 {
-            SourceSpan { length: end.offset.saturating_sub(place.offset).min(1), ..place }
+    let at_least_one_byte = |span: SourceSpan| {
+        if span.length == 0 {
+            SourceSpan { length: end.offset.saturating_sub(span.offset).min(1), ..span }
         } else {
-            place
+            span
         }
     };
     match container {
-        OpenContainer::List(id, place, items) => {
-            YamlNode { id, span: reach(place), kind: YamlNodeKind::List(items), pruned: false }
+        OpenContainer::List(id, span, items) => {
+            YamlNode { id, span: at_least_one_byte(span), kind: YamlNodeKind::List(items), pruned: false }
         }
-        OpenContainer::Map(id, place, pairs, _) => {
-            YamlNode { id, span: reach(place), kind: YamlNodeKind::Map(pairs), pruned: false }
+        OpenContainer::Map(id, span, pairs, _) => {
+            YamlNode { id, span: at_least_one_byte(span), kind: YamlNodeKind::Map(pairs), pruned: false }
         }
     }
 }
@@ -210,15 +220,15 @@ fn add_child(container: &mut OpenContainer, node: YamlNode) -> Result<(), Proble
         OpenContainer::List(_, _, items) => items.push(node),
         OpenContainer::Map(_, _, pairs, key) => match key.take() {
             None if matches!(node.kind, YamlNodeKind::Scalar { .. }) => *key = Some(node),
-            None => return Err(Problem::at(node.span, "a key is a single word here")),
-            Some(its_key) => {
-                let text = its_key.flow();
+            None => return Err(Problem::at(node.span, "a key must be a single value")),
+            Some(map_key) => {
+                let text = map_key.flow();
                 if let Some((first, _)) = pairs.iter().find(|(other, _)| other.flow() == text) {
-                    let message = format!("`{text}` stands here a second time");
-                    let help = format!("the first is in line {}", first.span.line);
-                    return Err(Problem::at(its_key.span, message).help(help));
+                    let message = format!("duplicate key `{text}`");
+                    let help = format!("the first one is in line {}", first.span.line);
+                    return Err(Problem::at(map_key.span, message).help(help));
                 }
-                pairs.push((its_key, node));
+                pairs.push((map_key, node));
             }
         },
     }

@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them: `64 MiB`, `700 ms`. A bare number is an error: units are always said.
+//! Sizes and durations as users write them: `64 MiB`, `700 ms`. A number without a unit is an error.
 
 use std::time::Duration;
 
@@ -7,17 +7,28 @@ use std::time::Duration;
 #[serde(transparent)]
 pub struct ByteSize(pub u64);
 
+/// Units of sizes, in bytes.
 const SIZE_UNITS: [(&str, u64); 5] =
     [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+/// Units of durations, in microseconds.
 const TIME_UNITS: [(&str, u64); 5] =
     [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("min", 60_000_000), ("h", 3_600_000_000)];
 
-/// Bytes from text such as `64 MiB`. The error says what was expected, without naming the place.
+/// Parses a size such as `64 MiB`.
+///
+/// # Errors
+///
+/// Returns a message for the user if the text is not a size with a unit, or does not fit into 64 bits.
 pub fn parse_bytes(text: &str) -> Result<ByteSize, String> {
     parse_with_unit(text, &SIZE_UNITS, "a size such as `64 MiB` (B, KiB, MiB, GiB, TiB)").map(ByteSize)
 }
 
-/// A duration from text such as `700 ms`. The error says what was expected, without naming the place.
+/// Parses a duration such as `700 ms`.
+///
+/// # Errors
+///
+/// Returns a message for the user if the text is not a duration with a unit, or does not fit into 64 bits of
+/// microseconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse_with_unit(text, &TIME_UNITS, "a duration such as `700 ms` (us, ms, s, min, h)")
         .map(Duration::from_micros)
@@ -27,9 +38,9 @@ fn parse_with_unit(text: &str, units: &[(&str, u64)], expected: &str) -> Result<
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = (&text[..split], text[split..].trim());
-    let wrong = || format!("`{text}` is not {expected}");
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let (_, scale) = units.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    let not_expected = || format!("`{text}` is not {expected}");
+    let number: u64 = digits.parse().map_err(|_| not_expected())?;
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit).ok_or_else(not_expected)?;
     number.checked_mul(*scale).ok_or_else(|| format!("`{text}` is too large"))
 }
 

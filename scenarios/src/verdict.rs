@@ -1,25 +1,25 @@
-//! What a target did, and what that means for a scenario.
+//! The outcome of a trial and the verdict on a scenario. Knows nothing of how either is reached.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a target did with one crash state or after one fault.
+/// What a target did after a fault, or with a crash state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It went on from at least the last promised save and ended as the undisturbed run does.
+    /// It resumed from the last acknowledged step or a later one, and ended as the baseline does.
     Recovered,
-    /// It resumed, but before the last save that it had promised.
+    /// It resumed from a step before the last acknowledged one.
     LostWork,
-    /// It began from scratch although a save had been promised.
+    /// It started from scratch although a save had been acknowledged.
     Restarted,
-    /// It stopped with a clear error and a documented exit code.
+    /// It exited with a clear error and a documented exit code.
     Refused,
-    /// It died by a signal or an undocumented exit code.
+    /// It was ended by a signal, or exited with an undocumented code.
     Crashed,
-    /// It made no progress within its time.
+    /// It made no progress within its time limit.
     Hung,
-    /// Its own check failed, or its end differs from the undisturbed run's.
+    /// Its own check failed, or its final state differs from the baseline's.
     Corrupt,
 }
 
@@ -37,27 +37,27 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// One expectation that did not hold, and where.
+/// One expectation that did not hold, and the trial in which it did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// The expectation, in the words of the scenario file, such as `always: {restarts: {max: 0}}`.
+    /// The expectation as written in the scenario file, such as `always: {restarts: {max: 0}}`.
     pub expectation: String,
-    /// Trial in which it did not hold (1-based); none when it speaks of the whole scenario.
+    /// Trial in which it did not hold (1-based). `None` if it is about the whole scenario.
     pub trial: Option<u32>,
-    /// What was found instead, one line.
+    /// What was observed instead, one line.
     pub found: String,
 }
 
-/// The end of a scenario.
+/// The result of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Every expectation held and every fault landed.
+    /// Every expectation held, and every fault was effective.
     Survived,
     /// At least one expectation did not hold.
     Violated { reasons: Vec<Reason> },
-    /// The fault never landed, or the steady state failed: nothing is known.
+    /// Nothing is known: the fault was never effective, or the baseline failed.
     Inconclusive { why: String },
-    /// This machine can't grant the mechanism.
+    /// This machine does not support the fault.
     Skipped { why: String },
 }

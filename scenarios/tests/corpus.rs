@@ -1,13 +1,13 @@
-//! What fuzzing has found or started from, replayed as an ordinary test.
+//! Runs the parser on the fuzzing corpus, as an ordinary test.
 
-#![expect(clippy::disallowed_methods, reason = "only the room is pure; its tests read files")]
+#![expect(clippy::disallowed_methods, reason = "only the crate itself must read no files")]
 
 use std::path::Path;
 
 use scenarios::{Scenario, TargetFile};
 
 #[test]
-fn every_scenario_of_the_corpus_is_read_or_refused_with_a_place() {
+fn every_file_of_the_corpus_is_parsed_or_rejected_with_a_place() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/scenario");
     let mut count = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {

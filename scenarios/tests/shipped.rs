@@ -1,22 +1,22 @@
-//! Every shipped file is right, fits its target, and is right by the schema too.
+//! Every shipped file is valid, fits its target, and is valid by the JSON schema too.
 
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+    reason = "a test stops at the first failure; only the crate itself must read no files"
 )]
 
 use std::path::{Path, PathBuf};
 
 use scenarios::{Scenario, TargetFile, schema};
 
-fn yaml_below(folder: &str) -> Vec<PathBuf> {
+fn yaml_below(directory: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
-    while let Some(next) = folders.pop() {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    while let Some(next) = directories.pop() {
         for path in std::fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
-                folders.push(path);
+                directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "yaml") {
                 files.push(path);
             }
@@ -43,7 +43,10 @@ fn every_shipped_scenario_fits_its_target() {
             path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{}-", scenario.id())),
             "{path:?}"
         );
-        assert!(!scenario.guards().is_empty(), "{path:?}: a scenario names the guard that it relies on");
+        assert!(
+            !scenario.guards().is_empty(),
+            "{path:?}: a shipped scenario must name the guard that it relies on"
+        );
     }
 }
 
@@ -56,26 +59,26 @@ fn no_two_shipped_scenarios_share_an_id() {
 }
 
 #[test]
-fn the_committed_schemas_are_the_drafts_own() {
+fn the_committed_schemas_are_up_to_date() {
     for (name, fresh) in [("scenario", schema::scenario()), ("target", schema::target())] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schema/{name}-v1.json"));
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == fresh,
-            "{path:?} is out of date: run `cargo run -- schema --write scenarios/schema`"
+            "{path:?} is out of date: run `cargo run -p trainwreck -- schema --write scenarios/schema`"
         );
     }
 }
 
 #[test]
-fn every_shipped_file_is_right_by_its_schema() {
-    for (folder, schema) in [("library", schema::scenario()), ("targets", schema::target())] {
+fn every_shipped_file_is_valid_by_its_schema() {
+    for (directory, schema) in [("library", schema::scenario()), ("targets", schema::target())] {
         let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
-        for path in yaml_below(folder) {
+        for path in yaml_below(directory) {
             let value: serde_json::Value = serde_saphyr::from_str(&text(&path)).unwrap();
-            let wrong: Vec<String> =
+            let errors: Vec<String> =
                 validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
-            assert!(wrong.is_empty(), "{path:?}: {wrong:#?}");
+            assert!(errors.is_empty(), "{path:?}: {errors:#?}");
         }
     }
 }

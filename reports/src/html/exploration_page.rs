@@ -1,4 +1,7 @@
-//! The page on crash states: how many came to what, as a picture; then each cause with its story.
+//! The page of an exploration: the outcomes of all crash states, then each finding with the operations that
+//! show it.
+
+use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
@@ -6,47 +9,52 @@ use super::document;
 use crate::clean::clean;
 use crate::exploration::{Exploration, Finding};
 
-/// Crashes in the order in which people think of them.
-const CRASH_KINDS: [(&str, &str); 2] = [("process", "killed"), ("power", "power lost")];
-/// Lines of a list that are shown; the rest are counted.
+/// Kinds of crash in the order in which they are shown, with their headings.
+const CRASH_KINDS: [(&str, &str); 2] = [("process", "Process killed"), ("power", "Power lost")];
+/// Largest number of lines of a list that are shown. The rest are counted.
 const MAX_LINES: usize = 40;
 
-pub(crate) fn page(found: &Exploration) -> Markup {
+pub(crate) fn page(exploration: &Exploration) -> Markup {
     let body = html! {
         header {
-            h1 { (headline(found)) }
+            h1 { (headline(exploration)) }
             p.soft {
-                (found.operations.values().sum::<u64>()) " file operations recorded, "
-                (found.tried) " states tried in " (format!("{:.1}", found.seconds)) " s ("
-                (format!("{:.0}", found.states_per_second)) " /s)"
+                (exploration.operations.values().sum::<u64>()) " file operations recorded, "
+                (exploration.tried) " states tried in " (format!("{:.1}", exploration.seconds)) " s ("
+                (format!("{:.0}", exploration.states_per_second)) " states/s)"
             }
         }
         main {
-            (state_counts(found))
-            @for (number, finding) in found.findings.iter().enumerate() { (section(&(number + 1).to_string(), finding)) }
-            @for (number, again) in found.second.iter().enumerate() { (second_crash(number, again)) }
-            (list("Never synced before it was called saved, or at all", &found.never_synced))
-            (list("Written outside of the watched folders, so not part of any state", &paths(found)))
-            h3 { "Operations recorded" }
-            p { @for (kind, count) in &found.operations { code { (clean(kind)) } " " (count) "  " } }
+            (state_counts(exploration))
+            @for (index, finding) in exploration.findings.iter().enumerate() {
+                (section(&(index + 1).to_string(), finding))
+            }
+            @for (index, second) in exploration.second.iter().enumerate() { (second_crash(index, second)) }
+            (list("Not synced before the save was acknowledged, or never synced", &exploration.never_synced))
+            (list("Written outside the recorded directories, so in no crash state", &paths(exploration)))
+            h3 { "Recorded operations" }
+            p { @for (kind, count) in &exploration.operations { code { (clean(kind)) } " " (count) "  " } }
         }
     };
     document("Trainwreck: crash states", &body)
 }
 
-fn paths(found: &Exploration) -> Vec<String> {
-    found.outside.iter().map(|path| path.display().to_string()).collect()
+fn paths(exploration: &Exploration) -> Vec<String> {
+    exploration.outside.iter().map(|path| path.display().to_string()).collect()
 }
 
-fn headline(found: &Exploration) -> String {
-    let causes = found.findings.len() + found.second.iter().map(|again| again.findings.len()).sum::<usize>();
-    match causes {
-        0 => "It came back from every state that was tried".into(),
-        1 => "One thing that it does not come back from".into(),
-        many => format!("{many} things that it does not come back from"),
+/// The heading of the page.
+fn headline(exploration: &Exploration) -> String {
+    let findings = exploration.findings.len()
+        + exploration.second.iter().map(|second| second.findings.len()).sum::<usize>();
+    match findings {
+        0 => "The command recovered from every crash state that was tried".into(),
+        1 => "1 finding: crash states from which the command does not recover".into(),
+        count => format!("{count} findings: crash states from which the command does not recover"),
     }
 }
 
+/// The CSS class of an outcome.
 fn tone(outcome: &str) -> &'static str {
     match outcome {
         "recovered" => "good",
@@ -56,26 +64,36 @@ fn tone(outcome: &str) -> &'static str {
     }
 }
 
-fn state_counts(found: &Exploration) -> Markup {
+fn state_counts(exploration: &Exploration) -> Markup {
     html! {
-        @for (crash, words) in CRASH_KINDS {
-            @if let Some(outcomes) = found.outcomes.get(crash).filter(|outcomes| !outcomes.is_empty()) {
-                @let of = |counts: &std::collections::BTreeMap<String, u64>| counts.get(crash).copied().unwrap_or(0);
-                h3 { (words) ": " (of(&found.distinct)) " distinct states of " (of(&found.candidates)) " candidates, " (of(&found.left_out)) " left out" }
+        @for (crash, heading) in CRASH_KINDS {
+            @if let Some(outcomes) = exploration.outcomes.get(crash).filter(|outcomes| !outcomes.is_empty()) {
+                @let of = |counts: &BTreeMap<String, u64>| counts.get(crash).copied().unwrap_or(0);
+                h3 {
+                    (heading) ": " (of(&exploration.distinct)) " distinct states of "
+                    (of(&exploration.candidates)) " candidates, " (of(&exploration.left_out)) " left out"
+                }
                 div.bar role="img" aria-label=(legend(outcomes)) {
                     @for (outcome, count) in outcomes {
-                        span class=(tone(outcome)) style={ "flex:" (count) } title={ (outcome) ": " (count) } {}
+                        span
+                            class=(tone(outcome))
+                            style={ "flex:" (count) }
+                            title={ (outcome) ": " (count) } {}
                     }
                 }
-                p { @for (outcome, count) in outcomes { span class=(tone(outcome)) { "\u{25a0} " (clean(outcome)) " " (count) } "   " } }
+                p {
+                    @for (outcome, count) in outcomes {
+                        span class=(tone(outcome)) { "\u{25a0} " (clean(outcome)) " " (count) } "   "
+                    }
+                }
             }
         }
     }
 }
 
-fn legend(outcomes: &std::collections::BTreeMap<String, u64>) -> String {
-    let words: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-    words.join(", ")
+fn legend(outcomes: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    parts.join(", ")
 }
 
 fn section(number: &str, finding: &Finding) -> Markup {
@@ -84,36 +102,44 @@ fn section(number: &str, finding: &Finding) -> Markup {
             header {
                 h2 { (number) ". " code { (clean(&finding.cause)) } }
                 span class={ "verdict " (tone(&finding.outcome)) } { (clean(&finding.outcome)) }
-                span.soft { " " (finding.states) " states, under " (clean(&finding.under.join(", "))) }
+                span.soft {
+                    " " (finding.states) " states, crash models: " (clean(&finding.under.join(", ")))
+                }
             }
             p { strong { (clean(&finding.advice)) } }
-            p.soft { "Breaks between " code { (clean(&finding.between[0])) } " and " code { (clean(&finding.between[1])) } }
+            p.soft {
+                "The crash falls between " code { (clean(&finding.between[0])) } " and "
+                code { (clean(&finding.between[1])) } ", or their order was not kept."
+            }
             ol.ops {
                 @for line in &finding.operations { li class=(line_class(line)) { (clean(line)) } }
             }
             @if !finding.difference.is_empty() {
-                h3 { "Files, against the tree before the fault" }
+                h3 { "Files that differ from the tree before the crash" }
                 ol.ops { @for line in &finding.difference { li { (clean(line)) } } }
             }
-            @if !finding.error.is_empty() { h3 { "What it said" } pre { (clean(&finding.error)) } }
-            h3 { "Repeat it" }
+            @if !finding.error.is_empty() {
+                h3 { "Last output of the recovery" }
+                pre { (clean(&finding.error)) }
+            }
+            h3 { "How to repeat it" }
             pre { code { (clean(&finding.repeat)) } }
         }
     }
 }
 
-/// Operations that were lost or torn stand out.
+/// The CSS class of an operation: those that were lost or torn are highlighted.
 fn line_class(line: &str) -> &'static str {
-    let struck = ["  lost", "  half lost", "  zeroes", "  torn:"];
-    if struck.iter().any(|word| line.contains(word)) { "bad" } else { "" }
+    let lost = ["  lost", "  half lost", "  zeroes", "  torn:"];
+    if lost.iter().any(|text| line.contains(text)) { "bad" } else { "" }
 }
 
-fn second_crash(number: usize, again: &Exploration) -> Markup {
+fn second_crash(first: usize, second: &Exploration) -> Markup {
     html! {
-        h2 { "A second crash, " @if let Some(after) = &again.after { (clean(after)) } }
-        (state_counts(again))
-        @for (at, finding) in again.findings.iter().enumerate() {
-            (section(&format!("{}.{}", number + 1, at + 1), finding))
+        h2 { "A second crash, " @if let Some(after) = &second.after { (clean(after)) } }
+        (state_counts(second))
+        @for (index, finding) in second.findings.iter().enumerate() {
+            (section(&format!("{}.{}", first + 1, index + 1), finding))
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The page: verdicts first, then each scenario with its picture, its evidence, and the command that repeats it.
+//! The page of a run: first the verdicts, then each scenario with a chart, its evidence, and the command that
+//! repeats it.
 
 mod exploration_page;
 mod scenario;
@@ -19,14 +20,14 @@ pub(crate) fn page(run: &RunView<'_>) -> Markup {
         (page_header(run))
         main {
             (overview(run))
-            @for one in worst_first(run) { (scenario::section(one)) }
+            @for scenario in worst_first(run) { (scenario::section(scenario)) }
         }
         (machine(run))
     };
     document(&format!("Trainwreck: {}", clean(&run.started.run)), &body)
 }
 
-/// A whole file: it needs nothing beside itself, and runs nothing.
+/// A whole HTML file. It needs no other file and runs no script.
 fn document(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -34,7 +35,8 @@ fn document(title: &str, body: &Markup) -> Markup {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
+                meta http-equiv="Content-Security-Policy"
+                    content="default-src 'none'; style-src 'unsafe-inline'";
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
@@ -43,37 +45,49 @@ fn document(title: &str, body: &Markup) -> Markup {
     }
 }
 
-/// The worst first.
+/// The scenarios, the worst first.
 fn worst_first<'a, 'r>(run: &'a RunView<'r>) -> Vec<&'a ScenarioView<'r>> {
     let mut all: Vec<&ScenarioView<'_>> = run.scenarios.iter().collect();
-    all.sort_by_key(|one| (one.status(), one.id));
+    all.sort_by_key(|scenario| (scenario.status(), scenario.id));
     all
 }
 
 fn page_header(run: &RunView<'_>) -> Markup {
-    let counted = summary::summarize(run);
+    let summary = summary::summarize(run);
     let seconds = run.ended.map(|ended| format!(", {:.1} s", ended.seconds)).unwrap_or_default();
-    let proving = run.scenarios.iter().any(|one| one.started.guard_removed.is_some());
+    let is_ablation = run.scenarios.iter().any(|scenario| scenario.started.guard_removed.is_some());
     html! {
         header {
-            h1 { "What the trainer came back from, and what it did not" }
-            p.soft { (clean(&run.started.started)) ", seed " (run.started.seed) (seconds) ", " (counted.trials) " trials" }
-            @if proving {
-                p { "In this run protections were taken away, one at a time. A scenario that is then violated has shown that it can notice." }
+            h1 { "Which faults the trainer survived" }
+            p.soft {
+                (clean(&run.started.started)) ", seed " (run.started.seed) (seconds) ", "
+                (summary.trials) " trials"
             }
-            @if !counted.finished {
-                p.notice role="alert" { strong { "The run did not finish." } " What follows is what its record holds." }
+            @if is_ablation {
+                p {
+                    "In this run, one guard of the trainer at a time was removed. A scenario that was then "
+                    "violated caught the removal. A scenario that survived missed it."
+                }
+            }
+            @if !summary.finished {
+                p.notice role="alert" {
+                    strong { "The run did not finish." }
+                    " This is what its record contains."
+                }
             }
             ul.counts {
-                @for count in &counted.counts { li class=(tone_of(count.label)) { b { (count.scenarios) } (count.label) } }
+                @for count in &summary.counts {
+                    li class=(tone_of(count.label)) { b { (count.scenarios) } (count.label) }
+                }
             }
         }
     }
 }
 
-fn tone_of(word: &str) -> &'static str {
-    match word {
-        "violated" | "not noticed" => "bad",
+/// The CSS class of a status label.
+fn tone_of(label: &str) -> &'static str {
+    match label {
+        "violated" | "missed" => "bad",
         "inconclusive" | "unfinished" => "unsure",
         "skipped" => "none",
         _ => "good",
@@ -84,18 +98,28 @@ fn overview(run: &RunView<'_>) -> Markup {
     html! {
         div.wide {
             table {
-                thead { tr { th { "verdict" } th { "scenario" } th { "what happens to the trainer" } th { "severity" } th.n { "trials" } th.n { "seconds" } th { "guards" } } }
+                thead {
+                    tr {
+                        th { "verdict" }
+                        th { "scenario" }
+                        th { "what happens to the trainer" }
+                        th { "severity" }
+                        th.n { "trials" }
+                        th.n { "seconds" }
+                        th { "guards" }
+                    }
+                }
                 tbody {
-                    @for one in worst_first(run) {
-                        @let mark = one.status();
+                    @for scenario in worst_first(run) {
+                        @let status = scenario.status();
                         tr {
-                            td class={ "verdict " (mark.tone()) } { (mark.symbol()) " " (mark.label()) }
-                            td { a href={ "#" (anchor_id(one.id)) } { code { (clean(one.id)) } } }
-                            td { (clean(&one.started.title)) }
-                            td { (clean(&one.started.severity)) }
-                            td.n { (one.trials.len()) }
-                            td.n { (format!("{:.1}", one.seconds)) }
-                            td { (guards(one)) }
+                            td class={ "verdict " (status.tone()) } { (status.symbol()) " " (status.label()) }
+                            td { a href={ "#" (anchor_id(scenario.id)) } { code { (clean(scenario.id)) } } }
+                            td { (clean(&scenario.started.title)) }
+                            td { (clean(&scenario.started.severity)) }
+                            td.n { (scenario.trials.len()) }
+                            td.n { (format!("{:.1}", scenario.seconds)) }
+                            td { (guards(scenario)) }
                         }
                     }
                 }
@@ -104,10 +128,10 @@ fn overview(run: &RunView<'_>) -> Markup {
     }
 }
 
-fn guards(one: &ScenarioView<'_>) -> Markup {
-    match &one.started.guard_removed {
+fn guards(scenario: &ScenarioView<'_>) -> Markup {
+    match &scenario.started.guard_removed {
         Some(guard) => html! { "without " code { (clean(guard)) } },
-        None => html! { code { (clean(&one.started.guards.join(", "))) } },
+        None => html! { code { (clean(&scenario.started.guards.join(", "))) } },
     }
 }
 
@@ -119,12 +143,20 @@ fn machine(run: &RunView<'_>) -> Markup {
     let machine = &run.started.machine;
     html! {
         footer {
-            h3 { "The machine" }
-            p { "Linux " (clean(&machine.kernel)) ", " (machine.cores) " cores, " (machine.memory_bytes >> 30) " GiB, " (clean(&machine.user)) ", trainwreck " (clean(&run.started.version)) }
+            h3 { "Machine" }
+            p {
+                "Linux " (clean(&machine.kernel)) ", " (machine.cores) " cores, "
+                (machine.memory_bytes >> 30) " GiB, " (clean(&machine.user)) ", trainwreck " (clean(&run.started.version))
+            }
             p { code { (clean(&run.started.command.join(" "))) } }
             ul.checks {
                 @for mechanism in &machine.mechanisms {
-                    li { span class=(if mechanism.granted { "good" } else { "none" }) { (if mechanism.granted { "✓ " } else { "– " }) } code { (clean(&mechanism.name)) } " " (clean(&mechanism.detail)) }
+                    li {
+                        span class=(if mechanism.granted { "good" } else { "none" }) {
+                            (if mechanism.granted { "✓ " } else { "– " })
+                        }
+                        code { (clean(&mechanism.name)) } " " (clean(&mechanism.detail))
+                    }
                 }
             }
         }

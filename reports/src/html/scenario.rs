@@ -1,4 +1,4 @@
-//! One scenario's section.
+//! The section of one scenario on the page of a run.
 
 use maud::{Markup, html};
 use scenarios::{Event, Outcome, OutputStream, TrialFacts};
@@ -7,48 +7,67 @@ use super::{anchor_id, timeline};
 use crate::clean::{clean, clean_block};
 use crate::view::{ScenarioView, TrialView};
 
-/// Rows of the table of trials, and cells of the strip; the rest are counted.
+/// Largest number of trials in the strip and in the table. The rest are counted.
 const MAX_TRIALS_SHOWN: usize = 200;
-/// Findings shown under one expectation.
+/// Largest number of reasons that are shown under one expectation.
 const MAX_REASONS_SHOWN: usize = 4;
-/// Last lines of a target that did not end well.
+/// Largest number of last output lines that are shown of a target that did not recover.
 const MAX_OUTPUT_LINES: usize = 12;
 
-pub(super) fn section(one: &ScenarioView<'_>) -> Markup {
-    let mark = one.status();
+pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
+    let status = scenario.status();
     html! {
-        section id=(anchor_id(one.id)) class={ "scenario " (mark.tone()) } aria-label=(clean(one.id)) {
+        section
+            id=(anchor_id(scenario.id))
+            class={ "scenario " (status.tone()) }
+            aria-label=(clean(scenario.id)) {
             header {
-                h2 { code { (clean(one.id)) } " " (clean(&one.started.title)) }
-                span class={ "verdict " (mark.tone()) } { (mark.symbol()) " " (mark.label()) }
-                @if let Some(guard) = &one.started.guard_removed { span.soft { "without the guard " code { (clean(guard)) } } }
+                h2 { code { (clean(scenario.id)) } " " (clean(&scenario.started.title)) }
+                span class={ "verdict " (status.tone()) } { (status.symbol()) " " (status.label()) }
+                @if let Some(guard) = &scenario.started.guard_removed {
+                    span.soft { "without the guard " code { (clean(guard)) } }
+                }
             }
-            @if let Some(why) = one.why() { p { (clean(why)) } }
-            (checks(one))
-            @if let Some(trial) = one.most_relevant_trial() {
+            @if let Some(why) = scenario.why() { p { (clean(why)) } }
+            (checks(scenario))
+            @if let Some(trial) = scenario.most_relevant_trial() {
                 h3 { "Trial " (trial.number) @if let Some(facts) = trial.facts { ": " (clean(&facts.what)) } }
-                (timeline::chart(one, trial))
+                (timeline::chart(scenario, trial))
                 @if let Some(facts) = trial.facts { (trial_summary(facts)) }
                 (last_output(trial))
             }
-            @if one.trials.len() > 1 { (trials(one)) }
-            h3 { "Repeat it" }
-            pre { code { (clean(&one.started.repeat)) @if one.trials.len() > 1 { @if let Some(trial) = one.most_relevant_trial() { "\n" (clean(&one.started.repeat)) " --trial " (trial.number) } } } }
-            (sources(one))
+            @if scenario.trials.len() > 1 { (trials(scenario)) }
+            h3 { "How to repeat it" }
+            pre {
+                code {
+                    (clean(&scenario.started.repeat))
+                    @if scenario.trials.len() > 1 {
+                        @if let Some(trial) = scenario.most_relevant_trial() {
+                            "\n" (clean(&scenario.started.repeat)) " --trial " (trial.number)
+                        }
+                    }
+                }
+            }
+            (sources(scenario))
         }
     }
 }
 
-fn checks(one: &ScenarioView<'_>) -> Markup {
+fn checks(scenario: &ScenarioView<'_>) -> Markup {
     html! {
         ul.checks {
-            @for (text, found) in &one.expectations {
-                @let held = found.is_empty() && one.verdict.is_some() && !one.trials.is_empty();
+            @for (text, found) in &scenario.expectations {
+                @let held = found.is_empty() && scenario.verdict.is_some() && !scenario.trials.is_empty();
                 li {
-                    span class=(if !found.is_empty() { "bad" } else if held { "good" } else { "none" }) { (if !found.is_empty() { "✗ " } else if held { "✓ " } else { "– " }) }
+                    span class=(if !found.is_empty() { "bad" } else if held { "good" } else { "none" }) {
+                        (if !found.is_empty() { "✗ " } else if held { "✓ " } else { "– " })
+                    }
                     code { (clean(text)) }
-                    @for finding in found.iter().take(MAX_REASONS_SHOWN) { br; span.bad { (clean(finding)) } }
-                    @if found.len() > MAX_REASONS_SHOWN { br; span.soft { "and in " (found.len() - MAX_REASONS_SHOWN) " more trials" } }
+                    @for reason in found.iter().take(MAX_REASONS_SHOWN) { br; span.bad { (clean(reason)) } }
+                    @if found.len() > MAX_REASONS_SHOWN {
+                        br;
+                        span.soft { "and in " (found.len() - MAX_REASONS_SHOWN) " more trials" }
+                    }
                 }
             }
         }
@@ -60,17 +79,24 @@ fn trial_summary(facts: &TrialFacts) -> Markup {
     html! {
         p { strong { (facts.outcome) } ": " (clean(&facts.because)) }
         @if facts.step_at_fault.is_some() {
-            p.soft { "step at the fault " (step(facts.step_at_fault)) ", last promised save " (step(facts.acknowledged)) ", resumed from " (step(facts.resumed_from)) ", steps lost " (step(facts.lost_steps))
-                @if let Some(seconds) = facts.recovery_seconds { ", " (format!("{seconds:.2}")) " s to the next step" } }
+            p.soft {
+                "step at the fault " (step(facts.step_at_fault))
+                ", last acknowledged step " (step(facts.acknowledged))
+                ", resumed from " (step(facts.resumed_from))
+                ", lost steps " (step(facts.lost_steps))
+                @if let Some(seconds) = facts.recovery_seconds {
+                    ", " (format!("{seconds:.2}")) " s to the next step"
+                }
+            }
         }
-        @for evidence in &facts.evidence { p { "It landed: " (clean(evidence)) } }
-        @if facts.evidence.is_empty() { p.unsure { "The fault did not land." } }
+        @for evidence in &facts.evidence { p { "Evidence: " (clean(evidence)) } }
+        @if facts.evidence.is_empty() { p.unsure { "The fault was not effective." } }
     }
 }
 
 fn last_output(trial: &TrialView<'_>) -> Markup {
     let recovered = trial.facts.is_some_and(|facts| facts.outcome == Outcome::Recovered);
-    let words: Vec<&str> = trial
+    let lines: Vec<&str> = trial
         .entries
         .iter()
         .filter_map(|entry| {
@@ -81,30 +107,50 @@ fn last_output(trial: &TrialView<'_>) -> Markup {
             }
         })
         .collect();
-    let shown = &words[words.len().saturating_sub(MAX_OUTPUT_LINES)..];
+    let shown = &lines[lines.len().saturating_sub(MAX_OUTPUT_LINES)..];
     html! {
         @if !recovered && !shown.is_empty() {
-            h3 { "Its last words" }
+            h3 { "Last lines of its standard error" }
             pre { @for line in shown { (clean(line)) "\n" } }
         }
     }
 }
 
-fn trials(one: &ScenarioView<'_>) -> Markup {
-    let more = one.trials.len().saturating_sub(MAX_TRIALS_SHOWN);
+fn trials(scenario: &ScenarioView<'_>) -> Markup {
+    let more = scenario.trials.len().saturating_sub(MAX_TRIALS_SHOWN);
     html! {
-        h3 { "All " (one.trials.len()) " trials" @if one.left_out > 0 { span.soft { " (" (one.left_out) " more like them were left out by max-trials)" } } }
+        h3 {
+            "All " (scenario.trials.len()) " trials"
+            @if scenario.left_out > 0 {
+                span.soft { " (" (scenario.left_out) " more were left out by " code { "max-trials" } ")" }
+            }
+        }
         div.strip {
-            @for trial in one.trials.iter().take(MAX_TRIALS_SHOWN) {
+            @for trial in scenario.trials.iter().take(MAX_TRIALS_SHOWN) {
                 @let (letter, tone) = trial_symbol(trial);
-                span class={ "cell " (tone) } title=(trial_label(trial)) aria-label=(trial_label(trial)) role="img" { (letter) }
+                span
+                    class={ "cell " (tone) }
+                    title=(trial_label(trial)) aria-label=(trial_label(trial)) role="img" {
+                    (letter)
+                }
             }
         }
         details {
-            summary { "as a table" @if more > 0 { ", the first " (MAX_TRIALS_SHOWN) } }
+            summary { "As a table" @if more > 0 { ", the first " (MAX_TRIALS_SHOWN) } }
             div.wide { table {
-                thead { tr { th.n { "trial" } th { "what" } th { "outcome" } th { "because" } th.n { "lost" } th.n { "resumed" } th.n { "s" } th { "it landed" } } }
-                tbody { @for trial in one.trials.iter().take(MAX_TRIALS_SHOWN) { (trial_row(trial)) } }
+                thead {
+                    tr {
+                        th.n { "trial" }
+                        th { "fault" }
+                        th { "outcome" }
+                        th { "reason" }
+                        th.n { "lost steps" }
+                        th.n { "resumed from" }
+                        th.n { "recovery, s" }
+                        th { "evidence" }
+                    }
+                }
+                tbody { @for trial in scenario.trials.iter().take(MAX_TRIALS_SHOWN) { (trial_row(trial)) } }
             } }
         }
     }
@@ -112,6 +158,7 @@ fn trials(one: &ScenarioView<'_>) -> Markup {
 
 fn trial_row(trial: &TrialView<'_>) -> Markup {
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+    let seconds = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
     html! {
         tr {
             td.n { (trial.number) }
@@ -122,16 +169,16 @@ fn trial_row(trial: &TrialView<'_>) -> Markup {
                     td { (clean(&facts.because)) }
                     td.n { (number(facts.lost_steps)) }
                     td.n { (number(facts.resumed_from)) }
-                    td.n { (facts.recovery_seconds.map(|seconds| format!("{seconds:.2}")).unwrap_or_default()) }
+                    td.n { (seconds(facts.recovery_seconds)) }
                     td { (clean(&facts.evidence.join("; "))) }
                 }
-                None => { td colspan="7" { "cut off" } }
+                None => { td colspan="7" { "unfinished" } }
             }
         }
     }
 }
 
-/// A letter beside the colour: nobody has to tell red from green.
+/// The letter and the CSS class of a trial. The letter makes the outcome readable without the colour.
 fn trial_symbol(trial: &TrialView<'_>) -> (&'static str, &'static str) {
     let Some(facts) = trial.facts else { return ("…", "unsure") };
     if facts.evidence.is_empty() {
@@ -151,21 +198,27 @@ fn trial_symbol(trial: &TrialView<'_>) -> (&'static str, &'static str) {
 fn trial_label(trial: &TrialView<'_>) -> String {
     match trial.facts {
         Some(facts) => format!("trial {}: {}, {}", trial.number, clean(&facts.what), facts.outcome),
-        None => format!("trial {}: cut off", trial.number),
+        None => format!("trial {}: unfinished", trial.number),
     }
 }
 
-fn sources(one: &ScenarioView<'_>) -> Markup {
+fn sources(scenario: &ScenarioView<'_>) -> Markup {
     html! {
-        details { summary { "the scenario, " code { (clean(&one.started.file)) } } pre { code { (clean_block(&one.started.source)) } } }
-        @if let Some(steady) = one.baseline {
+        details {
+            summary { "Scenario file " code { (clean(&scenario.started.file)) } }
+            pre { code { (clean_block(&scenario.started.source)) } }
+        }
+        @if let Some(baseline) = scenario.baseline {
             details {
-                summary { "the steady state" }
-                p { (steady.steps) " steps in " (format!("{:.2}", steady.seconds)) " s, " (steady.saves.len()) " saves"
-                    @if let Some(bytes) = steady.peak_memory_bytes { ", " (bytes >> 20) " MiB at most" }
-                    @if !steady.ended_well { ", " strong.unsure { "did not end well" } } }
-                @for value in &steady.same { p { code { (clean(value)) } } }
-                @for (what, count) in &steady.counted { p.soft { (clean(what)) ": " (count) } }
+                summary { "Baseline" }
+                p {
+                    (baseline.steps) " steps in " (format!("{:.2}", baseline.seconds)) " s, "
+                    (baseline.saves.len()) " saves"
+                    @if let Some(bytes) = baseline.peak_memory_bytes { ", peak memory " (bytes >> 20) " MiB" }
+                    @if !baseline.ended_well { ", " strong.unsure { "failed" } }
+                }
+                @for value in &baseline.same { p { code { (clean(value)) } } }
+                @for (what, count) in &baseline.counted { p.soft { (clean(what)) ": " (count) } }
             }
         }
     }

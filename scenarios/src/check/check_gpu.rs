@@ -1,21 +1,25 @@
-//! What the shape of a file can't say of the GPU: which calls a fault can be made of, and which faults a GPU can have.
+//! The checks of a scenario's GPU and its faults that the types of the draft cannot express: at which calls a
+//! fault can be injected, and which faults a GPU can have. Knows no driver.
 
 use crate::check::Checker;
 use crate::gpu::{
     CudaVersion, ErrorReporting, GpuCallKind, GpuCallTrigger, GpuState, SimulatedGpu, TargetGpu,
 };
-use crate::gpu_draft::{GpuCallDraft, GpuDraft, GpuError, GpuFragment, GpuStateFault, SimulatedDraft};
+use crate::gpu_draft::{
+    GpuCallDraft, GpuDraft, GpuErrorDraft, GpuFragmentDraft, GpuStateDraft, SimulatedDraft,
+};
 use crate::problem::{Problem, SourceSpan};
 use crate::scenario::{Effect, Fault, Occurrence, Trigger};
-use crate::spanned::Placed;
+use crate::spanned::Spanned;
 use crate::units::ByteSize;
 
+/// Largest number of simulated devices.
 const MAX_DEVICES: u32 = 16;
-/// Beyond that a rule's file knows no more of them.
+/// Largest number of XIDs in one fault: the rule file of the shim holds no more.
 const MAX_XIDS: usize = 32;
 
 impl Checker {
-    pub(super) fn target_gpu(&mut self, draft: Placed<GpuDraft>) -> TargetGpu {
+    pub(super) fn target_gpu(&mut self, draft: Spanned<GpuDraft>) -> TargetGpu {
         match draft.value {
             GpuDraft::Simulated(simulated) => TargetGpu::Simulated(self.simulated_gpu(simulated)),
             GpuDraft::Real => TargetGpu::Real,
@@ -25,7 +29,7 @@ impl Checker {
     fn simulated_gpu(&mut self, draft: SimulatedDraft) -> SimulatedGpu {
         let devices = draft.devices.map_or(1, |devices| {
             if !(1..=MAX_DEVICES).contains(&devices.value) {
-                self.problems.push(devices.problem(format!("`devices` is from 1 to {MAX_DEVICES}")));
+                self.problems.push(devices.problem(format!("`devices` must be from 1 to {MAX_DEVICES}")));
             }
             devices.value
         });
@@ -39,56 +43,57 @@ impl Checker {
         }
     }
 
-    /// Faults of a GPU want one, and some of them a simulated one.
+    /// Checks that the target has a GPU if a fault needs one, and a simulated one where the fault needs that.
     pub(super) fn check_faults_fit_gpu(
         &mut self,
         method: &[Fault],
         gpu: Option<&TargetGpu>,
-        place: SourceSpan,
+        method_span: SourceSpan,
     ) {
         for fault in method {
             let every = fault.effect.gpu_calls().is_some_and(|calls| calls.occurrence == Occurrence::Every);
             if every && matches!(fault.when, Trigger::Call(_)) {
-                let message = "`at: every` is counted in an undisturbed run, in which no call is struck at";
+                let message = "`at: every` cannot be combined with `when: {call: ..}`, because GPU calls are \
+                    counted in the baseline, where nothing is injected";
                 self.problems.push(
-                    Problem::at(place, message)
-                        .help("arm it by `step`, `said` or `after`, or from the start"),
+                    Problem::at(method_span, message)
+                        .help("write `when` with `step`, `output` or `after`, or leave it out"),
                 );
             }
             let Some((name, only_simulated)) = gpu_fault_name(&fault.effect) else { continue };
             match gpu {
                 None if self.is_complete => self.problems.push(
-                    Problem::at(place, format!("`{name}` is done to a GPU, and the target gets none"))
+                    Problem::at(method_span, format!("`{name}` needs a GPU, and the target has none"))
                         .help("add `gpu: simulated` to `target`"),
                 ),
                 Some(TargetGpu::Real) if only_simulated => self.problems.push(
-                    Problem::at(place, format!("`{name}` can't be done to a real GPU"))
+                    Problem::at(method_span, format!("`{name}` is not possible on a real GPU"))
                         .help("write `gpu: simulated` in `target`"),
                 ),
                 None | Some(_) => {}
             }
         }
-        let records = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
-        if records && gpu.is_some() {
-            let message = "`crash-states` are found without a GPU: what is on disk does not depend on it";
-            self.problems.push(Problem::at(place, message).help("take `gpu` out of `target`"));
+        let has_crash_states = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if has_crash_states && gpu.is_some() {
+            let message = "`crash-states` runs without a GPU: the files on disk do not depend on it";
+            self.problems.push(Problem::at(method_span, message).help("remove `gpu` from `target`"));
         }
     }
 
     pub(super) fn gpu_calls(&mut self, draft: GpuCallDraft) -> GpuCallTrigger {
-        let usual: &[GpuCallKind] = match (&draft.kernel, &draft.min_bytes) {
+        let fitting: &[GpuCallKind] = match (&draft.kernel, &draft.min_bytes) {
             (Some(_), _) => &[GpuCallKind::Launch],
             (None, Some(_)) => &[GpuCallKind::Allocate, GpuCallKind::Copy],
             (None, None) => &[],
         };
-        let kinds = draft.to.as_ref().map_or(usual, |to| to.value.as_slice()).to_vec();
-        let stray = kinds.iter().find(|kind| !usual.is_empty() && !usual.contains(kind));
+        let kinds = draft.to.as_ref().map_or(fitting, |kinds| kinds.value.as_slice()).to_vec();
+        let misfit = kinds.iter().find(|kind| !fitting.is_empty() && !fitting.contains(kind));
         let key = draft.kernel.as_ref().map(|kernel| ("kernel", kernel.span));
         let key = key.or(draft.min_bytes.as_ref().map(|bytes| ("min-bytes", bytes.span)));
-        if let (Some(kind), Some((key, place))) = (stray, key) {
+        if let (Some(kind), Some((key, span))) = (misfit, key) {
             self.problems.push(
-                Problem::at(place, format!("`{key}` says nothing of `{}`", kind.name()))
-                    .help(format!("write `to` with some of: {}", kind_names(usual))),
+                Problem::at(span, format!("`{key}` does not apply to `{}` calls", kind.name()))
+                    .help(format!("write `to` with one or more of: {}", kind_names(fitting))),
             );
         }
         GpuCallTrigger {
@@ -100,19 +105,21 @@ impl Checker {
         }
     }
 
-    /// A fault that is made of a launch.
+    /// The calls of a fault that can be injected only at kernel launches.
     pub(super) fn launch_calls(
         &mut self,
         draft: GpuCallDraft,
         name: &str,
-        method: SourceSpan,
+        method_span: SourceSpan,
     ) -> GpuCallTrigger {
-        let place = draft.to.as_ref().map_or(method, |to| to.span);
-        let named = draft.to.is_some();
+        let span = draft.to.as_ref().map_or(method_span, |kinds| kinds.span);
+        let has_kinds = draft.to.is_some();
         let mut calls = self.gpu_calls(draft);
-        if let Some(wrong) = calls.kinds.iter().find(|kind| **kind != GpuCallKind::Launch).filter(|_| named) {
+        if let Some(wrong) =
+            calls.kinds.iter().find(|kind| **kind != GpuCallKind::Launch).filter(|_| has_kinds)
+        {
             self.problems.push(
-                Problem::at(place, format!("`{name}` can't strike at `{}`", wrong.name()))
+                Problem::at(span, format!("`{name}` cannot be injected at a `{}` call", wrong.name()))
                     .help("write `to: [launch]`"),
             );
         }
@@ -120,31 +127,31 @@ impl Checker {
         calls
     }
 
-    pub(super) fn gpu_error(&mut self, draft: GpuError) -> Effect {
-        self.require_not_empty(&draft.code, "no CUDA error is named");
-        let told = draft.reported.map_or_else(
+    pub(super) fn gpu_error(&mut self, draft: GpuErrorDraft) -> Effect {
+        self.require_not_empty(&draft.code, "`code` is empty");
+        let reported = draft.reported.map_or_else(
             || vec![ErrorReporting::Immediately],
-            |told| {
-                self.require_not_empty(&told, "`reported` is empty");
-                told.value
+            |reported| {
+                self.require_not_empty(&reported, "`reported` is empty");
+                reported.value
             },
         );
         Effect::GpuError {
             codes: draft.code.value.iter().map(|code| code.0).collect(),
-            reported: told,
+            reported,
             sticky: draft.sticky,
             calls: self.gpu_calls(draft.call),
         }
     }
 
-    pub(super) fn gpu_fragment(&mut self, draft: GpuFragment) -> Effect {
+    pub(super) fn gpu_fragment(&mut self, draft: GpuFragmentDraft) -> Effect {
         if draft.holes.value.0.0 == 0 {
-            self.problems.push(draft.holes.problem("`holes` have at least 1 B"));
+            self.problems.push(draft.holes.problem("`holes` must be at least 1 B"));
         }
         Effect::GpuFragment { holes: draft.holes.value.0, calls: self.gpu_calls(draft.call) }
     }
 
-    pub(super) fn gpu_state(&mut self, draft: GpuStateFault, method: SourceSpan) -> Effect {
+    pub(super) fn gpu_state(&mut self, draft: GpuStateDraft, method_span: SourceSpan) -> Effect {
         let state = GpuState {
             lost: draft.lost,
             temperature_c: draft.temperature,
@@ -155,12 +162,13 @@ impl Checker {
             driver: draft.driver.map(|version| version.0),
         };
         if state == GpuState::default() && self.is_complete {
-            let help = "add `lost: true`, `temperature: 95`, `throttled: [thermal]`, `ecc-corrected: 12` or `xids: [79]`";
-            self.problems.push(Problem::at(method, "`gpu-state` changes nothing").help(help));
+            let help = "add `lost: true`, `temperature: 95`, `throttled: [thermal]`, `ecc-corrected: 12` or \
+                `xids: [79]`";
+            self.problems.push(Problem::at(method_span, "`gpu-state` changes nothing").help(help));
         }
         if state.xids.len() > MAX_XIDS {
             self.problems
-                .push(Problem::at(method, format!("`gpu-state` has at most {MAX_XIDS} numbers in `xids`")));
+                .push(Problem::at(method_span, format!("`xids` must have at most {MAX_XIDS} numbers")));
         }
         Effect::GpuState(state)
     }
@@ -170,7 +178,7 @@ fn kind_names(kinds: &[GpuCallKind]) -> String {
     kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The word of a fault that is done to a GPU, and whether only a simulated one can have it.
+/// The key of a GPU fault, and whether only a simulated GPU can have it. `None` for other faults.
 fn gpu_fault_name(effect: &Effect) -> Option<(&'static str, bool)> {
     Some(match effect {
         Effect::GpuError { .. } => ("gpu-error", false),

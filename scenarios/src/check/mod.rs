@@ -1,4 +1,5 @@
-//! Draft -> Scenario: what the shape of a file can't say. Collects everything that is wrong.
+//! Draft -> Scenario: checks what the types of the draft cannot express, and collects every problem of the
+//! file. Reads no files, and knows nothing of how a fault is injected.
 
 mod check_gpu;
 
@@ -6,25 +7,28 @@ use std::collections::BTreeMap;
 
 use crate::calls::{CrashModel, FileCallKind};
 use crate::draft::{
-    CallDraft, Common, CrashStates as CrashStatesDraft, FaultDraft, KindDraft, EffectiveIfDraft, PointDraft,
-    ScenarioDraft, SeverityDraft, PersistenceDraft, SubmitDraft, SwappedDraft, TriggerDraft, UntilDraft,
+    CallDraft, CommonKeys, CrashStatesDraft, DataKindDraft, EffectiveIfDraft, FaultDraft, KillPointDraft,
+    MountDraft, PersistenceDraft, ReplacementDraft, ScenarioDraft, SeverityDraft, SubmitDraft, TriggerDraft,
+    UntilDraft,
 };
 use crate::expect_draft::{ExpectationDraft, FactDraft};
-use crate::problem::{InvalidFile, Problem};
+use crate::problem::{InvalidFile, Problem, SourceSpan};
 use crate::scenario::{
     CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, KillPoint, Modality, Mount,
     NameKind, Persistence, PlantedFile, Replacement, Scenario, Severity, SubmittedFile, Trigger, Until,
 };
-use crate::spanned::Placed;
+use crate::spanned::Spanned;
 use crate::tree::{YamlNode, YamlNodeKind};
 use crate::{read, tree};
 
-/// Trials of a fault where the file does not say how many at most.
+/// Default of `max-trials`.
 const DEFAULT_MAX_TRIALS: u32 = 64;
+/// Largest `max-trials`.
 const MAX_TRIALS_LIMIT: u32 = 100_000;
-/// 2^22 leaves are some 50 MB of text.
+/// 2^22 leaves are about 50 MB of text.
 const MAX_JSON_LEVELS: u32 = 22;
 
+/// Reads and checks a scenario file. `file` is only named in errors.
 pub(crate) fn check_scenario(text: &str, file: &str) -> Result<Scenario, InvalidFile> {
     let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
     let expectations = expectation_texts(&root);
@@ -45,7 +49,7 @@ pub(crate) fn check_scenario(text: &str, file: &str) -> Result<Scenario, Invalid
     }
 }
 
-/// Each expectation as it is written, one line.
+/// The text of each expectation, on one line.
 fn expectation_texts(root: &YamlNode) -> Vec<String> {
     let YamlNodeKind::Map(pairs) = &root.kind else { return Vec::new() };
     let list = pairs.iter().find(|(key, _)| key.flow() == "expect").map(|(_, value)| &value.kind);
@@ -57,11 +61,13 @@ fn expectation_texts(root: &YamlNode) -> Vec<String> {
 }
 
 struct Checker {
-    /// Nothing had to be taken out of the file: what is empty was written empty.
+    /// No value had to be removed from the tree. A list that is empty was then written empty, so it is worth
+    /// reporting.
     is_complete: bool,
     problems: Vec<Problem>,
-    target_names: Vec<(NameKind, Placed<String>)>,
-    /// Places with a mount of their own, and whether their inodes are limited.
+    /// Names that can be checked only against the target file.
+    target_names: Vec<(NameKind, Spanned<String>)>,
+    /// Places with a mount of their own, each with whether its inodes are limited.
     mounts: BTreeMap<String, bool>,
 }
 
@@ -71,47 +77,47 @@ impl Checker {
             self.problems.push(
                 draft
                     .version
-                    .problem(format!("version {} is not known", draft.version.value))
-                    .help("this is version 1"),
+                    .problem(format!("version {} is not supported", draft.version.value))
+                    .help("write `version: 1`"),
             );
         }
         if draft.title.value.trim().is_empty() || draft.title.value.contains('\n') {
-            self.problems.push(draft.title.problem("the title is one line of text"));
+            self.problems.push(draft.title.problem("the title must be one line of text"));
         }
-        self.require_not_empty(&draft.method, "`method` has no fault");
-        self.require_not_empty(&draft.expect, "`expect` expects nothing, so that nothing could be found");
+        self.require_not_empty(&draft.method, "`method` contains no fault");
+        self.require_not_empty(&draft.expect, "`expect` contains no expectation");
         let mounts: Vec<Mount> = draft.mounts.into_iter().map(|mount| self.mount(mount)).collect();
         let submit = draft.target.submit.into_iter().map(|submit| self.submit(submit)).collect();
-        let place = draft.method.span;
+        let method_span = draft.method.span;
         let method: Vec<Fault> =
-            draft.method.value.into_iter().map(|fault| self.fault(fault, place)).collect();
-        self.check_crash_states_alone(&method, place);
+            draft.method.value.into_iter().map(|fault| self.fault(fault, method_span)).collect();
+        self.check_crash_states_alone(&method, method_span);
         let gpu = draft.target.gpu.map(|gpu| self.target_gpu(gpu));
-        self.check_faults_fit_gpu(&method, gpu.as_ref(), place);
-        let expected = draft.expect.span;
+        self.check_faults_fit_gpu(&method, gpu.as_ref(), method_span);
+        let expect_span = draft.expect.span;
         let expect: Vec<Expectation> = draft
             .expect
             .value
             .into_iter()
             .zip(texts)
-            .map(|(one, text)| self.expectation(one, text))
+            .map(|(expectation, text)| self.expectation(expectation, text))
             .collect();
-        let asks_before = |one: &Expectation| {
-            matches!(&one.fact, Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. })
+        let is_before_resume = |expectation: &Expectation| {
+            matches!(&expectation.fact, Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. })
         };
-        let lays_out = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
-        if !lays_out && self.is_complete && expect.iter().any(asks_before) {
-            let message =
-                "`before-resume` and `verifies-before-resume` are asked of files that `crash-states` left";
-            self.problems.push(Problem::at(expected, message).help("take it away, or use `crash-states`"));
+        let has_crash_states = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if !has_crash_states && self.is_complete && expect.iter().any(is_before_resume) {
+            let message = "`before-resume` and `verifies-before-resume` need a method with `crash-states`";
+            self.problems.push(Problem::at(expect_span, message).help("remove them, or use `crash-states`"));
         }
-        let asks = |wanted: fn(&Fact) -> bool| expect.iter().any(|one| wanted(&one.fact));
-        if asks(|fact| matches!(fact, Fact::FinalLoss { .. }))
-            && asks(|fact| matches!(fact, Fact::SameAsBaseline))
+        let expects =
+            |is_kind: fn(&Fact) -> bool| expect.iter().any(|expectation| is_kind(&expectation.fact));
+        if expects(|fact| matches!(fact, Fact::FinalLoss { .. }))
+            && expects(|fact| matches!(fact, Fact::SameAsBaseline))
         {
             let message =
-                "`final-loss` is for weights that may differ, and `same-as-steady-state` wants them equal";
-            self.problems.push(Problem::at(expected, message).help("take one of the two away"));
+                "`final-loss` allows weights to differ, and `same-as-baseline` requires equal weights";
+            self.problems.push(Problem::at(expect_span, message).help("remove one of the two"));
         }
         let guards = draft.guards.into_iter().map(|guard| self.target_name(NameKind::Guard, guard)).collect();
         Scenario {
@@ -132,28 +138,27 @@ impl Checker {
         }
     }
 
-    fn require_not_empty<T>(&mut self, list: &Placed<Vec<T>>, message: &str) {
+    fn require_not_empty<T>(&mut self, list: &Spanned<Vec<T>>, message: &str) {
         if list.value.is_empty() && self.is_complete {
             self.problems.push(list.problem(message));
         }
     }
 
-    fn target_name(&mut self, of: NameKind, name: Placed<String>) -> String {
-        self.target_names.push((of, name.clone()));
+    fn target_name(&mut self, kind: NameKind, name: Spanned<String>) -> String {
+        self.target_names.push((kind, name.clone()));
         name.value
     }
 
-    fn mount(&mut self, draft: crate::draft::MountDraft) -> Mount {
+    fn mount(&mut self, draft: MountDraft) -> Mount {
         if self.mounts.insert(draft.place.value.clone(), draft.inodes.is_some()).is_some() {
-            self.problems
-                .push(draft.place.problem(format!("`{}` is mounted a second time", draft.place.value)));
+            self.problems.push(draft.place.problem(format!("`{}` is mounted twice", draft.place.value)));
         }
         let place = self.target_name(NameKind::Place, draft.place);
         Mount { place, size: draft.size.0, inodes: draft.inodes }
     }
 
-    /// A place that must have a mount of its own.
-    fn mounted_place(&mut self, place: Placed<String>, with_inodes: bool) -> String {
+    /// Checks that a place has a mount of its own.
+    fn mounted_place(&mut self, place: Spanned<String>, with_inodes: bool) -> String {
         match (self.mounts.get(&place.value), with_inodes) {
             (None, _) if self.is_complete => {
                 let help = format!(
@@ -161,9 +166,8 @@ impl Checker {
                     place.value,
                     if with_inodes { ", inodes: 512" } else { "" }
                 );
-                self.problems.push(
-                    place.problem(format!("`{}` is not a file system of its own", place.value)).help(help),
-                );
+                self.problems
+                    .push(place.problem(format!("`{}` has no mount of its own", place.value)).help(help));
             }
             (Some(false), true) => {
                 self.problems.push(
@@ -180,47 +184,48 @@ impl Checker {
     fn submit(&mut self, draft: SubmitDraft) -> SubmittedFile {
         match draft {
             SubmitDraft::File(name) => SubmittedFile::File(name.0),
-            SubmitDraft::Generate(made) => {
-                self.require_positive(&made.samples, "samples");
-                let kind = self.target_name(NameKind::DataKind, made.kind);
-                SubmittedFile::Generated { kind, samples: made.samples.value, length: made.length }
+            SubmitDraft::Generate(generate) => {
+                self.require_positive(&generate.samples, "samples");
+                let kind = self.target_name(NameKind::DataKind, generate.kind);
+                SubmittedFile::Generated { kind, samples: generate.samples.value, length: generate.length }
             }
         }
     }
 
-    fn require_positive(&mut self, number: &Placed<u32>, what: &str) -> u32 {
+    fn require_positive(&mut self, number: &Spanned<u32>, key: &str) -> u32 {
         if number.value == 0 {
-            self.problems.push(number.problem(format!("`{what}` is at least 1")));
+            self.problems.push(number.problem(format!("`{key}` must be at least 1")));
         }
         number.value
     }
 
-    fn fault(&mut self, draft: FaultDraft, method: crate::problem::SourceSpan) -> Fault {
-        let parts = common_keys(&draft);
-        let max_trials = parts.max_trials.map_or(DEFAULT_MAX_TRIALS, |max| {
+    fn fault(&mut self, draft: FaultDraft, method_span: SourceSpan) -> Fault {
+        let common = common_keys(&draft);
+        let max_trials = common.max_trials.map_or(DEFAULT_MAX_TRIALS, |max| {
             if !(1..=MAX_TRIALS_LIMIT).contains(&max.value) {
-                self.problems.push(max.problem(format!("`max-trials` is from 1 to {MAX_TRIALS_LIMIT}")));
+                self.problems.push(max.problem(format!("`max-trials` must be from 1 to {MAX_TRIALS_LIMIT}")));
             }
             max.value
         });
-        self.require_call_trigger(&draft, method);
-        let when = self.trigger(parts.when, &draft);
-        let strike = match parts.persistence {
+        self.require_call_trigger(&draft, method_span);
+        let when = self.trigger(common.when, &draft);
+        let persistence = match common.persistence {
             PersistenceDraft::Transient => Persistence::Transient,
             PersistenceDraft::Persistent => Persistence::Persistent,
         };
-        let landed_if_said = parts.effective_if.map(|EffectiveIfDraft::Output(pattern)| pattern.0.clone());
-        let until = match parts.until {
+        let effective_if_output =
+            common.effective_if.map(|EffectiveIfDraft::Output(pattern)| pattern.0.clone());
+        let until = match common.until {
             None | Some(UntilDraft::Never) => Until::Never,
             Some(UntilDraft::After(time)) => Until::After(time.0),
             Some(UntilDraft::Output(pattern)) => Until::Output(pattern.0.clone()),
         };
         Fault {
-            effect: self.effect(draft, method),
+            effect: self.effect(draft, method_span),
             when,
-            persistence: strike,
+            persistence,
             until,
-            effective_if_output: landed_if_said,
+            effective_if_output,
             max_trials,
         }
     }
@@ -237,38 +242,37 @@ impl Checker {
 
     fn call_trigger(&mut self, call: &CallDraft, fault: &FaultDraft) -> Trigger {
         let fits: Option<fn(FileCallKind) -> bool> = match fault {
-            FaultDraft::ShortCall(_) => {
-                Some(|operation| matches!(operation, FileCallKind::Read | FileCallKind::Write))
-            }
+            FaultDraft::ShortCall(_) => Some(|kind| matches!(kind, FileCallKind::Read | FileCallKind::Write)),
             FaultDraft::SwapFile(_) => Some(FileCallKind::takes_path),
             _ => None,
         };
-        let to = match &call.to {
-            Some(to) if !to.value.is_empty() => to.value.clone(),
+        let kinds = match &call.to {
+            Some(kinds) if !kinds.value.is_empty() => kinds.value.clone(),
             _ => FileCallKind::MUTATING.to_vec(),
         };
-        if let Some(wrong) = fits.and_then(|fits| to.iter().find(|operation| !fits(**operation))) {
-            let good: Vec<&str> = FileCallKind::ALL
+        if let Some(wrong) = fits.and_then(|fits| kinds.iter().find(|kind| !fits(**kind))) {
+            let fitting: Vec<&str> = FileCallKind::ALL
                 .into_iter()
-                .filter(|one| fits.is_some_and(|fits| fits(*one)))
+                .filter(|kind| fits.is_some_and(|fits| fits(*kind)))
                 .map(FileCallKind::name)
                 .collect();
-            let message = format!("this fault can't strike at `{}`", wrong.name());
-            let place = call.to.as_ref().map_or(call.at.span, |to| to.span);
+            let message = format!("this fault cannot be injected at a `{}` call", wrong.name());
+            let span = call.to.as_ref().map_or(call.at.span, |kinds| kinds.span);
             self.problems.push(
-                Problem::at(place, message).help(format!("write `to` with some of: {}", good.join(", "))),
+                Problem::at(span, message)
+                    .help(format!("write `to` with one or more of: {}", fitting.join(", "))),
             );
         }
         Trigger::Call(CallTrigger {
-            kinds: to,
+            kinds,
             paths: call.on.as_ref().map(|on| on.0.compile_matcher()),
             phase: call.during.as_ref().map(|during| self.target_name(NameKind::Phase, during.clone())),
             occurrence: call.at.value.0,
         })
     }
 
-    /// Some faults are made of a call.
-    fn require_call_trigger(&mut self, draft: &FaultDraft, method: crate::problem::SourceSpan) {
+    /// Checks that a fault that changes a call has a call as its trigger.
+    fn require_call_trigger(&mut self, draft: &FaultDraft, method_span: SourceSpan) {
         let name = match draft {
             FaultDraft::FailCall(_) => "fail-call",
             FaultDraft::ShortCall(_) => "short-call",
@@ -278,20 +282,20 @@ impl Checker {
             _ => return,
         };
         if !matches!(common_keys(draft).when, Some(TriggerDraft::Call(_))) {
-            let problem =
-                Problem::at(method, format!("`{name}` strikes at a file system call, and none is said"));
+            let message = format!("`{name}` is injected at a file system call, and `when` names none");
+            let problem = Problem::at(method_span, message);
             self.problems
                 .push(problem.help("add `when: {call: {to: [write], on: 'checkpoints/**', at: every}}`"));
         }
     }
 
-    fn effect(&mut self, draft: FaultDraft, method: crate::problem::SourceSpan) -> Effect {
+    fn effect(&mut self, draft: FaultDraft, method_span: SourceSpan) -> Effect {
         match draft {
             FaultDraft::Crash(fault) => Effect::Crash {
                 point: fault.point.map(|point| match point {
-                    PointDraft::Before => KillPoint::Before,
-                    PointDraft::Inside => KillPoint::Inside,
-                    PointDraft::After => KillPoint::After,
+                    KillPointDraft::Before => KillPoint::Before,
+                    KillPointDraft::Inside => KillPoint::Inside,
+                    KillPointDraft::After => KillPoint::After,
                 }),
             },
             FaultDraft::Terminate(fault) => Effect::Terminate { grace: fault.grace.0 },
@@ -306,7 +310,7 @@ impl Checker {
             }
             FaultDraft::MemoryLimit(fault) => Effect::MemoryLimit { limit: fault.max.0 },
             FaultDraft::Plant(fault) => {
-                self.require_not_empty(&fault.files, "no file is planted");
+                self.require_not_empty(&fault.files, "`files` is empty");
                 let files = fault.files.value.into_iter().map(|file| PlantedFile {
                     name: file.name.0,
                     kind: self.data_kind(&file.holds, fault.files.span),
@@ -321,11 +325,12 @@ impl Checker {
             }
             FaultDraft::PoisonSample(fault) => {
                 if fault.effective_if.is_none() {
-                    let help = "add `effective-if: {output: ...}`, such as the target's word for a loss that is not finite";
+                    let help = "add `effective-if: {output: ...}` with what the target prints if a loss is not \
+                        finite";
                     self.problems.push(
                         fault
                             .sample
-                            .problem("only the target can show that a poisoned sample landed")
+                            .problem("only the target's output can show that `poison-sample` was effective")
                             .help(help),
                     );
                 }
@@ -335,7 +340,7 @@ impl Checker {
                 }
             }
             FaultDraft::FailCall(fault) => {
-                self.require_not_empty(&fault.errno, "no errno is named");
+                self.require_not_empty(&fault.errno, "`errno` is empty");
                 let errnos = fault.errno.value.iter().map(|errno| errno.0).collect();
                 Effect::FailCall { errnos, performed: fault.performed }
             }
@@ -345,76 +350,77 @@ impl Checker {
             FaultDraft::DelayCall(fault) => Effect::DelayCall { delay: fault.time.0 },
             FaultDraft::SwapFile(fault) => Effect::SwapFile {
                 replacement: match fault.by {
-                    SwappedDraft::Nothing => Replacement::Nothing,
-                    SwappedDraft::EmptyFile => Replacement::EmptyFile,
-                    SwappedDraft::DanglingLink => Replacement::DanglingLink,
+                    ReplacementDraft::Nothing => Replacement::Nothing,
+                    ReplacementDraft::EmptyFile => Replacement::EmptyFile,
+                    ReplacementDraft::DanglingLink => Replacement::DanglingLink,
                 },
             },
             FaultDraft::SweepErrno(_) => Effect::SweepErrno,
             FaultDraft::CrashStates(fault) => Effect::CrashStates(self.crash_states(fault)),
             FaultDraft::GpuError(fault) => self.gpu_error(fault),
             FaultDraft::GpuHang(fault) => {
-                Effect::GpuHang { calls: self.launch_calls(fault.call, "gpu-hang", method) }
+                Effect::GpuHang { calls: self.launch_calls(fault.call, "gpu-hang", method_span) }
             }
             FaultDraft::GpuOverwrite(fault) => Effect::GpuOverwrite {
                 with: fault.with,
-                calls: self.launch_calls(fault.call, "gpu-overwrite", method),
+                calls: self.launch_calls(fault.call, "gpu-overwrite", method_span),
             },
             FaultDraft::GpuFlipBit(fault) => Effect::GpuFlipBit { calls: self.gpu_calls(fault.call) },
             FaultDraft::GpuFragment(fault) => self.gpu_fragment(fault),
-            FaultDraft::GpuState(fault) => self.gpu_state(fault, method),
+            FaultDraft::GpuState(fault) => self.gpu_state(fault, method_span),
         }
     }
 
     fn crash_states(&mut self, fault: CrashStatesDraft) -> CrashStates {
-        let of = match fault.of {
-            Some(of) => {
-                self.require_not_empty(&of, "no kind of crash is named");
-                of.value
+        let models = match fault.of {
+            Some(models) => {
+                self.require_not_empty(&models, "`of` is empty");
+                models.value
             }
             None => CrashModel::DEFAULTS.to_vec(),
         };
         if let Some(depth) = fault.depth.as_ref().filter(|depth| !(1..=2).contains(&depth.value)) {
-            self.problems
-                .push(depth.problem("`depth` is 1 or 2: a crash, or a crash and one more in the recovery"));
+            self.problems.push(
+                depth.problem("`depth` must be 1 (one crash) or 2 (a second crash during the recovery)"),
+            );
         }
         CrashStates {
-            models: of,
+            models,
             phase: fault.during.map(|during| self.target_name(NameKind::Phase, during)),
             paths: fault.on.map(|on| on.0.compile_matcher()),
             in_recovery: fault.depth.is_some_and(|depth| depth.value == 2),
         }
     }
 
-    /// A recording begins with the untouched root and ends by itself: nothing may come beside it.
-    fn check_crash_states_alone(&mut self, method: &[Fault], place: crate::problem::SourceSpan) {
-        let records = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
-        if records && method.len() > 1 {
-            let problem = Problem::at(place, "`crash-states` is the only fault of a method");
-            self.problems.push(problem.help("write the other fault into a scenario of its own"));
+    /// A recording starts with the untouched root and ends by itself, so no other fault may disturb it.
+    fn check_crash_states_alone(&mut self, method: &[Fault], method_span: SourceSpan) {
+        let has_crash_states = method.iter().any(|fault| matches!(fault.effect, Effect::CrashStates(_)));
+        if has_crash_states && method.len() > 1 {
+            let problem = Problem::at(method_span, "`crash-states` must be the only fault of a method");
+            self.problems.push(problem.help("move the other fault to a scenario of its own"));
         }
-        if records && !self.mounts.is_empty() {
-            let problem = Problem::at(place, "`crash-states` wants all places on one file system");
-            self.problems.push(problem.help("take `mounts` out of this scenario"));
+        if has_crash_states && !self.mounts.is_empty() {
+            let problem = Problem::at(method_span, "`crash-states` needs all places on one file system");
+            self.problems.push(problem.help("remove `mounts` from this scenario"));
         }
     }
 
-    fn data_kind(&mut self, draft: &KindDraft, place: crate::problem::SourceSpan) -> DataKind {
+    fn data_kind(&mut self, draft: &DataKindDraft, span: SourceSpan) -> DataKind {
         match draft {
-            KindDraft::Sound(samples) => DataKind::Sound { samples: *samples },
-            KindDraft::NestedJson(depth) => DataKind::NestedJson { depth: *depth },
-            KindDraft::ExponentialJson(levels) => {
+            DataKindDraft::Sound(samples) => DataKind::Sound { samples: *samples },
+            DataKindDraft::NestedJson(depth) => DataKind::NestedJson { depth: *depth },
+            DataKindDraft::ExponentialJson(levels) => {
                 if *levels > MAX_JSON_LEVELS {
                     self.problems.push(Problem::at(
-                        place,
-                        format!("`exponential-json` has at most {MAX_JSON_LEVELS} levels"),
+                        span,
+                        format!("`exponential-json` must have at most {MAX_JSON_LEVELS} levels"),
                     ));
                 }
                 DataKind::ExponentialJson { levels: *levels }
             }
-            KindDraft::LongNumber(digits) => DataKind::LongNumber { digits: *digits },
-            KindDraft::DuplicateKeys(keys) => DataKind::DuplicateKeys { keys: *keys },
-            KindDraft::LongLine(size) => DataKind::LongLine { size: size.0 },
+            DataKindDraft::LongNumber(digits) => DataKind::LongNumber { digits: *digits },
+            DataKindDraft::DuplicateKeys(keys) => DataKind::DuplicateKeys { keys: *keys },
+            DataKindDraft::LongLine(size) => DataKind::LongLine { size: size.0 },
         }
     }
 
@@ -431,12 +437,12 @@ impl Checker {
 fn checked_fact(draft: FactDraft) -> Fact {
     match draft {
         FactDraft::Outcome(outcomes) => Fact::Outcome(outcomes),
-        FactDraft::LostSteps(most) => Fact::LostSteps { max: most.max },
+        FactDraft::LostSteps(bound) => Fact::LostSteps { max: bound.max },
         FactDraft::SameAsBaseline => Fact::SameAsBaseline,
-        FactDraft::FinalLoss(near) => Fact::FinalLoss { within_percent: near.within.0 },
-        FactDraft::Restarts(most) => Fact::Restarts { max: u32::try_from(most.max).unwrap_or(u32::MAX) },
-        FactDraft::RecoveryTime(most) => Fact::RecoveryTime { max: most.max.0 },
-        FactDraft::PeakMemory(most) => Fact::PeakMemory { max: most.max.0 },
+        FactDraft::FinalLoss(tolerance) => Fact::FinalLoss { within_percent: tolerance.within.0 },
+        FactDraft::Restarts(bound) => Fact::Restarts { max: u32::try_from(bound.max).unwrap_or(u32::MAX) },
+        FactDraft::RecoveryTime(bound) => Fact::RecoveryTime { max: bound.max.0 },
+        FactDraft::PeakMemory(bound) => Fact::PeakMemory { max: bound.max.0 },
         FactDraft::Verifies => Fact::Verifies,
         FactDraft::VerifiesBeforeResume => Fact::VerifiesBeforeResume,
         FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),
@@ -461,7 +467,7 @@ fn severity(draft: SeverityDraft) -> Severity {
     }
 }
 
-fn common_keys(draft: &FaultDraft) -> Common<'_> {
+fn common_keys(draft: &FaultDraft) -> CommonKeys<'_> {
     match draft {
         FaultDraft::Crash(fault) => fault.common(),
         FaultDraft::Terminate(fault) => fault.common(),

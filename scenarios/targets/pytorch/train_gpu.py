@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""A small PyTorch training script on a GPU where there is one, as a target: see docs/gpu.md.
+"""A small PyTorch training script for a GPU, as a target: see docs/gpu.md. Without a GPU it uses the CPU.
 
-Usage: train_gpu.py FOLDER [STEPS]. Saves every fifth step to a temporary name, then renames it over FOLDER/latest.pt, and resumes from
-that. When CUDA fails it ends with 16, so that a fresh process may go on; without a GPU it trains on the CPU.
+Usage: train_gpu.py DIRECTORY [STEPS]. Saves every fifth step to a temporary file, then renames it to
+DIRECTORY/latest.pt. Resumes from that file. If CUDA fails, the script exits with 16, so that a new process
+can go on.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ import sys
 
 import torch
 
-folder, steps = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 30
-latest = os.path.join(folder, "latest.pt")
-# Each step's sums in one order, so that weights after a recovery can be compared to the last bit.
+directory, steps = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 30
+latest = os.path.join(directory, "latest.pt")
+# Deterministic sums, so that the weights after a recovery can be compared bit by bit.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 torch.use_deterministic_algorithms(True)
 
@@ -24,15 +25,15 @@ def save(state):
         file.flush()
         os.fsync(file.fileno())
     os.replace(latest + ".tmp", latest)
-    directory = os.open(folder, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    directory_fd = os.open(directory, os.O_RDONLY)
+    os.fsync(directory_fd)
+    os.close(directory_fd)
 
 
 def train():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"training on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(directory, exist_ok=True)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(16, 256), torch.nn.Tanh(), torch.nn.Linear(256, 1)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -64,5 +65,5 @@ except RuntimeError as error:
     if "CUDA" not in str(error):
         raise
     print(f"the GPU failed: {str(error).splitlines()[0]}", flush=True)
-    # Not by way of the interpreter's end: what CUDA would free there hangs or fails again.
+    # Skip the interpreter's shutdown: freeing CUDA resources there would hang or fail again.
     os._exit(16)
