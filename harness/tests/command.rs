@@ -1,9 +1,9 @@
-//! The built command: its exit codes, its words, and that nothing outlives it.
+//! Runs the built command: its exit codes, its messages, and that nothing of a run outlives it.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+    reason = "a test stops at the first failure, and prints what it skips"
 )]
 
 use std::path::{Path, PathBuf};
@@ -26,15 +26,15 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// Mechanisms that this machine does not grant.
+/// Whether this machine does not support a mechanism. The test is then skipped, and prints why.
 fn lacks_mechanism(mechanism: &str) -> bool {
-    let lacking = output_text(&run_trainwreck(&["doctor"]))
+    let is_missing = output_text(&run_trainwreck(&["doctor"]))
         .lines()
         .any(|line| line.starts_with('-') && line.contains(mechanism));
-    if lacking {
-        eprintln!("skipped: no {mechanism} here");
+    if is_missing {
+        eprintln!("skipped: this machine does not support `{mechanism}`");
     }
-    lacking
+    is_missing
 }
 
 #[test]
@@ -42,9 +42,9 @@ fn all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2() {
     let file = workspace().join("scenarios/tests/many-errors.yaml");
     let output = run_trainwreck(&["check", file.to_str().unwrap()]);
     output.clone().assert().code(2);
-    let said = output_text(&output);
-    assert!(said.contains("did you mean `title`?") && said.contains("4 │ severity: dreadful"), "{said}");
-    assert!(said.matches("here").count() >= 10, "{said}");
+    let text = output_text(&output);
+    assert!(text.contains("did you mean `title`?") && text.contains("4 │ severity: dreadful"), "{text}");
+    assert!(text.matches("here").count() >= 10, "{text}");
 }
 
 #[test]
@@ -103,14 +103,14 @@ fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
             std::fs::read(dir.path().join("again").join(report)).unwrap()
         );
     }
-    // What happened decides, not what the record says that it meant.
+    // The recorded events decide, not the recorded verdict.
     let text = std::fs::read_to_string(&record).unwrap();
-    let without_words: String = text
+    let without_output: String = text
         .lines()
-        .filter(|line| !(line.contains("\"said\"") && line.contains("put off: no inodes")))
+        .filter(|line| !(line.contains("\"output\"") && line.contains("no inodes")))
         .map(|line| format!("{line}\n"))
         .collect();
-    std::fs::write(&record, without_words).unwrap();
+    std::fs::write(&record, without_output).unwrap();
     let changed = run_trainwreck(&["analyze", record.to_str().unwrap()]);
     changed.clone().assert().code(1);
     assert!(output_text(&changed).contains("DIFFERS"), "{}", output_text(&changed));
@@ -132,82 +132,89 @@ fn the_same_seed_gives_the_same_plan() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let whats = |name: &str| {
+    let injections = |name: &str| {
         let out = dir.path().join(name);
         run_trainwreck(&["run", "fs-06", "--seed", "7", "--out", out.to_str().unwrap()]).assert().code(0);
         let text = std::fs::read_to_string(out.join("record.jsonl")).unwrap();
-        let mut whats: Vec<String> = text
+        let mut injections: Vec<String> = text
             .lines()
             .filter(|line| line.contains("trial-started"))
             .map(|line| line.split("\"what\"").nth(1).unwrap().to_owned())
             .collect();
-        whats.sort();
-        whats
+        injections.sort();
+        injections
     };
-    assert_eq!(whats("a"), whats("b"));
+    assert_eq!(injections("a"), injections("b"));
 }
 
-/// Processes whose command line has this word in it.
-fn processes_with(word: &str) -> Vec<i32> {
+/// The processes whose command line contains this text.
+fn processes_with(text: &str) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
     let has = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(word))
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(text))
     };
     entries.filter_map(pid).filter(has).collect()
 }
 
+/// The memory cgroups of a run of the harness with this process ID.
 fn cgroups_of(pid: u32) -> Vec<PathBuf> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let memory = own.lines().find_map(|line| {
         line.split_once(":memory:").map(|(_, path)| path.trim_start_matches('/').to_owned())
     });
-    let folder = Path::new("/sys/fs/cgroup/memory").join(memory.unwrap_or_default());
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let dir = Path::new("/sys/fs/cgroup/memory").join(memory.unwrap_or_default());
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.to_string_lossy().contains(&format!("-{pid}-"))).collect()
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < until, "waited in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_the_next_start_sweeps_the_rest() {
+fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_recover_removes_the_rest() {
     if lacks_mechanism("user-namespace") || lacks_mechanism("tmpfs") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let temporary = dir.path().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
-    let mark = temporary.to_str().unwrap().to_owned();
-    let run_it = |args: &[&str]| {
+    let run_path = temporary.to_str().unwrap().to_owned();
+    let start = |args: &[&str]| {
         let mut command = Command::new(PROGRAM);
         command.args(args).env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let mut harness = run_it(&["run", "fs-01", "fs-06", "--out", dir.path().join("out").to_str().unwrap()])
-        .spawn()
-        .unwrap();
-    wait_for("targets at work", || processes_with(&mark).len() >= 4);
+    let mut harness =
+        start(&["run", "fs-01", "fs-06", "--out", dir.path().join("out").to_str().unwrap()]).spawn().unwrap();
+    wait_for("the targets to start", || processes_with(&run_path).len() >= 4);
     let cgroups = cgroups_of(harness.id());
     harness.kill().unwrap();
     harness.wait().unwrap();
-    wait_for("the end of every process", || processes_with(&mark).is_empty());
-    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&mark), "no mount is left");
-    let swept = run_it(&["recover"]).output().unwrap();
-    assert!(swept.status.success() && output_text(&swept).contains("swept"), "{}", output_text(&swept));
+    wait_for("every process to end", || processes_with(&run_path).is_empty());
+    assert!(
+        !std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&run_path),
+        "no mount is left"
+    );
+    let recovered = start(&["recover"]).output().unwrap();
+    assert!(
+        recovered.status.success() && output_text(&recovered).contains("removed"),
+        "{}",
+        output_text(&recovered)
+    );
     assert!(cgroups.iter().all(|path| !path.exists()), "{cgroups:?}");
-    let left: Vec<PathBuf> = files_below(&temporary);
-    assert!(left.is_empty(), "{left:?}");
+    let left_files: Vec<PathBuf> = files_below(&temporary);
+    assert!(left_files.is_empty(), "{left_files:?}");
 }
 
-/// Files below a folder.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+/// All files in a directory and its subdirectories.
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
@@ -216,15 +223,15 @@ fn an_ordinary_user_can_run_it_too() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: this is an ordinary user already, whom all other tests try");
+        eprintln!("skipped: this user is not root, so that all other tests run as an ordinary user");
         return;
     }
-    // Where everybody may read and execute.
+    // A directory in which every user may read and execute.
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let built = Path::new(PROGRAM).parent().unwrap();
+    let build_dir = Path::new(PROGRAM).parent().unwrap();
     for name in ["trainwreck", "target-trainer"] {
-        std::fs::copy(built.join(name), dir.path().join(name)).unwrap();
+        std::fs::copy(build_dir.join(name), dir.path().join(name)).unwrap();
     }
     let mut command = Command::new(dir.path().join("trainwreck"));
     command

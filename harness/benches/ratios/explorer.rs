@@ -1,5 +1,5 @@
-//! States per second: against the same recovery with no state laid out, against killing and running again, and with a warm
-//! Python against a fresh one.
+//! Measures the explorer's states per second: compared with the recovery command alone, compared with killing
+//! and restarting the trainer under strace, and with a warm Python compared with a new one.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use crate::{RatioLimit, Row, median};
 
 const JOBS: usize = 2;
 
-/// Ends at once.
+/// Compiles a program that exits at once.
 fn compile_instant_program(dir: &Path) -> LaunchSpec {
     let (source, program) = (dir.join("instant.c"), dir.join("instant"));
     std::fs::write(&source, "int main(void) { return 0; }").unwrap();
@@ -24,17 +24,22 @@ fn compile_instant_program(dir: &Path) -> LaunchSpec {
     launch(&[program.to_str().unwrap()])
 }
 
-fn launch(words: &[&str]) -> LaunchSpec {
+fn launch(argv: &[&str]) -> LaunchSpec {
     let path = ("PATH".into(), std::env::var_os("PATH").unwrap());
-    LaunchSpec { argv: words.iter().map(Into::into).collect(), env: vec![path], cwd: None }
+    LaunchSpec { argv: argv.iter().map(Into::into).collect(), env: vec![path], cwd: None }
 }
 
-fn explore_config(dir: &Path, watch: PathBuf, command: LaunchSpec, resume: LaunchSpec) -> ExploreConfig {
-    let rooms = dir.join("rooms");
-    let _ = std::fs::remove_dir_all(&rooms);
-    std::fs::create_dir_all(&rooms).unwrap();
+fn explore_config(
+    dir: &Path,
+    watched_dir: PathBuf,
+    command: LaunchSpec,
+    resume: LaunchSpec,
+) -> ExploreConfig {
+    let work_dir = dir.join("work");
+    let _ = std::fs::remove_dir_all(&work_dir);
+    std::fs::create_dir_all(&work_dir).unwrap();
     ExploreConfig {
-        watched_dirs: vec![watch],
+        watched_dirs: vec![watched_dir],
         after_crash: None,
         command,
         resume,
@@ -48,7 +53,7 @@ fn explore_config(dir: &Path, watch: PathBuf, command: LaunchSpec, resume: Launc
         },
         timeout: Duration::from_secs(20),
         jobs: JOBS,
-        work_dir: rooms,
+        work_dir,
         warm_modules: Vec::new(),
         only_state: None,
         began_unix_s: 1_700_000_000,
@@ -56,27 +61,27 @@ fn explore_config(dir: &Path, watch: PathBuf, command: LaunchSpec, resume: Launc
     }
 }
 
-fn run_explorer(orders: &ExploreConfig) -> ExploreResult {
-    explore(orders, &|_| ()).unwrap_or_else(|error| panic!("{error}"))
+fn run_explorer(config: &ExploreConfig) -> ExploreResult {
+    explore(config, &|_| ()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The same command in the same number of rooms, with nothing laid out.
+/// The rate of the same recovery command in the same number of sandboxes, without materialising any state.
 fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> f64 {
-    let began = Instant::now();
-    let began_calls = std::sync::Barrier::new(JOBS);
+    let start = Instant::now();
+    let all_built = std::sync::Barrier::new(JOBS);
     let seconds = std::thread::scope(|scope| {
         let work = |job: usize| {
             let dir = dir.join(format!("ceiling-{job}"));
             std::fs::create_dir(&dir).unwrap();
             let spec = SandboxSpec { dir, mounts: Vec::new(), binds: Vec::new(), memory_cgroup: false };
-            let room = Sandbox::build(spec).unwrap();
-            began_calls.wait();
-            let first = began.elapsed();
+            let sandbox = Sandbox::build(spec).unwrap();
+            all_built.wait();
+            let first = start.elapsed();
             for _ in 0..calls / JOBS {
-                room.run_command(resume, Duration::from_secs(20), 4096, false).unwrap();
+                sandbox.run_command(resume, Duration::from_secs(20), 4096, false).unwrap();
             }
-            let seconds = (began.elapsed() - first).as_secs_f64();
-            room.close().unwrap();
+            let seconds = (start.elapsed() - first).as_secs_f64();
+            sandbox.close().unwrap();
             seconds
         };
         let threads: Vec<_> = (0..JOBS).map(|job| scope.spawn(move || work(job))).collect();
@@ -85,77 +90,82 @@ fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> 
     calls as f64 / seconds
 }
 
+/// Compares the explorer with running its recovery command alone.
 pub(crate) fn against_bare_recovery() -> Vec<Row> {
     let sizes = [
         ("states/s against the recovery alone, files of 4 KiB", "4", RatioLimit::AtLeast(0.8)),
-        // Each torn file is written anew: what limits it is no longer fork and exec, but memory.
+        // Each torn file is written again, so that the limit is memory bandwidth, not fork and exec.
         ("the same with files of 4 MiB", "4096", RatioLimit::Unlimited),
     ];
-    sizes.map(|(what, kib, wanted)| measure_file_size(what, ["4", "4", kib], wanted)).into()
+    sizes.map(|(title, kib, limit)| measure_file_size(title, ["4", "4", kib], limit)).into()
 }
 
-fn measure_file_size(what: &'static str, [saves, files, kib]: [&str; 3], wanted: RatioLimit) -> Row {
+fn measure_file_size(title: &'static str, [saves, files, kib]: [&str; 3], limit: RatioLimit) -> Row {
     let dir = tempfile::tempdir().unwrap();
-    let watch = dir.path().join("watched");
-    std::fs::create_dir(&watch).unwrap();
+    let watched_dir = dir.path().join("watched");
+    std::fs::create_dir(&watched_dir).unwrap();
     let own = std::env::current_exe().unwrap();
-    let command = launch(&[own.to_str().unwrap(), "__saves", watch.to_str().unwrap(), saves, files, kib]);
+    let command =
+        launch(&[own.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), saves, files, kib]);
     let resume = compile_instant_program(dir.path());
-    let (mut ratios, mut states, mut fastest, mut tried) = (Vec::new(), 0.0, 0.0, 0);
-    for turn in 0..5 {
+    let (mut ratios, mut rate, mut bare_rate, mut tried) = (Vec::new(), 0.0, 0.0, 0);
+    for round in 0..5 {
         let explored =
-            run_explorer(&explore_config(dir.path(), watch.clone(), command.clone(), resume.clone()));
+            run_explorer(&explore_config(dir.path(), watched_dir.clone(), command.clone(), resume.clone()));
         assert!(explored.findings.is_empty());
-        let sub = dir.path().join(turn.to_string());
-        std::fs::create_dir(&sub).unwrap();
-        let most = bare_recoveries_per_second(&sub, &resume, explored.tried.len());
-        (states, fastest, tried) = (explored.states_per_second(), most, explored.tried.len());
-        ratios.push(states / most);
+        let round_dir = dir.path().join(round.to_string());
+        std::fs::create_dir(&round_dir).unwrap();
+        tried = explored.tried.len();
+        rate = explored.states_per_second();
+        bare_rate = bare_recoveries_per_second(&round_dir, &resume, tried);
+        ratios.push(rate / bare_rate);
     }
-    let measured = format!("{states:.0} of {fastest:.0} /s, {tried} states, {JOBS} jobs");
-    Row { title: what, measured, ratio: Some(median(ratios)), limit: wanted }
+    let measured = format!("{rate:.0} of {bare_rate:.0} /s, {tried} states, {JOBS} jobs");
+    Row { title, measured, ratio: Some(median(ratios)), limit }
 }
 
-/// A prepared root of the reference trainer.
+/// Prepares a root of the reference trainer with one submitted job. Returns the trainer's program.
 pub(crate) fn prepare_trainer_root(root: &Path, settings: &[&str]) -> PathBuf {
     let trainer = trainwreck::target::find_program(Path::new("target-trainer"), Path::new(".")).unwrap();
     let run = |arguments: &[&str]| {
         let done = Command::new(&trainer).args(arguments).stdout(Stdio::null()).status().unwrap();
         assert!(done.success(), "{arguments:?}");
     };
-    let shown = root.to_str().unwrap();
+    let root_argument = root.to_str().unwrap();
     let data = root.with_extension("jsonl");
     let sets: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
-    run(&[&["init", shown, "--preset", "tiny", "--seed", "1"][..], &sets].concat());
+    run(&[&["init", root_argument, "--preset", "tiny", "--seed", "1"][..], &sets].concat());
     let data = data.to_str().unwrap();
     run(&["make-data", "arithmetic", "--seed", "1", "--samples", "64", "--out", data]);
-    run(&["submit", shown, data]);
+    run(&["submit", root_argument, data]);
     trainer
 }
 
+/// Compares the explorer with the usual way: kill the trainer at one system call under strace, then start it
+/// again.
 pub(crate) fn against_strace() -> Vec<Row> {
-    let what = "states/s against killing and running again under strace";
-    let wanted = RatioLimit::AtLeast(100.0);
+    let title = "states/s against killing and restarting under strace";
+    let limit = RatioLimit::AtLeast(100.0);
     if Command::new("strace").arg("-V").output().is_err() {
-        return vec![Row { title: what, measured: "skipped: no strace".into(), ratio: None, limit: wanted }];
+        return vec![Row { title, measured: "skipped: no strace".into(), ratio: None, limit }];
     }
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     let trainer = prepare_trainer_root(&root, &[]);
     let resume = compile_instant_program(dir.path());
     let command = launch(&[trainer.to_str().unwrap(), "daemon", root.to_str().unwrap(), "--drain"]);
-    let began = Instant::now();
+    let start = Instant::now();
     let explored = run_explorer(&explore_config(dir.path(), root.clone(), command, resume.clone()));
-    // With the recording and everything else.
-    let seconds = began.elapsed().as_secs_f64();
-    let ours = explored.tried.len() as f64 / seconds;
-    let points = 8;
-    let began = Instant::now();
-    for point in 1..=points {
+    // Includes the recording, unlike `ExploreResult::seconds`.
+    let seconds = start.elapsed().as_secs_f64();
+    let explored_rate = explored.tried.len() as f64 / seconds;
+    let kills = 8;
+    let start = Instant::now();
+    for kill in 1..=kills {
         let copy = dir.path().join("again");
         let _ = std::fs::remove_dir_all(&copy);
         trainwreck::explore::copy_tree(&root, &copy).unwrap();
-        let inject = format!("inject=write:signal=SIGKILL:when={}", point * 40);
+        let inject = format!("inject=write:signal=SIGKILL:when={}", kill * 40);
         let _ = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=write", "-e", &inject])
             .arg(&trainer)
@@ -166,26 +176,28 @@ pub(crate) fn against_strace() -> Vec<Row> {
             .unwrap();
         assert!(Command::new(&resume.argv[0]).status().unwrap().success());
     }
-    let theirs = f64::from(points) / began.elapsed().as_secs_f64();
+    let strace_rate = f64::from(kills) / start.elapsed().as_secs_f64();
     let measured = format!(
-        "{ours:.0} /s ({} states in {seconds:.1} s, recording and all) against {theirs:.1} /s; the reference trainer",
+        "{explored_rate:.0} /s ({} states in {seconds:.1} s, with the recording) \
+         against {strace_rate:.1} /s; the reference trainer",
         explored.tried.len()
     );
-    vec![Row { title: what, measured, ratio: Some(ours / theirs), limit: wanted }]
+    vec![Row { title, measured, ratio: Some(explored_rate / strace_rate), limit }]
 }
 
+/// Compares recoveries that are forked from a warm Python with recoveries that each start a new one.
 pub(crate) fn warm_start() -> Vec<Row> {
-    let what = "states/s of a warm Python that has imported numpy, against a fresh one";
-    let wanted = RatioLimit::AtLeast(30.0);
+    let title = "states/s of a warm Python that has imported numpy, against a new one";
+    let limit = RatioLimit::AtLeast(30.0);
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
     let has_numpy = Command::new(&python).args(["-c", "import numpy"]).output();
     if !has_numpy.is_ok_and(|output| output.status.success()) {
-        let measured = format!("skipped: `{python}` has no numpy; name another by PYTHON");
-        return vec![Row { title: what, measured, ratio: None, limit: wanted }];
+        let measured = format!("skipped: `{python}` has no numpy; set PYTHON to one that has it");
+        return vec![Row { title, measured, ratio: None, limit }];
     }
     let dir = tempfile::tempdir().unwrap();
-    let watch = dir.path().join("watched");
-    std::fs::create_dir(&watch).unwrap();
+    let watched_dir = dir.path().join("watched");
+    std::fs::create_dir(&watched_dir).unwrap();
     let script = dir.path().join("recover.py");
     std::fs::write(
         &script,
@@ -193,18 +205,18 @@ pub(crate) fn warm_start() -> Vec<Row> {
     )
     .unwrap();
     let own = std::env::current_exe().unwrap();
-    let saves = launch(&[own.to_str().unwrap(), "__saves", watch.to_str().unwrap(), "6", "4", "4"]);
-    let resume = launch(&[&python, script.to_str().unwrap(), watch.to_str().unwrap()]);
+    let saves = launch(&[own.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), "6", "4", "4"]);
+    let resume = launch(&[&python, script.to_str().unwrap(), watched_dir.to_str().unwrap()]);
     let rate = |warm: Vec<String>, max_states: usize| {
-        let mut orders = explore_config(dir.path(), watch.clone(), saves.clone(), resume.clone());
-        (orders.warm_modules, orders.scope.max_states) = (warm, max_states);
-        run_explorer(&orders).states_per_second()
+        let mut config = explore_config(dir.path(), watched_dir.clone(), saves.clone(), resume.clone());
+        (config.warm_modules, config.scope.max_states) = (warm, max_states);
+        run_explorer(&config).states_per_second()
     };
-    // Enough states that importing once for each job weighs little, as in a real exploration.
-    let turns = (0..7).map(|_| (rate(vec!["numpy".into()], 2000), rate(Vec::new(), 40)));
-    let turns: Vec<(f64, f64)> = turns.collect();
-    let (warm, fresh) = turns[turns.len() / 2];
-    let ratio = median(turns.iter().map(|(warm, fresh)| warm / fresh).collect());
+    // Enough states that the one import per job takes little of the time, as in a real exploration.
+    let rounds = (0..7).map(|_| (rate(vec!["numpy".into()], 2000), rate(Vec::new(), 40)));
+    let rounds: Vec<(f64, f64)> = rounds.collect();
+    let (warm, fresh) = rounds[rounds.len() / 2];
+    let ratio = median(rounds.iter().map(|(warm, fresh)| warm / fresh).collect());
     let measured = format!("{warm:.0} /s against {fresh:.1} /s, {JOBS} jobs");
-    vec![Row { title: what, measured, ratio: Some(ratio), limit: wanted }]
+    vec![Row { title, measured, ratio: Some(ratio), limit }]
 }

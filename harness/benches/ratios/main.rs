@@ -1,6 +1,7 @@
-//! What the gate costs and what the explorer is worth: each figure a ratio of two things measured in this one run, by turns.
+//! Measures what the gate costs and how fast the explorer is. Each figure is a ratio of two programs that are
+//! measured in turn in the same run, so that it depends little on the machine.
 //!
-//! `cargo bench -p trainwreck` prints a table. What this machine can't do is told in its line.
+//! `cargo bench -p trainwreck` prints a table. A row that this machine cannot measure says why.
 
 #![expect(
     clippy::print_stdout,
@@ -19,32 +20,30 @@ mod programs;
 pub(crate) struct Row {
     pub(crate) title: &'static str,
     pub(crate) measured: String,
-    /// None: it could not be measured, and `measured` says why.
+    /// `None` if it could not be measured. `measured` then has the reason.
     pub(crate) ratio: Option<f64>,
     pub(crate) limit: RatioLimit,
 }
 
-/// What a ratio should come to.
+/// The bound that a ratio should keep.
 #[derive(Clone, Copy)]
 pub(crate) enum RatioLimit {
     AtLeast(f64),
     AtMost(f64),
-    /// For comparison only.
+    /// No bound: the ratio is for comparison only.
     Unlimited,
 }
 
 impl Row {
     fn to_markdown(&self) -> String {
         let ratio = self.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}"));
-        let (wanted, met) = match self.limit {
-            RatioLimit::AtLeast(least) => {
-                (format!("at least {least}"), self.ratio.map(|ratio| ratio >= least))
-            }
-            RatioLimit::AtMost(most) => (format!("at most {most}"), self.ratio.map(|ratio| ratio <= most)),
+        let (bound, met) = match self.limit {
+            RatioLimit::AtLeast(min) => (format!("at least {min}"), self.ratio.map(|ratio| ratio >= min)),
+            RatioLimit::AtMost(max) => (format!("at most {max}"), self.ratio.map(|ratio| ratio <= max)),
             RatioLimit::Unlimited => (String::new(), None),
         };
         let met = met.map_or("", |met| if met { "yes" } else { "no" });
-        format!("| {} | {} | {ratio} | {wanted} | {met} |", self.title, self.measured)
+        format!("| {} | {} | {ratio} | {bound} | {met} |", self.title, self.measured)
     }
 }
 
@@ -54,11 +53,11 @@ fn main() {
     if programs::run_named_program(&arguments) {
         return;
     }
-    let wanted = |name: &str| {
+    let is_selected = |name: &str| {
         let mut names = arguments.iter().filter(|argument| !argument.starts_with("--")).peekable();
         names.peek().is_none() || names.any(|argument| name.contains(argument.as_str()))
     };
-    println!("| what | measured | ratio | wanted | met |\n|---|---|---|---|---|");
+    println!("| what | measured | ratio | limit | met |\n|---|---|---|---|---|");
     type Measure = fn() -> Vec<Row>;
     let measures: [(&str, Measure); 5] = [
         ("explorer", explorer::against_bare_recovery),
@@ -67,12 +66,12 @@ fn main() {
         ("save", overhead::save_overhead),
         ("warm", explorer::warm_start),
     ];
-    for (_, measure) in measures.into_iter().filter(|(name, _)| wanted(name)) {
+    for (_, measure) in measures.into_iter().filter(|(name, _)| is_selected(name)) {
         measure().iter().for_each(|row| println!("{}", row.to_markdown()));
     }
 }
 
-/// The middle one.
+/// The middle value. Of an even number of values it is the larger one in the middle.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

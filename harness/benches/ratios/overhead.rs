@@ -1,4 +1,4 @@
-//! What it costs a target to run behind the gate.
+//! Measures how much slower a target is under the gate: a whole training run, and single saves.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::explorer::prepare_trainer_root;
 use crate::place::WatchedSandbox;
 use crate::{RatioLimit, Row, median};
 
-/// Counts the calls that a rule speaks of; its turn never comes.
+/// Matches calls with a rule that never applies, so that only the cost of the matching is measured.
 struct CallCounter(CallRules);
 
 impl CallCounter {
@@ -33,54 +33,56 @@ impl CallHandler for CallCounter {
     }
 }
 
+/// Compares a training run under the gate with one without it.
 pub(crate) fn training_overhead() -> Vec<Row> {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     let settings = ["recipe.steps=600", "train.save_every=100", "train.threads=1"];
     let trainer = prepare_trainer_root(&root, &settings);
-    let mut turn = 0;
-    let mut once = |behind: bool| {
-        turn += 1;
-        let room_dir = dir.path().join(format!("room-{turn}"));
-        let copy = dir.path().join(format!("copy-{turn}"));
-        std::fs::create_dir(&room_dir).unwrap();
+    let mut run = 0;
+    let mut run_once = |gated: bool| {
+        run += 1;
+        let sandbox_dir = dir.path().join(format!("sandbox-{run}"));
+        let copy = dir.path().join(format!("copy-{run}"));
+        std::fs::create_dir(&sandbox_dir).unwrap();
         trainwreck::explore::copy_tree(&root, &copy).unwrap();
         let binds = vec![BindMount { source: copy.clone(), mount_point: root.clone() }];
-        let spec = SandboxSpec { dir: room_dir, mounts: Vec::new(), binds, memory_cgroup: false };
-        let room = Sandbox::build(spec).unwrap();
-        let words = [trainer.to_str().unwrap(), "daemon", root.to_str().unwrap(), "--drain"];
-        let launch = LaunchSpec { argv: words.iter().map(Into::into).collect(), env: Vec::new(), cwd: None };
+        let spec = SandboxSpec { dir: sandbox_dir, mounts: Vec::new(), binds, memory_cgroup: false };
+        let sandbox = Sandbox::build(spec).unwrap();
+        let argv = [trainer.to_str().unwrap(), "daemon", root.to_str().unwrap(), "--drain"];
+        let launch = LaunchSpec { argv: argv.iter().map(Into::into).collect(), env: Vec::new(), cwd: None };
         let null = || std::fs::File::create("/dev/null").unwrap().into();
-        let began = Instant::now();
-        let running = if behind {
-            let watched = WatchedMounts::new([mount_id(&room.host_path(&root)).unwrap()]);
+        let start = Instant::now();
+        let running = if gated {
+            let watched = WatchedMounts::new([mount_id(&sandbox.host_path(&root)).unwrap()]);
             let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), stdio_writes: false });
-            let counting = CallCounter::new(&root);
-            let attended = |listener| drop(serve_notifications(listener, watched, counting));
-            room.spawn_filtered(&launch, program, [null(), null()], attended).unwrap()
+            let counter = CallCounter::new(&root);
+            let serve = |listener| drop(serve_notifications(listener, watched, counter));
+            sandbox.spawn_filtered(&launch, program, [null(), null()], serve).unwrap()
         } else {
-            room.spawn(&launch).unwrap()
+            sandbox.spawn(&launch).unwrap()
         };
         assert_eq!(running.wait_timeout(Duration::from_secs(120)), Some(ProcessExit::Exited(0)));
-        let seconds = began.elapsed().as_secs_f64();
-        room.close().unwrap();
+        let seconds = start.elapsed().as_secs_f64();
+        sandbox.close().unwrap();
         std::fs::remove_dir_all(&copy).unwrap();
         seconds
     };
-    once(true);
-    let turns: Vec<(f64, f64)> = (0..7).map(|_| (once(false), once(true))).collect();
-    let (plain, behind) = (
-        median(turns.iter().map(|turn| turn.0).collect()),
-        median(turns.iter().map(|turn| turn.1).collect()),
+    run_once(true);
+    let rounds: Vec<(f64, f64)> = (0..7).map(|_| (run_once(false), run_once(true))).collect();
+    let (plain, gated) = (
+        median(rounds.iter().map(|round| round.0).collect()),
+        median(rounds.iter().map(|round| round.1).collect()),
     );
     vec![Row {
-        title: "a training run behind the gate",
-        measured: format!("{behind:.2} s against {plain:.2} s: 600 steps, 6 saves"),
-        ratio: Some(behind / plain),
+        title: "a training run under the gate",
+        measured: format!("{gated:.2} s against {plain:.2} s: 600 steps, 6 saves"),
+        ratio: Some(gated / plain),
         limit: RatioLimit::AtMost(1.02),
     }]
 }
 
+/// What the gate does during a save.
 #[derive(Clone, Copy)]
 enum GateMode {
     Off,
@@ -88,13 +90,14 @@ enum GateMode {
     Recording,
 }
 
+/// Compares saves under the gate with saves without it.
 pub(crate) fn save_overhead() -> Vec<Row> {
     let mut rows = Vec::new();
     for (synced, injecting, recording, limits) in [
         (
             "synced",
             "a save of 100 MB, synced, while injecting",
-            "a save of 100 MB, synced, while recording (which syncs nothing for real)",
+            "a save of 100 MB, synced, while recording (which performs no sync)",
             (RatioLimit::AtMost(1.10), RatioLimit::AtMost(1.25)),
         ),
         (
@@ -105,56 +108,56 @@ pub(crate) fn save_overhead() -> Vec<Row> {
         ),
     ] {
         measure_save(GateMode::Off, synced);
-        let turns: Vec<[f64; 3]> = (0..7)
+        let rounds: Vec<[f64; 3]> = (0..7)
             .map(|_| {
                 [GateMode::Off, GateMode::Injecting, GateMode::Recording]
-                    .map(|behind| measure_save(behind, synced))
+                    .map(|gate| measure_save(gate, synced))
             })
             .collect();
-        let middle = |at: usize| median(turns.iter().map(|turn| turn[at]).collect());
-        for (what, at, wanted) in [(injecting, 1, limits.0), (recording, 2, limits.1)] {
-            let (plain, behind) = (middle(0), middle(at));
-            let measured = format!("{:.0} ms against {:.0} ms", behind * 1e3, plain * 1e3);
-            rows.push(Row { title: what, measured, ratio: Some(behind / plain), limit: wanted });
+        let median_of = |column: usize| median(rounds.iter().map(|round| round[column]).collect());
+        for (title, column, limit) in [(injecting, 1, limits.0), (recording, 2, limits.1)] {
+            let (plain, gated) = (median_of(0), median_of(column));
+            let measured = format!("{:.0} ms against {:.0} ms", gated * 1e3, plain * 1e3);
+            rows.push(Row { title, measured, ratio: Some(gated / plain), limit });
         }
     }
     rows
 }
 
-/// Seconds, as the program itself measured them.
-fn measure_save(behind: GateMode, synced: &str) -> f64 {
-    let place = WatchedSandbox::new();
+/// Seconds of one save, as the saving program itself measures them.
+fn measure_save(gate: GateMode, synced: &str) -> f64 {
+    let sandbox = WatchedSandbox::new();
     let own = std::env::current_exe().unwrap();
-    let watched = place.watched.to_str().unwrap().to_owned();
-    let words = [own.to_str().unwrap(), "__large", &watched, "100", synced];
-    let interest = FilterOptions { extra_kinds: Vec::new(), stdio_writes: false };
-    let (ended, said) = match behind {
-        GateMode::Off => run_without_gate(&place, &words),
-        GateMode::Injecting => place.run(&words, &interest, &CallCounter::new(&place.watched)),
+    let watched = sandbox.watched.to_str().unwrap().to_owned();
+    let argv = [own.to_str().unwrap(), "__large", &watched, "100", synced];
+    let filter = FilterOptions { extra_kinds: Vec::new(), stdio_writes: false };
+    let (exit, output) = match gate {
+        GateMode::Off => run_without_gate(&sandbox, &argv),
+        GateMode::Injecting => sandbox.run(&argv, &filter, &CallCounter::new(&sandbox.watched)),
         GateMode::Recording => {
-            let tape = place.dir.path().join("tape");
-            let start = RecorderConfig {
-                roots: &[(place.watched.clone(), place.sandbox.host_path(&place.watched))],
-                payload_log: &tape,
+            let payload_log = sandbox.dir.path().join("payloads");
+            let config = RecorderConfig {
+                roots: &[(sandbox.watched.clone(), sandbox.sandbox.host_path(&sandbox.watched))],
+                payload_log: &payload_log,
                 output_pipes: Vec::new(),
                 saved_pattern: None,
                 internal_pattern: None,
             };
-            let recorder = OpRecorder::new(start, std::slice::from_ref(&place.watched)).unwrap();
+            let recorder = OpRecorder::new(config, std::slice::from_ref(&sandbox.watched)).unwrap();
             let recorder = Arc::new(Mutex::new(recorder));
-            let ran = place.run(&words, &interest, &recorder);
+            let result = sandbox.run(&argv, &filter, &recorder);
             recorder.lock().unwrap().finish().unwrap();
-            ran
+            result
         }
     };
-    assert_eq!(ended, ProcessExit::Exited(0), "{said}");
-    said.trim().strip_prefix("took ").unwrap().parse::<f64>().unwrap() / 1e6
+    assert_eq!(exit, ProcessExit::Exited(0), "{output}");
+    output.trim().strip_prefix("took ").unwrap().parse::<f64>().unwrap() / 1e6
 }
 
-fn run_without_gate(place: &WatchedSandbox, words: &[&str]) -> (ProcessExit, String) {
-    let launch = LaunchSpec { argv: words.iter().map(Into::into).collect(), env: Vec::new(), cwd: None };
-    let mut running = place.sandbox.spawn(&launch).unwrap();
+fn run_without_gate(sandbox: &WatchedSandbox, argv: &[&str]) -> (ProcessExit, String) {
+    let launch = LaunchSpec { argv: argv.iter().map(Into::into).collect(), env: Vec::new(), cwd: None };
+    let mut running = sandbox.sandbox.spawn(&launch).unwrap();
     let (stdout, _stderr) = running.take_outputs().unwrap();
-    let said = std::io::read_to_string(std::fs::File::from(stdout)).unwrap();
-    (running.wait_timeout(Duration::from_secs(60)).unwrap(), said)
+    let output = std::io::read_to_string(std::fs::File::from(stdout)).unwrap();
+    (running.wait_timeout(Duration::from_secs(60)).unwrap(), output)
 }

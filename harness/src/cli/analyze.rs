@@ -1,4 +1,5 @@
-//! `analyze`: judges a record again, without running anything.
+//! `analyze`: judges a recorded run again from its events, and compares the verdicts with the recorded ones.
+//! Runs nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,6 +13,8 @@ use crate::cli::{print, report_files};
 use crate::judge::{JudgedTrial, TrialEvents, trial_facts, verdict};
 use crate::plan::TrialPlan;
 
+/// Prints each scenario's new verdict, and whether it is the recorded one. With `out` it writes the reports
+/// again.
 pub(super) fn analyze(path: &Path, out: Option<&Path>) -> CommandExit {
     match analyze_record(path, out) {
         Ok(exit) => exit,
@@ -26,42 +29,42 @@ fn analyze_record(path: &Path, out: Option<&Path>) -> Result<CommandExit, String
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let record = Record::parse(&text).map_err(|error| error.to_string())?;
     if record.truncated {
-        print::line("the record ends in the middle of a line: that run was cut off");
+        print::line("the record ends in the middle of a line: the run was interrupted");
     }
     let mut by_scenario: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
     for entry in &record.entries {
         by_scenario.entry(entry.scenario.as_deref().unwrap_or_default()).or_default().push(entry);
     }
     by_scenario.remove("");
-    let proving = record
+    let ablating = record
         .entries
         .iter()
         .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
     let exits: Result<Vec<CommandExit>, String> =
-        by_scenario.iter().map(|(id, entries)| analyze_scenario(id, entries, proving)).collect();
+        by_scenario.iter().map(|(id, entries)| analyze_scenario(id, entries, ablating)).collect();
     if let Some(out) = out {
-        let folder = report_files::create_out_dir(Some(out), "")?;
-        report_files::write_reports(&record, &folder)?;
+        let out_dir = report_files::create_out_dir(Some(out), "")?;
+        report_files::write_reports(&record, &out_dir)?;
     }
     Ok(CommandExit::worst(exits?))
 }
 
-fn analyze_scenario(id: &str, entries: &[&RecordEntry], proving: bool) -> Result<CommandExit, String> {
-    let told = entries.iter().rev().find_map(|entry| {
+fn analyze_scenario(id: &str, entries: &[&RecordEntry], ablating: bool) -> Result<CommandExit, String> {
+    let recorded = entries.iter().rev().find_map(|entry| {
         if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
     });
-    let judged = match told {
+    let judged = match recorded {
         Some(skipped @ Verdict::Skipped { .. }) => skipped.clone(),
         _ => judge_again(entries)?,
     };
-    let differs = match told {
-        Some(told) if *told == judged => "as recorded",
-        Some(_) => "DIFFERS from what was recorded",
-        None => "the run did not come to a verdict",
+    let comparison = match recorded {
+        Some(recorded) if *recorded == judged => "as recorded",
+        Some(_) => "DIFFERS from the recorded verdict",
+        None => "the run was interrupted before its verdict",
     };
-    print::line(&format!("{id:<9} {:<13} {differs}", verdict_name(&judged)));
+    print::line(&format!("{id:<9} {:<13} {comparison}", verdict_name(&judged)));
     let exit = CommandExit::from_verdict(&judged);
-    Ok(match (proving, exit) {
+    Ok(match (ablating, exit) {
         (true, CommandExit::Violation) => CommandExit::Success,
         (true, CommandExit::Success) => CommandExit::Violation,
         _ => exit,
@@ -83,29 +86,28 @@ fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, String> {
         .find_map(
             |entry| if let Event::ScenarioStarted(started) = &entry.event { Some(started) } else { None },
         )
-        .ok_or("a scenario without its beginning")?;
+        .ok_or("the record has a scenario without its `scenario-started` event")?;
     let scenario = Scenario::parse(&started.source, &started.file).map_err(|error| error.to_string())?;
     let target =
         TargetFile::parse(&started.target_source, &started.target_file).map_err(|error| error.to_string())?;
-    let steady = entries
+    let baseline = entries
         .iter()
         .find_map(|entry| if let Event::Baseline(facts) = &entry.event { Some(facts) } else { None });
-    let Some(steady) = steady else {
-        return Ok(Verdict::Inconclusive { why: "the record has no steady state".into() });
+    let Some(baseline) = baseline else {
+        return Ok(Verdict::Inconclusive { why: "the record has no baseline".into() });
     };
-    let trials = read_trials(entries, &scenario, &target, steady);
-    let judged: Vec<JudgedTrial<'_>> = trials
-        .iter()
-        .map(|(number, facts, said)| JudgedTrial { number: *number, facts, lines: said })
-        .collect();
-    Ok(verdict(&scenario, steady, &judged))
+    let trials = read_trials(entries, &scenario, &target, baseline);
+    let judged: Vec<JudgedTrial<'_>> =
+        trials.iter().map(|(number, facts, lines)| JudgedTrial { number: *number, facts, lines }).collect();
+    Ok(verdict(&scenario, baseline, &judged))
 }
 
+/// Each trial that ended: its number, its facts and its output lines.
 fn read_trials(
     entries: &[&RecordEntry],
     scenario: &Scenario,
     target: &TargetFile,
-    steady: &BaselineFacts,
+    baseline: &BaselineFacts,
 ) -> Vec<(u32, TrialFacts, Vec<String>)> {
     let mut by_trial: BTreeMap<u32, Vec<RecordEntry>> = BTreeMap::new();
     for entry in entries {
@@ -114,17 +116,17 @@ fn read_trials(
         }
     }
     let comparable = TrialPlan::new(scenario, 0, &BTreeMap::new()).comparable();
-    let over =
+    let has_ended =
         |entries: &[RecordEntry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
     let read = |(number, entries): (u32, Vec<RecordEntry>)| {
-        // The trial's own summary is no evidence: everything is read again from what happened.
-        let happened: Vec<RecordEntry> =
+        // The recorded summary of the trial is not used: all facts are derived from the events again.
+        let events: Vec<RecordEntry> =
             entries.into_iter().filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).collect();
-        let facts = trial_facts(&TrialEvents { target, baseline: steady, comparable, entries: &happened });
-        let said = happened.iter().filter_map(|entry| {
+        let facts = trial_facts(&TrialEvents { target, baseline, comparable, entries: &events });
+        let lines = events.iter().filter_map(|entry| {
             if let Event::Output { line, .. } = &entry.event { Some(line.clone()) } else { None }
         });
-        (number, facts, said.collect())
+        (number, facts, lines.collect())
     };
-    by_trial.into_iter().filter(|(_, entries)| over(entries)).map(read).collect()
+    by_trial.into_iter().filter(|(_, entries)| has_ended(entries)).map(read).collect()
 }

@@ -1,4 +1,4 @@
-//! `check`: are these files right? All errors of each, with carets.
+//! `check`: reads scenario and target files and prints all errors of each file. Runs nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use crate::cli::exit::CommandExit;
 use crate::cli::scenario_library::{self, LibraryError};
 use crate::cli::{diagnostics, print};
 
+/// Checks each file on its own, so that an invalid file does not hide the errors of the next one.
 pub(super) fn check(files: &[PathBuf]) -> CommandExit {
     CommandExit::worst(files.iter().map(|file| check_file(file)))
 }
@@ -18,8 +19,8 @@ fn check_file(path: &Path) -> CommandExit {
         Err(error) => return diagnostics::print_library_error(&error),
     };
     match check_source(&source) {
-        Ok(what) => {
-            print::line(&format!("{}: {what}", path.display()));
+        Ok(result) => {
+            print::line(&format!("{}: {result}", path.display()));
             CommandExit::Success
         }
         Err(error) => diagnostics::print_library_error(&error),
@@ -31,14 +32,14 @@ fn check_source(source: &scenario_library::LibrarySource) -> Result<String, Libr
     let invalid = |error: InvalidFile| LibraryError::Invalid(vec![error]);
     if is_target_file(&source.text) {
         let target = TargetFile::parse(&source.text, &file).map_err(invalid)?;
-        return Ok(format!("target `{}` is right", target.id()));
+        return Ok(format!("target `{}` is valid", target.id()));
     }
     let scenario = Scenario::parse(&source.text, &file).map_err(invalid)?;
     scenario_library::check_target(&scenario, &source.path)?;
-    Ok(format!("scenario `{}` is right", scenario.id()))
+    Ok(format!("scenario `{}` is valid", scenario.id()))
 }
 
-/// Only target files say how a trainer announces itself.
+/// The key `announces` is required in target files and unknown in scenarios.
 fn is_target_file(text: &str) -> bool {
     text.lines().any(|line| line.starts_with("announces:"))
 }

@@ -1,4 +1,4 @@
-//! Errors with carets.
+//! Prints errors in scenario and target files, each with its line and a caret below the place.
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use scenarios::{InvalidFile, Problem};
@@ -7,7 +7,7 @@ use crate::cli::exit::CommandExit;
 use crate::cli::print;
 use crate::cli::scenario_library::LibraryError;
 
-/// Prints it and says how the command ends.
+/// Prints the error. Returns the exit that it leads to.
 pub(super) fn print_library_error(error: &LibraryError) -> CommandExit {
     match error {
         LibraryError::Invalid(files) => files.iter().for_each(print_invalid_file),
@@ -19,7 +19,7 @@ pub(super) fn print_library_error(error: &LibraryError) -> CommandExit {
     }
 }
 
-/// All problems of one file, each with its line and a caret.
+/// Prints all problems of one file.
 pub(super) fn print_invalid_file(file: &InvalidFile) {
     let source = NamedSource::new(&file.file, file.source_text.clone());
     for problem in &file.problems {
@@ -28,9 +28,9 @@ pub(super) fn print_invalid_file(file: &InvalidFile) {
 }
 
 fn render_problem(problem: &ProblemDiagnostic<'_>) -> String {
-    let colours =
+    let has_colours =
         std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    let theme = if colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let theme = if has_colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let mut text = String::new();
     match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, problem) {
         Ok(()) => text,
@@ -40,6 +40,7 @@ fn render_problem(problem: &ProblemDiagnostic<'_>) -> String {
     }
 }
 
+/// A problem with its file's text, in the form that miette renders.
 #[derive(Debug)]
 struct ProblemDiagnostic<'a> {
     problem: &'a Problem,

@@ -1,27 +1,28 @@
-//! How the command ends. One enum; the numbers are the documented ones.
+//! How the command ends: one enum for the documented exit codes. Knows nothing of what was printed.
 
 use std::process::ExitCode;
 
 use scenarios::Verdict;
 
-/// An ending, from best to worst.
+/// Why the command ends. Each reason has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommandExit {
-    /// Everything survived (or was skipped, and said so); with `prove`: every guard was noticed.
+    /// Everything survived or was reported as skipped. With `ablate`: the removal of every guard was caught.
     Success,
-    /// Something was violated; with `prove`: a guard's absence was not noticed.
+    /// A scenario was violated, or `explore` has a finding. With `ablate`: the removal of a guard was missed.
     Violation,
-    /// Something is not known: a fault never landed, or a steady state failed.
+    /// Nothing can be concluded: a fault did not take effect, or a baseline run failed.
     Inconclusive,
     /// Invalid scenario or arguments.
     InvalidInput,
     /// The harness could not do its work.
     HarnessFailed,
-    /// Something of a run could not be cleaned up.
+    /// A part of a run could not be removed.
     CleanUpFailed,
 }
 
 impl CommandExit {
+    /// The documented exit code.
     pub(crate) fn code(self) -> u8 {
         match self {
             CommandExit::Success => 0,
@@ -33,7 +34,7 @@ impl CommandExit {
         }
     }
 
-    /// What one verdict asks for. A violation is worse news than not knowing, so it wins.
+    /// The exit for one scenario's verdict in an ordinary run.
     pub(crate) fn from_verdict(verdict: &Verdict) -> CommandExit {
         match verdict {
             Verdict::Survived | Verdict::Skipped { .. } => CommandExit::Success,
@@ -42,7 +43,7 @@ impl CommandExit {
         }
     }
 
-    /// The ending of several: known violations first, then what is not known.
+    /// The exit for several results. A violation outranks an inconclusive result, because it is certain.
     pub(crate) fn worst(exits: impl IntoIterator<Item = CommandExit>) -> CommandExit {
         let rank = |exit: &CommandExit| match exit {
             CommandExit::Success => 0,

@@ -1,5 +1,6 @@
-//! What an expedition found, for people and for programs.
+//! Prints the result of an exploration, and writes it as JSON and HTML. Decides nothing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
@@ -7,17 +8,18 @@ use serde_json::json;
 use crate::cli::print;
 use crate::explore::{CrashState, ExploreConfig, ExploreResult, Finding};
 
-pub(super) fn print_exploration(explored: &ExploreResult, orders: &ExploreConfig, repeat: &str) {
-    let counted = &explored.counts;
+/// Prints the counts, the findings, and what the recording could not see. `repeat` is this command line with
+/// a placeholder for the name of a state.
+pub(super) fn print_exploration(explored: &ExploreResult, config: &ExploreConfig, repeat: &str) {
+    let counts = &explored.counts;
     for kind in ["process", "power"] {
-        let figure =
-            |counts: &std::collections::BTreeMap<&'static str, u64>| counts.get(kind).copied().unwrap_or(0);
-        let (candidates, distinct) = (figure(&counted.candidates), figure(&counted.distinct));
+        let count = |by_kind: &BTreeMap<&'static str, u64>| by_kind.get(kind).copied().unwrap_or(0);
+        let (candidates, distinct) = (count(&counts.candidates), count(&counts.distinct));
         if candidates == 0 {
             continue;
         }
         let outcomes = explored.outcomes();
-        let words: Vec<String> = outcomes
+        let outcome_counts: Vec<String> = outcomes
             .get(kind)
             .into_iter()
             .flatten()
@@ -25,8 +27,8 @@ pub(super) fn print_exploration(explored: &ExploreResult, orders: &ExploreConfig
             .collect();
         print::line(&format!(
             "{kind:<8} {distinct} distinct states of {candidates} candidates, {} left out: {}",
-            figure(&counted.left_out),
-            words.join(", ")
+            count(&counts.left_out),
+            outcome_counts.join(", ")
         ));
     }
     print::line(&format!(
@@ -35,52 +37,54 @@ pub(super) fn print_exploration(explored: &ExploreResult, orders: &ExploreConfig
         explored.seconds,
         explored.states_per_second()
     ));
-    if orders.only_state.is_some() {
+    if config.only_state.is_some() {
         print_single_state(explored);
     }
     for (number, finding) in explored.findings.iter().enumerate() {
         print_finding(number + 1, finding, repeat);
     }
     if explored.findings.is_empty() {
-        print::line("it came back from every state that was tried");
+        print::line("the trainer recovered from every state that was tried");
     }
     print_remarks(explored);
 }
 
-/// What second crashes, in the recoveries from first ones, came to.
-pub(super) fn print_second_crashes(first: &ExploreResult, again: &[(CrashState, ExploreResult)]) {
-    if again.is_empty() {
+/// Prints the findings of crashes during the recovery from a first crash.
+pub(super) fn print_second_crashes(first: &ExploreResult, second_crashes: &[(CrashState, ExploreResult)]) {
+    if second_crashes.is_empty() {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
     }
-    for (state, explored) in again {
+    for (state, explored) in second_crashes {
         print::line(&format!("\na second crash, {}:", state.describe(&first.recording)));
-        let figures = explored.outcomes().into_iter().flat_map(|(kind, outcomes)| {
+        let counts = explored.outcomes().into_iter().flat_map(|(kind, outcomes)| {
             outcomes.into_iter().map(move |(outcome, count)| format!("{count} {outcome} ({kind})"))
         });
-        let figures: Vec<String> = figures.collect();
-        print::line(&format!("  {} states: {}", explored.tried.len(), figures.join(", ")));
-        let known = |one: &Finding| {
-            first.findings.iter().any(|before| before.cause == one.cause && before.outcome == one.outcome)
+        let counts: Vec<String> = counts.collect();
+        print::line(&format!("  {} states: {}", explored.tried.len(), counts.join(", ")));
+        let is_known = |finding: &Finding| {
+            let is_same = |known: &Finding| known.cause == finding.cause && known.outcome == finding.outcome;
+            first.findings.iter().any(is_same)
         };
-        for finding in explored.findings.iter().filter(|one| !known(one)) {
+        for finding in explored.findings.iter().filter(|finding| !is_known(finding)) {
             print::line(&format!("  {} -> {}: {}", finding.cause.name(), finding.outcome, finding.message));
             finding.operations.iter().for_each(|line| print::line(&format!("     {line}")));
         }
-        let again = explored.findings.iter().filter(|one| known(one)).count();
-        if again > 0 {
-            print::line(&format!("  {again} of the causes above again"));
+        let known = explored.findings.iter().filter(|finding| is_known(finding)).count();
+        if known > 0 {
+            print::line(&format!("  and {known} of the findings above again"));
         }
     }
 }
 
-/// One state was asked for: what became of it.
+/// Prints what became of the state that was selected with `--state`.
 fn print_single_state(explored: &ExploreResult) {
-    for one in &explored.tried {
-        for (crash, outcome) in &one.outcomes {
-            print::line(&format!("state {} ({}): {outcome}", one.state.candidate().name(), crash.category()));
+    for tried in &explored.tried {
+        for (crash, outcome) in &tried.outcomes {
+            let name = tried.state.candidate().name();
+            print::line(&format!("state {name} ({}): {outcome}", crash.category()));
         }
-        if !one.result.message.is_empty() {
-            print::line(&format!("  it said: {}", one.result.message));
+        if !tried.result.message.is_empty() {
+            print::line(&format!("  output: {}", tried.result.message));
         }
     }
 }
@@ -96,68 +100,67 @@ fn print_finding(number: usize, finding: &Finding, repeat: &str) {
     print::line(&format!("   breaks between  {}  and  {}", finding.between.0, finding.between.1));
     finding.operations.iter().for_each(|line| print::line(&format!("   {line}")));
     if !finding.difference.is_empty() {
-        print::line("   files, against the tree before the fault:");
+        print::line("   files, compared with the tree before the crash:");
         finding.difference.iter().for_each(|line| print::line(&format!("     {line}")));
     }
     if !finding.message.is_empty() {
-        print::line(&format!("   it said: {}", finding.message));
+        print::line(&format!("   output: {}", finding.message));
     }
     print::line(&format!("   advice: {}", finding.cause.advice()));
     print::line(&format!("   repeat: {}", repeat_command_for(repeat, finding)));
 }
 
+/// The command that tries the finding's state alone.
 fn repeat_command_for(repeat: &str, finding: &Finding) -> String {
     repeat.replacen("--state STATE", &format!("--state '{}'", finding.candidate.name()), 1)
 }
 
-/// What the recording shows beside the states, and what it can't show.
+/// Prints files that were never synced, and what the recording could not see.
 fn print_remarks(explored: &ExploreResult) {
-    let never = explored.recording.never_synced();
-    if !never.is_empty() {
-        print::line("\nnever synced before it was called saved, or at all:");
-        never.iter().take(12).for_each(|line| print::line(&format!("  {line}")));
-        if never.len() > 12 {
-            print::line(&format!("  and {} more", never.len() - 12));
+    let never_synced = explored.recording.never_synced();
+    if !never_synced.is_empty() {
+        print::line("\nnot synced before the save was acknowledged, or never synced:");
+        never_synced.iter().take(12).for_each(|line| print::line(&format!("  {line}")));
+        if never_synced.len() > 12 {
+            print::line(&format!("  and {} more", never_synced.len() - 12));
         }
     }
-    let blind = &explored.recording.gaps;
-    if !blind.outside_paths.is_empty() {
-        print::line("\nopened for writing outside of the watched folders, so not part of any state:");
-        blind.outside_paths.iter().take(8).for_each(|path| print::line(&format!("  {}", path.display())));
+    let gaps = &explored.recording.gaps;
+    if !gaps.outside_paths.is_empty() {
+        print::line(
+            "\nopened for writing outside the watched directories, and therefore not part of any state:",
+        );
+        gaps.outside_paths.iter().take(8).for_each(|path| print::line(&format!("  {}", path.display())));
     }
-    blind
-        .refused_calls
-        .iter()
-        .for_each(|what| print::line(&format!("{what} was refused, so that the target used ordinary calls")));
-    for path in &blind.mapped_paths {
+    for call in &gaps.refused_calls {
+        print::line(&format!("{call} was refused, so that the trainer used ordinary calls"));
+    }
+    for path in &gaps.mapped_paths {
         print::line(&format!(
-            "`{}` was changed through a shared mapping: seen at syncs, renames and the end only",
+            "`{}` was changed through a shared mapping: its content is known only at syncs and renames",
             path.display()
         ));
     }
-    if blind.unknown_files > 0 {
-        print::line(&format!(
-            "{} operations on files that were not known could not be placed",
-            blind.unknown_files
-        ));
+    if gaps.unknown_files > 0 {
+        print::line(&format!("{} operations on unknown files are not part of any state", gaps.unknown_files));
     }
 }
 
-/// The same for programs.
+/// The result as JSON, with the findings of second crashes under `second`.
 pub(super) fn exploration_json(
     first: &ExploreResult,
-    again: &[(CrashState, ExploreResult)],
-    orders: &ExploreConfig,
+    second_crashes: &[(CrashState, ExploreResult)],
+    config: &ExploreConfig,
     repeat: &str,
 ) -> String {
-    let mut value = exploration_value(first, orders, repeat);
-    let second: Vec<serde_json::Value> = again
+    let mut value = exploration_value(first, config, repeat);
+    let second: Vec<serde_json::Value> = second_crashes
         .iter()
         .map(|(state, explored)| {
-            // A state of a second crash can't be named by itself: the command of the first one repeats it.
-            let mut of = self::exploration_value(explored, orders, repeat);
-            of["after"] = json!(state.describe(&first.recording));
-            of
+            // `--state` cannot name a state of a second crash. `after` describes the first crash.
+            let mut value = exploration_value(explored, config, repeat);
+            value["after"] = json!(state.describe(&first.recording));
+            value
         })
         .collect();
     if !second.is_empty() {
@@ -166,7 +169,7 @@ pub(super) fn exploration_json(
     serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"
 }
 
-fn exploration_value(explored: &ExploreResult, orders: &ExploreConfig, repeat: &str) -> serde_json::Value {
+fn exploration_value(explored: &ExploreResult, config: &ExploreConfig, repeat: &str) -> serde_json::Value {
     let findings: Vec<serde_json::Value> = explored
         .findings
         .iter()
@@ -198,22 +201,26 @@ fn exploration_value(explored: &ExploreResult, orders: &ExploreConfig, repeat: &
         "outside": explored.recording.gaps.outside_paths,
         "refused_calls": explored.recording.gaps.refused_calls,
         "tried": explored.tried.len(),
-        "jobs": orders.jobs,
+        "jobs": config.jobs,
         "seconds": explored.seconds,
         "recording_seconds": explored.recording_seconds,
         "states_per_second": explored.states_per_second(),
     })
 }
 
-/// The report's files.
-pub(super) fn write_report_files(json: &str, out: &Path) -> Result<(), String> {
+/// Writes `explore.json` and `explore.html`.
+///
+/// # Errors
+/// Returns a message for the user that names the file that could not be written.
+pub(super) fn write_report_files(json: &str, out_dir: &Path) -> Result<(), String> {
     let write = |name: &str, text: &str| {
-        let path = out.join(name);
-        std::fs::write(&path, text).map_err(|error| format!("writing `{}`: {error}", path.display()))
+        let path = out_dir.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("could not write `{}`: {error}", path.display()))
     };
     write("explore.json", json)?;
-    let exploration = serde_json::from_str(json).map_err(|error| format!("reading it back: {error}"))?;
+    let exploration = serde_json::from_str(json)
+        .map_err(|error| format!("could not read the JSON result back: {error}"))?;
     write("explore.html", &reports::exploration(&exploration))?;
-    print::line(&format!("report: {}", out.join("explore.html").display()));
+    print::line(&format!("report: {}", out_dir.join("explore.html").display()));
     Ok(())
 }

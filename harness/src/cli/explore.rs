@@ -1,4 +1,4 @@
-//! `explore`: every crash state of anybody's trainer, from the command line alone.
+//! `explore`: checks the options, runs the exploration, and prints and writes its result. Knows no scenario.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,20 +17,20 @@ use crate::explore::{
 };
 use crate::sandbox::{self, LaunchSpec, RunDir};
 
-/// Does it, and says what was found.
+/// Explores the crash states of the given command or target.
 pub(super) fn run(args: &ExploreArgs) -> CommandExit {
-    let rooms = match create_run_dir() {
-        Ok(rooms) => rooms,
+    let run_dir = match create_run_dir() {
+        Ok(run_dir) => run_dir,
         Err(error) => {
             print::error(&error);
             return CommandExit::HarnessFailed;
         }
     };
     let prepared = match &args.target {
-        Some(name) => explore_target::prepare_target(args, name, &rooms.path().join("target")),
+        Some(name) => explore_target::prepare_target(args, name, &run_dir.path().join("target")),
         None => PreparedExploration::from_args(args),
     };
-    match prepared.map(|prepared| run_prepared(args, prepared, rooms)) {
+    match prepared.map(|prepared| run_prepared(args, prepared, run_dir)) {
         Ok(Ok(exit)) => exit,
         Ok(Err(error)) => {
             print::error(&error);
@@ -43,20 +43,20 @@ pub(super) fn run(args: &ExploreArgs) -> CommandExit {
     }
 }
 
-/// A folder for the rooms; what earlier runs left is swept first.
+/// Removes what earlier runs left behind, then creates a directory for the sandboxes.
 fn create_run_dir() -> Result<RunDir, String> {
-    for swept in
-        sandbox::remove_leftovers().map_err(|error| format!("sweeping what an earlier run left: {error}"))?
+    for leftover in sandbox::remove_leftovers()
+        .map_err(|error| format!("could not remove what an earlier run left behind: {error}"))?
     {
-        print::line(&format!("swept {swept}"));
+        print::line(&format!("removed {leftover}"));
     }
-    RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))
+    RunDir::create().map_err(|error| format!("could not create a directory for the sandboxes: {error}"))
 }
 
-/// What the command line asks for, checked.
+/// The checked options that describe the trainer, from the command line or from a target file.
 pub(super) struct PreparedExploration {
     pub(super) watched_dirs: Vec<PathBuf>,
-    /// Those of them that were made for this run.
+    /// The watched directories that did not exist and were created for this run.
     pub(super) created_dirs: Vec<PathBuf>,
     pub(super) oracle: OutputOracle,
     pub(super) scope: ExploreScope,
@@ -68,8 +68,9 @@ pub(super) struct PreparedExploration {
 }
 
 impl PreparedExploration {
+    /// Reads the options. The error is a message for the user.
     fn from_args(args: &ExploreArgs) -> Result<PreparedExploration, String> {
-        let ear = OutputOracle {
+        let oracle = OutputOracle {
             saved: parse_pattern("--saved", args.saved.as_deref(), Some("step"))?,
             resumed: parse_pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
             step: parse_pattern("--step", args.step.as_deref(), Some("step"))?,
@@ -78,19 +79,19 @@ impl PreparedExploration {
             refused_exits: args.refused_exit.clone(),
         };
         let scope = scope(args);
-        let only = parse_state(args)?;
+        let only_state = parse_state(args)?;
         let command = launch_here(&args.command)?;
         let shell = |text: &String| launch_here(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
-        let (watch, made) = resolve_watched_dirs(&args.watch)?;
+        let (watched_dirs, created_dirs) = resolve_watched_dirs(&args.watch)?;
         let timeout = args.timeout;
         Ok(PreparedExploration {
-            watched_dirs: watch,
-            created_dirs: made,
-            oracle: ear,
+            watched_dirs,
+            created_dirs,
+            oracle,
             scope,
-            only_state: only,
+            only_state,
             command,
             resume,
             check,
@@ -99,151 +100,158 @@ impl PreparedExploration {
     }
 }
 
-/// The one state that is asked for.
+/// The state that `--state` names.
 pub(super) fn parse_state(args: &ExploreArgs) -> Result<Option<CrashCandidate>, String> {
-    let unknown =
-        |name: &str| format!("--state: `{name}` is not the name of a state; a finding's command has one");
+    let unknown = |name: &str| {
+        format!("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")
+    };
     let parsed = |name: &String| CrashCandidate::parse(name).ok_or_else(|| unknown(name));
     args.state.as_ref().map(parsed).transpose()
 }
 
+/// The crashes and file systems that `--crash`, `--model` and `--max-states` select.
 pub(super) fn scope(args: &ExploreArgs) -> ExploreScope {
-    let process = args.crash != CrashArg::Power;
-    let power = args.crash != CrashArg::Process;
+    let process_crashes = args.crash != CrashArg::Power;
+    let power_losses = args.crash != CrashArg::Process;
     let chosen: Vec<FsModel> = args.model.iter().map(|model| model.fs_model()).collect();
-    let models = match (power, chosen.is_empty()) {
+    let models = match (power_losses, chosen.is_empty()) {
         (false, _) => Vec::new(),
         (true, true) => FsModel::ALL.to_vec(),
         (true, false) => chosen,
     };
-    ExploreScope { process_crashes: process, models, max_states: args.max_states, crash_points: None }
+    ExploreScope { process_crashes, models, max_states: args.max_states, crash_points: None }
 }
 
+/// Compiles an option's pattern. It must have the named group, or exactly one group if no name is given.
 fn parse_pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Option<Regex>, String> {
     let Some(text) = text else { return Ok(None) };
-    let found = Regex::new(text).map_err(|error| format!("{option}: {error}"))?;
-    let missing = group.filter(|group| !found.capture_names().flatten().any(|name| name == *group));
+    let pattern = Regex::new(text).map_err(|error| format!("{option}: {error}"))?;
+    let missing = group.filter(|group| !pattern.capture_names().flatten().any(|name| name == *group));
     if let Some(group) = missing {
         return Err(format!(
-            "{option} `{text}`: has no group `{group}`; write the number as `(?<{group}>\\d+)`"
+            "{option} `{text}`: has no group `{group}`; write the step number as `(?<{group}>\\d+)`"
         ));
     }
-    if group.is_none() && found.captures_len() != 2 {
+    if group.is_none() && pattern.captures_len() != 2 {
         return Err(format!(
             "{option} `{text}`: needs exactly one group, around the value that must be the same"
         ));
     }
-    Ok(Some(found))
+    Ok(Some(pattern))
 }
 
 fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, String> {
-    let found = parse_pattern("--consumed", text, Some("step"))?;
-    match &found {
-        Some(found) if !found.capture_names().flatten().any(|name| name == "value") => Err(format!(
-            "--consumed `{found}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`"
+    let pattern = parse_pattern("--consumed", text, Some("step"))?;
+    match &pattern {
+        Some(pattern) if !pattern.capture_names().flatten().any(|name| name == "value") => Err(format!(
+            "--consumed `{pattern}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`"
         )),
-        _ => Ok(found),
+        _ => Ok(pattern),
     }
 }
 
-fn launch_here(words: &[OsString]) -> Result<LaunchSpec, String> {
-    let cwd = std::env::current_dir().map_err(|error| format!("the working folder: {error}"))?;
-    Ok(LaunchSpec { argv: words.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
+/// How to start a command: in the current directory, with the environment of this process.
+fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, String> {
+    let cwd =
+        std::env::current_dir().map_err(|error| format!("could not find the current directory: {error}"))?;
+    Ok(LaunchSpec { argv: argv.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
 }
 
-/// The folders without links in their paths; those that were not there are made, and named.
-fn resolve_watched_dirs(watch: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
-    let (mut found, mut made): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
-    for folder in watch {
-        let failed = |error| format!("--watch `{}`: {error}", folder.display());
-        if !folder.exists() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-            made.push(folder.clone());
+/// Resolves links in the paths of the watched directories, and drops directories inside other ones. Creates
+/// missing directories, and returns those as the second list.
+fn resolve_watched_dirs(dirs: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
+    let (mut resolved, mut created): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
+    for dir in dirs {
+        let failed = |error| format!("--watch `{}`: {error}", dir.display());
+        if !dir.exists() {
+            std::fs::create_dir_all(dir).map_err(failed)?;
+            created.push(dir.clone());
         }
-        if !folder.is_dir() {
+        if !dir.is_dir() {
             return Err(format!(
-                "--watch `{}`: not a folder; name the folder that it lies in",
-                folder.display()
+                "--watch `{}`: not a directory; give the directory that contains it",
+                dir.display()
             ));
         }
-        let real = folder.canonicalize().map_err(failed)?;
+        let real = dir.canonicalize().map_err(failed)?;
         if real == Path::new("/") {
-            return Err("--watch `/`: name the folder that the trainer saves in".into());
+            return Err("--watch `/`: give the directory in which the trainer saves".into());
         }
-        found.push(real);
+        resolved.push(real);
     }
-    found.sort();
-    found.dedup();
-    let all = found.clone();
-    found.retain(|one| !all.iter().any(|other| one != other && one.starts_with(other)));
-    Ok((found, made))
+    resolved.sort();
+    resolved.dedup();
+    let all = resolved.clone();
+    resolved.retain(|dir| !all.iter().any(|other| dir != other && dir.starts_with(other)));
+    Ok((resolved, created))
 }
 
 fn run_prepared(
     args: &ExploreArgs,
     prepared: PreparedExploration,
-    rooms: RunDir,
+    run_dir: RunDir,
 ) -> Result<CommandExit, String> {
     let PreparedExploration {
-        watched_dirs: watch,
-        created_dirs: made,
-        oracle: ear,
+        watched_dirs,
+        created_dirs,
+        oracle,
         scope,
-        only_state: only,
+        only_state,
         command,
         resume,
         check,
         timeout,
     } = prepared;
     let began = jiff::Timestamp::now();
-    let orders = ExploreConfig {
-        watched_dirs: watch,
+    let config = ExploreConfig {
+        watched_dirs,
         after_crash: None,
         command,
         resume,
         check,
-        oracle: ear,
+        oracle,
         scope,
         timeout,
         jobs: args.jobs.map_or_else(core_count, usize::from),
-        work_dir: rooms.path().to_path_buf(),
+        work_dir: run_dir.path().to_path_buf(),
         warm_modules: args.warm.clone(),
-        only_state: only,
+        only_state,
         began_unix_s: began.as_second(),
         cancelled: || false,
     };
-    let bar = ExploreDisplay::new();
-    let explored = explore(&orders, &|progress| bar.on_progress(&progress)).and_then(|first| {
-        let again = match args.depth {
-            2 if orders.only_state.is_none() => {
-                explore_second_crashes(&orders, &first, &|progress| bar.on_progress(&progress))?
+    let display = ExploreDisplay::new();
+    let explored = explore(&config, &|progress| display.on_progress(&progress)).and_then(|first| {
+        let second_crashes = match args.depth {
+            2 if config.only_state.is_none() => {
+                explore_second_crashes(&config, &first, &|progress| display.on_progress(&progress))?
             }
             _ => Vec::new(),
         };
-        Ok((first, again))
+        Ok((first, second_crashes))
     });
-    drop(bar);
-    // Only folders that were made for this run, and only if they are still empty.
-    made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
-    let cleaned = rooms.close();
+    drop(display);
+    // The trainer saved in copies, so a created directory is still empty. If it is not, it stays.
+    created_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
+    let cleaned_up = run_dir.close();
     let exit = match explored {
-        Ok((explored, again)) => {
+        Ok((first, second_crashes)) => {
             let repeat = repeat_command();
-            exploration_output::print_exploration(&explored, &orders, &repeat);
-            if args.depth == 2 && orders.only_state.is_none() {
-                exploration_output::print_second_crashes(&explored, &again);
+            exploration_output::print_exploration(&first, &config, &repeat);
+            if args.depth == 2 && config.only_state.is_none() {
+                exploration_output::print_second_crashes(&first, &second_crashes);
             }
-            let value = exploration_output::exploration_json(&explored, &again, &orders, &repeat);
+            let json = exploration_output::exploration_json(&first, &second_crashes, &config, &repeat);
             if let Some(file) = &args.json {
-                std::fs::write(file, &value)
-                    .map_err(|error| format!("writing `{}`: {error}", file.display()))?;
+                std::fs::write(file, &json)
+                    .map_err(|error| format!("could not write `{}`: {error}", file.display()))?;
             }
             if let Some(out) = &args.out {
-                let out = report_files::create_out_dir(Some(out), "explore")?;
-                exploration_output::write_report_files(&value, &out)?;
+                let out_dir = report_files::create_out_dir(Some(out), "explore")?;
+                exploration_output::write_report_files(&json, &out_dir)?;
             }
-            let all = [&explored].into_iter().chain(again.iter().map(|(_, explored)| explored));
-            if all.flat_map(|one| &one.findings).next().is_none() {
+            let second = second_crashes.iter().map(|(_, explored)| explored);
+            let mut all = [&first].into_iter().chain(second);
+            if all.all(|explored| explored.findings.is_empty()) {
                 CommandExit::Success
             } else {
                 CommandExit::Violation
@@ -259,7 +267,7 @@ fn run_prepared(
         }
         Err(error) => return Err(error.to_string()),
     };
-    match cleaned {
+    match cleaned_up {
         Ok(()) => Ok(exit),
         Err(error) => {
             print::error(&error);
@@ -272,34 +280,36 @@ fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-/// This command with a place for the name of a state.
+/// This command line with a placeholder for the name of a state. Options that write files are left out.
 fn repeat_command() -> String {
-    let mut words: Vec<String> = std::env::args().collect();
-    words[0] = "trainwreck".into();
-    let dropped: BTreeMap<&str, usize> = [("--state", 2), ("--json", 2), ("--out", 2)].into();
-    let at = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let mut args: Vec<String> = std::env::args().collect();
+    args[0] = "trainwreck".into();
+    let dropped_options: BTreeMap<&str, usize> = [("--state", 2), ("--json", 2), ("--out", 2)].into();
+    // After `--` comes the trainer's command, which may have options of the same names.
+    let options_end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
     let mut kept = Vec::new();
     let mut index = 0;
-    while index < words.len() {
-        match dropped.get(words[index].as_str()).filter(|_| index < at) {
-            Some(skip) => index += skip,
+    while index < args.len() {
+        match dropped_options.get(args[index].as_str()).filter(|_| index < options_end) {
+            Some(count) => index += count,
             None => {
-                kept.push(shell_quote(&words[index]));
+                kept.push(shell_quote(&args[index]));
                 index += 1;
             }
         }
     }
-    let at = kept.iter().position(|word| word == "explore").map_or(1, |at| at + 1);
-    kept.insert(at.min(kept.len()), "--state STATE".into());
+    let after_command = kept.iter().position(|arg| arg == "explore").map_or(1, |index| index + 1);
+    kept.insert(after_command.min(kept.len()), "--state STATE".into());
     kept.join(" ")
 }
 
-fn shell_quote(word: &str) -> String {
+/// Quotes an argument for a POSIX shell, if it needs quotes.
+fn shell_quote(argument: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into()
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.into()
     } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
+        format!("'{}'", argument.replace('\'', "'\\''"))
     }
 }
 
@@ -315,7 +325,7 @@ impl FsModelArg {
     }
 }
 
-/// `10s`, `500ms`, `2m`; a bare number is seconds.
+/// Parses `10s`, `500ms` or `2m`. A number without a unit is in seconds.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 =

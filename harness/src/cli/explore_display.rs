@@ -1,4 +1,5 @@
-//! What a person sees while an expedition goes: a bar with states per second and findings so far.
+//! Shows the progress of `explore`: a bar with states per second and failing states on a terminal, plain
+//! lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -8,11 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::print;
 use crate::explore::ExploreProgress;
 
-/// Between two changes of the bar.
+/// Minimum time between two changes of the bar.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(60);
 
+/// Prints the progress of one exploration. Dropping it removes the bar.
 pub(super) struct ExploreDisplay {
     bar: Option<ProgressBar>,
+    /// When the first state was tried, and when the bar was last changed.
     started_and_redrawn: std::sync::Mutex<(Instant, Instant)>,
 }
 
@@ -24,7 +27,7 @@ impl ExploreDisplay {
 
     pub(super) fn on_progress(&self, progress: &ExploreProgress) {
         match progress {
-            ExploreProgress::Recording => self.show_message("recording one undisturbed run"),
+            ExploreProgress::Recording => self.show_message("recording a run without faults"),
             ExploreProgress::Recorded { operations, saves } => {
                 self.print_line(&format!("recorded {operations} file operations, {saves} saves"));
             }
@@ -37,26 +40,26 @@ impl ExploreDisplay {
                     {
                         bar.set_style(style);
                     }
-                    let mut shown =
+                    let mut times =
                         self.started_and_redrawn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    *shown = (Instant::now(), Instant::now());
+                    *times = (Instant::now(), Instant::now());
                 }
             }
             ExploreProgress::Tried { done, failing } => self.on_tried(*done, *failing),
-            ExploreProgress::Shrinking => self.show_message("shrinking"),
+            ExploreProgress::Shrinking => self.show_message("shrinking the failing states"),
         }
     }
 
     fn on_tried(&self, done: usize, failing: usize) {
         let Some(bar) = &self.bar else { return };
-        let mut shown = self.started_and_redrawn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if shown.1.elapsed() < REDRAW_INTERVAL {
+        let mut times = self.started_and_redrawn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if times.1.elapsed() < REDRAW_INTERVAL {
             return;
         }
-        shown.1 = Instant::now();
-        let speed = done as f64 / shown.0.elapsed().as_secs_f64().max(1e-3);
+        times.1 = Instant::now();
+        let states_per_second = done as f64 / times.0.elapsed().as_secs_f64().max(1e-3);
         bar.set_position(done as u64);
-        bar.set_message(format!("{speed:.0} states/s  {failing} failing"));
+        bar.set_message(format!("{states_per_second:.0} states/s  {failing} failing"));
     }
 
     fn show_message(&self, text: &str) {

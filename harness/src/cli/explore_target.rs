@@ -1,4 +1,5 @@
-//! What a target file says, as an expedition's orders: its root is prepared in a room, and then watched.
+//! `explore --target`: prepares the trainer of a target file, and turns the target file into what `explore`
+//! needs to know.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,26 +14,31 @@ use crate::plan::Workload;
 use crate::run::prepared_root;
 use crate::target::{Trainer, find_program};
 
-/// Samples of the data that is handed in.
+/// Number of samples in the data file that is submitted to the trainer.
 const SAMPLE_COUNT: u32 = 64;
+/// Seed for the data and for the trainer.
 const SEED: u64 = 1;
 
-/// Prepares a root in `dir`, an existing, empty folder. `Err`: what is wrong, and what to do.
+/// Prepares a root of the trainer in `dir`, an existing, empty directory.
+///
+/// # Errors
+/// Returns a message for the user: what is wrong, and what to do about it.
 pub(super) fn prepare_target(
     args: &ExploreArgs,
     name: &str,
     dir: &Path,
 ) -> Result<PreparedExploration, String> {
-    let (file, beside) = scenario_library::load_target(name).map_err(|error| error.to_string())?;
-    let program = find_program(file.program(), &beside).map_err(|error| error.to_string())?;
+    let (file, target_dir) = scenario_library::load_target(name).map_err(|error| error.to_string())?;
+    let program = find_program(file.program(), &target_dir).map_err(|error| error.to_string())?;
     let settings = guard_off_settings(&file, args.without.as_deref())?;
     let root = dir.join("root");
-    std::fs::create_dir_all(&root).map_err(|error| format!("creating `{}`: {error}", root.display()))?;
-    // Data that can't be handed in is not made.
+    std::fs::create_dir_all(&root)
+        .map_err(|error| format!("could not create `{}`: {error}", root.display()))?;
+    // Without a way to submit data, none is generated.
     let kind = file.generate().keys().next().filter(|_| file.submit().is_some());
-    let made =
+    let generated =
         |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLE_COUNT, length: None };
-    let submit = kind.map(made).into_iter().collect();
+    let submit = kind.map(generated).into_iter().collect();
     let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
     prepared_root(&dir.join("preparation"), &root, (&file, &program), &workload)
         .map_err(|error| error.to_string())?;
@@ -40,7 +46,7 @@ pub(super) fn prepare_target(
     let trainer =
         Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
     let announces = file.announces();
-    let ear = OutputOracle {
+    let oracle = OutputOracle {
         saved: announces.saved().cloned(),
         resumed: announces.resumed().cloned(),
         step: Some(announces.step().clone()),
@@ -51,7 +57,7 @@ pub(super) fn prepare_target(
     Ok(PreparedExploration {
         watched_dirs: vec![root.clone()],
         created_dirs: Vec::new(),
-        oracle: ear,
+        oracle,
         scope: scope(args),
         only_state: parse_state(args)?,
         command: trainer.start(),
@@ -61,10 +67,15 @@ pub(super) fn prepare_target(
     })
 }
 
+/// The settings that remove the guard.
 fn guard_off_settings(file: &TargetFile, guard: Option<&str>) -> Result<BTreeMap<String, String>, String> {
     let Some(guard) = guard else { return Ok(BTreeMap::new()) };
     file.guards().get(guard).cloned().ok_or_else(|| {
         let known: Vec<&str> = file.guards().keys().map(String::as_str).collect();
-        format!("--without `{guard}`: target `{}` has no such guard; it has: {}", file.id(), known.join(", "))
+        format!(
+            "--without `{guard}`: target `{}` has no such guard; its guards are: {}",
+            file.id(),
+            known.join(", ")
+        )
     })
 }

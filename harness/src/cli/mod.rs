@@ -1,4 +1,5 @@
-//! The command: one file per verb. The only room that prints.
+//! The command `trainwreck`: reads the command line, calls the engine and the reports, and prints. One file
+//! per command. Only this module prints and picks the exit code; the engine does not know it.
 
 mod analyze;
 mod args;
@@ -24,18 +25,18 @@ use crate::cli::args::{CliCommand, CommandLine, SchemaKind};
 pub use crate::cli::exit::CommandExit;
 use crate::{gpu, sandbox};
 
-/// Does what the command line asks for.
+/// Runs the command that this process was started as.
 pub fn main() -> CommandExit {
-    let typed = match CommandLine::try_parse() {
-        Ok(typed) => typed,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(error) => {
-            // Help and version are no errors; clap knows which stream each belongs to.
+            // Clap returns help and version as errors too, and prints each to the right stream.
             let _ = error.print();
             return if error.use_stderr() { CommandExit::InvalidInput } else { CommandExit::Success };
         }
     };
-    match &typed.command {
-        None => run::run(&typed.run, run::RunMode::Run),
+    match &command_line.command {
+        None => run::run(&command_line.run, run::RunMode::Run),
         Some(CliCommand::Run(args)) => run::run(args, run::RunMode::Run),
         Some(CliCommand::Explore(args)) => explore::run(args),
         Some(CliCommand::Ablate(args)) => run::run(args, run::RunMode::Ablate),
@@ -72,8 +73,8 @@ fn doctor() -> CommandExit {
 
 fn recover() -> CommandExit {
     match sandbox::remove_leftovers() {
-        Ok(swept) if swept.is_empty() => print::line("nothing was left behind"),
-        Ok(swept) => swept.iter().for_each(|swept| print::line(&format!("swept {swept}"))),
+        Ok(removed) if removed.is_empty() => print::line("there was nothing to remove"),
+        Ok(removed) => removed.iter().for_each(|leftover| print::line(&format!("removed {leftover}"))),
         Err(error) => {
             print::error(&error);
             return CommandExit::CleanUpFailed;
@@ -82,8 +83,8 @@ fn recover() -> CommandExit {
     CommandExit::Success
 }
 
-fn print_schema(kind: SchemaKind, write: Option<&Path>) -> CommandExit {
-    let Some(folder) = write else {
+fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> CommandExit {
+    let Some(dir) = write_to else {
         print::line(
             match kind {
                 SchemaKind::Scenario => scenarios::schema::scenario(),
@@ -98,7 +99,7 @@ fn print_schema(kind: SchemaKind, write: Option<&Path>) -> CommandExit {
         ("target-v1.json", scenarios::schema::target()),
     ];
     for (name, text) in files {
-        let path = folder.join(name);
+        let path = dir.join(name);
         if let Err(error) = std::fs::write(&path, text) {
             print::error(&format!("could not write `{}`: {error}", path.display()));
             return CommandExit::HarnessFailed;

@@ -1,19 +1,20 @@
-//! The only place that prints. A closed pipe is not an error: whoever read has read enough.
+//! The only file that writes to standard output and standard error. Errors are ignored: if the reader has
+//! closed the pipe, it does not need the rest.
 
 use std::fmt::Display;
 use std::io::Write;
 
-/// One line on standard output.
+/// Prints one line on standard output.
 pub(super) fn line(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// One error, with all that caused it.
+/// Prints an error on standard error.
 pub(super) fn error(error: &dyn Display) {
     let _ = writeln!(std::io::stderr().lock(), "trainwreck: {error}");
 }
 
-/// Text that has its own line ends.
+/// Prints text that brings its own line breaks on standard error.
 pub(super) fn error_block(text: &str) {
     let _ = write!(std::io::stderr().lock(), "{text}");
 }

@@ -1,4 +1,5 @@
-//! Writes the record as it grows, so that a killed harness leaves one too, and keeps it for the reports.
+//! Writes each event of a run to `record.jsonl` at once, so that a killed harness leaves a record too. Also
+//! keeps the record in memory for the reports.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,6 +10,7 @@ use scenarios::{Event, Record, RecordEntry};
 
 use crate::observe::Observer;
 
+/// An observer that writes the record.
 pub(super) struct RecordWriter {
     state: Mutex<RecordWriterState>,
 }
@@ -16,10 +18,12 @@ pub(super) struct RecordWriter {
 struct RecordWriterState {
     file: BufWriter<File>,
     record: Record,
+    /// The first error. It is reported by [`RecordWriter::finish`], because an observer cannot return it.
     failure: Option<std::io::Error>,
 }
 
 impl RecordWriter {
+    /// Creates the file, which must not exist yet.
     pub(super) fn create(path: &Path) -> std::io::Result<RecordWriter> {
         let file = BufWriter::new(File::create_new(path)?);
         Ok(RecordWriter {
@@ -27,7 +31,7 @@ impl RecordWriter {
         })
     }
 
-    /// The record, and what went wrong while it was written.
+    /// Flushes the file. Returns the record, and the first error that occurred while it was written.
     pub(super) fn finish(&self) -> (Record, Option<std::io::Error>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = state.file.flush() {
@@ -42,6 +46,7 @@ impl Observer for RecordWriter {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let line = entry.to_line();
         let mut written = writeln!(state.file, "{line}");
+        // Steps are many: they are flushed with the next other event.
         if !matches!(entry.event, Event::Step { .. }) {
             written = written.and_then(|()| state.file.flush());
         }

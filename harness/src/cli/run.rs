@@ -1,4 +1,4 @@
-//! `run` and `prove`: the main job.
+//! `run` and `ablate`: prepares the chosen scenarios, runs them, and writes the record and the reports.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,19 +16,22 @@ use crate::observe::{Reporter, Tee};
 use crate::run::{PreparedScenario, ScenarioResult, Suite, run_suite};
 use crate::sandbox::{self, RunDir};
 
-/// Whether guards stand or are taken away.
+/// What is done with the guards that a scenario relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunMode {
+    /// All guards stay on. A scenario should survive.
     Run,
+    /// Each scenario runs once per guard, without it. The scenario should be violated.
     Ablate,
 }
 
+/// Runs the scenarios that the arguments name.
 pub(super) fn run(args: &RunArgs, mode: RunMode) -> CommandExit {
-    let casts = match prepare_all(args, mode) {
-        Ok(casts) => casts,
+    let scenarios = match prepare_all(args, mode) {
+        Ok(scenarios) => scenarios,
         Err(error) => return diagnostics::print_library_error(&error),
     };
-    match run_prepared(args, mode, &casts) {
+    match run_prepared(args, mode, &scenarios) {
         Ok(exit) => exit,
         Err(error) => {
             print::error(&error);
@@ -38,70 +41,76 @@ pub(super) fn run(args: &RunArgs, mode: RunMode) -> CommandExit {
 }
 
 fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<Vec<PreparedScenario>, LibraryError> {
-    let mut casts = Vec::new();
-    for read in scenario_library::select_scenarios(&args.scenarios)? {
+    let mut prepared = Vec::new();
+    for scenario in scenario_library::select_scenarios(&args.scenarios)? {
         match mode {
-            RunMode::Run => casts.push(scenario_library::prepare_scenario(read, args.seed, None)?),
+            RunMode::Run => prepared.push(scenario_library::prepare_scenario(scenario, args.seed, None)?),
             RunMode::Ablate => {
-                for guard in read.scenario.guards().to_vec() {
-                    casts.push(scenario_library::prepare_scenario(read.clone(), args.seed, Some(&guard))?);
+                for guard in scenario.scenario.guards().to_vec() {
+                    let scenario = scenario.clone();
+                    prepared.push(scenario_library::prepare_scenario(scenario, args.seed, Some(&guard))?);
                 }
             }
         }
     }
-    Ok(casts)
+    Ok(prepared)
 }
 
-fn run_prepared(args: &RunArgs, mode: RunMode, casts: &[PreparedScenario]) -> Result<CommandExit, String> {
-    for swept in
-        sandbox::remove_leftovers().map_err(|error| format!("sweeping what an earlier run left: {error}"))?
+fn run_prepared(
+    args: &RunArgs,
+    mode: RunMode,
+    scenarios: &[PreparedScenario],
+) -> Result<CommandExit, String> {
+    for leftover in sandbox::remove_leftovers()
+        .map_err(|error| format!("could not remove what an earlier run left behind: {error}"))?
     {
-        print::line(&format!("swept {swept}"));
+        print::line(&format!("removed {leftover}"));
     }
-    let rooms = RunDir::create().map_err(|error| format!("making a folder for the rooms: {error}"))?;
-    let started = run_started(args, casts);
-    let out = report_files::create_out_dir(args.out.as_deref(), &started.run)?;
-    let recorder = Arc::new(
-        RecordWriter::create(&out.join("record.jsonl"))
-            .map_err(|error| format!("creating the record: {error}"))?,
+    let run_dir = RunDir::create()
+        .map_err(|error| format!("could not create a directory for the sandboxes: {error}"))?;
+    let started = run_started(args, scenarios);
+    let out_dir = report_files::create_out_dir(args.out.as_deref(), &started.run)?;
+    let record_writer = Arc::new(
+        RecordWriter::create(&out_dir.join("record.jsonl"))
+            .map_err(|error| format!("could not create the record: {error}"))?,
     );
-    let screen = Arc::new(RunDisplay::new(casts.len(), mode == RunMode::Ablate));
-    let reporter = Reporter::new(Arc::new(Tee::new(vec![recorder.clone(), screen.clone()])));
+    let display = Arc::new(RunDisplay::new(scenarios.len(), mode == RunMode::Ablate));
+    let reporter = Reporter::new(Arc::new(Tee::new(vec![record_writer.clone(), display.clone()])));
     let mechanisms = started.machine.mechanisms.clone();
     reporter.emit(Event::RunStarted(started));
     let suite = Suite {
-        scenarios: casts,
+        scenarios,
         seed: args.seed,
         jobs: args.jobs.map_or_else(core_count, usize::from),
         only_trial: args.trial,
-        sandboxes_dir: rooms.path(),
+        sandboxes_dir: run_dir.path(),
         mechanisms: &mechanisms,
     };
-    let ends = run_suite(&suite, &reporter).map_err(|error| error.to_string())?.results;
-    let cleaned = rooms.close();
-    let mut exit = CommandExit::worst(ends.iter().map(|end| exit_for(end, mode)));
-    if let Err(error) = &cleaned {
+    let results = run_suite(&suite, &reporter).map_err(|error| error.to_string())?.results;
+    let cleaned_up = run_dir.close();
+    let mut exit = CommandExit::worst(results.iter().map(|result| exit_for(result, mode)));
+    if let Err(error) = &cleaned_up {
         print::error(error);
         exit = CommandExit::CleanUpFailed;
     }
     reporter.emit(Event::RunEnded(RunEnded { seconds: reporter.elapsed_s(), exit_code: exit.code() }));
     drop(reporter);
-    drop(screen);
-    let (record, failure) = recorder.finish();
+    drop(display);
+    let (record, failure) = record_writer.finish();
     if let Some(error) = failure {
-        return Err(format!("writing the record: {error}"));
+        return Err(format!("could not write the record: {error}"));
     }
-    report_files::write_reports(&record, &out)?;
-    print_summary(&record, &out, &ends, mode);
+    report_files::write_reports(&record, &out_dir)?;
+    print_summary(&record, &out_dir, &results, mode);
     Ok(exit)
 }
 
-/// With `prove` the wanted ending is a violation.
-fn exit_for(end: &ScenarioResult, mode: RunMode) -> CommandExit {
-    if end.failure.is_some() {
+/// With `ablate` a violation is the good result, and survival is the bad one.
+fn exit_for(result: &ScenarioResult, mode: RunMode) -> CommandExit {
+    if result.failure.is_some() {
         return CommandExit::HarnessFailed;
     }
-    match (mode, &end.verdict) {
+    match (mode, &result.verdict) {
         (RunMode::Ablate, Verdict::Violated { .. }) => CommandExit::Success,
         (RunMode::Ablate, Verdict::Survived) => CommandExit::Violation,
         (_, verdict) => CommandExit::from_verdict(verdict),
@@ -112,11 +121,11 @@ fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-fn run_started(args: &RunArgs, casts: &[PreparedScenario]) -> RunStarted {
+fn run_started(args: &RunArgs, scenarios: &[PreparedScenario]) -> RunStarted {
     let now = jiff::Timestamp::now();
     let mut mechanisms = sandbox::doctor();
-    // A driver may take seconds to be asked: only where somebody needs it.
-    if casts.iter().any(|cast| cast.scenario.gpu().is_some()) {
+    // A GPU driver may take seconds to answer, so it is only asked if a scenario needs it.
+    if scenarios.iter().any(|scenario| scenario.scenario.gpu().is_some()) {
         mechanisms.extend(gpu::doctor());
     }
     RunStarted {
@@ -127,7 +136,7 @@ fn run_started(args: &RunArgs, casts: &[PreparedScenario]) -> RunStarted {
         seed: args.seed,
         command: std::env::args().collect(),
         machine: describe_machine(mechanisms),
-        scenarios: u32::try_from(casts.len()).unwrap_or(u32::MAX),
+        scenarios: u32::try_from(scenarios.len()).unwrap_or(u32::MAX),
     }
 }
 
@@ -147,21 +156,24 @@ fn describe_machine(mechanisms: Vec<Mechanism>) -> MachineFacts {
     }
 }
 
-fn print_summary(record: &Record, out: &Path, ends: &[ScenarioResult], mode: RunMode) {
-    let count = |wanted: fn(&Verdict) -> bool| ends.iter().filter(|end| wanted(&end.verdict)).count();
+fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mode: RunMode) {
+    let count =
+        |matches: fn(&Verdict) -> bool| results.iter().filter(|result| matches(&result.verdict)).count();
     let survived = count(|verdict| matches!(verdict, Verdict::Survived));
     let violated = count(|verdict| matches!(verdict, Verdict::Violated { .. }));
-    let unknown = count(|verdict| matches!(verdict, Verdict::Inconclusive { .. }));
+    let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive { .. }));
     let skipped = count(|verdict| matches!(verdict, Verdict::Skipped { .. }));
     let (good, bad) = match mode {
         RunMode::Run => (format!("{survived} survived"), format!("{violated} violated")),
         RunMode::Ablate => {
-            (format!("{violated} of {} guards noticed", ends.len()), format!("{survived} not noticed"))
+            (format!("{violated} of {} guards caught", results.len()), format!("{survived} missed"))
         }
     };
     let seconds = record.entries.last().map_or(0.0, |entry| entry.at_us as f64 / 1e6);
-    print::line(&format!("\n{good}, {bad}, {unknown} inconclusive, {skipped} skipped in {seconds:.1} s"));
-    print::line(&format!("report: {}", absolute_path(&out.join("report.html")).display()));
+    print::line(&format!(
+        "\n{good}, {bad}, {inconclusive} inconclusive, {skipped} skipped in {seconds:.1} s"
+    ));
+    print::line(&format!("report: {}", absolute_path(&out_dir.join("report.html")).display()));
 }
 
 fn absolute_path(path: &Path) -> PathBuf {

@@ -1,4 +1,5 @@
-//! What a person sees while a run goes: a bar where there is a terminal, plain lines where there is none.
+//! Shows the progress of `run` and `ablate`: one line per finished scenario, and a bar on a terminal. Judges
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -11,7 +12,7 @@ use scenarios::{Event, RecordEntry, Verdict};
 use crate::cli::print;
 use crate::observe::Observer;
 
-/// One scenario under way.
+/// A scenario that has started and is not judged yet.
 #[derive(Default, Clone)]
 struct RunningScenario {
     title: String,
@@ -20,10 +21,11 @@ struct RunningScenario {
     trials_done: u32,
 }
 
+/// An observer that prints the progress of a run. Dropping it removes the bar.
 pub(super) struct RunDisplay {
     bar: Option<ProgressBar>,
     running: Mutex<BTreeMap<String, RunningScenario>>,
-    /// Words for each kind of end: with `prove`, violated is what is wanted.
+    /// Whether guards are removed, so that a violation is the good result.
     ablating: bool,
 }
 
@@ -41,29 +43,35 @@ impl RunDisplay {
     }
 
     fn on_trial_ended(&self, id: &str) {
-        let mut under = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(one) = under.get_mut(id) {
-            one.trials_done += 1;
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scenario) = running.get_mut(id) {
+            scenario.trials_done += 1;
         }
         if let Some(bar) = &self.bar {
-            let running =
-                under.iter().map(|(id, one)| format!("{id} {}/{}", one.trials_done, one.trials.max(1)));
-            bar.set_message(running.collect::<Vec<_>>().join("  "));
+            let counts = running
+                .iter()
+                .map(|(id, scenario)| format!("{id} {}/{}", scenario.trials_done, scenario.trials.max(1)));
+            bar.set_message(counts.collect::<Vec<_>>().join("  "));
         }
     }
 
     fn on_judged(&self, id: &str, verdict: &Verdict, seconds: f64) {
-        let one = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id).unwrap_or_default();
-        let (mark, word) = verdict_label(verdict, self.ablating);
-        let guard = one.guard_removed.as_ref().map(|guard| format!("  without {guard}")).unwrap_or_default();
-        let trials = match one.trials_done {
+        let scenario =
+            self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id).unwrap_or_default();
+        let (mark, label) = verdict_label(verdict, self.ablating);
+        let guard =
+            scenario.guard_removed.as_ref().map(|guard| format!("  without {guard}")).unwrap_or_default();
+        let trials = match scenario.trials_done {
             0 => String::new(),
             1 => "  1 trial".into(),
-            many => format!("  {many} trials"),
+            count => format!("  {count} trials"),
         };
-        // Its name, without the guard that is said behind it.
+        // The ID without the removed guard, which is printed after the number of trials.
         let id = id.split(' ').next().unwrap_or_default();
-        self.print_line(&format!("{mark} {id:<9} {word:<13} {seconds:>6.1} s{trials}{guard}  {}", one.title));
+        self.print_line(&format!(
+            "{mark} {id:<9} {label:<13} {seconds:>6.1} s{trials}{guard}  {}",
+            scenario.title
+        ));
         verdict_reasons(verdict, self.ablating)
             .iter()
             .for_each(|reason| self.print_line(&format!("            {}", shorten(reason))));
@@ -78,16 +86,17 @@ impl Observer for RunDisplay {
         let Some(id) = &entry.scenario else { return };
         match &entry.event {
             Event::ScenarioStarted(started) => {
-                let one = RunningScenario {
+                let scenario = RunningScenario {
                     title: started.title.clone(),
                     guard_removed: started.guard_removed.clone(),
                     ..RunningScenario::default()
                 };
-                self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), one);
+                self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), scenario);
             }
             Event::TrialStarted { of, .. } => {
-                if let Some(one) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
-                    one.trials = *of;
+                let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(scenario) = running.get_mut(id) {
+                    scenario.trials = *of;
                 }
             }
             Event::TrialEnded(_) => self.on_trial_ended(id),
@@ -114,10 +123,11 @@ fn progress_bar(scenarios: u64) -> ProgressBar {
     bar
 }
 
-fn verdict_label(verdict: &Verdict, proving: bool) -> (&'static str, &'static str) {
+/// The mark and the word for a verdict. With `ablating`, a violation shows that the removed guard was caught.
+fn verdict_label(verdict: &Verdict, ablating: bool) -> (&'static str, &'static str) {
     match verdict {
-        Verdict::Survived if proving => ("✗", "NOT NOTICED"),
-        Verdict::Violated { .. } if proving => ("✓", "noticed"),
+        Verdict::Survived if ablating => ("✗", "MISSED"),
+        Verdict::Violated { .. } if ablating => ("✓", "caught"),
         Verdict::Survived => ("✓", "survived"),
         Verdict::Violated { .. } => ("✗", "VIOLATED"),
         Verdict::Inconclusive { .. } => ("?", "inconclusive"),
@@ -125,16 +135,16 @@ fn verdict_label(verdict: &Verdict, proving: bool) -> (&'static str, &'static st
     }
 }
 
-/// The report has it whole.
+/// The reason cut to one line of bounded length. The report has the whole text.
 fn shorten(reason: &str) -> String {
-    const MOST: usize = 160;
-    let cut: String = reason.chars().filter(|c| !c.is_control()).take(MOST).collect();
-    if reason.chars().nth(MOST).is_some() { format!("{cut} ..") } else { cut }
+    const MAX_CHARS: usize = 160;
+    let cut: String = reason.chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect();
+    if reason.chars().nth(MAX_CHARS).is_some() { format!("{cut} ..") } else { cut }
 }
 
-/// At most three reasons; the report has them all.
-fn verdict_reasons(verdict: &Verdict, proving: bool) -> Vec<String> {
-    let shown = if proving { 1 } else { 3 };
+/// The first reasons for a verdict, and how many more there are. The report has all of them.
+fn verdict_reasons(verdict: &Verdict, ablating: bool) -> Vec<String> {
+    let max_shown = if ablating { 1 } else { 3 };
     match verdict {
         Verdict::Survived => Vec::new(),
         Verdict::Violated { reasons } => {
@@ -142,9 +152,9 @@ fn verdict_reasons(verdict: &Verdict, proving: bool) -> Vec<String> {
                 let trial = reason.trial.map(|trial| format!(" (trial {trial})")).unwrap_or_default();
                 format!("{}{trial}: {}", reason.expectation, reason.found)
             };
-            let more = reasons.len().saturating_sub(shown);
+            let more = reasons.len().saturating_sub(max_shown);
             let more = (more > 0).then(|| format!("and {more} more"));
-            reasons.iter().take(shown).map(line).chain(more).collect()
+            reasons.iter().take(max_shown).map(line).chain(more).collect()
         }
         Verdict::Inconclusive { why } | Verdict::Skipped { why } => vec![why.clone()],
     }

@@ -1,4 +1,5 @@
-//! Finds scenarios and targets: shipped inside the command, or files and folders that the user names.
+//! Finds, reads and checks scenarios and targets: those that are shipped inside the command, and files and
+//! directories that the user names. Runs nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -18,23 +19,25 @@ struct ShippedScenarios;
 #[include = "*.yaml"]
 struct ShippedTargets;
 
-/// Why a scenario can't be run.
+/// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LibraryError {
     #[error(
-        "there is no shipped scenario `{id}`{nearest}; `trainwreck list` shows them, and a file is named by its path"
+        "there is no shipped scenario `{id}`{nearest}; run `trainwreck list`, or give the path of a file"
     )]
     UnknownId { id: String, nearest: String },
-    #[error("`{path}` has no scenario files (`*.yaml`) below it", path = .path.display())]
+    #[error("there are no scenario files (`*.yaml`) in directory `{path}`", path = .path.display())]
     Empty { path: PathBuf },
     #[error("could not read `{path}`: {error}", path = .path.display())]
     Read { path: PathBuf, error: std::io::Error },
-    #[error("{} of the files named are not valid", .0.len())]
+    #[error("{} of the given files are not valid", .0.len())]
     Invalid(Vec<InvalidFile>),
-    #[error("scenario `{scenario}` uses target `{target}`, which is neither shipped nor a file beside it")]
+    #[error(
+        "scenario `{scenario}` uses target `{target}`, which is neither shipped nor a file in its directory"
+    )]
     NoTarget { scenario: String, target: String },
     #[error(
-        "there is no target file `{name}` and no shipped target of that name; the shipped ones are: {}",
+        "there is neither a file nor a shipped target `{name}`; the shipped targets are: {}",
         shipped_target_names()
     )]
     UnknownTarget { name: String },
@@ -42,16 +45,16 @@ pub(super) enum LibraryError {
     Program(#[from] ProgramError),
 }
 
-/// A file's text, and where it came from.
+/// The text of a scenario or target file, and where it is from.
 #[derive(Clone)]
 pub(super) struct LibrarySource {
     pub(super) path: PathBuf,
     pub(super) text: String,
-    /// Folder of the library: the name of the folder that it lies in.
+    /// The name of the directory that the file is in. In the shipped library it is the scenario's domain.
     domain: String,
 }
 
-/// A scenario that was read and checked.
+/// A valid scenario with its source.
 #[derive(Clone)]
 pub(super) struct LoadedScenario {
     pub(super) source: LibrarySource,
@@ -64,7 +67,7 @@ fn shipped_target_names() -> String {
     names.join(", ")
 }
 
-/// All shipped scenarios, by id.
+/// All shipped scenarios, sorted by ID.
 pub(super) fn shipped_scenarios() -> Result<Vec<LoadedScenario>, LibraryError> {
     parse_all(shipped_sources())
 }
@@ -82,52 +85,57 @@ fn shipped_sources() -> Vec<LibrarySource> {
     ShippedScenarios::iter().filter_map(source).collect()
 }
 
-/// The scenarios that were asked for; all shipped ones where nothing was.
-pub(super) fn select_scenarios(which: &[String]) -> Result<Vec<LoadedScenario>, LibraryError> {
-    if which.is_empty() {
+/// The scenarios that the arguments name (IDs, files or directories). Without arguments: all shipped
+/// scenarios.
+pub(super) fn select_scenarios(arguments: &[String]) -> Result<Vec<LoadedScenario>, LibraryError> {
+    if arguments.is_empty() {
         return shipped_scenarios();
     }
     let mut sources = Vec::new();
-    for word in which {
-        let path = Path::new(word);
+    for argument in arguments {
+        let path = Path::new(argument);
         if path.is_dir() {
             sources.extend(sources_in_dir(path)?);
         } else if path.is_file() {
             sources.push(read_source(path)?);
         } else {
-            sources.push(shipped_source_by_id(word)?);
+            sources.push(shipped_source_by_id(argument)?);
         }
     }
     parse_all(sources)
 }
 
 fn shipped_source_by_id(id: &str) -> Result<LibrarySource, LibraryError> {
-    let of_id = |source: &LibrarySource| {
+    let has_id = |source: &LibrarySource| {
         source.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{id}-")))
     };
     shipped_sources()
         .into_iter()
-        .find(of_id)
+        .find(has_id)
         .ok_or_else(|| LibraryError::UnknownId { id: id.into(), nearest: nearest_id_hint(id) })
 }
 
+/// Text that suggests a shipped ID, or an empty text if none is similar.
 fn nearest_id_hint(id: &str) -> String {
-    let ids = shipped_scenarios().unwrap_or_default().into_iter().map(|read| read.scenario.id().to_owned());
-    let near = ids.map(|known| (strsim::damerau_levenshtein(&known, id), known)).min();
-    near.filter(|(distance, _)| *distance <= 3)
+    let shipped = shipped_scenarios().unwrap_or_default();
+    let ids = shipped.into_iter().map(|loaded| loaded.scenario.id().to_owned());
+    let nearest = ids.map(|known| (strsim::damerau_levenshtein(&known, id), known)).min();
+    nearest
+        .filter(|(distance, _)| *distance <= 3)
         .map(|(_, known)| format!(" (nearest: `{known}`)"))
         .unwrap_or_default()
 }
 
-fn sources_in_dir(folder: &Path) -> Result<Vec<LibrarySource>, LibraryError> {
+/// The scenario files in a directory and its subdirectories, sorted by path.
+fn sources_in_dir(dir: &Path) -> Result<Vec<LibrarySource>, LibraryError> {
     let mut files = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(next) = dirs.pop() {
         let entries =
             std::fs::read_dir(&next).map_err(|error| LibraryError::Read { path: next.clone(), error })?;
         for path in entries.flatten().map(|entry| entry.path()) {
             match path.extension() {
-                _ if path.is_dir() => folders.push(path),
+                _ if path.is_dir() => dirs.push(path),
                 Some(extension) if extension == "yaml" || extension == "yml" => files.push(path),
                 _ => {}
             }
@@ -135,12 +143,13 @@ fn sources_in_dir(folder: &Path) -> Result<Vec<LibrarySource>, LibraryError> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(LibraryError::Empty { path: folder.into() });
+        return Err(LibraryError::Empty { path: dir.into() });
     }
     files.iter().map(|path| read_source(path)).collect()
 }
 
-/// Reads at most a little more than the budget of the parser, which then refuses it.
+/// Reads a file, but not much more than the parser accepts: the parser then reports that the file is too
+/// large.
 pub(super) fn read_source(path: &Path) -> Result<LibrarySource, LibraryError> {
     use std::io::Read as _;
     let failed = |error| LibraryError::Read { path: path.into(), error };
@@ -156,42 +165,44 @@ fn domain_of(path: &Path) -> String {
         .map_or_else(|| "own".into(), |name| name.to_string_lossy().into_owned())
 }
 
+/// Parses all sources. Fails with the problems of all invalid files, not only of the first one.
 fn parse_all(sources: Vec<LibrarySource>) -> Result<Vec<LoadedScenario>, LibraryError> {
-    let (mut read, mut invalid) = (Vec::new(), Vec::new());
+    let (mut loaded, mut invalid) = (Vec::new(), Vec::new());
     for source in sources {
         match Scenario::parse(&source.text, &source.path.display().to_string()) {
-            Ok(scenario) => read.push(LoadedScenario { source, scenario }),
+            Ok(scenario) => loaded.push(LoadedScenario { source, scenario }),
             Err(error) => invalid.push(error),
         }
     }
     if !invalid.is_empty() {
         return Err(LibraryError::Invalid(invalid));
     }
-    read.sort_by(|a, b| a.scenario.id().cmp(b.scenario.id()));
-    Ok(read)
+    loaded.sort_by(|a, b| a.scenario.id().cmp(b.scenario.id()));
+    Ok(loaded)
 }
 
-/// A scenario with its target found and its program at hand.
+/// Adds what a scenario needs to run: its target, the target's program, and the GPU shim. `guard_removed`
+/// names a guard that is switched off in this run.
 pub(super) fn prepare_scenario(
-    read: LoadedScenario,
+    loaded: LoadedScenario,
     seed: u64,
     guard_removed: Option<&str>,
 ) -> Result<PreparedScenario, LibraryError> {
-    let LoadedScenario { source, scenario } = read;
-    let beside = source.path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let (target_source, target) = load_target_of(&scenario, &beside)?;
+    let LoadedScenario { source, scenario } = loaded;
+    let scenario_dir = source.path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let (target_source, target) = load_target_of(&scenario, &scenario_dir)?;
     let target_file = target_source.path.display().to_string();
     let program = find_program(
         target.program(),
         &target_source.path.parent().map(Path::to_path_buf).unwrap_or_default(),
     )?;
-    let stand_in = if scenario.gpu().is_some() { shim_if_available()? } else { None };
-    let verb = if guard_removed.is_some() { "prove" } else { "run" };
+    let shim = if scenario.gpu().is_some() { shim_if_available()? } else { None };
+    let command = if guard_removed.is_some() { "ablate" } else { "run" };
     let started = ScenarioStarted {
         title: scenario.title().to_owned(),
         severity: scenario.severity().to_string(),
         domain: source.domain,
-        repeat: format!("trainwreck {verb} {} --seed {seed}", run_argument_for(&scenario, &source.path)),
+        repeat: format!("trainwreck {command} {} --seed {seed}", run_argument_for(&scenario, &source.path)),
         file: source.path.display().to_string(),
         source: source.text,
         target_source: target_source.text,
@@ -199,10 +210,11 @@ pub(super) fn prepare_scenario(
         guards: scenario.guards().to_vec(),
         guard_removed: guard_removed.map(str::to_owned),
     };
-    Ok(PreparedScenario { scenario, target, program, shim: stand_in, started, scenario_dir: beside })
+    Ok(PreparedScenario { scenario, target, program, shim, started, scenario_dir })
 }
 
-/// Where the library is not at hand, its scenarios are skipped; where it can't be built, that is an error.
+/// The library that simulates a GPU. Returns `None` if it is not available: scenarios that need it are then
+/// skipped. A library that cannot be built is an error.
 fn shim_if_available() -> Result<Option<PathBuf>, LibraryError> {
     match find_shim_library() {
         Ok(path) => Ok(Some(path)),
@@ -211,12 +223,14 @@ fn shim_if_available() -> Result<Option<PathBuf>, LibraryError> {
     }
 }
 
-/// Whether the target that a scenario names exists and knows all that the scenario speaks of.
+/// Checks that the target of a scenario exists, and that it has the guards, phases and places that the
+/// scenario names.
 pub(super) fn check_target(scenario: &Scenario, path: &Path) -> Result<(), LibraryError> {
     load_target_of(scenario, &path.parent().map(Path::to_path_buf).unwrap_or_default()).map(|_| ())
 }
 
-/// A target file by its path, or a shipped one by its name; with the folder that its program's path is relative to.
+/// Loads a target file by its path, or a shipped target by its name. Also returns the directory of the target
+/// file: the path of the target's program is relative to it.
 pub(super) fn load_target(name: &str) -> Result<(TargetFile, PathBuf), LibraryError> {
     let path = Path::new(name);
     let (text, path) = if path.is_file() {
@@ -233,14 +247,20 @@ pub(super) fn load_target(name: &str) -> Result<(TargetFile, PathBuf), LibraryEr
     Ok((target, path.parent().map(Path::to_path_buf).unwrap_or_default()))
 }
 
-fn load_target_of(scenario: &Scenario, beside: &Path) -> Result<(LibrarySource, TargetFile), LibraryError> {
+/// Loads a scenario's target, and checks the scenario against it.
+fn load_target_of(
+    scenario: &Scenario,
+    scenario_dir: &Path,
+) -> Result<(LibrarySource, TargetFile), LibraryError> {
     let invalid = |error| LibraryError::Invalid(vec![error]);
-    let source = target_source_of(scenario, beside)?;
+    let source = target_source_of(scenario, scenario_dir)?;
     let target = TargetFile::parse(&source.text, &source.path.display().to_string()).map_err(invalid)?;
     scenario.check_against(&target).map_err(invalid)?;
     Ok((source, target))
 }
 
+/// The argument with which `run` and `ablate` find the scenario again: its path, or its ID if it is a shipped
+/// one.
 fn run_argument_for(scenario: &Scenario, path: &Path) -> String {
     if path.is_absolute() || path.is_file() && !path.starts_with("scenarios/library") {
         path.display().to_string()
@@ -249,9 +269,10 @@ fn run_argument_for(scenario: &Scenario, path: &Path) -> String {
     }
 }
 
-fn target_source_of(scenario: &Scenario, beside: &Path) -> Result<LibrarySource, LibraryError> {
+/// The text of a scenario's target: a file in the scenario's directory comes before a shipped target.
+fn target_source_of(scenario: &Scenario, scenario_dir: &Path) -> Result<LibrarySource, LibraryError> {
     let name = scenario.target();
-    let file = beside.join(name);
+    let file = scenario_dir.join(name);
     if file.is_file() {
         return read_source(&file);
     }
