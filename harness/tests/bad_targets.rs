@@ -1,9 +1,10 @@
-//! Every detector has a broken twin: small trainers that are bad in one way each are caught, and a sound one is not.
+//! Every detector has a known-bad target: a small trainer with exactly one defect must be caught. A correct
+//! trainer must raise no alarm.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+    reason = "a failed expectation must stop the test, and a skipped test prints the reason"
 )]
 
 use std::path::Path;
@@ -19,7 +20,10 @@ program: SCRIPT
 places: {checkpoints: ckpt}
 prepare: [[mkdir, -p, '{checkpoints}']]
 start: ['{program}', STYLE, '{root}']
-announces: {step: '^step (?<step>\d+)', saved: '^saved step (?<step>\d+)', resumed: '^resumed from step (?<step>\d+)'}
+announces:
+  step: '^step (?<step>\d+)'
+  saved: '^saved step (?<step>\d+)'
+  resumed: '^resumed from step (?<step>\d+)'
 phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
 same: '^finished with (?<value>\d+)'
 timeouts: {stall: 2 s, finish: 20 s}
@@ -42,7 +46,7 @@ expect:
 const CRASH: &str = "crash: {when: {call: {during: checkpoint-save, at: every}}}";
 const TERMINATE: &str = "terminate: {grace: 150 ms, when: {step: 4}}";
 
-/// Runs the stub of that style; exit code, and the outcomes of its trials.
+/// Runs the stub in the given style. Returns the exit code of the command and the outcomes of the trials.
 fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
     let dir = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/stub.sh");
@@ -55,9 +59,10 @@ fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
         .args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()])
         .output()
         .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let output = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     let record = Record::parse(
-        &std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {said}")),
+        &std::fs::read_to_string(out.join("record.jsonl"))
+            .unwrap_or_else(|error| panic!("{error}: {output}")),
     )
     .unwrap();
     let outcome = |entry: &scenarios::RecordEntry| {
@@ -66,6 +71,7 @@ fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
     (run.status.code().unwrap(), record.entries.iter().filter_map(outcome).collect())
 }
 
+/// Asserts that the scenario is violated, with the expected outcome in one of its trials.
 fn assert_caught(style: &str, method: &str, expected: Outcome) {
     if let Some(why) = missing_mechanism() {
         eprintln!("skipped: {why}");
@@ -76,16 +82,17 @@ fn assert_caught(style: &str, method: &str, expected: Outcome) {
     assert!(outcomes.contains(&expected), "{style}: {outcomes:?}");
 }
 
-/// Why rooms can't be had here.
+/// The mechanism that this machine lacks, as `doctor` prints it.
 fn missing_mechanism() -> Option<String> {
     let doctor = Command::new(env!("CARGO_BIN_EXE_trainwreck")).arg("doctor").output().unwrap();
-    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    let lacks = |line: &&str| ["- user-namespace", "- syscall-gate"].iter().any(|one| line.starts_with(one));
-    said.lines().find(lacks).map(str::to_owned)
+    let output = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let is_missing =
+        |line: &&str| ["- user-namespace", "- syscall-gate"].iter().any(|prefix| line.starts_with(prefix));
+    output.lines().find(is_missing).map(str::to_owned)
 }
 
 #[test]
-fn a_sound_trainer_raises_no_alarm() {
+fn a_correct_trainer_raises_no_alarm() {
     if let Some(why) = missing_mechanism() {
         eprintln!("skipped: {why}");
         return;
@@ -111,13 +118,13 @@ fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
 }
 
 #[test]
-fn a_trainer_that_promises_before_it_has_saved_is_caught() {
+fn a_trainer_that_acknowledges_before_it_has_saved_is_caught() {
     assert_caught("promises-early", "crash: {when: {output: '^saved step 6'}}", Outcome::LostWork);
 }
 
-/// The value at its end is right, and it never says where it goes on from.
+/// The final value is right, but the trainer never announces from which step it resumes.
 #[test]
-fn a_trainer_that_starts_from_scratch_without_a_word_is_caught() {
+fn a_trainer_that_silently_starts_from_scratch_is_caught() {
     assert_caught("forgets", "crash: {when: {step: 8}}", Outcome::Restarted);
 }
 

@@ -1,10 +1,10 @@
-//! GPU faults from the words of a scenario to the verdict, on a trainer of a few lines of C: a sound one raises no alarm, bad ones are
-//! caught, and what the stand-in finds by itself is never silent.
+//! GPU faults from the scenario file to the verdict, with a trainer of a few lines of C. A correct trainer
+//! raises no alarm, a known-bad trainer is caught, and defects that the shim finds are always reported.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test stops at the first thing that is not as it should be, and says what it skips"
+    reason = "a failed expectation must stop the test, and a skipped test prints the reason"
 )]
 
 use std::path::{Path, PathBuf};
@@ -44,26 +44,26 @@ expect:
   - always: same-as-baseline
 ";
 
-/// The program of `targets/gpu.c`.
+/// Path of the compiled `targets/gpu.c`.
 fn compiled_stub() -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/gpu.c");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-stub-{}", std::process::id()));
     if !program.exists() {
-        let done = Command::new("cc").args(["-O1", "-o"]).arg(&program).arg(&source).arg("-ldl").output();
-        let done = done.unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let output = Command::new("cc").args(["-O1", "-o"]).arg(&program).arg(&source).arg("-ldl").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     program
 }
 
-/// What a run came to.
+/// Result of a run of the stub.
 struct StubRun {
     code: i32,
     baseline: BaselineFacts,
     trials: Vec<TrialFacts>,
-    /// Lines of the trials.
+    /// Recorded output of the trials.
     lines: Vec<String>,
     verdict: Verdict,
 }
@@ -74,6 +74,7 @@ impl StubRun {
     }
 }
 
+/// Runs one scenario with the stub in the given style.
 fn run_stub(style: &str, gpu: &str, method: &str) -> StubRun {
     let dir = tempfile::tempdir().unwrap();
     let target = TARGET.replace("PROGRAM", compiled_stub().to_str().unwrap()).replace("STYLE", style);
@@ -85,12 +86,12 @@ fn run_stub(style: &str, gpu: &str, method: &str) -> StubRun {
         .args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()])
         .output()
         .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let output = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     let text =
-        std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {said}"));
+        std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_else(|error| panic!("{error}: {output}"));
     let events: Vec<Event> =
         Record::parse(&text).unwrap().entries.into_iter().map(|entry| entry.event).collect();
-    let steady = events.iter().find_map(|event| match event {
+    let baseline = events.iter().find_map(|event| match event {
         Event::Baseline(facts) => Some(facts.clone()),
         _ => None,
     });
@@ -98,68 +99,69 @@ fn run_stub(style: &str, gpu: &str, method: &str) -> StubRun {
         Event::Judged { verdict, .. } => Some(verdict.clone()),
         _ => None,
     });
-    let said_of = |event: &Event| match event {
+    let output_line = |event: &Event| match event {
         Event::Output { line, .. } => Some(line.clone()),
         _ => None,
     };
     let lines = events.iter().skip_while(|event| !matches!(event, Event::TrialStarted { .. }));
-    let lines = lines.filter_map(said_of).collect();
+    let lines = lines.filter_map(output_line).collect();
     let trials = events.into_iter().filter_map(|event| match event {
         Event::TrialEnded(facts) => Some(*facts),
         _ => None,
     });
     StubRun {
         code: run.status.code().unwrap(),
-        baseline: steady.unwrap_or_else(|| panic!("no steady state: {said}")),
+        baseline: baseline.unwrap_or_else(|| panic!("no baseline: {output}")),
         trials: trials.collect(),
         lines,
         verdict: verdict.unwrap(),
     }
 }
 
-/// Why these tests can't be done here.
+/// Whether this machine lacks a mechanism. Prints which one.
 fn is_skipped() -> bool {
     let doctor = Command::new(PROGRAM).arg("doctor").output().unwrap();
-    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    let lacks = |line: &&str| {
+    let output = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let is_missing = |line: &&str| {
         line.starts_with('-') && (line.contains("user-namespace") || line.contains("simulated-gpu"))
     };
-    let lacking = said.lines().find(lacks);
-    // A library that can't be built is no machine without a compiler.
-    assert!(!said.contains("could not build"), "{said}");
-    lacking.iter().for_each(|why| eprintln!("skipped: {why}"));
-    lacking.is_some()
+    let missing = output.lines().find(is_missing);
+    // A library that cannot be built is a failure, not a missing mechanism.
+    assert!(!output.contains("could not build"), "{output}");
+    missing.iter().for_each(|why| eprintln!("skipped: {why}"));
+    missing.is_some()
 }
 
 #[test]
-fn a_sound_trainer_comes_back_from_an_error_at_any_copy_told_either_way() {
+fn a_correct_trainer_recovers_from_an_error_at_any_copy_reported_in_either_way() {
     if is_skipped() {
         return;
     }
-    let method = "gpu-error: {code: [illegal-address], reported: [immediately, at-next-sync], call: {to: [copy], at: every}, max-trials: 6}";
-    let played = run_stub("sound", "simulated", method);
-    assert_eq!(played.baseline.counted.get("GPU calls, 1"), Some(&36), "three copies in each of 12 steps");
-    assert_eq!(played.outcomes(), [Outcome::Recovered; 6], "{:?}", played.trials);
+    let method = "gpu-error: {code: [illegal-address], reported: [immediately, at-next-sync], \
+                  call: {to: [copy], at: every}, max-trials: 6}";
+    let run = run_stub("sound", "simulated", method);
+    assert_eq!(run.baseline.counted.get("GPU calls, 1"), Some(&36), "three copies in each of 12 steps");
+    assert_eq!(run.outcomes(), [Outcome::Recovered; 6], "{:?}", run.trials);
     assert!(
-        played.trials.iter().all(|trial| trial.restarts == 1 && trial.evidence.len() == 1),
+        run.trials.iter().all(|trial| trial.restarts == 1 && trial.evidence.len() == 1),
         "{:?}",
-        played.trials
+        run.trials
     );
-    assert_eq!(played.code, 0);
+    assert_eq!(run.code, 0);
 }
 
 #[test]
-fn a_trainer_that_ignores_an_error_of_the_driver_is_caught() {
+fn a_trainer_that_ignores_a_driver_error_is_caught() {
     if is_skipped() {
         return;
     }
     let method = "gpu-error: {code: [invalid-value], call: {function: 'cuMemcpyHtoD*', at: 7}}";
-    let played = run_stub("ignores", "simulated", method);
-    assert_eq!((played.outcomes(), played.code), (vec![Outcome::Corrupt], 1), "{:?}", played.trials);
+    let run = run_stub("ignores", "simulated", method);
+    assert_eq!((run.outcomes(), run.code), (vec![Outcome::Corrupt], 1), "{:?}", run.trials);
 }
 
 #[test]
-fn a_wrong_number_or_a_nan_of_any_launch_is_met_by_who_looks_and_caught_in_who_does_not() {
+fn a_trainer_that_checks_values_survives_a_wrong_number_or_nan_and_a_trusting_trainer_is_caught() {
     if is_skipped() {
         return;
     }
@@ -179,9 +181,9 @@ fn a_kernel_that_never_ends_hangs_a_trainer_without_a_watchdog() {
     if is_skipped() {
         return;
     }
-    let played = run_stub("sound", "simulated", "gpu-hang: {when: {step: 3}, call: {at: 2}}");
-    assert_eq!((played.outcomes(), played.code), (vec![Outcome::Hung], 1), "{:?}", played.trials);
-    assert_eq!(played.trials[0].evidence.len(), 1);
+    let run = run_stub("sound", "simulated", "gpu-hang: {when: {step: 3}, call: {at: 2}}");
+    assert_eq!((run.outcomes(), run.code), (vec![Outcome::Hung], 1), "{:?}", run.trials);
+    assert_eq!(run.trials[0].evidence.len(), 1);
 }
 
 #[test]
@@ -189,69 +191,70 @@ fn a_call_that_never_comes_leaves_the_scenario_inconclusive() {
     if is_skipped() {
         return;
     }
-    let played = run_stub("sound", "simulated", "gpu-error: {code: [unknown], call: {to: [copy], at: 1000}}");
-    assert!(matches!(&played.verdict, Verdict::Inconclusive { why } if why.contains("did not land")));
-    assert_eq!(played.code, 3);
+    let run = run_stub("sound", "simulated", "gpu-error: {code: [unknown], call: {to: [copy], at: 1000}}");
+    assert!(matches!(&run.verdict, Verdict::Inconclusive { why } if why.contains("was not effective")));
+    assert_eq!(run.code, 3);
 }
 
 #[test]
-fn a_lost_gpu_is_lost_to_new_processes_too_until_it_is_put_back() {
+fn a_lost_gpu_is_lost_for_new_processes_too_until_it_is_restored() {
     if is_skipped() {
         return;
     }
-    let back =
+    let restored =
         run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}, until: {after: 250 ms}}");
-    assert_eq!(back.outcomes(), [Outcome::Recovered], "{:?}", back.trials);
-    assert!(back.trials[0].restarts >= 1);
-    let gone = run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}}");
-    assert_eq!(gone.outcomes(), [Outcome::Refused], "{:?}", gone.trials);
-    assert_eq!(gone.trials[0].evidence.len(), 1, "{:?}", gone.trials);
+    assert_eq!(restored.outcomes(), [Outcome::Recovered], "{:?}", restored.trials);
+    assert!(restored.trials[0].restarts >= 1);
+    let lost = run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}}");
+    assert_eq!(lost.outcomes(), [Outcome::Refused], "{:?}", lost.trials);
+    assert_eq!(lost.trials[0].evidence.len(), 1, "{:?}", lost.trials);
 }
 
 #[test]
-fn nvml_tells_the_state_while_the_fault_lasts_and_then_what_it_told_before() {
+fn nvml_reports_the_changed_state_during_the_fault_and_the_original_state_after_it() {
     if is_skipped() {
         return;
     }
     let state = "temperature: 93, ecc-corrected: 12, when: {step: 3}, until: {output: '93 C'}";
-    let played = run_stub("sound", "simulated", &format!("gpu-state: {{{state}}}"));
-    assert_eq!((played.outcomes(), played.code), (vec![Outcome::Recovered], 0), "{:?}", played.trials);
-    let watched: Vec<&String> = played.lines.iter().filter(|line| line.starts_with("watched")).collect();
+    let run = run_stub("sound", "simulated", &format!("gpu-state: {{{state}}}"));
+    assert_eq!((run.outcomes(), run.code), (vec![Outcome::Recovered], 0), "{:?}", run.trials);
+    let watched: Vec<&String> = run.lines.iter().filter(|line| line.starts_with("watched")).collect();
     let [before, hot, after] = watched.as_slice() else { panic!("{watched:?}") };
     assert_eq!(*hot, "watched: error 0, 93 C, 12 corrected");
     assert!(before == after && before.ends_with("0 corrected"), "{watched:?}");
 }
 
 #[test]
-fn an_allocation_finds_no_room_in_memory_of_small_pieces() {
+fn an_allocation_fails_in_fragmented_memory() {
     if is_skipped() {
         return;
     }
     let method = "gpu-fragment: {holes: 512 B, call: {to: [allocate], at: 1}}";
-    let roomy = run_stub("sound", "{simulated: {devices: 2, memory: 1 MiB}}", method);
-    assert_eq!(roomy.outcomes(), [Outcome::Recovered], "{:?}", roomy.trials);
-    assert_eq!(roomy.trials[0].restarts, 1, "4 KiB find no room, and the next process has memory of its own");
+    let fragmented = run_stub("sound", "{simulated: {devices: 2, memory: 1 MiB}}", method);
+    assert_eq!(fragmented.outcomes(), [Outcome::Recovered], "{:?}", fragmented.trials);
+    assert_eq!(
+        fragmented.trials[0].restarts, 1,
+        "4 KiB do not fit, and the next process has memory of its own"
+    );
 }
 
 #[test]
-fn what_the_stand_in_finds_undisturbed_is_told_and_nothing_is_judged() {
+fn a_gpu_defect_in_the_baseline_is_reported_and_nothing_is_judged() {
     if is_skipped() {
         return;
     }
-    let played = run_stub("overruns", "simulated", "gpu-state: {temperature: 90}");
-    assert!(!played.baseline.ended_well && !played.baseline.gpu_defects.is_empty(), "{:?}", played.baseline);
-    assert!(
-        matches!(&played.verdict, Verdict::Inconclusive { why } if why.contains("the simulated GPU found"))
-    );
-    assert_eq!(played.code, 3);
+    let run = run_stub("overruns", "simulated", "gpu-state: {temperature: 90}");
+    assert!(!run.baseline.ended_well && !run.baseline.gpu_defects.is_empty(), "{:?}", run.baseline);
+    assert!(matches!(&run.verdict, Verdict::Inconclusive { why } if why.contains("the simulated GPU found")));
+    assert_eq!(run.code, 3);
 }
 
 #[test]
-fn where_there_is_no_card_a_real_gpu_is_skipped_and_why_is_said() {
+fn without_a_gpu_a_real_gpu_scenario_is_skipped_with_the_reason() {
     let doctor = Command::new(PROGRAM).arg("doctor").output().unwrap();
-    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    if said.lines().any(|line| line.contains("real-gpu") && !line.starts_with('-')) {
-        eprintln!("skipped: this machine has a card");
+    let output = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    if output.lines().any(|line| line.contains("real-gpu") && !line.starts_with('-')) {
+        eprintln!("skipped: this machine has a GPU");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -264,6 +267,6 @@ fn where_there_is_no_card_a_real_gpu_is_skipped_and_why_is_said() {
     let mut run = Command::new(PROGRAM);
     run.args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()]);
     let run = run.output().unwrap();
-    let said = String::from_utf8_lossy(&run.stdout).into_owned();
-    assert!(run.status.success() && said.contains("1 skipped") && said.contains("real-gpu"), "{said}");
+    let output = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(run.status.success() && output.contains("1 skipped") && output.contains("real-gpu"), "{output}");
 }

@@ -1,19 +1,25 @@
-//! A fault that is made where a call of the target is answered. The gate carries it out and says when it landed.
+//! A fault that alters the result of a system call. The call injector of the run injects it through the gate
+//! and reports when it is effective, so there is nothing to do here.
 
 use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 
+/// A fault at a system call, as a placeholder.
 pub(super) struct CallFault;
 
 impl InjectableFault for CallFault {
     fn mechanism(&self) -> String {
-        "seccomp user notification: the call waits, and gets another answer".into()
+        "seccomp user notification: the call waits and gets an altered result".into()
     }
 
-    fn inject(&mut self, _scene: &FaultContext<'_>) -> Result<(), FaultError> {
+    fn inject(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
         Ok(())
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        _reaction: TargetReaction,
+    ) -> Option<String> {
         None
     }
 }

@@ -1,4 +1,4 @@
-//! Disk full and inodes gone: the place's tmpfs is made just as large as what it holds.
+//! Disk full and no free inodes: the place's tmpfs is resized to just what it holds. Knows no trigger.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,8 +7,9 @@ use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::plan::PAGE_BYTES;
 use crate::sandbox::{FileSystemSpace, MountChange};
 
-/// A tmpfs in use is looked at and remounted again so often.
+/// How often a remount is tried. It fails if the usage grows between the measurement and the remount.
 const MAX_REMOUNT_TRIES: u32 = 500;
+/// Time between two tries.
 const RETRY_DELAY: Duration = Duration::from_micros(500);
 
 /// What the file system runs out of.
@@ -18,24 +19,28 @@ enum ExhaustedResource {
     Inodes,
 }
 
-/// A place without room.
+/// A place without free space or free inodes.
 pub(super) struct ExhaustedDisk {
     place: String,
     resource: ExhaustedResource,
+    /// The space before the injection.
     before: Option<FileSystemSpace>,
+    /// What statvfs showed after the injection.
     evidence: Option<String>,
 }
 
 impl ExhaustedDisk {
-    pub(super) fn of_bytes(place: &str, leave: u64) -> ExhaustedDisk {
+    /// All but `leave_bytes` bytes are used.
+    pub(super) fn of_bytes(place: &str, leave_bytes: u64) -> ExhaustedDisk {
         ExhaustedDisk {
             place: place.into(),
-            resource: ExhaustedResource::Bytes { leave_bytes: leave },
+            resource: ExhaustedResource::Bytes { leave_bytes },
             before: None,
             evidence: None,
         }
     }
 
+    /// All inodes are used.
     pub(super) fn of_inodes(place: &str) -> ExhaustedDisk {
         ExhaustedDisk {
             place: place.into(),
@@ -45,23 +50,24 @@ impl ExhaustedDisk {
         }
     }
 
-    fn mount_path(&self, scene: &FaultContext<'_>) -> PathBuf {
-        scene.trainer.place_below_root(&self.place)
+    fn mount_path(&self, context: &FaultContext<'_>) -> PathBuf {
+        context.trainer.place_below_root(&self.place)
     }
 
     fn has_free_space(&self, now: &FileSystemSpace) -> bool {
         match self.resource {
-            ExhaustedResource::Bytes { leave_bytes: leave } => now.free_bytes > leave,
+            ExhaustedResource::Bytes { leave_bytes } => now.free_bytes > leave_bytes,
             ExhaustedResource::Inodes => now.free_inodes > 0,
         }
     }
 
-    /// What is in use may grow between the look and the remount, which is refused then: look again.
-    fn shrink(&self, scene: &FaultContext<'_>, at: &Path) -> Result<FileSystemSpace, FaultError> {
+    /// Shrinks the tmpfs to its usage. Tries again if the usage grew before the remount, which the kernel
+    /// then refuses.
+    fn shrink(&self, context: &FaultContext<'_>, mount_path: &Path) -> Result<FileSystemSpace, FaultError> {
         let mut tries = 0;
         loop {
-            let now = scene.sandbox.file_system_space(at)?;
-            match scene.sandbox.change_mount(at, self.mount_change(&now)) {
+            let now = context.sandbox.file_system_space(mount_path)?;
+            match context.sandbox.change_mount(mount_path, self.mount_change(&now)) {
                 Err(_) if tries < MAX_REMOUNT_TRIES => tries += 1,
                 changed => return Ok(changed.map(|_| now)?),
             }
@@ -71,11 +77,11 @@ impl ExhaustedDisk {
 
     fn mount_change(&self, now: &FileSystemSpace) -> MountChange {
         match self.resource {
-            ExhaustedResource::Bytes { leave_bytes: leave } => {
+            ExhaustedResource::Bytes { leave_bytes } => {
                 let used = now.total_bytes - now.free_bytes;
                 // A size of 0 means unlimited to tmpfs.
                 MountChange::Resize {
-                    size_bytes: (used.next_multiple_of(PAGE_BYTES) + leave).max(PAGE_BYTES),
+                    size_bytes: (used.next_multiple_of(PAGE_BYTES) + leave_bytes).max(PAGE_BYTES),
                 }
             }
             ExhaustedResource::Inodes => {
@@ -93,43 +99,48 @@ impl InjectableFault for ExhaustedDisk {
         }
     }
 
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        let at = self.mount_path(scene);
-        let now = self.shrink(scene, &at)?;
-        let after = scene.sandbox.file_system_space(&at)?;
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        let mount_path = self.mount_path(context);
+        let now = self.shrink(context, &mount_path)?;
+        let after = context.sandbox.file_system_space(&mount_path)?;
         self.before.get_or_insert(now);
-        let took = !self.has_free_space(&after);
-        let shown = format!(
+        let is_full = !self.has_free_space(&after);
+        let evidence = format!(
             "statvfs of `{}`: {} bytes and {} inodes free",
             self.place, after.free_bytes, after.free_inodes
         );
-        self.evidence = took.then_some(shown);
+        self.evidence = is_full.then_some(evidence);
         Ok(())
     }
 
-    /// What the target removes gives it room again: as long as the fault lasts, that is taken away too.
-    fn tick(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+    /// Removing files frees space. As long as the fault lasts, the tmpfs is shrunk again.
+    fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         if self.before.is_none() {
             return Ok(());
         }
-        let at = self.mount_path(scene);
-        let now = scene.sandbox.file_system_space(&at)?;
-        if self.has_free_space(&now) { self.shrink(scene, &at).map(drop) } else { Ok(()) }
+        let mount_path = self.mount_path(context);
+        let now = context.sandbox.file_system_space(&mount_path)?;
+        if self.has_free_space(&now) { self.shrink(context, &mount_path).map(drop) } else { Ok(()) }
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, since: TargetReaction) -> Option<String> {
-        let shown = self.evidence.as_ref().filter(|_| since.phase_in_place || since.ended_abnormally)?;
-        Some(format!("{shown}, and the target went to write there"))
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        reaction: TargetReaction,
+    ) -> Option<String> {
+        let evidence =
+            self.evidence.as_ref().filter(|_| reaction.phase_in_place || reaction.ended_abnormally)?;
+        Some(format!("{evidence}, and the target tried to write there"))
     }
 
-    fn revert(&mut self, scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+    fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         let Some(before) = self.before.take() else { return Ok(None) };
         let change = match self.resource {
             ExhaustedResource::Bytes { .. } => MountChange::Resize { size_bytes: before.total_bytes },
             ExhaustedResource::Inodes => MountChange::Inodes { count: before.total_inodes },
         };
-        scene.sandbox.change_mount(&self.mount_path(scene), change)?;
-        Ok(Some("tmpfs has its former size again".into()))
+        context.sandbox.change_mount(&self.mount_path(context), change)?;
+        Ok(Some("tmpfs has its original size again".into()))
     }
 
     fn place(&self) -> Option<&str> {

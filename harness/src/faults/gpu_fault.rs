@@ -1,14 +1,12 @@
-//! Faults of a GPU: a rule by which the stand-in for its driver fails at a call, or what the GPU tells of itself.
+//! GPU faults: a rule by which the driver shim injects a fault at a call, or a change of the state that the
+//! GPU reports.
 //!
-//! Knows no driver: a rule is put into the plan that the target's processes read before their next call, and the stand-in's own
-//! lines are the evidence.
+//! Knows no driver. A rule is written into the plan that the target's processes read before their next call.
+//! The evidence is what the shim reports.
 
 use std::sync::Arc;
 
-use scenarios::{
-    Effect as Word, ErrorReporting as When, GpuCallKind, GpuCallTrigger, GpuState, ThrottleReason as Slow,
-    WrongValue,
-};
+use scenarios::{Effect, ErrorReporting, GpuCallKind, GpuCallTrigger, GpuState, ThrottleReason, WrongValue};
 use simgpu_plan::{
     Backend, CallFilter, ClockThrottleReason, DriverCallKind, ErrorTiming, FaultRule, GpuHealth,
     OverwriteValue, Persistence, RuleEffect,
@@ -18,36 +16,41 @@ use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::gpu::Shim;
 use crate::plan::{GpuInjection, PlannedFault, PlannedGpuFault};
 
-/// `CUDA_ERROR_NO_DEVICE`: a rule that tells it makes the GPU fall off the bus.
+/// A rule that returns this error makes the GPU fall off the bus. Number from `CUresult` in cuda.h.
 const CUDA_ERROR_NO_DEVICE: u32 = 100;
 
-/// The fault; none for one that is not done to a GPU.
+/// Arms a GPU fault. Returns `None` for other faults.
 pub(super) fn arm(planned: &PlannedFault) -> Option<Box<dyn InjectableFault>> {
-    if let Word::GpuState(change) = &planned.fault.effect {
+    if let Effect::GpuState(change) = &planned.fault.effect {
         return Some(Box::new(ChangedGpuState {
             change: change.clone(),
             call_counter: None,
             original: None,
         }));
     }
-    let from_then_on = planned.fault.persistence == scenarios::Persistence::Persistent;
-    planned.gpu.as_ref().map(|strike| {
-        Box::new(ArmedShimRule::new(shim_rule(strike, from_then_on))) as Box<dyn InjectableFault>
+    let is_persistent = planned.fault.persistence == scenarios::Persistence::Persistent;
+    planned.gpu.as_ref().map(|gpu_fault| {
+        Box::new(ArmedShimRule::new(shim_rule(gpu_fault, is_persistent))) as Box<dyn InjectableFault>
     })
 }
 
-/// Counts calls of the driver and does nothing; for the steady state.
+/// Counts driver calls and changes nothing. For baseline runs.
 pub(crate) struct GpuCallCounter {
     rule: ArmedShimRule,
 }
 
 impl GpuCallCounter {
+    /// A counter that is not started yet.
     pub(crate) fn new(calls: &GpuCallTrigger) -> GpuCallCounter {
         GpuCallCounter { rule: ArmedShimRule::new(counting_rule(shim_calls(calls))) }
     }
 
-    pub(crate) fn start(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        self.rule.inject(scene)
+    /// Starts counting.
+    ///
+    /// # Errors
+    /// If the target has no GPU or the shim's plan cannot be written.
+    pub(crate) fn start(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        self.rule.inject(context)
     }
 
     /// Calls counted so far.
@@ -60,13 +63,18 @@ fn counting_rule(calls: CallFilter) -> FaultRule {
     FaultRule { armed: true, calls, nth: 1, persistence: Persistence::Persistent, effect: RuleEffect::Count }
 }
 
-fn shim_of<'s>(scene: &FaultContext<'s>) -> Result<&'s Arc<Shim>, FaultError> {
-    scene.gpu.ok_or_else(|| FaultError::Workload("the target has no GPU to fail".into()))
+fn shim_of<'s>(context: &FaultContext<'s>) -> Result<&'s Arc<Shim>, FaultError> {
+    context.gpu.ok_or_else(|| {
+        FaultError::Workload(
+            "the target has no GPU; give it one with `gpu` in the scenario's `target`".into(),
+        )
+    })
 }
 
-/// A rule of the plan, armed while it is in force.
+/// A rule of the shim's plan. Dropping it disarms it.
 struct ArmedShimRule {
     rule: FaultRule,
+    /// The shim that has the rule, and the rule's number there.
     installed: Option<(Arc<Shim>, usize)>,
     is_active: bool,
 }
@@ -97,9 +105,10 @@ impl ArmedShimRule {
 
     fn evidence(&self) -> Option<String> {
         let (gpu, number) = self.installed.as_ref()?;
-        let done = gpu.evidence_of(*number).ok()?;
-        done.first()
-            .map(|one| format!("the stand-in for the driver: {} (process {})", one.description, one.pid))
+        let evidence = gpu.evidence_of(*number).ok()?;
+        evidence
+            .first()
+            .map(|first| format!("the driver shim: {} (process {})", first.description, first.pid))
     }
 
     fn disarm(&mut self) -> Result<bool, FaultError> {
@@ -117,35 +126,40 @@ impl ArmedShimRule {
 
 impl InjectableFault for ArmedShimRule {
     fn mechanism(&self) -> String {
-        "a rule of the stand-in for the GPU's driver".into()
+        "a rule of the shim for the GPU driver".into()
     }
 
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        self.activate(shim_of(scene)?)
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        self.activate(shim_of(context)?)
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        _reaction: TargetReaction,
+    ) -> Option<String> {
         self.evidence()
     }
 
-    fn revert(&mut self, _scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
-        let lifted = self.disarm()?;
-        Ok(lifted.then(|| format!("the rule is disarmed; it saw {} calls", self.seen_calls())))
+    fn revert(&mut self, _context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+        let disarmed = self.disarm()?;
+        Ok(disarmed.then(|| format!("the rule is disarmed; it counted {} calls", self.seen_calls())))
     }
 }
 
 impl Drop for ArmedShimRule {
     fn drop(&mut self) {
-        // The folder goes with the stage: where it can't be written any more, nobody reads it either.
+        // The plan can only fail to be written once its directory is removed, and then no process reads it.
         let _ = self.disarm();
     }
 }
 
-/// What the GPU tells of itself, changed.
+/// A change of the state that the GPU reports. Dropping it restores the state.
 struct ChangedGpuState {
     change: GpuState,
-    /// Counts calls since the change: whoever calls has been told of it first.
+    /// Counts driver calls since the change. A process reads the new state before each call.
     call_counter: Option<ArmedShimRule>,
+    /// The shim that was changed, and its state before.
     original: Option<(Arc<Shim>, Backend, GpuHealth)>,
 }
 
@@ -155,14 +169,14 @@ impl ChangedGpuState {
             return Ok(());
         }
         let mut before = None;
-        gpu.update(|machine, state| {
-            before = Some((machine.clone(), state.clone()));
-            apply_change(&self.change, machine, state);
+        gpu.update(|backend, health| {
+            before = Some((backend.clone(), health.clone()));
+            apply_change(&self.change, backend, health);
         })?;
-        self.original = before.map(|(machine, state)| (Arc::clone(gpu), machine, state));
-        let mut watch = ArmedShimRule::new(counting_rule(CallFilter::default()));
-        watch.activate(gpu)?;
-        self.call_counter = Some(watch);
+        self.original = before.map(|(backend, health)| (Arc::clone(gpu), backend, health));
+        let mut counter = ArmedShimRule::new(counting_rule(CallFilter::default()));
+        counter.activate(gpu)?;
+        self.call_counter = Some(counter);
         Ok(())
     }
 
@@ -172,73 +186,77 @@ impl ChangedGpuState {
     }
 
     fn restore(&mut self) -> Result<bool, FaultError> {
-        if let Some(watch) = &mut self.call_counter {
-            watch.disarm()?;
+        if let Some(counter) = &mut self.call_counter {
+            counter.disarm()?;
         }
-        let Some((gpu, machine_before, before)) = self.original.take() else { return Ok(false) };
-        gpu.update(|machine, state| (*machine, *state) = (machine_before, before))?;
+        let Some((gpu, original_backend, original_health)) = self.original.take() else { return Ok(false) };
+        gpu.update(|backend, health| (*backend, *health) = (original_backend, original_health))?;
         Ok(true)
     }
 }
 
 impl InjectableFault for ChangedGpuState {
     fn mechanism(&self) -> String {
-        "what the stand-in for NVML and the driver tells of the GPU".into()
+        "the GPU state that the shim for NVML and the driver reports".into()
     }
 
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        self.activate(shim_of(scene)?)
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        self.activate(shim_of(context)?)
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        _reaction: TargetReaction,
+    ) -> Option<String> {
         self.evidence()
     }
 
-    fn revert(&mut self, _scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
-        Ok(self.restore()?.then(|| "the GPU tells what it told before".into()))
+    fn revert(&mut self, _context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+        Ok(self.restore()?.then(|| "the GPU reports its original state again".into()))
     }
 }
 
 impl Drop for ChangedGpuState {
     fn drop(&mut self) {
-        // As with a rule.
+        // The plan can only fail to be written once its directory is removed, and then no process reads it.
         let _ = self.restore();
     }
 }
 
-/// Changes what the fault speaks of; what it is silent about stays.
-fn apply_change(change: &GpuState, machine: &mut Backend, state: &mut GpuHealth) {
-    if let (Backend::Simulated(simulated), Some(driver)) = (machine, change.driver) {
+/// Applies the change. Values that it does not state are kept.
+fn apply_change(change: &GpuState, backend: &mut Backend, health: &mut GpuHealth) {
+    if let (Backend::Simulated(simulated), Some(driver)) = (backend, change.driver) {
         simulated.driver_version = crate::gpu::cuda_version_number(driver);
     }
-    state.lost |= change.lost;
-    state.temperature_c = change.temperature_c.or(state.temperature_c);
-    state.throttled.extend(change.throttled.iter().map(|reason| match reason {
-        Slow::Thermal => ClockThrottleReason::Thermal,
-        Slow::PowerCap => ClockThrottleReason::PowerCap,
-        Slow::PowerBrake => ClockThrottleReason::PowerBrake,
+    health.lost |= change.lost;
+    health.temperature_c = change.temperature_c.or(health.temperature_c);
+    health.throttled.extend(change.throttled.iter().map(|reason| match reason {
+        ThrottleReason::Thermal => ClockThrottleReason::Thermal,
+        ThrottleReason::PowerCap => ClockThrottleReason::PowerCap,
+        ThrottleReason::PowerBrake => ClockThrottleReason::PowerBrake,
     }));
-    state.ecc_corrected += change.ecc_corrected;
-    state.ecc_uncorrected += change.ecc_uncorrected;
-    state.xids.extend(&change.xids);
+    health.ecc_corrected += change.ecc_corrected;
+    health.ecc_uncorrected += change.ecc_uncorrected;
+    health.xids.extend(&change.xids);
 }
 
-fn shim_rule(strike: &PlannedGpuFault, from_then_on: bool) -> FaultRule {
+fn shim_rule(gpu_fault: &PlannedGpuFault, is_persistent: bool) -> FaultRule {
     FaultRule {
         armed: true,
-        calls: shim_calls(&strike.calls),
-        nth: strike.nth,
-        persistence: if from_then_on { Persistence::Persistent } else { Persistence::Transient },
-        effect: shim_effect(strike.injection),
+        calls: shim_calls(&gpu_fault.calls),
+        nth: gpu_fault.nth,
+        persistence: if is_persistent { Persistence::Persistent } else { Persistence::Transient },
+        effect: shim_effect(gpu_fault.injection),
     }
 }
 
-fn shim_effect(way: GpuInjection) -> RuleEffect {
-    match way {
-        GpuInjection::Fail { code, reporting: When::Immediately, sticky } => {
+fn shim_effect(injection: GpuInjection) -> RuleEffect {
+    match injection {
+        GpuInjection::Fail { code, reporting: ErrorReporting::Immediately, sticky } => {
             RuleEffect::Fail { code: code.number, reported: ErrorTiming::Immediately, sticky }
         }
-        GpuInjection::Fail { code, reporting: When::AtNextSync, sticky } => {
+        GpuInjection::Fail { code, reporting: ErrorReporting::AtNextSync, sticky } => {
             RuleEffect::Fail { code: code.number, reported: ErrorTiming::AtNextSync, sticky }
         }
         GpuInjection::Hang => RuleEffect::Hang,
@@ -290,10 +308,10 @@ mod tests {
     impl ShimFixture {
         fn new() -> ShimFixture {
             let dir = tempfile::tempdir().unwrap();
-            let at = dir.path().join("gpu");
-            let machine = Backend::Simulated(SimulatedMachine::default());
-            let gpu = Arc::new(Shim::create(&at, Path::new("/dev/null"), machine).unwrap());
-            ShimFixture { gpu, target: PlanDirectory::open(&at).unwrap(), _dir: dir }
+            let path = dir.path().join("gpu");
+            let backend = Backend::Simulated(SimulatedMachine::default());
+            let gpu = Arc::new(Shim::create(&path, Path::new("/dev/null"), backend).unwrap());
+            ShimFixture { gpu, target: PlanDirectory::open(&path).unwrap(), _dir: dir }
         }
 
         fn plan(&self) -> ShimPlan {
@@ -310,76 +328,73 @@ mod tests {
             min_bytes: 0,
             occurrence: Occurrence::Nth(40),
         };
-        let way = GpuInjection::Fail { code, reporting: When::AtNextSync, sticky: true };
-        ArmedShimRule::new(shim_rule(
-            &PlannedGpuFault { calls, nth: 40, counted: None, injection: way },
-            false,
-        ))
+        let injection = GpuInjection::Fail { code, reporting: ErrorReporting::AtNextSync, sticky: true };
+        ArmedShimRule::new(shim_rule(&PlannedGpuFault { calls, nth: 40, counted: None, injection }, false))
     }
 
     #[test]
-    fn a_rule_says_all_that_the_scenario_says() {
-        let bench = ShimFixture::new();
-        let mut ruled = armed_rule();
-        ruled.activate(&bench.gpu).unwrap();
+    fn a_rule_carries_everything_that_the_scenario_states() {
+        let fixture = ShimFixture::new();
+        let mut rule = armed_rule();
+        rule.activate(&fixture.gpu).unwrap();
         let calls = CallFilter {
             kinds: vec![DriverCallKind::Launch, DriverCallKind::Synchronise],
             kernel: Some("attention*".into()),
             ..CallFilter::default()
         };
         let effect = RuleEffect::Fail { code: 100, reported: ErrorTiming::AtNextSync, sticky: true };
-        let wanted = FaultRule { armed: true, calls, nth: 40, persistence: Persistence::Transient, effect };
-        assert_eq!(bench.plan().rules, [wanted]);
+        let expected = FaultRule { armed: true, calls, nth: 40, persistence: Persistence::Transient, effect };
+        assert_eq!(fixture.plan().rules, [expected]);
     }
 
     #[test]
-    fn a_rule_has_landed_only_when_the_stand_in_says_so_of_this_rule() {
-        let bench = ShimFixture::new();
-        let (mut other, mut ruled) = (armed_rule(), armed_rule());
-        other.activate(&bench.gpu).unwrap();
-        ruled.activate(&bench.gpu).unwrap();
-        let tell = |rule, what: &str| {
-            bench.target.record_evidence(&Evidence { rule, pid: 7, description: what.into() }).unwrap()
+    fn a_rule_is_effective_only_when_the_shim_reports_evidence_for_this_rule() {
+        let fixture = ShimFixture::new();
+        let (mut other, mut rule) = (armed_rule(), armed_rule());
+        other.activate(&fixture.gpu).unwrap();
+        rule.activate(&fixture.gpu).unwrap();
+        let record = |rule, what: &str| {
+            fixture.target.record_evidence(&Evidence { rule, pid: 7, description: what.into() }).unwrap()
         };
-        tell(Some(0), "launch 40 failed");
-        tell(None, "out of bounds");
-        assert_eq!(ruled.evidence(), None);
-        tell(Some(1), "synchronise 40 failed");
-        assert!(ruled.evidence().unwrap().contains("synchronise 40 failed"));
+        record(Some(0), "launch 40 failed");
+        record(None, "out of bounds");
+        assert_eq!(rule.evidence(), None);
+        record(Some(1), "synchronise 40 failed");
+        assert!(rule.evidence().unwrap().contains("synchronise 40 failed"));
     }
 
     #[test]
     fn a_dropped_rule_is_disarmed_and_a_lost_gpu_is_back() {
-        let bench = ShimFixture::new();
-        let mut ruled = armed_rule();
-        ruled.activate(&bench.gpu).unwrap();
-        bench.target.control().mark_lost();
-        drop(ruled);
-        assert!(!bench.plan().rules[0].armed && !bench.target.control().is_lost());
+        let fixture = ShimFixture::new();
+        let mut rule = armed_rule();
+        rule.activate(&fixture.gpu).unwrap();
+        fixture.target.control().mark_lost();
+        drop(rule);
+        assert!(!fixture.plan().rules[0].armed && !fixture.target.control().is_lost());
     }
 
     #[test]
-    fn a_changed_state_lands_with_the_first_call_after_it_and_is_taken_back_whole() {
-        let bench = ShimFixture::new();
-        let before = bench.plan();
+    fn a_changed_state_is_effective_from_the_next_call_on_and_is_restored_completely() {
+        let fixture = ShimFixture::new();
+        let before = fixture.plan();
         let change = GpuState {
             ecc_corrected: 12,
             xids: vec![79],
-            throttled: vec![Slow::Thermal],
+            throttled: vec![ThrottleReason::Thermal],
             driver: Some(scenarios::CudaVersion { major: 11, minor: 4 }),
             ..GpuState::default()
         };
         let mut changed = ChangedGpuState { change, call_counter: None, original: None };
-        changed.activate(&bench.gpu).unwrap();
-        let state = bench.plan().health;
+        changed.activate(&fixture.gpu).unwrap();
+        let state = fixture.plan().health;
         assert_eq!((state.ecc_corrected, state.xids, state.lost), (12, vec![79], false));
-        let Backend::Simulated(machine) = bench.plan().backend else { panic!("it was simulated") };
+        let Backend::Simulated(machine) = fixture.plan().backend else { panic!("the backend is simulated") };
         assert_eq!(machine.driver_version, 11_040);
-        assert_eq!(changed.evidence(), None, "nobody has been told of it");
-        bench.target.control().count_call(0);
+        assert_eq!(changed.evidence(), None, "no process has read it");
+        fixture.target.control().count_call(0);
         assert!(changed.evidence().unwrap().contains("1 calls"));
         drop(changed);
-        assert_eq!((bench.plan().health, bench.plan().backend), (before.health, before.backend));
-        assert!(!bench.plan().rules[0].armed);
+        assert_eq!((fixture.plan().health, fixture.plan().backend), (before.health, before.backend));
+        assert!(!fixture.plan().rules[0].armed);
     }
 }

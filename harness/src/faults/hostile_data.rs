@@ -1,4 +1,5 @@
-//! Data made to hurt, written as streams: bounded memory here, whatever the size of the file.
+//! Hostile data files, written as streams, so that the harness needs little memory whatever the size. Knows
+//! no fault.
 
 use std::fs::File;
 use std::io::{BufWriter, Error, Seek, SeekFrom, Write};
@@ -6,7 +7,7 @@ use std::path::Path;
 
 use scenarios::DataKind;
 
-/// Writes one file of that kind. `salt` makes it differ from every other one of its kind.
+/// Writes one file of the given kind. `salt` makes it differ from other files of the same kind.
 pub(super) fn write(path: &Path, kind: &DataKind, salt: u64) -> Result<(), Error> {
     let mut out = BufWriter::new(File::create_new(path)?);
     match kind {
@@ -31,7 +32,7 @@ fn nested(out: &mut impl Write, depth: u32, salt: u64) -> Result<(), Error> {
     out.write_all(b"}\n")
 }
 
-/// Every level holds the one below twice: what a template engine makes of a few lines.
+/// Every level holds the level below twice, so that the output is exponential in the number of levels.
 fn exponential(out: &mut impl Write, levels: u32) -> Result<(), Error> {
     out.write_all(br#"{"text":"#)?;
     nested_level(out, levels)?;
@@ -61,7 +62,7 @@ fn duplicate_keys(out: &mut impl Write, keys: u32) -> Result<(), Error> {
     out.write_all(b"}\n")
 }
 
-/// One string, nearly all of it a hole: many bytes to read, few to store.
+/// One long string. Nearly all of it is a hole of a sparse file: many bytes to read, few to store.
 fn long_line(out: &mut BufWriter<File>, size: u64) -> Result<(), Error> {
     out.write_all(br#"{"text":""#)?;
     out.seek(SeekFrom::Start(size.saturating_sub(3)))?;

@@ -1,4 +1,5 @@
-//! One file per family of faults. A fault is armed on a scene, strikes when the run says so, and is disarmed by its drop.
+//! The mechanisms of faults, one file for each family. A fault is armed, injected when the run says so, and
+//! reverted at the latest when it is dropped. Knows no trigger and no expectation.
 
 mod call_fault;
 mod disk;
@@ -23,15 +24,19 @@ use crate::target::Trainer;
 pub(crate) use gpu_fault::GpuCallCounter;
 pub use poison::poison;
 
-/// Why a fault could not be made. Always the harness's failure, never the target's.
+/// Why a fault could not be injected or reverted. This is a failure of the harness, never of the target.
 #[derive(Debug, thiserror::Error)]
 pub enum FaultError {
+    /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The shim's plan or evidence could not be written or read.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// A file operation failed.
     #[error("could not {doing} `{path}`: {error}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, error: std::io::Error },
+    /// The fault does not fit the workload.
     #[error("{0}")]
     Workload(String),
 }
@@ -43,61 +48,76 @@ impl FaultError {
     }
 }
 
-/// Where a fault strikes.
+/// What a fault needs to know of the trial in which it is injected.
 #[derive(Clone, Copy)]
 pub struct FaultContext<'a> {
+    /// The sandbox of the target.
     pub sandbox: &'a Sandbox,
+    /// The target.
     pub trainer: &'a Trainer<'a>,
-    /// A folder that the target is not told of, reached through the room's mounts.
+    /// A directory that the target does not know, reached through the sandbox's mounts.
     pub staging_dir: &'a Path,
+    /// Peak memory of the baseline run, if it could be read.
     pub baseline_peak_bytes: Option<u64>,
+    /// The target's GPU, if it has one.
     pub gpu: Option<&'a Arc<Shim>>,
 }
 
 impl FaultContext<'_> {
-    /// A place as the harness reaches it.
+    /// The path of a place as the harness reaches it.
     fn place_path(&self, place: &str) -> PathBuf {
         self.sandbox.host_path_in_root(&self.trainer.place_below_root(place))
     }
 }
 
-/// What a fault needs to hear of the target's lines to know whether it landed.
+/// What the target did after the fault was injected. Some faults need this to know whether they are
+/// effective.
 #[derive(Clone, Copy, Default)]
 pub struct TargetReaction {
-    /// The target has begun or ended a phase in the fault's place since the strike.
+    /// The target has begun or ended a phase in the fault's place.
     pub phase_in_place: bool,
-    /// The target's main process has ended since the strike, and not as it should.
+    /// The target's main process has ended by itself, not with exit code 0.
     pub ended_abnormally: bool,
 }
 
-/// A fault in place. Dropping it disarms it.
+/// A fault that can be injected and reverted. Dropping it reverts it.
 pub trait InjectableFault: Send {
-    /// What does it, in a few words.
+    /// What injects it, for the record.
     fn mechanism(&self) -> String;
 
-    /// Strikes. May be called again where the strike repeats.
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError>;
+    /// Injects the fault. Called again if the fault is persistent.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError>;
 
-    /// Evidence, once the fault took effect on the target.
-    fn effective_evidence(&mut self, scene: &FaultContext<'_>, since: TargetReaction) -> Option<String>;
+    /// Returns evidence once the fault is effective, that is, once it can have affected the target.
+    fn effective_evidence(&mut self, context: &FaultContext<'_>, reaction: TargetReaction) -> Option<String>;
 
-    /// Called every few milliseconds while it strikes, for faults that are a race.
-    fn tick(&mut self, _scene: &FaultContext<'_>) -> Result<(), FaultError> {
+    /// Called every few milliseconds from the injection until the revert, for faults that must act
+    /// repeatedly.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    fn tick(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
         Ok(())
     }
 
-    /// Takes it back; says how. Nothing where nothing is left to take back.
-    fn revert(&mut self, _scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+    /// Reverts the fault and returns how. Returns `None` if there is nothing to revert.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    fn revert(&mut self, _context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         Ok(None)
     }
 
-    /// Place whose phases tell that the target met it.
+    /// The place that it affects, if any. A phase there shows that the target used the place.
     fn place(&self) -> Option<&str> {
         None
     }
 }
 
-/// The fault, ready to strike. None for those that the run itself carries out (a crash, a changed workload).
+/// Arms the fault. Returns `None` for a fault that the run itself injects: a crash, a signal, crash states.
 pub fn arm(planned: &PlannedFault) -> Option<Box<dyn InjectableFault>> {
     Some(match &planned.fault.effect {
         Effect::Crash { .. } | Effect::Terminate { .. } | Effect::CrashStates(_) => return None,

@@ -1,4 +1,5 @@
-//! Files put into a place of the target's, each by rename, so that none is ever seen half written.
+//! Files that are put into a place of the target. Each is renamed into place, so that the target never sees a
+//! partial file. Knows no trigger.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +7,7 @@ use scenarios::PlantedFile;
 
 use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction, hostile_data};
 
+/// Files that are planted in a place.
 pub(super) struct PlantedFiles {
     place: String,
     files: Vec<PlantedFile>,
@@ -23,43 +25,48 @@ impl InjectableFault for PlantedFiles {
         format!("{} files renamed into `{}`", self.files.len(), self.place)
     }
 
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        let folder = scene.place_path(&self.place);
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        let dir = context.place_path(&self.place);
         for (salt, file) in (0..).zip(&self.files) {
-            let made = scene.staging_dir.join(&file.name);
-            hostile_data::write(&made, &file.kind, salt).map_err(FaultError::file("write", &made))?;
-            let planted = folder.join(&file.name);
-            move_into_place(&made, &planted)?;
-            self.planted.push(planted);
+            let staged = context.staging_dir.join(&file.name);
+            hostile_data::write(&staged, &file.kind, salt).map_err(FaultError::file("write", &staged))?;
+            let destination = dir.join(&file.name);
+            move_into_place(&staged, &destination)?;
+            self.planted.push(destination);
         }
         Ok(())
     }
 
-    /// Landed when all of them have been taken from the place, or the target died over them.
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, since: TargetReaction) -> Option<String> {
+    /// Effective when the target has taken all files from the place, or has failed while some are there.
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        reaction: TargetReaction,
+    ) -> Option<String> {
         if self.planted.is_empty() {
             return None;
         }
         let count = self.planted.len();
-        let left = self.planted.iter().filter(|path| path.symlink_metadata().is_ok()).count();
-        match (left, since.ended_abnormally) {
-            (0, _) => Some(format!("all {count} files were taken from `{}`", self.place)),
-            (left, true) => {
-                Some(format!("the target ended with {left} of {count} files still in `{}`", self.place))
+        let remaining = self.planted.iter().filter(|path| path.symlink_metadata().is_ok()).count();
+        match (remaining, reaction.ended_abnormally) {
+            (0, _) => Some(format!("the target took all {count} files from `{}`", self.place)),
+            (remaining, true) => {
+                Some(format!("the target ended with {remaining} of {count} files still in `{}`", self.place))
             }
             _ => None,
         }
     }
 }
 
-/// By rename; where the place is a file system of its own, by way of a name that no target takes for data.
-pub(super) fn move_into_place(made: &Path, planted: &Path) -> Result<(), FaultError> {
-    match std::fs::rename(made, planted) {
+/// Moves a file by rename. If the place is another file system, copies it first under a name that no target
+/// reads as data.
+pub(super) fn move_into_place(staged: &Path, destination: &Path) -> Result<(), FaultError> {
+    match std::fs::rename(staged, destination) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EXDEV) => {
-            let aside = planted.with_file_name(".trainwreck.part");
-            std::fs::copy(made, &aside).map_err(FaultError::file("copy to", &aside))?;
-            std::fs::rename(&aside, planted).map_err(FaultError::file("rename to", planted))
+            let temporary = destination.with_file_name(".trainwreck.part");
+            std::fs::copy(staged, &temporary).map_err(FaultError::file("copy to", &temporary))?;
+            std::fs::rename(&temporary, destination).map_err(FaultError::file("rename to", destination))
         }
-        done => done.map_err(FaultError::file("rename to", planted)),
+        renamed => renamed.map_err(FaultError::file("rename to", destination)),
     }
 }

@@ -1,35 +1,43 @@
-//! Changes one sample of a data file so that its loss overflows.
+//! Gives one sample of a data file a weight with which its loss overflows. Knows no trigger.
 
 use std::path::Path;
 
 use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 
-/// The workload was changed before the target was started; that it landed is for the target's words to show.
+/// A sample that was poisoned before the target was started. The target's output shows that the fault is
+/// effective.
 pub(super) struct PoisonedSample;
 
 impl InjectableFault for PoisonedSample {
     fn mechanism(&self) -> String {
-        "a weight written into the data before it was handed in".into()
+        "a weight written into the data before it was submitted".into()
     }
 
-    fn inject(&mut self, _scene: &FaultContext<'_>) -> Result<(), FaultError> {
+    fn inject(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
         Ok(())
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        _reaction: TargetReaction,
+    ) -> Option<String> {
         None
     }
 }
 
 /// Gives the `sample`-th line (1-based) of the file this weight.
+///
+/// # Errors
+/// If the file cannot be read or written, has fewer lines, or the line is not a JSON object.
 pub fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {
     let text = std::fs::read_to_string(file).map_err(FaultError::file("read", file))?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let count = lines.len();
-    let at = sample as usize;
-    let line = at.checked_sub(1).and_then(|at| lines.get_mut(at)).ok_or_else(|| {
+    let index = sample as usize;
+    let line = index.checked_sub(1).and_then(|index| lines.get_mut(index)).ok_or_else(|| {
         FaultError::Workload(format!(
-            "sample {sample} is to be poisoned, but `{}` has {count}",
+            "sample {sample} is to be poisoned, but `{}` has only {count} samples",
             file.display()
         ))
     })?;

@@ -1,4 +1,4 @@
-//! A place becomes read-only under the running target.
+//! A place becomes read-only while the target runs. Knows no trigger.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::sandbox::MountChange;
 
+/// A place whose mount is made read-only.
 pub(super) struct ReadOnlyPlace {
     place: String,
     mechanism: String,
@@ -29,28 +30,35 @@ impl InjectableFault for ReadOnlyPlace {
         self.mechanism.clone()
     }
 
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        let applied = scene
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        let applied = context
             .sandbox
-            .change_mount(&scene.trainer.place_below_root(&self.place), MountChange::ReadOnly)?;
+            .change_mount(&context.trainer.place_below_root(&self.place), MountChange::ReadOnly)?;
         self.mechanism = applied.mechanism;
         self.injected = true;
-        self.evidence = write_refusal(&scene.place_path(&self.place))
+        self.evidence = write_refusal(&context.place_path(&self.place))
             .map(|error| format!("{}; creating a file there: {error}", self.mechanism));
         Ok(())
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, since: TargetReaction) -> Option<String> {
-        let shown = self.evidence.as_ref().filter(|_| since.phase_in_place || since.ended_abnormally)?;
-        Some(format!("{shown}, and the target went to write there"))
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        reaction: TargetReaction,
+    ) -> Option<String> {
+        let evidence =
+            self.evidence.as_ref().filter(|_| reaction.phase_in_place || reaction.ended_abnormally)?;
+        Some(format!("{evidence}, and the target tried to write there"))
     }
 
-    fn revert(&mut self, scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+    fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         if !std::mem::take(&mut self.injected) {
             return Ok(None);
         }
-        scene.sandbox.change_mount(&scene.trainer.place_below_root(&self.place), MountChange::Writable)?;
-        Ok(Some("mount writable again".into()))
+        context
+            .sandbox
+            .change_mount(&context.trainer.place_below_root(&self.place), MountChange::Writable)?;
+        Ok(Some("mount is writable again".into()))
     }
 
     fn place(&self) -> Option<&str> {
@@ -58,12 +66,12 @@ impl InjectableFault for ReadOnlyPlace {
     }
 }
 
-/// The kernel's answer to an attempt to create a file; none if, wrongly, it could be created.
-fn write_refusal(folder: &Path) -> Option<std::io::Error> {
-    let path = folder.join(".trainwreck-probe");
+/// The error of an attempt to create a file. Returns `None` if the place is not read-only.
+fn write_refusal(dir: &Path) -> Option<std::io::Error> {
+    let path = dir.join(".trainwreck-probe");
     match OpenOptions::new().write(true).create_new(true).open(&path) {
         Ok(_) => {
-            // Created after all: not read-only, so nothing is shown, and no trace stays.
+            // The file was created, so the place is not read-only and there is no evidence.
             let _ = std::fs::remove_file(&path);
             None
         }

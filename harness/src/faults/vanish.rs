@@ -1,7 +1,8 @@
-//! Files that are gone between the moment at which the target lists them and the moment at which it opens them.
+//! Files that are removed after the target has listed them and before it opens them.
 //!
-//! A race, pressed again and again: inotify tells that the folder has been listed (IN_ACCESS on the folder itself),
-//! then the files are removed, the last one first. Landed are those that were never opened before they went.
+//! This is a race, so it is tried in many rounds. inotify(7) reports that the directory was listed (IN_ACCESS
+//! on the directory itself). Then the files are removed, the last one first. The fault is effective for files
+//! that were never opened before they were removed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,17 +12,20 @@ use scenarios::DataKind;
 
 use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction, hostile_data, plant};
 
-/// Rounds in one trial; a race that has not landed by then is reported as not landed.
+/// Rounds in one trial. If the race is not won by then, the fault is reported as not effective.
 const MAX_ROUNDS: u64 = 200;
 
+/// Files that are planted and removed again in rounds.
 pub(super) struct VanishingFiles {
     place: String,
+    /// Files in each round.
     files: u32,
     kind: DataKind,
     watch: Option<Inotify>,
     round: u64,
     planted: Vec<PathBuf>,
     listed: bool,
+    /// Names that were opened in this round.
     opened: BTreeSet<String>,
     vanished: u64,
     effective_rounds: u64,
@@ -43,25 +47,25 @@ impl VanishingFiles {
         }
     }
 
-    fn begin_round(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+    fn begin_round(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         self.round += 1;
         (self.listed, self.opened) = (false, BTreeSet::new());
-        let folder = scene.place_path(&self.place);
+        let dir = context.place_path(&self.place);
         for n in 0..self.files {
             let name = format!("vanishing-{}-{n}.jsonl", self.round);
-            let made = scene.staging_dir.join(&name);
+            let staged = context.staging_dir.join(&name);
             let salt = self.round * u64::from(self.files) + u64::from(n);
-            hostile_data::write(&made, &self.kind, salt).map_err(FaultError::file("write", &made))?;
-            let planted = folder.join(&name);
-            plant::move_into_place(&made, &planted)?;
-            self.planted.push(planted);
+            hostile_data::write(&staged, &self.kind, salt).map_err(FaultError::file("write", &staged))?;
+            let destination = dir.join(&name);
+            plant::move_into_place(&staged, &destination)?;
+            self.planted.push(destination);
         }
         Ok(())
     }
 
     fn on_inotify_event(&mut self, event: &InotifyEvent) {
-        let about_folder = event.name.is_none() || event.mask.contains(AddWatchFlags::IN_ISDIR);
-        if about_folder {
+        let is_about_dir = event.name.is_none() || event.mask.contains(AddWatchFlags::IN_ISDIR);
+        if is_about_dir {
             self.listed |= event.mask.contains(AddWatchFlags::IN_ACCESS);
         } else if event.mask.contains(AddWatchFlags::IN_OPEN) {
             self.opened.extend(event.name.as_ref().map(|name| name.to_string_lossy().into_owned()));
@@ -90,23 +94,20 @@ impl VanishingFiles {
 
 impl InjectableFault for VanishingFiles {
     fn mechanism(&self) -> String {
-        "unlink once inotify tells that the folder was listed".into()
+        "unlink once inotify reports that the directory was listed".into()
     }
 
-    fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
-        let folder = scene.place_path(&self.place);
-        let failed = |error: nix::Error| FaultError::File {
-            doing: "watch",
-            path: folder.clone(),
-            error: error.into(),
-        };
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        let dir = context.place_path(&self.place);
+        let failed =
+            |error: nix::Error| FaultError::File { doing: "watch", path: dir.clone(), error: error.into() };
         let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed)?;
-        watch.add_watch(&folder, AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_OPEN).map_err(failed)?;
+        watch.add_watch(&dir, AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_OPEN).map_err(failed)?;
         self.watch = Some(watch);
-        self.begin_round(scene)
+        self.begin_round(context)
     }
 
-    fn tick(&mut self, scene: &FaultContext<'_>) -> Result<(), FaultError> {
+    fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         if self.watch.is_none() {
             return Ok(());
         }
@@ -114,21 +115,29 @@ impl InjectableFault for VanishingFiles {
         if self.listed && !self.planted.is_empty() {
             self.remove_all();
         } else if self.planted.is_empty() && self.round < MAX_ROUNDS {
-            self.begin_round(scene)?;
+            self.begin_round(context)?;
         }
         Ok(())
     }
 
-    fn effective_evidence(&mut self, _scene: &FaultContext<'_>, _since: TargetReaction) -> Option<String> {
+    fn effective_evidence(
+        &mut self,
+        _context: &FaultContext<'_>,
+        _reaction: TargetReaction,
+    ) -> Option<String> {
         (self.vanished > 0).then(|| {
-            format!("{} files removed after the folder was listed and before they were opened, in {} of {} rounds", self.vanished, self.effective_rounds, self.round)
+            format!(
+                "{} files removed after the directory was listed and before they were opened, \
+                 in {} of {} rounds",
+                self.vanished, self.effective_rounds, self.round
+            )
         })
     }
 
-    fn revert(&mut self, _scene: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+    fn revert(&mut self, _context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         self.watch = None;
         std::mem::take(&mut self.planted).iter().for_each(|path| drop(std::fs::remove_file(path)));
-        Ok(Some(format!("no more files after round {}", self.round)))
+        Ok(Some(format!("no files are planted after round {}", self.round)))
     }
 }
 

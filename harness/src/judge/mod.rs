@@ -1,4 +1,5 @@
-//! Expectations + what happened -> verdict. Pure: no clock, no files, no processes, so a record can be judged again.
+//! Compares the facts of the trials with the expectations of a scenario and gives its verdict. Pure: no
+//! clock, no files, no processes, so that a record can be judged again.
 
 mod trial_facts;
 
@@ -7,48 +8,50 @@ use scenarios::{BaselineFacts, Expectation, Fact, Modality, Outcome, Reason, Sce
 pub use trial_facts::{TrialEvents, trial_facts};
 
 const MEBIBYTE: u64 = 1 << 20;
-/// In the place of an expectation, of what nobody had to expect.
-const NO_GPU_DEFECTS: &str = "the simulated GPU finds nothing";
+/// Text of the expectation that every scenario has without stating it.
+const NO_GPU_DEFECTS: &str = "the simulated GPU finds no defect";
 
-/// A trial's facts with the lines that it said.
+/// A trial as it is judged.
 pub struct JudgedTrial<'a> {
+    /// 1-based.
     pub number: u32,
+    /// Its facts, see [`trial_facts`].
     pub facts: &'a TrialFacts,
-    /// Lines of the target's that were recorded.
+    /// The recorded lines of the target.
     pub lines: &'a [String],
 }
 
-/// The verdict on a scenario.
-pub fn verdict(scenario: &Scenario, steady: &BaselineFacts, trials: &[JudgedTrial<'_>]) -> Verdict {
-    if !steady.ended_well {
-        let found = steady.gpu_defects.first().map(|what| format!(" (the simulated GPU found: {what})"));
+/// Returns the verdict on a scenario.
+pub fn verdict(scenario: &Scenario, baseline: &BaselineFacts, trials: &[JudgedTrial<'_>]) -> Verdict {
+    if !baseline.ended_well {
+        let found = baseline.gpu_defects.first().map(|what| format!(" (the simulated GPU found: {what})"));
         return Verdict::Inconclusive {
             why: format!(
-                "the undisturbed run did not end well{}, so there is nothing to compare with",
+                "the baseline run did not end well{}, so there is nothing to compare with",
                 found.unwrap_or_default()
             ),
         };
     }
     if trials.is_empty() {
         return Verdict::Inconclusive {
-            why: "there was nothing to strike at: no trial could be made".into(),
+            why: "there was no trial: nothing in the baseline run matches the method's triggers".into(),
         };
     }
     let mut reasons: Vec<Reason> =
-        scenario.expect().iter().flat_map(|expectation| violations(expectation, steady, trials)).collect();
+        scenario.expect().iter().flat_map(|expectation| violations(expectation, baseline, trials)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
     }
     match trials.iter().filter(|trial| trial.facts.evidence.is_empty()).count() {
         0 => Verdict::Survived,
-        missed => Verdict::Inconclusive {
-            why: format!("the fault did not land in {missed} of {} trials", trials.len()),
+        ineffective => Verdict::Inconclusive {
+            why: format!("the fault was not effective in {ineffective} of {} trials", trials.len()),
         },
     }
 }
 
-/// What no scenario has to ask for: the simulated GPU has nothing to say against the target.
+/// Without being asked, every scenario expects that the simulated GPU finds no defect of the target.
 fn gpu_defect_reason(trial: &JudgedTrial<'_>) -> Option<Reason> {
     let what = trial.facts.gpu_defects.first()?;
     let more = trial.facts.gpu_defects.len() - 1;
@@ -60,9 +63,13 @@ fn gpu_defect_reason(trial: &JudgedTrial<'_>) -> Option<Reason> {
     })
 }
 
-fn violations(expectation: &Expectation, steady: &BaselineFacts, trials: &[JudgedTrial<'_>]) -> Vec<Reason> {
+fn violations(
+    expectation: &Expectation,
+    baseline: &BaselineFacts,
+    trials: &[JudgedTrial<'_>],
+) -> Vec<Reason> {
     let found =
-        |trial: &JudgedTrial<'_>| check_fact(&expectation.fact, &expectation.text, steady, trial).err();
+        |trial: &JudgedTrial<'_>| check_fact(&expectation.fact, &expectation.text, baseline, trial).err();
     let reason = |trial, found| Reason { expectation: expectation.text.clone(), trial, found };
     match expectation.modality {
         Modality::Always => {
@@ -79,20 +86,20 @@ fn violations(expectation: &Expectation, steady: &BaselineFacts, trials: &[Judge
     }
 }
 
-/// `Err` says what was found instead.
+/// Checks one fact of one trial. `Err` holds what was found instead.
 fn check_fact(
     fact: &Fact,
     text: &str,
-    steady: &BaselineFacts,
+    baseline: &BaselineFacts,
     trial: &JudgedTrial<'_>,
 ) -> Result<(), String> {
     let facts = trial.facts;
     match fact {
-        Fact::Outcome(wanted) if wanted.contains(&facts.outcome) => Ok(()),
+        Fact::Outcome(expected) if expected.contains(&facts.outcome) => Ok(()),
         Fact::Outcome(_) => Err(format!("{}: {}", facts.outcome, facts.because)),
         Fact::LostSteps { max } => at_most(facts.lost_steps, *max, "steps lost"),
         Fact::SameAsBaseline => check_same_values(facts),
-        Fact::FinalLoss { within_percent } => check_final_loss(facts, steady, *within_percent),
+        Fact::FinalLoss { within_percent } => check_final_loss(facts, baseline, *within_percent),
         Fact::Restarts { max } => at_most(Some(facts.restarts), *max, "restarts by the harness"),
         Fact::RecoveryTime { max } => check_recovery_time(facts.recovery_seconds, max.as_secs_f64()),
         Fact::PeakMemory { max } => {
@@ -132,24 +139,26 @@ fn check_same_values(facts: &TrialFacts) -> Result<(), String> {
     match facts.same_as_baseline {
         Some(true) => Ok(()),
         Some(false) => Err(format!("ended with {}", list_values(&facts.same))),
-        None => Err("the target gave no value to compare".into()),
+        None => Err("the target printed no value to compare".into()),
     }
 }
 
-/// Only the loss of the same step can be compared.
-fn check_final_loss(facts: &TrialFacts, steady: &BaselineFacts, within_percent: f64) -> Result<(), String> {
-    if facts.final_step != Some(steady.steps) {
+/// Compares the final losses. Only the losses of the same step can be compared.
+fn check_final_loss(facts: &TrialFacts, baseline: &BaselineFacts, within_percent: f64) -> Result<(), String> {
+    if facts.final_step != Some(baseline.steps) {
         let step = facts.final_step.map_or_else(|| "no step".into(), |step| format!("step {step}"));
-        return Err(format!("ended at {step}, the undisturbed run at step {}", steady.steps));
+        return Err(format!("ended at {step}, the baseline run at step {}", baseline.steps));
     }
-    match (facts.final_loss, steady.final_loss) {
-        (Some(loss), Some(undisturbed)) => {
-            let off = (loss - undisturbed).abs();
-            let message = format!("a loss of {loss} at its end, {undisturbed} undisturbed");
-            if off <= undisturbed.abs() * within_percent / 100.0 { Ok(()) } else { Err(message) }
+    match (facts.final_loss, baseline.final_loss) {
+        (Some(loss), Some(baseline_loss)) => {
+            let difference = (loss - baseline_loss).abs();
+            let message = format!("final loss {loss}, baseline {baseline_loss}");
+            if difference <= baseline_loss.abs() * within_percent / 100.0 { Ok(()) } else { Err(message) }
         }
-        (None, _) => Err("the loss of its last step was not told, or is not finite".into()),
-        (_, None) => Err("the undisturbed run told no finite loss of its last step".into()),
+        (None, _) => {
+            Err("the target did not print the loss of its last step, or the loss is not finite".into())
+        }
+        (_, None) => Err("the baseline run did not print a finite loss of its last step".into()),
     }
 }
 
@@ -162,11 +171,11 @@ fn check_probe(facts: &TrialFacts, text: &str) -> Result<(), String> {
     match probe {
         Some(probe) if probe.held => Ok(()),
         Some(probe) => Err(probe.found.clone()),
-        None => Err("was not asked".into()),
+        None => Err("was not probed".into()),
     }
 }
 
-/// Whether an outcome is one from which the user's work came back.
+/// Whether the user lost nothing: the target recovered, or refused with a clear error.
 pub fn is_acceptable(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Recovered | Outcome::Refused)
 }
@@ -200,9 +209,9 @@ announces: {step: '^step (?<step>\d+) loss (?<loss>\S+)'}
 same: '^weights (?<value>\w+)'
 ";
 
-    fn baseline(found: &[&str]) -> BaselineFacts {
+    fn baseline(gpu_defects: &[&str]) -> BaselineFacts {
         BaselineFacts {
-            ended_well: found.is_empty(),
+            ended_well: gpu_defects.is_empty(),
             steps: 20,
             saves: Vec::new(),
             same: vec!["aa".into()],
@@ -210,26 +219,26 @@ same: '^weights (?<value>\w+)'
             peak_memory_bytes: None,
             counted: BTreeMap::new(),
             final_loss: Some(2.0),
-            gpu_defects: found.iter().map(|what| (*what).into()).collect(),
+            gpu_defects: gpu_defects.iter().map(|what| (*what).into()).collect(),
             cached: false,
         }
     }
 
-    /// The verdict on a trial whose weights are not the undisturbed run's, with these last steps and findings.
-    fn judge_trial(steps: &[(u64, Option<f64>)], found: &[&str], steady: &BaselineFacts) -> Verdict {
+    /// The verdict on a trial whose weights differ from the baseline's, with these last steps and GPU
+    /// defects.
+    fn judge_trial(steps: &[(u64, Option<f64>)], gpu_defects: &[&str], baseline: &BaselineFacts) -> Verdict {
         let scenario = Scenario::parse(SCENARIO, "s").unwrap();
         let target = TargetFile::parse(TARGET, "t").unwrap();
         let comparable = crate::plan::TrialPlan::new(&scenario, 1, &BTreeMap::new()).comparable();
         let mut events = vec![Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() }];
         events.extend(steps.iter().map(|&(step, loss)| Event::Step { step, loss }));
-        events.extend(found.iter().map(|what| Event::GpuDefect { what: (*what).into() }));
+        events.extend(gpu_defects.iter().map(|what| Event::GpuDefect { what: (*what).into() }));
         events.push(Event::Output { stream: scenarios::OutputStream::Stdout, line: "weights bb".into() });
         events.push(Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) });
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
         let entries: Vec<RecordEntry> = events.into_iter().map(entry).collect();
-        let facts =
-            trial_facts(&TrialEvents { target: &target, baseline: steady, comparable, entries: &entries });
-        verdict(&scenario, steady, &[JudgedTrial { number: 1, facts: &facts, lines: &[] }])
+        let facts = trial_facts(&TrialEvents { target: &target, baseline, comparable, entries: &entries });
+        verdict(&scenario, baseline, &[JudgedTrial { number: 1, facts: &facts, lines: &[] }])
     }
 
     fn violation(verdict: Verdict) -> String {
@@ -253,20 +262,20 @@ same: '^weights (?<value>\w+)'
     fn a_final_loss_beyond_the_bound_or_of_another_step_or_none_is_a_violation() {
         let found = |steps: &[(u64, Option<f64>)]| violation(judge_trial(steps, &[], &baseline(&[])));
         assert!(found(&[(20, Some(2.03))]).contains("2.03"));
-        assert!(found(&[(19, Some(2.0))]).contains("ended at step 19, the undisturbed run at step 20"));
+        assert!(found(&[(19, Some(2.0))]).contains("ended at step 19, the baseline run at step 20"));
         assert!(found(&[(19, Some(2.0)), (20, None)]).contains("not finite"));
         assert!(found(&[]).contains("no step"));
     }
 
     #[test]
-    fn what_the_simulated_gpu_finds_is_a_violation_whatever_is_expected() {
+    fn a_gpu_defect_is_a_violation_whatever_is_expected() {
         let found =
             violation(judge_trial(&[(20, Some(2.0))], &["read out of bounds", "again"], &baseline(&[])));
         assert_eq!(found, "read out of bounds; and 1 more");
     }
 
     #[test]
-    fn what_it_finds_undisturbed_leaves_nothing_to_compare_with() {
+    fn a_gpu_defect_of_the_baseline_leaves_nothing_to_compare_with() {
         let verdict = judge_trial(&[(20, Some(2.0))], &[], &baseline(&["read out of bounds"]));
         assert!(
             matches!(&verdict, Verdict::Inconclusive { why } if why.contains("read out of bounds")),

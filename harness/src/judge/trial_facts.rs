@@ -1,26 +1,32 @@
-//! A trial's events -> what it came to. Pure.
+//! Derives the facts of a trial, such as its outcome, from its events. Pure: no clock, no files, no
+//! processes. Knows no expectation.
 
 use scenarios::{BaselineFacts, Ending, Event, Outcome, Probed, RecordEntry, TargetFile, TrialFacts};
 
-/// What is needed to read a trial's events.
+/// The events of a trial, with what is needed to interpret them.
 pub struct TrialEvents<'a> {
+    /// The target file, for its patterns and exit codes.
     pub target: &'a TargetFile,
+    /// What the trial is compared with.
     pub baseline: &'a BaselineFacts,
-    /// Whether the fault left the workload as it was, so that the end must be the steady state's.
+    /// Whether the faults leave the workload unchanged, so that the values at the end must equal the
+    /// baseline's.
     pub comparable: bool,
+    /// The record entries of the trial, in order.
     pub entries: &'a [RecordEntry],
 }
 
-/// What was gathered while reading; the running figures start afresh with each job.
+/// Facts collected so far. `last_step` and `acknowledged` are reset when a job ends.
 #[derive(Default)]
 struct FactCollector {
     description: String,
     evidence: Vec<String>,
     effective_at_us: Option<u64>,
-    /// Highest step said since the last job ended or the last resume.
+    /// Last step announced since the last job ended or the target was resumed.
     last_step: Option<u64>,
+    /// Newest step announced as durable.
     acknowledged: Option<u64>,
-    /// It has been started again, and has not said where it goes on from.
+    /// The target was started again and has not announced the step from which it resumes.
     resume_unannounced: bool,
     worst_resume: Option<Resumption>,
     recovery_seconds: Option<f64>,
@@ -32,7 +38,8 @@ struct FactCollector {
     gpu_defects: Vec<String>,
 }
 
-/// A resume, and what had been done and promised before it. The worst one of a trial counts.
+/// A resume, with the last step and the acknowledged step before it. The worst resume of a trial decides its
+/// outcome.
 #[derive(Clone, Copy)]
 struct Resumption {
     step_at_fault: u64,
@@ -45,44 +52,45 @@ impl Resumption {
         self.resumed_from.map(|from| self.step_at_fault.saturating_sub(from))
     }
 
+    /// Orders resumes: first whether acknowledged work was lost, then how many steps.
     fn severity(&self) -> (bool, u64) {
         (self.resumed_from < self.acknowledged, self.lost_steps().unwrap_or(0))
     }
 }
 
-/// Reads a trial's events.
-pub fn trial_facts(story: &TrialEvents<'_>) -> TrialFacts {
-    let mut reading = FactCollector::default();
-    story.entries.iter().for_each(|entry| reading.on_event(entry, story.target));
-    reading.compared_values.sort();
-    reading.compared_values.dedup();
-    let same_as_steady = same_as_baseline(&reading.compared_values, story);
-    let (outcome, because) = reading.outcome(story, same_as_steady);
-    let disturbed = reading.worst_resume;
-    let span = |first: &RecordEntry, last: &RecordEntry| (last.at_us - first.at_us) as f64 / 1e6;
+/// Derives the facts of a trial from its events.
+pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
+    let mut collector = FactCollector::default();
+    events.entries.iter().for_each(|entry| collector.on_event(entry, events.target));
+    collector.compared_values.sort();
+    collector.compared_values.dedup();
+    let same = same_as_baseline(&collector.compared_values, events);
+    let (outcome, because) = collector.outcome(events, same);
+    let worst = collector.worst_resume;
+    let seconds_between = |first: &RecordEntry, last: &RecordEntry| (last.at_us - first.at_us) as f64 / 1e6;
     TrialFacts {
         outcome,
         because,
-        step_at_fault: disturbed.map(|d| d.step_at_fault),
-        acknowledged: disturbed.and_then(|d| d.acknowledged),
-        resumed_from: disturbed.and_then(|d| d.resumed_from),
-        lost_steps: disturbed.map_or(Some(0), |d| d.lost_steps()),
-        recovery_seconds: reading.recovery_seconds,
-        restarts: reading.restarts(),
-        same_as_baseline: same_as_steady,
-        peak_memory_bytes: peak_memory_bytes(story.entries),
-        seconds: story
+        step_at_fault: worst.map(|resume| resume.step_at_fault),
+        acknowledged: worst.and_then(|resume| resume.acknowledged),
+        resumed_from: worst.and_then(|resume| resume.resumed_from),
+        lost_steps: worst.map_or(Some(0), |resume| resume.lost_steps()),
+        recovery_seconds: collector.recovery_seconds,
+        restarts: collector.restarts(),
+        same_as_baseline: same,
+        peak_memory_bytes: peak_memory_bytes(events.entries),
+        seconds: events
             .entries
             .first()
-            .zip(story.entries.last())
-            .map_or(0.0, |(first, last)| span(first, last)),
-        what: reading.description,
-        evidence: reading.evidence,
-        same: reading.compared_values,
-        probes: reading.probes,
-        final_step: reading.final_step.map(|(step, _)| step),
-        final_loss: reading.final_step.and_then(|(_, loss)| loss),
-        gpu_defects: reading.gpu_defects,
+            .zip(events.entries.last())
+            .map_or(0.0, |(first, last)| seconds_between(first, last)),
+        what: collector.description,
+        evidence: collector.evidence,
+        same: collector.compared_values,
+        probes: collector.probes,
+        final_step: collector.final_step.map(|(step, _)| step),
+        final_loss: collector.final_step.and_then(|(_, loss)| loss),
+        gpu_defects: collector.gpu_defects,
     }
 }
 
@@ -95,8 +103,8 @@ fn peak_memory_bytes(entries: &[RecordEntry]) -> Option<u64> {
         .max()
 }
 
-fn same_as_baseline(found: &[String], story: &TrialEvents<'_>) -> Option<bool> {
-    (story.comparable && !story.baseline.same.is_empty()).then(|| found == story.baseline.same)
+fn same_as_baseline(values: &[String], events: &TrialEvents<'_>) -> Option<bool> {
+    (events.comparable && !events.baseline.same.is_empty()).then(|| values == events.baseline.same)
 }
 
 impl FactCollector {
@@ -123,52 +131,58 @@ impl FactCollector {
     }
 
     fn on_step(&mut self, step: u64, at_us: u64) {
-        // Without a word it trains again what it had promised.
+        // A step that was acknowledged before is trained again, and the target did not announce a resume: it
+        // restarted.
         if std::mem::take(&mut self.resume_unannounced)
-            && self.acknowledged.is_some_and(|promised| step <= promised)
+            && self.acknowledged.is_some_and(|acknowledged| step <= acknowledged)
         {
             self.on_resumed(step.saturating_sub(1));
         }
         self.last_step = Some(step);
-        if let Some(landed_at_us) = self.effective_at_us {
-            self.recovery_seconds.get_or_insert((at_us - landed_at_us) as f64 / 1e6);
+        if let Some(effective_at_us) = self.effective_at_us {
+            self.recovery_seconds.get_or_insert((at_us - effective_at_us) as f64 / 1e6);
         }
     }
 
     fn on_resumed(&mut self, step: u64) {
         self.resume_unannounced = false;
         let Some(step_at_fault) = self.last_step.or(self.acknowledged) else { return };
-        let now = Resumption { step_at_fault, acknowledged: self.acknowledged, resumed_from: Some(step) };
-        if self.worst_resume.is_none_or(|worst| now.severity() >= worst.severity()) {
-            self.worst_resume = Some(now);
+        let resume = Resumption { step_at_fault, acknowledged: self.acknowledged, resumed_from: Some(step) };
+        if self.worst_resume.is_none_or(|worst| resume.severity() >= worst.severity()) {
+            self.worst_resume = Some(resume);
         }
         self.last_step = Some(step);
         self.acknowledged = Some(step).filter(|step| *step > 0);
     }
 
     fn on_output(&mut self, line: &str, target: &TargetFile) {
-        let value = target.same().and_then(|same| same.captures(line)).and_then(|found| found.name("value"));
+        let value =
+            target.same().and_then(|same| same.captures(line)).and_then(|captures| captures.name("value"));
         if let Some(value) = value {
             self.compared_values.push(value.as_str().to_owned());
             (self.last_step, self.acknowledged) = (None, None);
         }
     }
 
-    /// Starts that the method itself did not cause.
+    /// Restarts that the method itself did not cause.
     fn restarts(&self) -> u32 {
         let before_last = self.endings.split_last().map_or(&[][..], |(_, before)| before);
         u32::try_from(before_last.iter().filter(|ending| **ending != Ending::KilledByFault).count())
             .unwrap_or(u32::MAX)
     }
 
-    fn outcome(&self, story: &TrialEvents<'_>, same: Option<bool>) -> (Outcome, String) {
+    fn outcome(&self, events: &TrialEvents<'_>, same: Option<bool>) -> (Outcome, String) {
         match self.endings.last() {
-            None => (Outcome::Crashed, "it never ended by itself".into()),
-            Some(Ending::TimedOut) => (Outcome::Hung, "no step, no word and no end within its time".into()),
-            Some(Ending::KilledByFault) => (Outcome::Crashed, "it was not seen again after the fault".into()),
+            None => (Outcome::Crashed, "the target never ended by itself".into()),
+            Some(Ending::TimedOut) => {
+                (Outcome::Hung, "no output, or no exit, within the target file's timeouts".into())
+            }
+            Some(Ending::KilledByFault) => {
+                (Outcome::Crashed, "the target did not run again after the fault".into())
+            }
             Some(Ending::Signalled(signal)) => (Outcome::Crashed, format!("died by signal {signal}")),
-            Some(Ending::Exited(0)) => self.outcome_of_success(story, same),
-            Some(Ending::Exited(code)) if story.target.refused_exits().contains(code) => {
+            Some(Ending::Exited(0)) => self.outcome_of_success(events, same),
+            Some(Ending::Exited(code)) if events.target.refused_exits().contains(code) => {
                 (Outcome::Refused, format!("refused with exit code {code}"))
             }
             Some(Ending::Exited(code)) => {
@@ -177,38 +191,39 @@ impl FactCollector {
         }
     }
 
-    fn outcome_of_success(&self, story: &TrialEvents<'_>, same: Option<bool>) -> (Outcome, String) {
+    fn outcome_of_success(&self, events: &TrialEvents<'_>, same: Option<bool>) -> (Outcome, String) {
         if let Some(failed) =
             self.probes.iter().find(|probe| probe.probe.ends_with("verifies") && !probe.held)
         {
-            return (Outcome::Corrupt, format!("its own check failed: {}", failed.found));
+            return (Outcome::Corrupt, format!("the target's own check failed: {}", failed.found));
         }
         if same == Some(false) {
-            let undisturbed = story.baseline.same.join(", ");
+            let baseline = events.baseline.same.join(", ");
             return (
                 Outcome::Corrupt,
                 format!(
-                    "ended with [{}], the undisturbed run with [{undisturbed}]",
+                    "ended with [{}], the baseline run with [{baseline}]",
                     self.compared_values.join(", ")
                 ),
             );
         }
         match self.worst_resume {
-            Some(Resumption { acknowledged: Some(promised), resumed_from: Some(0), .. }) => {
-                (Outcome::Restarted, format!("began from scratch although step {promised} had been promised"))
-            }
-            Some(Resumption { acknowledged: Some(promised), resumed_from: Some(from), .. })
-                if from < promised =>
+            Some(Resumption { acknowledged: Some(acknowledged), resumed_from: Some(0), .. }) => (
+                Outcome::Restarted,
+                format!("started from scratch although step {acknowledged} was acknowledged"),
+            ),
+            Some(Resumption { acknowledged: Some(acknowledged), resumed_from: Some(from), .. })
+                if from < acknowledged =>
             {
                 (
                     Outcome::LostWork,
-                    format!("resumed from step {from} although step {promised} had been promised"),
+                    format!("resumed from step {from} although step {acknowledged} was acknowledged"),
                 )
             }
             Some(Resumption { step_at_fault, resumed_from: Some(from), .. }) => {
                 (Outcome::Recovered, format!("resumed from step {from} after step {step_at_fault}"))
             }
-            _ => (Outcome::Recovered, "went on without a restart".into()),
+            _ => (Outcome::Recovered, "continued without a restart".into()),
         }
     }
 }

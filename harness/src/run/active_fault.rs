@@ -1,4 +1,5 @@
-//! A fault in a running trial: armed, struck, landed, over; and what a steady state counts in its place.
+//! The life of one fault in a trial: armed, injected, effective, reverted. Also the counters that a baseline
+//! run has in place of GPU faults. Knows no mechanism of a fault.
 
 use std::time::Instant;
 
@@ -10,43 +11,42 @@ use crate::plan::{GpuCountRequest, PlannedFault};
 use crate::run::RunError;
 use crate::target::OutputPatterns;
 
-/// A fault and where it stands.
+/// A fault of a trial with its current state.
 pub(super) struct ActiveFault {
     pub(super) name: String,
     pub(super) planned: PlannedFault,
     injectable: Box<dyn InjectableFault>,
+    /// When it was injected first.
     injected_at: Option<Instant>,
     reaction: TargetReaction,
     effective: bool,
+    /// It is not injected again, and is reverted at the next tick.
     over: bool,
 }
 
 impl ActiveFault {
-    /// None: the run itself carries it out.
+    /// Arms the fault. Returns `None` for a fault that [`TargetRun`](super::target_run::TargetRun) injects
+    /// itself.
     pub(super) fn arm(planned: &PlannedFault) -> Option<ActiveFault> {
-        let (struck_at, since) = (None, TargetReaction::default());
-        let armed = arm(planned)?;
+        let (injected_at, reaction) = (None, TargetReaction::default());
+        let injectable = arm(planned)?;
         let (name, planned) = (planned.name(), planned.clone());
-        Some(ActiveFault {
-            name,
-            planned,
-            injectable: armed,
-            injected_at: struck_at,
-            reaction: since,
-            effective: false,
-            over: false,
-        })
+        Some(ActiveFault { name, planned, injectable, injected_at, reaction, effective: false, over: false })
     }
 
+    /// The mechanism that injects it, for the record.
     pub(super) fn mechanism(&self) -> String {
         self.injectable.mechanism()
     }
 
-    /// Strikes, if it has not, or if it does so each time.
-    pub(super) fn inject(&mut self, scene: &FaultContext<'_>) -> Result<(), RunError> {
+    /// Injects the fault, unless it is transient and was injected before.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    pub(super) fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), RunError> {
         let again = self.planned.fault.persistence == Persistence::Persistent && !self.over;
         if self.injected_at.is_none() || again {
-            self.injectable.inject(scene)?;
+            self.injectable.inject(context)?;
             self.injected_at.get_or_insert_with(Instant::now);
         }
         Ok(())
@@ -56,7 +56,7 @@ impl ActiveFault {
         self.injected_at.is_some()
     }
 
-    /// It has taken effect, as `evidence` shows.
+    /// Records that the fault is effective. Only the first evidence is emitted.
     pub(super) fn take_effect(&mut self, evidence: String, reporter: &Reporter) {
         self.injected_at.get_or_insert_with(Instant::now);
         if !std::mem::replace(&mut self.effective, true) {
@@ -64,98 +64,118 @@ impl ActiveFault {
         }
     }
 
-    pub(super) fn on_line(&mut self, line: &str, words: &OutputPatterns<'_>, reporter: &Reporter) {
+    /// Follows the target's output: it may show that the fault is effective, or end it.
+    pub(super) fn on_line(&mut self, line: &str, patterns: &OutputPatterns<'_>, reporter: &Reporter) {
         if !self.is_injected() {
             return;
         }
-        let speaks_of_it =
-            self.injectable.place().is_some_and(|place| words.is_phase_boundary_in(place, line));
-        self.reaction.phase_in_place |= speaks_of_it;
-        let landed_by_word = &self.planned.fault.effective_if_output;
-        if landed_by_word.as_ref().is_some_and(|pattern| pattern.is_match(line)) {
-            self.take_effect(format!("the target said: {line}"), reporter);
+        let in_place =
+            self.injectable.place().is_some_and(|place| patterns.is_phase_boundary_in(place, line));
+        self.reaction.phase_in_place |= in_place;
+        let effective_if = &self.planned.fault.effective_if_output;
+        if effective_if.as_ref().is_some_and(|pattern| pattern.is_match(line)) {
+            self.take_effect(format!("the target printed: {line}"), reporter);
         }
         let until = &self.planned.fault.until;
         self.over |= matches!(until, Until::Output(pattern) if pattern.is_match(line));
     }
 
-    /// The target has ended. True: this fault goes on at calls until the target has ended by itself, and now it has.
+    /// Handles the end of an attempt. A persistent call fault lasts until the target fails. Returns whether
+    /// that is now.
     pub(super) fn on_target_ended(&mut self, ending: Ending) -> bool {
         if !self.is_injected() {
             return false;
         }
-        let by_itself = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
-        self.reaction.ended_abnormally |= by_itself;
+        let failed = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
+        self.reaction.ended_abnormally |= failed;
         let at_call = matches!(self.planned.fault.effect, Effect::FailCall { .. } | Effect::SweepErrno);
-        let is_over = by_itself && at_call && self.planned.is_persistent() && !self.over;
+        let is_over = failed && at_call && self.planned.is_persistent() && !self.over;
         self.over |= is_over;
         is_over
     }
 
-    pub(super) fn tick(&mut self, scene: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
+    /// Continues the fault, looks for evidence, and reverts the fault once it is over.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    pub(super) fn tick(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
         if !self.is_injected() {
             return Ok(());
         }
         if !self.over {
-            self.injectable.tick(scene)?;
+            self.injectable.tick(context)?;
         }
-        let by_word = self.planned.fault.effective_if_output.is_some();
-        let evidence = if self.effective || by_word {
+        let by_output = self.planned.fault.effective_if_output.is_some();
+        let evidence = if self.effective || by_output {
             None
         } else {
-            self.injectable.effective_evidence(scene, self.reaction)
+            self.injectable.effective_evidence(context, self.reaction)
         };
         if let Some(evidence) = evidence {
             self.take_effect(evidence, reporter);
         }
-        let struck_for = self.injected_at.map(|at| at.elapsed());
-        self.over |= matches!((&self.planned.fault.until, struck_for), (Until::After(time), Some(lasted)) if lasted >= *time);
-        if self.over { self.revert(scene, reporter) } else { Ok(()) }
+        let elapsed = self.injected_at.map(|injected_at| injected_at.elapsed());
+        let until = &self.planned.fault.until;
+        self.over |= matches!((until, elapsed), (Until::After(time), Some(elapsed)) if elapsed >= *time);
+        if self.over { self.revert(context, reporter) } else { Ok(()) }
     }
 
+    /// Whether the fault is not injected any more.
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
 
-    pub(super) fn finish(&mut self, scene: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
-        self.tick(scene, reporter)?;
+    /// Looks for evidence a last time and reverts the fault.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    pub(super) fn finish(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
+        self.tick(context, reporter)?;
         self.over = true;
-        self.revert(scene, reporter)
+        self.revert(context, reporter)
     }
 
-    fn revert(&mut self, scene: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
-        if let Some(how) = self.injectable.revert(scene)? {
+    fn revert(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
+        if let Some(how) = self.injectable.revert(context)? {
             reporter.emit(Event::FaultReverted { fault: self.name.clone(), how });
         }
         Ok(())
     }
 }
 
-/// Calls of the GPU's driver, each counted from when the fault would be armed that strikes at them.
+/// Counters of GPU driver calls. Each starts when the fault that it counts for would be injected.
 #[derive(Default)]
 pub(super) struct GpuCallCounters {
     counters: Vec<(Trigger, GpuCallCounter, bool)>,
 }
 
 impl GpuCallCounters {
-    pub(super) fn new(wanted: &[GpuCountRequest]) -> GpuCallCounters {
-        let counter = |one: &GpuCountRequest| (one.when.clone(), GpuCallCounter::new(&one.calls), false);
-        GpuCallCounters { counters: wanted.iter().map(counter).collect() }
+    /// One counter for each request, not started yet.
+    pub(super) fn new(requests: &[GpuCountRequest]) -> GpuCallCounters {
+        let counter =
+            |request: &GpuCountRequest| (request.when.clone(), GpuCallCounter::new(&request.calls), false);
+        GpuCallCounters { counters: requests.iter().map(counter).collect() }
     }
 
-    pub(super) fn arm_where(
+    /// Starts the counters whose trigger is due.
+    ///
+    /// # Errors
+    /// If the target has no GPU or the plan of the shim cannot be written.
+    pub(super) fn start_where(
         &mut self,
-        due: impl Fn(&Trigger) -> bool,
-        scene: &FaultContext<'_>,
+        is_due: impl Fn(&Trigger) -> bool,
+        context: &FaultContext<'_>,
     ) -> Result<(), RunError> {
-        for (_, counter, armed) in self.counters.iter_mut().filter(|(when, _, armed)| !armed && due(when)) {
-            counter.start(scene)?;
-            *armed = true;
+        for (_, counter, started) in
+            self.counters.iter_mut().filter(|(when, _, started)| !started && is_due(when))
+        {
+            counter.start(context)?;
+            *started = true;
         }
         Ok(())
     }
 
-    /// In the order in which they were wanted.
+    /// The counts, in the order of the requests.
     pub(super) fn counts(&self) -> Vec<u64> {
         self.counters.iter().map(|(_, counter, _)| counter.count()).collect()
     }

@@ -1,7 +1,8 @@
-//! Stands at the gate of a run: counts the calls that a scenario's triggers speak of, and strikes at the one aimed at.
+//! Handles the file system calls of a target during a run: counts those that a trigger matches, and injects
+//! faults at the selected ones. Injection is exact: the target waits in the call until the fault is injected.
 //!
-//! Exact: the target waits in the call until the fault has been made. Phases begin and end with the target's words,
-//! which are heard where they are first said, in order with the calls of whoever says them.
+//! A phase begins and ends with a line that the target prints. Each line is read from the write call of the
+//! process that prints it first, so it is in order with that process's other calls.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,148 +20,157 @@ use crate::gate::{
 use crate::plan::{CallInjection, CountedCall, InjectionPoint, PlannedFault};
 use crate::sandbox::KillSwitch;
 
-/// How long a call waits for the harness to do something.
+/// How long a call waits for the run to inject a fault.
 const INJECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a line that are looked at.
+/// Longest line that is compared with the phase patterns, in bytes.
 const MAX_LINE_BYTES: usize = 4096;
-/// Calls that are remembered of one turn of a phase.
+/// Calls that are counted in one occurrence of a phase.
 const MAX_COUNTED_CALLS: usize = 100_000;
 
-/// What the sentry tells the run.
+/// What the injector reports to the run.
 pub(super) enum InjectorEvent {
-    /// Everything is dead.
+    /// Every process of the target was killed.
     Killed { fault: String, evidence: String },
-    /// The call got what was meant for it.
+    /// The call was altered as planned.
     Effective { fault: String, evidence: String },
-    /// The fault is to strike now; the call waits until `done` is used or dropped.
+    /// The run must inject the fault now. The call waits until `done` is used or dropped.
     InjectNow { fault: String, evidence: String, done: SyncSender<()> },
 }
 
-/// A fault that strikes at a call.
+/// A fault that is injected at a call.
 struct ArmedCallFault {
     fault: String,
-    /// Which turn of the phase, 1-based; none: the whole run.
+    /// Which occurrence of the phase, 1-based. `None`: anywhere in the run.
     occurrence: Option<u64>,
     rules: CallRules,
     injection: CallInjection,
     injected: bool,
 }
 
-/// The calls that are counted: those of the first trigger that speaks of calls.
+/// Selects the calls that are counted: those of the scenario's first call trigger.
 struct CallMatcher {
     kinds: Vec<CallKind>,
+    /// Paths below the root. `None`: all paths.
     paths: Option<globset::GlobMatcher>,
-    /// Counted turn by turn of the phase, and only within it.
+    /// Calls are counted only within the phase, separately for each of its occurrences.
     within_phase: bool,
+    /// Patterns of the lines that begin and end the phase.
     phase_bounds: Option<(Regex, Regex)>,
 }
 
 /// Where the target is in its phase.
 #[derive(Default)]
 struct PhaseProgress {
+    /// Occurrences begun so far.
     occurrences: u64,
     inside: bool,
 }
 
-/// The overseer of a run.
+/// The call handler of a run.
 pub(super) struct CallInjector {
     root: PathBuf,
     matcher: CallMatcher,
     armed_faults: Vec<ArmedCallFault>,
     phase: PhaseProgress,
-    /// Of each turn of the phase, or of the whole run; only where nothing is struck.
+    /// Counted calls of each occurrence of the phase, or of the whole run. `None` in a trial, which injects
+    /// faults.
     counted_calls: Option<Vec<Vec<CountedCall>>>,
+    /// Called at each end of the phase, while the target waits.
     on_phase_end: Box<dyn FnMut() + Send>,
     events: Sender<InjectorEvent>,
     kill_switch: KillSwitch,
-    /// Evidence of the strike that is under way.
+    /// The fault that is being injected, and its evidence.
     pending_evidence: Option<(String, String)>,
-    /// Bytes of the call that is being overheard, and lines that have no end yet.
+    /// Bytes of the current write to an output.
     written_bytes: Vec<u8>,
+    /// For each output, the start of a line that is not complete.
     partial_lines: HashMap<FileId, Vec<u8>>,
-    /// The main process's own outputs, and whether somebody else of the target has words of the phase: a worker, whose
-    /// supervisor tells of them only later.
+    /// Outputs of the target's main process.
     main_outputs: Vec<FileId>,
+    /// A worker process prints the lines of the phase itself. The main process then only forwards them,
+    /// later.
     workers_announce: bool,
-    /// Lines that somebody may pass on, and in which pipe they were said first.
+    /// Lines that another process may forward, each with the pipe in which it was printed first.
     first_printed_in: HashMap<String, FileId>,
 }
 
-/// A sentry, and where it reports.
+/// A call injector and the receiver of its events.
 pub(super) struct InjectorHandle {
     pub(super) injector: Arc<Mutex<CallInjector>>,
     pub(super) events: Receiver<InjectorEvent>,
-    interest: FilterOptions,
+    filter_options: FilterOptions,
 }
 
 impl InjectorHandle {
-    /// For a trial. None: none of its faults strikes at a call.
+    /// The injector of a trial. Returns `None` if no fault is triggered by a call.
     pub(super) fn for_trial(
         target: &TargetFile,
-        base: PathBuf,
-        striker: KillSwitch,
+        root: PathBuf,
+        kill_switch: KillSwitch,
         faults: &[PlannedFault],
     ) -> Option<InjectorHandle> {
         let trigger = faults.iter().find_map(PlannedFault::call_trigger)?;
-        let mut room = InjectorHandle::new(target, base.clone(), striker, Some(trigger), None);
-        let posts: Vec<ArmedCallFault> =
-            faults.iter().filter_map(|planned| armed_call_fault(planned, &base)).collect();
+        let mut handle = InjectorHandle::new(target, root.clone(), kill_switch, Some(trigger), None);
+        let armed_faults: Vec<ArmedCallFault> =
+            faults.iter().filter_map(|planned| armed_call_fault(planned, &root)).collect();
         let kinds = faults
             .iter()
             .filter_map(PlannedFault::call_trigger)
             .flat_map(|trigger| call_kinds(&trigger.kinds));
-        room.interest.extra_kinds = kinds.collect();
-        let sentry = Arc::get_mut(&mut room.injector)?.get_mut().unwrap_or_else(PoisonError::into_inner);
-        (sentry.armed_faults, sentry.counted_calls) = (posts, None);
-        Some(room)
+        handle.filter_options.extra_kinds = kinds.collect();
+        let injector = Arc::get_mut(&mut handle.injector)?.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (injector.armed_faults, injector.counted_calls) = (armed_faults, None);
+        Some(handle)
     }
 
-    /// For a steady state: counts what the trigger speaks of. `at_end`: done at each end of the phase, while the target
-    /// waits.
+    /// The injector of a baseline run: counts the calls that the trigger matches. `on_phase_end` is called at
+    /// each end of the phase, while the target waits.
     pub(super) fn for_counting(
         target: &TargetFile,
-        base: PathBuf,
-        striker: KillSwitch,
+        root: PathBuf,
+        kill_switch: KillSwitch,
         trigger: Option<&CallTrigger>,
         phase: Option<&str>,
-        at_end: Box<dyn FnMut() + Send>,
+        on_phase_end: Box<dyn FnMut() + Send>,
     ) -> InjectorHandle {
-        let mut room = InjectorHandle::new(target, base, striker, trigger, phase);
-        if let Some(sentry) = Arc::get_mut(&mut room.injector) {
-            sentry.get_mut().unwrap_or_else(PoisonError::into_inner).on_phase_end = at_end;
+        let mut handle = InjectorHandle::new(target, root, kill_switch, trigger, phase);
+        if let Some(injector) = Arc::get_mut(&mut handle.injector) {
+            injector.get_mut().unwrap_or_else(PoisonError::into_inner).on_phase_end = on_phase_end;
         }
-        room
+        handle
     }
 
     fn new(
         target: &TargetFile,
-        base: PathBuf,
-        striker: KillSwitch,
+        root: PathBuf,
+        kill_switch: KillSwitch,
         trigger: Option<&CallTrigger>,
         phase: Option<&str>,
     ) -> InjectorHandle {
-        let during = trigger.and_then(|trigger| trigger.phase.as_deref());
+        let trigger_phase = trigger.and_then(|trigger| trigger.phase.as_deref());
         let bounds = |phase: Option<&str>| {
             let phase = target.phases().get(phase?)?;
             Some((phase.begins().clone(), phase.ends().clone()))
         };
-        let watch = CallMatcher {
+        let matcher = CallMatcher {
             kinds: trigger.map(|trigger| call_kinds(&trigger.kinds)).unwrap_or_default(),
             paths: trigger.and_then(|trigger| trigger.paths.clone()),
-            within_phase: during.is_some(),
-            phase_bounds: bounds(during.or(phase)),
+            within_phase: trigger_phase.is_some(),
+            phase_bounds: bounds(trigger_phase.or(phase)),
         };
-        let interest =
-            FilterOptions { extra_kinds: watch.kinds.clone(), stdio_writes: watch.phase_bounds.is_some() };
+        let filter_options = FilterOptions {
+            extra_kinds: matcher.kinds.clone(),
+            stdio_writes: matcher.phase_bounds.is_some(),
+        };
         let (sender, events) = channel();
-        let sentry = CallInjector {
-            root: base,
-            matcher: watch,
+        let injector = CallInjector {
+            root,
+            matcher,
             armed_faults: Vec::new(),
             phase: PhaseProgress::default(),
             counted_calls: Some(Vec::new()),
             events: sender,
-            kill_switch: striker,
+            kill_switch,
             pending_evidence: None,
             written_bytes: Vec::new(),
             partial_lines: HashMap::new(),
@@ -169,42 +179,43 @@ impl InjectorHandle {
             workers_announce: false,
             first_printed_in: HashMap::new(),
         };
-        InjectorHandle { injector: Arc::new(Mutex::new(sentry)), events, interest }
+        InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options }
     }
 
-    pub(super) fn interest(&self) -> &FilterOptions {
-        &self.interest
+    /// Which calls the seccomp filter must stop.
+    pub(super) fn filter_options(&self) -> &FilterOptions {
+        &self.filter_options
     }
 
-    /// Whether something may still happen at a call. Without it the target runs free.
+    /// Whether calls are counted or may still be altered. If not, the target runs without the gate.
     pub(super) fn is_needed(&self) -> bool {
-        let sentry = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
-        sentry.counted_calls.is_some()
-            || sentry.armed_faults.iter().any(|post| !post.injected || post.rules.is_pending())
+        let injector = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
+        injector.counted_calls.is_some()
+            || injector.armed_faults.iter().any(|armed| !armed.injected || armed.rules.is_pending())
     }
 
-    /// The outputs with which the target's main process is about to be started.
+    /// Sets the outputs with which the target's main process is about to be started.
     pub(super) fn set_main_outputs(&self, outputs: Vec<FileId>) {
-        let mut sentry = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
-        (sentry.main_outputs, sentry.workers_announce) = (outputs, false);
+        let mut injector = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
+        (injector.main_outputs, injector.workers_announce) = (outputs, false);
     }
 
-    /// A fault that goes on is over.
+    /// Ends a persistent fault: later calls are not altered.
     pub(super) fn end_fault(&self, fault: &str) {
-        let mut sentry = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
-        for post in sentry.armed_faults.iter_mut().filter(|post| post.fault == fault) {
-            post.rules.disarm(0);
+        let mut injector = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
+        for armed in injector.armed_faults.iter_mut().filter(|armed| armed.fault == fault) {
+            armed.rules.disarm(0);
         }
     }
 
-    /// What was counted.
+    /// The counted calls of each occurrence of the phase, or of the whole run.
     pub(super) fn counted_calls(&self) -> Vec<Vec<CountedCall>> {
         self.injector.lock().unwrap_or_else(PoisonError::into_inner).counted_calls.clone().unwrap_or_default()
     }
 }
 
-fn armed_call_fault(planned: &PlannedFault, base: &std::path::Path) -> Option<ArmedCallFault> {
-    let (trigger, InjectionPoint::Call { occurrence: turn, nth, injection: way, .. }) =
+fn armed_call_fault(planned: &PlannedFault, root: &std::path::Path) -> Option<ArmedCallFault> {
+    let (trigger, InjectionPoint::Call { occurrence, nth, injection, .. }) =
         (planned.call_trigger()?, &planned.injection_point)
     else {
         return None;
@@ -214,21 +225,21 @@ fn armed_call_fault(planned: &PlannedFault, base: &std::path::Path) -> Option<Ar
         paths: trigger.paths.clone(),
         nth: *nth,
         persistent: planned.is_persistent(),
-        decision: gate_decision(way),
+        decision: gate_decision(injection),
     };
-    let rules = CallRules::new(base.into(), vec![rule]);
+    let rules = CallRules::new(root.into(), vec![rule]);
     Some(ArmedCallFault {
         fault: planned.name(),
-        occurrence: *turn,
+        occurrence: *occurrence,
         rules,
-        injection: way.clone(),
+        injection: injection.clone(),
         injected: false,
     })
 }
 
-fn gate_decision(way: &CallInjection) -> CallDecision {
+fn gate_decision(injection: &CallInjection) -> CallDecision {
     let errno = |errno: &scenarios::Errno| nix::errno::Errno::from_raw(errno.number);
-    match way {
+    match injection {
         CallInjection::KillBefore => CallDecision::KillBefore,
         CallInjection::KillInside { bytes } => CallDecision::KillDuring(*bytes),
         CallInjection::KillAfter => CallDecision::KillAfter,
@@ -237,7 +248,7 @@ fn gate_decision(way: &CallInjection) -> CallDecision {
             CallDecision::PerformThenFail(errno(with))
         }
         CallInjection::Short { bytes } => CallDecision::Short(u64::from(*bytes)),
-        CallInjection::Delay { duration: time } => CallDecision::Delay(*time),
+        CallInjection::Delay { duration: delay } => CallDecision::Delay(*delay),
         CallInjection::Swap { by: Replacement::Nothing } => CallDecision::Swap(Swap::Nothing),
         CallInjection::Swap { by: Replacement::EmptyFile } => CallDecision::Swap(Swap::EmptyFile),
         CallInjection::Swap { by: Replacement::DanglingLink } => CallDecision::Swap(Swap::DanglingLink),
@@ -245,10 +256,10 @@ fn gate_decision(way: &CallInjection) -> CallDecision {
     }
 }
 
-fn call_kinds(operations: &[FileCallKind]) -> Vec<CallKind> {
-    operations
+fn call_kinds(kinds: &[FileCallKind]) -> Vec<CallKind> {
+    kinds
         .iter()
-        .map(|operation| match operation {
+        .map(|kind| match kind {
             FileCallKind::Open => CallKind::Open,
             FileCallKind::OpenToRead => CallKind::OpenRead,
             FileCallKind::Read => CallKind::Read,
@@ -272,38 +283,38 @@ fn call_kinds(operations: &[FileCallKind]) -> Vec<CallKind> {
 }
 
 fn operation_of(kind: CallKind) -> Option<FileCallKind> {
-    FileCallKind::ALL.into_iter().find(|one| call_kinds(&[*one]) == [kind])
+    FileCallKind::ALL.into_iter().find(|file_kind| call_kinds(&[*file_kind]) == [kind])
 }
 
 impl CallInjector {
     fn describe_call(&self, call: &InterceptedCall) -> String {
-        let below =
+        let relative =
             |path: &std::path::Path| path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
-        let to = call.to.as_ref().map(|to| format!(" -> {}", below(to))).unwrap_or_default();
+        let to = call.to.as_ref().map(|to| format!(" -> {}", relative(to))).unwrap_or_default();
         let bytes = call.requested_bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
-        format!("{}({}{to}{bytes})", call.kind.name(), below(&call.path))
+        format!("{}({}{to}{bytes})", call.kind.name(), relative(&call.path))
     }
 
-    /// Remembers the call, where calls are only counted.
+    /// Counts the call if the matcher selects it.
     fn count_call(&mut self, call: &InterceptedCall) {
         let in_phase = !self.matcher.within_phase || self.phase.inside;
-        let below = call.path.strip_prefix(&self.root).ok();
-        let to_below = call.to.as_ref().and_then(|to| to.strip_prefix(&self.root).ok());
-        let is_meant =
-            |path: &std::path::Path| self.matcher.paths.as_ref().is_none_or(|on| on.is_match(path));
-        let meant = below.into_iter().chain(to_below).any(is_meant);
-        if !in_phase || !meant || !self.matcher.kinds.contains(&call.kind) {
+        let relative = call.path.strip_prefix(&self.root).ok();
+        let relative_to = call.to.as_ref().and_then(|to| to.strip_prefix(&self.root).ok());
+        let is_selected =
+            |path: &std::path::Path| self.matcher.paths.as_ref().is_none_or(|paths| paths.is_match(path));
+        let selected = relative.into_iter().chain(relative_to).any(is_selected);
+        if !in_phase || !selected || !self.matcher.kinds.contains(&call.kind) {
             return;
         }
-        let turn = if self.matcher.within_phase { self.phase.occurrences.max(1) as usize } else { 1 };
+        let occurrence = if self.matcher.within_phase { self.phase.occurrences.max(1) as usize } else { 1 };
         let Some(operation) = operation_of(call.kind) else { return };
-        let path = below.unwrap_or(&call.path).display().to_string();
-        if let Some(seen) = &mut self.counted_calls {
-            if seen.len() < turn {
-                seen.resize_with(turn, Vec::new);
+        let path = relative.unwrap_or(&call.path).display().to_string();
+        if let Some(counted) = &mut self.counted_calls {
+            if counted.len() < occurrence {
+                counted.resize_with(occurrence, Vec::new);
             }
-            if seen[turn - 1].len() < MAX_COUNTED_CALLS {
-                seen[turn - 1].push(CountedCall {
+            if counted[occurrence - 1].len() < MAX_COUNTED_CALLS {
+                counted[occurrence - 1].push(CountedCall {
                     operation,
                     path,
                     bytes: call.requested_bytes.unwrap_or(0),
@@ -312,46 +323,49 @@ impl CallInjector {
         }
     }
 
-    fn send(&self, hit: InjectorEvent) {
-        // A run that is over listens no more.
-        let _ = self.events.send(hit);
+    fn send(&self, event: InjectorEvent) {
+        // If the run is over, the event is not needed.
+        let _ = self.events.send(event);
     }
 
-    /// Waits until the run has struck.
+    /// Asks the run to inject the fault, and waits until it has.
     fn inject_and_wait(&self, fault: String, evidence: String) {
         let (done, is_done) = sync_channel(1);
         self.send(InjectorEvent::InjectNow { fault, evidence, done });
-        // Late or never: the evidence that the fault gives by itself decides whether it landed.
+        // After a timeout too: the fault's own evidence decides whether it became effective.
         let _ = is_done.recv_timeout(INJECTION_TIMEOUT);
     }
 
     fn match_call(&mut self, call: &InterceptedCall) -> Option<(usize, CallDecision, String)> {
-        let (turns, shown) = (&self.phase, self.describe_call(call));
-        for (number, post) in self.armed_faults.iter_mut().enumerate() {
-            let here =
-                post.injected || post.occurrence.is_none_or(|turn| turns.inside && turns.occurrences == turn);
-            let Some(hit) = here.then(|| post.rules.on_call(call)).flatten() else { continue };
-            let turn = post.occurrence.map(|turn| format!(" of turn {turn}")).unwrap_or_default();
-            let evidence = format!("{shown}, call {}{turn}", hit.nth);
-            return Some((number, hit.decision, evidence));
+        let (phase, description) = (&self.phase, self.describe_call(call));
+        for (index, armed) in self.armed_faults.iter_mut().enumerate() {
+            let is_in_reach = armed.injected
+                || armed.occurrence.is_none_or(|occurrence| phase.inside && phase.occurrences == occurrence);
+            let Some(rule_match) = is_in_reach.then(|| armed.rules.on_call(call)).flatten() else { continue };
+            let occurrence = armed
+                .occurrence
+                .map(|occurrence| format!(" in occurrence {occurrence} of the phase"))
+                .unwrap_or_default();
+            let evidence = format!("{description}, call {}{occurrence}", rule_match.nth);
+            return Some((index, rule_match.decision, evidence));
         }
         None
     }
 
-    /// A line, where it is first said.
+    /// Follows the phase. `pipe` is where the line is printed.
     fn on_line(&mut self, pipe: FileId, line: &str) {
         let Some((begins, ends)) = &self.matcher.phase_bounds else { return };
         let (begins, ends) = (begins.is_match(line), ends.is_match(line));
         if !begins && !ends {
             return;
         }
-        let own = self.main_outputs.contains(&pipe);
-        self.workers_announce |= !own;
-        if own && self.workers_announce {
+        let from_main = self.main_outputs.contains(&pipe);
+        self.workers_announce |= !from_main;
+        if from_main && self.workers_announce {
             return;
         }
         match self.first_printed_in.get(line) {
-            // Passed on by somebody else, as a supervisor does with its worker's words.
+            // Forwarded by another process, as a supervisor does with its worker's output.
             Some(first) if *first != pipe => {
                 self.first_printed_in.remove(line);
                 return;
@@ -359,7 +373,7 @@ impl CallInjector {
             _ => drop(self.first_printed_in.insert(line.to_owned(), pipe)),
         }
         if begins {
-            // A turn that was begun and never ended is begun again.
+            // An occurrence that never ended is not counted twice.
             self.phase.occurrences += u64::from(!self.phase.inside);
             self.phase.inside = true;
         } else {
@@ -369,22 +383,26 @@ impl CallInjector {
         }
     }
 
-    /// A turn that had fewer calls than the undisturbed one: the kill comes now, and the evidence says so.
+    /// Kills the target if the occurrence had fewer calls than in the baseline, so that the planned call
+    /// never came. The evidence says so.
     fn kill_at_phase_end(&mut self) {
-        let turn = self.phase.occurrences;
-        let is_kill = |way: &CallInjection| {
+        let occurrence = self.phase.occurrences;
+        let is_kill = |injection: &CallInjection| {
             matches!(
-                way,
+                injection,
                 CallInjection::KillBefore | CallInjection::KillInside { .. } | CallInjection::KillAfter
             )
         };
-        let due = |post: &&mut ArmedCallFault| {
-            post.occurrence == Some(turn) && !post.injected && is_kill(&post.injection)
+        let is_due = |armed: &&mut ArmedCallFault| {
+            armed.occurrence == Some(occurrence) && !armed.injected && is_kill(&armed.injection)
         };
-        if let Some(post) = self.armed_faults.iter_mut().find(due) {
-            post.injected = true;
-            let evidence = format!("killed at the end of turn {turn}, which had fewer calls this time");
-            self.pending_evidence = Some((post.fault.clone(), evidence));
+        if let Some(armed) = self.armed_faults.iter_mut().find(is_due) {
+            armed.injected = true;
+            let evidence = format!(
+                "killed at the end of occurrence {occurrence} of the phase, \
+                 which had fewer calls than in the baseline"
+            );
+            self.pending_evidence = Some((armed.fault.clone(), evidence));
             CallHandler::kill_target(self);
         }
     }
@@ -397,24 +415,24 @@ impl CallHandler for CallInjector {
             self.count_call(call);
             return CallDecision::Continue;
         }
-        let Some((number, decision, evidence)) = self.match_call(call) else { return CallDecision::Continue };
-        let first = !std::mem::replace(&mut self.armed_faults[number].injected, true);
-        let (fault, way) =
-            (self.armed_faults[number].fault.clone(), self.armed_faults[number].injection.clone());
-        match way {
+        let Some((index, decision, evidence)) = self.match_call(call) else { return CallDecision::Continue };
+        let first = !std::mem::replace(&mut self.armed_faults[index].injected, true);
+        let (fault, injection) =
+            (self.armed_faults[index].fault.clone(), self.armed_faults[index].injection.clone());
+        match injection {
             CallInjection::KillBefore | CallInjection::KillInside { .. } | CallInjection::KillAfter => {
-                self.pending_evidence = Some((fault, format!("{} {evidence}", way.describe())));
+                self.pending_evidence = Some((fault, format!("{} {evidence}", injection.describe())));
             }
             CallInjection::HoldUntilInjected if first => {
                 self.inject_and_wait(fault, format!("at {evidence}"))
             }
             CallInjection::Swap { .. } => {
-                self.pending_evidence = Some((fault, format!("{} before {evidence}", way.describe())))
+                self.pending_evidence = Some((fault, format!("{} before {evidence}", injection.describe())))
             }
             CallInjection::HoldUntilInjected => {}
-            way if first => self.send(InjectorEvent::Effective {
+            injection if first => self.send(InjectorEvent::Effective {
                 fault,
-                evidence: format!("{evidence}: {}", way.describe()),
+                evidence: format!("{evidence}: {}", injection.describe()),
             }),
             _ => {}
         }
@@ -422,12 +440,12 @@ impl CallHandler for CallInjector {
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
-        let room = MAX_LINE_BYTES.saturating_sub(self.written_bytes.len()).min(bytes.len());
-        self.written_bytes.extend_from_slice(&bytes[..room]);
+        let len_bytes = MAX_LINE_BYTES.saturating_sub(self.written_bytes.len()).min(bytes.len());
+        self.written_bytes.extend_from_slice(&bytes[..len_bytes]);
     }
 
-    fn on_effect(&mut self, done: CallEffect) {
-        match done {
+    fn on_effect(&mut self, effect: CallEffect) {
+        match effect {
             CallEffect::OutputWritten { pipe } => {
                 let mut text = self.partial_lines.remove(&pipe).unwrap_or_default();
                 text.append(&mut self.written_bytes);
@@ -449,9 +467,9 @@ impl CallHandler for CallInjector {
     }
 
     fn kill_target(&mut self) {
-        let struck = self.kill_switch.kill_all();
+        let killed = self.kill_switch.kill_all();
         let (fault, evidence) = self.pending_evidence.take().unwrap_or_default();
-        let evidence = match struck {
+        let evidence = match killed {
             Ok(()) => format!("every process was {evidence}"),
             Err(error) => format!("the kill failed ({error}): {evidence}"),
         };

@@ -1,5 +1,5 @@
-//! Crash states as trials: one undisturbed run is recorded, and each set of files that a crash may leave of it is where
-//! a trial begins.
+//! Crash states as trials. A baseline run is recorded. Each set of files that a crash of that run may leave
+//! is the starting point of one trial. Knows no expectation and gives no verdict.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,100 +18,95 @@ use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{LaunchSpec, ProcessExit};
 use crate::target::{OutputPatterns, ParsedLine};
 
-/// A recorded run: from the untouched root, or from files that a first crash left.
+/// A recorded run of the target. It starts from a prepared root, or from the files that a first crash left.
 pub(super) struct RecordedRun {
     recording: Recording,
     scope: ExploreScope,
-    /// What its target had said, as events; the starts that there had been before it.
+    /// What the target announced, each with the number of operations recorded until then.
     announcements: Vec<(usize, Event)>,
+    /// The run that crashed first and its crash state, if this is a recording of a recovery.
     first_crash: Option<(Box<RecordedRun>, CrashState)>,
-    /// Holds tape and originals; removed with it.
+    /// Holds the payload log and the original files. Removed on drop.
     dir: PathBuf,
-    /// The root as its target saw it: each trial sees its own there.
+    /// Path at which the target sees its root. Every trial mounts its own root there.
     visible_root: PathBuf,
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     started_unix_s: i64,
 }
 
-/// Runs the target undisturbed, as the script says, in an empty folder.
+/// Runs the target without a fault below the empty directory `dir` and records its file operations.
+/// `occurrence` selects which repetition of the phase gets the crashes, 1-based.
 pub(super) fn record(
     dir: &Path,
-    script: TrialConfig<'_>,
-    (wanted, most, turn): (&CrashStates, u32, u64),
+    config: TrialConfig<'_>,
+    (selection, max_states, occurrence): (&CrashStates, u32, u64),
 ) -> Result<RecordedRun, RunError> {
-    let shown = dir.join("shown");
-    std::fs::create_dir_all(&shown).map_err(|error| RunError::File {
+    let visible_root = dir.join("shown");
+    std::fs::create_dir_all(&visible_root).map_err(|error| RunError::File {
         doing: "create",
-        path: shown.clone(),
+        path: visible_root.clone(),
         error,
     })?;
     let first = dir.join("first");
-    let stage = TrialEnv::unprepared(first.clone(), script, Some(&shown))?.into_prepared()?;
-    let start = stage.trainer().start();
-    let phase = wanted.phase.as_ref().and_then(|name| script.target.phases().get(name));
-    let inner = phase.map(|phase| phase.begins().clone());
-    let mut recorded = record_run(stage, script, &start, &first, inner)?;
-    recorded.scope = scope(script, wanted, most);
-    recorded.scope.crash_points = Some(crash_points(script, &recorded.recording, wanted, turn));
-    if !wanted.in_recovery {
+    let env = TrialEnv::unprepared(first.clone(), config, Some(&visible_root))?.into_prepared()?;
+    let launch = env.trainer().start();
+    let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
+    let begins = phase.map(|phase| phase.begins().clone());
+    let mut recorded = record_run(env, config, &launch, &first, begins)?;
+    recorded.scope = scope(config, selection, max_states);
+    recorded.scope.crash_points = Some(crash_points(config, &recorded.recording, selection, occurrence));
+    if !selection.in_recovery {
         return Ok(recorded);
     }
     let state = recorded.killed_midway();
     let second = dir.join("second");
-    let stage = recorded.trial_env(second.clone(), script, &state)?;
-    let resume = stage.trainer().resume();
+    let env = recorded.trial_env(second.clone(), config, &state)?;
+    let resume = env.trainer().resume();
     let scope = recorded.scope.clone();
-    let mut again = record_run(stage, script, &resume, &second, None)?;
-    again.first_crash = Some((Box::new(recorded), state));
-    again.scope = ExploreScope { crash_points: Some(crash_points_of_recovery(&again, wanted)), ..scope };
-    Ok(again)
+    let mut recovery = record_run(env, config, &resume, &second, None)?;
+    recovery.first_crash = Some((Box::new(recorded), state));
+    recovery.scope =
+        ExploreScope { crash_points: Some(crash_points_of_recovery(&recovery, selection)), ..scope };
+    Ok(recovery)
 }
 
 fn record_run(
-    stage: TrialEnv<'_>,
-    script: TrialConfig<'_>,
+    env: TrialEnv<'_>,
+    config: TrialConfig<'_>,
     launch: &LaunchSpec,
     dir: &Path,
-    inner: Option<Regex>,
+    internal_pattern: Option<Regex>,
 ) -> Result<RecordedRun, RunError> {
-    let (root, originals) = (stage.sandbox.root().to_path_buf(), dir.join("originals"));
+    let (root, originals) = (env.sandbox.root().to_path_buf(), dir.join("originals"));
     copy_tree(&root, &originals).map_err(|error| RunError::File {
         doing: "copy",
         path: root.clone(),
         error,
     })?;
-    let shown = stage.trainer().root.to_path_buf();
-    let tape = RecordingSpec {
+    let visible_root = env.trainer().root.to_path_buf();
+    let spec = RecordingSpec {
         command: launch,
-        roots: &[(shown.clone(), root)],
+        roots: &[(visible_root.clone(), root)],
         originals: &[originals],
         payload_log: &dir.join("tape"),
-        saved_pattern: script.target.announces().saved().cloned(),
-        internal_pattern: inner,
+        saved_pattern: config.target.announces().saved().cloned(),
+        internal_pattern,
         cancelled: || false,
     };
-    let (recording, ended, words) = tape.record(&stage.sandbox)?;
-    stage.sandbox.close()?;
-    if ended != Some(ProcessExit::Exited(0)) {
-        let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        let (ending, words) = (ProcessExit::describe(ended), last.into());
-        return Err(RunError::Preparation { step: "recorded run", ending, words });
+    let (recording, exit, output) = spec.record(&env.sandbox)?;
+    env.sandbox.close()?;
+    if exit != Some(ProcessExit::Exited(0)) {
+        let last_line = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let (ending, output) = (ProcessExit::describe(exit), last_line.into());
+        return Err(RunError::Preparation { command: "recorded run", ending, output });
     }
-    let heard = announcements(script, &recording);
-    let began = jiff::Timestamp::now().as_second();
+    let announcements = announcements(config, &recording);
+    let started_unix_s = jiff::Timestamp::now().as_second();
     let (scope, dir) = (ExploreScope::default(), dir.to_path_buf());
-    Ok(RecordedRun {
-        recording,
-        scope,
-        announcements: heard,
-        first_crash: None,
-        dir,
-        visible_root: shown,
-        started_unix_s: began,
-    })
+    Ok(RecordedRun { recording, scope, announcements, first_crash: None, dir, visible_root, started_unix_s })
 }
 
-fn scope(script: TrialConfig<'_>, wanted: &CrashStates, most: u32) -> ExploreScope {
+fn scope(config: TrialConfig<'_>, selection: &CrashStates, max_states: u32) -> ExploreScope {
     let model = |of: &CrashModel| match of {
         CrashModel::Process => None,
         CrashModel::Ext4 => Some(FsModel::Ext4),
@@ -120,106 +115,108 @@ fn scope(script: TrialConfig<'_>, wanted: &CrashStates, most: u32) -> ExploreSco
         CrashModel::Posix => Some(FsModel::Posix),
         CrashModel::Lying => Some(FsModel::Lying),
     };
-    // A poisoned sample would have to be poisoned here as well: the checks allow no other fault beside this one.
-    debug_assert!(script.poisoned_samples.is_empty());
+    // The checks of a scenario allow no other fault next to `crash-states`, so no sample is poisoned here.
+    debug_assert!(config.poisoned_samples.is_empty());
     ExploreScope {
-        process_crashes: wanted.models.contains(&CrashModel::Process),
-        models: wanted.models.iter().filter_map(model).collect(),
-        max_states: most as usize,
+        process_crashes: selection.models.contains(&CrashModel::Process),
+        models: selection.models.iter().filter_map(model).collect(),
+        max_states: max_states as usize,
         crash_points: None,
     }
 }
 
-/// What the target said, where it means something, with the moment after it.
-fn announcements(script: TrialConfig<'_>, recording: &Recording) -> Vec<(usize, Event)> {
-    let words = OutputPatterns::new(script.target);
+/// The meaningful lines of the target, each with the number of operations recorded up to and including it.
+fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<(usize, Event)> {
+    let patterns = OutputPatterns::new(config.target);
     let mut events = Vec::new();
-    for (at, op) in recording.ops.iter().enumerate() {
+    for (index, op) in recording.ops.iter().enumerate() {
         let OpEffect::Output { line, on_stdio: true, .. } = &op.effect else { continue };
-        let event = match words.parse(line) {
+        let event = match patterns.parse(line) {
             ParsedLine::Step { step, loss } => {
                 Event::Step { step, loss: loss.filter(|loss| loss.is_finite()) }
             }
             ParsedLine::Saved { step } => Event::Saved { step },
             ParsedLine::Resumed { step } => Event::Resumed { step },
-            ParsedLine::Other if words.has_compared_value(line) => {
+            ParsedLine::Other if patterns.has_compared_value(line) => {
                 Event::Output { stream: OutputStream::Stdout, line: line.clone() }
             }
             ParsedLine::Other => continue,
         };
-        events.push((at + 1, event));
+        events.push((index + 1, event));
     }
     events
 }
 
-/// Those of the phase's turn, up to the next one, and those at changes of the wanted paths.
+/// The crash points in the given occurrence of the phase, up to its next occurrence, that change a selected
+/// path. A crash point is a number of operations.
 fn crash_points(
-    script: TrialConfig<'_>,
+    config: TrialConfig<'_>,
     recording: &Recording,
-    wanted: &CrashStates,
-    turn: u64,
+    selection: &CrashStates,
+    occurrence: u64,
 ) -> BTreeSet<usize> {
-    let all = 0..=recording.ops.len();
-    let phase = wanted.phase.as_ref().and_then(|name| script.target.phases().get(name));
-    let stretch = phase.map_or(all.clone(), |phase| {
-        let begins = |by_main: bool| -> Vec<usize> {
-            let begins = recording.ops.iter().enumerate().filter_map(|(at, op)| match &op.effect {
-                OpEffect::Output { line, on_stdio: own, .. }
-                    if *own == by_main && phase.begins().is_match(line) =>
+    let all_points = 0..=recording.ops.len();
+    let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
+    let range = phase.map_or(all_points.clone(), |phase| {
+        let begins = |on_stdio: bool| -> Vec<usize> {
+            let begins = recording.ops.iter().enumerate().filter_map(|(index, op)| match &op.effect {
+                OpEffect::Output { line, on_stdio: line_on_stdio, .. }
+                    if *line_on_stdio == on_stdio && phase.begins().is_match(line) =>
                 {
-                    Some(at + 1)
+                    Some(index + 1)
                 }
                 _ => None,
             });
             begins.collect()
         };
-        // A worker's words are in order with its calls; its supervisor tells of them only later.
+        // A worker prints in order with its own calls. Its supervisor forwards the line later, so the
+        // worker's line is the exact one.
         let begins = Some(begins(false)).filter(|found| !found.is_empty()).unwrap_or_else(|| begins(true));
-        let turn = (turn as usize).clamp(1, begins.len().max(1)) - 1;
-        let from = begins.get(turn).copied().unwrap_or(0);
-        from..=begins.get(turn + 1).copied().unwrap_or(recording.ops.len())
+        let occurrence = (occurrence as usize).clamp(1, begins.len().max(1)) - 1;
+        let from = begins.get(occurrence).copied().unwrap_or(0);
+        from..=begins.get(occurrence + 1).copied().unwrap_or(recording.ops.len())
     });
-    stretch.filter(|k| changes_selected_path(recording, wanted, *k)).collect()
+    range.filter(|op_count| changes_selected_path(recording, selection, *op_count)).collect()
 }
 
-fn changes_selected_path(recording: &Recording, wanted: &CrashStates, k: usize) -> bool {
-    let Some(on) = &wanted.paths else { return true };
-    let Some(at) = k.checked_sub(1) else { return false };
+fn changes_selected_path(recording: &Recording, selection: &CrashStates, op_count: usize) -> bool {
+    let Some(paths) = &selection.paths else { return true };
+    let Some(index) = op_count.checked_sub(1) else { return false };
     let root = &recording.roots[0];
-    let is_wanted = |path: PathBuf| path.strip_prefix(root).is_ok_and(|below| on.is_match(below));
-    let named = |node: NodeId| is_wanted(recording.path_of(node, at));
-    match &recording.ops[at].effect {
+    let is_selected = |path: PathBuf| path.strip_prefix(root).is_ok_and(|below| paths.is_match(below));
+    let node_is_selected = |node: NodeId| is_selected(recording.path_of(node, index));
+    match &recording.ops[index].effect {
         OpEffect::NameChanges(changes) => {
-            changes.iter().any(|change| is_wanted(recording.path_of(change.dir, at).join(&change.name)))
+            changes.iter().any(|change| is_selected(recording.path_of(change.dir, index).join(&change.name)))
         }
         OpEffect::Write { node, .. }
         | OpEffect::Resize { node, .. }
         | OpEffect::Zero { node, .. }
-        | OpEffect::Sync { node, .. } => named(*node),
+        | OpEffect::Sync { node, .. } => node_is_selected(*node),
         OpEffect::SyncAll => true,
         OpEffect::Output { .. } => false,
     }
 }
 
-/// Up to the first thing that the recovery promises: what comes then is training as usual.
-fn crash_points_of_recovery(again: &RecordedRun, wanted: &CrashStates) -> BTreeSet<usize> {
-    let promise = again.announcements.iter().find(|(_, event)| matches!(event, Event::Saved { .. }));
-    let to = promise.map_or(again.recording.ops.len(), |(k, _)| *k);
-    (0..=to).filter(|k| changes_selected_path(&again.recording, wanted, *k)).collect()
+/// The crash points of a recovery: all until its first acknowledged step. What follows is ordinary training.
+fn crash_points_of_recovery(recovery: &RecordedRun, selection: &CrashStates) -> BTreeSet<usize> {
+    let first_saved = recovery.announcements.iter().find(|(_, event)| matches!(event, Event::Saved { .. }));
+    let to = first_saved.map_or(recovery.recording.ops.len(), |(op_count, _)| *op_count);
+    (0..=to).filter(|op_count| changes_selected_path(&recovery.recording, selection, *op_count)).collect()
 }
 
 impl RecordedRun {
-    /// All its crash states, for a plan to unfold over.
+    /// All crash states of this run, for a plan to expand over.
     pub(super) fn counts(&self) -> BaselineCounts {
         let found = enumerate(&self.recording, &self.scope);
         let states = found.states.into_iter().map(|state| {
-            let words = match &self.first_crash {
-                Some((first, before)) => {
-                    format!("{}; in the recovery {}", first.describe(before), self.describe(&state))
+            let description = match &self.first_crash {
+                Some((first, crash)) => {
+                    format!("{}; in the recovery {}", first.describe(crash), self.describe(&state))
                 }
                 None => self.describe(&state),
             };
-            PlannedCrashState { state, description: words }
+            PlannedCrashState { state, description }
         });
         BaselineCounts {
             crash_states: states.collect(),
@@ -232,50 +229,55 @@ impl RecordedRun {
         state.describe(&self.recording)
     }
 
-    /// Killed when half of the moments were over.
+    /// The files after a SIGKILL at the middle one of the crash points.
     fn killed_midway(&self) -> CrashState {
-        let moments = self.scope.crash_points.iter().flatten();
-        let count = moments.clone().count();
-        let k = moments.copied().nth(count / 2).unwrap_or(0);
-        CrashState::after_process_crash(&self.recording, CrashCandidate::whole(k))
+        let points = self.scope.crash_points.iter().flatten();
+        let count = points.clone().count();
+        let op_count = points.copied().nth(count / 2).unwrap_or(0);
+        CrashState::after_process_crash(&self.recording, CrashCandidate::whole(op_count))
     }
 
-    /// A stage with these files.
+    /// An environment whose root holds the files of `state`.
     pub(super) fn trial_env<'a>(
         &self,
         dir: PathBuf,
-        script: TrialConfig<'a>,
+        config: TrialConfig<'a>,
         state: &CrashState,
     ) -> Result<TrialEnv<'a>, RunError> {
-        let stage = TrialEnv::unprepared(dir.clone(), script, Some(&self.visible_root))?;
-        let base = dir.join("room");
+        let env = TrialEnv::unprepared(dir.clone(), config, Some(&self.visible_root))?;
+        let base = dir.join("sandbox");
         materialize(&self.recording, state.candidate(), (&base, vec!["root".into()]), self.started_unix_s)
-            .map_err(|error| RunError::File { doing: "lay out a crash state in", path: base, error })?;
-        Ok(stage)
+            .map_err(|error| RunError::File { doing: "materialise a crash state in", path: base, error })?;
+        Ok(env)
     }
 
-    /// Tells what had happened before the crash, and the crash; how many starts that were.
+    /// Emits what happened before the crash and the crash itself. Returns the number of starts that this
+    /// covers.
     pub(super) fn emit_history(&self, state: &CrashState, reporter: &Reporter) -> u32 {
         let starts =
-            self.first_crash.as_ref().map_or(0, |(first, before)| first.emit_history(before, reporter));
-        let Some((_, way)) = state.strictest_witness() else { return starts };
-        let k = way.candidate.op_count as usize;
-        let said: Vec<&Event> =
-            self.announcements.iter().take_while(|(at, _)| *at <= k).map(|(_, event)| event).collect();
-        // Of many steps and saves only the last say anything, but each value counts.
-        let last = |is: fn(&Event) -> bool| said.iter().rposition(|event| is(event));
-        let kept = [
+            self.first_crash.as_ref().map_or(0, |(first, crash)| first.emit_history(crash, reporter));
+        let Some((_, witness)) = state.strictest_witness() else { return starts };
+        let op_count = witness.candidate.op_count as usize;
+        let announced: Vec<&Event> = self
+            .announcements
+            .iter()
+            .take_while(|(index, _)| *index <= op_count)
+            .map(|(_, event)| event)
+            .collect();
+        // Of the steps and of the saves only the last one matters. Every other announcement is kept.
+        let last = |is: fn(&Event) -> bool| announced.iter().rposition(|event| is(event));
+        let last_ones = [
             last(|event| matches!(event, Event::Step { .. })),
             last(|event| matches!(event, Event::Saved { .. })),
         ];
-        for (at, event) in said.iter().enumerate() {
-            let dull = matches!(event, Event::Step { .. } | Event::Saved { .. });
-            if !dull || kept.contains(&Some(at)) {
+        for (index, event) in announced.iter().enumerate() {
+            let is_frequent = matches!(event, Event::Step { .. } | Event::Saved { .. });
+            if !is_frequent || last_ones.contains(&Some(index)) {
                 reporter.emit((*event).clone());
             }
         }
         let fault = "crash-states".to_owned();
-        let mechanism = "a recorded run's files, laid out as the crash leaves them".to_owned();
+        let mechanism = "the files of a recorded run, as a crash would leave them".to_owned();
         reporter.emit(Event::FaultArmed { fault: fault.clone(), mechanism });
         reporter.emit(Event::FaultEffective { fault, evidence: state.evidence(&self.recording) });
         reporter.emit(Event::TargetEnded { attempt: starts + 1, ending: Ending::KilledByFault });
@@ -285,7 +287,7 @@ impl RecordedRun {
 
 impl Drop for RecordedRun {
     fn drop(&mut self) {
-        // What can't be removed here goes with the run's folder.
+        // The owner of the run's directory removes what could not be removed here.
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

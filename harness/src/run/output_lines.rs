@@ -1,4 +1,5 @@
-//! Reads a target's output line by line, in threads of its own, with a bound on the length of a line.
+//! Reads both outputs of one process line by line, in one thread per output, with a bound on the length of a
+//! line. Knows nothing of what the lines mean.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -10,28 +11,30 @@ use scenarios::OutputStream;
 
 use crate::sandbox::SpawnedProcess;
 
-/// Bytes of a line that are kept; the rest of a longer one is dropped.
+/// Longest line that is kept, in bytes. The rest of a longer line is dropped.
 const MAX_LINE_BYTES: u64 = 16 * 1024;
 
-/// Both outputs of one process, interleaved as they came.
+/// The lines of both outputs of one process, in the order in which they arrived.
 pub(super) struct OutputLines {
     receiver: Receiver<Option<(OutputStream, String)>>,
     open_outputs: u8,
 }
 
-/// What came.
+/// Result of waiting for a line.
 pub(super) enum NextLine {
+    /// A line without its line end.
     Line(OutputStream, String),
-    /// Nothing within the time.
+    /// No line arrived within the timeout.
     Timeout,
-    /// Both outputs have been closed.
+    /// Both outputs are closed.
     Closed,
 }
 
 impl OutputLines {
-    pub(super) fn read_from(running: &mut SpawnedProcess) -> OutputLines {
+    /// Starts the reading threads. A process gives its outputs only once.
+    pub(super) fn read_from(process: &mut SpawnedProcess) -> OutputLines {
         let (sender, receiver) = channel();
-        let outputs = running
+        let outputs = process
             .take_outputs()
             .map(|(stdout, stderr)| [(OutputStream::Stdout, stdout), (OutputStream::Stderr, stderr)]);
         for (stream, output) in outputs.into_iter().flatten() {
@@ -41,10 +44,11 @@ impl OutputLines {
         OutputLines { receiver, open_outputs: 2 }
     }
 
-    pub(super) fn next_line(&mut self, wait: Duration) -> NextLine {
-        let until = Instant::now() + wait;
+    /// Waits for the next line, at most for `timeout`.
+    pub(super) fn next_line(&mut self, timeout: Duration) -> NextLine {
+        let deadline = Instant::now() + timeout;
         while self.open_outputs > 0 {
-            match self.receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Some((stream, line))) => return NextLine::Line(stream, line),
                 Ok(None) => self.open_outputs -= 1,
                 Err(RecvTimeoutError::Timeout) => return NextLine::Timeout,
@@ -55,7 +59,7 @@ impl OutputLines {
     }
 }
 
-/// Ends with the output, or when nobody listens any more.
+/// Sends every line of `output`. Returns when the output ends or the receiver is dropped.
 fn forward_lines(stream: OutputStream, output: OwnedFd, sender: &Sender<Option<(OutputStream, String)>>) {
     let mut reader = BufReader::new(File::from(output));
     while let Some(line) = read_line(&mut reader) {
@@ -63,7 +67,7 @@ fn forward_lines(stream: OutputStream, output: OwnedFd, sender: &Sender<Option<(
             return;
         }
     }
-    // A listener that is gone needs no goodbye.
+    // If the receiver was dropped, the end mark is not needed.
     let _ = sender.send(None);
 }
 
@@ -85,7 +89,7 @@ fn read_line(reader: &mut BufReader<File>) -> Option<String> {
 fn skip_line(reader: &mut BufReader<File>) {
     while let Ok(buffer) = reader.fill_buf() {
         let (used, done) = match buffer.iter().position(|byte| *byte == b'\n') {
-            Some(at) => (at + 1, true),
+            Some(index) => (index + 1, true),
             None => (buffer.len(), buffer.is_empty()),
         };
         reader.consume(used);

@@ -1,4 +1,6 @@
-//! Many scenarios, several at a time; and one scenario from its steady state to its verdict.
+//! Runs scenarios in parallel, and each scenario from its baseline to its verdict.
+//!
+//! Checks first whether this machine supports the scenario. Emits events and prints nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -18,47 +20,61 @@ use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
 
-/// A scenario with its target, and the guard that is taken away in it.
+/// A scenario with its target, ready to run.
 pub struct PreparedScenario {
+    /// The checked scenario file.
     pub scenario: Scenario,
+    /// The checked target file that it names.
     pub target: TargetFile,
+    /// Path of the target's program.
     pub program: PathBuf,
-    /// Library that stands in for the GPU's driver, where the scenario has a GPU and the library is there.
+    /// Path of the shim library, if the scenario has a GPU and the library was found.
     pub shim: Option<PathBuf>,
-    /// Where the files were read from, their texts, the folder of the library, the command that repeats it.
+    /// The first event of the scenario: its files with their texts, the guard that is switched off, and the
+    /// command that repeats it.
     pub started: ScenarioStarted,
-    /// Folder of the scenario's file.
+    /// Directory of the scenario file.
     pub scenario_dir: PathBuf,
 }
 
-/// What is run, and where.
+/// Which scenarios to run, and how.
 pub struct Suite<'a> {
+    /// The scenarios, in the order of the results.
     pub scenarios: &'a [PreparedScenario],
+    /// Seed of the plans and of the target's workload.
     pub seed: u64,
-    /// Scenarios and trials at a time.
+    /// How many scenarios and trials run at the same time.
     pub jobs: usize,
-    /// Only this trial of each scenario.
+    /// If set, only this trial of each scenario runs.
     pub only_trial: Option<u32>,
-    /// Existing folder for the rooms; swept by its owner.
+    /// Existing directory in which the sandboxes are built. The caller removes it.
     pub sandboxes_dir: &'a Path,
+    /// What this machine supports.
     pub mechanisms: &'a [Mechanism],
 }
 
-/// One scenario's end.
+/// Result of one scenario.
 pub struct ScenarioResult {
+    /// The scenario's id.
     pub id: String,
+    /// Its verdict.
     pub verdict: Verdict,
-    /// The harness could not do its work.
+    /// Why the harness could not do its work, if so.
     pub failure: Option<String>,
+    /// Duration.
     pub seconds: f64,
 }
 
-/// Ends in the order of the casts.
+/// Result of a suite.
 pub struct SuiteResult {
+    /// One result for each scenario, in the same order.
     pub results: Vec<ScenarioResult>,
 }
 
-/// Runs them all. Each scenario's failure is its own.
+/// Runs all scenarios. A scenario that fails does not stop the others.
+///
+/// # Errors
+/// If the threads cannot be started.
 pub fn run_suite(suite: &Suite<'_>, reporter: &Reporter) -> Result<SuiteResult, RunError> {
     let cache = BaselineCache::default();
     let pool =
@@ -67,26 +83,26 @@ pub fn run_suite(suite: &Suite<'_>, reporter: &Reporter) -> Result<SuiteResult, 
             path: suite.sandboxes_dir.into(),
             error: std::io::Error::other(error),
         })?;
-    let ends = pool.install(|| {
-        suite.scenarios.par_iter().map(|cast| run_scenario(suite, cast, &cache, reporter)).collect()
+    let results = pool.install(|| {
+        suite.scenarios.par_iter().map(|prepared| run_scenario(suite, prepared, &cache, reporter)).collect()
     });
-    Ok(SuiteResult { results: ends })
+    Ok(SuiteResult { results })
 }
 
 fn run_scenario(
     suite: &Suite<'_>,
-    cast: &PreparedScenario,
+    prepared: &PreparedScenario,
     cache: &BaselineCache,
     reporter: &Reporter,
 ) -> ScenarioResult {
-    let guard = cast.started.guard_removed.as_ref().map(|guard| format!(" without {guard}"));
-    let name = format!("{}{}", cast.scenario.id(), guard.unwrap_or_default());
+    let guard = prepared.started.guard_removed.as_ref().map(|guard| format!(" without {guard}"));
+    let name = format!("{}{}", prepared.scenario.id(), guard.unwrap_or_default());
     let reporter = reporter.for_scenario(&name);
-    let began = reporter.elapsed_s();
-    reporter.emit(Event::ScenarioStarted(Box::new(cast.started.clone())));
-    let (verdict, failure) = match missing_mechanism(&cast.scenario, suite.mechanisms) {
+    let started_s = reporter.elapsed_s();
+    reporter.emit(Event::ScenarioStarted(Box::new(prepared.started.clone())));
+    let (verdict, failure) = match missing_mechanism(&prepared.scenario, suite.mechanisms) {
         Some(why) => (Verdict::Skipped { why }, None),
-        None => match scenario_verdict(suite, cast, cache, &reporter) {
+        None => match scenario_verdict(suite, prepared, cache, &reporter) {
             Ok(verdict) => (verdict, None),
             Err(error) => (
                 Verdict::Inconclusive { why: format!("the harness failed: {error}") },
@@ -94,89 +110,98 @@ fn run_scenario(
             ),
         },
     };
-    let seconds = reporter.elapsed_s() - began;
+    let seconds = reporter.elapsed_s() - started_s;
     reporter.emit(Event::Judged { verdict: verdict.clone(), seconds });
-    ScenarioResult { id: cast.scenario.id().to_owned(), verdict, failure, seconds }
+    ScenarioResult { id: prepared.scenario.id().to_owned(), verdict, failure, seconds }
 }
 
 fn scenario_verdict(
     suite: &Suite<'_>,
-    cast: &PreparedScenario,
+    prepared: &PreparedScenario,
     cache: &BaselineCache,
     reporter: &Reporter,
 ) -> Result<Verdict, RunError> {
-    let guard = cast.started.guard_removed.as_deref();
-    let undisturbed = TrialPlan::new(&cast.scenario, suite.seed, &Default::default());
-    let plan = TrialPlan::new(&cast.scenario, suite.seed, &settings_without_guard(&cast.target, guard));
-    // Without one guard and without another, a scenario may run twice at the same time.
+    let guard = prepared.started.guard_removed.as_deref();
+    let baseline_plan = TrialPlan::new(&prepared.scenario, suite.seed, &Default::default());
+    let plan =
+        TrialPlan::new(&prepared.scenario, suite.seed, &settings_without_guard(&prepared.target, guard));
+    // The same scenario may run several times at once, each time without another guard.
     let without_guard = guard.map(|guard| format!("-without-{guard}")).unwrap_or_default();
-    let dir = |name: &str| suite.sandboxes_dir.join(format!("{}{without_guard}-{name}", cast.scenario.id()));
-    // The guarded trainer's undisturbed run is what "the same" means, also where a guard is taken away.
-    let steady = cache.get(
-        dir("steady"),
-        trial_config(suite, cast, &undisturbed),
-        &cast.scenario,
+    let dir =
+        |name: &str| suite.sandboxes_dir.join(format!("{}{without_guard}-{name}", prepared.scenario.id()));
+    // The baseline always has all guards, also if the trials run without one.
+    let baseline = cache.get(
+        dir("baseline"),
+        trial_config(suite, prepared, &baseline_plan),
+        &prepared.scenario,
         CountRequests { calls: plan.counted_calls(), gpu_calls: &plan.gpu_count_requests() },
         reporter,
     )?;
-    if !steady.facts.ended_well {
-        return Ok(verdict(&cast.scenario, &steady.facts, &[]));
+    if !baseline.facts.ended_well {
+        return Ok(verdict(&prepared.scenario, &baseline.facts, &[]));
     }
     let recorded = plan
         .crash_states()
-        .map(|wanted| crash_state_trials::record(&dir("recorded"), trial_config(suite, cast, &plan), wanted))
+        .map(|selection| {
+            crash_state_trials::record(&dir("recorded"), trial_config(suite, prepared, &plan), selection)
+        })
         .transpose()?;
-    let counts = recorded.as_ref().map_or_else(|| steady.counts.clone(), RecordedRun::counts);
-    let unfolded = plan.expand(&counts);
-    if unfolded.left_out > 0 {
-        reporter.emit(Event::LeftOut { trials: unfolded.left_out, why: "max-trials".into() });
+    let counts = recorded.as_ref().map_or_else(|| baseline.counts.clone(), RecordedRun::counts);
+    let expanded = plan.expand(&counts);
+    if expanded.left_out > 0 {
+        reporter.emit(Event::LeftOut { trials: expanded.left_out, why: "max-trials".into() });
     }
-    let of = u32::try_from(unfolded.trials.len()).unwrap_or(u32::MAX);
-    let wanted: Vec<&Trial> = unfolded
+    let trial_count = u32::try_from(expanded.trials.len()).unwrap_or(u32::MAX);
+    let trials_to_run: Vec<&Trial> = expanded
         .trials
         .iter()
         .filter(|trial| suite.only_trial.is_none_or(|only| only == trial.number))
         .collect();
-    let course = TrialContext {
-        scenario: &cast.scenario,
-        config: trial_config(suite, cast, &plan),
-        baseline: &steady,
+    let context = TrialContext {
+        scenario: &prepared.scenario,
+        config: trial_config(suite, prepared, &plan),
+        baseline: &baseline,
         recorded: recorded.as_ref(),
         comparable: plan.comparable(),
-        trial_count: of,
+        trial_count,
     };
-    let trials: Result<Vec<FinishedTrial>, RunError> = wanted
+    let trials: Result<Vec<FinishedTrial>, RunError> = trials_to_run
         .into_par_iter()
         .map(|trial| {
-            run_trial(dir(&trial.number.to_string()), course, trial, &reporter.for_trial(trial.number))
+            run_trial(dir(&trial.number.to_string()), context, trial, &reporter.for_trial(trial.number))
         })
         .collect();
-    Ok(judge_trials(&cast.scenario, &steady.facts, &trials?))
+    Ok(judge_trials(&prepared.scenario, &baseline.facts, &trials?))
 }
 
-fn judge_trials(scenario: &Scenario, steady: &BaselineFacts, trials: &[FinishedTrial]) -> Verdict {
+fn judge_trials(scenario: &Scenario, baseline: &BaselineFacts, trials: &[FinishedTrial]) -> Verdict {
     let judged: Vec<JudgedTrial<'_>> = trials
         .iter()
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
-    verdict(scenario, steady, &judged)
+    verdict(scenario, baseline, &judged)
 }
 
-/// Why this machine can't run the scenario.
+/// Why this machine cannot run the scenario, if so.
 fn missing_mechanism(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<String> {
     let at_call = scenario.method().iter().any(|fault| matches!(fault.when, Trigger::Call(_)));
     let needed = std::iter::once("user-namespace")
         .chain(scenario.method().iter().filter_map(|fault| required_mechanism(&fault.effect)))
         .chain(at_call.then_some("syscall-gate"))
-        .chain(scenario.gpu().map(|wanted| match wanted {
+        .chain(scenario.gpu().map(|gpu| match gpu {
             TargetGpu::Simulated(_) => gpu::SIMULATED_GPU,
             TargetGpu::Real => gpu::REAL_GPU,
         }));
-    let lacks = |name: &str| mechanisms.iter().find(|mechanism| mechanism.name == name && !mechanism.granted);
-    needed.into_iter().find_map(lacks).map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
+    let not_granted =
+        |name: &str| mechanisms.iter().find(|mechanism| mechanism.name == name && !mechanism.granted);
+    needed
+        .into_iter()
+        .find_map(not_granted)
+        .map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
 }
 
-/// Beside a room and a GPU; memory limits have a fall-back that every room grants.
+/// The mechanism that the effect needs in addition to a sandbox and a GPU. Memory limits have a fall-back
+/// that works in every sandbox.
 fn required_mechanism(effect: &Effect) -> Option<&'static str> {
     match effect {
         Effect::FillDisk { .. } | Effect::ExhaustInodes { .. } => Some("tmpfs"),
@@ -202,17 +227,22 @@ fn required_mechanism(effect: &Effect) -> Option<&'static str> {
     }
 }
 
-fn trial_config<'a>(suite: &Suite<'_>, cast: &'a PreparedScenario, plan: &'a TrialPlan) -> TrialConfig<'a> {
-    let PreparedScenario { target, program, scenario_dir: beside, shim: stand_in, .. } = cast;
-    let stand_in = stand_in.as_deref();
-    let gate = suite.mechanisms.iter().any(|one| one.name == "syscall-gate" && one.granted);
+fn trial_config<'a>(
+    suite: &Suite<'_>,
+    prepared: &'a PreparedScenario,
+    plan: &'a TrialPlan,
+) -> TrialConfig<'a> {
+    let PreparedScenario { target, program, scenario_dir, shim, .. } = prepared;
+    let shim = shim.as_deref();
+    let has_gate =
+        suite.mechanisms.iter().any(|mechanism| mechanism.name == "syscall-gate" && mechanism.granted);
     TrialConfig {
         target,
         program,
         workload: plan.workload(),
-        scenario_dir: beside,
-        has_gate: gate,
-        shim: stand_in,
+        scenario_dir,
+        has_gate,
+        shim,
         poisoned_samples: &[],
     }
 }

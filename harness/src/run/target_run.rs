@@ -1,4 +1,5 @@
-//! One run of a target from its first start to its last end, with faults striking on the way.
+//! One run of a target, from its first start to its last exit. Injects faults when their triggers are due,
+//! follows the output, and restarts the target after a failure. Knows no expectation and gives no verdict.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -21,41 +22,45 @@ use crate::run::trial_env::emit_gpu_defects;
 use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, SpawnedProcess};
 use crate::target::{OutputPatterns, ParsedLine};
 
-/// How long the loop sleeps at most before it looks at clocks, faults and processes again.
+/// Longest time between two checks of clocks, faults and processes.
 const POLL_INTERVAL: Duration = Duration::from_millis(4);
-/// Between two looks at the memory of the target's processes.
+/// Time between two measurements of the memory of the target's processes.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(40);
-/// Outputs that some process of the target holds open after its main process has ended.
+/// How long to read output after the main process has exited. Other processes may hold the pipes open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
-/// Starts beside those that the method causes.
+/// Restarts by the harness after failures, in addition to those that the method causes.
 const MAX_RESTARTS: u32 = 2;
-/// Lines kept of an end that was not good, and lines kept of a trial in all.
+/// Lines that are recorded of the end of a failed run.
 const MAX_LAST_LINES: usize = 20;
+/// Unrecognised lines of standard output that are recorded of one trial.
 const MAX_KEPT_LINES: usize = 400;
 
-/// A fault that ends the target, which the run itself carries out.
+/// A fault that ends the target. [`TargetRun`] itself injects it.
 pub(super) struct ArmedTermination {
     pub(super) planned: PlannedFault,
+    /// It was injected and is not injected again.
     pub(super) done: bool,
 }
 
-/// A target under way.
+/// A target that is run in an environment, with its faults.
 pub(super) struct TargetRun<'a> {
     context: FaultContext<'a>,
     patterns: OutputPatterns<'a>,
     reporter: &'a Reporter,
+    /// Patterns of lines that the scenario needs in the record.
     requested_lines: Vec<Regex>,
-    /// Exit codes that are expected of a target that was asked to end, each with its expectation's text.
+    /// Exit codes expected after a SIGTERM, each with the text of its expectation.
     expected_exit_codes: Vec<(String, Vec<i32>)>,
     faults: Vec<ActiveFault>,
-    /// Of calls of the GPU's driver; in a steady state.
+    /// Counters of GPU driver calls. Only a baseline run has any.
     pub(super) gpu_counters: GpuCallCounters,
     terminations: Vec<ArmedTermination>,
-    /// Where calls are counted and struck at.
+    /// Counts file system calls and injects faults at them.
     pub(super) injector: Option<InjectorHandle>,
-    /// So many starts have been already: of those, none is made here.
+    /// Starts of an earlier, recorded run. The first attempt here follows them.
     pub(super) earlier_starts: u32,
     measured_phase: Option<String>,
+    /// Last announced step.
     step: u64,
     kept_lines: usize,
     last_lines: VecDeque<(OutputStream, String)>,
@@ -64,28 +69,30 @@ pub(super) struct TargetRun<'a> {
     phase_end_hook: Option<Box<dyn FnMut() + Send>>,
 }
 
-/// One start, from spawn to end.
+/// One start of the target, from spawn to exit.
 struct Attempt {
-    running: SpawnedProcess,
+    process: SpawnedProcess,
     lines: OutputLines,
     started_at: Instant,
     last_output_at: Instant,
+    /// What the harness did to end the target, if it did.
     termination_evidence: Option<String>,
-    /// After a SIGTERM.
+    /// Set after a SIGTERM: the time by which the target must have exited.
     exit_deadline: Option<Instant>,
     timed_out: bool,
 }
 
 impl<'a> TargetRun<'a> {
+    /// A run with these faults armed. Nothing is started yet.
     pub(super) fn new(
-        scene: FaultContext<'a>,
+        context: FaultContext<'a>,
         reporter: &'a Reporter,
         scenario: Option<&Scenario>,
         faults: &[PlannedFault],
     ) -> TargetRun<'a> {
-        let mut live = TargetRun {
-            context: scene,
-            patterns: OutputPatterns::new(scene.trainer.file),
+        let mut run = TargetRun {
+            context,
+            patterns: OutputPatterns::new(context.trainer.file),
             reporter,
             requested_lines: scenario.map(requested_lines).unwrap_or_default(),
             expected_exit_codes: scenario.map(expected_exit_codes).unwrap_or_default(),
@@ -102,14 +109,14 @@ impl<'a> TargetRun<'a> {
             memory_measured_at: Instant::now(),
             phase_end_hook: None,
         };
-        faults.iter().for_each(|planned| live.arm(planned));
-        live
+        faults.iter().for_each(|planned| run.arm(planned));
+        run
     }
 
     fn arm(&mut self, planned: &PlannedFault) {
-        if let Some(standing) = ActiveFault::arm(planned) {
-            self.emit_armed(&standing.name, &standing.mechanism());
-            self.faults.push(standing);
+        if let Some(active) = ActiveFault::arm(planned) {
+            self.emit_armed(&active.name, &active.mechanism());
+            self.faults.push(active);
         } else if let Some(mechanism) = planned.termination_mechanism() {
             self.emit_armed(&planned.name(), mechanism);
             self.terminations.push(ArmedTermination { planned: planned.clone(), done: false });
@@ -120,12 +127,15 @@ impl<'a> TargetRun<'a> {
         self.reporter.emit(Event::FaultArmed { fault: fault.into(), mechanism: mechanism.into() });
     }
 
-    /// Done at each end of this phase.
+    /// Calls `hook` at each end of this phase.
     pub(super) fn on_phase_end(&mut self, phase: &str, hook: Box<dyn FnMut() + Send>) {
         (self.measured_phase, self.phase_end_hook) = (Some(phase.to_owned()), Some(hook));
     }
 
-    /// Starts, and starts again, until the target has come to its end.
+    /// Starts the target and restarts it until it exits with 0, hangs, or has failed too often.
+    ///
+    /// # Errors
+    /// If the sandbox or a fault fails. A target that fails is an [`Ending`].
     pub(super) fn run(&mut self) -> Result<Ending, RunError> {
         let (mut attempt, mut restarts) = (self.earlier_starts + 1, 0);
         loop {
@@ -152,10 +162,10 @@ impl<'a> TargetRun<'a> {
         })
     }
 
-    /// As a supervisor would: not at once, and faults that end with time may end meanwhile.
+    /// Waits before a restart, as a supervisor would. Faults that end after some time may end meanwhile.
     fn wait_before_restart(&mut self) -> Result<(), RunError> {
-        let until = Instant::now() + Duration::from_millis(200);
-        while Instant::now() < until {
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < deadline {
             std::thread::sleep(POLL_INTERVAL);
             self.tick(None)?;
         }
@@ -164,13 +174,13 @@ impl<'a> TargetRun<'a> {
 
     fn run_attempt(&mut self, number: u32, launch: &LaunchSpec) -> Result<Ending, RunError> {
         self.inject_at_start(number)?;
-        let mut running = self.spawn(launch)?;
-        let command = launch.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut process = self.spawn(launch)?;
+        let command = launch.argv.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
         self.reporter.emit(Event::TargetStarted(TargetStarted { attempt: number, command }));
-        let lines = OutputLines::read_from(&mut running);
+        let lines = OutputLines::read_from(&mut process);
         let now = Instant::now();
         let mut attempt = Attempt {
-            running,
+            process,
             lines,
             started_at: now,
             last_output_at: now,
@@ -178,7 +188,7 @@ impl<'a> TargetRun<'a> {
             exit_deadline: None,
             timed_out: false,
         };
-        let ended = loop {
+        let exit = loop {
             match attempt.lines.next_line(POLL_INTERVAL) {
                 NextLine::Line(stream, line) => {
                     attempt.last_output_at = Instant::now();
@@ -188,82 +198,84 @@ impl<'a> TargetRun<'a> {
                 NextLine::Closed => std::thread::sleep(POLL_INTERVAL),
             }
             self.tick(Some(&mut attempt))?;
-            if let Some(ended) = attempt.running.wait_timeout(Duration::ZERO) {
-                break ended;
+            if let Some(exit) = attempt.process.wait_timeout(Duration::ZERO) {
+                break exit;
             }
         };
         self.drain_output(&mut attempt)?;
         self.handle_injector_events(&mut attempt)?;
         if attempt.exit_deadline.is_some() {
-            self.probe_exit_code(ended);
+            self.probe_exit_code(exit);
         }
-        let ending = ending(ended, &attempt);
+        let ending = ending(exit, &attempt);
         self.on_target_ended(&attempt, ending);
         Ok(ending)
     }
 
-    /// Behind the gate, where something is to happen at a call.
+    /// Starts the target's process, behind the gate if calls have to be counted or altered.
     fn spawn(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, RunError> {
-        let room = self.context.sandbox;
-        let Some(guardroom) = self.injector.as_ref().filter(|guardroom| guardroom.is_needed()) else {
-            return Ok(room.spawn(launch)?);
+        let sandbox = self.context.sandbox;
+        let Some(injector) = self.injector.as_ref().filter(|injector| injector.is_needed()) else {
+            return Ok(sandbox.spawn(launch)?);
         };
-        let places = self.context.trainer.file.places().values().map(|place| room.host_path_in_root(place));
-        let roots = std::iter::once(room.host_path(room.root())).chain(places);
-        // A place that does not exist yet will be made on the root's own mount.
+        let places =
+            self.context.trainer.file.places().values().map(|place| sandbox.host_path_in_root(place));
+        let roots = std::iter::once(sandbox.host_path(sandbox.root())).chain(places);
+        // A place that does not exist yet will be created on the root's own mount.
         let watched = WatchedMounts::new(roots.filter_map(|root| mount_id(&root).ok()));
         let pipe = || {
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
                 .map_err(|error| SandboxError::System { doing: "make a pipe", error: error.into() })
         };
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
-        guardroom.set_main_outputs(
+        injector.set_main_outputs(
             [&stdout, &stderr].into_iter().filter_map(|pipe| file_id_of(pipe.as_fd()).ok()).collect(),
         );
-        let running = room.spawn_filtered(
+        let process = sandbox.spawn_filtered(
             launch,
-            build_filter(guardroom.interest()),
+            build_filter(injector.filter_options()),
             [their_stdout, their_stderr],
             |listener| {
-                // It ends by itself, with the last process behind the filter.
-                serve_notifications(listener, watched, std::sync::Arc::clone(&guardroom.injector));
+                // The supervisor thread ends with the last process behind the filter.
+                serve_notifications(listener, watched, std::sync::Arc::clone(&injector.injector));
             },
         )?;
-        Ok(running.with_outputs(stdout, stderr))
+        Ok(process.with_outputs(stdout, stderr))
     }
 
-    fn inject_at_start(&mut self, number: u32) -> Result<(), RunError> {
-        self.inject_where(|when| number == 1 && matches!(when, Trigger::Start))
+    fn inject_at_start(&mut self, attempt_number: u32) -> Result<(), RunError> {
+        self.inject_where(|when| attempt_number == 1 && matches!(when, Trigger::Start))
     }
 
     fn drain_output(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
-        let until = Instant::now() + DRAIN_TIMEOUT;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         while let NextLine::Line(stream, line) =
-            attempt.lines.next_line(until.saturating_duration_since(Instant::now()))
+            attempt.lines.next_line(deadline.saturating_duration_since(Instant::now()))
         {
             self.on_line(stream, &line, attempt)?;
         }
         Ok(())
     }
 
-    fn probe_exit_code(&self, ended: ProcessExit) {
+    fn probe_exit_code(&self, exit: ProcessExit) {
         for (probe, codes) in &self.expected_exit_codes {
-            let held = matches!(ended, ProcessExit::Exited(code) if codes.contains(&code));
-            let found = ended.to_string();
+            let held = matches!(exit, ProcessExit::Exited(code) if codes.contains(&code));
+            let found = exit.to_string();
             self.reporter.emit(Event::Probed(Probed { probe: probe.clone(), held, found }));
         }
     }
 
     fn on_target_ended(&mut self, attempt: &Attempt, ending: Ending) {
         if let Some(evidence) = &attempt.termination_evidence {
-            let fault = self.terminations.first().map(|crash| crash.planned.name()).unwrap_or_default();
+            let fault =
+                self.terminations.first().map(|termination| termination.planned.name()).unwrap_or_default();
             self.reporter.emit(Event::FaultEffective { fault, evidence: evidence.clone() });
         }
-        for one in &mut self.faults {
-            if one.on_target_ended(ending) {
+        for fault in &mut self.faults {
+            if fault.on_target_ended(ending) {
                 self.reporter.emit(Event::FaultReverted {
-                    fault: one.name.clone(),
-                    how: "calls are answered as usual again".into(),
+                    fault: fault.name.clone(),
+                    how: "calls are no longer altered".into(),
                 });
             }
         }
@@ -271,9 +283,9 @@ impl<'a> TargetRun<'a> {
     }
 
     fn on_line(&mut self, stream: OutputStream, line: &str, attempt: &mut Attempt) -> Result<(), RunError> {
-        let heard =
+        let parsed =
             if stream == OutputStream::Stdout { self.patterns.parse(line) } else { ParsedLine::Other };
-        match heard {
+        match parsed {
             ParsedLine::Step { step, loss } => {
                 self.step = step;
                 self.reporter.emit(Event::Step { step, loss: loss.filter(|loss| loss.is_finite()) });
@@ -282,10 +294,10 @@ impl<'a> TargetRun<'a> {
             ParsedLine::Resumed { step } => self.reporter.emit(Event::Resumed { step }),
             ParsedLine::Other => {}
         }
-        self.keep_line(stream, line, heard == ParsedLine::Other);
+        self.keep_line(stream, line, parsed == ParsedLine::Other);
         self.run_phase_end_hook(line);
         self.pass_line_to_faults(line);
-        if let ParsedLine::Step { .. } = heard {
+        if let ParsedLine::Step { .. } = parsed {
             self.terminate_where(attempt, |when, step| matches!(when, Trigger::Step(from) if step >= *from))?;
             let step = self.step;
             self.inject_where(|when| matches!(when, Trigger::Step(from) if step >= *from))?;
@@ -297,14 +309,16 @@ impl<'a> TargetRun<'a> {
         self.inject_where(|when| matches!(when, Trigger::Output(pattern) if pattern.is_match(line)))
     }
 
-    fn keep_line(&mut self, stream: OutputStream, line: &str, other: bool) {
-        let wanted = self.patterns.has_compared_value(line)
+    /// Records a line that is needed later. Other unrecognised lines are held back for
+    /// [`TargetRun::emit_last_lines`].
+    fn keep_line(&mut self, stream: OutputStream, line: &str, is_other: bool) {
+        let is_requested = self.patterns.has_compared_value(line)
             || self.requested_lines.iter().any(|pattern| pattern.is_match(line));
-        let spoken = other && stream == OutputStream::Stdout && self.kept_lines < MAX_KEPT_LINES;
-        if wanted || spoken {
+        let is_unrecognised = is_other && stream == OutputStream::Stdout && self.kept_lines < MAX_KEPT_LINES;
+        if is_requested || is_unrecognised {
             self.kept_lines += 1;
             self.reporter.emit(Event::Output { stream, line: line.to_owned() });
-        } else if other {
+        } else if is_other {
             self.last_lines.push_back((stream, line.to_owned()));
             if self.last_lines.len() > MAX_LAST_LINES {
                 self.last_lines.pop_front();
@@ -312,7 +326,7 @@ impl<'a> TargetRun<'a> {
         }
     }
 
-    /// The last lines before an end that was not good.
+    /// Records the last lines before a failure.
     fn emit_last_lines(&mut self) {
         for (stream, line) in std::mem::take(&mut self.last_lines) {
             self.reporter.emit(Event::Output { stream, line });
@@ -329,59 +343,62 @@ impl<'a> TargetRun<'a> {
     }
 
     fn pass_line_to_faults(&mut self, line: &str) {
-        for one in self.faults.iter_mut() {
-            one.on_line(line, &self.patterns, self.reporter);
+        for fault in self.faults.iter_mut() {
+            fault.on_line(line, &self.patterns, self.reporter);
         }
     }
 
-    /// Looks after everything that goes by time.
+    /// Does everything that depends on time. Called at least every [`POLL_INTERVAL`].
     fn tick(&mut self, attempt: Option<&mut Attempt>) -> Result<(), RunError> {
         self.measure_memory()?;
         emit_gpu_defects(self.context.gpu, self.reporter)?;
-        for one in &mut self.faults {
-            one.tick(&self.context, self.reporter)?;
+        for fault in &mut self.faults {
+            fault.tick(&self.context, self.reporter)?;
         }
         self.end_finished_call_faults();
         let Some(attempt) = attempt else { return Ok(()) };
-        let running_for = attempt.started_at.elapsed();
-        let due = |when: &Trigger| matches!(when, Trigger::After(time) if running_for >= *time);
+        let elapsed = attempt.started_at.elapsed();
+        let due = |when: &Trigger| matches!(when, Trigger::After(time) if elapsed >= *time);
         self.inject_where(due)?;
         self.terminate_where(attempt, |when, _| due(when))?;
         self.handle_injector_events(attempt)?;
         self.check_timeouts(attempt)
     }
 
-    /// Calls that a fault has no more business with are answered as usual.
+    /// Tells the call injector which faults are over, so that later calls are not altered.
     fn end_finished_call_faults(&self) {
-        if let Some(guardroom) = &self.injector {
-            let over = self.faults.iter().filter(|one| one.is_over() && one.planned.call_trigger().is_some());
-            over.for_each(|one| guardroom.end_fault(&one.name));
+        if let Some(injector) = &self.injector {
+            let over =
+                self.faults.iter().filter(|fault| fault.is_over() && fault.planned.call_trigger().is_some());
+            over.for_each(|fault| injector.end_fault(&fault.name));
         }
     }
 
-    /// What the sentry has done, or wants done while a call waits.
+    /// Handles what the call injector did, or asks for while a call waits.
     fn handle_injector_events(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
-        while let Some(hit) = self.injector.as_ref().and_then(|guardroom| guardroom.events.try_recv().ok()) {
-            match hit {
+        while let Some(event) = self.injector.as_ref().and_then(|injector| injector.events.try_recv().ok()) {
+            match event {
                 InjectorEvent::Killed { fault, evidence } => {
                     attempt.termination_evidence.get_or_insert(evidence);
                     self.terminations
                         .iter_mut()
-                        .filter(|crash| crash.planned.name() == fault)
-                        .for_each(|crash| crash.done = true);
+                        .filter(|termination| termination.planned.name() == fault)
+                        .for_each(|termination| termination.done = true);
                 }
                 InjectorEvent::Effective { fault, evidence } => {
-                    if let Some(one) = self.faults.iter_mut().find(|one| one.name == fault) {
-                        one.take_effect(evidence, self.reporter);
+                    if let Some(active) = self.faults.iter_mut().find(|active| active.name == fault) {
+                        active.take_effect(evidence, self.reporter);
                     }
                 }
                 InjectorEvent::InjectNow { fault, evidence, done } => {
-                    let at_call = |crash: &ArmedTermination| crash.planned.name() == fault && !crash.done;
-                    if let Some(at) = self.terminations.iter().position(at_call) {
-                        self.terminate_target(at, attempt, &evidence)?;
+                    let at_call = |termination: &ArmedTermination| {
+                        termination.planned.name() == fault && !termination.done
+                    };
+                    if let Some(index) = self.terminations.iter().position(at_call) {
+                        self.terminate_target(index, attempt, &evidence)?;
                     }
-                    for one in self.faults.iter_mut().filter(|one| one.name == fault) {
-                        one.inject(&self.context)?;
+                    for active in self.faults.iter_mut().filter(|active| active.name == fault) {
+                        active.inject(&self.context)?;
                     }
                     drop(done);
                 }
@@ -390,47 +407,50 @@ impl<'a> TargetRun<'a> {
         Ok(())
     }
 
+    /// Kills a target that makes no progress or ignored a SIGTERM.
     fn check_timeouts(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
         let target = self.context.trainer.file;
-        let late = attempt.last_output_at.elapsed() > target.stall()
+        let is_late = attempt.last_output_at.elapsed() > target.stall()
             || attempt.started_at.elapsed() > target.finish();
-        let ignored = attempt.exit_deadline.is_some_and(|until| Instant::now() > until);
-        if (late && attempt.termination_evidence.is_none() || ignored) && !attempt.timed_out {
+        let ignored_sigterm = attempt.exit_deadline.is_some_and(|deadline| Instant::now() > deadline);
+        if (is_late && attempt.termination_evidence.is_none() || ignored_sigterm) && !attempt.timed_out {
             attempt.timed_out = true;
             self.context.sandbox.kill_all()?;
         }
         Ok(())
     }
 
+    /// Injects every fault whose trigger is due, and starts the GPU counters that are due.
     fn inject_where(&mut self, due: impl Fn(&Trigger) -> bool) -> Result<(), RunError> {
-        self.gpu_counters.arm_where(&due, &self.context)?;
-        let mut due = self.faults.iter_mut().filter(|one| due(&one.planned.fault.when));
-        due.try_for_each(|one| one.inject(&self.context))
+        self.gpu_counters.start_where(&due, &self.context)?;
+        let mut due = self.faults.iter_mut().filter(|fault| due(&fault.planned.fault.when));
+        due.try_for_each(|fault| fault.inject(&self.context))
     }
 
+    /// Injects the first termination whose trigger is due, at most one per attempt.
     fn terminate_where(
         &mut self,
         attempt: &mut Attempt,
         due: impl Fn(&Trigger, u64) -> bool,
     ) -> Result<(), RunError> {
         let step = self.step;
-        let is_due = |crash: &ArmedTermination| {
-            matches!(crash.planned.injection_point, InjectionPoint::Trigger)
-                && !crash.done
-                && due(&crash.planned.fault.when, step)
+        let is_due = |termination: &ArmedTermination| {
+            matches!(termination.planned.injection_point, InjectionPoint::Trigger)
+                && !termination.done
+                && due(&termination.planned.fault.when, step)
         };
         match self.terminations.iter().position(is_due).filter(|_| attempt.termination_evidence.is_none()) {
-            Some(at) => self.terminate_target(at, attempt, &format!("after step {step}")),
+            Some(index) => self.terminate_target(index, attempt, &format!("after step {step}")),
             None => Ok(()),
         }
     }
 
-    fn terminate_target(&mut self, at: usize, attempt: &mut Attempt, when: &str) -> Result<(), RunError> {
-        let crash = &mut self.terminations[at];
-        crash.done = crash.planned.fault.persistence == scenarios::Persistence::Transient;
-        match crash.planned.fault.effect {
+    fn terminate_target(&mut self, index: usize, attempt: &mut Attempt, when: &str) -> Result<(), RunError> {
+        let termination = &mut self.terminations[index];
+        termination.done = termination.planned.fault.persistence == scenarios::Persistence::Transient;
+        match termination.planned.fault.effect {
             Effect::Terminate { grace } => {
-                self.context.sandbox.signal(attempt.running.pid_inside(), Signal::SIGTERM as i32)?;
+                self.context.sandbox.signal(attempt.process.pid_inside(), Signal::SIGTERM as i32)?;
                 attempt.exit_deadline = Some(Instant::now() + grace);
                 attempt.termination_evidence = Some(format!("SIGTERM was sent {when}"));
             }
@@ -456,21 +476,25 @@ impl<'a> TargetRun<'a> {
         Ok(())
     }
 
+    /// Peak memory of the target's largest process, or `None` if it could not be read.
     pub(super) fn peak_bytes(&self) -> Option<u64> {
         Some(self.peak_bytes).filter(|peak| *peak > 0)
     }
 
-    /// Takes everything back; the questions at the end are asked of a world in order.
+    /// Reverts every fault, so that the probes at the end see an undisturbed machine.
+    ///
+    /// # Errors
+    /// If a fault could not be reverted.
     pub(super) fn revert_all(&mut self) -> Result<(), RunError> {
-        for one in &mut self.faults {
-            one.finish(&self.context, self.reporter)?;
+        for fault in &mut self.faults {
+            fault.finish(&self.context, self.reporter)?;
         }
         Ok(())
     }
 }
 
-fn ending(ended: ProcessExit, attempt: &Attempt) -> Ending {
-    match ended {
+fn ending(exit: ProcessExit, attempt: &Attempt) -> Ending {
+    match exit {
         _ if attempt.timed_out => Ending::TimedOut,
         _ if attempt.termination_evidence.is_some() => Ending::KilledByFault,
         ProcessExit::Exited(code) => Ending::Exited(code),

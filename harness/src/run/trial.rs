@@ -1,4 +1,5 @@
-//! One trial: a fresh stage, one way of striking, the questions at the end, the facts.
+//! One trial: builds its environment, runs the target with the planned faults, evaluates the probes, derives
+//! the facts.
 
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use crate::run::probe::{self, ProbeTime};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 
-/// What a trial came to, with the lines that were kept of it.
+/// The facts of a trial and the recorded lines of its target.
 pub(super) struct FinishedTrial {
     pub(super) number: u32,
     pub(super) facts: TrialFacts,
@@ -28,76 +29,81 @@ pub(super) struct TrialContext<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) config: TrialConfig<'a>,
     pub(super) baseline: &'a MeasuredBaseline,
-    /// Where the method lays out crash states.
+    /// The recorded run, if the method tries crash states.
     pub(super) recorded: Option<&'a RecordedRun>,
+    /// Whether the trials must end with the baseline's values.
     pub(super) comparable: bool,
     pub(super) trial_count: u32,
 }
 
+/// Runs one trial in the empty directory `dir`.
+///
+/// # Errors
+/// If the harness cannot do its work. A target that fails is an outcome.
 pub(super) fn run_trial(
     dir: PathBuf,
-    course: TrialContext<'_>,
+    context: TrialContext<'_>,
     trial: &Trial,
     reporter: &Reporter,
 ) -> Result<FinishedTrial, RunError> {
-    reporter.emit(Event::TrialStarted { of: course.trial_count, what: trial.description.clone() });
-    let poisoned: Vec<(u32, f64)> = trial.faults.iter().filter_map(poison_of).collect();
-    let script = TrialConfig { poisoned_samples: &poisoned, ..course.config };
+    reporter.emit(Event::TrialStarted { of: context.trial_count, what: trial.description.clone() });
+    let poisoned_samples: Vec<(u32, f64)> = trial.faults.iter().filter_map(poison_of).collect();
+    let config = TrialConfig { poisoned_samples: &poisoned_samples, ..context.config };
     let state = trial.faults.iter().find_map(|planned| match &planned.injection_point {
-        InjectionPoint::CrashState(state) => Some((course.recorded?, &state.state)),
+        InjectionPoint::CrashState(state) => Some((context.recorded?, &state.state)),
         _ => None,
     });
-    let stage = match state {
-        Some((recorded, state)) => recorded.trial_env(dir, script, state)?,
-        None => TrialEnv::build(dir, script)?,
+    let env = match state {
+        Some((recorded, state)) => recorded.trial_env(dir, config, state)?,
+        None => TrialEnv::build(dir, config)?,
     };
-    probe_all(&stage, course.scenario, ProbeTime::BeforeResume, reporter)?;
-    let trainer = stage.trainer();
-    let scene = stage.fault_context(&trainer, course.baseline.facts.peak_memory_bytes);
-    let mut live = TargetRun::new(scene, reporter, Some(course.scenario), &trial.faults);
-    let (target, base, striker) =
-        (course.config.target, stage.sandbox.root().into(), stage.sandbox.kill_switch());
-    live.injector = InjectorHandle::for_trial(target, base, striker, &trial.faults);
+    probe_all(&env, context.scenario, ProbeTime::BeforeResume, reporter)?;
+    let trainer = env.trainer();
+    let fault_context = env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes);
+    let mut run = TargetRun::new(fault_context, reporter, Some(context.scenario), &trial.faults);
+    let (target, root, kill_switch) =
+        (context.config.target, env.sandbox.root().into(), env.sandbox.kill_switch());
+    run.injector = InjectorHandle::for_trial(target, root, kill_switch, &trial.faults);
     if let Some((recorded, state)) = state {
-        live.earlier_starts = recorded.emit_history(state, reporter);
+        run.earlier_starts = recorded.emit_history(state, reporter);
     }
-    live.run()?;
-    live.revert_all()?;
-    drop(live);
-    probe_all(&stage, course.scenario, ProbeTime::AtEnd, reporter)?;
-    stage.emit_gpu_defects(reporter)?;
-    stage.sandbox.close()?;
-    Ok(finish_trial(course, trial.number, reporter))
+    run.run()?;
+    run.revert_all()?;
+    drop(run);
+    probe_all(&env, context.scenario, ProbeTime::AtEnd, reporter)?;
+    env.emit_gpu_defects(reporter)?;
+    env.sandbox.close()?;
+    Ok(finish_trial(context, trial.number, reporter))
 }
 
 fn probe_all(
-    stage: &TrialEnv<'_>,
+    env: &TrialEnv<'_>,
     scenario: &Scenario,
-    when: ProbeTime,
+    time: ProbeTime,
     reporter: &Reporter,
 ) -> Result<(), RunError> {
     for expectation in scenario.expect() {
-        if let Some(probed) = probe::evaluate(stage, expectation, when)? {
+        if let Some(probed) = probe::evaluate(env, expectation, time)? {
             reporter.emit(Event::Probed(probed));
         }
     }
     Ok(())
 }
 
-fn finish_trial(course: TrialContext<'_>, number: u32, reporter: &Reporter) -> FinishedTrial {
+fn finish_trial(context: TrialContext<'_>, number: u32, reporter: &Reporter) -> FinishedTrial {
     let entries = reporter.entries();
-    let story = TrialEvents {
-        target: course.config.target,
-        baseline: &course.baseline.facts,
-        comparable: course.comparable,
+    let events = TrialEvents {
+        target: context.config.target,
+        baseline: &context.baseline.facts,
+        comparable: context.comparable,
         entries: &entries,
     };
-    let facts = trial_facts(&story);
+    let facts = trial_facts(&events);
     reporter.emit(Event::TrialEnded(Box::new(facts.clone())));
-    let said = entries
+    let lines = entries
         .into_iter()
         .filter_map(|entry| if let Event::Output { line, .. } = entry.event { Some(line) } else { None });
-    FinishedTrial { number, facts, lines: said.collect() }
+    FinishedTrial { number, facts, lines: lines.collect() }
 }
 
 fn poison_of(planned: &PlannedFault) -> Option<(u32, f64)> {

@@ -1,4 +1,5 @@
-//! A room with the target in it, ready to start: mounts made, root prepared, data handed in.
+//! The environment of one trial: a sandbox with the target's root, prepared and with its workload submitted.
+//! Knows no expectation, and no fault except a poisoned sample.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,130 +19,145 @@ use crate::run::output_lines::{NextLine, OutputLines};
 use crate::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
 use crate::target::Trainer;
 
-/// How long one command of the preparation may take.
+/// How long one `prepare`, `generate` or `submit` command may take.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a stage is built from.
+/// What an environment is built from.
 #[derive(Clone, Copy)]
 pub(super) struct TrialConfig<'a> {
     pub(super) target: &'a TargetFile,
     pub(super) program: &'a Path,
     pub(super) workload: &'a Workload,
-    /// Folder of the scenario's file, for data files that lie beside it.
+    /// Directory of the scenario file. Data files are relative to it.
     pub(super) scenario_dir: &'a Path,
-    /// Whether this machine lets calls be seen.
+    /// Whether this machine supports the gate, which sees the target's system calls.
     pub(super) has_gate: bool,
-    /// Library that stands in for the GPU's driver, where the workload has a GPU and this machine can give it.
+    /// Path of the shim library, if the workload has a GPU and this machine can provide it.
     pub(super) shim: Option<&'a Path>,
-    /// Samples to poison: (sample, weight).
+    /// Samples to poison: the 1-based line and its weight.
     pub(super) poisoned_samples: &'a [(u32, f64)],
 }
 
-/// A room, and the folder behind it that the target is not told of.
+/// A sandbox with the target's root, and a staging directory that the target does not know.
 pub(super) struct TrialEnv<'a> {
     config: TrialConfig<'a>,
     pub(super) sandbox: Sandbox,
-    /// The target's root as it sees it.
+    /// Path at which the target sees its root.
     visible_root: PathBuf,
+    /// Where the harness writes files before it moves them into a place of the target.
     staging_dir: PathBuf,
-    /// The same folder, through the room's mounts.
+    /// The same directory, reached through the sandbox's mounts.
     mounted_staging_dir: PathBuf,
     gpu: Option<Arc<Shim>>,
     environment: Vec<(OsString, OsString)>,
 }
 
-/// What a command said before it ended.
+/// Exit and output of a command.
 pub(super) struct CommandOutput {
-    pub(super) ended: Option<ProcessExit>,
+    /// `None` if the command was killed after its timeout.
+    pub(super) exit: Option<ProcessExit>,
+    /// Lines of both outputs, joined by ` | `, at most 2,000 characters.
     pub(super) text: String,
 }
 
 impl CommandOutput {
+    /// Whether it exited with 0.
     pub(super) fn is_success(&self) -> bool {
-        self.ended == Some(ProcessExit::Exited(0))
+        self.exit == Some(ProcessExit::Exited(0))
     }
 
+    /// How it ended, for messages.
     pub(super) fn ending(&self) -> String {
-        ProcessExit::describe(self.ended)
+        ProcessExit::describe(self.exit)
     }
 }
 
 impl<'a> TrialEnv<'a> {
-    /// Builds it in an empty folder and hands the workload in.
-    pub(super) fn build(dir: PathBuf, script: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
-        TrialEnv::unprepared(dir, script, None)?.into_prepared()
+    /// Builds the environment in the empty directory `dir`, prepares the root and submits the workload.
+    ///
+    /// # Errors
+    /// If the sandbox cannot be built or a command of the target file fails.
+    pub(super) fn build(dir: PathBuf, config: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
+        TrialEnv::unprepared(dir, config, None)?.into_prepared()
     }
 
-    /// Nothing in it yet. `shown`: an existing folder at which the target is to see its root, as a mount of its own.
+    /// Builds the environment with an empty root. If `visible_root` is given, an existing directory, the root
+    /// is mounted there and the target sees it at that path.
+    ///
+    /// # Errors
+    /// If the sandbox cannot be built.
     pub(super) fn unprepared(
         dir: PathBuf,
-        script: TrialConfig<'a>,
-        shown: Option<&Path>,
+        config: TrialConfig<'a>,
+        visible_root: Option<&Path>,
     ) -> Result<TrialEnv<'a>, RunError> {
-        let backstage = dir.join("backstage");
-        let made = |path: &Path| {
+        let staging_dir = dir.join("staging");
+        let create_dir = |path: &Path| {
             std::fs::create_dir_all(path).map_err(|error| RunError::File {
                 doing: "create",
                 path: path.into(),
                 error,
             })
         };
-        let room_dir = dir.join("room");
-        made(&backstage)?;
-        made(&room_dir.join("root"))?;
-        let mounts = script.workload.mounts.iter().map(|mount| TmpfsSpec {
-            mount_point: script.target.places().get(&mount.place).cloned().unwrap_or_default(),
+        let sandbox_dir = dir.join("sandbox");
+        create_dir(&staging_dir)?;
+        create_dir(&sandbox_dir.join("root"))?;
+        let mounts = config.workload.mounts.iter().map(|mount| TmpfsSpec {
+            mount_point: config.target.places().get(&mount.place).cloned().unwrap_or_default(),
             size_bytes: mount.size.0,
             inodes: mount.inodes,
         });
-        let from = room_dir.join("root");
-        let binds = shown.map(|at| BindMount { source: from, mount_point: at.into() }).into_iter().collect();
-        let spec = SandboxSpec { dir: room_dir, mounts: mounts.collect(), binds, memory_cgroup: true };
-        let room = Sandbox::build(spec)?;
-        let shown = shown.map_or_else(|| room.root().to_path_buf(), Path::to_path_buf);
-        let gpu = create_shim(script, &dir)?;
+        let source = sandbox_dir.join("root");
+        let binds = visible_root
+            .map(|mount_point| BindMount { source, mount_point: mount_point.into() })
+            .into_iter()
+            .collect();
+        let spec = SandboxSpec { dir: sandbox_dir, mounts: mounts.collect(), binds, memory_cgroup: true };
+        let sandbox = Sandbox::build(spec)?;
+        let visible_root = visible_root.map_or_else(|| sandbox.root().to_path_buf(), Path::to_path_buf);
+        let gpu = create_shim(config, &dir)?;
         let environment = gpu.as_ref().map(|gpu| gpu.environment()).unwrap_or_default();
-        let through = room.host_path(&backstage);
-        Ok(TrialEnv {
-            config: script,
-            mounted_staging_dir: through,
-            sandbox: room,
-            visible_root: shown,
-            staging_dir: backstage,
-            gpu,
-            environment,
-        })
+        let mounted_staging_dir = sandbox.host_path(&staging_dir);
+        Ok(TrialEnv { config, mounted_staging_dir, sandbox, visible_root, staging_dir, gpu, environment })
     }
 
-    /// Prepared, with the workload handed in.
+    /// Runs the target's `prepare` commands and submits the workload.
+    ///
+    /// # Errors
+    /// If one of the commands fails.
     pub(super) fn into_prepared(self) -> Result<TrialEnv<'a>, RunError> {
         self.run_prepare_commands()?;
         self.submit_workload()?;
         Ok(self)
     }
 
+    /// The target, with everything filled in that its commands need.
     pub(super) fn trainer(&self) -> Trainer<'_> {
         let TrialConfig { target: file, program, workload, .. } = self.config;
         let (root, environment) = (&self.visible_root, self.environment.as_slice());
         Trainer { file, program, root, seed: workload.seed, settings: &workload.settings, environment }
     }
 
+    /// What faults need to know of this environment.
     pub(super) fn fault_context<'s>(
         &'s self,
         trainer: &'s Trainer<'s>,
-        steady_peak_bytes: Option<u64>,
+        baseline_peak_bytes: Option<u64>,
     ) -> FaultContext<'s> {
         let gpu = self.gpu.as_ref();
         FaultContext {
             sandbox: &self.sandbox,
             trainer,
             staging_dir: &self.mounted_staging_dir,
-            baseline_peak_bytes: steady_peak_bytes,
+            baseline_peak_bytes,
             gpu,
         }
     }
 
-    /// Tells what the simulated GPU has found since it was last told.
+    /// Emits the defects that the simulated GPU found since the last call.
+    ///
+    /// # Errors
+    /// If the shim's evidence cannot be read.
     pub(super) fn emit_gpu_defects(&self, reporter: &Reporter) -> Result<(), RunError> {
         emit_gpu_defects(self.gpu.as_ref(), reporter)
     }
@@ -163,6 +179,7 @@ impl<'a> TrialEnv<'a> {
         Ok(())
     }
 
+    /// Writes one submitted file into the staging directory.
     fn data_file(&self, number: usize, submitted: &SubmittedFile) -> Result<PathBuf, RunError> {
         let file = self.staging_dir.join(format!("data-{number}.jsonl"));
         match submitted {
@@ -183,91 +200,99 @@ impl<'a> TrialEnv<'a> {
         Ok(file)
     }
 
-    fn run_required(&self, step: &'static str, launch: &LaunchSpec) -> Result<(), RunError> {
-        let answer = self.run_command(launch, PREPARE_TIMEOUT)?;
-        if answer.is_success() {
+    fn run_required(&self, command: &'static str, launch: &LaunchSpec) -> Result<(), RunError> {
+        let output = self.run_command(launch, PREPARE_TIMEOUT)?;
+        if output.is_success() {
             return Ok(());
         }
-        Err(RunError::Preparation { step, ending: answer.ending(), words: answer.text })
+        Err(RunError::Preparation { command, ending: output.ending(), output: output.text })
     }
 
-    /// Runs a command to its end; after `limit` everything in the room is killed.
+    /// Runs a command to its exit. After `timeout`, everything in the sandbox is killed.
+    ///
+    /// # Errors
+    /// If the command cannot be started or killed.
     pub(super) fn run_command(
         &self,
         launch: &LaunchSpec,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<CommandOutput, RunError> {
-        let mut running = self.sandbox.spawn(launch)?;
-        let until = Instant::now() + limit;
-        let mut lines = OutputLines::read_from(&mut running);
-        let ended = running.wait_timeout(limit);
-        if ended.is_none() {
+        let mut process = self.sandbox.spawn(launch)?;
+        let deadline = Instant::now() + timeout;
+        let mut lines = OutputLines::read_from(&mut process);
+        let exit = process.wait_timeout(timeout);
+        if exit.is_none() {
             self.sandbox.kill_all()?;
         }
-        let mut words = Vec::new();
-        let grace = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
+        let mut output_lines = Vec::new();
+        let grace = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
         while let NextLine::Line(_, line) = lines.next_line(grace) {
-            words.push(line);
+            output_lines.push(line);
         }
-        Ok(CommandOutput { ended, text: words.join(" | ").chars().take(2000).collect() })
+        Ok(CommandOutput { exit, text: output_lines.join(" | ").chars().take(2000).collect() })
     }
 }
 
-/// As [`Stage::tell_findings`], of a running target.
+/// Emits the defects that the simulated GPU found since the last call, for a target that is running.
 pub(super) fn emit_gpu_defects(gpu: Option<&Arc<Shim>>, reporter: &Reporter) -> Result<(), RunError> {
-    let found = gpu.map(|gpu| gpu.take_new_gpu_defects()).transpose().map_err(FaultError::from)?;
-    found.into_iter().flatten().for_each(|what| reporter.emit(Event::GpuDefect { what }));
+    let defects = gpu.map(|gpu| gpu.take_new_gpu_defects()).transpose().map_err(FaultError::from)?;
+    defects.into_iter().flatten().for_each(|what| reporter.emit(Event::GpuDefect { what }));
     Ok(())
 }
 
-/// The GPU that the workload asks for, in a folder that the target sees under the same path and does not look into.
-fn create_shim(script: TrialConfig<'_>, dir: &Path) -> Result<Option<Arc<Shim>>, RunError> {
-    let (Some(gpu), Some(library)) = (&script.workload.gpu, script.shim) else { return Ok(None) };
-    let machine = match gpu {
+/// Creates the GPU that the workload needs, in a directory that the target's processes reach at the same
+/// path. Returns `None` if the workload has no GPU or there is no shim library.
+fn create_shim(config: TrialConfig<'_>, dir: &Path) -> Result<Option<Arc<Shim>>, RunError> {
+    let (Some(gpu), Some(library)) = (&config.workload.gpu, config.shim) else { return Ok(None) };
+    let backend = match gpu {
         TargetGpu::Real => Backend::Forwarded { libcuda: None, libnvidia_ml: None },
-        TargetGpu::Simulated(wanted) => Backend::Simulated(SimulatedMachine {
-            devices: wanted.devices,
-            memory_bytes: wanted.memory.0,
-            driver_version: cuda_version_number(wanted.driver),
+        TargetGpu::Simulated(simulated) => Backend::Simulated(SimulatedMachine {
+            devices: simulated.devices,
+            memory_bytes: simulated.memory.0,
+            driver_version: cuda_version_number(simulated.driver),
             compute_capability: (
-                to_i32(wanted.compute_capability.major),
-                to_i32(wanted.compute_capability.minor),
+                to_i32(simulated.compute_capability.major),
+                to_i32(simulated.compute_capability.minor),
             ),
         }),
     };
-    let made = Shim::create(&dir.join("gpu"), library, machine).map_err(FaultError::from)?;
-    Ok(Some(Arc::new(made)))
+    let shim = Shim::create(&dir.join("gpu"), library, backend).map_err(FaultError::from)?;
+    Ok(Some(Arc::new(shim)))
 }
 
 fn to_i32(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// A root as an untouched target has it, copied to `root`, an existing, empty folder by which its files already call it. The room
-/// that it is prepared in is made in `dir`.
+/// Prepares a root of the target and copies it to `root`, an existing, empty directory. The target sees its
+/// root at that path while it is prepared, so that paths in its files stay valid. The sandbox for this is
+/// built in `dir`.
+///
+/// # Errors
+/// If the sandbox cannot be built, a command of the target file fails, or the root cannot be copied.
 pub fn prepared_root(
     dir: &Path,
     root: &Path,
     (target, program): (&TargetFile, &Path),
     workload: &Workload,
 ) -> Result<(), RunError> {
-    let beside = Path::new(".");
-    let script = TrialConfig {
+    let scenario_dir = Path::new(".");
+    let config = TrialConfig {
         target,
         program,
         workload,
-        scenario_dir: beside,
+        scenario_dir,
         has_gate: false,
         shim: None,
         poisoned_samples: &[],
     };
-    let stage = TrialEnv::unprepared(dir.into(), script, Some(root))?.into_prepared()?;
+    let env = TrialEnv::unprepared(dir.into(), config, Some(root))?.into_prepared()?;
     let failed = |error| RunError::File { doing: "copy to", path: root.into(), error };
-    crate::explore::copy_tree(stage.sandbox.root(), root).map_err(failed)?;
-    Ok(stage.sandbox.close()?)
+    crate::explore::copy_tree(env.sandbox.root(), root).map_err(failed)?;
+    Ok(env.sandbox.close()?)
 }
 
-/// Settings that take a guard away.
+/// Settings that switch the guard off. Empty without a guard.
 pub(super) fn settings_without_guard(target: &TargetFile, guard: Option<&str>) -> BTreeMap<String, String> {
     guard.and_then(|guard| target.guards().get(guard)).cloned().unwrap_or_default()
 }

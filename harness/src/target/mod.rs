@@ -1,4 +1,5 @@
-//! Starts a target: a target file's commands with everything filled in. Knows no fault and no scenario.
+//! The commands of a target file with every placeholder filled in, its program and its output patterns.
+//! Starts no process. Knows no fault and no scenario.
 
 mod output_patterns;
 mod program;
@@ -15,42 +16,52 @@ pub(crate) use program::{WorkspaceMember, find_or_build};
 
 use crate::sandbox::LaunchSpec;
 
-/// A target file bound to the program that it names and the folder that it works in.
+/// A target file with the values of its placeholders: program, root, seed and settings.
 #[derive(Clone, Copy)]
 pub struct Trainer<'a> {
+    /// The checked target file.
     pub file: &'a TargetFile,
+    /// Path of the program.
     pub program: &'a Path,
-    /// As the target sees it.
+    /// Path at which the target sees its root.
     pub root: &'a Path,
+    /// Seed of the workload.
     pub seed: u64,
+    /// Settings of the workload.
     pub settings: &'a BTreeMap<String, String>,
-    /// Variables beside those of the file; where both have one, theirs stand first, as in a path.
+    /// Environment variables in addition to those of the file. If the file has the same variable, this value
+    /// comes first, separated by `:`, as in `PATH`.
     pub environment: &'a [(OsString, OsString)],
 }
 
 impl Trainer<'_> {
-    /// The commands that make an empty root ready.
+    /// The commands that prepare an empty root.
     pub fn prepare(&self) -> Vec<LaunchSpec> {
-        self.file.prepare().iter().map(|words| self.launch(words, &[])).collect()
+        self.file.prepare().iter().map(|arguments| self.launch(arguments, &[])).collect()
     }
 
+    /// The command that starts the target.
     pub fn start(&self) -> LaunchSpec {
         self.launch(self.file.start(), &[])
     }
 
+    /// The command that resumes the target after a crash.
     pub fn resume(&self) -> LaunchSpec {
         self.launch(self.file.resume(), &[])
     }
 
+    /// The target's own check of its files, if it has one.
     pub fn verify(&self) -> Option<LaunchSpec> {
-        self.file.verify().map(|words| self.launch(words, &[]))
+        self.file.verify().map(|arguments| self.launch(arguments, &[]))
     }
 
+    /// The command that submits a data file, if the target has one.
     pub fn submit(&self, file: &Path) -> Option<LaunchSpec> {
-        self.file.submit().map(|words| self.launch(words, &[("{file}", file.display().to_string())]))
+        self.file.submit().map(|arguments| self.launch(arguments, &[("{file}", file.display().to_string())]))
     }
 
-    /// Makes a data file. None where the target knows no such kind.
+    /// The command that generates a data file, if the target has one for this kind. Without `length`,
+    /// `{length}` is 0.
     pub fn generate(&self, kind: &str, samples: u32, length: Option<u32>, file: &Path) -> Option<LaunchSpec> {
         let length = length.map_or_else(|| "0".into(), |length| length.to_string());
         let values = [
@@ -58,29 +69,35 @@ impl Trainer<'_> {
             ("{samples}", samples.to_string()),
             ("{length}", length),
         ];
-        self.file.generate().get(kind).map(|words| self.launch(words, &values))
+        self.file.generate().get(kind).map(|arguments| self.launch(arguments, &values))
     }
 
-    /// A place as the target sees it.
+    /// Path of a place as the target sees it.
     pub fn place(&self, name: &str) -> PathBuf {
         self.root.join(self.place_below_root(name))
     }
 
-    /// A place relative to the root; the root itself for a name that the checked files can't contain.
+    /// Path of a place relative to the root. Returns the root itself for an unknown name, which checked files
+    /// cannot contain.
     pub fn place_below_root(&self, name: &str) -> PathBuf {
         self.file.places().get(name).cloned().unwrap_or_default()
     }
 
-    fn launch(&self, words: &[String], values: &[(&str, String)]) -> LaunchSpec {
-        let argv = words.iter().flat_map(|word| self.fill_in(word, values)).map(OsString::from).collect();
+    fn launch(&self, arguments: &[String], values: &[(&str, String)]) -> LaunchSpec {
+        let argv = arguments
+            .iter()
+            .flat_map(|argument| self.fill_in(argument, values))
+            .map(OsString::from)
+            .collect();
         LaunchSpec { argv, env: self.environment(), cwd: None }
     }
 
-    fn fill_in(&self, word: &str, values: &[(&str, String)]) -> Vec<String> {
-        if word == "{settings}" {
+    /// One argument of a command with its placeholders filled in. `{settings}` becomes several.
+    fn fill_in(&self, argument: &str, values: &[(&str, String)]) -> Vec<String> {
+        if argument == "{settings}" {
             return self.settings.iter().flat_map(|setting| self.setting_args(setting)).collect();
         }
-        let mut filled = word
+        let mut filled = argument
             .replace("{program}", &self.program.display().to_string())
             .replace("{root}", &self.root.display().to_string())
             .replace("{seed}", &self.seed.to_string());
@@ -94,11 +111,12 @@ impl Trainer<'_> {
         self.file
             .setting_args()
             .iter()
-            .map(|word| word.replace("{key}", key).replace("{value}", value))
+            .map(|argument| argument.replace("{key}", key).replace("{value}", value))
             .collect()
     }
 
-    /// A small fixed environment, so that a run does not depend on the caller's.
+    /// A small, fixed environment, so that a run does not depend on the caller's. Only `PATH` is taken from
+    /// there.
     fn environment(&self) -> Vec<(OsString, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         let mut environment: Vec<(OsString, OsString)> =

@@ -1,27 +1,33 @@
-//! A line of the target's -> what it announces. Pure.
+//! Matches lines of the target's output against the patterns of its target file. Pure.
 
 use regex::Regex;
 use scenarios::TargetFile;
 
-/// What a line says.
+/// What a line announces.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ParsedLine {
+    /// A training step is done. The loss may be NaN or infinite.
     Step { step: u64, loss: Option<f64> },
+    /// This step is durable.
     Saved { step: u64 },
+    /// The target resumes from this step; 0 is from scratch.
     Resumed { step: u64 },
+    /// Nothing that the target file has a pattern for.
     Other,
 }
 
-/// Reads a target's lines.
+/// The output patterns of a target file.
 pub struct OutputPatterns<'a> {
     target: &'a TargetFile,
 }
 
 impl<'a> OutputPatterns<'a> {
+    /// The patterns of this target file.
     pub fn new(target: &'a TargetFile) -> OutputPatterns<'a> {
         OutputPatterns { target }
     }
 
+    /// Parses one line of standard output.
     pub fn parse(&self, line: &str) -> ParsedLine {
         let announces = self.target.announces();
         if let Some(step) = announces.saved().and_then(|pattern| step_in(pattern, line)) {
@@ -36,17 +42,18 @@ impl<'a> OutputPatterns<'a> {
         }
     }
 
-    /// Whether the line begins or ends a phase whose files lie in that place.
+    /// Whether the line begins or ends a phase whose files are in this place.
     pub fn is_phase_boundary_in(&self, place: &str, line: &str) -> bool {
-        let here = self.target.phases().values().filter(|phase| phase.place() == place);
-        here.into_iter().any(|phase| phase.begins().is_match(line) || phase.ends().is_match(line))
+        let phases = self.target.phases().values().filter(|phase| phase.place() == place);
+        phases.into_iter().any(|phase| phase.begins().is_match(line) || phase.ends().is_match(line))
     }
 
+    /// Whether the line ends this phase.
     pub fn ends_phase(&self, phase: &str, line: &str) -> bool {
         self.target.phases().get(phase).is_some_and(|phase| phase.ends().is_match(line))
     }
 
-    /// Whether the line carries a value that must be the same after recovery.
+    /// Whether the line has a value that must be the same after recovery.
     pub fn has_compared_value(&self, line: &str) -> bool {
         self.target.same().is_some_and(|same| same.is_match(line))
     }

@@ -1,34 +1,55 @@
-//! Finds a target's program; builds it first when it is a member of the workspace that the harness itself runs from.
+//! Finds a target's program. If it is a member of the workspace that the harness was built in, and the
+//! harness runs under cargo, builds it first. Knows nothing of what the program does.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Why there is no program.
+/// Why the program cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    #[error("`{name}` is neither beside `{beside}` nor on PATH; build it (`cargo build --release -p {package}`) or give a path in the target file", beside = .beside.display())]
-    NotFound { name: String, package: String, beside: PathBuf },
-    #[error("`{name}` is not beside `{beside}`; build it (`cargo build --release -p {package}`)", beside = .beside.display())]
-    NoLibrary { name: String, package: String, beside: PathBuf },
-    #[error("`{path}` from the target file is not a file that can be executed", path = .path.display())]
+    /// No program of this name.
+    #[error(
+        "`{name}` is neither in `{directory}` nor on PATH; \
+         build it (`cargo build --release -p {package}`) or give a path in the target file",
+        directory = .directory.display()
+    )]
+    NotFound { name: String, package: String, directory: PathBuf },
+    /// No library of this name.
+    #[error(
+        "`{name}` is not in `{directory}`; build it (`cargo build --release -p {package}`)",
+        directory = .directory.display()
+    )]
+    NoLibrary { name: String, package: String, directory: PathBuf },
+    /// The path of the target file is not that of an executable file.
+    #[error(
+        "`{path}` from the target file is not an executable file; \
+         correct `program` or set the executable bit",
+        path = .path.display()
+    )]
     NotExecutable { path: PathBuf },
+    /// Cargo could not build it.
     #[error("could not build `{name}`: {detail}")]
     Build { name: String, detail: String },
 }
 
-/// Something that one package of the workspace builds.
+/// A file that one package of the workspace builds.
 pub(crate) struct WorkspaceMember<'a> {
+    /// Name of the package.
     pub(crate) package: &'a str,
-    /// Name of the file that is built.
+    /// Name of the built file.
     pub(crate) file: OsString,
-    /// Files and folders of the workspace that it is built from.
+    /// Files and directories of the workspace that it is built from.
     pub(crate) sources: &'a [&'a str],
-    /// It may also lie on PATH, and can be executed.
+    /// It is executable and may also be found on PATH.
     pub(crate) is_program: bool,
 }
 
-/// The program's path. `relative_to` is the folder of the target file.
+/// Finds the program. A bare name is searched next to the harness's own binary, then on PATH. A path is
+/// relative to `relative_to`, the directory of the target file.
+///
+/// # Errors
+/// If there is no such executable file, or it cannot be built.
 pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, ProgramError> {
     if program.components().count() > 1 {
         let path = relative_to.join(program);
@@ -45,21 +66,24 @@ pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, Progr
     })
 }
 
-/// The built file, beside the harness's own binary or, for a program, on PATH.
+/// Finds the built file next to the harness's own binary or, for a program, on PATH.
+///
+/// # Errors
+/// If there is no such file, or it cannot be built.
 pub(crate) fn find_or_build(member: &WorkspaceMember<'_>) -> Result<PathBuf, ProgramError> {
-    let own = std::env::current_exe().unwrap_or_default();
-    let beside = own.parent().map(Path::to_path_buf).unwrap_or_default();
-    // Test programs lie one folder deeper than the binaries.
-    let folders = [beside.clone(), beside.parent().map(Path::to_path_buf).unwrap_or_default()];
-    build_if_member(member, &folders)?;
+    let own_path = std::env::current_exe().unwrap_or_default();
+    let directory = own_path.parent().map(Path::to_path_buf).unwrap_or_default();
+    // Test programs are one directory deeper than the binaries.
+    let dirs = [directory.clone(), directory.parent().map(Path::to_path_buf).unwrap_or_default()];
+    build_if_member(member, &dirs)?;
     let on_path = std::env::var_os("PATH").filter(|_| member.is_program).unwrap_or_default();
     let candidates =
-        folders.into_iter().chain(std::env::split_paths(&on_path)).map(|folder| folder.join(&member.file));
+        dirs.into_iter().chain(std::env::split_paths(&on_path)).map(|dir| dir.join(&member.file));
     candidates.into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
         let (name, package) = (member.file.to_string_lossy().into_owned(), member.package.to_owned());
         match member.is_program {
-            true => ProgramError::NotFound { name, package, beside },
-            false => ProgramError::NoLibrary { name, package, beside },
+            true => ProgramError::NotFound { name, package, directory },
+            false => ProgramError::NoLibrary { name, package, directory },
         }
     })
 }
@@ -68,17 +92,18 @@ fn is_usable(path: &Path, member: &WorkspaceMember<'_>) -> bool {
     if member.is_program { is_executable(path) } else { path.is_file() }
 }
 
-/// Under `cargo run`, cargo has built only our own binary; ask it for the rest too, unless what is there is up to date.
-fn build_if_member(member: &WorkspaceMember<'_>, beside: &[PathBuf]) -> Result<(), ProgramError> {
+/// Under `cargo run`, cargo has built only the harness. Builds the member too, unless an existing file is up
+/// to date.
+fn build_if_member(member: &WorkspaceMember<'_>, dirs: &[PathBuf]) -> Result<(), ProgramError> {
     let (Some(cargo), Some(workspace)) = (std::env::var_os("CARGO"), workspace_of(member)) else {
         return Ok(());
     };
-    if beside.iter().any(|folder| is_up_to_date(&folder.join(&member.file), &workspace, member)) {
+    if dirs.iter().any(|dir| is_up_to_date(&dir.join(&member.file), &workspace, member)) {
         return Ok(());
     }
     let mut build = Command::new(cargo);
     build.current_dir(workspace).args(["build", "--quiet", "-p", member.package]).stdin(Stdio::null());
-    if beside.iter().any(|folder| folder.ends_with("release")) {
+    if dirs.iter().any(|dir| dir.ends_with("release")) {
         build.arg("--release");
     }
     let failed = |detail: String| ProgramError::Build { name: member.package.into(), detail };
@@ -90,9 +115,9 @@ fn build_if_member(member: &WorkspaceMember<'_>, beside: &[PathBuf]) -> Result<(
     }
 }
 
-/// No source of the member is newer than what was built.
+/// Whether no source of the member is newer than the built file.
 fn is_up_to_date(file: &Path, workspace: &Path, member: &WorkspaceMember<'_>) -> bool {
-    let modified = |path: &Path| path.metadata().and_then(|facts| facts.modified()).ok();
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let Some(built) = modified(file) else { return false };
     let mut paths: Vec<PathBuf> = member.sources.iter().map(|source| workspace.join(source)).collect();
     while let Some(path) = paths.pop() {
@@ -106,7 +131,7 @@ fn is_up_to_date(file: &Path, workspace: &Path, member: &WorkspaceMember<'_>) ->
     true
 }
 
-/// The workspace that this harness was built in, if it is still there and has the member.
+/// The workspace in which this harness was built, if it still exists and has the member.
 fn workspace_of(member: &WorkspaceMember<'_>) -> Option<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
     member.sources.iter().any(|source| workspace.join(source).exists()).then(|| workspace.to_path_buf())
@@ -114,5 +139,5 @@ fn workspace_of(member: &WorkspaceMember<'_>) -> Option<PathBuf> {
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
