@@ -22,7 +22,8 @@ template <typename T> __device__ __forceinline__ void stage(float* to, const T* 
 
 // Shared: WARPS * (d + 32) floats.
 template <typename T>
-__device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
+__device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, const int* starts, int rows,
+    int heads, int kv_heads, int d, float scale) {
     SHARED_MEMORY(float, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* query = shared + warp * (d + 32);
@@ -39,7 +40,9 @@ __device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, 
         for (int from = 0; from <= row; from += 32) {
             const int count = min(32, row + 1 - from);
             __syncwarp();
-            if (lane < count) scores[lane] = dot(keys + static_cast<u64>(from + lane) * ldqkv, query, d) * scale;
+            if (lane < count) {
+                scores[lane] = dot(keys + static_cast<u64>(from + lane) * ldqkv, query, d) * scale;
+            }
             __syncwarp();
             float highest = most;
             for (int i = 0; i < count; i++) highest = fmaxf(highest, scores[i]);
@@ -66,18 +69,21 @@ __device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, 
     }
 }
 
-extern "C" __global__ void attention_f32(float* out, int ldo, float* lse, const float* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void attention_f32(float* out, int ldo, float* lse, const float* qkv, int ldqkv,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
     attention(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, head_dim, scale);
 }
 
-extern "C" __global__ void attention_bf16(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void attention_bf16(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
     attention(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, head_dim, scale);
 }
 
 // sum(out * dout) of each row and head, which the backward pass of softmax subtracts. One warp for each row
 // and head.
 template <typename T>
-__device__ void attention_delta(float* delta, const T* out, int ldo, const T* dout, int lddo, int rows, int heads, int d) {
+__device__ void attention_delta(float* delta, const T* out, int ldo, const T* dout, int lddo, int rows,
+    int heads, int d) {
     const int row = blockIdx.x, head = blockIdx.y;
     if (row >= rows || head >= heads) return;
     const T* a = out + static_cast<u64>(row) * ldo + head * d;
@@ -88,17 +94,21 @@ __device__ void attention_delta(float* delta, const T* out, int ldo, const T* do
     if (threadIdx.x == 0) delta[static_cast<u64>(head) * rows + row] = sum;
 }
 
-extern "C" __global__ void attention_delta_f32(float* delta, const float* out, int ldo, const float* dout, int lddo, int rows, int heads, int head_dim) {
+extern "C" __global__ void attention_delta_f32(float* delta, const float* out, int ldo, const float* dout,
+    int lddo, int rows, int heads, int head_dim) {
     attention_delta(delta, out, ldo, dout, lddo, rows, heads, head_dim);
 }
 
-extern "C" __global__ void attention_delta_bf16(float* delta, const bf16* out, int ldo, const bf16* dout, int lddo, int rows, int heads, int head_dim) {
+extern "C" __global__ void attention_delta_bf16(float* delta, const bf16* out, int ldo, const bf16* dout,
+    int lddo, int rows, int heads, int head_dim) {
     attention_delta(delta, out, ldo, dout, lddo, rows, heads, head_dim);
 }
 
 // Shared: WARPS * (2 d + 32) floats.
 template <typename T>
-__device__ void attention_backward_q(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
+__device__ void attention_backward_q(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo,
+    const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d,
+    float scale) {
     SHARED_MEMORY(float, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* query = shared + warp * (2 * d + 32);
@@ -139,25 +149,34 @@ __device__ void attention_backward_q(T* dqkv, int ldd, const T* qkv, int ldqkv, 
     }
 }
 
-extern "C" __global__ void attention_backward_q_f32(float* dqkv, int ldd, const float* qkv, int ldqkv, const float* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+extern "C" __global__ void attention_backward_q_f32(float* dqkv, int ldd, const float* qkv, int ldqkv,
+    const float* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads,
+    int kv_heads, int head_dim, float scale) {
+    attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        head_dim, scale);
 }
 
-extern "C" __global__ void attention_backward_q_bf16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+extern "C" __global__ void attention_backward_q_bf16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv,
+    const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads,
+    int kv_heads, int head_dim, float scale) {
+    attention_backward_q(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        head_dim, scale);
 }
 
 // A warp processes one key: it loops over the query heads of its group, then over the queries, always in the
 // same order. Shared: WARPS * (2 d + 64) floats.
 template <typename T>
-__device__ void attention_backward_kv(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d, float scale) {
+__device__ void attention_backward_kv(T* dqkv, int ldd, const T* qkv, int ldqkv, const T* dout, int lddo,
+    const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int d,
+    float scale) {
     SHARED_MEMORY(float, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* key = shared + warp * (2 * d + 64);
     float* value = key + d;
     float* ps = value + d;
     float* ds = ps + 32;
-    const int kv_head = blockIdx.y, group = heads / kv_heads, first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
+    const int kv_head = blockIdx.y, group = heads / kv_heads;
+    const int first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
     const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
     for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
         const T* own = qkv + static_cast<u64>(first + row) * ldqkv + (heads + kv_head) * d;
@@ -200,10 +219,16 @@ __device__ void attention_backward_kv(T* dqkv, int ldd, const T* qkv, int ldqkv,
     }
 }
 
-extern "C" __global__ void attention_backward_kv_f32(float* dqkv, int ldd, const float* qkv, int ldqkv, const float* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    attention_backward_kv(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+extern "C" __global__ void attention_backward_kv_f32(float* dqkv, int ldd, const float* qkv, int ldqkv,
+    const float* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads,
+    int kv_heads, int head_dim, float scale) {
+    attention_backward_kv(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        head_dim, scale);
 }
 
-extern "C" __global__ void attention_backward_kv_bf16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    attention_backward_kv(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, head_dim, scale);
+extern "C" __global__ void attention_backward_kv_bf16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv,
+    const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads,
+    int kv_heads, int head_dim, float scale) {
+    attention_backward_kv(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        head_dim, scale);
 }

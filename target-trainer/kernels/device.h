@@ -19,7 +19,9 @@ struct bf16 {
 };
 
 __device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ __forceinline__ float widen(bf16 x) {
+    return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
 
 // Rounds to nearest even; NaN stays NaN.
 __device__ __forceinline__ bf16 to_bf16(float x) {
@@ -54,7 +56,9 @@ constexpr int TILE = 64;
 constexpr int WARPS = 4;
 
 // Tests the bits, so that fast-math flags can't remove the test.
-__device__ __forceinline__ bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
+__device__ __forceinline__ bool is_finite(float x) {
+    return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
+}
 
 // Sum over the block in a fixed order; every thread gets the same result. `scratch` holds a value for each
 // thread. The number of threads of the block must be a power of two.
@@ -114,36 +118,46 @@ template <int N> __device__ __forceinline__ void store(bf16* p, const Floats<N>&
     if constexpr (N == 1) {
         p[0] = to_bf16(x.at[0]);
     } else {
-        *reinterpret_cast<uint4*>(p) =
-            make_uint4(pack(x.at[0], x.at[1]), pack(x.at[2], x.at[3]), pack(x.at[4], x.at[5]), pack(x.at[6], x.at[7]));
+        *reinterpret_cast<uint4*>(p) = make_uint4(pack(x.at[0], x.at[1]), pack(x.at[2], x.at[3]),
+            pack(x.at[4], x.at[5]), pack(x.at[6], x.at[7]));
     }
 }
 
-template <typename... P> __device__ __forceinline__ bool aligned(const P*... p) { return ((reinterpret_cast<u64>(p) | ...) & 15) == 0; }
+template <typename... P>
+__device__ __forceinline__ bool aligned(const P*... p) {
+    return ((reinterpret_cast<u64>(p) | ...) & 15) == 0;
+}
 
 // Number of elements of a row that are processed 16 bytes at a time; the rest is processed one by one.
 // `aligned`: all rows concerned begin at multiples of 16 bytes.
 template <typename T> constexpr int VECTOR = 16 / sizeof(T);
-template <typename T> __device__ __forceinline__ int in_vectors(int width, bool aligned) { return aligned ? width / VECTOR<T> * VECTOR<T> : 0; }
+template <typename T>
+__device__ __forceinline__ int in_vectors(int width, bool aligned) {
+    return aligned ? width / VECTOR<T> * VECTOR<T> : 0;
+}
 
 // Loops over a thread's share of [from, to) when each thread processes N elements at a time.
 #define FOR_SHARE(i, N, from, to) for (int i = (from) + threadIdx.x * N; i < (to); i += blockDim.x * N)
 
 // Tensor cores: d += a * b for a warp, [16, 16] * [16, 8]. Fragments are those of mma.m16n8k16 in the PTX
 // ISA.
-__device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+__device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+    unsigned b1) {
 #ifdef SIMGPU_HOST
     const unsigned b[2] = {b0, b1};
     simgpu_mma_m16n8k16_bf16(d, a, b);
 #else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
 
 #ifndef SIMGPU_HOST
-__device__ __forceinline__ unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ unsigned shared_address(const void* p) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
 #endif
 
 // Loads four 8 x 8 matrices from shared memory, [16, 16] in total. With DOWN_FIRST, matrix 1 is below matrix
@@ -185,7 +199,8 @@ __device__ __forceinline__ void begin_copy(void* to, const void* from, bool ther
     if (there) memcpy(to, from, 16); else memset(to, 0, 16);
 #else
     const int bytes = there ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 #endif
 }
 

@@ -4,7 +4,8 @@
 // `table`: cosines [max_position][head_dim / 2], then sines. Element i of a head's first half is rotated with
 // element i of its second half. `direction` is 1 in the forward pass and -1 in the backward pass.
 template <typename T>
-__device__ void rope(T* x, int ld, const float* table, const int* positions, int rows, int heads, int head_dim, int max_position, float direction) {
+__device__ void rope(T* x, int ld, const float* table, const int* positions, int rows, int heads,
+    int head_dim, int max_position, float direction) {
     const int row = blockIdx.x;
     if (row >= rows) return;
     const int half = head_dim / 2;
@@ -21,17 +22,20 @@ __device__ void rope(T* x, int ld, const float* table, const int* positions, int
     }
 }
 
-extern "C" __global__ void rope_f32(float* x, int ld, const float* table, const int* positions, int rows, int heads, int head_dim, int max_position, float direction) {
+extern "C" __global__ void rope_f32(float* x, int ld, const float* table, const int* positions, int rows,
+    int heads, int head_dim, int max_position, float direction) {
     rope(x, ld, table, positions, rows, heads, head_dim, max_position, direction);
 }
 
-extern "C" __global__ void rope_bf16(bf16* x, int ld, const float* table, const int* positions, int rows, int heads, int head_dim, int max_position, float direction) {
+extern "C" __global__ void rope_bf16(bf16* x, int ld, const float* table, const int* positions, int rows,
+    int heads, int head_dim, int max_position, float direction) {
     rope(x, ld, table, positions, rows, heads, head_dim, max_position, direction);
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-template <int N, typename T> __device__ __forceinline__ void swiglu_row(T* out, const T* gate, const T* up, int from, int to) {
+template <int N, typename T>
+__device__ __forceinline__ void swiglu_row(T* out, const T* gate, const T* up, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> g = load<N>(gate + i);
         Floats<N> product = load<N>(up + i);
@@ -53,7 +57,8 @@ __device__ void swiglu(T* out, int ldo, const T* gate_up, int ld, int rows, int 
     swiglu_row<1>(to, gate, up, whole, width);
 }
 
-extern "C" __global__ void swiglu_f32(float* out, int ldo, const float* gate_up, int ld, int rows, int width) {
+extern "C" __global__ void swiglu_f32(float* out, int ldo, const float* gate_up, int ld, int rows,
+    int width) {
     swiglu(out, ldo, gate_up, ld, rows, width);
 }
 
@@ -62,7 +67,8 @@ extern "C" __global__ void swiglu_bf16(bf16* out, int ldo, const bf16* gate_up, 
 }
 
 template <int N, typename T>
-__device__ __forceinline__ void swiglu_row_backward(T* dgate, T* dup, const T* dout, const T* gate, const T* up, int from, int to) {
+__device__ __forceinline__ void swiglu_row_backward(T* dgate, T* dup, const T* dout, const T* gate,
+    const T* up, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> g = load<N>(gate + i), u = load<N>(up + i), d = load<N>(dout + i);
         Floats<N> of_gate, of_up;
@@ -77,7 +83,8 @@ __device__ __forceinline__ void swiglu_row_backward(T* dgate, T* dup, const T* d
 }
 
 template <typename T>
-__device__ void swiglu_backward(T* dgate_up, int ldd, const T* dout, int lddo, const T* gate_up, int ld, int rows, int width) {
+__device__ void swiglu_backward(T* dgate_up, int ldd, const T* dout, int lddo, const T* gate_up, int ld,
+    int rows, int width) {
     const int row = blockIdx.x;
     if (row >= rows) return;
     const T* gate = gate_up + static_cast<u64>(row) * ld;
@@ -90,10 +97,12 @@ __device__ void swiglu_backward(T* dgate_up, int ldd, const T* dout, int lddo, c
     swiglu_row_backward<1>(dgate, dup, slope, gate, up, whole, width);
 }
 
-extern "C" __global__ void swiglu_backward_f32(float* dgate_up, int ldd, const float* dout, int lddo, const float* gate_up, int ld, int rows, int width) {
+extern "C" __global__ void swiglu_backward_f32(float* dgate_up, int ldd, const float* dout, int lddo,
+    const float* gate_up, int ld, int rows, int width) {
     swiglu_backward(dgate_up, ldd, dout, lddo, gate_up, ld, rows, width);
 }
 
-extern "C" __global__ void swiglu_backward_bf16(bf16* dgate_up, int ldd, const bf16* dout, int lddo, const bf16* gate_up, int ld, int rows, int width) {
+extern "C" __global__ void swiglu_backward_bf16(bf16* dgate_up, int ldd, const bf16* dout, int lddo,
+    const bf16* gate_up, int ld, int rows, int width) {
     swiglu_backward(dgate_up, ldd, dout, lddo, gate_up, ld, rows, width);
 }

@@ -18,7 +18,8 @@ struct Where {
     int group, query, key, value;
 };
 
-template <int D> __device__ __forceinline__ Where where(const int* starts, int heads, int kv_heads, int kv_head) {
+template <int D>
+__device__ __forceinline__ Where where(const int* starts, int heads, int kv_heads, int kv_head) {
     const int first = starts[blockIdx.z];
     Where w;
     w.first = first;
@@ -32,7 +33,8 @@ template <int D> __device__ __forceinline__ Where where(const int* starts, int h
 
 // Begins to copy ROWS rows, starting at `row`, into a tile. Rows past the end of the sequence become zeros.
 // Copies 16 bytes at a time if the addresses are aligned.
-template <int D, int ROWS = TILE> __device__ __forceinline__ void begin_tile(bf16* tile, const bf16* from, int ld, int row, int length) {
+template <int D, int ROWS = TILE>
+__device__ __forceinline__ void begin_tile(bf16* tile, const bf16* from, int ld, int row, int length) {
     constexpr int VECTORS = D / 8, STEP = WARPS * 32 / VECTORS;
     const bool vectors = ((reinterpret_cast<u64>(from) | static_cast<u64>(ld) * sizeof(bf16)) & 15) == 0;
     const int column = threadIdx.x % VECTORS * 8, first = threadIdx.x / VECTORS;
@@ -66,13 +68,18 @@ template <int D> __device__ __forceinline__ void clear(float (&sum)[D / 8][4]) {
 }
 
 // Loads the warp's 16 rows of a tile as left factors.
-template <int D> __device__ __forceinline__ void load_rows(unsigned (&rows)[D / 16][4], const bf16* tile, int warp, int lane) {
+template <int D>
+__device__ __forceinline__ void load_rows(unsigned (&rows)[D / 16][4], const bf16* tile, int warp, int lane) {
 #pragma unroll
-    for (int k = 0; k < D / 16; k++) load_fragments<true>(rows[k], tile + warp * 16 * STRIDE<D> + k * 16, STRIDE<D>, lane);
+    for (int k = 0; k < D / 16; k++) {
+        load_fragments<true>(rows[k], tile + warp * 16 * STRIDE<D> + k * 16, STRIDE<D>, lane);
+    }
 }
 
 // d = the warp's rows times 16 rows of a tile: [16, D] * [16, D]^T.
-template <int D> __device__ __forceinline__ void multiply_rows(float (&d)[2][4], const unsigned (&rows)[D / 16][4], const bf16* tile, int lane) {
+template <int D>
+__device__ __forceinline__ void multiply_rows(float (&d)[2][4], const unsigned (&rows)[D / 16][4],
+    const bf16* tile, int lane) {
     clear<16>(d);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
@@ -84,7 +91,9 @@ template <int D> __device__ __forceinline__ void multiply_rows(float (&d)[2][4],
 }
 
 // As `multiply_rows`, with the left factor in shared memory.
-template <int D> __device__ __forceinline__ void multiply_tiles(float (&d)[2][4], const bf16* left, const bf16* right, int lane) {
+template <int D>
+__device__ __forceinline__ void multiply_tiles(float (&d)[2][4], const bf16* left, const bf16* right,
+    int lane) {
     clear<16>(d);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
@@ -97,7 +106,9 @@ template <int D> __device__ __forceinline__ void multiply_tiles(float (&d)[2][4]
 }
 
 // sum += weights * 16 rows of a tile: [16, 16] * [16, D].
-template <int D> __device__ __forceinline__ void mix_rows(float (&sum)[D / 8][4], const unsigned (&weights)[4], const bf16* tile, int lane) {
+template <int D>
+__device__ __forceinline__ void mix_rows(float (&sum)[D / 8][4], const unsigned (&weights)[4],
+    const bf16* tile, int lane) {
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
         unsigned b[4];
@@ -120,7 +131,8 @@ __device__ __forceinline__ void as_factor(unsigned (&a)[4], const float (&d)[2][
 // so that it can write 16 bytes at a time instead of pairs. `low` scales rows 0 to 7 of the fragment, `high`
 // rows 8 to 15.
 template <int D>
-__device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length, const float (&sum)[D / 8][4], float low, float high, bf16* tile, int warp, int lane) {
+__device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length,
+    const float (&sum)[D / 8][4], float low, float high, bf16* tile, int warp, int lane) {
     constexpr int VECTORS = D / 8;
     bf16* own = tile + warp * 16 * STRIDE<D>;
 #pragma unroll
@@ -164,7 +176,9 @@ __device__ __forceinline__ float row_sum(float x) {
 
 // Replaces base-2 scores by softmax weights (not yet divided by their sum). If the maximum grows, rescales
 // the sums so far.
-template <int D> __device__ __forceinline__ void weigh(float (&scores)[TILE / 16][2][4], Softmax& softmax, float (&mixed)[D / 8][4]) {
+template <int D>
+__device__ __forceinline__ void weigh(float (&scores)[TILE / 16][2][4], Softmax& softmax,
+    float (&mixed)[D / 8][4]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float most = softmax.most[half];
@@ -196,7 +210,8 @@ template <int D> __device__ __forceinline__ void weigh(float (&scores)[TILE / 16
 // Shared: a tile of keys (first used for the queries) and a tile of values. The values are copied while the
 // scores are computed, and the next keys are copied while the values are summed.
 template <int D>
-__device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, float scale) {
+__device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv,
+    const int* starts, int rows, int heads, int kv_heads, float scale) {
     SHARED_MEMORY(bf16, keys);
     bf16* values = keys + TILE * STRIDE<D>;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, row = blockIdx.x * TILE;
@@ -243,7 +258,8 @@ __device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16
     if (lane % 4 == 0 && row + own < w.length) of_head[own] = softmax.most[0] * LN_2 + logf(low);
     if (lane % 4 == 0 && row + own + 8 < w.length) of_head[own + 8] = softmax.most[1] * LN_2 + logf(high);
     // The tile of keys can be reused: all warps have passed the barrier after their last scores.
-    store_rows<D>(out + static_cast<u64>(w.first) * ldo + head * D, ldo, row, w.length, mixed, 1.0f / low, 1.0f / high, keys, warp, lane);
+    store_rows<D>(out + static_cast<u64>(w.first) * ldo + head * D, ldo, row, w.length, mixed, 1.0f / low,
+        1.0f / high, keys, warp, lane);
 }
 
 // Turns the two products of one score, q k^T (in `p`) and dout v^T (in `ds`), into the softmax weight and the
@@ -257,7 +273,9 @@ __device__ __forceinline__ void slopes(float& p, float& ds, float scale, float l
 // Shared: a tile of keys (first used for the queries) and a tile of values (first used for the gradient of
 // the output).
 template <int D>
-__device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, float scale) {
+__device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv,
+    const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads,
+    int kv_heads, float scale) {
     SHARED_MEMORY(bf16, keys);
     bf16* values = keys + TILE * STRIDE<D>;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, row = blockIdx.x * TILE;
@@ -296,7 +314,8 @@ __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const int half = i % 4 / 2, key = from + part + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, own_lse[half], own_delta[half], key <= own + half * 8);
+                slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, own_lse[half], own_delta[half],
+                    key <= own + half * 8);
             }
             unsigned weights[4];
             as_factor(weights, ds);
@@ -304,7 +323,8 @@ __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16
         }
     }
     __syncthreads();
-    store_rows<D>(dqkv + static_cast<u64>(w.first) * ldd + w.query, ldd, row, w.length, mixed, scale, scale, keys, warp, lane);
+    store_rows<D>(dqkv + static_cast<u64>(w.first) * ldd + w.query, ldd, row, w.length, mixed, scale, scale,
+        keys, warp, lane);
 }
 
 // A block processes 64 keys and their values. It loops over the query heads of its group, then over the tiles
@@ -313,7 +333,9 @@ __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16
 // rows of the values. Large heads have too few registers for that: there queries and gradient share the first
 // 64 rows, 32 rows each.
 template <int D>
-__device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, float scale) {
+__device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv,
+    const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads,
+    int kv_heads, float scale) {
     constexpr bool LARGE = D > 64;
     constexpr int QUERIES = LARGE ? TILE / 2 : TILE;
     SHARED_MEMORY(bf16, queries);
@@ -340,7 +362,8 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
         for (int from = row; from < w.length; from += QUERIES) {
             __syncthreads();
             begin_tile<D, QUERIES>(queries, base + head * D, ldqkv, from, w.length);
-            begin_tile<D, QUERIES>(douts, dout + static_cast<u64>(w.first) * lddo + head * D, lddo, from, w.length);
+            begin_tile<D, QUERIES>(douts, dout + static_cast<u64>(w.first) * lddo + head * D, lddo, from,
+                w.length);
             if (threadIdx.x < QUERIES) {
                 const int at = from + threadIdx.x;
                 lses[threadIdx.x] = at < w.length ? lse[of_head + at] * LOG2_E : 0.0f;
@@ -362,7 +385,8 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     const int at = part + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                    slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, lses[at], deltas[at], own + i % 4 / 2 * 8 <= from + at);
+                    slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, lses[at], deltas[at],
+                        own + i % 4 / 2 * 8 <= from + at);
                 }
                 unsigned weights[4];
                 as_factor(weights, p);
@@ -378,50 +402,79 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
     store_rows<D>(to + w.value, ldd, row, w.length, dv, 1.0f, 1.0f, values, warp, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d16(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d16(bf16* out, int ldo, float* lse,
+    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
+    float scale) {
     flash<16>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d32(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d32(bf16* out, int ldo, float* lse,
+    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
+    float scale) {
     flash<32>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d64(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d64(bf16* out, int ldo, float* lse,
+    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
+    float scale) {
     flash<64>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d128(bf16* out, int ldo, float* lse, const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_bf16_d128(bf16* out, int ldo, float* lse,
+    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
+    float scale) {
     flash<128>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d16(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
     flash_backward_q<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d32(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d32(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
     flash_backward_q<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d64(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d64(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
     flash_backward_q<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d128(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_q<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d128(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_q<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 6) attention_backward_kv_bf16_d16(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+extern "C" __global__ void __launch_bounds__(128, 6) attention_backward_kv_bf16_d16(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d32(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d32(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d64(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d64(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d128(bf16* dqkv, int ldd, const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta, const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
+extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d128(bf16* dqkv, int ldd,
+    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
+    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
+    flash_backward_kv<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
+        scale);
 }

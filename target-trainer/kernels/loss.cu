@@ -3,7 +3,8 @@
 
 // Computes the maximum and the sum of exponentials in one pass: the sum is rescaled whenever the maximum
 // grows.
-template <int N, typename T> __device__ __forceinline__ void add_exponentials(float& most, float& sum, const T* logits, int from, int to) {
+template <int N, typename T>
+__device__ __forceinline__ void add_exponentials(float& most, float& sum, const T* logits, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> x = load<N>(logits + i);
         float highest = most;
@@ -20,16 +21,20 @@ template <int N, typename T> __device__ __forceinline__ void add_exponentials(fl
 }
 
 template <int N, typename T>
-__device__ __forceinline__ void become_gradient(T* logits, float highest, float total, int target, float scale, int from, int to) {
+__device__ __forceinline__ void become_gradient(T* logits, float highest, float total, int target,
+    float scale, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         Floats<N> x = load<N>(logits + i);
-        for (int k = 0; k < N; k++) x.at[k] = (expf(x.at[k] - highest) / total - (i + k == target ? 1.0f : 0.0f)) * scale;
+        for (int k = 0; k < N; k++) {
+            x.at[k] = (expf(x.at[k] - highest) / total - (i + k == target ? 1.0f : 0.0f)) * scale;
+        }
         store(logits + i, x);
     }
 }
 
 template <typename T>
-__device__ void cross_entropy(T* logits, int ld, float* losses, const unsigned* targets, const float* scales, int rows, int vocabulary) {
+__device__ void cross_entropy(T* logits, int ld, float* losses, const unsigned* targets, const float* scales,
+    int rows, int vocabulary) {
     SHARED_MEMORY(float, scratch);
     const int row = blockIdx.x, thread = threadIdx.x;
     if (row >= rows) return;
@@ -55,11 +60,13 @@ __device__ void cross_entropy(T* logits, int ld, float* losses, const unsigned* 
     if (thread == 0) losses[row] = logf(total) + highest - wanted;
 }
 
-extern "C" __global__ void cross_entropy_f32(float* logits, int ld, float* losses, const unsigned* targets, const float* scales, int rows, int vocabulary) {
+extern "C" __global__ void cross_entropy_f32(float* logits, int ld, float* losses, const unsigned* targets,
+    const float* scales, int rows, int vocabulary) {
     cross_entropy(logits, ld, losses, targets, scales, rows, vocabulary);
 }
 
-extern "C" __global__ void cross_entropy_bf16(bf16* logits, int ld, float* losses, const unsigned* targets, const float* scales, int rows, int vocabulary) {
+extern "C" __global__ void cross_entropy_bf16(bf16* logits, int ld, float* losses, const unsigned* targets,
+    const float* scales, int rows, int vocabulary) {
     cross_entropy(logits, ld, losses, targets, scales, rows, vocabulary);
 }
 

@@ -3,7 +3,9 @@
 
 template <typename T> __device__ __forceinline__ void copy_row(T* to, const T* from, int width) {
     const int whole = in_vectors<T>(width, aligned(to, from));
-    FOR_SHARE(i, VECTOR<T>, 0, whole) *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
+    FOR_SHARE(i, VECTOR<T>, 0, whole) {
+        *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
+    }
     FOR_SHARE(i, 1, whole, width) to[i] = from[i];
 }
 
@@ -14,11 +16,13 @@ __device__ void embed(T* x, int ldx, const T* table, const unsigned* tokens, int
     copy_row(x + static_cast<u64>(row) * ldx, table + static_cast<u64>(tokens[row]) * width, width);
 }
 
-extern "C" __global__ void embed_f32(float* x, int ldx, const float* table, const unsigned* tokens, int rows, int width) {
+extern "C" __global__ void embed_f32(float* x, int ldx, const float* table, const unsigned* tokens, int rows,
+    int width) {
     embed(x, ldx, table, tokens, rows, width);
 }
 
-extern "C" __global__ void embed_bf16(bf16* x, int ldx, const bf16* table, const unsigned* tokens, int rows, int width) {
+extern "C" __global__ void embed_bf16(bf16* x, int ldx, const bf16* table, const unsigned* tokens, int rows,
+    int width) {
     embed(x, ldx, table, tokens, rows, width);
 }
 
@@ -30,11 +34,13 @@ __device__ void gather_rows(T* out, int ldo, const T* x, int ldx, const int* whi
     copy_row(out + static_cast<u64>(row) * ldo, x + static_cast<u64>(which[row]) * ldx, width);
 }
 
-extern "C" __global__ void gather_rows_f32(float* out, int ldo, const float* x, int ldx, const int* which, int count, int width) {
+extern "C" __global__ void gather_rows_f32(float* out, int ldo, const float* x, int ldx, const int* which,
+    int count, int width) {
     gather_rows(out, ldo, x, ldx, which, count, width);
 }
 
-extern "C" __global__ void gather_rows_bf16(bf16* out, int ldo, const bf16* x, int ldx, const int* which, int count, int width) {
+extern "C" __global__ void gather_rows_bf16(bf16* out, int ldo, const bf16* x, int ldx, const int* which,
+    int count, int width) {
     gather_rows(out, ldo, x, ldx, which, count, width);
 }
 
@@ -46,11 +52,13 @@ __device__ void scatter_rows(T* dx, int ldx, const T* d, int ldd, const int* whi
     copy_row(dx + static_cast<u64>(which[row]) * ldx, d + static_cast<u64>(row) * ldd, width);
 }
 
-extern "C" __global__ void scatter_rows_f32(float* dx, int ldx, const float* d, int ldd, const int* which, int count, int width) {
+extern "C" __global__ void scatter_rows_f32(float* dx, int ldx, const float* d, int ldd, const int* which,
+    int count, int width) {
     scatter_rows(dx, ldx, d, ldd, which, count, width);
 }
 
-extern "C" __global__ void scatter_rows_bf16(bf16* dx, int ldx, const bf16* d, int ldd, const int* which, int count, int width) {
+extern "C" __global__ void scatter_rows_bf16(bf16* dx, int ldx, const bf16* d, int ldd, const int* which,
+    int count, int width) {
     scatter_rows(dx, ldx, d, ldd, which, count, width);
 }
 
@@ -75,9 +83,13 @@ template <typename T> __device__ void spread(const Block* blocks, const float* p
     }
 }
 
-extern "C" __global__ void spread_f32(const Block* blocks, const float* params) { spread<float>(blocks, params); }
+extern "C" __global__ void spread_f32(const Block* blocks, const float* params) {
+    spread<float>(blocks, params);
+}
 
-extern "C" __global__ void spread_bf16(const Block* blocks, const float* params) { spread<bf16>(blocks, params); }
+extern "C" __global__ void spread_bf16(const Block* blocks, const float* params) {
+    spread<bf16>(blocks, params);
+}
 
 // Adds sum(words[i] * (2 * (i + salt) + 1)) to `sum`: every factor is odd, so one changed bit changes the
 // sum. The sum is of integers, so the order of blocks does not matter.
@@ -94,5 +106,7 @@ extern "C" __global__ void checksum(u64* sum, const unsigned* words, u64 count, 
 
 extern "C" __global__ void cast_bf16(bf16* out, const float* in, u64 count) {
     const u64 stride = static_cast<u64>(gridDim.x) * blockDim.x;
-    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) out[i] = to_bf16(in[i]);
+    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
+        out[i] = to_bf16(in[i]);
+    }
 }

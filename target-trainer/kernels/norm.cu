@@ -2,14 +2,17 @@
 // and gets no gradient.
 #include "device.h"
 
-template <int N, typename T> __device__ __forceinline__ void add_squares(float& sum, const T* x, int from, int to) {
+template <int N, typename T>
+__device__ __forceinline__ void add_squares(float& sum, const T* x, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> value = load<N>(x + i);
         for (int k = 0; k < N; k++) sum += value.at[k] * value.at[k];
     }
 }
 
-template <int N, typename T> __device__ __forceinline__ void scale_row(T* y, const T* x, const T* weight, float inverse, int from, int to) {
+template <int N, typename T>
+__device__ __forceinline__ void scale_row(T* y, const T* x, const T* weight, float inverse, int from,
+    int to) {
     FOR_SHARE(i, N, from, to) {
         Floats<N> value = load<N>(x + i);
         const Floats<N> w = load<N>(weight + i);
@@ -19,7 +22,8 @@ template <int N, typename T> __device__ __forceinline__ void scale_row(T* y, con
 }
 
 template <typename T>
-__device__ void rms_norm(T* y, int ldy, float* inverse, const T* x, const T* weight, int rows, int width, float eps) {
+__device__ void rms_norm(T* y, int ldy, float* inverse, const T* x, const T* weight, int rows, int width,
+    float eps) {
     SHARED_MEMORY(float, scratch);
     const int row = blockIdx.x;
     if (row >= rows) return;
@@ -35,15 +39,19 @@ __device__ void rms_norm(T* y, int ldy, float* inverse, const T* x, const T* wei
     if (threadIdx.x == 0) inverse[row] = r;
 }
 
-extern "C" __global__ void rms_norm_f32(float* y, int ldy, float* inverse, const float* x, const float* weight, int rows, int width, float eps) {
+extern "C" __global__ void rms_norm_f32(float* y, int ldy, float* inverse, const float* x,
+    const float* weight, int rows, int width, float eps) {
     rms_norm(y, ldy, inverse, x, weight, rows, width, eps);
 }
 
-extern "C" __global__ void rms_norm_bf16(bf16* y, int ldy, float* inverse, const bf16* x, const bf16* weight, int rows, int width, float eps) {
+extern "C" __global__ void rms_norm_bf16(bf16* y, int ldy, float* inverse, const bf16* x, const bf16* weight,
+    int rows, int width, float eps) {
     rms_norm(y, ldy, inverse, x, weight, rows, width, eps);
 }
 
-template <int N, typename T> __device__ __forceinline__ void add_products(float& sum, const T* dy, const T* weight, const T* x, int from, int to) {
+template <int N, typename T>
+__device__ __forceinline__ void add_products(float& sum, const T* dy, const T* weight, const T* x, int from,
+    int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> d = load<N>(dy + i), w = load<N>(weight + i), value = load<N>(x + i);
         for (int k = 0; k < N; k++) sum += d.at[k] * w.at[k] * value.at[k];
@@ -53,7 +61,8 @@ template <int N, typename T> __device__ __forceinline__ void add_products(float&
 // dx = before + dy * weight * inverse - x * along. `before` may be null. It may also be `dx` itself, because
 // the same thread reads an element before it writes it.
 template <int N, typename T>
-__device__ __forceinline__ void turn_back(T* dx, const T* before, const T* dy, const T* weight, const T* x, float inverse, float along, int from, int to) {
+__device__ __forceinline__ void turn_back(T* dx, const T* before, const T* dy, const T* weight, const T* x,
+    float inverse, float along, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> d = load<N>(dy + i), w = load<N>(weight + i), value = load<N>(x + i);
         Floats<N> sum = {};
@@ -64,7 +73,8 @@ __device__ __forceinline__ void turn_back(T* dx, const T* before, const T* dy, c
 }
 
 template <typename T>
-__device__ void rms_norm_backward(T* dx, const T* residual, const T* dy, int lddy, const T* x, const T* weight, const float* inverse, int rows, int width) {
+__device__ void rms_norm_backward(T* dx, const T* residual, const T* dy, int lddy, const T* x,
+    const T* weight, const float* inverse, int rows, int width) {
     SHARED_MEMORY(float, scratch);
     const int row = blockIdx.x;
     if (row >= rows) return;
@@ -81,10 +91,12 @@ __device__ void rms_norm_backward(T* dx, const T* residual, const T* dy, int ldd
     turn_back<1>(dx + at, before, slope, weight, x + at, r, along, whole, width);
 }
 
-extern "C" __global__ void rms_norm_backward_f32(float* dx, const float* residual, const float* dy, int lddy, const float* x, const float* weight, const float* inverse, int rows, int width) {
+extern "C" __global__ void rms_norm_backward_f32(float* dx, const float* residual, const float* dy, int lddy,
+    const float* x, const float* weight, const float* inverse, int rows, int width) {
     rms_norm_backward(dx, residual, dy, lddy, x, weight, inverse, rows, width);
 }
 
-extern "C" __global__ void rms_norm_backward_bf16(bf16* dx, const bf16* residual, const bf16* dy, int lddy, const bf16* x, const bf16* weight, const float* inverse, int rows, int width) {
+extern "C" __global__ void rms_norm_backward_bf16(bf16* dx, const bf16* residual, const bf16* dy, int lddy,
+    const bf16* x, const bf16* weight, const float* inverse, int rows, int width) {
     rms_norm_backward(dx, residual, dy, lddy, x, weight, inverse, rows, width);
 }

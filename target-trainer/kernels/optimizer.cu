@@ -27,7 +27,10 @@ extern "C" __global__ void finish_norm(float* norm, const double* partial, int c
 
 // Writes to other buffers than it reads: the caller discards a step that is not finite by not swapping them.
 // Sets bit 1 of `not_finite` if an updated parameter is not finite.
-extern "C" __global__ void adamw(float* p_out, float* m_out, float* v_out, unsigned* not_finite, const float* p, const float* m, const float* v, const float* g, const float* norm, float rate, float beta1, float beta2, float epsilon, float decay, float clip_norm, float correction1, float correction2, u64 count) {
+extern "C" __global__ void adamw(float* p_out, float* m_out, float* v_out, unsigned* not_finite,
+    const float* p, const float* m, const float* v, const float* g, const float* norm, float rate,
+    float beta1, float beta2, float epsilon, float decay, float clip_norm, float correction1,
+    float correction2, u64 count) {
     const float clip = norm[0] > clip_norm ? clip_norm / norm[0] : 1.0f;
     bool fine = true;
     const u64 stride = static_cast<u64>(gridDim.x) * blockDim.x;
