@@ -44,7 +44,9 @@ expect:
 ";
 
 const CRASH: &str = "crash: {when: {call: {during: checkpoint-save, at: every}}}";
-const TERMINATE: &str = "terminate: {grace: 150 ms, when: {step: 4}}";
+const TERMINATE: &str = "signal: {which: [TERM], to: main, for: 150 ms, when: {step: 4}}";
+/// Longer than the target's `stall`: a stop must not be taken for a hang.
+const STOP: &str = "signal: {which: [STOP], to: every-process, for: 2500 ms, when: {step: 4}}";
 
 /// Runs the stub in the given style. Returns the exit code of the command and the outcomes of the trials.
 fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
@@ -97,7 +99,7 @@ fn a_correct_trainer_raises_no_alarm() {
         eprintln!("skipped: {why}");
         return;
     }
-    for method in [CRASH, TERMINATE] {
+    for method in [CRASH, TERMINATE, STOP] {
         let (code, outcomes) = outcomes("sound", method);
         assert_eq!(code, 0, "{method}: {outcomes:?}");
         assert!(
@@ -119,7 +121,7 @@ fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
 
 #[test]
 fn a_trainer_that_acknowledges_before_it_has_saved_is_caught() {
-    assert_caught("promises-early", "crash: {when: {output: '^saved step 6'}}", Outcome::LostWork);
+    assert_caught("acknowledges-early", "crash: {when: {output: '^saved step 6'}}", Outcome::LostWork);
 }
 
 /// The final value is right, but the trainer never announces from which step it resumes.
@@ -135,7 +137,25 @@ fn a_trainer_that_hangs_on_resume_is_caught() {
 
 #[test]
 fn a_trainer_that_ignores_sigterm_is_caught() {
-    assert_caught("ignores-sigterm", "terminate: {grace: 60 ms, when: {step: 4}}", Outcome::Hung);
+    let method = "signal: {which: [TERM], for: 60 ms, when: {step: 4}}";
+    assert_caught("ignores-sigterm", method, Outcome::Hung);
+}
+
+/// A pause of the whole machine is no reason to give up work: virtual machines are suspended and migrated.
+#[test]
+fn a_trainer_that_discards_its_work_after_a_pause_is_caught() {
+    assert_caught("distrusts-pauses", STOP, Outcome::Restarted);
+}
+
+/// Neither signal asks the trainer to exit. This one does not handle them, so each kills it: one trial for each.
+#[test]
+fn a_trainer_that_a_signal_kills_is_started_again() {
+    if let Some(why) = missing_mechanism() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let (code, outcomes) = outcomes("sound", "signal: {which: [HUP, USR1], when: {step: 4}}");
+    assert_eq!((code, outcomes), (0, vec![Outcome::Recovered; 2]));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn every_call_of_the_save_that_the_seed_selects_is_a_trial() {
 
 #[test]
 fn a_sweep_tries_every_errno_that_each_call_may_return() {
-    let file = include_str!("../../scenarios/library/observability/obs-04-errno-sweep.yaml");
+    let file = include_str!("../../scenarios/library/obscure/obs-04-errno-sweep.yaml");
     assert_plan("obs-04-seed-1", file, 1);
 }
 

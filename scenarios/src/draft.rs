@@ -17,6 +17,7 @@ use crate::leaf::{
     ErrnoName, FileName, FreeSpace, MemoryCapDraft, OccurrenceDraft, PathGlob, Pattern, ScenarioId,
     SettingValue, Size, TimeSpan,
 };
+use crate::signal::{SignalName, SignalRecipient};
 use crate::spanned::Spanned;
 
 /// A Trainwreck scenario: a target, the faults that are injected into it, and what is expected of it then.
@@ -115,8 +116,8 @@ pub(crate) struct MountDraft {
 pub(crate) enum FaultDraft {
     /// Kills every process of the target at once with SIGKILL, then resumes the target.
     Crash(CrashDraft),
-    /// Sends SIGTERM to the main process, which must exit within `grace`, then resumes the target.
-    Terminate(TerminateDraft),
+    /// Sends a signal: TERM as a scheduler does before it kills, or STOP, followed by CONT.
+    Signal(SignalDraft),
     /// Makes the place's tmpfs too small for what comes next: ENOSPC.
     FillDisk(FillDiskDraft),
     /// Leaves the place's tmpfs without a free inode: ENOSPC although bytes are free.
@@ -221,10 +222,18 @@ fault!(
     }
 );
 fault!(
-    /// Sends SIGTERM to the main process.
-    TerminateDraft {
-        /// Time that the process has to exit.
-        grace: TimeSpan,
+    /// Sends a signal. One trial for each in the list.
+    SignalDraft {
+        /// The signals, without `SIG`: `[TERM, INT]`.
+        which: Spanned<Vec<SignalName>>,
+        /// `main`: the process that the target file's command started. `every-process`: all of the target's.
+        /// Default: `main`.
+        #[serde(default)]
+        to: SignalRecipient,
+        /// After STOP: the time until CONT follows; required. After another signal: the time within which the
+        /// target must exit, otherwise it is `hung`; it is then resumed. Default: 30 s after TERM, INT and
+        /// QUIT, as in Kubernetes. After the other signals the target may go on.
+        r#for: Option<Spanned<TimeSpan>>,
     }
 );
 fault!(

@@ -44,7 +44,7 @@ pub(crate) enum FactDraft {
     /// The target's `verify` command exits with 0 on the files that `crash-states` left, before the target is
     /// resumed.
     VerifiesBeforeResume,
-    /// After `terminate`, the main process exits with one of these codes.
+    /// After a `signal` that asks the target to exit, the main process exits with one of these codes.
     EndsWith(Vec<u8>),
     /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,

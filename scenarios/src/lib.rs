@@ -19,6 +19,7 @@ mod read;
 mod record;
 mod scenario;
 pub mod schema;
+mod signal;
 mod spanned;
 mod target;
 mod target_draft;
@@ -41,6 +42,7 @@ pub use scenario::{
     Mount, Occurrence, Persistence, PlantedFile, Replacement, Scenario, Severity, SubmittedFile, Trigger,
     Until,
 };
+pub use signal::{SentSignal, SignalName, SignalRecipient};
 pub use target::{Announces, Phase, TargetFile};
 pub use units::{ByteSize, parse_bytes, parse_duration};
 pub use verdict::{Outcome, Reason, Verdict};

@@ -9,6 +9,7 @@ use regex::Regex;
 use crate::calls::{CrashModel, Errno, FileCallKind};
 use crate::gpu::{CudaError, ErrorReporting, GpuCallTrigger, GpuState, TargetGpu, WrongValue};
 use crate::problem::{InvalidFile, Problem, suggestion};
+use crate::signal::SentSignal;
 use crate::spanned::Spanned;
 use crate::target::TargetFile;
 use crate::units::ByteSize;
@@ -257,8 +258,8 @@ pub enum Until {
 pub enum Effect {
     /// Kills every process of the target at once with SIGKILL, then resumes the target.
     Crash { point: Option<KillPoint> },
-    /// Sends SIGTERM to the main process, which must exit within `grace`, then resumes the target.
-    Terminate { grace: Duration },
+    /// Sends a signal, one trial for each. Never empty. If it asks the target to exit, resumes the target.
+    Signal { signals: Vec<SentSignal> },
     /// Shrinks the place's tmpfs until only `leave` bytes are free. `None`: each number of pages from 0 to
     /// the size of one save, one trial each.
     FillDisk { place: String, leave: Option<ByteSize> },

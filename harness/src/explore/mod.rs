@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use cause::Cause;
-pub use content::{ContentReader, FileContent};
+pub use content::{ByteSource, ContentPiece, ContentReader, FileContent};
 pub use crash_candidate::{CrashCandidate, FileTree, Tear, TreeEntry};
 pub use enumerate::{
     CrashKind, CrashState, Enumeration, EnumerationCounts, ExploreScope, Witness, enumerate,
@@ -36,7 +36,7 @@ pub use materialize::materialize;
 pub use op_recorder::{OpRecorder, RecorderConfig};
 pub use output_oracle::{BaselineValues, OutputOracle, RecoveryResult};
 pub use pipeline::{ExploreProgress, ExploreResult, TriedState, explore};
-pub use recording::{FileNode, NodeId, Op, OpEffect, Recording, RecordingGaps};
+pub use recording::{FileNode, NameChange, NodeId, Op, OpEffect, Recording, RecordingGaps};
 pub use recovery_worker::{BaselineRun, RecordingSpec, copy_tree};
 pub use second_crash::explore_second_crashes;
 

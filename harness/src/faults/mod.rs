@@ -9,6 +9,7 @@ mod memory_limit;
 mod plant;
 mod poison;
 mod read_only;
+mod signal;
 mod vanish;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::target::Trainer;
 
 pub(crate) use gpu_fault::GpuCallCounter;
 pub use poison::poison;
+pub use signal::send_signal;
 
 /// Why a fault could not be injected or reverted. This is a failure of the harness, never of the target.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,8 @@ pub struct FaultContext<'a> {
     pub sandbox: &'a Sandbox,
     /// The target.
     pub trainer: &'a Trainer<'a>,
+    /// Pid of the target's main process within the sandbox, while it runs.
+    pub main_pid: Option<i32>,
     /// A directory that the target does not know, reached through the sandbox's mounts.
     pub staging_dir: &'a Path,
     /// Peak memory of the baseline run, if it could be read.
@@ -111,16 +115,26 @@ pub trait InjectableFault: Send {
         Ok(None)
     }
 
+    /// Whether the target stands still now, so that time limits on its progress must not run.
+    fn pauses_target(&self) -> bool {
+        false
+    }
+
     /// The place that it affects, if any. A phase there shows that the target used the place.
     fn place(&self) -> Option<&str> {
         None
     }
 }
 
-/// Arms the fault. Returns `None` for a fault that the run itself injects: a crash, a signal, crash states.
+/// Arms the fault. Returns `None` for a fault that the run itself injects: a crash, a signal that asks the
+/// target to exit, crash states.
 pub fn arm(planned: &PlannedFault) -> Option<Box<dyn InjectableFault>> {
     Some(match &planned.fault.effect {
-        Effect::Crash { .. } | Effect::Terminate { .. } | Effect::CrashStates(_) => return None,
+        Effect::Crash { .. } | Effect::CrashStates(_) => return None,
+        Effect::Signal { signals } => match signals.first() {
+            Some(sent) if sent.exit_time().is_none() => Box::new(signal::SignalFault::new(*sent)),
+            _ => return None,
+        },
         Effect::PoisonSample { .. } => Box::new(poison::PoisonedSample),
         Effect::FillDisk { place, .. } => {
             Box::new(disk::ExhaustedDisk::of_bytes(place, planned.leave_bytes.unwrap_or(0)))

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use scenarios::{
     CallTrigger, CrashStates, Effect, Errno, Fact, Fault, FileCallKind, KillPoint, Mount, Occurrence,
-    Persistence, Replacement, Scenario, SubmittedFile, TargetGpu, Trigger,
+    Persistence, Replacement, Scenario, SentSignal, SubmittedFile, TargetGpu, Trigger, Until,
 };
 
 use crate::explore::CrashState;
@@ -238,13 +238,23 @@ impl TrialPlan {
     }
 }
 
-/// The fault with each of its choices: injection point, free bytes, GPU fault.
+/// The fault with each of its choices: injection point, signal, free bytes, GPU fault.
 fn planned_variants(
     fault: &Fault,
     occurrence: u64,
     counts: &BaselineCounts,
     gpu: Option<Vec<PlannedGpuFault>>,
 ) -> Vec<PlannedFault> {
+    if let Effect::Signal { signals } = &fault.effect
+        && signals.len() > 1
+    {
+        let one =
+            |sent: &SentSignal| Fault { effect: Effect::Signal { signals: vec![*sent] }, ..fault.clone() };
+        return signals
+            .iter()
+            .flat_map(|sent| planned_variants(&one(sent), occurrence, counts, None))
+            .collect();
+    }
     let points = match &fault.when {
         _ if matches!(fault.effect, Effect::CrashStates(_)) => {
             counts.crash_states.iter().map(|state| InjectionPoint::CrashState(state.clone())).collect()
@@ -262,7 +272,7 @@ fn planned_variants(
     let gpu_faults: Vec<Option<PlannedGpuFault>> =
         gpu.map_or_else(|| vec![None], |gpu_faults| gpu_faults.into_iter().map(Some).collect());
     let planned = |point: &InjectionPoint, leave_bytes: Option<u64>, gpu: &Option<PlannedGpuFault>| {
-        PlannedFault { fault: fault.clone(), injection_point: point.clone(), leave_bytes, gpu: gpu.clone() }
+        PlannedFault { fault: with_end(fault), injection_point: point.clone(), leave_bytes, gpu: gpu.clone() }
     };
     let mut all = Vec::new();
     for point in &points {
@@ -271,6 +281,25 @@ fn planned_variants(
         }
     }
     all
+}
+
+/// The fault as it is injected: SIGSTOP is reverted, by SIGCONT, after its time.
+fn with_end(fault: &Fault) -> Fault {
+    let mut fault = fault.clone();
+    if let Effect::Signal { signals } = &fault.effect
+        && let Some(time) = signals.first().and_then(SentSignal::stop_time)
+    {
+        fault.until = Until::After(time);
+    }
+    fault
+}
+
+fn describe_signal(sent: &SentSignal) -> String {
+    match (sent.stop_time(), sent.exit_time()) {
+        (Some(time), _) => format!("{sent}, SIGCONT after {time:?},"),
+        (_, Some(time)) => format!("{sent}, {time:?} to exit,"),
+        _ => sent.to_string(),
+    }
 }
 
 fn call_injection_points(
@@ -389,7 +418,7 @@ impl PlannedFault {
     pub fn name(&self) -> String {
         let name = match &self.fault.effect {
             Effect::Crash { .. } => "crash",
-            Effect::Terminate { .. } => "terminate",
+            Effect::Signal { .. } => "signal",
             Effect::FillDisk { .. } => "fill-disk",
             Effect::ExhaustInodes { .. } => "exhaust-inodes",
             Effect::ReadOnly { .. } => "read-only",
@@ -414,10 +443,12 @@ impl PlannedFault {
     }
 
     /// How the fault ends the target, if it does. The run itself injects such a fault.
-    pub fn termination_mechanism(&self) -> Option<&'static str> {
-        match self.fault.effect {
-            Effect::Crash { .. } => Some("SIGKILL to every process in the pid namespace"),
-            Effect::Terminate { .. } => Some("SIGTERM to the main process"),
+    pub fn termination_mechanism(&self) -> Option<String> {
+        match &self.fault.effect {
+            Effect::Crash { .. } => Some("SIGKILL to every process in the pid namespace".into()),
+            Effect::Signal { signals } => {
+                signals.first().filter(|sent| sent.exit_time().is_some()).map(SentSignal::to_string)
+            }
             _ => None,
         }
     }
@@ -461,7 +492,7 @@ impl PlannedFault {
     fn describe_effect(&self) -> String {
         match &self.fault.effect {
             Effect::Crash { .. } => "SIGKILL of every process".into(),
-            Effect::Terminate { grace } => format!("SIGTERM with {grace:?} to exit,"),
+            Effect::Signal { signals } => signals.first().map(describe_signal).unwrap_or_default(),
             Effect::FillDisk { place, .. } => {
                 format!("`{place}` left with {} free bytes", self.leave_bytes.unwrap_or(0))
             }

@@ -120,6 +120,11 @@ impl ActiveFault {
         if self.over { self.revert(context, reporter) } else { Ok(()) }
     }
 
+    /// Whether the target stands still because of the fault.
+    pub(super) fn pauses_target(&self) -> bool {
+        self.injectable.pauses_target()
+    }
+
     /// Whether the fault is not injected any more.
     pub(super) fn is_over(&self) -> bool {
         self.over

@@ -214,7 +214,7 @@ fn required_mechanism(effect: &Effect) -> Option<&'static str> {
         | Effect::SweepErrno
         | Effect::CrashStates(_) => Some("syscall-gate"),
         Effect::Crash { .. }
-        | Effect::Terminate { .. }
+        | Effect::Signal { .. }
         | Effect::MemoryLimit { .. }
         | Effect::Plant { .. }
         | Effect::PoisonSample { .. }

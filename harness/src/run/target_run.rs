@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use regex::Regex;
 use scenarios::{Effect, Ending, Event, OutputStream, Probed, Scenario, TargetStarted, Trigger};
 
-use crate::faults::FaultContext;
+use crate::faults::{FaultContext, send_signal};
 use crate::gate::{WatchedMounts, build_filter, file_id_of, mount_id, serve_notifications};
 use crate::observe::Reporter;
 use crate::plan::{InjectionPoint, PlannedFault};
@@ -49,7 +48,7 @@ pub(super) struct TargetRun<'a> {
     reporter: &'a Reporter,
     /// Patterns of lines that the scenario needs in the record.
     requested_lines: Vec<Regex>,
-    /// Exit codes expected after a SIGTERM, each with the text of its expectation.
+    /// Exit codes expected after a signal that asks the target to exit, each with the text of its expectation.
     expected_exit_codes: Vec<(String, Vec<i32>)>,
     faults: Vec<ActiveFault>,
     /// Counters of GPU driver calls. Only a baseline run has any.
@@ -77,9 +76,12 @@ struct Attempt {
     last_output_at: Instant,
     /// What the harness did to end the target, if it did.
     termination_evidence: Option<String>,
-    /// Set after a SIGTERM: the time by which the target must have exited.
+    /// Set after a signal that asks the target to exit: the time by which it must have exited.
     exit_deadline: Option<Instant>,
     timed_out: bool,
+    /// When the time limits were last checked, and how long faults have stopped the target until then.
+    checked_at: Instant,
+    paused: Duration,
 }
 
 impl<'a> TargetRun<'a> {
@@ -118,7 +120,7 @@ impl<'a> TargetRun<'a> {
             self.emit_armed(&active.name, &active.mechanism());
             self.faults.push(active);
         } else if let Some(mechanism) = planned.termination_mechanism() {
-            self.emit_armed(&planned.name(), mechanism);
+            self.emit_armed(&planned.name(), &mechanism);
             self.terminations.push(ArmedTermination { planned: planned.clone(), done: false });
         }
     }
@@ -187,7 +189,10 @@ impl<'a> TargetRun<'a> {
             termination_evidence: None,
             exit_deadline: None,
             timed_out: false,
+            checked_at: now,
+            paused: Duration::ZERO,
         };
+        self.context.main_pid = Some(attempt.process.pid_inside());
         let exit = loop {
             match attempt.lines.next_line(POLL_INTERVAL) {
                 NextLine::Line(stream, line) => {
@@ -202,6 +207,7 @@ impl<'a> TargetRun<'a> {
                 break exit;
             }
         };
+        self.context.main_pid = None;
         self.drain_output(&mut attempt)?;
         self.handle_injector_events(&mut attempt)?;
         if attempt.exit_deadline.is_some() {
@@ -407,13 +413,20 @@ impl<'a> TargetRun<'a> {
         Ok(())
     }
 
-    /// Kills a target that makes no progress or ignored a SIGTERM.
+    /// Kills a target that makes no progress or ignored a request to exit. While a fault stops the target, its
+    /// time does not run.
     fn check_timeouts(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
         let target = self.context.trainer.file;
+        let now = Instant::now();
+        if self.faults.iter().any(ActiveFault::pauses_target) {
+            attempt.paused += now - attempt.checked_at;
+            attempt.last_output_at = now;
+        }
+        attempt.checked_at = now;
         let is_late = attempt.last_output_at.elapsed() > target.stall()
-            || attempt.started_at.elapsed() > target.finish();
-        let ignored_sigterm = attempt.exit_deadline.is_some_and(|deadline| Instant::now() > deadline);
-        if (is_late && attempt.termination_evidence.is_none() || ignored_sigterm) && !attempt.timed_out {
+            || attempt.started_at.elapsed() > target.finish() + attempt.paused;
+        let ignored_request = attempt.exit_deadline.is_some_and(|deadline| now > deadline);
+        if (is_late && attempt.termination_evidence.is_none() || ignored_request) && !attempt.timed_out {
             attempt.timed_out = true;
             self.context.sandbox.kill_all()?;
         }
@@ -448,13 +461,17 @@ impl<'a> TargetRun<'a> {
     fn terminate_target(&mut self, index: usize, attempt: &mut Attempt, when: &str) -> Result<(), RunError> {
         let termination = &mut self.terminations[index];
         termination.done = termination.planned.fault.persistence == scenarios::Persistence::Transient;
-        match termination.planned.fault.effect {
-            Effect::Terminate { grace } => {
-                self.context.sandbox.signal(attempt.process.pid_inside(), Signal::SIGTERM as i32)?;
-                attempt.exit_deadline = Some(Instant::now() + grace);
-                attempt.termination_evidence = Some(format!("SIGTERM was sent {when}"));
+        let signal = match &termination.planned.fault.effect {
+            Effect::Signal { signals } => signals.first().and_then(|sent| Some((sent, sent.exit_time()?))),
+            _ => None,
+        };
+        match signal {
+            Some((sent, exit_time)) => {
+                send_signal(self.context.sandbox, attempt.process.pid_inside(), sent)?;
+                attempt.exit_deadline = Some(Instant::now() + exit_time);
+                attempt.termination_evidence = Some(format!("sent {sent} {when}"));
             }
-            _ => {
+            None => {
                 self.context.sandbox.kill_all()?;
                 attempt.termination_evidence = Some(format!("every process was killed {when}"));
             }

@@ -146,6 +146,7 @@ impl<'a> TrialEnv<'a> {
     ) -> FaultContext<'s> {
         let gpu = self.gpu.as_ref();
         FaultContext {
+            main_pid: None,
             sandbox: &self.sandbox,
             trainer,
             staging_dir: &self.mounted_staging_dir,

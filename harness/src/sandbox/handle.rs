@@ -331,6 +331,14 @@ impl Sandbox {
         self.control.execute(&ControlRequest::Signal { pid_inside, signal }).map(drop)
     }
 
+    /// Sends a signal to all processes in the sandbox but its init.
+    ///
+    /// # Errors
+    /// If there is no such signal, or init has ended.
+    pub fn signal_all(&self, signal: i32) -> Result<(), SandboxError> {
+        self.control.execute(&ControlRequest::SignalAll { signal }).map(drop)
+    }
+
     /// Changes a mount. `mount_point` is relative to the root.
     ///
     /// # Errors

@@ -214,6 +214,10 @@ impl SandboxInit<'_> {
                 Ok(()) => ControlReply::Done { note: String::new() },
                 Err(error) => failed_reply("send a signal", &error.into()),
             },
+            ControlRequest::SignalAll { signal } => match send_signal_to_all(signal) {
+                Ok(()) => ControlReply::Done { note: String::new() },
+                Err(error) => failed_reply("send a signal to all processes", &error.into()),
+            },
             ControlRequest::ChangeMount { mount_point, change } => {
                 match self.mounts.change(&mount_point, change) {
                     Ok(note) => ControlReply::Done { note },
@@ -336,6 +340,15 @@ pub(super) fn build_command(launch: &LaunchSpec) -> Option<Command> {
         command.current_dir(cwd);
     }
     Some(command)
+}
+
+/// Sends a signal to every process in the pid namespace but init itself, all in one call: none that is forked
+/// meanwhile is missed. Does nothing if there is no process.
+fn send_signal_to_all(signal: i32) -> Result<(), Errno> {
+    match kill(Pid::from_raw(-1), Signal::try_from(signal)?) {
+        Err(Errno::ESRCH) => Ok(()),
+        sent => sent,
+    }
 }
 
 fn send_signal(pid_inside: i32, signal: i32) -> Result<(), Errno> {

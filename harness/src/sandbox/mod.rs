@@ -28,7 +28,9 @@ pub use handle::{
 pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;
 pub use processes::ProcessInfo;
-pub use protocol::{BindMount, CompletedCommand, LaunchSpec, MountChange, ProcessExit, SeccompFilter};
+pub use protocol::{
+    BindMount, CompletedCommand, LaunchSpec, MountChange, ProcessExit, SeccompFilter, check_packet_round_trip,
+};
 pub use rundir::{RemovedLeftover, RunDir, remove_leftovers};
 
 /// First argument that makes our own binary run as a sandbox's init.

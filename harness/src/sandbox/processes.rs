@@ -9,6 +9,8 @@ pub struct ProcessInfo {
     pub pid_inside: i32,
     /// The name of its program, cut to 15 bytes by the kernel.
     pub name: String,
+    /// It was stopped by a signal, and has not been continued.
+    pub is_stopped: bool,
     /// Memory that is resident now.
     pub resident_bytes: u64,
     /// Peak resident memory.
@@ -67,6 +69,7 @@ fn read_process(dir: &Path) -> Option<ProcessInfo> {
     Some(ProcessInfo {
         pid_inside,
         name: field("Name")?.to_owned(),
+        is_stopped: field("State").is_some_and(|state| state.starts_with('T')),
         resident_bytes: kib("VmRSS").unwrap_or(0) * 1024,
         peak_bytes: kib("VmHWM").unwrap_or(0) * 1024,
     })

@@ -127,6 +127,8 @@ pub(super) enum ControlRequest {
     KillAll,
     /// Sends a signal to one process.
     Signal { pid_inside: i32, signal: i32 },
+    /// Sends a signal to all processes but init.
+    SignalAll { signal: i32 },
     /// Changes a mount.
     ChangeMount { mount_point: PathBuf, change: MountChange },
 }
@@ -156,7 +158,7 @@ pub(super) fn send_message<T: Serialize>(
     message: &T,
     fds: &[RawFd],
 ) -> Result<(), Error> {
-    let bytes = serde_json::to_vec(message).map_err(Error::other)?;
+    let bytes = encode(message)?;
     let rights = [ControlMessage::ScmRights(fds)];
     let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     loop {
@@ -196,7 +198,39 @@ pub(super) fn receive_message<T: DeserializeOwned>(
     if len_bytes == 0 {
         return Ok(None);
     }
-    serde_json::from_slice(&bytes[..len_bytes]).map(|message| Some((message, fds))).map_err(Error::other)
+    decode(&bytes[..len_bytes]).map(|message| Some((message, fds)))
+}
+
+fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(message).map_err(Error::other)
+}
+
+fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(packet).map_err(Error::other)
+}
+
+/// Decodes a packet as a request to init or as a reply of init. For fuzzing and tests.
+///
+/// # Panics
+/// If a message that was decoded is not the same once it has been encoded and decoded again.
+#[doc(hidden)]
+pub fn check_packet_round_trip(is_request: bool, packet: &[u8]) {
+    fn check<T: Serialize + DeserializeOwned>(packet: &[u8]) {
+        let Ok(message) = decode::<T>(packet) else { return };
+        let encoded = encode(&message).unwrap_or_default();
+        let again = decode::<T>(&encoded).ok().and_then(|again| encode(&again).ok());
+        assert_eq!(
+            again.as_ref(),
+            Some(&encoded),
+            "a message that was encoded is decoded as the same message"
+        );
+    }
+    if is_request {
+        check::<ControlRequest>(packet);
+        check::<SandboxInitRequest>(packet);
+    } else {
+        check::<ControlReply>(packet);
+    }
 }
 
 /// The descriptors attached to a packet.

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use crate::calls::{CrashModel, FileCallKind};
 use crate::draft::{
     CallDraft, CommonKeys, CrashStatesDraft, DataKindDraft, EffectiveIfDraft, FaultDraft, KillPointDraft,
-    MountDraft, PersistenceDraft, ReplacementDraft, ScenarioDraft, SeverityDraft, SubmitDraft, TriggerDraft,
-    UntilDraft,
+    MountDraft, PersistenceDraft, ReplacementDraft, ScenarioDraft, SeverityDraft, SignalDraft, SubmitDraft,
+    TriggerDraft, UntilDraft,
 };
 use crate::expect_draft::{ExpectationDraft, FactDraft};
 use crate::problem::{InvalidFile, Problem, SourceSpan};
@@ -17,6 +17,7 @@ use crate::scenario::{
     CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, KillPoint, Modality, Mount,
     NameKind, Persistence, PlantedFile, Replacement, Scenario, Severity, SubmittedFile, Trigger, Until,
 };
+use crate::signal::{SentSignal, SignalName};
 use crate::spanned::Spanned;
 use crate::tree::{YamlNode, YamlNodeKind};
 use crate::{read, tree};
@@ -298,7 +299,7 @@ impl Checker {
                     KillPointDraft::After => KillPoint::After,
                 }),
             },
-            FaultDraft::Terminate(fault) => Effect::Terminate { grace: fault.grace.0 },
+            FaultDraft::Signal(fault) => self.signal(fault),
             FaultDraft::FillDisk(fault) => {
                 Effect::FillDisk { place: self.mounted_place(fault.place, false), leave: fault.leave.0 }
             }
@@ -369,6 +370,29 @@ impl Checker {
             FaultDraft::GpuFragment(fault) => self.gpu_fragment(fault),
             FaultDraft::GpuState(fault) => self.gpu_state(fault, method_span),
         }
+    }
+
+    fn signal(&mut self, fault: SignalDraft) -> Effect {
+        self.require_not_empty(&fault.which, "`which` is empty");
+        let stops = fault.which.value.contains(&SignalName::Stop);
+        if stops && fault.r#for.is_none() {
+            let problem = fault.which.problem("STOP needs the time until CONT follows");
+            self.problems.push(problem.help("add `for: 2 s`"));
+        }
+        if stops && !matches!(fault.until, None | Some(UntilDraft::Never)) {
+            let problem = fault.which.problem("a STOP ends with CONT after `for`, so it cannot have `until`");
+            self.problems.push(problem.help("remove `until`"));
+        }
+        if let Some(time) = fault.r#for.as_ref().filter(|time| time.value.0.is_zero()) {
+            self.problems.push(time.problem("`for` must be longer than 0"));
+        }
+        if matches!(fault.when, None | Some(TriggerDraft::Start)) {
+            let problem = fault.which.problem("before its start the target cannot receive a signal");
+            self.problems.push(problem.help("add `when: {step: 4}`, or another trigger"));
+        }
+        let duration = fault.r#for.map(|time| time.value.0);
+        let sent = |signal: &SignalName| SentSignal::new(*signal, fault.to, duration);
+        Effect::Signal { signals: fault.which.value.iter().map(sent).collect() }
     }
 
     fn crash_states(&mut self, fault: CrashStatesDraft) -> CrashStates {
@@ -470,7 +494,7 @@ fn severity(draft: SeverityDraft) -> Severity {
 fn common_keys(draft: &FaultDraft) -> CommonKeys<'_> {
     match draft {
         FaultDraft::Crash(fault) => fault.common(),
-        FaultDraft::Terminate(fault) => fault.common(),
+        FaultDraft::Signal(fault) => fault.common(),
         FaultDraft::FillDisk(fault) => fault.common(),
         FaultDraft::ExhaustInodes(fault) => fault.common(),
         FaultDraft::ReadOnly(fault) => fault.common(),

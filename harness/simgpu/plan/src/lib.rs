@@ -253,6 +253,35 @@ pub struct PlanDirectory {
     control: ControlFile,
 }
 
+impl ShimPlan {
+    /// Parses a plan from JSON.
+    ///
+    /// # Errors
+    /// What is wrong: the JSON, an unknown key, or more rules or XIDs than a plan can have.
+    pub fn parse(json: &[u8]) -> Result<ShimPlan, String> {
+        let plan: ShimPlan = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        plan.check_limits()?;
+        Ok(plan)
+    }
+
+    /// The plan as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        // All keys are text and there are no floating-point numbers, so JSON can express every plan.
+        serde_json::to_vec_pretty(self).unwrap_or_default()
+    }
+
+    fn check_limits(&self) -> Result<(), String> {
+        let (rules, xids) = (self.rules.len(), self.health.xids.len());
+        if rules > MAX_RULES {
+            return Err(format!("the plan has {rules} rules; the maximum is {MAX_RULES}"));
+        }
+        if xids > MAX_XIDS {
+            return Err(format!("the plan has {xids} XIDs; the maximum is {MAX_XIDS}"));
+        }
+        Ok(())
+    }
+}
+
 impl PlanDirectory {
     /// Creates the files in an existing directory. The harness calls this.
     ///
@@ -295,19 +324,9 @@ impl PlanDirectory {
     pub fn replace_plan(&self, plan: &ShimPlan) -> Result<(), PlanError> {
         let path = self.path.join(PLAN_FILE);
         let invalid = |message: String| PlanError::Invalid { path: path.clone(), message };
-        if plan.rules.len() > MAX_RULES {
-            return Err(invalid(format!(
-                "the plan has {} rules; the maximum is {MAX_RULES}",
-                plan.rules.len()
-            )));
-        }
-        if plan.health.xids.len() > MAX_XIDS {
-            let count = plan.health.xids.len();
-            return Err(invalid(format!("the plan has {count} XIDs; the maximum is {MAX_XIDS}")));
-        }
-        let text = serde_json::to_vec_pretty(plan).map_err(|error| invalid(error.to_string()))?;
+        plan.check_limits().map_err(invalid)?;
         let temporary = self.path.join(".plan.json");
-        std::fs::write(&temporary, text).map_err(|error| PlanError::File {
+        std::fs::write(&temporary, plan.to_json()).map_err(|error| PlanError::File {
             doing: "write",
             path: temporary.clone(),
             error,
@@ -332,7 +351,7 @@ impl PlanDirectory {
             path: path.clone(),
             error,
         })?;
-        serde_json::from_slice(&text).map_err(|error| PlanError::Invalid { path, message: error.to_string() })
+        ShimPlan::parse(&text).map_err(|message| PlanError::Invalid { path, message })
     }
 
     /// Appends one line to the evidence.

@@ -1,0 +1,91 @@
+//! Signals after which the target goes on: SIGSTOP, reverted by SIGCONT, and signals without a time to exit.
+//! A signal that asks the target to exit is a termination, which the run itself injects.
+
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use scenarios::{SentSignal, SignalRecipient};
+
+use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::sandbox::{Sandbox, SandboxError};
+
+/// Sends a signal to its recipient.
+///
+/// # Errors
+/// If the recipient does not exist any more, or the sandbox's init has ended.
+pub fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Result<(), SandboxError> {
+    let number = number_of(sent);
+    match sent.to {
+        SignalRecipient::Main => sandbox.signal(main_pid, number),
+        SignalRecipient::EveryProcess => sandbox.signal_all(number),
+    }
+}
+
+/// The number of the signal on this machine. 0, which sends nothing, cannot come of a name that scenarios know.
+fn number_of(sent: &SentSignal) -> i32 {
+    format!("SIG{}", sent.signal.name()).parse::<Signal>().map_or(0, |signal| signal as i32)
+}
+
+pub(super) struct SignalFault {
+    sent: SentSignal,
+    sent_at: Option<Instant>,
+    /// SIGSTOP was sent, and SIGCONT was not.
+    stopped: bool,
+}
+
+impl SignalFault {
+    pub(super) fn new(sent: SentSignal) -> SignalFault {
+        SignalFault { sent, sent_at: None, stopped: false }
+    }
+
+    /// Whether every process that received SIGSTOP is stopped.
+    fn is_stopped(&self, context: &FaultContext<'_>) -> bool {
+        let processes = context.sandbox.processes();
+        let mut recipients = processes
+            .iter()
+            .filter(|process| match self.sent.to {
+                SignalRecipient::Main => Some(process.pid_inside) == context.main_pid,
+                SignalRecipient::EveryProcess => true,
+            })
+            .peekable();
+        recipients.peek().is_some() && recipients.all(|process| process.is_stopped)
+    }
+}
+
+impl InjectableFault for SignalFault {
+    fn mechanism(&self) -> String {
+        format!("kill(2): {}", self.sent)
+    }
+
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        // Between two starts of the target there is nothing that could receive a signal.
+        let Some(main_pid) = context.main_pid else { return Ok(()) };
+        send_signal(context.sandbox, main_pid, &self.sent)?;
+        self.sent_at = Some(Instant::now());
+        self.stopped = self.sent.stop_time().is_some();
+        Ok(())
+    }
+
+    fn effective_evidence(&mut self, context: &FaultContext<'_>, _: TargetReaction) -> Option<String> {
+        self.sent_at?;
+        match self.sent.stop_time() {
+            None => Some(format!("sent {}", self.sent)),
+            Some(_) => (self.stopped && self.is_stopped(context))
+                .then(|| format!("{}: /proc shows the state `T (stopped)`", self.sent)),
+        }
+    }
+
+    fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+        if !std::mem::take(&mut self.stopped) {
+            return Ok(None);
+        }
+        // To all: it changes nothing for a process that is not stopped, and the main process may be gone.
+        context.sandbox.signal_all(Signal::SIGCONT as i32)?;
+        let stopped_for = self.sent_at.map(|sent_at| sent_at.elapsed()).unwrap_or_default();
+        Ok(Some(format!("SIGCONT was sent after {:.2} s", stopped_for.as_secs_f64())))
+    }
+
+    fn pauses_target(&self) -> bool {
+        self.stopped
+    }
+}
