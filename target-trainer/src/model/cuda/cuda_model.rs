@@ -1,87 +1,36 @@
-//! The model on a CUDA device: forward and backward pass of micro-batches, with the adapter's gradient summed
-//! in place. Activations have the precision of the weights; sums, the gradient and losses are f32. Frozen
-//! weights get no gradient. Knows no optimizer.
+//! The model on a CUDA device: its weights, the adapter's copies between them, and their checksum. Runs
+//! micro-batches, with the adapter's gradient summed in place. Knows no optimizer.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::batch::{MicroBatch, MicroBatchInputs, PackedBatch, WeightedSample};
-use super::frozen_layout::{FrozenLayout, LayerLayout, LoraProjection, ProjectionGroup};
-use crate::device::cuda::{BufferView, CudaDevice, DeviceBuffer, ElementType, MatrixView, PackedSequences};
+use super::batch::{PackedBatch, WeightedSample};
+use super::frozen_layout::FrozenLayout;
+use super::micro_batch_pass::MicroBatchPass;
+use crate::device::cuda::{BufferView, CudaDevice, DeviceBuffer, ElementType};
 use crate::device::{DeviceError, Precision};
 use crate::model::base::BaseModel;
 use crate::model::config::ModelConfig;
 use crate::model::lora::AdapterLayout;
 
-/// Memory bound for logits: rows are processed in chunks that fit.
-const MAX_LOGITS_BYTES: usize = 256 << 20;
 /// Largest head size that the kernels support.
 const MAX_HEAD_DIM: usize = 256;
 
 /// Frozen weights on a CUDA device, and the copies of the adapter that the products read.
 #[derive(Debug)]
 pub struct CudaModel {
-    device: Arc<CudaDevice>,
-    config: ModelConfig,
-    adapter: AdapterLayout,
-    element: ElementType,
-    layout: FrozenLayout,
-    frozen: DeviceBuffer,
+    pub(super) device: Arc<CudaDevice>,
+    pub(super) config: ModelConfig,
+    pub(super) adapter: AdapterLayout,
+    pub(super) element: ElementType,
+    pub(super) layout: FrozenLayout,
+    pub(super) frozen: DeviceBuffer,
     /// Checksum of the frozen weights at upload.
-    expected_checksum: u64,
+    pub(super) expected_checksum: u64,
     /// Cosines, then sines, for the rotary position embedding.
-    rope: DeviceBuffer,
-    max_positions: usize,
-    copy_table: DeviceBuffer,
-}
-
-/// A group's input with its LoRA columns, `[X | scale X A^T]`, or the gradient of both.
-struct ExtendedInput {
-    buffer: DeviceBuffer,
-    rows: usize,
-    inputs: usize,
-    lora_columns: usize,
-}
-
-impl ExtendedInput {
-    /// Both parts.
-    fn all(&self) -> MatrixView<'_> {
-        MatrixView::dense(self.buffer.view(), self.rows, self.inputs + self.lora_columns)
-    }
-
-    /// The part `X`.
-    fn input_part(&self) -> MatrixView<'_> {
-        self.all().column_range(0, self.inputs)
-    }
-
-    /// The LoRA columns.
-    fn lora_part(&self) -> MatrixView<'_> {
-        self.all().column_range(self.inputs, self.lora_columns)
-    }
-}
-
-/// Activations that a layer's backward pass needs from its forward pass. `*_inverse` is `1 / rms` of each
-/// row.
-struct CudaLayerActivations {
-    input: DeviceBuffer,
-    input_inverse: DeviceBuffer,
-    normed: ExtendedInput,
-    qkv: DeviceBuffer,
-    lse: DeviceBuffer,
-    attention_output: ExtendedInput,
-    after_attention: DeviceBuffer,
-    after_attention_inverse: DeviceBuffer,
-    post_normed: ExtendedInput,
-    gate_up: DeviceBuffer,
-    swiglu_output: ExtendedInput,
-}
-
-/// The pass of one micro-batch.
-struct MicroBatchPass<'a> {
-    model: &'a CudaModel,
-    micro_batch: MicroBatch,
-    inputs: MicroBatchInputs<'a>,
-    gradient: &'a DeviceBuffer,
+    pub(super) rope: DeviceBuffer,
+    pub(super) max_positions: usize,
+    pub(super) copy_table: DeviceBuffer,
 }
 
 impl CudaModel {
@@ -239,7 +188,7 @@ impl CudaModel {
     }
 
     /// A range of the frozen weights.
-    fn weight_view(&self, offset: usize, len: usize) -> BufferView<'_> {
+    pub(super) fn weight_view(&self, offset: usize, len: usize) -> BufferView<'_> {
         self.frozen.view_range(offset, len)
     }
 }
@@ -264,350 +213,4 @@ fn upload_floats(device: &CudaDevice, values: &[f32]) -> Result<DeviceBuffer, De
 
 pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect()
-}
-
-impl<'a> MicroBatchPass<'a> {
-    /// Queues the forward pass, the losses and the backward pass.
-    fn run(&self, loss: BufferView<'_>) -> Result<(), DeviceError> {
-        let (model, rows, width) = (self.model, self.micro_batch.rows, self.model.config.hidden);
-        let mut x = self.activation_buffer(width)?;
-        let table = model.weight_view(model.layout.embedding, model.config.vocabulary * width);
-        model.device.embed(self.as_matrix(&x, width), table, self.inputs.tokens)?;
-        let mut activations = Vec::with_capacity(model.layout.layers.len());
-        for layer_layout in &model.layout.layers {
-            let layer_activations;
-            (x, layer_activations) = self.layer(layer_layout, x)?;
-            activations.push(layer_activations);
-        }
-        let dx = model.device.zeros(model.element, rows * width)?;
-        self.loss(&x, &dx, loss)?;
-        drop(x);
-        for (number, layer_layout) in model.layout.layers.iter().enumerate().rev() {
-            if let Some(layer_activations) = activations.pop() {
-                self.layer_backward(layer_layout, &dx, &layer_activations, number > 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A buffer with `width` elements for each row of the micro-batch.
-    fn activation_buffer(&self, width: usize) -> Result<DeviceBuffer, DeviceError> {
-        self.model.device.buffer(self.model.element, self.micro_batch.rows * width)
-    }
-
-    /// A buffer of f32 values.
-    fn f32_buffer(&self, len: usize) -> Result<DeviceBuffer, DeviceError> {
-        self.model.device.buffer(ElementType::F32, len)
-    }
-
-    /// A buffer for a group's extended input.
-    fn extended_buffer(&self, group: &ProjectionGroup) -> Result<ExtendedInput, DeviceError> {
-        let buffer = self.activation_buffer(group.width())?;
-        Ok(ExtendedInput {
-            buffer,
-            rows: self.micro_batch.rows,
-            inputs: group.inputs,
-            lora_columns: group.lora_columns,
-        })
-    }
-
-    /// The buffer as a matrix with one row for each token.
-    fn as_matrix<'b>(&self, buffer: &'b DeviceBuffer, width: usize) -> MatrixView<'b> {
-        MatrixView::dense(buffer.view(), self.micro_batch.rows, width)
-    }
-
-    /// The sizes of the attention operation.
-    fn packed_sequences(&self) -> PackedSequences<'_> {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = self.model.config;
-        let MicroBatch { rows, sequences, longest, .. } = self.micro_batch;
-        let starts = self.inputs.starts;
-        PackedSequences { starts, sequences, rows, longest, heads, kv_heads, head_dim, tensor_cores: true }
-    }
-
-    /// Rotates queries and keys in place.
-    fn rope(&self, qkv: MatrixView<'_>, backward: bool) -> Result<(), DeviceError> {
-        let (model, config) = (self.model, &self.model.config);
-        let heads = (config.heads + config.kv_heads, config.head_dim);
-        model.device.rope(qkv, model.rope.view(), self.inputs.positions, heads, model.max_positions, backward)
-    }
-
-    /// `out = [X | U] [W | B]^T`, plus the residual if given. Computes `U = scale X A^T` first.
-    fn project(
-        &self,
-        group: &ProjectionGroup,
-        out: MatrixView<'_>,
-        input: &ExtendedInput,
-        residual: Option<MatrixView<'_>>,
-    ) -> Result<(), DeviceError> {
-        let (device, frozen) = (&self.model.device, &self.model.frozen);
-        if group.lora_columns > 0 {
-            let scales = (self.model.adapter.scale, 0.0);
-            device.gemm(
-                input.lora_part(),
-                input.input_part().as_stored(),
-                group.lora_a(frozen).transposed(),
-                None,
-                scales,
-            )?;
-        }
-        let beta = if residual.is_some() { 1.0 } else { 0.0 };
-        device.gemm(out, input.all().as_stored(), group.weight(frozen).transposed(), residual, (1.0, beta))
-    }
-
-    /// Backward pass of [`MicroBatchPass::project`]. Adds to the adapter's gradient and returns the gradient
-    /// of the extended input. The part of `X` is computed only if `needs_input_gradient`.
-    fn project_backward(
-        &self,
-        group: &ProjectionGroup,
-        dy: MatrixView<'_>,
-        input: &ExtendedInput,
-        needs_input_gradient: bool,
-    ) -> Result<ExtendedInput, DeviceError> {
-        let (device, frozen) = (&self.model.device, &self.model.frozen);
-        let (rank, scale) = (self.model.adapter.rank, self.model.adapter.scale);
-        let dinput = self.extended_buffer(group)?;
-        let weight = group.weight(frozen);
-        if needs_input_gradient {
-            device.gemm(dinput.all(), dy.as_stored(), weight.as_stored(), None, (1.0, 0.0))?;
-        } else if group.lora_columns > 0 {
-            let b = weight.column_range(group.inputs, group.lora_columns);
-            device.gemm(dinput.lora_part(), dy.as_stored(), b.as_stored(), None, (1.0, 0.0))?;
-        }
-        for LoraProjection { slot, first_row, first_column } in &group.lora_projections {
-            let (a_len, b_len) = (rank * slot.inputs, slot.outputs * rank);
-            let da = MatrixView::dense(self.gradient.view_range(slot.offset, a_len), rank, slot.inputs);
-            let db =
-                MatrixView::dense(self.gradient.view_range(slot.offset + a_len, b_len), slot.outputs, rank);
-            let (du, u) = (
-                dinput.lora_part().column_range(*first_column, rank),
-                input.lora_part().column_range(*first_column, rank),
-            );
-            device.gemm(da, du.transposed(), input.input_part().as_stored(), None, (scale, 1.0))?;
-            device.gemm(
-                db,
-                dy.column_range(*first_row, slot.outputs).transposed(),
-                u.as_stored(),
-                None,
-                (1.0, 1.0),
-            )?;
-        }
-        if needs_input_gradient && group.lora_columns > 0 {
-            device.gemm(
-                dinput.input_part(),
-                dinput.lora_part().as_stored(),
-                group.lora_a(frozen).as_stored(),
-                None,
-                (scale, 1.0),
-            )?;
-        }
-        Ok(dinput)
-    }
-
-    /// RMSNorm of `x`, as the input of a group. Also returns each row's `1 / rms`.
-    fn norm(
-        &self,
-        group: &ProjectionGroup,
-        x: &DeviceBuffer,
-        weight: usize,
-    ) -> Result<(ExtendedInput, DeviceBuffer), DeviceError> {
-        let model = self.model;
-        let (normed, inverse) = (self.extended_buffer(group)?, self.f32_buffer(self.micro_batch.rows)?);
-        let weight = model.weight_view(weight, model.config.hidden);
-        model.device.rms_norm(
-            normed.input_part(),
-            inverse.view(),
-            x.view(),
-            weight,
-            model.config.norm_eps,
-        )?;
-        Ok((normed, inverse))
-    }
-
-    /// Forward pass of a layer. Returns its output and its activations.
-    fn layer(
-        &self,
-        layout: &LayerLayout,
-        input: DeviceBuffer,
-    ) -> Result<(DeviceBuffer, CudaLayerActivations), DeviceError> {
-        let (model, width) = (self.model, self.model.config.hidden);
-        let [g_qkv, g_o, g_gate_up, g_down] = &layout.groups;
-        let (normed, input_inverse) = self.norm(g_qkv, &input, layout.input_norm)?;
-        let qkv = self.activation_buffer(g_qkv.outputs)?;
-        let qkv_rows = self.as_matrix(&qkv, g_qkv.outputs);
-        self.project(g_qkv, qkv_rows, &normed, None)?;
-        self.rope(qkv_rows, false)?;
-        let (attention_output, lse) =
-            (self.extended_buffer(g_o)?, self.f32_buffer(self.micro_batch.rows * model.config.heads)?);
-        model.device.attention(
-            attention_output.input_part(),
-            lse.view(),
-            qkv_rows,
-            &self.packed_sequences(),
-        )?;
-        let after_attention = self.activation_buffer(width)?;
-        self.project(
-            g_o,
-            self.as_matrix(&after_attention, width),
-            &attention_output,
-            Some(self.as_matrix(&input, width)),
-        )?;
-        let (post_normed, after_attention_inverse) =
-            self.norm(g_gate_up, &after_attention, layout.post_norm)?;
-        let gate_up = self.activation_buffer(g_gate_up.outputs)?;
-        let gate_up_rows = self.as_matrix(&gate_up, g_gate_up.outputs);
-        self.project(g_gate_up, gate_up_rows, &post_normed, None)?;
-        let swiglu_output = self.extended_buffer(g_down)?;
-        model.device.swiglu(swiglu_output.input_part(), gate_up_rows)?;
-        let out = self.activation_buffer(width)?;
-        self.project(
-            g_down,
-            self.as_matrix(&out, width),
-            &swiglu_output,
-            Some(self.as_matrix(&after_attention, width)),
-        )?;
-        let activations = CudaLayerActivations {
-            input,
-            input_inverse,
-            normed,
-            qkv,
-            lse,
-            attention_output,
-            after_attention,
-            after_attention_inverse,
-            post_normed,
-            gate_up,
-            swiglu_output,
-        };
-        Ok((out, activations))
-    }
-
-    /// Backward pass of a layer: replaces `dx`, the gradient of its output, by the gradient of its input. The
-    /// latter is computed only if `needs_input_gradient`.
-    fn layer_backward(
-        &self,
-        layout: &LayerLayout,
-        dx: &DeviceBuffer,
-        activations: &CudaLayerActivations,
-        needs_input_gradient: bool,
-    ) -> Result<(), DeviceError> {
-        let [g_qkv, g_o, ..] = &layout.groups;
-        self.mlp_backward(layout, dx, activations)?;
-        let (model, width) = (self.model, self.model.config.hidden);
-        let dattention_output =
-            self.project_backward(g_o, self.as_matrix(dx, width), &activations.attention_output, true)?;
-        let delta = self.f32_buffer(self.micro_batch.rows * model.config.heads)?;
-        let packed = self.packed_sequences();
-        model.device.attention_delta(
-            delta.view(),
-            activations.attention_output.input_part(),
-            dattention_output.input_part(),
-            &packed,
-        )?;
-        let (qkv, dqkv) =
-            (self.as_matrix(&activations.qkv, g_qkv.outputs), self.activation_buffer(g_qkv.outputs)?);
-        let dqkv = self.as_matrix(&dqkv, g_qkv.outputs);
-        let sums = (activations.lse.view(), delta.view());
-        model.device.attention_backward(dqkv, qkv, dattention_output.input_part(), sums, &packed)?;
-        self.rope(dqkv, true)?;
-        let dnormed = self.project_backward(g_qkv, dqkv, &activations.normed, needs_input_gradient)?;
-        match needs_input_gradient {
-            true => self.norm_backward(
-                dx,
-                &dnormed,
-                &activations.input,
-                layout.input_norm,
-                &activations.input_inverse,
-            ),
-            false => Ok(()),
-        }
-    }
-
-    /// Backward pass of the MLP and its norm: adds to `dx`.
-    fn mlp_backward(
-        &self,
-        layout: &LayerLayout,
-        dx: &DeviceBuffer,
-        activations: &CudaLayerActivations,
-    ) -> Result<(), DeviceError> {
-        let [.., g_gate_up, g_down] = &layout.groups;
-        let width = self.model.config.hidden;
-        let dswiglu_output =
-            self.project_backward(g_down, self.as_matrix(dx, width), &activations.swiglu_output, true)?;
-        let dgate_up = self.activation_buffer(g_gate_up.outputs)?;
-        let dgate_up = self.as_matrix(&dgate_up, g_gate_up.outputs);
-        let gate_up = self.as_matrix(&activations.gate_up, g_gate_up.outputs);
-        self.model.device.swiglu_backward(dgate_up, dswiglu_output.input_part(), gate_up)?;
-        let dnormed = self.project_backward(g_gate_up, dgate_up, &activations.post_normed, true)?;
-        self.norm_backward(
-            dx,
-            &dnormed,
-            &activations.after_attention,
-            layout.post_norm,
-            &activations.after_attention_inverse,
-        )
-    }
-
-    /// Adds the gradient through a norm to `dx`.
-    fn norm_backward(
-        &self,
-        dx: &DeviceBuffer,
-        dnormed: &ExtendedInput,
-        x: &DeviceBuffer,
-        weight: usize,
-        inverse: &DeviceBuffer,
-    ) -> Result<(), DeviceError> {
-        let weight = self.model.weight_view(weight, self.model.config.hidden);
-        let residual = Some(dx.view());
-        self.model.device.rms_norm_backward(
-            dx.view(),
-            residual,
-            dnormed.input_part(),
-            x.view(),
-            weight,
-            inverse.view(),
-        )
-    }
-
-    /// Computes the losses of all targets, and their gradients into `dx`, which must be zero. Logits are
-    /// computed in chunks of rows, bounded by [`MAX_LOGITS_BYTES`].
-    fn loss(&self, x: &DeviceBuffer, dx: &DeviceBuffer, loss: BufferView<'_>) -> Result<(), DeviceError> {
-        let (model, device, target_count) = (self.model, &self.model.device, self.micro_batch.target_count);
-        let (width, vocabulary) = (model.config.hidden, model.config.vocabulary);
-        let buffer = |rows: usize, width: usize| device.buffer(model.element, rows * width);
-        let (gathered, normed) = (buffer(target_count, width)?, buffer(target_count, width)?);
-        let gathered_rows = MatrixView::dense(gathered.view(), target_count, width);
-        device.gather_rows(gathered_rows, self.as_matrix(x, width), self.inputs.target_rows)?;
-        let (inverse, weight) = (self.f32_buffer(target_count)?, model.weight_view(model.layout.norm, width));
-        let normed_rows = MatrixView::dense(normed.view(), target_count, width);
-        device.rms_norm(normed_rows, inverse.view(), gathered.view(), weight, model.config.norm_eps)?;
-        let head =
-            MatrixView::dense(model.weight_view(model.layout.head, vocabulary * width), vocabulary, width);
-        let losses = self.f32_buffer(target_count)?;
-        let dnormed = buffer(target_count, width)?;
-        let dnormed_rows = MatrixView::dense(dnormed.view(), target_count, width);
-        let chunk = (MAX_LOGITS_BYTES / (vocabulary * model.element.size_bytes())).clamp(1, target_count);
-        let logits = buffer(chunk, vocabulary)?;
-        for first_row in (0..target_count).step_by(chunk) {
-            let rows = chunk.min(target_count - first_row);
-            let logits = MatrixView::dense(logits.view(), rows, vocabulary);
-            let normed_chunk = normed_rows.row_range(first_row, rows);
-            device.gemm(logits, normed_chunk.as_stored(), head.transposed(), None, (1.0, 0.0))?;
-            let (targets, scales) = (self.inputs.targets.skip(first_row), self.inputs.scales.skip(first_row));
-            device.cross_entropy(logits, losses.view_from(first_row), targets, scales)?;
-            let dnormed_chunk = dnormed_rows.row_range(first_row, rows);
-            device.gemm(dnormed_chunk, logits.as_stored(), head.as_stored(), None, (1.0, 0.0))?;
-        }
-        device.weighted_sum(loss, losses.view(), self.inputs.weights, target_count)?;
-        // The normed rows are no longer needed, so their buffer is reused for the gradient of the gathered
-        // rows.
-        device.rms_norm_backward(
-            normed.view(),
-            None,
-            dnormed_rows,
-            gathered.view(),
-            weight,
-            inverse.view(),
-        )?;
-        device.scatter_rows(self.as_matrix(dx, width), normed_rows, self.inputs.target_rows)
-    }
 }

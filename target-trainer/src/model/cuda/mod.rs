@@ -4,6 +4,7 @@
 mod batch;
 mod cuda_model;
 mod frozen_layout;
+mod micro_batch_pass;
 
 pub use batch::{PackedBatch, WeightedSample};
 pub use cuda_model::CudaModel;
