@@ -79,11 +79,13 @@ fn unsafe_code_is_only_in_files_named_for_it() {
     assert!(misplaced.is_empty(), "{misplaced:?}");
 }
 
+/// Documentation does not count: a file must not become worse by being explained.
 #[test]
-fn no_rust_file_is_longer_than_500_lines() {
+fn no_rust_file_has_more_than_500_lines_of_code() {
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
     let long: Vec<(usize, PathBuf)> = rust_sources()
         .into_iter()
-        .map(|(path, text)| (text.lines().count(), path))
+        .map(|(path, text)| (text.lines().filter(is_code).count(), path))
         .filter(|(lines, _)| *lines > 500)
         .collect();
     assert!(long.is_empty(), "{long:?}");

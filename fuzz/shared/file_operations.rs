@@ -1,0 +1,230 @@
+//! Any sequence of file operations against the enumeration of crash states: the final tree is what a simple file system of
+//! maps and byte arrays holds; every tree is one state, which its name finds again; after a sync of everything a power loss
+//! takes nothing; and a power loss may always have lost nothing, so that it can leave the tree of every crash point.
+//!
+//! Shared by the fuzz target and by `harness/tests/corpus.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use arbitrary::Arbitrary;
+use trainwreck::explore::{
+    ByteSource, ContentPiece, CrashCandidate, ExploreScope, FileNode, FileTree, FsModel, NameChange, NodeId,
+    Op, OpEffect, Recording, RecordingGaps, TreeEntry, enumerate,
+};
+
+/// One operation. Files and names are numbers, so that operations meet.
+#[derive(Debug, Arbitrary)]
+pub(crate) enum Step {
+    Create { name: u8 },
+    Write { name: u8, offset: u16, len: u16 },
+    Truncate { name: u8, size: u16 },
+    Zero { name: u8, offset: u16, len: u16 },
+    Rename { from: u8, to: u8 },
+    Link { from: u8, to: u8 },
+    Unlink { name: u8 },
+    Sync { name: u8, data_only: bool },
+    SyncDirectory,
+    SyncAll,
+    Saved { step: u8 },
+}
+
+/// Operations in one case: enumeration grows with the square of what is pending.
+const MAX_STEPS: usize = 24;
+/// Names in the one directory.
+const NAMES: u8 = 6;
+
+/// The simplest file system that there is: names to files, files to bytes. Bytes are positions in the payload log, and
+/// `None` where a zero was written.
+#[derive(Default)]
+struct SimpleFs {
+    names: BTreeMap<u8, usize>,
+    files: Vec<Vec<Option<u64>>>,
+}
+
+struct Builder {
+    recording: Recording,
+    fs: SimpleFs,
+    payload_len: u64,
+}
+
+impl Builder {
+    fn new() -> Builder {
+        let recording = Recording {
+            roots: vec!["/watched".into()],
+            nodes: vec![FileNode::Directory { mode: 0o755 }],
+            initial_names: BTreeMap::from([(0, BTreeMap::new())]),
+            initial_paths: BTreeMap::new(),
+            ops: Vec::new(),
+            payload_log: PathBuf::new(),
+            gaps: RecordingGaps::default(),
+            format_boundaries: BTreeMap::new(),
+            acknowledged_before: None,
+        };
+        Builder { recording, fs: SimpleFs::default(), payload_len: 0 }
+    }
+
+    fn push(&mut self, effect: OpEffect, text: &str) {
+        self.recording.ops.push(Op { effect, text: format!("{text}({})", self.recording.ops.len()) });
+    }
+
+    fn set_names(&mut self, changes: &[(u8, Option<NodeId>)], text: &str) {
+        let change = |(name, node): &(u8, Option<NodeId>)| NameChange {
+            dir: 0,
+            name: format!("n{name}").into(),
+            node: *node,
+        };
+        self.push(OpEffect::NameChanges(changes.iter().map(change).collect()), text);
+    }
+
+    /// The file of a name, and its node: files are numbered from 1, after the directory.
+    fn file(&self, name: u8) -> Option<(usize, NodeId)> {
+        self.fs.names.get(&(name % NAMES)).map(|file| (*file, *file as NodeId + 1))
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match *step {
+            Step::Create { name } if self.file(name).is_none() => {
+                self.fs.names.insert(name % NAMES, self.fs.files.len());
+                self.fs.files.push(Vec::new());
+                self.recording.nodes.push(FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+                let node = self.fs.files.len() as NodeId;
+                self.set_names(&[(name % NAMES, Some(node))], "create");
+            }
+            Step::Write { name, offset, len } if len > 0 => {
+                let Some((file, node)) = self.file(name) else { return };
+                let (from, end) = (usize::from(offset), usize::from(offset) + usize::from(len));
+                let bytes = &mut self.fs.files[file];
+                bytes.resize(bytes.len().max(end), None);
+                let payload_offset = self.payload_len;
+                for (byte, position) in bytes[from..end].iter_mut().zip(payload_offset..) {
+                    *byte = Some(position);
+                }
+                self.payload_len += u64::from(len);
+                let (offset, len_bytes) = (offset.into(), len.into());
+                self.push(OpEffect::Write { node, offset, len_bytes, payload_offset }, "write");
+            }
+            Step::Truncate { name, size } => {
+                let Some((file, node)) = self.file(name) else { return };
+                self.fs.files[file].resize(size.into(), None);
+                self.push(OpEffect::Resize { node, size_bytes: size.into() }, "truncate");
+            }
+            Step::Zero { name, offset, len } if len > 0 => {
+                let Some((file, node)) = self.file(name) else { return };
+                let (from, end) = (usize::from(offset), usize::from(offset) + usize::from(len));
+                let bytes = &mut self.fs.files[file];
+                bytes.resize(bytes.len().max(end), None);
+                bytes[from..end].fill(None);
+                self.push(OpEffect::Zero { node, offset: offset.into(), len_bytes: len.into() }, "punch");
+            }
+            Step::Rename { from, to } if from % NAMES != to % NAMES => {
+                let Some((file, node)) = self.file(from) else { return };
+                self.fs.names.remove(&(from % NAMES));
+                self.fs.names.insert(to % NAMES, file);
+                self.set_names(&[(to % NAMES, Some(node)), (from % NAMES, None)], "rename");
+            }
+            Step::Link { from, to } if self.file(to).is_none() => {
+                let Some((file, node)) = self.file(from) else { return };
+                self.fs.names.insert(to % NAMES, file);
+                self.set_names(&[(to % NAMES, Some(node))], "link");
+            }
+            Step::Unlink { name } if self.file(name).is_some() => {
+                self.fs.names.remove(&(name % NAMES));
+                self.set_names(&[(name % NAMES, None)], "unlink");
+            }
+            Step::Sync { name, data_only } => {
+                let Some((_, node)) = self.file(name) else { return };
+                self.push(OpEffect::Sync { node, data_only }, if data_only { "fdatasync" } else { "fsync" });
+            }
+            Step::SyncDirectory => self.push(OpEffect::Sync { node: 0, data_only: false }, "fsync"),
+            Step::SyncAll => self.push(OpEffect::SyncAll, "sync"),
+            Step::Saved { step } => {
+                let line = format!("saved step {step}");
+                let effect = OpEffect::Output { line, saved_step: Some(step.into()), on_stdio: true };
+                self.push(effect, "output");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The tree as the simple file system has it: for each name its bytes.
+fn expected(fs: &SimpleFs) -> BTreeMap<PathBuf, Vec<Option<u64>>> {
+    fs.names.iter().map(|(name, file)| (format!("n{name}").into(), fs.files[*file].clone())).collect()
+}
+
+fn found(tree: &FileTree) -> BTreeMap<PathBuf, Vec<Option<u64>>> {
+    let bytes = |piece: &ContentPiece| -> Vec<Option<u64>> {
+        match piece.source {
+            ByteSource::PayloadLog(from) => (from..from + piece.len_bytes).map(Some).collect(),
+            ByteSource::Zeroes => vec![None; piece.len_bytes as usize],
+            other => panic!("no operation of this target leaves {other:?}"),
+        }
+    };
+    let files = tree.entries.iter().filter_map(|((_, path), entry)| match entry {
+        TreeEntry::File { content, .. } => {
+            Some((path.clone(), content.pieces().iter().flat_map(bytes).collect()))
+        }
+        _ => None,
+    });
+    files.collect()
+}
+
+/// Checks one sequence.
+pub(crate) fn check(steps: &[Step]) {
+    let mut builder = Builder::new();
+    steps.iter().take(MAX_STEPS).for_each(|step| builder.apply(step));
+    let (recording, fs) = (builder.recording, builder.fs);
+
+    let whole = CrashCandidate::whole(recording.ops.len());
+    assert_eq!(found(&whole.tree(&recording)), expected(&fs), "{:?}", recording.ops);
+
+    let scope = ExploreScope {
+        process_crashes: true,
+        models: FsModel::ALL.to_vec(),
+        max_states: usize::MAX,
+        crash_points: None,
+    };
+    let enumeration = enumerate(&recording, &scope);
+    let all: BTreeSet<[u8; 16]> = enumeration.states.iter().map(|state| state.digest).collect();
+    assert_eq!(all.len(), enumeration.states.len(), "each tree is one state");
+    for state in &enumeration.states {
+        for witness in state.witnesses.values() {
+            let name = witness.candidate.name();
+            let again = CrashCandidate::parse(&name).expect("a state's name is read back");
+            assert_eq!(again, witness.candidate, "{name}");
+            assert_eq!(again.tree(&recording).digest(), state.digest, "{name} under every witness");
+        }
+    }
+    // After a sync of everything, with nothing done since, a power loss takes nothing that was there.
+    if matches!(recording.ops.last().map(|op| &op.effect), Some(OpEffect::SyncAll)) {
+        let points = Some(BTreeSet::from([recording.ops.len()]));
+        for model in FsModel::ALL {
+            let scope = ExploreScope {
+                process_crashes: false,
+                models: vec![model],
+                max_states: usize::MAX,
+                crash_points: points.clone(),
+            };
+            for state in enumerate(&recording, &scope).states {
+                assert_eq!(state.digest, whole.tree(&recording).digest(), "{model:?}");
+            }
+        }
+    }
+    for model in FsModel::ALL {
+        let scope = ExploreScope {
+            process_crashes: false,
+            models: vec![model],
+            max_states: usize::MAX,
+            crash_points: None,
+        };
+        let enumeration = enumerate(&recording, &scope);
+        if enumeration.counts.left_out.values().all(|left_out| *left_out == 0) {
+            let left: BTreeSet<[u8; 16]> = enumeration.states.iter().map(|state| state.digest).collect();
+            for op_count in 0..=recording.ops.len() {
+                let tree = CrashCandidate::whole(op_count).tree(&recording);
+                assert!(left.contains(&tree.digest()), "{model:?}: nothing lost at {op_count}");
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! A scenario as a value: it is printed as YAML by the printer below, which shares nothing with the parser, and must be read
+//! back as the same value. Bytes alone rarely get past the parser; these always do.
+//!
+//! Shared by the fuzz target and by `scenarios/tests/scenario_value.rs`.
+
+use std::time::Duration;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use scenarios::{
+    CallTrigger, Effect, Fact, Fault, FileCallKind, Modality, Occurrence, Persistence, Scenario, Severity,
+    SignalRecipient, SubmittedFile, Trigger, Until,
+};
+
+/// Items of one list.
+const MAX_ITEMS: usize = 4;
+
+/// One line of text, of any characters that YAML lets into a file.
+#[derive(Debug)]
+struct Text(String);
+
+impl<'a> Arbitrary<'a> for Text {
+    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Text> {
+        let count = input.int_in_range(1..=12)?;
+        let letter = |input: &mut Unstructured<'a>| -> Result<char> {
+            let letter: char = input.arbitrary()?;
+            let plain = !letter.is_control()
+                && !matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
+            Ok(if plain { letter } else { 'x' })
+        };
+        let text = (0..count).map(|_| letter(input)).collect::<Result<String>>()?;
+        // A title of white space alone is refused, and rightly.
+        Ok(Text(if text.trim().is_empty() { "x".into() } else { text }))
+    }
+}
+
+impl Text {
+    /// Single quotes: the one style of YAML in which a backslash means itself.
+    fn quoted(&self) -> String {
+        format!("'{}'", self.0.replace('\'', "''"))
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+pub(crate) struct ScenarioValue {
+    domain: u8,
+    number: u8,
+    title: Text,
+    severity: u8,
+    target: Text,
+    settings: Vec<(u8, Text)>,
+    submit: Vec<(Text, u16, Option<u32>)>,
+    first_fault: FaultValue,
+    first_expectation: ExpectationValue,
+    more_faults: Vec<FaultValue>,
+    more_expectations: Vec<ExpectationValue>,
+    guards: Vec<Text>,
+}
+
+#[derive(Debug, Arbitrary)]
+struct FaultValue {
+    effect: EffectValue,
+    trigger: TriggerValue,
+    persistent: bool,
+    until: UntilValue,
+    max_trials: Option<u16>,
+}
+
+#[derive(Debug, Arbitrary)]
+enum EffectValue {
+    Crash,
+    Signal { which: u8, every_process: bool, seconds: u8 },
+    ReadOnly { place: Text },
+    MemoryLimit { percent: u8 },
+    FailCall { errno: u8, performed: bool },
+    ShortCall { bytes: u16 },
+    DelayCall { milliseconds: u16 },
+    SweepErrno,
+}
+
+#[derive(Debug, Arbitrary)]
+enum TriggerValue {
+    Start,
+    Step(u32),
+    Output(Text),
+    After(u16),
+    Call { kinds: Vec<u8>, phase: Option<Text>, nth: Option<u16> },
+}
+
+#[derive(Debug, Arbitrary)]
+enum UntilValue {
+    Missing,
+    Never,
+    After(u16),
+    Output(Text),
+}
+
+#[derive(Debug, Arbitrary)]
+struct ExpectationValue {
+    modality: u8,
+    fact: FactValue,
+}
+
+#[derive(Debug, Arbitrary)]
+enum FactValue {
+    LostSteps(u32),
+    SameAsBaseline,
+    Restarts(u16),
+    RecoveryTime(u16),
+    PeakMemory(u16),
+    Verifies,
+    EndsWith(u8),
+    Output(Text),
+}
+
+const SIGNALS: [&str; 4] = ["TERM", "INT", "HUP", "USR1"];
+const ERRNOS: [&str; 4] = ["EIO", "ENOSPC", "EROFS", "EACCES"];
+const SEVERITIES: [(&str, Severity); 4] = [
+    ("critical", Severity::Critical),
+    ("medium", Severity::Medium),
+    ("low", Severity::Low),
+    ("extra", Severity::Extra),
+];
+
+fn pick<T: Copy>(list: &[T], index: u8) -> T {
+    list[usize::from(index) % list.len()]
+}
+
+/// A pattern that matches the text and nothing else.
+fn pattern(text: &Text) -> Text {
+    Text(regex_escape(&text.0))
+}
+
+/// Escapes as the `regex` crate does, without it.
+fn regex_escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for letter in text.chars() {
+        if matches!(
+            letter,
+            '\\' | '.'
+                | '+'
+                | '*'
+                | '?'
+                | '('
+                | ')'
+                | '|'
+                | '['
+                | ']'
+                | '{'
+                | '}'
+                | '^'
+                | '$'
+                | '#'
+                | '&'
+                | '-'
+                | '~'
+        ) {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
+}
+
+impl TriggerValue {
+    fn print(&self, needs_call: bool) -> String {
+        match self {
+            TriggerValue::Call { kinds, phase, nth } => {
+                let kinds: Vec<&str> = kinds
+                    .iter()
+                    .take(MAX_ITEMS)
+                    .map(|kind| pick(&FileCallKind::MUTATING, *kind).name())
+                    .collect();
+                let to =
+                    if kinds.is_empty() { String::new() } else { format!("to: [{}], ", kinds.join(", ")) };
+                let during =
+                    phase.as_ref().map(|phase| format!("during: {}, ", phase.quoted())).unwrap_or_default();
+                let at = nth.map_or_else(|| "every".into(), |nth| (u32::from(nth) + 1).to_string());
+                format!("when: {{call: {{{to}{during}at: {at}}}}}")
+            }
+            _ if needs_call => "when: {call: {to: [write], at: 1}}".into(),
+            TriggerValue::Start => "when: start".into(),
+            TriggerValue::Step(step) => format!("when: {{step: {step}}}"),
+            TriggerValue::Output(text) => format!("when: {{output: {}}}", pattern(text).quoted()),
+            TriggerValue::After(milliseconds) => format!("when: {{after: {milliseconds} ms}}"),
+        }
+    }
+
+    fn check(&self, needs_call: bool, trigger: &Trigger) {
+        match (self, trigger) {
+            (TriggerValue::Call { kinds, phase, nth }, Trigger::Call(call)) => {
+                let wanted: Vec<FileCallKind> =
+                    kinds.iter().take(MAX_ITEMS).map(|kind| pick(&FileCallKind::MUTATING, *kind)).collect();
+                let wanted = if wanted.is_empty() { FileCallKind::MUTATING.to_vec() } else { wanted };
+                let CallTrigger { kinds, phase: found, occurrence, .. } = call;
+                assert_eq!(
+                    (kinds, found.as_deref()),
+                    (&wanted, phase.as_ref().map(|phase| phase.0.as_str()))
+                );
+                let wanted = nth.map_or(Occurrence::Every, |nth| Occurrence::Nth(u32::from(nth) + 1));
+                assert_eq!(*occurrence, wanted);
+            }
+            (_, Trigger::Call(_)) if needs_call => {}
+            (TriggerValue::Start, Trigger::Start) => {}
+            (TriggerValue::Step(step), Trigger::Step(found)) => assert_eq!(u64::from(*step), *found),
+            (TriggerValue::Output(text), Trigger::Output(found)) => {
+                assert_eq!(found.as_str(), pattern(text).0)
+            }
+            (TriggerValue::After(milliseconds), Trigger::After(found)) => {
+                assert_eq!(*found, Duration::from_millis(u64::from(*milliseconds)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl FaultValue {
+    /// A signal before the start is refused, and rightly.
+    fn is_signal_at_start(&self) -> bool {
+        matches!((&self.effect, &self.trigger), (EffectValue::Signal { .. }, TriggerValue::Start))
+    }
+
+    fn needs_call(&self) -> bool {
+        matches!(
+            self.effect,
+            EffectValue::FailCall { .. }
+                | EffectValue::ShortCall { .. }
+                | EffectValue::DelayCall { .. }
+                | EffectValue::SweepErrno
+        )
+    }
+
+    fn print(&self) -> String {
+        let (name, own) = match &self.effect {
+            EffectValue::Crash => ("crash", String::new()),
+            EffectValue::Signal { which, every_process, seconds } => {
+                let to = if *every_process { "every-process" } else { "main" };
+                (
+                    "signal",
+                    format!(
+                        "which: [{}], to: {to}, for: {} s, ",
+                        pick(&SIGNALS, *which),
+                        u16::from(*seconds) + 1
+                    ),
+                )
+            }
+            EffectValue::ReadOnly { place } => ("read-only", format!("place: {}, ", place.quoted())),
+            EffectValue::MemoryLimit { percent } => {
+                ("memory-limit", format!("max: {} % of baseline peak, ", percent % 99 + 1))
+            }
+            EffectValue::FailCall { errno, performed } => {
+                ("fail-call", format!("errno: [{}], performed: {performed}, ", pick(&ERRNOS, *errno)))
+            }
+            // A short call is one of reads and writes; the trigger of this target names others too, so it gets its own.
+            EffectValue::ShortCall { bytes } => ("short-call", format!("bytes: {}, ", u32::from(*bytes) + 1)),
+            EffectValue::DelayCall { milliseconds } => ("delay-call", format!("time: {milliseconds} ms, ")),
+            EffectValue::SweepErrno => ("sweep-errno", String::new()),
+        };
+        let when = match &self.effect {
+            EffectValue::ShortCall { .. } => "when: {call: {to: [write], at: 1}}".into(),
+            _ if self.is_signal_at_start() => "when: {step: 4}".into(),
+            _ => self.trigger.print(self.needs_call()),
+        };
+        let persistence = if self.persistent { "persistent" } else { "transient" };
+        let until = match &self.until {
+            UntilValue::Missing => String::new(),
+            UntilValue::Never => ", until: never".into(),
+            UntilValue::After(milliseconds) => format!(", until: {{after: {milliseconds} ms}}"),
+            UntilValue::Output(text) => format!(", until: {{output: {}}}", pattern(text).quoted()),
+        };
+        let max_trials =
+            self.max_trials.map(|max| format!(", max-trials: {}", u32::from(max) + 1)).unwrap_or_default();
+        format!("  - {name}: {{{own}{when}, persistence: {persistence}{until}{max_trials}}}\n")
+    }
+
+    fn check(&self, fault: &Fault) {
+        match (&self.effect, &fault.effect) {
+            (EffectValue::Crash, Effect::Crash { point: None }) => {}
+            (EffectValue::Signal { which, every_process, seconds }, Effect::Signal { signals }) => {
+                assert_eq!(signals.len(), 1);
+                assert_eq!(signals[0].signal.name(), pick(&SIGNALS, *which));
+                let to = if *every_process { SignalRecipient::EveryProcess } else { SignalRecipient::Main };
+                assert_eq!(signals[0].to, to);
+                assert_eq!(signals[0].duration, Some(Duration::from_secs(u64::from(*seconds) + 1)));
+            }
+            (EffectValue::ReadOnly { place }, Effect::ReadOnly { place: found }) => {
+                assert_eq!(&place.0, found)
+            }
+            (EffectValue::MemoryLimit { .. }, Effect::MemoryLimit { .. }) => {}
+            (EffectValue::FailCall { errno, performed }, Effect::FailCall { errnos, performed: found }) => {
+                assert_eq!((errnos.len(), errnos[0].name, performed), (1, pick(&ERRNOS, *errno), found));
+            }
+            (EffectValue::ShortCall { bytes }, Effect::ShortCall { bytes: found }) => {
+                assert_eq!(u32::from(*bytes) + 1, *found);
+            }
+            (EffectValue::DelayCall { milliseconds }, Effect::DelayCall { delay }) => {
+                assert_eq!(Duration::from_millis(u64::from(*milliseconds)), *delay);
+            }
+            (EffectValue::SweepErrno, Effect::SweepErrno) => {}
+            other => panic!("{other:?}"),
+        }
+        if !matches!(self.effect, EffectValue::ShortCall { .. }) && !self.is_signal_at_start() {
+            self.trigger.check(self.needs_call(), &fault.when);
+        }
+        let persistence = if self.persistent { Persistence::Persistent } else { Persistence::Transient };
+        assert_eq!(fault.persistence, persistence);
+        match (&self.until, &fault.until) {
+            (UntilValue::Missing | UntilValue::Never, Until::Never) => {}
+            (UntilValue::After(milliseconds), Until::After(found)) => {
+                assert_eq!(Duration::from_millis(u64::from(*milliseconds)), *found);
+            }
+            (UntilValue::Output(text), Until::Output(found)) => assert_eq!(found.as_str(), pattern(text).0),
+            other => panic!("{other:?}"),
+        }
+        if let Some(max) = self.max_trials {
+            assert_eq!(fault.max_trials, u32::from(max) + 1);
+        }
+    }
+}
+
+impl ExpectationValue {
+    fn print(&self) -> String {
+        let modality = pick(&["always", "sometimes", "reached"], self.modality);
+        let fact = match &self.fact {
+            FactValue::LostSteps(max) => format!("{{lost-steps: {{max: {max}}}}}"),
+            FactValue::SameAsBaseline => "same-as-baseline".into(),
+            FactValue::Restarts(max) => format!("{{restarts: {{max: {max}}}}}"),
+            FactValue::RecoveryTime(seconds) => format!("{{recovery-time: {{max: {seconds} s}}}}"),
+            FactValue::PeakMemory(mebibytes) => format!("{{peak-memory: {{max: {mebibytes} MiB}}}}"),
+            FactValue::Verifies => "verifies".into(),
+            FactValue::EndsWith(code) => format!("{{ends-with: [{code}]}}"),
+            FactValue::Output(text) => format!("{{output: {}}}", pattern(text).quoted()),
+        };
+        format!("  - {modality}: {fact}\n")
+    }
+
+    fn check(&self, modality: Modality, fact: &Fact) {
+        assert_eq!(
+            modality,
+            pick(&[Modality::Always, Modality::Sometimes, Modality::Reached], self.modality)
+        );
+        match (&self.fact, fact) {
+            (FactValue::LostSteps(max), Fact::LostSteps { max: found }) => {
+                assert_eq!(u64::from(*max), *found)
+            }
+            (FactValue::SameAsBaseline, Fact::SameAsBaseline) | (FactValue::Verifies, Fact::Verifies) => {}
+            (FactValue::Restarts(max), Fact::Restarts { max: found }) => assert_eq!(u32::from(*max), *found),
+            (FactValue::RecoveryTime(seconds), Fact::RecoveryTime { max }) => {
+                assert_eq!(Duration::from_secs(u64::from(*seconds)), *max);
+            }
+            (FactValue::PeakMemory(mebibytes), Fact::PeakMemory { max }) => {
+                assert_eq!(u64::from(*mebibytes) << 20, max.0);
+            }
+            (FactValue::EndsWith(code), Fact::EndsWith(codes)) => assert_eq!(*codes, [i32::from(*code)]),
+            (FactValue::Output(text), Fact::Output(found)) => assert_eq!(found.as_str(), pattern(text).0),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl ScenarioValue {
+    /// At least one: a scenario without a fault is refused.
+    fn faults(&self) -> impl Iterator<Item = &FaultValue> {
+        std::iter::once(&self.first_fault).chain(self.more_faults.iter().take(MAX_ITEMS))
+    }
+
+    /// At least one: a scenario that expects nothing is refused.
+    fn expectations(&self) -> impl Iterator<Item = &ExpectationValue> {
+        std::iter::once(&self.first_expectation).chain(self.more_expectations.iter().take(MAX_ITEMS))
+    }
+
+    fn id(&self) -> String {
+        format!("{}-{:02}", pick(&["fs", "proc", "dur"], self.domain), self.number % 100)
+    }
+
+    /// Settings by their names: of two with one name the YAML would be refused.
+    fn settings(&self) -> std::collections::BTreeMap<String, &str> {
+        self.settings
+            .iter()
+            .take(MAX_ITEMS)
+            .map(|(key, value)| (format!("s{key}"), value.0.as_str()))
+            .collect()
+    }
+
+    fn print(&self) -> String {
+        let settings = self.settings();
+        let settings =
+            settings.iter().map(|(key, value)| format!("{key}: {}", Text((*value).into()).quoted()));
+        let submit = self.submit.iter().take(MAX_ITEMS).map(|(kind, samples, length)| {
+            let length = length.map(|length| format!(", length: {length}")).unwrap_or_default();
+            format!("{{generate: {{kind: {}, samples: {}{length}}}}}", kind.quoted(), u32::from(*samples) + 1)
+        });
+        let mut text = format!(
+            "version: 1\nid: {}\ntitle: {}\nseverity: {}\ntarget: {{use: {}, settings: {{{}}}, submit: [{}]}}\nmethod:\n",
+            self.id(),
+            self.title.quoted(),
+            pick(&SEVERITIES, self.severity).0,
+            self.target.quoted(),
+            settings.collect::<Vec<_>>().join(", "),
+            submit.collect::<Vec<_>>().join(", "),
+        );
+        self.faults().for_each(|fault| text += &fault.print());
+        text += "expect:\n";
+        self.expectations().for_each(|expectation| text += &expectation.print());
+        let guards: Vec<String> = self.guards.iter().take(MAX_ITEMS).map(Text::quoted).collect();
+        text + &format!("guards: [{}]\n", guards.join(", "))
+    }
+
+    fn check(&self, scenario: &Scenario) {
+        assert_eq!((scenario.id(), scenario.title()), (self.id().as_str(), self.title.0.as_str()));
+        assert_eq!(scenario.severity(), pick(&SEVERITIES, self.severity).1);
+        assert_eq!(scenario.target(), self.target.0);
+        let settings: Vec<(&str, &str)> =
+            scenario.settings().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let wanted = self.settings();
+        assert_eq!(settings, wanted.iter().map(|(key, value)| (key.as_str(), *value)).collect::<Vec<_>>());
+        for ((kind, samples, length), found) in self.submit.iter().take(MAX_ITEMS).zip(scenario.submit()) {
+            let (kind, samples) = (kind.0.clone(), u32::from(*samples) + 1);
+            assert_eq!(*found, SubmittedFile::Generated { kind, samples, length: *length });
+        }
+        assert_eq!(scenario.submit().len(), self.submit.len().min(MAX_ITEMS));
+        assert_eq!(scenario.method().len(), self.faults().count());
+        self.faults().zip(scenario.method()).for_each(|(value, fault)| value.check(fault));
+        assert_eq!(scenario.expect().len(), self.expectations().count());
+        for (value, found) in self.expectations().zip(scenario.expect()) {
+            value.check(found.modality, &found.fact);
+        }
+        let guards: Vec<&str> = self.guards.iter().take(MAX_ITEMS).map(|guard| guard.0.as_str()).collect();
+        assert_eq!(scenario.guards(), guards);
+    }
+}
+
+/// Prints, parses and compares one value.
+pub(crate) fn check(value: &ScenarioValue) {
+    let text = value.print();
+    match Scenario::parse(&text, "fuzz") {
+        Ok(scenario) => value.check(&scenario),
+        Err(error) => panic!("{error}\n{text}"),
+    }
+}

@@ -1,0 +1,207 @@
+//! README and docs against the command: every option and verb that they print exists, every scenario and target file in them
+//! is valid, and the README's first example gives the output that is printed there.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Trial};
+use scenarios::{Scenario, TargetFile};
+
+const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
+
+fn main() -> ExitCode {
+    let missing = trainwreck::sandbox::doctor()
+        .into_iter()
+        .find(|mechanism| {
+            matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted
+        })
+        .map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail));
+    let missing = missing.or_else(|| (!has_python()).then(|| "no `python3` on PATH".into()));
+    let trials = vec![
+        trial("every_verb_and_option_in_the_documents_exists", every_verb_and_option_exists),
+        trial("every_scenario_and_target_file_in_the_documents_is_valid", every_yaml_file_is_valid),
+        trial("every_link_in_the_documents_leads_to_a_file", every_link_leads_to_a_file),
+        trial("an_unknown_option_in_a_document_is_noticed", an_unknown_option_is_noticed),
+        trial("the_first_example_of_the_readme_gives_the_output_printed_there", the_first_example_runs)
+            .with_ignored_flag(missing.is_some()),
+    ];
+    if let Some(missing) = missing {
+        report_skip(&missing);
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+fn report_skip(why: &str) {
+    eprintln!("skipped: the README's first example: {why}");
+}
+
+fn trial(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+fn has_python() -> bool {
+    Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Each document: its path below the workspace, and its text.
+fn documents() -> Vec<(String, String)> {
+    let docs = std::fs::read_dir(workspace().join("docs")).unwrap();
+    let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_string_lossy()));
+    let mut names: Vec<String> = docs.filter(|name| name.ends_with(".md")).collect();
+    names.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(str::to_owned));
+    names.sort();
+    names
+        .into_iter()
+        .map(|name| (name.clone(), std::fs::read_to_string(workspace().join(&name)).unwrap()))
+        .collect()
+}
+
+/// Code blocks of a document: the language, and the text.
+fn code_blocks(text: &str) -> Vec<(&str, &str)> {
+    text.split("\n```")
+        .skip(1)
+        .step_by(2)
+        .map(|block| block.split_once('\n').unwrap_or((block, "")))
+        .collect()
+}
+
+/// Commands of a document's code blocks and code spans that call `trainwreck`: the words of each.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let joined = text.replace("\\\n", " ");
+    let blocks = code_blocks(&joined).into_iter().flat_map(|(_, block)| block.lines()).map(str::to_owned);
+    let spans = joined.split('`').skip(1).step_by(2).map(|span| span.replace("\\|", "|"));
+    let starts = ["trainwreck ", "$ trainwreck ", "cargo run --release -- ", "$ cargo run --release -- "];
+    blocks
+        .chain(spans)
+        .filter_map(|line| {
+            let rest = starts.iter().find_map(|start| line.trim_start().strip_prefix(start))?;
+            Some(
+                rest.split_whitespace()
+                    .take_while(|word| *word != "--" && *word != "#")
+                    .map(str::to_owned)
+                    .collect(),
+            )
+        })
+        .collect()
+}
+
+fn help_of(verb: Option<&str>) -> Option<String> {
+    let output = Command::new(TRAINWRECK).args(verb).arg("--help").output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+/// What is wrong with a command in a document: its verb or an option of it does not exist.
+fn mistake(command: &[String]) -> Option<String> {
+    let verb =
+        command.first().filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())).map(String::as_str);
+    let Some(help) = help_of(verb) else { return Some(format!("no verb `{}`", verb.unwrap_or_default())) };
+    let known: BTreeSet<&str> = help
+        .split(|c: char| c.is_whitespace() || matches!(c, ',' | '=' | '[' | '<'))
+        .filter(|word| word.starts_with("--"))
+        .collect();
+    let option = |word: &String| word.trim_matches(|c: char| !c.is_ascii_lowercase() && c != '-').to_owned();
+    let options = command.iter().filter(|word| word.starts_with("--")).map(option);
+    options
+        .filter(|option| !known.contains(option.as_str()))
+        .map(|option| format!("no option `{option}`"))
+        .next()
+}
+
+fn every_verb_and_option_exists() {
+    let mut seen = 0;
+    for (name, text) in documents() {
+        for command in commands(&text) {
+            seen += 1;
+            assert_eq!(mistake(&command), None, "{name}: {command:?}");
+        }
+    }
+    assert!(seen > 15, "the documents show commands: {seen}");
+}
+
+fn an_unknown_option_is_noticed() {
+    let wrong = commands("```console\n$ trainwreck run --sed 1 fs-01\n```\n`trainwreck prof fs-01`");
+    let wrong = ["", "\n"].map(|_| wrong.clone()).concat();
+    assert!(
+        wrong.iter().any(|command| mistake(command).is_some_and(|mistake| mistake.contains("prof"))),
+        "{wrong:?}"
+    );
+    let in_block = commands("text\n\n```console\n$ trainwreck run --sed 1 fs-01\n```\n");
+    assert_eq!(mistake(&in_block[0]).as_deref(), Some("no option `--sed`"));
+}
+
+fn every_yaml_file_is_valid() {
+    let mut seen = 0;
+    for (name, text) in documents() {
+        for (_, yaml) in code_blocks(&text).into_iter().filter(|(language, _)| *language == "yaml") {
+            // A part of a file is not checked by itself.
+            if !yaml.lines().any(|line| line.starts_with("version:")) {
+                continue;
+            }
+            seen += 1;
+            let is_target = yaml.lines().any(|line| line.starts_with("start:"));
+            let errors = if is_target {
+                TargetFile::parse(yaml, &name).err()
+            } else {
+                Scenario::parse(yaml, &name).err()
+            };
+            assert!(errors.is_none(), "{}", errors.unwrap());
+        }
+    }
+    assert!(seen >= 4, "the documents show whole files: {seen}");
+}
+
+fn every_link_leads_to_a_file() {
+    for (name, text) in documents() {
+        let base = workspace().join(&name).parent().unwrap().to_path_buf();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let path = link.split('#').next().unwrap();
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            assert!(base.join(path).exists(), "{name}: {link}");
+        }
+    }
+}
+
+/// Lines of the example that depend on the machine's speed or on where it runs.
+fn is_stable(line: &str) -> bool {
+    !line.contains("states/s") && !line.trim_start().starts_with("repeat:") && !line.contains("..")
+}
+
+fn the_first_example_runs() {
+    let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
+    let blocks = code_blocks(&readme);
+    let (_, script) = blocks.iter().find(|(language, _)| *language == "python").unwrap();
+    let (_, console) = blocks.iter().find(|(_, text)| text.contains("trainwreck explore")).unwrap();
+    let console = &console[console.find("$ trainwreck explore").unwrap()..];
+    let lines: Vec<&str> = console.lines().collect();
+    let end = 1 + lines.iter().position(|line| !line.ends_with('\\')).unwrap();
+    let command = lines[..end].join("\n").replacen("$ trainwreck", TRAINWRECK, 1);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("train.py"), script).unwrap();
+    std::fs::create_dir(dir.path().join("runs")).unwrap();
+    let output = Command::new("sh").args(["-c", &command]).current_dir(&dir).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let missing: Vec<&&str> = lines[end..]
+        .iter()
+        .filter(|line| is_stable(line) && !printed.lines().any(|own| own == **line))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "lines of the README that the command did not print: {missing:#?}\nit printed:\n{printed}"
+    );
+    assert_eq!(output.status.code(), Some(1), "findings: {printed}");
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("runs")).unwrap().collect();
+    assert!(left.is_empty(), "the watched directory is not touched: {left:?}");
+}
