@@ -13,6 +13,7 @@ use scenarios::{Scenario, TargetFile};
 const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
 
 fn main() -> ExitCode {
+    trainwreck::sandbox::run_init_if_requested();
     let missing = trainwreck::sandbox::doctor()
         .into_iter()
         .find(|mechanism| {

@@ -26,7 +26,7 @@ pub(super) fn print_exploration(explored: &ExploreResult, config: &ExploreConfig
             .map(|(outcome, count)| format!("{count} {outcome}"))
             .collect();
         print::line(&format!(
-            "{kind:<8} {distinct} distinct states of {candidates} candidates, {} left out: {}",
+            "{kind:<8} {distinct} states of {candidates} candidates, {} left out: {}",
             count(&counts.left_out),
             outcome_counts.join(", ")
         ));
