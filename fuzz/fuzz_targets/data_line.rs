@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(())
     });
     match read {
-        // What was taken in is what was read, to the byte.
+        // What was accepted is what was read, to the byte.
         Ok(Ok(samples)) => assert!(!samples.is_empty() && copied == data),
         Ok(Err(error)) => assert!(error.line >= 1 && error.column >= 1),
         Err(never) => match never {},

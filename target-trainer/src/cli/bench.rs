@@ -193,7 +193,7 @@ impl BenchSaver {
     fn finish(self) -> Result<usize, (Exit, String)> {
         let Some((sender, thread)) = self.thread else { return Ok(0) };
         drop(sender);
-        let written = thread.join().unwrap_or_else(|_| Err("the saver's thread died".into()));
+        let written = thread.join().unwrap_or_else(|_| Err("the saver thread panicked".into()));
         written.map_err(|reason| (Exit::Disk, reason))
     }
 }

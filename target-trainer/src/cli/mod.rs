@@ -102,7 +102,7 @@ fn run_worker(
     // A worker must not outlive its daemon. The parent check covers a daemon that died before this call.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(exit_with(Exit::Failed))?;
     if std::os::unix::process::parent_id() != parent {
-        return Err((Exit::Failed, "the daemon is gone; start it again".into()));
+        return Err((Exit::Failed, "the daemon has exited; start it again".into()));
     }
     let layout = RootLayout::new(root);
     let settings = read_settings(&layout)?;

@@ -12,7 +12,7 @@ use crate::train::WorkerEvent;
 /// Size at which `daemon.log` is renamed to `daemon.log.1`.
 const MAX_LOG_BYTES: u64 = 8 << 20;
 
-/// Prints a line. Training goes on if the reader has closed the pipe.
+/// Prints a line. Training continues if the reader has closed the pipe.
 pub(super) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

@@ -15,7 +15,7 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Co
     if layout.settings().exists() {
         return Err((
             Exit::Usage,
-            format!("`{}` is a trainer root already; choose another directory", root.display()),
+            format!("`{}` is already a trainer root; choose another directory", root.display()),
         ));
     }
     let mut settings = Settings::default();
@@ -33,7 +33,7 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Co
     // The settings are written last: a directory without them is not a root.
     durable::replace(&layout.settings(), documented_toml(&settings).as_bytes(), SyncPolicy::Full)
         .map_err(exit_with(Exit::Disk))?;
-    print::line(&format!("made {} with base `{preset:?}`, seed {seed}", root.display()));
+    print::line(&format!("created {} with base model `{preset:?}`, seed {seed}", root.display()));
     Ok(Exit::Done)
 }
 

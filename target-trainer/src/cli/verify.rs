@@ -34,7 +34,7 @@ pub(super) fn verify(root: &Path) -> CommandResult {
     }
     findings.iter().for_each(|finding| print::line(finding));
     if findings.is_empty() {
-        print::line("everything is sound");
+        print::line("no damage found");
         return Ok(Exit::Done);
     }
     Ok(Exit::Findings)
@@ -49,7 +49,7 @@ fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     let path = layout.job_data(job);
     match ContentId::of_file(&path) {
         Ok(id) if id == job => None,
-        Ok(_) => Some(format!("`{}`: changed since it was taken in", path.display())),
+        Ok(_) => Some(format!("`{}`: changed since it was accepted", path.display())),
         Err(error) => Some(format!("`{}`: {error}", path.display())),
     }
 }
@@ -97,10 +97,10 @@ pub(super) fn resume_info(root: &Path) -> CommandResult {
                 let step = resume.state.map_or(0, |state| state.cursor.step);
                 print::line(&format!("job {job} would resume from step {step}"));
                 resume.skipped.iter().for_each(|skipped| {
-                    print::line(&format!("  passed over {}: {}", skipped.name, skipped.reason))
+                    print::line(&format!("  skipped checkpoint {}: {}", skipped.name, skipped.reason))
                 });
             }
-            Err(error) => print::line(&format!("job {job} can't go on: {error}")),
+            Err(error) => print::line(&format!("job {job} can't resume: {error}")),
         }
     }
     Ok(Exit::Done)

@@ -22,7 +22,7 @@ pub(super) fn accept_file(config: &DaemonConfig<'_>, path: &Path, name: &str) ->
     let file = match open_regular_file(path) {
         Ok(file) => file,
         Err(OpenFailure::NotRegularFile(file_type)) => {
-            return reject(config, path, name, None, &format!("{file_type}, not a plain file"));
+            return reject(config, path, name, None, &format!("{file_type}, not a regular file"));
         }
         Err(OpenFailure::Io(error)) => return Err(error),
     };

@@ -195,7 +195,7 @@ impl Daemon<'_> {
             self.status.record_trouble(message);
             let worker = self.active.as_mut().and_then(|active| active.worker.as_mut());
             if let (HealthEvent::Untrusted(_), Some(worker)) = (&event, worker) {
-                worker.kill_with_reason("may have computed on what a GPU error has changed");
+                worker.kill_with_reason("may have computed wrong results after a GPU error");
             }
         }
         self.status.set_gpu(sample.reading);
@@ -259,35 +259,33 @@ impl Daemon<'_> {
             WorkerEvent::Heartbeat => return,
             WorkerEvent::Resumed { step } => format!("resumed from step {step}"),
             WorkerEvent::CheckpointSkipped { name, reason } => {
-                format!("passed over checkpoint {name}: {reason}")
+                format!("skipped checkpoint {name}: {reason}")
             }
             WorkerEvent::Step { step, loss } => format!("step {step} loss {loss}"),
             WorkerEvent::Saving { step } => format!("saving step {step}"),
             WorkerEvent::Saved { step } => format!("saved step {step}"),
-            WorkerEvent::SaveDeferred { step, reason } => format!("save of step {step} put off: {reason}"),
+            WorkerEvent::SaveDeferred { step, reason } => format!("save of step {step} deferred: {reason}"),
             WorkerEvent::SaveFailed { step, reason } => format!("save of step {step} failed: {reason}"),
             WorkerEvent::StepSkipped { step, reason } => format!("skipped step {step}: {reason}"),
             WorkerEvent::RolledBack { to, reason } => format!("rolled back to step {to}: {reason}"),
             WorkerEvent::Finished { step, adapter } => {
                 format!("finished job {} at step {step} adapter {adapter}", active.job.id)
             }
-            WorkerEvent::Device { device } => format!("trains on {device}"),
+            WorkerEvent::Device { device } => format!("training on {device}"),
             WorkerEvent::MicroBatchReduced { from, to } => {
                 format!("out of device memory; micro-batch {from} -> {to}, same effective batch")
             }
             WorkerEvent::WeightsReloaded { to } => {
-                format!(
-                    "frozen weights have changed in device memory; loaded again; rolled back to step {to}"
-                )
+                format!("frozen weights have changed in device memory; reloaded; rolled back to step {to}")
             }
             WorkerEvent::ResultsDiffer { step } => {
-                format!("recomputed step {step}: the results differ; done again")
+                format!("computed step {step} twice: the results differ; will retry the step")
             }
             WorkerEvent::GpuStuck { seconds } => {
                 active
                     .worker
                     .iter_mut()
-                    .for_each(|worker| worker.kill_with_reason("waited for its GPU too long"));
+                    .for_each(|worker| worker.kill_with_reason("got no answer from the GPU in time"));
                 format!("the GPU has not answered for {seconds} s")
             }
             WorkerEvent::ExitReason { reason } => {
@@ -336,7 +334,7 @@ impl Daemon<'_> {
                 None => worker.kill_if_unresponsive(&self.config.settings),
             }
         }
-        (self.config.print_line)("ended as asked; jobs go on at the next start");
+        (self.config.print_line)("shut down by a signal; jobs continue at the next start");
         Ok(Exit::Done)
     }
 }

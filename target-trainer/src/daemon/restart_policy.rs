@@ -89,15 +89,15 @@ impl RestartPolicy {
         match (worker_exit.status.signal(), worker_exit.oom_kill_counts) {
             (Some(SIGKILL), Some((before, after))) if worker_exit.kill_reason.is_none() => self
                 .shrink_after_oom(&format!(
-                    "worker killed by the OOM killer (the cgroup's count went from {before} to {after})"
+                    "worker killed by the OOM killer (OOM kills in its cgroup rose from {before} to {after})"
                 )),
             (Some(SIGKILL), None) if worker_exit.kill_reason.is_none() => self.handle_unexplained_kill(),
             (Some(SIGKILL), _) => self.handle_crash(&format!(
                 "worker {} and was killed",
                 worker_exit.kill_reason.unwrap_or("died")
             )),
-            (Some(signal), _) => self.handle_crash(&format!("worker died by signal {signal}")),
-            (None, _) => self.handle_crash(&format!("worker ended with {} {reason}", worker_exit.status)),
+            (Some(signal), _) => self.handle_crash(&format!("worker was killed by signal {signal}")),
+            (None, _) => self.handle_crash(&format!("worker exited with {} {reason}", worker_exit.status)),
         }
     }
 
@@ -119,11 +119,11 @@ impl RestartPolicy {
                 NextAction::FailJob { reason: reason.to_owned() }
             }
             Exit::Interrupted => NextAction::Restart {
-                message: "worker was asked to end by somebody else; it goes on".into(),
+                message: "worker received a stop signal from another process; a new worker continues".into(),
                 delay: Duration::ZERO,
             },
             Exit::Findings | Exit::Usage | Exit::Failed | Exit::Locked | Exit::GpuFailed => {
-                self.handle_crash(&format!("worker ended with exit code {}: {reason}", exit.code()))
+                self.handle_crash(&format!("worker exited with exit code {}: {reason}", exit.code()))
             }
         }
     }
@@ -138,12 +138,12 @@ impl RestartPolicy {
         // Waiting as long as the GPU has been missing doubles that time with each attempt.
         let delay = missing_for.max(Duration::from_millis(self.settings.train.backoff_ms)).min(MAX_BACKOFF);
         NextAction::Restart {
-            message: format!("GPU not detected: {reason}; tried again in {:.1} s", delay.as_secs_f64()),
+            message: format!("GPU not detected: {reason}; will retry in {:.1} s", delay.as_secs_f64()),
             delay,
         }
     }
 
-    /// Goes on with the CPU or stops, as `device.on_lost` says.
+    /// Continues on the CPU or stops, as `device.on_lost` says.
     fn give_up_gpu(&mut self, exit: Exit, reason: &str) -> NextAction {
         match self.settings.device.on_lost {
             OnGpuLost::Stop if self.device != DeviceRequest::Auto => {
@@ -152,7 +152,9 @@ impl RestartPolicy {
             OnGpuLost::Stop | OnGpuLost::Cpu => {
                 self.device = DeviceRequest::Cpu;
                 NextAction::Restart {
-                    message: format!("{reason}; going on on the CPU, weights will be close, not equal"),
+                    message: format!(
+                        "{reason}; continuing on the CPU, weights will be close to the GPU's, not equal"
+                    ),
                     delay: Duration::ZERO,
                 }
             }
@@ -164,7 +166,7 @@ impl RestartPolicy {
     fn handle_unexplained_kill(&mut self) -> NextAction {
         self.unexplained_kills += 1;
         if self.unexplained_kills >= 2 {
-            return self.shrink_after_oom("worker killed by SIGKILL again, taken for want of memory");
+            return self.shrink_after_oom("worker killed by SIGKILL again, treated as out of memory");
         }
         self.handle_crash("worker killed by SIGKILL, not by the kernel's OOM killer")
     }
@@ -188,7 +190,7 @@ impl RestartPolicy {
                 reason: format!("{cause}; {} crashes in a row without progress", self.crash_count),
             };
         }
-        NextAction::Restart { message: format!("{cause}; started again"), delay: self.backoff() }
+        NextAction::Restart { message: format!("{cause}; restarted"), delay: self.backoff() }
     }
 
     fn backoff(&self) -> Duration {
@@ -244,8 +246,9 @@ mod tests {
         assert_eq!(before_timeout.device(), DeviceRequest::Cuda(0));
         let mut after_timeout =
             policy(&["device.use=cuda:0", "device.lost_patience_s=0", "device.on_lost=cpu"]);
-        let message =
-            "GPU not detected: no device; going on on the CPU, weights will be close, not equal".to_owned();
+        let message = "GPU not detected: no device; continuing on the CPU, \
+                       weights will be close to the GPU's, not equal"
+            .to_owned();
         assert_eq!(
             after_timeout.decide(exited(Exit::GpuMissing), "no device"),
             NextAction::Restart { message, delay: Duration::ZERO }
@@ -282,7 +285,7 @@ mod tests {
         policy.record_progress();
         assert!(matches!(policy.decide(segfault, ""), NextAction::Restart { .. }));
         assert!(matches!(policy.decide(segfault, ""), NextAction::Restart { .. }));
-        let reason = "worker died by signal 11; 3 crashes in a row without progress".to_owned();
+        let reason = "worker was killed by signal 11; 3 crashes in a row without progress".to_owned();
         assert_eq!(policy.decide(segfault, ""), NextAction::FailJob { reason });
     }
 }

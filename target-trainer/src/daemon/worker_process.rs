@@ -111,7 +111,7 @@ impl WorkerProcess {
     pub(super) fn kill_if_unresponsive(&mut self, settings: &Settings) {
         let is_unresponsive = self.last_event.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
         if is_unresponsive && settings.guards.heartbeat {
-            self.kill_with_reason("gave no sign of life");
+            self.kill_with_reason("sent no heartbeat in time");
         }
     }
 

@@ -43,7 +43,7 @@ pub enum SaveError {
     #[error(transparent)]
     Tensors(#[from] TensorError),
     /// The new checkpoint is damaged. No older one was removed.
-    #[error("the new checkpoint does not read back: {0}; check the disk")]
+    #[error("the new checkpoint could not be read back: {0}; check the disk")]
     ReadBack(String),
 }
 

@@ -107,7 +107,7 @@ impl<'a> TrainingRun<'a> {
         let on_gpu = device_id != DeviceId::Cpu;
         let saver = if on_gpu && device.background_save {
             Saver::start_background(Arc::clone(&checkpoints))
-                .map_err(|error| (Exit::Failed, format!("could not start the saver's thread: {error}")))?
+                .map_err(|error| (Exit::Failed, format!("could not start the saver thread: {error}")))?
         } else {
             Saver::Foreground
         };
@@ -373,7 +373,7 @@ impl<'a> TrainingRun<'a> {
         self.wait_for_saver()?;
         while step > self.last_saved_step && !self.save(step)? && self.engine.finished() {
             if Instant::now() > deadline || (self.config.stop_requested)() {
-                return Err((Exit::Disk, format!("the last save, of step {step}, could not be made")));
+                return Err((Exit::Disk, format!("could not save step {step}, the last step")));
             }
             std::thread::sleep(delay);
             delay = (delay * 2).min(MAX_SAVE_RETRY_DELAY);
@@ -415,7 +415,7 @@ fn resolve_device(request: DeviceRequest) -> DeviceId {
             Ok(count) if count > 0 => DeviceId::Cuda(0),
             Ok(_) => DeviceId::Cpu,
             Err(error) => {
-                tracing::info!("trains on the CPU: {error}");
+                tracing::info!("no usable GPU, training on the CPU: {error}");
                 DeviceId::Cpu
             }
         },
@@ -455,7 +455,7 @@ fn read_job_samples(config: &WorkerConfig<'_>) -> WorkerResult<Vec<Sample>> {
     match result {
         // The id is made from the data, so other data under this id must not be trained on.
         Ok(Ok(_)) if content_id.finish() != config.job => {
-            Err(failed(&"changed since it was taken in; submit the data again"))
+            Err(failed(&"changed since it was accepted; submit the data again"))
         }
         Ok(Ok(samples)) => Ok(samples),
         Ok(Err(error)) => Err(failed(&error)),
