@@ -98,7 +98,8 @@ fn commands(text: &str) -> Vec<Vec<String>> {
 }
 
 fn help_of(verb: Option<&str>) -> Option<String> {
-    let output = Command::new(TRAINWRECK).args(verb).arg("--help").output().unwrap();
+    // `trainwreck WORD --help` is the help of `run` for a word that is no verb, so ask for the help of the verb.
+    let output = Command::new(TRAINWRECK).arg("help").args(verb).output().unwrap();
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
@@ -131,14 +132,10 @@ fn every_verb_and_option_exists() {
 }
 
 fn an_unknown_option_is_noticed() {
-    let wrong = commands("```console\n$ trainwreck run --sed 1 fs-01\n```\n`trainwreck prof fs-01`");
-    let wrong = ["", "\n"].map(|_| wrong.clone()).concat();
-    assert!(
-        wrong.iter().any(|command| mistake(command).is_some_and(|mistake| mistake.contains("prof"))),
-        "{wrong:?}"
-    );
-    let in_block = commands("text\n\n```console\n$ trainwreck run --sed 1 fs-01\n```\n");
-    assert_eq!(mistake(&in_block[0]).as_deref(), Some("no option `--sed`"));
+    let found =
+        commands("text\n\n```console\n$ trainwreck run --sed 1 fs-01\n```\n\nRun `trainwreck prof fs-01`.\n");
+    let mistakes: Vec<_> = found.iter().filter_map(|command| mistake(command)).collect();
+    assert_eq!(mistakes, ["no option `--sed`", "no verb `prof`"], "{found:?}");
 }
 
 fn every_yaml_file_is_valid() {
@@ -159,7 +156,7 @@ fn every_yaml_file_is_valid() {
             assert!(errors.is_none(), "{}", errors.unwrap());
         }
     }
-    assert!(seen >= 4, "the documents show whole files: {seen}");
+    assert!(seen >= 3, "the documents show whole files: {seen}");
 }
 
 fn every_link_leads_to_a_file() {
