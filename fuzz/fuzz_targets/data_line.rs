@@ -1,4 +1,5 @@
-//! A data file: any bytes are samples or an error with its place.
+//! Reads any bytes as a data file. They must give samples, or an error with its line and column; never a
+//! panic.
 #![no_main]
 
 use std::convert::Infallible;

@@ -1,4 +1,5 @@
-//! Any sequence of file operations against the enumeration of crash states: `shared/file_operations.rs` has what must hold.
+//! Enumerates the crash states of any sequence of file operations. `shared/file_operations.rs` lists the
+//! properties that must hold.
 #![no_main]
 
 #[path = "../shared/file_operations.rs"]

@@ -1,4 +1,5 @@
-//! A checkpoint's manifest and tensors: hostile ones are refused.
+//! Parses any bytes as the manifest and as the tensors of a checkpoint. They must never cause a panic, and
+//! each decoded tensor must have as much data as its shape.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

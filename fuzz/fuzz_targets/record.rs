@@ -1,5 +1,6 @@
-//! `record.jsonl`, which `analyze` reads from anywhere: any bytes are a record or an error with its line and column, never a
-//! panic. A record that was read is written and read back as the same value.
+//! Parses any bytes as a `record.jsonl`, which `analyze` accepts from anywhere. They must give a record, or
+//! an error with its line and column; never a panic. A parsed record must be the same after it is written and
+//! parsed again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,8 +11,8 @@ fuzz_target!(|data: &[u8]| {
     match Record::parse(text) {
         Ok(record) => {
             let lines: String = record.entries.iter().map(|entry| entry.to_line() + "\n").collect();
-            let again = Record::parse(&lines).expect("a record that was written is read again");
-            assert_eq!(again.entries, record.entries);
+            let reparsed = Record::parse(&lines).expect("a written record can be parsed");
+            assert_eq!(reparsed.entries, record.entries);
         }
         Err(error) => assert!(error.line >= 1 && error.column <= text.len() + 1),
     }

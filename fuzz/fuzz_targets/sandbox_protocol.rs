@@ -1,5 +1,6 @@
-//! The packets between the harness and a sandbox's init. The first byte selects the direction; the rest is one packet. Any
-//! bytes are a message or an error, never a panic. A message that was decoded is encoded and decoded as the same message.
+//! Decodes any bytes as a packet between the harness and a sandbox's init. The first byte selects the
+//! direction; the rest is one packet. They must give a message or an error, never a panic. A decoded message
+//! must be the same after it is encoded and decoded again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A scenario as a value, printed and parsed: `shared/scenario_value.rs` has what must hold.
+//! Prints any scenario as YAML and parses it. `shared/scenario_value.rs` compares the two values.
 #![no_main]
 
 #[path = "../shared/scenario_value.rs"]

@@ -1,4 +1,5 @@
-//! Settings: any text is settings in range, or an error.
+//! Parses any text as settings, and as a change of a setting. It must give settings in range, or an error;
+//! never a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

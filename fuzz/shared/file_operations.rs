@@ -1,6 +1,9 @@
-//! Any sequence of file operations against the enumeration of crash states: the final tree is what a simple file system of
-//! maps and byte arrays holds; every tree is one state, which its name finds again; after a sync of everything a power loss
-//! takes nothing; and a power loss may always have lost nothing, so that it can leave the tree of every crash point.
+//! Enumerates the crash states of a sequence of file operations, and checks these properties:
+//!
+//! - The final tree equals that of a simple file system of maps and byte arrays.
+//! - No two states have the same tree, and the name of a state gives the same tree again.
+//! - After a sync of everything, a power loss loses nothing.
+//! - A power loss may lose nothing, so the tree of every crash point is among its states.
 //!
 //! Shared by the fuzz target and by `harness/tests/corpus.rs`.
 
@@ -13,7 +16,7 @@ use trainwreck::explore::{
     Op, OpEffect, Recording, RecordingGaps, TreeEntry, enumerate,
 };
 
-/// One operation. Files and names are numbers, so that operations meet.
+/// One operation. Names are small numbers, so that operations often act on the same file.
 #[derive(Debug, Arbitrary)]
 pub(crate) enum Step {
     Create { name: u8 },
@@ -29,13 +32,14 @@ pub(crate) enum Step {
     Saved { step: u8 },
 }
 
-/// Operations in one case: enumeration grows with the square of what is pending.
+/// Maximum number of operations in one case: the number of states grows with the square of the pending
+/// operations.
 const MAX_STEPS: usize = 24;
-/// Names in the one directory.
+/// Number of names in the only directory.
 const NAMES: u8 = 6;
 
-/// The simplest file system that there is: names to files, files to bytes. Bytes are positions in the payload log, and
-/// `None` where a zero was written.
+/// A minimal file system: maps names to files, and files to bytes. A byte is its position in the payload log,
+/// or `None` for a zero.
 #[derive(Default)]
 struct SimpleFs {
     names: BTreeMap<u8, usize>,
@@ -77,7 +81,7 @@ impl Builder {
         self.push(OpEffect::NameChanges(changes.iter().map(change).collect()), text);
     }
 
-    /// The file of a name, and its node: files are numbered from 1, after the directory.
+    /// The file with this name, and its node. The directory is node 0, so file `i` is node `i + 1`.
     fn file(&self, name: u8) -> Option<(usize, NodeId)> {
         self.fs.names.get(&(name % NAMES)).map(|file| (*file, *file as NodeId + 1))
     }
@@ -148,11 +152,12 @@ impl Builder {
     }
 }
 
-/// The tree as the simple file system has it: for each name its bytes.
+/// The tree of the simple file system: the bytes of each name.
 fn expected(fs: &SimpleFs) -> BTreeMap<PathBuf, Vec<Option<u64>>> {
     fs.names.iter().map(|(name, file)| (format!("n{name}").into(), fs.files[*file].clone())).collect()
 }
 
+/// The tree of a crash state, in the same form.
 fn found(tree: &FileTree) -> BTreeMap<PathBuf, Vec<Option<u64>>> {
     let bytes = |piece: &ContentPiece| -> Vec<Option<u64>> {
         match piece.source {
@@ -170,14 +175,14 @@ fn found(tree: &FileTree) -> BTreeMap<PathBuf, Vec<Option<u64>>> {
     files.collect()
 }
 
-/// Checks one sequence.
+/// Checks one sequence of operations.
 pub(crate) fn check(steps: &[Step]) {
     let mut builder = Builder::new();
     steps.iter().take(MAX_STEPS).for_each(|step| builder.apply(step));
     let (recording, fs) = (builder.recording, builder.fs);
 
-    let whole = CrashCandidate::whole(recording.ops.len());
-    assert_eq!(found(&whole.tree(&recording)), expected(&fs), "{:?}", recording.ops);
+    let final_candidate = CrashCandidate::whole(recording.ops.len());
+    assert_eq!(found(&final_candidate.tree(&recording)), expected(&fs), "{:?}", recording.ops);
 
     let scope = ExploreScope {
         process_crashes: true,
@@ -187,16 +192,16 @@ pub(crate) fn check(steps: &[Step]) {
     };
     let enumeration = enumerate(&recording, &scope);
     let all: BTreeSet<[u8; 16]> = enumeration.states.iter().map(|state| state.digest).collect();
-    assert_eq!(all.len(), enumeration.states.len(), "each tree is one state");
+    assert_eq!(all.len(), enumeration.states.len(), "two states have the same tree");
     for state in &enumeration.states {
         for witness in state.witnesses.values() {
             let name = witness.candidate.name();
-            let again = CrashCandidate::parse(&name).expect("a state's name is read back");
-            assert_eq!(again, witness.candidate, "{name}");
-            assert_eq!(again.tree(&recording).digest(), state.digest, "{name} under every witness");
+            let parsed = CrashCandidate::parse(&name).expect("the name of a state can be parsed");
+            assert_eq!(parsed, witness.candidate, "{name}");
+            assert_eq!(parsed.tree(&recording).digest(), state.digest, "{name}");
         }
     }
-    // After a sync of everything, with nothing done since, a power loss takes nothing that was there.
+    // If the last operation is a sync of everything, a power loss loses nothing.
     if matches!(recording.ops.last().map(|op| &op.effect), Some(OpEffect::SyncAll)) {
         let points = Some(BTreeSet::from([recording.ops.len()]));
         for model in FsModel::ALL {
@@ -207,7 +212,7 @@ pub(crate) fn check(steps: &[Step]) {
                 crash_points: points.clone(),
             };
             for state in enumerate(&recording, &scope).states {
-                assert_eq!(state.digest, whole.tree(&recording).digest(), "{model:?}");
+                assert_eq!(state.digest, final_candidate.tree(&recording).digest(), "{model:?}");
             }
         }
     }
@@ -220,10 +225,10 @@ pub(crate) fn check(steps: &[Step]) {
         };
         let enumeration = enumerate(&recording, &scope);
         if enumeration.counts.left_out.values().all(|left_out| *left_out == 0) {
-            let left: BTreeSet<[u8; 16]> = enumeration.states.iter().map(|state| state.digest).collect();
+            let digests: BTreeSet<[u8; 16]> = enumeration.states.iter().map(|state| state.digest).collect();
             for op_count in 0..=recording.ops.len() {
                 let tree = CrashCandidate::whole(op_count).tree(&recording);
-                assert!(left.contains(&tree.digest()), "{model:?}: nothing lost at {op_count}");
+                assert!(digests.contains(&tree.digest()), "{model:?}: no state without a loss at {op_count}");
             }
         }
     }

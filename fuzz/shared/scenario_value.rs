@@ -1,5 +1,5 @@
-//! A scenario as a value: it is printed as YAML by the printer below, which shares nothing with the parser, and must be read
-//! back as the same value. Bytes alone rarely get past the parser; these always do.
+//! Prints a scenario as YAML, parses it, and compares the values. The printer below shares no code with the
+//! parser. Random bytes are rarely valid YAML; these texts always are.
 //!
 //! Shared by the fuzz target and by `scenarios/tests/scenario_value.rs`.
 
@@ -11,10 +11,10 @@ use scenarios::{
     SignalRecipient, SubmittedFile, Trigger, Until,
 };
 
-/// Items of one list.
+/// Maximum number of items of a list.
 const MAX_ITEMS: usize = 4;
 
-/// One line of text, of any characters that YAML lets into a file.
+/// One line of text with any characters that YAML allows in a file.
 #[derive(Debug)]
 struct Text(String);
 
@@ -23,18 +23,18 @@ impl<'a> Arbitrary<'a> for Text {
         let count = input.int_in_range(1..=12)?;
         let letter = |input: &mut Unstructured<'a>| -> Result<char> {
             let letter: char = input.arbitrary()?;
-            let plain = !letter.is_control()
+            let is_allowed = !letter.is_control()
                 && !matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
-            Ok(if plain { letter } else { 'x' })
+            Ok(if is_allowed { letter } else { 'x' })
         };
         let text = (0..count).map(|_| letter(input)).collect::<Result<String>>()?;
-        // A title of white space alone is refused, and rightly.
+        // The parser rejects a title of white space alone.
         Ok(Text(if text.trim().is_empty() { "x".into() } else { text }))
     }
 }
 
 impl Text {
-    /// Single quotes: the one style of YAML in which a backslash means itself.
+    /// The text in single quotes, the only quoted style of YAML without escape sequences.
     fn quoted(&self) -> String {
         format!("'{}'", self.0.replace('\'', "''"))
     }
@@ -125,12 +125,12 @@ fn pick<T: Copy>(list: &[T], index: u8) -> T {
     list[usize::from(index) % list.len()]
 }
 
-/// A pattern that matches the text and nothing else.
+/// A pattern that matches only this text.
 fn pattern(text: &Text) -> Text {
     Text(regex_escape(&text.0))
 }
 
-/// Escapes as the `regex` crate does, without it.
+/// Does the same as `regex::escape`, so that the fuzz target does not depend on the crate `regex`.
 fn regex_escape(text: &str) -> String {
     let mut escaped = String::new();
     for letter in text.chars() {
@@ -174,8 +174,8 @@ impl TriggerValue {
                     if kinds.is_empty() { String::new() } else { format!("to: [{}], ", kinds.join(", ")) };
                 let during =
                     phase.as_ref().map(|phase| format!("during: {}, ", phase.quoted())).unwrap_or_default();
-                let at = nth.map_or_else(|| "every".into(), |nth| (u32::from(nth) + 1).to_string());
-                format!("when: {{call: {{{to}{during}at: {at}}}}}")
+                let occurrence = nth.map_or_else(|| "every".into(), |nth| (u32::from(nth) + 1).to_string());
+                format!("when: {{call: {{{to}{during}at: {occurrence}}}}}")
             }
             _ if needs_call => "when: {call: {to: [write], at: 1}}".into(),
             TriggerValue::Start => "when: start".into(),
@@ -188,16 +188,16 @@ impl TriggerValue {
     fn check(&self, needs_call: bool, trigger: &Trigger) {
         match (self, trigger) {
             (TriggerValue::Call { kinds, phase, nth }, Trigger::Call(call)) => {
-                let wanted: Vec<FileCallKind> =
+                let expected: Vec<FileCallKind> =
                     kinds.iter().take(MAX_ITEMS).map(|kind| pick(&FileCallKind::MUTATING, *kind)).collect();
-                let wanted = if wanted.is_empty() { FileCallKind::MUTATING.to_vec() } else { wanted };
+                let expected = if expected.is_empty() { FileCallKind::MUTATING.to_vec() } else { expected };
                 let CallTrigger { kinds, phase: found, occurrence, .. } = call;
                 assert_eq!(
                     (kinds, found.as_deref()),
-                    (&wanted, phase.as_ref().map(|phase| phase.0.as_str()))
+                    (&expected, phase.as_ref().map(|phase| phase.0.as_str()))
                 );
-                let wanted = nth.map_or(Occurrence::Every, |nth| Occurrence::Nth(u32::from(nth) + 1));
-                assert_eq!(*occurrence, wanted);
+                let expected = nth.map_or(Occurrence::Every, |nth| Occurrence::Nth(u32::from(nth) + 1));
+                assert_eq!(*occurrence, expected);
             }
             (_, Trigger::Call(_)) if needs_call => {}
             (TriggerValue::Start, Trigger::Start) => {}
@@ -214,7 +214,8 @@ impl TriggerValue {
 }
 
 impl FaultValue {
-    /// A signal before the start is refused, and rightly.
+    /// Whether this is a signal before the start, which the parser rejects. `print` then uses another
+    /// trigger.
     fn is_signal_at_start(&self) -> bool {
         matches!((&self.effect, &self.trigger), (EffectValue::Signal { .. }, TriggerValue::Start))
     }
@@ -250,7 +251,8 @@ impl FaultValue {
             EffectValue::FailCall { errno, performed } => {
                 ("fail-call", format!("errno: [{}], performed: {performed}, ", pick(&ERRNOS, *errno)))
             }
-            // A short call is one of reads and writes; the trigger of this target names others too, so it gets its own.
+            // `short-call` accepts only reads and writes, but the trigger may name other calls. So `print`
+            // replaces it.
             EffectValue::ShortCall { bytes } => ("short-call", format!("bytes: {}, ", u32::from(*bytes) + 1)),
             EffectValue::DelayCall { milliseconds } => ("delay-call", format!("time: {milliseconds} ms, ")),
             EffectValue::SweepErrno => ("sweep-errno", String::new()),
@@ -358,12 +360,12 @@ impl ExpectationValue {
 }
 
 impl ScenarioValue {
-    /// At least one: a scenario without a fault is refused.
+    /// At least one fault, because the parser rejects a scenario without a fault.
     fn faults(&self) -> impl Iterator<Item = &FaultValue> {
         std::iter::once(&self.first_fault).chain(self.more_faults.iter().take(MAX_ITEMS))
     }
 
-    /// At least one: a scenario that expects nothing is refused.
+    /// At least one expectation, because the parser rejects a scenario without an expectation.
     fn expectations(&self) -> impl Iterator<Item = &ExpectationValue> {
         std::iter::once(&self.first_expectation).chain(self.more_expectations.iter().take(MAX_ITEMS))
     }
@@ -372,7 +374,7 @@ impl ScenarioValue {
         format!("{}-{:02}", pick(&["fs", "proc", "dur"], self.domain), self.number % 100)
     }
 
-    /// Settings by their names: of two with one name the YAML would be refused.
+    /// The settings by name. A map, because the parser rejects a name that occurs twice.
     fn settings(&self) -> std::collections::BTreeMap<String, &str> {
         self.settings
             .iter()
@@ -390,7 +392,8 @@ impl ScenarioValue {
             format!("{{generate: {{kind: {}, samples: {}{length}}}}}", kind.quoted(), u32::from(*samples) + 1)
         });
         let mut text = format!(
-            "version: 1\nid: {}\ntitle: {}\nseverity: {}\ntarget: {{use: {}, settings: {{{}}}, submit: [{}]}}\nmethod:\n",
+            "version: 1\nid: {}\ntitle: {}\nseverity: {}\n\
+             target: {{use: {}, settings: {{{}}}, submit: [{}]}}\nmethod:\n",
             self.id(),
             self.title.quoted(),
             pick(&SEVERITIES, self.severity).0,
@@ -411,8 +414,8 @@ impl ScenarioValue {
         assert_eq!(scenario.target(), self.target.0);
         let settings: Vec<(&str, &str)> =
             scenario.settings().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let wanted = self.settings();
-        assert_eq!(settings, wanted.iter().map(|(key, value)| (key.as_str(), *value)).collect::<Vec<_>>());
+        let expected = self.settings();
+        assert_eq!(settings, expected.iter().map(|(key, value)| (key.as_str(), *value)).collect::<Vec<_>>());
         for ((kind, samples, length), found) in self.submit.iter().take(MAX_ITEMS).zip(scenario.submit()) {
             let (kind, samples) = (kind.0.clone(), u32::from(*samples) + 1);
             assert_eq!(*found, SubmittedFile::Generated { kind, samples, length: *length });
@@ -429,7 +432,7 @@ impl ScenarioValue {
     }
 }
 
-/// Prints, parses and compares one value.
+/// Checks one value: prints it, parses the text, and compares the result with the value.
 pub(crate) fn check(value: &ScenarioValue) {
     let text = value.print();
     match Scenario::parse(&text, "fuzz") {

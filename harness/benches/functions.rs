@@ -1,6 +1,7 @@
 //! Times single functions of the explorer: enumerating crash states, and materializing one state.
 //!
-//! Run: `cargo bench -p trainwreck --bench functions`. Whole programs are compared in `benches/ratios` instead.
+//! Run: `cargo bench -p trainwreck --bench functions`. Whole programs are compared in `benches/ratios`
+//! instead.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
 
@@ -16,8 +17,8 @@ use trainwreck::explore::{
 /// Bytes of one write of a checkpoint file.
 const WRITE_BYTES: u64 = 32 * 1024;
 
-/// A synthetic recording: each save writes a temporary directory with three files of two writes, syncs, renames it,
-/// and removes the checkpoint before it. 22 operations a save.
+/// A synthetic recording: each save writes a temporary directory with three files of two writes, syncs,
+/// renames it, and removes the checkpoint before it. 22 operations a save.
 struct SaveRecording {
     recording: Recording,
 }
@@ -35,12 +36,12 @@ impl SaveRecording {
             format_boundaries: BTreeMap::new(),
             acknowledged_before: None,
         };
-        let mut this = SaveRecording { recording };
+        let mut synthetic = SaveRecording { recording };
         let mut previous = None;
         for save in 1..=saves {
-            previous = Some(this.save(save, previous));
+            previous = Some(synthetic.save(save, previous));
         }
-        this
+        synthetic
     }
 
     fn add_node(&mut self, node: FileNode) -> NodeId {
@@ -115,7 +116,7 @@ fn materializing(criterion: &mut Criterion) {
     let log = dir.path().join("payload");
     std::fs::write(&log, vec![7; 2 * WRITE_BYTES as usize]).unwrap();
     let recording = SaveRecording::new(log, 4).recording;
-    let whole = CrashCandidate::whole(recording.ops.len());
+    let candidate = CrashCandidate::whole(recording.ops.len());
     let mut group = criterion.benchmark_group("materialize a state");
     group.throughput(Throughput::Bytes(6 * WRITE_BYTES));
     group.bench_function("one checkpoint of three files of 64 KiB", |bencher| {
@@ -126,7 +127,7 @@ fn materializing(criterion: &mut Criterion) {
         };
         let run = |base: tempfile::TempDir| {
             let path: &Path = base.path();
-            materialize(&recording, &whole, (path, vec!["0".into()]), 1_700_000_000).unwrap();
+            materialize(&recording, &candidate, (path, vec!["0".into()]), 1_700_000_000).unwrap();
             base
         };
         bencher.iter_batched(empty, run, BatchSize::PerIteration);

@@ -65,8 +65,8 @@ fn unsafe_code_is_only_in_files_named_for_it() {
     let keyword = ["uns", "afe "].concat();
     let uses_keyword =
         |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&keyword));
-    // The whole crate `simgpu` is an interface to C, and says in the head of its `lib.rs` where unsafe code
-    // is. Its plan maps a file into memory.
+    // The whole crate `simgpu` is an interface to C, and the head of its `lib.rs` names the places with
+    // unsafe code. Its plan maps a file into memory.
     let shim = workspace().join("harness/simgpu");
     let is_allowed = |path: &Path| {
         ["sys.rs", "cuda.rs", "hooks.rs"].iter().any(|name| path.ends_with(name)) || path.starts_with(&shim)

@@ -147,7 +147,8 @@ fn a_trainer_that_discards_its_work_after_a_pause_is_caught() {
     assert_caught("distrusts-pauses", STOP, Outcome::Restarted);
 }
 
-/// Neither signal asks the trainer to exit. This one does not handle them, so each kills it: one trial for each.
+/// Neither signal asks the trainer to exit. This trainer handles neither, so each of them kills it. Each has
+/// a trial of its own.
 #[test]
 fn a_trainer_that_a_signal_kills_is_started_again() {
     if let Some(why) = missing_mechanism() {

@@ -159,8 +159,8 @@ fn processes_with(text: &str) -> Vec<i32> {
 
 /// The memory cgroups of a run of the harness with this process ID.
 fn cgroups_of(pid: u32) -> Vec<PathBuf> {
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    let memory = own.lines().find_map(|line| {
+    let own_cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let memory = own_cgroups.lines().find_map(|line| {
         line.split_once(":memory:").map(|(_, path)| path.trim_start_matches('/').to_owned())
     });
     let dir = Path::new("/sys/fs/cgroup/memory").join(memory.unwrap_or_default());
@@ -168,10 +168,10 @@ fn cgroups_of(pid: u32) -> Vec<PathBuf> {
     entries.filter(|path| path.to_string_lossy().contains(&format!("-{pid}-"))).collect()
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+fn wait_for(condition_name: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "timed out waiting for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {condition_name}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

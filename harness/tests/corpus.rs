@@ -1,7 +1,7 @@
-//! Replays the fuzz corpora of what the harness reads, and runs the structure-aware fuzz target on random sequences: what a
-//! fuzz session checks for hours is checked for a moment on every machine.
+//! Replays the fuzz corpora of the files and messages that the harness reads, and runs the structure-aware
+//! fuzz target on random sequences. So every machine makes the checks of a fuzz session, for a moment.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first unexpected result")]
 
 #[path = "../../fuzz/shared/file_operations.rs"]
 mod file_operations;
@@ -21,7 +21,7 @@ fn each_file(target: &str, check: impl Fn(&[u8])) {
 }
 
 #[test]
-fn every_record_of_the_corpus_is_read_or_refused_with_its_place() {
+fn every_record_of_the_corpus_is_parsed_or_rejected_with_its_line() {
     each_file("record", |bytes| {
         let text = String::from_utf8_lossy(bytes);
         match Record::parse(&text) {
@@ -35,7 +35,7 @@ fn every_record_of_the_corpus_is_read_or_refused_with_its_place() {
 }
 
 #[test]
-fn every_gpu_plan_of_the_corpus_is_read_or_refused() {
+fn every_gpu_plan_of_the_corpus_is_parsed_or_rejected() {
     each_file("gpu_plan", |bytes| {
         if let Ok(plan) = ShimPlan::parse(bytes) {
             assert_eq!(ShimPlan::parse(&plan.to_json()).unwrap(), plan);
@@ -44,7 +44,7 @@ fn every_gpu_plan_of_the_corpus_is_read_or_refused() {
 }
 
 #[test]
-fn every_packet_of_the_corpus_is_a_message_or_refused() {
+fn every_packet_of_the_corpus_is_decoded_or_rejected() {
     each_file("sandbox_protocol", |bytes| {
         trainwreck::sandbox::check_packet_round_trip(bytes[0] % 2 == 0, &bytes[1..]);
     });

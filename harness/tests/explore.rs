@@ -294,7 +294,7 @@ fn a_target_file_replaces_the_options_and_a_page_is_written() {
     };
     let (code, page, stderr) = run(&[], "correct");
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(page.contains("It came back from every state that was tried"));
+    assert!(page.contains("The command recovered from every crash state that was tried"));
     let (code, page, stderr) = run(&["--without", "sync"], "unsynced");
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
@@ -305,5 +305,5 @@ fn a_target_file_replaces_the_options_and_a_page_is_written() {
     );
     let (code, _, stderr) = run(&["--without", "nothing"], "unknown");
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("it has: "), "{stderr}");
+    assert!(stderr.contains("its guards are: "), "{stderr}");
 }

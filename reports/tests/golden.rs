@@ -81,30 +81,31 @@ fn facts(outcome: Outcome) -> TrialFacts {
 
 /// Steps 1 to 9, a kill, a resume from 5, steps to 12.
 fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
-    let at = |ms: u64, event| entry(ms * 1000, Some(id), Some(number), event);
+    let entry_at = |ms: u64, event| entry(ms * 1000, Some(id), Some(number), event);
     let target_started =
         |attempt| Event::TargetStarted(TargetStarted { attempt, command: vec!["trainer".into()] });
     let mut entries = vec![
-        at(0, Event::TrialStarted { of: 2, what: "kill".into() }),
-        at(1, target_started(1)),
-        at(2, Event::Resumed { step: 0 }),
+        entry_at(0, Event::TrialStarted { of: 2, what: "kill".into() }),
+        entry_at(1, target_started(1)),
+        entry_at(2, Event::Resumed { step: 0 }),
     ];
-    entries.extend((1..10).map(|step| at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
-    entries.push(at(55, Event::Saved { step: 5 }));
-    entries.push(at(95, Event::FaultEffective { fault: "crash".into(), evidence: HOSTILE.into() }));
-    entries.push(at(96, Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault }));
-    entries.push(at(97, target_started(2)));
-    entries.push(at(98, Event::Resumed { step: 5 }));
-    entries.extend((6..13).map(|step| at(100 + step * 10, Event::Step { step, loss: None })));
-    entries.push(at(231, Event::Output { stream: OutputStream::Stderr, line: HOSTILE.repeat(40) }));
-    entries.push(at(
+    entries
+        .extend((1..10).map(|step| entry_at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
+    entries.push(entry_at(55, Event::Saved { step: 5 }));
+    entries.push(entry_at(95, Event::FaultEffective { fault: "crash".into(), evidence: HOSTILE.into() }));
+    entries.push(entry_at(96, Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault }));
+    entries.push(entry_at(97, target_started(2)));
+    entries.push(entry_at(98, Event::Resumed { step: 5 }));
+    entries.extend((6..13).map(|step| entry_at(100 + step * 10, Event::Step { step, loss: None })));
+    entries.push(entry_at(231, Event::Output { stream: OutputStream::Stderr, line: HOSTILE.repeat(40) }));
+    entries.push(entry_at(
         232,
         Event::TargetEnded {
             attempt: 2,
             ending: Ending::Exited(if outcome == Outcome::Recovered { 0 } else { 3 }),
         },
     ));
-    entries.push(at(233, Event::TrialEnded(Box::new(facts(outcome)))));
+    entries.push(entry_at(233, Event::TrialEnded(Box::new(facts(outcome)))));
     entries
 }
 

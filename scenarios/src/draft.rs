@@ -29,7 +29,7 @@ pub(crate) struct ScenarioDraft {
     pub(crate) version: Spanned<u32>,
     /// Unique name of the scenario: a domain and two digits, such as `fs-01`.
     pub(crate) id: Spanned<ScenarioId>,
-    /// One line that says what happens to the trainer.
+    /// One line that describes what happens to the trainer.
     pub(crate) title: Spanned<String>,
     /// How bad it is if a trainer does not survive this scenario.
     pub(crate) severity: SeverityDraft,
@@ -110,7 +110,7 @@ pub(crate) struct MountDraft {
     pub(crate) inodes: Option<u64>,
 }
 
-/// A fault. Its single key says what is done.
+/// A fault. Its single key names what is done.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultDraft {
@@ -182,8 +182,8 @@ macro_rules! fault {
             pub(crate) until: Option<UntilDraft>,
             /// What shows that the fault was effective. Replaces the fault's own evidence.
             pub(crate) effective_if: Option<EffectiveIfDraft>,
-            /// Maximum number of trials (default: 64). Trials beyond it are left out; the report says how
-            /// many.
+            /// Maximum number of trials (default: 64). Trials beyond it are left out, and counted in the
+            /// report.
             pub(crate) max_trials: Option<Spanned<u32>>,
         }
 
@@ -348,8 +348,8 @@ pub(crate) struct CrashStatesDraft {
     /// 1 (the default): states that a crash of the target leaves. 2: the target is killed once, and the
     /// states are those that a second crash leaves, during the recovery.
     pub(crate) depth: Option<Spanned<u32>>,
-    /// Maximum number of trials (default: 64): representatives of each kind first. The report says how many
-    /// are left out.
+    /// Maximum number of trials (default: 64): representatives of each kind first. Trials beyond it are left
+    /// out, and counted in the report.
     pub(crate) max_trials: Option<Spanned<u32>>,
 }
 

@@ -1,8 +1,8 @@
 //! The language of Trainwreck: scenario files, target files, records of runs, and verdicts.
 //!
 //! A scenario file is parsed and checked: `text -> Draft -> Scenario`. A `Scenario` is always valid. A
-//! `Record` of `Event`s says what a run did, and a `Verdict` says what that means. This crate starts no
-//! process, and reads no clock, no files and no environment variables.
+//! `Record` of `Event`s describes what a run did, and a `Verdict` is the result of judging it. This crate
+//! starts no process, and reads no clock, no files and no environment variables.
 
 #![forbid(unsafe_code)]
 

@@ -52,10 +52,10 @@ pub enum Event {
     Resumed { step: u64 },
     /// A line of the target's output: one that matches a pattern, or one of the last lines before it failed.
     Output { stream: OutputStream, line: String },
-    /// The fault is prepared and waits for its trigger. `mechanism` says how it is injected, such as `tmpfs
-    /// remounted`.
+    /// The fault is prepared and waits for its trigger. `mechanism` describes how it is injected, such as
+    /// `tmpfs remounted`.
     FaultArmed { fault: String, mechanism: String },
-    /// The fault was effective. `evidence` says what shows it, such as `statvfs: 0 free inodes`.
+    /// The fault was effective. `evidence` describes what shows it, such as `statvfs: 0 free inodes`.
     FaultEffective { fault: String, evidence: String },
     /// The fault was reverted.
     FaultReverted { fault: String, how: String },
@@ -122,7 +122,7 @@ pub struct Mechanism {
 /// A scenario at its start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioStarted {
-    /// One line that says what happens to the trainer.
+    /// One line that describes what happens to the trainer.
     pub title: String,
     /// `critical`, `medium`, `low` or `extra`.
     pub severity: String,
@@ -196,7 +196,7 @@ pub enum Ending {
     Exited(i32),
     /// Number of a signal that the harness did not send.
     Signalled(i32),
-    /// The harness killed it, as the scenario's method says.
+    /// The harness killed it, because a fault of the scenario requires it.
     KilledByFault,
     /// The harness killed it because it made no progress within its time limit.
     TimedOut,

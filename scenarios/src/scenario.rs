@@ -72,7 +72,7 @@ impl Scenario {
         &self.id
     }
 
-    /// One line that says what happens to the trainer.
+    /// One line that describes what happens to the trainer.
     pub fn title(&self) -> &str {
         &self.title
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How long a target has to exit after a signal that asks it to, where the scenario does not say. This is the
-/// default of Kubernetes (`terminationGracePeriodSeconds`).
+/// Default of `for` after a signal that asks the target to exit: the time within which it must exit. This is
+/// also the default of Kubernetes (`terminationGracePeriodSeconds`).
 const DEFAULT_EXIT_TIME: Duration = Duration::from_secs(30);
 
 /// A signal by its name without `SIG`, as for `kill -TERM`.

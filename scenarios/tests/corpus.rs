@@ -7,7 +7,7 @@ use std::path::Path;
 use scenarios::{Scenario, TargetFile};
 
 #[test]
-fn every_file_of_the_corpus_is_parsed_or_rejected_with_a_place() {
+fn every_file_of_the_corpus_is_parsed_or_rejected_with_a_position() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/scenario");
     let mut count = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {

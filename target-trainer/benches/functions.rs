@@ -1,5 +1,5 @@
-//! Times single functions of the trainer: reading JSON lines, and the checksum of data and checkpoints (BLAKE3).
-//! Run: `cargo bench -p target-trainer --bench functions`.
+//! Times single functions of the trainer: reading JSON lines, and the checksum of data and checkpoints
+//! (BLAKE3). Run: `cargo bench -p target-trainer --bench functions`.
 
 use std::convert::Infallible;
 use std::fmt::Write;

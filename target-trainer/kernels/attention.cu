@@ -16,7 +16,8 @@ template <typename T> __device__ __forceinline__ float dot(const T* a, const flo
 }
 
 // Copies a row into the warp's own shared memory.
-template <typename T> __device__ __forceinline__ void stage(float* to, const T* from, int d, int lane) {
+template <typename T>
+__device__ __forceinline__ void copy_to_shared(float* to, const T* from, int d, int lane) {
     for (int i = lane; i < d; i += 32) to[i] = widen(from[i]);
 }
 
@@ -34,9 +35,9 @@ __device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, 
     const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
     for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
         __syncwarp();
-        stage(query, qkv + static_cast<u64>(first + row) * ldqkv + head * d, d, lane);
+        copy_to_shared(query, qkv + static_cast<u64>(first + row) * ldqkv + head * d, d, lane);
         __syncwarp();
-        float most = MINUS_INFINITY, sum = 0.0f, mixed[COLUMNS] = {};
+        float running_max = MINUS_INFINITY, sum = 0.0f, acc[COLUMNS] = {};
         for (int from = 0; from <= row; from += 32) {
             const int count = min(32, row + 1 - from);
             __syncwarp();
@@ -44,28 +45,28 @@ __device__ void attention(T* out, int ldo, float* lse, const T* qkv, int ldqkv, 
                 scores[lane] = dot(keys + static_cast<u64>(from + lane) * ldqkv, query, d) * scale;
             }
             __syncwarp();
-            float highest = most;
-            for (int i = 0; i < count; i++) highest = fmaxf(highest, scores[i]);
-            const float fade = expf(most - highest);
-            sum *= fade;
-            for (int c = 0; c < COLUMNS; c++) mixed[c] *= fade;
+            float new_max = running_max;
+            for (int i = 0; i < count; i++) new_max = fmaxf(new_max, scores[i]);
+            const float rescale = expf(running_max - new_max);
+            sum *= rescale;
+            for (int c = 0; c < COLUMNS; c++) acc[c] *= rescale;
             for (int i = 0; i < count; i++) {
-                const float p = expf(scores[i] - highest);
+                const float p = expf(scores[i] - new_max);
                 const T* value = values + static_cast<u64>(from + i) * ldqkv;
                 sum += p;
 #pragma unroll
                 for (int c = 0; c < COLUMNS; c++) {
-                    if (lane + 32 * c < d) mixed[c] += p * widen(value[lane + 32 * c]);
+                    if (lane + 32 * c < d) acc[c] += p * widen(value[lane + 32 * c]);
                 }
             }
-            most = highest;
+            running_max = new_max;
         }
         T* to = out + static_cast<u64>(first + row) * ldo + head * d;
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
-            if (lane + 32 * c < d) to[lane + 32 * c] = narrow<T>(mixed[c] / sum);
+            if (lane + 32 * c < d) to[lane + 32 * c] = narrow<T>(acc[c] / sum);
         }
-        if (lane == 0) lse[static_cast<u64>(head) * rows + first + row] = most + logf(sum);
+        if (lane == 0) lse[static_cast<u64>(head) * rows + first + row] = running_max + logf(sum);
     }
 }
 
@@ -112,39 +113,39 @@ __device__ void attention_backward_q(T* dqkv, int ldd, const T* qkv, int ldqkv, 
     SHARED_MEMORY(float, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* query = shared + warp * (2 * d + 32);
-    float* slope = query + d;
-    float* ds = slope + d;
+    float* dout_row = query + d;
+    float* ds = dout_row + d;
     const int head = blockIdx.y, first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
     const T* keys = qkv + static_cast<u64>(first) * ldqkv + (heads + head / (heads / kv_heads)) * d;
     const T* values = keys + kv_heads * d;
     const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
     for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
-        const u64 at = first + row, of_head = static_cast<u64>(head) * rows + at;
+        const u64 packed_row = first + row, head_row = static_cast<u64>(head) * rows + packed_row;
         __syncwarp();
-        stage(query, qkv + at * ldqkv + head * d, d, lane);
-        stage(slope, dout + at * lddo + head * d, d, lane);
-        float mixed[COLUMNS] = {};
+        copy_to_shared(query, qkv + packed_row * ldqkv + head * d, d, lane);
+        copy_to_shared(dout_row, dout + packed_row * lddo + head * d, d, lane);
+        float acc[COLUMNS] = {};
         for (int from = 0; from <= row; from += 32) {
             const int count = min(32, row + 1 - from);
             __syncwarp();
             if (lane < count) {
-                const u64 partner = static_cast<u64>(from + lane) * ldqkv;
-                const float p = expf(dot(keys + partner, query, d) * scale - lse[of_head]);
-                ds[lane] = p * (dot(values + partner, slope, d) - delta[of_head]);
+                const u64 partner_offset = static_cast<u64>(from + lane) * ldqkv;
+                const float p = expf(dot(keys + partner_offset, query, d) * scale - lse[head_row]);
+                ds[lane] = p * (dot(values + partner_offset, dout_row, d) - delta[head_row]);
             }
             __syncwarp();
             for (int i = 0; i < count; i++) {
                 const T* key = keys + static_cast<u64>(from + i) * ldqkv;
 #pragma unroll
                 for (int c = 0; c < COLUMNS; c++) {
-                    if (lane + 32 * c < d) mixed[c] += ds[i] * widen(key[lane + 32 * c]);
+                    if (lane + 32 * c < d) acc[c] += ds[i] * widen(key[lane + 32 * c]);
                 }
             }
         }
-        T* to = dqkv + at * ldd + head * d;
+        T* to = dqkv + packed_row * ldd + head * d;
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
-            if (lane + 32 * c < d) to[lane + 32 * c] = narrow<T>(mixed[c] * scale);
+            if (lane + 32 * c < d) to[lane + 32 * c] = narrow<T>(acc[c] * scale);
         }
     }
 }
@@ -179,30 +180,32 @@ __device__ void attention_backward_kv(T* dqkv, int ldd, const T* qkv, int ldqkv,
     const int first = starts[blockIdx.z], length = starts[blockIdx.z + 1] - first;
     const int end = min(length, static_cast<int>(blockIdx.x + 1) * TILE);
     for (int row = blockIdx.x * TILE + warp; row < end; row += WARPS) {
-        const T* own = qkv + static_cast<u64>(first + row) * ldqkv + (heads + kv_head) * d;
+        const T* key_row = qkv + static_cast<u64>(first + row) * ldqkv + (heads + kv_head) * d;
         __syncwarp();
-        stage(key, own, d, lane);
-        stage(value, own + kv_heads * d, d, lane);
+        copy_to_shared(key, key_row, d, lane);
+        copy_to_shared(value, key_row + kv_heads * d, d, lane);
         float dk[COLUMNS] = {}, dv[COLUMNS] = {};
         for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
             for (int from = row; from < length; from += 32) {
                 const int count = min(32, length - from);
                 __syncwarp();
                 if (lane < count) {
-                    const u64 at = first + from + lane, of_head = static_cast<u64>(head) * rows + at;
-                    const float p = expf(dot(qkv + at * ldqkv + head * d, key, d) * scale - lse[of_head]);
+                    const u64 packed_row = first + from + lane;
+                    const u64 head_row = static_cast<u64>(head) * rows + packed_row;
+                    const T* query = qkv + packed_row * ldqkv + head * d;
+                    const float p = expf(dot(query, key, d) * scale - lse[head_row]);
                     ps[lane] = p;
-                    ds[lane] = p * (dot(dout + at * lddo + head * d, value, d) - delta[of_head]);
+                    ds[lane] = p * (dot(dout + packed_row * lddo + head * d, value, d) - delta[head_row]);
                 }
                 __syncwarp();
                 for (int i = 0; i < count; i++) {
                     const T* query = qkv + static_cast<u64>(first + from + i) * ldqkv + head * d;
-                    const T* slope = dout + static_cast<u64>(first + from + i) * lddo + head * d;
+                    const T* dout_row = dout + static_cast<u64>(first + from + i) * lddo + head * d;
 #pragma unroll
                     for (int c = 0; c < COLUMNS; c++) {
                         if (lane + 32 * c < d) {
                             dk[c] += ds[i] * widen(query[lane + 32 * c]);
-                            dv[c] += ps[i] * widen(slope[lane + 32 * c]);
+                            dv[c] += ps[i] * widen(dout_row[lane + 32 * c]);
                         }
                     }
                 }

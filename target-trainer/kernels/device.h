@@ -76,7 +76,7 @@ template <typename A> __device__ __forceinline__ A block_sum(A value, A* scratch
 
 // N floats for calculation. In memory they are one element (N = 1) or 16 bytes.
 template <int N> struct Floats {
-    float at[N];
+    float values[N];
 };
 
 template <int N> __device__ __forceinline__ Floats<N> load(const float* p) {
@@ -99,8 +99,8 @@ template <int N> __device__ __forceinline__ Floats<N> load(const bf16* p) {
         Floats<N> x;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            x.at[2 * i] = __uint_as_float(pairs[i] << 16);
-            x.at[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+            x.values[2 * i] = __uint_as_float(pairs[i] << 16);
+            x.values[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
         }
         return x;
     }
@@ -108,18 +108,19 @@ template <int N> __device__ __forceinline__ Floats<N> load(const bf16* p) {
 
 template <int N> __device__ __forceinline__ void store(float* p, const Floats<N>& x) {
     if constexpr (N == 1) {
-        p[0] = x.at[0];
+        p[0] = x.values[0];
     } else {
-        *reinterpret_cast<float4*>(p) = make_float4(x.at[0], x.at[1], x.at[2], x.at[3]);
+        *reinterpret_cast<float4*>(p) = make_float4(x.values[0], x.values[1], x.values[2], x.values[3]);
     }
 }
 
 template <int N> __device__ __forceinline__ void store(bf16* p, const Floats<N>& x) {
     if constexpr (N == 1) {
-        p[0] = to_bf16(x.at[0]);
+        p[0] = to_bf16(x.values[0]);
     } else {
-        *reinterpret_cast<uint4*>(p) = make_uint4(pack(x.at[0], x.at[1]), pack(x.at[2], x.at[3]),
-            pack(x.at[4], x.at[5]), pack(x.at[6], x.at[7]));
+        *reinterpret_cast<uint4*>(p) =
+            make_uint4(pack(x.values[0], x.values[1]), pack(x.values[2], x.values[3]),
+                pack(x.values[4], x.values[5]), pack(x.values[6], x.values[7]));
     }
 }
 
@@ -182,8 +183,8 @@ __device__ __forceinline__ void load_fragments(unsigned (&r)[4], const bf16* til
 __device__ __forceinline__ void load_transposed(unsigned (&r)[4], const bf16* tile, int stride, int lane) {
 #ifdef SIMGPU_HOST
     for (int m = 0; m < 4; m++) {
-        const bf16* at = tile + (m % 2 * 8 + lane % 4 * 2) * stride + m / 2 * 8 + lane / 4;
-        r[m] = at[0].bits | static_cast<unsigned>(at[stride].bits) << 16;
+        const bf16* element = tile + (m % 2 * 8 + lane % 4 * 2) * stride + m / 2 * 8 + lane / 4;
+        r[m] = element[0].bits | static_cast<unsigned>(element[stride].bits) << 16;
     }
 #else
     const unsigned from = shared_address(tile + (lane % 16) * stride + lane / 16 * 8);
@@ -192,13 +193,13 @@ __device__ __forceinline__ void load_transposed(unsigned (&r)[4], const bf16* ti
 #endif
 }
 
-// Begins an asynchronous copy of 16 bytes into shared memory; writes zeros if `there` is false. Both
+// Begins an asynchronous copy of 16 bytes into shared memory; writes zeros if `in_range` is false. Both
 // addresses must be multiples of 16. `wait_copies` waits for the copies of its own thread only.
-__device__ __forceinline__ void begin_copy(void* to, const void* from, bool there) {
+__device__ __forceinline__ void begin_copy(void* to, const void* from, bool in_range) {
 #ifdef SIMGPU_HOST
-    if (there) memcpy(to, from, 16); else memset(to, 0, 16);
+    if (in_range) memcpy(to, from, 16); else memset(to, 0, 16);
 #else
-    const int bytes = there ? 16 : 0;
+    const int bytes = in_range ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 #endif

@@ -14,11 +14,11 @@ __device__ void rope(T* x, int ld, const float* table, const int* positions, int
     T* from = x + static_cast<u64>(row) * ld;
     for (int i = threadIdx.x; i < heads * half; i += blockDim.x) {
         T* head = from + (i / half) * head_dim;
-        const int at = i % half;
-        const float c = cosines[at], s = direction * sines[at];
-        const float a = widen(head[at]), b = widen(head[at + half]);
-        head[at] = narrow<T>(a * c - b * s);
-        head[at + half] = narrow<T>(b * c + a * s);
+        const int index = i % half;
+        const float c = cosines[index], s = direction * sines[index];
+        const float a = widen(head[index]), b = widen(head[index + half]);
+        head[index] = narrow<T>(a * c - b * s);
+        head[index + half] = narrow<T>(b * c + a * s);
     }
 }
 
@@ -39,7 +39,7 @@ __device__ __forceinline__ void swiglu_row(T* out, const T* gate, const T* up, i
     FOR_SHARE(i, N, from, to) {
         const Floats<N> g = load<N>(gate + i);
         Floats<N> product = load<N>(up + i);
-        for (int k = 0; k < N; k++) product.at[k] *= g.at[k] * sigmoid(g.at[k]);
+        for (int k = 0; k < N; k++) product.values[k] *= g.values[k] * sigmoid(g.values[k]);
         store(out + i, product);
     }
 }
@@ -52,9 +52,9 @@ __device__ void swiglu(T* out, int ldo, const T* gate_up, int ld, int rows, int 
     const T* gate = gate_up + static_cast<u64>(row) * ld;
     const T* up = gate + width;
     T* to = out + static_cast<u64>(row) * ldo;
-    const int whole = in_vectors<T>(width, aligned(gate, up, to));
-    swiglu_row<VECTOR<T>>(to, gate, up, 0, whole);
-    swiglu_row<1>(to, gate, up, whole, width);
+    const int vector_end = in_vectors<T>(width, aligned(gate, up, to));
+    swiglu_row<VECTOR<T>>(to, gate, up, 0, vector_end);
+    swiglu_row<1>(to, gate, up, vector_end, width);
 }
 
 extern "C" __global__ void swiglu_f32(float* out, int ldo, const float* gate_up, int ld, int rows,
@@ -71,14 +71,14 @@ __device__ __forceinline__ void swiglu_row_backward(T* dgate, T* dup, const T* d
     const T* up, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> g = load<N>(gate + i), u = load<N>(up + i), d = load<N>(dout + i);
-        Floats<N> of_gate, of_up;
+        Floats<N> gate_gradient, up_gradient;
         for (int k = 0; k < N; k++) {
-            const float s = sigmoid(g.at[k]);
-            of_gate.at[k] = d.at[k] * u.at[k] * s * (1.0f + g.at[k] * (1.0f - s));
-            of_up.at[k] = d.at[k] * g.at[k] * s;
+            const float s = sigmoid(g.values[k]);
+            gate_gradient.values[k] = d.values[k] * u.values[k] * s * (1.0f + g.values[k] * (1.0f - s));
+            up_gradient.values[k] = d.values[k] * g.values[k] * s;
         }
-        store(dgate + i, of_gate);
-        store(dup + i, of_up);
+        store(dgate + i, gate_gradient);
+        store(dup + i, up_gradient);
     }
 }
 
@@ -89,12 +89,12 @@ __device__ void swiglu_backward(T* dgate_up, int ldd, const T* dout, int lddo, c
     if (row >= rows) return;
     const T* gate = gate_up + static_cast<u64>(row) * ld;
     const T* up = gate + width;
-    const T* slope = dout + static_cast<u64>(row) * lddo;
+    const T* dout_row = dout + static_cast<u64>(row) * lddo;
     T* dgate = dgate_up + static_cast<u64>(row) * ldd;
     T* dup = dgate + width;
-    const int whole = in_vectors<T>(width, aligned(gate, up, slope, dgate, dup));
-    swiglu_row_backward<VECTOR<T>>(dgate, dup, slope, gate, up, 0, whole);
-    swiglu_row_backward<1>(dgate, dup, slope, gate, up, whole, width);
+    const int vector_end = in_vectors<T>(width, aligned(gate, up, dout_row, dgate, dup));
+    swiglu_row_backward<VECTOR<T>>(dgate, dup, dout_row, gate, up, 0, vector_end);
+    swiglu_row_backward<1>(dgate, dup, dout_row, gate, up, vector_end, width);
 }
 
 extern "C" __global__ void swiglu_backward_f32(float* dgate_up, int ldd, const float* dout, int lddo,

@@ -13,15 +13,16 @@ template <int D> constexpr int STRIDE = D + 8;
 
 // A block's sequence (first row, number of rows), the query heads for each kv head, and the first column of
 // its query, key and value within a row of `qkv`.
-struct Where {
+struct BlockPosition {
     int first, length;
     int group, query, key, value;
 };
 
 template <int D>
-__device__ __forceinline__ Where where(const int* starts, int heads, int kv_heads, int kv_head) {
+__device__ __forceinline__ BlockPosition block_position(const int* starts, int heads, int kv_heads,
+    int kv_head) {
     const int first = starts[blockIdx.z];
-    Where w;
+    BlockPosition w;
     w.first = first;
     w.length = starts[blockIdx.z + 1] - first;
     w.group = heads / kv_heads;
@@ -41,20 +42,20 @@ __device__ __forceinline__ void begin_tile(bf16* tile, const bf16* from, int ld,
     const bf16* source = from + static_cast<u64>(row + first) * ld + column;
     bf16* to = tile + first * STRIDE<D> + column;
 #pragma unroll 1
-    for (int at = row + first; at < row + ROWS; at += STEP) {
-        const bool there = at < length;
+    for (int sequence_row = row + first; sequence_row < row + ROWS; sequence_row += STEP) {
+        const bool in_range = sequence_row < length;
         if (vectors) {
-            begin_copy(to, there ? source : from, there);
+            begin_copy(to, in_range ? source : from, in_range);
         } else {
 #pragma unroll 1
-            for (int c = 0; c < 8; c++) to[c].bits = there ? source[c].bits : 0;
+            for (int c = 0; c < 8; c++) to[c].bits = in_range ? source[c].bits : 0;
         }
         source += static_cast<u64>(STEP) * ld;
         to += STEP * STRIDE<D>;
     }
 }
 
-__device__ __forceinline__ void tiles_there() {
+__device__ __forceinline__ void wait_for_tiles() {
     wait_copies();
     __syncthreads();
 }
@@ -107,7 +108,7 @@ __device__ __forceinline__ void multiply_tiles(float (&d)[2][4], const bf16* lef
 
 // sum += weights * 16 rows of a tile: [16, 16] * [16, D].
 template <int D>
-__device__ __forceinline__ void mix_rows(float (&sum)[D / 8][4], const unsigned (&weights)[4],
+__device__ __forceinline__ void add_weighted_rows(float (&sum)[D / 8][4], const unsigned (&weights)[4],
     const bf16* tile, int lane) {
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
@@ -120,7 +121,7 @@ __device__ __forceinline__ void mix_rows(float (&sum)[D / 8][4], const unsigned 
 
 // Converts two adjacent products to a left factor. Their fragments have the same layout and differ in
 // precision only.
-__device__ __forceinline__ void as_factor(unsigned (&a)[4], const float (&d)[2][4]) {
+__device__ __forceinline__ void to_left_factor(unsigned (&a)[4], const float (&d)[2][4]) {
     a[0] = pack(d[0][0], d[0][1]);
     a[1] = pack(d[0][2], d[0][3]);
     a[2] = pack(d[1][0], d[1][1]);
@@ -134,25 +135,25 @@ template <int D>
 __device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length,
     const float (&sum)[D / 8][4], float low, float high, bf16* tile, int warp, int lane) {
     constexpr int VECTORS = D / 8;
-    bf16* own = tile + warp * 16 * STRIDE<D>;
+    bf16* warp_tile = tile + warp * 16 * STRIDE<D>;
 #pragma unroll
     for (int n = 0; n < D / 8; n++) {
-        bf16* at = own + lane / 4 * STRIDE<D> + n * 8 + lane % 4 * 2;
-        *reinterpret_cast<unsigned*>(at) = pack(sum[n][0] * low, sum[n][1] * low);
-        *reinterpret_cast<unsigned*>(at + 8 * STRIDE<D>) = pack(sum[n][2] * high, sum[n][3] * high);
+        bf16* pair = warp_tile + lane / 4 * STRIDE<D> + n * 8 + lane % 4 * 2;
+        *reinterpret_cast<unsigned*>(pair) = pack(sum[n][0] * low, sum[n][1] * low);
+        *reinterpret_cast<unsigned*>(pair + 8 * STRIDE<D>) = pack(sum[n][2] * high, sum[n][3] * high);
     }
     __syncwarp();
     const bool vectors = ((reinterpret_cast<u64>(to) | static_cast<u64>(ld) * sizeof(bf16)) & 15) == 0;
     for (int i = lane; i < 16 * VECTORS; i += 32) {
-        const int at = i / VECTORS, column = i % VECTORS * 8, target = row + warp * 16 + at;
+        const int tile_row = i / VECTORS, column = i % VECTORS * 8, target = row + warp * 16 + tile_row;
         if (target >= length) continue;
-        const bf16* source = own + at * STRIDE<D> + column;
-        bf16* there = to + static_cast<u64>(target) * ld + column;
+        const bf16* source = warp_tile + tile_row * STRIDE<D> + column;
+        bf16* destination = to + static_cast<u64>(target) * ld + column;
         if (vectors) {
-            *reinterpret_cast<uint4*>(there) = *reinterpret_cast<const uint4*>(source);
+            *reinterpret_cast<uint4*>(destination) = *reinterpret_cast<const uint4*>(source);
         } else {
 #pragma unroll 1
-            for (int c = 0; c < 8; c++) there[c] = source[c];
+            for (int c = 0; c < 8; c++) destination[c] = source[c];
         }
     }
     __syncwarp();
@@ -160,7 +161,7 @@ __device__ __forceinline__ void store_rows(bf16* to, int ld, int row, int length
 
 // Running maximum and sum of softmax for a lane's two rows, lane / 4 and lane / 4 + 8.
 struct Softmax {
-    float most[2], sum[2];
+    float running_max[2], sum[2];
 };
 
 // Reduces over the four lanes that share a row; `row_sum` does the same for sums.
@@ -177,32 +178,32 @@ __device__ __forceinline__ float row_sum(float x) {
 // Replaces base-2 scores by softmax weights (not yet divided by their sum). If the maximum grows, rescales
 // the sums so far.
 template <int D>
-__device__ __forceinline__ void weigh(float (&scores)[TILE / 16][2][4], Softmax& softmax,
-    float (&mixed)[D / 8][4]) {
+__device__ __forceinline__ void update_softmax(float (&scores)[TILE / 16][2][4], Softmax& softmax,
+    float (&acc)[D / 8][4]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float most = softmax.most[half];
+        float new_max = softmax.running_max[half];
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++) {
             const float(&score)[4] = scores[n / 2][n % 2];
-            most = fmaxf(most, fmaxf(score[2 * half], score[2 * half + 1]));
+            new_max = fmaxf(new_max, fmaxf(score[2 * half], score[2 * half + 1]));
         }
-        most = row_max(most);
-        const float fade = exp2f(softmax.most[half] - most);
+        new_max = row_max(new_max);
+        const float rescale = exp2f(softmax.running_max[half] - new_max);
         float sum = 0.0f;
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++) {
             float(&score)[4] = scores[n / 2][n % 2];
-            score[2 * half] = exp2f(score[2 * half] - most);
-            score[2 * half + 1] = exp2f(score[2 * half + 1] - most);
+            score[2 * half] = exp2f(score[2 * half] - new_max);
+            score[2 * half + 1] = exp2f(score[2 * half + 1] - new_max);
             sum += score[2 * half] + score[2 * half + 1];
         }
-        softmax.most[half] = most;
-        softmax.sum[half] = softmax.sum[half] * fade + sum;
+        softmax.running_max[half] = new_max;
+        softmax.sum[half] = softmax.sum[half] * rescale + sum;
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
-            mixed[n][2 * half] *= fade;
-            mixed[n][2 * half + 1] *= fade;
+            acc[n][2 * half] *= rescale;
+            acc[n][2 * half + 1] *= rescale;
         }
     }
 }
@@ -215,21 +216,21 @@ __device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16
     SHARED_MEMORY(bf16, keys);
     bf16* values = keys + TILE * STRIDE<D>;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, row = blockIdx.x * TILE;
-    const Where w = where<D>(starts, heads, kv_heads, head / (heads / kv_heads));
+    const BlockPosition w = block_position<D>(starts, heads, kv_heads, head / (heads / kv_heads));
     if (row >= w.length) return;
     const bf16* base = qkv + static_cast<u64>(w.first) * ldqkv;
     begin_tile<D>(keys, base + w.query, ldqkv, row, w.length);
-    tiles_there();
+    wait_for_tiles();
     unsigned query[D / 16][4];
     load_rows<D>(query, keys, warp, lane);
     __syncthreads();
     begin_tile<D>(keys, base + w.key, ldqkv, 0, w.length);
-    const int own = warp * 16 + lane / 4;
+    const int lane_row = warp * 16 + lane / 4;
     Softmax softmax = {{MINUS_INFINITY, MINUS_INFINITY}, {0.0f, 0.0f}};
-    float mixed[D / 8][4];
-    clear<D>(mixed);
+    float acc[D / 8][4];
+    clear<D>(acc);
     for (int from = 0; from <= row; from += TILE) {
-        tiles_there();
+        wait_for_tiles();
         begin_tile<D>(values, base + w.value, ldqkv, from, w.length);
         float scores[TILE / 16][2][4];
 #pragma unroll
@@ -240,33 +241,39 @@ __device__ __forceinline__ void flash(bf16* out, int ldo, float* lse, const bf16
                 float& score = scores[part][i / 4][i % 4];
                 const int key = part * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 // Only the last tile has keys at later positions than a query.
-                score = from == row && key > own + i % 4 / 2 * 8 ? MINUS_INFINITY : score * (scale * LOG2_E);
+                const bool is_later = from == row && key > lane_row + i % 4 / 2 * 8;
+                score = is_later ? MINUS_INFINITY : score * (scale * LOG2_E);
             }
         }
-        tiles_there();
+        wait_for_tiles();
         if (from < row) begin_tile<D>(keys, base + w.key, ldqkv, from + TILE, w.length);
-        weigh<D>(scores, softmax, mixed);
+        update_softmax<D>(scores, softmax, acc);
 #pragma unroll
         for (int part = 0; part < TILE / 16; part++) {
             unsigned weights[4];
-            as_factor(weights, scores[part]);
-            mix_rows<D>(mixed, weights, values + part * 16 * STRIDE<D>, lane);
+            to_left_factor(weights, scores[part]);
+            add_weighted_rows<D>(acc, weights, values + part * 16 * STRIDE<D>, lane);
         }
     }
     const float low = row_sum(softmax.sum[0]), high = row_sum(softmax.sum[1]);
-    float* of_head = lse + static_cast<u64>(head) * rows + w.first + row;
-    if (lane % 4 == 0 && row + own < w.length) of_head[own] = softmax.most[0] * LN_2 + logf(low);
-    if (lane % 4 == 0 && row + own + 8 < w.length) of_head[own + 8] = softmax.most[1] * LN_2 + logf(high);
+    float* head_lse = lse + static_cast<u64>(head) * rows + w.first + row;
+    if (lane % 4 == 0 && row + lane_row < w.length) {
+        head_lse[lane_row] = softmax.running_max[0] * LN_2 + logf(low);
+    }
+    if (lane % 4 == 0 && row + lane_row + 8 < w.length) {
+        head_lse[lane_row + 8] = softmax.running_max[1] * LN_2 + logf(high);
+    }
     // The tile of keys can be reused: all warps have passed the barrier after their last scores.
-    store_rows<D>(out + static_cast<u64>(w.first) * ldo + head * D, ldo, row, w.length, mixed, 1.0f / low,
+    store_rows<D>(out + static_cast<u64>(w.first) * ldo + head * D, ldo, row, w.length, acc, 1.0f / low,
         1.0f / high, keys, warp, lane);
 }
 
 // Turns the two products of one score, q k^T (in `p`) and dout v^T (in `ds`), into the softmax weight and the
-// gradient of the score. `lse` is base 2. Both results are zero if `seen` is false, that is, if the key is at
-// a later position.
-__device__ __forceinline__ void slopes(float& p, float& ds, float scale, float lse, float delta, bool seen) {
-    p = seen ? exp2f(p * (scale * LOG2_E) - lse) : 0.0f;
+// gradient of the score. `lse` is base 2. Both results are zero if `is_visible` is false, that is, if the key
+// is at a later position.
+__device__ __forceinline__ void score_gradient(float& p, float& ds, float scale, float lse, float delta,
+    bool is_visible) {
+    p = is_visible ? exp2f(p * (scale * LOG2_E) - lse) : 0.0f;
     ds = p * (ds - delta);
 }
 
@@ -279,51 +286,51 @@ __device__ __forceinline__ void flash_backward_q(bf16* dqkv, int ldd, const bf16
     SHARED_MEMORY(bf16, keys);
     bf16* values = keys + TILE * STRIDE<D>;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, row = blockIdx.x * TILE;
-    const Where w = where<D>(starts, heads, kv_heads, head / (heads / kv_heads));
+    const BlockPosition w = block_position<D>(starts, heads, kv_heads, head / (heads / kv_heads));
     if (row >= w.length) return;
     const bf16* base = qkv + static_cast<u64>(w.first) * ldqkv;
     begin_tile<D>(keys, base + w.query, ldqkv, row, w.length);
     begin_tile<D>(values, dout + static_cast<u64>(w.first) * lddo + head * D, lddo, row, w.length);
-    tiles_there();
-    unsigned query[D / 16][4], slope[D / 16][4];
+    wait_for_tiles();
+    unsigned query[D / 16][4], dout_rows[D / 16][4];
     load_rows<D>(query, keys, warp, lane);
-    load_rows<D>(slope, values, warp, lane);
-    const int own = row + warp * 16 + lane / 4;
-    float own_lse[2], own_delta[2];
+    load_rows<D>(dout_rows, values, warp, lane);
+    const int lane_row = row + warp * 16 + lane / 4;
+    float row_lse[2], row_delta[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int at = own + half * 8;
-        const u64 of_head = static_cast<u64>(head) * rows + w.first + at;
-        own_lse[half] = at < w.length ? lse[of_head] * LOG2_E : 0.0f;
-        own_delta[half] = at < w.length ? delta[of_head] : 0.0f;
+        const int query_row = lane_row + half * 8;
+        const u64 head_row = static_cast<u64>(head) * rows + w.first + query_row;
+        row_lse[half] = query_row < w.length ? lse[head_row] * LOG2_E : 0.0f;
+        row_delta[half] = query_row < w.length ? delta[head_row] : 0.0f;
     }
-    float mixed[D / 8][4];
-    clear<D>(mixed);
+    float acc[D / 8][4];
+    clear<D>(acc);
     for (int from = 0; from <= row; from += TILE) {
         __syncthreads();
         begin_tile<D>(keys, base + w.key, ldqkv, from, w.length);
         begin_tile<D>(values, base + w.value, ldqkv, from, w.length);
-        tiles_there();
+        wait_for_tiles();
 #pragma unroll 1
         for (int part = 0; part < TILE; part += 16) {
             // All of these keys are at later positions than all of the warp's queries.
             if (from + part > row + warp * 16) break;
             float p[2][4], ds[2][4];
             multiply_rows<D>(p, query, keys + part * STRIDE<D>, lane);
-            multiply_rows<D>(ds, slope, values + part * STRIDE<D>, lane);
+            multiply_rows<D>(ds, dout_rows, values + part * STRIDE<D>, lane);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const int half = i % 4 / 2, key = from + part + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, own_lse[half], own_delta[half],
-                    key <= own + half * 8);
+                score_gradient(p[i / 4][i % 4], ds[i / 4][i % 4], scale, row_lse[half], row_delta[half],
+                    key <= lane_row + half * 8);
             }
             unsigned weights[4];
-            as_factor(weights, ds);
-            mix_rows<D>(mixed, weights, keys + part * STRIDE<D>, lane);
+            to_left_factor(weights, ds);
+            add_weighted_rows<D>(acc, weights, keys + part * STRIDE<D>, lane);
         }
     }
     __syncthreads();
-    store_rows<D>(dqkv + static_cast<u64>(w.first) * ldd + w.query, ldd, row, w.length, mixed, scale, scale,
+    store_rows<D>(dqkv + static_cast<u64>(w.first) * ldd + w.query, ldd, row, w.length, acc, scale, scale,
         keys, warp, lane);
 }
 
@@ -344,32 +351,32 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
     float* lses = reinterpret_cast<float*>(values + TILE * STRIDE<D>);
     float* deltas = lses + TILE;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y, row = blockIdx.x * TILE;
-    const Where w = where<D>(starts, heads, kv_heads, kv_head);
+    const BlockPosition w = block_position<D>(starts, heads, kv_heads, kv_head);
     if (row >= w.length) return;
     const bf16* base = qkv + static_cast<u64>(w.first) * ldqkv;
     begin_tile<D>(queries, base + w.key, ldqkv, row, w.length);
     begin_tile<D>(values, base + w.value, ldqkv, row, w.length);
-    tiles_there();
+    wait_for_tiles();
     unsigned key[D / 16][4], value[D / 16][4];
     load_rows<D>(key, queries, warp, lane);
     if constexpr (!LARGE) load_rows<D>(value, values, warp, lane);
-    const int own = row + warp * 16 + lane / 4;
+    const int lane_row = row + warp * 16 + lane / 4;
     float dk[D / 8][4], dv[D / 8][4];
     clear<D>(dk);
     clear<D>(dv);
     for (int head = kv_head * w.group; head < (kv_head + 1) * w.group; head++) {
-        const u64 of_head = static_cast<u64>(head) * rows + w.first;
+        const u64 head_offset = static_cast<u64>(head) * rows + w.first;
         for (int from = row; from < w.length; from += QUERIES) {
             __syncthreads();
             begin_tile<D, QUERIES>(queries, base + head * D, ldqkv, from, w.length);
             begin_tile<D, QUERIES>(douts, dout + static_cast<u64>(w.first) * lddo + head * D, lddo, from,
                 w.length);
             if (threadIdx.x < QUERIES) {
-                const int at = from + threadIdx.x;
-                lses[threadIdx.x] = at < w.length ? lse[of_head + at] * LOG2_E : 0.0f;
-                deltas[threadIdx.x] = at < w.length ? delta[of_head + at] : 0.0f;
+                const int query_row = from + threadIdx.x;
+                lses[threadIdx.x] = query_row < w.length ? lse[head_offset + query_row] * LOG2_E : 0.0f;
+                deltas[threadIdx.x] = query_row < w.length ? delta[head_offset + query_row] : 0.0f;
             }
-            tiles_there();
+            wait_for_tiles();
 #pragma unroll 1
             for (int part = 0; part < QUERIES; part += 16) {
                 // All of these queries are at earlier positions than all of the warp's keys.
@@ -384,15 +391,15 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
                 }
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    const int at = part + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                    slopes(p[i / 4][i % 4], ds[i / 4][i % 4], scale, lses[at], deltas[at],
-                        own + i % 4 / 2 * 8 <= from + at);
+                    const int query = part + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                    score_gradient(p[i / 4][i % 4], ds[i / 4][i % 4], scale, lses[query], deltas[query],
+                        lane_row + i % 4 / 2 * 8 <= from + query);
                 }
                 unsigned weights[4];
-                as_factor(weights, p);
-                mix_rows<D>(dv, weights, douts + part * STRIDE<D>, lane);
-                as_factor(weights, ds);
-                mix_rows<D>(dk, weights, queries + part * STRIDE<D>, lane);
+                to_left_factor(weights, p);
+                add_weighted_rows<D>(dv, weights, douts + part * STRIDE<D>, lane);
+                to_left_factor(weights, ds);
+                add_weighted_rows<D>(dk, weights, queries + part * STRIDE<D>, lane);
             }
         }
     }

@@ -4,29 +4,30 @@
 // Computes the maximum and the sum of exponentials in one pass: the sum is rescaled whenever the maximum
 // grows.
 template <int N, typename T>
-__device__ __forceinline__ void add_exponentials(float& most, float& sum, const T* logits, int from, int to) {
+__device__ __forceinline__ void add_exponentials(float& running_max, float& sum, const T* logits, int from,
+    int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> x = load<N>(logits + i);
-        float highest = most;
-        for (int k = 0; k < N; k++) highest = fmaxf(highest, x.at[k]);
-        const bool any = highest > MINUS_INFINITY;
-        if (any) sum *= expf(most - highest);
+        float new_max = running_max;
+        for (int k = 0; k < N; k++) new_max = fmaxf(new_max, x.values[k]);
+        const bool any = new_max > MINUS_INFINITY;
+        if (any) sum *= expf(running_max - new_max);
         for (int k = 0; k < N; k++) {
-            if (any) sum += expf(x.at[k] - highest);
+            if (any) sum += expf(x.values[k] - new_max);
             // A NaN must reach the result, but fmaxf ignores it.
-            if (x.at[k] != x.at[k]) sum = x.at[k];
+            if (x.values[k] != x.values[k]) sum = x.values[k];
         }
-        most = highest;
+        running_max = new_max;
     }
 }
 
 template <int N, typename T>
-__device__ __forceinline__ void become_gradient(T* logits, float highest, float total, int target,
+__device__ __forceinline__ void write_gradient(T* logits, float max_logit, float total, int target,
     float scale, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         Floats<N> x = load<N>(logits + i);
         for (int k = 0; k < N; k++) {
-            x.at[k] = (expf(x.at[k] - highest) / total - (i + k == target ? 1.0f : 0.0f)) * scale;
+            x.values[k] = (expf(x.values[k] - max_logit) / total - (i + k == target ? 1.0f : 0.0f)) * scale;
         }
         store(logits + i, x);
     }
@@ -38,26 +39,27 @@ __device__ void cross_entropy(T* logits, int ld, float* losses, const unsigned* 
     SHARED_MEMORY(float, scratch);
     const int row = blockIdx.x, thread = threadIdx.x;
     if (row >= rows) return;
-    T* own = logits + static_cast<u64>(row) * ld;
-    const int whole = in_vectors<T>(vocabulary, aligned(own));
-    float most = MINUS_INFINITY, sum = 0.0f;
-    add_exponentials<VECTOR<T>>(most, sum, own, 0, whole);
-    add_exponentials<1>(most, sum, own, whole, vocabulary);
-    scratch[thread] = most;
+    T* row_logits = logits + static_cast<u64>(row) * ld;
+    const int vector_end = in_vectors<T>(vocabulary, aligned(row_logits));
+    float thread_max = MINUS_INFINITY, sum = 0.0f;
+    add_exponentials<VECTOR<T>>(thread_max, sum, row_logits, 0, vector_end);
+    add_exponentials<1>(thread_max, sum, row_logits, vector_end, vocabulary);
+    scratch[thread] = thread_max;
     for (int half = blockDim.x / 2; half > 0; half /= 2) {
         __syncthreads();
         if (thread < half) scratch[thread] = fmaxf(scratch[thread], scratch[thread + half]);
     }
     __syncthreads();
-    const float highest = scratch[0];
-    const float total = block_sum(highest > MINUS_INFINITY ? sum * expf(most - highest) : sum, scratch);
+    const float max_logit = scratch[0];
+    const float part = max_logit > MINUS_INFINITY ? sum * expf(thread_max - max_logit) : sum;
+    const float total = block_sum(part, scratch);
     const int target = static_cast<int>(targets[row]);
-    const float wanted = widen(own[target]), scale = scales[row];
+    const float target_logit = widen(row_logits[target]), scale = scales[row];
     // All threads read the target's logit before one of them overwrites it.
     __syncthreads();
-    become_gradient<VECTOR<T>>(own, highest, total, target, scale, 0, whole);
-    become_gradient<1>(own, highest, total, target, scale, whole, vocabulary);
-    if (thread == 0) losses[row] = logf(total) + highest - wanted;
+    write_gradient<VECTOR<T>>(row_logits, max_logit, total, target, scale, 0, vector_end);
+    write_gradient<1>(row_logits, max_logit, total, target, scale, vector_end, vocabulary);
+    if (thread == 0) losses[row] = logf(total) + max_logit - target_logit;
 }
 
 extern "C" __global__ void cross_entropy_f32(float* logits, int ld, float* losses, const unsigned* targets,

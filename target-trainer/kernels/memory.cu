@@ -2,11 +2,11 @@
 #include "device.h"
 
 template <typename T> __device__ __forceinline__ void copy_row(T* to, const T* from, int width) {
-    const int whole = in_vectors<T>(width, aligned(to, from));
-    FOR_SHARE(i, VECTOR<T>, 0, whole) {
+    const int vector_end = in_vectors<T>(width, aligned(to, from));
+    FOR_SHARE(i, VECTOR<T>, 0, vector_end) {
         *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
     }
-    FOR_SHARE(i, 1, whole, width) to[i] = from[i];
+    FOR_SHARE(i, 1, vector_end, width) to[i] = from[i];
 }
 
 template <typename T>
@@ -26,40 +26,40 @@ extern "C" __global__ void embed_bf16(bf16* x, int ldx, const bf16* table, const
     embed(x, ldx, table, tokens, rows, width);
 }
 
-// out[i] = x[which[i]].
+// out[i] = x[indices[i]].
 template <typename T>
-__device__ void gather_rows(T* out, int ldo, const T* x, int ldx, const int* which, int count, int width) {
+__device__ void gather_rows(T* out, int ldo, const T* x, int ldx, const int* indices, int count, int width) {
     const int row = blockIdx.x;
     if (row >= count) return;
-    copy_row(out + static_cast<u64>(row) * ldo, x + static_cast<u64>(which[row]) * ldx, width);
+    copy_row(out + static_cast<u64>(row) * ldo, x + static_cast<u64>(indices[row]) * ldx, width);
 }
 
-extern "C" __global__ void gather_rows_f32(float* out, int ldo, const float* x, int ldx, const int* which,
+extern "C" __global__ void gather_rows_f32(float* out, int ldo, const float* x, int ldx, const int* indices,
     int count, int width) {
-    gather_rows(out, ldo, x, ldx, which, count, width);
+    gather_rows(out, ldo, x, ldx, indices, count, width);
 }
 
-extern "C" __global__ void gather_rows_bf16(bf16* out, int ldo, const bf16* x, int ldx, const int* which,
+extern "C" __global__ void gather_rows_bf16(bf16* out, int ldo, const bf16* x, int ldx, const int* indices,
     int count, int width) {
-    gather_rows(out, ldo, x, ldx, which, count, width);
+    gather_rows(out, ldo, x, ldx, indices, count, width);
 }
 
-// dx[which[i]] = d[i]. `which` must not name a row twice.
+// dx[indices[i]] = d[i]. `indices` must not name a row twice.
 template <typename T>
-__device__ void scatter_rows(T* dx, int ldx, const T* d, int ldd, const int* which, int count, int width) {
+__device__ void scatter_rows(T* dx, int ldx, const T* d, int ldd, const int* indices, int count, int width) {
     const int row = blockIdx.x;
     if (row >= count) return;
-    copy_row(dx + static_cast<u64>(which[row]) * ldx, d + static_cast<u64>(row) * ldd, width);
+    copy_row(dx + static_cast<u64>(indices[row]) * ldx, d + static_cast<u64>(row) * ldd, width);
 }
 
-extern "C" __global__ void scatter_rows_f32(float* dx, int ldx, const float* d, int ldd, const int* which,
+extern "C" __global__ void scatter_rows_f32(float* dx, int ldx, const float* d, int ldd, const int* indices,
     int count, int width) {
-    scatter_rows(dx, ldx, d, ldd, which, count, width);
+    scatter_rows(dx, ldx, d, ldd, indices, count, width);
 }
 
-extern "C" __global__ void scatter_rows_bf16(bf16* dx, int ldx, const bf16* d, int ldd, const int* which,
+extern "C" __global__ void scatter_rows_bf16(bf16* dx, int ldx, const bf16* d, int ldd, const int* indices,
     int count, int width) {
-    scatter_rows(dx, ldx, d, ldd, which, count, width);
+    scatter_rows(dx, ldx, d, ldd, indices, count, width);
 }
 
 // One matrix of the adapter. `from`: offset in the flat list of parameters, in elements. `to`: address of its

@@ -6,7 +6,7 @@ template <int N, typename T>
 __device__ __forceinline__ void add_squares(float& sum, const T* x, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> value = load<N>(x + i);
-        for (int k = 0; k < N; k++) sum += value.at[k] * value.at[k];
+        for (int k = 0; k < N; k++) sum += value.values[k] * value.values[k];
     }
 }
 
@@ -16,7 +16,7 @@ __device__ __forceinline__ void scale_row(T* y, const T* x, const T* weight, flo
     FOR_SHARE(i, N, from, to) {
         Floats<N> value = load<N>(x + i);
         const Floats<N> w = load<N>(weight + i);
-        for (int k = 0; k < N; k++) value.at[k] *= inverse * w.at[k];
+        for (int k = 0; k < N; k++) value.values[k] *= inverse * w.values[k];
         store(y + i, value);
     }
 }
@@ -29,13 +29,13 @@ __device__ void rms_norm(T* y, int ldy, float* inverse, const T* x, const T* wei
     if (row >= rows) return;
     const T* from = x + static_cast<u64>(row) * width;
     T* to = y + static_cast<u64>(row) * ldy;
-    const int whole = in_vectors<T>(width, aligned(from, to, weight));
+    const int vector_end = in_vectors<T>(width, aligned(from, to, weight));
     float squares = 0.0f;
-    add_squares<VECTOR<T>>(squares, from, 0, whole);
-    add_squares<1>(squares, from, whole, width);
+    add_squares<VECTOR<T>>(squares, from, 0, vector_end);
+    add_squares<1>(squares, from, vector_end, width);
     const float r = 1.0f / sqrtf(block_sum(squares, scratch) / width + eps);
-    scale_row<VECTOR<T>>(to, from, weight, r, 0, whole);
-    scale_row<1>(to, from, weight, r, whole, width);
+    scale_row<VECTOR<T>>(to, from, weight, r, 0, vector_end);
+    scale_row<1>(to, from, weight, r, vector_end, width);
     if (threadIdx.x == 0) inverse[row] = r;
 }
 
@@ -54,20 +54,22 @@ __device__ __forceinline__ void add_products(float& sum, const T* dy, const T* w
     int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> d = load<N>(dy + i), w = load<N>(weight + i), value = load<N>(x + i);
-        for (int k = 0; k < N; k++) sum += d.at[k] * w.at[k] * value.at[k];
+        for (int k = 0; k < N; k++) sum += d.values[k] * w.values[k] * value.values[k];
     }
 }
 
-// dx = before + dy * weight * inverse - x * along. `before` may be null. It may also be `dx` itself, because
-// the same thread reads an element before it writes it.
+// dx = residual + dy * weight * inverse - x * x_scale. `residual` may be null. It may also be `dx` itself,
+// because the same thread reads an element before it writes it.
 template <int N, typename T>
-__device__ __forceinline__ void turn_back(T* dx, const T* before, const T* dy, const T* weight, const T* x,
-    float inverse, float along, int from, int to) {
+__device__ __forceinline__ void write_input_gradient(T* dx, const T* residual, const T* dy, const T* weight,
+    const T* x, float inverse, float x_scale, int from, int to) {
     FOR_SHARE(i, N, from, to) {
         const Floats<N> d = load<N>(dy + i), w = load<N>(weight + i), value = load<N>(x + i);
         Floats<N> sum = {};
-        if (before) sum = load<N>(before + i);
-        for (int k = 0; k < N; k++) sum.at[k] += d.at[k] * w.at[k] * inverse - value.at[k] * along;
+        if (residual) sum = load<N>(residual + i);
+        for (int k = 0; k < N; k++) {
+            sum.values[k] += d.values[k] * w.values[k] * inverse - value.values[k] * x_scale;
+        }
         store(dx + i, sum);
     }
 }
@@ -78,17 +80,20 @@ __device__ void rms_norm_backward(T* dx, const T* residual, const T* dy, int ldd
     SHARED_MEMORY(float, scratch);
     const int row = blockIdx.x;
     if (row >= rows) return;
-    const u64 at = static_cast<u64>(row) * width;
-    const T* slope = dy + static_cast<u64>(row) * lddy;
-    const T* before = residual ? residual + at : nullptr;
-    const int whole = in_vectors<T>(width, aligned(slope, before, x + at, dx + at, weight));
+    const u64 offset = static_cast<u64>(row) * width;
+    const T* dy_row = dy + static_cast<u64>(row) * lddy;
+    const T* residual_row = residual ? residual + offset : nullptr;
+    const bool all_aligned = aligned(dy_row, residual_row, x + offset, dx + offset, weight);
+    const int vector_end = in_vectors<T>(width, all_aligned);
     float products = 0.0f;
-    add_products<VECTOR<T>>(products, slope, weight, x + at, 0, whole);
-    add_products<1>(products, slope, weight, x + at, whole, width);
+    add_products<VECTOR<T>>(products, dy_row, weight, x + offset, 0, vector_end);
+    add_products<1>(products, dy_row, weight, x + offset, vector_end, width);
     const float r = inverse[row];
-    const float along = block_sum(products, scratch) * r * r * r / width;
-    turn_back<VECTOR<T>>(dx + at, before, slope, weight, x + at, r, along, 0, whole);
-    turn_back<1>(dx + at, before, slope, weight, x + at, r, along, whole, width);
+    const float x_scale = block_sum(products, scratch) * r * r * r / width;
+    write_input_gradient<VECTOR<T>>(dx + offset, residual_row, dy_row, weight, x + offset, r, x_scale, 0,
+        vector_end);
+    write_input_gradient<1>(dx + offset, residual_row, dy_row, weight, x + offset, r, x_scale, vector_end,
+        width);
 }
 
 extern "C" __global__ void rms_norm_backward_f32(float* dx, const float* residual, const float* dy, int lddy,

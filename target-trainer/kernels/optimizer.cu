@@ -6,13 +6,13 @@
 extern "C" __global__ void square_sum(double* partial, unsigned* not_finite, const float* g, u64 count) {
     SHARED_MEMORY(double, scratch);
     double part = 0.0;
-    bool fine = true;
+    bool finite = true;
     const u64 stride = static_cast<u64>(gridDim.x) * blockDim.x;
     for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
-        fine &= is_finite(g[i]);
+        finite &= is_finite(g[i]);
         part += static_cast<double>(g[i]) * g[i];
     }
-    if (!fine) atomicOr(not_finite, 1u);
+    if (!finite) atomicOr(not_finite, 1u);
     const double total = block_sum(part, scratch);
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
@@ -32,18 +32,18 @@ extern "C" __global__ void adamw(float* p_out, float* m_out, float* v_out, unsig
     float beta1, float beta2, float epsilon, float decay, float clip_norm, float correction1,
     float correction2, u64 count) {
     const float clip = norm[0] > clip_norm ? clip_norm / norm[0] : 1.0f;
-    bool fine = true;
+    bool finite = true;
     const u64 stride = static_cast<u64>(gridDim.x) * blockDim.x;
     for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
-        const float slope = g[i] * clip;
-        const float first = beta1 * m[i] + (1.0f - beta1) * slope;
-        const float second = beta2 * v[i] + (1.0f - beta2) * slope * slope;
+        const float gradient = g[i] * clip;
+        const float first = beta1 * m[i] + (1.0f - beta1) * gradient;
+        const float second = beta2 * v[i] + (1.0f - beta2) * gradient * gradient;
         const float step = (first / correction1) / (sqrtf(second / correction2) + epsilon);
         const float updated = p[i] - rate * (step + decay * p[i]);
         m_out[i] = first;
         v_out[i] = second;
         p_out[i] = updated;
-        fine &= is_finite(updated);
+        finite &= is_finite(updated);
     }
-    if (!fine) atomicOr(not_finite, 2u);
+    if (!finite) atomicOr(not_finite, 2u);
 }

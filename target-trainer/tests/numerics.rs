@@ -42,16 +42,16 @@ fn trained(steps: u64, micro_batch: usize) -> TrainState {
 
 #[test]
 fn the_number_of_threads_does_not_change_the_weights() {
-    let with = |threads| {
+    let trained_with = |threads| {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| trained(12, 8))
     };
-    assert!(with(1) == with(4));
+    assert!(trained_with(1) == trained_with(4));
 }
 
 #[test]
 fn the_micro_batch_does_not_change_the_weights() {
-    let whole = trained(12, 8);
-    assert!([1, 3, 5].into_iter().all(|micro_batch| trained(12, micro_batch) == whole));
+    let expected = trained(12, 8);
+    assert!([1, 3, 5].into_iter().all(|micro_batch| trained(12, micro_batch) == expected));
 }
 
 #[test]

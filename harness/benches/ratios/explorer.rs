@@ -104,9 +104,9 @@ fn measure_file_size(title: &'static str, [saves, files, kib]: [&str; 3], limit:
     let dir = tempfile::tempdir().unwrap();
     let watched_dir = dir.path().join("watched");
     std::fs::create_dir(&watched_dir).unwrap();
-    let own = std::env::current_exe().unwrap();
+    let own_binary = std::env::current_exe().unwrap();
     let command =
-        launch(&[own.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), saves, files, kib]);
+        launch(&[own_binary.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), saves, files, kib]);
     let resume = compile_instant_program(dir.path());
     let (mut ratios, mut rate, mut bare_rate, mut tried) = (Vec::new(), 0.0, 0.0, 0);
     for round in 0..5 {
@@ -204,8 +204,9 @@ pub(crate) fn warm_start() -> Vec<Row> {
         "import numpy, os, sys\nprint(int(numpy.ones(4).sum()), len(os.listdir(sys.argv[1])))\n",
     )
     .unwrap();
-    let own = std::env::current_exe().unwrap();
-    let saves = launch(&[own.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), "6", "4", "4"]);
+    let own_binary = std::env::current_exe().unwrap();
+    let saves =
+        launch(&[own_binary.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), "6", "4", "4"]);
     let resume = launch(&[&python, script.to_str().unwrap(), watched_dir.to_str().unwrap()]);
     let rate = |warm: Vec<String>, max_states: usize| {
         let mut config = explore_config(dir.path(), watched_dir.clone(), saves.clone(), resume.clone());

@@ -1,7 +1,8 @@
 //! Measures what the gate costs and how fast the explorer is. Each figure is a ratio of two programs that are
 //! measured in turn in the same run, so that it depends little on the machine.
 //!
-//! `cargo bench -p trainwreck` prints a table. A row that this machine cannot measure says why.
+//! `cargo bench -p trainwreck` prints a table. If this machine cannot measure a row, the row contains
+//! the reason.
 
 #![expect(
     clippy::print_stdout,
@@ -57,7 +58,7 @@ fn main() {
         let mut names = arguments.iter().filter(|argument| !argument.starts_with("--")).peekable();
         names.peek().is_none() || names.any(|argument| name.contains(argument.as_str()))
     };
-    println!("| what | measured | ratio | limit | met |\n|---|---|---|---|---|");
+    println!("| measurement | result | ratio | limit | met |\n|---|---|---|---|---|");
     type Measure = fn() -> Vec<Row>;
     let measures: [(&str, Measure); 5] = [
         ("explorer", explorer::against_bare_recovery),

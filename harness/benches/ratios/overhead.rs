@@ -70,14 +70,14 @@ pub(crate) fn training_overhead() -> Vec<Row> {
     };
     run_once(true);
     let rounds: Vec<(f64, f64)> = (0..7).map(|_| (run_once(false), run_once(true))).collect();
-    let (plain, gated) = (
+    let (ungated, gated) = (
         median(rounds.iter().map(|round| round.0).collect()),
         median(rounds.iter().map(|round| round.1).collect()),
     );
     vec![Row {
         title: "a training run under the gate",
-        measured: format!("{gated:.2} s against {plain:.2} s: 600 steps, 6 saves"),
-        ratio: Some(gated / plain),
+        measured: format!("{gated:.2} s against {ungated:.2} s: 600 steps, 6 saves"),
+        ratio: Some(gated / ungated),
         limit: RatioLimit::AtMost(1.02),
     }]
 }
@@ -116,9 +116,9 @@ pub(crate) fn save_overhead() -> Vec<Row> {
             .collect();
         let median_of = |column: usize| median(rounds.iter().map(|round| round[column]).collect());
         for (title, column, limit) in [(injecting, 1, limits.0), (recording, 2, limits.1)] {
-            let (plain, gated) = (median_of(0), median_of(column));
-            let measured = format!("{:.0} ms against {:.0} ms", gated * 1e3, plain * 1e3);
-            rows.push(Row { title, measured, ratio: Some(gated / plain), limit });
+            let (ungated, gated) = (median_of(0), median_of(column));
+            let measured = format!("{:.0} ms against {:.0} ms", gated * 1e3, ungated * 1e3);
+            rows.push(Row { title, measured, ratio: Some(gated / ungated), limit });
         }
     }
     rows
@@ -127,9 +127,9 @@ pub(crate) fn save_overhead() -> Vec<Row> {
 /// Seconds of one save, as the saving program itself measures them.
 fn measure_save(gate: GateMode, synced: &str) -> f64 {
     let sandbox = WatchedSandbox::new();
-    let own = std::env::current_exe().unwrap();
+    let own_binary = std::env::current_exe().unwrap();
     let watched = sandbox.watched.to_str().unwrap().to_owned();
-    let argv = [own.to_str().unwrap(), "__large", &watched, "100", synced];
+    let argv = [own_binary.to_str().unwrap(), "__large", &watched, "100", synced];
     let filter = FilterOptions { extra_kinds: Vec::new(), stdio_writes: false };
     let (exit, output) = match gate {
         GateMode::Off => run_without_gate(&sandbox, &argv),

@@ -109,11 +109,11 @@ fn multiply(gpu: &TestGpu) {
         unsafe { lt.matmul(config, &a, &b, &mut c, None, None) }.unwrap();
     }
     gpu.stream.synchronize().unwrap();
-    let each = start.elapsed().as_secs_f64() / 50.0;
+    let seconds_each = start.elapsed().as_secs_f64() / 50.0;
     println!(
         "matmul, {size} cubed: {:.2} ms, {:.1} GFLOP/s",
-        each * 1e3,
-        2.0 * (size as f64).powi(3) / each / 1e9
+        seconds_each * 1e3,
+        2.0 * (size as f64).powi(3) / seconds_each / 1e9
     );
 }
 

@@ -116,11 +116,11 @@ unsafe fn set_attribute(
     if descriptor.is_null() || value.is_null() || !(1..=8).contains(&len_bytes) {
         return INVALID_VALUE;
     }
-    let mut wide = 0_u64;
+    let mut bits = 0_u64;
     // SAFETY: neither pointer is null, so the caller's promises hold; a u64 holds the at most 8 bytes.
     unsafe {
-        std::ptr::copy_nonoverlapping(value.cast::<u8>(), (&raw mut wide).cast(), len_bytes);
-        (*descriptor).attributes.insert(attribute, wide);
+        std::ptr::copy_nonoverlapping(value.cast::<u8>(), (&raw mut bits).cast(), len_bytes);
+        (*descriptor).attributes.insert(attribute, bits);
     }
     SUCCESS
 }
@@ -141,8 +141,8 @@ unsafe fn get_attribute(
     // SAFETY: `descriptor` and `value` are not null, so the caller's promises hold; a u64 has the at most 8
     // bytes.
     unsafe {
-        let wide = (*descriptor).attribute(attribute);
-        std::ptr::copy_nonoverlapping((&raw const wide).cast::<u8>(), value.cast(), len_bytes);
+        let bits = (*descriptor).attribute(attribute);
+        std::ptr::copy_nonoverlapping((&raw const bits).cast::<u8>(), value.cast(), len_bytes);
         if !written.is_null() {
             written.write(len_bytes);
         }
@@ -338,7 +338,7 @@ fn operand_of(layout: &Descriptor, address: usize) -> Result<Operand, u32> {
 fn apply_transposition(operand: Operand, operation: u64) -> Result<Operand, u32> {
     match operation as u32 {
         OP_N => Ok(operand),
-        // Transposed, and conjugate transposed: the same for real numbers.
+        // Transposed or conjugate transposed, which are the same for real numbers.
         OP_T | OP_C => Ok(Operand {
             rows: operand.columns,
             columns: operand.rows,

@@ -51,11 +51,11 @@ impl Allocation {
             return None;
         }
         let is_overwritten = |byte: &u8| *byte != POISON;
-        let in_front = front
+        let front_offset = front
             .iter()
             .position(is_overwritten)
             .map(|index| (front_address + index) as isize - self.address as isize);
-        in_front
+        front_offset
             .or_else(|| back.iter().position(is_overwritten).map(|index| (self.len_bytes + index) as isize))
     }
 }
@@ -188,7 +188,7 @@ impl DeviceMemory {
 
     /// Describes an address for people, by the nearest live or freed allocation.
     pub(crate) fn describe(&self, address: usize) -> String {
-        let near = |map: &BTreeMap<usize, Allocation>| {
+        let nearest = |map: &BTreeMap<usize, Allocation>| {
             let before = map.range(..=address).next_back().map(|(_, allocation)| allocation.clone());
             let after = map.range(address..).next().map(|(_, allocation)| allocation.clone());
             let within = |allocation: &Allocation| {
@@ -198,7 +198,7 @@ impl DeviceMemory {
             };
             before.filter(within).or(after.filter(within))
         };
-        let (allocation, state) = match (near(&self.live), near(&self.quarantined)) {
+        let (allocation, state) = match (nearest(&self.live), nearest(&self.quarantined)) {
             (Some(allocation), _) => (allocation, "an allocation"),
             (None, Some(allocation)) => (allocation, "a freed allocation"),
             (None, None) => return format!("address {address:#x}, which is near no allocation"),

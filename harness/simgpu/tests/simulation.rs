@@ -286,12 +286,12 @@ fn memory_is_counted_exhausted_and_returned() {
         let (free, total) = gpu.context.mem_get_info().unwrap();
         assert_eq!((free, total), (1 << 30, 1 << 30));
         // SAFETY: the memory is never read.
-        let held = unsafe { gpu.stream.alloc::<u8>(1000) }.unwrap();
+        let allocation = unsafe { gpu.stream.alloc::<u8>(1000) }.unwrap();
         assert_eq!(gpu.context.mem_get_info().unwrap().0, free - 1024);
         // SAFETY: the memory is never read.
         let error = unsafe { gpu.stream.alloc::<u8>(1 << 30) }.unwrap_err();
         assert_eq!(error.0 as i32, 2);
-        drop(held);
+        drop(allocation);
         gpu.stream.synchronize().unwrap();
         assert_eq!(gpu.context.mem_get_info().unwrap().0, free);
     });

@@ -76,7 +76,7 @@ pub(super) fn print_second_crashes(first: &ExploreResult, second_crashes: &[(Cra
     }
 }
 
-/// Prints what became of the state that was selected with `--state`.
+/// Prints the outcome of the state that was selected with `--state`.
 fn print_single_state(explored: &ExploreResult) {
     for tried in &explored.tried {
         for (crash, outcome) in &tried.outcomes {

@@ -287,26 +287,26 @@ fn repeat_command() -> String {
     let dropped_options: BTreeMap<&str, usize> = [("--state", 2), ("--json", 2), ("--out", 2)].into();
     // After `--` comes the trainer's command, which may have options of the same names.
     let options_end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
-    let mut kept = Vec::new();
+    let mut kept_args = Vec::new();
     let mut index = 0;
     while index < args.len() {
         match dropped_options.get(args[index].as_str()).filter(|_| index < options_end) {
             Some(count) => index += count,
             None => {
-                kept.push(shell_quote(&args[index]));
+                kept_args.push(shell_quote(&args[index]));
                 index += 1;
             }
         }
     }
-    let after_command = kept.iter().position(|arg| arg == "explore").map_or(1, |index| index + 1);
-    kept.insert(after_command.min(kept.len()), "--state STATE".into());
-    kept.join(" ")
+    let after_command = kept_args.iter().position(|arg| arg == "explore").map_or(1, |index| index + 1);
+    kept_args.insert(after_command.min(kept_args.len()), "--state STATE".into());
+    kept_args.join(" ")
 }
 
 /// Quotes an argument for a POSIX shell, if it needs quotes.
 fn shell_quote(argument: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
-    if !argument.is_empty() && argument.chars().all(plain) {
+    let needs_no_quotes = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
+    if !argument.is_empty() && argument.chars().all(needs_no_quotes) {
         argument.into()
     } else {
         format!("'{}'", argument.replace('\'', "'\\''"))

@@ -46,7 +46,7 @@ impl Observer for RecordWriter {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let line = entry.to_line();
         let mut written = writeln!(state.file, "{line}");
-        // Steps are many: they are flushed with the next other event.
+        // Steps are frequent, so they are flushed with the next event of another kind.
         if !matches!(entry.event, Event::Step { .. }) {
             written = written.and_then(|()| state.file.flush());
         }

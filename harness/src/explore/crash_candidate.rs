@@ -158,7 +158,7 @@ impl CrashCandidate {
                 _ => {}
             }
         }
-        // Collected in the order of the paths: the map can then be built in one pass.
+        // The entries are collected in the order of the paths, so that the map can be built in one pass.
         let mut entries = Vec::new();
         for root in 0..recording.roots.len() {
             let mut walk = TreeWalk {

@@ -78,7 +78,7 @@ impl CrashState {
     }
 }
 
-/// The numbers of an enumeration, by category of crash (`process`, `power`).
+/// The counts of an enumeration, by category of crash (`process`, `power`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnumerationCounts {
     /// Candidates before equal trees are merged.

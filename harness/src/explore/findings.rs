@@ -67,13 +67,14 @@ pub(super) fn group_findings(
             let candidate = &tried_state.state.witnesses[crash].candidate;
             // If a process crash at the same point fails in the same way, the lost operations are not the
             // reason.
-            let whole = CrashCandidate::whole(candidate.op_count as usize);
-            let (candidate, blamed_crash) = match process_outcomes.get(&whole.tree(recording).digest()) {
-                Some(known) if *crash != CrashKind::Process && known == outcome => {
-                    (whole, CrashKind::Process)
-                }
-                _ => (candidate.clone(), *crash),
-            };
+            let process_crash = CrashCandidate::whole(candidate.op_count as usize);
+            let (candidate, blamed_crash) =
+                match process_outcomes.get(&process_crash.tree(recording).digest()) {
+                    Some(known) if *crash != CrashKind::Process && known == outcome => {
+                        (process_crash, CrashKind::Process)
+                    }
+                    _ => (candidate.clone(), *crash),
+                };
             let cause = cause_of(recording, &candidate, blamed_crash);
             let key = (blamed_crash != CrashKind::Process, cause, *outcome);
             groups.entry(key).or_default().push(FailingState {

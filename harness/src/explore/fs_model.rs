@@ -25,9 +25,9 @@ pub enum FsModel {
     Xfs,
     /// Names are in order, but a sync commits only its own file and its names, ahead of the other changes.
     Btrfs,
-    /// A journal as of ext4, on a disk that reports a sync as done while the data is in a volatile cache.
-    /// Such caches are written out within seconds: everything before the last acknowledged save but one is on
-    /// the disk.
+    /// A journal like that of ext4, on a disk that reports a sync as done while the data is in a volatile
+    /// cache. Such caches are written out within seconds: everything before the last acknowledged save but
+    /// one is on the disk.
     Lying,
 }
 

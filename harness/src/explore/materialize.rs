@@ -119,7 +119,7 @@ impl<'a> Materializer<'a> {
                 }
             }
         }
-        // At the end, because each name that is created in a directory changes its time.
+        // The times of directories are set at the end, because each new name in a directory changes its time.
         for (name, last_change) in dirs.iter().rev() {
             self.set_times(name, *last_change)?;
         }

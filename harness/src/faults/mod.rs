@@ -1,4 +1,4 @@
-//! The mechanisms of faults, one file for each family. A fault is armed, injected when the run says so, and
+//! The mechanisms of faults, one file for each family. A fault is armed, injected when the run decides, and
 //! reverted at the latest when it is dropped. Knows no trigger and no expectation.
 
 mod call_fault;
@@ -115,7 +115,7 @@ pub trait InjectableFault: Send {
         Ok(None)
     }
 
-    /// Whether the target stands still now, so that time limits on its progress must not run.
+    /// Whether the fault has stopped the target, so that time limits on its progress must not run.
     fn pauses_target(&self) -> bool {
         false
     }

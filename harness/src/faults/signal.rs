@@ -1,5 +1,5 @@
-//! Signals after which the target goes on: SIGSTOP, reverted by SIGCONT, and signals without a time to exit.
-//! A signal that asks the target to exit is a termination, which the run itself injects.
+//! Signals after which the target continues: SIGSTOP, reverted by SIGCONT, and signals without a time to
+//! exit. A signal that asks the target to exit is a termination, which the run itself injects.
 
 use std::time::Instant;
 
@@ -21,7 +21,8 @@ pub fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Resul
     }
 }
 
-/// The number of the signal on this machine. 0, which sends nothing, cannot come of a name that scenarios know.
+/// The number of the signal on this machine. An unknown name would give 0, which sends nothing, but scenarios
+/// accept only known names.
 fn number_of(sent: &SentSignal) -> i32 {
     format!("SIG{}", sent.signal.name()).parse::<Signal>().map_or(0, |signal| signal as i32)
 }
@@ -58,7 +59,7 @@ impl InjectableFault for SignalFault {
     }
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
-        // Between two starts of the target there is nothing that could receive a signal.
+        // Between two starts of the target, no process exists that could receive a signal.
         let Some(main_pid) = context.main_pid else { return Ok(()) };
         send_signal(context.sandbox, main_pid, &self.sent)?;
         self.sent_at = Some(Instant::now());
@@ -79,7 +80,8 @@ impl InjectableFault for SignalFault {
         if !std::mem::take(&mut self.stopped) {
             return Ok(None);
         }
-        // To all: it changes nothing for a process that is not stopped, and the main process may be gone.
+        // Sent to every process, because the main process may have ended. It does not affect a
+        // process that is not stopped.
         context.sandbox.signal_all(Signal::SIGCONT as i32)?;
         let stopped_for = self.sent_at.map(|sent_at| sent_at.elapsed()).unwrap_or_default();
         Ok(Some(format!("SIGCONT was sent after {:.2} s", stopped_for.as_secs_f64())))

@@ -1,6 +1,6 @@
 //! Decodes a system call: turns its number and arguments into a `CallRequest`.
 //!
-//! Pure. Pointers into the target's memory stay addresses relative_path; the caller reads what they point to.
+//! Pure. Pointers into the target's memory stay addresses here; the caller reads what they point to.
 
 use nix::libc;
 
@@ -96,12 +96,12 @@ pub(super) enum CallRequest {
         path: PathArgument,
         mode: u32,
     },
-    /// A call on a path that changes only attributes or nothing. It is never performed relative_path.
+    /// A call on a path that changes only attributes or nothing. The supervisor never performs it.
     ByPath {
         kind: CallKind,
         path: PathArgument,
     },
-    /// A call on a descriptor that changes only attributes or nothing. It is never performed relative_path.
+    /// A call on a descriptor that changes only attributes or nothing. The supervisor never performs it.
     ByFd {
         kind: CallKind,
         fd: i32,

@@ -120,8 +120,8 @@ fn legacy_calls(_open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, F
 fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::{Always, AnyBitSet, FdAboveStdio, SharedWritableMapping};
     let write_condition = || if options.stdio_writes { Always } else { FdAboveStdio };
-    let reads_too = options.extra_kinds.contains(&CallKind::OpenRead);
-    let open_condition = |flags| if reads_too { Always } else { AnyBitSet(flags, WRITE_FLAGS) };
+    let intercepts_reads = options.extra_kinds.contains(&CallKind::OpenRead);
+    let open_condition = |flags| if intercepts_reads { Always } else { AnyBitSet(flags, WRITE_FLAGS) };
     let mut calls = vec![
         (libc::SYS_write, write_condition()),
         (libc::SYS_writev, write_condition()),

@@ -252,7 +252,7 @@ pub trait CallHandler: Send {
         true
     }
 
-    /// Whether the handler wants the bytes that the target writes into this pipe.
+    /// Whether the handler needs the bytes that the target writes into this pipe.
     fn observes_pipe(&self, _pipe: FileId) -> bool {
         false
     }

@@ -25,7 +25,7 @@ use super::{CallEffect, CallHandler, FileId, Swap};
 
 /// Bytes copied between target and file at a time: few enough to stay in a core's cache.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// The most `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
+/// Maximum number of `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
 const MAX_IOVECS: u64 = 1024;
 
 /// How and when a notification is responded to.
@@ -260,13 +260,13 @@ impl CallContext<'_> {
         result.map(|()| 0)
     }
 
-    /// Writes at `given` (as pwrite does) or, without it, at the descriptor's own offset. `start` is where
-    /// that is. `written` counts also what was written before an error.
+    /// Writes at `explicit_offset` (as pwrite does) or, without it, at the descriptor's own offset. `start`
+    /// is the offset that is used. `written` also counts bytes that were written before an error.
     fn write_segments(
         &mut self,
         file: &OwnedFd,
         buffer: BufferArgument,
-        (given, start): (Option<u64>, u64),
+        (explicit_offset, start): (Option<u64>, u64),
         max_bytes: u64,
         written: &mut u64,
     ) -> Result<(), Errno> {
@@ -277,7 +277,7 @@ impl CallContext<'_> {
                 let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - *written);
                 let part = &mut chunk[..usize::try_from(requested).unwrap_or(CHUNK_BYTES)];
                 let read = self.thread.read_memory(address + done, part)?;
-                let written_now = match given {
+                let written_now = match explicit_offset {
                     None => nix::unistd::write(file, &part[..read])?,
                     Some(_) => {
                         let offset = i64::try_from(start + *written).map_err(|_| Errno::EFBIG)?;

@@ -112,7 +112,7 @@ impl<O: CallHandler> Supervisor<O> {
             None => PollTimeout::NONE,
             Some(next) => {
                 let left = next.due.saturating_duration_since(Instant::now());
-                // Rounded up, so that the call is due when poll returns.
+                // The timeout is rounded up, so that the call is due when poll returns.
                 PollTimeout::try_from(left + std::time::Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }
         }
@@ -184,7 +184,7 @@ fn decide_and_perform(context: &mut CallContext<'_>, request: CallRequest) -> Ca
     if let CallRequest::Open { flags, .. } = request
         && !resolved.watched
     {
-        // Reported, so that a report can list the files that no crash state covers.
+        // The handler needs this, so that a report can list the files that no crash state covers.
         if opens_for_writing(flags) {
             context.handler.on_effect(CallEffect::OpenedOutside { path: resolved.path });
         }

@@ -22,7 +22,7 @@ use super::{DirectoryEntry, FileId};
 
 /// Length limit of a path in the kernel.
 const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize;
-/// The most symbolic links that are followed at the end of a path.
+/// Maximum number of symbolic links that are followed at the end of a path.
 const MAX_SYMLINKS: u32 = 16;
 
 /// The mounts whose files are watched, by mount id.

@@ -1,5 +1,5 @@
 //! The harness's side of the shim, the library that takes the place of the GPU driver for a target: where the
-//! library is, whether it works here, and the directory through which the harness tells it which calls fail.
+//! library is, whether it works here, and the directory through which the harness controls which calls fail.
 //! Knows no scenario.
 //!
 //! The target finds the shim under the driver's own file names, through `LD_LIBRARY_PATH`. It needs no

@@ -36,7 +36,7 @@ impl LoadedLibrary {
         usize::try_from(kernels()).ok()
     }
 
-    /// The reason reason_function the shim has no kernels.
+    /// The reason why the shim has no kernels.
     pub(super) fn missing_kernels_reason(&self) -> Option<String> {
         let symbol = self.symbol(c"simgpu_why")?;
         // SAFETY: only the shim exports this symbol, and there it is a function of this type.

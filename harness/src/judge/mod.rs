@@ -24,7 +24,8 @@ pub struct JudgedTrial<'a> {
 /// Returns the verdict on a scenario.
 pub fn verdict(scenario: &Scenario, baseline: &BaselineFacts, trials: &[JudgedTrial<'_>]) -> Verdict {
     if !baseline.ended_well {
-        let found = baseline.gpu_defects.first().map(|what| format!(" (the simulated GPU found: {what})"));
+        let found =
+            baseline.gpu_defects.first().map(|defect| format!(" (the simulated GPU found: {defect})"));
         return Verdict::Inconclusive {
             why: format!(
                 "the baseline run did not end well{}, so there is nothing to compare with",
@@ -51,15 +52,15 @@ pub fn verdict(scenario: &Scenario, baseline: &BaselineFacts, trials: &[JudgedTr
     }
 }
 
-/// Without being asked, every scenario expects that the simulated GPU finds no defect of the target.
+/// Checks the expectation that every scenario has without stating it: the simulated GPU finds no defect.
 fn gpu_defect_reason(trial: &JudgedTrial<'_>) -> Option<Reason> {
-    let what = trial.facts.gpu_defects.first()?;
+    let defect = trial.facts.gpu_defects.first()?;
     let more = trial.facts.gpu_defects.len() - 1;
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     Some(Reason {
         expectation: NO_GPU_DEFECTS.into(),
         trial: Some(trial.number),
-        found: format!("{what}{more}"),
+        found: format!("{defect}{more}"),
     })
 }
 
@@ -115,11 +116,11 @@ fn check_fact(
     }
 }
 
-fn at_most<T: PartialOrd + std::fmt::Display>(found: Option<T>, max: T, what: &str) -> Result<(), String> {
+fn at_most<T: PartialOrd + std::fmt::Display>(found: Option<T>, max: T, unit: &str) -> Result<(), String> {
     match found {
         Some(found) if found <= max => Ok(()),
-        Some(found) => Err(format!("{found} {what}")),
-        None => Err(format!("{what}: not known")),
+        Some(found) => Err(format!("{found} {unit}")),
+        None => Err(format!("{unit}: not known")),
     }
 }
 
@@ -219,7 +220,7 @@ same: '^weights (?<value>\w+)'
             peak_memory_bytes: None,
             counted: BTreeMap::new(),
             final_loss: Some(2.0),
-            gpu_defects: gpu_defects.iter().map(|what| (*what).into()).collect(),
+            gpu_defects: gpu_defects.iter().map(|defect| (*defect).into()).collect(),
             cached: false,
         }
     }
@@ -232,7 +233,7 @@ same: '^weights (?<value>\w+)'
         let comparable = crate::plan::TrialPlan::new(&scenario, 1, &BTreeMap::new()).comparable();
         let mut events = vec![Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() }];
         events.extend(steps.iter().map(|&(step, loss)| Event::Step { step, loss }));
-        events.extend(gpu_defects.iter().map(|what| Event::GpuDefect { what: (*what).into() }));
+        events.extend(gpu_defects.iter().map(|defect| Event::GpuDefect { what: (*defect).into() }));
         events.push(Event::Output { stream: scenarios::OutputStream::Stdout, line: "weights bb".into() });
         events.push(Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) });
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };

@@ -196,7 +196,7 @@ pub(super) fn describe_gpu_state(state: &GpuState) -> String {
     let lost = state.lost.then(|| "lost".to_owned());
     let temperature = state.temperature_c.map(|degrees| format!("{degrees} C"));
     let throttled = (!state.throttled.is_empty()).then(|| format!("slowed down ({:?})", state.throttled));
-    let count = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what} memory errors"));
+    let count = |count: u64, kind: &str| (count > 0).then(|| format!("{count} {kind} memory errors"));
     let (corrected, uncorrected) =
         (count(state.ecc_corrected, "corrected"), count(state.ecc_uncorrected, "uncorrected"));
     let xids = (!state.xids.is_empty()).then(|| format!("XIDs {:?}", state.xids));

@@ -1,8 +1,8 @@
 //! Turns a checked scenario and a seed into a plan: the workload of the target and the trials.
 //!
 //! Pure: no clock, no files, no environment. The same scenario and seed give the same plan. A fault with `at:
-//! every` expands to one trial per matching call, so the plan first says what a baseline run must count, and
-//! is expanded with these counts.
+//! every` expands to one trial per matching call, so the plan first states what a baseline run must count,
+//! and is expanded with these counts.
 
 mod gpu_injections;
 
@@ -220,12 +220,12 @@ impl TrialPlan {
             left_out += gpu_faults.as_ref().map_or(0, |(_, left_out)| *left_out);
             let variants =
                 planned_variants(fault, occurrence, counts, gpu_faults.map(|(gpu_faults, _)| gpu_faults));
-            let (kept, not_sampled) = sample_evenly(variants, fault.max_trials, self.seed);
+            let (sampled, not_sampled) = sample_evenly(variants, fault.max_trials, self.seed);
             left_out += not_sampled;
             combinations = combinations
                 .iter()
                 .flat_map(|faults| {
-                    kept.iter().map(|variant| [faults.as_slice(), std::slice::from_ref(variant)].concat())
+                    sampled.iter().map(|variant| [faults.as_slice(), std::slice::from_ref(variant)].concat())
                 })
                 .collect();
         }
@@ -248,11 +248,11 @@ fn planned_variants(
     if let Effect::Signal { signals } = &fault.effect
         && signals.len() > 1
     {
-        let one =
+        let with_signal =
             |sent: &SentSignal| Fault { effect: Effect::Signal { signals: vec![*sent] }, ..fault.clone() };
         return signals
             .iter()
-            .flat_map(|sent| planned_variants(&one(sent), occurrence, counts, None))
+            .flat_map(|sent| planned_variants(&with_signal(sent), occurrence, counts, None))
             .collect();
     }
     let points = match &fault.when {
@@ -332,16 +332,16 @@ fn call_injections(
     is_last: bool,
 ) -> Vec<CallInjection> {
     let write = call.filter(|call| call.operation == FileCallKind::Write && call.bytes > 1);
-    let inside = write.map(|call| CallInjection::KillInside { bytes: call.bytes / 2 });
+    let kill_inside = write.map(|call| CallInjection::KillInside { bytes: call.bytes / 2 });
     let fail =
         |errno: &Errno, performed, persistent| CallInjection::Fail { errno: *errno, performed, persistent };
     match &fault.effect {
         Effect::Crash { point: None } if is_every => {
-            let after = is_last.then_some(CallInjection::KillAfter);
-            [Some(CallInjection::KillBefore), inside, after].into_iter().flatten().collect()
+            let kill_after = is_last.then_some(CallInjection::KillAfter);
+            [Some(CallInjection::KillBefore), kill_inside, kill_after].into_iter().flatten().collect()
         }
         Effect::Crash { point: None | Some(KillPoint::Before) } => vec![CallInjection::KillBefore],
-        Effect::Crash { point: Some(KillPoint::Inside) } => inside.into_iter().collect(),
+        Effect::Crash { point: Some(KillPoint::Inside) } => kill_inside.into_iter().collect(),
         Effect::Crash { point: Some(KillPoint::After) } => vec![CallInjection::KillAfter],
         Effect::FailCall { errnos, performed } => {
             let persistent = fault.persistence == Persistence::Persistent;
@@ -408,9 +408,9 @@ fn sample_evenly<T>(all: Vec<T>, max: u32, seed: u64) -> (Vec<T>, u64) {
     };
     let chosen: std::collections::BTreeSet<u64> = (0..max).map(position).collect();
     let left_out = count - chosen.len() as u64;
-    let kept =
+    let sampled =
         all.into_iter().zip(0..).filter(|(_, index)| chosen.contains(index)).map(|(item, _)| item).collect();
-    (kept, left_out)
+    (sampled, left_out)
 }
 
 impl PlannedFault {

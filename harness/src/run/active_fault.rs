@@ -44,8 +44,8 @@ impl ActiveFault {
     /// # Errors
     /// If the mechanism fails.
     pub(super) fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), RunError> {
-        let again = self.planned.fault.persistence == Persistence::Persistent && !self.over;
-        if self.injected_at.is_none() || again {
+        let injects_repeatedly = self.planned.fault.persistence == Persistence::Persistent && !self.over;
+        if self.injected_at.is_none() || injects_repeatedly {
             self.injectable.inject(context)?;
             self.injected_at.get_or_insert_with(Instant::now);
         }
@@ -120,7 +120,7 @@ impl ActiveFault {
         if self.over { self.revert(context, reporter) } else { Ok(()) }
     }
 
-    /// Whether the target stands still because of the fault.
+    /// Whether the fault has stopped the target.
     pub(super) fn pauses_target(&self) -> bool {
         self.injectable.pauses_target()
     }

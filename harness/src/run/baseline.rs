@@ -35,7 +35,7 @@ pub(super) struct CountRequests<'a> {
     pub(super) gpu_calls: &'a [GpuCountRequest],
 }
 
-/// `None` inside: the run failed.
+/// The result of one baseline run, once it has ended. `None` if the run failed.
 type BaselineSlot = Arc<OnceLock<Option<MeasuredBaseline>>>;
 
 /// Baselines of one suite, by a hash of everything that they depend on.
@@ -121,7 +121,7 @@ fn run_baseline(
     let mut run = TargetRun::new(context, reporter, Some(scenario), &[]);
     run.gpu_counters = GpuCallCounters::new(requests.gpu_calls);
     if config.has_gate {
-        // Exact: the target waits in the write call that announces the save.
+        // The measurement is exact, because the target waits in the write call that announces the save.
         let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
         run.injector =
             Some(InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure));

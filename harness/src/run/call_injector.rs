@@ -332,7 +332,7 @@ impl CallInjector {
     fn inject_and_wait(&self, fault: String, evidence: String) {
         let (done, is_done) = sync_channel(1);
         self.send(InjectorEvent::InjectNow { fault, evidence, done });
-        // After a timeout too: the fault's own evidence decides whether it became effective.
+        // A timeout is ignored: the fault's own evidence decides whether it became effective.
         let _ = is_done.recv_timeout(INJECTION_TIMEOUT);
     }
 
@@ -365,7 +365,7 @@ impl CallInjector {
             return;
         }
         match self.first_printed_in.get(line) {
-            // Forwarded by another process, as a supervisor does with its worker's output.
+            // Another process forwards the line, as a supervisor does with its worker's output.
             Some(first) if *first != pipe => {
                 self.first_printed_in.remove(line);
                 return;
@@ -384,7 +384,7 @@ impl CallInjector {
     }
 
     /// Kills the target if the occurrence had fewer calls than in the baseline, so that the planned call
-    /// never came. The evidence says so.
+    /// never came. The evidence reports this.
     fn kill_at_phase_end(&mut self) {
         let occurrence = self.phase.occurrences;
         let is_kill = |injection: &CallInjection| {

@@ -88,7 +88,7 @@ fn record_run(
         command: launch,
         roots: &[(visible_root.clone(), root)],
         originals: &[originals],
-        payload_log: &dir.join("tape"),
+        payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
         internal_pattern,
         cancelled: || false,

@@ -48,7 +48,8 @@ pub(super) struct TargetRun<'a> {
     reporter: &'a Reporter,
     /// Patterns of lines that the scenario needs in the record.
     requested_lines: Vec<Regex>,
-    /// Exit codes expected after a signal that asks the target to exit, each with the text of its expectation.
+    /// Exit codes expected after a signal that asks the target to exit, each with the text of its
+    /// expectation.
     expected_exit_codes: Vec<(String, Vec<i32>)>,
     faults: Vec<ActiveFault>,
     /// Counters of GPU driver calls. Only a baseline run has any.
@@ -371,7 +372,7 @@ impl<'a> TargetRun<'a> {
         self.check_timeouts(attempt)
     }
 
-    /// Tells the call injector which faults are over, so that later calls are not altered.
+    /// Ends the call injector's faults that are over, so that later calls are not altered.
     fn end_finished_call_faults(&self) {
         if let Some(injector) = &self.injector {
             let over =
@@ -413,8 +414,8 @@ impl<'a> TargetRun<'a> {
         Ok(())
     }
 
-    /// Kills a target that makes no progress or ignored a request to exit. While a fault stops the target, its
-    /// time does not run.
+    /// Kills a target that makes no progress or ignored a request to exit. While a fault stops the target,
+    /// its time does not run.
     fn check_timeouts(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
         let target = self.context.trainer.file;
         let now = Instant::now();

@@ -126,10 +126,10 @@ pub(super) fn remove_empty(dir: &Path) -> Result<(), SandboxError> {
 
 /// Cgroups below which ours could be created, in order of preference.
 pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own_cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut parents = Vec::new();
-    for line in own.lines() {
+    for line in own_cgroups.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;

@@ -232,13 +232,13 @@ impl Sandbox {
             if let Some(listener) =
                 receive_fd(ours.as_fd()).map_err(SandboxError::system("receive a listener"))?
             {
-                let held = listener.try_clone().map_err(SandboxError::system("duplicate a listener"))?;
+                let duplicate = listener.try_clone().map_err(SandboxError::system("duplicate a listener"))?;
                 serve(listener);
                 let process = join_spawned(spawned)?;
                 // Init holds the listener, so that pending calls keep waiting if the harness is killed, until
                 // the sandbox ends too. With the listener closed they would fail, and the target would
                 // continue wrongly.
-                control.request(&ControlRequest::HoldFd, &[held.as_raw_fd()])?;
+                control.request(&ControlRequest::HoldFd, &[duplicate.as_raw_fd()])?;
                 return Ok(process);
             }
             join_spawned(spawned)

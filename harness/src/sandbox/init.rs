@@ -261,30 +261,30 @@ impl SandboxInit<'_> {
         }
     }
 
-    /// Kills all processes in the sandbox but init itself. Returns when none is left, with whether there was
-    /// any.
+    /// Kills all processes in the sandbox but init itself. Returns whether there was any, once
+    /// none is left.
     fn kill_all(&mut self) -> InitResult<bool> {
-        let mut any = false;
+        let mut has_killed = false;
         loop {
             match kill(Pid::from_raw(-1), Signal::SIGKILL) {
                 Ok(()) => {
-                    any = true;
+                    has_killed = true;
                     self.reap(true)?;
                 }
                 Err(Errno::ESRCH) => {
                     self.reap(true)?;
-                    return Ok(any);
+                    return Ok(has_killed);
                 }
                 Err(error) => return with_context("kill all processes", Err(error)),
             }
         }
     }
 
-    /// Kills all processes in the sandbox but init itself and the fork server. Returns when none is left,
-    /// with whether there was any.
+    /// Kills all processes in the sandbox but init itself and the fork server. Returns
+    /// whether there was any, once none is left.
     fn kill_remaining(&mut self) -> InitResult<bool> {
         let fork_server = self.fork_server.as_ref().map(ForkServer::pid);
-        let mut any = false;
+        let mut has_killed = false;
         loop {
             self.reap(false)?;
             let left: Vec<Pid> = with_context("list processes", processes::live_processes())?
@@ -292,9 +292,9 @@ impl SandboxInit<'_> {
                 .filter(|pid| pid.as_raw() != 1 && Some(*pid) != fork_server)
                 .collect();
             if left.is_empty() {
-                return Ok(any);
+                return Ok(has_killed);
             }
-            any = true;
+            has_killed = true;
             for pid in left {
                 match kill(pid, Signal::SIGKILL) {
                     Ok(()) | Err(Errno::ESRCH) => {}

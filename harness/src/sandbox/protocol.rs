@@ -212,17 +212,17 @@ fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, Error> {
 /// Decodes a packet as a request to init or as a reply of init. For fuzzing and tests.
 ///
 /// # Panics
-/// If a message that was decoded is not the same once it has been encoded and decoded again.
+/// If a decoded message changes when it is encoded and decoded again.
 #[doc(hidden)]
 pub fn check_packet_round_trip(is_request: bool, packet: &[u8]) {
     fn check<T: Serialize + DeserializeOwned>(packet: &[u8]) {
         let Ok(message) = decode::<T>(packet) else { return };
         let encoded = encode(&message).unwrap_or_default();
-        let again = decode::<T>(&encoded).ok().and_then(|again| encode(&again).ok());
+        let reencoded = decode::<T>(&encoded).ok().and_then(|decoded| encode(&decoded).ok());
         assert_eq!(
-            again.as_ref(),
+            reencoded.as_ref(),
             Some(&encoded),
-            "a message that was encoded is decoded as the same message"
+            "a message changes if it is encoded and decoded again"
         );
     }
     if is_request {

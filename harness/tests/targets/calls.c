@@ -18,9 +18,9 @@
 #include <unistd.h>
 
 /* Ends the program with exit code 1 if a call has failed. */
-static void must(int ok, const char *what) {
+static void must(int ok, const char *call) {
     if (!ok) {
-        fprintf(stderr, "%s: %s\n", what, strerror(errno));
+        fprintf(stderr, "%s: %s\n", call, strerror(errno));
         exit(1);
     }
 }

@@ -1,7 +1,8 @@
 /* A trainer whose only value is in GPU memory. Usage: gpu STYLE ROOT.
- * A correct style exits with 16 when the driver fails, and resumes. Each other style has one defect:
- * "ignores" ignores errors, "trusts" does not check results, the kernel of "overruns" writes beyond its buffer.
- * It has no watchdog. Its kernels are the ones that the simulation's own tests use. */
+ * The styles "ignores", "trusts" and "overruns" have one defect each: the first ignores errors, the second
+ * does not check results, and the kernel of the third writes beyond its buffer. With any other style the
+ * trainer is correct: it exits with 16 when the driver fails, and resumes. It has no watchdog. Its kernels
+ * are those of the simulation's own tests. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,9 +22,9 @@ static void *symbol(void *library, const char *name) {
 }
 
 /* Exits with 17 if there is no device, and with 16 for other errors. */
-static void check(const char *what, int code) {
+static void check(const char *function_name, int code) {
     if (code == 0 || !strcmp(style, "ignores")) return;
-    printf("%s failed with CUDA error %d\n", what, code);
+    printf("%s failed with CUDA error %d\n", function_name, code);
     exit(code == 100 ? 17 : 16);
 }
 
@@ -49,10 +50,10 @@ static void watch(void) {
 }
 
 static void save(long step, long value) {
-    FILE *file = fopen("ckpt/aside", "w");
+    FILE *file = fopen("ckpt/temporary", "w");
     fprintf(file, "%ld %ld\n", step, value);
     fclose(file);
-    rename("ckpt/aside", "ckpt/latest");
+    rename("ckpt/temporary", "ckpt/latest");
     printf("saved step %ld\n", step);
 }
 

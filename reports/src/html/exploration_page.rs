@@ -68,10 +68,11 @@ fn state_counts(exploration: &Exploration) -> Markup {
     html! {
         @for (crash, heading) in CRASH_KINDS {
             @if let Some(outcomes) = exploration.outcomes.get(crash).filter(|outcomes| !outcomes.is_empty()) {
-                @let of = |counts: &BTreeMap<String, u64>| counts.get(crash).copied().unwrap_or(0);
+                @let count_of = |counts: &BTreeMap<String, u64>| counts.get(crash).copied().unwrap_or(0);
                 h3 {
-                    (heading) ": " (of(&exploration.distinct)) " distinct states of "
-                    (of(&exploration.candidates)) " candidates, " (of(&exploration.left_out)) " left out"
+                    (heading) ": " (count_of(&exploration.distinct)) " distinct states of "
+                    (count_of(&exploration.candidates)) " candidates, "
+                    (count_of(&exploration.left_out)) " left out"
                 }
                 div.bar role="img" aria-label=(legend(outcomes)) {
                     @for (outcome, count) in outcomes {

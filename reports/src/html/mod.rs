@@ -146,7 +146,8 @@ fn machine(run: &RunView<'_>) -> Markup {
             h3 { "Machine" }
             p {
                 "Linux " (clean(&machine.kernel)) ", " (machine.cores) " cores, "
-                (machine.memory_bytes >> 30) " GiB, " (clean(&machine.user)) ", trainwreck " (clean(&run.started.version))
+                (machine.memory_bytes >> 30) " GiB, " (clean(&machine.user))
+                ", trainwreck " (clean(&run.started.version))
             }
             p { code { (clean(&run.started.command.join(" "))) } }
             ul.checks {

@@ -326,8 +326,8 @@ impl Checker {
             }
             FaultDraft::PoisonSample(fault) => {
                 if fault.effective_if.is_none() {
-                    let help = "add `effective-if: {output: ...}` with what the target prints if a loss is not \
-                        finite";
+                    let help = "add `effective-if: {output: ...}` with what the target prints if a loss is \
+                        not finite";
                     self.problems.push(
                         fault
                             .sample

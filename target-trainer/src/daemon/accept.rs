@@ -124,7 +124,7 @@ fn enqueue(config: &DaemonConfig<'_>, path: &Path, temporary: &Path, job: &Job) 
     durable::remove_file(path).map_err(into_io_error)
 }
 
-/// Moves the file to `failed/`, next to a `reason.json` that says what is wrong with it.
+/// Moves the file to `failed/`, next to a `reason.json` that describes what is wrong with it.
 fn reject(
     config: &DaemonConfig<'_>,
     path: &Path,

@@ -143,7 +143,7 @@ impl RestartPolicy {
         }
     }
 
-    /// Continues on the CPU or stops, as `device.on_lost` says.
+    /// Continues on the CPU or stops, depending on `device.on_lost`.
     fn give_up_gpu(&mut self, exit: Exit, reason: &str) -> NextAction {
         match self.settings.device.on_lost {
             OnGpuLost::Stop if self.device != DeviceRequest::Auto => {

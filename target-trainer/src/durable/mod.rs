@@ -37,7 +37,7 @@ pub enum SyncPolicy {
     IgnoreShortWrites,
 }
 
-/// A failed file operation. Its text says what to do.
+/// A failed file operation. Its text contains what to do next.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {action} `{}`: {}", path.display(), self.reason())]
 pub struct DurableError {

@@ -162,7 +162,7 @@ impl CheckpointStore {
             return self.save_in_place(&files);
         }
         let target = self.dir.join(checkpoint_name(state.cursor.step));
-        // Exists if a run saved this step and a later run resumed from an older one.
+        // The directory exists if a run saved this step and a later run resumed from an older one.
         self.remove(&target)?;
         durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {

@@ -339,7 +339,7 @@ impl<'a> TrainingRun<'a> {
         Ok(())
     }
 
-    /// Reports what has become of a save. A failed save is retried at the next save interval.
+    /// Reports the result of a save. A failed save is retried at the next save interval.
     fn handle_saver_event(&mut self, event: SaverEvent) -> WorkerResult<()> {
         match event {
             SaverEvent::Saved { step } => {

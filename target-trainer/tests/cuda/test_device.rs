@@ -141,8 +141,8 @@ impl TestDevice {
     }
 
     /// Asserts that the relative norm of the difference is at most 1e-5 for f32 and 2e-2 for bf16.
-    pub(crate) fn assert_near(&self, what: &str, found: &[f32], expected: &[f32]) {
-        assert_eq!(found.len(), expected.len(), "{what}");
+    pub(crate) fn assert_near(&self, name: &str, found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len(), "{name}");
         let norm = |values: &mut dyn Iterator<Item = f32>| {
             values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
         };
@@ -151,7 +151,7 @@ impl TestDevice {
         let tolerance = if self.element == ElementType::Bf16 { 2e-2 } else { 1e-5 };
         assert!(
             distance <= tolerance,
-            "{what}, {:?}: the distance is {distance:e}, the tolerance {tolerance:e}",
+            "{name}, {:?}: the distance is {distance:e}, the tolerance {tolerance:e}",
             self.element
         );
     }

@@ -1,4 +1,4 @@
-//! The plan that tells the shim how to fail, and the evidence of what it did: files in one directory, shared
+//! The plan that defines how the shim fails, and the evidence of what it did: files in one directory, shared
 //! with the harness. The harness replaces `plan.json` as a whole. `control` is mapped into the harness and
 //! into every process of the target, so that a rule counts the calls of all of them. `evidence.jsonl` has one
 //! line per injected effect or detected defect. Must not know scenarios or the driver.

@@ -45,7 +45,7 @@ unsafe fn enqueue_kernel(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Result<(), u32> {
-    // Taken even if this launch fails: they must not reach a later launch.
+    // This launch takes its corruptions even if it fails, because they must not reach a later launch.
     let corruptions = take_corruptions();
     let stream = stream_of(config.stream)?;
     let (kernel, max_shared_bytes) = {

@@ -1,7 +1,7 @@
 //! CUDA: safe wrappers of the driver and cublasLt, and the kernels as operations. Knows no model.
 //!
 //! Libraries are loaded at run time, so that one binary runs with and without a driver. Unsafe code is in the
-//! files named `sys.rs`. Operations only queue work; the documentation of a function says if it blocks. An
+//! files named `sys.rs`. Operations only queue work; the documentation of a function states if it blocks. An
 //! operation may return the error of work that was queued earlier.
 
 mod cuda_device;

@@ -372,7 +372,7 @@ impl CudaDevice {
         self.launch(&name, launch_config(packed.grid(packed.heads), ROW_THREADS, shared), params)
     }
 
-    /// `delta[heads, rows] = sum(out * dout)`, indices the backward pass of softmax subtracts.
+    /// `delta[heads, rows] = sum(out * dout)`, which the backward pass of softmax subtracts.
     ///
     /// # Errors
     ///

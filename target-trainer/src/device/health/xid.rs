@@ -6,7 +6,7 @@ use super::HealthEvent;
 /// The action that an XID requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum XidAction {
-    /// None here: CUDA reports the error to the program that caused it.
+    /// The trainer does nothing: CUDA reports the error to the program that caused it.
     ReportedByCuda,
     /// Reset the GPU at the next opportunity; training may continue.
     ResetLater,
