@@ -7,4 +7,4 @@ mod file_operations;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|steps: Vec<file_operations::Step>| file_operations::check(&steps));
+fuzz_target!(|data: &[u8]| file_operations::check(&file_operations::steps_of(data)));

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use trainwreck::explore::{
     ByteSource, ContentPiece, CrashCandidate, ExploreScope, FileNode, FileTree, FsModel, NameChange, NodeId,
     Op, OpEffect, Recording, RecordingGaps, TreeEntry, enumerate,
@@ -173,6 +173,14 @@ fn found(tree: &FileTree) -> BTreeMap<PathBuf, Vec<Option<u64>>> {
         _ => None,
     });
     files.collect()
+}
+
+/// The sequence that the bytes encode: one operation after the other until the bytes are used up. A `Vec<Step>`
+/// would have two operations on average.
+pub(crate) fn steps_of(bytes: &[u8]) -> Vec<Step> {
+    let mut input = Unstructured::new(bytes);
+    let step = || if input.is_empty() { None } else { Step::arbitrary(&mut input).ok() };
+    std::iter::from_fn(step).take(MAX_STEPS).collect()
 }
 
 /// Checks one sequence of operations.

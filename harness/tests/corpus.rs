@@ -8,7 +8,6 @@ mod file_operations;
 
 use std::path::Path;
 
-use arbitrary::{Arbitrary, Unstructured};
 use proptest::prelude::*;
 use scenarios::Record;
 use simgpu_plan::ShimPlan;
@@ -56,8 +55,7 @@ fn every_sequence_of_the_corpus_has_consistent_crash_states() {
 }
 
 fn check_sequence(bytes: &[u8]) {
-    let steps = Vec::<file_operations::Step>::arbitrary_take_rest(Unstructured::new(bytes)).unwrap();
-    file_operations::check(&steps);
+    file_operations::check(&file_operations::steps_of(bytes));
 }
 
 proptest! {
