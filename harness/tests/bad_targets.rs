@@ -159,6 +159,23 @@ fn a_trainer_that_a_signal_kills_is_started_again() {
     assert_eq!((code, outcomes), (0, vec![Outcome::Recovered; 2]));
 }
 
+/// The signal and the exit race. A signal that nobody received is no evidence, and no failure of the harness.
+#[test]
+fn a_signal_that_comes_too_late_is_never_a_failure_of_the_harness() {
+    if let Some(why) = missing_mechanism() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    for recipient in ["main", "every-process"] {
+        let method = format!(
+            "signal: {{which: [TERM, USR1], to: {recipient}, for: 5 s, when: {{output: '^finished'}}}}"
+        );
+        let (code, outcomes) = outcomes("sound", &method);
+        assert!(matches!(code, 0 | 3), "{recipient}: {code}");
+        assert_eq!(outcomes.len(), 2, "{recipient}: every trial has a result: {outcomes:?}");
+    }
+}
+
 #[test]
 fn a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers() {
     assert_caught("leaks-a-child", "crash: {when: {step: 8}}", Outcome::Recovered);

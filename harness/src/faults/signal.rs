@@ -9,11 +9,11 @@ use scenarios::{SentSignal, SignalRecipient};
 use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::sandbox::{Sandbox, SandboxError};
 
-/// Sends a signal to its recipient.
+/// Sends a signal to its recipient. Returns whether there was one: the target may have ended.
 ///
 /// # Errors
-/// If the recipient does not exist any more, or the sandbox's init has ended.
-pub fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Result<(), SandboxError> {
+/// If the sandbox's init has ended.
+pub fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Result<bool, SandboxError> {
     let number = number_of(sent);
     match sent.to {
         SignalRecipient::Main => sandbox.signal(main_pid, number),
@@ -61,7 +61,9 @@ impl InjectableFault for SignalFault {
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         // Between two starts of the target, no process exists that could receive a signal.
         let Some(main_pid) = context.main_pid else { return Ok(()) };
-        send_signal(context.sandbox, main_pid, &self.sent)?;
+        if !send_signal(context.sandbox, main_pid, &self.sent)? {
+            return Ok(());
+        }
         self.sent_at = Some(Instant::now());
         self.stopped = self.sent.stop_time().is_some();
         Ok(())

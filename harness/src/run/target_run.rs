@@ -468,7 +468,9 @@ impl<'a> TargetRun<'a> {
         };
         match signal {
             Some((sent, exit_time)) => {
-                send_signal(self.context.sandbox, attempt.process.pid_inside(), sent)?;
+                if !send_signal(self.context.sandbox, attempt.process.pid_inside(), sent)? {
+                    return Ok(());
+                }
                 attempt.exit_deadline = Some(Instant::now() + exit_time);
                 attempt.termination_evidence = Some(format!("sent {sent} {when}"));
             }

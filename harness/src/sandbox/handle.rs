@@ -323,20 +323,21 @@ impl Sandbox {
         KillSwitch { control: Arc::clone(&self.control) }
     }
 
-    /// Sends a signal to one process in the sandbox, by its pid within the sandbox.
-    ///
-    /// # Errors
-    /// If there is no such process or signal, or init has ended.
-    pub fn signal(&self, pid_inside: i32, signal: i32) -> Result<(), SandboxError> {
-        self.control.execute(&ControlRequest::Signal { pid_inside, signal }).map(drop)
-    }
-
-    /// Sends a signal to all processes in the sandbox but its init.
+    /// Sends a signal to one process in the sandbox, by its pid within the sandbox. Returns whether there was
+    /// such a process.
     ///
     /// # Errors
     /// If there is no such signal, or init has ended.
-    pub fn signal_all(&self, signal: i32) -> Result<(), SandboxError> {
-        self.control.execute(&ControlRequest::SignalAll { signal }).map(drop)
+    pub fn signal(&self, pid_inside: i32, signal: i32) -> Result<bool, SandboxError> {
+        self.control.send_signal(&ControlRequest::Signal { pid_inside, signal })
+    }
+
+    /// Sends a signal to all processes in the sandbox but its init. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If there is no such signal, or init has ended.
+    pub fn signal_all(&self, signal: i32) -> Result<bool, SandboxError> {
+        self.control.send_signal(&ControlRequest::SignalAll { signal })
     }
 
     /// Changes a mount. `mount_point` is relative to the root.
@@ -493,6 +494,17 @@ impl ControlSocket {
         match self.request(request, &[])? {
             ControlReply::Done { note } => Ok(note),
             other => Err(unexpected_reply("handle a request", other)),
+        }
+    }
+
+    /// Sends a signal request. Returns whether a process received the signal.
+    ///
+    /// # Errors
+    /// If init reports a failure, or has ended.
+    pub(super) fn send_signal(&self, request: &ControlRequest) -> Result<bool, SandboxError> {
+        match self.request(request, &[])? {
+            ControlReply::Signalled { received } => Ok(received),
+            other => Err(unexpected_reply("send a signal", other)),
         }
     }
 }

@@ -210,14 +210,8 @@ impl SandboxInit<'_> {
                 self.kill_all()?;
                 ControlReply::Done { note: String::new() }
             }
-            ControlRequest::Signal { pid_inside, signal } => match send_signal(pid_inside, signal) {
-                Ok(()) => ControlReply::Done { note: String::new() },
-                Err(error) => failed_reply("send a signal", &error.into()),
-            },
-            ControlRequest::SignalAll { signal } => match send_signal_to_all(signal) {
-                Ok(()) => ControlReply::Done { note: String::new() },
-                Err(error) => failed_reply("send a signal to all processes", &error.into()),
-            },
+            ControlRequest::Signal { pid_inside, signal } => signal_reply(send_signal(pid_inside, signal)),
+            ControlRequest::SignalAll { signal } => signal_reply(send_signal_to_all(signal)),
             ControlRequest::ChangeMount { mount_point, change } => {
                 match self.mounts.change(&mount_point, change) {
                     Ok(note) => ControlReply::Done { note },
@@ -342,13 +336,19 @@ pub(super) fn build_command(launch: &LaunchSpec) -> Option<Command> {
     Some(command)
 }
 
-/// Sends a signal to every process in the pid namespace but init itself, all in one call: none that is forked
-/// meanwhile is missed. Does nothing if there is no process.
-fn send_signal_to_all(signal: i32) -> Result<(), Errno> {
-    match kill(Pid::from_raw(-1), Signal::try_from(signal)?) {
-        Err(Errno::ESRCH) => Ok(()),
-        sent => sent,
+/// The reply after a signal. A receiver that has ended is no error: targets end at any time.
+fn signal_reply(sent: Result<(), Errno>) -> ControlReply {
+    match sent {
+        Ok(()) => ControlReply::Signalled { received: true },
+        Err(Errno::ESRCH) => ControlReply::Signalled { received: false },
+        Err(error) => failed_reply("send a signal", &error.into()),
     }
+}
+
+/// Sends a signal to every process in the pid namespace but init itself, all in one call: none that is forked
+/// meanwhile is missed.
+fn send_signal_to_all(signal: i32) -> Result<(), Errno> {
+    kill(Pid::from_raw(-1), Signal::try_from(signal)?)
 }
 
 fn send_signal(pid_inside: i32, signal: i32) -> Result<(), Errno> {

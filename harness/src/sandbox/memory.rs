@@ -145,7 +145,7 @@ pub(super) fn start_watcher(
             if let Some(process) = largest.filter(|process| process.resident_bytes > bytes) {
                 let request =
                     ControlRequest::Signal { pid_inside: process.pid_inside, signal: Signal::SIGKILL as i32 };
-                if control.execute(&request).is_ok() {
+                if control.send_signal(&request).is_ok_and(|received| received) {
                     thread_kills.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(POLL_INTERVAL * 5);
                 }

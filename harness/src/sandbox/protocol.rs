@@ -144,6 +144,8 @@ pub(super) enum ControlReply {
     Spawned { pid_inside: i32 },
     /// Replies to `RunCommand`.
     CommandEnded(CompletedCommand),
+    /// A signal was sent, or there was no process that could receive it.
+    Signalled { received: bool },
     /// Replies to the other requests. `note` is the mechanism of `ChangeMount`, and otherwise empty.
     Done { note: String },
     /// The request failed, or the sandbox could not be set up.
