@@ -61,7 +61,7 @@ fn page_header(run: &RunView<'_>) -> Markup {
             h1 { "Which faults the trainer survived" }
             p.soft {
                 (clean(&run.started.started)) ", seed " (run.started.seed) (seconds) ", "
-                (summary.trials) " trials"
+                (summary.trials)  @if summary.trials == 1 { " trial" } @else { " trials" }
             }
             @if is_ablation {
                 p {
