@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trainwreck::sandbox::check_packet_round_trip;
+use engine::sandbox::check_packet_round_trip;
 
 fuzz_target!(|data: &[u8]| {
     if let Some((direction, packet)) = data.split_first() {

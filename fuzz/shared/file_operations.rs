@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use arbitrary::{Arbitrary, Unstructured};
-use trainwreck::explore::{
+use engine::explore::{
     ByteSource, ContentPiece, CrashCandidate, ExploreScope, FileNode, FileTree, FsModel, NameChange, NodeId,
     Op, OpEffect, Recording, RecordingGaps, TreeEntry, enumerate,
 };

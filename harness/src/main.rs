@@ -1,13 +1,34 @@
-//! Entry point of the `trainwreck` command. The command line is in `cli`; see `trainwreck --help`.
+//! Entry point of the `trainwreck` command: it reads the command line, calls the engine and the reports, and
+//! prints. Only this package prints and picks the exit code; the engine does not know it. See
+//! `trainwreck --help`.
 //!
 //! The same binary also runs as the init process of sandboxes and as a GPU probe, so these checks come first.
+
+#![forbid(unsafe_code)]
+
+mod analyze;
+mod args;
+mod check;
+mod cli;
+mod diagnostics;
+mod exit;
+mod exploration_output;
+mod explore;
+mod explore_display;
+mod explore_target;
+mod print;
+mod record_writer;
+mod report_files;
+mod run;
+mod run_display;
+mod scenario_library;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::run_init_if_requested();
-    if let Some(exit_code) = trainwreck::gpu::run_probe_if_requested() {
+    engine::sandbox::run_init_if_requested();
+    if let Some(exit_code) = engine::gpu::run_probe_if_requested() {
         return exit_code;
     }
-    trainwreck::cli::main().into()
+    cli::main().into()
 }

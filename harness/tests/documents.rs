@@ -13,8 +13,8 @@ use scenarios::{Scenario, TargetFile};
 const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::run_init_if_requested();
-    let missing = trainwreck::sandbox::doctor()
+    engine::sandbox::run_init_if_requested();
+    let missing = engine::sandbox::doctor()
         .into_iter()
         .find(|mechanism| {
             matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted

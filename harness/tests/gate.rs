@@ -13,14 +13,14 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use nix::errno::Errno;
-use trainwreck::explore::{ContentReader, CrashCandidate, OpRecorder, RecorderConfig, Recording, TreeEntry};
-use trainwreck::gate::{
+use engine::explore::{ContentReader, CrashCandidate, OpRecorder, RecorderConfig, Recording, TreeEntry};
+use engine::gate::{
     CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall,
     RuleMatch, Swap,
 };
-use trainwreck::sandbox::{KillSwitch, ProcessExit};
+use engine::sandbox::{KillSwitch, ProcessExit};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::errno::Errno;
 
 #[path = "gate/place.rs"]
 mod place;
@@ -29,8 +29,8 @@ use place::{WatchedSandbox, compile, try_compile};
 const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::run_init_if_requested();
-    let missing = trainwreck::sandbox::doctor().into_iter().find(|mechanism| {
+    engine::sandbox::run_init_if_requested();
+    let missing = engine::sandbox::doctor().into_iter().find(|mechanism| {
         matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted
     });
     let mut trials = tests();

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// The source directory of each crate. Type names are unique within each of them.
-const CRATES: [&str; 6] = [
+const CRATES: [&str; 7] = [
     "harness/src",
+    "harness/engine/src",
     "harness/simgpu/src",
     "harness/simgpu/plan/src",
     "scenarios/src",
@@ -20,17 +21,8 @@ const CRATES: [&str; 6] = [
 ];
 
 /// Paths in a `use` that lead to our own types. A module that the file itself declares counts too.
-const OWN_ROOTS: [&str; 9] = [
-    "crate",
-    "self",
-    "super",
-    "scenarios",
-    "reports",
-    "simgpu",
-    "simgpu_plan",
-    "target_trainer",
-    "trainwreck",
-];
+const OWN_ROOTS: [&str; 9] =
+    ["crate", "self", "super", "scenarios", "reports", "simgpu", "simgpu_plan", "target_trainer", "engine"];
 
 /// Words that the glossary in `ARCHITECTURE.md` has replaced. They are searched for as whole words. An
 /// underscore separates words, a letter or a digit does not.

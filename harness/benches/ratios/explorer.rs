@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use trainwreck::explore::{ExploreConfig, ExploreResult, ExploreScope, FsModel, OutputOracle, explore};
-use trainwreck::sandbox::{LaunchSpec, Sandbox, SandboxSpec};
+use engine::explore::{ExploreConfig, ExploreResult, ExploreScope, FsModel, OutputOracle, explore};
+use engine::sandbox::{LaunchSpec, Sandbox, SandboxSpec};
 
 use crate::{RatioLimit, Row, median};
 
@@ -126,7 +126,7 @@ fn measure_file_size(title: &'static str, [saves, files, kib]: [&str; 3], limit:
 
 /// Prepares a root of the reference trainer with one submitted job. Returns the trainer's program.
 pub(crate) fn prepare_trainer_root(root: &Path, settings: &[&str]) -> PathBuf {
-    let trainer = trainwreck::target::find_program(Path::new("target-trainer"), Path::new(".")).unwrap();
+    let trainer = engine::target::find_program(Path::new("target-trainer"), Path::new(".")).unwrap();
     let run = |arguments: &[&str]| {
         let done = Command::new(&trainer).args(arguments).stdout(Stdio::null()).status().unwrap();
         assert!(done.success(), "{arguments:?}");
@@ -164,7 +164,7 @@ pub(crate) fn against_strace() -> Vec<Row> {
     for kill in 1..=kills {
         let copy = dir.path().join("again");
         let _ = std::fs::remove_dir_all(&copy);
-        trainwreck::explore::copy_tree(&root, &copy).unwrap();
+        engine::explore::copy_tree(&root, &copy).unwrap();
         let inject = format!("inject=write:signal=SIGKILL:when={}", kill * 40);
         let _ = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=write", "-e", &inject])

@@ -49,7 +49,7 @@ impl Row {
 }
 
 fn main() {
-    trainwreck::sandbox::run_init_if_requested();
+    engine::sandbox::run_init_if_requested();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if programs::run_named_program(&arguments) {
         return;

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use trainwreck::explore::{OpRecorder, RecorderConfig};
-use trainwreck::gate::{
+use engine::explore::{OpRecorder, RecorderConfig};
+use engine::gate::{
     CallDecision, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall, WatchedMounts,
     build_filter, mount_id, serve_notifications,
 };
-use trainwreck::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
+use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
 
 use crate::explorer::prepare_trainer_root;
 use crate::place::WatchedSandbox;
@@ -45,7 +45,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
         let sandbox_dir = dir.path().join(format!("sandbox-{run}"));
         let copy = dir.path().join(format!("copy-{run}"));
         std::fs::create_dir(&sandbox_dir).unwrap();
-        trainwreck::explore::copy_tree(&root, &copy).unwrap();
+        engine::explore::copy_tree(&root, &copy).unwrap();
         let binds = vec![BindMount { source: copy.clone(), mount_point: root.clone() }];
         let spec = SandboxSpec { dir: sandbox_dir, mounts: Vec::new(), binds, memory_cgroup: false };
         let sandbox = Sandbox::build(spec).unwrap();

@@ -19,18 +19,18 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-use trainwreck::explore::{
+use engine::explore::{
     ContentReader, CrashCandidate, ExploreScope, FileTree, FsModel, OpRecorder, RecorderConfig, Recording,
     TreeEntry, enumerate,
 };
-use trainwreck::gate::{
+use engine::gate::{
     CallDecision, CallEffect, CallHandler, FileId, FilterOptions, InterceptedCall, WatchedMounts,
     build_filter, mount_id, serve_notifications,
 };
-use trainwreck::sandbox::{BindMount, LaunchSpec, Sandbox, SandboxSpec};
+use engine::sandbox::{BindMount, LaunchSpec, Sandbox, SandboxSpec};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 
 use sys::{ShutdownMode, shut_down};
 
@@ -273,7 +273,7 @@ const STYLES: [&str; 8] = [
 ];
 
 fn main() -> ExitCode {
-    trainwreck::sandbox::run_init_if_requested();
+    engine::sandbox::run_init_if_requested();
     let missing = enter_private_mount_namespace()
         .and_then(|()| LoopDisk::new(tempfile::tempdir().unwrap().path()).map(drop))
         .err();
@@ -289,7 +289,7 @@ fn enter_private_mount_namespace() -> Result<(), String> {
         .map_err(|error| format!("could not create a mount namespace: {error}"))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|error| error.to_string())?;
-    let gate = trainwreck::sandbox::doctor()
+    let gate = engine::sandbox::doctor()
         .into_iter()
         .find(|mechanism| mechanism.name == "syscall-gate" && !mechanism.granted);
     gate.map_or(Ok(()), |gate| Err(gate.detail))

@@ -5,10 +5,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use trainwreck::gate::{
-    CallHandler, FilterOptions, WatchedMounts, build_filter, mount_id, serve_notifications,
-};
-use trainwreck::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
+use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, mount_id, serve_notifications};
+use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
 
 /// Compiles `targets/calls.c`. Returns the program's path.
 pub(crate) fn compile(flags: &[&str]) -> PathBuf {

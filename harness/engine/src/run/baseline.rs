@@ -1,0 +1,221 @@
+//! The baseline: a run without faults of the same target, workload and seed. Scenarios of one suite share it
+//! through a cache. Knows no fault.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use scenarios::{BaselineFacts, CallTrigger, Ending, Event, RecordEntry, Scenario};
+
+use crate::locks::LockExt;
+use crate::observe::Reporter;
+use crate::plan::{BaselineCounts, GpuCountRequest};
+use crate::run::RunError;
+use crate::run::active_fault::GpuCallCounters;
+use crate::run::call_injector::InjectorHandle;
+use crate::run::target_run::TargetRun;
+use crate::run::trial_env::{TrialConfig, TrialEnv};
+
+/// Size of a block in `st_blocks`, in bytes (stat(3type)).
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// Facts and counts of a baseline run.
+#[derive(Debug, Clone)]
+pub(super) struct MeasuredBaseline {
+    pub(super) facts: BaselineFacts,
+    pub(super) counts: BaselineCounts,
+    /// Record entries of the run, emitted again for each scenario that shares it.
+    entries: Vec<RecordEntry>,
+}
+
+/// Which calls a baseline run has to count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountRequests<'a> {
+    pub(super) calls: Option<&'a CallTrigger>,
+    pub(super) gpu_calls: &'a [GpuCountRequest],
+}
+
+/// The result of one baseline run, once it has ended. `None` if the run failed.
+type BaselineSlot = Arc<OnceLock<Option<MeasuredBaseline>>>;
+
+/// Baselines of one suite, by a hash of everything that they depend on.
+#[derive(Default)]
+pub struct BaselineCache {
+    slots: Mutex<HashMap<blake3::Hash, BaselineSlot>>,
+}
+
+impl BaselineCache {
+    /// Returns the baseline from the cache, or runs it. Emits its events in both cases.
+    ///
+    /// # Errors
+    /// If the run failed. Scenarios that share a failed baseline get an error too.
+    pub(super) fn get(
+        &self,
+        dir: PathBuf,
+        config: TrialConfig<'_>,
+        scenario: &Scenario,
+        requests: CountRequests<'_>,
+        reporter: &Reporter,
+    ) -> Result<MeasuredBaseline, RunError> {
+        let slot = self.slot(&config, requests);
+        let mut failure = None;
+        let mut fresh = false;
+        let baseline = slot.get_or_init(|| {
+            fresh = true;
+            run_baseline(dir, config, scenario, requests, &reporter.for_trial(0))
+                .map_err(|error| failure = Some(error))
+                .ok()
+        });
+        match (baseline, failure) {
+            (Some(baseline), _) => Ok(emit_baseline(baseline, fresh, reporter)),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(RunError::Preparation {
+                command: "baseline run",
+                ending: "a failure that another scenario has reported".into(),
+                output: String::new(),
+            }),
+        }
+    }
+
+    fn slot(&self, config: &TrialConfig<'_>, requests: CountRequests<'_>) -> BaselineSlot {
+        let key = format!("{:?} {:?} {:?} {requests:?}", config.target, config.program, config.workload);
+        let mut slots = self.slots.locked();
+        Arc::clone(slots.entry(blake3::hash(key.as_bytes())).or_default())
+    }
+}
+
+/// Emits the baseline. If it comes from the cache, its entries are emitted again, so that the scenario's part
+/// of the record is complete.
+fn emit_baseline(baseline: &MeasuredBaseline, fresh: bool, reporter: &Reporter) -> MeasuredBaseline {
+    let mut baseline = baseline.clone();
+    baseline.facts.cached = !fresh;
+    if !fresh {
+        let reporter = reporter.for_trial(0);
+        baseline.entries.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
+    }
+    reporter.emit(Event::Baseline(baseline.facts.clone()));
+    baseline
+}
+
+fn run_baseline(
+    dir: PathBuf,
+    config: TrialConfig<'_>,
+    scenario: &Scenario,
+    requests: CountRequests<'_>,
+    reporter: &Reporter,
+) -> Result<MeasuredBaseline, RunError> {
+    let env = TrialEnv::build(dir, config)?;
+    let trainer = env.trainer();
+    let context = env.fault_context(&trainer, None);
+    let calls = requests.calls;
+    let trigger_phase = calls.and_then(|calls| calls.phase.as_deref());
+    let phase = trigger_phase.or_else(|| config.target.phases().keys().next().map(String::as_str));
+    let place = phase
+        .and_then(|phase| config.target.phases().get(phase))
+        .map(|phase| trainer.place_below_root(phase.place()));
+    let dir = place.map(|place| env.sandbox.host_path_in_root(&place));
+    let save_bytes = Arc::new(Mutex::new(0));
+    let measured = Arc::clone(&save_bytes);
+    let measure: Box<dyn FnMut() + Send> =
+        Box::new(move || dir.iter().for_each(|dir| measure_first_save(&measured, dir)));
+    let mut run = TargetRun::new(context, reporter, Some(scenario), &[]);
+    run.gpu_counters = GpuCallCounters::new(requests.gpu_calls);
+    if config.has_gate {
+        // The measurement is exact, because the target waits in the write call that announces the save.
+        let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
+        run.injector =
+            Some(InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure));
+    } else if let Some(phase) = phase {
+        run.on_phase_end(phase, measure);
+    }
+    let ending = run.run()?;
+    let calls = run.injector.as_ref().map(InjectorHandle::counted_calls).unwrap_or_default();
+    let peak_memory_bytes = run.peak_bytes();
+    let gpu_calls = run.gpu_counters.counts();
+    drop(run);
+    env.emit_gpu_defects(reporter)?;
+    env.sandbox.close()?;
+    let entries = reporter.entries();
+    let save_bytes = *save_bytes.locked();
+    let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
+    let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
+    Ok(MeasuredBaseline { facts, counts, entries })
+}
+
+/// Stores the disk usage of the first save.
+fn measure_first_save(save_bytes: &Mutex<u64>, dir: &Path) {
+    let mut bytes = save_bytes.locked();
+    if *bytes == 0 {
+        *bytes = disk_usage_bytes(dir);
+    }
+}
+
+fn disk_usage_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_usage_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * STAT_BLOCK_BYTES,
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+fn baseline_facts(
+    config: TrialConfig<'_>,
+    entries: &[RecordEntry],
+    ending: Ending,
+    peak_memory_bytes: Option<u64>,
+    counts: &BaselineCounts,
+) -> BaselineFacts {
+    let mut same: Vec<String> =
+        entries.iter().filter_map(|entry| compared_value(config, &entry.event)).collect();
+    same.sort();
+    same.dedup();
+    let steps = entries
+        .iter()
+        .filter_map(|entry| if let Event::Step { step, .. } = entry.event { Some(step) } else { None });
+    let saves = entries
+        .iter()
+        .filter_map(|entry| if let Event::Saved { step } = entry.event { Some(step) } else { None });
+    let mut counted: BTreeMap<String, u64> = counts
+        .calls
+        .iter()
+        .zip(1..)
+        .map(|(calls, occurrence)| (format!("calls in occurrence {occurrence}"), calls.len() as u64))
+        .collect();
+    counted.insert("bytes of one save".into(), counts.save_bytes);
+    let kinds = counts.gpu_calls.iter().zip(1..);
+    counted.extend(kinds.map(|(calls, number)| (format!("GPU calls, {number}"), *calls)));
+    let last_loss = entries.iter().rev().find_map(|entry| match entry.event {
+        Event::Step { loss, .. } => Some(loss),
+        _ => None,
+    });
+    let gpu_defects: Vec<String> = entries
+        .iter()
+        .filter_map(
+            |entry| if let Event::GpuDefect { what } = &entry.event { Some(what.clone()) } else { None },
+        )
+        .collect();
+    let seconds = entries
+        .first()
+        .zip(entries.last())
+        .map_or(0.0, |(first, last_loss)| (last_loss.at_us - first.at_us) as f64 / 1e6);
+    BaselineFacts {
+        ended_well: ending == Ending::Exited(0) && gpu_defects.is_empty(),
+        steps: steps.max().unwrap_or(0),
+        saves: saves.collect(),
+        same,
+        seconds,
+        peak_memory_bytes,
+        counted,
+        final_loss: last_loss.flatten(),
+        gpu_defects,
+        cached: false,
+    }
+}
+
+fn compared_value(config: TrialConfig<'_>, event: &Event) -> Option<String> {
+    let Event::Output { line, .. } = event else { return None };
+    Some(config.target.same()?.captures(line)?.name("value")?.as_str().to_owned())
+}

@@ -1,0 +1,70 @@
+//! Replays the fuzz corpora of the files and messages that the harness reads, and runs the structure-aware
+//! fuzz target on random sequences. So every machine makes the checks of a fuzz session, for a moment.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first unexpected result")]
+
+#[path = "../../../fuzz/shared/file_operations.rs"]
+mod file_operations;
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use scenarios::Record;
+use simgpu_plan::ShimPlan;
+
+fn each_file(target: &str, check: impl Fn(&[u8])) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    files.iter().for_each(|file| check(&std::fs::read(file).unwrap()));
+}
+
+#[test]
+fn every_record_of_the_corpus_is_parsed_or_rejected_with_its_line() {
+    each_file("record", |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        match Record::parse(&text) {
+            Ok(record) => {
+                let lines: String = record.entries.iter().map(|entry| entry.to_line() + "\n").collect();
+                assert_eq!(Record::parse(&lines).unwrap().entries, record.entries);
+            }
+            Err(error) => assert!(error.line >= 1),
+        }
+    });
+}
+
+#[test]
+fn every_gpu_plan_of_the_corpus_is_parsed_or_rejected() {
+    each_file("gpu_plan", |bytes| {
+        if let Ok(plan) = ShimPlan::parse(bytes) {
+            assert_eq!(ShimPlan::parse(&plan.to_json()).unwrap(), plan);
+        }
+    });
+}
+
+#[test]
+fn every_packet_of_the_corpus_is_decoded_or_rejected() {
+    each_file("sandbox_protocol", |bytes| {
+        engine::sandbox::check_packet_round_trip(bytes[0] % 2 == 0, &bytes[1..]);
+    });
+}
+
+#[test]
+fn every_sequence_of_the_corpus_has_consistent_crash_states() {
+    each_file("file_operations", check_sequence);
+}
+
+fn check_sequence(bytes: &[u8]) {
+    file_operations::check(&file_operations::steps_of(bytes));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_file_operations_has_consistent_crash_states(
+        bytes in proptest::collection::vec(any::<u8>(), 0..256)
+    ) {
+        check_sequence(&bytes);
+    }
+}

@@ -1,0 +1,132 @@
+//! `analyze`: judges a recorded run again from its events, and compares the verdicts with the recorded ones.
+//! Runs nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use scenarios::{
+    BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialFacts, Verdict,
+};
+
+use crate::exit::CommandExit;
+use crate::{print, report_files};
+use engine::judge::{JudgedTrial, TrialEvents, trial_facts, verdict};
+use engine::plan::TrialPlan;
+
+/// Prints each scenario's new verdict, and whether it is the recorded one. With `out` it writes the reports
+/// again.
+pub(crate) fn analyze(path: &Path, out: Option<&Path>) -> CommandExit {
+    match analyze_record(path, out) {
+        Ok(exit) => exit,
+        Err(error) => {
+            print::error(&format!("`{}`: {error}", path.display()));
+            CommandExit::InvalidInput
+        }
+    }
+}
+
+fn analyze_record(path: &Path, out: Option<&Path>) -> Result<CommandExit, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let record = Record::parse(&text).map_err(|error| error.to_string())?;
+    if record.truncated {
+        print::line("the record ends in the middle of a line: the run was interrupted");
+    }
+    let mut by_scenario: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
+    for entry in &record.entries {
+        by_scenario.entry(entry.scenario.as_deref().unwrap_or_default()).or_default().push(entry);
+    }
+    by_scenario.remove("");
+    let ablating = record
+        .entries
+        .iter()
+        .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
+    let exits: Result<Vec<CommandExit>, String> =
+        by_scenario.iter().map(|(id, entries)| analyze_scenario(id, entries, ablating)).collect();
+    if let Some(out) = out {
+        let out_dir = report_files::create_out_dir(Some(out), "")?;
+        report_files::write_reports(&record, &out_dir)?;
+    }
+    Ok(CommandExit::worst(exits?))
+}
+
+fn analyze_scenario(id: &str, entries: &[&RecordEntry], ablating: bool) -> Result<CommandExit, String> {
+    let recorded = entries.iter().rev().find_map(|entry| {
+        if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
+    });
+    let judged = match recorded {
+        Some(skipped @ Verdict::Skipped { .. }) => skipped.clone(),
+        _ => judge_again(entries)?,
+    };
+    let comparison = match recorded {
+        Some(recorded) if *recorded == judged => "as recorded",
+        Some(_) => "DIFFERS from the recorded verdict",
+        None => "the run was interrupted before its verdict",
+    };
+    print::line(&format!("{id:<9} {:<13} {comparison}", verdict_name(&judged)));
+    let exit = CommandExit::from_verdict(&judged);
+    Ok(match (ablating, exit) {
+        (true, CommandExit::Violation) => CommandExit::Success,
+        (true, CommandExit::Success) => CommandExit::Violation,
+        _ => exit,
+    })
+}
+
+fn verdict_name(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Survived => "survived",
+        Verdict::Violated { .. } => "violated",
+        Verdict::Inconclusive { .. } => "inconclusive",
+        Verdict::Skipped { .. } => "skipped",
+    }
+}
+
+fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, String> {
+    let started: &ScenarioStarted = entries
+        .iter()
+        .find_map(
+            |entry| if let Event::ScenarioStarted(started) = &entry.event { Some(started) } else { None },
+        )
+        .ok_or("the record has a scenario without its `scenario-started` event")?;
+    let scenario = Scenario::parse(&started.source, &started.file).map_err(|error| error.to_string())?;
+    let target =
+        TargetFile::parse(&started.target_source, &started.target_file).map_err(|error| error.to_string())?;
+    let baseline = entries
+        .iter()
+        .find_map(|entry| if let Event::Baseline(facts) = &entry.event { Some(facts) } else { None });
+    let Some(baseline) = baseline else {
+        return Ok(Verdict::Inconclusive { why: "the record has no baseline".into() });
+    };
+    let trials = read_trials(entries, &scenario, &target, baseline);
+    let judged: Vec<JudgedTrial<'_>> =
+        trials.iter().map(|(number, facts, lines)| JudgedTrial { number: *number, facts, lines }).collect();
+    Ok(verdict(&scenario, baseline, &judged))
+}
+
+/// Each trial that ended: its number, its facts and its output lines.
+fn read_trials(
+    entries: &[&RecordEntry],
+    scenario: &Scenario,
+    target: &TargetFile,
+    baseline: &BaselineFacts,
+) -> Vec<(u32, TrialFacts, Vec<String>)> {
+    let mut by_trial: BTreeMap<u32, Vec<RecordEntry>> = BTreeMap::new();
+    for entry in entries {
+        if let Some(trial @ 1..) = entry.trial {
+            by_trial.entry(trial).or_default().push((*entry).clone());
+        }
+    }
+    let comparable = TrialPlan::new(scenario, 0, &BTreeMap::new()).comparable();
+    let has_ended =
+        |entries: &[RecordEntry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
+    let read = |(number, entries): (u32, Vec<RecordEntry>)| {
+        // The recorded summary of the trial is not used: all facts are derived from the events again.
+        let events: Vec<RecordEntry> =
+            entries.into_iter().filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).collect();
+        let facts = trial_facts(&TrialEvents { target, baseline, comparable, entries: &events });
+        let lines = events.iter().filter_map(|entry| {
+            if let Event::Output { line, .. } = &entry.event { Some(line.clone()) } else { None }
+        });
+        (number, facts, lines.collect())
+    };
+    by_trial.into_iter().filter(|(_, entries)| has_ended(entries)).map(read).collect()
+}

@@ -1,0 +1,317 @@
+//! The command line: commands, options and their help texts. Knows nothing of what the commands do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Inject faults into a machine-learning trainer and report which ones it does not recover from
+///
+/// Without a command, `trainwreck` is the same as `trainwreck run`.
+#[derive(Debug, Parser)]
+#[command(name = "trainwreck", version, after_help = EXIT_CODES)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: Option<CliCommand>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything survived; skipped scenarios are listed, and never count as passed
+  1  a scenario was violated, `explore` has a finding, or `ablate` missed a guard
+  2  invalid scenario or arguments
+  3  inconclusive: a fault did not take effect, or a baseline run failed
+  4  the harness failed
+  5  clean-up failed";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CliCommand {
+    /// Run scenarios and write a report
+    ///
+    /// Each scenario first runs the trainer without a fault (the baseline). It then injects its faults in one
+    /// or more trials, resumes the trainer, and checks what the scenario expects. A scenario that needs
+    /// something this machine does not support is reported as skipped, with the reason.
+    Run(RunArgs),
+    /// Run each scenario with one of the trainer's guards removed, and check that it fails
+    ///
+    /// A guard is one protection of the trainer, such as an atomic save. A scenario lists the guards that it
+    /// relies on, and is run once for each of them. Without the guard the scenario must be violated: this
+    /// proves that it can detect the fault. Each guard is reported as `caught` (the scenario was violated) or
+    /// `MISSED` (it survived anyway).
+    Ablate(RunArgs),
+    /// Record one run of any trainer and test its recovery from every crash state
+    ///
+    /// Records the file operations of the command, builds each file tree that a kill or a power loss could
+    /// have left, runs only the recovery on each, and groups the failures by cause. The command needs no
+    /// changes.
+    #[command(after_help = "\
+Example:
+  trainwreck explore --watch runs --saved '^saved step (?<step>\\d+)' \\
+      --resumed '^resumed from step (?<step>\\d+)' --out report -- python train.py runs")]
+    Explore(Box<ExploreArgs>),
+    /// List the shipped scenarios, with their severity and the guards that they rely on
+    List,
+    /// Check scenario and target files, and report all errors of each file
+    Check {
+        /// Scenario or target files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Judge a recorded run again, without running anything
+    ///
+    /// Computes each verdict from the recorded events and compares it with the recorded verdict.
+    Analyze {
+        /// The `record.jsonl` of a report
+        #[arg(value_name = "RECORD")]
+        record: PathBuf,
+        /// Directory in which to write the reports again [default: no reports]
+        ///
+        /// It is created if necessary, and must be empty.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Show which mechanisms this machine supports, and how to enable the others
+    ///
+    /// Scenarios that need an unsupported mechanism are skipped.
+    Doctor,
+    /// Remove what a killed run left behind
+    ///
+    /// `run`, `ablate` and `explore` do this by themselves when they start.
+    Recover,
+    /// Print the JSON Schema of scenario or target files, for editors
+    Schema {
+        /// Kind of file
+        #[arg(value_enum, default_value_t = SchemaKind::Scenario)]
+        kind: SchemaKind,
+        /// Write both schemas to this existing directory, instead of printing one
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
+    },
+}
+
+/// The kinds of file that have a JSON Schema.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum SchemaKind {
+    /// A file that describes faults and expectations
+    Scenario,
+    /// A file that describes how to start, watch, resume and verify a trainer
+    Target,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// Scenarios to run: IDs of shipped ones (such as `fs-01`), files, or directories [default: all shipped]
+    #[arg(value_name = "SCENARIO")]
+    pub(crate) scenarios: Vec<String>,
+    /// Directory for the report [default: reports/out/<time>-seed-<seed>]
+    ///
+    /// It is created if necessary, and must be empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Seed for the random choices of data and faults
+    ///
+    /// The same scenario and seed give the same plan. Use another seed to try other choices.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Number of trials to run at the same time [default: number of cores]
+    ///
+    /// Use a smaller number if the machine runs out of memory.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
+    /// Run only this trial of each scenario, by its number in the report [default: all trials]
+    ///
+    /// Use it to repeat one failure.
+    #[arg(long, value_name = "N")]
+    pub(crate) trial: Option<u32>,
+}
+
+/// The values of `--crash`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CrashArg {
+    /// The process is killed; everything that it wrote is kept
+    Process,
+    /// The machine loses power; data and file names that were not synced may be lost
+    Power,
+    /// Both
+    All,
+}
+
+/// The values of `--model`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FsModelArg {
+    /// Everything that POSIX allows
+    Posix,
+    /// ext4 with `data=ordered`
+    Ext4,
+    /// XFS
+    Xfs,
+    /// Btrfs
+    Btrfs,
+    /// A disk that acknowledges a sync without performing it; not among the defaults
+    Lying,
+}
+
+const TRAINER: &str = "Trainer";
+const CRASH_STATES: &str = "Crash states";
+const OUTPUT: &str = "Output";
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExploreArgs {
+    /// Directories in which the trainer saves
+    ///
+    /// The trainer works on copies at the same paths, so that the directories themselves stay unchanged. A
+    /// directory that does not exist is created for the run.
+    #[arg(
+        long,
+        required_unless_present = "target",
+        num_args = 1..,
+        value_name = "DIR",
+        help_heading = TRAINER
+    )]
+    pub(crate) watch: Vec<PathBuf>,
+    /// Target file, or name of a shipped target such as `reference`
+    ///
+    /// Use it instead of the options that describe the trainer: the target file has the command, the patterns
+    /// and the check.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "watch", "saved", "resumed", "step", "resume", "check", "same", "refused_exit", "timeout",
+            "command",
+        ],
+        help_heading = TRAINER
+    )]
+    pub(crate) target: Option<String>,
+    /// Remove this guard of the target [default: all guards are on]
+    ///
+    /// Use it with `--target` to see which crash states a guard protects from.
+    #[arg(long, value_name = "GUARD", requires = "target", help_heading = TRAINER)]
+    pub(crate) without: Option<String>,
+    /// Number of crashes in a row: 1 or 2
+    ///
+    /// With 2, some recoveries are recorded in turn, and their own crash states are tried too. Use it if the
+    /// trainer changes files while it recovers.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=2),
+        help_heading = CRASH_STATES
+    )]
+    pub(crate) depth: u8,
+    /// Kinds of crash to try
+    #[arg(long, value_enum, default_value_t = CrashArg::All, help_heading = CRASH_STATES)]
+    pub(crate) crash: CrashArg,
+    /// File systems whose power losses are tried, separated by commas [default: posix,ext4,xfs,btrfs]
+    ///
+    /// Use it to try only the file system that the trainer saves on.
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = CRASH_STATES)]
+    pub(crate) model: Vec<FsModelArg>,
+    /// Pattern of the output line that acknowledges a durable save, with a group `step`
+    ///
+    /// A recovery that resumes before the newest acknowledged step is a finding (`lost-work` or `restarted`),
+    /// if `--resumed` is given too. By default no save is acknowledged, and lost work is not detected.
+    #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
+    pub(crate) saved: Option<String>,
+    /// Pattern of the output line that announces the step from which the trainer resumes, with a group `step`
+    ///
+    /// By default the resumed step is unknown, and lost work is not detected.
+    #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
+    pub(crate) resumed: Option<String>,
+    /// Pattern of the output line that reports a trained step, with a group `step`
+    ///
+    /// Lets the judge distinguish a silent restart at step 0 from a run that had already finished. By default
+    /// a recovery without a `--resumed` line counts as restarted.
+    #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
+    pub(crate) step: Option<String>,
+    /// Shell command that resumes the trainer [default: the trainer's command]
+    #[arg(long, value_name = "CMD", help_heading = TRAINER)]
+    pub(crate) resume: Option<String>,
+    /// Shell command that checks the files after each recovery [default: no check]
+    ///
+    /// If it exits with another code than 0, the state is a finding (`corrupt`).
+    #[arg(long, value_name = "CMD", help_heading = TRAINER)]
+    pub(crate) check: Option<String>,
+    /// Pattern whose one group is a value that recovery must reproduce, such as a hash of the weights
+    ///
+    /// The last match of a recovery is compared with the last match of the baseline, the recorded run.
+    /// Another value is a finding (`corrupt`). By default no value is compared.
+    #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
+    pub(crate) same: Option<String>,
+    /// Pattern of the output line that reports what a step consumed, with groups `step` and `value`
+    ///
+    /// The value may be a digest of the step's batch, or its loss. If a step of a recovery consumes another
+    /// value than in the baseline, samples were repeated or skipped, which is a finding (`corrupt`). By
+    /// default consumed samples are not compared.
+    #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
+    pub(crate) consumed: Option<String>,
+    /// Exit codes with which the trainer refuses to resume, separated by commas [default: none]
+    ///
+    /// Such a recovery counts as `refused`, which is not a finding. Use it for codes that come with a clear
+    /// error. Every other exit code but 0 counts as a crash.
+    #[arg(long, value_name = "N", value_delimiter = ',', help_heading = TRAINER)]
+    pub(crate) refused_exit: Vec<i32>,
+    /// Python modules to import only once, separated by commas [default: none]
+    ///
+    /// Each recovery is then forked from an interpreter that has imported them. Use it if imports take most
+    /// of a recovery's time.
+    #[arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = TRAINER)]
+    pub(crate) warm: Vec<String>,
+    /// Time limit of a recovery, such as `10s`, `500ms` or `2m`
+    ///
+    /// A recovery that takes longer is repeated with three times the limit. If that is exceeded too, it
+    /// counts as hung.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        value_parser = parse_duration,
+        help_heading = TRAINER
+    )]
+    pub(crate) timeout: std::time::Duration,
+    /// Number of crash states to try at the same time [default: number of cores]
+    ///
+    /// Use a smaller number if the machine runs out of memory.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
+    /// Maximum number of distinct crash states to try
+    ///
+    /// States are grouped by similarity. The first state of each group is tried, then the second of each, and
+    /// so on. The output counts the states that are left out.
+    #[arg(long, value_name = "N", default_value_t = 20_000, help_heading = CRASH_STATES)]
+    pub(crate) max_states: usize,
+    /// Directory for the report, as HTML and JSON [default: no report]
+    ///
+    /// It is created if necessary, and must be empty.
+    #[arg(long, value_name = "DIR", help_heading = OUTPUT)]
+    pub(crate) out: Option<PathBuf>,
+    /// File for the result as JSON [default: no file]
+    ///
+    /// An existing file is overwritten.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub(crate) json: Option<PathBuf>,
+    /// Try only this crash state, by its name in a finding [default: all states]
+    ///
+    /// Use it to repeat one finding.
+    #[arg(long, value_name = "STATE", help_heading = CRASH_STATES)]
+    pub(crate) state: Option<String>,
+    /// Command of the trainer, after `--`
+    #[arg(last = true, required_unless_present = "target", value_name = "CMD")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// Parses `10s`, `500ms` or `2m`. A number without a unit is in seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 =
+        text[..digits].parse().map_err(|_| format!("`{text}`: write it as `10s`, `500ms` or `2m`"))?;
+    match text[digits..].trim() {
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" | "min" => Ok(Duration::from_secs(number * 60)),
+        _ => Err(format!("`{text}`: write it as `10s`, `500ms` or `2m`")),
+    }
+}

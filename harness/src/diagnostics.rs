@@ -1,0 +1,71 @@
+//! Prints errors in scenario and target files, each with its line and a caret below the place.
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use scenarios::{InvalidFile, Problem};
+
+use crate::exit::CommandExit;
+use crate::print;
+use crate::scenario_library::LibraryError;
+
+/// Prints the error. Returns the exit that it leads to.
+pub(crate) fn print_library_error(error: &LibraryError) -> CommandExit {
+    match error {
+        LibraryError::Invalid(files) => files.iter().for_each(print_invalid_file),
+        other => print::error(other),
+    }
+    match error {
+        LibraryError::Program(_) => CommandExit::HarnessFailed,
+        _ => CommandExit::InvalidInput,
+    }
+}
+
+/// Prints all problems of one file.
+pub(crate) fn print_invalid_file(file: &InvalidFile) {
+    let source = NamedSource::new(&file.file, file.source_text.clone());
+    for problem in &file.problems {
+        print::error_block(&render_problem(&ProblemDiagnostic { problem, source: &source }));
+    }
+}
+
+fn render_problem(problem: &ProblemDiagnostic<'_>) -> String {
+    let has_colours =
+        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let theme = if has_colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let mut text = String::new();
+    match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, problem) {
+        Ok(()) => text,
+        Err(_) => {
+            format!("{}:{}: {}\n", problem.problem.line, problem.problem.column, problem.problem.message)
+        }
+    }
+}
+
+/// A problem with its file's text, in the form that miette renders.
+#[derive(Debug)]
+struct ProblemDiagnostic<'a> {
+    problem: &'a Problem,
+    source: &'a NamedSource<String>,
+}
+
+impl std::fmt::Display for ProblemDiagnostic<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problem.message)
+    }
+}
+
+impl std::error::Error for ProblemDiagnostic<'_> {}
+
+impl Diagnostic for ProblemDiagnostic<'_> {
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let span = LabeledSpan::new(Some("here".into()), self.problem.offset, self.problem.length.max(1));
+        Some(Box::new(std::iter::once(span)))
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.problem.help.as_ref().map(|help| Box::new(help) as Box<dyn std::fmt::Display>)
+    }
+}

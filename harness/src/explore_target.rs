@@ -1,0 +1,81 @@
+//! `explore --target`: prepares the trainer of a target file, and turns the target file into what `explore`
+//! needs to know.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use scenarios::{SubmittedFile, TargetFile};
+
+use crate::args::ExploreArgs;
+use crate::explore::{PreparedExploration, parse_state, scope};
+use crate::scenario_library;
+use engine::explore::OutputOracle;
+use engine::plan::Workload;
+use engine::run::prepared_root;
+use engine::target::{Trainer, find_program};
+
+/// Number of samples in the data file that is submitted to the trainer.
+const SAMPLE_COUNT: u32 = 64;
+/// Seed for the data and for the trainer.
+const SEED: u64 = 1;
+
+/// Prepares a root of the trainer in `dir`, an existing, empty directory.
+///
+/// # Errors
+/// Returns a message for the user: what is wrong, and what to do about it.
+pub(crate) fn prepare_target(
+    args: &ExploreArgs,
+    name: &str,
+    dir: &Path,
+) -> Result<PreparedExploration, String> {
+    let (file, target_dir) = scenario_library::load_target(name).map_err(|error| error.to_string())?;
+    let program = find_program(file.program(), &target_dir).map_err(|error| error.to_string())?;
+    let settings = guard_off_settings(&file, args.without.as_deref())?;
+    let root = dir.join("root");
+    std::fs::create_dir_all(&root)
+        .map_err(|error| format!("could not create `{}`: {error}", root.display()))?;
+    // Without a way to submit data, none is generated.
+    let kind = file.generate().keys().next().filter(|_| file.submit().is_some());
+    let generated =
+        |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLE_COUNT, length: None };
+    let submit = kind.map(generated).into_iter().collect();
+    let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
+    prepared_root(&dir.join("preparation"), &root, (&file, &program), &workload)
+        .map_err(|error| error.to_string())?;
+    let settings = &workload.settings;
+    let trainer =
+        Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
+    let announces = file.announces();
+    let oracle = OutputOracle {
+        saved: announces.saved().cloned(),
+        resumed: announces.resumed().cloned(),
+        step: Some(announces.step().clone()),
+        consumed: None,
+        same: file.same().cloned(),
+        refused_exits: file.refused_exits().to_vec(),
+    };
+    Ok(PreparedExploration {
+        watched_dirs: vec![root.clone()],
+        created_dirs: Vec::new(),
+        oracle,
+        scope: scope(args),
+        only_state: parse_state(args)?,
+        command: trainer.start(),
+        resume: trainer.resume(),
+        check: trainer.verify(),
+        timeout: file.finish(),
+    })
+}
+
+/// The settings that remove the guard.
+fn guard_off_settings(file: &TargetFile, guard: Option<&str>) -> Result<BTreeMap<String, String>, String> {
+    let Some(guard) = guard else { return Ok(BTreeMap::new()) };
+    file.guards().get(guard).cloned().ok_or_else(|| {
+        let known: Vec<&str> = file.guards().keys().map(String::as_str).collect();
+        format!(
+            "--without `{guard}`: target `{}` has no such guard; its guards are: {}",
+            file.id(),
+            known.join(", ")
+        )
+    })
+}

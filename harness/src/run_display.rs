@@ -1,0 +1,161 @@
+//! Shows the progress of `run` and `ablate`: one line per finished scenario, and a bar on a terminal. Judges
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use scenarios::{Event, RecordEntry, Verdict};
+
+use crate::print;
+use engine::locks::LockExt;
+use engine::observe::Observer;
+
+/// A scenario that has started and is not judged yet.
+#[derive(Default, Clone)]
+struct RunningScenario {
+    title: String,
+    guard_removed: Option<String>,
+    trials: u32,
+    trials_done: u32,
+}
+
+/// An observer that prints the progress of a run. Dropping it removes the bar.
+pub(crate) struct RunDisplay {
+    bar: Option<ProgressBar>,
+    running: Mutex<BTreeMap<String, RunningScenario>>,
+    /// Whether guards are removed, so that a violation is the good result.
+    ablating: bool,
+}
+
+impl RunDisplay {
+    pub(crate) fn new(scenarios: usize, ablating: bool) -> RunDisplay {
+        let bar = std::io::stderr().is_terminal().then(|| progress_bar(scenarios as u64));
+        RunDisplay { bar, running: Mutex::default(), ablating }
+    }
+
+    fn print_line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print::line(text)),
+            None => print::line(text),
+        }
+    }
+
+    fn on_trial_ended(&self, id: &str) {
+        let mut running = self.running.locked();
+        if let Some(scenario) = running.get_mut(id) {
+            scenario.trials_done += 1;
+        }
+        if let Some(bar) = &self.bar {
+            let counts = running
+                .iter()
+                .map(|(id, scenario)| format!("{id} {}/{}", scenario.trials_done, scenario.trials.max(1)));
+            bar.set_message(counts.collect::<Vec<_>>().join("  "));
+        }
+    }
+
+    fn on_judged(&self, id: &str, verdict: &Verdict, seconds: f64) {
+        let scenario = self.running.locked().remove(id).unwrap_or_default();
+        let (mark, label) = verdict_label(verdict, self.ablating);
+        let guard =
+            scenario.guard_removed.as_ref().map(|guard| format!("  without {guard}")).unwrap_or_default();
+        let trials = match scenario.trials_done {
+            0 => String::new(),
+            1 => "  1 trial".into(),
+            count => format!("  {count} trials"),
+        };
+        // The ID without the removed guard, which is printed after the number of trials.
+        let id = id.split(' ').next().unwrap_or_default();
+        self.print_line(&format!(
+            "{mark} {id:<9} {label:<13} {seconds:>6.1} s{trials}{guard}  {}",
+            scenario.title
+        ));
+        verdict_reasons(verdict, self.ablating)
+            .iter()
+            .for_each(|reason| self.print_line(&format!("            {}", shorten(reason))));
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+        }
+    }
+}
+
+impl Observer for RunDisplay {
+    fn observe(&self, entry: &RecordEntry) {
+        let Some(id) = &entry.scenario else { return };
+        match &entry.event {
+            Event::ScenarioStarted(started) => {
+                let scenario = RunningScenario {
+                    title: started.title.clone(),
+                    guard_removed: started.guard_removed.clone(),
+                    ..RunningScenario::default()
+                };
+                self.running.locked().insert(id.clone(), scenario);
+            }
+            Event::TrialStarted { of, .. } => {
+                let mut running = self.running.locked();
+                if let Some(scenario) = running.get_mut(id) {
+                    scenario.trials = *of;
+                }
+            }
+            Event::TrialEnded(_) => self.on_trial_ended(id),
+            Event::Judged { verdict, seconds } => self.on_judged(id, verdict, *seconds),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for RunDisplay {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn progress_bar(scenarios: u64) -> ProgressBar {
+    let bar = ProgressBar::new(scenarios);
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} scenarios  {elapsed}  {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// The mark and the word for a verdict. With `ablating`, a violation shows that the removed guard was caught.
+fn verdict_label(verdict: &Verdict, ablating: bool) -> (&'static str, &'static str) {
+    match verdict {
+        Verdict::Survived if ablating => ("✗", "MISSED"),
+        Verdict::Violated { .. } if ablating => ("✓", "caught"),
+        Verdict::Survived => ("✓", "survived"),
+        Verdict::Violated { .. } => ("✗", "VIOLATED"),
+        Verdict::Inconclusive { .. } => ("?", "inconclusive"),
+        Verdict::Skipped { .. } => ("-", "skipped"),
+    }
+}
+
+/// The reason cut to one line of bounded length. The report has the whole text.
+fn shorten(reason: &str) -> String {
+    const MAX_CHARS: usize = 160;
+    let cut: String = reason.chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect();
+    if reason.chars().nth(MAX_CHARS).is_some() { format!("{cut} ..") } else { cut }
+}
+
+/// The first reasons for a verdict, and how many more there are. The report has all of them.
+fn verdict_reasons(verdict: &Verdict, ablating: bool) -> Vec<String> {
+    let max_shown = if ablating { 1 } else { 3 };
+    match verdict {
+        Verdict::Survived => Vec::new(),
+        Verdict::Violated { reasons } => {
+            let line = |reason: &scenarios::Reason| {
+                let trial = reason.trial.map(|trial| format!(" (trial {trial})")).unwrap_or_default();
+                format!("{}{trial}: {}", reason.expectation, reason.found)
+            };
+            let more = reasons.len().saturating_sub(max_shown);
+            let more = (more > 0).then(|| format!("and {more} more"));
+            reasons.iter().take(max_shown).map(line).chain(more).collect()
+        }
+        Verdict::Inconclusive { why } | Verdict::Skipped { why } => vec![why.clone()],
+    }
+}

@@ -1,0 +1,285 @@
+//! Finds, reads and checks scenarios and targets: those that are shipped inside the command, and files and
+//! directories that the user names. Runs nothing.
+
+use std::path::{Path, PathBuf};
+
+use scenarios::{InvalidFile, Scenario, ScenarioStarted, TargetFile};
+
+use engine::gpu::find_shim_library;
+use engine::run::PreparedScenario;
+use engine::target::{ProgramError, find_program};
+
+#[derive(rust_embed::Embed)]
+#[folder = "../scenarios/library"]
+#[include = "*.yaml"]
+struct ShippedScenarios;
+
+#[derive(rust_embed::Embed)]
+#[folder = "../scenarios/targets"]
+#[include = "*.yaml"]
+struct ShippedTargets;
+
+/// Why a scenario cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LibraryError {
+    #[error(
+        "there is no shipped scenario `{id}`{nearest}; run `trainwreck list`, or give the path of a file"
+    )]
+    UnknownId { id: String, nearest: String },
+    #[error("there are no scenario files (`*.yaml`) in directory `{path}`", path = .path.display())]
+    Empty { path: PathBuf },
+    #[error("could not read `{path}`: {error}", path = .path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{} of the given files are not valid", .0.len())]
+    Invalid(Vec<InvalidFile>),
+    #[error(
+        "scenario `{scenario}` uses target `{target}`, which is neither shipped nor a file in its directory"
+    )]
+    NoTarget { scenario: String, target: String },
+    #[error(
+        "there is neither a file nor a shipped target `{name}`; the shipped targets are: {}",
+        shipped_target_names()
+    )]
+    UnknownTarget { name: String },
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// The text of a scenario or target file, and where it is from.
+#[derive(Clone)]
+pub(crate) struct LibrarySource {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+    /// The name of the directory that the file is in. In the shipped library it is the scenario's domain.
+    domain: String,
+}
+
+/// A valid scenario with its source.
+#[derive(Clone)]
+pub(crate) struct LoadedScenario {
+    pub(crate) source: LibrarySource,
+    pub(crate) scenario: Scenario,
+}
+
+fn shipped_target_names() -> String {
+    let names: Vec<String> =
+        ShippedTargets::iter().filter_map(|name| Some(name.strip_suffix(".yaml")?.to_owned())).collect();
+    names.join(", ")
+}
+
+/// All shipped scenarios, sorted by ID.
+pub(crate) fn shipped_scenarios() -> Result<Vec<LoadedScenario>, LibraryError> {
+    parse_all(shipped_sources())
+}
+
+fn shipped_sources() -> Vec<LibrarySource> {
+    let source = |name: std::borrow::Cow<'static, str>| {
+        let file = ShippedScenarios::get(&name)?;
+        let path = PathBuf::from("scenarios/library").join(name.as_ref());
+        Some(LibrarySource {
+            domain: domain_of(&path),
+            path,
+            text: String::from_utf8_lossy(&file.data).into_owned(),
+        })
+    };
+    ShippedScenarios::iter().filter_map(source).collect()
+}
+
+/// The scenarios that the arguments name (IDs, files or directories). Without arguments: all shipped
+/// scenarios.
+pub(crate) fn select_scenarios(arguments: &[String]) -> Result<Vec<LoadedScenario>, LibraryError> {
+    if arguments.is_empty() {
+        return shipped_scenarios();
+    }
+    let mut sources = Vec::new();
+    for argument in arguments {
+        let path = Path::new(argument);
+        if path.is_dir() {
+            sources.extend(sources_in_dir(path)?);
+        } else if path.is_file() {
+            sources.push(read_source(path)?);
+        } else {
+            sources.push(shipped_source_by_id(argument)?);
+        }
+    }
+    parse_all(sources)
+}
+
+fn shipped_source_by_id(id: &str) -> Result<LibrarySource, LibraryError> {
+    let has_id = |source: &LibrarySource| {
+        source.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{id}-")))
+    };
+    shipped_sources()
+        .into_iter()
+        .find(has_id)
+        .ok_or_else(|| LibraryError::UnknownId { id: id.into(), nearest: nearest_id_hint(id) })
+}
+
+/// Text that suggests a shipped ID, or an empty text if none is similar.
+fn nearest_id_hint(id: &str) -> String {
+    let shipped = shipped_scenarios().unwrap_or_default();
+    let ids = shipped.into_iter().map(|loaded| loaded.scenario.id().to_owned());
+    let nearest = ids.map(|known| (strsim::damerau_levenshtein(&known, id), known)).min();
+    nearest
+        .filter(|(distance, _)| *distance <= 3)
+        .map(|(_, known)| format!(" (nearest: `{known}`)"))
+        .unwrap_or_default()
+}
+
+/// The scenario files in a directory and its subdirectories, sorted by path.
+fn sources_in_dir(dir: &Path) -> Result<Vec<LibrarySource>, LibraryError> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(next) = dirs.pop() {
+        let entries =
+            std::fs::read_dir(&next).map_err(|error| LibraryError::Read { path: next.clone(), error })?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match path.extension() {
+                _ if path.is_dir() => dirs.push(path),
+                Some(extension) if extension == "yaml" || extension == "yml" => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(LibraryError::Empty { path: dir.into() });
+    }
+    files.iter().map(|path| read_source(path)).collect()
+}
+
+/// Reads a file, but not much more than the parser accepts: the parser then reports that the file is too
+/// large.
+pub(crate) fn read_source(path: &Path) -> Result<LibrarySource, LibraryError> {
+    use std::io::Read as _;
+    let failed = |error| LibraryError::Read { path: path.into(), error };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(failed)?.take(2 << 20).read_to_end(&mut bytes).map_err(failed)?;
+    let text = String::from_utf8(bytes).map_err(|error| failed(std::io::Error::other(error)))?;
+    Ok(LibrarySource { path: path.into(), text, domain: domain_of(path) })
+}
+
+fn domain_of(path: &Path) -> String {
+    path.parent()
+        .and_then(Path::file_name)
+        .map_or_else(|| "own".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Parses all sources. Fails with the problems of all invalid files, not only of the first one.
+fn parse_all(sources: Vec<LibrarySource>) -> Result<Vec<LoadedScenario>, LibraryError> {
+    let (mut loaded, mut invalid) = (Vec::new(), Vec::new());
+    for source in sources {
+        match Scenario::parse(&source.text, &source.path.display().to_string()) {
+            Ok(scenario) => loaded.push(LoadedScenario { source, scenario }),
+            Err(error) => invalid.push(error),
+        }
+    }
+    if !invalid.is_empty() {
+        return Err(LibraryError::Invalid(invalid));
+    }
+    loaded.sort_by(|a, b| a.scenario.id().cmp(b.scenario.id()));
+    Ok(loaded)
+}
+
+/// Adds what a scenario needs to run: its target, the target's program, and the GPU shim. `guard_removed`
+/// names a guard that is switched off in this run.
+pub(crate) fn prepare_scenario(
+    loaded: LoadedScenario,
+    seed: u64,
+    guard_removed: Option<&str>,
+) -> Result<PreparedScenario, LibraryError> {
+    let LoadedScenario { source, scenario } = loaded;
+    let scenario_dir = source.path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let (target_source, target) = load_target_of(&scenario, &scenario_dir)?;
+    let target_file = target_source.path.display().to_string();
+    let program = find_program(
+        target.program(),
+        &target_source.path.parent().map(Path::to_path_buf).unwrap_or_default(),
+    )?;
+    let shim = if scenario.gpu().is_some() { shim_if_available()? } else { None };
+    let command = if guard_removed.is_some() { "ablate" } else { "run" };
+    let started = ScenarioStarted {
+        title: scenario.title().to_owned(),
+        severity: scenario.severity().to_string(),
+        domain: source.domain,
+        repeat: format!("trainwreck {command} {} --seed {seed}", run_argument_for(&scenario, &source.path)),
+        file: source.path.display().to_string(),
+        source: source.text,
+        target_source: target_source.text,
+        target_file,
+        guards: scenario.guards().to_vec(),
+        guard_removed: guard_removed.map(str::to_owned),
+    };
+    Ok(PreparedScenario { scenario, target, program, shim, started, scenario_dir })
+}
+
+/// The library that simulates a GPU. Returns `None` if it is not available: scenarios that need it are then
+/// skipped. A library that cannot be built is an error.
+fn shim_if_available() -> Result<Option<PathBuf>, LibraryError> {
+    match find_shim_library() {
+        Ok(path) => Ok(Some(path)),
+        Err(ProgramError::NoLibrary { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks that the target of a scenario exists, and that it has the guards, phases and places that the
+/// scenario names.
+pub(crate) fn check_target(scenario: &Scenario, path: &Path) -> Result<(), LibraryError> {
+    load_target_of(scenario, &path.parent().map(Path::to_path_buf).unwrap_or_default()).map(|_| ())
+}
+
+/// Loads a target file by its path, or a shipped target by its name. Also returns the directory of the target
+/// file: the path of the target's program is relative to it.
+pub(crate) fn load_target(name: &str) -> Result<(TargetFile, PathBuf), LibraryError> {
+    let path = Path::new(name);
+    let (text, path) = if path.is_file() {
+        let source = read_source(path)?;
+        (source.text, source.path)
+    } else {
+        let file = ShippedTargets::get(&format!("{name}.yaml"));
+        let file = file.ok_or_else(|| LibraryError::UnknownTarget { name: name.into() })?;
+        let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
+        (String::from_utf8_lossy(&file.data).into_owned(), path)
+    };
+    let target = TargetFile::parse(&text, &path.display().to_string());
+    let target = target.map_err(|error| LibraryError::Invalid(vec![error]))?;
+    Ok((target, path.parent().map(Path::to_path_buf).unwrap_or_default()))
+}
+
+/// Loads a scenario's target, and checks the scenario against it.
+fn load_target_of(
+    scenario: &Scenario,
+    scenario_dir: &Path,
+) -> Result<(LibrarySource, TargetFile), LibraryError> {
+    let invalid = |error| LibraryError::Invalid(vec![error]);
+    let source = target_source_of(scenario, scenario_dir)?;
+    let target = TargetFile::parse(&source.text, &source.path.display().to_string()).map_err(invalid)?;
+    scenario.check_against(&target).map_err(invalid)?;
+    Ok((source, target))
+}
+
+/// The argument with which `run` and `ablate` find the scenario again: its path, or its ID if it is a shipped
+/// one.
+fn run_argument_for(scenario: &Scenario, path: &Path) -> String {
+    if path.is_absolute() || path.is_file() && !path.starts_with("scenarios/library") {
+        path.display().to_string()
+    } else {
+        scenario.id().to_owned()
+    }
+}
+
+/// The text of a scenario's target: a file in the scenario's directory comes before a shipped target.
+fn target_source_of(scenario: &Scenario, scenario_dir: &Path) -> Result<LibrarySource, LibraryError> {
+    let name = scenario.target();
+    let file = scenario_dir.join(name);
+    if file.is_file() {
+        return read_source(&file);
+    }
+    let shipped = ShippedTargets::get(&format!("{name}.yaml"));
+    let shipped = shipped.map(|file| String::from_utf8_lossy(&file.data).into_owned());
+    let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
+    shipped
+        .map(|text| LibrarySource { path, text, domain: "targets".into() })
+        .ok_or_else(|| LibraryError::NoTarget { scenario: scenario.id().into(), target: name.into() })
+}
