@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use globset::GlobMatcher;
 
-use super::{CallDecision, CallKind, InterceptedCall};
+use super::CallKind;
+use super::handler::{CallDecision, InterceptedCall};
 
 /// Selects calls, and holds the decision for them.
 #[derive(Debug, Clone)]
@@ -25,7 +26,14 @@ pub struct CallRule {
 #[derive(Debug, Clone)]
 pub struct CallRules {
     base_dir: PathBuf,
-    rules: Vec<(CallRule, u64)>,
+    rules: Vec<CountedRule>,
+}
+
+/// A rule with its count of matching calls.
+#[derive(Debug, Clone)]
+struct CountedRule {
+    rule: CallRule,
+    count: u64,
 }
 
 /// A rule that fires at a call.
@@ -48,7 +56,7 @@ impl CallRule {
 impl CallRules {
     /// `base_dir` is the directory that the rules' paths are relative to, as the target sees it.
     pub fn new(base_dir: PathBuf, rules: Vec<CallRule>) -> CallRules {
-        CallRules { base_dir, rules: rules.into_iter().map(|rule| (rule, 0)).collect() }
+        CallRules { base_dir, rules: rules.into_iter().map(|rule| CountedRule { rule, count: 0 }).collect() }
     }
 
     /// Counts the call for every rule that it matches. Returns the first rule that fires.
@@ -56,7 +64,7 @@ impl CallRules {
         let paths = std::iter::once(&call.path).chain(call.to.as_ref());
         let relative: Vec<&Path> = paths.filter_map(|path| path.strip_prefix(&self.base_dir).ok()).collect();
         let mut fired = None;
-        for (rule_index, (rule, count)) in self.rules.iter_mut().enumerate() {
+        for (rule_index, CountedRule { rule, count }) in self.rules.iter_mut().enumerate() {
             if !relative.iter().any(|path| rule.matches(call, path)) {
                 continue;
             }
@@ -70,12 +78,12 @@ impl CallRules {
 
     /// Whether any rule can still fire.
     pub fn is_pending(&self) -> bool {
-        self.rules.iter().any(|(rule, count)| rule.persistent || *count < rule.nth)
+        self.rules.iter().any(|counted| counted.rule.persistent || counted.count < counted.rule.nth)
     }
 
     /// Stops the rule from firing again.
     pub fn disarm(&mut self, rule_index: usize) {
-        if let Some((rule, count)) = self.rules.get_mut(rule_index) {
+        if let Some(CountedRule { rule, count }) = self.rules.get_mut(rule_index) {
             (rule.persistent, rule.nth) = (false, rule.nth.min(*count));
         }
     }

@@ -53,12 +53,15 @@ pub(super) enum CallRequest {
         buffer: BufferArgument,
         offset: Option<u64>,
     },
-    /// Copies bytes from another descriptor. The order of `args` depends on `method`.
+    /// Copies bytes from another descriptor. The offset arguments are addresses of an `off_t`; 0 means that
+    /// none was passed.
     Transfer {
         method: TransferMethod,
         out_fd: i32,
         in_fd: i32,
-        args: [u64; 6],
+        in_offset_address: u64,
+        out_offset_address: u64,
+        len_bytes: u64,
     },
     Truncate {
         fd: i32,
@@ -133,10 +136,10 @@ pub(super) enum TransferMethod {
 }
 
 const CURRENT_DIR: i32 = libc::AT_FDCWD;
-// Flags of pwritev2, from linux/fs.h.
-const RWF_DSYNC: u64 = 2;
-const RWF_SYNC: u64 = 4;
-const RWF_APPEND: u64 = 16;
+/// The offset with which pwritev2 writes at the descriptor's own offset.
+const OWN_OFFSET: u64 = u64::MAX;
+/// Flags with which pwritev2 writes synchronously.
+const RWF_ANY_SYNC: u64 = (libc::RWF_DSYNC | libc::RWF_SYNC) as u64;
 
 /// Decodes a call. Returns `None` for a number that the filter does not intercept.
 pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
@@ -147,6 +150,14 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     let vectored = |address, iovec_count| BufferArgument::Vectored { address, iovec_count };
     let write = |buffer, offset| CallRequest::Write { fd, buffer, offset, append: false, sync: false };
     let by_path = |kind, path| CallRequest::ByPath { kind, path };
+    let between_files = |method| CallRequest::Transfer {
+        method,
+        out_fd: c as i32,
+        in_fd: fd,
+        in_offset_address: b,
+        out_offset_address: d,
+        len_bytes: e,
+    };
     Some(match number {
         libc::SYS_openat => CallRequest::Open { path: path(a, b), flags: c as i32, mode: d as u32 },
         libc::SYS_openat2 => CallRequest::Openat2 { path: path(a, b), how_address: c },
@@ -157,23 +168,24 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         libc::SYS_pwritev2 => CallRequest::Write {
             fd,
             buffer: vectored(b, c),
-            offset: (d != u64::MAX).then_some(d),
-            append: f & RWF_APPEND != 0,
-            sync: f & (RWF_DSYNC | RWF_SYNC) != 0,
+            offset: (d != OWN_OFFSET).then_some(d),
+            append: f & libc::RWF_APPEND as u64 != 0,
+            sync: f & RWF_ANY_SYNC != 0,
         },
         libc::SYS_read => CallRequest::Read { fd, buffer: contiguous(b, c), offset: None },
         libc::SYS_pread64 => CallRequest::Read { fd, buffer: contiguous(b, c), offset: Some(d) },
         libc::SYS_readv => CallRequest::Read { fd, buffer: vectored(b, c), offset: None },
         libc::SYS_preadv => CallRequest::Read { fd, buffer: vectored(b, c), offset: Some(d) },
-        libc::SYS_sendfile => {
-            CallRequest::Transfer { method: TransferMethod::Sendfile, out_fd: fd, in_fd: b as i32, args }
-        }
-        libc::SYS_copy_file_range => {
-            CallRequest::Transfer { method: TransferMethod::CopyFileRange, out_fd: c as i32, in_fd: fd, args }
-        }
-        libc::SYS_splice => {
-            CallRequest::Transfer { method: TransferMethod::Splice, out_fd: c as i32, in_fd: fd, args }
-        }
+        libc::SYS_sendfile => CallRequest::Transfer {
+            method: TransferMethod::Sendfile,
+            out_fd: fd,
+            in_fd: b as i32,
+            in_offset_address: c,
+            out_offset_address: 0,
+            len_bytes: d,
+        },
+        libc::SYS_copy_file_range => between_files(TransferMethod::CopyFileRange),
+        libc::SYS_splice => between_files(TransferMethod::Splice),
         libc::SYS_ftruncate => CallRequest::Truncate { fd, size_bytes: b },
         libc::SYS_truncate => CallRequest::TruncatePath {
             path: PathArgument { dir_fd: CURRENT_DIR, text_address: a },
@@ -238,4 +250,36 @@ fn decode_legacy(_number: i64, _args: [u64; 6]) -> Option<CallRequest> {
 /// Whether an open with these flags changes a file or allows changing one.
 pub(super) fn opens_for_writing(flags: i32) -> bool {
     flags & (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_transfer_has_its_files_offsets_and_byte_count() {
+        let transfer = |number| match decode(number, [3, 4, 5, 6, 7, 0]) {
+            Some(CallRequest::Transfer {
+                out_fd,
+                in_fd,
+                in_offset_address,
+                out_offset_address,
+                len_bytes,
+                ..
+            }) => (out_fd, in_fd, in_offset_address, out_offset_address, len_bytes),
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(transfer(libc::SYS_sendfile), (3, 4, 5, 0, 6));
+        assert_eq!(transfer(libc::SYS_copy_file_range), (5, 3, 4, 6, 7));
+        assert_eq!(transfer(libc::SYS_splice), (5, 3, 4, 6, 7));
+    }
+
+    #[test]
+    fn the_largest_offset_of_pwritev2_stands_for_the_descriptors_own() {
+        let offset = |offset| match decode(libc::SYS_pwritev2, [3, 0, 1, offset, 0, 0]) {
+            Some(CallRequest::Write { offset, .. }) => offset,
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!((offset(8), offset(u64::MAX)), (Some(8), None));
+    }
 }

@@ -26,10 +26,20 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 // Offsets in `seccomp_data`.
 const NUMBER_OFFSET: u32 = 0;
 const ARCHITECTURE_OFFSET: u32 = 4;
+const ARGUMENTS_OFFSET: u32 = 16;
+/// Size of one argument in `seccomp_data`.
+const ARGUMENT_BYTES: u32 = 8;
 /// Offset of the lower 32 bits of an argument in `seccomp_data`.
 const fn argument_offset(index: u32) -> u32 {
-    16 + 8 * index
+    ARGUMENTS_OFFSET + ARGUMENT_BYTES * index
 }
+
+// Positions of arguments.
+const FD_ARGUMENT: u32 = 0;
+const OPEN_FLAGS_ARGUMENT: u32 = 1;
+const OPENAT_FLAGS_ARGUMENT: u32 = 2;
+const MMAP_PROTECTION_ARGUMENT: u32 = 2;
+const MMAP_FLAGS_ARGUMENT: u32 = 3;
 
 /// `AUDIT_ARCH_X86_64` of linux/audit.h.
 #[cfg(target_arch = "x86_64")]
@@ -43,10 +53,13 @@ const WRITE_FLAGS: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::
 /// What must hold in addition to the call's number for the call to be intercepted.
 enum FilterCondition {
     Always,
-    /// The descriptor in the first argument is above 2.
+    /// The descriptor in the first argument is above that of standard error.
     FdAboveStdio,
-    /// Any of the bits (second value) is set in the argument with the index (first value).
-    AnyBitSet(u32, u32),
+    /// Any of the bits is set in the argument.
+    AnyBitSet {
+        argument_index: u32,
+        bits: u32,
+    },
     /// The arguments of mmap describe a writable, shared, file-backed mapping.
     SharedWritableMapping,
 }
@@ -74,15 +87,25 @@ fn call_instructions(number: u32, condition: &FilterCondition) -> SeccompProgram
     let test = match condition {
         FilterCondition::Always => vec![notify],
         FilterCondition::FdAboveStdio => {
-            vec![(LOAD_WORD, 0, 0, argument_offset(0)), (JUMP_IF_GREATER, 0, 1, 2), notify, allow]
+            vec![
+                (LOAD_WORD, 0, 0, argument_offset(FD_ARGUMENT)),
+                (JUMP_IF_GREATER, 0, 1, libc::STDERR_FILENO as u32),
+                notify,
+                allow,
+            ]
         }
-        FilterCondition::AnyBitSet(index, bits) => {
-            vec![(LOAD_WORD, 0, 0, argument_offset(*index)), (JUMP_IF_ANY_BIT, 0, 1, *bits), notify, allow]
+        FilterCondition::AnyBitSet { argument_index, bits } => {
+            vec![
+                (LOAD_WORD, 0, 0, argument_offset(*argument_index)),
+                (JUMP_IF_ANY_BIT, 0, 1, *bits),
+                notify,
+                allow,
+            ]
         }
         FilterCondition::SharedWritableMapping => vec![
-            (LOAD_WORD, 0, 0, argument_offset(2)),
+            (LOAD_WORD, 0, 0, argument_offset(MMAP_PROTECTION_ARGUMENT)),
             (JUMP_IF_ANY_BIT, 0, 5, libc::PROT_WRITE as u32),
-            (LOAD_WORD, 0, 0, argument_offset(3)),
+            (LOAD_WORD, 0, 0, argument_offset(MMAP_FLAGS_ARGUMENT)),
             (JUMP_IF_ANY_BIT, 0, 3, libc::MAP_SHARED as u32),
             (JUMP_IF_ANY_BIT, 2, 0, libc::MAP_ANONYMOUS as u32),
             notify,
@@ -99,7 +122,7 @@ fn call_instructions(number: u32, condition: &FilterCondition) -> SeccompProgram
 fn legacy_calls(open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::Always;
     vec![
-        (libc::SYS_open, open_condition(1)),
+        (libc::SYS_open, open_condition(OPEN_FLAGS_ARGUMENT)),
         (libc::SYS_creat, Always),
         (libc::SYS_rename, Always),
         (libc::SYS_link, Always),
@@ -121,14 +144,17 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::{Always, AnyBitSet, FdAboveStdio, SharedWritableMapping};
     let write_condition = || if options.stdio_writes { Always } else { FdAboveStdio };
     let intercepts_reads = options.extra_kinds.contains(&CallKind::OpenRead);
-    let open_condition = |flags| if intercepts_reads { Always } else { AnyBitSet(flags, WRITE_FLAGS) };
+    let open_condition = |argument_index| match intercepts_reads {
+        true => Always,
+        false => AnyBitSet { argument_index, bits: WRITE_FLAGS },
+    };
     let mut calls = vec![
         (libc::SYS_write, write_condition()),
         (libc::SYS_writev, write_condition()),
         (libc::SYS_pwrite64, FdAboveStdio),
         (libc::SYS_pwritev, FdAboveStdio),
         (libc::SYS_pwritev2, FdAboveStdio),
-        (libc::SYS_openat, open_condition(2)),
+        (libc::SYS_openat, open_condition(OPENAT_FLAGS_ARGUMENT)),
         (libc::SYS_openat2, Always),
         (libc::SYS_sendfile, Always),
         (libc::SYS_copy_file_range, Always),

@@ -4,7 +4,7 @@
 //! The caller starts a program behind the filter of `build_filter`. It passes the filter's listener and a
 //! `CallHandler` to `serve_notifications`. The supervisor decodes each intercepted call (`calls`) and
 //! resolves its paths and descriptors (`resolve_call`). If the call touches a watched mount, the handler
-//! decides: the call continues in the kernel, fails, or is performed here on behalf of the target
+//! decides (`handler`): the call continues in the kernel, fails, or is performed here on behalf of the target
 //! (`perform`), which makes its result known. Calls that touch no watched mount continue.
 //!
 //! Not covered: calls of 32-bit programs, and stores into shared mappings (`CallEffect::Mapped` reports such
@@ -13,43 +13,19 @@
 mod call_rules;
 mod calls;
 mod filter;
+mod handler;
 mod perform;
 mod resolve_call;
+mod stat;
 mod supervisor;
 mod sys;
 mod target_thread;
 
-use std::ffi::OsString;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use nix::errno::Errno;
-
 pub use call_rules::{CallRule, CallRules, RuleMatch};
 pub use filter::{FilterOptions, build_filter};
+pub use handler::{CallDecision, CallEffect, CallHandler, DirectoryEntry, InterceptedCall, Swap};
+pub use stat::{FileId, WatchedMounts, file_id_of, mount_id};
 pub use supervisor::{SupervisorThread, serve_notifications};
-pub use target_thread::{WatchedMounts, file_id_of, mount_id};
-
-/// Identifies a file while it exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileId {
-    /// Device number, major in the upper 32 bits and minor in the lower ones.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-}
-
-/// A name in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectoryEntry {
-    /// The directory.
-    pub dir: FileId,
-    /// The last component of `path`.
-    pub name: OsString,
-    /// The whole path as the target sees it.
-    pub path: PathBuf,
-}
 
 /// What a call does. Calls with the same meaning, such as rename, renameat and renameat2, share a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,133 +103,5 @@ impl CallKind {
             CallKind::Stat => "stat",
             CallKind::Access => "access",
         }
-    }
-}
-
-/// A call of the target on a watched file or directory, before it takes effect.
-#[derive(Debug)]
-pub struct InterceptedCall {
-    /// What the call does.
-    pub kind: CallKind,
-    /// The thread that makes the call, by its id in the harness's pid namespace.
-    pub tid: i32,
-    /// The file that the call acts on, as the target sees it. For a rename or link, the source.
-    pub path: PathBuf,
-    /// The destination of a rename or link.
-    pub to: Option<PathBuf>,
-    /// The number of bytes that a read or write requests.
-    pub requested_bytes: Option<u64>,
-}
-
-/// What happens to a call, as decided by the handler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallDecision {
-    /// The kernel performs the call. Its result stays unknown.
-    Continue,
-    /// The supervisor performs the call and passes its effect to the handler.
-    Perform,
-    /// The call fails with this errno and has no effect.
-    Fail(Errno),
-    /// A write or read transfers at most this many bytes.
-    Short(u64),
-    /// The supervisor performs the call, but the target sees it fail with this errno.
-    PerformThenFail(Errno),
-    /// `CallHandler::kill_target` kills the target before the call has any effect.
-    KillBefore,
-    /// At most this many bytes are written, then `CallHandler::kill_target` kills the target.
-    KillDuring(u64),
-    /// The supervisor performs the call, then `CallHandler::kill_target` kills the target before it sees the
-    /// result.
-    KillAfter,
-    /// The kernel performs the call after this time. Other calls don't wait for it.
-    Delay(Duration),
-    /// The supervisor replaces the file at the path, then the kernel performs the call. This simulates a race
-    /// between check and use.
-    Swap(Swap),
-}
-
-/// What replaces the file at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Swap {
-    /// The file is removed.
-    Nothing,
-    /// A new, empty file.
-    EmptyFile,
-    /// A symbolic link to a name that does not exist.
-    DanglingLink,
-}
-
-/// What a call did. Handlers that record calls receive it after the fact.
-#[derive(Debug)]
-pub enum CallEffect {
-    /// A file was opened, and possibly created or truncated.
-    Opened { entry: DirectoryEntry, file_id: FileId, created: bool, truncated: bool },
-    /// `O_TMPFILE` created an unnamed file. A later `Linked` may give it a name.
-    CreatedUnnamed { file_id: FileId },
-    /// Bytes were written. `CallHandler::on_payload` received them before. `synced`: the descriptor or the
-    /// call makes writes synchronous.
-    Wrote { file_id: FileId, offset: u64, len_bytes: u64, synced: bool },
-    /// The size of a file was set.
-    Truncated { file_id: FileId, size_bytes: u64 },
-    /// fallocate: the file's size afterwards, and the offset and length of the range that now reads as
-    /// zeroes.
-    Allocated { file_id: FileId, size_bytes: u64, zeroed: Option<(u64, u64)> },
-    /// A rename. `exchanged`: the two names were exchanged.
-    Renamed { from: DirectoryEntry, to: DirectoryEntry, exchanged: bool },
-    /// A hard link was created.
-    Linked { file_id: FileId, entry: DirectoryEntry },
-    /// A symbolic link was created.
-    Symlinked { file_id: FileId, entry: DirectoryEntry, link_text: PathBuf },
-    /// A name was removed.
-    Unlinked { entry: DirectoryEntry },
-    /// A directory was created.
-    CreatedDir { file_id: FileId, entry: DirectoryEntry },
-    /// A directory was removed.
-    RemovedDir { entry: DirectoryEntry },
-    /// A file or directory was synced. `data_only`: by fdatasync or msync.
-    Synced { file_id: FileId, data_only: bool },
-    /// A whole file system, or all of them, were synced.
-    SyncedAll,
-    /// A file was mapped shared and writable. From now on its content can change without a call.
-    Mapped { file_id: FileId, file: OwnedFd },
-    /// Bytes were written into a pipe that the handler observes. `CallHandler::on_payload` received them
-    /// before.
-    OutputWritten { pipe: FileId },
-    /// The program used a feature that can't be followed. The call failed as if the kernel did not support
-    /// it.
-    Refused { feature: &'static str },
-    /// The file at the path was replaced, as decided.
-    Swapped { path: PathBuf },
-    /// A file outside of the watched mounts was opened for writing.
-    OpenedOutside { path: PathBuf },
-}
-
-/// Decides what happens to calls. The supervisor passes it one call at a time.
-pub trait CallHandler: Send {
-    /// Decides what happens to a call.
-    fn decide(&mut self, call: &InterceptedCall) -> CallDecision;
-
-    /// Receives the next bytes of the write in progress.
-    fn on_payload(&mut self, _bytes: &[u8]) {}
-
-    /// Receives what a call did.
-    fn on_effect(&mut self, _effect: CallEffect) {}
-
-    /// Kills the whole target. Returns when all its processes are dead.
-    fn kill_target(&mut self) {}
-
-    /// Whether `InterceptedCall::path` is needed for calls on descriptors. It costs one look-up per call.
-    fn needs_paths(&self) -> bool {
-        true
-    }
-
-    /// Whether performed calls really sync. If not, a sync is only reported as an effect.
-    fn performs_syncs(&self) -> bool {
-        true
-    }
-
-    /// Whether the handler needs the bytes that the target writes into this pipe.
-    fn observes_pipe(&self, _pipe: FileId) -> bool {
-        false
     }
 }

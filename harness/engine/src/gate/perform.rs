@@ -18,15 +18,16 @@ use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
 use super::calls::{BufferArgument, CallRequest, TransferMethod};
-use super::resolve_call::ResolvedCall;
-use super::sys::{self, FileStat, NotificationResponse};
-use super::target_thread::{ResolvedPath, TargetThread, WatchedMounts};
-use super::{CallEffect, CallHandler, FileId, Swap};
+use super::handler::{CallEffect, CallHandler, Swap};
+use super::resolve_call::{OpenFile, ResolvedCall};
+use super::stat::{FileId, FileStat};
+use super::sys::{self, NotificationResponse};
+use super::target_thread::{MemorySegment, ResolvedPath, TargetThread};
 
 /// Bytes copied between target and file at a time: few enough to stay in a core's cache.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Maximum number of `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
-const MAX_IOVECS: u64 = 1024;
+/// Mode of the empty file that replaces a file.
+const SWAPPED_IN_MODE: u32 = 0o644;
 
 /// How and when a notification is responded to.
 pub(super) enum CallResponse {
@@ -38,13 +39,12 @@ pub(super) enum CallResponse {
     After(Duration),
 }
 
-/// Everything that is needed to handle one intercepted call.
+/// Everything that is needed to perform one intercepted call and to respond to it.
 pub(super) struct CallContext<'a> {
     pub(super) listener: BorrowedFd<'a>,
     pub(super) notification_id: u64,
     pub(super) tid: i32,
     pub(super) thread: &'a TargetThread,
-    pub(super) watched: &'a WatchedMounts,
     pub(super) handler: &'a mut dyn CallHandler,
 }
 
@@ -52,27 +52,14 @@ pub(super) struct CallContext<'a> {
 type CallResult = Result<i64, Errno>;
 
 impl CallContext<'_> {
-    /// Turns an `Openat2` into an `Open` by reading its `open_how` from the target's memory.
-    pub(super) fn read_open_how(&self, request: CallRequest) -> CallRequest {
-        let CallRequest::Openat2 { path, how_address } = request else { return request };
-        let mut bytes = [0; 24];
-        match self.thread.read_memory(how_address, &mut bytes) {
-            Ok(24) => {
-                let word = |offset: usize| bytes[offset..offset + 8].try_into().map_or(0, u64::from_ne_bytes);
-                CallRequest::Open { path, flags: word(0) as i32, mode: word(8) as u32 }
-            }
-            _ => request,
-        }
-    }
-
     /// Lets an unwatched call continue. First passes what it writes into an observed pipe to the handler.
     pub(super) fn continue_unwatched(&mut self, request: &CallRequest, call: &ResolvedCall) -> CallResponse {
-        if let (CallRequest::Write { buffer, .. }, Some((_, stat))) = (request, &call.file)
-            && stat.mode & libc::S_IFMT == libc::S_IFIFO
+        if let (CallRequest::Write { buffer, .. }, Some(OpenFile { stat, .. })) = (request, &call.file)
+            && stat.file_type() == libc::S_IFIFO
             && self.handler.observes_pipe(stat.file_id)
-            && let Ok(segments) = self.segments(*buffer)
+            && let Ok(segments) = self.thread.segments(*buffer)
         {
-            for (address, len_bytes) in segments {
+            for MemorySegment { address, len_bytes } in segments {
                 let mut chunk = vec![0; usize::try_from(len_bytes).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
                 if let Ok(read_bytes) = self.thread.read_memory(address, &mut chunk) {
                     self.handler.on_payload(&chunk[..read_bytes]);
@@ -132,31 +119,35 @@ impl CallContext<'_> {
     fn dispatch(&mut self, request: CallRequest, call: ResolvedCall, max_bytes: u64) -> Option<CallResult> {
         let ResolvedCall { resolved_path, resolved_to, file, .. } = call;
         match (request, resolved_path, resolved_to, file) {
-            (CallRequest::Write { buffer, offset, append, sync, .. }, _, _, Some((file, stat))) => {
-                Some(self.write(&file, stat, buffer, WriteOptions { offset, append, sync }, max_bytes))
-            }
-            (CallRequest::Read { buffer, offset, .. }, _, _, Some((file, _))) => {
+            (
+                CallRequest::Write { buffer, offset, append, sync, .. },
+                _,
+                _,
+                Some(OpenFile { fd: file, stat }),
+            ) => Some(self.write(&file, stat, buffer, WriteOptions { offset, append, sync }, max_bytes)),
+            (CallRequest::Read { buffer, offset, .. }, _, _, Some(OpenFile { fd: file, .. })) => {
                 Some(self.read(&file, buffer, offset, max_bytes))
             }
-            (CallRequest::Transfer { method, in_fd, args, .. }, _, _, Some((file, stat))) => {
-                Some(self.transfer(method, in_fd, args, &file, stat))
-            }
-            (CallRequest::Truncate { size_bytes, .. }, _, _, Some((file, stat))) => {
+            (request @ CallRequest::Transfer { .. }, _, _, Some(file)) => Some(self.transfer(request, &file)),
+            (CallRequest::Truncate { size_bytes, .. }, _, _, Some(OpenFile { fd: file, stat })) => {
                 Some(self.truncate(&file, stat.file_id, size_bytes))
             }
             (CallRequest::TruncatePath { size_bytes, .. }, Some(path), ..) => {
                 Some(self.truncate_path(&path, size_bytes))
             }
-            (CallRequest::Allocate { mode, offset, len_bytes, .. }, _, _, Some((file, stat))) => {
-                Some(self.allocate(&file, stat.file_id, mode, offset, len_bytes))
-            }
+            (
+                CallRequest::Allocate { mode, offset, len_bytes, .. },
+                _,
+                _,
+                Some(OpenFile { fd: file, stat }),
+            ) => Some(self.allocate(&file, stat.file_id, mode, offset, len_bytes)),
             (CallRequest::Rename { flags, .. }, Some(from), Some(to), _) => {
                 Some(self.rename(&from, &to, flags))
             }
             (CallRequest::Link { flags, .. }, Some(from), Some(to), _) => {
                 Some(self.hard_link(&from, &to, flags))
             }
-            (CallRequest::Link { .. }, None, Some(to), Some((file, stat))) => {
+            (CallRequest::Link { .. }, None, Some(to), Some(OpenFile { fd: file, stat })) => {
                 Some(self.link_unnamed(&file, stat.file_id, &to))
             }
             (CallRequest::Symlink { text_address, .. }, Some(path), ..) => {
@@ -164,7 +155,7 @@ impl CallContext<'_> {
             }
             (CallRequest::Unlink { is_dir, .. }, Some(path), ..) => Some(self.unlink(&path, is_dir)),
             (CallRequest::Mkdir { mode, .. }, Some(path), ..) => Some(self.mkdir(&path, mode)),
-            (CallRequest::Sync { data_only, .. }, _, _, Some((file, stat))) => {
+            (CallRequest::Sync { data_only, .. }, _, _, Some(OpenFile { fd: file, stat })) => {
                 Some(self.sync(&file, stat.file_id, data_only))
             }
             (CallRequest::SyncAll, ..) => {
@@ -177,7 +168,7 @@ impl CallContext<'_> {
                 }
                 None
             }
-            (CallRequest::Map { .. }, _, _, Some((file, stat))) => {
+            (CallRequest::Map { .. }, _, _, Some(OpenFile { fd: file, stat })) => {
                 self.handler.on_effect(CallEffect::Mapped { file_id: stat.file_id, file });
                 None
             }
@@ -190,7 +181,7 @@ impl CallContext<'_> {
         let flag_bits = OFlag::from_bits_retain(flags | libc::O_CLOEXEC);
         let mode = Mode::from_bits_truncate(self.thread.apply_umask(mode));
         let file = openat(&path.dir, path.name.as_c_str(), flag_bits, mode)?;
-        let stat = sys::statx(file.as_fd(), c"")?;
+        let stat = FileStat::of_file(file.as_fd())?;
         if flags & libc::O_TMPFILE == libc::O_TMPFILE {
             self.handler.on_effect(CallEffect::CreatedUnnamed { file_id: stat.file_id });
             return Ok(file);
@@ -205,29 +196,6 @@ impl CallContext<'_> {
             truncated,
         });
         Ok(file)
-    }
-
-    /// The total length of a buffer argument.
-    pub(super) fn buffer_len(&self, buffer: BufferArgument) -> Result<u64, Errno> {
-        match buffer {
-            BufferArgument::Contiguous { len_bytes, .. } => Ok(len_bytes),
-            vectored => Ok(self.segments(vectored)?.iter().map(|(_, len_bytes)| len_bytes).sum()),
-        }
-    }
-
-    /// The addresses and lengths of a buffer argument's parts.
-    fn segments(&self, buffer: BufferArgument) -> Result<Vec<(u64, u64)>, Errno> {
-        match buffer {
-            BufferArgument::Contiguous { address, len_bytes } => Ok(vec![(address, len_bytes)]),
-            BufferArgument::Vectored { address, iovec_count } => {
-                let mut iovecs = vec![0; usize::try_from(iovec_count.min(MAX_IOVECS)).unwrap_or(0) * 16];
-                if self.thread.read_memory(address, &mut iovecs)? < iovecs.len() {
-                    return Err(Errno::EFAULT);
-                }
-                let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
-                Ok(iovecs.chunks_exact(16).map(|iovec| (word(&iovec[..8]), word(&iovec[8..]))).collect())
-            }
-        }
     }
 
     fn write(
@@ -247,7 +215,8 @@ impl CallContext<'_> {
         };
         let synced = options.sync || flags.intersects(OFlag::O_SYNC | OFlag::O_DSYNC);
         let mut written = 0;
-        let result = self.write_segments(file, buffer, (options.offset, start), max_bytes, &mut written);
+        let own_start = options.offset.map(|_| start);
+        let result = self.write_segments(file, buffer, own_start, max_bytes, &mut written);
         if written > 0 {
             self.handler.on_effect(CallEffect::Wrote {
                 file_id: stat.file_id,
@@ -260,26 +229,26 @@ impl CallContext<'_> {
         result.map(|()| 0)
     }
 
-    /// Writes at `explicit_offset` (as pwrite does) or, without it, at the descriptor's own offset. `start`
-    /// is the offset that is used. `written` also counts bytes that were written before an error.
+    /// Writes from the offset `own_start` on, as pwrite does, or without it at the descriptor's own offset.
+    /// `written` also counts bytes that were written before an error.
     fn write_segments(
         &mut self,
         file: &OwnedFd,
         buffer: BufferArgument,
-        (explicit_offset, start): (Option<u64>, u64),
+        own_start: Option<u64>,
         max_bytes: u64,
         written: &mut u64,
     ) -> Result<(), Errno> {
         let mut chunk = vec![0; CHUNK_BYTES];
-        for (address, len_bytes) in self.segments(buffer)? {
+        for MemorySegment { address, len_bytes } in self.thread.segments(buffer)? {
             let mut done = 0;
             while done < len_bytes && *written < max_bytes {
                 let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - *written);
                 let part = &mut chunk[..usize::try_from(requested).unwrap_or(CHUNK_BYTES)];
                 let read = self.thread.read_memory(address + done, part)?;
-                let written_now = match explicit_offset {
+                let written_now = match own_start {
                     None => nix::unistd::write(file, &part[..read])?,
-                    Some(_) => {
+                    Some(start) => {
                         let offset = i64::try_from(start + *written).map_err(|_| Errno::EFBIG)?;
                         nix::sys::uio::pwrite(file, &part[..read], offset)?
                     }
@@ -304,7 +273,7 @@ impl CallContext<'_> {
     ) -> CallResult {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut total = 0;
-        for (address, len_bytes) in self.segments(buffer)? {
+        for MemorySegment { address, len_bytes } in self.thread.segments(buffer)? {
             let mut done = 0;
             while done < len_bytes && total < max_bytes {
                 let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - total);
@@ -335,7 +304,12 @@ impl CallContext<'_> {
             Swap::Nothing => {}
             Swap::EmptyFile => {
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-                drop(openat(&path.dir, path.name.as_c_str(), flags, Mode::from_bits_truncate(0o644))?);
+                drop(openat(
+                    &path.dir,
+                    path.name.as_c_str(),
+                    flags,
+                    Mode::from_bits_truncate(SWAPPED_IN_MODE),
+                )?);
             }
             Swap::DanglingLink => {
                 nix::unistd::symlinkat(c"swapped-away", &path.dir, path.name.as_c_str())?;
@@ -345,25 +319,19 @@ impl CallContext<'_> {
         Ok(())
     }
 
-    fn transfer(
-        &mut self,
-        method: TransferMethod,
-        in_fd: i32,
-        args: [u64; 6],
-        out: &OwnedFd,
-        stat: FileStat,
-    ) -> CallResult {
+    fn transfer(&mut self, request: CallRequest, out_file: &OpenFile) -> CallResult {
+        let CallRequest::Transfer { method, in_fd, in_offset_address, out_offset_address, len_bytes, .. } =
+            request
+        else {
+            return Err(Errno::EINVAL);
+        };
+        let (out, stat) = (&out_file.fd, out_file.stat);
         if method == TransferMethod::Splice {
             // Bytes spliced from a pipe can't be captured. Programs fall back to read and write.
             self.handler.on_effect(CallEffect::Refused { feature: "splice into a watched file" });
             return Err(Errno::EINVAL);
         }
         let source = self.thread.duplicate_fd(in_fd)?;
-        // Addresses of the offset arguments (0: none was passed), and the byte count.
-        let (in_offset_address, out_offset_address, len_bytes) = match method {
-            TransferMethod::CopyFileRange => (args[1], args[3], args[4]),
-            _ => (args[2], 0, args[3]),
-        };
         let mut in_offset = self.read_offset(in_offset_address)?;
         let mut out_offset = self.read_offset(out_offset_address)?;
         let start = out_offset
@@ -444,7 +412,7 @@ impl CallContext<'_> {
     ) -> CallResult {
         let signed = |value: u64| i64::try_from(value).map_err(|_| Errno::EFBIG);
         fallocate(file, FallocateFlags::from_bits_retain(mode), signed(offset)?, signed(len_bytes)?)?;
-        let size_bytes = sys::statx(file.as_fd(), c"")?.size_bytes;
+        let size_bytes = FileStat::of_file(file.as_fd())?.size_bytes;
         let zeroing_modes = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
         let zeroed = (mode & zeroing_modes != 0).then_some((offset, len_bytes));
         self.handler.on_effect(CallEffect::Allocated { file_id, size_bytes, zeroed });
@@ -479,7 +447,7 @@ impl CallContext<'_> {
     fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> CallResult {
         let text = self.thread.read_string(text_address)?;
         nix::unistd::symlinkat(text.as_c_str(), &path.dir, path.name.as_c_str())?;
-        let file_id = sys::statx(path.dir.as_fd(), &path.name)?.file_id;
+        let file_id = FileStat::of_entry(path.dir.as_fd(), &path.name)?.file_id;
         let link_text = PathBuf::from(OsStr::from_bytes(text.as_bytes()));
         self.handler.on_effect(CallEffect::Symlinked { file_id, entry: path.entry(), link_text });
         Ok(0)
@@ -500,7 +468,7 @@ impl CallContext<'_> {
     fn mkdir(&mut self, path: &ResolvedPath, mode: u32) -> CallResult {
         let mode = Mode::from_bits_truncate(self.thread.apply_umask(mode));
         nix::sys::stat::mkdirat(&path.dir, path.name.as_c_str(), mode)?;
-        let file_id = sys::statx(path.dir.as_fd(), &path.name)?.file_id;
+        let file_id = FileStat::of_entry(path.dir.as_fd(), &path.name)?.file_id;
         self.handler.on_effect(CallEffect::CreatedDir { file_id, entry: path.entry() });
         Ok(0)
     }

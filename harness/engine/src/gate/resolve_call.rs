@@ -9,9 +9,8 @@ use nix::libc;
 
 use super::CallKind;
 use super::calls::{CallRequest, PathArgument, opens_for_writing};
-use super::perform::CallContext;
-use super::sys::{self, FileStat};
-use super::target_thread::{ResolvedPath, fd_path};
+use super::stat::{FileStat, WatchedMounts};
+use super::target_thread::{ResolvedPath, TargetThread, fd_path};
 
 /// What a call acts on. Resolved before the call takes effect.
 pub(super) struct ResolvedCall {
@@ -24,12 +23,50 @@ pub(super) struct ResolvedCall {
     /// The destination of a rename or link.
     pub(super) resolved_to: Option<ResolvedPath>,
     /// For a call on a descriptor, a duplicate of it.
-    pub(super) file: Option<(OwnedFd, FileStat)>,
+    pub(super) file: Option<OpenFile>,
 }
 
-impl CallContext<'_> {
+/// A duplicate of a descriptor of the target, with the metadata of its file.
+pub(super) struct OpenFile {
+    pub(super) fd: OwnedFd,
+    pub(super) stat: FileStat,
+}
+
+impl OpenFile {
+    fn new(fd: OwnedFd) -> Result<OpenFile, Errno> {
+        let stat = FileStat::of_file(fd.as_fd())?;
+        Ok(OpenFile { fd, stat })
+    }
+}
+
+impl ResolvedCall {
+    /// A call on neither a path nor a descriptor.
+    fn new(kind: CallKind, watched: bool, path: PathBuf) -> ResolvedCall {
+        ResolvedCall {
+            kind,
+            watched,
+            path,
+            requested_bytes: None,
+            resolved_path: None,
+            resolved_to: None,
+            file: None,
+        }
+    }
+}
+
+/// Resolves calls of one thread.
+pub(super) struct CallResolver<'a> {
+    /// The thread that makes the call.
+    pub(super) thread: &'a TargetThread,
+    /// The mounts whose files are watched.
+    pub(super) watched: &'a WatchedMounts,
+    /// Whether the path of a call on a descriptor is needed.
+    pub(super) needs_fd_paths: bool,
+}
+
+impl CallResolver<'_> {
     /// Resolves a call. Returns `None` if it acts on nothing that could be watched.
-    pub(super) fn resolve_call(&self, request: &CallRequest) -> Result<Option<ResolvedCall>, Errno> {
+    pub(super) fn resolve(&self, request: &CallRequest) -> Result<Option<ResolvedCall>, Errno> {
         Ok(Some(match request {
             CallRequest::Open { path, flags, .. } => {
                 let nofollow_flags = libc::O_NOFOLLOW | libc::O_EXCL;
@@ -56,13 +93,13 @@ impl CallContext<'_> {
             CallRequest::Rename { from, to, .. } => self.call_between_paths(CallKind::Rename, *from, *to)?,
             CallRequest::Link { from, to, .. } => self.link_call(*from, *to)?,
             CallRequest::Write { fd, buffer, .. } => {
-                self.call_on_fd(CallKind::Write, *fd, Some(self.buffer_len(*buffer)?))?
+                self.call_on_fd(CallKind::Write, *fd, Some(self.thread.buffer_len(*buffer)?))?
             }
             CallRequest::Read { fd, buffer, .. } => {
-                self.call_on_fd(CallKind::Read, *fd, Some(self.buffer_len(*buffer)?))?
+                self.call_on_fd(CallKind::Read, *fd, Some(self.thread.buffer_len(*buffer)?))?
             }
-            CallRequest::Transfer { out_fd, args, .. } => {
-                self.call_on_fd(CallKind::Write, *out_fd, Some(args[3]))?
+            CallRequest::Transfer { out_fd, len_bytes, .. } => {
+                self.call_on_fd(CallKind::Write, *out_fd, Some(*len_bytes))?
             }
             CallRequest::Truncate { fd, .. } => self.call_on_fd(CallKind::Truncate, *fd, None)?,
             CallRequest::Allocate { fd, .. } => self.call_on_fd(CallKind::Allocate, *fd, None)?,
@@ -72,46 +109,25 @@ impl CallContext<'_> {
                 self.call_on_fd(if *data_only { CallKind::Fdatasync } else { CallKind::Fsync }, *fd, None)?
             }
             CallRequest::Msync { address, .. } => match self.thread.mapped_stat(*address) {
-                Some(stat) => ResolvedCall {
-                    kind: CallKind::Msync,
-                    watched: self.watched.contains(&stat),
-                    path: self.thread.mapped_path(*address).unwrap_or_default(),
-                    requested_bytes: None,
-                    resolved_path: None,
-                    resolved_to: None,
-                    file: None,
-                },
+                Some(stat) => ResolvedCall::new(
+                    CallKind::Msync,
+                    self.watched.contains(&stat),
+                    self.thread.mapped_path(*address).unwrap_or_default(),
+                ),
                 None => return Ok(None),
             },
-            CallRequest::SyncAll => ResolvedCall {
-                kind: CallKind::Syncfs,
-                watched: true,
-                path: "/".into(),
-                requested_bytes: None,
-                resolved_path: None,
-                resolved_to: None,
-                file: None,
-            },
+            CallRequest::SyncAll => ResolvedCall::new(CallKind::Syncfs, true, "/".into()),
             CallRequest::Openat2 { .. } | CallRequest::Refused { .. } => return Ok(None),
         }))
     }
 
     fn call_on_path(&self, kind: CallKind, resolved: ResolvedPath) -> ResolvedCall {
-        let is_supported_type = |stat: &FileStat| {
-            matches!(stat.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK)
-        };
+        let is_supported_type =
+            |stat: &FileStat| matches!(stat.file_type(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK);
         let watched =
             self.watched.contains(&resolved.dir_stat) && resolved.stat.as_ref().is_none_or(is_supported_type);
         let path = resolved.path();
-        ResolvedCall {
-            kind,
-            watched,
-            path,
-            requested_bytes: None,
-            resolved_path: Some(resolved),
-            resolved_to: None,
-            file: None,
-        }
+        ResolvedCall { resolved_path: Some(resolved), ..ResolvedCall::new(kind, watched, path) }
     }
 
     fn call_between_paths(
@@ -138,17 +154,13 @@ impl CallContext<'_> {
         };
         let Some(file) = descriptor else { return self.call_between_paths(CallKind::Link, from, to) };
         let to = self.thread.resolve(to, false)?;
-        let stat = sys::statx(file.as_fd(), c"")?;
+        let file = OpenFile::new(file)?;
         let watched = self.watched.contains(&to.dir_stat);
-        let (path, file) = (fd_path(file.as_fd()), Some((file, stat)));
+        let path = fd_path(file.fd.as_fd());
         Ok(ResolvedCall {
-            kind: CallKind::Link,
-            watched,
-            path,
-            requested_bytes: None,
-            resolved_path: None,
             resolved_to: Some(to),
-            file,
+            file: Some(file),
+            ..ResolvedCall::new(CallKind::Link, watched, path)
         })
     }
 
@@ -158,20 +170,11 @@ impl CallContext<'_> {
         fd: i32,
         requested_bytes: Option<u64>,
     ) -> Result<ResolvedCall, Errno> {
-        let file = self.thread.duplicate_fd(fd)?;
-        let stat = sys::statx(file.as_fd(), c"")?;
-        let watched =
-            self.watched.contains(&stat) && matches!(stat.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
-        let needs_path = watched && self.handler.needs_paths();
-        let path = if needs_path { fd_path(file.as_fd()) } else { PathBuf::new() };
-        Ok(ResolvedCall {
-            kind,
-            watched,
-            path,
-            requested_bytes,
-            resolved_path: None,
-            resolved_to: None,
-            file: Some((file, stat)),
-        })
+        let file = OpenFile::new(self.thread.duplicate_fd(fd)?)?;
+        let watched = self.watched.contains(&file.stat)
+            && matches!(file.stat.file_type(), libc::S_IFREG | libc::S_IFDIR);
+        let needs_path = watched && self.needs_fd_paths;
+        let path = if needs_path { fd_path(file.fd.as_fd()) } else { PathBuf::new() };
+        Ok(ResolvedCall { requested_bytes, file: Some(file), ..ResolvedCall::new(kind, watched, path) })
     }
 }

@@ -12,10 +12,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::calls::{self, CallRequest, opens_for_writing};
+use super::handler::{CallDecision, CallEffect, CallHandler, InterceptedCall};
 use super::perform::{CallContext, CallResponse};
+use super::resolve_call::{CallResolver, ResolvedCall};
+use super::stat::WatchedMounts;
 use super::sys::{self, Notification, NotificationResponse};
-use super::target_thread::{ThreadCache, WatchedMounts};
-use super::{CallDecision, CallEffect, CallHandler, InterceptedCall};
+use super::target_thread::{ResolvedPath, TargetThread, ThreadCache};
 use crate::locks::LockExt;
 
 /// The supervisor's thread. It ends when all processes behind the filter have ended.
@@ -143,15 +145,21 @@ impl<O: CallHandler> Supervisor<O> {
                 // The thread has ended, or we are not permitted to access it.
                 Err(_) => Some(NotificationResponse::Continue),
                 Ok(thread) => {
+                    let resolver = CallResolver {
+                        thread,
+                        watched: &self.watched,
+                        needs_fd_paths: handler.needs_paths(),
+                    };
                     let mut context = CallContext {
                         listener: self.listener.as_fd(),
                         notification_id: notification.id,
                         tid: notification.tid,
                         thread,
-                        watched: &self.watched,
                         handler: &mut *handler,
                     };
-                    match decide_and_perform(&mut context, request) {
+                    let request = complete_request(thread, request);
+                    let resolved = resolver.resolve(&request);
+                    match decide_and_perform(&mut context, request, resolved) {
                         CallResponse::Now(response) => Some(response),
                         CallResponse::AlreadySent => None,
                         CallResponse::After(wait) => {
@@ -173,10 +181,23 @@ impl<O: CallHandler> Supervisor<O> {
     }
 }
 
-/// Resolves the call, asks the handler for a decision, and carries the decision out.
-fn decide_and_perform(context: &mut CallContext<'_>, request: CallRequest) -> CallResponse {
-    let request = context.read_open_how(request);
-    let resolved = match context.resolve_call(&request) {
+/// Turns an `Openat2` into an `Open` by reading its `open_how` from the target's memory.
+fn complete_request(thread: &TargetThread, request: CallRequest) -> CallRequest {
+    let CallRequest::Openat2 { path, how_address } = request else { return request };
+    match thread.read_open_how(how_address) {
+        Some(how) => CallRequest::Open { path, flags: how.flags, mode: how.mode },
+        None => request,
+    }
+}
+
+/// Asks the handler for a decision about a resolved call, and carries the decision out.
+fn decide_and_perform(
+    context: &mut CallContext<'_>,
+    request: CallRequest,
+    resolved: Result<Option<ResolvedCall>, Errno>,
+) -> CallResponse {
+    let resolved = match resolved {
+        // What was read from the target belongs to this call only if the call still waits.
         Ok(Some(resolved)) if sys::is_notification_valid(context.listener, context.notification_id) => {
             resolved
         }
@@ -198,7 +219,7 @@ fn decide_and_perform(context: &mut CallContext<'_>, request: CallRequest) -> Ca
         kind: resolved.kind,
         tid: context.tid,
         path: resolved.path.clone(),
-        to: resolved.resolved_to.as_ref().map(super::target_thread::ResolvedPath::path),
+        to: resolved.resolved_to.as_ref().map(ResolvedPath::path),
         requested_bytes: resolved.requested_bytes,
     };
     match context.handler.decide(&call) {

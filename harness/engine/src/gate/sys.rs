@@ -7,6 +7,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 
+/// Makes `pidfd_open` open a thread: `PIDFD_THREAD` of linux/pidfd.h.
+pub(super) const PIDFD_THREAD: i32 = libc::O_EXCL;
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` of linux/seccomp.h.
+const SYNCHRONOUS_WAKE_UP: u64 = 1;
+
 /// A `seccomp_notif`: an intercepted call. `id` identifies it until a response is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Notification {
@@ -30,7 +35,8 @@ pub(super) enum NotificationResponse {
 /// Takes ownership of a descriptor that a system call returned.
 fn owned_fd(result: i64) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(result)?;
-    // SAFETY: callers pass the result of a call that creates a descriptor, so nothing else owns this one yet.
+    // SAFETY: this is private to the file, and each call of it passes what a system call that creates a
+    // descriptor has just returned. So the descriptor is open, and nothing else owns it yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
@@ -38,7 +44,9 @@ fn owned_fd(result: i64) -> Result<OwnedFd, Errno> {
 /// before.
 pub(super) fn set_synchronous_wakeup(listener: BorrowedFd<'_>) {
     // SAFETY: the request takes a plain number and accesses no memory of ours.
-    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1u64) };
+    unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNCHRONOUS_WAKE_UP);
+    }
 }
 
 /// Receives the next notification. Fails with ENOENT if a kill or a signal withdrew it.
@@ -124,25 +132,17 @@ pub(super) fn write_memory(tid: i32, address: u64, bytes: &[u8]) -> Result<(), E
     if Errno::result(written)? == bytes.len() as isize { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
-/// Opens a pidfd of a thread, or of its process before Linux 6.9.
-pub(super) fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
-    // O_EXCL is the value of PIDFD_THREAD.
-    // SAFETY: pidfd_open takes two numbers and returns a new descriptor or an error.
-    let thread = owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, tid, libc::O_EXCL) });
-    match thread {
-        Err(Errno::EINVAL) => {
-            let process = super::target_thread::process_id_of(tid).ok_or(Errno::ESRCH)?;
-            // SAFETY: pidfd_open takes two numbers and returns a new descriptor or an error.
-            owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })
-        }
-        thread => thread,
-    }
+/// Opens a pidfd of a process, or with `PIDFD_THREAD` of a thread.
+pub(super) fn open_pidfd(id: i32, flags: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two numbers, accesses no memory of ours, and returns a new descriptor or an
+    // error.
+    owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })
 }
 
 /// Duplicates a descriptor of the target. The duplicate shares file offset and status flags with the
 /// original.
 pub(super) fn duplicate_fd(thread: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: pidfd_getfd takes three numbers and returns a new descriptor or an error.
+    // SAFETY: pidfd_getfd takes three numbers, accesses no memory of ours, and returns a new descriptor or an error.
     owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, thread.as_raw_fd(), fd, 0) })
 }
 
@@ -166,19 +166,9 @@ pub(super) fn openat2(
     })
 }
 
-/// Metadata of a file, from statx.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FileStat {
-    pub(super) file_id: super::FileId,
-    pub(super) mount_id: u64,
-    pub(super) size_bytes: u64,
-    /// File type and permissions, as `st_mode`.
-    pub(super) mode: u32,
-}
-
 /// Calls statx on a name in a directory, or on the descriptor itself if the name is empty. Does not follow
 /// symbolic links.
-pub(super) fn statx(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileStat, Errno> {
+pub(super) fn statx(dir: BorrowedFd<'_>, name: &CStr) -> Result<libc::statx, Errno> {
     // SAFETY: `libc::statx` consists of integers, for which all zeroes are valid.
     let mut raw_stat: libc::statx = unsafe { std::mem::zeroed() };
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
@@ -187,13 +177,7 @@ pub(super) fn statx(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileStat, Errno>
     // fills.
     let result = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, &raw mut raw_stat) };
     Errno::result(result)?;
-    let dev = u64::from(raw_stat.stx_dev_major) << 32 | u64::from(raw_stat.stx_dev_minor);
-    Ok(FileStat {
-        file_id: super::FileId { dev, ino: raw_stat.stx_ino },
-        mount_id: raw_stat.stx_mnt_id,
-        size_bytes: raw_stat.stx_size,
-        mode: u32::from(raw_stat.stx_mode),
-    })
+    Ok(raw_stat)
 }
 
 /// Gives the calling thread its own umask and working directory.

@@ -4,65 +4,41 @@
 //! root, so the harness's own mounts don't matter. A call whose path can't be resolved continues in the
 //! kernel.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
 
-use super::calls::PathArgument;
-use super::sys::{self, FileStat};
-use super::{DirectoryEntry, FileId};
+use super::calls::{BufferArgument, PathArgument};
+use super::handler::DirectoryEntry;
+use super::stat::{FileId, FileStat};
+use super::sys;
 
 /// Length limit of a path in the kernel.
 const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize;
 /// Maximum number of symbolic links that are followed at the end of a path.
 const MAX_SYMLINKS: u32 = 16;
+/// Maximum number of `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
+const MAX_IOVECS: u64 = 1024;
+/// Size of the smallest pages, and so a border at which unmapped memory can begin.
+const PAGE_BYTES: u64 = 4096;
+/// The umask of a target whose own cannot be read: the usual default.
+const DEFAULT_UMASK: u32 = 0o022;
 
-/// The mounts whose files are watched, by mount id.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WatchedMounts {
-    mounts: HashSet<u64>,
-}
-
-impl WatchedMounts {
-    /// Creates the set from mount ids; see [`mount_id`].
-    pub fn new(mounts: impl IntoIterator<Item = u64>) -> WatchedMounts {
-        WatchedMounts { mounts: mounts.into_iter().collect() }
+/// Opens a pidfd of a thread, or of its process before Linux 6.9.
+fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
+    match sys::open_pidfd(tid, sys::PIDFD_THREAD) {
+        Err(Errno::EINVAL) => {
+            let process_id: Option<i32> = status_field(tid, "Tgid:").and_then(|text| text.parse().ok());
+            sys::open_pidfd(process_id.ok_or(Errno::ESRCH)?, 0)
+        }
+        opened => opened,
     }
-
-    /// Whether the file is in a watched mount.
-    pub(super) fn contains(&self, stat: &FileStat) -> bool {
-        self.mounts.contains(&stat.mount_id)
-    }
-}
-
-/// The kernel's id of the mount that contains a file.
-///
-/// # Errors
-/// If the path can't be opened, or statx fails.
-pub fn mount_id(path: &Path) -> std::io::Result<u64> {
-    let file = File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
-    Ok(sys::statx(file.as_fd(), c"")?.mount_id)
-}
-
-/// The identity of an open file.
-///
-/// # Errors
-/// If statx fails.
-pub fn file_id_of(file: BorrowedFd<'_>) -> std::io::Result<FileId> {
-    Ok(sys::statx(file, c"")?.file_id)
-}
-
-/// The process id of a thread.
-pub(super) fn process_id_of(tid: i32) -> Option<i32> {
-    status_field(tid, "Tgid:")?.parse().ok()
 }
 
 fn status_field(tid: i32, name: &str) -> Option<String> {
@@ -81,6 +57,18 @@ pub(super) struct TargetThread {
     tid: i32,
     pidfd: OwnedFd,
     root_dir: OwnedFd,
+}
+
+/// The fields of a struct `open_how` that are used.
+pub(super) struct OpenHow {
+    pub(super) flags: i32,
+    pub(super) mode: u32,
+}
+
+/// A range of the target's memory.
+pub(super) struct MemorySegment {
+    pub(super) address: u64,
+    pub(super) len_bytes: u64,
 }
 
 /// A path of the target, resolved to a directory and a name in it.
@@ -113,7 +101,7 @@ impl ThreadCache {
 
 impl TargetThread {
     fn open(tid: i32) -> Result<TargetThread, Errno> {
-        let pidfd = sys::open_thread(tid)?;
+        let pidfd = open_thread(tid)?;
         let root_dir = open_path(Path::new(&format!("/proc/{tid}/root")))?;
         Ok(TargetThread { tid, pidfd, root_dir })
     }
@@ -126,7 +114,7 @@ impl TargetThread {
     /// Applies the target's umask to the mode of a new file.
     pub(super) fn apply_umask(&self, mode: u32) -> u32 {
         let umask = status_field(self.tid, "Umask:").and_then(|text| u32::from_str_radix(&text, 8).ok());
-        mode & !umask.unwrap_or(0o022) & 0o7777
+        mode & !umask.unwrap_or(DEFAULT_UMASK) & 0o7777
     }
 
     /// Reads a zero-terminated string from the target's memory.
@@ -136,7 +124,7 @@ impl TargetThread {
             let next = address + bytes.len() as u64;
             // Never reads across a page boundary, because the next page may not be mapped.
             let mut part = [0; 256];
-            let part_bytes = usize::try_from(4096 - next % 4096).unwrap_or(256).min(part.len());
+            let part_bytes = usize::try_from(PAGE_BYTES - next % PAGE_BYTES).unwrap_or(256).min(part.len());
             let read = sys::read_memory(self.tid, next, &mut part[..part_bytes])?;
             if let Some(end) = part[..read].iter().position(|byte| *byte == 0) {
                 bytes.extend(&part[..end]);
@@ -151,6 +139,46 @@ impl TargetThread {
     /// follows.
     pub(super) fn read_memory(&self, address: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
         sys::read_memory(self.tid, address, bytes)
+    }
+
+    /// The flags and the mode of a struct `open_how` in the target's memory. Returns `None` if it can't be
+    /// read.
+    pub(super) fn read_open_how(&self, address: u64) -> Option<OpenHow> {
+        let mut bytes = [0; std::mem::size_of::<libc::open_how>()];
+        let read = self.read_memory(address, &mut bytes).ok()?;
+        (read == bytes.len()).then(|| OpenHow {
+            flags: word_at(&bytes, std::mem::offset_of!(libc::open_how, flags)) as i32,
+            mode: word_at(&bytes, std::mem::offset_of!(libc::open_how, mode)) as u32,
+        })
+    }
+
+    /// The parts of a buffer argument.
+    pub(super) fn segments(&self, buffer: BufferArgument) -> Result<Vec<MemorySegment>, Errno> {
+        let (address, iovec_count) = match buffer {
+            BufferArgument::Contiguous { address, len_bytes } => {
+                return Ok(vec![MemorySegment { address, len_bytes }]);
+            }
+            BufferArgument::Vectored { address, iovec_count } => (address, iovec_count),
+        };
+        let iovec_bytes = std::mem::size_of::<libc::iovec>();
+        let count = usize::try_from(iovec_count.min(MAX_IOVECS)).unwrap_or(0);
+        let mut iovecs = vec![0; count * iovec_bytes];
+        if self.read_memory(address, &mut iovecs)? < iovecs.len() {
+            return Err(Errno::EFAULT);
+        }
+        let segment = |iovec: &[u8]| MemorySegment {
+            address: word_at(iovec, std::mem::offset_of!(libc::iovec, iov_base)),
+            len_bytes: word_at(iovec, std::mem::offset_of!(libc::iovec, iov_len)),
+        };
+        Ok(iovecs.chunks_exact(iovec_bytes).map(segment).collect())
+    }
+
+    /// The total length of a buffer argument.
+    pub(super) fn buffer_len(&self, buffer: BufferArgument) -> Result<u64, Errno> {
+        match buffer {
+            BufferArgument::Contiguous { len_bytes, .. } => Ok(len_bytes),
+            vectored => Ok(self.segments(vectored)?.iter().map(|segment| segment.len_bytes).sum()),
+        }
     }
 
     /// The path of the file mapped at an address, as the target sees it.
@@ -188,7 +216,7 @@ impl TargetThread {
         let mut resolved =
             self.resolve_once(self.base_dir(dir_fd, text.as_bytes())?.as_fd(), text.as_bytes())?;
         for _ in 0..MAX_SYMLINKS {
-            let is_link = resolved.stat.is_some_and(|stat| stat.mode & libc::S_IFMT == libc::S_IFLNK);
+            let is_link = resolved.stat.is_some_and(|stat| stat.file_type() == libc::S_IFLNK);
             if !follow || !is_link {
                 return Ok(resolved);
             }
@@ -229,12 +257,12 @@ impl TargetThread {
         }
         let dir = self.open_parent(base, parent)?;
         let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-        let stat = match sys::statx(dir.as_fd(), &name) {
+        let stat = match FileStat::of_entry(dir.as_fd(), &name) {
             Ok(stat) => Some(stat),
             Err(Errno::ENOENT) => None,
             Err(error) => return Err(error),
         };
-        Ok(ResolvedPath { dir_stat: sys::statx(dir.as_fd(), c"")?, dir, name, stat })
+        Ok(ResolvedPath { dir_stat: FileStat::of_file(dir.as_fd())?, dir, name, stat })
     }
 
     /// Opens a directory. `..` and symbolic links are resolved as they would be for the target.
@@ -275,9 +303,14 @@ impl ResolvedPath {
     }
 }
 
+/// The 64-bit word at an offset, in the machine's byte order. 0 if the bytes end before.
+fn word_at(bytes: &[u8], offset: usize) -> u64 {
+    let word = bytes.get(offset..offset + 8).and_then(|word| word.try_into().ok());
+    word.map_or(0, u64::from_ne_bytes)
+}
+
 /// The path of an open file, within the mounts that the descriptor was opened in.
 pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
-    use std::os::fd::AsRawFd;
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }
 

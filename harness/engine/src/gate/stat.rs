@@ -1,0 +1,91 @@
+//! Identity and metadata of files, and which mounts are watched.
+
+use std::collections::HashSet;
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::sys;
+
+/// Identifies a file while it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// Device number, major in the upper 32 bits and minor in the lower ones.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// Metadata of a file, from statx.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileStat {
+    pub(super) file_id: FileId,
+    pub(super) mount_id: u64,
+    pub(super) size_bytes: u64,
+    /// File type and permissions, as `st_mode`.
+    pub(super) mode: u32,
+}
+
+impl FileStat {
+    /// Metadata of a name in a directory. Does not follow a symbolic link.
+    pub(super) fn of_entry(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileStat, Errno> {
+        let raw_stat = sys::statx(dir, name)?;
+        let dev = u64::from(raw_stat.stx_dev_major) << 32 | u64::from(raw_stat.stx_dev_minor);
+        Ok(FileStat {
+            file_id: FileId { dev, ino: raw_stat.stx_ino },
+            mount_id: raw_stat.stx_mnt_id,
+            size_bytes: raw_stat.stx_size,
+            mode: u32::from(raw_stat.stx_mode),
+        })
+    }
+
+    /// Metadata of an open file.
+    pub(super) fn of_file(file: BorrowedFd<'_>) -> Result<FileStat, Errno> {
+        FileStat::of_entry(file, c"")
+    }
+
+    /// The file type, as one of the `S_IF*` constants.
+    pub(super) fn file_type(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+}
+
+/// The mounts whose files are watched, by mount id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchedMounts {
+    mounts: HashSet<u64>,
+}
+
+impl WatchedMounts {
+    /// Creates the set from mount ids; see [`mount_id`].
+    pub fn new(mounts: impl IntoIterator<Item = u64>) -> WatchedMounts {
+        WatchedMounts { mounts: mounts.into_iter().collect() }
+    }
+
+    /// Whether the file is in a watched mount.
+    pub(super) fn contains(&self, stat: &FileStat) -> bool {
+        self.mounts.contains(&stat.mount_id)
+    }
+}
+
+/// The kernel's id of the mount that contains a file.
+///
+/// # Errors
+/// If the path can't be opened, or statx fails.
+pub fn mount_id(path: &Path) -> std::io::Result<u64> {
+    let file = File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
+    Ok(FileStat::of_file(file.as_fd())?.mount_id)
+}
+
+/// The identity of an open file.
+///
+/// # Errors
+/// If statx fails.
+pub fn file_id_of(file: BorrowedFd<'_>) -> std::io::Result<FileId> {
+    Ok(FileStat::of_file(file)?.file_id)
+}
