@@ -6,20 +6,22 @@
 //! change.
 
 mod driver_probe;
+mod error;
 mod shim_library;
 mod sys;
 
-use crate::locks::LockExt;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use scenarios::CudaVersion;
-use simgpu_plan::{
-    Backend, DIRECTORY_VARIABLE, Evidence, FaultRule, GpuHealth, PlanDirectory, PlanError, ShimPlan,
-};
+use simgpu_plan::{Backend, DIRECTORY_VARIABLE, Evidence, FaultRule, GpuHealth, PlanDirectory, ShimPlan};
+
+use crate::file_error::file_error;
+use crate::locks::LockExt;
 
 pub use driver_probe::{REAL_GPU, SIMULATED_GPU, doctor, run_probe_if_requested};
+pub use error::GpuError;
 pub use shim_library::find_shim_library;
 
 /// File names under which programs load the libraries that the shim replaces. In front of a real driver,
@@ -28,17 +30,6 @@ const DRIVER_LIBRARIES: [&str; 4] = ["libcuda.so", "libcuda.so.1", "libnvidia-ml
 const CUBLASLT_LIBRARIES: [&str; 3] = ["libcublasLt.so", "libcublasLt.so.12", "libcublasLt.so.13"];
 /// Environment variable with the directories that the dynamic loader searches first.
 pub const LIBRARY_PATH_VARIABLE: &str = "LD_LIBRARY_PATH";
-
-/// Why a target can't be provided with a GPU.
-#[derive(Debug, thiserror::Error)]
-pub enum GpuError {
-    /// The files shared with the shim can't be used.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// An operation on a file failed.
-    #[error("could not {doing} `{path}`: {error}", path = .path.display())]
-    File { doing: &'static str, path: PathBuf, error: std::io::Error },
-}
 
 /// The shim of one target. The harness writes its directory, and all processes of the target read it.
 pub struct Shim {
@@ -57,12 +48,12 @@ impl Shim {
     /// If the directory or a file in it can't be created.
     pub fn create(path: &Path, library: &Path, backend: Backend) -> Result<Shim, GpuError> {
         let links = path.join("lib");
-        std::fs::create_dir_all(&links).map_err(file_error("create", &links))?;
+        std::fs::create_dir_all(&links).map_err(file_error::<GpuError>("create", &links))?;
         let is_simulated = matches!(backend, Backend::Simulated(_));
         let cublaslt: &[&str] = if is_simulated { &CUBLASLT_LIBRARIES } else { &[] };
         for name in DRIVER_LIBRARIES.iter().chain(cublaslt) {
             let link = links.join(name);
-            std::os::unix::fs::symlink(library, &link).map_err(file_error("link", &link))?;
+            std::os::unix::fs::symlink(library, &link).map_err(file_error::<GpuError>("link", &link))?;
         }
         let plan = ShimPlan { backend, health: GpuHealth::default(), rules: Vec::new() };
         let shared_dir = PlanDirectory::create(path, &plan)?;
@@ -151,14 +142,13 @@ impl Shim {
     }
 }
 
+/// Weights of a version's numbers in `CUDA_VERSION` of cuda.h.
+const MAJOR_FACTOR: u32 = 1000;
+const MINOR_FACTOR: u32 = 10;
+
 /// A version as CUDA encodes it: 12080 is 12.8.
 pub fn cuda_version_number(version: CudaVersion) -> i32 {
-    i32::try_from(version.major * 1000 + version.minor * 10).unwrap_or(i32::MAX)
-}
-
-fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> GpuError {
-    let path = path.to_path_buf();
-    move |error| GpuError::File { doing, path, error }
+    i32::try_from(version.major * MAJOR_FACTOR + version.minor * MINOR_FACTOR).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

@@ -34,6 +34,12 @@ pub struct Trainer<'a> {
     pub environment: &'a [(OsString, OsString)],
 }
 
+/// The value of a placeholder that only one command has.
+struct PlaceholderValue {
+    placeholder: &'static str,
+    value: String,
+}
+
 impl Trainer<'_> {
     /// The commands that prepare an empty root.
     pub fn prepare(&self) -> Vec<LaunchSpec> {
@@ -57,7 +63,8 @@ impl Trainer<'_> {
 
     /// The command that submits a data file, if the target has one.
     pub fn submit(&self, file: &Path) -> Option<LaunchSpec> {
-        self.file.submit().map(|arguments| self.launch(arguments, &[("{file}", file.display().to_string())]))
+        let file = PlaceholderValue { placeholder: "{file}", value: file.display().to_string() };
+        self.file.submit().map(|arguments| self.launch(arguments, &[file]))
     }
 
     /// The command that generates a data file, if the target has one for this kind. Without `length`,
@@ -65,9 +72,9 @@ impl Trainer<'_> {
     pub fn generate(&self, kind: &str, samples: u32, length: Option<u32>, file: &Path) -> Option<LaunchSpec> {
         let length = length.map_or_else(|| "0".into(), |length| length.to_string());
         let values = [
-            ("{file}", file.display().to_string()),
-            ("{samples}", samples.to_string()),
-            ("{length}", length),
+            PlaceholderValue { placeholder: "{file}", value: file.display().to_string() },
+            PlaceholderValue { placeholder: "{samples}", value: samples.to_string() },
+            PlaceholderValue { placeholder: "{length}", value: length },
         ];
         self.file.generate().get(kind).map(|arguments| self.launch(arguments, &values))
     }
@@ -83,7 +90,7 @@ impl Trainer<'_> {
         self.file.places().get(name).cloned().unwrap_or_default()
     }
 
-    fn launch(&self, arguments: &[String], values: &[(&str, String)]) -> LaunchSpec {
+    fn launch(&self, arguments: &[String], values: &[PlaceholderValue]) -> LaunchSpec {
         let argv = arguments
             .iter()
             .flat_map(|argument| self.fill_in(argument, values))
@@ -93,9 +100,9 @@ impl Trainer<'_> {
     }
 
     /// One argument of a command with its placeholders filled in. `{settings}` becomes several.
-    fn fill_in(&self, argument: &str, values: &[(&str, String)]) -> Vec<String> {
+    fn fill_in(&self, argument: &str, values: &[PlaceholderValue]) -> Vec<String> {
         if argument == "{settings}" {
-            return self.settings.iter().flat_map(|setting| self.setting_args(setting)).collect();
+            return self.settings.iter().flat_map(|(key, value)| self.setting_args(key, value)).collect();
         }
         let mut filled = argument
             .replace("{program}", &self.program.display().to_string())
@@ -104,10 +111,12 @@ impl Trainer<'_> {
         for (name, place) in self.file.places() {
             filled = filled.replace(&format!("{{{name}}}"), &self.root.join(place).display().to_string());
         }
-        vec![values.iter().fold(filled, |filled, (name, value)| filled.replace(name, value))]
+        let fill = |text: String, given: &PlaceholderValue| text.replace(given.placeholder, &given.value);
+        vec![values.iter().fold(filled, fill)]
     }
 
-    fn setting_args(&self, (key, value): (&String, &String)) -> Vec<String> {
+    /// The arguments that pass one setting to the target.
+    fn setting_args(&self, key: &str, value: &str) -> Vec<String> {
         self.file
             .setting_args()
             .iter()

@@ -28,9 +28,12 @@ pub enum ProgramError {
         path = .path.display()
     )]
     NotExecutable { path: PathBuf },
-    /// Cargo could not build it.
-    #[error("could not build `{name}`: {detail}")]
-    Build { name: String, detail: String },
+    /// Cargo could not be started to build it.
+    #[error("could not build `{name}`")]
+    CargoNotStarted { name: String, source: std::io::Error },
+    /// Cargo could not build it, and wrote this.
+    #[error("could not build `{name}`: {output}")]
+    NotBuilt { name: String, output: String },
 }
 
 /// A file that one package of the workspace builds.
@@ -106,12 +109,14 @@ fn build_if_member(member: &WorkspaceMember<'_>, dirs: &[PathBuf]) -> Result<(),
     if dirs.iter().any(|dir| dir.ends_with("release")) {
         build.arg("--release");
     }
-    let failed = |detail: String| ProgramError::Build { name: member.package.into(), detail };
-    let output = build.output().map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+    let name = member.package.to_owned();
+    match build.output() {
+        Err(source) => Err(ProgramError::CargoNotStarted { name, source }),
+        Ok(built) if built.status.success() => Ok(()),
+        Ok(built) => {
+            let output = String::from_utf8_lossy(&built.stderr).into_owned();
+            Err(ProgramError::NotBuilt { name, output })
+        }
     }
 }
 
