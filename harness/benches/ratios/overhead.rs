@@ -157,7 +157,7 @@ fn measure_save(gate: GateMode, synced: &str) -> f64 {
 fn run_without_gate(sandbox: &WatchedSandbox, argv: &[&str]) -> (ProcessExit, String) {
     let launch = LaunchSpec { argv: argv.iter().map(Into::into).collect(), env: Vec::new(), cwd: None };
     let mut running = sandbox.sandbox.spawn(&launch).unwrap();
-    let (stdout, _stderr) = running.take_outputs().unwrap();
-    let output = std::io::read_to_string(std::fs::File::from(stdout)).unwrap();
+    let outputs = running.take_outputs().unwrap();
+    let output = std::io::read_to_string(std::fs::File::from(outputs.stdout)).unwrap();
     (running.wait_timeout(Duration::from_secs(60)).unwrap(), output)
 }

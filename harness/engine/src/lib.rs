@@ -1,8 +1,9 @@
 //! Trainwreck's engine: runs a trainer in a sandbox, injects faults, and judges how it recovers. It prints
 //! nothing: it emits events and returns values.
 //!
-//! From the ground up: `sandbox`, `gate`, `judge` and `observe` know none of their neighbours. Above them are
-//! `explore`, `plan`, `target`, `gpu` and `faults`, then `run`.
+//! From the ground up: `file_error`, `locks` and `seccomp` serve all others. `sandbox`, `gate`, `judge` and
+//! `observe` know none of their neighbours. Above them are `explore`, `plan`, `target`, `gpu` and `faults`,
+//! then `run`.
 
 /// Records a trainer's file operations and tries the crash states that they may leave.
 pub mod explore;
@@ -26,6 +27,8 @@ pub mod plan;
 pub mod run;
 /// Namespaces, mounts and limits around a target.
 pub mod sandbox;
+/// Seccomp programs, as data that the gate builds and a sandbox installs.
+pub mod seccomp;
 /// Starts a target and understands its output.
 pub mod target;
 

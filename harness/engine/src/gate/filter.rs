@@ -4,9 +4,7 @@
 use nix::libc;
 
 use super::CallKind;
-
-/// A seccomp program. Each instruction is a `sock_filter`: code, jump if true, jump if false, operand.
-type SeccompProgram = Vec<(u16, u8, u8, u32)>;
+use crate::seccomp::{SeccompInstruction, SeccompProgram};
 
 /// Which calls are intercepted in addition to those that change the file tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,11 +15,12 @@ pub struct FilterOptions {
     pub stdio_writes: bool,
 }
 
-const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const JUMP_IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
 const JUMP_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+/// The bits of an instruction's code that tell jumps from other instructions (`BPF_CLASS`).
+#[cfg(test)]
+const CLASS_BITS: u16 = 7;
 
 // Offsets in `seccomp_data`.
 const NUMBER_OFFSET: u32 = 0;
@@ -67,54 +66,50 @@ enum FilterCondition {
 /// Builds the seccomp program for the given options.
 pub fn build_filter(options: &FilterOptions) -> SeccompProgram {
     let mut program = vec![
-        (LOAD_WORD, 0, 0, ARCHITECTURE_OFFSET),
+        SeccompInstruction::load_word(ARCHITECTURE_OFFSET),
         // Calls of another architecture have other numbers, so they are allowed without a look at the number.
-        (JUMP_IF_EQUAL, 1, 0, NATIVE_ARCHITECTURE),
-        (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-        (LOAD_WORD, 0, 0, NUMBER_OFFSET),
+        jump(JUMP_IF_EQUAL, NATIVE_ARCHITECTURE, 1, 0),
+        SeccompInstruction::ALLOW,
+        SeccompInstruction::load_word(NUMBER_OFFSET),
     ];
     for (number, condition) in intercepted_calls(options) {
         program.extend(call_instructions(number as u32, &condition));
     }
-    program.push((RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    program.push(SeccompInstruction::ALLOW);
     program
+}
+
+/// Compares the loaded word with the operand, and skips so many instructions.
+const fn jump(code: u16, operand: u32, jump_if_true: u8, jump_if_false: u8) -> SeccompInstruction {
+    SeccompInstruction { code, jump_if_true, jump_if_false, operand }
 }
 
 /// The instructions for one call: skip them if the number differs, otherwise return notify or allow.
 fn call_instructions(number: u32, condition: &FilterCondition) -> SeccompProgram {
-    let notify = (RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF);
-    let allow = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+    let (notify, allow) = (SeccompInstruction::NOTIFY, SeccompInstruction::ALLOW);
+    let load_argument = |index| SeccompInstruction::load_word(argument_offset(index));
     let test = match condition {
         FilterCondition::Always => vec![notify],
         FilterCondition::FdAboveStdio => {
-            vec![
-                (LOAD_WORD, 0, 0, argument_offset(FD_ARGUMENT)),
-                (JUMP_IF_GREATER, 0, 1, libc::STDERR_FILENO as u32),
-                notify,
-                allow,
-            ]
+            let highest_stdio = libc::STDERR_FILENO as u32;
+            vec![load_argument(FD_ARGUMENT), jump(JUMP_IF_GREATER, highest_stdio, 0, 1), notify, allow]
         }
         FilterCondition::AnyBitSet { argument_index, bits } => {
-            vec![
-                (LOAD_WORD, 0, 0, argument_offset(*argument_index)),
-                (JUMP_IF_ANY_BIT, 0, 1, *bits),
-                notify,
-                allow,
-            ]
+            vec![load_argument(*argument_index), jump(JUMP_IF_ANY_BIT, *bits, 0, 1), notify, allow]
         }
         FilterCondition::SharedWritableMapping => vec![
-            (LOAD_WORD, 0, 0, argument_offset(MMAP_PROTECTION_ARGUMENT)),
-            (JUMP_IF_ANY_BIT, 0, 5, libc::PROT_WRITE as u32),
-            (LOAD_WORD, 0, 0, argument_offset(MMAP_FLAGS_ARGUMENT)),
-            (JUMP_IF_ANY_BIT, 0, 3, libc::MAP_SHARED as u32),
-            (JUMP_IF_ANY_BIT, 2, 0, libc::MAP_ANONYMOUS as u32),
+            load_argument(MMAP_PROTECTION_ARGUMENT),
+            jump(JUMP_IF_ANY_BIT, libc::PROT_WRITE as u32, 0, 5),
+            load_argument(MMAP_FLAGS_ARGUMENT),
+            jump(JUMP_IF_ANY_BIT, libc::MAP_SHARED as u32, 0, 3),
+            jump(JUMP_IF_ANY_BIT, libc::MAP_ANONYMOUS as u32, 2, 0),
             notify,
             allow,
             allow,
         ],
     };
     let skip = u8::try_from(test.len()).unwrap_or(u8::MAX);
-    std::iter::once((JUMP_IF_EQUAL, 0, skip, number)).chain(test).collect()
+    std::iter::once(jump(JUMP_IF_EQUAL, number, 0, skip)).chain(test).collect()
 }
 
 /// Intercepted calls that only older architectures have.
@@ -235,11 +230,12 @@ mod tests {
             stdio_writes: true,
         };
         let program = build_filter(&options);
-        for (index, (code, jt, jf, _)) in program.iter().enumerate() {
-            if code & 7 == libc::BPF_JMP as u16 {
-                assert!(index + 1 + usize::from(*jt.max(jf)) < program.len());
+        for (index, instruction) in program.iter().enumerate() {
+            if instruction.code & CLASS_BITS == libc::BPF_JMP as u16 {
+                let longest_jump = instruction.jump_if_true.max(instruction.jump_if_false);
+                assert!(index + 1 + usize::from(longest_jump) < program.len());
             }
         }
-        assert_eq!(program.last().map(|(code, ..)| *code), Some(RETURN));
+        assert_eq!(program.last(), Some(&SeccompInstruction::ALLOW));
     }
 }

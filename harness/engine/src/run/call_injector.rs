@@ -472,7 +472,7 @@ impl CallHandler for CallInjector {
         let (fault, evidence) = self.pending_evidence.take().unwrap_or_default();
         let evidence = match killed {
             Ok(()) => format!("every process was {evidence}"),
-            Err(error) => format!("the kill failed ({error}): {evidence}"),
+            Err(error) => format!("the kill failed ({}): {evidence}", crate::file_error::chain(&error)),
         };
         self.send(InjectorEvent::Killed { fault, evidence });
     }

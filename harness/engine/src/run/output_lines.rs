@@ -36,7 +36,7 @@ impl OutputLines {
         let (sender, receiver) = channel();
         let outputs = process
             .take_outputs()
-            .map(|(stdout, stderr)| [(OutputStream::Stdout, stdout), (OutputStream::Stderr, stderr)]);
+            .map(|outputs| [(OutputStream::Stdout, outputs.stdout), (OutputStream::Stderr, outputs.stderr)]);
         for (stream, output) in outputs.into_iter().flatten() {
             let sender = sender.clone();
             std::thread::spawn(move || forward_lines(stream, output, &sender));

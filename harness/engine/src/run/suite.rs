@@ -10,6 +10,7 @@ use scenarios::{
     Verdict,
 };
 
+use crate::file_error::chain;
 use crate::gpu;
 use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
@@ -104,10 +105,10 @@ fn run_scenario(
         Some(why) => (Verdict::Skipped { why }, None),
         None => match scenario_verdict(suite, prepared, cache, &reporter) {
             Ok(verdict) => (verdict, None),
-            Err(error) => (
-                Verdict::Inconclusive { why: format!("the harness failed: {error}") },
-                Some(error.to_string()),
-            ),
+            Err(error) => {
+                let reason = chain(&error);
+                (Verdict::Inconclusive { why: format!("the harness failed: {reason}") }, Some(reason))
+            }
         },
     };
     let seconds = reporter.elapsed_s() - started_s;

@@ -232,7 +232,7 @@ impl<'a> TargetRun<'a> {
         let watched = WatchedMounts::new(roots.filter_map(|root| mount_id(&root).ok()));
         let pipe = || {
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-                .map_err(|error| SandboxError::System { doing: "make a pipe", error: error.into() })
+                .map_err(|error| SandboxError::System { doing: "make a pipe", source: error.into() })
         };
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
         injector.set_main_outputs(

@@ -1,5 +1,8 @@
 //! The memory balloon: allocates memory until the kernel kills a process. Runs in a sandbox, in a memory
 //! cgroup whose limit is just above its current use.
+//!
+//! It is a child process of the harness, so it may end with `process::exit`: the harness itself does that
+//! nowhere.
 
 use std::time::Duration;
 

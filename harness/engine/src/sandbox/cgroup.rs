@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::SandboxError;
+use super::error::SandboxError;
 
 /// Prefix of the names of our cgroups. The removal of leftovers touches no others.
 pub(super) const NAME_PREFIX: &str = "trainwreck-";
+
+/// How often the removal of a cgroup is tried: for one second.
+const MAX_REMOVALS: u32 = 200;
+const REMOVAL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Makes the names unique within this process.
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -18,6 +23,13 @@ static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 pub(super) enum CgroupVersion {
     V1,
     V2,
+}
+
+/// A cgroup below which ours could be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CgroupParent {
+    pub(super) dir: PathBuf,
+    pub(super) version: CgroupVersion,
 }
 
 /// A cgroup with a memory controller. Removed by [`MemoryCgroup::remove`], or as a leftover by a later run.
@@ -36,14 +48,12 @@ impl MemoryCgroup {
             std::process::id(),
             NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
         );
-        candidate_parents()
-            .into_iter()
-            .find_map(|(parent, version)| MemoryCgroup::create_below(&parent, &name, version))
+        candidate_parents().into_iter().find_map(|parent| MemoryCgroup::create_below(&parent, &name))
     }
 
     /// Creates a cgroup below `parent`, and keeps it only if it can be read, limited and joined.
-    fn create_below(parent: &Path, name: &str, version: CgroupVersion) -> Option<MemoryCgroup> {
-        let cgroup = MemoryCgroup { dir: parent.join(name), version };
+    fn create_below(parent: &CgroupParent, name: &str) -> Option<MemoryCgroup> {
+        let cgroup = MemoryCgroup { dir: parent.dir.join(name), version: parent.version };
         std::fs::create_dir(&cgroup.dir).ok()?;
         let works = cgroup.usage_bytes().is_some()
             && cgroup.write_limit(u64::MAX).is_ok()
@@ -112,20 +122,20 @@ impl MemoryCgroup {
 /// Removes a cgroup. Retries, because the kernel keeps it busy for a moment after its processes were reaped.
 pub(super) fn remove_empty(dir: &Path) -> Result<(), SandboxError> {
     let mut last_error = None;
-    for _ in 0..200 {
+    for _ in 0..MAX_REMOVALS {
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => last_error = Some(error),
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(REMOVAL_INTERVAL);
     }
     let error = last_error.unwrap_or_else(|| std::io::Error::other("it is still in use"));
     Err(SandboxError::file("remove cgroup", dir)(error))
 }
 
 /// Cgroups below which ours could be created, in order of preference.
-pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
+pub(super) fn candidate_parents() -> Vec<CgroupParent> {
     let own_cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut parents = Vec::new();
@@ -140,13 +150,9 @@ pub(super) fn candidate_parents() -> Vec<(PathBuf, CgroupVersion)> {
         }
         for mount in mount_points(&mounts, version) {
             let current = mount.join(path.trim_start_matches('/'));
-            parents.push((current.clone(), version));
-            parents.extend(
-                current
-                    .parent()
-                    .filter(|parent| parent.starts_with(&mount))
-                    .map(|parent| (parent.to_path_buf(), version)),
-            );
+            let above = current.parent().filter(|above| above.starts_with(&mount)).map(Path::to_path_buf);
+            let dirs = std::iter::once(current).chain(above);
+            parents.extend(dirs.map(|dir| CgroupParent { dir, version }));
         }
     }
     parents

@@ -21,14 +21,13 @@ use nix::sys::socket::{
 use nix::unistd::{Pid, pipe2};
 use serde::Deserialize;
 
-use super::protocol::{CompletedCommand, LaunchSpec};
-use super::run_command::{CapturedOutput, read_available, set_nonblocking};
-use super::{ProcessExit, init};
+use super::captured_output::{CapturedOutput, DRAIN_TIME, set_nonblocking};
+use super::protocol::{CompletedCommand, LaunchSpec, ProcessExit};
 
 /// How long the server's imports may take.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long outputs are still read after the child has ended, if another process holds them open.
-const DRAIN_TIME: Duration = Duration::from_millis(20);
+/// Bytes kept of what a server writes that does not become ready.
+const MAX_FAILURE_BYTES: usize = 2000;
 
 /// A message of the server. At most one field is set; none if the server has ended.
 #[derive(Deserialize, Default)]
@@ -49,9 +48,10 @@ pub(super) struct ForkServer {
 impl ForkServer {
     /// Starts the server. Returns when it is ready.
     pub(super) fn start(launch: &LaunchSpec) -> Result<ForkServer, Error> {
-        let kind = (AddressFamily::Unix, SockType::SeqPacket);
-        let (ours, theirs) = socketpair(kind.0, kind.1, None, SockFlag::empty())?;
-        nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        // The server inherits its end, so the socket is made without close-on-exec.
+        let (control, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty())?;
+        nix::fcntl::fcntl(&control, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
         let number = theirs.as_raw_fd().to_string();
         let mut launch = launch.clone();
         launch
@@ -59,20 +59,19 @@ impl ForkServer {
             .iter_mut()
             .filter(|argument| *argument == "{control}")
             .for_each(|argument| *argument = number.clone().into());
-        let mut command = init::build_command(&launch).ok_or_else(|| Error::other("`argv` is empty"))?;
+        let mut command = launch.command().ok_or_else(|| Error::other("`argv` is empty"))?;
         let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         drop(theirs);
         let mut server_stderr = server.stderr.take();
-        let control = ours;
         let ready = receive_server_message(&control, Instant::now() + IMPORT_TIMEOUT)?;
         match ready {
             Some(ForkServerMessage { ready: Some(_), .. }) => Ok(ForkServer { control, server }),
             _ => {
                 let _ = server.kill();
                 let _ = server.wait();
-                let mut output = CapturedOutput::new(2000);
+                let mut output = CapturedOutput::new(MAX_FAILURE_BYTES);
                 server_stderr.as_ref().map(set_nonblocking).transpose()?;
-                read_available(&mut server_stderr, &mut output)?;
+                output.read_available(&mut server_stderr)?;
                 let output = output.text();
                 let last_line =
                     output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
@@ -122,13 +121,13 @@ impl ForkServer {
         let mut deadline = limit_end;
         while Instant::now() < deadline && (exit.is_none() || out.is_some() || err.is_some()) {
             self.wait_for_output(&out, &err, deadline, exit.is_none())?;
-            read_available(&mut out, &mut stdout)?;
-            read_available(&mut err, &mut stderr)?;
+            stdout.read_available(&mut out)?;
+            stderr.read_available(&mut err)?;
             if exit.is_none()
                 && let Some(ForkServerMessage { status: Some(status), .. }) =
                     receive_server_message(&self.control, Instant::now())?
             {
-                exit = Some(process_exit(status));
+                exit = Some(ProcessExit::from_wait_status(status));
                 deadline = deadline.min(Instant::now() + DRAIN_TIME);
             }
         }
@@ -179,14 +178,5 @@ fn receive_server_message(control: &OwnedFd, deadline: Instant) -> Result<Option
             Err(error) => Err(error.into()),
             Ok(length) => serde_json::from_slice(&bytes[..length]).map(Some).map_err(Error::other),
         };
-    }
-}
-
-/// Decodes a wait status.
-fn process_exit(status: i32) -> ProcessExit {
-    if nix::libc::WIFSIGNALED(status) {
-        ProcessExit::Signalled(nix::libc::WTERMSIG(status))
-    } else {
-        ProcessExit::Exited(nix::libc::WEXITSTATUS(status))
     }
 }

@@ -1,32 +1,27 @@
-//! The harness's handle on a sandbox: builds it, sends requests to its init process, and tears it down.
+//! The harness's handle on a sandbox: builds it, lets its init start programs and change mounts, and tears it
+//! down.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::thread::{JoinHandle, ScopedJoinHandle};
+use std::time::Duration;
 
-use nix::fcntl::OFlag;
-use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::pipe2;
 
 use super::cgroup::MemoryCgroup;
-use super::memory::{self, ActiveMemoryLimit};
-use super::processes::{self, ProcessInfo};
+use super::error::SandboxError;
+use super::init_client::{InitClient, KillSwitch, SpawnFilter, SpawnSpec, unexpected_reply};
+use super::memory::{self, ActiveMemoryLimit, BalloonHost};
+use super::packet::{PacketSocketPair, receive_fd, send_message};
+use super::processes::{ProcessInfo, SandboxProcesses};
 use super::protocol::{
-    ControlReply, ControlRequest, REPLY_TIMEOUT, SandboxInitRequest, TmpfsMount, receive_fd, receive_message,
-    send_message,
+    BindMount, CompletedCommand, ControlReply, ControlRequest, INIT_ARGUMENT, LaunchSpec, MountChange,
+    REPLY_TIMEOUT, SandboxInitRequest, TmpfsMount,
 };
-use super::{
-    BindMount, CompletedCommand, INIT_ARGUMENT, LaunchSpec, MountChange, ProcessExit, SandboxError,
-    SeccompFilter,
-};
-use crate::locks::LockExt;
+use super::spawned_process::SpawnedProcess;
+use crate::seccomp::SeccompProgram;
 
 /// Bytes kept of each output of a command. Both outputs must fit into one reply, even if every byte is
 /// escaped.
@@ -79,44 +74,21 @@ pub struct FileSystemSpace {
     pub free_inodes: u64,
 }
 
-/// Exit and peak resident bytes of spawned processes, by spawn id, as reported by init.
-type ProcessExits = Arc<(Mutex<HashMap<u64, (ProcessExit, u64)>>, Condvar)>;
-
-/// The socket to init. It carries one request at a time.
-pub(super) struct ControlSocket {
-    socket: OwnedFd,
-    replies: Mutex<Receiver<ControlReply>>,
-}
-
 /// A sandbox. Dropping it kills every process in it and removes its files.
 pub struct Sandbox {
     root: PathBuf,
+    processes: SandboxProcesses,
+    parts: SandboxParts,
+}
+
+/// What has to be ended or removed with a sandbox. Dropping it does that.
+struct SandboxParts {
     dir: PathBuf,
-    control: Arc<ControlSocket>,
+    client: Arc<InitClient>,
     init_parent: Child,
-    /// Pid of init in the harness's pid namespace.
-    init_pid: i32,
-    /// Whether the sandbox has its own /proc.
-    fresh_proc: bool,
-    exits: ProcessExits,
-    next_id: AtomicU64,
-    cgroup: Option<Arc<MemoryCgroup>>,
     reader_thread: Option<JoinHandle<()>>,
-    closed: bool,
-}
-
-/// Kills all processes in a sandbox. It can be sent to another thread.
-#[derive(Clone)]
-pub struct KillSwitch {
-    control: Arc<ControlSocket>,
-}
-
-/// A process that was started in a sandbox.
-pub struct SpawnedProcess {
-    id: u64,
-    exits: ProcessExits,
-    pid_inside: i32,
-    outputs: Option<(OwnedFd, OwnedFd)>,
+    cgroup: Option<Arc<MemoryCgroup>>,
+    is_torn_down: bool,
 }
 
 impl Sandbox {
@@ -129,50 +101,28 @@ impl Sandbox {
         std::fs::create_dir_all(&root).map_err(SandboxError::file("create", &root))?;
         let cgroup = if spec.memory_cgroup { MemoryCgroup::create() } else { None };
         let mounts = spec.mounts.iter().map(|tmpfs| tmpfs_mount(&root, tmpfs)).collect();
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(SandboxError::system("make a socket"))?;
+        let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
         // /proc/self/exe is the running image, also if its file has been replaced by a newer build.
         let init_parent = Command::new("/proc/self/exe")
             .arg(INIT_ARGUMENT)
-            .stdin(Stdio::from(theirs))
+            .stdin(Stdio::from(sockets.theirs))
             .stdout(Stdio::null())
             .spawn();
         let init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
-        send_message(ours.as_fd(), &SandboxInitRequest { mounts, binds: spec.binds }, &[])
+        send_message(sockets.ours.as_fd(), &SandboxInitRequest { mounts, binds: spec.binds }, &[])
             .map_err(SandboxError::system("send the specification to the sandbox's init"))?;
-        let (sender, replies) = channel();
-        let exits = ProcessExits::default();
-        let reader_thread = start_reader(&ours, sender, Arc::clone(&exits))?;
-        let control = Arc::new(ControlSocket { socket: ours, replies: Mutex::new(replies) });
-        let mut sandbox = Sandbox {
-            root,
+        let (client, reader_thread) = InitClient::connect(sockets.ours)?;
+        let parts = SandboxParts {
             dir: spec.dir,
-            control,
+            client: Arc::new(client),
             init_parent,
-            init_pid: 0,
-            fresh_proc: false,
-            exits,
-            next_id: AtomicU64::new(1),
-            cgroup: cgroup.map(Arc::new),
             reader_thread: Some(reader_thread),
-            closed: false,
+            cgroup: cgroup.map(Arc::new),
+            is_torn_down: false,
         };
-        sandbox.await_init()?;
-        Ok(sandbox)
-    }
-
-    /// Waits for `InitStarted`, sent by init's parent, and `Ready`, sent by init, in any order.
-    fn await_init(&mut self) -> Result<(), SandboxError> {
-        let mut ready = false;
-        while !ready || self.init_pid == 0 {
-            match self.control.next_reply()? {
-                ControlReply::InitStarted { pid } => self.init_pid = pid,
-                ControlReply::Ready { fresh_proc } => (ready, self.fresh_proc) = (true, fresh_proc),
-                other => return Err(unexpected_reply("build the sandbox", other)),
-            }
-        }
-        Ok(())
+        // If init does not become ready, dropping the parts tears them down.
+        let processes = parts.client.await_ready()?;
+        Ok(Sandbox { root, processes, parts })
     }
 
     /// The sandbox's root directory, as processes in the sandbox see it.
@@ -182,7 +132,7 @@ impl Sandbox {
 
     /// Whether the sandbox has its own /proc, which shows only its own processes.
     pub fn has_fresh_proc(&self) -> bool {
-        self.fresh_proc
+        self.processes.fresh_proc
     }
 
     /// The path by which the harness reaches a file in the sandbox's mounts. `relative` is relative to the
@@ -195,7 +145,7 @@ impl Sandbox {
     /// processes in the sandbox see it. A rename works only between two paths that this function returned.
     pub fn host_path(&self, inside: &Path) -> PathBuf {
         let inside = inside.strip_prefix("/").unwrap_or(inside);
-        PathBuf::from(format!("/proc/{}/root", self.init_pid)).join(inside)
+        PathBuf::from(format!("/proc/{}/root", self.processes.init_pid)).join(inside)
     }
 
     /// Starts a program, with pipes as its standard output and error.
@@ -203,9 +153,7 @@ impl Sandbox {
     /// # Errors
     /// If the program can't be started, or init has ended.
     pub fn spawn(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
-        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
-        let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
-        self.spawn_with(launch, [their_stdout, their_stderr], None, Some((stdout, stderr)))
+        self.parts.client.spawn_piped(launch, self.cgroup_procs())
     }
 
     /// Starts a program behind a seccomp filter, with the given standard output and error.
@@ -218,20 +166,21 @@ impl Sandbox {
     pub fn spawn_filtered(
         &self,
         launch: &LaunchSpec,
-        filter: SeccompFilter,
+        filter: SeccompProgram,
         outputs: [OwnedFd; 2],
         serve: impl FnOnce(OwnedFd),
     ) -> Result<SpawnedProcess, SandboxError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(SandboxError::system("make a socket"))?;
-        let control = Arc::clone(&self.control);
+        let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
+        let filter = Some(SpawnFilter { program: filter, listener_socket: sockets.theirs });
+        let [stdout, stderr] = outputs;
+        let spec = SpawnSpec { launch, cgroup_procs: self.cgroup_procs(), stdout, stderr, filter };
+        let client = &self.parts.client;
         std::thread::scope(|scope| {
-            let spawned = scope.spawn(move || self.spawn_with(launch, outputs, Some((filter, theirs)), None));
+            let spawned = scope.spawn(move || client.spawn(spec));
             // Without a listener the filter was not installed, and init's reply to the spawn request contains
             // the reason.
             if let Some(listener) =
-                receive_fd(ours.as_fd()).map_err(SandboxError::system("receive a listener"))?
+                receive_fd(sockets.ours.as_fd()).map_err(SandboxError::system("receive a listener"))?
             {
                 let duplicate = listener.try_clone().map_err(SandboxError::system("duplicate a listener"))?;
                 serve(listener);
@@ -239,7 +188,7 @@ impl Sandbox {
                 // Init holds the listener, so that pending calls keep waiting if the harness is killed, until
                 // the sandbox ends too. With the listener closed they would fail, and the target would
                 // continue wrongly.
-                control.request(&ControlRequest::HoldFd, &[duplicate.as_raw_fd()])?;
+                client.request(&ControlRequest::HoldFd, &[duplicate.as_raw_fd()])?;
                 return Ok(process);
             }
             join_spawned(spawned)
@@ -252,7 +201,7 @@ impl Sandbox {
     /// If the server does not become ready in time, or init has ended.
     pub fn start_fork_server(&self, launch: &LaunchSpec) -> Result<(), SandboxError> {
         let request = ControlRequest::StartForkServer { launch: launch.clone() };
-        match self.control.request_within(&request, &[], FORK_SERVER_TIMEOUT)? {
+        match self.parts.client.request_within(&request, &[], FORK_SERVER_TIMEOUT)? {
             ControlReply::Done { .. } => Ok(()),
             other => Err(unexpected_reply("start a fork server", other)),
         }
@@ -280,34 +229,14 @@ impl Sandbox {
             max_output_bytes,
             in_fork_server,
         };
-        match self.control.request_within(&request, &[], limit.saturating_add(REPLY_TIMEOUT))? {
+        match self.parts.client.request_within(&request, &[], limit.saturating_add(REPLY_TIMEOUT))? {
             ControlReply::CommandEnded(completed) => Ok(completed),
             other => Err(unexpected_reply("run a command", other)),
         }
     }
 
-    fn spawn_with(
-        &self,
-        launch: &LaunchSpec,
-        child_outputs: [OwnedFd; 2],
-        filter: Option<(SeccompFilter, OwnedFd)>,
-        outputs: Option<(OwnedFd, OwnedFd)>,
-    ) -> Result<SpawnedProcess, SandboxError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let request = ControlRequest::Spawn {
-            id,
-            launch: launch.clone(),
-            cgroup_procs: self.cgroup.as_deref().map(MemoryCgroup::procs_file),
-            filter: filter.as_ref().map(|(filter, _)| filter.clone()),
-        };
-        let mut files: Vec<i32> = child_outputs.iter().map(AsRawFd::as_raw_fd).collect();
-        files.extend(filter.as_ref().map(|(_, socket)| socket.as_raw_fd()));
-        match self.control.request(&request, &files)? {
-            ControlReply::Spawned { pid_inside } => {
-                Ok(SpawnedProcess { id, exits: Arc::clone(&self.exits), pid_inside, outputs })
-            }
-            other => Err(unexpected_reply("start a program", other)),
-        }
+    fn cgroup_procs(&self) -> Option<PathBuf> {
+        self.parts.cgroup.as_deref().map(MemoryCgroup::procs_file)
     }
 
     /// Kills all processes in the sandbox but its init, with SIGKILL. Mounts and files stay. Returns when all
@@ -321,7 +250,7 @@ impl Sandbox {
 
     /// A handle that can kill all processes from another thread.
     pub fn kill_switch(&self) -> KillSwitch {
-        KillSwitch { control: Arc::clone(&self.control) }
+        KillSwitch::new(Arc::clone(&self.parts.client))
     }
 
     /// Sends a signal to one process in the sandbox, by its pid within the sandbox. Returns whether there was
@@ -330,7 +259,7 @@ impl Sandbox {
     /// # Errors
     /// If there is no such signal, or init has ended.
     pub fn signal(&self, pid_inside: i32, signal: i32) -> Result<bool, SandboxError> {
-        self.control.send_signal(&ControlRequest::Signal { pid_inside, signal })
+        self.parts.client.send_signal(&ControlRequest::Signal { pid_inside, signal })
     }
 
     /// Sends a signal to all processes in the sandbox but its init. Returns whether there was one.
@@ -338,7 +267,7 @@ impl Sandbox {
     /// # Errors
     /// If there is no such signal, or init has ended.
     pub fn signal_all(&self, signal: i32) -> Result<bool, SandboxError> {
-        self.control.send_signal(&ControlRequest::SignalAll { signal })
+        self.parts.client.send_signal(&ControlRequest::SignalAll { signal })
     }
 
     /// Changes a mount. `mount_point` is relative to the root.
@@ -351,7 +280,8 @@ impl Sandbox {
         change: MountChange,
     ) -> Result<AppliedMountChange, SandboxError> {
         let mechanism = self
-            .control
+            .parts
+            .client
             .execute(&ControlRequest::ChangeMount { mount_point: self.root.join(mount_point), change })?;
         Ok(AppliedMountChange { mechanism })
     }
@@ -375,7 +305,7 @@ impl Sandbox {
 
     /// The running processes in the sandbox, without its init.
     pub fn processes(&self) -> Vec<ProcessInfo> {
-        processes::in_sandbox(self.init_pid, self.fresh_proc)
+        self.processes.list()
     }
 
     /// Limits the memory of the sandbox. Dropping the returned value removes the limit.
@@ -383,17 +313,13 @@ impl Sandbox {
     /// # Errors
     /// If the limit can't be set.
     pub fn limit_memory(&self, bytes: u64) -> Result<ActiveMemoryLimit, SandboxError> {
-        match &self.cgroup {
-            Some(cgroup) => memory::limit_cgroup(self, Arc::clone(cgroup), bytes),
-            None => {
-                Ok(memory::start_watcher(Arc::clone(&self.control), self.init_pid, self.fresh_proc, bytes))
+        let client = Arc::clone(&self.parts.client);
+        match &self.parts.cgroup {
+            Some(cgroup) => {
+                memory::limit_cgroup(&BalloonHost { client, processes: self.processes }, cgroup, bytes)
             }
+            None => Ok(memory::start_watcher(client, self.processes, bytes)),
         }
-    }
-
-    /// The pid, in the harness's pid namespace, of a process in the sandbox.
-    pub(super) fn pid_outside(&self, pid_inside: i32) -> Option<i32> {
-        processes::pid_outside(self.init_pid, pid_inside)
     }
 
     /// Kills everything in the sandbox, and removes its directory and cgroup.
@@ -401,15 +327,17 @@ impl Sandbox {
     /// # Errors
     /// If the directory or the cgroup can't be removed.
     pub fn close(mut self) -> Result<(), SandboxError> {
-        self.tear_down()
+        self.parts.tear_down()
     }
+}
 
+impl SandboxParts {
     fn tear_down(&mut self) -> Result<(), SandboxError> {
-        if std::mem::replace(&mut self.closed, true) {
+        if std::mem::replace(&mut self.is_torn_down, true) {
             return Ok(());
         }
         // Init ends when the socket is closed, and the kernel then kills all other processes.
-        let _ = shutdown(self.control.socket.as_raw_fd(), Shutdown::Both);
+        self.client.close();
         let waited = self.init_parent.wait().map_err(SandboxError::system("wait for the sandbox's init"));
         let _ = self.reader_thread.take().map(JoinHandle::join);
         waited?;
@@ -420,7 +348,7 @@ impl Sandbox {
     }
 }
 
-impl Drop for Sandbox {
+impl Drop for SandboxParts {
     fn drop(&mut self) {
         // `remove_leftovers` of a later run removes what could not be removed here.
         let _ = self.tear_down();
@@ -436,125 +364,7 @@ fn tmpfs_mount(root: &Path, tmpfs: &TmpfsSpec) -> TmpfsMount {
 }
 
 fn join_spawned(
-    spawned: std::thread::ScopedJoinHandle<'_, Result<SpawnedProcess, SandboxError>>,
+    spawned: ScopedJoinHandle<'_, Result<SpawnedProcess, SandboxError>>,
 ) -> Result<SpawnedProcess, SandboxError> {
     spawned.join().unwrap_or(Err(SandboxError::InitGone))
-}
-
-fn unexpected_reply(doing: &str, reply: ControlReply) -> SandboxError {
-    match reply {
-        ControlReply::Failed { doing, detail } => SandboxError::Init { doing, detail },
-        other => SandboxError::Init { doing: doing.into(), detail: format!("unexpected reply {other:?}") },
-    }
-}
-
-/// Starts the thread that receives from init: it stores exits of processes, and passes on replies to
-/// requests.
-fn start_reader(
-    socket: &OwnedFd,
-    replies: Sender<ControlReply>,
-    exits: ProcessExits,
-) -> Result<JoinHandle<()>, SandboxError> {
-    let socket = socket.try_clone().map_err(SandboxError::system("duplicate a socket"))?;
-    Ok(std::thread::spawn(move || {
-        while let Ok(Some((reply, _))) = receive_message::<ControlReply>(socket.as_fd()) {
-            match reply {
-                ControlReply::ProcessExited { id, exit, peak_bytes } => {
-                    exits.0.locked().insert(id, (exit, peak_bytes));
-                    exits.1.notify_all();
-                }
-                reply => drop(replies.send(reply)),
-            }
-        }
-    }))
-}
-
-impl ControlSocket {
-    fn request(&self, request: &ControlRequest, files: &[i32]) -> Result<ControlReply, SandboxError> {
-        self.request_within(request, files, REPLY_TIMEOUT)
-    }
-
-    fn request_within(
-        &self,
-        request: &ControlRequest,
-        files: &[i32],
-        wait: Duration,
-    ) -> Result<ControlReply, SandboxError> {
-        let replies = self.replies.locked();
-        send_message(self.socket.as_fd(), request, files).map_err(|_| SandboxError::InitGone)?;
-        replies.recv_timeout(wait).map_err(|_| SandboxError::InitGone)
-    }
-
-    fn next_reply(&self) -> Result<ControlReply, SandboxError> {
-        let replies = self.replies.locked();
-        replies.recv_timeout(REPLY_TIMEOUT).map_err(|_| SandboxError::InitGone)
-    }
-
-    /// Sends a request whose reply is `Done`, and returns its note.
-    pub(super) fn execute(&self, request: &ControlRequest) -> Result<String, SandboxError> {
-        match self.request(request, &[])? {
-            ControlReply::Done { note } => Ok(note),
-            other => Err(unexpected_reply("handle a request", other)),
-        }
-    }
-
-    /// Sends a signal request. Returns whether a process received the signal.
-    ///
-    /// # Errors
-    /// If init reports a failure, or has ended.
-    pub(super) fn send_signal(&self, request: &ControlRequest) -> Result<bool, SandboxError> {
-        match self.request(request, &[])? {
-            ControlReply::Signalled { received } => Ok(received),
-            other => Err(unexpected_reply("send a signal", other)),
-        }
-    }
-}
-
-impl KillSwitch {
-    /// Kills all processes in the sandbox but its init. Returns when they have ended.
-    ///
-    /// # Errors
-    /// If init has ended.
-    pub fn kill_all(&self) -> Result<(), SandboxError> {
-        self.control.execute(&ControlRequest::KillAll).map(drop)
-    }
-}
-
-impl SpawnedProcess {
-    /// Its pid within the sandbox.
-    pub fn pid_inside(&self) -> i32 {
-        self.pid_inside
-    }
-
-    /// Attaches the reading ends of the pipes that are its standard output and error.
-    #[must_use]
-    pub fn with_outputs(self, stdout: OwnedFd, stderr: OwnedFd) -> SpawnedProcess {
-        SpawnedProcess { outputs: Some((stdout, stderr)), ..self }
-    }
-
-    /// The reading ends of its standard output and error. Returns `None` on later calls.
-    pub fn take_outputs(&mut self) -> Option<(OwnedFd, OwnedFd)> {
-        self.outputs.take()
-    }
-
-    /// Waits until the process ends. Returns `None` if it is still running after `wait`.
-    pub fn wait_timeout(&self, wait: Duration) -> Option<ProcessExit> {
-        let deadline = Instant::now() + wait;
-        let mut exits = self.exits.0.locked();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match exits.get(&self.id) {
-                Some((exit, _)) => return Some(*exit),
-                None if left.is_zero() => return None,
-                None => {
-                    exits = self.exits.1.wait_timeout(exits, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            }
-        }
-    }
-
-    /// Peak resident memory of the process and of the children that it waited for. `None` until it has ended.
-    pub fn peak_bytes(&self) -> Option<u64> {
-        self.exits.0.locked().get(&self.id).map(|(_, peak)| *peak)
-    }
 }

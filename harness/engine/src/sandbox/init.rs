@@ -1,14 +1,15 @@
 //! The sandbox's init process, pid 1 of its pid namespace: sets up namespaces and mounts, handles the
 //! harness's requests, and reaps processes.
 //!
-//! It runs in its own process, has one thread, and keeps nothing on disk. It reports failures to the harness
-//! and does not panic on purpose.
+//! It is a child process of the harness, so it may end with `process::exit`: the harness itself does that
+//! nowhere. It has one thread and keeps nothing on disk. It reports failures to the harness and does not
+//! panic on purpose.
 
 use std::collections::HashMap;
 use std::io::Error;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,31 +24,45 @@ use nix::unistd::{ForkResult, Pid, getegid, geteuid};
 
 use super::fork_server::ForkServer;
 use super::mounts::ReadOnlyMounts;
-use super::protocol::{
-    CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest, SeccompFilter,
-    receive_message, send_message,
-};
-use super::{ProcessExit, processes, run_command, sys};
+use super::packet::{Packet, receive_message, send_fd, send_message};
+use super::protocol::{CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest};
+use super::sys::ReapedChild;
+use super::{processes, run_command, sys};
+use crate::seccomp::SeccompProgram;
+
+/// The pid with which kill reaches every process in the pid namespace but init itself.
+const ALL_PROCESSES: Pid = Pid::from_raw(-1);
+/// Pid of init in its pid namespace.
+const INIT_PID: i32 = 1;
 
 /// Entry point of the process. Ends it with exit code 0 when the harness has closed the socket.
 pub(super) fn main() -> ! {
     let socket = sys::own_stdin();
     let code = match create_namespaces(&socket) {
         Ok(code) => code,
-        Err((doing, error)) => {
-            // This fails if the harness has ended; then nothing needs to be reported.
-            let _ = send_message(socket.as_fd(), &failed_reply(doing, &error), &[]);
-            1
-        }
+        Err(error) => report_failure(&socket, &error),
     };
     std::process::exit(code)
 }
 
+/// A step of init that failed.
+struct InitError {
+    doing: &'static str,
+    source: Error,
+}
+
 /// A result whose error contains what init was doing.
-type InitResult<T> = Result<T, (&'static str, Error)>;
+type InitResult<T> = Result<T, InitError>;
 
 fn with_context<T, E: Into<Error>>(doing: &'static str, result: Result<T, E>) -> InitResult<T> {
-    result.map_err(|error| (doing, error.into()))
+    result.map_err(|error| InitError { doing, source: error.into() })
+}
+
+/// Tells the harness why init ends. Returns the exit code.
+fn report_failure(socket: &OwnedFd, error: &InitError) -> i32 {
+    // This fails if the harness has ended; then nothing needs to be reported.
+    let _ = send_message(socket.as_fd(), &failed_reply(error.doing, &error.source), &[]);
+    1
 }
 
 fn failed_reply(doing: &str, error: &Error) -> ControlReply {
@@ -56,9 +71,8 @@ fn failed_reply(doing: &str, error: &Error) -> ControlReply {
 
 /// Creates the namespaces and forks pid 1 into them. Returns the exit code when pid 1 has ended.
 fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
-    let received: Option<(SandboxInitRequest, Vec<OwnedFd>)> =
-        with_context("read its specification", receive_message(socket.as_fd()))?;
-    let Some((specification, _)) = received else { return Ok(0) };
+    let received = with_context("read its specification", receive_message(socket.as_fd()))?;
+    let Some(Packet::<SandboxInitRequest> { message: specification, .. }) = received else { return Ok(0) };
     let (uid, gid) = (geteuid(), getegid());
     let namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
@@ -73,10 +87,7 @@ fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
         ForkResult::Child => {
             let code = match set_up_and_serve(socket, &specification) {
                 Ok(()) => 0,
-                Err((doing, error)) => {
-                    let _ = send_message(socket.as_fd(), &failed_reply(doing, &error), &[]);
-                    1
-                }
+                Err(error) => report_failure(socket, &error),
             };
             std::process::exit(code)
         }
@@ -166,7 +177,7 @@ impl SandboxInit<'_> {
             if has_request {
                 match with_context("read a request", receive_message(self.socket.as_fd()))? {
                     None => return Ok(()),
-                    Some((request, files)) => self.handle(request, files)?,
+                    Some(Packet { message: request, fds }) => self.handle(request, fds)?,
                 }
             }
         }
@@ -192,7 +203,7 @@ impl SandboxInit<'_> {
                     Ok(completed) => {
                         ControlReply::CommandEnded(CompletedCommand { left_processes, ..completed })
                     }
-                    Err(error) => failed_reply(&start_action(&launch), &error),
+                    Err(error) => failed_reply(&launch.start_action(), &error),
                 }
             }
             ControlRequest::StartForkServer { launch } => match ForkServer::start(&launch) {
@@ -229,29 +240,30 @@ impl SandboxInit<'_> {
         &mut self,
         id: u64,
         launch: &LaunchSpec,
-        cgroup_procs: Option<std::path::PathBuf>,
-        filter: Option<SeccompFilter>,
+        cgroup_procs: Option<PathBuf>,
+        filter: Option<SeccompProgram>,
         files: Vec<OwnedFd>,
     ) -> ControlReply {
         let mut files = files.into_iter();
         let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
             return ControlReply::Failed {
-                doing: start_action(launch),
+                doing: launch.start_action(),
                 detail: "the request has no output descriptors".into(),
             };
         };
-        let Some(mut command) = build_command(launch) else {
-            return ControlReply::Failed { doing: start_action(launch), detail: "`argv` is empty".into() };
+        let Some(mut command) = launch.command() else {
+            return ControlReply::Failed { doing: launch.start_action(), detail: "`argv` is empty".into() };
         };
         command.stdout(stdout).stderr(stderr);
-        sys::configure_child(&mut command, cgroup_procs, filter.zip(files.next()));
+        let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
+        configure_child(&mut command, cgroup_procs, filter);
         match command.spawn() {
             Ok(child) => {
                 let pid_inside = i32::try_from(child.id()).unwrap_or(0);
                 self.ids.insert(Pid::from_raw(pid_inside), id);
                 ControlReply::Spawned { pid_inside }
             }
-            Err(error) => failed_reply(&start_action(launch), &error),
+            Err(error) => failed_reply(&launch.start_action(), &error),
         }
     }
 
@@ -260,7 +272,7 @@ impl SandboxInit<'_> {
     fn kill_all(&mut self) -> InitResult<bool> {
         let mut has_killed = false;
         loop {
-            match kill(Pid::from_raw(-1), Signal::SIGKILL) {
+            match kill(ALL_PROCESSES, Signal::SIGKILL) {
                 Ok(()) => {
                     has_killed = true;
                     self.reap(true)?;
@@ -283,7 +295,7 @@ impl SandboxInit<'_> {
             self.reap(false)?;
             let left: Vec<Pid> = with_context("list processes", processes::live_processes())?
                 .into_iter()
-                .filter(|pid| pid.as_raw() != 1 && Some(*pid) != fork_server)
+                .filter(|pid| pid.as_raw() != INIT_PID && Some(*pid) != fork_server)
                 .collect();
             if left.is_empty() {
                 return Ok(has_killed);
@@ -302,7 +314,7 @@ impl SandboxInit<'_> {
     fn reap(&mut self, until_none: bool) -> InitResult<()> {
         loop {
             match sys::reap_child(until_none) {
-                Ok(Some((pid, exit, peak_bytes))) => self.report_exit(pid, exit, peak_bytes)?,
+                Ok(Some(child)) => self.report_exit(&child)?,
                 Ok(None) | Err(Errno::ECHILD) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(error) => return with_context("reap", Err(error)),
@@ -311,29 +323,34 @@ impl SandboxInit<'_> {
     }
 
     /// Reports the exit of a process, if the harness spawned it.
-    fn report_exit(&mut self, pid: Pid, exit: ProcessExit, peak_bytes: u64) -> InitResult<()> {
-        let Some(id) = self.ids.remove(&pid) else { return Ok(()) };
-        with_context(
-            "report the exit of a process",
-            send_message(self.socket.as_fd(), &ControlReply::ProcessExited { id, exit, peak_bytes }, &[]),
-        )
+    fn report_exit(&mut self, child: &ReapedChild) -> InitResult<()> {
+        let Some(id) = self.ids.remove(&child.pid) else { return Ok(()) };
+        let reply = ControlReply::ProcessExited { id, exit: child.exit };
+        with_context("report the exit of a process", send_message(self.socket.as_fd(), &reply, &[]))
     }
 }
 
-/// What init is doing when it starts a program, for error messages.
-fn start_action(launch: &LaunchSpec) -> String {
-    format!("start `{}`", launch.argv.first().map(|program| program.to_string_lossy()).unwrap_or_default())
+/// A seccomp filter that a program is started behind, and the socket through which its listener is sent.
+struct FilterToInstall {
+    program: SeccompProgram,
+    socket: OwnedFd,
 }
 
-/// A command with the given arguments, environment and directory, and an empty standard input. Returns `None`
-/// if `argv` is empty.
-pub(super) fn build_command(launch: &LaunchSpec) -> Option<Command> {
-    let mut command = Command::new(launch.argv.first()?);
-    command.args(&launch.argv[1..]).env_clear().envs(launch.env.iter().cloned()).stdin(Stdio::null());
-    if let Some(cwd) = &launch.cwd {
-        command.current_dir(cwd);
-    }
-    Some(command)
+/// Makes the command start in its own session, in the given cgroup, and behind the given filter.
+fn configure_child(command: &mut Command, cgroup_procs: Option<PathBuf>, filter: Option<FilterToInstall>) {
+    sys::before_exec(command, move || {
+        nix::unistd::setsid()?;
+        if let Some(procs) = &cgroup_procs {
+            std::fs::write(procs, "0")?;
+        }
+        match &filter {
+            Some(filter) => {
+                let listener = sys::install_filter(&filter.program)?;
+                send_fd(filter.socket.as_fd(), listener.as_fd())
+            }
+            None => Ok(()),
+        }
+    });
 }
 
 /// The reply after a signal. A receiver that has ended is no error: targets end at any time.
@@ -348,12 +365,12 @@ fn signal_reply(sent: Result<(), Errno>) -> ControlReply {
 /// Sends a signal to every process in the pid namespace but init itself, all in one call: none that is forked
 /// meanwhile is missed.
 fn send_signal_to_all(signal: i32) -> Result<(), Errno> {
-    kill(Pid::from_raw(-1), Signal::try_from(signal)?)
+    kill(ALL_PROCESSES, Signal::try_from(signal)?)
 }
 
 fn send_signal(pid_inside: i32, signal: i32) -> Result<(), Errno> {
     // 0 and negative numbers mean process groups or all processes, and 1 is init.
-    if pid_inside <= 1 {
+    if pid_inside <= INIT_PID {
         return Err(Errno::EINVAL);
     }
     kill(Pid::from_raw(pid_inside), Signal::try_from(signal)?)

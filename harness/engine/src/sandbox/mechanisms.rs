@@ -6,7 +6,12 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use scenarios::Mechanism;
 
 use super::cgroup::{CgroupVersion, MemoryCgroup};
-use super::{LaunchSpec, MountChange, RunDir, Sandbox, SandboxError, SandboxSpec, TmpfsSpec};
+use super::error::SandboxError;
+use super::handle::{Sandbox, SandboxSpec, TmpfsSpec};
+use super::protocol::{LaunchSpec, MountChange};
+use super::rundir::RunDir;
+use crate::file_error::chain;
+use crate::seccomp::SeccompInstruction;
 
 /// Directory of the tmpfs that the probes change.
 const TEST_MOUNT: &str = "mount";
@@ -33,7 +38,7 @@ fn refused(name: &str, detail: impl Into<String>) -> Mechanism {
 fn from_result(name: &str, result: Result<String, SandboxError>) -> Mechanism {
     match result {
         Ok(detail) => granted(name, detail),
-        Err(error) => refused(name, error.to_string()),
+        Err(error) => refused(name, chain(&error)),
     }
 }
 
@@ -74,8 +79,7 @@ fn probe_read_only(sandbox: &Sandbox, mount_point: &Path) -> Result<String, Sand
 
 /// Tries to start a program behind a seccomp filter with a listener.
 fn probe_gate(sandbox: &Sandbox) -> Result<String, SandboxError> {
-    // One instruction: BPF_RET | BPF_K with SECCOMP_RET_ALLOW.
-    let allow_all = vec![(6, 0, 0, 0x7fff_0000)];
+    let allow_all = vec![SeccompInstruction::ALLOW];
     let argv = ["/bin/sh", "-c", ":"].map(Into::into).to_vec();
     let null_output = || {
         let null = std::fs::File::options().write(true).open("/dev/null");
@@ -88,29 +92,47 @@ fn probe_gate(sandbox: &Sandbox) -> Result<String, SandboxError> {
 
 /// The mechanisms that need a sandbox, all refused.
 fn without_sandbox(error: &SandboxError) -> Vec<Mechanism> {
-    let reason = format!("{error}; {}", namespace_advice());
+    let reason = format!("{}; {}", chain(error), namespace_advice());
     ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount", "syscall-gate"]
         .map(|name| refused(name, reason.clone()))
         .into()
 }
 
+/// A setting of the kernel that forbids user namespaces to ordinary users.
+struct NamespaceRestriction {
+    file: &'static str,
+    /// The value with which it forbids them.
+    value: &'static str,
+    /// The command that changes it.
+    remedy: &'static str,
+}
+
+const NAMESPACE_RESTRICTIONS: [NamespaceRestriction; 3] = [
+    NamespaceRestriction {
+        file: "/proc/sys/kernel/unprivileged_userns_clone",
+        value: "0",
+        remedy: "sysctl kernel.unprivileged_userns_clone=1",
+    },
+    NamespaceRestriction {
+        file: "/proc/sys/user/max_user_namespaces",
+        value: "0",
+        remedy: "sysctl user.max_user_namespaces=10000",
+    },
+    NamespaceRestriction {
+        file: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        value: "1",
+        remedy: "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    },
+];
+
 /// How to enable namespaces, according to the settings of this machine.
 fn namespace_advice() -> String {
     let has_value =
         |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    let restrictions = [
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    ];
-    let commands: Vec<&str> = restrictions
+    let commands: Vec<&str> = NAMESPACE_RESTRICTIONS
         .iter()
-        .filter(|(path, value, _)| has_value(path, value))
-        .map(|(_, _, advice)| *advice)
+        .filter(|restriction| has_value(restriction.file, restriction.value))
+        .map(|restriction| restriction.remedy)
         .collect();
     if commands.is_empty() {
         "in a container, allow user namespaces (docker: --security-opt seccomp=unconfined)".into()
@@ -128,7 +150,7 @@ fn probe_memory_cgroup() -> Mechanism {
     };
     let version = cgroup.version();
     match (cgroup.remove(), version) {
-        (Err(error), _) => refused(name, error.to_string()),
+        (Err(error), _) => refused(name, chain(&error)),
         (Ok(()), CgroupVersion::V2) => granted(name, "version 2"),
         (Ok(()), CgroupVersion::V1) => granted(name, "version 1"),
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::MountChange;
+use super::protocol::MountChange;
 
 /// How long a remount is retried while files are open for writing, before a read-only bind mount is used
 /// instead.

@@ -17,23 +17,34 @@ pub struct ProcessInfo {
     pub peak_bytes: u64,
 }
 
-/// The running processes in a sandbox, without its init. Uses the sandbox's own /proc if it has one,
-/// otherwise finds the processes that share init's pid namespace.
-pub(super) fn in_sandbox(init_pid: i32, fresh_proc: bool) -> Vec<ProcessInfo> {
-    let dirs = if fresh_proc {
-        pid_dirs(Path::new(&format!("/proc/{init_pid}/root/proc")))
-    } else {
-        pid_dirs_in_namespace_of(init_pid)
-    };
-    dirs.iter().filter_map(|dir| read_process(dir)).filter(|process| process.pid_inside > 1).collect()
+/// How the harness finds the processes of a sandbox.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SandboxProcesses {
+    /// Pid of init in the harness's pid namespace.
+    pub(super) init_pid: i32,
+    /// Whether the sandbox has its own /proc.
+    pub(super) fresh_proc: bool,
 }
 
-/// The pid, in the harness's pid namespace, of a process in the sandbox.
-pub(super) fn pid_outside(init_pid: i32, pid_inside: i32) -> Option<i32> {
-    let dirs = pid_dirs_in_namespace_of(init_pid);
-    let dir =
-        dirs.iter().find(|dir| read_process(dir).is_some_and(|process| process.pid_inside == pid_inside))?;
-    dir.file_name()?.to_str()?.parse().ok()
+impl SandboxProcesses {
+    /// The running processes in the sandbox, without its init. Uses the sandbox's own /proc if it has one,
+    /// otherwise finds the processes that share init's pid namespace.
+    pub(super) fn list(self) -> Vec<ProcessInfo> {
+        let dirs = if self.fresh_proc {
+            pid_dirs(Path::new(&format!("/proc/{}/root/proc", self.init_pid)))
+        } else {
+            pid_dirs_in_namespace_of(self.init_pid)
+        };
+        dirs.iter().filter_map(|dir| read_process(dir)).filter(|process| process.pid_inside > 1).collect()
+    }
+
+    /// The pid, in the harness's pid namespace, of a process in the sandbox.
+    pub(super) fn pid_outside(self, pid_inside: i32) -> Option<i32> {
+        let is_wanted =
+            |dir: &&PathBuf| read_process(dir).is_some_and(|process| process.pid_inside == pid_inside);
+        let dirs = pid_dirs_in_namespace_of(self.init_pid);
+        dirs.iter().find(is_wanted)?.file_name()?.to_str()?.parse().ok()
+    }
 }
 
 /// The directories of all processes in a /proc.

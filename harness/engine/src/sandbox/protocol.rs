@@ -1,20 +1,21 @@
-//! The messages between the harness and a sandbox's init: one JSON value per packet, with file descriptors
-//! attached.
+//! What the harness and a sandbox's init say to each other, as data. `packet` carries it.
 
 use std::ffi::OsString;
-use std::io::{Error, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use serde::de::DeserializeOwned;
+use nix::libc;
 use serde::{Deserialize, Serialize};
 
-/// Largest size of a packet. Argument lists and environments must fit into one.
-const MAX_PACKET_BYTES: usize = 160 * 1024;
+use crate::seccomp::SeccompProgram;
+
+/// First argument that makes our own binary run as a sandbox's init.
+pub(super) const INIT_ARGUMENT: &str = "__sandbox-init";
+/// First argument that makes our own binary run as a memory balloon.
+pub(super) const BALLOON_ARGUMENT: &str = "__balloon";
+/// How long the harness waits for a reply before it considers init lost.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A program to start in a sandbox. Its standard input is empty.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +26,25 @@ pub struct LaunchSpec {
     pub env: Vec<(OsString, OsString)>,
     /// Its working directory. Default: the harness's.
     pub cwd: Option<PathBuf>,
+}
+
+impl LaunchSpec {
+    /// The command that starts the program, with an empty standard input. Returns `None` if `argv` is empty.
+    pub(super) fn command(&self) -> Option<Command> {
+        let (program, arguments) = self.argv.split_first()?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().envs(self.env.iter().cloned()).stdin(Stdio::null());
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        Some(command)
+    }
+
+    /// What init is doing when it starts the program, for error messages.
+    pub(super) fn start_action(&self) -> String {
+        let program = self.argv.first().map(|program| program.to_string_lossy());
+        format!("start `{}`", program.unwrap_or_default())
+    }
 }
 
 /// How a process ended.
@@ -46,6 +66,15 @@ impl std::fmt::Display for ProcessExit {
 }
 
 impl ProcessExit {
+    /// Decodes a wait status, as waitpid returns it.
+    pub(super) fn from_wait_status(status: i32) -> ProcessExit {
+        if libc::WIFSIGNALED(status) {
+            ProcessExit::Signalled(libc::WTERMSIG(status))
+        } else {
+            ProcessExit::Exited(libc::WEXITSTATUS(status))
+        }
+    }
+
     /// Text for an exit, where `None` means that the process exceeded its time limit.
     pub fn describe(exit: Option<ProcessExit>) -> String {
         exit.map_or_else(|| "a timeout".into(), |exit| exit.to_string())
@@ -89,9 +118,6 @@ pub(super) struct SandboxInitRequest {
     pub(super) binds: Vec<BindMount>,
 }
 
-/// A seccomp program. Each instruction is a `sock_filter`: code, jump if true, jump if false, operand.
-pub type SeccompFilter = Vec<(u16, u8, u8, u32)>;
-
 /// The result of a command that has ended or has exceeded its time limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompletedCommand {
@@ -110,7 +136,7 @@ pub struct CompletedCommand {
 pub(super) enum ControlRequest {
     /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
     /// one is attached: a socket through which the filter's listener is sent.
-    Spawn { id: u64, launch: LaunchSpec, cgroup_procs: Option<PathBuf>, filter: Option<SeccompFilter> },
+    Spawn { id: u64, launch: LaunchSpec, cgroup_procs: Option<PathBuf>, filter: Option<SeccompProgram> },
     /// Runs a command, kills all processes that are left of it, and replies with `CommandEnded`.
     RunCommand {
         launch: LaunchSpec,
@@ -151,120 +177,5 @@ pub(super) enum ControlReply {
     /// The request failed, or the sandbox could not be set up.
     Failed { doing: String, detail: String },
     /// Not a reply: a spawned process has ended.
-    ProcessExited { id: u64, exit: ProcessExit, peak_bytes: u64 },
+    ProcessExited { id: u64, exit: ProcessExit },
 }
-
-/// Sends one packet with the given descriptors attached.
-pub(super) fn send_message<T: Serialize>(
-    socket: BorrowedFd<'_>,
-    message: &T,
-    fds: &[RawFd],
-) -> Result<(), Error> {
-    let bytes = encode(message)?;
-    let rights = [ControlMessage::ScmRights(fds)];
-    let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
-    loop {
-        match sendmsg::<()>(
-            socket.as_raw_fd(),
-            &[IoSlice::new(&bytes)],
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        ) {
-            Err(Errno::EINTR) => {}
-            sent => return sent.map(drop).map_err(Error::from),
-        }
-    }
-}
-
-/// Receives one packet. Returns `None` if the other side has closed the socket.
-pub(super) fn receive_message<T: DeserializeOwned>(
-    socket: BorrowedFd<'_>,
-) -> Result<Option<(T, Vec<OwnedFd>)>, Error> {
-    let mut bytes = vec![0; MAX_PACKET_BYTES];
-    let mut control = cmsg_space!([RawFd; 3]);
-    let (len_bytes, fds) = loop {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok(None),
-            Err(error) => return Err(error.into()),
-            Ok(received) => {
-                let fds =
-                    received.cmsgs().map_err(Error::from)?.flat_map(received_fds).collect::<Vec<RawFd>>();
-                break (received.bytes, fds);
-            }
-        }
-    };
-    let fds = fds.into_iter().map(super::sys::own_fd).collect();
-    if len_bytes == 0 {
-        return Ok(None);
-    }
-    decode(&bytes[..len_bytes]).map(|message| Some((message, fds)))
-}
-
-fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(message).map_err(Error::other)
-}
-
-fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(packet).map_err(Error::other)
-}
-
-/// Decodes a packet as a request to init or as a reply of init. For fuzzing and tests.
-///
-/// # Panics
-/// If a decoded message changes when it is encoded and decoded again.
-#[doc(hidden)]
-pub fn check_packet_round_trip(is_request: bool, packet: &[u8]) {
-    fn check<T: Serialize + DeserializeOwned>(packet: &[u8]) {
-        let Ok(message) = decode::<T>(packet) else { return };
-        let encoded = encode(&message).unwrap_or_default();
-        let reencoded = decode::<T>(&encoded).ok().and_then(|decoded| encode(&decoded).ok());
-        assert_eq!(
-            reencoded.as_ref(),
-            Some(&encoded),
-            "a message changes if it is encoded and decoded again"
-        );
-    }
-    if is_request {
-        check::<ControlRequest>(packet);
-        check::<SandboxInitRequest>(packet);
-    } else {
-        check::<ControlReply>(packet);
-    }
-}
-
-/// The descriptors attached to a packet.
-fn received_fds(message: ControlMessageOwned) -> Vec<RawFd> {
-    if let ControlMessageOwned::ScmRights(fds) = message { fds } else { Vec::new() }
-}
-
-/// Sends one descriptor.
-pub(super) fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Error> {
-    let rights = [fd.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&rights)];
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"f")], &control, flags, None)?;
-    Ok(())
-}
-
-/// Receives one descriptor. Returns `None` if the other side has closed the socket.
-pub(super) fn receive_fd(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
-    let (mut byte, mut control) = ([0], cmsg_space!([RawFd; 1]));
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    loop {
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(received) => {
-                let fds: Vec<RawFd> = received.cmsgs().map_err(Error::from)?.flat_map(received_fds).collect();
-                return Ok(fds.first().map(|fd| super::sys::own_fd(*fd)));
-            }
-        }
-    }
-}
-
-/// How long the harness waits for a reply before it considers init lost.
-pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(30);

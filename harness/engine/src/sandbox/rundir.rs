@@ -7,14 +7,18 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::SandboxError;
 use super::cgroup::{NAME_PREFIX, candidate_parents, remove_empty};
+use super::error::SandboxError;
 
 /// The file that the harness keeps locked.
 const OWNER_FILE: &str = "owner";
+
+/// How old a directory without an owner file must be to count as abandoned.
+const OWNERLESS_TIME: Duration = Duration::from_secs(60);
 
 /// The directory of a run in progress. It stays locked until this value is dropped.
 pub struct RunDir {
@@ -105,7 +109,8 @@ pub fn remove_leftovers() -> Result<Vec<RemovedLeftover>, SandboxError> {
         if !entry.file_name().to_string_lossy().starts_with("run-") {
             continue;
         }
-        let Some(_lock) = lock_if_abandoned(&entry.path()) else { continue };
+        // Holds the run's lock until its directory has been removed.
+        let Some(_abandoned) = lock_if_abandoned(&entry.path()) else { continue };
         match std::fs::remove_dir_all(entry.path()) {
             // Another process has removed it.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -119,21 +124,26 @@ pub fn remove_leftovers() -> Result<Vec<RemovedLeftover>, SandboxError> {
     Ok(leftovers)
 }
 
-/// Returns `Some` if the harness of a run has ended, with the lock on its owner file. The lock keeps other
-/// processes from removing the same run. A directory without an owner file is about to be locked, or is being
-/// removed. It counts as abandoned only after one minute, and there is nothing to lock then.
-fn lock_if_abandoned(run: &Path) -> Option<Option<File>> {
+/// A run whose harness has ended. While this value exists, no other process removes the same run.
+struct AbandonedRun {
+    /// The owner file, locked. `None` if the directory has none.
+    _locked_owner: Option<File>,
+}
+
+/// Returns `Some` if the harness of a run has ended. A directory without an owner file is about to be locked,
+/// or is being removed. It counts as abandoned only after a while, and there is nothing to lock then.
+fn lock_if_abandoned(run: &Path) -> Option<AbandonedRun> {
     let owner = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(run.join(OWNER_FILE));
     match owner {
-        Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
+        Ok(file) => file.try_lock().is_ok().then_some(AbandonedRun { _locked_owner: Some(file) }),
         Err(_) => {
             let modified = run.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
             let age = modified.and_then(|time| time.elapsed().ok());
-            age.filter(|age| age.as_secs() > 60).map(|_| None)
+            age.filter(|age| *age > OWNERLESS_TIME).map(|_| AbandonedRun { _locked_owner: None })
         }
     }
 }
@@ -142,8 +152,8 @@ fn lock_if_abandoned(run: &Path) -> Option<Option<File>> {
 fn remove_abandoned_cgroups() -> Result<Vec<RemovedLeftover>, SandboxError> {
     let prefix = format!("{NAME_PREFIX}{}-", geteuid());
     let mut leftovers = Vec::new();
-    for (parent, _) in candidate_parents() {
-        for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+    for parent in candidate_parents() {
+        for entry in std::fs::read_dir(&parent.dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let creator_pid =
                 name.strip_prefix(&prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());

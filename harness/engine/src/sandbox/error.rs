@@ -1,0 +1,44 @@
+//! Why a sandbox could not be built, used or removed.
+
+use std::path::{Path, PathBuf};
+
+use crate::file_error::{FileError, file_error};
+
+/// Why a sandbox could not be built, used or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// An operation on a file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A system call failed.
+    #[error("could not {doing}")]
+    System { doing: &'static str, source: std::io::Error },
+    /// The sandbox's init reported a failure.
+    #[error("the sandbox's init could not {doing}: {detail}")]
+    Init { doing: String, detail: String },
+    /// The sandbox's init ended, or did not reply in time.
+    #[error("the sandbox's init does not reply any more; was it killed?")]
+    InitGone,
+    /// The directory for runs can be changed by other users.
+    #[error(
+        "`{path}` is a link, belongs to another user, or is writable for others; remove it, or set TMPDIR \
+         to a directory of your own",
+        path = .path.display()
+    )]
+    NotOwned { path: PathBuf },
+}
+
+impl SandboxError {
+    /// Adds to an I/O error what was done, and to which file.
+    pub(super) fn file(
+        doing: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(std::io::Error) -> SandboxError + use<> {
+        file_error(doing, path)
+    }
+
+    /// Adds to the error of a system call what was done.
+    pub(super) fn system<E: Into<std::io::Error>>(doing: &'static str) -> impl FnOnce(E) -> SandboxError {
+        move |error| SandboxError::System { doing, source: error.into() }
+    }
+}

@@ -1,0 +1,85 @@
+//! A process that was started in a sandbox, as the harness sees it: its outputs, and how it ended.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::protocol::ProcessExit;
+use crate::locks::LockExt;
+
+/// Exits of spawned processes, by spawn id, as reported by init.
+#[derive(Default)]
+pub(super) struct ProcessExits {
+    reported: Mutex<HashMap<u64, ProcessExit>>,
+    changed: Condvar,
+}
+
+impl ProcessExits {
+    /// Stores an exit and wakes those that wait for one.
+    pub(super) fn report(&self, id: u64, exit: ProcessExit) {
+        self.reported.locked().insert(id, exit);
+        self.changed.notify_all();
+    }
+
+    /// Waits for an exit. Returns `None` if there is none after `wait`.
+    fn wait_for(&self, id: u64, wait: Duration) -> Option<ProcessExit> {
+        let deadline = Instant::now() + wait;
+        let mut reported = self.reported.locked();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match reported.get(&id) {
+                Some(exit) => return Some(*exit),
+                None if left.is_zero() => return None,
+                None => {
+                    let waited = self.changed.wait_timeout(reported, left);
+                    reported = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+}
+
+/// The reading ends of a process's standard output and error.
+pub struct ProcessOutputs {
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// A process that was started in a sandbox.
+pub struct SpawnedProcess {
+    id: u64,
+    exits: Arc<ProcessExits>,
+    pid_inside: i32,
+    outputs: Option<ProcessOutputs>,
+}
+
+impl SpawnedProcess {
+    /// The process that init started for a request with this id.
+    pub(super) fn new(id: u64, exits: Arc<ProcessExits>, pid_inside: i32) -> SpawnedProcess {
+        SpawnedProcess { id, exits, pid_inside, outputs: None }
+    }
+
+    /// Its pid within the sandbox.
+    pub fn pid_inside(&self) -> i32 {
+        self.pid_inside
+    }
+
+    /// Attaches the reading ends of the pipes that are its standard output and error.
+    #[must_use]
+    pub fn with_outputs(self, stdout: OwnedFd, stderr: OwnedFd) -> SpawnedProcess {
+        SpawnedProcess { outputs: Some(ProcessOutputs { stdout, stderr }), ..self }
+    }
+
+    /// The reading ends of its standard output and error. Returns `None` on later calls.
+    pub fn take_outputs(&mut self) -> Option<ProcessOutputs> {
+        self.outputs.take()
+    }
+
+    /// Waits until the process ends. Returns `None` if it is still running after `wait`.
+    pub fn wait_timeout(&self, wait: Duration) -> Option<ProcessExit> {
+        self.exits.wait_for(self.id, wait)
+    }
+}

@@ -1,0 +1,57 @@
+//! A seccomp program as data. The gate builds programs and a sandbox installs them; neither knows the other.
+
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+/// A seccomp program, in the order in which the kernel runs it.
+pub type SeccompProgram = Vec<SeccompInstruction>;
+
+/// One instruction: a `sock_filter` of linux/filter.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PackedInstruction", into = "PackedInstruction")]
+pub struct SeccompInstruction {
+    /// The operation, as `BPF_*` bits.
+    pub code: u16,
+    /// How many instructions are skipped if the condition of a jump holds.
+    pub jump_if_true: u8,
+    /// How many instructions are skipped if it does not hold.
+    pub jump_if_false: u8,
+    /// The operand.
+    pub operand: u32,
+}
+
+/// An instruction in a message: code, jump if true, jump if false, operand. A program has hundreds.
+type PackedInstruction = (u16, u8, u8, u32);
+
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+impl SeccompInstruction {
+    /// Lets the kernel perform the call.
+    pub const ALLOW: SeccompInstruction = SeccompInstruction::returning(libc::SECCOMP_RET_ALLOW);
+    /// Reports the call to the listener.
+    pub const NOTIFY: SeccompInstruction = SeccompInstruction::returning(libc::SECCOMP_RET_USER_NOTIF);
+
+    const fn returning(action: u32) -> SeccompInstruction {
+        SeccompInstruction { code: RETURN, jump_if_true: 0, jump_if_false: 0, operand: action }
+    }
+
+    /// Loads 32 bits of the call's `seccomp_data`.
+    pub const fn load_word(offset: u32) -> SeccompInstruction {
+        SeccompInstruction { code: LOAD_WORD, jump_if_true: 0, jump_if_false: 0, operand: offset }
+    }
+}
+
+impl From<PackedInstruction> for SeccompInstruction {
+    fn from(packed: PackedInstruction) -> SeccompInstruction {
+        let (code, jump_if_true, jump_if_false, operand) = packed;
+        SeccompInstruction { code, jump_if_true, jump_if_false, operand }
+    }
+}
+
+impl From<SeccompInstruction> for PackedInstruction {
+    fn from(instruction: SeccompInstruction) -> PackedInstruction {
+        let SeccompInstruction { code, jump_if_true, jump_if_false, operand } = instruction;
+        (code, jump_if_true, jump_if_false, operand)
+    }
+}
