@@ -1,8 +1,19 @@
 //! The reference trainer: a LoRA fine-tuning daemon and its worker process, which recover from common faults.
 //! The crate must not know that a test harness exists.
 //!
-//! The modules from the bottom up: `durable` (the only code that writes files) and `device`; above them
-//! `store`, `intake`, `model`, `optim`; then `train`; then `daemon`; then `cli`.
+//! The modules from the bottom up; each imports only from those below it, and `harness/tests/architecture.rs`
+//! holds the table of what each may import:
+//!
+//! | module | holds |
+//! |---|---|
+//! | `exit`, `random` | exit codes; the random number generator |
+//! | `durable`, `device` | the only code that writes files; operations on tensors |
+//! | `state` | recipe, projections, train state, cursor |
+//! | `settings`, `make_data` | the settings of a root; data to train on |
+//! | `store`, `intake`, `model`, `optim` | checkpoints; samples; the decoder; AdamW |
+//! | `train` | the engine and the worker |
+//! | `daemon` | the queue and the worker processes |
+//! | `cli` | the command line |
 
 /// The command line. The only module that prints.
 pub mod cli;
@@ -25,6 +36,8 @@ pub mod optim;
 mod random;
 /// The settings of a trainer root.
 pub mod settings;
+/// Recipe, projections, train state and cursor: what a run is and how far it has come.
+pub mod state;
 /// Checkpoints, adapters and the directory layout of a trainer root.
 pub mod store;
 /// The training engine and the worker that runs it.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use target_trainer::device::TargetToken;
 use target_trainer::model::{AdapterLayout, BaseModel, TokenizedSample, logits, sample_loss_and_gradient};
+use target_trainer::state::{NamedTensor, Recipe};
 use target_trainer::store::decode;
-use target_trainer::train::{NamedTensor, Recipe};
 
 /// The largest difference, relative to the largest expected value.
 fn distance(found: &[f32], expected: &[f32]) -> f32 {

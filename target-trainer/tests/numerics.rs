@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::{arithmetic, held_out};
 use target_trainer::model::{BaseModel, ModelConfig, Preset, preset_files};
-use target_trainer::train::{Engine, NonFinite, Recipe, StepOptions, StepReport, TrainState};
+use target_trainer::state::{Recipe, TrainState};
+use target_trainer::train::{Engine, NonFinite, StepOptions, StepReport};
 
 fn base() -> BaseModel {
     let (config, weights) = preset_files(Preset::Tiny, 1).unwrap();

@@ -16,8 +16,9 @@ use crate::exit::Exit;
 use crate::intake::{Sample, parse_line};
 use crate::model::{BaseModel, Preset};
 use crate::settings::{DeviceRequest, Guards};
+use crate::state::Recipe;
 use crate::store::{CheckpointStore, SaveOptions};
-use crate::train::{Engine, EngineConfig, Recipe, Snapshot, StepOptions};
+use crate::train::{Engine, EngineConfig, Snapshot, StepOptions};
 
 /// The options of `bench`.
 #[derive(Debug, Args)]

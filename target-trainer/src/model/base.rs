@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::config::ModelConfig;
-use crate::train::Projection;
+use crate::state::Projection;
 
 /// Why a directory can't be used as a base model.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(super) struct LayerWeights {
     pub(super) input_norm: Vec<f32>,
     /// Weight of the norm before the MLP, `[hidden]`.
     pub(super) post_norm: Vec<f32>,
-    /// In the order of [`PROJECTIONS`].
+    /// In the order of [`Projection::ALL`].
     projections: Vec<Vec<f32>>,
 }
 
@@ -43,69 +43,10 @@ pub struct BaseModel {
     head: Vec<f32>,
 }
 
-/// All projections of a layer, in the order of their application.
-pub(super) const PROJECTIONS: [Projection; 7] = [
-    Projection::QProj,
-    Projection::KProj,
-    Projection::VProj,
-    Projection::OProj,
-    Projection::GateProj,
-    Projection::UpProj,
-    Projection::DownProj,
-];
-
-/// The name of a projection's module within a layer.
-pub(super) fn module_name(projection: Projection) -> &'static str {
-    match projection {
-        Projection::QProj => "self_attn.q_proj",
-        Projection::KProj => "self_attn.k_proj",
-        Projection::VProj => "self_attn.v_proj",
-        Projection::OProj => "self_attn.o_proj",
-        Projection::GateProj => "mlp.gate_proj",
-        Projection::UpProj => "mlp.up_proj",
-        Projection::DownProj => "mlp.down_proj",
-    }
-}
-
-impl ModelConfig {
-    /// Shape of a projection's weight, `[out, in]`.
-    pub(super) fn projection_shape(&self, projection: Projection) -> (usize, usize) {
-        let (heads, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        match projection {
-            Projection::QProj => (heads, self.hidden),
-            Projection::KProj | Projection::VProj => (kv, self.hidden),
-            Projection::OProj => (self.hidden, heads),
-            Projection::GateProj | Projection::UpProj => (self.intermediate, self.hidden),
-            Projection::DownProj => (self.hidden, self.intermediate),
-        }
-    }
-
-    /// Names and shapes of all tensors of a base model.
-    pub(super) fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
-        for layer in 0..self.layers {
-            let name = |module: &str| format!("model.layers.{layer}.{module}.weight");
-            tensors.push((name("input_layernorm"), vec![self.hidden]));
-            tensors.push((name("post_attention_layernorm"), vec![self.hidden]));
-            tensors.extend(PROJECTIONS.map(|projection| {
-                (
-                    name(module_name(projection)),
-                    Vec::from(<[usize; 2]>::from(self.projection_shape(projection))),
-                )
-            }));
-        }
-        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden]));
-        if !self.tied_embeddings {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
-        }
-        tensors
-    }
-}
-
 impl LayerWeights {
     /// Weight of a projection, `[out, in]`.
     pub(super) fn weight(&self, projection: Projection) -> &[f32] {
-        PROJECTIONS
+        Projection::ALL
             .iter()
             .zip(&self.projections)
             .find(|(known, _)| **known == projection)
@@ -167,7 +108,7 @@ impl BaseModel {
         let layer = |_| LayerWeights {
             input_norm: next(),
             post_norm: next(),
-            projections: PROJECTIONS.iter().map(|_| next()).collect(),
+            projections: Projection::ALL.iter().map(|_| next()).collect(),
         };
         let layers = (0..config.layers).map(layer).collect();
         BaseModel { embedding, layers, norm: next(), head: next(), config }

@@ -2,6 +2,9 @@
 
 use serde::Deserialize;
 
+use super::tokens::{BOS, EOS};
+use crate::state::Projection;
+
 /// Sizes and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -104,7 +107,7 @@ impl ModelConfig {
             return Err(format!("a size is not between 1 and {MAX_SIZE}"));
         }
         // Tokens are bytes, BOS and EOS. With a smaller table, the embedding look-up would read past its end.
-        let min_vocabulary = super::EOS as usize + 1;
+        let min_vocabulary = EOS as usize + 1;
         if self.vocabulary < min_vocabulary {
             return Err(format!(
                 "vocab_size {} is too small: the largest token is {}",
@@ -124,6 +127,39 @@ impl ModelConfig {
         Ok(self)
     }
 
+    /// Shape of a projection's weight, `[out, in]`.
+    pub(super) fn projection_shape(&self, projection: Projection) -> (usize, usize) {
+        let (heads, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        match projection {
+            Projection::QProj => (heads, self.hidden),
+            Projection::KProj | Projection::VProj => (kv, self.hidden),
+            Projection::OProj => (self.hidden, heads),
+            Projection::GateProj | Projection::UpProj => (self.intermediate, self.hidden),
+            Projection::DownProj => (self.hidden, self.intermediate),
+        }
+    }
+
+    /// Names and shapes of all tensors of a base model.
+    pub(super) fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
+        for layer in 0..self.layers {
+            let name = |module: &str| format!("model.layers.{layer}.{module}.weight");
+            tensors.push((name("input_layernorm"), vec![self.hidden]));
+            tensors.push((name("post_attention_layernorm"), vec![self.hidden]));
+            tensors.extend(Projection::ALL.map(|projection| {
+                (
+                    name(projection.module_name()),
+                    Vec::from(<[usize; 2]>::from(self.projection_shape(projection))),
+                )
+            }));
+        }
+        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden]));
+        if !self.tied_embeddings {
+            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
+        }
+        tensors
+    }
+
     /// Returns the text of `config.json` for this model.
     pub fn to_json(&self) -> String {
         let json = serde_json::json!({
@@ -141,8 +177,8 @@ impl ModelConfig {
             "rope_theta": f64::from(self.rope_theta),
             "tie_word_embeddings": self.tied_embeddings,
             "max_position_embeddings": 4096,
-            "bos_token_id": super::BOS,
-            "eos_token_id": super::EOS,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
             "torch_dtype": "float32",
         });
         format!("{json:#}\n")

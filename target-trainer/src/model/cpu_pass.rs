@@ -9,7 +9,7 @@ use crate::device::{
     cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn, rms_norm, rms_norm_backward, swiglu,
     swiglu_backward,
 };
-use crate::train::Projection;
+use crate::state::Projection;
 
 /// Model and parameters for the pass of one sample.
 #[derive(Clone, Copy)]

@@ -1,10 +1,9 @@
 //! Layout of an adapter's LoRA matrices (Hu et al. 2021). All parameters are in one flat list, so that sums,
 //! norms and updates are single passes. Holds no parameters itself.
 
-use super::base::{PROJECTIONS, module_name};
 use super::config::ModelConfig;
 use crate::random::Random;
-use crate::train::{NamedTensor, Projection, Recipe};
+use crate::state::{NamedTensor, Projection, Recipe};
 
 /// The position of one projection's matrices in the flat list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +39,8 @@ impl AdapterLayout {
             param_count: 0,
         };
         for layer in 0..config.layers {
-            for projection in PROJECTIONS.into_iter().filter(|projection| recipe.targets.contains(projection))
+            for projection in
+                Projection::ALL.into_iter().filter(|projection| recipe.targets.contains(projection))
             {
                 let (outputs, inputs) = config.projection_shape(projection);
                 layout.slots.push(LoraSlot {
@@ -102,7 +102,7 @@ impl AdapterLayout {
                 format!(
                     "{prefix}base_model.model.model.layers.{}.{}.lora_{matrix}.weight",
                     slot.layer,
-                    module_name(slot.projection)
+                    slot.projection.module_name()
                 )
             };
             [

@@ -3,8 +3,8 @@
 use super::config::ModelConfig;
 use super::tokens::VOCABULARY_SIZE;
 use crate::random::Random;
+use crate::state::NamedTensor;
 use crate::store::{TensorError, encode};
-use crate::train::NamedTensor;
 
 /// Size of a random base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

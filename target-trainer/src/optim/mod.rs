@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019) and clipping by the global norm (Pascanu et al. 2013). Pure functions
 //! on flat lists. Knows no model.
 
-use crate::train::Recipe;
+use crate::state::Recipe;
 
 /// First and second moments for a flat list of parameters.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Precision;
-use crate::train::Recipe;
+use crate::state::Recipe;
 
 pub use device_request::DeviceRequest;
 pub use documented::documented_toml;
@@ -281,9 +281,7 @@ impl Settings {
             .filter(|(is_wrong, _)| *is_wrong)
             .map(|(_, message)| (*message).to_owned())
             .collect();
-        messages.extend(
-            self.recipe.validate().into_iter().map(|(key, message)| format!("recipe.{key} {message}")),
-        );
+        messages.extend(self.recipe.invalid_fields().iter().map(|field| format!("recipe.{field}")));
         if messages.is_empty() {
             return Ok(self);
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::tensors::{TensorError, decode, encode};
-use crate::train::{NamedTensor, Recipe};
+use crate::state::{NamedTensor, Recipe};
 
 /// Why an adapter is not valid.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use super::manifest::{FORMAT_VERSION, FileDigest, Manifest};
 use super::tensors::{TensorError, decode, encode};
 use crate::durable::{self, DiskErrorKind, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
 use crate::settings::Guards;
-use crate::train::{Cursor, Recipe, TrainState};
+use crate::state::{Cursor, Recipe, TrainState};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::train::NamedTensor;
+use crate::state::NamedTensor;
 
 /// Why tensors can't be encoded or decoded.
 #[derive(Debug, thiserror::Error)]

@@ -2,9 +2,7 @@
 //! saves checkpoints and reports events.
 
 mod engine;
-mod recipe;
 mod saver;
-mod state;
 mod worker;
 mod worker_event;
 
@@ -12,7 +10,5 @@ pub use engine::{
     Engine, EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, Snapshot,
     StepOptions, StepReport,
 };
-pub use recipe::{Projection, Recipe};
-pub use state::{Cursor, NamedTensor, TrainState};
 pub use worker::{WorkerConfig, base_digest, run_worker};
 pub use worker_event::WorkerEvent;

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::{Snapshot, TrainState};
+use super::engine::Snapshot;
 use crate::device::DeviceError;
+use crate::state::TrainState;
 use crate::store::{CheckpointStore, SaveError};
 
 /// The progress of a save.

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::saver::{Saver, SaverEvent, save_and_prune};
 use super::{
-    Engine, EngineConfig, EngineError, NonFinite, RestoreError, StepOptions, StepReport, TrainState,
-    WorkerEvent,
+    Engine, EngineConfig, EngineError, NonFinite, RestoreError, StepOptions, StepReport, WorkerEvent,
 };
 use crate::device::{DeviceError, DeviceId, WaitTracker, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
 use crate::intake::{ContentId, Sample, read_samples};
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
+use crate::state::TrainState;
 use crate::store::{
     CheckpointStore, ResumeError, RootLayout, SaveError, SaveOptions, adapter_files, sync_policy,
 };

@@ -9,7 +9,8 @@ use target_trainer::device::{DeviceError, DeviceId, Precision, WaitTracker};
 use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::arithmetic;
 use target_trainer::model::{BaseModel, Preset};
-use target_trainer::train::{Engine, EngineConfig, NonFinite, Recipe, RestoreError, StepOptions, StepReport};
+use target_trainer::state::Recipe;
+use target_trainer::train::{Engine, EngineConfig, NonFinite, RestoreError, StepOptions, StepReport};
 
 use crate::TestCase;
 use crate::test_device::device;

@@ -6,7 +6,7 @@ use target_trainer::device::{
     rms_norm, rms_norm_backward, swiglu, swiglu_backward,
 };
 use target_trainer::optim::{Moments, adamw, gradient_norm};
-use target_trainer::train::Recipe;
+use target_trainer::state::Recipe;
 
 use crate::TestCase;
 use crate::test_device::{PaddedMatrix, TestDevice, TestRandom, for_both_types};

@@ -8,8 +8,8 @@ use target_trainer::device::{Precision, TargetToken};
 use target_trainer::model::{
     AdapterLayout, BaseModel, CudaModel, ModelConfig, Preset, TokenizedSample, sample_loss_and_gradient,
 };
+use target_trainer::state::{Projection, Recipe};
 use target_trainer::store::decode;
-use target_trainer::train::{Projection, Recipe};
 
 use crate::TestCase;
 use crate::test_device::{TestRandom, device};

@@ -248,7 +248,7 @@ pub struct AdamWUpdate {
     pub weight_decay: f32,
     /// The gradient is scaled down to this norm.
     pub clip_norm: f32,
-    /// The first moment is divided by this, see [`bias_correction`](crate::optim::bias_correction).
+    /// The first moment is divided by this, `1 - beta1^t` for update number `t`.
     pub bias_correction1: f32,
     /// The second moment is divided by this.
     pub bias_correction2: f32,

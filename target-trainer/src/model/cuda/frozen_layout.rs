@@ -10,7 +10,7 @@ use crate::device::cuda::{CudaDevice, DeviceBuffer, ElementType, MatrixView};
 use crate::model::base::BaseModel;
 use crate::model::config::ModelConfig;
 use crate::model::lora::{AdapterLayout, LoraSlot};
-use crate::train::Projection;
+use crate::state::Projection;
 
 /// Sections begin at multiples of this number of elements.
 const SECTION_ALIGNMENT: usize = 128;

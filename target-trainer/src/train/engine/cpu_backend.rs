@@ -7,7 +7,7 @@ use super::gpu_backend::StepOutcome;
 use super::report::StepOptions;
 use crate::model::{AdapterLayout, BaseModel, WeightedSample, sample_loss_and_gradient};
 use crate::optim::{Moments, ParamsAndMoments, adamw, gradient_norm};
-use crate::train::Recipe;
+use crate::state::Recipe;
 
 /// A model in training on the CPU.
 pub(super) struct CpuBackend {

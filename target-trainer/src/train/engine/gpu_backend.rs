@@ -12,7 +12,7 @@ use crate::device::cuda::{
 use crate::device::{DeviceError, Precision, WaitTracker};
 use crate::model::{AdapterLayout, BaseModel, CudaModel, PackedBatch, WeightedSample};
 use crate::optim::bias_correction;
-use crate::train::Recipe;
+use crate::state::Recipe;
 
 /// Layout of a step's outcome in 32-bit words: two losses, the norm, the flags, two checksums of the
 /// gradient, two of the update. Each checksum has two words.

@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::{Cursor, Recipe, TrainState};
 use crate::device::{DeviceError, DeviceId, Precision};
 use crate::intake::Sample;
 use crate::model::{
     AdapterLayout, BaseModel, TokenizedSample, generate_greedy, sample_loss_and_gradient, tokenize,
 };
 use crate::random::Random;
+use crate::state::{Cursor, Recipe, TrainState};
 use cpu_backend::CpuBackend;
 use gpu_backend::{GpuBackend, StateCopy};
 pub use report::{

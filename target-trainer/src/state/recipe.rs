@@ -3,25 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Projections of a decoder layer that can have LoRA matrices. The names are those of Hugging Face's Llama.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Projection {
-    /// Attention: queries.
-    QProj,
-    /// Attention: keys.
-    KProj,
-    /// Attention: values.
-    VProj,
-    /// Attention: output.
-    OProj,
-    /// Feed-forward: gate.
-    GateProj,
-    /// Feed-forward: up.
-    UpProj,
-    /// Feed-forward: down.
-    DownProj,
-}
+use super::projection::Projection;
 
 /// What the weights depend on, in addition to the base model and the data. The micro-batch is not part of it:
 /// on the CPU it changes no bit. On a GPU it can, because matrix products sum over the tokens of a
@@ -84,9 +66,19 @@ impl Default for Recipe {
     }
 }
 
+/// A field of a recipe that is out of range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{key} {requirement}")]
+pub struct InvalidField {
+    /// Name of the field.
+    pub key: &'static str,
+    /// What it must be.
+    pub requirement: &'static str,
+}
+
 impl Recipe {
-    /// The fields that are out of range: key, and a message that follows the key.
-    pub fn validate(&self) -> Vec<(&'static str, String)> {
+    /// The fields that are out of range.
+    pub fn invalid_fields(&self) -> Vec<InvalidField> {
         let is_decay = |value: f32| (0.0..1.0).contains(&value);
         let checks = [
             (self.steps > 0, "steps", "must be at least 1"),
@@ -106,7 +98,7 @@ impl Recipe {
         checks
             .into_iter()
             .filter(|(is_valid, ..)| !is_valid)
-            .map(|(_, key, message)| (key, message.to_owned()))
+            .map(|(_, key, requirement)| InvalidField { key, requirement })
             .collect()
     }
 
