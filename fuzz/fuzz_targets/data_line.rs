@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 
 use libfuzzer_sys::fuzz_target;
-use target_trainer::intake::read_samples;
+use target_trainer::intake::{ReadError, read_samples};
 use target_trainer::settings::{Guards, Limits};
 
 fuzz_target!(|data: &[u8]| {
@@ -17,8 +17,8 @@ fuzz_target!(|data: &[u8]| {
     });
     match read {
         // What was accepted is what was read, to the byte.
-        Ok(Ok(samples)) => assert!(!samples.is_empty() && copied == data),
-        Ok(Err(error)) => assert!(error.line >= 1 && error.column >= 1),
-        Err(never) => match never {},
+        Ok(samples) => assert!(!samples.is_empty() && copied == data),
+        Err(ReadError::Data(error)) => assert!(error.line >= 1 && error.column >= 1),
+        Err(ReadError::Sink(never)) => match never {},
     }
 });

@@ -25,8 +25,11 @@ pub mod device;
 pub mod durable;
 /// Exit codes.
 pub mod exit;
+/// The error of one file operation.
+pub mod file_error;
 /// Reads data files into samples.
 pub mod intake;
+mod locks;
 /// Generates data to train on.
 pub mod make_data;
 /// The Llama decoder: a frozen base model with LoRA matrices.

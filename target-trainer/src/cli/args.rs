@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use super::bench::BenchArgs;
 use crate::model::Preset;
@@ -78,18 +78,22 @@ pub(super) enum CliCommand {
     Bench(BenchArgs),
     /// Trains one job; started by the daemon only
     #[command(hide = true)]
-    Worker {
-        root: PathBuf,
-        #[arg(long)]
-        job: String,
-        #[arg(long)]
-        micro_batch: NonZeroUsize,
-        #[arg(long)]
-        device: DeviceRequest,
-        /// Process id of the daemon
-        #[arg(long)]
-        parent: u32,
-    },
+    Worker(WorkerArgs),
+}
+
+/// The options of `worker`, which only the daemon passes.
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    pub(super) root: PathBuf,
+    #[arg(long)]
+    pub(super) job: String,
+    #[arg(long)]
+    pub(super) micro_batch: NonZeroUsize,
+    #[arg(long)]
+    pub(super) device: DeviceRequest,
+    /// Process id of the daemon
+    #[arg(long)]
+    pub(super) parent: u32,
 }
 
 #[derive(Debug, Subcommand)]

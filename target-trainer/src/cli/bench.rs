@@ -4,21 +4,21 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{CommandResult, exit_with, print};
+use super::error::CliError;
+use super::print;
 use crate::device::{DeviceId, Precision, WaitTracker};
+use crate::durable;
 use crate::exit::Exit;
 use crate::intake::{Sample, parse_line};
 use crate::model::{BaseModel, Preset};
 use crate::settings::{DeviceRequest, Guards};
 use crate::state::Recipe;
 use crate::store::{CheckpointStore, SaveOptions};
-use crate::train::{Engine, EngineConfig, Snapshot, StepOptions};
+use crate::train::{Engine, EngineConfig, Saver, SaverEvent, StepOptions};
 
 /// The options of `bench`.
 #[derive(Debug, Args)]
@@ -59,9 +59,9 @@ pub(super) struct BenchArgs {
 }
 
 /// Runs the benchmark and prints its result.
-pub(super) fn bench(args: &BenchArgs) -> CommandResult {
+pub(super) fn bench(args: &BenchArgs) -> Result<Exit, CliError> {
     let mut engine = build_engine(args)?;
-    let saver = BenchSaver::start(args)?;
+    let mut saver = BenchSaver::start(args)?;
     let mut durations = Vec::new();
     let mut loss = f32::NAN;
     for number in 0..args.warm_up + args.steps.get() {
@@ -69,7 +69,7 @@ pub(super) fn bench(args: &BenchArgs) -> CommandResult {
             engine.start_profile();
         }
         let started = Instant::now();
-        loss = engine.step(step_options(args)).map_err(exit_with(Exit::GpuFailed))?.loss;
+        loss = engine.step(step_options(args))?.loss;
         if args.save_every > 0 && (number + 1).is_multiple_of(args.save_every) {
             saver.save(&mut engine)?;
         }
@@ -86,13 +86,11 @@ pub(super) fn bench(args: &BenchArgs) -> CommandResult {
     Ok(Exit::Done)
 }
 
-fn build_engine(args: &BenchArgs) -> Result<Engine, (Exit, String)> {
+fn build_engine(args: &BenchArgs) -> Result<Engine, CliError> {
     let device = match args.device {
         DeviceRequest::Cuda(number) => DeviceId::Cuda(number),
         DeviceRequest::Cpu => DeviceId::Cpu,
-        DeviceRequest::Auto => {
-            return Err((Exit::Usage, "`bench` needs a device: `--device cpu` or `--device cuda:N`".into()));
-        }
+        DeviceRequest::Auto => return Err(CliError::BenchDevice),
     };
     let recipe = Recipe {
         batch: args.batch.get(),
@@ -106,16 +104,17 @@ fn build_engine(args: &BenchArgs) -> Result<Engine, (Exit, String)> {
         (0..args.batch.get()).map(|number| sample(number, args.sequence)).collect();
     let config =
         EngineConfig { device, precision: args.precision, wait_tracker: Arc::new(WaitTracker::default()) };
-    Engine::new_on_device(BaseModel::random(args.shape.config(), 1), recipe, &samples?, &config)
-        .map_err(exit_with(Exit::GpuFailed))
+    let base = BaseModel::random(args.shape.config(), 1);
+    Ok(Engine::new_on_device(base, recipe, &samples?, &config)?)
 }
 
 /// A text of `sequence` tokens together with its begin and end tokens. All of it is trained on.
-fn sample(number: usize, sequence: usize) -> Result<Sample, (Exit, String)> {
+fn sample(number: usize, sequence: usize) -> Result<Sample, CliError> {
     let text: String = (0..sequence.saturating_sub(2))
         .map(|index| char::from(b'a' + ((index * 7 + number) % 26) as u8))
         .collect();
-    parse_line(format!(r#"{{"text":"{text}"}}"#).as_bytes()).map_err(|error| (Exit::Usage, error.1))
+    parse_line(format!(r#"{{"text":"{text}"}}"#).as_bytes())
+        .map_err(|error| CliError::BenchSample(error.problem))
 }
 
 fn step_options(args: &BenchArgs) -> StepOptions {
@@ -151,50 +150,53 @@ fn json_report(
     .to_string()
 }
 
-/// Returns the number of checkpoints that it wrote.
-type WriterThread = JoinHandle<Result<usize, String>>;
-
-/// Saves checkpoints on a thread of its own, if `--save-every` asks for them.
+/// Saves checkpoints on the trainer's saver thread, if `--save-every` asks for them.
 struct BenchSaver {
-    thread: Option<(Sender<Snapshot>, WriterThread)>,
+    saver: Saver,
+    /// Holds the checkpoints. Removed at the end.
+    dir: PathBuf,
+    /// Number of checkpoints written.
+    saved: usize,
 }
 
 impl BenchSaver {
-    fn start(args: &BenchArgs) -> Result<BenchSaver, (Exit, String)> {
-        if args.save_every == 0 {
-            return Ok(BenchSaver { thread: None });
-        }
+    fn start(args: &BenchArgs) -> Result<BenchSaver, CliError> {
         let dir = args.save_to.clone().unwrap_or_else(std::env::temp_dir);
         let dir = dir.join(format!("target-trainer-bench-{}", std::process::id()));
-        let (sender, snapshots) = channel::<Snapshot>();
+        if args.save_every == 0 {
+            return Ok(BenchSaver { saver: Saver::Foreground, dir, saved: 0 });
+        }
         let recipe = Recipe { rank: args.rank, ..Recipe::default() };
-        let rules = SaveOptions { guards: Guards::default(), keep: 2 };
-        let thread = std::thread::spawn(move || {
-            let checkpoints = CheckpointStore::new(dir.clone(), String::new(), recipe, rules);
-            let mut count = 0;
-            for snapshot in snapshots {
-                let state = snapshot.finish().map_err(|error| error.to_string())?;
-                checkpoints.save(&state).map_err(|error| error.to_string())?;
-                count += 1;
-            }
-            crate::durable::remove_tree(&dir).map_err(|error| error.to_string())?;
-            Ok(count)
-        });
-        Ok(BenchSaver { thread: Some((sender, thread)) })
+        let options = SaveOptions { guards: Guards::default(), keep: 2 };
+        let checkpoints = CheckpointStore::new(dir.clone(), String::new(), recipe, options);
+        let saver = Saver::start_background(Arc::new(checkpoints)).map_err(CliError::SaverThread)?;
+        Ok(BenchSaver { saver, dir, saved: 0 })
     }
 
-    fn save(&self, engine: &mut Engine) -> Result<(), (Exit, String)> {
-        let Some((sender, _)) = &self.thread else { return Ok(()) };
-        // If the thread has failed, `finish` reports its error.
-        let _ = sender.send(engine.snapshot().map_err(exit_with(Exit::GpuFailed))?);
+    /// Starts a save, after waiting for the one before.
+    fn save(&mut self, engine: &mut Engine) -> Result<(), CliError> {
+        self.wait()?;
+        let step = engine.cursor().step;
+        self.saver.start(step, engine.snapshot()?);
         Ok(())
     }
 
-    /// Waits for the thread. Returns the number of checkpoints written.
-    fn finish(self) -> Result<usize, (Exit, String)> {
-        let Some((sender, thread)) = self.thread else { return Ok(0) };
-        drop(sender);
-        let written = thread.join().unwrap_or_else(|_| Err("the saver thread panicked".into()));
-        written.map_err(|reason| (Exit::Disk, reason))
+    fn wait(&mut self) -> Result<(), CliError> {
+        while let Some(event) = self.saver.next_event(true) {
+            match event {
+                SaverEvent::Saved { .. } => self.saved += 1,
+                SaverEvent::Failed { error, .. } => return Err(error.into()),
+                SaverEvent::CopyFailed { error } => return Err(error.into()),
+                SaverEvent::Pruned => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the last save and removes the checkpoints. Returns the number of those written.
+    fn finish(mut self) -> Result<usize, CliError> {
+        self.wait()?;
+        durable::remove_tree(&self.dir)?;
+        Ok(self.saved)
     }
 }

@@ -2,11 +2,11 @@
 
 mod args;
 mod bench;
+mod error;
 mod print;
 mod root;
 mod verify;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +16,15 @@ use clap::Parser;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use crate::cli::args::{CliCommand, CommandLine, DataKind};
 use crate::device::WaitTracker;
 use crate::exit::Exit;
+use crate::file_error::chain;
 use crate::settings::{DeviceRequest, Guards, Settings};
 use crate::store::RootLayout;
 use crate::train::{self, WorkerEvent};
 use crate::{daemon, make_data};
+use args::{CliCommand, CommandLine, DataKind, WorkerArgs};
+use error::CliError;
 
 /// Time between two heartbeats of a worker.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -46,40 +48,27 @@ pub fn main() -> Exit {
         CliCommand::ResumeInfo { root } => verify::resume_info(&root),
         CliCommand::MakeData(kind) => write_data(kind),
         CliCommand::Bench(args) => bench::bench(&args),
-        CliCommand::Worker { root, job, micro_batch, device, parent } => {
-            run_worker(&root, &job, (micro_batch, device), parent)
-        }
+        CliCommand::Worker(args) => run_worker(&args),
     };
-    result.unwrap_or_else(|(exit, message)| {
-        print::error(&message);
-        exit
+    result.unwrap_or_else(|error| {
+        print::error(&chain(&error));
+        error.exit()
     })
 }
 
-/// What a command returns: an exit code, and on failure one line that explains it.
-type CommandResult = Result<Exit, (Exit, String)>;
-
-fn exit_with<E: std::fmt::Display>(exit: Exit) -> impl FnOnce(E) -> (Exit, String) {
-    move |error| (exit, error.to_string())
-}
-
-fn read_settings(layout: &RootLayout) -> Result<Settings, (Exit, String)> {
-    Settings::read(&layout.settings()).map_err(exit_with(Exit::Usage))
-}
-
 /// A flag that SIGTERM and SIGINT set.
-fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, (Exit, String)> {
+fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, CliError> {
     let flag = Arc::new(AtomicBool::new(false));
     let stop_signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
     for signal in stop_signals.into_iter().filter(|_| guards.defer_stop) {
-        signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(exit_with(Exit::Failed))?;
+        signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(CliError::Signal)?;
     }
     Ok(flag)
 }
 
-fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> CommandResult {
+fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
-    let mut settings = read_settings(&layout)?;
+    let mut settings = Settings::read(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
     print::start_logging(Some(&layout));
     let stop = stop_flag(&settings.guards)?;
@@ -90,38 +79,30 @@ fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Comman
         print_line: &print::line,
         stop_requested: &|| stop.load(Ordering::Relaxed),
     };
-    daemon::run(&config).map_err(|error| (error.exit(), error.to_string()))
+    Ok(daemon::run(&config)?)
 }
 
-fn run_worker(
-    root: &Path,
-    job: &str,
-    (micro_batch, device): (NonZeroUsize, DeviceRequest),
-    parent: u32,
-) -> CommandResult {
+fn run_worker(args: &WorkerArgs) -> Result<Exit, CliError> {
     // A worker must not outlive its daemon. The parent check covers a daemon that died before this call.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(exit_with(Exit::Failed))?;
-    if std::os::unix::process::parent_id() != parent {
-        return Err((Exit::Failed, "the daemon has exited; start it again".into()));
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if std::os::unix::process::parent_id() != args.parent {
+        return Err(CliError::DaemonGone);
     }
-    let layout = RootLayout::new(root);
-    let settings = read_settings(&layout)?;
+    let layout = RootLayout::new(&args.root);
+    let settings = Settings::read(&layout.settings())?;
     print::start_logging(None);
     let stop = stop_flag(&settings.guards)?;
     if settings.train.threads > 0 {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(settings.train.threads)
-            .build_global()
-            .map_err(exit_with(Exit::Failed))?;
+        rayon::ThreadPoolBuilder::new().num_threads(settings.train.threads).build_global()?;
     }
     let wait_tracker = Arc::new(WaitTracker::default());
     start_heartbeat(Arc::clone(&wait_tracker), &settings);
     let config = train::WorkerConfig {
         layout: &layout,
         settings: &settings,
-        job,
-        micro_batch,
-        device,
+        job: &args.job,
+        micro_batch: args.micro_batch,
+        device: args.device,
         wait_tracker,
         emit: &|event| print::worker_event(&event),
         stop_requested: &|| stop.load(Ordering::Relaxed),
@@ -146,15 +127,12 @@ fn start_heartbeat(wait_tracker: Arc<WaitTracker>, settings: &Settings) {
     });
 }
 
-fn write_data(kind: DataKind) -> CommandResult {
+fn write_data(kind: DataKind) -> Result<Exit, CliError> {
     let (lines, out): (Box<dyn Iterator<Item = String>>, _) = match kind {
         DataKind::Arithmetic { seed, samples, length, out } => {
             (Box::new(make_data::arithmetic(seed, samples, length)), out)
         }
-        DataKind::Text { dir, chunk, out } => {
-            let texts = make_data::text(&dir, chunk).map_err(exit_with(Exit::Failed))?;
-            (Box::new(texts), out)
-        }
+        DataKind::Text { dir, chunk, out } => (Box::new(make_data::text(&dir, chunk)?), out),
     };
     let count = root::write_lines(&out, lines)?;
     print::line(&format!("wrote {count} samples to {}", out.display()));

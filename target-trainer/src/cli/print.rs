@@ -1,11 +1,13 @@
 //! Prints to standard output and standard error, and writes the log file. Nothing else in the crate prints.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::durable::AppendFile;
+use crate::durable::{self, AppendFile};
+use crate::locks::LockExt;
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
 
@@ -35,8 +37,9 @@ pub(super) fn error(text: &str) {
 
 /// Sends log lines to standard error and, with a `layout`, to the root's log file.
 pub(super) fn start_logging(layout: Option<&RootLayout>) {
-    let file = layout.map(|layout| layout.logs().join("daemon.log"));
-    let sink = LogSink { file: file.map(|path| (Mutex::new(None), path)) };
+    let file =
+        |layout: &RootLayout| LogFile { path: layout.logs().join("daemon.log"), open: Mutex::new(None) };
+    let sink = LogSink { file: layout.map(file) };
     let subscriber = tracing_subscriber::fmt().with_writer(sink).with_ansi(false).with_target(false);
     // Fails only if a subscriber is set already; that one stays.
     let _ = subscriber.try_init();
@@ -44,8 +47,14 @@ pub(super) fn start_logging(layout: Option<&RootLayout>) {
 
 /// Where log lines go: always standard error, and a file if there is one.
 struct LogSink {
-    /// The file is opened at the first line.
-    file: Option<(Mutex<Option<AppendFile>>, std::path::PathBuf)>,
+    file: Option<LogFile>,
+}
+
+/// The log file of a root.
+struct LogFile {
+    path: PathBuf,
+    /// Opened at the first line.
+    open: Mutex<Option<AppendFile>>,
 }
 
 /// Writes one log line to its sink.
@@ -65,11 +74,11 @@ impl Write for LogWriter<'_> {
     /// Ignores write errors: a full disk must not stop training because of its log.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let _ = std::io::stderr().lock().write_all(bytes);
-        if let Some((file, path)) = &self.sink.file {
-            let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(LogFile { path, open }) = &self.sink.file {
+            let mut file = open.locked();
             if file.as_ref().is_some_and(|file| file.len() > MAX_LOG_BYTES) {
                 *file = None;
-                let _ = crate::durable::rename(path, &path.with_extension("log.1"));
+                let _ = durable::rename(path, &path.with_extension("log.1"));
             }
             if file.is_none() {
                 *file = AppendFile::open_to_append(path).ok();

@@ -2,25 +2,27 @@
 
 use std::path::Path;
 
-use super::{CommandResult, exit_with, print, read_settings};
+use super::error::CliError;
+use super::print;
 use crate::durable::TEMPORARY_MARKER;
 use crate::exit::Exit;
+use crate::file_error::chain;
 use crate::intake::ContentId;
+use crate::model::BaseModel;
 use crate::settings::{Guards, Settings};
 use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter};
-use crate::train;
 
 /// `verify`: prints a line for each damaged checkpoint, adapter or data file. Files that a killed process
 /// left unfinished are listed too but are not findings, because the next start removes them.
-pub(super) fn verify(root: &Path) -> CommandResult {
+pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
-    let settings = read_settings(&layout)?;
+    let settings = Settings::read(&layout.settings())?;
     let mut findings = Vec::new();
     for job in sorted_names(&layout.checkpoints()) {
         findings.extend(checkpoint_findings(&layout, &settings, &job)?);
     }
     for job in sorted_names(&layout.done()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER)) {
-        findings.extend(check_adapter(&layout.done().join(job)).err().map(|error| error.to_string()));
+        findings.extend(check_adapter(&layout.done().join(job)).err().map(|error| chain(&error)));
     }
     findings.extend(
         sorted_names(&layout.processing())
@@ -54,11 +56,7 @@ fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     }
 }
 
-fn checkpoint_findings(
-    layout: &RootLayout,
-    settings: &Settings,
-    job: &str,
-) -> Result<Vec<String>, (Exit, String)> {
+fn checkpoint_findings(layout: &RootLayout, settings: &Settings, job: &str) -> Result<Vec<String>, CliError> {
     let dir = layout.job_checkpoints(job);
     let checkpoints = open_checkpoints(layout, settings, job)?;
     let mut findings = Vec::new();
@@ -67,9 +65,9 @@ fn checkpoint_findings(
         if name.starts_with(TEMPORARY_MARKER) {
             report_unfinished(&path);
         } else if let Err(error) = checkpoints.load(&name) {
-            findings.push(format!("`{}`: {error}", path.display()));
+            findings.push(format!("`{}`: {}", path.display(), chain(&error)));
         } else if let Err(error) = check_adapter(&path) {
-            findings.push(error.to_string());
+            findings.push(chain(&error));
         }
     }
     Ok(findings)
@@ -80,16 +78,16 @@ fn open_checkpoints(
     layout: &RootLayout,
     settings: &Settings,
     job: &str,
-) -> Result<CheckpointStore, (Exit, String)> {
-    let base = train::base_digest(&layout.base()).map_err(exit_with(Exit::BaseModel))?;
+) -> Result<CheckpointStore, CliError> {
+    let base = BaseModel::digest(&layout.base())?;
     let rules = SaveOptions { guards: Guards::default(), keep: settings.train.keep };
     Ok(CheckpointStore::new(layout.job_checkpoints(job), base, settings.recipe.clone(), rules))
 }
 
 /// `resume-info`: prints the step that each queued job would resume from.
-pub(super) fn resume_info(root: &Path) -> CommandResult {
+pub(super) fn resume_info(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
-    let settings = read_settings(&layout)?;
+    let settings = Settings::read(&layout.settings())?;
     for job in sorted_names(&layout.processing()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER))
     {
         match open_checkpoints(&layout, &settings, &job)?.resume() {
@@ -97,10 +95,10 @@ pub(super) fn resume_info(root: &Path) -> CommandResult {
                 let step = resume.state.map_or(0, |state| state.cursor.step);
                 print::line(&format!("job {job} would resume from step {step}"));
                 resume.skipped.iter().for_each(|skipped| {
-                    print::line(&format!("  skipped checkpoint {}: {}", skipped.name, skipped.reason))
+                    print::line(&format!("  skipped checkpoint {}: {}", skipped.name, chain(&skipped.damage)))
                 });
             }
-            Err(error) => print::line(&format!("job {job} can't resume: {error}")),
+            Err(error) => print::line(&format!("job {job} can't resume: {}", chain(&error))),
         }
     }
     Ok(Exit::Done)

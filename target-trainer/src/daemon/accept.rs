@@ -2,14 +2,14 @@
 //! exactly the bytes that were checked.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Error, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::DaemonConfig;
+use super::daemon_config::DaemonConfig;
+use super::error::AcceptError;
 use super::jobs::{self, Job};
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKER};
-use crate::intake::{ContentId, DataError, read_samples};
+use crate::intake::{ContentId, DataError, ReadError, read_samples};
 
 /// Maximum characters of a file name in printed lines and in `job.json`.
 const MAX_NAME_CHARS: usize = 80;
@@ -17,14 +17,14 @@ const MAX_NAME_CHARS: usize = 80;
 /// Accepts or rejects a file of the inbox. A rejected file is not an error.
 ///
 /// # Errors
-/// `NotFound` if the file has vanished. Any other kind is a failed read or write.
-pub(super) fn accept_file(config: &DaemonConfig<'_>, path: &Path, name: &str) -> Result<(), Error> {
+/// If the file has vanished or can't be read, or a write fails.
+pub(super) fn accept_file(config: &DaemonConfig<'_>, path: &Path, name: &str) -> Result<(), AcceptError> {
     let file = match open_regular_file(path) {
         Ok(file) => file,
         Err(OpenFailure::NotRegularFile(file_type)) => {
             return reject(config, path, name, None, &format!("{file_type}, not a regular file"));
         }
-        Err(OpenFailure::Io(error)) => return Err(error),
+        Err(OpenFailure::Io(error)) => return Err(error.into()),
     };
     if file.metadata()?.len() > config.settings.limits.file_bytes {
         let message = format!("the file is larger than {} bytes", config.settings.limits.file_bytes);
@@ -33,11 +33,11 @@ pub(super) fn accept_file(config: &DaemonConfig<'_>, path: &Path, name: &str) ->
     let temporary = config.layout.processing().join(format!("{TEMPORARY_MARKER}-intake"));
     let copied = copy_and_check(config, file, &temporary, name);
     if copied.is_err() {
-        durable::remove_tree(&temporary).map_err(into_io_error)?;
+        durable::remove_tree(&temporary)?;
     }
-    match copied.map_err(into_io_error)? {
+    match copied? {
         CopyOutcome::Invalid(error) => {
-            durable::remove_tree(&temporary).map_err(into_io_error)?;
+            durable::remove_tree(&temporary)?;
             reject(config, path, name, Some(&error), &error.message)
         }
         CopyOutcome::Job(job) => enqueue(config, path, &temporary, &job),
@@ -48,7 +48,7 @@ pub(super) fn accept_file(config: &DaemonConfig<'_>, path: &Path, name: &str) ->
 enum OpenFailure {
     /// Holds what it is instead, for the printed line.
     NotRegularFile(&'static str),
-    Io(Error),
+    Io(std::io::Error),
 }
 
 /// Opens a regular file. Never blocks on a pipe and never follows a symbolic link.
@@ -96,10 +96,11 @@ fn copy_and_check(
     let read = read_samples(file, &config.settings.limits, &config.settings.guards, |line| {
         content.update(line);
         copy.write_all(line)
-    })?;
+    });
     let samples = match read {
         Ok(samples) => samples.len() as u64,
-        Err(error) => return Ok(CopyOutcome::Invalid(error)),
+        Err(ReadError::Data(error)) => return Ok(CopyOutcome::Invalid(error)),
+        Err(ReadError::Sink(error)) => return Err(error),
     };
     copy.finish(SyncPolicy::Full)?;
     let id = content.finish();
@@ -112,16 +113,16 @@ fn copy_and_check(
 }
 
 /// Moves the copy into the queue by one rename, then removes the file from the inbox.
-fn enqueue(config: &DaemonConfig<'_>, path: &Path, temporary: &Path, job: &Job) -> Result<(), Error> {
+fn enqueue(config: &DaemonConfig<'_>, path: &Path, temporary: &Path, job: &Job) -> Result<(), AcceptError> {
     if jobs::is_known(&config.layout, &job.id) {
-        durable::remove_tree(temporary).map_err(into_io_error)?;
+        durable::remove_tree(temporary)?;
         (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
     } else {
-        durable::rename(temporary, &config.layout.processing().join(&job.id)).map_err(into_io_error)?;
-        durable::sync_dir(&config.layout.processing(), SyncPolicy::Full).map_err(into_io_error)?;
+        durable::rename(temporary, &config.layout.processing().join(&job.id))?;
+        durable::sync_dir(&config.layout.processing(), SyncPolicy::Full)?;
         (config.print_line)(&format!("accepted job {}: {} samples from {}", job.id, job.samples, job.name));
     }
-    durable::remove_file(path).map_err(into_io_error)
+    Ok(durable::remove_file(path)?)
 }
 
 /// Moves the file to `failed/`, next to a `reason.json` that describes what is wrong with it.
@@ -131,7 +132,7 @@ fn reject(
     name: &str,
     data_error: Option<&DataError>,
     message: &str,
-) -> Result<(), Error> {
+) -> Result<(), AcceptError> {
     let shown = display_name(name);
     let digest = blake3::hash(format!("{name}\0{data_error:?}\0{message}").as_bytes()).to_hex();
     let dir = config.layout.failed().join(format!("rejected-{}", &digest[..16]));
@@ -142,9 +143,9 @@ fn reject(
         "column": data_error.map(|error| error.column),
         "advice": "fix the file and submit it again",
     });
-    durable::remove_tree(&dir).map_err(into_io_error)?;
+    durable::remove_tree(&dir)?;
     let text = serde_json::to_vec_pretty(&reason).unwrap_or_default();
-    durable::write_dir(&dir, &[("reason.json", text)], SyncPolicy::Full, true).map_err(into_io_error)?;
+    durable::write_dir(&dir, &[("reason.json", text)], SyncPolicy::Full, true)?;
     let position = data_error
         .map(|data_error| format!(" line {} column {}:", data_error.line, data_error.column))
         .unwrap_or_default();
@@ -154,8 +155,8 @@ fn reject(
     let hidden = path.with_file_name(format!(".rejected-{}", &digest[..16]));
     match durable::rename(path, &dir.join("data")).or_else(|_| durable::rename(path, &hidden)) {
         // The file has vanished, so there is nothing to move.
-        Err(error) if error.error.kind() == ErrorKind::NotFound => Ok(()),
-        moved => moved.map_err(into_io_error),
+        Err(error) if error.is_not_found() => Ok(()),
+        moved => Ok(moved?),
     }
 }
 
@@ -166,11 +167,4 @@ fn display_name(name: &str) -> String {
         return escaped;
     }
     escaped.chars().take(MAX_NAME_CHARS).chain("..".chars()).collect()
-}
-
-/// Keeps the error's text and kind, but turns `NotFound` into `Other`: callers take `NotFound` for a vanished
-/// inbox file.
-fn into_io_error(error: DurableError) -> Error {
-    let kind = error.error.kind();
-    Error::new(if kind == ErrorKind::NotFound { ErrorKind::Other } else { kind }, error)
 }

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{DaemonConfig, DaemonError, accept};
+use super::accept::accept_file;
+use super::daemon_config::DaemonConfig;
+use super::error::{AcceptError, DaemonError};
 use crate::durable::TEMPORARY_MARKER;
+use crate::file_error::file_error;
 use crate::store::RootLayout;
 
 /// A file that was seen and not yet accepted.
@@ -54,8 +57,7 @@ impl Inbox {
 
     /// Checks each file once. Stops early if a stop is requested.
     pub(super) fn scan(&mut self, config: &DaemonConfig<'_>) -> Result<(), DaemonError> {
-        let listed = ready_names(&self.dir)
-            .map_err(|error| DaemonError::Read { path: self.dir.display().to_string(), error })?;
+        let listed = ready_names(&self.dir).map_err(file_error("read", &self.dir))?;
         let names: std::collections::BTreeSet<OsString> =
             listed.into_iter().chain(self.pending.keys().cloned()).collect();
         for name in names {
@@ -63,26 +65,22 @@ impl Inbox {
                 return Ok(());
             }
             match self.check_file(&name, config) {
-                Err(error)
-                    if error.kind() == std::io::ErrorKind::NotFound
-                        && config.settings.guards.tolerate_vanished =>
-                {
+                Err(error) if error.is_vanished() && config.settings.guards.tolerate_vanished => {
                     self.pending.remove(&name);
                     (config.print_line)(&format!(
                         "vanished before it could be read: {}",
                         name.to_string_lossy().escape_debug()
                     ));
                 }
-                result => result.map_err(|error| DaemonError::Read {
-                    path: self.dir.join(&name).display().to_string(),
-                    error,
-                })?,
+                result => {
+                    result.map_err(|source| DaemonError::Accept { path: self.dir.join(&name), source })?
+                }
             }
         }
         Ok(())
     }
 
-    fn check_file(&mut self, name: &OsStr, config: &DaemonConfig<'_>) -> Result<(), std::io::Error> {
+    fn check_file(&mut self, name: &OsStr, config: &DaemonConfig<'_>) -> Result<(), AcceptError> {
         let path = self.dir.join(name);
         let metadata = path.symlink_metadata()?;
         let settle_time = Duration::from_millis(config.settings.limits.settle_ms);
@@ -104,7 +102,7 @@ impl Inbox {
                 return Ok(());
             }
         }
-        let accepted = accept::accept_file(config, &path, &name.to_string_lossy());
+        let accepted = accept_file(config, &path, &name.to_string_lossy());
         if accepted.is_ok() {
             self.pending.remove(name);
         }

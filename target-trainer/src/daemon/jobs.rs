@@ -1,10 +1,12 @@
 //! The queue of jobs. A job moves by one synced rename, and the daemon removes unfinished moves when it
 //! starts. Knows nothing of workers.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::DaemonError;
 use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
+use crate::file_error::{FileError, file_error};
 use crate::store::RootLayout;
 
 /// An accepted job, as `job.json` stores it.
@@ -32,19 +34,15 @@ pub(super) fn remove_unfinished(layout: &RootLayout) -> Result<(), DurableError>
 }
 
 /// All jobs in the queue, sorted by `order`. Entries that can't be read are logged and skipped.
-pub(super) fn queued(layout: &RootLayout) -> Result<Vec<Job>, DaemonError> {
+pub(super) fn queued(layout: &RootLayout) -> Result<Vec<Job>, FileError> {
     let dir = layout.processing();
-    let failed = |error| DaemonError::Read { path: dir.display().to_string(), error };
     let mut jobs = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(failed)?.flatten() {
+    for entry in std::fs::read_dir(&dir).map_err(file_error("read", &dir))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(TEMPORARY_MARKER) {
             continue;
         }
-        match std::fs::read(entry.path().join("job.json"))
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| serde_json::from_slice::<Job>(&bytes).map_err(|error| error.to_string()))
-        {
+        match read_job(&entry.path()) {
             Ok(job) if job.id == name => jobs.push(job),
             Ok(job) => tracing::warn!("queue entry `{name}` has the job id `{}`; it is ignored", job.id),
             Err(error) => tracing::warn!("queue entry `{name}` can't be read and is ignored: {error}"),
@@ -54,16 +52,29 @@ pub(super) fn queued(layout: &RootLayout) -> Result<Vec<Job>, DaemonError> {
     Ok(jobs)
 }
 
+fn read_job(entry: &Path) -> std::io::Result<Job> {
+    // serde_json's error becomes an I/O error with the same text.
+    Ok(serde_json::from_slice(&std::fs::read(entry.join("job.json"))?)?)
+}
+
 /// The first job in the queue.
-pub(super) fn next_queued(layout: &RootLayout) -> Result<Option<Job>, DaemonError> {
+pub(super) fn next_queued(layout: &RootLayout) -> Result<Option<Job>, FileError> {
     Ok(queued(layout)?.into_iter().next())
 }
 
-/// The step and the adapter digest of a job that is finished already.
-pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Option<(u64, String)> {
+/// The result of a finished job, from its `report.json`.
+pub(super) struct FinishedJob {
+    pub(super) step: u64,
+    /// Digest of the adapter.
+    pub(super) adapter: String,
+}
+
+/// The result of a job that is finished already.
+pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Option<FinishedJob> {
     let bytes = std::fs::read(layout.done().join(&job.id).join("report.json")).ok()?;
     let report: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    Some((report.get("step")?.as_u64()?, report.get("adapter")?.as_str()?.to_owned()))
+    let adapter = report.get("adapter")?.as_str()?.to_owned();
+    Some(FinishedJob { step: report.get("step")?.as_u64()?, adapter })
 }
 
 /// Whether a job with this id is queued or done.

@@ -3,6 +3,8 @@
 
 mod accept;
 mod cgroup;
+mod daemon_config;
+mod error;
 mod inbox;
 mod jobs;
 mod restart_policy;
@@ -12,14 +14,16 @@ mod worker_process;
 use std::time::{Duration, Instant};
 
 use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample};
-use crate::durable::{self, DurableError};
+use crate::durable::{self, LockError};
 use crate::exit::Exit;
+use crate::file_error::chain;
 use crate::settings::{DeviceRequest, Settings};
-use crate::store::RootLayout;
 use crate::train::WorkerEvent;
 
+pub use daemon_config::DaemonConfig;
+pub use error::{AcceptError, DaemonError};
 use inbox::Inbox;
-use jobs::Job;
+use jobs::{FinishedJob, Job};
 use restart_policy::{NextAction, RestartPolicy};
 use status::StatusWriter;
 use worker_process::WorkerProcess;
@@ -32,52 +36,6 @@ const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum time that the last GPU health check before the exit may take.
 const FINAL_GPU_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a daemon needs to run.
-pub struct DaemonConfig<'a> {
-    /// The root that the daemon owns.
-    pub layout: RootLayout,
-    /// The root's settings.
-    pub settings: Settings,
-    /// Exit when the inbox and the queue are empty.
-    pub drain: bool,
-    /// Prints a line on standard output.
-    pub print_line: &'a dyn Fn(&str),
-    /// Whether a signal has requested a stop.
-    pub stop_requested: &'a dyn Fn() -> bool,
-}
-
-/// Why a daemon exits with an error.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// Another daemon holds the root's lock. `holder` is what that daemon wrote into the lock file.
-    #[error("root `{root}` is in use by another daemon ({holder}); stop that daemon first")]
-    Locked { root: String, holder: String },
-    /// A write failed.
-    #[error(transparent)]
-    Disk(#[from] DurableError),
-    /// A file or a directory of the root can't be read.
-    #[error("could not read `{path}`: {error}")]
-    Read { path: String, error: std::io::Error },
-    /// The worker process can't be started.
-    #[error("could not start a worker: {0}; the job stays in the queue")]
-    WorkerStart(std::io::Error),
-    /// A worker exited for a reason that stops the daemon too.
-    #[error("{reason}")]
-    Stopped { exit: Exit, reason: String },
-}
-
-impl DaemonError {
-    /// The exit code for this error.
-    pub fn exit(&self) -> Exit {
-        match self {
-            DaemonError::Locked { .. } => Exit::Locked,
-            DaemonError::Disk(_) => Exit::Disk,
-            DaemonError::Stopped { exit, .. } => *exit,
-            DaemonError::Read { .. } | DaemonError::WorkerStart(_) => Exit::Failed,
-        }
-    }
-}
-
 /// Runs until a stop is requested or, with `drain`, until the inbox and the queue are empty.
 ///
 /// # Errors
@@ -87,12 +45,11 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         durable::create_dir(&dir)?;
     }
     let note = format!("pid {}\n", std::process::id());
-    let _lock = durable::lock(&config.layout.lock(), &note).map_err(|held| match held {
-        Ok(holder) => DaemonError::Locked {
-            root: config.layout.root().display().to_string(),
-            holder: holder.trim().to_owned(),
-        },
-        Err(error) => DaemonError::Disk(error),
+    let _lock = durable::lock(&config.layout.lock(), &note).map_err(|error| match error {
+        LockError::HeldBy(note) => {
+            DaemonError::Locked { root: config.layout.root().to_owned(), holder: note.trim().to_owned() }
+        }
+        LockError::Disk(error) => DaemonError::Disk(error),
     })?;
     jobs::remove_unfinished(&config.layout)?;
     let status = StatusWriter::new(&config.layout, &config.settings.guards);
@@ -111,7 +68,7 @@ fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
     }
     let interval = Duration::from_millis(settings.device.health_every_ms);
     GpuHealthMonitor::start(u32::try_from(gpu_index).ok()?, interval)
-        .inspect_err(|reason| tracing::info!("the GPU's health is not monitored: {reason}"))
+        .inspect_err(|error| tracing::info!("the GPU's health is not monitored: {}", chain(error)))
         .ok()
 }
 
@@ -201,7 +158,7 @@ impl Daemon<'_> {
         self.status.set_gpu(sample.reading);
     }
 
-    fn remove_from_queue(&self, job: &jobs::Job) -> Result<(), DaemonError> {
+    fn remove_from_queue(&self, job: &Job) -> Result<(), DaemonError> {
         let whole = self.config.settings.guards.prune_whole;
         Ok(jobs::remove_from_queue(&self.config.layout, job, whole)?)
     }
@@ -209,7 +166,7 @@ impl Daemon<'_> {
     fn start_next_job(&mut self) -> Result<(), DaemonError> {
         let Some(job) = jobs::next_queued(&self.config.layout)? else { return Ok(()) };
         // An earlier daemon was killed after the job finished but before it left the queue.
-        if let Some((step, adapter)) = jobs::finished_result(&self.config.layout, &job) {
+        if let Some(FinishedJob { step, adapter }) = jobs::finished_result(&self.config.layout, &job) {
             (self.config.print_line)(&format!("finished job {} at step {step} adapter {adapter}", job.id));
             return self.remove_from_queue(&job);
         }

@@ -16,10 +16,19 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WorkerExit {
     pub(super) status: ExitStatus,
-    /// The cgroup's OOM kill count before and after the worker ran, if it rose.
-    pub(super) oom_kill_counts: Option<(u64, u64)>,
+    /// The cgroup's OOM kill counts, if they rose.
+    pub(super) oom_kill_counts: Option<OomKillCounts>,
     /// Why the daemon killed it, if it did.
     pub(super) kill_reason: Option<&'static str>,
+}
+
+/// How many processes of the cgroup the OOM killer had killed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OomKillCounts {
+    /// When the worker started.
+    pub(super) before: u64,
+    /// When it had exited.
+    pub(super) after: u64,
 }
 
 /// What the daemon does next.
@@ -87,10 +96,11 @@ impl RestartPolicy {
             return self.decide_by_exit_code(exit, reason);
         }
         match (worker_exit.status.signal(), worker_exit.oom_kill_counts) {
-            (Some(SIGKILL), Some((before, after))) if worker_exit.kill_reason.is_none() => self
-                .shrink_after_oom(&format!(
+            (Some(SIGKILL), Some(OomKillCounts { before, after })) if worker_exit.kill_reason.is_none() => {
+                self.shrink_after_oom(&format!(
                     "worker killed by the OOM killer (OOM kills in its cgroup rose from {before} to {after})"
-                )),
+                ))
+            }
             (Some(SIGKILL), None) if worker_exit.kill_reason.is_none() => self.handle_unexplained_kill(),
             (Some(SIGKILL), _) => self.handle_crash(&format!(
                 "worker {} and was killed",
@@ -205,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    fn killed(oom_kill_counts: Option<(u64, u64)>) -> WorkerExit {
+    fn killed(oom_kill_counts: Option<OomKillCounts>) -> WorkerExit {
         WorkerExit { status: ExitStatus::from_raw(SIGKILL), oom_kill_counts, kill_reason: None }
     }
 
@@ -213,7 +223,7 @@ mod tests {
     fn an_oom_kill_halves_the_micro_batch_and_another_sigkill_does_so_when_repeated() {
         let mut policy =
             RestartPolicy::new(&Settings::default().with(&["train.micro_batch=8".into()]).unwrap());
-        policy.decide(killed(Some((0, 1))), "");
+        policy.decide(killed(Some(OomKillCounts { before: 0, after: 1 })), "");
         assert_eq!(policy.micro_batch(), 4);
         policy.decide(killed(None), "");
         assert_eq!(policy.micro_batch(), 4);

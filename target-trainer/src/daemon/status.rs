@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::device::GpuReading;
 use crate::durable::{self, SyncPolicy};
+use crate::file_error::chain;
 use crate::settings::Guards;
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
@@ -103,7 +104,7 @@ impl StatusWriter {
         let write = if self.atomic { durable::replace } else { durable::write_in_place };
         let written = write(&self.path, &text, SyncPolicy::NoSync);
         match (&written, self.is_failing) {
-            (Err(error), false) => tracing::warn!("status.json is out of date from now on: {error}"),
+            (Err(error), false) => tracing::warn!("status.json is out of date from now on: {}", chain(error)),
             (Ok(()), true) => tracing::info!("status.json is up to date again"),
             _ => {}
         }

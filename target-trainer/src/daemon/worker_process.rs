@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::cgroup;
+use super::daemon_config::DaemonConfig;
 use super::jobs::Job;
-use super::restart_policy::WorkerExit;
-use super::{DaemonConfig, cgroup};
+use super::restart_policy::{OomKillCounts, WorkerExit};
 use crate::settings::{DeviceRequest, Settings};
 use crate::train::WorkerEvent;
 
@@ -101,7 +102,7 @@ impl WorkerProcess {
         }
         let status = self.child.try_wait().ok()??;
         let oom = match (self.oom_kills_before, cgroup::oom_kill_count()) {
-            (Some(before), Some(after)) if after > before => Some((before, after)),
+            (Some(before), Some(after)) if after > before => Some(OomKillCounts { before, after }),
             _ => None,
         };
         Some(WorkerExit { status, oom_kill_counts: oom, kill_reason: self.kill_reason })

@@ -21,7 +21,7 @@ mod finite_differences;
 pub use attention::{AttentionGradients, AttentionShape, attention, attention_backward};
 pub use cuda::{DeviceError, cuda_device_count};
 pub use elementwise::{add, embed, swiglu, swiglu_backward};
-pub use health::{GpuHealthMonitor, GpuReading, HealthEvent, HealthSample};
+pub use health::{GpuHealthMonitor, GpuReading, HealthError, HealthEvent, HealthSample};
 pub use loss::{TargetToken, cross_entropy};
 pub use matmul::{Accumulate, matmul_nn, matmul_nt, matmul_tn};
 pub use norm::{rms_norm, rms_norm_backward};

@@ -1,9 +1,11 @@
 //! Measures how long threads have been waiting for the device. A watchdog thread uses it to detect a kernel
 //! that never ends. Knows nothing of CUDA.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::locks::LockExt;
 
 /// The current waits of all threads.
 #[derive(Debug, Default)]
@@ -25,23 +27,19 @@ impl WaitTracker {
     /// returned.
     pub fn begin_wait(&self) -> ActiveWait<'_> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.active_waits().push((id, Instant::now()));
+        self.active_waits.locked().push((id, Instant::now()));
         ActiveWait { tracker: self, id }
     }
 
     /// Returns the duration of the longest current wait, or `None` if no thread is waiting.
     pub fn longest_wait(&self) -> Option<Duration> {
-        self.active_waits().iter().map(|(_, start)| start.elapsed()).max()
-    }
-
-    fn active_waits(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
-        self.active_waits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.active_waits.locked().iter().map(|(_, start)| start.elapsed()).max()
     }
 }
 
 impl Drop for ActiveWait<'_> {
     fn drop(&mut self) {
-        self.tracker.active_waits().retain(|(id, _)| *id != self.id);
+        self.tracker.active_waits.locked().retain(|(id, _)| *id != self.id);
     }
 }
 

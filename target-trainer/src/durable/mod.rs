@@ -1,23 +1,21 @@
 //! The only code that writes files. A write with [`SyncPolicy::Full`] that returned `Ok` survives a power
 //! loss. Knows nothing of training.
 
+mod error;
+mod lock;
 mod space;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{Error, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
-pub use space::{RequiredSpace, check_space};
+pub use error::{DiskError, DurableError};
+pub use lock::{LockError, lock};
+pub use space::{DeferReason, RequiredSpace, check_space};
 
 /// Bytes of one `write` call.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// How long [`lock`] retries while another process holds the lock.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Part of the name of every unfinished file and directory.
 pub const TEMPORARY_MARKER: &str = ".tmp";
 
@@ -35,64 +33,6 @@ pub enum SyncPolicy {
     IgnoreSyncErrors,
     /// Short writes are not continued, and write errors are ignored: the guard `whole_writes` is off.
     IgnoreShortWrites,
-}
-
-/// A failed file operation. Its text contains what to do next.
-#[derive(Debug, thiserror::Error)]
-#[error("could not {action} `{}`: {}", path.display(), self.reason())]
-pub struct DurableError {
-    /// What was attempted, as an infinitive: `rename to`.
-    pub action: &'static str,
-    /// The file or the directory.
-    pub path: PathBuf,
-    /// The error that the operating system returned.
-    pub error: Error,
-}
-
-/// Why the operating system refused an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskErrorKind {
-    /// No bytes are free (`ENOSPC`).
-    NoSpace,
-    /// No inodes are free (`ENOSPC` as well).
-    NoInodes,
-    /// The file system is read-only (`EROFS`).
-    ReadOnly,
-    /// The quota is used up (`EDQUOT`).
-    Quota,
-    /// Any other error.
-    Other,
-}
-
-impl DurableError {
-    fn new(doing: &'static str, path: &Path) -> impl FnOnce(Error) -> DurableError {
-        let path = path.to_path_buf();
-        move |error| DurableError { action: doing, path, error }
-    }
-
-    /// Classifies the error.
-    pub fn kind(&self) -> DiskErrorKind {
-        match self.error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC) if space::is_out_of_inodes(&self.path) => DiskErrorKind::NoInodes,
-            Some(Errno::ENOSPC) => DiskErrorKind::NoSpace,
-            Some(Errno::EROFS) => DiskErrorKind::ReadOnly,
-            Some(Errno::EDQUOT) => DiskErrorKind::Quota,
-            _ => DiskErrorKind::Other,
-        }
-    }
-
-    fn reason(&self) -> String {
-        match self.kind() {
-            DiskErrorKind::NoSpace => "no space left; free some space, the save will be retried".into(),
-            DiskErrorKind::NoInodes => {
-                "no inodes left, although bytes may be free; remove small files, the save will be retried"
-                    .into()
-            }
-            DiskErrorKind::ReadOnly => "the file system is read-only; remount it writable".into(),
-            DiskErrorKind::Quota => "the disk quota is used up; free some space or raise the quota".into(),
-            DiskErrorKind::Other => self.error.to_string(),
-        }
-    }
 }
 
 /// Writes a file that must not exist. Does not sync its directory.
@@ -323,38 +263,4 @@ impl AppendFile {
     pub fn finish(self, sync: SyncPolicy) -> Result<(), DurableError> {
         sync_file(&self.file, &self.path, sync)
     }
-}
-
-/// Locks a file until the returned value is dropped, and writes `note` into it.
-///
-/// # Errors
-/// `Err(Ok(text))` if another process holds the lock; `text` is the note of that process.
-/// `Err(Err(error))` if the file can't be opened, locked or written.
-pub fn lock(path: &Path, note: &str) -> Result<File, Result<String, DurableError>> {
-    let open = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(path);
-    let file = open.map_err(DurableError::new("open", path)).map_err(Err)?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            // The child of a killed daemon may still hold it, between fork and exec.
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                std::thread::sleep(LOCK_RETRY_INTERVAL)
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(Ok(std::fs::read_to_string(path).unwrap_or_default()));
-            }
-            Err(TryLockError::Error(error)) => return Err(Err(DurableError::new("lock", path)(error))),
-        }
-    }
-    // Only the lock counts. The note is for people.
-    let written = file.set_len(0).and_then(|()| (&file).write_all(note.as_bytes()));
-    written.map_err(DurableError::new("write", path)).map_err(Err)?;
-    Ok(file)
 }

@@ -1,6 +1,6 @@
 //! Checks before a save whether the file system has enough bytes and inodes, and whether it is writable.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
@@ -13,31 +13,45 @@ pub struct RequiredSpace {
     pub inodes: u64,
 }
 
+/// Why a save should not begin yet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeferReason {
+    /// The file system is mounted read-only.
+    #[error("`{path}` is on a read-only file system; remount it writable", path = .path.display())]
+    ReadOnly { path: PathBuf },
+    /// Too few inodes are free.
+    #[error(
+        "no inodes left on `{path}`: need {required}, have {free}; remove small files",
+        path = .path.display()
+    )]
+    NoInodes { path: PathBuf, required: u64, free: u64 },
+    /// Too few bytes are free.
+    #[error(
+        "no space left on `{path}`: need {required} bytes, have {free}; free some space",
+        path = .path.display()
+    )]
+    NoSpace { path: PathBuf, required: u64, free: u64 },
+}
+
 /// Checks the file system that holds `path`. If `statvfs` fails, the check passes: the write itself will
 /// fail.
 ///
 /// # Errors
-/// What is missing, and what to do.
-pub fn check_space(path: &Path, required: RequiredSpace) -> Result<(), String> {
+/// If the file system is read-only, or has too few free bytes or inodes.
+pub fn check_space(path: &Path, required: RequiredSpace) -> Result<(), DeferReason> {
     let Ok(stat) = statvfs(path) else { return Ok(()) };
-    let display = path.display();
+    let path = path.to_path_buf();
     if stat.flags().contains(FsFlags::ST_RDONLY) {
-        return Err(format!("`{display}` is on a read-only file system; remount it writable"));
+        return Err(DeferReason::ReadOnly { path });
     }
     // Some file systems do not count inodes and report none at all.
-    if stat.files() > 0 && stat.files_available() < required.inodes {
-        return Err(format!(
-            "no inodes left on `{display}`: need {}, have {}; remove small files",
-            required.inodes,
-            stat.files_available()
-        ));
+    let free = stat.files_available();
+    if stat.files() > 0 && free < required.inodes {
+        return Err(DeferReason::NoInodes { path, required: required.inodes, free });
     }
     let free = stat.blocks_available() * stat.fragment_size();
     if stat.blocks() > 0 && free < required.bytes {
-        return Err(format!(
-            "no space left on `{display}`: need {} bytes, have {free}; free some space",
-            required.bytes
-        ));
+        return Err(DeferReason::NoSpace { path, required: required.bytes, free });
     }
     Ok(())
 }

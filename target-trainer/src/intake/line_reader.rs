@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use super::DataError;
+use super::error::{DataError, LineError, LineProblem};
 
 /// Reads lines from a stream and counts them.
 pub struct LineReader<R> {
@@ -31,9 +31,14 @@ impl<R: Read> LineReader<R> {
         }
     }
 
-    /// An error at a column of the line that was read last.
-    pub fn error(&self, column: u64, message: &str) -> DataError {
-        DataError { line: self.line_number.max(1), column, message: message.to_owned() }
+    /// The number of the line that was read last, counted from 1; 0 before the first.
+    pub fn line_number(&self) -> u64 {
+        self.line_number
+    }
+
+    /// An error behind the first `len_bytes` bytes of the line that was read last.
+    fn error(&self, len_bytes: usize, problem: LineProblem) -> DataError {
+        LineError { column: len_bytes as u64 + 1, problem }.in_line(self.line_number)
     }
 
     /// Reads the next line.
@@ -48,9 +53,7 @@ impl<R: Read> LineReader<R> {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    return Err(
-                        self.error(self.line.len() as u64 + 1, &format!("could not be read: {error}"))
-                    );
+                    return Err(self.error(self.line.len(), LineProblem::Unreadable(error.to_string())));
                 }
             };
             if buffer.is_empty() {
@@ -59,8 +62,7 @@ impl<R: Read> LineReader<R> {
             let end = buffer.iter().position(|byte| *byte == b'\n').map(|index| index + 1);
             let len = end.unwrap_or(buffer.len());
             if self.line.len() + len > self.max_line_bytes {
-                let message = format!("the line is longer than {} bytes", self.max_line_bytes);
-                return Err(self.error(self.max_line_bytes as u64 + 1, &message));
+                return Err(self.error(self.max_line_bytes, LineProblem::TooLong(self.max_line_bytes)));
             }
             self.line.extend_from_slice(&buffer[..len]);
             self.reader.consume(len);

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{Sample, Segment};
+use super::error::{LineError, LineProblem, SampleProblem};
+use super::sample::{Sample, Segment};
 
 /// The pairs of a JSON object without duplicate keys.
 struct UniqueKeyObject(Vec<(String, Value)>);
@@ -44,18 +45,20 @@ impl<'de> Deserialize<'de> for UniqueKeyObject {
 /// Parses a line.
 ///
 /// # Errors
-/// A column (in bytes, counted from 1) and what is wrong there.
-pub fn parse_line(line: &[u8]) -> Result<Sample, (u64, String)> {
+/// If the line is not the JSON of a sample.
+pub fn parse_line(line: &[u8]) -> Result<Sample, LineError> {
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    let at_column = |column: usize, problem| LineError { column: column as u64, problem };
     let text = std::str::from_utf8(line)
-        .map_err(|error| (error.valid_up_to() as u64 + 1, "not UTF-8".to_owned()))?;
+        .map_err(|error| at_column(error.valid_up_to() + 1, LineProblem::NotUtf8))?;
     let mut reader = serde_json::Deserializer::from_str(text);
     // The nesting is checked before, by `check_line_limits`, if the guard `nesting_limit` is on.
     reader.disable_recursion_limit();
     let object = UniqueKeyObject::deserialize(&mut reader).and_then(|object| reader.end().map(|()| object));
-    let UniqueKeyObject(pairs) =
-        object.map_err(|error| (error.column().max(1) as u64, message_without_position(&error)))?;
-    sample_from_pairs(&pairs).map_err(|message| (1, message))
+    let UniqueKeyObject(pairs) = object.map_err(|error| {
+        at_column(error.column().max(1), LineProblem::Json(message_without_position(&error)))
+    })?;
+    sample_from_pairs(&pairs).map_err(|problem| at_column(1, problem.into()))
 }
 
 /// The error's text without its line and column, which the caller reports itself.
@@ -64,7 +67,7 @@ fn message_without_position(error: &serde_json::Error) -> String {
     text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
 }
 
-fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, String> {
+fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, SampleProblem> {
     let mut weight = 1.0;
     let (mut prompt, mut completion, mut text, mut messages) = (None, None, None, None);
     for (key, value) in pairs {
@@ -74,11 +77,7 @@ fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, String> {
             "text" => text = Some(expect_string(key, value)?),
             "messages" => messages = Some(value),
             "weight" => weight = parse_weight(value)?,
-            _ => {
-                return Err(format!(
-                    "unknown key `{key}`; known keys are prompt, completion, text, messages, weight"
-                ));
-            }
+            _ => return Err(SampleProblem::UnknownKey(key.clone())),
         }
     }
     let segments = match (prompt, completion, text, messages) {
@@ -87,7 +86,7 @@ fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, String> {
         }
         (None, None, Some(text), None) => vec![segment(text, true)],
         (None, None, None, Some(messages)) => parse_chat(messages)?,
-        _ => return Err("expected exactly one of: `prompt` and `completion`, `text`, or `messages`".into()),
+        _ => return Err(SampleProblem::NotOneForm),
     };
     Ok(Sample { segments, weight })
 }
@@ -96,37 +95,30 @@ fn segment(text: impl Into<String>, learned: bool) -> Segment {
     Segment { text: text.into(), learned }
 }
 
-fn expect_string<'a>(key: &str, value: &'a Value) -> Result<&'a str, String> {
-    value.as_str().ok_or_else(|| format!("`{key}` must be a string"))
+fn expect_string<'a>(key: &str, value: &'a Value) -> Result<&'a str, SampleProblem> {
+    value.as_str().ok_or_else(|| SampleProblem::NotAString(key.to_owned()))
 }
 
-fn parse_weight(value: &Value) -> Result<f32, String> {
+fn parse_weight(value: &Value) -> Result<f32, SampleProblem> {
     let weight =
         value.as_f64().map(|weight| weight as f32).filter(|weight| weight.is_finite() && *weight >= 0.0);
-    weight.ok_or_else(|| "`weight` must be a number from 0 to 3.4e38".into())
+    weight.ok_or(SampleProblem::Weight)
 }
 
 /// Each message becomes a line `<|role|>` and a line with its text. Only the assistant's texts are trained
 /// on.
-fn parse_chat(messages: &Value) -> Result<Vec<Segment>, String> {
-    let messages = messages
-        .as_array()
-        .filter(|messages| !messages.is_empty())
-        .ok_or("`messages` must be a list with at least one message")?;
+fn parse_chat(messages: &Value) -> Result<Vec<Segment>, SampleProblem> {
+    let messages =
+        messages.as_array().filter(|messages| !messages.is_empty()).ok_or(SampleProblem::NoMessages)?;
     let mut segments = Vec::new();
-    for (index, message) in messages.iter().enumerate() {
-        let part = |key: &str| {
-            message
-                .get(key)
-                .and_then(Value::as_str)
-                .ok_or_else(|| format!("message {}: `{key}` is missing or not a string", index + 1))
+    for (number, message) in (1..).zip(messages) {
+        let part = |key| {
+            let text = message.get(key).and_then(Value::as_str);
+            text.ok_or(SampleProblem::MessagePart { number, key })
         };
         let role = part("role")?;
         if !["system", "user", "assistant", "tool"].contains(&role) {
-            return Err(format!(
-                "message {}: unknown role `{role}`; known roles are system, user, assistant, tool",
-                index + 1
-            ));
+            return Err(SampleProblem::UnknownRole { number, role: role.to_owned() });
         }
         segments.push(segment(format!("<|{role}|>\n"), false));
         segments.push(segment(format!("{}\n", part("content")?), role == "assistant"));
@@ -136,7 +128,7 @@ fn parse_chat(messages: &Value) -> Result<Vec<Segment>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_line;
+    use super::{LineError, LineProblem, parse_line};
 
     fn check(line: &str, expected: Result<&str, &str>) {
         let result = parse_line(line.as_bytes());
@@ -149,7 +141,7 @@ mod tests {
         assert_eq!(
             marked_text.as_deref(),
             expected
-                .map_err(|message| result.as_ref().err().filter(|(_, m)| m == message).unwrap())
+                .map_err(|text| result.as_ref().err().filter(|e| e.problem.to_string() == text).unwrap())
                 .as_deref()
         );
     }
@@ -168,20 +160,18 @@ mod tests {
     #[test]
     fn errors_have_a_column() {
         let wrong = |line: &[u8]| parse_line(line).unwrap_err();
-        assert_eq!(wrong(br#"{"text":"a","text":"b"}"#).1, "duplicate key `text`");
+        let message = |line: &[u8]| wrong(line).problem.to_string();
+        assert_eq!(message(br#"{"text":"a","text":"b"}"#), "duplicate key `text`");
         assert_eq!(
-            wrong(br#"{"txt":"a"}"#).1,
+            message(br#"{"txt":"a"}"#),
             "unknown key `txt`; known keys are prompt, completion, text, messages, weight"
         );
-        assert_eq!(wrong(b"{\"text\":\"\xff\"}"), (10, "not UTF-8".into()));
-        assert_eq!(wrong(br#"{"text":"a"} x"#).0, 14);
-        assert_eq!(wrong(br#"[1]"#).0, 1);
-        assert_eq!(wrong(br#"{"text":"a","weight":1e99}"#).1, "`weight` must be a number from 0 to 3.4e38");
-        assert_eq!(wrong(br#"{"prompt":"a"}"#).0, 1);
-        assert!(
-            wrong(br#"{"text":"\ud800"}"#).1.contains("hex escape"),
-            "{:?}",
-            wrong(br#"{"text":"\ud800"}"#)
-        );
+        assert_eq!(wrong(b"{\"text\":\"\xff\"}"), LineError { column: 10, problem: LineProblem::NotUtf8 });
+        assert_eq!(wrong(br#"{"text":"a"} x"#).column, 14);
+        assert_eq!(wrong(br#"[1]"#).column, 1);
+        assert_eq!(message(br#"{"text":"a","weight":1e99}"#), "`weight` must be a number from 0 to 3.4e38");
+        assert_eq!(wrong(br#"{"prompt":"a"}"#).column, 1);
+        let lone_surrogate = message(br#"{"text":"\ud800"}"#);
+        assert!(lone_surrogate.contains("hex escape"), "{lone_surrogate}");
     }
 }

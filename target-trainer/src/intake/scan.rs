@@ -1,12 +1,13 @@
 //! Checks the nesting and the length of numbers in a line before it is parsed. Does not recurse or allocate.
 
+use super::error::{LineError, LineProblem};
 use crate::settings::Limits;
 
 /// Checks a line of JSON against the limits. Does not check that it is valid JSON.
 ///
 /// # Errors
-/// A column (in bytes, counted from 1) and what is wrong there.
-pub fn check_line_limits(line: &[u8], limits: &Limits) -> Result<(), (u64, String)> {
+/// If the line is nested too deeply, or a number is too long.
+pub fn check_line_limits(line: &[u8], limits: &Limits) -> Result<(), LineError> {
     let (mut depth, mut number_chars, mut in_string, mut escaped) = (0usize, 0usize, false, false);
     for (index, byte) in line.iter().enumerate() {
         let column = index as u64 + 1;
@@ -28,10 +29,10 @@ pub fn check_line_limits(line: &[u8], limits: &Limits) -> Result<(), (u64, Strin
         let in_number = matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E');
         number_chars = if in_number { number_chars + 1 } else { 0 };
         if depth > limits.nesting {
-            return Err((column, format!("nested more than {} levels deep", limits.nesting)));
+            return Err(LineError { column, problem: LineProblem::TooDeep(limits.nesting) });
         }
         if number_chars > limits.number_chars {
-            return Err((column, format!("a number has more than {} characters", limits.number_chars)));
+            return Err(LineError { column, problem: LineProblem::LongNumber(limits.number_chars) });
         }
     }
     Ok(())
@@ -45,7 +46,7 @@ mod tests {
     fn check(line: &str, expected: Result<(), u64>) {
         let limits = Limits { nesting: 3, number_chars: 4, ..Limits::default() };
         assert_eq!(
-            check_line_limits(line.as_bytes(), &limits).map_err(|(column, _)| column),
+            check_line_limits(line.as_bytes(), &limits).map_err(|error| error.column),
             expected,
             "{line}"
         );

@@ -10,8 +10,8 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// A directory can't be read.
-    #[error("`{path}`: {error}", path = .path.display())]
-    Read { path: PathBuf, error: std::io::Error },
+    #[error("`{path}`", path = .path.display())]
+    Read { path: PathBuf, source: std::io::Error },
     /// There is no text file.
     #[error("`{path}` has no UTF-8 text files below it; choose another directory", path = .path.display())]
     Empty { path: PathBuf },
@@ -42,7 +42,7 @@ fn text_files_below(dir: &Path) -> Result<Vec<PathBuf>, TextError> {
     let (mut files, mut dirs) = (Vec::new(), VecDeque::from([dir.to_path_buf()]));
     while let Some(dir) = dirs.pop_front() {
         let entries =
-            std::fs::read_dir(&dir).map_err(|error| TextError::Read { path: dir.clone(), error })?;
+            std::fs::read_dir(&dir).map_err(|source| TextError::Read { path: dir.clone(), source })?;
         for entry in entries.flatten() {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => dirs.push_back(entry.path()),

@@ -2,20 +2,44 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
-use super::config::ModelConfig;
+use super::config::{ConfigError, ModelConfig};
+use crate::file_error::{FileError, file_error};
 use crate::state::Projection;
+
+const CONFIG_FILE: &str = "config.json";
+const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// Why a directory can't be used as a base model.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseModelError {
     /// A file can't be read.
-    #[error("base: could not read `{path}`: {error}", path = .path.display())]
-    Read { path: PathBuf, error: std::io::Error },
-    /// A file is not valid.
-    #[error("base: `{path}`: {message}", path = .path.display())]
-    Invalid { path: PathBuf, message: String },
+    #[error("base: {0}")]
+    File(#[from] FileError),
+    /// The configuration is not that of a supported model.
+    #[error("base: `{path}`", path = .path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    /// The weights do not fit the configuration.
+    #[error("base: `{path}`", path = .path.display())]
+    Weights { path: PathBuf, source: WeightsError },
+}
+
+/// Why tensors can't be used as the weights of a model.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The bytes are not in the format.
+    #[error("not a safetensors file")]
+    Format(#[from] SafeTensorError),
+    /// The file has no such tensor.
+    #[error("tensor `{0}` is missing")]
+    Missing(String),
+    /// A tensor does not fit the configuration.
+    #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
+    Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
+    /// The numbers of a tensor have a format that is not supported.
+    #[error("tensor `{name}` has type {dtype:?}; supported are F32, BF16 and F16")]
+    Type { name: String, dtype: Dtype },
 }
 
 /// Weights of one layer. Projections are `[out, in]`.
@@ -61,17 +85,29 @@ impl BaseModel {
     ///
     /// If a file can't be read, or if its content is not a supported Llama model.
     pub fn read(dir: &Path) -> Result<BaseModel, BaseModelError> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path)
-                .map_err(|error| BaseModelError::Read { path: path.clone(), error })
-                .map(|bytes| (path, bytes))
+        let read = |path: &Path| std::fs::read(path).map_err(file_error("read", path));
+        let path = dir.join(CONFIG_FILE);
+        let config = match ModelConfig::parse(&String::from_utf8_lossy(&read(&path)?)) {
+            Ok(config) => config,
+            Err(source) => return Err(BaseModelError::Config { path, source }),
         };
-        let invalid = |path: PathBuf| move |message: String| BaseModelError::Invalid { path, message };
-        let (path, bytes) = read("config.json")?;
-        let config = ModelConfig::parse(&String::from_utf8_lossy(&bytes)).map_err(invalid(path))?;
-        let (path, bytes) = read("model.safetensors")?;
-        BaseModel::from_bytes(config, &bytes).map_err(invalid(path))
+        let path = dir.join(WEIGHTS_FILE);
+        BaseModel::from_bytes(config, &read(&path)?)
+            .map_err(|source| BaseModelError::Weights { path, source })
+    }
+
+    /// BLAKE3 of the configuration and weights in `dir`, in hexadecimal.
+    ///
+    /// # Errors
+    ///
+    /// If a file can't be read.
+    pub fn digest(dir: &Path) -> Result<String, BaseModelError> {
+        let mut hasher = blake3::Hasher::new();
+        for path in [CONFIG_FILE, WEIGHTS_FILE].map(|name| dir.join(name)) {
+            let file = std::fs::File::open(&path).map_err(file_error("read", &path))?;
+            hasher.update_reader(file).map_err(file_error("read", &path))?;
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Creates a base model from the bytes of a safetensors file.
@@ -79,16 +115,16 @@ impl BaseModel {
     /// # Errors
     ///
     /// If the bytes are not a safetensors file, or if a tensor is missing or has the wrong shape or type.
-    pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, String> {
-        let file =
-            SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
+    pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, WeightsError> {
+        let file = SafeTensors::deserialize(bytes)?;
         let mut tensors = Vec::new();
         for (name, shape) in config.tensor_shapes() {
-            let view = file.tensor(&name).map_err(|_| format!("tensor `{name}` is missing"))?;
+            let Ok(view) = file.tensor(&name) else { return Err(WeightsError::Missing(name)) };
             if view.shape() != shape {
-                return Err(format!("tensor `{name}` has shape {:?}, expected {shape:?}", view.shape()));
+                let found = view.shape().to_vec();
+                return Err(WeightsError::Shape { name, found, expected: shape });
             }
-            tensors.push(to_f32(&name, &view)?);
+            tensors.push(to_f32(name, &view)?);
         }
         Ok(BaseModel::from_tensors(config, tensors))
     }
@@ -121,14 +157,14 @@ impl BaseModel {
 }
 
 /// Converts a tensor to f32. The half-precision types convert without loss.
-fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+fn to_f32(name: String, view: &TensorView<'_>) -> Result<Vec<f32>, WeightsError> {
     let data = view.data();
     let pairs = || data.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
     match view.dtype() {
         Dtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         Dtype::BF16 => Ok(pairs().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
         Dtype::F16 => Ok(pairs().map(half_to_single).collect()),
-        other => Err(format!("tensor `{name}` has type {other:?}; supported are F32, BF16 and F16")),
+        dtype => Err(WeightsError::Type { name, dtype }),
     }
 }
 

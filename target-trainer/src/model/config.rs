@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::tokens::{BOS, EOS};
 use crate::state::Projection;
 
+/// Largest value of a size.
+const MAX_SIZE: usize = 1 << 20;
+
 /// Sizes and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -58,21 +61,47 @@ struct RopeParameters {
     rope_type: Option<String>,
 }
 
+/// Why a `config.json` is not that of a supported Llama model.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not JSON, or a key is missing.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The positions are scaled.
+    #[error("rope_type `{0}` is not supported; use `default`")]
+    RopeType(String),
+    /// A projection has a bias.
+    #[error("projections with a bias are not supported")]
+    Bias,
+    /// A size is 0 or too large.
+    #[error("a size is not between 1 and {MAX_SIZE}")]
+    Size,
+    /// Tokens are bytes, BOS and EOS. With a smaller table, the embedding look-up would read past its end.
+    #[error("vocab_size {0} is too small: the largest token is {EOS}")]
+    Vocabulary(usize),
+    /// Query heads can't share the heads of keys and values evenly.
+    #[error("num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")]
+    Heads { heads: usize, kv_heads: usize },
+    /// The rotation needs pairs.
+    #[error("head_dim {0} is odd; it must be even")]
+    HeadDim(usize),
+}
+
 impl ModelConfig {
     /// Parses and checks the text of a `config.json`.
     ///
     /// # Errors
     ///
-    /// Returns what is wrong, without the name of the file.
-    pub fn parse(text: &str) -> Result<ModelConfig, String> {
-        let draft: ConfigDraft = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    /// If the text is not JSON, a key is missing, or the model is not supported.
+    pub fn parse(text: &str) -> Result<ModelConfig, ConfigError> {
+        let draft: ConfigDraft = serde_json::from_str(text)?;
         let kind =
             draft.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
         if kind != "default" {
-            return Err(format!("rope_type `{kind}` is not supported; use `default`"));
+            return Err(ConfigError::RopeType(kind.to_owned()));
         }
         if draft.attention_bias || draft.mlp_bias {
-            return Err("projections with a bias are not supported".into());
+            return Err(ConfigError::Bias);
         }
         let nested = draft.rope_parameters.and_then(|rope| rope.rope_theta);
         let heads = draft.num_attention_heads;
@@ -92,8 +121,7 @@ impl ModelConfig {
     }
 
     /// Checks that all sizes are in range.
-    fn validated(self) -> Result<ModelConfig, String> {
-        const MAX_SIZE: usize = 1 << 20;
+    fn validated(self) -> Result<ModelConfig, ConfigError> {
         let sizes = [
             self.vocabulary,
             self.hidden,
@@ -104,25 +132,16 @@ impl ModelConfig {
             self.head_dim,
         ];
         if sizes.iter().any(|size| !(1..=MAX_SIZE).contains(size)) {
-            return Err(format!("a size is not between 1 and {MAX_SIZE}"));
+            return Err(ConfigError::Size);
         }
-        // Tokens are bytes, BOS and EOS. With a smaller table, the embedding look-up would read past its end.
-        let min_vocabulary = EOS as usize + 1;
-        if self.vocabulary < min_vocabulary {
-            return Err(format!(
-                "vocab_size {} is too small: the largest token is {}",
-                self.vocabulary,
-                min_vocabulary - 1
-            ));
+        if self.vocabulary <= EOS as usize {
+            return Err(ConfigError::Vocabulary(self.vocabulary));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(format!(
-                "num_attention_heads {} is not a multiple of num_key_value_heads {}",
-                self.heads, self.kv_heads
-            ));
+            return Err(ConfigError::Heads { heads: self.heads, kv_heads: self.kv_heads });
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim {} is odd; it must be even", self.head_dim));
+            return Err(ConfigError::HeadDim(self.head_dim));
         }
         Ok(self)
     }
@@ -199,7 +218,7 @@ mod tests {
         };
         assert!(ModelConfig::parse(&config(258)).is_ok());
         assert_eq!(
-            ModelConfig::parse(&config(257)).unwrap_err(),
+            ModelConfig::parse(&config(257)).unwrap_err().to_string(),
             "vocab_size 257 is too small: the largest token is 257"
         );
     }

@@ -18,6 +18,17 @@ pub(super) struct LoraSlot {
     pub(super) outputs: usize,
 }
 
+/// Why tensors do not fit a layout.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdapterMismatch {
+    /// A tensor of the layout is missing.
+    #[error("tensor `{0}` is missing")]
+    Missing(String),
+    /// A tensor has another shape than in the layout.
+    #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
+    Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
+}
+
 /// Positions and shapes of all LoRA matrices of an adapter.
 #[derive(Debug, Clone)]
 pub struct AdapterLayout {
@@ -118,18 +129,16 @@ impl AdapterLayout {
     /// # Errors
     ///
     /// If a tensor is missing or has the wrong shape.
-    pub fn flat_params(&self, tensors: &[NamedTensor], prefix: &str) -> Result<Vec<f32>, String> {
+    pub fn flat_params(&self, tensors: &[NamedTensor], prefix: &str) -> Result<Vec<f32>, AdapterMismatch> {
         let mut params = Vec::with_capacity(self.param_count);
         for expected in self.named_tensors(&vec![0.0; self.param_count], prefix) {
             let found = tensors
                 .iter()
                 .find(|tensor| tensor.name == expected.name)
-                .ok_or_else(|| format!("tensor `{}` is missing", expected.name))?;
+                .ok_or_else(|| AdapterMismatch::Missing(expected.name.clone()))?;
             if found.shape != expected.shape || found.data.len() != expected.data.len() {
-                return Err(format!(
-                    "tensor `{}` has shape {:?}, expected {:?}",
-                    found.name, found.shape, expected.shape
-                ));
+                let (found, name) = (found.shape.clone(), expected.name);
+                return Err(AdapterMismatch::Shape { name, found, expected: expected.shape });
             }
             params.extend_from_slice(&found.data);
         }

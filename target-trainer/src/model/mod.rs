@@ -9,10 +9,10 @@ mod lora;
 mod preset;
 mod tokens;
 
-pub use base::{BaseModel, BaseModelError};
-pub use config::ModelConfig;
+pub use base::{BaseModel, BaseModelError, WeightsError};
+pub use config::{ConfigError, ModelConfig};
 pub use cpu_pass::{generate_greedy, logits, sample_loss_and_gradient};
 pub use cuda::{CudaModel, PackedBatch, WeightedSample};
-pub use lora::AdapterLayout;
+pub use lora::{AdapterLayout, AdapterMismatch};
 pub use preset::{Preset, preset_files};
 pub use tokens::{BOS, EOS, TokenizedSample, VOCABULARY_SIZE, tokenize};

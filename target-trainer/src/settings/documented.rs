@@ -1,6 +1,6 @@
 //! The settings file as `init` writes it: every key with a description.
 
-use super::Settings;
+use super::root_settings::Settings;
 
 /// Each section and setting with its description.
 const DESCRIPTIONS: [(&str, &str); 72] = [

@@ -1,22 +1,23 @@
 //! An adapter in the format of Hugging Face's PEFT, which other tools can load.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::tensors::{TensorError, decode, encode};
+use crate::file_error::{FileError, file_error};
 use crate::state::{NamedTensor, Recipe};
 
 /// Why an adapter is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// The file can't be read.
-    #[error("could not read `{path}`: {error}")]
-    Read { path: String, error: std::io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file has no valid tensors.
-    #[error("`{path}`: {error}")]
-    Tensors { path: String, error: TensorError },
+    #[error("`{path}`", path = .path.display())]
+    Tensors { path: PathBuf, source: TensorError },
     /// A value is NaN or infinite.
-    #[error("`{path}`: tensor `{name}` has a value that is not finite")]
-    NonFinite { path: String, name: String },
+    #[error("`{path}`: tensor `{name}` has a value that is not finite", path = .path.display())]
+    NonFinite { path: PathBuf, name: String },
 }
 
 /// The names and the bytes of `adapter_config.json` and `adapter_model.safetensors`.
@@ -39,8 +40,7 @@ pub fn adapter_files(
         "inference_mode": true,
         "target_modules": recipe.targets,
     });
-    let mut config =
-        serde_json::to_vec_pretty(&config).map_err(|error| TensorError::Format(error.to_string()))?;
+    let mut config = serde_json::to_vec_pretty(&config).map_err(TensorError::Json)?;
     config.push(b'\n');
     Ok([("adapter_config.json", config), ("adapter_model.safetensors", encode(adapter)?)])
 }
@@ -51,13 +51,13 @@ pub fn adapter_files(
 /// If the adapter can't be read, or a value is not finite.
 pub fn check_adapter(dir: &Path) -> Result<(), AdapterError> {
     let path = dir.join("adapter_model.safetensors");
-    let display_path = path.display().to_string();
-    let bytes =
-        std::fs::read(&path).map_err(|error| AdapterError::Read { path: display_path.clone(), error })?;
-    let tensors =
-        decode(&bytes).map_err(|error| AdapterError::Tensors { path: display_path.clone(), error })?;
+    let bytes = std::fs::read(&path).map_err(file_error("read", &path))?;
+    let tensors = match decode(&bytes) {
+        Ok(tensors) => tensors,
+        Err(source) => return Err(AdapterError::Tensors { path, source }),
+    };
     match tensors.iter().find(|tensor| tensor.data.iter().any(|value| !value.is_finite())) {
-        Some(tensor) => Err(AdapterError::NonFinite { path: display_path, name: tensor.name.clone() }),
+        Some(tensor) => Err(AdapterError::NonFinite { path, name: tensor.name.clone() }),
         None => Ok(()),
     }
 }

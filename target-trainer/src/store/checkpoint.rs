@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::adapter::adapter_files;
+use super::error::{CheckpointDamage, ResumeError, STATE, SaveError};
 use super::manifest::{FORMAT_VERSION, FileDigest, Manifest};
 use super::tensors::{TensorError, decode, encode};
-use crate::durable::{self, DiskErrorKind, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
+use crate::durable::{self, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
 use crate::settings::Guards;
 use crate::state::{Cursor, Recipe, TrainState};
 
 const MANIFEST: &str = "manifest.json";
-const STATE: &str = "state.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Directory of the only checkpoint if the guard `atomic_save` is off.
@@ -30,41 +30,13 @@ pub struct SaveOptions {
     pub keep: usize,
 }
 
-/// Why a save failed. The older checkpoints are unchanged.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    /// There is not enough space, or the file system is read-only. Nothing was written.
-    #[error("{0}")]
-    Deferred(String),
-    /// A write failed.
-    #[error(transparent)]
-    Disk(#[from] DurableError),
-    /// The state can't be encoded.
-    #[error(transparent)]
-    Tensors(#[from] TensorError),
-    /// The new checkpoint is damaged. No older one was removed.
-    #[error("the new checkpoint could not be read back: {0}; check the disk")]
-    ReadBack(String),
-}
-
-impl SaveError {
-    /// Whether the file system is read-only, found by the space check or by a failed write.
-    pub fn is_read_only(&self) -> bool {
-        match self {
-            SaveError::Disk(error) => error.kind() == DiskErrorKind::ReadOnly,
-            SaveError::Deferred(reason) => reason.contains("read-only"),
-            _ => false,
-        }
-    }
-}
-
 /// A damaged checkpoint, and what is wrong with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct SkippedCheckpoint {
     /// Name of its directory.
     pub name: String,
     /// What is wrong with it.
-    pub reason: String,
+    pub damage: CheckpointDamage,
 }
 
 /// What a run resumes from.
@@ -73,26 +45,6 @@ pub struct ResumePoint {
     pub state: Option<TrainState>,
     /// Newer checkpoints that are damaged.
     pub skipped: Vec<SkippedCheckpoint>,
-}
-
-/// Why a run can't resume.
-#[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
-    /// Checkpoints exist, and all are damaged.
-    #[error(
-        "none of the {0} checkpoints is valid; nothing was deleted; \
-         restore one, or remove all to start at step 0"
-    )]
-    NoneValid(usize),
-    /// The root's base model is not the one that the job was trained on. Both are digests.
-    #[error(
-        "the checkpoints were made with base {checkpoint_base}, \
-         and this root's base is {root_base}; restore the original base model"
-    )]
-    OtherBase { root_base: String, checkpoint_base: String },
-    /// The recipe in the settings has changed.
-    #[error("the checkpoints were made with another recipe; restore it in the settings, or use a new root")]
-    OtherRecipe,
 }
 
 /// The content of `state.json`.
@@ -150,7 +102,7 @@ impl CheckpointStore {
     pub fn save(&self, state: &TrainState) -> Result<(), SaveError> {
         let files = self.encode_files(state)?;
         if self.options.guards.space_check {
-            durable::check_space(&self.dir, required_space(&files)).map_err(SaveError::Deferred)?;
+            durable::check_space(&self.dir, required_space(&files))?;
         }
         durable::create_dir(&self.dir)?;
         if self.options.guards.abort_cleanup {
@@ -182,9 +134,8 @@ impl CheckpointStore {
     }
 
     fn encode_files(&self, state: &TrainState) -> Result<Vec<(&'static str, Vec<u8>)>, SaveError> {
-        let to_json = |error: serde_json::Error| TensorError::Format(error.to_string());
-        let cursor =
-            serde_json::to_vec_pretty(&StateFile { cursor: state.cursor.clone() }).map_err(to_json)?;
+        let cursor = serde_json::to_vec_pretty(&StateFile { cursor: state.cursor.clone() })
+            .map_err(TensorError::Json)?;
         let mut files = Vec::from(adapter_files(&self.recipe, &state.adapter)?);
         files.push((OPTIMIZER, encode(&state.optimizer)?));
         files.push((STATE, cursor));
@@ -195,7 +146,7 @@ impl CheckpointStore {
             recipe: recipe_digest(&self.recipe),
             files: files.iter().map(|(name, bytes)| ((*name).to_owned(), FileDigest::of(bytes))).collect(),
         };
-        files.push((MANIFEST, serde_json::to_vec_pretty(&manifest).map_err(to_json)?));
+        files.push((MANIFEST, serde_json::to_vec_pretty(&manifest).map_err(TensorError::Json)?));
         Ok(files)
     }
 
@@ -237,7 +188,7 @@ impl CheckpointStore {
                     self.check_compatible(&manifest)?;
                     return Ok(ResumePoint { state: Some(state), skipped });
                 }
-                Err(reason) => skipped.push(SkippedCheckpoint { name, reason }),
+                Err(damage) => skipped.push(SkippedCheckpoint { name, damage }),
             }
         }
         match skipped.len() {
@@ -271,50 +222,46 @@ impl CheckpointStore {
     /// Reads a checkpoint and checks it against its manifest.
     ///
     /// # Errors
-    /// What is wrong with the checkpoint.
-    pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), String> {
+    /// If a file is missing, does not match its digest, or is not valid.
+    pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), CheckpointDamage> {
         read_checkpoint(&self.dir.join(name), self.options.guards.manifest_digest)
     }
 }
 
 /// Reads a checkpoint's directory. With `check_digests`, every file must match its digest in the manifest.
-fn read_checkpoint(dir: &Path, check_digests: bool) -> Result<(Manifest, TrainState), String> {
-    let read = |name: &str| std::fs::read(dir.join(name)).map_err(|error| format!("{name}: {error}"));
+fn read_checkpoint(dir: &Path, check_digests: bool) -> Result<(Manifest, TrainState), CheckpointDamage> {
+    let read = |name: &str| {
+        let unreadable = |source| CheckpointDamage::Unreadable { name: name.to_owned(), source };
+        std::fs::read(dir.join(name)).map_err(unreadable)
+    };
     let manifest = Manifest::parse(&read(MANIFEST)?)?;
     let checked = |name: &str| {
         let bytes = read(name)?;
-        let expected = manifest.files.get(name).ok_or_else(|| format!("{name}: not in the manifest"))?;
+        let not_listed = || CheckpointDamage::NotInManifest { name: name.to_owned() };
+        let expected = manifest.files.get(name).ok_or_else(not_listed)?;
         if check_digests && FileDigest::of(&bytes) != *expected {
-            return Err(format!(
-                "{name}: its {} bytes do not match the manifest ({} bytes, blake3 {}..)",
-                bytes.len(),
-                expected.bytes,
-                short_digest(&expected.blake3)
-            ));
+            return Err(CheckpointDamage::Digest {
+                name: name.to_owned(),
+                len_bytes: bytes.len(),
+                expected: expected.clone(),
+            });
         }
         Ok(bytes)
     };
     let tensors = |name: &str| {
-        checked(name).and_then(|bytes| decode(&bytes).map_err(|error| format!("{name}: {error}")))
+        let not_tensors = |source| CheckpointDamage::Tensors { name: name.to_owned(), source };
+        checked(name).and_then(|bytes| decode(&bytes).map_err(not_tensors))
     };
-    let state: StateFile =
-        serde_json::from_slice(&checked(STATE)?).map_err(|error| format!("{STATE}: {error}"))?;
+    let state: StateFile = serde_json::from_slice(&checked(STATE)?).map_err(CheckpointDamage::State)?;
     for name in manifest.files.keys().filter(|name| ![STATE, ADAPTER, OPTIMIZER].contains(&name.as_str())) {
         checked(name)?;
     }
     if state.cursor.step != manifest.step {
-        return Err(format!(
-            "{STATE} has step {}, the manifest has step {}",
-            state.cursor.step, manifest.step
-        ));
+        return Err(CheckpointDamage::Step { state: state.cursor.step, manifest: manifest.step });
     }
     let state =
         TrainState { adapter: tensors(ADAPTER)?, optimizer: tensors(OPTIMIZER)?, cursor: state.cursor };
     Ok((manifest, state))
-}
-
-fn short_digest(digest: &str) -> &str {
-    digest.get(..8).unwrap_or(digest)
 }
 
 fn checkpoint_name(step: u64) -> String {

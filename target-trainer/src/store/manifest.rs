@@ -40,19 +40,26 @@ impl FileDigest {
     }
 }
 
+/// Why a manifest is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is not the JSON of a manifest.
+    #[error("manifest.json")]
+    Json(#[source] serde_json::Error),
+    /// A newer version has written it.
+    #[error("manifest.json: format {format} is newer than {FORMAT_VERSION}, the newest supported format")]
+    TooNew { format: u32 },
+}
+
 impl Manifest {
     /// Parses a manifest.
     ///
     /// # Errors
     /// If it is not valid, or from a newer version.
-    pub fn parse(bytes: &[u8]) -> Result<Manifest, String> {
-        let manifest: Manifest =
-            serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
+    pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
         if manifest.format > FORMAT_VERSION {
-            return Err(format!(
-                "manifest.json: format {} is newer than {FORMAT_VERSION}, the newest supported format",
-                manifest.format
-            ));
+            return Err(ManifestError::TooNew { format: manifest.format });
         }
         Ok(manifest)
     }

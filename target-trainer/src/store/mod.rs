@@ -2,14 +2,14 @@
 
 mod adapter;
 mod checkpoint;
+mod error;
 mod manifest;
 mod root_layout;
 mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
-pub use checkpoint::{
-    CheckpointStore, ResumeError, ResumePoint, SaveError, SaveOptions, SkippedCheckpoint, sync_policy,
-};
-pub use manifest::{FORMAT_VERSION, Manifest};
+pub use checkpoint::{CheckpointStore, ResumePoint, SaveOptions, SkippedCheckpoint, sync_policy};
+pub use error::{CheckpointDamage, ResumeError, SaveError};
+pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError};
 pub use root_layout::RootLayout;
 pub use tensors::{TensorError, decode, encode};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use crate::state::NamedTensor;
 
@@ -10,8 +10,11 @@ use crate::state::NamedTensor;
 #[derive(Debug, thiserror::Error)]
 pub enum TensorError {
     /// The bytes or the tensors do not fit the format.
-    #[error("not a safetensors file: {0}")]
-    Format(String),
+    #[error("not a safetensors file")]
+    Format(#[source] SafeTensorError),
+    /// A file beside the tensors can't be written as JSON.
+    #[error("not serializable as JSON")]
+    Json(#[source] serde_json::Error),
     /// A tensor is not `f32`.
     #[error("tensor `{name}` has type {dtype:?}, expected F32")]
     Type { name: String, dtype: Dtype },
@@ -29,9 +32,9 @@ pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
         TensorView::new(Dtype::F32, tensor.shape.clone(), data).map(|view| (tensor.name.clone(), view))
     };
     let views: Result<BTreeMap<String, TensorView<'_>>, _> = tensors.iter().map(view).collect();
-    let views = views.map_err(|error| TensorError::Format(error.to_string()))?;
+    let views = views.map_err(TensorError::Format)?;
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize(views, Some(metadata)).map_err(|error| TensorError::Format(error.to_string()))
+    safetensors::serialize(views, Some(metadata)).map_err(TensorError::Format)
 }
 
 /// Decodes tensors, sorted by name.
@@ -39,7 +42,7 @@ pub fn encode(tensors: &[NamedTensor]) -> Result<Vec<u8>, TensorError> {
 /// # Errors
 /// If the bytes are not in the format, or a tensor is not `f32`.
 pub fn decode(bytes: &[u8]) -> Result<Vec<NamedTensor>, TensorError> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| TensorError::Format(error.to_string()))?;
+    let file = SafeTensors::deserialize(bytes).map_err(TensorError::Format)?;
     let mut tensors = Vec::new();
     for (name, view) in file.tensors() {
         if view.dtype() != Dtype::F32 {

@@ -4,11 +4,13 @@
 mod engine;
 mod saver;
 mod worker;
+mod worker_error;
 mod worker_event;
 
 pub use engine::{
     Engine, EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, Snapshot,
     StepOptions, StepReport,
 };
-pub use worker::{WorkerConfig, base_digest, run_worker};
+pub use saver::{Saver, SaverEvent};
+pub use worker::{WorkerConfig, run_worker};
 pub use worker_event::WorkerEvent;

@@ -6,11 +6,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::engine::Snapshot;
 use crate::device::DeviceError;
+use crate::file_error::chain;
 use crate::state::TrainState;
 use crate::store::{CheckpointStore, SaveError};
 
 /// The progress of a save.
-pub(super) enum SaverEvent {
+pub enum SaverEvent {
     /// The checkpoint is durable.
     Saved { step: u64 },
     /// The save failed.
@@ -22,7 +23,7 @@ pub(super) enum SaverEvent {
 }
 
 /// How checkpoints are written.
-pub(super) enum Saver {
+pub enum Saver {
     /// The worker calls [`save_and_prune`].
     Foreground,
     /// A thread writes. `busy` is true from the start of a save until its last event.
@@ -34,7 +35,7 @@ impl Saver {
     ///
     /// # Errors
     /// If the thread can't be started.
-    pub(super) fn start_background(checkpoints: Arc<CheckpointStore>) -> std::io::Result<Saver> {
+    pub fn start_background(checkpoints: Arc<CheckpointStore>) -> std::io::Result<Saver> {
         let (snapshots, queue) = channel::<(u64, Snapshot)>();
         let (emit, events) = channel();
         std::thread::Builder::new().name("saver".into()).spawn(move || {
@@ -50,14 +51,14 @@ impl Saver {
     }
 
     /// Passes a snapshot to the thread, which must not be busy.
-    pub(super) fn start(&mut self, step: u64, snapshot: Snapshot) {
+    pub fn start(&mut self, step: u64, snapshot: Snapshot) {
         if let Saver::Background { snapshots, busy, .. } = self {
             *busy = snapshots.send((step, snapshot)).is_ok();
         }
     }
 
     /// The next event. With `wait`, waits for it while a save is running.
-    pub(super) fn next_event(&mut self, wait: bool) -> Option<SaverEvent> {
+    pub fn next_event(&mut self, wait: bool) -> Option<SaverEvent> {
         let Saver::Background { events, busy, .. } = self else { return None };
         let event = if wait && *busy { events.recv().ok() } else { events.try_recv().ok() };
         // No event after a wait means that the thread has exited.
@@ -82,7 +83,7 @@ pub(super) fn save_and_prune(
     }
     emit(SaverEvent::Saved { step });
     if let Err(error) = checkpoints.prune(step) {
-        tracing::warn!("old checkpoints could not be removed yet: {error}");
+        tracing::warn!("old checkpoints could not be removed yet: {}", chain(&error));
     }
     emit(SaverEvent::Pruned);
 }

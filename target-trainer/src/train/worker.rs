@@ -2,23 +2,25 @@
 //! events and prints nothing.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::engine::{Engine, EngineConfig, NonFinite, StepOptions, StepReport};
 use super::saver::{Saver, SaverEvent, save_and_prune};
-use super::{
-    Engine, EngineConfig, EngineError, NonFinite, RestoreError, StepOptions, StepReport, WorkerEvent,
-};
+use super::worker_error::{GpuFault, WorkerError};
+use super::worker_event::WorkerEvent;
 use crate::device::{DeviceError, DeviceId, WaitTracker, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
-use crate::intake::{ContentId, Sample, read_samples};
+use crate::file_error::chain;
+use crate::intake::{ContentId, ReadError, Sample, read_samples};
+use crate::model::BaseModel;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
 use crate::store::{
-    CheckpointStore, ResumeError, RootLayout, SaveError, SaveOptions, adapter_files, sync_policy,
+    CheckpointStore, RootLayout, SaveError, SaveOptions, SkippedCheckpoint, adapter_files, sync_policy,
 };
 
 /// First wait between two attempts at the last save. It doubles each time.
@@ -53,15 +55,12 @@ pub struct WorkerConfig<'a> {
 pub fn run_worker(config: &WorkerConfig<'_>) -> Exit {
     match TrainingRun::start(config).and_then(|mut run| run.run()) {
         Ok(exit) => exit,
-        Err((exit, reason)) => {
-            (config.emit)(WorkerEvent::ExitReason { reason });
-            exit
+        Err(error) => {
+            (config.emit)(WorkerEvent::ExitReason { reason: chain(&error) });
+            error.exit()
         }
     }
 }
-
-/// A value, or an exit code with the reason.
-type WorkerResult<T> = Result<T, (Exit, String)>;
 
 /// The training of one job in this process.
 struct TrainingRun<'a> {
@@ -81,9 +80,9 @@ struct TrainingRun<'a> {
 }
 
 impl<'a> TrainingRun<'a> {
-    fn start(config: &'a WorkerConfig<'a>) -> WorkerResult<TrainingRun<'a>> {
+    fn start(config: &'a WorkerConfig<'a>) -> Result<TrainingRun<'a>, WorkerError> {
         let Settings { train, recipe, guards, device, .. } = config.settings;
-        let base = base_digest(&config.layout.base()).map_err(|reason| (Exit::BaseModel, reason))?;
+        let base = BaseModel::digest(&config.layout.base())?;
         let device_id = resolve_device(config.device);
         let engine_config = EngineConfig {
             device: device_id,
@@ -91,8 +90,7 @@ impl<'a> TrainingRun<'a> {
             wait_tracker: Arc::clone(&config.wait_tracker),
         };
         let engine =
-            Engine::new(&config.layout.base(), recipe.clone(), read_job_samples(config)?, &engine_config)
-                .map_err(engine_failure)?;
+            Engine::new(&config.layout.base(), recipe.clone(), read_job_samples(config)?, &engine_config)?;
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
         let options = SaveOptions { guards: guards.clone(), keep: train.keep };
         let checkpoints = Arc::new(CheckpointStore::new(
@@ -102,12 +100,11 @@ impl<'a> TrainingRun<'a> {
             options,
         ));
         if let Err(error) = checkpoints.remove_unfinished() {
-            tracing::warn!("unfinished checkpoints could not be removed yet: {error}");
+            tracing::warn!("unfinished checkpoints could not be removed yet: {}", chain(&error));
         }
         let on_gpu = device_id != DeviceId::Cpu;
         let saver = if on_gpu && device.background_save {
-            Saver::start_background(Arc::clone(&checkpoints))
-                .map_err(|error| (Exit::Failed, format!("could not start the saver thread: {error}")))?
+            Saver::start_background(Arc::clone(&checkpoints)).map_err(WorkerError::SaverThread)?
         } else {
             Saver::Foreground
         };
@@ -130,50 +127,35 @@ impl<'a> TrainingRun<'a> {
     }
 
     /// Fails if the GPU computes other results than the CPU.
-    fn compare_with_cpu(&mut self) -> WorkerResult<()> {
+    fn compare_with_cpu(&mut self) -> Result<(), WorkerError> {
         if !self.on_gpu || !self.config.settings.guards.parity_check {
             return Ok(());
         }
-        match self.engine.compare_with_cpu().map_err(device_failure)? {
-            Some(mismatch) => {
-                Err((Exit::GpuWrongResult, format!("the GPU disagrees with the CPU: {mismatch}")))
-            }
-            None => Ok(()),
-        }
+        self.engine.compare_with_cpu()?.map_or(Ok(()), |mismatch| Err(WorkerError::Parity(mismatch)))
     }
 
     /// Returns to the newest valid checkpoint, or to step 0 if there is no checkpoint. Returns the step.
-    fn resume(&mut self) -> WorkerResult<u64> {
+    fn resume(&mut self) -> Result<u64, WorkerError> {
         self.wait_for_saver()?;
-        let resume = self.checkpoints.resume().map_err(|error| {
-            let exit = if matches!(error, ResumeError::NoneValid(_)) {
-                Exit::NoValidCheckpoint
-            } else {
-                Exit::BaseModel
-            };
-            (exit, error.to_string())
-        })?;
-        for skipped in resume.skipped {
-            (self.config.emit)(WorkerEvent::CheckpointSkipped { name: skipped.name, reason: skipped.reason });
+        let resume = self.checkpoints.resume()?;
+        for SkippedCheckpoint { name, damage } in resume.skipped {
+            (self.config.emit)(WorkerEvent::CheckpointSkipped { name, reason: chain(&damage) });
         }
         let state = match (resume.state, &self.initial_state) {
             (Some(state), _) => state,
             (None, Some(initial_state)) => initial_state.clone(),
             (None, None) => {
-                self.initial_state = Some(self.engine.state().map_err(device_failure)?);
+                self.initial_state = Some(self.engine.state()?);
                 return Ok(0);
             }
         };
         let step = state.cursor.step;
         self.last_saved_step = step;
-        self.engine.restore(state).map_err(|error| match error {
-            RestoreError::ShapeMismatch(reason) => (Exit::NoValidCheckpoint, reason),
-            RestoreError::Device(error) => device_failure(error),
-        })?;
+        self.engine.restore(state)?;
         Ok(step)
     }
 
-    fn run(&mut self) -> WorkerResult<Exit> {
+    fn run(&mut self) -> Result<Exit, WorkerError> {
         let train = &self.config.settings.train;
         while !self.engine.finished() {
             self.step()?;
@@ -181,10 +163,7 @@ impl<'a> TrainingRun<'a> {
             let step = self.engine.cursor().step;
             if (self.config.stop_requested)() {
                 self.save(step)?;
-                return Err((
-                    Exit::Interrupted,
-                    format!("stopped by a signal; saved step {}", self.last_saved_step),
-                ));
+                return Err(WorkerError::Interrupted(self.last_saved_step));
             }
             if step.is_multiple_of(train.save_every) && step > self.last_saved_step && !self.engine.finished()
             {
@@ -198,13 +177,13 @@ impl<'a> TrainingRun<'a> {
     }
 
     /// Computes one step, or handles what prevented it, after which the step is repeated or skipped.
-    fn step(&mut self) -> WorkerResult<()> {
+    fn step(&mut self) -> Result<(), WorkerError> {
         let report = match self.engine.step(self.step_options()) {
             Ok(report) => report,
             Err(DeviceError::OutOfMemory { .. }) if self.can_reduce_micro_batch() => {
                 return self.reduce_micro_batch();
             }
-            Err(error) => return Err(device_failure(error)),
+            Err(error) => return Err(error.into()),
         };
         if report.results_differ {
             return self.handle_differing_results(report.step);
@@ -234,7 +213,7 @@ impl<'a> TrainingRun<'a> {
         self.config.settings.guards.gpu_shrink && self.micro_batch.get() > 1
     }
 
-    fn reduce_micro_batch(&mut self) -> WorkerResult<()> {
+    fn reduce_micro_batch(&mut self) -> Result<(), WorkerError> {
         let from = self.micro_batch.get();
         self.micro_batch = NonZeroUsize::new(from.div_ceil(2)).unwrap_or(NonZeroUsize::MIN);
         self.engine.release_caches();
@@ -242,35 +221,33 @@ impl<'a> TrainingRun<'a> {
         Ok(())
     }
 
-    fn handle_differing_results(&mut self, step: u64) -> WorkerResult<()> {
+    fn handle_differing_results(&mut self, step: u64) -> Result<(), WorkerError> {
         (self.config.emit)(WorkerEvent::ResultsDiffer { step });
-        self.record_gpu_fault("computed one batch twice and got different results")
+        self.record_gpu_fault(GpuFault::ResultsDiffer)
     }
 
     /// Counts a wrong result of the GPU. Fails after [`MAX_GPU_FAULTS`].
-    fn record_gpu_fault(&mut self, fault: &str) -> WorkerResult<()> {
+    fn record_gpu_fault(&mut self, fault: GpuFault) -> Result<(), WorkerError> {
         self.gpu_faults += 1;
         if self.gpu_faults > MAX_GPU_FAULTS {
-            return Err((Exit::GpuWrongResult, format!("the GPU has {fault} {} times", self.gpu_faults)));
+            return Err(WorkerError::GpuFaults { fault, count: self.gpu_faults });
         }
         Ok(())
     }
 
-    fn handle_non_finite(&mut self, report: &StepReport, part: NonFinite) -> WorkerResult<()> {
+    fn handle_non_finite(&mut self, report: &StepReport, part: NonFinite) -> Result<(), WorkerError> {
         let is_new = self.non_finite.insert(report.step);
         let train = &self.config.settings.train;
-        let reason = format!("non-finite {part} (loss {})", report.loss);
         if train.on_non_finite == OnNonFinite::Stop || self.non_finite.len() > train.non_finite_budget {
-            return Err((
-                Exit::NonFinite,
-                format!(
-                    "step {}: {reason}; {} such steps, {} are allowed",
-                    report.step,
-                    self.non_finite.len(),
-                    train.non_finite_budget
-                ),
-            ));
+            return Err(WorkerError::NonFinite {
+                step: report.step,
+                part,
+                loss: report.loss,
+                count: self.non_finite.len(),
+                budget: train.non_finite_budget,
+            });
         }
+        let reason = format!("non-finite {part} (loss {})", report.loss);
         // If the step is not finite again after a rollback, the cause is the data, and only skipping helps.
         if train.on_non_finite == OnNonFinite::Rollback && is_new {
             let to = self.resume()?;
@@ -284,40 +261,40 @@ impl<'a> TrainingRun<'a> {
 
     /// Checks the frozen weights before a save. If they have changed, every step since the last save is
     /// wrong: uploads the weights again, returns to the last checkpoint, and returns `false`.
-    fn check_weights(&mut self) -> WorkerResult<bool> {
+    fn check_weights(&mut self) -> Result<bool, WorkerError> {
         if !self.on_gpu || !self.config.settings.guards.weight_check {
             return Ok(true);
         }
-        if self.engine.weights_intact().map_err(device_failure)? {
+        if self.engine.weights_intact()? {
             return Ok(true);
         }
-        self.record_gpu_fault("changed frozen weights")?;
-        self.engine.reload_weights().map_err(device_failure)?;
+        self.record_gpu_fault(GpuFault::WeightsChanged)?;
+        self.engine.reload_weights()?;
         let to = self.resume()?;
         (self.config.emit)(WorkerEvent::WeightsReloaded { to });
         Ok(false)
     }
 
     /// Saves and waits. Returns `false` if the save failed or the run returned to an earlier step.
-    fn save(&mut self, step: u64) -> WorkerResult<bool> {
+    fn save(&mut self, step: u64) -> Result<bool, WorkerError> {
         self.start_save(step)?;
         self.wait_for_saver()?;
         Ok(self.last_saved_step == step)
     }
 
     /// Starts a save, after waiting for the one before.
-    fn start_save(&mut self, step: u64) -> WorkerResult<()> {
+    fn start_save(&mut self, step: u64) -> Result<(), WorkerError> {
         self.wait_for_saver()?;
         if !self.check_weights()? {
             return Ok(());
         }
         (self.config.emit)(WorkerEvent::Saving { step });
         if matches!(self.saver, Saver::Background { .. }) {
-            let snapshot = self.engine.snapshot().map_err(device_failure)?;
+            let snapshot = self.engine.snapshot()?;
             self.saver.start(step, snapshot);
             return Ok(());
         }
-        let state = self.engine.state().map_err(device_failure)?;
+        let state = self.engine.state()?;
         let checkpoints = Arc::clone(&self.checkpoints);
         let mut result = Ok(());
         save_and_prune(&checkpoints, step, &state, |event| {
@@ -328,11 +305,11 @@ impl<'a> TrainingRun<'a> {
         result
     }
 
-    fn wait_for_saver(&mut self) -> WorkerResult<()> {
+    fn wait_for_saver(&mut self) -> Result<(), WorkerError> {
         self.drain_saver_events(true)
     }
 
-    fn drain_saver_events(&mut self, wait: bool) -> WorkerResult<()> {
+    fn drain_saver_events(&mut self, wait: bool) -> Result<(), WorkerError> {
         while let Some(event) = self.saver.next_event(wait) {
             self.handle_saver_event(event)?;
         }
@@ -340,7 +317,7 @@ impl<'a> TrainingRun<'a> {
     }
 
     /// Reports the result of a save. A failed save is retried at the next save interval.
-    fn handle_saver_event(&mut self, event: SaverEvent) -> WorkerResult<()> {
+    fn handle_saver_event(&mut self, event: SaverEvent) -> Result<(), WorkerError> {
         match event {
             SaverEvent::Saved { step } => {
                 self.last_saved_step = step;
@@ -349,16 +326,16 @@ impl<'a> TrainingRun<'a> {
             SaverEvent::Failed { error, .. }
                 if error.is_read_only() && !self.config.settings.guards.read_only_wait =>
             {
-                return Err((Exit::Disk, error.to_string()));
+                return Err(WorkerError::ReadOnly(error));
             }
             SaverEvent::Failed { step, error } => {
-                let reason = error.to_string();
+                let reason = chain(&error);
                 (self.config.emit)(match error {
-                    SaveError::Deferred(_) => WorkerEvent::SaveDeferred { step, reason },
+                    SaveError::Deferred { .. } => WorkerEvent::SaveDeferred { step, reason },
                     _ => WorkerEvent::SaveFailed { step, reason },
                 });
             }
-            SaverEvent::CopyFailed { error } => return Err(device_failure(error)),
+            SaverEvent::CopyFailed { error } => return Err(error.into()),
             SaverEvent::Pruned => {}
         }
         Ok(())
@@ -366,14 +343,14 @@ impl<'a> TrainingRun<'a> {
 
     /// Saves the last step, and retries for `train.save_patience_s`. Returns early if the run went back to an
     /// earlier step.
-    fn final_save(&mut self) -> WorkerResult<()> {
+    fn final_save(&mut self) -> Result<(), WorkerError> {
         let step = self.engine.cursor().step;
         let deadline = Instant::now() + Duration::from_secs(self.config.settings.train.save_patience_s);
         let mut delay = SAVE_RETRY_DELAY;
         self.wait_for_saver()?;
         while step > self.last_saved_step && !self.save(step)? && self.engine.finished() {
             if Instant::now() > deadline || (self.config.stop_requested)() {
-                return Err((Exit::Disk, format!("could not save step {step}, the last step")));
+                return Err(WorkerError::LastSave(step));
             }
             std::thread::sleep(delay);
             delay = (delay * 2).min(MAX_SAVE_RETRY_DELAY);
@@ -382,12 +359,9 @@ impl<'a> TrainingRun<'a> {
     }
 
     /// Writes the finished adapter to `done/`.
-    fn write_result(&mut self) -> WorkerResult<Exit> {
-        let failed = |error: &dyn std::fmt::Display| (Exit::Disk, error.to_string());
-        let state = self.engine.state().map_err(device_failure)?;
-        let mut files = Vec::from(
-            adapter_files(&self.config.settings.recipe, &state.adapter).map_err(|error| failed(&error))?,
-        );
+    fn write_result(&mut self) -> Result<Exit, WorkerError> {
+        let state = self.engine.state()?;
+        let mut files = Vec::from(adapter_files(&self.config.settings.recipe, &state.adapter)?);
         let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
         let report = serde_json::json!({
             "job": self.config.job,
@@ -398,9 +372,8 @@ impl<'a> TrainingRun<'a> {
         files.push(("report.json", report.to_string().into_bytes()));
         let target = self.config.layout.done().join(self.config.job);
         let sync = sync_policy(&self.config.settings.guards);
-        durable::remove_tree(&target)
-            .and_then(|()| durable::write_dir(&target, &files, sync, true))
-            .map_err(|error| failed(&error))?;
+        durable::remove_tree(&target)?;
+        durable::write_dir(&target, &files, sync, true)?;
         (self.config.emit)(WorkerEvent::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
     }
@@ -422,59 +395,20 @@ fn resolve_device(request: DeviceRequest) -> DeviceId {
     }
 }
 
-fn device_failure(error: DeviceError) -> (Exit, String) {
-    let exit = match error {
-        DeviceError::Unavailable { code: Some(_), .. } => Exit::GpuMissing,
-        DeviceError::Unavailable { code: None, .. } | DeviceError::Incompatible { .. } => {
-            Exit::GpuUnsupported
-        }
-        DeviceError::ContextLost { .. }
-        | DeviceError::OutOfMemory { .. }
-        | DeviceError::CallFailed { .. } => Exit::GpuFailed,
-    };
-    (exit, error.to_string())
-}
-
-fn engine_failure(error: EngineError) -> (Exit, String) {
-    match error {
-        EngineError::Base(error) => (Exit::BaseModel, error.to_string()),
-        EngineError::Device(error) => device_failure(error),
-    }
-}
-
-fn read_job_samples(config: &WorkerConfig<'_>) -> WorkerResult<Vec<Sample>> {
+fn read_job_samples(config: &WorkerConfig<'_>) -> Result<Vec<Sample>, WorkerError> {
     let path = config.layout.job_data(config.job);
-    let failed = |error: &dyn std::fmt::Display| (Exit::Failed, format!("`{}`: {error}", path.display()));
-    let file = std::fs::File::open(&path).map_err(|error| failed(&error))?;
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(source) => return Err(WorkerError::OpenData { path, source }),
+    };
     let mut content_id = ContentId::default();
-    let result: Result<_, std::convert::Infallible> =
-        read_samples(file, &config.settings.limits, &config.settings.guards, |line| {
-            content_id.update(line);
-            Ok(())
-        });
+    let result = read_samples::<Infallible>(file, &config.settings.limits, &config.settings.guards, |line| {
+        content_id.update(line);
+        Ok(())
+    });
     match result {
-        // The id is made from the data, so other data under this id must not be trained on.
-        Ok(Ok(_)) if content_id.finish() != config.job => {
-            Err(failed(&"changed since it was accepted; submit the data again"))
-        }
-        Ok(Ok(samples)) => Ok(samples),
-        Ok(Err(error)) => Err(failed(&error)),
+        Ok(_) if content_id.finish() != config.job => Err(WorkerError::DataChanged { path }),
+        Ok(samples) => Ok(samples),
+        Err(ReadError::Data(source)) => Err(WorkerError::Data { path, source }),
     }
-}
-
-/// BLAKE3 of the base model's configuration and weights.
-///
-/// # Errors
-/// If a file can't be read.
-pub fn base_digest(base: &Path) -> Result<String, String> {
-    let mut hasher = blake3::Hasher::new();
-    for name in ["config.json", "model.safetensors"] {
-        let path = base.join(name);
-        let file = std::fs::File::open(&path)
-            .map_err(|error| format!("base: could not read `{}`: {error}", path.display()))?;
-        hasher
-            .update_reader(file)
-            .map_err(|error| format!("base: could not read `{}`: {error}", path.display()))?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -200,7 +200,7 @@ fn shape_mismatch() {
     let Err(RestoreError::ShapeMismatch(reason)) = engine.restore(other) else {
         panic!("the state was not rejected");
     };
-    assert!(reason.contains("has shape [1], expected"), "{reason}");
+    assert!(reason.to_string().contains("has shape [1], expected"), "{reason}");
     assert!(engine.state().unwrap() == before);
 }
 

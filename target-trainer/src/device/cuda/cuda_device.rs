@@ -2,7 +2,7 @@
 //! parameters and no model.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::error::DeviceError;
@@ -11,7 +11,8 @@ use super::matmul::CublasLt;
 use super::memory::{DeviceBuffer, ElementType, MemoryPool};
 use super::ops::KernelParams;
 use super::sys::{CudaContext, CudaDriver, CudaEvent, CudaStream, DeviceMemory, LaunchConfig, PinnedMemory};
-use crate::device::WaitTracker;
+use crate::device::wait_tracker::WaitTracker;
+use crate::locks::LockExt;
 
 /// The oldest driver that can load the committed PTX and has all functions that are called.
 pub(super) const DRIVER_REQUIREMENT: &str = "a driver for CUDA 12.0 or later";
@@ -281,14 +282,14 @@ impl CudaDevice {
     /// has ended.
     pub fn start_profile(&self) {
         drop(self.synchronize());
-        *self.profile.lock().unwrap_or_else(PoisonError::into_inner) =
+        *self.profile.locked() =
             Some(KernelProfile { previous_end: Some(Instant::now()), ..KernelProfile::default() });
     }
 
     /// Stops measuring. Returns name, seconds and launches of each kernel, the longest total time first.
     /// Matrix products are listed as `matmul`.
     pub fn take_profile(&self) -> Vec<(String, f64, u64)> {
-        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let profile = self.profile.locked().take().unwrap_or_default();
         let mut entries: Vec<_> = profile
             .kernels
             .into_iter()
@@ -300,7 +301,7 @@ impl CudaDevice {
 
     /// Adds a launch to the profile, if one is being measured. Blocks until the kernel has ended.
     pub(super) fn record_profile(&self, name: &str) -> Result<(), DeviceError> {
-        let mut profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut profile = self.profile.locked();
         let Some(profile) = profile.as_mut() else { return Ok(()) };
         self.compute_stream.synchronize()?;
         let now = Instant::now();
@@ -414,7 +415,7 @@ impl PinnedPool {
         from: &[&DeviceBuffer],
     ) -> Result<(PendingCopy, CopyCompletion), DeviceError> {
         let bytes: usize = from.iter().map(|buffer| buffer.len() * buffer.element().size_bytes()).sum();
-        let cached = self.free().pop().filter(|pinned| pinned.len_bytes() >= bytes);
+        let cached = self.free.locked().pop().filter(|pinned| pinned.len_bytes() >= bytes);
         let mut pinned = match cached {
             Some(pinned) => pinned,
             None => PinnedMemory::new(device.context(), bytes)?,
@@ -432,10 +433,6 @@ impl PinnedPool {
         event.record(&device.copy_stream)?;
         Ok((PendingCopy { pinned, len_words: bytes / 4 }, CopyCompletion { event }))
     }
-
-    fn free(&self) -> MutexGuard<'_, Vec<PinnedMemory>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl PendingCopy {
@@ -446,7 +443,7 @@ impl PendingCopy {
     /// Returns the driver's error.
     pub fn finish(self, pool: &PinnedPool) -> Result<Vec<u32>, DeviceError> {
         let words = self.pinned.as_words()?[..self.len_words].to_vec();
-        pool.free().push(self.pinned);
+        pool.free.locked().push(self.pinned);
         Ok(words)
     }
 }

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::error::DeviceError;
 use super::sys::{CudaContext, DeviceMemory};
+use crate::locks::LockExt;
 
 /// Type of a buffer's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +60,7 @@ impl MemoryPool {
         len: usize,
     ) -> Result<DeviceBuffer, DeviceError> {
         let class = size_class(len * element.size_bytes());
-        let cached = self.free_memory().get_mut(&class).and_then(Vec::pop);
+        let cached = self.free_memory.locked().get_mut(&class).and_then(Vec::pop);
         let memory = match cached {
             Some(memory) => memory,
             None => Arc::new(self.allocate(class)?),
@@ -81,12 +82,8 @@ impl MemoryPool {
 
     /// Returns all free memory to the driver.
     pub(super) fn release_free(&self) {
-        let free = std::mem::take(&mut *self.free_memory());
+        let free = std::mem::take(&mut *self.free_memory.locked());
         drop(free);
-    }
-
-    fn free_memory(&self) -> MutexGuard<'_, FreeMemory> {
-        self.free_memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,7 +152,12 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        self.pool.free_memory().entry(self.memory.len_bytes()).or_default().push(Arc::clone(&self.memory));
+        self.pool
+            .free_memory
+            .locked()
+            .entry(self.memory.len_bytes())
+            .or_default()
+            .push(Arc::clone(&self.memory));
     }
 }
 

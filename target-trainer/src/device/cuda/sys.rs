@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::driver::*;
 use super::error::DeviceError;
 use super::kernel_library::CudaKernel;
-use crate::device::WaitTracker;
+use crate::device::wait_tracker::WaitTracker;
 
 /// `CU_STREAM_NON_BLOCKING` and `CU_EVENT_DISABLE_TIMING`.
 const STREAM_NON_BLOCKING: u32 = 1;

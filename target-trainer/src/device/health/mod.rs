@@ -16,8 +16,10 @@ use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
 
-/// The driver installs the first name; the second name exists only with development files.
-const NVML_LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
+/// The name that the driver installs.
+const NVML_LIBRARY: &str = "libnvidia-ml.so.1";
+/// The name that exists only with development files.
+const NVML_DEVELOPMENT_LIBRARY: &str = "libnvidia-ml.so";
 /// XIDs read for one sample. Further XIDs are reported with the next sample.
 const MAX_XIDS_PER_SAMPLE: usize = 64;
 
@@ -55,6 +57,20 @@ pub struct HealthSample {
     pub events: Vec<HealthEvent>,
 }
 
+/// Why a GPU's health can't be monitored.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// NVML is missing, or does not know the GPU.
+    #[error(transparent)]
+    Nvml(#[from] NvmlError),
+    /// The monitor's thread can't be started.
+    #[error(transparent)]
+    Thread(std::io::Error),
+    /// NVML hangs.
+    #[error("NVML does not answer")]
+    NoAnswer,
+}
+
 /// A thread that reads the GPU's health periodically. NVML may hang on a faulty GPU, so the thread is never
 /// joined.
 pub struct GpuHealthMonitor {
@@ -67,22 +83,17 @@ impl GpuHealthMonitor {
     ///
     /// # Errors
     ///
-    /// Returns the reason if NVML is missing or does not answer, or if it does not know the GPU.
-    pub fn start(device: u32, interval: Duration) -> Result<GpuHealthMonitor, String> {
+    /// If NVML is missing or does not answer, or if it does not know the GPU.
+    pub fn start(device: u32, interval: Duration) -> Result<GpuHealthMonitor, HealthError> {
         let ((request_sample, sample_requested), (send_sample, samples)) = (channel(), channel());
         let (report_ready, started) = channel();
         let run = move || match open_nvml() {
-            Err(reason) => drop(report_ready.send(Err(reason))),
+            Err(error) => drop(report_ready.send(Err(error))),
             Ok(nvml) => run_monitor(&nvml, device, interval, &sample_requested, &send_sample, &report_ready),
         };
-        std::thread::Builder::new()
-            .name("gpu-health".into())
-            .spawn(run)
-            .map_err(|error| error.to_string())?;
+        std::thread::Builder::new().name("gpu-health".into()).spawn(run).map_err(HealthError::Thread)?;
         // A driver that does not answer at the start is treated as missing.
-        started
-            .recv_timeout(Duration::from_secs(5))
-            .unwrap_or_else(|_| Err("NVML does not answer".into()))?;
+        started.recv_timeout(Duration::from_secs(5)).map_err(|_| HealthError::NoAnswer)??;
         Ok(GpuHealthMonitor { sample_requests: request_sample, samples })
     }
 
@@ -102,15 +113,9 @@ impl GpuHealthMonitor {
     }
 }
 
-fn open_nvml() -> Result<Nvml, String> {
-    let mut last_error = String::new();
-    for name in NVML_LIBRARIES {
-        match Nvml::builder().lib_path(OsStr::new(name)).init() {
-            Ok(nvml) => return Ok(nvml),
-            Err(error) => last_error = error.to_string(),
-        }
-    }
-    Err(last_error)
+fn open_nvml() -> Result<Nvml, NvmlError> {
+    let open = |name: &str| Nvml::builder().lib_path(OsStr::new(name)).init();
+    open(NVML_LIBRARY).or_else(|_| open(NVML_DEVELOPMENT_LIBRARY))
 }
 
 fn run_monitor(
@@ -119,11 +124,11 @@ fn run_monitor(
     interval: Duration,
     sample_requested: &Receiver<()>,
     send_sample: &Sender<HealthSample>,
-    report_ready: &Sender<Result<(), String>>,
+    report_ready: &Sender<Result<(), NvmlError>>,
 ) {
     let device = match nvml.device_by_index(index) {
         Ok(device) => device,
-        Err(error) => return drop(report_ready.send(Err(error.to_string()))),
+        Err(error) => return drop(report_ready.send(Err(error))),
     };
     let xid_events = register_xid_events(nvml, &device);
     let mut previous = read_gpu(&device).ok();

@@ -273,11 +273,9 @@ impl Engine {
     /// # Errors
     /// If the tensors do not fit this engine, or the device fails.
     pub fn restore(&mut self, state: TrainState) -> Result<(), RestoreError> {
-        let flat =
-            |tensors, prefix| self.adapter.flat_params(tensors, prefix).map_err(RestoreError::ShapeMismatch);
-        let params = flat(&state.adapter, "")?;
-        let (first, second) =
-            (flat(&state.optimizer, FIRST_MOMENT_PREFIX)?, flat(&state.optimizer, SECOND_MOMENT_PREFIX)?);
+        let params = self.adapter.flat_params(&state.adapter, "")?;
+        let first = self.adapter.flat_params(&state.optimizer, FIRST_MOMENT_PREFIX)?;
+        let second = self.adapter.flat_params(&state.optimizer, SECOND_MOMENT_PREFIX)?;
         match &mut self.backend {
             Backend::Cpu(cpu) => cpu.load_state([params, first, second]),
             Backend::Gpu(gpu) => gpu.load_state([&params, &first, &second])?,

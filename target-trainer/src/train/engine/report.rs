@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::device::{DeviceError, DeviceId, Precision, WaitTracker};
-use crate::model::BaseModelError;
+use crate::model::{AdapterMismatch, BaseModelError};
 
 /// Where and how an engine computes.
 #[derive(Debug, Clone)]
@@ -32,8 +32,8 @@ pub enum EngineError {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// A tensor is missing or has another shape. The engine is unchanged.
-    #[error("{0}")]
-    ShapeMismatch(String),
+    #[error(transparent)]
+    ShapeMismatch(#[from] AdapterMismatch),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),

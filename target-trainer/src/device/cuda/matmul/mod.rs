@@ -6,13 +6,14 @@
 mod sys;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::cuda_device::CudaDevice;
 use super::error::DeviceError;
 use super::memory::{DeviceBuffer, ElementType};
 use super::ops::MatrixView;
 use super::sys::CudaContext;
+use crate::locks::LockExt;
 use sys::{CublasLtFailure, CublasLtHandle, MatmulPlan, MatmulShape, MatrixLayout};
 
 /// Workspace size that NVIDIA recommends for the H100 and later. Only as much as a plan needs is allocated.
@@ -105,18 +106,14 @@ impl CublasLt {
         Ok(CublasLt { handle, device, state: Mutex::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, CublasLtState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the workspace to the memory pool.
     pub(super) fn release_workspace(&self) {
-        self.state().workspace = None;
+        self.state.locked().workspace = None;
     }
 
     /// Returns the cached plan of a shape, or creates it.
     fn plan(&self, shape: &MatmulShape) -> Result<Arc<MatmulPlan>, CublasLtFailure> {
-        let mut state = self.state();
+        let mut state = self.state.locked();
         if let Some(plan) = state.plans.get(shape) {
             return Ok(Arc::clone(plan));
         }
@@ -143,7 +140,7 @@ impl CublasLt {
                 Ok(workspace) => return Ok((plan, Some(workspace))),
                 Err(error) if !error.is_out_of_memory() => return Err(error),
                 Err(_) => {
-                    let mut state = self.state();
+                    let mut state = self.state.locked();
                     state.max_workspace_bytes = plan.workspace_bytes / 2;
                     state.plans.clear();
                 }
@@ -154,12 +151,12 @@ impl CublasLt {
     /// Returns the shared workspace. Allocates a new one if it is too small.
     fn workspace(&self, device: &CudaDevice, bytes: usize) -> Result<Arc<DeviceBuffer>, DeviceError> {
         let is_large_enough = |workspace: &&Arc<DeviceBuffer>| workspace.len() * 4 >= bytes;
-        if let Some(workspace) = self.state().workspace.as_ref().filter(is_large_enough) {
+        if let Some(workspace) = self.state.locked().workspace.as_ref().filter(is_large_enough) {
             return Ok(Arc::clone(workspace));
         }
-        self.state().workspace = None;
+        self.state.locked().workspace = None;
         let workspace = Arc::new(device.buffer(ElementType::Bits32, bytes.div_ceil(4))?);
-        self.state().workspace = Some(Arc::clone(&workspace));
+        self.state.locked().workspace = Some(Arc::clone(&workspace));
         Ok(workspace)
     }
 

@@ -1,0 +1,68 @@
+//! Errors of writes, classified by what people can do about them.
+
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::space::is_out_of_inodes;
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {action} `{path}`", path = .path.display())]
+pub struct DurableError {
+    /// What was attempted, as an infinitive: `rename to`.
+    pub action: &'static str,
+    /// The file or the directory.
+    pub path: PathBuf,
+    /// Why the operating system refused it.
+    pub source: DiskError,
+}
+
+/// Why the operating system refused a write. The text contains what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// No bytes are free (`ENOSPC`).
+    #[error("no space left; free some space, the save will be retried")]
+    NoSpace,
+    /// No inodes are free (`ENOSPC` as well).
+    #[error("no inodes left, although bytes may be free; remove small files, the save will be retried")]
+    NoInodes,
+    /// The file system is read-only (`EROFS`).
+    #[error("the file system is read-only; remount it writable")]
+    ReadOnly,
+    /// The quota is used up (`EDQUOT`).
+    #[error("the disk quota is used up; free some space or raise the quota")]
+    Quota,
+    /// Any other error.
+    #[error(transparent)]
+    Other(std::io::Error),
+}
+
+impl DiskError {
+    /// Classifies the error of an operation on `path`.
+    fn new(error: std::io::Error, path: &Path) -> DiskError {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC) if is_out_of_inodes(path) => DiskError::NoInodes,
+            Some(Errno::ENOSPC) => DiskError::NoSpace,
+            Some(Errno::EROFS) => DiskError::ReadOnly,
+            Some(Errno::EDQUOT) => DiskError::Quota,
+            _ => DiskError::Other(error),
+        }
+    }
+}
+
+impl DurableError {
+    /// Adds to an I/O error what was attempted, and on which file.
+    pub(super) fn new(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> DurableError {
+        let path = path.to_path_buf();
+        move |error| {
+            let source = DiskError::new(error, &path);
+            DurableError { action, path, source }
+        }
+    }
+
+    /// Whether the file or the directory does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(&self.source, DiskError::Other(error) if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}

@@ -1,0 +1,99 @@
+//! Why a line or a data file is rejected, and where.
+
+/// Why a data file is rejected, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct DataError {
+    /// Line, counted from 1.
+    pub line: u64,
+    /// Column in bytes, counted from 1.
+    pub column: u64,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Why a line is rejected, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {problem}")]
+pub struct LineError {
+    /// Column in bytes, counted from 1.
+    pub column: u64,
+    /// What is wrong.
+    pub problem: LineProblem,
+}
+
+impl LineError {
+    /// The error as part of a file.
+    pub(super) fn in_line(&self, line: u64) -> DataError {
+        DataError { line: line.max(1), column: self.column, message: self.problem.to_string() }
+    }
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LineProblem {
+    /// The stream failed. Holds the error's text.
+    #[error("could not be read: {0}")]
+    Unreadable(String),
+    /// The file ends without a sample.
+    #[error("the file has no samples")]
+    NoSamples,
+    /// The file has too many lines.
+    #[error("more than {0} lines")]
+    TooManyLines(u64),
+    /// The line is too long.
+    #[error("the line is longer than {0} bytes")]
+    TooLong(usize),
+    /// Lists and objects are nested too deeply.
+    #[error("nested more than {0} levels deep")]
+    TooDeep(usize),
+    /// A number is too long.
+    #[error("a number has more than {0} characters")]
+    LongNumber(usize),
+    /// The bytes are not text.
+    #[error("not UTF-8")]
+    NotUtf8,
+    /// The text is not JSON, or not an object without duplicate keys. Holds the parser's text.
+    #[error("{0}")]
+    Json(String),
+    /// The object does not describe a sample.
+    #[error(transparent)]
+    Sample(#[from] SampleProblem),
+}
+
+/// Why an object does not describe a sample.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SampleProblem {
+    /// A key that no form has.
+    #[error("unknown key `{0}`; known keys are prompt, completion, text, messages, weight")]
+    UnknownKey(String),
+    /// The value is not a text.
+    #[error("`{0}` must be a string")]
+    NotAString(String),
+    /// The keys of no form, or of more than one.
+    #[error("expected exactly one of: `prompt` and `completion`, `text`, or `messages`")]
+    NotOneForm,
+    /// The weight is negative, too large, or not a number.
+    #[error("`weight` must be a number from 0 to 3.4e38")]
+    Weight,
+    /// There are no messages.
+    #[error("`messages` must be a list with at least one message")]
+    NoMessages,
+    /// A message lacks a text. Messages are counted from 1.
+    #[error("message {number}: `{key}` is missing or not a string")]
+    MessagePart { number: usize, key: &'static str },
+    /// A message has another role. Messages are counted from 1.
+    #[error("message {number}: unknown role `{role}`; known roles are system, user, assistant, tool")]
+    UnknownRole { number: usize, role: String },
+}
+
+/// Why the samples of a stream can't be read. `E` is the error of the function that gets the lines.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<E> {
+    /// The file is not valid.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The function that gets the lines has failed.
+    #[error(transparent)]
+    Sink(E),
+}

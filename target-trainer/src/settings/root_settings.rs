@@ -1,0 +1,137 @@
+//! All settings of a root: read from TOML, changed one by one, and checked as a whole.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::sections::{DeviceSettings, Guards, Limits, TrainSettings};
+use crate::file_error::{FileError, chain, file_error};
+use crate::state::Recipe;
+
+/// All settings of a root.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// How jobs are run.
+    pub train: TrainSettings,
+    /// Where training runs.
+    pub device: DeviceSettings,
+    /// What the weights depend on.
+    pub recipe: Recipe,
+    /// Limits for data files.
+    pub limits: Limits,
+    /// Protections.
+    pub guards: Guards,
+}
+
+/// Why settings are invalid.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read.
+    #[error("{}; `target-trainer init` creates a root", chain(.0))]
+    File(#[from] FileError),
+    /// A key is unknown or a value is invalid. `location` is `file:line:column` or the `--set` option.
+    #[error("{location}: {message}")]
+    Invalid { location: String, message: String },
+}
+
+impl Settings {
+    /// Reads a root's settings file.
+    ///
+    /// # Errors
+    /// If the file can't be read, or is not valid.
+    pub fn read(path: &Path) -> Result<Settings, SettingsError> {
+        let text = std::fs::read_to_string(path).map_err(file_error("read", path))?;
+        Settings::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads settings from text. `name` is the file name for errors.
+    ///
+    /// # Errors
+    /// If a key is unknown, or a value has the wrong type or is out of range.
+    pub fn parse(text: &str, name: &str) -> Result<Settings, SettingsError> {
+        let settings: Settings = toml::from_str(text).map_err(|error| {
+            let location = match error.span() {
+                Some(span) => format!("{name}:{}", line_and_column(text, span.start)),
+                None => name.to_owned(),
+            };
+            SettingsError::Invalid { location, message: with_suggestion(error.message()) }
+        })?;
+        settings.validated(name)
+    }
+
+    /// Returns a copy with changes, each given as `section.key=value`.
+    ///
+    /// # Errors
+    /// If a key is unknown, or a value has the wrong type or is out of range.
+    pub fn with(&self, changes: &[String]) -> Result<Settings, SettingsError> {
+        changes.iter().try_fold(self.clone(), |settings, change| settings.with_change(change))
+    }
+
+    fn with_change(&self, change: &str) -> Result<Settings, SettingsError> {
+        let location = format!("--set {change}");
+        let invalid = |message: String| SettingsError::Invalid { location: location.clone(), message };
+        let (key, value) =
+            change.split_once('=').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
+        let (section, key) =
+            key.trim().split_once('.').ok_or_else(|| invalid("expected `section.key=value`".into()))?;
+        let parsed: Result<toml::Table, _> = format!("value = {value}").parse();
+        let value = match parsed {
+            Ok(mut table) => table.remove("value").unwrap_or_else(|| value.into()),
+            Err(_) => value.into(),
+        };
+        let mut table = toml::Table::try_from(self).map_err(|error| invalid(error.to_string()))?;
+        let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+        entry
+            .as_table_mut()
+            .ok_or_else(|| invalid(format!("`{section}` is not a section")))?
+            .insert(key.into(), value);
+        let changed: Settings =
+            table.try_into().map_err(|error: toml::de::Error| invalid(with_suggestion(error.message())))?;
+        changed.validated(&location)
+    }
+
+    fn validated(self, location: &str) -> Result<Settings, SettingsError> {
+        let (train, limits) = (&self.train, &self.limits);
+        let checks = [
+            (train.micro_batch == 0, "train.micro_batch must be at least 1"),
+            (train.save_every == 0, "train.save_every must be at least 1"),
+            (train.keep == 0, "train.keep must be at least 1"),
+            (train.heartbeat_s == 0, "train.heartbeat_s must be at least 1"),
+            (train.max_crashes == 0, "train.max_crashes must be at least 1"),
+            (self.device.patience_s == 0, "device.patience_s must be at least 1"),
+            (self.device.health_every_ms == 0, "device.health_every_ms must be at least 1"),
+            (!(16..=1 << 30).contains(&limits.line_bytes), "limits.line_bytes must be from 16 to 1073741824"),
+            (!(1..=1000).contains(&limits.nesting), "limits.nesting must be from 1 to 1000"),
+            (limits.number_chars == 0, "limits.number_chars must be at least 1"),
+        ];
+        let mut messages: Vec<String> = checks
+            .iter()
+            .filter(|(is_wrong, _)| *is_wrong)
+            .map(|(_, message)| (*message).to_owned())
+            .collect();
+        messages.extend(self.recipe.invalid_fields().iter().map(|field| format!("recipe.{field}")));
+        if messages.is_empty() {
+            return Ok(self);
+        }
+        Err(SettingsError::Invalid { location: location.into(), message: messages.join("; ") })
+    }
+}
+
+fn line_and_column(text: &str, offset: usize) -> String {
+    let before = &text[..offset.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("{line}:{column}")
+}
+
+/// Turns serde's "unknown field `x`, expected one of `a`, `b`" into a message that suggests the nearest key.
+fn with_suggestion(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((unknown, known)) = quoted.split_first().filter(|_| message.starts_with("unknown")) else {
+        return message.trim().to_owned();
+    };
+    let nearest = known.iter().min_by_key(|key| strsim::damerau_levenshtein(key, unknown));
+    let nearest = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+    format!("unknown key `{unknown}`{nearest}")
+}

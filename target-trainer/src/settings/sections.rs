@@ -1,0 +1,169 @@
+//! The sections of the settings, with their default values. `documented.rs` describes each key.
+
+use serde::{Deserialize, Serialize};
+
+use super::device_request::DeviceRequest;
+use crate::device::Precision;
+
+/// What a non-finite step leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNonFinite {
+    /// The batch is skipped.
+    Skip,
+    /// Training returns to the last checkpoint. If the same step is not finite again, the batch is skipped.
+    Rollback,
+    /// The job fails.
+    Stop,
+}
+
+/// How jobs are run. On the CPU none of these settings changes a bit of the weights.
+/// `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSettings {
+    pub micro_batch: usize,
+    pub threads: usize,
+    pub save_every: u64,
+    pub keep: usize,
+    pub on_non_finite: OnNonFinite,
+    pub non_finite_budget: usize,
+    pub save_patience_s: u64,
+    pub heartbeat_s: u64,
+    pub max_crashes: u32,
+    pub backoff_ms: u64,
+}
+
+impl Default for TrainSettings {
+    fn default() -> TrainSettings {
+        TrainSettings {
+            micro_batch: 4,
+            threads: 0,
+            save_every: 5,
+            keep: 3,
+            on_non_finite: OnNonFinite::Skip,
+            non_finite_budget: 10,
+            save_patience_s: 60,
+            heartbeat_s: 10,
+            max_crashes: 3,
+            backoff_ms: 50,
+        }
+    }
+}
+
+/// What to do if the GPU is permanently gone or unusable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnGpuLost {
+    /// Continue on the CPU.
+    Cpu,
+    /// Stop the daemon. With `device.use = "auto"`, continue on the CPU.
+    Stop,
+}
+
+/// Where training runs. The same kind of device gives the same bits; another one gives weights within a
+/// tolerance.
+/// `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceSettings {
+    /// The setting `device.use`: `auto`, `cpu` or `cuda:N`.
+    #[serde(rename = "use")]
+    pub request: DeviceRequest,
+    pub precision: Precision,
+    pub on_lost: OnGpuLost,
+    pub lost_patience_s: u64,
+    pub patience_s: u64,
+    pub recheck_every: u64,
+    pub background_save: bool,
+    pub health_every_ms: u64,
+}
+
+impl Default for DeviceSettings {
+    fn default() -> DeviceSettings {
+        DeviceSettings {
+            request: DeviceRequest::Auto,
+            precision: Precision::F32,
+            on_lost: OnGpuLost::Stop,
+            lost_patience_s: 60,
+            patience_s: 30,
+            recheck_every: 50,
+            background_save: true,
+            health_every_ms: 500,
+        }
+    }
+}
+
+/// Limits for data files. `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub line_bytes: usize,
+    pub nesting: usize,
+    pub number_chars: usize,
+    pub lines: u64,
+    pub file_bytes: u64,
+    pub settle_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            line_bytes: 1 << 20,
+            nesting: 64,
+            number_chars: 64,
+            lines: 10_000_000,
+            file_bytes: 64 << 30,
+            settle_ms: 40,
+        }
+    }
+}
+
+macro_rules! guards {
+    ($($name:ident,)*) => {
+        /// Protections. All are on by default. Each can be switched off to show what it protects against.
+        /// `documented.rs` describes each key.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Guards {
+            $(pub $name: bool,)*
+        }
+
+        impl Default for Guards {
+            fn default() -> Guards {
+                Guards { $($name: true,)* }
+            }
+        }
+    };
+}
+
+guards! {
+    atomic_save,
+    whole_writes,
+    sync,
+    directory_sync,
+    sync_errors,
+    manifest_digest,
+    verify_before_prune,
+    prune_whole,
+    space_check,
+    abort_cleanup,
+    read_only_wait,
+    finite_check,
+    shrink_on_oom,
+    heartbeat,
+    quarantine,
+    nesting_limit,
+    line_limit,
+    tolerate_vanished,
+    atomic_status,
+    defer_stop,
+    gpu_restart,
+    gpu_fallback,
+    gpu_health,
+    gpu_watchdog,
+    gpu_shrink,
+    recheck,
+    weight_check,
+    parity_check,
+}

@@ -1,0 +1,137 @@
+//! Why a worker exits before the job is done, and with which exit code.
+
+use std::path::PathBuf;
+
+use super::engine::{EngineError, NonFinite, ParityMismatch, RestoreError};
+use crate::device::DeviceError;
+use crate::durable::DurableError;
+use crate::exit::Exit;
+use crate::intake::DataError;
+use crate::model::{AdapterMismatch, BaseModelError};
+use crate::store::{ResumeError, SaveError, TensorError};
+
+/// Why a worker exits before the job is done. [`WorkerError::exit`] gives the exit code.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkerError {
+    /// The base model can't be read.
+    #[error(transparent)]
+    Base(#[from] BaseModelError),
+    /// The job's data can't be opened.
+    #[error("`{path}`", path = .path.display())]
+    OpenData { path: PathBuf, source: std::io::Error },
+    /// The job's data is not valid.
+    #[error("`{path}`", path = .path.display())]
+    Data { path: PathBuf, source: DataError },
+    /// The id is made from the data, so other data under this id must not be trained on.
+    #[error("`{path}`: changed since it was accepted; submit the data again", path = .path.display())]
+    DataChanged { path: PathBuf },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The thread that saves can't be started.
+    #[error("could not start the saver thread")]
+    SaverThread(#[source] std::io::Error),
+    /// There are checkpoints, and none can be resumed from.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    /// The newest valid checkpoint does not fit the model.
+    #[error(transparent)]
+    Restore(#[from] AdapterMismatch),
+    /// The GPU computes other results than the CPU.
+    #[error("the GPU disagrees with the CPU: {0}")]
+    Parity(ParityMismatch),
+    /// The GPU has gone wrong too often.
+    #[error("the GPU has {fault} {count} times")]
+    GpuFaults { fault: GpuFault, count: usize },
+    /// A step was not finite, and the settings do not allow to skip it.
+    #[error("step {step}: non-finite {part} (loss {loss}); {count} such steps, {budget} are allowed")]
+    NonFinite { step: u64, part: NonFinite, loss: f32, count: usize, budget: usize },
+    /// A signal requested a stop. Holds the step of the last save.
+    #[error("stopped by a signal; saved step {0}")]
+    Interrupted(u64),
+    /// The file system is read-only, and the guard `read_only_wait` is off.
+    #[error(transparent)]
+    ReadOnly(SaveError),
+    /// The last step could not be saved in time.
+    #[error("could not save step {0}, the last step")]
+    LastSave(u64),
+    /// The finished adapter can't be encoded.
+    #[error(transparent)]
+    ResultTensors(#[from] TensorError),
+    /// The finished adapter can't be written.
+    #[error(transparent)]
+    ResultFiles(#[from] DurableError),
+}
+
+/// What a GPU may do wrong a few times before the worker gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GpuFault {
+    /// It computed one batch twice, and the results differ.
+    ResultsDiffer,
+    /// The frozen weights in its memory have changed.
+    WeightsChanged,
+}
+
+impl std::fmt::Display for GpuFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            GpuFault::ResultsDiffer => "computed one batch twice and got different results",
+            GpuFault::WeightsChanged => "changed frozen weights",
+        })
+    }
+}
+
+impl WorkerError {
+    /// The exit code for this error.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            WorkerError::Base(_) => Exit::BaseModel,
+            WorkerError::OpenData { .. }
+            | WorkerError::Data { .. }
+            | WorkerError::DataChanged { .. }
+            | WorkerError::SaverThread(_) => Exit::Failed,
+            WorkerError::Device(error) => device_exit(error),
+            WorkerError::Resume(ResumeError::NoneValid(_)) | WorkerError::Restore(_) => {
+                Exit::NoValidCheckpoint
+            }
+            WorkerError::Resume(ResumeError::OtherBase { .. } | ResumeError::OtherRecipe) => Exit::BaseModel,
+            WorkerError::Parity(_) | WorkerError::GpuFaults { .. } => Exit::GpuWrongResult,
+            WorkerError::NonFinite { .. } => Exit::NonFinite,
+            WorkerError::Interrupted(_) => Exit::Interrupted,
+            WorkerError::ReadOnly(_)
+            | WorkerError::LastSave(_)
+            | WorkerError::ResultTensors(_)
+            | WorkerError::ResultFiles(_) => Exit::Disk,
+        }
+    }
+}
+
+fn device_exit(error: &DeviceError) -> Exit {
+    match error {
+        DeviceError::Unavailable { code: Some(_), .. } => Exit::GpuMissing,
+        DeviceError::Unavailable { code: None, .. } | DeviceError::Incompatible { .. } => {
+            Exit::GpuUnsupported
+        }
+        DeviceError::ContextLost { .. }
+        | DeviceError::OutOfMemory { .. }
+        | DeviceError::CallFailed { .. } => Exit::GpuFailed,
+    }
+}
+
+impl From<EngineError> for WorkerError {
+    fn from(error: EngineError) -> WorkerError {
+        match error {
+            EngineError::Base(error) => WorkerError::Base(error),
+            EngineError::Device(error) => WorkerError::Device(error),
+        }
+    }
+}
+
+impl From<RestoreError> for WorkerError {
+    fn from(error: RestoreError) -> WorkerError {
+        match error {
+            RestoreError::ShapeMismatch(error) => WorkerError::Restore(error),
+            RestoreError::Device(error) => WorkerError::Device(error),
+        }
+    }
+}
