@@ -124,8 +124,12 @@ fn kernels(path: &Path, seen: &mut BTreeSet<PathBuf>) -> Vec<String> {
 }
 
 /// Returns `NAME` of a line that starts with `extern "C" __global__ void NAME(`. Launch bounds may precede
-/// the name.
+/// the name. Of a line that starts with `ENTRY(STEM, SIZE,`, the macro of `flash.cu`, returns `STEMSIZE`.
 fn declared_kernel(line: &str) -> Option<String> {
+    if let Some(arguments) = line.strip_prefix("ENTRY(") {
+        let mut arguments = arguments.split(',').map(str::trim);
+        return Some([arguments.next()?, arguments.next()?].concat());
+    }
     let rest = line.strip_prefix("extern \"C\" __global__ void ")?;
     let rest = match rest.strip_prefix("__launch_bounds__(") {
         Some(bounds) => bounds.split_once(')')?.1.trim_start(),

@@ -409,79 +409,33 @@ __device__ __forceinline__ void flash_backward_kv(bf16* dqkv, int ldd, const bf1
     store_rows<D>(to + w.value, ldd, row, w.length, dv, 1.0f, 1.0f, values, warp, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d16(bf16* out, int ldo, float* lse,
-    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
-    float scale) {
-    flash<16>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
-}
+// The entry points. Each has the name of the plain kernel with the head size behind it, and the parameters of
+// the plain kernel, so that both are launched alike. The head size is a constant: `head_dim` is not read.
+#define FORWARD_PARAMETERS                                                                                  \
+    bf16 *out, int ldo, float *lse, const bf16 *qkv, int ldqkv, const int *starts, int rows, int heads,      \
+        int kv_heads, int head_dim, float scale
+#define FORWARD_ARGUMENTS out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale
+#define BACKWARD_PARAMETERS                                                                                 \
+    bf16 *dqkv, int ldd, const bf16 *qkv, int ldqkv, const bf16 *dout, int lddo, const float *lse,           \
+        const float *delta, const int *starts, int rows, int heads, int kv_heads, int head_dim, float scale
+#define BACKWARD_ARGUMENTS dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d32(bf16* out, int ldo, float* lse,
-    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
-    float scale) {
-    flash<32>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
-}
+// Defines the kernel NAME ## D, which calls FUNCTION<D>. SIGNATURE is FORWARD or BACKWARD; launch bounds come
+// last. The tests and the simulated GPU's build script find kernels by the lines that begin with `ENTRY(`.
+#define ENTRY(NAME, D, FUNCTION, SIGNATURE, ...)                                                            \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) NAME##D(SIGNATURE##_PARAMETERS) {              \
+        FUNCTION<D>(SIGNATURE##_ARGUMENTS);                                                                 \
+    }
 
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d64(bf16* out, int ldo, float* lse,
-    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
-    float scale) {
-    flash<64>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_d128(bf16* out, int ldo, float* lse,
-    const bf16* qkv, int ldqkv, const int* starts, int rows, int heads, int kv_heads, int head_dim,
-    float scale) {
-    flash<128>(out, ldo, lse, qkv, ldqkv, starts, rows, heads, kv_heads, scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d16(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_q<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d32(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_q<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d64(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_q<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads, scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_q_bf16_d128(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_q<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
-        scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 6) attention_backward_kv_bf16_d16(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<16>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
-        scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d32(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<32>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
-        scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d64(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<64>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
-        scale);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_backward_kv_bf16_d128(bf16* dqkv, int ldd,
-    const bf16* qkv, int ldqkv, const bf16* dout, int lddo, const float* lse, const float* delta,
-    const int* starts, int rows, int heads, int kv_heads, int head_dim, float scale) {
-    flash_backward_kv<128>(dqkv, ldd, qkv, ldqkv, dout, lddo, lse, delta, starts, rows, heads, kv_heads,
-        scale);
-}
+ENTRY(attention_bf16_d, 16, flash, FORWARD, 128)
+ENTRY(attention_bf16_d, 32, flash, FORWARD, 128)
+ENTRY(attention_bf16_d, 64, flash, FORWARD, 128)
+ENTRY(attention_bf16_d, 128, flash, FORWARD, 128)
+ENTRY(attention_backward_q_bf16_d, 16, flash_backward_q, BACKWARD, 128)
+ENTRY(attention_backward_q_bf16_d, 32, flash_backward_q, BACKWARD, 128)
+ENTRY(attention_backward_q_bf16_d, 64, flash_backward_q, BACKWARD, 128)
+ENTRY(attention_backward_q_bf16_d, 128, flash_backward_q, BACKWARD, 128)
+ENTRY(attention_backward_kv_bf16_d, 16, flash_backward_kv, BACKWARD, 128, 6)
+ENTRY(attention_backward_kv_bf16_d, 32, flash_backward_kv, BACKWARD, 128)
+ENTRY(attention_backward_kv_bf16_d, 64, flash_backward_kv, BACKWARD, 128)
+ENTRY(attention_backward_kv_bf16_d, 128, flash_backward_kv, BACKWARD, 128)

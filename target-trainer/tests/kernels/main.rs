@@ -172,9 +172,14 @@ fn expected_kernels() -> BTreeSet<String> {
     typed.chain(tensor_core).chain(UNTYPED_KERNELS.map(String::from)).collect()
 }
 
-/// Returns the names after `extern "C" __global__ void` and optional launch bounds.
+/// Returns the names after `extern "C" __global__ void` and optional launch bounds, and those of the kernels
+/// that the macro `ENTRY(STEM, SIZE, ..)` of `flash.cu` defines.
 fn declared_kernels(source: &str) -> BTreeSet<String> {
     let kernel_name = |line: &str| {
+        if let Some(arguments) = line.strip_prefix("ENTRY(") {
+            let mut arguments = arguments.split(',').map(str::trim);
+            return Some([arguments.next()?, arguments.next()?].concat());
+        }
         let rest = line.strip_prefix("extern \"C\" __global__ void ")?;
         let rest = match rest.strip_prefix("__launch_bounds__(") {
             Some(bounds) => bounds.split_once(") ")?.1,
@@ -207,11 +212,20 @@ fn sources_declare_expected_kernels() -> Result<(), Failed> {
 }
 
 fn missing_kernel_is_detected() -> Result<(), Failed> {
-    let without_one = joined_sources()?.replace("void rope_bf16(", "void rope_bf17(");
-    match assert_same_kernels(&declared_kernels(&without_one), &expected_kernels()) {
-        Ok(()) => Err("a removed kernel was not detected".into()),
-        Err(_) => Ok(()),
+    for (declared, renamed) in [
+        ("void rope_bf16(", "void rope_bf17("),
+        ("ENTRY(attention_bf16_d, 64,", "ENTRY(attention_bf16_d, 65,"),
+    ] {
+        let sources = joined_sources()?;
+        let without_one = sources.replace(declared, renamed);
+        if without_one == sources {
+            return Err(format!("no kernel is declared by `{declared}`").into());
+        }
+        if assert_same_kernels(&declared_kernels(&without_one), &expected_kernels()).is_ok() {
+            return Err(format!("the kernel of `{declared}` was removed, and nothing noticed").into());
+        }
     }
+    Ok(())
 }
 
 fn compile(arch: &'static str) -> Result<String, Failed> {
