@@ -79,6 +79,36 @@ fn unsafe_code_is_only_in_files_named_for_it() {
     assert!(misplaced.is_empty(), "{misplaced:?}");
 }
 
+/// Test programs without the standard harness: the directory or the stem of each, from the manifests.
+fn programs_with_trials() -> Vec<PathBuf> {
+    let mut programs = Vec::new();
+    for package in ["harness", "target-trainer"] {
+        let dir = workspace().join(package);
+        let manifest = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap();
+        let tables = manifest.split("[[test]]").skip(1).filter(|table| table.contains("harness = false"));
+        let name = |table: &str| Some(table.split("name = \"").nth(1)?.split('"').next()?.to_owned());
+        programs.extend(tables.filter_map(name).map(|name| dir.join("tests").join(name)));
+    }
+    programs
+}
+
+/// Such a program does not know the attribute: the test would never run, and nothing would be said.
+#[test]
+fn no_test_program_with_trials_has_a_function_marked_as_a_test() {
+    let programs = programs_with_trials();
+    assert!(programs.len() > 8, "{programs:?}");
+    let attribute = ["#[te", "st]"].concat();
+    let marked: Vec<PathBuf> = rust_sources()
+        .into_iter()
+        .filter(|(path, text)| {
+            let is_of = |program: &PathBuf| path.starts_with(program) || path.with_extension("") == *program;
+            programs.iter().any(is_of) && text.lines().any(|line| line.trim() == attribute)
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert!(marked.is_empty(), "list them in `trials![..]` instead: {marked:?}");
+}
+
 /// Documentation does not count: a file must not become worse by being explained.
 #[test]
 fn no_rust_file_has_more_than_500_lines_of_code() {

@@ -1,16 +1,18 @@
 //! Every detector has a known-bad target: a small trainer with exactly one defect must be caught. A correct
 //! trainer must raise no alarm.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a failed expectation must stop the test, and a skipped test prints the reason"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
 
-use std::path::Path;
-use std::process::Command;
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
 
-use scenarios::{Event, Outcome, Record};
+use std::process::ExitCode;
+
+use scenarios::Outcome;
+use support::command::workspace;
+use support::machine::{GATE, missing};
+use support::scenario_run::ScenarioFiles;
 
 const TARGET: &str = r"
 version: 1
@@ -48,57 +50,39 @@ const TERMINATE: &str = "signal: {which: [TERM], to: main, for: 150 ms, when: {s
 /// Longer than the target's `stall`: a stop must not be taken for a hang.
 const STOP: &str = "signal: {which: [STOP], to: every-process, for: 2500 ms, when: {step: 4}}";
 
+fn main() -> ExitCode {
+    support::trial::run(trials![
+        missing(&GATE);
+        a_correct_trainer_raises_no_alarm,
+        a_trainer_that_tears_its_checkpoint_is_caught,
+        a_trainer_that_deletes_the_old_checkpoint_first_is_caught,
+        a_trainer_that_acknowledges_before_it_has_saved_is_caught,
+        a_trainer_that_silently_starts_from_scratch_is_caught,
+        a_trainer_that_hangs_on_resume_is_caught,
+        a_trainer_that_ignores_sigterm_is_caught,
+        a_trainer_that_discards_its_work_after_a_pause_is_caught,
+        a_trainer_that_a_signal_kills_is_started_again,
+        a_signal_that_comes_too_late_is_never_a_failure_of_the_harness,
+        a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers,
+    ])
+}
+
 /// Runs the stub in the given style. Returns the exit code of the command and the outcomes of the trials.
 fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
-    let dir = tempfile::tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/stub.sh");
+    let script = workspace().join("harness/tests/targets/stub.sh");
     let target = TARGET.replace("SCRIPT", script.to_str().unwrap()).replace("STYLE", style);
-    std::fs::write(dir.path().join("target.yaml"), target).unwrap();
-    let scenario = dir.path().join("scenario.yaml");
-    std::fs::write(&scenario, SCENARIO.replace("METHOD", method)).unwrap();
-    let out = dir.path().join("out");
-    let run = Command::new(env!("CARGO_BIN_EXE_trainwreck"))
-        .args(["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()])
-        .output()
-        .unwrap();
-    let output = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    let record = Record::parse(
-        &std::fs::read_to_string(out.join("record.jsonl"))
-            .unwrap_or_else(|error| panic!("{error}: {output}")),
-    )
-    .unwrap();
-    let outcome = |entry: &scenarios::RecordEntry| {
-        if let Event::TrialEnded(facts) = &entry.event { Some(facts.outcome) } else { None }
-    };
-    (run.status.code().unwrap(), record.entries.iter().filter_map(outcome).collect())
+    let run = ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run();
+    (run.code, run.outcomes())
 }
 
 /// Asserts that the scenario is violated, with the expected outcome in one of its trials.
 fn assert_caught(style: &str, method: &str, expected: Outcome) {
-    if let Some(why) = missing_mechanism() {
-        eprintln!("skipped: {why}");
-        return;
-    }
     let (code, outcomes) = outcomes(style, method);
     assert_eq!(code, 1, "{style}: violated, {outcomes:?}");
     assert!(outcomes.contains(&expected), "{style}: {outcomes:?}");
 }
 
-/// The mechanism that this machine lacks, as `doctor` prints it.
-fn missing_mechanism() -> Option<String> {
-    let doctor = Command::new(env!("CARGO_BIN_EXE_trainwreck")).arg("doctor").output().unwrap();
-    let output = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    let is_missing =
-        |line: &&str| ["- user-namespace", "- syscall-gate"].iter().any(|prefix| line.starts_with(prefix));
-    output.lines().find(is_missing).map(str::to_owned)
-}
-
-#[test]
 fn a_correct_trainer_raises_no_alarm() {
-    if let Some(why) = missing_mechanism() {
-        eprintln!("skipped: {why}");
-        return;
-    }
     for method in [CRASH, TERMINATE, STOP] {
         let (code, outcomes) = outcomes("sound", method);
         assert_eq!(code, 0, "{method}: {outcomes:?}");
@@ -109,63 +93,46 @@ fn a_correct_trainer_raises_no_alarm() {
     }
 }
 
-#[test]
 fn a_trainer_that_tears_its_checkpoint_is_caught() {
     assert_caught("torn", CRASH, Outcome::Corrupt);
 }
 
-#[test]
 fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
     assert_caught("deletes-first", CRASH, Outcome::Restarted);
 }
 
-#[test]
 fn a_trainer_that_acknowledges_before_it_has_saved_is_caught() {
     assert_caught("acknowledges-early", "crash: {when: {output: '^saved step 6'}}", Outcome::LostWork);
 }
 
 /// The final value is right, but the trainer never announces from which step it resumes.
-#[test]
 fn a_trainer_that_silently_starts_from_scratch_is_caught() {
     assert_caught("forgets", "crash: {when: {step: 8}}", Outcome::Restarted);
 }
 
-#[test]
 fn a_trainer_that_hangs_on_resume_is_caught() {
     assert_caught("hangs", "crash: {when: {step: 8}}", Outcome::Hung);
 }
 
-#[test]
 fn a_trainer_that_ignores_sigterm_is_caught() {
     let method = "signal: {which: [TERM], for: 60 ms, when: {step: 4}}";
     assert_caught("ignores-sigterm", method, Outcome::Hung);
 }
 
 /// A pause of the whole machine is no reason to give up work: virtual machines are suspended and migrated.
-#[test]
 fn a_trainer_that_discards_its_work_after_a_pause_is_caught() {
     assert_caught("distrusts-pauses", STOP, Outcome::Restarted);
 }
 
 /// Neither signal asks the trainer to exit. This trainer handles neither, so each of them kills it. Each has
 /// a trial of its own.
-#[test]
 fn a_trainer_that_a_signal_kills_is_started_again() {
-    if let Some(why) = missing_mechanism() {
-        eprintln!("skipped: {why}");
-        return;
-    }
     let (code, outcomes) = outcomes("sound", "signal: {which: [HUP, USR1], when: {step: 4}}");
     assert_eq!((code, outcomes), (0, vec![Outcome::Recovered; 2]));
 }
 
 /// The signal and the exit race. A signal that nobody received is no evidence, and no failure of the harness.
-#[test]
 fn a_signal_that_comes_too_late_is_never_a_failure_of_the_harness() {
-    if let Some(why) = missing_mechanism() {
-        eprintln!("skipped: {why}");
-        return;
-    }
     for recipient in ["main", "every-process"] {
         let method = format!(
             "signal: {{which: [TERM, USR1], to: {recipient}, for: 5 s, when: {{output: '^finished'}}}}"
@@ -176,7 +143,6 @@ fn a_signal_that_comes_too_late_is_never_a_failure_of_the_harness() {
     }
 }
 
-#[test]
 fn a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers() {
     assert_caught("leaks-a-child", "crash: {when: {step: 8}}", Outcome::Recovered);
 }

@@ -1,43 +1,38 @@
 //! Runs the built command: its exit codes, its messages, and that nothing of a run outlives it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test stops at the first failure, and prints what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode, Stdio};
 
 use assert_cmd::assert::OutputAssertExt;
+use support::command::{TRAINWRECK, output_text, run_trainwreck, wait_for, workspace};
+use support::machine::{Need, SANDBOX, missing};
+use support::ordinary_user::OrdinaryUser;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
-
-fn run_trainwreck(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).output().unwrap()
+fn main() -> ExitCode {
+    let mut trials = trials![
+        all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2,
+        an_unknown_id_is_reported_with_the_nearest_known_id,
+        invalid_arguments_exit_with_2_and_help_with_0,
+        a_report_never_overwrites_existing_files,
+        the_printed_schema_is_the_committed_one,
+        an_invalid_record_is_refused_with_the_line_and_column,
+    ];
+    trials.extend(trials![
+        missing(&SANDBOX);
+        a_record_judged_again_gives_the_same_verdict_without_running_anything,
+        kill_9_of_the_harness_leaves_no_process_and_no_mount_and_recover_removes_the_rest,
+    ]);
+    trials.extend(trials![missing(&[Need::Mechanism("user-namespace")]); the_same_seed_gives_the_same_plan]);
+    trials.extend(trials![missing(&[Need::OrdinaryUser]); an_ordinary_user_can_run_it_too]);
+    support::trial::run(trials)
 }
 
-fn output_text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-/// Whether this machine does not support a mechanism. The test is then skipped, and prints why.
-fn lacks_mechanism(mechanism: &str) -> bool {
-    let is_missing = output_text(&run_trainwreck(&["doctor"]))
-        .lines()
-        .any(|line| line.starts_with('-') && line.contains(mechanism));
-    if is_missing {
-        eprintln!("skipped: this machine does not support `{mechanism}`");
-    }
-    is_missing
-}
-
-#[test]
 fn all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2() {
     let file = workspace().join("scenarios/tests/many-errors.yaml");
     let output = run_trainwreck(&["check", file.to_str().unwrap()]);
@@ -47,7 +42,6 @@ fn all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2() {
     assert!(text.matches("here").count() >= 10, "{text}");
 }
 
-#[test]
 fn an_unknown_id_is_reported_with_the_nearest_known_id() {
     let output = run_trainwreck(&["run", "fs-0l"]);
     output.clone().assert().code(2);
@@ -58,14 +52,12 @@ fn an_unknown_id_is_reported_with_the_nearest_known_id() {
     );
 }
 
-#[test]
 fn invalid_arguments_exit_with_2_and_help_with_0() {
     run_trainwreck(&["run", "--jobs", "0"]).assert().code(2);
     run_trainwreck(&["frobnicate"]).assert().code(2);
     run_trainwreck(&["--help"]).assert().code(0);
 }
 
-#[test]
 fn a_report_never_overwrites_existing_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mine"), b"x").unwrap();
@@ -74,17 +66,12 @@ fn a_report_never_overwrites_existing_files() {
     assert!(output_text(&output).contains("is not empty"), "{}", output_text(&output));
 }
 
-#[test]
 fn the_printed_schema_is_the_committed_one() {
     let committed = std::fs::read(workspace().join("scenarios/schema/scenario-v1.json")).unwrap();
     assert_eq!(run_trainwreck(&["schema"]).stdout, committed);
 }
 
-#[test]
 fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
-    if lacks_mechanism("user-namespace") || lacks_mechanism("tmpfs") {
-        return;
-    }
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     run_trainwreck(&["run", "fs-02", "--out", out.to_str().unwrap()]).assert().code(0);
@@ -116,7 +103,6 @@ fn a_record_judged_again_gives_the_same_verdict_without_running_anything() {
     assert!(output_text(&changed).contains("DIFFERS"), "{}", output_text(&changed));
 }
 
-#[test]
 fn an_invalid_record_is_refused_with_the_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let record = dir.path().join("record.jsonl");
@@ -126,11 +112,7 @@ fn an_invalid_record_is_refused_with_the_line_and_column() {
     assert!(output_text(&output).contains("line 1, column"), "{}", output_text(&output));
 }
 
-#[test]
 fn the_same_seed_gives_the_same_plan() {
-    if lacks_mechanism("user-namespace") {
-        return;
-    }
     let dir = tempfile::tempdir().unwrap();
     let injections = |name: &str| {
         let out = dir.path().join(name);
@@ -168,25 +150,13 @@ fn cgroups_of(pid: u32) -> Vec<PathBuf> {
     entries.filter(|path| path.to_string_lossy().contains(&format!("-{pid}-"))).collect()
 }
 
-fn wait_for(condition_name: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "timed out waiting for {condition_name}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[test]
 fn kill_9_of_the_harness_leaves_no_process_and_no_mount_and_recover_removes_the_rest() {
-    if lacks_mechanism("user-namespace") || lacks_mechanism("tmpfs") {
-        return;
-    }
     let dir = tempfile::tempdir().unwrap();
     let temporary = dir.path().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let run_path = temporary.to_str().unwrap().to_owned();
     let start = |args: &[&str]| {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(TRAINWRECK);
         command.args(args).env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
@@ -218,34 +188,10 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-#[test]
 fn an_ordinary_user_can_run_it_too() {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: this user is not root, so that all other tests run as an ordinary user");
-        return;
-    }
-    // A directory in which every user may read and execute.
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let build_dir = Path::new(PROGRAM).parent().unwrap();
-    for name in ["trainwreck", "target-trainer"] {
-        std::fs::copy(build_dir.join(name), dir.path().join(name)).unwrap();
-    }
-    let mut command = Command::new(dir.path().join("trainwreck"));
-    command
-        .args(["run", "fs-02", "proc-01"])
-        .current_dir(dir.path())
-        .env_remove("CARGO")
-        .env("TMPDIR", dir.path())
-        .uid(65534)
-        .gid(65534);
-    let output = command.output().unwrap();
-    if output_text(&output).contains("skipped") {
-        eprintln!("skipped: {}", output_text(&output));
-        return;
-    }
+    let trainer = Path::new(TRAINWRECK).with_file_name("target-trainer");
+    let user = OrdinaryUser::with_programs(&[TRAINWRECK.as_ref(), &trainer]);
+    let output = user.command("trainwreck").args(["run", "fs-02", "proc-01"]).output().unwrap();
     assert!(
         output.status.success() && output_text(&output).contains("2 survived"),
         "{}",

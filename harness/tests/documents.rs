@@ -3,56 +3,29 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
 
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, TargetFile};
-
-const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
+use support::command::{TRAINWRECK, workspace};
+use support::machine::{GATE, Need, missing};
 
 fn main() -> ExitCode {
-    engine::sandbox::run_init_if_requested();
-    let missing = engine::sandbox::doctor()
-        .into_iter()
-        .find(|mechanism| {
-            matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted
-        })
-        .map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail));
-    let missing = missing.or_else(|| (!has_python()).then(|| "no `python3` on PATH".into()));
-    let trials = vec![
-        trial("every_verb_and_option_in_the_documents_exists", every_verb_and_option_exists),
-        trial("every_scenario_and_target_file_in_the_documents_is_valid", every_yaml_file_is_valid),
-        trial("every_link_in_the_documents_leads_to_a_file", every_link_leads_to_a_file),
-        trial("an_unknown_option_in_a_document_is_noticed", an_unknown_option_is_noticed),
-        trial("the_first_example_of_the_readme_gives_the_output_printed_there", the_first_example_runs)
-            .with_ignored_flag(missing.is_some()),
+    let mut trials = trials![
+        every_verb_and_option_in_the_documents_exists,
+        every_scenario_and_target_file_in_the_documents_is_valid,
+        every_link_in_the_documents_leads_to_a_file,
+        an_unknown_option_in_a_document_is_noticed,
     ];
-    if let Some(missing) = missing {
-        report_skip(&missing);
-    }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
-fn report_skip(why: &str) {
-    eprintln!("skipped: the README's first example: {why}");
-}
-
-fn trial(name: &str, test: fn()) -> Trial {
-    Trial::test(name, move || {
-        test();
-        Ok(())
-    })
-}
-
-fn has_python() -> bool {
-    Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    trials.extend(trials![
+        missing(GATE.iter().chain([&Need::Program("python3")]));
+        the_first_example_of_the_readme_gives_the_output_printed_there,
+    ]);
+    support::trial::run(trials)
 }
 
 /// Each document: its path below the workspace, and its text.
@@ -120,7 +93,7 @@ fn mistake(command: &[String]) -> Option<String> {
         .next()
 }
 
-fn every_verb_and_option_exists() {
+fn every_verb_and_option_in_the_documents_exists() {
     let mut seen = 0;
     for (name, text) in documents() {
         for command in commands(&text) {
@@ -131,14 +104,14 @@ fn every_verb_and_option_exists() {
     assert!(seen > 15, "the documents show commands: {seen}");
 }
 
-fn an_unknown_option_is_noticed() {
+fn an_unknown_option_in_a_document_is_noticed() {
     let found =
         commands("text\n\n```console\n$ trainwreck run --sed 1 fs-01\n```\n\nRun `trainwreck prof fs-01`.\n");
     let mistakes: Vec<_> = found.iter().filter_map(|command| mistake(command)).collect();
     assert_eq!(mistakes, ["no option `--sed`", "no verb `prof`"], "{found:?}");
 }
 
-fn every_yaml_file_is_valid() {
+fn every_scenario_and_target_file_in_the_documents_is_valid() {
     let mut seen = 0;
     for (name, text) in documents() {
         for (_, yaml) in code_blocks(&text).into_iter().filter(|(language, _)| *language == "yaml") {
@@ -159,7 +132,7 @@ fn every_yaml_file_is_valid() {
     assert!(seen >= 3, "the documents show whole files: {seen}");
 }
 
-fn every_link_leads_to_a_file() {
+fn every_link_in_the_documents_leads_to_a_file() {
     for (name, text) in documents() {
         let base = workspace().join(&name).parent().unwrap().to_path_buf();
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
@@ -177,7 +150,7 @@ fn is_stable(line: &str) -> bool {
     !line.contains("states/s") && !line.trim_start().starts_with("repeat:") && !line.contains("..")
 }
 
-fn the_first_example_runs() {
+fn the_first_example_of_the_readme_gives_the_output_printed_there() {
     let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
     let blocks = code_blocks(&readme);
     let (_, script) = blocks.iter().find(|(language, _)| *language == "python").unwrap();

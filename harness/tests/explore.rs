@@ -3,72 +3,39 @@
 //!
 //! `cargo test -p trainwreck --test explore`. Not covered: targets that need a GPU.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test stops at the first failure, and reports what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
 
-use std::path::{Path, PathBuf};
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
 use std::process::{Command, ExitCode};
 
-use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
-
-const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
+use support::command::{TRAINWRECK, output_text, saver};
+use support::machine::{GATE, missing};
 
 fn main() -> ExitCode {
-    engine::sandbox::run_init_if_requested();
-    let missing = engine::sandbox::doctor().into_iter().find(|mechanism| {
-        matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted
-    });
-    if let Some(missing) = &missing {
-        eprintln!("skipped: {}: {}", missing.name, missing.detail);
-    }
-    let tests: [(&str, fn()); 17] = [
-        ("a_correct_saver_gives_no_finding", a_correct_saver_gives_no_finding),
-        ("a_file_written_in_place_is_found", a_file_written_in_place_is_found),
-        (
-            "a_rename_without_fsync_is_found_and_only_under_power_loss",
-            a_rename_without_fsync_is_found_and_only_under_power_loss,
-        ),
-        ("a_directory_that_is_not_synced_is_found", a_directory_that_is_not_synced_is_found),
-        ("an_old_checkpoint_deleted_first_is_found", an_old_checkpoint_deleted_first_is_found),
-        ("a_marker_before_its_data_is_found", a_marker_before_its_data_is_found),
-        ("an_unfinished_directory_taken_is_found", an_unfinished_directory_taken_is_found),
-        ("files_of_mixed_saves_are_found", files_of_mixed_saves_are_found),
-        (
-            "the_command_of_a_finding_repeats_exactly_that_state",
-            the_command_of_a_finding_repeats_exactly_that_state,
-        ),
-        ("a_bound_counts_what_it_left_out", a_bound_counts_what_it_left_out),
-        ("a_useless_recording_exits_with_3_and_the_reason", a_useless_recording_exits_with_3_and_the_reason),
-        ("wrong_arguments_exit_with_2_and_what_to_do", wrong_arguments_exit_with_2_and_what_to_do),
-        ("a_recovery_that_hangs_is_reported_as_hung", a_recovery_that_hangs_is_reported_as_hung),
-        ("a_check_that_fails_makes_the_state_corrupt", a_check_that_fails_makes_the_state_corrupt),
-        ("samples_consumed_twice_are_found", samples_consumed_twice_are_found),
-        (
-            "a_recovery_broken_by_a_second_crash_is_found_at_depth_2",
-            a_recovery_broken_by_a_second_crash_is_found_at_depth_2,
-        ),
-        (
-            "a_target_file_replaces_the_options_and_a_page_is_written",
-            a_target_file_replaces_the_options_and_a_page_is_written,
-        ),
-    ];
-    let trial = |(name, test): (&str, fn())| {
-        let run = move || {
-            test();
-            Ok(())
-        };
-        Trial::test(name, run).with_ignored_flag(missing.is_some())
-    };
-    libtest_mimic::run(&Arguments::from_args(), tests.into_iter().map(trial).collect()).exit_code()
-}
-
-/// The small trainer `examples/saver.rs`, which cargo builds with the tests.
-fn saver() -> PathBuf {
-    Path::new(TRAINWRECK).parent().unwrap().join("examples/saver")
+    support::trial::run(trials![
+        missing(&GATE);
+        a_correct_saver_gives_no_finding,
+        a_file_written_in_place_is_found,
+        a_rename_without_fsync_is_found_and_only_under_power_loss,
+        a_directory_that_is_not_synced_is_found,
+        an_old_checkpoint_deleted_first_is_found,
+        a_marker_before_its_data_is_found,
+        an_unfinished_directory_taken_is_found,
+        files_of_mixed_saves_are_found,
+        the_command_of_a_finding_repeats_exactly_that_state,
+        a_bound_counts_what_it_left_out,
+        a_useless_recording_exits_with_3_and_the_reason,
+        wrong_arguments_exit_with_2_and_what_to_do,
+        a_recovery_that_hangs_is_reported_as_hung,
+        a_check_that_fails_makes_the_state_corrupt,
+        samples_consumed_twice_are_found,
+        a_recovery_broken_by_a_second_crash_is_found_at_depth_2,
+        a_target_file_replaces_the_options_and_a_page_is_written,
+    ])
 }
 
 struct ExploreRun {
@@ -98,8 +65,7 @@ fn explore(options: &[&str], command: &[&str]) -> ExploreRun {
         .unwrap();
     let files: Vec<_> = std::fs::read_dir(&watch).unwrap().collect();
     assert!(files.is_empty(), "the explorer changed the watched directory: {files:?}");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = output_text(&output);
     let json = std::fs::read(&json).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     ExploreRun { code: output.status.code(), json: json.unwrap_or_default(), text }
 }

@@ -1,13 +1,14 @@
 //! Tests of the gate on real programs: every call that changes the file tree is intercepted and performed
 //! exactly once, faults are injected at the intended calls, and the target does not outlive the harness.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test panics at the first unexpected result, and prints what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a test panics at the first unexpected result")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
@@ -19,49 +20,55 @@ use engine::gate::{
     RuleMatch, Swap,
 };
 use engine::sandbox::{KillSwitch, ProcessExit};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Trial;
 use nix::errno::Errno;
 
-#[path = "gate/place.rs"]
-mod place;
-use place::{WatchedSandbox, compile, try_compile};
-
-const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
+use support::c_target;
+use support::command::{TRAINWRECK, wait_for};
+use support::machine::{GATE, Need, missing};
+use support::ordinary_user::OrdinaryUser;
+use support::watched_sandbox::WatchedSandbox;
 
 fn main() -> ExitCode {
     engine::sandbox::run_init_if_requested();
-    let missing = engine::sandbox::doctor().into_iter().find(|mechanism| {
-        matches!(&mechanism.name[..], "user-namespace" | "syscall-gate") && !mechanism.granted
-    });
-    let mut trials = tests();
-    if let Some(missing) = missing {
-        eprintln!("skipped: {}: {}", missing.name, missing.detail);
-        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
-    }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    support::trial::run(tests())
 }
-
-type TestFunction = fn() -> Result<(), Failed>;
 
 fn tests() -> Vec<Trial> {
-    let tests: [(&str, TestFunction); 12] = [
-        ("every_way_to_change_a_tree_is_intercepted", || every_change(&compile(&[]))),
-        ("calls_of_a_static_binary_are_intercepted", static_binary),
-        ("calls_of_a_pool_of_python_processes_are_intercepted", python_process_pool),
-        ("a_write_happens_exactly_once_under_frequent_signals", exactly_once_under_signals),
-        ("the_n_th_call_fails_with_the_chosen_errno", fails_with_errno),
-        ("a_write_and_a_read_are_shortened", short_transfers),
-        ("a_kill_happens_before_during_or_after_a_call", kills_around_a_call),
-        ("a_file_is_swapped_between_check_and_use", swaps_a_file),
-        ("a_delayed_call_delays_no_other", delays_one_call),
-        ("the_target_ends_when_the_harness_is_killed", killed_harness_kills_target),
-        ("an_ordinary_user_can_explore", works_as_ordinary_user),
-        ("explore_works_below_strace", works_below_strace),
+    let mut trials = trials![
+        missing(&GATE);
+        every_way_to_change_a_tree_is_intercepted,
+        a_write_happens_exactly_once_under_frequent_signals,
+        the_n_th_call_fails_with_the_chosen_errno,
+        a_write_and_a_read_are_shortened,
+        a_kill_happens_before_during_or_after_a_call,
+        a_file_is_swapped_between_check_and_use,
+        a_delayed_call_delays_no_other,
+        the_target_ends_when_the_harness_is_killed,
     ];
-    tests.into_iter().map(|(name, test)| Trial::test(name, test)).collect()
+    let with = |need| missing(GATE.iter().chain([&need]));
+    trials.extend(trials![with(Need::StaticLibc); calls_of_a_static_binary_are_intercepted]);
+    trials
+        .extend(trials![with(Need::Program("python3")); calls_of_a_pool_of_python_processes_are_intercepted]);
+    trials.extend(trials![with(Need::OrdinaryUser); an_ordinary_user_can_explore]);
+    trials.extend(trials![with(Need::Program("strace")); explore_works_below_strace]);
+    trials
 }
 
-fn every_change(program: &Path) -> Result<(), Failed> {
+fn every_way_to_change_a_tree_is_intercepted() {
+    every_change(&calls(&[]));
+}
+
+fn calls_of_a_static_binary_are_intercepted() {
+    every_change(&calls(&["-static"]));
+}
+
+/// The compiled `targets/calls.c`.
+fn calls(flags: &[&str]) -> PathBuf {
+    c_target::compile("calls.c", flags).unwrap()
+}
+
+fn every_change(program: &Path) {
     record_and_compare(&[program.to_str().unwrap(), "every-change"], |recording| {
         let kinds = recording.count_by_kind();
         for kind in [
@@ -95,11 +102,11 @@ fn every_change(program: &Path) -> Result<(), Failed> {
             recording.gaps
         );
         assert_eq!(recording.gaps.unknown_files, 0);
-    })
+    });
 }
 
 /// Records a program, and compares the tree that the recording yields with the tree that is really there.
-fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) -> Result<(), Failed> {
+fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
     let setup = WatchedSandbox::new();
     let payload_log = setup.dir.path().join("payload");
     let host_dir = setup.sandbox.host_path(&setup.watched);
@@ -140,7 +147,6 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) -> Result<(
         );
     }
     check(&recording);
-    Ok(())
 }
 
 /// Reads all files below `top/relative` into a map.
@@ -160,21 +166,7 @@ fn read_tree(top: &Path, relative: &Path, tree: &mut BTreeMap<PathBuf, Vec<u8>>)
     }
 }
 
-fn static_binary() -> Result<(), Failed> {
-    match try_compile(&["-static"]) {
-        Some(program) => every_change(&program),
-        None => {
-            eprintln!("skipped: no static C library to link with");
-            Ok(())
-        }
-    }
-}
-
-fn python_process_pool() -> Result<(), Failed> {
-    if Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("skipped: no python3");
-        return Ok(());
-    }
+fn calls_of_a_pool_of_python_processes_are_intercepted() {
     let script = "
 import multiprocessing, os
 def save(n):
@@ -191,7 +183,7 @@ if __name__ == '__main__':
         let kinds = recording.count_by_kind();
         assert_eq!(kinds["rename"], 16, "{kinds:?}");
         assert_eq!(kinds["fsync"], 16);
-    })
+    });
 }
 
 /// Performs every call in the supervisor, as a recording does.
@@ -203,9 +195,9 @@ impl CallHandler for PerformAll {
     }
 }
 
-fn exactly_once_under_signals() -> Result<(), Failed> {
+fn a_write_happens_exactly_once_under_frequent_signals() {
     let setup = WatchedSandbox::new();
-    let program = compile(&[]);
+    let program = calls(&[]);
     let handler = Arc::new(Mutex::new(PerformAll));
     let (exit, output) =
         setup.run(&[program.to_str().unwrap(), "signals", "20000"], &FilterOptions::default(), &handler);
@@ -215,7 +207,6 @@ fn exactly_once_under_signals() -> Result<(), Failed> {
     let written = String::from_utf8(setup.file("lines").unwrap()).unwrap();
     let wrong_line = written.lines().zip(0..).find(|(line, n)| line.parse::<u32>().ok() != Some(*n));
     assert_eq!((wrong_line, written.lines().count()), (None, 20_000));
-    Ok(())
 }
 
 /// Injects faults by rules, and records what they did.
@@ -275,14 +266,14 @@ fn run_mode_with_fault(
         extra_kinds: vec![CallKind::Read, CallKind::OpenRead, CallKind::Stat],
         stdio_writes: false,
     };
-    let (exit, output) = setup.run(&[compile(&[]).to_str().unwrap(), mode], &options, &injector);
+    let (exit, output) = setup.run(&[calls(&[]).to_str().unwrap(), mode], &options, &injector);
     let injector = injector.lock().unwrap();
     assert!(!injector.matches.is_empty(), "no call matched");
     let swapped_paths = injector.swapped_paths.clone();
     (exit, output, setup, swapped_paths)
 }
 
-fn fails_with_errno() -> Result<(), Failed> {
+fn the_n_th_call_fails_with_the_chosen_errno() {
     for (kind, errno, expected_text) in [
         (CallKind::Open, Errno::EDQUOT, "open: Disk quota exceeded"),
         (CallKind::Write, Errno::ENOSPC, "write: -1 No space left on device"),
@@ -303,19 +294,17 @@ fn fails_with_errno() -> Result<(), Failed> {
     let (_, output, setup, _) = run_with_fault(CallKind::Write, CallDecision::PerformThenFail(Errno::EIO));
     assert!(output.contains("write: -1 Input/output error"), "{output}");
     assert_eq!(setup.file("renamed").unwrap().len(), 65536);
-    Ok(())
 }
 
-fn short_transfers() -> Result<(), Failed> {
+fn a_write_and_a_read_are_shortened() {
     let (_, output, setup, _) = run_with_fault(CallKind::Write, CallDecision::Short(1000));
     assert!(output.contains("write: 1000"), "{output}");
     assert_eq!(setup.file("renamed").unwrap().len(), 1000);
     let (_, output, ..) = run_with_fault(CallKind::Read, CallDecision::Short(7));
     assert!(output.contains("read: 7 \n"), "{output}");
-    Ok(())
 }
 
-fn kills_around_a_call() -> Result<(), Failed> {
+fn a_kill_happens_before_during_or_after_a_call() {
     for (decision, bytes) in [
         (CallDecision::KillBefore, 0),
         (CallDecision::KillDuring(4096), 4096),
@@ -327,10 +316,9 @@ fn kills_around_a_call() -> Result<(), Failed> {
         assert_eq!(setup.file("big").unwrap().len(), bytes);
         assert!(setup.sandbox.processes().is_empty());
     }
-    Ok(())
 }
 
-fn swaps_a_file() -> Result<(), Failed> {
+fn a_file_is_swapped_between_check_and_use() {
     for (swap, expected_text) in [
         (Swap::Nothing, "stat: No such file or directory"),
         (Swap::DanglingLink, "stat: No such file or directory"),
@@ -342,23 +330,22 @@ fn swaps_a_file() -> Result<(), Failed> {
         let renamed = setup.file("renamed");
         assert_eq!(renamed.map(|bytes| bytes.len()), (swap == Swap::EmptyFile).then_some(0));
     }
-    Ok(())
 }
 
-fn delays_one_call() -> Result<(), Failed> {
+fn a_delayed_call_delays_no_other() {
     let wait = CallDecision::Delay(Duration::from_millis(800));
     let start = Instant::now();
     let (exit, output, setup, _) = run_mode_with_fault("parallel", "slow", CallKind::Open, wait, false);
     assert_eq!((exit, &output[..]), (ProcessExit::Exited(0), "quick first: yes\n"));
     assert!(start.elapsed() > Duration::from_millis(800));
     assert_eq!(setup.file("slow").unwrap(), b"slow");
-    Ok(())
 }
 
-fn explore_command(program: &Path, watch: &Path, trainwreck: &str) -> Command {
-    let mut command = Command::new(trainwreck);
-    command.args(["explore", "--max-states", "20", "--watch"]).arg(watch).arg("--").arg(program);
-    command
+/// The arguments that explore a program, which takes more arguments.
+fn explore_arguments(program: &Path, watch: &Path) -> Vec<OsString> {
+    let mut arguments = ["explore", "--max-states", "20", "--watch"].map(OsString::from).to_vec();
+    arguments.extend([watch.into(), "--".into(), program.into()]);
+    arguments
 }
 
 fn processes_running(program: &Path) -> Vec<u32> {
@@ -368,88 +355,47 @@ fn processes_running(program: &Path) -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(runs_program).collect()
 }
 
-fn killed_harness_kills_target() -> Result<(), Failed> {
+fn the_target_ends_when_the_harness_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     // The copy has a unique path, so that only processes of this test are counted.
     let program = dir.path().join("forever");
-    std::fs::copy(compile(&[]), &program).unwrap();
+    std::fs::copy(calls(&[]), &program).unwrap();
     let watched = dir.path().join("watched");
     std::fs::create_dir(&watched).unwrap();
-    let mut harness =
-        explore_command(&program, &watched, TRAINWRECK).arg("forever").current_dir(&watched).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while processes_running(&program).is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(!processes_running(&program).is_empty());
+    let mut harness = Command::new(TRAINWRECK)
+        .args(explore_arguments(&program, &watched))
+        .arg("forever")
+        .current_dir(&watched)
+        .spawn()
+        .unwrap();
+    wait_for("the target to start", || !processes_running(&program).is_empty());
     harness.kill().unwrap();
     harness.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !processes_running(&program).is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(processes_running(&program), [0; 0]);
-    Ok(())
+    wait_for("the target to end", || processes_running(&program).is_empty());
 }
 
-fn works_as_ordinary_user() -> Result<(), Failed> {
-    use std::os::unix::process::CommandExt;
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: an ordinary user runs all of these tests");
-        return Ok(());
-    }
-    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let writable_for_all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(dir.path(), writable_for_all).unwrap();
-    let copy = |from: &Path, name: &str| {
-        let to = dir.path().join(name);
-        std::fs::copy(from, &to).unwrap();
-        to
+fn an_ordinary_user_can_explore() {
+    let user = OrdinaryUser::with_programs(&[&calls(&[]), TRAINWRECK.as_ref()]);
+    let watched = user.path("watched");
+    let explore = |file: &Path| {
+        let mut command = user.command("trainwreck");
+        command.args(explore_arguments(&user.path("calls"), &watched)).arg("one").arg(file);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let program = copy(&compile(&[]), "calls");
-    let trainwreck = copy(Path::new(TRAINWRECK), "trainwreck");
-    let watched = dir.path().join("watched");
-    let mut command = explore_command(&program, &watched, trainwreck.to_str().unwrap());
-    let output = command
-        .args(["one", "file"])
-        .current_dir(dir.path())
-        .env("TMPDIR", dir.path())
-        .env("HOME", dir.path())
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
     // The file is in the working directory and not in the watched one, so nothing was recorded.
-    assert_eq!(output.status.code(), Some(3), "{text}");
-    let file = watched.join("file");
-    let mut command = explore_command(&program, &watched, trainwreck.to_str().unwrap());
-    let output = command
-        .arg("one")
-        .arg(&file)
-        .current_dir(dir.path())
-        .env("TMPDIR", dir.path())
-        .env("HOME", dir.path())
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    Ok(())
+    let (code, text) = explore(Path::new("file"));
+    assert_eq!(code, Some(3), "{text}");
+    let (code, text) = explore(&watched.join("file"));
+    assert_eq!(code, Some(0), "{text}");
 }
 
-fn works_below_strace() -> Result<(), Failed> {
-    if Command::new("strace").arg("--version").output().is_err() {
-        eprintln!("skipped: no strace");
-        return Ok(());
-    }
+fn explore_works_below_strace() {
     let dir = tempfile::tempdir().unwrap();
     let watched = dir.path().join("watched");
-    let explore = explore_command(&compile(&[]), &watched, TRAINWRECK);
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "trace=rename", "-o", "/dev/null", TRAINWRECK]).args(explore.get_args());
+    command.args(["-f", "-qq", "-e", "trace=rename", "-o", "/dev/null", TRAINWRECK]);
+    command.args(explore_arguments(&calls(&[]), &watched));
     let output = command.arg("one").arg(watched.join("file")).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }

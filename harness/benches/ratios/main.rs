@@ -12,10 +12,10 @@
 
 mod explorer;
 mod overhead;
-#[path = "../../tests/gate/place.rs"]
-#[expect(dead_code, clippy::print_stderr, reason = "shared with the gate's tests")]
-mod place;
 mod programs;
+#[path = "../../tests/support/watched_sandbox.rs"]
+#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+mod watched_sandbox;
 
 /// One line of the table.
 pub(crate) struct Row {

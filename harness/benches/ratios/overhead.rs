@@ -12,7 +12,7 @@ use engine::gate::{
 use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
 
 use crate::explorer::prepare_trainer_root;
-use crate::place::WatchedSandbox;
+use crate::watched_sandbox::WatchedSandbox;
 use crate::{RatioLimit, Row, median};
 
 /// Matches calls with a rule that never applies, so that only the cost of the matching is measured.

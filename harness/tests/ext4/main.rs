@@ -7,9 +7,13 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test stops at the first failure, and reports what it skips"
+    reason = "a test stops at the first failure, and prints how many crashes it compared"
 )]
 
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
 mod sys;
 
 use std::collections::BTreeMap;
@@ -17,21 +21,19 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use engine::explore::{
     ContentReader, CrashCandidate, ExploreScope, FileTree, FsModel, OpRecorder, RecorderConfig, Recording,
     TreeEntry, enumerate,
 };
-use engine::gate::{
-    CallDecision, CallEffect, CallHandler, FileId, FilterOptions, InterceptedCall, WatchedMounts,
-    build_filter, mount_id, serve_notifications,
-};
-use engine::sandbox::{BindMount, LaunchSpec, Sandbox, SandboxSpec};
-use libtest_mimic::{Arguments, Failed, Trial};
+use engine::gate::{CallDecision, CallEffect, CallHandler, FileId, FilterOptions, InterceptedCall};
+use libtest_mimic::Failed;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use support::command::saver;
+use support::machine::{GATE, missing};
+use support::watched_sandbox::WatchedSandbox;
 use sys::{ShutdownMode, shut_down};
 
 /// The files below the watched directory with their bytes; `None` for directories.
@@ -79,8 +81,8 @@ struct LoopDisk {
 }
 
 impl LoopDisk {
-    /// `Err`: why this machine cannot do it.
-    fn new(dir: &Path) -> Result<LoopDisk, String> {
+    /// Makes the file system in an image in `dir`. Fails where this machine cannot do it.
+    fn new(dir: &Path) -> Result<LoopDisk, Failed> {
         let disk = LoopDisk { image: dir.join("image"), mount_point: dir.join("disk") };
         std::fs::create_dir_all(&disk.mount_point).unwrap();
         File::create(&disk.image).unwrap().set_len(48 << 20).unwrap();
@@ -92,7 +94,7 @@ impl LoopDisk {
         Ok(disk)
     }
 
-    fn mount(&self) -> Result<(), String> {
+    fn mount(&self) -> Result<(), Failed> {
         run_command(
             Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(&self.image).arg(&self.mount_point),
         )
@@ -110,13 +112,13 @@ impl Drop for LoopDisk {
     }
 }
 
-fn run_command(command: &mut Command) -> Result<(), String> {
+fn run_command(command: &mut Command) -> Result<(), Failed> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
     }
 }
 
@@ -124,27 +126,21 @@ fn run_command(command: &mut Command) -> Result<(), String> {
 /// Returns the recording, and the files after a new mount.
 fn record_and_crash(
     disk: &LoopDisk,
-    dir: &Path,
     command: &[&str],
     shutdown_after_ops: u64,
     shutdown_mode: ShutdownMode,
 ) -> (Recording, Files) {
-    let (real, watched) = (disk.mount_point.join("work"), dir.join("watched"));
-    let sandbox_dir = dir.join("sandbox");
-    [&watched, &sandbox_dir].into_iter().for_each(|new_dir| std::fs::create_dir(new_dir).unwrap());
-    let binds = vec![BindMount { source: real.clone(), mount_point: watched.clone() }];
-    let sandbox =
-        Sandbox::build(SandboxSpec { dir: sandbox_dir, mounts: Vec::new(), binds, memory_cgroup: false })
-            .unwrap();
-    let payload_log = dir.join("payload-log");
+    let real = disk.mount_point.join("work");
+    let setup = WatchedSandbox::of(real.clone());
+    let payload_log = setup.dir.path().join("payload-log");
     let config = RecorderConfig {
-        roots: &[(watched.clone(), real)],
+        roots: &[(setup.watched.clone(), real)],
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
         internal_pattern: None,
     };
-    let recorder = OpRecorder::new(config, std::slice::from_ref(&watched)).unwrap();
+    let recorder = OpRecorder::new(config, std::slice::from_ref(&setup.watched)).unwrap();
     let shutdown_recorder = ShutdownRecorder {
         recorder,
         shutdown_after_ops,
@@ -153,22 +149,11 @@ fn record_and_crash(
         shutdown_mode,
     };
     let shutdown_recorder = Arc::new(Mutex::new(shutdown_recorder));
-    let null = || File::create("/dev/null").unwrap().into();
-    let watched_mounts = WatchedMounts::new([mount_id(&sandbox.host_path(&watched)).unwrap()]);
-    let argv =
-        command.iter().map(|argument| argument.replace("WATCH", watched.to_str().unwrap()).into()).collect();
-    let launch = LaunchSpec { argv, env: Vec::new(), cwd: Some(watched) };
-    let mut supervisor = None;
-    let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), stdio_writes: false });
-    let running = sandbox
-        .spawn_filtered(&launch, program, [null(), null()], |listener| {
-            supervisor = Some(serve_notifications(listener, watched_mounts, Arc::clone(&shutdown_recorder)));
-        })
-        .unwrap();
-    running.wait_timeout(Duration::from_secs(60)).expect("the program must end within 60 s");
-    sandbox.kill_all().unwrap();
-    supervisor.unwrap().join();
-    sandbox.close().unwrap();
+    let watched = setup.watched.to_str().unwrap();
+    let argv: Vec<String> = command.iter().map(|argument| argument.replace("WATCH", watched)).collect();
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    setup.run(&argv, &FilterOptions { extra_kinds: Vec::new(), stdio_writes: false }, &shutdown_recorder);
+    setup.sandbox.close().unwrap();
     let mut shutdown_recorder = shutdown_recorder.lock().unwrap();
     if shutdown_recorder.op_count <= shutdown_recorder.shutdown_after_ops {
         shut_down(&shutdown_recorder.disk, shutdown_mode).unwrap();
@@ -274,31 +259,27 @@ const STYLES: [&str; 8] = [
 
 fn main() -> ExitCode {
     engine::sandbox::run_init_if_requested();
-    let missing = enter_private_mount_namespace()
-        .and_then(|()| LoopDisk::new(tempfile::tempdir().unwrap().path()).map(drop))
-        .err();
-    missing.iter().for_each(|reason| eprintln!("skipped: {reason}"));
-    let name = "the_model_allows_what_a_real_ext4_leaves";
-    let trial = Trial::test(name, compare_with_real_ext4).with_ignored_flag(missing.is_some());
-    libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit_code()
+    let missing = enter_private_mount_namespace().or_else(|| missing(&GATE)).or_else(|| {
+        let error = LoopDisk::new(tempfile::tempdir().unwrap().path()).err()?;
+        error.message().map(str::to_owned)
+    });
+    support::trial::run(trials![missing; the_model_allows_what_a_real_ext4_leaves])
 }
 
-/// Later mounts are visible to this process only, and end with it.
-fn enter_private_mount_namespace() -> Result<(), String> {
-    unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(|error| format!("could not create a mount namespace: {error}"))?;
+/// Later mounts are visible to this process only, and end with it. Returns the reason if that is impossible.
+fn enter_private_mount_namespace() -> Option<String> {
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNS) {
+        return Some(format!("could not create a mount namespace: {error}"));
+    }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|error| error.to_string())?;
-    let gate = engine::sandbox::doctor()
-        .into_iter()
-        .find(|mechanism| mechanism.name == "syscall-gate" && !mechanism.granted);
-    gate.map_or(Ok(()), |gate| Err(gate.detail))
+    let made_private = mount(None::<&str>, "/", None::<&str>, private, None::<&str>);
+    made_private.err().map(|error| format!("could not make the mounts private: {error}"))
 }
 
-fn compare_with_real_ext4() -> Result<(), Failed> {
+fn the_model_allows_what_a_real_ext4_leaves() -> Result<(), Failed> {
     let seed = seed();
     let mut random = SeededRandom(seed);
-    let saver = Path::new(env!("CARGO_BIN_EXE_trainwreck")).parent().unwrap().join("examples/saver");
+    let saver = saver();
     let (mut rounds, mut beyond_process_crash) = (0, 0);
     for style in STYLES {
         for shutdown_mode in [ShutdownMode::LogFlush, ShutdownMode::NoLogFlush, ShutdownMode::NoLogFlush]
@@ -308,8 +289,7 @@ fn compare_with_real_ext4() -> Result<(), Failed> {
             let disk = LoopDisk::new(dir.path())?;
             let shutdown_after_ops = random.below(60);
             let command = [saver.to_str().unwrap(), style, "WATCH", "8", "20"];
-            let (recording, actual) =
-                record_and_crash(&disk, dir.path(), &command, shutdown_after_ops, shutdown_mode);
+            let (recording, actual) = record_and_crash(&disk, &command, shutdown_after_ops, shutdown_mode);
             let round = format!(
                 "SEED={seed}, {style} shut down after {shutdown_after_ops} operations, {shutdown_mode:?}"
             );

@@ -1,48 +1,13 @@
-//! A sandbox with a watched directory, and the test program that runs in it.
+//! A sandbox in which the gate watches one directory. Must not know what handles the calls.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, mount_id, serve_notifications};
 use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
 
-/// Compiles `targets/calls.c`. Returns the program's path.
-pub(crate) fn compile(flags: &[&str]) -> PathBuf {
-    try_compile(flags).unwrap()
-}
-
-/// As [`compile`], but returns `None` if the compiler fails, for example because there is no static C
-/// library.
-pub(crate) fn try_compile(flags: &[&str]) -> Option<PathBuf> {
-    static COMPILER_LOCK: Mutex<()> = Mutex::new(());
-    let _lock = COMPILER_LOCK.lock().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/calls.c");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("calls{}", flags.concat()));
-    if program.exists()
-        && program.metadata().unwrap().modified().unwrap() > source.metadata().unwrap().modified().unwrap()
-    {
-        return Some(program);
-    }
-    let new_program = program.with_extension("new");
-    let output = Command::new("cc")
-        .args(["-O1", "-o"])
-        .arg(&new_program)
-        .arg(&source)
-        .args(flags)
-        .arg("-lpthread")
-        .output()
-        .ok()?;
-    if !output.status.success() {
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        return None;
-    }
-    std::fs::rename(new_program, &program).unwrap();
-    Some(program)
-}
-
-/// A sandbox in which the gate watches one directory. Dropping it removes everything.
+/// The sandbox, with its files in a temporary directory. Dropping it removes everything.
 pub(crate) struct WatchedSandbox {
     pub(crate) sandbox: Sandbox,
     /// The watched directory, as processes in the sandbox see it.
@@ -51,16 +16,25 @@ pub(crate) struct WatchedSandbox {
 }
 
 impl WatchedSandbox {
-    /// Builds the sandbox and the watched directory in a temporary directory.
+    /// Watches a new directory.
     pub(crate) fn new() -> WatchedSandbox {
         let dir = tempfile::tempdir().unwrap();
-        let (real, watched) = (dir.path().join("real"), dir.path().join("watched"));
+        let real = dir.path().join("real");
         std::fs::create_dir(&real).unwrap();
+        WatchedSandbox::build(dir, real)
+    }
+
+    /// Watches a directory of the host.
+    pub(crate) fn of(real: PathBuf) -> WatchedSandbox {
+        WatchedSandbox::build(tempfile::tempdir().unwrap(), real)
+    }
+
+    fn build(dir: tempfile::TempDir, real: PathBuf) -> WatchedSandbox {
+        let [watched, sandbox_dir] = ["watched", "sandbox"].map(|name| dir.path().join(name));
         std::fs::create_dir(&watched).unwrap();
+        std::fs::create_dir(&sandbox_dir).unwrap();
         let binds = vec![BindMount { source: real, mount_point: watched.clone() }];
-        let spec =
-            SandboxSpec { dir: dir.path().join("sandbox"), mounts: Vec::new(), binds, memory_cgroup: false };
-        std::fs::create_dir(&spec.dir).unwrap();
+        let spec = SandboxSpec { dir: sandbox_dir, mounts: Vec::new(), binds, memory_cgroup: false };
         WatchedSandbox { sandbox: Sandbox::build(spec).unwrap(), watched, dir }
     }
 

@@ -1,0 +1,37 @@
+//! Runs the built command. Must not know what it prints.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// Path of the built command.
+pub(crate) const TRAINWRECK: &str = env!("CARGO_BIN_EXE_trainwreck");
+
+/// Top directory of the workspace.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// The small trainer `examples/saver.rs`, which cargo builds with the tests.
+pub(crate) fn saver() -> PathBuf {
+    Path::new(TRAINWRECK).parent().unwrap().join("examples/saver")
+}
+
+/// Runs the command to its end.
+pub(crate) fn run_trainwreck(args: &[&str]) -> Output {
+    Command::new(TRAINWRECK).args(args).output().unwrap()
+}
+
+/// What a process printed: standard output, then standard error.
+pub(crate) fn output_text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until the condition holds, at most 20 seconds.
+pub(crate) fn wait_for(condition_name: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting for {condition_name}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

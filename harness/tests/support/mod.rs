@@ -1,0 +1,12 @@
+//! What the test programs of the command share: trials, what they need of the machine, running the command,
+//! and small targets. Must not know any test.
+
+pub(crate) mod c_target;
+pub(crate) mod command;
+pub(crate) mod machine;
+pub(crate) mod ordinary_user;
+pub(crate) mod scenario_run;
+#[macro_use]
+#[path = "../../../target-trainer/tests/support/trial.rs"]
+pub(crate) mod trial;
+pub(crate) mod watched_sandbox;

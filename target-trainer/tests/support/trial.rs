@@ -1,0 +1,59 @@
+//! Tests as libtest-mimic trials. A test that this machine cannot run is listed as ignored, and its kind is
+//! the reason: it never counts as passed. The tests of the harness use this file too, so it must not know the
+//! trainer.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// What a test may return. A panic fails the test as well.
+pub(crate) trait TestResult {
+    fn into_result(self) -> Result<(), Failed>;
+}
+
+impl TestResult for () {
+    fn into_result(self) -> Result<(), Failed> {
+        Ok(())
+    }
+}
+
+impl TestResult for Result<(), Failed> {
+    fn into_result(self) -> Result<(), Failed> {
+        self
+    }
+}
+
+/// Makes a trial of a test. `missing` is what the test needs and the machine lacks.
+pub(crate) fn trial<R: TestResult>(
+    name: impl Into<String>,
+    missing: Option<&str>,
+    test: impl FnOnce() -> R + Send + 'static,
+) -> Trial {
+    let trial = Trial::test(name, move || test().into_result());
+    match missing {
+        Some(missing) => trial.with_kind(format!("skipped: {missing}")).with_ignored_flag(true),
+        None => trial,
+    }
+}
+
+/// Makes a trial of each function, named like the function: `trials![missing; first, second]`. `missing` is
+/// an `Option<String>`, as in [`trial`]; without it, every machine can run the tests.
+macro_rules! trials {
+    ($missing:expr; $($test:ident),+ $(,)?) => {{
+        let missing: Option<String> = $missing;
+        vec![$($crate::support::trial::trial(stringify!($test), missing.as_deref(), $test)),+]
+    }};
+    ($($test:ident),+ $(,)?) => { trials![None; $($test),+] };
+}
+
+/// Runs the trials that the command line selects.
+pub(crate) fn run(trials: Vec<Trial>) -> ExitCode {
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Like [`run`], one after the other, unless the command line asks for more threads.
+pub(crate) fn run_sequentially(trials: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
