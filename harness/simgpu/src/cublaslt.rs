@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 
 use crate::driver::launch::enqueue_launch;
-use crate::driver::work::StreamWork;
-use crate::hooks::{matmul_error_code, take_corruptions};
+use crate::driver::operations::StreamWork;
+use crate::faults::{fault_state, take_pending_corruptions};
+use crate::hooks::matmul_error_code;
 use crate::matmul::{ElementType, MatmulTask, Operand};
 
 /// `cublasStatus_t`.
@@ -424,12 +425,12 @@ unsafe extern "C" fn cublasLtMatmul(
     if alpha.is_null() || beta.is_null() {
         return INVALID_VALUE;
     }
-    match matmul_error_code() {
+    match matmul_error_code(fault_state()) {
         Some(crate::codes::OUT_OF_MEMORY) => return ALLOC_FAILED,
         Some(_) => return EXECUTION_FAILED,
         None => (),
     }
-    let corruptions = take_corruptions();
+    let corruptions = take_pending_corruptions();
     let layouts = [a_layout, b_layout, c_layout, d_layout];
     // SAFETY: cublasLt requires live descriptors and, in host pointer mode, readable scalars; null is
     // checked.

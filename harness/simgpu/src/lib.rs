@@ -5,18 +5,21 @@
 //! textures, virtual memory management, peer access and IPC.
 
 mod address_space;
+mod call_table;
 mod calls;
 mod codes;
 mod cublaslt;
 mod device_memory;
 mod driver;
+mod faults;
 mod fibers;
 mod forward;
 mod hooks;
 mod kernels;
+mod loader;
+mod locks;
 mod matmul;
 mod nvml;
-mod rules;
 mod stacks;
 mod symbols;
 mod sys;

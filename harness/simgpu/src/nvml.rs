@@ -12,9 +12,10 @@ use simgpu_plan::{ClockThrottleReason, ControlFile, GpuHealth};
 
 use crate::driver::info::{DEVICE_NAME, pci_bus, uuid};
 use crate::driver::state::gpu;
-use crate::driver::write_c_str;
+use crate::driver::sys::write_c_str;
+use crate::faults::fault_state;
 use crate::forward;
-use crate::rules::fault_state;
+use crate::locks::MutexExt;
 
 /// `nvmlReturn_t`.
 const SUCCESS: u32 = 0;
@@ -111,7 +112,7 @@ macro_rules! functions {
             if functions!(@$kind) && is_gpu_lost() {
                 return GPU_IS_LOST;
             }
-            let real = forward::nvml_symbol(stringify!($name)).map(|real| {
+            let real = forward::nvml_symbol(fault_state(), stringify!($name)).map(|real| {
                 // SAFETY: NVML defines this type for the function, and requires the same of the caller.
                 unsafe {
                     let real: unsafe extern "C" fn($($type),*) -> u32 = std::mem::transmute(real);
@@ -408,7 +409,7 @@ unsafe fn ecc_counter(device: usize, kind: u32, out: *mut u64, real_code: Option
 /// Event sets that are registered for XIDs, with the device of each.
 fn event_sets() -> MutexGuard<'static, BTreeMap<usize, usize>> {
     static SETS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
-    SETS.lock().unwrap_or_else(|poison| poison.into_inner())
+    SETS.locked()
 }
 
 /// Returns a handle for a new event set.
@@ -421,7 +422,7 @@ fn new_event_set() -> usize {
 /// errors.
 fn next_xid() -> Option<u64> {
     static DELIVERED: Mutex<(usize, usize)> = Mutex::new((0, 0));
-    let mut delivered = DELIVERED.lock().unwrap_or_else(|poison| poison.into_inner());
+    let mut delivered = DELIVERED.locked();
     if let Some(xid) = health().xids.get(delivered.0) {
         delivered.0 += 1;
         return Some(*xid);
@@ -455,7 +456,7 @@ unsafe extern "C" fn nvmlEventSetWait_v2(set: usize, out: *mut c_void, timeout_m
         }
         let remaining = end.saturating_duration_since(Instant::now());
         let step = remaining.min(STEP);
-        match forward::nvml_symbol("nvmlEventSetWait_v2") {
+        match forward::nvml_symbol(fault_state(), "nvmlEventSetWait_v2") {
             Some(real) => {
                 // SAFETY: NVML defines this type for the function, and the caller passes a valid `out`.
                 let real_code = unsafe {

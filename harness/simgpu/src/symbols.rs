@@ -1,12 +1,13 @@
-//! Exports every function of the driver by name. Each of them jumps to `hooks`. Unsafe: naked functions from
-//! a macro. The list is that of cudarc 0.19.10, CUDA 11.4 to 13.4. Must not know what any function does.
+//! Exports every function of the driver by name. Each of them jumps to `simgpu_hook_entry`, which `hooks`
+//! defines. Unsafe: naked functions from a macro. The list is that of cudarc 0.19.10, CUDA 11.4 to 13.4. Must
+//! not know what any function does.
 
 use std::arch::naked_asm;
 
-use crate::hooks::hook_entry;
-
 /// Number of trampolines, for functions of a real driver that are only known at run time.
 pub(crate) const TRAMPOLINE_COUNT: usize = 1024;
+/// Number of functions: those of the list, `cublasLtMatmul`, and the trampolines.
+pub(crate) const FUNCTION_COUNT: usize = NAMES.len() + TRAMPOLINE_COUNT;
 
 macro_rules! symbols {
     ($($name:ident,)*) => {
@@ -22,16 +23,15 @@ macro_rules! symbols {
         pub(crate) const MATMUL_INDEX: usize = Symbol::Count as usize;
 
         mod exported {
-            use super::{Symbol, naked_asm, hook_entry};
+            use super::{Symbol, naked_asm};
             $(
                 #[unsafe(naked)]
                 #[unsafe(no_mangle)]
                 pub(super) unsafe extern "C" fn $name() {
                     naked_asm!(
                         "mov eax, {index}",
-                        "jmp {hook_entry}",
+                        "jmp simgpu_hook_entry",
                         index = const Symbol::$name as u32,
-                        hook_entry = sym hook_entry,
                     )
                 }
             )*
@@ -185,13 +185,12 @@ unsafe extern "C" fn trampolines() {
         ".balign 16",
         ".rept {count}",
         "mov $simgpu_trampoline, %eax",
-        "jmp {hook_entry}",
+        "jmp simgpu_hook_entry",
         ".balign 16",
         ".set simgpu_trampoline, simgpu_trampoline + 1",
         ".endr",
         first = const MATMUL_INDEX + 1,
         count = const TRAMPOLINE_COUNT,
-        hook_entry = sym hook_entry,
         options(att_syntax),
     )
 }
@@ -200,4 +199,10 @@ unsafe extern "C" fn trampolines() {
 pub(crate) fn trampoline(index: usize) -> Option<usize> {
     let position = index.checked_sub(MATMUL_INDEX + 1).filter(|position| *position < TRAMPOLINE_COUNT)?;
     Some((trampolines as *const () as usize).next_multiple_of(16) + position * 16)
+}
+
+/// Returns the address of an exported function.
+pub(crate) fn exported_function(name: &str) -> Option<usize> {
+    let index = NAMES[..EXPORTED.len()].binary_search(&name).ok()?;
+    Some(EXPORTED[index] as *const () as usize)
 }

@@ -1,15 +1,17 @@
-//! Contexts: the primary context of each device, others, and the current context of a thread. Must not know
-//! rules.
+//! Contexts: the primary context of each device, others, and the current context of a thread, in which handles
+//! of streams have their meaning. Must not know how work runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 
-use crate::driver::{result_code, write_out};
-use crate::{codes, forward};
+use crate::codes;
+use crate::faults::fault_state;
 
-use super::state::{Handle, gpu};
+use super::operations::Handle;
+use super::state::gpu;
+use super::sys::{result_code, write_out};
 use super::wait::wait_for;
 
 thread_local! {
@@ -33,12 +35,15 @@ pub(super) fn current_context() -> Result<Handle, u32> {
     handle.filter(|handle| gpu.contexts.contains_key(handle)).ok_or(codes::INVALID_CONTEXT)
 }
 
+/// Returns the stream that a handle denotes in the current context.
+pub(super) fn stream_of(handle: Handle) -> Result<Handle, u32> {
+    let context = current_context()?;
+    gpu().stream_of(context, handle).ok_or(codes::INVALID_HANDLE)
+}
+
 /// Returns whether the process has a context on any device.
 pub(crate) fn has_context() -> bool {
-    match forward::is_active() {
-        true => forward::has_context(),
-        false => !gpu().contexts.is_empty(),
-    }
+    !gpu().contexts.is_empty()
 }
 
 fn device_index(device: i32) -> Result<usize, u32> {
@@ -220,7 +225,7 @@ pub(super) unsafe extern "C" fn cuCtxGetDevice(out: *mut i32) -> u32 {
 pub(super) unsafe extern "C" fn cuCtxSynchronize() -> u32 {
     result_code(current_context().and_then(|context| {
         let positions = gpu().pending_in(Some(context));
-        wait_for(&positions)
+        wait_for(fault_state(), &positions)
     }))
 }
 

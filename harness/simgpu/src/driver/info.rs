@@ -1,13 +1,15 @@
 //! Functions that describe the driver and its devices, and the lookup of functions by name. Must not know
-//! rules.
+//! how work runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::{c_char, c_void};
 
-use crate::driver::{c_str, write_c_str, write_out};
-use crate::{codes, hooks};
+use crate::codes;
+use crate::symbols::exported_function;
 
-use super::state::{Handle, gpu};
+use super::operations::Handle;
+use super::state::gpu;
+use super::sys::{c_str, write_c_str, write_out};
 
 pub(super) unsafe extern "C" fn cuInit(flags: u32) -> u32 {
     let mut gpu = gpu();
@@ -68,11 +70,10 @@ pub(super) unsafe extern "C" fn cuGetProcAddress_v2(
 ) -> u32 {
     // SAFETY: CUDA requires `symbol` to be a C string; `c_str` checks for null.
     let Some(name) = (unsafe { c_str(symbol) }) else { return codes::INVALID_VALUE };
-    let second = (!FIRST_VERSION_ONLY.contains(&name))
-        .then(|| hooks::exported_function(&format!("{name}_v2")))
-        .flatten();
+    let second =
+        (!FIRST_VERSION_ONLY.contains(&name)).then(|| exported_function(&format!("{name}_v2"))).flatten();
     let unlisted = || (name == UNLISTED_NAME).then_some(unlisted as *const () as usize);
-    let found = second.or_else(|| hooks::exported_function(name)).or_else(unlisted);
+    let found = second.or_else(|| exported_function(name)).or_else(unlisted);
     if !status.is_null() {
         // CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND is 1.
         // SAFETY: CUDA requires `status` to be valid for a write if it is not null.

@@ -4,18 +4,12 @@
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::result_code;
-use crate::hooks::take_corruptions;
-use crate::rules::Corruption;
+use crate::faults::{Corruption, take_pending_corruptions};
 
-use super::state::{Handle, StreamPosition, gpu};
-use super::stream::stream_of;
-use super::work::{KernelLaunch, StreamWork};
-
-/// Queues work without corruptions.
-pub(crate) fn enqueue(stream: Handle, work: StreamWork) -> Result<StreamPosition, u32> {
-    Ok(gpu().enqueue(stream, Vec::new(), work, Vec::new()))
-}
+use super::context::stream_of;
+use super::operations::{Handle, KernelLaunch, StreamWork};
+use super::state::gpu;
+use super::sys::result_code;
 
 /// Queues a launch, with the corruptions that rules inject into it.
 pub(crate) fn enqueue_launch(
@@ -24,7 +18,7 @@ pub(crate) fn enqueue_launch(
     corruptions: Vec<Corruption>,
 ) -> Result<(), u32> {
     let stream = stream_of(stream)?;
-    gpu().enqueue(stream, Vec::new(), work, corruptions);
+    gpu().enqueue_launch(stream, work, corruptions);
     Ok(())
 }
 
@@ -46,7 +40,7 @@ unsafe fn enqueue_kernel(
     extra: *mut *mut c_void,
 ) -> Result<(), u32> {
     // This launch takes its corruptions even if it fails, because they must not reach a later launch.
-    let corruptions = take_corruptions();
+    let corruptions = take_pending_corruptions();
     let stream = stream_of(config.stream)?;
     let (kernel, max_shared_bytes) = {
         let gpu = gpu();
@@ -83,7 +77,7 @@ unsafe fn enqueue_kernel(
             std::ptr::copy_nonoverlapping(from, to, *size as usize);
         }
     }
-    gpu().enqueue(stream, Vec::new(), StreamWork::LaunchKernel(Box::new(work)), corruptions);
+    gpu().enqueue_launch(stream, StreamWork::LaunchKernel(Box::new(work)), corruptions);
     Ok(())
 }
 

@@ -5,15 +5,15 @@
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::{result_code, write_out};
+use crate::faults::fault_state;
 use crate::sys::{self, PAGE_BYTES};
 
-use super::context::current_context;
-use super::launch::enqueue;
-use super::state::{Handle, PinnedRange, gpu};
-use super::stream::stream_of;
+use super::context::{current_context, stream_of};
+use super::operations::{CopyEndpoint, Handle, MemoryFill, StreamWork};
+use super::state::{PinnedRange, gpu};
+use super::sys::{result_code, write_out};
 use super::wait::wait_for;
-use super::work::{CopyEndpoint, StreamWork, free};
+use super::work::free;
 
 fn current_device() -> Result<usize, u32> {
     let context = current_context()?;
@@ -30,7 +30,7 @@ fn allocate(bytes: usize) -> Result<usize, u32> {
         return Ok(address);
     }
     let positions = gpu().pending_in(None);
-    wait_for(&positions)?;
+    wait_for(fault_state(), &positions)?;
     gpu().memory.allocate(device, bytes).ok_or(codes::OUT_OF_MEMORY)
 }
 
@@ -80,8 +80,8 @@ pub(super) unsafe extern "C" fn cuMemFree_v2(address: usize) -> u32 {
             return Err(codes::INVALID_VALUE);
         }
         let positions = gpu().pending_in(Some(context));
-        wait_for(&positions)?;
-        free(address)
+        wait_for(fault_state(), &positions)?;
+        free(fault_state(), address)
     }))
 }
 
@@ -93,7 +93,8 @@ pub(super) unsafe extern "C" fn cuMemFreeAsync(address: usize, stream: Handle) -
         if gpu().memory.starting_at(address).is_none() {
             return Err(codes::INVALID_VALUE);
         }
-        enqueue(stream, StreamWork::Free { address }).map(|_| ())
+        gpu().enqueue(stream, StreamWork::Free { address });
+        Ok(())
     }))
 }
 
@@ -175,7 +176,7 @@ pub(super) unsafe extern "C" fn cuMemFreeHost(address: usize) -> u32 {
         let known = gpu().pinned.get(&address).copied().filter(|pinned| pinned.is_owned);
         let pinned = known.ok_or(codes::INVALID_VALUE)?;
         let positions = gpu().pending_in(None);
-        wait_for(&positions)?;
+        wait_for(fault_state(), &positions)?;
         gpu().pinned.remove(&address);
         sys::unmap_guarded(address, pinned.len_bytes);
         Ok(())
@@ -219,7 +220,7 @@ pub(super) unsafe extern "C" fn cuMemHostUnregister(address: usize) -> u32 {
             return Err(codes::INVALID_VALUE);
         }
         let positions = gpu().pending_in(None);
-        wait_for(&positions)?;
+        wait_for(fault_state(), &positions)?;
         gpu().pinned.remove(&address);
         Ok(())
     }))
@@ -278,8 +279,8 @@ fn enqueue_copy(
             (StreamWork::Copy { to, from, bytes }, blocks && direction != CopyDirection::OnDevice)
         }
     };
-    let position = enqueue(stream, work)?;
-    if waits { wait_for(&[position]) } else { Ok(()) }
+    let position = gpu().enqueue(stream, work);
+    if waits { wait_for(fault_state(), &[position]) } else { Ok(()) }
 }
 
 macro_rules! copies {
@@ -337,7 +338,9 @@ fn enqueue_fill(to: usize, value: u32, width: usize, count: usize, stream: Handl
     if !to.is_multiple_of(width) || !gpu().is_device_side(to, bytes) {
         return Err(codes::INVALID_VALUE);
     }
-    enqueue(stream, StreamWork::Fill { to, pattern: value.to_le_bytes(), width, count }).map(|_| ())
+    let fill = MemoryFill { to, pattern: value.to_le_bytes(), width, count };
+    gpu().enqueue(stream, StreamWork::Fill(fill));
+    Ok(())
 }
 
 macro_rules! fills {

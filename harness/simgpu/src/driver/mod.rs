@@ -1,71 +1,27 @@
-//! The simulated driver: one file per group of its functions. Unsafe: C calls it. The functions queue
-//! operations. `work` defines how an operation runs, and `wait` decides which operations run. Must not know
-//! rules, except for what they do to memory.
+//! The simulated driver: one file per group of its functions, which queue `operations` in the `state`. `work`
+//! defines how an operation runs, and `wait` decides which operations run. Must not know rules, or that a
+//! real driver exists.
 
 mod context;
 pub(crate) mod info;
 pub(crate) mod launch;
 mod memory;
 mod module;
+pub(crate) mod operations;
 pub(crate) mod state;
 mod stream;
-pub(crate) mod wait;
-pub(crate) mod work;
-
-use std::ffi::{CStr, c_char};
+pub(crate) mod sys;
+mod wait;
+mod work;
 
 use crate::codes;
+use crate::faults::FaultState;
 
 pub(crate) use context::has_context;
 pub(crate) use module::kernel_name;
 
-/// Writes an output value. Returns the code of the call.
-///
-/// # Safety
-/// `out` is null or valid for a write.
-unsafe fn write_out<T>(out: *mut T, value: T) -> u32 {
-    if out.is_null() {
-        return codes::INVALID_VALUE;
-    }
-    // SAFETY: `out` is not null, so the caller promises that it is valid for a write. It need not be aligned.
-    unsafe { out.write_unaligned(value) };
-    codes::SUCCESS
-}
-
-/// Reads a C string. Returns `None` for null and for text that is not UTF-8.
-///
-/// # Safety
-/// `string` is null or a C string that outlives the result.
-unsafe fn c_str<'a>(string: *const c_char) -> Option<&'a str> {
-    // SAFETY: `string` is not null here, so the caller promises that it is a C string.
-    (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) }.to_str().ok()).flatten()
-}
-
-/// Writes a string and its NUL, cut to `length` bytes.
-///
-/// # Safety
-/// `out` is null or has room for `length` bytes.
-pub(crate) unsafe fn write_c_str(out: *mut c_char, length: usize, value: &str) -> u32 {
-    if out.is_null() || length == 0 {
-        return codes::INVALID_VALUE;
-    }
-    let len_bytes = value.len().min(length - 1);
-    // SAFETY: `out` is not null, so the caller promises `length` bytes, and at most `length` bytes are
-    // written.
-    unsafe {
-        std::ptr::copy_nonoverlapping(value.as_ptr().cast(), out, len_bytes);
-        out.add(len_bytes).write(0);
-    }
-    codes::SUCCESS
-}
-
-/// Converts a result to the code that a function returns.
-fn result_code(result: Result<(), u32>) -> u32 {
-    result.err().unwrap_or(codes::SUCCESS)
-}
-
 /// Implements all functions that the simulation does not have.
-pub(crate) unsafe extern "C" fn not_supported() -> u32 {
+pub(crate) extern "C" fn not_supported() -> u32 {
     codes::NOT_SUPPORTED
 }
 
@@ -75,10 +31,10 @@ pub(crate) fn fragment(hole_bytes: u64) {
 }
 
 /// Runs all queued work, then flips one bit of the largest allocation.
-pub(crate) fn flip_bit_now(seed: u64, rule: usize) {
+pub(crate) fn flip_bit_now(faults: &FaultState, seed: u64, rule: usize) {
     let positions = state::gpu().pending_in(None);
-    if wait::wait_for(&positions).is_ok() {
-        work::flip_bit(seed, rule);
+    if wait::wait_for(faults, &positions).is_ok() {
+        work::flip_bit(faults, seed, rule);
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::ffi::{CString, c_char, c_void};
 
-use crate::driver::{c_str, result_code, write_out};
 use crate::{codes, kernels};
 
 use super::context::current_context;
 use super::info::max_dynamic_shared_bytes;
-use super::state::{Handle, SimFunction, SimModule, gpu};
+use super::operations::Handle;
+use super::state::{SimFunction, SimModule, gpu};
+use super::sys::{c_str, result_code, write_out};
 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 const ATTR_MAX_DYNAMIC_SHARED_BYTES: u32 = 8;

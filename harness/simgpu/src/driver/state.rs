@@ -1,24 +1,18 @@
-//! The state of the simulated driver, by handle: contexts, streams, events, modules and memory. No unsafe.
-//! Runs no work. Must not know rules, except that a queued operation carries the corruptions that they
-//! inject.
+//! The state of the simulated driver, by handle: contexts, streams, events, modules and memory. Runs no work.
+//! Must not know how an operation runs, or which call changes the state.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use simgpu_plan::{Backend, SimulatedMachine};
+use simgpu_plan::SimulatedMachine;
 
 use crate::device_memory::DeviceMemory;
+use crate::faults::{Corruption, fault_state};
 use crate::kernels::CompiledKernel;
-use crate::rules::{Corruption, fault_state};
+use crate::locks::MutexExt;
 
-use super::work::StreamWork;
-
-/// Identifies an object of the driver.
-pub(crate) type Handle = u64;
-
-/// A stream, and the number of one of its operations. The position is reached once that operation is done.
-pub(crate) type StreamPosition = (Handle, u64);
+use super::operations::{Handle, QueuedOperation, StreamPosition, StreamWork};
 
 /// A context.
 pub(crate) struct SimContext {
@@ -30,17 +24,6 @@ pub(crate) struct SimContext {
     pub(crate) retain_count: u32,
     /// By `CUlimit`.
     pub(crate) limits: HashMap<u32, usize>,
-}
-
-/// An operation in the queue of a stream.
-pub(crate) struct QueuedOperation {
-    /// Number within the stream, from 1.
-    pub(crate) number: u64,
-    /// Positions in other streams that must be reached first.
-    pub(crate) dependencies: Vec<StreamPosition>,
-    pub(crate) work: StreamWork,
-    /// What rules inject into this operation.
-    pub(crate) corruptions: Vec<Corruption>,
 }
 
 /// A stream.
@@ -56,6 +39,34 @@ pub(crate) struct SimStream {
     /// Number of the last operation that has run.
     pub(crate) last_done: u64,
     pub(crate) destroyed: bool,
+}
+
+impl SimStream {
+    fn new(context: Handle, properties: StreamProperties) -> SimStream {
+        SimStream {
+            context,
+            blocking: properties.blocking,
+            flags: properties.flags,
+            priority: properties.priority,
+            queue: VecDeque::new(),
+            last_enqueued: 0,
+            last_done: 0,
+            destroyed: false,
+        }
+    }
+
+    fn has_pending_work(&self) -> bool {
+        self.last_done < self.last_enqueued
+    }
+}
+
+/// What a program chooses when it creates a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StreamProperties {
+    /// Whether it is ordered with the NULL stream.
+    pub(crate) blocking: bool,
+    pub(crate) flags: u32,
+    pub(crate) priority: i32,
 }
 
 /// An event.
@@ -115,16 +126,11 @@ pub(crate) struct PinnedRange {
 /// Locks the state of the simulated driver.
 pub(crate) fn gpu() -> MutexGuard<'static, SimGpu> {
     static GPU: OnceLock<Mutex<SimGpu>> = OnceLock::new();
-    let gpu = GPU.get_or_init(|| Mutex::new(SimGpu::new()));
-    gpu.lock().unwrap_or_else(|poison| poison.into_inner())
+    GPU.get_or_init(|| Mutex::new(SimGpu::new(fault_state().simulated_machine()))).locked()
 }
 
 impl SimGpu {
-    fn new() -> SimGpu {
-        let machine = match &fault_state().current_plan().plan.backend {
-            Backend::Simulated(machine) => machine.clone(),
-            Backend::Forwarded { .. } => SimulatedMachine::default(),
-        };
+    fn new(machine: SimulatedMachine) -> SimGpu {
         let devices = machine.devices as usize;
         SimGpu {
             memory: DeviceMemory::new(devices, machine.memory_bytes),
@@ -149,34 +155,18 @@ impl SimGpu {
         self.next_handle
     }
 
-    pub(crate) fn add_stream(
-        &mut self,
-        context: Handle,
-        blocking: bool,
-        flags: u32,
-        priority: i32,
-    ) -> Handle {
+    pub(crate) fn add_stream(&mut self, context: Handle, properties: StreamProperties) -> Handle {
         let handle = self.new_handle();
-        let stream = SimStream {
-            context,
-            blocking,
-            flags,
-            priority,
-            queue: VecDeque::new(),
-            last_enqueued: 0,
-            last_done: 0,
-            destroyed: false,
-        };
-        self.streams.insert(handle, stream);
+        self.streams.insert(handle, SimStream::new(context, properties));
         handle
     }
 
     pub(crate) fn add_context(&mut self, device: usize, flags: u32) -> Handle {
         let handle = self.new_handle();
-        let legacy = self.add_stream(handle, true, 0, 0);
+        let properties = StreamProperties { blocking: true, flags: 0, priority: 0 };
+        let null_stream = self.add_stream(handle, properties);
         let limits = HashMap::from([(0, 1024), (1, 1 << 20), (2, 8 << 20)]);
-        self.contexts
-            .insert(handle, SimContext { device, null_stream: legacy, flags, retain_count: 0, limits });
+        self.contexts.insert(handle, SimContext { device, null_stream, flags, retain_count: 0, limits });
         handle
     }
 
@@ -196,20 +186,34 @@ impl SimGpu {
         }
     }
 
-    /// Queues an operation and returns its position.
-    pub(crate) fn enqueue(
+    /// Queues work that depends on no other stream. Returns its position.
+    pub(crate) fn enqueue(&mut self, stream: Handle, work: StreamWork) -> StreamPosition {
+        self.enqueue_operation(stream, work, Vec::new(), Vec::new())
+    }
+
+    /// Queues a launch, with the corruptions that rules inject into it.
+    pub(crate) fn enqueue_launch(&mut self, stream: Handle, work: StreamWork, corruptions: Vec<Corruption>) {
+        self.enqueue_operation(stream, work, Vec::new(), corruptions);
+    }
+
+    /// Makes all later work of a stream wait for a position.
+    pub(crate) fn enqueue_dependency(&mut self, stream: Handle, position: StreamPosition) {
+        self.enqueue_operation(stream, StreamWork::Nothing, vec![position], Vec::new());
+    }
+
+    fn enqueue_operation(
         &mut self,
         stream: Handle,
-        mut dependencies: Vec<StreamPosition>,
         work: StreamWork,
+        mut dependencies: Vec<StreamPosition>,
         corruptions: Vec<Corruption>,
     ) -> StreamPosition {
         dependencies.extend(self.implicit_dependencies(stream));
-        let Some(queue) = self.streams.get_mut(&stream) else { return (stream, 0) };
+        let Some(queue) = self.streams.get_mut(&stream) else { return StreamPosition { stream, number: 0 } };
         queue.last_enqueued += 1;
         let number = queue.last_enqueued;
         queue.queue.push_back(QueuedOperation { number, dependencies, work, corruptions });
-        (stream, number)
+        StreamPosition { stream, number }
     }
 
     /// Returns the implicit dependencies of a new operation: the NULL stream waits for all blocking streams
@@ -219,16 +223,14 @@ impl SimGpu {
             return Vec::new();
         };
         let Some(context) = self.contexts.get(&this.context) else { return Vec::new() };
-        let pending = |handle: Handle, other: &SimStream| {
-            (other.last_done < other.last_enqueued).then_some((handle, other.last_enqueued))
+        let pending = |stream: Handle, other: &SimStream| {
+            let position = StreamPosition { stream, number: other.last_enqueued };
+            other.has_pending_work().then_some(position)
         };
         if context.null_stream != stream {
-            return self
-                .streams
-                .get(&context.null_stream)
-                .and_then(|legacy| pending(context.null_stream, legacy))
-                .into_iter()
-                .collect();
+            let null_stream = self.streams.get(&context.null_stream);
+            let position = null_stream.and_then(|null_stream| pending(context.null_stream, null_stream));
+            return position.into_iter().collect();
         }
         let others = self
             .streams
@@ -238,17 +240,31 @@ impl SimGpu {
     }
 
     /// Marks an operation as done. Removes a destroyed stream after its last operation.
-    pub(crate) fn finish(&mut self, (handle, number): StreamPosition) {
+    pub(crate) fn finish(&mut self, position: StreamPosition) {
+        let Some(stream) = self.streams.get_mut(&position.stream) else { return };
+        stream.last_done = position.number;
+        if stream.destroyed && !stream.has_pending_work() {
+            self.streams.remove(&position.stream);
+        }
+    }
+
+    /// Destroys a stream. Its queued work still runs when a caller waits for its context.
+    pub(crate) fn destroy_stream(&mut self, handle: Handle) {
         let Some(stream) = self.streams.get_mut(&handle) else { return };
-        stream.last_done = number;
-        if stream.destroyed && stream.last_done == stream.last_enqueued {
+        stream.destroyed = true;
+        if !stream.has_pending_work() {
             self.streams.remove(&handle);
         }
     }
 
-    pub(crate) fn is_done(&self, (stream, number): StreamPosition) -> bool {
+    /// Returns the position after all operations of a stream that are queued now.
+    pub(crate) fn last_position(&self, stream: Handle) -> StreamPosition {
+        StreamPosition { stream, number: self.streams.get(&stream).map_or(0, |stream| stream.last_enqueued) }
+    }
+
+    pub(crate) fn is_done(&self, position: StreamPosition) -> bool {
         // A removed stream has no queued operations.
-        self.streams.get(&stream).is_none_or(|stream| stream.last_done >= number)
+        self.streams.get(&position.stream).is_none_or(|stream| stream.last_done >= position.number)
     }
 
     /// Returns the end positions of all streams with queued work, of one context or of all. Every second call
@@ -260,8 +276,8 @@ impl SimGpu {
         let mut positions: Vec<StreamPosition> = self
             .streams
             .iter()
-            .filter(|(_, stream)| of_context(stream) && stream.last_done < stream.last_enqueued)
-            .map(|(handle, stream)| (*handle, stream.last_enqueued))
+            .filter(|(_, stream)| of_context(stream) && stream.has_pending_work())
+            .map(|(handle, stream)| StreamPosition { stream: *handle, number: stream.last_enqueued })
             .collect();
         if self.sync_count.is_multiple_of(2) {
             positions.reverse();

@@ -4,13 +4,13 @@
 use std::ffi::c_void;
 
 use crate::codes;
-use crate::driver::{result_code, write_out};
+use crate::faults::fault_state;
 
-use super::context::current_context;
-use super::launch::enqueue;
-use super::state::{Handle, SimEvent, StreamPosition, gpu};
+use super::context::{current_context, stream_of};
+use super::operations::{Handle, StreamPosition, StreamWork};
+use super::state::{SimEvent, StreamProperties, gpu};
+use super::sys::{result_code, write_out};
 use super::wait::{is_hung, step, wait_for};
-use super::work::StreamWork;
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;
@@ -32,7 +32,8 @@ pub(super) unsafe extern "C" fn cuStreamCreateWithPriority(
     }
     match current_context() {
         Ok(context) => {
-            let handle = gpu().add_stream(context, flags & NON_BLOCKING == 0, flags, priority.clamp(-5, 0));
+            let (blocking, priority) = (flags & NON_BLOCKING == 0, priority.clamp(-5, 0));
+            let handle = gpu().add_stream(context, StreamProperties { blocking, flags, priority });
             // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
             unsafe { write_out(out, handle) }
         }
@@ -40,40 +41,25 @@ pub(super) unsafe extern "C" fn cuStreamCreateWithPriority(
     }
 }
 
-/// Returns the stream that a handle denotes in the current context.
-pub(super) fn stream_of(handle: Handle) -> Result<Handle, u32> {
-    let context = current_context()?;
-    gpu().stream_of(context, handle).ok_or(codes::INVALID_HANDLE)
-}
-
 /// Queued work of the stream still runs when a caller waits for its context.
 pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
     if stream <= 2 {
         return codes::INVALID_HANDLE;
     }
-    result_code(stream_of(stream).map(|handle| {
-        let mut gpu = gpu();
-        let Some(stream) = gpu.streams.get_mut(&handle) else { return };
-        stream.destroyed = true;
-        if stream.last_done == stream.last_enqueued {
-            gpu.streams.remove(&handle);
-        }
-    }))
-}
-
-/// Returns the position after all operations that are queued now.
-fn last_position(stream: Handle) -> StreamPosition {
-    (stream, gpu().streams.get(&stream).map_or(0, |stream| stream.last_enqueued))
+    result_code(stream_of(stream).map(|handle| gpu().destroy_stream(handle)))
 }
 
 pub(super) unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
-    result_code(stream_of(stream).and_then(|stream| wait_for(&[last_position(stream)])))
+    result_code(stream_of(stream).and_then(|stream| {
+        let position = gpu().last_position(stream);
+        wait_for(fault_state(), &[position])
+    }))
 }
 
 /// Runs one operation, so that a loop of queries ends.
 fn query(position: StreamPosition) -> u32 {
     if !is_hung(position)
-        && let Err(code) = step(position)
+        && let Err(code) = step(fault_state(), position)
     {
         return code;
     }
@@ -82,7 +68,7 @@ fn query(position: StreamPosition) -> u32 {
 
 pub(super) unsafe extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
     match stream_of(stream) {
-        Ok(stream) => query(last_position(stream)),
+        Ok(stream) => query(gpu().last_position(stream)),
         Err(code) => code,
     }
 }
@@ -92,7 +78,7 @@ pub(super) unsafe extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle,
         let recorded = gpu().events.get(&event).ok_or(codes::INVALID_HANDLE)?.position;
         // CUDA treats an event that was never recorded as completed.
         if let Some(position) = recorded {
-            gpu().enqueue(stream, vec![position], StreamWork::Nothing, Vec::new());
+            gpu().enqueue_dependency(stream, position);
         }
         Ok(())
     }))
@@ -154,7 +140,7 @@ pub(super) unsafe extern "C" fn cuLaunchHostFunc(
 ) -> u32 {
     let Some(function) = function else { return codes::INVALID_VALUE };
     result_code(stream_of(stream).map(|stream| {
-        gpu().enqueue(stream, Vec::new(), StreamWork::HostCall { function, data: data as usize }, Vec::new());
+        gpu().enqueue(stream, StreamWork::HostCall { function, data: data as usize });
     }))
 }
 
@@ -181,7 +167,7 @@ pub(super) unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> 
         if !gpu().events.contains_key(&event) {
             return Err(codes::INVALID_HANDLE);
         }
-        let position = enqueue(stream, StreamWork::RecordEvent { event })?;
+        let position = gpu().enqueue(stream, StreamWork::RecordEvent { event });
         if let Some(event) = gpu().events.get_mut(&event) {
             event.position = Some(position);
         }
@@ -209,7 +195,7 @@ pub(super) unsafe extern "C" fn cuEventQuery(event: Handle) -> u32 {
 
 pub(super) unsafe extern "C" fn cuEventSynchronize(event: Handle) -> u32 {
     result_code(recorded_position(event).and_then(|position| match position {
-        Some(position) => wait_for(&[position]),
+        Some(position) => wait_for(fault_state(), &[position]),
         None => Ok(()),
     }))
 }

@@ -1,72 +1,22 @@
-//! The operations of a stream, and how each of them runs. Unsafe: it moves bytes and runs kernels.
-//! Must not know which call waits for an operation.
+//! How each operation of a stream runs. Unsafe: it moves bytes and runs kernels. Must not know which call
+//! waits for an operation, or which operation is next.
 
 use std::ffi::c_void;
 
 use simgpu_plan::OverwriteValue;
 
 use crate::codes;
+use crate::faults::{Corruption, FaultState};
 use crate::fibers::{FiberPool, GridLaunch, LaunchFailure, POISON};
-use crate::kernels::CompiledKernel;
 use crate::matmul::{ElementType, MatmulTask, Operand, bf16_to_f32, f32_to_bf16};
-use crate::rules::{Corruption, fault_state};
 use crate::sys;
 
-use super::state::{Handle, gpu};
-
-/// What one operation does.
-pub(crate) enum StreamWork {
-    /// Nothing: other operations depend on its position, or it depends on others.
-    Nothing,
-    /// Copies `bytes` bytes.
-    Copy { to: CopyEndpoint, from: CopyEndpoint, bytes: usize },
-    /// Copies bytes that were read from pageable memory at the call.
-    StagedCopy { to: CopyEndpoint, bytes: Vec<u8> },
-    /// Writes the first `width` bytes of `pattern`, `count` times.
-    Fill { to: usize, pattern: [u8; 4], width: usize, count: usize },
-    /// Runs a kernel.
-    LaunchKernel(Box<KernelLaunch>),
-    /// Runs a matrix product of cublasLt.
-    Matmul(Box<MatmulTask>),
-    /// Records the time of an event.
-    RecordEvent { event: Handle },
-    /// Calls a function of the program (`cuLaunchHostFunc`).
-    HostCall { function: unsafe extern "C" fn(*mut c_void), data: usize },
-    /// Frees an allocation.
-    Free { address: usize },
-}
-
-/// One end of a copy.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum CopyEndpoint {
-    /// Device memory or page-locked memory. Checked when the copy runs.
-    DeviceSide(usize),
-    /// Pageable memory. Not checked.
-    Pageable(usize),
-}
-
-impl CopyEndpoint {
-    fn address(self) -> usize {
-        match self {
-            CopyEndpoint::DeviceSide(address) | CopyEndpoint::Pageable(address) => address,
-        }
-    }
-}
-
-/// A launch of a kernel, with its parameters.
-pub(crate) struct KernelLaunch {
-    pub(crate) kernel: CompiledKernel,
-    pub(crate) grid: [u32; 3],
-    pub(crate) block: [u32; 3],
-    pub(crate) shared_bytes: usize,
-    /// The values of the parameters. Each takes one or more cells of 16 bytes.
-    pub(crate) parameter_cells: Vec<u128>,
-    /// Index of the first cell of each parameter.
-    pub(crate) first_cells: Vec<usize>,
-}
+use super::operations::{CopyEndpoint, KernelLaunch, MemoryFill, StreamWork};
+use super::state::gpu;
 
 /// Runs an operation and injects its corruptions. Returns the code of an error.
 pub(crate) fn execute(
+    faults: &FaultState,
     work: StreamWork,
     corruptions: &[Corruption],
     fibers: &mut FiberPool,
@@ -75,29 +25,29 @@ pub(crate) fn execute(
         corruptions.iter().any(|corruption| matches!(corruption, Corruption::Overwrite { .. }));
     let result = is_overwritten.then(|| result_buffer(&work)).flatten();
     let before = snapshot(result);
-    execute_uncorrupted(work, fibers)?;
+    execute_uncorrupted(faults, work, fibers)?;
     for corruption in corruptions {
         match *corruption {
             Corruption::Overwrite { with, seed, rule } => {
-                overwrite(result, before.as_deref(), with, seed, rule)
+                overwrite(faults, result, before.as_deref(), with, seed, rule)
             }
-            Corruption::FlipBit { seed, rule } => flip_bit(seed, rule),
+            Corruption::FlipBit { seed, rule } => flip_bit(faults, seed, rule),
             Corruption::Hang => (),
         }
     }
     Ok(())
 }
 
-fn execute_uncorrupted(work: StreamWork, fibers: &mut FiberPool) -> Result<(), u32> {
+fn execute_uncorrupted(faults: &FaultState, work: StreamWork, fibers: &mut FiberPool) -> Result<(), u32> {
     match work {
         StreamWork::Nothing => Ok(()),
-        StreamWork::Copy { to, from, bytes } => copy(to, from, bytes),
+        StreamWork::Copy { to, from, bytes } => copy(faults, to, from, bytes),
         StreamWork::StagedCopy { to, bytes } => {
-            copy(to, CopyEndpoint::Pageable(bytes.as_ptr() as usize), bytes.len())
+            copy(faults, to, CopyEndpoint::Pageable(bytes.as_ptr() as usize), bytes.len())
         }
-        StreamWork::Fill { to, pattern, width, count } => fill(to, pattern, width, count),
-        StreamWork::LaunchKernel(work) => run_kernel(*work, fibers),
-        StreamWork::Matmul(work) => multiply(&work),
+        StreamWork::Fill(work) => fill(faults, work),
+        StreamWork::LaunchKernel(work) => run_kernel(faults, *work, fibers),
+        StreamWork::Matmul(work) => multiply(faults, &work),
         StreamWork::RecordEvent { event } => {
             if let Some(event) = gpu().events.get_mut(&event) {
                 event.recorded_at = Some(std::time::Instant::now());
@@ -110,21 +60,21 @@ fn execute_uncorrupted(work: StreamWork, fibers: &mut FiberPool) -> Result<(), u
             unsafe { function(data as *mut c_void) };
             Ok(())
         }
-        StreamWork::Free { address } => free(address),
+        StreamWork::Free { address } => free(faults, address),
     }
 }
 
-fn illegal_access(description: &str) -> u32 {
-    fault_state().record_defect(codes::ILLEGAL_ADDRESS, description)
+fn illegal_access(faults: &FaultState, description: &str) -> u32 {
+    faults.record_defect(codes::ILLEGAL_ADDRESS, description)
 }
 
-fn copy(to: CopyEndpoint, from: CopyEndpoint, bytes: usize) -> Result<(), u32> {
+fn copy(faults: &FaultState, to: CopyEndpoint, from: CopyEndpoint, bytes: usize) -> Result<(), u32> {
     for (end, preposition) in [(to, "to"), (from, "from")] {
         if let CopyEndpoint::DeviceSide(address) = end
             && !gpu().is_device_side(address, bytes)
         {
             let location = gpu().memory.describe(address);
-            return Err(illegal_access(&format!("a copy of {bytes} bytes {preposition} {location}")));
+            return Err(illegal_access(faults, &format!("a copy of {bytes} bytes {preposition} {location}")));
         }
     }
     let (to, from) = (to.address(), from.address());
@@ -134,10 +84,11 @@ fn copy(to: CopyEndpoint, from: CopyEndpoint, bytes: usize) -> Result<(), u32> {
     Ok(())
 }
 
-fn fill(to: usize, pattern: [u8; 4], width: usize, count: usize) -> Result<(), u32> {
+fn fill(faults: &FaultState, work: MemoryFill) -> Result<(), u32> {
+    let MemoryFill { to, pattern, width, count } = work;
     if !gpu().is_device_side(to, width * count) {
         let location = gpu().memory.describe(to);
-        return Err(illegal_access(&format!("a fill of {} bytes at {location}", width * count)));
+        return Err(illegal_access(faults, &format!("a fill of {} bytes at {location}", width * count)));
     }
     if width == 1 {
         // SAFETY: the check above shows that the device may write these bytes.
@@ -151,7 +102,7 @@ fn fill(to: usize, pattern: [u8; 4], width: usize, count: usize) -> Result<(), u
     Ok(())
 }
 
-fn run_kernel(mut work: KernelLaunch, fibers: &mut FiberPool) -> Result<(), u32> {
+fn run_kernel(faults: &FaultState, mut work: KernelLaunch, fibers: &mut FiberPool) -> Result<(), u32> {
     let cells = work.parameter_cells.as_mut_ptr();
     // SAFETY: each index was the length of the vector before the parameter's cells were added.
     let mut pointers: Vec<*mut c_void> =
@@ -167,7 +118,7 @@ fn run_kernel(mut work: KernelLaunch, fibers: &mut FiberPool) -> Result<(), u32>
     let result = unsafe { fibers.run(&launch) };
     result.map_err(|failure| {
         let (code, description) = explain_failure(&work, &failure);
-        fault_state().record_defect(code, &description)
+        faults.record_defect(code, &description)
     })?;
     let buffers = work.first_cells.iter().zip(work.kernel.parameter_sizes).filter(|(_, size)| **size == 8);
     let addresses = buffers.map(|(cell, _)| work.parameter_cells[*cell] as u64 as usize);
@@ -175,7 +126,10 @@ fn run_kernel(mut work: KernelLaunch, fibers: &mut FiberPool) -> Result<(), u32>
         gpu().memory.overrun_at(addresses).map(|(allocation, offset)| (allocation.len_bytes, offset));
     overrun.map_or(Ok(()), |(bytes, offset)| {
         let name = work.kernel.name;
-        Err(illegal_access(&format!("`{name}` writes to byte {offset} of an allocation of {bytes} bytes")))
+        Err(illegal_access(
+            faults,
+            &format!("`{name}` writes to byte {offset} of an allocation of {bytes} bytes"),
+        ))
     })
 }
 
@@ -211,7 +165,7 @@ fn explain_failure(work: &KernelLaunch, failure: &LaunchFailure) -> (u32, String
     }
 }
 
-fn multiply(work: &MatmulTask) -> Result<(), u32> {
+fn multiply(faults: &FaultState, work: &MatmulTask) -> Result<(), u32> {
     {
         let gpu = gpu();
         for (operand, name, is_used) in [
@@ -224,7 +178,10 @@ fn multiply(work: &MatmulTask) -> Result<(), u32> {
             if is_used && !gpu.is_device_side(operand.address, bytes) {
                 let location = gpu.memory.describe(operand.address);
                 drop(gpu);
-                return Err(illegal_access(&format!("`matmul`: {name} has {bytes} bytes at {location}")));
+                return Err(illegal_access(
+                    faults,
+                    &format!("`matmul`: {name} has {bytes} bytes at {location}"),
+                ));
             }
         }
     }
@@ -234,13 +191,16 @@ fn multiply(work: &MatmulTask) -> Result<(), u32> {
 }
 
 /// Frees an allocation, and checks the bytes around it.
-pub(crate) fn free(address: usize) -> Result<(), u32> {
+pub(crate) fn free(faults: &FaultState, address: usize) -> Result<(), u32> {
     let freed = gpu().memory.free(address);
     match freed {
         Some(None) => Ok(()),
         Some(Some((allocation, offset))) => {
             let bytes = allocation.len_bytes;
-            Err(illegal_access(&format!("byte {offset} of an allocation of {bytes} bytes was overwritten")))
+            Err(illegal_access(
+                faults,
+                &format!("byte {offset} of an allocation of {bytes} bytes was overwritten"),
+            ))
         }
         None => Err(codes::INVALID_VALUE),
     }
@@ -248,10 +208,13 @@ pub(crate) fn free(address: usize) -> Result<(), u32> {
 
 /// Checks the bytes around all allocations, as a kernel may reach memory that none of its parameters points
 /// to.
-pub(crate) fn check_redzones() -> Result<(), u32> {
+pub(crate) fn check_redzones(faults: &FaultState) -> Result<(), u32> {
     let overrun = gpu().memory.overrun().map(|(allocation, offset)| (allocation.len_bytes, offset));
     overrun.map_or(Ok(()), |(bytes, offset)| {
-        Err(illegal_access(&format!("byte {offset} of an allocation of {bytes} bytes was overwritten")))
+        Err(illegal_access(
+            faults,
+            &format!("byte {offset} of an allocation of {bytes} bytes was overwritten"),
+        ))
     })
 }
 
@@ -288,6 +251,7 @@ fn snapshot(buffer: Option<ResultBuffer>) -> Option<Vec<u8>> {
 
 /// Overwrites one element that the launch changed. The seed selects it.
 fn overwrite(
+    faults: &FaultState,
     buffer: Option<ResultBuffer>,
     before: Option<&[u8]>,
     with: OverwriteValue,
@@ -295,7 +259,7 @@ fn overwrite(
     rule: usize,
 ) {
     let (Some(buffer), Some(before)) = (buffer, before) else {
-        return fault_state().record_evidence(Some(rule), "the launch has no result that can be overwritten");
+        return faults.record_evidence(Some(rule), "the launch has no result that can be overwritten");
     };
     // SAFETY: the buffer lies in one allocation, and the caller holds the work lock, so no kernel writes to
     // it.
@@ -305,15 +269,14 @@ fn overwrite(
     let changed: Vec<usize> =
         pairs.enumerate().filter(|(_, (old, new))| old != new).map(|(index, _)| index).collect();
     if changed.is_empty() {
-        return fault_state()
-            .record_evidence(Some(rule), "the launch changed nothing that could be overwritten");
+        return faults.record_evidence(Some(rule), "the launch changed nothing that could be overwritten");
     }
     let index = changed[(split_mix_64(seed) % changed.len() as u64) as usize];
     let address = buffer.address + index * size;
     // SAFETY: `index` counts elements of the buffer, so the element lies in it.
     let (old, new) = unsafe { replace_element(address, buffer.element, with) };
     let count = changed.len();
-    fault_state().record_evidence(
+    faults.record_evidence(
         Some(rule),
         &format!("element {index}, one of {count} that changed, was {old:e} and is now {new:e}"),
     );
@@ -348,15 +311,15 @@ unsafe fn replace_element(address: usize, element: ElementType, with: OverwriteV
 }
 
 /// Flips one bit of the largest allocation. The seed selects it.
-pub(crate) fn flip_bit(seed: u64, rule: usize) {
+pub(crate) fn flip_bit(faults: &FaultState, seed: u64, rule: usize) {
     let largest = gpu().memory.largest().map(|allocation| (allocation.address, allocation.len_bytes));
     let Some((address, bytes)) = largest else {
-        return fault_state().record_evidence(Some(rule), "there is no allocation to flip a bit of");
+        return faults.record_evidence(Some(rule), "there is no allocation to flip a bit of");
     };
     let bit = split_mix_64(seed) % (bytes as u64 * 8);
     // SAFETY: the byte lies in the allocation, which stays mapped while it is not freed.
     unsafe { *((address + bit as usize / 8) as *mut u8) ^= 1 << (bit % 8) };
-    fault_state().record_evidence(
+    faults.record_evidence(
         Some(rule),
         &format!("bit {bit} of the largest allocation, {bytes} bytes, was flipped"),
     );

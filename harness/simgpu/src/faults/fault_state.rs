@@ -1,68 +1,31 @@
-//! The active plan and its state in this process: reads the plan, counts the calls that match its rules, and
-//! decides what is injected into a call. Knows the driver's functions by name only, and only the arguments
-//! that a [`DriverCall`] contains.
+//! The state of the faults in this process: counts the calls that match the plan's rules, and decides what is
+//! injected into a call. Must not know what a call does: it knows only what a [`DriverCall`] contains.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use globset::{Glob, GlobMatcher};
 use simgpu_plan::{
     Backend, ControlFile, DIRECTORY_VARIABLE, DriverCallKind, ErrorTiming, Evidence, FaultRule, GpuHealth,
-    OverwriteValue, Persistence, PlanDirectory, RuleEffect, ShimPlan, SimulatedMachine,
+    Persistence, PlanDirectory, RuleEffect, ShimPlan, SimulatedMachine,
 };
 
 use crate::{calls, codes};
+
+use super::active_rules::ActiveRules;
+use super::compiled_plan::{CompiledPlan, DriverCall};
+use super::corruption::Corruption;
+use super::no_return::abort_with;
+use super::standing_error::StandingError;
 
 /// The active plan, and the state of its faults in this process.
 pub(crate) struct FaultState {
     /// `None`: there is no plan directory, and there are no rules.
     directory: Option<PlanDirectory>,
-    compiled: RwLock<Arc<CompiledPlan>>,
-    /// Generation of the compiled plan.
-    generation: AtomicU64,
-    reload_lock: Mutex<()>,
-    /// Names of the functions, by number.
-    function_names: RwLock<Vec<&'static str>>,
-    /// For each function, the armed rules that may match its calls, one bit per rule.
-    rules_by_function: Vec<AtomicU64>,
-    /// The code with which every call fails. 0: none.
-    sticky_code: AtomicU32,
-    /// The code with which the next call that waits fails. 0: none.
-    deferred_code: AtomicU32,
-    deferred_is_sticky: AtomicBool,
-    lost: AtomicBool,
+    rules: ActiveRules,
+    errors: StandingError,
     /// The rules that have written evidence, one bit per rule.
     reported_rules: AtomicU64,
-}
-
-/// A plan with its patterns compiled.
-pub(crate) struct CompiledPlan {
-    pub(crate) plan: ShimPlan,
-    /// By rule.
-    functions: Vec<Option<GlobMatcher>>,
-    /// By rule.
-    kernels: Vec<Option<GlobMatcher>>,
-}
-
-/// What rules can know about a call.
-pub(crate) struct DriverCall<'a> {
-    pub(crate) name: &'a str,
-    /// For launches.
-    pub(crate) kernel: Option<&'a str>,
-    /// For allocations and copies.
-    pub(crate) bytes: Option<u64>,
-}
-
-/// A fault that is injected into the work that a call queues. `rule` is the rule that injects it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Corruption {
-    /// The work never ends.
-    Hang,
-    /// One value that the work wrote is replaced.
-    Overwrite { with: OverwriteValue, seed: u64, rule: usize },
-    /// One bit of the largest allocation flips after the work.
-    FlipBit { seed: u64, rule: usize },
 }
 
 /// What is injected into a call.
@@ -75,6 +38,12 @@ pub(crate) struct CallOutcome {
     pub(crate) max_hole_bytes: Option<u64>,
 }
 
+impl CallOutcome {
+    fn failing(code: u32) -> CallOutcome {
+        CallOutcome { error_code: Some(code), ..CallOutcome::default() }
+    }
+}
+
 static FAULT_STATE: OnceLock<FaultState> = OnceLock::new();
 /// For tests: the plan directory of a copy that takes the place of the real driver.
 static CHAINED_DIRECTORY: OnceLock<Option<String>> = OnceLock::new();
@@ -85,7 +54,8 @@ pub(crate) fn chain_to(directory: Option<String>) {
     let _ = CHAINED_DIRECTORY.set(directory);
 }
 
-/// Returns the fault state of this process. The first call reads the plan.
+/// Returns the fault state of this process. The first call reads the plan. For entry points, which hand it
+/// down.
 pub(crate) fn fault_state() -> &'static FaultState {
     FAULT_STATE.get_or_init(|| {
         let directory = match CHAINED_DIRECTORY.get() {
@@ -100,41 +70,37 @@ impl FaultState {
     fn new(directory: Option<&Path>) -> FaultState {
         let directory = directory.map(|path| {
             // Without a readable plan the target would run without faults, which would look like a success.
-            PlanDirectory::open(path).unwrap_or_else(|error| abort_with(&error.to_string()))
+            PlanDirectory::open(path).unwrap_or_else(|error| abort_with(&error))
         });
         let plan = match &directory {
-            Some(directory) => directory.read_plan().unwrap_or_else(|error| abort_with(&error.to_string())),
+            Some(directory) => directory.read_plan().unwrap_or_else(|error| abort_with(&error)),
             None => ShimPlan {
                 backend: Backend::Simulated(SimulatedMachine::default()),
                 health: GpuHealth::default(),
                 rules: Vec::new(),
             },
         };
-        let names = crate::symbols::NAMES.to_vec();
-        let rules_by_function =
-            (0..names.len() + crate::symbols::TRAMPOLINE_COUNT).map(|_| AtomicU64::new(0)).collect();
         let generation = directory.as_ref().map_or(0, |directory| directory.control().generation());
-        let faults = FaultState {
+        FaultState {
             directory,
-            compiled: RwLock::new(Arc::new(CompiledPlan::new(plan))),
-            generation: AtomicU64::new(generation),
-            reload_lock: Mutex::new(()),
-            function_names: RwLock::new(names),
-            rules_by_function,
-            sticky_code: AtomicU32::new(0),
-            deferred_code: AtomicU32::new(0),
-            deferred_is_sticky: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            rules: ActiveRules::new(plan, generation),
+            errors: StandingError::default(),
             reported_rules: AtomicU64::new(0),
-        };
-        faults.index_rules();
-        faults
+        }
     }
 
     /// Returns the plan. Reads it again if the harness has replaced it.
     pub(crate) fn current_plan(&self) -> Arc<CompiledPlan> {
         self.reload_if_stale();
-        self.compiled.read().unwrap_or_else(|poison| poison.into_inner()).clone()
+        self.rules.plan()
+    }
+
+    /// Returns the machine that is simulated.
+    pub(crate) fn simulated_machine(&self) -> SimulatedMachine {
+        match &self.current_plan().plan.backend {
+            Backend::Simulated(machine) => machine.clone(),
+            Backend::Forwarded { .. } => SimulatedMachine::default(),
+        }
     }
 
     /// Returns the counters and flags that all processes share.
@@ -145,47 +111,23 @@ impl FaultState {
     /// Adds a function that the list of symbols does not contain. Returns its number, or `None` if all are in
     /// use.
     pub(crate) fn add_function(&self, name: &'static str) -> Option<usize> {
-        let index = {
-            let mut names = self.function_names.write().unwrap_or_else(|poison| poison.into_inner());
-            if names.len() == self.rules_by_function.len() {
-                return None;
-            }
-            names.push(name);
-            names.len() - 1
-        };
-        self.index_rules();
-        Some(index)
+        self.rules.add_function(name)
     }
 
     /// Returns the name of a function.
     pub(crate) fn function_name(&self, index: usize) -> &'static str {
-        self.function_names.read().unwrap_or_else(|poison| poison.into_inner())[index]
+        self.rules.function_name(index)
     }
 
     fn is_stale(&self) -> bool {
-        self.control().is_some_and(|control| control.generation() != self.generation.load(Ordering::Acquire))
+        self.directory.as_ref().is_some_and(|directory| self.rules.is_stale(directory))
     }
 
     fn reload_if_stale(&self) {
-        let (true, Some(directory)) = (self.is_stale(), &self.directory) else { return };
-        let _guard = self.reload_lock.lock().unwrap_or_else(|poison| poison.into_inner());
-        let generation = directory.control().generation();
-        // If the plan cannot be read, the old one stays active until the next call.
-        if let Ok(plan) = directory.read_plan() {
-            *self.compiled.write().unwrap_or_else(|poison| poison.into_inner()) =
-                Arc::new(CompiledPlan::new(plan));
-            self.generation.store(generation, Ordering::Release);
-            self.index_rules();
-        }
-    }
-
-    /// Updates the rules of each function after a change of the plan or of the functions.
-    fn index_rules(&self) {
-        let compiled = self.compiled.read().unwrap_or_else(|poison| poison.into_inner()).clone();
-        self.lost.store(compiled.plan.health.lost, Ordering::Release);
-        let names = self.function_names.read().unwrap_or_else(|poison| poison.into_inner());
-        for (name, rules) in names.iter().zip(&self.rules_by_function) {
-            rules.store(compiled.rules_for(name), Ordering::Release);
+        if let Some(directory) = &self.directory
+            && self.rules.is_stale(directory)
+        {
+            self.rules.reload(directory);
         }
     }
 
@@ -193,26 +135,27 @@ impl FaultState {
     /// fast.
     #[inline]
     pub(crate) fn is_quiet(&self, index: usize) -> bool {
-        self.rules_by_function[index].load(Ordering::Relaxed) == 0
-            && self.sticky_code.load(Ordering::Relaxed) == 0
-            && self.deferred_code.load(Ordering::Relaxed) == 0
+        self.rules.of_function(index, Ordering::Relaxed) == 0
+            && self.errors.is_none()
             && !self.is_lost()
             && !self.is_stale()
     }
 
     /// Returns whether the GPU is lost, by the plan or by an injected error.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire) || self.control().is_some_and(ControlFile::is_lost)
-    }
-
-    /// Returns the code with which every call fails. 0: none.
-    pub(crate) fn sticky(&self) -> u32 {
-        self.sticky_code.load(Ordering::Acquire)
+        self.rules.gpu_is_lost() || self.control().is_some_and(ControlFile::is_lost)
     }
 
     /// Makes every later call of this process fail with a code. An earlier sticky error stays.
     pub(crate) fn set_sticky(&self, code: u32) {
-        let _ = self.sticky_code.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        self.errors.set_sticky(code);
+    }
+
+    /// Takes the error that a call reports after it has waited: the sticky one, else the deferred one.
+    pub(crate) fn take_error_after_wait(&self) -> Option<u32> {
+        let sticky = self.errors.sticky();
+        let deferred = self.errors.take_deferred();
+        sticky.or(deferred)
     }
 
     /// Records a defect that the simulation has detected in queued work, and makes its error sticky. Returns
@@ -251,14 +194,14 @@ impl FaultState {
     /// Counts a call for the rules that match it. Returns what is injected into it.
     pub(crate) fn apply_rules(&self, index: usize, call: &DriverCall<'_>) -> CallOutcome {
         self.reload_if_stale();
-        let existing = self.standing_error(call);
+        let existing = self.existing_error(call);
         let compiled = self.current_plan();
-        if existing.error_code.is_some() {
+        if let Some(code) = existing {
             self.count_failed_call(index, call, &compiled);
-            return existing;
+            return CallOutcome::failing(code);
         }
         let mut outcome = CallOutcome::default();
-        let mut remaining = self.rules_by_function[index].load(Ordering::Acquire);
+        let mut remaining = self.rules.of_function(index, Ordering::Acquire);
         while remaining != 0 {
             let rule = remaining.trailing_zeros() as usize;
             remaining &= remaining - 1;
@@ -273,7 +216,7 @@ impl FaultState {
     /// saw the error.
     fn count_failed_call(&self, index: usize, call: &DriverCall<'_>, compiled: &CompiledPlan) {
         let Some(control) = self.control() else { return };
-        let rules = self.rules_by_function[index].load(Ordering::Acquire);
+        let rules = self.rules.of_function(index, Ordering::Acquire);
         for (number, rule) in
             compiled.plan.rules.iter().enumerate().filter(|(number, _)| rules >> number & 1 == 1)
         {
@@ -284,39 +227,25 @@ impl FaultState {
     }
 
     /// Returns the error that a call reports independently of the rules: sticky, lost or deferred.
-    fn standing_error(&self, call: &DriverCall<'_>) -> CallOutcome {
-        let fails = |code| CallOutcome { error_code: Some(code), ..CallOutcome::default() };
+    fn existing_error(&self, call: &DriverCall<'_>) -> Option<u32> {
         if calls::works_after_errors(call.name) {
-            return CallOutcome::default();
+            return None;
         }
-        match self.sticky() {
-            0 => (),
-            code => return fails(code),
+        if let Some(code) = self.errors.sticky() {
+            return Some(code);
         }
         if self.is_lost() {
             // A process without a context finds no device. A process with one gets an unknown error
             // permanently, as after a real GPU has fallen off the bus.
             let is_starting = calls::call_kind(call.name) == DriverCallKind::Initialise
                 || call.name.starts_with("cuDeviceGet");
-            if is_starting && !crate::driver::has_context() {
-                return fails(codes::NO_DEVICE);
+            if is_starting && !(call.has_context)() {
+                return Some(codes::NO_DEVICE);
             }
             self.set_sticky(codes::UNKNOWN);
-            return fails(codes::UNKNOWN);
+            return Some(codes::UNKNOWN);
         }
-        match reports_earlier_errors(call.name) {
-            true => CallOutcome { error_code: self.take_deferred_error(), ..CallOutcome::default() },
-            false => CallOutcome::default(),
-        }
-    }
-
-    /// Takes the deferred error. The first call that waits reports it.
-    pub(crate) fn take_deferred_error(&self) -> Option<u32> {
-        let code = self.deferred_code.swap(0, Ordering::AcqRel);
-        if code != 0 && self.deferred_is_sticky.load(Ordering::Acquire) {
-            self.set_sticky(code);
-        }
-        (code != 0).then_some(code)
+        reports_earlier_errors(call).then(|| self.errors.take_deferred()).flatten()
     }
 
     /// Counts a call that matches a rule. If it is the selected one, writes evidence and injects the effect.
@@ -353,23 +282,13 @@ impl FaultState {
             RuleEffect::Count => (),
             RuleEffect::Fail { code, reported, sticky } => {
                 self.update_nvml(code);
-                match reported {
-                    ErrorTiming::Immediately => {
-                        if sticky {
-                            self.set_sticky(code);
-                        }
-                        outcome.error_code.get_or_insert(code);
+                if reported == ErrorTiming::Immediately || reports_earlier_errors(call) {
+                    if sticky {
+                        self.set_sticky(code);
                     }
-                    ErrorTiming::AtNextSync if reports_earlier_errors(call.name) => {
-                        if sticky {
-                            self.set_sticky(code);
-                        }
-                        outcome.error_code.get_or_insert(code);
-                    }
-                    ErrorTiming::AtNextSync => {
-                        self.deferred_is_sticky.store(sticky, Ordering::Release);
-                        self.deferred_code.store(code, Ordering::Release);
-                    }
+                    outcome.error_code.get_or_insert(code);
+                } else {
+                    self.errors.defer(code, sticky);
                 }
             }
             RuleEffect::Hang => outcome.corruptions.push(Corruption::Hang),
@@ -385,8 +304,8 @@ impl FaultState {
 /// Returns whether a call may report errors of earlier work. Copies to pageable memory always wait. The
 /// simulation knows which copies these are. For a real driver, every asynchronous copy to the host counts as
 /// one, because CUDA allows any of them to report earlier errors.
-fn reports_earlier_errors(name: &str) -> bool {
-    calls::waits_for_work(name) || (name.starts_with("cuMemcpyDtoHAsync") && crate::forward::is_active())
+fn reports_earlier_errors(call: &DriverCall<'_>) -> bool {
+    calls::waits_for_work(call.name) || (call.name.starts_with("cuMemcpyDtoHAsync") && call.is_forwarded)
 }
 
 /// Describes an effect, for evidence.
@@ -407,55 +326,5 @@ fn describe(effect: &RuleEffect) -> String {
         RuleEffect::Fragment { hole_bytes } => {
             format!("free memory is split into holes of at most {hole_bytes} bytes")
         }
-    }
-}
-
-/// Prints why the shim cannot work and aborts the process.
-#[expect(clippy::print_stderr, reason = "the target's process has no other way to report why it aborts")]
-pub(crate) fn abort_with(message: &str) -> ! {
-    eprintln!("the shim for the GPU driver cannot work: {message}");
-    std::process::abort()
-}
-
-impl CompiledPlan {
-    fn new(plan: ShimPlan) -> CompiledPlan {
-        // An invalid pattern is matched literally. It matches no function, so the scenario becomes
-        // inconclusive.
-        let glob = |pattern: &Option<String>| {
-            pattern.as_ref().map(|pattern| {
-                let literal = || Glob::new(&globset::escape(pattern)).expect("an escaped pattern is valid");
-                Glob::new(pattern).unwrap_or_else(|_| literal()).compile_matcher()
-            })
-        };
-        let functions = plan.rules.iter().map(|rule| glob(&rule.calls.function)).collect();
-        let kernels = plan.rules.iter().map(|rule| glob(&rule.calls.kernel)).collect();
-        CompiledPlan { plan, functions, kernels }
-    }
-
-    /// Returns the armed rules that may match calls of a function, one bit per rule.
-    fn rules_for(&self, name: &str) -> u64 {
-        let rules = self.plan.rules.iter().enumerate().filter(|(_, rule)| rule.armed);
-        let kind = calls::call_kind(name);
-        rules
-            .filter(|(index, rule)| {
-                let matches_kind = rule.calls.kinds.is_empty() || rule.calls.kinds.contains(&kind);
-                let matches_name = self.functions[*index].as_ref().is_none_or(|glob| glob.is_match(name));
-                let may_match_kernel = self.kernels[*index].is_none() || kind == DriverCallKind::Launch;
-                matches_kind && matches_name && may_match_kernel
-            })
-            .fold(0, |bits, (index, _)| bits | 1 << index)
-    }
-
-    /// Returns whether a rule matches a call, given that it may match calls of this function.
-    fn matches(&self, rule: usize, call: &DriverCall<'_>) -> bool {
-        let Some(filter) = self.plan.rules.get(rule) else { return false };
-        let matches_kernel = match &self.kernels[rule] {
-            Some(glob) => call.kernel.is_some_and(|kernel| glob.is_match(kernel)),
-            None => true,
-        };
-        filter.armed
-            && matches_kernel
-            && (filter.calls.min_bytes == 0
-                || call.bytes.is_some_and(|bytes| bytes >= filter.calls.min_bytes))
     }
 }
