@@ -8,6 +8,7 @@ use scenarios::{
     BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialFacts, Verdict,
 };
 
+use crate::error::{CliError, UnusableRecord};
 use crate::exit::CommandExit;
 use crate::{print, report_files};
 use engine::judge::{JudgedTrial, TrialEvents, trial_facts, verdict};
@@ -15,19 +16,23 @@ use engine::plan::TrialPlan;
 
 /// Prints each scenario's new verdict, and whether it is the recorded one. With `out` it writes the reports
 /// again.
-pub(crate) fn analyze(path: &Path, out: Option<&Path>) -> CommandExit {
-    match analyze_record(path, out) {
-        Ok(exit) => exit,
-        Err(error) => {
-            print::error(&format!("`{}`: {error}", path.display()));
-            CommandExit::InvalidInput
-        }
+///
+/// # Errors
+/// If the record cannot be read or judged, or a report cannot be written.
+pub(crate) fn analyze(path: &Path, out: Option<&Path>) -> Result<CommandExit, CliError> {
+    let unusable = |source| CliError::UnusableRecord { path: path.into(), source };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.into()))?;
+    let record = Record::parse(&text).map_err(|error| unusable(error.into()))?;
+    let out_dir = out.map(|out| report_files::create_out_dir(Some(out), "")).transpose()?;
+    let exit = judge_record(&record).map_err(unusable)?;
+    if let Some(out_dir) = out_dir {
+        report_files::write_reports(&record, &out_dir)?;
     }
+    Ok(exit)
 }
 
-fn analyze_record(path: &Path, out: Option<&Path>) -> Result<CommandExit, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let record = Record::parse(&text).map_err(|error| error.to_string())?;
+/// Judges each scenario again. Scenarios that were skipped count only if nothing else was recorded.
+fn judge_record(record: &Record) -> Result<CommandExit, UnusableRecord> {
     if record.truncated {
         print::line("the record ends in the middle of a line: the run was interrupted");
     }
@@ -40,16 +45,19 @@ fn analyze_record(path: &Path, out: Option<&Path>) -> Result<CommandExit, String
         .entries
         .iter()
         .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
-    let exits: Result<Vec<CommandExit>, String> =
-        by_scenario.iter().map(|(id, entries)| analyze_scenario(id, entries, ablating)).collect();
-    if let Some(out) = out {
-        let out_dir = report_files::create_out_dir(Some(out), "")?;
-        report_files::write_reports(&record, &out_dir)?;
+    let mut exits = Vec::new();
+    for (id, entries) in &by_scenario {
+        let judged = judge_scenario(id, entries)?;
+        exits.extend(match ablating {
+            true => CommandExit::from_ablation(&judged),
+            false => CommandExit::from_verdict(&judged),
+        });
     }
-    Ok(CommandExit::worst(exits?))
+    Ok(CommandExit::worst(exits))
 }
 
-fn analyze_scenario(id: &str, entries: &[&RecordEntry], ablating: bool) -> Result<CommandExit, String> {
+/// Judges a scenario again, and prints how the new verdict compares with the recorded one.
+fn judge_scenario(id: &str, entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
     let recorded = entries.iter().rev().find_map(|entry| {
         if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
     });
@@ -63,12 +71,7 @@ fn analyze_scenario(id: &str, entries: &[&RecordEntry], ablating: bool) -> Resul
         None => "the run was interrupted before its verdict",
     };
     print::line(&format!("{id:<9} {:<13} {comparison}", verdict_name(&judged)));
-    let exit = CommandExit::from_verdict(&judged);
-    Ok(match (ablating, exit) {
-        (true, CommandExit::Violation) => CommandExit::Success,
-        (true, CommandExit::Success) => CommandExit::Violation,
-        _ => exit,
-    })
+    Ok(judged)
 }
 
 fn verdict_name(verdict: &Verdict) -> &'static str {
@@ -80,16 +83,15 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
     }
 }
 
-fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, String> {
+fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
     let started: &ScenarioStarted = entries
         .iter()
         .find_map(
             |entry| if let Event::ScenarioStarted(started) = &entry.event { Some(started) } else { None },
         )
-        .ok_or("the record has a scenario without its `scenario-started` event")?;
-    let scenario = Scenario::parse(&started.source, &started.file).map_err(|error| error.to_string())?;
-    let target =
-        TargetFile::parse(&started.target_source, &started.target_file).map_err(|error| error.to_string())?;
+        .ok_or(UnusableRecord::NotStarted)?;
+    let scenario = Scenario::parse(&started.source, &started.file)?;
+    let target = TargetFile::parse(&started.target_source, &started.target_file)?;
     let baseline = entries
         .iter()
         .find_map(|entry| if let Event::Baseline(facts) = &entry.event { Some(facts) } else { None });

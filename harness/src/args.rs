@@ -19,12 +19,15 @@ pub(crate) struct CommandLine {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  everything survived; skipped scenarios are listed, and never count as passed
-  1  a scenario was violated, `explore` has a finding, or `ablate` missed a guard
-  2  invalid scenario or arguments
-  3  inconclusive: a fault did not take effect, or a baseline run failed
-  4  the harness failed
-  5  clean-up failed";
+    0  at least one trial or crash state was judged, and nothing is wrong
+    1  a scenario was violated, `explore` has a finding, or `ablate` missed a guard
+    2  invalid scenario, target file or arguments, or a missing program
+    3  nothing to rely on: inconclusive, everything skipped, or a scenario given by name was skipped
+    4  the harness failed
+    5  clean-up failed
+  130  interrupted by SIGINT or SIGTERM; what was known by then is reported
+
+Several at once: the first of 2, 4, 130, 1, 5, 3.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CliCommand {

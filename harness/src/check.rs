@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use scenarios::{InvalidFile, Scenario, TargetFile};
 
+use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::scenario_library::{self, LibraryError};
 use crate::{diagnostics, print};
@@ -14,16 +15,16 @@ pub(crate) fn check(files: &[PathBuf]) -> CommandExit {
 }
 
 fn check_file(path: &Path) -> CommandExit {
-    let source = match scenario_library::read_source(path) {
-        Ok(source) => source,
-        Err(error) => return diagnostics::print_library_error(&error),
-    };
-    match check_source(&source) {
+    match scenario_library::read_source(path).and_then(|source| check_source(&source)) {
         Ok(result) => {
             print::line(&format!("{}: {result}", path.display()));
             CommandExit::Success
         }
-        Err(error) => diagnostics::print_library_error(&error),
+        Err(error) => {
+            let error = CliError::from(error);
+            diagnostics::print_failure(&error);
+            error.exit()
+        }
     }
 }
 

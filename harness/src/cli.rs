@@ -5,8 +5,10 @@ use std::path::Path;
 use clap::Parser;
 
 use crate::args::{CliCommand, CommandLine, SchemaKind};
+use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::{analyze, check, diagnostics, explore, print, run, scenario_library};
+use engine::file_error::file_error;
 use engine::{gpu, sandbox};
 
 /// Runs the command that this process was started as.
@@ -19,32 +21,37 @@ pub(crate) fn main() -> CommandExit {
             return if error.use_stderr() { CommandExit::InvalidInput } else { CommandExit::Success };
         }
     };
+    match run_command(&command_line) {
+        Ok(exit) => exit,
+        Err(error) => {
+            diagnostics::print_failure(&error);
+            error.exit()
+        }
+    }
+}
+
+fn run_command(command_line: &CommandLine) -> Result<CommandExit, CliError> {
     match &command_line.command {
         None => run::run(&command_line.run, run::RunMode::Run),
         Some(CliCommand::Run(args)) => run::run(args, run::RunMode::Run),
-        Some(CliCommand::Explore(args)) => explore::run(args),
+        Some(CliCommand::Explore(args)) => Ok(explore::run(args)),
         Some(CliCommand::Ablate(args)) => run::run(args, run::RunMode::Ablate),
         Some(CliCommand::List) => list(),
-        Some(CliCommand::Check { files }) => check::check(files),
+        Some(CliCommand::Check { files }) => Ok(check::check(files)),
         Some(CliCommand::Analyze { record, out }) => analyze::analyze(record, out.as_deref()),
-        Some(CliCommand::Doctor) => doctor(),
+        Some(CliCommand::Doctor) => Ok(doctor()),
         Some(CliCommand::Recover) => recover(),
         Some(CliCommand::Schema { kind, write }) => print_schema(*kind, write.as_deref()),
     }
 }
 
-fn list() -> CommandExit {
-    match scenario_library::shipped_scenarios() {
-        Ok(all) => {
-            for scenario_library::LoadedScenario { scenario, .. } in &all {
-                let (id, severity, guards) =
-                    (scenario.id(), scenario.severity().to_string(), scenario.guards().join(", "));
-                print::line(&format!("{id:<9} {severity:<9} {:<52} {guards}", scenario.title()));
-            }
-            CommandExit::Success
-        }
-        Err(error) => diagnostics::print_library_error(&error),
+fn list() -> Result<CommandExit, CliError> {
+    for scenario_library::LoadedScenario { scenario, .. } in scenario_library::shipped_scenarios()? {
+        let (id, severity, guards) =
+            (scenario.id(), scenario.severity().to_string(), scenario.guards().join(", "));
+        print::line(&format!("{id:<9} {severity:<9} {:<52} {guards}", scenario.title()));
     }
+    Ok(CommandExit::Success)
 }
 
 fn doctor() -> CommandExit {
@@ -55,19 +62,16 @@ fn doctor() -> CommandExit {
     CommandExit::Success
 }
 
-fn recover() -> CommandExit {
-    match sandbox::remove_leftovers() {
-        Ok(removed) if removed.is_empty() => print::line("there was nothing to remove"),
-        Ok(removed) => removed.iter().for_each(|leftover| print::line(&format!("removed {leftover}"))),
-        Err(error) => {
-            print::error(&error);
-            return CommandExit::CleanUpFailed;
-        }
+fn recover() -> Result<CommandExit, CliError> {
+    let removed = sandbox::remove_leftovers().map_err(CliError::CleanUp)?;
+    if removed.is_empty() {
+        print::line("there was nothing to remove");
     }
-    CommandExit::Success
+    removed.iter().for_each(|leftover| print::line(&format!("removed {leftover}")));
+    Ok(CommandExit::Success)
 }
 
-fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> CommandExit {
+fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> Result<CommandExit, CliError> {
     let Some(dir) = write_to else {
         print::line(
             match kind {
@@ -76,7 +80,7 @@ fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> CommandExit {
             }
             .trim_end(),
         );
-        return CommandExit::Success;
+        return Ok(CommandExit::Success);
     };
     let files = [
         ("scenario-v1.json", scenarios::schema::scenario()),
@@ -84,11 +88,8 @@ fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> CommandExit {
     ];
     for (name, text) in files {
         let path = dir.join(name);
-        if let Err(error) = std::fs::write(&path, text) {
-            print::error(&format!("could not write `{}`: {error}", path.display()));
-            return CommandExit::HarnessFailed;
-        }
+        std::fs::write(&path, text).map_err(file_error::<CliError>("write", &path))?;
         print::line(&format!("wrote {}", path.display()));
     }
-    CommandExit::Success
+    Ok(CommandExit::Success)
 }

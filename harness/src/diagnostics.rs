@@ -1,26 +1,22 @@
-//! Prints errors in scenario and target files, each with its line and a caret below the place.
+//! Prints errors; those in scenario and target files each with its line and a caret below the place.
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use scenarios::{InvalidFile, Problem};
 
-use crate::exit::CommandExit;
+use crate::error::CliError;
 use crate::print;
 use crate::scenario_library::LibraryError;
 
-/// Prints the error. Returns the exit that it leads to.
-pub(crate) fn print_library_error(error: &LibraryError) -> CommandExit {
+/// Prints an error with its sources. Of invalid files it prints all problems.
+pub(crate) fn print_failure(error: &CliError) {
     match error {
-        LibraryError::Invalid(files) => files.iter().for_each(print_invalid_file),
-        other => print::error(other),
-    }
-    match error {
-        LibraryError::Program(_) => CommandExit::HarnessFailed,
-        _ => CommandExit::InvalidInput,
+        CliError::Library(LibraryError::Invalid(files)) => files.iter().for_each(print_invalid_file),
+        other => print::error_with_sources(other),
     }
 }
 
 /// Prints all problems of one file.
-pub(crate) fn print_invalid_file(file: &InvalidFile) {
+fn print_invalid_file(file: &InvalidFile) {
     let source = NamedSource::new(&file.file, file.source_text.clone());
     for problem in &file.problems {
         print::error_block(&render_problem(&ProblemDiagnostic { problem, source: &source }));

@@ -246,7 +246,8 @@ fn run_prepared(
                     .map_err(|error| format!("could not write `{}`: {error}", file.display()))?;
             }
             if let Some(out) = &args.out {
-                let out_dir = report_files::create_out_dir(Some(out), "explore")?;
+                let out_dir = report_files::create_out_dir(Some(out), "explore")
+                    .map_err(|error| print::error_chain(&error))?;
                 exploration_output::write_report_files(&json, &out_dir)?;
             }
             let second = second_crashes.iter().map(|(_, explored)| explored);

@@ -11,17 +11,21 @@ mod args;
 mod check;
 mod cli;
 mod diagnostics;
+mod error;
 mod exit;
 mod exploration_output;
 mod explore;
 mod explore_display;
 mod explore_target;
+mod interrupt;
+mod option_error;
 mod print;
 mod record_writer;
 mod report_files;
 mod run;
 mod run_display;
 mod scenario_library;
+mod session;
 
 use std::process::ExitCode;
 

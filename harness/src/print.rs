@@ -1,6 +1,7 @@
 //! The only file that writes to standard output and standard error. Errors are ignored: if the reader has
 //! closed the pipe, it does not need the rest.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io::Write;
 
@@ -9,12 +10,58 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// Prints an error on standard error.
+/// Prints the text of an error on standard error.
 pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(std::io::stderr().lock(), "trainwreck: {error}");
+}
+
+/// Prints an error and its sources on standard error.
+pub(crate) fn error_with_sources(failure: &dyn Error) {
+    error(&error_chain(failure));
 }
 
 /// Prints text that brings its own line breaks on standard error.
 pub(crate) fn error_block(text: &str) {
     let _ = write!(std::io::stderr().lock(), "{text}");
+}
+
+/// An error and its sources, from the outermost to the innermost: `outer: inner`. A source that the text
+/// before it already ends with is not repeated.
+pub(crate) fn error_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let inner = source.to_string();
+        if !text.ends_with(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::error_chain;
+    use std::io::Error;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Outer {
+        #[error("could not save")]
+        Cause(#[source] Error),
+        #[error("could not save: {0}")]
+        CauseInText(#[source] Error),
+        #[error("could not train")]
+        Nested(#[source] Box<Outer>),
+    }
+
+    #[test]
+    fn each_source_is_printed_once() {
+        let full = || Error::other("disk is full");
+        assert_eq!(error_chain(&Outer::Cause(full())), "could not save: disk is full");
+        assert_eq!(error_chain(&Outer::CauseInText(full())), "could not save: disk is full");
+        let nested = Outer::Nested(Box::new(Outer::CauseInText(full())));
+        assert_eq!(error_chain(&nested), "could not train: could not save: disk is full");
+        assert_eq!(error_chain(&full()), "disk is full");
+    }
 }

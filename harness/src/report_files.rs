@@ -4,24 +4,23 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use engine::file_error::file_error;
+use reports::ReportError;
 use scenarios::Record;
+
+use crate::error::CliError;
 
 /// Creates the directory for a report. It must be new or empty, so that no earlier report is overwritten.
 /// Without `--out` it is `reports/out/<run>`.
 ///
 /// # Errors
-/// Returns a message for the user if the directory cannot be created or is not empty.
-pub(crate) fn create_out_dir(out: Option<&Path>, run: &str) -> Result<PathBuf, String> {
+/// If the directory cannot be created or is not empty.
+pub(crate) fn create_out_dir(out: Option<&Path>, run: &str) -> Result<PathBuf, CliError> {
     let out = out.map_or_else(|| unused_path(&PathBuf::from("reports/out").join(run)), Path::to_path_buf);
-    std::fs::create_dir_all(&out).map_err(|error| {
-        format!("could not create `{}`: {error}; name another directory with --out", out.display())
-    })?;
-    let mut entries =
-        std::fs::read_dir(&out).map_err(|error| format!("could not read `{}`: {error}", out.display()))?;
-    match entries.next() {
-        None => Ok(out),
-        Some(_) => Err(format!("`{}` is not empty; name a new or empty directory with --out", out.display())),
-    }
+    let unusable = |doing, source| CliError::OutDirUnusable { doing, path: out.clone(), source };
+    std::fs::create_dir_all(&out).map_err(|error| unusable("create", error))?;
+    let mut entries = std::fs::read_dir(&out).map_err(|error| unusable("read", error))?;
+    if entries.next().is_some() { Err(CliError::OutDirNotEmpty { path: out }) } else { Ok(out) }
 }
 
 /// The path itself, or the path with a number if it exists: two runs may start in the same second.
@@ -37,21 +36,21 @@ fn unused_path(path: &Path) -> PathBuf {
 /// Writes the HTML, JUnit and Markdown reports next to the record.
 ///
 /// # Errors
-/// Returns a message for the user that names the file that could not be written.
-pub(crate) fn write_reports(record: &Record, out: &Path) -> Result<(), String> {
+/// If a report cannot be made of the record, or cannot be written.
+pub(crate) fn write_reports(record: &Record, out: &Path) -> Result<(), CliError> {
     write_report(out, "report.html", |to| reports::html(record, to))?;
     write_report(out, "junit.xml", |to| reports::junit(record, to))?;
     write_report(out, "summary.md", |to| reports::markdown(record, to))
 }
 
-fn write_report<E: std::fmt::Display>(
+fn write_report(
     out: &Path,
     name: &str,
-    render: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-) -> Result<(), String> {
+    render: impl FnOnce(&mut dyn Write) -> Result<(), ReportError>,
+) -> Result<(), CliError> {
     let path = out.join(name);
-    let failed = |error: &dyn std::fmt::Display| format!("could not write `{}`: {error}", path.display());
-    let mut file = BufWriter::new(File::create(&path).map_err(|error| failed(&error))?);
-    render(&mut file).map_err(|error| failed(&error))?;
-    file.flush().map_err(|error| failed(&error))
+    let file = File::create(&path).map_err(file_error::<CliError>("create", &path))?;
+    let mut file = BufWriter::new(file);
+    let written = render(&mut file).and_then(|()| Ok(file.flush()?));
+    written.map_err(|source| CliError::Report { path, source })
 }

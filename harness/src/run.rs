@@ -1,20 +1,24 @@
 //! `run` and `ablate`: prepares the chosen scenarios, runs them, and writes the record and the reports.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, Verdict};
 
 use crate::args::RunArgs;
+use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::record_writer::RecordWriter;
 use crate::run_display::RunDisplay;
 use crate::scenario_library::{self, LibraryError};
-use crate::{diagnostics, print, report_files};
+use crate::session::{Session, core_count};
+use crate::{diagnostics, interrupt, print, report_files};
+use engine::file_error::file_error;
 use engine::gpu;
 use engine::observe::{Reporter, Tee};
 use engine::run::{PreparedScenario, ScenarioResult, Suite, run_suite};
-use engine::sandbox::{self, RunDir};
+use engine::sandbox;
 
 /// What is done with the guards that a scenario relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,55 +29,50 @@ pub(crate) enum RunMode {
     Ablate,
 }
 
-/// Runs the scenarios that the arguments name.
-pub(crate) fn run(args: &RunArgs, mode: RunMode) -> CommandExit {
-    let scenarios = match prepare_all(args, mode) {
-        Ok(scenarios) => scenarios,
-        Err(error) => return diagnostics::print_library_error(&error),
-    };
-    match run_prepared(args, mode, &scenarios) {
-        Ok(exit) => exit,
-        Err(error) => {
-            print::error(&error);
-            CommandExit::HarnessFailed
-        }
-    }
+/// The scenarios to run, once for each guard with `ablate`.
+struct PreparedRun {
+    mode: RunMode,
+    scenarios: Vec<PreparedScenario>,
+    /// The IDs of the scenarios that the user named, which must not be skipped.
+    named: BTreeSet<String>,
 }
 
-fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<Vec<PreparedScenario>, LibraryError> {
-    let mut prepared = Vec::new();
+/// Runs the scenarios that the arguments name.
+///
+/// # Errors
+/// If a scenario cannot be used, or the harness cannot do its work.
+pub(crate) fn run(args: &RunArgs, mode: RunMode) -> Result<CommandExit, CliError> {
+    run_prepared(args, &prepare_all(args, mode)?)
+}
+
+fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<PreparedRun, LibraryError> {
+    let mut prepared = PreparedRun { mode, scenarios: Vec::new(), named: BTreeSet::new() };
     for scenario in scenario_library::select_scenarios(&args.scenarios)? {
-        match mode {
-            RunMode::Run => prepared.push(scenario_library::prepare_scenario(scenario, args.seed, None)?),
-            RunMode::Ablate => {
-                for guard in scenario.scenario.guards().to_vec() {
-                    let scenario = scenario.clone();
-                    prepared.push(scenario_library::prepare_scenario(scenario, args.seed, Some(&guard))?);
-                }
-            }
+        if scenario.is_named {
+            prepared.named.insert(scenario.scenario.id().to_owned());
+        }
+        let guards: Vec<Option<String>> = match mode {
+            RunMode::Run => vec![None],
+            RunMode::Ablate => scenario.scenario.guards().iter().cloned().map(Some).collect(),
+        };
+        for guard in guards {
+            let scenario = scenario.clone();
+            let ready = scenario_library::prepare_scenario(scenario, args.seed, guard.as_deref())?;
+            prepared.scenarios.push(ready);
         }
     }
     Ok(prepared)
 }
 
-fn run_prepared(
-    args: &RunArgs,
-    mode: RunMode,
-    scenarios: &[PreparedScenario],
-) -> Result<CommandExit, String> {
-    for leftover in sandbox::remove_leftovers()
-        .map_err(|error| format!("could not remove what an earlier run left behind: {error}"))?
-    {
-        print::line(&format!("removed {leftover}"));
-    }
-    let run_dir = RunDir::create()
-        .map_err(|error| format!("could not create a directory for the sandboxes: {error}"))?;
+fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, CliError> {
+    let PreparedRun { mode, scenarios, .. } = prepared;
+    let mode = *mode;
     let started = run_started(args, scenarios);
     let out_dir = report_files::create_out_dir(args.out.as_deref(), &started.run)?;
-    let record_writer = Arc::new(
-        RecordWriter::create(&out_dir.join("record.jsonl"))
-            .map_err(|error| format!("could not create the record: {error}"))?,
-    );
+    let session = Session::open(args.jobs)?;
+    let record_path = out_dir.join("record.jsonl");
+    let record_writer =
+        Arc::new(RecordWriter::create(&record_path).map_err(file_error::<CliError>("create", &record_path))?);
     let display = Arc::new(RunDisplay::new(scenarios.len(), mode == RunMode::Ablate));
     let reporter = Reporter::new(Arc::new(Tee::new(vec![record_writer.clone(), display.clone()])));
     let mechanisms = started.machine.mechanisms.clone();
@@ -81,44 +80,48 @@ fn run_prepared(
     let suite = Suite {
         scenarios,
         seed: args.seed,
-        jobs: args.jobs.map_or_else(core_count, usize::from),
+        jobs: session.jobs(),
         only_trial: args.trial,
-        sandboxes_dir: run_dir.path(),
+        sandboxes_dir: session.dir(),
         mechanisms: &mechanisms,
+        cancelled: interrupt::requested,
     };
-    let results = run_suite(&suite, &reporter).map_err(|error| error.to_string())?.results;
-    let cleaned_up = run_dir.close();
-    let mut exit = CommandExit::worst(results.iter().map(|result| exit_for(result, mode)));
-    if let Err(error) = &cleaned_up {
-        print::error(error);
-        exit = CommandExit::CleanUpFailed;
+    let results = run_suite(&suite, &reporter)?.results;
+    let mut exits = vec![exit_of_results(&results, prepared)];
+    if let Err(error) = session.close() {
+        diagnostics::print_failure(&error);
+        exits.push(error.exit());
     }
+    if interrupt::requested() {
+        exits.push(CommandExit::Interrupted);
+    }
+    let exit = CommandExit::worst(exits);
     reporter.emit(Event::RunEnded(RunEnded { seconds: reporter.elapsed_s(), exit_code: exit.code() }));
     drop(reporter);
     drop(display);
     let (record, failure) = record_writer.finish();
     if let Some(error) = failure {
-        return Err(format!("could not write the record: {error}"));
+        return Err(file_error("write", &record_path)(error));
     }
     report_files::write_reports(&record, &out_dir)?;
     print_summary(&record, &out_dir, &results, mode);
     Ok(exit)
 }
 
-/// With `ablate` a violation is the good result, and survival is the bad one.
-fn exit_for(result: &ScenarioResult, mode: RunMode) -> CommandExit {
-    if result.failure.is_some() {
-        return CommandExit::HarnessFailed;
-    }
-    match (mode, &result.verdict) {
-        (RunMode::Ablate, Verdict::Violated { .. }) => CommandExit::Success,
-        (RunMode::Ablate, Verdict::Survived) => CommandExit::Violation,
-        (_, verdict) => CommandExit::from_verdict(verdict),
-    }
-}
-
-fn core_count() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+/// The exit for all scenarios. A skipped scenario counts only if the user named it.
+fn exit_of_results(results: &[ScenarioResult], prepared: &PreparedRun) -> CommandExit {
+    let exit_of = |result: &ScenarioResult| {
+        let is_named = prepared.named.contains(&result.id);
+        if result.failure.is_some() {
+            return Some(CommandExit::HarnessFailed);
+        }
+        match prepared.mode {
+            RunMode::Run => CommandExit::from_verdict(&result.verdict),
+            RunMode::Ablate => CommandExit::from_ablation(&result.verdict),
+        }
+        .or(is_named.then_some(CommandExit::Inconclusive))
+    };
+    CommandExit::worst(results.iter().filter_map(exit_of))
 }
 
 fn run_started(args: &RunArgs, scenarios: &[PreparedScenario]) -> RunStarted {
@@ -173,6 +176,9 @@ fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mo
     print::line(&format!(
         "\n{good}, {bad}, {inconclusive} inconclusive, {skipped} skipped in {seconds:.1} s"
     ));
+    if results.is_empty() {
+        print::line("none of the scenarios relies on a guard, so that nothing was judged");
+    }
     print::line(&format!("report: {}", absolute_path(&out_dir.join("report.html")).display()));
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scenarios::{InvalidFile, Scenario, ScenarioStarted, TargetFile};
 
+use engine::file_error::{FileError, file_error};
 use engine::gpu::find_shim_library;
 use engine::run::PreparedScenario;
 use engine::target::{ProgramError, find_program};
@@ -19,6 +20,9 @@ struct ShippedScenarios;
 #[include = "*.yaml"]
 struct ShippedTargets;
 
+/// How much of a file is read. The parser accepts less.
+const MAX_READ_BYTES: u64 = 2 << 20;
+
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LibraryError {
@@ -28,8 +32,8 @@ pub(crate) enum LibraryError {
     UnknownId { id: String, nearest: String },
     #[error("there are no scenario files (`*.yaml`) in directory `{path}`", path = .path.display())]
     Empty { path: PathBuf },
-    #[error("could not read `{path}`: {error}", path = .path.display())]
-    Read { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Read(#[from] FileError),
     #[error("{} of the given files are not valid", .0.len())]
     Invalid(Vec<InvalidFile>),
     #[error(
@@ -52,6 +56,8 @@ pub(crate) struct LibrarySource {
     pub(crate) text: String,
     /// The name of the directory that the file is in. In the shipped library it is the scenario's domain.
     domain: String,
+    /// Whether the user gave the ID or the path of this file, instead of a directory or nothing.
+    is_named: bool,
 }
 
 /// A valid scenario with its source.
@@ -59,6 +65,8 @@ pub(crate) struct LibrarySource {
 pub(crate) struct LoadedScenario {
     pub(crate) source: LibrarySource,
     pub(crate) scenario: Scenario,
+    /// Whether the user gave its ID or its file, so that it must not be skipped.
+    pub(crate) is_named: bool,
 }
 
 fn shipped_target_names() -> String {
@@ -80,6 +88,7 @@ fn shipped_sources() -> Vec<LibrarySource> {
             domain: domain_of(&path),
             path,
             text: String::from_utf8_lossy(&file.data).into_owned(),
+            is_named: false,
         })
     };
     ShippedScenarios::iter().filter_map(source).collect()
@@ -97,9 +106,9 @@ pub(crate) fn select_scenarios(arguments: &[String]) -> Result<Vec<LoadedScenari
         if path.is_dir() {
             sources.extend(sources_in_dir(path)?);
         } else if path.is_file() {
-            sources.push(read_source(path)?);
+            sources.push(LibrarySource { is_named: true, ..read_source(path)? });
         } else {
-            sources.push(shipped_source_by_id(argument)?);
+            sources.push(LibrarySource { is_named: true, ..shipped_source_by_id(argument)? });
         }
     }
     parse_all(sources)
@@ -131,8 +140,7 @@ fn sources_in_dir(dir: &Path) -> Result<Vec<LibrarySource>, LibraryError> {
     let mut files = Vec::new();
     let mut dirs = vec![dir.to_path_buf()];
     while let Some(next) = dirs.pop() {
-        let entries =
-            std::fs::read_dir(&next).map_err(|error| LibraryError::Read { path: next.clone(), error })?;
+        let entries = std::fs::read_dir(&next).map_err(file_error::<LibraryError>("read", &next))?;
         for path in entries.flatten().map(|entry| entry.path()) {
             match path.extension() {
                 _ if path.is_dir() => dirs.push(path),
@@ -152,11 +160,13 @@ fn sources_in_dir(dir: &Path) -> Result<Vec<LibrarySource>, LibraryError> {
 /// large.
 pub(crate) fn read_source(path: &Path) -> Result<LibrarySource, LibraryError> {
     use std::io::Read as _;
-    let failed = |error| LibraryError::Read { path: path.into(), error };
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(failed)?.take(2 << 20).read_to_end(&mut bytes).map_err(failed)?;
-    let text = String::from_utf8(bytes).map_err(|error| failed(std::io::Error::other(error)))?;
-    Ok(LibrarySource { path: path.into(), text, domain: domain_of(path) })
+    let read = || {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(MAX_READ_BYTES).read_to_end(&mut bytes)?;
+        String::from_utf8(bytes).map_err(std::io::Error::other)
+    };
+    let text = read().map_err(file_error::<LibraryError>("read", path))?;
+    Ok(LibrarySource { path: path.into(), text, domain: domain_of(path), is_named: false })
 }
 
 fn domain_of(path: &Path) -> String {
@@ -170,7 +180,10 @@ fn parse_all(sources: Vec<LibrarySource>) -> Result<Vec<LoadedScenario>, Library
     let (mut loaded, mut invalid) = (Vec::new(), Vec::new());
     for source in sources {
         match Scenario::parse(&source.text, &source.path.display().to_string()) {
-            Ok(scenario) => loaded.push(LoadedScenario { source, scenario }),
+            Ok(scenario) => {
+                let is_named = source.is_named;
+                loaded.push(LoadedScenario { source, scenario, is_named });
+            }
             Err(error) => invalid.push(error),
         }
     }
@@ -188,7 +201,7 @@ pub(crate) fn prepare_scenario(
     seed: u64,
     guard_removed: Option<&str>,
 ) -> Result<PreparedScenario, LibraryError> {
-    let LoadedScenario { source, scenario } = loaded;
+    let LoadedScenario { source, scenario, .. } = loaded;
     let scenario_dir = source.path.parent().map(Path::to_path_buf).unwrap_or_default();
     let (target_source, target) = load_target_of(&scenario, &scenario_dir)?;
     let target_file = target_source.path.display().to_string();
@@ -280,6 +293,6 @@ fn target_source_of(scenario: &Scenario, scenario_dir: &Path) -> Result<LibraryS
     let shipped = shipped.map(|file| String::from_utf8_lossy(&file.data).into_owned());
     let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
     shipped
-        .map(|text| LibrarySource { path, text, domain: "targets".into() })
+        .map(|text| LibrarySource { path, text, domain: "targets".into(), is_named: false })
         .ok_or_else(|| LibraryError::NoTarget { scenario: scenario.id().into(), target: name.into() })
 }

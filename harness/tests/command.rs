@@ -62,7 +62,7 @@ fn a_report_never_overwrites_existing_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mine"), b"x").unwrap();
     let output = run_trainwreck(&["run", "fs-02", "--out", dir.path().to_str().unwrap()]);
-    output.clone().assert().code(4);
+    output.clone().assert().code(2);
     assert!(output_text(&output).contains("is not empty"), "{}", output_text(&output));
 }
 

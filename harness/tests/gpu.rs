@@ -158,5 +158,5 @@ fn a_gpu_defect_in_the_baseline_is_reported_and_nothing_is_judged() {
 fn without_a_gpu_a_real_gpu_scenario_is_skipped_with_the_reason() {
     let run = run_stub("sound", "real", "gpu-error: {code: [launch-failed], call: {to: [launch], at: 1}}");
     let printed = &run.printed;
-    assert!(run.code == 0 && printed.contains("1 skipped") && printed.contains("real-gpu"), "{printed}");
+    assert!(run.code == 3 && printed.contains("1 skipped") && printed.contains("real-gpu"), "{printed}");
 }

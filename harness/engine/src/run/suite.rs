@@ -52,6 +52,8 @@ pub struct Suite<'a> {
     pub sandboxes_dir: &'a Path,
     /// What this machine supports.
     pub mechanisms: &'a [Mechanism],
+    /// Polled before each scenario and each trial. Once it returns `true`, none starts any more.
+    pub cancelled: fn() -> bool,
 }
 
 /// Result of one scenario.
@@ -103,6 +105,9 @@ fn run_scenario(
     reporter.emit(Event::ScenarioStarted(Box::new(prepared.started.clone())));
     let (verdict, failure) = match missing_mechanism(&prepared.scenario, suite.mechanisms) {
         Some(why) => (Verdict::Skipped { why }, None),
+        None if (suite.cancelled)() => {
+            (Verdict::Inconclusive { why: "interrupted before it began".into() }, None)
+        }
         None => match scenario_verdict(suite, prepared, cache, &reporter) {
             Ok(verdict) => (verdict, None),
             Err(error) => {
@@ -166,13 +171,20 @@ fn scenario_verdict(
         comparable: plan.comparable(),
         trial_count,
     };
+    let planned = trials_to_run.len();
     let trials: Result<Vec<FinishedTrial>, RunError> = trials_to_run
         .into_par_iter()
+        .filter(|_| !(suite.cancelled)())
         .map(|trial| {
             run_trial(dir(&trial.number.to_string()), context, trial, &reporter.for_trial(trial.number))
         })
         .collect();
-    Ok(judge_trials(&prepared.scenario, &baseline.facts, &trials?))
+    let trials = trials?;
+    if trials.len() < planned {
+        let why = format!("interrupted after {} of {planned} trials", trials.len());
+        return Ok(Verdict::Inconclusive { why });
+    }
+    Ok(judge_trials(&prepared.scenario, &baseline.facts, &trials))
 }
 
 fn judge_trials(scenario: &Scenario, baseline: &BaselineFacts, trials: &[FinishedTrial]) -> Verdict {

@@ -1,0 +1,166 @@
+//! Why a command could not do what it was asked for, and the exit code of each reason. Prints nothing.
+
+use std::path::PathBuf;
+
+use engine::explore::ExploreError;
+use engine::file_error::FileError;
+use engine::run::RunError;
+use engine::sandbox::SandboxError;
+use engine::target::ProgramError;
+use reports::ReportError;
+use scenarios::{InvalidFile, RecordError};
+
+use crate::exit::CommandExit;
+use crate::option_error::OptionError;
+use crate::scenario_library::LibraryError;
+
+/// Why a command failed. The printed text is the error followed by its sources.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// A scenario or target cannot be used.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The value of an option cannot be used.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// A program was not found or could not be built.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The directory for the report cannot be created or read.
+    #[error("could not {doing} `{path}`; name another directory with --out", path = .path.display())]
+    OutDirUnusable { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// The directory for the report has files that a report might overwrite.
+    #[error("`{path}` is not empty; name a new or empty directory with --out", path = .path.display())]
+    OutDirNotEmpty { path: PathBuf },
+    /// A record cannot be judged.
+    #[error("`{path}`", path = .path.display())]
+    UnusableRecord { path: PathBuf, source: UnusableRecord },
+    /// What a killed run left behind could not be removed.
+    #[error("could not remove what an earlier run left behind")]
+    Leftovers(#[source] SandboxError),
+    /// The directory of this run could not be removed.
+    #[error(transparent)]
+    CleanUp(SandboxError),
+    /// The directory of this run could not be created.
+    #[error("could not create a directory for the sandboxes")]
+    RunDir(#[source] SandboxError),
+    /// The handlers for SIGINT and SIGTERM could not be installed.
+    #[error("could not handle signals")]
+    Signals(#[source] std::io::Error),
+    /// The exploration gave no result.
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
+    /// The run gave no result.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A file could not be created or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A report could not be written.
+    #[error("could not write `{path}`", path = .path.display())]
+    Report { path: PathBuf, source: ReportError },
+}
+
+/// Why a record cannot be judged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnusableRecord {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
+    /// A line is not a record's.
+    #[error(transparent)]
+    Line(#[from] RecordError),
+    /// A scenario in it has no beginning.
+    #[error("the record has a scenario without its `scenario-started` event")]
+    NotStarted,
+    /// The text of a scenario or target in it is invalid.
+    #[error(transparent)]
+    File(#[from] InvalidFile),
+}
+
+impl CliError {
+    /// The exit that the error leads to.
+    pub(crate) fn exit(&self) -> CommandExit {
+        match self {
+            CliError::Library(error) => exit_of_library_error(error),
+            CliError::Program(error) => exit_of_program_error(error),
+            CliError::Explore(error) => exit_of_explore_error(error),
+            CliError::Run(error) => exit_of_run_error(error),
+            CliError::Option(_)
+            | CliError::OutDirUnusable { .. }
+            | CliError::OutDirNotEmpty { .. }
+            | CliError::UnusableRecord { .. } => CommandExit::InvalidInput,
+            CliError::Leftovers(_) | CliError::CleanUp(_) => CommandExit::CleanUpFailed,
+            CliError::RunDir(_) | CliError::Signals(_) | CliError::File(_) | CliError::Report { .. } => {
+                CommandExit::HarnessFailed
+            }
+        }
+    }
+}
+
+fn exit_of_library_error(error: &LibraryError) -> CommandExit {
+    match error {
+        LibraryError::Program(error) => exit_of_program_error(error),
+        LibraryError::UnknownId { .. }
+        | LibraryError::Empty { .. }
+        | LibraryError::Read(_)
+        | LibraryError::Invalid(_)
+        | LibraryError::NoTarget { .. }
+        | LibraryError::UnknownTarget { .. } => CommandExit::InvalidInput,
+    }
+}
+
+fn exit_of_program_error(error: &ProgramError) -> CommandExit {
+    match error {
+        ProgramError::NotFound { .. }
+        | ProgramError::NoLibrary { .. }
+        | ProgramError::NotExecutable { .. } => CommandExit::InvalidInput,
+        ProgramError::Build { .. } => CommandExit::HarnessFailed,
+    }
+}
+
+fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
+    match error {
+        ExploreError::NotPython => CommandExit::InvalidInput,
+        ExploreError::NothingRecorded | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
+        ExploreError::Sandbox(_)
+        | ExploreError::File { .. }
+        | ExploreError::System(..)
+        | ExploreError::WorkerClosed => CommandExit::HarnessFailed,
+    }
+}
+
+/// A target whose preparation fails gives no baseline.
+fn exit_of_run_error(error: &RunError) -> CommandExit {
+    match error {
+        RunError::Explore(error) => exit_of_explore_error(error),
+        RunError::Program(error) => exit_of_program_error(error),
+        RunError::Preparation { .. } => CommandExit::Inconclusive,
+        RunError::Sandbox(_) | RunError::Fault(_) | RunError::File { .. } => CommandExit::HarnessFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_input_nothing_to_rely_on_and_a_failed_harness_have_different_exits() {
+        let path = PathBuf::from("out");
+        let missing = ProgramError::NotExecutable { path: path.clone() };
+        let no_space = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let file = FileError { doing: "write", path: path.clone(), source: no_space() };
+        let cases = [
+            (CliError::OutDirNotEmpty { path: path.clone() }, CommandExit::InvalidInput),
+            (LibraryError::Program(missing).into(), CommandExit::InvalidInput),
+            (ExploreError::NotPython.into(), CommandExit::InvalidInput),
+            (ExploreError::NothingRecorded.into(), CommandExit::Inconclusive),
+            (RunError::Explore(ExploreError::WorkerClosed).into(), CommandExit::HarnessFailed),
+            (file.into(), CommandExit::HarnessFailed),
+            (CliError::CleanUp(SandboxError::InitGone), CommandExit::CleanUpFailed),
+        ];
+        for (error, exit) in cases {
+            assert_eq!(error.exit(), exit, "{error}");
+        }
+    }
+}

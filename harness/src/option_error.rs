@@ -1,0 +1,39 @@
+//! What is wrong with the value of an option, and what to write instead. Knows no option's effect.
+
+use std::path::PathBuf;
+
+/// Why the value of an option cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(dead_code, reason = "`explore` still reports its options as text")]
+pub(crate) enum OptionError {
+    /// `--state` is not the name of a crash state.
+    #[error("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")]
+    UnknownState { name: String },
+    /// A pattern is not a regular expression.
+    #[error("{option}")]
+    Pattern { option: &'static str, source: regex::Error },
+    /// A pattern does not say where the step number is.
+    #[error("{option} `{text}`: has no group `{group}`; write the step number as `(?<{group}>\\d+)`")]
+    NoStepGroup { option: &'static str, text: String, group: &'static str },
+    /// `--consumed` does not say where the consumed value is.
+    #[error("--consumed `{pattern}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`")]
+    NoValueGroup { pattern: String },
+    /// A pattern for a value has no group, or several.
+    #[error("{option} `{text}`: needs exactly one group, around the value that must be the same")]
+    NotOneGroup { option: &'static str, text: String },
+    /// A watched directory cannot be created or resolved.
+    #[error("--watch `{path}`", path = .path.display())]
+    Watch { path: PathBuf, source: std::io::Error },
+    /// A watched path is a file.
+    #[error("--watch `{path}`: not a directory; give the directory that contains it", path = .path.display())]
+    WatchNotDirectory { path: PathBuf },
+    /// The root directory is watched.
+    #[error("--watch `/`: give the directory in which the trainer saves")]
+    WatchRoot,
+    /// `--without` names a guard that the target does not have.
+    #[error(
+        "--without `{guard}`: target `{target}` has no such guard; its guards are: {}",
+        .known.join(", ")
+    )]
+    UnknownGuard { guard: String, target: String, known: Vec<String> },
+}

@@ -1,0 +1,64 @@
+//! What `run`, `ablate` and `explore` share: the removal of leftovers, a directory for the sandboxes, the
+//! number of jobs, and the handlers of signals. Knows nothing of what runs in it.
+
+use std::path::{Path, PathBuf};
+
+use engine::sandbox::{self, RunDir};
+
+use crate::error::CliError;
+use crate::{interrupt, print};
+
+/// A run in progress. Its directory is removed by [`Session::close`], or by the drop if the run fails.
+pub(crate) struct Session {
+    /// `None` once it has been removed.
+    run_dir: Option<RunDir>,
+    path: PathBuf,
+    jobs: usize,
+}
+
+impl Session {
+    /// Removes what earlier runs left behind, then creates a directory for the sandboxes. From now on a first
+    /// SIGINT or SIGTERM sets [`interrupt::requested`].
+    ///
+    /// # Errors
+    /// If a leftover cannot be removed, or the directory cannot be created.
+    pub(crate) fn open(jobs: Option<u16>) -> Result<Session, CliError> {
+        interrupt::install()?;
+        for leftover in sandbox::remove_leftovers().map_err(CliError::Leftovers)? {
+            print::line(&format!("removed {leftover}"));
+        }
+        let run_dir = RunDir::create().map_err(CliError::RunDir)?;
+        let path = run_dir.path().to_path_buf();
+        Ok(Session { run_dir: Some(run_dir), path, jobs: jobs.map_or_else(core_count, usize::from) })
+    }
+
+    /// The directory for the sandboxes.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many trials or recoveries run at the same time.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs
+    }
+
+    /// Removes the directory.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub(crate) fn close(mut self) -> Result<(), CliError> {
+        self.run_dir.take().map_or(Ok(()), RunDir::close).map_err(CliError::CleanUp)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The run has failed already, and that error is printed. The next start removes what is left.
+        let _ = self.run_dir.take().map(RunDir::close);
+    }
+}
+
+/// The number of cores that this process may use, at least 1.
+pub(crate) fn core_count() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
