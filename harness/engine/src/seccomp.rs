@@ -55,3 +55,17 @@ impl From<SeccompInstruction> for PackedInstruction {
         (code, jump_if_true, jump_if_false, operand)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_is_four_numbers_in_a_message() -> Result<(), serde_json::Error> {
+        let program: SeccompProgram = vec![SeccompInstruction::load_word(4), SeccompInstruction::ALLOW];
+        let message = serde_json::to_string(&program)?;
+        assert_eq!(message, "[[32,0,0,4],[6,0,0,2147418112]]");
+        assert_eq!(serde_json::from_str::<SeccompProgram>(&message)?, program);
+        Ok(())
+    }
+}

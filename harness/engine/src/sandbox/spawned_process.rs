@@ -83,3 +83,19 @@ impl SpawnedProcess {
         self.exits.wait_for(self.id, wait)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_the_exit_of_the_process_or_after_its_time() {
+        let exits = Arc::<ProcessExits>::default();
+        let process = SpawnedProcess::new(2, Arc::clone(&exits), 7);
+        exits.report(1, ProcessExit::Exited(3));
+        assert_eq!(process.wait_timeout(Duration::from_millis(1)), None);
+        let reporter = std::thread::spawn(move || exits.report(2, ProcessExit::Signalled(9)));
+        assert_eq!(process.wait_timeout(Duration::from_secs(60)), Some(ProcessExit::Signalled(9)));
+        assert!(reporter.join().is_ok());
+    }
+}
