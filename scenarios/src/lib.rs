@@ -34,8 +34,8 @@ pub use gpu::{
 };
 pub use problem::{InvalidFile, Problem};
 pub use record::{
-    BaselineFacts, Ending, Event, MachineFacts, Mechanism, OutputStream, Probed, RECORD_FORMAT, Record,
-    RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
+    BaselineFacts, Ending, Event, MachineFacts, Mechanism, OutputStream, ProbeKind, Probed, RECORD_FORMAT,
+    Record, RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
 };
 pub use scenario::{
     CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, KillPoint, MemoryCap, Modality,

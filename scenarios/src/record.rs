@@ -202,9 +202,29 @@ pub enum Ending {
     TimedOut,
 }
 
+/// What a check of the target or its files examines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeKind {
+    /// The target's `verify` command, at the end.
+    Verifies,
+    /// The target's `verify` command, on the files that the method left.
+    VerifiesBeforeResume,
+    /// The exit code of the main process after a signal of the method.
+    ExitCode,
+    /// The processes that are left when the main process has exited.
+    Processes,
+    /// The number of files that match.
+    Files,
+}
+
 /// A check of a fact, and its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probed {
+    /// The expectation that it answers, as an index into those of the scenario.
+    pub expectation: usize,
+    /// What was examined.
+    pub kind: ProbeKind,
     /// The fact, as written in the scenario file.
     pub probe: String,
     /// Whether the fact holds.

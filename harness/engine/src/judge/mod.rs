@@ -2,8 +2,11 @@
 //! clock, no files, no processes, so that a record can be judged again.
 
 mod trial_facts;
+mod unmet;
 
-use scenarios::{BaselineFacts, Expectation, Fact, Modality, Outcome, Reason, Scenario, TrialFacts, Verdict};
+use scenarios::{BaselineFacts, Fact, Modality, Reason, Scenario, TrialFacts, Verdict};
+
+use unmet::{CountedQuantity, Unmet};
 
 pub use trial_facts::{TrialEvents, trial_facts};
 
@@ -38,8 +41,9 @@ pub fn verdict(scenario: &Scenario, baseline: &BaselineFacts, trials: &[JudgedTr
             why: "there was no trial: nothing in the baseline run matches the method's triggers".into(),
         };
     }
+    let indices = 0..scenario.expect().len();
     let mut reasons: Vec<Reason> =
-        scenario.expect().iter().flat_map(|expectation| violations(expectation, baseline, trials)).collect();
+        indices.flat_map(|index| violations(scenario, index, baseline, trials)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
@@ -65,12 +69,16 @@ fn gpu_defect_reason(trial: &JudgedTrial<'_>) -> Option<Reason> {
 }
 
 fn violations(
-    expectation: &Expectation,
+    scenario: &Scenario,
+    index: usize,
     baseline: &BaselineFacts,
     trials: &[JudgedTrial<'_>],
 ) -> Vec<Reason> {
-    let found =
-        |trial: &JudgedTrial<'_>| check_fact(&expectation.fact, &expectation.text, baseline, trial).err();
+    let expectation = &scenario.expect()[index];
+    let found = |trial: &JudgedTrial<'_>| {
+        let unmet = check_fact(&expectation.fact, index, baseline, trial).err()?;
+        Some(unmet.to_string())
+    };
     let reason = |trial, found| Reason { expectation: expectation.text.clone(), trial, found };
     match expectation.modality {
         Modality::Always => {
@@ -87,40 +95,45 @@ fn violations(
     }
 }
 
-/// Checks one fact of one trial. `Err` holds what was found instead.
+/// Checks one fact of one trial. `index` is the place of its expectation in the scenario.
 fn check_fact(
     fact: &Fact,
-    text: &str,
+    index: usize,
     baseline: &BaselineFacts,
     trial: &JudgedTrial<'_>,
-) -> Result<(), String> {
+) -> Result<(), Unmet> {
     let facts = trial.facts;
     match fact {
         Fact::Outcome(expected) if expected.contains(&facts.outcome) => Ok(()),
-        Fact::Outcome(_) => Err(format!("{}: {}", facts.outcome, facts.because)),
-        Fact::LostSteps { max } => at_most(facts.lost_steps, *max, "steps lost"),
+        Fact::Outcome(_) => {
+            Err(Unmet::OtherOutcome { outcome: facts.outcome, because: facts.because.clone() })
+        }
+        Fact::LostSteps { max } => at_most(facts.lost_steps, *max, CountedQuantity::LostSteps),
         Fact::SameAsBaseline => check_same_values(facts),
         Fact::FinalLoss { within_percent } => check_final_loss(facts, baseline, *within_percent),
-        Fact::Restarts { max } => at_most(Some(facts.restarts), *max, "restarts by the harness"),
+        Fact::Restarts { max } => {
+            at_most(Some(facts.restarts.into()), (*max).into(), CountedQuantity::Restarts)
+        }
         Fact::RecoveryTime { max } => check_recovery_time(facts.recovery_seconds, max.as_secs_f64()),
         Fact::PeakMemory { max } => {
-            at_most(facts.peak_memory_bytes.map(mebibytes), max.0.div_ceil(MEBIBYTE), "MiB of peak memory")
+            let found = facts.peak_memory_bytes.map(mebibytes);
+            at_most(found, mebibytes(max.0), CountedQuantity::PeakMemory)
         }
         Fact::Output(pattern) if trial.lines.iter().any(|line| pattern.is_match(line)) => Ok(()),
-        Fact::Output(pattern) => Err(format!("no line matched `{pattern}`")),
+        Fact::Output(pattern) => Err(Unmet::NoLine { pattern: pattern.to_string() }),
         Fact::Verifies
         | Fact::VerifiesBeforeResume
         | Fact::LeavesNoProcess
         | Fact::EndsWith(_)
-        | Fact::Files { .. } => check_probe(facts, text),
+        | Fact::Files { .. } => check_probe(facts, index),
     }
 }
 
-fn at_most<T: PartialOrd + std::fmt::Display>(found: Option<T>, max: T, unit: &str) -> Result<(), String> {
+fn at_most(found: Option<u64>, max: u64, of: CountedQuantity) -> Result<(), Unmet> {
     match found {
         Some(found) if found <= max => Ok(()),
-        Some(found) => Err(format!("{found} {unit}")),
-        None => Err(format!("{unit}: not known")),
+        Some(found) => Err(Unmet::TooMany { found, of }),
+        None => Err(Unmet::NotKnown(of)),
     }
 }
 
@@ -128,57 +141,41 @@ fn mebibytes(bytes: u64) -> u64 {
     bytes.div_ceil(MEBIBYTE)
 }
 
-fn check_recovery_time(found: Option<f64>, max: f64) -> Result<(), String> {
-    match found {
-        Some(found) if found <= max => Ok(()),
-        Some(found) => Err(format!("{found:.2} s to recover")),
-        None => Err("it did not recover".into()),
+fn check_recovery_time(found_s: Option<f64>, max_s: f64) -> Result<(), Unmet> {
+    match found_s {
+        Some(seconds) if seconds <= max_s => Ok(()),
+        Some(seconds) => Err(Unmet::SlowRecovery { seconds }),
+        None => Err(Unmet::NoRecovery),
     }
 }
 
-fn check_same_values(facts: &TrialFacts) -> Result<(), String> {
+fn check_same_values(facts: &TrialFacts) -> Result<(), Unmet> {
     match facts.same_as_baseline {
         Some(true) => Ok(()),
-        Some(false) => Err(format!("ended with {}", list_values(&facts.same))),
-        None => Err("the target printed no value to compare".into()),
+        Some(false) => Err(Unmet::OtherValues { values: facts.same.clone() }),
+        None => Err(Unmet::NoValues),
     }
 }
 
 /// Compares the final losses. Only the losses of the same step can be compared.
-fn check_final_loss(facts: &TrialFacts, baseline: &BaselineFacts, within_percent: f64) -> Result<(), String> {
+fn check_final_loss(facts: &TrialFacts, baseline: &BaselineFacts, within_percent: f64) -> Result<(), Unmet> {
     if facts.final_step != Some(baseline.steps) {
-        let step = facts.final_step.map_or_else(|| "no step".into(), |step| format!("step {step}"));
-        return Err(format!("ended at {step}, the baseline run at step {}", baseline.steps));
+        return Err(Unmet::OtherLastStep { step: facts.final_step, baseline: baseline.steps });
     }
-    match (facts.final_loss, baseline.final_loss) {
-        (Some(loss), Some(baseline_loss)) => {
-            let difference = (loss - baseline_loss).abs();
-            let message = format!("final loss {loss}, baseline {baseline_loss}");
-            if difference <= baseline_loss.abs() * within_percent / 100.0 { Ok(()) } else { Err(message) }
-        }
-        (None, _) => {
-            Err("the target did not print the loss of its last step, or the loss is not finite".into())
-        }
-        (_, None) => Err("the baseline run did not print a finite loss of its last step".into()),
-    }
+    let loss = facts.final_loss.ok_or(Unmet::NoLoss)?;
+    let baseline = baseline.final_loss.ok_or(Unmet::NoBaselineLoss)?;
+    let is_within = (loss - baseline).abs() <= baseline.abs() * within_percent / 100.0;
+    if is_within { Ok(()) } else { Err(Unmet::OtherLoss { loss, baseline }) }
 }
 
-fn list_values(values: &[String]) -> String {
-    if values.is_empty() { "no value".into() } else { values.join(", ") }
-}
-
-fn check_probe(facts: &TrialFacts, text: &str) -> Result<(), String> {
-    let probe = facts.probes.iter().find(|probe| probe.probe == text);
+/// Looks for the probe that answers this expectation.
+fn check_probe(facts: &TrialFacts, index: usize) -> Result<(), Unmet> {
+    let probe = facts.probes.iter().find(|probe| probe.expectation == index);
     match probe {
         Some(probe) if probe.held => Ok(()),
-        Some(probe) => Err(probe.found.clone()),
-        None => Err("was not probed".into()),
+        Some(probe) => Err(Unmet::FailedProbe { found: probe.found.clone() }),
+        None => Err(Unmet::NotProbed),
     }
-}
-
-/// Whether the user lost nothing: the target recovered, or refused with a clear error.
-pub fn is_acceptable(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Recovered | Outcome::Refused)
 }
 
 #[cfg(test)]

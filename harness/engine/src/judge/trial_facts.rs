@@ -1,7 +1,9 @@
 //! Derives the facts of a trial, such as its outcome, from its events. Pure: no clock, no files, no
 //! processes. Knows no expectation.
 
-use scenarios::{BaselineFacts, Ending, Event, Outcome, Probed, RecordEntry, TargetFile, TrialFacts};
+use scenarios::{
+    BaselineFacts, Ending, Event, Outcome, ProbeKind, Probed, RecordEntry, TargetFile, TrialFacts,
+};
 
 /// The events of a trial, with what is needed to interpret them.
 pub struct TrialEvents<'a> {
@@ -192,9 +194,8 @@ impl FactCollector {
     }
 
     fn outcome_of_success(&self, events: &TrialEvents<'_>, same: Option<bool>) -> (Outcome, String) {
-        if let Some(failed) =
-            self.probes.iter().find(|probe| probe.probe.ends_with("verifies") && !probe.held)
-        {
+        let has_failed = |probe: &&Probed| probe.kind == ProbeKind::Verifies && !probe.held;
+        if let Some(failed) = self.probes.iter().find(has_failed) {
             return (Outcome::Corrupt, format!("the target's own check failed: {}", failed.found));
         }
         if same == Some(false) {

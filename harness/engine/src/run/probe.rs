@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
-use scenarios::{Expectation, Fact, Probed, Scenario};
+use scenarios::{Expectation, Fact, ProbeKind, Probed, Scenario};
 
 use crate::run::RunError;
 use crate::run::trial_env::TrialEnv;
+use crate::sandbox::ProcessExit;
 
 /// How long the target's `verify` command may take.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,57 +28,92 @@ pub(super) enum ProbeTime {
     AtEnd,
 }
 
-/// Evaluates the expectation if it is due at `time`. Returns `None` if it is not, or if the events answer it.
+/// What a probe found, and whether it is what the expectation states.
+struct ProbeResult {
+    held: bool,
+    found: String,
+}
+
+/// Evaluates every expectation of the scenario that is due at `time` and that the events do not answer.
 ///
 /// # Errors
 /// If a command cannot be run in the sandbox.
-pub(super) fn evaluate(
+pub(super) fn evaluate_due(
     env: &TrialEnv<'_>,
-    expectation: &Expectation,
+    scenario: &Scenario,
     time: ProbeTime,
-) -> Result<Option<Probed>, RunError> {
-    let due = match &expectation.fact {
+) -> Result<Vec<Probed>, RunError> {
+    let mut probed = Vec::new();
+    for (index, expectation) in scenario.expect().iter().enumerate() {
+        let Some(kind) = probe_kind(&expectation.fact) else { continue };
+        if probe_time(&expectation.fact) == time
+            && let Some(ProbeResult { held, found }) = evaluate(env, &expectation.fact)?
+        {
+            probed.push(Probed { expectation: index, kind, probe: expectation.text.clone(), held, found });
+        }
+    }
+    Ok(probed)
+}
+
+/// What is examined for the fact. `None`: the other events answer it.
+fn probe_kind(fact: &Fact) -> Option<ProbeKind> {
+    match fact {
+        Fact::Verifies => Some(ProbeKind::Verifies),
+        Fact::VerifiesBeforeResume => Some(ProbeKind::VerifiesBeforeResume),
+        Fact::EndsWith(_) => Some(ProbeKind::ExitCode),
+        Fact::LeavesNoProcess => Some(ProbeKind::Processes),
+        Fact::Files { .. } => Some(ProbeKind::Files),
+        _ => None,
+    }
+}
+
+fn probe_time(fact: &Fact) -> ProbeTime {
+    match fact {
         Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. } => ProbeTime::BeforeResume,
         _ => ProbeTime::AtEnd,
-    };
-    if due != time {
-        return Ok(None);
     }
-    let (held, found) = match &expectation.fact {
-        Fact::Verifies | Fact::VerifiesBeforeResume => verify(env)?,
-        Fact::LeavesNoProcess => leaves_no_process(env),
+}
+
+/// Returns `None` for a fact that is answered elsewhere: by the events, or, for an exit code, when the target
+/// exits.
+fn evaluate(env: &TrialEnv<'_>, fact: &Fact) -> Result<Option<ProbeResult>, RunError> {
+    Ok(match fact {
+        Fact::Verifies | Fact::VerifiesBeforeResume => Some(verify(env)?),
+        Fact::LeavesNoProcess => Some(leaves_no_process(env)),
         Fact::Files { matching, containing, min, max, .. } => {
             let count = count_files(&env.sandbox.host_path_in_root(Path::new("")), &|path, file| {
                 matching.is_match(path) && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
             });
-            (count >= *min && max.is_none_or(|max| count <= max), format!("{count} files"))
+            let held = count >= *min && max.is_none_or(|max| count <= max);
+            Some(ProbeResult { held, found: format!("{count} files") })
         }
-        _ => return Ok(None),
-    };
-    Ok(Some(Probed { probe: expectation.text.clone(), held, found }))
+        _ => None,
+    })
 }
 
 /// Processes may take a moment to exit. Those that live longer than [`PROCESS_EXIT_TIMEOUT`] were left
 /// behind.
-fn leaves_no_process(env: &TrialEnv<'_>) -> (bool, String) {
+fn leaves_no_process(env: &TrialEnv<'_>) -> ProbeResult {
     let deadline = Instant::now() + PROCESS_EXIT_TIMEOUT;
     loop {
         let left = env.sandbox.processes();
         if left.is_empty() || Instant::now() > deadline {
             let names: Vec<String> =
                 left.iter().map(|process| format!("{} ({})", process.name, process.pid_inside)).collect();
-            return (left.is_empty(), format!("{} processes left: {}", left.len(), names.join(", ")));
+            let found = format!("{} processes left: {}", left.len(), names.join(", "));
+            return ProbeResult { held: left.is_empty(), found };
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn verify(env: &TrialEnv<'_>) -> Result<(bool, String), RunError> {
+fn verify(env: &TrialEnv<'_>) -> Result<ProbeResult, RunError> {
     let Some(launch) = env.trainer().verify() else {
-        return Ok((false, "the target file has no `verify` command".into()));
+        return Ok(ProbeResult { held: false, found: "the target file has no `verify` command".into() });
     };
     let output = env.run_command(&launch, VERIFY_TIMEOUT)?;
-    Ok((output.is_success(), format!("{}: {}", output.ending(), output.text)))
+    let found = format!("{}: {}", output.ending(), output.text);
+    Ok(ProbeResult { held: output.is_success(), found })
 }
 
 /// Counts the files below `root` that are selected. Does not follow symbolic links. `is_selected` gets the
@@ -108,13 +144,39 @@ fn contains(file: &Path, pattern: &Regex) -> bool {
     read.is_ok() && pattern.is_match(&String::from_utf8_lossy(&bytes))
 }
 
-/// Exit codes expected after a SIGTERM, each with the text of its expectation.
-pub(super) fn expected_exit_codes(scenario: &Scenario) -> Vec<(String, Vec<i32>)> {
-    let codes = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
-        Fact::EndsWith(codes) => Some((expectation.text.clone(), codes.clone())),
-        _ => None,
-    });
-    codes.collect()
+/// Exit codes that the scenario expects after a signal that asks the target to exit.
+pub(super) struct ExitCodeProbe {
+    /// Index of the expectation in the scenario.
+    expectation: usize,
+    text: String,
+    codes: Vec<i32>,
+}
+
+impl ExitCodeProbe {
+    /// One probe for each expectation of an exit code.
+    pub(super) fn all_of(scenario: &Scenario) -> Vec<ExitCodeProbe> {
+        let expectations = scenario.expect().iter().enumerate();
+        let probe = |(index, expectation): (usize, &Expectation)| match &expectation.fact {
+            Fact::EndsWith(codes) => Some(ExitCodeProbe {
+                expectation: index,
+                text: expectation.text.clone(),
+                codes: codes.clone(),
+            }),
+            _ => None,
+        };
+        expectations.filter_map(probe).collect()
+    }
+
+    /// Compares the expected codes with how the target exited.
+    pub(super) fn evaluate(&self, exit: ProcessExit) -> Probed {
+        Probed {
+            expectation: self.expectation,
+            kind: ProbeKind::ExitCode,
+            probe: self.text.clone(),
+            held: matches!(exit, ProcessExit::Exited(code) if self.codes.contains(&code)),
+            found: exit.to_string(),
+        }
+    }
 }
 
 /// Patterns of the lines that the scenario's expectations and faults need.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
-use scenarios::{Effect, Ending, Event, OutputStream, Probed, Scenario, TargetStarted, Trigger};
+use scenarios::{Effect, Ending, Event, OutputStream, Scenario, TargetStarted, Trigger};
 
 use crate::faults::{FaultContext, send_signal};
 use crate::gate::{WatchedMounts, build_filter, file_id_of, mount_id, serve_notifications};
@@ -16,7 +16,7 @@ use crate::run::RunError;
 use crate::run::active_fault::{ActiveFault, GpuCallCounters};
 use crate::run::call_injector::{InjectorEvent, InjectorHandle};
 use crate::run::output_lines::{NextLine, OutputLines};
-use crate::run::probe::{expected_exit_codes, requested_lines};
+use crate::run::probe::{ExitCodeProbe, requested_lines};
 use crate::run::trial_env::emit_gpu_defects;
 use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, SpawnedProcess};
 use crate::target::{OutputPatterns, ParsedLine};
@@ -48,9 +48,7 @@ pub(super) struct TargetRun<'a> {
     reporter: &'a Reporter,
     /// Patterns of lines that the scenario needs in the record.
     requested_lines: Vec<Regex>,
-    /// Exit codes expected after a signal that asks the target to exit, each with the text of its
-    /// expectation.
-    expected_exit_codes: Vec<(String, Vec<i32>)>,
+    exit_code_probes: Vec<ExitCodeProbe>,
     faults: Vec<ActiveFault>,
     /// Counters of GPU driver calls. Only a baseline run has any.
     pub(super) gpu_counters: GpuCallCounters,
@@ -98,7 +96,7 @@ impl<'a> TargetRun<'a> {
             patterns: OutputPatterns::new(context.trainer.file),
             reporter,
             requested_lines: scenario.map(requested_lines).unwrap_or_default(),
-            expected_exit_codes: scenario.map(expected_exit_codes).unwrap_or_default(),
+            exit_code_probes: scenario.map(ExitCodeProbe::all_of).unwrap_or_default(),
             faults: Vec::new(),
             gpu_counters: GpuCallCounters::default(),
             terminations: Vec::new(),
@@ -265,10 +263,8 @@ impl<'a> TargetRun<'a> {
     }
 
     fn probe_exit_code(&self, exit: ProcessExit) {
-        for (probe, codes) in &self.expected_exit_codes {
-            let held = matches!(exit, ProcessExit::Exited(code) if codes.contains(&code));
-            let found = exit.to_string();
-            self.reporter.emit(Event::Probed(Probed { probe: probe.clone(), held, found }));
+        for probe in &self.exit_code_probes {
+            self.reporter.emit(Event::Probed(probe.evaluate(exit)));
         }
     }
 

@@ -82,11 +82,8 @@ fn probe_all(
     time: ProbeTime,
     reporter: &Reporter,
 ) -> Result<(), RunError> {
-    for expectation in scenario.expect() {
-        if let Some(probed) = probe::evaluate(env, expectation, time)? {
-            reporter.emit(Event::Probed(probed));
-        }
-    }
+    let probed = probe::evaluate_due(env, scenario, time)?;
+    probed.into_iter().for_each(|probed| reporter.emit(Event::Probed(probed)));
     Ok(())
 }
 
