@@ -115,7 +115,7 @@ fn exit_of_program_error(error: &ProgramError) -> CommandExit {
         ProgramError::NotFound { .. }
         | ProgramError::NoLibrary { .. }
         | ProgramError::NotExecutable { .. } => CommandExit::InvalidInput,
-        ProgramError::Build { .. } => CommandExit::HarnessFailed,
+        ProgramError::CargoNotStarted { .. } | ProgramError::NotBuilt { .. } => CommandExit::HarnessFailed,
     }
 }
 

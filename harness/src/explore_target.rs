@@ -10,6 +10,7 @@ use crate::args::ExploreArgs;
 use crate::explore::{PreparedExploration, parse_state, scope};
 use crate::scenario_library;
 use engine::explore::OutputOracle;
+use engine::file_error::chain;
 use engine::plan::Workload;
 use engine::run::prepared_root;
 use engine::target::{Trainer, find_program};
@@ -40,8 +41,8 @@ pub(crate) fn prepare_target(
         |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLE_COUNT, length: None };
     let submit = kind.map(generated).into_iter().collect();
     let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
-    prepared_root(&dir.join("preparation"), &root, (&file, &program), &workload)
-        .map_err(|error| error.to_string())?;
+    prepared_root(&dir.join("preparation"), &root, &file, &program, &workload)
+        .map_err(|error| chain(&error))?;
     let settings = &workload.settings;
     let trainer =
         Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };

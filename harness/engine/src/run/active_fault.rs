@@ -1,37 +1,50 @@
-//! The life of one fault in a trial: armed, injected, effective, reverted. Also the counters that a baseline
-//! run has in place of GPU faults. Knows no mechanism of a fault.
+//! A fault that leaves the target running: when it is injected, what shows its effect, when it is reverted.
+//! Knows no mechanism of a fault. `FaultPhase` holds which phase may follow which.
 
-use std::time::Instant;
+use scenarios::{Effect, Ending, Event, Persistence, Until};
 
-use scenarios::{Effect, Ending, Event, Persistence, Trigger, Until};
-
-use crate::faults::{FaultContext, GpuCallCounter, InjectableFault, TargetReaction, arm};
+use crate::faults::{FaultContext, InjectableFault, TargetReaction, arm};
 use crate::observe::Reporter;
-use crate::plan::{GpuCountRequest, PlannedFault};
-use crate::run::RunError;
+use crate::plan::PlannedFault;
+use crate::run::error::RunError;
+use crate::run::fault_phase::FaultPhase;
 use crate::target::OutputPatterns;
 
-/// A fault of a trial with its current state.
+/// A fault of a trial with its mechanism and its phase.
 pub(super) struct ActiveFault {
-    pub(super) name: String,
-    pub(super) planned: PlannedFault,
+    name: String,
+    planned: PlannedFault,
     injectable: Box<dyn InjectableFault>,
-    /// When it was injected first.
-    injected_at: Option<Instant>,
+    phase: FaultPhase,
+    /// What the target did since the injection.
     reaction: TargetReaction,
-    effective: bool,
-    /// It is not injected again, and is reverted at the next tick.
-    over: bool,
 }
 
 impl ActiveFault {
-    /// Arms the fault. Returns `None` for a fault that [`TargetRun`](super::target_run::TargetRun) injects
-    /// itself.
+    /// Arms the fault. Returns `None` for a fault that ends the target, and for crash states.
     pub(super) fn arm(planned: &PlannedFault) -> Option<ActiveFault> {
-        let (injected_at, reaction) = (None, TargetReaction::default());
-        let injectable = arm(planned)?;
-        let (name, planned) = (planned.name(), planned.clone());
-        Some(ActiveFault { name, planned, injectable, injected_at, reaction, effective: false, over: false })
+        Some(ActiveFault {
+            name: planned.name(),
+            planned: planned.clone(),
+            injectable: arm(planned)?,
+            phase: FaultPhase::Armed,
+            reaction: TargetReaction::default(),
+        })
+    }
+
+    /// The fault's key in a scenario file.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The fault as it was planned.
+    pub(super) fn planned(&self) -> &PlannedFault {
+        &self.planned
+    }
+
+    /// Where it is in its life.
+    pub(super) fn phase(&self) -> FaultPhase {
+        self.phase
     }
 
     /// The mechanism that injects it, for the record.
@@ -39,34 +52,30 @@ impl ActiveFault {
         self.injectable.mechanism()
     }
 
-    /// Injects the fault, unless it is transient and was injected before.
+    /// Injects the fault. Does nothing if it is over, or if it is transient and was injected before.
     ///
     /// # Errors
     /// If the mechanism fails.
     pub(super) fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), RunError> {
-        let injects_repeatedly = self.planned.fault.persistence == Persistence::Persistent && !self.over;
-        if self.injected_at.is_none() || injects_repeatedly {
+        let is_repeated = self.planned.fault.persistence == Persistence::Persistent;
+        if self.phase == FaultPhase::Armed || self.phase.is_active() && is_repeated {
             self.injectable.inject(context)?;
-            self.injected_at.get_or_insert_with(Instant::now);
+            self.phase.inject();
         }
         Ok(())
     }
 
-    fn is_injected(&self) -> bool {
-        self.injected_at.is_some()
-    }
-
-    /// Records that the fault is effective. Only the first evidence is emitted.
-    pub(super) fn take_effect(&mut self, evidence: String, reporter: &Reporter) {
-        self.injected_at.get_or_insert_with(Instant::now);
-        if !std::mem::replace(&mut self.effective, true) {
-            reporter.emit(Event::FaultEffective { fault: self.name.clone(), evidence });
+    /// Records that the gate has altered a call as planned.
+    pub(super) fn on_call_altered(&mut self, evidence: String, reporter: &Reporter) {
+        if self.phase == FaultPhase::Armed {
+            self.phase.inject();
         }
+        self.take_effect(evidence, reporter);
     }
 
     /// Follows the target's output: it may show that the fault is effective, or end it.
     pub(super) fn on_line(&mut self, line: &str, patterns: &OutputPatterns<'_>, reporter: &Reporter) {
-        if !self.is_injected() {
+        if !self.phase.was_injected() {
             return;
         }
         let in_place =
@@ -77,47 +86,60 @@ impl ActiveFault {
             self.take_effect(format!("the target printed: {line}"), reporter);
         }
         let until = &self.planned.fault.until;
-        self.over |= matches!(until, Until::Output(pattern) if pattern.is_match(line));
-    }
-
-    /// Handles the end of an attempt. A persistent call fault lasts until the target fails. Returns whether
-    /// that is now.
-    pub(super) fn on_target_ended(&mut self, ending: Ending) -> bool {
-        if !self.is_injected() {
-            return false;
+        if self.phase.is_active() && matches!(until, Until::Output(pattern) if pattern.is_match(line)) {
+            self.phase.end();
         }
-        let failed = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
-        self.reaction.ended_abnormally |= failed;
-        let at_call = matches!(self.planned.fault.effect, Effect::FailCall { .. } | Effect::SweepErrno);
-        let is_over = failed && at_call && self.planned.is_persistent() && !self.over;
-        self.over |= is_over;
-        is_over
     }
 
-    /// Continues the fault, looks for evidence, and reverts the fault once it is over.
+    /// Handles the end of an attempt. A persistent call fault lasts until the target fails, and is then
+    /// reverted.
+    pub(super) fn on_target_ended(&mut self, ending: Ending, reporter: &Reporter) {
+        if !self.phase.was_injected() {
+            return;
+        }
+        let has_failed = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
+        self.reaction.ended_abnormally |= has_failed;
+        let lasts_until_failure = self.planned.is_persistent()
+            && matches!(self.planned.fault.effect, Effect::FailCall { .. } | Effect::SweepErrno);
+        if has_failed && lasts_until_failure && self.phase.is_active() {
+            self.phase.revert();
+            self.emit_reverted("calls are no longer altered".into(), reporter);
+        }
+    }
+
+    /// Continues the fault, looks for evidence, and reverts the fault once it has reached its end.
     ///
     /// # Errors
     /// If the mechanism fails.
     pub(super) fn tick(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
-        if !self.is_injected() {
+        if !self.phase.was_injected() {
             return Ok(());
         }
-        if !self.over {
+        if self.phase.is_active() {
             self.injectable.tick(context)?;
         }
-        let by_output = self.planned.fault.effective_if_output.is_some();
-        let evidence = if self.effective || by_output {
-            None
-        } else {
-            self.injectable.effective_evidence(context, self.reaction)
-        };
-        if let Some(evidence) = evidence {
-            self.take_effect(evidence, reporter);
+        self.look_for_evidence(context, reporter);
+        if matches!(self.planned.fault.until, Until::After(time) if self.phase.has_lasted(time)) {
+            self.phase.end();
         }
-        let elapsed = self.injected_at.map(|injected_at| injected_at.elapsed());
-        let until = &self.planned.fault.until;
-        self.over |= matches!((until, elapsed), (Until::After(time), Some(elapsed)) if elapsed >= *time);
-        if self.over { self.revert(context, reporter) } else { Ok(()) }
+        match self.phase {
+            FaultPhase::Ending { .. } => self.revert(context, reporter),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for evidence a last time and reverts the fault if it was injected.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    pub(super) fn finish(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
+        self.tick(context, reporter)?;
+        if self.phase.is_active() {
+            self.phase.end();
+            self.revert(context, reporter)?;
+        }
+        assert!(matches!(self.phase, FaultPhase::Armed | FaultPhase::Reverted { .. }));
+        Ok(())
     }
 
     /// Whether the fault has stopped the target.
@@ -125,63 +147,34 @@ impl ActiveFault {
         self.injectable.pauses_target()
     }
 
-    /// Whether the fault is not injected any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
+    fn look_for_evidence(&mut self, context: &FaultContext<'_>, reporter: &Reporter) {
+        // If the scenario names a line of output as the evidence, nothing else counts.
+        let is_shown_by_output = self.planned.fault.effective_if_output.is_some();
+        if self.phase.was_effective() || is_shown_by_output {
+            return;
+        }
+        if let Some(evidence) = self.injectable.effective_evidence(context, self.reaction) {
+            self.take_effect(evidence, reporter);
+        }
     }
 
-    /// Looks for evidence a last time and reverts the fault.
-    ///
-    /// # Errors
-    /// If the mechanism fails.
-    pub(super) fn finish(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
-        self.tick(context, reporter)?;
-        self.over = true;
-        self.revert(context, reporter)
+    /// Only the first evidence is emitted.
+    fn take_effect(&mut self, evidence: String, reporter: &Reporter) {
+        if self.phase.take_effect() {
+            reporter.emit(Event::FaultEffective { fault: self.name.clone(), evidence });
+        }
     }
 
     fn revert(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
-        if let Some(how) = self.injectable.revert(context)? {
-            reporter.emit(Event::FaultReverted { fault: self.name.clone(), how });
-        }
-        Ok(())
-    }
-}
-
-/// Counters of GPU driver calls. Each starts when the fault that it counts for would be injected.
-#[derive(Default)]
-pub(super) struct GpuCallCounters {
-    counters: Vec<(Trigger, GpuCallCounter, bool)>,
-}
-
-impl GpuCallCounters {
-    /// One counter for each request, not started yet.
-    pub(super) fn new(requests: &[GpuCountRequest]) -> GpuCallCounters {
-        let counter =
-            |request: &GpuCountRequest| (request.when.clone(), GpuCallCounter::new(&request.calls), false);
-        GpuCallCounters { counters: requests.iter().map(counter).collect() }
-    }
-
-    /// Starts the counters whose trigger is due.
-    ///
-    /// # Errors
-    /// If the target has no GPU or the plan of the shim cannot be written.
-    pub(super) fn start_where(
-        &mut self,
-        is_due: impl Fn(&Trigger) -> bool,
-        context: &FaultContext<'_>,
-    ) -> Result<(), RunError> {
-        for (_, counter, started) in
-            self.counters.iter_mut().filter(|(when, _, started)| !started && is_due(when))
-        {
-            counter.start(context)?;
-            *started = true;
+        let how = self.injectable.revert(context)?;
+        self.phase.revert();
+        if let Some(how) = how {
+            self.emit_reverted(how, reporter);
         }
         Ok(())
     }
 
-    /// The counts, in the order of the requests.
-    pub(super) fn counts(&self) -> Vec<u64> {
-        self.counters.iter().map(|(_, counter, _)| counter.count()).collect()
+    fn emit_reverted(&self, how: String, reporter: &Reporter) {
+        reporter.emit(Event::FaultReverted { fault: self.name.clone(), how });
     }
 }

@@ -11,10 +11,10 @@ use scenarios::{BaselineFacts, CallTrigger, Ending, Event, RecordEntry, Scenario
 use crate::locks::LockExt;
 use crate::observe::Reporter;
 use crate::plan::{BaselineCounts, GpuCountRequest};
-use crate::run::RunError;
-use crate::run::active_fault::GpuCallCounters;
 use crate::run::call_injector::InjectorHandle;
-use crate::run::target_run::TargetRun;
+use crate::run::error::RunError;
+use crate::run::fault_schedule::FaultSchedule;
+use crate::run::target_run::{RunCounts, TargetRun};
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 
 /// Size of a block in `st_blocks`, in bytes (stat(3type)).
@@ -119,21 +119,21 @@ fn run_baseline(
     let measured = Arc::clone(&save_bytes);
     let measure: Box<dyn FnMut() + Send> =
         Box::new(move || dir.iter().for_each(|dir| measure_first_save(&measured, dir)));
-    let mut run = TargetRun::new(context, reporter, Some(scenario), &[]);
-    run.gpu_counters = GpuCallCounters::new(requests.gpu_calls);
-    if config.has_gate {
+    let faults = FaultSchedule::of_baseline(requests.gpu_calls, reporter);
+    let mut run = if config.has_gate {
         // The measurement is exact, because the target waits in the write call that announces the save.
         let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
-        run.injector =
-            Some(InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure));
-    } else if let Some(phase) = phase {
-        run.on_phase_end(phase, measure);
-    }
-    let ending = run.run()?;
-    let calls = run.injector.as_ref().map(InjectorHandle::counted_calls).unwrap_or_default();
-    let peak_memory_bytes = run.peak_bytes();
-    let gpu_calls = run.gpu_counters.counts();
-    drop(run);
+        let injector = InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure);
+        TargetRun::new(context, reporter, scenario, faults, Some(injector))
+    } else {
+        let mut run = TargetRun::new(context, reporter, scenario, faults, None);
+        if let Some(phase) = phase {
+            run.on_phase_end(phase, measure);
+        }
+        run
+    };
+    let ending = run.run(0)?;
+    let RunCounts { calls, gpu_calls, peak_memory_bytes } = run.into_counts();
     env.emit_gpu_defects(reporter)?;
     env.sandbox.close()?;
     let entries = reporter.entries();

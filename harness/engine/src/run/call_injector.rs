@@ -98,7 +98,7 @@ pub(super) struct CallInjector {
 /// A call injector and the receiver of its events.
 pub(super) struct InjectorHandle {
     pub(super) injector: Arc<Mutex<CallInjector>>,
-    pub(super) events: Receiver<InjectorEvent>,
+    events: Receiver<InjectorEvent>,
     filter_options: FilterOptions,
 }
 
@@ -186,6 +186,11 @@ impl InjectorHandle {
     /// Which calls the seccomp filter must stop.
     pub(super) fn filter_options(&self) -> &FilterOptions {
         &self.filter_options
+    }
+
+    /// The next event that has not been handled, if there is one now.
+    pub(super) fn next_event(&self) -> Option<InjectorEvent> {
+        self.events.try_recv().ok()
     }
 
     /// Whether calls are counted or may still be altered. If not, the target runs without the gate.

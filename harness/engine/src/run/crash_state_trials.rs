@@ -11,9 +11,10 @@ use crate::explore::{
     CrashCandidate, CrashState, ExploreScope, FsModel, NodeId, OpEffect, Recording, RecordingSpec, copy_tree,
     enumerate, materialize,
 };
+use crate::file_error::file_error;
 use crate::observe::Reporter;
 use crate::plan::{BaselineCounts, PlannedCrashState};
-use crate::run::RunError;
+use crate::run::error::RunError;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{LaunchSpec, ProcessExit};
 use crate::target::{OutputPatterns, ParsedLine};
@@ -42,11 +43,7 @@ pub(super) fn record(
     (selection, max_states, occurrence): (&CrashStates, u32, u64),
 ) -> Result<RecordedRun, RunError> {
     let visible_root = dir.join("shown");
-    std::fs::create_dir_all(&visible_root).map_err(|error| RunError::File {
-        doing: "create",
-        path: visible_root.clone(),
-        error,
-    })?;
+    std::fs::create_dir_all(&visible_root).map_err(file_error::<RunError>("create", &visible_root))?;
     let first = dir.join("first");
     let env = TrialEnv::unprepared(first.clone(), config, Some(&visible_root))?.into_prepared()?;
     let launch = env.trainer().start();
@@ -78,11 +75,7 @@ fn record_run(
     internal_pattern: Option<Regex>,
 ) -> Result<RecordedRun, RunError> {
     let (root, originals) = (env.sandbox.root().to_path_buf(), dir.join("originals"));
-    copy_tree(&root, &originals).map_err(|error| RunError::File {
-        doing: "copy",
-        path: root.clone(),
-        error,
-    })?;
+    copy_tree(&root, &originals).map_err(file_error::<RunError>("copy", &root))?;
     let visible_root = env.trainer().root.to_path_buf();
     let spec = RecordingSpec {
         command: launch,
@@ -247,7 +240,7 @@ impl RecordedRun {
         let env = TrialEnv::unprepared(dir.clone(), config, Some(&self.visible_root))?;
         let base = dir.join("sandbox");
         materialize(&self.recording, state.candidate(), (&base, vec!["root".into()]), self.started_unix_s)
-            .map_err(|error| RunError::File { doing: "materialise a crash state in", path: base, error })?;
+            .map_err(file_error::<RunError>("materialise a crash state in", &base))?;
         Ok(env)
     }
 

@@ -1,6 +1,5 @@
 //! Answers the expectations that the events of a run cannot answer: the target's own check, its files, its
-//! processes. Also lists the lines and exit codes that a run has to record for the expectations. Gives no
-//! verdict.
+//! processes, its exit code. Gives no verdict.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use regex::Regex;
 use scenarios::{Expectation, Fact, ProbeKind, Probed, Scenario};
 
-use crate::run::RunError;
+use crate::run::error::RunError;
 use crate::run::trial_env::TrialEnv;
 use crate::sandbox::ProcessExit;
 
@@ -177,14 +176,4 @@ impl ExitCodeProbe {
             found: exit.to_string(),
         }
     }
-}
-
-/// Patterns of the lines that the scenario's expectations and faults need.
-pub(super) fn requested_lines(scenario: &Scenario) -> Vec<Regex> {
-    let expected = scenario.expect().iter().filter_map(|expectation| match &expectation.fact {
-        Fact::Output(pattern) => Some(pattern.clone()),
-        _ => None,
-    });
-    let effective_if = scenario.method().iter().filter_map(|fault| fault.effective_if_output.clone());
-    expected.chain(effective_if).collect()
 }

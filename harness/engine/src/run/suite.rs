@@ -10,14 +10,14 @@ use scenarios::{
     Verdict,
 };
 
-use crate::file_error::chain;
+use crate::file_error::{chain, file_error};
 use crate::gpu;
 use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
 use crate::plan::{Trial, TrialPlan};
-use crate::run::RunError;
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
+use crate::run::error::RunError;
 use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
 
@@ -80,12 +80,8 @@ pub struct SuiteResult {
 /// If the threads cannot be started.
 pub fn run_suite(suite: &Suite<'_>, reporter: &Reporter) -> Result<SuiteResult, RunError> {
     let cache = BaselineCache::default();
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(suite.jobs).build().map_err(|error| RunError::File {
-            doing: "start threads for",
-            path: suite.sandboxes_dir.into(),
-            error: std::io::Error::other(error),
-        })?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(suite.jobs).build().map_err(std::io::Error::other);
+    let pool = pool.map_err(file_error::<RunError>("start threads for", suite.sandboxes_dir))?;
     let results = pool.install(|| {
         suite.scenarios.par_iter().map(|prepared| run_scenario(suite, prepared, &cache, reporter)).collect()
     });
@@ -111,8 +107,8 @@ fn run_scenario(
         None => match scenario_verdict(suite, prepared, cache, &reporter) {
             Ok(verdict) => (verdict, None),
             Err(error) => {
-                let reason = chain(&error);
-                (Verdict::Inconclusive { why: format!("the harness failed: {reason}") }, Some(reason))
+                let failure = chain(&error);
+                (Verdict::Inconclusive { why: format!("the harness failed: {failure}") }, Some(failure))
             }
         },
     };

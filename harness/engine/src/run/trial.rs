@@ -8,10 +8,11 @@ use scenarios::{Event, Scenario, TrialFacts};
 use crate::judge::{TrialEvents, trial_facts};
 use crate::observe::Reporter;
 use crate::plan::{InjectionPoint, PlannedFault, Trial};
-use crate::run::RunError;
 use crate::run::baseline::MeasuredBaseline;
 use crate::run::call_injector::InjectorHandle;
 use crate::run::crash_state_trials::RecordedRun;
+use crate::run::error::RunError;
+use crate::run::fault_schedule::FaultSchedule;
 use crate::run::probe::{self, ProbeTime};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
@@ -60,16 +61,13 @@ pub(super) fn run_trial(
     probe_all(&env, context.scenario, ProbeTime::BeforeResume, reporter)?;
     let trainer = env.trainer();
     let fault_context = env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes);
-    let mut run = TargetRun::new(fault_context, reporter, Some(context.scenario), &trial.faults);
-    let (target, root, kill_switch) =
-        (context.config.target, env.sandbox.root().into(), env.sandbox.kill_switch());
-    run.injector = InjectorHandle::for_trial(target, root, kill_switch, &trial.faults);
-    if let Some((recorded, state)) = state {
-        run.earlier_starts = recorded.emit_history(state, reporter);
-    }
-    run.run()?;
-    run.revert_all()?;
-    drop(run);
+    let faults = FaultSchedule::armed(&trial.faults, reporter);
+    let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
+    let injector = InjectorHandle::for_trial(context.config.target, root, kill_switch, &trial.faults);
+    let earlier_starts = state.map_or(0, |(recorded, state)| recorded.emit_history(state, reporter));
+    let mut run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);
+    run.run(earlier_starts)?;
+    run.finish()?;
     probe_all(&env, context.scenario, ProbeTime::AtEnd, reporter)?;
     env.emit_gpu_defects(reporter)?;
     env.sandbox.close()?;

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use scenarios::{Event, SubmittedFile, TargetFile, TargetGpu};
 use simgpu_plan::{Backend, SimulatedMachine};
 
+use crate::explore::copy_tree;
 use crate::faults::{FaultContext, FaultError, poison};
+use crate::file_error::file_error;
 use crate::gpu::{Shim, cuda_version_number};
 use crate::observe::Reporter;
 use crate::plan::Workload;
-use crate::run::RunError;
+use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
 use crate::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
 use crate::target::Trainer;
@@ -92,12 +94,8 @@ impl<'a> TrialEnv<'a> {
         visible_root: Option<&Path>,
     ) -> Result<TrialEnv<'a>, RunError> {
         let staging_dir = dir.join("staging");
-        let create_dir = |path: &Path| {
-            std::fs::create_dir_all(path).map_err(|error| RunError::File {
-                doing: "create",
-                path: path.into(),
-                error,
-            })
+        let create_dir = |path: &Path| -> Result<(), RunError> {
+            std::fs::create_dir_all(path).map_err(file_error("create", path))
         };
         let sandbox_dir = dir.join("sandbox");
         create_dir(&staging_dir)?;
@@ -186,11 +184,7 @@ impl<'a> TrialEnv<'a> {
         match submitted {
             SubmittedFile::File(name) => {
                 let from = self.config.scenario_dir.join(name);
-                std::fs::copy(&from, &file).map_err(|error| RunError::File {
-                    doing: "copy",
-                    path: from,
-                    error,
-                })?;
+                std::fs::copy(&from, &file).map_err(file_error::<RunError>("copy", &from))?;
             }
             SubmittedFile::Generated { kind, samples, length } => {
                 if let Some(launch) = self.trainer().generate(kind, *samples, *length, &file) {
@@ -274,7 +268,8 @@ fn to_i32(number: u32) -> i32 {
 pub fn prepared_root(
     dir: &Path,
     root: &Path,
-    (target, program): (&TargetFile, &Path),
+    target: &TargetFile,
+    program: &Path,
     workload: &Workload,
 ) -> Result<(), RunError> {
     let scenario_dir = Path::new(".");
@@ -288,8 +283,7 @@ pub fn prepared_root(
         poisoned_samples: &[],
     };
     let env = TrialEnv::unprepared(dir.into(), config, Some(root))?.into_prepared()?;
-    let failed = |error| RunError::File { doing: "copy to", path: root.into(), error };
-    crate::explore::copy_tree(env.sandbox.root(), root).map_err(failed)?;
+    copy_tree(env.sandbox.root(), root).map_err(file_error::<RunError>("copy to", root))?;
     Ok(env.sandbox.close()?)
 }
 
