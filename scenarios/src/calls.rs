@@ -55,6 +55,18 @@ impl CrashModel {
     /// The models that a scenario uses if it names none. Without `Lying`, which stands for broken hardware.
     pub const DEFAULTS: [CrashModel; 5] =
         [CrashModel::Process, CrashModel::Ext4, CrashModel::Xfs, CrashModel::Btrfs, CrashModel::Posix];
+
+    /// Its name in scenario files and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            CrashModel::Process => "process",
+            CrashModel::Ext4 => "ext4",
+            CrashModel::Xfs => "xfs",
+            CrashModel::Btrfs => "btrfs",
+            CrashModel::Posix => "posix",
+            CrashModel::Lying => "lying",
+        }
+    }
 }
 
 impl FileCallKind {

@@ -1,8 +1,9 @@
 //! The language of Trainwreck: scenario files, target files, records of runs, and verdicts.
 //!
 //! A scenario file is parsed and checked: `text -> Draft -> Scenario`. A `Scenario` is always valid. A
-//! `Record` of `Event`s describes what a run did, and a `Verdict` is the result of judging it. This crate
-//! starts no process, and reads no clock, no files and no environment variables.
+//! `Record` of `Event`s describes what a run did, and a `Verdict` is the result of judging it. An
+//! `Exploration` is the result of trying crash states. This crate starts no process, and reads no clock, no
+//! files and no environment variables.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +12,7 @@ mod check;
 mod check_target;
 mod draft;
 mod expect_draft;
+mod exploration;
 mod gpu;
 mod gpu_draft;
 mod leaf;
@@ -28,6 +30,9 @@ mod units;
 mod verdict;
 
 pub use calls::{CrashModel, Errno, FileCallKind};
+pub use exploration::{
+    Cause, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError, Fate, Finding, OperationLine,
+};
 pub use gpu::{
     CudaError, CudaVersion, ErrorReporting, GpuCallKind, GpuCallTrigger, GpuState, SimulatedGpu, TargetGpu,
     ThrottleReason, WrongValue,

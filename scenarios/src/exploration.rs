@@ -1,0 +1,355 @@
+//! The result of exploring the crash states of one command, as `explore --json` writes it. Knows nothing of
+//! how states are found, tried or shown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::calls::CrashModel;
+use crate::verdict::Outcome;
+
+/// The format that [`Exploration::to_json`] writes and [`Exploration::parse`] reads.
+pub const EXPLORATION_FORMAT: u32 = 2;
+
+/// What ended the target: a kill of its processes, or a power loss under some model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CrashCategory {
+    /// The target is killed, and the machine keeps running.
+    Process,
+    /// The machine loses power.
+    Power,
+}
+
+impl CrashCategory {
+    /// Both, in the order in which results are shown.
+    pub const ALL: [CrashCategory; 2] = [CrashCategory::Process, CrashCategory::Power];
+
+    /// The name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            CrashCategory::Process => "process",
+            CrashCategory::Power => "power",
+        }
+    }
+}
+
+/// The result of an exploration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Exploration {
+    /// [`EXPLORATION_FORMAT`].
+    pub version: u32,
+    /// Number of recorded operations of each kind, such as `rename` -> 4.
+    pub operations: BTreeMap<String, u64>,
+    /// Number of crash states that the file-system models allow, before equal trees are merged.
+    pub candidates: BTreeMap<CrashCategory, u64>,
+    /// Number of different file trees among the candidates.
+    pub distinct: BTreeMap<CrashCategory, u64>,
+    /// Number of crash points, candidates and states that a bound left out.
+    pub left_out: BTreeMap<CrashCategory, u64>,
+    /// Number of states with each outcome. A state that several models allow counts once, with its worst
+    /// outcome.
+    pub outcomes: BTreeMap<CrashCategory, BTreeMap<Outcome, u64>>,
+    /// One for each cause and outcome, the one with the most states first.
+    pub findings: Vec<Finding>,
+    /// Files and directories that were not synced before a save was acknowledged, or never; one line each.
+    pub never_synced: Vec<String>,
+    /// Paths outside the recorded directories that were opened for writing.
+    pub outside: Vec<PathBuf>,
+    /// Features, such as io_uring, that were refused so that the target uses ordinary calls.
+    pub refused_calls: Vec<String>,
+    /// Number of states that were tried. Several crashes can leave the same state.
+    pub tried: u64,
+    /// Number of recoveries that ran at the same time.
+    pub jobs: u64,
+    /// Time for trying all states, without shrinking.
+    pub seconds: f64,
+    /// Time of the recorded run.
+    pub recording_seconds: f64,
+    /// Number of states that were tried per second.
+    pub states_per_second: f64,
+    /// The first crash, if these are the states of a second one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// The explorations of second crashes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub second: Vec<Exploration>,
+}
+
+/// Crash states with one cause from which the target does not recover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Why the states fail.
+    pub cause: Cause,
+    /// What the target did with the states.
+    pub outcome: Outcome,
+    /// Where the states can occur. Sorted by name.
+    pub under: Vec<CrashModel>,
+    /// Number of distinct states.
+    pub states: u64,
+    /// The two operations between which the crash falls, or whose order was not kept.
+    pub between: [String; 2],
+    /// The shortest sequence of operations that shows the cause.
+    pub operations: Vec<OperationLine>,
+    /// Files that differ from the tree before the crash, one line each.
+    pub difference: Vec<String>,
+    /// The line of the recovery's output that explains the failure; it may be empty.
+    pub error: String,
+    /// What to change in the trainer.
+    pub advice: String,
+    /// The name of the smallest state that shows the cause. `--state` takes it.
+    pub state: String,
+    /// The command that tries this state alone.
+    pub repeat: String,
+}
+
+/// One operation that leads to a crash state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationLine {
+    /// The line as it is shown: the operation's number, the operation, and what happened to it.
+    pub text: String,
+    /// What happened to it.
+    pub fate: Fate,
+}
+
+/// What became of an operation in a crash state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It happened in full.
+    Happened,
+    /// It did not reach the disk.
+    Lost,
+    /// One of its two name changes did not reach the disk.
+    HalfLost,
+    /// Its length reached the disk, but its bytes did not.
+    Zeroes,
+    /// It reached the disk in part.
+    Torn,
+    /// The line stands for operations that the list leaves out.
+    Omitted,
+}
+
+impl Fate {
+    /// Whether the crash changed the operation.
+    pub fn is_damaged(self) -> bool {
+        matches!(self, Fate::Lost | Fate::HalfLost | Fate::Zeroes | Fate::Torn)
+    }
+}
+
+/// Why the states of a finding fail: a known pattern of a save that is not crash-safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A file is changed under its final name.
+    WrittenInPlace,
+    /// The old checkpoint is deleted before the new one is complete.
+    OldDeletedFirst,
+    /// A small file that names the newest checkpoint is changed before that checkpoint exists.
+    MarkerBeforeData,
+    /// A list of files is complete before the files are, so that an unfinished checkpoint is resumed from.
+    UnfinishedDirectoryTaken,
+    /// The files of one checkpoint are replaced one after the other, so that they can come from two saves.
+    MixedSaves,
+    /// A rename reached the disk, but the bytes of the renamed file did not.
+    NoFsyncBeforeRename,
+    /// A save was acknowledged before its bytes were synced.
+    AcknowledgedTooEarly,
+    /// The bytes of a file reached the disk, but its name did not.
+    DirectoryNotSynced,
+    /// A later change reached the disk before an earlier one that it depends on.
+    OrderNotEnforced,
+    /// None of the above.
+    Other,
+}
+
+impl Cause {
+    /// All causes.
+    pub const ALL: [Cause; 10] = [
+        Cause::WrittenInPlace,
+        Cause::OldDeletedFirst,
+        Cause::MarkerBeforeData,
+        Cause::UnfinishedDirectoryTaken,
+        Cause::MixedSaves,
+        Cause::NoFsyncBeforeRename,
+        Cause::AcknowledgedTooEarly,
+        Cause::DirectoryNotSynced,
+        Cause::OrderNotEnforced,
+        Cause::Other,
+    ];
+
+    /// The id in reports and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::WrittenInPlace => "written-in-place",
+            Cause::OldDeletedFirst => "old-deleted-first",
+            Cause::MarkerBeforeData => "marker-before-data",
+            Cause::UnfinishedDirectoryTaken => "unfinished-directory-taken",
+            Cause::MixedSaves => "mixed-saves",
+            Cause::NoFsyncBeforeRename => "no-fsync-before-rename",
+            Cause::AcknowledgedTooEarly => "acknowledged-too-early",
+            Cause::DirectoryNotSynced => "directory-not-synced",
+            Cause::OrderNotEnforced => "order-not-enforced",
+            Cause::Other => "other",
+        }
+    }
+
+    /// What to change in the trainer.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Cause::WrittenInPlace => {
+                "write a temporary file next to it, fsync it, rename it over the file, fsync the directory"
+            }
+            Cause::OldDeletedFirst => {
+                "delete the old checkpoint only after the new one is synced and has its final name"
+            }
+            Cause::MarkerBeforeData => {
+                "replace the marker last, by a temporary file and a rename, after what it names is synced"
+            }
+            Cause::UnfinishedDirectoryTaken => {
+                "write the manifest last, or write everything into a temporary directory and rename that"
+            }
+            Cause::MixedSaves => {
+                "write the files of one checkpoint into one directory and rename the directory"
+            }
+            Cause::NoFsyncBeforeRename => "fsync the file before renaming it",
+            Cause::AcknowledgedTooEarly => "fsync the file before announcing the save",
+            Cause::DirectoryNotSynced => {
+                "fsync the directory after creating, renaming or removing in it, before announcing the save"
+            }
+            Cause::OrderNotEnforced => {
+                "fsync the file and the directory of the earlier change before making the later one"
+            }
+            Cause::Other => "repeat this state with its command and look at the files",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a text is not an exploration that this version can read.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplorationError {
+    /// The text is not JSON, or a field is missing or of another type.
+    #[error("this is not the result of `trainwreck explore --json`; write it again")]
+    Json(#[source] serde_json::Error),
+    /// Another version of Trainwreck wrote it.
+    #[error(
+        "the exploration has format {found}, but this version reads format {EXPLORATION_FORMAT}; explore \
+         the command again"
+    )]
+    OtherFormat {
+        /// The format of the text.
+        found: u32,
+    },
+}
+
+/// The only field that every format has.
+#[derive(Deserialize)]
+struct FormatOnly {
+    version: u32,
+}
+
+impl Exploration {
+    /// Parses what [`to_json`](Exploration::to_json) returns.
+    ///
+    /// # Errors
+    /// The text is not JSON of this shape, or has another format.
+    pub fn parse(text: &str) -> Result<Exploration, ExplorationError> {
+        let FormatOnly { version: found } = serde_json::from_str(text).map_err(ExplorationError::Json)?;
+        if found != EXPLORATION_FORMAT {
+            return Err(ExplorationError::OtherFormat { found });
+        }
+        serde_json::from_str(text).map_err(ExplorationError::Json)
+    }
+
+    /// The exploration as indented JSON with a final newline.
+    pub fn to_json(&self) -> String {
+        // Cannot fail: map keys are strings, and JSON writes a number that is not finite as null.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    /// Whether no state of this exploration or of a second crash is a finding.
+    pub fn has_no_findings(&self) -> bool {
+        self.findings.is_empty() && self.second.iter().all(Exploration::has_no_findings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test stops at the first unexpected result")]
+
+    use super::*;
+
+    fn exploration() -> Exploration {
+        let finding = Finding {
+            cause: Cause::NoFsyncBeforeRename,
+            outcome: Outcome::Crashed,
+            under: vec![CrashModel::Btrfs, CrashModel::Ext4],
+            states: 3,
+            between: ["write(a)".into(), "rename(a, b)".into()],
+            operations: vec![OperationLine { text: "   1  write(a)  lost".into(), fate: Fate::HalfLost }],
+            difference: vec!["~ b: 0 bytes instead of 4".into()],
+            error: String::new(),
+            advice: Cause::NoFsyncBeforeRename.advice().into(),
+            state: "2-1".into(),
+            repeat: "trainwreck explore --state 2-1".into(),
+        };
+        Exploration {
+            version: EXPLORATION_FORMAT,
+            operations: [("write".to_owned(), 1)].into(),
+            candidates: [(CrashCategory::Power, 9)].into(),
+            distinct: [(CrashCategory::Power, 4)].into(),
+            left_out: BTreeMap::new(),
+            outcomes: [(CrashCategory::Power, [(Outcome::Crashed, 3), (Outcome::Recovered, 1)].into())]
+                .into(),
+            findings: vec![finding],
+            never_synced: Vec::new(),
+            outside: vec!["/tmp/x".into()],
+            refused_calls: Vec::new(),
+            tried: 4,
+            jobs: 2,
+            seconds: 0.5,
+            recording_seconds: 0.25,
+            states_per_second: 8.0,
+            after: None,
+            second: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_written_exploration_is_read_back_unchanged() {
+        let second = Exploration { after: Some("killed".into()), ..exploration() };
+        let written = Exploration { second: vec![second], ..exploration() };
+        assert_eq!(Exploration::parse(&written.to_json()).unwrap(), written);
+        assert!(written.to_json().contains(r#""fate": "half-lost""#));
+    }
+
+    #[test]
+    fn another_format_and_another_shape_are_told_apart() {
+        let old = exploration().to_json().replace(r#""version": 2"#, r#""version": 1"#);
+        assert!(matches!(Exploration::parse(&old), Err(ExplorationError::OtherFormat { found: 1 })));
+        assert!(matches!(Exploration::parse("{}"), Err(ExplorationError::Json(_))));
+        let incomplete = exploration().to_json().replace(r#""tried""#, r#""tired""#);
+        assert!(matches!(Exploration::parse(&incomplete), Err(ExplorationError::Json(_))));
+    }
+
+    #[test]
+    fn the_id_of_a_cause_is_its_name_in_json() {
+        for cause in Cause::ALL {
+            assert_eq!(serde_json::to_string(&cause).unwrap(), format!("\"{cause}\""));
+        }
+        for model in CrashModel::DEFAULTS.into_iter().chain([CrashModel::Lying]) {
+            assert_eq!(serde_json::to_string(&model).unwrap(), format!("\"{}\"", model.name()));
+        }
+        for category in CrashCategory::ALL {
+            assert_eq!(serde_json::to_string(&category).unwrap(), format!("\"{}\"", category.name()));
+        }
+    }
+}
