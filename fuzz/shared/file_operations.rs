@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use arbitrary::{Arbitrary, Unstructured};
 use engine::explore::{
     ByteSource, ContentPiece, CrashCandidate, ExploreScope, FileNode, FileTree, FsModel, NameChange, NodeId,
-    Op, OpEffect, Recording, RecordingGaps, TreeEntry, enumerate,
+    Op, OpEffect, OpKind, Recording, RecordingGaps, TreeEntry, enumerate,
 };
 
 /// One operation. Names are small numbers, so that operations often act on the same file.
@@ -68,17 +68,18 @@ impl Builder {
         Builder { recording, fs: SimpleFs::default(), payload_len: 0 }
     }
 
-    fn push(&mut self, effect: OpEffect, text: &str) {
-        self.recording.ops.push(Op { effect, text: format!("{text}({})", self.recording.ops.len()) });
+    fn push(&mut self, kind: OpKind, effect: OpEffect) {
+        let text = format!("{}({})", kind.name(), self.recording.ops.len());
+        self.recording.ops.push(Op { kind, effect, text });
     }
 
-    fn set_names(&mut self, changes: &[(u8, Option<NodeId>)], text: &str) {
+    fn set_names(&mut self, kind: OpKind, changes: &[(u8, Option<NodeId>)]) {
         let change = |(name, node): &(u8, Option<NodeId>)| NameChange {
             dir: 0,
             name: format!("n{name}").into(),
             node: *node,
         };
-        self.push(OpEffect::NameChanges(changes.iter().map(change).collect()), text);
+        self.push(kind, OpEffect::NameChanges(changes.iter().map(change).collect()));
     }
 
     /// The file with this name, and its node. The directory is node 0, so file `i` is node `i + 1`.
@@ -93,7 +94,7 @@ impl Builder {
                 self.fs.files.push(Vec::new());
                 self.recording.nodes.push(FileNode::File { mode: 0o644, initial_len_bytes: 0 });
                 let node = self.fs.files.len() as NodeId;
-                self.set_names(&[(name % NAMES, Some(node))], "create");
+                self.set_names(OpKind::Create, &[(name % NAMES, Some(node))]);
             }
             Step::Write { name, offset, len } if len > 0 => {
                 let Some((file, node)) = self.file(name) else { return };
@@ -106,12 +107,12 @@ impl Builder {
                 }
                 self.payload_len += u64::from(len);
                 let (offset, len_bytes) = (offset.into(), len.into());
-                self.push(OpEffect::Write { node, offset, len_bytes, payload_offset }, "write");
+                self.push(OpKind::Write, OpEffect::Write { node, offset, len_bytes, payload_offset });
             }
             Step::Truncate { name, size } => {
                 let Some((file, node)) = self.file(name) else { return };
                 self.fs.files[file].resize(size.into(), None);
-                self.push(OpEffect::Resize { node, size_bytes: size.into() }, "truncate");
+                self.push(OpKind::Truncate, OpEffect::Resize { node, size_bytes: size.into() });
             }
             Step::Zero { name, offset, len } if len > 0 => {
                 let Some((file, node)) = self.file(name) else { return };
@@ -119,33 +120,37 @@ impl Builder {
                 let bytes = &mut self.fs.files[file];
                 bytes.resize(bytes.len().max(end), None);
                 bytes[from..end].fill(None);
-                self.push(OpEffect::Zero { node, offset: offset.into(), len_bytes: len.into() }, "punch");
+                self.push(
+                    OpKind::Punch,
+                    OpEffect::Zero { node, offset: offset.into(), len_bytes: len.into() },
+                );
             }
             Step::Rename { from, to } if from % NAMES != to % NAMES => {
                 let Some((file, node)) = self.file(from) else { return };
                 self.fs.names.remove(&(from % NAMES));
                 self.fs.names.insert(to % NAMES, file);
-                self.set_names(&[(to % NAMES, Some(node)), (from % NAMES, None)], "rename");
+                self.set_names(OpKind::Rename, &[(to % NAMES, Some(node)), (from % NAMES, None)]);
             }
             Step::Link { from, to } if self.file(to).is_none() => {
                 let Some((file, node)) = self.file(from) else { return };
                 self.fs.names.insert(to % NAMES, file);
-                self.set_names(&[(to % NAMES, Some(node))], "link");
+                self.set_names(OpKind::Link, &[(to % NAMES, Some(node))]);
             }
             Step::Unlink { name } if self.file(name).is_some() => {
                 self.fs.names.remove(&(name % NAMES));
-                self.set_names(&[(name % NAMES, None)], "unlink");
+                self.set_names(OpKind::Unlink, &[(name % NAMES, None)]);
             }
             Step::Sync { name, data_only } => {
                 let Some((_, node)) = self.file(name) else { return };
-                self.push(OpEffect::Sync { node, data_only }, if data_only { "fdatasync" } else { "fsync" });
+                let kind = if data_only { OpKind::Fdatasync } else { OpKind::Fsync };
+                self.push(kind, OpEffect::Sync { node, data_only });
             }
-            Step::SyncDirectory => self.push(OpEffect::Sync { node: 0, data_only: false }, "fsync"),
-            Step::SyncAll => self.push(OpEffect::SyncAll, "sync"),
+            Step::SyncDirectory => self.push(OpKind::Fsync, OpEffect::Sync { node: 0, data_only: false }),
+            Step::SyncAll => self.push(OpKind::Sync, OpEffect::SyncAll),
             Step::Saved { step } => {
                 let line = format!("saved step {step}");
                 let effect = OpEffect::Output { line, saved_step: Some(step.into()), on_stdio: true };
-                self.push(effect, "output");
+                self.push(OpKind::Output, effect);
             }
             _ => {}
         }

@@ -124,8 +124,8 @@ fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
         ExploreError::NotPython => CommandExit::InvalidInput,
         ExploreError::NothingRecorded | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
         ExploreError::Sandbox(_)
-        | ExploreError::File { .. }
-        | ExploreError::System(..)
+        | ExploreError::File(_)
+        | ExploreError::System { .. }
         | ExploreError::WorkerClosed => CommandExit::HarnessFailed,
     }
 }

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
+use scenarios::Exploration;
 
 use crate::args::{CrashArg, ExploreArgs, FsModelArg};
 use crate::exit::CommandExit;
 use crate::explore_display::ExploreDisplay;
 use crate::{exploration_output, explore_target, print, report_files};
 use engine::explore::{
-    CrashCandidate, ExploreConfig, ExploreError, ExploreScope, FsModel, OutputOracle, explore,
-    explore_second_crashes,
+    CrashCandidate, EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, ExploreScope,
+    FsModel, JudgeSpec, RecordSpec, ReplaySpec, ReportSpec, SecondCrash, explore, explore_second_crashes,
 };
+use engine::file_error::chain;
 use engine::sandbox::{self, LaunchSpec, RunDir};
 
 /// Explores the crash states of the given command or target.
@@ -58,7 +60,8 @@ pub(crate) struct PreparedExploration {
     pub(crate) watched_dirs: Vec<PathBuf>,
     /// The watched directories that did not exist and were created for this run.
     pub(crate) created_dirs: Vec<PathBuf>,
-    pub(crate) oracle: OutputOracle,
+    pub(crate) saved_pattern: Option<Regex>,
+    pub(crate) judge: JudgeSpec,
     pub(crate) scope: ExploreScope,
     pub(crate) only_state: Option<CrashCandidate>,
     pub(crate) command: LaunchSpec,
@@ -70,8 +73,8 @@ pub(crate) struct PreparedExploration {
 impl PreparedExploration {
     /// Reads the options. The error is a message for the user.
     fn from_args(args: &ExploreArgs) -> Result<PreparedExploration, String> {
-        let oracle = OutputOracle {
-            saved: parse_pattern("--saved", args.saved.as_deref(), Some("step"))?,
+        let saved_pattern = parse_pattern("--saved", args.saved.as_deref(), Some("step"))?;
+        let judge = JudgeSpec {
             resumed: parse_pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
             step: parse_pattern("--step", args.step.as_deref(), Some("step"))?,
             consumed: parse_consumed(args.consumed.as_deref())?,
@@ -89,7 +92,8 @@ impl PreparedExploration {
         Ok(PreparedExploration {
             watched_dirs,
             created_dirs,
-            oracle,
+            saved_pattern,
+            judge,
             scope,
             only_state,
             command,
@@ -191,82 +195,42 @@ fn run_prepared(
     prepared: PreparedExploration,
     run_dir: RunDir,
 ) -> Result<CommandExit, String> {
-    let PreparedExploration {
-        watched_dirs,
-        created_dirs,
-        oracle,
-        scope,
-        only_state,
-        command,
-        resume,
-        check,
-        timeout,
-    } = prepared;
-    let began = jiff::Timestamp::now();
-    let config = ExploreConfig {
-        watched_dirs,
-        after_crash: None,
-        command,
-        resume,
-        check,
-        oracle,
-        scope,
-        timeout,
-        jobs: args.jobs.map_or_else(core_count, usize::from),
-        work_dir: run_dir.path().to_path_buf(),
-        warm_modules: args.warm.clone(),
-        only_state,
-        began_unix_s: began.as_second(),
-        cancelled: || false,
-    };
+    let created_dirs = prepared.created_dirs.clone();
+    let config = explore_config(args, prepared, run_dir.path());
     let display = ExploreDisplay::new();
-    let explored = explore(&config, &|progress| display.on_progress(&progress)).and_then(|first| {
-        let second_crashes = match args.depth {
-            2 if config.only_state.is_none() => {
-                explore_second_crashes(&config, &first, &|progress| display.on_progress(&progress))?
-            }
-            _ => Vec::new(),
-        };
-        Ok((first, second_crashes))
-    });
+    let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
     drop(display);
     // The trainer saved in copies, so a created directory is still empty. If it is not, it stays.
     created_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
     let cleaned_up = run_dir.close();
     let exit = match explored {
-        Ok((first, second_crashes)) => {
-            let repeat = repeat_command();
-            exploration_output::print_exploration(&first, &config, &repeat);
-            if args.depth == 2 && config.only_state.is_none() {
-                exploration_output::print_second_crashes(&first, &second_crashes);
+        Ok(explored) => {
+            let exploration = explored.exploration();
+            let selected = config.enumerate.only_state.is_some();
+            exploration_output::print_exploration(&explored.first, &exploration, selected);
+            if args.depth == 2 && !selected {
+                exploration_output::print_second_crashes(&exploration);
             }
-            let json = exploration_output::exploration_json(&first, &second_crashes, &config, &repeat);
             if let Some(file) = &args.json {
-                std::fs::write(file, &json)
+                std::fs::write(file, exploration.to_json())
                     .map_err(|error| format!("could not write `{}`: {error}", file.display()))?;
             }
             if let Some(out) = &args.out {
                 let out_dir = report_files::create_out_dir(Some(out), "explore")
                     .map_err(|error| print::error_chain(&error))?;
-                exploration_output::write_report_files(&json, &out_dir)?;
+                exploration_output::write_report_files(&exploration, &out_dir)?;
             }
-            let second = second_crashes.iter().map(|(_, explored)| explored);
-            let mut all = [&first].into_iter().chain(second);
-            if all.all(|explored| explored.findings.is_empty()) {
-                CommandExit::Success
-            } else {
-                CommandExit::Violation
-            }
+            if exploration.has_no_findings() { CommandExit::Success } else { CommandExit::Violation }
         }
         Err(error @ (ExploreError::BaselineFailed(_) | ExploreError::NothingRecorded)) => {
-            print::error(&error);
+            print::error(&chain(&error));
             CommandExit::Inconclusive
         }
         Err(error @ ExploreError::NotPython) => {
             print::error(&error);
             CommandExit::InvalidInput
         }
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(chain(&error)),
     };
     match cleaned_up {
         Ok(()) => Ok(exit),
@@ -274,6 +238,64 @@ fn run_prepared(
             print::error(&error);
             Ok(CommandExit::CleanUpFailed)
         }
+    }
+}
+
+/// The explorations that one command asks for.
+struct ExploredCommand {
+    first: ExploreResult,
+    second_crashes: Vec<SecondCrash>,
+}
+
+impl ExploredCommand {
+    fn exploration(&self) -> Exploration {
+        let second = self
+            .second_crashes
+            .iter()
+            .map(|second| Exploration { after: Some(second.after.clone()), ..second.result.exploration() });
+        Exploration { second: second.collect(), ..self.first.exploration() }
+    }
+}
+
+fn explore_to_depth(
+    args: &ExploreArgs,
+    config: &ExploreConfig,
+    report: &(dyn Fn(ExploreProgress) + Sync),
+) -> Result<ExploredCommand, ExploreError> {
+    let first = explore(config, report)?;
+    let second_crashes = match args.depth {
+        2 if config.enumerate.only_state.is_none() => explore_second_crashes(config, &first, report)?,
+        _ => Vec::new(),
+    };
+    Ok(ExploredCommand { first, second_crashes })
+}
+
+/// What each stage of the exploration needs.
+fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, work_dir: &Path) -> ExploreConfig {
+    let never = || false;
+    ExploreConfig {
+        record: RecordSpec {
+            watched_dirs: prepared.watched_dirs.clone(),
+            command: prepared.command,
+            saved_pattern: prepared.saved_pattern,
+            first_crash: None,
+            work_dir: work_dir.into(),
+            cancelled: never,
+        },
+        enumerate: EnumerateSpec { scope: prepared.scope, only_state: prepared.only_state },
+        replay: ReplaySpec {
+            watched_dirs: prepared.watched_dirs,
+            resume: prepared.resume,
+            check: prepared.check,
+            timeout: prepared.timeout,
+            jobs: args.jobs.map_or_else(core_count, usize::from),
+            warm_modules: args.warm.clone(),
+            work_dir: work_dir.into(),
+            began_unix_s: jiff::Timestamp::now().as_second(),
+            cancelled: never,
+        },
+        judge: prepared.judge,
+        report: ReportSpec { repeat_command: repeat_command() },
     }
 }
 

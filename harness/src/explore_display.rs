@@ -2,12 +2,13 @@
 //! lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::print;
-use engine::explore::ExploreProgress;
+use engine::explore::{ExploreProgress, ReplayProgress};
 use engine::locks::LockExt;
 
 /// Minimum time between two changes of the bar.
@@ -16,14 +17,27 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(60);
 /// Prints the progress of one exploration. Dropping it removes the bar.
 pub(crate) struct ExploreDisplay {
     bar: Option<ProgressBar>,
-    /// When the first state was tried, and when the bar was last changed.
-    started_and_redrawn: std::sync::Mutex<(Instant, Instant)>,
+    times: Mutex<DisplayTimes>,
+}
+
+/// The times that the bar depends on.
+struct DisplayTimes {
+    /// When the first state was tried.
+    started: Instant,
+    /// When the bar was last changed.
+    redrawn: Instant,
+}
+
+impl DisplayTimes {
+    fn now() -> DisplayTimes {
+        DisplayTimes { started: Instant::now(), redrawn: Instant::now() }
+    }
 }
 
 impl ExploreDisplay {
     pub(crate) fn new() -> ExploreDisplay {
         let bar = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
-        ExploreDisplay { bar, started_and_redrawn: std::sync::Mutex::new((Instant::now(), Instant::now())) }
+        ExploreDisplay { bar, times: Mutex::new(DisplayTimes::now()) }
     }
 
     pub(crate) fn on_progress(&self, progress: &ExploreProgress) {
@@ -41,23 +55,22 @@ impl ExploreDisplay {
                     {
                         bar.set_style(style);
                     }
-                    let mut times = self.started_and_redrawn.locked();
-                    *times = (Instant::now(), Instant::now());
+                    *self.times.locked() = DisplayTimes::now();
                 }
             }
-            ExploreProgress::Tried { done, failing } => self.on_tried(*done, *failing),
+            ExploreProgress::Tried(progress) => self.on_tried(*progress),
             ExploreProgress::Shrinking => self.show_message("shrinking the failing states"),
         }
     }
 
-    fn on_tried(&self, done: usize, failing: usize) {
+    fn on_tried(&self, ReplayProgress { done, failing }: ReplayProgress) {
         let Some(bar) = &self.bar else { return };
-        let mut times = self.started_and_redrawn.locked();
-        if times.1.elapsed() < REDRAW_INTERVAL {
+        let mut times = self.times.locked();
+        if times.redrawn.elapsed() < REDRAW_INTERVAL {
             return;
         }
-        times.1 = Instant::now();
-        let states_per_second = done as f64 / times.0.elapsed().as_secs_f64().max(1e-3);
+        times.redrawn = Instant::now();
+        let states_per_second = done as f64 / times.started.elapsed().as_secs_f64().max(1e-3);
         bar.set_position(done as u64);
         bar.set_message(format!("{states_per_second:.0} states/s  {failing} failing"));
     }

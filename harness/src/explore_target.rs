@@ -9,7 +9,7 @@ use scenarios::{SubmittedFile, TargetFile};
 use crate::args::ExploreArgs;
 use crate::explore::{PreparedExploration, parse_state, scope};
 use crate::scenario_library;
-use engine::explore::OutputOracle;
+use engine::explore::JudgeSpec;
 use engine::file_error::chain;
 use engine::plan::Workload;
 use engine::run::prepared_root;
@@ -47,8 +47,8 @@ pub(crate) fn prepare_target(
     let trainer =
         Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
     let announces = file.announces();
-    let oracle = OutputOracle {
-        saved: announces.saved().cloned(),
+    let saved_pattern = announces.saved().cloned();
+    let judge = JudgeSpec {
         resumed: announces.resumed().cloned(),
         step: Some(announces.step().clone()),
         consumed: None,
@@ -58,7 +58,8 @@ pub(crate) fn prepare_target(
     Ok(PreparedExploration {
         watched_dirs: vec![root.clone()],
         created_dirs: Vec::new(),
-        oracle,
+        saved_pattern,
+        judge,
         scope: scope(args),
         only_state: parse_state(args)?,
         command: trainer.start(),

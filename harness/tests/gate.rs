@@ -14,7 +14,9 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use engine::explore::{ContentReader, CrashCandidate, OpRecorder, RecorderConfig, Recording, TreeEntry};
+use engine::explore::{
+    ContentReader, CrashCandidate, OpRecorder, RecorderConfig, Recording, TreeEntry, WatchedRoot,
+};
 use engine::gate::{
     CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall,
     RuleMatch, Swap,
@@ -110,15 +112,16 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
     let setup = WatchedSandbox::new();
     let payload_log = setup.dir.path().join("payload");
     let host_dir = setup.sandbox.host_path(&setup.watched);
+    let root = WatchedRoot { seen_by_target: setup.watched.clone(), seen_by_harness: host_dir.clone() };
     let config = RecorderConfig {
-        roots: &[(setup.watched.clone(), host_dir.clone())],
+        roots: &[root],
+        originals: std::slice::from_ref(&setup.watched),
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
         internal_pattern: None,
     };
-    let recorder =
-        Arc::new(Mutex::new(OpRecorder::new(config, std::slice::from_ref(&setup.watched)).unwrap()));
+    let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
     let (exit, output) =
         setup.run(argv, &FilterOptions { extra_kinds: Vec::new(), stdio_writes: true }, &recorder);
     assert_eq!(exit, ProcessExit::Exited(0), "{output}");

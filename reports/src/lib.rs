@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod clean;
-mod exploration;
 mod html;
 mod junit;
 mod markdown;
@@ -15,9 +14,8 @@ mod view;
 
 use std::io::Write;
 
-use scenarios::Record;
+use scenarios::{Exploration, Record};
 
-pub use exploration::{Exploration, Finding};
 pub use summary::{StatusCount, Summary, summary};
 
 /// Why a report could not be written.

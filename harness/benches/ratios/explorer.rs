@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use engine::explore::{ExploreConfig, ExploreResult, ExploreScope, FsModel, OutputOracle, explore};
+use engine::explore::{
+    EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, RecordSpec, ReplaySpec,
+    ReportSpec, explore,
+};
 use engine::sandbox::{LaunchSpec, Sandbox, SandboxSpec};
 
 use crate::{RatioLimit, Row, median};
@@ -38,26 +41,35 @@ fn explore_config(
     let work_dir = dir.join("work");
     let _ = std::fs::remove_dir_all(&work_dir);
     std::fs::create_dir_all(&work_dir).unwrap();
+    let scope = ExploreScope {
+        process_crashes: true,
+        models: FsModel::ALL.to_vec(),
+        max_states: 2000,
+        crash_points: None,
+    };
     ExploreConfig {
-        watched_dirs: vec![watched_dir],
-        after_crash: None,
-        command,
-        resume,
-        check: None,
-        oracle: OutputOracle::default(),
-        scope: ExploreScope {
-            process_crashes: true,
-            models: FsModel::ALL.to_vec(),
-            max_states: 2000,
-            crash_points: None,
+        record: RecordSpec {
+            watched_dirs: vec![watched_dir.clone()],
+            command,
+            saved_pattern: None,
+            first_crash: None,
+            work_dir: work_dir.clone(),
+            cancelled: || false,
         },
-        timeout: Duration::from_secs(20),
-        jobs: JOBS,
-        work_dir,
-        warm_modules: Vec::new(),
-        only_state: None,
-        began_unix_s: 1_700_000_000,
-        cancelled: || false,
+        enumerate: EnumerateSpec { scope, only_state: None },
+        replay: ReplaySpec {
+            watched_dirs: vec![watched_dir],
+            resume,
+            check: None,
+            timeout: Duration::from_secs(20),
+            jobs: JOBS,
+            warm_modules: Vec::new(),
+            work_dir,
+            began_unix_s: 1_700_000_000,
+            cancelled: || false,
+        },
+        judge: JudgeSpec::default(),
+        report: ReportSpec::default(),
     }
 }
 
@@ -210,7 +222,7 @@ pub(crate) fn warm_start() -> Vec<Row> {
     let resume = launch(&[&python, script.to_str().unwrap(), watched_dir.to_str().unwrap()]);
     let rate = |warm: Vec<String>, max_states: usize| {
         let mut config = explore_config(dir.path(), watched_dir.clone(), saves.clone(), resume.clone());
-        (config.warm_modules, config.scope.max_states) = (warm, max_states);
+        (config.replay.warm_modules, config.enumerate.scope.max_states) = (warm, max_states);
         run_explorer(&config).states_per_second()
     };
     // Enough states that the one import per job takes little of the time, as in a real exploration.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use engine::explore::{OpRecorder, RecorderConfig};
+use engine::explore::{OpRecorder, RecorderConfig, WatchedRoot};
 use engine::gate::{
     CallDecision, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall, WatchedMounts,
     build_filter, mount_id, serve_notifications,
@@ -136,14 +136,19 @@ fn measure_save(gate: GateMode, synced: &str) -> f64 {
         GateMode::Injecting => sandbox.run(&argv, &filter, &CallCounter::new(&sandbox.watched)),
         GateMode::Recording => {
             let payload_log = sandbox.dir.path().join("payloads");
+            let root = WatchedRoot {
+                seen_by_target: sandbox.watched.clone(),
+                seen_by_harness: sandbox.sandbox.host_path(&sandbox.watched),
+            };
             let config = RecorderConfig {
-                roots: &[(sandbox.watched.clone(), sandbox.sandbox.host_path(&sandbox.watched))],
+                roots: &[root],
+                originals: std::slice::from_ref(&sandbox.watched),
                 payload_log: &payload_log,
                 output_pipes: Vec::new(),
                 saved_pattern: None,
                 internal_pattern: None,
             };
-            let recorder = OpRecorder::new(config, std::slice::from_ref(&sandbox.watched)).unwrap();
+            let recorder = OpRecorder::new(config).unwrap();
             let recorder = Arc::new(Mutex::new(recorder));
             let result = sandbox.run(&argv, &filter, &recorder);
             recorder.lock().unwrap().finish().unwrap();

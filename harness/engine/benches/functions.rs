@@ -6,16 +6,25 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::explore::{
-    CrashCandidate, ExploreScope, FileNode, FsModel, NameChange, NodeId, Op, OpEffect, Recording,
-    RecordingGaps, enumerate, materialize,
+    CrashCandidate, ExploreScope, FileNode, FsModel, MaterializePlace, NameChange, NodeId, Op, OpEffect,
+    OpKind, Recording, RecordingGaps, enumerate, materialize,
 };
 
 /// Bytes of one write of a checkpoint file.
 const WRITE_BYTES: u64 = 32 * 1024;
+
+/// The files of a checkpoint.
+const FILES: [&str; 3] = ["adapter", "optimizer", "manifest"];
+
+/// A checkpoint directory under its final name.
+struct Checkpoint {
+    name: String,
+    node: NodeId,
+}
 
 /// A synthetic recording: each save writes a temporary directory with three files of two writes, syncs,
 /// renames it, and removes the checkpoint before it. 22 operations a save.
@@ -49,46 +58,48 @@ impl SaveRecording {
         self.recording.nodes.len() as NodeId - 1
     }
 
-    fn push(&mut self, effect: OpEffect, text: String) {
-        self.recording.ops.push(Op { effect, text });
+    fn push(&mut self, kind: OpKind, effect: OpEffect, operands: &str) {
+        let text = format!("{}({operands})", kind.name());
+        self.recording.ops.push(Op { kind, effect, text });
     }
 
-    fn set_name(&mut self, dir: NodeId, name: &str, node: Option<NodeId>, text: String) {
-        let change = NameChange { dir, name: name.into(), node };
-        self.push(OpEffect::NameChanges(vec![change]), text);
+    fn set_name(&mut self, kind: OpKind, change: NameChange, path: &str) {
+        self.push(kind, OpEffect::NameChanges(vec![change]), path);
     }
 
-    fn save(&mut self, save: u32, previous: Option<(String, NodeId)>) -> (String, NodeId) {
+    fn save(&mut self, save: u32, previous: Option<Checkpoint>) -> Checkpoint {
         let (temporary, name) = (format!(".tmp-{save}"), format!("step-{save}"));
-        let dir = self.add_node(FileNode::Directory { mode: 0o755 });
-        self.set_name(0, &temporary, Some(dir), format!("mkdir({temporary})"));
-        for file in ["adapter", "optimizer", "manifest"] {
-            let node = self.add_node(FileNode::File { mode: 0o644, initial_len_bytes: 0 });
-            self.set_name(dir, file, Some(node), format!("create({temporary}/{file})"));
-            for part in 0..2 {
-                let offset = part * WRITE_BYTES;
-                let effect = OpEffect::Write { node, offset, len_bytes: WRITE_BYTES, payload_offset: offset };
-                self.push(effect, format!("write({temporary}/{file}, {WRITE_BYTES} bytes at {offset})"));
-            }
-            self.push(OpEffect::Sync { node, data_only: false }, format!("fsync({temporary}/{file})"));
+        let node = self.add_node(FileNode::Directory { mode: 0o755 });
+        let new_name = |dir, name: &str, node| NameChange { dir, name: name.into(), node };
+        self.set_name(OpKind::Mkdir, new_name(0, &temporary, Some(node)), &temporary);
+        for file in FILES {
+            self.write_file(node, file, &format!("{temporary}/{file}"));
         }
-        self.push(OpEffect::Sync { node: dir, data_only: false }, format!("fsync({temporary})"));
-        let moved = [
-            NameChange { dir: 0, name: name.clone().into(), node: Some(dir) },
-            NameChange { dir: 0, name: temporary.clone().into(), node: None },
-        ];
-        self.push(OpEffect::NameChanges(moved.into()), format!("rename({temporary}, {name})"));
-        self.push(OpEffect::Sync { node: 0, data_only: false }, "fsync(.)".into());
+        self.push(OpKind::Fsync, OpEffect::Sync { node, data_only: false }, &temporary);
+        let moved = vec![new_name(0, &name, Some(node)), new_name(0, &temporary, None)];
+        self.push(OpKind::Rename, OpEffect::NameChanges(moved), &format!("{temporary}, {name}"));
+        self.push(OpKind::Fsync, OpEffect::Sync { node: 0, data_only: false }, ".");
         let line = format!("saved step {save}");
         let effect = OpEffect::Output { line: line.clone(), saved_step: Some(save.into()), on_stdio: true };
-        self.push(effect, format!("output({line})"));
-        if let Some((old, node)) = previous {
-            for file in ["adapter", "optimizer", "manifest"] {
-                self.set_name(node, file, None, format!("unlink({old}/{file})"));
+        self.push(OpKind::Output, effect, &line);
+        if let Some(old) = previous {
+            for file in FILES {
+                let change = new_name(old.node, file, None);
+                self.set_name(OpKind::Unlink, change, &format!("{}/{file}", old.name));
             }
-            self.set_name(0, &old, None, format!("rmdir({old})"));
+            self.set_name(OpKind::Rmdir, new_name(0, &old.name, None), &old.name);
         }
-        (name, dir)
+        Checkpoint { name, node }
+    }
+
+    fn write_file(&mut self, dir: NodeId, name: &str, path: &str) {
+        let node = self.add_node(FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+        self.set_name(OpKind::Create, NameChange { dir, name: name.into(), node: Some(node) }, path);
+        for offset in [0, WRITE_BYTES] {
+            let effect = OpEffect::Write { node, offset, len_bytes: WRITE_BYTES, payload_offset: offset };
+            self.push(OpKind::Write, effect, &format!("{path}, {WRITE_BYTES} bytes at {offset}"));
+        }
+        self.push(OpKind::Fsync, OpEffect::Sync { node, data_only: false }, path);
     }
 }
 
@@ -126,8 +137,12 @@ fn materializing(criterion: &mut Criterion) {
             base
         };
         let run = |base: tempfile::TempDir| {
-            let path: &Path = base.path();
-            materialize(&recording, &candidate, (path, vec!["0".into()]), 1_700_000_000).unwrap();
+            let place = MaterializePlace {
+                base: base.path().into(),
+                dir_names: vec!["0".into()],
+                began_unix_s: 1_700_000_000,
+            };
+            materialize(&recording, &candidate, place).unwrap();
             base
         };
         bencher.iter_batched(empty, run, BatchSize::PerIteration);

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 
 use engine::explore::{
     ContentReader, CrashCandidate, ExploreScope, FileTree, FsModel, OpRecorder, RecorderConfig, Recording,
-    TreeEntry, enumerate,
+    TreeEntry, WatchedRoot, enumerate,
 };
 use engine::gate::{CallDecision, CallEffect, CallHandler, FileId, FilterOptions, InterceptedCall};
 use libtest_mimic::Failed;
@@ -134,13 +134,14 @@ fn record_and_crash(
     let setup = WatchedSandbox::of(real.clone());
     let payload_log = setup.dir.path().join("payload-log");
     let config = RecorderConfig {
-        roots: &[(setup.watched.clone(), real)],
+        roots: &[WatchedRoot { seen_by_target: setup.watched.clone(), seen_by_harness: real }],
+        originals: std::slice::from_ref(&setup.watched),
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
         internal_pattern: None,
     };
-    let recorder = OpRecorder::new(config, std::slice::from_ref(&setup.watched)).unwrap();
+    let recorder = OpRecorder::new(config).unwrap();
     let shutdown_recorder = ShutdownRecorder {
         recorder,
         shutdown_after_ops,

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
+use scenarios::{CrashCategory, CrashModel, Exploration, Finding, OperationLine, Outcome};
 
 use super::document;
 use crate::clean::clean;
-use crate::exploration::{Exploration, Finding};
 
-/// Kinds of crash in the order in which they are shown, with their headings.
-const CRASH_KINDS: [(&str, &str); 2] = [("process", "Process killed"), ("power", "Power lost")];
 /// Largest number of lines of a list that are shown. The rest are counted.
 const MAX_LINES: usize = 40;
 
@@ -54,37 +52,44 @@ fn headline(exploration: &Exploration) -> String {
     }
 }
 
+fn heading(category: CrashCategory) -> &'static str {
+    match category {
+        CrashCategory::Process => "Process killed",
+        CrashCategory::Power => "Power lost",
+    }
+}
+
 /// The CSS class of an outcome.
-fn tone(outcome: &str) -> &'static str {
+fn tone(outcome: Outcome) -> &'static str {
     match outcome {
-        "recovered" => "good",
-        "refused" => "none",
-        "lost-work" | "restarted" => "unsure",
-        _ => "bad",
+        Outcome::Recovered => "good",
+        Outcome::Refused => "none",
+        Outcome::LostWork | Outcome::Restarted => "unsure",
+        Outcome::Crashed | Outcome::Hung | Outcome::Corrupt => "bad",
     }
 }
 
 fn state_counts(exploration: &Exploration) -> Markup {
     html! {
-        @for (crash, heading) in CRASH_KINDS {
-            @if let Some(outcomes) = exploration.outcomes.get(crash).filter(|outcomes| !outcomes.is_empty()) {
-                @let count_of = |counts: &BTreeMap<String, u64>| counts.get(crash).copied().unwrap_or(0);
+        @for crash in CrashCategory::ALL {
+            @if let Some(outcomes) = exploration.outcomes.get(&crash).filter(|outcomes| !outcomes.is_empty()) {
+                @let count_of = |counts: &BTreeMap<CrashCategory, u64>| counts.get(&crash).copied().unwrap_or(0);
                 h3 {
-                    (heading) ": " (count_of(&exploration.distinct)) " distinct states of "
+                    (heading(crash)) ": " (count_of(&exploration.distinct)) " distinct states of "
                     (count_of(&exploration.candidates)) " candidates, "
                     (count_of(&exploration.left_out)) " left out"
                 }
                 div.bar role="img" aria-label=(legend(outcomes)) {
                     @for (outcome, count) in outcomes {
                         span
-                            class=(tone(outcome))
+                            class=(tone(*outcome))
                             style={ "flex:" (count) }
                             title={ (outcome) ": " (count) } {}
                     }
                 }
                 p {
                     @for (outcome, count) in outcomes {
-                        span class=(tone(outcome)) { "\u{25a0} " (clean(outcome)) " " (count) } "   "
+                        span class=(tone(*outcome)) { "\u{25a0} " (outcome) " " (count) } "   "
                     }
                 }
             }
@@ -92,19 +97,19 @@ fn state_counts(exploration: &Exploration) -> Markup {
     }
 }
 
-fn legend(outcomes: &BTreeMap<String, u64>) -> String {
+fn legend(outcomes: &BTreeMap<Outcome, u64>) -> String {
     let parts: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
     parts.join(", ")
 }
 
 fn section(number: &str, finding: &Finding) -> Markup {
     html! {
-        section class={ "scenario " (tone(&finding.outcome)) } aria-label={ "finding " (number) } {
+        section class={ "scenario " (tone(finding.outcome)) } aria-label={ "finding " (number) } {
             header {
-                h2 { (number) ". " code { (clean(&finding.cause)) } }
-                span class={ "verdict " (tone(&finding.outcome)) } { (clean(&finding.outcome)) }
+                h2 { (number) ". " code { (finding.cause) } }
+                span class={ "verdict " (tone(finding.outcome)) } { (finding.outcome) }
                 span.soft {
-                    " " (finding.states) " states, crash models: " (clean(&finding.under.join(", ")))
+                    " " (finding.states) " states, crash models: " (names(&finding.under))
                 }
             }
             p { strong { (clean(&finding.advice)) } }
@@ -113,7 +118,7 @@ fn section(number: &str, finding: &Finding) -> Markup {
                 code { (clean(&finding.between[1])) } ", or their order was not kept."
             }
             ol.ops {
-                @for line in &finding.operations { li class=(line_class(line)) { (clean(line)) } }
+                @for line in &finding.operations { li class=(line_class(line)) { (clean(&line.text)) } }
             }
             @if !finding.difference.is_empty() {
                 h3 { "Files that differ from the tree before the crash" }
@@ -129,10 +134,14 @@ fn section(number: &str, finding: &Finding) -> Markup {
     }
 }
 
+fn names(models: &[CrashModel]) -> String {
+    let names: Vec<&str> = models.iter().map(|model| model.name()).collect();
+    names.join(", ")
+}
+
 /// The CSS class of an operation: those that were lost or torn are highlighted.
-fn line_class(line: &str) -> &'static str {
-    let lost = ["  lost", "  half lost", "  zeroes", "  torn:"];
-    if lost.iter().any(|text| line.contains(text)) { "bad" } else { "" }
+fn line_class(line: &OperationLine) -> &'static str {
+    if line.fate.is_damaged() { "bad" } else { "" }
 }
 
 fn second_crash(first: usize, second: &Exploration) -> Markup {

@@ -6,16 +6,27 @@ use std::path::PathBuf;
 
 use scenarios::Outcome;
 
-use super::enumerate::{CrashKind, CrashState};
-use super::materialize::materialize;
-use super::pipeline::{ExploreProgress, ExploreResult, TriedState, explore};
-use super::{ExploreConfig, ExploreError};
+use super::error::ExploreError;
+use super::explore_config::ExploreConfig;
+use super::pipeline::{ExploreProgress, ExploreResult, explore};
+use super::record::FirstCrash;
+use super::replay::{MaterializePlace, TriedState, materialize};
+use super::report::describe_state;
+use super::states::CrashKind;
+use crate::file_error::file_error;
 
 /// At most this many first crash states are used.
 const MAX_FIRST_STATES: usize = 6;
 
-/// Explores the recoveries from a few crash states of `first`. Returns those states with the results; leaves
-/// out recoveries that change no file.
+/// The exploration of the recovery from one crash state.
+pub struct SecondCrash {
+    /// Which first crash the recovery is from, in one line.
+    pub after: String,
+    /// The crash states of the recovery.
+    pub result: ExploreResult,
+}
+
+/// Explores the recoveries from a few crash states of `first`. Leaves out recoveries that change no file.
 ///
 /// # Errors
 /// Those of [`explore`] except `NothingRecorded`; or a directory or a file cannot be written.
@@ -23,36 +34,40 @@ pub fn explore_second_crashes(
     config: &ExploreConfig,
     first: &ExploreResult,
     report: &(dyn Fn(ExploreProgress) + Sync),
-) -> Result<Vec<(CrashState, ExploreResult)>, ExploreError> {
+) -> Result<Vec<SecondCrash>, ExploreError> {
     let mut results = Vec::new();
     for (number, tried) in choose_first_states(&first.tried).into_iter().enumerate() {
-        if (config.cancelled)() {
+        if (config.replay.cancelled)() {
             break;
         }
         let Some((_, witness)) = tried.state.strictest_witness() else { continue };
-        let dir = config.work_dir.join(format!("second-{number}"));
+        let dir = config.replay.work_dir.join(format!("second-{number}"));
         let base = dir.join("after-crash");
-        let names: Vec<String> = (0..config.watched_dirs.len()).map(|root| root.to_string()).collect();
-        let dirs: Vec<PathBuf> = names.iter().map(|name| base.join(name)).collect();
-        for new_dir in dirs.iter().chain([&dir.join("sandboxes")]) {
-            std::fs::create_dir_all(new_dir).map_err(ExploreError::file("create", new_dir))?;
+        let dir_names: Vec<String> =
+            (0..config.replay.watched_dirs.len()).map(|root| root.to_string()).collect();
+        let dirs: Vec<PathBuf> = dir_names.iter().map(|name| base.join(name)).collect();
+        let sandboxes = dir.join("sandboxes");
+        for new_dir in dirs.iter().chain([&sandboxes]) {
+            std::fs::create_dir_all(new_dir).map_err(file_error::<ExploreError>("create", new_dir))?;
         }
-        materialize(&first.recording, &witness.candidate, (&base, names), config.began_unix_s)
-            .map_err(ExploreError::file("materialize a crash state in", &base))?;
-        let second_config = ExploreConfig {
-            after_crash: Some((dirs, witness.acknowledged)),
-            command: config.resume.clone(),
-            work_dir: dir.join("sandboxes"),
-            ..config.clone()
-        };
+        let began_unix_s = config.replay.began_unix_s;
+        let place = MaterializePlace { base: base.clone(), dir_names, began_unix_s };
+        materialize(&first.recording, &witness.candidate, place)
+            .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
+        let mut second_config = config.clone().in_dir(&sandboxes);
+        second_config.record.command = config.replay.resume.clone();
+        second_config.record.first_crash = Some(FirstCrash { dirs, acknowledged: witness.acknowledged });
         match explore(&second_config, report) {
-            Ok(result) => results.push((tried.state.clone(), result)),
+            Ok(result) => {
+                let after = describe_state(&first.recording, &tried.state);
+                results.push(SecondCrash { after, result });
+            }
             // A recovery that changes no file has no crash states.
             Err(ExploreError::NothingRecorded) => {}
             Err(error) => return Err(error),
         }
         // The results hold everything that is needed.
-        std::fs::remove_dir_all(&dir).map_err(ExploreError::file("remove", &dir))?;
+        std::fs::remove_dir_all(&dir).map_err(file_error::<ExploreError>("remove", &dir))?;
     }
     Ok(results)
 }

@@ -8,8 +8,8 @@ use regex::Regex;
 use scenarios::{CrashModel, CrashStates, Ending, Event, OutputStream};
 
 use crate::explore::{
-    CrashCandidate, CrashState, ExploreScope, FsModel, NodeId, OpEffect, Recording, RecordingSpec, copy_tree,
-    enumerate, materialize,
+    CrashCandidate, CrashState, ExploreScope, FsModel, GatedRun, MaterializePlace, NodeId, OpEffect,
+    Recording, WatchedRoot, copy_tree, describe_evidence, describe_state, enumerate, materialize,
 };
 use crate::file_error::file_error;
 use crate::observe::Reporter;
@@ -77,22 +77,22 @@ fn record_run(
     let (root, originals) = (env.sandbox.root().to_path_buf(), dir.join("originals"));
     copy_tree(&root, &originals).map_err(file_error::<RunError>("copy", &root))?;
     let visible_root = env.trainer().root.to_path_buf();
-    let spec = RecordingSpec {
+    let run = GatedRun {
         command: launch,
-        roots: &[(visible_root.clone(), root)],
+        roots: &[WatchedRoot { seen_by_target: visible_root.clone(), seen_by_harness: root }],
         originals: &[originals],
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
         internal_pattern,
         cancelled: || false,
     };
-    let (recording, exit, output) = spec.record(&env.sandbox)?;
+    let recorded = run.record(&env.sandbox)?;
     env.sandbox.close()?;
-    if exit != Some(ProcessExit::Exited(0)) {
-        let last_line = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        let (ending, output) = (ProcessExit::describe(exit), last_line.into());
+    if recorded.ended != Some(ProcessExit::Exited(0)) {
+        let (ending, output) = (ProcessExit::describe(recorded.ended), recorded.last_line().into());
         return Err(RunError::Preparation { command: "recorded run", ending, output });
     }
+    let recording = recorded.recording;
     let announcements = announcements(config, &recording);
     let started_unix_s = jiff::Timestamp::now().as_second();
     let (scope, dir) = (ExploreScope::default(), dir.to_path_buf());
@@ -219,7 +219,7 @@ impl RecordedRun {
     }
 
     fn describe(&self, state: &CrashState) -> String {
-        state.describe(&self.recording)
+        describe_state(&self.recording, state)
     }
 
     /// The files after a SIGKILL at the middle one of the crash points.
@@ -239,7 +239,12 @@ impl RecordedRun {
     ) -> Result<TrialEnv<'a>, RunError> {
         let env = TrialEnv::unprepared(dir.clone(), config, Some(&self.visible_root))?;
         let base = dir.join("sandbox");
-        materialize(&self.recording, state.candidate(), (&base, vec!["root".into()]), self.started_unix_s)
+        let place = MaterializePlace {
+            base: base.clone(),
+            dir_names: vec!["root".into()],
+            began_unix_s: self.started_unix_s,
+        };
+        materialize(&self.recording, state.candidate(), place)
             .map_err(file_error::<RunError>("materialise a crash state in", &base))?;
         Ok(env)
     }
@@ -272,7 +277,7 @@ impl RecordedRun {
         let fault = "crash-states".to_owned();
         let mechanism = "the files of a recorded run, as a crash would leave them".to_owned();
         reporter.emit(Event::FaultArmed { fault: fault.clone(), mechanism });
-        reporter.emit(Event::FaultEffective { fault, evidence: state.evidence(&self.recording) });
+        reporter.emit(Event::FaultEffective { fault, evidence: describe_evidence(&self.recording, state) });
         reporter.emit(Event::TargetEnded { attempt: starts + 1, ending: Ending::KilledByFault });
         starts + 1
     }

@@ -1,5 +1,5 @@
 //! The file operations of one run as data: names, contents, and the output lines between them. Does not know
-//! how they were recorded.
+//! how they were recorded, nor what a crash leaves of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -56,13 +56,102 @@ pub enum OpEffect {
     Output { line: String, saved_step: Option<u64>, on_stdio: bool },
 }
 
+/// Which call an operation was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OpKind {
+    /// `fallocate` or a similar call that extended a file.
+    Allocate,
+    /// A new file.
+    Create,
+    /// `renameat2` with `RENAME_EXCHANGE`.
+    Exchange,
+    /// `fdatasync`, or a write with `O_DSYNC`.
+    Fdatasync,
+    /// `fsync`.
+    Fsync,
+    /// A new name of a file.
+    Link,
+    /// A change through a shared mapping, seen at a sync, a rename or the end.
+    MappedWrite,
+    /// A new directory.
+    Mkdir,
+    /// A line of output.
+    Output,
+    /// A hole in a file.
+    Punch,
+    /// A rename.
+    Rename,
+    /// A directory removed.
+    Rmdir,
+    /// A new symbolic link.
+    Symlink,
+    /// `sync` or `syncfs`.
+    Sync,
+    /// A truncation or an extension.
+    Truncate,
+    /// A name of a file removed.
+    Unlink,
+    /// A write.
+    Write,
+}
+
+impl OpKind {
+    /// The name in results, such as `rename`.
+    pub fn name(self) -> &'static str {
+        match self {
+            OpKind::Allocate => "allocate",
+            OpKind::Create => "create",
+            OpKind::Exchange => "exchange",
+            OpKind::Fdatasync => "fdatasync",
+            OpKind::Fsync => "fsync",
+            OpKind::Link => "link",
+            OpKind::MappedWrite => "mapped-write",
+            OpKind::Mkdir => "mkdir",
+            OpKind::Output => "output",
+            OpKind::Punch => "punch",
+            OpKind::Rename => "rename",
+            OpKind::Rmdir => "rmdir",
+            OpKind::Symlink => "symlink",
+            OpKind::Sync => "sync",
+            OpKind::Truncate => "truncate",
+            OpKind::Unlink => "unlink",
+            OpKind::Write => "write",
+        }
+    }
+}
+
 /// One operation of the recorded run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
-    /// For programs.
+    /// Which call it was.
+    pub kind: OpKind,
+    /// What it changed.
     pub effect: OpEffect,
-    /// For people: `rename(step-5.tmp, step-5)`.
+    /// Only shown, never parsed: `rename(step-5.tmp, step-5)`.
     pub text: String,
+}
+
+impl Op {
+    /// The file whose bytes the operation changes.
+    pub fn data_node(&self) -> Option<NodeId> {
+        match self.effect {
+            OpEffect::Write { node, .. } | OpEffect::Zero { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The directory entries that the operation changes.
+    pub fn name_changes(&self) -> &[NameChange] {
+        match &self.effect {
+            OpEffect::NameChanges(changes) => changes,
+            _ => &[],
+        }
+    }
+
+    /// Whether the operation is a line of output that acknowledges a step.
+    pub fn is_acknowledgement(&self) -> bool {
+        matches!(self.effect, OpEffect::Output { saved_step: Some(_), .. })
+    }
 }
 
 /// What the recording does not cover.
@@ -112,9 +201,14 @@ impl Recording {
     pub fn count_by_kind(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for op in self.file_operations() {
-            *counts.entry(op.kind()).or_insert(0) += 1;
+            *counts.entry(op.kind.name()).or_insert(0) += 1;
         }
         counts
+    }
+
+    /// How many operations acknowledge a step.
+    pub fn save_count(&self) -> usize {
+        self.ops.iter().filter(|op| op.is_acknowledgement()).count()
     }
 
     /// The acknowledged step after the first `op_count` operations.
@@ -153,88 +247,35 @@ impl Recording {
             None => PathBuf::from(format!("(file {node})")),
         }
     }
-}
 
-impl Op {
-    /// The name of the call, such as `rename`; `other` for output lines.
-    pub fn kind(&self) -> &'static str {
-        let call_name = self.text.split('(').next().unwrap_or_default();
-        const KINDS: [&str; 16] = [
-            "create",
-            "mkdir",
-            "rename",
-            "exchange",
-            "link",
-            "symlink",
-            "unlink",
-            "rmdir",
-            "write",
-            "truncate",
-            "allocate",
-            "fsync",
-            "fdatasync",
-            "sync",
-            "punch",
-            "mapped-write",
-        ];
-        KINDS.iter().find(|kind| **kind == call_name).copied().unwrap_or("other")
+    /// The node that operation `op` renamed over an existing file.
+    pub fn replacing_node(&self, op: usize) -> Option<NodeId> {
+        let changes = self.ops[op].name_changes();
+        let new_name = changes.first().filter(|_| changes.len() > 1)?;
+        let is_same = |change: &&NameChange| change.dir == new_name.dir && change.name == new_name.name;
+        let replaced = self.ops[..op]
+            .iter()
+            .rev()
+            .find_map(|op| op.name_changes().iter().find(is_same).map(|change| change.node))
+            .unwrap_or_else(|| self.initial_names.get(&new_name.dir)?.get(&new_name.name).copied());
+        replaced.and(new_name.node)
     }
 
-    /// The file whose bytes the operation changes.
-    pub fn data_node(&self) -> Option<NodeId> {
-        match self.effect {
-            OpEffect::Write { node, .. } | OpEffect::Zero { node, .. } => Some(node),
-            _ => None,
-        }
-    }
-}
-
-impl Recording {
-    /// Files and directories that were not synced after a change, a line each. Lists only those that still
-    /// have a name at the end.
-    pub fn never_synced(&self) -> Vec<String> {
-        let end = self.ops.len();
-        let mut lines = Vec::new();
-        let mut files = std::collections::BTreeSet::new();
-        let mut dirs = std::collections::BTreeSet::new();
-        for (index, op) in self.ops.iter().enumerate() {
-            let is_synced_later = |node: NodeId| {
-                self.ops[index..].iter().any(|later| match later.effect {
-                    OpEffect::Sync { node: synced, .. } => synced == node,
-                    OpEffect::SyncAll => true,
-                    _ => false,
-                })
-            };
-            match &op.effect {
-                OpEffect::Write { node, .. } | OpEffect::Resize { node, .. } if !is_synced_later(*node) => {
-                    files.insert(*node);
+    /// The size of a file before operation `op`, in bytes.
+    pub fn size_before(&self, node: NodeId, op: usize) -> u64 {
+        let mut size = match self.nodes[node as usize] {
+            FileNode::File { initial_len_bytes, .. } => initial_len_bytes,
+            _ => 0,
+        };
+        for earlier in &self.ops[..op] {
+            match earlier.effect {
+                OpEffect::Write { node: changed, offset, len_bytes, .. } if changed == node => {
+                    size = size.max(offset + len_bytes)
                 }
-                OpEffect::NameChanges(changes) => {
-                    dirs.extend(changes.iter().map(|change| change.dir).filter(|dir| !is_synced_later(*dir)));
-                }
+                OpEffect::Resize { node: changed, size_bytes } if changed == node => size = size_bytes,
                 _ => {}
             }
         }
-        let tree = super::CrashCandidate::whole(end).tree(self);
-        let file_remains = |node: NodeId| {
-            tree.entries
-                .values()
-                .any(|entry| matches!(entry, super::TreeEntry::File { node: file, .. } if *file == node))
-        };
-        for node in files.into_iter().filter(|node| file_remains(*node)) {
-            lines.push(format!("file      {}", self.path_of(node, end).display()));
-        }
-        let dir_remains = |dir: NodeId| {
-            let path = self.path_of(dir, end);
-            (dir as usize) < self.roots.len()
-                || tree.entries.iter().any(|((root, below), entry)| {
-                    matches!(entry, super::TreeEntry::Directory { .. })
-                        && self.roots[*root as usize].join(below) == path
-                })
-        };
-        for dir in dirs.into_iter().filter(|dir| dir_remains(*dir)) {
-            lines.push(format!("directory {}", self.path_of(dir, end).display()));
-        }
-        lines
+        size
     }
 }

@@ -1,7 +1,9 @@
 //! The file-system models: what a sync makes durable, and in which order other changes may reach the disk.
 //! Pure.
 
-use super::recording::{NodeId, Op, OpEffect, Recording};
+use scenarios::CrashModel;
+
+use crate::explore::record::{NameChange, NodeId, Op, OpEffect, Recording};
 
 /// What a file system guarantees after a power loss.
 ///
@@ -52,15 +54,20 @@ impl FsModel {
     /// The models that are used by default. `Lying` describes a defective disk and must be asked for by name.
     pub const ALL: [FsModel; 4] = [FsModel::Posix, FsModel::Ext4, FsModel::Xfs, FsModel::Btrfs];
 
+    /// The same model as scenarios and results name it.
+    pub fn crash_model(self) -> CrashModel {
+        match self {
+            FsModel::Posix => CrashModel::Posix,
+            FsModel::Ext4 => CrashModel::Ext4,
+            FsModel::Xfs => CrashModel::Xfs,
+            FsModel::Btrfs => CrashModel::Btrfs,
+            FsModel::Lying => CrashModel::Lying,
+        }
+    }
+
     /// The name on the command line and in results.
     pub fn name(self) -> &'static str {
-        match self {
-            FsModel::Posix => "posix",
-            FsModel::Ext4 => "ext4",
-            FsModel::Xfs => "xfs",
-            FsModel::Btrfs => "btrfs",
-            FsModel::Lying => "lying",
-        }
+        self.crash_model().name()
     }
 
     /// The model with this name.
@@ -106,7 +113,7 @@ pub struct PersistUnit {
 }
 
 /// The bytes of a write without its length. If they are lost, the range reads as zeroes.
-pub(super) const BYTES_PART: u8 = 1;
+pub(crate) const BYTES_PART: u8 = 1;
 
 /// The units of an operation that can reach the disk separately.
 pub(super) fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
@@ -230,27 +237,7 @@ impl<'a> DurableSet<'a> {
     }
 }
 
-impl Recording {
-    /// The node that operation `op` renamed over an existing file.
-    pub(super) fn replacing_node(&self, op: usize) -> Option<NodeId> {
-        let OpEffect::NameChanges(changes) = &self.ops[op].effect else { return None };
-        let new_name = changes.first().filter(|_| changes.len() > 1)?;
-        let replaced = self.ops[..op]
-            .iter()
-            .rev()
-            .find_map(|op| match &op.effect {
-                OpEffect::NameChanges(changes) => changes
-                    .iter()
-                    .find(|change| change.dir == new_name.dir && change.name == new_name.name)
-                    .map(|change| change.node),
-                _ => None,
-            })
-            .unwrap_or_else(|| self.initial_names.get(&new_name.dir)?.get(&new_name.name).copied());
-        replaced.and(new_name.node)
-    }
-}
-
-pub(super) fn is_data_of(op: &Op, node: NodeId) -> bool {
+fn is_data_of(op: &Op, node: NodeId) -> bool {
     match op.effect {
         OpEffect::Write { node: changed, .. }
         | OpEffect::Zero { node: changed, .. }
@@ -260,15 +247,9 @@ pub(super) fn is_data_of(op: &Op, node: NodeId) -> bool {
 }
 
 fn is_entry_in(op: &Op, part: u8, node: NodeId) -> bool {
-    match &op.effect {
-        OpEffect::NameChanges(changes) => changes[part as usize].dir == node,
-        _ => false,
-    }
+    op.name_changes().get(part as usize).is_some_and(|change| change.dir == node)
 }
 
-fn any_name_change(op: &Op, predicate: impl Fn(&super::recording::NameChange) -> bool) -> bool {
-    match &op.effect {
-        OpEffect::NameChanges(changes) => changes.iter().any(predicate),
-        _ => false,
-    }
+fn any_name_change(op: &Op, predicate: impl Fn(&NameChange) -> bool) -> bool {
+    op.name_changes().iter().any(predicate)
 }

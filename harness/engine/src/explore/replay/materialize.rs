@@ -17,9 +17,8 @@ use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{linkat, symlinkat};
 
-use super::content::{ContentReader, FileContent};
-use super::crash_candidate::{CrashCandidate, FileTree, TreeEntry};
-use super::recording::{FileNode, Recording};
+use crate::explore::record::{ContentReader, FileContent, FileNode, Recording};
+use crate::explore::states::{CrashCandidate, FileTree, TreeEntry};
 use crate::locks::LockExt;
 
 /// Up to this size, writing a file is as fast as linking it.
@@ -32,25 +31,38 @@ type CachedBytes = Arc<Vec<u8>>;
 /// The contents of small files, shared by all materializers.
 #[derive(Default)]
 pub(super) struct SmallFileCache {
-    /// The number of bytes, and each content by its digest.
-    entries: Mutex<(usize, HashMap<[u8; 16], CachedBytes>)>,
+    cached: Mutex<CachedFiles>,
 }
 
-/// Materializes one crash state. `base` contains a directory with each of these names, one for each watched
-/// directory. Creates a directory `pool` next to them. Modification times count from `began_unix_s`, in
-/// seconds since 1970.
+#[derive(Default)]
+struct CachedFiles {
+    /// How many bytes all contents have.
+    len_bytes: usize,
+    by_digest: HashMap<[u8; 16], CachedBytes>,
+}
+
+/// Where crash states are materialized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaterializePlace {
+    /// An existing directory. A directory `pool` is created in it.
+    pub base: PathBuf,
+    /// The names of existing directories in it, one for each watched directory.
+    pub dir_names: Vec<String>,
+    /// Modification times count from here, in seconds since 1970.
+    pub began_unix_s: i64,
+}
+
+/// Materializes one crash state.
 ///
 /// # Errors
 /// A recorded byte cannot be read, or a file cannot be written.
 pub fn materialize(
     recording: &Recording,
     candidate: &CrashCandidate,
-    (base, dir_names): (&Path, Vec<String>),
-    began_unix_s: i64,
+    place: MaterializePlace,
 ) -> Result<(), Error> {
     let small_files = SmallFileCache::default();
-    let mut materializer =
-        Materializer::new(recording, &small_files, base, dir_names, u64::MAX, began_unix_s)?;
+    let mut materializer = Materializer::new(recording, &small_files, place, u64::MAX)?;
     materializer.materialize(&candidate.tree(recording))
 }
 
@@ -61,41 +73,40 @@ pub(super) struct Materializer<'a> {
     small_files: &'a SmallFileCache,
     /// Contains a directory for each watched one, and `pool`.
     base_dir: OwnedFd,
-    base_path: PathBuf,
-    dir_names: Vec<String>,
-    /// The pool files that the current tree links: key, nanoseconds of the modification time, length in
-    /// bytes.
-    linked_files: Vec<(String, i64, u64)>,
+    place: MaterializePlace,
+    /// The pool files that the current tree links.
+    linked_files: Vec<LinkedFile>,
     /// The length of each file in the pool, by its key.
     pooled_len_bytes: HashMap<String, u64>,
     max_pool_bytes: u64,
-    /// Seconds since 1970 at which the recording began.
-    began_unix_s: i64,
+}
+
+/// A file of the pool that the current tree links, as it was before the recovery.
+struct LinkedFile {
+    key: String,
+    /// Of its modification time.
+    nanoseconds: i64,
+    len_bytes: u64,
 }
 
 impl<'a> Materializer<'a> {
-    /// `base` contains a directory with each of `dir_names`, one for each watched directory. The pool keeps
-    /// at most `max_pool_bytes` bytes in addition to the current tree.
+    /// The pool keeps at most `max_pool_bytes` bytes in addition to the current tree.
     pub(super) fn new(
         recording: &'a Recording,
         small_files: &'a SmallFileCache,
-        base: &Path,
-        dir_names: Vec<String>,
+        place: MaterializePlace,
         max_pool_bytes: u64,
-        began_unix_s: i64,
     ) -> Result<Materializer<'a>, Error> {
-        std::fs::create_dir_all(base.join("pool"))?;
+        std::fs::create_dir_all(place.base.join("pool"))?;
         Ok(Materializer {
             recording,
             reader: ContentReader::new(recording)?,
             small_files,
-            base_dir: File::open(base)?.into(),
-            base_path: base.into(),
-            dir_names,
+            base_dir: File::open(&place.base)?.into(),
+            place,
             linked_files: Vec::new(),
             pooled_len_bytes: HashMap::new(),
             max_pool_bytes,
-            began_unix_s,
         })
     }
 
@@ -104,7 +115,7 @@ impl<'a> Materializer<'a> {
         self.clear()?;
         let mut dirs = Vec::new();
         for ((root, path), entry) in &tree.entries {
-            let name = entry_path(&self.dir_names[*root as usize], path)?;
+            let name = entry_path(&self.place.dir_names[*root as usize], path)?;
             match entry {
                 TreeEntry::Directory { last_change } => {
                     nix::sys::stat::mkdirat(
@@ -153,15 +164,14 @@ impl<'a> Materializer<'a> {
 
     fn cached_bytes(&mut self, content: &FileContent) -> Result<CachedBytes, Error> {
         let digest = content.digest();
-        let lock = || self.small_files.entries.locked();
-        if let Some(bytes) = lock().1.get(&digest) {
+        if let Some(bytes) = self.small_files.cached.locked().by_digest.get(&digest) {
             return Ok(bytes.clone());
         }
         let bytes = Arc::new(content.head(&mut self.reader, MAX_SMALL_FILE_BYTES)?);
-        let mut known = lock();
-        if known.0 < MAX_CACHED_BYTES {
-            known.0 += bytes.len();
-            known.1.insert(digest, bytes.clone());
+        let mut cached = self.small_files.cached.locked();
+        if cached.len_bytes < MAX_CACHED_BYTES {
+            cached.len_bytes += bytes.len();
+            cached.by_digest.insert(digest, bytes.clone());
         }
         Ok(bytes)
     }
@@ -177,7 +187,7 @@ impl<'a> Materializer<'a> {
         let key = format!("{key}-{last_change}");
         if !self.pooled_len_bytes.contains_key(&key) {
             self.evict_from_pool(content.len());
-            let path = self.base_path.join("pool").join(&key);
+            let path = self.pool_path(&key);
             let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
             content.write_to(&mut self.reader, &mut file)?;
             let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
@@ -187,38 +197,43 @@ impl<'a> Materializer<'a> {
         }
         let from = CString::new(format!("pool/{key}"))?;
         linkat(&self.base_dir, from.as_c_str(), &self.base_dir, name.as_c_str(), AtFlags::empty())?;
-        self.linked_files.push((key, self.simulated_time(last_change).tv_nsec(), content.len()));
+        let nanoseconds = self.simulated_time(last_change).tv_nsec();
+        self.linked_files.push(LinkedFile { key, nanoseconds, len_bytes: content.len() });
         Ok(())
+    }
+
+    fn pool_path(&self, key: &str) -> PathBuf {
+        self.place.base.join("pool").join(key)
     }
 
     /// Removes unused files from the pool until the needed bytes fit.
     fn evict_from_pool(&mut self, needed_bytes: u64) {
         let mut pooled_bytes: u64 = self.pooled_len_bytes.values().sum();
-        let linked: Vec<String> = self.linked_files.iter().map(|(key, ..)| key.clone()).collect();
+        let is_linked = |key: &&String| self.linked_files.iter().any(|linked| linked.key == **key);
         let unused: Vec<String> =
-            self.pooled_len_bytes.keys().filter(|key| !linked.contains(key)).cloned().collect();
+            self.pooled_len_bytes.keys().filter(|key| !is_linked(key)).cloned().collect();
         for key in unused {
             if pooled_bytes + needed_bytes <= self.max_pool_bytes {
                 return;
             }
             pooled_bytes -= self.pooled_len_bytes.remove(&key).unwrap_or(0);
             // A file that cannot be removed here is removed with the directory of the run.
-            let _ = std::fs::remove_file(self.base_path.join("pool").join(&key));
+            let _ = std::fs::remove_file(self.pool_path(&key));
         }
     }
 
     /// Drops the pool files that the recovery has written into, so that they are written again when needed.
     pub(super) fn drop_modified(&mut self) {
-        for (key, nanoseconds, len_bytes) in std::mem::take(&mut self.linked_files) {
-            let path = self.base_path.join("pool").join(&key);
+        for linked in std::mem::take(&mut self.linked_files) {
+            let path = self.pool_path(&linked.key);
             let is_unchanged = std::fs::metadata(&path).is_ok_and(|metadata| {
-                metadata.len() == len_bytes
-                    && metadata.mtime_nsec() == nanoseconds
-                    && metadata.mtime() <= self.began_unix_s + 100_000
+                metadata.len() == linked.len_bytes
+                    && metadata.mtime_nsec() == linked.nanoseconds
+                    && metadata.mtime() <= self.place.began_unix_s + 100_000
             });
             if !is_unchanged {
                 let _ = std::fs::remove_file(&path);
-                self.pooled_len_bytes.remove(&key);
+                self.pooled_len_bytes.remove(&linked.key);
             }
         }
     }
@@ -233,13 +248,13 @@ impl<'a> Materializer<'a> {
     /// the times.
     fn simulated_time(&self, last_change: u32) -> TimeSpec {
         let hundredths = i64::from(last_change);
-        TimeSpec::new(self.began_unix_s + hundredths / 100, hundredths % 100 * 10_000_000 + 1_234)
+        TimeSpec::new(self.place.began_unix_s + hundredths / 100, hundredths % 100 * 10_000_000 + 1_234)
     }
 
     /// Empties the directories that stand for the watched ones.
     pub(super) fn clear(&mut self) -> Result<(), Error> {
         self.drop_modified();
-        for name in &self.dir_names {
+        for name in &self.place.dir_names {
             let dir = openat(
                 self.base_dir.as_fd(),
                 name.as_str(),

@@ -6,28 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use scenarios::CrashCategory;
 
-use super::crash_candidate::{CrashCandidate, Tear};
-use super::format_boundaries::aligned_neighbors;
+use super::crash_candidate::{CrashCandidate, TornWrite};
+use super::crash_state::{CrashKind, CrashState, Witness};
 use super::fs_model::{BYTES_PART, DurableSet, FsBehavior, FsModel, PersistUnit, persist_units};
 use super::persisted_set::PersistedSetHasher;
-use super::recording::{NodeId, OpEffect, Recording};
+use super::state_groups::{StateGroup, signatures, spread_ranks};
+use super::tear::{Tear, TearableWrite};
+use crate::explore::record::{NodeId, Op, OpEffect, Recording};
 
-const PAGE_BYTES: u64 = 4096;
-const SECTOR_BYTES: u64 = 512;
 /// With more pending name operations than this, only some of their prefixes are tried.
 const MAX_NAME_PREFIXES: usize = 24;
 /// In a run of more consecutive writes to one file than this, only some writes are crash points.
 const MAX_WRITE_RUN: usize = 8;
-
-/// What kind of crash ended the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CrashKind {
-    /// The process is killed; the kernel keeps running.
-    Process,
-    /// The machine loses power; the file system behaves as the model allows.
-    PowerLoss(FsModel),
-}
 
 /// Which crashes are enumerated.
 #[derive(Debug, Clone, Default)]
@@ -42,51 +34,23 @@ pub struct ExploreScope {
     pub crash_points: Option<BTreeSet<usize>>,
 }
 
-/// A distinct file tree that a crash may leave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CrashState {
-    /// Every kind of crash that can leave this tree. Of several crash points, the one with the newest
-    /// acknowledged step.
-    pub witnesses: BTreeMap<CrashKind, Witness>,
-    /// The digest of the tree.
-    pub digest: [u8; 16],
-}
-
-/// A crash that leaves a state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Witness {
-    /// The crash point and the persisted set.
-    pub candidate: CrashCandidate,
-    /// The acknowledged step at the crash point.
-    pub acknowledged: Option<u64>,
-}
-
-impl CrashState {
-    /// The witness with the newest acknowledged step. A recovery that satisfies this one satisfies all.
-    pub fn strictest_witness(&self) -> Option<(CrashKind, &Witness)> {
-        let witnesses = self.witnesses.iter().map(|(crash, witness)| (*crash, witness));
-        witnesses.max_by_key(|(crash, witness)| {
-            (witness.acknowledged, witness.candidate.op_count, std::cmp::Reverse(*crash))
-        })
-    }
-
-    /// The candidate of the first witness, from which the files are materialized. All witnesses give the same
-    /// files.
-    pub fn candidate(&self) -> &CrashCandidate {
-        static NOTHING: CrashCandidate = CrashCandidate { op_count: 0, lost: Vec::new(), torn: None };
-        self.witnesses.values().next().map_or(&NOTHING, |witness| &witness.candidate)
+impl ExploreScope {
+    /// The kinds of crash that are included.
+    pub fn crash_kinds(&self) -> impl Iterator<Item = CrashKind> + '_ {
+        let process_crash = self.process_crashes.then_some(CrashKind::Process);
+        process_crash.into_iter().chain(self.models.iter().map(|model| CrashKind::PowerLoss(*model)))
     }
 }
 
-/// The counts of an enumeration, by category of crash (`process`, `power`).
+/// The counts of an enumeration, by category of crash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnumerationCounts {
     /// Candidates before equal trees are merged.
-    pub candidates: BTreeMap<&'static str, u64>,
+    pub candidates: BTreeMap<CrashCategory, u64>,
     /// Distinct states.
-    pub distinct: BTreeMap<&'static str, u64>,
+    pub distinct: BTreeMap<CrashCategory, u64>,
     /// Crash points, candidates and states that a bound left out.
-    pub left_out: BTreeMap<&'static str, u64>,
+    pub left_out: BTreeMap<CrashCategory, u64>,
 }
 
 /// The result of an enumeration.
@@ -95,16 +59,6 @@ pub struct Enumeration {
     pub states: Vec<CrashState>,
     /// How many there are, and how many were left out.
     pub counts: EnumerationCounts,
-}
-
-impl CrashKind {
-    /// `process` or `power`.
-    pub fn category(self) -> &'static str {
-        match self {
-            CrashKind::Process => "process",
-            CrashKind::PowerLoss(_) => "power",
-        }
-    }
 }
 
 /// Enumerates the crash states of a recording that the scope includes, up to its bound.
@@ -117,11 +71,11 @@ pub fn enumerate(recording: &Recording, scope: &ExploreScope) -> Enumeration {
         set_hasher: PersistedSetHasher::new(recording),
         counts: EnumerationCounts::default(),
     };
-    if scope.process_crashes {
-        enumerator.add_process_crashes();
-    }
-    for model in &scope.models {
-        enumerator.add_power_losses(*model);
+    for crash in scope.crash_kinds() {
+        match crash {
+            CrashKind::Process => enumerator.add_process_crashes(),
+            CrashKind::PowerLoss(model) => enumerator.add_power_losses(model),
+        }
     }
     enumerator.select_within_bound()
 }
@@ -179,21 +133,12 @@ impl Enumerator<'_> {
     fn add_process_crashes(&mut self) {
         for op_count in self.crash_points(CrashKind::Process) {
             self.add_candidate(CrashCandidate::whole(op_count), CrashKind::Process);
-            if let Some(OpEffect::Write { offset, len_bytes, .. }) =
-                op_count.checked_sub(1).map(|op| &self.recording.ops[op].effect)
-            {
-                let boundaries = self.recording.format_boundaries.get(&(op_count as u32 - 1));
-                let cuts = page_cuts(*offset, *len_bytes).into_iter();
-                let boundary_cuts = boundaries
-                    .map(|boundaries| aligned_neighbors(boundaries, PAGE_BYTES, *offset, *len_bytes))
-                    .unwrap_or_default();
-                for cut in cuts.chain(boundary_cuts).collect::<BTreeSet<u64>>() {
-                    let torn = Some((op_count as u32 - 1, Tear::Prefix(cut)));
-                    self.add_candidate(
-                        CrashCandidate { torn, ..CrashCandidate::whole(op_count) },
-                        CrashKind::Process,
-                    );
-                }
+            let Some(op) = op_count.checked_sub(1) else { continue };
+            let Some(write) = tearable_write(self.recording, op as u32) else { continue };
+            for cut in write.process_crash_cuts() {
+                let torn = Some(TornWrite { op: op as u32, tear: Tear::Prefix(cut) });
+                let candidate = CrashCandidate { torn, ..CrashCandidate::whole(op_count) };
+                self.add_candidate(candidate, CrashKind::Process);
             }
         }
     }
@@ -241,8 +186,8 @@ impl Enumerator<'_> {
                 }
             }
         }
-        for (file, writes) in &pending.data {
-            self.add_torn_writes(op_count, crash, *file, writes, behavior);
+        for writes in pending.data.values() {
+            self.add_torn_writes(op_count, crash, writes, behavior);
         }
         if behavior.unordered_names {
             for group in &pending.names {
@@ -267,7 +212,6 @@ impl Enumerator<'_> {
         &mut self,
         op_count: usize,
         crash: CrashKind,
-        file: NodeId,
         writes: &[PersistUnit],
         behavior: FsBehavior,
     ) {
@@ -275,22 +219,15 @@ impl Enumerator<'_> {
         for (index, unit) in
             writes.iter().enumerate().filter(|(index, _)| *index == 0 || index + 1 == writes.len())
         {
-            let OpEffect::Write { offset, len_bytes, .. } = self.recording.ops[unit.op as usize].effect
-            else {
-                continue;
-            };
-            let size_before = size_before_op(self.recording, file, unit.op as usize);
+            let Some(write) = tearable_write(self.recording, unit.op) else { continue };
             let rest: Vec<PersistUnit> = writes[index + 1..].to_vec();
-            let boundaries = self.recording.format_boundaries.get(&unit.op).map_or(&[][..], Vec::as_slice);
-            for tear in tear_classes(offset, len_bytes, size_before, boundaries, behavior) {
+            for tear in write.power_loss_tears(behavior) {
                 // After a write that is cut short, the later writes are lost too. If the length is right,
                 // they are persisted.
                 let lost = if matches!(tear, Tear::Prefix(_)) { rest.clone() } else { Vec::new() };
                 let lost = close_under_ordering(self.recording, op_count, Vec::new(), lost, behavior);
-                self.add_candidate(
-                    CrashCandidate { op_count: op_count as u32, lost, torn: Some((unit.op, tear)) },
-                    crash,
-                );
+                let torn = Some(TornWrite { op: unit.op, tear });
+                self.add_candidate(CrashCandidate { op_count: op_count as u32, lost, torn }, crash);
             }
             if last == unit {
                 break;
@@ -329,9 +266,11 @@ impl Enumerator<'_> {
                 *self.counts.distinct.entry(category).or_insert(0) += 1;
             }
         }
-        let mut groups: BTreeMap<String, Vec<CrashState>> = BTreeMap::new();
+        let signatures = signatures(self.recording);
+        let mut groups: BTreeMap<StateGroup, Vec<CrashState>> = BTreeMap::new();
         for state in states {
-            groups.entry(group_key(self.recording, &state)).or_default().push(state);
+            let group = StateGroup::of(self.recording, &signatures, state.candidate());
+            groups.entry(group).or_default().push(state);
         }
         // The first state of each group, then the second of each, and so on. Within a group, crash points far
         // apart first.
@@ -353,51 +292,6 @@ fn keep_strictest(witnesses: &mut BTreeMap<CrashKind, Witness>, crash: CrashKind
     if witnesses.get(&crash).is_none_or(|known| known.acknowledged < witness.acknowledged) {
         witnesses.insert(crash, witness);
     }
-}
-
-/// The group of a state: the torn kind of write, or the first kind of operation that was lost. Numbers in the
-/// text of an operation do not count.
-fn group_key(recording: &Recording, state: &CrashState) -> String {
-    let without_digits = |op: u32| {
-        let text = &recording.ops[op as usize].text;
-        text.chars().filter(|character| !character.is_ascii_digit()).collect::<String>()
-    };
-    let candidate = state.candidate();
-    if let Some((op, tear)) = candidate.torn {
-        return format!("{} {:?}", without_digits(op), std::mem::discriminant(&tear));
-    }
-    let is_data = |unit: &PersistUnit| recording.ops[unit.op as usize].data_node().is_some();
-    let lost_data = candidate.lost.iter().any(is_data);
-    let lost_names = candidate.lost.iter().any(|unit| !is_data(unit));
-    let first = candidate.lost.first().map(|unit| without_digits(unit.op));
-    // Nothing is lost: the last operation before the crash point decides.
-    first.map_or_else(
-        || candidate.op_count.checked_sub(1).map(without_digits).unwrap_or_default(),
-        |first| format!("{first} {lost_data} {lost_names}"),
-    )
-}
-
-/// Ranks for `count` elements in a row: the first, the last, the middle, the quarters, and so on.
-fn spread_ranks(count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = Vec::with_capacity(count);
-    let mut seen = vec![false; count];
-    let mut take = |index: usize| {
-        if !std::mem::replace(&mut seen[index], true) {
-            order.push(index);
-        }
-    };
-    if count > 0 {
-        take(0);
-        take(count - 1);
-    }
-    let mut parts = 2;
-    while parts <= count.next_power_of_two() {
-        (1..parts).step_by(2).for_each(|part| take((part * count / parts).min(count - 1)));
-        parts *= 2;
-    }
-    let mut ranks = vec![0; count];
-    order.iter().enumerate().for_each(|(rank, index)| ranks[*index] = rank);
-    ranks
 }
 
 /// The units that are not durable at a crash point.
@@ -489,78 +383,19 @@ fn sampled_prefixes(count: usize) -> BTreeSet<usize> {
 
 /// How many consecutive operations from `start` on write to the same file; at least 1.
 fn run_of_writes(recording: &Recording, start: usize) -> usize {
-    let node = |op: usize| recording.ops.get(op).and_then(super::recording::Op::data_node);
+    let node = |op: usize| recording.ops.get(op).and_then(Op::data_node);
     match node(start) {
         None => 1,
         Some(first) => (start..).take_while(|op| node(*op) == Some(first)).count(),
     }
 }
 
-/// Where a crash can cut a write: at page boundaries of the file. Returns the first, one in the middle, and
-/// the last.
-fn page_cuts(offset: u64, len_bytes: u64) -> BTreeSet<u64> {
-    let first = PAGE_BYTES - offset % PAGE_BYTES;
-    if first >= len_bytes {
-        return BTreeSet::new();
-    }
-    let last = first + (len_bytes - first - 1) / PAGE_BYTES * PAGE_BYTES;
-    let middle = first + (last - first) / 2 / PAGE_BYTES * PAGE_BYTES;
-    [first, middle, last].into()
-}
-
-/// The size of a file before operation `op`.
-fn size_before_op(recording: &Recording, node: NodeId, op: usize) -> u64 {
-    let mut size = match recording.nodes[node as usize] {
-        super::recording::FileNode::File { initial_len_bytes, .. } => initial_len_bytes,
-        _ => 0,
+/// The write with this index. `None`: the operation is no write.
+fn tearable_write(recording: &Recording, op: u32) -> Option<TearableWrite<'_>> {
+    let OpEffect::Write { node, offset, len_bytes, .. } = recording.ops[op as usize].effect else {
+        return None;
     };
-    for earlier in &recording.ops[..op] {
-        match earlier.effect {
-            OpEffect::Write { node: changed, offset, len_bytes, .. } if changed == node => {
-                size = size.max(offset + len_bytes)
-            }
-            OpEffect::Resize { node: changed, size_bytes } if changed == node => size = size_bytes,
-            _ => {}
-        }
-    }
-    size
-}
-
-/// The classes of tears that a power loss can leave of a write.
-fn tear_classes(
-    offset: u64,
-    len_bytes: u64,
-    size_before: u64,
-    boundaries: &[u64],
-    behavior: FsBehavior,
-) -> Vec<Tear> {
-    let mut tears: Vec<Tear> = page_cuts(offset, len_bytes).into_iter().map(Tear::Prefix).collect();
-    tears.extend(aligned_neighbors(boundaries, PAGE_BYTES, offset, len_bytes).into_iter().map(Tear::Prefix));
-    if behavior.size_before_data || behavior.torn_overwrite {
-        tears.extend(
-            aligned_neighbors(boundaries, SECTOR_BYTES, offset, len_bytes).into_iter().map(Tear::Prefix),
-        );
-    }
-    let appends = offset + len_bytes > size_before;
-    if behavior.size_before_data && appends {
-        let cut = page_cuts(offset, len_bytes).first().copied().unwrap_or(0);
-        tears.extend([Tear::ZeroTail(0), Tear::GarbageTail(0)]);
-        if cut > 0 {
-            tears.extend([Tear::ZeroTail(cut), Tear::GarbageTail(cut), Tear::Hole(cut)]);
-        }
-        tears.extend((len_bytes > SECTOR_BYTES).then_some(Tear::Prefix(SECTOR_BYTES)));
-    }
-    if behavior.unwritten_zeroes && appends {
-        let cut = page_cuts(offset, len_bytes).first().copied();
-        tears.extend([0].into_iter().chain(cut).map(Tear::ZeroTail));
-    }
-    if behavior.torn_overwrite && !appends && len_bytes > SECTOR_BYTES {
-        tears.extend([
-            Tear::Prefix(SECTOR_BYTES),
-            Tear::Prefix((len_bytes - 1) / SECTOR_BYTES * SECTOR_BYTES),
-        ]);
-    }
-    tears.sort_by_key(|tear| format!("{tear:?}"));
-    tears.dedup();
-    tears
+    let size_before = recording.size_before(node, op as usize);
+    let boundaries = recording.format_boundaries.get(&op).map_or(&[][..], Vec::as_slice);
+    Some(TearableWrite { offset, len_bytes, size_before, boundaries })
 }

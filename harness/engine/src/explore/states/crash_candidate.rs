@@ -5,21 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::content::{ByteSource, FileContent};
 use super::fs_model::{BYTES_PART, PersistUnit};
-use super::recording::{FileNode, NodeId, OpEffect, Recording};
+use super::tear::Tear;
+use crate::explore::record::{ByteSource, FileContent, FileNode, NodeId, OpEffect, Recording};
 
-/// How a write reached the disk in part. The numbers are bytes.
+/// A write that reached the disk in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Tear {
-    /// Only its first bytes are written.
-    Prefix(u64),
-    /// The length is right, but the bytes from here on are zeroes.
-    ZeroTail(u64),
-    /// The length is right, but the bytes from here on are what those blocks held before.
-    GarbageTail(u64),
-    /// The length is right, but the first bytes are zeroes.
-    Hole(u64),
+pub struct TornWrite {
+    /// The index of the operation.
+    pub op: u32,
+    /// What reached the disk.
+    pub tear: Tear,
 }
 
 /// A crash point, and what did not reach the disk of the operations before it.
@@ -29,8 +25,8 @@ pub struct CrashCandidate {
     pub op_count: u32,
     /// The units that did not reach the disk. Sorted.
     pub lost: Vec<PersistUnit>,
-    /// The write that reached the disk in part, by its index.
-    pub torn: Option<(u32, Tear)>,
+    /// The write that reached the disk in part.
+    pub torn: Option<TornWrite>,
 }
 
 /// What a path of a [`FileTree`] refers to.
@@ -57,6 +53,11 @@ impl CrashCandidate {
         CrashCandidate { op_count: op_count as u32, lost: Vec::new(), torn: None }
     }
 
+    /// Whether every operation before the crash point is persisted in full.
+    pub fn lost_nothing(&self) -> bool {
+        self.lost.is_empty() && self.torn.is_none()
+    }
+
     fn is_lost(&self, op: usize, part: usize) -> bool {
         self.lost.binary_search(&PersistUnit { op: op as u32, part: part as u8 }).is_ok()
     }
@@ -71,14 +72,8 @@ impl CrashCandidate {
                 name += &format!(".{}", unit.part);
             }
         }
-        if let Some((op, tear)) = self.torn {
-            let (letter, len_bytes) = match tear {
-                Tear::Prefix(len_bytes) => ('p', len_bytes),
-                Tear::ZeroTail(len_bytes) => ('z', len_bytes),
-                Tear::GarbageTail(len_bytes) => ('g', len_bytes),
-                Tear::Hole(len_bytes) => ('h', len_bytes),
-            };
-            name += &format!("~{op}{letter}{len_bytes}");
+        if let Some(torn) = self.torn {
+            name += &format!("~{}{}", torn.op, torn.tear.name());
         }
         name
     }
@@ -89,15 +84,8 @@ impl CrashCandidate {
             None => (name, None),
             Some((rest, torn)) => {
                 let letter = torn.find(|letter: char| letter.is_ascii_alphabetic())?;
-                let len_bytes = torn[letter + 1..].parse().ok()?;
-                let tear = match &torn[letter..=letter] {
-                    "p" => Tear::Prefix(len_bytes),
-                    "z" => Tear::ZeroTail(len_bytes),
-                    "g" => Tear::GarbageTail(len_bytes),
-                    "h" => Tear::Hole(len_bytes),
-                    _ => return None,
-                };
-                (rest, Some((torn[..letter].parse().ok()?, tear)))
+                let (op, tear) = torn.split_at(letter);
+                (rest, Some(TornWrite { op: op.parse().ok()?, tear: Tear::parse(tear)? }))
             }
         };
         let mut parts = rest.split('-');
@@ -152,8 +140,10 @@ impl CrashCandidate {
                         content.put(*offset, *len_bytes, ByteSource::Zeroes);
                         continue;
                     }
-                    let tear = self.torn.filter(|(op, _)| *op as usize == index).map(|(_, tear)| tear);
-                    write_torn(content, *offset, *len_bytes, *payload_offset, tear);
+                    match self.torn.filter(|torn| torn.op as usize == index) {
+                        Some(torn) => torn.tear.put(content, *offset, *len_bytes, *payload_offset),
+                        None => content.put(*offset, *len_bytes, ByteSource::PayloadLog(*payload_offset)),
+                    }
                 }
                 _ => {}
             }
@@ -171,38 +161,6 @@ impl CrashCandidate {
             walk.walk_directory(root as u32, root as NodeId, &PathBuf::new());
         }
         FileTree { entries: entries.into_iter().collect() }
-    }
-}
-
-fn write_torn(
-    content: &mut FileContent,
-    offset: u64,
-    len_bytes: u64,
-    payload_offset: u64,
-    tear: Option<Tear>,
-) {
-    match tear {
-        None => content.put(offset, len_bytes, ByteSource::PayloadLog(payload_offset)),
-        Some(Tear::Prefix(written)) => {
-            content.put(offset, written.min(len_bytes), ByteSource::PayloadLog(payload_offset))
-        }
-        Some(Tear::ZeroTail(written)) => {
-            content.put(offset, len_bytes, ByteSource::Zeroes);
-            content.put(offset, written.min(len_bytes), ByteSource::PayloadLog(payload_offset));
-        }
-        Some(Tear::GarbageTail(written)) => {
-            content.put(offset, len_bytes, ByteSource::Garbage);
-            content.put(offset, written.min(len_bytes), ByteSource::PayloadLog(payload_offset));
-        }
-        Some(Tear::Hole(missing)) => {
-            let missing = missing.min(len_bytes);
-            content.put(offset, missing, ByteSource::Zeroes);
-            content.put(
-                offset + missing,
-                len_bytes - missing,
-                ByteSource::PayloadLog(payload_offset + missing),
-            );
-        }
     }
 }
 
@@ -253,6 +211,15 @@ impl TreeWalk<'_> {
 }
 
 impl FileTree {
+    /// The length of all files together, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        let len_bytes = |entry: &TreeEntry| match entry {
+            TreeEntry::File { content, .. } => content.len(),
+            TreeEntry::Directory { .. } | TreeEntry::Symlink(_) => 0,
+        };
+        self.entries.values().map(len_bytes).sum()
+    }
+
     /// Equal digests mean equal trees, byte for byte.
     pub fn digest(&self) -> [u8; 16] {
         use std::os::unix::ffi::OsStrExt;
@@ -278,31 +245,6 @@ impl FileTree {
     }
 }
 
-impl FileContent {
-    /// A digest of the structure. Equal digests mean equal bytes; contents with different digests may also be
-    /// equal.
-    pub fn digest(&self) -> [u8; 16] {
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&blake3::hash(&self.structure()).as_bytes()[..16]);
-        digest
-    }
-
-    fn structure(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for piece in self.pieces() {
-            let (kind, a, b) = match piece.source {
-                ByteSource::PayloadLog(offset) => (0u8, offset, 0),
-                ByteSource::Initial(node, offset) => (1, offset, u64::from(node)),
-                ByteSource::Zeroes => (2, 0, 0),
-                ByteSource::Garbage => (3, 0, 0),
-            };
-            bytes.push(kind);
-            [a, b, piece.len_bytes].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-        }
-        bytes
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,10 +252,13 @@ mod tests {
     #[test]
     fn a_parsed_name_gives_the_same_candidate() {
         let unit = |op, part| PersistUnit { op, part };
-        for torn in [None, Some((7, Tear::Prefix(4096))), Some((3, Tear::Hole(8)))] {
+        let torn = |op, tear| Some(TornWrite { op, tear });
+        for torn in [None, torn(7, Tear::Prefix(4096)), torn(3, Tear::Hole(8))] {
             let candidate = CrashCandidate { op_count: 12, lost: vec![unit(3, 0), unit(9, 1)], torn };
             assert_eq!(CrashCandidate::parse(&candidate.name()), Some(candidate));
         }
-        assert_eq!(CrashCandidate::parse("12-x"), None);
+        for name in ["12-x", "12~7", "12~7x1", "12~p1"] {
+            assert_eq!(CrashCandidate::parse(name), None, "{name}");
+        }
     }
 }

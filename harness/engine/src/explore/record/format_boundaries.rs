@@ -25,7 +25,7 @@ pub(super) fn format_boundaries(offset: u64, head: &[u8]) -> Vec<u64> {
 
 /// The multiples of `unit`, as offsets in the file, before and after each boundary. Takes and returns offsets
 /// in a write of `len_bytes` bytes at `offset`.
-pub(super) fn aligned_neighbors(boundaries: &[u64], unit: u64, offset: u64, len_bytes: u64) -> Vec<u64> {
+pub(crate) fn aligned_neighbors(boundaries: &[u64], unit: u64, offset: u64, len_bytes: u64) -> Vec<u64> {
     let neighbors = boundaries.iter().flat_map(|boundary| {
         let boundary = offset + boundary;
         [boundary / unit * unit, boundary.next_multiple_of(unit)]

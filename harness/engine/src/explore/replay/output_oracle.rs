@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use scenarios::Outcome;
 
-use super::recording::{Op, OpEffect, Recording};
+use crate::explore::record::{Op, OpEffect, Recording};
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
-/// The patterns by which the output of a target is judged. Each is applied line by line.
+/// How the output of a target is judged. Each pattern is applied line by line.
 #[derive(Debug, Clone, Default)]
-pub struct OutputOracle {
-    /// A line that acknowledges a step as durable; with a group `step`.
-    pub saved: Option<Regex>,
+pub struct JudgeSpec {
     /// A line that reports the step that a recovery resumed from; with a group `step`.
     pub resumed: Option<Regex>,
     /// A line that reports a trained step; with a group `step`.
@@ -24,6 +22,15 @@ pub struct OutputOracle {
     pub consumed: Option<Regex>,
     /// Exit codes by which the target refuses to resume, as documented.
     pub refused_exits: Vec<i32>,
+}
+
+/// What one step consumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumedStep {
+    /// The number of the step.
+    pub step: u64,
+    /// Such as a digest of its batch.
+    pub value: String,
 }
 
 /// The values of the baseline run with which recoveries are compared.
@@ -47,14 +54,61 @@ pub struct RecoveryResult {
     /// The last value that the pattern `same` found.
     pub final_value: Option<String>,
     /// What each step consumed, in the order of the output.
-    pub consumed: Vec<(u64, String)>,
+    pub consumed: Vec<ConsumedStep>,
     /// How the check ended. `None`: no check was run.
     pub check_ended: Option<ProcessExit>,
     /// The line of the output that best explains the result; it may be empty.
     pub message: String,
 }
 
+impl JudgeSpec {
+    /// What each step consumed, in the order of the output.
+    fn consumed(&self, text: &str) -> Vec<ConsumedStep> {
+        let Some(pattern) = &self.consumed else { return Vec::new() };
+        let matches = text.lines().filter_map(|line| pattern.captures(line));
+        matches
+            .filter_map(|captures| {
+                let step = captures.name("step")?.as_str().parse().ok()?;
+                Some(ConsumedStep { step, value: captures.name("value")?.as_str().to_owned() })
+            })
+            .collect()
+    }
+
+    /// The last value that the pattern `same` finds.
+    fn final_value(&self, text: &str) -> Option<String> {
+        let pattern = self.same.as_ref()?;
+        let captures = text.lines().rev().find_map(|line| pattern.captures(line))?;
+        let group = captures.name("value").or_else(|| captures.get(1)).or_else(|| captures.get(0))?;
+        Some(group.as_str().to_owned())
+    }
+}
+
+/// Judges recoveries by comparing them with the baseline run.
+#[derive(Debug, Clone, Default)]
+pub struct OutputOracle {
+    spec: JudgeSpec,
+    baseline: BaselineValues,
+}
+
 impl OutputOracle {
+    /// An oracle that compares recoveries with a run that printed `baseline_output`.
+    pub fn new(spec: JudgeSpec, baseline_output: &str) -> OutputOracle {
+        let consumed = spec.consumed(baseline_output).into_iter();
+        let consumed = consumed.map(|consumed| (consumed.step, consumed.value)).collect();
+        let baseline = BaselineValues { final_value: spec.final_value(baseline_output), consumed };
+        OutputOracle { spec, baseline }
+    }
+
+    /// The values of the baseline run.
+    pub fn baseline(&self) -> &BaselineValues {
+        &self.baseline
+    }
+
+    /// Whether recoveries are compared by a final value that the baseline run did not print.
+    pub fn lacks_final_value(&self) -> bool {
+        self.spec.same.is_some() && self.baseline.final_value.is_none()
+    }
+
     /// Reads what a recovery and its check printed.
     pub fn observe(&self, recovery: &CompletedCommand, check: Option<&CompletedCommand>) -> RecoveryResult {
         let output = format!("{}\n{}", recovery.stdout, recovery.stderr);
@@ -66,69 +120,42 @@ impl OutputOracle {
         let message = failed_check.map_or_else(|| error_line(recovery), error_line);
         RecoveryResult {
             ended: recovery.exit,
-            resumed_step: first_step_of(&self.resumed),
-            first_step: first_step_of(&self.step),
-            final_value: self.final_value(&output),
-            consumed: self.consumed(&output),
+            resumed_step: first_step_of(&self.spec.resumed),
+            first_step: first_step_of(&self.spec.step),
+            final_value: self.spec.final_value(&output),
+            consumed: self.spec.consumed(&output),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
             message,
         }
     }
 
-    /// What each step consumed, in the order of the output.
-    pub fn consumed(&self, text: &str) -> Vec<(u64, String)> {
-        let Some(pattern) = &self.consumed else { return Vec::new() };
-        let matches = text.lines().filter_map(|line| pattern.captures(line));
-        matches
-            .filter_map(|captures| {
-                let step = captures.name("step")?.as_str().parse().ok()?;
-                Some((step, captures.name("value")?.as_str().to_owned()))
-            })
-            .collect()
-    }
-
     /// The first step that consumed something else than in the baseline run: samples were repeated or
     /// skipped.
-    fn first_divergence(
-        &self,
-        result: &RecoveryResult,
-        baseline: &BTreeMap<u64, String>,
-    ) -> Option<(u64, String)> {
-        let diverges =
-            |(step, value): &&(u64, String)| baseline.get(step).is_some_and(|expected| expected != value);
-        result.consumed.iter().find(diverges).cloned()
+    fn first_divergence<'r>(&self, result: &'r RecoveryResult) -> Option<&'r ConsumedStep> {
+        let diverges = |consumed: &&ConsumedStep| {
+            self.baseline.consumed.get(&consumed.step).is_some_and(|expected| *expected != consumed.value)
+        };
+        result.consumed.iter().find(diverges)
     }
 
     /// Replaces the message where the recovery ended with exit code 0, but not as the baseline run.
-    pub(super) fn with_explanation(
-        &self,
-        result: RecoveryResult,
-        baseline: &BaselineValues,
-    ) -> RecoveryResult {
-        let message = match (
-            self.first_divergence(&result, &baseline.consumed),
-            &result.final_value,
-            &baseline.final_value,
-        ) {
+    pub(super) fn with_explanation(&self, result: RecoveryResult) -> RecoveryResult {
+        let finals = (&result.final_value, &self.baseline.final_value);
+        let message = match (self.first_divergence(&result), finals) {
             _ if result.ended != Some(ProcessExit::Exited(0)) => None,
-            (Some((step, value)), ..) => {
-                let expected = &baseline.consumed[&step];
+            (Some(ConsumedStep { step, value }), _) => {
+                let expected = &self.baseline.consumed[step];
                 Some(format!("step {step} consumed `{value}`, but `{expected}` in the baseline run"))
             }
-            (None, Some(value), Some(expected)) if value != expected => {
+            (None, (Some(value), Some(expected))) if value != expected => {
                 Some(format!("ended with `{value}`, but with `{expected}` in the baseline run"))
             }
             _ => None,
         };
-        RecoveryResult { message: message.unwrap_or(result.message), ..result }
-    }
-
-    /// The last value that the pattern `same` finds.
-    pub fn final_value(&self, text: &str) -> Option<String> {
-        let pattern = self.same.as_ref()?;
-        let captures = text.lines().rev().find_map(|line| pattern.captures(line))?;
-        let group = captures.name("value").or_else(|| captures.get(1)).or_else(|| captures.get(0))?;
-        Some(group.as_str().to_owned())
+        match message {
+            Some(message) => RecoveryResult { message, ..result },
+            None => result,
+        }
     }
 
     /// Takes the final value from the output before the crash if the recovery printed none: it may have found
@@ -139,11 +166,11 @@ impl OutputOracle {
         recording: &Recording,
         op_count: usize,
     ) -> RecoveryResult {
-        if result.final_value.is_some() || self.same.is_none() {
+        if result.final_value.is_some() || self.spec.same.is_none() {
             return result;
         }
         let value = |op: &Op| match &op.effect {
-            OpEffect::Output { line, on_stdio: true, .. } => self.final_value(line),
+            OpEffect::Output { line, on_stdio: true, .. } => self.spec.final_value(line),
             _ => None,
         };
         let final_value = recording.ops[..op_count].iter().rev().find_map(value);
@@ -151,33 +178,30 @@ impl OutputOracle {
     }
 
     /// The outcome of a recovery. `acknowledged`: the acknowledged step at the crash point.
-    pub fn judge(
-        &self,
-        result: &RecoveryResult,
-        acknowledged: Option<u64>,
-        baseline: &BaselineValues,
-    ) -> Outcome {
+    pub fn judge(&self, result: &RecoveryResult, acknowledged: Option<u64>) -> Outcome {
         match result.ended {
             None => return Outcome::Hung,
             Some(ProcessExit::Exited(0)) => {}
-            Some(ProcessExit::Exited(code)) if self.refused_exits.contains(&code) => return Outcome::Refused,
+            Some(ProcessExit::Exited(code)) if self.spec.refused_exits.contains(&code) => {
+                return Outcome::Refused;
+            }
             Some(_) => return Outcome::Crashed,
         }
         if result.check_ended.is_some_and(|check| check != ProcessExit::Exited(0)) {
             return Outcome::Corrupt;
         }
-        if self.first_divergence(result, &baseline.consumed).is_some() {
+        if self.first_divergence(result).is_some() {
             return Outcome::Corrupt;
         }
-        if self.same.is_some() && result.final_value != baseline.final_value {
+        if self.spec.same.is_some() && result.final_value != self.baseline.final_value {
             return Outcome::Corrupt;
         }
-        let Some(acknowledged) = acknowledged.filter(|_| self.resumed.is_some()) else {
+        let Some(acknowledged) = acknowledged.filter(|_| self.spec.resumed.is_some()) else {
             return Outcome::Recovered;
         };
         // Without a line about resuming, the first trained step shows it. No trained step: nothing was left
         // to do.
-        let resumed = match (result.resumed_step, &self.step) {
+        let resumed = match (result.resumed_step, &self.spec.step) {
             (None, Some(_)) => result.first_step.map_or(Some(acknowledged), |step| step.checked_sub(1)),
             (resumed, _) => resumed,
         };
@@ -208,28 +232,24 @@ fn error_line(completed: &CompletedCommand) -> String {
 mod tests {
     use super::*;
 
-    fn oracle() -> OutputOracle {
+    fn oracle(step: Option<&str>) -> OutputOracle {
         let regex = |text| Regex::new(text).ok();
-        OutputOracle {
-            saved: regex(r"saved (?<step>\d+)"),
+        let spec = JudgeSpec {
             resumed: regex(r"resumed (?<step>\d+)"),
-            step: None,
+            step: step.and_then(regex),
             same: regex(r"sum (\w+)"),
             consumed: regex(r"^step (?<step>\d+) batch (?<value>\w+)"),
             refused_exits: vec![12],
-        }
-    }
-
-    fn baseline() -> BaselineValues {
-        let consumed = [(11, "b11".to_owned()), (12, "b12".to_owned())];
-        BaselineValues { final_value: Some("abc".into()), consumed: consumed.into() }
+        };
+        OutputOracle::new(spec, "step 11 batch b11\nstep 12 batch b12\nsum abc")
     }
 
     fn check(stdout: &str, exit: Option<ProcessExit>, outcome: Outcome) {
         let completed =
             CompletedCommand { exit, stdout: stdout.into(), stderr: String::new(), left_processes: false };
-        let result = oracle().observe(&completed, None);
-        assert_eq!(oracle().judge(&result, Some(10), &baseline()), outcome, "{stdout}");
+        let oracle = oracle(None);
+        let result = oracle.observe(&completed, None);
+        assert_eq!(oracle.judge(&result, Some(10)), outcome, "{stdout}");
     }
 
     #[test]
@@ -251,7 +271,7 @@ mod tests {
 
     #[test]
     fn with_a_step_pattern_a_silent_restart_differs_from_a_finished_run() {
-        let oracle = OutputOracle { step: Regex::new(r"^step (?<step>\d+)").ok(), ..oracle() };
+        let oracle = oracle(Some(r"^step (?<step>\d+)"));
         let outcome = |stdout: &str| {
             let exit = Some(ProcessExit::Exited(0));
             let completed = CompletedCommand {
@@ -260,7 +280,7 @@ mod tests {
                 stderr: String::new(),
                 left_processes: false,
             };
-            oracle.judge(&oracle.observe(&completed, None), Some(10), &baseline())
+            oracle.judge(&oracle.observe(&completed, None), Some(10))
         };
         assert_eq!(outcome("sum abc"), Outcome::Recovered);
         assert_eq!(outcome("step 11\nsum abc"), Outcome::Recovered);

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::content::{ByteSource, FileContent};
+use super::content::{ByteSource, ContentReader, FileContent};
 use super::format_boundaries::format_boundaries;
-use super::recording::{FileNode, NameChange, NodeId, Op, OpEffect, Recording, RecordingGaps};
+use super::recording::{FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps};
 use crate::gate::{CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, InterceptedCall};
 
 /// Payloads up to this size are deduplicated, so that equal writes have equal content.
@@ -39,7 +39,7 @@ pub struct OpRecorder {
     /// Where each small payload starts in the payload log, by its digest.
     offset_by_digest: HashMap<[u8; 32], u64>,
     /// Files with a writable shared mapping, each with a descriptor that reads it.
-    mapped_files: Vec<(NodeId, OwnedFd)>,
+    mapped_files: Vec<MappedFile>,
     output_pipes: Vec<FileId>,
     /// Bytes of each pipe after its last line end.
     partial_lines: HashMap<FileId, Vec<u8>>,
@@ -47,13 +47,29 @@ pub struct OpRecorder {
     internal_pattern: Option<Regex>,
     /// The first error of the harness; `finish` returns it.
     failure: Option<Error>,
-    kill_target: Box<dyn FnMut() + Send>,
+}
+
+/// A file with a writable shared mapping, and a descriptor that reads it.
+struct MappedFile {
+    node: NodeId,
+    fd: OwnedFd,
+}
+
+/// A watched directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedRoot {
+    /// Its path for the target.
+    pub seen_by_target: PathBuf,
+    /// Its path for the harness.
+    pub seen_by_harness: PathBuf,
 }
 
 /// What an [`OpRecorder`] needs to start.
 pub struct RecorderConfig<'a> {
-    /// Each watched directory: its path for the target, and its path for the harness.
-    pub roots: &'a [(PathBuf, PathBuf)],
+    /// The watched directories.
+    pub roots: &'a [WatchedRoot],
+    /// Unchanged, readable copies of them.
+    pub originals: &'a [PathBuf],
     /// The file to create for all written bytes.
     pub payload_log: &'a Path,
     /// The pipes behind the target's standard output and standard error.
@@ -65,13 +81,13 @@ pub struct RecorderConfig<'a> {
 }
 
 impl OpRecorder {
-    /// Indexes the watched directories as they are now. `originals`: unchanged, readable copies of them.
+    /// Indexes the watched directories as they are now.
     ///
     /// # Errors
     /// A watched directory cannot be read, or the payload log cannot be created.
-    pub fn new(config: RecorderConfig<'_>, originals: &[PathBuf]) -> Result<OpRecorder, Error> {
+    pub fn new(config: RecorderConfig<'_>) -> Result<OpRecorder, Error> {
         let recording = Recording {
-            roots: config.roots.iter().map(|(root, _)| root.clone()).collect(),
+            roots: config.roots.iter().map(|root| root.seen_by_target.clone()).collect(),
             nodes: Vec::new(),
             initial_names: BTreeMap::new(),
             initial_paths: BTreeMap::new(),
@@ -97,14 +113,13 @@ impl OpRecorder {
             saved_pattern: config.saved_pattern,
             internal_pattern: config.internal_pattern,
             failure: None,
-            kill_target: Box::new(|| ()),
         };
-        for (_, real) in config.roots {
-            let metadata = std::fs::metadata(real)?;
+        for root in config.roots {
+            let metadata = std::fs::metadata(&root.seen_by_harness)?;
             recorder.add_node(file_id_of(&metadata), FileNode::Directory { mode: metadata.mode() & 0o7777 });
         }
-        for (number, (_, real)) in config.roots.iter().enumerate() {
-            recorder.index_directory(number as NodeId, real, &originals[number])?;
+        for (number, (root, original)) in config.roots.iter().zip(config.originals).enumerate() {
+            recorder.index_directory(number as NodeId, &root.seen_by_harness, original)?;
         }
         recorder.recording.initial_names = recorder.names.clone();
         Ok(recorder)
@@ -151,7 +166,7 @@ impl OpRecorder {
     /// # Errors
     /// The payload log could not be written, or a mapped file could not be read.
     pub fn finish(&mut self) -> Result<Recording, Error> {
-        for node in self.mapped_files.iter().map(|(node, _)| *node).collect::<Vec<_>>() {
+        for node in self.mapped_files.iter().map(|mapped| mapped.node).collect::<Vec<_>>() {
             self.record_mapped_changes(node);
         }
         self.mapped_files.clear();
@@ -168,13 +183,10 @@ impl OpRecorder {
         }
     }
 
-    /// Sets what kills the target when a decision requires it.
-    pub fn set_kill_target(&mut self, kill_target: Box<dyn FnMut() + Send>) {
-        self.kill_target = kill_target;
-    }
-
-    fn push_op(&mut self, effect: OpEffect, text: String) {
-        self.recording.ops.push(Op { effect, text });
+    /// Records an operation. `operands`: what its text has between the parentheses.
+    fn push_op(&mut self, kind: OpKind, effect: OpEffect, operands: &str) {
+        let text = format!("{}({operands})", kind.name());
+        self.recording.ops.push(Op { kind, effect, text });
     }
 
     fn display_path(&self, node: NodeId) -> String {
@@ -202,7 +214,7 @@ impl OpRecorder {
         node
     }
 
-    fn change_names(&mut self, changes: Vec<NameChange>, text: String) {
+    fn change_names(&mut self, kind: OpKind, changes: Vec<NameChange>, operands: &str) {
         for change in &changes {
             let names = self.names.entry(change.dir).or_default();
             match change.node {
@@ -210,19 +222,19 @@ impl OpRecorder {
                 None => drop(names.remove(&change.name)),
             }
         }
-        self.push_op(OpEffect::NameChanges(changes), text);
+        self.push_op(kind, OpEffect::NameChanges(changes), operands);
     }
 
-    fn set_name(&mut self, entry: &DirectoryEntry, node: NodeId, call: &str) {
+    fn set_name(&mut self, kind: OpKind, entry: &DirectoryEntry, node: NodeId) {
         let Some(dir) = self.directory_of(entry) else { return };
-        let text = format!("{call}({})", self.relative_path(&entry.path));
-        self.change_names(vec![NameChange { dir, name: entry.name.clone(), node: Some(node) }], text);
+        let change = NameChange { dir, name: entry.name.clone(), node: Some(node) };
+        self.change_names(kind, vec![change], &self.relative_path(&entry.path));
     }
 
-    fn remove_name(&mut self, entry: &DirectoryEntry, call: &str) {
+    fn remove_name(&mut self, kind: OpKind, entry: &DirectoryEntry) {
         let Some(dir) = self.directory_of(entry) else { return };
-        let text = format!("{call}({})", self.relative_path(&entry.path));
-        self.change_names(vec![NameChange { dir, name: entry.name.clone(), node: None }], text);
+        let change = NameChange { dir, name: entry.name.clone(), node: None };
+        self.change_names(kind, vec![change], &self.relative_path(&entry.path));
     }
 
     fn node_at(&self, dir: NodeId, name: &OsString) -> Option<NodeId> {
@@ -239,20 +251,20 @@ impl OpRecorder {
         let other = if exchanged { self.node_at(to_dir, &to.name) } else { None };
         let change = |dir, entry: &DirectoryEntry, node| NameChange { dir, name: entry.name.clone(), node };
         let changes = vec![change(to_dir, to, Some(node)), change(from_dir, from, other)];
-        let call = if exchanged { "exchange" } else { "rename" };
-        let text = format!("{call}({}, {})", self.relative_path(&from.path), self.relative_path(&to.path));
-        self.change_names(changes, text);
+        let kind = if exchanged { OpKind::Exchange } else { OpKind::Rename };
+        let operands = format!("{}, {}", self.relative_path(&from.path), self.relative_path(&to.path));
+        self.change_names(kind, changes, &operands);
     }
 
-    fn record_write(&mut self, node: NodeId, offset: u64, len_bytes: u64, call: &str) {
+    fn record_write(&mut self, kind: OpKind, node: NodeId, offset: u64, len_bytes: u64) {
         let payload_offset = self.dedup_offset(len_bytes);
         let boundaries = format_boundaries(offset, &self.payload_head);
         if !boundaries.is_empty() {
             self.recording.format_boundaries.insert(self.recording.ops.len() as u32, boundaries);
         }
         self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::PayloadLog(payload_offset));
-        let text = format!("{call}({}, {len_bytes} bytes at {offset})", self.display_path(node));
-        self.push_op(OpEffect::Write { node, offset, len_bytes, payload_offset }, text);
+        let operands = format!("{}, {len_bytes} bytes at {offset}", self.display_path(node));
+        self.push_op(kind, OpEffect::Write { node, offset, len_bytes, payload_offset }, &operands);
     }
 
     /// The offset of the current payload in the payload log: that of an earlier, equal payload, if small.
@@ -264,15 +276,16 @@ impl OpRecorder {
         self.payload_start
     }
 
-    fn record_resize(&mut self, node: NodeId, size_bytes: u64, text: String) {
+    fn record_resize(&mut self, kind: OpKind, node: NodeId, size_bytes: u64) {
         self.contents.entry(node).or_default().resize(size_bytes);
-        self.push_op(OpEffect::Resize { node, size_bytes }, text);
+        let operands = format!("{}, {size_bytes}", self.display_path(node));
+        self.push_op(kind, OpEffect::Resize { node, size_bytes }, &operands);
     }
 
     /// Records what a shared mapping has changed since the last look, as writes.
     fn record_mapped_changes(&mut self, node: NodeId) {
-        let Some(index) = self.mapped_files.iter().position(|(mapped, _)| *mapped == node) else { return };
-        let Ok(file) = self.mapped_files[index].1.try_clone().map(File::from) else { return };
+        let Some(index) = self.mapped_files.iter().position(|mapped| mapped.node == node) else { return };
+        let Ok(file) = self.mapped_files[index].fd.try_clone().map(File::from) else { return };
         if let Err(error) = self.record_differences(node, &file) {
             self.failure.get_or_insert(error);
         }
@@ -283,7 +296,7 @@ impl OpRecorder {
         let known_content = self.contents.entry(node).or_default().clone();
         let mut known_file = tempfile::tempfile()?;
         let payloads_only = Recording { ops: Vec::new(), nodes: Vec::new(), ..self.recording.clone() };
-        known_content.write_to(&mut super::content::ContentReader::new(&payloads_only)?, &mut known_file)?;
+        known_content.write_to(&mut ContentReader::new(&payloads_only)?, &mut known_file)?;
         let (mut old, mut new, mut offset) = ([0; 4096], [0; 4096], 0);
         loop {
             let new_len = file.read_at(&mut new, offset)?;
@@ -294,7 +307,7 @@ impl OpRecorder {
             if old[..old_len.min(new_len)] != new[..old_len.min(new_len)] || old_len < new_len {
                 self.begin_payload();
                 self.on_payload(&new[..new_len]);
-                self.record_write(node, offset, new_len as u64, "mapped-write");
+                self.record_write(OpKind::MappedWrite, node, offset, new_len as u64);
             }
             offset += new_len as u64;
         }
@@ -317,8 +330,8 @@ impl OpRecorder {
             .filter(|_| on_stdio)
             .and_then(|pattern| pattern.captures(&line))
             .and_then(|captures| captures.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
-        let text = format!("output({line})");
-        self.push_op(OpEffect::Output { line, saved_step, on_stdio }, text);
+        let operands = line.clone();
+        self.push_op(OpKind::Output, OpEffect::Output { line, saved_step, on_stdio }, &operands);
     }
 
     fn record_output(&mut self, pipe: FileId) {
@@ -336,18 +349,17 @@ impl OpRecorder {
     fn record_open(&mut self, entry: &DirectoryEntry, file_id: FileId, created: bool, truncated: bool) {
         if created {
             let node = self.add_node(file_id, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
-            self.set_name(entry, node, "create");
+            self.set_name(OpKind::Create, entry, node);
         } else if truncated && let Some(node) = self.known_node(file_id) {
-            let text = format!("truncate({}, 0)", self.display_path(node));
-            self.record_resize(node, 0, text);
+            self.record_resize(OpKind::Truncate, node, 0);
         }
     }
 
-    fn record_sync(&mut self, file_id: FileId, data_only: bool, call: &str) {
+    fn record_sync(&mut self, file_id: FileId, data_only: bool) {
         let Some(node) = self.known_node(file_id) else { return };
         self.record_mapped_changes(node);
-        let text = format!("{call}({})", self.display_path(node));
-        self.push_op(OpEffect::Sync { node, data_only }, text);
+        let kind = if data_only { OpKind::Fdatasync } else { OpKind::Fsync };
+        self.push_op(kind, OpEffect::Sync { node, data_only }, &self.display_path(node));
     }
 }
 
@@ -379,10 +391,6 @@ impl CallHandler for OpRecorder {
         self.begin_payload();
     }
 
-    fn kill_target(&mut self) {
-        (self.kill_target)();
-    }
-
     fn needs_paths(&self) -> bool {
         false
     }
@@ -408,51 +416,47 @@ impl OpRecorder {
             }
             CallEffect::Wrote { file_id, offset, len_bytes, synced } => {
                 if let Some(node) = self.known_node(file_id) {
-                    self.record_write(node, offset, len_bytes, "write");
+                    self.record_write(OpKind::Write, node, offset, len_bytes);
                 }
                 if synced {
-                    self.record_sync(file_id, true, "fdatasync");
+                    self.record_sync(file_id, true);
                 }
             }
             CallEffect::Truncated { file_id, size_bytes } => {
                 if let Some(node) = self.known_node(file_id) {
-                    let text = format!("truncate({}, {size_bytes})", self.display_path(node));
-                    self.record_resize(node, size_bytes, text);
+                    self.record_resize(OpKind::Truncate, node, size_bytes);
                 }
             }
             CallEffect::Allocated { file_id, size_bytes, zeroed } => {
                 let Some(node) = self.known_node(file_id) else { return };
                 if let Some((offset, len_bytes)) = zeroed {
                     self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::Zeroes);
-                    let text = format!("punch({}, {len_bytes} bytes at {offset})", self.display_path(node));
-                    self.push_op(OpEffect::Zero { node, offset, len_bytes }, text);
+                    let operands = format!("{}, {len_bytes} bytes at {offset}", self.display_path(node));
+                    self.push_op(OpKind::Punch, OpEffect::Zero { node, offset, len_bytes }, &operands);
                 }
                 if self.contents.entry(node).or_default().len() != size_bytes {
-                    let text = format!("allocate({}, {size_bytes})", self.display_path(node));
-                    self.record_resize(node, size_bytes, text);
+                    self.record_resize(OpKind::Allocate, node, size_bytes);
                 }
             }
             CallEffect::Renamed { from, to, exchanged } => self.record_rename(&from, &to, exchanged),
             CallEffect::Linked { file_id, entry } => {
                 if let Some(node) = self.known_node(file_id) {
-                    self.set_name(&entry, node, "link");
+                    self.set_name(OpKind::Link, &entry, node);
                 }
             }
             CallEffect::Symlinked { file_id, entry, link_text } => {
                 let node = self.add_node(file_id, FileNode::Symlink { target: link_text });
-                self.set_name(&entry, node, "symlink");
+                self.set_name(OpKind::Symlink, &entry, node);
             }
-            CallEffect::Unlinked { entry } => self.remove_name(&entry, "unlink"),
+            CallEffect::Unlinked { entry } => self.remove_name(OpKind::Unlink, &entry),
             CallEffect::CreatedDir { file_id, entry } => {
                 let node = self.add_node(file_id, FileNode::Directory { mode: 0o755 });
                 self.names.insert(node, BTreeMap::new());
-                self.set_name(&entry, node, "mkdir");
+                self.set_name(OpKind::Mkdir, &entry, node);
             }
-            CallEffect::RemovedDir { entry } => self.remove_name(&entry, "rmdir"),
-            CallEffect::Synced { file_id, data_only } => {
-                self.record_sync(file_id, data_only, if data_only { "fdatasync" } else { "fsync" });
-            }
-            CallEffect::SyncedAll => self.push_op(OpEffect::SyncAll, "sync()".into()),
+            CallEffect::RemovedDir { entry } => self.remove_name(OpKind::Rmdir, &entry),
+            CallEffect::Synced { file_id, data_only } => self.record_sync(file_id, data_only),
+            CallEffect::SyncedAll => self.push_op(OpKind::Sync, OpEffect::SyncAll, ""),
             CallEffect::Mapped { file_id, file } => self.record_mapping(file_id, file),
             CallEffect::OutputWritten { pipe } => self.record_output(pipe),
             CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
@@ -464,11 +468,11 @@ impl OpRecorder {
 
     fn record_mapping(&mut self, file_id: FileId, file: OwnedFd) {
         if let Some(node) = self.known_node(file_id)
-            && self.mapped_files.iter().all(|(mapped, _)| *mapped != node)
+            && self.mapped_files.iter().all(|mapped| mapped.node != node)
         {
             let path = self.recording.path_of(node, self.recording.ops.len());
             self.recording.gaps.mapped_paths.push(path);
-            self.mapped_files.push((node, file));
+            self.mapped_files.push(MappedFile { node, fd: file });
         }
     }
 

@@ -1,8 +1,9 @@
 //! A hash of the persisted set of a candidate: candidates with equal persisted sets leave equal trees. Pure.
 
-use super::crash_candidate::{CrashCandidate, Tear};
+use super::crash_candidate::CrashCandidate;
 use super::fs_model::persist_units;
-use super::recording::Recording;
+use super::tear::Tear;
+use crate::explore::record::Recording;
 
 /// Hashes persisted sets. Holds the combined hash of all units before each crash point.
 pub(super) struct PersistedSetHasher {
@@ -25,14 +26,14 @@ impl PersistedSetHasher {
     pub(super) fn hash(&self, candidate: &CrashCandidate) -> u128 {
         let lost =
             candidate.lost.iter().fold(0, |combined, unit| combined ^ unit_hash(unit.op, unit.part.into()));
-        let torn = candidate.torn.map_or(0, |(op, tear)| {
-            let (kind, len_bytes): (u64, u64) = match tear {
+        let torn = candidate.torn.map_or(0, |torn| {
+            let (kind, len_bytes): (u64, u64) = match torn.tear {
                 Tear::Prefix(len_bytes) => (1, len_bytes),
                 Tear::ZeroTail(len_bytes) => (2, len_bytes),
                 Tear::GarbageTail(len_bytes) => (3, len_bytes),
                 Tear::Hole(len_bytes) => (4, len_bytes),
             };
-            mix_bits(unit_hash(op, kind << 3) as u64 ^ len_bytes)
+            mix_bits(unit_hash(torn.op, kind << 3) as u64 ^ len_bytes)
         });
         self.prefix_hashes[candidate.op_count as usize] ^ lost ^ torn
     }

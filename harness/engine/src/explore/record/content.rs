@@ -146,6 +146,30 @@ impl FileContent {
         }
         Ok(bytes)
     }
+
+    /// A digest of the structure. Equal digests mean equal bytes; contents with different digests may also be
+    /// equal.
+    pub fn digest(&self) -> [u8; 16] {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&blake3::hash(&self.structure()).as_bytes()[..16]);
+        digest
+    }
+
+    /// The pieces as bytes, without the contents that they refer to.
+    pub fn structure(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in self.pieces() {
+            let (kind, a, b) = match piece.source {
+                ByteSource::PayloadLog(offset) => (0u8, offset, 0),
+                ByteSource::Initial(node, offset) => (1, offset, u64::from(node)),
+                ByteSource::Zeroes => (2, 0, 0),
+                ByteSource::Garbage => (3, 0, 0),
+            };
+            bytes.push(kind);
+            [a, b, piece.len_bytes].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        }
+        bytes
+    }
 }
 
 /// Reads the bytes of pieces. Keeps the payload log open.

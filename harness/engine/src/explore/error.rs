@@ -1,0 +1,106 @@
+//! Why an exploration gave no result. The ground of the four stages: knows none of them.
+
+use std::io::Error;
+
+use scenarios::Outcome;
+
+use crate::file_error::FileError;
+use crate::sandbox::{ProcessExit, SandboxError};
+
+/// Why an exploration gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ExploreError {
+    /// The sandbox could not be built or used.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A file operation of the harness failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A system call of the harness failed.
+    #[error("could not {doing}")]
+    System {
+        /// What the call was for.
+        doing: &'static str,
+        /// Why it failed.
+        source: Error,
+    },
+    /// `--warm` is given, but the recovery is not a Python command.
+    #[error(
+        "`--warm` needs a recovery that is a Python command: `python script.py`, `python -m module`, or a \
+         script whose `#!` line names a Python interpreter"
+    )]
+    NotPython,
+    /// A recovery worker has no sandbox any more.
+    #[error("a recovery worker was used after it had been closed")]
+    WorkerClosed,
+    /// The command changed no watched file. The command line exits with 3.
+    #[error(
+        "nothing was recorded: the command changed no file below the watched directories; check the paths \
+         after `--watch`"
+    )]
+    NothingRecorded,
+    /// The baseline run, or the recovery of undamaged files, did not succeed. The command line exits with 3.
+    #[error(transparent)]
+    BaselineFailed(#[from] ExploreBaselineError),
+}
+
+impl ExploreError {
+    /// Adds to the error of a system call what the call was for.
+    pub(super) fn system<E: Into<Error>>(doing: &'static str) -> impl FnOnce(E) -> ExploreError {
+        move |error| ExploreError::System { doing, source: error.into() }
+    }
+}
+
+/// Why the crash states of a command cannot be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum ExploreBaselineError {
+    /// The command fails without any fault.
+    #[error("the command failed without any fault, with {ended}: {last_line}")]
+    CommandFailed {
+        /// How it ended.
+        ended: ProcessExit,
+        /// The last line of its output.
+        last_line: String,
+    },
+    /// The run was cancelled.
+    #[error("stopped before the command had ended")]
+    Stopped,
+    /// The command acknowledged no save.
+    #[error("no line of the command's output matches `--saved`, so no crash state falls inside a save")]
+    NothingSaved,
+    /// The command did not print the value with which recoveries are compared.
+    #[error("no line of the command's output matches `--same`")]
+    NothingToCompare,
+    /// The recovery of undamaged files does not succeed.
+    #[error(
+        "the outcome of the recovery from {files} is already `{outcome}` ({ending}){difference}: {message}",
+        ending = ProcessExit::describe(*.ended),
+        difference = .difference.as_ref().map_or_else(String::new, |difference| format!("; {difference}"))
+    )]
+    RecoveryFailed {
+        /// Which files: those before the run, or those of the finished run.
+        files: &'static str,
+        /// What the recovery did.
+        outcome: Outcome,
+        /// How it ended. `None`: it exceeded its time limit.
+        ended: Option<ProcessExit>,
+        /// The final value, if it is not that of the baseline run.
+        difference: Option<ValueDifference>,
+        /// The line of the output that explains the outcome.
+        message: String,
+    },
+}
+
+/// Two final values that should be the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`--same` found {}, but {} in the baseline run",
+    .recovery.as_deref().unwrap_or("nothing"),
+    .baseline.as_deref().unwrap_or("nothing")
+)]
+pub struct ValueDifference {
+    /// What the recovery printed last.
+    pub recovery: Option<String>,
+    /// What the baseline run printed last.
+    pub baseline: Option<String>,
+}

@@ -1,0 +1,145 @@
+//! Runs one command behind the gate in a sandbox, and records its file operations and its output. Does not
+//! know what the recording is for.
+
+use std::io::{Error, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use regex::Regex;
+
+use super::op_recorder::{OpRecorder, RecorderConfig, WatchedRoot};
+use super::recording::Recording;
+use crate::explore::error::ExploreError;
+use crate::file_error::file_error;
+use crate::gate::{FilterOptions, WatchedMounts, build_filter, file_id_of, mount_id, serve_notifications};
+use crate::locks::LockExt;
+use crate::sandbox::{LaunchSpec, ProcessExit, Sandbox};
+
+/// At most this many bytes are kept of each output of the recorded run.
+const MAX_RECORDED_OUTPUT_BYTES: usize = 1 << 20;
+/// How often a recorded run looks whether it was cancelled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A command to record, in a sandbox that exists.
+pub struct GatedRun<'a> {
+    /// The command to run.
+    pub command: &'a LaunchSpec,
+    /// The watched directories. Each is a mount of its own in the sandbox.
+    pub roots: &'a [WatchedRoot],
+    /// Unchanged copies of the watched directories, which stay readable.
+    pub originals: &'a [PathBuf],
+    /// The file to create for all written bytes.
+    pub payload_log: &'a Path,
+    /// A line of the output that acknowledges a step; the group `step` is its number.
+    pub saved_pattern: Option<Regex>,
+    /// Lines that one process of the target sends to another and that are recorded too.
+    pub internal_pattern: Option<Regex>,
+    /// Polled during the run; `true` stops it.
+    pub cancelled: fn() -> bool,
+}
+
+/// What one run of a command did.
+#[derive(Debug, Clone)]
+pub struct CommandRecording {
+    /// Its file operations.
+    pub recording: Recording,
+    /// How it ended. `None`: it was stopped before its end.
+    pub ended: Option<ProcessExit>,
+    /// Its standard output and standard error, up to a bound.
+    pub output: String,
+}
+
+impl CommandRecording {
+    /// The last line of the output that is not blank, trimmed; it may be empty.
+    pub fn last_line(&self) -> &str {
+        self.output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim()
+    }
+}
+
+/// The two ends of a pipe behind an output of the target.
+struct OutputPipe {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl OutputPipe {
+    fn open() -> Result<OutputPipe, ExploreError> {
+        let (ours, theirs) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(ExploreError::system("create a pipe"))?;
+        Ok(OutputPipe { ours, theirs })
+    }
+}
+
+impl GatedRun<'_> {
+    /// Runs the command to its end, or until it is cancelled.
+    ///
+    /// # Errors
+    /// A pipe, the payload log or the sandbox failed.
+    pub fn record(self, sandbox: &Sandbox) -> Result<CommandRecording, ExploreError> {
+        let (stdout, stderr) = (OutputPipe::open()?, OutputPipe::open()?);
+        let recorder = Arc::new(Mutex::new(self.recorder(&[&stdout.ours, &stderr.ours])?));
+        let mounts: Result<Vec<u64>, Error> =
+            self.roots.iter().map(|root| mount_id(&sandbox.host_path(&root.seen_by_target))).collect();
+        let watched = WatchedMounts::new(mounts.map_err(ExploreError::system("find the watched mounts"))?);
+        let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), stdio_writes: true });
+        let readers = [spawn_output_reader(stdout.ours), spawn_output_reader(stderr.ours)];
+        let mut supervisor = None;
+        let handler = Arc::clone(&recorder);
+        let outputs = [stdout.theirs, stderr.theirs];
+        let running = sandbox.spawn_filtered(self.command, program, outputs, |listener| {
+            supervisor = Some(serve_notifications(listener, watched, handler));
+        })?;
+        let ended = loop {
+            match running.wait_timeout(POLL_INTERVAL) {
+                Some(ended) => break Some(ended),
+                None if (self.cancelled)() => break None,
+                None => {}
+            }
+        };
+        sandbox.kill_all()?;
+        if let Some(supervisor) = supervisor {
+            supervisor.join();
+        }
+        let outputs: Vec<String> =
+            readers.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
+        let recording = recorder.locked().finish();
+        let recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
+        Ok(CommandRecording { recording, ended, output: outputs.join("\n") })
+    }
+
+    fn recorder(&self, outputs: &[&OwnedFd; 2]) -> Result<OpRecorder, ExploreError> {
+        let output_pipes = outputs.iter().map(|pipe| file_id_of(pipe.as_fd()));
+        let config = RecorderConfig {
+            roots: self.roots,
+            originals: self.originals,
+            payload_log: self.payload_log,
+            output_pipes: output_pipes
+                .collect::<Result<_, _>>()
+                .map_err(ExploreError::system("identify a pipe"))?,
+            saved_pattern: self.saved_pattern.clone(),
+            internal_pattern: self.internal_pattern.clone(),
+        };
+        OpRecorder::new(config).map_err(file_error("index the watched directories for", self.payload_log))
+    }
+}
+
+fn spawn_output_reader(output: OwnedFd) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let mut output = std::fs::File::from(output);
+        let mut part = [0; 8192];
+        while let Ok(read) = output.read(&mut part) {
+            if read == 0 {
+                break;
+            }
+            bytes.extend_from_slice(&part[..read]);
+            if bytes.len() > MAX_RECORDED_OUTPUT_BYTES {
+                bytes.drain(..MAX_RECORDED_OUTPUT_BYTES / 2);
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

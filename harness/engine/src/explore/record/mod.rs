@@ -1,0 +1,84 @@
+//! The first stage: records the file operations of one run as data. Knows nothing of crash states.
+
+mod content;
+mod copy_tree;
+mod format_boundaries;
+mod gated_run;
+mod op_recorder;
+mod recording;
+
+use std::path::PathBuf;
+
+pub use content::{ByteSource, ContentPiece, ContentReader, FileContent};
+pub use copy_tree::copy_tree;
+pub(super) use format_boundaries::aligned_neighbors;
+pub use gated_run::{CommandRecording, GatedRun};
+pub use op_recorder::{OpRecorder, RecorderConfig, WatchedRoot};
+pub use recording::{FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps};
+
+use super::error::ExploreError;
+use crate::file_error::file_error;
+use crate::sandbox::{BindMount, LaunchSpec, Sandbox, SandboxSpec};
+
+/// What to record.
+#[derive(Debug, Clone)]
+pub struct RecordSpec {
+    /// Directories in which the target saves. They exist, their paths contain no symbolic link, and none is
+    /// inside another.
+    pub watched_dirs: Vec<PathBuf>,
+    /// The command that is recorded.
+    pub command: LaunchSpec,
+    /// A line of the output that acknowledges a step as durable; the group `step` is its number.
+    pub saved_pattern: Option<regex::Regex>,
+    /// For a second crash: what the first crash left. `None`: the watched directories as they are now.
+    pub first_crash: Option<FirstCrash>,
+    /// An existing, empty directory for the sandbox and the payload log.
+    pub work_dir: PathBuf,
+    /// Polled during the run; `true` stops it.
+    pub cancelled: fn() -> bool,
+}
+
+/// What a first crash left to the recovery that is recorded.
+#[derive(Debug, Clone)]
+pub struct FirstCrash {
+    /// The directories with the files, in the order of the watched directories.
+    pub dirs: Vec<PathBuf>,
+    /// The step that was acknowledged before the crash.
+    pub acknowledged: Option<u64>,
+}
+
+/// Runs the command once on copies of the watched directories and records its file operations.
+///
+/// # Errors
+/// A copy, the payload log or the sandbox failed.
+pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError> {
+    let dir = spec.work_dir.join("recorded");
+    let originals = spec.first_crash.as_ref().map_or(&spec.watched_dirs, |first| &first.dirs);
+    let mut binds = Vec::new();
+    for (number, (root, original)) in spec.watched_dirs.iter().zip(originals).enumerate() {
+        let copy = dir.join("root").join(number.to_string());
+        copy_tree(original, &copy).map_err(file_error::<ExploreError>("copy", original))?;
+        binds.push(BindMount { source: copy, mount_point: root.clone() });
+    }
+    let roots: Vec<WatchedRoot> = binds
+        .iter()
+        .map(|bind| WatchedRoot {
+            seen_by_target: bind.mount_point.clone(),
+            seen_by_harness: bind.source.clone(),
+        })
+        .collect();
+    let sandbox = Sandbox::build(SandboxSpec { dir, mounts: Vec::new(), binds, memory_cgroup: false })?;
+    let run = GatedRun {
+        command: &spec.command,
+        roots: &roots,
+        originals,
+        payload_log: &spec.work_dir.join("payload-log"),
+        saved_pattern: spec.saved_pattern.clone(),
+        internal_pattern: None,
+        cancelled: spec.cancelled,
+    };
+    let mut recorded = run.record(&sandbox)?;
+    recorded.recording.acknowledged_before = spec.first_crash.as_ref().and_then(|first| first.acknowledged);
+    sandbox.close()?;
+    Ok(recorded)
+}

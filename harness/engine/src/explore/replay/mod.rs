@@ -1,0 +1,19 @@
+//! The third stage: materializes crash states, runs the recovery on each, and judges what it did. Does not
+//! know why a recovery fails, nor how that is shown.
+
+mod materialize;
+mod output_oracle;
+mod python_fork_server;
+mod recovery_worker;
+mod replay_spec;
+mod replayer;
+mod tried_state;
+
+pub use materialize::{MaterializePlace, materialize};
+pub use output_oracle::{BaselineValues, ConsumedStep, JudgeSpec, OutputOracle, RecoveryResult};
+pub(super) use recovery_worker::RecoveryWorker;
+pub use replay_spec::ReplaySpec;
+pub use replayer::ReplayProgress;
+pub(super) use replayer::Replayer;
+pub use tried_state::TriedState;
+pub(super) use tried_state::is_acceptable;

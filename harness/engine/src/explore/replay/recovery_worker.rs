@@ -1,0 +1,156 @@
+//! A recovery worker: a sandbox in which crash states are tried one after the other. Knows neither crash
+//! models nor causes.
+
+use std::path::{Path, PathBuf};
+
+use super::materialize::{MaterializePlace, Materializer, SmallFileCache};
+use super::output_oracle::{OutputOracle, RecoveryResult};
+use super::python_fork_server::PythonCommand;
+use super::replay_spec::ReplaySpec;
+use crate::explore::error::ExploreError;
+use crate::explore::record::Recording;
+use crate::explore::states::{CrashCandidate, FileTree};
+use crate::file_error::file_error;
+use crate::sandbox::{BindMount, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
+
+/// At most this many bytes are kept of each output of a recovery.
+const MAX_OUTPUT_BYTES: usize = 12 * 1024;
+/// Crash states are materialized in memory if all workers together need at most about this many bytes.
+const MAX_IN_MEMORY_BYTES: u64 = 384 * 1024 * 1024;
+
+/// What one worker needs.
+#[derive(Clone, Copy)]
+pub(super) struct WorkerSpec<'a> {
+    pub(super) replay: &'a ReplaySpec,
+    pub(super) oracle: &'a OutputOracle,
+    pub(super) recording: &'a Recording,
+    pub(super) small_files: &'a SmallFileCache,
+    /// The approximate size of the largest tree of the run.
+    pub(super) largest_tree_bytes: u64,
+    /// Tells the workers of one replay apart.
+    pub(super) number: usize,
+}
+
+impl WorkerSpec<'_> {
+    fn is_in_memory(&self) -> bool {
+        let needed_bytes = self.largest_tree_bytes.saturating_mul(8).saturating_mul(self.replay.jobs as u64);
+        needed_bytes < MAX_IN_MEMORY_BYTES
+    }
+
+    fn max_pool_bytes(&self) -> u64 {
+        if self.is_in_memory() {
+            MAX_IN_MEMORY_BYTES / 2 / self.replay.jobs as u64
+        } else {
+            self.largest_tree_bytes.saturating_mul(2)
+        }
+    }
+
+    fn build_sandbox(&self, dir: PathBuf) -> Result<Sandbox, ExploreError> {
+        let in_memory =
+            TmpfsSpec { mount_point: PathBuf::new(), size_bytes: MAX_IN_MEMORY_BYTES, inodes: None };
+        let mounts = if self.is_in_memory() { vec![in_memory] } else { Vec::new() };
+        let bind = |(number, root): (usize, &PathBuf)| BindMount {
+            source: dir.join("root").join(number.to_string()),
+            mount_point: root.clone(),
+        };
+        let binds = self.replay.watched_dirs.iter().enumerate().map(bind).collect();
+        Ok(Sandbox::build(SandboxSpec { dir, mounts, binds, memory_cgroup: false })?)
+    }
+
+    /// Starts a fork server that imports the modules. Returns the request that runs a recovery in it. `None`:
+    /// no modules are given.
+    fn start_fork_server(&self, sandbox: &Sandbox) -> Result<Option<LaunchSpec>, ExploreError> {
+        let ReplaySpec { resume, warm_modules, .. } = self.replay;
+        if warm_modules.is_empty() {
+            return Ok(None);
+        }
+        let path = resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+        let command = PythonCommand::parse(&resume.argv, path).ok_or(ExploreError::NotPython)?;
+        let server = LaunchSpec { argv: command.server_command(warm_modules), ..resume.clone() };
+        sandbox.start_fork_server(&server)?;
+        Ok(Some(LaunchSpec { argv: command.request, env: Vec::new(), cwd: None }))
+    }
+}
+
+/// A sandbox in which crash states are tried, one at a time.
+pub(crate) struct RecoveryWorker<'a> {
+    spec: WorkerSpec<'a>,
+    materializer: Materializer<'a>,
+    /// The request for the fork server that replaces the command of the recovery. `None`: there is no fork
+    /// server.
+    fork_command: Option<LaunchSpec>,
+    sandbox: Option<Sandbox>,
+}
+
+impl<'a> RecoveryWorker<'a> {
+    pub(super) fn build(spec: WorkerSpec<'a>) -> Result<RecoveryWorker<'a>, ExploreError> {
+        let dir = spec.replay.work_dir.join(format!("worker-{}", spec.number));
+        std::fs::create_dir_all(&dir).map_err(file_error::<ExploreError>("create", &dir))?;
+        let sandbox = spec.build_sandbox(dir)?;
+        let base = if spec.is_in_memory() {
+            sandbox.host_path_in_root(Path::new(""))
+        } else {
+            sandbox.root().to_path_buf()
+        };
+        let place = MaterializePlace {
+            base: base.clone(),
+            dir_names: (0..spec.replay.watched_dirs.len()).map(|number| number.to_string()).collect(),
+            began_unix_s: spec.replay.began_unix_s,
+        };
+        let materializer = Materializer::new(spec.recording, spec.small_files, place, spec.max_pool_bytes())
+            .map_err(file_error::<ExploreError>("prepare", &base))?;
+        let fork_command = spec.start_fork_server(&sandbox)?;
+        Ok(RecoveryWorker { spec, materializer, fork_command, sandbox: Some(sandbox) })
+    }
+
+    /// Materializes the candidate, runs the recovery on it, then the check.
+    ///
+    /// # Errors
+    /// The sandbox failed, or a file could not be written.
+    pub(crate) fn try_candidate(
+        &mut self,
+        candidate: &CrashCandidate,
+    ) -> Result<RecoveryResult, ExploreError> {
+        let tree = candidate.tree(self.spec.recording);
+        let result = self.try_once(&tree, 1)?;
+        // A busy machine must not give a finding: the recovery is hung only if three times the limit does not
+        // suffice.
+        if result.ended.is_none() { self.try_once(&tree, 3) } else { Ok(result) }
+    }
+
+    fn try_once(&mut self, tree: &FileTree, timeout_factor: u32) -> Result<RecoveryResult, ExploreError> {
+        let replay = self.spec.replay;
+        let materialized = self.materializer.materialize(tree);
+        materialized.map_err(file_error::<ExploreError>("materialize a crash state in", &replay.work_dir))?;
+        let completed = match &self.fork_command {
+            Some(request) => self.run_in_sandbox(request, timeout_factor, true)?,
+            None => self.run_in_sandbox(&replay.resume, timeout_factor, false)?,
+        };
+        let check = match &replay.check {
+            Some(check) if completed.exit == Some(ProcessExit::Exited(0)) => {
+                Some(self.run_in_sandbox(check, timeout_factor, false)?)
+            }
+            _ => None,
+        };
+        Ok(self.spec.oracle.observe(&completed, check.as_ref()))
+    }
+
+    fn run_in_sandbox(
+        &self,
+        launch: &LaunchSpec,
+        timeout_factor: u32,
+        by_fork_server: bool,
+    ) -> Result<CompletedCommand, ExploreError> {
+        let sandbox = self.sandbox.as_ref().ok_or(ExploreError::WorkerClosed)?;
+        let timeout = self.spec.replay.timeout * timeout_factor;
+        Ok(sandbox.run_command(launch, timeout, MAX_OUTPUT_BYTES, by_fork_server)?)
+    }
+
+    /// Removes the sandbox.
+    ///
+    /// # Errors
+    /// The sandbox could not be removed.
+    pub(crate) fn close(mut self) -> Result<(), ExploreError> {
+        self.sandbox.take().map_or(Ok(()), |sandbox| sandbox.close().map_err(ExploreError::from))
+    }
+}

@@ -1,0 +1,180 @@
+//! Tries crash states in parallel: one recovery worker for each job. Does not know how a worker runs a
+//! recovery.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use scenarios::Outcome;
+
+use super::materialize::SmallFileCache;
+use super::output_oracle::{OutputOracle, RecoveryResult};
+use super::recovery_worker::{RecoveryWorker, WorkerSpec};
+use super::replay_spec::ReplaySpec;
+use super::tried_state::TriedState;
+use crate::explore::error::ExploreError;
+use crate::explore::record::Recording;
+use crate::explore::states::{CrashCandidate, CrashKind, CrashState};
+use crate::locks::LockExt;
+
+/// How far a replay has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayProgress {
+    /// How many states have been tried.
+    pub done: usize,
+    /// How many of them are findings.
+    pub failing: usize,
+}
+
+/// The results of all workers, and how many there are.
+#[derive(Default)]
+struct Results {
+    /// In the order in which the recoveries ended.
+    tried: Vec<IndexedState>,
+    failing: usize,
+}
+
+struct IndexedState {
+    index: usize,
+    tried: TriedState,
+}
+
+/// What all workers of one exploration share.
+pub(crate) struct Replayer<'a> {
+    spec: &'a ReplaySpec,
+    oracle: &'a OutputOracle,
+    recording: &'a Recording,
+    small_files: SmallFileCache,
+    /// The approximate size of the largest tree of the run.
+    largest_tree_bytes: u64,
+}
+
+impl<'a> Replayer<'a> {
+    /// Prepares to try crash states of this recording. Starts nothing.
+    pub(crate) fn new(
+        spec: &'a ReplaySpec,
+        oracle: &'a OutputOracle,
+        recording: &'a Recording,
+    ) -> Replayer<'a> {
+        let largest_tree_bytes = largest_tree_bytes(recording);
+        Replayer { spec, oracle, recording, small_files: SmallFileCache::default(), largest_tree_bytes }
+    }
+
+    /// Builds one worker. Workers have different numbers; those of [`try_states`](Replayer::try_states) count
+    /// from 1.
+    ///
+    /// # Errors
+    /// The sandbox or the fork server failed, or a directory could not be created.
+    pub(crate) fn worker(&self, number: usize) -> Result<RecoveryWorker<'_>, ExploreError> {
+        RecoveryWorker::build(WorkerSpec {
+            replay: self.spec,
+            oracle: self.oracle,
+            recording: self.recording,
+            small_files: &self.small_files,
+            largest_tree_bytes: self.largest_tree_bytes,
+            number,
+        })
+    }
+
+    /// Judges the recovery from one candidate. `acknowledged`: the acknowledged step at its crash point.
+    pub(crate) fn judge(
+        &self,
+        result: &RecoveryResult,
+        candidate: &CrashCandidate,
+        acknowledged: Option<u64>,
+    ) -> Outcome {
+        let result =
+            self.oracle.with_value_before_crash(result.clone(), self.recording, candidate.op_count as usize);
+        self.oracle.judge(&result, acknowledged)
+    }
+
+    /// Tries one candidate in a worker and judges its recovery.
+    ///
+    /// # Errors
+    /// The sandbox failed, or a file could not be written.
+    pub(crate) fn outcome_of(
+        &self,
+        worker: &mut RecoveryWorker<'_>,
+        candidate: &CrashCandidate,
+    ) -> Result<Outcome, ExploreError> {
+        let result = worker.try_candidate(candidate)?;
+        Ok(self.judge(&result, candidate, self.recording.acknowledged(candidate.op_count as usize)))
+    }
+
+    /// Tries all states, until cancelled: in the given worker, and in more workers on threads of their own.
+    /// Returns them in their order.
+    ///
+    /// # Errors
+    /// A sandbox failed, or a file could not be written.
+    pub(crate) fn try_states(
+        &self,
+        states: &[CrashState],
+        first_worker: &mut RecoveryWorker<'_>,
+        report: &(dyn Fn(ReplayProgress) + Sync),
+    ) -> Result<Vec<TriedState>, ExploreError> {
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Results::default());
+        let work = |worker: &mut RecoveryWorker<'_>| -> Result<(), ExploreError> {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let state = states.get(index).filter(|_| !(self.spec.cancelled)());
+                let Some(state) = state else { return Ok(()) };
+                let tried = self.try_state(worker, state)?;
+                report(results.locked().add(index, tried));
+            }
+        };
+        let jobs = self.spec.jobs.min(states.len()).max(1);
+        std::thread::scope(|scope| {
+            let work = &work;
+            let others: Vec<_> = (1..jobs)
+                .map(|number| {
+                    scope.spawn(move || {
+                        let mut worker = self.worker(number)?;
+                        work(&mut worker)?;
+                        worker.close()
+                    })
+                })
+                .collect();
+            work(first_worker)?;
+            let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<(), ExploreError>>| {
+                thread.join().unwrap_or(Err(ExploreError::WorkerClosed))
+            };
+            others.into_iter().try_for_each(ended)
+        })?;
+        let mut tried = results.into_unlocked().tried;
+        tried.sort_by_key(|state| state.index);
+        Ok(tried.into_iter().map(|state| state.tried).collect())
+    }
+
+    fn try_state(
+        &self,
+        worker: &mut RecoveryWorker<'_>,
+        state: &CrashState,
+    ) -> Result<TriedState, ExploreError> {
+        let result = worker.try_candidate(state.candidate())?;
+        let result = self.oracle.with_explanation(result);
+        let outcomes: BTreeMap<CrashKind, Outcome> = state
+            .witnesses
+            .iter()
+            .map(|(crash, witness)| (*crash, self.judge(&result, &witness.candidate, witness.acknowledged)))
+            .collect();
+        Ok(TriedState { state: state.clone(), result, outcomes })
+    }
+}
+
+impl Results {
+    fn add(&mut self, index: usize, tried: TriedState) -> ReplayProgress {
+        self.failing += usize::from(tried.is_failing());
+        self.tried.push(IndexedState { index, tried });
+        ReplayProgress { done: self.tried.len(), failing: self.failing }
+    }
+}
+
+/// The approximate size of the largest tree of the run, in bytes: the maximum over a few crash points.
+fn largest_tree_bytes(recording: &Recording) -> u64 {
+    let op_count = recording.ops.len();
+    let quarters = (0..=4).map(|nth| nth * (op_count / 4));
+    let sizes =
+        quarters.chain([op_count]).map(|point| CrashCandidate::whole(point).tree(recording).len_bytes());
+    sizes.max().unwrap_or(0)
+}

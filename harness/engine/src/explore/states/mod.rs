@@ -1,0 +1,38 @@
+//! The second stage: the crash states that a recording may leave, each once. Pure: reads nothing but the
+//! recording, and knows no recovery.
+
+mod crash_candidate;
+mod crash_state;
+mod enumerate;
+mod fs_model;
+mod persisted_set;
+mod state_groups;
+mod tear;
+
+pub use crash_candidate::{CrashCandidate, FileTree, TornWrite, TreeEntry};
+pub use crash_state::{CrashKind, CrashState, Witness};
+pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate};
+pub(super) use fs_model::BYTES_PART;
+pub use fs_model::{FsModel, PersistUnit};
+pub use tear::Tear;
+
+use super::record::Recording;
+
+/// Which crash states to try.
+#[derive(Debug, Clone, Default)]
+pub struct EnumerateSpec {
+    /// Which crashes are enumerated.
+    pub scope: ExploreScope,
+    /// Only this state, in place of all that the scope includes.
+    pub only_state: Option<CrashCandidate>,
+}
+
+/// The crash states to try, in order.
+pub(super) fn states_to_try(spec: &EnumerateSpec, recording: &Recording) -> Enumeration {
+    let Some(only) = &spec.only_state else { return enumerate(recording, &spec.scope) };
+    let op_count = (only.op_count as usize).min(recording.ops.len());
+    let candidate = CrashCandidate { op_count: op_count as u32, ..only.clone() };
+    let crash = spec.scope.crash_kinds().next();
+    let states = vec![CrashState::new(recording, crash, candidate)];
+    Enumeration { states, counts: EnumerationCounts::default() }
+}
