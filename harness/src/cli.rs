@@ -34,7 +34,7 @@ fn run_command(command_line: &CommandLine) -> Result<CommandExit, CliError> {
     match &command_line.command {
         None => run::run(&command_line.run, run::RunMode::Run),
         Some(CliCommand::Run(args)) => run::run(args, run::RunMode::Run),
-        Some(CliCommand::Explore(args)) => Ok(explore::run(args)),
+        Some(CliCommand::Explore(args)) => explore::run(args),
         Some(CliCommand::Ablate(args)) => run::run(args, run::RunMode::Ablate),
         Some(CliCommand::List) => list(),
         Some(CliCommand::Check { files }) => Ok(check::check(files)),

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use scenarios::{CrashCategory, Exploration, Finding};
 
+use crate::error::CliError;
 use crate::print;
 use engine::explore::{ExploreResult, RecordingGaps, TriedState};
+use engine::file_error::file_error;
 
 /// At most this many files that were never synced are printed.
 const MAX_UNSYNCED_LINES: usize = 12;
@@ -149,11 +151,11 @@ fn print_gaps(gaps: &RecordingGaps) {
 /// Writes `explore.json` and `explore.html`.
 ///
 /// # Errors
-/// Returns a message for the user that names the file that could not be written.
-pub(crate) fn write_report_files(exploration: &Exploration, out_dir: &Path) -> Result<(), String> {
+/// If a file cannot be written.
+pub(crate) fn write_report_files(exploration: &Exploration, out_dir: &Path) -> Result<(), CliError> {
     let write = |name: &str, text: &str| {
         let path = out_dir.join(name);
-        std::fs::write(&path, text).map_err(|error| format!("could not write `{}`: {error}", path.display()))
+        std::fs::write(&path, text).map_err(file_error::<CliError>("write", &path))
     };
     write("explore.json", &exploration.to_json())?;
     write("explore.html", &reports::exploration(exploration))?;

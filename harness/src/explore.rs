@@ -9,50 +9,31 @@ use regex::Regex;
 use scenarios::Exploration;
 
 use crate::args::{CrashArg, ExploreArgs, FsModelArg};
+use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::explore_display::ExploreDisplay;
-use crate::{exploration_output, explore_target, print, report_files};
+use crate::option_error::OptionError;
+use crate::session::Session;
+use crate::{diagnostics, exploration_output, explore_target, interrupt, report_files};
 use engine::explore::{
     CrashCandidate, EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, ExploreScope,
     FsModel, JudgeSpec, RecordSpec, ReplaySpec, ReportSpec, SecondCrash, explore, explore_second_crashes,
 };
-use engine::file_error::chain;
-use engine::sandbox::{self, LaunchSpec, RunDir};
+use engine::file_error::file_error;
+use engine::sandbox::LaunchSpec;
 
 /// Explores the crash states of the given command or target.
-pub(crate) fn run(args: &ExploreArgs) -> CommandExit {
-    let run_dir = match create_run_dir() {
-        Ok(run_dir) => run_dir,
-        Err(error) => {
-            print::error(&error);
-            return CommandExit::HarnessFailed;
-        }
-    };
+///
+/// # Errors
+/// If an option or a target cannot be used, the command gives no crash states to judge, or the harness cannot
+/// do its work.
+pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
+    let session = Session::open(args.jobs)?;
     let prepared = match &args.target {
-        Some(name) => explore_target::prepare_target(args, name, &run_dir.path().join("target")),
-        None => PreparedExploration::from_args(args),
+        Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
+        None => PreparedExploration::from_args(args)?,
     };
-    match prepared.map(|prepared| run_prepared(args, prepared, run_dir)) {
-        Ok(Ok(exit)) => exit,
-        Ok(Err(error)) => {
-            print::error(&error);
-            CommandExit::HarnessFailed
-        }
-        Err(error) => {
-            print::error(&error);
-            CommandExit::InvalidInput
-        }
-    }
-}
-
-/// Removes what earlier runs left behind, then creates a directory for the sandboxes.
-fn create_run_dir() -> Result<RunDir, String> {
-    for leftover in sandbox::remove_leftovers()
-        .map_err(|error| format!("could not remove what an earlier run left behind: {error}"))?
-    {
-        print::line(&format!("removed {leftover}"));
-    }
-    RunDir::create().map_err(|error| format!("could not create a directory for the sandboxes: {error}"))
+    run_prepared(args, prepared, session)
 }
 
 /// The checked options that describe the trainer, from the command line or from a target file.
@@ -71,14 +52,14 @@ pub(crate) struct PreparedExploration {
 }
 
 impl PreparedExploration {
-    /// Reads the options. The error is a message for the user.
-    fn from_args(args: &ExploreArgs) -> Result<PreparedExploration, String> {
-        let saved_pattern = parse_pattern("--saved", args.saved.as_deref(), Some("step"))?;
+    /// Reads the options.
+    fn from_args(args: &ExploreArgs) -> Result<PreparedExploration, CliError> {
+        let saved_pattern = parse_pattern("--saved", args.saved.as_deref(), PatternGroup::Step)?;
         let judge = JudgeSpec {
-            resumed: parse_pattern("--resumed", args.resumed.as_deref(), Some("step"))?,
-            step: parse_pattern("--step", args.step.as_deref(), Some("step"))?,
+            resumed: parse_pattern("--resumed", args.resumed.as_deref(), PatternGroup::Step)?,
+            step: parse_pattern("--step", args.step.as_deref(), PatternGroup::Step)?,
             consumed: parse_consumed(args.consumed.as_deref())?,
-            same: parse_pattern("--same", args.same.as_deref(), None)?,
+            same: parse_pattern("--same", args.same.as_deref(), PatternGroup::Only)?,
             refused_exits: args.refused_exit.clone(),
         };
         let scope = scope(args);
@@ -87,7 +68,8 @@ impl PreparedExploration {
         let shell = |text: &String| launch_here(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
-        let (watched_dirs, created_dirs) = resolve_watched_dirs(&args.watch)?;
+        let WatchedDirs { resolved: watched_dirs, created: created_dirs } =
+            WatchedDirs::resolve(&args.watch)?;
         let timeout = args.timeout;
         Ok(PreparedExploration {
             watched_dirs,
@@ -105,10 +87,11 @@ impl PreparedExploration {
 }
 
 /// The state that `--state` names.
-pub(crate) fn parse_state(args: &ExploreArgs) -> Result<Option<CrashCandidate>, String> {
-    let unknown = |name: &str| {
-        format!("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")
-    };
+///
+/// # Errors
+/// If it names none.
+pub(crate) fn parse_state(args: &ExploreArgs) -> Result<Option<CrashCandidate>, OptionError> {
+    let unknown = |name: &String| OptionError::UnknownState { name: name.clone() };
     let parsed = |name: &String| CrashCandidate::parse(name).ok_or_else(|| unknown(name));
     args.state.as_ref().map(parsed).transpose()
 }
@@ -126,119 +109,125 @@ pub(crate) fn scope(args: &ExploreArgs) -> ExploreScope {
     ExploreScope { process_crashes, models, max_states: args.max_states, crash_points: None }
 }
 
-/// Compiles an option's pattern. It must have the named group, or exactly one group if no name is given.
-fn parse_pattern(option: &str, text: Option<&str>, group: Option<&str>) -> Result<Option<Regex>, String> {
-    let Some(text) = text else { return Ok(None) };
-    let pattern = Regex::new(text).map_err(|error| format!("{option}: {error}"))?;
-    let missing = group.filter(|group| !pattern.capture_names().flatten().any(|name| name == *group));
-    if let Some(group) = missing {
-        return Err(format!(
-            "{option} `{text}`: has no group `{group}`; write the step number as `(?<{group}>\\d+)`"
-        ));
-    }
-    if group.is_none() && pattern.captures_len() != 2 {
-        return Err(format!(
-            "{option} `{text}`: needs exactly one group, around the value that must be the same"
-        ));
-    }
-    Ok(Some(pattern))
+/// The group that an option's pattern must have.
+enum PatternGroup {
+    /// The group `step`.
+    Step,
+    /// Exactly one group.
+    Only,
 }
 
-fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, String> {
-    let pattern = parse_pattern("--consumed", text, Some("step"))?;
+/// Compiles an option's pattern.
+fn parse_pattern(
+    option: &'static str,
+    text: Option<&str>,
+    group: PatternGroup,
+) -> Result<Option<Regex>, OptionError> {
+    let Some(text) = text else { return Ok(None) };
+    let pattern = Regex::new(text).map_err(|source| OptionError::Pattern { option, source })?;
+    match group {
+        PatternGroup::Step if !has_group(&pattern, "step") => {
+            Err(OptionError::NoStepGroup { option, text: text.into(), group: "step" })
+        }
+        PatternGroup::Only if pattern.captures_len() != 2 => {
+            Err(OptionError::NotOneGroup { option, text: text.into() })
+        }
+        PatternGroup::Step | PatternGroup::Only => Ok(Some(pattern)),
+    }
+}
+
+fn has_group(pattern: &Regex, name: &str) -> bool {
+    pattern.capture_names().flatten().any(|group| group == name)
+}
+
+fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, OptionError> {
+    let pattern = parse_pattern("--consumed", text, PatternGroup::Step)?;
     match &pattern {
-        Some(pattern) if !pattern.capture_names().flatten().any(|name| name == "value") => Err(format!(
-            "--consumed `{pattern}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`"
-        )),
+        Some(pattern) if !has_group(pattern, "value") => {
+            Err(OptionError::NoValueGroup { pattern: pattern.to_string() })
+        }
         _ => Ok(pattern),
     }
 }
 
 /// How to start a command: in the current directory, with the environment of this process.
-fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, String> {
-    let cwd =
-        std::env::current_dir().map_err(|error| format!("could not find the current directory: {error}"))?;
+fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, CliError> {
+    let cwd = std::env::current_dir()
+        .map_err(file_error::<CliError>("find the current directory", Path::new(".")))?;
     Ok(LaunchSpec { argv: argv.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
 }
 
-/// Resolves links in the paths of the watched directories, and drops directories inside other ones. Creates
-/// missing directories, and returns those as the second list.
-fn resolve_watched_dirs(dirs: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
-    let (mut resolved, mut created): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
-    for dir in dirs {
-        let failed = |error| format!("--watch `{}`: {error}", dir.display());
-        if !dir.exists() {
-            std::fs::create_dir_all(dir).map_err(failed)?;
-            created.push(dir.clone());
+/// The directories of `--watch`.
+struct WatchedDirs {
+    /// Without links in their paths, and without directories inside other ones.
+    resolved: Vec<PathBuf>,
+    /// Those that were missing, and have been created.
+    created: Vec<PathBuf>,
+}
+
+impl WatchedDirs {
+    fn resolve(dirs: &[PathBuf]) -> Result<WatchedDirs, OptionError> {
+        let (mut resolved, mut created): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
+        for dir in dirs {
+            let failed = |source| OptionError::Watch { path: dir.clone(), source };
+            if !dir.exists() {
+                std::fs::create_dir_all(dir).map_err(failed)?;
+                created.push(dir.clone());
+            }
+            if !dir.is_dir() {
+                return Err(OptionError::WatchNotDirectory { path: dir.clone() });
+            }
+            let real = dir.canonicalize().map_err(failed)?;
+            if real == Path::new("/") {
+                return Err(OptionError::WatchRoot);
+            }
+            resolved.push(real);
         }
-        if !dir.is_dir() {
-            return Err(format!(
-                "--watch `{}`: not a directory; give the directory that contains it",
-                dir.display()
-            ));
-        }
-        let real = dir.canonicalize().map_err(failed)?;
-        if real == Path::new("/") {
-            return Err("--watch `/`: give the directory in which the trainer saves".into());
-        }
-        resolved.push(real);
+        resolved.sort();
+        resolved.dedup();
+        let all = resolved.clone();
+        resolved.retain(|dir| !all.iter().any(|other| dir != other && dir.starts_with(other)));
+        Ok(WatchedDirs { resolved, created })
     }
-    resolved.sort();
-    resolved.dedup();
-    let all = resolved.clone();
-    resolved.retain(|dir| !all.iter().any(|other| dir != other && dir.starts_with(other)));
-    Ok((resolved, created))
 }
 
 fn run_prepared(
     args: &ExploreArgs,
     prepared: PreparedExploration,
-    run_dir: RunDir,
-) -> Result<CommandExit, String> {
+    session: Session,
+) -> Result<CommandExit, CliError> {
     let created_dirs = prepared.created_dirs.clone();
-    let config = explore_config(args, prepared, run_dir.path());
+    let config = explore_config(args, prepared, &session);
     let display = ExploreDisplay::new();
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
     drop(display);
     // The trainer saved in copies, so a created directory is still empty. If it is not, it stays.
     created_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
-    let cleaned_up = run_dir.close();
-    let exit = match explored {
-        Ok(explored) => {
-            let exploration = explored.exploration();
-            let selected = config.enumerate.only_state.is_some();
-            exploration_output::print_exploration(&explored.first, &exploration, selected);
-            if args.depth == 2 && !selected {
-                exploration_output::print_second_crashes(&exploration);
-            }
-            if let Some(file) = &args.json {
-                std::fs::write(file, exploration.to_json())
-                    .map_err(|error| format!("could not write `{}`: {error}", file.display()))?;
-            }
-            if let Some(out) = &args.out {
-                let out_dir = report_files::create_out_dir(Some(out), "explore")
-                    .map_err(|error| print::error_chain(&error))?;
-                exploration_output::write_report_files(&exploration, &out_dir)?;
-            }
-            if exploration.has_no_findings() { CommandExit::Success } else { CommandExit::Violation }
-        }
-        Err(error @ (ExploreError::BaselineFailed(_) | ExploreError::NothingRecorded)) => {
-            print::error(&chain(&error));
-            CommandExit::Inconclusive
-        }
-        Err(error @ ExploreError::NotPython) => {
-            print::error(&error);
-            CommandExit::InvalidInput
-        }
-        Err(error) => return Err(chain(&error)),
+    let explored = match explored {
+        // The output of a run that was stopped halfway says nothing about the trainer.
+        Err(_) if interrupt::requested() => return Ok(CommandExit::Interrupted),
+        explored => explored?,
     };
-    match cleaned_up {
-        Ok(()) => Ok(exit),
-        Err(error) => {
-            print::error(&error);
-            Ok(CommandExit::CleanUpFailed)
-        }
+    let exploration = explored.exploration();
+    let selected = config.enumerate.only_state.is_some();
+    exploration_output::print_exploration(&explored.first, &exploration, selected);
+    if args.depth == 2 && !selected {
+        exploration_output::print_second_crashes(&exploration);
     }
+    if let Some(file) = &args.json {
+        std::fs::write(file, exploration.to_json()).map_err(file_error::<CliError>("write", file))?;
+    }
+    if let Some(out) = &args.out {
+        let out_dir = report_files::create_out_dir(Some(out), "explore")?;
+        exploration_output::write_report_files(&exploration, &out_dir)?;
+    }
+    let found = if exploration.has_no_findings() { CommandExit::Success } else { CommandExit::Violation };
+    let interrupted = interrupt::requested().then_some(CommandExit::Interrupted);
+    let cleaned_up = session.close().map_err(|error| {
+        diagnostics::print_failure(&error);
+        error.exit()
+    });
+    Ok(CommandExit::worst([found].into_iter().chain(interrupted).chain(cleaned_up.err())))
 }
 
 /// The explorations that one command asks for.
@@ -271,8 +260,8 @@ fn explore_to_depth(
 }
 
 /// What each stage of the exploration needs.
-fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, work_dir: &Path) -> ExploreConfig {
-    let never = || false;
+fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &Session) -> ExploreConfig {
+    let work_dir = session.dir();
     ExploreConfig {
         record: RecordSpec {
             watched_dirs: prepared.watched_dirs.clone(),
@@ -280,7 +269,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, work_dir: &
             saved_pattern: prepared.saved_pattern,
             first_crash: None,
             work_dir: work_dir.into(),
-            cancelled: never,
+            cancelled: interrupt::requested,
         },
         enumerate: EnumerateSpec { scope: prepared.scope, only_state: prepared.only_state },
         replay: ReplaySpec {
@@ -288,19 +277,15 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, work_dir: &
             resume: prepared.resume,
             check: prepared.check,
             timeout: prepared.timeout,
-            jobs: args.jobs.map_or_else(core_count, usize::from),
+            jobs: session.jobs(),
             warm_modules: args.warm.clone(),
             work_dir: work_dir.into(),
             began_unix_s: jiff::Timestamp::now().as_second(),
-            cancelled: never,
+            cancelled: interrupt::requested,
         },
         judge: prepared.judge,
         report: ReportSpec { repeat_command: repeat_command() },
     }
-}
-
-fn core_count() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
 /// This command line with a placeholder for the name of a state. Options that write files are left out.

@@ -7,10 +7,12 @@ use std::path::Path;
 use scenarios::{SubmittedFile, TargetFile};
 
 use crate::args::ExploreArgs;
+use crate::error::CliError;
 use crate::explore::{PreparedExploration, parse_state, scope};
+use crate::option_error::OptionError;
 use crate::scenario_library;
 use engine::explore::JudgeSpec;
-use engine::file_error::chain;
+use engine::file_error::file_error;
 use engine::plan::Workload;
 use engine::run::prepared_root;
 use engine::target::{Trainer, find_program};
@@ -23,26 +25,24 @@ const SEED: u64 = 1;
 /// Prepares a root of the trainer in `dir`, an existing, empty directory.
 ///
 /// # Errors
-/// Returns a message for the user: what is wrong, and what to do about it.
+/// If the target or an option cannot be used, or the target cannot be prepared.
 pub(crate) fn prepare_target(
     args: &ExploreArgs,
     name: &str,
     dir: &Path,
-) -> Result<PreparedExploration, String> {
-    let (file, target_dir) = scenario_library::load_target(name).map_err(|error| error.to_string())?;
-    let program = find_program(file.program(), &target_dir).map_err(|error| error.to_string())?;
+) -> Result<PreparedExploration, CliError> {
+    let (file, target_dir) = scenario_library::load_target(name)?;
+    let program = find_program(file.program(), &target_dir)?;
     let settings = guard_off_settings(&file, args.without.as_deref())?;
     let root = dir.join("root");
-    std::fs::create_dir_all(&root)
-        .map_err(|error| format!("could not create `{}`: {error}", root.display()))?;
+    std::fs::create_dir_all(&root).map_err(file_error::<CliError>("create", &root))?;
     // Without a way to submit data, none is generated.
     let kind = file.generate().keys().next().filter(|_| file.submit().is_some());
     let generated =
         |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLE_COUNT, length: None };
     let submit = kind.map(generated).into_iter().collect();
     let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
-    prepared_root(&dir.join("preparation"), &root, &file, &program, &workload)
-        .map_err(|error| chain(&error))?;
+    prepared_root(&dir.join("preparation"), &root, &file, &program, &workload)?;
     let settings = &workload.settings;
     let trainer =
         Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
@@ -70,14 +70,14 @@ pub(crate) fn prepare_target(
 }
 
 /// The settings that remove the guard.
-fn guard_off_settings(file: &TargetFile, guard: Option<&str>) -> Result<BTreeMap<String, String>, String> {
+fn guard_off_settings(
+    file: &TargetFile,
+    guard: Option<&str>,
+) -> Result<BTreeMap<String, String>, OptionError> {
     let Some(guard) = guard else { return Ok(BTreeMap::new()) };
-    file.guards().get(guard).cloned().ok_or_else(|| {
-        let known: Vec<&str> = file.guards().keys().map(String::as_str).collect();
-        format!(
-            "--without `{guard}`: target `{}` has no such guard; its guards are: {}",
-            file.id(),
-            known.join(", ")
-        )
+    file.guards().get(guard).cloned().ok_or_else(|| OptionError::UnknownGuard {
+        guard: guard.into(),
+        target: file.id().into(),
+        known: file.guards().keys().cloned().collect(),
     })
 }

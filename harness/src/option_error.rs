@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 /// Why the value of an option cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[expect(dead_code, reason = "`explore` still reports its options as text")]
 pub(crate) enum OptionError {
     /// `--state` is not the name of a crash state.
     #[error("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")]

@@ -283,8 +283,6 @@ impl Exploration {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test stops at the first unexpected result")]
-
     use super::*;
 
     fn exploration() -> Exploration {

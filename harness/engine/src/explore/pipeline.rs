@@ -126,7 +126,7 @@ pub fn explore(
     let seconds = began.elapsed().as_secs_f64();
     report(ExploreProgress::Shrinking);
     let findings = group_findings(&config.report, &recording, &tried, |candidate| {
-        replayer.outcome_of(&mut worker, candidate).ok()
+        if (config.replay.cancelled)() { None } else { replayer.outcome_of(&mut worker, candidate).ok() }
     });
     worker.close()?;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
