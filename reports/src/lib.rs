@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod clean;
+mod error;
 mod html;
 mod junit;
 mod markdown;
@@ -16,27 +17,14 @@ use std::io::Write;
 
 use scenarios::{Exploration, Record};
 
+pub use error::ReportError;
 pub use summary::{StatusCount, Summary, summary};
-
-/// Why a report could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// The record does not start with a run.
-    #[error("the record has no `run-started` event, so there is nothing to report")]
-    Empty,
-    /// The writer failed.
-    #[error("could not write the report: {0}")]
-    Write(#[from] std::io::Error),
-    /// The JUnit XML could not be serialized.
-    #[error("could not write JUnit XML: {0}")]
-    Junit(#[from] quick_junit::SerializeError),
-}
 
 /// Writes one self-contained HTML page that needs no other file.
 ///
 /// # Errors
 ///
-/// Returns an error if the record has no `run-started` event or the writer fails.
+/// If the record has no `run-started` event or the writer fails.
 pub fn html(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
     let run = view::run_view(record)?;
     to.write_all(html::page(&run).into_string().as_bytes())?;
@@ -47,7 +35,7 @@ pub fn html(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
 ///
 /// # Errors
 ///
-/// Returns an error if the record has no `run-started` event or the writer fails.
+/// If the record has no `run-started` event or the writer fails.
 pub fn junit(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
     let run = view::run_view(record)?;
     junit::report(&run).serialize(to)?;
@@ -58,7 +46,7 @@ pub fn junit(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
 ///
 /// # Errors
 ///
-/// Returns an error if the record has no `run-started` event or the writer fails.
+/// If the record has no `run-started` event or the writer fails.
 pub fn markdown(record: &Record, to: &mut dyn Write) -> Result<(), ReportError> {
     let run = view::run_view(record)?;
     to.write_all(markdown::text(&run).as_bytes())?;

@@ -2,7 +2,7 @@
 
 use scenarios::Record;
 
-use crate::ReportError;
+use crate::error::ReportError;
 use crate::view::{self, RunView, ScenarioStatus};
 
 /// Number of scenarios with one status.
@@ -12,6 +12,8 @@ pub struct StatusCount {
     pub label: &'static str,
     /// Number of scenarios.
     pub scenarios: usize,
+    /// The status itself.
+    pub(crate) status: ScenarioStatus,
 }
 
 /// The counts of a run.
@@ -29,7 +31,7 @@ pub struct Summary {
 ///
 /// # Errors
 ///
-/// Returns an error if the record has no `run-started` event.
+/// If the record has no `run-started` event.
 pub fn summary(record: &Record) -> Result<Summary, ReportError> {
     Ok(summarize(&view::run_view(record)?))
 }
@@ -46,6 +48,7 @@ pub(crate) fn summarize(run: &RunView<'_>) -> Summary {
     ];
     let count = |status: ScenarioStatus| StatusCount {
         label: status.label(),
+        status,
         scenarios: run.scenarios.iter().filter(|scenario| scenario.status() == status).count(),
     };
     Summary {

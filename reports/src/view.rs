@@ -7,7 +7,7 @@ use scenarios::{
     TrialFacts, Verdict,
 };
 
-use crate::ReportError;
+use crate::error::ReportError;
 
 /// A whole run.
 pub(crate) struct RunView<'a> {
@@ -126,6 +126,9 @@ impl ScenarioView<'_> {
 }
 
 /// Sorts a record by scenario and trial.
+///
+/// # Errors
+/// If the record has no `run-started` event.
 pub(crate) fn run_view(record: &Record) -> Result<RunView<'_>, ReportError> {
     let started = record
         .entries

@@ -2,16 +2,16 @@
 //! repeats it.
 
 mod exploration_page;
+mod html_file;
 mod scenario;
 mod timeline;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use html_file::{anchor_id, document};
+use maud::{Markup, html};
 
 use crate::clean::clean;
 use crate::summary;
 use crate::view::{RunView, ScenarioView};
-
-const STYLE: &str = include_str!("style.css");
 
 pub(crate) use exploration_page::page as exploration;
 
@@ -25,24 +25,6 @@ pub(crate) fn page(run: &RunView<'_>) -> Markup {
         (machine(run))
     };
     document(&format!("Trainwreck: {}", clean(&run.started.run)), &body)
-}
-
-/// A whole HTML file. It needs no other file and runs no script.
-fn document(title: &str, body: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy"
-                    content="default-src 'none'; style-src 'unsafe-inline'";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body { (body) }
-        }
-    }
 }
 
 /// The scenarios, the worst first.
@@ -77,20 +59,10 @@ fn page_header(run: &RunView<'_>) -> Markup {
             }
             ul.counts {
                 @for count in &summary.counts {
-                    li class=(tone_of(count.label)) { b { (count.scenarios) } (count.label) }
+                    li class=(count.status.tone()) { b { (count.scenarios) } (count.label) }
                 }
             }
         }
-    }
-}
-
-/// The CSS class of a status label.
-fn tone_of(label: &str) -> &'static str {
-    match label {
-        "violated" | "missed" => "bad",
-        "inconclusive" | "unfinished" => "unsure",
-        "skipped" => "none",
-        _ => "good",
     }
 }
 
@@ -133,10 +105,6 @@ fn guards(scenario: &ScenarioView<'_>) -> Markup {
         Some(guard) => html! { "without " code { (clean(guard)) } },
         None => html! { code { (clean(&scenario.started.guards.join(", "))) } },
     }
-}
-
-fn anchor_id(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
 fn machine(run: &RunView<'_>) -> Markup {
