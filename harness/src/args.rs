@@ -306,15 +306,19 @@ pub(crate) struct ExploreArgs {
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
+/// The text of a time is not a duration.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}`: write it as `10s`, `500ms` or `2m`")]
+struct InvalidDuration(String);
+
 /// Parses `10s`, `500ms` or `2m`. A number without a unit is in seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 =
-        text[..digits].parse().map_err(|_| format!("`{text}`: write it as `10s`, `500ms` or `2m`"))?;
+    let number: u64 = text[..digits].parse().map_err(|_| InvalidDuration(text.into()))?;
     match text[digits..].trim() {
         "" | "s" => Ok(Duration::from_secs(number)),
         "ms" => Ok(Duration::from_millis(number)),
         "m" | "min" => Ok(Duration::from_secs(number * 60)),
-        _ => Err(format!("`{text}`: write it as `10s`, `500ms` or `2m`")),
+        _ => Err(InvalidDuration(text.into())),
     }
 }

@@ -1,39 +1,31 @@
-//! Holds the rules of the code base as tests: `ARCHITECTURE.md` is up to date, files are short and open with
-//! a comment, unsafe code is in its place, and the crates depend on one another only as planned.
-//! `vocabulary.rs` holds the rules for names.
+//! Holds the architecture as tests: `ARCHITECTURE.md` is up to date, files are short and open with a comment,
+//! unsafe code is in its place, and crates, modules and files use one another only as planned.
+//! `vocabulary.rs` holds the rules for names, `code_rules.rs` those for code.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first file that it cannot read")]
 
+#[path = "support/arrow_tables.rs"]
+mod arrow_tables;
+#[path = "support/module_graph.rs"]
+mod module_graph;
+#[path = "support/sources.rs"]
+mod sources;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use arrow_tables::{ARROWS_NOT_YET_REMOVED, ArrowTable, CIRCLES_NOT_YET_REMOVED, CRATES};
+use module_graph::{FileUse, ModuleGraph};
+use sources::{files_below, has_extension, workspace};
 
 /// The longest line of text and kernels, in characters. rustfmt holds the same limit for Rust.
 const MAX_LINE_CHARS: usize = 110;
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-/// All files below `dir` with one of these extensions, each with its text. Build outputs and reports of runs
-/// are left out.
-fn files_below(dir: &Path, extensions: &[&str]) -> Vec<(PathBuf, String)> {
-    let skipped = ["target", ".git", "fuzz/target", "reports/out"].map(|path| workspace().join(path));
-    let (mut files, mut dirs) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(dir) = dirs.pop() {
-        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() && !skipped.contains(&path) {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|own| extensions.iter().any(|wanted| own == *wanted)) {
-                let text = std::fs::read_to_string(&path).unwrap();
-                files.push((path, text));
-            }
-        }
-    }
-    files
-}
-
+/// All files of the Rust crates, apart from the fuzz targets, each with its text.
 fn rust_sources() -> Vec<(PathBuf, String)> {
     let crates = ["harness", "scenarios", "reports", "target-trainer"];
-    crates.iter().flat_map(|name| files_below(&workspace().join(name), &["rs"])).collect()
+    let files = crates.iter().flat_map(|name| sources::rust_sources(name));
+    files.map(|(path, text)| (workspace().join(path), text)).collect()
 }
 
 #[test]
@@ -155,8 +147,9 @@ fn long_lines(text: &str, is_markdown: bool) -> Vec<(usize, usize)> {
 
 #[test]
 fn no_line_of_markdown_or_of_a_kernel_is_longer_than_110_characters() {
-    let markdown = files_below(&workspace(), &["md"]).into_iter().map(|file| (file, true));
-    let kernels = files_below(&workspace().join("target-trainer/kernels"), &["cu", "h"]);
+    let markdown = files_below("", |path| has_extension(path, &["md"]));
+    let markdown = markdown.into_iter().map(|file| (file, true));
+    let kernels = files_below("target-trainer/kernels", |path| has_extension(path, &["cu", "h"]));
     let mut long = Vec::new();
     for ((path, text), is_markdown) in markdown.chain(kernels.into_iter().map(|file| (file, false))) {
         let lines = long_lines(&text, is_markdown).into_iter();
@@ -173,4 +166,163 @@ fn long_lines_are_found_apart_from_tables_urls_and_command_output() {
     assert_eq!(long_lines(&text, true), [(1, 111), (8, 111), (10, 111)]);
     assert_eq!(long_lines(&"ä".repeat(MAX_LINE_CHARS), true), []);
     assert_eq!(long_lines(&format!("// {long} https://example.com"), false).len(), 1);
+}
+
+/// The graph of the crate in this source directory.
+fn graph_of(dir: &str) -> ModuleGraph {
+    let strip = |(path, text): (PathBuf, String)| (path.strip_prefix(dir).unwrap().to_path_buf(), text);
+    ModuleGraph::new(&sources::rust_sources(dir).into_iter().map(strip).collect::<Vec<_>>())
+}
+
+/// The graph of a crate that a test makes up: paths with their texts.
+fn graph_of_texts(files: &[(&str, &str)]) -> ModuleGraph {
+    let files = files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned()));
+    ModuleGraph::new(&files.collect::<Vec<_>>())
+}
+
+/// The row of a table that a module belongs to: the module itself, or the nearest module around it.
+fn row_of<'a>(table: &'a ArrowTable, module: &str) -> Option<&'a (&'a str, &'a [&'a str])> {
+    let contains = |row: &str| module == row || module.starts_with(&format!("{row}::"));
+    table.iter().filter(|(row, _)| contains(row)).max_by_key(|(row, _)| row.len())
+}
+
+/// Uses that the table does not allow, and modules that are not in it. The crate's root may use everything.
+fn forbidden_arrows(graph: &ModuleGraph, table: &ArrowTable) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for module in graph.modules.iter().filter(|module| !module.is_empty() && row_of(table, module).is_none())
+    {
+        found.insert(format!("{module}: not in the table"), String::new());
+    }
+    for used in &graph.uses {
+        let [from, to] = [used.from, used.to].map(|file| row_of(table, &graph.modules[file]));
+        let to = match to {
+            Some((name, _)) => *name,
+            None if graph.modules[used.to].is_empty() => "crate",
+            None => continue,
+        };
+        let Some((from, allowed)) = from else { continue };
+        if *from != to && !allowed.contains(&to) && !allowed.contains(&"*") {
+            found.entry(format!("{from} -> {to}")).or_insert_with(|| graph.describe(used));
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_use_one_another_only_along_the_allowed_arrows() {
+    let mut found = Vec::new();
+    for (dir, table) in CRATES {
+        for (arrow, place) in forbidden_arrows(&graph_of(dir), table) {
+            if !ARROWS_NOT_YET_REMOVED.contains(&(dir, arrow.as_str())) {
+                found.push(format!("{dir}: {arrow}: {place}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} arrows that the table does not allow:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn the_table_of_arrows_has_no_circle() {
+    for (dir, table) in CRATES {
+        let reaches = |start: &str| {
+            let (mut reached, mut open) = (BTreeSet::new(), vec![start.to_owned()]);
+            while let Some(next) = open.pop() {
+                let row = table.iter().find(|(row, _)| *row == next);
+                for used in row.iter().flat_map(|(_, allowed)| allowed.iter()) {
+                    if reached.insert((*used).to_owned()) {
+                        open.push((*used).to_owned());
+                    }
+                }
+            }
+            reached
+        };
+        for (row, _) in table {
+            assert!(!reaches(row).contains(*row), "{dir}: `{row}` reaches itself in the table");
+        }
+    }
+}
+
+#[test]
+fn files_do_not_use_one_another_in_a_circle() {
+    let mut found = Vec::new();
+    for (dir, _) in CRATES {
+        let graph = graph_of(dir);
+        for circle in graph.circles() {
+            let names: Vec<String> =
+                circle.iter().map(|file| format!("{dir}/{}", graph.files[*file].display())).collect();
+            let is_known = CIRCLES_NOT_YET_REMOVED
+                .iter()
+                .any(|known| names.iter().all(|name| known.iter().any(|file| name == file)));
+            if !is_known {
+                found.push(format!("{}:\n{}", names.join(" "), uses_within(&graph, &circle)));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} circles:\n{}", found.len(), found.join("\n"));
+}
+
+/// One use for each pair of files in a circle.
+fn uses_within(graph: &ModuleGraph, circle: &[usize]) -> String {
+    let is_within = |used: &&FileUse| circle.contains(&used.from) && circle.contains(&used.to);
+    let mut pairs = BTreeMap::new();
+    for used in graph.uses.iter().filter(is_within) {
+        pairs.entry((used.from, used.to)).or_insert_with(|| format!("  {}\n", graph.describe(used)));
+    }
+    pairs.into_values().collect()
+}
+
+#[test]
+fn a_circle_of_files_is_found_through_re_exports_and_nested_imports() {
+    let graph = graph_of_texts(&[
+        ("lib.rs", "pub mod store;\npub use store::Store;"),
+        ("store/mod.rs", "mod disk;\nmod size;\npub use disk::{Disk, Store};\nuse self::size::MAX;"),
+        ("store/disk.rs", "use super::size::{self, limit::{MAX}};\npub struct Disk; pub struct Store;"),
+        ("store/size.rs", "fn f() -> crate::Store { crate::store::Disk }\npub const MAX: u8 = 1;"),
+    ]);
+    let circles: Vec<Vec<String>> = graph
+        .circles()
+        .iter()
+        .map(|circle| circle.iter().map(|file| graph.files[*file].display().to_string()).collect())
+        .collect();
+    assert_eq!(circles, [["store/disk.rs", "store/size.rs"]]);
+    let uses = uses_within(&graph, &[2, 3]);
+    assert!(uses.contains("store/size.rs:1 uses `crate::Store` of store/disk.rs"), "{uses}");
+}
+
+#[test]
+fn re_exports_comments_strings_tests_and_other_crates_are_no_circle() {
+    let graph = graph_of_texts(&[
+        ("lib.rs", "mod disk;\nmod size;\npub use disk::Disk;\npub(crate) use size::{MAX, MIN};"),
+        (
+            "disk.rs",
+            "use crate::MAX;\nuse std::size::Disk;\npub struct Disk(u8);\nimpl Disk { fn max() -> u8 { MAX } }",
+        ),
+        (
+            "size.rs",
+            "// crate::disk::Disk\npub const MAX: u8 = 1; const TEXT: &str = \"crate::disk::Disk\";\n\
+             #[cfg(test)]\nmod tests { use crate::Disk; fn f(x: [Disk; 2]) { if true { } } }\n\
+             #[cfg(test)]\nuse crate::disk::Disk;\npub const MIN: u8 = 0;",
+        ),
+    ]);
+    assert_eq!(graph.circles(), [] as [Vec<usize>; 0]);
+    let uses: Vec<String> = graph.uses.iter().map(|used| graph.describe(used)).collect();
+    assert_eq!(uses, ["disk.rs:1 uses `crate::MAX` of size.rs"]);
+}
+
+#[test]
+fn forbidden_arrows_and_unknown_modules_are_found() {
+    let table: &ArrowTable = &[("disk", &[]), ("store", &["disk"]), ("store::size", &[])];
+    let graph = graph_of_texts(&[
+        ("lib.rs", "mod disk; mod store; mod other;"),
+        ("disk/mod.rs", "mod raw; pub use raw::Raw;"),
+        ("disk/raw.rs", "pub struct Raw; use crate::store::{Store};"),
+        ("store/mod.rs", "mod size; use crate::disk::Raw; pub struct Store; fn f() { size::max() }"),
+        ("store/size.rs", "fn max() { crate::disk::Raw; }"),
+        ("other.rs", "use crate::disk::Raw;"),
+    ]);
+    let found: Vec<String> = forbidden_arrows(&graph, table).into_keys().collect();
+    assert_eq!(
+        found,
+        ["disk -> store", "other: not in the table", "store -> store::size", "store::size -> disk"]
+    );
 }

@@ -4,10 +4,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first file that it cannot read")]
 
+#[expect(dead_code, reason = "this test leaves no code out")]
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
+use sources::{blank_comments_and_strings, files_below, has_extension, rust_sources, tokens, workspace};
 
 /// The source directory of each crate. Type names are unique within each of them.
 const CRATES: [&str; 7] = [
@@ -65,46 +70,8 @@ const RETIRED_WORDS: [&str; 31] = [
 const TEXT_EXTENSIONS: [&str; 13] =
     ["rs", "py", "cu", "h", "c", "cpp", "sh", "toml", "yaml", "yml", "json", "snap", "md"];
 
-/// Directories with build outputs and reports of runs. Hidden directories except `.ci` are skipped too.
-const SKIPPED_DIRS: [&str; 5] = ["target", "fuzz/target", "fuzz/artifacts", "fuzz/coverage", "reports/out"];
-
 /// Files that name retired words on purpose: the history, and this list.
 const SKIPPED_FILES: [&str; 2] = ["CHANGELOG.md", "harness/tests/vocabulary.rs"];
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-/// All files below `dir` that `wanted` accepts, as (path from the workspace's root, text), in the order of
-/// the paths.
-fn files_below(dir: &str, wanted: impl Fn(&Path) -> bool) -> Vec<(PathBuf, String)> {
-    let (root, mut files) = (workspace(), Vec::new());
-    let mut dirs = vec![root.join(dir)];
-    while let Some(dir) = dirs.pop() {
-        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-            let relative = path.strip_prefix(&root).unwrap().to_path_buf();
-            if path.is_dir() {
-                let is_hidden = relative.to_string_lossy().starts_with('.') && !relative.starts_with(".ci");
-                let is_skipped = SKIPPED_DIRS.iter().any(|skipped| relative == Path::new(skipped));
-                if !is_hidden && !is_skipped && !path.is_symlink() {
-                    dirs.push(path);
-                }
-            } else if wanted(&relative) {
-                files.push((relative, String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned()));
-            }
-        }
-    }
-    files.sort();
-    files
-}
-
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension().and_then(|extension| extension.to_str()).is_some_and(|own| extensions.contains(&own))
-}
-
-fn rust_sources(dir: &str) -> Vec<(PathBuf, String)> {
-    files_below(dir, |path| has_extension(path, &["rs"]))
-}
 
 /// Each occurrence of a retired word in a text, as (line number from 1, word).
 fn retired_words_in(text: &str) -> Vec<(usize, &'static str)> {
@@ -121,32 +88,6 @@ fn retired_words_in(text: &str) -> Vec<(usize, &'static str)> {
         }
     }
     hits
-}
-
-/// The code with comments, strings and characters replaced by spaces. Line breaks stay.
-fn blank_comments_and_strings(text: &str) -> String {
-    // In this order: line and block comments (two levels deep), raw strings, strings, characters but not
-    // lifetimes.
-    let not_code = Regex::new(concat!(
-        r"(?s)//[^\n]*",
-        r"|/\*(?:[^/*]|/[^*]|\*[^/]|/\*.*?\*/)*\*/",
-        r#"|\b[bc]?r"[^"]*""#,
-        r###"|\b[bc]?r#".*?"#|\b[bc]?r##".*?"##"###,
-        r#"|"(?:[^"\\]|\\.)*""#,
-        r"|'(?:\\(?:u\{[0-9a-fA-F_]+\}|x[0-9a-fA-F]{2}|.)|[^'\\])'",
-    ))
-    .unwrap();
-    let spaces = |found: &regex::Captures<'_>| -> String {
-        found[0].chars().map(|letter| if letter == '\n' { '\n' } else { ' ' }).collect()
-    };
-    not_code.replace_all(text, spaces).into_owned()
-}
-
-/// The identifiers and punctuation marks of blanked code, each with its line number from 1.
-fn tokens(code: &str) -> Vec<(usize, &str)> {
-    let token = Regex::new(r"[A-Za-z_][A-Za-z0-9_]*|[^\sA-Za-z_0-9]").unwrap();
-    let lines = code.lines().enumerate();
-    lines.flat_map(|(index, line)| token.find_iter(line).map(move |t| (index + 1, t.as_str()))).collect()
 }
 
 fn is_type_name(token: &str) -> bool {

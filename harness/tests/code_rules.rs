@@ -1,0 +1,364 @@
+//! Holds the rules for code: errors are typed, functions are short and take no tuples, unsafe code says why,
+//! and crates that need no unsafe code forbid it. Works on the text of the files; macros are not expanded.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first file that it cannot read")]
+
+#[path = "support/sources.rs"]
+mod sources;
+
+use std::path::Path;
+
+use sources::{blank_comments_and_strings, rust_sources, tokens_without_tests, workspace};
+
+/// The source directory of each crate.
+const CRATES: [&str; 7] = [
+    "harness/src",
+    "harness/engine/src",
+    "harness/simgpu/src",
+    "harness/simgpu/plan/src",
+    "scenarios/src",
+    "reports/src",
+    "target-trainer/src",
+];
+
+/// The longest function, in lines, from its `fn` to the end of its block.
+const MAX_FUNCTION_LINES: usize = 70;
+
+/// The crate roots that forbid unsafe code.
+const FORBID_UNSAFE: [&str; 3] = ["harness/src/main.rs", "scenarios/src/lib.rs", "reports/src/lib.rs"];
+
+/// NOT_YET: for each rule, how many places of a file break it still, as (rule, file, places). A place more, or
+/// in another file, fails. Empty when all places have been changed.
+const NOT_YET_CHANGED: &[(&str, &str, usize)] = &[
+    ("long functions", "harness/src/explore.rs", 1),
+    ("long functions", "scenarios/src/check/mod.rs", 1),
+    ("nested results", "target-trainer/src/durable/mod.rs", 1),
+    ("nested results", "target-trainer/src/intake/mod.rs", 1),
+    ("string errors", "harness/engine/src/gpu/driver_probe.rs", 4),
+    ("string errors", "harness/engine/src/gpu/sys.rs", 2),
+    ("string errors", "harness/engine/src/judge/mod.rs", 6),
+    ("string errors", "harness/simgpu/plan/src/lib.rs", 2),
+    ("string errors", "harness/simgpu/src/forward.rs", 2),
+    ("string errors", "harness/src/exploration_output.rs", 1),
+    ("string errors", "harness/src/explore.rs", 8),
+    ("string errors", "harness/src/explore_target.rs", 2),
+    ("string errors", "scenarios/src/leaf.rs", 13),
+    ("string errors", "scenarios/src/units.rs", 3),
+    ("string errors", "target-trainer/src/device/health/mod.rs", 3),
+    ("string errors", "target-trainer/src/durable/space.rs", 1),
+    ("string errors", "target-trainer/src/intake/parse.rs", 4),
+    ("string errors", "target-trainer/src/model/base.rs", 2),
+    ("string errors", "target-trainer/src/model/config.rs", 2),
+    ("string errors", "target-trainer/src/model/lora.rs", 1),
+    ("string errors", "target-trainer/src/store/checkpoint.rs", 2),
+    ("string errors", "target-trainer/src/store/manifest.rs", 1),
+    ("string errors", "target-trainer/src/train/worker.rs", 1),
+    ("tuple parameters", "harness/engine/src/explore/materialize.rs", 1),
+    ("tuple parameters", "harness/engine/src/explore/pipeline.rs", 2),
+    ("tuple parameters", "harness/engine/src/explore/second_crash.rs", 1),
+    ("tuple parameters", "harness/engine/src/gate/perform.rs", 1),
+    ("tuple parameters", "harness/engine/src/run/crash_state_trials.rs", 1),
+    ("tuple parameters", "harness/engine/src/run/trial_env.rs", 1),
+    ("tuple parameters", "harness/engine/src/target/mod.rs", 1),
+    ("tuple parameters", "harness/simgpu/src/driver/info.rs", 1),
+    ("tuple parameters", "target-trainer/src/cli/mod.rs", 1),
+    ("tuple parameters", "target-trainer/src/device/attention.rs", 1),
+    ("tuple parameters", "target-trainer/src/device/cuda/cuda_device.rs", 1),
+    ("tuple parameters", "target-trainer/src/device/cuda/matmul/mod.rs", 1),
+    ("tuple parameters", "target-trainer/src/device/cuda/matmul/sys.rs", 1),
+    ("tuple parameters", "target-trainer/src/device/cuda/ops.rs", 3),
+    ("tuple parameters", "target-trainer/src/device/matmul.rs", 3),
+    ("tuple parameters", "target-trainer/src/device/sys.rs", 1),
+    ("tuple parameters", "target-trainer/src/train/engine/cpu_backend.rs", 3),
+    ("tuple parameters", "target-trainer/src/train/engine/gpu_backend.rs", 2),
+    ("tuple parameters", "target-trainer/src/train/engine/mod.rs", 1),
+    ("tuple parameters", "target-trainer/src/train/engine/report.rs", 1),
+];
+
+/// A function's signature in the code: what stands between its name and its block or semicolon.
+struct Signature<'a> {
+    /// Line of the name, from 1.
+    line: usize,
+    tokens: Vec<&'a str>,
+    /// The last line of its block. The line of the semicolon if there is no block.
+    last_line: usize,
+}
+
+/// All functions outside of tests.
+fn signatures(code: &str) -> Vec<Signature<'_>> {
+    let tokens = tokens_without_tests(code);
+    let is_name = |token: &str| token.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let mut found = Vec::new();
+    for index in 0..tokens.len().saturating_sub(1) {
+        if tokens[index].1 != "fn" || !is_name(tokens[index + 1].1) {
+            continue;
+        }
+        let line = tokens[index + 1].0;
+        let mut depth = 0;
+        let rest = &tokens[index + 2..];
+        let length = rest.iter().take_while(|(_, token)| {
+            match *token {
+                "(" | "[" => depth += 1,
+                ")" | "]" => depth -= 1,
+                _ => {}
+            }
+            depth > 0 || !matches!(*token, "{" | ";")
+        });
+        let length = length.count();
+        let last_line = end_of_block(&rest[length..]).unwrap_or(line);
+        found.push(Signature {
+            line,
+            tokens: rest[..length].iter().map(|(_, token)| *token).collect(),
+            last_line,
+        });
+    }
+    found
+}
+
+/// The line of the brace that closes the block at the start of the tokens.
+fn end_of_block(tokens: &[(usize, &str)]) -> Option<usize> {
+    let mut depth = 0;
+    for (line, token) in tokens {
+        match *token {
+            "{" => depth += 1,
+            "}" => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(*line);
+        }
+    }
+    None
+}
+
+/// The arguments of each `Result<..>` in a signature: its tokens, split at the outermost commas.
+fn results_in<'a>(signature: &Signature<'a>) -> Vec<Vec<Vec<&'a str>>> {
+    let tokens = &signature.tokens;
+    let starts = (0..tokens.len().saturating_sub(1))
+        .filter(|index| tokens[*index] == "Result" && tokens[index + 1] == "<");
+    starts.map(|start| generic_arguments(&tokens[start + 2..])).collect()
+}
+
+/// The arguments up to the `>` that closes the list.
+fn generic_arguments<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let (mut depth, mut arguments, mut previous) = (0, vec![Vec::new()], "");
+    for token in tokens {
+        match *token {
+            ">" if previous == "-" => {}
+            ">" if depth == 0 => break,
+            "<" | "(" | "[" => depth += 1,
+            ">" | ")" | "]" => depth -= 1,
+            "," if depth == 0 => {
+                arguments.push(Vec::new());
+                previous = token;
+                continue;
+            }
+            _ => {}
+        }
+        arguments.last_mut().unwrap().push(*token);
+        previous = token;
+    }
+    arguments
+}
+
+fn string_errors_in(text: &str) -> Vec<usize> {
+    let code = blank_comments_and_strings(text);
+    let is_text = |arguments: &Vec<Vec<&str>>| {
+        matches!(
+            arguments.get(1).map(Vec::as_slice),
+            Some(["String"] | ["&", "str"] | ["&", "'", "static", "str"])
+        )
+    };
+    let breaks = |signature: &Signature<'_>| results_in(signature).iter().any(is_text);
+    signatures(&code).iter().filter(|signature| breaks(signature)).map(|signature| signature.line).collect()
+}
+
+fn nested_results_in(text: &str) -> Vec<usize> {
+    let code = blank_comments_and_strings(text);
+    let is_nested = |arguments: &Vec<Vec<&str>>| {
+        arguments.iter().any(|argument| argument.first() == Some(&"Result") && argument.get(1) == Some(&"<"))
+    };
+    let breaks = |signature: &Signature<'_>| results_in(signature).iter().any(is_nested);
+    signatures(&code).iter().filter(|signature| breaks(signature)).map(|signature| signature.line).collect()
+}
+
+/// Functions with a parameter whose type is a tuple, or a reference to one. A slice of tuples is a list of
+/// pairs, and no such parameter. The unit type is no tuple.
+fn tuple_parameters_in(text: &str) -> Vec<usize> {
+    let code = blank_comments_and_strings(text);
+    let breaks = |signature: &&Signature<'_>| {
+        let tokens = &signature.tokens;
+        let generics = match tokens.first() {
+            Some(&"<") => {
+                2 + generic_arguments(&tokens[1..]).iter().map(|argument| argument.len() + 1).sum::<usize>()
+                    - 1
+            }
+            _ => 0,
+        };
+        let parameters = parameters(&tokens[generics + 1..]);
+        parameters.iter().any(|parameter| {
+            let colon =
+                parameter.iter().position(|token| *token == ":").map_or(parameter.len(), |index| index + 1);
+            let mut type_tokens =
+                parameter[colon..].iter().skip_while(|token| matches!(**token, "&" | "mut"));
+            type_tokens.next() == Some(&"(") && type_tokens.next() != Some(&")")
+        })
+    };
+    signatures(&code).iter().filter(breaks).map(|signature| signature.line).collect()
+}
+
+/// The parameters up to the parenthesis that closes the list.
+fn parameters<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let (mut depth, mut parameters, mut previous) = (0, vec![Vec::new()], "");
+    for token in tokens {
+        match *token {
+            ">" if previous == "-" => {}
+            ")" if depth == 0 => break,
+            "<" | "(" | "[" | "{" => depth += 1,
+            ">" | ")" | "]" | "}" => depth -= 1,
+            "," if depth == 0 => {
+                parameters.push(Vec::new());
+                previous = token;
+                continue;
+            }
+            _ => {}
+        }
+        parameters.last_mut().unwrap().push(*token);
+        previous = token;
+    }
+    parameters
+}
+
+fn long_functions_in(text: &str) -> Vec<usize> {
+    let code = blank_comments_and_strings(text);
+    let is_long = |signature: &&Signature<'_>| signature.last_line + 1 - signature.line > MAX_FUNCTION_LINES;
+    signatures(&code).iter().filter(is_long).map(|signature| signature.line).collect()
+}
+
+/// SAFETY comments that only point elsewhere.
+fn empty_safety_comments_in(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let Some((before, reason)) = line.split_once("SAFETY:") else { continue };
+        if before.trim() != "//" {
+            continue;
+        }
+        // A comment of several lines is read as a whole.
+        let more = lines[index + 1..].iter().map_while(|line| line.trim().strip_prefix("//"));
+        let reason = [reason].into_iter().chain(more).map(str::trim).collect::<Vec<_>>().join(" ");
+        let reason = reason.to_lowercase();
+        let reason = reason.trim_end_matches(['.', ' ']);
+        let points_elsewhere = [
+            "as above",
+            "as of",
+            "as below",
+            "as there",
+            "see above",
+            "see below",
+            "the same",
+            "ditto",
+            "the caller's",
+        ]
+        .iter()
+        .any(|phrase| reason.starts_with(phrase));
+        if points_elsewhere || reason.split_whitespace().count() < 3 {
+            found.push(index + 1);
+        }
+    }
+    found
+}
+
+/// Holds a rule in all crates, apart from the places that are still to be changed.
+fn assert_rule(rule: &str, check: fn(&str) -> Vec<usize>) {
+    let mut found = Vec::new();
+    for (path, text) in CRATES.iter().flat_map(|dir| rust_sources(dir)) {
+        let lines = check(&text);
+        let known = NOT_YET_CHANGED.iter().find(|(name, file, _)| *name == rule && path == Path::new(file));
+        if lines.len() > known.map_or(0, |(_, _, places)| *places) {
+            let lines: Vec<String> = lines.iter().map(usize::to_string).collect();
+            found.push(format!("{}:{}", path.display(), lines.join(",")));
+        }
+    }
+    assert!(found.is_empty(), "{rule}: {} files:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn no_function_returns_an_error_that_is_text() {
+    assert_rule("string errors", string_errors_in);
+}
+
+#[test]
+fn no_result_is_inside_another() {
+    assert_rule("nested results", nested_results_in);
+}
+
+#[test]
+fn no_parameter_is_a_tuple() {
+    assert_rule("tuple parameters", tuple_parameters_in);
+}
+
+#[test]
+fn no_function_is_longer_than_70_lines() {
+    assert_rule("long functions", long_functions_in);
+}
+
+#[test]
+fn safety_comments_say_why() {
+    assert_rule("safety comments", empty_safety_comments_in);
+}
+
+#[test]
+fn the_command_the_language_and_the_reports_forbid_unsafe_code() {
+    for root in FORBID_UNSAFE {
+        let text = std::fs::read_to_string(workspace().join(root)).unwrap();
+        assert!(text.contains("\n#![forbid(unsafe_code)]\n"), "{root}");
+    }
+}
+
+#[test]
+fn text_as_an_error_is_found_in_any_signature_but_not_in_tests_or_texts() {
+    let bad = "fn one() -> Result<u8, String> { }\n\
+               fn two(f: impl Fn() -> Result<(), &'static str>) { }\n\
+               trait T { fn three(&self) -> std::result::Result<Vec<(u8, u8)>, String>; }";
+    assert_eq!(string_errors_in(bad), [1, 2, 3]);
+    let good = "fn one() -> Result<String, Error> { let x: &str = \"-> Result<u8, String>\"; }\n\
+                // fn two() -> Result<u8, String>\n\
+                fn three() -> Result<BTreeMap<u8, String>, E<String>> {}\n\
+                #[cfg(test)]\nmod tests { fn four() -> Result<u8, String> { } }";
+    assert_eq!(string_errors_in(good), []);
+}
+
+#[test]
+fn nested_results_are_found() {
+    let bad = "fn one() -> Result<Result<u8, A>, B> {}\nfn two() -> io::Result<u8> {}\n\
+               fn three() -> Result<File, Result<u8, C>> {}";
+    assert_eq!(nested_results_in(bad), [1, 3]);
+    assert_eq!(nested_results_in("fn one() -> Result<Vec<Result<u8, A>>, B> {}"), []);
+}
+
+#[test]
+fn tuple_parameters_are_found_but_not_lists_of_pairs_or_functions_of_several_values() {
+    let bad = "fn one((a, b): (u8, u8)) {}\nfn two<F: Fn(u8, u8)>(f: F, pair: &(u8, u8)) {}\n\
+               fn three(&self, size: &mut (u8, u8)) -> u8 { 1 }";
+    assert_eq!(tuple_parameters_in(bad), [1, 2, 3]);
+    let good = "fn one(a: u8, pairs: &[(u8, u8)]) -> (u8, u8) {}\nfn two(f: impl Fn((u8, u8)) -> u8, unit: ()) {}\n\
+                fn three(f: &dyn Fn(u8, u8)) { g((1, 2)) }";
+    assert_eq!(tuple_parameters_in(good), []);
+}
+
+#[test]
+fn long_functions_are_found() {
+    let lines = |count: usize| format!("fn f(\n) {{\n{}}}\nfn g() {{}}\n", "x();\n".repeat(count));
+    assert_eq!(long_functions_in(&lines(67)), []);
+    assert_eq!(long_functions_in(&lines(68)), [1]);
+}
+
+#[test]
+fn safety_comments_that_only_point_elsewhere_are_found() {
+    let bad = "// SAFETY: as above.\n    // SAFETY: As of [`set`].\nlet a = 1;\n// SAFETY: the caller's.\n// SAFETY: yes";
+    assert_eq!(empty_safety_comments_in(bad), [1, 2, 4, 5]);
+    let good = "// SAFETY: the pointer is from `Box::into_raw`, and nobody\n// else has it.\n\
+                // SAFETY: fd is\n// open as above.\nlet text = \"SAFETY: as above\";";
+    assert_eq!(empty_safety_comments_in(good), []);
+}
