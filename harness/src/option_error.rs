@@ -8,6 +8,9 @@ pub(crate) enum OptionError {
     /// `--state` is not the name of a crash state.
     #[error("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")]
     UnknownState { name: String },
+    /// No scenario has the trial that `--trial` names.
+    #[error("--trial: no scenario has a trial {trial}; the report of a whole run numbers them")]
+    UnknownTrial { trial: u32 },
     /// A pattern is not a regular expression.
     #[error("{option}")]
     Pattern { option: &'static str, source: regex::Error },

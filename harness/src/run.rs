@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, Verdict};
+use scenarios::{Event, MachineFacts, Mechanism, Record, RecordEntry, RunEnded, RunStarted, Verdict};
 
 use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit::CommandExit;
+use crate::option_error::OptionError;
 use crate::record_writer::RecordWriter;
 use crate::run_display::RunDisplay;
 use crate::scenario_library::{self, LibraryError};
@@ -94,6 +95,10 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     }
     if interrupt::requested() {
         exits.push(CommandExit::Interrupted);
+    } else if let Some(trial) = args.trial.filter(|trial| is_unknown_trial(*trial, &record_writer)) {
+        let error = OptionError::UnknownTrial { trial };
+        print::error_with_sources(&error);
+        exits.push(CliError::from(error).exit());
     }
     let exit = CommandExit::worst(exits);
     reporter.emit(Event::RunEnded(RunEnded { seconds: reporter.elapsed_s(), exit_code: exit.code() }));
@@ -106,6 +111,15 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     report_files::write_reports(&record, &out_dir)?;
     print_summary(&record, &out_dir, &results, mode);
     Ok(exit)
+}
+
+/// Whether trials were planned, but none with this number.
+fn is_unknown_trial(number: u32, record: &RecordWriter) -> bool {
+    let is_planned = |entry: &RecordEntry| matches!(&entry.event, Event::Baseline(facts) if facts.ended_well);
+    let is_trial = |entry: &RecordEntry| {
+        matches!(entry.event, Event::TrialStarted { .. }) && entry.trial == Some(number)
+    };
+    record.any(is_planned) && !record.any(is_trial)
 }
 
 /// The exit for all scenarios. A skipped scenario counts only if the user named it.

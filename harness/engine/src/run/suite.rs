@@ -159,6 +159,11 @@ fn scenario_verdict(
         .iter()
         .filter(|trial| suite.only_trial.is_none_or(|only| only == trial.number))
         .collect();
+    if let Some(number) = suite.only_trial.filter(|_| trials_to_run.is_empty()) {
+        return Ok(Verdict::Inconclusive {
+            why: format!("there is no trial {number}; the number of trials is {trial_count}"),
+        });
+    }
     let context = TrialContext {
         scenario: &prepared.scenario,
         config: trial_config(suite, prepared, &plan),
