@@ -4,18 +4,22 @@
 use target_trainer::device::cuda::{ElementType, PackedSequences};
 use target_trainer::device::{AttentionGradients, AttentionShape, attention, attention_backward};
 
-use crate::TestCase;
 use crate::test_device::{PaddedMatrix, TestDevice, TestRandom, for_both_types};
+use libtest_mimic::Trial;
 
-pub(crate) const TESTS: &[TestCase] = &[
-    ("attention_matches_the_cpu_forward_and_backward", plain_kernels),
-    ("attention_on_tensor_cores_matches_the_cpu_forward_and_backward", tensor_cores),
-];
+/// The trials of this file. `missing` is why this machine cannot run them.
+pub(crate) fn trials(missing: Option<String>) -> Vec<Trial> {
+    trials![
+        missing;
+        attention_matches_the_cpu_forward_and_backward,
+        attention_on_tensor_cores_matches_the_cpu_forward_and_backward,
+    ]
+}
 
 /// Sequences shorter than, longer than and equal to a tile of 64 rows.
 const LENGTHS: [&[usize]; 3] = [&[1], &[5, 1, 70], &[64, 129, 3]];
 
-fn plain_kernels() {
+fn attention_matches_the_cpu_forward_and_backward() {
     for_both_types(|gpu| {
         for d in [2, 16, 24, 40] {
             LENGTHS.iter().for_each(|lengths| check(gpu, lengths, (4, 2, d), false));
@@ -24,7 +28,7 @@ fn plain_kernels() {
     });
 }
 
-fn tensor_cores() {
+fn attention_on_tensor_cores_matches_the_cpu_forward_and_backward() {
     let gpu = TestDevice { device: crate::test_device::device(), element: ElementType::Bf16 };
     for d in [16, 32, 64, 128] {
         LENGTHS.iter().for_each(|lengths| check(&gpu, lengths, (4, 2, d), true));

@@ -12,25 +12,29 @@ use target_trainer::model::{BaseModel, Preset};
 use target_trainer::state::Recipe;
 use target_trainer::train::{Engine, EngineConfig, NonFinite, RestoreError, StepOptions, StepReport};
 
-use crate::TestCase;
 use crate::test_device::device;
+use libtest_mimic::Trial;
 
-pub(crate) const TESTS: &[TestCase] = &[
-    ("two_hundred_steps_match_the_losses_of_the_cpu", losses),
-    ("two_runs_end_with_the_same_bits", same_bits),
-    ("a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_bits", resumed),
-    ("a_snapshot_is_not_changed_by_later_steps", snapshots),
-    ("a_loss_that_overflows_is_detected_before_anything_is_applied", not_finite),
-    ("a_weight_that_overflows_is_detected_before_it_is_applied", not_finite_weights),
-    ("a_batch_without_targets_causes_no_division_by_zero", no_targets),
-    ("computing_twice_gives_the_same_result_and_changes_no_bit", rechecked),
-    ("a_state_moves_between_cpu_and_gpu", moves),
-    ("a_state_of_another_shape_is_rejected_and_nothing_changes", shape_mismatch),
-    ("a_micro_batch_that_does_not_fit_fails_and_a_smaller_one_works", out_of_memory),
-    ("equal_steps_allocate_no_memory", equal_steps),
-    ("a_gpu_agrees_with_the_cpu", agrees),
-    ("a_missing_device_is_unavailable", missing),
-];
+/// The trials of this file. `missing` is why this machine cannot run them.
+pub(crate) fn trials(missing: Option<String>) -> Vec<Trial> {
+    trials![
+        missing;
+        two_hundred_steps_match_the_losses_of_the_cpu,
+        two_runs_end_with_the_same_bits,
+        a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_bits,
+        a_snapshot_is_not_changed_by_later_steps,
+        a_loss_that_overflows_is_detected_before_anything_is_applied,
+        a_weight_that_overflows_is_detected_before_it_is_applied,
+        a_batch_without_targets_causes_no_division_by_zero,
+        computing_twice_gives_the_same_result_and_changes_no_bit,
+        a_state_moves_between_cpu_and_gpu,
+        a_state_of_another_shape_is_rejected_and_nothing_changes,
+        a_micro_batch_that_does_not_fit_fails_and_a_smaller_one_works,
+        equal_steps_allocate_no_memory,
+        a_gpu_agrees_with_the_cpu,
+        a_missing_device_is_unavailable,
+    ]
+}
 
 fn engine_config(precision: Precision) -> EngineConfig {
     EngineConfig { device: DeviceId::Cuda(0), precision, wait_tracker: Arc::new(WaitTracker::default()) }
@@ -73,7 +77,7 @@ fn steps(engine: &mut Engine, count: usize) {
 /// Compares every step's loss, with a tolerance of 1e-3 for f32 and 2e-2 for bf16. The learning rate is lower
 /// than the default recipe's. With the default, training is chaotic: rounding errors grow a thousandfold in
 /// about 30 steps on any two machines.
-fn losses() {
+fn two_hundred_steps_match_the_losses_of_the_cpu() {
     const STEPS: u64 = 200;
     let recipe = Recipe { learning_rate: 3e-3, batch: 2, ..recipe(STEPS) };
     let run = |mut engine: Engine| -> Vec<f32> {
@@ -95,7 +99,7 @@ fn losses() {
     }
 }
 
-fn same_bits() {
+fn two_runs_end_with_the_same_bits() {
     for precision in [Precision::F32, Precision::Bf16] {
         let run = || {
             let mut engine = engine(10, precision);
@@ -106,7 +110,7 @@ fn same_bits() {
     }
 }
 
-fn resumed() {
+fn a_run_that_is_stopped_and_resumed_after_every_step_ends_with_the_same_bits() {
     for precision in [Precision::F32, Precision::Bf16] {
         let mut uninterrupted = engine(8, precision);
         let mut state = uninterrupted.state().unwrap();
@@ -122,7 +126,7 @@ fn resumed() {
     }
 }
 
-fn snapshots() {
+fn a_snapshot_is_not_changed_by_later_steps() {
     let mut reference = engine(8, Precision::F32);
     let states: Vec<_> = (0..8)
         .map(|_| {
@@ -144,7 +148,7 @@ fn snapshots() {
     assert!(states == found);
 }
 
-fn not_finite() {
+fn a_loss_that_overflows_is_detected_before_anything_is_applied() {
     let line = r#"{"prompt":"1+1=","completion":"2","weight":3.0e38}"#;
     let mut engine = engine_of(Recipe::default(), [line.to_owned()], Precision::F32);
     let before = engine.state().unwrap();
@@ -154,7 +158,7 @@ fn not_finite() {
     assert!(engine.state().unwrap() != before, "without the check the step is applied");
 }
 
-fn not_finite_weights() {
+fn a_weight_that_overflows_is_detected_before_it_is_applied() {
     let recipe = Recipe { learning_rate: f32::MAX, weight_decay: 1e10, warmup_steps: 0, ..recipe(4) };
     let mut engine = engine_of(recipe, arithmetic(1, 30, 0), Precision::F32);
     let before = engine.state().unwrap();
@@ -162,14 +166,14 @@ fn not_finite_weights() {
     assert!(engine.state().unwrap() == before);
 }
 
-fn no_targets() {
+fn a_batch_without_targets_causes_no_division_by_zero() {
     let line = r#"{"messages":[{"role":"user","content":"hello"}]}"#;
     let mut engine = engine_of(Recipe::default(), [line.to_owned()], Precision::F32);
     let report = step(&mut engine);
     assert_eq!((report.loss, report.gradient_norm, report.non_finite), (0.0, 0.0, None));
 }
 
-fn rechecked() {
+fn computing_twice_gives_the_same_result_and_changes_no_bit() {
     let (mut once, mut twice) = (engine(4, Precision::F32), engine(4, Precision::F32));
     for _ in 0..4 {
         let report = twice.step(StepOptions { recheck: true, ..options(4) }).unwrap();
@@ -179,7 +183,7 @@ fn rechecked() {
     assert!(once.state().unwrap() == twice.state().unwrap());
 }
 
-fn moves() {
+fn a_state_moves_between_cpu_and_gpu() {
     let mut gpu = engine(8, Precision::F32);
     steps(&mut gpu, 4);
     let state = gpu.state().unwrap();
@@ -192,7 +196,7 @@ fn moves() {
     assert!(gpu.state().unwrap() == cpu.state().unwrap());
 }
 
-fn shape_mismatch() {
+fn a_state_of_another_shape_is_rejected_and_nothing_changes() {
     let mut engine = engine(8, Precision::F32);
     let before = engine.state().unwrap();
     let mut other = before.clone();
@@ -205,7 +209,7 @@ fn shape_mismatch() {
 }
 
 /// Allocates all device memory except a few MiB, so that the micro-batch does not fit.
-fn out_of_memory() {
+fn a_micro_batch_that_does_not_fit_fails_and_a_smaller_one_works() {
     const SAMPLES: usize = 40;
     const FREE_BYTES: usize = 8 << 20;
     let text = "x".repeat(110);
@@ -235,7 +239,7 @@ fn out_of_memory() {
     device.release_caches();
 }
 
-fn equal_steps() {
+fn equal_steps_allocate_no_memory() {
     let line = r#"{"prompt":"12+34=","completion":"46"}"#;
     let mut engine = engine_of(recipe(20), [line.to_owned()], Precision::F32);
     steps(&mut engine, 3);
@@ -244,7 +248,7 @@ fn equal_steps() {
     assert!(device().memory_info().unwrap().0 >= free, "equal steps have allocated memory");
 }
 
-fn agrees() {
+fn a_gpu_agrees_with_the_cpu() {
     for precision in [Precision::F32, Precision::Bf16] {
         let mut engine = engine(4, precision);
         steps(&mut engine, 2);
@@ -261,7 +265,7 @@ fn agrees() {
     }
 }
 
-fn missing() {
+fn a_missing_device_is_unavailable() {
     let engine_config = EngineConfig { device: DeviceId::Cuda(77), ..engine_config(Precision::F32) };
     let error = Engine::new_on_device(base(), recipe(1), &samples(arithmetic(1, 3, 0)), &engine_config)
         .err()

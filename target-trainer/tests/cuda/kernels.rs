@@ -8,23 +8,27 @@ use target_trainer::device::{
 use target_trainer::optim::{Moments, adamw, gradient_norm};
 use target_trainer::state::Recipe;
 
-use crate::TestCase;
 use crate::test_device::{PaddedMatrix, TestDevice, TestRandom, for_both_types};
+use libtest_mimic::Trial;
 
-pub(crate) const TESTS: &[TestCase] = &[
-    ("embedding_matches_the_cpu", embedding),
-    ("rows_are_gathered_and_scattered", gather_and_scatter),
-    ("rms_norm_matches_the_cpu_forward_and_backward", norms),
-    ("rope_matches_the_cpu_in_both_directions", ropes),
-    ("swiglu_matches_the_cpu_forward_and_backward", swiglus),
-    ("cross_entropy_matches_the_cpu", losses),
-    ("weighted_sum_is_added_to_the_output", weighted_sum),
-    ("gradient_norm_and_adamw_match_the_cpu", updates),
-    ("values_that_are_not_finite_set_a_flag", flags),
-    ("matrix_products_match_the_cpu_for_all_orientations", products),
-    ("adapter_matrices_are_copied_by_the_table", adapter_copies),
-    ("a_cast_rounds_to_nearest_even", cast),
-];
+/// The trials of this file. `missing` is why this machine cannot run them.
+pub(crate) fn trials(missing: Option<String>) -> Vec<Trial> {
+    trials![
+        missing;
+        embedding_matches_the_cpu,
+        rows_are_gathered_and_scattered,
+        rms_norm_matches_the_cpu_forward_and_backward,
+        rope_matches_the_cpu_in_both_directions,
+        swiglu_matches_the_cpu_forward_and_backward,
+        cross_entropy_matches_the_cpu,
+        weighted_sum_is_added_to_the_output,
+        gradient_norm_and_adamw_match_the_cpu,
+        values_that_are_not_finite_set_a_flag,
+        matrix_products_match_the_cpu_for_all_orientations,
+        adapter_matrices_are_copied_by_the_table,
+        a_cast_rounds_to_nearest_even,
+    ]
+}
 
 /// Rows and columns, including sizes that are not multiples of a vector.
 const SIZES: [(usize, usize); 5] = [(1, 1), (3, 7), (5, 64), (9, 130), (17, 72)];
@@ -40,7 +44,7 @@ fn sizes(test: impl Fn(&TestDevice, usize, usize, usize)) {
     });
 }
 
-fn embedding() {
+fn embedding_matches_the_cpu() {
     sizes(|gpu, rows, cols, padding| {
         let mut random = TestRandom::new(1);
         let table = gpu.quantized(random.floats(11 * cols));
@@ -53,7 +57,7 @@ fn embedding() {
     });
 }
 
-fn gather_and_scatter() {
+fn rows_are_gathered_and_scattered() {
     sizes(|gpu, rows, cols, padding| {
         let mut random = TestRandom::new(2);
         let values = gpu.quantized(random.floats(2 * rows * cols));
@@ -77,7 +81,7 @@ fn gather_and_scatter() {
     });
 }
 
-fn norms() {
+fn rms_norm_matches_the_cpu_forward_and_backward() {
     sizes(|gpu, rows, cols, padding| {
         let mut random = TestRandom::new(3);
         let [x, dy, initial_dx] = [0; 3].map(|_| gpu.quantized(random.floats(rows * cols)));
@@ -113,7 +117,7 @@ fn norms() {
     });
 }
 
-fn ropes() {
+fn rope_matches_the_cpu_in_both_directions() {
     for_both_types(|gpu| {
         for (tokens, heads, d) in [(1, 1, 2), (5, 3, 6), (70, 2, 16), (9, 2, 64)] {
             let x = gpu.quantized(TestRandom::new(4).floats(tokens * heads * d));
@@ -158,7 +162,7 @@ fn ropes() {
     });
 }
 
-fn swiglus() {
+fn swiglu_matches_the_cpu_forward_and_backward() {
     sizes(|gpu, rows, cols, padding| {
         let mut random = TestRandom::new(5);
         let [gate, up, dout] = [0; 3].map(|_| gpu.quantized(random.floats(rows * cols)));
@@ -181,7 +185,7 @@ fn swiglus() {
 }
 
 /// The CPU function includes the output head. With the identity as head, its input is the logits.
-fn losses() {
+fn cross_entropy_matches_the_cpu() {
     for_both_types(|gpu| {
         for (rows, vocabulary) in [(1, 2), (3, 7), (4, 264), (2, 300)] {
             let mut random = TestRandom::new(6);
@@ -236,7 +240,7 @@ fn losses() {
     });
 }
 
-fn weighted_sum() {
+fn weighted_sum_is_added_to_the_output() {
     for_both_types(|gpu| {
         for count in [1, 255, 1000] {
             let mut random = TestRandom::new(7);
@@ -251,7 +255,7 @@ fn weighted_sum() {
     });
 }
 
-fn updates() {
+fn gradient_norm_and_adamw_match_the_cpu() {
     let gpu = TestDevice { device: crate::test_device::device(), element: ElementType::F32 };
     for count in [1, 1000, 70_001] {
         let mut random = TestRandom::new(8);
@@ -297,7 +301,7 @@ fn updates() {
     }
 }
 
-fn flags() {
+fn values_that_are_not_finite_set_a_flag() {
     let gpu = TestDevice { device: crate::test_device::device(), element: ElementType::F32 };
     for (value, index) in [(f32::NAN, 0), (f32::INFINITY, 4999), (f32::NEG_INFINITY, 2500)] {
         let mut gradient = vec![0.5; 5000];
@@ -311,7 +315,7 @@ fn flags() {
     }
 }
 
-fn products() {
+fn matrix_products_match_the_cpu_for_all_orientations() {
     for_both_types(|gpu| {
         for (m, n, k) in [(1, 1, 1), (3, 5, 7), (17, 40, 33), (64, 24, 16)] {
             let mut random = TestRandom::new(9);
@@ -345,7 +349,7 @@ fn products() {
     });
 }
 
-fn adapter_copies() {
+fn adapter_matrices_are_copied_by_the_table() {
     for_both_types(|gpu| {
         let params = TestRandom::new(10).floats(100);
         let device_params = gpu.upload_f32(&params);
@@ -371,7 +375,7 @@ fn adapter_copies() {
     });
 }
 
-fn cast() {
+fn a_cast_rounds_to_nearest_even() {
     let gpu = TestDevice { device: crate::test_device::device(), element: ElementType::Bf16 };
     let values = TestRandom::new(11).floats(1001);
     let out = gpu.output_buffer(1001);

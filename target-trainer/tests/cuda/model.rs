@@ -11,16 +11,20 @@ use target_trainer::model::{
 use target_trainer::state::{Projection, Recipe};
 use target_trainer::store::decode;
 
-use crate::TestCase;
 use crate::test_device::{TestRandom, device};
+use libtest_mimic::Trial;
 
-pub(crate) const TESTS: &[TestCase] = &[
-    ("gradients_of_packed_samples_match_the_cpu", packed),
-    ("gradients_match_with_few_projections_and_odd_ranks", few_projections),
-    ("gradients_do_not_depend_on_the_micro_batch", micro_batches),
-    ("loss_and_gradients_match_transformers_and_peft", golden),
-    ("a_changed_weight_is_detected_and_repaired", weights),
-];
+/// The trials of this file. `missing` is why this machine cannot run them.
+pub(crate) fn trials(missing: Option<String>) -> Vec<Trial> {
+    trials![
+        missing;
+        gradients_of_packed_samples_match_the_cpu,
+        gradients_match_with_few_projections_and_odd_ranks,
+        gradients_do_not_depend_on_the_micro_batch,
+        loss_and_gradients_match_transformers_and_peft,
+        a_changed_weight_is_detected_and_repaired,
+    ]
+}
 
 /// Norm of the difference, relative to the norm of the expected values.
 pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f64 {
@@ -85,20 +89,20 @@ fn check(config: ModelConfig, recipe: &Recipe, lengths: &[usize]) {
     }
 }
 
-fn packed() {
+fn gradients_of_packed_samples_match_the_cpu() {
     let recipe = Recipe { rank: 8, ..Recipe::default() };
     check(config(4, 2, 16, false), &recipe, &[5, 2, 71, 30]);
     check(config(3, 3, 10, true), &recipe, &[12, 7]);
 }
 
-fn few_projections() {
+fn gradients_match_with_few_projections_and_odd_ranks() {
     let targets = vec![Projection::QProj, Projection::VProj, Projection::DownProj];
     check(config(4, 1, 32, false), &Recipe { rank: 3, targets, ..Recipe::default() }, &[9, 20]);
     let targets = vec![Projection::UpProj];
     check(config(4, 4, 8, true), &Recipe { rank: 11, targets, ..Recipe::default() }, &[9, 20]);
 }
 
-fn micro_batches() {
+fn gradients_do_not_depend_on_the_micro_batch() {
     use target_trainer::device::cuda::ElementType;
     use target_trainer::model::PackedBatch;
     let mut random = TestRandom::new(31);
@@ -126,7 +130,7 @@ fn micro_batches() {
     }
 }
 
-fn golden() {
+fn loss_and_gradients_match_transformers_and_peft() {
     ["tied", "untied"].into_iter().for_each(golden_of);
 }
 
@@ -168,7 +172,7 @@ fn golden_of(name: &str) {
     }
 }
 
-fn weights() {
+fn a_changed_weight_is_detected_and_repaired() {
     use target_trainer::device::cuda::ElementType;
     let base = BaseModel::random(config(4, 2, 16, false), 3);
     let adapter = AdapterLayout::new(&base.config, &Recipe::default());

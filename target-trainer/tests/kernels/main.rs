@@ -4,8 +4,10 @@
 //! `NVRTC_LIBRARY_DIR` is the directory of the library (`kernels/nvrtc.sh` installs it). Without it, the
 //! loader searches its default directories. `UPDATE_PTX=1` regenerates the committed PTX.
 
-#![expect(clippy::print_stderr, reason = "the reason for skipped tests is printed")]
-
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
 mod sys;
 
 use std::collections::BTreeSet;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Failed};
 
 /// The version that compiles the committed PTX. It is the first NVRTC of CUDA 12, so its PTX loads with every
 /// driver of CUDA 12.
@@ -54,44 +56,28 @@ const UNTYPED_KERNELS: [&str; 6] =
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    if let Err(reason) = restart_with_nvrtc() {
-        eprintln!("{reason}");
-        return ExitCode::FAILURE;
-    }
-    let found = sys::nvrtc_version();
-    let no_compiler = match found {
-        Some(_) => None,
-        None => Some(
-            "no NVRTC was found: set NVRTC_LIBRARY_DIR to the directory that kernels/nvrtc.sh prints"
-                .to_owned(),
-        ),
+    let no_compiler = match restart_with_nvrtc() {
+        Ok(()) => sys::nvrtc_version().is_none().then(|| {
+            "no NVRTC: set NVRTC_LIBRARY_DIR to the directory that kernels/nvrtc.sh prints".to_owned()
+        }),
+        Err(error) => panic!("{}", error.message().unwrap_or_default()),
     };
-    let other_compiler = match found {
-        Some(version) if version != COMMITTED_NVRTC => Some(format!(
-            "the NVRTC found is {}, but the committed PTX is from {}",
-            version_text(version),
-            version_text(COMMITTED_NVRTC)
-        )),
-        _ => no_compiler.clone(),
-    };
-    let skipped: BTreeSet<_> = [&no_compiler, &other_compiler].into_iter().flatten().collect();
-    skipped.iter().for_each(|reason| eprintln!("skipped: {reason}"));
-    let trials = vec![
-        Trial::test("the_sources_declare_exactly_the_expected_kernels", sources_declare_expected_kernels),
-        Trial::test("a_missing_kernel_is_detected", missing_kernel_is_detected),
-        Trial::test("every_kernel_compiles_for_sm_80", || compiles_for("sm_80"))
-            .with_ignored_flag(no_compiler.is_some()),
-        Trial::test("every_kernel_compiles_for_sm_90", || compiles_for("sm_90"))
-            .with_ignored_flag(no_compiler.is_some()),
-        Trial::test("the_committed_ptx_is_current", committed_ptx_is_current)
-            .with_ignored_flag(other_compiler.is_some()),
-        Trial::test(
-            "the_committed_ptx_has_every_kernel_and_loads_with_old_drivers",
-            committed_ptx_is_complete,
-        ),
-        Trial::test("the_committed_ptx_has_the_digest_of_the_sources", committed_ptx_matches_sources),
-    ];
-    // The tests run sequentially, because with UPDATE_PTX one of them writes the file that later ones read.
+    let other_compiler = sys::nvrtc_version().filter(|version| *version != COMMITTED_NVRTC).map(|version| {
+        let [found, committed] = [version, COMMITTED_NVRTC].map(version_text);
+        format!("NVRTC {found}, but the committed PTX is from {committed}")
+    });
+    let mut trials = trials![the_sources_declare_exactly_the_expected_kernels, a_missing_kernel_is_detected,];
+    trials.extend(trials![
+        no_compiler.clone();
+        every_kernel_compiles_for_sm_80,
+        every_kernel_compiles_for_sm_90,
+    ]);
+    trials.extend(trials![no_compiler.or(other_compiler); the_committed_ptx_is_current]);
+    trials.extend(trials![
+        the_committed_ptx_has_every_kernel_and_loads_with_old_drivers,
+        the_committed_ptx_has_the_digest_of_the_sources,
+    ]);
+    // One after the other: with UPDATE_PTX one of them writes the file that later ones read.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -102,7 +88,7 @@ fn version_text((major, minor): (i32, i32)) -> String {
 
 /// Adds `NVRTC_LIBRARY_DIR` to the loader's search path and restarts this program, because the loader reads
 /// the path only when a process starts.
-fn restart_with_nvrtc() -> Result<(), String> {
+fn restart_with_nvrtc() -> Result<(), Failed> {
     let Some(dir) = std::env::var_os("NVRTC_LIBRARY_DIR").filter(|dir| !dir.is_empty()) else {
         return Ok(());
     };
@@ -118,7 +104,7 @@ fn restart_with_nvrtc() -> Result<(), String> {
         .map_err(|error| format!("could not find the path of the test program: {error}"))?;
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", path).env(RESTARTED_VARIABLE, &dir);
-    Err(format!("could not restart the test program: {}", command.exec()))
+    Err(format!("could not restart the test program: {}", command.exec()).into())
 }
 
 fn kernels_dir() -> PathBuf {
@@ -207,11 +193,11 @@ fn assert_same_kernels(found: &BTreeSet<String>, expected: &BTreeSet<String>) ->
     }
 }
 
-fn sources_declare_expected_kernels() -> Result<(), Failed> {
+fn the_sources_declare_exactly_the_expected_kernels() -> Result<(), Failed> {
     assert_same_kernels(&declared_kernels(&joined_sources()?), &expected_kernels())
 }
 
-fn missing_kernel_is_detected() -> Result<(), Failed> {
+fn a_missing_kernel_is_detected() -> Result<(), Failed> {
     for (declared, renamed) in [
         ("void rope_bf16(", "void rope_bf17("),
         ("ENTRY(attention_bf16_d, 64,", "ENTRY(attention_bf16_d, 65,"),
@@ -239,6 +225,14 @@ fn compile(arch: &'static str) -> Result<String, Failed> {
         Ok(ptx) => Ok(ptx.to_src()),
         Err(error) => Err(format!("NVRTC can't compile the kernels for {arch}: {error:?}").into()),
     }
+}
+
+fn every_kernel_compiles_for_sm_80() -> Result<(), Failed> {
+    compiles_for("sm_80")
+}
+
+fn every_kernel_compiles_for_sm_90() -> Result<(), Failed> {
+    compiles_for("sm_90")
 }
 
 /// `arch` is a real architecture, so NVRTC also assembles the PTX.
@@ -270,7 +264,7 @@ fn ptx_header(source: &str) -> String {
     )
 }
 
-fn committed_ptx_is_current() -> Result<(), Failed> {
+fn the_committed_ptx_is_current() -> Result<(), Failed> {
     let fresh = ptx_header(&joined_sources()?) + &without_compiler_comments(&compile("compute_80")?);
     let path = committed_path();
     if std::env::var_os("UPDATE_PTX").is_some_and(|value| value == "1") {
@@ -295,7 +289,7 @@ fn stale_ptx(difference: &str) -> Failed {
     .into()
 }
 
-fn committed_ptx_is_complete() -> Result<(), Failed> {
+fn the_committed_ptx_has_every_kernel_and_loads_with_old_drivers() -> Result<(), Failed> {
     let committed = read(&committed_path())?;
     for line in [COMMITTED_PTX_VERSION, COMMITTED_TARGET] {
         if !committed.lines().any(|found| found == line) {
@@ -305,7 +299,7 @@ fn committed_ptx_is_complete() -> Result<(), Failed> {
     assert_same_kernels(&ptx_entries(&committed), &expected_kernels())
 }
 
-fn committed_ptx_matches_sources() -> Result<(), Failed> {
+fn the_committed_ptx_has_the_digest_of_the_sources() -> Result<(), Failed> {
     let source = joined_sources()?;
     match read(&committed_path())?.starts_with(&ptx_header(&source)) {
         true => Ok(()),
