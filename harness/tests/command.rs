@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use assert_cmd::assert::OutputAssertExt;
 use support::command::{TRAINWRECK, output_text, run_trainwreck, wait_for, workspace};
-use support::machine::{Need, SANDBOX, missing};
+use support::machine::{GATE, Need, SANDBOX, missing};
 use support::ordinary_user::OrdinaryUser;
 
 fn main() -> ExitCode {
@@ -26,10 +26,13 @@ fn main() -> ExitCode {
     trials.extend(trials![
         missing(&SANDBOX);
         a_record_judged_again_gives_the_same_verdict_without_running_anything,
+    ]);
+    trials.extend(trials![
+        missing(SANDBOX.iter().chain(&GATE));
         kill_9_of_the_harness_leaves_no_process_and_no_mount_and_recover_removes_the_rest,
     ]);
     trials.extend(trials![missing(&[Need::Mechanism("user-namespace")]); the_same_seed_gives_the_same_plan]);
-    trials.extend(trials![missing(&[Need::OrdinaryUser]); an_ordinary_user_can_run_it_too]);
+    trials.extend(trials![missing(&[Need::OrdinaryUserWith("tmpfs")]); an_ordinary_user_can_run_it_too]);
     support::trial::run(trials)
 }
 

@@ -52,7 +52,7 @@ fn tests() -> Vec<Trial> {
     trials.extend(trials![with(Need::StaticLibc); calls_of_a_static_binary_are_intercepted]);
     trials
         .extend(trials![with(Need::Program("python3")); calls_of_a_pool_of_python_processes_are_intercepted]);
-    trials.extend(trials![with(Need::OrdinaryUser); an_ordinary_user_can_explore]);
+    trials.extend(trials![with(Need::OrdinaryUserWith("syscall-gate")); an_ordinary_user_can_explore]);
     trials.extend(trials![with(Need::Program("strace")); explore_works_below_strace]);
     trials
 }

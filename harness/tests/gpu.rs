@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         a_gpu_defect_in_the_baseline_is_reported_and_nothing_is_judged,
     ];
     trials.extend(trials![
-        missing(&[Need::NoMechanism("real-gpu")]);
+        missing(&[Need::Mechanism("user-namespace"), Need::NoMechanism("real-gpu")]);
         without_a_gpu_a_real_gpu_scenario_is_skipped_with_the_reason,
     ]);
     support::trial::run(trials)

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 /// Path of the built command.
@@ -12,9 +13,28 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// The small trainer `examples/saver.rs`, which cargo builds with the tests.
+/// The small trainer `examples/saver.rs`. Cargo builds it with all tests, but not with a single test program:
+/// then this builds it.
 pub(crate) fn saver() -> PathBuf {
-    Path::new(TRAINWRECK).parent().unwrap().join("examples/saver")
+    static BUILD: Once = Once::new();
+    let dir = Path::new(TRAINWRECK).parent().unwrap();
+    let path = dir.join("examples/saver");
+    BUILD.call_once(|| {
+        if !path.exists() {
+            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+            cargo.current_dir(workspace()).args([
+                "build",
+                "--quiet",
+                "-p",
+                "trainwreck",
+                "--example",
+                "saver",
+            ]);
+            cargo.args(dir.ends_with("release").then_some("--release"));
+            assert!(cargo.status().unwrap().success(), "cargo could not build `saver`");
+        }
+    });
+    path
 }
 
 /// Runs the command to its end.

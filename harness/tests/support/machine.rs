@@ -18,9 +18,9 @@ pub(crate) enum Need {
     Program(&'static str),
     /// A C library to link a static program with.
     StaticLibc,
-    /// Tests run as root, and the user `nobody` may build sandboxes. Elsewhere either all tests run as an
-    /// ordinary user, or none can.
-    OrdinaryUser,
+    /// Tests run as root, and the user `nobody` may build sandboxes and use this mechanism. Where tests run as
+    /// an ordinary user, all others show that already.
+    OrdinaryUserWith(&'static str),
 }
 
 /// What runs a scenario with a file system of its own.
@@ -47,7 +47,7 @@ impl Need {
             Need::StaticLibc => c_target::compile("calls.c", &["-static"])
                 .is_err()
                 .then(|| "no static C library to link with".into()),
-            Need::OrdinaryUser => ordinary_user_missing(),
+            Need::OrdinaryUserWith(mechanism) => missing_for_ordinary_user(mechanism),
         }
     }
 }
@@ -98,13 +98,13 @@ fn runs(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-fn ordinary_user_missing() -> Option<String> {
+fn missing_for_ordinary_user(mechanism: &str) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("this user is an ordinary user already".into());
     }
     let user = OrdinaryUser::with_programs(&[TRAINWRECK.as_ref()]);
     let report = DoctorReport::of(user.command("trainwreck"), false);
-    ["user-namespace", "tmpfs", "syscall-gate"]
+    ["user-namespace", mechanism]
         .into_iter()
         .find(|name| report.lacks(name))
         .map(|name| format!("no {name} for an ordinary user"))
