@@ -49,11 +49,13 @@ pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
     result_code(stream_of(stream).map(|handle| gpu().destroy_stream(handle)))
 }
 
+/// Returns the position after all operations that are queued now. Does not keep the state locked.
+fn last_position(stream: Handle) -> StreamPosition {
+    gpu().last_position(stream)
+}
+
 pub(super) unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
-    result_code(stream_of(stream).and_then(|stream| {
-        let position = gpu().last_position(stream);
-        wait_for(fault_state(), &[position])
-    }))
+    result_code(stream_of(stream).and_then(|stream| wait_for(fault_state(), &[last_position(stream)])))
 }
 
 /// Runs one operation, so that a loop of queries ends.
@@ -68,7 +70,7 @@ fn query(position: StreamPosition) -> u32 {
 
 pub(super) unsafe extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
     match stream_of(stream) {
-        Ok(stream) => query(gpu().last_position(stream)),
+        Ok(stream) => query(last_position(stream)),
         Err(code) => code,
     }
 }
