@@ -1,8 +1,5 @@
-//! Runs the blocks of a launch. Their threads run one after another. A thread that waits for others keeps its
-//! own fiber. Unsafe: kernels are C++ and call back. Must not know streams, device memory or rules.
-//!
-//! Blocks alternate between ascending and descending thread order, and the last thread to reach a barrier
-//! continues first, so that a missing barrier shows in one of the orders.
+//! Switches between the fibers of a block's threads. Unsafe: kernels are C++, read variables of this file, and
+//! call back. Must not know which thread runs next.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -12,12 +9,10 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use crate::kernels::KernelFn;
 use crate::stacks::StaggeredStack;
-use crate::sys::{self, BadAccess, PAGE_BYTES};
+use crate::sys::{BadAccess, PAGE_BYTES, bytes, catch_faults, fill, last_bad_access, map_guarded};
 
-/// Largest dynamic shared memory of any GPU.
-pub(crate) const MAX_SHARED_BYTES: usize = 232_448;
-/// Value of each byte that was never written. Read as f32 or bf16, it is NaN.
-pub(crate) const POISON: u8 = 0xFF;
+use super::grid_launch::{GridLaunch, LaunchFailure, MAX_SHARED_BYTES, POISON};
+use super::thread_block::{Arrival, ThreadBlock, WARP_LANES};
 
 /// `uint3` and `dim3`.
 #[repr(C)]
@@ -28,19 +23,38 @@ struct Dim3 {
     z: u32,
 }
 
+impl From<[u32; 3]> for Dim3 {
+    fn from([x, y, z]: [u32; 3]) -> Dim3 {
+        Dim3 { x, y, z }
+    }
+}
+
 /// `simgpu_warp` in `host/simgpu_host.h`.
 #[repr(C)]
 struct Warp {
-    slots: [[u64; 32]; 2],
+    slots: [[u64; WARP_LANES]; 2],
     phase: u32,
     size: u32,
-    d: [*mut f32; 32],
-    a: [[u32; 4]; 32],
-    b: [[u32; 2]; 32],
+    d: [*mut f32; WARP_LANES],
+    a: [[u32; 4]; WARP_LANES],
+    b: [[u32; 2]; WARP_LANES],
 }
 
-// The variables that a kernel reads. They need no lock: `run` takes `&mut FiberPool`, so only one thread runs
-// kernels.
+impl Warp {
+    fn empty() -> Warp {
+        Warp {
+            slots: [[0; WARP_LANES]; 2],
+            phase: 0,
+            size: 0,
+            d: [std::ptr::null_mut(); WARP_LANES],
+            a: [[0; 4]; WARP_LANES],
+            b: [[0; 2]; WARP_LANES],
+        }
+    }
+}
+
+// The variables that a kernel reads. They need no lock: `FiberPool::run` takes `&mut FiberPool`, so only one
+// thread runs kernels.
 #[unsafe(no_mangle)]
 static mut simgpu_thread: Dim3 = Dim3 { x: 0, y: 0, z: 0 };
 #[unsafe(no_mangle)]
@@ -57,41 +71,7 @@ static mut simgpu_this_warp: *mut Warp = std::ptr::null_mut();
 static mut simgpu_shared_base: *mut c_void = std::ptr::null_mut();
 
 /// The running block, for the functions that kernels call.
-static CURRENT_BLOCK: AtomicPtr<ThreadBlock> = AtomicPtr::new(std::ptr::null_mut());
-
-/// A kernel with its parameters and dimensions.
-pub(crate) struct GridLaunch {
-    pub(crate) kernel: KernelFn,
-    pub(crate) parameters: *mut *mut c_void,
-    pub(crate) grid: [u32; 3],
-    pub(crate) block: [u32; 3],
-    pub(crate) shared_bytes: usize,
-}
-
-/// Why a launch failed, and in which block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LaunchFailure {
-    /// A thread accessed memory that is not mapped, overflowed its stack, or divided by zero.
-    BadAccess { access: BadAccess, block: [u32; 3], thread: usize },
-    /// Threads wait for others that have finished or that wait elsewhere. The numbers count threads.
-    Divergent { block: [u32; 3], at_block: usize, at_warp: usize, finished: usize },
-    /// The kernel wrote past the end of the dynamic shared memory.
-    SharedOverrun { block: [u32; 3] },
-    /// There was no memory for the stack of a fiber.
-    NoStack,
-}
-
-/// State of a thread of the running block.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ThreadState {
-    Unstarted,
-    Ready,
-    /// Waits for its warp.
-    AtWarp,
-    /// Waits for its block.
-    AtBlock,
-    Finished,
-}
+static CURRENT_BLOCK: AtomicPtr<RunningBlock> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Why a fiber yields.
 enum YieldReason {
@@ -106,26 +86,14 @@ enum YieldReason {
 type Fiber = Coroutine<(), YieldReason, (), StaggeredStack>;
 
 /// The block that runs, and the fibers of its threads.
-struct ThreadBlock {
+struct RunningBlock {
     kernel: KernelFn,
     parameters: *mut *mut c_void,
-    dims: [u32; 3],
-    thread_count: usize,
-    descending: bool,
-    started: usize,
-    finished: usize,
-    at_block: usize,
-    /// Whether lanes of one warp arrived at different collectives.
-    has_mixed_collectives: bool,
-    current_thread: usize,
+    threads: ThreadBlock,
     current_fiber: usize,
-    /// By thread.
-    states: Vec<ThreadState>,
     /// By thread.
     fiber_of: Vec<usize>,
     warps: Vec<Warp>,
-    /// By warp: the number of lanes that have arrived at the current collective, and its kind.
-    arrived: Vec<(u32, u32)>,
     /// Boxes as raw pointers, because a kernel on a running fiber accesses the block.
     fibers: Vec<*mut Fiber>,
     /// By fiber.
@@ -135,7 +103,7 @@ struct ThreadBlock {
 
 /// Fibers and shared memory, which all launches use.
 pub(crate) struct FiberPool {
-    block: Box<ThreadBlock>,
+    block: Box<RunningBlock>,
     shared_address: usize,
     launches: u64,
 }
@@ -149,40 +117,31 @@ const SHARED_MAPPED_BYTES: usize = MAX_SHARED_BYTES.next_multiple_of(PAGE_BYTES)
 impl FiberPool {
     /// Returns `None` if there is no memory.
     pub(crate) fn new() -> Option<FiberPool> {
-        let block = ThreadBlock {
+        let block = RunningBlock {
             kernel: empty_kernel,
             parameters: std::ptr::null_mut(),
-            dims: [1; 3],
-            thread_count: 0,
-            descending: false,
-            started: 0,
-            finished: 0,
-            at_block: 0,
-            has_mixed_collectives: false,
-            current_thread: 0,
+            threads: ThreadBlock::default(),
             current_fiber: 0,
-            states: Vec::new(),
             fiber_of: Vec::new(),
             warps: Vec::new(),
-            arrived: Vec::new(),
             fibers: Vec::new(),
             yielders: Vec::new(),
             free_fibers: Vec::new(),
         };
-        Some(FiberPool {
-            block: Box::new(block),
-            shared_address: sys::map_guarded(SHARED_MAPPED_BYTES)?,
-            launches: 0,
-        })
+        let shared_address = map_guarded(SHARED_MAPPED_BYTES)?;
+        Some(FiberPool { block: Box::new(block), shared_address, launches: 0 })
     }
 
     /// Runs all blocks of a launch in ascending order.
     ///
     /// # Safety
     /// `launch.parameters` has one pointer per parameter of the kernel, each to a value of its type.
+    ///
+    /// # Errors
+    /// The first defect of a block. The rest of the launch does not run.
     pub(crate) unsafe fn run(&mut self, launch: &GridLaunch) -> Result<(), LaunchFailure> {
-        let guard = sys::catch_faults(on_fault);
-        let block: *mut ThreadBlock = &mut *self.block;
+        let guard = catch_faults(on_fault);
+        let block: *mut RunningBlock = &mut *self.block;
         CURRENT_BLOCK.store(block, Ordering::Release);
         // Shared memory ends at a page that cannot be accessed.
         let rounded = launch.shared_bytes.next_multiple_of(16);
@@ -191,8 +150,8 @@ impl FiberPool {
         // variables.
         unsafe {
             (*block).prepare(launch);
-            simgpu_block_dim = dim3(launch.block);
-            simgpu_grid_dim = dim3(launch.grid);
+            simgpu_block_dim = launch.block.into();
+            simgpu_grid_dim = launch.grid.into();
             simgpu_shared_base = shared as *mut c_void;
         }
         self.launches += 1;
@@ -201,13 +160,13 @@ impl FiberPool {
             for y in 0..launch.grid[1] {
                 for x in 0..launch.grid[0] {
                     parity += 1;
-                    // SAFETY: no other thread runs kernels, the block is prepared, and the shared memory is
-                    // mapped.
+                    // SAFETY: `self` is borrowed mutably, so no other thread runs kernels. The block was
+                    // prepared above, and the shared memory is mapped as long as the pool lives.
                     unsafe {
                         simgpu_block = Dim3 { x, y, z };
-                        sys::fill(shared, POISON, rounded);
+                        fill(shared, POISON, rounded);
                         run_block(block, parity % 2 == 1, [x, y, z])?;
-                        let padding = sys::bytes(shared + launch.shared_bytes, rounded - launch.shared_bytes);
+                        let padding = bytes(shared + launch.shared_bytes, rounded - launch.shared_bytes);
                         if padding.iter().any(|byte| *byte != POISON) {
                             return Err(LaunchFailure::SharedOverrun { block: [x, y, z] });
                         }
@@ -222,52 +181,16 @@ impl FiberPool {
 
 unsafe extern "C" fn empty_kernel(_: *mut *mut c_void) {}
 
-fn dim3([x, y, z]: [u32; 3]) -> Dim3 {
-    Dim3 { x, y, z }
-}
-
-impl ThreadBlock {
+impl RunningBlock {
     fn prepare(&mut self, launch: &GridLaunch) {
         self.kernel = launch.kernel;
         self.parameters = launch.parameters;
-        self.dims = launch.block;
-        self.thread_count = launch.block.iter().map(|size| *size as usize).product();
-        let warps = self.thread_count.div_ceil(32);
-        self.states.resize(self.thread_count, ThreadState::Unstarted);
-        self.fiber_of.resize(self.thread_count, 0);
-        self.arrived.resize(warps, (0, 0));
-        let (slots, a, b) = ([[0; 32]; 2], [[0; 4]; 32], [[0; 2]; 32]);
-        self.warps.resize_with(warps, || Warp {
-            slots,
-            phase: 0,
-            size: 0,
-            d: [std::ptr::null_mut(); 32],
-            a,
-            b,
-        });
+        self.threads.prepare(launch.block);
+        self.fiber_of.resize(self.threads.thread_count(), 0);
+        self.warps.resize_with(self.threads.warp_count(), Warp::empty);
         for (index, warp) in self.warps.iter_mut().enumerate() {
-            warp.size = (self.thread_count - index * 32).min(32) as u32;
+            warp.size = self.threads.warp_size(index) as u32;
         }
-    }
-
-    fn begin(&mut self, descending: bool) {
-        self.descending = descending;
-        (self.started, self.finished, self.at_block, self.has_mixed_collectives) = (0, 0, 0, false);
-        self.states.fill(ThreadState::Unstarted);
-        self.arrived.fill((0, 0));
-    }
-
-    fn has_unstarted(&self) -> bool {
-        self.started < self.thread_count
-    }
-
-    fn has_unfinished(&self) -> bool {
-        self.finished < self.thread_count
-    }
-
-    /// Returns the thread at an index of the block's order.
-    fn thread_at(&self, index: usize) -> usize {
-        if self.descending { self.thread_count - 1 - index } else { index }
     }
 
     /// Sets the variables that a kernel reads to those of a thread.
@@ -275,31 +198,12 @@ impl ThreadBlock {
     /// # Safety
     /// No other thread of the process runs kernels.
     unsafe fn switch_to(&mut self, thread: usize) {
-        self.current_thread = thread;
-        let [width, height, _] = self.dims.map(|size| size as usize);
-        let position = match (width == self.thread_count, width * height) {
-            (true, _) => Dim3 { x: thread as u32, y: 0, z: 0 },
-            (false, plane) => Dim3 {
-                x: (thread % width) as u32,
-                y: (thread / width % height) as u32,
-                z: (thread / plane) as u32,
-            },
-        };
-        // SAFETY: the caller promises that no other thread runs kernels, so none uses these variables.
+        let position = self.threads.switch_to(thread);
+        // SAFETY: only kernels and this function use these variables, and no other thread runs kernels.
         unsafe {
-            simgpu_thread = position;
-            simgpu_lane = (thread % 32) as u32;
-            simgpu_this_warp = &raw mut self.warps[thread / 32];
-        }
-    }
-
-    fn divergent(&self, block: [u32; 3]) -> LaunchFailure {
-        let count = |state| self.states.iter().filter(|current| **current == state).count();
-        LaunchFailure::Divergent {
-            block,
-            at_block: count(ThreadState::AtBlock),
-            at_warp: count(ThreadState::AtWarp),
-            finished: count(ThreadState::Finished),
+            simgpu_thread = position.into();
+            simgpu_lane = (thread % WARP_LANES) as u32;
+            simgpu_this_warp = &raw mut self.warps[thread / WARP_LANES];
         }
     }
 }
@@ -309,23 +213,22 @@ impl ThreadBlock {
 /// # Safety
 /// `block` is prepared, and no other thread of the process runs kernels.
 unsafe fn run_block(
-    block: *mut ThreadBlock,
+    block: *mut RunningBlock,
     descending: bool,
     block_index: [u32; 3],
 ) -> Result<(), LaunchFailure> {
-    // SAFETY: the caller promises exclusive use of the block. No reference into it is held while a fiber
-    // runs, because kernels access it through `CURRENT_BLOCK`.
+    // SAFETY: this thread alone runs kernels, so nobody else uses the block. No reference into it is held
+    // while a fiber runs, because kernels access it through `CURRENT_BLOCK`.
     unsafe {
-        (*block).begin(descending);
-        while (*block).has_unstarted() {
+        (*block).threads.begin(descending);
+        while (*block).threads.has_unstarted() {
             let Some(fiber) = take_fiber(block) else { return Err(LaunchFailure::NoStack) };
             resume(block, fiber, block_index)?;
         }
-        while (*block).has_unfinished() {
+        while (*block).threads.has_unfinished() {
             let mut has_progress = false;
-            for index in 0..(*block).thread_count {
-                let thread = (*block).thread_at(index);
-                if (&(*block).states)[thread] == ThreadState::Ready {
+            for index in 0..(*block).threads.thread_count() {
+                if let Some(thread) = (*block).threads.ready_thread_at(index) {
                     has_progress = true;
                     (*block).switch_to(thread);
                     let fiber = (&(*block).fiber_of)[thread];
@@ -336,8 +239,7 @@ unsafe fn run_block(
                 break;
             }
         }
-        if (*block).has_unfinished() || (*block).has_mixed_collectives {
-            let failure = (*block).divergent(block_index);
+        if let Some(failure) = (*block).threads.divergence(block_index) {
             discard_fibers(block);
             return Err(failure);
         }
@@ -349,9 +251,9 @@ unsafe fn run_block(
 ///
 /// # Safety
 /// As for [`run_block`]. The fiber exists and is suspended or unstarted.
-unsafe fn resume(block: *mut ThreadBlock, fiber: usize, block_index: [u32; 3]) -> Result<(), LaunchFailure> {
-    // SAFETY: the caller promises exclusive use of the block. The fiber's box lives until `discard_fibers`,
-    // and no other reference to its content exists.
+unsafe fn resume(block: *mut RunningBlock, fiber: usize, block_index: [u32; 3]) -> Result<(), LaunchFailure> {
+    // SAFETY: this thread alone runs kernels, so nobody else uses the block. The fiber's box lives until
+    // `discard_fibers`, and no other reference to its content exists.
     unsafe {
         (*block).current_fiber = fiber;
         let coroutine = (&(*block).fibers)[fiber];
@@ -362,12 +264,12 @@ unsafe fn resume(block: *mut ThreadBlock, fiber: usize, block_index: [u32; 3]) -
                 Ok(())
             }
             CoroutineResult::Yield(YieldReason::Faulted) => {
-                let access = sys::last_bad_access().unwrap_or(BadAccess {
+                let access = last_bad_access().unwrap_or(BadAccess {
                     address: 0,
                     is_write: false,
                     is_division: false,
                 });
-                let thread = (*block).current_thread;
+                let thread = (*block).threads.current_thread();
                 discard_fibers(block);
                 Err(LaunchFailure::BadAccess { access, block: block_index, thread })
             }
@@ -379,8 +281,8 @@ unsafe fn resume(block: *mut ThreadBlock, fiber: usize, block_index: [u32; 3]) -
 ///
 /// # Safety
 /// As for [`run_block`], and no fiber is running.
-unsafe fn take_fiber(block: *mut ThreadBlock) -> Option<usize> {
-    // SAFETY: the caller promises exclusive use of the block.
+unsafe fn take_fiber(block: *mut RunningBlock) -> Option<usize> {
+    // SAFETY: this thread alone runs kernels and no fiber runs, so this is the only reference to the block.
     let block = unsafe { &mut *block };
     if let Some(fiber) = block.free_fibers.pop() {
         return Some(fiber);
@@ -411,21 +313,17 @@ fn coroutine(stack: StaggeredStack) -> Fiber {
 ///
 /// # Safety
 /// As for [`run_block`]. Runs on a fiber.
-unsafe fn run_threads(block: *mut ThreadBlock) {
-    // SAFETY: the caller promises exclusive use of the block, and no reference into it is held while the
-    // kernel runs. The parameters fit the kernel.
+unsafe fn run_threads(block: *mut RunningBlock) {
+    // SAFETY: this thread alone runs kernels, so nobody else uses the block, and no reference into it is held
+    // while the kernel runs. `FiberPool::run` requires that the parameters fit the kernel.
     unsafe {
-        while (*block).has_unstarted() {
-            let thread = (*block).thread_at((*block).started);
-            (*block).started += 1;
+        while let Some(thread) = (*block).threads.start_next() {
             let fiber = (*block).current_fiber;
             (&mut (*block).fiber_of)[thread] = fiber;
             (*block).switch_to(thread);
             ((*block).kernel)((*block).parameters);
             // If the thread has waited, `switch_to` has made it current again before the fiber was resumed.
-            let thread = (*block).current_thread;
-            (&mut (*block).states)[thread] = ThreadState::Finished;
-            (*block).finished += 1;
+            (*block).threads.finish_current();
         }
     }
 }
@@ -434,8 +332,8 @@ unsafe fn run_threads(block: *mut ThreadBlock) {
 ///
 /// # Safety
 /// As for [`run_block`], and no fiber is running.
-unsafe fn discard_fibers(block: *mut ThreadBlock) {
-    // SAFETY: the caller promises exclusive use of the block, and no fiber runs that could access it.
+unsafe fn discard_fibers(block: *mut RunningBlock) {
+    // SAFETY: this thread alone runs kernels and no fiber runs, so this is the only reference to the block.
     let block = unsafe { &mut *block };
     block.free_fibers.clear();
     block.yielders.clear();
@@ -453,7 +351,7 @@ unsafe fn discard_fibers(block: *mut ThreadBlock) {
 ///
 /// # Safety
 /// Runs on a fiber of `block`, and the caller holds no reference into the block.
-unsafe fn yield_fiber(block: *mut ThreadBlock, reason: YieldReason) {
+unsafe fn yield_fiber(block: *mut RunningBlock, reason: YieldReason) {
     // SAFETY: the fiber has stored its yielder when it started. The yielder lives as long as the fiber's
     // stack.
     unsafe {
@@ -475,20 +373,13 @@ extern "C" fn on_fault() -> ! {
 
 #[unsafe(no_mangle)]
 extern "C" fn simgpu_wait_block() {
-    let current = CURRENT_BLOCK.load(Ordering::Acquire);
+    let block = CURRENT_BLOCK.load(Ordering::Acquire);
     // SAFETY: only kernels call this, on a fiber of the current block. The reference ends before the fiber
     // yields.
     unsafe {
-        let block = &mut *current;
-        block.at_block += 1;
-        if block.at_block == block.thread_count {
-            block.at_block = 0;
-            block.states.fill(ThreadState::Ready);
-            return;
+        if (*block).threads.arrive_at_block() == Arrival::Waits {
+            yield_fiber(block, YieldReason::Waiting);
         }
-        let thread = block.current_thread;
-        block.states[thread] = ThreadState::AtBlock;
-        yield_fiber(current, YieldReason::Waiting);
     }
 }
 
@@ -496,10 +387,7 @@ extern "C" fn simgpu_wait_block() {
 extern "C" fn simgpu_is_last_of_warp(kind: u32) -> bool {
     // SAFETY: only kernels call this, on a fiber of the current block, where no other reference into it
     // exists.
-    let block = unsafe { &mut *CURRENT_BLOCK.load(Ordering::Acquire) };
-    let index = block.current_thread / 32;
-    let (arrived, of_kind) = block.arrived[index];
-    arrived + 1 == block.warps[index].size && of_kind == kind
+    unsafe { (*CURRENT_BLOCK.load(Ordering::Acquire)).threads.is_last_of_warp(kind) }
 }
 
 #[unsafe(no_mangle)]
@@ -509,19 +397,9 @@ extern "C" fn simgpu_wait_warp(kind: u32) {
     // yields.
     unsafe {
         let block = &mut *current;
-        let (thread, index) = (block.current_thread, block.current_thread / 32);
-        let size = block.warps[index].size;
-        let (arrived, of_kind) = &mut block.arrived[index];
-        block.has_mixed_collectives |= *arrived > 0 && *of_kind != kind;
-        *of_kind = kind;
-        *arrived += 1;
-        if *arrived == size {
-            *arrived = 0;
-            block.warps[index].phase += 1;
-            block.states[index * 32..index * 32 + size as usize].fill(ThreadState::Ready);
-            return;
+        match block.threads.arrive_at_warp(kind) {
+            Arrival::Last => block.warps[block.threads.current_thread() / WARP_LANES].phase += 1,
+            Arrival::Waits => yield_fiber(current, YieldReason::Waiting),
         }
-        block.states[thread] = ThreadState::AtWarp;
-        yield_fiber(current, YieldReason::Waiting);
     }
 }
