@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 use simgpu_plan::{Backend, CallFilter, FaultRule, Persistence, RuleEffect, ShimPlan};
-use support::{ShimSetup, TestGpu, plan};
+use support::{ShimSetup, TestGpu, plain_product, plan};
 
 const CALLS: u32 = 5_000_000;
 
@@ -22,7 +22,7 @@ const CALLS: u32 = 5_000_000;
 /// # Safety
 /// `library` is a handle of the loader, and the function takes a pointer to an `i32` and returns a code.
 unsafe fn per_call(library: *mut c_void, name: &CStr) -> f64 {
-    // SAFETY: the caller promises the type of the function. The argument is valid for writes.
+    // SAFETY: the function has this type, as `per_call` requires. Its argument lives on this stack.
     unsafe {
         let get = libc::dlsym(library, name.as_ptr());
         assert!(!get.is_null());
@@ -86,25 +86,7 @@ fn multiply(gpu: &TestGpu) {
     gpu.stream.synchronize().unwrap();
     let start = Instant::now();
     for _ in 0..50 {
-        let side = size as u64;
-        let config = MatmulConfig {
-            transa: true,
-            transb: false,
-            transc: false,
-            m: side,
-            n: side,
-            k: side,
-            alpha: 1.0,
-            lda: size as i64,
-            ldb: size as i64,
-            beta: 0.0,
-            ldc: size as i64,
-            stride_a: None,
-            stride_b: None,
-            stride_c: None,
-            stride_bias: None,
-            batch_size: None,
-        };
+        let config = MatmulConfig { transa: true, ..plain_product(size, size, size) };
         // SAFETY: the layouts fit the buffers.
         unsafe { lt.matmul(config, &a, &b, &mut c, None, None) }.unwrap();
     }

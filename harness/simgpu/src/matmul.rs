@@ -46,12 +46,18 @@ impl Operand {
         (last + 1) * self.element.bytes()
     }
 
+    /// Returns the index of an element.
+    fn index(&self, batch: usize, row: usize, column: usize) -> usize {
+        batch * self.batch_stride + row * self.row_stride + column * self.column_stride
+    }
+
     /// Reads an element.
     ///
     /// # Safety
     /// The element lies in readable memory.
     unsafe fn get(&self, index: usize) -> f32 {
-        // SAFETY: the caller promises a readable element. It need not be aligned.
+        // SAFETY: this function requires an index within the matrix, which lies in readable memory. The element
+        // need not be aligned.
         unsafe {
             match self.element {
                 ElementType::F32 => (self.address as *const f32).add(index).read_unaligned(),
@@ -65,7 +71,8 @@ impl Operand {
     /// # Safety
     /// The element lies in writable memory.
     unsafe fn set(&self, index: usize, value: f32) {
-        // SAFETY: the caller promises a writable element. It need not be aligned.
+        // SAFETY: this function requires an index within the matrix, which lies in writable memory. The element
+        // need not be aligned.
         unsafe {
             match self.element {
                 ElementType::F32 => (self.address as *mut f32).add(index).write_unaligned(value),
@@ -86,10 +93,7 @@ impl Operand {
         for row in 0..self.rows {
             for column in 0..self.columns {
                 // SAFETY: row and column are within the matrix, which the caller promises to be readable.
-                let value = unsafe {
-                    self.get(batch * self.batch_stride + row * self.row_stride + column * self.column_stride)
-                };
-                packed[row * width + column] = value;
+                packed[row * width + column] = unsafe { self.get(self.index(batch, row, column)) };
             }
         }
     }
@@ -134,7 +138,7 @@ impl MatmulTask {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         let width = self.b.columns.next_multiple_of(TILE_COLUMNS);
         for batch in 0..self.batch_count {
-            // SAFETY: the caller promises that all batches of the operands are mapped.
+            // SAFETY: `run` requires that the operands are mapped, and `batch` counts their batches.
             unsafe {
                 self.a.pack(batch, self.a.columns, &mut a);
                 self.b.pack(batch, width, &mut b);
@@ -152,7 +156,7 @@ impl MatmulTask {
         for first_row in (0..self.a.rows).step_by(TILE_ROWS) {
             let rows = TILE_ROWS.min(self.a.rows - first_row);
             for first in (0..self.b.columns).step_by(TILE_COLUMNS) {
-                let sums = tile(&a[first_row * depth..], depth, rows, &b[first..], width);
+                let sums = Tile { a: &a[first_row * depth..], depth, rows, b: &b[first..], width }.sums();
                 let columns = TILE_COLUMNS.min(self.b.columns - first);
                 for (row, sums) in sums.iter().enumerate().take(rows) {
                     for (column, sum) in sums.iter().enumerate().take(columns) {
@@ -169,26 +173,43 @@ impl MatmulTask {
     /// # Safety
     /// As for [`MatmulTask::run`]. Row and column are within D.
     unsafe fn write_element(&self, batch: usize, row: usize, column: usize, sum: f32) {
-        let index = |operand: &Operand| {
-            batch * operand.batch_stride + row * operand.row_stride + column * operand.column_stride
-        };
-        // SAFETY: the caller passes a row and a column of D and C, which are mapped.
+        // SAFETY: C and D have the same shape, so both have this row and this column; `run` requires that they
+        // are mapped.
         unsafe {
             // C is not read if beta is 0, because it may contain NaN.
-            let old = if self.beta == 0.0 { 0.0 } else { self.beta * self.c.get(index(&self.c)) };
-            self.d.set(index(&self.d), self.alpha * sum + old);
+            let old =
+                if self.beta == 0.0 { 0.0 } else { self.beta * self.c.get(self.c.index(batch, row, column)) };
+            self.d.set(self.d.index(batch, row, column), self.alpha * sum + old);
         }
     }
 }
 
-/// Returns the sums of one tile.
-fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the check above shows that the CPU has AVX2.
-        return unsafe { avx2_tile(a, depth, rows, b, width) };
+/// The sums of one tile, by row and column.
+type TileSums = [[f32; TILE_COLUMNS]; TILE_ROWS];
+
+/// The packed operands of one tile of the result.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    /// The first of the tile's rows of A, and all after it.
+    a: &'a [f32],
+    /// Length of a row of A, over which the sums run.
+    depth: usize,
+    /// Rows of the tile, at most [`TILE_ROWS`].
+    rows: usize,
+    /// The first of the tile's columns of B, in rows of `width`.
+    b: &'a [f32],
+    width: usize,
+}
+
+impl Tile<'_> {
+    fn sums(self) -> TileSums {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the check above shows that the CPU has AVX2.
+            return unsafe { avx2_sums(self) };
+        }
+        portable_sums(self)
     }
-    portable_tile(a, depth, rows, b, width)
 }
 
 /// The same operations in wider registers, without fused ones, so that bits do not depend on the machine.
@@ -197,24 +218,12 @@ fn tile(a: &[f32], depth: usize, rows: usize, b: &[f32], width: usize) -> [[f32;
 /// The CPU has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn avx2_tile(
-    a: &[f32],
-    depth: usize,
-    rows: usize,
-    b: &[f32],
-    width: usize,
-) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
-    portable_tile(a, depth, rows, b, width)
+unsafe fn avx2_sums(tile: Tile<'_>) -> TileSums {
+    portable_sums(tile)
 }
 
 #[inline(always)]
-fn portable_tile(
-    a: &[f32],
-    depth: usize,
-    rows: usize,
-    b: &[f32],
-    width: usize,
-) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
+fn portable_sums(Tile { a, depth, rows, b, width }: Tile<'_>) -> TileSums {
     let mut sums = [[0.0_f32; TILE_COLUMNS]; TILE_ROWS];
     // Missing rows repeat the last one, so that the loop below has no branch.
     let starts: [usize; TILE_ROWS] = std::array::from_fn(|row| row.min(rows - 1) * depth);

@@ -1,6 +1,7 @@
 //! What an ordinary CUDA program sees of a plan's rules: at the selected call, over all processes, transient
 //! or persistent.
 
+#[expect(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::time::Duration;

@@ -6,7 +6,7 @@
 mod support;
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
-use support::{ShimSetup, TestGpu, is_body, plan};
+use support::{ShimSetup, TestGpu, is_body, plain_product, plan};
 
 fn shape(blocks: u32, threads: u32, shared_bytes: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: shared_bytes }
@@ -377,6 +377,9 @@ fn an_event_completes_when_its_stream_reaches_it() {
         // Each query runs one operation.
         assert!((2..100).contains(&query_count), "{query_count}");
         event.synchronize().unwrap();
+        // SAFETY: the stream lives as long as `gpu`.
+        let query = unsafe { cudarc::driver::sys::cuStreamQuery(gpu.stream.cu_stream()) };
+        assert_eq!(query as u32, 0);
     });
 }
 
@@ -415,24 +418,7 @@ fn a_matrix_product_of_cublaslt_equals_the_plain_sum() {
         let mut dc = gpu.stream.alloc_zeros::<f32>(m * n).unwrap();
         let lt = CudaBlasLT::new(gpu.stream.clone()).unwrap();
         // Column-major: A is m x k, B is stored as n x k.
-        let config = MatmulConfig {
-            transa: false,
-            transb: true,
-            transc: false,
-            m: m as u64,
-            n: n as u64,
-            k: k as u64,
-            alpha: 1.0,
-            lda: m as i64,
-            ldb: n as i64,
-            beta: 0.0,
-            ldc: m as i64,
-            stride_a: None,
-            stride_b: None,
-            stride_c: None,
-            stride_bias: None,
-            batch_size: None,
-        };
+        let config = MatmulConfig { transb: true, ldb: n as i64, ..plain_product(m, n, k) };
         // SAFETY: the layouts fit the buffers.
         unsafe { lt.matmul(config, &da, &db, &mut dc, None, None) }.unwrap();
         let c = gpu.stream.clone_dtoh(&dc).unwrap();
@@ -447,30 +433,13 @@ fn a_matrix_product_of_cublaslt_equals_the_plain_sum() {
 
 #[test]
 fn a_matrix_product_past_an_operand_is_an_illegal_address() {
-    use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
+    use cudarc::cublaslt::{CudaBlasLT, Matmul};
     let body = |gpu: &TestGpu| {
         let a = gpu.stream.alloc_zeros::<f32>(15).unwrap();
         let b = gpu.stream.alloc_zeros::<f32>(16).unwrap();
         let mut c = gpu.stream.alloc_zeros::<f32>(16).unwrap();
         let lt = std::mem::ManuallyDrop::new(CudaBlasLT::new(gpu.stream.clone()).unwrap());
-        let config = MatmulConfig {
-            transa: false,
-            transb: false,
-            transc: false,
-            m: 4,
-            n: 4,
-            k: 4,
-            alpha: 1.0,
-            lda: 4,
-            ldb: 4,
-            beta: 0.0,
-            ldc: 4,
-            stride_a: None,
-            stride_b: None,
-            stride_c: None,
-            stride_bias: None,
-            batch_size: None,
-        };
+        let config = plain_product(4, 4, 4);
         // SAFETY: the first operand is too short on purpose. The simulation checks it before it reads.
         unsafe { lt.matmul(config, &a, &b, &mut c, None, None) }.unwrap();
         assert_eq!(gpu.stream.synchronize().unwrap_err().0 as i32, 700);

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cudarc::cublaslt::MatmulConfig;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream};
 use cudarc::nvrtc::Ptx;
 use simgpu_plan::{
@@ -149,6 +150,28 @@ impl TestGpu {
 
     pub(crate) fn kernel(&self, name: &str) -> CudaFunction {
         self.module.load_function(name).unwrap()
+    }
+}
+
+/// Returns the product of two matrices without transposition: m x k times k x n, column-major.
+pub(crate) fn plain_product(m: usize, n: usize, k: usize) -> MatmulConfig {
+    MatmulConfig {
+        transa: false,
+        transb: false,
+        transc: false,
+        m: m as u64,
+        n: n as u64,
+        k: k as u64,
+        alpha: 1.0,
+        lda: m as i64,
+        ldb: k as i64,
+        beta: 0.0,
+        ldc: m as i64,
+        stride_a: None,
+        stride_b: None,
+        stride_c: None,
+        stride_bias: None,
+        batch_size: None,
     }
 }
 
