@@ -24,8 +24,20 @@ const NOT_SUPPORTED: u32 = 15;
 const CUDA_R_32F: u64 = 0;
 const CUDA_R_16BF: u64 = 14;
 
-/// `CUBLAS_COMPUTE_32F`, and `_PEDANTIC`, `_FAST_16BF` and `_FAST_TF32`, which are computed in the same way.
-const COMPUTE_TYPES: [u64; 4] = [68, 69, 75, 77];
+/// `cublasComputeType_t`.
+const COMPUTE_32F: u64 = 68;
+const COMPUTE_32F_PEDANTIC: u64 = 69;
+const COMPUTE_32F_FAST_16BF: u64 = 75;
+const COMPUTE_32F_FAST_TF32: u64 = 77;
+
+/// These are computed in the same way.
+const COMPUTE_TYPES: [u64; 4] =
+    [COMPUTE_32F, COMPUTE_32F_PEDANTIC, COMPUTE_32F_FAST_16BF, COMPUTE_32F_FAST_TF32];
+
+/// The version of the cublasLt that came with CUDA 12.8.
+const VERSION: usize = 120_803;
+/// A handle has no state, so any value that is not null will do.
+const LT_HANDLE: usize = 0x10;
 
 /// `cublasLtMatmulDescAttributes_t`.
 const MATMUL_COMPUTE_TYPE: u32 = 0;
@@ -195,9 +207,8 @@ unsafe extern "C" fn cublasLtCreate(out: *mut *mut c_void) -> u32 {
     if out.is_null() {
         return INVALID_VALUE;
     }
-    // A handle has no state, so any value that is not null will do.
     // SAFETY: `out` is not null, and cublasLt requires it to be valid for a write.
-    unsafe { out.write(std::ptr::without_provenance_mut(0x10)) };
+    unsafe { out.write(std::ptr::without_provenance_mut(LT_HANDLE)) };
     SUCCESS
 }
 
@@ -208,7 +219,7 @@ extern "C" fn cublasLtDestroy(_handle: *mut c_void) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtGetVersion() -> usize {
-    120_803
+    VERSION
 }
 
 #[unsafe(no_mangle)]
@@ -360,14 +371,14 @@ unsafe fn read_matmul(
     alpha: f32,
     beta: f32,
 ) -> Result<MatmulTask, u32> {
-    // SAFETY: the caller promises that a descriptor that is not null is alive.
+    // SAFETY: a descriptor that is not null was created here and not destroyed, as this function requires.
     let description = unsafe { description.as_ref() }
         .filter(|it| it.kind == DescriptorKind::MatmulDesc)
         .ok_or(INVALID_VALUE)?;
     let mut operands = Vec::with_capacity(4);
     let mut batches = Vec::with_capacity(4);
     for (layout, address) in layouts.into_iter().zip(addresses) {
-        // SAFETY: the caller promises that a descriptor that is not null is alive.
+        // SAFETY: a descriptor that is not null was created here and not destroyed, as this function requires.
         let layout = unsafe { layout.as_ref() }
             .filter(|it| it.kind == DescriptorKind::MatrixLayout)
             .ok_or(INVALID_VALUE)?;

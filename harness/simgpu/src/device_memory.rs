@@ -1,5 +1,5 @@
-//! The memory of the devices. Each allocation lies between two pages that cannot be accessed. Unsafe: it
-//! fills and reads that memory. Must not know streams or kernels.
+//! The memory of the devices. Each allocation lies between two pages that cannot be accessed. Must not know
+//! streams or kernels.
 //!
 //! A device address is a host address. New memory holds poison. Freed memory stays inaccessible, in
 //! quarantine, until many others were freed.
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::address_space::AddressSpace;
 use crate::fibers::POISON;
-use crate::sys::{self, PAGE_BYTES};
+use crate::sys::{GuardedPages, PAGE_BYTES};
 
 /// Maximum number of freed allocations that stay inaccessible.
 const MAX_QUARANTINED: usize = 4096;
@@ -17,7 +17,7 @@ const MAX_QUARANTINED: usize = 4096;
 const REDZONE_BYTES: usize = 64;
 
 /// One allocation.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) address: usize,
     pub(crate) len_bytes: usize,
@@ -25,9 +25,7 @@ pub(crate) struct Allocation {
     /// Range in the device's address space.
     space_offset: u64,
     space_len_bytes: u64,
-    /// The accessible pages.
-    map_address: usize,
-    mapped_bytes: usize,
+    pages: GuardedPages,
 }
 
 impl Allocation {
@@ -35,40 +33,41 @@ impl Allocation {
         self.address + self.len_bytes
     }
 
-    /// Checks `front_bytes` bytes before and all bytes after the allocation. Returns the offset of the first
-    /// overwritten one.
-    fn overrun(&self, front_bytes: usize) -> Option<isize> {
-        let front_address = self.address - front_bytes.min(self.address - self.map_address);
-        let map_end = self.map_address + self.mapped_bytes;
-        // SAFETY: the pages are mapped while the allocation lives. Callers check only while no kernel runs.
-        let (front, back) = unsafe {
-            (
-                sys::bytes(front_address, self.address - front_address),
-                sys::bytes(self.end(), map_end - self.end()),
-            )
-        };
-        if is_poison(front) && is_poison(back) {
-            return None;
-        }
-        let is_overwritten = |byte: &u8| *byte != POISON;
-        let front_offset = front
-            .iter()
-            .position(is_overwritten)
-            .map(|index| (front_address + index) as isize - self.address as isize);
-        front_offset
-            .or_else(|| back.iter().position(is_overwritten).map(|index| (self.len_bytes + index) as isize))
+    /// Checks `front_bytes` bytes before and all bytes after the allocation. Returns the first overwritten
+    /// one.
+    fn overrun(&self, front_bytes: usize) -> Option<Overrun> {
+        let front = self.address.saturating_sub(front_bytes)..self.address;
+        let back = self.end()..self.pages.end();
+        let overwritten = self
+            .pages
+            .first_other_than(POISON, front)
+            .or_else(|| self.pages.first_other_than(POISON, back))?;
+        let offset = overwritten as isize - self.address as isize;
+        Some(Overrun { allocation_bytes: self.len_bytes, offset })
+    }
+
+    /// Returns whether an address lies in the allocation's pages or in one of the two around them.
+    fn is_near(&self, address: usize) -> bool {
+        (self.pages.address() - PAGE_BYTES..self.pages.end() + PAGE_BYTES).contains(&address)
     }
 }
 
-fn with_overrun(allocation: &Allocation) -> Option<(&Allocation, isize)> {
-    Some((allocation, allocation.overrun(REDZONE_BYTES)?))
+/// A byte around an allocation that was overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overrun {
+    pub(crate) allocation_bytes: usize,
+    /// From the start of the allocation.
+    pub(crate) offset: isize,
 }
 
-/// Compares in pieces, which is fast: this runs for every allocation after each wait.
-fn is_poison(bytes: &[u8]) -> bool {
-    let pieces = bytes.chunks_exact(REDZONE_BYTES);
-    pieces.remainder().iter().all(|byte| *byte == POISON)
-        && pieces.into_iter().all(|piece| piece == [POISON; REDZONE_BYTES])
+/// Where a freed allocation was, and whether bytes around it were overwritten.
+pub(crate) enum FreeOutcome {
+    /// No allocation starts there.
+    Unknown,
+    /// It was freed.
+    Freed,
+    /// It was freed, and a byte around it was overwritten.
+    Overrun(Overrun),
 }
 
 /// The memory of all devices.
@@ -106,14 +105,11 @@ impl DeviceMemory {
     /// Allocates memory and returns its address, or `None` if there is not enough.
     pub(crate) fn allocate(&mut self, device: usize, bytes: usize) -> Option<usize> {
         let (offset, length) = self.spaces.get_mut(device)?.allocate(bytes as u64)?;
-        let mapped = bytes.next_multiple_of(PAGE_BYTES);
-        let Some(map) = sys::map_guarded(mapped) else {
+        let Some(pages) = GuardedPages::map(bytes, POISON) else {
             self.spaces[device].release(offset, length);
             return None;
         };
-        // SAFETY: `map_guarded` has just mapped these pages as writable.
-        unsafe { sys::fill(map, POISON, mapped) };
-        let address = map + mapped - bytes.next_multiple_of(16);
+        let address = pages.end() - bytes.next_multiple_of(16);
         self.live.insert(
             address,
             Allocation {
@@ -122,29 +118,26 @@ impl DeviceMemory {
                 device,
                 space_offset: offset,
                 space_len_bytes: length,
-                map_address: map,
-                mapped_bytes: mapped,
+                pages,
             },
         );
         Some(address)
     }
 
-    /// Frees the allocation that starts at an address. Returns `None` if there is none. Else returns the
-    /// allocation and the offset of the first overwritten byte around it, if there is one.
-    pub(crate) fn free(&mut self, address: usize) -> Option<Option<(Allocation, isize)>> {
-        let allocation = self.live.remove(&address)?;
-        let overrun = allocation.overrun(usize::MAX).map(|offset| (allocation.clone(), offset));
+    /// Frees the allocation that starts at an address. Its pages stay inaccessible until many others are freed.
+    pub(crate) fn free(&mut self, address: usize) -> FreeOutcome {
+        let Some(mut allocation) = self.live.remove(&address) else { return FreeOutcome::Unknown };
+        let overrun = allocation.overrun(usize::MAX);
         self.spaces[allocation.device].release(allocation.space_offset, allocation.space_len_bytes);
-        sys::discard_guarded(allocation.map_address, allocation.mapped_bytes);
+        allocation.pages.discard();
         self.quarantine_order.push_back(address);
         self.quarantined.insert(address, allocation);
         if self.quarantine_order.len() > MAX_QUARANTINED
             && let Some(oldest) = self.quarantine_order.pop_front()
-            && let Some(oldest) = self.quarantined.remove(&oldest)
         {
-            sys::unmap_guarded(oldest.map_address, oldest.mapped_bytes);
+            self.quarantined.remove(&oldest);
         }
-        Some(overrun)
+        overrun.map_or(FreeOutcome::Freed, FreeOutcome::Overrun)
     }
 
     /// Returns the allocation that starts at an address.
@@ -173,32 +166,19 @@ impl DeviceMemory {
         self.live.values().max_by_key(key)
     }
 
-    /// Returns an allocation around which a byte was overwritten, and the byte's offset.
-    pub(crate) fn overrun(&self) -> Option<(&Allocation, isize)> {
-        self.live.values().find_map(with_overrun)
+    /// Returns an overwritten byte around an allocation.
+    pub(crate) fn overrun(&self) -> Option<Overrun> {
+        self.live.values().find_map(|allocation| allocation.overrun(REDZONE_BYTES))
     }
 
     /// Like [`DeviceMemory::overrun`], for the allocations that contain these addresses.
-    pub(crate) fn overrun_at(
-        &self,
-        mut addresses: impl Iterator<Item = usize>,
-    ) -> Option<(&Allocation, isize)> {
-        addresses.find_map(|address| self.containing(address).and_then(with_overrun))
+    pub(crate) fn overrun_at(&self, mut addresses: impl Iterator<Item = usize>) -> Option<Overrun> {
+        addresses.find_map(|address| self.containing(address)?.overrun(REDZONE_BYTES))
     }
 
     /// Describes an address for people, by the nearest live or freed allocation.
     pub(crate) fn describe(&self, address: usize) -> String {
-        let nearest = |map: &BTreeMap<usize, Allocation>| {
-            let before = map.range(..=address).next_back().map(|(_, allocation)| allocation.clone());
-            let after = map.range(address..).next().map(|(_, allocation)| allocation.clone());
-            let within = |allocation: &Allocation| {
-                (allocation.map_address - PAGE_BYTES
-                    ..allocation.map_address + allocation.mapped_bytes + PAGE_BYTES)
-                    .contains(&address)
-            };
-            before.filter(within).or(after.filter(within))
-        };
-        let (allocation, state) = match (nearest(&self.live), nearest(&self.quarantined)) {
+        let (allocation, state) = match (nearest(&self.live, address), nearest(&self.quarantined, address)) {
             (Some(allocation), _) => (allocation, "an allocation"),
             (None, Some(allocation)) => (allocation, "a freed allocation"),
             (None, None) => return format!("address {address:#x}, which is near no allocation"),
@@ -206,4 +186,13 @@ impl DeviceMemory {
         let offset = address as isize - allocation.address as isize;
         format!("byte {offset} of {state} of {} bytes", allocation.len_bytes)
     }
+}
+
+/// Returns the allocation around an address: the one before it, else the one after it.
+fn nearest(allocations: &BTreeMap<usize, Allocation>, address: usize) -> Option<&Allocation> {
+    let before = allocations.range(..=address).next_back().map(|(_, allocation)| allocation);
+    let after = allocations.range(address..).next().map(|(_, allocation)| allocation);
+    before
+        .filter(|allocation| allocation.is_near(address))
+        .or(after.filter(|allocation| allocation.is_near(address)))
 }

@@ -1,8 +1,20 @@
 //! The shim: exports the functions of libcuda, libcublasLt and libnvidia-ml, simulates a GPU or forwards to a
-//! real driver, and injects the faults of a plan. Must not know scenarios, nor kernels by name. Unsafe,
-//! except `rules`, `calls`, `codes`, `address_space`, and the driver's `state` and `wait`. To build it, run
-//! `cargo build -p simgpu`. README.md describes how a program loads it. Not done: graphs, stream capture,
-//! textures, virtual memory management, peer access and IPC.
+//! real driver, and injects the faults of a plan. Must not know scenarios, nor kernels by name.
+//!
+//! To build and run it, with links to the library in `links/` and a plan in `plan/` (README.md says how both
+//! are made):
+//!
+//! ```console
+//! $ cargo build -p simgpu
+//! $ LD_LIBRARY_PATH=links TRAINWRECK_GPU=plan your-program
+//! ```
+//!
+//! From the ground up: `faults` decides what is injected; `driver` simulates, with `fibers`, `matmul` and
+//! `device_memory`; `forward` calls a real driver instead; `hooks` sends each call to one of the two; `cublaslt`
+//! and `nvml` are entry points of their own. `symbols` exports the driver's functions.
+//!
+//! Not done: graphs, stream capture, textures, virtual memory management, peer access and IPC. Forwarding was
+//! never tried with a real driver.
 
 mod address_space;
 mod call_table;

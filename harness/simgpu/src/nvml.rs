@@ -3,7 +3,7 @@
 //! know the driver's calls.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_char;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use simgpu_plan::{ClockThrottleReason, ControlFile, GpuHealth};
 
 use crate::driver::info::{DEVICE_NAME, pci_bus, uuid};
 use crate::driver::state::gpu;
-use crate::driver::sys::write_c_str;
-use crate::faults::fault_state;
+use crate::driver::sys::{Out, TextArgument, write_c_str};
+use crate::faults::{FaultState, fault_state};
 use crate::forward;
 use crate::locks::MutexExt;
 
 /// `nvmlReturn_t`.
 const SUCCESS: u32 = 0;
+const UNINITIALIZED: u32 = 1;
 const INVALID_ARGUMENT: u32 = 2;
 const NOT_SUPPORTED: u32 = 3;
 const NOT_FOUND: u32 = 6;
@@ -30,20 +31,35 @@ const GPU_IS_LOST: u32 = 15;
 const HANDLE_BASE: usize = 0x2_0000;
 /// `nvmlEventTypeXidCriticalError`.
 const EVENT_TYPE_XID: u64 = 8;
+/// `nvmlMemoryErrorType_t`. The other type is that of uncorrected errors.
+const ERROR_TYPE_CORRECTED: u32 = 0;
+/// `NVML_MEMORY_LOCATION_DEVICE_MEMORY`.
+const LOCATION_DEVICE_MEMORY: u32 = 2;
+/// `NVML_FEATURE_ENABLED`.
+const FEATURE_ENABLED: u32 = 1;
+/// `nvmlClocksEventReasons`: software power cap, hardware thermal slowdown, hardware power brake.
+const REASON_POWER_CAP: u64 = 0x4;
+const REASON_THERMAL: u64 = 0x40;
+const REASON_POWER_BRAKE: u64 = 0x80;
+/// All reasons that NVML defines.
+const ALL_REASONS: u64 = 0x1FF;
+
 /// Version of the driver that came with CUDA 12.8.
 const DRIVER_VERSION: &str = "570.86.10";
+/// Version of NVML that came with it.
+const NVML_VERSION: &str = "12.570.86.10";
+/// Device and vendor of an H100.
+const PCI_DEVICE_ID: u32 = 0x2330_10DE;
+const DEFAULT_TEMPERATURE_C: u32 = 45;
+const POWER_USAGE_MW: u32 = 250_000;
+const POWER_LIMIT_MW: u32 = 700_000;
+const UTILIZATION_PERCENT: Utilization = Utilization { gpu: 50, memory: 30 };
+/// `NVML_VALUE_NOT_AVAILABLE`, for the instances of a GPU that is not partitioned.
+const NO_INSTANCE: u32 = u32::MAX;
 
-/// Writes an output value. Returns the code of the call.
-///
-/// # Safety
-/// `out` is null or valid for a write.
-unsafe fn write_out<T>(out: *mut T, value: T) -> u32 {
-    if out.is_null() {
-        return INVALID_ARGUMENT;
-    }
-    // SAFETY: `out` is not null, so the caller promises that it is valid for a write. It need not be aligned.
-    unsafe { out.write_unaligned(value) };
-    SUCCESS
+/// Writes an output value. Returns NVML's code of the call.
+fn write_nvml<T>(out: Out<T>, value: T) -> u32 {
+    if out.try_write(value) { SUCCESS } else { INVALID_ARGUMENT }
 }
 
 /// Writes a string, or returns an error if there is not enough room.
@@ -54,19 +70,19 @@ unsafe fn write_name(out: *mut c_char, length: u32, value: &str) -> u32 {
     if value.len() >= length as usize {
         return INSUFFICIENT_SIZE;
     }
-    // SAFETY: the caller promises that `out` is null or has room for `length` bytes.
+    // SAFETY: `write_c_str` requires the room that this function requires of its caller.
     unsafe { write_c_str(out, length as usize, value) };
     SUCCESS
 }
 
-fn health() -> GpuHealth {
-    fault_state().current_plan().plan.health.clone()
+fn health(faults: &FaultState) -> GpuHealth {
+    faults.current_plan().plan.health.clone()
 }
 
-fn is_gpu_lost() -> bool {
+fn is_gpu_lost(faults: &FaultState) -> bool {
     // Reads the plan first, because the harness may have replaced it.
-    let health = health();
-    health.lost || fault_state().is_lost()
+    let health = health(faults);
+    health.lost || faults.is_lost()
 }
 
 /// Returns the number of a simulated device.
@@ -83,20 +99,19 @@ fn uuid_text(device: usize) -> String {
 /// Returns the bits of `nvmlClocksThrottleReasons` for the plan's reasons.
 fn throttle_bits(health: &GpuHealth) -> u64 {
     let bit = |reason: &ClockThrottleReason| match reason {
-        ClockThrottleReason::Thermal => 0x40,
-        ClockThrottleReason::PowerCap => 0x4,
-        ClockThrottleReason::PowerBrake => 0x80,
+        ClockThrottleReason::Thermal => REASON_THERMAL,
+        ClockThrottleReason::PowerCap => REASON_POWER_CAP,
+        ClockThrottleReason::PowerBrake => REASON_POWER_BRAKE,
     };
     health.throttled.iter().map(bit).fold(0, |bits, bit| bits | bit)
 }
 
-/// Returns the number of corrected (0) or uncorrected (1) memory errors, from the plan and from injected
-/// errors.
-fn ecc_errors(kind: u32) -> u64 {
-    let health = health();
+/// Returns the number of corrected or uncorrected memory errors, from the plan and from injected errors.
+fn ecc_errors(faults: &FaultState, kind: u32) -> u64 {
+    let health = health(faults);
     match kind {
-        0 => health.ecc_corrected,
-        _ => health.ecc_uncorrected + fault_state().control().map_or(0, ControlFile::uncorrected_errors),
+        ERROR_TYPE_CORRECTED => health.ecc_corrected,
+        _ => health.ecc_uncorrected + faults.control().map_or(0, ControlFile::uncorrected_errors),
     }
 }
 
@@ -109,10 +124,11 @@ macro_rules! functions {
     ($($name:ident($($argument:ident: $type:ty),*) $kind:ident $($real_code:ident)? $body:block)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($argument: $type),*) -> u32 {
-            if functions!(@$kind) && is_gpu_lost() {
+            let faults = fault_state();
+            if functions!(@$kind) && is_gpu_lost(faults) {
                 return GPU_IS_LOST;
             }
-            let real = forward::nvml_symbol(fault_state(), stringify!($name)).map(|real| {
+            let real = forward::nvml_symbol(faults, stringify!($name)).map(|real| {
                 // SAFETY: NVML defines this type for the function, and requires the same of the caller.
                 unsafe {
                     let real: unsafe extern "C" fn($($type),*) -> u32 = std::mem::transmute(real);
@@ -153,6 +169,21 @@ struct PciInfo {
     name: [c_char; 32],
 }
 
+/// `nvmlUtilization_t`, in per cent.
+#[repr(C)]
+struct Utilization {
+    gpu: u32,
+    memory: u32,
+}
+
+/// `nvmlMemory_t`.
+#[repr(C)]
+struct BasicMemoryInfo {
+    total: u64,
+    free: u64,
+    used: u64,
+}
+
 /// `nvmlMemory_v2_t`.
 #[repr(C)]
 struct MemoryInfo {
@@ -182,181 +213,153 @@ functions! {
     nvmlShutdown() any { SUCCESS }
 
     nvmlSystemGetDriverVersion(out: *mut c_char, length: u32) any {
-        // SAFETY: NVML requires `out` to have room for `length` bytes.
+        // SAFETY: NVML requires `out` to have room for `length` bytes, or to be null.
         unsafe { write_name(out, length, DRIVER_VERSION) }
     }
     nvmlSystemGetNVMLVersion(out: *mut c_char, length: u32) any {
-        // SAFETY: NVML requires `out` to have room for `length` bytes.
-        unsafe { write_name(out, length, "12.570.86.10") }
+        // SAFETY: NVML requires `out` to have room for `length` bytes, or to be null.
+        unsafe { write_name(out, length, NVML_VERSION) }
     }
-    nvmlSystemGetCudaDriverVersion(out: *mut i32) any {
+    nvmlSystemGetCudaDriverVersion(out: Out<i32>) any {
         let version = gpu().machine.driver_version;
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        unsafe { write_out(out, version) }
+        write_nvml(out, version)
     }
-    nvmlSystemGetCudaDriverVersion_v2(out: *mut i32) any {
+    nvmlSystemGetCudaDriverVersion_v2(out: Out<i32>) any {
         let version = gpu().machine.driver_version;
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        unsafe { write_out(out, version) }
+        write_nvml(out, version)
     }
 
-    nvmlDeviceGetCount_v2(out: *mut u32) any {
+    nvmlDeviceGetCount_v2(out: Out<u32>) any {
         let devices = gpu().machine.devices;
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        unsafe { write_out(out, devices) }
+        write_nvml(out, devices)
     }
-    nvmlDeviceGetHandleByIndex_v2(index: u32, out: *mut usize) device {
+    nvmlDeviceGetHandleByIndex_v2(index: u32, out: Out<usize>) device {
         for_device(HANDLE_BASE.saturating_add(index as usize), |number| {
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, HANDLE_BASE + number) }
+            write_nvml(out, HANDLE_BASE + number)
         })
     }
-    nvmlDeviceGetHandleByUUID(requested: *const c_char, out: *mut usize) device {
-        // SAFETY: NVML requires a C string.
-        let requested = unsafe { CStr::from_ptr(requested) }.to_string_lossy().into_owned();
+    nvmlDeviceGetHandleByUUID(requested: TextArgument, out: Out<usize>) device {
+        let requested = requested.as_str().unwrap_or_default();
         let devices = gpu().machine.devices as usize;
         match (0..devices).find(|device| uuid_text(*device) == requested) {
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            Some(device) => unsafe { write_out(out, HANDLE_BASE + device) },
+            Some(device) => write_nvml(out, HANDLE_BASE + device),
             None => NOT_FOUND,
         }
     }
-    nvmlDeviceGetHandleByPciBusId_v2(requested: *const c_char, out: *mut usize) device {
-        // SAFETY: NVML requires a C string.
-        let requested = unsafe { CStr::from_ptr(requested) }.to_string_lossy().to_ascii_uppercase();
+    nvmlDeviceGetHandleByPciBusId_v2(requested: TextArgument, out: Out<usize>) device {
+        let requested = requested.as_str().unwrap_or_default().to_ascii_uppercase();
         let devices = gpu().machine.devices as usize;
         match (0..devices).find(|device| requested.ends_with(&pci_bus(*device))) {
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            Some(device) => unsafe { write_out(out, HANDLE_BASE + device) },
+            Some(device) => write_nvml(out, HANDLE_BASE + device),
             None => NOT_FOUND,
         }
     }
-    nvmlDeviceGetIndex(device: usize, out: *mut u32) device {
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |number| unsafe { write_out(out, number as u32) })
+    nvmlDeviceGetIndex(device: usize, out: Out<u32>) device {
+        for_device(device, |number| write_nvml(out, number as u32))
     }
     nvmlDeviceGetName(device: usize, out: *mut c_char, length: u32) device {
-        // SAFETY: NVML requires `out` to have room for `length` bytes.
+        // SAFETY: NVML requires `out` to have room for `length` bytes, or to be null.
         for_device(device, |_| unsafe { write_name(out, length, DEVICE_NAME) })
     }
     nvmlDeviceGetUUID(device: usize, out: *mut c_char, length: u32) device {
-        // SAFETY: NVML requires `out` to have room for `length` bytes.
+        // SAFETY: NVML requires `out` to have room for `length` bytes, or to be null.
         for_device(device, |number| unsafe { write_name(out, length, &uuid_text(number)) })
     }
-    nvmlDeviceGetPciInfo_v3(device: usize, out: *mut PciInfo) device {
+    nvmlDeviceGetPciInfo_v3(device: usize, out: Out<PciInfo>) device {
         for_device(device, |number| {
             let mut pci = PciInfo {
                 legacy: [0; 16],
                 domain: 0,
                 bus: number as u32 + 1,
                 device: 0,
-                id: 0x2330_10DE,
+                id: PCI_DEVICE_ID,
                 subsystem: 0,
                 name: [0; 32],
             };
-            // SAFETY: both fields have room for these lengths. NVML requires `out` to be valid for a write.
+            // SAFETY: the fields have these lengths.
             unsafe {
-                write_c_str(pci.legacy.as_mut_ptr(), 16, &pci_bus(number));
-                write_c_str(pci.name.as_mut_ptr(), 32, &format!("0000{}", pci_bus(number)));
-                write_out(out, pci)
+                write_c_str(pci.legacy.as_mut_ptr(), pci.legacy.len(), &pci_bus(number));
+                write_c_str(pci.name.as_mut_ptr(), pci.name.len(), &format!("0000{}", pci_bus(number)));
             }
+            write_nvml(out, pci)
         })
     }
-    nvmlDeviceGetCudaComputeCapability(device: usize, major: *mut i32, minor: *mut i32) device {
+    nvmlDeviceGetCudaComputeCapability(device: usize, major: Out<i32>, minor: Out<i32>) device {
         let capability = gpu().machine.compute_capability;
-        // SAFETY: NVML requires `major` and `minor` to be valid for writes; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(major, capability.0).max(write_out(minor, capability.1)) })
+        for_device(device, |_| write_nvml(major, capability.0).max(write_nvml(minor, capability.1)))
     }
 
-    nvmlDeviceGetMemoryInfo(device: usize, out: *mut [u64; 3]) device {
+    nvmlDeviceGetMemoryInfo(device: usize, out: Out<BasicMemoryInfo>) device {
         for_device(device, |number| {
             let (free, total) = free_and_total(number);
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, [total, free, total - free]) }
+            write_nvml(out, BasicMemoryInfo { total, free, used: total - free })
         })
     }
-    nvmlDeviceGetMemoryInfo_v2(device: usize, out: *mut MemoryInfo) device {
+    nvmlDeviceGetMemoryInfo_v2(device: usize, out: Out<MemoryInfo>) device {
         for_device(device, |number| {
             if out.is_null() {
                 return INVALID_ARGUMENT;
             }
             let (free, total) = free_and_total(number);
-            // SAFETY: NVML requires `out` to point to a structure; null was checked.
-            unsafe {
-                let version = (*out).version;
-                write_out(out, MemoryInfo { version, total, reserved: 0, free, used: total - free })
-            }
+            // SAFETY: NVML requires the caller to set the version before the call; null was checked.
+            let version = unsafe { out.read() }.version;
+            write_nvml(out, MemoryInfo { version, total, reserved: 0, free, used: total - free })
         })
     }
-    nvmlDeviceGetTemperature(device: usize, _sensor: u32, out: *mut u32) device real_code {
-        match (health().temperature_c, real_code) {
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            (Some(temperature), Some(_)) => unsafe { write_out(out, temperature) },
+    nvmlDeviceGetTemperature(device: usize, _sensor: u32, out: Out<u32>) device real_code {
+        match (health(fault_state()).temperature_c, real_code) {
+            (Some(temperature), Some(_)) => write_nvml(out, temperature),
             (None, Some(real_code)) => real_code,
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            (temperature, None) => for_device(device, |_| unsafe {
-                write_out(out, temperature.unwrap_or(45))
-            }),
+            (temperature, None) => for_device(device, |_| write_nvml(out, temperature.unwrap_or(DEFAULT_TEMPERATURE_C))),
         }
     }
-    nvmlDeviceGetCurrentClocksThrottleReasons(device: usize, out: *mut u64) device real_code {
-        // SAFETY: NVML requires `out` to be valid for a write; null is checked.
+    nvmlDeviceGetCurrentClocksThrottleReasons(device: usize, out: Out<u64>) device real_code {
+        // SAFETY: NVML writes to `out` before it returns a success.
         unsafe { throttle_reasons(device, out, real_code) }
     }
-    nvmlDeviceGetCurrentClocksEventReasons(device: usize, out: *mut u64) device real_code {
-        // SAFETY: NVML requires `out` to be valid for a write; null is checked.
+    nvmlDeviceGetCurrentClocksEventReasons(device: usize, out: Out<u64>) device real_code {
+        // SAFETY: NVML writes to `out` before it returns a success.
         unsafe { throttle_reasons(device, out, real_code) }
     }
-    nvmlDeviceGetSupportedClocksThrottleReasons(device: usize, out: *mut u64) device {
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(out, 0x1FF) })
+    nvmlDeviceGetSupportedClocksThrottleReasons(device: usize, out: Out<u64>) device {
+        for_device(device, |_| write_nvml(out, ALL_REASONS))
     }
-    nvmlDeviceGetTotalEccErrors(device: usize, kind: u32, _counter: u32, out: *mut u64) device real_code {
-        // SAFETY: NVML requires `out` to be valid for a write; null is checked.
+    nvmlDeviceGetTotalEccErrors(device: usize, kind: u32, _counter: u32, out: Out<u64>) device real_code {
+        // SAFETY: NVML writes to `out` before it returns a success.
         unsafe { ecc_counter(device, kind, out, real_code) }
     }
     nvmlDeviceGetMemoryErrorCounter(
-        device: usize, kind: u32, _counter: u32, location: u32, out: *mut u64
+        device: usize, kind: u32, _counter: u32, location: u32, out: Out<u64>
     ) device real_code {
-        // 2 is NVML_MEMORY_LOCATION_DEVICE_MEMORY. The plan's errors are in device memory.
+        // The plan's errors are in device memory.
         match (location, real_code) {
-            // SAFETY: NVML requires `out` to be valid for a write; null is checked.
-            (2, real_code) => unsafe { ecc_counter(device, kind, out, real_code) },
+            // SAFETY: NVML writes to `out` before it returns a success.
+            (LOCATION_DEVICE_MEMORY, real_code) => unsafe { ecc_counter(device, kind, out, real_code) },
             (_, Some(real_code)) => real_code,
-            // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-            (_, None) => for_device(device, |_| unsafe { write_out(out, 0) }),
+            (_, None) => for_device(device, |_| write_nvml(out, 0)),
         }
     }
-    nvmlDeviceGetEccMode(device: usize, current: *mut u32, pending: *mut u32) device {
-        // SAFETY: NVML requires `current` and `pending` to be valid for writes; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(current, 1).max(write_out(pending, 1)) })
+    nvmlDeviceGetEccMode(device: usize, current: Out<u32>, pending: Out<u32>) device {
+        for_device(device, |_| write_nvml(current, FEATURE_ENABLED).max(write_nvml(pending, FEATURE_ENABLED)))
     }
-    nvmlDeviceGetPowerUsage(device: usize, out: *mut u32) device {
-        // In milliwatts.
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(out, 250_000) })
+    nvmlDeviceGetPowerUsage(device: usize, out: Out<u32>) device {
+        for_device(device, |_| write_nvml(out, POWER_USAGE_MW))
     }
-    nvmlDeviceGetEnforcedPowerLimit(device: usize, out: *mut u32) device {
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(out, 700_000) })
+    nvmlDeviceGetEnforcedPowerLimit(device: usize, out: Out<u32>) device {
+        for_device(device, |_| write_nvml(out, POWER_LIMIT_MW))
     }
-    nvmlDeviceGetPowerManagementLimit(device: usize, out: *mut u32) device {
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(out, 700_000) })
+    nvmlDeviceGetPowerManagementLimit(device: usize, out: Out<u32>) device {
+        for_device(device, |_| write_nvml(out, POWER_LIMIT_MW))
     }
-    nvmlDeviceGetUtilizationRates(device: usize, out: *mut [u32; 2]) device {
-        // Of the processor and of the memory, in per cent.
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(out, [50, 30]) })
+    nvmlDeviceGetUtilizationRates(device: usize, out: Out<Utilization>) device {
+        for_device(device, |_| write_nvml(out, UTILIZATION_PERCENT))
     }
-    nvmlDeviceGetSupportedEventTypes(device: usize, out: *mut u64) device {
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        for_device(device, |_| unsafe { write_out(out, EVENT_TYPE_XID) })
+    nvmlDeviceGetSupportedEventTypes(device: usize, out: Out<u64>) device {
+        for_device(device, |_| write_nvml(out, EVENT_TYPE_XID))
     }
 
-    nvmlEventSetCreate(out: *mut usize) any real_code {
-        // SAFETY: NVML requires `out` to be valid for a write; `write_out` checks for null.
-        real_code.unwrap_or_else(|| unsafe { write_out(out, new_event_set()) })
+    nvmlEventSetCreate(out: Out<usize>) any real_code {
+        real_code.unwrap_or_else(|| write_nvml(out, new_event_set()))
     }
     nvmlDeviceRegisterEvents(device: usize, kinds: u64, set: usize) device real_code {
         let simulated = |_| if kinds & !EVENT_TYPE_XID == 0 { SUCCESS } else { NOT_SUPPORTED };
@@ -375,15 +378,15 @@ functions! {
 /// Writes the reasons why clocks are reduced: the plan's, in addition to those of the real NVML.
 ///
 /// # Safety
-/// `out` is null or valid for a write.
-unsafe fn throttle_reasons(device: usize, out: *mut u64, real_code: Option<u32>) -> u32 {
-    let injected = throttle_bits(&health());
+/// If `real_code` is a success, the real function has written to `out`.
+unsafe fn throttle_reasons(device: usize, out: Out<u64>, real_code: Option<u32>) -> u32 {
+    let faults = fault_state();
+    let injected = throttle_bits(&health(faults));
     match real_code {
-        // SAFETY: the real function has succeeded, so it has written to `out`.
-        Some(SUCCESS) => unsafe { write_out(out, out.read_unaligned() | injected) },
+        // SAFETY: the real function has succeeded, so it has written to `out`, as this function requires.
+        Some(SUCCESS) => write_nvml(out, unsafe { out.read() } | injected),
         Some(real_code) => real_code,
-        // SAFETY: the caller promises that `out` is null or valid for a write.
-        None => for_device(device, |_| unsafe { write_out(out, injected) }),
+        None => for_device(device, |_| write_nvml(out, injected)),
     }
 }
 
@@ -391,18 +394,17 @@ unsafe fn throttle_reasons(device: usize, out: *mut u64, real_code: Option<u32>)
 /// NVML.
 ///
 /// # Safety
-/// `out` is null or valid for a write.
-unsafe fn ecc_counter(device: usize, kind: u32, out: *mut u64, real_code: Option<u32>) -> u32 {
-    let injected = ecc_errors(kind);
+/// If `real_code` is a success, the real function has written to `out`.
+unsafe fn ecc_counter(device: usize, kind: u32, out: Out<u64>, real_code: Option<u32>) -> u32 {
+    let faults = fault_state();
+    let injected = ecc_errors(faults, kind);
     match real_code {
-        // SAFETY: the real function has succeeded, so it has written to `out`.
-        Some(SUCCESS) => unsafe { write_out(out, out.read_unaligned() + injected) },
+        // SAFETY: the real function has succeeded, so it has written to `out`, as this function requires.
+        Some(SUCCESS) => write_nvml(out, unsafe { out.read() } + injected),
         // Injected errors are reported even if the real GPU has no counter.
-        // SAFETY: the caller promises that `out` is null or valid for a write.
-        Some(_) if injected > 0 => unsafe { write_out(out, injected) },
+        Some(_) if injected > 0 => write_nvml(out, injected),
         Some(real_code) => real_code,
-        // SAFETY: the caller promises that `out` is null or valid for a write.
-        None => for_device(device, |_| unsafe { write_out(out, injected) }),
+        None => for_device(device, |_| write_nvml(out, injected)),
     }
 }
 
@@ -418,49 +420,47 @@ fn new_event_set() -> usize {
     NEXT.fetch_add(0x10, Ordering::Relaxed)
 }
 
+/// How many XIDs this process has received: of the plan, and of injected errors.
+struct DeliveredXids {
+    planned: usize,
+    injected: usize,
+}
+
 /// Takes the next XID that this process has not received yet: the plan's first, then those of injected
 /// errors.
-fn next_xid() -> Option<u64> {
-    static DELIVERED: Mutex<(usize, usize)> = Mutex::new((0, 0));
+fn next_xid(faults: &FaultState) -> Option<u64> {
+    static DELIVERED: Mutex<DeliveredXids> = Mutex::new(DeliveredXids { planned: 0, injected: 0 });
     let mut delivered = DELIVERED.locked();
-    if let Some(xid) = health().xids.get(delivered.0) {
-        delivered.0 += 1;
+    if let Some(xid) = health(faults).xids.get(delivered.planned) {
+        delivered.planned += 1;
         return Some(*xid);
     }
-    let injected = fault_state().control().map(ControlFile::xids).unwrap_or_default();
-    let xid = injected.get(delivered.1).copied()?;
-    delivered.1 += 1;
+    let injected = faults.control().map(ControlFile::xids).unwrap_or_default();
+    let xid = injected.get(delivered.injected).copied()?;
+    delivered.injected += 1;
     Some(xid)
 }
 
 /// Waits in short steps, because the harness may replace the plan meanwhile. Delivers XIDs even if the GPU is
 /// lost.
-///
-/// # Safety
-/// `out` is null or points to an `nvmlEventData_t`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlEventSetWait_v2(set: usize, out: *mut c_void, timeout_ms: u32) -> u32 {
+extern "C" fn nvmlEventSetWait_v2(set: usize, out: Out<EventData>, timeout_ms: u32) -> u32 {
     const STEP: Duration = Duration::from_millis(20);
+    let faults = fault_state();
     let end = Instant::now() + Duration::from_millis(timeout_ms.into());
-    let out = out.cast::<EventData>();
     let registered = event_sets().get(&set).copied();
     loop {
-        if let (Some(device), Some(xid)) = (registered, next_xid()) {
-            // SAFETY: the caller promises that `out` is null or valid for a write.
-            return unsafe {
-                write_out(
-                    out,
-                    EventData { device, kind: EVENT_TYPE_XID, data: xid, instances: [u32::MAX; 2] },
-                )
-            };
+        if let (Some(device), Some(xid)) = (registered, next_xid(faults)) {
+            let instances = [NO_INSTANCE; 2];
+            return write_nvml(out, EventData { device, kind: EVENT_TYPE_XID, data: xid, instances });
         }
         let remaining = end.saturating_duration_since(Instant::now());
         let step = remaining.min(STEP);
-        match forward::nvml_symbol(fault_state(), "nvmlEventSetWait_v2") {
+        match forward::nvml_symbol(faults, "nvmlEventSetWait_v2") {
             Some(real) => {
-                // SAFETY: NVML defines this type for the function, and the caller passes a valid `out`.
+                // SAFETY: NVML defines this type for the function, and its caller passed these arguments.
                 let real_code = unsafe {
-                    let real: unsafe extern "C" fn(usize, *mut EventData, u32) -> u32 =
+                    let real: unsafe extern "C" fn(usize, Out<EventData>, u32) -> u32 =
                         std::mem::transmute(real);
                     real(set, out, step.as_millis() as u32)
                 };
@@ -480,7 +480,7 @@ unsafe extern "C" fn nvmlEventSetWait_v2(set: usize, out: *mut c_void, timeout_m
 extern "C" fn nvmlErrorString(code: u32) -> *const c_char {
     let meaning = match code {
         SUCCESS => c"Success",
-        1 => c"Uninitialized",
+        UNINITIALIZED => c"Uninitialized",
         INVALID_ARGUMENT => c"Invalid Argument",
         NOT_SUPPORTED => c"Not Supported",
         NOT_FOUND => c"Not Found",

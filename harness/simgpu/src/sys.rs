@@ -30,7 +30,7 @@ pub(crate) fn map_guarded(bytes: usize) -> Option<usize> {
 }
 
 /// Discards the content of memory and makes every access to it fault. The addresses stay reserved.
-pub(crate) fn discard_guarded(memory: usize, bytes: usize) {
+fn discard_guarded(memory: usize, bytes: usize) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: it replaces pages that `map_guarded` has mapped and that the caller no longer uses.
     unsafe { libc::mmap(memory as *mut c_void, bytes, libc::PROT_NONE, flags, -1, 0) };
@@ -167,12 +167,74 @@ fn forward_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void)
     }
 }
 
+/// Memory between two guard pages that is only accessed by kernels, by copies, and by the checks here. It is
+/// unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct GuardedPages {
+    address: usize,
+    len_bytes: usize,
+    is_accessible: bool,
+}
+
+impl GuardedPages {
+    /// Maps whole pages, each byte of which is `byte`. Returns `None` if there is no memory.
+    pub(crate) fn map(min_bytes: usize, byte: u8) -> Option<GuardedPages> {
+        let len_bytes = min_bytes.next_multiple_of(PAGE_BYTES);
+        let address = map_guarded(len_bytes)?;
+        // SAFETY: `map_guarded` has just mapped these pages as writable, and nobody else knows them.
+        unsafe { fill(address, byte, len_bytes) };
+        Some(GuardedPages { address, len_bytes, is_accessible: true })
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Returns the address after the last byte.
+    pub(crate) fn end(&self) -> usize {
+        self.address + self.len_bytes
+    }
+
+    /// Discards the content, and makes every access fault. The addresses stay reserved.
+    pub(crate) fn discard(&mut self) {
+        self.is_accessible = false;
+        discard_guarded(self.address, self.len_bytes);
+    }
+
+    /// Returns the address of the first byte of a range that is not `byte`. Looks only at bytes of these
+    /// pages, and at none after [`GuardedPages::discard`].
+    pub(crate) fn first_other_than(&self, byte: u8, range: std::ops::Range<usize>) -> Option<usize> {
+        const PIECE_BYTES: usize = 64;
+        let (start, end) = (range.start.max(self.address), range.end.min(self.end()));
+        if start >= end || !self.is_accessible {
+            return None;
+        }
+        // SAFETY: the range lies in these pages, which are mapped and accessible. Kernels and copies run only
+        // under the lock of the work, and the checks either hold it too or follow on the same thread.
+        let bytes = unsafe { bytes(start, end - start) };
+        // Compares in pieces, which is fast: this runs for every allocation after each wait.
+        let pieces = bytes.chunks_exact(PIECE_BYTES);
+        let is_filled = pieces.remainder().iter().all(|current| *current == byte)
+            && pieces.into_iter().all(|piece| piece == [byte; PIECE_BYTES]);
+        if is_filled {
+            return None;
+        }
+        bytes.iter().position(|current| *current != byte).map(|index| start + index)
+    }
+}
+
+impl Drop for GuardedPages {
+    fn drop(&mut self) {
+        unmap_guarded(self.address, self.len_bytes);
+    }
+}
+
 /// Fills memory with a byte.
 ///
 /// # Safety
 /// `address..address + bytes` is writable.
 pub(crate) unsafe fn fill(address: usize, byte: u8, bytes: usize) {
-    // SAFETY: the caller promises that the range is writable.
+    // SAFETY: `address` is valid for writes of that length, which this function requires of its caller.
     unsafe { std::ptr::write_bytes(address as *mut u8, byte, bytes) };
 }
 
@@ -181,6 +243,7 @@ pub(crate) unsafe fn fill(address: usize, byte: u8, bytes: usize) {
 /// # Safety
 /// `address..address + bytes` is readable, and no code writes to it while the slice lives.
 pub(crate) unsafe fn bytes<'a>(address: usize, bytes: usize) -> &'a [u8] {
-    // SAFETY: the caller promises that the range is readable and not written to.
+    // SAFETY: the range is readable and not written to, which this function requires of its caller. Bytes
+    // have no invalid values.
     unsafe { std::slice::from_raw_parts(address as *const u8, bytes) }
 }

@@ -39,6 +39,10 @@ unsafe impl Send for ControlFile {}
 unsafe impl Sync for ControlFile {}
 
 impl ControlFile {
+    /// Creates the file. The harness calls this.
+    ///
+    /// # Errors
+    /// The file exists already, or cannot be created or mapped.
     pub(crate) fn create(path: &Path) -> Result<ControlFile, Error> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         file.set_len(size_of::<SharedState>() as u64)?;
@@ -47,6 +51,10 @@ impl ControlFile {
         Ok(control)
     }
 
+    /// Opens a file that [`ControlFile::create`] has made. The shim calls this.
+    ///
+    /// # Errors
+    /// The file cannot be opened or mapped, or it has another layout.
     pub(crate) fn open(path: &Path) -> Result<ControlFile, Error> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         if file.metadata()?.len() != size_of::<SharedState>() as u64 {

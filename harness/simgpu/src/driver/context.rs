@@ -10,9 +10,12 @@ use crate::codes;
 use crate::faults::fault_state;
 
 use super::operations::Handle;
-use super::state::gpu;
-use super::sys::{result_code, write_out};
+use super::state::{GREATEST_PRIORITY, LEAST_PRIORITY, gpu};
+use super::sys::{Out, result_code};
 use super::wait::wait_for;
+
+/// The version of the driver's interface that contexts report.
+const API_VERSION: u32 = 3020;
 
 thread_local! {
     /// The last one is current. Never dropped, because programs call the driver from destructors of their
@@ -55,7 +58,7 @@ fn device_index(device: i32) -> Result<usize, u32> {
     }
 }
 
-pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRetain(out: *mut Handle, ordinal: i32) -> u32 {
+pub(super) extern "C" fn cuDevicePrimaryCtxRetain(out: Out<Handle>, ordinal: i32) -> u32 {
     let device = match device_index(ordinal) {
         Ok(device) => device,
         Err(code) => return code,
@@ -72,11 +75,10 @@ pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRetain(out: *mut Handle, ordin
         }
         handle
     };
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, handle) }
+    out.write(handle)
 }
 
-pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(ordinal: i32) -> u32 {
+pub(super) extern "C" fn cuDevicePrimaryCtxRelease_v2(ordinal: i32) -> u32 {
     result_code(device_index(ordinal).and_then(|device| {
         let mut gpu = gpu();
         let handle = gpu.primary_contexts[device].ok_or(codes::INVALID_CONTEXT)?;
@@ -92,7 +94,7 @@ pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(ordinal: i32) -> u3
     }))
 }
 
-pub(super) unsafe extern "C" fn cuDevicePrimaryCtxReset_v2(ordinal: i32) -> u32 {
+pub(super) extern "C" fn cuDevicePrimaryCtxReset_v2(ordinal: i32) -> u32 {
     result_code(device_index(ordinal).map(|device| {
         let mut gpu = gpu();
         if let Some(handle) = gpu.primary_contexts[device].take() {
@@ -101,43 +103,37 @@ pub(super) unsafe extern "C" fn cuDevicePrimaryCtxReset_v2(ordinal: i32) -> u32 
     }))
 }
 
-pub(super) unsafe extern "C" fn cuDevicePrimaryCtxSetFlags_v2(ordinal: i32, _flags: u32) -> u32 {
+pub(super) extern "C" fn cuDevicePrimaryCtxSetFlags_v2(ordinal: i32, _flags: u32) -> u32 {
     result_code(device_index(ordinal).map(|_| ()))
 }
 
-pub(super) unsafe extern "C" fn cuDevicePrimaryCtxGetState(
-    ordinal: i32,
-    flags: *mut u32,
-    active: *mut i32,
-) -> u32 {
+pub(super) extern "C" fn cuDevicePrimaryCtxGetState(ordinal: i32, flags: Out<u32>, active: Out<i32>) -> u32 {
     match device_index(ordinal) {
         Ok(device) => {
             let is_active = i32::from(gpu().primary_contexts[device].is_some());
-            // SAFETY: CUDA requires `flags` and `active` to be valid for writes; `write_out` checks for null.
-            unsafe { write_out(flags, 0) | write_out(active, is_active) }
+            flags.write(0) | active.write(is_active)
         }
         Err(code) => code,
     }
 }
 
-fn create_context(out: *mut Handle, flags: u32, ordinal: i32) -> u32 {
+fn create_context(out: Out<Handle>, flags: u32, ordinal: i32) -> u32 {
     match device_index(ordinal) {
         Ok(device) => {
             let handle = gpu().add_context(device, flags);
             with_stack(|stack| stack.push(handle));
-            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, handle) }
+            out.write(handle)
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuCtxCreate_v2(out: *mut Handle, flags: u32, ordinal: i32) -> u32 {
+pub(super) extern "C" fn cuCtxCreate_v2(out: Out<Handle>, flags: u32, ordinal: i32) -> u32 {
     create_context(out, flags, ordinal)
 }
 
-pub(super) unsafe extern "C" fn cuCtxCreate_v3(
-    out: *mut Handle,
+pub(super) extern "C" fn cuCtxCreate_v3(
+    out: Out<Handle>,
     _affinity: *mut c_void,
     _count: i32,
     flags: u32,
@@ -146,8 +142,8 @@ pub(super) unsafe extern "C" fn cuCtxCreate_v3(
     create_context(out, flags, ordinal)
 }
 
-pub(super) unsafe extern "C" fn cuCtxCreate_v4(
-    out: *mut Handle,
+pub(super) extern "C" fn cuCtxCreate_v4(
+    out: Out<Handle>,
     _parameters: *mut c_void,
     flags: u32,
     ordinal: i32,
@@ -155,7 +151,7 @@ pub(super) unsafe extern "C" fn cuCtxCreate_v4(
     create_context(out, flags, ordinal)
 }
 
-pub(super) unsafe extern "C" fn cuCtxDestroy_v2(context: Handle) -> u32 {
+pub(super) extern "C" fn cuCtxDestroy_v2(context: Handle) -> u32 {
     let mut gpu = gpu();
     if !gpu.contexts.contains_key(&context) {
         return codes::INVALID_CONTEXT;
@@ -165,7 +161,7 @@ pub(super) unsafe extern "C" fn cuCtxDestroy_v2(context: Handle) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> u32 {
+pub(super) extern "C" fn cuCtxSetCurrent(context: Handle) -> u32 {
     let known = {
         let gpu = gpu();
         match (gpu.initialised, context) {
@@ -184,17 +180,15 @@ pub(super) unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetCurrent(out: *mut Handle) -> u32 {
+pub(super) extern "C" fn cuCtxGetCurrent(out: Out<Handle>) -> u32 {
     match current_context() {
-        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-        Ok(handle) => unsafe { write_out(out, handle) },
+        Ok(handle) => out.write(handle),
         Err(codes::NOT_INITIALIZED) => codes::NOT_INITIALIZED,
-        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-        Err(_) => unsafe { write_out(out, 0) },
+        Err(_) => out.write(0),
     }
 }
 
-pub(super) unsafe extern "C" fn cuCtxPushCurrent_v2(context: Handle) -> u32 {
+pub(super) extern "C" fn cuCtxPushCurrent_v2(context: Handle) -> u32 {
     if !gpu().contexts.contains_key(&context) {
         return codes::INVALID_CONTEXT;
     }
@@ -202,55 +196,50 @@ pub(super) unsafe extern "C" fn cuCtxPushCurrent_v2(context: Handle) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuCtxPopCurrent_v2(out: *mut Handle) -> u32 {
+pub(super) extern "C" fn cuCtxPopCurrent_v2(out: Out<Handle>) -> u32 {
     match with_stack(Vec::pop) {
         Some(_) if out.is_null() => codes::SUCCESS,
-        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-        Some(handle) => unsafe { write_out(out, handle) },
+        Some(handle) => out.write(handle),
         None => codes::INVALID_CONTEXT,
     }
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetDevice(out: *mut i32) -> u32 {
+pub(super) extern "C" fn cuCtxGetDevice(out: Out<i32>) -> u32 {
     match current_context() {
         Ok(handle) => {
             let device = gpu().contexts.get(&handle).map_or(0, |context| context.device);
-            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, device as i32) }
+            out.write(device as i32)
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuCtxSynchronize() -> u32 {
+pub(super) extern "C" fn cuCtxSynchronize() -> u32 {
     result_code(current_context().and_then(|context| {
         let positions = gpu().pending_in(Some(context));
         wait_for(fault_state(), &positions)
     }))
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetApiVersion(_context: Handle, version: *mut u32) -> u32 {
-    // SAFETY: CUDA requires `version` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(version, 3020) }
+pub(super) extern "C" fn cuCtxGetApiVersion(_context: Handle, version: Out<u32>) -> u32 {
+    version.write(API_VERSION)
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetId(context: Handle, id: *mut u64) -> u32 {
-    // SAFETY: CUDA requires `id` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(id, context) }
+pub(super) extern "C" fn cuCtxGetId(context: Handle, id: Out<u64>) -> u32 {
+    id.write(context)
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetFlags(out: *mut u32) -> u32 {
+pub(super) extern "C" fn cuCtxGetFlags(out: Out<u32>) -> u32 {
     match current_context() {
         Ok(handle) => {
             let flags = gpu().contexts.get(&handle).map_or(0, |context| context.flags);
-            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, flags) }
+            out.write(flags)
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuCtxSetFlags(flags: u32) -> u32 {
+pub(super) extern "C" fn cuCtxSetFlags(flags: u32) -> u32 {
     result_code(current_context().map(|handle| {
         if let Some(context) = gpu().contexts.get_mut(&handle) {
             context.flags = flags;
@@ -258,18 +247,17 @@ pub(super) unsafe extern "C" fn cuCtxSetFlags(flags: u32) -> u32 {
     }))
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetLimit(out: *mut usize, limit: u32) -> u32 {
+pub(super) extern "C" fn cuCtxGetLimit(out: Out<usize>, limit: u32) -> u32 {
     match current_context() {
         Ok(handle) => {
             let value = gpu().contexts.get(&handle).and_then(|context| context.limits.get(&limit).copied());
-            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-            value.map_or(codes::NOT_SUPPORTED, |value| unsafe { write_out(out, value) })
+            value.map_or(codes::NOT_SUPPORTED, |value| out.write(value))
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuCtxSetLimit(limit: u32, value: usize) -> u32 {
+pub(super) extern "C" fn cuCtxSetLimit(limit: u32, value: usize) -> u32 {
     result_code(current_context().map(|handle| {
         if let Some(context) = gpu().contexts.get_mut(&handle) {
             context.limits.insert(limit, value);
@@ -277,24 +265,20 @@ pub(super) unsafe extern "C" fn cuCtxSetLimit(limit: u32, value: usize) -> u32 {
     }))
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetCacheConfig(out: *mut u32) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, 0) }
+pub(super) extern "C" fn cuCtxGetCacheConfig(out: Out<u32>) -> u32 {
+    out.write(0)
 }
 
-pub(super) unsafe extern "C" fn cuCtxSetCacheConfig(_config: u32) -> u32 {
+pub(super) extern "C" fn cuCtxSetCacheConfig(_config: u32) -> u32 {
     result_code(current_context().map(|_| ()))
 }
 
-pub(super) unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) -> u32 {
+pub(super) extern "C" fn cuCtxGetStreamPriorityRange(least: Out<i32>, greatest: Out<i32>) -> u32 {
     if let Err(code) = current_context() {
         return code;
     }
-    for (out, value) in [(least, 0), (greatest, -5)] {
-        if !out.is_null() {
-            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, value) };
-        }
-    }
+    // The caller may want only one of them.
+    least.try_write(LEAST_PRIORITY);
+    greatest.try_write(GREATEST_PRIORITY);
     codes::SUCCESS
 }

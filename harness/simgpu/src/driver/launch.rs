@@ -1,4 +1,5 @@
-//! Launches: checks the arguments and queues the work. Must not know which kernels there are.
+//! Launches: checks the arguments and queues the work. Unsafe: copies the parameters of kernels, and calls
+//! functions of the program. Must not know which kernels there are.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::c_void;
@@ -7,9 +8,10 @@ use crate::codes;
 use crate::faults::{Corruption, take_pending_corruptions};
 
 use super::context::stream_of;
+use super::limits::{MAX_BLOCK_Z, MAX_GRID_X, MAX_GRID_YZ, MAX_THREADS_PER_BLOCK};
 use super::operations::{Handle, KernelLaunch, StreamWork};
 use super::state::gpu;
-use super::sys::result_code;
+use super::sys::{HostCall, HostFunction, result_code};
 
 /// Queues a launch, with the corruptions that rules inject into it.
 pub(crate) fn enqueue_launch(
@@ -48,9 +50,10 @@ unsafe fn enqueue_kernel(
         (function.kernel, function.max_shared_bytes)
     };
     let threads: u64 = config.block.iter().map(|size| u64::from(*size)).product();
-    let block_fits = (1..=1024).contains(&threads) && config.block[2] <= 64;
-    let grid_x_fits = config.grid.iter().all(|size| *size > 0) && config.grid[0] <= i32::MAX as u32;
-    let grid_yz_fits = config.grid[1] <= 65_535 && config.grid[2] <= 65_535;
+    let block_fits =
+        (1..=u64::from(MAX_THREADS_PER_BLOCK)).contains(&threads) && config.block[2] <= MAX_BLOCK_Z;
+    let grid_x_fits = config.grid.iter().all(|size| *size > 0) && config.grid[0] <= MAX_GRID_X;
+    let grid_yz_fits = config.grid[1] <= MAX_GRID_YZ && config.grid[2] <= MAX_GRID_YZ;
     if !block_fits || !grid_x_fits || !grid_yz_fits || config.shared_bytes as usize > max_shared_bytes {
         return Err(codes::INVALID_VALUE);
     }
@@ -69,8 +72,8 @@ unsafe fn enqueue_kernel(
         work.first_cells.push(work.parameter_cells.len());
         let first = work.parameter_cells.len();
         work.parameter_cells.resize(first + (*size as usize).div_ceil(16), 0);
-        // SAFETY: the caller promises a pointer to a value of this parameter's size, and the cells were made
-        // long enough.
+        // SAFETY: `parameters` has a pointer to a value of each parameter's size, as this function requires,
+        // and the cells were made long enough.
         unsafe {
             let from = (*parameters.add(index)).cast::<u8>();
             let to = work.parameter_cells.as_mut_ptr().add(first).cast::<u8>();
@@ -149,4 +152,17 @@ pub(super) unsafe extern "C" fn cuLaunchKernelEx(
     let config = ExecutionConfig { grid, block, shared_bytes, stream };
     // SAFETY: CUDA requires one pointer per parameter of the kernel.
     result_code(unsafe { enqueue_kernel(function, &config, parameters, extra) })
+}
+
+pub(super) unsafe extern "C" fn cuLaunchHostFunc(
+    stream: Handle,
+    function: Option<HostFunction>,
+    data: *mut c_void,
+) -> u32 {
+    let Some(function) = function else { return codes::INVALID_VALUE };
+    // SAFETY: CUDA requires that the function accepts the data whenever the stream reaches the call.
+    let call = unsafe { HostCall::new(function, data) };
+    result_code(stream_of(stream).map(|stream| {
+        gpu().enqueue(stream, StreamWork::CallHost(call));
+    }))
 }

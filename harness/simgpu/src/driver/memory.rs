@@ -1,5 +1,5 @@
-//! Allocations, copies and fills of device memory and of page-locked host memory. Must not know how work
-//! runs.
+//! Allocations, copies and fills of device memory and of page-locked host memory. Unsafe: reads the memory
+//! that the program copies from. Must not know how work runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::c_void;
@@ -11,9 +11,22 @@ use crate::sys::{self, PAGE_BYTES};
 use super::context::{current_context, stream_of};
 use super::operations::{CopyEndpoint, Handle, MemoryFill, StreamWork};
 use super::state::{PinnedRange, gpu};
-use super::sys::{result_code, write_out};
+use super::sys::{Out, result_code};
 use super::wait::wait_for;
 use super::work::free;
+
+/// The NULL stream of the current context.
+const NULL_STREAM: Handle = 0;
+
+/// `CUpointer_attribute`.
+const POINTER_ATTRIBUTE_MEMORY_TYPE: u32 = 2;
+const POINTER_ATTRIBUTE_DEVICE_POINTER: u32 = 3;
+const POINTER_ATTRIBUTE_HOST_POINTER: u32 = 4;
+const POINTER_ATTRIBUTE_DEVICE_ORDINAL: u32 = 9;
+
+/// `CUmemorytype`.
+const MEMORY_TYPE_HOST: u32 = 1;
+const MEMORY_TYPE_DEVICE: u32 = 2;
 
 fn current_device() -> Result<usize, u32> {
     let context = current_context()?;
@@ -34,44 +47,39 @@ fn allocate(bytes: usize) -> Result<usize, u32> {
     gpu().memory.allocate(device, bytes).ok_or(codes::OUT_OF_MEMORY)
 }
 
-fn allocate_into(out: *mut usize, bytes: usize) -> u32 {
+fn allocate_into(out: Out<usize>, bytes: usize) -> u32 {
     if out.is_null() {
         return codes::INVALID_VALUE;
     }
-    match allocate(bytes) {
-        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-        Ok(address) => unsafe { write_out(out, address) },
-        Err(code) => code,
-    }
+    out.write_result(allocate(bytes))
 }
 
-pub(super) unsafe extern "C" fn cuMemAlloc_v2(out: *mut usize, bytes: usize) -> u32 {
+pub(super) extern "C" fn cuMemAlloc_v2(out: Out<usize>, bytes: usize) -> u32 {
     allocate_into(out, bytes)
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocManaged(out: *mut usize, bytes: usize, _flags: u32) -> u32 {
+pub(super) extern "C" fn cuMemAllocManaged(out: Out<usize>, bytes: usize, _flags: u32) -> u32 {
     allocate_into(out, bytes)
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocAsync(out: *mut usize, bytes: usize, stream: Handle) -> u32 {
+pub(super) extern "C" fn cuMemAllocAsync(out: Out<usize>, bytes: usize, stream: Handle) -> u32 {
     match stream_of(stream) {
         Ok(_) => allocate_into(out, bytes),
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocFromPoolAsync(
-    out: *mut usize,
+pub(super) extern "C" fn cuMemAllocFromPoolAsync(
+    out: Out<usize>,
     bytes: usize,
     _pool: Handle,
     stream: Handle,
 ) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuMemAllocAsync`.
-    unsafe { cuMemAllocAsync(out, bytes, stream) }
+    cuMemAllocAsync(out, bytes, stream)
 }
 
 /// Waits for all work of the context first, as drivers do, because a queued kernel may use the memory.
-pub(super) unsafe extern "C" fn cuMemFree_v2(address: usize) -> u32 {
+pub(super) extern "C" fn cuMemFree_v2(address: usize) -> u32 {
     if address == 0 {
         return codes::SUCCESS;
     }
@@ -85,7 +93,7 @@ pub(super) unsafe extern "C" fn cuMemFree_v2(address: usize) -> u32 {
     }))
 }
 
-pub(super) unsafe extern "C" fn cuMemFreeAsync(address: usize, stream: Handle) -> u32 {
+pub(super) extern "C" fn cuMemFreeAsync(address: usize, stream: Handle) -> u32 {
     if address == 0 {
         return codes::SUCCESS;
     }
@@ -98,34 +106,25 @@ pub(super) unsafe extern "C" fn cuMemFreeAsync(address: usize, stream: Handle) -
     }))
 }
 
-pub(super) unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32 {
+pub(super) extern "C" fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) -> u32 {
     match current_device() {
         Ok(device) => {
             let (free_bytes, total_bytes) = gpu().memory.free_and_total(device);
-            // SAFETY: CUDA requires `free` and `total` to be valid for writes; `write_out` checks for null.
-            unsafe { write_out(free, free_bytes as usize) | write_out(total, total_bytes as usize) }
+            free.write(free_bytes as usize) | total.write(total_bytes as usize)
         }
         Err(code) => code,
     }
 }
 
-pub(super) unsafe extern "C" fn cuMemGetAddressRange_v2(
-    base: *mut usize,
-    bytes: *mut usize,
-    address: usize,
-) -> u32 {
+pub(super) extern "C" fn cuMemGetAddressRange_v2(base: Out<usize>, bytes: Out<usize>, address: usize) -> u32 {
     let found = gpu().memory.containing(address).map(|allocation| (allocation.address, allocation.len_bytes));
     let Some((start, length)) = found else { return codes::NOT_FOUND };
-    for (out, value) in [(base, start), (bytes, length)] {
-        if !out.is_null() {
-            // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-            unsafe { write_out(out, value) };
-        }
-    }
+    // The caller may want only one of them.
+    base.try_write(start);
+    bytes.try_write(length);
     codes::SUCCESS
 }
 
-/// `CU_POINTER_ATTRIBUTE_CONTEXT`, `_MEMORY_TYPE`, `_DEVICE_POINTER`, `_HOST_POINTER`, `_DEVICE_ORDINAL`.
 pub(super) unsafe extern "C" fn cuPointerGetAttribute(
     out: *mut c_void,
     attribute: u32,
@@ -138,20 +137,22 @@ pub(super) unsafe extern "C" fn cuPointerGetAttribute(
     if on_device.is_none() && !pinned {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: CUDA requires `out` to be valid for a write of the attribute's type; `write_out` checks for
-    // null.
+    let memory_type = if on_device.is_some() { MEMORY_TYPE_DEVICE } else { MEMORY_TYPE_HOST };
+    // SAFETY: CUDA requires `out` to be null or valid for a write of the attribute's type.
     unsafe {
         match attribute {
-            2 => write_out(out.cast::<u32>(), if on_device.is_some() { 2 } else { 1 }),
-            3 => write_out(out.cast::<usize>(), address),
-            4 if pinned => write_out(out.cast::<usize>(), address),
-            9 => write_out(out.cast::<i32>(), on_device.unwrap_or(0) as i32),
+            POINTER_ATTRIBUTE_MEMORY_TYPE => Out::from_pointer(out.cast()).write(memory_type),
+            POINTER_ATTRIBUTE_DEVICE_POINTER => Out::from_pointer(out.cast()).write(address),
+            POINTER_ATTRIBUTE_HOST_POINTER if pinned => Out::from_pointer(out.cast()).write(address),
+            POINTER_ATTRIBUTE_DEVICE_ORDINAL => {
+                Out::from_pointer(out.cast()).write(on_device.unwrap_or(0) as i32)
+            }
             _ => codes::NOT_SUPPORTED,
         }
     }
 }
 
-pub(super) unsafe extern "C" fn cuMemHostAlloc(out: *mut usize, bytes: usize, _flags: u32) -> u32 {
+pub(super) extern "C" fn cuMemHostAlloc(out: Out<usize>, bytes: usize, _flags: u32) -> u32 {
     if let Err(code) = current_context() {
         return code;
     }
@@ -161,17 +162,15 @@ pub(super) unsafe extern "C" fn cuMemHostAlloc(out: *mut usize, bytes: usize, _f
     let mapped = bytes.next_multiple_of(PAGE_BYTES);
     let Some(address) = sys::map_guarded(mapped) else { return codes::OUT_OF_MEMORY };
     gpu().pinned.insert(address, PinnedRange { len_bytes: mapped, is_owned: true });
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, address) }
+    out.write(address)
 }
 
-pub(super) unsafe extern "C" fn cuMemAllocHost_v2(out: *mut usize, bytes: usize) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuMemHostAlloc`.
-    unsafe { cuMemHostAlloc(out, bytes, 0) }
+pub(super) extern "C" fn cuMemAllocHost_v2(out: Out<usize>, bytes: usize) -> u32 {
+    cuMemHostAlloc(out, bytes, 0)
 }
 
 /// Waits for all work first, because a queued copy may use the memory.
-pub(super) unsafe extern "C" fn cuMemFreeHost(address: usize) -> u32 {
+pub(super) extern "C" fn cuMemFreeHost(address: usize) -> u32 {
     result_code(current_context().and_then(|_| {
         let known = gpu().pinned.get(&address).copied().filter(|pinned| pinned.is_owned);
         let pinned = known.ok_or(codes::INVALID_VALUE)?;
@@ -183,27 +182,21 @@ pub(super) unsafe extern "C" fn cuMemFreeHost(address: usize) -> u32 {
     }))
 }
 
-pub(super) unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
-    out: *mut usize,
-    address: usize,
-    _flags: u32,
-) -> u32 {
+pub(super) extern "C" fn cuMemHostGetDevicePointer_v2(out: Out<usize>, address: usize, _flags: u32) -> u32 {
     if !gpu().is_pinned(address, 1) {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, address) }
+    out.write(address)
 }
 
-pub(super) unsafe extern "C" fn cuMemHostGetFlags(out: *mut u32, address: usize) -> u32 {
+pub(super) extern "C" fn cuMemHostGetFlags(out: Out<u32>, address: usize) -> u32 {
     if !gpu().is_pinned(address, 1) {
         return codes::INVALID_VALUE;
     }
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, 0) }
+    out.write(0)
 }
 
-pub(super) unsafe extern "C" fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: u32) -> u32 {
+pub(super) extern "C" fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: u32) -> u32 {
     result_code(current_context().and_then(|_| {
         if address == 0 || bytes == 0 {
             return Err(codes::INVALID_VALUE);
@@ -213,7 +206,7 @@ pub(super) unsafe extern "C" fn cuMemHostRegister_v2(address: usize, bytes: usiz
     }))
 }
 
-pub(super) unsafe extern "C" fn cuMemHostUnregister(address: usize) -> u32 {
+pub(super) extern "C" fn cuMemHostUnregister(address: usize) -> u32 {
     result_code(current_context().and_then(|_| {
         let known = gpu().pinned.get(&address).is_some_and(|pinned| !pinned.is_owned);
         if !known {
@@ -235,41 +228,44 @@ enum CopyDirection {
     Unknown,
 }
 
-/// Classifies both ends of a copy. Returns an error if an end must be device memory but is not.
-fn copy_endpoints(
+/// A copy that the program asks for.
+#[derive(Clone, Copy)]
+struct CopyRequest {
     direction: CopyDirection,
     to: usize,
     from: usize,
     bytes: usize,
-) -> Result<(CopyEndpoint, CopyEndpoint), u32> {
-    let gpu = gpu();
-    let end = |address, on_device: bool| match (gpu.is_device_side(address, bytes), on_device) {
-        (true, _) => Ok(CopyEndpoint::DeviceSide(address)),
-        (false, false) => Ok(CopyEndpoint::Pageable(address)),
-        (false, true) => Err(codes::INVALID_VALUE),
-    };
-    let to = end(to, matches!(direction, CopyDirection::ToDevice | CopyDirection::OnDevice))?;
-    let from = end(from, matches!(direction, CopyDirection::ToHost | CopyDirection::OnDevice))?;
-    Ok((to, from))
+}
+
+impl CopyRequest {
+    /// Classifies both ends. Returns an error if an end must be device memory but is not.
+    fn endpoints(self) -> Result<(CopyEndpoint, CopyEndpoint), u32> {
+        let gpu = gpu();
+        let end = |address, on_device: bool| match (gpu.is_device_side(address, self.bytes), on_device) {
+            (true, _) => Ok(CopyEndpoint::DeviceSide(address)),
+            (false, false) => Ok(CopyEndpoint::Pageable(address)),
+            (false, true) => Err(codes::INVALID_VALUE),
+        };
+        let to = end(self.to, matches!(self.direction, CopyDirection::ToDevice | CopyDirection::OnDevice))?;
+        let from = end(self.from, matches!(self.direction, CopyDirection::ToHost | CopyDirection::OnDevice))?;
+        Ok((to, from))
+    }
 }
 
 /// Queues a copy. Waits for it if CUDA's function waits.
-fn enqueue_copy(
-    direction: CopyDirection,
-    to: usize,
-    from: usize,
-    bytes: usize,
-    stream: Handle,
-    blocks: bool,
-) -> Result<(), u32> {
+///
+/// # Safety
+/// `from` is readable and `to` is writable for the length of the copy, or they are device memory.
+unsafe fn enqueue_copy(copy: CopyRequest, stream: Handle, blocks: bool) -> Result<(), u32> {
+    let CopyRequest { direction, bytes, .. } = copy;
     let stream = stream_of(stream)?;
     if bytes == 0 {
         return Ok(());
     }
-    let (to, from) = copy_endpoints(direction, to, from, bytes)?;
+    let (to, from) = copy.endpoints()?;
     let (work, waits) = match (to, from) {
         (CopyEndpoint::DeviceSide(_), CopyEndpoint::Pageable(from)) => {
-            // SAFETY: CUDA requires pageable memory to be readable for the length of the copy.
+            // SAFETY: memory that is not the device's is what the caller promises to be readable.
             let staged = unsafe { sys::bytes(from, bytes) }.to_vec();
             (StreamWork::StagedCopy { to, bytes: staged }, blocks)
         }
@@ -289,12 +285,16 @@ macro_rules! copies {
     )*};
     (@blocks $name:ident $direction:ident) => {
         pub(super) unsafe extern "C" fn $name(to: usize, from: usize, bytes: usize) -> u32 {
-            result_code(enqueue_copy(CopyDirection::$direction, to, from, bytes, 0, true))
+            let copy = CopyRequest { direction: CopyDirection::$direction, to, from, bytes };
+            // SAFETY: CUDA requires host memory to be readable or writable for the length of the copy.
+            result_code(unsafe { enqueue_copy(copy, NULL_STREAM, true) })
         }
     };
     (@queues $name:ident $direction:ident) => {
         pub(super) unsafe extern "C" fn $name(to: usize, from: usize, bytes: usize, stream: Handle) -> u32 {
-            result_code(enqueue_copy(CopyDirection::$direction, to, from, bytes, stream, false))
+            let copy = CopyRequest { direction: CopyDirection::$direction, to, from, bytes };
+            // SAFETY: CUDA requires host memory to be readable or writable for the length of the copy.
+            result_code(unsafe { enqueue_copy(copy, stream, false) })
         }
     };
 }
@@ -317,7 +317,9 @@ pub(super) unsafe extern "C" fn cuMemcpyPeer(
     _from_context: Handle,
     bytes: usize,
 ) -> u32 {
-    result_code(enqueue_copy(CopyDirection::OnDevice, to, from, bytes, 0, true))
+    let copy = CopyRequest { direction: CopyDirection::OnDevice, to, from, bytes };
+    // SAFETY: CUDA requires host memory to be readable or writable for the length of the copy.
+    result_code(unsafe { enqueue_copy(copy, NULL_STREAM, true) })
 }
 
 pub(super) unsafe extern "C" fn cuMemcpyPeerAsync(
@@ -328,7 +330,9 @@ pub(super) unsafe extern "C" fn cuMemcpyPeerAsync(
     bytes: usize,
     stream: Handle,
 ) -> u32 {
-    result_code(enqueue_copy(CopyDirection::OnDevice, to, from, bytes, stream, false))
+    let copy = CopyRequest { direction: CopyDirection::OnDevice, to, from, bytes };
+    // SAFETY: CUDA requires host memory to be readable or writable for the length of the copy.
+    result_code(unsafe { enqueue_copy(copy, stream, false) })
 }
 
 /// Queues a fill. The host does not wait for it.
@@ -345,10 +349,10 @@ fn enqueue_fill(to: usize, value: u32, width: usize, count: usize, stream: Handl
 
 macro_rules! fills {
     ($($name:ident $name_async:ident $value:ty;)*) => {$(
-        pub(super) unsafe extern "C" fn $name(to: usize, value: $value, count: usize) -> u32 {
-            result_code(enqueue_fill(to, u32::from(value), size_of::<$value>(), count, 0))
+        pub(super) extern "C" fn $name(to: usize, value: $value, count: usize) -> u32 {
+            result_code(enqueue_fill(to, u32::from(value), size_of::<$value>(), count, NULL_STREAM))
         }
-        pub(super) unsafe extern "C" fn $name_async(
+        pub(super) extern "C" fn $name_async(
             to: usize,
             value: $value,
             count: usize,
@@ -365,18 +369,17 @@ fills! {
     cuMemsetD32_v2 cuMemsetD32Async u32;
 }
 
-pub(super) unsafe extern "C" fn cuMemPoolCreate(out: *mut Handle, _properties: *const c_void) -> u32 {
+pub(super) extern "C" fn cuMemPoolCreate(out: Out<Handle>, _properties: *const c_void) -> u32 {
     let handle = {
         let mut gpu = gpu();
         let handle = gpu.new_handle();
         gpu.pools.insert(handle, 0);
         handle
     };
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, handle) }
+    out.write(handle)
 }
 
-pub(super) unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> u32 {
+pub(super) extern "C" fn cuMemPoolDestroy(pool: Handle) -> u32 {
     match gpu().pools.remove(&pool) {
         Some(_) => codes::SUCCESS,
         None => codes::INVALID_VALUE,
@@ -384,25 +387,20 @@ pub(super) unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> u32 {
 }
 
 /// Does nothing, as pools keep no freed memory.
-pub(super) unsafe extern "C" fn cuMemPoolTrimTo(_pool: Handle, _keep: usize) -> u32 {
+pub(super) extern "C" fn cuMemPoolTrimTo(_pool: Handle, _keep: usize) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemPoolSetAttribute(
-    _pool: Handle,
-    _attribute: u32,
-    _value: *const c_void,
-) -> u32 {
+pub(super) extern "C" fn cuMemPoolSetAttribute(_pool: Handle, _attribute: u32, _value: *const c_void) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemPoolGetAttribute(_pool: Handle, _attribute: u32, out: *mut u64) -> u32 {
-    // SAFETY: CUDA requires `out` to have the attribute's size, which is 4 or 8 bytes; `write_out` checks for
-    // null.
-    unsafe { write_out(out.cast::<u32>(), 0) }
+pub(super) extern "C" fn cuMemPoolGetAttribute(_pool: Handle, _attribute: u32, out: Out<u32>) -> u32 {
+    // Attributes have 4 or 8 bytes, and this writes the first 4.
+    out.write(0)
 }
 
-pub(super) unsafe extern "C" fn cuMemPrefetchAsync(
+pub(super) extern "C" fn cuMemPrefetchAsync(
     _address: usize,
     _bytes: usize,
     _device: i32,
@@ -411,7 +409,7 @@ pub(super) unsafe extern "C" fn cuMemPrefetchAsync(
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemPrefetchAsync_v2(
+pub(super) extern "C" fn cuMemPrefetchAsync_v2(
     _address: usize,
     _bytes: usize,
     _to: u64,
@@ -421,20 +419,10 @@ pub(super) unsafe extern "C" fn cuMemPrefetchAsync_v2(
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemAdvise(
-    _address: usize,
-    _bytes: usize,
-    _advice: u32,
-    _device: i32,
-) -> u32 {
+pub(super) extern "C" fn cuMemAdvise(_address: usize, _bytes: usize, _advice: u32, _device: i32) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuMemAdvise_v2(
-    _address: usize,
-    _bytes: usize,
-    _advice: u32,
-    _location: u64,
-) -> u32 {
+pub(super) extern "C" fn cuMemAdvise_v2(_address: usize, _bytes: usize, _advice: u32, _location: u64) -> u32 {
     codes::SUCCESS
 }

@@ -5,6 +5,7 @@
 mod context;
 pub(crate) mod info;
 pub(crate) mod launch;
+mod limits;
 mod memory;
 mod module;
 pub(crate) mod operations;
@@ -64,7 +65,7 @@ implementations! {
         cuCtxGetStreamPriorityRange cuCtxGetId;
     stream: cuStreamCreate cuStreamCreateWithPriority cuStreamDestroy_v2 cuStreamSynchronize
         cuStreamQuery cuStreamWaitEvent cuStreamGetCtx cuStreamGetFlags cuStreamGetPriority
-        cuStreamIsCapturing cuStreamGetId cuLaunchHostFunc cuEventCreate cuEventRecord
+        cuStreamIsCapturing cuStreamGetId cuEventCreate cuEventRecord
         cuEventRecordWithFlags cuEventQuery cuEventSynchronize cuEventDestroy_v2 cuEventElapsedTime
         cuEventElapsedTime_v2;
     memory: cuMemAlloc_v2 cuMemFree_v2 cuMemAllocAsync cuMemAllocFromPoolAsync cuMemFreeAsync
@@ -84,5 +85,5 @@ implementations! {
         cuOccupancyMaxActiveBlocksPerMultiprocessor
         cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize
         cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock;
-    launch: cuLaunchKernel cuLaunchKernelEx cuLaunchCooperativeKernel;
+    launch: cuLaunchKernel cuLaunchKernelEx cuLaunchCooperativeKernel cuLaunchHostFunc;
 }

@@ -1,4 +1,5 @@
-//! Modules, libraries and functions: which kernels a program may launch. Must not know how a kernel runs.
+//! Modules, libraries and functions: which kernels a program may launch. Unsafe: reads images of modules. Must
+//! not know how a kernel runs.
 #![expect(non_snake_case, reason = "CUDA's own names")]
 
 use std::ffi::{CString, c_char, c_void};
@@ -6,13 +7,31 @@ use std::ffi::{CString, c_char, c_void};
 use crate::{codes, kernels};
 
 use super::context::current_context;
-use super::info::max_dynamic_shared_bytes;
+use super::limits::{
+    DEFAULT_SHARED_BYTES, MAX_BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS_PER_BLOCK,
+    MAX_THREADS_PER_MULTIPROCESSOR, MULTIPROCESSORS, RESERVED_SHARED_BYTES_PER_BLOCK,
+    SHARED_BYTES_PER_MULTIPROCESSOR, max_dynamic_shared_bytes,
+};
 use super::operations::Handle;
 use super::state::{SimFunction, SimModule, gpu};
-use super::sys::{c_str, result_code, write_out};
+use super::sys::{Out, TextArgument, result_code};
 
-/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+/// `CUfunction_attribute`.
+const ATTR_MAX_THREADS_PER_BLOCK: u32 = 0;
+const ATTR_NUM_REGS: u32 = 4;
+const ATTR_PTX_VERSION: u32 = 5;
+const ATTR_BINARY_VERSION: u32 = 6;
 const ATTR_MAX_DYNAMIC_SHARED_BYTES: u32 = 8;
+
+/// The registers that each function is said to use: the simulation has none.
+const REGISTERS_PER_THREAD: i32 = 32;
+
+/// `CU_MODULE_EAGER_LOADING`.
+const EAGER_LOADING: u32 = 1;
+
+/// The first bytes of an ELF file and of a fat binary.
+const ELF_MAGIC: [u8; 4] = [0x7F, b'E', b'L', b'F'];
+const FAT_BINARY_MAGIC: [u8; 4] = [0x50, 0xED, 0x55, 0xBA];
 
 /// Returns the newest PTX version that a driver supports: 8.7 for CUDA 12.8. Source: the PTX ISA's release
 /// notes.
@@ -51,12 +70,12 @@ unsafe fn load_module(image: *const c_void) -> Result<Handle, u32> {
     // SAFETY: `image` is not null, so the caller promises an image, and each image has at least four bytes.
     let magic = unsafe { image.cast::<[u8; 4]>().read_unaligned() };
     let entry_names = match magic {
-        // ELF, and a fat binary. Their names are not read.
-        [0x7F, b'E', b'L', b'F'] | [0x50, 0xED, 0x55, 0xBA] => None,
+        // Their names are not read.
+        ELF_MAGIC | FAT_BINARY_MAGIC => None,
         _ => {
-            // SAFETY: it is not a binary, so the caller promises a C string.
-            let ptx = unsafe { c_str(image.cast()) }.ok_or(codes::INVALID_IMAGE)?;
-            let (version, names) = parse_ptx(ptx).ok_or(codes::INVALID_IMAGE)?;
+            // SAFETY: it is not a binary, so the caller promises a C string, which lives during the call.
+            let ptx = unsafe { TextArgument::from_pointer(image.cast()) };
+            let (version, names) = ptx.as_str().and_then(parse_ptx).ok_or(codes::INVALID_IMAGE)?;
             if version > max_ptx_version(gpu().machine.driver_version) {
                 return Err(codes::UNSUPPORTED_PTX_VERSION);
             }
@@ -70,47 +89,42 @@ unsafe fn load_module(image: *const c_void) -> Result<Handle, u32> {
 }
 
 /// # Safety
-/// `image` is as for [`load_module`]. `out` is null or valid for a write.
-unsafe fn load_into(out: *mut Handle, image: *const c_void) -> u32 {
-    // SAFETY: the caller promises that `image` is null or an image.
-    match unsafe { load_module(image) } {
-        // SAFETY: the caller promises that `out` is null or valid for a write.
-        Ok(handle) => unsafe { write_out(out, handle) },
-        Err(code) => code,
-    }
+/// `image` is as for [`load_module`].
+unsafe fn load_into(out: Out<Handle>, image: *const c_void) -> u32 {
+    // SAFETY: `load_module` requires of the image what this function requires of its caller.
+    out.write_result(unsafe { load_module(image) })
 }
 
-pub(super) unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+pub(super) unsafe extern "C" fn cuModuleLoadData(out: Out<Handle>, image: *const c_void) -> u32 {
+    // SAFETY: CUDA requires `image` to be null or an image.
     unsafe { load_into(out, image) }
 }
 
 pub(super) unsafe extern "C" fn cuModuleLoadDataEx(
-    out: *mut Handle,
+    out: Out<Handle>,
     image: *const c_void,
     _count: u32,
     _options: *mut u32,
     _values: *mut *mut c_void,
 ) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+    // SAFETY: CUDA requires `image` to be null or an image.
     unsafe { load_into(out, image) }
 }
 
-pub(super) unsafe extern "C" fn cuModuleLoadFatBinary(out: *mut Handle, image: *const c_void) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+pub(super) unsafe extern "C" fn cuModuleLoadFatBinary(out: Out<Handle>, image: *const c_void) -> u32 {
+    // SAFETY: CUDA requires `image` to be null or an image.
     unsafe { load_into(out, image) }
 }
 
-pub(super) unsafe extern "C" fn cuModuleLoad(out: *mut Handle, path: *const c_char) -> u32 {
-    // SAFETY: CUDA requires `path` to be a C string; `c_str` checks for null.
-    let read = unsafe { c_str(path) }.and_then(|path| std::fs::read(path).ok());
+pub(super) extern "C" fn cuModuleLoad(out: Out<Handle>, path: TextArgument) -> u32 {
+    let read = path.as_str().and_then(|path| std::fs::read(path).ok());
     let Some(mut image) = read else { return codes::FILE_NOT_FOUND };
     image.extend([0; 4]);
     // SAFETY: the added zeros end the text, and make the image at least as long as a magic number.
     unsafe { load_into(out, image.as_ptr().cast()) }
 }
 
-pub(super) unsafe extern "C" fn cuModuleUnload(module: Handle) -> u32 {
+pub(super) extern "C" fn cuModuleUnload(module: Handle) -> u32 {
     result_code(current_context().and_then(|_| {
         let mut gpu = gpu();
         gpu.functions.retain(|_, function| function.module != module);
@@ -132,41 +146,31 @@ fn find_function(module: Handle, name: &str) -> Result<Handle, u32> {
     }
     let handle = gpu.new_handle();
     let name = CString::new(kernel.name).map_err(|_| codes::INVALID_VALUE)?;
-    gpu.functions.insert(handle, SimFunction { kernel, name, module, max_shared_bytes: 49_152 });
+    gpu.functions
+        .insert(handle, SimFunction { kernel, name, module, max_shared_bytes: DEFAULT_SHARED_BYTES });
     Ok(handle)
 }
 
-pub(super) unsafe extern "C" fn cuModuleGetFunction(
-    out: *mut Handle,
-    module: Handle,
-    name: *const c_char,
-) -> u32 {
-    // SAFETY: CUDA requires `name` to be a C string; `c_str` checks for null.
-    let Some(name) = (unsafe { c_str(name) }) else { return codes::INVALID_VALUE };
-    match find_function(module, name) {
-        // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-        Ok(handle) => unsafe { write_out(out, handle) },
-        Err(code) => code,
-    }
+pub(super) extern "C" fn cuModuleGetFunction(out: Out<Handle>, module: Handle, name: TextArgument) -> u32 {
+    let Some(name) = name.as_str() else { return codes::INVALID_VALUE };
+    out.write_result(find_function(module, name))
 }
 
-pub(super) unsafe extern "C" fn cuModuleGetGlobal_v2(
+pub(super) extern "C" fn cuModuleGetGlobal_v2(
     _out: *mut usize,
     _bytes: *mut usize,
     _module: Handle,
-    _name: *const c_char,
+    _name: TextArgument,
 ) -> u32 {
     codes::NOT_FOUND
 }
 
-pub(super) unsafe extern "C" fn cuModuleGetLoadingMode(out: *mut u32) -> u32 {
-    // CU_MODULE_EAGER_LOADING is 1.
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, 1) }
+pub(super) extern "C" fn cuModuleGetLoadingMode(out: Out<u32>) -> u32 {
+    out.write(EAGER_LOADING)
 }
 
 pub(super) unsafe extern "C" fn cuLibraryLoadData(
-    out: *mut Handle,
+    out: Out<Handle>,
     image: *const c_void,
     _options: *mut u32,
     _values: *mut *mut c_void,
@@ -175,33 +179,25 @@ pub(super) unsafe extern "C" fn cuLibraryLoadData(
     _library_values: *mut *mut c_void,
     _library_count: u32,
 ) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write and `image` to be an image; null is checked.
+    // SAFETY: CUDA requires `image` to be null or an image.
     unsafe { load_into(out, image) }
 }
 
-pub(super) unsafe extern "C" fn cuLibraryUnload(library: Handle) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuModuleUnload`.
-    unsafe { cuModuleUnload(library) }
+pub(super) extern "C" fn cuLibraryUnload(library: Handle) -> u32 {
+    cuModuleUnload(library)
 }
 
-pub(super) unsafe extern "C" fn cuLibraryGetKernel(
-    out: *mut Handle,
-    library: Handle,
-    name: *const c_char,
-) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuModuleGetFunction`.
-    unsafe { cuModuleGetFunction(out, library, name) }
+pub(super) extern "C" fn cuLibraryGetKernel(out: Out<Handle>, library: Handle, name: TextArgument) -> u32 {
+    cuModuleGetFunction(out, library, name)
 }
 
 /// In the simulation a library is its module, and a kernel is its function.
-pub(super) unsafe extern "C" fn cuLibraryGetModule(out: *mut Handle, library: Handle) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, library) }
+pub(super) extern "C" fn cuLibraryGetModule(out: Out<Handle>, library: Handle) -> u32 {
+    out.write(library)
 }
 
-pub(super) unsafe extern "C" fn cuKernelGetFunction(out: *mut Handle, kernel: Handle) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, kernel) }
+pub(super) extern "C" fn cuKernelGetFunction(out: Out<Handle>, kernel: Handle) -> u32 {
+    out.write(kernel)
 }
 
 /// Returns the name of a kernel, for rules.
@@ -209,42 +205,37 @@ pub(crate) fn kernel_name(handle: usize) -> Option<String> {
     gpu().functions.get(&(handle as Handle)).map(|function| function.kernel.name.into())
 }
 
-pub(super) unsafe extern "C" fn cuFuncGetName(out: *mut *const c_char, handle: Handle) -> u32 {
+pub(super) extern "C" fn cuFuncGetName(out: Out<*const c_char>, handle: Handle) -> u32 {
     let name = gpu().functions.get(&handle).map(|function| function.name.as_ptr());
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null. The string lives as
-    // long as its module.
-    name.map_or(codes::INVALID_HANDLE, |name| unsafe { write_out(out, name) })
+    name.map_or(codes::INVALID_HANDLE, |name| out.write(name))
 }
 
-pub(super) unsafe extern "C" fn cuKernelGetName(out: *mut *const c_char, handle: Handle) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuFuncGetName`.
-    unsafe { cuFuncGetName(out, handle) }
+pub(super) extern "C" fn cuKernelGetName(out: Out<*const c_char>, handle: Handle) -> u32 {
+    cuFuncGetName(out, handle)
 }
 
-pub(super) unsafe extern "C" fn cuFuncGetModule(out: *mut Handle, handle: Handle) -> u32 {
+pub(super) extern "C" fn cuFuncGetModule(out: Out<Handle>, handle: Handle) -> u32 {
     let module = gpu().functions.get(&handle).map(|function| function.module);
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    module.map_or(codes::INVALID_HANDLE, |module| unsafe { write_out(out, module) })
+    module.map_or(codes::INVALID_HANDLE, |module| out.write(module))
 }
 
-pub(super) unsafe extern "C" fn cuFuncGetAttribute(out: *mut i32, attribute: u32, handle: Handle) -> u32 {
+pub(super) extern "C" fn cuFuncGetAttribute(out: Out<i32>, attribute: u32, handle: Handle) -> u32 {
     let value = {
         let gpu = gpu();
         let Some(function) = gpu.functions.get(&handle) else { return codes::INVALID_HANDLE };
         let (major, minor) = gpu.machine.compute_capability;
         match attribute {
-            0 => 1024,
-            4 => 32,
-            5 | 6 => major * 10 + minor,
+            ATTR_MAX_THREADS_PER_BLOCK => MAX_THREADS_PER_BLOCK as i32,
+            ATTR_NUM_REGS => REGISTERS_PER_THREAD,
+            ATTR_PTX_VERSION | ATTR_BINARY_VERSION => major * 10 + minor,
             ATTR_MAX_DYNAMIC_SHARED_BYTES => function.max_shared_bytes as i32,
             _ => 0,
         }
     };
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, value) }
+    out.write(value)
 }
 
-pub(super) unsafe extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u32, value: i32) -> u32 {
+pub(super) extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u32, value: i32) -> u32 {
     let mut gpu = gpu();
     let max_bytes = max_dynamic_shared_bytes(gpu.machine.compute_capability);
     let Some(function) = gpu.functions.get_mut(&handle) else { return codes::INVALID_HANDLE };
@@ -258,103 +249,97 @@ pub(super) unsafe extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u3
     }
 }
 
-pub(super) unsafe extern "C" fn cuKernelGetAttribute(
-    out: *mut i32,
+pub(super) extern "C" fn cuKernelGetAttribute(
+    out: Out<i32>,
     attribute: u32,
     kernel: Handle,
     _device: i32,
 ) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuFuncGetAttribute`.
-    unsafe { cuFuncGetAttribute(out, attribute, kernel) }
+    cuFuncGetAttribute(out, attribute, kernel)
 }
 
-pub(super) unsafe extern "C" fn cuKernelSetAttribute(
+pub(super) extern "C" fn cuKernelSetAttribute(
     attribute: u32,
     value: i32,
     kernel: Handle,
     _device: i32,
 ) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuFuncSetAttribute`.
-    unsafe { cuFuncSetAttribute(kernel, attribute, value) }
+    cuFuncSetAttribute(kernel, attribute, value)
 }
 
-pub(super) unsafe extern "C" fn cuFuncSetCacheConfig(_handle: Handle, _config: u32) -> u32 {
+pub(super) extern "C" fn cuFuncSetCacheConfig(_handle: Handle, _config: u32) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuFuncLoad(_handle: Handle) -> u32 {
+pub(super) extern "C" fn cuFuncLoad(_handle: Handle) -> u32 {
     codes::SUCCESS
 }
 
-pub(super) unsafe extern "C" fn cuFuncIsLoaded(out: *mut u32, _handle: Handle) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, 1) }
+pub(super) extern "C" fn cuFuncIsLoaded(out: Out<u32>, _handle: Handle) -> u32 {
+    out.write(1)
 }
 
 /// Returns how many blocks fit on a multiprocessor, by threads and shared memory. The use of registers is
 /// unknown.
 fn active_blocks(block: i32, shared: usize) -> i32 {
-    let by_threads = 2048 / block.max(1);
-    let by_shared = 233_472 / (shared + 1024);
-    by_threads.min(by_shared as i32).min(32)
+    let by_threads = MAX_THREADS_PER_MULTIPROCESSOR / block.max(1);
+    let by_shared = SHARED_BYTES_PER_MULTIPROCESSOR / (shared + RESERVED_SHARED_BYTES_PER_BLOCK);
+    by_threads.min(by_shared as i32).min(MAX_BLOCKS_PER_MULTIPROCESSOR)
 }
 
-pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
-    out: *mut i32,
+pub(super) extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+    out: Out<i32>,
     _handle: Handle,
     block: i32,
     shared: usize,
 ) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, active_blocks(block, shared)) }
+    out.write(active_blocks(block, shared))
 }
 
-pub(super) unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-    out: *mut i32,
+pub(super) extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    out: Out<i32>,
     _handle: Handle,
     block: i32,
     shared: usize,
     _flags: u32,
 ) -> u32 {
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, active_blocks(block, shared)) }
+    out.write(active_blocks(block, shared))
 }
 
-pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
-    grid: *mut i32,
-    block: *mut i32,
+pub(super) extern "C" fn cuOccupancyMaxPotentialBlockSize(
+    grid: Out<i32>,
+    block: Out<i32>,
     _handle: Handle,
     _shared_of: *const c_void,
     _shared: usize,
     limit: i32,
 ) -> u32 {
-    let size = if limit > 0 { limit.min(1024) } else { 1024 };
-    // SAFETY: CUDA requires `grid` and `block` to be valid for writes; `write_out` checks for null.
-    unsafe { write_out(grid, 8 * active_blocks(size, 0)) | write_out(block, size) }
+    let max_size = MAX_THREADS_PER_BLOCK as i32;
+    let size = if limit > 0 { limit.min(max_size) } else { max_size };
+    grid.write(MULTIPROCESSORS * active_blocks(size, 0)) | block.write(size)
 }
 
-pub(super) unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
-    grid: *mut i32,
-    block: *mut i32,
+pub(super) extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
+    grid: Out<i32>,
+    block: Out<i32>,
     handle: Handle,
     shared_of: *const c_void,
     shared: usize,
     limit: i32,
     _flags: u32,
 ) -> u32 {
-    // SAFETY: CUDA requires the same of the caller as for `cuOccupancyMaxPotentialBlockSize`.
-    unsafe { cuOccupancyMaxPotentialBlockSize(grid, block, handle, shared_of, shared, limit) }
+    cuOccupancyMaxPotentialBlockSize(grid, block, handle, shared_of, shared, limit)
 }
 
-pub(super) unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
-    out: *mut usize,
+pub(super) extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
+    out: Out<usize>,
     _handle: Handle,
     blocks: i32,
     _block: i32,
 ) -> u32 {
     let max_bytes = max_dynamic_shared_bytes(gpu().machine.compute_capability);
-    // SAFETY: CUDA requires `out` to be valid for a write; `write_out` checks for null.
-    unsafe { write_out(out, (233_472 / blocks.max(1) as usize).saturating_sub(1024).min(max_bytes)) }
+    let per_block = SHARED_BYTES_PER_MULTIPROCESSOR / blocks.max(1) as usize;
+    out.write(per_block.saturating_sub(RESERVED_SHARED_BYTES_PER_BLOCK).min(max_bytes))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The operations that streams queue, as data. Must not know how an operation runs, or which call queues it.
 
-use std::ffi::c_void;
-
 use crate::faults::Corruption;
 use crate::kernels::CompiledKernel;
 use crate::matmul::MatmulTask;
+
+use super::sys::HostCall;
 
 /// Identifies an object of the driver.
 pub(crate) type Handle = u64;
@@ -51,8 +51,8 @@ pub(crate) enum StreamWork {
     Matmul(Box<MatmulTask>),
     /// Records the time of an event.
     RecordEvent { event: Handle },
-    /// Calls a function of the program (`cuLaunchHostFunc`).
-    HostCall { function: unsafe extern "C" fn(*mut c_void), data: usize },
+    /// Calls a function of the program.
+    CallHost(HostCall),
     /// Frees an allocation.
     Free { address: usize },
 }

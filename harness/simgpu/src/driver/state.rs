@@ -14,6 +14,20 @@ use crate::locks::MutexExt;
 
 use super::operations::{Handle, QueuedOperation, StreamPosition, StreamWork};
 
+/// The NULL stream, `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD` have the handles up to this one.
+pub(crate) const LAST_RESERVED_STREAM: Handle = 2;
+
+/// The priorities of streams. A lower number is a higher priority.
+pub(crate) const LEAST_PRIORITY: i32 = 0;
+pub(crate) const GREATEST_PRIORITY: i32 = -5;
+
+/// `CUlimit`, with the values of a new context.
+const LIMIT_STACK_SIZE: u32 = 0;
+const LIMIT_PRINTF_FIFO_SIZE: u32 = 1;
+const LIMIT_MALLOC_HEAP_SIZE: u32 = 2;
+const DEFAULT_LIMITS: [(u32, usize); 3] =
+    [(LIMIT_STACK_SIZE, 1024), (LIMIT_PRINTF_FIFO_SIZE, 1 << 20), (LIMIT_MALLOC_HEAP_SIZE, 8 << 20)];
+
 /// A context.
 pub(crate) struct SimContext {
     pub(crate) device: usize,
@@ -165,7 +179,7 @@ impl SimGpu {
         let handle = self.new_handle();
         let properties = StreamProperties { blocking: true, flags: 0, priority: 0 };
         let null_stream = self.add_stream(handle, properties);
-        let limits = HashMap::from([(0, 1024), (1, 1 << 20), (2, 8 << 20)]);
+        let limits = HashMap::from(DEFAULT_LIMITS);
         self.contexts.insert(handle, SimContext { device, null_stream, flags, retain_count: 0, limits });
         handle
     }
@@ -177,11 +191,11 @@ impl SimGpu {
         self.events.retain(|_, event| event.context != context);
     }
 
-    /// Returns the stream that a caller's handle denotes in a context. 0 and 1 are the NULL stream. 2, the
-    /// per-thread stream, is treated as the NULL stream too.
+    /// Returns the stream that a caller's handle denotes in a context. The per-thread stream is treated as the
+    /// NULL stream.
     pub(crate) fn stream_of(&self, context: Handle, stream: Handle) -> Option<Handle> {
         match stream {
-            0..=2 => self.contexts.get(&context).map(|context| context.null_stream),
+            0..=LAST_RESERVED_STREAM => self.contexts.get(&context).map(|context| context.null_stream),
             handle => self.streams.get(&handle).filter(|stream| !stream.destroyed).map(|_| handle),
         }
     }

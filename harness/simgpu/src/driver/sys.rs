@@ -1,30 +1,117 @@
 //! The arguments and results of functions that C calls. Unsafe: reads and writes through the caller's
 //! pointers. Must not know any function.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
 use crate::codes;
 
-/// Writes an output value. Returns the code of the call.
+/// An output argument: null, or valid for a write of a `T`, which need not be aligned.
 ///
-/// # Safety
-/// `out` is null or valid for a write.
-pub(crate) unsafe fn write_out<T>(out: *mut T, value: T) -> u32 {
-    if out.is_null() {
-        return codes::INVALID_VALUE;
+/// CUDA and NVML require this of their callers. Values of this type come only from C, as arguments of `unsafe`
+/// entry points, and live no longer than the call. This is why a write is safe.
+#[repr(transparent)]
+pub(crate) struct Out<T>(*mut T);
+
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Out<T> {
+        *self
     }
-    // SAFETY: `out` is not null, so the caller promises that it is valid for a write. It need not be aligned.
-    unsafe { out.write_unaligned(value) };
-    codes::SUCCESS
 }
 
-/// Reads a C string. Returns `None` for null and for text that is not UTF-8.
+impl<T> Copy for Out<T> {}
+
+impl<T> Out<T> {
+    /// # Safety
+    /// `pointer` is null, or valid for a write of a `T` for as long as the result lives.
+    pub(crate) unsafe fn from_pointer(pointer: *mut T) -> Out<T> {
+        Out(pointer)
+    }
+
+    /// An argument that the caller does not want.
+    pub(super) fn null() -> Out<T> {
+        Out(std::ptr::null_mut())
+    }
+
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// Writes a value. Returns false if the argument is null.
+    pub(crate) fn try_write(self, value: T) -> bool {
+        if !self.is_null() {
+            // SAFETY: a caller that passes a pointer promises that it is valid for a write of a `T`.
+            unsafe { self.0.write_unaligned(value) };
+        }
+        !self.is_null()
+    }
+
+    /// Writes a value. Returns the driver's code of the call.
+    pub(super) fn write(self, value: T) -> u32 {
+        if self.try_write(value) { codes::SUCCESS } else { codes::INVALID_VALUE }
+    }
+
+    /// Writes a value if there is one. Returns the driver's code of the call.
+    pub(super) fn write_result(self, result: Result<T, u32>) -> u32 {
+        result.map_or_else(|code| code, |value| self.write(value))
+    }
+
+    /// Reads the value.
+    ///
+    /// # Safety
+    /// It is not null, and was written before.
+    pub(crate) unsafe fn read(self) -> T {
+        // SAFETY: the pointer is not null and a `T` stands there, as this function requires. It need not be
+        // aligned.
+        unsafe { self.0.read_unaligned() }
+    }
+}
+
+/// A text argument: null, or a C string.
 ///
-/// # Safety
-/// `string` is null or a C string that outlives the result.
-pub(super) unsafe fn c_str<'a>(string: *const c_char) -> Option<&'a str> {
-    // SAFETY: `string` is not null here, so the caller promises that it is a C string.
-    (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) }.to_str().ok()).flatten()
+/// CUDA and NVML require this of their callers. Values of this type come only from C, as arguments of `unsafe`
+/// entry points. This is why reading is safe.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct TextArgument(*const c_char);
+
+impl TextArgument {
+    /// # Safety
+    /// `pointer` is null, or a C string that outlives the result.
+    pub(crate) unsafe fn from_pointer(pointer: *const c_char) -> TextArgument {
+        TextArgument(pointer)
+    }
+
+    /// Returns `None` for null and for text that is not UTF-8.
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        if self.0.is_null() {
+            return None;
+        }
+        // SAFETY: a caller that passes a pointer promises a C string.
+        unsafe { CStr::from_ptr(self.0) }.to_str().ok()
+    }
+}
+
+/// A function of the program, with its argument (`cuLaunchHostFunc`).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HostCall {
+    function: HostFunction,
+    data: usize,
+}
+
+/// `CUhostFn`.
+pub(super) type HostFunction = unsafe extern "C" fn(*mut c_void);
+
+impl HostCall {
+    /// # Safety
+    /// The function accepts the data at any later time and on any thread.
+    pub(super) unsafe fn new(function: HostFunction, data: *mut c_void) -> HostCall {
+        HostCall { function, data: data as usize }
+    }
+
+    pub(super) fn run(self) {
+        // SAFETY: who made this value promised that the function accepts the data at any time.
+        unsafe { (self.function)(self.data as *mut c_void) };
+    }
 }
 
 /// Writes a string and its NUL, cut to `length` bytes.

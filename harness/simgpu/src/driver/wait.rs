@@ -28,8 +28,10 @@ enum NextStep {
     Run(Handle, Box<QueuedOperation>),
 }
 
-/// Runs work until all positions are reached. Returns the first error of that work, or an error that a rule
-/// deferred.
+/// Runs work until all positions are reached.
+///
+/// # Errors
+/// The code of the first error of that work, or of an error that a rule deferred.
 pub(crate) fn wait_for(faults: &FaultState, positions: &[StreamPosition]) -> Result<(), u32> {
     let mut has_worked = false;
     for position in positions {
@@ -45,6 +47,9 @@ pub(crate) fn wait_for(faults: &FaultState, positions: &[StreamPosition]) -> Res
 }
 
 /// Runs the next operation towards a position. Returns false if the position was already reached.
+///
+/// # Errors
+/// The code of the operation's error, which is sticky.
 pub(crate) fn step(faults: &FaultState, position: StreamPosition) -> Result<bool, u32> {
     let mut fibers = work_lock();
     let next = next_step(&mut gpu(), position);

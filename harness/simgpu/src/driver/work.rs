@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use simgpu_plan::OverwriteValue;
 
 use crate::codes;
+use crate::device_memory::{FreeOutcome, Overrun};
 use crate::faults::{Corruption, FaultState};
 use crate::fibers::{FiberPool, GridLaunch, LaunchFailure, POISON};
 use crate::matmul::{ElementType, MatmulTask, Operand, bf16_to_f32, f32_to_bf16};
@@ -14,7 +15,10 @@ use crate::sys;
 use super::operations::{CopyEndpoint, KernelLaunch, MemoryFill, StreamWork};
 use super::state::gpu;
 
-/// Runs an operation and injects its corruptions. Returns the code of an error.
+/// Runs an operation and injects its corruptions.
+///
+/// # Errors
+/// The code of a defect of the operation. The evidence describes it.
 pub(crate) fn execute(
     faults: &FaultState,
     work: StreamWork,
@@ -29,7 +33,8 @@ pub(crate) fn execute(
     for corruption in corruptions {
         match *corruption {
             Corruption::Overwrite { with, seed, rule } => {
-                overwrite(faults, result, before.as_deref(), with, seed, rule)
+                let change = Overwrite { with, seed, rule };
+                overwrite(faults, result, before.as_deref(), change);
             }
             Corruption::FlipBit { seed, rule } => flip_bit(faults, seed, rule),
             Corruption::Hang => (),
@@ -54,10 +59,8 @@ fn execute_uncorrupted(faults: &FaultState, work: StreamWork, fibers: &mut Fiber
             }
             Ok(())
         }
-        StreamWork::HostCall { function, data } => {
-            // SAFETY: the program passed both to `cuLaunchHostFunc`, which requires that the function accepts
-            // the data.
-            unsafe { function(data as *mut c_void) };
+        StreamWork::CallHost(call) => {
+            call.run();
             Ok(())
         }
         StreamWork::Free { address } => free(faults, address),
@@ -122,15 +125,12 @@ fn run_kernel(faults: &FaultState, mut work: KernelLaunch, fibers: &mut FiberPoo
     })?;
     let buffers = work.first_cells.iter().zip(work.kernel.parameter_sizes).filter(|(_, size)| **size == 8);
     let addresses = buffers.map(|(cell, _)| work.parameter_cells[*cell] as u64 as usize);
-    let overrun =
-        gpu().memory.overrun_at(addresses).map(|(allocation, offset)| (allocation.len_bytes, offset));
-    overrun.map_or(Ok(()), |(bytes, offset)| {
-        let name = work.kernel.name;
-        Err(illegal_access(
-            faults,
-            &format!("`{name}` writes to byte {offset} of an allocation of {bytes} bytes"),
-        ))
-    })
+    let Some(overrun) = gpu().memory.overrun_at(addresses) else { return Ok(()) };
+    let Overrun { allocation_bytes, offset } = overrun;
+    let name = work.kernel.name;
+    let description =
+        format!("`{name}` writes to byte {offset} of an allocation of {allocation_bytes} bytes");
+    Err(illegal_access(faults, &description))
 }
 
 /// Returns the code of a failed launch, and its description.
@@ -192,30 +192,24 @@ fn multiply(faults: &FaultState, work: &MatmulTask) -> Result<(), u32> {
 
 /// Frees an allocation, and checks the bytes around it.
 pub(crate) fn free(faults: &FaultState, address: usize) -> Result<(), u32> {
-    let freed = gpu().memory.free(address);
-    match freed {
-        Some(None) => Ok(()),
-        Some(Some((allocation, offset))) => {
-            let bytes = allocation.len_bytes;
-            Err(illegal_access(
-                faults,
-                &format!("byte {offset} of an allocation of {bytes} bytes was overwritten"),
-            ))
-        }
-        None => Err(codes::INVALID_VALUE),
+    let outcome = gpu().memory.free(address);
+    match outcome {
+        FreeOutcome::Freed => Ok(()),
+        FreeOutcome::Overrun(overrun) => Err(record_overrun(faults, overrun)),
+        FreeOutcome::Unknown => Err(codes::INVALID_VALUE),
     }
 }
 
 /// Checks the bytes around all allocations, as a kernel may reach memory that none of its parameters points
 /// to.
 pub(crate) fn check_redzones(faults: &FaultState) -> Result<(), u32> {
-    let overrun = gpu().memory.overrun().map(|(allocation, offset)| (allocation.len_bytes, offset));
-    overrun.map_or(Ok(()), |(bytes, offset)| {
-        Err(illegal_access(
-            faults,
-            &format!("byte {offset} of an allocation of {bytes} bytes was overwritten"),
-        ))
-    })
+    let overrun = gpu().memory.overrun();
+    overrun.map_or(Ok(()), |overrun| Err(record_overrun(faults, overrun)))
+}
+
+fn record_overrun(faults: &FaultState, Overrun { allocation_bytes, offset }: Overrun) -> u32 {
+    let description = format!("byte {offset} of an allocation of {allocation_bytes} bytes was overwritten");
+    illegal_access(faults, &description)
 }
 
 /// The first buffer that a launch writes to.
@@ -244,9 +238,17 @@ fn result_buffer(work: &StreamWork) -> Option<ResultBuffer> {
 }
 
 fn snapshot(buffer: Option<ResultBuffer>) -> Option<Vec<u8>> {
-    // SAFETY: the buffer lies in one allocation, and the caller holds the work lock, so no kernel writes to
-    // it.
+    // SAFETY: the buffer lies in one allocation, and operations run under the lock of the work, so no kernel
+    // writes to it.
     buffer.map(|buffer| unsafe { sys::bytes(buffer.address, buffer.len_bytes) }.to_vec())
+}
+
+/// What a rule overwrites one element with.
+struct Overwrite {
+    with: OverwriteValue,
+    /// Selects the element.
+    seed: u64,
+    rule: usize,
 }
 
 /// Overwrites one element that the launch changed. The seed selects it.
@@ -254,15 +256,13 @@ fn overwrite(
     faults: &FaultState,
     buffer: Option<ResultBuffer>,
     before: Option<&[u8]>,
-    with: OverwriteValue,
-    seed: u64,
-    rule: usize,
+    Overwrite { with, seed, rule }: Overwrite,
 ) {
     let (Some(buffer), Some(before)) = (buffer, before) else {
         return faults.record_evidence(Some(rule), "the launch has no result that can be overwritten");
     };
-    // SAFETY: the buffer lies in one allocation, and the caller holds the work lock, so no kernel writes to
-    // it.
+    // SAFETY: the buffer lies in one allocation, and operations run under the lock of the work, so no kernel
+    // writes to it.
     let after = unsafe { sys::bytes(buffer.address, buffer.len_bytes) };
     let size = buffer.element.bytes();
     let pairs = before.chunks_exact(size).zip(after.chunks_exact(size));
@@ -293,7 +293,8 @@ unsafe fn replace_element(address: usize, element: ElementType, with: OverwriteV
         OverwriteValue::Wrong if old.abs() < 1.0 => 1000.0,
         OverwriteValue::Wrong => (-64.0 * old).clamp(-1e30, 1e30),
     };
-    // SAFETY: the caller promises writable memory for the element. It need not be aligned.
+    // SAFETY: the whole element lies in writable memory, which this function requires. It need not be
+    // aligned.
     unsafe {
         match element {
             ElementType::F32 => {
