@@ -12,7 +12,7 @@ mod module_graph;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow_tables::{ARROWS_NOT_YET_REMOVED, ArrowTable, CIRCLES_NOT_YET_REMOVED, CRATES};
 use module_graph::{FileUse, ModuleGraph};
