@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use engine::plan::{BaselineCounts, CountedCall, TrialPlan};
+use engine::explore::CrashState;
+use engine::plan::{BaselineCounts, CountedCall, PlannedCrashState, TrialPlan};
 use scenarios::{FileCallKind, Scenario};
 
 fn assert_plan(name: &str, text: &str, seed: u64) {
@@ -82,4 +84,64 @@ fn a_method_with_two_gpu_faults_counts_and_expands_each_separately() {
     assert_eq!((expanded.trials.len(), expanded.left_out), (12, 2 * 14 - 6 + 5));
     let last = &expanded.trials.last().unwrap().description;
     assert!(last.contains("GPU launch of attention*, 7 of 7, never ends"), "{last}");
+}
+
+/// Crash states as a recorded run would give them.
+fn crash_states() -> Vec<PlannedCrashState> {
+    let state = |number: u8| PlannedCrashState {
+        state: CrashState { witnesses: BTreeMap::new(), digest: [number; 16] },
+        description: format!("crash state {number}"),
+    };
+    (1..=3).map(state).collect()
+}
+
+/// One line for the plan, one for each trial, and one for each fault of a trial.
+fn plan_text(scenario: &Scenario) -> String {
+    let plan = TrialPlan::new(scenario, 1, &BTreeMap::new());
+    let requests = plan.gpu_count_requests();
+    let call = |operation, path: &str, bytes| CountedCall { operation, path: path.into(), bytes };
+    let kinds = plan.counted_calls().map(|calls| calls.kinds.clone()).unwrap_or_default();
+    let calls: Vec<CountedCall> = kinds.iter().map(|kind| call(*kind, "checkpoints/weights", 4096)).collect();
+    let counts = BaselineCounts {
+        calls: vec![calls.clone(), calls.clone(), calls.clone(), calls],
+        save_bytes: 5 * 4096,
+        crash_states: crash_states(),
+        crash_states_left_out: 7,
+        gpu_calls: (1..=requests.len() as u64).map(|number| 40 / number).collect(),
+    };
+    let expanded = plan.expand(&counts);
+    let mut text = format!(
+        "comparable: {}, crash states: {}, left out: {}\n",
+        plan.comparable(),
+        plan.crash_states().is_some(),
+        expanded.left_out
+    );
+    for request in &requests {
+        text += &format!("counts GPU calls: {:?} from {:?}\n", request.calls.kinds, request.when);
+    }
+    for trial in &expanded.trials {
+        text += &format!("{}: {}\n", trial.number, trial.description);
+        for planned in &trial.faults {
+            let (name, until) = (planned.name(), &planned.fault.until);
+            text += &format!("    {name}, persistent: {}, until: {until:?}\n", planned.is_persistent());
+        }
+    }
+    text
+}
+
+#[test]
+fn the_plan_of_each_shipped_scenario_is_as_committed() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/library");
+    let mut count = 0;
+    for domain in std::fs::read_dir(library).unwrap() {
+        for file in std::fs::read_dir(domain.unwrap().path()).unwrap().map(|file| file.unwrap().path()) {
+            if file.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let scenario = Scenario::parse(&std::fs::read_to_string(&file).unwrap(), "library").unwrap();
+            insta::assert_snapshot!(format!("shipped-{}", scenario.id()), plan_text(&scenario));
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count} scenarios");
 }
