@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use scenarios::{
-    CallTrigger, Effect, Fact, Fault, FileCallKind, Modality, Occurrence, Persistence, Scenario, Severity,
+    CallKind, CallTrigger, Effect, Fact, Fault, Modality, Occurrence, Persistence, Scenario, Severity,
     SignalRecipient, SubmittedFile, Trigger, Until,
 };
 
@@ -168,7 +168,7 @@ impl TriggerValue {
                 let kinds: Vec<&str> = kinds
                     .iter()
                     .take(MAX_ITEMS)
-                    .map(|kind| pick(&FileCallKind::MUTATING, *kind).name())
+                    .map(|kind| pick(&CallKind::MUTATING, *kind).name())
                     .collect();
                 let to =
                     if kinds.is_empty() { String::new() } else { format!("to: [{}], ", kinds.join(", ")) };
@@ -188,9 +188,9 @@ impl TriggerValue {
     fn check(&self, needs_call: bool, trigger: &Trigger) {
         match (self, trigger) {
             (TriggerValue::Call { kinds, phase, nth }, Trigger::Call(call)) => {
-                let expected: Vec<FileCallKind> =
-                    kinds.iter().take(MAX_ITEMS).map(|kind| pick(&FileCallKind::MUTATING, *kind)).collect();
-                let expected = if expected.is_empty() { FileCallKind::MUTATING.to_vec() } else { expected };
+                let expected: Vec<CallKind> =
+                    kinds.iter().take(MAX_ITEMS).map(|kind| pick(&CallKind::MUTATING, *kind)).collect();
+                let expected = if expected.is_empty() { CallKind::MUTATING.to_vec() } else { expected };
                 let CallTrigger { kinds, phase: found, occurrence, .. } = call;
                 assert_eq!(
                     (kinds, found.as_deref()),
@@ -276,28 +276,28 @@ impl FaultValue {
 
     fn check(&self, fault: &Fault) {
         match (&self.effect, &fault.effect) {
-            (EffectValue::Crash, Effect::Crash { point: None }) => {}
-            (EffectValue::Signal { which, every_process, seconds }, Effect::Signal { signals }) => {
+            (EffectValue::Crash, Effect::Crash(crash)) => assert_eq!(crash.point, None),
+            (EffectValue::Signal { which, every_process, seconds }, Effect::Signal(signal)) => {
+                let signals = &signal.signals;
                 assert_eq!(signals.len(), 1);
                 assert_eq!(signals[0].signal.name(), pick(&SIGNALS, *which));
                 let to = if *every_process { SignalRecipient::EveryProcess } else { SignalRecipient::Main };
                 assert_eq!(signals[0].to, to);
                 assert_eq!(signals[0].duration, Some(Duration::from_secs(u64::from(*seconds) + 1)));
             }
-            (EffectValue::ReadOnly { place }, Effect::ReadOnly { place: found }) => {
-                assert_eq!(&place.0, found)
+            (EffectValue::ReadOnly { place }, Effect::ReadOnly(found)) => assert_eq!(place.0, found.place),
+            (EffectValue::MemoryLimit { .. }, Effect::MemoryLimit(_)) => {}
+            (EffectValue::FailCall { errno, performed }, Effect::FailCall(found)) => {
+                assert_eq!((found.errnos.len(), found.errnos[0].name), (1, pick(&ERRNOS, *errno)));
+                assert_eq!(*performed, found.performed);
             }
-            (EffectValue::MemoryLimit { .. }, Effect::MemoryLimit { .. }) => {}
-            (EffectValue::FailCall { errno, performed }, Effect::FailCall { errnos, performed: found }) => {
-                assert_eq!((errnos.len(), errnos[0].name, performed), (1, pick(&ERRNOS, *errno), found));
+            (EffectValue::ShortCall { bytes }, Effect::ShortCall(found)) => {
+                assert_eq!(u32::from(*bytes) + 1, found.bytes);
             }
-            (EffectValue::ShortCall { bytes }, Effect::ShortCall { bytes: found }) => {
-                assert_eq!(u32::from(*bytes) + 1, *found);
+            (EffectValue::DelayCall { milliseconds }, Effect::DelayCall(found)) => {
+                assert_eq!(Duration::from_millis(u64::from(*milliseconds)), found.delay);
             }
-            (EffectValue::DelayCall { milliseconds }, Effect::DelayCall { delay }) => {
-                assert_eq!(Duration::from_millis(u64::from(*milliseconds)), *delay);
-            }
-            (EffectValue::SweepErrno, Effect::SweepErrno) => {}
+            (EffectValue::SweepErrno, Effect::SweepErrno(_)) => {}
             other => panic!("{other:?}"),
         }
         if !matches!(self.effect, EffectValue::ShortCall { .. }) && !self.is_signal_at_start() {

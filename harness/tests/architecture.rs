@@ -84,13 +84,11 @@ fn unsafe_code_is_only_in_files_named_for_it() {
         |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&keyword));
     let shim = workspace().join("harness/simgpu");
     let listed: Vec<PathBuf> = UNSAFE_FILES_OF_THE_SHIM.iter().map(|(path, _)| shim.join(path)).collect();
-    let is_allowed =
-        |path: &PathBuf| ["sys.rs", "cuda.rs"].iter().any(|name| path.ends_with(name)) || listed.contains(path);
-    let with_unsafe: Vec<PathBuf> = rust_sources()
-        .into_iter()
-        .filter(|(_, text)| uses_keyword(text))
-        .map(|(path, _)| path)
-        .collect();
+    let is_allowed = |path: &PathBuf| {
+        ["sys.rs", "cuda.rs"].iter().any(|name| path.ends_with(name)) || listed.contains(path)
+    };
+    let with_unsafe: Vec<PathBuf> =
+        rust_sources().into_iter().filter(|(_, text)| uses_keyword(text)).map(|(path, _)| path).collect();
     let misplaced: Vec<&PathBuf> = with_unsafe.iter().filter(|path| !is_allowed(path)).collect();
     assert!(misplaced.is_empty(), "{misplaced:?}");
     let needless: Vec<&PathBuf> = listed.iter().filter(|path| !with_unsafe.contains(path)).collect();
@@ -150,6 +148,25 @@ fn the_trainer_does_not_depend_on_the_harness() {
 fn the_engine_does_not_depend_on_the_reports_or_the_command() {
     let manifest = std::fs::read_to_string(workspace().join("harness/engine/Cargo.toml")).unwrap();
     assert!(["reports", "trainwreck"].iter().all(|name| !manifest.contains(&format!("\n{name} "))));
+}
+
+/// The one row of each fault is in `faults/mod.rs`. All other code asks the fault itself, through `EffectSpec`.
+#[test]
+fn no_code_of_the_harness_names_a_single_fault_except_its_row() {
+    let names_variant = |text: &str| {
+        text.match_indices("Effect::").any(|(start, found)| {
+            let is_whole = !text[..start].ends_with(|letter: char| letter.is_alphanumeric());
+            is_whole && text[start + found.len()..].starts_with(|letter: char| letter.is_ascii_uppercase())
+        })
+    };
+    let harness = ["harness/src", "harness/engine/src", "reports/src"];
+    let naming: Vec<PathBuf> = harness
+        .iter()
+        .flat_map(|dir| sources::rust_sources(dir))
+        .filter(|(_, text)| names_variant(text))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(naming, [PathBuf::from("harness/engine/src/faults/mod.rs")]);
 }
 
 /// The lines of a text that are too long, as (line number, length). With `is_markdown`, rows of tables, lines

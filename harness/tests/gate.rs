@@ -266,7 +266,7 @@ fn run_mode_with_fault(
     };
     let injector = Arc::new(Mutex::new(injector));
     let options = FilterOptions {
-        extra_kinds: vec![CallKind::Read, CallKind::OpenRead, CallKind::Stat],
+        extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat],
         stdio_writes: false,
     };
     let (exit, output) = setup.run(&[calls(&[]).to_str().unwrap(), mode], &options, &injector);

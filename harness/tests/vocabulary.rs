@@ -15,19 +15,30 @@ use regex::Regex;
 use sources::{blank_comments_and_strings, files_below, has_extension, rust_sources, tokens, workspace};
 
 /// The source directory of each crate. Type names are unique within each of them.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "harness/src",
     "harness/engine/src",
     "harness/simgpu/src",
     "harness/simgpu/plan/src",
+    "harness/simgpu/words/src",
     "scenarios/src",
     "reports/src",
     "target-trainer/src",
 ];
 
 /// Paths in a `use` that lead to our own types. A module that the file itself declares counts too.
-const OWN_ROOTS: [&str; 9] =
-    ["crate", "self", "super", "scenarios", "reports", "simgpu", "simgpu_plan", "target_trainer", "engine"];
+const OWN_ROOTS: [&str; 10] = [
+    "crate",
+    "self",
+    "super",
+    "scenarios",
+    "reports",
+    "simgpu",
+    "simgpu_plan",
+    "gpu_words",
+    "target_trainer",
+    "engine",
+];
 
 /// Words that the glossary in `ARCHITECTURE.md` has replaced. They are searched for as whole words. An
 /// underscore separates words, a letter or a digit does not.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::calls::CrashModel;
+use crate::effect::CrashModel;
 use crate::verdict::Outcome;
 
 /// The format that [`Exploration::to_json`] writes and [`Exploration::parse`] reads.

@@ -1,12 +1,9 @@
-//! The GPU as scenarios name it: the GPU of a target, calls of its driver, their errors, and the GPU's state.
-//!
-//! Knows no driver. Error numbers are those of CUDA's headers.
+//! The GPU as scenarios name it: the GPU of a target, versions, and the errors of a driver call. Knows no
+//! driver. Error numbers are those of CUDA's headers.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::scenario::Occurrence;
 use crate::units::ByteSize;
+use crate::yaml::leaf::{LeafError, leaf_of};
+use crate::yaml::problem::suggestion;
 
 /// The GPU that a target sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,105 +34,17 @@ pub struct CudaVersion {
     pub minor: u32,
 }
 
-/// A kind of driver call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum GpuCallKind {
-    /// `cuInit`.
-    Initialise,
-    /// Loads a module or a library of kernels.
-    LoadModule,
-    /// Launches a kernel. A matrix product of cublasLt counts as a launch of a kernel named `matmul`.
-    Launch,
-    Allocate,
-    Free,
-    Copy,
-    /// Waits for a stream, an event or a context.
-    Synchronise,
-    /// Any other call.
-    Other,
-}
-
-impl GpuCallKind {
-    /// Its name in scenario files.
-    pub fn name(self) -> &'static str {
-        match self {
-            GpuCallKind::Initialise => "initialise",
-            GpuCallKind::LoadModule => "load-module",
-            GpuCallKind::Launch => "launch",
-            GpuCallKind::Allocate => "allocate",
-            GpuCallKind::Free => "free",
-            GpuCallKind::Copy => "copy",
-            GpuCallKind::Synchronise => "synchronise",
-            GpuCallKind::Other => "other",
-        }
+impl CudaVersion {
+    fn parse(text: &str) -> Result<CudaVersion, LeafError> {
+        let parsed = text.split_once('.').and_then(|(major, minor)| {
+            let minor = minor.parse().ok().filter(|minor| *minor < 100)?;
+            Some(CudaVersion { major: major.parse().ok().filter(|major| *major < 1000)?, minor })
+        });
+        parsed.ok_or_else(|| LeafError::not(text, "a version such as `12.8`"))
     }
 }
 
-/// Which calls of the driver. Calls of all threads and processes of the target are counted together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuCallTrigger {
-    /// Kinds of call. Empty: all kinds.
-    pub kinds: Vec<GpuCallKind>,
-    /// Glob on the name of the driver function.
-    pub function: Option<String>,
-    /// Glob on the name of the kernel.
-    pub kernel: Option<String>,
-    /// Smallest size of an allocation or a copy.
-    pub min_bytes: u64,
-    /// Which of the matching calls, counted from when the fault is armed.
-    pub occurrence: Occurrence,
-}
-
-/// When an error is reported to the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorReporting {
-    /// By the call that fails.
-    Immediately,
-    /// By the next synchronising call, as errors in kernels are.
-    AtNextSync,
-}
-
-/// A wrong value in the output of a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum WrongValue {
-    Nan,
-    /// A finite value that is far from the right one.
-    Wrong,
-}
-
-/// Why the clocks are throttled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ThrottleReason {
-    /// Hardware thermal slowdown.
-    Thermal,
-    /// Software power cap.
-    PowerCap,
-    /// Hardware power brake.
-    PowerBrake,
-}
-
-/// What a GPU reports about itself. A field with its default value changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GpuState {
-    /// Off the bus.
-    pub lost: bool,
-    /// Temperature in degrees Celsius.
-    pub temperature_c: Option<u32>,
-    /// Reasons for which the clocks are throttled.
-    pub throttled: Vec<ThrottleReason>,
-    /// Added to the count of corrected memory errors.
-    pub ecc_corrected: u64,
-    /// Added to the count of uncorrected memory errors.
-    pub ecc_uncorrected: u64,
-    /// Driver events, by NVIDIA's numbers, in order.
-    pub xids: Vec<u64>,
-    /// Newest CUDA version that the driver supports, as seen by processes that start after the injection.
-    pub driver: Option<CudaVersion>,
-}
+leaf_of!(CudaVersion, CudaVersion::parse, r"^\d+\.\d+$", "A version: `12.8`.", ["string", "number"]);
 
 /// Errors that a scenario can name: the name after `CUDA_ERROR_` in lower case, the number, and whether the
 /// error is sticky: the process cannot use CUDA again ("the process must be terminated and relaunched",
@@ -214,10 +123,20 @@ impl CudaError {
         known.map(|&(name, number, lasting)| CudaError { name, number, sticky: lasting })
     }
 
-    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-        CUDA_ERRORS.iter().map(|(name, ..)| *name)
+    fn parse(text: &str) -> Result<CudaError, LeafError> {
+        CudaError::from_name(text).ok_or_else(|| {
+            let names = CUDA_ERRORS.iter().map(|(name, ..)| *name);
+            LeafError::not(text, "a known CUDA error").help(suggestion(text, names))
+        })
     }
 }
+
+leaf_of!(
+    CudaError,
+    CudaError::parse,
+    r"^[a-z0-9-]+$",
+    "A CUDA error by its name, without `CUDA_ERROR_`: `launch-failed`, `ecc-uncorrectable`."
+);
 
 impl std::fmt::Display for CudaError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -7,47 +7,34 @@
 
 #![forbid(unsafe_code)]
 
-mod calls;
 mod check;
-mod check_target;
-mod draft;
-mod expect_draft;
+mod effect;
 mod exploration;
 mod gpu;
-mod gpu_draft;
-mod leaf;
-mod problem;
-mod read;
+mod operation;
 mod record;
 mod scenario;
 pub mod schema;
-mod signal;
-mod spanned;
 mod target;
-mod target_draft;
-mod tree;
+mod trigger;
 mod units;
 mod verdict;
+mod yaml;
 
-pub use calls::{CrashModel, Errno, FileCallKind};
+pub use effect::*;
 pub use exploration::{
     Cause, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError, Fate, Finding, OperationLine,
 };
-pub use gpu::{
-    CudaError, CudaVersion, ErrorReporting, GpuCallKind, GpuCallTrigger, GpuState, SimulatedGpu, TargetGpu,
-    ThrottleReason, WrongValue,
-};
-pub use problem::{InvalidFile, Problem};
+pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
+pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
+pub use operation::{CallKind, Errno};
 pub use record::{
     BaselineFacts, Ending, Event, MachineFacts, Mechanism, OutputStream, ProbeKind, Probed, RECORD_FORMAT,
     Record, RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
 };
-pub use scenario::{
-    CallTrigger, CrashStates, DataKind, Effect, Expectation, Fact, Fault, KillPoint, MemoryCap, Modality,
-    Mount, Occurrence, Persistence, PlantedFile, Replacement, Scenario, Severity, SubmittedFile, Trigger,
-    Until,
-};
-pub use signal::{SentSignal, SignalName, SignalRecipient};
+pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use target::{Announces, Phase, TargetFile};
-pub use units::{ByteSize, parse_bytes, parse_duration};
+pub use trigger::{CallTrigger, Occurrence, Trigger, Until};
+pub use units::{ByteSize, UnitError, parse_bytes, parse_duration};
 pub use verdict::{Outcome, Reason, Verdict};
+pub use yaml::problem::{InvalidFile, Problem};

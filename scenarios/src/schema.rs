@@ -1,8 +1,7 @@
 //! JSON schemas of scenario and target files, generated from the draft types. Editors use them for completion
 //! and help.
 
-use crate::draft::ScenarioDraft;
-use crate::target_draft::TargetDraft;
+use crate::check::{ScenarioDraft, TargetDraft};
 
 /// The schema of scenario files, pretty-printed, with a final newline.
 pub fn scenario() -> String {

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::problem::InvalidFile;
-
 /// A checked target file.
 ///
 /// Commands are argument lists in which `{program}`, `{root}`, `{seed}`, `{file}` and any `{place}` are
@@ -59,15 +57,6 @@ macro_rules! getters {
 }
 
 impl TargetFile {
-    /// Parses and checks the text of a target file. `file` is only named in errors.
-    ///
-    /// # Errors
-    ///
-    /// Returns every problem of the file.
-    pub fn parse(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
-        crate::check_target::check_target(text, file)
-    }
-
     getters! {
         /// Name of the target.
         id: str,

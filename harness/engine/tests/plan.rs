@@ -7,17 +7,17 @@ use std::path::Path;
 
 use engine::explore::CrashState;
 use engine::plan::{BaselineCounts, CountedCall, PlannedCrashState, TrialPlan};
-use scenarios::{FileCallKind, Scenario};
+use scenarios::{CallKind, Scenario};
 
 fn assert_plan(name: &str, text: &str, seed: u64) {
     let scenario = Scenario::parse(text, name).unwrap();
     let call = |operation, path: &str, bytes| CountedCall { operation, path: path.into(), bytes };
     let save = vec![
-        call(FileCallKind::Mkdir, "checkpoints/.tmp-step", 0),
-        call(FileCallKind::Open, "checkpoints/.tmp-step/weights", 0),
-        call(FileCallKind::Write, "checkpoints/.tmp-step/weights", 65536),
-        call(FileCallKind::Fsync, "checkpoints/.tmp-step/weights", 0),
-        call(FileCallKind::Rename, "checkpoints/.tmp-step", 0),
+        call(CallKind::Mkdir, "checkpoints/.tmp-step", 0),
+        call(CallKind::Open, "checkpoints/.tmp-step/weights", 0),
+        call(CallKind::Write, "checkpoints/.tmp-step/weights", 65536),
+        call(CallKind::Fsync, "checkpoints/.tmp-step/weights", 0),
+        call(CallKind::Rename, "checkpoints/.tmp-step", 0),
     ];
     let counts = BaselineCounts {
         calls: vec![save[..3].to_vec(), save.clone(), save.clone(), save],

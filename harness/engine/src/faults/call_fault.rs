@@ -1,7 +1,7 @@
 //! A fault that alters the result of a system call. The call injector of the run injects it through the gate
 //! and reports when it is effective, so there is nothing to do here.
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 
 /// A fault at a system call, as a placeholder.
 pub(super) struct CallFault;

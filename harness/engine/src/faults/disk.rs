@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use scenarios::{ExhaustInodes, FillDisk};
+
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::plan::PAGE_BYTES;
 use crate::sandbox::{FileSystemSpace, MountChange};
 
@@ -30,24 +32,19 @@ pub(super) struct ExhaustedDisk {
 }
 
 impl ExhaustedDisk {
-    /// All but `leave_bytes` bytes are used.
-    pub(super) fn of_bytes(place: &str, leave_bytes: u64) -> ExhaustedDisk {
-        ExhaustedDisk {
-            place: place.into(),
-            resource: ExhaustedResource::Bytes { leave_bytes },
-            before: None,
-            evidence: None,
-        }
+    /// All but some bytes are used.
+    pub(super) fn of_bytes(fault: &FillDisk) -> ExhaustedDisk {
+        let leave_bytes = fault.leave.map_or(0, |leave| leave.0);
+        ExhaustedDisk::of(&fault.place, ExhaustedResource::Bytes { leave_bytes })
     }
 
     /// All inodes are used.
-    pub(super) fn of_inodes(place: &str) -> ExhaustedDisk {
-        ExhaustedDisk {
-            place: place.into(),
-            resource: ExhaustedResource::Inodes,
-            before: None,
-            evidence: None,
-        }
+    pub(super) fn of_inodes(fault: &ExhaustInodes) -> ExhaustedDisk {
+        ExhaustedDisk::of(&fault.place, ExhaustedResource::Inodes)
+    }
+
+    fn of(place: &str, resource: ExhaustedResource) -> ExhaustedDisk {
+        ExhaustedDisk { place: place.into(), resource, before: None, evidence: None }
     }
 
     fn mount_path(&self, context: &FaultContext<'_>) -> PathBuf {

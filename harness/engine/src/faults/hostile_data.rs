@@ -11,12 +11,12 @@ use scenarios::DataKind;
 pub(super) fn write(path: &Path, kind: &DataKind, salt: u64) -> Result<(), Error> {
     let mut out = BufWriter::new(File::create_new(path)?);
     match kind {
-        DataKind::Sound { samples } => valid_samples(&mut out, *samples, salt)?,
-        DataKind::NestedJson { depth } => nested(&mut out, *depth, salt)?,
-        DataKind::ExponentialJson { levels } => exponential(&mut out, *levels)?,
-        DataKind::LongNumber { digits } => long_number(&mut out, *digits)?,
-        DataKind::DuplicateKeys { keys } => duplicate_keys(&mut out, *keys)?,
-        DataKind::LongLine { size } => long_line(&mut out, size.0)?,
+        DataKind::Sound(samples) => valid_samples(&mut out, *samples, salt)?,
+        DataKind::NestedJson(depth) => nested(&mut out, *depth, salt)?,
+        DataKind::ExponentialJson(levels) => exponential(&mut out, *levels)?,
+        DataKind::LongNumber(digits) => long_number(&mut out, *digits)?,
+        DataKind::DuplicateKeys(keys) => duplicate_keys(&mut out, *keys)?,
+        DataKind::LongLine(size) => long_line(&mut out, size.0)?,
     }
     out.flush()
 }

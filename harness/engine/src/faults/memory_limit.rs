@@ -3,7 +3,7 @@
 
 use scenarios::MemoryCap;
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::sandbox::ActiveMemoryLimit;
 
 /// A limit on the memory of the whole target.

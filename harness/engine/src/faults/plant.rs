@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use scenarios::PlantedFile;
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction, hostile_data};
+use crate::faults::hostile_data;
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::file_error::file_error;
 
 /// Files that are planted in a place.
 pub(super) struct PlantedFiles {
@@ -29,7 +31,8 @@ impl InjectableFault for PlantedFiles {
         let dir = context.place_path(&self.place);
         for (salt, file) in (0..).zip(&self.files) {
             let staged = context.staging_dir.join(&file.name);
-            hostile_data::write(&staged, &file.kind, salt).map_err(FaultError::file("write", &staged))?;
+            hostile_data::write(&staged, &file.kind, salt)
+                .map_err(file_error::<FaultError>("write", &staged))?;
             let destination = dir.join(&file.name);
             move_into_place(&staged, &destination)?;
             self.planted.push(destination);
@@ -64,9 +67,9 @@ pub(super) fn move_into_place(staged: &Path, destination: &Path) -> Result<(), F
     match std::fs::rename(staged, destination) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EXDEV) => {
             let temporary = destination.with_file_name(".trainwreck.part");
-            std::fs::copy(staged, &temporary).map_err(FaultError::file("copy to", &temporary))?;
-            std::fs::rename(&temporary, destination).map_err(FaultError::file("rename to", destination))
+            std::fs::copy(staged, &temporary).map_err(file_error::<FaultError>("copy to", &temporary))?;
+            std::fs::rename(&temporary, destination).map_err(file_error("rename to", destination))
         }
-        renamed => renamed.map_err(FaultError::file("rename to", destination)),
+        renamed => renamed.map_err(file_error("rename to", destination)),
     }
 }

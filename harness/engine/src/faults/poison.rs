@@ -2,15 +2,30 @@
 
 use std::path::Path;
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use scenarios::PoisonSample;
+
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::file_error::file_error;
 
 /// A sample that was poisoned before the target was started. The target's output shows that the fault is
 /// effective.
-pub(super) struct PoisonedSample;
+pub(super) struct PoisonedSample {
+    fault: PoisonSample,
+}
+
+impl PoisonedSample {
+    pub(super) fn new(fault: &PoisonSample) -> PoisonedSample {
+        PoisonedSample { fault: fault.clone() }
+    }
+}
 
 impl InjectableFault for PoisonedSample {
     fn mechanism(&self) -> String {
         "a weight written into the data before it was submitted".into()
+    }
+
+    fn alter_submitted_file(&self, file: &Path) -> Result<(), FaultError> {
+        poison(file, self.fault.sample, self.fault.weight)
     }
 
     fn inject(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
@@ -27,11 +42,8 @@ impl InjectableFault for PoisonedSample {
 }
 
 /// Gives the `sample`-th line (1-based) of the file this weight.
-///
-/// # Errors
-/// If the file cannot be read or written, has fewer lines, or the line is not a JSON object.
-pub fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {
-    let text = std::fs::read_to_string(file).map_err(FaultError::file("read", file))?;
+fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {
+    let text = std::fs::read_to_string(file).map_err(file_error::<FaultError>("read", file))?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let count = lines.len();
     let index = sample as usize;
@@ -44,7 +56,7 @@ pub fn poison(file: &Path, sample: u32, weight: f64) -> Result<(), FaultError> {
     *line = with_weight(line, weight).ok_or_else(|| {
         FaultError::Workload(format!("line {sample} of `{}` is not a JSON object", file.display()))
     })?;
-    std::fs::write(file, lines.join("\n") + "\n").map_err(FaultError::file("write", file))
+    std::fs::write(file, lines.join("\n") + "\n").map_err(file_error("write", file))
 }
 
 fn with_weight(line: &str, weight: f64) -> Option<String> {

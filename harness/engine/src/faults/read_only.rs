@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::sandbox::MountChange;
 
 /// A place whose mount is made read-only.

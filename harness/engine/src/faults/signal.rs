@@ -1,19 +1,28 @@
-//! Signals after which the target continues: SIGSTOP, reverted by SIGCONT, and signals without a time to
-//! exit. A signal that asks the target to exit is a termination, which the run itself injects.
+//! Signals to the target: those that ask it to exit, SIGSTOP, which SIGCONT reverts, and those after which it
+//! continues. Knows no trigger.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use scenarios::{SentSignal, SignalRecipient};
+use nix::sys::signal::{SIGCONT, Signal as SystemSignal};
+use scenarios::{SentSignal, Signal, SignalRecipient};
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::faults::injectable_fault::{
+    EndingFault, FaultContext, FaultError, FaultMechanism, InjectableFault, TargetEnd, TargetReaction,
+    injects,
+};
 use crate::sandbox::{Sandbox, SandboxError};
 
+/// A signal with a time to exit ends the target; the target continues after any other.
+pub(super) fn mechanism(fault: &Signal) -> FaultMechanism {
+    let Some(sent) = fault.sent().copied() else { return FaultMechanism::None };
+    match sent.exit_time() {
+        Some(exit_time) => FaultMechanism::EndsTarget(Box::new(ExitRequest { sent, exit_time })),
+        None => injects(SignalFault::new(sent)),
+    }
+}
+
 /// Sends a signal to its recipient. Returns whether there was one: the target may have ended.
-///
-/// # Errors
-/// If the sandbox's init has ended.
-pub fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Result<bool, SandboxError> {
+fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Result<bool, SandboxError> {
     let number = number_of(sent);
     match sent.to {
         SignalRecipient::Main => sandbox.signal(main_pid, number),
@@ -24,10 +33,29 @@ pub fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Resul
 /// The number of the signal on this machine. An unknown name would give 0, which sends nothing, but scenarios
 /// accept only known names.
 fn number_of(sent: &SentSignal) -> i32 {
-    format!("SIG{}", sent.signal.name()).parse::<Signal>().map_or(0, |signal| signal as i32)
+    format!("SIG{}", sent.signal.name()).parse::<SystemSignal>().map_or(0, |signal| signal as i32)
 }
 
-pub(super) struct SignalFault {
+/// A signal that asks the target to exit within a time.
+struct ExitRequest {
+    sent: SentSignal,
+    exit_time: Duration,
+}
+
+impl EndingFault for ExitRequest {
+    fn mechanism(&self) -> String {
+        self.sent.to_string()
+    }
+
+    fn end_target(&self, sandbox: &Sandbox, main_pid: i32) -> Result<Option<TargetEnd>, FaultError> {
+        let is_sent = send_signal(sandbox, main_pid, &self.sent)?;
+        let end = || TargetEnd { evidence: format!("sent {}", self.sent), exit_time: Some(self.exit_time) };
+        Ok(is_sent.then(end))
+    }
+}
+
+/// A signal after which the target continues.
+struct SignalFault {
     sent: SentSignal,
     sent_at: Option<Instant>,
     /// SIGSTOP was sent, and SIGCONT was not.
@@ -35,7 +63,7 @@ pub(super) struct SignalFault {
 }
 
 impl SignalFault {
-    pub(super) fn new(sent: SentSignal) -> SignalFault {
+    fn new(sent: SentSignal) -> SignalFault {
         SignalFault { sent, sent_at: None, stopped: false }
     }
 
@@ -84,7 +112,7 @@ impl InjectableFault for SignalFault {
         }
         // Sent to every process, because the main process may have ended. It does not affect a
         // process that is not stopped.
-        context.sandbox.signal_all(Signal::SIGCONT as i32)?;
+        context.sandbox.signal_all(SIGCONT as i32)?;
         let stopped_for = self.sent_at.map(|sent_at| sent_at.elapsed()).unwrap_or_default();
         Ok(Some(format!("SIGCONT was sent after {:.2} s", stopped_for.as_secs_f64())))
     }

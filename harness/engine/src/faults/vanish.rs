@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
-use scenarios::DataKind;
+use scenarios::{DataKind, Vanish};
 
-use crate::faults::{FaultContext, FaultError, InjectableFault, TargetReaction, hostile_data, plant};
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::faults::{hostile_data, plant};
+use crate::file_error::file_error;
 
 /// Rounds in one trial. If the race is not won by then, the fault is reported as not effective.
 const MAX_ROUNDS: u64 = 200;
@@ -32,11 +34,11 @@ pub(super) struct VanishingFiles {
 }
 
 impl VanishingFiles {
-    pub(super) fn new(place: &str, files: u32, kind: &DataKind) -> VanishingFiles {
+    pub(super) fn new(fault: &Vanish) -> VanishingFiles {
         VanishingFiles {
-            place: place.into(),
-            files,
-            kind: kind.clone(),
+            place: fault.place.clone(),
+            files: fault.files,
+            kind: fault.kind.clone(),
             watch: None,
             round: 0,
             planted: Vec::new(),
@@ -55,7 +57,8 @@ impl VanishingFiles {
             let name = format!("vanishing-{}-{n}.jsonl", self.round);
             let staged = context.staging_dir.join(&name);
             let salt = self.round * u64::from(self.files) + u64::from(n);
-            hostile_data::write(&staged, &self.kind, salt).map_err(FaultError::file("write", &staged))?;
+            hostile_data::write(&staged, &self.kind, salt)
+                .map_err(file_error::<FaultError>("write", &staged))?;
             let destination = dir.join(&name);
             plant::move_into_place(&staged, &destination)?;
             self.planted.push(destination);
@@ -99,8 +102,7 @@ impl InjectableFault for VanishingFiles {
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         let dir = context.place_path(&self.place);
-        let failed =
-            |error: nix::Error| FaultError::File { doing: "watch", path: dir.clone(), error: error.into() };
+        let failed = |error: nix::Error| file_error::<FaultError>("watch", &dir)(error.into());
         let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed)?;
         watch.add_watch(&dir, AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_OPEN).map_err(failed)?;
         self.watch = Some(watch);

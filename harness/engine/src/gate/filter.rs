@@ -138,7 +138,7 @@ fn legacy_calls(_open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, F
 fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
     use FilterCondition::{Always, AnyBitSet, FdAboveStdio, SharedWritableMapping};
     let write_condition = || if options.stdio_writes { Always } else { FdAboveStdio };
-    let intercepts_reads = options.extra_kinds.contains(&CallKind::OpenRead);
+    let intercepts_reads = options.extra_kinds.contains(&CallKind::OpenToRead);
     let open_condition = |argument_index| match intercepts_reads {
         true => Always,
         false => AnyBitSet { argument_index, bits: WRITE_FLAGS },

@@ -21,87 +21,11 @@ mod supervisor;
 mod sys;
 mod target_thread;
 
+/// What a call does. The words are those of scenario files.
+pub use scenarios::CallKind;
+
 pub use call_rules::{CallRule, CallRules, RuleMatch};
 pub use filter::{FilterOptions, build_filter};
 pub use handler::{CallDecision, CallEffect, CallHandler, DirectoryEntry, InterceptedCall, Swap};
 pub use stat::{FileId, WatchedMounts, file_id_of, mount_id};
 pub use supervisor::{SupervisorThread, serve_notifications};
-
-/// What a call does. Calls with the same meaning, such as rename, renameat and renameat2, share a kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CallKind {
-    /// Opens for writing, or creates or truncates.
-    Open,
-    /// Opens only for reading.
-    OpenRead,
-    Read,
-    Write,
-    Truncate,
-    Allocate,
-    Rename,
-    Link,
-    Symlink,
-    Unlink,
-    Mkdir,
-    Rmdir,
-    Chmod,
-    Utimens,
-    Fsync,
-    Fdatasync,
-    SyncRange,
-    Syncfs,
-    Msync,
-    Map,
-    Close,
-    Stat,
-    Access,
-}
-
-impl CallKind {
-    /// The kinds that change the file tree or make a change durable.
-    pub const CHANGES: [CallKind; 15] = [
-        CallKind::Open,
-        CallKind::Write,
-        CallKind::Truncate,
-        CallKind::Allocate,
-        CallKind::Rename,
-        CallKind::Link,
-        CallKind::Symlink,
-        CallKind::Unlink,
-        CallKind::Mkdir,
-        CallKind::Rmdir,
-        CallKind::Chmod,
-        CallKind::Fsync,
-        CallKind::Fdatasync,
-        CallKind::Syncfs,
-        CallKind::Msync,
-    ];
-
-    /// The name of the system call, as in its manual page.
-    pub fn name(self) -> &'static str {
-        match self {
-            CallKind::Open | CallKind::OpenRead => "open",
-            CallKind::Read => "read",
-            CallKind::Write => "write",
-            CallKind::Truncate => "truncate",
-            CallKind::Allocate => "fallocate",
-            CallKind::Rename => "rename",
-            CallKind::Link => "link",
-            CallKind::Symlink => "symlink",
-            CallKind::Unlink => "unlink",
-            CallKind::Mkdir => "mkdir",
-            CallKind::Rmdir => "rmdir",
-            CallKind::Chmod => "chmod",
-            CallKind::Utimens => "utimens",
-            CallKind::Fsync => "fsync",
-            CallKind::Fdatasync => "fdatasync",
-            CallKind::SyncRange => "sync_file_range",
-            CallKind::Syncfs => "syncfs",
-            CallKind::Msync => "msync",
-            CallKind::Map => "mmap",
-            CallKind::Close => "close",
-            CallKind::Stat => "stat",
-            CallKind::Access => "access",
-        }
-    }
-}

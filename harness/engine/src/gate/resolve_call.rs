@@ -70,7 +70,7 @@ impl CallResolver<'_> {
         Ok(Some(match request {
             CallRequest::Open { path, flags, .. } => {
                 let nofollow_flags = libc::O_NOFOLLOW | libc::O_EXCL;
-                let kind = if opens_for_writing(*flags) { CallKind::Open } else { CallKind::OpenRead };
+                let kind = if opens_for_writing(*flags) { CallKind::Open } else { CallKind::OpenToRead };
                 self.call_on_path(kind, self.thread.resolve(*path, flags & nofollow_flags == 0)?)
             }
             CallRequest::TruncatePath { path, .. } => {

@@ -7,19 +7,16 @@
 mod gpu_injections;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use scenarios::{
-    CallTrigger, CrashStates, Effect, Errno, Fact, Fault, FileCallKind, KillPoint, Mount, Occurrence,
-    Persistence, Replacement, Scenario, SentSignal, SubmittedFile, TargetGpu, Trigger, Until,
+    CallKind, CallSite, CallTrigger, CrashStates, Fact, Fault, Mount, Occurrence, Persistence, Scenario,
+    SubmittedFile, TargetGpu, Trigger, Until,
 };
 
 use crate::explore::CrashState;
 
-pub use gpu_injections::{GpuCountRequest, GpuInjection, PlannedGpuFault};
-
-/// Size of a memory page on x86-64 and the unit in which a tmpfs is filled, in bytes.
-pub const PAGE_BYTES: u64 = 4096;
+pub use gpu_injections::{GpuCountRequest, PlannedGpuFault};
+pub use scenarios::{CallInjection, GpuInjection, PAGE_BYTES};
 
 /// The plan for one scenario, before it is expanded into trials.
 #[derive(Debug, Clone)]
@@ -66,8 +63,6 @@ pub struct PlannedFault {
     pub fault: Fault,
     /// When it is injected.
     pub injection_point: InjectionPoint,
-    /// For a fault that fills a disk: how many bytes stay free.
-    pub leave_bytes: Option<u64>,
     /// For a fault that is injected at a GPU driver call. Calls are counted from `injection_point` on.
     pub gpu: Option<PlannedGpuFault>,
 }
@@ -93,33 +88,11 @@ pub struct PlannedCrashState {
     pub description: String,
 }
 
-/// What happens to a call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum CallInjection {
-    /// Every process is killed before the call.
-    KillBefore,
-    /// Every process is killed after the first `bytes` bytes are written.
-    KillInside { bytes: u64 },
-    /// Every process is killed after the call.
-    KillAfter,
-    /// The call returns an error. `performed`: its effect happens all the same. `persistent`: so does every
-    /// later call.
-    Fail { errno: Errno, performed: bool, persistent: bool },
-    /// The read or write moves at most this many bytes.
-    Short { bytes: u32 },
-    /// The call takes this long.
-    Delay { duration: Duration },
-    /// The file at the call's path is replaced before the call.
-    Swap { by: Replacement },
-    /// The call waits until the run has injected the fault.
-    HoldUntilInjected,
-}
-
 /// A call that a baseline run counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountedCall {
     /// Kind of call.
-    pub operation: FileCallKind,
+    pub operation: CallKind,
     /// Path relative to the target's root.
     pub path: String,
     /// Requested bytes of a read or write, otherwise 0.
@@ -180,8 +153,7 @@ impl TrialPlan {
     /// Whether the faults leave the workload unchanged, so that the values at the end must equal the
     /// baseline's.
     pub fn comparable(&self) -> bool {
-        self.expects_same_weights
-            && !self.faults.iter().any(|fault| matches!(fault.effect, Effect::PoisonSample { .. }))
+        self.expects_same_weights && !self.faults.iter().any(|fault| fault.effect.spec().changes_workload())
     }
 
     /// The calls that the baseline run must count: those of the first call trigger.
@@ -200,9 +172,9 @@ impl TrialPlan {
     /// The crash states that are tried, the maximum number of them, and the occurrence of their phase,
     /// 1-based.
     pub fn crash_states(&self) -> Option<(&CrashStates, u32, u64)> {
-        self.faults.iter().find_map(|fault| match &fault.effect {
-            Effect::CrashStates(selection) => Some((selection, fault.max_trials, self.phase_occurrence)),
-            _ => None,
+        self.faults.iter().find_map(|fault| {
+            let selection = fault.effect.spec().crash_states()?;
+            Some((selection, fault.max_trials, self.phase_occurrence))
         })
     }
 
@@ -217,9 +189,8 @@ impl TrialPlan {
             let (counted, others) = gpu_calls.split_at(own_count);
             gpu_calls = others;
             let gpu_faults = gpu_injections::planned_gpu_faults(fault, counted, self.seed);
-            left_out += gpu_faults.as_ref().map_or(0, |(_, left_out)| *left_out);
-            let variants =
-                planned_variants(fault, occurrence, counts, gpu_faults.map(|(gpu_faults, _)| gpu_faults));
+            left_out += gpu_faults.as_ref().map_or(0, |gpu| gpu.left_out);
+            let variants = planned_variants(fault, occurrence, counts, gpu_faults.map(|gpu| gpu.faults));
             let (sampled, not_sampled) = sample_evenly(variants, fault.max_trials, self.seed);
             left_out += not_sampled;
             combinations = combinations
@@ -238,67 +209,38 @@ impl TrialPlan {
     }
 }
 
-/// The fault with each of its choices: injection point, signal, free bytes, GPU fault.
+/// The fault with each choice made: the effect's own choices, the injection point, the GPU fault.
 fn planned_variants(
     fault: &Fault,
     occurrence: u64,
     counts: &BaselineCounts,
     gpu: Option<Vec<PlannedGpuFault>>,
 ) -> Vec<PlannedFault> {
-    if let Effect::Signal { signals } = &fault.effect
-        && signals.len() > 1
-    {
-        let with_signal =
-            |sent: &SentSignal| Fault { effect: Effect::Signal { signals: vec![*sent] }, ..fault.clone() };
-        return signals
-            .iter()
-            .flat_map(|sent| planned_variants(&with_signal(sent), occurrence, counts, None))
-            .collect();
-    }
-    let points = match &fault.when {
-        _ if matches!(fault.effect, Effect::CrashStates(_)) => {
-            counts.crash_states.iter().map(|state| InjectionPoint::CrashState(state.clone())).collect()
-        }
-        Trigger::Call(trigger) => call_injection_points(fault, trigger, occurrence, counts),
-        _ => vec![InjectionPoint::Trigger],
-    };
-    let sizes: Vec<Option<u64>> = match &fault.effect {
-        Effect::FillDisk { leave: None, .. } => {
-            (0..counts.save_bytes.div_ceil(PAGE_BYTES)).map(|page| Some(page * PAGE_BYTES)).collect()
-        }
-        Effect::FillDisk { leave: Some(leave), .. } => vec![Some(leave.0)],
-        _ => vec![None],
-    };
     let gpu_faults: Vec<Option<PlannedGpuFault>> =
         gpu.map_or_else(|| vec![None], |gpu_faults| gpu_faults.into_iter().map(Some).collect());
-    let planned = |point: &InjectionPoint, leave_bytes: Option<u64>, gpu: &Option<PlannedGpuFault>| {
-        PlannedFault { fault: with_end(fault), injection_point: point.clone(), leave_bytes, gpu: gpu.clone() }
-    };
     let mut all = Vec::new();
-    for point in &points {
-        for leave in &sizes {
-            all.extend(gpu_faults.iter().map(|gpu_fault| planned(point, *leave, gpu_fault)));
+    for effect in fault.effect.choices(counts.save_bytes) {
+        // A fault that reverts itself does so after its own time.
+        let until = effect.spec().reverts_after().map_or_else(|| fault.until.clone(), Until::After);
+        let fault = Fault { effect, until, ..fault.clone() };
+        for injection_point in injection_points(&fault, occurrence, counts) {
+            all.extend(gpu_faults.iter().map(|gpu| PlannedFault {
+                fault: fault.clone(),
+                injection_point: injection_point.clone(),
+                gpu: gpu.clone(),
+            }));
         }
     }
     all
 }
 
-/// The fault as it is injected: SIGSTOP is reverted, by SIGCONT, after its time.
-fn with_end(fault: &Fault) -> Fault {
-    let mut fault = fault.clone();
-    if let Effect::Signal { signals } = &fault.effect
-        && let Some(time) = signals.first().and_then(SentSignal::stop_time)
-    {
-        fault.until = Until::After(time);
-    }
-    fault
-}
-
-fn describe_signal(sent: &SentSignal) -> String {
-    match (sent.stop_time(), sent.exit_time()) {
-        (Some(time), _) => format!("{sent}, SIGCONT after {time:?},"),
-        (_, Some(time)) => format!("{sent}, {time:?} to exit,"),
-        _ => sent.to_string(),
+fn injection_points(fault: &Fault, occurrence: u64, counts: &BaselineCounts) -> Vec<InjectionPoint> {
+    match &fault.when {
+        _ if fault.effect.spec().crash_states().is_some() => {
+            counts.crash_states.iter().map(|state| InjectionPoint::CrashState(state.clone())).collect()
+        }
+        Trigger::Call(trigger) => call_injection_points(fault, trigger, occurrence, counts),
+        _ => vec![InjectionPoint::Trigger],
     }
 }
 
@@ -310,86 +252,31 @@ fn call_injection_points(
 ) -> Vec<InjectionPoint> {
     let occurrence = trigger.phase.as_ref().map(|_| occurrence);
     let calls = counts.calls.get(occurrence.unwrap_or(1) as usize - 1).map_or(&[][..], Vec::as_slice);
-    let (selected, is_every) = match trigger.occurrence {
+    let (selected, is_one_of_every) = match trigger.occurrence {
         Occurrence::Every => (1..=calls.len() as u64, true),
         Occurrence::Nth(nth) => (u64::from(nth)..=u64::from(nth), false),
     };
     selected
         .flat_map(|nth| {
-            let (call, is_last) = (calls.get(nth as usize - 1), nth == calls.len() as u64);
+            let call = calls.get(nth as usize - 1);
+            let site = CallSite {
+                kind: call.map(|call| call.operation),
+                len_bytes: call.map_or(0, |call| call.bytes),
+                is_one_of_every,
+                is_last: nth == calls.len() as u64,
+                is_persistent: fault.persistence == Persistence::Persistent,
+            };
             let point =
                 move |injection| InjectionPoint::Call { occurrence, nth, call: call.cloned(), injection };
-            call_injections(fault, call, is_every, is_last).into_iter().map(point)
+            fault.effect.spec().call_injections(&site).into_iter().map(point)
         })
         .collect()
-}
-
-/// The injections that are tried at one call.
-fn call_injections(
-    fault: &Fault,
-    call: Option<&CountedCall>,
-    is_every: bool,
-    is_last: bool,
-) -> Vec<CallInjection> {
-    let write = call.filter(|call| call.operation == FileCallKind::Write && call.bytes > 1);
-    let kill_inside = write.map(|call| CallInjection::KillInside { bytes: call.bytes / 2 });
-    let fail =
-        |errno: &Errno, performed, persistent| CallInjection::Fail { errno: *errno, performed, persistent };
-    match &fault.effect {
-        Effect::Crash { point: None } if is_every => {
-            let kill_after = is_last.then_some(CallInjection::KillAfter);
-            [Some(CallInjection::KillBefore), kill_inside, kill_after].into_iter().flatten().collect()
-        }
-        Effect::Crash { point: None | Some(KillPoint::Before) } => vec![CallInjection::KillBefore],
-        Effect::Crash { point: Some(KillPoint::Inside) } => kill_inside.into_iter().collect(),
-        Effect::Crash { point: Some(KillPoint::After) } => vec![CallInjection::KillAfter],
-        Effect::FailCall { errnos, performed } => {
-            let persistent = fault.persistence == Persistence::Persistent;
-            errnos.iter().map(|errno| fail(errno, *performed, persistent)).collect()
-        }
-        Effect::SweepErrno => call
-            .map(|call| call.operation.plausible_errnos())
-            .unwrap_or_default()
-            .iter()
-            .flat_map(|errno| [fail(errno, false, false), fail(errno, false, true)])
-            .collect(),
-        Effect::ShortCall { bytes } => vec![CallInjection::Short { bytes: *bytes }],
-        Effect::DelayCall { delay } => vec![CallInjection::Delay { duration: *delay }],
-        Effect::SwapFile { replacement: by } => vec![CallInjection::Swap { by: *by }],
-        _ => vec![CallInjection::HoldUntilInjected],
-    }
 }
 
 impl std::fmt::Display for CountedCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         write!(f, "{}({name})", self.operation.name())
-    }
-}
-
-impl CallInjection {
-    /// What happens, as a part of a sentence about the call.
-    pub fn describe(&self) -> String {
-        match self {
-            CallInjection::KillBefore => "killed before".into(),
-            CallInjection::KillInside { bytes } => format!("killed after {bytes} bytes of"),
-            CallInjection::KillAfter => "killed after".into(),
-            CallInjection::Fail { errno, performed, persistent } => {
-                let performed = if *performed { " although it was performed" } else { "" };
-                let repeated = if *persistent { ", as does every later call" } else { "" };
-                format!("fails with {errno}{performed}{repeated}")
-            }
-            CallInjection::Short { bytes } => format!("moves only {bytes} bytes"),
-            CallInjection::Delay { duration: delay } => format!("takes {delay:?}"),
-            CallInjection::Swap { by: Replacement::Nothing } => "the file was removed".into(),
-            CallInjection::Swap { by: Replacement::EmptyFile } => {
-                "the file was replaced by an empty file".into()
-            }
-            CallInjection::Swap { by: Replacement::DanglingLink } => {
-                "the file was replaced by a dangling link".into()
-            }
-            CallInjection::HoldUntilInjected => "the fault is injected".into(),
-        }
     }
 }
 
@@ -416,41 +303,7 @@ fn sample_evenly<T>(all: Vec<T>, max: u32, seed: u64) -> (Vec<T>, u64) {
 impl PlannedFault {
     /// The fault's key in a scenario file.
     pub fn name(&self) -> String {
-        let name = match &self.fault.effect {
-            Effect::Crash { .. } => "crash",
-            Effect::Signal { .. } => "signal",
-            Effect::FillDisk { .. } => "fill-disk",
-            Effect::ExhaustInodes { .. } => "exhaust-inodes",
-            Effect::ReadOnly { .. } => "read-only",
-            Effect::MemoryLimit { .. } => "memory-limit",
-            Effect::Plant { .. } => "plant",
-            Effect::Vanish { .. } => "vanish",
-            Effect::PoisonSample { .. } => "poison-sample",
-            Effect::FailCall { .. } => "fail-call",
-            Effect::ShortCall { .. } => "short-call",
-            Effect::DelayCall { .. } => "delay-call",
-            Effect::SwapFile { .. } => "swap-file",
-            Effect::SweepErrno => "sweep-errno",
-            Effect::CrashStates(_) => "crash-states",
-            Effect::GpuError { .. } => "gpu-error",
-            Effect::GpuHang { .. } => "gpu-hang",
-            Effect::GpuOverwrite { .. } => "gpu-overwrite",
-            Effect::GpuFlipBit { .. } => "gpu-flip-bit",
-            Effect::GpuFragment { .. } => "gpu-fragment",
-            Effect::GpuState(_) => "gpu-state",
-        };
-        name.to_owned()
-    }
-
-    /// How the fault ends the target, if it does. The run itself injects such a fault.
-    pub fn termination_mechanism(&self) -> Option<String> {
-        match &self.fault.effect {
-            Effect::Crash { .. } => Some("SIGKILL to every process in the pid namespace".into()),
-            Effect::Signal { signals } => {
-                signals.first().filter(|sent| sent.exit_time().is_some()).map(SentSignal::to_string)
-            }
-            _ => None,
-        }
+        self.fault.effect.name().to_owned()
     }
 
     /// What is injected and when, one line.
@@ -461,11 +314,7 @@ impl PlannedFault {
             | InjectionPoint::Trigger => {
                 format!("{} {}", self.describe_effect(), self.describe_injection_point())
             }
-            InjectionPoint::Call {
-                injection:
-                    CallInjection::KillBefore | CallInjection::KillInside { .. } | CallInjection::KillAfter,
-                ..
-            } => self.describe_injection_point(),
+            InjectionPoint::Call { injection, .. } if injection.is_kill() => self.describe_injection_point(),
             InjectionPoint::Call { injection, .. } => {
                 let point = self.describe_injection_point();
                 format!("{}: {}", point.trim_start_matches("at "), injection.describe())
@@ -489,37 +338,18 @@ impl PlannedFault {
         }
     }
 
+    /// Whether every later call is altered too, until the target fails.
+    pub fn alters_every_later_call(&self) -> bool {
+        matches!(
+            &self.injection_point,
+            InjectionPoint::Call { injection: CallInjection::Fail { persistent: true, .. }, .. }
+        )
+    }
+
     fn describe_effect(&self) -> String {
-        match &self.fault.effect {
-            Effect::Crash { .. } => "SIGKILL of every process".into(),
-            Effect::Signal { signals } => signals.first().map(describe_signal).unwrap_or_default(),
-            Effect::FillDisk { place, .. } => {
-                format!("`{place}` left with {} free bytes", self.leave_bytes.unwrap_or(0))
-            }
-            Effect::ExhaustInodes { place } => format!("no free inode in `{place}`"),
-            Effect::ReadOnly { place } => format!("`{place}` read-only"),
-            Effect::MemoryLimit { .. } => "memory limit below the need".into(),
-            Effect::Plant { place, files } => format!("{} hostile files into `{place}`", files.len()),
-            Effect::Vanish { place, files, .. } => {
-                format!("{files} files vanish from `{place}` between listing and opening")
-            }
-            Effect::PoisonSample { sample, weight } => format!("sample {sample} weighs {weight:e}"),
-            Effect::FailCall { .. }
-            | Effect::ShortCall { .. }
-            | Effect::DelayCall { .. }
-            | Effect::SwapFile { .. }
-            | Effect::SweepErrno => "a call".into(),
-            Effect::CrashStates(_) => "files as a crash leaves them".into(),
-            Effect::GpuState(state) => gpu_injections::describe_gpu_state(state),
-            Effect::GpuError { .. }
-            | Effect::GpuHang { .. }
-            | Effect::GpuOverwrite { .. }
-            | Effect::GpuFlipBit { .. }
-            | Effect::GpuFragment { .. } => self
-                .gpu
-                .as_ref()
-                .map(|gpu_fault| format!("{}, counted", gpu_fault.describe()))
-                .unwrap_or_default(),
+        match &self.gpu {
+            Some(gpu_fault) => format!("{}, counted", gpu_fault.describe()),
+            None => self.fault.effect.spec().describe(),
         }
     }
 
@@ -527,12 +357,7 @@ impl PlannedFault {
         match (&self.injection_point, &self.fault.when) {
             (InjectionPoint::Call { occurrence, nth, call, injection }, Trigger::Call(trigger)) => {
                 let name = call.as_ref().map(|call| format!("{call}, ")).unwrap_or_default();
-                let preposition = match injection {
-                    CallInjection::KillBefore
-                    | CallInjection::KillInside { .. }
-                    | CallInjection::KillAfter => injection.describe(),
-                    _ => "at".into(),
-                };
+                let preposition = if injection.is_kill() { injection.describe() } else { "at".into() };
                 match (occurrence, &trigger.phase) {
                     (Some(occurrence), Some(phase)) => {
                         format!("{preposition} {name}call {nth} of {phase} {occurrence}")

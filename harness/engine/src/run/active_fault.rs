@@ -1,7 +1,7 @@
 //! A fault that leaves the target running: when it is injected, what shows its effect, when it is reverted.
 //! Knows no mechanism of a fault. `FaultPhase` holds which phase may follow which.
 
-use scenarios::{Effect, Ending, Event, Persistence, Until};
+use scenarios::{Ending, Event, Persistence, Until};
 
 use crate::faults::{FaultContext, InjectableFault, TargetReaction, arm};
 use crate::observe::Reporter;
@@ -99,9 +99,7 @@ impl ActiveFault {
         }
         let has_failed = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
         self.reaction.ended_abnormally |= has_failed;
-        let lasts_until_failure = self.planned.is_persistent()
-            && matches!(self.planned.fault.effect, Effect::FailCall { .. } | Effect::SweepErrno);
-        if has_failed && lasts_until_failure && self.phase.is_active() {
+        if has_failed && self.planned.alters_every_later_call() && self.phase.is_active() {
             self.phase.revert();
             self.emit_reverted("calls are no longer altered".into(), reporter);
         }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use regex::Regex;
-use scenarios::{CallTrigger, FileCallKind, Replacement, TargetFile};
+use scenarios::{CallTrigger, Replacement, TargetFile};
 
 use crate::gate::{
     CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FileId, FilterOptions,
@@ -117,7 +117,7 @@ impl InjectorHandle {
         let kinds = faults
             .iter()
             .filter_map(PlannedFault::call_trigger)
-            .flat_map(|trigger| call_kinds(&trigger.kinds));
+            .flat_map(|trigger| trigger.kinds.iter().copied());
         handle.filter_options.extra_kinds = kinds.collect();
         let injector = Arc::get_mut(&mut handle.injector)?.locked_mut();
         (injector.armed_faults, injector.counted_calls) = (armed_faults, None);
@@ -154,7 +154,7 @@ impl InjectorHandle {
             Some((phase.begins().clone(), phase.ends().clone()))
         };
         let matcher = CallMatcher {
-            kinds: trigger.map(|trigger| call_kinds(&trigger.kinds)).unwrap_or_default(),
+            kinds: trigger.map(|trigger| trigger.kinds.clone()).unwrap_or_default(),
             paths: trigger.and_then(|trigger| trigger.paths.clone()),
             within_phase: trigger_phase.is_some(),
             phase_bounds: bounds(trigger_phase.or(phase)),
@@ -227,7 +227,7 @@ fn armed_call_fault(planned: &PlannedFault, root: &std::path::Path) -> Option<Ar
         return None;
     };
     let rule = CallRule {
-        kinds: call_kinds(&trigger.kinds),
+        kinds: trigger.kinds.clone(),
         paths: trigger.paths.clone(),
         nth: *nth,
         persistent: planned.is_persistent(),
@@ -262,43 +262,13 @@ fn gate_decision(injection: &CallInjection) -> CallDecision {
     }
 }
 
-fn call_kinds(kinds: &[FileCallKind]) -> Vec<CallKind> {
-    kinds
-        .iter()
-        .map(|kind| match kind {
-            FileCallKind::Open => CallKind::Open,
-            FileCallKind::OpenToRead => CallKind::OpenRead,
-            FileCallKind::Read => CallKind::Read,
-            FileCallKind::Write => CallKind::Write,
-            FileCallKind::Truncate => CallKind::Truncate,
-            FileCallKind::Allocate => CallKind::Allocate,
-            FileCallKind::Rename => CallKind::Rename,
-            FileCallKind::Link => CallKind::Link,
-            FileCallKind::Symlink => CallKind::Symlink,
-            FileCallKind::Unlink => CallKind::Unlink,
-            FileCallKind::Mkdir => CallKind::Mkdir,
-            FileCallKind::Rmdir => CallKind::Rmdir,
-            FileCallKind::Chmod => CallKind::Chmod,
-            FileCallKind::Fsync => CallKind::Fsync,
-            FileCallKind::Fdatasync => CallKind::Fdatasync,
-            FileCallKind::Close => CallKind::Close,
-            FileCallKind::Stat => CallKind::Stat,
-            FileCallKind::Access => CallKind::Access,
-        })
-        .collect()
-}
-
-fn operation_of(kind: CallKind) -> Option<FileCallKind> {
-    FileCallKind::ALL.into_iter().find(|file_kind| call_kinds(&[*file_kind]) == [kind])
-}
-
 impl CallInjector {
     fn describe_call(&self, call: &InterceptedCall) -> String {
         let relative =
             |path: &std::path::Path| path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let to = call.to.as_ref().map(|to| format!(" -> {}", relative(to))).unwrap_or_default();
         let bytes = call.requested_bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
-        format!("{}({}{to}{bytes})", call.kind.name(), relative(&call.path))
+        format!("{}({}{to}{bytes})", call.kind.syscall_name(), relative(&call.path))
     }
 
     /// Counts the call if the matcher selects it.
@@ -313,7 +283,6 @@ impl CallInjector {
             return;
         }
         let occurrence = if self.matcher.within_phase { self.phase.occurrences.max(1) as usize } else { 1 };
-        let Some(operation) = operation_of(call.kind) else { return };
         let path = relative.unwrap_or(&call.path).display().to_string();
         if let Some(counted) = &mut self.counted_calls {
             if counted.len() < occurrence {
@@ -321,7 +290,7 @@ impl CallInjector {
             }
             if counted[occurrence - 1].len() < MAX_COUNTED_CALLS {
                 counted[occurrence - 1].push(CountedCall {
-                    operation,
+                    operation: call.kind,
                     path,
                     bytes: call.requested_bytes.unwrap_or(0),
                 });
@@ -393,14 +362,8 @@ impl CallInjector {
     /// never came. The evidence reports this.
     fn kill_at_phase_end(&mut self) {
         let occurrence = self.phase.occurrences;
-        let is_kill = |injection: &CallInjection| {
-            matches!(
-                injection,
-                CallInjection::KillBefore | CallInjection::KillInside { .. } | CallInjection::KillAfter
-            )
-        };
         let is_due = |armed: &&mut ArmedCallFault| {
-            armed.occurrence == Some(occurrence) && !armed.injected && is_kill(&armed.injection)
+            armed.occurrence == Some(occurrence) && !armed.injected && armed.injection.is_kill()
         };
         if let Some(armed) = self.armed_faults.iter_mut().find(is_due) {
             armed.injected = true;

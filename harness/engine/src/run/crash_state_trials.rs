@@ -108,8 +108,9 @@ fn scope(config: TrialConfig<'_>, selection: &CrashStates, max_states: u32) -> E
         CrashModel::Posix => Some(FsModel::Posix),
         CrashModel::Lying => Some(FsModel::Lying),
     };
-    // The checks of a scenario allow no other fault next to `crash-states`, so no sample is poisoned here.
-    debug_assert!(config.poisoned_samples.is_empty());
+    // The checks of a scenario allow no other fault next to `crash-states`, so the submitted files stay as
+    // they are.
+    debug_assert!(config.faults.is_empty());
     ExploreScope {
         process_crashes: selection.models.contains(&CrashModel::Process),
         models: selection.models.iter().filter_map(model).collect(),

@@ -36,10 +36,8 @@ impl<'a> FaultSchedule<'a> {
             if let Some(fault) = ActiveFault::arm(planned) {
                 schedule.emit_armed(fault.name(), fault.mechanism());
                 schedule.faults.push(fault);
-            } else if let (Some(termination), Some(mechanism)) =
-                (Termination::arm(planned), planned.termination_mechanism())
-            {
-                schedule.emit_armed(termination.name(), mechanism);
+            } else if let Some(termination) = Termination::arm(planned) {
+                schedule.emit_armed(termination.name(), termination.mechanism());
                 schedule.terminations.push(termination);
             }
         }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
-    BaselineFacts, Effect, Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, Trigger,
-    Verdict,
+    BaselineFacts, Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, Trigger, Verdict,
 };
 
 use crate::file_error::{chain, file_error};
@@ -200,7 +199,7 @@ fn judge_trials(scenario: &Scenario, baseline: &BaselineFacts, trials: &[Finishe
 fn missing_mechanism(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<String> {
     let at_call = scenario.method().iter().any(|fault| matches!(fault.when, Trigger::Call(_)));
     let needed = std::iter::once("user-namespace")
-        .chain(scenario.method().iter().filter_map(|fault| required_mechanism(&fault.effect)))
+        .chain(scenario.method().iter().filter_map(|fault| fault.effect.spec().needed_mechanism()))
         .chain(at_call.then_some("syscall-gate"))
         .chain(scenario.gpu().map(|gpu| match gpu {
             TargetGpu::Simulated(_) => gpu::SIMULATED_GPU,
@@ -214,33 +213,6 @@ fn missing_mechanism(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<St
         .map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
 }
 
-/// The mechanism that the effect needs in addition to a sandbox and a GPU. Memory limits have a fall-back
-/// that works in every sandbox.
-fn required_mechanism(effect: &Effect) -> Option<&'static str> {
-    match effect {
-        Effect::FillDisk { .. } | Effect::ExhaustInodes { .. } => Some("tmpfs"),
-        Effect::ReadOnly { .. } => Some("read-only-remount"),
-        Effect::Vanish { .. } => Some("inotify"),
-        Effect::FailCall { .. }
-        | Effect::ShortCall { .. }
-        | Effect::DelayCall { .. }
-        | Effect::SwapFile { .. }
-        | Effect::SweepErrno
-        | Effect::CrashStates(_) => Some("syscall-gate"),
-        Effect::Crash { .. }
-        | Effect::Signal { .. }
-        | Effect::MemoryLimit { .. }
-        | Effect::Plant { .. }
-        | Effect::PoisonSample { .. }
-        | Effect::GpuError { .. }
-        | Effect::GpuHang { .. }
-        | Effect::GpuOverwrite { .. }
-        | Effect::GpuFlipBit { .. }
-        | Effect::GpuFragment { .. }
-        | Effect::GpuState(_) => None,
-    }
-}
-
 fn trial_config<'a>(
     suite: &Suite<'_>,
     prepared: &'a PreparedScenario,
@@ -250,13 +222,5 @@ fn trial_config<'a>(
     let shim = shim.as_deref();
     let has_gate =
         suite.mechanisms.iter().any(|mechanism| mechanism.name == "syscall-gate" && mechanism.granted);
-    TrialConfig {
-        target,
-        program,
-        workload: plan.workload(),
-        scenario_dir,
-        has_gate,
-        shim,
-        poisoned_samples: &[],
-    }
+    TrialConfig { target, program, workload: plan.workload(), scenario_dir, has_gate, shim, faults: &[] }
 }

@@ -1,11 +1,11 @@
 //! A fault that ends the target: a kill of every process, or a signal that asks the target to exit. Knows no
 //! other fault and does not decide when it is due.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use scenarios::{Effect, Persistence, SentSignal, Trigger};
+use scenarios::{Persistence, Trigger};
 
-use crate::faults::{FaultContext, send_signal};
+use crate::faults::{EndingFault, FaultContext, arm_ending};
 use crate::plan::{InjectionPoint, PlannedFault};
 use crate::run::error::RunError;
 use crate::run::fault_phase::FaultPhase;
@@ -14,6 +14,7 @@ use crate::run::fault_phase::FaultPhase;
 pub(super) struct Termination {
     name: String,
     planned: PlannedFault,
+    ending: Box<dyn EndingFault>,
     phase: FaultPhase,
 }
 
@@ -42,8 +43,13 @@ impl AttemptTermination {
 impl Termination {
     /// Arms the fault. Returns `None` for a fault that leaves the target running.
     pub(super) fn arm(planned: &PlannedFault) -> Option<Termination> {
-        planned.termination_mechanism()?;
-        Some(Termination { name: planned.name(), planned: planned.clone(), phase: FaultPhase::Armed })
+        let ending = arm_ending(planned)?;
+        Some(Termination { name: planned.name(), planned: planned.clone(), ending, phase: FaultPhase::Armed })
+    }
+
+    /// The mechanism that injects it, for the record.
+    pub(super) fn mechanism(&self) -> String {
+        self.ending.mechanism()
     }
 
     /// The fault's key in a scenario file.
@@ -81,19 +87,17 @@ impl Termination {
         when: &str,
     ) -> Result<(), RunError> {
         assert!(self.may_be_injected(), "a termination that is over is not injected again");
-        let Some(ExitRequest { sent, time }) = self.exit_request() else {
-            context.sandbox.kill_all()?;
-            self.phase.inject();
-            attempt.evidence = Some(format!("every process was killed {when}"));
-            return Ok(());
-        };
-        let was_received = send_signal(context.sandbox, attempt.main_pid, &sent)?;
+        let end = self.ending.end_target(context.sandbox, attempt.main_pid)?;
         self.phase.inject();
-        if was_received {
-            attempt.exit_deadline = Some(Instant::now() + time);
-            attempt.evidence = Some(format!("sent {sent} {when}"));
-        } else {
-            self.leave_phase();
+        match end {
+            Some(end) => {
+                if let Some(time) = end.exit_time {
+                    attempt.exit_deadline = Some(Instant::now() + time);
+                }
+                attempt.evidence = Some(format!("{} {when}", end.evidence));
+            }
+            // No process received it.
+            None => self.leave_phase(),
         }
         Ok(())
     }
@@ -121,17 +125,4 @@ impl Termination {
     fn leave_phase(&mut self) {
         if self.is_persistent() { self.phase.arm_again() } else { self.phase.revert() }
     }
-
-    /// The signal with which it asks the target to exit, if it does.
-    fn exit_request(&self) -> Option<ExitRequest> {
-        let Effect::Signal { signals } = &self.planned.fault.effect else { return None };
-        let sent = *signals.first()?;
-        Some(ExitRequest { sent, time: sent.exit_time()? })
-    }
-}
-
-/// A signal that asks the target to exit, and the time that it has for that.
-struct ExitRequest {
-    sent: SentSignal,
-    time: Duration,
 }

@@ -7,7 +7,7 @@ use scenarios::{Event, Scenario, TrialFacts};
 
 use crate::judge::{TrialEvents, trial_facts};
 use crate::observe::Reporter;
-use crate::plan::{InjectionPoint, PlannedFault, Trial};
+use crate::plan::{InjectionPoint, Trial};
 use crate::run::baseline::MeasuredBaseline;
 use crate::run::call_injector::InjectorHandle;
 use crate::run::crash_state_trials::RecordedRun;
@@ -48,8 +48,7 @@ pub(super) fn run_trial(
     reporter: &Reporter,
 ) -> Result<FinishedTrial, RunError> {
     reporter.emit(Event::TrialStarted { of: context.trial_count, what: trial.description.clone() });
-    let poisoned_samples: Vec<(u32, f64)> = trial.faults.iter().filter_map(poison_of).collect();
-    let config = TrialConfig { poisoned_samples: &poisoned_samples, ..context.config };
+    let config = TrialConfig { faults: &trial.faults, ..context.config };
     let state = trial.faults.iter().find_map(|planned| match &planned.injection_point {
         InjectionPoint::CrashState(state) => Some((context.recorded?, &state.state)),
         _ => None,
@@ -99,11 +98,4 @@ fn finish_trial(context: TrialContext<'_>, number: u32, reporter: &Reporter) -> 
         .into_iter()
         .filter_map(|entry| if let Event::Output { line, .. } = entry.event { Some(line) } else { None });
     FinishedTrial { number, facts, lines: lines.collect() }
-}
-
-fn poison_of(planned: &PlannedFault) -> Option<(u32, f64)> {
-    match planned.fault.effect {
-        scenarios::Effect::PoisonSample { sample, weight } => Some((sample, weight)),
-        _ => None,
-    }
 }

@@ -1,5 +1,5 @@
 //! The environment of one trial: a sandbox with the target's root, prepared and with its workload submitted.
-//! Knows no expectation, and no fault except a poisoned sample.
+//! Knows no expectation and no single fault.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,11 +11,11 @@ use scenarios::{Event, SubmittedFile, TargetFile, TargetGpu};
 use simgpu_plan::{Backend, SimulatedMachine};
 
 use crate::explore::copy_tree;
-use crate::faults::{FaultContext, FaultError, poison};
+use crate::faults::{FaultContext, FaultError, alter_submitted_file};
 use crate::file_error::file_error;
 use crate::gpu::{Shim, cuda_version_number};
 use crate::observe::Reporter;
-use crate::plan::Workload;
+use crate::plan::{PlannedFault, Workload};
 use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
 use crate::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
@@ -36,8 +36,8 @@ pub(super) struct TrialConfig<'a> {
     pub(super) has_gate: bool,
     /// Path of the shim library, if the workload has a GPU and this machine can provide it.
     pub(super) shim: Option<&'a Path>,
-    /// Samples to poison: the 1-based line and its weight.
-    pub(super) poisoned_samples: &'a [(u32, f64)],
+    /// Faults that may change the submitted data.
+    pub(super) faults: &'a [PlannedFault],
 }
 
 /// A sandbox with the target's root, and a staging directory that the target does not know.
@@ -168,9 +168,7 @@ impl<'a> TrialEnv<'a> {
     fn submit_workload(&self) -> Result<(), RunError> {
         for (number, submitted) in self.config.workload.submit.iter().enumerate() {
             let file = self.data_file(number, submitted)?;
-            for (sample, weight) in self.config.poisoned_samples {
-                poison(&file, *sample, *weight)?;
-            }
+            alter_submitted_file(self.config.faults, &file)?;
             if let Some(launch) = self.trainer().submit(&file) {
                 self.run_required("submit", &launch)?;
             }
@@ -273,15 +271,8 @@ pub fn prepared_root(
     workload: &Workload,
 ) -> Result<(), RunError> {
     let scenario_dir = Path::new(".");
-    let config = TrialConfig {
-        target,
-        program,
-        workload,
-        scenario_dir,
-        has_gate: false,
-        shim: None,
-        poisoned_samples: &[],
-    };
+    let config =
+        TrialConfig { target, program, workload, scenario_dir, has_gate: false, shim: None, faults: &[] };
     let env = TrialEnv::unprepared(dir.into(), config, Some(root))?.into_prepared()?;
     copy_tree(env.sandbox.root(), root).map_err(file_error::<RunError>("copy to", root))?;
     Ok(env.sandbox.close()?)

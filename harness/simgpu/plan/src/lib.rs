@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use control::{ControlFile, MAX_RULES, MAX_XIDS};
+pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 
 /// Environment variable with the path of the plan directory.
 pub const DIRECTORY_VARIABLE: &str = "TRAINWRECK_GPU";
@@ -22,11 +23,55 @@ const EVIDENCE_FILE: &str = "evidence.jsonl";
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A file could not be accessed.
-    #[error("could not {doing} `{path}`: {error}", path = .path.display())]
-    File { doing: &'static str, path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    File(#[from] PlanFileError),
     /// The plan is not valid.
-    #[error("`{path}`: {message}", path = .path.display())]
-    Invalid { path: PathBuf, message: String },
+    #[error("`{path}`: {source}", path = .path.display())]
+    Invalid {
+        /// The plan's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: InvalidPlan,
+    },
+}
+
+/// An operation on a file of the plan directory that failed. Its text has the cause in it, because the shim
+/// prints only one line.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {doing} `{path}`: {source}", path = .path.display())]
+pub struct PlanFileError {
+    /// What the operation was to do, as a verb: `create`, `map`.
+    pub doing: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: std::io::Error,
+}
+
+/// Why a text is not a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidPlan {
+    /// It is not JSON, or has an unknown or missing key.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// It has more rules than a plan can have.
+    #[error("the plan has {count} rules; the maximum is {MAX_RULES}")]
+    TooManyRules {
+        /// Number of its rules.
+        count: usize,
+    },
+    /// It has more XIDs than a plan can have.
+    #[error("the plan has {count} XIDs; the maximum is {MAX_XIDS}")]
+    TooManyXids {
+        /// Number of its XIDs.
+        count: usize,
+    },
+}
+
+/// Adds to an I/O error what was done, and to which file.
+fn plan_file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PlanError {
+    let path = path.to_path_buf();
+    move |source| PlanFileError { doing, path, source }.into()
 }
 
 /// Which GPU the target sees, and how it fails.
@@ -101,18 +146,6 @@ pub struct GpuHealth {
     pub xids: Vec<u64>,
 }
 
-/// Why the clocks are reduced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClockThrottleReason {
-    /// Hardware thermal slowdown.
-    Thermal,
-    /// Software power cap.
-    PowerCap,
-    /// Hardware power brake.
-    PowerBrake,
-}
-
 /// Selects a call and an effect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -129,16 +162,6 @@ pub struct FaultRule {
     pub effect: RuleEffect,
 }
 
-/// How often a rule injects its effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Persistence {
-    /// At the selected call only, in the process that makes it.
-    Transient,
-    /// At the selected call and at every later one.
-    Persistent,
-}
-
 /// Selects driver calls. A call must match all fields.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -152,38 +175,6 @@ pub struct CallFilter {
     pub kernel: Option<String>,
     /// Minimum size of an allocation or a copy. 0: all calls.
     pub min_bytes: u64,
-}
-
-/// Kinds of driver calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DriverCallKind {
-    /// `cuInit`, or the creation of a context.
-    Initialise,
-    /// Loads a module or a library of kernels.
-    LoadModule,
-    /// Launches a kernel or a graph. A matrix product of cublasLt is a launch of the kernel `matmul`.
-    Launch,
-    /// Allocates device memory or page-locked host memory.
-    Allocate,
-    /// Frees memory.
-    Free,
-    /// Copies memory.
-    Copy,
-    /// Waits for a stream, an event or a context.
-    Synchronise,
-    /// All other calls.
-    Other,
-}
-
-/// Which call reports an injected error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorTiming {
-    /// The selected call itself, which is not made.
-    Immediately,
-    /// The next call that waits for work, as with errors inside kernels.
-    AtNextSync,
 }
 
 /// What a rule injects.
@@ -224,16 +215,6 @@ pub enum RuleEffect {
     },
 }
 
-/// What an overwritten value becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OverwriteValue {
-    /// Not a number.
-    Nan,
-    /// Finite and far from the right value.
-    Wrong,
-}
-
 /// One injected effect, or one defect that the simulation detected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -257,9 +238,9 @@ impl ShimPlan {
     /// Parses a plan from JSON.
     ///
     /// # Errors
-    /// What is wrong: the JSON, an unknown key, or more rules or XIDs than a plan can have.
-    pub fn parse(json: &[u8]) -> Result<ShimPlan, String> {
-        let plan: ShimPlan = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    /// The JSON is wrong, a key is unknown, or there are more rules or XIDs than a plan can have.
+    pub fn parse(json: &[u8]) -> Result<ShimPlan, InvalidPlan> {
+        let plan: ShimPlan = serde_json::from_slice(json)?;
         plan.check_limits()?;
         Ok(plan)
     }
@@ -270,13 +251,13 @@ impl ShimPlan {
         serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
-    fn check_limits(&self) -> Result<(), String> {
+    fn check_limits(&self) -> Result<(), InvalidPlan> {
         let (rules, xids) = (self.rules.len(), self.health.xids.len());
         if rules > MAX_RULES {
-            return Err(format!("the plan has {rules} rules; the maximum is {MAX_RULES}"));
+            return Err(InvalidPlan::TooManyRules { count: rules });
         }
         if xids > MAX_XIDS {
-            return Err(format!("the plan has {xids} XIDs; the maximum is {MAX_XIDS}"));
+            return Err(InvalidPlan::TooManyXids { count: xids });
         }
         Ok(())
     }
@@ -288,11 +269,8 @@ impl PlanDirectory {
     /// # Errors
     /// The plan is invalid, the directory already has a control file, or a file cannot be written.
     pub fn create(path: &Path, plan: &ShimPlan) -> Result<PlanDirectory, PlanError> {
-        let control = ControlFile::create(&path.join(CONTROL_FILE)).map_err(|error| PlanError::File {
-            doing: "create",
-            path: path.join(CONTROL_FILE),
-            error,
-        })?;
+        let control_path = path.join(CONTROL_FILE);
+        let control = ControlFile::create(&control_path).map_err(plan_file_error("create", &control_path))?;
         let directory = PlanDirectory { path: path.into(), control };
         directory.append("")?;
         directory.replace_plan(plan)?;
@@ -304,11 +282,8 @@ impl PlanDirectory {
     /// # Errors
     /// The control file cannot be opened or mapped, or another version wrote it.
     pub fn open(path: &Path) -> Result<PlanDirectory, PlanError> {
-        let control = ControlFile::open(&path.join(CONTROL_FILE)).map_err(|error| PlanError::File {
-            doing: "map",
-            path: path.join(CONTROL_FILE),
-            error,
-        })?;
+        let control_path = path.join(CONTROL_FILE);
+        let control = ControlFile::open(&control_path).map_err(plan_file_error("map", &control_path))?;
         Ok(PlanDirectory { path: path.into(), control })
     }
 
@@ -323,19 +298,10 @@ impl PlanDirectory {
     /// The plan has too many rules or XIDs, or a file cannot be written.
     pub fn replace_plan(&self, plan: &ShimPlan) -> Result<(), PlanError> {
         let path = self.path.join(PLAN_FILE);
-        let invalid = |message: String| PlanError::Invalid { path: path.clone(), message };
-        plan.check_limits().map_err(invalid)?;
+        plan.check_limits().map_err(|source| PlanError::Invalid { path: path.clone(), source })?;
         let temporary = self.path.join(".plan.json");
-        std::fs::write(&temporary, plan.to_json()).map_err(|error| PlanError::File {
-            doing: "write",
-            path: temporary.clone(),
-            error,
-        })?;
-        std::fs::rename(&temporary, &path).map_err(|error| PlanError::File {
-            doing: "replace",
-            path: path.clone(),
-            error,
-        })?;
+        std::fs::write(&temporary, plan.to_json()).map_err(plan_file_error("write", &temporary))?;
+        std::fs::rename(&temporary, &path).map_err(plan_file_error("replace", &path))?;
         self.control.bump_generation();
         Ok(())
     }
@@ -346,12 +312,8 @@ impl PlanDirectory {
     /// The file cannot be read or is not a valid plan.
     pub fn read_plan(&self) -> Result<ShimPlan, PlanError> {
         let path = self.path.join(PLAN_FILE);
-        let text = std::fs::read(&path).map_err(|error| PlanError::File {
-            doing: "read",
-            path: path.clone(),
-            error,
-        })?;
-        ShimPlan::parse(&text).map_err(|message| PlanError::Invalid { path, message })
+        let text = std::fs::read(&path).map_err(plan_file_error("read", &path))?;
+        ShimPlan::parse(&text).map_err(|source| PlanError::Invalid { path, source })
     }
 
     /// Appends one line to the evidence.
@@ -366,11 +328,7 @@ impl PlanDirectory {
     fn append(&self, text: &str) -> Result<(), PlanError> {
         let path = self.path.join(EVIDENCE_FILE);
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| PlanError::File {
-            doing: "write",
-            path,
-            error,
-        })
+        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(plan_file_error("write", &path))
     }
 
     /// Reads all evidence so far. An incomplete last line is ignored.
@@ -379,8 +337,7 @@ impl PlanDirectory {
     /// The file cannot be read.
     pub fn read_evidence(&self) -> Result<Vec<Evidence>, PlanError> {
         let path = self.path.join(EVIDENCE_FILE);
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| PlanError::File { doing: "read", path, error })?;
+        let text = std::fs::read_to_string(&path).map_err(plan_file_error("read", &path))?;
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 }

@@ -367,7 +367,7 @@ impl CallHandler for OpRecorder {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
         self.begin_payload();
         match call.kind {
-            CallKind::OpenRead | CallKind::Read | CallKind::Stat | CallKind::Access | CallKind::Close => {
+            CallKind::OpenToRead | CallKind::Read | CallKind::Stat | CallKind::Access | CallKind::Close => {
                 CallDecision::Continue
             }
             _ => CallDecision::Perform,

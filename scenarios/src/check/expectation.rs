@@ -1,10 +1,15 @@
-//! The expectations of a scenario file, as they are written. Knows nothing of how a run is judged.
+//! The expectations of a scenario file: as they are written, and their checks. Knows nothing of how a run is
+//! judged.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::leaf::{PathGlob, Pattern, Percent, Size, TimeSpan};
+use crate::effect::checker::Checker;
+use crate::scenario::{Expectation, Fact, Fault, Modality};
+use crate::units::{ByteSize, TimeSpan};
 use crate::verdict::Outcome;
+use crate::yaml::leaf::{PathGlob, Pattern, Percent};
+use crate::yaml::problem::{Problem, SourceSpan};
 
 /// An expectation: in how many trials a fact must hold, then the fact.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -83,7 +88,7 @@ pub(crate) struct MaxTime {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MaxBytes {
     /// At most this much.
-    pub(crate) max: Size,
+    pub(crate) max: ByteSize,
 }
 
 /// Files to be counted.
@@ -102,4 +107,62 @@ pub(crate) struct FilesDraft {
     /// false.
     #[serde(default)]
     pub(crate) before_resume: bool,
+}
+
+/// The checked expectation. `text`: as in the file, on one line.
+pub(super) fn checked_expectation(draft: ExpectationDraft, text: &str) -> Expectation {
+    let (modality, fact) = match draft {
+        ExpectationDraft::Always(fact) => (Modality::Always, fact),
+        ExpectationDraft::Sometimes(fact) => (Modality::Sometimes, fact),
+        ExpectationDraft::Reached(fact) => (Modality::Reached, fact),
+    };
+    Expectation { modality, fact: checked_fact(fact), text: text.to_owned() }
+}
+
+fn checked_fact(draft: FactDraft) -> Fact {
+    match draft {
+        FactDraft::Outcome(outcomes) => Fact::Outcome(outcomes),
+        FactDraft::LostSteps(bound) => Fact::LostSteps { max: bound.max },
+        FactDraft::SameAsBaseline => Fact::SameAsBaseline,
+        FactDraft::FinalLoss(tolerance) => Fact::FinalLoss { within_percent: tolerance.within.0 },
+        FactDraft::Restarts(bound) => Fact::Restarts { max: u32::try_from(bound.max).unwrap_or(u32::MAX) },
+        FactDraft::RecoveryTime(bound) => Fact::RecoveryTime { max: bound.max.0 },
+        FactDraft::PeakMemory(bound) => Fact::PeakMemory { max: bound.max },
+        FactDraft::Verifies => Fact::Verifies,
+        FactDraft::VerifiesBeforeResume => Fact::VerifiesBeforeResume,
+        FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),
+        FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
+        FactDraft::Output(pattern) => Fact::Output(pattern.0),
+        FactDraft::Files(files) => Fact::Files {
+            matching: files.matching.0.compile_matcher(),
+            containing: files.containing.map(|pattern| pattern.0),
+            min: files.min.unwrap_or(0),
+            max: files.max,
+            before_resume: files.before_resume,
+        },
+    }
+}
+
+/// Checks that the expectations fit the method and one another.
+pub(super) fn check_expectations_fit(
+    expect: &[Expectation],
+    method: &[Fault],
+    expect_span: SourceSpan,
+    checker: &mut Checker,
+) {
+    let is_before_resume = |expectation: &Expectation| {
+        matches!(&expectation.fact, Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. })
+    };
+    let has_crash_states = method.iter().any(|fault| fault.effect.spec().crash_states().is_some());
+    if !has_crash_states && checker.is_complete && expect.iter().any(is_before_resume) {
+        let message = "`before-resume` and `verifies-before-resume` need a method with `crash-states`";
+        checker.problems.push(Problem::at(expect_span, message).help("remove them, or use `crash-states`"));
+    }
+    let expects = |is_kind: fn(&Fact) -> bool| expect.iter().any(|expectation| is_kind(&expectation.fact));
+    if expects(|fact| matches!(fact, Fact::FinalLoss { .. }))
+        && expects(|fact| matches!(fact, Fact::SameAsBaseline))
+    {
+        let message = "`final-loss` allows weights to differ, and `same-as-baseline` requires equal weights";
+        checker.problems.push(Problem::at(expect_span, message).help("remove one of the two"));
+    }
 }

@@ -1,13 +1,35 @@
-//! Signals as scenarios name them, and what the fault `signal` does with them.
+//! The fault `signal`: a signal to the target, which may have to exit then, or is stopped for a time.
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::effect::checker::Checker;
+use crate::effect::keys::{TriggerDraft, UntilDraft, fault};
+use crate::effect::spec::{CheckEffect, EffectSpec};
+use crate::units::TimeSpan;
+use crate::yaml::spanned::Spanned;
+
 /// Default of `for` after a signal that asks the target to exit: the time within which it must exit. This is
 /// also the default of Kubernetes (`terminationGracePeriodSeconds`).
 const DEFAULT_EXIT_TIME: Duration = Duration::from_secs(30);
+
+fault!(
+    /// Sends a signal. One trial for each in the list.
+    SignalDraft {
+        /// The signals, without `SIG`: `[TERM, INT]`.
+        which: Spanned<Vec<SignalName>>,
+        /// `main`: the process that the target file's command started. `every-process`: all of the target's.
+        /// Default: `main`.
+        #[serde(default)]
+        to: SignalRecipient,
+        /// After STOP: the time until CONT follows; required. After another signal: the time within which the
+        /// target must exit, otherwise it is `hung`; it is then resumed. Default: 30 s after TERM, INT and
+        /// QUIT, as in Kubernetes. After the other signals the target may go on.
+        r#for: Option<Spanned<TimeSpan>>,
+    }
+);
 
 /// A signal by its name without `SIG`, as for `kill -TERM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +95,13 @@ pub enum SignalRecipient {
     EveryProcess,
 }
 
+/// Sends a signal, one trial for each. Never empty. If it asks the target to exit, resumes the target.
+#[derive(Debug, Clone)]
+pub struct Signal {
+    /// The signals. Only one in a planned trial.
+    pub signals: Vec<SentSignal>,
+}
+
 /// A signal that is sent to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentSignal {
@@ -110,5 +139,58 @@ impl std::fmt::Display for SentSignal {
             SignalRecipient::EveryProcess => "every process",
         };
         write!(f, "SIG{} to {recipient}", self.signal.name())
+    }
+}
+
+impl Signal {
+    /// The signal of a planned trial.
+    pub fn sent(&self) -> Option<&SentSignal> {
+        self.signals.first()
+    }
+}
+
+impl CheckEffect for SignalDraft {
+    type Checked = Signal;
+
+    fn check(&self, checker: &mut Checker) -> Signal {
+        checker.require_not_empty(&self.which, "`which` is empty");
+        let stops = self.which.value.contains(&SignalName::Stop);
+        if stops && self.r#for.is_none() {
+            let problem = self.which.problem("STOP needs the time until CONT follows");
+            checker.problems.push(problem.help("add `for: 2 s`"));
+        }
+        if stops && !matches!(self.until, None | Some(UntilDraft::Never)) {
+            let problem = self.which.problem("a STOP ends with CONT after `for`, so it cannot have `until`");
+            checker.problems.push(problem.help("remove `until`"));
+        }
+        if let Some(time) = self.r#for.as_ref().filter(|time| time.value.0.is_zero()) {
+            checker.problems.push(time.problem("`for` must be longer than 0"));
+        }
+        if matches!(self.when, None | Some(TriggerDraft::Start)) {
+            let problem = self.which.problem("before its start the target cannot receive a signal");
+            checker.problems.push(problem.help("add `when: {step: 4}`, or another trigger"));
+        }
+        let duration = self.r#for.as_ref().map(|time| time.value.0);
+        let sent = |signal: &SignalName| SentSignal::new(*signal, self.to, duration);
+        Signal { signals: self.which.value.iter().map(sent).collect() }
+    }
+}
+
+impl EffectSpec for Signal {
+    fn describe(&self) -> String {
+        let Some(sent) = self.sent() else { return String::new() };
+        match (sent.stop_time(), sent.exit_time()) {
+            (Some(time), _) => format!("{sent}, SIGCONT after {time:?},"),
+            (_, Some(time)) => format!("{sent}, {time:?} to exit,"),
+            _ => sent.to_string(),
+        }
+    }
+
+    fn choices(&self, _save_bytes: u64) -> Vec<Signal> {
+        self.signals.iter().map(|sent| Signal { signals: vec![*sent] }).collect()
+    }
+
+    fn reverts_after(&self) -> Option<Duration> {
+        self.sent().and_then(SentSignal::stop_time)
     }
 }

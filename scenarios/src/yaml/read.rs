@@ -10,12 +10,12 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-use crate::problem::{Problem, SourceSpan, suggestion};
-use crate::tree::{YamlNode, YamlNodeKind};
+use crate::yaml::problem::{Problem, SourceSpan, suggestion};
+use crate::yaml::tree::{YamlNode, YamlNodeKind};
 
 /// Largest number of problems that are reported of one file.
 const MAX_PROBLEMS: usize = 50;
-/// Name of the newtype struct with which [`crate::spanned::Spanned`] asks for a node's place.
+/// Name of the newtype struct with which [`crate::yaml::spanned::Spanned`] asks for a node's place.
 pub(crate) const SPANNED: &str = "$spanned";
 
 /// Deserializes a tree and returns every problem. The value is `None` if not even the rest of the tree could
@@ -313,7 +313,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     }
 }
 
-/// The parts of a [`crate::spanned::Spanned`].
+/// The parts of a [`crate::yaml::spanned::Spanned`].
 struct SpannedSeqAccess<'a> {
     node: &'a YamlNode,
     part: u8,

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-use crate::problem::{Problem, SourceSpan};
-use crate::read::SPANNED;
+use crate::yaml::problem::{Problem, SourceSpan};
+use crate::yaml::read::SPANNED;
 
 /// A value and its place in the file.
 #[derive(Debug, Clone)]

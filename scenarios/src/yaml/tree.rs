@@ -4,7 +4,7 @@
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::problem::{Problem, SourceSpan};
+use crate::yaml::problem::{Problem, SourceSpan};
 
 /// Largest file, in bytes.
 const MAX_BYTES: usize = 1 << 20;

@@ -1,0 +1,147 @@
+//! What a fault is to the run: a value that can be injected and reverted, or one that ends the target. Knows
+//! no mechanism, no trigger and no expectation.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::file_error::FileError;
+use crate::gpu::{GpuError, Shim};
+use crate::sandbox::{Sandbox, SandboxError};
+use crate::target::Trainer;
+
+/// Why a fault could not be injected or reverted. This is a failure of the harness, never of the target.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The shim's plan or evidence could not be written or read.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The fault does not fit the workload.
+    #[error("{0}")]
+    Workload(String),
+}
+
+/// What a fault needs to know of the trial in which it is injected.
+#[derive(Clone, Copy)]
+pub struct FaultContext<'a> {
+    /// The sandbox of the target.
+    pub sandbox: &'a Sandbox,
+    /// The target.
+    pub trainer: &'a Trainer<'a>,
+    /// Pid of the target's main process within the sandbox, while it runs.
+    pub main_pid: Option<i32>,
+    /// A directory that the target does not know, reached through the sandbox's mounts.
+    pub staging_dir: &'a Path,
+    /// Peak memory of the baseline run, if it could be read.
+    pub baseline_peak_bytes: Option<u64>,
+    /// The target's GPU, if it has one.
+    pub gpu: Option<&'a Arc<Shim>>,
+}
+
+impl FaultContext<'_> {
+    /// The path of a place as the harness reaches it.
+    pub(super) fn place_path(&self, place: &str) -> PathBuf {
+        self.sandbox.host_path_in_root(&self.trainer.place_below_root(place))
+    }
+}
+
+/// What the target did after the fault was injected. Some faults need this to know whether they are
+/// effective.
+#[derive(Clone, Copy, Default)]
+pub struct TargetReaction {
+    /// The target has begun or ended a phase in the fault's place.
+    pub phase_in_place: bool,
+    /// The target's main process has ended by itself, not with exit code 0.
+    pub ended_abnormally: bool,
+}
+
+/// A fault that can be injected and reverted. Dropping it reverts it.
+pub trait InjectableFault: Send {
+    /// What injects it, for the record.
+    fn mechanism(&self) -> String;
+
+    /// Changes a data file before it is submitted to the target, for faults in the data.
+    ///
+    /// # Errors
+    /// If the file cannot be changed.
+    fn alter_submitted_file(&self, _file: &Path) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    /// Injects the fault. Called again if the fault is persistent.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError>;
+
+    /// Returns evidence once the fault is effective, that is, once it can have affected the target.
+    fn effective_evidence(&mut self, context: &FaultContext<'_>, reaction: TargetReaction) -> Option<String>;
+
+    /// Called every few milliseconds from the injection until the revert, for faults that must act
+    /// repeatedly.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    fn tick(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    /// Reverts the fault and returns how. Returns `None` if there is nothing to revert.
+    ///
+    /// # Errors
+    /// If the mechanism fails.
+    fn revert(&mut self, _context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+        Ok(None)
+    }
+
+    /// Whether the fault has stopped the target, so that time limits on its progress must not run.
+    fn pauses_target(&self) -> bool {
+        false
+    }
+
+    /// The place that it affects, if any. A phase there shows that the target used the place.
+    fn place(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A fault that ends the target. The run starts the target again afterwards.
+pub trait EndingFault: Send {
+    /// What ends it, for the record.
+    fn mechanism(&self) -> String;
+
+    /// Ends the target, or asks it to exit. `main_pid`: of the target's main process within the sandbox.
+    /// Returns `None` if no process was there to receive it.
+    ///
+    /// # Errors
+    /// If the sandbox fails.
+    fn end_target(&self, sandbox: &Sandbox, main_pid: i32) -> Result<Option<TargetEnd>, FaultError>;
+}
+
+/// What was done to end the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetEnd {
+    /// What was done, such as `every process was killed`.
+    pub evidence: String,
+    /// The time within which the target must exit. `None`: it has no choice.
+    pub exit_time: Option<Duration>,
+}
+
+/// What injects a fault.
+pub(super) enum FaultMechanism {
+    Injects(Box<dyn InjectableFault>),
+    EndsTarget(Box<dyn EndingFault>),
+    /// Nothing is injected: the target is started on other files.
+    None,
+}
+
+/// The mechanism of a fault that can be injected and reverted.
+pub(super) fn injects(fault: impl InjectableFault + 'static) -> FaultMechanism {
+    FaultMechanism::Injects(Box::new(fault))
+}

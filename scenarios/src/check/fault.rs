@@ -1,0 +1,79 @@
+//! A fault of a scenario file -> Fault: the keys that every fault has, and which of them fit its effect.
+//! Knows no single fault.
+
+use crate::effect::checker::{Checker, NameKind};
+use crate::effect::keys::{CallDraft, EffectiveIfDraft, TriggerDraft, UntilDraft};
+use crate::effect::{Effect, FaultDraft};
+use crate::operation::CallKind;
+use crate::scenario::Fault;
+use crate::trigger::{CallTrigger, Trigger, Until};
+use crate::yaml::problem::Problem;
+
+/// Default of `max-trials`.
+const DEFAULT_MAX_TRIALS: u32 = 64;
+/// Largest `max-trials`.
+const MAX_TRIALS_LIMIT: u32 = 100_000;
+
+/// The checked fault. It is only valid if no problem is added.
+pub(super) fn checked_fault(draft: &FaultDraft, checker: &mut Checker) -> Fault {
+    let common = draft.common();
+    let max_trials = common.max_trials.map_or(DEFAULT_MAX_TRIALS, |max| {
+        if !(1..=MAX_TRIALS_LIMIT).contains(&max.value) {
+            checker.problems.push(max.problem(format!("`max-trials` must be from 1 to {MAX_TRIALS_LIMIT}")));
+        }
+        max.value
+    });
+    let effect = draft.check(checker);
+    if effect.spec().is_at_call() && !matches!(common.when, Some(TriggerDraft::Call(_))) {
+        checker.method_problem(
+            format!("`{}` is injected at a file system call, and `when` names none", effect.name()),
+            "add `when: {call: {to: [write], on: 'checkpoints/**', at: every}}`",
+        );
+    }
+    Fault {
+        when: trigger(common.when, &effect, checker),
+        persistence: common.persistence,
+        until: match common.until {
+            None | Some(UntilDraft::Never) => Until::Never,
+            Some(UntilDraft::After(time)) => Until::After(time.0),
+            Some(UntilDraft::Output(pattern)) => Until::Output(pattern.0.clone()),
+        },
+        effective_if_output: common.effective_if.map(|EffectiveIfDraft::Output(pattern)| pattern.0.clone()),
+        max_trials,
+        effect,
+    }
+}
+
+fn trigger(draft: Option<&TriggerDraft>, effect: &Effect, checker: &mut Checker) -> Trigger {
+    match draft {
+        None | Some(TriggerDraft::Start) => Trigger::Start,
+        Some(TriggerDraft::Step(step)) => Trigger::Step(*step),
+        Some(TriggerDraft::Output(pattern)) => Trigger::Output(pattern.0.clone()),
+        Some(TriggerDraft::After(time)) => Trigger::After(time.0),
+        Some(TriggerDraft::Call(call)) => Trigger::Call(call_trigger(call, effect, checker)),
+    }
+}
+
+fn call_trigger(call: &CallDraft, effect: &Effect, checker: &mut Checker) -> CallTrigger {
+    let kinds = match &call.to {
+        Some(kinds) if !kinds.value.is_empty() => kinds.value.clone(),
+        _ => CallKind::MUTATING.to_vec(),
+    };
+    let fits = |kind: &CallKind| effect.spec().fits_call(*kind);
+    if let Some(wrong) = kinds.iter().find(|kind| !fits(kind)) {
+        let fitting: Vec<&str> =
+            CallKind::IN_SCENARIOS.into_iter().filter(fits).map(CallKind::name).collect();
+        let message = format!("this fault cannot be injected at a `{}` call", wrong.name());
+        let span = call.to.as_ref().map_or(call.at.span, |kinds| kinds.span);
+        checker.problems.push(
+            Problem::at(span, message)
+                .help(format!("write `to` with one or more of: {}", fitting.join(", "))),
+        );
+    }
+    CallTrigger {
+        kinds,
+        paths: call.on.as_ref().map(|on| on.0.compile_matcher()),
+        phase: call.during.as_ref().map(|during| checker.target_name(NameKind::Phase, during)),
+        occurrence: call.at.value,
+    }
+}

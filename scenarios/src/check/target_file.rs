@@ -1,0 +1,244 @@
+//! A target file: as it is written, and its checks. The JSON schema is made from these types, and an editor
+//! shows their doc comments as help. Reads no files.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use regex::Regex;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::target::{Announces, Phase, TargetFile};
+use crate::units::TimeSpan;
+use crate::yaml::leaf::{Pattern, SettingValue};
+use crate::yaml::problem::{InvalidFile, Problem, suggestion};
+use crate::yaml::spanned::Spanned;
+use crate::yaml::{read, tree};
+
+/// Default of `timeouts: stall`.
+const DEFAULT_STALL: Duration = Duration::from_secs(60);
+/// Default of `timeouts: finish`.
+const DEFAULT_FINISH: Duration = Duration::from_secs(600);
+
+/// How a trainer is started, watched, resumed and verified. Commands are lists of arguments. In them
+/// `{program}`, `{root}`, `{seed}`, `{file}` and `{<place>}` are replaced, and an argument `{settings}`
+/// becomes the arguments of all settings.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(title = "Trainwreck target, version 1")]
+pub(crate) struct TargetDraft {
+    /// Version of the target language: 1.
+    pub(crate) version: Spanned<u32>,
+    /// Name of the target.
+    pub(crate) id: String,
+    /// One line that describes the target.
+    pub(crate) title: String,
+    /// The program. A bare name is looked for next to the `trainwreck` binary, then on PATH. A path is
+    /// relative to this file.
+    pub(crate) program: Spanned<String>,
+    /// Directories below the root, by the names that faults and mounts use for them.
+    #[serde(default)]
+    pub(crate) places: BTreeMap<String, Spanned<String>>,
+    /// Environment variables of the target. In addition, only PATH, HOME and LANG are set.
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, SettingValue>,
+    /// Commands that prepare an empty root. Each must exit with 0.
+    #[serde(default)]
+    pub(crate) prepare: Vec<Spanned<Vec<String>>>,
+    /// The arguments for one setting, with `{key}` and `{value}`.
+    #[serde(default)]
+    pub(crate) setting_args: Vec<String>,
+    /// Commands that make a data file, by kind of data, with `{file}`, `{samples}`, `{seed}` and `{length}`
+    /// (0: the command's default).
+    #[serde(default)]
+    pub(crate) generate: BTreeMap<String, Spanned<Vec<String>>>,
+    /// Submits one data file, `{file}`, before the start.
+    pub(crate) submit: Option<Spanned<Vec<String>>>,
+    /// Runs the trainer until everything is done, then exits with 0.
+    pub(crate) start: Spanned<Vec<String>>,
+    /// Runs the trainer after a crash. Default: the same as `start`.
+    pub(crate) resume: Option<Spanned<Vec<String>>>,
+    /// Exits with 0 if everything that the trainer keeps on disk is intact.
+    pub(crate) verify: Option<Spanned<Vec<String>>>,
+    /// What the trainer announces in its output.
+    pub(crate) announces: AnnouncesDraft,
+    /// Named periods of the trainer's work, such as `checkpoint-save`.
+    #[serde(default)]
+    pub(crate) phases: BTreeMap<String, PhaseDraft>,
+    /// Pattern with a group `value`. What it finds in the baseline must be found after a recovery too.
+    pub(crate) same: Option<Spanned<Pattern>>,
+    /// Exit codes with which the trainer refuses to go on, after a clear, documented error.
+    #[serde(default)]
+    pub(crate) refused_exits: Vec<u8>,
+    /// How long the trainer may take.
+    #[serde(default)]
+    pub(crate) timeouts: TimeoutsDraft,
+    /// Protections of the trainer, each with the settings that switch it off.
+    #[serde(default)]
+    pub(crate) guards: BTreeMap<String, BTreeMap<String, SettingValue>>,
+}
+
+/// Patterns on lines of standard output, each with a group `step`: `^saved step (?<step>\d+)`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct AnnouncesDraft {
+    /// A training step has been done. May also have a group `loss`.
+    pub(crate) step: Spanned<Pattern>,
+    /// A save of this step is acknowledged: it is durable from here on.
+    pub(crate) saved: Option<Spanned<Pattern>>,
+    /// The step that the trainer resumes from; 0 means from scratch.
+    pub(crate) resumed: Option<Spanned<Pattern>>,
+}
+
+/// A period of work between two lines of output.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct PhaseDraft {
+    /// Pattern of the line with which the phase begins.
+    pub(crate) begins: Pattern,
+    /// Pattern of the line with which the phase ends.
+    pub(crate) ends: Pattern,
+    /// The place whose files the phase touches.
+    pub(crate) place: Spanned<String>,
+}
+
+/// When a trainer counts as hung.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct TimeoutsDraft {
+    /// Longest time without a line of output. Default: 60 s.
+    pub(crate) stall: Option<TimeSpan>,
+    /// Longest time that one start may run in total. Default: 10 min.
+    pub(crate) finish: Option<TimeSpan>,
+}
+
+/// Here and not beside the type, because a checked target file knows nothing of how it is written.
+impl TargetFile {
+    /// Parses and checks the text of a target file. `file` is only named in errors.
+    ///
+    /// # Errors
+    ///
+    /// Returns every problem of the file.
+    pub fn parse(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
+        let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
+        let (draft, mut problems) = read::deserialize_all::<TargetDraft>(&mut root);
+        let target = draft.map(|draft| checked_target(draft, &mut problems));
+        match target {
+            Some(target) if problems.is_empty() => Ok(target),
+            _ => Err(InvalidFile::new(file, text, problems)),
+        }
+    }
+}
+
+/// The target file. It is only valid if no problem is added.
+fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile {
+    if draft.version.value != 1 {
+        problems.push(
+            draft
+                .version
+                .problem(format!("version {} is not supported", draft.version.value))
+                .help("write `version: 1`"),
+        );
+    }
+    if draft.program.value.is_empty() {
+        problems.push(
+            draft.program.problem("`program` is empty").help("write the name or the path of a program"),
+        );
+    }
+    let places =
+        draft.places.iter().map(|(name, place)| (name.clone(), checked_place(place, problems))).collect();
+    let phases = draft
+        .phases
+        .into_iter()
+        .map(|(name, phase)| (name, checked_phase(phase, &places, problems)))
+        .collect();
+    let start = checked_command(draft.start, problems);
+    let resume = draft.resume.map_or_else(|| start.clone(), |resume| checked_command(resume, problems));
+    TargetFile {
+        id: draft.id,
+        title: draft.title,
+        program: PathBuf::from(draft.program.value),
+        environment: setting_texts(draft.environment),
+        prepare: draft.prepare.into_iter().map(|command| checked_command(command, problems)).collect(),
+        generate: draft
+            .generate
+            .into_iter()
+            .map(|(kind, command)| (kind, checked_command(command, problems)))
+            .collect(),
+        submit: draft.submit.map(|command| checked_command(command, problems)),
+        verify: draft.verify.map(|command| checked_command(command, problems)),
+        start,
+        resume,
+        setting_args: draft.setting_args,
+        announces: Announces {
+            step: pattern_with_group(draft.announces.step, "step", problems),
+            saved: draft.announces.saved.map(|pattern| pattern_with_group(pattern, "step", problems)),
+            resumed: draft.announces.resumed.map(|pattern| pattern_with_group(pattern, "step", problems)),
+        },
+        same: draft.same.map(|pattern| pattern_with_group(pattern, "value", problems)),
+        refused_exits: draft.refused_exits.into_iter().map(i32::from).collect(),
+        guards: draft.guards.into_iter().map(|(name, settings)| (name, setting_texts(settings))).collect(),
+        stall: draft.timeouts.stall.map_or(DEFAULT_STALL, |time| time.0),
+        finish: draft.timeouts.finish.map_or(DEFAULT_FINISH, |time| time.0),
+        places,
+        phases,
+    }
+}
+
+fn setting_texts(settings: BTreeMap<String, SettingValue>) -> BTreeMap<String, String> {
+    settings.into_iter().map(|(key, value)| (key, value.0)).collect()
+}
+
+/// A command, which must have a program.
+fn checked_command(command: Spanned<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<String> {
+    if command.value.first().is_none_or(String::is_empty) {
+        problems.push(command.problem("the command has no program").help("start it with '{program}'"));
+    }
+    command.value
+}
+
+/// A path below the root.
+fn checked_place(place: &Spanned<String>, problems: &mut Vec<Problem>) -> PathBuf {
+    let path = Path::new(&place.value);
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !path.components().all(is_plain) || place.value.is_empty() {
+        problems.push(
+            place
+                .problem(format!("`{}` is not a path below the root", place.value))
+                .help("write a relative path without `..`"),
+        );
+    }
+    path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+}
+
+/// A pattern, which must have this named group.
+fn pattern_with_group(pattern: Spanned<Pattern>, group: &str, problems: &mut Vec<Problem>) -> Regex {
+    if !pattern.value.0.capture_names().flatten().any(|name| name == group) {
+        let message = format!("the pattern has no group `{group}`");
+        problems.push(
+            pattern
+                .problem(message)
+                .help(format!("write `(?<{group}>...)` around the part that it must find")),
+        );
+    }
+    pattern.value.0
+}
+
+/// A phase, whose place must be one of the target's.
+fn checked_phase(
+    draft: PhaseDraft,
+    places: &BTreeMap<String, PathBuf>,
+    problems: &mut Vec<Problem>,
+) -> Phase {
+    if !places.contains_key(&draft.place.value) {
+        let message = format!("`places` has no `{}`", draft.place.value);
+        problems.push(
+            draft
+                .place
+                .problem(message)
+                .help(suggestion(&draft.place.value, places.keys().map(String::as_str))),
+        );
+    }
+    Phase { begins: draft.begins.0, ends: draft.ends.0, place: draft.place.value }
+}

@@ -1,0 +1,93 @@
+//! What each fault tells the rest of Trainwreck about itself. The defaults are those of a fault that needs
+//! nothing special. Knows no fault.
+
+use std::time::Duration;
+
+use crate::effect::call_injection::{CallInjection, CallSite};
+use crate::effect::checker::Checker;
+use crate::effect::crash_model::CrashStates;
+use crate::effect::gpu_injection::{GpuCallTrigger, GpuInjection};
+use crate::operation::CallKind;
+
+/// A fault as it is written in a scenario file.
+pub(crate) trait CheckEffect {
+    /// The checked fault.
+    type Checked;
+
+    /// Checks what the types of the draft cannot express. The result is only valid if no problem is added.
+    fn check(&self, checker: &mut Checker) -> Self::Checked;
+}
+
+/// Which GPU a fault needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuNeed {
+    /// A simulated or a real one.
+    Any,
+    /// Only the simulation can do it.
+    Simulated,
+}
+
+/// What a fault tells about itself.
+pub trait EffectSpec {
+    /// What it does, as the first part of a trial's description.
+    fn describe(&self) -> String;
+
+    /// The fault with each of its own choices made, one trial each. `save_bytes`: disk usage of one save.
+    fn choices(&self, _save_bytes: u64) -> Vec<Self>
+    where
+        Self: Sized + Clone,
+    {
+        vec![self.clone()]
+    }
+
+    /// The mechanism of this machine that it needs in addition to a sandbox and a GPU, by its name in
+    /// `doctor`.
+    fn needed_mechanism(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The GPU that it needs, if any.
+    fn needed_gpu(&self) -> Option<GpuNeed> {
+        None
+    }
+
+    /// It reverts itself after this time. A scenario then can't state when it is reverted.
+    fn reverts_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// It changes what the target is given to do, so that the target must not end as the baseline does.
+    fn changes_workload(&self) -> bool {
+        false
+    }
+
+    /// It alters a file system call, so that its trigger must be a call.
+    fn is_at_call(&self) -> bool {
+        false
+    }
+
+    /// Whether it can be injected at a call of this kind.
+    fn fits_call(&self, _kind: CallKind) -> bool {
+        true
+    }
+
+    /// What is tried at a file system call, one trial each.
+    fn call_injections(&self, _site: &CallSite) -> Vec<CallInjection> {
+        vec![CallInjection::HoldUntilInjected]
+    }
+
+    /// The driver calls at which it is injected.
+    fn gpu_calls(&self) -> Option<&GpuCallTrigger> {
+        None
+    }
+
+    /// What is tried at a driver call, one trial each. `seed` selects a value or a bit.
+    fn gpu_injections(&self, _seed: u64) -> Vec<GpuInjection> {
+        Vec::new()
+    }
+
+    /// The crash states that are tried instead of a run with an injected fault.
+    fn crash_states(&self) -> Option<&CrashStates> {
+        None
+    }
+}
