@@ -1,7 +1,7 @@
 //! Compares the attention kernels for packed sequences with the CPU, sequence by sequence: the plain kernels
 //! and the tensor-core kernels.
 
-use target_trainer::device::cuda::{ElementType, PackedSequences};
+use target_trainer::device::cuda::{AttentionSums, ElementType, PackedSequences};
 use target_trainer::device::{AttentionGradients, AttentionShape, attention, attention_backward};
 
 use crate::test_device::{PaddedMatrix, TestDevice, TestRandom, for_both_types};
@@ -122,7 +122,7 @@ fn check(
         let dout = PaddedMatrix::upload(gpu, &dout, rows, padding);
         gpu.device.attention_delta(delta.view(), out.matrix(), dout.matrix(), &packed).unwrap();
         let dqkv = PaddedMatrix::output(gpu, rows, width, padding);
-        let sums = (lse.view(), delta.view());
+        let sums = AttentionSums { lse: lse.view(), delta: delta.view() };
         gpu.device.attention_backward(dqkv.matrix(), qkv.matrix(), dout.matrix(), sums, &packed).unwrap();
         gpu.assert_near(&format!("gradients of attention, {case}"), &dqkv.download(gpu), &expected.dqkv);
     }

@@ -1,6 +1,8 @@
 //! Compares each kernel, except attention, with the CPU function of the same name.
 
-use target_trainer::device::cuda::{AdamWUpdate, DeviceBuffer, ElementType, MAX_BLOCKS};
+use target_trainer::device::cuda::{
+    AdamWUpdate, DeviceBuffer, ElementType, GemmScales, MAX_BLOCKS, RopeShape, StepChecks,
+};
 use target_trainer::device::{
     Accumulate, Direction, Rope, TargetToken, cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn,
     rms_norm, rms_norm_backward, swiglu, swiglu_backward,
@@ -136,7 +138,7 @@ fn rope_matches_the_cpu_in_both_directions() {
                 .map(|index| angle(index).cos())
                 .chain(indices.map(|index| angle(index).sin()))
                 .collect();
-            for (backward, direction) in [(false, Direction::Forward), (true, Direction::Backward)] {
+            for direction in [Direction::Forward, Direction::Backward] {
                 let mut expected = x.clone();
                 Rope::new(d, 100.0).rotate(&mut expected, heads, direction);
                 let device_x = PaddedMatrix::upload(gpu, &with_extra_head, tokens, 3);
@@ -145,9 +147,8 @@ fn rope_matches_the_cpu_in_both_directions() {
                         device_x.matrix(),
                         gpu.upload_f32(&table).view(),
                         positions.view(),
-                        (heads, d),
-                        tokens,
-                        backward,
+                        RopeShape { heads, head_dim: d, max_positions: tokens },
+                        direction,
                     )
                     .unwrap();
                 let (mut rotated, mut unchanged) = (Vec::new(), Vec::new());
@@ -268,9 +269,8 @@ fn gradient_norm_and_adamw_match_the_cpu() {
         let device_gradient = gpu.upload_f32(&gradient);
         let (found_norm, flags) = (gpu.poisoned_buffer(ElementType::F32, 1), gpu.upload_u32(&[0]));
         let partial = gpu.poisoned_buffer(ElementType::Bits64, MAX_BLOCKS as usize);
-        gpu.device
-            .gradient_norm(found_norm.view(), flags.view(), partial.view(), device_gradient.view())
-            .unwrap();
+        let checks = StepChecks { norm: found_norm.view(), flags: flags.view() };
+        gpu.device.gradient_norm(checks, partial.view(), device_gradient.view()).unwrap();
         gpu.assert_near("norm", &gpu.download(&found_norm), &[norm]);
         let update = AdamWUpdate {
             learning_rate: 0.01,
@@ -289,7 +289,7 @@ fn gradient_norm_and_adamw_match_the_cpu() {
                 to.each_ref().map(DeviceBuffer::view),
                 from.each_ref().map(DeviceBuffer::view),
                 device_gradient.view(),
-                (flags.view(), found_norm.view()),
+                checks,
                 &update,
             )
             .unwrap();
@@ -309,7 +309,8 @@ fn values_that_are_not_finite_set_a_flag() {
         let device_gradient = gpu.upload_f32(&gradient);
         let (norm, flags) = (gpu.poisoned_buffer(ElementType::F32, 1), gpu.upload_u32(&[0]));
         let partial = gpu.poisoned_buffer(ElementType::Bits64, MAX_BLOCKS as usize);
-        gpu.device.gradient_norm(norm.view(), flags.view(), partial.view(), device_gradient.view()).unwrap();
+        let checks = StepChecks { norm: norm.view(), flags: flags.view() };
+        gpu.device.gradient_norm(checks, partial.view(), device_gradient.view()).unwrap();
         assert_eq!(gpu.device.download(&flags).unwrap()[0], 1, "{value} at {index}");
         assert!(!gpu.download(&norm)[0].is_finite());
     }
@@ -335,14 +336,16 @@ fn matrix_products_match_the_cpu_for_all_orientations() {
                 let b = if variant == 1 { b.matrix().transposed() } else { b.matrix().as_stored() };
                 let c = PaddedMatrix::upload(gpu, &c, m, 1);
                 let d = PaddedMatrix::output(gpu, m, n, 8);
-                gpu.device.gemm(d.matrix(), a, b, Some(c.matrix()), (2.0, 0.5)).unwrap();
+                gpu.device
+                    .gemm(d.matrix(), a, b, Some(c.matrix()), GemmScales { alpha: 2.0, beta: 0.5 })
+                    .unwrap();
                 gpu.assert_near("out of place", &d.download(gpu), &expected);
-                gpu.device.gemm(c.matrix(), a, b, None, (2.0, 0.5)).unwrap();
+                gpu.device.gemm(c.matrix(), a, b, None, GemmScales { alpha: 2.0, beta: 0.5 }).unwrap();
                 gpu.assert_near("in place", &c.download(gpu), &expected);
                 // With beta = 0 the content of the output must not matter, even if it is NaN.
                 multiply(&mut expected, a_values, b_values, (m, n, k), 2.0, Accumulate::Replace);
                 let output = PaddedMatrix::output(gpu, m, n, 0);
-                gpu.device.gemm(output.matrix(), a, b, None, (2.0, 0.0)).unwrap();
+                gpu.device.gemm(output.matrix(), a, b, None, GemmScales { alpha: 2.0, beta: 0.0 }).unwrap();
                 gpu.assert_near("beta = 0", &output.download(gpu), &expected);
             }
         }

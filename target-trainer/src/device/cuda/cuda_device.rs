@@ -5,23 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::error::DeviceError;
+use super::context::{ComputeCapability, CudaContext, CudaDriver, DeviceMemoryInfo};
+use super::error::{DRIVER_REQUIREMENT, DeviceError};
 use super::kernel_library::KernelLibrary;
+use super::launch::KernelParams;
 use super::matmul::CublasLt;
 use super::memory::{DeviceBuffer, ElementType, MemoryPool};
-use super::ops::KernelParams;
-use super::sys::{CudaContext, CudaDriver, CudaEvent, CudaStream, DeviceMemory, LaunchConfig, PinnedMemory};
+use super::sys::{CudaEvent, CudaStream, DeviceMemory, LaunchConfig, PinnedMemory};
 use crate::device::wait_tracker::WaitTracker;
 use crate::locks::LockExt;
 
-/// The oldest driver that can load the committed PTX and has all functions that are called.
-pub(super) const DRIVER_REQUIREMENT: &str = "a driver for CUDA 12.0 or later";
 /// `CUDA_ERROR_NO_DEVICE`.
 const ERROR_NO_DEVICE: u32 = 100;
 /// In CUDA's encoding: 12000 is 12.0.
 const MIN_DRIVER_VERSION: i32 = 12_000;
 /// The compute capability of the committed PTX, that of the A100.
-const MIN_COMPUTE_CAPABILITY: (i32, i32) = (8, 0);
+const MIN_COMPUTE_CAPABILITY: ComputeCapability = ComputeCapability { major: 8, minor: 0 };
 
 /// Returns the number of CUDA devices.
 ///
@@ -36,15 +35,15 @@ pub fn cuda_device_count() -> Result<usize, DeviceError> {
 /// driver.
 fn open_driver(device: &str) -> Result<CudaDriver, DeviceError> {
     let cuda_driver = CudaDriver::new(device)?;
-    match cuda_driver.version < MIN_DRIVER_VERSION {
-        true => Err(DeviceError::Incompatible {
+    if cuda_driver.version < MIN_DRIVER_VERSION {
+        return Err(DeviceError::Incompatible {
             device: device.to_owned(),
             found: cuda_driver.describe(),
             required: DRIVER_REQUIREMENT.to_owned(),
             code: None,
-        }),
-        false => Ok(cuda_driver),
+        });
     }
+    Ok(cuda_driver)
 }
 
 /// A CUDA device in use. Work is queued in one stream; background copies to the host use a second stream.
@@ -64,7 +63,16 @@ pub struct CudaDevice {
 #[derive(Debug, Default)]
 struct KernelProfile {
     previous_end: Option<Instant>,
-    kernels: BTreeMap<String, (Duration, u64)>,
+    kernels: BTreeMap<String, KernelTime>,
+}
+
+/// Time and launches of one kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KernelTime {
+    /// Time of all launches together.
+    pub total: Duration,
+    /// Number of launches.
+    pub launches: u64,
 }
 
 impl CudaDevice {
@@ -93,11 +101,7 @@ impl CudaDevice {
         if context.compute_capability < MIN_COMPUTE_CAPABILITY {
             return Err(DeviceError::Incompatible {
                 device: name,
-                found: format!(
-                    "{} of compute capability {}",
-                    context.gpu_name,
-                    capability_text(context.compute_capability)
-                ),
+                found: format!("{} of compute capability {}", context.gpu_name, context.compute_capability),
                 required: "a GPU of compute capability 8.0 or later".to_owned(),
                 code: None,
             });
@@ -119,8 +123,7 @@ impl CudaDevice {
     pub fn name(&self) -> String {
         let CudaContext { device_name, gpu_name, compute_capability, .. } = &*self.context;
         format!(
-            "{device_name} ({gpu_name}, compute capability {}, {})",
-            capability_text(*compute_capability),
+            "{device_name} ({gpu_name}, compute capability {compute_capability}, {})",
             self.context.driver_text()
         )
     }
@@ -135,12 +138,12 @@ impl CudaDevice {
         self.context.bind()
     }
 
-    /// Returns free and total device memory, in bytes.
+    /// Returns free and total device memory.
     ///
     /// # Errors
     ///
     /// Returns the driver's error.
-    pub fn memory_info(&self) -> Result<(usize, usize), DeviceError> {
+    pub fn memory_info(&self) -> Result<DeviceMemoryInfo, DeviceError> {
         self.context.memory_info()
     }
 
@@ -186,15 +189,10 @@ impl CudaDevice {
         value: u8,
     ) -> Result<(), DeviceError> {
         let element_bytes = buffer.element().size_bytes();
-        match len {
-            0 => Ok(()),
-            _ => self.compute_stream.fill(
-                device_memory(buffer),
-                from * element_bytes,
-                len * element_bytes,
-                value,
-            ),
+        if len == 0 {
+            return Ok(());
         }
+        self.compute_stream.fill(device_memory(buffer), from * element_bytes, len * element_bytes, value)
     }
 
     /// Copies `from` to the buffer, starting at element `offset`. Blocks until the copy is complete.
@@ -205,14 +203,10 @@ impl CudaDevice {
     ///
     /// Returns the driver's error.
     pub fn upload(&self, buffer: &DeviceBuffer, offset: usize, from: &[u8]) -> Result<(), DeviceError> {
-        match from.is_empty() {
-            true => Ok(()),
-            false => self.compute_stream.upload(
-                device_memory(buffer),
-                offset * buffer.element().size_bytes(),
-                from,
-            ),
+        if from.is_empty() {
+            return Ok(());
         }
+        self.compute_stream.upload(device_memory(buffer), offset * buffer.element().size_bytes(), from)
     }
 
     /// Copies the whole buffer to the host. Blocks until the copy is complete.
@@ -256,6 +250,10 @@ impl CudaDevice {
         &self.cublaslt
     }
 
+    pub(super) fn pool(&self) -> &Arc<MemoryPool> {
+        &self.pool
+    }
+
     pub(super) fn context(&self) -> &Arc<CudaContext> {
         &self.context
     }
@@ -286,17 +284,13 @@ impl CudaDevice {
             Some(KernelProfile { previous_end: Some(Instant::now()), ..KernelProfile::default() });
     }
 
-    /// Stops measuring. Returns name, seconds and launches of each kernel, the longest total time first.
-    /// Matrix products are listed as `matmul`.
-    pub fn take_profile(&self) -> Vec<(String, f64, u64)> {
+    /// Stops measuring. Returns the name and the time of each kernel, the longest total time first. Matrix
+    /// products are listed as `matmul`.
+    pub fn take_profile(&self) -> Vec<(String, KernelTime)> {
         let profile = self.profile.locked().take().unwrap_or_default();
-        let mut entries: Vec<_> = profile
-            .kernels
-            .into_iter()
-            .map(|(name, (time, launches))| (name, time.as_secs_f64(), launches))
-            .collect();
-        entries.sort_by(|a, b| b.1.total_cmp(&a.1));
-        entries
+        let mut kernels: Vec<(String, KernelTime)> = profile.kernels.into_iter().collect();
+        kernels.sort_by_key(|(_, time)| std::cmp::Reverse(time.total));
+        kernels
     }
 
     /// Adds a launch to the profile, if one is being measured. Blocks until the kernel has ended.
@@ -307,17 +301,14 @@ impl CudaDevice {
         let now = Instant::now();
         let time = profile.previous_end.replace(now).map_or(Duration::ZERO, |previous| now - previous);
         let entry = profile.kernels.entry(name.to_owned()).or_default();
-        *entry = (entry.0 + time, entry.1 + 1);
+        entry.total += time;
+        entry.launches += 1;
         Ok(())
     }
 }
 
 fn device_memory(buffer: &DeviceBuffer) -> &DeviceMemory {
     buffer.memory()
-}
-
-fn capability_text((major, minor): (i32, i32)) -> String {
-    format!("{major}.{minor}")
 }
 
 /// A pinned host buffer of 32-bit words for asynchronous copies.
@@ -354,10 +345,10 @@ impl StagingBuffer {
         words: &[u32],
     ) -> Result<(), DeviceError> {
         self.pinned.as_words_mut()?[..words.len()].copy_from_slice(words);
-        match words.is_empty() {
-            true => Ok(()),
-            false => device.compute_stream.begin_upload(device_memory(to), 0, &self.pinned, words.len() * 4),
+        if words.is_empty() {
+            return Ok(());
         }
+        device.compute_stream.begin_upload(device_memory(to), 0, &self.pinned, words.len() * 4)
     }
 
     /// Begins a copy of a whole device buffer to the host.

@@ -43,6 +43,8 @@ enum ErrorClass {
     CallFailed,
 }
 
+/// The oldest driver that can load the committed PTX and has all functions that are called.
+pub(super) const DRIVER_REQUIREMENT: &str = "a driver for CUDA 12.0 or later";
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 const ERROR_OUT_OF_MEMORY: u32 = 2;
 /// `CUDA_ERROR_NOT_FOUND`. Also returned if the driver lacks a function.
@@ -72,7 +74,8 @@ impl DeviceError {
         driver: &str,
     ) -> DeviceError {
         let detail = format!("{name} ({code})");
-        let (device, class, code) = (device.to_owned(), classify(code), Some(code));
+        let class = classify(code);
+        let (device, code) = (device.to_owned(), Some(code));
         match class {
             ErrorClass::ContextLost => DeviceError::ContextLost { device, call, detail, code },
             ErrorClass::OutOfMemory => DeviceError::OutOfMemory { device, call, detail, code },
@@ -82,7 +85,7 @@ impl DeviceError {
             ErrorClass::Incompatible => DeviceError::Incompatible {
                 device,
                 found: format!("{driver}, whose `{call}` failed with {detail}"),
-                required: super::DRIVER_REQUIREMENT.to_owned(),
+                required: DRIVER_REQUIREMENT.to_owned(),
                 code,
             },
             ErrorClass::CallFailed => DeviceError::CallFailed { device, call, detail, code },

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
+use super::context::CudaContext;
 use super::error::DeviceError;
-use super::sys::{CudaContext, DeviceMemory};
+use super::sys::DeviceMemory;
 use crate::locks::LockExt;
 
 /// Type of a buffer's elements.

@@ -1,236 +1,48 @@
-//! Launches each kernel with its parameters, grid, block and shared memory (see `kernels/README.md`). Knows
-//! no model.
+//! The operations of a device: each launches its kernel with parameters, grid, block and shared memory (see
+//! `kernels/README.md`). Knows no model.
 //!
 //! This file checks sizes that could make a kernel access memory outside a buffer. Kernels check their sizes
 //! against the grid.
 
 use super::cuda_device::CudaDevice;
 use super::error::DeviceError;
+use super::launch::{
+    KernelParams, MAX_BLOCKS, ROW_THREADS, WIDE_THREADS, block_count, launch_config, row_launch,
+    row_sum_launch, typed_kernel_name, whole_buffer_launch,
+};
+use super::matmul::{Factor, GemmScales, MatrixProduct};
+use super::matrix_view::MatrixView;
 use super::memory::{BufferView, ElementType};
-use super::sys::LaunchConfig;
+use super::packed_sequences::PackedSequences;
+use crate::device::rope::Direction;
 
-/// Threads of a block that processes a row.
-const ROW_THREADS: u32 = 128;
-/// Threads of a block that processes a part of a buffer, or a row of logits.
-const WIDE_THREADS: u32 = 256;
-/// Maximum number of blocks for a pass over a whole buffer. A norm has this many partial sums.
-pub const MAX_BLOCKS: u32 = 256;
-/// Elements that make a further thread worth its barriers: 16 bytes of a bf16 row, or a few elements of a
-/// buffer.
-const ELEMENTS_PER_THREAD: usize = 8;
-/// Rows of an attention tile; `TILE` in `kernels/device.h`.
-const TILE_ROWS: usize = 64;
-
-/// A row-major matrix in device memory. `ld` is the number of elements from one row to the next.
+/// Sizes of a rotary position embedding.
 #[derive(Debug, Clone, Copy)]
-pub struct MatrixView<'a> {
-    /// From the first element of the matrix on.
-    pub view: BufferView<'a>,
-    pub rows: usize,
-    pub cols: usize,
-    /// Elements from one row to the next, at least `cols`.
-    pub ld: usize,
-}
-
-impl<'a> MatrixView<'a> {
-    /// A matrix without gaps between its rows.
-    ///
-    /// # Panics
-    ///
-    /// If the view is too short.
-    pub fn dense(view: BufferView<'a>, rows: usize, cols: usize) -> MatrixView<'a> {
-        MatrixView::with_ld(view, rows, cols, cols)
-    }
-
-    /// A matrix with `ld` elements from one row to the next.
-    ///
-    /// # Panics
-    ///
-    /// If `ld` is less than `cols`, or if the view is too short.
-    pub fn with_ld(view: BufferView<'a>, rows: usize, cols: usize, ld: usize) -> MatrixView<'a> {
-        let required_len = if rows * cols == 0 { 0 } else { (rows - 1) * ld + cols };
-        assert!(
-            cols <= ld && required_len <= view.len,
-            "{rows} x {cols} (ld {ld}) does not fit {} elements",
-            view.len
-        );
-        MatrixView { view, rows, cols, ld }
-    }
-
-    /// The columns `from` to `from + cols`.
-    ///
-    /// # Panics
-    ///
-    /// If the matrix has fewer columns.
-    pub fn column_range(self, from: usize, cols: usize) -> MatrixView<'a> {
-        assert!(
-            from + cols <= self.cols,
-            "{cols} columns from column {from} are not within {} columns",
-            self.cols
-        );
-        MatrixView { view: self.view.skip(from.min(self.view.len)), cols, ..self }
-    }
-
-    /// The rows `from` to `from + rows`.
-    ///
-    /// # Panics
-    ///
-    /// If the matrix has fewer rows.
-    pub fn row_range(self, from: usize, rows: usize) -> MatrixView<'a> {
-        assert!(from + rows <= self.rows, "{rows} rows from row {from} are not within {} rows", self.rows);
-        MatrixView { view: self.view.skip(from * self.ld), rows, ..self }
-    }
-}
-
-/// The parameters of a kernel launch, as bits.
-pub(super) struct KernelParams(Vec<u64>);
-
-impl KernelParams {
-    pub(super) fn new() -> KernelParams {
-        KernelParams(Vec::with_capacity(20))
-    }
-
-    pub(super) fn values(&self) -> &[u64] {
-        &self.0
-    }
-
-    /// Pushes the address of a view.
-    pub(super) fn pointer(mut self, view: BufferView<'_>) -> KernelParams {
-        self.0.push(view.address);
-        self
-    }
-
-    /// Pushes a null pointer.
-    fn null(mut self) -> KernelParams {
-        self.0.push(0);
-        self
-    }
-
-    /// Pushes an `int`. Panics if the value is too large.
-    fn int(mut self, value: usize) -> KernelParams {
-        self.0.push(u64::from(
-            u32::try_from(value)
-                .ok()
-                .filter(|v| *v <= i32::MAX as u32)
-                .unwrap_or_else(|| panic!("{value} is too large for a kernel's int")),
-        ));
-        self
-    }
-
-    /// Pushes a `float`.
-    fn float(mut self, value: f32) -> KernelParams {
-        self.0.push(u64::from(value.to_bits()));
-        self
-    }
-
-    /// Pushes a 64-bit integer.
-    fn long(mut self, value: u64) -> KernelParams {
-        self.0.push(value);
-        self
-    }
-
-    /// Pushes the address and `ld`.
-    fn matrix(self, matrix: MatrixView<'_>) -> KernelParams {
-        self.pointer(matrix.view).int(matrix.ld)
-    }
-}
-
-fn saturating_u32(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn launch_config(grid: [usize; 3], threads: u32, shared_bytes: usize) -> LaunchConfig {
-    LaunchConfig {
-        grid: grid.map(saturating_u32),
-        block_threads: threads,
-        shared_bytes: saturating_u32(shared_bytes),
-    }
-}
-
-/// Launch with one block for each row.
-fn row_launch(rows: usize, threads: u32, shared_bytes: usize) -> LaunchConfig {
-    launch_config([rows, 1, 1], threads, shared_bytes)
-}
-
-/// Launch of a kernel that sums over each row. Threads are a power of two, and no more than a row can keep
-/// busy. Each has 4 bytes of shared memory.
-fn row_sum_launch(rows: usize, cols: usize, max_threads: u32) -> LaunchConfig {
-    let threads =
-        saturating_u32(cols.div_ceil(ELEMENTS_PER_THREAD).next_power_of_two()).clamp(32, max_threads);
-    row_launch(rows, threads, threads as usize * 4)
-}
-
-/// Launch of a kernel whose blocks loop over `count` elements.
-fn whole_buffer_launch(count: usize, shared_bytes: usize) -> LaunchConfig {
-    launch_config([block_count(count), 1, 1], WIDE_THREADS, shared_bytes)
-}
-
-/// The number of blocks that `count` elements can keep busy.
-fn block_count(count: usize) -> usize {
-    count.div_ceil(WIDE_THREADS as usize * ELEMENTS_PER_THREAD).clamp(1, MAX_BLOCKS as usize)
-}
-
-/// Sizes of an attention operation over packed sequences.
-#[derive(Debug, Clone, Copy)]
-pub struct PackedSequences<'a> {
-    /// 32-bit ints: the first row of each sequence, then the end of the last sequence.
-    pub starts: BufferView<'a>,
-    /// Number of sequences.
-    pub sequences: usize,
-    /// Tokens of all sequences together.
-    pub rows: usize,
-    /// Tokens of the longest sequence.
-    pub longest: usize,
-    /// Query heads.
+pub struct RopeShape {
+    /// Heads that are rotated.
     pub heads: usize,
-    /// Heads of keys and values; divides `heads`.
-    pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Use tensor cores if there is a kernel for this head size.
-    pub tensor_cores: bool,
+    /// Positions that the table has.
+    pub max_positions: usize,
 }
 
-impl PackedSequences<'_> {
-    /// Factor of the scores, `1 / sqrt(d)`.
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
+/// Sums that the backward pass of attention needs, `[heads, rows]` each.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSums<'a> {
+    /// Log-sum-exp of each row's scores, from [`CudaDevice::attention`].
+    pub lse: BufferView<'a>,
+    /// From [`CudaDevice::attention_delta`].
+    pub delta: BufferView<'a>,
+}
 
-    /// The kernel's name, and whether it uses tensor cores.
-    fn kernel(&self, name: &str, element: ElementType) -> (String, bool) {
-        let uses_tensor_cores =
-            self.tensor_cores && element == ElementType::Bf16 && [16, 32, 64, 128].contains(&self.head_dim);
-        match (uses_tensor_cores, element) {
-            (true, _) => (format!("{name}_bf16_d{}", self.head_dim), true),
-            (false, ElementType::Bf16) => (format!("{name}_bf16"), false),
-            (false, _) => (format!("{name}_f32"), false),
-        }
-    }
-
-    /// Grid of a kernel with one block for each tile of rows, head and sequence.
-    fn grid(&self, heads: usize) -> [usize; 3] {
-        [self.longest.div_ceil(TILE_ROWS), heads, self.sequences]
-    }
-
-    /// Pushes the parameters that all attention kernels share.
-    fn push_sizes(&self, params: KernelParams) -> KernelParams {
-        params
-            .pointer(self.starts)
-            .int(self.rows)
-            .int(self.heads)
-            .int(self.kv_heads)
-            .int(self.head_dim)
-            .float(self.scale())
-    }
-
-    /// Bytes of shared memory, by the formulas in `kernels/README.md`.
-    fn shared_bytes(&self, uses_tensor_cores: bool, plain_bytes: usize, extra_bytes: usize) -> usize {
-        match uses_tensor_cores {
-            true => 256 * (self.head_dim + 8) + extra_bytes,
-            false => plain_bytes,
-        }
-    }
+/// What a step shows about its gradient and its update.
+#[derive(Debug, Clone, Copy)]
+pub struct StepChecks<'a> {
+    /// The gradient's norm, one f32.
+    pub norm: BufferView<'a>,
+    /// Bits for values that are not finite, 32 bits.
+    pub flags: BufferView<'a>,
 }
 
 /// Parameters of one AdamW update.
@@ -252,14 +64,6 @@ pub struct AdamWUpdate {
     pub bias_correction1: f32,
     /// The second moment is divided by this.
     pub bias_correction2: f32,
-}
-
-/// The kernel's name with the suffix of its element type.
-fn typed_kernel_name(name: &'static str, element: ElementType) -> String {
-    match element {
-        ElementType::Bf16 => format!("{name}_bf16"),
-        _ => format!("{name}_f32"),
-    }
 }
 
 type LaunchResult = Result<(), DeviceError>;
@@ -327,7 +131,7 @@ impl CudaDevice {
         self.launch(&typed_kernel_name("rms_norm_backward", dx.element), launch, params)
     }
 
-    /// Rotates the first `heads` heads of each row in place, by the negative angle if `backward`.
+    /// Rotates the first `heads` heads of each row in place.
     ///
     /// `table` holds cosines, then sines, `[max_positions, head_dim / 2]` each.
     ///
@@ -339,18 +143,18 @@ impl CudaDevice {
         x: MatrixView<'_>,
         table: BufferView<'_>,
         positions: BufferView<'_>,
-        (heads, head_dim): (usize, usize),
-        max_positions: usize,
-        backward: bool,
+        shape: RopeShape,
+        direction: Direction,
     ) -> LaunchResult {
         let params = KernelParams::new()
             .matrix(x)
             .pointer(table)
             .pointer(positions)
             .int(x.rows)
-            .int(heads)
-            .int(head_dim);
-        let params = params.int(max_positions).float(if backward { -1.0 } else { 1.0 });
+            .int(shape.heads)
+            .int(shape.head_dim);
+        let sign = if direction == Direction::Backward { -1.0 } else { 1.0 };
+        let params = params.int(shape.max_positions).float(sign);
         self.launch(&typed_kernel_name("rope", x.view.element), row_launch(x.rows, ROW_THREADS, 0), params)
     }
 
@@ -390,8 +194,7 @@ impl CudaDevice {
         self.launch(&typed_kernel_name("attention_delta", out.view.element), launch, params)
     }
 
-    /// Writes all of `dqkv`. `lse` and `delta` come from the forward pass and from
-    /// [`CudaDevice::attention_delta`].
+    /// Writes all of `dqkv`.
     ///
     /// # Errors
     ///
@@ -401,12 +204,17 @@ impl CudaDevice {
         dqkv: MatrixView<'_>,
         qkv: MatrixView<'_>,
         dout: MatrixView<'_>,
-        (lse, delta): (BufferView<'_>, BufferView<'_>),
+        sums: AttentionSums<'_>,
         packed: &PackedSequences<'_>,
     ) -> LaunchResult {
         let params = || {
             packed.push_sizes(
-                KernelParams::new().matrix(dqkv).matrix(qkv).matrix(dout).pointer(lse).pointer(delta),
+                KernelParams::new()
+                    .matrix(dqkv)
+                    .matrix(qkv)
+                    .matrix(dout)
+                    .pointer(sums.lse)
+                    .pointer(sums.delta),
             )
         };
         let d = packed.head_dim;
@@ -525,8 +333,8 @@ impl CudaDevice {
         self.launch("weighted_sum", launch_config([1, 1, 1], WIDE_THREADS, WIDE_THREADS as usize * 8), params)
     }
 
-    /// Writes the Euclidean norm of `gradient` to `norm[0]`. Sets bit 0 of `flags[0]` if an element is not
-    /// finite.
+    /// Writes the Euclidean norm of `gradient` to `checks.norm[0]`. Sets bit 0 of `checks.flags[0]` if an
+    /// element is not finite.
     ///
     /// `partial` holds [`MAX_BLOCKS`] doubles.
     ///
@@ -539,8 +347,7 @@ impl CudaDevice {
     /// If `partial` is too short.
     pub fn gradient_norm(
         &self,
-        norm: BufferView<'_>,
-        flags: BufferView<'_>,
+        checks: StepChecks<'_>,
         partial: BufferView<'_>,
         gradient: BufferView<'_>,
     ) -> LaunchResult {
@@ -548,15 +355,18 @@ impl CudaDevice {
             partial.element == ElementType::Bits64 && partial.len >= MAX_BLOCKS as usize,
             "`partial` has no room for a partial sum of each block"
         );
-        let params =
-            KernelParams::new().pointer(partial).pointer(flags).pointer(gradient).long(gradient.len as u64);
+        let params = KernelParams::new()
+            .pointer(partial)
+            .pointer(checks.flags)
+            .pointer(gradient)
+            .long(gradient.len as u64);
         self.launch("square_sum", whole_buffer_launch(gradient.len, WIDE_THREADS as usize * 8), params)?;
-        let params = KernelParams::new().pointer(norm).pointer(partial).int(block_count(gradient.len));
+        let params = KernelParams::new().pointer(checks.norm).pointer(partial).int(block_count(gradient.len));
         self.launch("finish_norm", launch_config([1, 1, 1], WIDE_THREADS, WIDE_THREADS as usize * 8), params)
     }
 
-    /// Updates parameters, first and second moments `from` into `to`. Sets bit 1 of `flags[0]` if an updated
-    /// parameter is not finite.
+    /// Updates parameters, first and second moments `from` into `to`. Sets bit 1 of `checks.flags[0]` if an
+    /// updated parameter is not finite.
     ///
     /// # Errors
     ///
@@ -570,7 +380,7 @@ impl CudaDevice {
         to: [BufferView<'_>; 3],
         from: [BufferView<'_>; 3],
         gradient: BufferView<'_>,
-        (flags, norm): (BufferView<'_>, BufferView<'_>),
+        checks: StepChecks<'_>,
         update: &AdamWUpdate,
     ) -> LaunchResult {
         let [p_out, m_out, v_out] = to;
@@ -583,12 +393,12 @@ impl CudaDevice {
             .pointer(p_out)
             .pointer(m_out)
             .pointer(v_out)
-            .pointer(flags)
+            .pointer(checks.flags)
             .pointer(p)
             .pointer(m)
             .pointer(v)
             .pointer(gradient)
-            .pointer(norm);
+            .pointer(checks.norm);
         let params =
             params.float(update.learning_rate).float(update.beta1).float(update.beta2).float(update.epsilon);
         let params = params.float(update.weight_decay).float(update.clip_norm);
@@ -658,15 +468,28 @@ impl CudaDevice {
         let params = KernelParams::new().pointer(out).pointer(from).long(from.len as u64);
         self.launch("cast_bf16", whole_buffer_launch(from.len, 0), params)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[should_panic(expected = "too large for a kernel's int")]
-    fn a_size_beyond_an_int_panics() {
-        let _ = KernelParams::new().int(1 << 31);
+    /// `d[m, n] = alpha a[m, k] b[k, n] + beta c[m, n]`. If `c` is `None`, `d` is used in its place.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of cublasLt or of the driver.
+    ///
+    /// # Panics
+    ///
+    /// If the sizes do not match.
+    pub fn gemm(
+        &self,
+        d: MatrixView<'_>,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        c: Option<MatrixView<'_>>,
+        scales: GemmScales,
+    ) -> LaunchResult {
+        let product = MatrixProduct { d, a, b, c: c.unwrap_or(d), scales };
+        if self.cublaslt().multiply(&self.compute_stream, self.pool(), &product)? {
+            self.record_profile("matmul")?;
+        }
+        Ok(())
     }
 }

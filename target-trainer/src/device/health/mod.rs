@@ -1,6 +1,7 @@
 //! A GPU's health as NVML reports it: temperature, clock throttling, error counts, XIDs. Needs no CUDA
 //! context, so it works even after a worker has lost its context. Knows no training.
 
+mod health_event;
 mod xid;
 
 use std::ffi::OsStr;
@@ -15,6 +16,8 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
+
+pub use health_event::HealthEvent;
 
 /// The name that the driver installs.
 const NVML_LIBRARY: &str = "libnvidia-ml.so.1";
@@ -38,15 +41,6 @@ pub struct GpuReading {
     pub memory_used_bytes: Option<u64>,
     pub memory_total_bytes: Option<u64>,
     pub power_w: Option<u32>,
-}
-
-/// A change of the GPU's health that should be reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HealthEvent {
-    /// A condition that does not affect results.
-    Warning(String),
-    /// Results computed since the last checkpoint may be wrong.
-    Untrusted(String),
 }
 
 /// One reading and the events since the previous one.

@@ -1,7 +1,7 @@
 //! NVIDIA's XIDs: the meaning of each and the action it requires. Source: NVIDIA, "XID Errors"
 //! (docs.nvidia.com/deploy/xid-errors).
 
-use super::HealthEvent;
+use super::health_event::HealthEvent;
 
 /// The action that an XID requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

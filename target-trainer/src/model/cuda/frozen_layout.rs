@@ -146,9 +146,10 @@ impl FrozenLayout {
             })
             .collect();
         let norm = sections.allocate(config.hidden);
-        let head = match config.tied_embeddings {
-            true => embedding,
-            false => sections.allocate(config.vocabulary * config.hidden),
+        let head = if config.tied_embeddings {
+            embedding
+        } else {
+            sections.allocate(config.vocabulary * config.hidden)
         };
         FrozenLayout { embedding, layers, norm, head, len: sections.next }
     }
@@ -238,10 +239,10 @@ pub(super) fn to_device_bytes(values: &[f32], element: ElementType) -> Vec<u8> {
 /// Rounds an f32 to bf16, to nearest even. NaN stays NaN.
 fn to_bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
-    match value.is_nan() {
-        true => 0x7fff,
-        false => (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16,
+    if value.is_nan() {
+        return 0x7fff;
     }
+    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 /// The checksum of `kernels/memory.cu`. `salt` is the number of words before these bytes.

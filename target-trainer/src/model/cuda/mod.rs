@@ -3,6 +3,7 @@
 
 mod batch;
 mod cuda_model;
+mod device_weights;
 mod frozen_layout;
 mod micro_batch_pass;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::device::cuda::{
     AdamWUpdate, BufferView, CopyCompletion, CudaDevice, DeviceBuffer, ElementType, MAX_BLOCKS, PendingCopy,
-    PinnedPool, StagingBuffer,
+    PinnedPool, StagingBuffer, StepChecks,
 };
 use crate::device::{DeviceError, Precision, WaitTracker};
 use crate::model::{AdapterLayout, BaseModel, CudaModel, PackedBatch, WeightedSample};
@@ -224,11 +224,13 @@ impl GpuBackend {
     /// Writes the update into the unused set, after any copy of that set.
     fn queue_update(&mut self, update: &AdamWUpdate) -> Result<(), DeviceError> {
         self.wait_for_copy(1 - self.current)?;
-        let (norm, flags) =
-            (self.outcome_buffer.view_from(NORM_OFFSET), self.outcome_buffer.view_from(FLAGS_OFFSET));
-        self.device.gradient_norm(norm, flags, self.norm_partials.view(), self.gradient.view())?;
+        let checks = StepChecks {
+            norm: self.outcome_buffer.view_from(NORM_OFFSET),
+            flags: self.outcome_buffer.view_from(FLAGS_OFFSET),
+        };
+        self.device.gradient_norm(checks, self.norm_partials.view(), self.gradient.view())?;
         let [to, from] = [1 - self.current, self.current].map(|index| self.sets[index].views());
-        self.device.adamw(to, from, self.gradient.view(), (flags, norm), update)
+        self.device.adamw(to, from, self.gradient.view(), checks, update)
     }
 
     /// Makes later work on the device wait for a copy of this set.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
+use crate::device::cuda::KernelTime;
 use crate::device::{DeviceError, DeviceId, Precision};
 use crate::intake::Sample;
 use crate::model::{
@@ -348,8 +349,9 @@ impl Engine {
             return "cpu: only kernels on a GPU are measured".into();
         };
         let rows = gpu.device().take_profile();
-        let total: f64 = rows.iter().map(|(_, seconds, _)| seconds).sum();
-        let line = |(name, seconds, launches): &(String, f64, u64)| {
+        let total: f64 = rows.iter().map(|(_, time)| time.total.as_secs_f64()).sum();
+        let line = |(name, time): &(String, KernelTime)| {
+            let (seconds, launches) = (time.total.as_secs_f64(), time.launches);
             let part = 100.0 * seconds / total.max(f64::MIN_POSITIVE);
             format!("{name:<36} {part:>5.1} % {seconds:>10.6} s {launches:>8}")
         };

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
+use super::context::{ComputeCapability, CudaContext, nvrtc_is_present};
 use super::error::DeviceError;
-use super::sys::{CudaContext, nvrtc_is_present};
 pub(super) use sys::CudaKernel;
 use sys::CudaModule;
 
@@ -113,7 +113,7 @@ fn compile_with_nvrtc(context: &CudaContext) -> Option<String> {
     if std::env::var_os(PTX_VARIABLE).is_some_and(|choice| choice == "committed") || !nvrtc_is_present() {
         return None;
     }
-    let (major, minor) = context.compute_capability;
+    let ComputeCapability { major, minor } = context.compute_capability;
     let arch: &'static str = format!("compute_{major}{minor}").leak();
     let options = CompileOptions {
         arch: Some(arch),

@@ -4,9 +4,9 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
+use crate::device::cuda::context::CudaContext;
 use crate::device::cuda::driver::{cuModuleGetFunction, cuModuleLoadData, cuModuleUnload};
 use crate::device::cuda::error::DeviceError;
-use crate::device::cuda::sys::CudaContext;
 
 /// A module of kernels, loaded into a context.
 #[derive(Debug)]

@@ -3,17 +3,19 @@
 //! Matrices are row-major here and column-major in cublasLt. A product of row-major matrices is therefore
 //! computed as the product of their transposes in reverse order. Sums are in f32, never in TF32.
 
+mod gemm_scales;
 mod sys;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::cuda_device::CudaDevice;
+use super::context::CudaContext;
 use super::error::DeviceError;
-use super::memory::{DeviceBuffer, ElementType};
-use super::ops::MatrixView;
-use super::sys::CudaContext;
+use super::matrix_view::MatrixView;
+use super::memory::{DeviceBuffer, ElementType, MemoryPool};
+use super::sys::CudaStream;
 use crate::locks::LockExt;
+pub use gemm_scales::GemmScales;
 use sys::{CublasLtFailure, CublasLtHandle, MatmulPlan, MatmulShape, MatrixLayout};
 
 /// Workspace size that NVIDIA recommends for the H100 and later. Only as much as a plan needs is allocated.
@@ -61,20 +63,68 @@ impl<'a> MatrixView<'a> {
 }
 
 impl Factor<'_> {
-    /// Rows and columns of the factor, after the transposition.
-    fn size(&self) -> (usize, usize) {
+    fn size(&self) -> FactorSize {
+        let MatrixView { rows, cols, .. } = self.matrix;
         match self.orientation {
-            Orientation::AsStored => (self.matrix.rows, self.matrix.cols),
-            Orientation::Transposed => (self.matrix.cols, self.matrix.rows),
+            Orientation::AsStored => FactorSize { rows, cols },
+            Orientation::Transposed => FactorSize { rows: cols, cols: rows },
         }
     }
+}
+
+/// `d = alpha a b + beta c`.
+pub(super) struct MatrixProduct<'a> {
+    pub(super) d: MatrixView<'a>,
+    pub(super) a: Factor<'a>,
+    pub(super) b: Factor<'a>,
+    pub(super) c: MatrixView<'a>,
+    pub(super) scales: GemmScales,
+}
+
+impl MatrixProduct<'_> {
+    /// Whether the result has no elements.
+    fn is_empty(&self) -> bool {
+        self.d.rows == 0 || self.d.cols == 0
+    }
+
+    /// Panics if the sizes do not match.
+    fn check_sizes(&self) {
+        let MatrixProduct { d, a, b, c, .. } = self;
+        let (a, b) = (a.size(), b.size());
+        assert!(
+            a.cols == b.rows && [d, c].iter().all(|matrix| (matrix.rows, matrix.cols) == (a.rows, b.cols)),
+            "{} x {} times {} x {} is not {} x {}",
+            a.rows,
+            a.cols,
+            b.rows,
+            b.cols,
+            d.rows,
+            d.cols
+        );
+        assert!(self.is_empty() || a.cols > 0, "the inner dimension of a product is 0");
+    }
+
+    /// The shape for cublasLt, which computes the transposed product, so the factors are swapped.
+    fn shape(&self) -> MatmulShape {
+        let MatrixProduct { d, a, b, c, .. } = self;
+        MatmulShape {
+            transposed: [b.orientation == Orientation::Transposed, a.orientation == Orientation::Transposed],
+            layouts: [b.matrix.layout(), a.matrix.layout(), c.layout(), d.layout()],
+        }
+    }
+}
+
+/// Rows and columns of a factor, after the transposition.
+struct FactorSize {
+    rows: usize,
+    cols: usize,
 }
 
 /// The cublasLt handle, the cached plans and their shared workspace.
 #[derive(Debug)]
 pub(super) struct CublasLt {
     handle: CublasLtHandle,
-    device: String,
+    context: Arc<CudaContext>,
     state: Mutex<CublasLtState>,
 }
 
@@ -87,23 +137,28 @@ struct CublasLtState {
     max_workspace_bytes: usize,
 }
 
+/// A plan and the workspace that it needs.
+struct PreparedMatmul {
+    plan: Arc<MatmulPlan>,
+    workspace: Option<Arc<DeviceBuffer>>,
+}
+
 impl CublasLt {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<CublasLt, DeviceError> {
-        let device = context.device_name.clone();
-        let handle = CublasLtHandle::new().map_err(|(call, status)| match status {
+        let handle = CublasLtHandle::new().map_err(|CublasLtFailure { call, status }| match status {
             1 => DeviceError::Unavailable {
-                device: device.clone(),
+                device: context.device_name.clone(),
                 reason: format!("`{call}` failed: install cuBLAS (libcublasLt.so) of CUDA 12"),
                 code: None,
             },
-            _ => DeviceError::from_cublas(&device, call, status),
+            _ => DeviceError::from_cublas(&context.device_name, call, status),
         })?;
         let state = CublasLtState {
             plans: HashMap::new(),
             workspace: None,
             max_workspace_bytes: MAX_WORKSPACE_BYTES,
         };
-        Ok(CublasLt { handle, device, state: Mutex::new(state) })
+        Ok(CublasLt { handle, context: Arc::clone(context), state: Mutex::new(state) })
     }
 
     /// Returns the workspace to the memory pool.
@@ -125,19 +180,47 @@ impl CublasLt {
         Ok(plan)
     }
 
+    /// Queues a product. Returns whether there was anything to compute.
+    ///
+    /// Panics if the sizes do not match.
+    pub(super) fn multiply(
+        &self,
+        stream: &CudaStream,
+        pool: &Arc<MemoryPool>,
+        product: &MatrixProduct<'_>,
+    ) -> Result<bool, DeviceError> {
+        product.check_sizes();
+        if product.is_empty() {
+            return Ok(false);
+        }
+        let MatrixProduct { d, a, b, c, scales } = product;
+        let PreparedMatmul { plan, workspace } = self.prepare(stream, pool, &product.shape())?;
+        let _waiting = self.context.wait_tracker.begin_wait();
+        plan.run(
+            &self.handle,
+            stream,
+            [b.matrix.view, a.matrix.view, c.view, d.view],
+            *scales,
+            workspace.as_ref().map(|buffer| buffer.view()),
+        )
+        .map_err(|failure| self.device_error(stream, failure))?;
+        Ok(true)
+    }
+
     /// Returns a plan and its workspace. If the workspace can't be allocated, plans again with half the size.
     fn prepare(
         &self,
-        device: &CudaDevice,
+        stream: &CudaStream,
+        pool: &Arc<MemoryPool>,
         shape: &MatmulShape,
-    ) -> Result<(Arc<MatmulPlan>, Option<Arc<DeviceBuffer>>), DeviceError> {
+    ) -> Result<PreparedMatmul, DeviceError> {
         loop {
-            let plan = self.plan(shape).map_err(|failure| self.device_error(device, failure))?;
+            let plan = self.plan(shape).map_err(|failure| self.device_error(stream, failure))?;
             if plan.workspace_bytes == 0 {
-                return Ok((plan, None));
+                return Ok(PreparedMatmul { plan, workspace: None });
             }
-            match self.workspace(device, plan.workspace_bytes) {
-                Ok(workspace) => return Ok((plan, Some(workspace))),
+            match self.workspace(pool, plan.workspace_bytes) {
+                Ok(workspace) => return Ok(PreparedMatmul { plan, workspace: Some(workspace) }),
                 Err(error) if !error.is_out_of_memory() => return Err(error),
                 Err(_) => {
                     let mut state = self.state.locked();
@@ -149,72 +232,23 @@ impl CublasLt {
     }
 
     /// Returns the shared workspace. Allocates a new one if it is too small.
-    fn workspace(&self, device: &CudaDevice, bytes: usize) -> Result<Arc<DeviceBuffer>, DeviceError> {
+    fn workspace(&self, pool: &Arc<MemoryPool>, bytes: usize) -> Result<Arc<DeviceBuffer>, DeviceError> {
         let is_large_enough = |workspace: &&Arc<DeviceBuffer>| workspace.len() * 4 >= bytes;
         if let Some(workspace) = self.state.locked().workspace.as_ref().filter(is_large_enough) {
             return Ok(Arc::clone(workspace));
         }
         self.state.locked().workspace = None;
-        let workspace = Arc::new(device.buffer(ElementType::Bits32, bytes.div_ceil(4))?);
+        let workspace = Arc::new(pool.buffer(ElementType::Bits32, bytes.div_ceil(4))?);
         self.state.locked().workspace = Some(Arc::clone(&workspace));
         Ok(workspace)
     }
 
     /// Prefers the driver's error, which is more precise if the device failed.
-    fn device_error(&self, device: &CudaDevice, (call, status): CublasLtFailure) -> DeviceError {
-        match device.compute_stream.query() {
+    fn device_error(&self, stream: &CudaStream, failure: CublasLtFailure) -> DeviceError {
+        let CublasLtFailure { call, status } = failure;
+        match stream.query() {
             Err(error) => error,
-            Ok(()) => DeviceError::from_cublas(&self.device, call, status),
+            Ok(()) => DeviceError::from_cublas(&self.context.device_name, call, status),
         }
-    }
-}
-
-impl CudaDevice {
-    /// `d[m, n] = alpha a[m, k] b[k, n] + beta c[m, n]`. If `c` is `None`, `d` is used in its place.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of cublasLt or of the driver.
-    ///
-    /// # Panics
-    ///
-    /// If the sizes do not match.
-    pub fn gemm(
-        &self,
-        d: MatrixView<'_>,
-        a: Factor<'_>,
-        b: Factor<'_>,
-        c: Option<MatrixView<'_>>,
-        (alpha, beta): (f32, f32),
-    ) -> Result<(), DeviceError> {
-        let c = c.unwrap_or(d);
-        let ((m, k), (b_rows, n)) = (a.size(), b.size());
-        assert!(
-            k == b_rows && (d.rows, d.cols) == (m, n) && (c.rows, c.cols) == (m, n),
-            "{m} x {k} times {b_rows} x {n} is not {} x {}",
-            d.rows,
-            d.cols
-        );
-        if m == 0 || n == 0 {
-            return Ok(());
-        }
-        assert!(k > 0, "the inner dimension of a product is 0");
-        // cublasLt computes the transposed product, so the factors are swapped.
-        let shape = MatmulShape {
-            transposed: [b.orientation == Orientation::Transposed, a.orientation == Orientation::Transposed],
-            layouts: [b.matrix.layout(), a.matrix.layout(), c.layout(), d.layout()],
-        };
-        let cublaslt = self.cublaslt();
-        let (plan, workspace) = cublaslt.prepare(self, &shape)?;
-        let _waiting = self.context().wait_tracker.begin_wait();
-        plan.run(
-            &cublaslt.handle,
-            &self.compute_stream,
-            [b.matrix.view, a.matrix.view, c.view, d.view],
-            (alpha, beta),
-            workspace.as_ref().map(|buffer| buffer.view()),
-        )
-        .map_err(|failure| cublaslt.device_error(self, failure))?;
-        self.record_profile("matmul")
     }
 }

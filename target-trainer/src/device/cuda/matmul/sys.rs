@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use cudarc::cublaslt::sys as lt;
 
+use super::gemm_scales::GemmScales;
 use crate::device::cuda::memory::{BufferView, ElementType};
 use crate::device::cuda::sys::CudaStream;
 
@@ -90,11 +91,15 @@ struct MatmulHeuristicResult {
 }
 
 /// The function that failed, and its status.
-pub(super) type CublasLtFailure = (&'static str, u32);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CublasLtFailure {
+    pub(super) call: &'static str,
+    pub(super) status: u32,
+}
 
 /// Turns a status into a result.
 fn check(call: &'static str, status: u32) -> Result<(), CublasLtFailure> {
-    if status == 0 { Ok(()) } else { Err((call, status)) }
+    if status == 0 { Ok(()) } else { Err(CublasLtFailure { call, status }) }
 }
 
 /// A handle and the function that destroys it.
@@ -119,7 +124,7 @@ impl CublasLtHandle {
     pub(super) fn new() -> Result<CublasLtHandle, CublasLtFailure> {
         // SAFETY: loads libcublasLt by its public names; its initialisers have no preconditions.
         if !unsafe { lt::is_culib_present() } {
-            return Err(("loading libcublasLt", STATUS_NOT_INITIALIZED));
+            return Err(CublasLtFailure { call: "loading libcublasLt", status: STATUS_NOT_INITIALIZED });
         }
         let mut handle = 0;
         // SAFETY: the out-pointer is valid for the duration of the call.
@@ -206,7 +211,7 @@ impl MatmulPlan {
         };
         check("cublasLtMatmulAlgoGetHeuristic", status)?;
         if found < 1 {
-            return Err(("cublasLtMatmulAlgoGetHeuristic", STATUS_NOT_SUPPORTED));
+            check("cublasLtMatmulAlgoGetHeuristic", STATUS_NOT_SUPPORTED)?;
         }
         check("cublasLtMatmulAlgoGetHeuristic", best.state)?;
         Ok(MatmulPlan { desc, layouts, algorithm: best.algorithm, workspace_bytes: best.workspace_bytes })
@@ -219,24 +224,24 @@ impl MatmulPlan {
         handle: &CublasLtHandle,
         stream: &CudaStream,
         [a, b, c, d]: [BufferView<'_>; 4],
-        (alpha, beta): (f32, f32),
+        scales: GemmScales,
         workspace: Option<BufferView<'_>>,
     ) -> Result<(), CublasLtFailure> {
         let [a_layout, b_layout, c_layout, d_layout] = self.layouts.each_ref().map(|layout| layout.handle);
         let (workspace_address, workspace_bytes) =
             workspace.map_or((0, 0), |view| (view.address, view.len * view.element.size_bytes()));
-        // SAFETY: all handles are alive. `alpha` and `beta` are alive and are read before the call returns.
+        // SAFETY: all handles are alive. `scales` is alive and is read before the call returns.
         // The call touches device memory only.
         let status = unsafe {
             cublasLtMatmul(
                 handle.0.handle,
                 self.desc.handle,
-                (&raw const alpha).cast(),
+                (&raw const scales.alpha).cast(),
                 a.address,
                 a_layout,
                 b.address,
                 b_layout,
-                (&raw const beta).cast(),
+                (&raw const scales.beta).cast(),
                 c.address,
                 c_layout,
                 d.address,
