@@ -6,11 +6,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `exit`, `random` | exit codes; the random number generator |
+//! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
 //! | `settings`, `make_data` | the settings of a root; data to train on |
-//! | `store`, `intake`, `model`, `optim` | checkpoints; samples; the decoder; AdamW |
+//! | `store`, `intake`, `optim` | checkpoints; samples; AdamW |
+//! | `model` | the decoder, which takes samples and is stored as tensors |
 //! | `train` | the engine and the worker |
 //! | `daemon` | the queue and the worker processes |
 //! | `cli` | the command line |

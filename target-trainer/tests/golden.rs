@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use target_trainer::device::TargetToken;
-use target_trainer::model::{AdapterLayout, BaseModel, TokenizedSample, logits, sample_loss_and_gradient};
+use target_trainer::model::{
+    AdapterLayout, BaseModel, LossAndGradient, TokenizedSample, logits, sample_loss_and_gradient,
+};
 use target_trainer::state::{NamedTensor, Recipe};
 use target_trainer::store::decode;
 
@@ -64,7 +66,7 @@ fn check(name: &str) {
     let error = distance(&found, &tensors(&golden.dir.join("logits.safetensors"))[0].data);
     assert!(error < 1e-4, "logits: {error}");
     let learned = golden.tokens.targets.len() as f32;
-    let (loss, gradient) = sample_loss_and_gradient(
+    let LossAndGradient { loss, gradient } = sample_loss_and_gradient(
         &golden.base,
         &golden.adapter,
         &golden.params,

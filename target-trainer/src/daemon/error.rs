@@ -10,7 +10,10 @@ use crate::file_error::FileError;
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// Another daemon holds the root's lock. `holder` is what that daemon wrote into the lock file.
-    #[error("root `{root}` is in use by another daemon ({holder}); stop that daemon first", root = .root.display())]
+    #[error(
+        "root `{root}` is in use by another daemon ({holder}); stop that daemon first",
+        root = .root.display()
+    )]
     Locked { root: PathBuf, holder: String },
     /// A write failed.
     #[error(transparent)]

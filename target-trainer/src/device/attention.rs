@@ -1,7 +1,7 @@
 //! Causal attention with grouped queries (Ainslie et al. 2023): several query heads share one head of keys
 //! and values. Knows no model.
 
-use super::matmul::{Accumulate, matmul_nn, matmul_nt, matmul_tn};
+use super::matmul::{Accumulate, MatmulSize, matmul_nn, matmul_nt, matmul_tn};
 
 /// Sizes of an attention operation.
 #[derive(Debug, Clone, Copy)]
@@ -40,24 +40,33 @@ fn scatter_head(x: &mut [f32], part: &[f32], heads: usize, head: usize, d: usize
     }
 }
 
+/// Queries, keys and values of an attention operation: `q[t, heads * d]`, `k` and `v[t, kv_heads * d]`.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionInputs<'a> {
+    /// Queries.
+    pub q: &'a [f32],
+    /// Keys.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
+}
+
 /// Adds the attention output to `out[t, heads * d]`, which must be zero. Returns the probabilities `[heads,
 /// t, t]` for the backward pass.
-///
-/// Shapes: `q[t, heads * d]`, `k` and `v[t, kv_heads * d]`.
-pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<f32> {
+pub fn attention(out: &mut [f32], inputs: AttentionInputs<'_>, shape: AttentionShape) -> Vec<f32> {
     let AttentionShape { tokens: t, heads, kv_heads, head_dim: d } = shape;
     let mut probabilities = vec![0.0; heads * t * t];
     for (head, p) in probabilities.chunks_exact_mut(t * t).enumerate() {
         let kv = shape.kv_head(head);
         let (q, k, v) = (
-            gather_head(q, heads, head, d),
-            gather_head(k, kv_heads, kv, d),
-            gather_head(v, kv_heads, kv, d),
+            gather_head(inputs.q, heads, head, d),
+            gather_head(inputs.k, kv_heads, kv, d),
+            gather_head(inputs.v, kv_heads, kv, d),
         );
-        matmul_nt(p, &q, &k, (t, t, d), shape.scale(), Accumulate::Replace);
+        matmul_nt(p, &q, &k, MatmulSize { m: t, n: t, k: d }, shape.scale(), Accumulate::Replace);
         p.chunks_exact_mut(t).enumerate().for_each(|(row, p)| softmax_causal(p, row));
         let mut head_out = vec![0.0; t * d];
-        matmul_nn(&mut head_out, p, &v, (t, d, t), 1.0, Accumulate::Replace);
+        matmul_nn(&mut head_out, p, &v, MatmulSize { m: t, n: d, k: t }, 1.0, Accumulate::Replace);
         scatter_head(out, &head_out, heads, head, d);
     }
     probabilities
@@ -88,11 +97,11 @@ pub struct AttentionGradients<'a> {
 
 /// Backward pass: adds the gradients that follow from `dout[t, heads * d]` to `gradients`.
 ///
-/// `q`, `k`, `v` and `probabilities` are those of the forward pass.
+/// `inputs` and `probabilities` are those of the forward pass.
 pub fn attention_backward(
     gradients: AttentionGradients<'_>,
     dout: &[f32],
-    (q, k, v): (&[f32], &[f32], &[f32]),
+    inputs: AttentionInputs<'_>,
     probabilities: &[f32],
     shape: AttentionShape,
 ) {
@@ -101,23 +110,23 @@ pub fn attention_backward(
     for (head, p) in probabilities.chunks_exact(t * t).enumerate() {
         let kv = shape.kv_head(head);
         let (q, k, v) = (
-            gather_head(q, heads, head, d),
-            gather_head(k, kv_heads, kv, d),
-            gather_head(v, kv_heads, kv, d),
+            gather_head(inputs.q, heads, head, d),
+            gather_head(inputs.k, kv_heads, kv, d),
+            gather_head(inputs.v, kv_heads, kv, d),
         );
         let dhead_out = gather_head(dout, heads, head, d);
         let mut part = vec![0.0; t * d];
-        matmul_tn(&mut part, p, &dhead_out, (t, d, t), 1.0, Accumulate::Replace);
+        matmul_tn(&mut part, p, &dhead_out, MatmulSize { m: t, n: d, k: t }, 1.0, Accumulate::Replace);
         scatter_head(dv, &part, kv_heads, kv, d);
         let mut ds = vec![0.0; t * t];
-        matmul_nt(&mut ds, &dhead_out, &v, (t, t, d), 1.0, Accumulate::Replace);
+        matmul_nt(&mut ds, &dhead_out, &v, MatmulSize { m: t, n: t, k: d }, 1.0, Accumulate::Replace);
         for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
             let dot: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
             ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - dot));
         }
-        matmul_nn(&mut part, &ds, &k, (t, d, t), shape.scale(), Accumulate::Replace);
+        matmul_nn(&mut part, &ds, &k, MatmulSize { m: t, n: d, k: t }, shape.scale(), Accumulate::Replace);
         scatter_head(dq, &part, heads, head, d);
-        matmul_tn(&mut part, &ds, &q, (t, d, t), shape.scale(), Accumulate::Replace);
+        matmul_tn(&mut part, &ds, &q, MatmulSize { m: t, n: d, k: t }, shape.scale(), Accumulate::Replace);
         scatter_head(dk, &part, kv_heads, kv, d);
     }
 }
@@ -131,7 +140,7 @@ mod tests {
 
     fn forward(q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; q.len()];
-        attention(&mut out, q, k, v, SHAPE);
+        attention(&mut out, AttentionInputs { q, k, v }, SHAPE);
         out
     }
 
@@ -139,10 +148,11 @@ mod tests {
     fn gradients_match_finite_differences() {
         let (q, k, v, dout) =
             (random_values(1, 80), random_values(2, 40), random_values(3, 40), random_values(4, 80));
-        let p = attention(&mut vec![0.0; 80], &q, &k, &v, SHAPE);
+        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
+        let p = attention(&mut vec![0.0; 80], inputs, SHAPE);
         let (mut dq, mut dk, mut dv) = (vec![0.0; 80], vec![0.0; 40], vec![0.0; 40]);
         let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-        attention_backward(gradients, &dout, (&q, &k, &v), &p, SHAPE);
+        attention_backward(gradients, &dout, inputs, &p, SHAPE);
         assert_gradient_matches(&q, &dq, &dout, |q| forward(q, &k, &v));
         assert_gradient_matches(&k, &dk, &dout, |k| forward(&q, k, &v));
         assert_gradient_matches(&v, &dv, &dout, |v| forward(&q, &k, v));

@@ -1,6 +1,6 @@
 //! Cross-entropy loss fused with its backward pass. Computes logits only for rows that have a target.
 
-use super::matmul::{Accumulate, matmul_nn, matmul_nt};
+use super::matmul::{Accumulate, MatmulSize, matmul_nn, matmul_nt};
 
 /// A row of a sample and the token that should follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,14 @@ pub fn cross_entropy(
     let target_rows: Vec<f32> =
         targets.iter().flat_map(|target| &x[target.row * width..][..width]).copied().collect();
     let mut logits = vec![0.0; rows * vocabulary];
-    matmul_nt(&mut logits, &target_rows, head, (rows, vocabulary, width), 1.0, Accumulate::Replace);
+    matmul_nt(
+        &mut logits,
+        &target_rows,
+        head,
+        MatmulSize { m: rows, n: vocabulary, k: width },
+        1.0,
+        Accumulate::Replace,
+    );
     let mut loss = 0.0;
     for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
         loss += softmax_and_loss(row, target.token as usize);
@@ -34,7 +41,14 @@ pub fn cross_entropy(
         row.iter_mut().for_each(|d| *d *= scale);
     }
     let mut dtarget_rows = vec![0.0; rows * width];
-    matmul_nn(&mut dtarget_rows, &logits, head, (rows, width, vocabulary), 1.0, Accumulate::Replace);
+    matmul_nn(
+        &mut dtarget_rows,
+        &logits,
+        head,
+        MatmulSize { m: rows, n: width, k: vocabulary },
+        1.0,
+        Accumulate::Replace,
+    );
     for (target, dtarget_rows) in targets.iter().zip(dtarget_rows.chunks_exact(width)) {
         dx[target.row * width..][..width].iter_mut().zip(dtarget_rows).for_each(|(dx, d)| *dx += d);
     }

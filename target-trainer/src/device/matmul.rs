@@ -2,6 +2,8 @@
 
 use super::sys::{Strides, checked_gemm};
 
+pub use super::sys::MatmulSize;
+
 /// Whether a product replaces the content of the destination or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulate {
@@ -26,18 +28,18 @@ pub fn matmul_nt(
     dst: &mut [f32],
     a: &[f32],
     b: &[f32],
-    (m, n, k): (usize, usize, usize),
+    size: MatmulSize,
     scale: f32,
     accumulate: Accumulate,
 ) {
     checked_gemm(
-        (m, n, k),
+        size,
         dst,
-        row_major(n),
+        row_major(size.n),
         a,
-        row_major(k),
+        row_major(size.k),
         b,
-        column_major(k),
+        column_major(size.k),
         scale,
         accumulate == Accumulate::Add,
     );
@@ -48,18 +50,18 @@ pub fn matmul_nn(
     dst: &mut [f32],
     a: &[f32],
     b: &[f32],
-    (m, n, k): (usize, usize, usize),
+    size: MatmulSize,
     scale: f32,
     accumulate: Accumulate,
 ) {
     checked_gemm(
-        (m, n, k),
+        size,
         dst,
-        row_major(n),
+        row_major(size.n),
         a,
-        row_major(k),
+        row_major(size.k),
         b,
-        row_major(n),
+        row_major(size.n),
         scale,
         accumulate == Accumulate::Add,
     );
@@ -70,18 +72,18 @@ pub fn matmul_tn(
     dst: &mut [f32],
     a: &[f32],
     b: &[f32],
-    (m, n, k): (usize, usize, usize),
+    size: MatmulSize,
     scale: f32,
     accumulate: Accumulate,
 ) {
     checked_gemm(
-        (m, n, k),
+        size,
         dst,
-        row_major(n),
+        row_major(size.n),
         a,
-        column_major(m),
+        column_major(size.m),
         b,
-        row_major(n),
+        row_major(size.n),
         scale,
         accumulate == Accumulate::Add,
     );

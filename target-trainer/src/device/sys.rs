@@ -7,6 +7,17 @@ pub(super) struct Strides {
     pub(super) col: usize,
 }
 
+/// Sizes of a matrix product `[m, k] * [k, n]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatmulSize {
+    /// Rows of the product.
+    pub m: usize,
+    /// Columns of the product.
+    pub n: usize,
+    /// Elements of each sum.
+    pub k: usize,
+}
+
 /// `dst[m, n] = scale * lhs[m, k] * rhs[k, n]`. If `add` is true, the product is added to the content of
 /// `dst`.
 ///
@@ -15,7 +26,7 @@ pub(super) struct Strides {
 /// If a slice is shorter than its sizes and strides require.
 #[expect(clippy::too_many_arguments, reason = "a matrix product has three matrices, each with its strides")]
 pub(super) fn checked_gemm(
-    (m, n, k): (usize, usize, usize),
+    size: MatmulSize,
     dst: &mut [f32],
     dst_strides: Strides,
     lhs: &[f32],
@@ -25,6 +36,7 @@ pub(super) fn checked_gemm(
     scale: f32,
     add: bool,
 ) {
+    let MatmulSize { m, n, k } = size;
     let required_len = |rows: usize, cols: usize, strides: Strides| {
         if rows * cols == 0 { 0 } else { (rows - 1) * strides.row + (cols - 1) * strides.col + 1 }
     };

@@ -3,11 +3,12 @@
 
 use super::base::{BaseModel, LayerWeights};
 use super::lora::{AdapterLayout, LoraSlot};
+use super::loss_and_gradient::LossAndGradient;
 use super::tokens::{BOS, EOS, TokenizedSample};
 use crate::device::{
-    Accumulate, AttentionGradients, AttentionShape, Direction, Rope, add, attention, attention_backward,
-    cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn, rms_norm, rms_norm_backward, swiglu,
-    swiglu_backward,
+    Accumulate, AttentionGradients, AttentionInputs, AttentionShape, Direction, MatmulSize, Rope, add,
+    attention, attention_backward, cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn, rms_norm,
+    rms_norm_backward, swiglu, swiglu_backward,
 };
 use crate::state::Projection;
 
@@ -64,7 +65,7 @@ impl SamplePass<'_> {
             &mut y,
             x,
             self.base.layers[layer].weight(projection),
-            (t, outputs, inputs),
+            MatmulSize { m: t, n: outputs, k: inputs },
             1.0,
             Accumulate::Replace,
         );
@@ -74,7 +75,7 @@ impl SamplePass<'_> {
                 &mut y,
                 &self.lora_down(slot, x),
                 b,
-                (t, outputs, r),
+                MatmulSize { m: t, n: outputs, k: r },
                 self.adapter.scale,
                 Accumulate::Add,
             );
@@ -86,7 +87,14 @@ impl SamplePass<'_> {
     fn lora_down(&self, slot: LoraSlot, x: &[f32]) -> Vec<f32> {
         let (a, _) = self.adapter.matrices(slot, self.params);
         let mut u = vec![0.0; self.tokens * self.adapter.rank];
-        matmul_nt(&mut u, x, a, (self.tokens, self.adapter.rank, slot.inputs), 1.0, Accumulate::Replace);
+        matmul_nt(
+            &mut u,
+            x,
+            a,
+            MatmulSize { m: self.tokens, n: self.adapter.rank, k: slot.inputs },
+            1.0,
+            Accumulate::Replace,
+        );
         u
     }
 
@@ -107,7 +115,7 @@ impl SamplePass<'_> {
             dx,
             dy,
             self.base.layers[layer].weight(projection),
-            (t, inputs, outputs),
+            MatmulSize { m: t, n: inputs, k: outputs },
             1.0,
             Accumulate::Add,
         );
@@ -115,11 +123,11 @@ impl SamplePass<'_> {
         let (a, b) = self.adapter.matrices(slot, self.params);
         let u = self.lora_down(slot, x);
         let mut du = vec![0.0; t * r];
-        matmul_nn(&mut du, dy, b, (t, r, outputs), scale, Accumulate::Replace);
+        matmul_nn(&mut du, dy, b, MatmulSize { m: t, n: r, k: outputs }, scale, Accumulate::Replace);
         let (da, db) = self.adapter.matrices_mut(slot, gradient);
-        matmul_tn(db, dy, &u, (outputs, r, t), scale, Accumulate::Add);
-        matmul_tn(da, &du, x, (r, inputs, t), 1.0, Accumulate::Add);
-        matmul_nn(dx, &du, a, (t, inputs, r), 1.0, Accumulate::Add);
+        matmul_tn(db, dy, &u, MatmulSize { m: outputs, n: r, k: t }, scale, Accumulate::Add);
+        matmul_tn(da, &du, x, MatmulSize { m: r, n: inputs, k: t }, 1.0, Accumulate::Add);
+        matmul_nn(dx, &du, a, MatmulSize { m: t, n: inputs, k: r }, 1.0, Accumulate::Add);
     }
 
     /// RMSNorm of `x`. Also returns `1 / rms` of each row.
@@ -141,7 +149,8 @@ impl SamplePass<'_> {
         self.rope().rotate(&mut q, config.heads, Direction::Forward);
         self.rope().rotate(&mut k, config.kv_heads, Direction::Forward);
         let mut attention_output = vec![0.0; q.len()];
-        let probabilities = attention(&mut attention_output, &q, &k, &v, self.attention_shape());
+        let probabilities =
+            attention(&mut attention_output, AttentionInputs { q: &q, k: &k, v: &v }, self.attention_shape());
         add(x, &self.project(index, Projection::OProj, &attention_output));
         let after_attention = x.to_vec();
         let (post_normed, after_attention_inverse) = self.norm(x, post_norm);
@@ -193,7 +202,7 @@ impl SamplePass<'_> {
         attention_backward(
             gradients,
             &dattention_output,
-            (&activations.q, &activations.k, &activations.v),
+            AttentionInputs { q: &activations.q, k: &activations.k, v: &activations.v },
             &activations.probabilities,
             self.attention_shape(),
         );
@@ -268,17 +277,17 @@ impl SamplePass<'_> {
     }
 }
 
-/// Returns the sum of the sample's losses, and `scale` times its gradient for each adapter parameter.
+/// Returns the sum of the sample's losses, and `scale` times its gradient.
 pub fn sample_loss_and_gradient(
     base: &BaseModel,
     adapter: &AdapterLayout,
     params: &[f32],
     sample: &TokenizedSample,
     scale: f32,
-) -> (f32, Vec<f32>) {
+) -> LossAndGradient {
     let mut gradient = vec![0.0; adapter.param_count()];
     if sample.targets.is_empty() {
-        return (0.0, gradient);
+        return LossAndGradient { loss: 0.0, gradient };
     }
     let pass = SamplePass { base, adapter, params, tokens: sample.tokens.len() };
     let (x, activations) = pass.forward(&sample.tokens);
@@ -290,7 +299,7 @@ pub fn sample_loss_and_gradient(
     for (index, layer_activations) in activations.iter().enumerate().rev() {
         pass.layer_backward(index, &mut dx, layer_activations, &mut gradient);
     }
-    (loss, gradient)
+    LossAndGradient { loss, gradient }
 }
 
 /// Returns the logits of all tokens, `[t, vocabulary]`.
@@ -300,7 +309,7 @@ pub fn logits(base: &BaseModel, adapter: &AdapterLayout, params: &[f32], tokens:
     let (normed, _) = pass.norm(&x, &base.norm);
     let (t, v, h) = (tokens.len(), base.config.vocabulary, base.config.hidden);
     let mut logits = vec![0.0; t * v];
-    matmul_nt(&mut logits, &normed, base.head(), (t, v, h), 1.0, Accumulate::Replace);
+    matmul_nt(&mut logits, &normed, base.head(), MatmulSize { m: t, n: v, k: h }, 1.0, Accumulate::Replace);
     logits
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod cpu_pass;
 mod cuda;
 mod lora;
+mod loss_and_gradient;
 mod preset;
 mod tokens;
 
@@ -14,5 +15,6 @@ pub use config::{ConfigError, ModelConfig};
 pub use cpu_pass::{generate_greedy, logits, sample_loss_and_gradient};
 pub use cuda::{CudaModel, PackedBatch, WeightedSample};
 pub use lora::{AdapterLayout, AdapterMismatch};
+pub use loss_and_gradient::LossAndGradient;
 pub use preset::{Preset, preset_files};
 pub use tokens::{BOS, EOS, TokenizedSample, VOCABULARY_SIZE, tokenize};

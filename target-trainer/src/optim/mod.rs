@@ -39,17 +39,26 @@ pub fn bias_correction(beta: f32, t: u64) -> f32 {
     1.0 - f64::from(beta).powf(t as f64) as f32
 }
 
-/// Returns parameters and moments after update number `t` (1-based). `norm` is the norm of `gradient`. The
-/// inputs stay unchanged.
+/// One update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateStep {
+    /// Norm of the gradient.
+    pub norm: f32,
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Number of the update, counted from 1.
+    pub t: u64,
+}
+
+/// Returns parameters and moments after an update. The inputs stay unchanged.
 pub fn adamw(
     params: &[f32],
     moments: &Moments,
     gradient: &[f32],
-    norm: f32,
     recipe: &Recipe,
-    learning_rate: f32,
-    t: u64,
+    update: UpdateStep,
 ) -> ParamsAndMoments {
+    let UpdateStep { norm, learning_rate, t } = update;
     let clip = if norm > recipe.clip_norm { recipe.clip_norm / norm } else { 1.0 };
     let (c1, c2) = (bias_correction(recipe.beta1, t), bias_correction(recipe.beta2, t));
     let mut updated = ParamsAndMoments { params: params.to_vec(), moments: moments.clone() };
@@ -68,10 +77,14 @@ pub fn adamw(
 mod tests {
     use super::*;
 
+    fn first_update(norm: f32) -> UpdateStep {
+        UpdateStep { norm, learning_rate: 0.1, t: 1 }
+    }
+
     #[test]
     fn the_first_step_moves_each_parameter_by_the_learning_rate() {
         let recipe = Recipe { clip_norm: 1e9, ..Recipe::default() };
-        let updated = adamw(&[1.0, 1.0], &Moments::zero(2), &[3.0, -0.5], 3.1, &recipe, 0.1, 1);
+        let updated = adamw(&[1.0, 1.0], &Moments::zero(2), &[3.0, -0.5], &recipe, first_update(3.1));
         assert!(
             (updated.params[0] - 0.9).abs() < 1e-5 && (updated.params[1] - 1.1).abs() < 1e-5,
             "{updated:?}"
@@ -81,7 +94,8 @@ mod tests {
     #[test]
     fn a_gradient_above_the_clip_norm_is_scaled_down_before_the_moments() {
         let recipe = Recipe { clip_norm: 1.0, ..Recipe::default() };
-        let updated = adamw(&[0.0], &Moments::zero(1), &[10.0], gradient_norm(&[10.0]), &recipe, 0.1, 1);
+        let updated =
+            adamw(&[0.0], &Moments::zero(1), &[10.0], &recipe, first_update(gradient_norm(&[10.0])));
         assert!((updated.moments.first[0] - 0.1).abs() < 1e-6);
     }
 }

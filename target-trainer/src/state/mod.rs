@@ -1,5 +1,5 @@
-//! What a run is and how far it has come, as data: the recipe, and the state that a checkpoint stores. Reads and
-//! writes nothing, and computes no step.
+//! What a run is and how far it has come, as data: the recipe, and the state that a checkpoint stores. Reads
+//! and writes nothing, and computes no step.
 
 mod cursor;
 mod named_tensor;

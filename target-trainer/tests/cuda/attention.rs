@@ -2,7 +2,9 @@
 //! and the tensor-core kernels.
 
 use target_trainer::device::cuda::{AttentionSums, ElementType, PackedSequences};
-use target_trainer::device::{AttentionGradients, AttentionShape, attention, attention_backward};
+use target_trainer::device::{
+    AttentionGradients, AttentionInputs, AttentionShape, attention, attention_backward,
+};
 
 use crate::test_device::{PaddedMatrix, TestDevice, TestRandom, for_both_types};
 use libtest_mimic::Trial;
@@ -65,11 +67,12 @@ fn expected_attention(
         let v = columns(rows, width, q_cols + kv_cols, kv_cols);
         let shape = AttentionShape { tokens: *length, heads, kv_heads, head_dim: d };
         let mut out = vec![0.0; q.len()];
-        let p = attention(&mut out, &q, &k, &v, shape);
+        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
+        let p = attention(&mut out, inputs, shape);
         let dout = &dout[start * q_cols..][..length * q_cols];
         let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
         let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-        attention_backward(gradients, dout, (&q, &k, &v), &p, shape);
+        attention_backward(gradients, dout, inputs, &p, shape);
         expected.out.extend(out);
         for row in 0..*length {
             expected.dqkv.extend(&dq[row * q_cols..][..q_cols]);

@@ -4,10 +4,10 @@ use target_trainer::device::cuda::{
     AdamWUpdate, DeviceBuffer, ElementType, GemmScales, MAX_BLOCKS, RopeShape, StepChecks,
 };
 use target_trainer::device::{
-    Accumulate, Direction, Rope, TargetToken, cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn,
-    rms_norm, rms_norm_backward, swiglu, swiglu_backward,
+    Accumulate, Direction, MatmulSize, Rope, TargetToken, cross_entropy, embed, matmul_nn, matmul_nt,
+    matmul_tn, rms_norm, rms_norm_backward, swiglu, swiglu_backward,
 };
-use target_trainer::optim::{Moments, adamw, gradient_norm};
+use target_trainer::optim::{Moments, UpdateStep, adamw, gradient_norm};
 use target_trainer::state::Recipe;
 
 use crate::test_device::{PaddedMatrix, TestDevice, TestRandom, for_both_types};
@@ -265,7 +265,8 @@ fn gradient_norm_and_adamw_match_the_cpu() {
         let recipe = Recipe { clip_norm: 0.5, weight_decay: 0.1, ..Recipe::default() };
         let norm = gradient_norm(&gradient);
         let moments = Moments { first: first.clone(), second: second.clone() };
-        let expected = adamw(&params, &moments, &gradient, norm, &recipe, 0.01, 3);
+        let expected =
+            adamw(&params, &moments, &gradient, &recipe, UpdateStep { norm, learning_rate: 0.01, t: 3 });
         let device_gradient = gpu.upload_f32(&gradient);
         let (found_norm, flags) = (gpu.poisoned_buffer(ElementType::F32, 1), gpu.upload_u32(&[0]));
         let partial = gpu.poisoned_buffer(ElementType::Bits64, MAX_BLOCKS as usize);
@@ -326,7 +327,7 @@ fn matrix_products_match_the_cpu_for_all_orientations() {
             for variant in 0..3 {
                 let mut expected: Vec<f32> = c.iter().map(|c| 0.5 * c).collect();
                 let multiply = [matmul_nn, matmul_nt, matmul_tn][variant];
-                multiply(&mut expected, a_values, b_values, (m, n, k), 2.0, Accumulate::Add);
+                multiply(&mut expected, a_values, b_values, MatmulSize { m, n, k }, 2.0, Accumulate::Add);
                 let (a_rows, b_rows) = (if variant == 2 { k } else { m }, if variant == 1 { n } else { k });
                 let (a, b) = (
                     PaddedMatrix::upload(gpu, a_values, a_rows, 3),
@@ -343,7 +344,7 @@ fn matrix_products_match_the_cpu_for_all_orientations() {
                 gpu.device.gemm(c.matrix(), a, b, None, GemmScales { alpha: 2.0, beta: 0.5 }).unwrap();
                 gpu.assert_near("in place", &c.download(gpu), &expected);
                 // With beta = 0 the content of the output must not matter, even if it is NaN.
-                multiply(&mut expected, a_values, b_values, (m, n, k), 2.0, Accumulate::Replace);
+                multiply(&mut expected, a_values, b_values, MatmulSize { m, n, k }, 2.0, Accumulate::Replace);
                 let output = PaddedMatrix::output(gpu, m, n, 0);
                 gpu.device.gemm(output.matrix(), a, b, None, GemmScales { alpha: 2.0, beta: 0.0 }).unwrap();
                 gpu.assert_near("beta = 0", &output.download(gpu), &expected);

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use target_trainer::device::{Precision, TargetToken};
 use target_trainer::model::{
-    AdapterLayout, BaseModel, CudaModel, ModelConfig, Preset, TokenizedSample, sample_loss_and_gradient,
+    AdapterLayout, BaseModel, CudaModel, LossAndGradient, ModelConfig, Preset, TokenizedSample,
+    sample_loss_and_gradient,
 };
 use target_trainer::state::{Projection, Recipe};
 use target_trainer::store::decode;
@@ -71,20 +72,19 @@ fn check(config: ModelConfig, recipe: &Recipe, lengths: &[usize]) {
         samples.iter().zip([1.0, 0.5, 2.0].into_iter().cycle()).collect();
     let (mut loss, mut gradient) = (0.0, vec![0.0; adapter.param_count()]);
     for (tokens, weight) in &weighted_samples {
-        let (sample_loss, sample_gradient) =
-            sample_loss_and_gradient(&base, &adapter, &params, tokens, 0.1 * weight);
-        loss += sample_loss * weight;
-        gradient.iter_mut().zip(&sample_gradient).for_each(|(sum, value)| *sum += value);
+        let pass = sample_loss_and_gradient(&base, &adapter, &params, tokens, 0.1 * weight);
+        loss += pass.loss * weight;
+        gradient.iter_mut().zip(&pass.gradient).for_each(|(sum, value)| *sum += value);
     }
     for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 5e-2)] {
         let model = CudaModel::new(device(), &base, &adapter, precision, 200).unwrap();
         let found = model.forward_backward_once(&params, &weighted_samples, 0.1).unwrap();
         assert!(
-            (found.0 - loss).abs() / loss < tolerance as f32,
+            (found.loss - loss).abs() / loss < tolerance as f32,
             "{precision:?}: loss {}, expected {loss}",
-            found.0
+            found.loss
         );
-        let difference = distance(&found.1, &gradient);
+        let difference = distance(&found.gradient, &gradient);
         assert!(difference < tolerance, "{precision:?}: the distance of the gradients is {difference:e}");
     }
 }
@@ -126,7 +126,7 @@ fn gradients_do_not_depend_on_the_micro_batch() {
         model.forward_backward(&batch, &words, &gradient, loss.view()).unwrap();
         let found = device.download(&gradient).unwrap();
         let found: Vec<f32> = found.as_chunks::<4>().0.iter().map(|b| f32::from_ne_bytes(*b)).collect();
-        assert!(distance(&found, &expected.1) < 1e-5);
+        assert!(distance(&found, &expected.gradient) < 1e-5);
     }
 }
 
@@ -153,7 +153,7 @@ fn golden_of(name: &str) {
     let tokens = TokenizedSample { tokens, targets, truncated: false };
     for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 5e-2)] {
         let model = CudaModel::new(device(), &base, &adapter, precision, 1024).unwrap();
-        let (found, gradient) =
+        let LossAndGradient { loss: found, gradient } =
             model.forward_backward_once(&params, &[(&tokens, 1.0)], 1.0 / learned).unwrap();
         assert!((found / learned - loss).abs() / loss < tolerance, "{name}, {precision:?}: loss {found}");
         let expected = tensors("gradients.safetensors");

@@ -1,5 +1,5 @@
-//! Types that own the driver's handles below a context: streams, events, memory. The public interface is safe: no
-//! use of these types can corrupt the host's memory. Knows no kernel and no model.
+//! Types that own the driver's handles within a context: streams, events, memory. The public interface is
+//! safe: no use of these types can corrupt the host's memory. Knows no kernel and no model.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use super::kernel_library::CudaKernel;
 /// `CU_STREAM_NON_BLOCKING` and `CU_EVENT_DISABLE_TIMING`.
 const STREAM_NON_BLOCKING: u32 = 1;
 const EVENT_DISABLE_TIMING: u32 = 2;
+
 /// A stream: a queue of work that is not ordered with other streams by itself.
 #[derive(Debug)]
 pub(super) struct CudaStream {

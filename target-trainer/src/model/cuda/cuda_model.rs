@@ -11,6 +11,7 @@ use crate::device::cuda::{BufferView, CudaDevice, DeviceBuffer, ElementType};
 use crate::device::{DeviceError, Precision};
 use crate::model::base::BaseModel;
 use crate::model::lora::AdapterLayout;
+use crate::model::loss_and_gradient::LossAndGradient;
 
 /// A model on a CUDA device.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl CudaModel {
         params: &[f32],
         samples: &[WeightedSample<'_>],
         scale: f32,
-    ) -> Result<(f32, Vec<f32>), DeviceError> {
+    ) -> Result<LossAndGradient, DeviceError> {
         let all = NonZeroUsize::new(samples.len()).unwrap_or(NonZeroUsize::MIN);
         let batch = PackedBatch::new(samples.iter().copied(), all, scale);
         let DeviceWeights { device, adapter, .. } = &self.weights;
@@ -93,7 +94,8 @@ impl CudaModel {
         let gradient = device.zeros(ElementType::F32, adapter.param_count())?;
         let loss = device.zeros(ElementType::F32, 1)?;
         self.forward_backward(&batch, &words, &gradient, loss.view())?;
-        Ok((floats(&device.download(&loss)?)[0], floats(&device.download(&gradient)?)))
+        let loss = floats(&device.download(&loss)?)[0];
+        Ok(LossAndGradient { loss, gradient: floats(&device.download(&gradient)?) })
     }
 
     /// Returns whether the frozen weights are unchanged since the upload, and whether the copies of the

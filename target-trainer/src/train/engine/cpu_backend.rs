@@ -5,9 +5,23 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::gpu_backend::StepOutcome;
 use super::report::StepOptions;
-use crate::model::{AdapterLayout, BaseModel, WeightedSample, sample_loss_and_gradient};
-use crate::optim::{Moments, ParamsAndMoments, adamw, gradient_norm};
+use crate::model::{AdapterLayout, BaseModel, LossAndGradient, WeightedSample, sample_loss_and_gradient};
+use crate::optim::{Moments, ParamsAndMoments, UpdateStep, adamw, gradient_norm};
 use crate::state::Recipe;
+
+/// A base model and the layout of its adapter.
+#[derive(Clone, Copy)]
+pub(super) struct AdaptedModel<'a> {
+    pub(super) base: &'a BaseModel,
+    pub(super) adapter: &'a AdapterLayout,
+}
+
+/// The number of an update, counted from 1, and its learning rate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ScheduledUpdate {
+    pub(super) t: u64,
+    pub(super) learning_rate: f32,
+}
 
 /// A model in training on the CPU.
 pub(super) struct CpuBackend {
@@ -42,19 +56,21 @@ impl CpuBackend {
     /// Computes the gradient of a batch and the update. [`CpuBackend::apply`] makes the update current.
     pub(super) fn step(
         &mut self,
-        model: (&BaseModel, &AdapterLayout),
+        model: AdaptedModel<'_>,
         batch: &[WeightedSample<'_>],
         options: StepOptions,
         scale: f32,
         recipe: &Recipe,
-        (learning_rate, updates): (f32, u64),
+        schedule: ScheduledUpdate,
     ) -> StepOutcome {
-        let (loss, gradient) = self.forward_backward(model, batch, options, scale);
-        let results_differ = options.recheck
-            && !is_bit_equal(&(loss, &gradient), &self.forward_backward(model, batch, options, scale));
+        let pass = self.forward_backward(model, batch, options, scale);
+        let results_differ =
+            options.recheck && !pass.is_bit_equal(&self.forward_backward(model, batch, options, scale));
+        let LossAndGradient { loss, gradient } = pass;
         let (loss, norm) = (loss * scale, gradient_norm(&gradient));
         let ParamsAndMoments { params, moments } = &self.current;
-        let next = adamw(params, moments, &gradient, norm, recipe, learning_rate, updates);
+        let ScheduledUpdate { learning_rate, t } = schedule;
+        let next = adamw(params, moments, &gradient, recipe, UpdateStep { norm, learning_rate, t });
         let weights_are_finite = next.params.iter().all(|param| param.is_finite());
         self.next = Some(next);
         StepOutcome { loss, norm, gradient_is_finite: norm.is_finite(), weights_are_finite, results_differ }
@@ -70,30 +86,25 @@ impl CpuBackend {
     /// Sum of the losses, and the gradient of `scale` times that sum.
     fn forward_backward(
         &self,
-        (base, adapter): (&BaseModel, &AdapterLayout),
+        model: AdaptedModel<'_>,
         batch: &[WeightedSample<'_>],
         options: StepOptions,
         scale: f32,
-    ) -> (f32, Vec<f32>) {
+    ) -> LossAndGradient {
+        let AdaptedModel { base, adapter } = model;
         let (mut sum, mut gradient) = (0.0, vec![0.0; adapter.param_count()]);
         let sample_pass = |(tokens, weight): &WeightedSample<'_>| {
-            let (loss, gradient) =
+            let LossAndGradient { loss, gradient } =
                 sample_loss_and_gradient(base, adapter, self.params(), tokens, scale * weight);
-            (loss * weight, gradient)
+            LossAndGradient { loss: loss * weight, gradient }
         };
         for micro_batch in batch.chunks(options.micro_batch.get()) {
-            let passes: Vec<(f32, Vec<f32>)> = micro_batch.par_iter().map(sample_pass).collect();
-            for (loss, sample_gradient) in passes {
-                sum += loss;
-                gradient.iter_mut().zip(&sample_gradient).for_each(|(sum, value)| *sum += value);
+            let passes: Vec<LossAndGradient> = micro_batch.par_iter().map(sample_pass).collect();
+            for pass in passes {
+                sum += pass.loss;
+                gradient.iter_mut().zip(&pass.gradient).for_each(|(sum, value)| *sum += value);
             }
         }
-        (sum, gradient)
+        LossAndGradient { loss: sum, gradient }
     }
-}
-
-/// Whether loss and gradient are equal bit by bit.
-fn is_bit_equal((loss, gradient): &(f32, &Vec<f32>), other: &(f32, Vec<f32>)) -> bool {
-    let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|value| value.to_bits()).collect() };
-    loss.to_bits() == other.0.to_bits() && bits(gradient) == bits(&other.1)
 }

@@ -2,15 +2,15 @@
 //! unused set, and applying it swaps the sets. So an update that is not finite is never applied, and the
 //! current set can be copied to the host while the next step runs.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::report::{EngineConfig, StepOptions};
+use crate::device::DeviceError;
 use crate::device::cuda::{
     AdamWUpdate, BufferView, CopyCompletion, CudaDevice, DeviceBuffer, ElementType, MAX_BLOCKS, PendingCopy,
     PinnedPool, StagingBuffer, StepChecks,
 };
-use crate::device::{DeviceError, Precision, WaitTracker};
-use crate::model::{AdapterLayout, BaseModel, CudaModel, PackedBatch, WeightedSample};
+use crate::model::{AdapterLayout, BaseModel, CudaModel, LossAndGradient, PackedBatch, WeightedSample};
 use crate::optim::bias_correction;
 use crate::state::Recipe;
 
@@ -110,13 +110,13 @@ impl StateCopy {
 impl GpuBackend {
     pub(super) fn new(
         gpu_index: usize,
-        (precision, wait_tracker): (Precision, Arc<WaitTracker>),
+        config: &EngineConfig,
         base: &BaseModel,
         adapter: &AdapterLayout,
         max_tokens: usize,
     ) -> Result<GpuBackend, DeviceError> {
-        let device = CudaDevice::new(gpu_index, wait_tracker)?;
-        let model = CudaModel::new(Arc::clone(&device), base, adapter, precision, max_tokens)?;
+        let device = CudaDevice::new(gpu_index, Arc::clone(&config.wait_tracker))?;
+        let model = CudaModel::new(Arc::clone(&device), base, adapter, config.precision, max_tokens)?;
         let count = adapter.param_count();
         Ok(GpuBackend {
             model,
@@ -156,10 +156,11 @@ impl GpuBackend {
     pub(super) fn step(
         &mut self,
         samples: &[WeightedSample<'_>],
-        (micro_batch, recheck): (NonZeroUsize, bool),
+        options: StepOptions,
         scale: f32,
         update: &AdamWUpdate,
     ) -> Result<StepOutcome, DeviceError> {
+        let StepOptions { micro_batch, recheck, .. } = options;
         self.device.bind()?;
         self.refresh_adapter_copies()?;
         let batch = PackedBatch::new(samples.iter().copied(), micro_batch, scale);
@@ -320,7 +321,7 @@ impl GpuBackend {
         &mut self,
         params: &[f32],
         sample: WeightedSample<'_>,
-    ) -> Result<(f32, Vec<f32>), DeviceError> {
+    ) -> Result<LossAndGradient, DeviceError> {
         self.device.bind()?;
         self.adapter_copies_fresh = false;
         self.model.forward_backward_once(params, &[sample], 1.0)

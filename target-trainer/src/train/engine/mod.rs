@@ -17,11 +17,12 @@ use crate::device::cuda::KernelTime;
 use crate::device::{DeviceError, DeviceId, Precision};
 use crate::intake::Sample;
 use crate::model::{
-    AdapterLayout, BaseModel, TokenizedSample, generate_greedy, sample_loss_and_gradient, tokenize,
+    AdapterLayout, BaseModel, LossAndGradient, TokenizedSample, generate_greedy, sample_loss_and_gradient,
+    tokenize,
 };
 use crate::random::Random;
 use crate::state::{Cursor, Recipe, TrainState};
-use cpu_backend::CpuBackend;
+use cpu_backend::{AdaptedModel, CpuBackend, ScheduledUpdate};
 use gpu_backend::{GpuBackend, StateCopy};
 pub use report::{
     EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, StepOptions, StepReport,
@@ -136,8 +137,7 @@ impl Engine {
         let mut engine = Engine::new_on_cpu(base, recipe, samples);
         if let DeviceId::Cuda(gpu_index) = config.device {
             let max_tokens = engine.samples.iter().map(|(tokens, _)| tokens.tokens.len()).max().unwrap_or(0);
-            let options = (config.precision, Arc::clone(&config.wait_tracker));
-            let mut gpu = GpuBackend::new(gpu_index, options, &engine.base, &engine.adapter, max_tokens)?;
+            let mut gpu = GpuBackend::new(gpu_index, config, &engine.base, &engine.adapter, max_tokens)?;
             let initial_params = engine.adapter.initial_params(engine.recipe.seed);
             let zeros = vec![0.0; initial_params.len()];
             gpu.load_state([&initial_params, &zeros, &zeros])?;
@@ -182,12 +182,13 @@ impl Engine {
         let learning_rate = self.recipe.learning_rate_at(step);
         let outcome = match &mut self.backend {
             Backend::Cpu(cpu) => {
-                let model = (&self.base, &*self.adapter);
-                cpu.step(model, &batch, options, scale, &self.recipe, (learning_rate, updates))
+                let model = AdaptedModel { base: &self.base, adapter: &self.adapter };
+                let update = ScheduledUpdate { t: updates, learning_rate };
+                cpu.step(model, &batch, options, scale, &self.recipe, update)
             }
             Backend::Gpu(gpu) => {
                 let update = gpu_backend::adamw_update(&self.recipe, learning_rate, updates);
-                gpu.step(&batch, (options.micro_batch, options.recheck), scale, &update)?
+                gpu.step(&batch, options, scale, &update)?
             }
         };
         let checks = [
@@ -371,13 +372,12 @@ impl Engine {
             }
         };
         let (base, adapter, context) = (&self.base, &*self.adapter, self.recipe.context);
-        let results: Vec<(f32, usize, bool)> = samples
-            .par_iter()
-            .map(|sample| evaluate_sample((base, adapter, &params), sample, context))
-            .collect();
-        let trained_tokens: usize = results.iter().map(|(_, trained_tokens, _)| trained_tokens).sum();
-        let correct = results.iter().filter(|(.., is_correct)| *is_correct).count();
-        let loss: f32 = results.iter().map(|(loss, ..)| loss).sum();
+        let model = AdaptedModel { base, adapter };
+        let results: Vec<SampleEvaluation> =
+            samples.par_iter().map(|sample| evaluate_sample(model, &params, sample, context)).collect();
+        let trained_tokens: usize = results.iter().map(|result| result.trained_tokens).sum();
+        let correct = results.iter().filter(|result| result.is_correct).count();
+        let loss: f32 = results.iter().map(|result| result.loss).sum();
         Ok(Evaluation {
             loss: loss / trained_tokens.max(1) as f32,
             accuracy: correct as f32 / samples.len().max(1) as f32,
@@ -393,13 +393,24 @@ fn truncated(tokens: &TokenizedSample) -> TokenizedSample {
     tokens
 }
 
+/// The quality of the model on one sample.
+struct SampleEvaluation {
+    /// Sum of the losses.
+    loss: f32,
+    trained_tokens: usize,
+    /// Whether the complete completion is correct.
+    is_correct: bool,
+}
+
 fn evaluate_sample(
-    (base, adapter, params): (&BaseModel, &AdapterLayout, &[f32]),
+    model: AdaptedModel<'_>,
+    params: &[f32],
     sample: &Sample,
     context: usize,
-) -> (f32, usize, bool) {
+) -> SampleEvaluation {
+    let AdaptedModel { base, adapter } = model;
     let tokens = tokenize(sample, context);
-    let (loss, _) = sample_loss_and_gradient(base, adapter, params, &tokens, 0.0);
+    let LossAndGradient { loss, .. } = sample_loss_and_gradient(base, adapter, params, &tokens, 0.0);
     let text = |learned| {
         sample
             .segments
@@ -410,5 +421,9 @@ fn evaluate_sample(
     };
     let (prompt, completion) = (text(false), text(true));
     let answer = generate_greedy(base, adapter, params, &prompt, completion.len());
-    (loss, tokens.targets.len(), answer == completion.as_bytes())
+    SampleEvaluation {
+        loss,
+        trained_tokens: tokens.targets.len(),
+        is_correct: answer == completion.as_bytes(),
+    }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::device::{DeviceError, DeviceId, Precision, WaitTracker};
-use crate::model::{AdapterMismatch, BaseModelError};
+use crate::model::{AdapterMismatch, BaseModelError, LossAndGradient};
 
 /// Where and how an engine computes.
 #[derive(Debug, Clone)]
@@ -125,22 +125,22 @@ impl std::fmt::Display for ParityMismatch {
 impl ParityMismatch {
     /// Compares loss and gradient. Returns the difference if it is above the tolerance or not a number.
     pub(super) fn compare(
-        device: &(f32, Vec<f32>),
-        cpu: &(f32, Vec<f32>),
+        device: &LossAndGradient,
+        cpu: &LossAndGradient,
         tolerance: f32,
     ) -> Option<ParityMismatch> {
         let norm = |values: &mut dyn Iterator<Item = f32>| {
             values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt() as f32
         };
-        let cpu_norm = norm(&mut cpu.1.iter().copied());
-        let difference_norm = norm(&mut cpu.1.iter().zip(&device.1).map(|(a, b)| a - b));
+        let cpu_norm = norm(&mut cpu.gradient.iter().copied());
+        let difference_norm = norm(&mut cpu.gradient.iter().zip(&device.gradient).map(|(a, b)| a - b));
         let mismatch = ParityMismatch {
-            device_loss: device.0,
-            cpu_loss: cpu.0,
+            device_loss: device.loss,
+            cpu_loss: cpu.loss,
             gradient_distance: difference_norm / cpu_norm.max(f32::MIN_POSITIVE),
             tolerance,
         };
-        let loss_distance = (device.0 - cpu.0).abs() / cpu.0.abs().max(f32::MIN_POSITIVE);
+        let loss_distance = (device.loss - cpu.loss).abs() / cpu.loss.abs().max(f32::MIN_POSITIVE);
         let is_close = |distance: f32| distance <= tolerance;
         (!is_close(loss_distance) || !is_close(mismatch.gradient_distance)).then_some(mismatch)
     }
@@ -152,9 +152,9 @@ mod tests {
 
     #[test]
     fn close_results_match_and_distant_or_nan_results_do_not() {
-        let cpu = (2.0, vec![3.0, 4.0]);
-        let against =
-            |loss, gradient: [f32; 2]| ParityMismatch::compare(&(loss, gradient.into()), &cpu, 1e-3);
+        let pass = |loss, gradient: [f32; 2]| LossAndGradient { loss, gradient: gradient.into() };
+        let cpu = pass(2.0, [3.0, 4.0]);
+        let against = |loss, gradient| ParityMismatch::compare(&pass(loss, gradient), &cpu, 1e-3);
         assert_eq!(against(2.001, [3.0, 4.001]), None);
         assert!(against(2.01, [3.0, 4.0]).is_some());
         assert!(against(2.0, [3.0, 4.01]).is_some());

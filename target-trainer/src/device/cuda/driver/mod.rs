@@ -1,4 +1,5 @@
-//! Raw functions of the CUDA driver. The types that own its handles are in `../sys.rs`.
+//! Raw functions of the CUDA driver. The types that own its handles are in `../context` and
+//! `../sys.rs`.
 
 mod sys;
 
