@@ -17,19 +17,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Removes what earlier runs left behind, then creates a directory for the sandboxes. From now on a first
+    /// Creates a directory for the sandboxes, and removes what earlier runs left behind. From now on a first
     /// SIGINT or SIGTERM sets [`interrupt::requested`].
     ///
     /// # Errors
     /// If a leftover cannot be removed, or the directory cannot be created.
     pub(crate) fn open(jobs: Option<u16>) -> Result<Session, CliError> {
         interrupt::install()?;
+        let run_dir = RunDir::create().map_err(CliError::RunDir)?;
+        let path = run_dir.path().to_path_buf();
+        let session =
+            Session { run_dir: Some(run_dir), path, jobs: jobs.map_or_else(core_count, usize::from) };
         for leftover in sandbox::remove_leftovers().map_err(CliError::Leftovers)? {
             print::line(&format!("removed {leftover}"));
         }
-        let run_dir = RunDir::create().map_err(CliError::RunDir)?;
-        let path = run_dir.path().to_path_buf();
-        Ok(Session { run_dir: Some(run_dir), path, jobs: jobs.map_or_else(core_count, usize::from) })
+        Ok(session)
     }
 
     /// The directory for the sandboxes.

@@ -3,12 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::assert::OutputAssertExt;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
@@ -118,7 +119,8 @@ fn a_first_signal_ends_the_run_early_with_130_and_its_reports() {
         std::fs::create_dir(&temporary).unwrap();
         let mut command = Command::new(PROGRAM);
         command.args(["run", "fs-02", "fs-01", "fs-06", "--jobs", "1", "--out", out.to_str().unwrap()]);
-        command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A terminal's Ctrl-C goes to a whole process group.
+        command.process_group(0).env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         let record = out.join("record.jsonl");
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -126,7 +128,7 @@ fn a_first_signal_ends_the_run_early_with_130_and_its_reports() {
             assert!(Instant::now() < deadline, "timed out waiting for the first target");
             std::thread::sleep(Duration::from_millis(5));
         }
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        killpg(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         let output = child.wait_with_output().unwrap();
         output.clone().assert().code(130);
         assert!(output_text(&output).contains("interrupted"), "{}", output_text(&output));

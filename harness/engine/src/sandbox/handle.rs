@@ -2,6 +2,7 @@
 //! down.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -107,6 +108,8 @@ impl Sandbox {
             .arg(INIT_ARGUMENT)
             .stdin(Stdio::from(sockets.theirs))
             .stdout(Stdio::null())
+            // A terminal's Ctrl-C is for the harness, which lets its trials end. It does not reach the sandbox.
+            .process_group(0)
             .spawn();
         let init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
         send_message(sockets.ours.as_fd(), &SandboxInitRequest { mounts, binds: spec.binds }, &[])
