@@ -132,7 +132,7 @@ impl TearableWrite<'_> {
             let last = (self.len_bytes - 1) / SECTOR_BYTES * SECTOR_BYTES;
             tears.extend([Tear::Prefix(SECTOR_BYTES), Tear::Prefix(last)]);
         }
-        tears.sort_by_key(|tear| format!("{tear:?}"));
+        tears.sort_unstable();
         tears.dedup();
         tears
     }
