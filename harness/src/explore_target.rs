@@ -8,7 +8,7 @@ use scenarios::{SubmittedFile, TargetFile};
 
 use crate::args::ExploreArgs;
 use crate::error::CliError;
-use crate::explore::{PreparedExploration, parse_state, scope};
+use crate::explore_options::{PreparedExploration, parse_state, scope};
 use crate::option_error::OptionError;
 use crate::scenario_library;
 use engine::explore::JudgeSpec;

@@ -16,6 +16,7 @@ mod exit;
 mod exploration_output;
 mod explore;
 mod explore_display;
+mod explore_options;
 mod explore_target;
 mod interrupt;
 mod option_error;
