@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use engine::explore::CrashState;
-use engine::plan::{BaselineCounts, CountedCall, PlannedCrashState, TrialPlan};
+use engine::plan::{BaselineCounts, CountedCall, CrashStateId, PlannedCrashState, TrialPlan};
 use scenarios::{CallKind, Scenario};
 
 fn assert_plan(name: &str, text: &str, seed: u64) {
@@ -89,7 +88,7 @@ fn a_method_with_two_gpu_faults_counts_and_expands_each_separately() {
 /// Crash states as a recorded run would give them.
 fn crash_states() -> Vec<PlannedCrashState> {
     let state = |number: u8| PlannedCrashState {
-        state: CrashState { witnesses: BTreeMap::new(), digest: [number; 16] },
+        id: CrashStateId(number.into()),
         description: format!("crash state {number}"),
     };
     (1..=3).map(state).collect()

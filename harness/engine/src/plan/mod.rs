@@ -13,8 +13,6 @@ use scenarios::{
     SubmittedFile, TargetGpu, Trigger, Until,
 };
 
-use crate::explore::CrashState;
-
 pub use gpu_injections::{GpuCountRequest, PlannedGpuFault};
 pub use scenarios::{CallInjection, GpuInjection, PAGE_BYTES};
 
@@ -79,13 +77,29 @@ pub enum InjectionPoint {
     CrashState(PlannedCrashState),
 }
 
+/// Names a crash state of a recorded run: its index in the order in which the run's states were found. A plan
+/// does not know the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashStateId(pub usize);
+
 /// A crash state that a trial starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedCrashState {
-    /// The crash state.
-    pub state: CrashState,
+    /// Which one it is.
+    pub id: CrashStateId,
     /// Which crash leaves it, one line.
     pub description: String,
+}
+
+/// Which crash states a plan needs of a recorded run.
+#[derive(Debug, Clone, Copy)]
+pub struct CrashStateRequest<'a> {
+    /// What the scenario states.
+    pub selection: &'a CrashStates,
+    /// The largest number of states.
+    pub max_states: u32,
+    /// Which occurrence of the phase gets the crashes, 1-based.
+    pub occurrence: u64,
 }
 
 /// A call that a baseline run counted.
@@ -169,12 +183,12 @@ impl TrialPlan {
         self.faults.iter().flat_map(gpu_injections::count_requests).collect()
     }
 
-    /// The crash states that are tried, the maximum number of them, and the occurrence of their phase,
-    /// 1-based.
-    pub fn crash_states(&self) -> Option<(&CrashStates, u32, u64)> {
+    /// The crash states that are tried, if the method tries any.
+    pub fn crash_states(&self) -> Option<CrashStateRequest<'_>> {
         self.faults.iter().find_map(|fault| {
             let selection = fault.effect.spec().crash_states()?;
-            Some((selection, fault.max_trials, self.phase_occurrence))
+            let (max_states, occurrence) = (fault.max_trials, self.phase_occurrence);
+            Some(CrashStateRequest { selection, max_states, occurrence })
         })
     }
 
@@ -316,8 +330,7 @@ impl PlannedFault {
             }
             InjectionPoint::Call { injection, .. } if injection.is_kill() => self.describe_injection_point(),
             InjectionPoint::Call { injection, .. } => {
-                let point = self.describe_injection_point();
-                format!("{}: {}", point.trim_start_matches("at "), injection.describe())
+                format!("{}: {}", self.describe_call(), injection.describe())
             }
         }
     }
@@ -353,17 +366,24 @@ impl PlannedFault {
         }
     }
 
+    /// The call at which it is injected, such as `write(weights), call 3 of save 2`.
+    fn describe_call(&self) -> String {
+        let InjectionPoint::Call { occurrence, nth, call, .. } = &self.injection_point else {
+            return String::new();
+        };
+        let name = call.as_ref().map(|call| format!("{call}, ")).unwrap_or_default();
+        let phase = self.call_trigger().and_then(|trigger| trigger.phase.as_ref());
+        match (occurrence, phase) {
+            (Some(occurrence), Some(phase)) => format!("{name}call {nth} of {phase} {occurrence}"),
+            _ => format!("{name}call {nth}"),
+        }
+    }
+
     fn describe_injection_point(&self) -> String {
         match (&self.injection_point, &self.fault.when) {
-            (InjectionPoint::Call { occurrence, nth, call, injection }, Trigger::Call(trigger)) => {
-                let name = call.as_ref().map(|call| format!("{call}, ")).unwrap_or_default();
+            (InjectionPoint::Call { injection, .. }, _) => {
                 let preposition = if injection.is_kill() { injection.describe() } else { "at".into() };
-                match (occurrence, &trigger.phase) {
-                    (Some(occurrence), Some(phase)) => {
-                        format!("{preposition} {name}call {nth} of {phase} {occurrence}")
-                    }
-                    _ => format!("{preposition} {name}call {nth}"),
-                }
+                format!("{preposition} {}", self.describe_call())
             }
             (_, Trigger::Start) => "from the start".into(),
             (_, Trigger::Step(step)) => format!("from step {step} on"),

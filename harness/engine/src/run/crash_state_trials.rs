@@ -13,7 +13,7 @@ use crate::explore::{
 };
 use crate::file_error::file_error;
 use crate::observe::Reporter;
-use crate::plan::{BaselineCounts, PlannedCrashState};
+use crate::plan::{BaselineCounts, CrashStateId, CrashStateRequest, PlannedCrashState};
 use crate::run::error::RunError;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{LaunchSpec, ProcessExit};
@@ -22,11 +22,13 @@ use crate::target::{OutputPatterns, ParsedLine};
 /// A recorded run of the target. It starts from a prepared root, or from the files that a first crash left.
 pub(super) struct RecordedRun {
     recording: Recording,
-    scope: ExploreScope,
-    /// What the target announced, each with the number of operations recorded until then.
-    announcements: Vec<(usize, Event)>,
-    /// The run that crashed first and its crash state, if this is a recording of a recovery.
-    first_crash: Option<(Box<RecordedRun>, CrashState)>,
+    /// The crash states that the plan may use. [`CrashStateId`] is an index.
+    states: Vec<CrashState>,
+    /// How many more there are, beyond the bound.
+    states_left_out: u64,
+    announcements: Vec<Announcement>,
+    /// What happened before, if this is a recording of a recovery.
+    first_crash: Option<FirstCrash>,
     /// Holds the payload log and the original files. Removed on drop.
     dir: PathBuf,
     /// Path at which the target sees its root. Every trial mounts its own root there.
@@ -35,13 +37,29 @@ pub(super) struct RecordedRun {
     started_unix_s: i64,
 }
 
-/// Runs the target without a fault below the empty directory `dir` and records its file operations.
-/// `occurrence` selects which repetition of the phase gets the crashes, 1-based.
+/// The run that crashed first, and its crash state.
+struct FirstCrash {
+    run: Box<RecordedRun>,
+    state: CrashState,
+}
+
+/// Something that the target announced, with the number of operations recorded up to and including it.
+struct Announcement {
+    op_count: usize,
+    event: Event,
+}
+
+/// Runs the target without a fault below the empty directory `dir`, records its file operations, and
+/// enumerates the requested crash states.
+///
+/// # Errors
+/// If the recording fails or the target does not end well.
 pub(super) fn record(
     dir: &Path,
     config: TrialConfig<'_>,
-    (selection, max_states, occurrence): (&CrashStates, u32, u64),
+    request: CrashStateRequest<'_>,
 ) -> Result<RecordedRun, RunError> {
+    let selection = request.selection;
     let visible_root = dir.join("shown");
     std::fs::create_dir_all(&visible_root).map_err(file_error::<RunError>("create", &visible_root))?;
     let first = dir.join("first");
@@ -50,20 +68,19 @@ pub(super) fn record(
     let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
     let begins = phase.map(|phase| phase.begins().clone());
     let mut recorded = record_run(env, config, &launch, &first, begins)?;
-    recorded.scope = scope(config, selection, max_states);
-    recorded.scope.crash_points = Some(crash_points(config, &recorded.recording, selection, occurrence));
+    let crash_points = crash_points(config, &recorded.recording, request);
     if !selection.in_recovery {
+        recorded.enumerate_states(scope(config, request, crash_points));
         return Ok(recorded);
     }
-    let state = recorded.killed_midway();
+    let state = recorded.killed_midway(&crash_points);
     let second = dir.join("second");
-    let env = recorded.trial_env(second.clone(), config, &state)?;
+    let env = recorded.env_after(&state, second.clone(), config)?;
     let resume = env.trainer().resume();
-    let scope = recorded.scope.clone();
     let mut recovery = record_run(env, config, &resume, &second, None)?;
-    recovery.first_crash = Some((Box::new(recorded), state));
-    recovery.scope =
-        ExploreScope { crash_points: Some(crash_points_of_recovery(&recovery, selection)), ..scope };
+    recovery.first_crash = Some(FirstCrash { run: Box::new(recorded), state });
+    let crash_points = crash_points_of_recovery(&recovery, selection);
+    recovery.enumerate_states(scope(config, request, crash_points));
     Ok(recovery)
 }
 
@@ -95,11 +112,24 @@ fn record_run(
     let recording = recorded.recording;
     let announcements = announcements(config, &recording);
     let started_unix_s = jiff::Timestamp::now().as_second();
-    let (scope, dir) = (ExploreScope::default(), dir.to_path_buf());
-    Ok(RecordedRun { recording, scope, announcements, first_crash: None, dir, visible_root, started_unix_s })
+    Ok(RecordedRun {
+        recording,
+        states: Vec::new(),
+        states_left_out: 0,
+        announcements,
+        first_crash: None,
+        dir: dir.to_path_buf(),
+        visible_root,
+        started_unix_s,
+    })
 }
 
-fn scope(config: TrialConfig<'_>, selection: &CrashStates, max_states: u32) -> ExploreScope {
+fn scope(
+    config: TrialConfig<'_>,
+    request: CrashStateRequest<'_>,
+    crash_points: BTreeSet<usize>,
+) -> ExploreScope {
+    let CrashStateRequest { selection, max_states, .. } = request;
     let model = |of: &CrashModel| match of {
         CrashModel::Process => None,
         CrashModel::Ext4 => Some(FsModel::Ext4),
@@ -115,12 +145,12 @@ fn scope(config: TrialConfig<'_>, selection: &CrashStates, max_states: u32) -> E
         process_crashes: selection.models.contains(&CrashModel::Process),
         models: selection.models.iter().filter_map(model).collect(),
         max_states: max_states as usize,
-        crash_points: None,
+        crash_points: Some(crash_points),
     }
 }
 
-/// The meaningful lines of the target, each with the number of operations recorded up to and including it.
-fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<(usize, Event)> {
+/// The meaningful lines of the target.
+fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<Announcement> {
     let patterns = OutputPatterns::new(config.target);
     let mut events = Vec::new();
     for (index, op) in recording.ops.iter().enumerate() {
@@ -136,7 +166,7 @@ fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<(usize, 
             }
             ParsedLine::Other => continue,
         };
-        events.push((index + 1, event));
+        events.push(Announcement { op_count: index + 1, event });
     }
     events
 }
@@ -146,9 +176,9 @@ fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<(usize, 
 fn crash_points(
     config: TrialConfig<'_>,
     recording: &Recording,
-    selection: &CrashStates,
-    occurrence: u64,
+    request: CrashStateRequest<'_>,
 ) -> BTreeSet<usize> {
+    let CrashStateRequest { selection, occurrence, .. } = request;
     let all_points = 0..=recording.ops.len();
     let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
     let range = phase.map_or(all_points.clone(), |phase| {
@@ -194,27 +224,34 @@ fn changes_selected_path(recording: &Recording, selection: &CrashStates, op_coun
 
 /// The crash points of a recovery: all until its first acknowledged step. What follows is ordinary training.
 fn crash_points_of_recovery(recovery: &RecordedRun, selection: &CrashStates) -> BTreeSet<usize> {
-    let first_saved = recovery.announcements.iter().find(|(_, event)| matches!(event, Event::Saved { .. }));
-    let to = first_saved.map_or(recovery.recording.ops.len(), |(op_count, _)| *op_count);
+    let is_saved = |announced: &&Announcement| matches!(announced.event, Event::Saved { .. });
+    let first_saved = recovery.announcements.iter().find(is_saved);
+    let to = first_saved.map_or(recovery.recording.ops.len(), |announced| announced.op_count);
     (0..=to).filter(|op_count| changes_selected_path(&recovery.recording, selection, *op_count)).collect()
 }
 
 impl RecordedRun {
+    fn enumerate_states(&mut self, scope: ExploreScope) {
+        let found = enumerate(&self.recording, &scope);
+        self.states = found.states;
+        self.states_left_out = found.counts.left_out.values().sum();
+    }
+
     /// All crash states of this run, for a plan to expand over.
     pub(super) fn counts(&self) -> BaselineCounts {
-        let found = enumerate(&self.recording, &self.scope);
-        let states = found.states.into_iter().map(|state| {
-            let description = match &self.first_crash {
-                Some((first, crash)) => {
-                    format!("{}; in the recovery {}", first.describe(crash), self.describe(&state))
+        let states = self.states.iter().enumerate();
+        let planned = |(index, state): (usize, &CrashState)| PlannedCrashState {
+            id: CrashStateId(index),
+            description: match &self.first_crash {
+                Some(first) => {
+                    format!("{}; in the recovery {}", first.run.describe(&first.state), self.describe(state))
                 }
-                None => self.describe(&state),
-            };
-            PlannedCrashState { state, description }
-        });
+                None => self.describe(state),
+            },
+        };
         BaselineCounts {
-            crash_states: states.collect(),
-            crash_states_left_out: found.counts.left_out.values().sum(),
+            crash_states: states.map(planned).collect(),
+            crash_states_left_out: self.states_left_out,
             ..BaselineCounts::default()
         }
     }
@@ -224,19 +261,29 @@ impl RecordedRun {
     }
 
     /// The files after a SIGKILL at the middle one of the crash points.
-    fn killed_midway(&self) -> CrashState {
-        let points = self.scope.crash_points.iter().flatten();
-        let count = points.clone().count();
-        let op_count = points.copied().nth(count / 2).unwrap_or(0);
+    fn killed_midway(&self, crash_points: &BTreeSet<usize>) -> CrashState {
+        let op_count = crash_points.iter().copied().nth(crash_points.len() / 2).unwrap_or(0);
         CrashState::after_process_crash(&self.recording, CrashCandidate::whole(op_count))
     }
 
-    /// An environment whose root holds the files of `state`.
+    /// An environment whose root holds the files of a crash state.
+    ///
+    /// # Errors
+    /// If the sandbox cannot be built or the files cannot be written.
     pub(super) fn trial_env<'a>(
         &self,
+        id: CrashStateId,
         dir: PathBuf,
         config: TrialConfig<'a>,
+    ) -> Result<TrialEnv<'a>, RunError> {
+        self.env_after(&self.states[id.0], dir, config)
+    }
+
+    fn env_after<'a>(
+        &self,
         state: &CrashState,
+        dir: PathBuf,
+        config: TrialConfig<'a>,
     ) -> Result<TrialEnv<'a>, RunError> {
         let env = TrialEnv::unprepared(dir.clone(), config, Some(&self.visible_root))?;
         let base = dir.join("sandbox");
@@ -252,17 +299,17 @@ impl RecordedRun {
 
     /// Emits what happened before the crash and the crash itself. Returns the number of starts that this
     /// covers.
-    pub(super) fn emit_history(&self, state: &CrashState, reporter: &Reporter) -> u32 {
-        let starts =
-            self.first_crash.as_ref().map_or(0, |(first, crash)| first.emit_history(crash, reporter));
+    pub(super) fn emit_history(&self, id: CrashStateId, reporter: &Reporter) -> u32 {
+        self.emit_history_until(&self.states[id.0], reporter)
+    }
+
+    fn emit_history_until(&self, state: &CrashState, reporter: &Reporter) -> u32 {
+        let first_crash = self.first_crash.as_ref();
+        let starts = first_crash.map_or(0, |first| first.run.emit_history_until(&first.state, reporter));
         let Some((_, witness)) = state.strictest_witness() else { return starts };
         let op_count = witness.candidate.op_count as usize;
-        let announced: Vec<&Event> = self
-            .announcements
-            .iter()
-            .take_while(|(index, _)| *index <= op_count)
-            .map(|(_, event)| event)
-            .collect();
+        let until_crash = self.announcements.iter().take_while(|announced| announced.op_count <= op_count);
+        let announced: Vec<&Event> = until_crash.map(|announced| &announced.event).collect();
         // Of the steps and of the saves only the last one matters. Every other announcement is kept.
         let last = |is: fn(&Event) -> bool| announced.iter().rposition(|event| is(event));
         let last_ones = [

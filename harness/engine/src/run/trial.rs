@@ -7,7 +7,7 @@ use scenarios::{Event, Scenario, TrialFacts};
 
 use crate::judge::{TrialEvents, trial_facts};
 use crate::observe::Reporter;
-use crate::plan::{InjectionPoint, Trial};
+use crate::plan::{CrashStateId, InjectionPoint, Trial};
 use crate::run::baseline::MeasuredBaseline;
 use crate::run::call_injector::InjectorHandle;
 use crate::run::crash_state_trials::RecordedRun;
@@ -37,6 +37,13 @@ pub(super) struct TrialContext<'a> {
     pub(super) trial_count: u32,
 }
 
+/// The crash state that a trial starts from.
+#[derive(Clone, Copy)]
+struct CrashStart<'a> {
+    recorded: &'a RecordedRun,
+    id: CrashStateId,
+}
+
 /// Runs one trial in the empty directory `dir`.
 ///
 /// # Errors
@@ -49,12 +56,12 @@ pub(super) fn run_trial(
 ) -> Result<FinishedTrial, RunError> {
     reporter.emit(Event::TrialStarted { of: context.trial_count, what: trial.description.clone() });
     let config = TrialConfig { faults: &trial.faults, ..context.config };
-    let state = trial.faults.iter().find_map(|planned| match &planned.injection_point {
-        InjectionPoint::CrashState(state) => Some((context.recorded?, &state.state)),
+    let start = trial.faults.iter().find_map(|planned| match &planned.injection_point {
+        InjectionPoint::CrashState(state) => Some(CrashStart { recorded: context.recorded?, id: state.id }),
         _ => None,
     });
-    let env = match state {
-        Some((recorded, state)) => recorded.trial_env(dir, config, state)?,
+    let env = match start {
+        Some(CrashStart { recorded, id }) => recorded.trial_env(id, dir, config)?,
         None => TrialEnv::build(dir, config)?,
     };
     probe_all(&env, context.scenario, ProbeTime::BeforeResume, reporter)?;
@@ -63,7 +70,7 @@ pub(super) fn run_trial(
     let faults = FaultSchedule::armed(&trial.faults, reporter);
     let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
     let injector = InjectorHandle::for_trial(context.config.target, root, kill_switch, &trial.faults);
-    let earlier_starts = state.map_or(0, |(recorded, state)| recorded.emit_history(state, reporter));
+    let earlier_starts = start.map_or(0, |start| start.recorded.emit_history(start.id, reporter));
     let mut run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);
     run.run(earlier_starts)?;
     run.finish()?;
