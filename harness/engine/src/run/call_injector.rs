@@ -1,16 +1,11 @@
 //! Handles the file system calls of a target during a run: counts those that a trigger matches, and injects
 //! faults at the selected ones. Injection is exact: the target waits in the call until the fault is injected.
-//!
-//! A phase begins and ends with a line that the target prints. Each line is read from the write call of the
-//! process that prints it first, so it is in order with that process's other calls.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use regex::Regex;
 use scenarios::{CallTrigger, Replacement, TargetFile};
 
 use crate::gate::{
@@ -19,12 +14,11 @@ use crate::gate::{
 };
 use crate::locks::LockExt;
 use crate::plan::{CallInjection, CountedCall, InjectionPoint, PlannedFault};
+use crate::run::phase_tracker::{PhaseEnd, PhaseTracker};
 use crate::sandbox::KillSwitch;
 
 /// How long a call waits for the run to inject a fault.
 const INJECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest line that is compared with the phase patterns, in bytes.
-const MAX_LINE_BYTES: usize = 4096;
 /// Calls that are counted in one occurrence of a phase.
 const MAX_COUNTED_CALLS: usize = 100_000;
 
@@ -55,16 +49,21 @@ struct CallMatcher {
     paths: Option<globset::GlobMatcher>,
     /// Calls are counted only within the phase, separately for each of its occurrences.
     within_phase: bool,
-    /// Patterns of the lines that begin and end the phase.
-    phase_bounds: Option<(Regex, Regex)>,
 }
 
-/// Where the target is in its phase.
-#[derive(Default)]
-struct PhaseProgress {
-    /// Occurrences begun so far.
-    occurrences: u64,
-    inside: bool,
+/// A fault whose injection was decided and has not been made.
+struct PendingInjection {
+    fault: String,
+    evidence: String,
+}
+
+/// A call at which a fault is injected.
+struct CallMatch {
+    /// Index of the fault in `armed_faults`.
+    fault_index: usize,
+    decision: CallDecision,
+    /// Which call it is.
+    evidence: String,
 }
 
 /// The call handler of a run.
@@ -72,7 +71,7 @@ pub(super) struct CallInjector {
     root: PathBuf,
     matcher: CallMatcher,
     armed_faults: Vec<ArmedCallFault>,
-    phase: PhaseProgress,
+    phase: PhaseTracker,
     /// Counted calls of each occurrence of the phase, or of the whole run. `None` in a trial, which injects
     /// faults.
     counted_calls: Option<Vec<Vec<CountedCall>>>,
@@ -80,19 +79,8 @@ pub(super) struct CallInjector {
     on_phase_end: Box<dyn FnMut() + Send>,
     events: Sender<InjectorEvent>,
     kill_switch: KillSwitch,
-    /// The fault that is being injected, and its evidence.
-    pending_evidence: Option<(String, String)>,
-    /// Bytes of the current write to an output.
-    written_bytes: Vec<u8>,
-    /// For each output, the start of a line that is not complete.
-    partial_lines: HashMap<FileId, Vec<u8>>,
-    /// Outputs of the target's main process.
-    main_outputs: Vec<FileId>,
-    /// A worker process prints the lines of the phase itself. The main process then only forwards them,
-    /// later.
-    workers_announce: bool,
-    /// Lines that another process may forward, each with the pipe in which it was printed first.
-    first_printed_in: HashMap<String, FileId>,
+    /// The fault that is being injected.
+    pending: Option<PendingInjection>,
 }
 
 /// A call injector and the receiver of its events.
@@ -149,36 +137,25 @@ impl InjectorHandle {
         phase: Option<&str>,
     ) -> InjectorHandle {
         let trigger_phase = trigger.and_then(|trigger| trigger.phase.as_deref());
-        let bounds = |phase: Option<&str>| {
-            let phase = target.phases().get(phase?)?;
-            Some((phase.begins().clone(), phase.ends().clone()))
-        };
         let matcher = CallMatcher {
             kinds: trigger.map(|trigger| trigger.kinds.clone()).unwrap_or_default(),
             paths: trigger.and_then(|trigger| trigger.paths.clone()),
             within_phase: trigger_phase.is_some(),
-            phase_bounds: bounds(trigger_phase.or(phase)),
         };
-        let filter_options = FilterOptions {
-            extra_kinds: matcher.kinds.clone(),
-            stdio_writes: matcher.phase_bounds.is_some(),
-        };
+        let phase = PhaseTracker::new(target, trigger_phase.or(phase));
+        let filter_options =
+            FilterOptions { extra_kinds: matcher.kinds.clone(), stdio_writes: phase.reads_output() };
         let (sender, events) = channel();
         let injector = CallInjector {
             root,
             matcher,
             armed_faults: Vec::new(),
-            phase: PhaseProgress::default(),
+            phase,
             counted_calls: Some(Vec::new()),
             events: sender,
             kill_switch,
-            pending_evidence: None,
-            written_bytes: Vec::new(),
-            partial_lines: HashMap::new(),
+            pending: None,
             on_phase_end: Box::new(|| ()),
-            main_outputs: Vec::new(),
-            workers_announce: false,
-            first_printed_in: HashMap::new(),
         };
         InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options }
     }
@@ -202,8 +179,7 @@ impl InjectorHandle {
 
     /// Sets the outputs with which the target's main process is about to be started.
     pub(super) fn set_main_outputs(&self, outputs: Vec<FileId>) {
-        let mut injector = self.injector.locked();
-        (injector.main_outputs, injector.workers_announce) = (outputs, false);
+        self.injector.locked().phase.set_main_outputs(outputs);
     }
 
     /// Ends a persistent fault: later calls are not altered.
@@ -273,16 +249,16 @@ impl CallInjector {
 
     /// Counts the call if the matcher selects it.
     fn count_call(&mut self, call: &InterceptedCall) {
-        let in_phase = !self.matcher.within_phase || self.phase.inside;
         let relative = call.path.strip_prefix(&self.root).ok();
         let relative_to = call.to.as_ref().and_then(|to| to.strip_prefix(&self.root).ok());
         let is_selected =
             |path: &std::path::Path| self.matcher.paths.as_ref().is_none_or(|paths| paths.is_match(path));
         let selected = relative.into_iter().chain(relative_to).any(is_selected);
-        if !in_phase || !selected || !self.matcher.kinds.contains(&call.kind) {
+        if !selected || !self.matcher.kinds.contains(&call.kind) {
             return;
         }
-        let occurrence = if self.matcher.within_phase { self.phase.occurrences.max(1) as usize } else { 1 };
+        let occurrence = if self.matcher.within_phase { self.phase.current_occurrence() } else { Some(1) };
+        let Some(occurrence) = occurrence.map(|occurrence| occurrence as usize) else { return };
         let path = relative.unwrap_or(&call.path).display().to_string();
         if let Some(counted) = &mut self.counted_calls {
             if counted.len() < occurrence {
@@ -311,57 +287,25 @@ impl CallInjector {
         let _ = is_done.recv_timeout(INJECTION_TIMEOUT);
     }
 
-    fn match_call(&mut self, call: &InterceptedCall) -> Option<(usize, CallDecision, String)> {
+    fn match_call(&mut self, call: &InterceptedCall) -> Option<CallMatch> {
         let (phase, description) = (&self.phase, self.describe_call(call));
-        for (index, armed) in self.armed_faults.iter_mut().enumerate() {
-            let is_in_reach = armed.injected
-                || armed.occurrence.is_none_or(|occurrence| phase.inside && phase.occurrences == occurrence);
+        for (fault_index, armed) in self.armed_faults.iter_mut().enumerate() {
+            let is_in_reach =
+                armed.injected || armed.occurrence.is_none_or(|occurrence| phase.is_inside_of(occurrence));
             let Some(rule_match) = is_in_reach.then(|| armed.rules.on_call(call)).flatten() else { continue };
             let occurrence = armed
                 .occurrence
                 .map(|occurrence| format!(" in occurrence {occurrence} of the phase"))
                 .unwrap_or_default();
             let evidence = format!("{description}, call {}{occurrence}", rule_match.nth);
-            return Some((index, rule_match.decision, evidence));
+            return Some(CallMatch { fault_index, decision: rule_match.decision, evidence });
         }
         None
     }
 
-    /// Follows the phase. `pipe` is where the line is printed.
-    fn on_line(&mut self, pipe: FileId, line: &str) {
-        let Some((begins, ends)) = &self.matcher.phase_bounds else { return };
-        let (begins, ends) = (begins.is_match(line), ends.is_match(line));
-        if !begins && !ends {
-            return;
-        }
-        let from_main = self.main_outputs.contains(&pipe);
-        self.workers_announce |= !from_main;
-        if from_main && self.workers_announce {
-            return;
-        }
-        match self.first_printed_in.get(line) {
-            // Another process forwards the line, as a supervisor does with its worker's output.
-            Some(first) if *first != pipe => {
-                self.first_printed_in.remove(line);
-                return;
-            }
-            _ => drop(self.first_printed_in.insert(line.to_owned(), pipe)),
-        }
-        if begins {
-            // An occurrence that never ended is not counted twice.
-            self.phase.occurrences += u64::from(!self.phase.inside);
-            self.phase.inside = true;
-        } else {
-            self.phase.inside = false;
-            (self.on_phase_end)();
-            self.kill_at_phase_end();
-        }
-    }
-
     /// Kills the target if the occurrence had fewer calls than in the baseline, so that the planned call
     /// never came. The evidence reports this.
-    fn kill_at_phase_end(&mut self) {
-        let occurrence = self.phase.occurrences;
+    fn kill_at_phase_end(&mut self, PhaseEnd { occurrence }: PhaseEnd) {
         let is_due = |armed: &&mut ArmedCallFault| {
             armed.occurrence == Some(occurrence) && !armed.injected && armed.injection.is_kill()
         };
@@ -371,7 +315,7 @@ impl CallInjector {
                 "killed at the end of occurrence {occurrence} of the phase, \
                  which had fewer calls than in the baseline"
             );
-            self.pending_evidence = Some((armed.fault.clone(), evidence));
+            self.pending = Some(PendingInjection { fault: armed.fault.clone(), evidence });
             CallHandler::kill_target(self);
         }
     }
@@ -379,24 +323,28 @@ impl CallInjector {
 
 impl CallHandler for CallInjector {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
-        self.written_bytes.clear();
+        self.phase.clear_written();
         if self.counted_calls.is_some() {
             self.count_call(call);
             return CallDecision::Continue;
         }
-        let Some((index, decision, evidence)) = self.match_call(call) else { return CallDecision::Continue };
-        let first = !std::mem::replace(&mut self.armed_faults[index].injected, true);
-        let (fault, injection) =
-            (self.armed_faults[index].fault.clone(), self.armed_faults[index].injection.clone());
+        let Some(CallMatch { fault_index, decision, evidence }) = self.match_call(call) else {
+            return CallDecision::Continue;
+        };
+        let armed = &mut self.armed_faults[fault_index];
+        let first = !std::mem::replace(&mut armed.injected, true);
+        let (fault, injection) = (armed.fault.clone(), armed.injection.clone());
         match injection {
             CallInjection::KillBefore | CallInjection::KillInside { .. } | CallInjection::KillAfter => {
-                self.pending_evidence = Some((fault, format!("{} {evidence}", injection.describe())));
+                let evidence = format!("{} {evidence}", injection.describe());
+                self.pending = Some(PendingInjection { fault, evidence });
             }
             CallInjection::HoldUntilInjected if first => {
                 self.inject_and_wait(fault, format!("at {evidence}"))
             }
             CallInjection::Swap { .. } => {
-                self.pending_evidence = Some((fault, format!("{} before {evidence}", injection.describe())))
+                let evidence = format!("{} before {evidence}", injection.describe());
+                self.pending = Some(PendingInjection { fault, evidence });
             }
             CallInjection::HoldUntilInjected => {}
             injection if first => self.send(InjectorEvent::Effective {
@@ -409,35 +357,31 @@ impl CallHandler for CallInjector {
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
-        let len_bytes = MAX_LINE_BYTES.saturating_sub(self.written_bytes.len()).min(bytes.len());
-        self.written_bytes.extend_from_slice(&bytes[..len_bytes]);
+        self.phase.on_payload(bytes);
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
         match effect {
             CallEffect::OutputWritten { pipe } => {
-                let mut text = self.partial_lines.remove(&pipe).unwrap_or_default();
-                text.append(&mut self.written_bytes);
-                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = text.drain(..=end).collect();
-                    self.on_line(pipe, String::from_utf8_lossy(&line).trim_end());
+                for end in self.phase.on_output_written(pipe) {
+                    (self.on_phase_end)();
+                    self.kill_at_phase_end(end);
                 }
-                text.truncate(MAX_LINE_BYTES);
-                self.partial_lines.insert(pipe, text);
             }
             CallEffect::Swapped { .. } => {
-                if let Some((fault, evidence)) = self.pending_evidence.take() {
+                if let Some(PendingInjection { fault, evidence }) = self.pending.take() {
                     self.send(InjectorEvent::Effective { fault, evidence });
                 }
             }
             _ => {}
         }
-        self.written_bytes.clear();
+        self.phase.clear_written();
     }
 
     fn kill_target(&mut self) {
         let killed = self.kill_switch.kill_all();
-        let (fault, evidence) = self.pending_evidence.take().unwrap_or_default();
+        let (fault, evidence) =
+            self.pending.take().map(|pending| (pending.fault, pending.evidence)).unwrap_or_default();
         let evidence = match killed {
             Ok(()) => format!("every process was {evidence}"),
             Err(error) => format!("the kill failed ({}): {evidence}", crate::file_error::chain(&error)),

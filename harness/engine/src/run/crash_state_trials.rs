@@ -28,7 +28,7 @@ pub(super) struct RecordedRun {
     states_left_out: u64,
     announcements: Vec<Announcement>,
     /// What happened before, if this is a recording of a recovery.
-    first_crash: Option<FirstCrash>,
+    first_crash: Option<EarlierCrash>,
     /// Holds the payload log and the original files. Removed on drop.
     dir: PathBuf,
     /// Path at which the target sees its root. Every trial mounts its own root there.
@@ -38,7 +38,7 @@ pub(super) struct RecordedRun {
 }
 
 /// The run that crashed first, and its crash state.
-struct FirstCrash {
+struct EarlierCrash {
     run: Box<RecordedRun>,
     state: CrashState,
 }
@@ -78,7 +78,7 @@ pub(super) fn record(
     let env = recorded.env_after(&state, second.clone(), config)?;
     let resume = env.trainer().resume();
     let mut recovery = record_run(env, config, &resume, &second, None)?;
-    recovery.first_crash = Some(FirstCrash { run: Box::new(recorded), state });
+    recovery.first_crash = Some(EarlierCrash { run: Box::new(recorded), state });
     let crash_points = crash_points_of_recovery(&recovery, selection);
     recovery.enumerate_states(scope(config, request, crash_points));
     Ok(recovery)

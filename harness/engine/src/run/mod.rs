@@ -16,6 +16,7 @@ mod gpu_call_counters;
 mod moment;
 mod output_lines;
 mod peak_memory;
+mod phase_tracker;
 mod probe;
 mod suite;
 mod target_output;
@@ -26,5 +27,5 @@ mod trial_env;
 
 pub use baseline::BaselineCache;
 pub use error::RunError;
-pub use suite::{PreparedScenario, ScenarioResult, Suite, SuiteResult, run_suite};
+pub use suite::{PreparedScenario, ScenarioResult, Suite, SuiteResult, needed_mechanisms, run_suite};
 pub use trial_env::prepared_root;

@@ -195,19 +195,24 @@ fn judge_trials(scenario: &Scenario, baseline: &BaselineFacts, trials: &[Finishe
     verdict(scenario, baseline, &judged)
 }
 
-/// Why this machine cannot run the scenario, if so.
-fn missing_mechanism(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<String> {
+/// The mechanisms that a scenario needs, by their names in `doctor`.
+pub fn needed_mechanisms(scenario: &Scenario) -> Vec<&'static str> {
     let at_call = scenario.method().iter().any(|fault| matches!(fault.when, Trigger::Call(_)));
-    let needed = std::iter::once("user-namespace")
+    std::iter::once("user-namespace")
         .chain(scenario.method().iter().filter_map(|fault| fault.effect.spec().needed_mechanism()))
         .chain(at_call.then_some("syscall-gate"))
         .chain(scenario.gpu().map(|gpu| match gpu {
             TargetGpu::Simulated(_) => gpu::SIMULATED_GPU,
             TargetGpu::Real => gpu::REAL_GPU,
-        }));
+        }))
+        .collect()
+}
+
+/// Why this machine cannot run the scenario, if so.
+fn missing_mechanism(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<String> {
     let not_granted =
         |name: &str| mechanisms.iter().find(|mechanism| mechanism.name == name && !mechanism.granted);
-    needed
+    needed_mechanisms(scenario)
         .into_iter()
         .find_map(not_granted)
         .map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
