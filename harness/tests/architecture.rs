@@ -14,7 +14,7 @@ mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use arrow_tables::{ARROWS_NOT_YET_REMOVED, ArrowTable, CIRCLES_NOT_YET_REMOVED, CRATES};
+use arrow_tables::{ArrowTable, CRATES};
 use module_graph::{FileUse, ModuleGraph};
 use sources::{files_below, has_extension, workspace};
 
@@ -256,9 +256,7 @@ fn modules_use_one_another_only_along_the_allowed_arrows() {
     let mut found = Vec::new();
     for (dir, table) in CRATES {
         for (arrow, place) in forbidden_arrows(&graph_of(dir), table) {
-            if !ARROWS_NOT_YET_REMOVED.contains(&(dir, arrow.as_str())) {
-                found.push(format!("{dir}: {arrow}: {place}"));
-            }
+            found.push(format!("{dir}: {arrow}: {place}"));
         }
     }
     assert!(found.is_empty(), "{} arrows that the table does not allow:\n{}", found.len(), found.join("\n"));
@@ -293,12 +291,7 @@ fn files_do_not_use_one_another_in_a_circle() {
         for circle in graph.circles() {
             let names: Vec<String> =
                 circle.iter().map(|file| format!("{dir}/{}", graph.files[*file].display())).collect();
-            let is_known = CIRCLES_NOT_YET_REMOVED
-                .iter()
-                .any(|known| names.iter().all(|name| known.iter().any(|file| name == file)));
-            if !is_known {
-                found.push(format!("{}:\n{}", names.join(" "), uses_within(&graph, &circle)));
-            }
+            found.push(format!("{}:\n{}", names.join(" "), uses_within(&graph, &circle)));
         }
     }
     assert!(found.is_empty(), "{} circles:\n{}", found.len(), found.join("\n"));

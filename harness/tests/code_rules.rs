@@ -6,7 +6,6 @@
 #[path = "support/sources.rs"]
 mod sources;
 
-use std::path::Path;
 
 use sources::{blank_comments_and_strings, rust_sources, tokens_without_tests, workspace};
 
@@ -26,47 +25,6 @@ const MAX_FUNCTION_LINES: usize = 70;
 
 /// The crate roots that forbid unsafe code.
 const FORBID_UNSAFE: [&str; 3] = ["harness/src/main.rs", "scenarios/src/lib.rs", "reports/src/lib.rs"];
-
-/// NOT_YET: for each rule, how many places of a file break it still, as (rule, file, places). A place more, or
-/// in another file, fails. Empty when all places have been changed.
-const NOT_YET_CHANGED: &[(&str, &str, usize)] = &[
-    ("long functions", "scenarios/src/check/mod.rs", 1),
-    ("nested results", "target-trainer/src/durable/mod.rs", 1),
-    ("nested results", "target-trainer/src/intake/mod.rs", 1),
-    ("string errors", "harness/engine/src/gpu/driver_probe.rs", 4),
-    ("string errors", "harness/engine/src/gpu/sys.rs", 2),
-    ("string errors", "harness/engine/src/judge/mod.rs", 6),
-    ("string errors", "harness/simgpu/plan/src/lib.rs", 2),
-    ("string errors", "harness/simgpu/src/forward.rs", 2),
-    ("string errors", "scenarios/src/leaf.rs", 13),
-    ("string errors", "scenarios/src/units.rs", 3),
-    ("string errors", "target-trainer/src/device/health/mod.rs", 3),
-    ("string errors", "target-trainer/src/durable/space.rs", 1),
-    ("string errors", "target-trainer/src/intake/parse.rs", 4),
-    ("string errors", "target-trainer/src/model/base.rs", 2),
-    ("string errors", "target-trainer/src/model/config.rs", 2),
-    ("string errors", "target-trainer/src/model/lora.rs", 1),
-    ("string errors", "target-trainer/src/store/checkpoint.rs", 2),
-    ("string errors", "target-trainer/src/store/manifest.rs", 1),
-    ("string errors", "target-trainer/src/train/worker.rs", 1),
-    ("tuple parameters", "harness/engine/src/gate/perform.rs", 1),
-    ("tuple parameters", "harness/engine/src/run/crash_state_trials.rs", 1),
-    ("tuple parameters", "harness/engine/src/run/trial_env.rs", 1),
-    ("tuple parameters", "harness/engine/src/target/mod.rs", 1),
-    ("tuple parameters", "harness/simgpu/src/driver/info.rs", 1),
-    ("tuple parameters", "target-trainer/src/cli/mod.rs", 1),
-    ("tuple parameters", "target-trainer/src/device/attention.rs", 1),
-    ("tuple parameters", "target-trainer/src/device/cuda/cuda_device.rs", 1),
-    ("tuple parameters", "target-trainer/src/device/cuda/matmul/mod.rs", 1),
-    ("tuple parameters", "target-trainer/src/device/cuda/matmul/sys.rs", 1),
-    ("tuple parameters", "target-trainer/src/device/cuda/ops.rs", 3),
-    ("tuple parameters", "target-trainer/src/device/matmul.rs", 3),
-    ("tuple parameters", "target-trainer/src/device/sys.rs", 1),
-    ("tuple parameters", "target-trainer/src/train/engine/cpu_backend.rs", 3),
-    ("tuple parameters", "target-trainer/src/train/engine/gpu_backend.rs", 2),
-    ("tuple parameters", "target-trainer/src/train/engine/mod.rs", 1),
-    ("tuple parameters", "target-trainer/src/train/engine/report.rs", 1),
-];
 
 /// A function's signature in the code: what stands between its name and its block or semicolon.
 struct Signature<'a> {
@@ -188,20 +146,23 @@ fn tuple_parameters_in(text: &str) -> Vec<usize> {
             }
             _ => 0,
         };
-        let parameters = parameters(&tokens[generics + 1..]);
+        let parameters = parameters_in(&tokens[generics + 1..]);
         parameters.iter().any(|parameter| {
             let colon =
                 parameter.iter().position(|token| *token == ":").map_or(parameter.len(), |index| index + 1);
             let mut type_tokens =
                 parameter[colon..].iter().skip_while(|token| matches!(**token, "&" | "mut"));
-            type_tokens.next() == Some(&"(") && type_tokens.next() != Some(&")")
+            let has_parenthesis = type_tokens.next() == Some(&"(");
+            let inner: Vec<&str> = type_tokens.copied().collect();
+            // `&(dyn Fn() + Sync)` has a parenthesis, but no comma of its own.
+            has_parenthesis && parameters_in(&inner).len() > 1
         })
     };
     signatures(&code).iter().filter(breaks).map(|signature| signature.line).collect()
 }
 
 /// The parameters up to the parenthesis that closes the list.
-fn parameters<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
+fn parameters_in<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
     let (mut depth, mut parameters, mut previous) = (0, vec![Vec::new()], "");
     for token in tokens {
         match *token {
@@ -267,8 +228,7 @@ fn assert_rule(rule: &str, check: fn(&str) -> Vec<usize>) {
     let mut found = Vec::new();
     for (path, text) in CRATES.iter().flat_map(|dir| rust_sources(dir)) {
         let lines = check(&text);
-        let known = NOT_YET_CHANGED.iter().find(|(name, file, _)| *name == rule && path == Path::new(file));
-        if lines.len() > known.map_or(0, |(_, _, places)| *places) {
+        if !lines.is_empty() {
             let lines: Vec<String> = lines.iter().map(usize::to_string).collect();
             found.push(format!("{}:{}", path.display(), lines.join(",")));
         }
@@ -336,7 +296,7 @@ fn tuple_parameters_are_found_but_not_lists_of_pairs_or_functions_of_several_val
                fn three(&self, size: &mut (u8, u8)) -> u8 { 1 }";
     assert_eq!(tuple_parameters_in(bad), [1, 2, 3]);
     let good = "fn one(a: u8, pairs: &[(u8, u8)]) -> (u8, u8) {}\nfn two(f: impl Fn((u8, u8)) -> u8, unit: ()) {}\n\
-                fn three(f: &dyn Fn(u8, u8)) { g((1, 2)) }";
+                fn three(f: &dyn Fn(u8, u8), g: &(dyn Fn(u8, u8) + Sync)) { g((1, 2)) }";
     assert_eq!(tuple_parameters_in(good), []);
 }
 

@@ -7,25 +7,22 @@
 #[macro_use]
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{ExitCode, Output};
 
+use engine::run::needed_mechanisms;
 use libtest_mimic::Failed;
-use scenarios::{Scenario, TargetGpu};
+use scenarios::Scenario;
 use support::command::{output_text, run_trainwreck, workspace};
-use support::machine::{Need, SANDBOX, missing};
+use support::machine::{Need, missing};
 use support::trial::{run_sequentially, trial};
 
 fn main() -> ExitCode {
-    let gpus = scenario_gpus();
+    let needs = scenario_needs();
     let mut trials = Vec::new();
     for (id, guards) in shipped_scenarios() {
-        let gpu = gpus.iter().find(|(name, _)| *name == id).and_then(|(_, gpu)| gpu.as_ref());
-        let needs_gpu = gpu.map(|gpu| match gpu {
-            TargetGpu::Simulated(_) => Need::Mechanism("simulated-gpu"),
-            TargetGpu::Real => Need::Mechanism("real-gpu"),
-        });
-        let missing = missing(SANDBOX.iter().chain(&needs_gpu));
+        let missing = missing(needs.get(&id).into_iter().flatten());
         let survived = id.clone();
         trials
             .push(trial(format!("{id}_is_survived"), missing.as_deref(), move || run_verb("run", &survived)));
@@ -54,15 +51,16 @@ fn shipped_scenarios() -> Vec<(String, String)> {
     listed.iter().filter_map(id_and_guards).collect()
 }
 
-/// Ids, with the GPU that each scenario gives its target.
-fn scenario_gpus() -> Vec<(String, Option<TargetGpu>)> {
+/// What each shipped scenario needs of the machine, by its id.
+fn scenario_needs() -> BTreeMap<String, Vec<Need>> {
     let library = workspace().join("scenarios/library");
     let entries =
         |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let texts = entries(library).flat_map(entries).filter_map(|path| std::fs::read_to_string(path).ok());
     let read = |text: String| {
         let scenario = Scenario::parse(&text, "library").unwrap_or_else(|error| panic!("{error}"));
-        (scenario.id().to_owned(), scenario.gpu().cloned())
+        let needs = needed_mechanisms(&scenario).into_iter().map(Need::Mechanism).collect();
+        (scenario.id().to_owned(), needs)
     };
     texts.map(read).collect()
 }

@@ -5,9 +5,10 @@
 pub(crate) type ArrowTable = [(&'static str, &'static [&'static str])];
 
 /// Each crate's source directory, with its table. From the ground up.
-pub(crate) const CRATES: [(&str, &ArrowTable); 7] = [
+pub(crate) const CRATES: [(&str, &ArrowTable); 8] = [
     ("harness/engine/src", ENGINE),
     ("harness/src", COMMAND),
+    ("harness/simgpu/words/src", GPU_WORDS),
     ("harness/simgpu/plan/src", SIMGPU_PLAN),
     ("harness/simgpu/src", SIMGPU),
     ("scenarios/src", SCENARIOS),
@@ -111,6 +112,8 @@ const COMMAND: &ArrowTable = &[
     ("cli", &["*"]),
 ];
 
+const GPU_WORDS: &ArrowTable = &[];
+
 const SIMGPU_PLAN: &ArrowTable = &[("control", &[])];
 
 const SIMGPU: &ArrowTable = &[
@@ -149,7 +152,7 @@ const SCENARIOS: &ArrowTable = &[
     ("target", &["yaml"]),
     ("scenario", &["effect", "gpu", "operation", "target", "trigger", "units", "verdict", "yaml"]),
     ("record", &["verdict"]),
-    ("exploration", &["verdict"]),
+    ("exploration", &["effect", "verdict"]),
     ("check", &["effect", "gpu", "operation", "scenario", "target", "trigger", "units", "verdict", "yaml"]),
     ("schema", &["check"]),
 ];
@@ -212,112 +215,4 @@ const TRAINER: &ArrowTable = &[
         ],
     ),
     ("cli", &["*"]),
-];
-
-/// NOT_YET: arrows and modules that the tables do not allow and that are about to be removed, as (crate,
-/// arrow). Empty when the modules stand as planned.
-pub(crate) const ARROWS_NOT_YET_REMOVED: &[(&str, &str)] = &[
-    ("harness/engine/src", "plan -> explore"),
-    ("harness/simgpu/src", "driver -> forward"),
-    ("harness/simgpu/src", "driver -> hooks"),
-    ("harness/simgpu/src", "forward -> hooks"),
-    ("harness/simgpu/src", "rules: not in the table"),
-    ("harness/simgpu/src", "symbols -> hooks"),
-    ("scenarios/src", "calls: not in the table"),
-    ("scenarios/src", "check_target: not in the table"),
-    ("scenarios/src", "draft: not in the table"),
-    ("scenarios/src", "expect_draft: not in the table"),
-    ("scenarios/src", "gpu -> scenario"),
-    ("scenarios/src", "gpu_draft: not in the table"),
-    ("scenarios/src", "leaf: not in the table"),
-    ("scenarios/src", "problem: not in the table"),
-    ("scenarios/src", "read: not in the table"),
-    ("scenarios/src", "scenario -> check"),
-    ("scenarios/src", "signal: not in the table"),
-    ("scenarios/src", "spanned: not in the table"),
-    ("scenarios/src", "target_draft: not in the table"),
-    ("scenarios/src", "tree: not in the table"),
-    ("target-trainer/src", "model -> train"),
-    ("target-trainer/src", "optim -> train"),
-    ("target-trainer/src", "settings -> train"),
-    ("target-trainer/src", "store -> train"),
-];
-
-/// NOT_YET: circles of files that are about to be removed. Empty when the modules stand as planned.
-pub(crate) const CIRCLES_NOT_YET_REMOVED: &[&[&str]] = &[
-    &[
-        "harness/engine/src/faults/call_fault.rs",
-        "harness/engine/src/faults/disk.rs",
-        "harness/engine/src/faults/gpu_fault.rs",
-        "harness/engine/src/faults/memory_limit.rs",
-        "harness/engine/src/faults/mod.rs",
-        "harness/engine/src/faults/plant.rs",
-        "harness/engine/src/faults/poison.rs",
-        "harness/engine/src/faults/read_only.rs",
-        "harness/engine/src/faults/signal.rs",
-        "harness/engine/src/faults/vanish.rs",
-    ],
-    &["harness/engine/src/gate/perform.rs", "harness/engine/src/gate/resolve_call.rs"],
-    &["harness/engine/src/gate/sys.rs", "harness/engine/src/gate/target_thread.rs"],
-    &[
-        "harness/engine/src/sandbox/fork_server.rs",
-        "harness/engine/src/sandbox/init.rs",
-        "harness/engine/src/sandbox/run_command.rs",
-    ],
-    &["harness/engine/src/sandbox/handle.rs", "harness/engine/src/sandbox/memory.rs"],
-    &["harness/engine/src/sandbox/protocol.rs", "harness/engine/src/sandbox/sys.rs"],
-    &[
-        "harness/simgpu/src/driver/context.rs",
-        "harness/simgpu/src/driver/info.rs",
-        "harness/simgpu/src/driver/mod.rs",
-        "harness/simgpu/src/driver/module.rs",
-        "harness/simgpu/src/driver/state.rs",
-        "harness/simgpu/src/driver/wait.rs",
-        "harness/simgpu/src/driver/work.rs",
-        "harness/simgpu/src/forward.rs",
-        "harness/simgpu/src/hooks.rs",
-        "harness/simgpu/src/rules.rs",
-        "harness/simgpu/src/symbols.rs",
-    ],
-    &["harness/simgpu/src/driver/launch.rs", "harness/simgpu/src/driver/stream.rs"],
-    &[
-        "scenarios/src/check/mod.rs",
-        "scenarios/src/check_target.rs",
-        "scenarios/src/draft.rs",
-        "scenarios/src/expect_draft.rs",
-        "scenarios/src/gpu.rs",
-        "scenarios/src/gpu_draft.rs",
-        "scenarios/src/leaf.rs",
-        "scenarios/src/scenario.rs",
-        "scenarios/src/target.rs",
-        "scenarios/src/target_draft.rs",
-    ],
-    &[
-        "target-trainer/src/cli/args.rs",
-        "target-trainer/src/cli/bench.rs",
-        "target-trainer/src/cli/mod.rs",
-        "target-trainer/src/cli/root.rs",
-        "target-trainer/src/cli/verify.rs",
-    ],
-    &[
-        "target-trainer/src/daemon/accept.rs",
-        "target-trainer/src/daemon/inbox.rs",
-        "target-trainer/src/daemon/jobs.rs",
-        "target-trainer/src/daemon/mod.rs",
-        "target-trainer/src/daemon/worker_process.rs",
-    ],
-    &[
-        "target-trainer/src/device/cuda/cuda_device.rs",
-        "target-trainer/src/device/cuda/error.rs",
-        "target-trainer/src/device/cuda/kernel_library/mod.rs",
-        "target-trainer/src/device/cuda/kernel_library/sys.rs",
-        "target-trainer/src/device/cuda/matmul/mod.rs",
-        "target-trainer/src/device/cuda/matmul/sys.rs",
-        "target-trainer/src/device/cuda/memory.rs",
-        "target-trainer/src/device/cuda/ops.rs",
-        "target-trainer/src/device/cuda/sys.rs",
-    ],
-    &["target-trainer/src/device/health/mod.rs", "target-trainer/src/device/health/xid.rs"],
-    &["target-trainer/src/intake/line_reader.rs", "target-trainer/src/intake/mod.rs"],
-    &["target-trainer/src/model/cuda/cuda_model.rs", "target-trainer/src/model/cuda/micro_batch_pass.rs"],
 ];

@@ -143,12 +143,9 @@ const RWF_ANY_SYNC: u64 = (libc::RWF_DSYNC | libc::RWF_SYNC) as u64;
 
 /// Decodes a call. Returns `None` for a number that the filter does not intercept.
 pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
-    let [a, b, c, d, e, f] = args;
+    let [a, b, c, d, e, _] = args;
     let fd = a as i32;
     let path = |dir_fd: u64, text_address| PathArgument { dir_fd: dir_fd as i32, text_address };
-    let contiguous = |address, len_bytes| BufferArgument::Contiguous { address, len_bytes };
-    let vectored = |address, iovec_count| BufferArgument::Vectored { address, iovec_count };
-    let write = |buffer, offset| CallRequest::Write { fd, buffer, offset, append: false, sync: false };
     let by_path = |kind, path| CallRequest::ByPath { kind, path };
     let between_files = |method| CallRequest::Transfer {
         method,
@@ -161,21 +158,6 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     Some(match number {
         libc::SYS_openat => CallRequest::Open { path: path(a, b), flags: c as i32, mode: d as u32 },
         libc::SYS_openat2 => CallRequest::Openat2 { path: path(a, b), how_address: c },
-        libc::SYS_write => write(contiguous(b, c), None),
-        libc::SYS_writev => write(vectored(b, c), None),
-        libc::SYS_pwrite64 => write(contiguous(b, c), Some(d)),
-        libc::SYS_pwritev => write(vectored(b, c), Some(d)),
-        libc::SYS_pwritev2 => CallRequest::Write {
-            fd,
-            buffer: vectored(b, c),
-            offset: (d != OWN_OFFSET).then_some(d),
-            append: f & libc::RWF_APPEND as u64 != 0,
-            sync: f & RWF_ANY_SYNC != 0,
-        },
-        libc::SYS_read => CallRequest::Read { fd, buffer: contiguous(b, c), offset: None },
-        libc::SYS_pread64 => CallRequest::Read { fd, buffer: contiguous(b, c), offset: Some(d) },
-        libc::SYS_readv => CallRequest::Read { fd, buffer: vectored(b, c), offset: None },
-        libc::SYS_preadv => CallRequest::Read { fd, buffer: vectored(b, c), offset: Some(d) },
         libc::SYS_sendfile => CallRequest::Transfer {
             method: TransferMethod::Sendfile,
             out_fd: fd,
@@ -214,7 +196,33 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         libc::SYS_faccessat | libc::SYS_faccessat2 => by_path(CallKind::Access, path(a, b)),
         libc::SYS_io_uring_setup => CallRequest::Refused { feature: "io_uring" },
         libc::SYS_io_setup => CallRequest::Refused { feature: "libaio" },
-        _ => return decode_legacy(number, args),
+        _ => return decode_read_or_write(number, args).or_else(|| decode_legacy(number, args)),
+    })
+}
+
+fn decode_read_or_write(number: i64, args: [u64; 6]) -> Option<CallRequest> {
+    let [a, b, c, d, _, f] = args;
+    let fd = a as i32;
+    let contiguous = |address, len_bytes| BufferArgument::Contiguous { address, len_bytes };
+    let vectored = |address, iovec_count| BufferArgument::Vectored { address, iovec_count };
+    let write = |buffer, offset| CallRequest::Write { fd, buffer, offset, append: false, sync: false };
+    Some(match number {
+        libc::SYS_write => write(contiguous(b, c), None),
+        libc::SYS_writev => write(vectored(b, c), None),
+        libc::SYS_pwrite64 => write(contiguous(b, c), Some(d)),
+        libc::SYS_pwritev => write(vectored(b, c), Some(d)),
+        libc::SYS_pwritev2 => CallRequest::Write {
+            fd,
+            buffer: vectored(b, c),
+            offset: (d != OWN_OFFSET).then_some(d),
+            append: f & libc::RWF_APPEND as u64 != 0,
+            sync: f & RWF_ANY_SYNC != 0,
+        },
+        libc::SYS_read => CallRequest::Read { fd, buffer: contiguous(b, c), offset: None },
+        libc::SYS_pread64 => CallRequest::Read { fd, buffer: contiguous(b, c), offset: Some(d) },
+        libc::SYS_readv => CallRequest::Read { fd, buffer: vectored(b, c), offset: None },
+        libc::SYS_preadv => CallRequest::Read { fd, buffer: vectored(b, c), offset: Some(d) },
+        _ => return None,
     })
 }
 
