@@ -6,7 +6,6 @@
 #[path = "support/sources.rs"]
 mod sources;
 
-
 use sources::{blank_comments_and_strings, rust_sources, tokens_without_tests, workspace};
 
 /// The source directory of each crate.
