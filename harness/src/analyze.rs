@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use scenarios::{
-    BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialFacts, Verdict,
+    BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialFacts,
+    TrialsPlanned, Verdict,
 };
 
 use crate::error::{CliError, UnusableRecord};
@@ -67,6 +68,8 @@ fn judge_scenario(id: &str, entries: &[&RecordEntry]) -> Result<Verdict, Unusabl
     };
     let comparison = match recorded {
         Some(recorded) if *recorded == judged => "as recorded",
+        // Only the run itself knows why the harness failed or was interrupted.
+        Some(Verdict::Inconclusive { .. }) if matches!(judged, Verdict::Inconclusive { .. }) => "as recorded",
         Some(_) => "DIFFERS from the recorded verdict",
         None => "the run was interrupted before its verdict",
     };
@@ -98,10 +101,22 @@ fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
     let Some(baseline) = baseline else {
         return Ok(Verdict::Inconclusive { why: "the record has no baseline".into() });
     };
+    let planned = entries.iter().find_map(|entry| {
+        if let Event::TrialsPlanned(planned) = &entry.event { Some(*planned) } else { None }
+    });
+    let planned = match planned {
+        Some(planned) => planned,
+        None if baseline.ended_well => {
+            return Ok(Verdict::Inconclusive {
+                why: "the record ends before its trials were planned".into(),
+            });
+        }
+        None => TrialsPlanned { total: 0, only: None },
+    };
     let trials = read_trials(entries, &scenario, &target, baseline);
     let judged: Vec<JudgedTrial<'_>> =
         trials.iter().map(|(number, facts, lines)| JudgedTrial { number: *number, facts, lines }).collect();
-    Ok(verdict(&scenario, baseline, &judged))
+    Ok(verdict(&scenario, baseline, &planned, &judged))
 }
 
 /// Each trial that ended: its number, its facts and its output lines.

@@ -24,13 +24,18 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
         "{} states in {:.1} s, {:.0} states/s",
         exploration.tried, exploration.seconds, exploration.states_per_second
     ));
+    if exploration.untried > 0 {
+        print::line(&format!("interrupted: {} states were not tried", exploration.untried));
+    }
     if selected {
         explored.tried.iter().for_each(print_tried_state);
     }
     for (number, finding) in exploration.findings.iter().enumerate() {
         print_finding(number + 1, finding);
     }
-    if exploration.findings.is_empty() {
+    if exploration.tried == 0 {
+        print::line("no state was tried");
+    } else if exploration.findings.is_empty() {
         print::line("the trainer recovered from every state that was tried");
     }
     print_never_synced(&exploration.never_synced);

@@ -32,11 +32,6 @@ impl RecordWriter {
         })
     }
 
-    /// Whether the record has such an entry so far.
-    pub(crate) fn any(&self, matches: impl FnMut(&RecordEntry) -> bool) -> bool {
-        self.state.locked().record.entries.iter().any(matches)
-    }
-
     /// Flushes the file. Returns the record, and the first error that occurred while it was written.
     pub(crate) fn finish(&self) -> (Record, Option<std::io::Error>) {
         let mut state = self.state.locked();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scenarios::{Event, MachineFacts, Mechanism, Record, RecordEntry, RunEnded, RunStarted, Verdict};
+use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, Verdict};
 
 use crate::args::RunArgs;
 use crate::error::CliError;
@@ -95,7 +95,7 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     }
     if interrupt::requested() {
         exits.push(CommandExit::Interrupted);
-    } else if let Some(trial) = args.trial.filter(|trial| is_unknown_trial(*trial, &record_writer)) {
+    } else if let Some(trial) = args.trial.filter(|_| is_unknown_trial(&results)) {
         let error = OptionError::UnknownTrial { trial };
         print::error_with_sources(&error);
         exits.push(CliError::from(error).exit());
@@ -113,13 +113,12 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     Ok(exit)
 }
 
-/// Whether trials were planned, but none with this number.
-fn is_unknown_trial(number: u32, record: &RecordWriter) -> bool {
-    let is_planned = |entry: &RecordEntry| matches!(&entry.event, Event::Baseline(facts) if facts.ended_well);
-    let is_trial = |entry: &RecordEntry| {
-        matches!(entry.event, Event::TrialStarted { .. }) && entry.trial == Some(number)
-    };
-    record.any(is_planned) && !record.any(is_trial)
+/// Whether the trials of every scenario are known, and none of them is the one that the user asked for.
+fn is_unknown_trial(results: &[ScenarioResult]) -> bool {
+    let mut not_skipped =
+        results.iter().filter(|result| !matches!(result.verdict, Verdict::Skipped { .. })).peekable();
+    not_skipped.peek().is_some()
+        && not_skipped.all(|result| result.planned.is_some_and(|planned| planned.to_run() == 0))
 }
 
 /// The exit for all scenarios. A skipped scenario counts only if the user named it.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,11 +56,14 @@ pub struct Exploration {
     /// Files and directories that were not synced before a save was acknowledged, or never; one line each.
     pub never_synced: Vec<String>,
     /// Paths outside the recorded directories that were opened for writing.
-    pub outside: Vec<PathBuf>,
+    pub outside: Vec<String>,
     /// Features, such as io_uring, that were refused so that the target uses ordinary calls.
     pub refused_calls: Vec<String>,
     /// Number of states that were tried. Several crashes can leave the same state.
     pub tried: u64,
+    /// Number of states that were not tried, because the exploration was interrupted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untried: u64,
     /// Number of recoveries that ran at the same time.
     pub jobs: u64,
     /// Time for trying all states, without shrinking.
@@ -76,6 +78,10 @@ pub struct Exploration {
     /// The explorations of second crashes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second: Vec<Exploration>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Crash states with one cause from which the target does not recover.
@@ -310,6 +316,7 @@ mod tests {
             findings: vec![finding],
             never_synced: Vec::new(),
             outside: vec!["/tmp/x".into()],
+            untried: 0,
             refused_calls: Vec::new(),
             tried: 4,
             jobs: 2,

@@ -31,6 +31,7 @@ pub use operation::{CallKind, Errno};
 pub use record::{
     BaselineFacts, Ending, Event, MachineFacts, Mechanism, OutputStream, ProbeKind, Probed, RECORD_FORMAT,
     Record, RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
+    TrialsPlanned,
 };
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use target::{Announces, Phase, TargetFile};

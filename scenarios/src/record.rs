@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::verdict::{Outcome, Verdict};
 
 /// Version of the record format, written in `RunStarted`.
-pub const RECORD_FORMAT: u32 = 1;
+pub const RECORD_FORMAT: u32 = 2;
 
 /// One line of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub enum Event {
     Baseline(BaselineFacts),
     /// Trials that a bound, such as `max-trials`, left out.
     LeftOut { trials: u64, why: String },
+    /// The trials that the scenario consists of. Comes before the first trial.
+    TrialsPlanned(TrialsPlanned),
     /// A trial starts. `of` is the number of trials, `what` describes this one, such as `SIGKILL at call 7 of
     /// 23`.
     TrialStarted { of: u32, what: String },
@@ -117,6 +119,26 @@ pub struct Mechanism {
     pub granted: bool,
     /// How it is available, or why it is not and how to enable it; one line.
     pub detail: String,
+}
+
+/// How many trials a scenario consists of, and which of them run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialsPlanned {
+    /// The number of trials, without those that a bound left out.
+    pub total: u32,
+    /// The number of the only trial that runs, if the user asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<u32>,
+}
+
+impl TrialsPlanned {
+    /// How many trials run if nothing interrupts the run.
+    pub fn to_run(&self) -> u32 {
+        match self.only {
+            None => self.total,
+            Some(only) => u32::from((1..=self.total).contains(&only)),
+        }
+    }
 }
 
 /// A scenario at its start.
@@ -284,8 +306,7 @@ pub struct TrialFacts {
 pub struct RunEnded {
     /// Wall-clock time of the run.
     pub seconds: f64,
-    /// Exit code of the command: 0 survived, 1 violated, 3 inconclusive, 4 the harness failed, 5 clean-up
-    /// failed.
+    /// Exit code of the command; `trainwreck --help` lists them.
     pub exit_code: u8,
 }
 
@@ -323,7 +344,7 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// Returns an error if a line is not a record entry, if the record has a newer format, or if it does not
+    /// Returns an error if a line is not a record entry, if the record has another format, or if it does not
     /// start with `run-started`.
     pub fn parse(text: &str) -> Result<Record, RecordError> {
         let mut record = Record::default();
@@ -354,13 +375,14 @@ impl Record {
     }
 }
 
-/// The entry, unless it starts a record of a newer format.
+/// The entry, unless it starts a record of another format.
 fn with_known_format(entry: RecordEntry, line: usize) -> Result<RecordEntry, RecordError> {
     match &entry.event {
-        Event::RunStarted(started) if started.format > RECORD_FORMAT => {
+        Event::RunStarted(started) if started.format != RECORD_FORMAT => {
             let message = format!(
-                "record format {} is newer than {RECORD_FORMAT}, the newest that this trainwreck can read",
-                started.format
+                "the record has format {}, and this trainwreck reads format {RECORD_FORMAT}; analyze it with \
+                 version {} of trainwreck",
+                started.format, started.version
             );
             Err(RecordError { line, column: 1, message })
         }

@@ -20,6 +20,9 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
                 (exploration.operations.values().sum::<u64>()) " file operations recorded, "
                 (exploration.tried) " states tried in " (format!("{:.1}", exploration.seconds)) " s ("
                 (format!("{:.0}", exploration.states_per_second)) " states/s)"
+                @if exploration.untried > 0 {
+                    ". Interrupted: " (exploration.untried) " states were not tried"
+                }
             }
         }
         main {
@@ -29,7 +32,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
             }
             @for (index, second) in exploration.second.iter().enumerate() { (second_crash(index, second)) }
             (list("Not synced before the save was acknowledged, or never synced", &exploration.never_synced))
-            (list("Written outside the recorded directories, so in no crash state", &paths(exploration)))
+            (list("Written outside the recorded directories, so in no crash state", &exploration.outside))
             h3 { "Recorded operations" }
             p { @for (kind, count) in &exploration.operations { code { (clean(kind)) } " " (count) "  " } }
         }
@@ -37,15 +40,12 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
     document("Trainwreck: crash states", &body)
 }
 
-fn paths(exploration: &Exploration) -> Vec<String> {
-    exploration.outside.iter().map(|path| path.display().to_string()).collect()
-}
-
 /// The heading of the page.
 fn headline(exploration: &Exploration) -> String {
     let findings = exploration.findings.len()
         + exploration.second.iter().map(|second| second.findings.len()).sum::<usize>();
     match findings {
+        0 if exploration.tried == 0 => "No crash state was tried".into(),
         0 => "The command recovered from every crash state that was tried".into(),
         1 => "1 finding: crash states from which the command does not recover".into(),
         count => format!("{count} findings: crash states from which the command does not recover"),

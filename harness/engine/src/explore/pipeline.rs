@@ -45,6 +45,8 @@ pub struct ExploreResult {
     pub counts: EnumerationCounts,
     /// The states that were tried, in order.
     pub tried: Vec<TriedState>,
+    /// How many states were not tried, because the exploration was interrupted.
+    pub untried: usize,
     /// The failing states, grouped by cause.
     pub findings: Vec<Finding>,
     /// How many recoveries ran at the same time.
@@ -59,6 +61,7 @@ impl ExploreResult {
     /// The result as it is stored and reported.
     pub fn exploration(&self) -> Exploration {
         let operations = self.recording.count_by_kind().into_iter();
+        let outside = self.recording.gaps.outside_paths.iter();
         Exploration {
             version: EXPLORATION_FORMAT,
             operations: operations.map(|(kind, count)| (kind.to_owned(), count)).collect(),
@@ -68,9 +71,10 @@ impl ExploreResult {
             outcomes: self.outcomes(),
             findings: self.findings.clone(),
             never_synced: never_synced(&self.recording),
-            outside: self.recording.gaps.outside_paths.clone(),
+            outside: outside.map(|path| path.display().to_string()).collect(),
             refused_calls: self.recording.gaps.refused_calls.clone(),
             tried: self.tried.len() as u64,
+            untried: self.untried as u64,
             jobs: self.jobs as u64,
             seconds: self.seconds,
             recording_seconds: self.recording_seconds,
@@ -130,7 +134,8 @@ pub fn explore(
     });
     worker.close()?;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
-    Ok(ExploreResult { recording, counts, tried, findings, jobs, seconds, recording_seconds })
+    let untried = enumeration.states.len() - tried.len();
+    Ok(ExploreResult { recording, counts, tried, untried, findings, jobs, seconds, recording_seconds })
 }
 
 /// Checks that the recording can be explored.

@@ -4,7 +4,7 @@
 mod trial_facts;
 mod unmet;
 
-use scenarios::{BaselineFacts, Fact, Modality, Reason, Scenario, TrialFacts, Verdict};
+use scenarios::{BaselineFacts, Fact, Modality, Reason, Scenario, TrialFacts, TrialsPlanned, Verdict};
 
 use unmet::{CountedQuantity, Unmet};
 
@@ -24,35 +24,59 @@ pub struct JudgedTrial<'a> {
     pub lines: &'a [String],
 }
 
-/// Returns the verdict on a scenario.
-pub fn verdict(scenario: &Scenario, baseline: &BaselineFacts, trials: &[JudgedTrial<'_>]) -> Verdict {
-    if !baseline.ended_well {
-        let found =
-            baseline.gpu_defects.first().map(|defect| format!(" (the simulated GPU found: {defect})"));
-        return Verdict::Inconclusive {
-            why: format!(
-                "the baseline run did not end well{}, so there is nothing to compare with",
-                found.unwrap_or_default()
-            ),
-        };
-    }
-    if trials.is_empty() {
-        return Verdict::Inconclusive {
-            why: "there was no trial: nothing in the baseline run matches the method's triggers".into(),
-        };
+/// Returns the verdict on a scenario. `trials` are those that have ended. If some of the planned ones have
+/// not, a violation in one trial still counts, and nothing else can be concluded.
+pub fn verdict(
+    scenario: &Scenario,
+    baseline: &BaselineFacts,
+    planned: &TrialsPlanned,
+    trials: &[JudgedTrial<'_>],
+) -> Verdict {
+    if let Some(why) = nothing_to_judge(baseline, planned) {
+        return Verdict::Inconclusive { why };
     }
     let indices = 0..scenario.expect().len();
     let mut reasons: Vec<Reason> =
         indices.flat_map(|index| violations(scenario, index, baseline, trials)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
+    let is_interrupted = trials.len() < planned.to_run() as usize;
+    if is_interrupted {
+        // What happened in no trial so far may still happen in one that did not run.
+        reasons.retain(|reason| reason.trial.is_some());
+    }
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
+    }
+    if is_interrupted {
+        let why = format!("interrupted after {} of {} trials", trials.len(), planned.to_run());
+        return Verdict::Inconclusive { why };
     }
     match trials.iter().filter(|trial| trial.facts.evidence.is_empty()).count() {
         0 => Verdict::Survived,
         ineffective => Verdict::Inconclusive {
             why: format!("the fault was not effective in {ineffective} of {} trials", trials.len()),
         },
+    }
+}
+
+/// Why no trial of the scenario can be judged, if so.
+fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option<String> {
+    if !baseline.ended_well {
+        let found =
+            baseline.gpu_defects.first().map(|defect| format!(" (the simulated GPU found: {defect})"));
+        return Some(format!(
+            "the baseline run did not end well{}, so there is nothing to compare with",
+            found.unwrap_or_default()
+        ));
+    }
+    match (planned.to_run(), planned.only) {
+        (0, Some(only)) => {
+            Some(format!("there is no trial {only}; the number of trials is {}", planned.total))
+        }
+        (0, None) => {
+            Some("there was no trial: nothing in the baseline run matches the method's triggers".into())
+        }
+        _ => None,
     }
 }
 
@@ -87,8 +111,9 @@ fn violations(
         Modality::Sometimes | Modality::Reached => {
             let misses: Vec<String> = trials.iter().map_while(found).collect();
             let none_held = misses.len() == trials.len();
-            none_held
-                .then(|| reason(None, format!("in none of {} trials: {}", trials.len(), misses[0])))
+            let first = misses.first().filter(|_| none_held);
+            first
+                .map(|first| reason(None, format!("in none of {} trials: {first}", trials.len())))
                 .into_iter()
                 .collect()
         }
@@ -236,7 +261,8 @@ same: '^weights (?<value>\w+)'
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
         let entries: Vec<RecordEntry> = events.into_iter().map(entry).collect();
         let facts = trial_facts(&TrialEvents { target: &target, baseline, comparable, entries: &entries });
-        verdict(&scenario, baseline, &[JudgedTrial { number: 1, facts: &facts, lines: &[] }])
+        let planned = TrialsPlanned { total: 1, only: None };
+        verdict(&scenario, baseline, &planned, &[JudgedTrial { number: 1, facts: &facts, lines: &[] }])
     }
 
     fn violation(verdict: Verdict) -> String {
@@ -263,6 +289,50 @@ same: '^weights (?<value>\w+)'
         assert!(found(&[(19, Some(2.0))]).contains("ended at step 19, the baseline run at step 20"));
         assert!(found(&[(19, Some(2.0)), (20, None)]).contains("not finite"));
         assert!(found(&[]).contains("no step"));
+    }
+
+    #[test]
+    fn a_verdict_on_some_of_the_planned_trials_never_says_more_than_they_show() {
+        let judge = |expect: &str, total, only, steps: &[Option<f64>]| {
+            let scenario = Scenario::parse(&SCENARIO.replace("always", expect), "s").unwrap();
+            let facts: Vec<TrialFacts> = steps.iter().map(|loss| facts_of_step_20(*loss)).collect();
+            let judged =
+                facts.iter().zip(1..).map(|(facts, number)| JudgedTrial { number, facts, lines: &[] });
+            let judged: Vec<JudgedTrial<'_>> = judged.collect();
+            match verdict(&scenario, &baseline(&[]), &TrialsPlanned { total, only }, &judged) {
+                Verdict::Survived => "survived".to_owned(),
+                Verdict::Violated { reasons } => format!("violated {:?}", reasons[0].trial),
+                Verdict::Inconclusive { why } | Verdict::Skipped { why } => why,
+            }
+        };
+        let (good, bad) = (Some(2.0), Some(3.0));
+        assert_eq!(judge("always", 3, None, &[good, good, good]), "survived");
+        assert_eq!(judge("always", 3, None, &[good, good]), "interrupted after 2 of 3 trials");
+        assert_eq!(judge("always", 3, None, &[good, bad]), "violated Some(2)");
+        assert_eq!(judge("always", 3, None, &[]), "interrupted after 0 of 3 trials");
+        assert_eq!(judge("sometimes", 3, None, &[]), "interrupted after 0 of 3 trials");
+        assert_eq!(judge("sometimes", 3, None, &[bad, bad]), "interrupted after 2 of 3 trials");
+        assert_eq!(judge("sometimes", 3, None, &[bad, bad, bad]), "violated None");
+        assert_eq!(judge("always", 3, Some(2), &[good]), "survived");
+        assert_eq!(judge("always", 3, Some(9), &[]), "there is no trial 9; the number of trials is 3");
+        assert!(judge("always", 0, None, &[]).starts_with("there was no trial"));
+    }
+
+    fn facts_of_step_20(loss: Option<f64>) -> TrialFacts {
+        let target = TargetFile::parse(TARGET, "t").unwrap();
+        let events = [
+            Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() },
+            Event::Step { step: 20, loss },
+            Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) },
+        ];
+        let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
+        let entries = events.map(entry);
+        trial_facts(&TrialEvents {
+            target: &target,
+            baseline: &baseline(&[]),
+            comparable: false,
+            entries: &entries,
+        })
     }
 
     #[test]

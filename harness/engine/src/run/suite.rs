@@ -4,16 +4,16 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
-    BaselineFacts, Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, Trigger, Verdict,
+    Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, TrialsPlanned, Trigger, Verdict,
 };
 
 use crate::file_error::{chain, file_error};
 use crate::gpu;
 use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
-use crate::plan::{Trial, TrialPlan};
+use crate::plan::TrialPlan;
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
@@ -61,6 +61,8 @@ pub struct ScenarioResult {
     pub id: String,
     /// Its verdict.
     pub verdict: Verdict,
+    /// Its trials. `None` if it did not get that far.
+    pub planned: Option<TrialsPlanned>,
     /// Why the harness could not do its work, if so.
     pub failure: Option<String>,
     /// Duration.
@@ -98,30 +100,39 @@ fn run_scenario(
     let reporter = reporter.for_scenario(&name);
     let started_s = reporter.elapsed_s();
     reporter.emit(Event::ScenarioStarted(Box::new(prepared.started.clone())));
-    let (verdict, failure) = match missing_mechanism(&prepared.scenario, suite.mechanisms) {
-        Some(why) => (Verdict::Skipped { why }, None),
+    let without_trials = |verdict| JudgedScenario { verdict, planned: None };
+    let (judged, failure) = match missing_mechanism(&prepared.scenario, suite.mechanisms) {
+        Some(why) => (without_trials(Verdict::Skipped { why }), None),
         None if (suite.cancelled)() => {
-            (Verdict::Inconclusive { why: "interrupted before it began".into() }, None)
+            (without_trials(Verdict::Inconclusive { why: "interrupted before it began".into() }), None)
         }
-        None => match scenario_verdict(suite, prepared, cache, &reporter) {
-            Ok(verdict) => (verdict, None),
+        None => match judge_scenario(suite, prepared, cache, &reporter) {
+            Ok(judged) => (judged, None),
             Err(error) => {
                 let failure = chain(&error);
-                (Verdict::Inconclusive { why: format!("the harness failed: {failure}") }, Some(failure))
+                let why = format!("the harness failed: {failure}");
+                (without_trials(Verdict::Inconclusive { why }), Some(failure))
             }
         },
     };
+    let JudgedScenario { verdict, planned } = judged;
     let seconds = reporter.elapsed_s() - started_s;
     reporter.emit(Event::Judged { verdict: verdict.clone(), seconds });
-    ScenarioResult { id: prepared.scenario.id().to_owned(), verdict, failure, seconds }
+    ScenarioResult { id: prepared.scenario.id().to_owned(), verdict, planned, failure, seconds }
 }
 
-fn scenario_verdict(
+/// A verdict, and the trials that it is about.
+struct JudgedScenario {
+    verdict: Verdict,
+    planned: Option<TrialsPlanned>,
+}
+
+fn judge_scenario(
     suite: &Suite<'_>,
     prepared: &PreparedScenario,
     cache: &BaselineCache,
     reporter: &Reporter,
-) -> Result<Verdict, RunError> {
+) -> Result<JudgedScenario, RunError> {
     let guard = prepared.started.guard_removed.as_deref();
     let baseline_plan = TrialPlan::new(&prepared.scenario, suite.seed, &Default::default());
     let plan =
@@ -139,7 +150,9 @@ fn scenario_verdict(
         reporter,
     )?;
     if !baseline.facts.ended_well {
-        return Ok(verdict(&prepared.scenario, &baseline.facts, &[]));
+        let none = TrialsPlanned { total: 0, only: None };
+        let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
+        return Ok(JudgedScenario { verdict, planned: None });
     }
     let recorded = plan
         .crash_states()
@@ -153,16 +166,8 @@ fn scenario_verdict(
         reporter.emit(Event::LeftOut { trials: expanded.left_out, why: "max-trials".into() });
     }
     let trial_count = u32::try_from(expanded.trials.len()).unwrap_or(u32::MAX);
-    let trials_to_run: Vec<&Trial> = expanded
-        .trials
-        .iter()
-        .filter(|trial| suite.only_trial.is_none_or(|only| only == trial.number))
-        .collect();
-    if let Some(number) = suite.only_trial.filter(|_| trials_to_run.is_empty()) {
-        return Ok(Verdict::Inconclusive {
-            why: format!("there is no trial {number}; the number of trials is {trial_count}"),
-        });
-    }
+    let planned = TrialsPlanned { total: trial_count, only: suite.only_trial };
+    reporter.emit(Event::TrialsPlanned(planned));
     let context = TrialContext {
         scenario: &prepared.scenario,
         config: trial_config(suite, prepared, &plan),
@@ -171,28 +176,22 @@ fn scenario_verdict(
         comparable: plan.comparable(),
         trial_count,
     };
-    let planned = trials_to_run.len();
-    let trials: Result<Vec<FinishedTrial>, RunError> = trials_to_run
-        .into_par_iter()
+    let trials: Result<Vec<FinishedTrial>, RunError> = expanded
+        .trials
+        .par_iter()
+        .filter(|trial| suite.only_trial.is_none_or(|only| only == trial.number))
         .filter(|_| !(suite.cancelled)())
         .map(|trial| {
             run_trial(dir(&trial.number.to_string()), context, trial, &reporter.for_trial(trial.number))
         })
         .collect();
     let trials = trials?;
-    if trials.len() < planned {
-        let why = format!("interrupted after {} of {planned} trials", trials.len());
-        return Ok(Verdict::Inconclusive { why });
-    }
-    Ok(judge_trials(&prepared.scenario, &baseline.facts, &trials))
-}
-
-fn judge_trials(scenario: &Scenario, baseline: &BaselineFacts, trials: &[FinishedTrial]) -> Verdict {
     let judged: Vec<JudgedTrial<'_>> = trials
         .iter()
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
-    verdict(scenario, baseline, &judged)
+    let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
+    Ok(JudgedScenario { verdict, planned: Some(planned) })
 }
 
 /// The mechanisms that a scenario needs, by their names in `doctor`.
