@@ -10,7 +10,7 @@ use crate::exit::CommandExit;
 use crate::explore_display::ExploreDisplay;
 use crate::explore_options::PreparedExploration;
 use crate::session::Session;
-use crate::{diagnostics, exploration_output, explore_target, interrupt, report_files};
+use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_files};
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, RecordSpec, ReplaySpec,
     ReportSpec, SecondCrash, explore, explore_second_crashes,
@@ -28,16 +28,31 @@ pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
         Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
         None => PreparedExploration::from_args(args)?,
     };
-    run_prepared(args, prepared, session)
+    let exit = run_prepared(args, prepared, &session);
+    let cleaned_up = session.close();
+    // An error that is returned is printed by the caller.
+    match (exit, cleaned_up) {
+        (Ok(exit), Ok(())) => Ok(exit),
+        (Ok(exit), Err(error)) => {
+            diagnostics::print_failure(&error);
+            Ok(CommandExit::worst([exit, error.exit()]))
+        }
+        (Err(failure), Ok(())) => Err(failure),
+        (Err(failure), Err(error)) => {
+            diagnostics::print_failure(&failure);
+            diagnostics::print_failure(&error);
+            Ok(CommandExit::worst([failure.exit(), error.exit()]))
+        }
+    }
 }
 
 fn run_prepared(
     args: &ExploreArgs,
     prepared: PreparedExploration,
-    session: Session,
+    session: &Session,
 ) -> Result<CommandExit, CliError> {
     let created_dirs = prepared.created_dirs.clone();
-    let config = explore_config(args, prepared, &session);
+    let config = explore_config(args, prepared, session);
     let display = ExploreDisplay::new();
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
     drop(display);
@@ -45,7 +60,10 @@ fn run_prepared(
     created_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
     let explored = match explored {
         // The output of a run that was stopped halfway says nothing about the trainer.
-        Err(_) if interrupt::requested() => return Ok(CommandExit::Interrupted),
+        Err(error) if error.is_interruption() && interrupt::requested() => {
+            print::line("interrupted before a state was tried");
+            return Ok(CommandExit::Interrupted);
+        }
         explored => explored?,
     };
     let exploration = explored.exploration();
@@ -63,11 +81,7 @@ fn run_prepared(
     }
     let found = if exploration.has_no_findings() { CommandExit::Success } else { CommandExit::Violation };
     let interrupted = interrupt::requested().then_some(CommandExit::Interrupted);
-    let cleaned_up = session.close().map_err(|error| {
-        diagnostics::print_failure(&error);
-        error.exit()
-    });
-    Ok(CommandExit::worst([found].into_iter().chain(interrupted).chain(cleaned_up.err())))
+    Ok(CommandExit::worst([found].into_iter().chain(interrupted)))
 }
 
 /// The explorations that one command asks for.

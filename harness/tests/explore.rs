@@ -9,8 +9,13 @@
 #[macro_use]
 mod support;
 
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use scenarios::Exploration;
 use serde_json::Value;
 use support::command::{TRAINWRECK, output_text, saver};
 use support::machine::{GATE, missing};
@@ -35,7 +40,67 @@ fn main() -> ExitCode {
         samples_consumed_twice_are_found,
         a_recovery_broken_by_a_second_crash_is_found_at_depth_2,
         a_target_file_replaces_the_options_and_a_page_is_written,
+        a_killed_explorer_leaves_no_recovery_running,
+        an_interrupted_exploration_counts_what_it_did_not_try,
     ])
+}
+
+/// A trainer that saves three times. Its recoveries sleep for `sleep_s`, a text that identifies them.
+fn spawn_explorer_with_slow_recoveries(dir: &Path, sleep_s: &str, options: &[&str]) -> Child {
+    let watch = dir.join("runs");
+    std::fs::create_dir(&watch).unwrap();
+    let save = "echo data > runs/new; mv runs/new runs/checkpoint; echo saved step";
+    let script = format!("if [ -e runs/checkpoint ]; then sleep {sleep_s}; fi; {save} 1; {save} 2; {save} 3");
+    Command::new(TRAINWRECK)
+        .args(["explore", "--watch", "runs", "--saved", r"^saved step (?<step>\d+)", "--jobs", "2"])
+        .args(options)
+        .args(["--", "sh", "-c", &script])
+        .current_dir(dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn is_sleeping(sleep_s: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let command_line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
+    processes.filter_map(command_line).any(|line| line == format!("sleep\0{sleep_s}\0").as_bytes())
+}
+
+/// Waits until `done`, at most for some seconds. Returns whether it is.
+fn wait_until(done: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    done()
+}
+
+/// The recovery would sleep for longer than the test waits for its end.
+fn a_killed_explorer_leaves_no_recovery_running() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut explorer = spawn_explorer_with_slow_recoveries(dir.path(), "59.25", &[]);
+    assert!(wait_until(|| is_sleeping("59.25")), "no recovery was started");
+    explorer.kill().unwrap();
+    explorer.wait().unwrap();
+    assert!(wait_until(|| !is_sleeping("59.25")), "a recovery outlives the explorer");
+}
+
+fn an_interrupted_exploration_counts_what_it_did_not_try() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("result.json");
+    let options = ["--json", json.to_str().unwrap()];
+    let explorer = spawn_explorer_with_slow_recoveries(dir.path(), "0.41", &options);
+    // The undamaged states are tried first; then two states of many are tried at the same time.
+    std::thread::sleep(Duration::from_secs(4));
+    kill(Pid::from_raw(explorer.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let output = explorer.wait_with_output().unwrap();
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    let exploration = Exploration::parse(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    assert!(exploration.untried > 0, "{text}");
+    assert!(text.contains(&format!("interrupted: {} states were not tried", exploration.untried)), "{text}");
 }
 
 struct ExploreRun {

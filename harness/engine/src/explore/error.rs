@@ -45,6 +45,11 @@ pub enum ExploreError {
 }
 
 impl ExploreError {
+    /// Whether the exploration was stopped before there was anything to judge.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, ExploreError::BaselineFailed(ExploreBaselineError::Stopped))
+    }
+
     /// Adds to the error of a system call what the call was for.
     pub(super) fn system<E: Into<Error>>(doing: &'static str) -> impl FnOnce(E) -> ExploreError {
         move |error| ExploreError::System { doing, source: error.into() }

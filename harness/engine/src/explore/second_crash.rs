@@ -64,6 +64,8 @@ pub fn explore_second_crashes(
             }
             // A recovery that changes no file has no crash states.
             Err(ExploreError::NothingRecorded) => {}
+            // The results so far count.
+            Err(error) if error.is_interruption() => break,
             Err(error) => return Err(error),
         }
         // The results hold everything that is needed.

@@ -34,6 +34,8 @@ use crate::seccomp::SeccompProgram;
 const ALL_PROCESSES: Pid = Pid::from_raw(-1);
 /// Pid of init in its pid namespace.
 const INIT_PID: i32 = 1;
+/// Time that pid 1 has to end by itself when the harness has closed the socket.
+const END_TIME_MS: u16 = 200;
 
 /// Entry point of the process. Ends it with exit code 0 when the harness has closed the socket.
 pub(super) fn main() -> ! {
@@ -96,10 +98,30 @@ fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
                 "report its pid",
                 send_message(socket.as_fd(), &ControlReply::InitStarted { pid: child.as_raw() }, &[]),
             )?;
-            while let Err(Errno::EINTR) = sys::reap_child(true) {}
+            wait_for_pid_1(socket, child)?;
             Ok(0)
         }
     }
+}
+
+/// Waits until pid 1 has ended. pid 1 looks at its socket only between two requests. If the harness goes away
+/// while a command runs, this process ends pid 1, and with it every process of the sandbox.
+fn wait_for_pid_1(socket: &OwnedFd, child: Pid) -> InitResult<()> {
+    let pidfd = with_context("watch pid 1", sys::open_pidfd(child.as_raw().unsigned_abs()))?;
+    let ended = PollFd::new(pidfd.as_fd(), PollFlags::POLLIN);
+    // No flag: only the end of the connection is of interest. What arrives is for pid 1.
+    let abandoned = PollFd::new(socket.as_fd(), PollFlags::empty());
+    while let Err(error) = poll(&mut [ended.clone(), abandoned.clone()], PollTimeout::NONE) {
+        if error != Errno::EINTR {
+            return with_context("wait for pid 1", Err(error));
+        }
+    }
+    if poll(&mut [ended], PollTimeout::from(END_TIME_MS)) == Ok(0) {
+        // It may have ended in this moment.
+        let _ = kill(child, Signal::SIGKILL);
+    }
+    while let Err(Errno::EINTR) = sys::reap_child(true) {}
+    Ok(())
 }
 
 fn set_up_and_serve(socket: &OwnedFd, specification: &SandboxInitRequest) -> InitResult<()> {

@@ -115,7 +115,10 @@ impl<'a> RecoveryWorker<'a> {
         let result = self.try_once(&tree, 1)?;
         // A busy machine must not give a finding: the recovery is hung only if three times the limit does not
         // suffice.
-        if result.ended.is_none() { self.try_once(&tree, 3) } else { Ok(result) }
+        if result.ended.is_none() && !(self.spec.replay.cancelled)() {
+            return self.try_once(&tree, 3);
+        }
+        Ok(result)
     }
 
     fn try_once(&mut self, tree: &FileTree, timeout_factor: u32) -> Result<RecoveryResult, ExploreError> {

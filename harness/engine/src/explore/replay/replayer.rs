@@ -120,6 +120,10 @@ impl<'a> Replayer<'a> {
                 let state = states.get(index).filter(|_| !(self.spec.cancelled)());
                 let Some(state) = state else { return Ok(()) };
                 let tried = self.try_state(worker, state)?;
+                // A recovery that was not tried again after its time limit is not known to be hung.
+                if tried.result.ended.is_none() && (self.spec.cancelled)() {
+                    return Ok(());
+                }
                 report(results.locked().add(index, tried));
             }
         };

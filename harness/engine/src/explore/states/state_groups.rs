@@ -120,7 +120,7 @@ impl<'a> PathIndex<'a> {
             return if self.recording.roots.len() == 1 {
                 Vec::new()
             } else {
-                root.as_os_str().as_bytes().to_vec()
+                without_digits(root.as_os_str().as_bytes()).collect()
             };
         }
         let Some((dir, name)) = self.names.get(&node) else { return Vec::new() };
