@@ -3,27 +3,34 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
 
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::assert::OutputAssertExt;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use support::command::{TRAINWRECK, output_text, run_trainwreck, workspace};
+use support::machine::{SANDBOX, missing};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_trainwreck");
-
-fn run_trainwreck(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).output().unwrap()
-}
-
-fn output_text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+fn main() -> ExitCode {
+    let mut trials = trials![
+        help_readme_and_code_show_the_same_table_of_exit_codes,
+        an_unreadable_record_and_a_bad_out_directory_are_invalid_input,
+        a_missing_program_is_invalid_input,
+        ablate_without_any_guard_has_nothing_to_rely_on,
+    ];
+    trials.extend(trials![
+        missing(&SANDBOX);
+        a_first_signal_ends_the_run_early_with_130_and_its_reports,
+        a_trial_that_no_scenario_has_is_invalid_input,
+    ]);
+    support::trial::run(trials)
 }
 
 /// The rows of a table of exit codes, each line without what is before it: the code and its meaning.
@@ -36,7 +43,6 @@ fn table_rows(text: &str, before: &str) -> Vec<(u8, String)> {
     text.lines().filter_map(row).collect()
 }
 
-#[test]
 fn help_readme_and_code_show_the_same_table_of_exit_codes() {
     let source = std::fs::read_to_string(workspace().join("harness/src/exit.rs")).unwrap();
     let documented = table_rows(&source, "/// |");
@@ -58,7 +64,6 @@ fn help_readme_and_code_show_the_same_table_of_exit_codes() {
     assert!([&source, &readme, precedence].iter().all(|text| text.contains(order)));
 }
 
-#[test]
 fn an_unreadable_record_and_a_bad_out_directory_are_invalid_input() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing.jsonl");
@@ -73,7 +78,6 @@ fn an_unreadable_record_and_a_bad_out_directory_are_invalid_input() {
     assert!(output_text(&output).contains("name another directory with --out"), "{}", output_text(&output));
 }
 
-#[test]
 fn a_missing_program_is_invalid_input() {
     let dir = tempfile::tempdir().unwrap();
     let shipped = |path: &str| std::fs::read_to_string(workspace().join("scenarios").join(path)).unwrap();
@@ -86,7 +90,6 @@ fn a_missing_program_is_invalid_input() {
     assert!(output_text(&output).contains("is not an executable file"), "{}", output_text(&output));
 }
 
-#[test]
 fn ablate_without_any_guard_has_nothing_to_rely_on() {
     let dir = tempfile::tempdir().unwrap();
     let shipped = workspace().join("scenarios/library/filesystem/fs-02-inodes-exhausted.yaml");
@@ -101,23 +104,12 @@ fn ablate_without_any_guard_has_nothing_to_rely_on() {
     assert!(output_text(&output).contains("nothing was judged"), "{}", output_text(&output));
 }
 
-/// Whether this machine can build sandboxes.
-fn has_sandbox() -> bool {
-    let doctor = output_text(&run_trainwreck(&["doctor"]));
-    let is_missing = |name: &str| doctor.lines().any(|line| line.starts_with('-') && line.contains(name));
-    !is_missing("user-namespace") && !is_missing("tmpfs")
-}
-
-#[test]
 fn a_first_signal_ends_the_run_early_with_130_and_its_reports() {
-    if !has_sandbox() {
-        return;
-    }
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let dir = tempfile::tempdir().unwrap();
         let (out, temporary) = (dir.path().join("out"), dir.path().join("tmp"));
         std::fs::create_dir(&temporary).unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(TRAINWRECK);
         command.args(["run", "fs-02", "fs-01", "fs-06", "--jobs", "1", "--out", out.to_str().unwrap()]);
         // A terminal's Ctrl-C goes to a whole process group.
         command.process_group(0).env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -144,11 +136,7 @@ fn a_first_signal_ends_the_run_early_with_130_and_its_reports() {
     }
 }
 
-#[test]
 fn a_trial_that_no_scenario_has_is_invalid_input() {
-    if !has_sandbox() {
-        return;
-    }
     let dir = tempfile::tempdir().unwrap();
     let output =
         run_trainwreck(&["run", "fs-02", "--trial", "99", "--out", dir.path().join("out").to_str().unwrap()]);
