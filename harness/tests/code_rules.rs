@@ -9,11 +9,12 @@ mod sources;
 use sources::{blank_comments_and_strings, rust_sources, tokens_without_tests, workspace};
 
 /// The source directory of each crate.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "harness/src",
     "harness/engine/src",
     "harness/simgpu/src",
     "harness/simgpu/plan/src",
+    "harness/simgpu/words/src",
     "scenarios/src",
     "reports/src",
     "target-trainer/src",
@@ -23,7 +24,8 @@ const CRATES: [&str; 7] = [
 const MAX_FUNCTION_LINES: usize = 70;
 
 /// The crate roots that forbid unsafe code.
-const FORBID_UNSAFE: [&str; 3] = ["harness/src/main.rs", "scenarios/src/lib.rs", "reports/src/lib.rs"];
+const FORBID_UNSAFE: [&str; 4] =
+    ["harness/src/main.rs", "harness/simgpu/words/src/lib.rs", "scenarios/src/lib.rs", "reports/src/lib.rs"];
 
 /// A function's signature in the code: what stands between its name and its block or semicolon.
 struct Signature<'a> {
@@ -81,9 +83,48 @@ fn end_of_block(tokens: &[(usize, &str)]) -> Option<usize> {
     None
 }
 
-/// The arguments of each `Result<..>` in a signature: its tokens, split at the outermost commas.
-fn results_in<'a>(signature: &Signature<'a>) -> Vec<Vec<Vec<&'a str>>> {
-    let tokens = &signature.tokens;
+/// A `type NAME = ..;`: an alias, or a type that belongs to an implementation of a trait.
+struct TypeAlias<'a> {
+    /// Line of the name, from 1.
+    line: usize,
+    name: &'a str,
+    /// What stands between `=` and `;`.
+    tokens: Vec<&'a str>,
+}
+
+/// All type aliases outside of tests.
+fn type_aliases(code: &str) -> Vec<TypeAlias<'_>> {
+    let tokens = tokens_without_tests(code);
+    let starts = (0..tokens.len().saturating_sub(1)).filter(|index| tokens[*index].1 == "type");
+    let alias = |start: usize| {
+        let (line, name) = tokens[start + 1];
+        let rest: Vec<&str> = tokens[start + 2..].iter().map(|(_, token)| *token).collect();
+        let generics = match rest.first() {
+            Some(&"<") => generics_length(&rest),
+            _ => 0,
+        };
+        let value = rest.get(generics..)?.strip_prefix(&["="])?;
+        let mut depth = 0;
+        let length = value.iter().take_while(|token| {
+            match **token {
+                "(" | "[" | "{" => depth += 1,
+                ")" | "]" | "}" => depth -= 1,
+                _ => {}
+            }
+            depth > 0 || **token != ";"
+        });
+        Some(TypeAlias { line, name, tokens: value[..length.count()].to_vec() })
+    };
+    starts.filter_map(alias).collect()
+}
+
+/// The number of tokens of the list `<..>` at the start of the tokens, with its brackets.
+fn generics_length(tokens: &[&str]) -> usize {
+    1 + generic_arguments(&tokens[1..]).iter().map(|argument| argument.len() + 1).sum::<usize>()
+}
+
+/// The arguments of each `Result<..>` in the tokens, split at the outermost commas.
+fn results_in<'a>(tokens: &[&'a str]) -> Vec<Vec<Vec<&'a str>>> {
     let starts = (0..tokens.len().saturating_sub(1))
         .filter(|index| tokens[*index] == "Result" && tokens[index + 1] == "<");
     starts.map(|start| generic_arguments(&tokens[start + 2..])).collect()
@@ -111,16 +152,29 @@ fn generic_arguments<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
     arguments
 }
 
-fn string_errors_in(text: &str) -> Vec<usize> {
+/// Whether a type is text or any error: such an error has no kinds that code can tell apart.
+fn is_untyped_error(tokens: &[&str]) -> bool {
+    tokens.iter().any(|token| matches!(*token, "String" | "str" | "dyn"))
+}
+
+/// Results with an untyped error in signatures and aliases, and aliases for errors that are untyped.
+fn untyped_errors_in(text: &str) -> Vec<usize> {
     let code = blank_comments_and_strings(text);
-    let is_text = |arguments: &Vec<Vec<&str>>| {
-        matches!(
-            arguments.get(1).map(Vec::as_slice),
-            Some(["String"] | ["&", "str"] | ["&", "'", "static", "str"])
-        )
+    let has_untyped_error = |tokens: &[&str]| {
+        results_in(tokens)
+            .iter()
+            .any(|arguments| arguments.get(1).is_some_and(|error| is_untyped_error(error)))
     };
-    let breaks = |signature: &Signature<'_>| results_in(signature).iter().any(is_text);
-    signatures(&code).iter().filter(|signature| breaks(signature)).map(|signature| signature.line).collect()
+    let is_bad_alias = |alias: &TypeAlias<'_>| {
+        let is_error = ["Err", "Error"].iter().any(|end| alias.name.ends_with(end));
+        has_untyped_error(&alias.tokens) || (is_error && is_untyped_error(&alias.tokens))
+    };
+    let functions = signatures(&code).into_iter().filter(|function| has_untyped_error(&function.tokens));
+    let aliases = type_aliases(&code).into_iter().filter(is_bad_alias);
+    let mut lines: Vec<usize> =
+        functions.map(|function| function.line).chain(aliases.map(|alias| alias.line)).collect();
+    lines.sort_unstable();
+    lines
 }
 
 fn nested_results_in(text: &str) -> Vec<usize> {
@@ -128,7 +182,7 @@ fn nested_results_in(text: &str) -> Vec<usize> {
     let is_nested = |arguments: &Vec<Vec<&str>>| {
         arguments.iter().any(|argument| argument.first() == Some(&"Result") && argument.get(1) == Some(&"<"))
     };
-    let breaks = |signature: &Signature<'_>| results_in(signature).iter().any(is_nested);
+    let breaks = |signature: &Signature<'_>| results_in(&signature.tokens).iter().any(is_nested);
     signatures(&code).iter().filter(|signature| breaks(signature)).map(|signature| signature.line).collect()
 }
 
@@ -139,10 +193,7 @@ fn tuple_parameters_in(text: &str) -> Vec<usize> {
     let breaks = |signature: &&Signature<'_>| {
         let tokens = &signature.tokens;
         let generics = match tokens.first() {
-            Some(&"<") => {
-                2 + generic_arguments(&tokens[1..]).iter().map(|argument| argument.len() + 1).sum::<usize>()
-                    - 1
-            }
+            Some(&"<") => generics_length(tokens),
             _ => 0,
         };
         let parameters = parameters_in(&tokens[generics + 1..]);
@@ -222,7 +273,7 @@ fn empty_safety_comments_in(text: &str) -> Vec<usize> {
     found
 }
 
-/// Holds a rule in all crates, apart from the places that are still to be changed.
+/// Holds a rule in all crates.
 fn assert_rule(rule: &str, check: fn(&str) -> Vec<usize>) {
     let mut found = Vec::new();
     for (path, text) in CRATES.iter().flat_map(|dir| rust_sources(dir)) {
@@ -236,8 +287,8 @@ fn assert_rule(rule: &str, check: fn(&str) -> Vec<usize>) {
 }
 
 #[test]
-fn no_function_returns_an_error_that_is_text() {
-    assert_rule("string errors", string_errors_in);
+fn no_error_is_text_or_any_error() {
+    assert_rule("untyped errors", untyped_errors_in);
 }
 
 #[test]
@@ -261,7 +312,7 @@ fn safety_comments_say_why() {
 }
 
 #[test]
-fn the_command_the_language_and_the_reports_forbid_unsafe_code() {
+fn crates_that_need_no_unsafe_code_forbid_it() {
     for root in FORBID_UNSAFE {
         let text = std::fs::read_to_string(workspace().join(root)).unwrap();
         assert!(text.contains("\n#![forbid(unsafe_code)]\n"), "{root}");
@@ -269,16 +320,49 @@ fn the_command_the_language_and_the_reports_forbid_unsafe_code() {
 }
 
 #[test]
-fn text_as_an_error_is_found_in_any_signature_but_not_in_tests_or_texts() {
-    let bad = "fn one() -> Result<u8, String> { }\n\
-               fn two(f: impl Fn() -> Result<(), &'static str>) { }\n\
-               trait T { fn three(&self) -> std::result::Result<Vec<(u8, u8)>, String>; }";
-    assert_eq!(string_errors_in(bad), [1, 2, 3]);
-    let good = "fn one() -> Result<String, Error> { let x: &str = \"-> Result<u8, String>\"; }\n\
+fn untyped_errors_are_found_in_signatures() {
+    let bad = [
+        "fn f() -> Result<u8, String> { }",
+        "fn f(g: impl Fn() -> Result<(), &'static str>) { }",
+        "trait T { fn f(&self) -> std::result::Result<Vec<(u8, u8)>, String>; }",
+        "fn f() -> Result<u8, (Exit, String)> { }",
+        "fn f() -> Result<u8, Box<dyn std::error::Error + Send>> { }",
+        "fn f<'a>() -> Result<&'a u8, Cow<'a, str>> { }",
+        "fn f() -> Option<Result<u8, Vec<String>>> { }",
+    ];
+    for text in bad {
+        assert_eq!(untyped_errors_in(&format!("\n{text}")), [2], "{text}");
+    }
+}
+
+#[test]
+fn untyped_errors_are_found_in_aliases_and_implementations() {
+    let bad = [
+        "type Parsed<T> = Result<T, String>;",
+        "pub(crate) type Parsed<T = u8> = std::result::Result<T, (Exit, Cow<'static, str>)>;",
+        "type Answer = fn(&str) -> Result<u8, Box<dyn Error>>;",
+        "impl FromStr for A { type Err = String; fn from_str(text: &str) -> Result<A, Self::Err> { } }",
+        "impl TryFrom<u8> for A { type Error = &'static str; }",
+        "type ParseError = Box<dyn Error>;",
+    ];
+    for text in bad {
+        assert_eq!(untyped_errors_in(&format!("\n{text}")), [2], "{text}");
+    }
+}
+
+#[test]
+fn typed_errors_tests_and_texts_have_no_untyped_error() {
+    let good = "fn one() -> Result<String, MyError> { let x: &str = \"-> Result<u8, String>\"; }\n\
                 // fn two() -> Result<u8, String>\n\
-                fn three() -> Result<BTreeMap<u8, String>, E<String>> {}\n\
-                #[cfg(test)]\nmod tests { fn four() -> Result<u8, String> { } }";
-    assert_eq!(string_errors_in(good), []);
+                fn three() -> Result<BTreeMap<u8, String>, E<Errno>> {}\n\
+                impl<'de> Visitor<'de> for V { type Value = String;\n\
+                fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {} }\n\
+                fn four(text: &str) -> io::Result<String> {}\n\
+                type Read<T> = Result<(T, String), ReadError>; type Names = Vec<String>;\n\
+                trait T { type Error: Into<String>; }\n\
+                impl FromStr for A { type Err = UnknownName; }\n\
+                #[cfg(test)]\nmod tests { fn five() -> Result<u8, String> { } type Err = String; }";
+    assert_eq!(untyped_errors_in(good), []);
 }
 
 #[test]
