@@ -200,15 +200,26 @@ fn tuple_parameters_in(text: &str) -> Vec<usize> {
         parameters.iter().any(|parameter| {
             let colon =
                 parameter.iter().position(|token| *token == ":").map_or(parameter.len(), |index| index + 1);
-            let mut type_tokens =
-                parameter[colon..].iter().skip_while(|token| matches!(**token, "&" | "mut"));
-            let has_parenthesis = type_tokens.next() == Some(&"(");
-            let inner: Vec<&str> = type_tokens.copied().collect();
-            // `&(dyn Fn() + Sync)` has a parenthesis, but no comma of its own.
-            has_parenthesis && parameters_in(&inner).len() > 1
+            is_tuple(&parameter[colon..])
         })
     };
     signatures(&code).iter().filter(breaks).map(|signature| signature.line).collect()
+}
+
+/// Aliases for a tuple, or for a reference to one: as the type of a parameter, they are a tuple by another name.
+fn tuple_aliases_in(text: &str) -> Vec<usize> {
+    let code = blank_comments_and_strings(text);
+    let aliases = type_aliases(&code).into_iter().filter(|alias| is_tuple(&alias.tokens));
+    aliases.map(|alias| alias.line).collect()
+}
+
+/// Whether a type is a tuple of several values, or a reference to one.
+fn is_tuple(type_tokens: &[&str]) -> bool {
+    let is_lifetime = |index: usize| type_tokens[index] == "'" || index > 0 && type_tokens[index - 1] == "'";
+    let mut indices = 0..type_tokens.len();
+    let start = indices.find(|index| !matches!(type_tokens[*index], "&" | "mut") && !is_lifetime(*index));
+    // `&(dyn Fn() + Sync)` has a parenthesis, but no comma of its own.
+    start.is_some_and(|start| type_tokens[start] == "(" && parameters_in(&type_tokens[start + 1..]).len() > 1)
 }
 
 /// The parameters up to the parenthesis that closes the list.
@@ -302,6 +313,11 @@ fn no_parameter_is_a_tuple() {
 }
 
 #[test]
+fn no_alias_is_a_tuple() {
+    assert_rule("tuple aliases", tuple_aliases_in);
+}
+
+#[test]
 fn no_function_is_longer_than_70_lines() {
     assert_rule("long functions", long_functions_in);
 }
@@ -376,11 +392,23 @@ fn nested_results_are_found() {
 #[test]
 fn tuple_parameters_are_found_but_not_lists_of_pairs_or_functions_of_several_values() {
     let bad = "fn one((a, b): (u8, u8)) {}\nfn two<F: Fn(u8, u8)>(f: F, pair: &(u8, u8)) {}\n\
-               fn three(&self, size: &mut (u8, u8)) -> u8 { 1 }";
-    assert_eq!(tuple_parameters_in(bad), [1, 2, 3]);
+               fn three(&self, size: &mut (u8, u8)) -> u8 { 1 }\n\
+               fn four<'a>(pair: &'a mut (u8, u8)) {}";
+    assert_eq!(tuple_parameters_in(bad), [1, 2, 3, 4]);
     let good = "fn one(a: u8, pairs: &[(u8, u8)]) -> (u8, u8) {}\nfn two(f: impl Fn((u8, u8)) -> u8, unit: ()) {}\n\
                 fn three(f: &dyn Fn(u8, u8), g: &(dyn Fn(u8, u8) + Sync)) { g((1, 2)) }";
     assert_eq!(tuple_parameters_in(good), []);
+}
+
+#[test]
+fn tuple_aliases_are_found_but_not_lists_of_pairs_or_functions_of_several_values() {
+    let bad = "type Pair = (u8, u8);\npub(super) type Weighted<'a> = (&'a Sample, f32);\n\
+               impl T for A {\ntype Value = &'static (u8, [u8; 2]);\n}";
+    assert_eq!(tuple_aliases_in(bad), [1, 2, 4]);
+    let good = "type Unit = ();\ntype Pairs = Vec<(u8, u8)>;\ntype Call = extern \"C\" fn(u8, u8) -> u8;\n\
+                type Shared = &'static (dyn Fn(u8, u8) + Sync);\ntype Slice<'a> = &'a [(u8, u8)];\n\
+                #[cfg(test)]\nmod tests { type Pair = (u8, u8); }";
+    assert_eq!(tuple_aliases_in(good), []);
 }
 
 #[test]

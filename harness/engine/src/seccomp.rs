@@ -20,8 +20,10 @@ pub struct SeccompInstruction {
     pub operand: u32,
 }
 
-/// An instruction in a message: code, jump if true, jump if false, operand. A program has hundreds.
-type PackedInstruction = (u16, u8, u8, u32);
+/// An instruction in a message: code, jump if true, jump if false, operand. It has no names, because a program
+/// has hundreds of instructions.
+#[derive(Serialize, Deserialize)]
+struct PackedInstruction(u16, u8, u8, u32);
 
 const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -44,7 +46,7 @@ impl SeccompInstruction {
 
 impl From<PackedInstruction> for SeccompInstruction {
     fn from(packed: PackedInstruction) -> SeccompInstruction {
-        let (code, jump_if_true, jump_if_false, operand) = packed;
+        let PackedInstruction(code, jump_if_true, jump_if_false, operand) = packed;
         SeccompInstruction { code, jump_if_true, jump_if_false, operand }
     }
 }
@@ -52,7 +54,7 @@ impl From<PackedInstruction> for SeccompInstruction {
 impl From<SeccompInstruction> for PackedInstruction {
     fn from(instruction: SeccompInstruction) -> PackedInstruction {
         let SeccompInstruction { code, jump_if_true, jump_if_false, operand } = instruction;
-        (code, jump_if_true, jump_if_false, operand)
+        PackedInstruction(code, jump_if_true, jump_if_false, operand)
     }
 }
 

@@ -285,8 +285,8 @@ functions! {
         })
     }
     nvmlDeviceGetCudaComputeCapability(device: usize, major: Out<i32>, minor: Out<i32>) device {
-        let capability = gpu().machine.compute_capability;
-        for_device(device, |_| write_nvml(major, capability.0).max(write_nvml(minor, capability.1)))
+        let capability = gpu().compute_capability();
+        for_device(device, |_| write_nvml(major, capability.major).max(write_nvml(minor, capability.minor)))
     }
 
     nvmlDeviceGetMemoryInfo(device: usize, out: Out<BasicMemoryInfo>) device {

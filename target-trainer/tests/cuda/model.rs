@@ -7,7 +7,7 @@ use std::path::Path;
 use target_trainer::device::{Precision, TargetToken};
 use target_trainer::model::{
     AdapterLayout, BaseModel, CudaModel, LossAndGradient, ModelConfig, Preset, TokenizedSample,
-    sample_loss_and_gradient,
+    WeightedSample, sample_loss_and_gradient,
 };
 use target_trainer::state::{Projection, Recipe};
 use target_trainer::store::decode;
@@ -68,11 +68,12 @@ fn check(config: ModelConfig, recipe: &Recipe, lengths: &[usize]) {
     // B is not zero, so that every path has a gradient.
     let params: Vec<f32> = random.floats(adapter.param_count()).iter().map(|x| 0.2 * x).collect();
     let samples: Vec<TokenizedSample> = lengths.iter().map(|length| sample(&mut random, *length)).collect();
-    let weighted_samples: Vec<(&TokenizedSample, f32)> =
-        samples.iter().zip([1.0, 0.5, 2.0].into_iter().cycle()).collect();
+    let weights = [1.0, 0.5, 2.0].into_iter().cycle();
+    let weighted_samples: Vec<WeightedSample<'_>> =
+        samples.iter().zip(weights).map(|(sample, weight)| WeightedSample { sample, weight }).collect();
     let (mut loss, mut gradient) = (0.0, vec![0.0; adapter.param_count()]);
-    for (tokens, weight) in &weighted_samples {
-        let pass = sample_loss_and_gradient(&base, &adapter, &params, tokens, 0.1 * weight);
+    for WeightedSample { sample, weight } in &weighted_samples {
+        let pass = sample_loss_and_gradient(&base, &adapter, &params, sample, 0.1 * weight);
         loss += pass.loss * weight;
         gradient.iter_mut().zip(&pass.gradient).for_each(|(sum, value)| *sum += value);
     }
@@ -113,7 +114,8 @@ fn gradients_do_not_depend_on_the_micro_batch() {
     samples[2].targets.clear();
     let device = device();
     let model = CudaModel::new(device.clone(), &base, &adapter, Precision::F32, 10).unwrap();
-    let weighted_samples: Vec<(&TokenizedSample, f32)> = samples.iter().map(|tokens| (tokens, 1.0)).collect();
+    let weighted_samples: Vec<WeightedSample<'_>> =
+        samples.iter().map(|sample| WeightedSample { sample, weight: 1.0 }).collect();
     let expected = model.forward_backward_once(&params, &weighted_samples, 1.0).unwrap();
     for micro_batch in [1, 2, 4, 100] {
         let batch =
@@ -153,8 +155,9 @@ fn golden_of(name: &str) {
     let tokens = TokenizedSample { tokens, targets, truncated: false };
     for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 5e-2)] {
         let model = CudaModel::new(device(), &base, &adapter, precision, 1024).unwrap();
-        let LossAndGradient { loss: found, gradient } =
-            model.forward_backward_once(&params, &[(&tokens, 1.0)], 1.0 / learned).unwrap();
+        let LossAndGradient { loss: found, gradient } = model
+            .forward_backward_once(&params, &[WeightedSample { sample: &tokens, weight: 1.0 }], 1.0 / learned)
+            .unwrap();
         assert!((found / learned - loss).abs() / loss < tolerance, "{name}, {precision:?}: loss {found}");
         let expected = tensors("gradients.safetensors");
         for found in adapter.named_tensors(&gradient, "") {

@@ -146,15 +146,15 @@ pub(super) extern "C" fn cuDeviceTotalMem_v2(bytes: Out<usize>, ordinal: i32) ->
 }
 
 pub(super) extern "C" fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, ordinal: i32) -> u32 {
-    let capability = gpu().machine.compute_capability;
+    let capability = gpu().compute_capability();
     match device_index(ordinal) {
-        Ok(_) => major.write(capability.0) | minor.write(capability.1),
+        Ok(_) => major.write(capability.major) | minor.write(capability.minor),
         Err(code) => code,
     }
 }
 
 pub(super) extern "C" fn cuDeviceGetAttribute(value: Out<i32>, attribute: u32, ordinal: i32) -> u32 {
-    let capability = gpu().machine.compute_capability;
+    let capability = gpu().compute_capability();
     value.write_result(device_index(ordinal).map(|device| device_attribute(attribute, device, capability)))
 }
 

@@ -69,13 +69,17 @@ const TEXTURE_ALIGNMENT_BYTES: i32 = 512;
 const BUS_WIDTH_BITS: i32 = 5120;
 const L2_CACHE_BYTES: i32 = 50 << 20;
 
-/// Major and minor number of a compute capability, as the plan gives them.
-pub(super) type ComputeCapability = (i32, i32);
+/// A compute capability, such as 9.0.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ComputeCapability {
+    pub(crate) major: i32,
+    pub(crate) minor: i32,
+}
 
 /// Returns the maximum dynamic shared memory of a block in bytes, by compute capability. Source: the CUDA C
 /// guide.
-pub(super) fn max_dynamic_shared_bytes((major, minor): ComputeCapability) -> usize {
-    match (major, minor) {
+pub(super) fn max_dynamic_shared_bytes(capability: ComputeCapability) -> usize {
+    match (capability.major, capability.minor) {
         (9 | 10, _) => 232_448,
         (8, 0 | 7) => 166_912,
         (8 | 12, _) => 101_376,
@@ -114,8 +118,8 @@ pub(super) fn device_attribute(number: u32, device: usize, capability: ComputeCa
         | attribute::MEMORY_POOLS_SUPPORTED => 1,
         attribute::PCI_BUS_ID => device as i32 + 1,
         attribute::PCI_DEVICE_ID | attribute::PCI_DOMAIN_ID => 0,
-        attribute::COMPUTE_CAPABILITY_MAJOR => capability.0,
-        attribute::COMPUTE_CAPABILITY_MINOR => capability.1,
+        attribute::COMPUTE_CAPABILITY_MAJOR => capability.major,
+        attribute::COMPUTE_CAPABILITY_MINOR => capability.minor,
         _ => 0,
     }
 }

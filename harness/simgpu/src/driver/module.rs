@@ -8,7 +8,7 @@ use crate::{codes, kernels};
 
 use super::context::current_context;
 use super::limits::{
-    DEFAULT_SHARED_BYTES, MAX_BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS_PER_BLOCK,
+    ComputeCapability, DEFAULT_SHARED_BYTES, MAX_BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS_PER_BLOCK,
     MAX_THREADS_PER_MULTIPROCESSOR, MULTIPROCESSORS, RESERVED_SHARED_BYTES_PER_BLOCK,
     SHARED_BYTES_PER_MULTIPROCESSOR, max_dynamic_shared_bytes,
 };
@@ -223,7 +223,7 @@ pub(super) extern "C" fn cuFuncGetAttribute(out: Out<i32>, attribute: u32, handl
     let value = {
         let gpu = gpu();
         let Some(function) = gpu.functions.get(&handle) else { return codes::INVALID_HANDLE };
-        let (major, minor) = gpu.machine.compute_capability;
+        let ComputeCapability { major, minor } = gpu.compute_capability();
         match attribute {
             ATTR_MAX_THREADS_PER_BLOCK => MAX_THREADS_PER_BLOCK as i32,
             ATTR_NUM_REGS => REGISTERS_PER_THREAD,
@@ -237,7 +237,7 @@ pub(super) extern "C" fn cuFuncGetAttribute(out: Out<i32>, attribute: u32, handl
 
 pub(super) extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: u32, value: i32) -> u32 {
     let mut gpu = gpu();
-    let max_bytes = max_dynamic_shared_bytes(gpu.machine.compute_capability);
+    let max_bytes = max_dynamic_shared_bytes(gpu.compute_capability());
     let Some(function) = gpu.functions.get_mut(&handle) else { return codes::INVALID_HANDLE };
     match (attribute, usize::try_from(value)) {
         (ATTR_MAX_DYNAMIC_SHARED_BYTES, Ok(bytes)) if bytes <= max_bytes => {
@@ -337,7 +337,7 @@ pub(super) extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
     blocks: i32,
     _block: i32,
 ) -> u32 {
-    let max_bytes = max_dynamic_shared_bytes(gpu().machine.compute_capability);
+    let max_bytes = max_dynamic_shared_bytes(gpu().compute_capability());
     let per_block = SHARED_BYTES_PER_MULTIPROCESSOR / blocks.max(1) as usize;
     out.write(per_block.saturating_sub(RESERVED_SHARED_BYTES_PER_BLOCK).min(max_bytes))
 }

@@ -12,6 +12,7 @@ use crate::faults::{Corruption, fault_state};
 use crate::kernels::CompiledKernel;
 use crate::locks::MutexExt;
 
+use super::limits::ComputeCapability;
 use super::operations::{Handle, QueuedOperation, StreamPosition, StreamWork};
 
 /// The NULL stream, `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD` have the handles up to this one.
@@ -161,6 +162,11 @@ impl SimGpu {
             sync_count: 0,
             next_handle: 0x10_0000,
         }
+    }
+
+    pub(crate) fn compute_capability(&self) -> ComputeCapability {
+        let (major, minor) = self.machine.compute_capability;
+        ComputeCapability { major, minor }
     }
 
     /// Returns a handle that was never used before.

@@ -26,8 +26,14 @@ pub(super) struct MicroBatch {
     offset: usize,
 }
 
-/// A sample and the weight of its losses.
-pub type WeightedSample<'a> = (&'a TokenizedSample, f32);
+/// A sample of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightedSample<'a> {
+    /// The sample.
+    pub sample: &'a TokenizedSample,
+    /// The factor of its losses.
+    pub weight: f32,
+}
 
 impl PackedBatch {
     /// Packs samples into micro-batches. Gradients are multiplied by `scale`, losses are not. Samples without
@@ -41,7 +47,7 @@ impl PackedBatch {
         let mut batch = PackedBatch::default();
         for chunk in samples.chunks(micro_batch.get()) {
             let with_targets: Vec<_> =
-                chunk.iter().copied().filter(|(tokens, _)| !tokens.targets.is_empty()).collect();
+                chunk.iter().copied().filter(|weighted| !weighted.sample.targets.is_empty()).collect();
             if !with_targets.is_empty() {
                 batch.push(&with_targets, scale);
             }
@@ -51,7 +57,7 @@ impl PackedBatch {
 
     /// Appends a micro-batch.
     fn push(&mut self, samples: &[WeightedSample<'_>], scale: f32) {
-        let lengths = samples.iter().map(|(tokens, _)| tokens.tokens.len());
+        let lengths = samples.iter().map(|weighted| weighted.sample.tokens.len());
         let starts: Vec<usize> = std::iter::once(0)
             .chain(lengths.clone().scan(0, |end, length| {
                 *end += length;
@@ -62,16 +68,16 @@ impl PackedBatch {
             rows: lengths.clone().sum(),
             sequences: samples.len(),
             longest: lengths.clone().max().unwrap_or(0),
-            target_count: samples.iter().map(|(tokens, _)| tokens.targets.len()).sum(),
+            target_count: samples.iter().map(|weighted| weighted.sample.targets.len()).sum(),
             offset: self.words.len(),
         };
         let targets = || {
-            samples.iter().zip(&starts).flat_map(|((tokens, weight), start)| {
-                tokens.targets.iter().map(move |target| (start + target.row, target.token, *weight))
+            samples.iter().zip(&starts).flat_map(|(WeightedSample { sample, weight }, start)| {
+                sample.targets.iter().map(move |target| (start + target.row, target.token, *weight))
             })
         };
         let words = &mut self.words;
-        words.extend(samples.iter().flat_map(|(tokens, _)| tokens.tokens.iter().copied()));
+        words.extend(samples.iter().flat_map(|weighted| weighted.sample.tokens.iter().copied()));
         words.extend(lengths.flat_map(|length| 0..length as u32));
         words.extend(starts.iter().map(|start| *start as u32));
         words.extend(targets().map(|(row, ..)| row as u32));
@@ -137,13 +143,17 @@ mod tests {
             targets: rows.iter().map(|row| TargetToken { row: *row, token: tokens[row + 1] }).collect(),
             truncated: false,
         };
+        fn weighted(sample: &TokenizedSample, weight: f32) -> WeightedSample<'_> {
+            WeightedSample { sample, weight }
+        }
         let (a, b, c) = (sample(&[7, 8], &[0]), sample(&[9], &[]), sample(&[4, 5, 6], &[0, 1]));
         let micro_batch = std::num::NonZeroUsize::new(3).unwrap();
-        let batch = PackedBatch::new([(&a, 1.0), (&b, 1.0), (&c, 2.0)], micro_batch, 0.5);
+        let batch =
+            PackedBatch::new([weighted(&a, 1.0), weighted(&b, 1.0), weighted(&c, 2.0)], micro_batch, 0.5);
         let ints = [7, 8, 4, 5, 6, 0, 1, 0, 1, 2, 0, 2, 5, 0, 2, 3, 8, 5, 6];
         assert_eq!(batch.words[..ints.len()], ints);
         let floats: Vec<f32> = batch.words[ints.len()..].iter().map(|bits| f32::from_bits(*bits)).collect();
         assert_eq!(floats, [0.5, 1.0, 1.0, 1.0, 2.0, 2.0]);
-        assert!(PackedBatch::new([(&b, 1.0)], micro_batch, 1.0).micro_batches.is_empty());
+        assert!(PackedBatch::new([weighted(&b, 1.0)], micro_batch, 1.0).micro_batches.is_empty());
     }
 }

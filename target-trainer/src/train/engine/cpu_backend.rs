@@ -93,9 +93,10 @@ impl CpuBackend {
     ) -> LossAndGradient {
         let AdaptedModel { base, adapter } = model;
         let (mut sum, mut gradient) = (0.0, vec![0.0; adapter.param_count()]);
-        let sample_pass = |(tokens, weight): &WeightedSample<'_>| {
+        let sample_pass = |weighted: &WeightedSample<'_>| {
+            let WeightedSample { sample, weight } = *weighted;
             let LossAndGradient { loss, gradient } =
-                sample_loss_and_gradient(base, adapter, self.params(), tokens, scale * weight);
+                sample_loss_and_gradient(base, adapter, self.params(), sample, scale * weight);
             LossAndGradient { loss: loss * weight, gradient }
         };
         for micro_batch in batch.chunks(options.micro_batch.get()) {

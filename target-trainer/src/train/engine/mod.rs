@@ -17,8 +17,8 @@ use crate::device::cuda::KernelTime;
 use crate::device::{DeviceError, DeviceId, Precision};
 use crate::intake::Sample;
 use crate::model::{
-    AdapterLayout, BaseModel, LossAndGradient, TokenizedSample, generate_greedy, sample_loss_and_gradient,
-    tokenize,
+    AdapterLayout, BaseModel, LossAndGradient, TokenizedSample, WeightedSample, generate_greedy,
+    sample_loss_and_gradient, tokenize,
 };
 use crate::random::Random;
 use crate::state::{Cursor, Recipe, TrainState};
@@ -171,12 +171,12 @@ impl Engine {
     /// If the device fails. Nothing was applied then, and the cursor has not moved.
     pub fn step(&mut self, options: StepOptions) -> Result<StepReport, DeviceError> {
         let (sample_indices, next_cursor) = self.next_batch();
-        let batch: Vec<(&TokenizedSample, f32)> = sample_indices
+        let batch: Vec<WeightedSample<'_>> = sample_indices
             .iter()
             .map(|index| &self.samples[*index])
-            .map(|(tokens, weight)| (tokens, *weight))
+            .map(|(sample, weight)| WeightedSample { sample, weight: *weight })
             .collect();
-        let trained_tokens: usize = batch.iter().map(|(tokens, _)| tokens.targets.len()).sum();
+        let trained_tokens: usize = batch.iter().map(|weighted| weighted.sample.targets.len()).sum();
         let scale = 1.0 / (trained_tokens.max(1) as f32);
         let (step, updates) = (self.cursor.step + 1, self.cursor.updates + 1);
         let learning_rate = self.recipe.learning_rate_at(step);
@@ -328,7 +328,7 @@ impl Engine {
             return Ok(None);
         };
         let [params, ..] = gpu.start_state_copy()?.finish()?;
-        let device = gpu.forward_backward_once(&params, (&tokens, 1.0))?;
+        let device = gpu.forward_backward_once(&params, WeightedSample { sample: &tokens, weight: 1.0 })?;
         let cpu = sample_loss_and_gradient(&self.base, &self.adapter, &params, &tokens, 1.0);
         let tolerance = match self.precision {
             Precision::F32 => 1e-3,
