@@ -240,7 +240,7 @@ fn forbidden_arrows(graph: &ModuleGraph, table: &ArrowTable) -> BTreeMap<String,
         let [from, to] = [used.from, used.to].map(|file| row_of(table, &graph.modules[file]));
         let to = match to {
             Some((name, _)) => *name,
-            None if graph.modules[used.to].is_empty() => "crate",
+            None if graph.modules[used.to].is_empty() => "the crate's root",
             None => continue,
         };
         let Some((from, allowed)) = from else { continue };
@@ -262,25 +262,65 @@ fn modules_use_one_another_only_along_the_allowed_arrows() {
     assert!(found.is_empty(), "{} arrows that the table does not allow:\n{}", found.len(), found.join("\n"));
 }
 
+/// The rows that a row may use. `*` is all others.
+fn allowed_rows<'a>(table: &'a ArrowTable, row: &str) -> Vec<&'a str> {
+    let allowed = table.iter().find(|(name, _)| *name == row).map_or(&[] as &[_], |(_, allowed)| allowed);
+    if allowed.contains(&"*") {
+        table.iter().map(|(name, _)| *name).filter(|name| *name != row).collect()
+    } else {
+        allowed.to_vec()
+    }
+}
+
+/// The rows of a table that reach themselves.
+fn rows_in_circles<'a>(table: &'a ArrowTable) -> Vec<&'a str> {
+    let reaches = |start: &'a str| {
+        let (mut reached, mut open) = (BTreeSet::new(), vec![start]);
+        while let Some(next) = open.pop() {
+            open.extend(allowed_rows(table, next).into_iter().filter(|used| reached.insert(*used)));
+        }
+        reached
+    };
+    table.iter().map(|(row, _)| *row).filter(|row| reaches(row).contains(row)).collect()
+}
+
 #[test]
 fn the_table_of_arrows_has_no_circle() {
     for (dir, table) in CRATES {
-        let reaches = |start: &str| {
-            let (mut reached, mut open) = (BTreeSet::new(), vec![start.to_owned()]);
-            while let Some(next) = open.pop() {
-                let row = table.iter().find(|(row, _)| *row == next);
-                for used in row.iter().flat_map(|(_, allowed)| allowed.iter()) {
-                    if reached.insert((*used).to_owned()) {
-                        open.push((*used).to_owned());
-                    }
-                }
-            }
-            reached
-        };
-        for (row, _) in table {
-            assert!(!reaches(row).contains(*row), "{dir}: `{row}` reaches itself in the table");
-        }
+        assert_eq!(rows_in_circles(table), [] as [&str; 0], "{dir}: rows that reach themselves");
     }
+}
+
+#[test]
+fn circles_of_a_table_are_found_through_rows_that_may_use_everything() {
+    let table: &ArrowTable = &[("disk", &[]), ("judge", &["run"]), ("run", &["*"])];
+    assert_eq!(rows_in_circles(table), ["judge", "run"]);
+    let table: &ArrowTable = &[("disk", &["store"]), ("size", &["disk"]), ("store", &["size"]), ("cli", &[])];
+    assert_eq!(rows_in_circles(table), ["disk", "size", "store"]);
+    let table: &ArrowTable = &[("disk", &[]), ("judge", &["disk"]), ("run", &["*"])];
+    assert_eq!(rows_in_circles(table), [] as [&str; 0]);
+}
+
+/// The arrows of a table that no code uses, and arrows to modules without a row.
+fn needless_arrows(graph: &ModuleGraph, table: &ArrowTable) -> Vec<String> {
+    let rows_of = |used: &FileUse| {
+        let [from, to] = [used.from, used.to].map(|file| row_of(table, &graph.modules[file]));
+        Some((from?.0, to?.0))
+    };
+    let used: BTreeSet<(&str, &str)> = graph.uses.iter().filter_map(rows_of).collect();
+    let listed = table.iter().flat_map(|(from, allowed)| allowed.iter().map(move |to| (*from, *to)));
+    let needless = listed.filter(|(from, to)| *to != "*" && !used.contains(&(*from, *to)));
+    needless.map(|(from, to)| format!("{from} -> {to}")).collect()
+}
+
+#[test]
+fn every_arrow_of_a_table_is_used_by_the_code() {
+    let mut found = Vec::new();
+    for (dir, table) in CRATES {
+        let needless = needless_arrows(&graph_of(dir), table).into_iter();
+        found.extend(needless.map(|arrow| format!("{dir}: {arrow}")));
+    }
+    assert!(found.is_empty(), "{} arrows that no code uses:\n{}", found.len(), found.join("\n"));
 }
 
 #[test]
@@ -361,4 +401,18 @@ fn forbidden_arrows_and_unknown_modules_are_found() {
         found,
         ["disk -> store", "other: not in the table", "store -> store::size", "store::size -> disk"]
     );
+}
+
+#[test]
+fn arrows_that_no_code_uses_are_found() {
+    let table: &ArrowTable =
+        &[("disk", &[]), ("size", &["disk", "gone"]), ("store", &["disk", "size"]), ("cli", &["*"])];
+    let graph = graph_of_texts(&[
+        ("lib.rs", "mod cli; mod disk; mod size; mod store;"),
+        ("cli.rs", ""),
+        ("disk.rs", "pub struct Raw;"),
+        ("size.rs", "#[cfg(test)]\nmod tests { use crate::disk::Raw; }"),
+        ("store.rs", "use crate::disk::Raw;"),
+    ]);
+    assert_eq!(needless_arrows(&graph, table), ["size -> disk", "size -> gone", "store -> size"]);
 }
