@@ -137,36 +137,110 @@ fn no_rust_file_has_more_than_500_lines_of_code() {
     assert!(long.is_empty(), "{long:?}");
 }
 
+/// The packages that a manifest depends on, for its code, its tests, its build, or one platform.
+fn dependencies_in(manifest: &str) -> BTreeSet<String> {
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let platforms = manifest.get("target").and_then(toml::Value::as_table);
+    let for_platforms = platforms.into_iter().flatten().filter_map(|(_, value)| value.as_table());
+    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let tables = std::iter::once(&manifest).chain(for_platforms);
+    let lists = tables.flat_map(|table| kinds.map(|kind| table.get(kind)?.as_table()));
+    let package = |(name, value): (&String, &toml::Value)| {
+        let renamed = value.get("package").and_then(toml::Value::as_str);
+        renamed.unwrap_or(name).replace('_', "-")
+    };
+    lists.flatten().flatten().map(package).collect()
+}
+
+/// The packages of the harness, which the trainer must not know.
+const HARNESS_PACKAGES: [&str; 7] =
+    ["engine", "gpu-words", "reports", "scenarios", "simgpu", "simgpu-plan", "trainwreck"];
+
+/// Those of the forbidden packages that a manifest depends on.
+fn forbidden_dependencies<'a>(manifest: &str, forbidden: &[&'a str]) -> Vec<&'a str> {
+    let dependencies = dependencies_in(manifest);
+    forbidden.iter().copied().filter(|name| dependencies.contains(*name)).collect()
+}
+
 #[test]
 fn the_trainer_does_not_depend_on_the_harness() {
-    let forbidden = ["scenarios", "reports", "engine", "trainwreck"];
     let manifest = std::fs::read_to_string(workspace().join("target-trainer/Cargo.toml")).unwrap();
-    assert!(forbidden.iter().all(|name| !manifest.contains(&format!("\n{name} "))));
+    assert_eq!(forbidden_dependencies(&manifest, &HARNESS_PACKAGES), [] as [&str; 0]);
 }
 
 #[test]
 fn the_engine_does_not_depend_on_the_reports_or_the_command() {
     let manifest = std::fs::read_to_string(workspace().join("harness/engine/Cargo.toml")).unwrap();
-    assert!(["reports", "trainwreck"].iter().all(|name| !manifest.contains(&format!("\n{name} "))));
+    assert_eq!(forbidden_dependencies(&manifest, &["reports", "trainwreck"]), [] as [&str; 0]);
+    assert_eq!(forbidden_dependencies(&manifest, &["scenarios"]), ["scenarios"], "it is read at all");
+}
+
+#[test]
+fn dependencies_are_found_however_they_are_written() {
+    let bad = [
+        "[dependencies]\nengine = { workspace = true }",
+        "[dependencies]\nengine={workspace=true}",
+        "[dependencies]\nengine.workspace = true",
+        "[dependencies.engine]\nworkspace = true",
+        "[dev-dependencies]\n\"engine\" = \"1\"",
+        "[build-dependencies]\nother = { path = \"../engine\", package = \"engine\" }",
+        "[target.'cfg(unix)'.dependencies]\nengine.workspace = true",
+    ];
+    for manifest in bad {
+        assert_eq!(forbidden_dependencies(manifest, &HARNESS_PACKAGES), ["engine"], "{manifest}");
+    }
+    let good = "[package]\nname = \"engine\"\n# engine = \"1\"\n[dependencies]\nengine-x = \"1\"\n\
+                [features]\nengine = []";
+    assert_eq!(forbidden_dependencies(good, &HARNESS_PACKAGES), [] as [&str; 0]);
+}
+
+/// Whether code names a variant of `Effect`, or imports variants.
+fn names_single_fault(text: &str) -> bool {
+    let code = sources::blank_comments_and_strings(text);
+    let tokens: Vec<&str> = sources::tokens(&code).into_iter().map(|(_, token)| token).collect();
+    let aliases = tokens.windows(3).filter_map(|three| match three {
+        ["Effect", "as", name] => Some(*name),
+        _ => None,
+    });
+    let names: BTreeSet<&str> = aliases.chain(["Effect"]).collect();
+    let is_variant = |token: &str| {
+        matches!(token, "{" | "*") || token.starts_with(|letter: char| letter.is_ascii_uppercase())
+    };
+    tokens.windows(4).any(|four| match four {
+        [name, ":", ":", next] => names.contains(name) && is_variant(next),
+        _ => false,
+    })
 }
 
 /// The one row of each fault is in `faults/mod.rs`. All other code asks the fault itself, through `EffectSpec`.
 #[test]
 fn no_code_of_the_harness_names_a_single_fault_except_its_row() {
-    let names_variant = |text: &str| {
-        text.match_indices("Effect::").any(|(start, found)| {
-            let is_whole = !text[..start].ends_with(|letter: char| letter.is_alphanumeric());
-            is_whole && text[start + found.len()..].starts_with(|letter: char| letter.is_ascii_uppercase())
-        })
-    };
     let harness = ["harness/src", "harness/engine/src", "reports/src"];
     let naming: Vec<PathBuf> = harness
         .iter()
         .flat_map(|dir| sources::rust_sources(dir))
-        .filter(|(_, text)| names_variant(text))
+        .filter(|(_, text)| names_single_fault(text))
         .map(|(path, _)| path)
         .collect();
     assert_eq!(naming, [PathBuf::from("harness/engine/src/faults/mod.rs")]);
+}
+
+#[test]
+fn names_of_single_faults_are_found_however_they_are_imported() {
+    let bad = [
+        "fn f(effect: &Effect) -> bool { matches!(effect, Effect::Crash(_)) }",
+        "use scenarios::Effect::Crash;",
+        "use scenarios::Effect::{Crash, FillDisk};",
+        "use scenarios::{Effect::{self, Crash}, Plan};",
+        "use scenarios::Effect::*;",
+        "use scenarios::Effect as Fault;\nfn f() -> Fault { Fault::Crash(1) }",
+    ];
+    for text in bad {
+        assert!(names_single_fault(text), "{text}");
+    }
+    let good = "use scenarios::{Effect, Plan};\n// Effect::Crash\nfn f() { Effect::describe(\"Effect::Crash\"); }\n\
+                fn g() { CallEffect::Opened; RuleEffect::Hang; }";
+    assert!(!names_single_fault(good));
 }
 
 /// The lines of a text that are too long, as (line number, length). With `is_markdown`, rows of tables, lines
