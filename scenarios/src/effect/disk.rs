@@ -7,7 +7,8 @@ use crate::units::{ByteSize, UnitError, parse_bytes};
 use crate::yaml::leaf::leaf;
 use crate::yaml::spanned::Spanned;
 
-/// Size of a memory page on x86-64 and the unit in which a tmpfs is filled, in bytes.
+/// Size of a memory page on x86-64, in bytes. File systems write in this unit, and unmapped memory can only
+/// begin at its multiples.
 pub const PAGE_BYTES: u64 = 4096;
 
 fault!(

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
+use scenarios::PAGE_BYTES;
 
 use super::calls::{BufferArgument, PathArgument};
 use super::handler::DirectoryEntry;
@@ -25,8 +26,6 @@ const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize;
 const MAX_SYMLINKS: u32 = 16;
 /// Maximum number of `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
 const MAX_IOVECS: u64 = 1024;
-/// Size of the smallest pages, and so a border at which unmapped memory can begin.
-const PAGE_BYTES: u64 = 4096;
 /// The umask of a target whose own cannot be read: the usual default.
 const DEFAULT_UMASK: u32 = 0o022;
 

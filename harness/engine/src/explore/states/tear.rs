@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use scenarios::PAGE_BYTES;
+
 use super::fs_model::FsBehavior;
 use crate::explore::record::{ByteSource, FileContent, aligned_neighbors};
 
-/// The unit in which a file system writes, in bytes.
-const PAGE_BYTES: u64 = 4096;
 /// The unit in which a disk writes, in bytes.
 const SECTOR_BYTES: u64 = 512;
 
