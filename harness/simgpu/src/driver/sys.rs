@@ -7,8 +7,9 @@ use crate::codes;
 
 /// An output argument: null, or valid for a write of a `T`, which need not be aligned.
 ///
-/// CUDA and NVML require this of their callers. Values of this type come only from C, as arguments of `unsafe`
-/// entry points, and live no longer than the call. This is why a write is safe.
+/// CUDA and NVML require this of their callers. Safe code can make only the null argument. C passes all
+/// others to an entry point, or they are made with the unsafe [`Out::from_pointer`]. No entry point keeps one
+/// after it has returned. This is why a write is safe, also in an entry point that is not declared `unsafe`.
 #[repr(transparent)]
 pub(crate) struct Out<T>(*mut T);
 
@@ -39,7 +40,8 @@ impl<T> Out<T> {
     /// Writes a value. Returns false if the argument is null.
     pub(crate) fn try_write(self, value: T) -> bool {
         if !self.is_null() {
-            // SAFETY: a caller that passes a pointer promises that it is valid for a write of a `T`.
+            // SAFETY: the pointer is not null, so it is from C or from `from_pointer`. Both promise that it
+            // is valid for a write of a `T`, which need not be aligned.
             unsafe { self.0.write_unaligned(value) };
         }
         !self.is_null()
@@ -68,8 +70,9 @@ impl<T> Out<T> {
 
 /// A text argument: null, or a C string.
 ///
-/// CUDA and NVML require this of their callers. Values of this type come only from C, as arguments of `unsafe`
-/// entry points. This is why reading is safe.
+/// CUDA and NVML require this of their callers. Safe code cannot make a value: C passes it to an entry point,
+/// or it is made with the unsafe [`TextArgument::from_pointer`]. No entry point keeps one after it has
+/// returned. This is why reading is safe, also in an entry point that is not declared `unsafe`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub(crate) struct TextArgument(*const c_char);
@@ -86,7 +89,8 @@ impl TextArgument {
         if self.0.is_null() {
             return None;
         }
-        // SAFETY: a caller that passes a pointer promises a C string.
+        // SAFETY: the pointer is not null, so it is from C or from `from_pointer`. Both promise a C string
+        // that lives during the call.
         unsafe { CStr::from_ptr(self.0) }.to_str().ok()
     }
 }
