@@ -238,7 +238,8 @@ fn names_of_single_faults_are_found_however_they_are_imported() {
     for text in bad {
         assert!(names_single_fault(text), "{text}");
     }
-    let good = "use scenarios::{Effect, Plan};\n// Effect::Crash\nfn f() { Effect::describe(\"Effect::Crash\"); }\n\
+    let good = "use scenarios::{Effect, Plan};\n// Effect::Crash\n\
+                fn f() { Effect::describe(\"Effect::Crash\"); }\n\
                 fn g() { CallEffect::Opened; RuleEffect::Hang; }";
     assert!(!names_single_fault(good));
 }

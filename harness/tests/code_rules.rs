@@ -206,7 +206,8 @@ fn tuple_parameters_in(text: &str) -> Vec<usize> {
     signatures(&code).iter().filter(breaks).map(|signature| signature.line).collect()
 }
 
-/// Aliases for a tuple, or for a reference to one: as the type of a parameter, they are a tuple by another name.
+/// Aliases for a tuple, or for a reference to one. As the type of a parameter, they are a tuple by another
+/// name.
 fn tuple_aliases_in(text: &str) -> Vec<usize> {
     let code = blank_comments_and_strings(text);
     let aliases = type_aliases(&code).into_iter().filter(|alias| is_tuple(&alias.tokens));

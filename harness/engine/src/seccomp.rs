@@ -20,8 +20,8 @@ pub struct SeccompInstruction {
     pub operand: u32,
 }
 
-/// An instruction in a message: code, jump if true, jump if false, operand. It has no names, because a program
-/// has hundreds of instructions.
+/// An instruction in a message: code, jump if true, jump if false, operand. It has no names, because a
+/// program has hundreds of instructions.
 #[derive(Serialize, Deserialize)]
 struct PackedInstruction(u16, u8, u8, u32);
 
