@@ -132,7 +132,8 @@ fn record_and_crash(
 ) -> (Recording, Files) {
     let real = disk.mount_point.join("work");
     let setup = WatchedSandbox::of(real.clone());
-    let payload_log = setup.dir.path().join("payload-log");
+    // The recording reads it after the sandbox is gone.
+    let payload_log = disk.image.with_file_name("payload-log");
     let config = RecorderConfig {
         roots: &[WatchedRoot { seen_by_target: setup.watched.clone(), seen_by_harness: real }],
         originals: std::slice::from_ref(&setup.watched),
