@@ -1,11 +1,17 @@
 //! A sandbox in which the gate watches one directory. Must not know what handles the calls.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, mount_id, serve_notifications};
 use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
+
+/// How long a program may run, and how long what it started may keep its output open afterwards.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// The sandbox, with its files in a temporary directory. Dropping it removes everything.
 pub(crate) struct WatchedSandbox {
@@ -47,7 +53,7 @@ impl WatchedSandbox {
         }
     }
 
-    /// Runs a program until it ends. Returns its exit and its standard output.
+    /// Runs a program until it ends, at most for a minute. Returns its exit and its standard output.
     pub(crate) fn run<O: CallHandler + 'static>(
         &self,
         argv: &[&str],
@@ -55,7 +61,9 @@ impl WatchedSandbox {
         handler: &Arc<Mutex<O>>,
     ) -> (ProcessExit, String) {
         let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-        let ((stdout, their_stdout), (_stderr, their_stderr)) = (pipe(), pipe());
+        let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe(), pipe());
+        // A pipe that nobody reads would stop the program when it is full.
+        let (stdout, _stderr) = (read_in_background(stdout), read_in_background(stderr));
         let watched = WatchedMounts::new([mount_id(&self.sandbox.host_path(&self.watched)).unwrap()]);
         let mut supervisor = None;
         let process = self
@@ -69,8 +77,8 @@ impl WatchedSandbox {
                 },
             )
             .unwrap();
-        let stdout = std::io::read_to_string(std::fs::File::from(stdout)).unwrap();
-        let exit = process.wait_timeout(Duration::from_secs(60)).expect("the program ends");
+        let exit = process.wait_timeout(TIME_LIMIT).expect("the program ends within a minute");
+        let stdout = stdout.recv_timeout(TIME_LIMIT).expect("the output ends within a minute");
         self.sandbox.kill_all().unwrap();
         supervisor.unwrap().join();
         (exit, stdout)
@@ -80,4 +88,15 @@ impl WatchedSandbox {
     pub(crate) fn file(&self, name: &str) -> Option<Vec<u8>> {
         std::fs::read(self.sandbox.host_path(&self.watched.join(name))).ok()
     }
+}
+
+/// Reads an output to its end on a thread of its own, and then sends its text.
+fn read_in_background(output: OwnedFd) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let text = std::io::read_to_string(File::from(output)).unwrap();
+        // Nobody waits for it after a failure, or if it is the standard error.
+        let _ = sender.send(text);
+    });
+    receiver
 }
