@@ -91,9 +91,10 @@ fn an_interrupted_exploration_counts_what_it_did_not_try() {
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("result.json");
     let options = ["--json", json.to_str().unwrap()];
-    let explorer = spawn_explorer_with_slow_recoveries(dir.path(), "0.41", &options);
-    // The undamaged states are tried first; then two states of many are tried at the same time.
-    std::thread::sleep(Duration::from_secs(4));
+    let explorer = spawn_explorer_with_slow_recoveries(dir.path(), "1.37", &options);
+    assert!(wait_until(|| is_sleeping("1.37")), "no recovery was started");
+    // The undamaged states are tried first; then two states of many at the same time.
+    std::thread::sleep(Duration::from_secs(3));
     kill(Pid::from_raw(explorer.id().cast_signed()), Signal::SIGTERM).unwrap();
     let output = explorer.wait_with_output().unwrap();
     let text = output_text(&output);

@@ -100,6 +100,7 @@ const COMMAND: &ArrowTable = &[
             "explore_options",
             "explore_target",
             "interrupt",
+            "print",
             "report_files",
             "session",
         ],
