@@ -155,11 +155,27 @@ fn check(style: &str, cause: &str, outcome: &str, under: &[&str]) {
     let findings = explore_run.json["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["cause"] == cause && finding["outcome"] == outcome);
     let finding = finding.unwrap_or_else(|| panic!("{style}: {}", explore_run.text));
+    findings.iter().for_each(assert_shows_what_was_lost);
     for crash in under {
         assert!(finding["under"].as_array().unwrap().iter().any(|name| name == crash), "{finding}");
     }
     let advice = finding["advice"].as_str().unwrap();
     assert!(!advice.is_empty() && explore_run.text.contains(advice));
+}
+
+/// The name of a state is `OPS-LOST..~TORN`: what it names must be among the operations that are shown, unless
+/// some of them are left out.
+fn assert_shows_what_was_lost(finding: &Value) {
+    let fates: Vec<&str> = finding["operations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|operation| operation["fate"].as_str().unwrap())
+        .collect();
+    let state = finding["state"].as_str().unwrap();
+    let is_shown = |wanted: &[&str]| fates.iter().any(|fate| *fate == "omitted" || wanted.contains(fate));
+    assert!(!state.contains('~') || is_shown(&["torn"]), "{finding}");
+    assert!(!state.contains('-') || is_shown(&["lost", "half-lost", "zeroes"]), "{finding}");
 }
 
 fn a_correct_saver_gives_no_finding() {

@@ -84,12 +84,13 @@ pub fn describe_evidence(recording: &Recording, state: &CrashState) -> String {
     )
 }
 
-/// The operations that lead to a crash state, from the last acknowledgement before the first loss.
+/// The operations that lead to a crash state, from the last acknowledgement before the first lost or torn one.
 pub(super) fn operation_lines(recording: &Recording, candidate: &CrashCandidate) -> Vec<OperationLine> {
     let op_count = candidate.op_count as usize;
-    let first_lost = candidate.lost.first().map_or(op_count, |unit| unit.op as usize);
-    let start =
-        recording.ops[..first_lost.min(op_count)].iter().rposition(Op::is_acknowledgement).unwrap_or(0);
+    let lost = candidate.lost.first().map(|unit| unit.op as usize);
+    let torn = candidate.torn.map(|torn| torn.op as usize);
+    let first_damaged = lost.into_iter().chain(torn).chain([op_count]).min().unwrap_or(op_count);
+    let start = recording.ops[..first_damaged].iter().rposition(Op::is_acknowledgement).unwrap_or(0);
     let mut lines: Vec<OperationLine> =
         (start..op_count).map(|op| operation_line(recording, candidate, op)).collect();
     if lines.len() > MAX_OPERATION_LINES {
