@@ -41,6 +41,7 @@ fn tests() -> Vec<Trial> {
         missing(&GATE);
         every_way_to_change_a_tree_is_intercepted,
         a_write_happens_exactly_once_under_frequent_signals,
+        a_program_that_fills_its_standard_error_ends,
         the_n_th_call_fails_with_the_chosen_errno,
         a_write_and_a_read_are_shortened,
         a_kill_happens_before_during_or_after_a_call,
@@ -210,6 +211,15 @@ fn a_write_happens_exactly_once_under_frequent_signals() {
     let written = String::from_utf8(setup.file("lines").unwrap()).unwrap();
     let wrong_line = written.lines().zip(0..).find(|(line, n)| line.parse::<u32>().ok() != Some(*n));
     assert_eq!((wrong_line, written.lines().count()), (None, 20_000));
+}
+
+/// More bytes than a pipe holds: without a reader, the program would wait forever.
+fn a_program_that_fills_its_standard_error_ends() {
+    let setup = WatchedSandbox::new();
+    let handler = Arc::new(Mutex::new(PerformAll));
+    let script = "head -c 300000 /dev/zero >&2; echo done";
+    let (exit, output) = setup.run(&["sh", "-c", script], &FilterOptions::default(), &handler);
+    assert_eq!((exit, output.as_str()), (ProcessExit::Exited(0), "done\n"));
 }
 
 /// Injects faults by rules, and records what they did.
