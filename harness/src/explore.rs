@@ -79,7 +79,11 @@ fn run_prepared(
         let out_dir = report_files::create_out_dir(Some(out), "explore")?;
         exploration_output::write_report_files(&exploration, &out_dir)?;
     }
-    let found = if exploration.has_no_findings() { CommandExit::Success } else { CommandExit::Violation };
+    let found = match exploration.has_no_findings() {
+        true if exploration.tried == 0 => CommandExit::Inconclusive,
+        true => CommandExit::Success,
+        false => CommandExit::Violation,
+    };
     let interrupted = interrupt::requested().then_some(CommandExit::Interrupted);
     Ok(CommandExit::worst([found].into_iter().chain(interrupted)))
 }

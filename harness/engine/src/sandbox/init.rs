@@ -116,7 +116,7 @@ fn wait_for_pid_1(socket: &OwnedFd, child: Pid) -> InitResult<()> {
             return with_context("wait for pid 1", Err(error));
         }
     }
-    if poll(&mut [ended], PollTimeout::from(END_TIME_MS)) == Ok(0) {
+    if poll(&mut [ended], PollTimeout::from(END_TIME_MS)) != Ok(1) {
         // It may have ended in this moment.
         let _ = kill(child, Signal::SIGKILL);
     }
