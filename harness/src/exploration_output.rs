@@ -58,9 +58,13 @@ fn print_counts(exploration: &Exploration, category: CrashCategory) {
     ));
 }
 
-/// Prints the findings of crashes during the recovery from a first crash.
-pub(crate) fn print_second_crashes(first: &Exploration) {
-    if first.second.is_empty() {
+/// Prints the findings of crashes during the recovery from a first crash. `interrupted`: whether some of them
+/// may not have been tried.
+pub(crate) fn print_second_crashes(first: &Exploration, interrupted: bool) {
+    if interrupted {
+        let count = first.second.len();
+        print::line(&format!("\ninterrupted: second crashes were tried in {count} recoveries, not in all"));
+    } else if first.second.is_empty() {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
     }
     for second in &first.second {

@@ -70,7 +70,7 @@ fn run_prepared(
     let selected = config.enumerate.only_state.is_some();
     exploration_output::print_exploration(&explored.first, &exploration, selected);
     if args.depth == 2 && !selected {
-        exploration_output::print_second_crashes(&exploration);
+        exploration_output::print_second_crashes(&exploration, interrupt::requested());
     }
     if let Some(file) = &args.json {
         std::fs::write(file, exploration.to_json()).map_err(file_error::<CliError>("write", file))?;
