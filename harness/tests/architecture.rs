@@ -360,6 +360,12 @@ fn rows_in_circles<'a>(table: &'a ArrowTable) -> Vec<&'a str> {
 }
 
 #[test]
+fn every_crate_has_a_table_of_arrows() {
+    let with_table: BTreeSet<&str> = CRATES.iter().map(|(dir, _)| *dir).collect();
+    assert_eq!(with_table, BTreeSet::from(sources::CRATES));
+}
+
+#[test]
 fn the_table_of_arrows_has_no_circle() {
     for (dir, table) in CRATES {
         assert_eq!(rows_in_circles(table), [] as [&str; 0], "{dir}: rows that reach themselves");

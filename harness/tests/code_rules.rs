@@ -6,19 +6,7 @@
 #[path = "support/sources.rs"]
 mod sources;
 
-use sources::{blank_comments_and_strings, rust_sources, tokens_without_tests, workspace};
-
-/// The source directory of each crate.
-const CRATES: [&str; 8] = [
-    "harness/src",
-    "harness/engine/src",
-    "harness/simgpu/src",
-    "harness/simgpu/plan/src",
-    "harness/simgpu/words/src",
-    "scenarios/src",
-    "reports/src",
-    "target-trainer/src",
-];
+use sources::{CRATES, blank_comments_and_strings, rust_sources, tokens_without_tests, workspace};
 
 /// The longest function, in lines, from its `fn` to the end of its block.
 const MAX_FUNCTION_LINES: usize = 70;

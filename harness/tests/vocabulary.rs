@@ -12,19 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use sources::{blank_comments_and_strings, files_below, has_extension, rust_sources, tokens, workspace};
-
-/// The source directory of each crate. Type names are unique within each of them.
-const CRATES: [&str; 8] = [
-    "harness/src",
-    "harness/engine/src",
-    "harness/simgpu/src",
-    "harness/simgpu/plan/src",
-    "harness/simgpu/words/src",
-    "scenarios/src",
-    "reports/src",
-    "target-trainer/src",
-];
+use sources::{
+    CRATES, blank_comments_and_strings, files_below, has_extension, rust_sources, tokens, workspace,
+};
 
 /// Paths in a `use` that lead to our own types. A module that the file itself declares counts too.
 const OWN_ROOTS: [&str; 10] = [

@@ -9,6 +9,18 @@ use regex::Regex;
 /// Directories with build outputs and reports of runs. Hidden directories except `.ci` are skipped too.
 const SKIPPED_DIRS: [&str; 5] = ["target", "fuzz/target", "fuzz/artifacts", "fuzz/coverage", "reports/out"];
 
+/// The source directory of each crate.
+pub(crate) const CRATES: [&str; 8] = [
+    "harness/src",
+    "harness/engine/src",
+    "harness/simgpu/src",
+    "harness/simgpu/plan/src",
+    "harness/simgpu/words/src",
+    "scenarios/src",
+    "reports/src",
+    "target-trainer/src",
+];
+
 /// The root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
