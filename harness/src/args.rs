@@ -123,11 +123,41 @@ pub(crate) struct RunArgs {
     /// Use a smaller number if the machine runs out of memory.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) host_access: HostAccessArgs,
     /// Run only this trial of each scenario, by its number in the report [default: all trials]
     ///
     /// Use it to repeat one failure.
     #[arg(long, value_name = "N")]
     pub(crate) trial: Option<u32>,
+}
+
+/// What of the host the trainer may touch.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct HostAccessArgs {
+    /// Directory of the host in which the trainer may write [default: none]
+    ///
+    /// The trainer sees the real directory. What it writes or deletes there stays, also if the run is a trial
+    /// or a recovery from a crash state. Every other directory is a private view: what the trainer writes
+    /// there is thrown away. Repeat the option for more directories. They are added to the target file's
+    /// `writable`.
+    #[arg(long, value_name = "DIR", help_heading = SANDBOX)]
+    pub(crate) writable: Vec<PathBuf>,
+    /// Network that the trainer sees [default: the target file's `network`, else private]
+    ///
+    /// Use `host` if the trainer must reach a server. What it sends there is real, in each trial and in each
+    /// recovery.
+    #[arg(long, value_enum, value_name = "NETWORK", help_heading = SANDBOX)]
+    pub(crate) network: Option<NetworkArg>,
+}
+
+/// The values of `--network`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum NetworkArg {
+    /// A network of the sandbox's own, with a loopback device only
+    Private,
+    /// The host's network
+    Host,
 }
 
 /// The values of `--crash`.
@@ -158,6 +188,7 @@ pub(crate) enum FsModelArg {
 
 const TRAINER: &str = "Trainer";
 const CRASH_STATES: &str = "Crash states";
+const SANDBOX: &str = "Sandbox";
 const OUTPUT: &str = "Output";
 
 #[derive(Debug, Clone, Args)]
@@ -280,6 +311,8 @@ pub(crate) struct ExploreArgs {
     /// Use a smaller number if the machine runs out of memory.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) host_access: HostAccessArgs,
     /// Maximum number of distinct crash states to try
     ///
     /// States are grouped by similarity. The first state of each group is tried, then the second of each, and

@@ -11,6 +11,7 @@ use reports::ReportError;
 use scenarios::{InvalidFile, RecordError};
 
 use crate::exit::CommandExit;
+use crate::host_access_options::HostAccessError;
 use crate::option_error::OptionError;
 use crate::scenario_library::LibraryError;
 
@@ -23,6 +24,9 @@ pub(crate) enum CliError {
     /// The value of an option cannot be used.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// A directory cannot be made writable for the target.
+    #[error(transparent)]
+    HostAccess(#[from] HostAccessError),
     /// A program was not found or could not be built.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -87,6 +91,7 @@ impl CliError {
             CliError::Explore(error) => exit_of_explore_error(error),
             CliError::Run(error) => exit_of_run_error(error),
             CliError::Option(_)
+            | CliError::HostAccess(_)
             | CliError::OutDirUnusable { .. }
             | CliError::OutDirNotEmpty { .. }
             | CliError::UnusableRecord { .. } => CommandExit::InvalidInput,
@@ -105,6 +110,7 @@ fn exit_of_library_error(error: &LibraryError) -> CommandExit {
         | LibraryError::Empty { .. }
         | LibraryError::Read(_)
         | LibraryError::Invalid(_)
+        | LibraryError::HostAccess(_)
         | LibraryError::NoTarget { .. }
         | LibraryError::UnknownTarget { .. } => CommandExit::InvalidInput,
     }

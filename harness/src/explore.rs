@@ -10,6 +10,7 @@ use crate::exit::CommandExit;
 use crate::explore_display::ExploreDisplay;
 use crate::explore_options::PreparedExploration;
 use crate::session::Session;
+use crate::shell_quote::shell_quote;
 use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_files};
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, RecordSpec, ReplaySpec,
@@ -124,6 +125,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
         record: RecordSpec {
             watched_dirs: prepared.watched_dirs.clone(),
             command: prepared.command,
+            host_access: prepared.host_access.clone(),
             saved_pattern: prepared.saved_pattern,
             first_crash: None,
             work_dir: work_dir.into(),
@@ -134,6 +136,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             watched_dirs: prepared.watched_dirs,
             resume: prepared.resume,
             check: prepared.check,
+            host_access: prepared.host_access,
             timeout: prepared.timeout,
             jobs: session.jobs(),
             warm_modules: args.warm.clone(),
@@ -167,14 +170,4 @@ fn repeat_command() -> String {
     let after_command = kept_args.iter().position(|arg| arg == "explore").map_or(1, |index| index + 1);
     kept_args.insert(after_command.min(kept_args.len()), "--state STATE".into());
     kept_args.join(" ")
-}
-
-/// Quotes an argument for a POSIX shell, if it needs quotes.
-fn shell_quote(argument: &str) -> String {
-    let needs_no_quotes = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
-    if !argument.is_empty() && argument.chars().all(needs_no_quotes) {
-        argument.into()
-    } else {
-        format!("'{}'", argument.replace('\'', "'\\''"))
-    }
 }

@@ -8,16 +8,18 @@ use regex::Regex;
 
 use crate::args::{CrashArg, ExploreArgs, FsModelArg};
 use crate::error::CliError;
+use crate::host_access_options::{check_apart, host_access};
 use crate::option_error::OptionError;
 use engine::explore::{CrashCandidate, ExploreScope, FsModel, JudgeSpec};
 use engine::file_error::file_error;
-use engine::sandbox::LaunchSpec;
+use engine::sandbox::{HostAccess, LaunchSpec};
 
 /// The checked options that describe the trainer, from the command line or from a target file.
 pub(crate) struct PreparedExploration {
     pub(crate) watched_dirs: Vec<PathBuf>,
     /// The watched directories that did not exist and were created for this run.
     pub(crate) created_dirs: Vec<PathBuf>,
+    pub(crate) host_access: HostAccess,
     pub(crate) saved_pattern: Option<Regex>,
     pub(crate) judge: JudgeSpec,
     pub(crate) scope: ExploreScope,
@@ -50,10 +52,13 @@ impl PreparedExploration {
         let check = args.check.as_ref().map(shell).transpose()?;
         let WatchedDirs { resolved: watched_dirs, created: created_dirs } =
             WatchedDirs::resolve(&args.watch)?;
+        let host_access = host_access(&args.host_access, None)?;
+        check_apart(&host_access, &watched_dirs)?;
         let timeout = args.timeout;
         Ok(PreparedExploration {
             watched_dirs,
             created_dirs,
+            host_access,
             saved_pattern,
             judge,
             scope,

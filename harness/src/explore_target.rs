@@ -9,6 +9,7 @@ use scenarios::{SubmittedFile, TargetFile};
 use crate::args::ExploreArgs;
 use crate::error::CliError;
 use crate::explore_options::{PreparedExploration, parse_state, scope};
+use crate::host_access_options::{LocatedTarget, check_apart, host_access};
 use crate::option_error::OptionError;
 use crate::scenario_library;
 use engine::explore::JudgeSpec;
@@ -33,16 +34,19 @@ pub(crate) fn prepare_target(
 ) -> Result<PreparedExploration, CliError> {
     let (file, target_dir) = scenario_library::load_target(name)?;
     let program = find_program(file.program(), &target_dir)?;
+    let located = LocatedTarget { file: &file, dir: &target_dir };
+    let host_access = host_access(&args.host_access, Some(located))?;
     let settings = guard_off_settings(&file, args.without.as_deref())?;
     let root = dir.join("root");
     std::fs::create_dir_all(&root).map_err(file_error::<CliError>("create", &root))?;
+    check_apart(&host_access, std::slice::from_ref(&root))?;
     // Without a way to submit data, none is generated.
     let kind = file.generate().keys().next().filter(|_| file.submit().is_some());
     let generated =
         |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLE_COUNT, length: None };
     let submit = kind.map(generated).into_iter().collect();
     let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
-    prepared_root(&dir.join("preparation"), &root, &file, &program, &workload)?;
+    prepared_root(&dir.join("preparation"), &root, &file, &program, &host_access, &workload)?;
     let settings = &workload.settings;
     let trainer =
         Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
@@ -58,6 +62,7 @@ pub(crate) fn prepare_target(
     Ok(PreparedExploration {
         watched_dirs: vec![root.clone()],
         created_dirs: Vec::new(),
+        host_access,
         saved_pattern,
         judge,
         scope: scope(args),

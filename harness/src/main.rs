@@ -18,6 +18,7 @@ mod explore;
 mod explore_display;
 mod explore_options;
 mod explore_target;
+mod host_access_options;
 mod interrupt;
 mod option_error;
 mod print;
@@ -27,6 +28,7 @@ mod run;
 mod run_display;
 mod scenario_library;
 mod session;
+mod shell_quote;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, Ve
 use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit::CommandExit;
+use crate::host_access_options::check_apart;
 use crate::option_error::OptionError;
 use crate::record_writer::RecordWriter;
 use crate::run_display::RunDisplay;
@@ -58,7 +59,8 @@ fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<PreparedRun, LibraryErro
         };
         for guard in guards {
             let scenario = scenario.clone();
-            let ready = scenario_library::prepare_scenario(scenario, args.seed, guard.as_deref())?;
+            let ready =
+                scenario_library::prepare_scenario(scenario, args.seed, guard.as_deref(), &args.host_access)?;
             prepared.scenarios.push(ready);
         }
     }
@@ -71,6 +73,10 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     let started = run_started(args, scenarios);
     let out_dir = report_files::create_out_dir(args.out.as_deref(), &started.run)?;
     let session = Session::open(args.jobs)?;
+    let sandboxes_dir = session.dir().to_path_buf();
+    for scenario in scenarios {
+        check_apart(&scenario.host_access, std::slice::from_ref(&sandboxes_dir))?;
+    }
     let record_path = out_dir.join("record.jsonl");
     let record_writer =
         Arc::new(RecordWriter::create(&record_path).map_err(file_error::<CliError>("create", &record_path))?);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use scenarios::{InvalidFile, Scenario, ScenarioStarted, TargetFile};
 
+use crate::args::HostAccessArgs;
+use crate::host_access_options::{HostAccessError, LocatedTarget, host_access, repeat_options};
 use engine::file_error::{FileError, file_error};
 use engine::gpu::find_shim_library;
 use engine::run::PreparedScenario;
@@ -47,6 +49,8 @@ pub(crate) enum LibraryError {
     UnknownTarget { name: String },
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error(transparent)]
+    HostAccess(#[from] HostAccessError),
 }
 
 /// The text of a scenario or target file, and where it is from.
@@ -195,27 +199,31 @@ fn parse_all(sources: Vec<LibrarySource>) -> Result<Vec<LoadedScenario>, Library
 }
 
 /// Adds what a scenario needs to run: its target, the target's program, and the GPU shim. `guard_removed`
-/// names a guard that is switched off in this run.
+/// names a guard that is switched off in this run. `access`: what the options open of the host.
 pub(crate) fn prepare_scenario(
     loaded: LoadedScenario,
     seed: u64,
     guard_removed: Option<&str>,
+    access: &HostAccessArgs,
 ) -> Result<PreparedScenario, LibraryError> {
     let LoadedScenario { source, scenario, .. } = loaded;
     let scenario_dir = source.path.parent().map(Path::to_path_buf).unwrap_or_default();
     let (target_source, target) = load_target_of(&scenario, &scenario_dir)?;
     let target_file = target_source.path.display().to_string();
-    let program = find_program(
-        target.program(),
-        &target_source.path.parent().map(Path::to_path_buf).unwrap_or_default(),
-    )?;
+    let target_dir = target_source.path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let program = find_program(target.program(), &target_dir)?;
+    let host_access = host_access(access, Some(LocatedTarget { file: &target, dir: &target_dir }))?;
     let shim = if scenario.gpu().is_some() { shim_if_available()? } else { None };
     let command = if guard_removed.is_some() { "ablate" } else { "run" };
     let started = ScenarioStarted {
         title: scenario.title().to_owned(),
         severity: scenario.severity().to_string(),
         domain: source.domain,
-        repeat: format!("trainwreck {command} {} --seed {seed}", run_argument_for(&scenario, &source.path)),
+        repeat: format!(
+            "trainwreck {command} {} --seed {seed}{}",
+            run_argument_for(&scenario, &source.path),
+            repeat_options(access)
+        ),
         file: source.path.display().to_string(),
         source: source.text,
         target_source: target_source.text,
@@ -223,7 +231,7 @@ pub(crate) fn prepare_scenario(
         guards: scenario.guards().to_vec(),
         guard_removed: guard_removed.map(str::to_owned),
     };
-    Ok(PreparedScenario { scenario, target, program, shim, started, scenario_dir })
+    Ok(PreparedScenario { scenario, target, program, host_access, shim, started, scenario_dir })
 }
 
 /// The library that simulates a GPU. Returns `None` if it is not available: scenarios that need it are then

@@ -34,7 +34,7 @@ pub use record::{
     TrialsPlanned,
 };
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
-pub use target::{Announces, Phase, TargetFile};
+pub use target::{Announces, Phase, TargetFile, TargetNetwork};
 pub use trigger::{CallTrigger, Occurrence, Trigger, Until};
 pub use units::{ByteSize, UnitError, parse_bytes, parse_duration};
 pub use verdict::{Outcome, Reason, Verdict};

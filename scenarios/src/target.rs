@@ -21,6 +21,10 @@ pub struct TargetFile {
     /// without `..`.
     pub(crate) places: BTreeMap<String, PathBuf>,
     pub(crate) environment: BTreeMap<String, String>,
+    /// Directories of the host in which the target may write. Absolute, or relative to the target file's
+    /// directory.
+    pub(crate) writable: Vec<PathBuf>,
+    pub(crate) network: Option<TargetNetwork>,
     /// Commands that prepare an empty root, in order. Each must exit with 0.
     pub(crate) prepare: Vec<Vec<String>>,
     /// Commands that write a data file, by kind of data, with `{file}`, `{samples}`, `{seed}` and `{length}`.
@@ -68,6 +72,9 @@ impl TargetFile {
         places: BTreeMap<String, PathBuf>,
         /// Environment variables of the target.
         environment: BTreeMap<String, String>,
+        /// Directories of the host in which the target may write. Absolute, or relative to the target file's
+        /// directory.
+        writable: [PathBuf],
         /// Commands that prepare an empty root, in order.
         prepare: [Vec<String>],
         /// Commands that write a data file, by kind of data.
@@ -86,6 +93,11 @@ impl TargetFile {
         refused_exits: [i32],
         /// Settings that switch a guard off, by the guard's name.
         guards: BTreeMap<String, BTreeMap<String, String>>,
+    }
+
+    /// The network that the target sees. Default: the sandbox's own.
+    pub fn network(&self) -> Option<TargetNetwork> {
+        self.network
     }
 
     /// Submits one data file before the start.
@@ -140,6 +152,15 @@ impl Phase {
         /// The place whose files the phase touches.
         place: str,
     }
+}
+
+/// The network that a target sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetNetwork {
+    /// A network of the sandbox's own, with a loopback device only.
+    Private,
+    /// The host's network.
+    Host,
 }
 
 /// Patterns on the target's output. Each has a group `step`; the pattern `step` may also have a group `loss`.

@@ -9,7 +9,7 @@ use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, RecordSpec, ReplaySpec,
     ReportSpec, explore,
 };
-use engine::sandbox::{LaunchSpec, Sandbox, SandboxSpec};
+use engine::sandbox::{HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
 
 use crate::{RatioLimit, Row, median};
 
@@ -51,6 +51,7 @@ fn explore_config(
         record: RecordSpec {
             watched_dirs: vec![watched_dir.clone()],
             command,
+            host_access: HostAccess::default(),
             saved_pattern: None,
             first_crash: None,
             work_dir: work_dir.clone(),
@@ -61,6 +62,7 @@ fn explore_config(
             watched_dirs: vec![watched_dir],
             resume,
             check: None,
+            host_access: HostAccess::default(),
             timeout: Duration::from_secs(20),
             jobs: JOBS,
             warm_modules: Vec::new(),
@@ -85,7 +87,14 @@ fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> 
         let work = |job: usize| {
             let dir = dir.join(format!("ceiling-{job}"));
             std::fs::create_dir(&dir).unwrap();
-            let spec = SandboxSpec { dir, mounts: Vec::new(), binds: Vec::new(), memory_cgroup: false };
+            let spec = SandboxSpec {
+                dir,
+                mounts: Vec::new(),
+                binds: Vec::new(),
+                memory_cgroup: false,
+                host_access: HostAccess::default(),
+                cwd: current_dir().unwrap(),
+            };
             let sandbox = Sandbox::build(spec).unwrap();
             all_built.wait();
             let first = start.elapsed();

@@ -9,7 +9,7 @@ use engine::gate::{
     CallDecision, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall, WatchedMounts,
     build_filter, mount_id, serve_notifications,
 };
-use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
+use engine::sandbox::{BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, current_dir};
 
 use crate::explorer::prepare_trainer_root;
 use crate::watched_sandbox::WatchedSandbox;
@@ -47,7 +47,14 @@ pub(crate) fn training_overhead() -> Vec<Row> {
         std::fs::create_dir(&sandbox_dir).unwrap();
         engine::explore::copy_tree(&root, &copy).unwrap();
         let binds = vec![BindMount { source: copy.clone(), mount_point: root.clone() }];
-        let spec = SandboxSpec { dir: sandbox_dir, mounts: Vec::new(), binds, memory_cgroup: false };
+        let spec = SandboxSpec {
+            dir: sandbox_dir,
+            mounts: Vec::new(),
+            binds,
+            memory_cgroup: false,
+            host_access: HostAccess::default(),
+            cwd: current_dir().unwrap(),
+        };
         let sandbox = Sandbox::build(spec).unwrap();
         let argv = [trainer.to_str().unwrap(), "daemon", root.to_str().unwrap(), "--drain"];
         let launch = LaunchSpec { argv: argv.iter().map(Into::into).collect(), env: Vec::new(), cwd: None };

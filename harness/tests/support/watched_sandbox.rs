@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, mount_id, serve_notifications};
-use engine::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
+use engine::sandbox::{BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
 
 /// How long a program may run, and how long what it started may keep its output open afterwards.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -40,7 +40,14 @@ impl WatchedSandbox {
         std::fs::create_dir(&watched).unwrap();
         std::fs::create_dir(&sandbox_dir).unwrap();
         let binds = vec![BindMount { source: real, mount_point: watched.clone() }];
-        let spec = SandboxSpec { dir: sandbox_dir, mounts: Vec::new(), binds, memory_cgroup: false };
+        let spec = SandboxSpec {
+            dir: sandbox_dir,
+            mounts: Vec::new(),
+            binds,
+            memory_cgroup: false,
+            host_access: HostAccess::default(),
+            cwd: watched.clone(),
+        };
         WatchedSandbox { sandbox: Sandbox::build(spec).unwrap(), watched, dir }
     }
 

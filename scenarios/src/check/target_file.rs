@@ -9,7 +9,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::target::{Announces, Phase, TargetFile};
+use crate::target::{Announces, Phase, TargetFile, TargetNetwork};
 use crate::units::TimeSpan;
 use crate::yaml::leaf::{Pattern, SettingValue};
 use crate::yaml::problem::{InvalidFile, Problem, suggestion};
@@ -43,6 +43,13 @@ pub(crate) struct TargetDraft {
     /// Environment variables of the target. In addition, only PATH, HOME and LANG are set.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, SettingValue>,
+    /// Directories of the host in which the trainer may write. It sees the real directories: what it writes
+    /// or deletes there stays. A relative path is relative to this file. Default: none; what the trainer
+    /// writes outside of its root is thrown away.
+    #[serde(default)]
+    pub(crate) writable: Vec<Spanned<String>>,
+    /// The network that the trainer sees. Default: `private`.
+    pub(crate) network: Option<NetworkDraft>,
     /// Commands that prepare an empty root. Each must exit with 0.
     #[serde(default)]
     pub(crate) prepare: Vec<Spanned<Vec<String>>>,
@@ -77,6 +84,16 @@ pub(crate) struct TargetDraft {
     /// Protections of the trainer, each with the settings that switch it off.
     #[serde(default)]
     pub(crate) guards: BTreeMap<String, BTreeMap<String, SettingValue>>,
+}
+
+/// The network that a trainer sees.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NetworkDraft {
+    /// A network of the sandbox's own, with a loopback device only.
+    Private,
+    /// The host's network.
+    Host,
 }
 
 /// Patterns on lines of standard output, each with a group `step`: `^saved step (?<step>\d+)`.
@@ -160,6 +177,11 @@ fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile
         title: draft.title,
         program: PathBuf::from(draft.program.value),
         environment: setting_texts(draft.environment),
+        writable: draft.writable.iter().map(|dir| checked_writable(dir, problems)).collect(),
+        network: draft.network.map(|network| match network {
+            NetworkDraft::Private => TargetNetwork::Private,
+            NetworkDraft::Host => TargetNetwork::Host,
+        }),
         prepare: draft.prepare.into_iter().map(|command| checked_command(command, problems)).collect(),
         generate: draft
             .generate
@@ -196,6 +218,20 @@ fn checked_command(command: Spanned<Vec<String>>, problems: &mut Vec<Problem>) -
         problems.push(command.problem("the command has no program").help("start it with '{program}'"));
     }
     command.value
+}
+
+/// A directory of the host. Whether it exists is only known when the target runs.
+fn checked_writable(dir: &Spanned<String>, problems: &mut Vec<Problem>) -> PathBuf {
+    if dir.value.is_empty() {
+        problems.push(dir.problem("the path is empty").help("write the path of a directory"));
+    }
+    if dir.value == "~" || dir.value.starts_with("~/") {
+        problems.push(
+            dir.problem("`~` is not replaced by your home directory")
+                .help("write an absolute path, or one relative to this file"),
+        );
+    }
+    PathBuf::from(&dir.value)
 }
 
 /// A path below the root.

@@ -79,7 +79,8 @@ impl BaselineCache {
     }
 
     fn slot(&self, config: &TrialConfig<'_>, requests: CountRequests<'_>) -> BaselineSlot {
-        let key = format!("{:?} {:?} {:?} {requests:?}", config.target, config.program, config.workload);
+        let TrialConfig { target, program, workload, host_access, .. } = config;
+        let key = format!("{target:?} {program:?} {workload:?} {host_access:?} {requests:?}");
         let mut slots = self.slots.locked();
         Arc::clone(slots.entry(blake3::hash(key.as_bytes())).or_default())
     }

@@ -19,6 +19,7 @@ use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
 use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
+use crate::sandbox::HostAccess;
 
 /// A scenario with its target, ready to run.
 pub struct PreparedScenario {
@@ -28,6 +29,8 @@ pub struct PreparedScenario {
     pub target: TargetFile,
     /// Path of the target's program.
     pub program: PathBuf,
+    /// What of the host the target may touch.
+    pub host_access: HostAccess,
     /// Path of the shim library, if the scenario has a GPU and the library was found.
     pub shim: Option<PathBuf>,
     /// The first event of the scenario: its files with their texts, the guard that is switched off, and the
@@ -222,9 +225,18 @@ fn trial_config<'a>(
     prepared: &'a PreparedScenario,
     plan: &'a TrialPlan,
 ) -> TrialConfig<'a> {
-    let PreparedScenario { target, program, scenario_dir, shim, .. } = prepared;
+    let PreparedScenario { target, program, host_access, scenario_dir, shim, .. } = prepared;
     let shim = shim.as_deref();
     let has_gate =
         suite.mechanisms.iter().any(|mechanism| mechanism.name == "syscall-gate" && mechanism.granted);
-    TrialConfig { target, program, workload: plan.workload(), scenario_dir, has_gate, shim, faults: &[] }
+    TrialConfig {
+        target,
+        program,
+        workload: plan.workload(),
+        host_access,
+        scenario_dir,
+        has_gate,
+        shim,
+        faults: &[],
+    }
 }

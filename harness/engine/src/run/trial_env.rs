@@ -18,7 +18,9 @@ use crate::observe::Reporter;
 use crate::plan::{PlannedFault, Workload};
 use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
-use crate::sandbox::{BindMount, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
+use crate::sandbox::{
+    BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
+};
 use crate::target::Trainer;
 
 /// How long one `prepare`, `generate` or `submit` command may take.
@@ -30,6 +32,8 @@ pub(super) struct TrialConfig<'a> {
     pub(super) target: &'a TargetFile,
     pub(super) program: &'a Path,
     pub(super) workload: &'a Workload,
+    /// What of the host the target may touch.
+    pub(super) host_access: &'a HostAccess,
     /// Directory of the scenario file. Data files are relative to it.
     pub(super) scenario_dir: &'a Path,
     /// Whether this machine supports the gate, which sees the target's system calls.
@@ -110,7 +114,14 @@ impl<'a> TrialEnv<'a> {
             .map(|mount_point| BindMount { source, mount_point: mount_point.into() })
             .into_iter()
             .collect();
-        let spec = SandboxSpec { dir: sandbox_dir, mounts: mounts.collect(), binds, memory_cgroup: true };
+        let spec = SandboxSpec {
+            dir: sandbox_dir,
+            mounts: mounts.collect(),
+            binds,
+            memory_cgroup: true,
+            host_access: config.host_access.clone(),
+            cwd: current_dir()?,
+        };
         let sandbox = Sandbox::build(spec)?;
         let visible_root = visible_root.map_or_else(|| sandbox.root().to_path_buf(), Path::to_path_buf);
         let gpu = create_shim(config, &dir)?;
@@ -268,11 +279,20 @@ pub fn prepared_root(
     root: &Path,
     target: &TargetFile,
     program: &Path,
+    host_access: &HostAccess,
     workload: &Workload,
 ) -> Result<(), RunError> {
     let scenario_dir = Path::new(".");
-    let config =
-        TrialConfig { target, program, workload, scenario_dir, has_gate: false, shim: None, faults: &[] };
+    let config = TrialConfig {
+        target,
+        program,
+        workload,
+        host_access,
+        scenario_dir,
+        has_gate: false,
+        shim: None,
+        faults: &[],
+    };
     let env = TrialEnv::unprepared(dir.into(), config, Some(root))?.into_prepared()?;
     copy_tree(env.sandbox.root(), root).map_err(file_error::<RunError>("copy to", root))?;
     Ok(env.sandbox.close()?)

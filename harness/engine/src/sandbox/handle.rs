@@ -13,6 +13,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::cgroup::MemoryCgroup;
 use super::error::SandboxError;
+use super::host_access::HostAccess;
 use super::init_client::{InitClient, KillSwitch, SpawnFilter, SpawnSpec, unexpected_reply};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
@@ -53,6 +54,10 @@ pub struct SandboxSpec {
     pub binds: Vec<BindMount>,
     /// Runs targets in their own memory cgroup, if this machine permits one.
     pub memory_cgroup: bool,
+    /// What of the host the target may touch.
+    pub host_access: HostAccess,
+    /// The working directory of the target, absolute.
+    pub cwd: PathBuf,
 }
 
 /// How a change to a mount was made.

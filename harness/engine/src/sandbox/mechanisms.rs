@@ -8,6 +8,7 @@ use scenarios::Mechanism;
 use super::cgroup::{CgroupVersion, MemoryCgroup};
 use super::error::SandboxError;
 use super::handle::{Sandbox, SandboxSpec, TmpfsSpec};
+use super::host_access::{HostAccess, current_dir};
 use super::protocol::{LaunchSpec, MountChange};
 use super::rundir::RunDir;
 use crate::file_error::chain;
@@ -47,7 +48,14 @@ fn probe_sandbox() -> Result<Vec<Mechanism>, SandboxError> {
     let dir = run.path().join("doctor");
     std::fs::create_dir(&dir).map_err(SandboxError::file("create", &dir))?;
     let mounts = vec![TmpfsSpec { mount_point: TEST_MOUNT.into(), size_bytes: 1 << 20, inodes: Some(64) }];
-    let sandbox = Sandbox::build(SandboxSpec { dir, mounts, binds: Vec::new(), memory_cgroup: false })?;
+    let sandbox = Sandbox::build(SandboxSpec {
+        dir,
+        mounts,
+        binds: Vec::new(),
+        memory_cgroup: false,
+        host_access: HostAccess::default(),
+        cwd: current_dir()?,
+    })?;
     let mount_point = PathBuf::from(TEST_MOUNT);
     let mut mechanisms = vec![granted("user-namespace", "user, mount, pid and IPC namespaces")];
     mechanisms.push(match sandbox.has_fresh_proc() {

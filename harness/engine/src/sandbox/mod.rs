@@ -15,6 +15,7 @@ mod cgroup;
 mod error;
 mod fork_server;
 mod handle;
+mod host_access;
 mod init;
 mod init_client;
 mod mechanisms;
@@ -30,6 +31,7 @@ mod sys;
 
 pub use error::SandboxError;
 pub use handle::{AppliedMountChange, FileSystemSpace, Sandbox, SandboxSpec, TmpfsSpec};
+pub use host_access::{HostAccess, NetworkAccess, current_dir};
 pub use init_client::KillSwitch;
 pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;

@@ -18,7 +18,7 @@ pub use recording::{FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recordin
 
 use super::error::ExploreError;
 use crate::file_error::file_error;
-use crate::sandbox::{BindMount, LaunchSpec, Sandbox, SandboxSpec};
+use crate::sandbox::{BindMount, HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
 
 /// What to record.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct RecordSpec {
     pub watched_dirs: Vec<PathBuf>,
     /// The command that is recorded.
     pub command: LaunchSpec,
+    /// What of the host the command may touch.
+    pub host_access: HostAccess,
     /// A line of the output that acknowledges a step as durable; the group `step` is its number.
     pub saved_pattern: Option<regex::Regex>,
     /// For a second crash: what the first crash left. `None`: the watched directories as they are now.
@@ -67,7 +69,14 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
             seen_by_harness: bind.source.clone(),
         })
         .collect();
-    let sandbox = Sandbox::build(SandboxSpec { dir, mounts: Vec::new(), binds, memory_cgroup: false })?;
+    let sandbox = Sandbox::build(SandboxSpec {
+        dir,
+        mounts: Vec::new(),
+        binds,
+        memory_cgroup: false,
+        host_access: spec.host_access.clone(),
+        cwd: spec.command.cwd.clone().map_or_else(current_dir, Ok)?,
+    })?;
     let run = GatedRun {
         command: &spec.command,
         roots: &roots,

@@ -11,7 +11,9 @@ use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
 use crate::explore::states::{CrashCandidate, FileTree};
 use crate::file_error::file_error;
-use crate::sandbox::{BindMount, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
+use crate::sandbox::{
+    BindMount, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
+};
 
 /// At most this many bytes are kept of each output of a recovery.
 const MAX_OUTPUT_BYTES: usize = 12 * 1024;
@@ -54,7 +56,14 @@ impl WorkerSpec<'_> {
             mount_point: root.clone(),
         };
         let binds = self.replay.watched_dirs.iter().enumerate().map(bind).collect();
-        Ok(Sandbox::build(SandboxSpec { dir, mounts, binds, memory_cgroup: false })?)
+        Ok(Sandbox::build(SandboxSpec {
+            dir,
+            mounts,
+            binds,
+            memory_cgroup: false,
+            host_access: self.replay.host_access.clone(),
+            cwd: self.replay.resume.cwd.clone().map_or_else(current_dir, Ok)?,
+        })?)
     }
 
     /// Starts a fork server that imports the modules. Returns the request that runs a recovery in it. `None`:

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::sandbox::LaunchSpec;
+use crate::sandbox::{HostAccess, LaunchSpec};
 
 /// How to run recoveries.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct ReplaySpec {
     pub resume: LaunchSpec,
     /// A command that checks the recovered files. It must exit with 0.
     pub check: Option<LaunchSpec>,
+    /// What of the host the recovery and the check may touch.
+    pub host_access: HostAccess,
     /// A recovery that takes longer is repeated with three times this limit. If that does not suffice, it is
     /// `hung`.
     pub timeout: Duration,
