@@ -92,6 +92,7 @@ fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> 
                 mounts: Vec::new(),
                 binds: Vec::new(),
                 memory_cgroup: false,
+                shared_dir: None,
                 host_access: HostAccess::default(),
                 cwd: current_dir().unwrap(),
             };

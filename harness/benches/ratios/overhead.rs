@@ -52,6 +52,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
             mounts: Vec::new(),
             binds,
             memory_cgroup: false,
+            shared_dir: None,
             host_access: HostAccess::default(),
             cwd: current_dir().unwrap(),
         };

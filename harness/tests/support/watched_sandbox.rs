@@ -45,6 +45,7 @@ impl WatchedSandbox {
             mounts: Vec::new(),
             binds,
             memory_cgroup: false,
+            shared_dir: None,
             host_access: HostAccess::default(),
             cwd: watched.clone(),
         };

@@ -119,6 +119,7 @@ impl<'a> TrialEnv<'a> {
             mounts: mounts.collect(),
             binds,
             memory_cgroup: true,
+            shared_dir: Some(dir.clone()),
             host_access: config.host_access.clone(),
             cwd: current_dir()?,
         };

@@ -13,7 +13,8 @@ use nix::sys::statvfs::statvfs;
 
 use super::cgroup::MemoryCgroup;
 use super::error::SandboxError;
-use super::host_access::HostAccess;
+use super::host_access::{HostAccess, NetworkAccess};
+use super::host_view::{HostViewSpec, OutsideChange};
 use super::init_client::{InitClient, KillSwitch, SpawnFilter, SpawnSpec, unexpected_reply};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
@@ -48,6 +49,8 @@ pub struct TmpfsSpec {
 pub struct SandboxSpec {
     /// An existing, empty directory. The sandbox's root is `root` in it.
     pub dir: PathBuf,
+    /// A directory above `dir` that is shared between the host and the sandbox. Default: `dir`.
+    pub shared_dir: Option<PathBuf>,
     /// Mounted before `binds`.
     pub mounts: Vec<TmpfsSpec>,
     /// Directories that are mounted a second time, at other paths.
@@ -117,7 +120,17 @@ impl Sandbox {
             .process_group(0)
             .spawn();
         let init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
-        send_message(sockets.ours.as_fd(), &SandboxInitRequest { mounts, binds: spec.binds }, &[])
+        let real_dirs = std::iter::once(spec.shared_dir.unwrap_or_else(|| spec.dir.clone()))
+            .chain(spec.host_access.writable)
+            .collect();
+        let request = SandboxInitRequest {
+            view: HostViewSpec { real_dirs, cwd: spec.cwd },
+            private_network: spec.host_access.network == NetworkAccess::Private,
+            cgroup_procs: cgroup.as_ref().map(MemoryCgroup::procs_file),
+            mounts,
+            binds: spec.binds,
+        };
+        send_message(sockets.ours.as_fd(), &request, &[])
             .map_err(SandboxError::system("send the specification to the sandbox's init"))?;
         let (client, reader_thread) = InitClient::connect(sockets.ours)?;
         let parts = SandboxParts {
@@ -161,7 +174,7 @@ impl Sandbox {
     /// # Errors
     /// If the program can't be started, or init has ended.
     pub fn spawn(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
-        self.parts.client.spawn_piped(launch, self.cgroup_procs())
+        self.parts.client.spawn_piped(launch)
     }
 
     /// Starts a program behind a seccomp filter, with the given standard output and error.
@@ -181,7 +194,7 @@ impl Sandbox {
         let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
         let filter = Some(SpawnFilter { program: filter, listener_socket: sockets.theirs });
         let [stdout, stderr] = outputs;
-        let spec = SpawnSpec { launch, cgroup_procs: self.cgroup_procs(), stdout, stderr, filter };
+        let spec = SpawnSpec { launch, stdout, stderr, filter };
         let client = &self.parts.client;
         std::thread::scope(|scope| {
             let spawned = scope.spawn(move || client.spawn(spec));
@@ -243,8 +256,25 @@ impl Sandbox {
         }
     }
 
-    fn cgroup_procs(&self) -> Option<PathBuf> {
-        self.parts.cgroup.as_deref().map(MemoryCgroup::procs_file)
+    /// Undoes what commands have changed in the sandbox's view of the host, and replaces its network and IPC
+    /// namespaces if something was left in them. Cheap if nothing was. No process of the target may be running.
+    ///
+    /// # Errors
+    /// If a mount or a namespace cannot be made again, or init has ended.
+    pub fn reset(&self) -> Result<(), SandboxError> {
+        self.parts.client.execute(&ControlRequest::Reset).map(drop)
+    }
+
+    /// What the target has changed in the sandbox's view of the host, outside of the directories that are
+    /// bound or shared. At most `max` changes.
+    ///
+    /// # Errors
+    /// If init has ended.
+    pub fn outside_changes(&self, max: usize) -> Result<Vec<OutsideChange>, SandboxError> {
+        match self.parts.client.request(&ControlRequest::ListChanges { max }, &[])? {
+            ControlReply::Changes { changes, .. } => Ok(changes),
+            other => Err(unexpected_reply("list changes", other)),
+        }
     }
 
     /// Kills all processes in the sandbox but its init, with SIGKILL. Mounts and files stay. Returns when all

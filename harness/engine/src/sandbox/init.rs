@@ -6,9 +6,10 @@
 //! panic on purpose.
 
 use std::collections::HashMap;
-use std::io::Error;
+use std::fs::{File, OpenOptions};
+use std::io::{Error, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,9 +21,14 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{ForkResult, Pid, getegid, geteuid};
+use nix::unistd::{ForkResult, Pid, geteuid};
 
 use super::fork_server::ForkServer;
+use super::host_view::HostView;
+use super::id_map::IdMapper;
+use super::init_error::{InitError, InitResult, with_context};
+use super::kernel_objects::KernelObjects;
+use super::mount_sys::{attach_mount, clone_mount, make_read_only};
 use super::mounts::ReadOnlyMounts;
 use super::packet::{Packet, receive_message, send_fd, send_message};
 use super::protocol::{CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest};
@@ -47,19 +53,6 @@ pub(super) fn main() -> ! {
     std::process::exit(code)
 }
 
-/// A step of init that failed.
-struct InitError {
-    doing: &'static str,
-    source: Error,
-}
-
-/// A result whose error contains what init was doing.
-type InitResult<T> = Result<T, InitError>;
-
-fn with_context<T, E: Into<Error>>(doing: &'static str, result: Result<T, E>) -> InitResult<T> {
-    result.map_err(|error| InitError { doing, source: error.into() })
-}
-
 /// Tells the harness why init ends. Returns the exit code.
 fn report_failure(socket: &OwnedFd, error: &InitError) -> i32 {
     // This fails if the harness has ended; then nothing needs to be reported.
@@ -75,19 +68,22 @@ fn failed_reply(doing: &str, error: &Error) -> ControlReply {
 fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
     let received = with_context("read its specification", receive_message(socket.as_fd()))?;
     let Some(Packet::<SandboxInitRequest> { message: specification, .. }) = received else { return Ok(0) };
-    let (uid, gid) = (geteuid(), getegid());
-    let namespaces = CloneFlags::CLONE_NEWUSER
+    // In the sandbox the host's mounts are read-only, those of cgroups too.
+    let cgroup_procs =
+        specification.cgroup_procs.as_ref().map(|file| OpenOptions::new().write(true).open(file));
+    let cgroup_procs = with_context("open the file of the memory cgroup", cgroup_procs.transpose())?;
+    let id_mapper = with_context("prepare to map ids", IdMapper::prepare())?;
+    let mut namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC;
+    namespaces.set(CloneFlags::CLONE_NEWNET, specification.private_network);
     with_context("create namespaces", unshare(namespaces))?;
-    with_context("deny setgroups", std::fs::write("/proc/self/setgroups", "deny"))?;
-    with_context("map the user id", std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")))?;
-    with_context("map the group id", std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")))?;
+    with_context("map the ids", id_mapper.map())?;
     with_context("become visible to the harness", prctl::set_dumpable(true))?;
     match with_context("fork", sys::fork())? {
         ForkResult::Child => {
-            let code = match set_up_and_serve(socket, &specification) {
+            let code = match set_up_and_serve(socket, &specification, cgroup_procs) {
                 Ok(()) => 0,
                 Err(error) => report_failure(socket, &error),
             };
@@ -124,29 +120,22 @@ fn wait_for_pid_1(socket: &OwnedFd, child: Pid) -> InitResult<()> {
     Ok(())
 }
 
-fn set_up_and_serve(socket: &OwnedFd, specification: &SandboxInitRequest) -> InitResult<()> {
+fn set_up_and_serve(
+    socket: &OwnedFd,
+    specification: &SandboxInitRequest,
+    cgroup_procs: Option<File>,
+) -> InitResult<()> {
     with_context("set the parent-death signal", prctl::set_pdeathsig(Signal::SIGKILL))?;
     with_context("disable core dumps", setrlimit(Resource::RLIMIT_CORE, 0, 0))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     with_context("make mounts private", mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>))?;
-    for tmpfs in &specification.mounts {
-        with_context("create a mount point", std::fs::create_dir_all(&tmpfs.mount_point))?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        with_context(
-            "mount a tmpfs",
-            mount(Some("tmpfs"), &tmpfs.mount_point, Some("tmpfs"), flags, Some(tmpfs.options.as_str())),
-        )?;
-    }
-    for bind in &specification.binds {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        with_context("create the source of a bind mount", std::fs::create_dir_all(&bind.source))?;
-        with_context(
-            "bind-mount a directory",
-            mount(Some(&bind.source), &bind.mount_point, None::<&Path>, flags, None::<&Path>),
-        )?;
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let fresh_proc = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok();
+    let mut view = HostView::set_up(&specification.view)?;
+    let kernel_objects = KernelObjects { private_network: specification.private_network };
+    mount_specified(specification, &mut view)?;
+    let fresh_proc = mount_proc();
+    kernel_objects.set_up()?;
+    mount_terminals();
+    view.enter_working_directory()?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     with_context("block SIGCHLD", mask.thread_block())?;
@@ -165,8 +154,63 @@ fn set_up_and_serve(socket: &OwnedFd, specification: &SandboxInitRequest) -> Ini
         mounts: ReadOnlyMounts::default(),
         held_fds: Vec::new(),
         fork_server: None,
+        fork_server_launch: None,
+        view,
+        kernel_objects,
+        cgroup_procs,
     }
     .serve()
+}
+
+/// Makes the mounts of the specification: tmpfs first, so that the source of a bind may be in one.
+fn mount_specified(specification: &SandboxInitRequest, view: &mut HostView) -> InitResult<()> {
+    for tmpfs in &specification.mounts {
+        with_context("create a mount point", std::fs::create_dir_all(&tmpfs.mount_point))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        with_context(
+            "mount a tmpfs",
+            mount(Some("tmpfs"), &tmpfs.mount_point, Some("tmpfs"), flags, Some(tmpfs.options.as_str())),
+        )?;
+        view.mounted_above(&tmpfs.mount_point);
+    }
+    for bind in &specification.binds {
+        with_context("create the source of a bind mount", std::fs::create_dir_all(&bind.source))?;
+        with_context("create a mount point", std::fs::create_dir_all(&bind.mount_point))?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        with_context(
+            "bind-mount a directory",
+            mount(Some(&bind.source), &bind.mount_point, None::<&Path>, flags, None::<&Path>),
+        )?;
+        view.mounted_above(&bind.mount_point);
+    }
+    view.is_complete()
+}
+
+/// Mounts a /proc that shows only the processes of the sandbox. Returns whether the kernel permits it.
+fn mount_proc() -> bool {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let is_fresh = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok();
+    if is_fresh && geteuid().is_root() {
+        // Root could otherwise change settings of the kernel, which are the whole machine's.
+        for shared in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(Path::new) {
+            if let Ok(clone) = clone_mount(shared) {
+                let _ = make_read_only(&clone).and_then(|()| attach_mount(&clone, shared));
+            }
+        }
+    }
+    is_fresh
+}
+
+/// Gives the sandbox its own pseudo-terminals, so that a target cannot write to those of the user. Without
+/// them it has those of the host.
+fn mount_terminals() {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let options = Some("newinstance,ptmxmode=0666,mode=0620");
+    if mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, options).is_ok()
+        && let Ok(clone) = clone_mount(Path::new("/dev/pts/ptmx"))
+    {
+        let _ = attach_mount(&clone, Path::new("/dev/ptmx"));
+    }
 }
 
 /// The state of the init process.
@@ -179,6 +223,12 @@ struct SandboxInit<'a> {
     /// Descriptors that stay open until the sandbox ends.
     held_fds: Vec<OwnedFd>,
     fork_server: Option<ForkServer>,
+    /// How to start the fork server again, if its namespaces are replaced.
+    fork_server_launch: Option<LaunchSpec>,
+    view: HostView,
+    kernel_objects: KernelObjects,
+    /// Joins the memory cgroup when `0` is written to it.
+    cgroup_procs: Option<File>,
 }
 
 impl SandboxInit<'_> {
@@ -207,9 +257,7 @@ impl SandboxInit<'_> {
 
     fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
         let reply = match request {
-            ControlRequest::Spawn { id, launch, cgroup_procs, filter } => {
-                self.spawn(id, &launch, cgroup_procs, filter, files)
-            }
+            ControlRequest::Spawn { id, launch, filter } => self.spawn(id, &launch, filter, files),
             ControlRequest::RunCommand { launch, timeout_ms, max_output_bytes, in_fork_server } => {
                 let limit = Duration::from_millis(timeout_ms);
                 let completed = match (&mut self.fork_server, in_fork_server) {
@@ -228,12 +276,21 @@ impl SandboxInit<'_> {
                     Err(error) => failed_reply(&launch.start_action(), &error),
                 }
             }
-            ControlRequest::StartForkServer { launch } => match ForkServer::start(&launch) {
-                Ok(server) => {
-                    self.fork_server = Some(server);
-                    ControlReply::Done { note: String::new() }
+            ControlRequest::StartForkServer { launch } => {
+                self.kernel_objects.forget_closed_connections();
+                self.fork_server_launch = Some(launch);
+                match self.restart_fork_server() {
+                    Ok(()) => ControlReply::Done { note: String::new() },
+                    Err(error) => failed_reply("start a fork server", &error),
                 }
-                Err(error) => failed_reply("start a fork server", &error),
+            }
+            ControlRequest::Reset => match self.reset() {
+                Ok(()) => ControlReply::Done { note: String::new() },
+                Err(error) => failed_reply(error.doing, &error.source),
+            },
+            ControlRequest::ListChanges { max } => ControlReply::Changes {
+                changes: self.view.changes(max),
+                read_only_dirs: self.view.read_only_dirs().to_vec(),
             },
             ControlRequest::HoldFd => {
                 self.held_fds.extend(files);
@@ -258,11 +315,28 @@ impl SandboxInit<'_> {
         with_context("reply", send_message(self.socket.as_fd(), &reply, &[]))
     }
 
+    /// Starts the fork server, in the place of one that runs.
+    fn restart_fork_server(&mut self) -> Result<(), Error> {
+        self.fork_server = None;
+        if let Some(launch) = &self.fork_server_launch {
+            self.fork_server = Some(ForkServer::start(launch)?);
+        }
+        Ok(())
+    }
+
+    /// Undoes what commands have left in the view of the host and in the kernel.
+    fn reset(&mut self) -> InitResult<()> {
+        self.view.reset()?;
+        if self.kernel_objects.reset()? {
+            with_context("start a fork server again", self.restart_fork_server())?;
+        }
+        Ok(())
+    }
+
     fn spawn(
         &mut self,
         id: u64,
         launch: &LaunchSpec,
-        cgroup_procs: Option<PathBuf>,
         filter: Option<SeccompProgram>,
         files: Vec<OwnedFd>,
     ) -> ControlReply {
@@ -278,7 +352,11 @@ impl SandboxInit<'_> {
         };
         command.stdout(stdout).stderr(stderr);
         let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
-        configure_child(&mut command, cgroup_procs, filter);
+        let cgroup_procs = self.cgroup_procs.as_ref().map(File::try_clone).transpose();
+        match cgroup_procs {
+            Ok(cgroup_procs) => configure_child(&mut command, cgroup_procs, filter),
+            Err(error) => return failed_reply(&launch.start_action(), &error),
+        }
         match command.spawn() {
             Ok(child) => {
                 let pid_inside = i32::try_from(child.id()).unwrap_or(0);
@@ -359,11 +437,11 @@ struct FilterToInstall {
 }
 
 /// Makes the command start in its own session, in the given cgroup, and behind the given filter.
-fn configure_child(command: &mut Command, cgroup_procs: Option<PathBuf>, filter: Option<FilterToInstall>) {
+fn configure_child(command: &mut Command, cgroup_procs: Option<File>, filter: Option<FilterToInstall>) {
     sys::before_exec(command, move || {
         nix::unistd::setsid()?;
-        if let Some(procs) = &cgroup_procs {
-            std::fs::write(procs, "0")?;
+        if let Some(mut procs) = cgroup_procs.as_ref() {
+            procs.write_all(b"0")?;
         }
         match &filter {
             Some(filter) => {

@@ -2,7 +2,6 @@
 //! of processes. Knows neither mounts nor directories.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -33,7 +32,6 @@ pub(super) struct InitClient {
 pub(super) struct SpawnSpec<'a> {
     pub(super) launch: &'a LaunchSpec,
     /// The file of the cgroup that the program joins.
-    pub(super) cgroup_procs: Option<PathBuf>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) filter: Option<SpawnFilter>,
@@ -132,7 +130,6 @@ impl InitClient {
         let request = ControlRequest::Spawn {
             id,
             launch: spec.launch.clone(),
-            cgroup_procs: spec.cgroup_procs.clone(),
             filter: spec.filter.as_ref().map(|filter| filter.program.clone()),
         };
         match self.request(&request, &fds)? {
@@ -144,14 +141,10 @@ impl InitClient {
     }
 
     /// Starts a program, with pipes as its standard output and error.
-    pub(super) fn spawn_piped(
-        &self,
-        launch: &LaunchSpec,
-        cgroup_procs: Option<PathBuf>,
-    ) -> Result<SpawnedProcess, SandboxError> {
+    pub(super) fn spawn_piped(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
         let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
-        let process = self.spawn(SpawnSpec { launch, cgroup_procs, stdout, stderr, filter: None })?;
+        let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None })?;
         Ok(process.with_outputs(our_stdout, our_stderr))
     }
 }

@@ -53,6 +53,7 @@ fn probe_sandbox() -> Result<Vec<Mechanism>, SandboxError> {
         mounts,
         binds: Vec::new(),
         memory_cgroup: false,
+        shared_dir: None,
         host_access: HostAccess::default(),
         cwd: current_dir()?,
     })?;

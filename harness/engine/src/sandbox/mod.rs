@@ -2,7 +2,7 @@
 //! memory limits. Knows none of its neighbours.
 //!
 //! Each sandbox has an init process: our own binary, started as pid 1 of a pid namespace, with its own user,
-//! mount and IPC namespaces. When init ends, for whatever reason, the kernel kills every process in the
+//! mount, IPC and network namespaces. It sees the host through overlays: `host_view`. When init ends, for whatever reason, the kernel kills every process in the
 //! sandbox. Init ends when its socket to the harness is closed, so killing the harness also ends its
 //! sandboxes.
 //!
@@ -16,11 +16,17 @@ mod error;
 mod fork_server;
 mod handle;
 mod host_access;
+mod host_view;
+mod id_map;
 mod init;
 mod init_client;
+mod init_error;
+mod kernel_objects;
 mod mechanisms;
 mod memory;
+mod mount_sys;
 mod mounts;
+mod network_sys;
 mod packet;
 mod processes;
 mod protocol;
@@ -32,6 +38,7 @@ mod sys;
 pub use error::SandboxError;
 pub use handle::{AppliedMountChange, FileSystemSpace, Sandbox, SandboxSpec, TmpfsSpec};
 pub use host_access::{HostAccess, NetworkAccess, current_dir};
+pub use host_view::OutsideChange;
 pub use init_client::KillSwitch;
 pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;

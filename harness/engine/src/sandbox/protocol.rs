@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
+use super::host_view::{HostViewSpec, OutsideChange};
 use crate::seccomp::SeccompProgram;
 
 /// First argument that makes our own binary run as a sandbox's init.
@@ -106,7 +107,7 @@ pub(super) struct TmpfsMount {
 pub struct BindMount {
     /// The directory, as the harness sees it. It is created if it does not exist.
     pub source: PathBuf,
-    /// Where processes in the sandbox see it. Must be an existing directory.
+    /// Where processes in the sandbox see it. It is created in the sandbox if it does not exist.
     pub mount_point: PathBuf,
 }
 
@@ -114,6 +115,11 @@ pub struct BindMount {
 /// mount.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SandboxInitRequest {
+    pub(super) view: HostViewSpec,
+    /// Whether the sandbox has a network of its own, with a loopback interface only.
+    pub(super) private_network: bool,
+    /// The file into which a process of the target writes to join the sandbox's memory cgroup.
+    pub(super) cgroup_procs: Option<PathBuf>,
     pub(super) mounts: Vec<TmpfsMount>,
     pub(super) binds: Vec<BindMount>,
 }
@@ -136,7 +142,7 @@ pub struct CompletedCommand {
 pub(super) enum ControlRequest {
     /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
     /// one is attached: a socket through which the filter's listener is sent.
-    Spawn { id: u64, launch: LaunchSpec, cgroup_procs: Option<PathBuf>, filter: Option<SeccompProgram> },
+    Spawn { id: u64, launch: LaunchSpec, filter: Option<SeccompProgram> },
     /// Runs a command, kills all processes that are left of it, and replies with `CommandEnded`.
     RunCommand {
         launch: LaunchSpec,
@@ -147,6 +153,11 @@ pub(super) enum ControlRequest {
     },
     /// Starts a fork server.
     StartForkServer { launch: LaunchSpec },
+    /// Undoes what commands have changed in the view of the host, and replaces the network and the IPC objects
+    /// if they left some.
+    Reset,
+    /// Lists at most `max` changes in the view of the host since the last reset.
+    ListChanges { max: usize },
     /// Keeps the attached descriptor open until the sandbox ends.
     HoldFd,
     /// Kills all processes but init.
@@ -170,6 +181,8 @@ pub(super) enum ControlReply {
     Spawned { pid_inside: i32 },
     /// Replies to `RunCommand`.
     CommandEnded(CompletedCommand),
+    /// Replies to `ListChanges`.
+    Changes { changes: Vec<OutsideChange>, read_only_dirs: Vec<PathBuf> },
     /// A signal was sent, or there was no process that could receive it.
     Signalled { received: bool },
     /// Replies to the other requests. `note` is the mechanism of `ChangeMount`, and otherwise empty.

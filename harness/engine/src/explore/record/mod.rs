@@ -74,6 +74,7 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
         mounts: Vec::new(),
         binds,
         memory_cgroup: false,
+        shared_dir: None,
         host_access: spec.host_access.clone(),
         cwd: spec.command.cwd.clone().map_or_else(current_dir, Ok)?,
     })?;

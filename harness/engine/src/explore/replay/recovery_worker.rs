@@ -61,6 +61,7 @@ impl WorkerSpec<'_> {
             mounts,
             binds,
             memory_cgroup: false,
+            shared_dir: None,
             host_access: self.replay.host_access.clone(),
             cwd: self.replay.resume.cwd.clone().map_or_else(current_dir, Ok)?,
         })?)

@@ -1,0 +1,111 @@
+//! What a recovery can leave in the kernel after its processes have ended: sockets, System V shared memory,
+//! semaphores and message queues. Finds what is left and replaces the namespace that has it. Runs in the
+//! sandbox's init.
+
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::init_error::{InitResult, with_context};
+use super::network_sys::bring_up_loopback;
+
+/// Files with one line per object of System V, after a heading, and empty without any object.
+const SYSTEM_V_LISTS: [&str; 3] = ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"];
+/// Numbers of sockets of the network namespace.
+const SOCKET_COUNTS: [&str; 2] = ["/proc/net/sockstat", "/proc/net/sockstat6"];
+/// Message queues of POSIX.
+const MESSAGE_QUEUES: &str = "/dev/mqueue";
+/// The largest number of closed TCP connections that the kernel remembers.
+const MAX_CLOSED_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
+
+/// The namespaces of a sandbox that hold objects of the kernel.
+pub(super) struct KernelObjects {
+    /// Whether the sandbox has a network of its own.
+    pub(super) private_network: bool,
+}
+
+impl KernelObjects {
+    /// Prepares new namespaces for the target.
+    pub(super) fn set_up(&self) -> InitResult<()> {
+        if self.private_network {
+            with_context("bring up the loopback interface", bring_up_loopback())?;
+        }
+        mount_message_queues();
+        Ok(())
+    }
+
+    /// Replaces the namespaces in which something is left. Returns whether it replaced one. No process of the
+    /// target may be running.
+    pub(super) fn reset(&self) -> InitResult<bool> {
+        let network_used = self.private_network && has_sockets();
+        if network_used {
+            with_context("create another network namespace", unshare(CloneFlags::CLONE_NEWNET))?;
+            with_context("bring up the loopback interface", bring_up_loopback())?;
+        }
+        let ipc_used = has_system_v_objects() || has_message_queues();
+        if ipc_used {
+            with_context("create another IPC namespace", unshare(CloneFlags::CLONE_NEWIPC))?;
+            mount_message_queues();
+        }
+        Ok(network_used || ipc_used)
+    }
+
+    /// Makes the kernel forget TCP connections when they close, so that a fork server, which cannot change its
+    /// network namespace, need not be replaced after each recovery that used one.
+    pub(super) fn forget_closed_connections(&self) {
+        if self.private_network {
+            // If this fails, the fork server is replaced.
+            let _ = std::fs::write(MAX_CLOSED_CONNECTIONS, "0");
+        }
+    }
+}
+
+/// Mounts the message queues of the present IPC namespace, where the host has the directory for them.
+fn mount_message_queues() {
+    if Path::new(MESSAGE_QUEUES).is_dir() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        // If the kernel has none, no target can use them.
+        let _ = mount(Some("mqueue"), MESSAGE_QUEUES, Some("mqueue"), flags, None::<&Path>);
+    }
+}
+
+fn has_message_queues() -> bool {
+    std::fs::read_dir(MESSAGE_QUEUES).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn has_system_v_objects() -> bool {
+    SYSTEM_V_LISTS.iter().any(|list| std::fs::read_to_string(list).is_ok_and(|text| text.lines().count() > 1))
+}
+
+/// Whether the network namespace has sockets that no process has open: those of closing TCP connections.
+fn has_sockets() -> bool {
+    SOCKET_COUNTS.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| counts_sockets(&text)))
+}
+
+/// Whether the text of `/proc/net/sockstat` or `sockstat6` counts a socket of TCP or UDP.
+fn counts_sockets(text: &str) -> bool {
+    text.lines().any(|line| {
+        let Some((protocol, counts)) = line.split_once(':') else { return false };
+        let mut words = counts.split_whitespace();
+        let mut is_used = false;
+        while let (Some(name), Some(number)) = (words.next(), words.next()) {
+            is_used |= matches!(name, "inuse" | "orphan" | "tw") && number != "0";
+        }
+        is_used && (protocol.starts_with("TCP") || protocol.starts_with("UDP"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts_sockets;
+
+    #[test]
+    fn only_sockets_of_this_namespace_count() {
+        let idle = "sockets: used 5\nTCP: inuse 0 orphan 0 tw 0 alloc 1 mem 293\nUDP: inuse 0 mem 0\n";
+        assert!(!counts_sockets(idle));
+        assert!(counts_sockets("TCP: inuse 0 orphan 0 tw 1 alloc 1 mem 293\n"));
+        assert!(counts_sockets("UDP6: inuse 2\n"));
+        assert!(!counts_sockets("FRAG: inuse 1 memory 0\n"));
+    }
+}
