@@ -143,6 +143,13 @@ fn print_gaps(gaps: &RecordingGaps) {
         let shown = gaps.outside_paths.iter().take(MAX_OUTSIDE_LINES);
         shown.for_each(|path| print::line(&format!("  {}", path.display())));
     }
+    if !gaps.sandbox_hints.is_empty() {
+        print::line("\nwhat the trainer met in the sandbox:");
+        gaps.sandbox_hints.iter().take(MAX_OUTSIDE_LINES).for_each(|hint| print::line(&format!("  {hint}")));
+        if gaps.sandbox_hints.len() > MAX_OUTSIDE_LINES {
+            print::line(&format!("  and {} more", gaps.sandbox_hints.len() - MAX_OUTSIDE_LINES));
+        }
+    }
     for call in &gaps.refused_calls {
         print::line(&format!("{call} was refused, so that the trainer used ordinary calls"));
     }

@@ -120,6 +120,7 @@ fn baseline(id: &str) -> RecordEntry {
         counted: BTreeMap::from([("file events of save 1".into(), 23)]),
         final_loss: None,
         gpu_defects: vec![],
+        sandbox_hints: vec![SandboxHint::WroteOutside { path: HOSTILE.into(), count: 2 }],
         cached: false,
     };
     entry(0, Some(id), None, Event::Baseline(facts))

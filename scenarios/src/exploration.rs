@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::CrashModel;
+use crate::sandbox_hint::SandboxHint;
 use crate::verdict::Outcome;
 
 /// The format that [`Exploration::to_json`] writes and [`Exploration::parse`] reads.
@@ -57,6 +58,9 @@ pub struct Exploration {
     pub never_synced: Vec<String>,
     /// Paths outside the recorded directories that were opened for writing.
     pub outside: Vec<String>,
+    /// What the target met in the sandbox during the recorded run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandbox_hints: Vec<SandboxHint>,
     /// Features, such as io_uring, that were refused so that the target uses ordinary calls.
     pub refused_calls: Vec<String>,
     /// Number of states that were tried. Several crashes can leave the same state.
@@ -316,6 +320,7 @@ mod tests {
             findings: vec![finding],
             never_synced: Vec::new(),
             outside: vec!["/tmp/x".into()],
+            sandbox_hints: vec![SandboxHint::WroteOutside { path: "/tmp".into(), count: 2 }],
             untried: 0,
             refused_calls: Vec::new(),
             tried: 4,

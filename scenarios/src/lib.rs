@@ -13,6 +13,7 @@ mod exploration;
 mod gpu;
 mod operation;
 mod record;
+mod sandbox_hint;
 mod scenario;
 pub mod schema;
 mod target;
@@ -33,6 +34,7 @@ pub use record::{
     Record, RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
     TrialsPlanned,
 };
+pub use sandbox_hint::SandboxHint;
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use target::{Announces, Phase, TargetFile, TargetNetwork};
 pub use trigger::{CallTrigger, Occurrence, Trigger, Until};

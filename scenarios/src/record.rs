@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox_hint::SandboxHint;
 use crate::verdict::{Outcome, Verdict};
 
 /// Version of the record format, written in `RunStarted`.
@@ -189,6 +190,9 @@ pub struct BaselineFacts {
     /// Errors of the target that the simulated GPU detected.
     #[serde(default)]
     pub gpu_defects: Vec<String>,
+    /// What the target met in the sandbox.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandbox_hints: Vec<SandboxHint>,
     /// Whether it was taken from an earlier scenario of this run with the same target, workload and seed.
     pub cached: bool,
 }

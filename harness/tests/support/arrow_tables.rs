@@ -154,8 +154,9 @@ const SCENARIOS: &ArrowTable = &[
     ("effect", &["gpu", "operation", "trigger", "units", "yaml"]),
     ("target", &[]),
     ("scenario", &["effect", "gpu", "target", "trigger", "units", "verdict", "yaml"]),
-    ("record", &["verdict"]),
-    ("exploration", &["effect", "verdict"]),
+    ("sandbox_hint", &[]),
+    ("record", &["sandbox_hint", "verdict"]),
+    ("exploration", &["effect", "sandbox_hint", "verdict"]),
     ("check", &["effect", "gpu", "operation", "scenario", "target", "trigger", "units", "verdict", "yaml"]),
     ("schema", &["check"]),
 ];

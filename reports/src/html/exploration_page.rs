@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use scenarios::{CrashCategory, CrashModel, Exploration, Finding, OperationLine, Outcome};
 
-use super::document;
+use super::{document, sandbox_hints};
 use crate::clean::clean;
 
 /// Largest number of lines of a list that are shown. The rest are counted.
@@ -33,6 +33,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
             @for (index, second) in exploration.second.iter().enumerate() { (second_crash(index, second)) }
             (list("Not synced before the save was acknowledged, or never synced", &exploration.never_synced))
             (list("Written outside the recorded directories, so in no crash state", &exploration.outside))
+            (sandbox_hints(&exploration.sandbox_hints))
             h3 { "Recorded operations" }
             p { @for (kind, count) in &exploration.operations { code { (clean(kind)) } " " (count) "  " } }
         }

@@ -3,11 +3,13 @@
 
 mod exploration_page;
 mod html_file;
+mod sandbox_hints;
 mod scenario;
 mod timeline;
 
 use html_file::{anchor_id, document};
 use maud::{Markup, html};
+use sandbox_hints::sandbox_hints;
 
 use crate::clean::clean;
 use crate::summary;

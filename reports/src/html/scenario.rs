@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use scenarios::{Event, Outcome, OutputStream, TrialFacts};
 
-use super::{anchor_id, timeline};
+use super::{anchor_id, sandbox_hints, timeline};
 use crate::clean::{clean, clean_block};
 use crate::view::{ScenarioView, TrialView};
 
@@ -37,6 +37,7 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
                 (last_output(trial))
             }
             @if scenario.trials.len() > 1 { (trials(scenario)) }
+            @if let Some(baseline) = scenario.baseline { (sandbox_hints(&baseline.sandbox_hints)) }
             h3 { "How to repeat it" }
             pre {
                 code {

@@ -72,6 +72,7 @@ impl ExploreResult {
             findings: self.findings.clone(),
             never_synced: never_synced(&self.recording),
             outside: outside.map(|path| path.display().to_string()).collect(),
+            sandbox_hints: self.recording.gaps.sandbox_hints.clone(),
             refused_calls: self.recording.gaps.refused_calls.clone(),
             tried: self.tried.len() as u64,
             untried: self.untried as u64,

@@ -243,6 +243,7 @@ same: '^weights (?<value>\w+)'
             counted: BTreeMap::new(),
             final_loss: Some(2.0),
             gpu_defects: gpu_defects.iter().map(|defect| (*defect).into()).collect(),
+            sandbox_hints: Vec::new(),
             cached: false,
         }
     }

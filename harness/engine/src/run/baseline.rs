@@ -212,6 +212,7 @@ fn baseline_facts(
         counted,
         final_loss: last_loss.flatten(),
         gpu_defects,
+        sandbox_hints: Vec::new(),
         cached: false,
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use scenarios::SandboxHint;
+
 /// Identifies a file, directory or symbolic link that existed at some point of the recording: an index into
 /// [`Recording::nodes`].
 pub type NodeId = u32;
@@ -161,6 +163,8 @@ pub struct RecordingGaps {
     pub refused_calls: Vec<String>,
     /// Paths outside the watched directories that were opened for writing.
     pub outside_paths: Vec<PathBuf>,
+    /// What the target met in the sandbox.
+    pub sandbox_hints: Vec<SandboxHint>,
     /// Files with a writable shared mapping: their changes are recorded only at syncs, at renames and at the
     /// end.
     pub mapped_paths: Vec<PathBuf>,

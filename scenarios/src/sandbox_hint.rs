@@ -1,0 +1,117 @@
+//! What a target met in the sandbox that it would not have met outside of it, with the one text for people.
+//! Knows nothing of how it was seen.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Something that the target met in the sandbox, and what to do about it. Its text is its `Display`.
+///
+/// Paths are as the target names them. Bytes that are not UTF-8 are replaced, so that a record can hold them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxHint {
+    /// A write was refused, because the file system is read-only in the sandbox.
+    RefusedWrite {
+        /// What should have been written.
+        path: String,
+    },
+    /// A connection failed, because the sandbox has a network of its own.
+    RefusedConnection {
+        /// The peer, such as `192.0.2.1:443`.
+        address: String,
+    },
+    /// A rename of a directory failed with `EXDEV`, because the sandbox shows the directory through an overlay.
+    CrossDeviceRename {
+        /// The directory.
+        path: String,
+    },
+    /// A file could not be changed, because its owner or group has no number in the sandbox.
+    UnmappedOwner {
+        /// The file.
+        path: String,
+    },
+    /// The target wrote outside of the watched directories, to a copy that ends with the run.
+    WroteOutside {
+        /// A file, or the directory that holds all the files.
+        path: String,
+        /// Number of files that were written there.
+        count: u64,
+    },
+}
+
+impl SandboxHint {
+    /// Whether it may be why a target failed. What was written outside is not: those writes succeeded.
+    pub fn may_explain_failure(&self) -> bool {
+        match self {
+            SandboxHint::RefusedWrite { .. }
+            | SandboxHint::RefusedConnection { .. }
+            | SandboxHint::CrossDeviceRename { .. }
+            | SandboxHint::UnmappedOwner { .. } => true,
+            SandboxHint::WroteOutside { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for SandboxHint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SandboxHint::RefusedWrite { path } => write!(
+                f,
+                "the sandbox refused a write to `{path}`: allow it with `--writable {path}`, or with \
+                 `writable` in the target file"
+            ),
+            SandboxHint::RefusedConnection { address } => write!(
+                f,
+                "the sandbox refused a connection to `{address}`: allow it with `--network host`, or set \
+                 the offline mode of the framework"
+            ),
+            SandboxHint::CrossDeviceRename { path } => write!(
+                f,
+                "the sandbox refused to rename the directory `{path}` (EXDEV): watch it with \
+                 `--watch {path}`, or allow writes to it with `--writable {path}`"
+            ),
+            SandboxHint::UnmappedOwner { path } => write!(
+                f,
+                "the sandbox could not change `{path}`, because it does not know its owner or group: \
+                 install `newuidmap` (package `uidmap`), or run as root"
+            ),
+            SandboxHint::WroteOutside { path, count: 1 } => write!(
+                f,
+                "`{path}` was written outside of the watched directories, so no crash state contains it, \
+                 and the change ended with the run: watch it with `--watch`"
+            ),
+            SandboxHint::WroteOutside { path, count } => write!(
+                f,
+                "{count} files below `{path}` were written outside of the watched directories, so no crash \
+                 state contains them, and the changes ended with the run: watch them with `--watch {path}`"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_hint_names_what_it_is_about_and_what_to_do_next() {
+        let path = || "/data/x".to_owned();
+        let hints = [
+            (SandboxHint::RefusedWrite { path: path() }, "--writable /data/x", true),
+            (SandboxHint::RefusedConnection { address: "192.0.2.1:443".into() }, "--network host", true),
+            (SandboxHint::CrossDeviceRename { path: path() }, "--writable /data/x", true),
+            (SandboxHint::UnmappedOwner { path: path() }, "newuidmap", true),
+            (SandboxHint::WroteOutside { path: path(), count: 1 }, "--watch", false),
+            (SandboxHint::WroteOutside { path: path(), count: 7 }, "7 files below `/data/x`", false),
+        ];
+        for (hint, expected, may_explain) in hints {
+            let text = hint.to_string();
+            assert!(text.contains(expected) && text.contains(['`']), "{text}");
+            assert!(text.contains("/data/x") || text.contains("192.0.2.1:443"), "{text}");
+            assert_eq!(hint.may_explain_failure(), may_explain, "{text}");
+            let json = serde_json::to_string(&hint).unwrap();
+            assert_eq!(serde_json::from_str::<SandboxHint>(&json).unwrap(), hint);
+        }
+    }
+}
