@@ -196,7 +196,7 @@ pub(crate) struct ExploreArgs {
     /// Directories in which the trainer saves
     ///
     /// The trainer works on copies at the same paths, so that the directories themselves stay unchanged. A
-    /// directory that does not exist is created for the run.
+    /// directory that does not exist begins empty. On the host nothing is created.
     #[arg(
         long,
         required_unless_present = "target",

@@ -136,13 +136,6 @@ fn print_never_synced(never_synced: &[String]) {
 
 /// Prints what the recording could not see.
 fn print_gaps(gaps: &RecordingGaps) {
-    if !gaps.outside_paths.is_empty() {
-        print::line(
-            "\nopened for writing outside the watched directories, and therefore not part of any state:",
-        );
-        let shown = gaps.outside_paths.iter().take(MAX_OUTSIDE_LINES);
-        shown.for_each(|path| print::line(&format!("  {}", path.display())));
-    }
     if !gaps.sandbox_hints.is_empty() {
         print::line("\nwhat the trainer met in the sandbox:");
         gaps.sandbox_hints.iter().take(MAX_OUTSIDE_LINES).for_each(|hint| print::line(&format!("  {hint}")));

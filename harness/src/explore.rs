@@ -52,13 +52,10 @@ fn run_prepared(
     prepared: PreparedExploration,
     session: &Session,
 ) -> Result<CommandExit, CliError> {
-    let created_dirs = prepared.created_dirs.clone();
     let config = explore_config(args, prepared, session);
     let display = ExploreDisplay::new();
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
     drop(display);
-    // The trainer saved in copies, so a created directory is still empty. If it is not, it stays.
-    created_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
     let explored = match explored {
         // The output of a run that was stopped halfway says nothing about the trainer.
         Err(error) if error.is_interruption() && interrupt::requested() => {

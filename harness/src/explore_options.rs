@@ -17,8 +17,6 @@ use engine::sandbox::{HostAccess, LaunchSpec};
 /// The checked options that describe the trainer, from the command line or from a target file.
 pub(crate) struct PreparedExploration {
     pub(crate) watched_dirs: Vec<PathBuf>,
-    /// The watched directories that did not exist and were created for this run.
-    pub(crate) created_dirs: Vec<PathBuf>,
     pub(crate) host_access: HostAccess,
     pub(crate) saved_pattern: Option<Regex>,
     pub(crate) judge: JudgeSpec,
@@ -31,7 +29,7 @@ pub(crate) struct PreparedExploration {
 }
 
 impl PreparedExploration {
-    /// Reads the options. Creates watched directories that are missing.
+    /// Reads the options.
     ///
     /// # Errors
     /// If the value of an option cannot be used.
@@ -50,14 +48,12 @@ impl PreparedExploration {
         let shell = |text: &String| launch_here(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
-        let WatchedDirs { resolved: watched_dirs, created: created_dirs } =
-            WatchedDirs::resolve(&args.watch)?;
+        let watched_dirs = resolve_watched_dirs(&args.watch)?;
         let host_access = host_access(&args.host_access, None)?;
         check_apart(&host_access, &watched_dirs)?;
         let timeout = args.timeout;
         Ok(PreparedExploration {
             watched_dirs,
-            created_dirs,
             host_access,
             saved_pattern,
             judge,
@@ -142,37 +138,38 @@ fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, CliError> {
     Ok(LaunchSpec { argv: argv.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
 }
 
-/// The directories of `--watch`.
-struct WatchedDirs {
-    /// Without links in their paths, and without directories inside other ones.
-    resolved: Vec<PathBuf>,
-    /// Those that were missing, and have been created.
-    created: Vec<PathBuf>,
+/// The directories of `--watch`: without links in their paths, and without directories inside other ones. One
+/// that does not exist begins empty in the sandbox; on the host nothing is created.
+fn resolve_watched_dirs(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, OptionError> {
+    let mut resolved = Vec::new();
+    for dir in dirs {
+        if dir.exists() && !dir.is_dir() {
+            return Err(OptionError::WatchNotDirectory { path: dir.clone() });
+        }
+        let failed = |source| OptionError::Watch { path: dir.clone(), source };
+        let real = resolve_missing(dir).map_err(failed)?;
+        if real == Path::new("/") {
+            return Err(OptionError::WatchRoot);
+        }
+        resolved.push(real);
+    }
+    resolved.sort();
+    resolved.dedup();
+    let all = resolved.clone();
+    resolved.retain(|dir| !all.iter().any(|other| dir != other && dir.starts_with(other)));
+    Ok(resolved)
 }
 
-impl WatchedDirs {
-    fn resolve(dirs: &[PathBuf]) -> Result<WatchedDirs, OptionError> {
-        let (mut resolved, mut created): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
-        for dir in dirs {
-            let failed = |source| OptionError::Watch { path: dir.clone(), source };
-            if !dir.exists() {
-                std::fs::create_dir_all(dir).map_err(failed)?;
-                created.push(dir.clone());
-            }
-            if !dir.is_dir() {
-                return Err(OptionError::WatchNotDirectory { path: dir.clone() });
-            }
-            let real = dir.canonicalize().map_err(failed)?;
-            if real == Path::new("/") {
-                return Err(OptionError::WatchRoot);
-            }
-            resolved.push(real);
+/// The absolute path without links. What of it does not exist is appended as it is.
+fn resolve_missing(path: &Path) -> Result<PathBuf, std::io::Error> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = resolve_missing(parent.unwrap_or(Path::new(".")))?;
+            let name = path.file_name().ok_or(error)?;
+            Ok(parent.join(name))
         }
-        resolved.sort();
-        resolved.dedup();
-        let all = resolved.clone();
-        resolved.retain(|dir| !all.iter().any(|other| dir != other && dir.starts_with(other)));
-        Ok(WatchedDirs { resolved, created })
+        resolved => resolved,
     }
 }
 

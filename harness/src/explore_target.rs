@@ -61,7 +61,6 @@ pub(crate) fn prepare_target(
     };
     Ok(PreparedExploration {
         watched_dirs: vec![root.clone()],
-        created_dirs: Vec::new(),
         host_access,
         saved_pattern,
         judge,

@@ -136,11 +136,13 @@ fn run_baseline(
     let ending = run.run(0)?;
     let RunCounts { calls, gpu_calls, peak_memory_bytes } = run.into_counts();
     env.emit_gpu_defects(reporter)?;
+    let sandbox_hints = env.sandbox.hints(&[])?;
     env.sandbox.close()?;
     let entries = reporter.entries();
     let save_bytes = *save_bytes.locked();
     let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
     let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
+    let facts = BaselineFacts { sandbox_hints, ..facts };
     Ok(MeasuredBaseline { facts, counts, entries })
 }
 

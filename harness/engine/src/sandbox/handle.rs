@@ -10,11 +10,13 @@ use std::thread::{JoinHandle, ScopedJoinHandle};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
+use scenarios::SandboxHint;
 
 use super::cgroup::MemoryCgroup;
 use super::error::SandboxError;
+use super::hints::hints_of;
 use super::host_access::{HostAccess, NetworkAccess};
-use super::host_view::{HostViewSpec, OutsideChange};
+use super::host_view::HostViewSpec;
 use super::init_client::{InitClient, KillSwitch, SpawnFilter, SpawnSpec, unexpected_reply};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
@@ -32,6 +34,9 @@ const MAX_OUTPUT_BYTES: usize = 12 * 1024;
 
 /// How long the start of a fork server may take, imports included. Longer than init's own limit.
 const FORK_SERVER_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// At most this many changes outside of the shared directories are listed.
+const MAX_CHANGES: usize = 10_000;
 
 /// A tmpfs below the root.
 #[derive(Debug, Clone)]
@@ -86,6 +91,8 @@ pub struct FileSystemSpace {
 /// A sandbox. Dropping it kills every process in it and removes its files.
 pub struct Sandbox {
     root: PathBuf,
+    /// Directories that are shared with the host.
+    real_dirs: Vec<PathBuf>,
     processes: SandboxProcesses,
     parts: SandboxParts,
 }
@@ -120,11 +127,11 @@ impl Sandbox {
             .process_group(0)
             .spawn();
         let init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
-        let real_dirs = std::iter::once(spec.shared_dir.unwrap_or_else(|| spec.dir.clone()))
+        let real_dirs: Vec<PathBuf> = std::iter::once(spec.shared_dir.unwrap_or_else(|| spec.dir.clone()))
             .chain(spec.host_access.writable)
             .collect();
         let request = SandboxInitRequest {
-            view: HostViewSpec { real_dirs, cwd: spec.cwd },
+            view: HostViewSpec { real_dirs: real_dirs.clone(), cwd: spec.cwd },
             private_network: spec.host_access.network == NetworkAccess::Private,
             cgroup_procs: cgroup.as_ref().map(MemoryCgroup::procs_file),
             mounts,
@@ -143,7 +150,7 @@ impl Sandbox {
         };
         // If init does not become ready, dropping the parts tears them down.
         let processes = parts.client.await_ready()?;
-        Ok(Sandbox { root, processes, parts })
+        Ok(Sandbox { root, real_dirs, processes, parts })
     }
 
     /// The sandbox's root directory, as processes in the sandbox see it.
@@ -265,14 +272,19 @@ impl Sandbox {
         self.parts.client.execute(&ControlRequest::Reset).map(drop)
     }
 
-    /// What the target has changed in the sandbox's view of the host, outside of the directories that are
-    /// bound or shared. At most `max` changes.
+    /// What commands have met in the sandbox and would not have met outside of it, and what they have changed
+    /// outside of the directories that are bound or shared. `written` has paths that were opened for writing.
     ///
     /// # Errors
     /// If init has ended.
-    pub fn outside_changes(&self, max: usize) -> Result<Vec<OutsideChange>, SandboxError> {
-        match self.parts.client.request(&ControlRequest::ListChanges { max }, &[])? {
-            ControlReply::Changes { changes, .. } => Ok(changes),
+    pub fn hints(&self, written: &[PathBuf]) -> Result<Vec<SandboxHint>, SandboxError> {
+        match self.parts.client.request(&ControlRequest::ListChanges { max: MAX_CHANGES }, &[])? {
+            ControlReply::Changes(traces) => {
+                // What is written to a real directory is what the user asked for.
+                let is_private = |path: &&PathBuf| !self.real_dirs.iter().any(|dir| path.starts_with(dir));
+                let private: Vec<PathBuf> = written.iter().filter(is_private).cloned().collect();
+                Ok(hints_of(&traces, &private))
+            }
             other => Err(unexpected_reply("list changes", other)),
         }
     }

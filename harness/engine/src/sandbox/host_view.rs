@@ -61,8 +61,6 @@ pub(super) struct HostView {
     overlays: Vec<Overlay>,
     /// Mount points that were made on top of the overlays, in this order.
     mounted_above: Vec<PathBuf>,
-    /// Directories that could not become overlays, and are read-only.
-    read_only: Vec<PathBuf>,
     cwd: PathBuf,
     /// The usage while nothing has been changed.
     unchanged_usage: LayerUsage,
@@ -71,11 +69,11 @@ pub(super) struct HostView {
 
 /// A path at which the target changed something that is not shared with the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutsideChange {
+pub(super) struct OutsideChange {
     /// The path as the target sees it.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     /// Whether it was removed.
-    pub removed: bool,
+    pub(super) removed: bool,
 }
 
 impl HostView {
@@ -91,7 +89,6 @@ impl HostView {
             layers,
             overlays: Vec::new(),
             mounted_above: Vec::new(),
-            read_only: Vec::new(),
             cwd: spec.cwd.clone(),
             unchanged_usage,
             next_number: 0,
@@ -132,7 +129,6 @@ impl HostView {
             return;
         }
         let inner = directories_in(&dir).unwrap_or_default();
-        self.read_only.push(dir);
         if depth < MAX_DEPTH {
             inner.into_iter().for_each(|dir| self.cover(dir, depth + 1));
         }
@@ -217,9 +213,9 @@ impl HostView {
         changes
     }
 
-    /// The directories that are read-only, because they could not become overlays.
-    pub(super) fn read_only_dirs(&self) -> &[PathBuf] {
-        &self.read_only
+    /// The directories of the host that are overlays.
+    pub(super) fn overlays(&self) -> Vec<PathBuf> {
+        self.overlays.iter().map(|overlay| overlay.mount_point.clone()).collect()
     }
 }
 

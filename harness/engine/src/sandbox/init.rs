@@ -31,7 +31,9 @@ use super::kernel_objects::KernelObjects;
 use super::mount_sys::{attach_mount, clone_mount, make_read_only};
 use super::mounts::ReadOnlyMounts;
 use super::packet::{Packet, receive_message, send_fd, send_message};
-use super::protocol::{CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest};
+use super::protocol::{
+    CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest, SandboxTraces,
+};
 use super::sys::ReapedChild;
 use super::{processes, run_command, sys};
 use crate::seccomp::SeccompProgram;
@@ -288,10 +290,11 @@ impl SandboxInit<'_> {
                 Ok(()) => ControlReply::Done { note: String::new() },
                 Err(error) => failed_reply(error.doing, &error.source),
             },
-            ControlRequest::ListChanges { max } => ControlReply::Changes {
+            ControlRequest::ListChanges { max } => ControlReply::Changes(SandboxTraces {
                 changes: self.view.changes(max),
-                read_only_dirs: self.view.read_only_dirs().to_vec(),
-            },
+                overlays: self.view.overlays(),
+                network_failures: self.kernel_objects.network_failures(),
+            }),
             ControlRequest::HoldFd => {
                 self.held_fds.extend(files);
                 ControlReply::Done { note: String::new() }

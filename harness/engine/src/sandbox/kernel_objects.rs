@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use serde::{Deserialize, Serialize};
 
 use super::init_error::{InitResult, with_context};
 use super::network_sys::bring_up_loopback;
@@ -18,6 +19,15 @@ const SOCKET_COUNTS: [&str; 2] = ["/proc/net/sockstat", "/proc/net/sockstat6"];
 const MESSAGE_QUEUES: &str = "/dev/mqueue";
 /// The largest number of closed TCP connections that the kernel remembers.
 const MAX_CLOSED_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
+
+/// Connections that failed in the sandbox's own network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NetworkFailures {
+    /// Connections and packets to addresses that the sandbox's network does not have.
+    pub(super) no_route: u64,
+    /// Connections to its own addresses at which nothing listened.
+    pub(super) refused: u64,
+}
 
 /// The namespaces of a sandbox that hold objects of the kernel.
 pub(super) struct KernelObjects {
@@ -51,6 +61,22 @@ impl KernelObjects {
         Ok(network_used || ipc_used)
     }
 
+    /// The connections that failed, by the counters of the network namespace. None with the host's network.
+    pub(super) fn network_failures(&self) -> NetworkFailures {
+        if !self.private_network {
+            return NetworkFailures::default();
+        }
+        let ipv4 = std::fs::read_to_string("/proc/net/snmp").unwrap_or_default();
+        let ipv6 = std::fs::read_to_string("/proc/net/snmp6").unwrap_or_default();
+        let no_route_ipv6 = ipv6.lines().find_map(|line| {
+            line.strip_prefix("Ip6OutNoRoutes").and_then(|number| number.trim().parse::<u64>().ok())
+        });
+        NetworkFailures {
+            no_route: counter(&ipv4, "Ip:", "OutNoRoutes") + no_route_ipv6.unwrap_or(0),
+            refused: counter(&ipv4, "Tcp:", "AttemptFails"),
+        }
+    }
+
     /// Makes the kernel forget TCP connections when they close, so that a fork server, which cannot change its
     /// network namespace, need not be replaced after each recovery that used one.
     pub(super) fn forget_closed_connections(&self) {
@@ -59,6 +85,15 @@ impl KernelObjects {
             let _ = std::fs::write(MAX_CLOSED_CONNECTIONS, "0");
         }
     }
+}
+
+/// A counter of `/proc/net/snmp`, where each protocol has a line of names and a line of numbers. 0 if there is
+/// none.
+fn counter(text: &str, protocol: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter(|line| line.starts_with(protocol));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return 0 };
+    let mut columns = names.split_whitespace().zip(numbers.split_whitespace());
+    columns.find(|(column, _)| *column == name).and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
 /// Mounts the message queues of the present IPC namespace, where the host has the directory for them.
@@ -98,7 +133,7 @@ fn counts_sockets(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::counts_sockets;
+    use super::{counter, counts_sockets};
 
     #[test]
     fn only_sockets_of_this_namespace_count() {
@@ -107,5 +142,13 @@ mod tests {
         assert!(counts_sockets("TCP: inuse 0 orphan 0 tw 1 alloc 1 mem 293\n"));
         assert!(counts_sockets("UDP6: inuse 2\n"));
         assert!(!counts_sockets("FRAG: inuse 1 memory 0\n"));
+    }
+
+    #[test]
+    fn a_counter_is_found_by_its_name() {
+        let text = "Ip: Forwarding OutNoRoutes\nIp: 2 7\nTcp: AttemptFails\nTcp: 3\n";
+        assert_eq!(counter(text, "Ip:", "OutNoRoutes"), 7);
+        assert_eq!(counter(text, "Tcp:", "AttemptFails"), 3);
+        assert_eq!(counter(text, "Udp:", "InErrors"), 0);
     }
 }

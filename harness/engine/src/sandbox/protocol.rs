@@ -9,6 +9,7 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::host_view::{HostViewSpec, OutsideChange};
+use super::kernel_objects::NetworkFailures;
 use crate::seccomp::SeccompProgram;
 
 /// First argument that makes our own binary run as a sandbox's init.
@@ -137,6 +138,16 @@ pub struct CompletedCommand {
     pub left_processes: bool,
 }
 
+/// What commands have left in the sandbox's view of the host, and what they met there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SandboxTraces {
+    /// What has changed in the overlays, up to a bound.
+    pub(super) changes: Vec<OutsideChange>,
+    /// Directories of the host that can be changed in the sandbox, because they are overlays.
+    pub(super) overlays: Vec<PathBuf>,
+    pub(super) network_failures: NetworkFailures,
+}
+
 /// A request of the harness to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ControlRequest {
@@ -182,7 +193,7 @@ pub(super) enum ControlReply {
     /// Replies to `RunCommand`.
     CommandEnded(CompletedCommand),
     /// Replies to `ListChanges`.
-    Changes { changes: Vec<OutsideChange>, read_only_dirs: Vec<PathBuf> },
+    Changes(SandboxTraces),
     /// A signal was sent, or there was no process that could receive it.
     Signalled { received: bool },
     /// Replies to the other requests. `note` is the mechanism of `ChangeMount`, and otherwise empty.

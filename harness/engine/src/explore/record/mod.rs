@@ -5,6 +5,7 @@ mod copy_tree;
 mod format_boundaries;
 mod gated_run;
 mod op_recorder;
+mod outside_links;
 mod recording;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use gated_run::{CommandRecording, GatedRun};
 pub use op_recorder::{OpRecorder, RecorderConfig, WatchedRoot};
 pub use recording::{FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps};
 
+use self::outside_links::outside_links;
 use super::error::ExploreError;
 use crate::file_error::file_error;
 use crate::sandbox::{BindMount, HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
@@ -23,8 +25,8 @@ use crate::sandbox::{BindMount, HostAccess, LaunchSpec, Sandbox, SandboxSpec, cu
 /// What to record.
 #[derive(Debug, Clone)]
 pub struct RecordSpec {
-    /// Directories in which the target saves. They exist, their paths contain no symbolic link, and none is
-    /// inside another.
+    /// Directories in which the target saves. Their paths contain no symbolic link, and none is inside another.
+    /// One that does not exist begins empty.
     pub watched_dirs: Vec<PathBuf>,
     /// The command that is recorded.
     pub command: LaunchSpec,
@@ -59,7 +61,11 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
     let mut binds = Vec::new();
     for (number, (root, original)) in spec.watched_dirs.iter().zip(originals).enumerate() {
         let copy = dir.join("root").join(number.to_string());
-        copy_tree(original, &copy).map_err(file_error::<ExploreError>("copy", original))?;
+        if original.exists() {
+            copy_tree(original, &copy).map_err(file_error::<ExploreError>("copy", original))?;
+        } else {
+            std::fs::create_dir_all(&copy).map_err(file_error::<ExploreError>("create", &copy))?;
+        }
         binds.push(BindMount { source: copy, mount_point: root.clone() });
     }
     let roots: Vec<WatchedRoot> = binds
@@ -89,6 +95,9 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
     };
     let mut recorded = run.record(&sandbox)?;
     recorded.recording.acknowledged_before = spec.first_crash.as_ref().and_then(|first| first.acknowledged);
+    let gaps = &mut recorded.recording.gaps;
+    gaps.sandbox_hints = sandbox.hints(&gaps.outside_paths)?;
+    gaps.sandbox_hints.extend(outside_links(&roots));
     sandbox.close()?;
     Ok(recorded)
 }

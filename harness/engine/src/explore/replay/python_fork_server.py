@@ -4,6 +4,7 @@
 import atexit, builtins, gc, importlib, json, os, socket, sys, threading, types
 
 control = socket.socket(fileno=int(sys.argv[1]))
+working_directory = os.getcwd()
 for name in sys.argv[2:]:
     importlib.import_module(name)
 gc.collect()
@@ -16,6 +17,8 @@ while True:
         os._exit(0)
     child = os.fork()
     if child == 0:
+        # The directory may have been mounted again since the start.
+        os.chdir(working_directory)
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)
         request = json.loads(message)

@@ -135,6 +135,8 @@ impl<'a> RecoveryWorker<'a> {
         let replay = self.spec.replay;
         let materialized = self.materializer.materialize(tree);
         materialized.map_err(file_error::<ExploreError>("materialize a crash state in", &replay.work_dir))?;
+        // Nothing that an earlier recovery left outside of the watched directories must meet this one.
+        self.sandbox.as_ref().map_or(Ok(()), Sandbox::reset)?;
         let completed = match &self.fork_command {
             Some(request) => self.run_in_sandbox(request, timeout_factor, true)?,
             None => self.run_in_sandbox(&replay.resume, timeout_factor, false)?,
