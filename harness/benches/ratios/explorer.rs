@@ -93,6 +93,7 @@ fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> 
                 binds: Vec::new(),
                 memory_cgroup: false,
                 shared_dir: None,
+                distinct_pids: false,
                 host_access: HostAccess::default(),
                 cwd: current_dir().unwrap(),
             };

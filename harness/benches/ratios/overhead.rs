@@ -53,6 +53,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
             binds,
             memory_cgroup: false,
             shared_dir: None,
+            distinct_pids: false,
             host_access: HostAccess::default(),
             cwd: current_dir().unwrap(),
         };

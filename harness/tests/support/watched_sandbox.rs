@@ -46,6 +46,7 @@ impl WatchedSandbox {
             binds,
             memory_cgroup: false,
             shared_dir: None,
+            distinct_pids: false,
             host_access: HostAccess::default(),
             cwd: watched.clone(),
         };

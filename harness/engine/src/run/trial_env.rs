@@ -120,6 +120,7 @@ impl<'a> TrialEnv<'a> {
             binds,
             memory_cgroup: true,
             shared_dir: Some(dir.clone()),
+            distinct_pids: false,
             host_access: config.host_access.clone(),
             cwd: current_dir()?,
         };

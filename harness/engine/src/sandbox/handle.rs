@@ -26,6 +26,7 @@ use super::protocol::{
     REPLY_TIMEOUT, SandboxInitRequest, TmpfsMount,
 };
 use super::spawned_process::SpawnedProcess;
+use super::unmapped_files::unmapped_files;
 use crate::seccomp::SeccompProgram;
 
 /// Bytes kept of each output of a command. Both outputs must fit into one reply, even if every byte is
@@ -54,6 +55,8 @@ pub struct TmpfsSpec {
 pub struct SandboxSpec {
     /// An existing, empty directory. The sandbox's root is `root` in it.
     pub dir: PathBuf,
+    /// Whether processes get numbers that no recording contains, so that a recorded pid file never names one.
+    pub distinct_pids: bool,
     /// A directory above `dir` that is shared between the host and the sandbox. Default: `dir`.
     pub shared_dir: Option<PathBuf>,
     /// Mounted before `binds`.
@@ -131,8 +134,13 @@ impl Sandbox {
             .chain(spec.host_access.writable)
             .collect();
         let request = SandboxInitRequest {
-            view: HostViewSpec { real_dirs: real_dirs.clone(), cwd: spec.cwd },
+            view: HostViewSpec {
+                real_dirs: real_dirs.clone(),
+                copied: unmapped_files(&spec.cwd),
+                cwd: spec.cwd,
+            },
             private_network: spec.host_access.network == NetworkAccess::Private,
+            distinct_pids: spec.distinct_pids,
             cgroup_procs: cgroup.as_ref().map(MemoryCgroup::procs_file),
             mounts,
             binds: spec.binds,

@@ -21,12 +21,12 @@ pub(super) fn hints_of(traces: &SandboxTraces, written: &[PathBuf]) -> Vec<Sandb
     let mut hints: Vec<SandboxHint> =
         network.into_iter().filter(|(count, _)| *count > 0).map(|(_, hint)| hint).collect();
     let is_kernel = |path: &Path| KERNEL_DIRS.iter().any(|dir| path.starts_with(dir));
-    let is_overlay = |path: &Path| traces.overlays.iter().any(|dir| path.starts_with(dir));
-    for path in written.iter().filter(|path| !is_kernel(path) && !is_overlay(path)) {
+    let is_private = |path: &Path| traces.private_dirs.iter().any(|dir| path.starts_with(dir));
+    for path in written.iter().filter(|path| !is_kernel(path) && !is_private(path)) {
         hints.push(SandboxHint::RefusedWrite { path: text_of(path) });
     }
     let changed = traces.changes.iter().map(|change| change.path.as_path());
-    let opened = written.iter().map(PathBuf::as_path).filter(|path| is_overlay(path));
+    let opened = written.iter().map(PathBuf::as_path).filter(|path| is_private(path));
     hints.extend(written_outside(changed.chain(opened)));
     hints
 }
@@ -57,15 +57,15 @@ fn text_of(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host_view::OutsideChange;
     use super::super::kernel_objects::NetworkFailures;
+    use super::super::overlay_layers::OutsideChange;
     use super::*;
 
     fn traces(paths: &[&str]) -> SandboxTraces {
         let changes = paths.iter().map(|path| OutsideChange { path: path.into(), removed: false }).collect();
         SandboxTraces {
             changes,
-            overlays: vec!["/home".into(), "/tmp".into()],
+            private_dirs: vec!["/home".into(), "/tmp".into()],
             network_failures: NetworkFailures::default(),
         }
     }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_to_a_directory_that_is_no_overlay_was_refused() {
+    fn a_write_to_a_directory_that_is_not_private_was_refused() {
         let hints = hints_of(&traces(&[]), &["/mnt/data/log".into()]);
         assert_eq!(hints, [SandboxHint::RefusedWrite { path: "/mnt/data/log".into() }]);
     }

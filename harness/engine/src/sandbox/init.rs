@@ -134,7 +134,7 @@ fn set_up_and_serve(
     let mut view = HostView::set_up(&specification.view)?;
     let kernel_objects = KernelObjects { private_network: specification.private_network };
     mount_specified(specification, &mut view)?;
-    let fresh_proc = mount_proc();
+    let fresh_proc = mount_proc(specification.distinct_pids);
     kernel_objects.set_up()?;
     mount_terminals();
     view.enter_working_directory()?;
@@ -189,9 +189,12 @@ fn mount_specified(specification: &SandboxInitRequest, view: &mut HostView) -> I
 }
 
 /// Mounts a /proc that shows only the processes of the sandbox. Returns whether the kernel permits it.
-fn mount_proc() -> bool {
+fn mount_proc(distinct_pids: bool) -> bool {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let is_fresh = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok();
+    if is_fresh && distinct_pids {
+        skip_pids();
+    }
     if is_fresh && geteuid().is_root() {
         // Root could otherwise change settings of the kernel, which are the whole machine's.
         for shared in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(Path::new) {
@@ -201,6 +204,14 @@ fn mount_proc() -> bool {
         }
     }
     is_fresh
+}
+
+/// Makes the numbers of processes begin in the upper half of their range.
+fn skip_pids() {
+    let max = std::fs::read_to_string("/proc/sys/kernel/pid_max");
+    let max: Option<u32> = max.ok().and_then(|text| text.trim().parse().ok());
+    // Where the kernel refuses, they begin at 2, as in a recording.
+    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", (max.unwrap_or(0) / 2).to_string());
 }
 
 /// Gives the sandbox its own pseudo-terminals, so that a target cannot write to those of the user. Without
@@ -292,7 +303,7 @@ impl SandboxInit<'_> {
             },
             ControlRequest::ListChanges { max } => ControlReply::Changes(SandboxTraces {
                 changes: self.view.changes(max),
-                overlays: self.view.overlays(),
+                private_dirs: self.view.private_dirs(),
                 network_failures: self.kernel_objects.network_failures(),
             }),
             ControlRequest::HoldFd => {

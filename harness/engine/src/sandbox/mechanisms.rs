@@ -54,6 +54,7 @@ fn probe_sandbox() -> Result<Vec<Mechanism>, SandboxError> {
         binds: Vec::new(),
         memory_cgroup: false,
         shared_dir: None,
+        distinct_pids: false,
         host_access: HostAccess::default(),
         cwd: current_dir()?,
     })?;

@@ -28,6 +28,7 @@ mod memory;
 mod mount_sys;
 mod mounts;
 mod network_sys;
+mod overlay_layers;
 mod packet;
 mod processes;
 mod protocol;
@@ -35,6 +36,7 @@ mod run_command;
 mod rundir;
 mod spawned_process;
 mod sys;
+mod unmapped_files;
 
 pub use error::SandboxError;
 pub use handle::{AppliedMountChange, FileSystemSpace, Sandbox, SandboxSpec, TmpfsSpec};

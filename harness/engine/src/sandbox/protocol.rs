@@ -8,8 +8,9 @@ use std::time::Duration;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
-use super::host_view::{HostViewSpec, OutsideChange};
+use super::host_view::HostViewSpec;
 use super::kernel_objects::NetworkFailures;
+use super::overlay_layers::OutsideChange;
 use crate::seccomp::SeccompProgram;
 
 /// First argument that makes our own binary run as a sandbox's init.
@@ -119,6 +120,8 @@ pub(super) struct SandboxInitRequest {
     pub(super) view: HostViewSpec,
     /// Whether the sandbox has a network of its own, with a loopback interface only.
     pub(super) private_network: bool,
+    /// Whether the numbers of processes begin in the upper half of their range.
+    pub(super) distinct_pids: bool,
     /// The file into which a process of the target writes to join the sandbox's memory cgroup.
     pub(super) cgroup_procs: Option<PathBuf>,
     pub(super) mounts: Vec<TmpfsMount>,
@@ -143,8 +146,8 @@ pub struct CompletedCommand {
 pub(super) struct SandboxTraces {
     /// What has changed in the overlays, up to a bound.
     pub(super) changes: Vec<OutsideChange>,
-    /// Directories of the host that can be changed in the sandbox, because they are overlays.
-    pub(super) overlays: Vec<PathBuf>,
+    /// Directories of the host that can be changed in the sandbox without changing the host.
+    pub(super) private_dirs: Vec<PathBuf>,
     pub(super) network_failures: NetworkFailures,
 }
 

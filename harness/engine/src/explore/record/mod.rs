@@ -81,6 +81,7 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
         binds,
         memory_cgroup: false,
         shared_dir: None,
+        distinct_pids: false,
         host_access: spec.host_access.clone(),
         cwd: spec.command.cwd.clone().map_or_else(current_dir, Ok)?,
     })?;

@@ -62,6 +62,7 @@ impl WorkerSpec<'_> {
             binds,
             memory_cgroup: false,
             shared_dir: None,
+            distinct_pids: true,
             host_access: self.replay.host_access.clone(),
             cwd: self.replay.resume.cwd.clone().map_or_else(current_dir, Ok)?,
         })?)

@@ -1,0 +1,204 @@
+//! The layers of overlays: upper layers in memory over lower layers of the host, and directories that are put
+//! together where no overlay is possible. Runs in the sandbox's init. Knows nothing of targets.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Error;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{AccessFlags, Gid, Uid, access, fchown};
+use serde::{Deserialize, Serialize};
+
+use super::mount_sys::{attach_mount, clone_mount};
+
+/// Where no overlay is possible, files up to this size are copied, and larger ones are read-only.
+const MAX_COPIED_FILE_BYTES: u64 = 1 << 20;
+
+/// The tmpfs that holds all layers of a sandbox.
+pub(super) struct Layers {
+    root: OwnedFd,
+    /// Files and directories that the upper layers have from the beginning.
+    copied: Vec<PathBuf>,
+    next_number: u32,
+}
+
+/// A path at which the target changed something that is not shared with the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OutsideChange {
+    /// The path as the target sees it.
+    pub(super) path: PathBuf,
+    /// Whether it was removed.
+    pub(super) removed: bool,
+}
+
+impl Layers {
+    /// The layers in the tmpfs with this root. Upper layers begin with copies of the files in `copied`.
+    pub(super) fn new(root: OwnedFd, copied: Vec<PathBuf>) -> Layers {
+        Layers { root, copied, next_number: 0 }
+    }
+
+    /// The root of the tmpfs.
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    /// The path of a layer. It leads through the descriptor, because another mount covers the tmpfs.
+    fn path(&self, layer: &str, number: u32) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{layer}-{number}", self.root.as_raw_fd()))
+    }
+
+    fn take_number(&mut self) -> u32 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Mounts an overlay over a directory, which is its lower layer. Returns the number of its layers.
+    pub(super) fn mount_overlay(&mut self, dir: &Path) -> Result<u32, Error> {
+        let number = self.take_number();
+        let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+        let lower = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
+        let [upper, work] = ["upper", "work"].map(|layer| self.path(layer, number));
+        let made = make_like(dir, &lower.metadata()?, &upper)
+            .and_then(|()| self.copied.iter().try_for_each(|path| copy_into(&upper, dir, path)))
+            .and_then(|()| DirBuilder::new().mode(0o700).create(&work));
+        // The descriptor stands for the path, which may have characters that separate options.
+        let options = format!(
+            "userxattr,lowerdir=/proc/self/fd/{},upperdir={},workdir={}",
+            lower.as_raw_fd(),
+            upper.display(),
+            work.display()
+        );
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let mounted = made
+            .and_then(|()| Ok(mount(Some("overlay"), dir, Some("overlay"), flags, Some(options.as_str()))?));
+        if mounted.is_err() {
+            self.remove(number);
+        }
+        mounted.map(|()| number)
+    }
+
+    /// Puts a directory together from the entries of the present one, and mounts it there: directories as
+    /// they are mounted now, copies of small files, and larger files read-only. Returns its number.
+    pub(super) fn assemble(&mut self, dir: &Path) -> Result<u32, Error> {
+        let number = self.take_number();
+        let tree = self.path("tree", number);
+        make_like(dir, &dir.symlink_metadata()?, &tree)?;
+        let mut mounted = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let (metadata, path, copy) = (entry.metadata()?, entry.path(), tree.join(entry.file_name()));
+            if metadata.is_symlink() {
+                std::os::unix::fs::symlink(std::fs::read_link(&path)?, &copy)?;
+            } else if metadata.is_dir() {
+                DirBuilder::new().create(&copy)?;
+                mounted.push((clone_mount(&path)?, path));
+            } else if metadata.is_file() && metadata.len() <= MAX_COPIED_FILE_BYTES {
+                // What cannot be read is not shown.
+                let _ = copy_file(&path, &copy);
+            } else if metadata.is_file() {
+                File::create(&copy)?;
+                mounted.push((clone_mount(&path)?, path));
+            }
+        }
+        attach_mount(&clone_mount(&tree)?, dir)?;
+        mounted.iter().try_for_each(|(clone, path)| attach_mount(clone, path))?;
+        Ok(number)
+    }
+
+    /// Removes the layers with this number. What cannot be removed ends with the sandbox.
+    pub(super) fn remove(&self, number: u32) {
+        for layer in ["upper", "work", "tree"] {
+            let _ = std::fs::remove_dir_all(self.path(layer, number));
+        }
+    }
+
+    /// Whether an upper layer has an entry.
+    pub(super) fn has_entries(&self, number: u32) -> Result<bool, Error> {
+        Ok(std::fs::read_dir(self.path("upper", number))?.next().is_some())
+    }
+
+    /// Collects what an upper layer has that it did not have at the beginning, up to `max` entries in all:
+    /// changed and new files, links and empty directories, and what was removed. `shown`: where the overlay is
+    /// mounted.
+    pub(super) fn collect_changes(
+        &self,
+        number: u32,
+        shown: &Path,
+        max: usize,
+        changes: &mut Vec<OutsideChange>,
+    ) {
+        let upper = self.path("upper", number);
+        let mut pending = vec![PathBuf::new()];
+        while let Some(relative) = pending.pop() {
+            let Ok(entries) = std::fs::read_dir(upper.join(&relative)) else { continue };
+            let mut is_empty = true;
+            for entry in entries.flatten() {
+                is_empty = false;
+                let Ok(metadata) = entry.metadata() else { continue };
+                let inner = relative.join(entry.file_name());
+                let path = shown.join(&inner);
+                if metadata.is_dir() {
+                    pending.push(inner);
+                } else if changes.len() < max && !self.copied.contains(&path) {
+                    changes.push(OutsideChange { path, removed: is_whiteout(&metadata) });
+                }
+            }
+            let path = shown.join(&relative);
+            if is_empty && path != shown && changes.len() < max && !self.copied.contains(&path) {
+                changes.push(OutsideChange { path, removed: false });
+            }
+        }
+    }
+}
+
+/// Creates a directory with the owner and the mode of another one. It is what the target sees in its place.
+fn make_like(dir: &Path, metadata: &std::fs::Metadata, new: &Path) -> Result<(), Error> {
+    DirBuilder::new().mode(0o700).create(new)?;
+    let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    let new_dir = OpenOptions::new().read(true).custom_flags(flags).open(new)?;
+    let mode = metadata.mode() & 0o7777;
+    let (uid, gid) = (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()));
+    let is_owned = fchown(&new_dir, Some(uid), Some(gid)).is_ok();
+    // An ordinary user owns what stands for another user's directory. It gets the rights that it has there.
+    let mode = if is_owned { mode } else { mode & 0o1077 | own_rights(dir) << 6 };
+    new_dir.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+/// What this process may do with a directory: the three bits of a mode.
+fn own_rights(dir: &Path) -> u32 {
+    let right = |flag: AccessFlags, bit: u32| if access(dir, flag).is_ok() { bit } else { 0 };
+    right(AccessFlags::R_OK, 4) | right(AccessFlags::W_OK, 2) | right(AccessFlags::X_OK, 1)
+}
+
+/// Copies a file, or makes a directory, at the same place in the upper layer of an overlay over `dir`. Does
+/// nothing with a path that is not in `dir`, or no longer there.
+fn copy_into(upper: &Path, dir: &Path, path: &Path) -> Result<(), Error> {
+    let Ok(relative) = path.strip_prefix(dir) else { return Ok(()) };
+    let (mut made, mut original) = (upper.to_path_buf(), dir.to_path_buf());
+    for part in relative.components() {
+        made.push(part);
+        original.push(part);
+        let Ok(metadata) = original.symlink_metadata() else { return Ok(()) };
+        if metadata.is_file() {
+            copy_file(&original, &made)?;
+        } else if metadata.is_dir() && !made.exists() {
+            make_like(&original, &metadata, &made)?;
+            File::open(&made)?.set_modified(metadata.modified()?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file with its mode and its time.
+fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
+    std::fs::copy(from, to)?;
+    File::open(to)?.set_modified(from.symlink_metadata()?.modified()?)
+}
+
+/// Whether an entry of an upper layer hides an entry of the lower one: a character device with number 0.
+fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    metadata.file_type().is_char_device() && metadata.rdev() == 0
+}
