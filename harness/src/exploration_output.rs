@@ -35,6 +35,10 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
     }
     if exploration.tried == 0 {
         print::line("no state was tried");
+    } else if exploration.has_unjudged() {
+        print::line(
+            "\nnot judged: each recovery that ended with exit code 0, because nothing else was checked",
+        );
     } else if exploration.findings.is_empty() {
         print::line("the trainer recovered from every state that was tried");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use scenarios::Exploration;
+use scenarios::{Exploration, RecoveryCheck};
 
 use crate::args::ExploreArgs;
 use crate::error::CliError;
@@ -53,6 +53,7 @@ fn run_prepared(
     session: &Session,
 ) -> Result<CommandExit, CliError> {
     let config = explore_config(args, prepared, session);
+    print::line(&RecoveryCheck::describe(&config.checks()));
     let display = ExploreDisplay::new();
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
     drop(display);
@@ -78,7 +79,7 @@ fn run_prepared(
         exploration_output::write_report_files(&exploration, &out_dir)?;
     }
     let found = match exploration.has_no_findings() {
-        true if exploration.tried == 0 => CommandExit::Inconclusive,
+        true if exploration.tried == 0 || exploration.has_unjudged() => CommandExit::Inconclusive,
         true => CommandExit::Success,
         false => CommandExit::Violation,
     };

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         wrong_arguments_exit_with_2_and_what_to_do,
         a_recovery_that_hangs_is_reported_as_hung,
         a_check_that_fails_makes_the_state_corrupt,
+        exit_code_0_alone_is_never_a_success,
         samples_consumed_twice_are_found,
         a_recovery_broken_by_a_second_crash_is_found_at_depth_2,
         a_target_file_replaces_the_options_and_a_page_is_written,
@@ -291,6 +292,55 @@ fn a_check_that_fails_makes_the_state_corrupt() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("-> corrupt"), "{text}");
+}
+
+/// A trainer that deletes everything at each start. `HALF` is what it does first if a save was half done.
+const WIPES: &str = "cd \"$0\"; [ -e a ] && [ ! -e b ] && HALF; rm -f a b; echo resumed from step 0; \
+    for s in 1 2 3; do echo step $s; echo $s > a; echo $s > b; echo saved step $s; done; echo sum 3";
+
+/// Explores the trainer above with these options only. Returns the exit code and the output.
+fn explore_wiping_trainer(half: &str, options: &[&str]) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let watch = dir.path().to_str().unwrap();
+    let output = Command::new(TRAINWRECK)
+        .args(["explore", "--crash", "process", "--watch", watch])
+        .args(options)
+        .args(["--", "/bin/sh", "-c", &WIPES.replace("HALF", half), watch])
+        .output()
+        .unwrap();
+    (output.status.code(), output_text(&output))
+}
+
+fn exit_code_0_alone_is_never_a_success() {
+    let saved = ["--saved", r"^saved step (?<step>\d+)"];
+    let resumed = ["--resumed", r"^resumed from step (?<step>\d+)"];
+    let step = ["--step", r"^step (?<step>\d+)"];
+    let refused = ["--refused-exit", "9"];
+    let cannot_tell: [&[&str]; 7] =
+        [&[], &saved, &resumed, &step, &refused, &[saved, step].concat(), &[resumed, step, refused].concat()];
+    for options in cannot_tell {
+        for half in [":", "exit 9"] {
+            let (code, text) = explore_wiping_trainer(half, options);
+            let has_finding = half == "exit 9" && !options.contains(&"--refused-exit");
+            assert_eq!(code, Some(if has_finding { 1 } else { 3 }), "{options:?}: {text}");
+            let first_line = text.lines().next().unwrap();
+            assert!(first_line.starts_with("checks: exit code only; cannot notice: lost work"), "{text}");
+            assert!(text.contains("not judged") && !text.contains("recovered"), "{options:?}: {text}");
+        }
+    }
+    let (code, text) = explore_wiping_trainer(":", &[saved, resumed].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("-> restarted"), "{text}");
+    // What was asked for held: nothing else is claimed.
+    for can_tell in [["--same", r"^sum (\d)"], ["--check", "true"]] {
+        let (code, text) = explore_wiping_trainer(":", &can_tell);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.lines().next().unwrap().contains("cannot notice: lost work"), "{text}");
+    }
+    let never_printed = ["--consumed", "^batch (?<step>x) (?<value>x)"];
+    let (code, text) = explore_wiping_trainer(":", &never_printed);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("matches `--consumed`"), "{text}");
 }
 
 /// A trainer in shell that saves by rename. `RESUME` runs first if there is a save; `BATCH` is then the

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::CrashModel;
+use crate::recovery_check::RecoveryCheck;
 use crate::sandbox_hint::SandboxHint;
 use crate::verdict::Outcome;
 
@@ -41,6 +42,8 @@ impl CrashCategory {
 pub struct Exploration {
     /// [`EXPLORATION_FORMAT`].
     pub version: u32,
+    /// What decided, besides the exit code, whether a recovery is right. Sorted.
+    pub checks: Vec<RecoveryCheck>,
     /// Number of recorded operations of each kind, such as `rename` -> 4.
     pub operations: BTreeMap<String, u64>,
     /// Number of crash states that the file-system models allow, before equal trees are merged.
@@ -289,6 +292,13 @@ impl Exploration {
     pub fn has_no_findings(&self) -> bool {
         self.findings.is_empty() && self.second.iter().all(Exploration::has_no_findings)
     }
+
+    /// Whether a recovery of this exploration or of a second crash ended with exit code 0, and nothing could
+    /// tell whether that is right.
+    pub fn has_unjudged(&self) -> bool {
+        self.outcomes.values().any(|outcomes| outcomes.contains_key(&Outcome::NotJudged))
+            || self.second.iter().any(Exploration::has_unjudged)
+    }
 }
 
 #[cfg(test)]
@@ -311,6 +321,7 @@ mod tests {
         };
         Exploration {
             version: EXPLORATION_FORMAT,
+            checks: vec![RecoveryCheck::FinalValue],
             operations: [("write".to_owned(), 1)].into(),
             candidates: [(CrashCategory::Power, 9)].into(),
             distinct: [(CrashCategory::Power, 4)].into(),

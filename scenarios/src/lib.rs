@@ -13,6 +13,7 @@ mod exploration;
 mod gpu;
 mod operation;
 mod record;
+mod recovery_check;
 mod sandbox_hint;
 mod scenario;
 pub mod schema;
@@ -34,6 +35,7 @@ pub use record::{
     Record, RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
     TrialsPlanned,
 };
+pub use recovery_check::RecoveryCheck;
 pub use sandbox_hint::SandboxHint;
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use target::{Announces, Phase, TargetFile, TargetNetwork};

@@ -21,6 +21,9 @@ pub enum Outcome {
     Hung,
     /// Its own check failed, or its final state differs from the baseline's.
     Corrupt,
+    /// It ended with exit code 0, and nothing could tell whether that is right. Only `explore` gives it.
+    #[schemars(skip)]
+    NotJudged,
 }
 
 impl std::fmt::Display for Outcome {
@@ -33,6 +36,7 @@ impl std::fmt::Display for Outcome {
             Outcome::Crashed => "crashed",
             Outcome::Hung => "hung",
             Outcome::Corrupt => "corrupt",
+            Outcome::NotJudged => "not-judged",
         })
     }
 }

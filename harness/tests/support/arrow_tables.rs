@@ -154,9 +154,10 @@ const SCENARIOS: &ArrowTable = &[
     ("effect", &["gpu", "operation", "trigger", "units", "yaml"]),
     ("target", &[]),
     ("scenario", &["effect", "gpu", "target", "trigger", "units", "verdict", "yaml"]),
+    ("recovery_check", &[]),
     ("sandbox_hint", &[]),
     ("record", &["sandbox_hint", "verdict"]),
-    ("exploration", &["effect", "sandbox_hint", "verdict"]),
+    ("exploration", &["effect", "recovery_check", "sandbox_hint", "verdict"]),
     ("check", &["effect", "gpu", "operation", "scenario", "target", "trigger", "units", "verdict", "yaml"]),
     ("schema", &["check"]),
 ];

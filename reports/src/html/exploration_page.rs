@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use scenarios::{CrashCategory, CrashModel, Exploration, Finding, OperationLine, Outcome};
+use scenarios::{CrashCategory, CrashModel, Exploration, Finding, OperationLine, Outcome, RecoveryCheck};
 
 use super::{document, sandbox_hints};
 use crate::clean::clean;
@@ -24,6 +24,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
                     ". Interrupted: " (exploration.untried) " states were not tried"
                 }
             }
+            p.soft { (clean(&RecoveryCheck::describe(&exploration.checks))) }
         }
         main {
             (state_counts(exploration))
@@ -47,6 +48,9 @@ fn headline(exploration: &Exploration) -> String {
         + exploration.second.iter().map(|second| second.findings.len()).sum::<usize>();
     match findings {
         0 if exploration.tried == 0 => "No crash state was tried".into(),
+        0 if exploration.has_unjudged() => {
+            "Nothing is known: exit code 0 alone does not show that a recovery is right".into()
+        }
         0 => "The command recovered from every crash state that was tried".into(),
         1 => "1 finding: crash states from which the command does not recover".into(),
         count => format!("{count} findings: crash states from which the command does not recover"),
@@ -65,7 +69,7 @@ fn tone(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Recovered => "good",
         Outcome::Refused => "none",
-        Outcome::LostWork | Outcome::Restarted => "unsure",
+        Outcome::LostWork | Outcome::Restarted | Outcome::NotJudged => "unsure",
         Outcome::Crashed | Outcome::Hung | Outcome::Corrupt => "bad",
     }
 }

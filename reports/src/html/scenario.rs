@@ -188,6 +188,7 @@ fn trial_symbol(trial: &TrialView<'_>) -> (&'static str, &'static str) {
     match facts.outcome {
         Outcome::Recovered => ("r", "good"),
         Outcome::Refused => ("f", "unsure"),
+        Outcome::NotJudged => ("?", "unsure"),
         Outcome::LostWork => ("L", "bad"),
         Outcome::Restarted => ("0", "bad"),
         Outcome::Crashed => ("X", "bad"),

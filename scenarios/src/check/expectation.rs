@@ -153,6 +153,11 @@ pub(super) fn check_expectations_fit(
     let is_before_resume = |expectation: &Expectation| {
         matches!(&expectation.fact, Fact::VerifiesBeforeResume | Fact::Files { before_resume: true, .. })
     };
+    let names_not_judged = |expectation: &Expectation| matches!(&expectation.fact, Fact::Outcome(outcomes) if outcomes.contains(&Outcome::NotJudged));
+    if expect.iter().any(names_not_judged) {
+        let message = "`not-judged` is an outcome of `explore`, and no trial has it";
+        checker.problems.push(Problem::at(expect_span, message).help("name another outcome"));
+    }
     let has_crash_states = method.iter().any(|fault| fault.effect.spec().crash_states().is_some());
     if !has_crash_states && checker.is_complete && expect.iter().any(is_before_resume) {
         let message = "`before-resume` and `verifies-before-resume` need a method with `crash-states`";

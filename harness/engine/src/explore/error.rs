@@ -74,8 +74,11 @@ pub enum ExploreBaselineError {
     #[error("no line of the command's output matches `--saved`, so no crash state falls inside a save")]
     NothingSaved,
     /// The command did not print the value with which recoveries are compared.
-    #[error("no line of the command's output matches `--same`")]
-    NothingToCompare,
+    #[error("no line of the command's output matches `{option}`, so there is nothing to compare with")]
+    NothingToCompare {
+        /// The option with the pattern.
+        option: &'static str,
+    },
     /// The recovery of undamaged files does not succeed.
     #[error(
         "the outcome of the recovery from {files} is already `{outcome}` ({ending}){difference}: {message}",

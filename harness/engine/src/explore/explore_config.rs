@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use scenarios::RecoveryCheck;
+
 use super::record::RecordSpec;
 use super::replay::{JudgeSpec, ReplaySpec};
 use super::report::ReportSpec;
@@ -28,6 +30,17 @@ impl ExploreConfig {
         self.record.work_dir = work_dir.into();
         self.replay.work_dir = work_dir.into();
         self
+    }
+
+    /// What decides, besides the exit code, whether a recovery is right. Sorted.
+    pub fn checks(&self) -> Vec<RecoveryCheck> {
+        let is_made = |check: &RecoveryCheck| match check {
+            RecoveryCheck::ResumedStep => self.judge.resumed.is_some() && self.record.saved_pattern.is_some(),
+            RecoveryCheck::FinalValue => self.judge.same.is_some(),
+            RecoveryCheck::ConsumedSamples => self.judge.consumed.is_some(),
+            RecoveryCheck::CheckCommand => self.replay.check.is_some(),
+        };
+        RecoveryCheck::ALL.into_iter().filter(is_made).collect()
     }
 
     /// Whether the recovery runs the recorded command itself, so that it can also start without any

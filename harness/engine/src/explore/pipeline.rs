@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use scenarios::{CrashCategory, EXPLORATION_FORMAT, Exploration, Finding, Outcome};
+use scenarios::{CrashCategory, EXPLORATION_FORMAT, Exploration, Finding, Outcome, RecoveryCheck};
 
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
@@ -39,6 +39,8 @@ pub enum ExploreProgress {
 
 /// The result of an exploration.
 pub struct ExploreResult {
+    /// What decided, besides the exit code, whether a recovery is right.
+    pub checks: Vec<RecoveryCheck>,
     /// The recorded operations.
     pub recording: Recording,
     /// How many states there are, and how many were left out.
@@ -64,6 +66,7 @@ impl ExploreResult {
         let outside = self.recording.gaps.outside_paths.iter();
         Exploration {
             version: EXPLORATION_FORMAT,
+            checks: self.checks.clone(),
             operations: operations.map(|(kind, count)| (kind.to_owned(), count)).collect(),
             candidates: self.counts.candidates.clone(),
             distinct: self.counts.distinct.clone(),
@@ -115,7 +118,8 @@ pub fn explore(
     let began = Instant::now();
     let recorded = record(&config.record)?;
     let recording_seconds = began.elapsed().as_secs_f64();
-    let oracle = OutputOracle::new(config.judge.clone(), &recorded.output);
+    let checks = config.checks();
+    let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
     check_recording(config, &recorded, &oracle)?;
     let recording = recorded.recording;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
@@ -136,7 +140,17 @@ pub fn explore(
     worker.close()?;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
     let untried = enumeration.states.len() - tried.len();
-    Ok(ExploreResult { recording, counts, tried, untried, findings, jobs, seconds, recording_seconds })
+    Ok(ExploreResult {
+        checks,
+        recording,
+        counts,
+        tried,
+        untried,
+        findings,
+        jobs,
+        seconds,
+        recording_seconds,
+    })
 }
 
 /// Checks that the recording can be explored.
@@ -161,10 +175,10 @@ fn check_recording(
     if must_save && recorded.recording.save_count() == 0 {
         return Err(ExploreBaselineError::NothingSaved.into());
     }
-    if oracle.lacks_final_value() {
-        return Err(ExploreBaselineError::NothingToCompare.into());
+    match oracle.option_without_values() {
+        Some(option) => Err(ExploreBaselineError::NothingToCompare { option }.into()),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Checks that the recovery works on undamaged files, at the beginning and at the end of the recording. If it
@@ -188,8 +202,13 @@ fn check_undamaged_states(
         let result = worker.try_candidate(&candidate)?;
         let outcome = replayer.judge(&result, &candidate, recording.acknowledged(op_count));
         // Starting from scratch, or further back, is a finding, not a reason to stop.
-        if matches!(outcome, Outcome::Recovered | Outcome::Refused | Outcome::Restarted | Outcome::LostWork) {
-            continue;
+        match outcome {
+            Outcome::Recovered
+            | Outcome::Refused
+            | Outcome::Restarted
+            | Outcome::LostWork
+            | Outcome::NotJudged => continue,
+            Outcome::Crashed | Outcome::Hung | Outcome::Corrupt => {}
         }
         let values =
             ValueDifference { recovery: result.final_value, baseline: oracle.baseline().final_value.clone() };

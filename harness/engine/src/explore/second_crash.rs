@@ -74,12 +74,14 @@ pub fn explore_second_crashes(
     Ok(results)
 }
 
-/// States after process crashes from which the target recovered, with crash points far apart.
+/// States after process crashes whose recovery ended with exit code 0, with crash points far apart. Whether the
+/// recovery is right may not be known.
 fn choose_first_states(tried: &[TriedState]) -> Vec<&TriedState> {
-    let mut recovered: Vec<&TriedState> = tried
-        .iter()
-        .filter(|tried_state| tried_state.outcomes.get(&CrashKind::Process) == Some(&Outcome::Recovered))
-        .collect();
+    let ended_well = |tried_state: &&TriedState| {
+        let outcome = tried_state.outcomes.get(&CrashKind::Process);
+        matches!(outcome, Some(Outcome::Recovered | Outcome::NotJudged))
+    };
+    let mut recovered: Vec<&TriedState> = tried.iter().filter(ended_well).collect();
     recovered.sort_by_key(|tried_state| tried_state.state.candidate().op_count);
     let count = recovered.len();
     let chosen: BTreeSet<usize> =

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use regex::Regex;
-use scenarios::Outcome;
+use scenarios::{Outcome, RecoveryCheck};
 
 use crate::explore::record::{Op, OpEffect, Recording};
 use crate::sandbox::{CompletedCommand, ProcessExit};
@@ -88,15 +88,18 @@ impl JudgeSpec {
 pub struct OutputOracle {
     spec: JudgeSpec,
     baseline: BaselineValues,
+    /// Whether anything but the exit code can tell whether a recovery is right.
+    has_checks: bool,
 }
 
 impl OutputOracle {
-    /// An oracle that compares recoveries with a run that printed `baseline_output`.
-    pub fn new(spec: JudgeSpec, baseline_output: &str) -> OutputOracle {
+    /// An oracle that compares recoveries with a run that printed `baseline_output`. `checks`: what can tell
+    /// whether a recovery is right. Without any, no recovery is judged by its exit code 0 alone.
+    pub fn new(spec: JudgeSpec, checks: &[RecoveryCheck], baseline_output: &str) -> OutputOracle {
         let consumed = spec.consumed(baseline_output).into_iter();
         let consumed = consumed.map(|consumed| (consumed.step, consumed.value)).collect();
         let baseline = BaselineValues { final_value: spec.final_value(baseline_output), consumed };
-        OutputOracle { spec, baseline }
+        OutputOracle { spec, baseline, has_checks: !checks.is_empty() }
     }
 
     /// The values of the baseline run.
@@ -104,9 +107,13 @@ impl OutputOracle {
         &self.baseline
     }
 
-    /// Whether recoveries are compared by a final value that the baseline run did not print.
-    pub fn lacks_final_value(&self) -> bool {
-        self.spec.same.is_some() && self.baseline.final_value.is_none()
+    /// An option with the pattern of values that the baseline run did not print.
+    pub fn option_without_values(&self) -> Option<&'static str> {
+        if self.spec.same.is_some() && self.baseline.final_value.is_none() {
+            return Some("--same");
+        }
+        let lacks_consumed = self.spec.consumed.is_some() && self.baseline.consumed.is_empty();
+        lacks_consumed.then_some("--consumed")
     }
 
     /// Reads what a recovery and its check printed.
@@ -179,6 +186,14 @@ impl OutputOracle {
 
     /// The outcome of a recovery. `acknowledged`: the acknowledged step at the crash point.
     pub fn judge(&self, result: &RecoveryResult, acknowledged: Option<u64>) -> Outcome {
+        match self.compare(result, acknowledged) {
+            Outcome::Recovered if !self.has_checks => Outcome::NotJudged,
+            outcome => outcome,
+        }
+    }
+
+    /// The outcome as far as it was checked.
+    fn compare(&self, result: &RecoveryResult, acknowledged: Option<u64>) -> Outcome {
         match result.ended {
             None => return Outcome::Hung,
             Some(ProcessExit::Exited(0)) => {}
@@ -241,7 +256,7 @@ mod tests {
             consumed: regex(r"^step (?<step>\d+) batch (?<value>\w+)"),
             refused_exits: vec![12],
         };
-        OutputOracle::new(spec, "step 11 batch b11\nstep 12 batch b12\nsum abc")
+        OutputOracle::new(spec, &RecoveryCheck::ALL, "step 11 batch b11\nstep 12 batch b12\nsum abc")
     }
 
     fn check(stdout: &str, exit: Option<ProcessExit>, outcome: Outcome) {
@@ -267,6 +282,26 @@ mod tests {
         check("", None, Outcome::Hung);
         check("resumed 10\nstep 11 batch b11\nstep 12 batch b12\nsum abc", success, Outcome::Recovered);
         check("resumed 10\nstep 11 batch b12\nsum abc", success, Outcome::Corrupt);
+    }
+
+    #[test]
+    fn exit_code_0_alone_is_not_judged_and_every_other_ending_is() {
+        let spec = JudgeSpec { refused_exits: vec![12], ..JudgeSpec::default() };
+        let outcome = |checks: &[RecoveryCheck], exit| {
+            let oracle = OutputOracle::new(spec.clone(), checks, "");
+            let (stdout, stderr) = (String::new(), String::new());
+            let completed = CompletedCommand { exit, stdout, stderr, left_processes: false };
+            oracle.judge(&oracle.observe(&completed, None), Some(3))
+        };
+        let exited = |code| Some(ProcessExit::Exited(code));
+        assert_eq!(outcome(&[], exited(0)), Outcome::NotJudged);
+        assert_eq!(outcome(&[RecoveryCheck::CheckCommand], exited(0)), Outcome::Recovered);
+        for checks in [&[][..], &RecoveryCheck::ALL] {
+            assert_eq!(outcome(checks, exited(1)), Outcome::Crashed);
+            assert_eq!(outcome(checks, Some(ProcessExit::Signalled(9))), Outcome::Crashed);
+            assert_eq!(outcome(checks, exited(12)), Outcome::Refused);
+            assert_eq!(outcome(checks, None), Outcome::Hung);
+        }
     }
 
     #[test]

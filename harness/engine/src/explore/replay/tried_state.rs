@@ -37,7 +37,7 @@ impl TriedState {
     }
 }
 
-/// Whether an outcome is no finding. A documented refusal is acceptable.
+/// Whether an outcome is no finding. A documented refusal is acceptable, and so is what nothing could judge.
 pub(crate) fn is_acceptable(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Recovered | Outcome::Refused)
+    matches!(outcome, Outcome::Recovered | Outcome::Refused | Outcome::NotJudged)
 }
