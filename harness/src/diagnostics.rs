@@ -1,18 +1,21 @@
 //! Prints errors; those in scenario and target files each with its line and a caret below the place.
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
-use scenarios::{InvalidFile, Problem};
+use scenarios::{FailedRun, InvalidFile, Problem};
 
 use crate::error::CliError;
 use crate::print;
 use crate::scenario_library::LibraryError;
 
-/// Prints an error with its sources. Of invalid files it prints all problems.
+/// Prints an error with its sources. Of invalid files it prints all problems, of a failed run the last lines of
+/// its output.
 pub(crate) fn print_failure(error: &CliError) {
     match error {
         CliError::Library(LibraryError::Invalid(files)) => files.iter().for_each(print_invalid_file),
         other => print::error_with_sources(other),
     }
+    let details = error.failed_run().map(FailedRun::details).unwrap_or_default();
+    details.iter().for_each(|line| print::error_block(&format!("    {}\n", reports::clean(line))));
 }
 
 /// Prints all problems of one file.

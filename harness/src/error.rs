@@ -8,7 +8,7 @@ use engine::run::RunError;
 use engine::sandbox::SandboxError;
 use engine::target::ProgramError;
 use reports::ReportError;
-use scenarios::{InvalidFile, RecordError};
+use scenarios::{FailedRun, InvalidFile, RecordError};
 
 use crate::exit::CommandExit;
 use crate::host_access_options::HostAccessError;
@@ -83,6 +83,16 @@ pub(crate) enum UnusableRecord {
 }
 
 impl CliError {
+    /// The run without any fault that did not end well, if that is the reason.
+    pub(crate) fn failed_run(&self) -> Option<&FailedRun> {
+        match self {
+            CliError::Run(RunError::TargetFailed(run)) => Some(run),
+            CliError::Explore(ExploreError::BaselineFailed(error))
+            | CliError::Run(RunError::Explore(ExploreError::BaselineFailed(error))) => error.failed_run(),
+            _ => None,
+        }
+    }
+
     /// The exit that the error leads to.
     pub(crate) fn exit(&self) -> CommandExit {
         match self {
@@ -141,8 +151,11 @@ fn exit_of_run_error(error: &RunError) -> CommandExit {
     match error {
         RunError::Explore(error) => exit_of_explore_error(error),
         RunError::Program(error) => exit_of_program_error(error),
-        RunError::Preparation { .. } => CommandExit::Inconclusive,
-        RunError::Sandbox(_) | RunError::Fault(_) | RunError::File { .. } => CommandExit::HarnessFailed,
+        RunError::TargetFailed(_) => CommandExit::Inconclusive,
+        RunError::Sandbox(_)
+        | RunError::Fault(_)
+        | RunError::File { .. }
+        | RunError::SharedBaseline { .. } => CommandExit::HarnessFailed,
     }
 }
 

@@ -5,14 +5,17 @@ use std::error::Error;
 use std::fmt::Display;
 use std::io::Write;
 
-/// Prints one line on standard output.
+use reports::clean_block;
+
+/// Prints one line on standard output. Names and output of a target may be part of it, so control characters
+/// other than line breaks are made visible.
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", clean_block(text));
 }
 
-/// Prints the text of an error on standard error.
+/// Prints the text of an error on standard error, as [`line`] does.
 pub(crate) fn error(error: &dyn Display) {
-    let _ = writeln!(std::io::stderr().lock(), "trainwreck: {error}");
+    let _ = writeln!(std::io::stderr().lock(), "trainwreck: {}", clean_block(&error.to_string()));
 }
 
 /// Prints an error and its sources on standard error.

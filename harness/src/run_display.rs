@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use scenarios::{Event, RecordEntry, Verdict};
+use scenarios::{Event, FailedRun, RecordEntry, Verdict};
 
 use crate::print;
 use engine::locks::LockExt;
@@ -20,6 +20,8 @@ struct RunningScenario {
     guard_removed: Option<String>,
     trials: u32,
     trials_done: u32,
+    /// What failed without any fault.
+    failed_runs: Vec<FailedRun>,
 }
 
 /// An observer that prints the progress of a run. Dropping it removes the bar.
@@ -75,8 +77,18 @@ impl RunDisplay {
         verdict_reasons(verdict, self.ablating)
             .iter()
             .for_each(|reason| self.print_line(&format!("            {}", shorten(reason))));
+        scenario.failed_runs.iter().for_each(|failed| self.print_failed_run(failed));
         if let Some(bar) = &self.bar {
             bar.inc(1);
+        }
+    }
+}
+
+impl RunDisplay {
+    /// Prints the lines that explain why a run without any fault failed.
+    fn print_failed_run(&self, failed: &FailedRun) {
+        for line in failed.details() {
+            self.print_line(&format!("              {}", reports::clean(&line)));
         }
     }
 }
@@ -100,6 +112,12 @@ impl Observer for RunDisplay {
                 }
             }
             Event::TrialEnded(_) => self.on_trial_ended(id),
+            Event::UndisturbedRunFailed(failed) => {
+                let mut running = self.running.locked();
+                if let Some(scenario) = running.get_mut(id) {
+                    scenario.failed_runs.push((**failed).clone());
+                }
+            }
             Event::Judged { verdict, seconds } => self.on_judged(id, verdict, *seconds),
             _ => {}
         }

@@ -6,13 +6,13 @@ const MAX_LINE_CHARS: usize = 600;
 
 /// Replaces control characters by visible symbols, and characters that change the direction of text by
 /// U+FFFD. Shortens long text.
-pub(crate) fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let shown: String = text.chars().take(MAX_LINE_CHARS).map(visible).collect();
     if text.chars().nth(MAX_LINE_CHARS).is_some() { format!("{shown} ..") } else { shown }
 }
 
 /// Like [`clean`] for whole files: keeps newlines and the whole length.
-pub(crate) fn clean_block(text: &str) -> String {
+pub fn clean_block(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect()
 }
 

@@ -43,7 +43,10 @@ fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {
         }
     };
     status.set_message(message(scenario));
-    status.set_description(format!("{}\nrepeat: {}", details(scenario), clean(&scenario.started.repeat)));
+    let failed = scenario.failed_runs.iter().flat_map(|failed| failed.details());
+    let lines = std::iter::once(details(scenario)).chain(failed.map(|line| clean(&line)));
+    let lines = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    status.set_description(format!("{lines}\nrepeat: {}", clean(&scenario.started.repeat)));
     status
 }
 

@@ -17,6 +17,7 @@ use std::io::Write;
 
 use scenarios::{Exploration, Record};
 
+pub use clean::{clean, clean_block};
 pub use error::ReportError;
 pub use summary::{StatusCount, Summary, summary};
 

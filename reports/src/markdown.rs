@@ -73,6 +73,10 @@ fn details_block(text: &mut String, scenario: &ScenarioView<'_>) {
     if let Some(why) = scenario.why() {
         let _ = writeln!(text, "{}\n", cell(why));
     }
+    for failed in &scenario.failed_runs {
+        let lines: Vec<String> = failed.details().iter().map(|line| clean(line).replace('`', "'")).collect();
+        let _ = writeln!(text, "```text\n{}\n```\n", lines.join("\n"));
+    }
     if let Some(Verdict::Violated { reasons }) = scenario.verdict {
         for reason in reasons.iter().take(MAX_REASONS) {
             let trial = reason.trial.map(|trial| format!(", trial {trial}")).unwrap_or_default();

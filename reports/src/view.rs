@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    BaselineFacts, Event, Outcome, Record, RecordEntry, RunEnded, RunStarted, Scenario, ScenarioStarted,
-    TrialFacts, Verdict,
+    BaselineFacts, Event, FailedRun, Outcome, Record, RecordEntry, RunEnded, RunStarted, Scenario,
+    ScenarioStarted, TrialFacts, Verdict,
 };
 
 use crate::error::ReportError;
@@ -25,6 +25,8 @@ pub(crate) struct ScenarioView<'a> {
     pub(crate) baseline_entries: Vec<&'a RecordEntry>,
     pub(crate) trials: Vec<TrialView<'a>>,
     pub(crate) left_out: u64,
+    /// The runs without any fault that did not end well.
+    pub(crate) failed_runs: Vec<&'a FailedRun>,
     /// `None` if the record ends before the verdict.
     pub(crate) verdict: Option<&'a Verdict>,
     pub(crate) seconds: f64,
@@ -161,6 +163,7 @@ fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<Scenari
         baseline_entries: Vec::new(),
         trials: Vec::new(),
         left_out: 0,
+        failed_runs: Vec::new(),
         verdict: None,
         seconds: 0.0,
         expectations: Vec::new(),
@@ -171,6 +174,7 @@ fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<Scenari
             (Event::Judged { verdict, seconds }, _) => {
                 (view.verdict, view.seconds) = (Some(verdict), *seconds)
             }
+            (Event::UndisturbedRunFailed(failed), _) => view.failed_runs.push(failed.as_ref()),
             (Event::LeftOut { trials, .. }, _) => view.left_out += trials,
             (_, Some(trial)) => by_trial.entry(trial).or_default().push(entry),
             _ => {}

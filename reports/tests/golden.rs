@@ -112,6 +112,7 @@ fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
 fn baseline(id: &str) -> RecordEntry {
     let facts = BaselineFacts {
         ended_well: true,
+        ending: Some(Ending::Exited(0)),
         steps: 12,
         saves: vec![5, 10],
         same: vec!["blake3:aa".into()],

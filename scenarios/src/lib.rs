@@ -9,7 +9,9 @@
 
 mod check;
 mod effect;
+mod ending;
 mod exploration;
+mod failed_run;
 mod gpu;
 mod operation;
 mod record;
@@ -24,16 +26,17 @@ mod verdict;
 mod yaml;
 
 pub use effect::*;
+pub use ending::Ending;
 pub use exploration::{
     Cause, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError, Fate, Finding, OperationLine,
 };
+pub use failed_run::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 pub use operation::{CallKind, Errno};
 pub use record::{
-    BaselineFacts, Ending, Event, MachineFacts, Mechanism, OutputStream, ProbeKind, Probed, RECORD_FORMAT,
-    Record, RecordEntry, RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
-    TrialsPlanned,
+    BaselineFacts, Event, MachineFacts, Mechanism, ProbeKind, Probed, RECORD_FORMAT, Record, RecordEntry,
+    RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts, TrialsPlanned,
 };
 pub use recovery_check::RecoveryCheck;
 pub use sandbox_hint::SandboxHint;

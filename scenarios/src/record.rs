@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ending::Ending;
+use crate::failed_run::{FailedRun, OutputStream};
 use crate::sandbox_hint::SandboxHint;
 use crate::verdict::{Outcome, Verdict};
 
@@ -38,6 +40,8 @@ pub enum Event {
     ScenarioStarted(Box<ScenarioStarted>),
     /// The baseline has been run, or was taken from this run's cache.
     Baseline(BaselineFacts),
+    /// A run without any fault did not end well, so the scenario is inconclusive.
+    UndisturbedRunFailed(Box<FailedRun>),
     /// Trials that a bound, such as `max-trials`, left out.
     LeftOut { trials: u64, why: String },
     /// The trials that the scenario consists of. Comes before the first trial.
@@ -172,6 +176,9 @@ pub struct ScenarioStarted {
 pub struct BaselineFacts {
     /// Whether it exited with 0 and without GPU defects. If not, the scenario is inconclusive.
     pub ended_well: bool,
+    /// How it ended. `None` in records of versions that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
     /// The last announced step.
     pub steps: u64,
     /// The acknowledged steps, in order.
@@ -204,28 +211,6 @@ pub struct TargetStarted {
     pub attempt: u32,
     /// The command line of the target.
     pub command: Vec<String>,
-}
-
-/// Where a line was printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OutputStream {
-    Stdout,
-    Stderr,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ending {
-    /// Exit code.
-    Exited(i32),
-    /// Number of a signal that the harness did not send.
-    Signalled(i32),
-    /// The harness killed it, because a fault of the scenario requires it.
-    KilledByFault,
-    /// The harness killed it because it made no progress within its time limit.
-    TimedOut,
 }
 
 /// What a check of the target or its files examines.

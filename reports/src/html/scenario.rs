@@ -29,6 +29,10 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
                 }
             }
             @if let Some(why) = scenario.why() { p { (clean(why)) } }
+            @for failed in &scenario.failed_runs {
+                h3 { "Why " (clean(&failed.command.to_string())) " failed" }
+                pre { @for line in failed.details() { (clean(&line)) "\n" } }
+            }
             (checks(scenario))
             @if let Some(trial) = scenario.most_relevant_trial() {
                 h3 { "Trial " (trial.number) @if let Some(facts) = trial.facts { ": " (clean(&facts.what)) } }

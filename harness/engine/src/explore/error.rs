@@ -2,10 +2,10 @@
 
 use std::io::Error;
 
-use scenarios::Outcome;
+use scenarios::{FailedRun, Outcome};
 
 use crate::file_error::FileError;
-use crate::sandbox::{ProcessExit, SandboxError};
+use crate::sandbox::SandboxError;
 
 /// Why an exploration gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +60,8 @@ impl ExploreError {
 #[derive(Debug, thiserror::Error)]
 pub enum ExploreBaselineError {
     /// The command fails without any fault.
-    #[error("the command failed without any fault, with {ended}: {last_line}")]
-    CommandFailed {
-        /// How it ended.
-        ended: ProcessExit,
-        /// The last line of its output.
-        last_line: String,
-    },
+    #[error("{0} without any fault")]
+    CommandFailed(Box<FailedRun>),
     /// The run was cancelled.
     #[error("stopped before the command had ended")]
     Stopped,
@@ -81,8 +76,9 @@ pub enum ExploreBaselineError {
     },
     /// The recovery of undamaged files does not succeed.
     #[error(
-        "the outcome of the recovery from {files} is already `{outcome}` ({ending}){difference}: {message}",
-        ending = ProcessExit::describe(*.ended),
+        "the recovery from {files} {ending} without any fault, so its outcome is already `{outcome}`\
+         {difference}",
+        ending = .run.ending,
         difference = .difference.as_ref().map_or_else(String::new, |difference| format!("; {difference}"))
     )]
     RecoveryFailed {
@@ -90,13 +86,25 @@ pub enum ExploreBaselineError {
         files: &'static str,
         /// What the recovery did.
         outcome: Outcome,
-        /// How it ended. `None`: it exceeded its time limit.
-        ended: Option<ProcessExit>,
+        /// How it ended, or its check if the recovery ended well, with the last lines of the output.
+        run: Box<FailedRun>,
         /// The final value, if it is not that of the baseline run.
         difference: Option<ValueDifference>,
-        /// The line of the output that explains the outcome.
-        message: String,
     },
+}
+
+impl ExploreBaselineError {
+    /// The run that did not end well, if there was one.
+    pub fn failed_run(&self) -> Option<&FailedRun> {
+        match self {
+            ExploreBaselineError::CommandFailed(run) | ExploreBaselineError::RecoveryFailed { run, .. } => {
+                Some(run)
+            }
+            ExploreBaselineError::Stopped
+            | ExploreBaselineError::NothingSaved
+            | ExploreBaselineError::NothingToCompare { .. } => None,
+        }
+    }
 }
 
 /// Two final values that should be the same.

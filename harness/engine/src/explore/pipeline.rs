@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use scenarios::{CrashCategory, EXPLORATION_FORMAT, Exploration, Finding, Outcome, RecoveryCheck};
+use scenarios::{
+    CrashCategory, EXPLORATION_FORMAT, Exploration, FailedRun, Finding, Outcome, RecoveryCheck,
+    UndisturbedCommand,
+};
 
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
@@ -161,10 +164,7 @@ fn check_recording(
 ) -> Result<(), ExploreError> {
     match recorded.ended {
         Some(ProcessExit::Exited(0)) => {}
-        Some(ended) => {
-            let last_line = recorded.last_line().to_owned();
-            return Err(ExploreBaselineError::CommandFailed { ended, last_line }.into());
-        }
+        Some(_) => return Err(ExploreBaselineError::CommandFailed(Box::new(recorded.failed_run())).into()),
         None => return Err(ExploreBaselineError::Stopped.into()),
     }
     if recorded.recording.file_operations().next().is_none() {
@@ -213,10 +213,12 @@ fn check_undamaged_states(
         let values =
             ValueDifference { recovery: result.final_value, baseline: oracle.baseline().final_value.clone() };
         let difference = Some(values).filter(|values| values.recovery != values.baseline);
-        let (ended, message) = (result.ended, result.message);
-        return Err(
-            ExploreBaselineError::RecoveryFailed { files, outcome, ended, difference, message }.into()
-        );
+        let run = Box::new(FailedRun {
+            last_lines: result.last_lines,
+            sandbox_hints: recording.gaps.sandbox_hints.clone(),
+            ..FailedRun::new(UndisturbedCommand::Recovery, ProcessExit::ending(result.ended), Vec::new())
+        });
+        return Err(ExploreBaselineError::RecoveryFailed { files, outcome, run, difference }.into());
     }
     Ok(())
 }

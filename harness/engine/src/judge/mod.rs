@@ -4,7 +4,10 @@
 mod trial_facts;
 mod unmet;
 
-use scenarios::{BaselineFacts, Fact, Modality, Reason, Scenario, TrialFacts, TrialsPlanned, Verdict};
+use scenarios::{
+    BaselineFacts, Fact, FailedRun, Modality, Reason, Scenario, TrialFacts, TrialsPlanned,
+    UndisturbedCommand, Verdict,
+};
 
 use unmet::{CountedQuantity, Unmet};
 
@@ -62,12 +65,7 @@ pub fn verdict(
 /// Why no trial of the scenario can be judged, if so.
 fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option<String> {
     if !baseline.ended_well {
-        let found =
-            baseline.gpu_defects.first().map(|defect| format!(" (the simulated GPU found: {defect})"));
-        return Some(format!(
-            "the baseline run did not end well{}, so there is nothing to compare with",
-            found.unwrap_or_default()
-        ));
+        return Some(format!("{}, so there is nothing to compare with", failed_baseline_text(baseline)));
     }
     match (planned.to_run(), planned.only) {
         (0, Some(only)) => {
@@ -78,6 +76,15 @@ fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option
         }
         _ => None,
     }
+}
+
+fn failed_baseline_text(baseline: &BaselineFacts) -> String {
+    if let Some(defect) = baseline.gpu_defects.first() {
+        return format!("the simulated GPU found a defect in the baseline run ({defect})");
+    }
+    let Some(ending) = baseline.ending else { return "the baseline run did not end well".into() };
+    let failed = FailedRun::new(UndisturbedCommand::Baseline, ending, Vec::new());
+    FailedRun { shared: baseline.cached, ..failed }.to_string()
 }
 
 /// Checks the expectation that every scenario has without stating it: the simulated GPU finds no defect.
@@ -235,6 +242,7 @@ same: '^weights (?<value>\w+)'
     fn baseline(gpu_defects: &[&str]) -> BaselineFacts {
         BaselineFacts {
             ended_well: gpu_defects.is_empty(),
+            ending: Some(Ending::Exited(0)),
             steps: 20,
             saves: Vec::new(),
             same: vec!["aa".into()],

@@ -6,8 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use scenarios::{BaselineFacts, CallTrigger, Ending, Event, RecordEntry, Scenario};
+use scenarios::{
+    BaselineFacts, CallTrigger, Ending, Event, FailedRun, OutputLine, RecordEntry, Scenario,
+    UndisturbedCommand,
+};
 
+use crate::file_error::chain;
 use crate::locks::LockExt;
 use crate::observe::Reporter;
 use crate::plan::{BaselineCounts, GpuCountRequest};
@@ -27,6 +31,8 @@ pub(super) struct MeasuredBaseline {
     pub(super) counts: BaselineCounts,
     /// Record entries of the run, emitted again for each scenario that shares it.
     entries: Vec<RecordEntry>,
+    /// Why it cannot be compared with, if it did not end well.
+    failed: Option<FailedRun>,
 }
 
 /// Which calls a baseline run has to count.
@@ -36,8 +42,18 @@ pub(super) struct CountRequests<'a> {
     pub(super) gpu_calls: &'a [GpuCountRequest],
 }
 
-/// The result of one baseline run, once it has ended. `None` if the run failed.
-type BaselineSlot = Arc<OnceLock<Option<MeasuredBaseline>>>;
+/// The result of one baseline run.
+enum BaselineResult {
+    /// The target was run to its end.
+    Measured(Box<MeasuredBaseline>),
+    /// A command before the target failed.
+    TargetFailed(Box<FailedRun>),
+    /// The harness failed, for this reason.
+    HarnessFailed(String),
+}
+
+/// The result of one baseline run, once it has ended.
+type BaselineSlot = Arc<OnceLock<BaselineResult>>;
 
 /// Baselines of one suite, by a hash of everything that they depend on.
 #[derive(Default)]
@@ -49,7 +65,8 @@ impl BaselineCache {
     /// Returns the baseline from the cache, or runs it. Emits its events in both cases.
     ///
     /// # Errors
-    /// If the run failed. Scenarios that share a failed baseline get an error too.
+    /// If a command before the target failed, or the harness. Scenarios that share the baseline get an error
+    /// too.
     pub(super) fn get(
         &self,
         dir: PathBuf,
@@ -61,20 +78,28 @@ impl BaselineCache {
         let slot = self.slot(&config, requests);
         let mut failure = None;
         let mut fresh = false;
-        let baseline = slot.get_or_init(|| {
+        let result = slot.get_or_init(|| {
             fresh = true;
-            run_baseline(dir, config, scenario, requests, &reporter.for_trial(0))
-                .map_err(|error| failure = Some(error))
-                .ok()
+            match run_baseline(dir, config, scenario, requests, &reporter.for_trial(0)) {
+                Ok(baseline) => BaselineResult::Measured(Box::new(baseline)),
+                Err(RunError::TargetFailed(failed)) => BaselineResult::TargetFailed(failed),
+                Err(error) => {
+                    let reason = chain(&error);
+                    failure = Some(error);
+                    BaselineResult::HarnessFailed(reason)
+                }
+            }
         });
-        match (baseline, failure) {
-            (Some(baseline), _) => Ok(emit_baseline(baseline, fresh, reporter)),
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(RunError::Preparation {
-                command: "baseline run",
-                ending: "a failure that another scenario has reported".into(),
-                output: String::new(),
-            }),
+        match (result, failure) {
+            (BaselineResult::Measured(baseline), _) => Ok(emit_baseline(baseline, fresh, reporter)),
+            (BaselineResult::TargetFailed(failed), _) => {
+                let failed = FailedRun { shared: !fresh, ..(**failed).clone() };
+                Err(RunError::TargetFailed(Box::new(failed)))
+            }
+            (BaselineResult::HarnessFailed(_), Some(error)) => Err(error),
+            (BaselineResult::HarnessFailed(reason), None) => {
+                Err(RunError::SharedBaseline { reason: reason.clone() })
+            }
         }
     }
 
@@ -96,6 +121,10 @@ fn emit_baseline(baseline: &MeasuredBaseline, fresh: bool, reporter: &Reporter) 
         baseline.entries.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
     }
     reporter.emit(Event::Baseline(baseline.facts.clone()));
+    if let Some(failed) = &baseline.failed {
+        let failed = FailedRun { shared: !fresh, ..failed.clone() };
+        reporter.emit(Event::UndisturbedRunFailed(Box::new(failed)));
+    }
     baseline
 }
 
@@ -143,7 +172,20 @@ fn run_baseline(
     let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
     let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
     let facts = BaselineFacts { sandbox_hints, ..facts };
-    Ok(MeasuredBaseline { facts, counts, entries })
+    let failed = (!facts.ended_well).then(|| failed_run(&entries, ending));
+    Ok(MeasuredBaseline { facts, counts, entries, failed })
+}
+
+/// A baseline run that did not end well, with the last lines of its last attempt.
+fn failed_run(entries: &[RecordEntry], ending: Ending) -> FailedRun {
+    let is_start = |entry: &RecordEntry| matches!(entry.event, Event::TargetStarted(_));
+    let last_start = entries.iter().rposition(is_start).unwrap_or(0);
+    let line = |entry: &RecordEntry| match &entry.event {
+        Event::Output { stream, line } => Some(OutputLine { stream: *stream, line: line.clone() }),
+        _ => None,
+    };
+    let lines = entries[last_start..].iter().filter_map(line).collect();
+    FailedRun::new(UndisturbedCommand::Baseline, ending, lines)
 }
 
 /// Stores the disk usage of the first save.
@@ -206,6 +248,7 @@ fn baseline_facts(
         .map_or(0.0, |(first, last_loss)| (last_loss.at_us - first.at_us) as f64 / 1e6);
     BaselineFacts {
         ended_well: ending == Ending::Exited(0) && gpu_defects.is_empty(),
+        ending: Some(ending),
         steps: steps.max().unwrap_or(0),
         saves: saves.collect(),
         same,

@@ -106,8 +106,7 @@ fn record_run(
     let recorded = run.record(&env.sandbox)?;
     env.sandbox.close()?;
     if recorded.ended != Some(ProcessExit::Exited(0)) {
-        let (ending, output) = (ProcessExit::describe(recorded.ended), recorded.last_line().into());
-        return Err(RunError::Preparation { command: "recorded run", ending, output });
+        return Err(RunError::TargetFailed(Box::new(recorded.failed_run())));
     }
     let recording = recorded.recording;
     let announcements = announcements(config, &recording);

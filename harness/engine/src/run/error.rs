@@ -1,5 +1,7 @@
 //! Why the harness could not run a scenario, a baseline or a trial.
 
+use scenarios::FailedRun;
+
 use crate::explore::ExploreError;
 use crate::faults::FaultError;
 use crate::file_error::FileError;
@@ -24,7 +26,10 @@ pub enum RunError {
     /// A file operation of the harness itself failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A command that must succeed before the first trial did not.
-    #[error("the target's `{command}` command ended with {ending}: {output}")]
-    Preparation { command: &'static str, ending: String, output: String },
+    /// A run without any fault did not end well. The scenario is inconclusive; the harness did its work.
+    #[error("{0}")]
+    TargetFailed(Box<FailedRun>),
+    /// The baseline run, which several scenarios share, could not be made. One of them has the error itself.
+    #[error("the baseline run, which was run once for several scenarios, failed: {reason}")]
+    SharedBaseline { reason: String },
 }

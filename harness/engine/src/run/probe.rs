@@ -111,7 +111,7 @@ fn verify(env: &TrialEnv<'_>) -> Result<ProbeResult, RunError> {
         return Ok(ProbeResult { held: false, found: "the target file has no `verify` command".into() });
     };
     let output = env.run_command(&launch, VERIFY_TIMEOUT)?;
-    let found = format!("{}: {}", output.ending(), output.text);
+    let found = format!("{}: {}", output.ending(), output.text());
     Ok(ProbeResult { held: output.is_success(), found })
 }
 

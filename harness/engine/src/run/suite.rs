@@ -111,6 +111,11 @@ fn run_scenario(
         }
         None => match judge_scenario(suite, prepared, cache, &reporter) {
             Ok(judged) => (judged, None),
+            Err(RunError::TargetFailed(failed)) => {
+                let why = format!("{failed}, so there is nothing to judge");
+                reporter.emit(Event::UndisturbedRunFailed(failed));
+                (without_trials(Verdict::Inconclusive { why }), None)
+            }
             Err(error) => {
                 let failure = chain(&error);
                 let why = format!("the harness failed: {failure}");

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use regex::Regex;
-use scenarios::{Event, Fact, OutputStream, Scenario, TargetFile};
+use scenarios::{Event, Fact, OutputLine, OutputStream, Scenario, TargetFile};
 
 use crate::observe::Reporter;
 use crate::target::{OutputPatterns, ParsedLine};
@@ -25,12 +25,6 @@ pub(super) struct TargetOutput<'a> {
     /// Lines that are recorded only if the run fails.
     last_lines: VecDeque<OutputLine>,
     phase_end_hook: Option<PhaseEndHook>,
-}
-
-/// A line and where it was printed.
-struct OutputLine {
-    stream: OutputStream,
-    line: String,
 }
 
 /// Called at each end of a phase.

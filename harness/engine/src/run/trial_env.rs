@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scenarios::{Event, SubmittedFile, TargetFile, TargetGpu};
+use scenarios::{Event, FailedRun, OutputLine, SubmittedFile, TargetFile, TargetGpu, UndisturbedCommand};
 use simgpu_plan::{Backend, SimulatedMachine};
 
 use crate::explore::copy_tree;
@@ -62,8 +62,8 @@ pub(super) struct TrialEnv<'a> {
 pub(super) struct CommandOutput {
     /// `None` if the command was killed after its timeout.
     pub(super) exit: Option<ProcessExit>,
-    /// Lines of both outputs, joined by ` | `, at most 2,000 characters.
-    pub(super) text: String,
+    /// The last lines of both outputs, in the order in which they arrived.
+    pub(super) last_lines: Vec<OutputLine>,
 }
 
 impl CommandOutput {
@@ -75,6 +75,12 @@ impl CommandOutput {
     /// How it ended, for messages.
     pub(super) fn ending(&self) -> String {
         ProcessExit::describe(self.exit)
+    }
+
+    /// Lines of both outputs, joined by ` | `.
+    pub(super) fn text(&self) -> String {
+        let lines: Vec<&str> = self.last_lines.iter().map(|line| line.line.as_str()).collect();
+        lines.join(" | ")
     }
 }
 
@@ -175,7 +181,10 @@ impl<'a> TrialEnv<'a> {
     }
 
     fn run_prepare_commands(&self) -> Result<(), RunError> {
-        self.trainer().prepare().iter().try_for_each(|launch| self.run_required("prepare", launch))
+        self.trainer()
+            .prepare()
+            .iter()
+            .try_for_each(|launch| self.run_required(UndisturbedCommand::Prepare, launch))
     }
 
     fn submit_workload(&self) -> Result<(), RunError> {
@@ -183,7 +192,7 @@ impl<'a> TrialEnv<'a> {
             let file = self.data_file(number, submitted)?;
             alter_submitted_file(self.config.faults, &file)?;
             if let Some(launch) = self.trainer().submit(&file) {
-                self.run_required("submit", &launch)?;
+                self.run_required(UndisturbedCommand::Submit, &launch)?;
             }
         }
         Ok(())
@@ -199,19 +208,22 @@ impl<'a> TrialEnv<'a> {
             }
             SubmittedFile::Generated { kind, samples, length } => {
                 if let Some(launch) = self.trainer().generate(kind, *samples, *length, &file) {
-                    self.run_required("generate", &launch)?;
+                    self.run_required(UndisturbedCommand::Generate, &launch)?;
                 }
             }
         }
         Ok(file)
     }
 
-    fn run_required(&self, command: &'static str, launch: &LaunchSpec) -> Result<(), RunError> {
+    fn run_required(&self, command: UndisturbedCommand, launch: &LaunchSpec) -> Result<(), RunError> {
         let output = self.run_command(launch, PREPARE_TIMEOUT)?;
         if output.is_success() {
             return Ok(());
         }
-        Err(RunError::Preparation { command, ending: output.ending(), output: output.text })
+        let limit_seconds = output.exit.is_none().then_some(PREPARE_TIMEOUT.as_secs());
+        let ending = ProcessExit::ending(output.exit);
+        let failed = FailedRun { limit_seconds, ..FailedRun::new(command, ending, output.last_lines) };
+        Err(RunError::TargetFailed(Box::new(failed)))
     }
 
     /// Runs a command to its exit. After `timeout`, everything in the sandbox is killed.
@@ -232,10 +244,10 @@ impl<'a> TrialEnv<'a> {
         }
         let mut output_lines = Vec::new();
         let grace = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
-        while let NextLine::Line(_, line) = lines.next_line(grace) {
-            output_lines.push(line);
+        while let NextLine::Line(stream, line) = lines.next_line(grace) {
+            output_lines.push(OutputLine { stream, line });
         }
-        Ok(CommandOutput { exit, text: output_lines.join(" | ").chars().take(2000).collect() })
+        Ok(CommandOutput { exit, last_lines: FailedRun::last_of(output_lines) })
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::libc;
+use scenarios::Ending;
 use serde::{Deserialize, Serialize};
 
 use super::host_view::HostViewSpec;
@@ -75,6 +76,15 @@ impl ProcessExit {
             ProcessExit::Signalled(libc::WTERMSIG(status))
         } else {
             ProcessExit::Exited(libc::WEXITSTATUS(status))
+        }
+    }
+
+    /// The same in a record, where `None` means that the process exceeded its time limit.
+    pub fn ending(exit: Option<ProcessExit>) -> Ending {
+        match exit {
+            Some(ProcessExit::Exited(code)) => Ending::Exited(code),
+            Some(ProcessExit::Signalled(signal)) => Ending::Signalled(signal),
+            None => Ending::TimedOut,
         }
     }
 

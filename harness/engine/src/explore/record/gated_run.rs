@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use regex::Regex;
+use scenarios::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 
 use super::op_recorder::{OpRecorder, RecorderConfig, WatchedRoot};
 use super::recording::Recording;
@@ -50,12 +51,18 @@ pub struct CommandRecording {
     pub ended: Option<ProcessExit>,
     /// Its standard output and standard error, up to a bound.
     pub output: String,
+    /// The last lines of each output.
+    pub last_lines: Vec<OutputLine>,
 }
 
 impl CommandRecording {
-    /// The last line of the output that is not blank, trimmed; it may be empty.
-    pub fn last_line(&self) -> &str {
-        self.output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim()
+    /// The run as one that did not end well.
+    pub fn failed_run(&self) -> FailedRun {
+        FailedRun {
+            last_lines: self.last_lines.clone(),
+            sandbox_hints: self.recording.gaps.sandbox_hints.clone(),
+            ..FailedRun::new(UndisturbedCommand::Recording, ProcessExit::ending(self.ended), Vec::new())
+        }
     }
 }
 
@@ -107,7 +114,12 @@ impl GatedRun<'_> {
             readers.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
         let recording = recorder.locked().finish();
         let recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
-        Ok(CommandRecording { recording, ended, output: outputs.join("\n") })
+        let streams = [OutputStream::Stdout, OutputStream::Stderr];
+        let lines = streams.into_iter().zip(&outputs).flat_map(|(stream, output)| {
+            output.lines().map(move |line| OutputLine { stream, line: line.to_owned() })
+        });
+        let last_lines = FailedRun::last_of(lines.collect());
+        Ok(CommandRecording { recording, ended, output: outputs.join("\n"), last_lines })
     }
 
     fn recorder(&self, outputs: &[&OwnedFd; 2]) -> Result<OpRecorder, ExploreError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use regex::Regex;
-use scenarios::{Outcome, RecoveryCheck};
+use scenarios::{FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
 
 use crate::explore::record::{Op, OpEffect, Recording};
 use crate::sandbox::{CompletedCommand, ProcessExit};
@@ -59,6 +59,8 @@ pub struct RecoveryResult {
     pub check_ended: Option<ProcessExit>,
     /// The line of the output that best explains the result; it may be empty.
     pub message: String,
+    /// The last lines of the recovery, or of its check, if one of them did not exit with 0. Else empty.
+    pub last_lines: Vec<OutputLine>,
 }
 
 impl JudgeSpec {
@@ -125,6 +127,7 @@ impl OutputOracle {
         };
         let failed_check = check.filter(|check| check.exit != Some(ProcessExit::Exited(0)));
         let message = failed_check.map_or_else(|| error_line(recovery), error_line);
+        let failed = failed_check.or(Some(recovery).filter(|run| run.exit != Some(ProcessExit::Exited(0))));
         RecoveryResult {
             ended: recovery.exit,
             resumed_step: first_step_of(&self.spec.resumed),
@@ -133,6 +136,7 @@ impl OutputOracle {
             consumed: self.spec.consumed(&output),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
             message,
+            last_lines: failed.map(last_lines).unwrap_or_default(),
         }
     }
 
@@ -226,6 +230,15 @@ impl OutputOracle {
             _ => Outcome::Recovered,
         }
     }
+}
+
+/// The last lines of both outputs.
+fn last_lines(completed: &CompletedCommand) -> Vec<OutputLine> {
+    let outputs = [(OutputStream::Stdout, &completed.stdout), (OutputStream::Stderr, &completed.stderr)];
+    let lines = outputs.into_iter().flat_map(|(stream, output)| {
+        output.lines().map(move |line| OutputLine { stream, line: line.to_owned() })
+    });
+    FailedRun::last_of(lines.collect())
 }
 
 /// The line that best explains a failure: the message of a Rust panic, else the last line of standard error,
