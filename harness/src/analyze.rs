@@ -11,32 +11,36 @@ use scenarios::{
 
 use crate::error::{CliError, UnusableRecord};
 use crate::exit::CommandExit;
+use crate::report_paths::ReportDir;
 use crate::{print, report_files};
 use engine::judge::{JudgedTrial, TrialEvents, trial_facts, verdict};
 use engine::plan::TrialPlan;
 
-/// Prints each scenario's new verdict, and whether it is the recorded one. With `out` it writes the reports
-/// again.
+/// The name of the record in the directory of a report.
+const RECORD_FILE: &str = "record.jsonl";
+
+/// Prints each scenario's new verdict, and whether it is the recorded one. `path`: a record, or the directory
+/// of a report. With `out` it writes the reports again. With `requires_all` a skipped scenario counts.
 ///
 /// # Errors
 /// If the record cannot be read or judged, or a report cannot be written.
-pub(crate) fn analyze(path: &Path, out: Option<&Path>) -> Result<CommandExit, CliError> {
-    let unusable = |source| CliError::UnusableRecord { path: path.into(), source };
-    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.into()))?;
-    let record = Record::parse(&text).map_err(|error| unusable(error.into()))?;
-    let out_dir = out.map(|out| report_files::create_out_dir(Some(out), "")).transpose()?;
-    let exit = judge_record(&record).map_err(unusable)?;
-    if let Some(out_dir) = out_dir {
-        report_files::write_reports(&record, &out_dir)?;
+pub(crate) fn analyze(path: &Path, out: Option<&Path>, requires_all: bool) -> Result<CommandExit, CliError> {
+    let path = &if path.is_dir() { path.join(RECORD_FILE) } else { path.to_path_buf() };
+    let unusable = |source| CliError::UnusableRecord { path: path.clone(), source };
+    let bytes = std::fs::read(path).map_err(|error| unusable(error.into()))?;
+    // A record that was cut off may end within a letter.
+    let record = Record::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| unusable(error.into()))?;
+    let report_dir = out.map(|out| ReportDir::create(Some(out), "")).transpose()?;
+    let exit = judge_record(&record, requires_all).map_err(unusable)?;
+    if let Some(report_dir) = report_dir {
+        report_files::write_reports(&record, report_dir.path())?;
     }
     Ok(exit)
 }
 
-/// Judges each scenario again. Scenarios that were skipped count only if nothing else was recorded.
-fn judge_record(record: &Record) -> Result<CommandExit, UnusableRecord> {
-    if record.truncated {
-        print::line("the record ends in the middle of a line: the run was interrupted");
-    }
+/// Judges each scenario again. A scenario that was skipped counts if nothing else was recorded, or with
+/// `requires_all`. A run that did not come to its end has nothing to say of the scenarios that are missing.
+fn judge_record(record: &Record, requires_all: bool) -> Result<CommandExit, UnusableRecord> {
     let mut by_scenario: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
     for entry in &record.entries {
         by_scenario.entry(entry.scenario.as_deref().unwrap_or_default()).or_default().push(entry);
@@ -49,12 +53,38 @@ fn judge_record(record: &Record) -> Result<CommandExit, UnusableRecord> {
     let mut exits = Vec::new();
     for (id, entries) in &by_scenario {
         let judged = judge_scenario(id, entries)?;
-        exits.extend(match ablating {
+        let exit = match ablating {
             true => CommandExit::from_ablation(&judged),
             false => CommandExit::from_verdict(&judged),
-        });
+        };
+        exits.extend(exit.or(requires_all.then_some(CommandExit::Inconclusive)));
+    }
+    if let Some(why) = why_incomplete(record, by_scenario.len()) {
+        print::line(&why);
+        exits.push(CommandExit::Inconclusive);
     }
     Ok(CommandExit::worst(exits))
+}
+
+/// Why the record is not that of a whole run, if so. `scenarios`: how many it has.
+fn why_incomplete(record: &Record, scenarios: usize) -> Option<String> {
+    let planned = record.entries.iter().find_map(|entry| match &entry.event {
+        Event::RunStarted(started) => Some(started.scenarios as usize),
+        _ => None,
+    });
+    let ended = record.entries.iter().rev().find_map(|entry| match &entry.event {
+        Event::RunEnded(ended) => Some(ended.exit_code),
+        _ => None,
+    });
+    let planned = planned.unwrap_or(scenarios);
+    let has = format!("the record has {scenarios} of {planned} scenarios");
+    match ended {
+        _ if record.truncated => Some(format!("interrupted in the middle of a line: {has}")),
+        None => Some(format!("interrupted before the end of the run: {has}")),
+        Some(_) if scenarios < planned => Some(format!("incomplete: {has}")),
+        Some(code) if code == CommandExit::Interrupted.code() => Some(format!("interrupted: {has}")),
+        Some(_) => None,
+    }
 }
 
 /// Judges a scenario again, and prints how the new verdict compares with the recorded one.

@@ -7,14 +7,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// Inject faults into a machine-learning trainer and report which ones it does not recover from
 ///
-/// Without a command, `trainwreck` is the same as `trainwreck run`.
+/// `trainwreck run` runs all shipped scenarios. Without a command this help is printed, with exit code 2.
 #[derive(Debug, Parser)]
-#[command(name = "trainwreck", version, after_help = EXIT_CODES)]
+#[command(name = "trainwreck", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
-    pub(crate) command: Option<CliCommand>,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) command: CliCommand,
 }
 
 const EXIT_CODES: &str = "\
@@ -22,7 +20,7 @@ Exit codes:
     0  at least one trial or crash state was judged, and nothing is wrong
     1  a scenario was violated, `explore` has a finding, or `ablate` missed a guard
     2  invalid scenario, target file or arguments, or a missing program
-    3  nothing to rely on: inconclusive, everything skipped, or a scenario given by name was skipped
+    3  nothing to rely on: inconclusive, everything skipped, or a scenario that must not be skipped was
     4  the harness failed
     5  clean-up failed
   130  interrupted by SIGINT or SIGTERM; what was known by then is reported
@@ -66,7 +64,7 @@ Example:
     ///
     /// Computes each verdict from the recorded events and compares it with the recorded verdict.
     Analyze {
-        /// The `record.jsonl` of a report
+        /// The directory of a report, or the `record.jsonl` in it
         #[arg(value_name = "RECORD")]
         record: PathBuf,
         /// Directory in which to write the reports again [default: no reports]
@@ -74,6 +72,11 @@ Example:
         /// It is created if necessary, and must be empty.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// Which scenarios must not have been skipped [default: none]
+        ///
+        /// With `all`, each skipped scenario makes the exit code 3.
+        #[arg(long, value_name = "WHICH")]
+        require: Option<RequireArg>,
     },
     /// Show which mechanisms this machine supports, and how to enable the others
     ///
@@ -94,6 +97,13 @@ Example:
     },
 }
 
+/// The values of `--require`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RequireArg {
+    /// Nothing may be skipped
+    All,
+}
+
 /// The kinds of file that have a JSON Schema.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum SchemaKind {
@@ -108,9 +118,10 @@ pub(crate) struct RunArgs {
     /// Scenarios to run: IDs of shipped ones (such as `fs-01`), files, or directories [default: all shipped]
     #[arg(value_name = "SCENARIO")]
     pub(crate) scenarios: Vec<String>,
-    /// Directory for the report [default: reports/out/<time>-seed-<seed>]
+    /// Directory for the report [default: $XDG_STATE_HOME/trainwreck/<time>-seed-<seed>]
     ///
-    /// It is created if necessary, and must be empty.
+    /// It is created if necessary, and must be empty. By default the report goes below `~/.local/state` if
+    /// XDG_STATE_HOME is not set, and `latest` beside it points to the newest report.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Seed for the random choices of data and faults
@@ -127,9 +138,16 @@ pub(crate) struct RunArgs {
     pub(crate) host_access: HostAccessArgs,
     /// Run only this trial of each scenario, by its number in the report [default: all trials]
     ///
-    /// Use it to repeat one failure.
-    #[arg(long, value_name = "N")]
+    /// Use it to repeat one failure. An expectation about all trials together, such as `sometimes`, is not
+    /// judged by one trial in which it does not hold.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) trial: Option<u32>,
+    /// Which scenarios must not be skipped [default: those given by ID or file]
+    ///
+    /// With `all`, each skipped scenario makes the exit code 3. Use it in CI, where a machine that supports
+    /// less than expected must not look like a success.
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) require: Option<RequireArg>,
 }
 
 /// What of the host the trainer may touch.
@@ -329,6 +347,11 @@ pub(crate) struct ExploreArgs {
     /// An existing file is overwritten.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(crate) json: Option<PathBuf>,
+    /// What must not be skipped; `explore` itself is skipped if the machine lacks what it needs
+    ///
+    /// The exit code is 3 then, with and without this option.
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) require: Option<RequireArg>,
     /// Try only this crash state, by its name in a finding [default: all states]
     ///
     /// Use it to repeat one finding.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, Parser};
 
 use crate::args::{CliCommand, CommandLine, SchemaKind};
 use crate::error::CliError;
 use crate::exit::CommandExit;
-use crate::{analyze, check, diagnostics, explore, print, run, scenario_library};
+use crate::{analyze, check, diagnostics, explore, interrupt, print, run, scenario_library};
 use engine::file_error::file_error;
 use engine::{gpu, sandbox};
 
@@ -16,13 +17,19 @@ pub(crate) fn main() -> CommandExit {
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => {
+            let error = with_nearest_command(error);
             // Clap returns help and version as errors too, and prints each to the right stream.
             let _ = error.print();
             return if error.use_stderr() { CommandExit::InvalidInput } else { CommandExit::Success };
         }
     };
-    match run_command(&command_line) {
+    match run_command(&command_line.command) {
         Ok(exit) => exit,
+        // With its sandbox gone, whatever was going on fails in some way.
+        Err(error) if interrupt::requested() && error.exit() != CommandExit::InvalidInput => {
+            print::line("interrupted before anything was judged");
+            CommandExit::Interrupted
+        }
         Err(error) => {
             diagnostics::print_failure(&error);
             error.exit()
@@ -30,18 +37,35 @@ pub(crate) fn main() -> CommandExit {
     }
 }
 
-fn run_command(command_line: &CommandLine) -> Result<CommandExit, CliError> {
-    match &command_line.command {
-        None => run::run(&command_line.run, run::RunMode::Run),
-        Some(CliCommand::Run(args)) => run::run(args, run::RunMode::Run),
-        Some(CliCommand::Explore(args)) => explore::run(args),
-        Some(CliCommand::Ablate(args)) => run::run(args, run::RunMode::Ablate),
-        Some(CliCommand::List) => list(),
-        Some(CliCommand::Check { files }) => Ok(check::check(files)),
-        Some(CliCommand::Analyze { record, out }) => analyze::analyze(record, out.as_deref()),
-        Some(CliCommand::Doctor) => Ok(doctor()),
-        Some(CliCommand::Recover) => recover(),
-        Some(CliCommand::Schema { kind, write }) => print_schema(*kind, write.as_deref()),
+/// Adds the most similar command to the error of an unknown one. Clap's own measure does not see letters that
+/// have changed places.
+fn with_nearest_command(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else { return error };
+    let commands = CommandLine::command();
+    let names = commands.get_subcommands().map(|command| command.get_name().to_owned());
+    let nearest = names.map(|known| (strsim::damerau_levenshtein(&known, name), known)).min();
+    if let Some((1 | 2, nearest)) = nearest {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![nearest]));
+    }
+    error
+}
+
+fn run_command(command: &CliCommand) -> Result<CommandExit, CliError> {
+    if matches!(command, CliCommand::Run(_) | CliCommand::Ablate(_) | CliCommand::Explore(_)) {
+        interrupt::install()?;
+    }
+    match command {
+        CliCommand::Run(args) => run::run(args, run::RunMode::Run),
+        CliCommand::Explore(args) => explore::run(args),
+        CliCommand::Ablate(args) => run::run(args, run::RunMode::Ablate),
+        CliCommand::List => list(),
+        CliCommand::Check { files } => Ok(check::check(files)),
+        CliCommand::Analyze { record, out, require } => {
+            analyze::analyze(record, out.as_deref(), require.is_some())
+        }
+        CliCommand::Doctor => Ok(doctor()),
+        CliCommand::Recover => recover(),
+        CliCommand::Schema { kind, write } => print_schema(*kind, write.as_deref()),
     }
 }
 
@@ -63,12 +87,13 @@ fn doctor() -> CommandExit {
 }
 
 fn recover() -> Result<CommandExit, CliError> {
-    let removed = sandbox::remove_leftovers().map_err(CliError::CleanUp)?;
-    if removed.is_empty() {
+    let swept = sandbox::remove_leftovers().map_err(CliError::Leftovers)?;
+    if swept.removed.is_empty() && swept.kept.is_empty() {
         print::line("there was nothing to remove");
     }
-    removed.iter().for_each(|leftover| print::line(&format!("removed {leftover}")));
-    Ok(CommandExit::Success)
+    swept.removed.iter().for_each(|leftover| print::line(&format!("removed {leftover}")));
+    swept.kept.iter().for_each(|leftover| print::error_with_sources(leftover));
+    Ok(if swept.kept.is_empty() { CommandExit::Success } else { CommandExit::CleanUpFailed })
 }
 
 fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> Result<CommandExit, CliError> {

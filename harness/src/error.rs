@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engine::explore::ExploreError;
 use engine::file_error::FileError;
 use engine::run::RunError;
-use engine::sandbox::SandboxError;
+use engine::sandbox::{KeptLeftover, SandboxError};
 use engine::target::ProgramError;
 use reports::ReportError;
 use scenarios::{FailedRun, InvalidFile, RecordError};
@@ -31,20 +31,46 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The directory for the report cannot be created or read.
-    #[error("could not {doing} `{path}`; name another directory with --out", path = .path.display())]
-    OutDirUnusable { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(
+        "--out: could not {doing} `{path}`: {cause}; name another directory with --out",
+        path = .path.display()
+    )]
+    OutDirUnusable { doing: &'static str, path: PathBuf, cause: std::io::Error },
+    /// The directory for the report is a file.
+    #[error("--out: `{path}` is a file; name a new or empty directory with --out", path = .path.display())]
+    OutDirIsFile { path: PathBuf },
+    /// Without `--out` there is no place for the report.
+    #[error(
+        "there is no place for the report: neither XDG_STATE_HOME nor HOME is an absolute path; name a \
+         directory with --out"
+    )]
+    NoStateDir,
+    /// The file for the result cannot be written.
+    #[error(
+        "--json: could not write `{path}`: {cause}; name another file with --json",
+        path = .path.display()
+    )]
+    JsonUnusable { path: PathBuf, cause: std::io::Error },
+    /// The report would be among the files that the trainer saves.
+    #[error(
+        "{option}: `{path}` and the watched directory `{watched}` contain one another; name a path \
+         outside of the watched directories",
+        path = .path.display(),
+        watched = .watched.display()
+    )]
+    ReportInWatched { option: &'static str, path: PathBuf, watched: PathBuf },
     /// The directory for the report has files that a report might overwrite.
-    #[error("`{path}` is not empty; name a new or empty directory with --out", path = .path.display())]
+    #[error("--out: `{path}` is not empty; name a new or empty directory with --out", path = .path.display())]
     OutDirNotEmpty { path: PathBuf },
     /// A record cannot be judged.
     #[error("`{path}`", path = .path.display())]
     UnusableRecord { path: PathBuf, source: UnusableRecord },
-    /// What a killed run left behind could not be removed.
-    #[error("could not remove what an earlier run left behind")]
+    /// The directory in which runs leave something could not be read.
+    #[error("could not look for what earlier runs left behind")]
     Leftovers(#[source] SandboxError),
     /// The directory of this run could not be removed.
     #[error(transparent)]
-    CleanUp(SandboxError),
+    CleanUp(KeptLeftover),
     /// The directory of this run could not be created.
     #[error("could not create a directory for the sandboxes")]
     RunDir(#[source] SandboxError),
@@ -103,7 +129,11 @@ impl CliError {
             CliError::Option(_)
             | CliError::HostAccess(_)
             | CliError::OutDirUnusable { .. }
+            | CliError::OutDirIsFile { .. }
             | CliError::OutDirNotEmpty { .. }
+            | CliError::NoStateDir
+            | CliError::JsonUnusable { .. }
+            | CliError::ReportInWatched { .. }
             | CliError::UnusableRecord { .. } => CommandExit::InvalidInput,
             CliError::Leftovers(_) | CliError::CleanUp(_) => CommandExit::CleanUpFailed,
             CliError::RunDir(_) | CliError::Signals(_) | CliError::File(_) | CliError::Report { .. } => {
@@ -117,6 +147,9 @@ fn exit_of_library_error(error: &LibraryError) -> CommandExit {
     match error {
         LibraryError::Program(error) => exit_of_program_error(error),
         LibraryError::UnknownId { .. }
+        | LibraryError::NoFile { .. }
+        | LibraryError::NotAFile { .. }
+        | LibraryError::SameId { .. }
         | LibraryError::Empty { .. }
         | LibraryError::Read(_)
         | LibraryError::Invalid(_)
@@ -130,14 +163,21 @@ fn exit_of_program_error(error: &ProgramError) -> CommandExit {
     match error {
         ProgramError::NotFound { .. }
         | ProgramError::NoLibrary { .. }
+        | ProgramError::NotOnPath { .. }
+        | ProgramError::NotThere { .. }
+        | ProgramError::IsDirectory { .. }
         | ProgramError::NotExecutable { .. } => CommandExit::InvalidInput,
+        ProgramError::Interrupted { .. } => CommandExit::Interrupted,
         ProgramError::CargoNotStarted { .. } | ProgramError::NotBuilt { .. } => CommandExit::HarnessFailed,
     }
 }
 
 fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
     match error {
-        ExploreError::NotPython => CommandExit::InvalidInput,
+        ExploreError::NotPython | ExploreError::WarmNotStarted { .. } | ExploreError::UnknownState { .. } => {
+            CommandExit::InvalidInput
+        }
+        ExploreError::Sandbox(SandboxError::Interrupted) => CommandExit::Interrupted,
         ExploreError::NothingRecorded | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
         ExploreError::Sandbox(_)
         | ExploreError::File(_)
@@ -176,7 +216,8 @@ mod tests {
             (ExploreError::NothingRecorded.into(), CommandExit::Inconclusive),
             (RunError::Explore(ExploreError::WorkerClosed).into(), CommandExit::HarnessFailed),
             (file.into(), CommandExit::HarnessFailed),
-            (CliError::CleanUp(SandboxError::InitGone), CommandExit::CleanUpFailed),
+            (CliError::Leftovers(SandboxError::InitGone), CommandExit::CleanUpFailed),
+            (ExploreError::Sandbox(SandboxError::Interrupted).into(), CommandExit::Interrupted),
         ];
         for (error, exit) in cases {
             assert_eq!(error.exit(), exit, "{error}");

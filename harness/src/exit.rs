@@ -12,7 +12,7 @@ use scenarios::Verdict;
 /// | 0 | at least one trial or crash state was judged, and nothing is wrong |
 /// | 1 | a scenario was violated, `explore` has a finding, or `ablate` missed a guard |
 /// | 2 | invalid scenario, target file or arguments, or a missing program |
-/// | 3 | nothing to rely on: inconclusive, everything skipped, or a scenario given by name was skipped |
+/// | 3 | nothing to rely on: inconclusive, everything skipped, or a scenario that must not be skipped was |
 /// | 4 | the harness failed |
 /// | 5 | clean-up failed |
 /// | 130 | interrupted by SIGINT or SIGTERM; what was known by then is reported |

@@ -25,7 +25,11 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
         exploration.tried, exploration.seconds, exploration.states_per_second
     ));
     if exploration.untried > 0 {
-        print::line(&format!("interrupted: {} states were not tried", exploration.untried));
+        let all = exploration.tried + exploration.untried;
+        print::line(&format!(
+            "interrupted: {} of {all} states; {} states were not tried",
+            exploration.tried, exploration.untried
+        ));
     }
     if selected {
         explored.tried.iter().for_each(print_tried_state);
@@ -62,13 +66,14 @@ fn print_counts(exploration: &Exploration, category: CrashCategory) {
     ));
 }
 
-/// Prints the findings of crashes during the recovery from a first crash. `interrupted`: whether some of them
-/// may not have been tried.
-pub(crate) fn print_second_crashes(first: &Exploration, interrupted: bool) {
-    if interrupted {
-        let count = first.second.len();
-        print::line(&format!("\ninterrupted: second crashes were tried in {count} recoveries, not in all"));
-    } else if first.second.is_empty() {
+/// Prints the findings of crashes during the recovery from a first crash.
+pub(crate) fn print_second_crashes(first: &Exploration) {
+    if first.untried_recoveries > 0 {
+        let (tried, untried) = (first.second.len(), first.untried_recoveries);
+        print::line(&format!(
+            "\ninterrupted: second crashes were tried in {tried} recoveries, and not in {untried} others"
+        ));
+    } else if first.second.is_empty() && first.untried == 0 {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
     }
     for second in &first.second {

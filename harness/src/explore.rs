@@ -1,7 +1,5 @@
 //! `explore`: runs the exploration, and prints and writes its result. Knows no scenario.
 
-use std::collections::BTreeMap;
-
 use scenarios::{Exploration, RecoveryCheck};
 
 use crate::args::ExploreArgs;
@@ -9,14 +7,16 @@ use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::explore_display::ExploreDisplay;
 use crate::explore_options::PreparedExploration;
+use crate::report_paths::ReportDir;
 use crate::session::Session;
 use crate::shell_quote::shell_quote;
-use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_files};
+use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_paths};
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, RecordSpec, ReplaySpec,
-    ReportSpec, SecondCrash, explore, explore_second_crashes,
+    ReportSpec, SecondCrashes, explore, explore_second_crashes,
 };
 use engine::file_error::file_error;
+use engine::sandbox;
 
 /// Explores the crash states of the given command or target.
 ///
@@ -24,12 +24,29 @@ use engine::file_error::file_error;
 /// If an option or a target cannot be used, the command gives no crash states to judge, or the harness cannot
 /// do its work.
 pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
+    // Before anything is built or run, which may take minutes.
+    if let Some(file) = &args.json {
+        report_paths::check_apart("--json", file, &args.watch)?;
+        report_paths::check_json_path(file)?;
+    }
+    if let Some(out) = &args.out {
+        report_paths::check_apart("--out", out, &args.watch)?;
+    }
+    let out_dir = args.out.as_ref().map(|out| ReportDir::create(Some(out), "explore")).transpose()?;
+    let exit = run_in_session(args, out_dir.as_ref());
+    if exit.is_err() {
+        out_dir.iter().for_each(ReportDir::remove_if_empty);
+    }
+    exit
+}
+
+fn run_in_session(args: &ExploreArgs, out_dir: Option<&ReportDir>) -> Result<CommandExit, CliError> {
     let session = Session::open(args.jobs)?;
     let prepared = match &args.target {
         Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
         None => PreparedExploration::from_args(args)?,
     };
-    let exit = run_prepared(args, prepared, &session);
+    let exit = run_prepared(args, prepared, &session, out_dir);
     let cleaned_up = session.close();
     // An error that is returned is printed by the caller.
     match (exit, cleaned_up) {
@@ -51,6 +68,7 @@ fn run_prepared(
     args: &ExploreArgs,
     prepared: PreparedExploration,
     session: &Session,
+    out_dir: Option<&ReportDir>,
 ) -> Result<CommandExit, CliError> {
     let config = explore_config(args, prepared, session);
     print::line(&RecoveryCheck::describe(&config.checks()));
@@ -58,25 +76,31 @@ fn run_prepared(
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
     drop(display);
     let explored = match explored {
-        // The output of a run that was stopped halfway says nothing about the trainer.
-        Err(error) if error.is_interruption() && interrupt::requested() => {
-            print::line("interrupted before a state was tried");
+        // With its sandbox gone, the recording fails in some way, which says nothing about the trainer.
+        Err(_) if interrupt::requested() => {
+            print::line("interrupted before the states were known: 0 states");
             return Ok(CommandExit::Interrupted);
         }
-        explored => explored?,
+        Err(error) => match missing_mechanism(&error) {
+            Some(missing) => {
+                print::line(&format!("skipped: {missing}"));
+                return Ok(CommandExit::Inconclusive);
+            }
+            None => return Err(error.into()),
+        },
+        Ok(explored) => explored,
     };
     let exploration = explored.exploration();
     let selected = config.enumerate.only_state.is_some();
     exploration_output::print_exploration(&explored.first, &exploration, selected);
     if args.depth == 2 && !selected {
-        exploration_output::print_second_crashes(&exploration, interrupt::requested());
+        exploration_output::print_second_crashes(&exploration);
     }
     if let Some(file) = &args.json {
         std::fs::write(file, exploration.to_json()).map_err(file_error::<CliError>("write", file))?;
     }
-    if let Some(out) = &args.out {
-        let out_dir = report_files::create_out_dir(Some(out), "explore")?;
-        exploration_output::write_report_files(&exploration, &out_dir)?;
+    if let Some(out_dir) = out_dir {
+        exploration_output::write_report_files(&exploration, out_dir.path())?;
     }
     let found = match exploration.has_no_findings() {
         true if exploration.tried == 0 || exploration.has_unjudged() => CommandExit::Inconclusive,
@@ -87,19 +111,30 @@ fn run_prepared(
     Ok(CommandExit::worst([found].into_iter().chain(interrupted)))
 }
 
+/// What this machine does not support, if the exploration failed for that reason.
+fn missing_mechanism(error: &ExploreError) -> Option<String> {
+    let needed = ["user-namespace", "syscall-gate"];
+    let ExploreError::Sandbox(_) = error else { return None };
+    let missing = sandbox::doctor().into_iter();
+    let missing = missing.filter(|found| !found.granted && needed.contains(&found.name.as_str()));
+    missing.map(|found| format!("{}: {}", found.name, found.detail)).next()
+}
+
 /// The explorations that one command asks for.
 struct ExploredCommand {
     first: ExploreResult,
-    second_crashes: Vec<SecondCrash>,
+    second_crashes: SecondCrashes,
 }
 
 impl ExploredCommand {
     fn exploration(&self) -> Exploration {
         let second = self
             .second_crashes
+            .explored
             .iter()
             .map(|second| Exploration { after: Some(second.after.clone()), ..second.result.exploration() });
-        Exploration { second: second.collect(), ..self.first.exploration() }
+        let untried_recoveries = self.second_crashes.untried as u64;
+        Exploration { second: second.collect(), untried_recoveries, ..self.first.exploration() }
     }
 }
 
@@ -111,7 +146,7 @@ fn explore_to_depth(
     let first = explore(config, report)?;
     let second_crashes = match args.depth {
         2 if config.enumerate.only_state.is_none() => explore_second_crashes(config, &first, report)?,
-        _ => Vec::new(),
+        _ => SecondCrashes::default(),
     };
     Ok(ExploredCommand { first, second_crashes })
 }
@@ -149,23 +184,39 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
 
 /// This command line with a placeholder for the name of a state. Options that write files are left out.
 fn repeat_command() -> String {
-    let mut args: Vec<String> = std::env::args().collect();
-    args[0] = "trainwreck".into();
-    let dropped_options: BTreeMap<&str, usize> = [("--state", 2), ("--json", 2), ("--out", 2)].into();
-    // After `--` comes the trainer's command, which may have options of the same names.
-    let options_end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
-    let mut kept_args = Vec::new();
-    let mut index = 0;
-    while index < args.len() {
-        match dropped_options.get(args[index].as_str()).filter(|_| index < options_end) {
-            Some(count) => index += count,
-            None => {
-                kept_args.push(shell_quote(&args[index]));
-                index += 1;
-            }
+    repeat_command_of(std::env::args().skip(1).collect())
+}
+
+fn repeat_command_of(args: Vec<String>) -> String {
+    const DROPPED: [&str; 3] = ["--state", "--json", "--out"];
+    let is_value_form = |arg: &str| DROPPED.iter().any(|option| arg.starts_with(&format!("{option}=")));
+    let mut kept_args = vec!["trainwreck".to_owned()];
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        // After `--` comes the trainer's command, which may have options of the same names.
+        if arg == "--" {
+            kept_args.push(arg);
+            kept_args.extend(args.by_ref().map(|arg| shell_quote(&arg)));
+        } else if DROPPED.contains(&arg.as_str()) {
+            args.next();
+        } else if !is_value_form(&arg) {
+            kept_args.push(shell_quote(&arg));
         }
     }
     let after_command = kept_args.iter().position(|arg| arg == "explore").map_or(1, |index| index + 1);
-    kept_args.insert(after_command.min(kept_args.len()), "--state STATE".into());
+    kept_args.insert(after_command, "--state STATE".into());
     kept_args.join(" ")
+}
+#[cfg(test)]
+mod tests {
+    use super::repeat_command_of;
+
+    #[test]
+    fn the_repeat_command_leaves_out_what_writes_files_in_every_form() {
+        let args =
+            ["explore", "--out", "o", "--json=j", "--watch", "my runs", "--state=1-2", "--out=o", "--"];
+        let args = args.iter().chain(&["train", "--out", "o", "--json=j"]).map(|arg| (*arg).to_owned());
+        let expected = "trainwreck explore --state STATE --watch 'my runs' -- train --out o --json=j";
+        assert_eq!(repeat_command_of(args.collect()), expected);
+    }
 }

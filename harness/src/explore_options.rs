@@ -13,6 +13,7 @@ use crate::option_error::OptionError;
 use engine::explore::{CrashCandidate, ExploreScope, FsModel, JudgeSpec};
 use engine::file_error::file_error;
 use engine::sandbox::{HostAccess, LaunchSpec};
+use engine::target::{ProgramError, find_executable};
 
 /// The checked options that describe the trainer, from the command line or from a target file.
 pub(crate) struct PreparedExploration {
@@ -45,6 +46,7 @@ impl PreparedExploration {
         let scope = scope(args);
         let only_state = parse_state(args)?;
         let command = launch_here(&args.command)?;
+        check_program(&command)?;
         let shell = |text: &String| launch_here(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
@@ -136,6 +138,12 @@ fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, CliError> {
     let cwd = std::env::current_dir()
         .map_err(file_error::<CliError>("find the current directory", Path::new(".")))?;
     Ok(LaunchSpec { argv: argv.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
+}
+
+/// Checks that the program of a command exists. It is started in the same directory, with the same PATH.
+fn check_program(launch: &LaunchSpec) -> Result<(), ProgramError> {
+    let cwd = launch.cwd.clone().unwrap_or_default();
+    launch.argv.first().map_or(Ok(()), |program| find_executable(program, &cwd).map(drop))
 }
 
 /// The directories of `--watch`: without links in their paths, and without directories inside other ones. One

@@ -1,5 +1,6 @@
-//! SIGINT and SIGTERM: the first one asks the command to stop early and to report what it knows, the second
-//! one ends the process at once. The kernel then removes the sandboxes. Knows nothing of what is stopped.
+//! SIGINT and SIGTERM: the first one ends what runs in the sandboxes, and asks the command to report what it
+//! knows; the second one ends the process at once, and the kernel removes the sandboxes. Knows nothing of
+//! what is stopped.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -7,8 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use crate::error::CliError;
+use crate::print;
+use engine::sandbox::interrupt_sandboxes;
 
 /// Set by the first signal. Empty until the handlers are installed.
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -16,7 +20,7 @@ static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// Installs the handlers.
 ///
 /// # Errors
-/// If the system refuses a handler.
+/// If the system refuses a handler or a thread.
 pub(crate) fn install() -> Result<(), CliError> {
     let requested = REQUESTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM] {
@@ -24,7 +28,24 @@ pub(crate) fn install() -> Result<(), CliError> {
         flag::register_conditional_default(signal, requested.clone()).map_err(CliError::Signals)?;
         flag::register(signal, requested.clone()).map_err(CliError::Signals)?;
     }
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(CliError::Signals)?;
+    let on_first = move || {
+        if signals.forever().next().is_some() {
+            let in_progress = interrupt_sandboxes();
+            print::notice(&first_signal_text(in_progress));
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(on_first).map_err(CliError::Signals)?;
     Ok(())
+}
+
+fn first_signal_text(in_progress: usize) -> String {
+    let ended = match in_progress {
+        0 => String::new(),
+        1 => "ended the sandbox in progress; ".into(),
+        count => format!("ended the {count} sandboxes in progress; "),
+    };
+    format!("interrupted: {ended}reporting what is known. Another signal ends trainwreck at once")
 }
 
 /// Whether a signal has asked the command to stop.

@@ -24,6 +24,7 @@ mod option_error;
 mod print;
 mod record_writer;
 mod report_files;
+mod report_paths;
 mod run;
 mod run_display;
 mod scenario_library;

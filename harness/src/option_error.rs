@@ -9,8 +9,8 @@ pub(crate) enum OptionError {
     #[error("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")]
     UnknownState { name: String },
     /// No scenario has the trial that `--trial` names.
-    #[error("--trial: no scenario has a trial {trial}; the report of a whole run numbers them")]
-    UnknownTrial { trial: u32 },
+    #[error("--trial: there is no trial {trial}; {}", trial_counts(*.most, *.scenarios))]
+    UnknownTrial { trial: u32, most: u32, scenarios: usize },
     /// A pattern is not a regular expression.
     #[error("{option}")]
     Pattern { option: &'static str, source: regex::Error },
@@ -38,4 +38,13 @@ pub(crate) enum OptionError {
         .known.join(", ")
     )]
     UnknownGuard { guard: String, target: String, known: Vec<String> },
+}
+
+/// How many trials there are.
+fn trial_counts(most: u32, scenarios: usize) -> String {
+    let trials = if most == 1 { "1 trial".into() } else { format!("{most} trials") };
+    match scenarios {
+        1 => format!("this scenario has {trials}"),
+        _ => format!("none of these scenarios has more than {trials}"),
+    }
 }

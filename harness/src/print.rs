@@ -13,6 +13,11 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{}", clean_block(text));
 }
 
+/// Prints a line on standard error that is no result, such as what happens meanwhile.
+pub(crate) fn notice(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", clean_block(text));
+}
+
 /// Prints the text of an error on standard error, as [`line`] does.
 pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(std::io::stderr().lock(), "trainwreck: {}", clean_block(&error.to_string()));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, Verdict};
+use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, TrialsPlanned, Verdict};
 
 use crate::args::RunArgs;
 use crate::error::CliError;
@@ -12,8 +12,9 @@ use crate::exit::CommandExit;
 use crate::host_access_options::check_apart;
 use crate::option_error::OptionError;
 use crate::record_writer::RecordWriter;
+use crate::report_paths::ReportDir;
 use crate::run_display::RunDisplay;
-use crate::scenario_library::{self, LibraryError};
+use crate::scenario_library::{self, LibraryError, LoadedScenario};
 use crate::session::{Session, core_count};
 use crate::{diagnostics, interrupt, print, report_files};
 use engine::file_error::file_error;
@@ -35,8 +36,8 @@ pub(crate) enum RunMode {
 struct PreparedRun {
     mode: RunMode,
     scenarios: Vec<PreparedScenario>,
-    /// The IDs of the scenarios that the user named, which must not be skipped.
-    named: BTreeSet<String>,
+    /// The IDs of the scenarios that must not be skipped: those that the user named, or all.
+    required: BTreeSet<String>,
 }
 
 /// Runs the scenarios that the arguments name.
@@ -44,14 +45,36 @@ struct PreparedRun {
 /// # Errors
 /// If a scenario cannot be used, or the harness cannot do its work.
 pub(crate) fn run(args: &RunArgs, mode: RunMode) -> Result<CommandExit, CliError> {
-    run_prepared(args, &prepare_all(args, mode)?)
+    let selected = scenario_library::select_scenarios(&args.scenarios)?;
+    let start = RunStart::now(args.seed);
+    // Before anything is built or run, which may take minutes.
+    let report_dir = ReportDir::create(args.out.as_deref(), &start.name)?;
+    let prepared = prepare_all(args, mode, selected).inspect_err(|_| report_dir.remove_if_empty())?;
+    run_prepared(args, &prepared, start, &report_dir).inspect_err(|_| report_dir.remove_if_empty())
 }
 
-fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<PreparedRun, LibraryError> {
-    let mut prepared = PreparedRun { mode, scenarios: Vec::new(), named: BTreeSet::new() };
-    for scenario in scenario_library::select_scenarios(&args.scenarios)? {
-        if scenario.is_named {
-            prepared.named.insert(scenario.scenario.id().to_owned());
+/// When a run starts, and its name.
+struct RunStart {
+    name: String,
+    time: jiff::Timestamp,
+}
+
+impl RunStart {
+    fn now(seed: u64) -> RunStart {
+        let time = jiff::Timestamp::now();
+        RunStart { name: format!("{}-seed-{seed}", time.strftime("%Y-%m-%dT%H-%M-%SZ")), time }
+    }
+}
+
+fn prepare_all(
+    args: &RunArgs,
+    mode: RunMode,
+    selected: Vec<LoadedScenario>,
+) -> Result<PreparedRun, LibraryError> {
+    let mut prepared = PreparedRun { mode, scenarios: Vec::new(), required: BTreeSet::new() };
+    for scenario in selected {
+        if scenario.is_named || args.require.is_some() {
+            prepared.required.insert(scenario.scenario.id().to_owned());
         }
         let guards: Vec<Option<String>> = match mode {
             RunMode::Run => vec![None],
@@ -67,11 +90,16 @@ fn prepare_all(args: &RunArgs, mode: RunMode) -> Result<PreparedRun, LibraryErro
     Ok(prepared)
 }
 
-fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, CliError> {
+fn run_prepared(
+    args: &RunArgs,
+    prepared: &PreparedRun,
+    start: RunStart,
+    report_dir: &ReportDir,
+) -> Result<CommandExit, CliError> {
     let PreparedRun { mode, scenarios, .. } = prepared;
     let mode = *mode;
-    let started = run_started(args, scenarios);
-    let out_dir = report_files::create_out_dir(args.out.as_deref(), &started.run)?;
+    let started = run_started(args, scenarios, start);
+    let out_dir = report_dir.path();
     let session = Session::open(args.jobs)?;
     let sandboxes_dir = session.dir().to_path_buf();
     for scenario in scenarios {
@@ -101,8 +129,7 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     }
     if interrupt::requested() {
         exits.push(CommandExit::Interrupted);
-    } else if let Some(trial) = args.trial.filter(|_| is_unknown_trial(&results)) {
-        let error = OptionError::UnknownTrial { trial };
+    } else if let Some(error) = args.trial.and_then(|trial| unknown_trial(trial, &results)) {
         print::error_with_sources(&error);
         exits.push(CliError::from(error).exit());
     }
@@ -114,23 +141,29 @@ fn run_prepared(args: &RunArgs, prepared: &PreparedRun) -> Result<CommandExit, C
     if let Some(error) = failure {
         return Err(file_error("write", &record_path)(error));
     }
-    report_files::write_reports(&record, &out_dir)?;
-    print_summary(&record, &out_dir, &results, mode);
+    report_files::write_reports(&record, out_dir)?;
+    report_dir.become_latest();
+    if interrupt::requested() {
+        let finished = results.iter().filter(|result| !result.interrupted).count();
+        print::line(&format!("interrupted: {finished} of {} scenarios", results.len()));
+    }
+    print_summary(&record, out_dir, &results, mode);
     Ok(exit)
 }
 
-/// Whether the trials of every scenario are known, and none of them is the one that the user asked for.
-fn is_unknown_trial(results: &[ScenarioResult]) -> bool {
-    let mut not_skipped =
-        results.iter().filter(|result| !matches!(result.verdict, Verdict::Skipped { .. })).peekable();
-    not_skipped.peek().is_some()
-        && not_skipped.all(|result| result.planned.is_some_and(|planned| planned.to_run() == 0))
+/// The error if the trials of every scenario are known, and none of them is the one that the user asked for.
+fn unknown_trial(trial: u32, results: &[ScenarioResult]) -> Option<OptionError> {
+    let not_skipped = results.iter().filter(|result| !matches!(result.verdict, Verdict::Skipped { .. }));
+    let planned: Option<Vec<TrialsPlanned>> = not_skipped.map(|result| result.planned).collect();
+    let planned = planned.filter(|planned| planned.iter().all(|planned| planned.to_run() == 0))?;
+    let most = planned.iter().map(|planned| planned.total).max()?;
+    Some(OptionError::UnknownTrial { trial, most, scenarios: planned.len() })
 }
 
-/// The exit for all scenarios. A skipped scenario counts only if the user named it.
+/// The exit for all scenarios. A skipped scenario counts only if it must not be skipped.
 fn exit_of_results(results: &[ScenarioResult], prepared: &PreparedRun) -> CommandExit {
     let exit_of = |result: &ScenarioResult| {
-        let is_named = prepared.named.contains(&result.id);
+        let is_required = prepared.required.contains(&result.id);
         if result.failure.is_some() {
             return Some(CommandExit::HarnessFailed);
         }
@@ -138,13 +171,12 @@ fn exit_of_results(results: &[ScenarioResult], prepared: &PreparedRun) -> Comman
             RunMode::Run => CommandExit::from_verdict(&result.verdict),
             RunMode::Ablate => CommandExit::from_ablation(&result.verdict),
         }
-        .or(is_named.then_some(CommandExit::Inconclusive))
+        .or(is_required.then_some(CommandExit::Inconclusive))
     };
     CommandExit::worst(results.iter().filter_map(exit_of))
 }
 
-fn run_started(args: &RunArgs, scenarios: &[PreparedScenario]) -> RunStarted {
-    let now = jiff::Timestamp::now();
+fn run_started(args: &RunArgs, scenarios: &[PreparedScenario], start: RunStart) -> RunStarted {
     let mut mechanisms = sandbox::doctor();
     // A GPU driver may take seconds to answer, so it is only asked if a scenario needs it.
     if scenarios.iter().any(|scenario| scenario.scenario.gpu().is_some()) {
@@ -153,8 +185,8 @@ fn run_started(args: &RunArgs, scenarios: &[PreparedScenario]) -> RunStarted {
     RunStarted {
         format: scenarios::RECORD_FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
-        run: format!("{}-seed-{}", now.strftime("%Y-%m-%dT%H-%M-%SZ"), args.seed),
-        started: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        run: start.name,
+        started: start.time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         seed: args.seed,
         command: std::env::args().collect(),
         machine: describe_machine(mechanisms),

@@ -10,7 +10,7 @@ use crate::host_access_options::{HostAccessError, LocatedTarget, host_access, re
 use engine::file_error::{FileError, file_error};
 use engine::gpu::find_shim_library;
 use engine::run::PreparedScenario;
-use engine::target::{ProgramError, find_program};
+use engine::target::{ProgramError, check_command_programs, find_program};
 
 #[derive(rust_embed::Embed)]
 #[folder = "../scenarios/library"]
@@ -32,6 +32,16 @@ pub(crate) enum LibraryError {
         "there is no shipped scenario `{id}`{nearest}; run `trainwreck list`, or give the path of a file"
     )]
     UnknownId { id: String, nearest: String },
+    #[error("there is no file `{path}`{nearest}", path = .path.display())]
+    NoFile { path: PathBuf, nearest: String },
+    #[error("`{path}` is neither a file nor a directory", path = .path.display())]
+    NotAFile { path: PathBuf },
+    #[error(
+        "scenario `{id}` is in `{first}` and in `{second}`; give one of them another `id`, or run them apart",
+        first = .first.display(),
+        second = .second.display()
+    )]
+    SameId { id: String, first: PathBuf, second: PathBuf },
     #[error("there are no scenario files (`*.yaml`) in directory `{path}`", path = .path.display())]
     Empty { path: PathBuf },
     #[error(transparent)]
@@ -111,6 +121,10 @@ pub(crate) fn select_scenarios(arguments: &[String]) -> Result<Vec<LoadedScenari
             sources.extend(sources_in_dir(path)?);
         } else if path.is_file() {
             sources.push(LibrarySource { is_named: true, ..read_source(path)? });
+        } else if path.exists() {
+            return Err(LibraryError::NotAFile { path: path.into() });
+        } else if is_path(argument) {
+            return Err(LibraryError::NoFile { path: path.into(), nearest: nearest_file_hint(path) });
         } else {
             sources.push(LibrarySource { is_named: true, ..shipped_source_by_id(argument)? });
         }
@@ -118,24 +132,56 @@ pub(crate) fn select_scenarios(arguments: &[String]) -> Result<Vec<LoadedScenari
     parse_all(sources)
 }
 
-fn shipped_source_by_id(id: &str) -> Result<LibrarySource, LibraryError> {
-    let has_id = |source: &LibrarySource| {
-        source.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{id}-")))
-    };
-    shipped_sources()
-        .into_iter()
-        .find(has_id)
-        .ok_or_else(|| LibraryError::UnknownId { id: id.into(), nearest: nearest_id_hint(id) })
+/// Whether the argument can only be meant as a path, since no ID looks like that.
+fn is_path(argument: &str) -> bool {
+    argument.contains('/') || [".yaml", ".yml"].iter().any(|extension| argument.ends_with(extension))
 }
 
-/// Text that suggests a shipped ID, or an empty text if none is similar.
-fn nearest_id_hint(id: &str) -> String {
-    let shipped = shipped_scenarios().unwrap_or_default();
-    let ids = shipped.into_iter().map(|loaded| loaded.scenario.id().to_owned());
-    let nearest = ids.map(|known| (strsim::damerau_levenshtein(&known, id), known)).min();
+fn shipped_source_by_id(id: &str) -> Result<LibrarySource, LibraryError> {
+    let shipped = shipped_scenarios()?;
+    match shipped.iter().find(|loaded| loaded.scenario.id() == id) {
+        Some(loaded) => Ok(loaded.source.clone()),
+        None => Err(LibraryError::UnknownId { id: id.into(), nearest: nearest_id_hint(id, &shipped) }),
+    }
+}
+
+/// Text that says which IDs may be meant: those of a domain, of a prefix or of a pattern, or the most similar
+/// one. An empty text if there is none.
+fn nearest_id_hint(argument: &str, shipped: &[LoadedScenario]) -> String {
+    let of_domain = shipped.iter().filter(|loaded| loaded.source.domain == argument);
+    let of_domain: Vec<&str> = of_domain.map(|loaded| loaded.scenario.id()).collect();
+    if !of_domain.is_empty() {
+        return format!(" (domain `{argument}` has {})", of_domain.join(" "));
+    }
+    let ids = || shipped.iter().map(|loaded| loaded.scenario.id());
+    // `fs`, `fs-`, `fs-*` and `fs-0?` all begin with what the IDs begin with.
+    let prefix = argument.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+    let with_prefix: Vec<&str> = ids().filter(|id| !prefix.is_empty() && id.starts_with(prefix)).collect();
+    if !with_prefix.is_empty() {
+        return format!(" (there are {})", with_prefix.join(" "));
+    }
+    let nearest = ids().map(|known| (strsim::damerau_levenshtein(known, argument), known)).min();
     nearest
         .filter(|(distance, _)| *distance <= 3)
         .map(|(_, known)| format!(" (nearest: `{known}`)"))
+        .unwrap_or_default()
+}
+
+/// Text that names the most similar file in the same directory.
+fn nearest_file_hint(path: &Path) -> String {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if !dir.is_dir() {
+        return format!("; there is no directory `{}`", dir.display());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let nearest = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .map(|known| (strsim::damerau_levenshtein(&known, &name), known))
+        .min();
+    nearest
+        .filter(|(distance, _)| *distance <= 3)
+        .map(|(_, known)| format!(" (nearest: `{}`)", path.with_file_name(known).display()))
         .unwrap_or_default()
 }
 
@@ -195,7 +241,15 @@ fn parse_all(sources: Vec<LibrarySource>) -> Result<Vec<LoadedScenario>, Library
         return Err(LibraryError::Invalid(invalid));
     }
     loaded.sort_by(|a, b| a.scenario.id().cmp(b.scenario.id()));
-    Ok(loaded)
+    // Verdicts, reports and directories go by the ID.
+    match loaded.windows(2).find(|pair| pair[0].scenario.id() == pair[1].scenario.id()) {
+        Some(pair) => Err(LibraryError::SameId {
+            id: pair[0].scenario.id().into(),
+            first: pair[0].source.path.clone(),
+            second: pair[1].source.path.clone(),
+        }),
+        None => Ok(loaded),
+    }
 }
 
 /// Adds what a scenario needs to run: its target, the target's program, and the GPU shim. `guard_removed`
@@ -213,6 +267,7 @@ pub(crate) fn prepare_scenario(
     let target_dir = target_source.path.parent().map(Path::to_path_buf).unwrap_or_default();
     let program = find_program(target.program(), &target_dir)?;
     let host_access = host_access(access, Some(LocatedTarget { file: &target, dir: &target_dir }))?;
+    check_command_programs(&target)?;
     let shim = if scenario.gpu().is_some() { shim_if_available()? } else { None };
     let command = if guard_removed.is_some() { "ablate" } else { "run" };
     let started = ScenarioStarted {

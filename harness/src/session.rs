@@ -1,12 +1,12 @@
 //! What `run`, `ablate` and `explore` share: the removal of leftovers, a directory for the sandboxes, the
-//! number of jobs, and the handlers of signals. Knows nothing of what runs in it.
+//! number of jobs. Knows nothing of what runs in it.
 
 use std::path::{Path, PathBuf};
 
 use engine::sandbox::{self, RunDir};
 
 use crate::error::CliError;
-use crate::{interrupt, print};
+use crate::print;
 
 /// A run in progress. Its directory is removed by [`Session::close`], or by the drop if the run fails.
 pub(crate) struct Session {
@@ -17,20 +17,19 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Creates a directory for the sandboxes, and removes what earlier runs left behind. From now on a first
-    /// SIGINT or SIGTERM sets [`interrupt::requested`].
+    /// Creates a directory for the sandboxes, and removes what earlier runs left behind. What cannot be
+    /// removed is reported, and does not matter to this run.
     ///
     /// # Errors
-    /// If a leftover cannot be removed, or the directory cannot be created.
+    /// If the directory cannot be created.
     pub(crate) fn open(jobs: Option<u16>) -> Result<Session, CliError> {
-        interrupt::install()?;
         let run_dir = RunDir::create().map_err(CliError::RunDir)?;
         let path = run_dir.path().to_path_buf();
         let session =
             Session { run_dir: Some(run_dir), path, jobs: jobs.map_or_else(core_count, usize::from) };
-        for leftover in sandbox::remove_leftovers().map_err(CliError::Leftovers)? {
-            print::line(&format!("removed {leftover}"));
-        }
+        let swept = sandbox::remove_leftovers().map_err(CliError::Leftovers)?;
+        swept.removed.iter().for_each(|leftover| print::notice(&format!("removed {leftover}")));
+        swept.kept.iter().for_each(|leftover| print::notice(&print::error_chain(leftover)));
         Ok(session)
     }
 

@@ -102,7 +102,7 @@ fn an_interrupted_exploration_counts_what_it_did_not_try() {
     assert_eq!(output.status.code(), Some(130), "{text}");
     let exploration = Exploration::parse(&std::fs::read_to_string(&json).unwrap()).unwrap();
     assert!(exploration.untried > 0, "{text}");
-    assert!(text.contains(&format!("interrupted: {} states were not tried", exploration.untried)), "{text}");
+    assert!(text.contains(&format!("; {} states were not tried", exploration.untried)), "{text}");
 }
 
 struct ExploreRun {

@@ -85,6 +85,9 @@ pub struct Exploration {
     /// The explorations of second crashes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second: Vec<Exploration>,
+    /// Number of recoveries whose second crashes were not tried, because the exploration was interrupted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untried_recoveries: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -340,6 +343,7 @@ mod tests {
             recording_seconds: 0.25,
             states_per_second: 8.0,
             after: None,
+            untried_recoveries: 0,
             second: Vec::new(),
         }
     }

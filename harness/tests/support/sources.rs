@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// Directories with build outputs and reports of runs. Hidden directories except `.ci` are skipped too.
-const SKIPPED_DIRS: [&str; 5] = ["target", "fuzz/target", "fuzz/artifacts", "fuzz/coverage", "reports/out"];
+const SKIPPED_DIRS: [&str; 5] = ["target", "fuzz/target", "fuzz/artifacts", "fuzz/coverage", "out"];
 
 /// The source directory of each crate.
 pub(crate) const CRATES: [&str; 8] = [

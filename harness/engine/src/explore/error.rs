@@ -30,6 +30,20 @@ pub enum ExploreError {
          script whose `#!` line names a Python interpreter"
     )]
     NotPython,
+    /// The modules of `--warm` cannot be imported.
+    #[error("`--warm`: the Python fork server did not start ({detail}); check the names of the modules")]
+    WarmNotStarted {
+        /// What the server wrote last.
+        detail: String,
+    },
+    /// `--state` names no state of this recording.
+    #[error("--state: this run has no state `{name}`{}", nearest_hint(.nearest.as_deref()))]
+    UnknownState {
+        /// The name that was given.
+        name: String,
+        /// A state that exists and has the most similar name.
+        nearest: Option<String>,
+    },
     /// A recovery worker has no sandbox any more.
     #[error("a recovery worker was used after it had been closed")]
     WorkerClosed,
@@ -47,13 +61,30 @@ pub enum ExploreError {
 impl ExploreError {
     /// Whether the exploration was stopped before there was anything to judge.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, ExploreError::BaselineFailed(ExploreBaselineError::Stopped))
+        matches!(
+            self,
+            ExploreError::BaselineFailed(ExploreBaselineError::Stopped)
+                | ExploreError::Sandbox(SandboxError::Interrupted)
+        )
+    }
+
+    /// The error of a fork server that did not start.
+    pub(super) fn of_fork_server(error: SandboxError) -> ExploreError {
+        match error {
+            SandboxError::Init { detail, .. } => ExploreError::WarmNotStarted { detail },
+            other => other.into(),
+        }
     }
 
     /// Adds to the error of a system call what the call was for.
     pub(super) fn system<E: Into<Error>>(doing: &'static str) -> impl FnOnce(E) -> ExploreError {
         move |error| ExploreError::System { doing, source: error.into() }
     }
+}
+
+fn nearest_hint(nearest: Option<&str>) -> String {
+    let nearest = nearest.map(|nearest| format!(" (nearest: `{nearest}`)")).unwrap_or_default();
+    format!("{nearest}; run without `--state` to see which states fail")
 }
 
 /// Why the crash states of a command cannot be judged.

@@ -14,7 +14,7 @@ use super::explore_config::ExploreConfig;
 use super::record::{CommandRecording, Recording, record};
 use super::replay::{OutputOracle, RecoveryWorker, ReplayProgress, Replayer, TriedState};
 use super::report::{group_findings, never_synced};
-use super::states::{CrashCandidate, EnumerationCounts, states_to_try};
+use super::states::{CrashCandidate, CrashState, EnumerationCounts, check_named_state, states_to_try};
 use crate::sandbox::ProcessExit;
 
 /// The progress of an exploration.
@@ -87,6 +87,7 @@ impl ExploreResult {
             recording_seconds: self.recording_seconds,
             states_per_second: self.states_per_second(),
             after: None,
+            untried_recoveries: 0,
             second: Vec::new(),
         }
     }
@@ -127,20 +128,22 @@ pub fn explore(
     let recording = recorded.recording;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
     report(ExploreProgress::Recorded { operations, saves });
+    if let Err(nearest) = check_named_state(&config.enumerate, &recording) {
+        let name = config.enumerate.only_state.as_ref().map(CrashCandidate::name).unwrap_or_default();
+        return Err(ExploreError::UnknownState { name, nearest });
+    }
     let enumeration = states_to_try(&config.enumerate, &recording);
     report(ExploreProgress::Enumerated { states: enumeration.states.len() });
     let replayer = Replayer::new(&config.replay, &oracle, &recording);
-    let mut worker = replayer.worker(0)?;
-    check_undamaged_states(config, &recording, &oracle, &replayer, &mut worker)?;
-    let began = Instant::now();
-    let on_tried = |progress| report(ExploreProgress::Tried(progress));
-    let tried = replayer.try_states(&enumeration.states, &mut worker, &on_tried)?;
-    let seconds = began.elapsed().as_secs_f64();
-    report(ExploreProgress::Shrinking);
-    let findings = group_findings(&config.report, &recording, &tried, |candidate| {
-        if (config.replay.cancelled)() { None } else { replayer.outcome_of(&mut worker, candidate).ok() }
+    let checked_worker = replayer.worker(0).and_then(|mut worker| {
+        check_undamaged_states(config, &recording, &oracle, &replayer, &mut worker).map(|()| worker)
     });
-    worker.close()?;
+    let replayed = match checked_worker {
+        // What is known then is how many states there are.
+        Err(_) if (config.replay.cancelled)() => Replayed::default(),
+        worker => try_and_group(config, &recording, &enumeration.states, &replayer, worker?, report)?,
+    };
+    let Replayed { tried, findings, seconds } = replayed;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
     let untried = enumeration.states.len() - tried.len();
     Ok(ExploreResult {
@@ -154,6 +157,36 @@ pub fn explore(
         seconds,
         recording_seconds,
     })
+}
+
+/// What trying the states gave.
+#[derive(Default)]
+struct Replayed {
+    tried: Vec<TriedState>,
+    findings: Vec<Finding>,
+    /// The time for trying, without shrinking.
+    seconds: f64,
+}
+
+/// Tries the states and groups the failing ones.
+fn try_and_group(
+    config: &ExploreConfig,
+    recording: &Recording,
+    states: &[CrashState],
+    replayer: &Replayer<'_>,
+    mut worker: RecoveryWorker<'_>,
+    report: &(dyn Fn(ExploreProgress) + Sync),
+) -> Result<Replayed, ExploreError> {
+    let began = Instant::now();
+    let on_tried = |progress| report(ExploreProgress::Tried(progress));
+    let tried = replayer.try_states(states, &mut worker, &on_tried)?;
+    let seconds = began.elapsed().as_secs_f64();
+    report(ExploreProgress::Shrinking);
+    let findings = group_findings(&config.report, recording, &tried, |candidate| {
+        if (config.replay.cancelled)() { None } else { replayer.outcome_of(&mut worker, candidate).ok() }
+    });
+    worker.close()?;
+    Ok(Replayed { tried, findings, seconds })
 }
 
 /// Checks that the recording can be explored.

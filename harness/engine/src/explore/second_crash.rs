@@ -14,6 +14,7 @@ use super::replay::{MaterializePlace, TriedState, materialize};
 use super::report::describe_state;
 use super::states::CrashKind;
 use crate::file_error::file_error;
+use crate::sandbox::remove_tree;
 
 /// At most this many first crash states are used.
 const MAX_FIRST_STATES: usize = 6;
@@ -26,6 +27,15 @@ pub struct SecondCrash {
     pub result: ExploreResult,
 }
 
+/// The explorations of some recoveries.
+#[derive(Default)]
+pub struct SecondCrashes {
+    /// One for each recovery that changed a file.
+    pub explored: Vec<SecondCrash>,
+    /// How many recoveries were not explored, because the exploration was interrupted.
+    pub untried: usize,
+}
+
 /// Explores the recoveries from a few crash states of `first`. Leaves out recoveries that change no file.
 ///
 /// # Errors
@@ -34,10 +44,13 @@ pub fn explore_second_crashes(
     config: &ExploreConfig,
     first: &ExploreResult,
     report: &(dyn Fn(ExploreProgress) + Sync),
-) -> Result<Vec<SecondCrash>, ExploreError> {
-    let mut results = Vec::new();
-    for (number, tried) in choose_first_states(&first.tried).into_iter().enumerate() {
+) -> Result<SecondCrashes, ExploreError> {
+    let mut results = SecondCrashes::default();
+    let chosen = choose_first_states(&first.tried);
+    let count = chosen.len();
+    for (number, tried) in chosen.into_iter().enumerate() {
         if (config.replay.cancelled)() {
+            results.untried = count - number;
             break;
         }
         let Some((_, witness)) = tried.state.strictest_witness() else { continue };
@@ -60,16 +73,19 @@ pub fn explore_second_crashes(
         match explore(&second_config, report) {
             Ok(result) => {
                 let after = describe_state(&first.recording, &tried.state);
-                results.push(SecondCrash { after, result });
+                results.explored.push(SecondCrash { after, result });
             }
             // A recovery that changes no file has no crash states.
             Err(ExploreError::NothingRecorded) => {}
             // The results so far count.
-            Err(error) if error.is_interruption() => break,
+            Err(_) if (config.replay.cancelled)() => {
+                results.untried = count - number;
+                break;
+            }
             Err(error) => return Err(error),
         }
         // The results hold everything that is needed.
-        std::fs::remove_dir_all(&dir).map_err(file_error::<ExploreError>("remove", &dir))?;
+        remove_tree(&dir)?;
     }
     Ok(results)
 }

@@ -43,15 +43,25 @@ pub fn verdict(
         indices.flat_map(|index| violations(scenario, index, baseline, trials)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
     let is_interrupted = trials.len() < planned.to_run() as usize;
-    if is_interrupted {
+    let mut not_seen = Vec::new();
+    if trials.len() < planned.total as usize {
         // What happened in no trial so far may still happen in one that did not run.
-        reasons.retain(|reason| reason.trial.is_some());
+        let all_trials_together = |reason: &mut Reason| reason.trial.is_none();
+        not_seen = reasons.extract_if(.., all_trials_together).collect();
     }
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
     }
     if is_interrupted {
         let why = format!("interrupted after {} of {} trials", trials.len(), planned.to_run());
+        return Verdict::Inconclusive { why };
+    }
+    if let Some(Reason { expectation, .. }) = not_seen.first() {
+        let why = format!(
+            "{} of {} trials ran, and `{expectation}` held in none; it is about all trials together",
+            trials.len(),
+            planned.total
+        );
         return Verdict::Inconclusive { why };
     }
     match trials.iter().filter(|trial| trial.facts.evidence.is_empty()).count() {
@@ -323,6 +333,11 @@ same: '^weights (?<value>\w+)'
         assert_eq!(judge("sometimes", 3, None, &[bad, bad]), "interrupted after 2 of 3 trials");
         assert_eq!(judge("sometimes", 3, None, &[bad, bad, bad]), "violated None");
         assert_eq!(judge("always", 3, Some(2), &[good]), "survived");
+        assert_eq!(judge("always", 3, Some(1), &[bad]), "violated Some(1)");
+        assert_eq!(judge("sometimes", 3, Some(1), &[good]), "survived");
+        assert!(judge("sometimes", 3, Some(1), &[bad]).starts_with("1 of 3 trials ran, and `"));
+        assert!(judge("reached", 3, Some(1), &[bad]).starts_with("1 of 3 trials ran, and `"));
+        assert_eq!(judge("sometimes", 1, Some(1), &[bad]), "violated None");
         assert_eq!(judge("always", 3, Some(9), &[]), "there is no trial 9; the number of trials is 3");
         assert!(judge("always", 0, None, &[]).starts_with("there was no trial"));
     }

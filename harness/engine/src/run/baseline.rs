@@ -20,6 +20,7 @@ use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
 use crate::run::target_run::{RunCounts, TargetRun};
 use crate::run::trial_env::{TrialConfig, TrialEnv};
+use crate::sandbox::fail_if_interrupted;
 
 /// Size of a block in `st_blocks`, in bytes (stat(3type)).
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -167,6 +168,7 @@ fn run_baseline(
     env.emit_gpu_defects(reporter)?;
     let sandbox_hints = env.sandbox.hints(&[])?;
     env.sandbox.close()?;
+    fail_if_interrupted()?;
     let entries = reporter.entries();
     let save_bytes = *save_bytes.locked();
     let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };

@@ -16,7 +16,7 @@ use crate::observe::Reporter;
 use crate::plan::{BaselineCounts, CrashStateId, CrashStateRequest, PlannedCrashState};
 use crate::run::error::RunError;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
-use crate::sandbox::{LaunchSpec, ProcessExit};
+use crate::sandbox::{LaunchSpec, ProcessExit, remove_tree};
 use crate::target::{OutputPatterns, ParsedLine};
 
 /// A recorded run of the target. It starts from a prepared root, or from the files that a first crash left.
@@ -333,6 +333,6 @@ impl RecordedRun {
 impl Drop for RecordedRun {
     fn drop(&mut self) {
         // The owner of the run's directory removes what could not be removed here.
-        let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = remove_tree(&self.dir);
     }
 }

@@ -68,6 +68,8 @@ pub struct ScenarioResult {
     pub planned: Option<TrialsPlanned>,
     /// Why the harness could not do its work, if so.
     pub failure: Option<String>,
+    /// Whether some of its trials did not run, because the run was interrupted.
+    pub interrupted: bool,
     /// Duration.
     pub seconds: f64,
 }
@@ -103,14 +105,19 @@ fn run_scenario(
     let reporter = reporter.for_scenario(&name);
     let started_s = reporter.elapsed_s();
     reporter.emit(Event::ScenarioStarted(Box::new(prepared.started.clone())));
-    let without_trials = |verdict| JudgedScenario { verdict, planned: None };
+    let without_trials = |verdict| JudgedScenario { verdict, planned: None, interrupted: false };
+    let interrupted = |why: &str| JudgedScenario {
+        interrupted: true,
+        ..without_trials(Verdict::Inconclusive { why: why.into() })
+    };
     let (judged, failure) = match missing_mechanism(&prepared.scenario, suite.mechanisms) {
+        // First, because an interrupted check of the machine finds nothing.
+        _ if (suite.cancelled)() => (interrupted("interrupted before it began"), None),
         Some(why) => (without_trials(Verdict::Skipped { why }), None),
-        None if (suite.cancelled)() => {
-            (without_trials(Verdict::Inconclusive { why: "interrupted before it began".into() }), None)
-        }
         None => match judge_scenario(suite, prepared, cache, &reporter) {
             Ok(judged) => (judged, None),
+            // With its sandbox gone, whatever was going on fails in some way.
+            Err(_) if (suite.cancelled)() => (interrupted("interrupted before its first trial"), None),
             Err(RunError::TargetFailed(failed)) => {
                 let why = format!("{failed}, so there is nothing to judge");
                 reporter.emit(Event::UndisturbedRunFailed(failed));
@@ -123,16 +130,18 @@ fn run_scenario(
             }
         },
     };
-    let JudgedScenario { verdict, planned } = judged;
+    let JudgedScenario { verdict, planned, interrupted } = judged;
     let seconds = reporter.elapsed_s() - started_s;
     reporter.emit(Event::Judged { verdict: verdict.clone(), seconds });
-    ScenarioResult { id: prepared.scenario.id().to_owned(), verdict, planned, failure, seconds }
+    ScenarioResult { id: prepared.scenario.id().to_owned(), verdict, planned, failure, interrupted, seconds }
 }
 
 /// A verdict, and the trials that it is about.
 struct JudgedScenario {
     verdict: Verdict,
     planned: Option<TrialsPlanned>,
+    /// Whether some of them did not run, because the run was interrupted.
+    interrupted: bool,
 }
 
 fn judge_scenario(
@@ -160,7 +169,7 @@ fn judge_scenario(
     if !baseline.facts.ended_well {
         let none = TrialsPlanned { total: 0, only: None };
         let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
-        return Ok(JudgedScenario { verdict, planned: None });
+        return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
     }
     let recorded = plan
         .crash_states()
@@ -184,22 +193,28 @@ fn judge_scenario(
         comparable: plan.comparable(),
         trial_count,
     };
-    let trials: Result<Vec<FinishedTrial>, RunError> = expanded
+    let trials: Result<Vec<Option<FinishedTrial>>, RunError> = expanded
         .trials
         .par_iter()
         .filter(|trial| suite.only_trial.is_none_or(|only| only == trial.number))
         .filter(|_| !(suite.cancelled)())
         .map(|trial| {
-            run_trial(dir(&trial.number.to_string()), context, trial, &reporter.for_trial(trial.number))
+            let reporter = reporter.for_trial(trial.number);
+            match run_trial(dir(&trial.number.to_string()), context, trial, &reporter) {
+                // It was cut off, so nothing is known of it.
+                Err(_) if (suite.cancelled)() => Ok(None),
+                run => run.map(Some),
+            }
         })
         .collect();
-    let trials = trials?;
+    let trials: Vec<FinishedTrial> = trials?.into_iter().flatten().collect();
     let judged: Vec<JudgedTrial<'_>> = trials
         .iter()
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
     let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
-    Ok(JudgedScenario { verdict, planned: Some(planned) })
+    let interrupted = trials.len() < planned.to_run() as usize;
+    Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
 }
 
 /// The mechanisms that a scenario needs, by their names in `doctor`.

@@ -16,6 +16,7 @@ use crate::run::fault_schedule::FaultSchedule;
 use crate::run::probe::{self, ProbeTime};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
+use crate::sandbox::fail_if_interrupted;
 
 /// The facts of a trial and the recorded lines of its target.
 pub(super) struct FinishedTrial {
@@ -77,6 +78,7 @@ pub(super) fn run_trial(
     probe_all(&env, context.scenario, ProbeTime::AtEnd, reporter)?;
     env.emit_gpu_defects(reporter)?;
     env.sandbox.close()?;
+    fail_if_interrupted()?;
     Ok(finish_trial(context, trial.number, reporter))
 }
 

@@ -1,4 +1,5 @@
-//! A memory cgroup for one sandbox, if this machine permits one: version 2 or 1, found by trying.
+//! A memory cgroup for one sandbox, if this machine permits one: version 2 or 1, found by trying. Its name
+//! says which process created it, so that a later run can remove it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,10 +10,12 @@ use nix::unistd::geteuid;
 use super::error::SandboxError;
 
 /// Prefix of the names of our cgroups. The removal of leftovers touches no others.
-pub(super) const NAME_PREFIX: &str = "trainwreck-";
+const NAME_PREFIX: &str = "trainwreck-";
 
 /// How often the removal of a cgroup is tried: for one second.
 const MAX_REMOVALS: u32 = 200;
+/// How often that of an abandoned one is tried. Its processes ended with their harness.
+const MAX_LEFTOVER_REMOVALS: u32 = 20;
 const REMOVAL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Makes the names unique within this process.
@@ -42,12 +45,7 @@ pub(super) struct MemoryCgroup {
 impl MemoryCgroup {
     /// Creates a cgroup. Returns `None` if no memory controller can be used.
     pub(super) fn create() -> Option<MemoryCgroup> {
-        let name = format!(
-            "{NAME_PREFIX}{}-{}-{}",
-            geteuid(),
-            std::process::id(),
-            NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = CgroupCreator::this_process().cgroup_name(NEXT_NUMBER.fetch_add(1, Ordering::Relaxed));
         candidate_parents().into_iter().find_map(|parent| MemoryCgroup::create_below(&parent, &name))
     }
 
@@ -115,14 +113,79 @@ impl MemoryCgroup {
 
     /// Removes the cgroup, as soon as no process is left in it.
     pub(super) fn remove(&self) -> Result<(), SandboxError> {
-        remove_empty(&self.dir)
+        remove_empty(&self.dir, MAX_REMOVALS)
     }
 }
 
+/// The process that created a cgroup. Its start time tells it from a later process with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct CgroupCreator {
+    pid: u32,
+    /// In clock ticks since boot; field 22 of /proc/PID/stat. 0 if it could not be read.
+    started_ticks: u64,
+}
+
+impl CgroupCreator {
+    fn this_process() -> CgroupCreator {
+        let pid = std::process::id();
+        CgroupCreator { pid, started_ticks: started_ticks(pid).unwrap_or(0) }
+    }
+
+    fn cgroup_name(self, number: u32) -> String {
+        format!("{NAME_PREFIX}{}-{}-{}-{number}", geteuid(), self.pid, self.started_ticks)
+    }
+
+    /// The creator of the cgroup of this name. `None`: it is not a cgroup of this user's harnesses.
+    fn of_cgroup(name: &str) -> Option<CgroupCreator> {
+        let rest = name.strip_prefix(&format!("{NAME_PREFIX}{}-", geteuid()))?;
+        let mut fields = rest.split('-');
+        let (pid, started, number) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_whole = fields.next().is_none() && number.parse::<u32>().is_ok();
+        let creator = CgroupCreator { pid: pid.parse().ok()?, started_ticks: started.parse().ok()? };
+        is_whole.then_some(creator)
+    }
+
+    fn has_ended(self) -> bool {
+        started_ticks(self.pid).is_none_or(|started| self.started_ticks != 0 && started != self.started_ticks)
+    }
+}
+
+/// When a process started. `None`: there is no such process.
+fn started_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name of the program, in parentheses, and may contain anything.
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+/// All cgroups of this user's harnesses that a run of this process could see.
+pub(super) fn sibling_cgroups() -> Vec<PathBuf> {
+    let dirs = candidate_parents().into_iter().map(|parent| parent.dir);
+    let entries = dirs.flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten());
+    let is_ours = |path: &PathBuf| creator_of(path).is_some();
+    let mut cgroups: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_ours).collect();
+    cgroups.sort();
+    cgroups.dedup();
+    cgroups
+}
+
+fn creator_of(cgroup: &Path) -> Option<CgroupCreator> {
+    CgroupCreator::of_cgroup(cgroup.file_name()?.to_str()?)
+}
+
+/// Whether the harness that created a cgroup has ended.
+pub(super) fn creator_has_ended(cgroup: &Path) -> bool {
+    creator_of(cgroup).is_some_and(CgroupCreator::has_ended)
+}
+
+/// Removes a cgroup whose creator has ended. Tries for a moment only, so that a busy one delays no start.
+pub(super) fn remove_abandoned(cgroup: &Path) -> Result<(), SandboxError> {
+    remove_empty(cgroup, MAX_LEFTOVER_REMOVALS)
+}
+
 /// Removes a cgroup. Retries, because the kernel keeps it busy for a moment after its processes were reaped.
-pub(super) fn remove_empty(dir: &Path) -> Result<(), SandboxError> {
+fn remove_empty(dir: &Path, max_removals: u32) -> Result<(), SandboxError> {
     let mut last_error = None;
-    for _ in 0..MAX_REMOVALS {
+    for _ in 0..max_removals {
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -175,4 +238,22 @@ fn mount_points(mountinfo: &str, version: CgroupVersion) -> Vec<PathBuf> {
         .filter_map(|line| line.split(' ').nth(4))
         .map(PathBuf::from)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CgroupCreator;
+
+    #[test]
+    fn a_cgroup_is_abandoned_only_if_the_very_process_that_created_it_has_ended() {
+        let this = CgroupCreator::this_process();
+        assert!(this.started_ticks > 0 && !this.has_ended());
+        assert_eq!(CgroupCreator::of_cgroup(&this.cgroup_name(7)), Some(this));
+        let earlier = CgroupCreator { started_ticks: this.started_ticks + 1, ..this };
+        assert!(earlier.has_ended(), "the id of a dead harness is in use again");
+        assert!(CgroupCreator { pid: u32::MAX, ..this }.has_ended());
+        for foreign in ["trainwreck-0", "trainwreck-tests", "system.slice", &this.cgroup_name(7)[1..]] {
+            assert_eq!(CgroupCreator::of_cgroup(foreign), None, "{foreign}");
+        }
+    }
 }

@@ -19,6 +19,9 @@ pub enum SandboxError {
     /// The sandbox's init ended, or did not reply in time.
     #[error("the sandbox's init does not reply any more; was it killed?")]
     InitGone,
+    /// All sandboxes of this process were ended early.
+    #[error("interrupted")]
+    Interrupted,
     /// The directory for runs can be changed by other users.
     #[error(
         "`{path}` is a link, belongs to another user, or is writable for others; remove it, or set TMPDIR \

@@ -25,6 +25,7 @@ use super::protocol::{
     BindMount, CompletedCommand, ControlReply, ControlRequest, INIT_ARGUMENT, LaunchSpec, MountChange,
     REPLY_TIMEOUT, SandboxInitRequest, TmpfsMount,
 };
+use super::remove_tree::remove_tree;
 use super::spawned_process::SpawnedProcess;
 use super::unmapped_files::unmapped_files;
 use crate::seccomp::SeccompProgram;
@@ -129,7 +130,7 @@ impl Sandbox {
             // A terminal's Ctrl-C is for the harness, which lets its trials end. It does not reach the sandbox.
             .process_group(0)
             .spawn();
-        let init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
+        let mut init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
         let real_dirs: Vec<PathBuf> = std::iter::once(spec.shared_dir.unwrap_or_else(|| spec.dir.clone()))
             .chain(spec.host_access.writable)
             .collect();
@@ -147,7 +148,9 @@ impl Sandbox {
         };
         send_message(sockets.ours.as_fd(), &request, &[])
             .map_err(SandboxError::system("send the specification to the sandbox's init"))?;
-        let (client, reader_thread) = InitClient::connect(sockets.ours)?;
+        let connected = InitClient::connect(sockets.ours);
+        // Without a connection init ends. Until then it may still create directories.
+        let (client, reader_thread) = connected.inspect_err(|_| drop(init_parent.wait()))?;
         let parts = SandboxParts {
             dir: spec.dir,
             client: Arc::new(client),
@@ -402,7 +405,7 @@ impl SandboxParts {
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.remove()?;
         }
-        std::fs::remove_dir_all(&self.dir).map_err(SandboxError::file("remove", &self.dir))
+        remove_tree(&self.dir)
     }
 }
 

@@ -13,6 +13,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::pipe2;
 
 use super::error::SandboxError;
+use super::interruption::{RegisteredConnection, is_interrupted, register};
 use super::packet::{receive_message, send_message};
 use super::processes::SandboxProcesses;
 use super::protocol::{ControlReply, ControlRequest, LaunchSpec, REPLY_TIMEOUT};
@@ -26,6 +27,7 @@ pub(super) struct InitClient {
     replies: Mutex<Receiver<ControlReply>>,
     exits: Arc<ProcessExits>,
     next_id: AtomicU64,
+    _registered: RegisteredConnection,
 }
 
 /// A program to start, and what it is started with.
@@ -52,11 +54,13 @@ pub struct KillSwitch {
 impl InitClient {
     /// Starts to receive from init. The thread that does it ends when the connection is closed.
     pub(super) fn connect(socket: OwnedFd) -> Result<(InitClient, JoinHandle<()>), SandboxError> {
+        let registered = register(&socket)?;
         let (sender, replies) = channel();
         let exits = Arc::<ProcessExits>::default();
         let reader_thread = start_reader(&socket, sender, Arc::clone(&exits))?;
         let next_id = AtomicU64::new(1);
-        Ok((InitClient { socket, replies: Mutex::new(replies), exits, next_id }, reader_thread))
+        let replies = Mutex::new(replies);
+        Ok((InitClient { socket, replies, exits, next_id, _registered: registered }, reader_thread))
     }
 
     /// Closes the connection, also for other users of it. Init then ends.
@@ -97,13 +101,13 @@ impl InitClient {
         wait: Duration,
     ) -> Result<ControlReply, SandboxError> {
         let replies = self.replies.locked();
-        send_message(self.socket.as_fd(), request, fds).map_err(|_| SandboxError::InitGone)?;
-        replies.recv_timeout(wait).map_err(|_| SandboxError::InitGone)
+        send_message(self.socket.as_fd(), request, fds).map_err(|_| gone())?;
+        replies.recv_timeout(wait).map_err(|_| gone())
     }
 
     fn next_reply(&self) -> Result<ControlReply, SandboxError> {
         let replies = self.replies.locked();
-        replies.recv_timeout(REPLY_TIMEOUT).map_err(|_| SandboxError::InitGone)
+        replies.recv_timeout(REPLY_TIMEOUT).map_err(|_| gone())
     }
 
     /// Sends a request whose reply is `Done`, and returns its note.
@@ -163,6 +167,11 @@ impl KillSwitch {
     }
 }
 
+/// The error for a connection that has ended.
+fn gone() -> SandboxError {
+    if is_interrupted() { SandboxError::Interrupted } else { SandboxError::InitGone }
+}
+
 /// The error for a reply that does not fit the request.
 pub(super) fn unexpected_reply(doing: &str, reply: ControlReply) -> SandboxError {
     match reply {
@@ -186,5 +195,7 @@ fn start_reader(
                 reply => drop(replies.send(reply)),
             }
         }
+        // The kernel ends every process of a sandbox with its init.
+        exits.report_all_killed();
     }))
 }

@@ -45,6 +45,14 @@ fn from_result(name: &str, result: Result<String, SandboxError>) -> Mechanism {
 
 fn probe_sandbox() -> Result<Vec<Mechanism>, SandboxError> {
     let run = RunDir::create()?;
+    let probed = probe_sandbox_in(&run);
+    let closed = run.close();
+    let mechanisms = probed?;
+    closed.map_err(|kept| kept.source)?;
+    Ok(mechanisms)
+}
+
+fn probe_sandbox_in(run: &RunDir) -> Result<Vec<Mechanism>, SandboxError> {
     let dir = run.path().join("doctor");
     std::fs::create_dir(&dir).map_err(SandboxError::file("create", &dir))?;
     let mounts = vec![TmpfsSpec { mount_point: TEST_MOUNT.into(), size_bytes: 1 << 20, inodes: Some(64) }];
@@ -71,7 +79,6 @@ fn probe_sandbox() -> Result<Vec<Mechanism>, SandboxError> {
     mechanisms.push(from_result("read-only-remount", probe_read_only(&sandbox, &mount_point)));
     mechanisms.push(from_result("syscall-gate", probe_gate(&sandbox)));
     sandbox.close()?;
-    run.close()?;
     Ok(mechanisms)
 }
 

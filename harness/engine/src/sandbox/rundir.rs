@@ -2,23 +2,32 @@
 //!
 //! A run's directory contains a file that its harness keeps locked. If the lock is free, the harness has
 //! ended. Its processes and mounts ended with its sandboxes' init processes; its directories and cgroups are
-//! removed here.
+//! removed here. Another lock, on the directory around all runs, is held while a run's directory is created
+//! and locked, and while it is decided which ones are abandoned: no harness sees another's half-made one.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
-use super::cgroup::{NAME_PREFIX, candidate_parents, remove_empty};
+use super::cgroup::{creator_has_ended, remove_abandoned, sibling_cgroups};
 use super::error::SandboxError;
+use super::remove_tree::{remedy, remove_tree_keeping_last};
 
 /// The file that the harness keeps locked.
 const OWNER_FILE: &str = "owner";
-
+/// The file beside all runs that is locked for moments.
+const PARENT_LOCK_FILE: &str = "lock";
+/// The names of the directories of runs, and of abandoned ones that are being removed.
+const RUN_PREFIXES: [&str; 2] = ["run-", "dead-"];
 /// How old a directory without an owner file must be to count as abandoned.
 const OWNERLESS_TIME: Duration = Duration::from_secs(60);
+/// How long to wait for the lock. Its holders need microseconds, but one of them may be stopped.
+const PARENT_LOCK_WAIT: Duration = Duration::from_secs(5);
+const PARENT_LOCK_POLL: Duration = Duration::from_millis(2);
 
 /// The directory of a run in progress. It stays locked until this value is dropped.
 pub struct RunDir {
@@ -26,7 +35,7 @@ pub struct RunDir {
     _owner_file: File,
 }
 
-/// A directory that a killed run had left behind, and that was removed.
+/// A directory or cgroup that a killed run had left behind, and that was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovedLeftover {
     /// The removed directory or cgroup.
@@ -39,6 +48,46 @@ impl std::fmt::Display for RemovedLeftover {
     }
 }
 
+/// A directory or cgroup that a killed run had left behind, and that could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not remove what an earlier run left at `{path}`; {remedy}", path = .path.display())]
+pub struct KeptLeftover {
+    /// The directory or cgroup.
+    pub path: PathBuf,
+    /// What to do about it.
+    pub remedy: String,
+    /// Why it is still there.
+    pub source: SandboxError,
+}
+
+impl KeptLeftover {
+    fn new(path: PathBuf, source: SandboxError) -> KeptLeftover {
+        let remedy = match &source {
+            SandboxError::File(error) => remedy(&error.path, &error.source),
+            _ => "remove it by hand".into(),
+        };
+        KeptLeftover { path, remedy, source }
+    }
+}
+
+/// What was done about the leftovers of killed runs.
+#[derive(Debug, Default)]
+pub struct SweptLeftovers {
+    /// What is gone.
+    pub removed: Vec<RemovedLeftover>,
+    /// What is still there. It harms no later run.
+    pub kept: Vec<KeptLeftover>,
+}
+
+impl SweptLeftovers {
+    fn add(&mut self, path: PathBuf, removed: Result<(), SandboxError>) {
+        match removed {
+            Ok(()) => self.removed.push(RemovedLeftover { path }),
+            Err(error) => self.kept.push(KeptLeftover::new(path, error)),
+        }
+    }
+}
+
 impl RunDir {
     /// Creates a directory below TMPDIR (default: /tmp).
     ///
@@ -46,6 +95,7 @@ impl RunDir {
     /// If it can't be created or locked, or if the directory above it belongs to another user.
     pub fn create() -> Result<RunDir, SandboxError> {
         let parent = runs_dir()?;
+        let _lock = lock_parent(&parent)?;
         for number in 0u32.. {
             let path = parent.join(format!("run-{}-{number}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
@@ -74,9 +124,10 @@ impl RunDir {
     /// Removes the directory.
     ///
     /// # Errors
-    /// If it can't be removed.
-    pub fn close(self) -> Result<(), SandboxError> {
-        std::fs::remove_dir_all(&self.path).map_err(SandboxError::file("remove", &self.path))
+    /// If something in it can't be removed. A later run tries that again.
+    pub fn close(self) -> Result<(), KeptLeftover> {
+        let removed = remove_tree_keeping_last(&self.path, Some(OsStr::new(OWNER_FILE)));
+        removed.map_err(|error| KeptLeftover::new(self.path.clone(), error))
     }
 }
 
@@ -98,72 +149,90 @@ fn runs_dir() -> Result<PathBuf, SandboxError> {
     }
 }
 
-/// Removes the directories and cgroups that killed runs have left behind. Returns what it removed.
-///
-/// # Errors
-/// If a leftover can't be removed, or if the directory for runs belongs to another user.
-pub fn remove_leftovers() -> Result<Vec<RemovedLeftover>, SandboxError> {
-    let parent = runs_dir()?;
-    let mut leftovers = Vec::new();
-    for entry in std::fs::read_dir(&parent).map_err(SandboxError::file("read", &parent))?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("run-") {
-            continue;
-        }
-        // Holds the run's lock until its directory has been removed.
-        let Some(_abandoned) = lock_if_abandoned(&entry.path()) else { continue };
-        match std::fs::remove_dir_all(entry.path()) {
-            // Another process has removed it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            removed => {
-                removed.map_err(SandboxError::file("remove", &entry.path()))?;
-                leftovers.push(RemovedLeftover { path: entry.path() });
+/// Locks the directory around all runs until the returned value is dropped. `None`: whoever holds the lock
+/// does not go on, so nobody decides meanwhile which runs are abandoned.
+fn lock_parent(parent: &Path) -> Result<Option<File>, SandboxError> {
+    let path = parent.join(PARENT_LOCK_FILE);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.custom_flags(nix::libc::O_NOFOLLOW).open(&path);
+    let file = file.map_err(SandboxError::file("open", &path))?;
+    let deadline = Instant::now() + PARENT_LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(PARENT_LOCK_POLL);
             }
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(SandboxError::file("lock", &path)(error)),
         }
     }
-    leftovers.extend(remove_abandoned_cgroups()?);
-    Ok(leftovers)
+}
+
+/// Removes the directories and cgroups that killed runs have left behind. What cannot be removed is returned
+/// too, and is no error.
+///
+/// # Errors
+/// If the directory for runs cannot be read, or belongs to another user.
+pub fn remove_leftovers() -> Result<SweptLeftovers, SandboxError> {
+    let parent = runs_dir()?;
+    let mut swept = SweptLeftovers::default();
+    for abandoned in claim_abandoned_runs(&parent)? {
+        let removed = remove_tree_keeping_last(&abandoned.dir, Some(OsStr::new(OWNER_FILE)));
+        swept.add(abandoned.dir.clone(), removed);
+    }
+    for cgroup in sibling_cgroups().into_iter().filter(|cgroup| creator_has_ended(cgroup)) {
+        let removed = remove_abandoned(&cgroup);
+        swept.add(cgroup, removed);
+    }
+    Ok(swept)
 }
 
 /// A run whose harness has ended. While this value exists, no other process removes the same run.
 struct AbandonedRun {
+    dir: PathBuf,
     /// The owner file, locked. `None` if the directory has none.
     _locked_owner: Option<File>,
 }
 
-/// Returns `Some` if the harness of a run has ended. A directory without an owner file is about to be locked,
-/// or is being removed. It counts as abandoned only after a while, and there is nothing to lock then.
-fn lock_if_abandoned(run: &Path) -> Option<AbandonedRun> {
-    let owner = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(run.join(OWNER_FILE));
-    match owner {
-        Ok(file) => file.try_lock().is_ok().then_some(AbandonedRun { _locked_owner: Some(file) }),
-        Err(_) => {
-            let modified = run.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
-            let age = modified.and_then(|time| time.elapsed().ok());
-            age.filter(|age| *age > OWNERLESS_TIME).map(|_| AbandonedRun { _locked_owner: None })
+/// All runs whose harness has ended, each locked, and renamed so that people see that it is dead.
+fn claim_abandoned_runs(parent: &Path) -> Result<Vec<AbandonedRun>, SandboxError> {
+    let Some(_lock) = lock_parent(parent)? else { return Ok(Vec::new()) };
+    let entries = std::fs::read_dir(parent).map_err(SandboxError::file("read", parent))?;
+    let is_run = |name: &OsStr| RUN_PREFIXES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+    let mut abandoned = Vec::new();
+    for entry in entries.flatten().filter(|entry| is_run(&entry.file_name())) {
+        let Some(mut run) = lock_if_abandoned(&entry.path()) else { continue };
+        let dead = entry.file_name().to_string_lossy().replacen("run-", "dead-", 1);
+        if std::fs::rename(&run.dir, parent.join(&dead)).is_ok() {
+            run.dir = parent.join(dead);
         }
+        abandoned.push(run);
     }
+    Ok(abandoned)
 }
 
-/// Removes the cgroups of this user whose creator has ended. They are empty: its sandboxes ended with it.
-fn remove_abandoned_cgroups() -> Result<Vec<RemovedLeftover>, SandboxError> {
-    let prefix = format!("{NAME_PREFIX}{}-", geteuid());
-    let mut leftovers = Vec::new();
-    for parent in candidate_parents() {
-        for entry in std::fs::read_dir(&parent.dir).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let creator_pid =
-                name.strip_prefix(&prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            if creator_pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                remove_empty(&entry.path())?;
-                leftovers.push(RemovedLeftover { path: entry.path() });
-            }
-        }
+/// Returns `Some` if the harness of a run has ended. A directory without an owner file is being removed, or
+/// its harness was killed while it created it; it counts as abandoned after a while.
+fn lock_if_abandoned(run: &Path) -> Option<AbandonedRun> {
+    let metadata = run.symlink_metadata().ok().filter(std::fs::Metadata::is_dir)?;
+    if metadata.mode() & 0o700 != 0o700 {
+        // If its owner may not do that either, nobody can remove it, which is reported.
+        let _ = std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o700));
     }
-    Ok(leftovers)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW);
+    let abandoned = |locked_owner| AbandonedRun { dir: run.to_path_buf(), _locked_owner: locked_owner };
+    match options.open(run.join(OWNER_FILE)) {
+        Ok(file) => file.try_lock().is_ok().then(|| abandoned(Some(file))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let age = metadata.modified().ok()?.elapsed().ok()?;
+            (age > OWNERLESS_TIME).then(|| abandoned(None))
+        }
+        // No harness makes what is there.
+        Err(_) => Some(abandoned(None)),
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +247,18 @@ mod tests {
         assert!(first.is_some() && lock_if_abandoned(run.path()).is_none());
         drop(first);
         assert!(lock_if_abandoned(run.path()).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_stopped_holder_of_the_lock_blocks_nobody_for_ever() -> Result<(), Box<dyn std::error::Error>> {
+        let parent = tempfile::tempdir()?;
+        std::fs::create_dir(parent.path().join("run-1-0"))?;
+        std::fs::write(parent.path().join("run-1-0").join(OWNER_FILE), "")?;
+        let held = lock_parent(parent.path())?;
+        assert!(held.is_some() && claim_abandoned_runs(parent.path())?.is_empty());
+        drop(held);
+        assert_eq!(claim_abandoned_runs(parent.path())?.len(), 1);
         Ok(())
     }
 }

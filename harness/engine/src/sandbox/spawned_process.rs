@@ -8,17 +8,33 @@ use std::time::{Duration, Instant};
 use super::protocol::ProcessExit;
 use crate::locks::LockExt;
 
+/// SIGKILL, with which the kernel ends the processes of a pid namespace whose init has ended.
+const KILLED: i32 = nix::libc::SIGKILL;
+
 /// Exits of spawned processes, by spawn id, as reported by init.
 #[derive(Default)]
 pub(super) struct ProcessExits {
-    reported: Mutex<HashMap<u64, ProcessExit>>,
+    reported: Mutex<ReportedExits>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct ReportedExits {
+    by_id: HashMap<u64, ProcessExit>,
+    /// The sandbox's init has ended, and with it every process that has not been reported.
+    all_killed: bool,
 }
 
 impl ProcessExits {
     /// Stores an exit and wakes those that wait for one.
     pub(super) fn report(&self, id: u64, exit: ProcessExit) {
-        self.reported.locked().insert(id, exit);
+        self.reported.locked().by_id.insert(id, exit);
+        self.changed.notify_all();
+    }
+
+    /// Stores that all processes have ended which have not been reported, because init has.
+    pub(super) fn report_all_killed(&self) {
+        self.reported.locked().all_killed = true;
         self.changed.notify_all();
     }
 
@@ -28,8 +44,9 @@ impl ProcessExits {
         let mut reported = self.reported.locked();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match reported.get(&id) {
+            match reported.by_id.get(&id) {
                 Some(exit) => return Some(*exit),
+                None if reported.all_killed => return Some(ProcessExit::Signalled(KILLED)),
                 None if left.is_zero() => return None,
                 None => {
                     let waited = self.changed.wait_timeout(reported, left);
@@ -97,5 +114,15 @@ mod tests {
         let reporter = std::thread::spawn(move || exits.report(2, ProcessExit::Signalled(9)));
         assert_eq!(process.wait_timeout(Duration::from_secs(60)), Some(ProcessExit::Signalled(9)));
         assert!(reporter.join().is_ok());
+    }
+
+    #[test]
+    fn the_end_of_init_ends_every_wait() {
+        let exits = Arc::<ProcessExits>::default();
+        let processes = [1, 2].map(|id| SpawnedProcess::new(id, Arc::clone(&exits), 7));
+        exits.report(1, ProcessExit::Exited(0));
+        exits.report_all_killed();
+        let exits = processes.map(|process| process.wait_timeout(Duration::from_secs(60)));
+        assert_eq!(exits, [Some(ProcessExit::Exited(0)), Some(ProcessExit::Signalled(9))]);
     }
 }

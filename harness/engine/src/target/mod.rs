@@ -1,6 +1,8 @@
 //! The commands of a target file with every placeholder filled in, its program and its output patterns.
 //! Starts no process. Knows no fault and no scenario.
 
+mod cargo_build;
+mod executable;
 mod output_patterns;
 mod program;
 
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use scenarios::TargetFile;
 
+pub use executable::{check_command_programs, find_executable};
 pub use output_patterns::{OutputPatterns, ParsedLine};
 pub use program::{ProgramError, find_program};
 pub(crate) use program::{WorkspaceMember, find_or_build};

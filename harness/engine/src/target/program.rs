@@ -5,6 +5,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::cargo_build::run_cargo;
+use super::executable::{check_executable, is_executable, not_on_path};
+use crate::sandbox::is_interrupted;
+
 /// Why the program cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
@@ -21,19 +25,34 @@ pub enum ProgramError {
         directory = .directory.display()
     )]
     NoLibrary { name: String, package: String, directory: PathBuf },
-    /// The path of the target file is not that of an executable file.
+    /// No program of this name on PATH.
+    #[error("`{name}` is not on PATH{}; correct the name, or give a path", nearest_hint(.nearest.as_deref()))]
+    NotOnPath { name: String, nearest: Option<String> },
+    /// The path does not exist, or cannot be reached.
+    #[error("there is no program `{path}`; correct the path", path = .path.display())]
+    NotThere { path: PathBuf, source: std::io::Error },
+    /// The path is that of a file that is not executable.
     #[error(
-        "`{path}` from the target file is not an executable file; \
-         correct `program` or set the executable bit",
+        "`{path}` is not executable; run `chmod +x` on it, or name its interpreter",
         path = .path.display()
     )]
     NotExecutable { path: PathBuf },
+    /// The path is that of a directory.
+    #[error("`{path}` is a directory, not a program; correct the path", path = .path.display())]
+    IsDirectory { path: PathBuf },
+    /// The command was interrupted while cargo built it.
+    #[error("interrupted while cargo built `{name}`")]
+    Interrupted { name: String },
     /// Cargo could not be started to build it.
     #[error("could not build `{name}`")]
     CargoNotStarted { name: String, source: std::io::Error },
     /// Cargo could not build it, and wrote this.
     #[error("could not build `{name}`: {output}")]
     NotBuilt { name: String, output: String },
+}
+
+fn nearest_hint(nearest: Option<&str>) -> String {
+    nearest.map(|nearest| format!(" (nearest: `{nearest}`)")).unwrap_or_default()
 }
 
 /// A file that one package of the workspace builds.
@@ -55,8 +74,7 @@ pub(crate) struct WorkspaceMember<'a> {
 /// If there is no such executable file, or it cannot be built.
 pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, ProgramError> {
     if program.components().count() > 1 {
-        let path = relative_to.join(program);
-        return if is_executable(&path) { Ok(path) } else { Err(ProgramError::NotExecutable { path }) };
+        return check_executable(relative_to.join(program));
     }
     let package = program.display().to_string();
     let sources = ["src", "kernels", "build.rs", "Cargo.toml"].map(|part| format!("{package}/{part}"));
@@ -85,6 +103,7 @@ pub(crate) fn find_or_build(member: &WorkspaceMember<'_>) -> Result<PathBuf, Pro
     candidates.into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
         let (name, package) = (member.file.to_string_lossy().into_owned(), member.package.to_owned());
         match member.is_program {
+            true if workspace_of(member).is_none() => not_on_path(&member.file),
             true => ProgramError::NotFound { name, package, directory },
             false => ProgramError::NoLibrary { name, package, directory },
         }
@@ -110,13 +129,11 @@ fn build_if_member(member: &WorkspaceMember<'_>, dirs: &[PathBuf]) -> Result<(),
         build.arg("--release");
     }
     let name = member.package.to_owned();
-    match build.output() {
+    match run_cargo(&mut build) {
         Err(source) => Err(ProgramError::CargoNotStarted { name, source }),
         Ok(built) if built.status.success() => Ok(()),
-        Ok(built) => {
-            let output = String::from_utf8_lossy(&built.stderr).into_owned();
-            Err(ProgramError::NotBuilt { name, output })
-        }
+        Ok(_) if is_interrupted() => Err(ProgramError::Interrupted { name }),
+        Ok(built) => Err(ProgramError::NotBuilt { name, output: built.stderr }),
     }
 }
 
@@ -140,9 +157,4 @@ fn is_up_to_date(file: &Path, workspace: &Path, member: &WorkspaceMember<'_>) ->
 fn workspace_of(member: &WorkspaceMember<'_>) -> Option<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.parent()?;
     member.sources.iter().any(|source| workspace.join(source).exists()).then(|| workspace.to_path_buf())
-}
-
-fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

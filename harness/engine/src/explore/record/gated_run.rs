@@ -106,6 +106,7 @@ impl GatedRun<'_> {
                 None => {}
             }
         };
+        // Fails if init has ended, by itself or because the command was interrupted.
         sandbox.kill_all()?;
         if let Some(supervisor) = supervisor {
             supervisor.join();

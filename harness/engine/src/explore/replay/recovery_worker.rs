@@ -78,7 +78,7 @@ impl WorkerSpec<'_> {
         let path = resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
         let command = PythonCommand::parse(&resume.argv, path).ok_or(ExploreError::NotPython)?;
         let server = LaunchSpec { argv: command.server_command(warm_modules), ..resume.clone() };
-        sandbox.start_fork_server(&server)?;
+        sandbox.start_fork_server(&server).map_err(ExploreError::of_fork_server)?;
         Ok(Some(LaunchSpec { argv: command.request, env: Vec::new(), cwd: None }))
     }
 }

@@ -119,7 +119,11 @@ impl<'a> Replayer<'a> {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let state = states.get(index).filter(|_| !(self.spec.cancelled)());
                 let Some(state) = state else { return Ok(()) };
-                let tried = self.try_state(worker, state)?;
+                let tried = match self.try_state(worker, state) {
+                    // Its sandbox was ended, so nothing is known of this state.
+                    Err(_) if (self.spec.cancelled)() => return Ok(()),
+                    tried => tried?,
+                };
                 // A recovery that was not tried again after its time limit is not known to be hung.
                 if tried.result.ended.is_none() && (self.spec.cancelled)() {
                     return Ok(());
@@ -133,7 +137,10 @@ impl<'a> Replayer<'a> {
             let others: Vec<_> = (1..jobs)
                 .map(|number| {
                     scope.spawn(move || {
-                        let mut worker = self.worker(number)?;
+                        let mut worker = match self.worker(number) {
+                            Err(_) if (self.spec.cancelled)() => return Ok(()),
+                            worker => worker?,
+                        };
                         work(&mut worker)?;
                         worker.close()
                     })

@@ -5,6 +5,7 @@ mod crash_candidate;
 mod crash_state;
 mod enumerate;
 mod fs_model;
+mod named_state;
 mod persisted_set;
 mod state_groups;
 mod tear;
@@ -14,6 +15,7 @@ pub use crash_state::{CrashKind, CrashState, Witness};
 pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate};
 pub(super) use fs_model::BYTES_PART;
 pub use fs_model::{FsModel, PersistUnit};
+pub(super) use named_state::check_named_state;
 pub use tear::Tear;
 
 use super::record::Recording;
@@ -27,12 +29,10 @@ pub struct EnumerateSpec {
     pub only_state: Option<CrashCandidate>,
 }
 
-/// The crash states to try, in order.
+/// The crash states to try, in order. A state that is named must be one of this recording.
 pub(super) fn states_to_try(spec: &EnumerateSpec, recording: &Recording) -> Enumeration {
     let Some(only) = &spec.only_state else { return enumerate(recording, &spec.scope) };
-    let op_count = (only.op_count as usize).min(recording.ops.len());
-    let candidate = CrashCandidate { op_count: op_count as u32, ..only.clone() };
     let crash = spec.scope.crash_kinds().next();
-    let states = vec![CrashState::new(recording, crash, candidate)];
+    let states = vec![CrashState::new(recording, crash, only.clone())];
     Enumeration { states, counts: EnumerationCounts::default() }
 }
