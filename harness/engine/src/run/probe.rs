@@ -1,7 +1,8 @@
 //! Answers the expectations that the events of a run cannot answer: the target's own check, its files, its
 //! processes, its exit code. Gives no verdict.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use regex::Regex;
@@ -17,6 +18,8 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 const PROCESS_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How many bytes of a file are searched for a pattern.
 const MAX_SEARCHED_BYTES: u64 = 1 << 20;
+/// How many of the found files are named.
+const MAX_NAMED_FILES: usize = 5;
 
 /// When an expectation is evaluated.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,11 +83,12 @@ fn evaluate(env: &TrialEnv<'_>, fact: &Fact) -> Result<Option<ProbeResult>, RunE
         Fact::Verifies | Fact::VerifiesBeforeResume => Some(verify(env)?),
         Fact::LeavesNoProcess => Some(leaves_no_process(env)),
         Fact::Files { matching, containing, min, max, .. } => {
-            let count = count_files(&env.sandbox.host_path_in_root(Path::new("")), &|path, file| {
+            let files = selected_files(&env.sandbox.host_path_in_root(Path::new("")), &|path, file| {
                 matching.is_match(path) && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
             });
+            let count = files.len() as u64;
             let held = count >= *min && max.is_none_or(|max| count <= max);
-            Some(ProbeResult { held, found: format!("{count} files") })
+            Some(ProbeResult { held, found: describe_files(&files) })
         }
         _ => None,
     })
@@ -115,10 +119,23 @@ fn verify(env: &TrialEnv<'_>) -> Result<ProbeResult, RunError> {
     Ok(ProbeResult { held: output.is_success(), found })
 }
 
-/// Counts the files below `root` that are selected. Does not follow symbolic links. `is_selected` gets the
-/// path relative to the root and the full path.
-fn count_files(root: &Path, is_selected: &dyn Fn(&Path, &Path) -> bool) -> u64 {
-    let mut count = 0;
+/// The number of files, and the first of their names.
+fn describe_files(files: &BTreeSet<PathBuf>) -> String {
+    let names: Vec<String> =
+        files.iter().take(MAX_NAMED_FILES).map(|path| path.display().to_string()).collect();
+    let more = files.len() - names.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match files.len() {
+        0 => "0 files".into(),
+        1 => format!("1 file: {}", names.join("")),
+        count => format!("{count} files: {}{more}", names.join(", ")),
+    }
+}
+
+/// The files below `root` that are selected, relative to it. Does not follow symbolic links. `is_selected`
+/// gets the path relative to the root and the full path.
+fn selected_files(root: &Path, is_selected: &dyn Fn(&Path, &Path) -> bool) -> BTreeSet<PathBuf> {
+    let mut selected = BTreeSet::new();
     let mut dirs = vec![root.to_path_buf()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -126,13 +143,16 @@ fn count_files(root: &Path, is_selected: &dyn Fn(&Path, &Path) -> bool) -> u64 {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => dirs.push(path),
                 Ok(kind) if kind.is_file() => {
-                    count += u64::from(is_selected(path.strip_prefix(root).unwrap_or(&path), &path))
+                    let relative = path.strip_prefix(root).unwrap_or(&path);
+                    if is_selected(relative, &path) {
+                        selected.insert(relative.to_path_buf());
+                    }
                 }
                 _ => {}
             }
         }
     }
-    count
+    selected
 }
 
 fn contains(file: &Path, pattern: &Regex) -> bool {
@@ -174,6 +194,29 @@ impl ExitCodeProbe {
             probe: self.text.clone(),
             held: matches!(exit, ProcessExit::Exited(code) if self.codes.contains(&code)),
             found: exit.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_that_were_found_are_named_up_to_a_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |root: &Path| describe_files(&selected_files(root, &|path, _| path.starts_with("queue")));
+        assert_eq!(found(dir.path()), "0 files");
+        std::fs::create_dir(dir.path().join("queue")).unwrap();
+        std::fs::write(dir.path().join("other"), "").unwrap();
+        for (number, expected) in [
+            (1, "1 file: queue/1"),
+            (2, "2 files: queue/1, queue/2"),
+            (7, "7 files: queue/1, queue/2, queue/3, queue/4, queue/5 and 2 more"),
+        ] {
+            (1..=number)
+                .for_each(|name| std::fs::write(dir.path().join(format!("queue/{name}")), "").unwrap());
+            assert_eq!(found(dir.path()), expected);
         }
     }
 }
