@@ -50,6 +50,27 @@ fn every_shipped_scenario_fits_its_target() {
     }
 }
 
+/// Words that promise that nothing is left out. Each fault has a bound, at least the default of `max-trials`.
+const PROMISES: [&str; 10] =
+    ["every", "each", "all", "any", "always", "everywhere", "whole", "entire", "exhaustive", "complete"];
+
+/// The words of a title that promise that nothing is left out.
+fn promises(title: &str) -> Vec<String> {
+    let words = title.split(|letter: char| !letter.is_alphabetic()).map(str::to_lowercase);
+    words.filter(|word| PROMISES.contains(&word.as_str())).collect()
+}
+
+#[test]
+fn no_title_promises_more_than_the_bound_on_trials_allows() {
+    assert_eq!(promises("Power loss at EVERY point of a save"), ["every"]);
+    assert_eq!(promises("allocations fall, and anything overall"), [""; 0]);
+    for path in yaml_below("library") {
+        let scenario = Scenario::parse(&text(&path), "library").unwrap();
+        let found = promises(scenario.title());
+        assert!(found.is_empty(), "{path:?}: {found:?} in its title; the verdict says what was tried");
+    }
+}
+
 #[test]
 fn no_two_shipped_scenarios_share_an_id() {
     let id = |path: &PathBuf| Scenario::parse(&text(path), "").unwrap().id().to_owned();
