@@ -370,6 +370,11 @@ impl ScenarioValue {
         std::iter::once(&self.first_expectation).chain(self.more_expectations.iter().take(MAX_ITEMS))
     }
 
+    /// The parser rejects `ends-with` without a signal that asks the target to exit.
+    fn expects_exit(&self) -> bool {
+        self.expectations().any(|expectation| matches!(expectation.fact, FactValue::EndsWith(_)))
+    }
+
     fn id(&self) -> String {
         format!("{}-{:02}", pick(&["fs", "proc", "dur"], self.domain), self.number % 100)
     }
@@ -402,6 +407,9 @@ impl ScenarioValue {
             submit.collect::<Vec<_>>().join(", "),
         );
         self.faults().for_each(|fault| text += &fault.print());
+        if self.expects_exit() {
+            text += "  - signal: {which: [TERM], when: {step: 1}}\n";
+        }
         text += "expect:\n";
         self.expectations().for_each(|expectation| text += &expectation.print());
         let guards: Vec<String> = self.guards.iter().take(MAX_ITEMS).map(Text::quoted).collect();
@@ -421,7 +429,8 @@ impl ScenarioValue {
             assert_eq!(*found, SubmittedFile::Generated { kind, samples, length: *length });
         }
         assert_eq!(scenario.submit().len(), self.submit.len().min(MAX_ITEMS));
-        assert_eq!(scenario.method().len(), self.faults().count());
+        let faults = self.faults().count() + usize::from(self.expects_exit());
+        assert_eq!(scenario.method().len(), faults);
         self.faults().zip(scenario.method()).for_each(|(value, fault)| value.check(fault));
         assert_eq!(scenario.expect().len(), self.expectations().count());
         for (value, found) in self.expectations().zip(scenario.expect()) {

@@ -154,7 +154,6 @@ fn exit_of_library_error(error: &LibraryError) -> CommandExit {
         | LibraryError::Read(_)
         | LibraryError::Invalid(_)
         | LibraryError::HostAccess(_)
-        | LibraryError::NoTarget { .. }
         | LibraryError::UnknownTarget { .. } => CommandExit::InvalidInput,
     }
 }

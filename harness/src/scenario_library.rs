@@ -10,7 +10,7 @@ use crate::host_access_options::{HostAccessError, LocatedTarget, host_access, re
 use engine::file_error::{FileError, file_error};
 use engine::gpu::find_shim_library;
 use engine::run::PreparedScenario;
-use engine::target::{ProgramError, check_command_programs, find_program};
+use engine::target::{ProgramError, check_command_programs, find_program, inherited_variables};
 
 #[derive(rust_embed::Embed)]
 #[folder = "../scenarios/library"]
@@ -49,12 +49,8 @@ pub(crate) enum LibraryError {
     #[error("{} of the given files are not valid", .0.len())]
     Invalid(Vec<InvalidFile>),
     #[error(
-        "scenario `{scenario}` uses target `{target}`, which is neither shipped nor a file in its directory"
-    )]
-    NoTarget { scenario: String, target: String },
-    #[error(
         "there is neither a file nor a shipped target `{name}`; the shipped targets are: {}",
-        shipped_target_names()
+        shipped_target_names().join(", ")
     )]
     UnknownTarget { name: String },
     #[error(transparent)]
@@ -83,10 +79,8 @@ pub(crate) struct LoadedScenario {
     pub(crate) is_named: bool,
 }
 
-fn shipped_target_names() -> String {
-    let names: Vec<String> =
-        ShippedTargets::iter().filter_map(|name| Some(name.strip_suffix(".yaml")?.to_owned())).collect();
-    names.join(", ")
+fn shipped_target_names() -> Vec<String> {
+    ShippedTargets::iter().filter_map(|name| Some(name.strip_suffix(".yaml")?.to_owned())).collect()
 }
 
 /// All shipped scenarios, sorted by ID.
@@ -284,6 +278,7 @@ pub(crate) fn prepare_scenario(
         target_source: target_source.text,
         target_file,
         guards: scenario.guards().to_vec(),
+        inherited: inherited_variables(&target),
         guard_removed: guard_removed.map(str::to_owned),
     };
     Ok(PreparedScenario { scenario, target, program, host_access, shim, started, scenario_dir })
@@ -299,10 +294,17 @@ fn shim_if_available() -> Result<Option<PathBuf>, LibraryError> {
     }
 }
 
-/// Checks that the target of a scenario exists, and that it has the guards, phases and places that the
-/// scenario names.
-pub(crate) fn check_target(scenario: &Scenario, path: &Path) -> Result<(), LibraryError> {
-    load_target_of(scenario, &path.parent().map(Path::to_path_buf).unwrap_or_default()).map(|_| ())
+/// Checks that the target and the data files of a scenario exist, and that the target has what the scenario
+/// names and needs. Returns the target, and the directory of its file.
+pub(crate) fn check_target(scenario: &Scenario, path: &Path) -> Result<(TargetFile, PathBuf), LibraryError> {
+    let scenario_dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let (source, target) = load_target_of(scenario, &scenario_dir)?;
+    Ok((target, source.path.parent().map(Path::to_path_buf).unwrap_or_default()))
+}
+
+/// Whether a shipped scenario has this ID, and is not this text itself.
+pub(crate) fn is_id_of_another_shipped(id: &str, text: &str) -> bool {
+    shipped_source_by_id(id).is_ok_and(|source| source.text != text)
 }
 
 /// Loads a target file by its path, or a shipped target by its name. Also returns the directory of the target
@@ -331,8 +333,10 @@ fn load_target_of(
     let invalid = |error| LibraryError::Invalid(vec![error]);
     let source = target_source_of(scenario, scenario_dir)?;
     let target = TargetFile::parse(&source.text, &source.path.display().to_string()).map_err(invalid)?;
-    scenario.check_against(&target).map_err(invalid)?;
-    Ok((source, target))
+    let fits = scenario.check_against(&target);
+    let has_data = scenario.check_data_files(|name| scenario_dir.join(name).is_file());
+    let invalid_parts: Vec<InvalidFile> = [fits, has_data].into_iter().filter_map(Result::err).collect();
+    if invalid_parts.is_empty() { Ok((source, target)) } else { Err(LibraryError::Invalid(invalid_parts)) }
 }
 
 /// The argument with which `run` and `ablate` find the scenario again: its path, or its ID if it is a shipped
@@ -357,5 +361,5 @@ fn target_source_of(scenario: &Scenario, scenario_dir: &Path) -> Result<LibraryS
     let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
     shipped
         .map(|text| LibrarySource { path, text, domain: "targets".into(), is_named: false })
-        .ok_or_else(|| LibraryError::NoTarget { scenario: scenario.id().into(), target: name.into() })
+        .ok_or_else(|| LibraryError::Invalid(vec![scenario.unknown_target(&shipped_target_names())]))
 }

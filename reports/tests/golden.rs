@@ -53,6 +53,7 @@ fn scenario(title: &str, guard_removed: Option<&str>) -> Event {
         guards: vec!["atomic-save".into()],
         guard_removed: guard_removed.map(str::to_owned),
         repeat: "trainwreck run fs-01 --seed 7".into(),
+        inherited: Vec::new(),
     }))
 }
 

@@ -169,6 +169,10 @@ pub struct ScenarioStarted {
     pub guard_removed: Option<String>,
     /// The command that repeats the scenario.
     pub repeat: String,
+    /// Names of the environment variables that the target inherited from the harness. Their values may be
+    /// secret, so they are not recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherited: Vec<String>,
 }
 
 /// The baseline: an undisturbed run, with which recovered runs are compared.

@@ -11,12 +11,14 @@ use serde::Deserialize;
 
 use crate::effect::Effect;
 use crate::effect::checker::{NameKind, TargetName};
+use crate::effect::target_need::{NeedKind, TargetNeed};
 use crate::gpu::TargetGpu;
 use crate::target::TargetFile;
 use crate::trigger::{Trigger, Until};
 use crate::units::ByteSize;
 use crate::verdict::Outcome;
 use crate::yaml::problem::{InvalidFile, Problem, suggestion};
+use crate::yaml::spanned::Spanned;
 
 /// A checked scenario file of language version 1.
 #[derive(Debug, Clone)]
@@ -25,31 +27,64 @@ pub struct Scenario {
     pub(crate) title: String,
     pub(crate) severity: Severity,
     /// Name of a target file, or a path to one, relative to the scenario's file.
-    pub(crate) target: String,
+    pub(crate) target: Spanned<String>,
     pub(crate) gpu: Option<TargetGpu>,
     /// Settings of the target that differ from its defaults, such as `train.micro_batch` -> `8`.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) submit: Vec<SubmittedFile>,
+    /// The submitted files that must exist in the directory of the scenario file.
+    pub(crate) data_files: Vec<Spanned<String>>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) method: Vec<Fault>,
     pub(crate) expect: Vec<Expectation>,
     pub(crate) guards: Vec<String>,
     /// Names that can be checked only against the target file.
     pub(crate) target_names: Vec<TargetName>,
+    pub(crate) target_needs: Vec<TargetNeed>,
     pub(crate) file: String,
     pub(crate) text: String,
 }
 
 impl Scenario {
-    /// Checks that the target defines every place, phase, guard and kind of data that the scenario names.
+    /// Checks that the target defines every place, phase, guard and kind of data that the scenario names, and
+    /// that it has what the scenario's expectations, settings and data files need.
     ///
     /// # Errors
     ///
-    /// Returns a problem for each name that the target does not define.
+    /// Returns a problem for each name that the target does not define, and for each need.
     pub fn check_against(&self, target: &TargetFile) -> Result<(), InvalidFile> {
-        let problems: Vec<Problem> =
-            self.target_names.iter().filter_map(|name| unknown_name(name, target)).collect();
+        let names = self.target_names.iter().filter_map(|name| unknown_name(name, target));
+        let needs = self.target_needs.iter().filter_map(|need| unmet_need(need, target));
+        let problems: Vec<Problem> = names.chain(needs).collect();
         if problems.is_empty() { Ok(()) } else { Err(InvalidFile::new(&self.file, &self.text, problems)) }
+    }
+
+    /// Checks that the data files exist. `exists`: whether a file of this name is in the directory of the
+    /// scenario file.
+    ///
+    /// # Errors
+    ///
+    /// Returns a problem for each file that is missing.
+    pub fn check_data_files(&self, exists: impl Fn(&str) -> bool) -> Result<(), InvalidFile> {
+        let missing = self.data_files.iter().filter(|file| !exists(&file.value));
+        let problem = |file: &Spanned<String>| {
+            let message = format!("there is no file `{}` beside this file", file.value);
+            file.problem(message).help("correct the name, or add the file")
+        };
+        let problems: Vec<Problem> = missing.map(problem).collect();
+        if problems.is_empty() { Ok(()) } else { Err(InvalidFile::new(&self.file, &self.text, problems)) }
+    }
+
+    /// The error for a target that is neither a file nor one of `shipped`.
+    pub fn unknown_target(&self, shipped: &[String]) -> InvalidFile {
+        let name = &self.target.value;
+        let message = format!("there is neither a file nor a shipped target `{name}`");
+        let nearest = suggestion(name, shipped.iter().map(String::as_str));
+        let problem = self.target.problem(message).help(format!(
+            "{nearest}{} a path is relative to this file",
+            if nearest.ends_with('?') { "" } else { ";" }
+        ));
+        InvalidFile::new(&self.file, &self.text, vec![problem])
     }
 
     /// Domain and number, such as `fs-01`.
@@ -69,7 +104,7 @@ impl Scenario {
 
     /// Name of a shipped target, or the path of a target file, relative to the scenario file.
     pub fn target(&self) -> &str {
-        &self.target
+        &self.target.value
     }
 
     /// The GPU that the target sees, if any.
@@ -121,6 +156,37 @@ fn unknown_name(TargetName { kind, name }: &TargetName, target: &TargetFile) -> 
     }
     let message = format!("target `{}` has no {kind} `{}`", target.id, name.value);
     Some(name.problem(message).help(suggestion(&name.value, known)))
+}
+
+/// The problem with something that the target does not have.
+fn unmet_need(TargetNeed { kind, span }: &TargetNeed, target: &TargetFile) -> Option<Problem> {
+    let announces = &target.announces;
+    let (is_met, what, remedy) = match kind {
+        NeedKind::Verify => (target.verify.is_some(), "this needs a command `verify`", "add it"),
+        NeedKind::Same => (target.same.is_some(), "this needs the pattern `same`", "add it"),
+        NeedKind::Loss => (
+            announces.step.capture_names().flatten().any(|group| group == "loss"),
+            "this needs a group `loss` in the pattern `announces: step`",
+            "add it",
+        ),
+        NeedKind::Resumed => (
+            announces.resumed.is_some() || announces.saved.is_some(),
+            "this needs the pattern `announces: resumed`",
+            "add it",
+        ),
+        NeedKind::RefusedExits => {
+            (!target.refused_exits.is_empty(), "the outcome `refused` needs `refused-exits`", "add them")
+        }
+        NeedKind::Submit => (target.submit.is_some(), "data files need a command `submit`", "add it"),
+        NeedKind::Settings => (
+            target.passes_settings(),
+            "settings need `setting-args` and a command with an argument `{settings}`",
+            "add them",
+        ),
+    };
+    let message = || format!("{what}, which target `{}` does not have", target.id);
+    let help = || format!("{remedy} to the target file, or remove this from the scenario");
+    (!is_met).then(|| Problem::at(*span, message()).help(help()))
 }
 
 /// How bad it is if a trainer does not survive this scenario.

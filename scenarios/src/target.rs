@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::template::{CommandArgument, Template};
+
 /// A checked target file.
 ///
-/// Commands are argument lists in which `{program}`, `{root}`, `{seed}`, `{file}` and any `{place}` are
-/// replaced, and an argument `{settings}` becomes as many arguments as there are settings, by `setting_args`.
+/// Commands are lists of arguments. An argument `{settings}` becomes as many arguments as there are settings,
+/// by `setting_args`.
 #[derive(Debug, Clone)]
 pub struct TargetFile {
     pub(crate) id: String,
@@ -20,25 +22,27 @@ pub struct TargetFile {
     /// Directories below the root by the names that faults and mounts use, such as `checkpoints`. Relative,
     /// without `..`.
     pub(crate) places: BTreeMap<String, PathBuf>,
-    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) environment: BTreeMap<String, Template>,
+    /// Names of environment variables of the harness that the target gets too.
+    pub(crate) inherit: Vec<String>,
     /// Directories of the host in which the target may write. Absolute, or relative to the target file's
     /// directory.
     pub(crate) writable: Vec<PathBuf>,
     pub(crate) network: Option<TargetNetwork>,
     /// Commands that prepare an empty root, in order. Each must exit with 0.
-    pub(crate) prepare: Vec<Vec<String>>,
+    pub(crate) prepare: Vec<Vec<CommandArgument>>,
     /// Commands that write a data file, by kind of data, with `{file}`, `{samples}`, `{seed}` and `{length}`.
-    pub(crate) generate: BTreeMap<String, Vec<String>>,
+    pub(crate) generate: BTreeMap<String, Vec<CommandArgument>>,
     /// Submits one data file before the start.
-    pub(crate) submit: Option<Vec<String>>,
+    pub(crate) submit: Option<Vec<CommandArgument>>,
     /// Runs until everything that was submitted is done, then exits with 0.
-    pub(crate) start: Vec<String>,
+    pub(crate) start: Vec<CommandArgument>,
     /// Default: `start`.
-    pub(crate) resume: Vec<String>,
+    pub(crate) resume: Vec<CommandArgument>,
     /// Exits with 0 if everything that the trainer keeps on disk is intact.
-    pub(crate) verify: Option<Vec<String>>,
+    pub(crate) verify: Option<Vec<CommandArgument>>,
     /// Arguments for one setting, such as `["--set", "{key}={value}"]`.
-    pub(crate) setting_args: Vec<String>,
+    pub(crate) setting_args: Vec<Template>,
     pub(crate) announces: Announces,
     /// By name, such as `checkpoint-save`.
     pub(crate) phases: BTreeMap<String, Phase>,
@@ -71,20 +75,22 @@ impl TargetFile {
         /// Directories below the root, by name. Relative, without `..`.
         places: BTreeMap<String, PathBuf>,
         /// Environment variables of the target.
-        environment: BTreeMap<String, String>,
+        environment: BTreeMap<String, Template>,
+        /// Names of environment variables of the harness that the target gets too.
+        inherit: [String],
         /// Directories of the host in which the target may write. Absolute, or relative to the target file's
         /// directory.
         writable: [PathBuf],
         /// Commands that prepare an empty root, in order.
-        prepare: [Vec<String>],
+        prepare: [Vec<CommandArgument>],
         /// Commands that write a data file, by kind of data.
-        generate: BTreeMap<String, Vec<String>>,
+        generate: BTreeMap<String, Vec<CommandArgument>>,
         /// Runs until everything that was submitted is done, then exits with 0.
-        start: [String],
+        start: [CommandArgument],
         /// Runs the target after a crash.
-        resume: [String],
+        resume: [CommandArgument],
         /// Arguments for one setting, with `{key}` and `{value}`.
-        setting_args: [String],
+        setting_args: [Template],
         /// Patterns on the target's output.
         announces: Announces,
         /// Named periods of the target's work.
@@ -95,18 +101,28 @@ impl TargetFile {
         guards: BTreeMap<String, BTreeMap<String, String>>,
     }
 
+    /// Whether settings reach the target: it says how one is passed, and a command passes them.
+    pub fn passes_settings(&self) -> bool {
+        let all = self.prepare.iter().chain(self.generate.values()).chain(&self.submit).chain(&self.verify);
+        !self.setting_args.is_empty()
+            && all
+                .chain([&self.start, &self.resume])
+                .flatten()
+                .any(|argument| *argument == CommandArgument::Settings)
+    }
+
     /// The network that the target sees. Default: the sandbox's own.
     pub fn network(&self) -> Option<TargetNetwork> {
         self.network
     }
 
     /// Submits one data file before the start.
-    pub fn submit(&self) -> Option<&[String]> {
+    pub fn submit(&self) -> Option<&[CommandArgument]> {
         self.submit.as_deref()
     }
 
     /// Exits with 0 if everything that the trainer keeps on disk is intact.
-    pub fn verify(&self) -> Option<&[String]> {
+    pub fn verify(&self) -> Option<&[CommandArgument]> {
         self.verify.as_deref()
     }
 

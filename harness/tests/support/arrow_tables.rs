@@ -76,7 +76,7 @@ const COMMAND: &ArrowTable = &[
         &["args", "error", "explore_options", "host_access_options", "option_error", "scenario_library"],
     ),
     ("analyze", &["error", "exit", "print", "report_files", "report_paths"]),
-    ("check", &["diagnostics", "error", "exit", "print", "scenario_library"]),
+    ("check", &["args", "diagnostics", "error", "exit", "host_access_options", "print", "scenario_library"]),
     (
         "run",
         &[
@@ -154,7 +154,8 @@ const SCENARIOS: &ArrowTable = &[
     ("trigger", &["operation", "yaml"]),
     ("gpu", &["units", "yaml"]),
     ("effect", &["gpu", "operation", "trigger", "units", "yaml"]),
-    ("target", &[]),
+    ("template", &[]),
+    ("target", &["template"]),
     ("scenario", &["effect", "gpu", "target", "trigger", "units", "verdict", "yaml"]),
     ("recovery_check", &[]),
     ("sandbox_hint", &[]),
@@ -162,7 +163,21 @@ const SCENARIOS: &ArrowTable = &[
     ("failed_run", &["ending", "sandbox_hint"]),
     ("record", &["ending", "failed_run", "sandbox_hint", "verdict"]),
     ("exploration", &["effect", "recovery_check", "sandbox_hint", "verdict"]),
-    ("check", &["effect", "gpu", "operation", "scenario", "target", "trigger", "units", "verdict", "yaml"]),
+    (
+        "check",
+        &[
+            "effect",
+            "gpu",
+            "operation",
+            "scenario",
+            "target",
+            "template",
+            "trigger",
+            "units",
+            "verdict",
+            "yaml",
+        ],
+    ),
     ("schema", &["check"]),
 ];
 

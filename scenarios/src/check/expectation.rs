@@ -5,11 +5,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::effect::checker::Checker;
+use crate::effect::target_need::{NeedKind, TargetNeed};
 use crate::scenario::{Expectation, Fact, Fault, Modality};
 use crate::units::{ByteSize, TimeSpan};
 use crate::verdict::Outcome;
 use crate::yaml::leaf::{PathGlob, Pattern, Percent};
 use crate::yaml::problem::{Problem, SourceSpan};
+use crate::yaml::spanned::Spanned;
 
 /// An expectation: in how many trials a fact must hold, then the fact.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -109,14 +111,40 @@ pub(crate) struct FilesDraft {
     pub(crate) before_resume: bool,
 }
 
-/// The checked expectation. `text`: as in the file, on one line.
-pub(super) fn checked_expectation(draft: ExpectationDraft, text: &str) -> Expectation {
+/// The checked expectation. `text`: as in the file, on one line. Notes what it needs of the target file.
+pub(super) fn checked_expectation(
+    draft: ExpectationDraft,
+    text: &Spanned<String>,
+    checker: &mut Checker,
+) -> Expectation {
     let (modality, fact) = match draft {
         ExpectationDraft::Always(fact) => (Modality::Always, fact),
         ExpectationDraft::Sometimes(fact) => (Modality::Sometimes, fact),
         ExpectationDraft::Reached(fact) => (Modality::Reached, fact),
     };
-    Expectation { modality, fact: checked_fact(fact), text: text.to_owned() }
+    let fact = checked_fact(fact);
+    let need = |kind| TargetNeed { kind, span: text.span };
+    checker.target_needs.extend(need_of_fact(&fact).map(need));
+    Expectation { modality, fact, text: text.value.clone() }
+}
+
+/// What the target file must have so that the fact can hold.
+fn need_of_fact(fact: &Fact) -> Option<NeedKind> {
+    match fact {
+        Fact::Verifies | Fact::VerifiesBeforeResume => Some(NeedKind::Verify),
+        Fact::SameAsBaseline => Some(NeedKind::Same),
+        Fact::FinalLoss { .. } => Some(NeedKind::Loss),
+        Fact::LostSteps { .. } => Some(NeedKind::Resumed),
+        Fact::Outcome(outcomes) if *outcomes == [Outcome::Refused] => Some(NeedKind::RefusedExits),
+        Fact::Outcome(_)
+        | Fact::Restarts { .. }
+        | Fact::RecoveryTime { .. }
+        | Fact::PeakMemory { .. }
+        | Fact::EndsWith(_)
+        | Fact::LeavesNoProcess
+        | Fact::Output(_)
+        | Fact::Files { .. } => None,
+    }
 }
 
 fn checked_fact(draft: FactDraft) -> Fact {
@@ -162,6 +190,21 @@ pub(super) fn check_expectations_fit(
     if !has_crash_states && checker.is_complete && expect.iter().any(is_before_resume) {
         let message = "`before-resume` and `verifies-before-resume` need a method with `crash-states`";
         checker.problems.push(Problem::at(expect_span, message).help("remove them, or use `crash-states`"));
+    }
+    for fact in expect.iter().map(|expectation| &expectation.fact) {
+        let is_empty = matches!(fact, Fact::Outcome(list) if list.is_empty())
+            || matches!(fact, Fact::EndsWith(list) if list.is_empty());
+        if is_empty && checker.is_complete {
+            let message = "an empty list of outcomes or exit codes can never hold";
+            checker.problems.push(Problem::at(expect_span, message).help("write at least one"));
+        }
+    }
+    let asks_to_exit = method.iter().any(|fault| fault.effect.spec().asks_to_exit());
+    let expects_exit = expect.iter().any(|expectation| matches!(expectation.fact, Fact::EndsWith(_)));
+    if expects_exit && !asks_to_exit && checker.is_complete {
+        let message = "`ends-with` needs a method with a `signal` that asks the target to exit";
+        let help = "remove it, or add `signal: {which: [TERM], when: {step: 4}}`";
+        checker.problems.push(Problem::at(expect_span, message).help(help));
     }
     let expects = |is_kind: fn(&Fact) -> bool| expect.iter().any(|expectation| is_kind(&expectation.fact));
     if expects(|fact| matches!(fact, Fact::FinalLoss { .. }))

@@ -4,6 +4,9 @@
 
 mod expectation;
 mod fault;
+mod inherited;
+mod key_spans;
+mod placeholders;
 mod target_file;
 mod target_gpu;
 
@@ -14,6 +17,7 @@ use serde::Deserialize;
 
 use crate::effect::FaultDraft;
 use crate::effect::checker::{Checker, NameKind};
+use crate::effect::target_need::{NeedKind, TargetNeed};
 use crate::scenario::{Expectation, Fault, Mount, Scenario, Severity, SubmittedFile};
 use crate::units::ByteSize;
 use crate::yaml::leaf::{FileName, ScenarioId, SettingValue};
@@ -63,15 +67,15 @@ pub(crate) struct ScenarioDraft {
 pub(crate) struct TargetUseDraft {
     /// Name of a shipped target (`reference`), or the path of a target file, relative to this file.
     #[serde(rename = "use")]
-    pub(crate) target: String,
+    pub(crate) target: Spanned<String>,
     /// The GPU that the target sees. Default: none.
     pub(crate) gpu: Option<Spanned<GpuDraft>>,
     /// Settings of the target that differ from its defaults.
     #[serde(default)]
-    pub(crate) settings: BTreeMap<String, SettingValue>,
+    pub(crate) settings: Option<Spanned<BTreeMap<String, SettingValue>>>,
     /// Data files that are submitted to the target before it starts.
     #[serde(default)]
-    pub(crate) submit: Vec<SubmitDraft>,
+    pub(crate) submit: Option<Spanned<Vec<SubmitDraft>>>,
 }
 
 /// A data file.
@@ -79,7 +83,7 @@ pub(crate) struct TargetUseDraft {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SubmitDraft {
     /// A file in the directory of this scenario file.
-    File(FileName),
+    File(Spanned<FileName>),
     /// A file that one of the target's `generate` commands makes.
     Generate(GenerateDraft),
 }
@@ -125,6 +129,7 @@ impl Scenario {
         match scenario {
             Some(scenario) if checker.problems.is_empty() => Ok(Scenario {
                 target_names: checker.target_names,
+                target_needs: checker.target_needs,
                 file: file.into(),
                 text: text.into(),
                 ..scenario
@@ -135,23 +140,38 @@ impl Scenario {
 }
 
 /// The text of each expectation, on one line.
-fn expectation_texts(root: &YamlNode) -> Vec<String> {
+fn expectation_texts(root: &YamlNode) -> Vec<Spanned<String>> {
     let YamlNodeKind::Map(pairs) = &root.kind else { return Vec::new() };
     let list = pairs.iter().find(|(key, _)| key.flow() == "expect").map(|(_, value)| &value.kind);
     let Some(YamlNodeKind::List(items)) = list else { return Vec::new() };
     let text = |item: &YamlNode| {
-        if let YamlNodeKind::Map(pairs) = &item.kind { YamlNode::flow_pairs(pairs) } else { item.flow() }
+        let is_map = if let YamlNodeKind::Map(pairs) = &item.kind { Some(pairs) } else { None };
+        let value = is_map.map_or_else(|| item.flow(), |pairs| YamlNode::flow_pairs(pairs));
+        Spanned { value, span: item.span }
     };
     items.iter().map(text).collect()
 }
 
 /// The scenario, without its file. It is only valid if no problem is added. `texts`: of the expectations.
-fn checked_scenario(draft: ScenarioDraft, texts: &[String], checker: &mut Checker) -> Scenario {
+fn checked_scenario(draft: ScenarioDraft, texts: &[Spanned<String>], checker: &mut Checker) -> Scenario {
     check_head(&draft, checker);
     checker.method_span = draft.method.span;
     let mounts: Vec<Mount> = draft.mounts.iter().map(|mount| checked_mount(mount, checker)).collect();
-    let submit = draft.target.submit.iter().map(|submit| checked_submit(submit, checker)).collect();
+    let submit: Vec<SubmittedFile> = draft
+        .target
+        .submit
+        .iter()
+        .flat_map(|submit| &submit.value)
+        .map(|submit| checked_submit(submit, checker))
+        .collect();
     let method: Vec<Fault> = draft.method.value.iter().map(|fault| checked_fault(fault, checker)).collect();
+    let data_file = |submit: &SubmitDraft| match submit {
+        SubmitDraft::File(name) => Some(Spanned { value: name.value.0.clone(), span: name.span }),
+        SubmitDraft::Generate(_) => None,
+    };
+    let data_files =
+        draft.target.submit.iter().flat_map(|submit| &submit.value).filter_map(data_file).collect();
+    check_workload(&draft.target, &submit, &method, checker);
     check_crash_states_alone(&method, checker);
     let gpu = draft.target.gpu.as_ref().map(|gpu| checked_gpu(&gpu.value, checker));
     check_faults_fit_gpu(&method, gpu.as_ref(), checker);
@@ -161,7 +181,7 @@ fn checked_scenario(draft: ScenarioDraft, texts: &[String], checker: &mut Checke
         .value
         .into_iter()
         .zip(texts)
-        .map(|(expectation, text)| checked_expectation(expectation, text))
+        .map(|(expectation, text)| checked_expectation(expectation, text, checker))
         .collect();
     check_expectations_fit(&expect, &method, expect_span, checker);
     let guards = draft.guards.iter().map(|guard| checker.target_name(NameKind::Guard, guard)).collect();
@@ -171,13 +191,21 @@ fn checked_scenario(draft: ScenarioDraft, texts: &[String], checker: &mut Checke
         severity: draft.severity,
         target: draft.target.target,
         gpu,
-        settings: draft.target.settings.into_iter().map(|(key, value)| (key, value.0)).collect(),
+        settings: draft
+            .target
+            .settings
+            .into_iter()
+            .flat_map(|settings| settings.value)
+            .map(|(key, value)| (key, value.0))
+            .collect(),
         submit,
+        data_files,
         mounts,
         method,
         expect,
         guards,
         target_names: Vec::new(),
+        target_needs: Vec::new(),
         file: String::new(),
         text: String::new(),
     }
@@ -206,11 +234,52 @@ fn checked_mount(draft: &MountDraft, checker: &mut Checker) -> Mount {
 
 fn checked_submit(draft: &SubmitDraft, checker: &mut Checker) -> SubmittedFile {
     match draft {
-        SubmitDraft::File(name) => SubmittedFile::File(name.0.clone()),
+        SubmitDraft::File(name) => SubmittedFile::File(name.value.0.clone()),
         SubmitDraft::Generate(generate) => {
             let samples = checker.require_positive(&generate.samples, "samples");
             let kind = checker.target_name(NameKind::DataKind, &generate.kind);
             SubmittedFile::Generated { kind, samples, length: generate.length }
+        }
+    }
+}
+
+/// Checks that settings and data files have a way to the target, and that faults in the data have data.
+fn check_workload(
+    target: &TargetUseDraft,
+    submit: &[SubmittedFile],
+    method: &[Fault],
+    checker: &mut Checker,
+) {
+    if let Some(settings) = target.settings.as_ref().filter(|settings| !settings.value.is_empty()) {
+        checker.target_needs.push(TargetNeed { kind: NeedKind::Settings, span: settings.span });
+    }
+    if let Some(list) = target.submit.as_ref().filter(|list| !list.value.is_empty()) {
+        checker.target_needs.push(TargetNeed { kind: NeedKind::Submit, span: list.span });
+    }
+    let changes_data = method.iter().find(|fault| fault.effect.spec().changes_workload());
+    if let Some(fault) = changes_data.filter(|_| submit.is_empty() && checker.is_complete) {
+        checker.method_problem(
+            format!("`{}` changes the submitted data, and no data is submitted", fault.effect.name()),
+            "add to `target`: submit: [{generate: {kind: arithmetic, samples: 64}}]",
+        );
+    }
+    // How many samples a file of the user has is not known here.
+    let samples = |file: &SubmittedFile| match file {
+        SubmittedFile::Generated { samples, .. } => *samples,
+        SubmittedFile::File(_) => u32::MAX,
+    };
+    let most_samples = submit.iter().map(samples).max();
+    for fault in method {
+        let missing =
+            fault.effect.spec().changed_sample().filter(|n| most_samples.is_some_and(|most| *n > most));
+        if let Some(number) = missing {
+            checker.method_problem(
+                format!(
+                    "`{}` changes sample {number}, and no submitted file has so many",
+                    fault.effect.name()
+                ),
+                "write the number of an earlier sample, or generate more",
+            );
         }
     }
 }

@@ -9,7 +9,11 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::inherited::checked_inherit;
+use super::key_spans::KeySpans;
+use super::placeholders::{self, TextChecker, TextUse};
 use crate::target::{Announces, Phase, TargetFile, TargetNetwork};
+use crate::template::{CommandArgument, Placeholder, Template};
 use crate::units::TimeSpan;
 use crate::yaml::leaf::{Pattern, SettingValue};
 use crate::yaml::problem::{InvalidFile, Problem, suggestion};
@@ -22,8 +26,8 @@ const DEFAULT_STALL: Duration = Duration::from_secs(60);
 const DEFAULT_FINISH: Duration = Duration::from_secs(600);
 
 /// How a trainer is started, watched, resumed and verified. Commands are lists of arguments. In them
-/// `{program}`, `{root}`, `{seed}`, `{file}` and `{<place>}` are replaced, and an argument `{settings}`
-/// becomes the arguments of all settings.
+/// `{program}`, `{root}`, `{seed}` and `{<place>}` are replaced, and an argument `{settings}` becomes the
+/// arguments of all settings. `{{word}}` stands for the text `{word}`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(title = "Trainwreck target, version 1")]
@@ -40,9 +44,14 @@ pub(crate) struct TargetDraft {
     /// Directories below the root, by the names that faults and mounts use for them.
     #[serde(default)]
     pub(crate) places: BTreeMap<String, Spanned<String>>,
-    /// Environment variables of the target. In addition, only PATH, HOME and LANG are set.
+    /// Environment variables of the target. `{program}`, `{root}`, `{seed}` and `{<place>}` are replaced. In
+    /// addition, PATH, HOME and LANG are set, and what `inherit` names.
     #[serde(default)]
-    pub(crate) environment: BTreeMap<String, SettingValue>,
+    pub(crate) environment: BTreeMap<String, Spanned<SettingValue>>,
+    /// Names of environment variables that the target gets from the environment of `trainwreck`, if they are
+    /// set there: `[HF_HOME, CUDA_VISIBLE_DEVICES]`. `environment` comes first. Default: only PATH.
+    #[serde(default)]
+    pub(crate) inherit: Vec<Spanned<String>>,
     /// Directories of the host in which the trainer may write. It sees the real directories: what it writes
     /// or deletes there stays. A relative path is relative to this file. Default: none; what the trainer
     /// writes outside of its root is thrown away.
@@ -52,22 +61,22 @@ pub(crate) struct TargetDraft {
     pub(crate) network: Option<NetworkDraft>,
     /// Commands that prepare an empty root. Each must exit with 0.
     #[serde(default)]
-    pub(crate) prepare: Vec<Spanned<Vec<String>>>,
+    pub(crate) prepare: Vec<CommandDraft>,
     /// The arguments for one setting, with `{key}` and `{value}`.
     #[serde(default)]
-    pub(crate) setting_args: Vec<String>,
+    pub(crate) setting_args: Vec<Spanned<String>>,
     /// Commands that make a data file, by kind of data, with `{file}`, `{samples}`, `{seed}` and `{length}`
     /// (0: the command's default).
     #[serde(default)]
-    pub(crate) generate: BTreeMap<String, Spanned<Vec<String>>>,
+    pub(crate) generate: BTreeMap<String, CommandDraft>,
     /// Submits one data file, `{file}`, before the start.
-    pub(crate) submit: Option<Spanned<Vec<String>>>,
+    pub(crate) submit: Option<CommandDraft>,
     /// Runs the trainer until everything is done, then exits with 0.
-    pub(crate) start: Spanned<Vec<String>>,
+    pub(crate) start: CommandDraft,
     /// Runs the trainer after a crash. Default: the same as `start`.
-    pub(crate) resume: Option<Spanned<Vec<String>>>,
+    pub(crate) resume: Option<CommandDraft>,
     /// Exits with 0 if everything that the trainer keeps on disk is intact.
-    pub(crate) verify: Option<Spanned<Vec<String>>>,
+    pub(crate) verify: Option<CommandDraft>,
     /// What the trainer announces in its output.
     pub(crate) announces: AnnouncesDraft,
     /// Named periods of the trainer's work, such as `checkpoint-save`.
@@ -83,8 +92,11 @@ pub(crate) struct TargetDraft {
     pub(crate) timeouts: TimeoutsDraft,
     /// Protections of the trainer, each with the settings that switch it off.
     #[serde(default)]
-    pub(crate) guards: BTreeMap<String, BTreeMap<String, SettingValue>>,
+    pub(crate) guards: BTreeMap<String, Spanned<BTreeMap<String, SettingValue>>>,
 }
+
+/// A program and its arguments.
+type CommandDraft = Spanned<Vec<Spanned<String>>>;
 
 /// The network that a trainer sees.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -139,8 +151,20 @@ impl TargetFile {
     /// Returns every problem of the file.
     pub fn parse(text: &str, file: &str) -> Result<TargetFile, InvalidFile> {
         let mut root = tree::parse(text).map_err(|problem| InvalidFile::new(file, text, vec![problem]))?;
+        let key_spans = KeySpans::of(&root);
         let (draft, mut problems) = read::deserialize_all::<TargetDraft>(&mut root);
-        let target = draft.map(|draft| checked_target(draft, &mut problems));
+        let is_complete = problems.is_empty();
+        let target = draft.map(|draft| {
+            key_spans.check(&draft, &mut problems);
+            let place_names = draft.places.keys().cloned().collect();
+            let texts = TextChecker { file_text: text, place_names };
+            let target = checked_target(draft, &texts, &mut problems);
+            // A setting that could not be read is missing in its guard.
+            if is_complete {
+                key_spans.check_guards(&target, &mut problems);
+            }
+            target
+        });
         match target {
             Some(target) if problems.is_empty() => Ok(target),
             _ => Err(InvalidFile::new(file, text, problems)),
@@ -149,7 +173,7 @@ impl TargetFile {
 }
 
 /// The target file. It is only valid if no problem is added.
-fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile {
+fn checked_target(draft: TargetDraft, texts: &TextChecker<'_>, problems: &mut Vec<Problem>) -> TargetFile {
     if draft.version.value != 1 {
         problems.push(
             draft
@@ -163,48 +187,68 @@ fn checked_target(draft: TargetDraft, problems: &mut Vec<Problem>) -> TargetFile
             draft.program.problem("`program` is empty").help("write the name or the path of a program"),
         );
     }
-    let places =
-        draft.places.iter().map(|(name, place)| (name.clone(), checked_place(place, problems))).collect();
-    let phases = draft
-        .phases
-        .into_iter()
-        .map(|(name, phase)| (name, checked_phase(phase, &places, problems)))
+    let mut command = |command: &CommandDraft, used| checked_command(command, used, texts, problems);
+    let start = command(&draft.start, placeholders::START);
+    let resume = draft.resume.as_ref().map(|resume| command(resume, placeholders::RESUME));
+    let prepare = draft.prepare.iter().map(|prepare| command(prepare, placeholders::PREPARE)).collect();
+    let verify = draft.verify.as_ref().map(|verify| command(verify, placeholders::VERIFY));
+    let generate = draft
+        .generate
+        .iter()
+        .map(|(kind, generate)| (kind.clone(), command(generate, placeholders::GENERATE)))
         .collect();
-    let start = checked_command(draft.start, problems);
-    let resume = draft.resume.map_or_else(|| start.clone(), |resume| checked_command(resume, problems));
+    let submit = draft.submit.as_ref().map(|submit| command(submit, placeholders::SUBMIT));
+    check_data_file_commands(&draft, &generate, submit.as_ref(), problems);
+    let places = draft
+        .places
+        .iter()
+        .map(|(name, place)| (name.clone(), checked_place(place, texts, problems)))
+        .collect();
     TargetFile {
         id: draft.id,
         title: draft.title,
-        program: PathBuf::from(draft.program.value),
-        environment: setting_texts(draft.environment),
-        writable: draft.writable.iter().map(|dir| checked_writable(dir, problems)).collect(),
+        program: PathBuf::from(texts.plain(&draft.program, placeholders::PROGRAM, problems)),
+        environment: draft
+            .environment
+            .iter()
+            .map(|(name, Spanned { value, span })| {
+                let text = Spanned { value: value.0.clone(), span: *span };
+                (name.clone(), texts.template(&text, placeholders::ENVIRONMENT, problems))
+            })
+            .collect(),
+        inherit: checked_inherit(&draft.inherit, &draft.environment, problems),
+        writable: draft.writable.iter().map(|dir| checked_writable(dir, texts, problems)).collect(),
         network: draft.network.map(|network| match network {
             NetworkDraft::Private => TargetNetwork::Private,
             NetworkDraft::Host => TargetNetwork::Host,
         }),
-        prepare: draft.prepare.into_iter().map(|command| checked_command(command, problems)).collect(),
-        generate: draft
-            .generate
-            .into_iter()
-            .map(|(kind, command)| (kind, checked_command(command, problems)))
-            .collect(),
-        submit: draft.submit.map(|command| checked_command(command, problems)),
-        verify: draft.verify.map(|command| checked_command(command, problems)),
+        prepare,
+        generate,
+        submit,
+        verify,
+        resume: resume.unwrap_or_else(|| start.clone()),
         start,
-        resume,
-        setting_args: draft.setting_args,
+        setting_args: checked_setting_args(&draft.setting_args, texts, problems),
         announces: Announces {
             step: pattern_with_group(draft.announces.step, "step", problems),
             saved: draft.announces.saved.map(|pattern| pattern_with_group(pattern, "step", problems)),
             resumed: draft.announces.resumed.map(|pattern| pattern_with_group(pattern, "step", problems)),
         },
+        phases: draft
+            .phases
+            .into_iter()
+            .map(|(name, phase)| (name, checked_phase(phase, &places, problems)))
+            .collect(),
         same: draft.same.map(|pattern| pattern_with_group(pattern, "value", problems)),
         refused_exits: draft.refused_exits.into_iter().map(i32::from).collect(),
-        guards: draft.guards.into_iter().map(|(name, settings)| (name, setting_texts(settings))).collect(),
+        guards: draft
+            .guards
+            .into_iter()
+            .map(|(name, settings)| (name, setting_texts(settings.value)))
+            .collect(),
         stall: draft.timeouts.stall.map_or(DEFAULT_STALL, |time| time.0),
         finish: draft.timeouts.finish.map_or(DEFAULT_FINISH, |time| time.0),
         places,
-        phases,
     }
 }
 
@@ -213,15 +257,61 @@ fn setting_texts(settings: BTreeMap<String, SettingValue>) -> BTreeMap<String, S
 }
 
 /// A command, which must have a program.
-fn checked_command(command: Spanned<Vec<String>>, problems: &mut Vec<Problem>) -> Vec<String> {
-    if command.value.first().is_none_or(String::is_empty) {
+fn checked_command(
+    command: &CommandDraft,
+    used: TextUse,
+    texts: &TextChecker<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<CommandArgument> {
+    let arguments = texts.arguments(&command.value, used, problems);
+    let has_program = command.value.first().is_some_and(|program| !program.value.is_empty());
+    if !has_program || arguments.first() == Some(&CommandArgument::Settings) {
         problems.push(command.problem("the command has no program").help("start it with '{program}'"));
     }
-    command.value
+    arguments
+}
+
+/// Checks that the commands for a data file are told its path.
+fn check_data_file_commands(
+    draft: &TargetDraft,
+    generate: &BTreeMap<String, Vec<CommandArgument>>,
+    submit: Option<&Vec<CommandArgument>>,
+    problems: &mut Vec<Problem>,
+) {
+    let generated = draft.generate.values().zip(generate.values()).map(|pair| (pair, "writes"));
+    let submitted = draft.submit.as_ref().zip(submit).map(|pair| (pair, "submits"));
+    for ((command, arguments), does) in generated.chain(submitted) {
+        if !arguments.iter().any(|argument| argument.has(&Placeholder::File)) {
+            let message = format!("the command does not say which file it {does}");
+            problems.push(command.problem(message).help("add an argument with '{file}'"));
+        }
+    }
+}
+
+/// The arguments for one setting, which must pass something of it.
+fn checked_setting_args(
+    arguments: &[Spanned<String>],
+    texts: &TextChecker<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Template> {
+    let before = problems.len();
+    let templates: Vec<Template> = arguments
+        .iter()
+        .map(|argument| texts.template(argument, placeholders::SETTING_ARGS, problems))
+        .collect();
+    let passes =
+        |template: &Template| [Placeholder::Key, Placeholder::Value].iter().any(|part| template.has(part));
+    if let Some(first) =
+        arguments.first().filter(|_| problems.len() == before && !templates.iter().any(passes))
+    {
+        let message = "`setting-args` pass neither `{key}` nor `{value}`";
+        problems.push(first.problem(message).help("write, for example, ['--set', '{key}={value}']"));
+    }
+    templates
 }
 
 /// A directory of the host. Whether it exists is only known when the target runs.
-fn checked_writable(dir: &Spanned<String>, problems: &mut Vec<Problem>) -> PathBuf {
+fn checked_writable(dir: &Spanned<String>, texts: &TextChecker<'_>, problems: &mut Vec<Problem>) -> PathBuf {
     if dir.value.is_empty() {
         problems.push(dir.problem("the path is empty").help("write the path of a directory"));
     }
@@ -231,12 +321,13 @@ fn checked_writable(dir: &Spanned<String>, problems: &mut Vec<Problem>) -> PathB
                 .help("write an absolute path, or one relative to this file"),
         );
     }
-    PathBuf::from(&dir.value)
+    PathBuf::from(texts.plain(dir, placeholders::WRITABLE, problems))
 }
 
 /// A path below the root.
-fn checked_place(place: &Spanned<String>, problems: &mut Vec<Problem>) -> PathBuf {
-    let path = Path::new(&place.value);
+fn checked_place(place: &Spanned<String>, texts: &TextChecker<'_>, problems: &mut Vec<Problem>) -> PathBuf {
+    let text = texts.plain(place, placeholders::PLACES, problems);
+    let path = Path::new(&text);
     let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if !path.components().all(is_plain) || place.value.is_empty() {
         problems.push(

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::effect::target_need::TargetNeed;
 use crate::yaml::problem::{Problem, SourceSpan};
 use crate::yaml::spanned::Spanned;
 
@@ -30,6 +31,7 @@ pub(crate) struct Checker {
     pub(crate) is_complete: bool,
     pub(crate) problems: Vec<Problem>,
     pub(crate) target_names: Vec<TargetName>,
+    pub(crate) target_needs: Vec<TargetNeed>,
     /// Places with a mount of their own, each with whether its inodes are limited.
     pub(crate) mounts: BTreeMap<String, bool>,
     /// Where the method begins, for problems of a fault as a whole.

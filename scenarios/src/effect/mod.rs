@@ -20,6 +20,7 @@ mod poison_sample;
 mod read_only;
 mod signal;
 mod spec;
+pub(crate) mod target_need;
 mod vanish;
 
 use schemars::JsonSchema;

@@ -47,4 +47,8 @@ impl EffectSpec for PoisonSample {
     fn changes_workload(&self) -> bool {
         true
     }
+
+    fn changed_sample(&self) -> Option<u32> {
+        Some(self.sample)
+    }
 }

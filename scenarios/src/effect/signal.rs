@@ -190,6 +190,10 @@ impl EffectSpec for Signal {
         self.signals.iter().map(|sent| Signal { signals: vec![*sent] }).collect()
     }
 
+    fn asks_to_exit(&self) -> bool {
+        self.signals.iter().any(|sent| sent.exit_time().is_some())
+    }
+
     fn reverts_after(&self) -> Option<Duration> {
         self.sent().and_then(SentSignal::stop_time)
     }

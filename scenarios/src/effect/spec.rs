@@ -61,6 +61,16 @@ pub trait EffectSpec {
         false
     }
 
+    /// The sample of each submitted file that it changes, from 1.
+    fn changed_sample(&self) -> Option<u32> {
+        None
+    }
+
+    /// It asks the target to exit by itself within a time.
+    fn asks_to_exit(&self) -> bool {
+        false
+    }
+
     /// It alters a file system call, so that its trigger must be a call.
     fn is_at_call(&self) -> bool {
         false

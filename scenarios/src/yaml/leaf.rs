@@ -144,7 +144,12 @@ fn file_name(text: &str) -> Result<String, LeafError> {
     }
 }
 
-/// Any single value, as text: the types of a target's settings are the target's own.
+/// Any single value, as text: the types of a target's settings are the target's own. It becomes part of an
+/// argument or of an environment variable, and the kernel ends those at a NUL byte.
 fn setting(text: &str) -> Result<String, LeafError> {
+    if text.contains('\0') {
+        let help = "remove the NUL byte; the kernel passes none to a program";
+        return Err(LeafError::not(&text.escape_default().to_string(), "a value for a program").help(help));
+    }
     Ok(text.to_owned())
 }

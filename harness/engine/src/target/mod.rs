@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use scenarios::TargetFile;
+use scenarios::{CommandArgument, Placeholder, TargetFile};
 
 pub use executable::{check_command_programs, find_executable};
 pub use output_patterns::{OutputPatterns, ParsedLine};
-pub use program::{ProgramError, find_program};
+pub use program::{ProgramError, find_program, is_program_available};
 pub(crate) use program::{WorkspaceMember, find_or_build};
 
 use crate::sandbox::LaunchSpec;
@@ -37,49 +37,47 @@ pub struct Trainer<'a> {
     pub environment: &'a [(OsString, OsString)],
 }
 
-/// The value of a placeholder that only one command has.
-struct PlaceholderValue {
-    placeholder: &'static str,
-    value: String,
+/// A data file that a command writes or submits.
+#[derive(Default)]
+struct DataFile<'a> {
+    path: Option<&'a Path>,
+    samples: u32,
+    /// Without it, `{length}` is 0.
+    length: Option<u32>,
 }
 
 impl Trainer<'_> {
     /// The commands that prepare an empty root.
     pub fn prepare(&self) -> Vec<LaunchSpec> {
-        self.file.prepare().iter().map(|arguments| self.launch(arguments, &[])).collect()
+        self.file.prepare().iter().map(|arguments| self.launch(arguments, &DataFile::default())).collect()
     }
 
     /// The command that starts the target.
     pub fn start(&self) -> LaunchSpec {
-        self.launch(self.file.start(), &[])
+        self.launch(self.file.start(), &DataFile::default())
     }
 
     /// The command that resumes the target after a crash.
     pub fn resume(&self) -> LaunchSpec {
-        self.launch(self.file.resume(), &[])
+        self.launch(self.file.resume(), &DataFile::default())
     }
 
     /// The target's own check of its files, if it has one.
     pub fn verify(&self) -> Option<LaunchSpec> {
-        self.file.verify().map(|arguments| self.launch(arguments, &[]))
+        self.file.verify().map(|arguments| self.launch(arguments, &DataFile::default()))
     }
 
     /// The command that submits a data file, if the target has one.
     pub fn submit(&self, file: &Path) -> Option<LaunchSpec> {
-        let file = PlaceholderValue { placeholder: "{file}", value: file.display().to_string() };
-        self.file.submit().map(|arguments| self.launch(arguments, &[file]))
+        let file = DataFile { path: Some(file), ..DataFile::default() };
+        self.file.submit().map(|arguments| self.launch(arguments, &file))
     }
 
     /// The command that generates a data file, if the target has one for this kind. Without `length`,
     /// `{length}` is 0.
     pub fn generate(&self, kind: &str, samples: u32, length: Option<u32>, file: &Path) -> Option<LaunchSpec> {
-        let length = length.map_or_else(|| "0".into(), |length| length.to_string());
-        let values = [
-            PlaceholderValue { placeholder: "{file}", value: file.display().to_string() },
-            PlaceholderValue { placeholder: "{samples}", value: samples.to_string() },
-            PlaceholderValue { placeholder: "{length}", value: length },
-        ];
-        self.file.generate().get(kind).map(|arguments| self.launch(arguments, &values))
+        let file = DataFile { path: Some(file), samples, length };
+        self.file.generate().get(kind).map(|arguments| self.launch(arguments, &file))
     }
 
     /// Path of a place as the target sees it.
@@ -93,53 +91,70 @@ impl Trainer<'_> {
         self.file.places().get(name).cloned().unwrap_or_default()
     }
 
-    fn launch(&self, arguments: &[String], values: &[PlaceholderValue]) -> LaunchSpec {
-        let argv = arguments
-            .iter()
-            .flat_map(|argument| self.fill_in(argument, values))
-            .map(OsString::from)
-            .collect();
-        LaunchSpec { argv, env: self.environment(), cwd: None }
+    fn launch(&self, arguments: &[CommandArgument], file: &DataFile<'_>) -> LaunchSpec {
+        let argv = arguments.iter().flat_map(|argument| match argument {
+            CommandArgument::Settings => {
+                self.settings.iter().flat_map(|(key, value)| self.setting_args(key, value)).collect()
+            }
+            CommandArgument::Template(template) => {
+                vec![template.fill(|placeholder| self.value_of(placeholder, file))]
+            }
+        });
+        LaunchSpec { argv: argv.collect(), env: self.environment(), cwd: None }
     }
 
-    /// One argument of a command with its placeholders filled in. `{settings}` becomes several.
-    fn fill_in(&self, argument: &str, values: &[PlaceholderValue]) -> Vec<String> {
-        if argument == "{settings}" {
-            return self.settings.iter().flat_map(|(key, value)| self.setting_args(key, value)).collect();
+    /// The value of a placeholder in a command or an environment variable.
+    fn value_of(&self, placeholder: &Placeholder, file: &DataFile<'_>) -> OsString {
+        match placeholder {
+            Placeholder::Program => self.program.into(),
+            Placeholder::Root => self.root.into(),
+            Placeholder::Seed => self.seed.to_string().into(),
+            Placeholder::Place(name) => self.place(name).into(),
+            Placeholder::File => file.path.map(OsString::from).unwrap_or_default(),
+            Placeholder::Samples => file.samples.to_string().into(),
+            Placeholder::Length => file.length.unwrap_or_default().to_string().into(),
+            // The checks of a target file allow these in `setting-args` alone.
+            Placeholder::Key | Placeholder::Value => OsString::new(),
         }
-        let mut filled = argument
-            .replace("{program}", &self.program.display().to_string())
-            .replace("{root}", &self.root.display().to_string())
-            .replace("{seed}", &self.seed.to_string());
-        for (name, place) in self.file.places() {
-            filled = filled.replace(&format!("{{{name}}}"), &self.root.join(place).display().to_string());
-        }
-        let fill = |text: String, given: &PlaceholderValue| text.replace(given.placeholder, &given.value);
-        vec![values.iter().fold(filled, fill)]
     }
 
     /// The arguments that pass one setting to the target.
-    fn setting_args(&self, key: &str, value: &str) -> Vec<String> {
-        self.file
-            .setting_args()
-            .iter()
-            .map(|argument| argument.replace("{key}", key).replace("{value}", value))
-            .collect()
+    fn setting_args(&self, key: &str, value: &str) -> Vec<OsString> {
+        let value_of = |placeholder: &Placeholder| match placeholder {
+            Placeholder::Key => key.into(),
+            Placeholder::Value => value.into(),
+            other => self.value_of(other, &DataFile::default()),
+        };
+        self.file.setting_args().iter().map(|argument| argument.fill(value_of)).collect()
     }
 
-    /// A small, fixed environment, so that a run does not depend on the caller's. Only `PATH` is taken from
-    /// there.
+    /// A small environment, so that a run does not depend on the caller's. Of the caller's, it has `PATH` and
+    /// what the file inherits.
     fn environment(&self) -> Vec<(OsString, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-        let mut environment: Vec<(OsString, OsString)> =
-            vec![("PATH".into(), path), ("LANG".into(), "C.UTF-8".into()), ("HOME".into(), self.root.into())];
-        environment.extend(self.file.environment().iter().map(|(name, value)| (name.into(), value.into())));
+        let mut environment: BTreeMap<OsString, OsString> =
+            [("PATH".into(), path), ("LANG".into(), "C.UTF-8".into()), ("HOME".into(), self.root.into())]
+                .into();
+        let inherited = self.file.inherit().iter();
+        environment.extend(inherited.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
+        let none = DataFile::default();
+        let of_file = self.file.environment().iter();
+        environment.extend(
+            of_file.map(|(name, value)| {
+                (name.into(), value.fill(|placeholder| self.value_of(placeholder, &none)))
+            }),
+        );
         for (name, value) in self.environment {
-            match environment.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known = [value.as_os_str(), known].join(OsStr::new(":")),
-                None => environment.push((name.clone(), value.clone())),
-            }
+            environment
+                .entry(name.clone())
+                .and_modify(|known| *known = [value.as_os_str(), known].join(OsStr::new(":")))
+                .or_insert_with(|| value.clone());
         }
-        environment
+        environment.into_iter().collect()
     }
+}
+
+/// The environment variables that the target inherits: those that the file names and that are set here.
+pub fn inherited_variables(file: &TargetFile) -> Vec<String> {
+    file.inherit().iter().filter(|name| std::env::var_os(name).is_some()).cloned().collect()
 }
