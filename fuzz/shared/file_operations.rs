@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use arbitrary::{Arbitrary, Unstructured};
 use engine::explore::{
-    ByteSource, ContentPiece, CrashCandidate, ExploreScope, FileNode, FileTree, FsModel, NameChange, NodeId,
-    Op, OpEffect, OpKind, Recording, RecordingGaps, TreeEntry, enumerate,
+    ByteSource, ContentPiece, CrashCandidate, ExploreScope, FileAttributes, FileNode, FileTree, FsModel,
+    NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps, TreeEntry, enumerate,
 };
 
 /// One operation. Names are small numbers, so that operations often act on the same file.
@@ -56,7 +56,8 @@ impl Builder {
     fn new() -> Builder {
         let recording = Recording {
             roots: vec!["/watched".into()],
-            nodes: vec![FileNode::Directory { mode: 0o755 }],
+            nodes: vec![FileNode::directory()],
+            attribute_sets: vec![FileAttributes::with_mode(0o755)],
             initial_names: BTreeMap::from([(0, BTreeMap::new())]),
             initial_paths: BTreeMap::new(),
             ops: Vec::new(),
@@ -92,7 +93,7 @@ impl Builder {
             Step::Create { name } if self.file(name).is_none() => {
                 self.fs.names.insert(name % NAMES, self.fs.files.len());
                 self.fs.files.push(Vec::new());
-                self.recording.nodes.push(FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+                self.recording.nodes.push(FileNode::new_file());
                 let node = self.fs.files.len() as NodeId;
                 self.set_names(OpKind::Create, &[(name % NAMES, Some(node))]);
             }

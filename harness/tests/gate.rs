@@ -133,7 +133,8 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
     for ((_, path), entry) in &tree.entries {
         let bytes = match entry {
             TreeEntry::Directory { .. } => "directory".into(),
-            TreeEntry::Symlink(text) => text.display().to_string().into_bytes(),
+            TreeEntry::Symlink { target, .. } => target.display().to_string().into_bytes(),
+            TreeEntry::Pipe { .. } => "pipe".into(),
             TreeEntry::File { content, .. } => content.head(&mut reader, u64::MAX).unwrap(),
         };
         expected.insert(path.clone(), bytes);

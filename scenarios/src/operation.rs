@@ -36,7 +36,11 @@ pub enum CallKind {
     Stat,
     Access,
     #[serde(skip_deserializing)]
+    Chown,
+    #[serde(skip_deserializing)]
     Utimens,
+    #[serde(skip_deserializing)]
+    SetXattr,
     #[serde(skip_deserializing)]
     SyncRange,
     #[serde(skip_deserializing)]
@@ -131,7 +135,9 @@ impl CallKind {
             CallKind::Mkdir => "mkdir",
             CallKind::Rmdir => "rmdir",
             CallKind::Chmod => "chmod",
+            CallKind::Chown => "chown",
             CallKind::Utimens => "utimens",
+            CallKind::SetXattr => "setxattr",
             CallKind::Fsync => "fsync",
             CallKind::Fdatasync => "fdatasync",
             CallKind::SyncRange => "sync_file_range",
@@ -177,9 +183,13 @@ impl CallKind {
             CallKind::Fsync | CallKind::Fdatasync => &["EIO", "ENOSPC", "EDQUOT", "EROFS"],
             CallKind::Close => &["EIO", "ENOSPC", "EDQUOT"],
             CallKind::Stat | CallKind::Access => &["EIO", "ENOMEM", "EACCES", "ENOENT"],
-            CallKind::Utimens | CallKind::SyncRange | CallKind::Syncfs | CallKind::Msync | CallKind::Map => {
-                &[]
-            }
+            CallKind::Chown
+            | CallKind::Utimens
+            | CallKind::SetXattr
+            | CallKind::SyncRange
+            | CallKind::Syncfs
+            | CallKind::Msync
+            | CallKind::Map => &[],
         };
         names.iter().filter_map(|name| Errno::from_name(name)).collect()
     }

@@ -55,6 +55,27 @@ pub enum SandboxHint {
         /// Number of files that were written there.
         count: u64,
     },
+    /// Files belong to this user in the copy that the target sees, because it may not set the real owner.
+    OwnerNotKept {
+        /// The first of them.
+        path: String,
+        /// How many there are.
+        count: u64,
+    },
+    /// Files lack an extended attribute in the copy that the target sees.
+    AttributeNotKept {
+        /// The first of them.
+        path: String,
+        /// How many there are.
+        count: u64,
+    },
+    /// Sockets and devices are not in the copy that the target sees.
+    FileLeftOut {
+        /// The first of them.
+        path: String,
+        /// How many there are.
+        count: u64,
+    },
 }
 
 impl SandboxHint {
@@ -66,7 +87,10 @@ impl SandboxHint {
             | SandboxHint::NoRoute { .. }
             | SandboxHint::NothingListens { .. }
             | SandboxHint::CrossDeviceRename { .. }
-            | SandboxHint::UnmappedOwner { .. } => true,
+            | SandboxHint::UnmappedOwner { .. }
+            | SandboxHint::OwnerNotKept { .. }
+            | SandboxHint::AttributeNotKept { .. }
+            | SandboxHint::FileLeftOut { .. } => true,
             SandboxHint::LinkLeadsOutside { .. } | SandboxHint::WroteOutside { .. } => false,
         }
     }
@@ -121,7 +145,32 @@ impl fmt::Display for SandboxHint {
                 "{count} files below `{path}` were written outside of the watched directories, so no crash \
                  state contains them, and the changes ended with the run: watch them with `--watch {path}`"
             ),
+            SandboxHint::OwnerNotKept { path, count } => write!(
+                f,
+                "owner of another user, but yours in every crash state: {}; run as root to keep owners",
+                and_others(path, *count)
+            ),
+            SandboxHint::AttributeNotKept { path, count } => write!(
+                f,
+                "extended attributes that no crash state has: {}; run as root, or set TMPDIR to a directory on \
+                 a file system that has them",
+                and_others(path, *count)
+            ),
+            SandboxHint::FileLeftOut { path, count } => write!(
+                f,
+                "sockets or devices, which no crash state contains: {}; keep them outside of the watched \
+                 directories",
+                and_others(path, *count)
+            ),
         }
+    }
+}
+
+/// The first path, and how many others there are.
+fn and_others(path: &str, count: u64) -> String {
+    match count {
+        0 | 1 => format!("`{path}`"),
+        _ => format!("`{path}` and {} more", count - 1),
     }
 }
 
@@ -146,6 +195,9 @@ mod tests {
             (SandboxHint::UnmappedOwner { path: path() }, "newuidmap", true),
             (SandboxHint::WroteOutside { path: path(), count: 1 }, "--watch", false),
             (SandboxHint::WroteOutside { path: path(), count: 7 }, "7 files below `/data/x`", false),
+            (SandboxHint::OwnerNotKept { path: path(), count: 1 }, "run as root", true),
+            (SandboxHint::AttributeNotKept { path: path(), count: 2 }, "and 1 more", true),
+            (SandboxHint::FileLeftOut { path: path(), count: 3 }, "and 2 more", true),
         ];
         for (hint, expected, may_explain) in hints {
             let text = hint.to_string();

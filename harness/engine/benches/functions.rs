@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::explore::{
-    CrashCandidate, ExploreScope, FileNode, FsModel, MaterializePlace, NameChange, NodeId, Op, OpEffect,
-    OpKind, Recording, RecordingGaps, enumerate, materialize,
+    CrashCandidate, ExploreScope, FileAttributes, FileNode, FsModel, MaterializePlace, NameChange, NodeId,
+    Op, OpEffect, OpKind, Recording, RecordingGaps, enumerate, materialize,
 };
 
 /// Bytes of one write of a checkpoint file.
@@ -36,7 +36,8 @@ impl SaveRecording {
     fn new(payload_log: PathBuf, saves: u32) -> SaveRecording {
         let recording = Recording {
             roots: vec!["/watched".into()],
-            nodes: vec![FileNode::Directory { mode: 0o755 }],
+            nodes: vec![FileNode::directory()],
+            attribute_sets: vec![FileAttributes::with_mode(0o755)],
             initial_names: BTreeMap::from([(0, BTreeMap::new())]),
             initial_paths: BTreeMap::new(),
             ops: Vec::new(),
@@ -69,7 +70,7 @@ impl SaveRecording {
 
     fn save(&mut self, save: u32, previous: Option<Checkpoint>) -> Checkpoint {
         let (temporary, name) = (format!(".tmp-{save}"), format!("step-{save}"));
-        let node = self.add_node(FileNode::Directory { mode: 0o755 });
+        let node = self.add_node(FileNode::directory());
         let new_name = |dir, name: &str, node| NameChange { dir, name: name.into(), node };
         self.set_name(OpKind::Mkdir, new_name(0, &temporary, Some(node)), &temporary);
         for file in FILES {
@@ -93,7 +94,7 @@ impl SaveRecording {
     }
 
     fn write_file(&mut self, dir: NodeId, name: &str, path: &str) {
-        let node = self.add_node(FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+        let node = self.add_node(FileNode::new_file());
         self.set_name(OpKind::Create, NameChange { dir, name: name.into(), node: Some(node) }, path);
         for offset in [0, WRITE_BYTES] {
             let effect = OpEffect::Write { node, offset, len_bytes: WRITE_BYTES, payload_offset: offset };

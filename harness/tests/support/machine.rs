@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// A C library to link a static program with.
     StaticLibc,
+    /// Tests run as root.
+    Root,
     /// Tests run as root, and the user `nobody` may build sandboxes and use this mechanism. Where tests run as
     /// an ordinary user, all others show that already.
     OrdinaryUserWith(&'static str),
@@ -47,6 +49,7 @@ impl Need {
             Need::StaticLibc => c_target::compile("calls.c", &["-static"])
                 .is_err()
                 .then(|| "no static C library to link with".into()),
+            Need::Root => (!nix::unistd::geteuid().is_root()).then(|| "this user is not root".into()),
             Need::OrdinaryUserWith(mechanism) => missing_for_ordinary_user(mechanism),
         }
     }

@@ -20,9 +20,10 @@ pub use error::{ExploreBaselineError, ExploreError, ValueDifference};
 pub use explore_config::ExploreConfig;
 pub use pipeline::{ExploreProgress, ExploreResult, explore};
 pub use record::{
-    ByteSource, CommandRecording, ContentPiece, ContentReader, FileContent, FileNode, FirstCrash, GatedRun,
-    NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, RecordSpec, RecorderConfig, Recording,
-    RecordingGaps, WatchedRoot, copy_tree,
+    AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
+    FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, NameChange, NodeId,
+    Op, OpEffect, OpKind, OpRecorder, RecordSpec, RecorderConfig, Recording, RecordingGaps, UnsetAttributes,
+    WatchedRoot, copy_tree,
 };
 pub use replay::{
     BaselineValues, ConsumedStep, JudgeSpec, MaterializePlace, OutputOracle, RecoveryResult, ReplayProgress,
@@ -31,6 +32,6 @@ pub use replay::{
 pub use report::{ReportSpec, describe_evidence, describe_state};
 pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes};
 pub use states::{
-    CrashCandidate, CrashKind, CrashState, EnumerateSpec, Enumeration, EnumerationCounts, ExploreScope,
-    FileTree, FsModel, PersistUnit, Tear, TornWrite, TreeEntry, Witness, enumerate,
+    CrashCandidate, CrashKind, CrashState, EntryAttributes, EnumerateSpec, Enumeration, EnumerationCounts,
+    ExploreScope, FileTree, FsModel, PersistUnit, Tear, TornWrite, TreeEntry, Witness, enumerate,
 };

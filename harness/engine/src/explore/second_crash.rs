@@ -16,6 +16,8 @@ use super::states::CrashKind;
 use crate::file_error::file_error;
 use crate::sandbox::remove_tree;
 
+/// How many operations a second has in the modification times of crash states.
+const OPERATIONS_PER_SECOND: u32 = 100;
 /// At most this many first crash states are used.
 const MAX_FIRST_STATES: usize = 6;
 
@@ -69,6 +71,9 @@ pub fn explore_second_crashes(
             .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
         let mut second_config = config.clone().in_dir(&sandboxes);
         second_config.record.command = config.replay.resume.clone();
+        // The files of the second crash are newer than those of the first.
+        second_config.replay.began_unix_s +=
+            1 + i64::from(witness.candidate.op_count / OPERATIONS_PER_SECOND);
         second_config.record.first_crash = Some(FirstCrash { dirs, acknowledged: witness.acknowledged });
         match explore(&second_config, report) {
             Ok(result) => {

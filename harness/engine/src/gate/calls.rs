@@ -5,6 +5,7 @@
 use nix::libc;
 
 use super::CallKind;
+use super::attribute_calls::{AttributeObject, decode_attribute_call};
 
 /// A path argument of a call: the descriptor of the directory it starts from, and the address of its text in
 /// the target's memory.
@@ -99,12 +100,17 @@ pub(super) enum CallRequest {
         path: PathArgument,
         mode: u32,
     },
-    /// A call on a path that changes only attributes or nothing. The supervisor never performs it.
+    /// A call that changes attributes of a file. The kernel performs it.
+    SetAttributes {
+        kind: CallKind,
+        object: AttributeObject,
+    },
+    /// A call on a path that changes nothing. The supervisor never performs it.
     ByPath {
         kind: CallKind,
         path: PathArgument,
     },
-    /// A call on a descriptor that changes only attributes or nothing. The supervisor never performs it.
+    /// A call on a descriptor that changes nothing. The supervisor never performs it.
     ByFd {
         kind: CallKind,
         fd: i32,
@@ -182,9 +188,6 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
             CallRequest::Unlink { path: path(a, b), is_dir: c & libc::AT_REMOVEDIR as u64 != 0 }
         }
         libc::SYS_mkdirat => CallRequest::Mkdir { path: path(a, b), mode: c as u32 },
-        libc::SYS_fchmod => CallRequest::ByFd { kind: CallKind::Chmod, fd },
-        libc::SYS_fchmodat => by_path(CallKind::Chmod, path(a, b)),
-        libc::SYS_utimensat => by_path(CallKind::Utimens, path(a, b)),
         libc::SYS_fsync => CallRequest::Sync { fd, data_only: false },
         libc::SYS_fdatasync => CallRequest::Sync { fd, data_only: true },
         libc::SYS_sync_file_range => CallRequest::ByFd { kind: CallKind::SyncRange, fd },
@@ -196,7 +199,11 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         libc::SYS_faccessat | libc::SYS_faccessat2 => by_path(CallKind::Access, path(a, b)),
         libc::SYS_io_uring_setup => CallRequest::Refused { feature: "io_uring" },
         libc::SYS_io_setup => CallRequest::Refused { feature: "libaio" },
-        _ => return decode_read_or_write(number, args).or_else(|| decode_legacy(number, args)),
+        _ => {
+            return decode_read_or_write(number, args)
+                .or_else(|| decode_attribute_call(number, args))
+                .or_else(|| decode_legacy(number, args));
+        }
     })
 }
 
@@ -241,7 +248,6 @@ fn decode_legacy(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         libc::SYS_unlink => CallRequest::Unlink { path: relative_path(a), is_dir: false },
         libc::SYS_rmdir => CallRequest::Unlink { path: relative_path(a), is_dir: true },
         libc::SYS_mkdir => CallRequest::Mkdir { path: relative_path(a), mode: b as u32 },
-        libc::SYS_chmod => CallRequest::ByPath { kind: CallKind::Chmod, path: relative_path(a) },
         libc::SYS_stat | libc::SYS_lstat => {
             CallRequest::ByPath { kind: CallKind::Stat, path: relative_path(a) }
         }

@@ -4,6 +4,7 @@
 use nix::libc;
 
 use super::CallKind;
+use super::attribute_calls::attribute_call_numbers;
 use crate::seccomp::{SeccompInstruction, SeccompProgram};
 
 /// Which calls are intercepted in addition to those that change the file tree.
@@ -125,7 +126,6 @@ fn legacy_calls(open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, Fi
         (libc::SYS_unlink, Always),
         (libc::SYS_mkdir, Always),
         (libc::SYS_rmdir, Always),
-        (libc::SYS_chmod, Always),
     ]
 }
 
@@ -163,8 +163,6 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
         (libc::SYS_symlinkat, Always),
         (libc::SYS_unlinkat, Always),
         (libc::SYS_mkdirat, Always),
-        (libc::SYS_fchmod, Always),
-        (libc::SYS_fchmodat, Always),
         (libc::SYS_fsync, Always),
         (libc::SYS_fdatasync, Always),
         (libc::SYS_sync_file_range, Always),
@@ -176,13 +174,14 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
         (libc::SYS_io_setup, Always),
     ];
     calls.extend(legacy_calls(open_condition));
+    calls.extend(attribute_call_numbers().into_iter().map(|number| (number, Always)));
     options.extra_kinds.iter().for_each(|kind| calls.extend(extra_calls(*kind)));
     calls
 }
 
 /// The calls of a kind that is intercepted only on request.
 fn extra_calls(kind: CallKind) -> Vec<(i64, FilterCondition)> {
-    use FilterCondition::{Always, FdAboveStdio};
+    use FilterCondition::FdAboveStdio;
     match kind {
         CallKind::Read => [libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_preadv]
             .map(|number| (number, FdAboveStdio))
@@ -190,7 +189,6 @@ fn extra_calls(kind: CallKind) -> Vec<(i64, FilterCondition)> {
         CallKind::Close => vec![(libc::SYS_close, FdAboveStdio)],
         CallKind::Stat => stat_calls(),
         CallKind::Access => access_calls(),
-        CallKind::Utimens => vec![(libc::SYS_utimensat, Always)],
         _ => Vec::new(),
     }
 }

@@ -78,10 +78,10 @@ pub enum Swap {
 /// What a call did. Handlers that record calls receive it after the fact.
 #[derive(Debug)]
 pub enum CallEffect {
-    /// A file was opened, and possibly created or truncated.
-    Opened { entry: DirectoryEntry, file_id: FileId, created: bool, truncated: bool },
+    /// A file was opened, and possibly created or truncated. `created`: a descriptor of the new file.
+    Opened { entry: DirectoryEntry, file_id: FileId, created: Option<OwnedFd>, truncated: bool },
     /// `O_TMPFILE` created an unnamed file. A later `Linked` may give it a name.
-    CreatedUnnamed { file_id: FileId },
+    CreatedUnnamed { file_id: FileId, file: OwnedFd },
     /// Bytes were written. `CallHandler::on_payload` received them before. `synced`: the descriptor or the
     /// call makes writes synchronous.
     Wrote { file_id: FileId, offset: u64, len_bytes: u64, synced: bool },
@@ -95,13 +95,16 @@ pub enum CallEffect {
     /// A hard link was created.
     Linked { file_id: FileId, entry: DirectoryEntry },
     /// A symbolic link was created.
-    Symlinked { file_id: FileId, entry: DirectoryEntry, link_text: PathBuf },
+    Symlinked { file_id: FileId, entry: DirectoryEntry, link_text: PathBuf, link: OwnedFd },
     /// A name was removed.
     Unlinked { entry: DirectoryEntry },
     /// A directory was created.
-    CreatedDir { file_id: FileId, entry: DirectoryEntry },
+    CreatedDir { file_id: FileId, entry: DirectoryEntry, dir: OwnedFd },
     /// A directory was removed.
     RemovedDir { entry: DirectoryEntry },
+    /// A call that may change permission bits, owner, times or extended attributes. The kernel performs it after
+    /// this effect: read the attributes before it now, and those after it when the thread makes another call.
+    ChangingAttributes { kind: CallKind, tid: i32, file_id: FileId, file: OwnedFd },
     /// A file or directory was synced. `data_only`: by fdatasync or msync.
     Synced { file_id: FileId, data_only: bool },
     /// A whole file system, or all of them, were synced.

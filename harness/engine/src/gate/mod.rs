@@ -5,11 +5,13 @@
 //! `CallHandler` to `serve_notifications`. The supervisor decodes each intercepted call (`calls`) and
 //! resolves its paths and descriptors (`resolve_call`). If the call touches a watched mount, the handler
 //! decides (`handler`): the call continues in the kernel, fails, or is performed here on behalf of the target
-//! (`perform`), which makes its result known. Calls that touch no watched mount continue.
+//! (`perform`), which makes its result known. Calls that touch no watched mount continue. So do calls that
+//! change attributes (`CallEffect::ChangingAttributes`): their results depend on the target's user namespace.
 //!
 //! Not covered: calls of 32-bit programs, and stores into shared mappings (`CallEffect::Mapped` reports such
 //! mappings). io_uring and libaio fail with ENOSYS, so that programs fall back to ordinary calls.
 
+mod attribute_calls;
 mod call_rules;
 mod calls;
 mod filter;

@@ -22,7 +22,7 @@ use super::handler::{CallEffect, CallHandler, Swap};
 use super::resolve_call::{OpenFile, ResolvedCall};
 use super::stat::{FileId, FileStat};
 use super::sys::{self, NotificationResponse};
-use super::target_thread::{MemorySegment, ResolvedPath, TargetThread};
+use super::target_thread::{MemorySegment, ResolvedPath, TargetThread, reopen_path};
 
 /// Bytes copied between target and file at a time: few enough to stay in a core's cache.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -168,6 +168,13 @@ impl CallContext<'_> {
                 }
                 None
             }
+            (CallRequest::SetAttributes { kind, .. }, _, _, Some(OpenFile { fd: file, stat })) => {
+                let (tid, file_id) = (self.tid, stat.file_id);
+                if let Ok(file) = reopen_path(file.as_fd()) {
+                    self.handler.on_effect(CallEffect::ChangingAttributes { kind, tid, file_id, file });
+                }
+                None
+            }
             (CallRequest::Map { .. }, _, _, Some(OpenFile { fd: file, stat })) => {
                 self.handler.on_effect(CallEffect::Mapped { file_id: stat.file_id, file });
                 None
@@ -183,7 +190,9 @@ impl CallContext<'_> {
         let file = openat(&path.dir, path.name.as_c_str(), flag_bits, mode)?;
         let stat = FileStat::of_file(file.as_fd())?;
         if flags & libc::O_TMPFILE == libc::O_TMPFILE {
-            self.handler.on_effect(CallEffect::CreatedUnnamed { file_id: stat.file_id });
+            let effect =
+                CallEffect::CreatedUnnamed { file_id: stat.file_id, file: reopen_path(file.as_fd())? };
+            self.handler.on_effect(effect);
             return Ok(file);
         }
         let created = path.stat.is_none();
@@ -192,7 +201,7 @@ impl CallContext<'_> {
         self.handler.on_effect(CallEffect::Opened {
             entry: path.entry(),
             file_id: stat.file_id,
-            created,
+            created: created.then(|| reopen_path(file.as_fd())).transpose()?,
             truncated,
         });
         Ok(file)
@@ -447,9 +456,10 @@ impl CallContext<'_> {
     fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> CallResult {
         let text = self.thread.read_string(text_address)?;
         nix::unistd::symlinkat(text.as_c_str(), &path.dir, path.name.as_c_str())?;
-        let file_id = FileStat::of_entry(path.dir.as_fd(), &path.name)?.file_id;
+        let OpenFile { fd: link, stat } = open_entry(path)?;
         let link_text = PathBuf::from(OsStr::from_bytes(text.as_bytes()));
-        self.handler.on_effect(CallEffect::Symlinked { file_id, entry: path.entry(), link_text });
+        let (file_id, entry) = (stat.file_id, path.entry());
+        self.handler.on_effect(CallEffect::Symlinked { file_id, entry, link_text, link });
         Ok(0)
     }
 
@@ -468,8 +478,8 @@ impl CallContext<'_> {
     fn mkdir(&mut self, path: &ResolvedPath, mode: u32) -> CallResult {
         let mode = Mode::from_bits_truncate(self.thread.apply_umask(mode));
         nix::sys::stat::mkdirat(&path.dir, path.name.as_c_str(), mode)?;
-        let file_id = FileStat::of_entry(path.dir.as_fd(), &path.name)?.file_id;
-        self.handler.on_effect(CallEffect::CreatedDir { file_id, entry: path.entry() });
+        let OpenFile { fd: dir, stat } = open_entry(path)?;
+        self.handler.on_effect(CallEffect::CreatedDir { file_id: stat.file_id, entry: path.entry(), dir });
         Ok(0)
     }
 
@@ -492,6 +502,12 @@ struct WriteOptions {
     append: bool,
     /// Writes synchronously, also if the descriptor does not.
     sync: bool,
+}
+
+/// Opens the entry that a path names with `O_PATH`. Does not follow a symbolic link.
+fn open_entry(path: &ResolvedPath) -> Result<OpenFile, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    OpenFile::new(openat(&path.dir, path.name.as_c_str(), flags, Mode::empty())?)
 }
 
 fn file_position(file: &OwnedFd) -> Result<u64, Errno> {

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::CallKind;
+use super::attribute_calls::AttributeObject;
 use super::calls::{CallRequest, PathArgument, opens_for_writing};
 use super::stat::{FileStat, WatchedMounts};
 use super::target_thread::{ResolvedPath, TargetThread, fd_path};
@@ -33,7 +34,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    fn new(fd: OwnedFd) -> Result<OpenFile, Errno> {
+    pub(super) fn new(fd: OwnedFd) -> Result<OpenFile, Errno> {
         let stat = FileStat::of_file(fd.as_fd())?;
         Ok(OpenFile { fd, stat })
     }
@@ -76,6 +77,7 @@ impl CallResolver<'_> {
             CallRequest::TruncatePath { path, .. } => {
                 self.call_on_path(CallKind::Truncate, self.thread.resolve(*path, true)?)
             }
+            CallRequest::SetAttributes { kind, object } => self.attribute_call(*kind, *object)?,
             CallRequest::ByPath { kind, path } => {
                 let follow = *kind != CallKind::Stat;
                 self.call_on_path(*kind, self.thread.resolve(*path, follow)?)
@@ -122,10 +124,12 @@ impl CallResolver<'_> {
     }
 
     fn call_on_path(&self, kind: CallKind, resolved: ResolvedPath) -> ResolvedCall {
-        let is_supported_type =
-            |stat: &FileStat| matches!(stat.file_type(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK);
-        let watched =
-            self.watched.contains(&resolved.dir_stat) && resolved.stat.as_ref().is_none_or(is_supported_type);
+        // Opening a pipe could wait for its other end.
+        let opens = matches!(kind, CallKind::Open | CallKind::OpenToRead);
+        let has_supported_type =
+            |stat: &FileStat| has_recorded_type(stat) && !(opens && stat.file_type() == libc::S_IFIFO);
+        let watched = self.watched.contains(&resolved.dir_stat)
+            && resolved.stat.as_ref().is_none_or(has_supported_type);
         let path = resolved.path();
         ResolvedCall { resolved_path: Some(resolved), ..ResolvedCall::new(kind, watched, path) }
     }
@@ -164,6 +168,30 @@ impl CallResolver<'_> {
         })
     }
 
+    /// Resolves a call on attributes. Its object may be anything that exists, also `.` and a watched
+    /// directory itself.
+    fn attribute_call(&self, kind: CallKind, object: AttributeObject) -> Result<ResolvedCall, Errno> {
+        let (path, follow) = match object {
+            AttributeObject::Fd(fd) => return self.call_on_fd(kind, fd, None),
+            AttributeObject::Path { path, follow } => (path, follow),
+        };
+        let file = self.thread.open_object(path, follow).and_then(OpenFile::new);
+        // A path whose last component is a name is resolved as other calls resolve it.
+        let named = (path.text_address != 0).then(|| self.thread.resolve(path, follow));
+        let mut call = match named {
+            Some(Ok(resolved)) => self.call_on_path(kind, resolved),
+            _ => {
+                let path = file.as_ref().map(|file| fd_path(file.fd.as_fd()));
+                ResolvedCall::new(kind, false, path.map_err(|errno| *errno)?)
+            }
+        };
+        if let Ok(file) = file {
+            call.watched |= self.watched.contains(&file.stat) && has_recorded_type(&file.stat);
+            call.file = Some(file);
+        }
+        Ok(call)
+    }
+
     fn call_on_fd(
         &self,
         kind: CallKind,
@@ -177,4 +205,9 @@ impl CallResolver<'_> {
         let path = if needs_path { fd_path(file.fd.as_fd()) } else { PathBuf::new() };
         Ok(ResolvedCall { requested_bytes, file: Some(file), ..ResolvedCall::new(kind, watched, path) })
     }
+}
+
+/// Whether a recording has files of this type.
+fn has_recorded_type(stat: &FileStat) -> bool {
+    matches!(stat.file_type(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFIFO)
 }

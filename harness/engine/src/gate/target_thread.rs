@@ -205,10 +205,47 @@ impl TargetThread {
         self.resolve_text(path.dir_fd, &text, follow)
     }
 
-    /// The descriptor N, if the text is `/proc/self/fd/N`. Programs use such paths to link an unnamed file.
+    /// The descriptor N, if the text is `/proc/self/fd/N` or another name of it. Programs use such paths to link
+    /// an unnamed file.
     pub(super) fn proc_self_fd(&self, text: &CString) -> Option<OwnedFd> {
-        let number = text.to_str().ok()?.strip_prefix("/proc/self/fd/")?;
+        let text = text.to_str().ok()?;
+        let prefixes = ["/proc/self/fd/", "/proc/thread-self/fd/", "/dev/fd/"];
+        let number = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix))?;
         self.duplicate_fd(number.parse().ok()?).ok()
+    }
+
+    /// Opens what a path argument names, with `O_PATH`. Without a text, or with an empty one, that is what the
+    /// descriptor refers to.
+    pub(super) fn open_object(&self, path: PathArgument, follow: bool) -> Result<OwnedFd, Errno> {
+        let text = match path.text_address {
+            0 => CString::default(),
+            address => self.read_string(address)?,
+        };
+        if text.is_empty() {
+            let fd_link = match path.dir_fd {
+                libc::AT_FDCWD => return open_path(Path::new(&format!("/proc/{}/cwd", self.tid))),
+                dir_fd => self.duplicate_fd(dir_fd)?,
+            };
+            return reopen_path(fd_link.as_fd());
+        }
+        if follow && let Some(file) = self.proc_self_fd(&text) {
+            return reopen_path(file.as_fd());
+        }
+        let flags = libc::O_PATH | libc::O_CLOEXEC | if follow { 0 } else { libc::O_NOFOLLOW };
+        let root = self.root_dir.as_fd();
+        if text.as_bytes().starts_with(b"/") {
+            return sys::openat2(root, &text, flags, 0, libc::RESOLVE_IN_ROOT);
+        }
+        let base = self.base_dir(path.dir_fd, text.as_bytes())?;
+        match sys::openat2(base.as_fd(), &text, flags, 0, libc::RESOLVE_NO_SYMLINKS) {
+            Err(Errno::ELOOP) => {
+                let full_path =
+                    [fd_path(base.as_fd()).as_os_str().as_bytes(), b"/", text.as_bytes()].concat();
+                let full_path = CString::new(full_path).map_err(|_| Errno::EINVAL)?;
+                sys::openat2(root, &full_path, flags, 0, libc::RESOLVE_IN_ROOT)
+            }
+            result => result,
+        }
     }
 
     fn resolve_text(&self, dir_fd: i32, text: &CString, follow: bool) -> Result<ResolvedPath, Errno> {
@@ -311,6 +348,11 @@ fn word_at(bytes: &[u8], offset: usize) -> u64 {
 /// The path of an open file, within the mounts that the descriptor was opened in.
 pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
+}
+
+/// Opens the file of a descriptor anew, with `O_PATH`: without its locks and its file offset.
+pub(super) fn reopen_path(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    open_path(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
 /// Opens a path with `O_PATH`.

@@ -92,7 +92,8 @@ fn record_run(
     internal_pattern: Option<Regex>,
 ) -> Result<RecordedRun, RunError> {
     let (root, originals) = (env.sandbox.root().to_path_buf(), dir.join("originals"));
-    copy_tree(&root, &originals).map_err(file_error::<RunError>("copy", &root))?;
+    // What the copy lacks, the recorder notes too.
+    copy_tree(&root, &originals)?;
     let visible_root = env.trainer().root.to_path_buf();
     let run = GatedRun {
         command: launch,
@@ -215,6 +216,7 @@ fn changes_selected_path(recording: &Recording, selection: &CrashStates, op_coun
         OpEffect::Write { node, .. }
         | OpEffect::Resize { node, .. }
         | OpEffect::Zero { node, .. }
+        | OpEffect::SetAttributes { node, .. }
         | OpEffect::Sync { node, .. } => node_is_selected(*node),
         OpEffect::SyncAll => true,
         OpEffect::Output { .. } => false,

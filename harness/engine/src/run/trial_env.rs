@@ -308,7 +308,7 @@ pub fn prepared_root(
         faults: &[],
     };
     let env = TrialEnv::unprepared(dir.into(), config, Some(root))?.into_prepared()?;
-    copy_tree(env.sandbox.root(), root).map_err(file_error::<RunError>("copy to", root))?;
+    copy_tree(env.sandbox.root(), root)?;
     Ok(env.sandbox.close()?)
 }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Error, Read, Seek, SeekFrom, Write};
 
+use super::copy_file::{FileRange, copy_data};
 use super::recording::{NodeId, Recording};
 
 /// Where the bytes of a piece come from.
@@ -132,6 +133,19 @@ impl FileContent {
         self.pieces.iter().try_for_each(|piece| reader.copy(*piece, to))
     }
 
+    /// Writes the bytes to a new, empty file. Zeroes become holes, and so do the holes of a source.
+    ///
+    /// # Errors
+    /// A source cannot be read or has become shorter, or the file cannot be written.
+    pub fn write_to_file(&self, reader: &mut ContentReader<'_>, file: &File) -> Result<(), Error> {
+        let mut offset = 0;
+        for piece in &self.pieces {
+            reader.copy_to_file(*piece, file, offset)?;
+            offset += piece.len_bytes;
+        }
+        file.set_len(offset)
+    }
+
     /// The first `max_bytes` bytes.
     ///
     /// # Errors
@@ -187,6 +201,30 @@ impl<'a> ContentReader<'a> {
         Ok(ContentReader { recording, payload_log: File::open(&recording.payload_log)? })
     }
 
+    fn open_initial(&self, node: NodeId) -> Result<File, Error> {
+        let path = self.recording.initial_paths.get(&node);
+        File::open(path.ok_or_else(|| Error::other("the recording does not know this file"))?)
+    }
+
+    fn copy_to_file(&mut self, piece: ContentPiece, file: &File, offset: u64) -> Result<(), Error> {
+        match piece.source {
+            ByteSource::Zeroes => Ok(()),
+            ByteSource::Initial(node, start) => {
+                let source = self.open_initial(node)?;
+                if source.metadata()?.len() < start + piece.len_bytes {
+                    return Err(has_become_shorter());
+                }
+                let range = FileRange { offset: start, len_bytes: piece.len_bytes };
+                copy_data(&source, range, file, offset)
+            }
+            ByteSource::PayloadLog(_) | ByteSource::Garbage => {
+                let mut file = file;
+                file.seek(SeekFrom::Start(offset))?;
+                self.copy(piece, &mut file)
+            }
+        }
+    }
+
     fn copy(&mut self, piece: ContentPiece, to: &mut impl Write) -> Result<(), Error> {
         let copied = match piece.source {
             ByteSource::PayloadLog(offset) => {
@@ -194,24 +232,19 @@ impl<'a> ContentReader<'a> {
                 std::io::copy(&mut (&self.payload_log).take(piece.len_bytes), to)?
             }
             ByteSource::Initial(node, offset) => {
-                let path = self
-                    .recording
-                    .initial_paths
-                    .get(&node)
-                    .ok_or_else(|| Error::other("the recording does not know this file"))?;
-                let mut file = File::open(path)?;
+                let mut file = self.open_initial(node)?;
                 file.seek(SeekFrom::Start(offset))?;
                 std::io::copy(&mut file.take(piece.len_bytes), to)?
             }
             ByteSource::Zeroes => std::io::copy(&mut std::io::repeat(0).take(piece.len_bytes), to)?,
             ByteSource::Garbage => std::io::copy(&mut std::io::repeat(0xA5).take(piece.len_bytes), to)?,
         };
-        if copied == piece.len_bytes {
-            Ok(())
-        } else {
-            Err(Error::other("a file of the recording has become shorter since it was recorded"))
-        }
+        if copied == piece.len_bytes { Ok(()) } else { Err(has_become_shorter()) }
     }
+}
+
+fn has_become_shorter() -> Error {
+    Error::other("a file of the recording has become shorter since it was recorded")
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use nix::fcntl::OFlag;
 use regex::Regex;
 use scenarios::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 
-use super::op_recorder::{OpRecorder, RecorderConfig, WatchedRoot};
+use super::initial_tree::WatchedRoot;
+use super::op_recorder::{OpRecorder, RecorderConfig};
 use super::recording::Recording;
 use crate::explore::error::ExploreError;
 use crate::file_error::file_error;

@@ -1,21 +1,39 @@
 //! The first stage: records the file operations of one run as data. Knows nothing of crash states.
 
+mod attribute_changes;
+mod attributes;
 mod content;
+mod copy_file;
 mod copy_tree;
+mod directory_walk;
+mod empty_directory;
 mod format_boundaries;
 mod gated_run;
+mod initial_tree;
 mod op_recorder;
 mod outside_links;
 mod recording;
 
-use std::path::PathBuf;
+use std::io::Error;
+use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+pub(super) use attributes::set_times;
+pub use attributes::{FileAttributes, FileTime, UnsetAttributes};
 pub use content::{ByteSource, ContentPiece, ContentReader, FileContent};
-pub use copy_tree::copy_tree;
+pub use copy_tree::{CopyReport, copy_tree};
+pub(super) use empty_directory::empty_directory;
 pub(super) use format_boundaries::aligned_neighbors;
 pub use gated_run::{CommandRecording, GatedRun};
-pub use op_recorder::{OpRecorder, RecorderConfig, WatchedRoot};
-pub use recording::{FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps};
+pub use initial_tree::WatchedRoot;
+pub use op_recorder::{OpRecorder, RecorderConfig};
+pub use recording::{
+    AttributesId, CountedPaths, FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording,
+    RecordingGaps,
+};
 
 use self::outside_links::outside_links;
 use super::error::ExploreError;
@@ -59,10 +77,11 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
     let dir = spec.work_dir.join("recorded");
     let originals = spec.first_crash.as_ref().map_or(&spec.watched_dirs, |first| &first.dirs);
     let mut binds = Vec::new();
+    let mut copies = CopyReport::default();
     for (number, (root, original)) in spec.watched_dirs.iter().zip(originals).enumerate() {
         let copy = dir.join("root").join(number.to_string());
         if original.exists() {
-            copy_tree(original, &copy).map_err(file_error::<ExploreError>("copy", original))?;
+            copies.add(copy_tree(original, &copy)?);
         } else {
             std::fs::create_dir_all(&copy).map_err(file_error::<ExploreError>("create", &copy))?;
         }
@@ -95,10 +114,23 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
         cancelled: spec.cancelled,
     };
     let mut recorded = run.record(&sandbox)?;
+    let gaps = &mut recorded.recording.gaps;
+    copies.add_to(gaps);
+    gaps.sandbox_hints.extend(gaps.copy_hints());
     recorded.recording.acknowledged_before = spec.first_crash.as_ref().and_then(|first| first.acknowledged);
     let gaps = &mut recorded.recording.gaps;
-    gaps.sandbox_hints = sandbox.hints(&gaps.outside_paths)?;
+    gaps.sandbox_hints.extend(sandbox.hints(&gaps.outside_paths)?);
     gaps.sandbox_hints.extend(outside_links(&roots));
+    for root in &roots {
+        empty(&root.seen_by_harness).map_err(file_error::<ExploreError>("empty", &root.seen_by_harness))?;
+    }
     sandbox.close()?;
     Ok(recorded)
+}
+
+/// Empties a copy, so that the sandbox can remove it also where this user has no permission.
+fn empty(dir: &Path) -> Result<(), Error> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let dir = nix::fcntl::open(dir, flags, Mode::empty())?;
+    empty_directory(dir, &mut |dir, name, _| Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?))
 }

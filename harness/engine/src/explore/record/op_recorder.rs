@@ -4,16 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Error, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
+use super::attribute_changes::{AttributeChange, AttributeTable, AttributeTracker, PendingCall};
+use super::attributes::FileAttributes;
 use super::content::{ByteSource, ContentReader, FileContent};
 use super::format_boundaries::format_boundaries;
-use super::recording::{FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps};
+use super::initial_tree::{InitialTree, WatchedRoot};
+use super::recording::{
+    FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
+};
 use crate::gate::{CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, InterceptedCall};
 
 /// Payloads up to this size are deduplicated, so that equal writes have equal content.
@@ -30,6 +35,8 @@ pub struct OpRecorder {
     /// The current names, by directory.
     names: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
     contents: HashMap<NodeId, FileContent>,
+    attributes: AttributeTable,
+    attribute_tracker: AttributeTracker,
     payload_log: BufWriter<File>,
     payload_log_len: u64,
     /// Where the current call's bytes begin in the payload log.
@@ -55,15 +62,6 @@ struct MappedFile {
     fd: OwnedFd,
 }
 
-/// A watched directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WatchedRoot {
-    /// Its path for the target.
-    pub seen_by_target: PathBuf,
-    /// Its path for the harness.
-    pub seen_by_harness: PathBuf,
-}
-
 /// What an [`OpRecorder`] needs to start.
 pub struct RecorderConfig<'a> {
     /// The watched directories.
@@ -86,22 +84,35 @@ impl OpRecorder {
     /// # Errors
     /// A watched directory cannot be read, or the payload log cannot be created.
     pub fn new(config: RecorderConfig<'_>) -> Result<OpRecorder, Error> {
+        let initial = InitialTree::index(config.roots, config.originals)?;
+        let mut attribute_tracker = AttributeTracker::default();
+        for (node, file) in (0..).zip(&initial.nodes) {
+            attribute_tracker.set(node, initial.attributes.get(file.attributes).clone());
+        }
+        let gaps = RecordingGaps {
+            owners_not_kept: initial.owners_not_kept,
+            files_left_out: initial.files_left_out,
+            ..RecordingGaps::default()
+        };
         let recording = Recording {
             roots: config.roots.iter().map(|root| root.seen_by_target.clone()).collect(),
-            nodes: Vec::new(),
-            initial_names: BTreeMap::new(),
-            initial_paths: BTreeMap::new(),
+            nodes: initial.nodes,
+            attribute_sets: Vec::new(),
+            initial_names: initial.names.clone(),
+            initial_paths: initial.paths,
             ops: Vec::new(),
             payload_log: config.payload_log.into(),
-            gaps: RecordingGaps::default(),
+            gaps,
             format_boundaries: BTreeMap::new(),
             acknowledged_before: None,
         };
-        let mut recorder = OpRecorder {
+        Ok(OpRecorder {
             recording,
-            node_by_file_id: HashMap::new(),
-            names: BTreeMap::new(),
-            contents: HashMap::new(),
+            node_by_file_id: initial.node_by_file_id,
+            names: initial.names,
+            contents: initial.contents,
+            attributes: initial.attributes,
+            attribute_tracker,
             payload_log: BufWriter::with_capacity(MAX_DEDUP_BYTES, File::create_new(config.payload_log)?),
             payload_log_len: 0,
             payload_start: 0,
@@ -113,52 +124,57 @@ impl OpRecorder {
             saved_pattern: config.saved_pattern,
             internal_pattern: config.internal_pattern,
             failure: None,
-        };
-        for root in config.roots {
-            let metadata = std::fs::metadata(&root.seen_by_harness)?;
-            recorder.add_node(file_id_of(&metadata), FileNode::Directory { mode: metadata.mode() & 0o7777 });
-        }
-        for (number, (root, original)) in config.roots.iter().zip(config.originals).enumerate() {
-            recorder.index_directory(number as NodeId, &root.seen_by_harness, original)?;
-        }
-        recorder.recording.initial_names = recorder.names.clone();
-        Ok(recorder)
+        })
     }
 
-    fn index_directory(&mut self, dir: NodeId, real: &Path, original: &Path) -> Result<(), Error> {
-        for entry in std::fs::read_dir(real)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            let (path, original) = (entry.path(), original.join(entry.file_name()));
-            let mode = metadata.mode() & 0o7777;
-            let kind = if metadata.is_dir() {
-                FileNode::Directory { mode }
-            } else if metadata.is_symlink() {
-                FileNode::Symlink { target: std::fs::read_link(&path)? }
-            } else {
-                FileNode::File { mode, initial_len_bytes: metadata.len() }
-            };
-            let file_id = file_id_of(&metadata);
-            let node = match self.node_by_file_id.get(&file_id) {
-                Some(node) if !metadata.is_dir() => *node,
-                _ => self.add_node(file_id, kind),
-            };
-            self.names.entry(dir).or_default().insert(entry.file_name(), node);
-            if metadata.is_dir() {
-                self.index_directory(node, &path, &original)?;
-            } else if metadata.is_file() {
-                self.contents.insert(node, FileContent::initial(node, metadata.len()));
-                self.recording.initial_paths.insert(node, original);
-            }
-        }
-        Ok(())
-    }
-
-    fn add_node(&mut self, file_id: FileId, kind: FileNode) -> NodeId {
+    /// Adds a node that a call has just created. `file`: a descriptor of it.
+    fn add_node(&mut self, file_id: FileId, file: &OwnedFd, kind: FileNodeKind) -> NodeId {
+        let attributes = FileAttributes::read_without_times(file.as_fd()).unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            FileAttributes::with_mode(0)
+        });
         let id = self.recording.nodes.len() as NodeId;
-        self.recording.nodes.push(kind);
+        self.note_owner(&attributes, || PathBuf::from(format!("(file {id})")));
+        self.attribute_tracker.set(id, attributes.clone());
+        let attributes = self.attributes.id_of(attributes);
+        self.recording.nodes.push(FileNode { attributes, kind });
         self.node_by_file_id.insert(file_id, id);
         id
+    }
+
+    fn note_owner(&mut self, attributes: &FileAttributes, path: impl FnOnce() -> PathBuf) {
+        if !attributes.has_settable_owner() {
+            self.recording.gaps.owners_not_kept.add(path);
+        }
+    }
+
+    fn expect_attribute_change(&mut self, call: Result<PendingCall, Error>) {
+        match call {
+            Ok(call) => self.attribute_tracker.expect(call),
+            Err(error) => drop(self.failure.get_or_insert(error)),
+        }
+    }
+
+    /// Records the changes of attributes that have happened by now. `tid`: the thread that makes a call now.
+    fn record_attribute_changes(&mut self, tid: Option<i32>) {
+        match self.attribute_tracker.take_changes(tid) {
+            Ok(changes) => changes.into_iter().for_each(|change| self.record_attributes(change)),
+            Err(error) => drop(self.failure.get_or_insert(error)),
+        }
+    }
+
+    fn record_attributes(&mut self, change: AttributeChange) {
+        let AttributeChange { kind, node, attributes, touches } = change;
+        let path = self.display_path(node);
+        self.note_owner(&attributes, || PathBuf::from(&path));
+        let (kind, operands) = match kind {
+            CallKind::Chown => (OpKind::Chown, format!("{path}, {}:{}", attributes.uid, attributes.gid)),
+            CallKind::Utimens => (OpKind::Utimes, path),
+            CallKind::SetXattr => (OpKind::SetXattr, path),
+            _ => (OpKind::Chmod, format!("{path}, {:04o}", attributes.mode)),
+        };
+        let attributes = self.attributes.id_of(attributes);
+        self.push_op(kind, OpEffect::SetAttributes { node, attributes, touches }, &operands);
     }
 
     /// Returns the recording. The target must have ended.
@@ -166,6 +182,7 @@ impl OpRecorder {
     /// # Errors
     /// The payload log could not be written, or a mapped file could not be read.
     pub fn finish(&mut self) -> Result<Recording, Error> {
+        self.record_attribute_changes(None);
         for node in self.mapped_files.iter().map(|mapped| mapped.node).collect::<Vec<_>>() {
             self.record_mapped_changes(node);
         }
@@ -177,6 +194,7 @@ impl OpRecorder {
             }
         }
         self.payload_log.flush()?;
+        self.recording.attribute_sets = self.attributes.sets().to_vec();
         match self.failure.take() {
             Some(error) => Err(error),
             None => Ok(self.recording.clone()),
@@ -216,6 +234,7 @@ impl OpRecorder {
 
     fn change_names(&mut self, kind: OpKind, changes: Vec<NameChange>, operands: &str) {
         for change in &changes {
+            self.attribute_tracker.forget_set_time(change.dir);
             let names = self.names.entry(change.dir).or_default();
             match change.node {
                 Some(node) => drop(names.insert(change.name.clone(), node)),
@@ -247,6 +266,10 @@ impl OpRecorder {
             self.recording.gaps.unknown_files += 1;
             return;
         };
+        // The kernel does nothing if both are names of one file.
+        if !exchanged && self.node_at(to_dir, &to.name) == Some(node) {
+            return;
+        }
         self.record_mapped_changes(node);
         let other = if exchanged { self.node_at(to_dir, &to.name) } else { None };
         let change = |dir, entry: &DirectoryEntry, node| NameChange { dir, name: entry.name.clone(), node };
@@ -258,6 +281,7 @@ impl OpRecorder {
 
     fn record_write(&mut self, kind: OpKind, node: NodeId, offset: u64, len_bytes: u64) {
         let payload_offset = self.dedup_offset(len_bytes);
+        self.attribute_tracker.forget_set_time(node);
         let boundaries = format_boundaries(offset, &self.payload_head);
         if !boundaries.is_empty() {
             self.recording.format_boundaries.insert(self.recording.ops.len() as u32, boundaries);
@@ -278,8 +302,16 @@ impl OpRecorder {
 
     fn record_resize(&mut self, kind: OpKind, node: NodeId, size_bytes: u64) {
         self.contents.entry(node).or_default().resize(size_bytes);
+        self.attribute_tracker.forget_set_time(node);
         let operands = format!("{}, {size_bytes}", self.display_path(node));
         self.push_op(kind, OpEffect::Resize { node, size_bytes }, &operands);
+    }
+
+    fn record_zeroes(&mut self, node: NodeId, offset: u64, len_bytes: u64) {
+        self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::Zeroes);
+        self.attribute_tracker.forget_set_time(node);
+        let operands = format!("{}, {len_bytes} bytes at {offset}", self.display_path(node));
+        self.push_op(OpKind::Punch, OpEffect::Zero { node, offset, len_bytes }, &operands);
     }
 
     /// Records what a shared mapping has changed since the last look, as writes.
@@ -346,13 +378,9 @@ impl OpRecorder {
         self.partial_lines.insert(pipe, text);
     }
 
-    fn record_open(&mut self, entry: &DirectoryEntry, file_id: FileId, created: bool, truncated: bool) {
-        if created {
-            let node = self.add_node(file_id, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
-            self.set_name(OpKind::Create, entry, node);
-        } else if truncated && let Some(node) = self.known_node(file_id) {
-            self.record_resize(OpKind::Truncate, node, 0);
-        }
+    fn record_created(&mut self, entry: &DirectoryEntry, file_id: FileId, file: &OwnedFd) {
+        let node = self.add_node(file_id, file, FileNodeKind::File { initial_len_bytes: 0 });
+        self.set_name(OpKind::Create, entry, node);
     }
 
     fn record_sync(&mut self, file_id: FileId, data_only: bool) {
@@ -365,6 +393,7 @@ impl OpRecorder {
 
 impl CallHandler for OpRecorder {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
+        self.record_attribute_changes(Some(call.tid));
         self.begin_payload();
         match call.kind {
             CallKind::OpenToRead | CallKind::Read | CallKind::Stat | CallKind::Access | CallKind::Close => {
@@ -387,6 +416,8 @@ impl CallHandler for OpRecorder {
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
+        // A call of another thread may have ended in the meantime.
+        self.record_attribute_changes(None);
         self.record_effect(effect);
         self.begin_payload();
     }
@@ -407,12 +438,22 @@ impl CallHandler for OpRecorder {
 impl OpRecorder {
     fn record_effect(&mut self, effect: CallEffect) {
         match effect {
-            CallEffect::Opened { entry, file_id, created, truncated } => {
-                self.record_open(&entry, file_id, created, truncated)
+            CallEffect::Opened { entry, file_id, created: Some(file), .. } => {
+                self.record_created(&entry, file_id, &file);
+            }
+            CallEffect::Opened { file_id, truncated: true, .. } => {
+                if let Some(node) = self.known_node(file_id) {
+                    self.record_resize(OpKind::Truncate, node, 0);
+                }
             }
             // Always a new node: if the inode number is known, it belonged to a file that no longer exists.
-            CallEffect::CreatedUnnamed { file_id } => {
-                self.add_node(file_id, FileNode::File { mode: 0o644, initial_len_bytes: 0 });
+            CallEffect::CreatedUnnamed { file_id, file } => {
+                self.add_node(file_id, &file, FileNodeKind::File { initial_len_bytes: 0 });
+            }
+            CallEffect::ChangingAttributes { kind, tid, file_id, file } => {
+                if let Some(node) = self.known_node(file_id) {
+                    self.expect_attribute_change(PendingCall::new(kind, tid, node, file));
+                }
             }
             CallEffect::Wrote { file_id, offset, len_bytes, synced } => {
                 if let Some(node) = self.known_node(file_id) {
@@ -428,14 +469,13 @@ impl OpRecorder {
                 }
             }
             CallEffect::Allocated { file_id, size_bytes, zeroed } => {
-                let Some(node) = self.known_node(file_id) else { return };
-                if let Some((offset, len_bytes)) = zeroed {
-                    self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::Zeroes);
-                    let operands = format!("{}, {len_bytes} bytes at {offset}", self.display_path(node));
-                    self.push_op(OpKind::Punch, OpEffect::Zero { node, offset, len_bytes }, &operands);
-                }
-                if self.contents.entry(node).or_default().len() != size_bytes {
-                    self.record_resize(OpKind::Allocate, node, size_bytes);
+                if let Some(node) = self.known_node(file_id) {
+                    if let Some((offset, len_bytes)) = zeroed {
+                        self.record_zeroes(node, offset, len_bytes);
+                    }
+                    if self.contents.entry(node).or_default().len() != size_bytes {
+                        self.record_resize(OpKind::Allocate, node, size_bytes);
+                    }
                 }
             }
             CallEffect::Renamed { from, to, exchanged } => self.record_rename(&from, &to, exchanged),
@@ -444,13 +484,13 @@ impl OpRecorder {
                     self.set_name(OpKind::Link, &entry, node);
                 }
             }
-            CallEffect::Symlinked { file_id, entry, link_text } => {
-                let node = self.add_node(file_id, FileNode::Symlink { target: link_text });
+            CallEffect::Symlinked { file_id, entry, link_text, link } => {
+                let node = self.add_node(file_id, &link, FileNodeKind::Symlink { target: link_text });
                 self.set_name(OpKind::Symlink, &entry, node);
             }
             CallEffect::Unlinked { entry } => self.remove_name(OpKind::Unlink, &entry),
-            CallEffect::CreatedDir { file_id, entry } => {
-                let node = self.add_node(file_id, FileNode::Directory { mode: 0o755 });
+            CallEffect::CreatedDir { file_id, entry, dir } => {
+                let node = self.add_node(file_id, &dir, FileNodeKind::Directory);
                 self.names.insert(node, BTreeMap::new());
                 self.set_name(OpKind::Mkdir, &entry, node);
             }
@@ -462,7 +502,7 @@ impl OpRecorder {
             CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
             CallEffect::OpenedOutside { path } => self.record_outside_write(path),
             // The recorder never decides to swap a file.
-            CallEffect::Swapped { .. } => {}
+            CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
         }
     }
 
@@ -487,18 +527,4 @@ impl OpRecorder {
             outside_paths.push(path);
         }
     }
-}
-
-/// Identifies a file as the gate does.
-fn file_id_of(metadata: &std::fs::Metadata) -> FileId {
-    let dev = metadata.dev();
-    FileId { dev: u64::from(device_major(dev)) << 32 | u64::from(device_minor(dev)), ino: metadata.ino() }
-}
-
-fn device_major(dev: u64) -> u32 {
-    nix::sys::stat::major(dev) as u32
-}
-
-fn device_minor(dev: u64) -> u32 {
-    nix::sys::stat::minor(dev) as u32
 }

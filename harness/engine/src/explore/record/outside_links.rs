@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use scenarios::SandboxHint;
 
-use super::op_recorder::WatchedRoot;
+use super::initial_tree::WatchedRoot;
 
 /// At most this many links are named.
 const MAX_LINKS: usize = 50;

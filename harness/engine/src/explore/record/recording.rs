@@ -7,24 +7,47 @@ use std::path::PathBuf;
 
 use scenarios::SandboxHint;
 
-/// Identifies a file, directory or symbolic link that existed at some point of the recording: an index into
-/// [`Recording::nodes`].
+use super::attributes::FileAttributes;
+
+/// Identifies a file, directory, symbolic link or named pipe that existed at some point of the recording: an
+/// index into [`Recording::nodes`].
 pub type NodeId = u32;
 
-/// A file, directory or symbolic link. `mode` holds the permission bits.
+/// Identifies a set of attributes: an index into [`Recording::attribute_sets`]. Equal sets have equal ids.
+pub type AttributesId = u32;
+
+/// A file, directory, symbolic link or named pipe, with the attributes that it had before the recording or when
+/// it was created.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileNode {
-    Directory {
-        mode: u32,
-    },
+pub struct FileNode {
+    pub attributes: AttributesId,
+    pub kind: FileNodeKind,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileNodeKind {
+    Directory,
     /// Its length before the recording; 0 if it did not exist.
     File {
-        mode: u32,
         initial_len_bytes: u64,
     },
     Symlink {
         target: PathBuf,
     },
+    Pipe,
+}
+
+impl FileNode {
+    /// A directory with the first set of attributes.
+    pub fn directory() -> FileNode {
+        FileNode { attributes: 0, kind: FileNodeKind::Directory }
+    }
+
+    /// A file that the recorded run created, with the first set of attributes.
+    pub fn new_file() -> FileNode {
+        FileNode { attributes: 0, kind: FileNodeKind::File { initial_len_bytes: 0 } }
+    }
 }
 
 /// A change of one directory entry.
@@ -53,6 +76,8 @@ pub enum OpEffect {
     Sync { node: NodeId, data_only: bool },
     /// `sync` or `syncfs`.
     SyncAll,
+    /// The node has these attributes from now on. `touches`: its modification time became the time of the call.
+    SetAttributes { node: NodeId, attributes: AttributesId, touches: bool },
     /// A line that the target printed, with the step that it acknowledges. With `on_stdio` false: a line that
     /// one process of the target sent to another through a pipe.
     Output { line: String, saved_step: Option<u64>, on_stdio: bool },
@@ -63,6 +88,10 @@ pub enum OpEffect {
 pub enum OpKind {
     /// `fallocate` or a similar call that extended a file.
     Allocate,
+    /// A change of permission bits.
+    Chmod,
+    /// A change of owner or group.
+    Chown,
     /// A new file.
     Create,
     /// `renameat2` with `RENAME_EXCHANGE`.
@@ -85,6 +114,8 @@ pub enum OpKind {
     Rename,
     /// A directory removed.
     Rmdir,
+    /// A change of an extended attribute.
+    SetXattr,
     /// A new symbolic link.
     Symlink,
     /// `sync` or `syncfs`.
@@ -93,6 +124,8 @@ pub enum OpKind {
     Truncate,
     /// A name of a file removed.
     Unlink,
+    /// A change of times.
+    Utimes,
     /// A write.
     Write,
 }
@@ -102,6 +135,8 @@ impl OpKind {
     pub fn name(self) -> &'static str {
         match self {
             OpKind::Allocate => "allocate",
+            OpKind::Chmod => "chmod",
+            OpKind::Chown => "chown",
             OpKind::Create => "create",
             OpKind::Exchange => "exchange",
             OpKind::Fdatasync => "fdatasync",
@@ -113,10 +148,12 @@ impl OpKind {
             OpKind::Punch => "punch",
             OpKind::Rename => "rename",
             OpKind::Rmdir => "rmdir",
+            OpKind::SetXattr => "setxattr",
             OpKind::Symlink => "symlink",
             OpKind::Sync => "sync",
             OpKind::Truncate => "truncate",
             OpKind::Unlink => "unlink",
+            OpKind::Utimes => "utimes",
             OpKind::Write => "write",
         }
     }
@@ -138,6 +175,14 @@ impl Op {
     pub fn data_node(&self) -> Option<NodeId> {
         match self.effect {
             OpEffect::Write { node, .. } | OpEffect::Zero { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The node whose attributes the operation changes.
+    pub fn attribute_node(&self) -> Option<NodeId> {
+        match self.effect {
+            OpEffect::SetAttributes { node, .. } => Some(node),
             _ => None,
         }
     }
@@ -170,6 +215,45 @@ pub struct RecordingGaps {
     pub mapped_paths: Vec<PathBuf>,
     /// How many operations were on files that the recorder does not know.
     pub unknown_files: u64,
+    /// Files and directories that have this user as their owner in crash states, because it may not set the
+    /// real one.
+    pub owners_not_kept: CountedPaths,
+    /// Files and directories without some of their extended attributes in crash states.
+    pub xattrs_not_kept: CountedPaths,
+    /// Sockets and devices, which are in no crash state.
+    pub files_left_out: CountedPaths,
+}
+
+impl RecordingGaps {
+    /// What the copies of the watched directories lack, for people.
+    pub fn copy_hints(&self) -> Vec<SandboxHint> {
+        let hint = |paths: &CountedPaths, hint: fn(String, u64) -> SandboxHint| {
+            paths.first.as_ref().map(|first| hint(first.display().to_string(), paths.count))
+        };
+        let hints = [
+            hint(&self.owners_not_kept, |path, count| SandboxHint::OwnerNotKept { path, count }),
+            hint(&self.xattrs_not_kept, |path, count| SandboxHint::AttributeNotKept { path, count }),
+            hint(&self.files_left_out, |path, count| SandboxHint::FileLeftOut { path, count }),
+        ];
+        hints.into_iter().flatten().collect()
+    }
+}
+
+/// How many paths something concerns, and the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CountedPaths {
+    /// How many there are.
+    pub count: u64,
+    /// The first one.
+    pub first: Option<PathBuf>,
+}
+
+impl CountedPaths {
+    /// Counts a path.
+    pub fn add(&mut self, path: impl FnOnce() -> PathBuf) {
+        self.count += 1;
+        self.first.get_or_insert_with(path);
+    }
 }
 
 /// The recording of one run.
@@ -179,6 +263,8 @@ pub struct Recording {
     pub roots: Vec<PathBuf>,
     /// By [`NodeId`].
     pub nodes: Vec<FileNode>,
+    /// By [`AttributesId`]. No two are equal.
+    pub attribute_sets: Vec<FileAttributes>,
     /// The names before the run, by directory.
     pub initial_names: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
     /// Where the contents of files that existed before the run can be read.
@@ -265,10 +351,15 @@ impl Recording {
         replaced.and(new_name.node)
     }
 
+    /// A set of attributes.
+    pub fn attributes(&self, id: AttributesId) -> &FileAttributes {
+        &self.attribute_sets[id as usize]
+    }
+
     /// The size of a file before operation `op`, in bytes.
     pub fn size_before(&self, node: NodeId, op: usize) -> u64 {
-        let mut size = match self.nodes[node as usize] {
-            FileNode::File { initial_len_bytes, .. } => initial_len_bytes,
+        let mut size = match self.nodes[node as usize].kind {
+            FileNodeKind::File { initial_len_bytes } => initial_len_bytes,
             _ => 0,
         };
         for earlier in &self.ops[..op] {

@@ -1,30 +1,35 @@
 //! Materializes file trees in the directories that a sandbox shows as the watched ones. Knows no crash
-//! models. Small files are written each time. Larger ones are hard links into a pool that holds each content
-//! once; if a recovery writes into one, its modification time shows it, and the content is written again.
+//! models. Small files are written each time; larger ones come from a pool that keeps each content.
 
-use std::collections::HashMap;
-use std::ffi::CString;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{BufWriter, Error, Write};
+use std::io::{Error, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
+use nix::sys::stat::{Mode, UtimensatFlags, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{linkat, symlinkat};
+use nix::unistd::{linkat, mkfifoat, symlinkat};
 
-use crate::explore::record::{ContentReader, FileContent, FileNode, Recording};
-use crate::explore::states::{CrashCandidate, FileTree, TreeEntry};
+use super::file_pool::FilePool;
+use crate::explore::record::{
+    ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory, set_times,
+};
+use crate::explore::states::{CrashCandidate, EntryAttributes, FileTree, TreeEntry};
 use crate::locks::LockExt;
 
-/// Up to this size, writing a file is as fast as linking it.
+/// Up to this size, writing a file is as fast as moving it.
 const MAX_SMALL_FILE_BYTES: u64 = 16 * 1024;
 /// At most this many bytes of small contents are kept in memory.
 const MAX_CACHED_BYTES: usize = 64 * 1024 * 1024;
+/// The permission bits that `open` and `mkdir` take.
+const CREATION_BITS: u32 = 0o777;
+/// What this user needs in a directory while it is filled.
+const OWNER_BITS: u32 = 0o700;
 
 type CachedBytes = Arc<Vec<u8>>;
 
@@ -48,7 +53,7 @@ pub struct MaterializePlace {
     pub base: PathBuf,
     /// The names of existing directories in it, one for each watched directory.
     pub dir_names: Vec<String>,
-    /// Modification times count from here, in seconds since 1970.
+    /// Modification times that the target did not set count from here, in seconds since 1970.
     pub began_unix_s: i64,
 }
 
@@ -71,22 +76,29 @@ pub(super) struct Materializer<'a> {
     recording: &'a Recording,
     reader: ContentReader<'a>,
     small_files: &'a SmallFileCache,
-    /// Contains a directory for each watched one, and `pool`.
+    /// Contains a directory for each watched one, and the pool.
     base_dir: OwnedFd,
     place: MaterializePlace,
-    /// The pool files that the current tree links.
-    linked_files: Vec<LinkedFile>,
-    /// The length of each file in the pool, by its key.
-    pooled_len_bytes: HashMap<String, u64>,
-    max_pool_bytes: u64,
+    pool: FilePool,
+    /// The owner that a new file gets.
+    new_file: FileAttributes,
+    /// The permission bits that a new file does not get.
+    umask: u32,
 }
 
-/// A file of the pool that the current tree links, as it was before the recovery.
-struct LinkedFile {
-    key: String,
-    /// Of its modification time.
-    nanoseconds: i64,
-    len_bytes: u64,
+/// The names of a tree that are names of one file, as far as they are materialized.
+struct LinkedNames {
+    /// The nodes with several names.
+    nodes: HashSet<NodeId>,
+    first_names: HashMap<NodeId, CString>,
+}
+
+/// A directory whose attributes are set when everything in it is there.
+struct FilledDirectory {
+    name: CString,
+    attributes: EntryAttributes,
+    /// What it has until then.
+    current: FileAttributes,
 }
 
 impl<'a> Materializer<'a> {
@@ -97,69 +109,204 @@ impl<'a> Materializer<'a> {
         place: MaterializePlace,
         max_pool_bytes: u64,
     ) -> Result<Materializer<'a>, Error> {
-        std::fs::create_dir_all(place.base.join("pool"))?;
+        let base_dir: OwnedFd = File::open(&place.base)?.into();
+        let pool = FilePool::new(base_dir.try_clone()?, max_pool_bytes)?;
+        let pool_dir = File::open(place.base.join("pool"))?;
         Ok(Materializer {
             recording,
             reader: ContentReader::new(recording)?,
             small_files,
-            base_dir: File::open(&place.base)?.into(),
+            base_dir,
             place,
-            linked_files: Vec::new(),
-            pooled_len_bytes: HashMap::new(),
-            max_pool_bytes,
+            pool,
+            new_file: FileAttributes::read_without_times(pool_dir.as_fd())?,
+            umask: own_umask()?,
         })
     }
 
     /// Materializes a tree in place of the previous one.
     pub(super) fn materialize(&mut self, tree: &FileTree) -> Result<(), Error> {
         self.clear()?;
-        let mut dirs = Vec::new();
+        let mut links = LinkedNames::of(tree);
+        let mut dirs = self.watched_directories(tree)?;
         for ((root, path), entry) in &tree.entries {
             let name = entry_path(&self.place.dir_names[*root as usize], path)?;
             match entry {
-                TreeEntry::Directory { last_change } => {
-                    nix::sys::stat::mkdirat(
-                        &self.base_dir,
-                        name.as_c_str(),
-                        Mode::from_bits_truncate(0o755),
-                    )?;
-                    dirs.push((name, *last_change));
-                }
-                TreeEntry::Symlink(target) => symlinkat(target.as_path(), &self.base_dir, name.as_c_str())?,
-                TreeEntry::File { node, content, last_change } => {
-                    self.create_file(&name, *node, content, *last_change)?
+                TreeEntry::Directory { attributes } => dirs.push(self.create_directory(name, *attributes)?),
+                TreeEntry::Symlink { node, .. }
+                | TreeEntry::File { node, .. }
+                | TreeEntry::Pipe { node, .. } => {
+                    if let Some(first) = links.first_names.get(node) {
+                        let base = &self.base_dir;
+                        linkat(base, first.as_c_str(), base, name.as_c_str(), AtFlags::empty())?;
+                        continue;
+                    }
+                    self.create(&name, entry)?;
+                    if links.nodes.contains(node) {
+                        links.first_names.insert(*node, name);
+                    }
                 }
             }
         }
-        // The times of directories are set at the end, because each new name in a directory changes its time.
-        for (name, last_change) in dirs.iter().rev() {
-            self.set_times(name, *last_change)?;
+        // The attributes of directories are set at the end: each new name in a directory changes its time, and
+        // a directory may be read-only. Those below come first.
+        dirs.iter().rev().try_for_each(|dir| self.finish_directory(dir))?;
+        self.pool.begin_recovery();
+        Ok(())
+    }
+
+    /// Creates a file, a symbolic link or a pipe.
+    fn create(&mut self, name: &CString, entry: &TreeEntry) -> Result<(), Error> {
+        let attributes = entry.attributes();
+        match entry {
+            TreeEntry::File { content, .. } if content.len() > MAX_SMALL_FILE_BYTES => {
+                self.create_large_file(name, content, attributes)
+            }
+            TreeEntry::File { content, .. } => self.create_small_file(name, content, attributes),
+            TreeEntry::Symlink { target, .. } => self.create_symlink(name, target, attributes),
+            TreeEntry::Pipe { .. } => self.create_pipe(name, attributes),
+            TreeEntry::Directory { .. } => Ok(()),
+        }
+    }
+
+    fn create_small_file(
+        &mut self,
+        name: &CStr,
+        content: &FileContent,
+        attributes: EntryAttributes,
+    ) -> Result<(), Error> {
+        let bytes = self.cached_bytes(content)?;
+        let (file, current) = self.open_new(name, attributes)?;
+        let mut file = File::from(file);
+        file.write_all(&bytes)?;
+        self.finish_file(&file, attributes, &current)
+    }
+
+    /// Takes the file with this content and these attributes from the pool, or writes it.
+    fn create_large_file(
+        &mut self,
+        name: &CStr,
+        content: &FileContent,
+        attributes: EntryAttributes,
+    ) -> Result<(), Error> {
+        let key: String = content.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+        let EntryAttributes { set, keeps_time, last_change } = attributes;
+        let key = format!("{key}-{set}-{keeps_time}-{last_change}");
+        if self.pool.lend(&key, name)? {
+            // A recovery that has read the file has changed its access time.
+            let times = self.times(attributes);
+            utimensat(
+                &self.base_dir,
+                name,
+                &times.accessed,
+                &times.modified,
+                UtimensatFlags::NoFollowSymlink,
+            )?;
+            return Ok(());
+        }
+        let (file, current) = self.open_new(name, attributes)?;
+        let file = File::from(file);
+        content.write_to_file(&mut self.reader, &file)?;
+        self.finish_file(&file, attributes, &current)?;
+        self.pool.add_lent(key, &file)
+    }
+
+    /// Opens a new file to write it. Returns what it has until its attributes are set.
+    fn open_new(&self, name: &CStr, attributes: EntryAttributes) -> Result<(OwnedFd, FileAttributes), Error> {
+        let set = self.recording.attributes(attributes.set);
+        // Only who may write a file may give it extended attributes.
+        let mode = if set.xattrs.is_empty() { set.mode & CREATION_BITS } else { OWNER_BITS };
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(&self.base_dir, name, flags, Mode::from_bits_truncate(mode))?;
+        Ok((file, self.created_with(mode)))
+    }
+
+    fn created_with(&self, mode: u32) -> FileAttributes {
+        FileAttributes { mode: mode & !self.umask, ..self.new_file.clone() }
+    }
+
+    fn finish_file(
+        &self,
+        file: &File,
+        attributes: EntryAttributes,
+        current: &FileAttributes,
+    ) -> Result<(), Error> {
+        self.recording.attributes(attributes.set).apply(file.as_fd(), current)?;
+        let times = self.times(attributes);
+        nix::sys::stat::futimens(file, &times.accessed, &times.modified)?;
+        Ok(())
+    }
+
+    fn create_symlink(&self, name: &CStr, target: &Path, attributes: EntryAttributes) -> Result<(), Error> {
+        symlinkat(target, &self.base_dir, name)?;
+        let set = self.recording.attributes(attributes.set);
+        if (set.uid, set.gid) != (self.new_file.uid, self.new_file.gid) {
+            set.apply_to_link(self.open_path(name)?.as_fd(), &self.new_file)?;
+        }
+        if attributes.keeps_time {
+            let times = self.times(attributes);
+            utimensat(
+                &self.base_dir,
+                name,
+                &times.accessed,
+                &times.modified,
+                UtimensatFlags::NoFollowSymlink,
+            )?;
         }
         Ok(())
     }
 
-    fn create_file(
-        &mut self,
-        name: &CString,
-        node: u32,
-        content: &FileContent,
-        last_change: u32,
-    ) -> Result<(), Error> {
-        if content.len() > MAX_SMALL_FILE_BYTES {
-            return self.link_from_pool(name, content, last_change);
+    fn create_pipe(&self, name: &CStr, attributes: EntryAttributes) -> Result<(), Error> {
+        let set = self.recording.attributes(attributes.set);
+        mkfifoat(&self.base_dir, name, Mode::from_bits_truncate(OWNER_BITS))?;
+        let pipe = self.open_path(name)?;
+        set.apply(pipe.as_fd(), &self.created_with(OWNER_BITS))?;
+        let times = self.times(attributes);
+        set_times(pipe.as_fd(), times.accessed, times.modified)
+    }
+
+    fn create_directory(&self, name: CString, attributes: EntryAttributes) -> Result<FilledDirectory, Error> {
+        let mode = (self.recording.attributes(attributes.set).mode | OWNER_BITS) & CREATION_BITS;
+        mkdirat(&self.base_dir, name.as_c_str(), Mode::from_bits_truncate(mode))?;
+        Ok(FilledDirectory { name, attributes, current: self.created_with(mode) })
+    }
+
+    /// The directories that stand for the watched ones. They exist; what is created in them must inherit
+    /// nothing from them.
+    fn watched_directories(&self, tree: &FileTree) -> Result<Vec<FilledDirectory>, Error> {
+        let mut dirs = Vec::new();
+        for (name, attributes) in self.place.dir_names.iter().zip(&tree.roots) {
+            let name = CString::new(name.as_str())?;
+            let dir = self.open_directory(&name)?;
+            let found = FileAttributes::read_without_times(dir.as_fd())?;
+            let current = self.created_with(CREATION_BITS);
+            if found != current {
+                current.apply(dir.as_fd(), &found)?;
+            }
+            dirs.push(FilledDirectory { name, attributes: *attributes, current });
         }
-        let mode = match self.recording.nodes[node as usize] {
-            FileNode::File { mode, .. } => mode,
-            _ => 0o644,
-        };
-        let bytes = self.cached_bytes(content)?;
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = openat(&self.base_dir, name.as_c_str(), flags, Mode::from_bits_truncate(mode))?;
-        let mut file = File::from(file);
-        file.write_all(&bytes)?;
-        let time = self.simulated_time(last_change);
-        nix::sys::stat::futimens(&file, &time, &time)?;
+        Ok(dirs)
+    }
+
+    fn finish_directory(&self, dir: &FilledDirectory) -> Result<(), Error> {
+        let set = self.recording.attributes(dir.attributes.set);
+        if !set.is_same_without_times(&dir.current) {
+            set.apply(self.open_directory(&dir.name)?.as_fd(), &dir.current)?;
+        }
+        let times = self.times(dir.attributes);
+        let name = dir.name.as_c_str();
+        utimensat(&self.base_dir, name, &times.accessed, &times.modified, UtimensatFlags::NoFollowSymlink)?;
         Ok(())
+    }
+
+    fn open_directory(&self, name: &CStr) -> Result<OwnedFd, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(openat(&self.base_dir, name, flags, Mode::empty())?)
+    }
+
+    fn open_path(&self, name: &CStr) -> Result<OwnedFd, Error> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(openat(&self.base_dir, name, flags, Mode::empty())?)
     }
 
     fn cached_bytes(&mut self, content: &FileContent) -> Result<CachedBytes, Error> {
@@ -176,119 +323,62 @@ impl<'a> Materializer<'a> {
         Ok(bytes)
     }
 
-    /// Links the file of the pool with this content. Writes it first if the pool does not have it.
-    fn link_from_pool(
-        &mut self,
-        name: &CString,
-        content: &FileContent,
-        last_change: u32,
-    ) -> Result<(), Error> {
-        let key: String = content.digest().iter().map(|byte| format!("{byte:02x}")).collect();
-        let key = format!("{key}-{last_change}");
-        if !self.pooled_len_bytes.contains_key(&key) {
-            self.evict_from_pool(content.len());
-            let path = self.pool_path(&key);
-            let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-            content.write_to(&mut self.reader, &mut file)?;
-            let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            let time = self.simulated_time(last_change);
-            nix::sys::stat::futimens(&file, &time, &time)?;
-            self.pooled_len_bytes.insert(key.clone(), content.len());
-        }
-        let from = CString::new(format!("pool/{key}"))?;
-        linkat(&self.base_dir, from.as_c_str(), &self.base_dir, name.as_c_str(), AtFlags::empty())?;
-        let nanoseconds = self.simulated_time(last_change).tv_nsec();
-        self.linked_files.push(LinkedFile { key, nanoseconds, len_bytes: content.len() });
-        Ok(())
-    }
-
-    fn pool_path(&self, key: &str) -> PathBuf {
-        self.place.base.join("pool").join(key)
-    }
-
-    /// Removes unused files from the pool until the needed bytes fit.
-    fn evict_from_pool(&mut self, needed_bytes: u64) {
-        let mut pooled_bytes: u64 = self.pooled_len_bytes.values().sum();
-        let is_linked = |key: &&String| self.linked_files.iter().any(|linked| linked.key == **key);
-        let unused: Vec<String> =
-            self.pooled_len_bytes.keys().filter(|key| !is_linked(key)).cloned().collect();
-        for key in unused {
-            if pooled_bytes + needed_bytes <= self.max_pool_bytes {
-                return;
-            }
-            pooled_bytes -= self.pooled_len_bytes.remove(&key).unwrap_or(0);
-            // A file that cannot be removed here is removed with the directory of the run.
-            let _ = std::fs::remove_file(self.pool_path(&key));
-        }
-    }
-
-    /// Drops the pool files that the recovery has written into, so that they are written again when needed.
-    pub(super) fn drop_modified(&mut self) {
-        for linked in std::mem::take(&mut self.linked_files) {
-            let path = self.pool_path(&linked.key);
-            let is_unchanged = std::fs::metadata(&path).is_ok_and(|metadata| {
-                metadata.len() == linked.len_bytes
-                    && metadata.mtime_nsec() == linked.nanoseconds
-                    && metadata.mtime() <= self.place.began_unix_s + 100_000
-            });
-            if !is_unchanged {
-                let _ = std::fs::remove_file(&path);
-                self.pooled_len_bytes.remove(&linked.key);
-            }
-        }
-    }
-
-    fn set_times(&self, name: &CString, last_change: u32) -> Result<(), Error> {
-        let time = self.simulated_time(last_change);
-        utimensat(&self.base_dir, name.as_c_str(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
-        Ok(())
+    fn times(&self, attributes: EntryAttributes) -> FileTimes {
+        let set = self.recording.attributes(attributes.set);
+        let simulated = self.simulated_time(attributes.last_change);
+        let modified = set.modified.filter(|_| attributes.keeps_time).map_or(simulated, |time| time.spec());
+        FileTimes { accessed: set.accessed.map_or(modified, |time| time.spec()), modified }
     }
 
     /// A modification time as if each operation had taken 10 ms, so that the order of the operations shows in
-    /// the times.
+    /// the times. Times that files had before the run are earlier.
     fn simulated_time(&self, last_change: u32) -> TimeSpec {
         let hundredths = i64::from(last_change);
-        TimeSpec::new(self.place.began_unix_s + hundredths / 100, hundredths % 100 * 10_000_000 + 1_234)
+        TimeSpec::new(self.place.began_unix_s + 1 + hundredths / 100, hundredths % 100 * 10_000_000 + 1_234)
     }
 
-    /// Empties the directories that stand for the watched ones.
+    /// Empties the directories that stand for the watched ones. The recovery must have ended.
     pub(super) fn clear(&mut self) -> Result<(), Error> {
-        self.drop_modified();
+        self.pool.end_recovery();
         for name in &self.place.dir_names {
-            let dir = openat(
-                self.base_dir.as_fd(),
-                name.as_str(),
-                OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )?;
-            empty_directory(dir)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let dir = openat(&self.base_dir, name.as_str(), flags, Mode::empty())?;
+            empty_directory(dir, &mut |dir, name, ino| self.pool.remove(dir, name, ino))?;
         }
+        self.pool.forget_lent();
         Ok(())
     }
 }
 
-fn empty_directory(directory: OwnedFd) -> Result<(), Error> {
-    use nix::dir::{Dir, Type};
-    use nix::unistd::{UnlinkatFlags, unlinkat};
-    let directory_fd = directory.try_clone()?;
-    let mut dir = Dir::from_fd(directory)?;
-    let mut entries = Vec::new();
-    for entry in dir.iter() {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            entries.push((entry.file_name().to_owned(), entry.file_type() == Some(Type::Directory)));
+/// The times that a file gets.
+struct FileTimes {
+    accessed: TimeSpec,
+    modified: TimeSpec,
+}
+
+impl LinkedNames {
+    fn of(tree: &FileTree) -> LinkedNames {
+        let (mut seen, mut nodes) = (HashSet::new(), HashSet::new());
+        for entry in tree.entries.values() {
+            if let TreeEntry::File { node, .. }
+            | TreeEntry::Symlink { node, .. }
+            | TreeEntry::Pipe { node, .. } = entry
+                && !seen.insert(*node)
+            {
+                nodes.insert(*node);
+            }
         }
+        LinkedNames { nodes, first_names: HashMap::new() }
     }
-    for (name, is_dir) in entries {
-        if is_dir {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            empty_directory(openat(&directory_fd, name.as_c_str(), flags, Mode::empty())?)?;
-            unlinkat(&directory_fd, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
-        } else {
-            unlinkat(&directory_fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
-        }
-    }
-    Ok(())
+}
+
+/// The permission bits that this process does not give to new files. Reading them in another way would change
+/// them for other threads.
+fn own_umask() -> Result<u32, Error> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
+    umask.ok_or_else(|| Error::other("`/proc/self/status` does not tell the umask"))
 }
 
 /// The path of a tree entry relative to the base directory.

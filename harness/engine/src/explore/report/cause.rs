@@ -79,6 +79,11 @@ impl FailedSave<'_> {
         }
         let lost: BTreeSet<usize> = self.candidate.lost.iter().map(|unit| unit.op as usize).collect();
         let first = lost.first().copied().unwrap_or(self.window.op_count);
+        let is_attributes = |op: &usize| self.recording.ops[*op].attribute_node().is_some();
+        // A sync of a directory saves no attributes of the files in it.
+        if lost.iter().all(is_attributes) && self.acknowledged_since(first) {
+            return Cause::AcknowledgedTooEarly;
+        }
         if self.acknowledged_since(first) { Cause::DirectoryNotSynced } else { Cause::OrderNotEnforced }
     }
 
@@ -197,7 +202,7 @@ impl FailedSave<'_> {
         let tree = self.candidate.tree(self.recording);
         let mut reader = ContentReader::new(self.recording).ok()?;
         let changed = tree.entries.iter().filter(|(_, entry)| match entry {
-            TreeEntry::File { last_change, .. } => *last_change as usize > self.window.start,
+            TreeEntry::File { attributes, .. } => attributes.last_change as usize > self.window.start,
             _ => false,
         });
         for ((_, path), entry) in changed {

@@ -8,7 +8,8 @@ use scenarios::{Fate, OperationLine};
 use super::save_window::SaveWindow;
 use crate::explore::record::{Op, OpEffect, Recording};
 use crate::explore::states::{
-    BYTES_PART, CrashCandidate, CrashKind, CrashState, FileTree, PersistUnit, Tear, TreeEntry,
+    BYTES_PART, CrashCandidate, CrashKind, CrashState, EntryAttributes, FileTree, PersistUnit, Tear,
+    TreeEntry,
 };
 
 /// At most this many operations of a finding are listed.
@@ -73,7 +74,7 @@ fn describe_tear(tear: Tear) -> String {
 pub fn describe_evidence(recording: &Recording, state: &CrashState) -> String {
     let candidate = state.candidate();
     let tree = candidate.tree(recording);
-    let lines = compare_trees(&tree, &reference_tree(recording, candidate));
+    let lines = compare_trees(recording, &tree, &reference_tree(recording, candidate));
     let more_count = lines.len().saturating_sub(MAX_EVIDENCE_DIFFERENCES);
     let more = if more_count > 0 { format!("; {more_count} more") } else { String::new() };
     let lines: Vec<String> = lines.into_iter().take(MAX_EVIDENCE_DIFFERENCES).collect();
@@ -145,7 +146,7 @@ pub(super) fn operations_between(recording: &Recording, candidate: &CrashCandida
 
 /// How the tree of a candidate differs from the tree without the crash, a line for each file.
 pub(super) fn tree_difference(recording: &Recording, candidate: &CrashCandidate) -> Vec<String> {
-    compare_trees(&candidate.tree(recording), &reference_tree(recording, candidate))
+    compare_trees(recording, &candidate.tree(recording), &reference_tree(recording, candidate))
 }
 
 /// The tree without the crash. For a process crash, that is the tree at the last acknowledgement.
@@ -158,7 +159,7 @@ fn reference_tree(recording: &Recording, candidate: &CrashCandidate) -> FileTree
     CrashCandidate::whole(point).tree(recording)
 }
 
-fn compare_trees(tree: &FileTree, reference: &FileTree) -> Vec<String> {
+fn compare_trees(recording: &Recording, tree: &FileTree, reference: &FileTree) -> Vec<String> {
     let shown = |path: &Path| path.display().to_string();
     let mut lines = Vec::new();
     let paths: BTreeSet<_> = tree.entries.keys().chain(reference.entries.keys()).collect();
@@ -176,9 +177,30 @@ fn compare_trees(tree: &FileTree, reference: &FileTree) -> Vec<String> {
                     expected.len()
                 ));
             }
-            _ => {}
+            (Some(entry), Some(expected)) => {
+                let difference = attribute_difference(recording, entry.attributes(), expected.attributes());
+                lines.extend(difference.map(|difference| format!("~ {}: {difference}", shown(&key.1))));
+            }
+            (None, None) => {}
         }
     }
     lines.truncate(MAX_DIFFERENCE_LINES);
     lines
+}
+
+/// How the attributes of two entries differ. Times do not count: nearly every entry has another one.
+fn attribute_difference(
+    recording: &Recording,
+    found: EntryAttributes,
+    expected: EntryAttributes,
+) -> Option<String> {
+    let (found, expected) = (recording.attributes(found.set), recording.attributes(expected.set));
+    if found.mode != expected.mode {
+        return Some(format!("mode {:04o} instead of {:04o}", found.mode, expected.mode));
+    }
+    if (found.uid, found.gid) != (expected.uid, expected.gid) {
+        let (uid, gid) = (expected.uid, expected.gid);
+        return Some(format!("owner {}:{} instead of {uid}:{gid}", found.uid, found.gid));
+    }
+    (found.xattrs != expected.xattrs).then(|| "other extended attributes".into())
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::fs_model::{BYTES_PART, PersistUnit};
 use super::tear::Tear;
-use crate::explore::record::{ByteSource, FileContent, FileNode, NodeId, OpEffect, Recording};
+use crate::explore::record::{
+    AttributesId, ByteSource, FileContent, FileNodeKind, NodeId, OpEffect, Recording,
+};
 
 /// A write that reached the disk in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,22 +31,54 @@ pub struct CrashCandidate {
     pub torn: Option<TornWrite>,
 }
 
-/// What a path of a [`FileTree`] refers to.
+/// The attributes of an entry of a [`FileTree`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct EntryAttributes {
+    /// All attributes but the modification time.
+    pub set: AttributesId,
+    /// Whether the modification time is that of the set. If not, it is the time of `last_change`.
+    pub keeps_time: bool,
+    /// The 1-based operation that last changed the content, the names in the directory, or the modification
+    /// time; 0 for none.
+    pub last_change: u32,
+}
+
+/// What a path of a [`FileTree`] refers to. Entries of one `node` are names of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TreeEntry {
-    /// `last_change`: the 1-based operation that last changed its names; 0 for none.
-    Directory { last_change: u32 },
-    /// `last_change`: the 1-based operation that last changed its content; 0 for none.
-    File { node: NodeId, content: FileContent, last_change: u32 },
-    /// With its target.
-    Symlink(PathBuf),
+    Directory { attributes: EntryAttributes },
+    File { node: NodeId, content: FileContent, attributes: EntryAttributes },
+    Symlink { node: NodeId, target: PathBuf, attributes: EntryAttributes },
+    Pipe { node: NodeId, attributes: EntryAttributes },
 }
 
 /// The files that a crash leaves, by the index of the watched directory and the path below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileTree {
+    /// The attributes of the watched directories.
+    pub roots: Vec<EntryAttributes>,
     /// In the order of the paths.
     pub entries: BTreeMap<(u32, PathBuf), TreeEntry>,
+}
+
+/// The attributes of a node at a crash point.
+#[derive(Debug, Clone, Copy)]
+struct SetAttributes {
+    set: AttributesId,
+    /// The 1-based operation that set them; 0 for none.
+    since: u32,
+}
+
+impl TreeEntry {
+    /// The attributes.
+    pub fn attributes(&self) -> EntryAttributes {
+        match self {
+            TreeEntry::Directory { attributes }
+            | TreeEntry::File { attributes, .. }
+            | TreeEntry::Symlink { attributes, .. }
+            | TreeEntry::Pipe { attributes, .. } => *attributes,
+        }
+    }
 }
 
 impl CrashCandidate {
@@ -103,6 +137,7 @@ impl CrashCandidate {
     pub fn tree(&self, recording: &Recording) -> FileTree {
         let mut names = recording.initial_names.clone();
         let (mut contents, mut last_changes) = (HashMap::new(), HashMap::new());
+        let mut attributes = HashMap::new();
         let mut frozen_files = Vec::new();
         for (index, op) in recording.ops[..self.op_count as usize].iter().enumerate() {
             match &op.effect {
@@ -145,22 +180,30 @@ impl CrashCandidate {
                         None => content.put(*offset, *len_bytes, ByteSource::PayloadLog(*payload_offset)),
                     }
                 }
+                OpEffect::SetAttributes { node, attributes: set, touches } if !self.is_lost(index, 0) => {
+                    let since = index as u32 + 1;
+                    attributes.insert(*node, SetAttributes { set: *set, since });
+                    if *touches {
+                        last_changes.insert(*node, since);
+                    }
+                }
                 _ => {}
             }
         }
         // The entries are collected in the order of the paths, so that the map can be built in one pass.
-        let mut entries = Vec::new();
+        let mut walk = TreeWalk {
+            recording,
+            names: &names,
+            contents: &mut contents,
+            last_changes: &last_changes,
+            attributes: &attributes,
+            entries: Vec::new(),
+        };
         for root in 0..recording.roots.len() {
-            let mut walk = TreeWalk {
-                recording,
-                names: &names,
-                contents: &mut contents,
-                last_changes: &last_changes,
-                entries: &mut entries,
-            };
             walk.walk_directory(root as u32, root as NodeId, &PathBuf::new());
         }
-        FileTree { entries: entries.into_iter().collect() }
+        let roots = (0..recording.roots.len() as NodeId).map(|root| walk.attributes_of(root)).collect();
+        FileTree { roots, entries: walk.entries.into_iter().collect() }
     }
 }
 
@@ -173,8 +216,8 @@ fn content_mut<'c>(
 }
 
 fn initial_content(recording: &Recording, node: NodeId) -> FileContent {
-    match recording.nodes.get(node as usize) {
-        Some(FileNode::File { initial_len_bytes, .. }) => FileContent::initial(node, *initial_len_bytes),
+    match recording.nodes.get(node as usize).map(|node| &node.kind) {
+        Some(FileNodeKind::File { initial_len_bytes }) => FileContent::initial(node, *initial_len_bytes),
         _ => FileContent::default(),
     }
 }
@@ -185,20 +228,33 @@ struct TreeWalk<'w> {
     names: &'w BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
     contents: &'w mut HashMap<NodeId, FileContent>,
     last_changes: &'w HashMap<NodeId, u32>,
-    entries: &'w mut Vec<((u32, PathBuf), TreeEntry)>,
+    /// Of the nodes whose attributes were set.
+    attributes: &'w HashMap<NodeId, SetAttributes>,
+    entries: Vec<((u32, PathBuf), TreeEntry)>,
 }
 
 impl TreeWalk<'_> {
+    fn attributes_of(&self, node: NodeId) -> EntryAttributes {
+        let last_change = self.last_changes.get(&node).copied().unwrap_or(0);
+        let at_first = || SetAttributes { set: self.recording.nodes[node as usize].attributes, since: 0 };
+        let SetAttributes { set, since } = self.attributes.get(&node).copied().unwrap_or_else(at_first);
+        let has_time = self.recording.attributes(set).modified.is_some();
+        EntryAttributes { set, keeps_time: has_time && last_change <= since, last_change }
+    }
+
     fn walk_directory(&mut self, root: u32, dir: NodeId, path: &Path) {
         for (name, &node) in self.names.get(&dir).into_iter().flatten() {
             let path = path.join(name);
-            let last_change = self.last_changes.get(&node).copied().unwrap_or(0);
-            let entry = match &self.recording.nodes[node as usize] {
-                FileNode::Directory { .. } => TreeEntry::Directory { last_change },
-                FileNode::Symlink { target } => TreeEntry::Symlink(target.clone()),
-                FileNode::File { .. } => {
+            let attributes = self.attributes_of(node);
+            let entry = match &self.recording.nodes[node as usize].kind {
+                FileNodeKind::Directory => TreeEntry::Directory { attributes },
+                FileNodeKind::Symlink { target } => {
+                    TreeEntry::Symlink { node, target: target.clone(), attributes }
+                }
+                FileNodeKind::Pipe => TreeEntry::Pipe { node, attributes },
+                FileNodeKind::File { .. } => {
                     let content = content_mut(self.contents, self.recording, node).clone();
-                    TreeEntry::File { node, content, last_change }
+                    TreeEntry::File { node, content, attributes }
                 }
             };
             let is_directory = matches!(entry, TreeEntry::Directory { .. });
@@ -215,12 +271,13 @@ impl FileTree {
     pub fn len_bytes(&self) -> u64 {
         let len_bytes = |entry: &TreeEntry| match entry {
             TreeEntry::File { content, .. } => content.len(),
-            TreeEntry::Directory { .. } | TreeEntry::Symlink(_) => 0,
+            TreeEntry::Directory { .. } | TreeEntry::Symlink { .. } | TreeEntry::Pipe { .. } => 0,
         };
         self.entries.values().map(len_bytes).sum()
     }
 
-    /// Equal digests mean equal trees, byte for byte.
+    /// Equal digests mean equal trees: names, bytes, attributes, and which names are names of one file. A
+    /// modification time that follows from the operations does not count.
     pub fn digest(&self) -> [u8; 16] {
         use std::os::unix::ffi::OsStrExt;
         // One hash over one buffer: many small updates cost several times as much.
@@ -231,12 +288,25 @@ impl FileTree {
                 bytes.extend_from_slice(part);
             }
         };
-        for ((root, path), entry) in &self.entries {
-            append(&[&root.to_le_bytes(), path.as_os_str().as_bytes()]);
+        let attributes_key = |attributes: EntryAttributes| {
+            let [a, b, c, d] = attributes.set.to_le_bytes();
+            [a, b, c, d, u8::from(attributes.keeps_time)]
+        };
+        self.roots.iter().for_each(|root| append(&[&attributes_key(*root)]));
+        let mut first_names: HashMap<NodeId, u32> = HashMap::with_capacity(self.entries.len());
+        for (index, ((root, path), entry)) in (0..).zip(&self.entries) {
+            append(&[&root.to_le_bytes(), path.as_os_str().as_bytes(), &attributes_key(entry.attributes())]);
+            let mut first_name =
+                |node: &NodeId| (index - *first_names.entry(*node).or_insert(index)).to_le_bytes();
             match entry {
                 TreeEntry::Directory { .. } => append(&[b"d"]),
-                TreeEntry::Symlink(target) => append(&[b"l", target.as_os_str().as_bytes()]),
-                TreeEntry::File { content, .. } => append(&[b"f", &content.structure()]),
+                TreeEntry::Symlink { node, target, .. } => {
+                    append(&[b"l", target.as_os_str().as_bytes(), &first_name(node)]);
+                }
+                TreeEntry::Pipe { node, .. } => append(&[b"p", &first_name(node)]),
+                TreeEntry::File { node, content, .. } => {
+                    append(&[b"f", &content.structure(), &first_name(node)]);
+                }
             }
         }
         let mut digest = [0; 16];

@@ -167,7 +167,8 @@ impl Enumerator<'_> {
         };
         let name_count = pending.names.len();
         let prefixes: BTreeSet<usize> = sampled_prefixes(name_count);
-        self.count_left_out(crash, (name_count + 1 - prefixes.len()) as u64);
+        let names_left_out = (name_count + 1 - prefixes.len()) as u64;
+        self.count_left_out(crash, names_left_out + pending.joined_attributes);
         for persisted in prefixes {
             let names: Vec<PersistUnit> = pending.names[persisted..].concat();
             lose(self, names.clone(), Vec::new(), None);
@@ -190,6 +191,9 @@ impl Enumerator<'_> {
             self.add_torn_writes(op_count, crash, writes, behavior);
         }
         if behavior.unordered_names {
+            if !pending.attributes.is_empty() {
+                lose(self, pending.attributes.clone(), Vec::new(), None);
+            }
             for group in &pending.names {
                 lose(self, group.clone(), Vec::new(), None);
                 let others: Vec<PersistUnit> =
@@ -296,8 +300,13 @@ fn keep_strictest(witnesses: &mut BTreeMap<CrashKind, Witness>, crash: CrashKind
 
 /// The units that are not durable at a crash point.
 struct PendingUnits {
-    /// Changes of names and sizes, by operation, in order.
+    /// Changes of names and sizes, by operation, in order. Each with the changes of attributes since the one
+    /// before it.
     names: Vec<Vec<PersistUnit>>,
+    /// Changes of attributes.
+    attributes: Vec<PersistUnit>,
+    /// How many changes of attributes are not separated from the next change of a name or a size.
+    joined_attributes: u64,
     /// Writes, by file.
     data: BTreeMap<NodeId, Vec<PersistUnit>>,
 }
@@ -305,16 +314,27 @@ struct PendingUnits {
 impl PendingUnits {
     fn collect(recording: &Recording, op_count: usize, durable: &DurableSet<'_>) -> PendingUnits {
         let (mut names, mut data) = (Vec::new(), BTreeMap::<NodeId, Vec<PersistUnit>>::new());
+        let (mut attributes, mut joined, mut joined_attributes) = (Vec::new(), Vec::new(), 0);
         for (index, op) in recording.ops[..op_count].iter().enumerate().skip(durable.pending_from) {
             let pending: Vec<PersistUnit> =
                 persist_units(index as u32, &op.effect).filter(|unit| !durable.contains(*unit)).collect();
             match op.data_node() {
                 _ if pending.is_empty() => {}
+                _ if op.attribute_node().is_some() => {
+                    attributes.extend_from_slice(&pending);
+                    joined.extend(pending);
+                }
                 Some(node) => data.entry(node).or_default().extend(pending),
-                None => names.push(pending),
+                None => {
+                    joined_attributes += joined.len() as u64;
+                    names.push(std::mem::take(&mut joined).into_iter().chain(pending).collect());
+                }
             }
         }
-        PendingUnits { names, data }
+        if !joined.is_empty() {
+            names.push(joined);
+        }
+        PendingUnits { names, attributes, joined_attributes, data }
     }
 
     /// The files with pending writes, if there are several.

@@ -1,5 +1,11 @@
 //! The file-system models: what a sync makes durable, and in which order other changes may reach the disk.
 //! Pure.
+//!
+//! Attributes (permission bits, owner, times, extended attributes) belong to the inode. A change of them is
+//! durable after an fsync of the file, and in journaling models after a sync that commits the journal; fdatasync
+//! need not write it. Before that it may be persisted or lost. To keep the number of states small it reaches the
+//! disk together with the next change of a name or a size. Under `posix`, states that lose only the changes of
+//! attributes are tried too.
 
 use scenarios::CrashModel;
 
@@ -119,7 +125,10 @@ pub(crate) const BYTES_PART: u8 = 1;
 pub(super) fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
     let parts = match effect {
         OpEffect::NameChanges(changes) => changes.len(),
-        OpEffect::Write { .. } | OpEffect::Resize { .. } | OpEffect::Zero { .. } => 1,
+        OpEffect::Write { .. }
+        | OpEffect::Resize { .. }
+        | OpEffect::Zero { .. }
+        | OpEffect::SetAttributes { .. } => 1,
         OpEffect::Sync { .. } | OpEffect::SyncAll | OpEffect::Output { .. } => 0,
     };
     (0..parts).map(move |part| PersistUnit { op, part: part as u8 })
@@ -181,7 +190,9 @@ impl<'a> DurableSet<'a> {
 
     fn apply_sync(&mut self, op_count: usize, node: NodeId, data_only: bool) {
         let commits = self.commits_journal(op_count, node, data_only);
-        self.mark_durable(op_count, |op, _| is_data_of(op, node));
+        self.mark_durable(op_count, |op, _| {
+            is_data_of(op, node) || (!data_only && op.attribute_node() == Some(node))
+        });
         match self.model {
             FsModel::Posix => self.mark_durable(op_count, |op, part| is_entry_in(op, part, node)),
             FsModel::Btrfs => {
@@ -209,7 +220,9 @@ impl<'a> DurableSet<'a> {
                 OpEffect::NameChanges(changes) => {
                     changes.iter().any(|change| change.dir == node || change.node == Some(node))
                 }
-                OpEffect::Resize { node: changed, .. } => *changed == node,
+                OpEffect::Resize { node: changed, .. } | OpEffect::SetAttributes { node: changed, .. } => {
+                    *changed == node
+                }
                 // These change the modification time, which `fdatasync` need not commit, and the size, which
                 // it must.
                 OpEffect::Write { node: changed, .. } | OpEffect::Zero { node: changed, .. } => {
@@ -217,8 +230,11 @@ impl<'a> DurableSet<'a> {
                 }
                 _ => false,
             };
-            let must_commit =
-                !data_only || !matches!(self.recording.ops[op].effect, OpEffect::NameChanges(_));
+            let is_needed_for_data = !matches!(
+                self.recording.ops[op].effect,
+                OpEffect::NameChanges(_) | OpEffect::SetAttributes { .. }
+            );
+            let must_commit = !data_only || is_needed_for_data;
             pending && concerns_node && must_commit
         })
     }

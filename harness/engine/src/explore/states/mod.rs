@@ -10,7 +10,7 @@ mod persisted_set;
 mod state_groups;
 mod tear;
 
-pub use crash_candidate::{CrashCandidate, FileTree, TornWrite, TreeEntry};
+pub use crash_candidate::{CrashCandidate, EntryAttributes, FileTree, TornWrite, TreeEntry};
 pub use crash_state::{CrashKind, CrashState, Witness};
 pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate};
 pub(super) use fs_model::BYTES_PART;

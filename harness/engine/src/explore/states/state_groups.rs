@@ -108,6 +108,7 @@ impl<'a> PathIndex<'a> {
             OpEffect::Write { node, .. }
             | OpEffect::Resize { node, .. }
             | OpEffect::Zero { node, .. }
+            | OpEffect::SetAttributes { node, .. }
             | OpEffect::Sync { node, .. } => vec![self.path(*node)],
             OpEffect::SyncAll => Vec::new(),
             OpEffect::Output { line, .. } => vec![without_digits(line.as_bytes()).collect()],
