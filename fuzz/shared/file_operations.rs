@@ -238,7 +238,7 @@ pub(crate) fn check(steps: &[Step]) {
             crash_points: None,
         };
         let enumeration = enumerate(&recording, &scope);
-        if enumeration.counts.left_out.values().all(|left_out| *left_out == 0) {
+        if enumeration.counts.not_enumerated.values().all(|skipped| *skipped == 0) {
             let digests: BTreeSet<[u8; 16]> = enumeration.states.iter().map(|state| state.digest).collect();
             for op_count in 0..=recording.ops.len() {
                 let tree = CrashCandidate::whole(op_count).tree(&recording);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use scenarios::{
-    BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialFacts,
-    TrialsPlanned, Verdict,
+    BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialCounts,
+    TrialFacts, TrialTotals, TrialsPlanned, Verdict,
 };
 
 use crate::error::{CliError, UnusableRecord};
@@ -50,9 +50,10 @@ fn judge_record(record: &Record, requires_all: bool) -> Result<CommandExit, Unus
         .entries
         .iter()
         .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
+    let counts = TrialCounts::by_scenario(record);
     let mut exits = Vec::new();
     for (id, entries) in &by_scenario {
-        let judged = judge_scenario(id, entries)?;
+        let judged = judge_scenario(id, entries, counts.get(id).copied().unwrap_or_default())?;
         let exit = match ablating {
             true => CommandExit::from_ablation(&judged),
             false => CommandExit::from_verdict(&judged),
@@ -63,6 +64,7 @@ fn judge_record(record: &Record, requires_all: bool) -> Result<CommandExit, Unus
         print::line(&why);
         exits.push(CommandExit::Inconclusive);
     }
+    print::line(&counts.values().collect::<TrialTotals>().to_string());
     Ok(CommandExit::worst(exits))
 }
 
@@ -88,7 +90,11 @@ fn why_incomplete(record: &Record, scenarios: usize) -> Option<String> {
 }
 
 /// Judges a scenario again, and prints how the new verdict compares with the recorded one.
-fn judge_scenario(id: &str, entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
+fn judge_scenario(
+    id: &str,
+    entries: &[&RecordEntry],
+    trials: TrialCounts,
+) -> Result<Verdict, UnusableRecord> {
     let recorded = entries.iter().rev().find_map(|entry| {
         if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
     });
@@ -103,7 +109,8 @@ fn judge_scenario(id: &str, entries: &[&RecordEntry]) -> Result<Verdict, Unusabl
         Some(_) => "DIFFERS from the recorded verdict",
         None => "the run was interrupted before its verdict",
     };
-    print::line(&format!("{id:<9} {:<13} {comparison}", verdict_name(&judged)));
+    let trials = if trials.is_empty() { String::new() } else { format!("  {trials}") };
+    print::line(&format!("{id:<9} {:<13} {comparison}{trials}", verdict_name(&judged)));
     Ok(judged)
 }
 
@@ -141,7 +148,7 @@ fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
                 why: "the record ends before its trials were planned".into(),
             });
         }
-        None => TrialsPlanned { total: 0, only: None },
+        None => TrialsPlanned::default(),
     };
     let trials = read_trials(entries, &scenario, &target, baseline);
     let judged: Vec<JudgedTrial<'_>> =

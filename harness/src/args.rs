@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use engine::plan::{MAX_TRIALS_OF_SCENARIO, MaxTrials};
 
 /// Inject faults into a machine-learning trainer and report which ones it does not recover from
 ///
@@ -42,11 +43,11 @@ pub(crate) enum CliCommand {
     /// proves that it can detect the fault. Each guard is reported as `caught` (the scenario was violated) or
     /// `MISSED` (it survived anyway).
     Ablate(RunArgs),
-    /// Record one run of any trainer and test its recovery from every crash state
+    /// Record one run of any trainer and test its recovery from crash states
     ///
-    /// Records the file operations of the command, builds each file tree that a kill or a power loss could
-    /// have left, runs only the recovery on each, and groups the failures by cause. The command needs no
-    /// changes.
+    /// Records the file operations of the command, builds file trees that a kill or a power loss could have
+    /// left, runs only the recovery on each, and groups the failures by cause. The output counts the states
+    /// that were not tried. The command needs no changes.
     #[command(after_help = "\
 Example:
   trainwreck explore --watch runs --saved '^saved step (?<step>\\d+)' \\
@@ -136,10 +137,16 @@ pub(crate) struct RunArgs {
     pub(crate) jobs: Option<u16>,
     #[command(flatten)]
     pub(crate) host_access: HostAccessArgs,
+    /// Largest number of trials of each scenario, or `all` [default: `max-trials` in the scenario]
+    ///
+    /// If there are more, a selection is tried that depends on the seed, and the others are counted next to
+    /// the verdict. Use `all` for nightly runs. A scenario has at most 100,000 trials in any case.
+    #[arg(long, value_name = "N|all", value_parser = parse_max_trials)]
+    pub(crate) max_trials: Option<MaxTrials>,
     /// Run only this trial of each scenario, by its number in the report [default: all trials]
     ///
-    /// Use it to repeat one failure. An expectation about all trials together, such as `sometimes`, is not
-    /// judged by one trial in which it does not hold.
+    /// Use it to repeat one failure. A trial has the same number with any `--max-trials`. An expectation about
+    /// all trials together, such as `sometimes`, is not judged by one trial in which it does not hold.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) trial: Option<u32>,
     /// Which scenarios must not be skipped [default: those given by ID or file]
@@ -331,11 +338,17 @@ pub(crate) struct ExploreArgs {
     pub(crate) jobs: Option<u16>,
     #[command(flatten)]
     pub(crate) host_access: HostAccessArgs,
-    /// Maximum number of distinct crash states to try
+    /// Largest number of distinct crash states to try, or `all`
     ///
     /// States are grouped by similarity. The first state of each group is tried, then the second of each, and
     /// so on. The output counts the states that are left out.
-    #[arg(long, value_name = "N", default_value_t = 20_000, help_heading = CRASH_STATES)]
+    #[arg(
+        long,
+        value_name = "N|all",
+        default_value = "20000",
+        value_parser = parse_max_states,
+        help_heading = CRASH_STATES
+    )]
     pub(crate) max_states: usize,
     /// Directory for the report, as HTML and JSON [default: no report]
     ///
@@ -366,6 +379,31 @@ pub(crate) struct ExploreArgs {
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}`: write it as `10s`, `500ms` or `2m`")]
 struct InvalidDuration(String);
+
+/// The text of a bound is neither a number in its range nor `all`.
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}`: write a number from 1 to {max}, or `all`")]
+struct InvalidBound {
+    text: String,
+    max: u32,
+}
+
+/// Parses a number from 1 to `max`, or `all`, which is `None`.
+fn parse_bound(text: &str, max: u32) -> Result<Option<u32>, InvalidBound> {
+    match text.parse() {
+        _ if text == "all" => Ok(None),
+        Ok(number) if (1..=max).contains(&number) => Ok(Some(number)),
+        _ => Err(InvalidBound { text: text.into(), max }),
+    }
+}
+
+fn parse_max_trials(text: &str) -> Result<MaxTrials, InvalidBound> {
+    Ok(parse_bound(text, MAX_TRIALS_OF_SCENARIO)?.map_or(MaxTrials::All, MaxTrials::AtMost))
+}
+
+fn parse_max_states(text: &str) -> Result<usize, InvalidBound> {
+    Ok(parse_bound(text, u32::MAX)?.map_or(usize::MAX, |max| max as usize))
+}
 
 /// Parses `10s`, `500ms` or `2m`. A number without a unit is in seconds.
 fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {

@@ -24,13 +24,7 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
         "{} states in {:.1} s, {:.0} states/s",
         exploration.tried, exploration.seconds, exploration.states_per_second
     ));
-    if exploration.untried > 0 {
-        let all = exploration.tried + exploration.untried;
-        print::line(&format!(
-            "interrupted: {} of {all} states; {} states were not tried",
-            exploration.tried, exploration.untried
-        ));
-    }
+    exploration.left_out_lines().iter().for_each(|line| print::line(line));
     if selected {
         explored.tried.iter().for_each(print_tried_state);
     }
@@ -58,23 +52,31 @@ fn print_counts(exploration: &Exploration, category: CrashCategory) {
     let outcomes = exploration.outcomes.get(&category).into_iter().flatten();
     let outcomes: Vec<String> = outcomes.map(|(outcome, count)| format!("{count} {outcome}")).collect();
     print::line(&format!(
-        "{:<8} {} states of {candidates} candidates, {} left out: {}",
+        "{:<8} {} of {} states tried, of {candidates} candidates: {}",
         category.name(),
+        exploration.tried_in(category),
         exploration.distinct.get(&category).copied().unwrap_or(0),
-        exploration.left_out.get(&category).copied().unwrap_or(0),
         outcomes.join(", ")
     ));
 }
 
 /// Prints the findings of crashes during the recovery from a first crash.
 pub(crate) fn print_second_crashes(first: &Exploration) {
-    if first.untried_recoveries > 0 {
-        let (tried, untried) = (first.second.len(), first.untried_recoveries);
+    let (tried, untried) = (first.second.len(), first.untried_recoveries);
+    let interrupted = untried > 0;
+    if interrupted {
         print::line(&format!(
             "\ninterrupted: second crashes were tried in {tried} recoveries, and not in {untried} others"
         ));
     } else if first.second.is_empty() && first.untried == 0 {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
+    }
+    if !interrupted && !first.second.is_empty() {
+        print::line(&format!(
+            "\nsecond crashes were tried in {} of {} recoveries from a kill",
+            first.second.len(),
+            first.recovered_kills
+        ));
     }
     for second in &first.second {
         print::line(&format!("\na second crash, {}:", second.after.as_deref().unwrap_or_default()));
@@ -82,7 +84,8 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
             outcomes.iter().map(move |(outcome, count)| format!("{count} {outcome} ({})", category.name()))
         });
         let counts: Vec<String> = counts.collect();
-        print::line(&format!("  {} states: {}", second.tried, counts.join(", ")));
+        print::line(&format!("  {} of {} states tried: {}", second.tried, second.states, counts.join(", ")));
+        second.left_out_lines().iter().for_each(|line| print::line(&format!("  {line}")));
         let is_known = |finding: &&Finding| {
             let is_same = |known: &Finding| known.cause == finding.cause && known.outcome == finding.outcome;
             first.findings.iter().any(is_same)

@@ -13,7 +13,7 @@ use crate::shell_quote::shell_quote;
 use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_paths};
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, RecordSpec, ReplaySpec,
-    ReportSpec, SecondCrashes, explore, explore_second_crashes,
+    ReportSpec, SecondCrashes, explore, explore_second_crashes, recovered_kills,
 };
 use engine::file_error::file_error;
 use engine::sandbox;
@@ -123,6 +123,8 @@ fn missing_mechanism(error: &ExploreError) -> Option<String> {
 /// The explorations that one command asks for.
 struct ExploredCommand {
     first: ExploreResult,
+    /// How many recoveries could crash too, if second crashes were asked for.
+    recovered_kills: u64,
     second_crashes: SecondCrashes,
 }
 
@@ -133,8 +135,12 @@ impl ExploredCommand {
             .explored
             .iter()
             .map(|second| Exploration { after: Some(second.after.clone()), ..second.result.exploration() });
-        let untried_recoveries = self.second_crashes.untried as u64;
-        Exploration { second: second.collect(), untried_recoveries, ..self.first.exploration() }
+        Exploration {
+            untried_recoveries: self.second_crashes.untried as u64,
+            recovered_kills: self.recovered_kills,
+            second: second.collect(),
+            ..self.first.exploration()
+        }
     }
 }
 
@@ -144,11 +150,13 @@ fn explore_to_depth(
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<ExploredCommand, ExploreError> {
     let first = explore(config, report)?;
-    let second_crashes = match args.depth {
-        2 if config.enumerate.only_state.is_none() => explore_second_crashes(config, &first, report)?,
-        _ => SecondCrashes::default(),
+    let (recovered_kills, second_crashes) = match args.depth {
+        2 if config.enumerate.only_state.is_none() => {
+            (recovered_kills(&first), explore_second_crashes(config, &first, report)?)
+        }
+        _ => (0, SecondCrashes::default()),
     };
-    Ok(ExploredCommand { first, second_crashes })
+    Ok(ExploredCommand { first, recovered_kills, second_crashes })
 }
 
 /// What each stage of the exploration needs.

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scenarios::{Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, TrialsPlanned, Verdict};
+use scenarios::{
+    Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, TrialCounts, TrialTotals, TrialsPlanned,
+    Verdict,
+};
 
 use crate::args::RunArgs;
 use crate::error::CliError;
@@ -20,6 +23,7 @@ use crate::{diagnostics, interrupt, print, report_files};
 use engine::file_error::file_error;
 use engine::gpu;
 use engine::observe::{Reporter, Tee};
+use engine::plan::TrialSelection;
 use engine::run::{PreparedScenario, ScenarioResult, Suite, run_suite};
 use engine::sandbox;
 
@@ -82,8 +86,11 @@ fn prepare_all(
         };
         for guard in guards {
             let scenario = scenario.clone();
-            let ready =
+            let mut ready =
                 scenario_library::prepare_scenario(scenario, args.seed, guard.as_deref(), &args.host_access)?;
+            if let Some(max_trials) = args.max_trials {
+                ready.started.repeat += &format!(" --max-trials {max_trials}");
+            }
             prepared.scenarios.push(ready);
         }
     }
@@ -116,7 +123,7 @@ fn run_prepared(
         scenarios,
         seed: args.seed,
         jobs: session.jobs(),
-        only_trial: args.trial,
+        selection: TrialSelection { max: args.max_trials.unwrap_or_default(), only: args.trial },
         sandboxes_dir: session.dir(),
         mechanisms: &mechanisms,
         cancelled: interrupt::requested,
@@ -227,6 +234,8 @@ fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mo
     print::line(&format!(
         "\n{good}, {bad}, {inconclusive} inconclusive, {skipped} skipped in {seconds:.1} s"
     ));
+    let totals: TrialTotals = TrialCounts::by_scenario(record).values().collect();
+    print::line(&totals.to_string());
     if results.is_empty() {
         print::line("none of the scenarios relies on a guard, so that nothing was judged");
     }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use scenarios::{Event, FailedRun, RecordEntry, Verdict};
+use scenarios::{Event, FailedRun, RecordEntry, TrialCounts, Verdict};
 
 use crate::print;
 use engine::locks::LockExt;
@@ -18,10 +18,9 @@ use engine::observe::Observer;
 struct RunningScenario {
     title: String,
     guard_removed: Option<String>,
-    trials: u32,
-    trials_done: u32,
     /// What failed without any fault.
     failed_runs: Vec<FailedRun>,
+    trials: TrialCounts,
 }
 
 /// An observer that prints the progress of a run. Dropping it removes the bar.
@@ -45,15 +44,16 @@ impl RunDisplay {
         }
     }
 
-    fn on_trial_ended(&self, id: &str) {
+    /// Counts an event of a scenario or of one of its trials.
+    fn count(&self, id: &str, event: &Event) {
         let mut running = self.running.locked();
         if let Some(scenario) = running.get_mut(id) {
-            scenario.trials_done += 1;
+            scenario.trials.count(event);
         }
-        if let Some(bar) = &self.bar {
-            let counts = running
-                .iter()
-                .map(|(id, scenario)| format!("{id} {}/{}", scenario.trials_done, scenario.trials.max(1)));
+        if let Some(bar) = self.bar.as_ref().filter(|_| matches!(event, Event::TrialEnded(_))) {
+            let counts = running.iter().map(|(id, scenario)| {
+                format!("{id} {}/{}", scenario.trials.tried(), scenario.trials.to_run().max(1))
+            });
             bar.set_message(counts.collect::<Vec<_>>().join("  "));
         }
     }
@@ -63,11 +63,8 @@ impl RunDisplay {
         let (mark, label) = verdict_label(verdict, self.ablating);
         let guard =
             scenario.guard_removed.as_ref().map(|guard| format!("  without {guard}")).unwrap_or_default();
-        let trials = match scenario.trials_done {
-            0 => String::new(),
-            1 => "  1 trial".into(),
-            count => format!("  {count} trials"),
-        };
+        let trials =
+            if scenario.trials.is_empty() { String::new() } else { format!("  {}", scenario.trials) };
         // The ID without the removed guard, which is printed after the number of trials.
         let id = id.split(' ').next().unwrap_or_default();
         self.print_line(&format!(
@@ -105,13 +102,6 @@ impl Observer for RunDisplay {
                 };
                 self.running.locked().insert(id.clone(), scenario);
             }
-            Event::TrialStarted { of, .. } => {
-                let mut running = self.running.locked();
-                if let Some(scenario) = running.get_mut(id) {
-                    scenario.trials = *of;
-                }
-            }
-            Event::TrialEnded(_) => self.on_trial_ended(id),
             Event::UndisturbedRunFailed(failed) => {
                 let mut running = self.running.locked();
                 if let Some(scenario) = running.get_mut(id) {
@@ -119,7 +109,7 @@ impl Observer for RunDisplay {
                 }
             }
             Event::Judged { verdict, seconds } => self.on_judged(id, verdict, *seconds),
-            _ => {}
+            event => self.count(id, event),
         }
     }
 }

@@ -6,11 +6,22 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 use scenarios::Verdict;
 
 use crate::clean::clean;
+use crate::summary;
 use crate::view::{RunView, ScenarioStatus, ScenarioView};
 
 pub(crate) fn report(run: &RunView<'_>) -> Report {
     let mut report = Report::new("trainwreck");
-    let mut suite = TestSuite::new(clean(&run.started.run));
+    // The names are the same for each run, so that a CI system can compare them.
+    let mut suite = TestSuite::new("trainwreck");
+    suite.timestamp = run.started.started.parse().ok();
+    report.timestamp = suite.timestamp;
+    let seconds = run
+        .ended
+        .map_or_else(|| run.scenarios.iter().map(|scenario| scenario.seconds).sum(), |ended| ended.seconds);
+    suite.set_time(duration(seconds));
+    report.set_time(duration(seconds));
+    suite.add_property(Property::new("run", clean(&run.started.run)));
+    suite.add_property(Property::new("trials", summary::summarize(run).trials.to_string()));
     let machine = &run.started.machine;
     suite.add_property(Property::new("seed", run.started.seed.to_string()));
     suite.add_property(Property::new("version", clean(&run.started.version)));
@@ -27,8 +38,18 @@ fn test_case(scenario: &ScenarioView<'_>) -> TestCase {
     let mut case =
         TestCase::new(format!("{} {}", clean(scenario.id), clean(&scenario.started.title)), status(scenario));
     case.set_classname(clean(&scenario.started.domain));
-    case.set_time(Duration::try_from_secs_f64(scenario.seconds).unwrap_or_default());
+    case.set_time(duration(scenario.seconds));
+    if !scenario.counts.is_empty() {
+        case.add_property(Property::new("tried", scenario.counts.to_string()));
+        case.add_property(Property::new("trials-tried", scenario.counts.tried().to_string()));
+        case.add_property(Property::new("trials-left-out", scenario.counts.left_out().to_string()));
+        case.set_system_out(format!("tried: {}", scenario.counts));
+    }
     case
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {

@@ -21,9 +21,10 @@ pub(crate) fn text(run: &RunView<'_>) -> String {
     if !summary.finished {
         let _ = writeln!(text, "> **The run did not finish.** This is what the record contains.\n");
     }
+    let _ = writeln!(text, "{}.\n", summary.trials);
     let _ = writeln!(
         text,
-        "| | scenario | what happens to the trainer | trials | seconds |\n|---|---|---|--:|--:|"
+        "| | scenario | what happens to the trainer | tried | seconds |\n|---|---|---|---|--:|"
     );
     for scenario in &run.scenarios {
         let guard = scenario
@@ -40,7 +41,7 @@ pub(crate) fn text(run: &RunView<'_>) -> String {
             status.label(),
             cell(scenario.id),
             cell(&scenario.started.title),
-            scenario.trials.len(),
+            scenario.counts,
             scenario.seconds
         );
     }

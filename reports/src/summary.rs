@@ -1,6 +1,6 @@
 //! The counts of a run. Knows nothing of how they are shown.
 
-use scenarios::Record;
+use scenarios::{Record, TrialTotals};
 
 use crate::error::ReportError;
 use crate::view::{self, RunView, ScenarioStatus};
@@ -21,8 +21,8 @@ pub struct StatusCount {
 pub struct Summary {
     /// The worst status first. Only those that occur.
     pub counts: Vec<StatusCount>,
-    /// Number of trials.
-    pub trials: usize,
+    /// Numbers of trials: tried, and left out.
+    pub trials: TrialTotals,
     /// False if the record ends before the end of the run.
     pub finished: bool,
 }
@@ -53,7 +53,7 @@ pub(crate) fn summarize(run: &RunView<'_>) -> Summary {
     };
     Summary {
         counts: all.map(count).into_iter().filter(|count| count.scenarios > 0).collect(),
-        trials: run.scenarios.iter().map(|scenario| scenario.trials.len()).sum(),
+        trials: run.scenarios.iter().map(|scenario| &scenario.counts).collect(),
         finished: run.ended.is_some(),
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    BaselineFacts, Event, FailedRun, Outcome, Record, RecordEntry, RunEnded, RunStarted, Scenario,
-    ScenarioStarted, TrialFacts, Verdict,
+    BaselineFacts, Event, FailedRun, Outcome, Reason, Record, RecordEntry, RunEnded, RunStarted, Scenario,
+    ScenarioStarted, TrialCounts, TrialFacts, Verdict,
 };
 
 use crate::error::ReportError;
@@ -24,9 +24,9 @@ pub(crate) struct ScenarioView<'a> {
     pub(crate) baseline: Option<&'a BaselineFacts>,
     pub(crate) baseline_entries: Vec<&'a RecordEntry>,
     pub(crate) trials: Vec<TrialView<'a>>,
-    pub(crate) left_out: u64,
     /// The runs without any fault that did not end well.
     pub(crate) failed_runs: Vec<&'a FailedRun>,
+    pub(crate) counts: TrialCounts,
     /// `None` if the record ends before the verdict.
     pub(crate) verdict: Option<&'a Verdict>,
     pub(crate) seconds: f64,
@@ -40,6 +40,55 @@ pub(crate) struct TrialView<'a> {
     pub(crate) entries: Vec<&'a RecordEntry>,
     /// `None` if the record ends before the end of the trial.
     pub(crate) facts: Option<&'a TrialFacts>,
+    /// Whether an expectation failed.
+    pub(crate) result: TrialResult,
+    /// The expectations that failed in this trial alone.
+    pub(crate) failed: Vec<&'a Reason>,
+}
+
+/// Whether the expectations of a scenario held in one trial. The worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TrialResult {
+    /// An expectation failed in this trial, or in all trials together.
+    Failed,
+    /// No fault was effective, so that the trial shows nothing.
+    NotEffective,
+    /// The trial did not end, or the scenario has no verdict that the trial is a part of.
+    NotJudged,
+    /// Every expectation held.
+    Held,
+}
+
+impl TrialResult {
+    fn of(number: u32, facts: Option<&TrialFacts>, verdict: Option<&Verdict>) -> TrialResult {
+        let Some(facts) = facts else { return TrialResult::NotJudged };
+        let is_about = |reason: &Reason| reason.trial.is_none_or(|trial| trial == number);
+        match verdict {
+            Some(Verdict::Violated { reasons }) if reasons.iter().any(is_about) => TrialResult::Failed,
+            _ if facts.evidence.is_empty() => TrialResult::NotEffective,
+            Some(Verdict::Survived | Verdict::Violated { .. }) => TrialResult::Held,
+            Some(Verdict::Inconclusive { .. } | Verdict::Skipped { .. }) | None => TrialResult::NotJudged,
+        }
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            TrialResult::Failed => "an expectation failed",
+            TrialResult::NotEffective => "the fault was not effective",
+            TrialResult::NotJudged => "not judged",
+            TrialResult::Held => "the expectations held",
+        }
+    }
+
+    /// The CSS class: `good`, `bad`, `unsure` or `none`.
+    pub(crate) fn tone(self) -> &'static str {
+        match self {
+            TrialResult::Failed => "bad",
+            TrialResult::NotEffective => "unsure",
+            TrialResult::NotJudged => "none",
+            TrialResult::Held => "good",
+        }
+    }
 }
 
 /// The result of a scenario, as reports show it. The worst first.
@@ -105,6 +154,11 @@ impl ScenarioView<'_> {
         }
     }
 
+    /// Whether each expectation is known to have held or failed in the trials.
+    pub(crate) fn is_judged(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Survived | Verdict::Violated { .. })) && !self.trials.is_empty()
+    }
+
     /// The reason of an inconclusive or skipped scenario.
     pub(crate) fn why(&self) -> Option<&str> {
         match self.verdict? {
@@ -162,31 +216,36 @@ fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<Scenari
         baseline: None,
         baseline_entries: Vec::new(),
         trials: Vec::new(),
-        left_out: 0,
         failed_runs: Vec::new(),
+        counts: TrialCounts::default(),
         verdict: None,
         seconds: 0.0,
         expectations: Vec::new(),
     };
     for entry in entries {
+        view.counts.count(&entry.event);
         match (&entry.event, entry.trial) {
             (Event::Baseline(facts), _) => view.baseline = Some(facts),
             (Event::Judged { verdict, seconds }, _) => {
                 (view.verdict, view.seconds) = (Some(verdict), *seconds)
             }
             (Event::UndisturbedRunFailed(failed), _) => view.failed_runs.push(failed.as_ref()),
-            (Event::LeftOut { trials, .. }, _) => view.left_out += trials,
             (_, Some(trial)) => by_trial.entry(trial).or_default().push(entry),
             _ => {}
         }
     }
     view.baseline_entries = by_trial.remove(&0).unwrap_or_default();
-    view.trials = by_trial
-        .into_iter()
-        .map(|(number, entries)| TrialView { number, facts: facts_in(&entries), entries })
-        .collect();
+    view.trials =
+        by_trial.into_iter().map(|(number, entries)| trial_view(number, entries, view.verdict)).collect();
     view.expectations = expectations(started, view.verdict);
     Some(view)
+}
+
+fn trial_view<'a>(number: u32, entries: Vec<&'a RecordEntry>, verdict: Option<&'a Verdict>) -> TrialView<'a> {
+    let facts = facts_in(&entries);
+    let reasons = if let Some(Verdict::Violated { reasons }) = verdict { reasons.as_slice() } else { &[] };
+    let failed = reasons.iter().filter(|reason| reason.trial == Some(number)).collect();
+    TrialView { number, entries, facts, result: TrialResult::of(number, facts, verdict), failed }
 }
 
 fn facts_in<'a>(entries: &[&'a RecordEntry]) -> Option<&'a TrialFacts> {

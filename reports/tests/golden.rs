@@ -132,12 +132,33 @@ fn judged(id: &str, verdict: Verdict) -> RecordEntry {
     entry(400_000, Some(id), None, Event::Judged { verdict, seconds: 0.4 })
 }
 
+/// The plans of the scenarios in [`record`]. One that was skipped has none.
+fn planned(id: &str, trials: usize) -> Option<RecordEntry> {
+    let total = u32::try_from(trials).unwrap();
+    let whole = TrialsPlanned { total, possible: total.into(), ..TrialsPlanned::default() };
+    let planned = match id {
+        "aa-01" => TrialsPlanned {
+            possible: 1402,
+            unit: TrialUnit::CrashStates,
+            bound: Some(TrialBound::Scenario),
+            not_enumerated: 12,
+            ..whole
+        },
+        "cc-01" => TrialsPlanned { total: 41, possible: 41, only: Some(1), ..whole },
+        "dd-01" => return None,
+        "ee-01" => TrialsPlanned { total: 41, possible: 41, unit: TrialUnit::SystemCalls, ..whole },
+        _ => whole,
+    };
+    Some(entry(0, Some(id), None, Event::TrialsPlanned(planned)))
+}
+
 /// A record with one scenario for each status.
 fn record() -> Record {
     let mut entries = vec![entry(0, None, None, started())];
     let mut add = |id: &str, title: &str, trials: &[Outcome], verdict: Option<Verdict>| {
         entries.push(entry(0, Some(id), None, scenario(title, None)));
         entries.push(baseline(id));
+        entries.extend(planned(id, trials.len()));
         for (number, outcome) in (1..).zip(trials) {
             entries.extend(trial(id, number, *outcome));
         }
@@ -227,6 +248,120 @@ fn output_of_a_target_is_never_markup() {
                 && !text.contains('\u{202e}')
         );
     }
+}
+
+/// A record of one scenario with trials that all recovered.
+fn record_of(planned: TrialsPlanned, trials: u32, verdict: Verdict) -> Record {
+    let id = Some("aa-01");
+    let mut entries = vec![
+        entry(0, None, None, started()),
+        entry(0, id, None, scenario("power is lost", None)),
+        entry(0, id, None, Event::TrialsPlanned(planned)),
+    ];
+    entries.extend((1..=trials).flat_map(|number| trial("aa-01", number, Outcome::Recovered)));
+    entries.push(judged("aa-01", verdict));
+    Record { entries, truncated: false }
+}
+
+#[test]
+fn each_report_says_what_was_tried_of_how_many() {
+    let whole = TrialsPlanned { total: 3, possible: 3, ..TrialsPlanned::default() };
+    let unit = TrialUnit::CrashStates;
+    let cut = TrialsPlanned { possible: 402, unit, bound: Some(TrialBound::Scenario), ..whole };
+    let only = TrialsPlanned { only: Some(2), ..whole };
+    for (planned, trials, case, run) in [
+        (whole, 3, "3 trials", "3 trials tried, none left out"),
+        (whole, 2, "2 of 3 trials (1 not run)", "2 trials tried, 1 planned but not run"),
+        (only, 1, "1 of 3 trials (only --trial 2)", "1 trial tried, 2 left out by --trial"),
+        (
+            cut,
+            3,
+            "3 of 402 crash states (max-trials)",
+            "3 trials tried, 399 left out by bounds; --max-trials all tries them",
+        ),
+    ] {
+        let record = record_of(planned, trials, Verdict::Survived);
+        for report in [html_of(&record), junit_of(&record), markdown_of(&record)] {
+            assert!(report.contains(case), "{case}: {report}");
+            assert!(report.contains(run), "{run}: {report}");
+        }
+    }
+}
+
+/// The classes of the cells in the strip of trials.
+fn cells(html: &str) -> Vec<&str> {
+    html.split("<a class=\"cell ").skip(1).map(|cell| cell.split('"').next().unwrap()).collect()
+}
+
+#[test]
+fn a_cell_shows_whether_an_expectation_failed_and_not_the_outcome() {
+    let planned = TrialsPlanned { total: 3, possible: 3, ..TrialsPlanned::default() };
+    let reason = |trial| Reason { expectation: "always: verifies".into(), trial, found: "2 files".into() };
+    let inconclusive = Verdict::Inconclusive { why: "the harness failed".into() };
+    for (verdict, expected) in [
+        (Verdict::Survived, ["good", "good", "good"]),
+        (Verdict::Violated { reasons: vec![reason(Some(2))] }, ["good", "bad", "good"]),
+        (Verdict::Violated { reasons: vec![reason(None)] }, ["bad", "bad", "bad"]),
+        (inconclusive, ["none", "none", "none"]),
+    ] {
+        let html = html_of(&record_of(planned, 3, verdict.clone()));
+        assert_eq!(cells(&html), expected, "{verdict:?}");
+    }
+    // A trial whose fault was not effective shows nothing.
+    let mut record = record_of(planned, 3, Verdict::Survived);
+    for entry in record.entries.iter_mut().filter(|entry| entry.trial == Some(3)) {
+        if let Event::TrialEnded(facts) = &mut entry.event {
+            facts.evidence.clear();
+        }
+    }
+    assert_eq!(cells(&html_of(&record)), ["good", "good", "unsure"]);
+}
+
+#[test]
+fn of_many_trials_those_with_a_failed_expectation_are_shown() {
+    let planned = TrialsPlanned { total: 1000, possible: 1000, ..TrialsPlanned::default() };
+    let reason = Reason { expectation: "always: verifies".into(), trial: Some(999), found: "no".into() };
+    let html = html_of(&record_of(planned, 1000, Verdict::Violated { reasons: vec![reason] }));
+    assert_eq!(cells(&html).len(), 200);
+    assert_eq!(cells(&html).last(), Some(&"bad"));
+    assert!(html.contains("800 of the trials are not shown"), "the others are counted");
+}
+
+#[test]
+fn each_link_of_the_page_leads_to_one_place_on_it() {
+    let html = html_of(&record());
+    let values = |attribute: &str| -> Vec<String> {
+        html.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+    };
+    let ids = values(" id=\"");
+    let links = values("href=\"#");
+    assert!(links.len() > 8, "{links:?}");
+    for link in links {
+        assert_eq!(ids.iter().filter(|id| **id == link).count(), 1, "{link} in {ids:?}");
+    }
+}
+
+#[test]
+fn the_names_in_junit_are_the_same_for_each_run() {
+    let names = |record: &Record| {
+        let junit = junit_of(record);
+        let names: Vec<String> =
+            junit.split(" name=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+        let suites: Vec<&str> = junit.lines().filter(|line| line.contains("<testsuite")).collect();
+        assert!(suites.iter().all(|suite| suite.contains("timestamp=") && suite.contains("time=")));
+        names
+    };
+    let first = record();
+    let mut second = record();
+    second.entries.retain(|entry| !matches!(entry.event, Event::TrialsPlanned(_)));
+    if let Event::RunStarted(started) = &mut second.entries[0].event {
+        started.run = "2027-01-01T00-00-00Z-seed-8".into();
+    }
+    let cases = |names: Vec<String>| -> Vec<String> {
+        names.into_iter().filter(|name| name.contains("-01 ") || name == "trainwreck").collect()
+    };
+    assert_eq!(cases(names(&first)), cases(names(&second)));
+    assert_eq!(cases(names(&first)).len(), 7, "report, suite and five cases");
 }
 
 #[test]

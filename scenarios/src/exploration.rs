@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::effect::CrashModel;
 use crate::recovery_check::RecoveryCheck;
 use crate::sandbox_hint::SandboxHint;
+use crate::trials_planned::grouped;
 use crate::verdict::Outcome;
 
 /// The format that [`Exploration::to_json`] writes and [`Exploration::parse`] reads.
-pub const EXPLORATION_FORMAT: u32 = 2;
+pub const EXPLORATION_FORMAT: u32 = 3;
 
 /// What ended the target: a kill of its processes, or a power loss under some model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,8 +51,22 @@ pub struct Exploration {
     pub candidates: BTreeMap<CrashCategory, u64>,
     /// Number of different file trees among the candidates.
     pub distinct: BTreeMap<CrashCategory, u64>,
-    /// Number of crash points, candidates and states that a bound left out.
+    /// Number of different file trees that [`max_states`](Exploration::max_states) left out.
     pub left_out: BTreeMap<CrashCategory, u64>,
+    /// Number of candidates that fixed bounds left out: crash points inside long runs of writes, and orders
+    /// of many pending changes of names. What states they lead to is not known. Each model is counted.
+    #[serde(default)]
+    pub not_enumerated: BTreeMap<CrashCategory, u64>,
+    /// Number of different file trees of both categories together. It is `tried`, `untried` and
+    /// `states_left_out` together, unless only one state was asked for.
+    pub states: u64,
+    /// Number of different file trees of both categories together that `max_states` left out.
+    pub states_left_out: u64,
+    /// The largest number of states that are tried. `None`: all.
+    pub max_states: Option<u64>,
+    /// The name of the only state that was tried, if the user asked for one. The others are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_state: Option<String>,
     /// Number of states with each outcome. A state that several models allow counts once, with its worst
     /// outcome.
     pub outcomes: BTreeMap<CrashCategory, BTreeMap<Outcome, u64>>,
@@ -82,6 +97,10 @@ pub struct Exploration {
     /// The first crash, if these are the states of a second one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Number of kills from which the target recovered, so that its recovery could crash too. 0 if no second
+    /// crash was asked for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recovered_kills: u64,
     /// The explorations of second crashes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second: Vec<Exploration>,
@@ -291,6 +310,39 @@ impl Exploration {
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
+    /// Number of states of one category that were tried.
+    pub fn tried_in(&self, category: CrashCategory) -> u64 {
+        self.outcomes.get(&category).map_or(0, |outcomes| outcomes.values().sum())
+    }
+
+    /// What was not tried, and why: one line for each reason. Empty if every enumerated state was tried.
+    pub fn left_out_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(state) = &self.only_state {
+            lines.push(format!("only state {state} was tried (--state); the others were not counted"));
+        }
+        if self.states_left_out > 0 {
+            let max = self.max_states.map(|max| format!(" {}", grouped(max))).unwrap_or_default();
+            lines.push(format!(
+                "{} of {} states left out by --max-states{max}; --max-states all tries them",
+                grouped(self.states_left_out),
+                grouped(self.states)
+            ));
+        }
+        if self.untried > 0 {
+            lines.push(format!("interrupted: {} states were not tried", grouped(self.untried)));
+        }
+        let not_enumerated: u64 = self.not_enumerated.values().sum();
+        if not_enumerated > 0 {
+            lines.push(format!(
+                "{} candidates not enumerated: crash points inside long runs of writes, and orders of many \
+                 pending changes of names",
+                grouped(not_enumerated)
+            ));
+        }
+        lines
+    }
+
     /// Whether no state of this exploration or of a second crash is a finding.
     pub fn has_no_findings(&self) -> bool {
         self.findings.is_empty() && self.second.iter().all(Exploration::has_no_findings)
@@ -329,6 +381,11 @@ mod tests {
             candidates: [(CrashCategory::Power, 9)].into(),
             distinct: [(CrashCategory::Power, 4)].into(),
             left_out: BTreeMap::new(),
+            not_enumerated: BTreeMap::new(),
+            states: 4,
+            states_left_out: 0,
+            max_states: Some(20_000),
+            only_state: None,
             outcomes: [(CrashCategory::Power, [(Outcome::Crashed, 3), (Outcome::Recovered, 1)].into())]
                 .into(),
             findings: vec![finding],
@@ -344,6 +401,7 @@ mod tests {
             states_per_second: 8.0,
             after: None,
             untried_recoveries: 0,
+            recovered_kills: 0,
             second: Vec::new(),
         }
     }
@@ -357,9 +415,29 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_for_which_states_were_not_tried_has_its_line() {
+        assert_eq!(exploration().left_out_lines(), [""; 0]);
+        let bounded = Exploration {
+            states: 1719,
+            states_left_out: 1699,
+            max_states: Some(20),
+            untried: 5,
+            not_enumerated: [(CrashCategory::Power, 7)].into(),
+            ..exploration()
+        };
+        let lines = bounded.left_out_lines().join("\n");
+        assert!(lines.starts_with("1,699 of 1,719 states left out by --max-states 20; "), "{lines}");
+        assert!(lines.contains("5 states were not tried") && lines.contains("7 candidates not"), "{lines}");
+        let only = Exploration { only_state: Some("2-1".into()), ..exploration() };
+        assert!(only.left_out_lines().join("").contains("only state 2-1"));
+        assert_eq!(bounded.tried_in(CrashCategory::Power), 4);
+        assert_eq!(bounded.tried_in(CrashCategory::Process), 0);
+    }
+
+    #[test]
     fn another_format_and_another_shape_are_told_apart() {
-        let old = exploration().to_json().replace(r#""version": 2"#, r#""version": 1"#);
-        assert!(matches!(Exploration::parse(&old), Err(ExplorationError::OtherFormat { found: 1 })));
+        let old = exploration().to_json().replace(r#""version": 3"#, r#""version": 2"#);
+        assert!(matches!(Exploration::parse(&old), Err(ExplorationError::OtherFormat { found: 2 })));
         assert!(matches!(Exploration::parse("{}"), Err(ExplorationError::Json(_))));
         let incomplete = exploration().to_json().replace(r#""tried""#, r#""tired""#);
         assert!(matches!(Exploration::parse(&incomplete), Err(ExplorationError::Json(_))));

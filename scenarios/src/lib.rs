@@ -21,6 +21,8 @@ mod scenario;
 pub mod schema;
 mod target;
 mod template;
+mod trial_counts;
+mod trials_planned;
 mod trigger;
 mod units;
 mod verdict;
@@ -37,13 +39,15 @@ pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteV
 pub use operation::{CallKind, Errno};
 pub use record::{
     BaselineFacts, Event, MachineFacts, Mechanism, ProbeKind, Probed, RECORD_FORMAT, Record, RecordEntry,
-    RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts, TrialsPlanned,
+    RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
 };
 pub use recovery_check::RecoveryCheck;
 pub use sandbox_hint::SandboxHint;
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use target::{Announces, Phase, TargetFile, TargetNetwork};
 pub use template::{CommandArgument, Placeholder, Template};
+pub use trial_counts::{TrialCounts, TrialTotals};
+pub use trials_planned::{TrialBound, TrialUnit, TrialsPlanned, grouped};
 pub use trigger::{CallTrigger, Occurrence, Trigger, Until};
 pub use units::{ByteSize, UnitError, parse_bytes, parse_duration};
 pub use verdict::{Outcome, Reason, Verdict};

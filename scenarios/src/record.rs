@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::ending::Ending;
 use crate::failed_run::{FailedRun, OutputStream};
 use crate::sandbox_hint::SandboxHint;
+use crate::trials_planned::TrialsPlanned;
 use crate::verdict::{Outcome, Verdict};
 
 /// Version of the record format, written in `RunStarted`.
-pub const RECORD_FORMAT: u32 = 2;
+pub const RECORD_FORMAT: u32 = 3;
 
 /// One line of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,9 +43,7 @@ pub enum Event {
     Baseline(BaselineFacts),
     /// A run without any fault did not end well, so the scenario is inconclusive.
     UndisturbedRunFailed(Box<FailedRun>),
-    /// Trials that a bound, such as `max-trials`, left out.
-    LeftOut { trials: u64, why: String },
-    /// The trials that the scenario consists of. Comes before the first trial.
+    /// The trials that the scenario consists of, and those that are left out. Comes before the first trial.
     TrialsPlanned(TrialsPlanned),
     /// A trial starts. `of` is the number of trials, `what` describes this one, such as `SIGKILL at call 7 of
     /// 23`.
@@ -124,26 +123,6 @@ pub struct Mechanism {
     pub granted: bool,
     /// How it is available, or why it is not and how to enable it; one line.
     pub detail: String,
-}
-
-/// How many trials a scenario consists of, and which of them run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrialsPlanned {
-    /// The number of trials, without those that a bound left out.
-    pub total: u32,
-    /// The number of the only trial that runs, if the user asked for one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub only: Option<u32>,
-}
-
-impl TrialsPlanned {
-    /// How many trials run if nothing interrupts the run.
-    pub fn to_run(&self) -> u32 {
-        match self.only {
-            None => self.total,
-            Some(only) => u32::from((1..=self.total).contains(&only)),
-        }
-    }
 }
 
 /// A scenario at its start.

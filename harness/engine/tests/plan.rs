@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use engine::plan::{BaselineCounts, CountedCall, CrashStateId, PlannedCrashState, TrialPlan};
-use scenarios::{CallKind, Scenario};
+use engine::plan::{
+    BaselineCounts, CountedCall, CrashStateId, MAX_TRIALS_OF_SCENARIO, MaxTrials, PlannedCrashState,
+    TrialPlan, TrialSelection,
+};
+use scenarios::{CallKind, Scenario, TrialBound, TrialsPlanned};
 
 fn assert_plan(name: &str, text: &str, seed: u64) {
     let scenario = Scenario::parse(text, name).unwrap();
@@ -27,7 +30,7 @@ fn assert_plan(name: &str, text: &str, seed: u64) {
     let expanded = TrialPlan::new(&scenario, seed, &BTreeMap::new()).expand(&counts);
     let trials: Vec<String> =
         expanded.trials.iter().map(|trial| format!("{}: {}", trial.number, trial.description)).collect();
-    insta::assert_snapshot!(name, format!("{}\nleft out: {}", trials.join("\n"), expanded.left_out));
+    insta::assert_snapshot!(name, format!("{}\nleft out: {}", trials.join("\n"), expanded.left_out()));
 }
 
 #[test]
@@ -80,7 +83,8 @@ fn a_method_with_two_gpu_faults_counts_and_expands_each_separately() {
     let plan = TrialPlan::new(&scenario, 1, &BTreeMap::new());
     assert_eq!(plan.gpu_count_requests().len(), 3);
     let expanded = plan.expand(&BaselineCounts { gpu_calls: vec![10, 4, 7], ..BaselineCounts::default() });
-    assert_eq!((expanded.trials.len(), expanded.left_out), (12, 2 * 14 - 6 + 5));
+    // Of 28 variants of the first fault and 7 of the second.
+    assert_eq!((expanded.trials.len(), expanded.left_out()), (12, 28 * 7 - 12));
     let last = &expanded.trials.last().unwrap().description;
     assert!(last.contains("GPU launch of attention*, 7 of 7, never ends"), "{last}");
 }
@@ -94,26 +98,34 @@ fn crash_states() -> Vec<PlannedCrashState> {
     (1..=3).map(state).collect()
 }
 
-/// One line for the plan, one for each trial, and one for each fault of a trial.
-fn plan_text(scenario: &Scenario) -> String {
-    let plan = TrialPlan::new(scenario, 1, &BTreeMap::new());
+/// Counts as a baseline run would give them to this plan.
+fn made_up_counts(plan: &TrialPlan) -> BaselineCounts {
     let requests = plan.gpu_count_requests();
     let call = |operation, path: &str, bytes| CountedCall { operation, path: path.into(), bytes };
     let kinds = plan.counted_calls().map(|calls| calls.kinds.clone()).unwrap_or_default();
     let calls: Vec<CountedCall> = kinds.iter().map(|kind| call(*kind, "checkpoints/weights", 4096)).collect();
-    let counts = BaselineCounts {
+    BaselineCounts {
         calls: vec![calls.clone(), calls.clone(), calls.clone(), calls],
         save_bytes: 5 * 4096,
         crash_states: crash_states(),
         crash_states_left_out: 7,
+        crash_states_not_enumerated: 0,
         gpu_calls: (1..=requests.len() as u64).map(|number| 40 / number).collect(),
-    };
+    }
+}
+
+/// One line for the plan, one for each trial, and one for each fault of a trial.
+fn plan_text(scenario: &Scenario) -> String {
+    let plan = TrialPlan::new(scenario, 1, &BTreeMap::new());
+    let requests = plan.gpu_count_requests();
+    let counts = made_up_counts(&plan);
     let expanded = plan.expand(&counts);
     let mut text = format!(
-        "comparable: {}, crash states: {}, left out: {}\n",
+        "comparable: {}, crash states: {}, left out: {}, unit: {:?}\n",
         plan.comparable(),
         plan.crash_states().is_some(),
-        expanded.left_out
+        expanded.left_out(),
+        expanded.planned.unit
     );
     for request in &requests {
         text += &format!("counts GPU calls: {:?} from {:?}\n", request.calls.kinds, request.when);
@@ -128,19 +140,81 @@ fn plan_text(scenario: &Scenario) -> String {
     text
 }
 
+/// All shipped scenarios.
+fn shipped() -> Vec<Scenario> {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/library");
+    let domains = std::fs::read_dir(library).unwrap().map(|domain| domain.unwrap().path());
+    let files =
+        domains.flat_map(|domain| std::fs::read_dir(domain).unwrap().map(|file| file.unwrap().path()));
+    let yaml = files.filter(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    let parse = |file| Scenario::parse(&std::fs::read_to_string(file).unwrap(), "library").unwrap();
+    yaml.map(parse).collect()
+}
+
 #[test]
 fn the_plan_of_each_shipped_scenario_is_as_committed() {
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/library");
-    let mut count = 0;
-    for domain in std::fs::read_dir(library).unwrap() {
-        for file in std::fs::read_dir(domain.unwrap().path()).unwrap().map(|file| file.unwrap().path()) {
-            if file.extension().is_none_or(|extension| extension != "yaml") {
-                continue;
+    let scenarios = shipped();
+    for scenario in &scenarios {
+        insta::assert_snapshot!(format!("shipped-{}", scenario.id()), plan_text(scenario));
+    }
+    assert!(scenarios.len() > 40, "{} scenarios", scenarios.len());
+}
+
+/// A plan with another bound, and the trials that it gives: number and description.
+fn bounded(scenario: &Scenario, selection: TrialSelection) -> (TrialsPlanned, BTreeMap<u32, String>) {
+    let plan = TrialPlan::new(scenario, 5, &BTreeMap::new());
+    let counts = BaselineCounts { crash_states_left_out: 0, ..made_up_counts(&plan) };
+    let expanded = plan.with_selection(selection).expand(&counts);
+    let trials: BTreeMap<u32, String> =
+        expanded.trials.iter().map(|trial| (trial.number, trial.description.clone())).collect();
+    assert_eq!(trials.len(), expanded.trials.len(), "a number occurs twice");
+    (expanded.planned, trials)
+}
+
+#[test]
+fn a_trial_has_the_same_number_with_any_bound() {
+    for scenario in shipped() {
+        let with_max = |max| bounded(&scenario, TrialSelection { max, only: None });
+        let (planned, all) = with_max(MaxTrials::All);
+        assert_eq!((planned.total as usize, planned.bound), (all.len(), None));
+        assert_eq!(planned.possible, all.len() as u64);
+        assert!(all.keys().copied().eq(1..=planned.total), "{}", scenario.id());
+        for max in [1, 2, 3, 7, 20] {
+            let (planned, some) = with_max(MaxTrials::AtMost(max));
+            assert_eq!(some.len(), all.len().min(max as usize), "{}", scenario.id());
+            assert!(some.iter().all(|(number, what)| all[number] == *what), "{}", scenario.id());
+            assert_eq!(planned.possible, all.len() as u64);
+            assert_eq!(planned.bound.is_some(), some.len() < all.len());
+            assert_eq!(some, with_max(MaxTrials::AtMost(max)).1);
+        }
+        for (number, what) in &all {
+            for max in [MaxTrials::FromScenario, MaxTrials::AtMost(1), MaxTrials::All] {
+                let (planned, only) = bounded(&scenario, TrialSelection { max, only: Some(*number) });
+                assert_eq!(only, BTreeMap::from([(*number, what.clone())]));
+                assert_eq!(planned.to_run(), 1);
             }
-            let scenario = Scenario::parse(&std::fs::read_to_string(&file).unwrap(), "library").unwrap();
-            insta::assert_snapshot!(format!("shipped-{}", scenario.id()), plan_text(&scenario));
-            count += 1;
+        }
+        for beyond in [0, planned.total + 1, u32::MAX] {
+            let selection = TrialSelection { max: MaxTrials::All, only: Some(beyond) };
+            let (planned, none) = bounded(&scenario, selection);
+            assert!(none.is_empty() && planned.to_run() == 0, "{}", scenario.id());
         }
     }
-    assert!(count > 40, "{count} scenarios");
+}
+
+/// Two faults with many variants each have more combinations than a plan can hold.
+#[test]
+fn a_product_of_two_faults_is_bounded_and_counted() {
+    let text = include_str!("../../../scenarios/library/hardware/hw-11-wrong-number.yaml")
+        .replace("expect:", "  - gpu-hang: {call: {at: every}}\nexpect:");
+    let scenario = Scenario::parse(&text, "two").unwrap();
+    let counts = BaselineCounts { gpu_calls: vec![7000, 80_000], ..BaselineCounts::default() };
+    for (max, total) in [(MaxTrials::All, MAX_TRIALS_OF_SCENARIO), (MaxTrials::AtMost(10), 10)] {
+        let selection = TrialSelection { max, only: None };
+        let plan = TrialPlan::new(&scenario, 1, &BTreeMap::new()).with_selection(selection);
+        let planned = plan.expand(&counts).planned;
+        assert_eq!((planned.total, planned.possible), (total, 7000 * 80_000));
+        let expected = if total == 10 { TrialBound::Option } else { TrialBound::Limit };
+        assert_eq!(planned.bound, Some(expected));
+    }
 }

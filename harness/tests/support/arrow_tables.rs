@@ -147,13 +147,14 @@ const SIMGPU: &ArrowTable = &[
 ];
 
 const SCENARIOS: &ArrowTable = &[
+    ("trials_planned", &[]),
     ("units", &[]),
     ("verdict", &[]),
     ("yaml", &[]),
     ("operation", &["yaml"]),
     ("trigger", &["operation", "yaml"]),
     ("gpu", &["units", "yaml"]),
-    ("effect", &["gpu", "operation", "trigger", "units", "yaml"]),
+    ("effect", &["gpu", "operation", "trials_planned", "trigger", "units", "yaml"]),
     ("template", &[]),
     ("target", &["template"]),
     ("scenario", &["effect", "gpu", "target", "trigger", "units", "verdict", "yaml"]),
@@ -161,8 +162,9 @@ const SCENARIOS: &ArrowTable = &[
     ("sandbox_hint", &[]),
     ("ending", &[]),
     ("failed_run", &["ending", "sandbox_hint"]),
-    ("record", &["ending", "failed_run", "sandbox_hint", "verdict"]),
-    ("exploration", &["effect", "recovery_check", "sandbox_hint", "verdict"]),
+    ("record", &["ending", "failed_run", "sandbox_hint", "trials_planned", "verdict"]),
+    ("trial_counts", &["record", "trials_planned"]),
+    ("exploration", &["effect", "recovery_check", "sandbox_hint", "trials_planned", "verdict"]),
     (
         "check",
         &[
@@ -188,7 +190,7 @@ const REPORTS: &ArrowTable = &[
     ("view", &["error"]),
     ("summary", &["error", "view"]),
     ("html", &["clean", "summary", "view"]),
-    ("junit", &["clean", "view"]),
+    ("junit", &["clean", "summary", "view"]),
     ("markdown", &["clean", "summary", "view"]),
 ];
 

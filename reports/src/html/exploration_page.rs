@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use scenarios::{CrashCategory, CrashModel, Exploration, Finding, OperationLine, Outcome, RecoveryCheck};
+use scenarios::{
+    CrashCategory, CrashModel, Exploration, Finding, OperationLine, Outcome, RecoveryCheck, grouped,
+};
 
 use super::{document, sandbox_hints};
 use crate::clean::clean;
@@ -20,16 +22,20 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
                 (exploration.operations.values().sum::<u64>()) " file operations recorded, "
                 (exploration.tried) " states tried in " (format!("{:.1}", exploration.seconds)) " s ("
                 (format!("{:.0}", exploration.states_per_second)) " states/s)"
-                @if exploration.untried > 0 {
-                    ". Interrupted: " (exploration.untried) " states were not tried"
-                }
             }
             p.soft { (clean(&RecoveryCheck::describe(&exploration.checks))) }
+            @for line in exploration.left_out_lines() { p.unsure { (clean(&line)) } }
         }
         main {
             (state_counts(exploration))
             @for (index, finding) in exploration.findings.iter().enumerate() {
                 (section(&(index + 1).to_string(), finding))
+            }
+            @if exploration.recovered_kills > 0 {
+                p {
+                    "Second crashes were tried in " (exploration.second.len()) " of "
+                    (grouped(exploration.recovered_kills)) " recoveries from a kill."
+                }
             }
             @for (index, second) in exploration.second.iter().enumerate() { (second_crash(index, second)) }
             (list("Not synced before the save was acknowledged, or never synced", &exploration.never_synced))
@@ -80,9 +86,11 @@ fn state_counts(exploration: &Exploration) -> Markup {
             @if let Some(outcomes) = exploration.outcomes.get(&crash).filter(|outcomes| !outcomes.is_empty()) {
                 @let count_of = |counts: &BTreeMap<CrashCategory, u64>| counts.get(&crash).copied().unwrap_or(0);
                 h3 {
-                    (heading(crash)) ": " (count_of(&exploration.distinct)) " distinct states of "
-                    (count_of(&exploration.candidates)) " candidates, "
-                    (count_of(&exploration.left_out)) " left out"
+                    (heading(crash)) ": " (grouped(exploration.tried_in(crash)))
+                    @if exploration.only_state.is_none() {
+                        " of " (grouped(count_of(&exploration.distinct))) " states tried, of "
+                        (grouped(count_of(&exploration.candidates))) " candidates"
+                    } @else { " states tried" }
                 }
                 div.bar role="img" aria-label=(legend(outcomes)) {
                     @for (outcome, count) in outcomes {
@@ -153,6 +161,7 @@ fn second_crash(first: usize, second: &Exploration) -> Markup {
     html! {
         h2 { "A second crash, " @if let Some(after) = &second.after { (clean(after)) } }
         (state_counts(second))
+        @for line in second.left_out_lines() { p.unsure { (clean(&line)) } }
         @for (index, finding) in second.findings.iter().enumerate() {
             (section(&format!("{}.{}", first + 1, index + 1), finding))
         }

@@ -6,6 +6,7 @@ mod html_file;
 mod sandbox_hints;
 mod scenario;
 mod timeline;
+mod trials;
 
 use html_file::{anchor_id, document};
 use maud::{Markup, html};
@@ -44,9 +45,9 @@ fn page_header(run: &RunView<'_>) -> Markup {
         header {
             h1 { "Which faults the trainer survived" }
             p.soft {
-                (clean(&run.started.started)) ", seed " (run.started.seed) (seconds) ", "
-                (summary.trials)  @if summary.trials == 1 { " trial" } @else { " trials" }
+                (clean(&run.started.started)) ", seed " (run.started.seed) (seconds)
             }
+            p { (summary.trials) }
             @if is_ablation {
                 p {
                     "In this run, one guard of the trainer at a time was removed. A scenario that was then "
@@ -78,7 +79,7 @@ fn overview(run: &RunView<'_>) -> Markup {
                         th { "scenario" }
                         th { "what happens to the trainer" }
                         th { "severity" }
-                        th.n { "trials" }
+                        th { "tried" }
                         th.n { "seconds" }
                         th { "guards" }
                     }
@@ -91,7 +92,7 @@ fn overview(run: &RunView<'_>) -> Markup {
                             td { a href={ "#" (anchor_id(scenario.id)) } { code { (clean(scenario.id)) } } }
                             td { (clean(&scenario.started.title)) }
                             td { (clean(&scenario.started.severity)) }
-                            td.n { (scenario.trials.len()) }
+                            td { (scenario.counts) }
                             td.n { (format!("{:.1}", scenario.seconds)) }
                             td { (guards(scenario)) }
                         }

@@ -3,12 +3,11 @@
 use maud::{Markup, html};
 use scenarios::{Event, Outcome, OutputStream, TrialFacts};
 
+use super::trials::{trial_anchor, trials};
 use super::{anchor_id, sandbox_hints, timeline};
 use crate::clean::{clean, clean_block};
 use crate::view::{ScenarioView, TrialView};
 
-/// Largest number of trials in the strip and in the table. The rest are counted.
-const MAX_TRIALS_SHOWN: usize = 200;
 /// Largest number of reasons that are shown under one expectation.
 const MAX_REASONS_SHOWN: usize = 4;
 /// Largest number of last output lines that are shown of a target that did not recover.
@@ -27,6 +26,7 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
                 @if let Some(guard) = &scenario.started.guard_removed {
                     span.soft { "without the guard " code { (clean(guard)) } }
                 }
+                @if !scenario.counts.is_empty() { span.soft { (scenario.counts) " tried" } }
             }
             @if let Some(why) = scenario.why() { p { (clean(why)) } }
             @for failed in &scenario.failed_runs {
@@ -35,7 +35,9 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
             }
             (checks(scenario))
             @if let Some(trial) = scenario.most_relevant_trial() {
-                h3 { "Trial " (trial.number) @if let Some(facts) = trial.facts { ": " (clean(&facts.what)) } }
+                h3 id=(trial_anchor(scenario, trial.number)) {
+                    "Trial " (trial.number) @if let Some(facts) = trial.facts { ": " (clean(&facts.what)) }
+                }
                 (timeline::chart(scenario, trial))
                 @if let Some(facts) = trial.facts { (trial_summary(facts)) }
                 (last_output(trial))
@@ -62,7 +64,7 @@ fn checks(scenario: &ScenarioView<'_>) -> Markup {
     html! {
         ul.checks {
             @for (text, found) in &scenario.expectations {
-                @let held = found.is_empty() && scenario.verdict.is_some() && !scenario.trials.is_empty();
+                @let held = found.is_empty() && scenario.is_judged();
                 li {
                     span class=(if !found.is_empty() { "bad" } else if held { "good" } else { "none" }) {
                         (if !found.is_empty() { "✗ " } else if held { "✓ " } else { "– " })
@@ -118,93 +120,6 @@ fn last_output(trial: &TrialView<'_>) -> Markup {
             h3 { "Last lines of its standard error" }
             pre { @for line in shown { (clean(line)) "\n" } }
         }
-    }
-}
-
-fn trials(scenario: &ScenarioView<'_>) -> Markup {
-    let more = scenario.trials.len().saturating_sub(MAX_TRIALS_SHOWN);
-    html! {
-        h3 {
-            "All " (scenario.trials.len()) " trials"
-            @if scenario.left_out > 0 {
-                span.soft { " (" (scenario.left_out) " more were left out by " code { "max-trials" } ")" }
-            }
-        }
-        div.strip {
-            @for trial in scenario.trials.iter().take(MAX_TRIALS_SHOWN) {
-                @let (letter, tone) = trial_symbol(trial);
-                span
-                    class={ "cell " (tone) }
-                    title=(trial_label(trial)) aria-label=(trial_label(trial)) role="img" {
-                    (letter)
-                }
-            }
-        }
-        details {
-            summary { "As a table" @if more > 0 { ", the first " (MAX_TRIALS_SHOWN) } }
-            div.wide { table {
-                thead {
-                    tr {
-                        th.n { "trial" }
-                        th { "fault" }
-                        th { "outcome" }
-                        th { "reason" }
-                        th.n { "lost steps" }
-                        th.n { "resumed from" }
-                        th.n { "recovery, s" }
-                        th { "evidence" }
-                    }
-                }
-                tbody { @for trial in scenario.trials.iter().take(MAX_TRIALS_SHOWN) { (trial_row(trial)) } }
-            } }
-        }
-    }
-}
-
-fn trial_row(trial: &TrialView<'_>) -> Markup {
-    let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
-    let seconds = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
-    html! {
-        tr {
-            td.n { (trial.number) }
-            @match trial.facts {
-                Some(facts) => {
-                    td { (clean(&facts.what)) }
-                    td class=(trial_symbol(trial).1) { (facts.outcome) }
-                    td { (clean(&facts.because)) }
-                    td.n { (number(facts.lost_steps)) }
-                    td.n { (number(facts.resumed_from)) }
-                    td.n { (seconds(facts.recovery_seconds)) }
-                    td { (clean(&facts.evidence.join("; "))) }
-                }
-                None => { td colspan="7" { "unfinished" } }
-            }
-        }
-    }
-}
-
-/// The letter and the CSS class of a trial. The letter makes the outcome readable without the colour.
-fn trial_symbol(trial: &TrialView<'_>) -> (&'static str, &'static str) {
-    let Some(facts) = trial.facts else { return ("…", "unsure") };
-    if facts.evidence.is_empty() {
-        return ("?", "unsure");
-    }
-    match facts.outcome {
-        Outcome::Recovered => ("r", "good"),
-        Outcome::Refused => ("f", "unsure"),
-        Outcome::NotJudged => ("?", "unsure"),
-        Outcome::LostWork => ("L", "bad"),
-        Outcome::Restarted => ("0", "bad"),
-        Outcome::Crashed => ("X", "bad"),
-        Outcome::Hung => ("H", "bad"),
-        Outcome::Corrupt => ("C", "bad"),
-    }
-}
-
-fn trial_label(trial: &TrialView<'_>) -> String {
-    match trial.facts {
-        Some(facts) => format!("trial {}: {}, {}", trial.number, clean(&facts.what), facts.outcome),
-        None => format!("trial {}: unfinished", trial.number),
     }
 }
 

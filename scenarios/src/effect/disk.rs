@@ -3,6 +3,7 @@
 use crate::effect::checker::Checker;
 use crate::effect::keys::fault;
 use crate::effect::spec::{CheckEffect, EffectSpec};
+use crate::trials_planned::TrialUnit;
 use crate::units::{ByteSize, UnitError, parse_bytes};
 use crate::yaml::leaf::leaf;
 use crate::yaml::spanned::Spanned;
@@ -84,6 +85,10 @@ impl EffectSpec for FillDisk {
         let leaving =
             |page: u64| FillDisk { place: self.place.clone(), leave: Some(ByteSize(page * PAGE_BYTES)) };
         (0..save_bytes.div_ceil(PAGE_BYTES)).map(leaving).collect()
+    }
+
+    fn choice_unit(&self) -> TrialUnit {
+        TrialUnit::Pages
     }
 
     fn needed_mechanism(&self) -> Option<&'static str> {

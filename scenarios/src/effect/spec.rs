@@ -8,6 +8,7 @@ use crate::effect::checker::Checker;
 use crate::effect::crash_model::CrashStates;
 use crate::effect::gpu_injection::{GpuCallTrigger, GpuInjection};
 use crate::operation::CallKind;
+use crate::trials_planned::TrialUnit;
 
 /// A fault as it is written in a scenario file.
 pub(crate) trait CheckEffect {
@@ -38,6 +39,11 @@ pub trait EffectSpec {
         Self: Sized + Clone,
     {
         vec![self.clone()]
+    }
+
+    /// What each of several [`choices`](EffectSpec::choices) stands for.
+    fn choice_unit(&self) -> TrialUnit {
+        TrialUnit::Trials
     }
 
     /// The mechanism of this machine that it needs in addition to a sandbox and a GPU, by its name in

@@ -30,7 +30,7 @@ pub use replay::{
     ReplaySpec, TriedState, materialize,
 };
 pub use report::{ReportSpec, describe_evidence, describe_state};
-pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes};
+pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes, recovered_kills};
 pub use states::{
     CrashCandidate, CrashKind, CrashState, EntryAttributes, EnumerateSpec, Enumeration, EnumerationCounts,
     ExploreScope, FileTree, FsModel, PersistUnit, Tear, TornWrite, TreeEntry, Witness, enumerate,

@@ -52,6 +52,10 @@ pub struct ExploreResult {
     pub tried: Vec<TriedState>,
     /// How many states were not tried, because the exploration was interrupted.
     pub untried: usize,
+    /// The largest number of states that are tried. `None`: all.
+    pub max_states: Option<usize>,
+    /// The name of the only state that was tried, if one was asked for.
+    pub only_state: Option<String>,
     /// The failing states, grouped by cause.
     pub findings: Vec<Finding>,
     /// How many recoveries ran at the same time.
@@ -74,6 +78,11 @@ impl ExploreResult {
             candidates: self.counts.candidates.clone(),
             distinct: self.counts.distinct.clone(),
             left_out: self.counts.left_out.clone(),
+            not_enumerated: self.counts.not_enumerated.clone(),
+            states: self.counts.states,
+            states_left_out: self.counts.states_left_out,
+            max_states: self.max_states.map(|max| max as u64),
+            only_state: self.only_state.clone(),
             outcomes: self.outcomes(),
             findings: self.findings.clone(),
             never_synced: never_synced(&self.recording),
@@ -88,6 +97,7 @@ impl ExploreResult {
             states_per_second: self.states_per_second(),
             after: None,
             untried_recoveries: 0,
+            recovered_kills: 0,
             second: Vec::new(),
         }
     }
@@ -152,6 +162,8 @@ pub fn explore(
         counts,
         tried,
         untried,
+        max_states: Some(config.enumerate.scope.max_states).filter(|max| *max < usize::MAX),
+        only_state: config.enumerate.only_state.as_ref().map(CrashCandidate::name),
         findings,
         jobs,
         seconds,

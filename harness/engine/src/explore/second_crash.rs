@@ -95,14 +95,21 @@ pub fn explore_second_crashes(
     Ok(results)
 }
 
+/// How many states there are after process crashes whose recovery ended with exit code 0. Each
+/// could crash too.
+pub fn recovered_kills(first: &ExploreResult) -> u64 {
+    first.tried.iter().filter(|tried| is_recovered_kill(tried)).count() as u64
+}
+
+fn is_recovered_kill(tried: &TriedState) -> bool {
+    let outcome = tried.outcomes.get(&CrashKind::Process);
+    matches!(outcome, Some(Outcome::Recovered | Outcome::NotJudged))
+}
+
 /// States after process crashes whose recovery ended with exit code 0, with crash points far apart. Whether the
 /// recovery is right may not be known.
 fn choose_first_states(tried: &[TriedState]) -> Vec<&TriedState> {
-    let ended_well = |tried_state: &&TriedState| {
-        let outcome = tried_state.outcomes.get(&CrashKind::Process);
-        matches!(outcome, Some(Outcome::Recovered | Outcome::NotJudged))
-    };
-    let mut recovered: Vec<&TriedState> = tried.iter().filter(ended_well).collect();
+    let mut recovered: Vec<&TriedState> = tried.iter().filter(|tried| is_recovered_kill(tried)).collect();
     recovered.sort_by_key(|tried_state| tried_state.state.candidate().op_count);
     let count = recovered.len();
     let chosen: BTreeSet<usize> =

@@ -79,7 +79,7 @@ fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option
     }
     match (planned.to_run(), planned.only) {
         (0, Some(only)) => {
-            Some(format!("there is no trial {only}; the number of trials is {}", planned.total))
+            Some(format!("there is no trial {only}; the number of trials is {}", planned.possible()))
         }
         (0, None) => {
             Some("there was no trial: nothing in the baseline run matches the method's triggers".into())
@@ -249,6 +249,10 @@ announces: {step: '^step (?<step>\d+) loss (?<loss>\S+)'}
 same: '^weights (?<value>\w+)'
 ";
 
+    fn planned(total: u32, only: Option<u32>) -> TrialsPlanned {
+        TrialsPlanned { total, only, ..TrialsPlanned::default() }
+    }
+
     fn baseline(gpu_defects: &[&str]) -> BaselineFacts {
         BaselineFacts {
             ended_well: gpu_defects.is_empty(),
@@ -280,7 +284,7 @@ same: '^weights (?<value>\w+)'
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
         let entries: Vec<RecordEntry> = events.into_iter().map(entry).collect();
         let facts = trial_facts(&TrialEvents { target: &target, baseline, comparable, entries: &entries });
-        let planned = TrialsPlanned { total: 1, only: None };
+        let planned = planned(1, None);
         verdict(&scenario, baseline, &planned, &[JudgedTrial { number: 1, facts: &facts, lines: &[] }])
     }
 
@@ -318,7 +322,7 @@ same: '^weights (?<value>\w+)'
             let judged =
                 facts.iter().zip(1..).map(|(facts, number)| JudgedTrial { number, facts, lines: &[] });
             let judged: Vec<JudgedTrial<'_>> = judged.collect();
-            match verdict(&scenario, &baseline(&[]), &TrialsPlanned { total, only }, &judged) {
+            match verdict(&scenario, &baseline(&[]), &planned(total, only), &judged) {
                 Verdict::Survived => "survived".to_owned(),
                 Verdict::Violated { reasons } => format!("violated {:?}", reasons[0].trial),
                 Verdict::Inconclusive { why } | Verdict::Skipped { why } => why,

@@ -42,14 +42,8 @@ fn by_kind(calls: &GpuCallTrigger) -> impl Iterator<Item = GpuCallTrigger> {
     lists.into_iter().map(|kinds| GpuCallTrigger { kinds, ..calls.clone() })
 }
 
-/// The GPU faults of a plan.
-pub(super) struct PlannedGpuFaults {
-    pub(super) faults: Vec<PlannedGpuFault>,
-    /// How many more there are, beyond `max-trials`.
-    pub(super) left_out: u64,
-}
-
 /// Calls of one kind, at each of which a fault may be injected.
+#[derive(Clone)]
 struct CallsOfKind {
     calls: GpuCallTrigger,
     /// Number of the first call, 1-based.
@@ -59,40 +53,82 @@ struct CallsOfKind {
     is_counted: bool,
 }
 
-/// At most `max_trials` planned faults. Each pair of a call kind and an injection gets its share, spread over
-/// its calls. `counted` has one count for each of the fault's [`count_requests`]. Returns `None` for a fault
-/// that is not injected at a driver call.
-pub(super) fn planned_gpu_faults(fault: &Fault, counted: &[u64], seed: u64) -> Option<PlannedGpuFaults> {
-    let calls = fault.effect.spec().gpu_calls()?;
-    let kinds: Vec<CallsOfKind> = match calls.occurrence {
-        Occurrence::Nth(nth) => {
-            vec![CallsOfKind { calls: calls.clone(), first: nth.into(), count: 1, is_counted: false }]
-        }
-        Occurrence::Every => by_kind(calls)
-            .zip(counted)
-            .map(|(calls, count)| CallsOfKind { calls, first: 1, count: *count, is_counted: true })
-            .collect(),
-    };
-    let injection_count = fault.effect.spec().gpu_injections(seed).len();
-    let groups: Vec<_> =
-        (0..injection_count).flat_map(|injection| kinds.iter().map(move |kind| (injection, kind))).collect();
-    let sizes: Vec<u64> = groups.iter().map(|(_, kind)| kind.count).collect();
-    let shares = shares(&sizes, fault.max_trials.into());
-    let mut planned = Vec::new();
-    for ((group, (injection, kind)), share) in (0..).zip(&groups).zip(&shares) {
-        for index in spread_evenly(kind.count, *share, seed.wrapping_add(group)) {
-            // Each trial alters another value or bit.
-            let variation_seed = seed.wrapping_mul(1_000_003).wrapping_add(index);
-            planned.push(PlannedGpuFault {
-                calls: kind.calls.clone(),
-                nth: kind.first + index,
-                counted: kind.is_counted.then_some(kind.count),
-                injection: fault.effect.spec().gpu_injections(variation_seed)[*injection],
-            });
-        }
+/// The GPU calls at which a fault may be injected, and what is injected there. In order: all calls for the
+/// first injection, by kind, then all calls for the second, and so on.
+pub(super) struct GpuVariants {
+    kinds: Vec<CallsOfKind>,
+    injection_count: usize,
+    seed: u64,
+}
+
+impl GpuVariants {
+    /// `counted` has one count for each of the fault's [`count_requests`]. Returns `None` for a fault that is
+    /// not injected at a driver call.
+    pub(super) fn of(fault: &Fault, counted: &[u64], seed: u64) -> Option<GpuVariants> {
+        let calls = fault.effect.spec().gpu_calls()?;
+        let kinds: Vec<CallsOfKind> = match calls.occurrence {
+            Occurrence::Nth(nth) => {
+                vec![CallsOfKind { calls: calls.clone(), first: nth.into(), count: 1, is_counted: false }]
+            }
+            Occurrence::Every => by_kind(calls)
+                .zip(counted)
+                .map(|(calls, count)| CallsOfKind { calls, first: 1, count: *count, is_counted: true })
+                .collect(),
+        };
+        let injection_count = fault.effect.spec().gpu_injections(seed).len();
+        Some(GpuVariants { kinds, injection_count, seed })
     }
-    let left_out = sizes.iter().sum::<u64>() - planned.len() as u64;
-    Some(PlannedGpuFaults { faults: planned, left_out })
+
+    /// How many there are.
+    pub(super) fn total(&self) -> u64 {
+        self.group_sizes().sum()
+    }
+
+    /// Whether each call has one variant.
+    pub(super) fn is_one_for_each_call(&self) -> bool {
+        self.injection_count == 1
+    }
+
+    /// The number of calls of each pair of an injection and a call kind.
+    fn group_sizes(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.injection_count).flat_map(|_| self.kinds.iter().map(|kind| kind.count))
+    }
+
+    /// The indices of at most `max` variants. Each pair of a call kind and an injection gets its share, spread
+    /// over its calls.
+    pub(super) fn chosen(&self, max: u32, seed: u64) -> Vec<u64> {
+        let sizes: Vec<u64> = self.group_sizes().collect();
+        let mut chosen = Vec::new();
+        let mut first_of_group = 0;
+        for ((group, size), share) in (0..).zip(&sizes).zip(shares(&sizes, max.into())) {
+            let in_group = spread_evenly(*size, share, seed.wrapping_add(group));
+            chosen.extend(in_group.map(|index| first_of_group + index));
+            first_of_group += size;
+        }
+        chosen
+    }
+
+    /// The variant with this index.
+    pub(super) fn at(&self, fault: &Fault, index: u64) -> Option<PlannedGpuFault> {
+        let mut index = index;
+        for injection in 0..self.injection_count {
+            for kind in &self.kinds {
+                if index >= kind.count {
+                    index -= kind.count;
+                    continue;
+                }
+                // Each trial alters another value or bit.
+                let variation_seed = self.seed.wrapping_mul(1_000_003).wrapping_add(index);
+                return Some(PlannedGpuFault {
+                    calls: kind.calls.clone(),
+                    nth: kind.first + index,
+                    counted: kind.is_counted.then_some(kind.count),
+                    injection: *fault.effect.spec().gpu_injections(variation_seed).get(injection)?,
+                });
+            }
+        }
+        None
+    }
 }
 
 /// How many items to take of each group, `max` in total: equally many of each, as far as a group has enough.

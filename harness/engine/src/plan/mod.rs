@@ -4,17 +4,25 @@
 //! every` expands to one trial per matching call, so the plan first states what a baseline run must count,
 //! and is expanded with these counts.
 
+mod fault_variants;
 mod gpu_injections;
+mod trial_selection;
+mod trial_space;
 
 use std::collections::BTreeMap;
 
 use scenarios::{
-    CallKind, CallSite, CallTrigger, CrashStates, Fact, Fault, Mount, Occurrence, Persistence, Scenario,
-    SubmittedFile, TargetGpu, Trigger, Until,
+    CallKind, CallTrigger, CrashStates, Fact, Fault, Mount, Persistence, Scenario, SubmittedFile, TargetGpu,
+    TrialsPlanned, Trigger,
 };
+
+use fault_variants::{FaultPlace, FaultVariants};
+use gpu_injections::GpuVariants;
+use trial_space::{ChosenTrials, TrialSpace};
 
 pub use gpu_injections::{GpuCountRequest, PlannedGpuFault};
 pub use scenarios::{CallInjection, GpuInjection, PAGE_BYTES};
+pub use trial_selection::{MAX_TRIALS_OF_SCENARIO, MaxTrials, TrialSelection};
 
 /// The plan for one scenario, before it is expanded into trials.
 #[derive(Debug, Clone)]
@@ -26,6 +34,8 @@ pub struct TrialPlan {
     phase_occurrence: u64,
     /// The scenario expects exactly the weights of the baseline run.
     expects_same_weights: bool,
+    /// Which trials run.
+    selection: TrialSelection,
 }
 
 /// What the target is given to do. It is the same in the baseline run and in every trial.
@@ -46,7 +56,7 @@ pub struct Workload {
 /// One run of the target with one set of faults.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    /// 1-based.
+    /// 1-based. The same whatever bound is set: its place among all trials of the plan.
     pub number: u32,
     /// What is injected and when, one line.
     pub description: String,
@@ -125,6 +135,8 @@ pub struct BaselineCounts {
     pub crash_states: Vec<PlannedCrashState>,
     /// How many more crash states there are, beyond the bound.
     pub crash_states_left_out: u64,
+    /// How many candidates for crash states fixed bounds left out, so that their states are not known.
+    pub crash_states_not_enumerated: u64,
     /// Numbers of GPU driver calls, one for each of [`TrialPlan::gpu_count_requests`].
     pub gpu_calls: Vec<u64>,
 }
@@ -132,10 +144,10 @@ pub struct BaselineCounts {
 /// The trials of a plan.
 #[derive(Debug, Clone)]
 pub struct ExpandedPlan {
-    /// The trials, in order.
+    /// The trials that run, in order.
     pub trials: Vec<Trial>,
-    /// How many more trials there are, beyond `max-trials`.
-    pub left_out: u64,
+    /// How many trials there are, and what leaves out the others.
+    pub planned: TrialsPlanned,
 }
 
 impl TrialPlan {
@@ -156,6 +168,7 @@ impl TrialPlan {
             faults: scenario.method().to_vec(),
             phase_occurrence,
             expects_same_weights,
+            selection: TrialSelection::default(),
         }
     }
 
@@ -187,104 +200,41 @@ impl TrialPlan {
     pub fn crash_states(&self) -> Option<CrashStateRequest<'_>> {
         self.faults.iter().find_map(|fault| {
             let selection = fault.effect.spec().crash_states()?;
-            let (max_states, occurrence) = (fault.max_trials, self.phase_occurrence);
+            // The states are found in the order of their numbers.
+            let max_states = self.selection.max_of_fault(fault).max(self.selection.only.unwrap_or(0));
+            let occurrence = self.phase_occurrence;
             Some(CrashStateRequest { selection, max_states, occurrence })
         })
+    }
+
+    /// Chooses other trials than those that the scenario's own bounds leave.
+    pub fn with_selection(self, selection: TrialSelection) -> TrialPlan {
+        TrialPlan { selection, ..self }
     }
 
     /// Expands the plan into its trials.
     pub fn expand(&self, counts: &BaselineCounts) -> ExpandedPlan {
         let occurrence = self.phase_occurrence.clamp(1, (counts.calls.len() as u64).max(1));
-        let mut combinations: Vec<Vec<PlannedFault>> = vec![Vec::new()];
-        let mut left_out = counts.crash_states_left_out;
+        let place = FaultPlace { occurrence, counts };
         let mut gpu_calls = counts.gpu_calls.as_slice();
-        for fault in &self.faults {
+        let variants = self.faults.iter().map(|fault| {
             let own_count = gpu_injections::count_requests(fault).len().min(gpu_calls.len());
             let (counted, others) = gpu_calls.split_at(own_count);
             gpu_calls = others;
-            let gpu_faults = gpu_injections::planned_gpu_faults(fault, counted, self.seed);
-            left_out += gpu_faults.as_ref().map_or(0, |gpu| gpu.left_out);
-            let variants = planned_variants(fault, occurrence, counts, gpu_faults.map(|gpu| gpu.faults));
-            let (sampled, not_sampled) = sample_evenly(variants, fault.max_trials, self.seed);
-            left_out += not_sampled;
-            combinations = combinations
-                .iter()
-                .flat_map(|faults| {
-                    sampled.iter().map(|variant| [faults.as_slice(), std::slice::from_ref(variant)].concat())
-                })
-                .collect();
-        }
-        let trial = |(index, faults): (usize, Vec<PlannedFault>)| Trial {
-            number: u32::try_from(index + 1).unwrap_or(u32::MAX),
-            description: faults.iter().map(PlannedFault::describe).collect::<Vec<_>>().join("; then "),
-            faults,
-        };
-        ExpandedPlan { trials: combinations.into_iter().enumerate().map(trial).collect(), left_out }
+            FaultVariants::of(fault, place, GpuVariants::of(fault, counted, self.seed))
+        });
+        let space = TrialSpace { variants: variants.collect() };
+        let ChosenTrials { trials, planned } = space.choose(&self.selection, self.seed);
+        let not_enumerated = counts.crash_states_not_enumerated;
+        ExpandedPlan { trials, planned: TrialsPlanned { not_enumerated, ..planned } }
     }
 }
 
-/// The fault with each choice made: the effect's own choices, the injection point, the GPU fault.
-fn planned_variants(
-    fault: &Fault,
-    occurrence: u64,
-    counts: &BaselineCounts,
-    gpu: Option<Vec<PlannedGpuFault>>,
-) -> Vec<PlannedFault> {
-    let gpu_faults: Vec<Option<PlannedGpuFault>> =
-        gpu.map_or_else(|| vec![None], |gpu_faults| gpu_faults.into_iter().map(Some).collect());
-    let mut all = Vec::new();
-    for effect in fault.effect.choices(counts.save_bytes) {
-        // A fault that reverts itself does so after its own time.
-        let until = effect.spec().reverts_after().map_or_else(|| fault.until.clone(), Until::After);
-        let fault = Fault { effect, until, ..fault.clone() };
-        for injection_point in injection_points(&fault, occurrence, counts) {
-            all.extend(gpu_faults.iter().map(|gpu| PlannedFault {
-                fault: fault.clone(),
-                injection_point: injection_point.clone(),
-                gpu: gpu.clone(),
-            }));
-        }
+impl ExpandedPlan {
+    /// How many trials a bound leaves out.
+    pub fn left_out(&self) -> u64 {
+        self.planned.possible() - u64::from(self.planned.total)
     }
-    all
-}
-
-fn injection_points(fault: &Fault, occurrence: u64, counts: &BaselineCounts) -> Vec<InjectionPoint> {
-    match &fault.when {
-        _ if fault.effect.spec().crash_states().is_some() => {
-            counts.crash_states.iter().map(|state| InjectionPoint::CrashState(state.clone())).collect()
-        }
-        Trigger::Call(trigger) => call_injection_points(fault, trigger, occurrence, counts),
-        _ => vec![InjectionPoint::Trigger],
-    }
-}
-
-fn call_injection_points(
-    fault: &Fault,
-    trigger: &CallTrigger,
-    occurrence: u64,
-    counts: &BaselineCounts,
-) -> Vec<InjectionPoint> {
-    let occurrence = trigger.phase.as_ref().map(|_| occurrence);
-    let calls = counts.calls.get(occurrence.unwrap_or(1) as usize - 1).map_or(&[][..], Vec::as_slice);
-    let (selected, is_one_of_every) = match trigger.occurrence {
-        Occurrence::Every => (1..=calls.len() as u64, true),
-        Occurrence::Nth(nth) => (u64::from(nth)..=u64::from(nth), false),
-    };
-    selected
-        .flat_map(|nth| {
-            let call = calls.get(nth as usize - 1);
-            let site = CallSite {
-                kind: call.map(|call| call.operation),
-                len_bytes: call.map_or(0, |call| call.bytes),
-                is_one_of_every,
-                is_last: nth == calls.len() as u64,
-                is_persistent: fault.persistence == Persistence::Persistent,
-            };
-            let point =
-                move |injection| InjectionPoint::Call { occurrence, nth, call: call.cloned(), injection };
-            fault.effect.spec().call_injections(&site).into_iter().map(point)
-        })
-        .collect()
 }
 
 impl std::fmt::Display for CountedCall {
@@ -292,26 +242,6 @@ impl std::fmt::Display for CountedCall {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         write!(f, "{}({name})", self.operation.name())
     }
-}
-
-/// At most `max` items, evenly spread, and the number that was left out. The first and the last are always
-/// kept; the seed shifts those between.
-fn sample_evenly<T>(all: Vec<T>, max: u32, seed: u64) -> (Vec<T>, u64) {
-    let (count, max) = (all.len() as u64, u64::from(max.max(1)));
-    if count <= max {
-        return (all, 0);
-    }
-    let shift = seed % (count / max).max(1);
-    let position = |nth: u64| match nth {
-        0 => 0,
-        nth if nth == max - 1 => count - 1,
-        nth => (nth * (count - 1) / (max - 1).max(1) + shift).min(count - 2),
-    };
-    let chosen: std::collections::BTreeSet<u64> = (0..max).map(position).collect();
-    let left_out = count - chosen.len() as u64;
-    let sampled =
-        all.into_iter().zip(0..).filter(|(_, index)| chosen.contains(index)).map(|(item, _)| item).collect();
-    (sampled, left_out)
 }
 
 impl PlannedFault {

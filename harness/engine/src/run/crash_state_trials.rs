@@ -26,6 +26,8 @@ pub(super) struct RecordedRun {
     states: Vec<CrashState>,
     /// How many more there are, beyond the bound.
     states_left_out: u64,
+    /// How many candidates fixed bounds left out.
+    not_enumerated: u64,
     announcements: Vec<Announcement>,
     /// What happened before, if this is a recording of a recovery.
     first_crash: Option<EarlierCrash>,
@@ -116,6 +118,7 @@ fn record_run(
         recording,
         states: Vec::new(),
         states_left_out: 0,
+        not_enumerated: 0,
         announcements,
         first_crash: None,
         dir: dir.to_path_buf(),
@@ -235,7 +238,8 @@ impl RecordedRun {
     fn enumerate_states(&mut self, scope: ExploreScope) {
         let found = enumerate(&self.recording, &scope);
         self.states = found.states;
-        self.states_left_out = found.counts.left_out.values().sum();
+        self.states_left_out = found.counts.states_left_out;
+        self.not_enumerated = found.counts.not_enumerated.values().sum();
     }
 
     /// All crash states of this run, for a plan to expand over.
@@ -253,6 +257,7 @@ impl RecordedRun {
         BaselineCounts {
             crash_states: states.map(planned).collect(),
             crash_states_left_out: self.states_left_out,
+            crash_states_not_enumerated: self.not_enumerated,
             ..BaselineCounts::default()
         }
     }

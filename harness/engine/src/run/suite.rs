@@ -13,7 +13,7 @@ use crate::file_error::{chain, file_error};
 use crate::gpu;
 use crate::judge::{JudgedTrial, verdict};
 use crate::observe::Reporter;
-use crate::plan::TrialPlan;
+use crate::plan::{TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
@@ -48,8 +48,8 @@ pub struct Suite<'a> {
     pub seed: u64,
     /// How many scenarios and trials run at the same time.
     pub jobs: usize,
-    /// If set, only this trial of each scenario runs.
-    pub only_trial: Option<u32>,
+    /// Which trials of each scenario run.
+    pub selection: TrialSelection,
     /// Existing directory in which the sandboxes are built. The caller removes it.
     pub sandboxes_dir: &'a Path,
     /// What this machine supports.
@@ -153,7 +153,8 @@ fn judge_scenario(
     let guard = prepared.started.guard_removed.as_deref();
     let baseline_plan = TrialPlan::new(&prepared.scenario, suite.seed, &Default::default());
     let plan =
-        TrialPlan::new(&prepared.scenario, suite.seed, &settings_without_guard(&prepared.target, guard));
+        TrialPlan::new(&prepared.scenario, suite.seed, &settings_without_guard(&prepared.target, guard))
+            .with_selection(suite.selection);
     // The same scenario may run several times at once, each time without another guard.
     let without_guard = guard.map(|guard| format!("-without-{guard}")).unwrap_or_default();
     let dir =
@@ -167,7 +168,7 @@ fn judge_scenario(
         reporter,
     )?;
     if !baseline.facts.ended_well {
-        let none = TrialsPlanned { total: 0, only: None };
+        let none = TrialsPlanned::default();
         let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
         return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
     }
@@ -179,11 +180,7 @@ fn judge_scenario(
         .transpose()?;
     let counts = recorded.as_ref().map_or_else(|| baseline.counts.clone(), RecordedRun::counts);
     let expanded = plan.expand(&counts);
-    if expanded.left_out > 0 {
-        reporter.emit(Event::LeftOut { trials: expanded.left_out, why: "max-trials".into() });
-    }
-    let trial_count = u32::try_from(expanded.trials.len()).unwrap_or(u32::MAX);
-    let planned = TrialsPlanned { total: trial_count, only: suite.only_trial };
+    let planned = expanded.planned;
     reporter.emit(Event::TrialsPlanned(planned));
     let context = TrialContext {
         scenario: &prepared.scenario,
@@ -191,12 +188,11 @@ fn judge_scenario(
         baseline: &baseline,
         recorded: recorded.as_ref(),
         comparable: plan.comparable(),
-        trial_count,
+        trial_count: planned.to_run(),
     };
     let trials: Result<Vec<Option<FinishedTrial>>, RunError> = expanded
         .trials
         .par_iter()
-        .filter(|trial| suite.only_trial.is_none_or(|only| only == trial.number))
         .filter(|_| !(suite.cancelled)())
         .map(|trial| {
             let reporter = reporter.for_trial(trial.number);

@@ -49,8 +49,15 @@ pub struct EnumerationCounts {
     pub candidates: BTreeMap<CrashCategory, u64>,
     /// Distinct states.
     pub distinct: BTreeMap<CrashCategory, u64>,
-    /// Crash points, candidates and states that a bound left out.
+    /// Distinct states beyond [`ExploreScope::max_states`].
     pub left_out: BTreeMap<CrashCategory, u64>,
+    /// Candidates that fixed bounds left out: crash points inside long runs of writes, and orders of many
+    /// pending changes of names. What states they lead to is not known. Each model is counted.
+    pub not_enumerated: BTreeMap<CrashCategory, u64>,
+    /// Distinct states of both categories together. A state of both counts once.
+    pub states: u64,
+    /// Those of `states` that are beyond [`ExploreScope::max_states`].
+    pub states_left_out: u64,
 }
 
 /// The result of an enumeration.
@@ -104,9 +111,9 @@ impl Enumerator<'_> {
         keep_strictest(&mut self.persisted_sets[index], crash, Witness { candidate, acknowledged });
     }
 
-    fn count_left_out(&mut self, crash: CrashKind, count: u64) {
+    fn count_not_enumerated(&mut self, crash: CrashKind, count: u64) {
         if count > 0 {
-            *self.counts.left_out.entry(crash.category()).or_insert(0) += count;
+            *self.counts.not_enumerated.entry(crash.category()).or_insert(0) += count;
         }
     }
 
@@ -117,16 +124,16 @@ impl Enumerator<'_> {
             |point: &usize| self.scope.crash_points.as_ref().is_none_or(|points| points.contains(point));
         let mut crash_points = vec![0];
         let mut start = 0;
-        let mut left_out = 0;
+        let mut skipped = 0;
         while start < ops.len() {
             let run = run_of_writes(self.recording, start);
             let is_skipped = |nth: usize| run > MAX_WRITE_RUN && nth > 2 && nth + 2 < run && nth != run / 2;
             crash_points.extend((1..=run).filter(|nth| !is_skipped(*nth)).map(|nth| start + nth));
-            left_out += (1..=run).filter(|nth| is_skipped(*nth) && in_scope(&(start + nth))).count() as u64;
+            skipped += (1..=run).filter(|nth| is_skipped(*nth) && in_scope(&(start + nth))).count() as u64;
             start += run;
         }
         crash_points.retain(in_scope);
-        self.count_left_out(crash, left_out);
+        self.count_not_enumerated(crash, skipped);
         crash_points
     }
 
@@ -168,7 +175,7 @@ impl Enumerator<'_> {
         let name_count = pending.names.len();
         let prefixes: BTreeSet<usize> = sampled_prefixes(name_count);
         let names_left_out = (name_count + 1 - prefixes.len()) as u64;
-        self.count_left_out(crash, names_left_out + pending.joined_attributes);
+        self.count_not_enumerated(crash, names_left_out + pending.joined_attributes);
         for persisted in prefixes {
             let names: Vec<PersistUnit> = pending.names[persisted..].concat();
             lose(self, names.clone(), Vec::new(), None);
@@ -265,6 +272,7 @@ impl Enumerator<'_> {
     /// Orders the states, representatives of each group first, and counts those beyond the bound.
     fn select_within_bound(mut self) -> Enumeration {
         let states = self.merge_equal_trees();
+        self.counts.states = states.len() as u64;
         for state in &states {
             for category in state.witnesses.keys().map(|crash| crash.category()).collect::<BTreeSet<_>>() {
                 *self.counts.distinct.entry(category).or_insert(0) += 1;
@@ -282,6 +290,7 @@ impl Enumerator<'_> {
             groups.into_values().flat_map(|group| spread_ranks(group.len()).into_iter().zip(group)).collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         let beyond = ranked.split_off(ranked.len().min(self.scope.max_states.max(1)));
+        self.counts.states_left_out = beyond.len() as u64;
         for (_, state) in &beyond {
             for category in state.witnesses.keys().map(|crash| crash.category()).collect::<BTreeSet<_>>() {
                 *self.counts.left_out.entry(category).or_insert(0) += 1;
