@@ -6,10 +6,12 @@
 #[macro_use]
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use assert_cmd::assert::OutputAssertExt;
+use scenarios::{Event, Record};
 use support::command::{TRAINWRECK, output_text, run_trainwreck, wait_for, workspace};
 use support::machine::{GATE, Need, SANDBOX, missing};
 use support::ordinary_user::OrdinaryUser;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     trials.extend(trials![
         missing(SANDBOX.iter().chain(&GATE));
         kill_9_of_the_harness_leaves_no_process_and_no_mount_and_recover_removes_the_rest,
+        what_was_tried_stands_next_to_the_verdict_in_each_report,
     ]);
     trials.extend(trials![missing(&[Need::Mechanism("user-namespace")]); the_same_seed_gives_the_same_plan]);
     trials.extend(trials![missing(&[Need::OrdinaryUserWith("tmpfs")]); an_ordinary_user_can_run_it_too]);
@@ -57,6 +60,14 @@ fn an_unknown_id_is_reported_with_the_nearest_known_id() {
 
 fn invalid_arguments_exit_with_2_and_help_with_0() {
     run_trainwreck(&["run", "--jobs", "0"]).assert().code(2);
+    for (verb, option) in [("run", "--max-trials"), ("ablate", "--max-trials"), ("explore", "--max-states")] {
+        for bound in ["0", "-1", "ALL", "1.5", ""] {
+            let output = run_trainwreck(&[verb, option, bound]);
+            output.clone().assert().code(2);
+            let text = output_text(&output);
+            assert!(text.contains("write a number from 1 to") || bound == "-1", "{verb} {bound}: {text}");
+        }
+    }
     run_trainwreck(&["frobnicate"]).assert().code(2);
     run_trainwreck(&["--help"]).assert().code(0);
 }
@@ -130,6 +141,48 @@ fn the_same_seed_gives_the_same_plan() {
         injections
     };
     assert_eq!(injections("a"), injections("b"));
+}
+
+/// What the trials of a record do, by their numbers.
+fn trials_in(out: &Path) -> BTreeMap<u32, String> {
+    let record = Record::parse(&std::fs::read_to_string(out.join("record.jsonl")).unwrap()).unwrap();
+    let started = record.entries.into_iter().filter_map(|entry| match entry.event {
+        Event::TrialStarted { what, .. } => Some((entry.trial.unwrap(), what)),
+        _ => None,
+    });
+    started.collect()
+}
+
+fn what_was_tried_stands_next_to_the_verdict_in_each_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, options: &[&str]| {
+        let out = dir.path().join(name);
+        let output = run_trainwreck(&[options, &["--out", out.to_str().unwrap()]].concat());
+        output.clone().assert().code(0);
+        (out, output_text(&output))
+    };
+    let (out, printed) = run("bounded", &["run", "fs-06", "--max-trials", "3"]);
+    let trials = trials_in(&out);
+    assert_eq!(trials.len(), 3);
+    let last = *trials.keys().next_back().unwrap();
+    // The last page is always tried, and has the number of pages.
+    let expected = format!("3 of {last} pages (--max-trials)");
+    let record = out.join("record.jsonl");
+    let again = output_text(&run_trainwreck(&["analyze", record.to_str().unwrap()]));
+    let total = format!("3 trials tried, {} left out by bounds; --max-trials all tries them", last - 3);
+    let files = ["report.html", "junit.xml", "summary.md"];
+    let reports = files.map(|name| std::fs::read_to_string(out.join(name)).unwrap());
+    for text in reports.iter().chain([&printed, &again]) {
+        assert!(text.contains(&expected) && text.contains(&total), "{expected}: {text}");
+    }
+    assert!(reports[0].contains("trainwreck run fs-06 --seed 1 --max-trials 3"));
+    // A trial has the same number with another bound.
+    let middle = *trials.keys().nth(1).unwrap();
+    let (out, printed) = run("only", &["run", "fs-06", "--trial", &middle.to_string()]);
+    assert_eq!(trials_in(&out), BTreeMap::from([(middle, trials[&middle].clone())]));
+    assert!(printed.contains(&format!("1 of {last} pages (only --trial {middle})")), "{printed}");
+    let (_, printed) = run("ablated", &["ablate", "fs-06", "--max-trials", "2"]);
+    assert!(printed.contains("caught") && printed.contains("2 of "), "{printed}");
 }
 
 /// The processes whose command line contains this text.

@@ -234,6 +234,18 @@ fn a_bound_counts_what_it_left_out() {
     let left_out = explore_run.json["left_out"]["power"].as_u64().unwrap();
     let distinct = explore_run.json["distinct"]["power"].as_u64().unwrap();
     assert_eq!(left_out, distinct - 20, "{}", explore_run.text);
+    let [states, beyond, max] =
+        ["states", "states_left_out", "max_states"].map(|name| explore_run.json[name].as_u64().unwrap());
+    assert_eq!((states - beyond, max), (20, 20), "a state of both kinds of crash counts once");
+    for expected in [
+        format!("20 of {distinct} states tried"),
+        format!("{beyond} of {states} states left out by --max-states 20"),
+    ] {
+        assert!(explore_run.text.contains(&expected), "{expected}: {}", explore_run.text);
+    }
+    let all = explore(&[&SAME[..], &["--max-states", "all"]].concat(), &["SAVER", "no-fsync", "WATCH"]);
+    assert_eq!(all.json["tried"].as_u64(), Some(states));
+    assert!(all.json["max_states"].is_null() && !all.text.contains("left out"), "{}", all.text);
     assert_eq!(causes(&explore_run), ["no-fsync-before-rename"], "representatives of each group come first");
 }
 

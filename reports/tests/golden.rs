@@ -364,6 +364,59 @@ fn the_names_in_junit_are_the_same_for_each_run() {
     assert_eq!(cases(names(&first)).len(), 7, "report, suite and five cases");
 }
 
+fn explored() -> Exploration {
+    let recovered = |count| [(Outcome::Recovered, count)].into();
+    Exploration {
+        version: EXPLORATION_FORMAT,
+        operations: [("write".into(), 12)].into(),
+        candidates: [(CrashCategory::Process, 18), (CrashCategory::Power, 2622)].into(),
+        distinct: [(CrashCategory::Process, 13), (CrashCategory::Power, 124)].into(),
+        left_out: BTreeMap::new(),
+        not_enumerated: BTreeMap::new(),
+        states: 124,
+        states_left_out: 0,
+        max_states: Some(20_000),
+        only_state: None,
+        outcomes: [(CrashCategory::Process, recovered(13)), (CrashCategory::Power, recovered(124))].into(),
+        findings: vec![],
+        never_synced: vec![],
+        outside: vec![],
+        refused_calls: vec![],
+        tried: 124,
+        untried: 0,
+        jobs: 2,
+        seconds: 1.0,
+        recording_seconds: 1.0,
+        states_per_second: 124.0,
+        after: None,
+        recovered_kills: 0,
+        second: vec![],
+    }
+}
+
+#[test]
+fn the_page_of_an_exploration_says_what_was_tried_of_how_many() {
+    let html = reports::exploration(&explored());
+    assert!(html.contains("Process killed: 13 of 13 states tried, of 18 candidates"), "{html}");
+    assert!(!html.contains("left out") && !html.contains("not tried") && !html.contains("not enumerated"));
+    let mut cut = Exploration { states_left_out: 104, max_states: Some(20), untried: 5, ..explored() };
+    cut.outcomes.insert(CrashCategory::Power, [(Outcome::Recovered, 15)].into());
+    cut.not_enumerated.insert(CrashCategory::Power, 7);
+    cut.recovered_kills = 10;
+    let html = reports::exploration(&cut);
+    for expected in [
+        "Power lost: 15 of 124 states tried, of 2,622 candidates",
+        "104 of 124 states left out by --max-states 20",
+        "5 states were not tried",
+        "7 candidates not enumerated",
+        "Second crashes were tried in 0 of 10 recoveries",
+    ] {
+        assert!(html.contains(expected), "{expected}: {html}");
+    }
+    let only = Exploration { only_state: Some("2-1".into()), ..explored() };
+    assert!(reports::exploration(&only).contains("only state 2-1 was tried"));
+}
+
 #[test]
 fn a_violation_without_a_guard_is_caught_and_a_survival_is_missed() {
     let mut entries = vec![entry(0, None, None, started())];

@@ -352,12 +352,35 @@ fn with_known_format(entry: RecordEntry, line: usize) -> Result<RecordEntry, Rec
     match &entry.event {
         Event::RunStarted(started) if started.format != RECORD_FORMAT => {
             let message = format!(
-                "the record has format {}, and this trainwreck reads format {RECORD_FORMAT}; analyze it with \
-                 version {} of trainwreck",
+                "the record has format {}, and this trainwreck reads format {RECORD_FORMAT}; run the scenarios \
+                 again, or analyze it with the trainwreck that wrote it (version {})",
                 started.format, started.version
             );
             Err(RecordError { line, column: 1, message })
         }
         _ => Ok(entry),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RECORD_FORMAT, Record};
+
+    #[test]
+    fn a_record_of_an_earlier_format_is_refused_with_both_numbers() {
+        let start = |format: u32| {
+            let machine = r#"{"kernel":"6","cores":1,"memory_bytes":1,"user":"root","mechanisms":[]}"#;
+            format!(
+                r#"{{"at_us":1,"event":{{"run-started":{{"format":{format},"version":"0.1.0","run":"r","started":"t","seed":1,"command":[],"machine":{machine},"scenarios":1}}}}}}"#
+            )
+        };
+        let planned = r#"{"at_us":2,"scenario":"aa-01","event":{"trials-planned":{"total":3,"possible":9}}}"#;
+        let left_out =
+            r#"{"at_us":2,"scenario":"aa-01","event":{"left-out":{"trials":6,"why":"max-trials"}}}"#;
+        let error = Record::parse(&format!("{}\n{left_out}\n", start(2))).unwrap_err();
+        assert_eq!(error.line, 1);
+        assert!(error.message.contains("format 2") && error.message.contains("format 3"), "{error}");
+        let record = Record::parse(&format!("{}\n{planned}\n", start(RECORD_FORMAT))).unwrap();
+        assert_eq!(record.entries.len(), 2);
     }
 }

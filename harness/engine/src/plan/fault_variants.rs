@@ -3,8 +3,8 @@
 use scenarios::{CallSite, CallTrigger, Fault, Occurrence, Persistence, TrialUnit, Trigger, Until};
 
 use super::gpu_injections::GpuVariants;
+use super::planned_trial::{BaselineCounts, CountedCall, InjectionPoint, PlannedFault};
 use super::trial_selection::{TrialSelection, spread_indices};
-use super::{BaselineCounts, InjectionPoint, PlannedFault};
 
 /// The variants of one fault, in an order that does not depend on any bound.
 pub(super) struct FaultVariants {
@@ -112,7 +112,7 @@ fn injection_points(fault: &Fault, place: FaultPlace<'_>) -> Vec<InjectionPoint>
 }
 
 /// The calls that the baseline run counted for a trigger.
-fn calls<'a>(trigger: &CallTrigger, place: FaultPlace<'a>) -> &'a [super::CountedCall] {
+fn calls<'a>(trigger: &CallTrigger, place: FaultPlace<'a>) -> &'a [CountedCall] {
     let occurrence = if trigger.phase.is_some() { place.occurrence } else { 1 };
     place.counts.calls.get(occurrence as usize - 1).map_or(&[], Vec::as_slice)
 }

@@ -4,8 +4,8 @@
 use scenarios::{TrialUnit, TrialsPlanned};
 
 use super::fault_variants::FaultVariants;
+use super::planned_trial::{PlannedFault, Trial};
 use super::trial_selection::{TrialSelection, spread_indices};
-use super::{PlannedFault, Trial};
 
 /// All trials of a plan.
 ///
