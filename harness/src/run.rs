@@ -84,6 +84,10 @@ fn prepare_all(
             RunMode::Run => vec![None],
             RunMode::Ablate => scenario.scenario.guards().iter().cloned().map(Some).collect(),
         };
+        if guards.is_empty() {
+            // It is not run, but a mistake in its files is one all the same.
+            scenario_library::check_target(&scenario.scenario, &scenario.source.path)?;
+        }
         for guard in guards {
             let scenario = scenario.clone();
             let mut ready =

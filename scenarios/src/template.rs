@@ -68,11 +68,26 @@ enum TemplatePart {
 impl Template {
     /// The template of a text whose words are all known.
     pub(crate) fn of(text: &str) -> Template {
-        let part = |piece: TemplatePiece<'_>| match piece {
-            TemplatePiece::Text(text) => TemplatePart::Text(text.to_owned()),
-            TemplatePiece::Word { word, .. } => TemplatePart::Placeholder(Placeholder::of_word(word)),
-        };
-        Template { parts: TemplatePieces::of(text).map(part).collect() }
+        let mut parts: Vec<TemplatePart> = Vec::new();
+        for piece in TemplatePieces::of(text) {
+            match (piece, parts.last_mut()) {
+                (TemplatePiece::Text(text), Some(TemplatePart::Text(before))) => before.push_str(text),
+                (TemplatePiece::Text(text), _) => parts.push(TemplatePart::Text(text.to_owned())),
+                (TemplatePiece::Word { word, .. }, _) => {
+                    parts.push(TemplatePart::Placeholder(Placeholder::of_word(word)));
+                }
+            }
+        }
+        Template { parts }
+    }
+
+    /// The whole text, if it has no placeholder.
+    pub fn literal(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [TemplatePart::Text(text)] => Some(text),
+            _ => None,
+        }
     }
 
     /// The text, if it has no placeholder.
@@ -112,6 +127,14 @@ pub enum CommandArgument {
 }
 
 impl CommandArgument {
+    /// The whole argument, if it has no placeholder.
+    pub fn literal(&self) -> Option<&str> {
+        match self {
+            CommandArgument::Template(template) => template.literal(),
+            CommandArgument::Settings => None,
+        }
+    }
+
     /// Whether the placeholder is in it.
     pub(crate) fn has(&self, placeholder: &Placeholder) -> bool {
         matches!(self, CommandArgument::Template(template) if template.has(placeholder))

@@ -89,7 +89,7 @@ impl TextChecker<'_> {
 
     /// A text without placeholders. It is only valid if no problem is added.
     pub(super) fn plain(&self, text: &Spanned<String>, used: TextUse, problems: &mut Vec<Problem>) -> String {
-        self.template(text, used, problems).fill(|_| "".into()).to_string_lossy().into_owned()
+        self.template(text, used, problems).literal().unwrap_or_default().to_owned()
     }
 
     /// Why the word has no value in the text, and what to write.

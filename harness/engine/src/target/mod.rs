@@ -5,6 +5,7 @@ mod cargo_build;
 mod executable;
 mod output_patterns;
 mod program;
+mod program_available;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,8 +15,9 @@ use scenarios::{CommandArgument, Placeholder, TargetFile};
 
 pub use executable::{check_command_programs, find_executable};
 pub use output_patterns::{OutputPatterns, ParsedLine};
-pub use program::{ProgramError, find_program, is_program_available};
+pub use program::{ProgramError, find_program};
 pub(crate) use program::{WorkspaceMember, find_or_build};
+pub use program_available::is_program_available;
 
 use crate::sandbox::LaunchSpec;
 

@@ -87,54 +87,27 @@ pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, Progr
     })
 }
 
-/// Whether [`find_program`] would find the program, or build it. Builds nothing.
-pub fn is_program_available(program: &Path, relative_to: &Path) -> bool {
-    if program.components().count() > 1 {
-        return is_executable(&relative_to.join(program));
-    }
-    let package = program.display().to_string();
-    let sources = [format!("{package}/Cargo.toml")];
-    let member = WorkspaceMember {
-        package: &package,
-        file: program.into(),
-        sources: &[sources[0].as_str()],
-        is_program: true,
-    };
-    let can_build = std::env::var_os("CARGO").is_some() && workspace_of(&member).is_some();
-    can_build || candidate_paths(&member).into_iter().any(|path| is_executable(&path))
-}
-
 /// Finds the built file next to the harness's own binary or, for a program, on PATH.
 ///
 /// # Errors
 /// If there is no such file, or it cannot be built.
 pub(crate) fn find_or_build(member: &WorkspaceMember<'_>) -> Result<PathBuf, ProgramError> {
-    let dirs = own_dirs();
+    let own_path = std::env::current_exe().unwrap_or_default();
+    let directory = own_path.parent().map(Path::to_path_buf).unwrap_or_default();
+    // Test programs are one directory deeper than the binaries.
+    let dirs = [directory.clone(), directory.parent().map(Path::to_path_buf).unwrap_or_default()];
     build_if_member(member, &dirs)?;
-    candidate_paths(member).into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
+    let on_path = std::env::var_os("PATH").filter(|_| member.is_program).unwrap_or_default();
+    let candidates =
+        dirs.into_iter().chain(std::env::split_paths(&on_path)).map(|dir| dir.join(&member.file));
+    candidates.into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
         let (name, package) = (member.file.to_string_lossy().into_owned(), member.package.to_owned());
-        let [directory, _] = dirs;
         match member.is_program {
             true if workspace_of(member).is_none() => not_on_path(&member.file),
             true => ProgramError::NotFound { name, package, directory },
             false => ProgramError::NoLibrary { name, package, directory },
         }
     })
-}
-
-/// The directory of the harness's own binary, and the one above it: test programs are one directory deeper
-/// than the binaries.
-fn own_dirs() -> [PathBuf; 2] {
-    let own_path = std::env::current_exe().unwrap_or_default();
-    let directory = own_path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let above = directory.parent().map(Path::to_path_buf).unwrap_or_default();
-    [directory, above]
-}
-
-/// Where the file may be, the preferred place first.
-fn candidate_paths(member: &WorkspaceMember<'_>) -> Vec<PathBuf> {
-    let on_path = std::env::var_os("PATH").filter(|_| member.is_program).unwrap_or_default();
-    own_dirs().into_iter().chain(std::env::split_paths(&on_path)).map(|dir| dir.join(&member.file)).collect()
 }
 
 fn is_usable(path: &Path, member: &WorkspaceMember<'_>) -> bool {

@@ -1,0 +1,24 @@
+//! Whether a target's program exists, for a note in `check`. Builds and starts nothing.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Whether `find_program` would find the program. A program of the workspace counts as available under cargo,
+/// because it would be built.
+pub fn is_program_available(program: &Path, relative_to: &Path) -> bool {
+    if program.components().count() > 1 {
+        return is_executable(&relative_to.join(program));
+    }
+    if std::env::var_os("CARGO").is_some() {
+        return true;
+    }
+    let own_path = std::env::current_exe().unwrap_or_default();
+    let own_dirs = own_path.ancestors().skip(1).take(2).map(Path::to_path_buf);
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = own_dirs.chain(std::env::split_paths(&on_path)).collect();
+    dirs.iter().any(|dir| is_executable(&dir.join(program)))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
