@@ -160,12 +160,9 @@ fn exit_of_library_error(error: &LibraryError) -> CommandExit {
 
 fn exit_of_program_error(error: &ProgramError) -> CommandExit {
     match error {
-        ProgramError::NotFound { .. }
-        | ProgramError::NoLibrary { .. }
-        | ProgramError::NotOnPath { .. }
-        | ProgramError::NotThere { .. }
-        | ProgramError::IsDirectory { .. }
-        | ProgramError::NotExecutable { .. } => CommandExit::InvalidInput,
+        ProgramError::NotFound { .. } | ProgramError::NoLibrary { .. } | ProgramError::Executable(_) => {
+            CommandExit::InvalidInput
+        }
         ProgramError::Interrupted { .. } => CommandExit::Interrupted,
         ProgramError::CargoNotStarted { .. } | ProgramError::NotBuilt { .. } => CommandExit::HarnessFailed,
     }
@@ -200,12 +197,15 @@ fn exit_of_run_error(error: &RunError) -> CommandExit {
 
 #[cfg(test)]
 mod tests {
+    use engine::target::ExecutableError;
+
     use super::*;
 
     #[test]
     fn invalid_input_nothing_to_rely_on_and_a_failed_harness_have_different_exits() {
         let path = PathBuf::from("out");
-        let missing = ProgramError::NotExecutable { path: path.clone() };
+        let missing = ExecutableError::NotExecutable { path: path.clone() };
+        let missing = ProgramError::Executable(missing);
         let no_space = || std::io::Error::from(std::io::ErrorKind::StorageFull);
         let file = FileError { doing: "write", path: path.clone(), source: no_space() };
         let cases = [

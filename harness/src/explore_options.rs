@@ -13,7 +13,7 @@ use crate::option_error::OptionError;
 use engine::explore::{CrashCandidate, ExploreScope, FsModel, JudgeSpec};
 use engine::file_error::file_error;
 use engine::sandbox::{HostAccess, LaunchSpec};
-use engine::target::{ProgramError, find_executable};
+use engine::target::{ExecutableError, ProgramError, find_executable};
 
 /// The checked options that describe the trainer, from the command line or from a target file.
 pub(crate) struct PreparedExploration {
@@ -46,7 +46,7 @@ impl PreparedExploration {
         let scope = scope(args);
         let only_state = parse_state(args)?;
         let command = launch_here(&args.command)?;
-        check_program(&command)?;
+        check_program(&command).map_err(ProgramError::from)?;
         let shell = |text: &String| launch_here(&["/bin/sh".into(), "-c".into(), text.into()]);
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
@@ -141,7 +141,7 @@ fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, CliError> {
 }
 
 /// Checks that the program of a command exists. It is started in the same directory, with the same PATH.
-fn check_program(launch: &LaunchSpec) -> Result<(), ProgramError> {
+fn check_program(launch: &LaunchSpec) -> Result<(), ExecutableError> {
     let cwd = launch.cwd.clone().unwrap_or_default();
     launch.argv.first().map_or(Ok(()), |program| find_executable(program, &cwd).map(drop))
 }

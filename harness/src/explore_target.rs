@@ -16,7 +16,7 @@ use engine::explore::JudgeSpec;
 use engine::file_error::file_error;
 use engine::plan::Workload;
 use engine::run::prepared_root;
-use engine::target::{Trainer, check_command_programs, find_program};
+use engine::target::{ProgramError, Trainer, check_command_programs, find_program};
 
 /// Number of samples in the data file that is submitted to the trainer.
 const SAMPLE_COUNT: u32 = 64;
@@ -36,7 +36,7 @@ pub(crate) fn prepare_target(
     let program = find_program(file.program(), &target_dir)?;
     let located = LocatedTarget { file: &file, dir: &target_dir };
     let host_access = host_access(&args.host_access, Some(located))?;
-    check_command_programs(&file)?;
+    check_command_programs(&file).map_err(ProgramError::from)?;
     let settings = guard_off_settings(&file, args.without.as_deref())?;
     let root = dir.join("root");
     std::fs::create_dir_all(&root).map_err(file_error::<CliError>("create", &root))?;

@@ -261,7 +261,7 @@ pub(crate) fn prepare_scenario(
     let target_dir = target_source.path.parent().map(Path::to_path_buf).unwrap_or_default();
     let program = find_program(target.program(), &target_dir)?;
     let host_access = host_access(access, Some(LocatedTarget { file: &target, dir: &target_dir }))?;
-    check_command_programs(&target)?;
+    check_command_programs(&target).map_err(ProgramError::from)?;
     let shim = if scenario.gpu().is_some() { shim_if_available()? } else { None };
     let command = if guard_removed.is_some() { "ablate" } else { "run" };
     let started = ScenarioStarted {

@@ -89,11 +89,11 @@ impl Workplace {
     }
 
     /// Nothing of a run with this process ID is there any more.
-    fn assert_nothing_left(&self, pid: u32) {
+    fn assert_nothing_left(&self, pid: u32, text: &str) {
         let runs_dir = self.runs_dir();
         wait_for("every process to end", || processes_with(runs_dir.to_str().unwrap()).is_empty());
         let left = self.left_runs();
-        assert!(left.is_empty(), "{left:?}");
+        assert!(left.is_empty(), "{left:?}: {text}");
         let cgroups = cgroups_of(pid);
         assert!(cgroups.is_empty(), "{cgroups:?}");
     }
@@ -144,7 +144,7 @@ fn a_signal_at_any_moment_of_a_run_gives_130_and_whole_reports_and_leaves_nothin
         let text = output_text(&output);
         assert_eq!(output.status.code(), Some(130), "{verb} after {moment_ms} ms: {text}");
         assert!(text.contains("interrupted: "), "{text}");
-        workplace.assert_nothing_left(pid);
+        workplace.assert_nothing_left(pid, &text);
         if !workplace.path("out/record.jsonl").exists() {
             assert!(text.contains("interrupted before anything was judged"), "{text}");
             continue;
@@ -181,7 +181,7 @@ fn a_second_signal_ends_the_command_at_once() {
     let runs_dir = workplace.runs_dir();
     wait_for("every process to end", || processes_with(runs_dir.to_str().unwrap()).is_empty());
     workplace.command(&["recover"]).output().unwrap().assert().code(0);
-    workplace.assert_nothing_left(child.id());
+    workplace.assert_nothing_left(child.id(), "");
 }
 
 /// A trainer that saves `saves` times. A recovery sleeps for `sleep_s`.
@@ -205,7 +205,7 @@ fn read_exploration(workplace: &Workplace) -> Exploration {
 fn finish(workplace: &Workplace, child: Child) -> Output {
     let pid = child.id();
     let output = child.wait_with_output().unwrap();
-    workplace.assert_nothing_left(pid);
+    workplace.assert_nothing_left(pid, &output_text(&output));
     output
 }
 

@@ -14,7 +14,9 @@ use super::explore_config::ExploreConfig;
 use super::record::{CommandRecording, Recording, record};
 use super::replay::{OutputOracle, RecoveryWorker, ReplayProgress, Replayer, TriedState};
 use super::report::{group_findings, never_synced};
-use super::states::{CrashCandidate, CrashState, EnumerationCounts, check_named_state, states_to_try};
+use super::states::{
+    CrashCandidate, CrashState, EnumerationCounts, UnknownStateName, states_to_try, unknown_state_name,
+};
 use crate::sandbox::ProcessExit;
 
 /// The progress of an exploration.
@@ -138,8 +140,8 @@ pub fn explore(
     let recording = recorded.recording;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
     report(ExploreProgress::Recorded { operations, saves });
-    if let Err(nearest) = check_named_state(&config.enumerate, &recording) {
-        let name = config.enumerate.only_state.as_ref().map(CrashCandidate::name).unwrap_or_default();
+    if let Some(unknown) = unknown_state_name(&config.enumerate, &recording) {
+        let UnknownStateName { name, nearest } = unknown;
         return Err(ExploreError::UnknownState { name, nearest });
     }
     let enumeration = states_to_try(&config.enumerate, &recording);

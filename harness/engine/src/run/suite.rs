@@ -196,11 +196,8 @@ fn judge_scenario(
         .filter(|_| !(suite.cancelled)())
         .map(|trial| {
             let reporter = reporter.for_trial(trial.number);
-            match run_trial(dir(&trial.number.to_string()), context, trial, &reporter) {
-                // It was cut off, so nothing is known of it.
-                Err(_) if (suite.cancelled)() => Ok(None),
-                run => run.map(Some),
-            }
+            let run = run_trial(dir(&trial.number.to_string()), context, trial, &reporter);
+            unless_cut_off(suite, run)
         })
         .collect();
     let trials: Vec<FinishedTrial> = trials?.into_iter().flatten().collect();
@@ -211,6 +208,17 @@ fn judge_scenario(
     let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
     let interrupted = trials.len() < planned.to_run() as usize;
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+}
+
+/// The trial. `None`: it was cut off by an interruption, so nothing is known of it.
+fn unless_cut_off(
+    suite: &Suite<'_>,
+    run: Result<FinishedTrial, RunError>,
+) -> Result<Option<FinishedTrial>, RunError> {
+    match run {
+        Err(_) if (suite.cancelled)() => Ok(None),
+        run => run.map(Some),
+    }
 }
 
 /// The mechanisms that a scenario needs, by their names in `doctor`.

@@ -5,7 +5,29 @@ use std::path::{Path, PathBuf};
 
 use scenarios::{CommandArgument, TargetFile};
 
-use super::program::ProgramError;
+/// Why a program cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutableError {
+    /// No program of this name on PATH.
+    #[error("`{name}` is not on PATH{}; correct the name, or give a path", nearest_hint(.nearest.as_deref()))]
+    NotOnPath { name: String, nearest: Option<String> },
+    /// The path does not exist, or cannot be reached.
+    #[error("there is no program `{path}`; correct the path", path = .path.display())]
+    NotThere { path: PathBuf, source: std::io::Error },
+    /// The path is that of a file that is not executable.
+    #[error(
+        "`{path}` is not executable; run `chmod +x` on it, or name its interpreter",
+        path = .path.display()
+    )]
+    NotExecutable { path: PathBuf },
+    /// The path is that of a directory.
+    #[error("`{path}` is a directory, not a program; correct the path", path = .path.display())]
+    IsDirectory { path: PathBuf },
+}
+
+fn nearest_hint(nearest: Option<&str>) -> String {
+    nearest.map(|nearest| format!(" (nearest: `{nearest}`)")).unwrap_or_default()
+}
 
 /// A name on PATH that differs in more letters is not suggested.
 const MAX_DISTANCE: usize = 2;
@@ -14,7 +36,7 @@ const MAX_DISTANCE: usize = 2;
 ///
 /// # Errors
 /// If there is no such file, or it is not executable.
-pub fn find_executable(program: &OsStr, relative_to: &Path) -> Result<PathBuf, ProgramError> {
+pub fn find_executable(program: &OsStr, relative_to: &Path) -> Result<PathBuf, ExecutableError> {
     let path = Path::new(program);
     if path.components().count() > 1 || program.as_encoded_bytes().contains(&b'/') {
         return check_executable(relative_to.join(path));
@@ -28,7 +50,7 @@ pub fn find_executable(program: &OsStr, relative_to: &Path) -> Result<PathBuf, P
 ///
 /// # Errors
 /// If one is not on PATH.
-pub fn check_command_programs(target: &TargetFile) -> Result<(), ProgramError> {
+pub fn check_command_programs(target: &TargetFile) -> Result<(), ExecutableError> {
     let commands = [target.start(), target.resume()].into_iter();
     let commands = commands.chain(target.verify()).chain(target.submit());
     let commands = commands.chain(target.prepare().iter().map(Vec::as_slice));
@@ -43,17 +65,17 @@ pub fn check_command_programs(target: &TargetFile) -> Result<(), ProgramError> {
 }
 
 /// The path itself, if it is that of an executable file.
-pub(super) fn check_executable(path: PathBuf) -> Result<PathBuf, ProgramError> {
+pub(super) fn check_executable(path: PathBuf) -> Result<PathBuf, ExecutableError> {
     match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => Err(ProgramError::IsDirectory { path }),
+        Ok(metadata) if metadata.is_dir() => Err(ExecutableError::IsDirectory { path }),
         Ok(_) if is_executable(&path) => Ok(path),
-        Ok(_) => Err(ProgramError::NotExecutable { path }),
-        Err(source) => Err(ProgramError::NotThere { path, source }),
+        Ok(_) => Err(ExecutableError::NotExecutable { path }),
+        Err(source) => Err(ExecutableError::NotThere { path, source }),
     }
 }
 
 /// The error for a bare name, with the most similar program that there is.
-pub(super) fn not_on_path(program: &OsStr) -> ProgramError {
+pub(super) fn not_on_path(program: &OsStr) -> ExecutableError {
     let name = program.to_string_lossy().into_owned();
     let entries =
         path_dirs().into_iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten());
@@ -64,7 +86,7 @@ pub(super) fn not_on_path(program: &OsStr) -> ProgramError {
             .then_some((distance, known))
     });
     let nearest = similar.min().map(|(_, known)| known);
-    ProgramError::NotOnPath { name, nearest }
+    ExecutableError::NotOnPath { name, nearest }
 }
 
 fn path_dirs() -> Vec<PathBuf> {

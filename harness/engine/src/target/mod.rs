@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use scenarios::{CommandArgument, Placeholder, TargetFile};
 
-pub use executable::{check_command_programs, find_executable};
+pub use executable::{ExecutableError, check_command_programs, find_executable};
 pub use output_patterns::{OutputPatterns, ParsedLine};
 pub use program::{ProgramError, find_program};
 pub(crate) use program::{WorkspaceMember, find_or_build};

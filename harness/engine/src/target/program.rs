@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::cargo_build::run_cargo;
-use super::executable::{check_executable, is_executable, not_on_path};
+use super::executable::{ExecutableError, check_executable, is_executable, not_on_path};
 use crate::sandbox::is_interrupted;
 
 /// Why the program cannot be used.
@@ -25,21 +25,9 @@ pub enum ProgramError {
         directory = .directory.display()
     )]
     NoLibrary { name: String, package: String, directory: PathBuf },
-    /// No program of this name on PATH.
-    #[error("`{name}` is not on PATH{}; correct the name, or give a path", nearest_hint(.nearest.as_deref()))]
-    NotOnPath { name: String, nearest: Option<String> },
-    /// The path does not exist, or cannot be reached.
-    #[error("there is no program `{path}`; correct the path", path = .path.display())]
-    NotThere { path: PathBuf, source: std::io::Error },
-    /// The path is that of a file that is not executable.
-    #[error(
-        "`{path}` is not executable; run `chmod +x` on it, or name its interpreter",
-        path = .path.display()
-    )]
-    NotExecutable { path: PathBuf },
-    /// The path is that of a directory.
-    #[error("`{path}` is a directory, not a program; correct the path", path = .path.display())]
-    IsDirectory { path: PathBuf },
+    /// There is no such program outside of the workspace.
+    #[error(transparent)]
+    Executable(#[from] ExecutableError),
     /// The command was interrupted while cargo built it.
     #[error("interrupted while cargo built `{name}`")]
     Interrupted { name: String },
@@ -49,10 +37,6 @@ pub enum ProgramError {
     /// Cargo could not build it, and wrote this.
     #[error("could not build `{name}`: {output}")]
     NotBuilt { name: String, output: String },
-}
-
-fn nearest_hint(nearest: Option<&str>) -> String {
-    nearest.map(|nearest| format!(" (nearest: `{nearest}`)")).unwrap_or_default()
 }
 
 /// A file that one package of the workspace builds.
@@ -74,7 +58,7 @@ pub(crate) struct WorkspaceMember<'a> {
 /// If there is no such executable file, or it cannot be built.
 pub fn find_program(program: &Path, relative_to: &Path) -> Result<PathBuf, ProgramError> {
     if program.components().count() > 1 {
-        return check_executable(relative_to.join(program));
+        return Ok(check_executable(relative_to.join(program))?);
     }
     let package = program.display().to_string();
     let sources = ["src", "kernels", "build.rs", "Cargo.toml"].map(|part| format!("{package}/{part}"));
@@ -103,7 +87,7 @@ pub(crate) fn find_or_build(member: &WorkspaceMember<'_>) -> Result<PathBuf, Pro
     candidates.into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
         let (name, package) = (member.file.to_string_lossy().into_owned(), member.package.to_owned());
         match member.is_program {
-            true if workspace_of(member).is_none() => not_on_path(&member.file),
+            true if workspace_of(member).is_none() => not_on_path(&member.file).into(),
             true => ProgramError::NotFound { name, package, directory },
             false => ProgramError::NoLibrary { name, package, directory },
         }

@@ -99,19 +99,24 @@ impl GatedRun<'_> {
         let outputs = [stdout.theirs, stderr.theirs];
         let running = sandbox.spawn_filtered(self.command, program, outputs, |listener| {
             supervisor = Some(serve_notifications(listener, watched, handler));
-        })?;
-        let ended = loop {
-            match running.wait_timeout(POLL_INTERVAL) {
-                Some(ended) => break Some(ended),
-                None if (self.cancelled)() => break None,
-                None => {}
+        });
+        let ended = running.map(|running| {
+            loop {
+                match running.wait_timeout(POLL_INTERVAL) {
+                    Some(ended) => break Some(ended),
+                    None if (self.cancelled)() => break None,
+                    None => {}
+                }
             }
-        };
-        // Fails if init has ended, by itself or because the command was interrupted.
-        sandbox.kill_all()?;
+        });
+        // Fails if init has ended, by itself or because the command was interrupted. All processes end with it.
+        let killed = sandbox.kill_all();
+        // Until it has ended it may still change files, for a call that has begun.
         if let Some(supervisor) = supervisor {
             supervisor.join();
         }
+        let ended = ended?;
+        killed?;
         let outputs: Vec<String> =
             readers.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
         let recording = recorder.locked().finish();

@@ -15,7 +15,7 @@ pub use crash_state::{CrashKind, CrashState, Witness};
 pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate};
 pub(super) use fs_model::BYTES_PART;
 pub use fs_model::{FsModel, PersistUnit};
-pub(super) use named_state::check_named_state;
+pub(super) use named_state::{UnknownStateName, unknown_state_name};
 pub use tear::Tear;
 
 use super::record::Recording;

@@ -7,16 +7,20 @@ use super::tear::Tear;
 use super::{CrashCandidate, EnumerateSpec, enumerate};
 use crate::explore::record::{OpEffect, Recording};
 
-/// Checks the state that is named, if one is. `Err`: there is no such state; with the most similar name of
-/// those that there are.
-pub(in crate::explore) fn check_named_state(
+/// The name of a state that a recording does not have.
+pub(in crate::explore) struct UnknownStateName {
+    pub(in crate::explore) name: String,
+    /// The most similar name of those that there are.
+    pub(in crate::explore) nearest: Option<String>,
+}
+
+/// The state that is named, if it is none of this recording.
+pub(in crate::explore) fn unknown_state_name(
     spec: &EnumerateSpec,
     recording: &Recording,
-) -> Result<(), Option<String>> {
-    match &spec.only_state {
-        Some(state) if !state.is_possible_in(recording) => Err(nearest_name(state, spec, recording)),
-        _ => Ok(()),
-    }
+) -> Option<UnknownStateName> {
+    let state = spec.only_state.as_ref().filter(|state| !state.is_possible_in(recording))?;
+    Some(UnknownStateName { name: state.name(), nearest: nearest_name(state, spec, recording) })
 }
 
 /// The state whose name differs in the fewest letters.
