@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 
 use crate::args::{CliCommand, CommandLine, SchemaKind};
+use crate::build_display::on_build;
 use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::{analyze, check, diagnostics, explore, interrupt, print, run, scenario_library};
@@ -79,7 +80,7 @@ fn list() -> Result<CommandExit, CliError> {
 }
 
 fn doctor() -> CommandExit {
-    for mechanism in sandbox::doctor().into_iter().chain(gpu::doctor()) {
+    for mechanism in sandbox::doctor().into_iter().chain(gpu::doctor(&on_build)) {
         let mark = if mechanism.granted { "✓" } else { "-" };
         print::line(&format!("{mark} {:<22} {}", mechanism.name, mechanism.detail));
     }

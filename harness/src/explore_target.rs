@@ -7,6 +7,7 @@ use std::path::Path;
 use scenarios::{SubmittedFile, TargetFile};
 
 use crate::args::ExploreArgs;
+use crate::build_display::on_build;
 use crate::error::CliError;
 use crate::explore_options::{PreparedExploration, parse_state, scope};
 use crate::host_access_options::{LocatedTarget, check_apart, host_access};
@@ -33,7 +34,7 @@ pub(crate) fn prepare_target(
     dir: &Path,
 ) -> Result<PreparedExploration, CliError> {
     let (file, target_dir) = scenario_library::load_target(name)?;
-    let program = find_program(file.program(), &target_dir)?;
+    let program = find_program(file.program(), &target_dir, &on_build)?;
     let located = LocatedTarget { file: &file, dir: &target_dir };
     let host_access = host_access(&args.host_access, Some(located))?;
     check_command_programs(&file).map_err(ProgramError::from)?;

@@ -8,6 +8,7 @@
 
 mod analyze;
 mod args;
+mod build_display;
 mod check;
 mod cli;
 mod diagnostics;

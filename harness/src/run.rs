@@ -10,6 +10,7 @@ use scenarios::{
 };
 
 use crate::args::RunArgs;
+use crate::build_display::on_build;
 use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::host_access_options::check_apart;
@@ -191,7 +192,7 @@ fn run_started(args: &RunArgs, scenarios: &[PreparedScenario], start: RunStart) 
     let mut mechanisms = sandbox::doctor();
     // A GPU driver may take seconds to answer, so it is only asked if a scenario needs it.
     if scenarios.iter().any(|scenario| scenario.scenario.gpu().is_some()) {
-        mechanisms.extend(gpu::doctor());
+        mechanisms.extend(gpu::doctor(&on_build));
     }
     RunStarted {
         format: scenarios::RECORD_FORMAT,

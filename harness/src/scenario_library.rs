@@ -12,6 +12,8 @@ use engine::gpu::find_shim_library;
 use engine::run::PreparedScenario;
 use engine::target::{ProgramError, check_command_programs, find_program, inherited_variables};
 
+use crate::build_display::on_build;
+
 #[derive(rust_embed::Embed)]
 #[folder = "../scenarios/library"]
 #[include = "*.yaml"]
@@ -22,6 +24,8 @@ struct ShippedScenarios;
 #[include = "*.yaml"]
 struct ShippedTargets;
 
+/// Where the shipped targets are in the workspace. Their paths in records start with it.
+const SHIPPED_TARGETS_DIR: &str = "scenarios/targets";
 /// How much of a file is read. The parser accepts less.
 const MAX_READ_BYTES: u64 = 2 << 20;
 
@@ -259,7 +263,15 @@ pub(crate) fn prepare_scenario(
     let (target_source, target) = load_target_of(&scenario, &scenario_dir)?;
     let target_file = target_source.path.display().to_string();
     let target_dir = target_source.path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let program = find_program(target.program(), &target_dir)?;
+    // A shipped target is of no use without the shipped trainer. That is not the user's mistake.
+    let is_shipped = target_source.path.starts_with(SHIPPED_TARGETS_DIR);
+    let (program, unavailable) = match find_program(target.program(), &target_dir, &on_build) {
+        Ok(program) => (program, None),
+        Err(error @ (ProgramError::NotFound { .. } | ProgramError::Executable(_))) if is_shipped => {
+            (PathBuf::new(), Some(format!("the reference trainer is not here: {error}")))
+        }
+        Err(error) => return Err(error.into()),
+    };
     let host_access = host_access(access, Some(LocatedTarget { file: &target, dir: &target_dir }))?;
     check_command_programs(&target).map_err(ProgramError::from)?;
     let shim = if scenario.gpu().is_some() { shim_if_available()? } else { None };
@@ -281,13 +293,13 @@ pub(crate) fn prepare_scenario(
         inherited: inherited_variables(&target),
         guard_removed: guard_removed.map(str::to_owned),
     };
-    Ok(PreparedScenario { scenario, target, program, host_access, shim, started, scenario_dir })
+    Ok(PreparedScenario { scenario, target, program, host_access, shim, started, scenario_dir, unavailable })
 }
 
 /// The library that simulates a GPU. Returns `None` if it is not available: scenarios that need it are then
 /// skipped. A library that cannot be built is an error.
 fn shim_if_available() -> Result<Option<PathBuf>, LibraryError> {
-    match find_shim_library() {
+    match find_shim_library(&on_build) {
         Ok(path) => Ok(Some(path)),
         Err(ProgramError::NoLibrary { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -317,7 +329,7 @@ pub(crate) fn load_target(name: &str) -> Result<(TargetFile, PathBuf), LibraryEr
     } else {
         let file = ShippedTargets::get(&format!("{name}.yaml"));
         let file = file.ok_or_else(|| LibraryError::UnknownTarget { name: name.into() })?;
-        let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
+        let path = PathBuf::from(SHIPPED_TARGETS_DIR).join(format!("{name}.yaml"));
         (String::from_utf8_lossy(&file.data).into_owned(), path)
     };
     let target = TargetFile::parse(&text, &path.display().to_string());
@@ -358,7 +370,7 @@ fn target_source_of(scenario: &Scenario, scenario_dir: &Path) -> Result<LibraryS
     }
     let shipped = ShippedTargets::get(&format!("{name}.yaml"));
     let shipped = shipped.map(|file| String::from_utf8_lossy(&file.data).into_owned());
-    let path = PathBuf::from("scenarios/targets").join(format!("{name}.yaml"));
+    let path = PathBuf::from(SHIPPED_TARGETS_DIR).join(format!("{name}.yaml"));
     shipped
         .map(|text| LibrarySource { path, text, domain: "targets".into(), is_named: false })
         .ok_or_else(|| LibraryError::Invalid(vec![scenario.unknown_target(&shipped_target_names())]))

@@ -81,15 +81,6 @@ impl Template {
         Template { parts }
     }
 
-    /// The whole text, if it has no placeholder.
-    pub fn literal(&self) -> Option<&str> {
-        match self.parts.as_slice() {
-            [] => Some(""),
-            [TemplatePart::Text(text)] => Some(text),
-            _ => None,
-        }
-    }
-
     /// The text, if it has no placeholder.
     pub fn literal(&self) -> Option<&str> {
         match &self.parts[..] {

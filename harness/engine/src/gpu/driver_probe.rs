@@ -10,6 +10,7 @@ use scenarios::Mechanism;
 use super::shim_library::find_shim_library;
 use super::sys::{LibraryError, LoadedLibrary};
 use crate::file_error::chain;
+use crate::target::OnBuild;
 
 /// Name of the mechanism that provides a simulated GPU.
 pub const SIMULATED_GPU: &str = "simulated-gpu";
@@ -59,9 +60,9 @@ enum ProbeError {
     NoDevice,
 }
 
-/// Probes the simulated and the real GPU.
-pub fn doctor() -> Vec<Mechanism> {
-    let (simulated, real) = match find_shim_library() {
+/// Probes the simulated and the real GPU. Builds the shim's library first, if it can.
+pub fn doctor(on_build: OnBuild<'_>) -> Vec<Mechanism> {
+    let (simulated, real) = match find_shim_library(on_build) {
         // A real GPU is also used through the shim, so it needs the shim's library too.
         Ok(path) => (run_probe(SIMULATED_GPU, &path), run_probe(REAL_GPU, Path::new(DRIVER_LIBRARY))),
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::target::{ProgramError, WorkspaceMember, find_or_build};
+use crate::target::{OnBuild, ProgramError, WorkspaceMember, find_or_build};
 
 /// File name of the library.
 const LIBRARY_FILE: &str = "libsimgpu.so";
@@ -11,11 +11,12 @@ const LIBRARY_FILE: &str = "libsimgpu.so";
 ///
 /// # Errors
 /// If the library can't be found or built.
-pub fn find_shim_library() -> Result<PathBuf, ProgramError> {
-    find_or_build(&WorkspaceMember {
+pub fn find_shim_library(on_build: OnBuild<'_>) -> Result<PathBuf, ProgramError> {
+    let member = WorkspaceMember {
         package: "simgpu",
         file: LIBRARY_FILE.into(),
         sources: &["harness/simgpu", "target-trainer/kernels"],
         is_program: false,
-    })
+    };
+    find_or_build(&member, on_build)
 }

@@ -38,6 +38,8 @@ pub struct PreparedScenario {
     pub started: ScenarioStarted,
     /// Directory of the scenario file.
     pub scenario_dir: PathBuf,
+    /// Why this installation cannot run it, if so. It is then skipped.
+    pub unavailable: Option<String>,
 }
 
 /// Which scenarios to run, and how.
@@ -110,7 +112,9 @@ fn run_scenario(
         interrupted: true,
         ..without_trials(Verdict::Inconclusive { why: why.into() })
     };
-    let (judged, failure) = match missing_mechanism(&prepared.scenario, suite.mechanisms) {
+    let unavailable = prepared.unavailable.clone();
+    let missing = unavailable.or_else(|| missing_mechanism(&prepared.scenario, suite.mechanisms));
+    let (judged, failure) = match missing {
         // First, because an interrupted check of the machine finds nothing.
         _ if (suite.cancelled)() => (interrupted("interrupted before it began"), None),
         Some(why) => (without_trials(Verdict::Skipped { why }), None),

@@ -15,7 +15,7 @@ use scenarios::{CommandArgument, Placeholder, TargetFile};
 
 pub use executable::{ExecutableError, check_command_programs, find_executable};
 pub use output_patterns::{OutputPatterns, ParsedLine};
-pub use program::{ProgramError, find_program};
+pub use program::{BuildEvent, OnBuild, ProgramAdvice, ProgramError, find_program};
 pub(crate) use program::{WorkspaceMember, find_or_build};
 pub use program_available::is_program_available;
 
