@@ -13,7 +13,7 @@ use crate::error::{CliError, UnusableRecord};
 use crate::exit::CommandExit;
 use crate::report_paths::ReportDir;
 use crate::{print, report_files};
-use engine::judge::{JudgedTrial, TrialEvents, trial_facts, verdict};
+use engine::judge::{AblationRuns, JudgedTrial, TrialEvents, ablation_verdict, trial_facts, verdict};
 use engine::plan::TrialPlan;
 
 /// The name of the record in the directory of a report.
@@ -153,7 +153,17 @@ fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
     let trials = read_trials(entries, &scenario, &target, baseline);
     let judged: Vec<JudgedTrial<'_>> =
         trials.iter().map(|(number, facts, lines)| JudgedTrial { number: *number, facts, lines }).collect();
-    Ok(verdict(&scenario, baseline, &planned, &judged))
+    let verdict = verdict(&scenario, baseline, &planned, &judged);
+    if started.guard_removed.is_none() {
+        return Ok(verdict);
+    }
+    let control = entries
+        .iter()
+        .find_map(|entry| if let Event::GuardControl(facts) = &entry.event { Some(facts) } else { None });
+    Ok(match control {
+        Some(control) => ablation_verdict(verdict, &AblationRuns { baseline, control }, &judged),
+        None => Verdict::Inconclusive { why: "the record has no undisturbed run without the guard".into() },
+    })
 }
 
 /// Each trial that ended: its number, its facts and its output lines.

@@ -40,8 +40,9 @@ pub(crate) enum CliCommand {
     ///
     /// A guard is one protection of the trainer, such as an atomic save. A scenario lists the guards that it
     /// relies on, and is run once for each of them. Without the guard the scenario must be violated: this
-    /// proves that it can detect the fault. Each guard is reported as `caught` (the scenario was violated) or
-    /// `MISSED` (it survived anyway).
+    /// proves that it can detect the fault. Each guard is reported as `caught by harm` (what the trainer did or
+    /// left was wrong), `caught by words only` (only lines of output were missing) or `MISSED` (it survived
+    /// anyway). If the trainer does not work without the guard, even without a fault, nothing is shown.
     Ablate(RunArgs),
     /// Record one run of any trainer and test its recovery from crash states
     ///

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use scenarios::{
     Event, MachineFacts, Mechanism, Record, RunEnded, RunStarted, TrialCounts, TrialTotals, TrialsPlanned,
-    Verdict,
+    Verdict, ViolationKind,
 };
 
 use crate::args::RunArgs;
@@ -232,7 +232,9 @@ fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mo
     let (good, bad) = match mode {
         RunMode::Run => (format!("{survived} survived"), format!("{violated} violated")),
         RunMode::Ablate => {
-            (format!("{violated} of {} guards caught", results.len()), format!("{survived} missed"))
+            let words = count(|verdict| verdict.violation_kind() == Some(ViolationKind::Words));
+            let words = if words > 0 { format!(" ({words} by words only)") } else { String::new() };
+            (format!("{violated} of {} guards caught{words}", results.len()), format!("{survived} missed"))
         }
     };
     let seconds = record.entries.last().map_or(0.0, |entry| entry.at_us as f64 / 1e6);

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use scenarios::{Event, FailedRun, RecordEntry, TrialCounts, Verdict};
+use scenarios::{Event, FailedRun, RecordEntry, TrialCounts, Verdict, ViolationKind};
 
 use crate::print;
 use engine::locks::LockExt;
@@ -68,8 +68,9 @@ impl RunDisplay {
         // The ID without the removed guard, which is printed after the number of trials.
         let id = id.split(' ').next().unwrap_or_default();
         self.print_line(&format!(
-            "{mark} {id:<9} {label:<13} {seconds:>6.1} s{trials}{guard}  {}",
-            scenario.title
+            "{mark} {id:<9} {label:<width$} {seconds:>6.1} s{trials}{guard}  {}",
+            scenario.title,
+            width = if self.ablating { 20 } else { 13 }
         ));
         verdict_reasons(verdict, self.ablating)
             .iter()
@@ -131,11 +132,13 @@ fn progress_bar(scenarios: u64) -> ProgressBar {
     bar
 }
 
-/// The mark and the word for a verdict. With `ablating`, a violation shows that the removed guard was caught.
+/// The mark and the words for a verdict. With `ablating`, a violation shows that the removed guard was caught.
 fn verdict_label(verdict: &Verdict, ablating: bool) -> (&'static str, &'static str) {
+    let only_words = verdict.violation_kind() == Some(ViolationKind::Words);
     match verdict {
         Verdict::Survived if ablating => ("✗", "MISSED"),
-        Verdict::Violated { .. } if ablating => ("✓", "caught"),
+        Verdict::Violated { .. } if ablating && only_words => ("✓", "caught by words only"),
+        Verdict::Violated { .. } if ablating => ("✓", "caught by harm"),
         Verdict::Survived => ("✓", "survived"),
         Verdict::Violated { .. } => ("✗", "VIOLATED"),
         Verdict::Inconclusive { .. } => ("?", "inconclusive"),

@@ -45,6 +45,9 @@ fn test_case(scenario: &ScenarioView<'_>) -> TestCase {
         case.add_property(Property::new("trials-left-out", scenario.counts.left_out().to_string()));
         case.set_system_out(format!("tried: {}", scenario.counts));
     }
+    if scenario.status() == ScenarioStatus::Caught {
+        case.add_property(Property::new("result", scenario.label()));
+    }
     case
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn text(run: &RunView<'_>) -> String {
             text,
             "| {} {} | `{}` | {}{guard} | {} | {:.1} |",
             status.symbol(),
-            status.label(),
+            scenario.label(),
             cell(scenario.id),
             cell(&scenario.started.title),
             scenario.counts,

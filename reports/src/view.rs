@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use scenarios::{
     BaselineFacts, Event, FailedRun, Outcome, Reason, Record, RecordEntry, RunEnded, RunStarted, Scenario,
-    ScenarioStarted, TrialCounts, TrialFacts, Verdict,
+    ScenarioStarted, TrialCounts, TrialFacts, Verdict, ViolationKind,
 };
 
 use crate::error::ReportError;
@@ -157,6 +157,15 @@ impl ScenarioView<'_> {
     /// Whether each expectation is known to have held or failed in the trials.
     pub(crate) fn is_judged(&self) -> bool {
         matches!(self.verdict, Some(Verdict::Survived | Verdict::Violated { .. })) && !self.trials.is_empty()
+    }
+
+    /// The status in words. Of a guard that was caught, it says what showed it.
+    pub(crate) fn label(&self) -> &'static str {
+        match (self.status(), self.verdict.and_then(Verdict::violation_kind)) {
+            (ScenarioStatus::Caught, Some(ViolationKind::Words)) => "caught by words only",
+            (ScenarioStatus::Caught, _) => "caught by harm",
+            (status, _) => status.label(),
+        }
     }
 
     /// The reason of an inconclusive or skipped scenario.

@@ -168,6 +168,7 @@ fn record() -> Record {
         expectation: "always: {outcome: [recovered]}".into(),
         trial: Some(2),
         found: HOSTILE.into(),
+        kind: ViolationKind::Harm,
     }];
     add("aa-01", "all is well", &[Outcome::Recovered, Outcome::Recovered], Some(Verdict::Survived));
     add("bb-01", HOSTILE, &[Outcome::Recovered, Outcome::Crashed], Some(Verdict::Violated { reasons }));
@@ -424,7 +425,21 @@ fn a_violation_without_a_guard_is_caught_and_a_survival_is_missed() {
     entries.push(judged("aa-01", Verdict::Violated { reasons: vec![] }));
     entries.push(entry(0, Some("bb-01"), None, scenario("killed", Some("atomic-save"))));
     entries.push(judged("bb-01", Verdict::Survived));
-    let summary = reports::summary(&Record { entries, truncated: false }).unwrap();
+    let summary = reports::summary(&Record { entries: entries.clone(), truncated: false }).unwrap();
+    let words = Reason {
+        expectation: "reached: {output: x}".into(),
+        trial: None,
+        found: "no line matched".into(),
+        kind: ViolationKind::Words,
+    };
+    let caught_by_words = [
+        entry(0, Some("cc-01"), None, scenario("killed", Some("atomic-save"))),
+        judged("cc-01", Verdict::Violated { reasons: vec![words] }),
+    ];
+    let record = Record { entries: [&entries[..], &caught_by_words].concat(), truncated: false };
+    for text in [html_of(&record), markdown_of(&record), junit_of(&record)] {
+        assert!(text.contains("caught by harm") && text.contains("caught by words only"), "{text}");
+    }
     let counts: Vec<(&str, usize)> =
         summary.counts.iter().map(|count| (count.label, count.scenarios)).collect();
     assert_eq!(counts, [("missed", 1), ("caught", 1)]);

@@ -50,5 +50,5 @@ pub use trial_counts::{TrialCounts, TrialTotals};
 pub use trials_planned::{TrialBound, TrialUnit, TrialsPlanned, grouped};
 pub use trigger::{CallTrigger, Occurrence, Trigger, Until};
 pub use units::{ByteSize, UnitError, parse_bytes, parse_duration};
-pub use verdict::{Outcome, Reason, Verdict};
+pub use verdict::{Outcome, Reason, Verdict, ViolationKind};
 pub use yaml::problem::{InvalidFile, Problem};

@@ -41,6 +41,8 @@ pub enum Event {
     ScenarioStarted(Box<ScenarioStarted>),
     /// The baseline has been run, or was taken from this run's cache.
     Baseline(BaselineFacts),
+    /// In a run of `ablate`: the undisturbed run without the guard. It comes before the first trial.
+    GuardControl(Box<BaselineFacts>),
     /// A run without any fault did not end well, so the scenario is inconclusive.
     UndisturbedRunFailed(Box<FailedRun>),
     /// The trials that the scenario consists of, and those that are left out. Comes before the first trial.

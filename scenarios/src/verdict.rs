@@ -41,6 +41,17 @@ impl std::fmt::Display for Outcome {
     }
 }
 
+/// What shows that an expectation did not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ViolationKind {
+    /// What the target did or left: its outcome, lost steps, weights, files, processes, time or memory.
+    #[default]
+    Harm,
+    /// Only a line of output is missing, such as a message about the fault.
+    Words,
+}
+
 /// One expectation that did not hold, and the trial in which it did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
@@ -50,6 +61,9 @@ pub struct Reason {
     pub trial: Option<u32>,
     /// What was observed instead, one line.
     pub found: String,
+    /// What shows it.
+    #[serde(default)]
+    pub kind: ViolationKind,
 }
 
 /// The result of a scenario.
@@ -64,4 +78,14 @@ pub enum Verdict {
     Inconclusive { why: String },
     /// This machine does not support the fault.
     Skipped { why: String },
+}
+
+impl Verdict {
+    /// What shows that the scenario is violated: harm if there is any, else words. `None` if it is not violated.
+    pub fn violation_kind(&self) -> Option<ViolationKind> {
+        let Verdict::Violated { reasons } = self else { return None };
+        let only_words =
+            !reasons.is_empty() && reasons.iter().all(|reason| reason.kind == ViolationKind::Words);
+        Some(if only_words { ViolationKind::Words } else { ViolationKind::Harm })
+    }
 }

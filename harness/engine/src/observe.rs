@@ -60,6 +60,12 @@ impl Reporter {
         Reporter { trial: Some(trial), entries: Some(Arc::default()), ..self.clone() }
     }
 
+    /// A reporter for a run of which only the result is reported. It stores its entries, and no observer sees
+    /// them.
+    pub fn for_unreported_run(&self) -> Reporter {
+        Reporter { observer: Arc::new(Tee::new(Vec::new())), ..self.for_trial(0) }
+    }
+
     /// Emits an event that happens now.
     pub fn emit(&self, event: Event) {
         let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);

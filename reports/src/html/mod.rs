@@ -88,7 +88,7 @@ fn overview(run: &RunView<'_>) -> Markup {
                     @for scenario in worst_first(run) {
                         @let status = scenario.status();
                         tr {
-                            td class={ "verdict " (status.tone()) } { (status.symbol()) " " (status.label()) }
+                            td class={ "verdict " (status.tone()) } { (status.symbol()) " " (scenario.label()) }
                             td { a href={ "#" (anchor_id(scenario.id)) } { code { (clean(scenario.id)) } } }
                             td { (clean(&scenario.started.title)) }
                             td { (clean(&scenario.started.severity)) }

@@ -22,7 +22,7 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
             aria-label=(clean(scenario.id)) {
             header {
                 h2 { code { (clean(scenario.id)) } " " (clean(&scenario.started.title)) }
-                span class={ "verdict " (status.tone()) } { (status.symbol()) " " (status.label()) }
+                span class={ "verdict " (status.tone()) } { (status.symbol()) " " (scenario.label()) }
                 @if let Some(guard) = &scenario.started.guard_removed {
                     span.soft { "without the guard " code { (clean(guard)) } }
                 }

@@ -1,16 +1,18 @@
 //! Compares the facts of the trials with the expectations of a scenario and gives its verdict. Pure: no
 //! clock, no files, no processes, so that a record can be judged again.
 
+mod ablation;
 mod trial_facts;
 mod unmet;
 
 use scenarios::{
     BaselineFacts, Fact, FailedRun, Modality, Reason, Scenario, TrialFacts, TrialsPlanned,
-    UndisturbedCommand, Verdict,
+    UndisturbedCommand, Verdict, ViolationKind,
 };
 
 use unmet::{CountedQuantity, Unmet};
 
+pub use ablation::{AblationRuns, ablation_verdict};
 pub use trial_facts::{TrialEvents, trial_facts};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -106,6 +108,7 @@ fn gpu_defect_reason(trial: &JudgedTrial<'_>) -> Option<Reason> {
         expectation: NO_GPU_DEFECTS.into(),
         trial: Some(trial.number),
         found: format!("{defect}{more}"),
+        kind: ViolationKind::Harm,
     })
 }
 
@@ -120,7 +123,11 @@ fn violations(
         let unmet = check_fact(&expectation.fact, index, baseline, trial).err()?;
         Some(unmet.to_string())
     };
-    let reason = |trial, found| Reason { expectation: expectation.text.clone(), trial, found };
+    let kind = match expectation.fact {
+        Fact::Output(_) => ViolationKind::Words,
+        _ => ViolationKind::Harm,
+    };
+    let reason = |trial, found| Reason { expectation: expectation.text.clone(), trial, found, kind };
     match expectation.modality {
         Modality::Always => {
             trials.iter().filter_map(|trial| Some(reason(Some(trial.number), found(trial)?))).collect()

@@ -76,12 +76,51 @@ impl BaselineCache {
         requests: CountRequests<'_>,
         reporter: &Reporter,
     ) -> Result<MeasuredBaseline, RunError> {
-        let slot = self.slot(&config, requests);
+        let run = || run_baseline(dir, config, scenario, requests, &reporter.for_trial(0));
+        let baseline = self.measure(&config, requests, run)?;
+        if baseline.facts.cached {
+            // So that the scenario's part of the record is complete.
+            let reporter = reporter.for_trial(0);
+            baseline.entries.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
+        }
+        reporter.emit(Event::Baseline(baseline.facts.clone()));
+        emit_failed(&baseline, UndisturbedCommand::Baseline, reporter);
+        Ok(baseline)
+    }
+
+    /// Returns the undisturbed run without a guard from the cache, or runs it. `config` has the settings
+    /// without the guard. Emits only its result.
+    ///
+    /// # Errors
+    /// As [`BaselineCache::get`].
+    pub(super) fn guard_control(
+        &self,
+        dir: PathBuf,
+        config: TrialConfig<'_>,
+        scenario: &Scenario,
+        reporter: &Reporter,
+    ) -> Result<MeasuredBaseline, RunError> {
+        let requests = CountRequests { calls: None, gpu_calls: &[] };
+        let run = || run_baseline(dir, config, scenario, requests, &reporter.for_unreported_run());
+        let control = self.measure(&config, requests, run)?;
+        reporter.emit(Event::GuardControl(Box::new(control.facts.clone())));
+        emit_failed(&control, UndisturbedCommand::WithoutGuard, reporter);
+        Ok(control)
+    }
+
+    /// Returns a run from the cache, or runs it. The facts tell which.
+    fn measure(
+        &self,
+        config: &TrialConfig<'_>,
+        requests: CountRequests<'_>,
+        run: impl FnOnce() -> Result<MeasuredBaseline, RunError>,
+    ) -> Result<MeasuredBaseline, RunError> {
+        let slot = self.slot(config, requests);
         let mut failure = None;
         let mut fresh = false;
         let result = slot.get_or_init(|| {
             fresh = true;
-            match run_baseline(dir, config, scenario, requests, &reporter.for_trial(0)) {
+            match run() {
                 Ok(baseline) => BaselineResult::Measured(Box::new(baseline)),
                 Err(RunError::TargetFailed(failed)) => BaselineResult::TargetFailed(failed),
                 Err(error) => {
@@ -92,7 +131,11 @@ impl BaselineCache {
             }
         });
         match (result, failure) {
-            (BaselineResult::Measured(baseline), _) => Ok(emit_baseline(baseline, fresh, reporter)),
+            (BaselineResult::Measured(baseline), _) => {
+                let mut baseline = (**baseline).clone();
+                baseline.facts.cached = !fresh;
+                Ok(baseline)
+            }
             (BaselineResult::TargetFailed(failed), _) => {
                 let failed = FailedRun { shared: !fresh, ..(**failed).clone() };
                 Err(RunError::TargetFailed(Box::new(failed)))
@@ -112,21 +155,12 @@ impl BaselineCache {
     }
 }
 
-/// Emits the baseline. If it comes from the cache, its entries are emitted again, so that the scenario's part
-/// of the record is complete.
-fn emit_baseline(baseline: &MeasuredBaseline, fresh: bool, reporter: &Reporter) -> MeasuredBaseline {
-    let mut baseline = baseline.clone();
-    baseline.facts.cached = !fresh;
-    if !fresh {
-        let reporter = reporter.for_trial(0);
-        baseline.entries.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
-    }
-    reporter.emit(Event::Baseline(baseline.facts.clone()));
-    if let Some(failed) = &baseline.failed {
-        let failed = FailedRun { shared: !fresh, ..failed.clone() };
+/// Emits why the run cannot be compared with, if it did not end well.
+fn emit_failed(measured: &MeasuredBaseline, command: UndisturbedCommand, reporter: &Reporter) {
+    if let Some(failed) = &measured.failed {
+        let failed = FailedRun { command, shared: measured.facts.cached, ..failed.clone() };
         reporter.emit(Event::UndisturbedRunFailed(Box::new(failed)));
     }
-    baseline
 }
 
 fn run_baseline(

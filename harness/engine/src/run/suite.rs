@@ -11,7 +11,7 @@ use scenarios::{
 
 use crate::file_error::{chain, file_error};
 use crate::gpu;
-use crate::judge::{JudgedTrial, verdict};
+use crate::judge::{AblationRuns, JudgedTrial, ablation_verdict, verdict};
 use crate::observe::Reporter;
 use crate::plan::{TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
@@ -176,6 +176,22 @@ fn judge_scenario(
         let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
         return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
     }
+    let control = guard
+        .map(|_| {
+            let config = trial_config(suite, prepared, &plan);
+            cache.guard_control(dir("control"), config, &prepared.scenario, reporter)
+        })
+        .transpose()?;
+    let compared_with_control = |verdict, trials: &[JudgedTrial<'_>]| match &control {
+        Some(control) => {
+            let runs = AblationRuns { baseline: &baseline.facts, control: &control.facts };
+            ablation_verdict(verdict, &runs, trials)
+        }
+        None => verdict,
+    };
+    if let verdict @ Verdict::Inconclusive { .. } = compared_with_control(Verdict::Survived, &[]) {
+        return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
+    }
     let recorded = plan
         .crash_states()
         .map(|selection| {
@@ -210,6 +226,7 @@ fn judge_scenario(
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
     let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
+    let verdict = compared_with_control(verdict, &judged);
     let interrupted = trials.len() < planned.to_run() as usize;
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
 }
