@@ -1,0 +1,345 @@
+//! Runs without any fault: one that fails says how it ended and what it printed last, and `ablate` runs each
+//! target without its guard undisturbed before it calls anything caught.
+//!
+//! `cargo test -p trainwreck --test undisturbed`. Not covered: the time limit of `prepare`, which is a minute.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use support::command::{TRAINWRECK, output_text, workspace};
+use support::machine::{GATE, SANDBOX, missing};
+
+const TARGET: &str = r"
+version: 1
+id: shell
+title: a few lines of shell
+program: PROGRAM
+places: {checkpoints: ckpt}
+prepare: [[/bin/sh, -c, 'PREPARE', '{checkpoints}']]
+generate: {text: [/bin/sh, -c, 'GENERATE', '{file}']}
+submit: [/bin/sh, -c, 'SUBMIT', '{file}']
+setting-args: ['{key}={value}']
+start: ['{program}', '{root}', '{settings}']
+announces:
+  step: '^step (?<step>\d+)'
+  saved: '^saved step (?<step>\d+)'
+  resumed: '^resumed from step (?<step>\d+)'
+phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
+same: '^finished with (?<value>\d+)'
+guards: {some-guard: {guard: MODE}}
+timeouts: {stall: 1 s, finish: 20 s}
+";
+
+const SCENARIO: &str = r"
+version: 1
+id: fs-ID
+title: a stub under test
+severity: extra
+target: {use: target.yaml, submit: [{generate: {kind: text, samples: 1}}]}
+method: [METHOD]
+expect: [EXPECT]
+guards: [some-guard]
+";
+
+/// A trainer that saves every third of 12 steps. Without its guard it has one defect, named by the argument.
+const TRAINER: &str = r#"#!/bin/sh
+cd "$1" || exit 9
+mode=${2#guard=}
+FIRST
+[ "$mode" = no-start ] && { echo "broken from the start" >&2; exit 1; }
+[ "$mode" = hangs ] && sleep 100
+mkdir -p ckpt
+step=0
+[ -f ckpt/latest ] && [ "$mode" != forgets ] && read -r step <ckpt/latest
+[ "$mode" = silent ] || echo "watching"
+echo "resumed from step $step"
+last=12
+[ "$mode" = stops-early ] && last=11
+while [ "$step" -lt $last ]; do
+    sleep 0.01
+    step=$((step + 1))
+    echo "step $step"
+    if [ $((step % 3)) -eq 0 ]; then
+        echo $step >ckpt/new
+        mv ckpt/new ckpt/latest
+        echo "saved step $step"
+    fi
+done
+[ "$mode" = other-result ] && step=77
+echo "finished with $step"
+"#;
+
+const CRASH: &str = "crash: {when: {step: 8}}";
+const RECOVERS: &str = "{always: {outcome: [recovered]}}";
+
+/// What a bad command does: prints on both outputs, with an escape sequence, and exits with 7.
+const FAILS: &str = r"echo on-stdout; printf '\033[31mthe-reason\n' >&2; exit 7";
+const ESCAPED_REASON: &str = "stderr: \u{241b}[31mthe-reason";
+
+fn main() -> ExitCode {
+    let mut trials = trials![
+        a_missing_program_is_a_note_for_check_and_invalid_input_for_run,
+        without_the_reference_trainer_its_scenarios_are_skipped_with_the_reason,
+    ];
+    trials.extend(trials![
+        missing(&SANDBOX);
+        a_failed_baseline_shows_its_ending_and_last_lines_everywhere,
+        a_baseline_ended_by_a_signal_or_a_time_limit_says_so,
+        each_failed_command_before_the_target_shows_its_last_lines,
+        a_failed_run_that_scenarios_share_is_shown_by_each,
+        a_target_that_fails_without_its_guard_has_caught_nothing,
+        a_guard_is_caught_by_harm_or_by_words_only,
+    ]);
+    trials.extend(trials![
+        missing(&GATE);
+        a_failed_recorded_run_shows_its_last_lines,
+        explore_shows_the_last_lines_of_a_failed_run,
+    ]);
+    support::trial::run(trials)
+}
+
+/// The files of a scenario and its target, in a directory of their own.
+struct Files {
+    dir: tempfile::TempDir,
+    first: &'static str,
+    mode: &'static str,
+    prepare: String,
+    generate: String,
+    submit: String,
+    method: &'static str,
+    expect: &'static str,
+}
+
+/// What the command printed, and its reports.
+struct Reported {
+    code: Option<i32>,
+    printed: String,
+    /// What was printed, the page, the JUnit file and the summary.
+    texts: Vec<String>,
+}
+
+impl Files {
+    fn new() -> Files {
+        Files {
+            dir: tempfile::tempdir().unwrap(),
+            first: ":",
+            mode: "none",
+            prepare: "mkdir -p \"$0\"".into(),
+            generate: ": > \"$0\"".into(),
+            submit: ":".into(),
+            method: CRASH,
+            expect: RECOVERS,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, id: &str) -> String {
+        let trainer = self.path("trainer.sh");
+        std::fs::write(&trainer, TRAINER.replace("FIRST", self.first)).unwrap();
+        make_executable(Path::new(&trainer));
+        let quoted = |script: &str| script.replace('\'', "''");
+        let target = TARGET
+            .replace("PROGRAM", &trainer)
+            .replace("PREPARE", &quoted(&self.prepare))
+            .replace("GENERATE", &quoted(&self.generate))
+            .replace("SUBMIT", &quoted(&self.submit))
+            .replace("MODE", self.mode);
+        std::fs::write(self.path("target.yaml"), target).unwrap();
+        let scenario = SCENARIO.replace("ID", id).replace("METHOD", self.method);
+        let path = self.path(&format!("{id}.yaml"));
+        std::fs::write(&path, scenario.replace("EXPECT", self.expect)).unwrap();
+        path
+    }
+
+    /// Runs `verb` on scenarios with these ids, and analyzes the record.
+    fn report(&self, verb: &str, ids: &[&str]) -> Reported {
+        let out = self.path("out");
+        let scenarios: Vec<String> = ids.iter().map(|id| self.write(id)).collect();
+        let mut command = Command::new(TRAINWRECK);
+        let output =
+            command.arg(verb).args(&scenarios).args(["--jobs", "1", "--out", &out]).output().unwrap();
+        let printed = output_text(&output);
+        let report = |name: &str| {
+            std::fs::read_to_string(Path::new(&out).join(name)).unwrap_or_else(|_| panic!("{printed}"))
+        };
+        let texts = ["report.html", "junit.xml", "summary.md"].map(report);
+        let texts = [vec![printed.clone()], texts.to_vec()].concat();
+        let record = format!("{out}/record.jsonl");
+        let again = Command::new(TRAINWRECK).args(["analyze", &record]).output().unwrap();
+        let again_text = output_text(&again);
+        assert_eq!(again.status.code(), output.status.code(), "{printed}{again_text}");
+        assert!(again_text.contains("as recorded"), "{again_text}");
+        Reported { code: output.status.code(), printed, texts }
+    }
+}
+
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Reported {
+    /// Asserts that nothing could be judged, and that each report has these texts and no escape sequence.
+    fn assert_inconclusive(&self, expected: &[&str]) {
+        assert_eq!(self.code, Some(3), "{}", self.printed);
+        for (index, text) in self.texts.iter().enumerate() {
+            let text = text.replace("&#96;", "`");
+            for expected in expected {
+                // Markdown shows a backtick as an apostrophe.
+                let other = expected.replace('`', "'");
+                assert!(text.contains(expected) || text.contains(&other), "{index}: {expected}: {text}");
+            }
+            assert!(!text.contains('\u{1b}'), "{index}: {text}");
+        }
+    }
+}
+
+fn a_failed_baseline_shows_its_ending_and_last_lines_everywhere() {
+    let files = Files { first: FAILS, ..Files::new() };
+    let expected = ["the baseline run ended with exit code 7", "stdout: on-stdout", ESCAPED_REASON];
+    let reported = files.report("run", &["01"]);
+    reported.assert_inconclusive(&expected);
+    assert_eq!(
+        reported.printed.matches("the-reason").count(),
+        1,
+        "only the last attempt: {}",
+        reported.printed
+    );
+}
+
+fn a_baseline_ended_by_a_signal_or_a_time_limit_says_so() {
+    let killed = Files { first: "echo last-words; kill -9 $$", ..Files::new() };
+    killed.report("run", &["01"]).assert_inconclusive(&["was ended by signal 9", "stdout: last-words"]);
+    let late = Files { first: "echo last-words; sleep 100", ..Files::new() };
+    late.report("run", &["01"]).assert_inconclusive(&["exceeded its time limit", "stdout: last-words"]);
+}
+
+fn each_failed_command_before_the_target_shows_its_last_lines() {
+    let fails = || FAILS.to_owned();
+    let failing = [
+        ("prepare", Files { prepare: fails(), ..Files::new() }),
+        ("generate", Files { generate: fails(), ..Files::new() }),
+        ("submit", Files { submit: fails(), ..Files::new() }),
+    ];
+    for (command, files) in failing {
+        let ended = format!("`{command}` command ended with exit code 7");
+        files.report("run", &["01"]).assert_inconclusive(&[&ended, "stdout: on-stdout", ESCAPED_REASON]);
+    }
+}
+
+fn a_failed_run_that_scenarios_share_is_shown_by_each() {
+    for files in [Files { first: FAILS, ..Files::new() }, Files { prepare: FAILS.into(), ..Files::new() }] {
+        let reported = files.report("run", &["01", "02"]);
+        reported.assert_inconclusive(&["which was run once for several scenarios,", ESCAPED_REASON]);
+        for text in &reported.texts {
+            assert_eq!(text.matches("the-reason").count(), 2, "{text}");
+        }
+    }
+}
+
+/// While it is recorded, the target sees its root at another path.
+fn a_failed_recorded_run_shows_its_last_lines() {
+    let first = "case $1 in *shown) echo seen >&2; exit 6;; esac";
+    let method = "crash-states: {of: [process], during: checkpoint-save}";
+    let files = Files { first, method, ..Files::new() };
+    let reported = files.report("run", &["01"]);
+    reported.assert_inconclusive(&["the recorded run ended with exit code 6", "stderr: seen"]);
+}
+
+fn explore_shows_the_last_lines_of_a_failed_run() {
+    let failing = "if [ -e \"$0/x\" ]; then echo stale-lock >&2; exit 4; fi; : > \"$0/x\"";
+    for (script, expected) in [
+        (FAILS, ["exit code 7 without any fault", "stdout: on-stdout", ESCAPED_REASON]),
+        (failing, ["exit code 4 without any fault", "already `crashed`", "stderr: stale-lock"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = dir.path().to_str().unwrap();
+        let command = ["explore", "--watch", watch, "--", "/bin/sh", "-c", script, watch];
+        let output = Command::new(TRAINWRECK).args(command).output().unwrap();
+        let text = output_text(&output);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(expected.iter().all(|expected| text.contains(expected)), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+}
+
+fn a_target_that_fails_without_its_guard_has_caught_nothing() {
+    for (mode, expected) in [
+        ("no-start", "ended with exit code 1"),
+        ("hangs", "exceeded its time limit"),
+        ("stops-early", "ended at step 11, the baseline at step 12"),
+        ("other-result", "ended with [77], the baseline with [12]"),
+    ] {
+        let reported = Files { mode, ..Files::new() }.report("ablate", &["01"]);
+        let expected = format!("the undisturbed run without the guard {expected}");
+        reported.assert_inconclusive(&[&expected, "not known whether the guard matters"]);
+        assert!(reported.printed.contains("0 of 1 guards caught"), "{}", reported.printed);
+    }
+    let no_start = Files { mode: "no-start", ..Files::new() }.report("ablate", &["01"]);
+    no_start.assert_inconclusive(&["stderr: broken from the start"]);
+}
+
+fn a_guard_is_caught_by_harm_or_by_words_only() {
+    let expect = "{always: {outcome: [recovered]}}, {reached: {output: '^watching'}}";
+    let ablate = |mode, method| Files { mode, method, expect, ..Files::new() }.report("ablate", &["01"]);
+    for (mode, expected) in [("forgets", "caught by harm"), ("silent", "caught by words only")] {
+        let reported = ablate(mode, CRASH);
+        assert_eq!(reported.code, Some(0), "{}", reported.printed);
+        for text in &reported.texts {
+            assert!(text.contains(expected), "{mode}: {text}");
+        }
+    }
+    assert!(ablate("silent", CRASH).printed.contains("1 of 1 guards caught (1 by words only)"));
+    let missed = ablate("none", CRASH);
+    assert_eq!(missed.code, Some(1), "{}", missed.printed);
+    // The run ends before this step, so the fault is never effective: what is missing then shows nothing.
+    let too_late = "crash: {when: {step: 40}}";
+    ablate("silent", too_late).assert_inconclusive(&["effective in none of the trials"]);
+}
+
+fn a_missing_program_is_a_note_for_check_and_invalid_input_for_run() {
+    let files = Files::new();
+    let scenario = files.write("01");
+    let target = files.path("target.yaml");
+    let text = std::fs::read_to_string(&target).unwrap();
+    std::fs::write(&target, text.replace(&files.path("trainer.sh"), "pyton3")).unwrap();
+    for file in [&target, &scenario] {
+        let output = Command::new(TRAINWRECK).args(["check", file]).output().unwrap();
+        let text = output_text(&output);
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(text.contains("note: `pyton3` is neither in"), "{text}");
+    }
+    let out = files.path("out");
+    let output = Command::new(TRAINWRECK).args(["run", &scenario, "--out", &out]).output().unwrap();
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("install it, or give its path") && !text.contains("cargo build"), "{text}");
+}
+
+/// As after an installation of the command alone.
+fn without_the_reference_trainer_its_scenarios_are_skipped_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("trainwreck");
+    std::fs::copy(TRAINWRECK, &copy).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&copy);
+        command.args(arguments).current_dir(dir.path());
+        command.env_remove("CARGO").env("PATH", "/usr/bin:/bin").output().unwrap()
+    };
+    let output = run(&["run", "fs-02", "--out", "out"]);
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("skipped") && text.contains("the reference trainer is not here"), "{text}");
+    let shipped = workspace().join("scenarios/library/filesystem/fs-02-inodes-exhausted.yaml");
+    let output = run(&["check", shipped.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
+}
