@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use super::inherited::variable_name_problem;
-use super::target_file::TargetDraft;
 use crate::target::TargetFile;
 use crate::template::{RESERVED_WORDS, is_word};
 use crate::yaml::problem::{Problem, SourceSpan};
@@ -32,24 +31,35 @@ impl KeySpans {
         self.0.get(map).and_then(|keys| keys.get(key)).copied().unwrap_or_default()
     }
 
-    /// Checks the names of places and environment variables.
-    pub(super) fn check(&self, draft: &TargetDraft, problems: &mut Vec<Problem>) {
-        for name in draft.places.keys() {
+    /// Checks the names of places.
+    pub(super) fn check_places<'n>(
+        &self,
+        names: impl Iterator<Item = &'n String>,
+        problems: &mut Vec<Problem>,
+    ) {
+        for name in names {
             let (message, help) = match name.as_str() {
                 reserved if RESERVED_WORDS.contains(&reserved) => {
                     let message =
                         format!("a place cannot be named `{name}`: `{{{name}}}` has its own meaning");
-                    (message, "choose another name".to_owned())
+                    (message, "choose another name")
                 }
                 word if is_word(word) => continue,
                 _ => {
                     let message = format!("a place cannot be named `{name}`");
-                    (message, "write a letter or `_`, then letters, digits, `-` and `_`".to_owned())
+                    (message, "write a letter or `_`, then letters, digits, `-` and `_`")
                 }
             };
             problems.push(Problem::at(self.span("places", name), message).help(help));
         }
-        let names = draft.environment.keys();
+    }
+
+    /// Checks the names of environment variables.
+    pub(super) fn check_variables<'n>(
+        &self,
+        names: impl Iterator<Item = &'n String>,
+        problems: &mut Vec<Problem>,
+    ) {
         problems.extend(names.filter_map(|name| variable_name_problem(name, self.span("environment", name))));
     }
 

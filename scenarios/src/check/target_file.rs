@@ -155,7 +155,8 @@ impl TargetFile {
         let (draft, mut problems) = read::deserialize_all::<TargetDraft>(&mut root);
         let is_complete = problems.is_empty();
         let target = draft.map(|draft| {
-            key_spans.check(&draft, &mut problems);
+            key_spans.check_places(draft.places.keys(), &mut problems);
+            key_spans.check_variables(draft.environment.keys(), &mut problems);
             let place_names = draft.places.keys().cloned().collect();
             let texts = TextChecker { file_text: text, place_names };
             let target = checked_target(draft, &texts, &mut problems);
