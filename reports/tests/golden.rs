@@ -297,7 +297,12 @@ fn cells(html: &str) -> Vec<&str> {
 #[test]
 fn a_cell_shows_whether_an_expectation_failed_and_not_the_outcome() {
     let planned = TrialsPlanned { total: 3, possible: 3, ..TrialsPlanned::default() };
-    let reason = |trial| Reason { expectation: "always: verifies".into(), trial, found: "2 files".into() };
+    let reason = |trial| Reason {
+        expectation: "always: verifies".into(),
+        trial,
+        found: "2 files".into(),
+        kind: ViolationKind::Harm,
+    };
     let inconclusive = Verdict::Inconclusive { why: "the harness failed".into() };
     for (verdict, expected) in [
         (Verdict::Survived, ["good", "good", "good"]),
@@ -321,7 +326,12 @@ fn a_cell_shows_whether_an_expectation_failed_and_not_the_outcome() {
 #[test]
 fn of_many_trials_those_with_a_failed_expectation_are_shown() {
     let planned = TrialsPlanned { total: 1000, possible: 1000, ..TrialsPlanned::default() };
-    let reason = Reason { expectation: "always: verifies".into(), trial: Some(999), found: "no".into() };
+    let reason = Reason {
+        expectation: "always: verifies".into(),
+        trial: Some(999),
+        found: "no".into(),
+        kind: ViolationKind::Harm,
+    };
     let html = html_of(&record_of(planned, 1000, Verdict::Violated { reasons: vec![reason] }));
     assert_eq!(cells(&html).len(), 200);
     assert_eq!(cells(&html).last(), Some(&"bad"));
@@ -390,6 +400,9 @@ fn explored() -> Exploration {
         recording_seconds: 1.0,
         states_per_second: 124.0,
         after: None,
+        checks: vec![],
+        sandbox_hints: vec![],
+        untried_recoveries: 0,
         recovered_kills: 0,
         second: vec![],
     }
