@@ -188,7 +188,8 @@ fn a_mutated_name_of_a_state_names_another_state_or_none() {
         let output = workplace.run(&[&saved[..5], &["--state", name], &trainer].concat());
         let text = output_text(&output);
         let code = output.status.code().unwrap();
-        assert!([0, 1, 2].contains(&code), "{name}: {code}: {text}");
+        // 3: nothing says what is right, so a recovery that ends with 0 is not judged.
+        assert!([0, 1, 2, 3].contains(&code), "{name}: {code}: {text}");
         assert_eq!(code == 2, text.contains("--state: "), "{name}: {code}: {text}");
     }
 }
