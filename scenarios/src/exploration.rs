@@ -330,7 +330,12 @@ impl Exploration {
             ));
         }
         if self.untried > 0 {
-            lines.push(format!("interrupted: {} states were not tried", grouped(self.untried)));
+            lines.push(format!(
+                "interrupted: {} of {} states; {} states were not tried",
+                grouped(self.tried),
+                grouped(self.tried + self.untried),
+                grouped(self.untried)
+            ));
         }
         let not_enumerated: u64 = self.not_enumerated.values().sum();
         if not_enumerated > 0 {
