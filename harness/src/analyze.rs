@@ -154,16 +154,14 @@ fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
     let judged: Vec<JudgedTrial<'_>> =
         trials.iter().map(|(number, facts, lines)| JudgedTrial { number: *number, facts, lines }).collect();
     let verdict = verdict(&scenario, baseline, &planned, &judged);
-    if started.guard_removed.is_none() {
-        return Ok(verdict);
+    let control = entries.iter().find_map(|entry| {
+        if let Event::GuardControl(facts) = &entry.event { Some(facts.as_ref()) } else { None }
+    });
+    if started.guard_removed.is_some() && control.is_none() {
+        let why = "the record has no undisturbed run without the guard".into();
+        return Ok(Verdict::Inconclusive { why });
     }
-    let control = entries
-        .iter()
-        .find_map(|entry| if let Event::GuardControl(facts) = &entry.event { Some(facts) } else { None });
-    Ok(match control {
-        Some(control) => ablation_verdict(verdict, &AblationRuns { baseline, control }, &judged),
-        None => Verdict::Inconclusive { why: "the record has no undisturbed run without the guard".into() },
-    })
+    Ok(ablation_verdict(verdict, &AblationRuns { baseline, control }, &judged))
 }
 
 /// Each trial that ended: its number, its facts and its output lines.

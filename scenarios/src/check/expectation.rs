@@ -214,3 +214,21 @@ pub(super) fn check_expectations_fit(
         checker.problems.push(Problem::at(expect_span, message).help("remove one of the two"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn no_trial_can_be_expected_to_be_not_judged() {
+        let parse = |outcome: &str| {
+            let text = format!(
+                "version: 1\nid: fs-01\ntitle: t\nseverity: extra\ntarget: {{use: x}}\n\
+                 method: [{{crash: {{when: {{step: 4}}}}}}]\nexpect: [{{always: {{outcome: [{outcome}]}}}}]\n"
+            );
+            Scenario::parse(&text, "s").map_err(|error| error.problems[0].message.clone())
+        };
+        assert!(parse("recovered").is_ok());
+        assert!(parse("not-judged").unwrap_err().contains("an outcome of `explore`"));
+    }
+}

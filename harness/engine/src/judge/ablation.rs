@@ -5,22 +5,25 @@ use scenarios::{BaselineFacts, FailedRun, UndisturbedCommand, Verdict};
 
 use super::JudgedTrial;
 
-/// The undisturbed runs with which an ablation is compared.
+/// The undisturbed runs with which the trials are compared.
 pub struct AblationRuns<'a> {
     /// With every guard.
     pub baseline: &'a BaselineFacts,
-    /// Without the guard.
-    pub control: &'a BaselineFacts,
+    /// Without the guard. `None` if no guard is removed.
+    pub control: Option<&'a BaselineFacts>,
 }
 
 /// Returns what the verdict on the trials shows about the guard. A violation shows that it matters only if the
 /// target works without the guard and without the fault, and only in a trial in which the fault was effective.
+/// If no guard is removed, the verdict stays as it is.
 pub fn ablation_verdict(judged: Verdict, runs: &AblationRuns<'_>, trials: &[JudgedTrial<'_>]) -> Verdict {
-    if let Some(why) = control_difference(runs) {
-        let why = format!("{why}: it is not known whether the guard matters under the fault");
+    if let Some(why) = runs.difference() {
         return Verdict::Inconclusive { why };
     }
-    let Verdict::Violated { mut reasons } = judged else { return judged };
+    let mut reasons = match judged {
+        Verdict::Violated { reasons } if runs.control.is_some() => reasons,
+        other => return other,
+    };
     let is_effective = |number: Option<u32>| {
         let of_reason = |trial: &&JudgedTrial<'_>| number.is_none_or(|number| trial.number == number);
         trials.iter().filter(of_reason).any(|trial| !trial.facts.evidence.is_empty())
@@ -34,21 +37,23 @@ pub fn ablation_verdict(judged: Verdict, runs: &AblationRuns<'_>, trials: &[Judg
     }
 }
 
-/// How the undisturbed run without the guard differs from the baseline, if it does.
-fn control_difference(runs: &AblationRuns<'_>) -> Option<String> {
-    let AblationRuns { baseline, control } = runs;
-    if let Some(defect) = control.gpu_defects.first() {
-        return Some(format!(
-            "without the guard, the simulated GPU found a defect without any fault ({defect})"
-        ));
+impl AblationRuns<'_> {
+    /// Why the trials show nothing about the guard, because the two undisturbed runs differ already.
+    pub fn difference(&self) -> Option<String> {
+        let difference = difference(self.baseline, self.control?)?;
+        Some(format!("{difference}: it is not known whether the guard matters under the fault"))
     }
-    if let Some(ending) = control.ending.filter(|_| !control.ended_well) {
-        let failed = FailedRun::new(UndisturbedCommand::WithoutGuard, ending, Vec::new());
-        return Some(FailedRun { shared: control.cached, ..failed }.to_string());
-    }
+}
+
+fn difference(baseline: &BaselineFacts, control: &BaselineFacts) -> Option<String> {
     let run = UndisturbedCommand::WithoutGuard;
+    if let Some(defect) = control.gpu_defects.first() {
+        return Some(format!("the simulated GPU found a defect in {run} ({defect})"));
+    }
     if !control.ended_well {
-        return Some(format!("{run} did not end well"));
+        let Some(ending) = control.ending else { return Some(format!("{run} did not end well")) };
+        let failed = FailedRun::new(run, ending, Vec::new());
+        return Some(FailedRun { shared: control.cached, ..failed }.to_string());
     }
     if control.steps != baseline.steps {
         return Some(format!(
@@ -126,7 +131,7 @@ mod tests {
         let facts = [facts(true), facts(false)];
         let trials = [(1, &facts[0]), (2, &facts[1])];
         let trials = trials.map(|(number, facts)| JudgedTrial { number, facts, lines: &[] });
-        ablation_verdict(judged, &AblationRuns { baseline: &baseline, control }, &trials)
+        ablation_verdict(judged, &AblationRuns { baseline: &baseline, control: Some(control) }, &trials)
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
-    Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, TrialsPlanned, Trigger, Verdict,
+    BaselineFacts, Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, TrialsPlanned,
+    Trigger, Verdict,
 };
 
 use crate::file_error::{chain, file_error};
@@ -176,21 +177,14 @@ fn judge_scenario(
         let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
         return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
     }
-    let control = guard
-        .map(|_| {
-            let config = trial_config(suite, prepared, &plan);
-            cache.guard_control(dir("control"), config, &prepared.scenario, reporter)
-        })
-        .transpose()?;
-    let compared_with_control = |verdict, trials: &[JudgedTrial<'_>]| match &control {
-        Some(control) => {
-            let runs = AblationRuns { baseline: &baseline.facts, control: &control.facts };
-            ablation_verdict(verdict, &runs, trials)
-        }
-        None => verdict,
-    };
-    if let verdict @ Verdict::Inconclusive { .. } = compared_with_control(Verdict::Survived, &[]) {
-        return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
+    let control = run_guard_control(suite, prepared, cache, &plan, reporter)?;
+    let ablation = AblationRuns { baseline: &baseline.facts, control: control.as_ref() };
+    if let Some(why) = ablation.difference() {
+        return Ok(JudgedScenario {
+            verdict: Verdict::Inconclusive { why },
+            planned: None,
+            interrupted: false,
+        });
     }
     let recorded = plan
         .crash_states()
@@ -226,7 +220,7 @@ fn judge_scenario(
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
     let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
-    let verdict = compared_with_control(verdict, &judged);
+    let verdict = ablation_verdict(verdict, &ablation, &judged);
     let interrupted = trials.len() < planned.to_run() as usize;
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
 }
@@ -240,6 +234,21 @@ fn unless_cut_off(
         Err(_) if (suite.cancelled)() => Ok(None),
         run => run.map(Some),
     }
+}
+
+/// The undisturbed run without the guard, if one is removed.
+fn run_guard_control(
+    suite: &Suite<'_>,
+    prepared: &PreparedScenario,
+    cache: &BaselineCache,
+    plan: &TrialPlan,
+    reporter: &Reporter,
+) -> Result<Option<BaselineFacts>, RunError> {
+    let Some(guard) = &prepared.started.guard_removed else { return Ok(None) };
+    let dir = suite.sandboxes_dir.join(format!("{}-without-{guard}-control", prepared.scenario.id()));
+    let config = trial_config(suite, prepared, plan);
+    let control = cache.guard_control(dir, config, &prepared.scenario, reporter)?;
+    Ok(Some(control.facts))
 }
 
 /// The mechanisms that a scenario needs, by their names in `doctor`.
