@@ -175,19 +175,7 @@ impl TargetFile {
 
 /// The target file. It is only valid if no problem is added.
 fn checked_target(draft: TargetDraft, texts: &TextChecker<'_>, problems: &mut Vec<Problem>) -> TargetFile {
-    if draft.version.value != 1 {
-        problems.push(
-            draft
-                .version
-                .problem(format!("version {} is not supported", draft.version.value))
-                .help("write `version: 1`"),
-        );
-    }
-    if draft.program.value.is_empty() {
-        problems.push(
-            draft.program.problem("`program` is empty").help("write the name or the path of a program"),
-        );
-    }
+    check_head(&draft, problems);
     let mut command = |command: &CommandDraft, used| checked_command(command, used, texts, problems);
     let start = command(&draft.start, placeholders::START);
     let resume = draft.resume.as_ref().map(|resume| command(resume, placeholders::RESUME));
@@ -209,14 +197,7 @@ fn checked_target(draft: TargetDraft, texts: &TextChecker<'_>, problems: &mut Ve
         id: draft.id,
         title: draft.title,
         program: PathBuf::from(texts.plain(&draft.program, placeholders::PROGRAM, problems)),
-        environment: draft
-            .environment
-            .iter()
-            .map(|(name, Spanned { value, span })| {
-                let text = Spanned { value: value.0.clone(), span: *span };
-                (name.clone(), texts.template(&text, placeholders::ENVIRONMENT, problems))
-            })
-            .collect(),
+        environment: checked_environment(&draft.environment, texts, problems),
         inherit: checked_inherit(&draft.inherit, &draft.environment, problems),
         writable: draft.writable.iter().map(|dir| checked_writable(dir, texts, problems)).collect(),
         network: draft.network.map(|network| match network {
@@ -230,11 +211,7 @@ fn checked_target(draft: TargetDraft, texts: &TextChecker<'_>, problems: &mut Ve
         resume: resume.unwrap_or_else(|| start.clone()),
         start,
         setting_args: checked_setting_args(&draft.setting_args, texts, problems),
-        announces: Announces {
-            step: pattern_with_group(draft.announces.step, "step", problems),
-            saved: draft.announces.saved.map(|pattern| pattern_with_group(pattern, "step", problems)),
-            resumed: draft.announces.resumed.map(|pattern| pattern_with_group(pattern, "step", problems)),
-        },
+        announces: checked_announces(draft.announces, problems),
         phases: draft
             .phases
             .into_iter()
@@ -250,6 +227,46 @@ fn checked_target(draft: TargetDraft, texts: &TextChecker<'_>, problems: &mut Ve
         stall: draft.timeouts.stall.map_or(DEFAULT_STALL, |time| time.0),
         finish: draft.timeouts.finish.map_or(DEFAULT_FINISH, |time| time.0),
         places,
+    }
+}
+
+/// Checks what stands before the commands.
+fn check_head(draft: &TargetDraft, problems: &mut Vec<Problem>) {
+    if draft.version.value != 1 {
+        problems.push(
+            draft
+                .version
+                .problem(format!("version {} is not supported", draft.version.value))
+                .help("write `version: 1`"),
+        );
+    }
+    if draft.program.value.is_empty() {
+        problems.push(
+            draft.program.problem("`program` is empty").help("write the name or the path of a program"),
+        );
+    }
+}
+
+/// The environment variables of the file.
+fn checked_environment(
+    variables: &BTreeMap<String, Spanned<SettingValue>>,
+    texts: &TextChecker<'_>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, Template> {
+    variables
+        .iter()
+        .map(|(name, Spanned { value, span })| {
+            let text = Spanned { value: value.0.clone(), span: *span };
+            (name.clone(), texts.template(&text, placeholders::ENVIRONMENT, problems))
+        })
+        .collect()
+}
+
+fn checked_announces(draft: AnnouncesDraft, problems: &mut Vec<Problem>) -> Announces {
+    Announces {
+        step: pattern_with_group(draft.step, "step", problems),
+        saved: draft.saved.map(|pattern| pattern_with_group(pattern, "step", problems)),
+        resumed: draft.resumed.map(|pattern| pattern_with_group(pattern, "step", problems)),
     }
 }
 
