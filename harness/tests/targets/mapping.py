@@ -65,15 +65,15 @@ def main():
     for twin in twins:
         check(twin, 2)
     assert os.path.samefile(*twins), "two names of one file have become two files"
-    step = 0
-    if os.path.exists(checkpoint):
+    step, recovers = 0, os.path.exists(checkpoint)
+    if recovers:
         # A rename that is half done leaves both names.
         temporary = os.path.join(directory, "temporary")
         is_half_renamed = os.path.exists(temporary) and os.path.samefile(temporary, checkpoint)
         step = check(checkpoint, 2 if is_half_renamed else 1)
     print(f"resumed from step {step}", flush=True)
-    if "recovers" in sys.argv:
-        store_until_killed([path for path in (checkpoint, twins[0]) if os.path.exists(path)])
+    if recovers:
+        store_until_killed([checkpoint, twins[0]])
     while step < STEPS:
         step += 1
         save(directory, step)

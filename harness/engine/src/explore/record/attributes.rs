@@ -45,7 +45,7 @@ pub struct FileAttributes {
     pub xattrs: BTreeMap<OsString, Vec<u8>>,
     /// The modification time. `None`: it follows from the operations.
     pub modified: Option<FileTime>,
-    /// The access time. `None`: that of the modification.
+    /// The access time. `None`: it follows from the operations.
     pub accessed: Option<FileTime>,
 }
 

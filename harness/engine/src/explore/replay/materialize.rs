@@ -136,6 +136,10 @@ impl<'a> Materializer<'a> {
                 TreeEntry::Symlink { node, .. }
                 | TreeEntry::File { node, .. }
                 | TreeEntry::Pipe { node, .. } => {
+                    if tree.leftover_names.contains(&(*root, path.clone())) {
+                        self.create(&name, entry)?;
+                        continue;
+                    }
                     if let Some(first) = links.first_names.get(node) {
                         let base = &self.base_dir;
                         linkat(base, first.as_c_str(), base, name.as_c_str(), AtFlags::empty())?;
@@ -327,7 +331,7 @@ impl<'a> Materializer<'a> {
         let set = self.recording.attributes(attributes.set);
         let simulated = self.simulated_time(attributes.last_change);
         let modified = set.modified.filter(|_| attributes.keeps_time).map_or(simulated, |time| time.spec());
-        FileTimes { accessed: set.accessed.map_or(modified, |time| time.spec()), modified }
+        FileTimes { accessed: set.accessed.map_or(simulated, |time| time.spec()), modified }
     }
 
     /// A modification time as if each operation had taken 10 ms, so that the order of the operations shows in

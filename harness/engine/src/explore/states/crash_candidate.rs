@@ -1,7 +1,7 @@
 //! A crash point with its persisted set: what had happened, and what of it was lost or torn. Computes the
 //! file tree that is left. Pure; does not know which candidates a model allows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +59,16 @@ pub struct FileTree {
     pub roots: Vec<EntryAttributes>,
     /// In the order of the paths.
     pub entries: BTreeMap<(u32, PathBuf), TreeEntry>,
+    /// Old names of renames that are half done. They are files of their own, not further names of the renamed
+    /// files.
+    pub leftover_names: BTreeSet<(u32, PathBuf)>,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct NodeName {
+    dir: NodeId,
+    name: OsString,
 }
 
 /// The attributes of a node at a crash point.
@@ -137,7 +147,7 @@ impl CrashCandidate {
     pub fn tree(&self, recording: &Recording) -> FileTree {
         let mut names = recording.initial_names.clone();
         let (mut contents, mut last_changes) = (HashMap::new(), HashMap::new());
-        let mut attributes = HashMap::new();
+        let (mut attributes, mut leftovers) = (HashMap::new(), HashSet::new());
         let mut frozen_files = Vec::new();
         for (index, op) in recording.ops[..self.op_count as usize].iter().enumerate() {
             match &op.effect {
@@ -151,6 +161,14 @@ impl CrashCandidate {
                             Some(node) => drop(directory.insert(change.name.clone(), node)),
                             None => drop(directory.remove(&change.name)),
                         }
+                        leftovers.remove(&NodeName { dir: change.dir, name: change.name.clone() });
+                    }
+                    if let [_, old] = &changes[..]
+                        && old.node.is_none()
+                        && self.is_lost(index, 1)
+                        && !self.is_lost(index, 0)
+                    {
+                        leftovers.insert(NodeName { dir: old.dir, name: old.name.clone() });
                     }
                 }
                 OpEffect::Resize { node, .. }
@@ -197,13 +215,16 @@ impl CrashCandidate {
             contents: &mut contents,
             last_changes: &last_changes,
             attributes: &attributes,
+            leftovers: &leftovers,
             entries: Vec::new(),
+            leftover_names: BTreeSet::new(),
         };
         for root in 0..recording.roots.len() {
             walk.walk_directory(root as u32, root as NodeId, &PathBuf::new());
         }
         let roots = (0..recording.roots.len() as NodeId).map(|root| walk.attributes_of(root)).collect();
-        FileTree { roots, entries: walk.entries.into_iter().collect() }
+        let TreeWalk { entries, leftover_names, .. } = walk;
+        FileTree { roots, entries: entries.into_iter().collect(), leftover_names }
     }
 }
 
@@ -230,7 +251,9 @@ struct TreeWalk<'w> {
     last_changes: &'w HashMap<NodeId, u32>,
     /// Of the nodes whose attributes were set.
     attributes: &'w HashMap<NodeId, SetAttributes>,
+    leftovers: &'w HashSet<NodeName>,
     entries: Vec<((u32, PathBuf), TreeEntry)>,
+    leftover_names: BTreeSet<(u32, PathBuf)>,
 }
 
 impl TreeWalk<'_> {
@@ -258,6 +281,9 @@ impl TreeWalk<'_> {
                 }
             };
             let is_directory = matches!(entry, TreeEntry::Directory { .. });
+            if !self.leftovers.is_empty() && self.leftovers.contains(&NodeName { dir, name: name.clone() }) {
+                self.leftover_names.insert((root, path.clone()));
+            }
             self.entries.push(((root, path.clone()), entry));
             if is_directory {
                 self.walk_directory(root, node, &path);
@@ -296,8 +322,12 @@ impl FileTree {
         let mut first_names: HashMap<NodeId, u32> = HashMap::with_capacity(self.entries.len());
         for (index, ((root, path), entry)) in (0..).zip(&self.entries) {
             append(&[&root.to_le_bytes(), path.as_os_str().as_bytes(), &attributes_key(entry.attributes())]);
-            let mut first_name =
-                |node: &NodeId| (index - *first_names.entry(*node).or_insert(index)).to_le_bytes();
+            let is_leftover =
+                !self.leftover_names.is_empty() && self.leftover_names.contains(&(*root, path.clone()));
+            let mut first_name = |node: &NodeId| match is_leftover {
+                true => [0; 4],
+                false => (index - *first_names.entry(*node).or_insert(index)).to_le_bytes(),
+            };
             match entry {
                 TreeEntry::Directory { .. } => append(&[b"d"]),
                 TreeEntry::Symlink { node, target, .. } => {
