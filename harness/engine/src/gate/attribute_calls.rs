@@ -4,18 +4,26 @@
 use nix::libc;
 
 use super::CallKind;
-use super::calls::{CallRequest, PathArgument};
 
 /// What a call on attributes acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttributeObject {
     Fd(i32),
-    /// `follow`: if the last component is a symbolic link, the link is followed. Without a text, or with an
-    /// empty one, the object is the descriptor itself.
+    /// A path from a directory, with the address of its text in the target's memory. `follow`: if its last
+    /// component is a symbolic link, the link is followed. Without a text, or with an empty one, the object is
+    /// the descriptor itself.
     Path {
-        path: PathArgument,
+        dir_fd: i32,
+        text_address: u64,
         follow: bool,
     },
+}
+
+/// A decoded call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AttributeCall {
+    pub(super) kind: CallKind,
+    pub(super) object: AttributeObject,
 }
 
 /// `setxattrat` and `removexattrat` of Linux 6.13. All architectures have the same numbers.
@@ -57,9 +65,9 @@ pub(super) fn attribute_call_numbers() -> Vec<i64> {
 }
 
 /// Decodes a call that changes attributes. Returns `None` for every other call.
-pub(super) fn decode_attribute_call(number: i64, args: [u64; 6]) -> Option<CallRequest> {
+pub(super) fn decode_attribute_call(number: i64, args: [u64; 6]) -> Option<AttributeCall> {
     let [a, b, c, d, e, _] = args;
-    let by_fd = |kind| CallRequest::SetAttributes { kind, object: AttributeObject::Fd(a as i32) };
+    let by_fd = |kind| AttributeCall { kind, object: AttributeObject::Fd(a as i32) };
     Some(match number {
         libc::SYS_fchmod => by_fd(CallKind::Chmod),
         libc::SYS_fchmodat => at_path(CallKind::Chmod, a, b, NO_FLAGS),
@@ -77,7 +85,7 @@ pub(super) fn decode_attribute_call(number: i64, args: [u64; 6]) -> Option<CallR
 
 /// Decodes the calls that only older architectures have.
 #[cfg(target_arch = "x86_64")]
-fn decode_legacy(number: i64, args: [u64; 6]) -> Option<CallRequest> {
+fn decode_legacy(number: i64, args: [u64; 6]) -> Option<AttributeCall> {
     let [a, b, ..] = args;
     Some(match number {
         libc::SYS_chmod => at_path(CallKind::Chmod, CURRENT_DIR, a, NO_FLAGS),
@@ -90,14 +98,13 @@ fn decode_legacy(number: i64, args: [u64; 6]) -> Option<CallRequest> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn decode_legacy(_number: i64, _args: [u64; 6]) -> Option<CallRequest> {
+fn decode_legacy(_number: i64, _args: [u64; 6]) -> Option<AttributeCall> {
     None
 }
 
-fn at_path(kind: CallKind, dir_fd: u64, text_address: u64, flags: u64) -> CallRequest {
-    let path = PathArgument { dir_fd: dir_fd as i32, text_address };
-    let object = AttributeObject::Path { path, follow: flags & NOFOLLOW == 0 };
-    CallRequest::SetAttributes { kind, object }
+fn at_path(kind: CallKind, dir_fd: u64, text_address: u64, flags: u64) -> AttributeCall {
+    let follow = flags & NOFOLLOW == 0;
+    AttributeCall { kind, object: AttributeObject::Path { dir_fd: dir_fd as i32, text_address, follow } }
 }
 
 #[cfg(test)]
@@ -115,9 +122,9 @@ mod tests {
     #[test]
     fn the_flags_decide_whether_a_link_is_followed() {
         let follows = |number, args| match decode_attribute_call(number, args) {
-            Some(CallRequest::SetAttributes { object: AttributeObject::Path { follow, path }, .. }) => {
-                Some((follow, path.dir_fd, path.text_address))
-            }
+            Some(AttributeCall {
+                object: AttributeObject::Path { dir_fd, text_address, follow }, ..
+            }) => Some((follow, dir_fd, text_address)),
             _ => None,
         };
         assert_eq!(follows(libc::SYS_fchmodat2, [3, 4, 5, NOFOLLOW, 0, 0]), Some((false, 3, 4)));

@@ -5,7 +5,7 @@
 use nix::libc;
 
 use super::CallKind;
-use super::attribute_calls::{AttributeObject, decode_attribute_call};
+use super::attribute_calls::{AttributeCall, decode_attribute_call};
 
 /// A path argument of a call: the descriptor of the directory it starts from, and the address of its text in
 /// the target's memory.
@@ -101,10 +101,7 @@ pub(super) enum CallRequest {
         mode: u32,
     },
     /// A call that changes attributes of a file. The kernel performs it.
-    SetAttributes {
-        kind: CallKind,
-        object: AttributeObject,
-    },
+    SetAttributes(AttributeCall),
     /// A call on a path that changes nothing. The supervisor never performs it.
     ByPath {
         kind: CallKind,
@@ -201,7 +198,7 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         libc::SYS_io_setup => CallRequest::Refused { feature: "libaio" },
         _ => {
             return decode_read_or_write(number, args)
-                .or_else(|| decode_attribute_call(number, args))
+                .or_else(|| decode_attribute_call(number, args).map(CallRequest::SetAttributes))
                 .or_else(|| decode_legacy(number, args));
         }
     })

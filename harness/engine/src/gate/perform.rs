@@ -17,6 +17,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
+use super::attribute_calls::AttributeCall;
 use super::calls::{BufferArgument, CallRequest, TransferMethod};
 use super::handler::{CallEffect, CallHandler, Swap};
 use super::resolve_call::{OpenFile, ResolvedCall};
@@ -168,7 +169,12 @@ impl CallContext<'_> {
                 }
                 None
             }
-            (CallRequest::SetAttributes { kind, .. }, _, _, Some(OpenFile { fd: file, stat })) => {
+            (
+                CallRequest::SetAttributes(AttributeCall { kind, .. }),
+                _,
+                _,
+                Some(OpenFile { fd: file, stat }),
+            ) => {
                 let (tid, file_id) = (self.tid, stat.file_id);
                 if let Ok(file) = reopen_path(file.as_fd()) {
                     self.handler.on_effect(CallEffect::ChangingAttributes { kind, tid, file_id, file });

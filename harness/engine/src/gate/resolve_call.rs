@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::CallKind;
-use super::attribute_calls::AttributeObject;
+use super::attribute_calls::{AttributeCall, AttributeObject};
 use super::calls::{CallRequest, PathArgument, opens_for_writing};
 use super::stat::{FileStat, WatchedMounts};
 use super::target_thread::{ResolvedPath, TargetThread, fd_path};
@@ -77,7 +77,7 @@ impl CallResolver<'_> {
             CallRequest::TruncatePath { path, .. } => {
                 self.call_on_path(CallKind::Truncate, self.thread.resolve(*path, true)?)
             }
-            CallRequest::SetAttributes { kind, object } => self.attribute_call(*kind, *object)?,
+            CallRequest::SetAttributes(call) => self.attribute_call(*call)?,
             CallRequest::ByPath { kind, path } => {
                 let follow = *kind != CallKind::Stat;
                 self.call_on_path(*kind, self.thread.resolve(*path, follow)?)
@@ -170,10 +170,13 @@ impl CallResolver<'_> {
 
     /// Resolves a call on attributes. Its object may be anything that exists, also `.` and a watched
     /// directory itself.
-    fn attribute_call(&self, kind: CallKind, object: AttributeObject) -> Result<ResolvedCall, Errno> {
-        let (path, follow) = match object {
+    fn attribute_call(&self, call: AttributeCall) -> Result<ResolvedCall, Errno> {
+        let kind = call.kind;
+        let (path, follow) = match call.object {
             AttributeObject::Fd(fd) => return self.call_on_fd(kind, fd, None),
-            AttributeObject::Path { path, follow } => (path, follow),
+            AttributeObject::Path { dir_fd, text_address, follow } => {
+                (PathArgument { dir_fd, text_address }, follow)
+            }
         };
         let file = self.thread.open_object(path, follow).and_then(OpenFile::new);
         // A path whose last component is a name is resolved as other calls resolve it.

@@ -165,8 +165,11 @@ impl<'a> RecoveryWorker<'a> {
     /// Removes the sandbox.
     ///
     /// # Errors
-    /// The sandbox could not be removed.
+    /// The files of the last crash state, or the sandbox, could not be removed.
     pub(crate) fn close(mut self) -> Result<(), ExploreError> {
+        // An ordinary user cannot remove what lies in a directory that is read-only.
+        let work_dir = &self.spec.replay.work_dir;
+        self.materializer.clear().map_err(file_error::<ExploreError>("empty a crash state in", work_dir))?;
         self.sandbox.take().map_or(Ok(()), |sandbox| sandbox.close().map_err(ExploreError::from))
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::fs_model::{BYTES_PART, PersistUnit};
 use super::tear::Tear;
 use crate::explore::record::{
-    AttributesId, ByteSource, FileContent, FileNodeKind, NodeId, OpEffect, Recording,
+    AttributesId, ByteSource, FileContent, FileNodeKind, NameChange, NodeId, OpEffect, Recording,
 };
 
 /// A write that reached the disk in part.
@@ -69,6 +69,13 @@ pub struct FileTree {
 struct NodeName {
     dir: NodeId,
     name: OsString,
+}
+
+/// All names at a crash point.
+struct TreeNames {
+    by_dir: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
+    /// Old names of renames that are half done.
+    leftovers: HashSet<NodeName>,
 }
 
 /// The attributes of a node at a crash point.
@@ -143,33 +150,41 @@ impl CrashCandidate {
         Some(CrashCandidate { op_count, lost, torn })
     }
 
+    fn apply_name_changes(
+        &self,
+        op: usize,
+        changes: &[NameChange],
+        names: &mut TreeNames,
+        last_changes: &mut HashMap<NodeId, u32>,
+    ) {
+        for (_, change) in changes.iter().enumerate().filter(|(part, _)| !self.is_lost(op, *part)) {
+            last_changes.insert(change.dir, op as u32 + 1);
+            let directory = names.by_dir.entry(change.dir).or_default();
+            match change.node {
+                Some(node) => drop(directory.insert(change.name.clone(), node)),
+                None => drop(directory.remove(&change.name)),
+            }
+            names.leftovers.remove(&NodeName { dir: change.dir, name: change.name.clone() });
+        }
+        if let [_, old] = changes
+            && old.node.is_none()
+            && self.is_lost(op, 1)
+            && !self.is_lost(op, 0)
+        {
+            names.leftovers.insert(NodeName { dir: old.dir, name: old.name.clone() });
+        }
+    }
+
     /// Computes the file tree that this crash leaves.
     pub fn tree(&self, recording: &Recording) -> FileTree {
-        let mut names = recording.initial_names.clone();
+        let mut names = TreeNames { by_dir: recording.initial_names.clone(), leftovers: HashSet::new() };
         let (mut contents, mut last_changes) = (HashMap::new(), HashMap::new());
-        let (mut attributes, mut leftovers) = (HashMap::new(), HashSet::new());
+        let mut attributes = HashMap::new();
         let mut frozen_files = Vec::new();
         for (index, op) in recording.ops[..self.op_count as usize].iter().enumerate() {
             match &op.effect {
                 OpEffect::NameChanges(changes) => {
-                    let persisted =
-                        changes.iter().enumerate().filter(|(part, _)| !self.is_lost(index, *part));
-                    for (_, change) in persisted {
-                        last_changes.insert(change.dir, index as u32 + 1);
-                        let directory = names.entry(change.dir).or_default();
-                        match change.node {
-                            Some(node) => drop(directory.insert(change.name.clone(), node)),
-                            None => drop(directory.remove(&change.name)),
-                        }
-                        leftovers.remove(&NodeName { dir: change.dir, name: change.name.clone() });
-                    }
-                    if let [_, old] = &changes[..]
-                        && old.node.is_none()
-                        && self.is_lost(index, 1)
-                        && !self.is_lost(index, 0)
-                    {
-                        leftovers.insert(NodeName { dir: old.dir, name: old.name.clone() });
-                    }
+                    self.apply_name_changes(index, changes, &mut names, &mut last_changes);
                 }
                 OpEffect::Resize { node, .. }
                 | OpEffect::Write { node, .. }
@@ -211,11 +226,11 @@ impl CrashCandidate {
         // The entries are collected in the order of the paths, so that the map can be built in one pass.
         let mut walk = TreeWalk {
             recording,
-            names: &names,
+            names: &names.by_dir,
             contents: &mut contents,
             last_changes: &last_changes,
             attributes: &attributes,
-            leftovers: &leftovers,
+            leftovers: &names.leftovers,
             entries: Vec::new(),
             leftover_names: BTreeSet::new(),
         };
@@ -303,7 +318,7 @@ impl FileTree {
     }
 
     /// Equal digests mean equal trees: names, bytes, attributes, and which names are names of one file. A
-    /// modification time that follows from the operations does not count.
+    /// modification time that follows from the operations does not count, nor whether that of a directory does.
     pub fn digest(&self) -> [u8; 16] {
         use std::os::unix::ffi::OsStrExt;
         // One hash over one buffer: many small updates cost several times as much.
@@ -318,10 +333,10 @@ impl FileTree {
             let [a, b, c, d] = attributes.set.to_le_bytes();
             [a, b, c, d, u8::from(attributes.keeps_time)]
         };
-        self.roots.iter().for_each(|root| append(&[&attributes_key(*root)]));
+        self.roots.iter().for_each(|root| append(&[&root.set.to_le_bytes()]));
         let mut first_names: HashMap<NodeId, u32> = HashMap::with_capacity(self.entries.len());
         for (index, ((root, path), entry)) in (0..).zip(&self.entries) {
-            append(&[&root.to_le_bytes(), path.as_os_str().as_bytes(), &attributes_key(entry.attributes())]);
+            append(&[&root.to_le_bytes(), path.as_os_str().as_bytes()]);
             let is_leftover =
                 !self.leftover_names.is_empty() && self.leftover_names.contains(&(*root, path.clone()));
             let mut first_name = |node: &NodeId| match is_leftover {
@@ -329,13 +344,20 @@ impl FileTree {
                 false => (index - *first_names.entry(*node).or_insert(index)).to_le_bytes(),
             };
             match entry {
-                TreeEntry::Directory { .. } => append(&[b"d"]),
-                TreeEntry::Symlink { node, target, .. } => {
-                    append(&[b"l", target.as_os_str().as_bytes(), &first_name(node)]);
+                TreeEntry::Directory { attributes } => append(&[b"d", &attributes.set.to_le_bytes()]),
+                TreeEntry::Symlink { node, target, attributes } => {
+                    append(&[
+                        b"l",
+                        target.as_os_str().as_bytes(),
+                        &attributes_key(*attributes),
+                        &first_name(node),
+                    ]);
                 }
-                TreeEntry::Pipe { node, .. } => append(&[b"p", &first_name(node)]),
-                TreeEntry::File { node, content, .. } => {
-                    append(&[b"f", &content.structure(), &first_name(node)]);
+                TreeEntry::Pipe { node, attributes } => {
+                    append(&[b"p", &attributes_key(*attributes), &first_name(node)]);
+                }
+                TreeEntry::File { node, content, attributes } => {
+                    append(&[b"f", &content.structure(), &attributes_key(*attributes), &first_name(node)]);
                 }
             }
         }
