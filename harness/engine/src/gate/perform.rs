@@ -17,6 +17,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
+use super::CallKind;
 use super::attribute_calls::AttributeCall;
 use super::calls::{BufferArgument, CallRequest, TransferMethod};
 use super::handler::{CallEffect, CallHandler, Swap};
@@ -169,16 +170,8 @@ impl CallContext<'_> {
                 }
                 None
             }
-            (
-                CallRequest::SetAttributes(AttributeCall { kind, .. }),
-                _,
-                _,
-                Some(OpenFile { fd: file, stat }),
-            ) => {
-                let (tid, file_id) = (self.tid, stat.file_id);
-                if let Ok(file) = reopen_path(file.as_fd()) {
-                    self.handler.on_effect(CallEffect::ChangingAttributes { kind, tid, file_id, file });
-                }
+            (CallRequest::SetAttributes(AttributeCall { kind, .. }), _, _, Some(file)) => {
+                self.announce_attributes(kind, &file);
                 None
             }
             (CallRequest::Map { .. }, _, _, Some(OpenFile { fd: file, stat })) => {
@@ -186,6 +179,14 @@ impl CallContext<'_> {
                 None
             }
             _ => None,
+        }
+    }
+
+    /// Tells the handler that the kernel is about to change attributes.
+    fn announce_attributes(&mut self, kind: CallKind, file: &OpenFile) {
+        let (tid, file_id) = (self.tid, file.stat.file_id);
+        if let Ok(file) = reopen_path(file.fd.as_fd()) {
+            self.handler.on_effect(CallEffect::ChangingAttributes { kind, tid, file_id, file });
         }
     }
 
