@@ -12,11 +12,12 @@ use target_trainer::model::{
 use target_trainer::state::{NamedTensor, Recipe};
 use target_trainer::store::decode;
 
-/// The largest difference, relative to the largest expected value.
+/// The largest difference, relative to the largest expected value. NaN if one of the values is NaN: unlike
+/// `f32::max`, the total order does not pass over it.
 fn distance(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
-    found.iter().zip(expected).fold(0f32, |max, (a, b)| max.max((a - b).abs())) / largest
+    let largest = expected.iter().map(|value| value.abs()).max_by(f32::total_cmp).unwrap();
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap() / largest
 }
 
 /// The content of one directory of golden files.
@@ -80,12 +81,21 @@ fn check(name: &str) {
         golden.loss
     );
     let expected = tensors(&golden.dir.join("gradients.safetensors"));
-    for found in golden.adapter.named_tensors(&gradient, "") {
+    let found = golden.adapter.named_tensors(&gradient, "");
+    assert_eq!(found.len(), expected.len());
+    for found in found {
         let expected = expected.iter().find(|tensor| tensor.name == found.name).unwrap();
         assert_eq!(found.shape, expected.shape);
         let error = distance(&found.data, &expected.data);
         assert!(error < 1e-4, "gradient of {}: {error}", found.name);
     }
+}
+
+#[test]
+fn a_nan_is_far_from_every_number() {
+    assert!(distance(&[1.0, f32::NAN], &[1.0, 2.0]).is_nan());
+    assert!(distance(&[1.0, f32::INFINITY], &[1.0, 2.0]) > 1.0);
+    assert!(distance(&[1.0, 3.0], &[1.0, 2.0]) == 0.5);
 }
 
 #[test]
