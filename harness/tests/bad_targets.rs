@@ -9,10 +9,10 @@ mod support;
 
 use std::process::ExitCode;
 
-use scenarios::Outcome;
+use scenarios::{Outcome, Verdict};
 use support::command::workspace;
 use support::machine::{GATE, missing};
-use support::scenario_run::ScenarioFiles;
+use support::scenario_run::{ScenarioFiles, ScenarioRun};
 
 const TARGET: &str = r"
 version: 1
@@ -67,11 +67,16 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Runs the stub in the given style. Returns the exit code of the command and the outcomes of the trials.
-fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
+/// Runs the stub in the given style.
+fn run(style: &str, method: &str) -> ScenarioRun {
     let script = workspace().join("harness/tests/targets/stub.sh");
     let target = TARGET.replace("SCRIPT", script.to_str().unwrap()).replace("STYLE", style);
-    let run = ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run();
+    ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run()
+}
+
+/// Runs the stub in the given style. Returns the exit code of the command and the outcomes of the trials.
+fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
+    let run = run(style, method);
     (run.code, run.outcomes())
 }
 
@@ -143,6 +148,11 @@ fn a_signal_that_comes_too_late_is_never_a_failure_of_the_harness() {
     }
 }
 
+/// Because of the process, and of nothing else.
 fn a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers() {
-    assert_caught("leaks-a-child", "crash: {when: {step: 8}}", Outcome::Recovered);
+    let run = run("leaks-a-child", "crash: {when: {step: 8}}");
+    assert_eq!((run.code, run.outcomes()), (1, vec![Outcome::Recovered]), "{}", run.printed);
+    let Verdict::Violated { reasons } = run.verdict() else { panic!("{}", run.printed) };
+    let broken: Vec<&str> = reasons.iter().map(|reason| reason.expectation.as_str()).collect();
+    assert_eq!(broken, ["always: leaves-no-process"], "{}", run.printed);
 }

@@ -7,9 +7,9 @@
 #[macro_use]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::{ExitCode, Output};
+use std::process::ExitCode;
 
 use engine::run::needed_mechanisms;
 use libtest_mimic::Failed;
@@ -19,50 +19,40 @@ use support::machine::{Need, missing};
 use support::trial::{run_sequentially, trial};
 
 fn main() -> ExitCode {
-    let needs = scenario_needs();
     let mut trials = Vec::new();
-    for (id, guards) in shipped_scenarios() {
-        let missing = missing(needs.get(&id).into_iter().flatten());
-        let survived = id.clone();
-        trials
-            .push(trial(format!("{id}_is_survived"), missing.as_deref(), move || run_verb("run", &survived)));
-        if !guards.is_empty() {
-            trials.push(trial(
-                format!("{id}_is_violated_without_its_guards"),
-                missing.as_deref(),
-                move || run_verb("ablate", &id),
-            ));
+    for scenario in shipped_scenarios() {
+        let needs: Vec<Need> = needed_mechanisms(&scenario).into_iter().map(Need::Mechanism).collect();
+        let missing = missing(&needs);
+        let [survived, violated] = [scenario.id().to_owned(), scenario.id().to_owned()];
+        trials.push(trial(format!("{survived}_is_survived"), missing.as_deref(), move || {
+            run_verb("run", &survived)
+        }));
+        if !scenario.guards().is_empty() {
+            let name = format!("{violated}_is_violated_without_its_guards");
+            trials.push(trial(name, missing.as_deref(), move || run_verb("ablate", &violated)));
         }
     }
     // Each scenario uses all cores by itself.
     run_sequentially(trials)
 }
 
-fn lines(output: &Output) -> Vec<String> {
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
-
-/// Ids and guards, as `list` prints them.
-fn shipped_scenarios() -> Vec<(String, String)> {
-    let listed = lines(&run_trainwreck(&["list"]));
-    let id_and_guards = |line: &String| {
-        Some((line.split_whitespace().next()?.to_owned(), line.rsplit("  ").next()?.trim().to_owned()))
+/// All scenarios of the library, by their IDs. The command must list the same: otherwise a scenario would not
+/// be shipped, and nobody would notice.
+fn shipped_scenarios() -> Vec<Scenario> {
+    let entries = |dir: PathBuf| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let domains = entries(workspace().join("scenarios/library")).filter(|path| path.is_dir());
+    let is_yaml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml");
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        Scenario::parse(&text, "library").unwrap_or_else(|error| panic!("{error}"))
     };
-    listed.iter().filter_map(id_and_guards).collect()
-}
-
-/// What each shipped scenario needs of the machine, by its id.
-fn scenario_needs() -> BTreeMap<String, Vec<Need>> {
-    let library = workspace().join("scenarios/library");
-    let entries =
-        |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let texts = entries(library).flat_map(entries).filter_map(|path| std::fs::read_to_string(path).ok());
-    let read = |text: String| {
-        let scenario = Scenario::parse(&text, "library").unwrap_or_else(|error| panic!("{error}"));
-        let needs = needed_mechanisms(&scenario).into_iter().map(Need::Mechanism).collect();
-        (scenario.id().to_owned(), needs)
-    };
-    texts.map(read).collect()
+    let mut scenarios: Vec<Scenario> = domains.flat_map(entries).filter(is_yaml).map(read).collect();
+    scenarios.sort_by(|a, b| a.id().cmp(b.id()));
+    let list = output_text(&run_trainwreck(&["list"]));
+    let words: BTreeSet<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let unlisted: Vec<&str> = scenarios.iter().map(Scenario::id).filter(|id| !words.contains(id)).collect();
+    assert!(scenarios.len() > 40 && unlisted.is_empty(), "not listed: {unlisted:?}\n{list}");
+    scenarios
 }
 
 fn run_verb(verb: &str, id: &str) -> Result<(), Failed> {

@@ -3,10 +3,15 @@
 
 pub(crate) mod c_target;
 pub(crate) mod command;
+pub(crate) mod leftovers;
 pub(crate) mod machine;
 pub(crate) mod ordinary_user;
 pub(crate) mod scenario_run;
+pub(crate) mod seeded_random;
+pub(crate) mod sys;
+pub(crate) mod tree_snapshot;
 #[macro_use]
 #[path = "../../../target-trainer/tests/support/trial.rs"]
 pub(crate) mod trial;
+pub(crate) mod user_tree;
 pub(crate) mod watched_sandbox;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// User and group of `nobody`.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A directory in which `nobody` may read, write and execute, with copies of programs.
 pub(crate) struct OrdinaryUser {

@@ -1,8 +1,11 @@
 //! Runs one scenario with a target that the test writes, and reads its record.
 
+use std::path::Path;
+use std::process::Command;
+
 use scenarios::{BaselineFacts, Event, Outcome, Record, TrialFacts, Verdict};
 
-use super::command::{output_text, run_trainwreck};
+use super::command::{TRAINWRECK, output_text};
 
 /// A scenario file and the target file that it uses under the name `target.yaml`.
 pub(crate) struct ScenarioFiles {
@@ -13,12 +16,19 @@ pub(crate) struct ScenarioFiles {
 impl ScenarioFiles {
     /// Runs the scenario.
     pub(crate) fn run(&self) -> ScenarioRun {
+        self.run_in(Path::new("."), &[])
+    }
+
+    /// Runs the scenario in a directory, with more options.
+    pub(crate) fn run_in(&self, cwd: &Path, options: &[&str]) -> ScenarioRun {
         let dir = tempfile::tempdir().unwrap();
         let [target, scenario, out] =
             ["target.yaml", "scenario.yaml", "out"].map(|name| dir.path().join(name));
         std::fs::write(target, &self.target).unwrap();
         std::fs::write(&scenario, &self.scenario).unwrap();
-        let output = run_trainwreck(&["run", scenario.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+        let mut command = Command::new(TRAINWRECK);
+        command.arg("run").arg(&scenario).arg("--out").arg(&out).args(options).current_dir(cwd);
+        let output = command.output().unwrap();
         let printed = output_text(&output);
         // A scenario that was skipped has a record, too.
         let record = std::fs::read_to_string(out.join("record.jsonl"))
