@@ -1,0 +1,234 @@
+//! Machines that lack what sandboxes and the gate are made of, as containers do, for root and for an ordinary
+//! user: what cannot run is skipped with the reason, nothing is called a success, and nothing fails or
+//! touches the user's files.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use support::c_target;
+use support::command::{TRAINWRECK, output_text, workspace};
+use support::machine::{GATE, Need, SANDBOX, missing};
+use support::ordinary_user::{NOBODY, OrdinaryUser};
+use support::user_tree::{TreeOwner, UserTree};
+
+fn main() -> ExitCode {
+    let needs = || SANDBOX.iter().chain(&GATE);
+    let mut trials = trials![
+        missing(needs());
+        without_denial_everything_runs,
+        without_user_namespaces_everything_is_skipped,
+        without_mounts_everything_is_skipped,
+        without_seccomp_only_what_needs_the_gate_is_skipped,
+        without_notifications_only_what_needs_the_gate_is_skipped,
+        without_both_everything_is_skipped,
+        without_network_namespaces_nothing_fails,
+    ];
+    trials.extend(trials![
+        missing(needs().chain(&[Need::OrdinaryUserWith("syscall-gate")]));
+        for_an_ordinary_user_without_denial_everything_runs,
+        for_an_ordinary_user_without_user_namespaces_everything_is_skipped,
+        for_an_ordinary_user_without_seccomp_only_what_needs_the_gate_is_skipped,
+    ]);
+    support::trial::run(trials)
+}
+
+/// What runs a trainer of a few lines of shell, with a guard that can be removed.
+const TARGET: &str = r#"
+version: 1
+id: stub
+title: a few lines of shell
+program: STUB
+places: {checkpoints: ckpt}
+prepare: [[mkdir, -p, '{checkpoints}']]
+setting-args: ['{value}']
+start: [sh, -c, 'exec "$0" "${2:-sound}" "$1"', '{program}', '{root}', '{settings}']
+announces:
+  step: '^step (?<step>\d+)'
+  saved: '^saved step (?<step>\d+)'
+  resumed: '^resumed from step (?<step>\d+)'
+phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
+same: '^finished with (?<value>\d+)'
+timeouts: {stall: 5 s, finish: 20 s}
+guards: {resumes: {style: forgets}}
+"#;
+
+const SCENARIO: &str = r"
+version: 1
+id: ID
+title: a stub under test
+severity: extra
+target: {use: stub}
+method: [METHOD]
+guards: [resumes]
+expect:
+  - always: {outcome: [recovered]}
+";
+
+const NEEDS_A_SANDBOX: &str = "crash: {when: {step: 6}}";
+const NEEDS_THE_GATE: &str = "crash: {when: {call: {during: checkpoint-save, at: 1}}}";
+
+/// What a machine with a denial can still do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Able {
+    Everything,
+    /// All but intercept calls.
+    Sandboxes,
+    Nothing,
+}
+
+/// A machine on which `targets/deny.c` denies something to the command.
+struct Machine {
+    denied: &'static str,
+    files: OrdinaryUser,
+    tree: UserTree,
+    is_ordinary: bool,
+}
+
+impl Machine {
+    fn new(denied: &'static str, is_ordinary: bool) -> Machine {
+        let deny = c_target::compile("deny.c", &[]).unwrap();
+        let stub = workspace().join("harness/tests/targets/stub.sh");
+        let files = OrdinaryUser::with_programs(&[TRAINWRECK.as_ref(), &deny, &stub]);
+        let target = TARGET.replace("STUB", files.path("stub.sh").to_str().unwrap());
+        std::fs::create_dir(files.path("scenarios")).unwrap();
+        for dir in [files.path("scenarios"), files.path("")] {
+            std::fs::write(dir.join("stub"), &target).unwrap();
+        }
+        for (name, method) in [("plain", NEEDS_A_SANDBOX), ("gated", NEEDS_THE_GATE)] {
+            let id = format!("{name}-01");
+            let text = SCENARIO.replace("ID", &id).replace("METHOD", method);
+            std::fs::write(files.path(&format!("scenarios/{name}.yaml")), text).unwrap();
+        }
+        let owner = TreeOwner { uid: NOBODY, gid: NOBODY, is_group_writable: false };
+        let tree = UserTree::create_in(Path::new("/var/tmp"), is_ordinary.then_some(owner));
+        Machine { denied, files, tree, is_ordinary }
+    }
+
+    /// Runs the command in the user's project, and checks that it neither fails nor touches anything.
+    fn run(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = match self.is_ordinary {
+            true => self.files.command("deny"),
+            false => Command::new(self.files.path("deny")),
+        };
+        let program = if self.is_ordinary { self.files.path("trainwreck") } else { TRAINWRECK.into() };
+        let before = self.tree.snapshot();
+        command.arg(self.denied).arg(program).args(arguments);
+        command.current_dir(self.tree.project()).env("HOME", self.tree.home()).env_remove("XDG_STATE_HOME");
+        let output = command.output().unwrap();
+        let text =
+            format!("without {}: {arguments:?}: {}\n{}", self.denied, output.status, output_text(&output));
+        let differences = before.differences(&self.tree.snapshot());
+        assert!(differences.is_empty(), "{differences:#?}\n{text}");
+        let code = output.status.code().unwrap_or_else(|| panic!("{text}"));
+        assert!(!matches!(code, 4 | 5 | 101), "{text}");
+        (code, text)
+    }
+
+    /// Runs each verb, and checks the exit code against what the machine is able to do.
+    fn check(&self, able: Able) {
+        let file = |name: &str| self.files.path(&format!("scenarios/{name}")).display().to_string();
+        let (plain, gated, both) = (file("plain.yaml"), file("gated.yaml"), file(""));
+        let (has_sandboxes, has_gate) = (able != Able::Nothing, able == Able::Everything);
+        let code = |is_able: bool| if is_able { 0 } else { 3 };
+        let explore = [
+            "explore",
+            "--watch",
+            "runs",
+            "--crash",
+            "process",
+            "--max-states",
+            "5",
+            "--saved",
+            r"^saved step (?<step>\d+)",
+            "--resumed",
+            r"^resumed from step (?<step>\d+)",
+            "--",
+            &self.files.path("stub.sh").display().to_string(),
+            "sound",
+            "runs",
+        ]
+        .map(str::to_owned);
+        let explore: Vec<&str> = explore.iter().map(String::as_str).collect();
+        for (arguments, expected, skipped) in [
+            (&["run", &plain][..], code(has_sandboxes), !has_sandboxes),
+            (&["run", &gated], code(has_gate), !has_gate),
+            // Given by name, so that one skip is too many.
+            (&["run", &plain, &gated], code(has_gate), !has_gate),
+            // Not given by name: enough is left, unless all must run.
+            (&["run", &both], code(has_sandboxes), !has_gate),
+            (&["run", &both, "--require", "all"], code(has_gate), !has_gate),
+            (&["ablate", &plain], code(has_sandboxes), !has_sandboxes),
+            (&["ablate", &gated], code(has_gate), !has_gate),
+            (&explore, code(has_gate), !has_gate),
+        ] {
+            let (code, text) = self.run(arguments);
+            assert_eq!(code, expected, "{text}");
+            assert!(!skipped || is_skipped_with_the_reason(&text), "{text}");
+        }
+    }
+}
+
+/// Whether the output says that something was skipped, and names what is missing.
+fn is_skipped_with_the_reason(text: &str) -> bool {
+    let reasons = ["user-namespace", "user namespace", "syscall-gate", "seccomp", "mount"];
+    text.contains("skipped") && reasons.iter().any(|reason| text.contains(reason))
+}
+
+fn without_denial_everything_runs() {
+    Machine::new("nothing", false).check(Able::Everything);
+}
+
+fn without_user_namespaces_everything_is_skipped() {
+    let machine = Machine::new("namespaces", false);
+    machine.check(Able::Nothing);
+    // Shipped scenarios, by their IDs and all of them.
+    for arguments in [&["run", "fs-01", "data-01"][..], &["run"], &["ablate", "fs-01"]] {
+        let (code, text) = machine.run(arguments);
+        assert!(code == 3 && is_skipped_with_the_reason(&text), "{text}");
+    }
+}
+
+/// As where AppArmor lets unprivileged user namespaces be made, but gives them no rights.
+fn without_mounts_everything_is_skipped() {
+    Machine::new("mounts", false).check(Able::Nothing);
+}
+
+fn without_seccomp_only_what_needs_the_gate_is_skipped() {
+    Machine::new("seccomp", false).check(Able::Sandboxes);
+}
+
+fn without_notifications_only_what_needs_the_gate_is_skipped() {
+    Machine::new("notify", false).check(Able::Sandboxes);
+}
+
+fn without_both_everything_is_skipped() {
+    Machine::new("both", false).check(Able::Nothing);
+}
+
+/// Whether something can run then is not said here, but the command itself works.
+fn without_network_namespaces_nothing_fails() {
+    let machine = Machine::new("network", false);
+    let scenarios = machine.files.path("scenarios").display().to_string();
+    for verb in ["run", "ablate"] {
+        let (code, text) = machine.run(&[verb, &scenarios]);
+        assert!(code == 0 || (code == 3 && text.contains("skipped")), "{text}");
+    }
+}
+
+fn for_an_ordinary_user_without_denial_everything_runs() {
+    Machine::new("nothing", true).check(Able::Everything);
+}
+
+fn for_an_ordinary_user_without_user_namespaces_everything_is_skipped() {
+    Machine::new("namespaces", true).check(Able::Nothing);
+}
+
+fn for_an_ordinary_user_without_seccomp_only_what_needs_the_gate_is_skipped() {
+    Machine::new("seccomp", true).check(Able::Sandboxes);
+}
