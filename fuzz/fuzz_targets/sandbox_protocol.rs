@@ -1,5 +1,5 @@
-//! Decodes any bytes as a packet between the harness and a sandbox's init. The first byte selects the
-//! direction; the rest is one packet. They must give a message or an error, never a panic. A decoded message
+//! Decodes any bytes as a message between the harness and a sandbox's init. The first byte selects the
+//! direction; the rest is one message. They must give a message or an error, never a panic. A decoded message
 //! must be the same after it is encoded and decoded again.
 #![no_main]
 

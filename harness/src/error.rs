@@ -173,12 +173,20 @@ fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
         ExploreError::NotPython | ExploreError::WarmNotStarted { .. } | ExploreError::UnknownState { .. } => {
             CommandExit::InvalidInput
         }
-        ExploreError::Sandbox(SandboxError::Interrupted) => CommandExit::Interrupted,
         ExploreError::NothingRecorded | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
-        ExploreError::Sandbox(_)
-        | ExploreError::File(_)
-        | ExploreError::System { .. }
-        | ExploreError::WorkerClosed => CommandExit::HarnessFailed,
+        ExploreError::Sandbox(error) => exit_of_sandbox_error(error),
+        ExploreError::File(_) | ExploreError::System { .. } | ExploreError::WorkerClosed => {
+            CommandExit::HarnessFailed
+        }
+    }
+}
+
+/// A command that cannot be started as it was given is invalid input, such as a missing program.
+fn exit_of_sandbox_error(error: &SandboxError) -> CommandExit {
+    match error {
+        SandboxError::Interrupted => CommandExit::Interrupted,
+        error if error.is_unusable_command() => CommandExit::InvalidInput,
+        _ => CommandExit::HarnessFailed,
     }
 }
 
@@ -188,10 +196,10 @@ fn exit_of_run_error(error: &RunError) -> CommandExit {
         RunError::Explore(error) => exit_of_explore_error(error),
         RunError::Program(error) => exit_of_program_error(error),
         RunError::TargetFailed(_) => CommandExit::Inconclusive,
-        RunError::Sandbox(_)
-        | RunError::Fault(_)
-        | RunError::File { .. }
-        | RunError::SharedBaseline { .. } => CommandExit::HarnessFailed,
+        RunError::Sandbox(error) => exit_of_sandbox_error(error),
+        RunError::Fault(_) | RunError::File { .. } | RunError::SharedBaseline { .. } => {
+            CommandExit::HarnessFailed
+        }
     }
 }
 
@@ -207,6 +215,12 @@ mod tests {
         let missing = ExecutableError::NotExecutable { path: path.clone() };
         let missing = ProgramError::Executable(missing);
         let no_space = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        // ENOENT and EPERM.
+        let not_started = |errno| SandboxError::NotStarted {
+            program: "trainer".into(),
+            source: std::io::Error::from_raw_os_error(errno),
+        };
+        let too_long = SandboxError::ArgumentsTooLong { program: "trainer".into() };
         let file = FileError { doing: "write", path: path.clone(), source: no_space() };
         let cases = [
             (CliError::OutDirNotEmpty { path: path.clone() }, CommandExit::InvalidInput),
@@ -214,6 +228,10 @@ mod tests {
             (ExploreError::NotPython.into(), CommandExit::InvalidInput),
             (ExploreError::NothingRecorded.into(), CommandExit::Inconclusive),
             (RunError::Explore(ExploreError::WorkerClosed).into(), CommandExit::HarnessFailed),
+            (ExploreError::from(not_started(2)).into(), CommandExit::InvalidInput),
+            (RunError::Sandbox(not_started(2)).into(), CommandExit::InvalidInput),
+            (ExploreError::from(not_started(1)).into(), CommandExit::HarnessFailed),
+            (ExploreError::from(too_long).into(), CommandExit::InvalidInput),
             (file.into(), CommandExit::HarnessFailed),
             (CliError::Leftovers(SandboxError::InitGone), CommandExit::CleanUpFailed),
             (ExploreError::Sandbox(SandboxError::Interrupted).into(), CommandExit::Interrupted),

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scenarios::Exploration;
 use serde_json::Value;
-use support::command::{TRAINWRECK, output_text, saver};
+use support::command::{TRAINWRECK, output_text, run_trainwreck, saver, workspace};
 use support::machine::{GATE, missing};
 
 fn main() -> ExitCode {
@@ -36,6 +36,9 @@ fn main() -> ExitCode {
         a_useless_recording_exits_with_3_and_the_reason,
         wrong_arguments_exit_with_2_and_what_to_do,
         a_recovery_that_hangs_is_reported_as_hung,
+        a_program_that_a_crash_removes_is_a_finding,
+        a_command_that_cannot_be_started_exits_with_2_and_what_to_do,
+        a_large_environment_reaches_the_trainer_and_its_recoveries,
         a_check_that_fails_makes_the_state_corrupt,
         exit_code_0_alone_is_never_a_success,
         samples_consumed_twice_are_found,
@@ -281,6 +284,56 @@ fn a_recovery_that_hangs_is_reported_as_hung() {
     let options = ["--timeout", "300ms", "--crash", "process"];
     let explore_run = explore(&options, &["/bin/sh", "-c", script, "WATCH"]);
     assert_eq!(explore_run.json["findings"][0]["outcome"], "hung", "{}", explore_run.text);
+}
+
+/// The trainer's program is a link in the watched directory, which the trainer replaces.
+fn a_program_that_a_crash_removes_is_a_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let shell = dir.path().join("shell");
+    std::os::unix::fs::symlink("/bin/sh", &shell).unwrap();
+    let script = "cd \"$0\"; rm shell; ln -s /bin/sh shell; echo saved step 1";
+    let output = Command::new(TRAINWRECK)
+        .args(["explore", "--crash", "process", "--saved", r"^saved step (?<step>\d+)", "--watch"])
+        .arg(dir.path())
+        .arg("--")
+        .arg(&shell)
+        .args(["-c", script])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("-> crashed") && text.contains("could not start `"), "{text}");
+}
+
+fn a_command_that_cannot_be_started_exits_with_2_and_what_to_do() {
+    let explore_run = explore(&[], &["/nonexistent/trainer"]);
+    assert_eq!(explore_run.code, Some(2), "{}", explore_run.text);
+    assert!(explore_run.text.contains("could not start `/nonexistent/trainer`"), "{}", explore_run.text);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.yaml");
+    let value = "x".repeat(128 * 1024);
+    let reference = std::fs::read_to_string(workspace().join("scenarios/targets/reference.yaml")).unwrap();
+    let reference = reference.replace("program: target-trainer", "program: /bin/sh");
+    std::fs::write(&target, format!("{reference}\nenvironment: {{LONG: \"{value}\"}}\n")).unwrap();
+    let explored = run_trainwreck(&["explore", "--target", target.to_str().unwrap()]);
+    let text = output_text(&explored);
+    assert_eq!(explored.status.code(), Some(2), "{text}");
+    assert!(text.contains("argument list too long") && text.contains("ulimit"), "{text}");
+}
+
+/// Batch systems and module systems set environments of this size.
+fn a_large_environment_reaches_the_trainer_and_its_recoveries() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "cd \"$0\"; [ ${#V0}${#V9} = 100000100000 ] || exit 9; : > a; echo saved step 1";
+    let mut command = Command::new(TRAINWRECK);
+    command.args(["explore", "--crash", "process", "--saved", r"^saved step (?<step>\d+)", "--watch"]);
+    command.arg(dir.path()).args(["--", "/bin/sh", "-c", script]).arg(dir.path());
+    for number in 0..10 {
+        command.env(format!("V{number}"), "x".repeat(100_000));
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
 }
 
 fn a_check_that_fails_makes_the_state_corrupt() {

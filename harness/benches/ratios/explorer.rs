@@ -9,7 +9,7 @@ use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, RecordSpec, ReplaySpec,
     ReportSpec, explore,
 };
-use engine::sandbox::{HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
+use engine::sandbox::{CommandRunner, HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
 
 use crate::{RatioLimit, Row, median};
 
@@ -98,10 +98,11 @@ fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> 
                 cwd: current_dir().unwrap(),
             };
             let sandbox = Sandbox::build(spec).unwrap();
+            let command = sandbox.store_command(resume, CommandRunner::NewProcess).unwrap();
             all_built.wait();
             let first = start.elapsed();
             for _ in 0..calls / JOBS {
-                sandbox.run_command(resume, Duration::from_secs(20), 4096, false).unwrap();
+                sandbox.run_stored(command, Duration::from_secs(20), 4096).unwrap();
             }
             let seconds = (start.elapsed() - first).as_secs_f64();
             sandbox.close().unwrap();

@@ -13,6 +13,7 @@
 mod explorer;
 mod overhead;
 mod programs;
+mod recoveries;
 #[path = "../../tests/support/watched_sandbox.rs"]
 #[expect(dead_code, reason = "shared with the tests, which use all of it")]
 mod watched_sandbox;
@@ -60,12 +61,13 @@ fn main() {
     };
     println!("| measurement | result | ratio | limit | met |\n|---|---|---|---|---|");
     type Measure = fn() -> Vec<Row>;
-    let measures: [(&str, Measure); 5] = [
+    let measures: [(&str, Measure); 6] = [
         ("explorer", explorer::against_bare_recovery),
         ("strace", explorer::against_strace),
         ("training", overhead::training_overhead),
         ("save", overhead::save_overhead),
         ("warm", explorer::warm_start),
+        ("recoveries", recoveries::in_sandbox_against_bare),
     ];
     for (_, measure) in measures.into_iter().filter(|(name, _)| is_selected(name)) {
         measure().iter().for_each(|row| println!("{}", row.to_markdown()));

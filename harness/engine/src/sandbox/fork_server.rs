@@ -2,41 +2,81 @@
 //! command. Part of the init process.
 //!
 //! Protocol: init replaces `{control}` in the server's arguments with the number of its socket. The server
-//! sends `{"ready": N}`. For each command init sends the arguments as a JSON list together with the
-//! descriptors for standard output and error. The server sends `{"pid": N}`, and `{"status": N}` when the
-//! child has ended.
+//! sends `ready`. For each command init sends one byte with three descriptors: the standard output, the
+//! standard error, and a file with the arguments, each followed by a zero byte. The server sends `pid N`, and
+//! `status N` when the child has ended.
 
-use std::io::{Error, IoSlice};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Error;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
-};
-use nix::unistd::{Pid, pipe2};
-use serde::Deserialize;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::unistd::{Pid, SysconfVar, pipe2, sysconf};
 
-use super::captured_output::{CapturedOutput, DRAIN_TIME, set_nonblocking};
+use super::captured_output::{CapturedOutput, DRAIN_TIME, OutputPipes, set_nonblocking, time_until};
+use super::packet::{memory_file, send_fds};
 use super::protocol::{CompletedCommand, LaunchSpec, ProcessExit};
+use super::run_command::RunLimits;
 
 /// How long the server's imports may take.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes kept of what a server writes that does not become ready.
 const MAX_FAILURE_BYTES: usize = 2000;
+/// Longest argument that the kernel gives to a program, with its zero byte: MAX_ARG_STRLEN, 32 pages.
+const MAX_ARGUMENT_BYTES: usize = 128 * 1024;
 
-/// A message of the server. At most one field is set; none if the server has ended.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ForkServerMessage {
-    ready: Option<u64>,
-    pid: Option<i32>,
+/// A message of the server.
+enum ForkServerMessage {
+    Ready,
+    Pid(i32),
     /// Wait status, as waitpid returns it.
-    status: Option<i32>,
+    Status(i32),
+    /// The server has ended, or has sent something else.
+    Ended,
+}
+
+impl ForkServerMessage {
+    fn parse(bytes: &[u8]) -> ForkServerMessage {
+        let text = String::from_utf8_lossy(bytes);
+        let (name, number) = text.split_once(' ').unwrap_or((&text, "0"));
+        match (name, number.parse()) {
+            ("ready", Ok(_)) => ForkServerMessage::Ready,
+            ("pid", Ok(pid)) => ForkServerMessage::Pid(pid),
+            ("status", Ok(status)) => ForkServerMessage::Status(status),
+            _ => ForkServerMessage::Ended,
+        }
+    }
+}
+
+/// The arguments of a command that the server runs, in a file that each of its children reads.
+pub(super) struct ForkedCommand {
+    arguments: File,
+}
+
+impl ForkedCommand {
+    /// Keeps the arguments. Fails with E2BIG where the kernel would, if a program were started with them.
+    pub(super) fn new(argv: &[OsString]) -> Result<ForkedCommand, Error> {
+        if argv.iter().any(|argument| argument.as_bytes().contains(&0)) {
+            return Err(Error::other("an argument contains a zero byte"));
+        }
+        let bytes: Vec<u8> =
+            argv.iter().flat_map(|argument| argument.as_bytes().iter().copied().chain([0])).collect();
+        let needed_bytes = bytes.len() + argv.len() * size_of::<usize>();
+        let max_bytes = sysconf(SysconfVar::ARG_MAX)?.and_then(|max| usize::try_from(max).ok());
+        let has_long_argument = argv.iter().any(|argument| argument.len() >= MAX_ARGUMENT_BYTES);
+        if has_long_argument || max_bytes.is_some_and(|max_bytes| needed_bytes > max_bytes) {
+            return Err(Errno::E2BIG.into());
+        }
+        Ok(ForkedCommand { arguments: memory_file(&bytes)? })
+    }
 }
 
 /// A running fork server.
@@ -62,20 +102,22 @@ impl ForkServer {
         let mut command = launch.command().ok_or_else(|| Error::other("`argv` is empty"))?;
         let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         drop(theirs);
-        let mut server_stderr = server.stderr.take();
+        let server_stderr = server.stderr.take();
         let ready = receive_server_message(&control, Instant::now() + IMPORT_TIMEOUT)?;
         match ready {
-            Some(ForkServerMessage { ready: Some(_), .. }) => Ok(ForkServer { control, server }),
+            Some(ForkServerMessage::Ready) => Ok(ForkServer { control, server }),
             _ => {
                 let _ = server.kill();
                 let _ = server.wait();
                 let mut output = CapturedOutput::new(MAX_FAILURE_BYTES);
-                server_stderr.as_ref().map(set_nonblocking).transpose()?;
-                output.read_available(&mut server_stderr)?;
+                if let Some(mut stderr) = server_stderr {
+                    set_nonblocking(&stderr)?;
+                    output.read_available(&mut stderr)?;
+                }
                 let output = output.text();
                 let last_line =
                     output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-                Err(Error::other(format!("it did not become ready: {last_line}")))
+                Err(Error::other(format!("the fork server did not become ready: {last_line}")))
             }
         }
     }
@@ -85,48 +127,31 @@ impl ForkServer {
         Pid::from_raw(self.server.id() as i32)
     }
 
-    /// Runs one command until it ends or `limit` has passed, then kills it.
+    /// Runs one command until it ends or its time limit has passed, then kills it.
     pub(super) fn run(
         &mut self,
-        launch: &LaunchSpec,
-        limit: Duration,
-        max_output_bytes: usize,
+        command: &ForkedCommand,
+        limits: RunLimits,
     ) -> Result<CompletedCommand, Error> {
         let ((out, their_out), (err, their_err)) = (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
-        let argv: Vec<String> =
-            launch.argv.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
-        let message = serde_json::to_vec(&argv).map_err(Error::other)?;
-        let files = [their_out.as_raw_fd(), their_err.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&files)];
-        sendmsg::<()>(
-            self.control.as_raw_fd(),
-            &[IoSlice::new(&message)],
-            &rights,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
+        send_fds(self.control.as_fd(), &[their_out.as_fd(), their_err.as_fd(), command.arguments.as_fd()])?;
         drop((their_out, their_err));
-        let limit_end = Instant::now() + limit;
-        let Some(ForkServerMessage { pid: Some(pid), .. }) =
-            receive_server_message(&self.control, limit_end + IMPORT_TIMEOUT)?
+        let mut deadline = limits.deadline();
+        let Some(ForkServerMessage::Pid(pid)) =
+            receive_server_message(&self.control, deadline + IMPORT_TIMEOUT)?
         else {
             return Err(Error::other("the fork server has ended"));
         };
-        set_nonblocking(&out)?;
-        set_nonblocking(&err)?;
-        let (mut out, mut err) = (Some(std::fs::File::from(out)), Some(std::fs::File::from(err)));
-        let (mut stdout, mut stderr) =
-            (CapturedOutput::new(max_output_bytes), CapturedOutput::new(max_output_bytes));
+        let mut outputs = OutputPipes::new(out, err, limits.max_output_bytes);
         let mut exit = None;
-        let mut deadline = limit_end;
-        while Instant::now() < deadline && (exit.is_none() || out.is_some() || err.is_some()) {
-            self.wait_for_output(&out, &err, deadline, exit.is_none())?;
-            stdout.read_available(&mut out)?;
-            stderr.read_available(&mut err)?;
-            if exit.is_none()
-                && let Some(ForkServerMessage { status: Some(status), .. }) =
-                    receive_server_message(&self.control, Instant::now())?
+        while (exit.is_none() || !outputs.are_closed()) && Instant::now() < deadline {
+            let control = exit.is_none().then(|| self.control.as_fd());
+            if outputs.read_or_wait(control, deadline)?
+                && let Some(message) = receive_server_message(&self.control, Instant::now())?
             {
+                let ForkServerMessage::Status(status) = message else {
+                    return Err(Error::other("the fork server has ended"));
+                };
                 exit = Some(ProcessExit::from_wait_status(status));
                 deadline = deadline.min(Instant::now() + DRAIN_TIME);
             }
@@ -135,48 +160,26 @@ impl ForkServer {
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
             receive_server_message(&self.control, Instant::now() + IMPORT_TIMEOUT)?;
         }
-        Ok(CompletedCommand { exit, stdout: stdout.text(), stderr: stderr.text(), left_processes: false })
-    }
-
-    /// Waits for output, or for a message of the server if `await_control`.
-    fn wait_for_output(
-        &self,
-        out: &Option<std::fs::File>,
-        err: &Option<std::fs::File>,
-        deadline: Instant,
-        await_control: bool,
-    ) -> Result<(), Error> {
-        let files = out.iter().chain(err).map(AsFd::as_fd);
-        let files = files.chain(await_control.then_some(self.control.as_fd()));
-        let mut ready: Vec<PollFd<'_>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
-        let left_ms =
-            u16::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u16::MAX);
-        match poll(&mut ready, PollTimeout::from(left_ms.max(1))) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(outputs.complete(exit))
     }
 }
 
-/// Receives the server's next message. Returns `None` if there is none before the deadline, and an empty
-/// message if the server has ended.
+/// Receives the server's next message. Returns `None` if there is none before the deadline.
 fn receive_server_message(control: &OwnedFd, deadline: Instant) -> Result<Option<ForkServerMessage>, Error> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
         let mut ready = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut ready, wait) {
+        match poll(&mut ready, time_until(deadline)) {
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
             Ok(0) => return Ok(None),
             Ok(_) => {}
         }
-        let mut bytes = [0; 256];
+        let mut bytes = [0; 32];
         return match recv(control.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
             Err(Errno::EINTR) => continue,
-            Err(Errno::ECONNRESET) | Ok(0) => Ok(Some(ForkServerMessage::default())),
+            Err(Errno::ECONNRESET) => Ok(Some(ForkServerMessage::Ended)),
             Err(error) => Err(error.into()),
-            Ok(length) => serde_json::from_slice(&bytes[..length]).map(Some).map_err(Error::other),
+            Ok(length) => Ok(Some(ForkServerMessage::parse(&bytes[..length]))),
         };
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread::{JoinHandle, ScopedJoinHandle};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
@@ -22,17 +22,17 @@ use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
 use super::processes::{ProcessInfo, SandboxProcesses};
 use super::protocol::{
-    BindMount, CompletedCommand, ControlReply, ControlRequest, INIT_ARGUMENT, LaunchSpec, MountChange,
-    REPLY_TIMEOUT, SandboxInitRequest, TmpfsMount,
+    BindMount, CommandRunner, CompletedCommand, ControlReply, ControlRequest, INIT_ARGUMENT, LaunchSpec,
+    MountChange, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
 };
 use super::remove_tree::remove_tree;
 use super::spawned_process::SpawnedProcess;
 use super::unmapped_files::unmapped_files;
 use crate::seccomp::SeccompProgram;
 
-/// Bytes kept of each output of a command. Both outputs must fit into one reply, even if every byte is
-/// escaped.
-const MAX_OUTPUT_BYTES: usize = 12 * 1024;
+/// Most bytes kept of each output of a command. Both outputs must fit into one message, even if each byte
+/// becomes a replacement character.
+const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 
 /// How long the start of a fork server may take, imports included. Longer than init's own limit.
 const FORK_SERVER_TIMEOUT: Duration = Duration::from_secs(150);
@@ -106,7 +106,6 @@ struct SandboxParts {
     dir: PathBuf,
     client: Arc<InitClient>,
     init_parent: Child,
-    reader_thread: Option<JoinHandle<()>>,
     cgroup: Option<Arc<MemoryCgroup>>,
     is_torn_down: bool,
 }
@@ -150,12 +149,11 @@ impl Sandbox {
             .map_err(SandboxError::system("send the specification to the sandbox's init"))?;
         let connected = InitClient::connect(sockets.ours);
         // Without a connection init ends. Until then it may still create directories.
-        let (client, reader_thread) = connected.inspect_err(|_| drop(init_parent.wait()))?;
+        let client = connected.inspect_err(|_| drop(init_parent.wait()))?;
         let parts = SandboxParts {
             dir: spec.dir,
             client: Arc::new(client),
             init_parent,
-            reader_thread: Some(reader_thread),
             cgroup: cgroup.map(Arc::new),
             is_torn_down: false,
         };
@@ -246,41 +244,68 @@ impl Sandbox {
         }
     }
 
-    /// Runs a command until it ends or `limit` has passed, then kills all processes that are left of it.
-    ///
-    /// `in_fork_server`: the fork server runs it. At most `max_output_bytes` of each output are kept, and
-    /// never more than 12 KiB.
+    /// Sends a command that will be run several times. Its arguments and environment are sent once.
     ///
     /// # Errors
-    /// If the command can't be started, or init has ended.
-    pub fn run_command(
+    /// If its arguments are too long for a fork server, or init has ended. A program that can't be started is
+    /// an error of [`run_stored`](Sandbox::run_stored).
+    pub fn store_command(
         &self,
         launch: &LaunchSpec,
-        limit: Duration,
-        max_output_bytes: usize,
-        in_fork_server: bool,
-    ) -> Result<CompletedCommand, SandboxError> {
-        let max_output_bytes = max_output_bytes.min(MAX_OUTPUT_BYTES);
-        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let request = ControlRequest::RunCommand {
-            launch: launch.clone(),
-            timeout_ms,
-            max_output_bytes,
-            in_fork_server,
-        };
-        match self.parts.client.request_within(&request, &[], limit.saturating_add(REPLY_TIMEOUT))? {
-            ControlReply::CommandEnded(completed) => Ok(completed),
-            other => Err(unexpected_reply("run a command", other)),
+        runner: CommandRunner,
+    ) -> Result<StoredCommand, SandboxError> {
+        let request = ControlRequest::StoreCommand { launch: launch.clone(), runner };
+        match self.parts.client.request(&request, &[])? {
+            ControlReply::Stored(command) => Ok(command),
+            other => Err(unexpected_reply("store a command", other)),
         }
     }
 
-    /// Undoes what commands have changed in the sandbox's view of the host, and replaces its network and IPC
-    /// namespaces if something was left in them. Cheap if nothing was. No process of the target may be running.
+    /// Runs a command of this sandbox until it ends or `limit` has passed, then kills all processes that are
+    /// left of it. At most `max_output_bytes` of each output are kept, and never more than 1 MiB.
     ///
     /// # Errors
-    /// If a mount or a namespace cannot be made again, or init has ended.
-    pub fn reset(&self) -> Result<(), SandboxError> {
-        self.parts.client.execute(&ControlRequest::Reset).map(drop)
+    /// If the command can't be started, or init has ended.
+    pub fn run_stored(
+        &self,
+        command: StoredCommand,
+        limit: Duration,
+        max_output_bytes: usize,
+    ) -> Result<CompletedCommand, SandboxError> {
+        let max_output_bytes = max_output_bytes.min(MAX_OUTPUT_BYTES);
+        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let request = ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh: false };
+        self.complete_run(&request, limit.saturating_add(REPLY_TIMEOUT))
+    }
+
+    /// Undoes what commands have changed in the sandbox's view of the host, replaces its network and IPC
+    /// namespaces if something was left in them, and then does what [`run_stored`](Sandbox::run_stored) does.
+    /// Cheap if nothing was left. No process of the target may be running.
+    ///
+    /// # Errors
+    /// If a mount or a namespace cannot be made again, the command can't be started, or init has ended.
+    pub fn run_fresh(
+        &self,
+        command: StoredCommand,
+        limit: Duration,
+        max_output_bytes: usize,
+    ) -> Result<CompletedCommand, SandboxError> {
+        let max_output_bytes = max_output_bytes.min(MAX_OUTPUT_BYTES);
+        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let request = ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh: true };
+        // A fork server in replaced namespaces starts again.
+        self.complete_run(&request, limit.saturating_add(FORK_SERVER_TIMEOUT).saturating_add(REPLY_TIMEOUT))
+    }
+
+    fn complete_run(
+        &self,
+        request: &ControlRequest,
+        wait: Duration,
+    ) -> Result<CompletedCommand, SandboxError> {
+        match self.parts.client.request_within(request, &[], wait)? {
+            ControlReply::CommandEnded(completed) => Ok(completed),
+            other => Err(unexpected_reply("run a command", other)),
+        }
     }
 
     /// What commands have met in the sandbox and would not have met outside of it, and what they have changed
@@ -399,9 +424,7 @@ impl SandboxParts {
         }
         // Init ends when the socket is closed, and the kernel then kills all other processes.
         self.client.close();
-        let waited = self.init_parent.wait().map_err(SandboxError::system("wait for the sandbox's init"));
-        let _ = self.reader_thread.take().map(JoinHandle::join);
-        waited?;
+        self.init_parent.wait().map_err(SandboxError::system("wait for the sandbox's init"))?;
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.remove()?;
         }

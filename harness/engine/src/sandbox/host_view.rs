@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::init_error::{InitResult, with_context};
 use super::mount_sys::{attach_mount, clone_mount, make_read_only};
 use super::overlay_layers::{Layers, OutsideChange};
+use super::path_bytes;
 
 /// Directories of the host that are no ordinary file systems. They stay read-only.
 const KERNEL_DIRS: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -39,11 +40,14 @@ const MAX_OVERLAYS: usize = 256;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct HostViewSpec {
     /// Directories that are shared with the host: what the target writes there is really written.
+    #[serde(with = "path_bytes::list")]
     pub(super) real_dirs: Vec<PathBuf>,
     /// The working directory of the target.
+    #[serde(with = "path_bytes")]
     pub(super) cwd: PathBuf,
     /// Files and directories whose owner or group has no number in the sandbox. The upper layers begin with
     /// copies of them, because the kernel cannot copy them when the target changes them.
+    #[serde(with = "path_bytes::list")]
     pub(super) copied: Vec<PathBuf>,
 }
 

@@ -23,19 +23,21 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, geteuid};
 
-use super::fork_server::ForkServer;
+use super::command_runs::{CommandRuns, StartFailure};
 use super::host_view::HostView;
 use super::id_map::IdMapper;
 use super::init_error::{InitError, InitResult, with_context};
 use super::kernel_objects::KernelObjects;
 use super::mount_sys::{attach_mount, clone_mount, make_read_only};
 use super::mounts::ReadOnlyMounts;
-use super::packet::{Packet, receive_message, send_fd, send_message};
+use super::packet::{Packet, receive_message, send_fds, send_message};
 use super::protocol::{
     CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest, SandboxTraces,
+    StoredCommand,
 };
+use super::run_command::RunLimits;
 use super::sys::ReapedChild;
-use super::{processes, run_command, sys};
+use super::{processes, sys};
 use crate::seccomp::SeccompProgram;
 
 /// The pid with which kill reaches every process in the pid namespace but init itself.
@@ -155,8 +157,7 @@ fn set_up_and_serve(
         ids: HashMap::new(),
         mounts: ReadOnlyMounts::default(),
         held_fds: Vec::new(),
-        fork_server: None,
-        fork_server_launch: None,
+        commands: CommandRuns::default(),
         view,
         kernel_objects,
         cgroup_procs,
@@ -235,9 +236,7 @@ struct SandboxInit<'a> {
     mounts: ReadOnlyMounts,
     /// Descriptors that stay open until the sandbox ends.
     held_fds: Vec<OwnedFd>,
-    fork_server: Option<ForkServer>,
-    /// How to start the fork server again, if its namespaces are replaced.
-    fork_server_launch: Option<LaunchSpec>,
+    commands: CommandRuns,
     view: HostView,
     kernel_objects: KernelObjects,
     /// Joins the memory cgroup when `0` is written to it.
@@ -271,36 +270,21 @@ impl SandboxInit<'_> {
     fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
         let reply = match request {
             ControlRequest::Spawn { id, launch, filter } => self.spawn(id, &launch, filter, files),
-            ControlRequest::RunCommand { launch, timeout_ms, max_output_bytes, in_fork_server } => {
-                let limit = Duration::from_millis(timeout_ms);
-                let completed = match (&mut self.fork_server, in_fork_server) {
-                    (Some(server), true) => server.run(&launch, limit, max_output_bytes),
-                    (None, true) => Err(Error::other("no fork server was started")),
-                    (_, false) => run_command::run(&launch, limit, max_output_bytes),
-                };
-                // Kills the command's remaining processes before the reply, which reports whether there were
-                // any.
-                let left_processes =
-                    if self.fork_server.is_some() { self.kill_remaining()? } else { self.kill_all()? };
-                match completed {
-                    Ok(completed) => {
-                        ControlReply::CommandEnded(CompletedCommand { left_processes, ..completed })
-                    }
-                    Err(error) => failed_reply(&launch.start_action(), &error),
+            ControlRequest::StoreCommand { launch, runner } => {
+                self.commands.store(launch, runner).map_or_else(StartFailure::reply, ControlReply::Stored)
+            }
+            ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh } => {
+                let limits = RunLimits { timeout: Duration::from_millis(timeout_ms), max_output_bytes };
+                match if fresh { self.reset() } else { Ok(()) } {
+                    Ok(()) => self.run_stored(command, limits)?,
+                    Err(error) => failed_reply(error.doing, &error.source),
                 }
             }
             ControlRequest::StartForkServer { launch } => {
                 self.kernel_objects.forget_closed_connections();
-                self.fork_server_launch = Some(launch);
-                match self.restart_fork_server() {
-                    Ok(()) => ControlReply::Done { note: String::new() },
-                    Err(error) => failed_reply("start a fork server", &error),
-                }
+                let done = |()| ControlReply::Done { note: String::new() };
+                self.commands.start_fork_server(launch).map_or_else(StartFailure::reply, done)
             }
-            ControlRequest::Reset => match self.reset() {
-                Ok(()) => ControlReply::Done { note: String::new() },
-                Err(error) => failed_reply(error.doing, &error.source),
-            },
             ControlRequest::ListChanges { max } => ControlReply::Changes(SandboxTraces {
                 changes: self.view.changes(max),
                 private_dirs: self.view.private_dirs(),
@@ -329,22 +313,27 @@ impl SandboxInit<'_> {
         with_context("reply", send_message(self.socket.as_fd(), &reply, &[]))
     }
 
-    /// Starts the fork server, in the place of one that runs.
-    fn restart_fork_server(&mut self) -> Result<(), Error> {
-        self.fork_server = None;
-        if let Some(launch) = &self.fork_server_launch {
-            self.fork_server = Some(ForkServer::start(launch)?);
-        }
-        Ok(())
-    }
-
     /// Undoes what commands have left in the view of the host and in the kernel.
     fn reset(&mut self) -> InitResult<()> {
         self.view.reset()?;
         if self.kernel_objects.reset()? {
-            with_context("start a fork server again", self.restart_fork_server())?;
+            with_context("start a fork server again", self.commands.restart_fork_server())?;
         }
         Ok(())
+    }
+
+    /// Runs a stored command, and kills its remaining processes before the reply, which reports whether there
+    /// were any.
+    fn run_stored(&mut self, command: StoredCommand, limits: RunLimits) -> InitResult<ControlReply> {
+        let completed = self.commands.run(command, &self.child_signals, limits);
+        let left_processes = match self.commands.fork_server_pid() {
+            Some(server) => self.kill_remaining(server)?,
+            None => self.kill_all()?,
+        };
+        Ok(match completed {
+            Ok(completed) => ControlReply::CommandEnded(CompletedCommand { left_processes, ..completed }),
+            Err(failure) => failure.reply(),
+        })
     }
 
     fn spawn(
@@ -355,21 +344,17 @@ impl SandboxInit<'_> {
         files: Vec<OwnedFd>,
     ) -> ControlReply {
         let mut files = files.into_iter();
+        let failed = |source| StartFailure::new(launch.program_name(), source).reply();
         let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
-            return ControlReply::Failed {
-                doing: launch.start_action(),
-                detail: "the request has no output descriptors".into(),
-            };
+            return failed(Error::other("the request has no output descriptors"));
         };
-        let Some(mut command) = launch.command() else {
-            return ControlReply::Failed { doing: launch.start_action(), detail: "`argv` is empty".into() };
-        };
+        let Some(mut command) = launch.command() else { return failed(Error::other("`argv` is empty")) };
         command.stdout(stdout).stderr(stderr);
         let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
         let cgroup_procs = self.cgroup_procs.as_ref().map(File::try_clone).transpose();
         match cgroup_procs {
             Ok(cgroup_procs) => configure_child(&mut command, cgroup_procs, filter),
-            Err(error) => return failed_reply(&launch.start_action(), &error),
+            Err(error) => return failed(error),
         }
         match command.spawn() {
             Ok(child) => {
@@ -377,7 +362,7 @@ impl SandboxInit<'_> {
                 self.ids.insert(Pid::from_raw(pid_inside), id);
                 ControlReply::Spawned { pid_inside }
             }
-            Err(error) => failed_reply(&launch.start_action(), &error),
+            Err(error) => failed(error),
         }
     }
 
@@ -402,14 +387,13 @@ impl SandboxInit<'_> {
 
     /// Kills all processes in the sandbox but init itself and the fork server. Returns
     /// whether there was any, once none is left.
-    fn kill_remaining(&mut self) -> InitResult<bool> {
-        let fork_server = self.fork_server.as_ref().map(ForkServer::pid);
+    fn kill_remaining(&mut self, fork_server: Pid) -> InitResult<bool> {
         let mut has_killed = false;
         loop {
             self.reap(false)?;
             let left: Vec<Pid> = with_context("list processes", processes::live_processes())?
                 .into_iter()
-                .filter(|pid| pid.as_raw() != INIT_PID && Some(*pid) != fork_server)
+                .filter(|pid| pid.as_raw() != INIT_PID && *pid != fork_server)
                 .collect();
             if left.is_empty() {
                 return Ok(has_killed);
@@ -460,7 +444,7 @@ fn configure_child(command: &mut Command, cgroup_procs: Option<File>, filter: Op
         match &filter {
             Some(filter) => {
                 let listener = sys::install_filter(&filter.program)?;
-                send_fd(filter.socket.as_fd(), listener.as_fd())
+                send_fds(filter.socket.as_fd(), &[listener.as_fd()])
             }
             None => Ok(()),
         }

@@ -1,31 +1,31 @@
 //! The harness's connection to a sandbox's init: sends requests, receives the replies, and collects the exits
 //! of processes. Knows neither mounts nor directories.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::pipe2;
 
 use super::error::SandboxError;
+use super::inbox::Inbox;
 use super::interruption::{RegisteredConnection, is_interrupted, register};
-use super::packet::{receive_message, send_message};
+use super::packet::send_message;
 use super::processes::SandboxProcesses;
 use super::protocol::{ControlReply, ControlRequest, LaunchSpec, REPLY_TIMEOUT};
-use super::spawned_process::{ProcessExits, SpawnedProcess};
+use super::spawned_process::SpawnedProcess;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
 /// The connection to init. It carries one request at a time.
 pub(super) struct InitClient {
-    socket: OwnedFd,
-    replies: Mutex<Receiver<ControlReply>>,
-    exits: Arc<ProcessExits>,
+    inbox: Arc<Inbox>,
+    /// Held from a request to its reply.
+    request: Mutex<()>,
     next_id: AtomicU64,
     _registered: RegisteredConnection,
 }
@@ -33,7 +33,6 @@ pub(super) struct InitClient {
 /// A program to start, and what it is started with.
 pub(super) struct SpawnSpec<'a> {
     pub(super) launch: &'a LaunchSpec,
-    /// The file of the cgroup that the program joins.
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) filter: Option<SpawnFilter>,
@@ -52,28 +51,28 @@ pub struct KillSwitch {
 }
 
 impl InitClient {
-    /// Starts to receive from init. The thread that does it ends when the connection is closed.
-    pub(super) fn connect(socket: OwnedFd) -> Result<(InitClient, JoinHandle<()>), SandboxError> {
+    /// The connection over this socket.
+    pub(super) fn connect(socket: OwnedFd) -> Result<InitClient, SandboxError> {
         let registered = register(&socket)?;
-        let (sender, replies) = channel();
-        let exits = Arc::<ProcessExits>::default();
-        let reader_thread = start_reader(&socket, sender, Arc::clone(&exits))?;
-        let next_id = AtomicU64::new(1);
-        let replies = Mutex::new(replies);
-        Ok((InitClient { socket, replies, exits, next_id, _registered: registered }, reader_thread))
+        Ok(InitClient {
+            inbox: Arc::new(Inbox::new(socket)),
+            request: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            _registered: registered,
+        })
     }
 
     /// Closes the connection, also for other users of it. Init then ends.
     pub(super) fn close(&self) {
         // This fails if init has closed its end already.
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        let _ = shutdown(self.inbox.socket().as_raw_fd(), Shutdown::Both);
     }
 
     /// Waits for `InitStarted`, sent by init's parent, and `Ready`, sent by init, in any order.
     pub(super) fn await_ready(&self) -> Result<SandboxProcesses, SandboxError> {
         let (mut init_pid, mut fresh_proc) = (None, None);
         loop {
-            match self.next_reply()? {
+            match self.inbox.next_reply(REPLY_TIMEOUT).ok_or_else(gone)? {
                 ControlReply::InitStarted { pid } => init_pid = Some(pid),
                 ControlReply::Ready { fresh_proc: is_fresh } => fresh_proc = Some(is_fresh),
                 other => return Err(unexpected_reply("build the sandbox", other)),
@@ -100,14 +99,9 @@ impl InitClient {
         fds: &[RawFd],
         wait: Duration,
     ) -> Result<ControlReply, SandboxError> {
-        let replies = self.replies.locked();
-        send_message(self.socket.as_fd(), request, fds).map_err(|_| gone())?;
-        replies.recv_timeout(wait).map_err(|_| gone())
-    }
-
-    fn next_reply(&self) -> Result<ControlReply, SandboxError> {
-        let replies = self.replies.locked();
-        replies.recv_timeout(REPLY_TIMEOUT).map_err(|_| gone())
+        let _request = self.request.locked();
+        send_message(self.inbox.socket(), request, fds).map_err(|error| sending_failed(request, error))?;
+        self.inbox.next_reply(wait).ok_or_else(gone)
     }
 
     /// Sends a request whose reply is `Done`, and returns its note.
@@ -138,7 +132,7 @@ impl InitClient {
         };
         match self.request(&request, &fds)? {
             ControlReply::Spawned { pid_inside } => {
-                Ok(SpawnedProcess::new(id, Arc::clone(&self.exits), pid_inside))
+                Ok(SpawnedProcess::new(id, Arc::clone(&self.inbox), pid_inside))
             }
             other => Err(unexpected_reply("start a program", other)),
         }
@@ -172,30 +166,25 @@ fn gone() -> SandboxError {
     if is_interrupted() { SandboxError::Interrupted } else { SandboxError::InitGone }
 }
 
+/// The error for a request that was not sent.
+fn sending_failed(request: &ControlRequest, error: std::io::Error) -> SandboxError {
+    match (request.program_name(), error.raw_os_error().map(Errno::from_raw)) {
+        (_, Some(Errno::EPIPE | Errno::ECONNRESET)) => gone(),
+        (Some(program), Some(Errno::E2BIG)) => SandboxError::ArgumentsTooLong { program },
+        _ => SandboxError::System { doing: "send a request to the sandbox's init", source: error },
+    }
+}
+
 /// The error for a reply that does not fit the request.
 pub(super) fn unexpected_reply(doing: &str, reply: ControlReply) -> SandboxError {
     match reply {
         ControlReply::Failed { doing, detail } => SandboxError::Init { doing, detail },
+        ControlReply::NotStarted { program, errno } if Errno::from_raw(errno) == Errno::E2BIG => {
+            SandboxError::ArgumentsTooLong { program }
+        }
+        ControlReply::NotStarted { program, errno } => {
+            SandboxError::NotStarted { program, source: std::io::Error::from_raw_os_error(errno) }
+        }
         other => SandboxError::Init { doing: doing.into(), detail: format!("unexpected reply {other:?}") },
     }
-}
-
-/// Starts the thread that receives from init: it stores exits of processes, and passes on replies to
-/// requests.
-fn start_reader(
-    socket: &OwnedFd,
-    replies: Sender<ControlReply>,
-    exits: Arc<ProcessExits>,
-) -> Result<JoinHandle<()>, SandboxError> {
-    let socket = socket.try_clone().map_err(SandboxError::system("duplicate a socket"))?;
-    Ok(std::thread::spawn(move || {
-        while let Ok(Some(packet)) = receive_message::<ControlReply>(socket.as_fd()) {
-            match packet.message {
-                ControlReply::ProcessExited { id, exit } => exits.report(id, exit),
-                reply => drop(replies.send(reply)),
-            }
-        }
-        // The kernel ends every process of a sandbox with its init.
-        exits.report_all_killed();
-    }))
 }

@@ -2,16 +2,18 @@
 //! memory limits. Knows none of its neighbours.
 //!
 //! Each sandbox has an init process: our own binary, started as pid 1 of a pid namespace, with its own user,
-//! mount, IPC and network namespaces. It sees the host through overlays: `host_view`. When init ends, for whatever reason, the kernel kills every process in the
-//! sandbox. Init ends when its socket to the harness is closed, so killing the harness also ends its
-//! sandboxes.
+//! mount, IPC and network namespaces. It sees the host through overlays: `host_view`. When init ends, for
+//! whatever reason, the kernel kills every process in the sandbox. Init ends when its socket to the harness is
+//! closed, so killing the harness also ends its sandboxes.
 //!
 //! On the ground `protocol` holds what the two sides say to each other, and `packet` carries it. The harness's
-//! side is `handle`, above `init_client`; `init` is the other side, above `run_command` and `fork_server`.
+//! side is `handle`, above `init_client`, above `inbox`; `init` is the other side, above `command_runs`, above
+//! `run_command` and `fork_server`.
 
 mod balloon;
 mod captured_output;
 mod cgroup;
+mod command_runs;
 mod error;
 mod fork_server;
 mod handle;
@@ -19,11 +21,13 @@ mod hints;
 mod host_access;
 mod host_view;
 mod id_map;
+mod inbox;
 mod init;
 mod init_client;
 mod init_error;
 mod interruption;
 mod kernel_objects;
+mod launchable_command;
 mod mechanisms;
 mod memory;
 mod mount_sys;
@@ -31,6 +35,7 @@ mod mounts;
 mod network_sys;
 mod overlay_layers;
 mod packet;
+mod path_bytes;
 mod processes;
 mod protocol;
 mod remove_tree;
@@ -49,7 +54,9 @@ pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;
 pub use packet::check_packet_round_trip;
 pub use processes::ProcessInfo;
-pub use protocol::{BindMount, CompletedCommand, LaunchSpec, MountChange, ProcessExit};
+pub use protocol::{
+    BindMount, CommandRunner, CompletedCommand, LaunchSpec, MountChange, ProcessExit, StoredCommand,
+};
 pub use remove_tree::remove_tree;
 pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_leftovers};
 pub use spawned_process::{ProcessOutputs, SpawnedProcess};

@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, Gid, Uid, access, fchown};
 use serde::{Deserialize, Serialize};
 
 use super::mount_sys::{attach_mount, clone_mount};
+use super::path_bytes;
 
 /// Where no overlay is possible, files up to this size are copied, and larger ones are read-only.
 const MAX_COPIED_FILE_BYTES: u64 = 1 << 20;
@@ -28,6 +29,7 @@ pub(super) struct Layers {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OutsideChange {
     /// The path as the target sees it.
+    #[serde(with = "path_bytes")]
     pub(super) path: PathBuf,
     /// Whether it was removed.
     pub(super) removed: bool,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::host_view::HostViewSpec;
 use super::kernel_objects::NetworkFailures;
 use super::overlay_layers::OutsideChange;
+use super::path_bytes;
 use crate::seccomp::SeccompProgram;
 
 /// First argument that makes our own binary run as a sandbox's init.
@@ -29,6 +30,7 @@ pub struct LaunchSpec {
     /// The whole environment: no variables are inherited.
     pub env: Vec<(OsString, OsString)>,
     /// Its working directory. Default: the harness's.
+    #[serde(with = "path_bytes::optional")]
     pub cwd: Option<PathBuf>,
 }
 
@@ -44,10 +46,9 @@ impl LaunchSpec {
         Some(command)
     }
 
-    /// What init is doing when it starts the program, for error messages.
-    pub(super) fn start_action(&self) -> String {
-        let program = self.argv.first().map(|program| program.to_string_lossy());
-        format!("start `{}`", program.unwrap_or_default())
+    /// The program, for error messages.
+    pub(super) fn program_name(&self) -> String {
+        self.argv.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned())
     }
 }
 
@@ -110,6 +111,7 @@ pub enum MountChange {
 /// A tmpfs to mount. `options` are mount options.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct TmpfsMount {
+    #[serde(with = "path_bytes")]
     pub(super) mount_point: PathBuf,
     pub(super) options: String,
 }
@@ -118,8 +120,10 @@ pub(super) struct TmpfsMount {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BindMount {
     /// The directory, as the harness sees it. It is created if it does not exist.
+    #[serde(with = "path_bytes")]
     pub source: PathBuf,
     /// Where processes in the sandbox see it. It is created in the sandbox if it does not exist.
+    #[serde(with = "path_bytes")]
     pub mount_point: PathBuf,
 }
 
@@ -133,6 +137,7 @@ pub(super) struct SandboxInitRequest {
     /// Whether the numbers of processes begin in the upper half of their range.
     pub(super) distinct_pids: bool,
     /// The file into which a process of the target writes to join the sandbox's memory cgroup.
+    #[serde(with = "path_bytes::optional")]
     pub(super) cgroup_procs: Option<PathBuf>,
     pub(super) mounts: Vec<TmpfsMount>,
     pub(super) binds: Vec<BindMount>,
@@ -157,8 +162,25 @@ pub(super) struct SandboxTraces {
     /// What has changed in the overlays, up to a bound.
     pub(super) changes: Vec<OutsideChange>,
     /// Directories of the host that can be changed in the sandbox without changing the host.
+    #[serde(with = "path_bytes::list")]
     pub(super) private_dirs: Vec<PathBuf>,
     pub(super) network_failures: NetworkFailures,
+}
+
+/// What runs a stored command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandRunner {
+    /// Each run is a new process of the program.
+    NewProcess,
+    /// Each run is a fork of the fork server; `argv` is passed to it. It has the server's environment and
+    /// working directory.
+    ForkServer,
+}
+
+/// A command that a sandbox keeps, to be run several times. Valid for that sandbox only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredCommand {
+    pub(super) index: u32,
 }
 
 /// A request of the harness to init.
@@ -167,20 +189,21 @@ pub(super) enum ControlRequest {
     /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
     /// one is attached: a socket through which the filter's listener is sent.
     Spawn { id: u64, launch: LaunchSpec, filter: Option<SeccompProgram> },
-    /// Runs a command, kills all processes that are left of it, and replies with `CommandEnded`.
-    RunCommand {
-        launch: LaunchSpec,
+    /// Keeps a command that will be run several times, so that its arguments and environment are sent once.
+    /// Replies with `Stored`.
+    StoreCommand { launch: LaunchSpec, runner: CommandRunner },
+    /// Runs a stored command, kills all processes that are left of it, and replies with `CommandEnded`.
+    RunStored {
+        command: StoredCommand,
         timeout_ms: u64,
         max_output_bytes: usize,
-        /// The fork server started by `StartForkServer` runs the command; `argv` is passed to it.
-        in_fork_server: bool,
+        /// Before that, undoes what commands have changed in the view of the host, and replaces the network and
+        /// the IPC objects if they left some.
+        fresh: bool,
     },
     /// Starts a fork server.
     StartForkServer { launch: LaunchSpec },
-    /// Undoes what commands have changed in the view of the host, and replaces the network and the IPC objects
-    /// if they left some.
-    Reset,
-    /// Lists at most `max` changes in the view of the host since the last reset.
+    /// Lists at most `max` changes in the view of the host since the last fresh run.
     ListChanges { max: usize },
     /// Keeps the attached descriptor open until the sandbox ends.
     HoldFd,
@@ -191,7 +214,23 @@ pub(super) enum ControlRequest {
     /// Sends a signal to all processes but init.
     SignalAll { signal: i32 },
     /// Changes a mount.
-    ChangeMount { mount_point: PathBuf, change: MountChange },
+    ChangeMount {
+        #[serde(with = "path_bytes")]
+        mount_point: PathBuf,
+        change: MountChange,
+    },
+}
+
+impl ControlRequest {
+    /// The program that the request would start. `None`: it starts none.
+    pub(super) fn program_name(&self) -> Option<String> {
+        match self {
+            ControlRequest::Spawn { launch, .. }
+            | ControlRequest::StoreCommand { launch, .. }
+            | ControlRequest::StartForkServer { launch } => Some(launch.program_name()),
+            _ => None,
+        }
+    }
 }
 
 /// A message of init to the harness. Most reply to a request.
@@ -203,8 +242,12 @@ pub(super) enum ControlReply {
     Ready { fresh_proc: bool },
     /// Replies to `Spawn`.
     Spawned { pid_inside: i32 },
-    /// Replies to `RunCommand`.
+    /// Replies to `StoreCommand`.
+    Stored(StoredCommand),
+    /// Replies to `RunStored`.
     CommandEnded(CompletedCommand),
+    /// A program could not be started, for the reason that this error number stands for.
+    NotStarted { program: String, errno: i32 },
     /// Replies to `ListChanges`.
     Changes(SandboxTraces),
     /// A signal was sent, or there was no process that could receive it.

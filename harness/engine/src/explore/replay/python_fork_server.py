@@ -1,7 +1,7 @@
 # A fork server: imports the given modules once, then forks a child for each request that it receives on its
 # control socket. A child behaves like a fresh interpreter: it has its own arguments, outputs, main module and
 # random states.
-import atexit, builtins, gc, importlib, json, os, socket, sys, threading, types
+import atexit, builtins, gc, importlib, os, socket, sys, threading, types
 
 control = socket.socket(fileno=int(sys.argv[1]))
 working_directory = os.getcwd()
@@ -9,10 +9,10 @@ for name in sys.argv[2:]:
     importlib.import_module(name)
 gc.collect()
 gc.freeze()
-control.send(b'{"ready": %d}' % len(os.listdir("/proc/self/task")))
+control.send(b"ready")
 request = None
 while True:
-    message, files, _, _ = socket.recv_fds(control, 1 << 20, 2)
+    message, files, _, _ = socket.recv_fds(control, 1, 3)
     if not message:
         os._exit(0)
     child = os.fork()
@@ -21,15 +21,16 @@ while True:
         os.chdir(working_directory)
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)
-        request = json.loads(message)
+        arguments = os.pread(files[2], os.fstat(files[2]).st_size, 0)
+        request = [os.fsdecode(argument) for argument in arguments.split(b"\0")[:-1]]
         control.close()
     for file in files:
         os.close(file)
     if child == 0:
         break
-    control.send(b'{"pid": %d}' % child)
+    control.send(b"pid %d" % child)
     _, status = os.waitpid(child, 0)
-    control.send(b'{"status": %d}' % status)
+    control.send(b"status %d" % status)
 
 if "random" in sys.modules:
     sys.modules["random"].seed()

@@ -12,13 +12,23 @@ use crate::explore::record::Recording;
 use crate::explore::states::{CrashCandidate, FileTree};
 use crate::file_error::file_error;
 use crate::sandbox::{
-    BindMount, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
+    BindMount, CommandRunner, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxError, SandboxSpec,
+    StoredCommand, TmpfsSpec, current_dir,
 };
 
 /// At most this many bytes are kept of each output of a recovery.
 const MAX_OUTPUT_BYTES: usize = 12 * 1024;
 /// Crash states are materialized in memory if all workers together need at most about this many bytes.
 const MAX_IN_MEMORY_BYTES: u64 = 384 * 1024 * 1024;
+
+/// The exit code with which a shell reports that it could not start a program.
+const NOT_STARTED_EXIT: i32 = 127;
+
+/// The commands of a recovery, which the sandbox keeps.
+struct RecoveryCommands {
+    resume: StoredCommand,
+    check: Option<StoredCommand>,
+}
 
 /// What one worker needs.
 #[derive(Clone, Copy)]
@@ -68,18 +78,29 @@ impl WorkerSpec<'_> {
         })?)
     }
 
-    /// Starts a fork server that imports the modules. Returns the request that runs a recovery in it. `None`:
-    /// no modules are given.
-    fn start_fork_server(&self, sandbox: &Sandbox) -> Result<Option<LaunchSpec>, ExploreError> {
+    /// Sends the commands of a recovery to the sandbox, and starts a fork server for them if there are modules
+    /// to import once.
+    fn store_commands(&self, sandbox: &Sandbox) -> Result<RecoveryCommands, ExploreError> {
         let ReplaySpec { resume, warm_modules, .. } = self.replay;
-        if warm_modules.is_empty() {
-            return Ok(None);
-        }
-        let path = resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-        let command = PythonCommand::parse(&resume.argv, path).ok_or(ExploreError::NotPython)?;
-        let server = LaunchSpec { argv: command.server_command(warm_modules), ..resume.clone() };
-        sandbox.start_fork_server(&server).map_err(ExploreError::of_fork_server)?;
-        Ok(Some(LaunchSpec { argv: command.request, env: Vec::new(), cwd: None }))
+        let stored = if warm_modules.is_empty() {
+            sandbox.store_command(resume, CommandRunner::NewProcess)?
+        } else {
+            let path = resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+            let command = PythonCommand::parse(&resume.argv, path).ok_or(ExploreError::NotPython)?;
+            let server = LaunchSpec { argv: command.server_command(warm_modules), ..resume.clone() };
+            sandbox.start_fork_server(&server).map_err(ExploreError::of_fork_server)?;
+            let request = LaunchSpec { argv: command.request, env: Vec::new(), cwd: None };
+            sandbox.store_command(&request, CommandRunner::ForkServer)?
+        };
+        let check = self.replay.check.as_ref();
+        let check = check.map(|check| sandbox.store_command(check, CommandRunner::NewProcess)).transpose()?;
+        Ok(RecoveryCommands { resume: stored, check })
+    }
+
+    /// Whether the program of a command is one of the files of a crash state. If it cannot be started, that is
+    /// then the crash's work.
+    fn is_watched_program(&self, program: &str) -> bool {
+        self.replay.watched_dirs.iter().any(|dir| Path::new(program).starts_with(dir))
     }
 }
 
@@ -87,9 +108,7 @@ impl WorkerSpec<'_> {
 pub(crate) struct RecoveryWorker<'a> {
     spec: WorkerSpec<'a>,
     materializer: Materializer<'a>,
-    /// The request for the fork server that replaces the command of the recovery. `None`: there is no fork
-    /// server.
-    fork_command: Option<LaunchSpec>,
+    commands: RecoveryCommands,
     sandbox: Option<Sandbox>,
 }
 
@@ -110,8 +129,8 @@ impl<'a> RecoveryWorker<'a> {
         };
         let materializer = Materializer::new(spec.recording, spec.small_files, place, spec.max_pool_bytes())
             .map_err(file_error::<ExploreError>("prepare", &base))?;
-        let fork_command = spec.start_fork_server(&sandbox)?;
-        Ok(RecoveryWorker { spec, materializer, fork_command, sandbox: Some(sandbox) })
+        let commands = spec.store_commands(&sandbox)?;
+        Ok(RecoveryWorker { spec, materializer, commands, sandbox: Some(sandbox) })
     }
 
     /// Materializes the candidate, runs the recovery on it, then the check.
@@ -136,30 +155,37 @@ impl<'a> RecoveryWorker<'a> {
         let replay = self.spec.replay;
         let materialized = self.materializer.materialize(tree);
         materialized.map_err(file_error::<ExploreError>("materialize a crash state in", &replay.work_dir))?;
+        let sandbox = self.sandbox.as_ref().ok_or(ExploreError::WorkerClosed)?;
+        let timeout = replay.timeout.saturating_mul(timeout_factor);
         // Nothing that an earlier recovery left outside of the watched directories must meet this one.
-        self.sandbox.as_ref().map_or(Ok(()), Sandbox::reset)?;
-        let completed = match &self.fork_command {
-            Some(request) => self.run_in_sandbox(request, timeout_factor, true)?,
-            None => self.run_in_sandbox(&replay.resume, timeout_factor, false)?,
-        };
-        let check = match &replay.check {
+        let completed = sandbox.run_fresh(self.commands.resume, timeout, MAX_OUTPUT_BYTES);
+        let completed = self.completed(completed)?;
+        let check = match self.commands.check {
             Some(check) if completed.exit == Some(ProcessExit::Exited(0)) => {
-                Some(self.run_in_sandbox(check, timeout_factor, false)?)
+                Some(self.completed(sandbox.run_stored(check, timeout, MAX_OUTPUT_BYTES))?)
             }
             _ => None,
         };
         Ok(self.spec.oracle.observe(&completed, check.as_ref()))
     }
 
-    fn run_in_sandbox(
+    /// The result of a command. If its program is a part of the crash state and could not be started, it is that
+    /// of a shell.
+    fn completed(
         &self,
-        launch: &LaunchSpec,
-        timeout_factor: u32,
-        by_fork_server: bool,
+        run: Result<CompletedCommand, SandboxError>,
     ) -> Result<CompletedCommand, ExploreError> {
-        let sandbox = self.sandbox.as_ref().ok_or(ExploreError::WorkerClosed)?;
-        let timeout = self.spec.replay.timeout * timeout_factor;
-        Ok(sandbox.run_command(launch, timeout, MAX_OUTPUT_BYTES, by_fork_server)?)
+        match run {
+            Err(SandboxError::NotStarted { program, source }) if self.spec.is_watched_program(&program) => {
+                Ok(CompletedCommand {
+                    exit: Some(ProcessExit::Exited(NOT_STARTED_EXIT)),
+                    stdout: String::new(),
+                    stderr: format!("could not start `{program}`: {source}"),
+                    left_processes: false,
+                })
+            }
+            completed => Ok(completed?),
+        }
     }
 
     /// Removes the sandbox.
