@@ -322,8 +322,9 @@ pub(crate) struct ExploreArgs {
     pub(crate) warm: Vec<String>,
     /// Time limit of a recovery, such as `10s`, `500ms` or `2m`
     ///
-    /// A recovery that takes longer is repeated with three times the limit. If that is exceeded too, it
-    /// counts as hung.
+    /// A recovery that takes longer counts as hung. One state of each such finding is then repeated alone, with
+    /// three times the limit. If it ends, the finding is not confirmed. Use a limit that a recovery keeps on a
+    /// busy machine.
     #[arg(
         long,
         value_name = "TIME",

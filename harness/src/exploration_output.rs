@@ -31,6 +31,7 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
     for (number, finding) in exploration.findings.iter().enumerate() {
         print_finding(number + 1, finding);
     }
+    print_unconfirmed_count(exploration);
     if exploration.tried == 0 {
         print::line("no state was tried");
     } else if exploration.has_unjudged() {
@@ -42,6 +43,15 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
     }
     print_never_synced(&exploration.never_synced);
     print_gaps(&explored.recording.gaps);
+}
+
+fn print_unconfirmed_count(exploration: &Exploration) {
+    let unconfirmed = exploration.findings.iter().filter(|finding| !finding.is_confirmed());
+    let states: u64 = unconfirmed.clone().map(|finding| finding.states).sum();
+    let (count, all) = (unconfirmed.count(), exploration.findings.len());
+    if count > 0 {
+        print::line(&format!("\n{count} of {all} findings not confirmed, with {states} states"));
+    }
 }
 
 fn print_counts(exploration: &Exploration, category: CrashCategory) {
@@ -92,6 +102,9 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
         };
         for finding in second.findings.iter().filter(|finding| !is_known(finding)) {
             print::line(&format!("  {} -> {}: {}", finding.cause, finding.outcome, finding.error));
+            if let Some(doubt) = finding.doubt() {
+                print::line(&format!("     {doubt}"));
+            }
             finding.operations.iter().for_each(|line| print::line(&format!("     {}", line.text)));
         }
         let known = second.findings.iter().filter(is_known).count();
@@ -121,6 +134,9 @@ fn print_finding(number: usize, finding: &Finding) {
         finding.states,
         under.join(", ")
     ));
+    if let Some(doubt) = finding.doubt() {
+        print::line(&format!("   {doubt}"));
+    }
     let [before, after] = &finding.between;
     print::line(&format!("   breaks between  {before}  and  {after}"));
     finding.operations.iter().for_each(|line| print::line(&format!("   {}", line.text)));

@@ -105,7 +105,8 @@ fn run_prepared(
     let found = match exploration.has_no_findings() {
         true if exploration.tried == 0 || exploration.has_unjudged() => CommandExit::Inconclusive,
         true => CommandExit::Success,
-        false => CommandExit::Violation,
+        false if exploration.has_confirmed_findings() => CommandExit::Violation,
+        false => CommandExit::Inconclusive,
     };
     let interrupted = interrupt::requested().then_some(CommandExit::Interrupted);
     Ok(CommandExit::worst([found].into_iter().chain(interrupted)))

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         a_useless_recording_exits_with_3_and_the_reason,
         wrong_arguments_exit_with_2_and_what_to_do,
         a_recovery_that_hangs_is_reported_as_hung,
+        a_slow_recovery_that_ends_when_it_is_repeated_is_not_confirmed,
         a_program_that_a_crash_removes_is_a_finding,
         a_command_that_cannot_be_started_exits_with_2_and_what_to_do,
         a_large_environment_reaches_the_trainer_and_its_recoveries,
@@ -284,6 +285,21 @@ fn a_recovery_that_hangs_is_reported_as_hung() {
     let options = ["--timeout", "300ms", "--crash", "process"];
     let explore_run = explore(&options, &["/bin/sh", "-c", script, "WATCH"]);
     assert_eq!(explore_run.json["findings"][0]["outcome"], "hung", "{}", explore_run.text);
+    assert_eq!(explore_run.json["findings"][0]["repeated"], "hung", "{}", explore_run.text);
+    assert!(!explore_run.text.contains("not confirmed"), "{}", explore_run.text);
+    assert_eq!(explore_run.code, Some(1), "{}", explore_run.text);
+}
+
+/// The recovery takes longer than the limit, and less than three times the limit.
+fn a_slow_recovery_that_ends_when_it_is_repeated_is_not_confirmed() {
+    let script = "cd \"$0\"; if [ -e a ] && ! [ -e b ]; then sleep 1.5; fi; : > a; : > b; \
+        echo saved step 1; echo resumed from step 1";
+    let options = ["--timeout", "1s", "--crash", "process"];
+    let explore_run = explore(&options, &["/bin/sh", "-c", script, "WATCH"]);
+    assert_eq!(explore_run.code, Some(3), "{}", explore_run.text);
+    assert_eq!(explore_run.json["findings"][0]["outcome"], "hung", "{}", explore_run.text);
+    assert_eq!(explore_run.json["findings"][0]["repeated"], "recovered", "{}", explore_run.text);
+    assert!(explore_run.text.contains("1 of 1 findings not confirmed"), "{}", explore_run.text);
 }
 
 /// The trainer's program is a link in the watched directory, which the trainer replaces.

@@ -124,6 +124,10 @@ pub struct Finding {
     pub under: Vec<CrashModel>,
     /// Number of distinct states.
     pub states: u64,
+    /// What the target did when one state was repeated alone, with three times the time limit. Only hung states
+    /// are repeated. `None`: it was not repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeated: Option<Outcome>,
     /// The two operations between which the crash falls, or whose order was not kept.
     pub between: [String; 2],
     /// The shortest sequence of operations that shows the cause.
@@ -138,6 +142,29 @@ pub struct Finding {
     pub state: String,
     /// The command that tries this state alone.
     pub repeat: String,
+}
+
+impl Finding {
+    /// Whether the outcome is certain. A recovery that exceeds its time limit may be slow because the machine
+    /// is busy: it is certain to hang only if it also exceeds three times the limit, alone.
+    pub fn is_confirmed(&self) -> bool {
+        self.outcome != Outcome::Hung || self.repeated == Some(Outcome::Hung)
+    }
+
+    /// Why the finding is not confirmed, and what to do. `None`: it is confirmed.
+    pub fn doubt(&self) -> Option<String> {
+        match self.repeated {
+            _ if self.is_confirmed() => None,
+            Some(outcome) => Some(format!(
+                "not confirmed: with three times the time limit the recovery ended, and its outcome was \
+                 {outcome}; try again with a longer --timeout"
+            )),
+            None => Some(
+                "not confirmed: it was not repeated with three times the time limit; try this state again"
+                    .into(),
+            ),
+        }
+    }
 }
 
 /// One operation that leads to a crash state.
@@ -348,6 +375,12 @@ impl Exploration {
         lines
     }
 
+    /// Whether some finding of this exploration or of a second crash is confirmed.
+    pub fn has_confirmed_findings(&self) -> bool {
+        self.findings.iter().any(Finding::is_confirmed)
+            || self.second.iter().any(Exploration::has_confirmed_findings)
+    }
+
     /// Whether no state of this exploration or of a second crash is a finding.
     pub fn has_no_findings(&self) -> bool {
         self.findings.is_empty() && self.second.iter().all(Exploration::has_no_findings)
@@ -371,6 +404,7 @@ mod tests {
             outcome: Outcome::Crashed,
             under: vec![CrashModel::Btrfs, CrashModel::Ext4],
             states: 3,
+            repeated: None,
             between: ["write(a)".into(), "rename(a, b)".into()],
             operations: vec![OperationLine { text: "   1  write(a)  lost".into(), fate: Fate::HalfLost }],
             difference: vec!["~ b: 0 bytes instead of 4".into()],
@@ -437,6 +471,26 @@ mod tests {
         assert!(only.left_out_lines().join("").contains("only state 2-1"));
         assert_eq!(bounded.tried_in(CrashCategory::Power), 4);
         assert_eq!(bounded.tried_in(CrashCategory::Process), 0);
+    }
+
+    #[test]
+    fn a_hung_state_is_confirmed_only_by_a_repetition_that_hangs_too() {
+        for (outcome, repeated, is_confirmed) in [
+            (Outcome::Crashed, None, true),
+            (Outcome::Hung, Some(Outcome::Hung), true),
+            (Outcome::Hung, Some(Outcome::Recovered), false),
+            (Outcome::Hung, Some(Outcome::Crashed), false),
+            (Outcome::Hung, None, false),
+        ] {
+            let mut explored = exploration();
+            explored.findings[0].outcome = outcome;
+            explored.findings[0].repeated = repeated;
+            assert_eq!(explored.has_confirmed_findings(), is_confirmed, "{outcome} {repeated:?}");
+            assert_eq!(explored.findings[0].doubt().is_none(), is_confirmed, "{outcome} {repeated:?}");
+            let first = Exploration { findings: Vec::new(), second: vec![explored], ..exploration() };
+            assert_eq!(first.has_confirmed_findings(), is_confirmed, "{outcome} {repeated:?}");
+            assert_eq!(Exploration::parse(&first.to_json()).unwrap(), first);
+        }
     }
 
     #[test]

@@ -53,6 +53,9 @@ fn headline(exploration: &Exploration) -> String {
     let findings = exploration.findings.len()
         + exploration.second.iter().map(|second| second.findings.len()).sum::<usize>();
     match findings {
+        1.. if !exploration.has_confirmed_findings() => {
+            format!("{findings} findings, none of them confirmed")
+        }
         0 if exploration.tried == 0 => "No crash state was tried".into(),
         0 if exploration.has_unjudged() => {
             "Nothing is known: exit code 0 alone does not show that a recovery is right".into()
@@ -125,6 +128,7 @@ fn section(number: &str, finding: &Finding) -> Markup {
                     " " (finding.states) " states, crash models: " (names(&finding.under))
                 }
             }
+            @if let Some(doubt) = finding.doubt() { p { strong { (clean(&doubt)) } } }
             p { strong { (clean(&finding.advice)) } }
             p.soft {
                 "The crash falls between " code { (clean(&finding.between[0])) } " and "

@@ -11,6 +11,7 @@ mod error;
 mod explore_config;
 mod pipeline;
 mod record;
+mod repeated_states;
 mod replay;
 mod report;
 mod second_crash;

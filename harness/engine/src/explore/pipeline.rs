@@ -12,7 +12,8 @@ use scenarios::{
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
 use super::record::{CommandRecording, Recording, record};
-use super::replay::{OutputOracle, RecoveryWorker, ReplayProgress, Replayer, TriedState};
+use super::repeated_states::RepeatedStates;
+use super::replay::{OutputOracle, RecoveryLimit, RecoveryWorker, ReplayProgress, Replayer, TriedState};
 use super::report::{group_findings, never_synced};
 use super::states::{
     CrashCandidate, CrashState, EnumerationCounts, UnknownStateName, states_to_try, unknown_state_name,
@@ -196,9 +197,8 @@ fn try_and_group(
     let tried = replayer.try_states(states, &mut worker, &on_tried)?;
     let seconds = began.elapsed().as_secs_f64();
     report(ExploreProgress::Shrinking);
-    let findings = group_findings(&config.report, recording, &tried, |candidate| {
-        if (config.replay.cancelled)() { None } else { replayer.outcome_of(&mut worker, candidate).ok() }
-    });
+    let mut repeats = RepeatedStates::new(replayer, &mut worker, &tried, config.replay.cancelled);
+    let findings = group_findings(&config.report, recording, &tried, &mut repeats);
     worker.close()?;
     Ok(Replayed { tried, findings, seconds })
 }
@@ -246,7 +246,7 @@ fn check_undamaged_states(
             continue;
         }
         let candidate = CrashCandidate::whole(op_count);
-        let result = worker.try_candidate(&candidate)?;
+        let result = worker.try_candidate(&candidate, RecoveryLimit::Usual)?;
         let outcome = replayer.judge(&result, &candidate, recording.acknowledged(op_count));
         // Starting from scratch, or further back, is a finding, not a reason to stop.
         match outcome {

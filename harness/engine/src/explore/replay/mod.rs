@@ -12,7 +12,7 @@ mod tried_state;
 
 pub use materialize::{MaterializePlace, materialize};
 pub use output_oracle::{BaselineValues, ConsumedStep, JudgeSpec, OutputOracle, RecoveryResult};
-pub(super) use recovery_worker::RecoveryWorker;
+pub(super) use recovery_worker::{RecoveryLimit, RecoveryWorker};
 pub use replay_spec::ReplaySpec;
 pub use replayer::ReplayProgress;
 pub(super) use replayer::Replayer;

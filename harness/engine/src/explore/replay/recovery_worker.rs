@@ -9,7 +9,7 @@ use super::python_fork_server::PythonCommand;
 use super::replay_spec::ReplaySpec;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
-use crate::explore::states::{CrashCandidate, FileTree};
+use crate::explore::states::CrashCandidate;
 use crate::file_error::file_error;
 use crate::sandbox::{
     BindMount, CommandRunner, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxError, SandboxSpec,
@@ -23,6 +23,24 @@ const MAX_IN_MEMORY_BYTES: u64 = 384 * 1024 * 1024;
 
 /// The exit code with which a shell reports that it could not start a program.
 const NOT_STARTED_EXIT: i32 = 127;
+
+/// How long one recovery may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecoveryLimit {
+    /// The time limit of the exploration.
+    Usual,
+    /// Three times that limit, for a recovery that is repeated alone because it has exceeded the usual one.
+    Tripled,
+}
+
+impl RecoveryLimit {
+    fn factor(self) -> u32 {
+        match self {
+            RecoveryLimit::Usual => 1,
+            RecoveryLimit::Tripled => 3,
+        }
+    }
+}
 
 /// The commands of a recovery, which the sandbox keeps.
 struct RecoveryCommands {
@@ -140,23 +158,14 @@ impl<'a> RecoveryWorker<'a> {
     pub(crate) fn try_candidate(
         &mut self,
         candidate: &CrashCandidate,
+        limit: RecoveryLimit,
     ) -> Result<RecoveryResult, ExploreError> {
-        let tree = candidate.tree(self.spec.recording);
-        let result = self.try_once(&tree, 1)?;
-        // A busy machine must not give a finding: the recovery is hung only if three times the limit does not
-        // suffice.
-        if result.ended.is_none() && !(self.spec.replay.cancelled)() {
-            return self.try_once(&tree, 3);
-        }
-        Ok(result)
-    }
-
-    fn try_once(&mut self, tree: &FileTree, timeout_factor: u32) -> Result<RecoveryResult, ExploreError> {
         let replay = self.spec.replay;
-        let materialized = self.materializer.materialize(tree);
+        let tree = candidate.tree(self.spec.recording);
+        let materialized = self.materializer.materialize(&tree);
         materialized.map_err(file_error::<ExploreError>("materialize a crash state in", &replay.work_dir))?;
         let sandbox = self.sandbox.as_ref().ok_or(ExploreError::WorkerClosed)?;
-        let timeout = replay.timeout.saturating_mul(timeout_factor);
+        let timeout = replay.timeout.saturating_mul(limit.factor());
         // Nothing that an earlier recovery left outside of the watched directories must meet this one.
         let completed = sandbox.run_fresh(self.commands.resume, timeout, MAX_OUTPUT_BYTES);
         let completed = self.completed(completed)?;

@@ -16,8 +16,8 @@ pub struct ReplaySpec {
     pub check: Option<LaunchSpec>,
     /// What of the host the recovery and the check may touch.
     pub host_access: HostAccess,
-    /// A recovery that takes longer is repeated with three times this limit. If that does not suffice, it is
-    /// `hung`.
+    /// A recovery that takes longer is `hung`. One state of each such finding is repeated with three times this
+    /// limit.
     pub timeout: Duration,
     /// How many recoveries run at the same time.
     pub jobs: usize,

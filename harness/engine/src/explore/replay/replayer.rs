@@ -9,7 +9,7 @@ use scenarios::Outcome;
 
 use super::materialize::SmallFileCache;
 use super::output_oracle::{OutputOracle, RecoveryResult};
-use super::recovery_worker::{RecoveryWorker, WorkerSpec};
+use super::recovery_worker::{RecoveryLimit, RecoveryWorker, WorkerSpec};
 use super::replay_spec::ReplaySpec;
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
@@ -96,9 +96,24 @@ impl<'a> Replayer<'a> {
         &self,
         worker: &mut RecoveryWorker<'_>,
         candidate: &CrashCandidate,
+        limit: RecoveryLimit,
     ) -> Result<Outcome, ExploreError> {
-        let result = worker.try_candidate(candidate)?;
-        Ok(self.judge(&result, candidate, self.recording.acknowledged(candidate.op_count as usize)))
+        let result = worker.try_candidate(candidate, limit)?;
+        Ok(self.judge_at_crash_point(&result, candidate))
+    }
+
+    /// Judges the recovery from one candidate by what was acknowledged at its crash point.
+    pub(crate) fn judge_at_crash_point(
+        &self,
+        result: &RecoveryResult,
+        candidate: &CrashCandidate,
+    ) -> Outcome {
+        self.judge(result, candidate, self.recording.acknowledged(candidate.op_count as usize))
+    }
+
+    /// The digest of the tree that a candidate leaves.
+    pub(crate) fn digest_of(&self, candidate: &CrashCandidate) -> [u8; 16] {
+        candidate.tree(self.recording).digest()
     }
 
     /// Tries all states, until cancelled: in the given worker, and in more workers on threads of their own.
@@ -124,10 +139,6 @@ impl<'a> Replayer<'a> {
                     Err(_) if (self.spec.cancelled)() => return Ok(()),
                     tried => tried?,
                 };
-                // A recovery that was not tried again after its time limit is not known to be hung.
-                if tried.result.ended.is_none() && (self.spec.cancelled)() {
-                    return Ok(());
-                }
                 report(results.locked().add(index, tried));
             }
         };
@@ -162,7 +173,7 @@ impl<'a> Replayer<'a> {
         worker: &mut RecoveryWorker<'_>,
         state: &CrashState,
     ) -> Result<TriedState, ExploreError> {
-        let result = worker.try_candidate(state.candidate())?;
+        let result = worker.try_candidate(state.candidate(), RecoveryLimit::Usual)?;
         let result = self.oracle.with_explanation(result);
         let outcomes: BTreeMap<CrashKind, Outcome> = state
             .witnesses

@@ -6,6 +6,7 @@ use scenarios::{Cause, CrashModel, Finding, Outcome};
 
 use super::cause::cause_of;
 use super::shrink::{candidate_size, shrink};
+use super::state_attempts::StateAttempts;
 use super::state_text::{operation_lines, operations_between, tree_difference};
 use crate::explore::record::Recording;
 use crate::explore::replay::{TriedState, is_acceptable};
@@ -64,19 +65,18 @@ impl OpenFinding {
     }
 }
 
-/// Groups the failing states and shrinks one of each group. `attempt` tries one more candidate and returns
-/// its outcome.
+/// Groups the failing states and shrinks one of each group. One state of each finding that hangs is repeated.
 pub(crate) fn group_findings(
     spec: &ReportSpec,
     recording: &Recording,
     tried: &[TriedState],
-    mut attempt: impl FnMut(&CrashCandidate) -> Option<Outcome>,
+    attempts: &mut impl StateAttempts,
 ) -> Vec<Finding> {
     let mut findings: Vec<OpenFinding> = Vec::new();
     for (FailureGroup { outcome, .. }, failing) in group_by_cause(recording, tried) {
         let smallest = failing.iter().min_by_key(|failing| candidate_size(&failing.blamed.candidate));
         let Some(smallest) = smallest else { continue };
-        let candidate = shrink(&smallest.blamed.candidate, outcome, &mut attempt);
+        let candidate = shrink(&smallest.blamed.candidate, outcome, attempts);
         let cause = cause_of(recording, &candidate, smallest.blamed.crash);
         let is_same = |open: &OpenFinding| open.finding.cause == cause && open.finding.outcome == outcome;
         let index = findings.iter().position(is_same).unwrap_or_else(|| {
@@ -85,6 +85,7 @@ pub(crate) fn group_findings(
                 outcome,
                 under: Vec::new(),
                 states: 0,
+                repeated: if outcome == Outcome::Hung { attempts.repeat_hung(&candidate) } else { None },
                 between: operations_between(recording, &candidate),
                 operations: operation_lines(recording, &candidate),
                 difference: tree_difference(recording, &candidate),

@@ -2,6 +2,7 @@
 
 use scenarios::Outcome;
 
+use super::state_attempts::StateAttempts;
 use crate::explore::states::{CrashCandidate, PersistUnit};
 
 /// How many times a failing state is tried again to make it smaller.
@@ -16,7 +17,7 @@ pub(super) fn candidate_size(candidate: &CrashCandidate) -> (usize, u32, bool) {
 pub(super) fn shrink(
     candidate: &CrashCandidate,
     outcome: Outcome,
-    attempt: &mut impl FnMut(&CrashCandidate) -> Option<Outcome>,
+    attempts: &mut impl StateAttempts,
 ) -> CrashCandidate {
     let mut best = candidate.clone();
     let mut attempts_left = MAX_SHRINK_ATTEMPTS;
@@ -34,7 +35,7 @@ pub(super) fn shrink(
             let smaller = CrashCandidate { lost: fewer, ..best.clone() };
             attempts_left -= 1;
             // A power loss that loses nothing is not a power loss.
-            if !smaller.lost_nothing() && attempt(&smaller) == Some(outcome) {
+            if !smaller.lost_nothing() && attempts.outcome_of(&smaller, outcome) == Some(outcome) {
                 best = smaller;
             } else {
                 start += part;
@@ -42,20 +43,16 @@ pub(super) fn shrink(
         }
         part /= 2;
     }
-    shorten(best, outcome, attempt)
+    shorten(best, outcome, attempts)
 }
 
 /// Moves the crash point earlier, if the recovery then fails in the same way.
-fn shorten(
-    best: CrashCandidate,
-    outcome: Outcome,
-    attempt: &mut impl FnMut(&CrashCandidate) -> Option<Outcome>,
-) -> CrashCandidate {
+fn shorten(best: CrashCandidate, outcome: Outcome, attempts: &mut impl StateAttempts) -> CrashCandidate {
     let last = best.lost.last().map(|unit| unit.op).max(best.torn.map(|torn| torn.op));
     let Some(last) = last else { return best };
     let op_counts = (last + 1..best.op_count).take(MAX_SHRINK_ATTEMPTS);
     let earlier = op_counts
         .map(|op_count| CrashCandidate { op_count, ..best.clone() })
-        .find(|candidate| attempt(candidate) == Some(outcome));
+        .find(|candidate| attempts.outcome_of(candidate, outcome) == Some(outcome));
     earlier.unwrap_or(best)
 }

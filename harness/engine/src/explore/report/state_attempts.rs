@@ -1,0 +1,15 @@
+//! What shrinking and confirming a finding need: trying crash states again. The stages before this one do it.
+
+use scenarios::Outcome;
+
+use crate::explore::states::CrashCandidate;
+
+/// Tries crash states again.
+pub(crate) trait StateAttempts {
+    /// The outcome of a candidate that may show `wanted` in a simpler way. `None`: it is not known.
+    fn outcome_of(&mut self, candidate: &CrashCandidate, wanted: Outcome) -> Option<Outcome>;
+
+    /// The outcome of a candidate that exceeded its time limit, repeated alone with a longer one. `None`: it
+    /// was not repeated.
+    fn repeat_hung(&mut self, candidate: &CrashCandidate) -> Option<Outcome>;
+}
