@@ -173,7 +173,7 @@ fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
         ExploreError::NotPython | ExploreError::WarmNotStarted { .. } | ExploreError::UnknownState { .. } => {
             CommandExit::InvalidInput
         }
-        ExploreError::NothingRecorded | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
+        ExploreError::NothingRecorded { .. } | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
         ExploreError::Sandbox(error) => exit_of_sandbox_error(error),
         ExploreError::File(_) | ExploreError::System { .. } | ExploreError::WorkerClosed => {
             CommandExit::HarnessFailed
@@ -226,7 +226,7 @@ mod tests {
             (CliError::OutDirNotEmpty { path: path.clone() }, CommandExit::InvalidInput),
             (LibraryError::Program(missing).into(), CommandExit::InvalidInput),
             (ExploreError::NotPython.into(), CommandExit::InvalidInput),
-            (ExploreError::NothingRecorded.into(), CommandExit::Inconclusive),
+            (ExploreError::NothingRecorded { hints: Vec::new() }.into(), CommandExit::Inconclusive),
             (RunError::Explore(ExploreError::WorkerClosed).into(), CommandExit::HarnessFailed),
             (ExploreError::from(not_started(2)).into(), CommandExit::InvalidInput),
             (RunError::Sandbox(not_started(2)).into(), CommandExit::InvalidInput),

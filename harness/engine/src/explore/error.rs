@@ -2,7 +2,7 @@
 
 use std::io::Error;
 
-use scenarios::{FailedRun, Outcome};
+use scenarios::{FailedRun, Outcome, SandboxHint};
 
 use crate::file_error::FileError;
 use crate::sandbox::SandboxError;
@@ -50,9 +50,13 @@ pub enum ExploreError {
     /// The command changed no watched file. The command line exits with 3.
     #[error(
         "nothing was recorded: the command changed no file below the watched directories; check the paths \
-         after `--watch`"
+         after `--watch`{}",
+        .hints.iter().map(|hint| format!("\n  {hint}")).collect::<String>()
     )]
-    NothingRecorded,
+    NothingRecorded {
+        /// What it did elsewhere.
+        hints: Vec<SandboxHint>,
+    },
     /// The baseline run, or the recovery of undamaged files, did not succeed. The command line exits with 3.
     #[error(transparent)]
     BaselineFailed(#[from] ExploreBaselineError),

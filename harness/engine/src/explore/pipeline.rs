@@ -215,7 +215,7 @@ fn check_recording(
         None => return Err(ExploreBaselineError::Stopped.into()),
     }
     if recorded.recording.file_operations().next().is_none() {
-        return Err(ExploreError::NothingRecorded);
+        return Err(ExploreError::NothingRecorded { hints: recorded.recording.gaps.sandbox_hints.clone() });
     }
     // A recovery may have nothing left to save.
     let must_save = config.record.saved_pattern.is_some() && config.record.first_crash.is_none();

@@ -81,7 +81,7 @@ pub fn explore_second_crashes(
                 results.explored.push(SecondCrash { after, result });
             }
             // A recovery that changes no file has no crash states.
-            Err(ExploreError::NothingRecorded) => {}
+            Err(ExploreError::NothingRecorded { .. }) => {}
             // The results so far count.
             Err(_) if (config.replay.cancelled)() => {
                 results.untried = count - number;

@@ -14,7 +14,7 @@ use crate::file_error::{chain, file_error};
 use crate::gpu;
 use crate::judge::{AblationRuns, JudgedTrial, ablation_verdict, verdict};
 use crate::observe::Reporter;
-use crate::plan::{TrialPlan, TrialSelection};
+use crate::plan::{Trial, TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
@@ -204,17 +204,9 @@ fn judge_scenario(
         comparable: plan.comparable(),
         trial_count: planned.to_run(),
     };
-    let trials: Result<Vec<Option<FinishedTrial>>, RunError> = expanded
-        .trials
-        .par_iter()
-        .filter(|_| !(suite.cancelled)())
-        .map(|trial| {
-            let reporter = reporter.for_trial(trial.number);
-            let run = run_trial(dir(&trial.number.to_string()), context, trial, &reporter);
-            unless_cut_off(suite, run)
-        })
-        .collect();
-    let trials: Vec<FinishedTrial> = trials?.into_iter().flatten().collect();
+    let trials = run_trials(suite, &expanded.trials, |trial| {
+        run_trial(dir(&trial.number.to_string()), context, trial, &reporter.for_trial(trial.number))
+    })?;
     let judged: Vec<JudgedTrial<'_>> = trials
         .iter()
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
@@ -223,6 +215,17 @@ fn judge_scenario(
     let verdict = ablation_verdict(verdict, &ablation, &judged);
     let interrupted = trials.len() < planned.to_run() as usize;
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+}
+
+/// Runs the trials in parallel, until the suite is cancelled. Of a trial that was cut off nothing is known.
+fn run_trials(
+    suite: &Suite<'_>,
+    trials: &[Trial],
+    run: impl Fn(&Trial) -> Result<FinishedTrial, RunError> + Sync,
+) -> Result<Vec<FinishedTrial>, RunError> {
+    let run = |trial| unless_cut_off(suite, run(trial));
+    let trials = trials.par_iter().filter(|_| !(suite.cancelled)()).map(run);
+    Ok(trials.collect::<Result<Vec<_>, RunError>>()?.into_iter().flatten().collect())
 }
 
 /// The trial. `None`: it was cut off by an interruption, so nothing is known of it.

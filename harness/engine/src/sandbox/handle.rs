@@ -136,7 +136,11 @@ impl Sandbox {
         let request = SandboxInitRequest {
             view: HostViewSpec {
                 real_dirs: real_dirs.clone(),
-                copied: unmapped_files(&spec.cwd),
+                copied: unmapped_files(&spec.cwd)
+                    .into_iter()
+                    .chain(spec.binds.iter().map(|bind| bind.mount_point.clone()))
+                    .chain(real_dirs.iter().cloned())
+                    .collect(),
                 cwd: spec.cwd,
             },
             private_network: spec.host_access.network == NetworkAccess::Private,

@@ -22,9 +22,9 @@ use nix::unistd::chdir;
 use serde::{Deserialize, Serialize};
 
 use super::init_error::{InitResult, with_context};
-use super::mount_sys::{attach_mount, clone_mount, make_read_only};
-use super::overlay_layers::{Layers, OutsideChange};
+use super::overlay_layers::{Layers, OutsideChange, open_lower};
 use super::path_bytes;
+use super::sys::{attach_mount, clone_mount, make_read_only};
 
 /// Directories of the host that are no ordinary file systems. They stay read-only.
 const KERNEL_DIRS: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -54,6 +54,8 @@ pub(super) struct HostViewSpec {
 /// One directory of the host that the target may change without changing the host.
 struct PrivateDir {
     mount_point: PathBuf,
+    /// The directory of the host.
+    lower: File,
     /// The number of its layers.
     number: u32,
 }
@@ -91,6 +93,7 @@ impl HostView {
         let clones = with_context("share a directory with the host", clones)?;
         let root = with_context("open the root directory", File::open("/"))?;
         with_context("make the host read-only", make_read_only(&root))?;
+        let host_memory = with_context("open shared memory", open_lower(Path::new(SHARED_MEMORY)))?;
         let tmpfs = with_context("mount a tmpfs for the overlays", mount_layers())?;
         let unchanged_usage = with_context("read its free space", LayerUsage::of(&tmpfs))?;
         let mut view = HostView {
@@ -107,9 +110,10 @@ impl HostView {
                 view.cover(dir, 0)?;
             }
         }
-        with_context("mount shared memory", mount_shared_memory())?;
+        view.cover_shared_memory(host_memory)?;
         for (dir, clone) in spec.real_dirs.iter().zip(&clones) {
-            with_context("mount a directory of the host", attach_mount(clone, dir))?;
+            let made = std::fs::create_dir_all(dir).and_then(|()| Ok(attach_mount(clone, dir)?));
+            with_context("mount a directory of the host", made)?;
             view.mounted_above(dir);
         }
         Ok(view)
@@ -136,9 +140,10 @@ impl HostView {
     fn cover(&mut self, dir: PathBuf, depth: usize) -> InitResult<()> {
         let is_near = self.cwd.starts_with(&dir) || dir.starts_with(&self.cwd);
         if (is_near || self.overlays.len() < MAX_OVERLAYS)
-            && let Ok(number) = self.layers.mount_overlay(&dir)
+            && let Ok(lower) = open_lower(&dir)
+            && let Ok(number) = self.layers.mount_overlay(&dir, &lower)
         {
-            self.overlays.push(PrivateDir { mount_point: dir, number });
+            self.overlays.push(PrivateDir { mount_point: dir, lower, number });
             return Ok(());
         }
         if is_near || depth < MAX_DEPTH {
@@ -147,10 +152,23 @@ impl HostView {
             }
         }
         if dir.starts_with(&self.cwd) {
-            let number =
-                with_context("make a private view of the working directory", self.layers.assemble(&dir))?;
-            self.assembled.push(PrivateDir { mount_point: dir, number });
+            let assembled = open_lower(&dir).and_then(|lower| {
+                let number = self.layers.assemble(&dir)?;
+                Ok(PrivateDir { mount_point: dir, lower, number })
+            });
+            self.assembled.push(with_context("make a private view of the working directory", assembled)?);
         }
+        Ok(())
+    }
+
+    /// Makes shared memory private. It begins empty, unless the working directory is in it.
+    fn cover_shared_memory(&mut self, lower: File) -> InitResult<()> {
+        let mount_point = PathBuf::from(SHARED_MEMORY);
+        if !self.cwd.starts_with(&mount_point) {
+            return with_context("mount shared memory", mount_shared_memory());
+        }
+        let number = with_context("mount shared memory", self.layers.mount_overlay(&mount_point, &lower))?;
+        self.overlays.push(PrivateDir { mount_point, lower, number });
         Ok(())
     }
 
@@ -170,7 +188,7 @@ impl HostView {
     /// Undoes every change that the target has made in the private directories and in shared memory. Cheap if
     /// there was none.
     pub(super) fn reset(&mut self) -> InitResult<()> {
-        with_context("empty shared memory", empty_shared_memory())?;
+        with_context("empty shared memory", self.empty_shared_memory())?;
         let usage = with_context("read the space of the layers", LayerUsage::of(self.layers.root()))?;
         if usage == self.unchanged_usage {
             return Ok(());
@@ -180,6 +198,26 @@ impl HostView {
         with_context("mount the private directories again", self.renew())?;
         self.enter_working_directory()?;
         self.is_complete()
+    }
+
+    /// Removes what is in shared memory, but not what is mounted there. As an overlay it is renewed instead.
+    fn empty_shared_memory(&self) -> Result<(), Error> {
+        if self.cwd.starts_with(SHARED_MEMORY) {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(SHARED_MEMORY)? {
+            let entry = entry?;
+            let path = entry.path();
+            if self.mounted_above.iter().any(|mounted| mounted.starts_with(&path)) {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(path)?;
+            } else {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Mounts every private directory again that has been changed, and then everything that was mounted on top
@@ -196,14 +234,15 @@ impl HostView {
             if self.layers.has_entries(overlay.number)? {
                 umount2(&overlay.mount_point, MntFlags::MNT_DETACH)?;
                 self.layers.remove(overlay.number);
-                overlay.number = self.layers.mount_overlay(&overlay.mount_point)?;
+                overlay.number = self.layers.mount_overlay(&overlay.mount_point, &overlay.lower)?;
                 renewed.push(overlay.mount_point.clone());
             }
         }
         for mount_point in renewed.iter().rev().filter(|dir| dir.starts_with(&self.cwd)) {
             if !self.overlays.iter().any(|overlay| overlay.mount_point == *mount_point) {
+                let lower = open_lower(mount_point)?;
                 let number = self.layers.assemble(mount_point)?;
-                self.assembled.push(PrivateDir { mount_point: mount_point.clone(), number });
+                self.assembled.push(PrivateDir { mount_point: mount_point.clone(), lower, number });
             }
         }
         for mount in kept {
@@ -263,16 +302,4 @@ fn mount_layers() -> Result<OwnedFd, Error> {
 fn mount_shared_memory() -> Result<(), Errno> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), SHARED_MEMORY, Some("tmpfs"), flags, Some("mode=1777"))
-}
-
-fn empty_shared_memory() -> Result<(), Error> {
-    for entry in std::fs::read_dir(SHARED_MEMORY)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -28,7 +28,6 @@ use super::host_view::HostView;
 use super::id_map::IdMapper;
 use super::init_error::{InitError, InitResult, with_context};
 use super::kernel_objects::KernelObjects;
-use super::mount_sys::{attach_mount, clone_mount, make_read_only};
 use super::mounts::ReadOnlyMounts;
 use super::packet::{Packet, receive_message, send_fds, send_message};
 use super::protocol::{
@@ -37,6 +36,7 @@ use super::protocol::{
 };
 use super::run_command::RunLimits;
 use super::sys::ReapedChild;
+use super::sys::{attach_mount, clone_mount, make_read_only};
 use super::{processes, sys};
 use crate::seccomp::SeccompProgram;
 
@@ -136,8 +136,15 @@ fn set_up_and_serve(
     let mut view = HostView::set_up(&specification.view)?;
     let kernel_objects = KernelObjects { private_network: specification.private_network };
     mount_specified(specification, &mut view)?;
-    let fresh_proc = mount_proc(specification.distinct_pids);
+    let fresh_proc = mount_proc();
     kernel_objects.set_up()?;
+    if fresh_proc && specification.distinct_pids {
+        skip_pids();
+        kernel_objects.forget_closed_connections();
+    }
+    if fresh_proc && geteuid().is_root() {
+        protect_kernel_settings();
+    }
     mount_terminals();
     view.enter_working_directory()?;
     let mut mask = SigSet::empty();
@@ -190,21 +197,18 @@ fn mount_specified(specification: &SandboxInitRequest, view: &mut HostView) -> I
 }
 
 /// Mounts a /proc that shows only the processes of the sandbox. Returns whether the kernel permits it.
-fn mount_proc(distinct_pids: bool) -> bool {
+fn mount_proc() -> bool {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let is_fresh = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok();
-    if is_fresh && distinct_pids {
-        skip_pids();
-    }
-    if is_fresh && geteuid().is_root() {
-        // Root could otherwise change settings of the kernel, which are the whole machine's.
-        for shared in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(Path::new) {
-            if let Ok(clone) = clone_mount(shared) {
-                let _ = make_read_only(&clone).and_then(|()| attach_mount(&clone, shared));
-            }
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&Path>).is_ok()
+}
+
+/// Makes the kernel's settings read-only, which are the whole machine's: root could change them.
+fn protect_kernel_settings() {
+    for shared in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(Path::new) {
+        if let Ok(clone) = clone_mount(shared) {
+            let _ = make_read_only(&clone).and_then(|()| attach_mount(&clone, shared));
         }
     }
-    is_fresh
 }
 
 /// Makes the numbers of processes begin in the upper half of their range.
@@ -281,7 +285,6 @@ impl SandboxInit<'_> {
                 }
             }
             ControlRequest::StartForkServer { launch } => {
-                self.kernel_objects.forget_closed_connections();
                 let done = |()| ControlReply::Done { note: String::new() };
                 self.commands.start_fork_server(launch).map_or_else(StartFailure::reply, done)
             }

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
 use super::init_error::{InitResult, with_context};
-use super::network_sys::bring_up_loopback;
+use super::sys::bring_up_loopback;
 
 /// Files with one line per object of System V, after a heading, and empty without any object.
 const SYSTEM_V_LISTS: [&str; 3] = ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"];
@@ -77,11 +77,11 @@ impl KernelObjects {
         }
     }
 
-    /// Makes the kernel forget TCP connections when they close, so that a fork server, which cannot change its
-    /// network namespace, need not be replaced after each recovery that used one.
+    /// Makes the kernel forget TCP connections when they close, so that the network namespace need not be
+    /// replaced after each recovery that used one: a fork server cannot change its own.
     pub(super) fn forget_closed_connections(&self) {
         if self.private_network {
-            // If this fails, the fork server is replaced.
+            // If this fails, the namespace is replaced, and a fork server too.
             let _ = std::fs::write(MAX_CLOSED_CONNECTIONS, "0");
         }
     }

@@ -11,8 +11,8 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{AccessFlags, Gid, Uid, access, fchown};
 use serde::{Deserialize, Serialize};
 
-use super::mount_sys::{attach_mount, clone_mount};
 use super::path_bytes;
+use super::sys::{attach_mount, clone_mount};
 
 /// Where no overlay is possible, files up to this size are copied, and larger ones are read-only.
 const MAX_COPIED_FILE_BYTES: u64 = 1 << 20;
@@ -56,14 +56,13 @@ impl Layers {
         self.next_number
     }
 
-    /// Mounts an overlay over a directory, which is its lower layer. Returns the number of its layers.
-    pub(super) fn mount_overlay(&mut self, dir: &Path) -> Result<u32, Error> {
+    /// Mounts an overlay at `dir`. `lower`: the directory of the host that is its lower layer. Returns the
+    /// number of its layers.
+    pub(super) fn mount_overlay(&mut self, dir: &Path, lower: &File) -> Result<u32, Error> {
         let number = self.take_number();
-        let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
-        let lower = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
         let [upper, work] = ["upper", "work"].map(|layer| self.path(layer, number));
-        let made = make_like(dir, &lower.metadata()?, &upper)
-            .and_then(|()| self.copied.iter().try_for_each(|path| copy_into(&upper, dir, path)))
+        let made = make_like(lower, &upper)
+            .and_then(|()| self.copied.iter().try_for_each(|path| copy_into(&upper, lower, dir, path)))
             .and_then(|()| DirBuilder::new().mode(0o700).create(&work));
         // The descriptor stands for the path, which may have characters that separate options.
         let options = format!(
@@ -86,7 +85,7 @@ impl Layers {
     pub(super) fn assemble(&mut self, dir: &Path) -> Result<u32, Error> {
         let number = self.take_number();
         let tree = self.path("tree", number);
-        make_like(dir, &dir.symlink_metadata()?, &tree)?;
+        make_like(&open_lower(dir)?, &tree)?;
         let mut mounted = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
@@ -155,16 +154,29 @@ impl Layers {
     }
 }
 
+/// Opens a directory of the host as the lower layer of an overlay. The descriptor keeps leading there when
+/// something else is mounted at the path.
+pub(super) fn open_lower(dir: &Path) -> Result<File, Error> {
+    let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(dir)
+}
+
+/// The path that leads to what a descriptor has open.
+fn fd_path(fd: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
 /// Creates a directory with the owner and the mode of another one. It is what the target sees in its place.
-fn make_like(dir: &Path, metadata: &std::fs::Metadata, new: &Path) -> Result<(), Error> {
+fn make_like(dir: &File, new: &Path) -> Result<(), Error> {
     DirBuilder::new().mode(0o700).create(new)?;
     let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
     let new_dir = OpenOptions::new().read(true).custom_flags(flags).open(new)?;
+    let metadata = dir.metadata()?;
     let mode = metadata.mode() & 0o7777;
     let (uid, gid) = (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()));
     let is_owned = fchown(&new_dir, Some(uid), Some(gid)).is_ok();
     // An ordinary user owns what stands for another user's directory. It gets the rights that it has there.
-    let mode = if is_owned { mode } else { mode & 0o1077 | own_rights(dir) << 6 };
+    let mode = if is_owned { mode } else { mode & 0o1077 | own_rights(&fd_path(dir)) << 6 };
     new_dir.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
@@ -174,11 +186,11 @@ fn own_rights(dir: &Path) -> u32 {
     right(AccessFlags::R_OK, 4) | right(AccessFlags::W_OK, 2) | right(AccessFlags::X_OK, 1)
 }
 
-/// Copies a file, or makes a directory, at the same place in the upper layer of an overlay over `dir`. Does
-/// nothing with a path that is not in `dir`, or no longer there.
-fn copy_into(upper: &Path, dir: &Path, path: &Path) -> Result<(), Error> {
+/// Copies a file, or makes a directory, at the same place in the upper layer of an overlay at `dir`, with the
+/// directories above it. Does nothing with a path that is not in `dir`, or no longer there.
+fn copy_into(upper: &Path, lower: &File, dir: &Path, path: &Path) -> Result<(), Error> {
     let Ok(relative) = path.strip_prefix(dir) else { return Ok(()) };
-    let (mut made, mut original) = (upper.to_path_buf(), dir.to_path_buf());
+    let (mut made, mut original) = (upper.to_path_buf(), fd_path(lower));
     for part in relative.components() {
         made.push(part);
         original.push(part);
@@ -186,8 +198,10 @@ fn copy_into(upper: &Path, dir: &Path, path: &Path) -> Result<(), Error> {
         if metadata.is_file() {
             copy_file(&original, &made)?;
         } else if metadata.is_dir() && !made.exists() {
-            make_like(&original, &metadata, &made)?;
+            make_like(&open_lower(&original)?, &made)?;
             File::open(&made)?.set_modified(metadata.modified()?)?;
+        } else if !metadata.is_dir() {
+            return Ok(());
         }
     }
     Ok(())

@@ -1,13 +1,16 @@
 //! The system calls of the sandbox that need unsafe code, each behind a safe function.
 
+use std::ffi::CString;
 use std::io::Error;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::ControlMessageOwned;
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, SockFlag, SockType, socket};
 use nix::unistd::{ForkResult, Pid};
 
 use super::protocol::ProcessExit;
@@ -104,4 +107,76 @@ pub(super) fn open_pidfd(pid: u32) -> Result<OwnedFd, Error> {
     // error.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     Ok(own_fd(i32::try_from(Errno::result(fd)?).map_err(Error::other)?))
+}
+
+/// `AT_RECURSIVE` of linux/fcntl.h: the call is about a mount and everything that is mounted below it.
+const AT_RECURSIVE: u32 = 0x8000;
+
+fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+/// A copy of the mount that shows `path`, with everything mounted below it. The copy is attached nowhere yet,
+/// and `path` is its root.
+pub(super) fn clone_mount(path: &Path) -> Result<OwnedFd, Errno> {
+    let path = c_path(path)?;
+    let flags = libc::OPEN_TREE_CLONE | AT_RECURSIVE | libc::O_CLOEXEC as u32;
+    // SAFETY: `path` is a NUL-terminated string that is live during the call, and the call accesses no other
+    // memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    Ok(own_fd(fd))
+}
+
+/// Attaches a mount that [`clone_mount`] has returned at `mount_point`.
+pub(super) fn attach_mount(mount: &OwnedFd, mount_point: &Path) -> Result<(), Errno> {
+    let mount_point = c_path(mount_point)?;
+    // SAFETY: both strings are NUL-terminated and live during the call, and the call accesses no other memory
+    // of ours.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            mount_point.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(moved).map(drop)
+}
+
+/// Makes a mount read-only, with everything mounted below it.
+pub(super) fn make_read_only(mount: impl AsFd) -> Result<(), Errno> {
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is an empty, NUL-terminated string, `attributes` is live during the call, and its size
+    // is the one that is passed.
+    let changed = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH as u32 | AT_RECURSIVE,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    Errno::result(changed).map(drop)
+}
+
+/// Brings up the loopback interface of this process's network namespace.
+pub(super) fn bring_up_loopback() -> Result<(), Errno> {
+    let any_socket: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut name = [0; libc::IFNAMSIZ];
+    for (to, from) in name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let request =
+        libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    // SAFETY: `request` is a whole `ifreq` with a NUL-terminated name, which is what this request reads, and
+    // it is live during the call.
+    let changed = unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    Errno::result(changed).map(drop)
 }

@@ -25,7 +25,14 @@ pub(super) fn unmapped_files(dir: &Path) -> Vec<PathBuf> {
         return Vec::new();
     }
     let mut found = FOUND.locked();
-    found.entry(dir.into()).or_insert_with(|| scan(dir)).clone()
+    found.entry(dir.into()).or_insert_with(|| [usual_dirs(dir), scan(dir)].concat()).clone()
+}
+
+/// Directories in which programs write, whatever is in them. Those above them may belong to root.
+fn usual_dirs(dir: &Path) -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let usual = [dir.to_path_buf(), std::env::temp_dir(), "/var/tmp".into()];
+    usual.into_iter().chain(home).filter_map(|dir| dir.canonicalize().ok()).collect()
 }
 
 fn scan(dir: &Path) -> Vec<PathBuf> {
