@@ -16,14 +16,13 @@ use super::cgroup::MemoryCgroup;
 use super::error::SandboxError;
 use super::hints::hints_of;
 use super::host_access::{HostAccess, NetworkAccess};
-use super::host_view::HostViewSpec;
 use super::init_client::{InitClient, KillSwitch, SpawnFilter, SpawnSpec, unexpected_reply};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
 use super::processes::{ProcessInfo, SandboxProcesses};
 use super::protocol::{
-    BindMount, CommandRunner, CompletedCommand, ControlReply, ControlRequest, INIT_ARGUMENT, LaunchSpec,
-    MountChange, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
+    BindMount, CommandRunner, CompletedCommand, ControlReply, ControlRequest, HostViewSpec, INIT_ARGUMENT,
+    LaunchSpec, MountChange, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
 };
 use super::remove_tree::remove_tree;
 use super::spawned_process::SpawnedProcess;

@@ -57,8 +57,7 @@ fn text_of(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel_objects::NetworkFailures;
-    use super::super::overlay_layers::OutsideChange;
+    use super::super::protocol::{NetworkFailures, OutsideChange};
     use super::*;
 
     fn traces(paths: &[&str]) -> SandboxTraces {

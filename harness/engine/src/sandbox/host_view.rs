@@ -19,11 +19,10 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::chdir;
-use serde::{Deserialize, Serialize};
 
 use super::init_error::{InitResult, with_context};
-use super::overlay_layers::{Layers, OutsideChange, open_lower};
-use super::path_bytes;
+use super::overlay_layers::{Layers, open_lower};
+use super::protocol::{HostViewSpec, OutsideChange};
 use super::sys::{attach_mount, clone_mount, make_read_only};
 
 /// Directories of the host that are no ordinary file systems. They stay read-only.
@@ -35,21 +34,6 @@ const SHARED_MEMORY: &str = "/dev/shm";
 const MAX_DEPTH: usize = 4;
 /// At most this many overlays are made.
 const MAX_OVERLAYS: usize = 256;
-
-/// What a sandbox's view of the host is made from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct HostViewSpec {
-    /// Directories that are shared with the host: what the target writes there is really written.
-    #[serde(with = "path_bytes::list")]
-    pub(super) real_dirs: Vec<PathBuf>,
-    /// The working directory of the target.
-    #[serde(with = "path_bytes")]
-    pub(super) cwd: PathBuf,
-    /// Files and directories whose owner or group has no number in the sandbox. The upper layers begin with
-    /// copies of them, because the kernel cannot copy them when the target changes them.
-    #[serde(with = "path_bytes::list")]
-    pub(super) copied: Vec<PathBuf>,
-}
 
 /// One directory of the host that the target may change without changing the host.
 struct PrivateDir {

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use serde::{Deserialize, Serialize};
 
 use super::init_error::{InitResult, with_context};
+use super::protocol::NetworkFailures;
 use super::sys::bring_up_loopback;
 
 /// Files with one line per object of System V, after a heading, and empty without any object.
@@ -19,15 +19,6 @@ const SOCKET_COUNTS: [&str; 2] = ["/proc/net/sockstat", "/proc/net/sockstat6"];
 const MESSAGE_QUEUES: &str = "/dev/mqueue";
 /// The largest number of closed TCP connections that the kernel remembers.
 const MAX_CLOSED_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
-
-/// Connections that failed in the sandbox's own network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct NetworkFailures {
-    /// Connections and packets to addresses that the sandbox's network does not have.
-    pub(super) no_route: u64,
-    /// Connections to its own addresses at which nothing listened.
-    pub(super) refused: u64,
-}
 
 /// The namespaces of a sandbox that hold objects of the kernel.
 pub(super) struct KernelObjects {

@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{AccessFlags, Gid, Uid, access, fchown};
-use serde::{Deserialize, Serialize};
 
-use super::path_bytes;
+use super::protocol::OutsideChange;
 use super::sys::{attach_mount, clone_mount};
 
 /// Where no overlay is possible, files up to this size are copied, and larger ones are read-only.
@@ -23,16 +22,6 @@ pub(super) struct Layers {
     /// Files and directories that the upper layers have from the beginning.
     copied: Vec<PathBuf>,
     next_number: u32,
-}
-
-/// A path at which the target changed something that is not shared with the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct OutsideChange {
-    /// The path as the target sees it.
-    #[serde(with = "path_bytes")]
-    pub(super) path: PathBuf,
-    /// Whether it was removed.
-    pub(super) removed: bool,
 }
 
 impl Layers {

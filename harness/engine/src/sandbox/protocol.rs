@@ -9,9 +9,6 @@ use nix::libc;
 use scenarios::Ending;
 use serde::{Deserialize, Serialize};
 
-use super::host_view::HostViewSpec;
-use super::kernel_objects::NetworkFailures;
-use super::overlay_layers::OutsideChange;
 use super::path_bytes;
 use crate::seccomp::SeccompProgram;
 
@@ -127,6 +124,21 @@ pub struct BindMount {
     pub mount_point: PathBuf,
 }
 
+/// What a sandbox's view of the host is made from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct HostViewSpec {
+    /// Directories that are shared with the host: what the target writes there is really written.
+    #[serde(with = "path_bytes::list")]
+    pub(super) real_dirs: Vec<PathBuf>,
+    /// The working directory of the target.
+    #[serde(with = "path_bytes")]
+    pub(super) cwd: PathBuf,
+    /// Files and directories whose owner or group has no number in the sandbox. The upper layers begin with
+    /// copies of them, because the kernel cannot copy them when the target changes them.
+    #[serde(with = "path_bytes::list")]
+    pub(super) copied: Vec<PathBuf>,
+}
+
 /// The first message to a new init. Mounts are made before binds, so that the source of a bind may be in a
 /// mount.
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,6 +166,25 @@ pub struct CompletedCommand {
     pub stderr: String,
     /// Whether other processes of the command were still running when its main process had ended.
     pub left_processes: bool,
+}
+
+/// A path at which the target changed something that is not shared with the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OutsideChange {
+    /// The path as the target sees it.
+    #[serde(with = "path_bytes")]
+    pub(super) path: PathBuf,
+    /// Whether it was removed.
+    pub(super) removed: bool,
+}
+
+/// Connections that failed in the sandbox's own network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NetworkFailures {
+    /// Connections and packets to addresses that the sandbox's network does not have.
+    pub(super) no_route: u64,
+    /// Connections to its own addresses at which nothing listened.
+    pub(super) refused: u64,
 }
 
 /// What commands have left in the sandbox's view of the host, and what they met there.
