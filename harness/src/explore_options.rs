@@ -156,9 +156,7 @@ fn resolve_watched_dirs(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, OptionError> {
         }
         let failed = |source| OptionError::Watch { path: dir.clone(), source };
         let real = resolve_missing(dir).map_err(failed)?;
-        if real == Path::new("/") {
-            return Err(OptionError::WatchRoot);
-        }
+        check_watched(&real)?;
         resolved.push(real);
     }
     resolved.sort();
@@ -166,6 +164,24 @@ fn resolve_watched_dirs(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, OptionError> {
     let all = resolved.clone();
     resolved.retain(|dir| !all.iter().any(|other| dir != other && dir.starts_with(other)));
     Ok(resolved)
+}
+
+/// Checks that a watched directory can be copied.
+fn check_watched(dir: &Path) -> Result<(), OptionError> {
+    let path = || dir.to_path_buf();
+    if dir == Path::new("/") {
+        return Err(OptionError::WatchRoot);
+    }
+    let is_kernel = ["/proc", "/sys", "/dev"].iter().any(|kernel| dir.starts_with(kernel));
+    if is_kernel && !dir.starts_with("/dev/shm/") {
+        return Err(OptionError::WatchKernel { path: path() });
+    }
+    let temp = std::env::temp_dir();
+    let temp = temp.canonicalize().unwrap_or(temp);
+    if temp.starts_with(dir) {
+        return Err(OptionError::WatchContainsSandboxes { path: path(), temp });
+    }
+    Ok(())
 }
 
 /// The absolute path without links. What of it does not exist is appended as it is.

@@ -32,6 +32,17 @@ pub(crate) enum OptionError {
     /// The root directory is watched.
     #[error("--watch `/`: give the directory in which the trainer saves")]
     WatchRoot,
+    /// A watched directory is not on a disk.
+    #[error("--watch `{path}`: the kernel makes what is there; give a directory of files", path = .path.display())]
+    WatchKernel { path: PathBuf },
+    /// A watched directory contains the directory of the sandboxes, which has copies of it.
+    #[error(
+        "--watch `{path}` contains `{temp}`, where the sandboxes are built; give a directory further down, or \
+         set TMPDIR to a directory outside of it",
+        path = .path.display(),
+        temp = .temp.display()
+    )]
+    WatchContainsSandboxes { path: PathBuf, temp: PathBuf },
     /// `--without` names a guard that the target does not have.
     #[error(
         "--without `{guard}`: target `{target}` has no such guard; its guards are: {}",

@@ -13,6 +13,9 @@ use crate::print;
 use engine::locks::LockExt;
 use engine::observe::Observer;
 
+/// At most this many hints of a scenario are printed.
+const MAX_HINTS: usize = 4;
+
 /// A scenario that has started and is not judged yet.
 #[derive(Default, Clone)]
 struct RunningScenario {
@@ -20,6 +23,8 @@ struct RunningScenario {
     guard_removed: Option<String>,
     /// What failed without any fault.
     failed_runs: Vec<FailedRun>,
+    /// What the baseline met in the sandbox, in lines for people.
+    sandbox_hints: Vec<String>,
     trials: TrialCounts,
 }
 
@@ -76,6 +81,9 @@ impl RunDisplay {
             .iter()
             .for_each(|reason| self.print_line(&format!("            {}", shorten(reason))));
         scenario.failed_runs.iter().for_each(|failed| self.print_failed_run(failed));
+        if scenario.failed_runs.is_empty() {
+            self.print_hints(&scenario.sandbox_hints);
+        }
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
@@ -83,6 +91,16 @@ impl RunDisplay {
 }
 
 impl RunDisplay {
+    /// Prints what the target met in the sandbox, up to a bound. The report has all of it.
+    fn print_hints(&self, hints: &[String]) {
+        for hint in hints.iter().take(MAX_HINTS) {
+            self.print_line(&format!("            {}", reports::clean(hint)));
+        }
+        if hints.len() > MAX_HINTS {
+            self.print_line(&format!("            and {} more", hints.len() - MAX_HINTS));
+        }
+    }
+
     /// Prints the lines that explain why a run without any fault failed.
     fn print_failed_run(&self, failed: &FailedRun) {
         for line in failed.details() {
@@ -107,6 +125,12 @@ impl Observer for RunDisplay {
                 let mut running = self.running.locked();
                 if let Some(scenario) = running.get_mut(id) {
                     scenario.failed_runs.push((**failed).clone());
+                }
+            }
+            Event::Baseline(facts) => {
+                let mut running = self.running.locked();
+                if let Some(scenario) = running.get_mut(id) {
+                    scenario.sandbox_hints = facts.sandbox_hints.iter().map(ToString::to_string).collect();
                 }
             }
             Event::Judged { verdict, seconds } => self.on_judged(id, verdict, *seconds),

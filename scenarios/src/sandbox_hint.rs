@@ -138,12 +138,14 @@ impl fmt::Display for SandboxHint {
             SandboxHint::WroteOutside { path, count: 1 } => write!(
                 f,
                 "`{path}` was written outside of the watched directories, so no crash state contains it, \
-                 and the change ended with the run: watch it with `--watch`"
+                 and the change ended with the run: watch it with `--watch`, or give it a place below \
+                 `{{root}}` in the target file"
             ),
             SandboxHint::WroteOutside { path, count } => write!(
                 f,
                 "{count} files below `{path}` were written outside of the watched directories, so no crash \
-                 state contains them, and the changes ended with the run: watch them with `--watch {path}`"
+                 state contains them, and the changes ended with the run: watch them with `--watch {path}`, or \
+                 give them a place below `{{root}}` in the target file"
             ),
             SandboxHint::OwnerNotKept { path, count } => write!(
                 f,

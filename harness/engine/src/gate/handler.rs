@@ -121,6 +121,8 @@ pub enum CallEffect {
     Swapped { path: PathBuf },
     /// A file outside of the watched mounts was opened for writing.
     OpenedOutside { path: PathBuf },
+    /// Something outside of the watched mounts is about to be renamed. Whether it succeeds is unknown.
+    RenamesOutside { path: PathBuf },
 }
 
 /// Decides what happens to calls. The supervisor passes it one call at a time.

@@ -212,6 +212,10 @@ fn decide_and_perform(
         }
         return CallResponse::Now(NotificationResponse::Continue);
     }
+    if !resolved.watched && matches!(request, CallRequest::Rename { .. }) {
+        // The handler needs this, because an overlay refuses to rename a directory.
+        context.handler.on_effect(CallEffect::RenamesOutside { path: resolved.path.clone() });
+    }
     if !resolved.watched {
         return context.continue_unwatched(&request, &resolved);
     }

@@ -208,7 +208,9 @@ fn run_baseline(
     let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
     let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
     let facts = BaselineFacts { sandbox_hints, ..facts };
-    let failed = (!facts.ended_well).then(|| failed_run(&entries, ending));
+    let hints = facts.sandbox_hints.clone();
+    let failed =
+        (!facts.ended_well).then(|| FailedRun { sandbox_hints: hints, ..failed_run(&entries, ending) });
     Ok(MeasuredBaseline { facts, counts, entries, failed })
 }
 

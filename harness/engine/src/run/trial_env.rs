@@ -222,7 +222,9 @@ impl<'a> TrialEnv<'a> {
         }
         let limit_seconds = output.exit.is_none().then_some(PREPARE_TIMEOUT.as_secs());
         let ending = ProcessExit::ending(output.exit);
-        let failed = FailedRun { limit_seconds, ..FailedRun::new(command, ending, output.last_lines) };
+        let sandbox_hints = self.sandbox.hints(&[])?;
+        let failed =
+            FailedRun { limit_seconds, sandbox_hints, ..FailedRun::new(command, ending, output.last_lines) };
         Err(RunError::TargetFailed(Box::new(failed)))
     }
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use scenarios::SandboxHint;
 
 pub(super) use attributes::set_times;
 pub use attributes::{FileAttributes, FileTime, UnsetAttributes};
@@ -121,6 +122,10 @@ pub(super) fn record(spec: &RecordSpec) -> Result<CommandRecording, ExploreError
     let gaps = &mut recorded.recording.gaps;
     gaps.sandbox_hints.extend(sandbox.hints(&gaps.outside_paths)?);
     gaps.sandbox_hints.extend(outside_links(&roots));
+    let is_private = |dir: &&PathBuf| !spec.host_access.writable.iter().any(|real| dir.starts_with(real));
+    let renamed = gaps.renamed_dirs.iter().filter(is_private);
+    let hint = |dir: &PathBuf| SandboxHint::CrossDeviceRename { path: dir.to_string_lossy().into_owned() };
+    gaps.sandbox_hints.extend(renamed.map(hint).collect::<Vec<_>>());
     for root in &roots {
         empty(&root.seen_by_harness).map_err(file_error::<ExploreError>("empty", &root.seen_by_harness))?;
     }

@@ -501,6 +501,7 @@ impl OpRecorder {
             CallEffect::OutputWritten { pipe } => self.record_output(pipe),
             CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
             CallEffect::OpenedOutside { path } => self.record_outside_write(path),
+            CallEffect::RenamesOutside { path } => self.record_outside_rename(path),
             // The recorder never decides to swap a file.
             CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
         }
@@ -513,6 +514,16 @@ impl OpRecorder {
             let path = self.recording.path_of(node, self.recording.ops.len());
             self.recording.gaps.mapped_paths.push(path);
             self.mapped_files.push(MappedFile { node, fd: file });
+        }
+    }
+
+    /// Notes a directory of the host that the target renames. The sandbox shows it through an overlay, which
+    /// refuses that.
+    fn record_outside_rename(&mut self, path: PathBuf) {
+        let renamed_dirs = &mut self.recording.gaps.renamed_dirs;
+        let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        if is_dir && renamed_dirs.len() < MAX_OUTSIDE_PATHS && !renamed_dirs.contains(&path) {
+            renamed_dirs.push(path);
         }
     }
 

@@ -210,6 +210,8 @@ pub struct RecordingGaps {
     pub outside_paths: Vec<PathBuf>,
     /// What the target met in the sandbox.
     pub sandbox_hints: Vec<SandboxHint>,
+    /// Directories of the host, outside of the watched ones, that the target renamed or tried to rename.
+    pub renamed_dirs: Vec<PathBuf>,
     /// Files with a writable shared mapping: their changes are recorded only at syncs, at renames and at the
     /// end.
     pub mapped_paths: Vec<PathBuf>,
