@@ -12,7 +12,7 @@ use crate::host_access_options::{check_apart, host_access};
 use crate::option_error::OptionError;
 use engine::explore::{CrashCandidate, ExploreScope, FsModel, JudgeSpec};
 use engine::file_error::file_error;
-use engine::sandbox::{HostAccess, LaunchSpec};
+use engine::sandbox::{HostAccess, LaunchSpec, runs_path};
 use engine::target::{ExecutableError, ProgramError, find_executable};
 
 /// The checked options that describe the trainer, from the command line or from a target file.
@@ -52,7 +52,7 @@ impl PreparedExploration {
         let check = args.check.as_ref().map(shell).transpose()?;
         let watched_dirs = resolve_watched_dirs(&args.watch)?;
         let host_access = host_access(&args.host_access, None)?;
-        check_apart(&host_access, &watched_dirs)?;
+        check_apart(&host_access, &[&watched_dirs[..], &[runs_path()]].concat())?;
         let timeout = args.timeout;
         Ok(PreparedExploration {
             watched_dirs,
@@ -176,10 +176,9 @@ fn check_watched(dir: &Path) -> Result<(), OptionError> {
     if is_kernel && !dir.starts_with("/dev/shm/") {
         return Err(OptionError::WatchKernel { path: path() });
     }
-    let temp = std::env::temp_dir();
-    let temp = temp.canonicalize().unwrap_or(temp);
-    if temp.starts_with(dir) {
-        return Err(OptionError::WatchContainsSandboxes { path: path(), temp });
+    let runs = runs_path();
+    if runs.starts_with(dir) || dir.starts_with(&runs) {
+        return Err(OptionError::WatchesSandboxes { path: path(), runs });
     }
     Ok(())
 }

@@ -5,14 +5,19 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::error::CliError;
 use crate::print;
 use engine::sandbox::interrupt_sandboxes;
+
+/// A signal so soon after the first one is the same request: `timeout` signals a process and then its group.
+const SAME_SIGNAL_TIME: Duration = Duration::from_millis(300);
 
 /// Set by the first signal. Empty until the handlers are installed.
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -24,18 +29,25 @@ static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 pub(crate) fn install() -> Result<(), CliError> {
     let requested = REQUESTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM] {
-        // Runs before the next one sets the flag, so that only a second signal has its usual effect.
-        flag::register_conditional_default(signal, requested.clone()).map_err(CliError::Signals)?;
         flag::register(signal, requested.clone()).map_err(CliError::Signals)?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(CliError::Signals)?;
-    let on_first = move || {
-        if signals.forever().next().is_some() {
-            let in_progress = interrupt_sandboxes();
-            print::notice(&first_signal_text(in_progress));
+    let on_signals = move || {
+        let mut first: Option<Instant> = None;
+        for signal in signals.forever() {
+            match first {
+                None => {
+                    first = Some(Instant::now());
+                    let in_progress = interrupt_sandboxes();
+                    print::notice(&first_signal_text(in_progress));
+                }
+                Some(first) if first.elapsed() < SAME_SIGNAL_TIME => {}
+                // Does not return, because both signals end a process.
+                Some(_) => drop(emulate_default_handler(signal)),
+            }
         }
     };
-    std::thread::Builder::new().name("signals".into()).spawn(on_first).map_err(CliError::Signals)?;
+    std::thread::Builder::new().name("signals".into()).spawn(on_signals).map_err(CliError::Signals)?;
     Ok(())
 }
 

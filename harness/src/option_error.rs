@@ -35,14 +35,14 @@ pub(crate) enum OptionError {
     /// A watched directory is not on a disk.
     #[error("--watch `{path}`: the kernel makes what is there; give a directory of files", path = .path.display())]
     WatchKernel { path: PathBuf },
-    /// A watched directory contains the directory of the sandboxes, which has copies of it.
+    /// A watched directory contains the directory of the sandboxes, or lies in it.
     #[error(
-        "--watch `{path}` contains `{temp}`, where the sandboxes are built; give a directory further down, or \
-         set TMPDIR to a directory outside of it",
+        "--watch `{path}`: the sandboxes with the copies of it are built in `{runs}`; give a directory that \
+         neither contains that one nor lies in it, or set TMPDIR to another directory",
         path = .path.display(),
-        temp = .temp.display()
+        runs = .runs.display()
     )]
-    WatchContainsSandboxes { path: PathBuf, temp: PathBuf },
+    WatchesSandboxes { path: PathBuf, runs: PathBuf },
     /// `--without` names a guard that the target does not have.
     #[error(
         "--without `{guard}`: target `{target}` has no such guard; its guards are: {}",

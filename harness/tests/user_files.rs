@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         a_target_without_bad_habits_is_judged_in_the_project,
         a_project_in_a_home_stays_as_it_is,
         a_project_below_tmp_stays_as_it_is,
+        nothing_leads_a_target_out_of_its_view_of_the_host,
     ]);
     let ordinary = [Need::OrdinaryUserWith("syscall-gate"), Need::Program("setpriv")];
     trials.extend(trials![
@@ -537,4 +538,42 @@ fn a_project_that_a_group_shares_stays_as_it_is() {
     let owner = TreeOwner { uid: OTHER_USER, gid: SHARED_GROUP, is_group_writable: true };
     let tree = UserTree::create_in(Path::new("/var/tmp"), Some(owner));
     Stage::new(tree, Runner::GroupMember, true).check_invocations(4);
+}
+
+/// A target that looks for ways to the user's files other than their paths: descriptors that the harness has
+/// inherited, its standard error, and mounts that root could change.
+const ESCAPING_TARGET: &str = r#"
+echo "saved 1"
+mkdir -p runs
+echo new >runs/checkpoint
+for fd in /proc/self/fd/* /proc/1/fd/*; do
+    echo escaped 2>/dev/null >"$fd/escaped"
+    rm -f "$fd/data/precious"
+    case $(readlink "$fd") in */ci.log) echo escaped >"$fd" ;; esac
+done 2>/dev/null
+{ mount -o remount,bind,rw /; umount -l "$PWD"; umount -l /tmp; } 2>/dev/null
+echo escaped >escaped
+rm -f data/precious
+exit 0
+"#;
+
+fn nothing_leads_a_target_out_of_its_view_of_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    for (name, text) in [("data/precious", "kept"), ("ci.log", "first\n"), ("t.sh", ESCAPING_TARGET)] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let command = format!(
+        "exec 9<.; exec {TRAINWRECK} explore --watch runs --jobs 1 --saved 'saved (?<step>[0-9]+)' \
+         --check true -- sh t.sh >>ci.log 2>&1"
+    );
+    let status = Command::new("sh").args(["-c", &command]).current_dir(dir.path()).status().unwrap();
+    let log = std::fs::read_to_string(dir.path().join("ci.log")).unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.starts_with("first\n"), "{log}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("data/precious")).unwrap(), "kept");
+    let entries = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = entries.collect();
+    names.sort();
+    assert_eq!(names, ["ci.log", "data", "t.sh"]);
 }

@@ -125,6 +125,8 @@ impl Sandbox {
             .arg(INIT_ARGUMENT)
             .stdin(Stdio::from(sockets.theirs))
             .stdout(Stdio::null())
+            // The harness's standard error may be a file of the user, which a target could reach through init.
+            .stderr(Stdio::null())
             // A terminal's Ctrl-C is for the harness, which lets its trials end. It does not reach the sandbox.
             .process_group(0)
             .spawn();

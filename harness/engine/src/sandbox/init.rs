@@ -49,8 +49,9 @@ const END_TIME_MS: u16 = 200;
 
 /// Entry point of the process. Ends it with exit code 0 when the harness has closed the socket.
 pub(super) fn main() -> ! {
+    let closed = with_context("close inherited descriptors", sys::close_inherited_fds());
     let socket = sys::own_stdin();
-    let code = match create_namespaces(&socket) {
+    let code = match closed.and_then(|()| create_namespaces(&socket)) {
         Ok(code) => code,
         Err(error) => report_failure(&socket, &error),
     };
@@ -146,6 +147,7 @@ fn set_up_and_serve(
         protect_kernel_settings();
     }
     mount_terminals();
+    protect_view()?;
     view.enter_working_directory()?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -209,6 +211,19 @@ fn protect_kernel_settings() {
             let _ = make_read_only(&clone).and_then(|()| attach_mount(&clone, shared));
         }
     }
+}
+
+/// Capabilities of linux/capability.h with which a target that runs as root could undo the view of the host:
+/// by mounting, or by looking into init.
+const CAP_SYS_PTRACE: nix::libc::c_ulong = 19;
+const CAP_SYS_ADMIN: nix::libc::c_ulong = 21;
+
+/// Takes from all programs in the sandbox what they could undo its view of the host with.
+fn protect_view() -> InitResult<()> {
+    for capability in [CAP_SYS_PTRACE, CAP_SYS_ADMIN] {
+        with_context("protect the view of the host", sys::deny_to_programs(capability))?;
+    }
+    Ok(())
 }
 
 /// Makes the numbers of processes begin in the upper half of their range.

@@ -56,7 +56,7 @@ pub use protocol::{
     BindMount, CommandRunner, CompletedCommand, LaunchSpec, MountChange, ProcessExit, StoredCommand,
 };
 pub use remove_tree::remove_tree;
-pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_leftovers};
+pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_leftovers, runs_path};
 pub use spawned_process::{ProcessOutputs, SpawnedProcess};
 
 use protocol::{BALLOON_ARGUMENT, INIT_ARGUMENT};

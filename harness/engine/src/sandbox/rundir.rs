@@ -131,10 +131,23 @@ impl RunDir {
     }
 }
 
+/// TMPDIR, or `/tmp` if that is not set or empty. Absolute.
+fn temp_dir() -> PathBuf {
+    let dir = std::env::temp_dir();
+    let dir = if dir.as_os_str().is_empty() { PathBuf::from("/tmp") } else { dir };
+    std::path::absolute(&dir).unwrap_or(dir)
+}
+
+/// The path of the directory in which all runs of this user build their sandboxes. It may not exist yet.
+pub fn runs_path() -> PathBuf {
+    let dir = temp_dir();
+    dir.canonicalize().unwrap_or(dir).join(format!("trainwreck-{}", geteuid()))
+}
+
 /// The parent directory of all runs of this user. Fails if it is a link, or if other users own it or can
 /// write to it.
 fn runs_dir() -> Result<PathBuf, SandboxError> {
-    let path = std::env::temp_dir().join(format!("trainwreck-{}", geteuid()));
+    let path = runs_path();
     match DirBuilder::new().mode(0o700).create(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(SandboxError::file("create", &path)(error))

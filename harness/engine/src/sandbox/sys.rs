@@ -35,6 +35,22 @@ pub(super) fn received_fds(message: ControlMessageOwned) -> Vec<OwnedFd> {
     }
 }
 
+/// Closes every descriptor above standard error. Those that the harness has inherited from its own parent
+/// would lead a target out of the sandbox. Only for init, before it opens any.
+pub(super) fn close_inherited_fds() -> Result<(), Errno> {
+    // SAFETY: init calls this first, when it owns no descriptor but its standard ones. The call accesses no
+    // memory of ours.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    Errno::result(closed).map(drop)
+}
+
+/// Takes a capability from every program that this process starts from now on. The process itself keeps it.
+pub(super) fn deny_to_programs(capability: libc::c_ulong) -> Result<(), Errno> {
+    // SAFETY: this request takes a number, and accesses no memory of ours.
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) };
+    Errno::result(dropped).map(drop)
+}
+
 /// Takes ownership of standard input, which is init's socket.
 pub(super) fn own_stdin() -> OwnedFd {
     // SAFETY: init calls this once, when it starts. Descriptor 0 is open, because the harness starts init with
