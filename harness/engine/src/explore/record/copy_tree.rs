@@ -24,6 +24,7 @@ use super::copy_file::{copy_contents, open_to_read};
 use super::directory_walk::{InodeId, parent_of};
 use super::recording::{CountedPaths, RecordingGaps};
 use crate::file_error::{FileError, file_error};
+use crate::sandbox::is_interrupted;
 
 /// What a copy lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -200,6 +201,10 @@ impl TreeCopy {
 
     /// Copies an entry that is no directory. Returns whether it is one.
     fn copy_entry(&mut self, name: &CStr) -> Result<bool, Error> {
+        // A large directory takes minutes.
+        if is_interrupted() {
+            return Err(Error::from(std::io::ErrorKind::Interrupted));
+        }
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = match openat(&self.source, name, flags, Mode::empty()) {
             // It has disappeared since its name was read.
