@@ -145,6 +145,7 @@ fn set_up_and_serve(
     }
     if fresh_proc && geteuid().is_root() {
         protect_kernel_settings();
+        hide_block_devices();
     }
     mount_terminals();
     protect_view()?;
@@ -209,6 +210,19 @@ fn protect_kernel_settings() {
     for shared in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(Path::new) {
         if let Ok(clone) = clone_mount(shared) {
             let _ = make_read_only(&clone).and_then(|()| attach_mount(&clone, shared));
+        }
+    }
+}
+
+/// Covers the host's block devices, which root could write to: they hold the user's files. What cannot be
+/// covered stays, as without a sandbox.
+fn hide_block_devices() {
+    use std::os::unix::fs::FileTypeExt;
+    for entry in std::fs::read_dir("/dev").into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_block_device())
+            && let Ok(null) = clone_mount(Path::new("/dev/null"))
+        {
+            let _ = attach_mount(&null, &entry.path());
         }
     }
 }
