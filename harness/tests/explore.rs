@@ -325,7 +325,7 @@ fn a_program_that_a_crash_removes_is_a_finding() {
 fn a_command_that_cannot_be_started_exits_with_2_and_what_to_do() {
     let explore_run = explore(&[], &["/nonexistent/trainer"]);
     assert_eq!(explore_run.code, Some(2), "{}", explore_run.text);
-    assert!(explore_run.text.contains("could not start `/nonexistent/trainer`"), "{}", explore_run.text);
+    assert!(explore_run.text.contains("there is no program `/nonexistent/trainer`"), "{}", explore_run.text);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("target.yaml");
     let value = "x".repeat(128 * 1024);
@@ -344,7 +344,7 @@ fn a_large_environment_reaches_the_trainer_and_its_recoveries() {
     let script = "cd \"$0\"; [ ${#V0}${#V9} = 100000100000 ] || exit 9; : > a; echo saved step 1";
     let mut command = Command::new(TRAINWRECK);
     command.args(["explore", "--crash", "process", "--saved", r"^saved step (?<step>\d+)", "--watch"]);
-    command.arg(dir.path()).args(["--", "/bin/sh", "-c", script]).arg(dir.path());
+    command.arg(dir.path()).args(["--check", "true", "--", "/bin/sh", "-c", script]).arg(dir.path());
     for number in 0..10 {
         command.env(format!("V{number}"), "x".repeat(100_000));
     }

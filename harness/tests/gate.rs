@@ -357,7 +357,8 @@ fn a_delayed_call_delays_no_other() {
 
 /// The arguments that explore a program, which takes more arguments.
 fn explore_arguments(program: &Path, watch: &Path) -> Vec<OsString> {
-    let mut arguments = ["explore", "--max-states", "20", "--watch"].map(OsString::from).to_vec();
+    let mut arguments =
+        ["explore", "--max-states", "20", "--check", "true", "--watch"].map(OsString::from).to_vec();
     arguments.extend([watch.into(), "--".into(), program.into()]);
     arguments
 }
