@@ -9,7 +9,9 @@ pub fn is_program_available(program: &Path, relative_to: &Path) -> bool {
     if program.components().count() > 1 {
         return is_executable(&relative_to.join(program));
     }
-    if std::env::var_os("CARGO").is_some() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    let is_member = workspace.is_some_and(|dir| dir.join(program).join("Cargo.toml").is_file());
+    if std::env::var_os("CARGO").is_some() && is_member {
         return true;
     }
     let own_path = std::env::current_exe().unwrap_or_default();
