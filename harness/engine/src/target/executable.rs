@@ -56,12 +56,9 @@ pub fn check_command_programs(target: &TargetFile) -> Result<(), ExecutableError
     let commands = commands.chain(target.prepare().iter().map(Vec::as_slice));
     let commands = commands.chain(target.generate().values().map(Vec::as_slice));
     let programs = commands.filter_map(|arguments| arguments.first());
-    let literal = |program: &CommandArgument| match program {
-        CommandArgument::Template(template) => template.literal().map(str::to_owned),
-        CommandArgument::Settings => None,
-    };
-    let mut bare_names = programs.filter_map(literal).filter(|program| !program.contains('/'));
-    bare_names.try_for_each(|program| find_executable(OsStr::new(&program), Path::new("")).map(drop))
+    let mut bare_names =
+        programs.filter_map(CommandArgument::literal).filter(|program| !program.contains('/'));
+    bare_names.try_for_each(|program| find_executable(OsStr::new(program), Path::new("")).map(drop))
 }
 
 /// The path itself, if it is that of an executable file.

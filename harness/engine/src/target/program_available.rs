@@ -1,7 +1,8 @@
 //! Whether a target's program exists, for a note in `check`. Builds and starts nothing.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use super::executable::is_executable;
 
 /// Whether `find_program` would find the program. A program of the workspace counts as available under cargo,
 /// because it would be built.
@@ -19,8 +20,4 @@ pub fn is_program_available(program: &Path, relative_to: &Path) -> bool {
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<PathBuf> = own_dirs.chain(std::env::split_paths(&on_path)).collect();
     dirs.iter().any(|dir| is_executable(&dir.join(program)))
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
