@@ -22,7 +22,7 @@ use super::packet::{PacketSocketPair, receive_fd, send_message};
 use super::processes::{ProcessInfo, SandboxProcesses};
 use super::protocol::{
     BindMount, CommandRunner, CompletedCommand, ControlReply, ControlRequest, HostViewSpec, INIT_ARGUMENT,
-    LaunchSpec, MountChange, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
+    LaunchSpec, MountChange, OverlayMount, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
 };
 use super::remove_tree::remove_tree;
 use super::spawned_process::SpawnedProcess;
@@ -115,6 +115,18 @@ impl Sandbox {
     /// # Errors
     /// If this machine does not permit namespaces or mounts, or a directory can't be created.
     pub fn build(spec: SandboxSpec) -> Result<Sandbox, SandboxError> {
+        Sandbox::build_with_overlays(spec, Vec::new())
+    }
+
+    /// The same, with directories of the host that the target sees as overlays. Each fresh run sees in them what
+    /// the upper layers contain when it begins.
+    ///
+    /// # Errors
+    /// Those of [`build`](Sandbox::build), or if an overlay cannot be mounted.
+    pub fn build_with_overlays(
+        spec: SandboxSpec,
+        overlays: Vec<OverlayMount>,
+    ) -> Result<Sandbox, SandboxError> {
         let root = spec.dir.join("root");
         std::fs::create_dir_all(&root).map_err(SandboxError::file("create", &root))?;
         let cgroup = if spec.memory_cgroup { MemoryCgroup::create() } else { None };
@@ -149,6 +161,7 @@ impl Sandbox {
             cgroup_procs: cgroup.as_ref().map(MemoryCgroup::procs_file),
             mounts,
             binds: spec.binds,
+            overlays,
         };
         send_message(sockets.ours.as_fd(), &request, &[])
             .map_err(SandboxError::system("send the specification to the sandbox's init"))?;

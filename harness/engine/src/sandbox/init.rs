@@ -29,6 +29,7 @@ use super::id_map::IdMapper;
 use super::init_error::{InitError, InitResult, with_context};
 use super::kernel_objects::KernelObjects;
 use super::mounts::ReadOnlyMounts;
+use super::overlay_mounts::OverlayMounts;
 use super::packet::{Packet, receive_message, send_fds, send_message};
 use super::protocol::{
     CompletedCommand, ControlReply, ControlRequest, LaunchSpec, SandboxInitRequest, SandboxTraces,
@@ -134,9 +135,10 @@ fn set_up_and_serve(
     with_context("disable core dumps", setrlimit(Resource::RLIMIT_CORE, 0, 0))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     with_context("make mounts private", mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>))?;
+    let overlays = OverlayMounts::open(&specification.overlays)?;
     let mut view = HostView::set_up(&specification.view)?;
     let kernel_objects = KernelObjects { private_network: specification.private_network };
-    mount_specified(specification, &mut view)?;
+    mount_specified(specification, &overlays, &mut view)?;
     let fresh_proc = mount_proc();
     kernel_objects.set_up()?;
     if fresh_proc && specification.distinct_pids {
@@ -169,14 +171,20 @@ fn set_up_and_serve(
         held_fds: Vec::new(),
         commands: CommandRuns::default(),
         view,
+        overlays,
         kernel_objects,
         cgroup_procs,
     }
     .serve()
 }
 
-/// Makes the mounts of the specification: tmpfs first, so that the source of a bind may be in one.
-fn mount_specified(specification: &SandboxInitRequest, view: &mut HostView) -> InitResult<()> {
+/// Makes the mounts of the specification: tmpfs first, so that the source of a bind, or the upper layer of an
+/// overlay, may be in one.
+fn mount_specified(
+    specification: &SandboxInitRequest,
+    overlays: &OverlayMounts,
+    view: &mut HostView,
+) -> InitResult<()> {
     for tmpfs in &specification.mounts {
         with_context("create a mount point", std::fs::create_dir_all(&tmpfs.mount_point))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -196,6 +204,8 @@ fn mount_specified(specification: &SandboxInitRequest, view: &mut HostView) -> I
         )?;
         view.mounted_above(&bind.mount_point);
     }
+    overlays.mount_all()?;
+    overlays.mount_points().for_each(|mount_point| view.mounted_above(mount_point));
     view.is_complete()
 }
 
@@ -271,6 +281,7 @@ struct SandboxInit<'a> {
     held_fds: Vec<OwnedFd>,
     commands: CommandRuns,
     view: HostView,
+    overlays: OverlayMounts,
     kernel_objects: KernelObjects,
     /// Joins the memory cgroup when `0` is written to it.
     cgroup_procs: Option<File>,
@@ -348,6 +359,12 @@ impl SandboxInit<'_> {
     /// Undoes what commands have left in the view of the host and in the kernel.
     fn reset(&mut self) -> InitResult<()> {
         self.view.reset()?;
+        if !self.overlays.is_empty() {
+            // A directory in which a process is stays in use.
+            with_context("leave the working directory", nix::unistd::chdir("/"))?;
+            self.overlays.renew()?;
+            self.view.enter_working_directory()?;
+        }
         if self.kernel_objects.reset()? {
             with_context("start a fork server again", self.commands.restart_fork_server())?;
         }

@@ -32,6 +32,7 @@ mod mechanisms;
 mod memory;
 mod mounts;
 mod overlay_layers;
+mod overlay_mounts;
 mod packet;
 mod path_bytes;
 mod processes;
@@ -53,7 +54,8 @@ pub use memory::ActiveMemoryLimit;
 pub use packet::check_packet_round_trip;
 pub use processes::ProcessInfo;
 pub use protocol::{
-    BindMount, CommandRunner, CompletedCommand, LaunchSpec, MountChange, ProcessExit, StoredCommand,
+    BindMount, CommandRunner, CompletedCommand, LaunchSpec, MountChange, OverlayMount, ProcessExit,
+    StoredCommand,
 };
 pub use remove_tree::remove_tree;
 pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_leftovers, runs_path};

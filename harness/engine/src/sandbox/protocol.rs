@@ -124,6 +124,22 @@ pub struct BindMount {
     pub mount_point: PathBuf,
 }
 
+/// A directory that the target sees as an overlay.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OverlayMount {
+    /// What lies below, the topmost first, as the harness sees it. Never changed.
+    #[serde(with = "path_bytes::list")]
+    pub lowers: Vec<PathBuf>,
+    /// Takes what the target changes. Created if it does not exist. A directory of the same name that ends in
+    /// `.work` is created next to it. Both lie in a directory that is shared with the sandbox, or in a mount of
+    /// it.
+    #[serde(with = "path_bytes")]
+    pub upper: PathBuf,
+    /// Where processes in the sandbox see it: an existing directory of the host.
+    #[serde(with = "path_bytes")]
+    pub mount_point: PathBuf,
+}
+
 /// What a sandbox's view of the host is made from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct HostViewSpec {
@@ -153,6 +169,7 @@ pub(super) struct SandboxInitRequest {
     pub(super) cgroup_procs: Option<PathBuf>,
     pub(super) mounts: Vec<TmpfsMount>,
     pub(super) binds: Vec<BindMount>,
+    pub(super) overlays: Vec<OverlayMount>,
 }
 
 /// The result of a command that has ended or has exceeded its time limit.
