@@ -65,6 +65,7 @@ impl Builder {
             gaps: RecordingGaps::default(),
             format_boundaries: BTreeMap::new(),
             acknowledged_before: None,
+            lower_layers: Vec::new(),
         };
         Builder { recording, fs: SimpleFs::default(), payload_len: 0 }
     }

@@ -12,8 +12,8 @@ use crate::session::Session;
 use crate::shell_quote::shell_quote;
 use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_paths};
 use engine::explore::{
-    EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, RecordSpec, ReplaySpec,
-    ReportSpec, SecondCrashes, explore, explore_second_crashes, recovered_kills,
+    EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, MAX_COPIED_BYTES, RecordSpec,
+    ReplaySpec, ReportSpec, SecondCrashes, explore, explore_second_crashes, recovered_kills,
 };
 use engine::file_error::file_error;
 use engine::sandbox;
@@ -170,6 +170,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             host_access: prepared.host_access.clone(),
             saved_pattern: prepared.saved_pattern,
             first_crash: None,
+            max_copied_bytes: MAX_COPIED_BYTES,
             work_dir: work_dir.into(),
             cancelled: interrupt::requested,
         },

@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::print;
-use engine::explore::{ExploreProgress, ReplayProgress};
+use engine::explore::{ExploreProgress, LargeTreeProgress, ReplayProgress};
 use engine::locks::LockExt;
 
 /// Minimum time between two changes of the bar.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(60);
+
+/// Without a terminal, minimum time between two lines about a copy.
+const COPY_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Prints the progress of one exploration. Dropping it removes the bar.
 pub(crate) struct ExploreDisplay {
@@ -43,6 +46,7 @@ impl ExploreDisplay {
     pub(crate) fn on_progress(&self, progress: &ExploreProgress) {
         match progress {
             ExploreProgress::Recording => self.show_message("recording a run without faults"),
+            ExploreProgress::LargeTree(progress) => self.on_large_tree(progress),
             ExploreProgress::Recorded { operations, saves } => {
                 self.print_line(&format!("recorded {operations} file operations, {saves} saves"));
             }
@@ -60,6 +64,36 @@ impl ExploreDisplay {
             }
             ExploreProgress::Tried(progress) => self.on_tried(*progress),
             ExploreProgress::Shrinking => self.show_message("shrinking the failing states"),
+        }
+    }
+
+    fn on_large_tree(&self, progress: &LargeTreeProgress) {
+        match progress {
+            LargeTreeProgress::Overlaid { dir, len_bytes } => self.print_line(&format!(
+                "`{}` has {}: the trainer sees it as an overlay, and only what it changes is copied",
+                dir.display(),
+                gib(*len_bytes)
+            )),
+            LargeTreeProgress::Copying { dir, len_bytes, obstacle } => self.print_line(&format!(
+                "copying `{}`, {}, which cannot be an overlay: {obstacle}",
+                dir.display(),
+                gib(*len_bytes)
+            )),
+            LargeTreeProgress::Copied { done_bytes, len_bytes } => self.on_copied(*done_bytes, *len_bytes),
+        }
+    }
+
+    fn on_copied(&self, done_bytes: u64, len_bytes: u64) {
+        let mut times = self.times.locked();
+        let interval = if self.bar.is_some() { REDRAW_INTERVAL } else { COPY_LINE_INTERVAL };
+        if times.redrawn.elapsed() < interval {
+            return;
+        }
+        times.redrawn = Instant::now();
+        let text = format!("copied {} of {}", gib(done_bytes), gib(len_bytes));
+        match &self.bar {
+            Some(bar) => bar.set_message(text),
+            None => print::line(&text),
         }
     }
 
@@ -88,6 +122,11 @@ impl ExploreDisplay {
             None => print::line(text),
         }
     }
+}
+
+/// A size for people.
+fn gib(len_bytes: u64) -> String {
+    format!("{:.1} GiB", len_bytes as f64 / f64::from(1 << 30))
 }
 
 impl Drop for ExploreDisplay {

@@ -107,7 +107,7 @@ fn check(before: &[Value], changes: &[Value]) -> Recording {
     let root = WatchedRoot { seen_by_target: setup.watched.clone(), seen_by_harness: copy.clone() };
     let config = RecorderConfig {
         roots: &[root],
-        originals: &[original],
+        originals: &[vec![original]],
         payload_log: &dir.path().join("payload"),
         output_pipes: Vec::new(),
         saved_pattern: None,

@@ -116,7 +116,7 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
     let root = WatchedRoot { seen_by_target: setup.watched.clone(), seen_by_harness: host_dir.clone() };
     let config = RecorderConfig {
         roots: &[root],
-        originals: std::slice::from_ref(&setup.watched),
+        originals: &[vec![setup.watched.clone()]],
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,

@@ -43,6 +43,12 @@ pub enum SandboxHint {
         /// The directory.
         path: String,
     },
+    /// A rename of a directory in a watched one failed with `EXDEV`, because the watched one is large and the
+    /// sandbox shows it as an overlay.
+    WatchedRename {
+        /// The directory.
+        path: String,
+    },
     /// A file could not be changed, because its owner or group has no number in the sandbox.
     UnmappedOwner {
         /// The file.
@@ -87,6 +93,7 @@ impl SandboxHint {
             | SandboxHint::NoRoute { .. }
             | SandboxHint::NothingListens { .. }
             | SandboxHint::CrossDeviceRename { .. }
+            | SandboxHint::WatchedRename { .. }
             | SandboxHint::UnmappedOwner { .. }
             | SandboxHint::OwnerNotKept { .. }
             | SandboxHint::AttributeNotKept { .. }
@@ -130,6 +137,7 @@ impl fmt::Display for SandboxHint {
                 "the sandbox refused to rename the directory `{path}` (EXDEV): watch it with \
                  `--watch {path}`, or allow writes to it with `--writable {path}`"
             ),
+            SandboxHint::WatchedRename { path } => f.write_str(&refused_in_large_directory(path)),
             SandboxHint::UnmappedOwner { path } => write!(
                 f,
                 "the sandbox could not change `{path}`, because it does not know its owner or group: \
@@ -168,6 +176,15 @@ impl fmt::Display for SandboxHint {
     }
 }
 
+/// What a refused rename in a large watched directory means.
+fn refused_in_large_directory(path: &str) -> String {
+    format!(
+        "the sandbox refused to rename the directory `{path}` (EXDEV), because it shows a watched directory of \
+         more than 1 GiB as an overlay; what the trainer did instead is recorded: watch less, such as only the \
+         directory of new checkpoints, and the rename succeeds"
+    )
+}
+
 /// The first path, and how many others there are.
 fn and_others(path: &str, count: u64) -> String {
     match count {
@@ -194,6 +211,7 @@ mod tests {
                 false,
             ),
             (SandboxHint::CrossDeviceRename { path: path() }, "--writable /data/x", true),
+            (SandboxHint::WatchedRename { path: path() }, "watch less", true),
             (SandboxHint::UnmappedOwner { path: path() }, "newuidmap", true),
             (SandboxHint::WroteOutside { path: path(), count: 1 }, "--watch", false),
             (SandboxHint::WroteOutside { path: path(), count: 7 }, "7 files below `/data/x`", false),

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::explore::{
-    EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, RecordSpec, ReplaySpec,
-    ReportSpec, explore,
+    EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, MAX_COPIED_BYTES,
+    RecordSpec, ReplaySpec, ReportSpec, explore,
 };
 use engine::sandbox::{CommandRunner, HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
 
@@ -54,6 +54,7 @@ fn explore_config(
             host_access: HostAccess::default(),
             saved_pattern: None,
             first_crash: None,
+            max_copied_bytes: MAX_COPIED_BYTES,
             work_dir: work_dir.clone(),
             cancelled: || false,
         },

@@ -151,7 +151,7 @@ fn measure_save(gate: GateMode, synced: &str) -> f64 {
             };
             let config = RecorderConfig {
                 roots: &[root],
-                originals: std::slice::from_ref(&sandbox.watched),
+                originals: &[vec![sandbox.watched.clone()]],
                 payload_log: &payload_log,
                 output_pipes: Vec::new(),
                 saved_pattern: None,

@@ -45,6 +45,7 @@ impl SaveRecording {
             gaps: RecordingGaps::default(),
             format_boundaries: BTreeMap::new(),
             acknowledged_before: None,
+            lower_layers: Vec::new(),
         };
         let mut synthetic = SaveRecording { recording };
         let mut previous = None;

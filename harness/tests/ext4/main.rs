@@ -136,7 +136,7 @@ fn record_and_crash(
     let payload_log = disk.image.with_file_name("payload-log");
     let config = RecorderConfig {
         roots: &[WatchedRoot { seen_by_target: setup.watched.clone(), seen_by_harness: real }],
-        originals: std::slice::from_ref(&setup.watched),
+        originals: &[vec![setup.watched.clone()]],
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,

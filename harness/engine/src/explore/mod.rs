@@ -22,9 +22,9 @@ pub use explore_config::ExploreConfig;
 pub use pipeline::{ExploreProgress, ExploreResult, explore};
 pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
-    FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, NameChange, NodeId,
-    Op, OpEffect, OpKind, OpRecorder, RecordSpec, RecorderConfig, Recording, RecordingGaps, UnsetAttributes,
-    WatchedRoot, copy_tree,
+    FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, LargeTreeProgress,
+    MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle, RecordSpec,
+    RecorderConfig, Recording, RecordingGaps, UnsetAttributes, WatchedRoot, copy_tree,
 };
 pub use replay::{
     BaselineValues, ConsumedStep, JudgeSpec, MaterializePlace, OutputOracle, RecoveryResult, ReplayProgress,

@@ -11,7 +11,7 @@ use scenarios::{
 
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
-use super::record::{CommandRecording, Recording, record};
+use super::record::{CommandRecording, LargeTreeProgress, Recording, record};
 use super::repeated_states::RepeatedStates;
 use super::replay::{OutputOracle, RecoveryLimit, RecoveryWorker, ReplayProgress, Replayer, TriedState};
 use super::report::{group_findings, never_synced};
@@ -25,6 +25,8 @@ use crate::sandbox::ProcessExit;
 pub enum ExploreProgress {
     /// The baseline run has started.
     Recording,
+    /// A watched directory is large.
+    LargeTree(LargeTreeProgress),
     /// The baseline run has ended.
     Recorded {
         /// How many file operations it made.
@@ -133,7 +135,7 @@ pub fn explore(
 ) -> Result<ExploreResult, ExploreError> {
     report(ExploreProgress::Recording);
     let began = Instant::now();
-    let recorded = record(&config.record)?;
+    let recorded = record(&config.record, &|progress| report(ExploreProgress::LargeTree(progress)))?;
     let recording_seconds = began.elapsed().as_secs_f64();
     let checks = config.checks();
     let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);

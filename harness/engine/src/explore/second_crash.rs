@@ -74,7 +74,11 @@ pub fn explore_second_crashes(
         // The files of the second crash are newer than those of the first.
         second_config.replay.began_unix_s +=
             1 + i64::from(witness.candidate.op_count / OPERATIONS_PER_SECOND);
-        second_config.record.first_crash = Some(FirstCrash { dirs, acknowledged: witness.acknowledged });
+        second_config.record.first_crash = Some(FirstCrash {
+            dirs,
+            lower_layers: first.recording.lower_layers.clone(),
+            acknowledged: witness.acknowledged,
+        });
         match explore(&second_config, report) {
             Ok(result) => {
                 let after = describe_state(&first.recording, &tried.state);

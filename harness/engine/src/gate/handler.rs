@@ -92,8 +92,9 @@ pub enum CallEffect {
     Allocated { file_id: FileId, size_bytes: u64, zeroed: Option<(u64, u64)> },
     /// A rename. `exchanged`: the two names were exchanged.
     Renamed { from: DirectoryEntry, to: DirectoryEntry, exchanged: bool },
-    /// A hard link was created.
-    Linked { file_id: FileId, entry: DirectoryEntry },
+    /// A hard link was created. `new_id`: the identity of the file under the new name, which is another one in an
+    /// overlay if the file came from a lower layer.
+    Linked { file_id: FileId, entry: DirectoryEntry, new_id: FileId },
     /// A symbolic link was created.
     Symlinked { file_id: FileId, entry: DirectoryEntry, link_text: PathBuf, link: OwnedFd },
     /// A name was removed.
@@ -123,6 +124,8 @@ pub enum CallEffect {
     OpenedOutside { path: PathBuf },
     /// Something outside of the watched mounts is about to be renamed. Whether it succeeds is unknown.
     RenamesOutside { path: PathBuf },
+    /// A rename within a watched mount failed with `EXDEV`, as an overlay fails that of a lower directory.
+    RenameRefused { path: PathBuf },
 }
 
 /// Decides what happens to calls. The supervisor passes it one call at a time.

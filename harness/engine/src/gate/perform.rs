@@ -437,9 +437,14 @@ impl CallContext<'_> {
 
     fn rename(&mut self, from: &ResolvedPath, to: &ResolvedPath, flags: u32) -> CallResult {
         let flags = RenameFlags::from_bits_retain(flags);
-        renameat2(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
+        let renamed = renameat2(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), flags);
+        let (from_entry, to_entry) = (from.entry(), to.entry());
+        if renamed == Err(Errno::EXDEV) && from.dir_stat.mount_id == to.dir_stat.mount_id {
+            self.handler.on_effect(CallEffect::RenameRefused { path: from_entry.path.clone() });
+        }
+        renamed?;
         let exchanged = flags.contains(RenameFlags::RENAME_EXCHANGE);
-        self.handler.on_effect(CallEffect::Renamed { from: from.entry(), to: to.entry(), exchanged });
+        self.handler.on_effect(CallEffect::Renamed { from: from_entry, to: to_entry, exchanged });
         Ok(0)
     }
 
@@ -447,7 +452,7 @@ impl CallContext<'_> {
         let flags = AtFlags::from_bits_retain(flags & libc::AT_SYMLINK_FOLLOW);
         nix::unistd::linkat(&from.dir, from.name.as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
         let file_id = from.file_id().ok_or(Errno::ENOENT)?;
-        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry() });
+        self.on_linked(file_id, to);
         Ok(0)
     }
 
@@ -456,8 +461,13 @@ impl CallContext<'_> {
         let flags = AtFlags::AT_SYMLINK_FOLLOW;
         let cwd = nix::fcntl::AT_FDCWD;
         nix::unistd::linkat(cwd, proc_fd_path(file).as_c_str(), &to.dir, to.name.as_c_str(), flags)?;
-        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry() });
+        self.on_linked(file_id, to);
         Ok(0)
+    }
+
+    fn on_linked(&mut self, file_id: FileId, to: &ResolvedPath) {
+        let new_id = FileStat::of_entry(to.dir.as_fd(), &to.name).map_or(file_id, |stat| stat.file_id);
+        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry(), new_id });
     }
 
     fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> CallResult {

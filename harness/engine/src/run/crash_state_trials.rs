@@ -100,7 +100,7 @@ fn record_run(
     let run = GatedRun {
         command: launch,
         roots: &[WatchedRoot { seen_by_target: visible_root.clone(), seen_by_harness: root }],
-        originals: &[originals],
+        originals: &[vec![originals]],
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
         internal_pattern,

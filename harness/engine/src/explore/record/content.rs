@@ -215,7 +215,7 @@ impl<'a> ContentReader<'a> {
                     return Err(has_become_shorter());
                 }
                 let range = FileRange { offset: start, len_bytes: piece.len_bytes };
-                copy_data(&source, range, file, offset)
+                copy_data(&source, range, file, offset, &mut |_| ())
             }
             ByteSource::PayloadLog(_) | ByteSource::Garbage => {
                 let mut file = file;

@@ -10,6 +10,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 
+use crate::sandbox::is_interrupted;
+
+/// So many bytes are copied between two looks whether the command was interrupted.
+const COPIED_AT_ONCE_BYTES: u64 = 64 << 20;
+
 /// Consecutive bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileRange {
@@ -32,26 +37,38 @@ pub(super) fn open_to_read(file: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     }
 }
 
-/// Copies the bytes of a file into an empty one.
+/// Copies the bytes of a file into an empty one. Calls `on_copied` with numbers of bytes.
 ///
 /// # Errors
-/// A byte cannot be read or written.
-pub(super) fn copy_contents(source: OwnedFd, copy: OwnedFd, len_bytes: u64) -> Result<(), Error> {
+/// A byte cannot be read or written, or the command was interrupted.
+pub(super) fn copy_contents(
+    source: OwnedFd,
+    copy: OwnedFd,
+    len_bytes: u64,
+    on_copied: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
     if len_bytes > 0 && rustix::fs::ioctl_ficlone(&copy, &source).is_ok() {
+        on_copied(len_bytes);
         return Ok(());
     }
     let (source, copy) = (File::from(source), File::from(copy));
     let len_bytes = source.metadata()?.len();
-    copy_data(&source, FileRange { offset: 0, len_bytes }, &copy, 0)?;
+    copy_data(&source, FileRange { offset: 0, len_bytes }, &copy, 0, on_copied)?;
     copy.set_len(len_bytes)
 }
 
 /// Copies the bytes of a range to another place, where the copy has a hole or ends. Leaves out holes. A range
-/// beyond the end of the source counts as a hole.
+/// beyond the end of the source counts as a hole. Calls `on_copied` with numbers of bytes.
 ///
 /// # Errors
-/// A byte cannot be read or written.
-pub(super) fn copy_data(source: &File, range: FileRange, copy: &File, copy_offset: u64) -> Result<(), Error> {
+/// A byte cannot be read or written, or the command was interrupted.
+pub(super) fn copy_data(
+    source: &File,
+    range: FileRange,
+    copy: &File,
+    copy_offset: u64,
+    on_copied: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
     let (mut position, end) = (range.offset, range.offset + range.len_bytes);
     let (mut source, mut copy) = (source, copy);
     while position < end {
@@ -60,10 +77,13 @@ pub(super) fn copy_data(source: &File, range: FileRange, copy: &File, copy_offse
         };
         // Without an end, the file has become shorter.
         let Some(data_end) = seek(source, start, Whence::SeekHole)? else { break };
-        let data_end = data_end.min(end);
+        let data_end = data_end.min(end).min(start + COPIED_AT_ONCE_BYTES);
+        if is_interrupted() {
+            return Err(Error::from(std::io::ErrorKind::Interrupted));
+        }
         source.seek(SeekFrom::Start(start))?;
         copy.seek(SeekFrom::Start(copy_offset + (start - range.offset)))?;
-        std::io::copy(&mut source.take(data_end - start), &mut copy)?;
+        on_copied(std::io::copy(&mut source.take(data_end - start), &mut copy)?);
         position = data_end;
     }
     Ok(())

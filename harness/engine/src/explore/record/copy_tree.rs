@@ -64,6 +64,15 @@ fn merge(sum: &mut CountedPaths, other: CountedPaths) {
 /// # Errors
 /// Something cannot be read or written; the error names it.
 pub fn copy_tree(from: &Path, to: &Path) -> Result<CopyReport, FileError> {
+    copy_tree_reporting(from, to, &mut |_| ())
+}
+
+/// The same. Calls `on_copied` with numbers of bytes that have been copied since the last call.
+pub(super) fn copy_tree_reporting(
+    from: &Path,
+    to: &Path,
+    on_copied: &mut dyn FnMut(u64),
+) -> Result<CopyReport, FileError> {
     std::fs::create_dir_all(to).map_err(file_error::<FileError>("create", to))?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let open_top = |path: &Path| open(path, flags, Mode::empty()).map_err(Error::from);
@@ -78,6 +87,7 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<CopyReport, FileError> {
         levels: Vec::new(),
         linked_files: HashMap::new(),
         report: CopyReport::default(),
+        on_copied,
     };
     let copied = tree_copy.run();
     copied.map_err(|FailedStep { doing, below, source }| FileError {
@@ -93,6 +103,22 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<CopyReport, FileError> {
         xattrs_not_kept: below_from(xattrs_not_kept),
         left_out: below_from(left_out),
     })
+}
+
+/// Creates a directory with the attributes of another one, and copies nothing that is in it.
+///
+/// # Errors
+/// One of them cannot be opened, or an attribute cannot be read or set.
+pub(super) fn copy_directory_alone(from: &Path, to: &Path) -> Result<(), FileError> {
+    std::fs::create_dir_all(to).map_err(file_error::<FileError>("create", to))?;
+    let open_directory = |path: &Path| {
+        open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(Error::from)
+    };
+    let original = open_directory(from).map_err(file_error::<FileError>("read", from))?;
+    let attributes = FileAttributes::read(original.as_fd()).map_err(file_error::<FileError>("read", from))?;
+    let applied = open_directory(to).and_then(|copy| apply(&attributes, &copy));
+    applied.map(drop).map_err(file_error::<FileError>("set the attributes of", to))
 }
 
 /// A step of a copy that failed.
@@ -113,7 +139,7 @@ struct CopyLevel {
 }
 
 /// A copy in progress: the current directory on both sides, and the levels above it.
-struct TreeCopy {
+struct TreeCopy<'c> {
     source: OwnedFd,
     copy: OwnedFd,
     /// The directory into which everything is copied.
@@ -124,9 +150,10 @@ struct TreeCopy {
     /// Where the first name of each file with several names is, below the top.
     linked_files: HashMap<InodeId, PathBuf>,
     report: CopyReport,
+    on_copied: &'c mut dyn FnMut(u64),
 }
 
-impl TreeCopy {
+impl TreeCopy<'_> {
     fn run(&mut self) -> Result<(), FailedStep> {
         self.copy_entries()?;
         while let Some(level) = self.levels.last_mut() {
@@ -240,11 +267,11 @@ impl TreeCopy {
         Ok(false)
     }
 
-    fn copy_file(&self, name: &CStr, file: &OwnedFd, len_bytes: u64) -> Result<(), Error> {
+    fn copy_file(&mut self, name: &CStr, file: &OwnedFd, len_bytes: u64) -> Result<(), Error> {
         let source = open_to_read(file.as_fd())?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let copy = openat(&self.copy, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        copy_contents(source, copy, len_bytes)
+        copy_contents(source, copy, len_bytes, self.on_copied)
     }
 
     /// Makes a name in the current directory another name of a file that is copied already. `first`: its path

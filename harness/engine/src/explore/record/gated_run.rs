@@ -31,8 +31,9 @@ pub struct GatedRun<'a> {
     pub command: &'a LaunchSpec,
     /// The watched directories. Each is a mount of its own in the sandbox.
     pub roots: &'a [WatchedRoot],
-    /// Unchanged copies of the watched directories, which stay readable.
-    pub originals: &'a [PathBuf],
+    /// For each watched directory, the unchanged directories whose files it shows, which stay readable. The
+    /// topmost first.
+    pub originals: &'a [Vec<PathBuf>],
     /// The file to create for all written bytes.
     pub payload_log: &'a Path,
     /// A line of the output that acknowledges a step; the group `step` is its number.

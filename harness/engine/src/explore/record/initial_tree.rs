@@ -42,26 +42,30 @@ pub(super) struct InitialTree {
 }
 
 /// A directory that is not indexed yet.
-struct PendingDirectory {
+struct PendingDirectory<'l> {
     node: NodeId,
     path: PathBuf,
-    original: PathBuf,
+    /// Its path below the watched directory.
+    below: PathBuf,
+    /// The layers of the watched directory.
+    original_layers: &'l [PathBuf],
 }
 
 impl InitialTree {
-    /// Indexes the roots. `originals`: unchanged, readable copies of them.
+    /// Indexes the roots. `originals`: for each, the unchanged, readable directories that it shows, the topmost
+    /// first. Reads no file.
     ///
     /// # Errors
     /// A directory or the attributes of a file cannot be read.
-    pub(super) fn index(roots: &[WatchedRoot], originals: &[PathBuf]) -> Result<InitialTree, Error> {
+    pub(super) fn index(roots: &[WatchedRoot], originals: &[Vec<PathBuf>]) -> Result<InitialTree, Error> {
         let mut tree = InitialTree::default();
         let mut pending = Vec::new();
-        for (root, original) in roots.iter().zip(originals) {
+        for (root, original_layers) in roots.iter().zip(originals) {
             let path = root.seen_by_harness.clone();
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let dir = open(&path, flags, Mode::empty())?;
             let node = tree.add_node(&dir, FileNodeKind::Directory, &path)?;
-            pending.push(PendingDirectory { node, path, original: original.clone() });
+            pending.push(PendingDirectory { node, path, below: PathBuf::new(), original_layers });
         }
         while let Some(dir) = pending.pop() {
             for entry in std::fs::read_dir(&dir.path)? {
@@ -71,13 +75,14 @@ impl InitialTree {
         Ok(tree)
     }
 
-    fn add_entry(
+    fn add_entry<'l>(
         &mut self,
-        dir: &PendingDirectory,
+        dir: &PendingDirectory<'l>,
         name: OsString,
-        pending: &mut Vec<PendingDirectory>,
+        pending: &mut Vec<PendingDirectory<'l>>,
     ) -> Result<(), Error> {
-        let (path, original) = (dir.path.join(&name), dir.original.join(&name));
+        let (path, below, original_layers) =
+            (dir.path.join(&name), dir.below.join(&name), dir.original_layers);
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = open(&path, flags, Mode::empty())?;
         let stat = fstat(&file)?;
@@ -93,10 +98,12 @@ impl InitialTree {
         };
         self.names.entry(dir.node).or_default().insert(name, node);
         match kind {
-            FileNodeKind::Directory => pending.push(PendingDirectory { node, path, original }),
+            FileNodeKind::Directory => {
+                pending.push(PendingDirectory { node, path, below, original_layers });
+            }
             FileNodeKind::File { initial_len_bytes } => {
                 self.contents.insert(node, FileContent::initial(node, initial_len_bytes));
-                self.paths.insert(node, original);
+                self.paths.extend(original_path(original_layers, &below).map(|original| (node, original)));
             }
             FileNodeKind::Symlink { .. } | FileNodeKind::Pipe => {}
         }
@@ -113,6 +120,13 @@ impl InitialTree {
         self.node_by_file_id.insert(file_id_of(file.as_fd())?, node);
         Ok(node)
     }
+}
+
+/// Where a file that the layers show can be read: in the topmost one that has it. One that hides it has nothing
+/// of its name.
+fn original_path(layers: &[PathBuf], below: &Path) -> Option<PathBuf> {
+    let has_file = |path: &PathBuf| layers.len() == 1 || path.symlink_metadata().is_ok();
+    layers.iter().map(|layer| layer.join(below)).find(has_file)
 }
 
 /// `None`: a socket or a device, which is part of no crash state.

@@ -16,6 +16,7 @@ use super::attributes::FileAttributes;
 use super::content::{ByteSource, ContentReader, FileContent};
 use super::format_boundaries::format_boundaries;
 use super::initial_tree::{InitialTree, WatchedRoot};
+use super::pinned_files::PinnedFiles;
 use super::recording::{
     FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
 };
@@ -47,6 +48,7 @@ pub struct OpRecorder {
     offset_by_digest: HashMap<[u8; 32], u64>,
     /// Files with a writable shared mapping, each with a descriptor that reads it.
     mapped_files: Vec<MappedFile>,
+    pinned_files: PinnedFiles,
     output_pipes: Vec<FileId>,
     /// Bytes of each pipe after its last line end.
     partial_lines: HashMap<FileId, Vec<u8>>,
@@ -66,8 +68,8 @@ struct MappedFile {
 pub struct RecorderConfig<'a> {
     /// The watched directories.
     pub roots: &'a [WatchedRoot],
-    /// Unchanged, readable copies of them.
-    pub originals: &'a [PathBuf],
+    /// For each, the unchanged, readable directories whose files it shows, the topmost first.
+    pub originals: &'a [Vec<PathBuf>],
     /// The file to create for all written bytes.
     pub payload_log: &'a Path,
     /// The pipes behind the target's standard output and standard error.
@@ -94,6 +96,7 @@ impl OpRecorder {
             files_left_out: initial.files_left_out,
             ..RecordingGaps::default()
         };
+        let pinned_files = PinnedFiles::new(config.roots, initial.nodes.len());
         let recording = Recording {
             roots: config.roots.iter().map(|root| root.seen_by_target.clone()).collect(),
             nodes: initial.nodes,
@@ -105,6 +108,7 @@ impl OpRecorder {
             gaps,
             format_boundaries: BTreeMap::new(),
             acknowledged_before: None,
+            lower_layers: Vec::new(),
         };
         Ok(OpRecorder {
             recording,
@@ -119,6 +123,7 @@ impl OpRecorder {
             payload_head: Vec::new(),
             offset_by_digest: HashMap::new(),
             mapped_files: Vec::new(),
+            pinned_files,
             output_pipes: config.output_pipes,
             partial_lines: HashMap::new(),
             saved_pattern: config.saved_pattern,
@@ -229,7 +234,16 @@ impl OpRecorder {
     fn known_node(&mut self, file_id: FileId) -> Option<NodeId> {
         let node = self.node_by_file_id.get(&file_id).copied();
         self.recording.gaps.unknown_files += u64::from(node.is_none());
+        self.pin(node?);
         node
+    }
+
+    /// Keeps a file open that is changed for the first time, if it may lose its identity otherwise.
+    fn pin(&mut self, node: NodeId) {
+        if self.pinned_files.wants(node) {
+            let path = self.recording.path_of(node, self.recording.ops.len());
+            self.pinned_files.pin(node, &path);
+        }
     }
 
     fn change_names(&mut self, kind: OpKind, changes: Vec<NameChange>, operands: &str) {
@@ -277,6 +291,7 @@ impl OpRecorder {
         let kind = if exchanged { OpKind::Exchange } else { OpKind::Rename };
         let operands = format!("{}, {}", self.relative_path(&from.path), self.relative_path(&to.path));
         self.change_names(kind, changes, &operands);
+        self.pin(node);
     }
 
     fn record_write(&mut self, kind: OpKind, node: NodeId, offset: u64, len_bytes: u64) {
@@ -383,6 +398,12 @@ impl OpRecorder {
         self.set_name(OpKind::Create, entry, node);
     }
 
+    fn record_link(&mut self, file_id: FileId, entry: &DirectoryEntry, new_id: FileId) {
+        let Some(node) = self.known_node(file_id) else { return };
+        self.node_by_file_id.insert(new_id, node);
+        self.set_name(OpKind::Link, entry, node);
+    }
+
     fn record_sync(&mut self, file_id: FileId, data_only: bool) {
         let Some(node) = self.known_node(file_id) else { return };
         self.record_mapped_changes(node);
@@ -479,11 +500,7 @@ impl OpRecorder {
                 }
             }
             CallEffect::Renamed { from, to, exchanged } => self.record_rename(&from, &to, exchanged),
-            CallEffect::Linked { file_id, entry } => {
-                if let Some(node) = self.known_node(file_id) {
-                    self.set_name(OpKind::Link, &entry, node);
-                }
-            }
+            CallEffect::Linked { file_id, entry, new_id } => self.record_link(file_id, &entry, new_id),
             CallEffect::Symlinked { file_id, entry, link_text, link } => {
                 let node = self.add_node(file_id, &link, FileNodeKind::Symlink { target: link_text });
                 self.set_name(OpKind::Symlink, &entry, node);
@@ -502,6 +519,7 @@ impl OpRecorder {
             CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
             CallEffect::OpenedOutside { path } => self.record_outside_write(path),
             CallEffect::RenamesOutside { path } => self.record_outside_rename(path),
+            CallEffect::RenameRefused { path } => self.record_refused_rename(path),
             // The recorder never decides to swap a file.
             CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
         }
@@ -524,6 +542,13 @@ impl OpRecorder {
         let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
         if is_dir && renamed_dirs.len() < MAX_OUTSIDE_PATHS && !renamed_dirs.contains(&path) {
             renamed_dirs.push(path);
+        }
+    }
+
+    fn record_refused_rename(&mut self, path: PathBuf) {
+        let refused_renames = &mut self.recording.gaps.refused_renames;
+        if refused_renames.len() < MAX_OUTSIDE_PATHS && !refused_renames.contains(&path) {
+            refused_renames.push(path);
         }
     }
 

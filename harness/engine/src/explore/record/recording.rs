@@ -212,6 +212,8 @@ pub struct RecordingGaps {
     pub sandbox_hints: Vec<SandboxHint>,
     /// Directories of the host, outside of the watched ones, that the target renamed or tried to rename.
     pub renamed_dirs: Vec<PathBuf>,
+    /// Directories in watched ones that are shown as overlays, which refuse to rename them.
+    pub refused_renames: Vec<PathBuf>,
     /// Files with a writable shared mapping: their changes are recorded only at syncs, at renames and at the
     /// end.
     pub mapped_paths: Vec<PathBuf>,
@@ -281,6 +283,9 @@ pub struct Recording {
     pub format_boundaries: BTreeMap<u32, Vec<u64>>,
     /// The acknowledged step when the recording began.
     pub acknowledged_before: Option<u64>,
+    /// For each watched directory that the target saw as an overlay, its lower layers, the topmost first: a
+    /// crash state of it is only the layer above them. Empty for the others.
+    pub lower_layers: Vec<Vec<PathBuf>>,
 }
 
 impl Recording {
@@ -351,6 +356,11 @@ impl Recording {
             .find_map(|op| op.name_changes().iter().find(is_same).map(|change| change.node))
             .unwrap_or_else(|| self.initial_names.get(&new_name.dir)?.get(&new_name.name).copied());
         replaced.and(new_name.node)
+    }
+
+    /// The lower layers of a watched directory. Empty if its crash states are whole.
+    pub fn lower_layers_of(&self, root: usize) -> &[PathBuf] {
+        self.lower_layers.get(root).map_or(&[], Vec::as_slice)
     }
 
     /// A set of attributes.

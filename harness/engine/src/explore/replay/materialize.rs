@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, UtimensatFlags, mkdirat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{linkat, mkfifoat, symlinkat};
 
@@ -19,7 +19,7 @@ use super::file_pool::FilePool;
 use crate::explore::record::{
     ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory, set_times,
 };
-use crate::explore::states::{CrashCandidate, EntryAttributes, FileTree, TreeEntry};
+use crate::explore::states::{CrashCandidate, EntryAttributes, FileTree, LayerPlan, TreeEntry};
 use crate::locks::LockExt;
 
 /// Up to this size, writing a file is as fast as moving it.
@@ -57,7 +57,7 @@ pub struct MaterializePlace {
     pub began_unix_s: i64,
 }
 
-/// Materializes one crash state.
+/// Materializes one crash state: of a directory that the recorded target saw as an overlay, only the upper layer.
 ///
 /// # Errors
 /// A recorded byte cannot be read, or a file cannot be written.
@@ -84,6 +84,8 @@ pub(super) struct Materializer<'a> {
     new_file: FileAttributes,
     /// The permission bits that a new file does not get.
     umask: u32,
+    /// `None`: each tree is whole.
+    layers: Option<LayerPlan>,
 }
 
 /// The names of a tree that are names of one file, as far as they are materialized.
@@ -121,12 +123,22 @@ impl<'a> Materializer<'a> {
             pool,
             new_file: FileAttributes::read_without_times(pool_dir.as_fd())?,
             umask: own_umask()?,
+            layers: LayerPlan::of(recording),
         })
     }
 
-    /// Materializes a tree in place of the previous one.
+    /// Materializes a tree in place of the previous one: of a directory that the target sees as an overlay,
+    /// only what lies above the lower layers.
     pub(super) fn materialize(&mut self, tree: &FileTree) -> Result<(), Error> {
         self.clear()?;
+        match self.layers.as_ref().map(|layers| layers.upper_layer(tree)) {
+            None => self.fill(tree, &[]),
+            Some(upper) => self.fill(&upper.tree, &upper.hidden),
+        }
+    }
+
+    /// Fills the directories, which are empty. `hidden`: names of lower layers that become invisible.
+    fn fill(&mut self, tree: &FileTree, hidden: &[(u32, PathBuf)]) -> Result<(), Error> {
         let mut links = LinkedNames::of(tree);
         let mut dirs = self.watched_directories(tree)?;
         for ((root, path), entry) in &tree.entries {
@@ -152,11 +164,18 @@ impl<'a> Materializer<'a> {
                 }
             }
         }
+        hidden.iter().try_for_each(|(root, path)| self.hide(*root, path))?;
         // The attributes of directories are set at the end: each new name in a directory changes its time, and
         // a directory may be read-only. Those below come first.
         dirs.iter().rev().try_for_each(|dir| self.finish_directory(dir))?;
         self.pool.begin_recovery();
         Ok(())
+    }
+
+    /// Makes a name of the lower layers invisible, as the kernel does: by a character device with number 0.
+    fn hide(&self, root: u32, path: &Path) -> Result<(), Error> {
+        let name = entry_path(&self.place.dir_names[root as usize], path)?;
+        Ok(mknodat(&self.base_dir, name.as_c_str(), SFlag::S_IFCHR, Mode::empty(), 0)?)
     }
 
     /// Creates a file, a symbolic link or a pipe.

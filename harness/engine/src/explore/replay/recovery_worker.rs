@@ -12,8 +12,8 @@ use crate::explore::record::Recording;
 use crate::explore::states::CrashCandidate;
 use crate::file_error::file_error;
 use crate::sandbox::{
-    BindMount, CommandRunner, CompletedCommand, LaunchSpec, ProcessExit, Sandbox, SandboxError, SandboxSpec,
-    StoredCommand, TmpfsSpec, current_dir,
+    BindMount, CommandRunner, CompletedCommand, LaunchSpec, OverlayMount, ProcessExit, Sandbox, SandboxError,
+    SandboxSpec, StoredCommand, TmpfsSpec, current_dir,
 };
 
 /// At most this many bytes are kept of each output of a recovery.
@@ -55,7 +55,7 @@ pub(super) struct WorkerSpec<'a> {
     pub(super) oracle: &'a OutputOracle,
     pub(super) recording: &'a Recording,
     pub(super) small_files: &'a SmallFileCache,
-    /// The approximate size of the largest tree of the run.
+    /// The approximate size of the largest tree that is materialized.
     pub(super) largest_tree_bytes: u64,
     /// Tells the workers of one replay apart.
     pub(super) number: usize,
@@ -79,12 +79,17 @@ impl WorkerSpec<'_> {
         let in_memory =
             TmpfsSpec { mount_point: PathBuf::new(), size_bytes: MAX_IN_MEMORY_BYTES, inodes: None };
         let mounts = if self.is_in_memory() { vec![in_memory] } else { Vec::new() };
-        let bind = |(number, root): (usize, &PathBuf)| BindMount {
-            source: dir.join("root").join(number.to_string()),
-            mount_point: root.clone(),
-        };
-        let binds = self.replay.watched_dirs.iter().enumerate().map(bind).collect();
-        Ok(Sandbox::build(SandboxSpec {
+        let (mut binds, mut overlays) = (Vec::new(), Vec::new());
+        for (number, mount_point) in self.replay.watched_dirs.iter().enumerate() {
+            let (own_dir, mount_point) = (dir.join("root").join(number.to_string()), mount_point.clone());
+            match self.recording.lower_layers_of(number) {
+                [] => binds.push(BindMount { source: own_dir, mount_point }),
+                lowers => {
+                    overlays.push(OverlayMount { lowers: lowers.to_vec(), upper: own_dir, mount_point });
+                }
+            }
+        }
+        let spec = SandboxSpec {
             dir,
             mounts,
             binds,
@@ -93,7 +98,8 @@ impl WorkerSpec<'_> {
             distinct_pids: true,
             host_access: self.replay.host_access.clone(),
             cwd: self.replay.resume.cwd.clone().map_or_else(current_dir, Ok)?,
-        })?)
+        };
+        Ok(Sandbox::build_with_overlays(spec, overlays)?)
     }
 
     /// Sends the commands of a recovery to the sandbox, and starts a fork server for them if there are modules

@@ -14,7 +14,7 @@ use super::replay_spec::ReplaySpec;
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
-use crate::explore::states::{CrashCandidate, CrashKind, CrashState};
+use crate::explore::states::{CrashCandidate, CrashKind, CrashState, FileTree, LayerPlan};
 use crate::locks::LockExt;
 
 /// How far a replay has come.
@@ -45,7 +45,7 @@ pub(crate) struct Replayer<'a> {
     oracle: &'a OutputOracle,
     recording: &'a Recording,
     small_files: SmallFileCache,
-    /// The approximate size of the largest tree of the run.
+    /// The approximate size of the largest tree that is materialized.
     largest_tree_bytes: u64,
 }
 
@@ -192,11 +192,16 @@ impl Results {
     }
 }
 
-/// The approximate size of the largest tree of the run, in bytes: the maximum over a few crash points.
+/// The approximate size of the largest tree that is materialized, in bytes: the maximum over a few crash points.
 fn largest_tree_bytes(recording: &Recording) -> u64 {
+    let layers = LayerPlan::of(recording);
+    let len_bytes = |tree: FileTree| match &layers {
+        None => tree.len_bytes(),
+        Some(layers) => layers.upper_layer(&tree).tree.len_bytes(),
+    };
     let op_count = recording.ops.len();
     let quarters = (0..=4).map(|nth| nth * (op_count / 4));
     let sizes =
-        quarters.chain([op_count]).map(|point| CrashCandidate::whole(point).tree(recording).len_bytes());
+        quarters.chain([op_count]).map(|point| len_bytes(CrashCandidate::whole(point).tree(recording)));
     sizes.max().unwrap_or(0)
 }

@@ -9,6 +9,7 @@ mod named_state;
 mod persisted_set;
 mod state_groups;
 mod tear;
+mod upper_layer;
 
 pub use crash_candidate::{CrashCandidate, EntryAttributes, FileTree, TornWrite, TreeEntry};
 pub use crash_state::{CrashKind, CrashState, Witness};
@@ -17,6 +18,7 @@ pub(super) use fs_model::BYTES_PART;
 pub use fs_model::{FsModel, PersistUnit};
 pub(super) use named_state::{UnknownStateName, unknown_state_name};
 pub use tear::Tear;
+pub(super) use upper_layer::LayerPlan;
 
 use super::record::Recording;
 
