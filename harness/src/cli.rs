@@ -9,18 +9,31 @@ use crate::args::{CliCommand, CommandLine, SchemaKind};
 use crate::build_display::on_build;
 use crate::error::CliError;
 use crate::exit::CommandExit;
+use crate::sweep::{Sweep, SweepWait};
 use crate::{analyze, check, diagnostics, explore, interrupt, print, run, scenario_library};
 use engine::file_error::file_error;
+use engine::sandbox::SweptLeftovers;
 use engine::{gpu, sandbox};
 
 /// Runs the command that this process was started as.
 pub(crate) fn main() -> CommandExit {
+    interrupt::survive_file_size_limit();
+    let exit = run_command_line();
+    if !print::has_failed() {
+        return exit;
+    }
+    // Who reads the output would take what is missing for nothing.
+    print::error(&"standard output could not be written; free some space there, or name another file");
+    CommandExit::worst([exit, CommandExit::HarnessFailed])
+}
+
+fn run_command_line() -> CommandExit {
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => {
             let error = with_nearest_command(error);
             // Clap returns help and version as errors too, and prints each to the right stream.
-            let _ = error.print();
+            print::note_result(error.print());
             return if error.use_stderr() { CommandExit::InvalidInput } else { CommandExit::Success };
         }
     };
@@ -52,8 +65,14 @@ fn with_nearest_command(mut error: clap::Error) -> clap::Error {
 }
 
 fn run_command(command: &CliCommand) -> Result<CommandExit, CliError> {
-    if matches!(command, CliCommand::Run(_) | CliCommand::Ablate(_) | CliCommand::Explore(_)) {
+    if matches!(
+        command,
+        CliCommand::Run(_) | CliCommand::Ablate(_) | CliCommand::Explore(_) | CliCommand::Recover
+    ) {
         interrupt::install()?;
+    }
+    if matches!(command, CliCommand::Run(_) | CliCommand::Ablate(_) | CliCommand::Explore(_)) {
+        sandbox::current_dir().map_err(CliError::NoCurrentDir)?;
     }
     match command {
         CliCommand::Run(args) => run::run(args, run::RunMode::Run),
@@ -88,13 +107,22 @@ fn doctor() -> CommandExit {
 }
 
 fn recover() -> Result<CommandExit, CliError> {
-    let swept = sandbox::remove_leftovers().map_err(CliError::Leftovers)?;
-    if swept.removed.is_empty() && swept.kept.is_empty() {
+    let swept = Sweep::start().finish(SweepWait::ToTheEnd).map_err(CliError::Leftovers)?;
+    let swept = swept.unwrap_or(SweptLeftovers { is_unfinished: true, ..SweptLeftovers::default() });
+    if swept.removed.is_empty() && swept.kept.is_empty() && !swept.is_unfinished {
         print::line("there was nothing to remove");
     }
     swept.removed.iter().for_each(|leftover| print::line(&format!("removed {leftover}")));
     swept.kept.iter().for_each(|leftover| print::error_with_sources(leftover));
-    Ok(if swept.kept.is_empty() { CommandExit::Success } else { CommandExit::CleanUpFailed })
+    if swept.is_unfinished {
+        print::line("interrupted: not everything is removed");
+    }
+    let exits = [
+        (!swept.kept.is_empty()).then_some(CommandExit::CleanUpFailed),
+        swept.is_unfinished.then_some(CommandExit::Interrupted),
+        Some(CommandExit::Success),
+    ];
+    Ok(CommandExit::worst(exits.into_iter().flatten()))
 }
 
 fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> Result<CommandExit, CliError> {

@@ -72,8 +72,13 @@ pub(crate) enum CliError {
     #[error(transparent)]
     CleanUp(KeptLeftover),
     /// The directory of this run could not be created.
-    #[error("could not create a directory for the sandboxes")]
+    #[error(
+        "could not create a directory for the sandboxes; set TMPDIR to a directory in which you may write"
+    )]
     RunDir(#[source] SandboxError),
+    /// The working directory has been removed, or is not accessible.
+    #[error("the working directory cannot be used; change to a directory that exists")]
+    NoCurrentDir(#[source] SandboxError),
     /// The handlers for SIGINT and SIGTERM could not be installed.
     #[error("could not handle signals")]
     Signals(#[source] std::io::Error),
@@ -135,11 +140,27 @@ impl CliError {
             | CliError::JsonUnusable { .. }
             | CliError::ReportInWatched { .. }
             | CliError::UnusableRecord { .. } => CommandExit::InvalidInput,
+            CliError::NoCurrentDir(_) => CommandExit::InvalidInput,
+            CliError::RunDir(error) | CliError::Leftovers(error) if is_wrong_directory(error) => {
+                CommandExit::InvalidInput
+            }
             CliError::Leftovers(_) | CliError::CleanUp(_) => CommandExit::CleanUpFailed,
             CliError::RunDir(_) | CliError::Signals(_) | CliError::File(_) | CliError::Report { .. } => {
                 CommandExit::HarnessFailed
             }
         }
+    }
+}
+
+/// Whether the directory for runs is one that this user cannot use, rather than one that fails.
+fn is_wrong_directory(error: &SandboxError) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    match error {
+        SandboxError::NotOwned { .. } => true,
+        SandboxError::File(error) => {
+            [NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem].contains(&error.source.kind())
+        }
+        _ => false,
     }
 }
 
@@ -222,6 +243,7 @@ mod tests {
         };
         let too_long = SandboxError::ArgumentsTooLong { program: "trainer".into() };
         let file = FileError { doing: "write", path: path.clone(), source: no_space() };
+        let full = FileError { doing: "create", path: path.clone(), source: no_space() };
         let cases = [
             (CliError::OutDirNotEmpty { path: path.clone() }, CommandExit::InvalidInput),
             (LibraryError::Program(missing).into(), CommandExit::InvalidInput),
@@ -234,6 +256,8 @@ mod tests {
             (ExploreError::from(too_long).into(), CommandExit::InvalidInput),
             (file.into(), CommandExit::HarnessFailed),
             (CliError::Leftovers(SandboxError::InitGone), CommandExit::CleanUpFailed),
+            (CliError::RunDir(SandboxError::NotOwned { path: path.clone() }), CommandExit::InvalidInput),
+            (CliError::RunDir(full.into()), CommandExit::HarnessFailed),
             (ExploreError::Sandbox(SandboxError::Interrupted).into(), CommandExit::Interrupted),
         ];
         for (error, exit) in cases {

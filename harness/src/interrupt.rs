@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -21,6 +21,13 @@ const SAME_SIGNAL_TIME: Duration = Duration::from_millis(300);
 
 /// Set by the first signal. Empty until the handlers are installed.
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail with an error, instead of ending this
+/// process without a word. Programs that it starts get the usual behaviour again.
+pub(crate) fn survive_file_size_limit() {
+    // If the system refuses the handler, the signal ends the process, as it ends others.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
 
 /// Installs the handlers.
 ///

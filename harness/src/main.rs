@@ -31,6 +31,7 @@ mod run_display;
 mod scenario_library;
 mod session;
 mod shell_quote;
+mod sweep;
 
 use std::process::ExitCode;
 

@@ -1,16 +1,33 @@
-//! The only file that writes to standard output and standard error. Errors are ignored: if the reader has
-//! closed the pipe, it does not need the rest.
+//! The only file that writes to standard output and standard error. If the reader has closed the pipe, it does
+//! not need the rest; any other failure of standard output is remembered.
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reports::clean_block;
+
+/// Set when something could not be written to standard output.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether something could not be written to standard output, although its reader wants it.
+pub(crate) fn has_failed() -> bool {
+    note_result(std::io::stdout().lock().flush());
+    HAS_FAILED.load(Ordering::SeqCst)
+}
+
+/// Remembers a failure of standard output.
+pub(crate) fn note_result(written: Result<(), std::io::Error>) {
+    if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+        HAS_FAILED.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Prints one line on standard output. Names and output of a target may be part of it, so control characters
 /// other than line breaks are made visible.
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", clean_block(text));
+    note_result(writeln!(std::io::stdout().lock(), "{}", clean_block(text)));
 }
 
 /// Prints a line on standard error that is no result, such as what happens meanwhile.

@@ -1,12 +1,13 @@
-//! What `run`, `ablate` and `explore` share: the removal of leftovers, a directory for the sandboxes, the
+//! What `run`, `ablate` and `explore` share: a directory for the sandboxes, the removal of leftovers beside it, the
 //! number of jobs. Knows nothing of what runs in it.
 
 use std::path::{Path, PathBuf};
 
-use engine::sandbox::{self, RunDir};
+use engine::sandbox::{RunDir, SweptLeftovers};
 
 use crate::error::CliError;
 use crate::print;
+use crate::sweep::{Sweep, SweepWait};
 
 /// A run in progress. Its directory is removed by [`Session::close`], or by the drop if the run fails.
 pub(crate) struct Session {
@@ -14,23 +15,21 @@ pub(crate) struct Session {
     run_dir: Option<RunDir>,
     path: PathBuf,
     jobs: usize,
+    /// Removes what earlier runs have left behind.
+    sweep: Option<Sweep>,
 }
 
 impl Session {
-    /// Creates a directory for the sandboxes, and removes what earlier runs left behind. What cannot be
-    /// removed is reported, and does not matter to this run.
+    /// Creates a directory for the sandboxes, and begins to remove what earlier runs left behind. What cannot be
+    /// removed is reported at the end, and does not matter to this run.
     ///
     /// # Errors
     /// If the directory cannot be created.
     pub(crate) fn open(jobs: Option<u16>) -> Result<Session, CliError> {
         let run_dir = RunDir::create().map_err(CliError::RunDir)?;
         let path = run_dir.path().to_path_buf();
-        let session =
-            Session { run_dir: Some(run_dir), path, jobs: jobs.map_or_else(core_count, usize::from) };
-        let swept = sandbox::remove_leftovers().map_err(CliError::Leftovers)?;
-        swept.removed.iter().for_each(|leftover| print::notice(&format!("removed {leftover}")));
-        swept.kept.iter().for_each(|leftover| print::notice(&print::error_chain(leftover)));
-        Ok(session)
+        let jobs = jobs.map_or_else(core_count, usize::from);
+        Ok(Session { run_dir: Some(run_dir), path, jobs, sweep: Some(Sweep::start()) })
     }
 
     /// The directory for the sandboxes.
@@ -48,7 +47,16 @@ impl Session {
     /// # Errors
     /// If it cannot be removed.
     pub(crate) fn close(mut self) -> Result<(), CliError> {
+        self.finish_sweep();
         self.run_dir.take().map_or(Ok(()), RunDir::close).map_err(CliError::CleanUp)
+    }
+
+    fn finish_sweep(&mut self) {
+        match self.sweep.take().map(|sweep| sweep.finish(SweepWait::Bounded)) {
+            Some(Ok(Some(swept))) => report(&swept),
+            Some(Err(error)) => print::notice(&print::error_chain(&error)),
+            _ => {}
+        }
     }
 }
 
@@ -56,6 +64,15 @@ impl Drop for Session {
     fn drop(&mut self) {
         // The run has failed already, and that error is printed. The next start removes what is left.
         let _ = self.run_dir.take().map(RunDir::close);
+        self.finish_sweep();
+    }
+}
+
+fn report(swept: &SweptLeftovers) {
+    swept.removed.iter().for_each(|leftover| print::notice(&format!("removed {leftover}")));
+    swept.kept.iter().for_each(|leftover| print::notice(&print::error_chain(leftover)));
+    if swept.is_unfinished {
+        print::notice("not all of what killed runs have left behind is removed: run `trainwreck recover`");
     }
 }
 

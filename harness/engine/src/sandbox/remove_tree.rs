@@ -32,7 +32,9 @@ struct TreeName {
 }
 
 /// The removal of one tree. Goes on after a failure, so that as little as possible is left.
-struct TreeRemoval {
+struct TreeRemoval<'a> {
+    /// Asked before each name. Once it returns `true`, the removal ends.
+    is_cancelled: &'a dyn Fn() -> bool,
     path: PathBuf,
     top: OwnedFd,
     /// Names in the top directory that cannot be removed.
@@ -48,11 +50,17 @@ struct TreeRemoval {
 /// # Errors
 /// If something in it cannot be removed. Everything else has been removed then.
 pub fn remove_tree(path: &Path) -> Result<(), SandboxError> {
-    remove_tree_keeping_last(path, None)
+    remove_tree_keeping_last(path, None, &|| false)
 }
 
 /// The same. `last`: the name of a file that is removed when everything else is gone, and stays otherwise.
-pub(super) fn remove_tree_keeping_last(path: &Path, last: Option<&OsStr>) -> Result<(), SandboxError> {
+/// `is_cancelled` is asked again and again; once it returns `true`, the rest stays, and the error is
+/// [`SandboxError::Interrupted`].
+pub(super) fn remove_tree_keeping_last(
+    path: &Path,
+    last: Option<&OsStr>,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<(), SandboxError> {
     let failed = |errno: Errno| SandboxError::file("remove", path)(errno.into());
     let top = match open_directory(nix::fcntl::AT_FDCWD, path.as_os_str(), Crossing::Allowed) {
         Ok(top) => top,
@@ -61,6 +69,7 @@ pub(super) fn remove_tree_keeping_last(path: &Path, last: Option<&OsStr>) -> Res
     };
     let last = last.and_then(|last| CString::new(last.as_bytes()).ok());
     let mut removal = TreeRemoval {
+        is_cancelled,
         path: path.to_path_buf(),
         top,
         kept: last.iter().cloned().collect(),
@@ -92,7 +101,7 @@ enum Crossing {
     Refused,
 }
 
-impl TreeRemoval {
+impl TreeRemoval<'_> {
     fn path_of(&self, name: &CString) -> PathBuf {
         self.path.join(OsString::from_vec(name.as_bytes().to_vec()))
     }
@@ -120,6 +129,10 @@ impl TreeRemoval {
                 return;
             }
             for TreeName { name, is_directory } in names {
+                if (self.is_cancelled)() {
+                    self.failure = Some(SandboxError::Interrupted);
+                    return;
+                }
                 let removed = match is_directory {
                     true => self.remove_directory(&name),
                     false => unlinkat(&self.top, name.as_c_str(), UnlinkatFlags::NoRemoveDir),
@@ -140,6 +153,9 @@ impl TreeRemoval {
         let name_text = OsStr::from_bytes(name.as_bytes());
         let dir = open_directory(self.top.as_fd(), name_text, Crossing::Refused)?;
         for TreeName { name: inner, is_directory } in read_names(&dir)? {
+            if (self.is_cancelled)() {
+                return Ok(());
+            }
             let removed = match is_directory {
                 true => self.move_up(&dir, &inner),
                 false => unlinkat(&dir, inner.as_c_str(), UnlinkatFlags::NoRemoveDir),
@@ -152,7 +168,7 @@ impl TreeRemoval {
                 }
             }
         }
-        if self.kept.contains(name) {
+        if self.kept.contains(name) || (self.is_cancelled)() {
             return Ok(());
         }
         unlinkat(&self.top, name.as_c_str(), UnlinkatFlags::RemoveDir)
@@ -307,13 +323,31 @@ mod tests {
     }
 
     #[test]
+    fn a_cancelled_removal_ends_early_and_can_be_repeated() -> Result<(), std::io::Error> {
+        let dir = tempfile::tempdir()?;
+        let tree = dir.path().join("run");
+        std::fs::create_dir_all(tree.join("many"))?;
+        for number in 0..100 {
+            std::fs::write(tree.join(format!("many/{number}")), "")?;
+        }
+        let asked = std::cell::Cell::new(0);
+        let is_cancelled = || asked.replace(asked.get() + 1) > 10;
+        let removed = remove_tree_keeping_last(&tree, None, &is_cancelled);
+        assert!(matches!(removed, Err(SandboxError::Interrupted)), "{removed:?}");
+        let left = std::fs::read_dir(tree.join("many"))?.count();
+        assert!((80..100).contains(&left), "{left} of 100 are left");
+        assert!(remove_tree(&tree).is_ok() && !tree.exists());
+        Ok(())
+    }
+
+    #[test]
     fn what_cannot_be_removed_is_named_and_everything_else_is_removed() -> Result<(), std::io::Error> {
         let dir = tempfile::tempdir()?;
         let tree = dir.path().join("run");
         std::fs::create_dir_all(tree.join("a/b"))?;
         std::fs::write(tree.join("a/b/file"), "x")?;
         std::fs::write(tree.join("owner"), "")?;
-        let removed = remove_tree_keeping_last(&tree, Some(OsStr::new("owner")));
+        let removed = remove_tree_keeping_last(&tree, Some(OsStr::new("owner")), &|| false);
         assert!(removed.is_ok() && !tree.exists(), "{removed:?}");
         // No directory can be removed while it is the working directory of nobody: use a name that is one.
         std::fs::write(dir.path().join("file"), "x")?;

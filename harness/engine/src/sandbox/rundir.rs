@@ -5,6 +5,7 @@
 //! removed here. Another lock, on the directory around all runs, is held while a run's directory is created
 //! and locked, and while it is decided which ones are abandoned: no harness sees another's half-made one.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -17,6 +18,8 @@ use super::cgroup::{creator_has_ended, remove_abandoned, sibling_cgroups};
 use super::error::SandboxError;
 use super::remove_tree::{remedy, remove_tree_keeping_last};
 
+/// The beginning of the name of a directory of runs. The number of its user follows.
+const RUNS_PREFIX: &str = "trainwreck-";
 /// The file that the harness keeps locked.
 const OWNER_FILE: &str = "owner";
 /// The file beside all runs that is locked for moments.
@@ -77,6 +80,8 @@ pub struct SweptLeftovers {
     pub removed: Vec<RemovedLeftover>,
     /// What is still there. It harms no later run.
     pub kept: Vec<KeptLeftover>,
+    /// Whether it was cancelled before the end.
+    pub is_unfinished: bool,
 }
 
 impl SweptLeftovers {
@@ -126,7 +131,7 @@ impl RunDir {
     /// # Errors
     /// If something in it can't be removed. A later run tries that again.
     pub fn close(self) -> Result<(), KeptLeftover> {
-        let removed = remove_tree_keeping_last(&self.path, Some(OsStr::new(OWNER_FILE)));
+        let removed = remove_tree_keeping_last(&self.path, Some(OsStr::new(OWNER_FILE)), &|| false);
         removed.map_err(|error| KeptLeftover::new(self.path.clone(), error))
     }
 }
@@ -138,10 +143,27 @@ fn temp_dir() -> PathBuf {
     std::path::absolute(&dir).unwrap_or(dir)
 }
 
+/// TMPDIR without links.
+fn real_temp_dir() -> PathBuf {
+    let dir = temp_dir();
+    dir.canonicalize().unwrap_or(dir)
+}
+
 /// The path of the directory in which all runs of this user build their sandboxes. It may not exist yet.
 pub fn runs_path() -> PathBuf {
-    let dir = temp_dir();
-    dir.canonicalize().unwrap_or(dir).join(format!("trainwreck-{}", geteuid()))
+    real_temp_dir().join(format!("{RUNS_PREFIX}{}", geteuid()))
+}
+
+/// The directories in which the runs of all users build their sandboxes.
+pub(super) fn runs_paths_of_all_users() -> Vec<PathBuf> {
+    let is_runs = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix(RUNS_PREFIX).is_some_and(|uid| uid.parse::<u32>().is_ok())
+    };
+    // Another run may have another TMPDIR, or none.
+    let dirs = BTreeSet::from([real_temp_dir(), "/tmp".into()]);
+    let entries = dirs.into_iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten());
+    entries.map(|entry| entry.path()).filter(is_runs).collect()
 }
 
 /// The parent directory of all runs of this user. Fails if it is a link, or if other users own it or can
@@ -183,16 +205,21 @@ fn lock_parent(parent: &Path) -> Result<Option<File>, SandboxError> {
     }
 }
 
-/// Removes the directories and cgroups that killed runs have left behind. What cannot be removed is returned
-/// too, and is no error.
+/// Removes the directories and cgroups that killed runs have left behind, which takes minutes for millions of
+/// files. What cannot be removed is returned too, and is no error. Once `is_cancelled` returns `true`, the rest
+/// is left to the next run.
 ///
 /// # Errors
 /// If the directory for runs cannot be read, or belongs to another user.
-pub fn remove_leftovers() -> Result<SweptLeftovers, SandboxError> {
+pub fn remove_leftovers(is_cancelled: &dyn Fn() -> bool) -> Result<SweptLeftovers, SandboxError> {
     let parent = runs_dir()?;
     let mut swept = SweptLeftovers::default();
     for abandoned in claim_abandoned_runs(&parent)? {
-        let removed = remove_tree_keeping_last(&abandoned.dir, Some(OsStr::new(OWNER_FILE)));
+        let removed = remove_tree_keeping_last(&abandoned.dir, Some(OsStr::new(OWNER_FILE)), is_cancelled);
+        if matches!(removed, Err(SandboxError::Interrupted)) {
+            swept.is_unfinished = true;
+            return Ok(swept);
+        }
         swept.add(abandoned.dir.clone(), removed);
     }
     for cgroup in sibling_cgroups().into_iter().filter(|cgroup| creator_has_ended(cgroup)) {
