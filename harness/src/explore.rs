@@ -16,7 +16,7 @@ use engine::explore::{
     ReplaySpec, ReportSpec, SecondCrashes, explore, explore_second_crashes, recovered_kills,
 };
 use engine::file_error::file_error;
-use engine::sandbox;
+use engine::sandbox::{self, HostAccess};
 
 /// Explores the crash states of the given command or target.
 ///
@@ -46,7 +46,9 @@ fn run_in_session(args: &ExploreArgs, out_dir: Option<&ReportDir>) -> Result<Com
         Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
         None => PreparedExploration::from_args(args)?,
     };
-    let exit = run_prepared(args, prepared, &session, out_dir);
+    let hidden = out_dir.map(ReportDir::real_path).into_iter().collect();
+    let host_access = HostAccess { hidden, ..prepared.host_access };
+    let exit = run_prepared(args, PreparedExploration { host_access, ..prepared }, &session, out_dir);
     let cleaned_up = session.close();
     // An error that is returned is printed by the caller.
     match (exit, cleaned_up) {
@@ -166,6 +168,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
     ExploreConfig {
         record: RecordSpec {
             watched_dirs: prepared.watched_dirs.clone(),
+            originals: prepared.originals,
             command: prepared.command,
             host_access: prepared.host_access.clone(),
             saved_pattern: prepared.saved_pattern,

@@ -18,6 +18,8 @@ use engine::target::{ExecutableError, ProgramError, find_executable};
 /// The checked options that describe the trainer, from the command line or from a target file.
 pub(crate) struct PreparedExploration {
     pub(crate) watched_dirs: Vec<PathBuf>,
+    /// Where their files are. `None`: in the watched directories themselves.
+    pub(crate) originals: Option<Vec<PathBuf>>,
     pub(crate) host_access: HostAccess,
     pub(crate) saved_pattern: Option<Regex>,
     pub(crate) judge: JudgeSpec,
@@ -56,6 +58,7 @@ impl PreparedExploration {
         let timeout = args.timeout;
         Ok(PreparedExploration {
             watched_dirs,
+            originals: None,
             host_access,
             saved_pattern,
             judge,

@@ -17,6 +17,7 @@ use engine::explore::JudgeSpec;
 use engine::file_error::file_error;
 use engine::plan::Workload;
 use engine::run::prepared_root;
+use engine::sandbox::runs_path;
 use engine::target::{ProgramError, Trainer, check_command_programs, find_program};
 
 /// Number of samples in the data file that is submitted to the trainer.
@@ -41,17 +42,24 @@ pub(crate) fn prepare_target(
     let settings = guard_off_settings(&file, args.without.as_deref())?;
     let root = dir.join("root");
     std::fs::create_dir_all(&root).map_err(file_error::<CliError>("create", &root))?;
-    check_apart(&host_access, std::slice::from_ref(&root))?;
+    check_apart(&host_access, &[runs_path()])?;
     // Without a way to submit data, none is generated.
     let kind = file.generate().keys().next().filter(|_| file.submit().is_some());
     let generated =
         |kind: &String| SubmittedFile::Generated { kind: kind.clone(), samples: SAMPLE_COUNT, length: None };
     let submit = kind.map(generated).into_iter().collect();
     let workload = Workload { seed: SEED, settings, submit, mounts: Vec::new(), gpu: None };
-    prepared_root(&dir.join("preparation"), &root, &file, &program, &host_access, &workload)?;
+    let visible_root =
+        prepared_root(&dir.join("preparation"), &root, &file, &program, &host_access, &workload)?;
     let settings = &workload.settings;
-    let trainer =
-        Trainer { file: &file, program: &program, root: &root, seed: SEED, settings, environment: &[] };
+    let trainer = Trainer {
+        file: &file,
+        program: &program,
+        root: &visible_root,
+        seed: SEED,
+        settings,
+        environment: &[],
+    };
     let announces = file.announces();
     let saved_pattern = announces.saved().cloned();
     let judge = JudgeSpec {
@@ -62,7 +70,8 @@ pub(crate) fn prepare_target(
         refused_exits: file.refused_exits().to_vec(),
     };
     Ok(PreparedExploration {
-        watched_dirs: vec![root.clone()],
+        watched_dirs: vec![visible_root.clone()],
+        originals: Some(vec![root]),
         host_access,
         saved_pattern,
         judge,

@@ -74,7 +74,7 @@ pub(crate) fn host_access(
         NetworkArg::Private => NetworkAccess::Private,
         NetworkArg::Host => NetworkAccess::Host,
     });
-    Ok(HostAccess { writable, network: of_args.or(of_file).unwrap_or_default() })
+    Ok(HostAccess { writable, hidden: Vec::new(), network: of_args.or(of_file).unwrap_or_default() })
 }
 
 /// The directory without links in its path.

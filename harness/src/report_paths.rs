@@ -35,6 +35,11 @@ impl ReportDir {
         &self.path
     }
 
+    /// Its path without links.
+    pub(crate) fn real_path(&self) -> PathBuf {
+        resolve_existing_part(&self.path)
+    }
+
     /// Removes the directory if nothing was written to it.
     pub(crate) fn remove_if_empty(&self) {
         // Fails if it is not empty.

@@ -54,7 +54,10 @@ pub(crate) fn run(args: &RunArgs, mode: RunMode) -> Result<CommandExit, CliError
     let start = RunStart::now(args.seed);
     // Before anything is built or run, which may take minutes.
     let report_dir = ReportDir::create(args.out.as_deref(), &start.name)?;
-    let prepared = prepare_all(args, mode, selected).inspect_err(|_| report_dir.remove_if_empty())?;
+    let mut prepared = prepare_all(args, mode, selected).inspect_err(|_| report_dir.remove_if_empty())?;
+    for scenario in &mut prepared.scenarios {
+        scenario.host_access.hidden = vec![report_dir.real_path()];
+    }
     run_prepared(args, &prepared, start, &report_dir).inspect_err(|_| report_dir.remove_if_empty())
 }
 

@@ -132,9 +132,12 @@ fn build_sandbox() -> (tempfile::TempDir, Sandbox) {
         mounts: Vec::new(),
         binds: Vec::new(),
         memory_cgroup: false,
-        shared_dir: Some(dir.path().to_path_buf()),
+        visible_root: None,
         distinct_pids: false,
-        host_access: HostAccess::default(),
+        host_access: HostAccess {
+            writable: vec![dir.path().canonicalize().unwrap()],
+            ..HostAccess::default()
+        },
         cwd: current_dir().unwrap(),
     };
     (dir, Sandbox::build(spec).unwrap())

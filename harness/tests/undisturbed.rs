@@ -107,6 +107,7 @@ fn main() -> ExitCode {
 /// The files of a scenario and its target, in a directory of their own.
 struct Files {
     dir: tempfile::TempDir,
+    /// What each start does first. `MEMORY` is a directory that all of them share.
     first: &'static str,
     mode: &'static str,
     prepare: String,
@@ -144,7 +145,8 @@ impl Files {
 
     fn write(&self, id: &str) -> String {
         let trainer = self.path("trainer.sh");
-        std::fs::write(&trainer, TRAINER.replace("FIRST", self.first)).unwrap();
+        let first = self.first.replace("MEMORY", &self.path("memory"));
+        std::fs::write(&trainer, TRAINER.replace("FIRST", &first)).unwrap();
         make_executable(Path::new(&trainer));
         let quoted = |script: &str| script.replace('\'', "''");
         let target = TARGET
@@ -162,11 +164,12 @@ impl Files {
 
     /// Runs `verb` on scenarios with these ids, and analyzes the record.
     fn report(&self, verb: &str, ids: &[&str]) -> Reported {
-        let out = self.path("out");
+        let (out, memory) = (self.path("out"), self.path("memory"));
+        std::fs::create_dir(&memory).unwrap();
         let scenarios: Vec<String> = ids.iter().map(|id| self.write(id)).collect();
         let mut command = Command::new(TRAINWRECK);
-        let output =
-            command.arg(verb).args(&scenarios).args(["--jobs", "1", "--out", &out]).output().unwrap();
+        command.arg(verb).args(&scenarios).args(["--jobs", "1", "--out", &out, "--writable", &memory]);
+        let output = command.output().unwrap();
         let printed = output_text(&output);
         let report = |name: &str| {
             std::fs::read_to_string(Path::new(&out).join(name)).unwrap_or_else(|_| panic!("{printed}"))
@@ -248,7 +251,9 @@ fn a_failed_run_that_scenarios_share_is_shown_by_each() {
 
 /// While it is recorded, the target sees its root at another path.
 fn a_failed_recorded_run_shows_its_last_lines() {
-    let first = "case $1 in *shown) echo seen >&2; exit 6;; esac";
+    // The first start is the baseline's.
+    let first = "echo started >>MEMORY/starts
+[ $(wc -l <MEMORY/starts) = 2 ] && { echo seen >&2; exit 6; }";
     let method = "crash-states: {of: [process], during: checkpoint-save}";
     let files = Files { first, method, ..Files::new() };
     let reported = files.report("run", &["01"]);

@@ -50,6 +50,7 @@ fn explore_config(
     ExploreConfig {
         record: RecordSpec {
             watched_dirs: vec![watched_dir.clone()],
+            originals: None,
             command,
             host_access: HostAccess::default(),
             saved_pattern: None,
@@ -93,7 +94,7 @@ fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> 
                 mounts: Vec::new(),
                 binds: Vec::new(),
                 memory_cgroup: false,
-                shared_dir: None,
+                visible_root: None,
                 distinct_pids: false,
                 host_access: HostAccess::default(),
                 cwd: current_dir().unwrap(),

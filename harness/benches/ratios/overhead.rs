@@ -52,7 +52,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
             mounts: Vec::new(),
             binds,
             memory_cgroup: false,
-            shared_dir: None,
+            visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),
             cwd: current_dir().unwrap(),

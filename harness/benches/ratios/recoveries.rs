@@ -74,7 +74,7 @@ fn measure_program(program: &BenchedProgram) -> Row {
                 mounts: Vec::new(),
                 binds: Vec::new(),
                 memory_cgroup: false,
-                shared_dir: None,
+                visible_root: None,
                 distinct_pids: false,
                 host_access: HostAccess::default(),
                 cwd: current_dir().unwrap(),

@@ -39,13 +39,13 @@ impl WatchedSandbox {
         let [watched, sandbox_dir] = ["watched", "sandbox"].map(|name| dir.path().join(name));
         std::fs::create_dir(&watched).unwrap();
         std::fs::create_dir(&sandbox_dir).unwrap();
-        let binds = vec![BindMount { source: real.clone(), mount_point: watched.clone() }];
+        let binds = vec![BindMount { source: real, mount_point: watched.clone() }];
         let spec = SandboxSpec {
             dir: sandbox_dir,
             mounts: Vec::new(),
             binds,
             memory_cgroup: false,
-            shared_dir: Some(real),
+            visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),
             cwd: watched.clone(),

@@ -97,6 +97,9 @@ impl InjectableFault for ExhaustedDisk {
     }
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        if context.open_place(&self.place).is_none() {
+            return Ok(());
+        }
         let mount_path = self.mount_path(context);
         let now = self.shrink(context, &mount_path)?;
         let after = context.sandbox.file_system_space(&mount_path)?;
@@ -112,7 +115,7 @@ impl InjectableFault for ExhaustedDisk {
 
     /// Removing files frees space. As long as the fault lasts, the tmpfs is shrunk again.
     fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
-        if self.before.is_none() {
+        if self.before.is_none() || context.open_place(&self.place).is_none() {
             return Ok(());
         }
         let mount_path = self.mount_path(context);

@@ -1,13 +1,13 @@
 //! What a fault is to the run: a value that can be injected and reverted, or one that ends the target. Knows
 //! no mechanism, no trigger and no expectation.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::file_error::FileError;
 use crate::gpu::{GpuError, Shim};
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{OpenDirectory, Sandbox, SandboxError};
 use crate::target::Trainer;
 
 /// Why a fault could not be injected or reverted. This is a failure of the harness, never of the target.
@@ -36,7 +36,7 @@ pub struct FaultContext<'a> {
     pub trainer: &'a Trainer<'a>,
     /// Pid of the target's main process within the sandbox, while it runs.
     pub main_pid: Option<i32>,
-    /// A directory that the target does not know, reached through the sandbox's mounts.
+    /// A directory that the target does not know.
     pub staging_dir: &'a Path,
     /// Peak memory of the baseline run, if it could be read.
     pub baseline_peak_bytes: Option<u64>,
@@ -45,9 +45,11 @@ pub struct FaultContext<'a> {
 }
 
 impl FaultContext<'_> {
-    /// The path of a place as the harness reaches it.
-    pub(super) fn place_path(&self, place: &str) -> PathBuf {
-        self.sandbox.host_path_in_root(&self.trainer.place_below_root(place))
+    /// The directory of a place. `None`: the target has removed it, or has put something else there, such as a
+    /// link, which could lead out of the sandbox. No fault can take effect there then.
+    pub(super) fn open_place(&self, place: &str) -> Option<OpenDirectory> {
+        let root = self.sandbox.host_path_in_root(Path::new(""));
+        OpenDirectory::beneath(&root, &self.trainer.place_below_root(place)).ok()
     }
 }
 

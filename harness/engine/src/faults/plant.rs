@@ -1,6 +1,7 @@
 //! Files that are put into a place of the target. Each is renamed into place, so that the target never sees a
 //! partial file. Knows no trigger.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use scenarios::PlantedFile;
@@ -8,17 +9,20 @@ use scenarios::PlantedFile;
 use crate::faults::hostile_data;
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::file_error::file_error;
+use crate::sandbox::OpenDirectory;
 
 /// Files that are planted in a place.
 pub(super) struct PlantedFiles {
     place: String,
     files: Vec<PlantedFile>,
+    /// Where they were planted.
+    dir: Option<OpenDirectory>,
     planted: Vec<PathBuf>,
 }
 
 impl PlantedFiles {
     pub(super) fn new(place: &str, files: &[PlantedFile]) -> PlantedFiles {
-        PlantedFiles { place: place.into(), files: files.to_vec(), planted: Vec::new() }
+        PlantedFiles { place: place.into(), files: files.to_vec(), dir: None, planted: Vec::new() }
     }
 }
 
@@ -28,14 +32,16 @@ impl InjectableFault for PlantedFiles {
     }
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
-        let dir = context.place_path(&self.place);
+        self.dir = context.open_place(&self.place);
+        let Some(dir) = self.dir.as_ref().map(OpenDirectory::path) else { return Ok(()) };
         for (salt, file) in (0..).zip(&self.files) {
             let staged = context.staging_dir.join(&file.name);
             hostile_data::write(&staged, &file.kind, salt)
                 .map_err(file_error::<FaultError>("write", &staged))?;
             let destination = dir.join(&file.name);
-            move_into_place(&staged, &destination)?;
-            self.planted.push(destination);
+            if move_into_place(&staged, &destination)? {
+                self.planted.push(destination);
+            }
         }
         Ok(())
     }
@@ -61,15 +67,16 @@ impl InjectableFault for PlantedFiles {
     }
 }
 
-/// Moves a file by rename. If the place is another file system, copies it first under a name that no target
-/// reads as data.
-pub(super) fn move_into_place(staged: &Path, destination: &Path) -> Result<(), FaultError> {
-    match std::fs::rename(staged, destination) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EXDEV) => {
-            let temporary = destination.with_file_name(".trainwreck.part");
-            std::fs::copy(staged, &temporary).map_err(file_error::<FaultError>("copy to", &temporary))?;
-            std::fs::rename(&temporary, destination).map_err(file_error("rename to", destination))
-        }
-        renamed => renamed.map_err(file_error("rename to", destination)),
-    }
+/// Moves a file by rename, from a copy beside it under a name that no target reads as data. Returns whether that
+/// was possible: the target may have removed the place, or have put something else there.
+pub(super) fn move_into_place(staged: &Path, destination: &Path) -> Result<bool, FaultError> {
+    let mut source = File::open(staged).map_err(file_error::<FaultError>("open", staged))?;
+    let temporary = destination.with_file_name(".trainwreck.part");
+    // A link of this name would be followed.
+    let _ = std::fs::remove_file(&temporary);
+    let moved = File::create_new(&temporary)
+        .and_then(|mut copy| std::io::copy(&mut source, &mut copy))
+        .and_then(|_| std::fs::rename(&temporary, destination));
+    std::fs::remove_file(staged).map_err(file_error::<FaultError>("remove", staged))?;
+    Ok(moved.is_ok())
 }

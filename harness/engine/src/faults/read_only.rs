@@ -31,12 +31,13 @@ impl InjectableFault for ReadOnlyPlace {
     }
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        let Some(dir) = context.open_place(&self.place) else { return Ok(()) };
         let applied = context
             .sandbox
             .change_mount(&context.trainer.place_below_root(&self.place), MountChange::ReadOnly)?;
         self.mechanism = applied.mechanism;
         self.injected = true;
-        self.evidence = write_refusal(&context.place_path(&self.place))
+        self.evidence = write_refusal(&dir.path())
             .map(|error| format!("{}; creating a file there: {error}", self.mechanism));
         Ok(())
     }

@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use scenarios::{DataKind, Vanish};
 
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::faults::{hostile_data, plant};
 use crate::file_error::file_error;
+use crate::sandbox::OpenDirectory;
 
 /// Rounds in one trial. If the race is not won by then, the fault is reported as not effective.
 const MAX_ROUNDS: u64 = 200;
@@ -24,6 +26,7 @@ pub(super) struct VanishingFiles {
     files: u32,
     kind: DataKind,
     watch: Option<Inotify>,
+    dir: Option<OpenDirectory>,
     round: u64,
     planted: Vec<PathBuf>,
     listed: bool,
@@ -40,6 +43,7 @@ impl VanishingFiles {
             files: fault.files,
             kind: fault.kind.clone(),
             watch: None,
+            dir: None,
             round: 0,
             planted: Vec::new(),
             listed: false,
@@ -52,7 +56,7 @@ impl VanishingFiles {
     fn begin_round(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         self.round += 1;
         (self.listed, self.opened) = (false, BTreeSet::new());
-        let dir = context.place_path(&self.place);
+        let Some(dir) = self.dir.as_ref().map(OpenDirectory::path) else { return Ok(()) };
         for n in 0..self.files {
             let name = format!("vanishing-{}-{n}.jsonl", self.round);
             let staged = context.staging_dir.join(&name);
@@ -60,8 +64,9 @@ impl VanishingFiles {
             hostile_data::write(&staged, &self.kind, salt)
                 .map_err(file_error::<FaultError>("write", &staged))?;
             let destination = dir.join(&name);
-            plant::move_into_place(&staged, &destination)?;
-            self.planted.push(destination);
+            if plant::move_into_place(&staged, &destination)? {
+                self.planted.push(destination);
+            }
         }
         Ok(())
     }
@@ -101,10 +106,15 @@ impl InjectableFault for VanishingFiles {
     }
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
-        let dir = context.place_path(&self.place);
+        self.dir = context.open_place(&self.place);
+        let Some(dir) = self.dir.as_ref().map(OpenDirectory::path) else { return Ok(()) };
         let failed = |error: nix::Error| file_error::<FaultError>("watch", &dir)(error.into());
         let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed)?;
-        watch.add_watch(&dir, AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_OPEN).map_err(failed)?;
+        match watch.add_watch(&dir, AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_OPEN) {
+            // The target has made the place unreadable.
+            Err(Errno::EACCES) => return Ok(()),
+            watched => watched.map_err(failed)?,
+        };
         self.watch = Some(watch);
         self.begin_round(context)
     }

@@ -11,7 +11,7 @@ mod shim_library;
 mod sys;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use scenarios::CudaVersion;
@@ -34,7 +34,6 @@ pub const LIBRARY_PATH_VARIABLE: &str = "LD_LIBRARY_PATH";
 /// The shim of one target. The harness writes its directory, and all processes of the target read it.
 pub struct Shim {
     shared_dir: PlanDirectory,
-    path: PathBuf,
     plan: Mutex<ShimPlan>,
     /// Number of evidence lines that have been searched for defects.
     examined_lines: Mutex<usize>,
@@ -57,14 +56,14 @@ impl Shim {
         }
         let plan = ShimPlan { backend, health: GpuHealth::default(), rules: Vec::new() };
         let shared_dir = PlanDirectory::create(path, &plan)?;
-        Ok(Shim { shared_dir, path: path.into(), plan: Mutex::new(plan), examined_lines: Mutex::new(0) })
+        Ok(Shim { shared_dir, plan: Mutex::new(plan), examined_lines: Mutex::new(0) })
     }
 
-    /// The environment variables that the target's processes need.
-    pub fn environment(&self) -> Vec<(OsString, OsString)> {
+    /// The environment variables that the target's processes need. `path`: where they see the directory.
+    pub fn environment(&self, path: &Path) -> Vec<(OsString, OsString)> {
         vec![
-            (LIBRARY_PATH_VARIABLE.into(), self.path.join("lib").into()),
-            (DIRECTORY_VARIABLE.into(), self.path.clone().into()),
+            (LIBRARY_PATH_VARIABLE.into(), path.join("lib").into()),
+            (DIRECTORY_VARIABLE.into(), path.into()),
         ]
     }
 
@@ -167,12 +166,12 @@ mod tests {
     fn a_real_gpu_keeps_its_own_cublaslt_and_a_simulated_one_gets_the_shims() {
         let dir = tempfile::tempdir().unwrap();
         let real = Backend::Forwarded { libcuda: None, libnvidia_ml: None };
-        let gpu = shim(dir.path(), real);
-        let has = |gpu: &Shim, name: &str| gpu.path.join("lib").join(name).exists();
-        assert!(has(&gpu, "libcuda.so.1") && !has(&gpu, "libcublasLt.so"));
+        let _gpu = shim(dir.path(), real);
+        let has = |dir: &Path, name: &str| dir.join("gpu/lib").join(name).exists();
+        assert!(has(dir.path(), "libcuda.so.1") && !has(dir.path(), "libcublasLt.so"));
         let other = tempfile::tempdir().unwrap();
-        let gpu = shim(other.path(), Backend::Simulated(SimulatedMachine::default()));
-        assert!(has(&gpu, "libcuda.so") && has(&gpu, "libcublasLt.so.12"));
+        let _gpu = shim(other.path(), Backend::Simulated(SimulatedMachine::default()));
+        assert!(has(other.path(), "libcuda.so") && has(other.path(), "libcublasLt.so.12"));
     }
 
     #[test]

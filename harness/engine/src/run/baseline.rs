@@ -187,7 +187,7 @@ fn run_baseline(
     let faults = FaultSchedule::of_baseline(requests.gpu_calls, reporter);
     let mut run = if config.has_gate {
         // The measurement is exact, because the target waits in the write call that announces the save.
-        let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
+        let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
         let injector = InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure);
         TargetRun::new(context, reporter, scenario, faults, Some(injector))
     } else {

@@ -33,8 +33,6 @@ pub(super) struct RecordedRun {
     first_crash: Option<EarlierCrash>,
     /// Holds the payload log and the original files. Removed on drop.
     dir: PathBuf,
-    /// Path at which the target sees its root. Every trial mounts its own root there.
-    visible_root: PathBuf,
     /// Seconds since the Unix epoch.
     started_unix_s: i64,
 }
@@ -62,10 +60,8 @@ pub(super) fn record(
     request: CrashStateRequest<'_>,
 ) -> Result<RecordedRun, RunError> {
     let selection = request.selection;
-    let visible_root = dir.join("shown");
-    std::fs::create_dir_all(&visible_root).map_err(file_error::<RunError>("create", &visible_root))?;
     let first = dir.join("first");
-    let env = TrialEnv::unprepared(first.clone(), config, Some(&visible_root))?.into_prepared()?;
+    let env = TrialEnv::build(first.clone(), config)?;
     let launch = env.trainer().start();
     let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
     let begins = phase.map(|phase| phase.begins().clone());
@@ -93,13 +89,12 @@ fn record_run(
     dir: &Path,
     internal_pattern: Option<Regex>,
 ) -> Result<RecordedRun, RunError> {
-    let (root, originals) = (env.sandbox.root().to_path_buf(), dir.join("originals"));
+    let (root, originals) = (env.sandbox.root_on_host().to_path_buf(), dir.join("originals"));
     // What the copy lacks, the recorder notes too.
     copy_tree(&root, &originals)?;
-    let visible_root = env.trainer().root.to_path_buf();
     let run = GatedRun {
         command: launch,
-        roots: &[WatchedRoot { seen_by_target: visible_root.clone(), seen_by_harness: root }],
+        roots: &[WatchedRoot { seen_by_target: env.visible_root().into(), seen_by_harness: root }],
         originals: &[vec![originals]],
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
@@ -122,7 +117,6 @@ fn record_run(
         announcements,
         first_crash: None,
         dir: dir.to_path_buf(),
-        visible_root,
         started_unix_s,
     })
 }
@@ -291,7 +285,7 @@ impl RecordedRun {
         dir: PathBuf,
         config: TrialConfig<'a>,
     ) -> Result<TrialEnv<'a>, RunError> {
-        let env = TrialEnv::unprepared(dir.clone(), config, Some(&self.visible_root))?;
+        let env = TrialEnv::unprepared(dir.clone(), config)?;
         let base = dir.join("sandbox");
         let place = MaterializePlace {
             base: base.clone(),

@@ -1,6 +1,7 @@
 //! Starts a target's process behind the gate. Knows no fault.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::faults::FaultContext;
@@ -19,7 +20,7 @@ pub(super) fn spawn_behind_gate(
 ) -> Result<SpawnedProcess, SandboxError> {
     let sandbox = context.sandbox;
     let places = context.trainer.file.places().values().map(|place| sandbox.host_path_in_root(place));
-    let roots = std::iter::once(sandbox.host_path(sandbox.root())).chain(places);
+    let roots = std::iter::once(sandbox.host_path_in_root(Path::new(""))).chain(places);
     // A place that does not exist yet will be created on the root's own mount.
     let watched = WatchedMounts::new(roots.filter_map(|root| mount_id(&root).ok()));
     let pipe = || {

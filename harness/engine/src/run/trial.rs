@@ -69,7 +69,7 @@ pub(super) fn run_trial(
     let trainer = env.trainer();
     let fault_context = env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes);
     let faults = FaultSchedule::armed(&trial.faults, reporter);
-    let (root, kill_switch) = (env.sandbox.root().into(), env.sandbox.kill_switch());
+    let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
     let injector = InjectorHandle::for_trial(context.config.target, root, kill_switch, &trial.faults);
     let earlier_starts = start.map_or(0, |start| start.recorded.emit_history(start.id, reporter));
     let mut run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);

@@ -20,6 +20,7 @@ use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
 use crate::sandbox::{
     BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
+    unused_top_directory,
 };
 use crate::target::Trainer;
 
@@ -44,16 +45,31 @@ pub(super) struct TrialConfig<'a> {
     pub(super) faults: &'a [PlannedFault],
 }
 
+/// The directory in which a target sees its root and what else the harness gives it. It exists in sandboxes only,
+/// so that nothing of the target's business lies in it or around it: a trainer may empty `/tmp`.
+pub(super) struct VisibleDir {
+    root: PathBuf,
+    data: PathBuf,
+    gpu: PathBuf,
+}
+
+impl VisibleDir {
+    fn new() -> VisibleDir {
+        let dir = unused_top_directory();
+        VisibleDir { root: dir.join("root"), data: dir.join("data"), gpu: dir.join("gpu") }
+    }
+}
+
 /// A sandbox with the target's root, and a staging directory that the target does not know.
 pub(super) struct TrialEnv<'a> {
     config: TrialConfig<'a>,
     pub(super) sandbox: Sandbox,
-    /// Path at which the target sees its root.
-    visible_root: PathBuf,
+    /// The directory of the sandbox in which the target sees its root.
+    visible_dir: VisibleDir,
+    /// The submitted files, on the host.
+    data_dir: PathBuf,
     /// Where the harness writes files before it moves them into a place of the target.
     staging_dir: PathBuf,
-    /// The same directory, reached through the sandbox's mounts.
-    mounted_staging_dir: PathBuf,
     gpu: Option<Arc<Shim>>,
     environment: Vec<(OsString, OsString)>,
 }
@@ -90,52 +106,48 @@ impl<'a> TrialEnv<'a> {
     /// # Errors
     /// If the sandbox cannot be built or a command of the target file fails.
     pub(super) fn build(dir: PathBuf, config: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
-        TrialEnv::unprepared(dir, config, None)?.into_prepared()
+        TrialEnv::unprepared(dir, config)?.into_prepared()
     }
 
-    /// Builds the environment with an empty root. If `visible_root` is given, an existing directory, the root
-    /// is mounted there and the target sees it at that path.
+    /// Builds the environment with an empty root.
     ///
     /// # Errors
     /// If the sandbox cannot be built.
-    pub(super) fn unprepared(
-        dir: PathBuf,
-        config: TrialConfig<'a>,
-        visible_root: Option<&Path>,
-    ) -> Result<TrialEnv<'a>, RunError> {
-        let staging_dir = dir.join("staging");
+    pub(super) fn unprepared(dir: PathBuf, config: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
+        let (staging_dir, data_dir, gpu_dir) = (dir.join("staging"), dir.join("data"), dir.join("gpu"));
         let create_dir = |path: &Path| -> Result<(), RunError> {
             std::fs::create_dir_all(path).map_err(file_error("create", path))
         };
         let sandbox_dir = dir.join("sandbox");
         create_dir(&staging_dir)?;
-        create_dir(&sandbox_dir.join("root"))?;
+        create_dir(&data_dir)?;
         let mounts = config.workload.mounts.iter().map(|mount| TmpfsSpec {
             mount_point: config.target.places().get(&mount.place).cloned().unwrap_or_default(),
             size_bytes: mount.size.0,
             inodes: mount.inodes,
         });
-        let source = sandbox_dir.join("root");
-        let binds = visible_root
-            .map(|mount_point| BindMount { source, mount_point: mount_point.into() })
-            .into_iter()
-            .collect();
+        let visible_dir = VisibleDir::new();
+        let gpu = create_shim(config, &gpu_dir)?;
+        let data_bind = BindMount { source: data_dir.clone(), mount_point: visible_dir.data.clone() };
+        let gpu_bind = BindMount { source: gpu_dir, mount_point: visible_dir.gpu.clone() };
         let spec = SandboxSpec {
             dir: sandbox_dir,
             mounts: mounts.collect(),
-            binds,
+            binds: std::iter::once(data_bind).chain(gpu.is_some().then_some(gpu_bind)).collect(),
             memory_cgroup: true,
-            shared_dir: Some(dir.clone()),
+            visible_root: Some(visible_dir.root.clone()),
             distinct_pids: false,
             host_access: config.host_access.clone(),
             cwd: current_dir()?,
         };
         let sandbox = Sandbox::build(spec)?;
-        let visible_root = visible_root.map_or_else(|| sandbox.root().to_path_buf(), Path::to_path_buf);
-        let gpu = create_shim(config, &dir)?;
-        let environment = gpu.as_ref().map(|gpu| gpu.environment()).unwrap_or_default();
-        let mounted_staging_dir = sandbox.host_path(&staging_dir);
-        Ok(TrialEnv { config, mounted_staging_dir, sandbox, visible_root, staging_dir, gpu, environment })
+        let environment = gpu.as_ref().map(|gpu| gpu.environment(&visible_dir.gpu)).unwrap_or_default();
+        Ok(TrialEnv { config, sandbox, visible_dir, data_dir, staging_dir, gpu, environment })
+    }
+
+    /// Path at which the target sees its root.
+    pub(super) fn visible_root(&self) -> &Path {
+        &self.visible_dir.root
     }
 
     /// Runs the target's `prepare` commands and submits the workload.
@@ -151,7 +163,7 @@ impl<'a> TrialEnv<'a> {
     /// The target, with everything filled in that its commands need.
     pub(super) fn trainer(&self) -> Trainer<'_> {
         let TrialConfig { target: file, program, workload, .. } = self.config;
-        let (root, environment) = (&self.visible_root, self.environment.as_slice());
+        let (root, environment) = (self.visible_root(), self.environment.as_slice());
         Trainer { file, program, root, seed: workload.seed, settings: &workload.settings, environment }
     }
 
@@ -166,7 +178,7 @@ impl<'a> TrialEnv<'a> {
             main_pid: None,
             sandbox: &self.sandbox,
             trainer,
-            staging_dir: &self.mounted_staging_dir,
+            staging_dir: &self.staging_dir,
             baseline_peak_bytes,
             gpu,
         }
@@ -189,30 +201,31 @@ impl<'a> TrialEnv<'a> {
 
     fn submit_workload(&self) -> Result<(), RunError> {
         for (number, submitted) in self.config.workload.submit.iter().enumerate() {
-            let file = self.data_file(number, submitted)?;
+            let name = format!("data-{number}.jsonl");
+            let (file, visible) = (self.data_dir.join(&name), self.visible_dir.data.join(&name));
+            self.write_data(submitted, &file, &visible)?;
             alter_submitted_file(self.config.faults, &file)?;
-            if let Some(launch) = self.trainer().submit(&file) {
+            if let Some(launch) = self.trainer().submit(&visible) {
                 self.run_required(UndisturbedCommand::Submit, &launch)?;
             }
         }
         Ok(())
     }
 
-    /// Writes one submitted file into the staging directory.
-    fn data_file(&self, number: usize, submitted: &SubmittedFile) -> Result<PathBuf, RunError> {
-        let file = self.staging_dir.join(format!("data-{number}.jsonl"));
+    /// Writes one submitted file. `visible`: its path for the target.
+    fn write_data(&self, submitted: &SubmittedFile, file: &Path, visible: &Path) -> Result<(), RunError> {
         match submitted {
             SubmittedFile::File(name) => {
                 let from = self.config.scenario_dir.join(name);
-                std::fs::copy(&from, &file).map_err(file_error::<RunError>("copy", &from))?;
+                std::fs::copy(&from, file).map_err(file_error::<RunError>("copy", &from))?;
             }
             SubmittedFile::Generated { kind, samples, length } => {
-                if let Some(launch) = self.trainer().generate(kind, *samples, *length, &file) {
+                if let Some(launch) = self.trainer().generate(kind, *samples, *length, visible) {
                     self.run_required(UndisturbedCommand::Generate, &launch)?;
                 }
             }
         }
-        Ok(file)
+        Ok(())
     }
 
     fn run_required(&self, command: UndisturbedCommand, launch: &LaunchSpec) -> Result<(), RunError> {
@@ -260,8 +273,7 @@ pub(super) fn emit_gpu_defects(gpu: Option<&Arc<Shim>>, reporter: &Reporter) -> 
     Ok(())
 }
 
-/// Creates the GPU that the workload needs, in a directory that the target's processes reach at the same
-/// path. Returns `None` if the workload has no GPU or there is no shim library.
+/// Creates the GPU that the workload needs, in a directory that the target's processes reach too. Returns `None` if the workload has no GPU or there is no shim library.
 fn create_shim(config: TrialConfig<'_>, dir: &Path) -> Result<Option<Arc<Shim>>, RunError> {
     let (Some(gpu), Some(library)) = (&config.workload.gpu, config.shim) else { return Ok(None) };
     let backend = match gpu {
@@ -276,7 +288,7 @@ fn create_shim(config: TrialConfig<'_>, dir: &Path) -> Result<Option<Arc<Shim>>,
             ),
         }),
     };
-    let shim = Shim::create(&dir.join("gpu"), library, backend).map_err(FaultError::from)?;
+    let shim = Shim::create(dir, library, backend).map_err(FaultError::from)?;
     Ok(Some(Arc::new(shim)))
 }
 
@@ -284,9 +296,8 @@ fn to_i32(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// Prepares a root of the target and copies it to `root`, an existing, empty directory. The target sees its
-/// root at that path while it is prepared, so that paths in its files stay valid. The sandbox for this is
-/// built in `dir`.
+/// Prepares a root of the target and copies it to `root`, an existing, empty directory. The sandbox for this is
+/// built in `dir`. Returns the path at which the target saw the root: paths in its files are valid only there.
 ///
 /// # Errors
 /// If the sandbox cannot be built, a command of the target file fails, or the root cannot be copied.
@@ -297,7 +308,7 @@ pub fn prepared_root(
     program: &Path,
     host_access: &HostAccess,
     workload: &Workload,
-) -> Result<(), RunError> {
+) -> Result<PathBuf, RunError> {
     let scenario_dir = Path::new(".");
     let config = TrialConfig {
         target,
@@ -309,9 +320,11 @@ pub fn prepared_root(
         shim: None,
         faults: &[],
     };
-    let env = TrialEnv::unprepared(dir.into(), config, Some(root))?.into_prepared()?;
-    copy_tree(env.sandbox.root(), root)?;
-    Ok(env.sandbox.close()?)
+    let env = TrialEnv::build(dir.into(), config)?;
+    copy_tree(env.sandbox.root_on_host(), root)?;
+    let visible_root = env.visible_root().to_path_buf();
+    env.sandbox.close()?;
+    Ok(visible_root)
 }
 
 /// Settings that switch the guard off. Empty without a guard.

@@ -16,15 +16,16 @@ use super::cgroup::MemoryCgroup;
 use super::error::SandboxError;
 use super::hints::hints_of;
 use super::host_access::{HostAccess, NetworkAccess};
-use super::init_client::{InitClient, KillSwitch, SpawnFilter, SpawnSpec, unexpected_reply};
+use super::init_client::{InitClient, KillSwitch, ReadyInit, SpawnFilter, SpawnSpec, unexpected_reply};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
-use super::processes::{ProcessInfo, SandboxProcesses};
+use super::processes::ProcessInfo;
 use super::protocol::{
     BindMount, CommandRunner, CompletedCommand, ControlReply, ControlRequest, HostViewSpec, INIT_ARGUMENT,
     LaunchSpec, MountChange, OverlayMount, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
 };
 use super::remove_tree::remove_tree;
+use super::rundir::runs_paths_of_all_users;
 use super::spawned_process::SpawnedProcess;
 use super::unmapped_files::unmapped_files;
 use crate::seccomp::SeccompProgram;
@@ -55,10 +56,10 @@ pub struct TmpfsSpec {
 pub struct SandboxSpec {
     /// An existing, empty directory. The sandbox's root is `root` in it.
     pub dir: PathBuf,
+    /// Where processes in the sandbox see the root. Default: nowhere.
+    pub visible_root: Option<PathBuf>,
     /// Whether processes get numbers that no recording contains, so that a recorded pid file never names one.
     pub distinct_pids: bool,
-    /// A directory above `dir` that is shared between the host and the sandbox. Default: `dir`.
-    pub shared_dir: Option<PathBuf>,
     /// Mounted before `binds`.
     pub mounts: Vec<TmpfsSpec>,
     /// Directories that are mounted a second time, at other paths.
@@ -93,11 +94,20 @@ pub struct FileSystemSpace {
 
 /// A sandbox. Dropping it kills every process in it and removes its files.
 pub struct Sandbox {
+    /// The root on the host.
     root: PathBuf,
     /// Directories that are shared with the host.
     real_dirs: Vec<PathBuf>,
-    processes: SandboxProcesses,
+    init: ReadyInit,
     parts: SandboxParts,
+}
+
+/// One run of a stored command.
+struct StoredRun {
+    command: StoredCommand,
+    limit: Duration,
+    max_output_bytes: usize,
+    fresh: bool,
 }
 
 /// What has to be ended or removed with a sandbox. Dropping it does that.
@@ -130,7 +140,7 @@ impl Sandbox {
         let root = spec.dir.join("root");
         std::fs::create_dir_all(&root).map_err(SandboxError::file("create", &root))?;
         let cgroup = if spec.memory_cgroup { MemoryCgroup::create() } else { None };
-        let mounts = spec.mounts.iter().map(|tmpfs| tmpfs_mount(&root, tmpfs)).collect();
+        let mounts = spec.mounts.iter().map(tmpfs_mount).collect();
         let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
         // /proc/self/exe is the running image, also if its file has been replaced by a newer build.
         let init_parent = Command::new("/proc/self/exe")
@@ -143,19 +153,10 @@ impl Sandbox {
             .process_group(0)
             .spawn();
         let mut init_parent = init_parent.map_err(SandboxError::system("start the sandbox's init"))?;
-        let real_dirs: Vec<PathBuf> = std::iter::once(spec.shared_dir.unwrap_or_else(|| spec.dir.clone()))
-            .chain(spec.host_access.writable)
-            .collect();
         let request = SandboxInitRequest {
-            view: HostViewSpec {
-                real_dirs: real_dirs.clone(),
-                copied: unmapped_files(&spec.cwd)
-                    .into_iter()
-                    .chain(spec.binds.iter().map(|bind| bind.mount_point.clone()))
-                    .chain(real_dirs.iter().cloned())
-                    .collect(),
-                cwd: spec.cwd,
-            },
+            view: host_view_spec(&spec),
+            root: root.clone(),
+            visible_root: spec.visible_root,
             private_network: spec.host_access.network == NetworkAccess::Private,
             distinct_pids: spec.distinct_pids,
             cgroup_procs: cgroup.as_ref().map(MemoryCgroup::procs_file),
@@ -176,31 +177,32 @@ impl Sandbox {
             is_torn_down: false,
         };
         // If init does not become ready, dropping the parts tears them down.
-        let processes = parts.client.await_ready()?;
-        Ok(Sandbox { root, real_dirs, processes, parts })
+        let init = parts.client.await_ready()?;
+        Ok(Sandbox { root, real_dirs: spec.host_access.writable, init, parts })
     }
 
-    /// The sandbox's root directory, as processes in the sandbox see it.
-    pub fn root(&self) -> &Path {
+    /// The sandbox's root directory on the host, without what is mounted in it.
+    pub fn root_on_host(&self) -> &Path {
         &self.root
     }
 
     /// Whether the sandbox has its own /proc, which shows only its own processes.
     pub fn has_fresh_proc(&self) -> bool {
-        self.processes.fresh_proc
+        self.init.processes.fresh_proc
     }
 
-    /// The path by which the harness reaches a file in the sandbox's mounts. `relative` is relative to the
-    /// root.
+    /// The path by which the harness reaches a file in the root, with what is mounted there. `relative` is
+    /// relative to the root.
     pub fn host_path_in_root(&self, relative: &Path) -> PathBuf {
-        self.host_path(&self.root.join(relative))
+        let ReadyInit { processes, root_fd } = self.init;
+        PathBuf::from(format!("/proc/{}/fd/{root_fd}", processes.init_pid)).join(relative)
     }
 
     /// The path by which the harness reaches a file in the sandbox's mounts. `inside` is the path as
-    /// processes in the sandbox see it. A rename works only between two paths that this function returned.
+    /// processes in the sandbox see it.
     pub fn host_path(&self, inside: &Path) -> PathBuf {
         let inside = inside.strip_prefix("/").unwrap_or(inside);
-        PathBuf::from(format!("/proc/{}/root", self.processes.init_pid)).join(inside)
+        PathBuf::from(format!("/proc/{}/root", self.init.processes.init_pid)).join(inside)
     }
 
     /// Starts a program, with pipes as its standard output and error.
@@ -290,10 +292,7 @@ impl Sandbox {
         limit: Duration,
         max_output_bytes: usize,
     ) -> Result<CompletedCommand, SandboxError> {
-        let max_output_bytes = max_output_bytes.min(MAX_OUTPUT_BYTES);
-        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let request = ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh: false };
-        self.complete_run(&request, limit.saturating_add(REPLY_TIMEOUT))
+        self.complete_run(StoredRun { command, limit, max_output_bytes, fresh: false })
     }
 
     /// Undoes what commands have changed in the sandbox's view of the host, replaces its network and IPC
@@ -308,19 +307,21 @@ impl Sandbox {
         limit: Duration,
         max_output_bytes: usize,
     ) -> Result<CompletedCommand, SandboxError> {
-        let max_output_bytes = max_output_bytes.min(MAX_OUTPUT_BYTES);
-        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let request = ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh: true };
-        // A fork server in replaced namespaces starts again.
-        self.complete_run(&request, limit.saturating_add(FORK_SERVER_TIMEOUT).saturating_add(REPLY_TIMEOUT))
+        self.complete_run(StoredRun { command, limit, max_output_bytes, fresh: true })
     }
 
-    fn complete_run(
-        &self,
-        request: &ControlRequest,
-        wait: Duration,
-    ) -> Result<CompletedCommand, SandboxError> {
-        match self.parts.client.request_within(request, &[], wait)? {
+    fn complete_run(&self, run: StoredRun) -> Result<CompletedCommand, SandboxError> {
+        let StoredRun { command, limit, max_output_bytes, fresh } = run;
+        let request = ControlRequest::RunStored {
+            command,
+            timeout_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            max_output_bytes: max_output_bytes.min(MAX_OUTPUT_BYTES),
+            fresh,
+        };
+        // A fork server in replaced namespaces starts again.
+        let preparation = if fresh { FORK_SERVER_TIMEOUT } else { Duration::ZERO };
+        let wait = limit.saturating_add(preparation).saturating_add(REPLY_TIMEOUT);
+        match self.parts.client.request_within(&request, &[], wait)? {
             ControlReply::CommandEnded(completed) => Ok(completed),
             other => Err(unexpected_reply("run a command", other)),
         }
@@ -386,7 +387,7 @@ impl Sandbox {
         let mechanism = self
             .parts
             .client
-            .execute(&ControlRequest::ChangeMount { mount_point: self.root.join(mount_point), change })?;
+            .execute(&ControlRequest::ChangeMount { mount_point: mount_point.into(), change })?;
         Ok(AppliedMountChange { mechanism })
     }
 
@@ -409,7 +410,7 @@ impl Sandbox {
 
     /// The running processes in the sandbox, without its init.
     pub fn processes(&self) -> Vec<ProcessInfo> {
-        self.processes.list()
+        self.init.processes.list()
     }
 
     /// Limits the memory of the sandbox. Dropping the returned value removes the limit.
@@ -420,9 +421,9 @@ impl Sandbox {
         let client = Arc::clone(&self.parts.client);
         match &self.parts.cgroup {
             Some(cgroup) => {
-                memory::limit_cgroup(&BalloonHost { client, processes: self.processes }, cgroup, bytes)
+                memory::limit_cgroup(&BalloonHost { client, processes: self.init.processes }, cgroup, bytes)
             }
-            None => Ok(memory::start_watcher(client, self.processes, bytes)),
+            None => Ok(memory::start_watcher(client, self.init.processes, bytes)),
         }
     }
 
@@ -457,10 +458,27 @@ impl Drop for SandboxParts {
     }
 }
 
-fn tmpfs_mount(root: &Path, tmpfs: &TmpfsSpec) -> TmpfsMount {
+/// What the sandbox shows of the host. What belongs to the harness is hidden, unless the target needs something
+/// in it.
+fn host_view_spec(spec: &SandboxSpec) -> HostViewSpec {
+    let HostAccess { writable, hidden, .. } = &spec.host_access;
+    let runs = runs_paths_of_all_users();
+    let mount_points = spec.binds.iter().map(|bind| &bind.mount_point);
+    let needed: Vec<&PathBuf> = mount_points.chain(writable).chain([&spec.cwd]).collect();
+    let is_needed = |dir: &PathBuf| needed.iter().any(|needed| needed.starts_with(dir));
+    let copied = needed.iter().map(|dir| dir.to_path_buf());
+    HostViewSpec {
+        real_dirs: writable.clone(),
+        cwd: spec.cwd.clone(),
+        copied: unmapped_files(&spec.cwd).into_iter().chain(copied).collect(),
+        hidden: hidden.iter().chain(&runs).filter(|dir| !is_needed(dir)).cloned().collect(),
+    }
+}
+
+fn tmpfs_mount(tmpfs: &TmpfsSpec) -> TmpfsMount {
     let inodes = tmpfs.inodes.map(|inodes| format!(",nr_inodes={inodes}")).unwrap_or_default();
     TmpfsMount {
-        mount_point: root.join(&tmpfs.mount_point),
+        mount_point: tmpfs.mount_point.clone(),
         options: format!("size={}{inodes},mode=0755", tmpfs.size_bytes),
     }
 }

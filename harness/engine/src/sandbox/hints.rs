@@ -21,7 +21,10 @@ pub(super) fn hints_of(traces: &SandboxTraces, written: &[PathBuf]) -> Vec<Sandb
     let mut hints: Vec<SandboxHint> =
         network.into_iter().filter(|(count, _)| *count > 0).map(|(_, hint)| hint).collect();
     let is_kernel = |path: &Path| KERNEL_DIRS.iter().any(|dir| path.starts_with(dir));
-    let is_private = |path: &Path| traces.private_dirs.iter().any(|dir| path.starts_with(dir));
+    // The root directory itself is the sandbox's own, unlike some of the directories in it.
+    let is_in_root = |path: &Path| path.parent() == Some(Path::new("/"));
+    let is_private =
+        |path: &Path| is_in_root(path) || traces.private_dirs.iter().any(|dir| path.starts_with(dir));
     for path in written.iter().filter(|path| !is_kernel(path) && !is_private(path)) {
         hints.push(SandboxHint::RefusedWrite { path: text_of(path) });
     }

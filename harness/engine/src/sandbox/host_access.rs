@@ -12,6 +12,9 @@ pub struct HostAccess {
     /// Directories that the target sees as they are. What it writes there stays. Absolute, without symbolic
     /// links.
     pub writable: Vec<PathBuf>,
+    /// Directories of the harness that the target does not see, such as the one of the report. Absolute, without
+    /// symbolic links.
+    pub hidden: Vec<PathBuf>,
     /// The network that the target sees.
     pub network: NetworkAccess,
 }
@@ -24,6 +27,14 @@ pub enum NetworkAccess {
     Private,
     /// The host's network.
     Host,
+}
+
+/// A directory for what the harness gives to the target. The host has none of this name, so that it exists in
+/// sandboxes only.
+pub fn unused_top_directory() -> PathBuf {
+    let numbered = (2..).map(|number| PathBuf::from(format!("/trainwreck-{number}")));
+    let mut names = std::iter::once(PathBuf::from("/trainwreck")).chain(numbered);
+    names.find(|dir| dir.symlink_metadata().is_err()).unwrap_or_default()
 }
 
 /// The harness's current directory, which is a command's working directory if it names no other.

@@ -30,6 +30,14 @@ pub(super) struct InitClient {
     _registered: RegisteredConnection,
 }
 
+/// An init that waits for requests.
+#[derive(Clone, Copy)]
+pub(super) struct ReadyInit {
+    pub(super) processes: SandboxProcesses,
+    /// Init's descriptor of the sandbox's root.
+    pub(super) root_fd: i32,
+}
+
 /// A program to start, and what it is started with.
 pub(super) struct SpawnSpec<'a> {
     pub(super) launch: &'a LaunchSpec,
@@ -69,16 +77,19 @@ impl InitClient {
     }
 
     /// Waits for `InitStarted`, sent by init's parent, and `Ready`, sent by init, in any order.
-    pub(super) fn await_ready(&self) -> Result<SandboxProcesses, SandboxError> {
-        let (mut init_pid, mut fresh_proc) = (None, None);
+    pub(super) fn await_ready(&self) -> Result<ReadyInit, SandboxError> {
+        let (mut started, mut ready) = (None, None);
         loop {
             match self.inbox.next_reply(REPLY_TIMEOUT).ok_or_else(gone)? {
-                ControlReply::InitStarted { pid } => init_pid = Some(pid),
-                ControlReply::Ready { fresh_proc: is_fresh } => fresh_proc = Some(is_fresh),
+                ControlReply::InitStarted { pid } => started = Some(pid),
+                ControlReply::Ready { fresh_proc, root_fd } => {
+                    let processes = SandboxProcesses { init_pid: 0, fresh_proc };
+                    ready = Some(ReadyInit { processes, root_fd });
+                }
                 other => return Err(unexpected_reply("build the sandbox", other)),
             }
-            if let (Some(init_pid), Some(fresh_proc)) = (init_pid, fresh_proc) {
-                return Ok(SandboxProcesses { init_pid, fresh_proc });
+            if let (Some(init_pid), Some(ReadyInit { processes, root_fd })) = (started, ready) {
+                return Ok(ReadyInit { processes: SandboxProcesses { init_pid, ..processes }, root_fd });
             }
         }
     }

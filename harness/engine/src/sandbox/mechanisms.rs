@@ -61,7 +61,7 @@ fn probe_sandbox_in(run: &RunDir) -> Result<Vec<Mechanism>, SandboxError> {
         mounts,
         binds: Vec::new(),
         memory_cgroup: false,
-        shared_dir: None,
+        visible_root: None,
         distinct_pids: false,
         host_access: HostAccess::default(),
         cwd: current_dir()?,

@@ -7,10 +7,11 @@
 //! closed, so killing the harness also ends its sandboxes.
 //!
 //! On the ground `protocol` holds what the two sides say to each other, and `packet` carries it. The harness's
-//! side is `handle`, above `init_client`, above `inbox`; `init` is the other side, above `command_runs`, above
-//! `run_command` and `fork_server`.
+//! side is `handle`, above `init_client`, above `inbox`. `init` is the other side: it calls `init_setup` once, then
+//! `init_requests`, above `command_runs`, above `run_command` and `fork_server`.
 
 mod balloon;
+mod beneath;
 mod captured_output;
 mod cgroup;
 mod command_runs;
@@ -23,8 +24,11 @@ mod host_view;
 mod id_map;
 mod inbox;
 mod init;
+mod init_children;
 mod init_client;
 mod init_error;
+mod init_requests;
+mod init_setup;
 mod interruption;
 mod kernel_objects;
 mod launchable_command;
@@ -35,18 +39,21 @@ mod overlay_layers;
 mod overlay_mounts;
 mod packet;
 mod path_bytes;
+mod private_root;
 mod processes;
 mod protocol;
 mod remove_tree;
 mod run_command;
 mod rundir;
+mod spawn_request;
 mod spawned_process;
 mod sys;
 mod unmapped_files;
 
+pub use beneath::OpenDirectory;
 pub use error::SandboxError;
 pub use handle::{AppliedMountChange, FileSystemSpace, Sandbox, SandboxSpec, TmpfsSpec};
-pub use host_access::{HostAccess, NetworkAccess, current_dir};
+pub use host_access::{HostAccess, NetworkAccess, current_dir, unused_top_directory};
 pub use init_client::KillSwitch;
 pub use interruption::{fail_if_interrupted, interrupt_sandboxes, is_interrupted};
 pub use mechanisms::doctor;

@@ -8,31 +8,45 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{AccessFlags, Gid, Uid, access, fchown};
 
 use super::protocol::OutsideChange;
+use super::remove_tree::remove_tree;
 use super::sys::{attach_mount, clone_mount};
 
 /// Where no overlay is possible, files up to this size are copied, and larger ones are read-only.
-const MAX_COPIED_FILE_BYTES: u64 = 1 << 20;
+pub(super) const MAX_COPIED_FILE_BYTES: u64 = 1 << 20;
 
 /// The tmpfs that holds all layers of a sandbox.
 pub(super) struct Layers {
     root: OwnedFd,
     /// Files and directories that the upper layers have from the beginning.
     copied: Vec<PathBuf>,
+    /// Directories of the host that the overlays do not show.
+    hidden: Vec<PathBuf>,
     next_number: u32,
 }
 
 impl Layers {
-    /// The layers in the tmpfs with this root. Upper layers begin with copies of the files in `copied`.
-    pub(super) fn new(root: OwnedFd, copied: Vec<PathBuf>) -> Layers {
-        Layers { root, copied, next_number: 0 }
+    /// The layers in the tmpfs with this root. Upper layers begin with copies of the files in `copied`, and
+    /// hide those in `hidden`.
+    pub(super) fn new(root: OwnedFd, copied: Vec<PathBuf>, hidden: Vec<PathBuf>) -> Layers {
+        Layers { root, copied, hidden, next_number: 0 }
     }
 
     /// The root of the tmpfs.
     pub(super) fn root(&self) -> &OwnedFd {
         &self.root
+    }
+
+    /// Creates an empty directory with the owner and the mode of another one. No path of the target leads
+    /// there.
+    pub(super) fn new_tree(&mut self, like: &File) -> Result<PathBuf, Error> {
+        let number = self.take_number();
+        let tree = self.path("tree", number);
+        make_like(like, &tree)?;
+        Ok(tree)
     }
 
     /// The path of a layer. It leads through the descriptor, because another mount covers the tmpfs.
@@ -52,6 +66,7 @@ impl Layers {
         let [upper, work] = ["upper", "work"].map(|layer| self.path(layer, number));
         let made = make_like(lower, &upper)
             .and_then(|()| self.copied.iter().try_for_each(|path| copy_into(&upper, lower, dir, path)))
+            .inspect(|()| self.hidden.iter().for_each(|path| hide_in(&upper, lower, dir, path)))
             .and_then(|()| DirBuilder::new().mode(0o700).create(&work));
         // The descriptor stands for the path, which may have characters that separate options.
         let options = format!(
@@ -72,9 +87,8 @@ impl Layers {
     /// Puts a directory together from the entries of the present one, and mounts it there: directories as
     /// they are mounted now, copies of small files, and larger files read-only. Returns its number.
     pub(super) fn assemble(&mut self, dir: &Path) -> Result<u32, Error> {
-        let number = self.take_number();
-        let tree = self.path("tree", number);
-        make_like(&open_lower(dir)?, &tree)?;
+        let tree = self.new_tree(&open_lower(dir)?)?;
+        let number = self.next_number;
         let mut mounted = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
@@ -100,13 +114,18 @@ impl Layers {
     /// Removes the layers with this number. What cannot be removed ends with the sandbox.
     pub(super) fn remove(&self, number: u32) {
         for layer in ["upper", "work", "tree"] {
-            let _ = std::fs::remove_dir_all(self.path(layer, number));
+            let _ = remove_tree(&self.path(layer, number));
         }
     }
 
     /// Whether an upper layer has an entry.
     pub(super) fn has_entries(&self, number: u32) -> Result<bool, Error> {
         Ok(std::fs::read_dir(self.path("upper", number))?.next().is_some())
+    }
+
+    /// Whether an upper layer has this path from the beginning.
+    fn is_own(&self, path: &PathBuf) -> bool {
+        self.copied.contains(path) || self.hidden.contains(path)
     }
 
     /// Collects what an upper layer has that it did not have at the beginning, up to `max` entries in all:
@@ -131,12 +150,12 @@ impl Layers {
                 let path = shown.join(&inner);
                 if metadata.is_dir() {
                     pending.push(inner);
-                } else if changes.len() < max && !self.copied.contains(&path) {
+                } else if changes.len() < max && !self.is_own(&path) {
                     changes.push(OutsideChange { path, removed: is_whiteout(&metadata) });
                 }
             }
             let path = shown.join(&relative);
-            if is_empty && path != shown && changes.len() < max && !self.copied.contains(&path) {
+            if is_empty && path != shown && changes.len() < max && !self.is_own(&path) {
                 changes.push(OutsideChange { path, removed: false });
             }
         }
@@ -158,6 +177,11 @@ fn fd_path(fd: &File) -> PathBuf {
 /// Creates a directory with the owner and the mode of another one. It is what the target sees in its place.
 fn make_like(dir: &File, new: &Path) -> Result<(), Error> {
     DirBuilder::new().mode(0o700).create(new)?;
+    set_like(dir, new)
+}
+
+/// Gives a directory the owner and the mode of another one.
+pub(super) fn set_like(dir: &File, new: &Path) -> Result<(), Error> {
     let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
     let new_dir = OpenOptions::new().read(true).custom_flags(flags).open(new)?;
     let metadata = dir.metadata()?;
@@ -196,8 +220,19 @@ fn copy_into(upper: &Path, lower: &File, dir: &Path, path: &Path) -> Result<(), 
     Ok(())
 }
 
+/// Hides a directory of the host from the overlay at `dir`, by an entry of its upper layer. Where that is not
+/// possible, the caller sees that it is still there.
+fn hide_in(upper: &Path, lower: &File, dir: &Path, path: &Path) {
+    let Some(parent) = path.strip_prefix(dir).ok().and_then(|_| path.parent()) else { return };
+    let (Ok(relative), Ok(above)) = (path.strip_prefix(dir), parent.strip_prefix(dir)) else { return };
+    if fd_path(lower).join(relative).is_dir() && copy_into(upper, lower, dir, &dir.join(above)).is_ok() {
+        let whiteout = upper.join(relative);
+        let _ = nix::sys::stat::mknod(&whiteout, SFlag::S_IFCHR, Mode::empty(), 0);
+    }
+}
+
 /// Copies a file with its mode and its time.
-fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
     std::fs::copy(from, to)?;
     File::open(to)?.set_modified(from.symlink_metadata()?.modified()?)
 }

@@ -47,6 +47,15 @@ impl OverlayMounts {
         self.mounts.iter().map(|overlay| overlay.mount_point.as_path())
     }
 
+    /// The upper layers, which were specified below `specified_root`, are below `root` in the sandbox.
+    pub(super) fn move_upper_layers(&mut self, specified_root: &Path, root: &Path) {
+        for overlay in &mut self.mounts {
+            if let Ok(relative) = overlay.upper.strip_prefix(specified_root) {
+                overlay.upper = root.join(relative);
+            }
+        }
+    }
+
     /// Mounts all overlays.
     pub(super) fn mount_all(&self) -> InitResult<()> {
         let mounted = self.mounts.iter().try_for_each(OpenOverlay::mount);
@@ -70,6 +79,7 @@ impl OpenOverlay {
         for dir in [&self.upper, &work] {
             DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
         }
+        std::fs::create_dir_all(&self.mount_point)?;
         let (upper, work) = (open_lower(&self.upper)?, open_lower(&work)?);
         // Descriptors stand for the paths, which may have characters that separate options.
         let lowers: Vec<String> = self.lowers.iter().map(fd_path).collect();

@@ -108,6 +108,7 @@ pub enum MountChange {
 /// A tmpfs to mount. `options` are mount options.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct TmpfsMount {
+    /// Relative to the root.
     #[serde(with = "path_bytes")]
     pub(super) mount_point: PathBuf,
     pub(super) options: String,
@@ -116,7 +117,8 @@ pub(super) struct TmpfsMount {
 /// A directory to mount at another path.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BindMount {
-    /// The directory, as the harness sees it. It is created if it does not exist.
+    /// The directory, as the harness sees it. It is created if it does not exist. Below the sandbox's root it may
+    /// be in a mount of the sandbox.
     #[serde(with = "path_bytes")]
     pub source: PathBuf,
     /// Where processes in the sandbox see it. It is created in the sandbox if it does not exist.
@@ -153,6 +155,9 @@ pub(super) struct HostViewSpec {
     /// copies of them, because the kernel cannot copy them when the target changes them.
     #[serde(with = "path_bytes::list")]
     pub(super) copied: Vec<PathBuf>,
+    /// Directories of the harness, which are not shown.
+    #[serde(with = "path_bytes::list")]
+    pub(super) hidden: Vec<PathBuf>,
 }
 
 /// The first message to a new init. Mounts are made before binds, so that the source of a bind may be in a
@@ -160,6 +165,12 @@ pub(super) struct HostViewSpec {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SandboxInitRequest {
     pub(super) view: HostViewSpec,
+    /// The directory of the host that is the sandbox's root.
+    #[serde(with = "path_bytes")]
+    pub(super) root: PathBuf,
+    /// Where the target sees the root. `None`: nowhere.
+    #[serde(with = "path_bytes::optional")]
+    pub(super) visible_root: Option<PathBuf>,
     /// Whether the sandbox has a network of its own, with a loopback interface only.
     pub(super) private_network: bool,
     /// Whether the numbers of processes begin in the upper half of their range.
@@ -261,7 +272,7 @@ pub(super) enum ControlRequest {
     Signal { pid_inside: i32, signal: i32 },
     /// Sends a signal to all processes but init.
     SignalAll { signal: i32 },
-    /// Changes a mount.
+    /// Changes a mount. The path is relative to the root.
     ChangeMount {
         #[serde(with = "path_bytes")]
         mount_point: PathBuf,
@@ -286,8 +297,8 @@ impl ControlRequest {
 pub(super) enum ControlReply {
     /// Sent by init's parent: init's pid in the harness's pid namespace.
     InitStarted { pid: i32 },
-    /// The sandbox is ready. `fresh_proc`: it has its own /proc.
-    Ready { fresh_proc: bool },
+    /// The sandbox is ready. `fresh_proc`: it has its own /proc. `root_fd`: init's descriptor of the root.
+    Ready { fresh_proc: bool, root_fd: i32 },
     /// Replies to `Spawn`.
     Spawned { pid_inside: i32 },
     /// Replies to `StoreCommand`.

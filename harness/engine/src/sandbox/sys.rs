@@ -10,6 +10,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, SockFlag, SockType, socket};
 use nix::unistd::{ForkResult, Pid};
 
@@ -42,6 +43,28 @@ pub(super) fn close_inherited_fds() -> Result<(), Errno> {
     // memory of ours.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     Errno::result(closed).map(drop)
+}
+
+/// Gives this process an empty session keyring in place of the one that it has inherited. Where the kernel has
+/// no keyrings, or does not permit more of them, the process keeps what it has.
+pub(super) fn leave_session_keyring() -> Result<(), Errno> {
+    const JOIN_SESSION_KEYRING: libc::c_ulong = 1;
+    // SAFETY: this operation takes the name of a keyring, where a null pointer stands for a new one without a
+    // name, and accesses no memory of ours.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    match Errno::result(joined) {
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EDQUOT | Errno::EACCES) | Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets a write beyond the limit on the size of files fail, instead of ending this process. Programs that it
+/// starts get the usual behaviour again.
+pub(super) fn survive_file_size_limit() -> Result<(), Errno> {
+    extern "C" fn do_nothing(_signal: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, so it may interrupt anything.
+    unsafe { sigaction(Signal::SIGXFSZ, &action) }.map(drop)
 }
 
 /// Takes a capability from every program that this process starts from now on. The process itself keeps it.

@@ -8,7 +8,6 @@ use std::sync::Mutex;
 
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
 
-use super::rundir::runs_path;
 use crate::locks::LockExt;
 
 /// At most this many entries of the working directory are looked at.
@@ -32,7 +31,7 @@ pub(super) fn unmapped_files(dir: &Path) -> Vec<PathBuf> {
 /// Directories in which programs write, whatever is in them. Those above them may belong to root.
 fn usual_dirs(dir: &Path) -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    let usual = [dir.to_path_buf(), runs_path(), "/var/tmp".into()];
+    let usual = [dir.to_path_buf(), "/var/tmp".into()];
     usual.into_iter().chain(home).filter_map(|dir| dir.canonicalize().ok()).collect()
 }
 

@@ -77,7 +77,11 @@ impl EmptiedLevel {
 }
 
 /// Opens a subdirectory, and makes it accessible if it is not.
-fn open_subdirectory(dir: &OwnedFd, name: &CStr) -> Result<OwnedFd, Error> {
+/// Opens a directory to empty it, whatever mode it has.
+///
+/// # Errors
+/// It belongs to another user, or is a link.
+pub(in crate::explore) fn open_subdirectory(dir: &OwnedFd, name: &CStr) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = match openat(dir, name, flags, Mode::empty()) {
         Err(Errno::EACCES) => {

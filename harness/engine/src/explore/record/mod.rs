@@ -26,7 +26,7 @@ pub(super) use attributes::set_times;
 pub use attributes::{FileAttributes, FileTime, UnsetAttributes};
 pub use content::{ByteSource, ContentPiece, ContentReader, FileContent};
 pub use copy_tree::{CopyReport, copy_tree};
-pub(super) use empty_directory::empty_directory;
+pub(super) use empty_directory::{empty_directory, open_subdirectory};
 pub(super) use format_boundaries::aligned_neighbors;
 pub use gated_run::{CommandRecording, GatedRun};
 pub use initial_tree::WatchedRoot;
@@ -61,7 +61,7 @@ pub(super) fn record(
         mounts: Vec::new(),
         binds: views.binds(),
         memory_cgroup: false,
-        shared_dir: None,
+        visible_root: None,
         distinct_pids: false,
         host_access: spec.host_access.clone(),
         cwd: spec.command.cwd.clone().map_or_else(current_dir, Ok)?,

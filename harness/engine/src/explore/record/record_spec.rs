@@ -10,13 +10,15 @@ pub struct RecordSpec {
     /// Directories in which the target saves. Their paths contain no symbolic link, and none is inside another.
     /// One that does not exist begins empty.
     pub watched_dirs: Vec<PathBuf>,
+    /// Where their files are, in the same order. `None`: in the watched directories themselves.
+    pub originals: Option<Vec<PathBuf>>,
     /// The command that is recorded.
     pub command: LaunchSpec,
     /// What of the host the command may touch.
     pub host_access: HostAccess,
     /// A line of the output that acknowledges a step as durable; the group `step` is its number.
     pub saved_pattern: Option<regex::Regex>,
-    /// For a second crash: what the first crash left. `None`: the watched directories as they are now.
+    /// For a second crash: what the first crash left, in place of the originals.
     pub first_crash: Option<FirstCrash>,
     /// A watched directory with more bytes is not copied: the target sees it as an overlay. Usually
     /// [`MAX_COPIED_BYTES`](super::MAX_COPIED_BYTES).
@@ -43,7 +45,7 @@ impl RecordSpec {
     /// topmost first.
     pub(super) fn original_layers(&self, number: usize) -> Vec<PathBuf> {
         match &self.first_crash {
-            None => vec![self.watched_dirs[number].clone()],
+            None => vec![self.originals.as_ref().unwrap_or(&self.watched_dirs)[number].clone()],
             Some(first) => {
                 let lowers = first.lower_layers.get(number).into_iter().flatten();
                 std::iter::once(&first.dirs[number]).chain(lowers).cloned().collect()

@@ -1,7 +1,9 @@
 //! Decides how the recorded target sees each watched directory, and prepares that: a private copy of a small
 //! one, an overlay over a large one. Knows no operations.
 
+use std::fs::Permissions;
 use std::io::Error;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -211,7 +213,7 @@ fn probe(spec: &RecordSpec, overlay: &OverlayMount) -> Result<Option<OverlayObst
             mounts: Vec::new(),
             binds: Vec::new(),
             memory_cgroup: false,
-            shared_dir: None,
+            visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),
             cwd: current_dir()?,
@@ -253,6 +255,11 @@ fn copy_with_progress(
 /// Empties a directory.
 fn empty(dir: &Path) -> Result<(), Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::open(dir, flags, Mode::empty())?;
+    // The target may have taken this user's own permissions.
+    let opened = nix::fcntl::open(dir, flags, Mode::empty()).or_else(|_| {
+        let _ = std::fs::set_permissions(dir, Permissions::from_mode(0o700));
+        nix::fcntl::open(dir, flags, Mode::empty())
+    });
+    let dir = opened?;
     empty_directory(dir, &mut |dir, name, _| Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?))
 }

@@ -17,7 +17,8 @@ use nix::unistd::{linkat, mkfifoat, symlinkat};
 
 use super::file_pool::FilePool;
 use crate::explore::record::{
-    ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory, set_times,
+    ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory, open_subdirectory,
+    set_times,
 };
 use crate::explore::states::{CrashCandidate, EntryAttributes, FileTree, LayerPlan, TreeEntry};
 use crate::locks::LockExt;
@@ -364,8 +365,7 @@ impl<'a> Materializer<'a> {
     pub(super) fn clear(&mut self) -> Result<(), Error> {
         self.pool.end_recovery();
         for name in &self.place.dir_names {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let dir = openat(&self.base_dir, name.as_str(), flags, Mode::empty())?;
+            let dir = open_subdirectory(&self.base_dir, &CString::new(name.as_str())?)?;
             empty_directory(dir, &mut |dir, name, ino| self.pool.remove(dir, name, ino))?;
         }
         self.pool.forget_lent();

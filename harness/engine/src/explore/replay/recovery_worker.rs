@@ -94,7 +94,7 @@ impl WorkerSpec<'_> {
             mounts,
             binds,
             memory_cgroup: false,
-            shared_dir: None,
+            visible_root: None,
             distinct_pids: true,
             host_access: self.replay.host_access.clone(),
             cwd: self.replay.resume.cwd.clone().map_or_else(current_dir, Ok)?,
@@ -141,11 +141,7 @@ impl<'a> RecoveryWorker<'a> {
         let dir = spec.replay.work_dir.join(format!("worker-{}", spec.number));
         std::fs::create_dir_all(&dir).map_err(file_error::<ExploreError>("create", &dir))?;
         let sandbox = spec.build_sandbox(dir)?;
-        let base = if spec.is_in_memory() {
-            sandbox.host_path_in_root(Path::new(""))
-        } else {
-            sandbox.root().to_path_buf()
-        };
+        let base = sandbox.host_path_in_root(Path::new(""));
         let place = MaterializePlace {
             base: base.clone(),
             dir_names: (0..spec.replay.watched_dirs.len()).map(|number| number.to_string()).collect(),

@@ -1,0 +1,201 @@
+//! The requests of the harness to a sandbox's init: receives each, does what it asks for, and replies. Runs in
+//! the sandbox's init. What a request is about has its own file: `command_runs`, `host_view`,
+//! `kernel_objects`, `mounts`, `init_children`.
+
+use std::fs::File;
+use std::io::Error;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::command_runs::{CommandRuns, StartFailure};
+use super::host_view::HostView;
+use super::init_children::{InitChildren, send_signal, send_signal_to_all};
+use super::init_error::{InitResult, failed_reply, with_context};
+use super::init_setup::ReadySandbox;
+use super::kernel_objects::KernelObjects;
+use super::mounts::ReadOnlyMounts;
+use super::overlay_mounts::OverlayMounts;
+use super::packet::{Packet, receive_message, send_message};
+use super::protocol::{
+    CompletedCommand, ControlReply, ControlRequest, LaunchSpec, MountChange, SandboxTraces, StoredCommand,
+};
+use super::run_command::RunLimits;
+use super::spawn_request::{FilterToInstall, ProgramStart};
+use crate::seccomp::SeccompProgram;
+
+/// What handles the requests.
+pub(super) struct RequestServer<'a> {
+    socket: &'a OwnedFd,
+    children: InitChildren<'a>,
+    /// The sandbox's root.
+    root: File,
+    mounts: ReadOnlyMounts,
+    /// Descriptors that stay open until the sandbox ends.
+    held_fds: Vec<OwnedFd>,
+    commands: CommandRuns,
+    view: HostView,
+    overlays: OverlayMounts,
+    kernel_objects: KernelObjects,
+    /// Joins the memory cgroup when `0` is written to it.
+    cgroup_procs: Option<File>,
+}
+
+impl<'a> RequestServer<'a> {
+    pub(super) fn new(
+        socket: &'a OwnedFd,
+        sandbox: ReadySandbox,
+        cgroup_procs: Option<File>,
+    ) -> RequestServer<'a> {
+        let ReadySandbox { child_signals, root, view, overlays, kernel_objects } = sandbox;
+        RequestServer {
+            socket,
+            children: InitChildren::new(socket, child_signals),
+            root,
+            mounts: ReadOnlyMounts::default(),
+            held_fds: Vec::new(),
+            commands: CommandRuns::default(),
+            view,
+            overlays,
+            kernel_objects,
+            cgroup_procs,
+        }
+    }
+
+    /// Handles requests until the harness closes the socket.
+    pub(super) fn serve(mut self) -> InitResult<()> {
+        loop {
+            let mut ready = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.children.signals().as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                polled => with_context("wait", polled)?,
+            };
+            let has_request = ready[0].any().unwrap_or(false);
+            self.children.reap_ended()?;
+            if has_request {
+                match with_context("read a request", receive_message(self.socket.as_fd()))? {
+                    None => return Ok(()),
+                    Some(Packet { message: request, fds }) => self.handle(request, fds)?,
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
+        let done = || ControlReply::Done { note: String::new() };
+        let reply = match request {
+            ControlRequest::Spawn { id, launch, filter } => self.spawn(id, &launch, filter, files),
+            ControlRequest::StoreCommand { launch, runner } => {
+                self.commands.store(launch, runner).map_or_else(StartFailure::reply, ControlReply::Stored)
+            }
+            ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh } => {
+                let limits = RunLimits { timeout: Duration::from_millis(timeout_ms), max_output_bytes };
+                match if fresh { self.reset() } else { Ok(()) } {
+                    Ok(()) => self.run_stored(command, limits)?,
+                    Err(error) => error.reply(),
+                }
+            }
+            ControlRequest::StartForkServer { launch } => {
+                self.commands.start_fork_server(launch).map_or_else(StartFailure::reply, |()| done())
+            }
+            ControlRequest::ListChanges { max } => self.list_changes(max),
+            ControlRequest::HoldFd => {
+                self.held_fds.extend(files);
+                done()
+            }
+            ControlRequest::KillAll => {
+                self.children.kill_all()?;
+                done()
+            }
+            ControlRequest::Signal { pid_inside, signal } => signal_reply(send_signal(pid_inside, signal)),
+            ControlRequest::SignalAll { signal } => signal_reply(send_signal_to_all(signal)),
+            ControlRequest::ChangeMount { mount_point, change } => self.change_mount(&mount_point, change),
+        };
+        with_context("reply", send_message(self.socket.as_fd(), &reply, &[]))
+    }
+
+    /// Undoes what commands have left in the view of the host and in the kernel.
+    fn reset(&mut self) -> InitResult<()> {
+        self.view.reset()?;
+        if !self.overlays.is_empty() {
+            // A directory in which a process is stays in use.
+            with_context("leave the working directory", nix::unistd::chdir("/"))?;
+            self.overlays.renew()?;
+            self.view.enter_working_directory()?;
+        }
+        if self.kernel_objects.reset()? {
+            with_context("start a fork server again", self.commands.restart_fork_server())?;
+        }
+        Ok(())
+    }
+
+    /// Runs a stored command, and kills its remaining processes before the reply, which reports whether there
+    /// were any.
+    fn run_stored(&mut self, command: StoredCommand, limits: RunLimits) -> InitResult<ControlReply> {
+        let completed = self.commands.run(command, self.children.signals(), limits);
+        let left_processes = match self.commands.fork_server_pid() {
+            Some(server) => self.children.kill_all_but(server)?,
+            None => self.children.kill_all()?,
+        };
+        Ok(match completed {
+            Ok(completed) => ControlReply::CommandEnded(CompletedCommand { left_processes, ..completed }),
+            Err(failure) => failure.reply(),
+        })
+    }
+
+    fn list_changes(&self, max: usize) -> ControlReply {
+        ControlReply::Changes(SandboxTraces {
+            changes: self.view.changes(max),
+            private_dirs: self.view.private_dirs(),
+            network_failures: self.kernel_objects.network_failures(),
+        })
+    }
+
+    fn change_mount(&mut self, mount_point: &Path, change: MountChange) -> ControlReply {
+        let path = Path::new("/proc/self/fd").join(self.root.as_raw_fd().to_string()).join(mount_point);
+        match self.mounts.change(&path, change) {
+            Ok(note) => ControlReply::Done { note },
+            Err(error) => {
+                failed_reply(&format!("change the mount at `{}`", mount_point.display()), &error.into())
+            }
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        id: u64,
+        launch: &LaunchSpec,
+        filter: Option<SeccompProgram>,
+        files: Vec<OwnedFd>,
+    ) -> ControlReply {
+        let mut files = files.into_iter();
+        let failed = |source| StartFailure::new(launch.program_name(), source).reply();
+        let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
+            return failed(Error::other("the request has no output descriptors"));
+        };
+        let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
+        let start = ProgramStart { stdout, stderr, filter, cgroup_procs: self.cgroup_procs.as_ref() };
+        match start.spawn(launch) {
+            Ok(pid) => {
+                self.children.expect(pid, id);
+                ControlReply::Spawned { pid_inside: pid.as_raw() }
+            }
+            Err(error) => failed(error),
+        }
+    }
+}
+
+/// The reply after a signal. A receiver that has ended is no error: targets end at any time.
+fn signal_reply(sent: Result<(), Errno>) -> ControlReply {
+    match sent {
+        Ok(()) => ControlReply::Signalled { received: true },
+        Err(Errno::ESRCH) => ControlReply::Signalled { received: false },
+        Err(error) => failed_reply("send a signal", &error.into()),
+    }
+}
