@@ -109,6 +109,7 @@ impl Case {
         let watched_dirs = vec![self.watched()];
         ExploreConfig {
             record: RecordSpec {
+                originals: None,
                 watched_dirs: watched_dirs.clone(),
                 command: self.launch(&self.command),
                 host_access: HostAccess::default(),
