@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufWriter, Error, Write};
+use std::io::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -16,16 +16,14 @@ use super::attributes::FileAttributes;
 use super::content::{ByteSource, ContentReader, FileContent};
 use super::format_boundaries::format_boundaries;
 use super::initial_tree::{InitialTree, WatchedRoot};
+use super::payload_log::PayloadLog;
 use super::pinned_files::PinnedFiles;
+use super::recorded_lines::{RecordedLine, RecordedLines};
 use super::recording::{
     FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
 };
 use crate::gate::{CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, InterceptedCall};
 
-/// Payloads up to this size are deduplicated, so that equal writes have equal content.
-const MAX_DEDUP_BYTES: usize = 64 * 1024;
-/// A line of the target's output is cut after this many bytes.
-const MAX_LINE_BYTES: usize = 4096;
 /// At most this many paths outside the watched directories are listed.
 const MAX_OUTSIDE_PATHS: usize = 50;
 
@@ -38,22 +36,11 @@ pub struct OpRecorder {
     contents: HashMap<NodeId, FileContent>,
     attributes: AttributeTable,
     attribute_tracker: AttributeTracker,
-    payload_log: BufWriter<File>,
-    payload_log_len: u64,
-    /// Where the current call's bytes begin in the payload log.
-    payload_start: u64,
-    /// The first bytes of the current call's payload.
-    payload_head: Vec<u8>,
-    /// Where each small payload starts in the payload log, by its digest.
-    offset_by_digest: HashMap<[u8; 32], u64>,
+    payload_log: PayloadLog,
     /// Files with a writable shared mapping, each with a descriptor that reads it.
     mapped_files: Vec<MappedFile>,
     pinned_files: PinnedFiles,
-    output_pipes: Vec<FileId>,
-    /// Bytes of each pipe after its last line end.
-    partial_lines: HashMap<FileId, Vec<u8>>,
-    saved_pattern: Option<Regex>,
-    internal_pattern: Option<Regex>,
+    output_lines: RecordedLines,
     /// The first error of the harness; `finish` returns it.
     failure: Option<Error>,
 }
@@ -117,17 +104,14 @@ impl OpRecorder {
             contents: initial.contents,
             attributes: initial.attributes,
             attribute_tracker,
-            payload_log: BufWriter::with_capacity(MAX_DEDUP_BYTES, File::create_new(config.payload_log)?),
-            payload_log_len: 0,
-            payload_start: 0,
-            payload_head: Vec::new(),
-            offset_by_digest: HashMap::new(),
+            payload_log: PayloadLog::create(config.payload_log)?,
             mapped_files: Vec::new(),
             pinned_files,
-            output_pipes: config.output_pipes,
-            partial_lines: HashMap::new(),
-            saved_pattern: config.saved_pattern,
-            internal_pattern: config.internal_pattern,
+            output_lines: RecordedLines::new(
+                config.output_pipes,
+                config.saved_pattern,
+                config.internal_pattern,
+            ),
             failure: None,
         })
     }
@@ -192,12 +176,8 @@ impl OpRecorder {
             self.record_mapped_changes(node);
         }
         self.mapped_files.clear();
-        for pipe in self.partial_lines.keys().copied().collect::<Vec<_>>() {
-            let last_line = self.partial_lines.remove(&pipe).unwrap_or_default();
-            if !last_line.is_empty() {
-                self.record_line(pipe, &last_line);
-            }
-        }
+        let last_lines = self.output_lines.take_last_lines();
+        self.record_lines(last_lines);
         self.payload_log.flush()?;
         self.recording.attribute_sets = self.attributes.sets().to_vec();
         match self.failure.take() {
@@ -295,24 +275,15 @@ impl OpRecorder {
     }
 
     fn record_write(&mut self, kind: OpKind, node: NodeId, offset: u64, len_bytes: u64) {
-        let payload_offset = self.dedup_offset(len_bytes);
+        let payload_offset = self.payload_log.offset_of_payload(len_bytes);
         self.attribute_tracker.forget_set_time(node);
-        let boundaries = format_boundaries(offset, &self.payload_head);
+        let boundaries = format_boundaries(offset, self.payload_log.head());
         if !boundaries.is_empty() {
             self.recording.format_boundaries.insert(self.recording.ops.len() as u32, boundaries);
         }
         self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::PayloadLog(payload_offset));
         let operands = format!("{}, {len_bytes} bytes at {offset}", self.display_path(node));
         self.push_op(kind, OpEffect::Write { node, offset, len_bytes, payload_offset }, &operands);
-    }
-
-    /// The offset of the current payload in the payload log: that of an earlier, equal payload, if small.
-    fn dedup_offset(&mut self, len_bytes: u64) -> u64 {
-        if len_bytes as usize == self.payload_head.len() {
-            let digest = *blake3::hash(&self.payload_head).as_bytes();
-            return *self.offset_by_digest.entry(digest).or_insert(self.payload_start);
-        }
-        self.payload_start
     }
 
     fn record_resize(&mut self, kind: OpKind, node: NodeId, size_bytes: u64) {
@@ -352,7 +323,7 @@ impl OpRecorder {
             }
             let old_len = known_file.read_at(&mut old, offset)?;
             if old[..old_len.min(new_len)] != new[..old_len.min(new_len)] || old_len < new_len {
-                self.begin_payload();
+                self.payload_log.begin_payload();
                 self.on_payload(&new[..new_len]);
                 self.record_write(OpKind::MappedWrite, node, offset, new_len as u64);
             }
@@ -360,37 +331,17 @@ impl OpRecorder {
         }
     }
 
-    fn begin_payload(&mut self) {
-        self.payload_start = self.payload_log_len;
-        self.payload_head.clear();
-    }
-
-    fn record_line(&mut self, pipe: FileId, line: &[u8]) {
-        let on_stdio = self.output_pipes.contains(&pipe);
-        let line = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE_BYTES)]).trim_end().to_owned();
-        if !on_stdio && !self.internal_pattern.as_ref().is_some_and(|pattern| pattern.is_match(&line)) {
-            return;
+    fn record_lines(&mut self, lines: Vec<RecordedLine>) {
+        for RecordedLine { text, saved_step, on_stdio } in lines {
+            let operands = text.clone();
+            self.push_op(OpKind::Output, OpEffect::Output { line: text, saved_step, on_stdio }, &operands);
         }
-        let saved_step = self
-            .saved_pattern
-            .as_ref()
-            .filter(|_| on_stdio)
-            .and_then(|pattern| pattern.captures(&line))
-            .and_then(|captures| captures.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
-        let operands = line.clone();
-        self.push_op(OpKind::Output, OpEffect::Output { line, saved_step, on_stdio }, &operands);
     }
 
     fn record_output(&mut self, pipe: FileId) {
         // The bytes stay in the payload log, but no operation refers to them: they are part of no file.
-        let mut text = self.partial_lines.remove(&pipe).unwrap_or_default();
-        text.extend_from_slice(&self.payload_head);
-        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            self.record_line(pipe, &line);
-        }
-        text.truncate(MAX_LINE_BYTES);
-        self.partial_lines.insert(pipe, text);
+        let lines = self.output_lines.add(pipe, self.payload_log.head());
+        self.record_lines(lines);
     }
 
     fn record_created(&mut self, entry: &DirectoryEntry, file_id: FileId, file: &OwnedFd) {
@@ -415,7 +366,7 @@ impl OpRecorder {
 impl CallHandler for OpRecorder {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
         self.record_attribute_changes(Some(call.tid));
-        self.begin_payload();
+        self.payload_log.begin_payload();
         match call.kind {
             CallKind::OpenToRead | CallKind::Read | CallKind::Stat | CallKind::Access | CallKind::Close => {
                 CallDecision::Continue
@@ -425,22 +376,16 @@ impl CallHandler for OpRecorder {
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
-        if (self.payload_head.len() as u64) == self.payload_log_len - self.payload_start
-            && self.payload_head.len() + bytes.len() <= MAX_DEDUP_BYTES
-        {
-            self.payload_head.extend_from_slice(bytes);
-        }
-        if let Err(error) = self.payload_log.write_all(bytes) {
+        if let Err(error) = self.payload_log.append(bytes) {
             self.failure.get_or_insert(error);
         }
-        self.payload_log_len += bytes.len() as u64;
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
         // A call of another thread may have ended in the meantime.
         self.record_attribute_changes(None);
         self.record_effect(effect);
-        self.begin_payload();
+        self.payload_log.begin_payload();
     }
 
     fn needs_paths(&self) -> bool {
@@ -452,7 +397,7 @@ impl CallHandler for OpRecorder {
     }
 
     fn observes_pipe(&self, pipe: FileId) -> bool {
-        self.internal_pattern.is_some() || self.output_pipes.contains(&pipe)
+        self.output_lines.observes(pipe)
     }
 }
 
