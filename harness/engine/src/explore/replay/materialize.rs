@@ -218,15 +218,7 @@ impl<'a> Materializer<'a> {
         let key = format!("{key}-{set}-{keeps_time}-{last_change}");
         if self.pool.lend(&key, name)? {
             // A recovery that has read the file has changed its access time.
-            let times = self.times(attributes);
-            utimensat(
-                &self.base_dir,
-                name,
-                &times.accessed,
-                &times.modified,
-                UtimensatFlags::NoFollowSymlink,
-            )?;
-            return Ok(());
+            return self.set_times_at(name, attributes);
         }
         let (file, current) = self.open_new(name, attributes)?;
         let file = File::from(file);
@@ -267,17 +259,7 @@ impl<'a> Materializer<'a> {
         if (set.uid, set.gid) != (self.new_file.uid, self.new_file.gid) {
             set.apply_to_link(self.open_path(name)?.as_fd(), &self.new_file)?;
         }
-        if attributes.keeps_time {
-            let times = self.times(attributes);
-            utimensat(
-                &self.base_dir,
-                name,
-                &times.accessed,
-                &times.modified,
-                UtimensatFlags::NoFollowSymlink,
-            )?;
-        }
-        Ok(())
+        if attributes.keeps_time { self.set_times_at(name, attributes) } else { Ok(()) }
     }
 
     fn create_pipe(&self, name: &CStr, attributes: EntryAttributes) -> Result<(), Error> {
@@ -317,10 +299,7 @@ impl<'a> Materializer<'a> {
         if !set.is_same_without_times(&dir.current) {
             set.apply(self.open_directory(&dir.name)?.as_fd(), &dir.current)?;
         }
-        let times = self.times(dir.attributes);
-        let name = dir.name.as_c_str();
-        utimensat(&self.base_dir, name, &times.accessed, &times.modified, UtimensatFlags::NoFollowSymlink)?;
-        Ok(())
+        self.set_times_at(&dir.name, dir.attributes)
     }
 
     fn open_directory(&self, name: &CStr) -> Result<OwnedFd, Error> {
@@ -345,6 +324,12 @@ impl<'a> Materializer<'a> {
             cached.by_digest.insert(digest, bytes.clone());
         }
         Ok(bytes)
+    }
+
+    fn set_times_at(&self, name: &CStr, attributes: EntryAttributes) -> Result<(), Error> {
+        let FileTimes { accessed, modified } = self.times(attributes);
+        utimensat(&self.base_dir, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)?;
+        Ok(())
     }
 
     fn times(&self, attributes: EntryAttributes) -> FileTimes {
