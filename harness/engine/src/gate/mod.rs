@@ -12,6 +12,7 @@
 //! mappings). io_uring and libaio fail with ENOSYS, so that programs fall back to ordinary calls.
 
 mod attribute_calls;
+mod byte_transfer;
 mod call_rules;
 mod calls;
 mod filter;

@@ -3,31 +3,28 @@
 //! It works on duplicates of the target's descriptors, which share file offset and status flags, and relative
 //! to directories that were opened in the target's own mounts.
 
-use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{
-    AtFlags, FallocateFlags, FcntlArg, OFlag, RenameFlags, fallocate, fcntl, openat, renameat2,
-};
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, openat, renameat2};
 use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
 use super::CallKind;
 use super::attribute_calls::AttributeCall;
-use super::calls::{BufferArgument, CallRequest, TransferMethod};
+use super::byte_transfer::{ByteTransfer, CallResult, WriteOptions, proc_fd_path};
+use super::calls::CallRequest;
 use super::handler::{CallEffect, CallHandler, Swap};
 use super::resolve_call::{OpenFile, ResolvedCall};
 use super::stat::{FileId, FileStat};
 use super::sys::{self, NotificationResponse};
-use super::target_thread::{MemorySegment, ResolvedPath, TargetThread, reopen_path};
+use super::target_thread::{ResolvedPath, TargetThread, reopen_path};
 
-/// Bytes copied between target and file at a time: few enough to stay in a core's cache.
-const CHUNK_BYTES: usize = 256 * 1024;
 /// Mode of the empty file that replaces a file.
 const SWAPPED_IN_MODE: u32 = 0o644;
 
@@ -50,9 +47,6 @@ pub(super) struct CallContext<'a> {
     pub(super) handler: &'a mut dyn CallHandler,
 }
 
-/// The return value of a call, or its errno.
-type CallResult = Result<i64, Errno>;
-
 impl CallContext<'_> {
     /// Lets an unwatched call continue. First passes what it writes into an observed pipe to the handler.
     pub(super) fn continue_unwatched(&mut self, request: &CallRequest, call: &ResolvedCall) -> CallResponse {
@@ -61,12 +55,7 @@ impl CallContext<'_> {
             && self.handler.observes_pipe(stat.file_id)
             && let Ok(segments) = self.thread.segments(*buffer)
         {
-            for MemorySegment { address, len_bytes } in segments {
-                let mut chunk = vec![0; usize::try_from(len_bytes).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
-                if let Ok(read_bytes) = self.thread.read_memory(address, &mut chunk) {
-                    self.handler.on_payload(&chunk[..read_bytes]);
-                }
-            }
+            self.bytes().show_first_chunks(segments);
             self.handler.on_effect(CallEffect::OutputWritten { pipe: stat.file_id });
         }
         CallResponse::Now(NotificationResponse::Continue)
@@ -126,11 +115,18 @@ impl CallContext<'_> {
                 _,
                 _,
                 Some(OpenFile { fd: file, stat }),
-            ) => Some(self.write(&file, stat, buffer, WriteOptions { offset, append, sync }, max_bytes)),
+            ) => Some(self.bytes().write(
+                &OpenFile { fd: file, stat },
+                buffer,
+                WriteOptions { offset, append, sync },
+                max_bytes,
+            )),
             (CallRequest::Read { buffer, offset, .. }, _, _, Some(OpenFile { fd: file, .. })) => {
-                Some(self.read(&file, buffer, offset, max_bytes))
+                Some(self.bytes().read(&file, buffer, offset, max_bytes))
             }
-            (request @ CallRequest::Transfer { .. }, _, _, Some(file)) => Some(self.transfer(request, &file)),
+            (request @ CallRequest::Transfer { .. }, _, _, Some(file)) => {
+                Some(self.bytes().transfer(request, &file))
+            }
             (CallRequest::Truncate { size_bytes, .. }, _, _, Some(OpenFile { fd: file, stat })) => {
                 Some(self.truncate(&file, stat.file_id, size_bytes))
             }
@@ -182,6 +178,10 @@ impl CallContext<'_> {
         }
     }
 
+    fn bytes(&mut self) -> ByteTransfer<'_> {
+        ByteTransfer { tid: self.tid, thread: self.thread, handler: self.handler }
+    }
+
     /// Tells the handler that the kernel is about to change attributes.
     fn announce_attributes(&mut self, kind: CallKind, file: &OpenFile) {
         let (tid, file_id) = (self.tid, file.stat.file_id);
@@ -214,104 +214,6 @@ impl CallContext<'_> {
         Ok(file)
     }
 
-    fn write(
-        &mut self,
-        file: &OwnedFd,
-        stat: FileStat,
-        buffer: BufferArgument,
-        options: WriteOptions,
-        max_bytes: u64,
-    ) -> CallResult {
-        let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
-        let appends = options.append || flags.contains(OFlag::O_APPEND);
-        let start = match (appends, options.offset) {
-            (true, _) => stat.size_bytes,
-            (false, Some(offset)) => offset,
-            (false, None) => file_position(file)?,
-        };
-        let synced = options.sync || flags.intersects(OFlag::O_SYNC | OFlag::O_DSYNC);
-        let mut written = 0;
-        let own_start = options.offset.map(|_| start);
-        let result = self.write_segments(file, buffer, own_start, max_bytes, &mut written);
-        if written > 0 {
-            self.handler.on_effect(CallEffect::Wrote {
-                file_id: stat.file_id,
-                offset: start,
-                len_bytes: written,
-                synced,
-            });
-            return Ok(written as i64);
-        }
-        result.map(|()| 0)
-    }
-
-    /// Writes from the offset `own_start` on, as pwrite does, or without it at the descriptor's own offset.
-    /// `written` also counts bytes that were written before an error.
-    fn write_segments(
-        &mut self,
-        file: &OwnedFd,
-        buffer: BufferArgument,
-        own_start: Option<u64>,
-        max_bytes: u64,
-        written: &mut u64,
-    ) -> Result<(), Errno> {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        for MemorySegment { address, len_bytes } in self.thread.segments(buffer)? {
-            let mut done = 0;
-            while done < len_bytes && *written < max_bytes {
-                let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - *written);
-                let part = &mut chunk[..usize::try_from(requested).unwrap_or(CHUNK_BYTES)];
-                let read = self.thread.read_memory(address + done, part)?;
-                let written_now = match own_start {
-                    None => nix::unistd::write(file, &part[..read])?,
-                    Some(start) => {
-                        let offset = i64::try_from(start + *written).map_err(|_| Errno::EFBIG)?;
-                        nix::sys::uio::pwrite(file, &part[..read], offset)?
-                    }
-                };
-                self.handler.on_payload(&part[..written_now]);
-                done += written_now as u64;
-                *written += written_now as u64;
-                if written_now < read || (read as u64) < requested {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn read(
-        &mut self,
-        file: &OwnedFd,
-        buffer: BufferArgument,
-        offset: Option<u64>,
-        max_bytes: u64,
-    ) -> CallResult {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let mut total = 0;
-        for MemorySegment { address, len_bytes } in self.thread.segments(buffer)? {
-            let mut done = 0;
-            while done < len_bytes && total < max_bytes {
-                let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - total);
-                let part = &mut chunk[..usize::try_from(requested).unwrap_or(CHUNK_BYTES)];
-                let read = match offset {
-                    None => nix::unistd::read(file, part)?,
-                    Some(offset) => {
-                        let offset = i64::try_from(offset + total).map_err(|_| Errno::EINVAL)?;
-                        nix::sys::uio::pread(file, part, offset)?
-                    }
-                };
-                sys::write_memory(self.tid, address + done, &part[..read])?;
-                done += read as u64;
-                total += read as u64;
-                if (read as u64) < requested {
-                    return Ok(total as i64);
-                }
-            }
-        }
-        Ok(total as i64)
-    }
-
     /// Replaces the file that the call acts on. Fails with ENOENT if there is no such file.
     pub(super) fn swap(&mut self, call: &ResolvedCall, with: Swap) -> Result<(), Errno> {
         let path = call.resolved_path.as_ref().filter(|path| path.stat.is_some()).ok_or(Errno::ENOENT)?;
@@ -332,77 +234,6 @@ impl CallContext<'_> {
             }
         }
         self.handler.on_effect(CallEffect::Swapped { path: call.path.clone() });
-        Ok(())
-    }
-
-    fn transfer(&mut self, request: CallRequest, out_file: &OpenFile) -> CallResult {
-        let CallRequest::Transfer { method, in_fd, in_offset_address, out_offset_address, len_bytes, .. } =
-            request
-        else {
-            return Err(Errno::EINVAL);
-        };
-        let (out, stat) = (&out_file.fd, out_file.stat);
-        if method == TransferMethod::Splice {
-            // Bytes spliced from a pipe can't be captured. Programs fall back to read and write.
-            self.handler.on_effect(CallEffect::Refused { feature: "splice into a watched file" });
-            return Err(Errno::EINVAL);
-        }
-        let source = self.thread.duplicate_fd(in_fd)?;
-        let mut in_offset = self.read_offset(in_offset_address)?;
-        let mut out_offset = self.read_offset(out_offset_address)?;
-        let start = out_offset
-            .map_or_else(|| file_position(out), |offset| u64::try_from(offset).map_err(|_| Errno::EINVAL))?;
-        let len_bytes = usize::try_from(len_bytes).unwrap_or(usize::MAX);
-        let moved_bytes = match method {
-            TransferMethod::CopyFileRange => {
-                nix::fcntl::copy_file_range(&source, in_offset.as_mut(), out, out_offset.as_mut(), len_bytes)?
-            }
-            _ => nix::sys::sendfile::sendfile64(out, &source, in_offset.as_mut(), len_bytes)?,
-        };
-        for (address, offset) in [(in_offset_address, in_offset), (out_offset_address, out_offset)] {
-            if let Some(offset) = offset {
-                sys::write_memory(self.tid, address, &offset.to_ne_bytes())?;
-            }
-        }
-        self.read_back(out, start, moved_bytes as u64)?;
-        self.handler.on_effect(CallEffect::Wrote {
-            file_id: stat.file_id,
-            offset: start,
-            len_bytes: moved_bytes as u64,
-            synced: false,
-        });
-        Ok(moved_bytes as i64)
-    }
-
-    /// Reads an `off_t` of the target. Address 0 means that the call was made without an offset.
-    fn read_offset(&self, address: u64) -> Result<Option<i64>, Errno> {
-        let mut bytes = [0; 8];
-        match address {
-            0 => Ok(None),
-            address if self.thread.read_memory(address, &mut bytes)? == 8 => {
-                Ok(Some(i64::from_ne_bytes(bytes)))
-            }
-            _ => Err(Errno::EFAULT),
-        }
-    }
-
-    /// Passes what was just written to the handler, by reading it back from the file.
-    fn read_back(&mut self, file: &OwnedFd, mut offset: u64, mut left_bytes: u64) -> Result<(), Errno> {
-        let readable = nix::fcntl::open(
-            proc_fd_path(file).as_c_str(),
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut chunk = vec![0; CHUNK_BYTES];
-        while left_bytes > 0 {
-            let part_bytes = usize::try_from(left_bytes).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-            let read = nix::sys::uio::pread(&readable, &mut chunk[..part_bytes], offset as i64)?;
-            if read == 0 {
-                return Err(Errno::EIO);
-            }
-            self.handler.on_payload(&chunk[..read]);
-            (offset, left_bytes) = (offset + read as u64, left_bytes - read as u64);
-        }
         Ok(())
     }
 
@@ -510,29 +341,8 @@ impl CallContext<'_> {
     }
 }
 
-/// Arguments of a write beyond its descriptor and buffer.
-#[derive(Clone, Copy)]
-struct WriteOptions {
-    /// Where to write, as for pwrite. Default: at the descriptor's own offset.
-    offset: Option<u64>,
-    /// Appends, also if the descriptor does not.
-    append: bool,
-    /// Writes synchronously, also if the descriptor does not.
-    sync: bool,
-}
-
 /// Opens the entry that a path names with `O_PATH`. Does not follow a symbolic link.
 fn open_entry(path: &ResolvedPath) -> Result<OpenFile, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     OpenFile::new(openat(&path.dir, path.name.as_c_str(), flags, Mode::empty())?)
-}
-
-fn file_position(file: &OwnedFd) -> Result<u64, Errno> {
-    let offset = nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekCur)?;
-    u64::try_from(offset).map_err(|_| Errno::EINVAL)
-}
-
-/// A path in /proc that names one of our own descriptors.
-fn proc_fd_path(file: &OwnedFd) -> CString {
-    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
 }
