@@ -12,6 +12,7 @@ mod effect;
 mod ending;
 mod exploration;
 mod failed_run;
+mod finding;
 mod gpu;
 mod operation;
 mod record;
@@ -30,10 +31,9 @@ mod yaml;
 
 pub use effect::*;
 pub use ending::Ending;
-pub use exploration::{
-    Cause, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError, Fate, Finding, OperationLine,
-};
+pub use exploration::{CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError};
 pub use failed_run::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
+pub use finding::{Cause, Fate, Finding, OperationLine};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 pub use operation::{CallKind, Errno};

@@ -175,7 +175,8 @@ const SCENARIOS: &ArrowTable = &[
     ("failed_run", &["ending", "sandbox_hint"]),
     ("record", &["ending", "failed_run", "sandbox_hint", "trials_planned", "verdict"]),
     ("trial_counts", &["record", "trials_planned"]),
-    ("exploration", &["effect", "recovery_check", "sandbox_hint", "trials_planned", "verdict"]),
+    ("finding", &["effect", "verdict"]),
+    ("exploration", &["finding", "recovery_check", "sandbox_hint", "trials_planned", "verdict"]),
     (
         "check",
         &[
