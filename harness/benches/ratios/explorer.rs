@@ -9,8 +9,9 @@ use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, MAX_COPIED_BYTES,
     RecordSpec, ReplaySpec, ReportSpec, explore,
 };
-use engine::sandbox::{CommandRunner, HostAccess, LaunchSpec, Sandbox, SandboxSpec, current_dir};
+use engine::sandbox::{CommandRunner, HostAccess, LaunchSpec, Sandbox, StoredCommand};
 
+use crate::bench_sandboxes::{build_sandboxes, close_sandboxes, commands_per_second};
 use crate::{RatioLimit, Row, median};
 
 const JOBS: usize = 2;
@@ -83,37 +84,14 @@ fn run_explorer(config: &ExploreConfig) -> ExploreResult {
 
 /// The rate of the same recovery command in the same number of sandboxes, without materialising any state.
 fn bare_recoveries_per_second(dir: &Path, resume: &LaunchSpec, calls: usize) -> f64 {
-    let start = Instant::now();
-    let all_built = std::sync::Barrier::new(JOBS);
-    let seconds = std::thread::scope(|scope| {
-        let work = |job: usize| {
-            let dir = dir.join(format!("ceiling-{job}"));
-            std::fs::create_dir(&dir).unwrap();
-            let spec = SandboxSpec {
-                dir,
-                mounts: Vec::new(),
-                binds: Vec::new(),
-                memory_cgroup: false,
-                visible_root: None,
-                distinct_pids: false,
-                host_access: HostAccess::default(),
-                cwd: current_dir().unwrap(),
-            };
-            let sandbox = Sandbox::build(spec).unwrap();
-            let command = sandbox.store_command(resume, CommandRunner::NewProcess).unwrap();
-            all_built.wait();
-            let first = start.elapsed();
-            for _ in 0..calls / JOBS {
-                sandbox.run_stored(command, Duration::from_secs(20), 4096).unwrap();
-            }
-            let seconds = (start.elapsed() - first).as_secs_f64();
-            sandbox.close().unwrap();
-            seconds
-        };
-        let threads: Vec<_> = (0..JOBS).map(|job| scope.spawn(move || work(job))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).fold(0.0, f64::max)
+    let sandboxes = build_sandboxes(dir, JOBS);
+    let store = |sandbox: &Sandbox| sandbox.store_command(resume, CommandRunner::NewProcess).unwrap();
+    let stored: Vec<StoredCommand> = sandboxes.iter().map(store).collect();
+    let rate = commands_per_second(JOBS, calls / JOBS, &|job| {
+        sandboxes[job].run_stored(stored[job], Duration::from_secs(20), 4096).unwrap();
     });
-    calls as f64 / seconds
+    close_sandboxes(sandboxes);
+    rate
 }
 
 /// Compares the explorer with running its recovery command alone.
@@ -147,7 +125,7 @@ fn measure_file_size(title: &'static str, [saves, files, kib]: [&str; 3], limit:
         ratios.push(rate / bare_rate);
     }
     let measured = format!("{rate:.0} of {bare_rate:.0} /s, {tried} states, {JOBS} jobs");
-    Row { title, measured, ratio: Some(median(ratios)), limit }
+    Row { title: title.into(), measured, ratio: Some(median(ratios)), limit }
 }
 
 /// Prepares a root of the reference trainer with one submitted job. Returns the trainer's program.
@@ -173,7 +151,7 @@ pub(crate) fn against_strace() -> Vec<Row> {
     let title = "states/s against killing and restarting under strace";
     let limit = RatioLimit::AtLeast(100.0);
     if Command::new("strace").arg("-V").output().is_err() {
-        return vec![Row { title, measured: "skipped: no strace".into(), ratio: None, limit }];
+        return vec![Row { title: title.into(), measured: "skipped: no strace".into(), ratio: None, limit }];
     }
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -208,7 +186,7 @@ pub(crate) fn against_strace() -> Vec<Row> {
          against {strace_rate:.1} /s; the reference trainer",
         explored.tried.len()
     );
-    vec![Row { title, measured, ratio: Some(explored_rate / strace_rate), limit }]
+    vec![Row { title: title.into(), measured, ratio: Some(explored_rate / strace_rate), limit }]
 }
 
 /// Compares recoveries that are forked from a warm Python with recoveries that each start a new one.
@@ -219,7 +197,7 @@ pub(crate) fn warm_start() -> Vec<Row> {
     let has_numpy = Command::new(&python).args(["-c", "import numpy"]).output();
     if !has_numpy.is_ok_and(|output| output.status.success()) {
         let measured = format!("skipped: `{python}` has no numpy; set PYTHON to one that has it");
-        return vec![Row { title, measured, ratio: None, limit }];
+        return vec![Row { title: title.into(), measured, ratio: None, limit }];
     }
     let dir = tempfile::tempdir().unwrap();
     let watched_dir = dir.path().join("watched");
@@ -245,5 +223,5 @@ pub(crate) fn warm_start() -> Vec<Row> {
     let (warm, fresh) = rounds[rounds.len() / 2];
     let ratio = median(rounds.iter().map(|(warm, fresh)| warm / fresh).collect());
     let measured = format!("{warm:.0} /s against {fresh:.1} /s, {JOBS} jobs");
-    vec![Row { title, measured, ratio: Some(ratio), limit }]
+    vec![Row { title: title.into(), measured, ratio: Some(ratio), limit }]
 }

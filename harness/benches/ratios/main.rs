@@ -10,6 +10,7 @@
     reason = "a benchmark prints its table, and stops at the first error"
 )]
 
+mod bench_sandboxes;
 mod explorer;
 mod overhead;
 mod programs;
@@ -20,7 +21,7 @@ mod watched_sandbox;
 
 /// One line of the table.
 pub(crate) struct Row {
-    pub(crate) title: &'static str,
+    pub(crate) title: String,
     pub(crate) measured: String,
     /// `None` if it could not be measured. `measured` then has the reason.
     pub(crate) ratio: Option<f64>,

@@ -84,7 +84,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
         median(rounds.iter().map(|round| round.1).collect()),
     );
     vec![Row {
-        title: "a training run under the gate",
+        title: "a training run under the gate".into(),
         measured: format!("{gated:.2} s against {ungated:.2} s: 600 steps, 6 saves"),
         ratio: Some(gated / ungated),
         limit: RatioLimit::AtMost(1.02),
@@ -127,7 +127,7 @@ pub(crate) fn save_overhead() -> Vec<Row> {
         for (title, column, limit) in [(injecting, 1, limits.0), (recording, 2, limits.1)] {
             let (ungated, gated) = (median_of(0), median_of(column));
             let measured = format!("{:.0} ms against {:.0} ms", gated * 1e3, ungated * 1e3);
-            rows.push(Row { title, measured, ratio: Some(gated / ungated), limit });
+            rows.push(Row { title: title.into(), measured, ratio: Some(gated / ungated), limit });
         }
     }
     rows
