@@ -1,5 +1,7 @@
 //! One test for each shipped scenario, and one for each shipped scenario that has guards: it must be violated
 //! without them. Tests that this machine cannot run are listed as ignored, with the reason.
+//!
+//! `cargo test -p trainwreck --test scenarios -- fs-01` runs one scenario.
 
 #![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
 
@@ -10,30 +12,122 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use engine::run::needed_mechanisms;
-use libtest_mimic::Failed;
-use scenarios::Scenario;
+use libtest_mimic::{Arguments, Failed, Trial};
+use scenarios::{Event, Record, Scenario, Verdict};
 use support::command::{output_text, run_trainwreck, workspace};
 use support::machine::{Need, missing};
-use support::trial::{run_sequentially, trial};
+use support::trial::trial;
 
 fn main() -> ExitCode {
-    let mut trials = Vec::new();
+    let arguments = Arguments::from_args();
+    let (run, ablate) = (LibraryRun::new("run"), LibraryRun::new("ablate"));
+    let (mut with_guards, mut without_guards) = (Vec::new(), Vec::new());
     for scenario in shipped_scenarios() {
         let needs: Vec<Need> = needed_mechanisms(&scenario).into_iter().map(Need::Mechanism).collect();
         let missing = missing(&needs);
-        let [survived, violated] = [scenario.id().to_owned(), scenario.id().to_owned()];
-        trials.push(trial(format!("{survived}_is_survived"), missing.as_deref(), move || {
-            run_verb("run", &survived)
-        }));
+        let id = scenario.id();
+        let trial = run.trial(&arguments, format!("{id}_is_survived"), id, missing.as_deref());
+        with_guards.push(trial);
         if !scenario.guards().is_empty() {
-            let name = format!("{violated}_is_violated_without_its_guards");
-            trials.push(trial(name, missing.as_deref(), move || run_verb("ablate", &violated)));
+            let name = format!("{id}_is_violated_without_its_guards");
+            without_guards.push(ablate.trial(&arguments, name, id, missing.as_deref()));
         }
     }
-    // Each scenario uses all cores by itself.
-    run_sequentially(trials)
+    // The first two trials run one command each, at the same time. The others read what these found.
+    let rest = without_guards.split_off(1.min(without_guards.len()));
+    let trials: Vec<Trial> = without_guards.into_iter().chain(with_guards).chain(rest).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// One invocation of the command for all scenarios of which a trial is selected. It runs them side by side, and
+/// they share baselines. The first trial starts it.
+struct LibraryRun {
+    verb: &'static str,
+    /// The scenarios that it runs.
+    ids: Mutex<Vec<String>>,
+    outcome: OnceLock<LibraryOutcome>,
+}
+
+/// What the command did.
+struct LibraryOutcome {
+    is_success: bool,
+    /// The verdicts, by the scenario's name in the record: its ID, then ` without ` and the guard.
+    verdicts: Vec<NamedVerdict>,
+    /// What it printed, after its exit.
+    text: String,
+}
+
+struct NamedVerdict {
+    name: String,
+    verdict: Verdict,
+}
+
+impl LibraryRun {
+    fn new(verb: &'static str) -> Arc<LibraryRun> {
+        Arc::new(LibraryRun { verb, ids: Mutex::default(), outcome: OnceLock::new() })
+    }
+
+    /// The trial of one scenario. If the arguments select it, the command runs the scenario.
+    fn trial(
+        self: &Arc<Self>,
+        arguments: &Arguments,
+        name: String,
+        id: &str,
+        missing: Option<&str>,
+    ) -> Trial {
+        let (library, own_id) = (Arc::clone(self), id.to_owned());
+        let trial = trial(name, missing, move || library.check(&own_id));
+        let is_run = missing.is_none() || arguments.ignored || arguments.include_ignored;
+        if is_run && !arguments.is_filtered_out(&trial) {
+            self.ids.lock().unwrap().push(id.to_owned());
+        }
+        trial
+    }
+
+    fn run(&self) -> LibraryOutcome {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let ids = self.ids.lock().unwrap();
+        let mut arguments = vec![self.verb, "--out", out.to_str().unwrap()];
+        arguments.extend(ids.iter().map(String::as_str));
+        let output = run_trainwreck(&arguments);
+        let text = format!("{}\n{}", output.status, output_text(&output));
+        let record = std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_default();
+        let entries = Record::parse(&record).map_or_else(|_| Vec::new(), |record| record.entries);
+        let verdict =
+            |event: Event| if let Event::Judged { verdict, .. } = event { Some(verdict) } else { None };
+        let named = entries
+            .into_iter()
+            .filter_map(|entry| Some(NamedVerdict { name: entry.scenario?, verdict: verdict(entry.event)? }));
+        LibraryOutcome { is_success: output.status.success(), verdicts: named.collect(), text }
+    }
+
+    fn check(&self, id: &str) -> Result<(), Failed> {
+        let LibraryOutcome { is_success, verdicts, text } = self.outcome.get_or_init(|| self.run());
+        let is_expected = |verdict: &Verdict| match verdict {
+            Verdict::Survived => self.verb == "run",
+            Verdict::Violated { .. } => self.verb == "ablate",
+            Verdict::Inconclusive { .. } | Verdict::Skipped { .. } => false,
+        };
+        let is_own = |named: &&NamedVerdict| named.name.split(' ').next() == Some(id);
+        let own: Vec<&NamedVerdict> = verdicts.iter().filter(is_own).collect();
+        let unexpected: Vec<_> = own.iter().filter(|named| !is_expected(&named.verdict)).collect();
+        if own.is_empty() {
+            return Err(format!("`{}` gave no verdict on {id}: {text}", self.verb).into());
+        }
+        if let Some(first) = unexpected.first() {
+            let NamedVerdict { name, verdict } = first;
+            return Err(format!("{name}: {verdict:?}\nrepeat: trainwreck {} {id}", self.verb).into());
+        }
+        // The exit is that of the worst scenario: it tells something only if no verdict explains it.
+        if !is_success && verdicts.iter().all(|named| is_expected(&named.verdict)) {
+            return Err(format!("every verdict is right, but the exit: {text}").into());
+        }
+        Ok(())
+    }
 }
 
 /// All scenarios of the library, by their IDs. The command must list the same: otherwise a scenario would not
@@ -53,13 +147,4 @@ fn shipped_scenarios() -> Vec<Scenario> {
     let unlisted: Vec<&str> = scenarios.iter().map(Scenario::id).filter(|id| !words.contains(id)).collect();
     assert!(scenarios.len() > 40 && unlisted.is_empty(), "not listed: {unlisted:?}\n{list}");
     scenarios
-}
-
-fn run_verb(verb: &str, id: &str) -> Result<(), Failed> {
-    let out = tempfile::tempdir()?;
-    let output = run_trainwreck(&[verb, id, "--out", &out.path().join("out").display().to_string()]);
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{}{}", output.status, output_text(&output)).into())
 }
