@@ -1,7 +1,7 @@
 """A sound trainer that holds something which only one process of a machine can have at a time.
 
-Usage: shared_name.py KIND DIR; KIND is a name of a function below. It trains 3 steps, saves each by an
-atomic rename, and resumes from the newest save. The known-bad kinds leave a lock behind in DIR if they are
+Usage: shared_name.py KINDS DIR; KINDS are names of functions below, with commas. It trains 3 steps, saves each
+by an atomic rename, and resumes from the newest save. The known-bad kinds leave a lock behind in DIR if they are
 killed, and refuse to start when they find it.
 """
 import ctypes
@@ -62,7 +62,7 @@ def socket_file():
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"/tmp/{NAME}.socket")
     listener.listen()
-    held.append(listener)
+    held.extend([listener, f"/tmp/{NAME}.socket"])
 
 
 def locked_file():
@@ -102,6 +102,7 @@ def pid_file():
         sys.exit("another trainer is running")
     with open(path, "w") as file:
         file.write(str(os.getpid()))
+    held.append(path)
 
 
 def shared_memory():
@@ -183,30 +184,27 @@ def sync(directory):
     os.close(handle)
 
 
-def release(kind):
+def release():
     for resource in held:
-        if kind == "system_v":
+        if isinstance(resource, tuple):
             memory, semaphores, queue = resource
             libc.shmctl(memory, 0, None)
             libc.semctl(semaphores, 0, 0)
             libc.msgctl(queue, 0, None)
-        elif kind == "message_queue":
+        elif isinstance(resource, bytes):
             libc.mq_unlink(resource)
         elif isinstance(resource, str):
             os.unlink(resource)
-        elif kind == "socket_file":
-            os.unlink(f"/tmp/{NAME}.socket")
-    if kind == "pid_file":
-        os.unlink(f"/tmp/{NAME}.pid")
 
 
 def main():
-    kind, directory = sys.argv[1:3]
-    hold = globals()[kind]
-    if kind in ("stale", "mapped_file", "restored_time"):
-        hold(directory)
-    else:
-        hold()
+    kinds, directory = sys.argv[1:3]
+    for kind in kinds.split(","):
+        hold = globals()[kind]
+        if kind in ("stale", "mapped_file", "restored_time"):
+            hold(directory)
+        else:
+            hold()
     path = f"{directory}/checkpoint"
     step = 0
     if os.path.exists(path):
@@ -219,7 +217,7 @@ def main():
         step += 1
         replace(path, b"%d" % step)
         print(f"saved step {step}", flush=True)
-    release(kind)
+    release()
     print(f"final sum {step}", flush=True)
 
 
