@@ -13,23 +13,7 @@ use scenarios::{Outcome, Verdict};
 use support::command::workspace;
 use support::machine::{GATE, missing};
 use support::scenario_run::{ScenarioFiles, ScenarioRun};
-
-const TARGET: &str = r"
-version: 1
-id: stub
-title: a few lines of shell
-program: SCRIPT
-places: {checkpoints: ckpt}
-prepare: [[mkdir, -p, '{checkpoints}']]
-start: ['{program}', STYLE, '{root}']
-announces:
-  step: '^step (?<step>\d+)'
-  saved: '^saved step (?<step>\d+)'
-  resumed: '^resumed from step (?<step>\d+)'
-phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
-same: '^finished with (?<value>\d+)'
-timeouts: {stall: 2 s, finish: 20 s}
-";
+use support::small_target::{LONG_STALL, SmallTarget};
 
 const SCENARIO: &str = r"
 version: 1
@@ -46,12 +30,19 @@ expect:
 ";
 
 const CRASH: &str = "crash: {when: {call: {during: checkpoint-save, at: every}}}";
-const TERMINATE: &str = "signal: {which: [TERM], to: main, for: 150 ms, when: {step: 4}}";
-/// Longer than the target's `stall`: a stop must not be taken for a hang.
-const STOP: &str = "signal: {which: [STOP], to: every-process, for: 2500 ms, when: {step: 4}}";
+/// The target waits in the call until the signal is sent, however busy the machine is.
+const TERMINATE: &str =
+    "signal: {which: [TERM], to: main, for: 60 s, when: {call: {during: checkpoint-save, at: 1}}}";
+/// Longer than [`SHORT_STALL`]: a stop must not be taken for a hang.
+const STOP: &str = "signal: {which: [STOP], to: every-process, for: 2500 ms, when: {call: {to: [rename], on: 'ckpt/**', at: 1}}}";
+/// Within the third of four saves. The target waits in the call.
+const CRASH_IN_THIRD_SAVE: &str = "crash: {when: {call: {to: [rename], on: 'ckpt/**', at: 3}}}";
+
+/// For trainers that hang, and for stops that are longer.
+const SHORT_STALL: &str = "2 s";
 
 fn main() -> ExitCode {
-    support::trial::run(trials![
+    support::trial::run_mostly_waiting(trials![
         missing(&GATE);
         a_correct_trainer_raises_no_alarm,
         a_trainer_that_tears_its_checkpoint_is_caught,
@@ -68,33 +59,29 @@ fn main() -> ExitCode {
 }
 
 /// Runs the stub in the given style.
-fn run(style: &str, method: &str) -> ScenarioRun {
-    let script = workspace().join("harness/tests/targets/stub.sh");
-    let target = TARGET.replace("SCRIPT", script.to_str().unwrap()).replace("STYLE", style);
+fn run(style: &str, method: &str, stall: &str) -> ScenarioRun {
+    let program = workspace().join("harness/tests/targets/stub.sh");
+    let start = format!("['{{program}}', {style}, '{{root}}']");
+    let target = SmallTarget { program: program.to_str().unwrap(), start: &start, stall, more: "" }.to_yaml();
     ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run()
-}
-
-/// Runs the stub in the given style. Returns the exit code of the command and the outcomes of the trials.
-fn outcomes(style: &str, method: &str) -> (i32, Vec<Outcome>) {
-    let run = run(style, method);
-    (run.code, run.outcomes())
 }
 
 /// Asserts that the scenario is violated, with the expected outcome in one of its trials.
 fn assert_caught(style: &str, method: &str, expected: Outcome) {
-    let (code, outcomes) = outcomes(style, method);
-    assert_eq!(code, 1, "{style}: violated, {outcomes:?}");
-    assert!(outcomes.contains(&expected), "{style}: {outcomes:?}");
+    // Only what is expected to hang needs a short time.
+    let stall = if expected == Outcome::Hung || method == STOP { SHORT_STALL } else { LONG_STALL };
+    let run = run(style, method, stall);
+    assert_eq!(run.code, 1, "{style}: violated, {}", run.printed);
+    assert!(run.outcomes().contains(&expected), "{style}: {}", run.printed);
 }
 
 fn a_correct_trainer_raises_no_alarm() {
-    for method in [CRASH, TERMINATE, STOP] {
-        let (code, outcomes) = outcomes("sound", method);
-        assert_eq!(code, 0, "{method}: {outcomes:?}");
-        assert!(
-            !outcomes.is_empty() && outcomes.iter().all(|outcome| *outcome == Outcome::Recovered),
-            "{outcomes:?}"
-        );
+    for (method, stall) in [(CRASH, LONG_STALL), (TERMINATE, LONG_STALL), (STOP, SHORT_STALL)] {
+        let run = run("sound", method, stall);
+        assert_eq!(run.code, 0, "{method}: {}", run.printed);
+        let outcomes = run.outcomes();
+        let is_recovered = |outcome: &Outcome| *outcome == Outcome::Recovered;
+        assert!(!outcomes.is_empty() && outcomes.iter().all(is_recovered), "{method}: {outcomes:?}");
     }
 }
 
@@ -107,21 +94,21 @@ fn a_trainer_that_deletes_the_old_checkpoint_first_is_caught() {
 }
 
 fn a_trainer_that_acknowledges_before_it_has_saved_is_caught() {
-    assert_caught("acknowledges-early", "crash: {when: {output: '^saved step 6'}}", Outcome::LostWork);
+    let in_second_save = CRASH_IN_THIRD_SAVE.replace("at: 3", "at: 2");
+    assert_caught("acknowledges-early", &in_second_save, Outcome::LostWork);
 }
 
 /// The final value is right, but the trainer never announces from which step it resumes.
 fn a_trainer_that_silently_starts_from_scratch_is_caught() {
-    assert_caught("forgets", "crash: {when: {step: 8}}", Outcome::Restarted);
+    assert_caught("forgets", CRASH_IN_THIRD_SAVE, Outcome::Restarted);
 }
 
 fn a_trainer_that_hangs_on_resume_is_caught() {
-    assert_caught("hangs", "crash: {when: {step: 8}}", Outcome::Hung);
+    assert_caught("hangs", CRASH_IN_THIRD_SAVE, Outcome::Hung);
 }
 
 fn a_trainer_that_ignores_sigterm_is_caught() {
-    let method = "signal: {which: [TERM], for: 60 ms, when: {step: 4}}";
-    assert_caught("ignores-sigterm", method, Outcome::Hung);
+    assert_caught("ignores-sigterm", &TERMINATE.replace("60 s", "60 ms"), Outcome::Hung);
 }
 
 /// A pause of the whole machine is no reason to give up work: virtual machines are suspended and migrated.
@@ -132,8 +119,9 @@ fn a_trainer_that_discards_its_work_after_a_pause_is_caught() {
 /// Neither signal asks the trainer to exit. This trainer handles neither, so each of them kills it. Each has
 /// a trial of its own.
 fn a_trainer_that_a_signal_kills_is_started_again() {
-    let (code, outcomes) = outcomes("sound", "signal: {which: [HUP, USR1], when: {step: 4}}");
-    assert_eq!((code, outcomes), (0, vec![Outcome::Recovered; 2]));
+    let method = "signal: {which: [HUP, USR1], when: {call: {during: checkpoint-save, at: 1}}}";
+    let run = run("sound", method, LONG_STALL);
+    assert_eq!((run.code, run.outcomes()), (0, vec![Outcome::Recovered; 2]), "{}", run.printed);
 }
 
 /// The signal and the exit race. A signal that nobody received is no evidence, and no failure of the harness.
@@ -142,15 +130,15 @@ fn a_signal_that_comes_too_late_is_never_a_failure_of_the_harness() {
         let method = format!(
             "signal: {{which: [TERM, USR1], to: {recipient}, for: 5 s, when: {{output: '^finished'}}}}"
         );
-        let (code, outcomes) = outcomes("sound", &method);
-        assert!(matches!(code, 0 | 3), "{recipient}: {code}");
-        assert_eq!(outcomes.len(), 2, "{recipient}: every trial has a result: {outcomes:?}");
+        let run = run("sound", &method, LONG_STALL);
+        assert!(matches!(run.code, 0 | 3), "{recipient}: {}", run.printed);
+        assert_eq!(run.outcomes().len(), 2, "{recipient}: every trial has a result: {}", run.printed);
     }
 }
 
 /// Because of the process, and of nothing else.
 fn a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers() {
-    let run = run("leaks-a-child", "crash: {when: {step: 8}}");
+    let run = run("leaks-a-child", CRASH_IN_THIRD_SAVE, LONG_STALL);
     assert_eq!((run.code, run.outcomes()), (1, vec![Outcome::Recovered]), "{}", run.printed);
     let Verdict::Violated { reasons } = run.verdict() else { panic!("{}", run.printed) };
     let broken: Vec<&str> = reasons.iter().map(|reason| reason.expectation.as_str()).collect();

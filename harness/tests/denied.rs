@@ -15,6 +15,7 @@ use support::c_target;
 use support::command::{TRAINWRECK, output_text, workspace};
 use support::machine::{GATE, Need, SANDBOX, missing};
 use support::ordinary_user::{NOBODY, OrdinaryUser};
+use support::small_target::{LONG_STALL, SmallTarget};
 use support::user_tree::{TreeOwner, UserTree};
 
 fn main() -> ExitCode {
@@ -35,28 +36,11 @@ fn main() -> ExitCode {
         for_an_ordinary_user_without_user_namespaces_everything_is_skipped,
         for_an_ordinary_user_without_seccomp_only_what_needs_the_gate_is_skipped,
     ]);
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
-/// What runs a trainer of a few lines of shell, with a guard that can be removed.
-const TARGET: &str = r#"
-version: 1
-id: stub
-title: a few lines of shell
-program: STUB
-places: {checkpoints: ckpt}
-prepare: [[mkdir, -p, '{checkpoints}']]
-setting-args: ['{value}']
-start: [sh, -c, 'exec "$0" "${2:-sound}" "$1"', '{program}', '{root}', '{settings}']
-announces:
-  step: '^step (?<step>\d+)'
-  saved: '^saved step (?<step>\d+)'
-  resumed: '^resumed from step (?<step>\d+)'
-phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
-same: '^finished with (?<value>\d+)'
-timeouts: {stall: 5 s, finish: 20 s}
-guards: {resumes: {style: forgets}}
-"#;
+/// A guard that can be removed.
+const GUARD: &str = "setting-args: ['{value}']\nguards: {resumes: {style: forgets}}";
 
 const SCENARIO: &str = r"
 version: 1
@@ -70,7 +54,8 @@ expect:
   - always: {outcome: [recovered]}
 ";
 
-const NEEDS_A_SANDBOX: &str = "crash: {when: {step: 6}}";
+/// Soon after the first save, so that it comes before the end on a busy machine too.
+const NEEDS_A_SANDBOX: &str = "crash: {when: {step: 4}}";
 const NEEDS_THE_GATE: &str = "crash: {when: {call: {during: checkpoint-save, at: 1}}}";
 
 /// What a machine with a denial can still do.
@@ -95,7 +80,10 @@ impl Machine {
         let deny = c_target::compile("deny.c", &[]).unwrap();
         let stub = workspace().join("harness/tests/targets/stub.sh");
         let files = OrdinaryUser::with_programs(&[TRAINWRECK.as_ref(), &deny, &stub]);
-        let target = TARGET.replace("STUB", files.path("stub.sh").to_str().unwrap());
+        let start = r#"[sh, -c, 'exec "$0" "${2:-sound}" "$1"', '{program}', '{root}', '{settings}']"#;
+        let program = files.path("stub.sh");
+        let program = program.to_str().unwrap();
+        let target = SmallTarget { program, start, stall: LONG_STALL, more: GUARD }.to_yaml();
         std::fs::create_dir(files.path("scenarios")).unwrap();
         for dir in [files.path("scenarios"), files.path("")] {
             std::fs::write(dir.join("stub"), &target).unwrap();

@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode, Output};
 use assert_cmd::assert::OutputAssertExt;
 use support::command::{TRAINWRECK, output_text, run_trainwreck, saver, workspace};
 use support::machine::{GATE, SANDBOX, missing};
+use support::program_files::copy_program;
 
 fn main() -> ExitCode {
     let mut trials = trials![
@@ -54,7 +55,7 @@ impl Workplace {
             std::fs::copy(&shipped, dir.path().join(name)).unwrap();
         }
         std::fs::write(dir.path().join("full/file"), "").unwrap();
-        std::fs::copy(saver(), dir.path().join("saver")).unwrap();
+        copy_program(&saver(), &dir.path().join("saver"));
         Workplace { dir }
     }
 
@@ -266,7 +267,7 @@ fn a_skipped_scenario_counts_if_it_was_named_or_all_are_required() {
     std::fs::create_dir(workplace.path().join("gpu")).unwrap();
     std::fs::copy(&gpu, workplace.path().join("gpu/gpu.yaml")).unwrap();
     std::fs::copy(&gpu, workplace.path().join("other/gpu.yaml")).unwrap();
-    std::fs::copy(TRAINWRECK, workplace.path().join("trainwreck")).unwrap();
+    copy_program(TRAINWRECK.as_ref(), &workplace.path().join("trainwreck"));
     // Also builds the trainer.
     workplace.run(&["run", "fs-02", "--out", "first"]).assert().code(0);
     let bin = Path::new(TRAINWRECK).parent().unwrap().display().to_string();

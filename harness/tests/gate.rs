@@ -29,6 +29,7 @@ use support::c_target;
 use support::command::{TRAINWRECK, wait_for};
 use support::machine::{GATE, Need, missing};
 use support::ordinary_user::OrdinaryUser;
+use support::program_files::copy_program;
 use support::watched_sandbox::WatchedSandbox;
 
 fn main() -> ExitCode {
@@ -374,7 +375,7 @@ fn the_target_ends_when_the_harness_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     // The copy has a unique path, so that only processes of this test are counted.
     let program = dir.path().join("forever");
-    std::fs::copy(calls(&[]), &program).unwrap();
+    copy_program(&calls(&[]), &program);
     let watched = dir.path().join("watched");
     std::fs::create_dir(&watched).unwrap();
     let mut harness = Command::new(TRAINWRECK)

@@ -13,6 +13,7 @@ use scenarios::{Outcome, Verdict};
 use support::c_target;
 use support::machine::{Need, SIMULATED_GPU, missing};
 use support::scenario_run::{ScenarioFiles, ScenarioRun};
+use support::small_target::LONG_STALL;
 
 const TARGET: &str = r"
 version: 1
@@ -28,7 +29,7 @@ announces:
   resumed: '^resumed from step (?<step>\d+)'
 same: '^finished with (?<value>\d+)'
 refused-exits: [17]
-timeouts: {stall: 2 s, finish: 20 s}
+timeouts: {stall: STALL, finish: 120 s}
 ";
 
 const SCENARIO: &str = r"
@@ -60,13 +61,15 @@ fn main() -> ExitCode {
         missing(&[Need::Mechanism("user-namespace"), Need::NoMechanism("real-gpu")]);
         without_a_gpu_a_real_gpu_scenario_is_skipped_with_the_reason,
     ]);
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
 /// Runs one scenario with `targets/gpu.c` in the given style.
 fn run_stub(style: &str, gpu: &str, method: &str) -> ScenarioRun {
     let program = c_target::compile("gpu.c", &[]).unwrap();
     let target = TARGET.replace("PROGRAM", program.to_str().unwrap()).replace("STYLE", style);
+    // Only what is expected to hang needs a short time.
+    let target = target.replace("STALL", if method.starts_with("gpu-hang") { "2 s" } else { LONG_STALL });
     ScenarioFiles { target, scenario: SCENARIO.replace("GPU", gpu).replace("METHOD", method) }.run()
 }
 
@@ -103,7 +106,7 @@ fn a_trainer_that_checks_values_survives_a_wrong_number_or_nan_and_a_trusting_tr
 }
 
 fn a_kernel_that_never_ends_hangs_a_trainer_without_a_watchdog() {
-    let run = run_stub("sound", "simulated", "gpu-hang: {when: {step: 3}, call: {at: 2}}");
+    let run = run_stub("pauses", "simulated", "gpu-hang: {when: {step: 3}, call: {at: 2}}");
     assert_eq!((run.outcomes(), run.code), (vec![Outcome::Hung], 1), "{:?}", run.trials());
     assert_eq!(run.trials()[0].evidence.len(), 1);
 }
@@ -116,17 +119,17 @@ fn a_call_that_never_comes_leaves_the_scenario_inconclusive() {
 
 fn a_lost_gpu_is_lost_for_new_processes_too_until_it_is_restored() {
     let restored =
-        run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}, until: {after: 250 ms}}");
+        run_stub("pauses", "simulated", "gpu-state: {lost: true, when: {step: 5}, until: {after: 250 ms}}");
     assert_eq!(restored.outcomes(), [Outcome::Recovered], "{:?}", restored.trials());
     assert!(restored.trials()[0].restarts >= 1);
-    let lost = run_stub("sound", "simulated", "gpu-state: {lost: true, when: {step: 5}}");
+    let lost = run_stub("pauses", "simulated", "gpu-state: {lost: true, when: {step: 5}}");
     assert_eq!(lost.outcomes(), [Outcome::Refused], "{:?}", lost.trials());
     assert_eq!(lost.trials()[0].evidence.len(), 1, "{:?}", lost.trials());
 }
 
 fn nvml_reports_the_changed_state_during_the_fault_and_the_original_state_after_it() {
     let state = "temperature: 93, ecc-corrected: 12, when: {step: 3}, until: {output: '93 C'}";
-    let run = run_stub("sound", "simulated", &format!("gpu-state: {{{state}}}"));
+    let run = run_stub("pauses", "simulated", &format!("gpu-state: {{{state}}}"));
     assert_eq!((run.outcomes(), run.code), (vec![Outcome::Recovered], 0), "{:?}", run.trials());
     let printed = run.trial_output();
     let watched: Vec<&&str> = printed.iter().filter(|line| line.starts_with("watched")).collect();

@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use scenarios::{Exploration, Record};
 use support::command::{TRAINWRECK, output_text, wait_for};
 use support::machine::{GATE, Need, SANDBOX, missing};
+use support::program_files::{copy_program, write_script};
 
 fn main() -> ExitCode {
     let mut trials = trials![
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         missing(&[Need::Mechanism("user-namespace")]);
         harnesses_that_start_at_the_same_moment_do_not_sweep_one_another,
     ]);
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
 /// A directory for one run: its temporary files, its report, and a trainer's files.
@@ -295,12 +296,11 @@ fn a_recording_whose_init_was_killed_ends() {
 fn an_interrupted_build_by_cargo_ends_at_once_with_130() {
     let workplace = Workplace::new();
     let cargo = workplace.path("cargo");
-    std::fs::write(&cargo, "#!/bin/sh\nsleep 56.25 & wait\n").unwrap();
-    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&cargo, "#!/bin/sh\nsleep 56.25 & wait\n", 0o755);
     // Beside a copy of the command there is no trainer yet, so that it would be built.
     let copy = workplace.path("bin/trainwreck");
     std::fs::create_dir(workplace.path("bin")).unwrap();
-    std::fs::copy(TRAINWRECK, &copy).unwrap();
+    copy_program(TRAINWRECK.as_ref(), &copy);
     for to_group in [true, false] {
         let mut command = Command::new(&copy);
         command.args(["run", "fs-02", "--out", "out"]).current_dir(workplace.dir.path()).process_group(0);

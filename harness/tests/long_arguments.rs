@@ -24,6 +24,7 @@ use libtest_mimic::Trial;
 use nix::sys::resource::{Resource, getrlimit};
 
 use support::machine::{Need, SANDBOX, missing};
+use support::program_files::write_script;
 
 /// First argument that makes this test program print the checksum of its other arguments and environment.
 const CHECKSUM_ARGUMENT: &str = "__checksum";
@@ -241,12 +242,7 @@ fn a_stored_command_is_found_and_started_as_a_shell_does() {
     let launch = LaunchSpec { argv: vec!["recover".into(), "x".into()], env, cwd: None };
     let command = sandbox.store_command(&launch, CommandRunner::NewProcess).unwrap();
     let run = || sandbox.run_stored(command, TIME_LIMIT, 100);
-    let write = |dir: &std::path::Path, text: &str, mode: u32| {
-        use std::os::unix::fs::PermissionsExt;
-        let file = dir.join("recover");
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
+    let write = |dir: &std::path::Path, text: &str, mode: u32| write_script(&dir.join("recover"), text, mode);
     let error = run().unwrap_err();
     assert!(matches!(&error, SandboxError::NotStarted { program, .. } if program == "recover"), "{error}");
     assert!(error.is_unusable_command(), "a missing program: {error}");

@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode};
 
 use support::command::{TRAINWRECK, output_text, workspace};
 use support::machine::{GATE, SANDBOX, missing};
+use support::program_files::{copy_program, write_script};
 
 const TARGET: &str = r"
 version: 1
@@ -33,7 +34,7 @@ announces:
 phases: {checkpoint-save: {begins: '^step \d+', ends: '^saved step \d+', place: checkpoints}}
 same: '^finished with (?<value>\d+)'
 guards: {some-guard: {guard: MODE}}
-timeouts: {stall: 1 s, finish: 20 s}
+timeouts: {stall: 2 s, finish: 120 s}
 ";
 
 const SCENARIO: &str = r"
@@ -62,7 +63,7 @@ echo "resumed from step $step"
 last=12
 [ "$mode" = stops-early ] && last=11
 while [ "$step" -lt $last ]; do
-    sleep 0.01
+    sleep 0.02
     step=$((step + 1))
     echo "step $step"
     if [ $((step % 3)) -eq 0 ]; then
@@ -75,7 +76,8 @@ done
 echo "finished with $step"
 "#;
 
-const CRASH: &str = "crash: {when: {step: 8}}";
+/// Soon after the first save, so that it comes before the end on a busy machine too.
+const CRASH: &str = "crash: {when: {step: 4}}";
 const RECOVERS: &str = "{always: {outcome: [recovered]}}";
 
 /// What a bad command does: prints on both outputs, with an escape sequence, and exits with 7.
@@ -101,7 +103,7 @@ fn main() -> ExitCode {
         a_failed_recorded_run_shows_its_last_lines,
         explore_shows_the_last_lines_of_a_failed_run,
     ]);
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
 /// The files of a scenario and its target, in a directory of their own.
@@ -146,8 +148,7 @@ impl Files {
     fn write(&self, id: &str) -> String {
         let trainer = self.path("trainer.sh");
         let first = self.first.replace("MEMORY", &self.path("memory"));
-        std::fs::write(&trainer, TRAINER.replace("FIRST", &first)).unwrap();
-        make_executable(Path::new(&trainer));
+        write_script(trainer.as_ref(), &TRAINER.replace("FIRST", &first), 0o755);
         let quoted = |script: &str| script.replace('\'', "''");
         let target = TARGET
             .replace("PROGRAM", &trainer)
@@ -183,11 +184,6 @@ impl Files {
         assert!(again_text.contains("as recorded"), "{again_text}");
         Reported { code: output.status.code(), printed, texts }
     }
-}
-
-fn make_executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 impl Reported {
@@ -334,7 +330,7 @@ fn a_missing_program_is_a_note_for_check_and_invalid_input_for_run() {
 fn without_the_reference_trainer_its_scenarios_are_skipped_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("trainwreck");
-    std::fs::copy(TRAINWRECK, &copy).unwrap();
+    copy_program(TRAINWRECK.as_ref(), &copy);
     let run = |arguments: &[&str]| {
         let mut command = Command::new(&copy);
         command.args(arguments).current_dir(dir.path());

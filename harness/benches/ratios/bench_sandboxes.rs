@@ -16,7 +16,7 @@ pub(crate) fn build_sandboxes(dir: &Path, jobs: usize) -> Vec<Sandbox> {
             mounts: Vec::new(),
             binds: Vec::new(),
             memory_cgroup: false,
-            shared_dir: None,
+            visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),
             cwd: current_dir().unwrap(),

@@ -6,8 +6,10 @@ pub(crate) mod command;
 pub(crate) mod leftovers;
 pub(crate) mod machine;
 pub(crate) mod ordinary_user;
+pub(crate) mod program_files;
 pub(crate) mod scenario_run;
 pub(crate) mod seeded_random;
+pub(crate) mod small_target;
 pub(crate) mod sys;
 pub(crate) mod tree_snapshot;
 #[macro_use]

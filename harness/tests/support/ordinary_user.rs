@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::program_files::copy_program;
+
 /// User and group of `nobody`.
 pub(crate) const NOBODY: u32 = 65534;
 
@@ -21,7 +23,7 @@ impl OrdinaryUser {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
         for program in programs {
-            std::fs::copy(program, dir.path().join(program.file_name().unwrap())).unwrap();
+            copy_program(program, &dir.path().join(program.file_name().unwrap()));
         }
         OrdinaryUser { dir }
     }

@@ -19,6 +19,8 @@ special() { mkfifo data/pipe; ln -s / data/root; }
 # Writes on after its own end, and after that of the harness.
 daemon() { (while :; do echo "late" >>logs/train.log; sleep 0.02; done >/dev/null 2>&1 &); }
 rename_itself() { mv "$PWD" "$PWD.moved"; }
+# Long enough that a signal comes before the end.
+pause() { sleep 2; }
 wipe() { find . -mindepth 1 ! -name may-be-harmed -delete; }
 
 do_habits() {

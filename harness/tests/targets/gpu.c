@@ -2,7 +2,8 @@
  * The styles "ignores", "trusts" and "overruns" have one defect each: the first ignores errors, the second
  * does not check results, and the kernel of the third writes beyond its buffer. With any other style the
  * trainer is correct: it exits with 16 when the driver fails, and resumes. It has no watchdog. Its kernels
- * are those of the simulation's own tests. */
+ * are those of the simulation's own tests. With the style "pauses" it looks at the GPU for a second after the
+ * steps 3 and 5, so that a fault that begins at one of these steps comes before the end on a busy machine too. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,16 @@ static void watch(void) {
     last_degrees = degrees;
 }
 
+/* Uses the GPU, but makes no progress. */
+static void pause_training(int (*synchronise)(void)) {
+    for (int i = 0; i < 200; i++) {
+        struct timespec pause = {0, 5 * 1000 * 1000};
+        nanosleep(&pause, NULL);
+        watch();
+        check("cuCtxSynchronize", synchronise());
+    }
+}
+
 static void save(long step, long value) {
     FILE *file = fopen("ckpt/temporary", "w");
     fprintf(file, "%ld %ld\n", step, value);
@@ -84,6 +95,7 @@ int main(int argc, char **argv) {
     FILE *latest = fopen("ckpt/latest", "r");
     if (latest && fscanf(latest, "%ld %ld", &step, &value) != 2) return 3;
     printf("resumed from step %ld\n", step);
+    int pauses = step == 0 && !strcmp(style, "pauses");
 
     void *context, *module = NULL, *kernel = NULL;
     unsigned long long buffer = 0, filled = 0;
@@ -119,6 +131,7 @@ int main(int argc, char **argv) {
         }
         printf("step %ld loss %ld\n", step, value);
         if (step % 3 == 0) save(step, value);
+        if (pauses && (step == 3 || step == 5)) pause_training(synchronise);
     }
     printf("finished with %ld\n", value);
     return 0;

@@ -51,6 +51,14 @@ pub(crate) fn run(trials: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
+/// Like [`run`], more than one for each core: for tests that mostly wait.
+pub(crate) fn run_mostly_waiting(trials: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let core_count = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(3 * core_count);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
 /// Like [`run`], one after the other, unless the command line asks for more threads.
 pub(crate) fn run_sequentially(trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
