@@ -196,9 +196,10 @@ fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
         }
         ExploreError::NothingRecorded { .. } | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
         ExploreError::Sandbox(error) => exit_of_sandbox_error(error),
-        ExploreError::File(_) | ExploreError::System { .. } | ExploreError::WorkerClosed => {
-            CommandExit::HarnessFailed
-        }
+        ExploreError::File(_)
+        | ExploreError::System { .. }
+        | ExploreError::NotFollowed(_)
+        | ExploreError::WorkerClosed => CommandExit::HarnessFailed,
     }
 }
 
@@ -218,9 +219,10 @@ fn exit_of_run_error(error: &RunError) -> CommandExit {
         RunError::Program(error) => exit_of_program_error(error),
         RunError::TargetFailed(_) => CommandExit::Inconclusive,
         RunError::Sandbox(error) => exit_of_sandbox_error(error),
-        RunError::Fault(_) | RunError::File { .. } | RunError::SharedBaseline { .. } => {
-            CommandExit::HarnessFailed
-        }
+        RunError::Fault(_)
+        | RunError::NotFollowed(_)
+        | RunError::File { .. }
+        | RunError::SharedBaseline { .. } => CommandExit::HarnessFailed,
     }
 }
 

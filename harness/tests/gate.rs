@@ -18,8 +18,8 @@ use engine::explore::{
     ContentReader, CrashCandidate, OpRecorder, RecorderConfig, Recording, TreeEntry, WatchedRoot,
 };
 use engine::gate::{
-    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall,
-    RuleMatch, Swap,
+    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FilterOptions, GateFailure,
+    InterceptedCall, RuleMatch, Swap,
 };
 use engine::sandbox::{KillSwitch, ProcessExit};
 use libtest_mimic::Trial;
@@ -96,11 +96,6 @@ fn every_change(program: &Path) {
             assert!(kinds.contains_key(kind), "no {kind}: {kinds:?}");
         }
         assert!(
-            recording.gaps.refused_calls.iter().any(|feature| feature.contains("splice")),
-            "{:?}",
-            recording.gaps
-        );
-        assert!(
             recording.gaps.refused_calls.iter().any(|feature| feature.contains("io_uring")),
             "{:?}",
             recording.gaps
@@ -124,8 +119,7 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
-    let (exit, output) =
-        setup.run(argv, &FilterOptions { extra_kinds: Vec::new(), stdio_writes: true }, &recorder);
+    let (exit, output) = setup.run(argv, &FilterOptions { extra_kinds: Vec::new() }, &recorder);
     assert_eq!(exit, ProcessExit::Exited(0), "{output}");
     let recording = recorder.lock().unwrap().finish().unwrap();
     let tree = CrashCandidate::whole(recording.ops.len()).tree(&recording);
@@ -199,6 +193,10 @@ impl CallHandler for PerformAll {
     fn decide(&mut self, _call: &InterceptedCall) -> CallDecision {
         CallDecision::Perform
     }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        panic!("{failure}");
+    }
 }
 
 fn a_write_happens_exactly_once_under_frequent_signals() {
@@ -248,6 +246,10 @@ impl CallHandler for RuleInjector {
     fn kill_target(&mut self) {
         self.kill_switch.kill_all().unwrap();
     }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        panic!("{failure}");
+    }
 }
 
 /// Runs the program's mode `big` with a fault at the first call of `kind` on the file `big`. Returns its
@@ -277,10 +279,7 @@ fn run_mode_with_fault(
         kill_switch: setup.sandbox.kill_switch(),
     };
     let injector = Arc::new(Mutex::new(injector));
-    let options = FilterOptions {
-        extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat],
-        stdio_writes: false,
-    };
+    let options = FilterOptions { extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat] };
     let (exit, output) = setup.run(&[calls(&[]).to_str().unwrap(), mode], &options, &injector);
     let injector = injector.lock().unwrap();
     assert!(!injector.matches.is_empty(), "no call matched");

@@ -41,6 +41,9 @@ pub enum CallKind {
     Utimens,
     #[serde(skip_deserializing)]
     SetXattr,
+    /// Creates a file, pipe, socket or device.
+    #[serde(skip_deserializing)]
+    Mknod,
     #[serde(skip_deserializing)]
     SyncRange,
     #[serde(skip_deserializing)]
@@ -93,7 +96,7 @@ impl CallKind {
 
     /// The kinds that change the file tree or make a change durable, those that no scenario can name
     /// included.
-    pub const CHANGES: [CallKind; 15] = [
+    pub const CHANGES: [CallKind; 16] = [
         CallKind::Open,
         CallKind::Write,
         CallKind::Truncate,
@@ -107,6 +110,7 @@ impl CallKind {
         CallKind::Chmod,
         CallKind::Fsync,
         CallKind::Fdatasync,
+        CallKind::Mknod,
         CallKind::Syncfs,
         CallKind::Msync,
     ];
@@ -140,6 +144,7 @@ impl CallKind {
             CallKind::SetXattr => "setxattr",
             CallKind::Fsync => "fsync",
             CallKind::Fdatasync => "fdatasync",
+            CallKind::Mknod => "mknod",
             CallKind::SyncRange => "sync_file_range",
             CallKind::Syncfs => "syncfs",
             CallKind::Msync => "msync",
@@ -186,6 +191,7 @@ impl CallKind {
             CallKind::Chown
             | CallKind::Utimens
             | CallKind::SetXattr
+            | CallKind::Mknod
             | CallKind::SyncRange
             | CallKind::Syncfs
             | CallKind::Msync

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use engine::explore::{OpRecorder, RecorderConfig, WatchedRoot};
 use engine::gate::{
-    CallDecision, CallHandler, CallKind, CallRule, CallRules, FilterOptions, InterceptedCall, WatchedMounts,
-    build_filter, mount_id, serve_notifications,
+    CallDecision, CallHandler, CallKind, CallRule, CallRules, FilterOptions, GateFailure, InterceptedCall,
+    WatchedMounts, build_filter, serve_notifications,
 };
 use engine::sandbox::{BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, current_dir};
 
@@ -30,6 +30,10 @@ impl CallCounter {
 impl CallHandler for CallCounter {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
         self.0.on_call(call).map_or(CallDecision::Continue, |hit| hit.decision)
+    }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        panic!("{failure}");
     }
 }
 
@@ -63,8 +67,8 @@ pub(crate) fn training_overhead() -> Vec<Row> {
         let null = || std::fs::File::create("/dev/null").unwrap().into();
         let start = Instant::now();
         let running = if gated {
-            let watched = WatchedMounts::new([mount_id(&sandbox.host_path(&root)).unwrap()]);
-            let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), stdio_writes: false });
+            let watched = WatchedMounts::of([sandbox.host_path(&root)]).unwrap();
+            let program = build_filter(&FilterOptions { extra_kinds: Vec::new() });
             let counter = CallCounter::new(&root);
             let serve = |listener| drop(serve_notifications(listener, watched, counter));
             sandbox.spawn_filtered(&launch, program, [null(), null()], serve).unwrap()
@@ -139,7 +143,7 @@ fn measure_save(gate: GateMode, synced: &str) -> f64 {
     let own_binary = std::env::current_exe().unwrap();
     let watched = sandbox.watched.to_str().unwrap().to_owned();
     let argv = [own_binary.to_str().unwrap(), "__large", &watched, "100", synced];
-    let filter = FilterOptions { extra_kinds: Vec::new(), stdio_writes: false };
+    let filter = FilterOptions { extra_kinds: Vec::new() };
     let (exit, output) = match gate {
         GateMode::Off => run_without_gate(&sandbox, &argv),
         GateMode::Injecting => sandbox.run(&argv, &filter, &CallCounter::new(&sandbox.watched)),

@@ -26,7 +26,9 @@ use engine::explore::{
     ContentReader, CrashCandidate, ExploreScope, FileTree, FsModel, OpRecorder, RecorderConfig, Recording,
     TreeEntry, WatchedRoot, enumerate,
 };
-use engine::gate::{CallDecision, CallEffect, CallHandler, FileId, FilterOptions, InterceptedCall};
+use engine::gate::{
+    CallDecision, CallEffect, CallHandler, FileId, FilterOptions, GateFailure, InterceptedCall,
+};
 use libtest_mimic::Failed;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -71,6 +73,10 @@ impl CallHandler for ShutdownRecorder {
 
     fn observes_pipe(&self, _: FileId) -> bool {
         false
+    }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        panic!("{failure}");
     }
 }
 

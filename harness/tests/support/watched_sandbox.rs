@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, mount_id, serve_notifications};
+use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, serve_notifications};
 use engine::sandbox::{BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
 
 /// How long a program may run, and how long what it started may keep its output open afterwards.
@@ -73,7 +73,7 @@ impl WatchedSandbox {
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe(), pipe());
         // A pipe that nobody reads would stop the program when it is full.
         let (stdout, _stderr) = (read_in_background(stdout), read_in_background(stderr));
-        let watched = WatchedMounts::new([mount_id(&self.sandbox.host_path(&self.watched)).unwrap()]);
+        let watched = WatchedMounts::of([self.sandbox.host_path(&self.watched)]).unwrap();
         let mut supervisor = None;
         let process = self
             .sandbox
@@ -89,7 +89,7 @@ impl WatchedSandbox {
         let exit = process.wait_timeout(TIME_LIMIT).expect("the program ends within a minute");
         let stdout = stdout.recv_timeout(TIME_LIMIT).expect("the output ends within a minute");
         self.sandbox.kill_all().unwrap();
-        supervisor.unwrap().join();
+        supervisor.unwrap().join().unwrap();
         (exit, stdout)
     }
 

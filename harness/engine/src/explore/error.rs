@@ -5,6 +5,7 @@ use std::io::Error;
 use scenarios::{FailedRun, Outcome, SandboxHint};
 
 use crate::file_error::FileError;
+use crate::gate::GateFailure;
 use crate::sandbox::SandboxError;
 
 /// Why an exploration gave no result.
@@ -44,6 +45,9 @@ pub enum ExploreError {
         /// A state that exists and has the most similar name.
         nearest: Option<String>,
     },
+    /// A call of the target could not be followed, so that the recording is not complete.
+    #[error("the recording is not complete")]
+    NotFollowed(#[source] GateFailure),
     /// A recovery worker has no sandbox any more.
     #[error("a recovery worker was used after it had been closed")]
     WorkerClosed,

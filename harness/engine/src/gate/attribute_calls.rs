@@ -1,5 +1,5 @@
 //! Decodes the calls that change attributes of a file: permission bits, owner, times, extended attributes.
-//! Pure. The arguments with the new values are not decoded: the kernel performs these calls.
+//! Pure. Most arguments with new values are not decoded: the kernel performs these calls.
 
 use nix::libc;
 
@@ -24,6 +24,8 @@ pub(super) enum AttributeObject {
 pub(super) struct AttributeCall {
     pub(super) kind: CallKind,
     pub(super) object: AttributeObject,
+    /// The new permission bits, for a chmod.
+    pub(super) mode: Option<u32>,
 }
 
 /// `setxattrat` and `removexattrat` of Linux 6.13. All architectures have the same numbers.
@@ -67,11 +69,11 @@ pub(super) fn attribute_call_numbers() -> Vec<i64> {
 /// Decodes a call that changes attributes. Returns `None` for every other call.
 pub(super) fn decode_attribute_call(number: i64, args: [u64; 6]) -> Option<AttributeCall> {
     let [a, b, c, d, e, _] = args;
-    let by_fd = |kind| AttributeCall { kind, object: AttributeObject::Fd(a as i32) };
+    let by_fd = |kind| AttributeCall { kind, object: AttributeObject::Fd(a as i32), mode: None };
     Some(match number {
-        libc::SYS_fchmod => by_fd(CallKind::Chmod),
-        libc::SYS_fchmodat => at_path(CallKind::Chmod, a, b, NO_FLAGS),
-        libc::SYS_fchmodat2 => at_path(CallKind::Chmod, a, b, d),
+        libc::SYS_fchmod => by_fd(CallKind::Chmod).with_mode(b),
+        libc::SYS_fchmodat => at_path(CallKind::Chmod, a, b, NO_FLAGS).with_mode(c),
+        libc::SYS_fchmodat2 => at_path(CallKind::Chmod, a, b, d).with_mode(c),
         libc::SYS_fchown => by_fd(CallKind::Chown),
         libc::SYS_fchownat => at_path(CallKind::Chown, a, b, e),
         libc::SYS_utimensat => at_path(CallKind::Utimens, a, b, d),
@@ -88,7 +90,7 @@ pub(super) fn decode_attribute_call(number: i64, args: [u64; 6]) -> Option<Attri
 fn decode_legacy(number: i64, args: [u64; 6]) -> Option<AttributeCall> {
     let [a, b, ..] = args;
     Some(match number {
-        libc::SYS_chmod => at_path(CallKind::Chmod, CURRENT_DIR, a, NO_FLAGS),
+        libc::SYS_chmod => at_path(CallKind::Chmod, CURRENT_DIR, a, NO_FLAGS).with_mode(b),
         libc::SYS_chown => at_path(CallKind::Chown, CURRENT_DIR, a, NO_FLAGS),
         libc::SYS_lchown => at_path(CallKind::Chown, CURRENT_DIR, a, NOFOLLOW),
         libc::SYS_utime | libc::SYS_utimes => at_path(CallKind::Utimens, CURRENT_DIR, a, NO_FLAGS),
@@ -104,7 +106,14 @@ fn decode_legacy(_number: i64, _args: [u64; 6]) -> Option<AttributeCall> {
 
 fn at_path(kind: CallKind, dir_fd: u64, text_address: u64, flags: u64) -> AttributeCall {
     let follow = flags & NOFOLLOW == 0;
-    AttributeCall { kind, object: AttributeObject::Path { dir_fd: dir_fd as i32, text_address, follow } }
+    let object = AttributeObject::Path { dir_fd: dir_fd as i32, text_address, follow };
+    AttributeCall { kind, object, mode: None }
+}
+
+impl AttributeCall {
+    fn with_mode(self, mode: u64) -> AttributeCall {
+        AttributeCall { mode: Some(mode as u32), ..self }
+    }
 }
 
 #[cfg(test)]

@@ -29,30 +29,38 @@ pub(super) enum BufferArgument {
     },
 }
 
+/// A struct `open_how`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OpenHow {
+    pub(super) flags: u64,
+    pub(super) mode: u64,
+    pub(super) resolve: u64,
+}
+
 /// A decoded system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallRequest {
     Open {
         path: PathArgument,
-        flags: i32,
-        mode: u32,
+        how: OpenHow,
+        /// By openat2, which refuses unknown flags.
+        strict: bool,
     },
-    /// The flags and the mode are in a struct `open_how`, which is still in the target's memory.
+    /// The arguments are in a struct `open_how`, which is still in the target's memory.
     Openat2 {
         path: PathArgument,
         how_address: u64,
+        how_bytes: u64,
     },
     Write {
         fd: i32,
         buffer: BufferArgument,
-        offset: Option<u64>,
-        append: bool,
-        sync: bool,
+        position: FilePosition,
     },
     Read {
         fd: i32,
         buffer: BufferArgument,
-        offset: Option<u64>,
+        position: FilePosition,
     },
     /// Copies bytes from another descriptor. The offset arguments are addresses of an `off_t`; 0 means that
     /// none was passed.
@@ -63,20 +71,32 @@ pub(super) enum CallRequest {
         in_offset_address: u64,
         out_offset_address: u64,
         len_bytes: u64,
+        flags: u32,
+    },
+    /// Shares the blocks of another file.
+    Clone {
+        fd: i32,
+        source: CloneSource,
     },
     Truncate {
         fd: i32,
-        size_bytes: u64,
+        size_bytes: i64,
     },
     TruncatePath {
         path: PathArgument,
-        size_bytes: u64,
+        size_bytes: i64,
     },
     Allocate {
         fd: i32,
         mode: i32,
-        offset: u64,
-        len_bytes: u64,
+        offset: i64,
+        len_bytes: i64,
+    },
+    /// Creates a file, pipe, socket or device.
+    Mknod {
+        path: PathArgument,
+        mode: u32,
+        device: u64,
     },
     Rename {
         from: PathArgument,
@@ -116,9 +136,13 @@ pub(super) enum CallRequest {
         fd: i32,
         data_only: bool,
     },
-    SyncAll,
+    /// Syncs the file system of a descriptor, or all of them.
+    SyncAll {
+        fd: Option<i32>,
+    },
     Msync {
         address: u64,
+        len_bytes: u64,
         wait: bool,
     },
     Map {
@@ -128,6 +152,36 @@ pub(super) enum CallRequest {
     Refused {
         feature: &'static str,
     },
+}
+
+/// Where a read or write begins, and the `RWF_*` flags of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FilePosition {
+    /// `None`: at the descriptor's own offset.
+    pub(super) offset: Option<i64>,
+    pub(super) flags: i32,
+}
+
+impl FilePosition {
+    const OWN: FilePosition = FilePosition { offset: None, flags: 0 };
+
+    fn at(offset: u64) -> FilePosition {
+        FilePosition { offset: Some(offset as i64), flags: 0 }
+    }
+
+    /// The position of preadv2 and pwritev2, for which -1 stands for the descriptor's own offset.
+    fn with_flags(offset: u64, flags: u64) -> FilePosition {
+        FilePosition { offset: (offset != OWN_OFFSET).then_some(offset as i64), flags: flags as i32 }
+    }
+}
+
+/// The source of a call that shares blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CloneSource {
+    /// A whole file (FICLONE).
+    File { fd: i32 },
+    /// The range described by a `file_clone_range` at this address (FICLONERANGE).
+    Range { address: u64 },
 }
 
 /// The call that copies bytes between descriptors.
@@ -141,12 +195,14 @@ pub(super) enum TransferMethod {
 const CURRENT_DIR: i32 = libc::AT_FDCWD;
 /// The offset with which pwritev2 writes at the descriptor's own offset.
 const OWN_OFFSET: u64 = u64::MAX;
-/// Flags with which pwritev2 writes synchronously.
-const RWF_ANY_SYNC: u64 = (libc::RWF_DSYNC | libc::RWF_SYNC) as u64;
+/// The requests of ioctl that share blocks: `FICLONE` and `FICLONERANGE` of linux/fs.h.
+pub(super) const FICLONE: u32 = 0x4004_9409;
+pub(super) const FICLONERANGE: u32 = 0x4020_940d;
 
-/// Decodes a call. Returns `None` for a number that the filter does not intercept.
+/// Decodes a call. Returns `None` for a number that the filter does not intercept, and for arguments with which
+/// the call changes nothing.
 pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
-    let [a, b, c, d, e, _] = args;
+    let [a, b, c, d, e, f] = args;
     let fd = a as i32;
     let path = |dir_fd: u64, text_address| PathArgument { dir_fd: dir_fd as i32, text_address };
     let by_path = |kind, path| CallRequest::ByPath { kind, path };
@@ -157,10 +213,11 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
         in_offset_address: b,
         out_offset_address: d,
         len_bytes: e,
+        flags: f as u32,
     };
     Some(match number {
-        libc::SYS_openat => CallRequest::Open { path: path(a, b), flags: c as i32, mode: d as u32 },
-        libc::SYS_openat2 => CallRequest::Openat2 { path: path(a, b), how_address: c },
+        libc::SYS_openat => open(path(a, b), c, d),
+        libc::SYS_openat2 => CallRequest::Openat2 { path: path(a, b), how_address: c, how_bytes: d },
         libc::SYS_sendfile => CallRequest::Transfer {
             method: TransferMethod::Sendfile,
             out_fd: fd,
@@ -168,28 +225,45 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
             in_offset_address: c,
             out_offset_address: 0,
             len_bytes: d,
+            flags: 0,
         },
         libc::SYS_copy_file_range => between_files(TransferMethod::CopyFileRange),
         libc::SYS_splice => between_files(TransferMethod::Splice),
-        libc::SYS_ftruncate => CallRequest::Truncate { fd, size_bytes: b },
+        libc::SYS_ioctl => CallRequest::Clone {
+            fd,
+            source: match b as u32 {
+                FICLONE => CloneSource::File { fd: c as i32 },
+                FICLONERANGE => CloneSource::Range { address: c },
+                _ => return None,
+            },
+        },
+        libc::SYS_ftruncate => CallRequest::Truncate { fd, size_bytes: b as i64 },
         libc::SYS_truncate => CallRequest::TruncatePath {
             path: PathArgument { dir_fd: CURRENT_DIR, text_address: a },
-            size_bytes: b,
+            size_bytes: b as i64,
         },
-        libc::SYS_fallocate => CallRequest::Allocate { fd, mode: b as i32, offset: c, len_bytes: d },
+        libc::SYS_fallocate => {
+            CallRequest::Allocate { fd, mode: b as i32, offset: c as i64, len_bytes: d as i64 }
+        }
+        libc::SYS_mknodat => CallRequest::Mknod { path: path(a, b), mode: c as u32, device: d },
         libc::SYS_renameat => CallRequest::Rename { from: path(a, b), to: path(c, d), flags: 0 },
         libc::SYS_renameat2 => CallRequest::Rename { from: path(a, b), to: path(c, d), flags: e as u32 },
-        libc::SYS_linkat => CallRequest::Link { from: path(a, b), to: path(c, d), flags: e as i32 },
+        libc::SYS_linkat if has_only(e, libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH) => {
+            CallRequest::Link { from: path(a, b), to: path(c, d), flags: e as i32 }
+        }
         libc::SYS_symlinkat => CallRequest::Symlink { text_address: a, path: path(b, c) },
-        libc::SYS_unlinkat => {
+        libc::SYS_unlinkat if has_only(c, libc::AT_REMOVEDIR) => {
             CallRequest::Unlink { path: path(a, b), is_dir: c & libc::AT_REMOVEDIR as u64 != 0 }
         }
         libc::SYS_mkdirat => CallRequest::Mkdir { path: path(a, b), mode: c as u32 },
         libc::SYS_fsync => CallRequest::Sync { fd, data_only: false },
         libc::SYS_fdatasync => CallRequest::Sync { fd, data_only: true },
         libc::SYS_sync_file_range => CallRequest::ByFd { kind: CallKind::SyncRange, fd },
-        libc::SYS_syncfs | libc::SYS_sync => CallRequest::SyncAll,
-        libc::SYS_msync => CallRequest::Msync { address: a, wait: c & libc::MS_SYNC as u64 != 0 },
+        libc::SYS_syncfs => CallRequest::SyncAll { fd: Some(fd) },
+        libc::SYS_sync => CallRequest::SyncAll { fd: None },
+        libc::SYS_msync => {
+            CallRequest::Msync { address: a, len_bytes: b, wait: c & libc::MS_SYNC as u64 != 0 }
+        }
         libc::SYS_mmap => CallRequest::Map { fd: e as i32 },
         libc::SYS_close => CallRequest::ByFd { kind: CallKind::Close, fd },
         libc::SYS_newfstatat | libc::SYS_statx => by_path(CallKind::Stat, path(a, b)),
@@ -204,28 +278,36 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     })
 }
 
+fn open(path: PathArgument, flags: u64, mode: u64) -> CallRequest {
+    // openat takes an int and ignores what it does not know; openat2 takes 64 bits.
+    let how = OpenHow { flags: u64::from(flags as u32), mode, resolve: 0 };
+    CallRequest::Open { path, how, strict: false }
+}
+
+/// Whether no other bits than these are set.
+fn has_only(flags: u64, known: i32) -> bool {
+    flags as i32 & !known == 0
+}
+
 fn decode_read_or_write(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     let [a, b, c, d, _, f] = args;
     let fd = a as i32;
     let contiguous = |address, len_bytes| BufferArgument::Contiguous { address, len_bytes };
     let vectored = |address, iovec_count| BufferArgument::Vectored { address, iovec_count };
-    let write = |buffer, offset| CallRequest::Write { fd, buffer, offset, append: false, sync: false };
+    let write = |buffer, position| CallRequest::Write { fd, buffer, position };
+    let read = |buffer, position| CallRequest::Read { fd, buffer, position };
+    let own = FilePosition::OWN;
     Some(match number {
-        libc::SYS_write => write(contiguous(b, c), None),
-        libc::SYS_writev => write(vectored(b, c), None),
-        libc::SYS_pwrite64 => write(contiguous(b, c), Some(d)),
-        libc::SYS_pwritev => write(vectored(b, c), Some(d)),
-        libc::SYS_pwritev2 => CallRequest::Write {
-            fd,
-            buffer: vectored(b, c),
-            offset: (d != OWN_OFFSET).then_some(d),
-            append: f & libc::RWF_APPEND as u64 != 0,
-            sync: f & RWF_ANY_SYNC != 0,
-        },
-        libc::SYS_read => CallRequest::Read { fd, buffer: contiguous(b, c), offset: None },
-        libc::SYS_pread64 => CallRequest::Read { fd, buffer: contiguous(b, c), offset: Some(d) },
-        libc::SYS_readv => CallRequest::Read { fd, buffer: vectored(b, c), offset: None },
-        libc::SYS_preadv => CallRequest::Read { fd, buffer: vectored(b, c), offset: Some(d) },
+        libc::SYS_write => write(contiguous(b, c), own),
+        libc::SYS_writev => write(vectored(b, c), own),
+        libc::SYS_pwrite64 => write(contiguous(b, c), FilePosition::at(d)),
+        libc::SYS_pwritev => write(vectored(b, c), FilePosition::at(d)),
+        libc::SYS_pwritev2 => write(vectored(b, c), FilePosition::with_flags(d, f)),
+        libc::SYS_read => read(contiguous(b, c), own),
+        libc::SYS_pread64 => read(contiguous(b, c), FilePosition::at(d)),
+        libc::SYS_readv => read(vectored(b, c), own),
+        libc::SYS_preadv => read(vectored(b, c), FilePosition::at(d)),
+        libc::SYS_preadv2 => read(vectored(b, c), FilePosition::with_flags(d, f)),
         _ => return None,
     })
 }
@@ -235,10 +317,11 @@ fn decode_read_or_write(number: i64, args: [u64; 6]) -> Option<CallRequest> {
 fn decode_legacy(number: i64, args: [u64; 6]) -> Option<CallRequest> {
     let [a, b, c, ..] = args;
     let relative_path = |text| PathArgument { dir_fd: CURRENT_DIR, text_address: text };
-    let creat_flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+    let creat_flags = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u64;
     Some(match number {
-        libc::SYS_open => CallRequest::Open { path: relative_path(a), flags: b as i32, mode: c as u32 },
-        libc::SYS_creat => CallRequest::Open { path: relative_path(a), flags: creat_flags, mode: b as u32 },
+        libc::SYS_open => open(relative_path(a), b, c),
+        libc::SYS_creat => open(relative_path(a), creat_flags, b),
+        libc::SYS_mknod => CallRequest::Mknod { path: relative_path(a), mode: b as u32, device: c },
         libc::SYS_rename => CallRequest::Rename { from: relative_path(a), to: relative_path(b), flags: 0 },
         libc::SYS_link => CallRequest::Link { from: relative_path(a), to: relative_path(b), flags: 0 },
         libc::SYS_symlink => CallRequest::Symlink { text_address: a, path: relative_path(b) },
@@ -259,8 +342,8 @@ fn decode_legacy(_number: i64, _args: [u64; 6]) -> Option<CallRequest> {
 }
 
 /// Whether an open with these flags changes a file or allows changing one.
-pub(super) fn opens_for_writing(flags: i32) -> bool {
-    flags & (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) != 0
+pub(super) fn opens_for_writing(flags: u64) -> bool {
+    flags as i32 & (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) != 0
 }
 
 #[cfg(test)]
@@ -288,7 +371,7 @@ mod tests {
     #[test]
     fn the_largest_offset_of_pwritev2_stands_for_the_descriptors_own() {
         let offset = |offset| match decode(libc::SYS_pwritev2, [3, 0, 1, offset, 0, 0]) {
-            Some(CallRequest::Write { offset, .. }) => offset,
+            Some(CallRequest::Write { position, .. }) => position.offset,
             other => unreachable!("{other:?}"),
         };
         assert_eq!((offset(8), offset(u64::MAX)), (Some(8), None));

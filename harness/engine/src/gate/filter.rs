@@ -5,6 +5,7 @@ use nix::libc;
 
 use super::CallKind;
 use super::attribute_calls::attribute_call_numbers;
+use super::calls::{FICLONE, FICLONERANGE};
 use crate::seccomp::{SeccompInstruction, SeccompProgram};
 
 /// Which calls are intercepted in addition to those that change the file tree.
@@ -12,12 +13,10 @@ use crate::seccomp::{SeccompInstruction, SeccompProgram};
 pub struct FilterOptions {
     /// Kinds that are intercepted only on request, because they are frequent and change nothing.
     pub extra_kinds: Vec<CallKind>,
-    /// Also intercepts writes to standard output and standard error.
-    pub stdio_writes: bool,
 }
 
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const JUMP_IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+const JUMP_IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const JUMP_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 /// The bits of an instruction's code that tell jumps from other instructions (`BPF_CLASS`).
 #[cfg(test)]
@@ -35,43 +34,51 @@ const fn argument_offset(index: u32) -> u32 {
 }
 
 // Positions of arguments.
-const FD_ARGUMENT: u32 = 0;
+const IOCTL_REQUEST_ARGUMENT: u32 = 1;
 const OPEN_FLAGS_ARGUMENT: u32 = 1;
 const OPENAT_FLAGS_ARGUMENT: u32 = 2;
-const MMAP_PROTECTION_ARGUMENT: u32 = 2;
 const MMAP_FLAGS_ARGUMENT: u32 = 3;
 
 /// `AUDIT_ARCH_X86_64` of linux/audit.h.
 #[cfg(target_arch = "x86_64")]
-const NATIVE_ARCHITECTURE: u32 = 0xC000_003E;
+pub(super) const NATIVE_ARCHITECTURE: u32 = 0xC000_003E;
 /// `AUDIT_ARCH_AARCH64` of linux/audit.h.
 #[cfg(target_arch = "aarch64")]
-const NATIVE_ARCHITECTURE: u32 = 0xC000_00B7;
+pub(super) const NATIVE_ARCHITECTURE: u32 = 0xC000_00B7;
+/// `__X32_SYSCALL_BIT` of asm/unistd.h: calls of the x32 ABI have numbers from here on. No other ABI has such
+/// high numbers.
+pub(super) const FIRST_X32_NUMBER: u32 = 0x4000_0000;
 
 const WRITE_FLAGS: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 
 /// What must hold in addition to the call's number for the call to be intercepted.
 enum FilterCondition {
     Always,
-    /// The descriptor in the first argument is above that of standard error.
-    FdAboveStdio,
     /// Any of the bits is set in the argument.
     AnyBitSet {
         argument_index: u32,
         bits: u32,
     },
-    /// The arguments of mmap describe a writable, shared, file-backed mapping.
-    SharedWritableMapping,
+    /// The argument has one of these values.
+    AnyValue {
+        argument_index: u32,
+        values: Vec<u32>,
+    },
+    /// The arguments of mmap describe a shared mapping of a file. It need not be writable: mprotect can change
+    /// that.
+    SharedFileMapping,
 }
 
 /// Builds the seccomp program for the given options.
 pub fn build_filter(options: &FilterOptions) -> SeccompProgram {
     let mut program = vec![
         SeccompInstruction::load_word(ARCHITECTURE_OFFSET),
-        // Calls of another architecture have other numbers, so they are allowed without a look at the number.
+        // Calls of another architecture have other numbers. The supervisor refuses and reports them all.
         jump(JUMP_IF_EQUAL, NATIVE_ARCHITECTURE, 1, 0),
-        SeccompInstruction::ALLOW,
+        SeccompInstruction::NOTIFY,
         SeccompInstruction::load_word(NUMBER_OFFSET),
+        jump(JUMP_IF_AT_LEAST, FIRST_X32_NUMBER, 0, 1),
+        SeccompInstruction::NOTIFY,
     ];
     for (number, condition) in intercepted_calls(options) {
         program.extend(call_instructions(number as u32, &condition));
@@ -91,21 +98,18 @@ fn call_instructions(number: u32, condition: &FilterCondition) -> SeccompProgram
     let load_argument = |index| SeccompInstruction::load_word(argument_offset(index));
     let test = match condition {
         FilterCondition::Always => vec![notify],
-        FilterCondition::FdAboveStdio => {
-            let highest_stdio = libc::STDERR_FILENO as u32;
-            vec![load_argument(FD_ARGUMENT), jump(JUMP_IF_GREATER, highest_stdio, 0, 1), notify, allow]
-        }
         FilterCondition::AnyBitSet { argument_index, bits } => {
             vec![load_argument(*argument_index), jump(JUMP_IF_ANY_BIT, *bits, 0, 1), notify, allow]
         }
-        FilterCondition::SharedWritableMapping => vec![
-            load_argument(MMAP_PROTECTION_ARGUMENT),
-            jump(JUMP_IF_ANY_BIT, libc::PROT_WRITE as u32, 0, 5),
+        FilterCondition::AnyValue { argument_index, values } => {
+            let found = values.iter().flat_map(|value| [jump(JUMP_IF_EQUAL, *value, 0, 1), notify]);
+            std::iter::once(load_argument(*argument_index)).chain(found).chain([allow]).collect()
+        }
+        FilterCondition::SharedFileMapping => vec![
             load_argument(MMAP_FLAGS_ARGUMENT),
-            jump(JUMP_IF_ANY_BIT, libc::MAP_SHARED as u32, 0, 3),
-            jump(JUMP_IF_ANY_BIT, libc::MAP_ANONYMOUS as u32, 2, 0),
+            jump(JUMP_IF_ANY_BIT, libc::MAP_SHARED as u32, 0, 2),
+            jump(JUMP_IF_ANY_BIT, libc::MAP_ANONYMOUS as u32, 1, 0),
             notify,
-            allow,
             allow,
         ],
     };
@@ -126,6 +130,7 @@ fn legacy_calls(open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, Fi
         (libc::SYS_unlink, Always),
         (libc::SYS_mkdir, Always),
         (libc::SYS_rmdir, Always),
+        (libc::SYS_mknod, Always),
     ]
 }
 
@@ -136,19 +141,19 @@ fn legacy_calls(_open_condition: impl Fn(u32) -> FilterCondition) -> Vec<(i64, F
 
 /// All intercepted calls with their conditions.
 fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
-    use FilterCondition::{Always, AnyBitSet, FdAboveStdio, SharedWritableMapping};
-    let write_condition = || if options.stdio_writes { Always } else { FdAboveStdio };
+    use FilterCondition::{Always, AnyBitSet, AnyValue, SharedFileMapping};
     let intercepts_reads = options.extra_kinds.contains(&CallKind::OpenToRead);
     let open_condition = |argument_index| match intercepts_reads {
         true => Always,
         false => AnyBitSet { argument_index, bits: WRITE_FLAGS },
     };
+    let clone_requests = vec![FICLONE, FICLONERANGE];
     let mut calls = vec![
-        (libc::SYS_write, write_condition()),
-        (libc::SYS_writev, write_condition()),
-        (libc::SYS_pwrite64, FdAboveStdio),
-        (libc::SYS_pwritev, FdAboveStdio),
-        (libc::SYS_pwritev2, FdAboveStdio),
+        (libc::SYS_write, Always),
+        (libc::SYS_writev, Always),
+        (libc::SYS_pwrite64, Always),
+        (libc::SYS_pwritev, Always),
+        (libc::SYS_pwritev2, Always),
         (libc::SYS_openat, open_condition(OPENAT_FLAGS_ARGUMENT)),
         (libc::SYS_openat2, Always),
         (libc::SYS_sendfile, Always),
@@ -163,13 +168,15 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
         (libc::SYS_symlinkat, Always),
         (libc::SYS_unlinkat, Always),
         (libc::SYS_mkdirat, Always),
+        (libc::SYS_mknodat, Always),
+        (libc::SYS_ioctl, AnyValue { argument_index: IOCTL_REQUEST_ARGUMENT, values: clone_requests }),
         (libc::SYS_fsync, Always),
         (libc::SYS_fdatasync, Always),
         (libc::SYS_sync_file_range, Always),
         (libc::SYS_syncfs, Always),
         (libc::SYS_sync, Always),
         (libc::SYS_msync, Always),
-        (libc::SYS_mmap, SharedWritableMapping),
+        (libc::SYS_mmap, SharedFileMapping),
         (libc::SYS_io_uring_setup, Always),
         (libc::SYS_io_setup, Always),
     ];
@@ -181,12 +188,13 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
 
 /// The calls of a kind that is intercepted only on request.
 fn extra_calls(kind: CallKind) -> Vec<(i64, FilterCondition)> {
-    use FilterCondition::FdAboveStdio;
     match kind {
-        CallKind::Read => [libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_preadv]
-            .map(|number| (number, FdAboveStdio))
-            .into(),
-        CallKind::Close => vec![(libc::SYS_close, FdAboveStdio)],
+        CallKind::Read => {
+            let numbers =
+                [libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_preadv, libc::SYS_preadv2];
+            numbers.map(|number| (number, FilterCondition::Always)).into()
+        }
+        CallKind::Close => vec![(libc::SYS_close, FilterCondition::Always)],
         CallKind::Stat => stat_calls(),
         CallKind::Access => access_calls(),
         _ => Vec::new(),
@@ -223,10 +231,7 @@ mod tests {
 
     #[test]
     fn every_jump_stays_inside_the_program_and_the_last_instruction_returns() {
-        let options = FilterOptions {
-            extra_kinds: vec![CallKind::Read, CallKind::Stat, CallKind::Close],
-            stdio_writes: true,
-        };
+        let options = FilterOptions { extra_kinds: vec![CallKind::Read, CallKind::Stat, CallKind::Close] };
         let program = build_filter(&options);
         for (index, instruction) in program.iter().enumerate() {
             if instruction.code & CLASS_BITS == libc::BPF_JMP as u16 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::CallKind;
+use super::follow_error::GateFailure;
 use super::stat::FileId;
 
 /// A name in a directory.
@@ -82,9 +83,11 @@ pub enum CallEffect {
     Opened { entry: DirectoryEntry, file_id: FileId, created: Option<OwnedFd>, truncated: bool },
     /// `O_TMPFILE` created an unnamed file. A later `Linked` may give it a name.
     CreatedUnnamed { file_id: FileId, file: OwnedFd },
-    /// Bytes were written. `CallHandler::on_payload` received them before. `synced`: the descriptor or the
-    /// call makes writes synchronous.
-    Wrote { file_id: FileId, offset: u64, len_bytes: u64, synced: bool },
+    /// Bytes were written. `CallHandler::on_payload` received them before.
+    Wrote { file_id: FileId, offset: u64, len_bytes: u64, sync: WriteSync },
+    /// The kernel writes bytes after this effect, as many as it can: at most `len_bytes` from `offset` on. They
+    /// can be read from the file when the thread makes another call.
+    Writing { tid: i32, file_id: FileId, file: OwnedFd, offset: u64, len_bytes: u64 },
     /// The size of a file was set.
     Truncated { file_id: FileId, size_bytes: u64 },
     /// fallocate: the file's size afterwards, and the offset and length of the range that now reads as
@@ -110,7 +113,10 @@ pub enum CallEffect {
     Synced { file_id: FileId, data_only: bool },
     /// A whole file system, or all of them, were synced.
     SyncedAll,
-    /// A file was mapped shared and writable. From now on its content can change without a call.
+    /// A pipe or socket got a name.
+    CreatedSpecial { file_id: FileId, entry: DirectoryEntry, file: OwnedFd },
+    /// A file was mapped shared, by a descriptor that allows writing. From now on its content can change without
+    /// a call.
     Mapped { file_id: FileId, file: OwnedFd },
     /// Bytes were written into a pipe that the handler observes. `CallHandler::on_payload` received them
     /// before.
@@ -128,6 +134,31 @@ pub enum CallEffect {
     RenameRefused { path: PathBuf },
 }
 
+/// Whether a write also made its bytes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteSync {
+    /// It did not.
+    No,
+    /// As fdatasync does: `O_DSYNC`, `RWF_DSYNC`.
+    Data,
+    /// As fsync does: `O_SYNC`, `RWF_SYNC`.
+    All,
+}
+
+/// What the gate did for a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CarriedOut {
+    /// The call was performed, and this is its result: a number, or the errno with which it failed. With
+    /// `CallDecision::PerformThenFail` the target sees another one.
+    Performed(Result<i64, Errno>),
+    /// The call did not take place.
+    Prevented,
+    /// The call waits, or the file at its path was replaced. The kernel performs it then.
+    Prepared,
+    /// The decision could not be carried out at this call. The kernel performs it as if there were no decision.
+    NotPossible,
+}
+
 /// Decides what happens to calls. The supervisor passes it one call at a time.
 pub trait CallHandler: Send {
     /// Decides what happens to a call.
@@ -138,6 +169,13 @@ pub trait CallHandler: Send {
 
     /// Receives what a call did.
     fn on_effect(&mut self, _effect: CallEffect) {}
+
+    /// Learns what was done for the last decision, unless that was `Continue` or `Perform`. Before the target
+    /// sees a result, and before it is killed.
+    fn on_carried_out(&mut self, _carried_out: CarriedOut) {}
+
+    /// The supervisor failed: what the target does from now on is not known. Called at most a few times.
+    fn on_failure(&mut self, failure: GateFailure);
 
     /// Kills the whole target. Returns when all its processes are dead.
     fn kill_target(&mut self) {}

@@ -8,27 +8,35 @@
 //! (`perform`), which makes its result known. Calls that touch no watched mount continue. So do calls that
 //! change attributes (`CallEffect::ChangingAttributes`): their results depend on the target's user namespace.
 //!
-//! Not covered: calls of 32-bit programs, and stores into shared mappings (`CallEffect::Mapped` reports such
-//! mappings). io_uring and libaio fail with ENOSYS, so that programs fall back to ordinary calls.
+//! Stores into shared mappings are not calls: `CallEffect::Mapped` reports such mappings. Calls of other ABIs
+//! (32-bit, x32), io_uring and libaio fail with ENOSYS and are reported (`CallEffect::Refused`). If the supervisor
+//! itself fails, the handler gets a `GateFailure`: what the target did from then on is not known.
 
 mod attribute_calls;
-mod byte_transfer;
 mod call_rules;
 mod calls;
 mod filter;
+mod follow_error;
 mod handler;
+mod open_file;
+mod path_walk;
 mod perform;
 mod resolve_call;
 mod stat;
 mod supervisor;
 mod sys;
 mod target_thread;
+mod thread_cache;
+mod thread_status;
 
 /// What a call does. The words are those of scenario files.
 pub use scenarios::CallKind;
 
 pub use call_rules::{CallRule, CallRules, RuleMatch};
 pub use filter::{FilterOptions, build_filter};
-pub use handler::{CallDecision, CallEffect, CallHandler, DirectoryEntry, InterceptedCall, Swap};
-pub use stat::{FileId, WatchedMounts, file_id_of, mount_id};
+pub use follow_error::GateFailure;
+pub use handler::{
+    CallDecision, CallEffect, CallHandler, CarriedOut, DirectoryEntry, InterceptedCall, Swap, WriteSync,
+};
+pub use stat::{FileId, WatchedMounts, file_id_of};
 pub use supervisor::{SupervisorThread, serve_notifications};

@@ -1,17 +1,19 @@
 //! Resolves what an intercepted call acts on: which file or directory entry, and whether it is watched.
 //! Changes nothing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
 use nix::libc;
 
 use super::CallKind;
 use super::attribute_calls::{AttributeCall, AttributeObject};
-use super::calls::{CallRequest, PathArgument, opens_for_writing};
+use super::calls::{CallRequest, OpenHow, PathArgument, opens_for_writing};
+use super::follow_error::FollowError;
+use super::open_file::{OpenFile, fd_path};
+use super::path_walk::{LastName, ResolvedPath, WalkOptions, WalkedPath};
 use super::stat::{FileStat, WatchedMounts};
-use super::target_thread::{ResolvedPath, TargetThread, fd_path};
+use super::target_thread::TargetThread;
 
 /// What a call acts on. Resolved before the call takes effect.
 pub(super) struct ResolvedCall {
@@ -23,21 +25,8 @@ pub(super) struct ResolvedCall {
     pub(super) resolved_path: Option<ResolvedPath>,
     /// The destination of a rename or link.
     pub(super) resolved_to: Option<ResolvedPath>,
-    /// For a call on a descriptor, a duplicate of it.
+    /// For a call on a descriptor, a duplicate of it. For a call on a path without a last name, the file.
     pub(super) file: Option<OpenFile>,
-}
-
-/// A duplicate of a descriptor of the target, with the metadata of its file.
-pub(super) struct OpenFile {
-    pub(super) fd: OwnedFd,
-    pub(super) stat: FileStat,
-}
-
-impl OpenFile {
-    pub(super) fn new(fd: OwnedFd) -> Result<OpenFile, Errno> {
-        let stat = FileStat::of_file(fd.as_fd())?;
-        Ok(OpenFile { fd, stat })
-    }
 }
 
 impl ResolvedCall {
@@ -67,33 +56,38 @@ pub(super) struct CallResolver<'a> {
 
 impl CallResolver<'_> {
     /// Resolves a call. Returns `None` if it acts on nothing that could be watched.
-    pub(super) fn resolve(&self, request: &CallRequest) -> Result<Option<ResolvedCall>, Errno> {
+    ///
+    /// # Errors
+    /// The call is wrong, so that the kernel refuses it too, or what it acts on cannot be found out.
+    pub(super) fn resolve(&self, request: &CallRequest) -> Result<Option<ResolvedCall>, FollowError> {
         Ok(Some(match request {
-            CallRequest::Open { path, flags, .. } => {
-                let nofollow_flags = libc::O_NOFOLLOW | libc::O_EXCL;
-                let kind = if opens_for_writing(*flags) { CallKind::Open } else { CallKind::OpenToRead };
-                self.call_on_path(kind, self.thread.resolve(*path, flags & nofollow_flags == 0)?)
-            }
+            CallRequest::Open { path, how, .. } => return self.open_call(*path, *how),
             CallRequest::TruncatePath { path, .. } => {
-                self.call_on_path(CallKind::Truncate, self.thread.resolve(*path, true)?)
+                self.call_on_path(CallKind::Truncate, *path, LastName::Followed)?
             }
             CallRequest::SetAttributes(call) => self.attribute_call(*call)?,
             CallRequest::ByPath { kind, path } => {
-                let follow = *kind != CallKind::Stat;
-                self.call_on_path(*kind, self.thread.resolve(*path, follow)?)
+                let last = if *kind == CallKind::Stat { LastName::NotFollowed } else { LastName::Followed };
+                self.call_on_path(*kind, *path, last)?
             }
             CallRequest::Unlink { path, is_dir } => {
                 let kind = if *is_dir { CallKind::Rmdir } else { CallKind::Unlink };
-                self.call_on_path(kind, self.thread.resolve(*path, false)?)
+                self.call_on_path(kind, *path, LastName::Changed)?
             }
             CallRequest::Mkdir { path, .. } => {
-                self.call_on_path(CallKind::Mkdir, self.thread.resolve(*path, false)?)
+                self.call_on_path(CallKind::Mkdir, *path, LastName::Changed)?
+            }
+            CallRequest::Mknod { path, .. } => {
+                self.call_on_path(CallKind::Mknod, *path, LastName::Changed)?
             }
             CallRequest::Symlink { path, .. } => {
-                self.call_on_path(CallKind::Symlink, self.thread.resolve(*path, false)?)
+                self.call_on_path(CallKind::Symlink, *path, LastName::Changed)?
             }
-            CallRequest::Rename { from, to, .. } => self.call_between_paths(CallKind::Rename, *from, *to)?,
-            CallRequest::Link { from, to, .. } => self.link_call(*from, *to)?,
+            CallRequest::Rename { from, to, .. } => {
+                let from = self.thread.walk(*from, WalkOptions::new(LastName::Changed))?;
+                self.call_between_paths(CallKind::Rename, from, *to)?
+            }
+            CallRequest::Link { from, to, flags } => self.link_call(*from, *to, *flags)?,
             CallRequest::Write { fd, buffer, .. } => {
                 self.call_on_fd(CallKind::Write, *fd, Some(self.thread.buffer_len(*buffer)?))?
             }
@@ -103,6 +97,7 @@ impl CallResolver<'_> {
             CallRequest::Transfer { out_fd, len_bytes, .. } => {
                 self.call_on_fd(CallKind::Write, *out_fd, Some(*len_bytes))?
             }
+            CallRequest::Clone { fd, .. } => self.call_on_fd(CallKind::Write, *fd, None)?,
             CallRequest::Truncate { fd, .. } => self.call_on_fd(CallKind::Truncate, *fd, None)?,
             CallRequest::Allocate { fd, .. } => self.call_on_fd(CallKind::Allocate, *fd, None)?,
             CallRequest::ByFd { kind, fd } => self.call_on_fd(*kind, *fd, None)?,
@@ -110,22 +105,52 @@ impl CallResolver<'_> {
             CallRequest::Sync { fd, data_only } => {
                 self.call_on_fd(if *data_only { CallKind::Fdatasync } else { CallKind::Fsync }, *fd, None)?
             }
-            CallRequest::Msync { address, .. } => match self.thread.mapped_stat(*address) {
-                Some(stat) => ResolvedCall::new(
-                    CallKind::Msync,
-                    self.watched.contains(&stat),
-                    self.thread.mapped_path(*address).unwrap_or_default(),
-                ),
-                None => return Ok(None),
+            CallRequest::SyncAll { fd: Some(fd) } => ResolvedCall {
+                watched: self
+                    .watched
+                    .has_file_system_of(&OpenFile::new(self.thread.duplicate_fd(*fd)?)?.stat),
+                ..ResolvedCall::new(CallKind::Syncfs, true, "/".into())
             },
-            CallRequest::SyncAll => ResolvedCall::new(CallKind::Syncfs, true, "/".into()),
+            CallRequest::SyncAll { fd: None } => ResolvedCall::new(CallKind::Syncfs, true, "/".into()),
+            CallRequest::Msync { address, len_bytes, .. } => {
+                return Ok(self.msync_call(*address, *len_bytes));
+            }
             CallRequest::Openat2 { .. } | CallRequest::Refused { .. } => return Ok(None),
         }))
     }
 
-    fn call_on_path(&self, kind: CallKind, resolved: ResolvedPath) -> ResolvedCall {
+    fn open_call(&self, path: PathArgument, how: OpenHow) -> Result<Option<ResolvedCall>, FollowError> {
+        let has = |flag: i32| how.flags as i32 & flag == flag;
+        if has(libc::O_PATH) {
+            return Ok(None);
+        }
+        let kind = if opens_for_writing(how.flags) { CallKind::Open } else { CallKind::OpenToRead };
+        let keeps_link = has(libc::O_NOFOLLOW) || has(libc::O_CREAT | libc::O_EXCL);
+        let last = if keeps_link { LastName::NotFollowed } else { LastName::Followed };
+        let walked = self.thread.walk(path, WalkOptions { last, resolve: how.resolve })?;
+        if has(libc::O_TMPFILE) {
+            // The path names the directory of the new file.
+            return Ok(Some(self.call_on_object(kind, walked.open_node()?)));
+        }
+        Ok(Some(self.call_on_walked(kind, walked)))
+    }
+
+    fn call_on_path(
+        &self,
+        kind: CallKind,
+        path: PathArgument,
+        last: LastName,
+    ) -> Result<ResolvedCall, FollowError> {
+        Ok(self.call_on_walked(kind, self.thread.walk(path, WalkOptions::new(last))?))
+    }
+
+    fn call_on_walked(&self, kind: CallKind, walked: WalkedPath) -> ResolvedCall {
+        let resolved = match walked {
+            WalkedPath::Entry(resolved) => resolved,
+            WalkedPath::Object(file) => return self.call_on_object(kind, file),
+        };
         // Opening a pipe could wait for its other end.
-        let opens = matches!(kind, CallKind::Open | CallKind::OpenToRead);
+        let opens = matches!(kind, CallKind::Open | CallKind::OpenToRead | CallKind::Truncate);
         let has_supported_type =
             |stat: &FileStat| has_recorded_type(stat) && !(opens && stat.file_type() == libc::S_IFIFO);
         let watched = self.watched.contains(&resolved.dir_stat)
@@ -134,43 +159,62 @@ impl CallResolver<'_> {
         ResolvedCall { resolved_path: Some(resolved), ..ResolvedCall::new(kind, watched, path) }
     }
 
+    /// A call on a file that exists and that the path reaches without a last name.
+    fn call_on_object(&self, kind: CallKind, file: OpenFile) -> ResolvedCall {
+        let has_supported_type = matches!(file.stat.file_type(), libc::S_IFREG | libc::S_IFDIR);
+        let watched = self.watched.contains(&file.stat) && has_supported_type;
+        let path = fd_path(file.fd.as_fd());
+        ResolvedCall { file: Some(file), ..ResolvedCall::new(kind, watched, path) }
+    }
+
     fn call_between_paths(
         &self,
         kind: CallKind,
-        from: PathArgument,
+        from: WalkedPath,
         to: PathArgument,
-    ) -> Result<ResolvedCall, Errno> {
-        let to = self.thread.resolve(to, false)?;
-        let mut call = self.call_on_path(kind, self.thread.resolve(from, false)?);
-        call.watched |= self.watched.contains(&to.dir_stat);
-        call.resolved_to = Some(to);
+    ) -> Result<ResolvedCall, FollowError> {
+        let to = self.thread.walk(to, WalkOptions::new(LastName::Changed))?;
+        let mut call = self.call_on_walked(kind, from);
+        match to {
+            WalkedPath::Entry(to) => {
+                call.watched |= self.watched.contains(&to.dir_stat);
+                call.resolved_to = Some(to);
+            }
+            // The kernel refuses `.`, `..` and `/` as a new name.
+            WalkedPath::Object(_) => call.watched = false,
+        }
         Ok(call)
     }
 
-    /// Resolves a link call. Its source may be a descriptor of an unnamed file, passed with an empty path or
-    /// as `/proc/self/fd/N`.
-    fn link_call(&self, from: PathArgument, to: PathArgument) -> Result<ResolvedCall, Errno> {
-        let text = self.thread.read_string(from.text_address)?;
-        let descriptor = if text.is_empty() {
-            Some(self.thread.duplicate_fd(from.dir_fd)?)
+    /// Resolves a link call. Its source may be a descriptor, passed with an empty path or by a link of /proc.
+    fn link_call(
+        &self,
+        from: PathArgument,
+        to: PathArgument,
+        flags: i32,
+    ) -> Result<ResolvedCall, FollowError> {
+        let by_descriptor =
+            flags & libc::AT_EMPTY_PATH != 0 && self.thread.read_string(from.text_address)?.is_empty();
+        let source = if by_descriptor {
+            WalkedPath::Object(self.thread.open_object(from, LastName::Followed)?)
         } else {
-            self.thread.proc_self_fd(&text)
+            let follows = flags & libc::AT_SYMLINK_FOLLOW != 0;
+            let last = if follows { LastName::Followed } else { LastName::NotFollowed };
+            self.thread.walk(from, WalkOptions::new(last))?
         };
-        let Some(file) = descriptor else { return self.call_between_paths(CallKind::Link, from, to) };
-        let to = self.thread.resolve(to, false)?;
-        let file = OpenFile::new(file)?;
-        let watched = self.watched.contains(&to.dir_stat);
-        let path = fd_path(file.fd.as_fd());
-        Ok(ResolvedCall {
-            resolved_to: Some(to),
-            file: Some(file),
-            ..ResolvedCall::new(CallKind::Link, watched, path)
-        })
+        self.call_between_paths(CallKind::Link, source, to)
+    }
+
+    /// Resolves an msync call by the watched files that are mapped in its range.
+    fn msync_call(&self, address: u64, len_bytes: u64) -> Option<ResolvedCall> {
+        let ranges = self.thread.mapped_files(address, len_bytes);
+        let range = ranges.into_iter().find(|range| self.watched.may_contain(range.file_id))?;
+        Some(ResolvedCall::new(CallKind::Msync, true, range.path))
     }
 
     /// Resolves a call on attributes. Its object may be anything that exists, also `.` and a watched
     /// directory itself.
-    fn attribute_call(&self, call: AttributeCall) -> Result<ResolvedCall, Errno> {
+    fn attribute_call(&self, call: AttributeCall) -> Result<ResolvedCall, FollowError> {
         let kind = call.kind;
         let (path, follow) = match call.object {
             AttributeObject::Fd(fd) => return self.call_on_fd(kind, fd, None),
@@ -178,21 +222,11 @@ impl CallResolver<'_> {
                 (PathArgument { dir_fd, text_address }, follow)
             }
         };
-        let file = self.thread.open_object(path, follow).and_then(OpenFile::new);
-        // A path whose last component is a name is resolved as other calls resolve it.
-        let named = (path.text_address != 0).then(|| self.thread.resolve(path, follow));
-        let mut call = match named {
-            Some(Ok(resolved)) => self.call_on_path(kind, resolved),
-            _ => {
-                let path = file.as_ref().map(|file| fd_path(file.fd.as_fd()));
-                ResolvedCall::new(kind, false, path.map_err(|errno| *errno)?)
-            }
-        };
-        if let Ok(file) = file {
-            call.watched |= self.watched.contains(&file.stat) && has_recorded_type(&file.stat);
-            call.file = Some(file);
-        }
-        Ok(call)
+        let last = if follow { LastName::Followed } else { LastName::NotFollowed };
+        let file = self.thread.open_object(path, last)?;
+        let watched = self.watched.contains(&file.stat) && has_recorded_type(&file.stat);
+        let path = fd_path(file.fd.as_fd());
+        Ok(ResolvedCall { file: Some(file), ..ResolvedCall::new(kind, watched, path) })
     }
 
     fn call_on_fd(
@@ -200,7 +234,7 @@ impl CallResolver<'_> {
         kind: CallKind,
         fd: i32,
         requested_bytes: Option<u64>,
-    ) -> Result<ResolvedCall, Errno> {
+    ) -> Result<ResolvedCall, FollowError> {
         let file = OpenFile::new(self.thread.duplicate_fd(fd)?)?;
         let watched = self.watched.contains(&file.stat)
             && matches!(file.stat.file_type(), libc::S_IFREG | libc::S_IFDIR);

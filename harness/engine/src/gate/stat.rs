@@ -55,31 +55,44 @@ impl FileStat {
     }
 }
 
-/// The mounts whose files are watched, by mount id.
+/// The mounts whose files are watched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WatchedMounts {
-    mounts: HashSet<u64>,
+    mount_ids: HashSet<u64>,
+    /// The device numbers of their file systems.
+    devices: HashSet<u64>,
 }
 
 impl WatchedMounts {
-    /// Creates the set from mount ids; see [`mount_id`].
-    pub fn new(mounts: impl IntoIterator<Item = u64>) -> WatchedMounts {
-        WatchedMounts { mounts: mounts.into_iter().collect() }
+    /// The mounts that contain these paths.
+    ///
+    /// # Errors
+    /// A path can't be opened, or statx fails.
+    pub fn of<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> std::io::Result<WatchedMounts> {
+        let mut mounts = WatchedMounts::default();
+        for path in paths {
+            let file = File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
+            let stat = FileStat::of_file(file.as_fd())?;
+            mounts.mount_ids.insert(stat.mount_id);
+            mounts.devices.insert(stat.file_id.dev);
+        }
+        Ok(mounts)
     }
 
     /// Whether the file is in a watched mount.
     pub(super) fn contains(&self, stat: &FileStat) -> bool {
-        self.mounts.contains(&stat.mount_id)
+        self.mount_ids.contains(&stat.mount_id)
     }
-}
 
-/// The kernel's id of the mount that contains a file.
-///
-/// # Errors
-/// If the path can't be opened, or statx fails.
-pub fn mount_id(path: &Path) -> std::io::Result<u64> {
-    let file = File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
-    Ok(FileStat::of_file(file.as_fd())?.mount_id)
+    /// Whether the file is on the file system of a watched mount.
+    pub(super) fn has_file_system_of(&self, stat: &FileStat) -> bool {
+        self.devices.contains(&stat.file_id.dev)
+    }
+
+    /// Whether a file of which only its identity is known may be in a watched mount.
+    pub(super) fn may_contain(&self, file_id: FileId) -> bool {
+        self.devices.contains(&file_id.dev)
+    }
 }
 
 /// The identity of an open file.

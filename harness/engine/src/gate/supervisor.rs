@@ -3,7 +3,7 @@
 //! For each call it connects decoding, resolving, the handler's decision and performing.
 
 use std::collections::BinaryHeap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -11,13 +11,17 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::calls::{self, CallRequest, opens_for_writing};
-use super::handler::{CallDecision, CallEffect, CallHandler, InterceptedCall};
-use super::perform::{CallContext, CallResponse};
+use super::calls::{self, CallRequest};
+use super::filter::{FIRST_X32_NUMBER, NATIVE_ARCHITECTURE};
+use super::follow_error::{FollowError, GateFailure};
+use super::handler::{CallDecision, CallEffect, CallHandler, CarriedOut, InterceptedCall};
+use super::path_walk::ResolvedPath;
+use super::perform::{CallContext, CallResponse, Performed, Scratch};
 use super::resolve_call::{CallResolver, ResolvedCall};
 use super::stat::WatchedMounts;
 use super::sys::{self, Notification, NotificationResponse};
-use super::target_thread::{ResolvedPath, TargetThread, ThreadCache};
+use super::target_thread::TargetThread;
+use super::thread_cache::ThreadCache;
 use crate::locks::LockExt;
 
 /// The supervisor's thread. It ends when all processes behind the filter have ended.
@@ -27,10 +31,15 @@ pub struct SupervisorThread {
 
 impl SupervisorThread {
     /// Waits until all processes behind the filter have ended.
-    pub fn join(mut self) {
-        // The result is an error only if the handler panicked. Then the sandbox has been torn down with the
-        // target.
-        let _ = self.thread.take().map(JoinHandle::join);
+    ///
+    /// # Errors
+    /// The supervisor ended before them.
+    pub fn join(mut self) -> Result<(), GateFailure> {
+        // The result is an error only if the handler panicked.
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(_)) => Err(GateFailure::Ended),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -53,6 +62,7 @@ pub fn serve_notifications<O: CallHandler + 'static>(
             handler,
             threads: ThreadCache::default(),
             delayed: BinaryHeap::new(),
+            scratch: Scratch::default(),
         };
         supervisor.serve();
     });
@@ -84,28 +94,38 @@ struct Supervisor<O> {
     handler: Arc<Mutex<O>>,
     threads: ThreadCache,
     delayed: BinaryHeap<DelayedResponse>,
+    scratch: Scratch,
 }
 
 impl<O: CallHandler> Supervisor<O> {
+    /// Serves until all processes behind the filter have ended. After a failure it ends too: the kernel then fails
+    /// the calls that wait and all later ones with ENOSYS, so that the target does not wait for ever.
     fn serve(mut self) {
+        if let Err(failure) = self.serve_until_end() {
+            self.handler.locked().on_failure(failure);
+        }
+    }
+
+    fn serve_until_end(&mut self) -> Result<(), GateFailure> {
+        let failed = |doing| move |source| GateFailure::System { doing, source };
         loop {
             let mut ready = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
             match poll(&mut ready, self.poll_timeout()) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return,
+                Err(errno) => return Err(failed("wait for calls")(errno)),
             }
             let events = ready[0].revents().unwrap_or(PollFlags::empty());
-            self.continue_due_calls();
+            self.continue_due_calls()?;
             if events.contains(PollFlags::POLLIN) {
                 match sys::receive_notification(self.listener.as_fd()) {
-                    Ok(notification) => self.handle_notification(&notification),
+                    Ok(notification) => self.handle_notification(&notification)?,
                     // The notification was withdrawn after poll, because the target was killed or
                     // interrupted.
                     Err(Errno::ENOENT | Errno::EINTR) => {}
-                    Err(_) => return,
+                    Err(errno) => return Err(failed("receive a call")(errno)),
                 }
             } else if events.contains(PollFlags::POLLHUP) {
-                return;
+                return Ok(());
             }
         }
     }
@@ -121,103 +141,109 @@ impl<O: CallHandler> Supervisor<O> {
         }
     }
 
-    fn continue_due_calls(&mut self) {
+    fn continue_due_calls(&mut self) -> Result<(), GateFailure> {
         while self.delayed.peek().is_some_and(|next| next.due <= Instant::now()) {
             if let Some(next) = self.delayed.pop() {
-                let _ = sys::send_response(
-                    self.listener.as_fd(),
-                    next.notification_id,
-                    NotificationResponse::Continue,
-                );
+                respond(self.listener.as_fd(), next.notification_id, NotificationResponse::Continue)?;
             }
         }
+        Ok(())
     }
 
-    fn handle_notification(&mut self, notification: &Notification) {
-        let mut handler = self.handler.locked();
-        let response = match calls::decode(notification.number, notification.args) {
-            None => Some(NotificationResponse::Continue),
+    fn handle_notification(&mut self, notification: &Notification) -> Result<(), GateFailure> {
+        let handler = Arc::clone(&self.handler);
+        let mut handler = handler.locked();
+        let response = match self.response_to(notification, &mut *handler) {
+            Ok(CallResponse::Now(response)) => response,
+            Ok(CallResponse::AlreadySent) => return Ok(()),
+            Ok(CallResponse::After(wait)) => {
+                let due = Instant::now() + wait;
+                self.delayed.push(DelayedResponse { due, notification_id: notification.id });
+                return Ok(());
+            }
+            // The kernel finds the same error, or the thread has been killed.
+            Err(FollowError::Target(_)) => NotificationResponse::Continue,
+            Err(FollowError::Gate(failure)) => {
+                // Of a call that no longer waits nothing is lost.
+                if sys::is_notification_valid(self.listener.as_fd(), notification.id) {
+                    handler.on_failure(failure);
+                }
+                NotificationResponse::Fail(Errno::EIO)
+            }
+        };
+        respond(self.listener.as_fd(), notification.id, response)
+    }
+
+    fn response_to(
+        &mut self,
+        notification: &Notification,
+        handler: &mut O,
+    ) -> Result<CallResponse, FollowError> {
+        if let Some(feature) = foreign_abi(notification) {
+            handler.on_effect(CallEffect::Refused { feature });
+            return Ok(CallResponse::Now(NotificationResponse::Fail(Errno::ENOSYS)));
+        }
+        let request = match calls::decode(notification.number, notification.args) {
+            None => return Ok(CallResponse::Now(NotificationResponse::Continue)),
             Some(CallRequest::Refused { feature }) => {
                 handler.on_effect(CallEffect::Refused { feature });
-                Some(NotificationResponse::Fail(Errno::ENOSYS))
+                return Ok(CallResponse::Now(NotificationResponse::Fail(Errno::ENOSYS)));
             }
-            Some(request) => match self.threads.get(notification.tid) {
-                // The thread has ended, or we are not permitted to access it.
-                Err(_) => Some(NotificationResponse::Continue),
-                Ok(thread) => {
-                    let resolver = CallResolver {
-                        thread,
-                        watched: &self.watched,
-                        needs_fd_paths: handler.needs_paths(),
-                    };
-                    let mut context = CallContext {
-                        listener: self.listener.as_fd(),
-                        notification_id: notification.id,
-                        tid: notification.tid,
-                        thread,
-                        handler: &mut *handler,
-                    };
-                    let request = complete_request(thread, request);
-                    let resolved = resolver.resolve(&request);
-                    match decide_and_perform(&mut context, request, resolved) {
-                        CallResponse::Now(response) => Some(response),
-                        CallResponse::AlreadySent => None,
-                        CallResponse::After(wait) => {
-                            self.delayed.push(DelayedResponse {
-                                due: Instant::now() + wait,
-                                notification_id: notification.id,
-                            });
-                            None
-                        }
-                    }
-                }
-            },
+            Some(request) => request,
         };
-        drop(handler);
-        if let Some(response) = response {
-            // Fails with ENOENT if the target was killed in the meantime.
-            let _ = sys::send_response(self.listener.as_fd(), notification.id, response);
-        }
+        let thread = self.threads.get(notification.tid)?;
+        let request = complete_request(thread, request)?;
+        let resolver = CallResolver { thread, watched: &self.watched, needs_fd_paths: handler.needs_paths() };
+        let resolved = resolver.resolve(&request)?;
+        // What was read from the target belongs to this call only if the call still waits.
+        let is_valid = sys::is_notification_valid(self.listener.as_fd(), notification.id);
+        let Some(resolved) = resolved.filter(|_| is_valid) else {
+            return Ok(CallResponse::Now(NotificationResponse::Continue));
+        };
+        let mut context = CallContext {
+            listener: self.listener.as_fd(),
+            notification_id: notification.id,
+            tid: notification.tid,
+            thread,
+            handler,
+            scratch: &mut self.scratch,
+        };
+        decide_and_perform(&mut context, request, resolved)
     }
 }
 
-/// Turns an `Openat2` into an `Open` by reading its `open_how` from the target's memory.
-fn complete_request(thread: &TargetThread, request: CallRequest) -> CallRequest {
-    let CallRequest::Openat2 { path, how_address } = request else { return request };
-    match thread.read_open_how(how_address) {
-        Some(how) => CallRequest::Open { path, flags: how.flags, mode: how.mode },
-        None => request,
+/// Sends a response. A call that no longer waits needs none.
+fn respond(listener: BorrowedFd<'_>, id: u64, response: NotificationResponse) -> Result<(), GateFailure> {
+    match sys::send_response(listener, id, response) {
+        // The target was killed or interrupted in the meantime.
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(source) => Err(GateFailure::System { doing: "answer a call", source }),
     }
+}
+
+/// The ABI of a call that is not one of this machine's own: its numbers and arguments mean something else.
+fn foreign_abi(notification: &Notification) -> Option<&'static str> {
+    if notification.architecture != NATIVE_ARCHITECTURE {
+        return Some("system calls of a 32-bit program");
+    }
+    (notification.number as u32 >= FIRST_X32_NUMBER).then_some("system calls of the x32 ABI")
+}
+
+/// Turns an `Openat2` into an `Open` by reading its `open_how` from the target's memory.
+fn complete_request(thread: &TargetThread, request: CallRequest) -> Result<CallRequest, FollowError> {
+    let CallRequest::Openat2 { path, how_address, how_bytes } = request else { return Ok(request) };
+    let how = thread.read_open_how(how_address, how_bytes)?;
+    Ok(CallRequest::Open { path, how, strict: true })
 }
 
 /// Asks the handler for a decision about a resolved call, and carries the decision out.
 fn decide_and_perform(
     context: &mut CallContext<'_>,
     request: CallRequest,
-    resolved: Result<Option<ResolvedCall>, Errno>,
-) -> CallResponse {
-    let resolved = match resolved {
-        // What was read from the target belongs to this call only if the call still waits.
-        Ok(Some(resolved)) if sys::is_notification_valid(context.listener, context.notification_id) => {
-            resolved
-        }
-        _ => return CallResponse::Now(NotificationResponse::Continue),
-    };
-    if let CallRequest::Open { flags, .. } = request
-        && !resolved.watched
-    {
-        // The handler needs this, so that a report can list the files that no crash state covers.
-        if opens_for_writing(flags) {
-            context.handler.on_effect(CallEffect::OpenedOutside { path: resolved.path });
-        }
-        return CallResponse::Now(NotificationResponse::Continue);
-    }
-    if !resolved.watched && matches!(request, CallRequest::Rename { .. }) {
-        // The handler needs this, because an overlay refuses to rename a directory.
-        context.handler.on_effect(CallEffect::RenamesOutside { path: resolved.path.clone() });
-    }
+    resolved: ResolvedCall,
+) -> Result<CallResponse, FollowError> {
     if !resolved.watched {
-        return context.continue_unwatched(&request, &resolved);
+        return Ok(context.continue_unwatched(&request, &resolved));
     }
     let call = InterceptedCall {
         kind: resolved.kind,
@@ -226,30 +252,53 @@ fn decide_and_perform(
         to: resolved.resolved_to.as_ref().map(ResolvedPath::path),
         requested_bytes: resolved.requested_bytes,
     };
+    let continues = Ok(CallResponse::Now(NotificationResponse::Continue));
     match context.handler.decide(&call) {
-        CallDecision::Continue => CallResponse::Now(NotificationResponse::Continue),
-        CallDecision::Perform => context.perform(request, resolved, u64::MAX),
-        CallDecision::Fail(errno) => CallResponse::Now(NotificationResponse::Fail(errno)),
-        CallDecision::Short(bytes) => context.perform(request, resolved, bytes),
+        CallDecision::Continue => continues,
+        CallDecision::Perform => context.perform(request, resolved),
+        CallDecision::Fail(errno) => {
+            context.handler.on_carried_out(CarriedOut::Prevented);
+            Ok(CallResponse::Now(NotificationResponse::Fail(errno)))
+        }
+        CallDecision::Short(bytes) => match context.perform_for_decision(request, resolved, bytes)? {
+            Some(performed) => context.answer(performed),
+            None => continues,
+        },
         CallDecision::PerformThenFail(errno) => {
-            context.perform_without_response(request, resolved, u64::MAX);
-            CallResponse::Now(NotificationResponse::Fail(errno))
+            match context.perform_for_decision(request, resolved, u64::MAX)? {
+                Some(Performed::Failed(own)) => Ok(CallResponse::Now(NotificationResponse::Fail(own))),
+                Some(_) => Ok(CallResponse::Now(NotificationResponse::Fail(errno))),
+                None => continues,
+            }
         }
-        CallDecision::KillBefore => kill_target(context),
-        CallDecision::KillDuring(bytes) => {
-            context.perform_without_response(request, resolved, bytes);
-            kill_target(context)
+        CallDecision::KillBefore => {
+            context.handler.on_carried_out(CarriedOut::Prevented);
+            Ok(kill_target(context))
         }
-        CallDecision::KillAfter => {
-            context.perform_without_response(request, resolved, u64::MAX);
-            kill_target(context)
+        CallDecision::KillDuring(bytes) => kill_after_performing(context, request, resolved, bytes),
+        CallDecision::KillAfter => kill_after_performing(context, request, resolved, u64::MAX),
+        CallDecision::Delay(wait) => {
+            context.handler.on_carried_out(CarriedOut::Prepared);
+            Ok(CallResponse::After(wait))
         }
-        CallDecision::Delay(wait) => CallResponse::After(wait),
         CallDecision::Swap(with) => {
-            // If there is no file to swap, no effect is reported and the call continues.
-            let _ = context.swap(&resolved, with);
-            CallResponse::Now(NotificationResponse::Continue)
+            let swapped = context.swap(&resolved, with).is_ok();
+            let done = if swapped { CarriedOut::Prepared } else { CarriedOut::NotPossible };
+            context.handler.on_carried_out(done);
+            continues
         }
+    }
+}
+
+fn kill_after_performing(
+    context: &mut CallContext<'_>,
+    request: CallRequest,
+    resolved: ResolvedCall,
+    max_bytes: u64,
+) -> Result<CallResponse, FollowError> {
+    match context.perform_for_decision(request, resolved, max_bytes)? {
+        Some(_) => Ok(kill_target(context)),
+        None => Ok(CallResponse::Now(NotificationResponse::Continue)),
     }
 }
 

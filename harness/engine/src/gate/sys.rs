@@ -17,6 +17,8 @@ const SYNCHRONOUS_WAKE_UP: u64 = 1;
 pub(super) struct Notification {
     pub(super) id: u64,
     pub(super) tid: i32,
+    /// An `AUDIT_ARCH_*` value: of which kind of program the call is.
+    pub(super) architecture: u32,
     pub(super) number: i64,
     pub(super) args: [u64; 6],
 }
@@ -60,6 +62,7 @@ pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> Result<Notificat
     Ok(Notification {
         id: notif.id,
         tid: notif.pid as i32,
+        architecture: notif.data.arch,
         number: i64::from(notif.data.nr),
         args: notif.data.args,
     })
@@ -146,19 +149,12 @@ pub(super) fn duplicate_fd(thread: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, E
     owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, thread.as_raw_fd(), fd, 0) })
 }
 
-/// Calls openat2. `resolve` holds its `RESOLVE_*` flags.
-pub(super) fn openat2(
-    dir: BorrowedFd<'_>,
-    path: &CStr,
-    flags: i32,
-    mode: u32,
-    resolve: u64,
-) -> Result<OwnedFd, Errno> {
+/// Calls openat2 without `RESOLVE_*` flags.
+pub(super) fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: u64, mode: u64) -> Result<OwnedFd, Errno> {
     // SAFETY: `open_how` consists of integers, for which all zeroes are valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = flags as u64;
-    how.mode = u64::from(mode);
-    how.resolve = resolve;
+    how.flags = flags;
+    how.mode = mode;
     let size = std::mem::size_of::<libc::open_how>();
     // SAFETY: `path` is a C string and `how` an `open_how` of `size` bytes; both are live during the call.
     owned_fd(unsafe {
@@ -178,6 +174,91 @@ pub(super) fn statx(dir: BorrowedFd<'_>, name: &CStr) -> Result<libc::statx, Err
     let result = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, &raw mut raw_stat) };
     Errno::result(result)?;
     Ok(raw_stat)
+}
+
+/// Writes bytes as pwritev2 does. `offset`: `None` for the descriptor's own. Returns how many were written.
+pub(super) fn pwritev2(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    offset: Option<i64>,
+    flags: i32,
+) -> Result<usize, Errno> {
+    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let count = if bytes.is_empty() { 0 } else { 1 };
+    // SAFETY: the only part is exactly `bytes`, which is live and only read.
+    let written =
+        unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const part, count, offset.unwrap_or(-1), flags) };
+    Errno::result(written).map(|written| written as usize)
+}
+
+/// Reads bytes as preadv2 does. `offset`: `None` for the descriptor's own. Returns how many were read.
+pub(super) fn preadv2(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    offset: Option<i64>,
+    flags: i32,
+) -> Result<usize, Errno> {
+    let part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let count = if bytes.is_empty() { 0 } else { 1 };
+    // SAFETY: the only part is exactly `bytes`, which is live and writable.
+    let read = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, count, offset.unwrap_or(-1), flags) };
+    Errno::result(read).map(|read| read as usize)
+}
+
+/// Copies bytes between two files as copy_file_range does. Returns how many were copied.
+pub(super) fn copy_file_range(
+    from: BorrowedFd<'_>,
+    mut from_offset: Option<&mut i64>,
+    to: BorrowedFd<'_>,
+    mut to_offset: Option<&mut i64>,
+    len_bytes: usize,
+    flags: u32,
+) -> Result<usize, Errno> {
+    let address = |offset: &mut Option<&mut i64>| {
+        offset.as_deref_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut)
+    };
+    let (from_address, to_address) = (address(&mut from_offset), address(&mut to_offset));
+    // SAFETY: each offset is null or the address of an integer that is borrowed for the whole function.
+    let copied = unsafe {
+        libc::copy_file_range(from.as_raw_fd(), from_address, to.as_raw_fd(), to_address, len_bytes, flags)
+    };
+    Errno::result(copied).map(|copied| copied as usize)
+}
+
+/// Shares a range of another file's blocks, as the FICLONERANGE request of ioctl does.
+pub(super) fn clone_range(to: BorrowedFd<'_>, range: &CloneRange) -> Result<(), Errno> {
+    // SAFETY: the pointer is to a live `file_clone_range`, which is what the request reads.
+    let result = unsafe { libc::ioctl(to.as_raw_fd(), u64::from(super::calls::FICLONERANGE) as _, range) };
+    Errno::result(result).map(drop)
+}
+
+/// A `file_clone_range` of linux/fs.h. `len_bytes` 0: to the end of the source.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CloneRange {
+    pub(super) source_fd: i64,
+    pub(super) source_offset: u64,
+    pub(super) len_bytes: u64,
+    pub(super) offset: u64,
+}
+
+/// Creates a file, pipe, socket or device, as mknodat does.
+pub(super) fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, device: u64) -> Result<(), Errno> {
+    // SAFETY: `name` is a C string that is live during the call.
+    Errno::result(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) }).map(drop)
+}
+
+/// A soft limit of a process, one of the `RLIMIT_*` constants.
+pub(super) fn soft_limit(tid: i32, resource: libc::__rlimit_resource_t) -> Result<u64, Errno> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer for the old limits is to a live local `rlimit64`; no new ones are passed.
+    let result = unsafe { libc::prlimit64(tid, resource, std::ptr::null(), &raw mut limit) };
+    Errno::result(result).map(|_| limit.rlim_cur)
+}
+
+/// Whether a file is on a proc file system.
+pub(super) fn is_on_procfs(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    nix::sys::statfs::fstatfs(file).map(|stat| stat.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
 /// Gives the calling thread its own umask and working directory.

@@ -9,11 +9,12 @@ use std::time::Duration;
 use scenarios::{CallTrigger, Replacement, TargetFile};
 
 use crate::gate::{
-    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, FileId, FilterOptions,
-    InterceptedCall, Swap,
+    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, CarriedOut, FileId, FilterOptions,
+    GateFailure, InterceptedCall, Swap,
 };
 use crate::locks::LockExt;
 use crate::plan::{CallInjection, CountedCall, InjectionPoint, PlannedFault};
+use crate::run::call_evidence::{CallEvidence, DecidedCall, call_evidence};
 use crate::run::phase_tracker::{PhaseEnd, PhaseTracker};
 use crate::sandbox::KillSwitch;
 
@@ -54,6 +55,13 @@ struct CallMatcher {
 /// A fault whose injection was decided and has not been made.
 struct PendingInjection {
     fault: String,
+    injection: CallInjection,
+    decided: DecidedCall,
+}
+
+/// A kill that the target is about to get.
+struct PendingKill {
+    fault: String,
     evidence: String,
 }
 
@@ -62,8 +70,7 @@ struct CallMatch {
     /// Index of the fault in `armed_faults`.
     fault_index: usize,
     decision: CallDecision,
-    /// Which call it is.
-    evidence: String,
+    decided: DecidedCall,
 }
 
 /// The call handler of a run.
@@ -81,6 +88,10 @@ pub(super) struct CallInjector {
     kill_switch: KillSwitch,
     /// The fault that is being injected.
     pending: Option<PendingInjection>,
+    /// The kill that was decided, with its evidence.
+    pending_kill: Option<PendingKill>,
+    /// The first failure of the gate. The trial is worth nothing then.
+    failure: Option<GateFailure>,
 }
 
 /// A call injector and the receiver of its events.
@@ -143,8 +154,7 @@ impl InjectorHandle {
             within_phase: trigger_phase.is_some(),
         };
         let phase = PhaseTracker::new(target, trigger_phase.or(phase));
-        let filter_options =
-            FilterOptions { extra_kinds: matcher.kinds.clone(), stdio_writes: phase.reads_output() };
+        let filter_options = FilterOptions { extra_kinds: matcher.kinds.clone() };
         let (sender, events) = channel();
         let injector = CallInjector {
             root,
@@ -155,6 +165,8 @@ impl InjectorHandle {
             events: sender,
             kill_switch,
             pending: None,
+            pending_kill: None,
+            failure: None,
             on_phase_end: Box::new(|| ()),
         };
         InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options }
@@ -180,6 +192,11 @@ impl InjectorHandle {
     /// Sets the outputs with which the target's main process is about to be started.
     pub(super) fn set_main_outputs(&self, outputs: Vec<FileId>) {
         self.injector.locked().phase.set_main_outputs(outputs);
+    }
+
+    /// The failure of the gate, if it has failed.
+    pub(super) fn failure(&self) -> Option<GateFailure> {
+        self.injector.locked().failure.clone()
     }
 
     /// Ends a persistent fault: later calls are not altered.
@@ -297,8 +314,11 @@ impl CallInjector {
                 .occurrence
                 .map(|occurrence| format!(" in occurrence {occurrence} of the phase"))
                 .unwrap_or_default();
-            let evidence = format!("{description}, call {}{occurrence}", rule_match.nth);
-            return Some(CallMatch { fault_index, decision: rule_match.decision, evidence });
+            let decided = DecidedCall {
+                call: format!("{description}, call {}{occurrence}", rule_match.nth),
+                requested_bytes: call.requested_bytes,
+            };
+            return Some(CallMatch { fault_index, decision: rule_match.decision, decided });
         }
         None
     }
@@ -315,7 +335,7 @@ impl CallInjector {
                 "killed at the end of occurrence {occurrence} of the phase, \
                  which had fewer calls than in the baseline"
             );
-            self.pending = Some(PendingInjection { fault: armed.fault.clone(), evidence });
+            self.pending_kill = Some(PendingKill { fault: armed.fault.clone(), evidence });
             CallHandler::kill_target(self);
         }
     }
@@ -328,32 +348,38 @@ impl CallHandler for CallInjector {
             self.count_call(call);
             return CallDecision::Continue;
         }
-        let Some(CallMatch { fault_index, decision, evidence }) = self.match_call(call) else {
+        let Some(CallMatch { fault_index, decision, decided }) = self.match_call(call) else {
             return CallDecision::Continue;
         };
         let armed = &mut self.armed_faults[fault_index];
         let first = !std::mem::replace(&mut armed.injected, true);
         let (fault, injection) = (armed.fault.clone(), armed.injection.clone());
         match injection {
-            CallInjection::KillBefore | CallInjection::KillInside { .. } | CallInjection::KillAfter => {
-                let evidence = format!("{} {evidence}", injection.describe());
-                self.pending = Some(PendingInjection { fault, evidence });
-            }
             CallInjection::HoldUntilInjected if first => {
-                self.inject_and_wait(fault, format!("at {evidence}"))
-            }
-            CallInjection::Swap { .. } => {
-                let evidence = format!("{} before {evidence}", injection.describe());
-                self.pending = Some(PendingInjection { fault, evidence });
+                self.inject_and_wait(fault, format!("at {}", decided.call))
             }
             CallInjection::HoldUntilInjected => {}
-            injection if first => self.send(InjectorEvent::Effective {
-                fault,
-                evidence: format!("{evidence}: {}", injection.describe()),
-            }),
+            // A persistent fault is reported at its first call.
+            injection if first => self.pending = Some(PendingInjection { fault, injection, decided }),
             _ => {}
         }
         decision
+    }
+
+    fn on_carried_out(&mut self, done: CarriedOut) {
+        let Some(PendingInjection { fault, injection, decided }) = self.pending.take() else { return };
+        match call_evidence(&injection, &decided, done) {
+            CallEvidence::Effective(evidence) if injection.is_kill() => {
+                self.pending_kill = Some(PendingKill { fault, evidence });
+            }
+            CallEvidence::Effective(evidence) => self.send(InjectorEvent::Effective { fault, evidence }),
+            // Without evidence the trial is inconclusive.
+            CallEvidence::Ineffective(_) => {}
+        }
+    }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        self.failure.get_or_insert(failure);
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
@@ -361,19 +387,11 @@ impl CallHandler for CallInjector {
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
-        match effect {
-            CallEffect::OutputWritten { pipe } => {
-                for end in self.phase.on_output_written(pipe) {
-                    (self.on_phase_end)();
-                    self.kill_at_phase_end(end);
-                }
+        if let CallEffect::OutputWritten { pipe } = effect {
+            for end in self.phase.on_output_written(pipe) {
+                (self.on_phase_end)();
+                self.kill_at_phase_end(end);
             }
-            CallEffect::Swapped { .. } => {
-                if let Some(PendingInjection { fault, evidence }) = self.pending.take() {
-                    self.send(InjectorEvent::Effective { fault, evidence });
-                }
-            }
-            _ => {}
         }
         self.phase.clear_written();
     }
@@ -381,7 +399,7 @@ impl CallHandler for CallInjector {
     fn kill_target(&mut self) {
         let killed = self.kill_switch.kill_all();
         let (fault, evidence) =
-            self.pending.take().map(|pending| (pending.fault, pending.evidence)).unwrap_or_default();
+            self.pending_kill.take().map(|kill| (kill.fault, kill.evidence)).unwrap_or_default();
         let evidence = match killed {
             Ok(()) => format!("every process was {evidence}"),
             Err(error) => format!("the kill failed ({}): {evidence}", crate::file_error::chain(&error)),

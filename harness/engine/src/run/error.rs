@@ -5,6 +5,7 @@ use scenarios::FailedRun;
 use crate::explore::ExploreError;
 use crate::faults::FaultError;
 use crate::file_error::FileError;
+use crate::gate::GateFailure;
 use crate::sandbox::SandboxError;
 use crate::target::ProgramError;
 
@@ -20,6 +21,9 @@ pub enum RunError {
     /// The recording of a run failed.
     #[error(transparent)]
     Explore(#[from] ExploreError),
+    /// A call of the target could not be followed, so that it is not known what the run did.
+    #[error("a call of the target could not be followed")]
+    NotFollowed(#[source] GateFailure),
     /// The target's program was not found or could not be built.
     #[error(transparent)]
     Program(#[from] ProgramError),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::faults::FaultContext;
-use crate::gate::{WatchedMounts, build_filter, file_id_of, mount_id, serve_notifications};
+use crate::gate::{WatchedMounts, build_filter, file_id_of, serve_notifications};
 use crate::run::call_injector::InjectorHandle;
 use crate::sandbox::{LaunchSpec, SandboxError, SpawnedProcess};
 
@@ -22,7 +22,8 @@ pub(super) fn spawn_behind_gate(
     let places = context.trainer.file.places().values().map(|place| sandbox.host_path_in_root(place));
     let roots = std::iter::once(sandbox.host_path_in_root(Path::new(""))).chain(places);
     // A place that does not exist yet will be created on the root's own mount.
-    let watched = WatchedMounts::new(roots.filter_map(|root| mount_id(&root).ok()));
+    let watched = WatchedMounts::of(roots.filter(|root| root.exists()))
+        .map_err(|source| SandboxError::System { doing: "find the watched mounts", source })?;
     let pipe = || {
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
             .map_err(|error| SandboxError::System { doing: "make a pipe", source: error.into() })

@@ -6,6 +6,7 @@
 
 mod active_fault;
 mod baseline;
+mod call_evidence;
 mod call_injector;
 mod crash_state_trials;
 mod error;

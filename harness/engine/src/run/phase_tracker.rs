@@ -62,11 +62,6 @@ impl PhaseTracker {
         }
     }
 
-    /// Whether it needs to see what the target prints.
-    pub(super) fn reads_output(&self) -> bool {
-        self.bounds.is_some()
-    }
-
     /// Whether the target is in this occurrence of the phase, 1-based.
     pub(super) fn is_inside_of(&self, occurrence: u64) -> bool {
         self.is_inside && self.occurrences == occurrence

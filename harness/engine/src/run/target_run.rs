@@ -269,7 +269,10 @@ impl<'a> TargetRun<'a> {
         while let Some(event) = self.injector.as_ref().and_then(InjectorHandle::next_event) {
             self.faults.on_injector_event(event, &self.context, &mut attempt.termination)?;
         }
-        Ok(())
+        match self.injector.as_ref().and_then(InjectorHandle::failure) {
+            Some(failure) => Err(RunError::NotFollowed(failure)),
+            None => Ok(()),
+        }
     }
 
     /// Kills a target that makes no progress or ignored a request to exit. While a fault stops the target,

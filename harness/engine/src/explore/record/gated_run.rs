@@ -1,7 +1,7 @@
 //! Runs one command behind the gate in a sandbox, and records its file operations and its output. Does not
 //! know what the recording is for.
 
-use std::io::{Error, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,9 @@ use super::op_recorder::{OpRecorder, RecorderConfig};
 use super::recording::Recording;
 use crate::explore::error::ExploreError;
 use crate::file_error::file_error;
-use crate::gate::{FilterOptions, WatchedMounts, build_filter, file_id_of, mount_id, serve_notifications};
+use crate::gate::{
+    FilterOptions, SupervisorThread, WatchedMounts, build_filter, file_id_of, serve_notifications,
+};
 use crate::locks::LockExt;
 use crate::sandbox::{LaunchSpec, ProcessExit, Sandbox};
 
@@ -90,10 +92,9 @@ impl GatedRun<'_> {
     pub fn record(self, sandbox: &Sandbox) -> Result<CommandRecording, ExploreError> {
         let (stdout, stderr) = (OutputPipe::open()?, OutputPipe::open()?);
         let recorder = Arc::new(Mutex::new(self.recorder(&[&stdout.ours, &stderr.ours])?));
-        let mounts: Result<Vec<u64>, Error> =
-            self.roots.iter().map(|root| mount_id(&sandbox.host_path(&root.seen_by_target))).collect();
-        let watched = WatchedMounts::new(mounts.map_err(ExploreError::system("find the watched mounts"))?);
-        let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), stdio_writes: true });
+        let roots = self.roots.iter().map(|root| sandbox.host_path(&root.seen_by_target));
+        let watched = WatchedMounts::of(roots).map_err(ExploreError::system("find the watched mounts"))?;
+        let program = build_filter(&FilterOptions { extra_kinds: Vec::new() });
         let readers = [spawn_output_reader(stdout.ours), spawn_output_reader(stderr.ours)];
         let mut supervisor = None;
         let handler = Arc::clone(&recorder);
@@ -105,7 +106,7 @@ impl GatedRun<'_> {
             loop {
                 match running.wait_timeout(POLL_INTERVAL) {
                     Some(ended) => break Some(ended),
-                    None if (self.cancelled)() => break None,
+                    None if (self.cancelled)() || recorder.locked().gate_failure().is_some() => break None,
                     None => {}
                 }
             }
@@ -113,14 +114,17 @@ impl GatedRun<'_> {
         // Fails if init has ended, by itself or because the command was interrupted. All processes end with it.
         let killed = sandbox.kill_all();
         // Until it has ended it may still change files, for a call that has begun.
-        if let Some(supervisor) = supervisor {
-            supervisor.join();
-        }
+        let supervised = supervisor.map_or(Ok(()), SupervisorThread::join);
         let ended = ended?;
         killed?;
+        supervised.map_err(ExploreError::NotFollowed)?;
         let outputs: Vec<String> =
             readers.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
-        let recording = recorder.locked().finish();
+        let mut recorder = recorder.locked();
+        if let Some(failure) = recorder.gate_failure() {
+            return Err(ExploreError::NotFollowed(failure));
+        }
+        let recording = recorder.finish();
         let recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
         let streams = [OutputStream::Stdout, OutputStream::Stderr];
         let lines = streams.into_iter().zip(&outputs).flat_map(|(stream, output)| {

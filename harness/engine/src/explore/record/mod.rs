@@ -18,6 +18,7 @@ mod record_spec;
 mod recorded_lines;
 mod recording;
 mod tree_size;
+mod unseen_writes;
 mod watched_views;
 
 use std::path::PathBuf;

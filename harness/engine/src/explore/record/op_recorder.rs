@@ -22,7 +22,11 @@ use super::recorded_lines::{RecordedLine, RecordedLines};
 use super::recording::{
     FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
 };
-use crate::gate::{CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, InterceptedCall};
+use super::unseen_writes::{UnseenWrite, UnseenWrites, WrittenBytes};
+use crate::gate::{
+    CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, GateFailure, InterceptedCall,
+    WriteSync,
+};
 
 /// At most this many paths outside the watched directories are listed.
 const MAX_OUTSIDE_PATHS: usize = 50;
@@ -43,6 +47,9 @@ pub struct OpRecorder {
     output_lines: RecordedLines,
     /// The first error of the harness; `finish` returns it.
     failure: Option<Error>,
+    gate_failure: Option<GateFailure>,
+    /// Writes that the kernel performs by itself.
+    unseen_writes: UnseenWrites,
 }
 
 /// A file with a writable shared mapping, and a descriptor that reads it.
@@ -112,8 +119,15 @@ impl OpRecorder {
                 config.saved_pattern,
                 config.internal_pattern,
             ),
+            unseen_writes: UnseenWrites::default(),
             failure: None,
+            gate_failure: None,
         })
+    }
+
+    /// The failure of the gate, if it has failed: the recording is not complete then.
+    pub fn gate_failure(&self) -> Option<GateFailure> {
+        self.gate_failure.clone()
     }
 
     /// Adds a node that a call has just created. `file`: a descriptor of it.
@@ -172,6 +186,7 @@ impl OpRecorder {
     /// The payload log could not be written, or a mapped file could not be read.
     pub fn finish(&mut self) -> Result<Recording, Error> {
         self.record_attribute_changes(None);
+        self.record_unseen_writes(None);
         for node in self.mapped_files.iter().map(|mapped| mapped.node).collect::<Vec<_>>() {
             self.record_mapped_changes(node);
         }
@@ -366,6 +381,7 @@ impl OpRecorder {
 impl CallHandler for OpRecorder {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
         self.record_attribute_changes(Some(call.tid));
+        self.record_unseen_writes(Some(call.tid));
         self.payload_log.begin_payload();
         match call.kind {
             CallKind::OpenToRead | CallKind::Read | CallKind::Stat | CallKind::Access | CallKind::Close => {
@@ -384,8 +400,13 @@ impl CallHandler for OpRecorder {
     fn on_effect(&mut self, effect: CallEffect) {
         // A call of another thread may have ended in the meantime.
         self.record_attribute_changes(None);
+        self.record_unseen_writes(None);
         self.record_effect(effect);
         self.payload_log.begin_payload();
+    }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        self.gate_failure.get_or_insert(failure);
     }
 
     fn needs_paths(&self) -> bool {
@@ -421,13 +442,23 @@ impl OpRecorder {
                     self.expect_attribute_change(PendingCall::new(kind, tid, node, file));
                 }
             }
-            CallEffect::Wrote { file_id, offset, len_bytes, synced } => {
+            CallEffect::Wrote { file_id, offset, len_bytes, sync } => {
                 if let Some(node) = self.known_node(file_id) {
                     self.record_write(OpKind::Write, node, offset, len_bytes);
                 }
-                if synced {
-                    self.record_sync(file_id, true);
+                match sync {
+                    WriteSync::No => {}
+                    WriteSync::Data => self.record_sync(file_id, true),
+                    WriteSync::All => self.record_sync(file_id, false),
                 }
+            }
+            CallEffect::Writing { tid, file_id, file, offset, len_bytes } => {
+                if let Some(node) = self.known_node(file_id) {
+                    self.unseen_writes.expect(UnseenWrite { tid, node, file, offset, len_bytes });
+                }
+            }
+            CallEffect::CreatedSpecial { file_id, entry, file } => {
+                self.record_special(file_id, &entry, &file);
             }
             CallEffect::Truncated { file_id, size_bytes } => {
                 if let Some(node) = self.known_node(file_id) {
@@ -467,6 +498,32 @@ impl OpRecorder {
             CallEffect::RenameRefused { path } => self.record_refused_rename(path),
             // The recorder never decides to swap a file.
             CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
+        }
+    }
+
+    /// Records a new pipe. Sockets are in no crash state.
+    fn record_special(&mut self, file_id: FileId, entry: &DirectoryEntry, file: &OwnedFd) {
+        let is_pipe = nix::sys::stat::fstat(file)
+            .is_ok_and(|stat| stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFIFO);
+        if is_pipe {
+            let node = self.add_node(file_id, file, FileNodeKind::Pipe);
+            self.set_name(OpKind::Create, entry, node);
+        } else {
+            self.recording.gaps.files_left_out.add(|| entry.path.clone());
+        }
+    }
+
+    /// Records what the kernel has written by itself until now. `tid`: the thread that makes a call now.
+    fn record_unseen_writes(&mut self, tid: Option<i32>) {
+        match self.unseen_writes.take_written(tid) {
+            Ok(writes) => {
+                for WrittenBytes { node, offset, bytes } in writes {
+                    self.payload_log.begin_payload();
+                    self.on_payload(&bytes);
+                    self.record_write(OpKind::Write, node, offset, bytes.len() as u64);
+                }
+            }
+            Err(error) => drop(self.failure.get_or_insert(error)),
         }
     }
 

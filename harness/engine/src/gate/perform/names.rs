@@ -1,0 +1,121 @@
+//! Changes names: renames, links, removals, new directories and special files.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::libc;
+use nix::sys::stat::Mode;
+use nix::unistd::UnlinkatFlags;
+
+use super::{CallContext, PerformResult, Performed, proc_fd_path};
+use crate::gate::handler::{CallEffect, Swap};
+use crate::gate::open_file::OpenFile;
+use crate::gate::path_walk::ResolvedPath;
+use crate::gate::resolve_call::ResolvedCall;
+use crate::gate::sys;
+
+/// Mode of the empty file that replaces a file.
+const SWAPPED_IN_MODE: u32 = 0o644;
+
+impl CallContext<'_> {
+    pub(super) fn rename(&mut self, from: &ResolvedPath, to: &ResolvedPath, flags: u32) -> PerformResult {
+        let flags = RenameFlags::from_bits_retain(flags);
+        renameat2(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), flags)?;
+        let exchanged = flags.contains(RenameFlags::RENAME_EXCHANGE);
+        // The kernel does nothing if both are names of one file.
+        if from.file_id() != to.file_id() {
+            self.handler.on_effect(CallEffect::Renamed { from: from.entry(), to: to.entry(), exchanged });
+        }
+        Ok(Some(Performed::Value(0)))
+    }
+
+    /// Links a file that the call names by a path. If the call follows links, the path was followed already.
+    pub(super) fn hard_link(&mut self, from: &ResolvedPath, to: &ResolvedPath) -> PerformResult {
+        let no_flags = AtFlags::empty();
+        nix::unistd::linkat(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), no_flags)?;
+        let file_id = from.file_id().ok_or(Errno::ENOENT)?;
+        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry() });
+        Ok(Some(Performed::Value(0)))
+    }
+
+    /// Links a file that the call names by a descriptor.
+    pub(super) fn link_object(&mut self, file: &OpenFile, to: &ResolvedPath) -> PerformResult {
+        let path = proc_fd_path(&file.fd);
+        let cwd = nix::fcntl::AT_FDCWD;
+        nix::unistd::linkat(cwd, path.as_c_str(), &to.dir, to.text.as_c_str(), AtFlags::AT_SYMLINK_FOLLOW)?;
+        self.handler.on_effect(CallEffect::Linked { file_id: file.stat.file_id, entry: to.entry() });
+        Ok(Some(Performed::Value(0)))
+    }
+
+    pub(super) fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> PerformResult {
+        let text = self.thread.read_string(text_address)?;
+        nix::unistd::symlinkat(text.as_c_str(), &path.dir, path.text.as_c_str())?;
+        let OpenFile { fd: link, stat } = path.open_node()?;
+        let link_text = PathBuf::from(OsStr::from_bytes(text.as_bytes()));
+        let (file_id, entry) = (stat.file_id, path.entry());
+        self.handler.on_effect(CallEffect::Symlinked { file_id, entry, link_text, link });
+        Ok(Some(Performed::Value(0)))
+    }
+
+    pub(super) fn unlink(&mut self, path: &ResolvedPath, is_dir: bool) -> PerformResult {
+        let flags = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+        nix::unistd::unlinkat(&path.dir, path.text.as_c_str(), flags)?;
+        let entry = path.entry();
+        self.handler.on_effect(if is_dir {
+            CallEffect::RemovedDir { entry }
+        } else {
+            CallEffect::Unlinked { entry }
+        });
+        Ok(Some(Performed::Value(0)))
+    }
+
+    pub(super) fn mkdir(&mut self, path: &ResolvedPath, mode: u32) -> PerformResult {
+        let mode = Mode::from_bits_truncate(mode & 0o7777 & !self.thread.umask()?);
+        nix::sys::stat::mkdirat(&path.dir, path.text.as_c_str(), mode)?;
+        let OpenFile { fd: dir, stat } = path.open_node()?;
+        self.handler.on_effect(CallEffect::CreatedDir { file_id: stat.file_id, entry: path.entry(), dir });
+        Ok(Some(Performed::Value(0)))
+    }
+
+    pub(super) fn mknod(&mut self, path: &ResolvedPath, mode: u32, device: u64) -> PerformResult {
+        // Whether a device may be created depends on the rights of the target.
+        if matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
+            return Ok(None);
+        }
+        let mode = mode & !self.thread.umask()?;
+        sys::mknodat(std::os::fd::AsFd::as_fd(&path.dir), &path.text, mode, device)?;
+        let OpenFile { fd: file, stat } = path.open_node()?;
+        let (file_id, entry) = (stat.file_id, path.entry());
+        self.handler.on_effect(match stat.file_type() {
+            libc::S_IFREG => CallEffect::Opened { entry, file_id, created: Some(file), truncated: false },
+            _ => CallEffect::CreatedSpecial { entry, file_id, file },
+        });
+        Ok(Some(Performed::Value(0)))
+    }
+
+    /// Replaces the file that the call acts on. Fails with ENOENT if there is no such file.
+    pub(in crate::gate) fn swap(&mut self, call: &ResolvedCall, with: Swap) -> Result<(), Errno> {
+        let path = call.resolved_path.as_ref().filter(|path| path.stat.is_some()).ok_or(Errno::ENOENT)?;
+        nix::unistd::unlinkat(&path.dir, path.name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+        match with {
+            Swap::Nothing => {}
+            Swap::EmptyFile => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                drop(openat(
+                    &path.dir,
+                    path.name.as_c_str(),
+                    flags,
+                    Mode::from_bits_truncate(SWAPPED_IN_MODE),
+                )?);
+            }
+            Swap::DanglingLink => {
+                nix::unistd::symlinkat(c"swapped-away", &path.dir, path.name.as_c_str())?;
+            }
+        }
+        self.handler.on_effect(CallEffect::Swapped { path: call.path.clone() });
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Opens files.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::libc;
+use nix::sys::stat::Mode;
+
+use super::{CallContext, PerformResult, Performed, proc_fd_path};
+use crate::gate::calls::OpenHow;
+use crate::gate::follow_error::FollowError;
+use crate::gate::handler::CallEffect;
+use crate::gate::open_file::{OpenFile, reopen_path};
+use crate::gate::path_walk::ResolvedPath;
+use crate::gate::stat::FileStat;
+use crate::gate::sys;
+
+impl CallContext<'_> {
+    /// Opens a name in a directory. `strict`: as openat2 does.
+    pub(super) fn open_entry(&mut self, path: &ResolvedPath, how: OpenHow, strict: bool) -> PerformResult {
+        // The kernel looks for a number before it looks at the path.
+        if !self.thread.has_free_descriptor()? {
+            return Ok(Some(Performed::Failed(Errno::EMFILE)));
+        }
+        let file = match strict {
+            true => {
+                let how = self.with_umask(how)?;
+                sys::openat2(path.dir.as_fd(), &path.text, how.flags | libc::O_CLOEXEC as u64, how.mode)?
+            }
+            false => openat(&path.dir, path.text.as_c_str(), flag_bits(how), self.mode(how)?)?,
+        };
+        let stat = FileStat::of_file(file.as_fd())?;
+        let created = path.stat.is_none();
+        let truncated =
+            !created && has(how, libc::O_TRUNC) && path.stat.is_some_and(|stat| stat.size_bytes > 0);
+        self.handler.on_effect(CallEffect::Opened {
+            entry: path.entry(),
+            file_id: stat.file_id,
+            created: created.then(|| reopen_path(file.as_fd())).transpose()?,
+            truncated,
+        });
+        Ok(Some(opened(file, how)))
+    }
+
+    /// Opens a file that exists and has no last name in the call's path, or an unnamed file in a directory.
+    pub(super) fn open_object(&mut self, object: &OpenFile, how: OpenHow, strict: bool) -> PerformResult {
+        if !self.thread.has_free_descriptor()? {
+            return Ok(Some(Performed::Failed(Errno::EMFILE)));
+        }
+        let is_unnamed = has(how, libc::O_TMPFILE);
+        if !is_unnamed && object.stat.file_type() != libc::S_IFREG {
+            return Ok(None);
+        }
+        let path = proc_fd_path(&object.fd);
+        // What the path leads to is a link of /proc here.
+        let how = OpenHow { flags: how.flags & !(libc::O_NOFOLLOW as u64), ..how };
+        let file = match strict {
+            true => {
+                let how = self.with_umask(how)?;
+                sys::openat2(object.fd.as_fd(), &path, how.flags | libc::O_CLOEXEC as u64, how.mode)?
+            }
+            false => openat(nix::fcntl::AT_FDCWD, path.as_c_str(), flag_bits(how), self.mode(how)?)?,
+        };
+        let stat = FileStat::of_file(file.as_fd())?;
+        if is_unnamed {
+            let created = reopen_path(file.as_fd())?;
+            self.handler.on_effect(CallEffect::CreatedUnnamed { file_id: stat.file_id, file: created });
+        } else if has(how, libc::O_TRUNC) && object.stat.size_bytes > 0 {
+            self.handler.on_effect(CallEffect::Truncated { file_id: stat.file_id, size_bytes: 0 });
+        }
+        Ok(Some(opened(file, how)))
+    }
+
+    /// The mode of a new file, without the bits of the target's umask. Reads the umask only if it matters.
+    fn mode(&self, how: OpenHow) -> Result<Mode, FollowError> {
+        Ok(Mode::from_bits_truncate(self.with_umask(how)?.mode as u32 & 0o7777))
+    }
+
+    fn with_umask(&self, how: OpenHow) -> Result<OpenHow, FollowError> {
+        let creates = has(how, libc::O_CREAT) || has(how, libc::O_TMPFILE);
+        let umask = if creates { self.thread.umask()? } else { 0 };
+        Ok(OpenHow { mode: how.mode & !u64::from(umask), ..how })
+    }
+}
+
+fn has(how: OpenHow, flag: i32) -> bool {
+    how.flags as i32 & flag == flag
+}
+
+fn flag_bits(how: OpenHow) -> OFlag {
+    OFlag::from_bits_retain(how.flags as i32 | libc::O_CLOEXEC)
+}
+
+fn opened(file: OwnedFd, how: OpenHow) -> Performed {
+    Performed::File { file, close_on_exec: has(how, libc::O_CLOEXEC) }
+}

@@ -1,0 +1,144 @@
+//! Copies bytes between descriptors: sendfile, copy_file_range, splice, and calls that share blocks.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::bytes::{file_position, size_of, write_sync};
+use super::{CallContext, PerformResult, Performed};
+use crate::gate::calls::{CallRequest, CloneSource, TransferMethod};
+use crate::gate::follow_error::FollowError;
+use crate::gate::handler::CallEffect;
+use crate::gate::open_file::{OpenFile, reopen_path};
+use crate::gate::sys::{self, CloneRange};
+
+impl CallContext<'_> {
+    pub(super) fn transfer(
+        &mut self,
+        request: CallRequest,
+        out_file: &OpenFile,
+        max_bytes: u64,
+    ) -> PerformResult {
+        let CallRequest::Transfer {
+            method,
+            in_fd,
+            in_offset_address,
+            out_offset_address,
+            len_bytes,
+            flags,
+            ..
+        } = request
+        else {
+            return Ok(None);
+        };
+        let out = &out_file.fd;
+        let mut in_offset = self.read_offset(in_offset_address)?;
+        let mut out_offset = self.read_offset(out_offset_address)?;
+        let start = match out_offset {
+            Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+            None => file_position(out)?,
+        };
+        let size_limit = self.thread.file_size_limit()?;
+        if method == TransferMethod::Splice {
+            // It waits for the other end of a pipe, which the supervisor must not do.
+            return self.announce_splice(out_file, start, len_bytes);
+        }
+        if start >= size_limit {
+            return Ok(None);
+        }
+        let source = self.thread.duplicate_fd(in_fd)?;
+        let len_bytes = len_bytes.min(max_bytes).min(size_limit - start);
+        let len_bytes = usize::try_from(len_bytes).unwrap_or(usize::MAX);
+        let moved_bytes = match method {
+            TransferMethod::CopyFileRange => sys::copy_file_range(
+                source.as_fd(),
+                in_offset.as_mut(),
+                out.as_fd(),
+                out_offset.as_mut(),
+                len_bytes,
+                flags,
+            )?,
+            _ => nix::sys::sendfile::sendfile64(out, &source, in_offset.as_mut(), len_bytes)?,
+        };
+        if moved_bytes > 0 {
+            self.record_moved(out_file, start, moved_bytes as u64)?;
+        }
+        for (address, offset) in [(in_offset_address, in_offset), (out_offset_address, out_offset)] {
+            if let Some(offset) = offset {
+                self.thread.write_memory(address, &offset.to_ne_bytes())?;
+            }
+        }
+        Ok(Some(Performed::Value(moved_bytes as i64)))
+    }
+
+    fn record_moved(&mut self, file: &OpenFile, offset: u64, len_bytes: u64) -> Result<(), FollowError> {
+        let descriptor_flags = OFlag::from_bits_retain(fcntl(&file.fd, FcntlArg::F_GETFL)?);
+        self.read_back(&file.fd, offset, len_bytes)?;
+        self.handler.on_effect(CallEffect::Wrote {
+            file_id: file.stat.file_id,
+            offset,
+            len_bytes,
+            sync: write_sync(descriptor_flags, 0),
+        });
+        Ok(())
+    }
+
+    fn announce_splice(&mut self, file: &OpenFile, offset: u64, len_bytes: u64) -> PerformResult {
+        let effect = CallEffect::Writing {
+            tid: self.tid,
+            file_id: file.stat.file_id,
+            file: reopen_path(file.fd.as_fd())?,
+            offset,
+            len_bytes,
+        };
+        self.handler.on_effect(effect);
+        Ok(None)
+    }
+
+    pub(super) fn clone_blocks(&mut self, source: CloneSource, file: &OpenFile) -> PerformResult {
+        let (source, range) = match source {
+            CloneSource::File { fd } => {
+                let whole = CloneRange { source_fd: 0, source_offset: 0, len_bytes: 0, offset: 0 };
+                (self.thread.duplicate_fd(fd)?, whole)
+            }
+            CloneSource::Range { address } => {
+                let range = self.read_clone_range(address)?;
+                let fd = i32::try_from(range.source_fd).map_err(|_| Errno::EBADF)?;
+                (self.thread.duplicate_fd(fd)?, range)
+            }
+        };
+        sys::clone_range(file.fd.as_fd(), &CloneRange { source_fd: source.as_raw_fd().into(), ..range })?;
+        let len_bytes = match range.len_bytes {
+            0 => size_of(&source)?.saturating_sub(range.source_offset),
+            len_bytes => len_bytes,
+        };
+        self.record_moved(file, range.offset, len_bytes)?;
+        Ok(Some(Performed::Value(0)))
+    }
+
+    fn read_clone_range(&self, address: u64) -> Result<CloneRange, FollowError> {
+        let mut words = [0; 4];
+        for (word, position) in words.iter_mut().zip(0..) {
+            *word = self.read_word(address + 8 * position)?;
+        }
+        let [source_fd, source_offset, len_bytes, offset] = words;
+        Ok(CloneRange { source_fd: source_fd as i64, source_offset, len_bytes, offset })
+    }
+
+    /// Reads an `off_t` of the target. Address 0 means that the call was made without an offset.
+    fn read_offset(&self, address: u64) -> Result<Option<i64>, FollowError> {
+        match address {
+            0 => Ok(None),
+            address => Ok(Some(self.read_word(address)? as i64)),
+        }
+    }
+
+    fn read_word(&self, address: u64) -> Result<u64, FollowError> {
+        let mut bytes = [0; 8];
+        match self.thread.read_memory(address, &mut bytes)? {
+            8 => Ok(u64::from_ne_bytes(bytes)),
+            _ => Err(FollowError::Target(Errno::EFAULT)),
+        }
+    }
+}
