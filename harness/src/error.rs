@@ -199,6 +199,7 @@ fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
         ExploreError::File(_)
         | ExploreError::System { .. }
         | ExploreError::NotFollowed(_)
+        | ExploreError::TreeDiffers { .. }
         | ExploreError::WorkerClosed => CommandExit::HarnessFailed,
     }
 }

@@ -28,8 +28,12 @@ const ENGINE: &ArrowTable = &[
     ("target", &["sandbox"]),
     ("gpu", &["file_error", "locks", "target"]),
     ("faults", &["file_error", "gpu", "plan", "sandbox", "target"]),
-    ("explore::error", &["file_error", "sandbox"]),
-    ("explore::record", &["explore::error", "file_error", "gate", "locks", "sandbox"]),
+    ("explore::tree_difference", &[]),
+    ("explore::error", &["explore::tree_difference", "file_error", "gate", "sandbox"]),
+    (
+        "explore::record",
+        &["explore::error", "explore::tree_difference", "file_error", "gate", "locks", "sandbox"],
+    ),
     ("explore::states", &["explore::record"]),
     (
         "explore::replay",

@@ -4,6 +4,7 @@ use std::io::Error;
 
 use scenarios::{FailedRun, Outcome, SandboxHint};
 
+use crate::explore::tree_difference::TreeDifference;
 use crate::file_error::FileError;
 use crate::gate::GateFailure;
 use crate::sandbox::SandboxError;
@@ -48,6 +49,15 @@ pub enum ExploreError {
     /// A call of the target could not be followed, so that the recording is not complete.
     #[error("the recording is not complete")]
     NotFollowed(#[source] GateFailure),
+    /// The recording does not yield the files that are really there.
+    #[error(
+        "the recording is not complete: these files changed without a call that could be followed{}",
+        .differences.iter().map(|difference| format!("\n  {difference}")).collect::<String>()
+    )]
+    TreeDiffers {
+        /// The files.
+        differences: Vec<TreeDifference>,
+    },
     /// A recovery worker has no sandbox any more.
     #[error("a recovery worker was used after it had been closed")]
     WorkerClosed,

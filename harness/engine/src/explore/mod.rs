@@ -16,6 +16,7 @@ mod replay;
 mod report;
 mod second_crash;
 mod states;
+mod tree_difference;
 
 pub use error::{ExploreBaselineError, ExploreError, ValueDifference};
 pub use explore_config::ExploreConfig;
@@ -36,3 +37,4 @@ pub use states::{
     CrashCandidate, CrashKind, CrashState, EntryAttributes, EnumerateSpec, Enumeration, EnumerationCounts,
     ExploreScope, FileTree, FsModel, PersistUnit, Tear, TornWrite, TreeEntry, Witness, enumerate,
 };
+pub use tree_difference::{TreeDifference, TreeDifferenceKind};

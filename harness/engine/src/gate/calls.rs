@@ -202,41 +202,13 @@ pub(super) const FICLONERANGE: u32 = 0x4020_940d;
 /// Decodes a call. Returns `None` for a number that the filter does not intercept, and for arguments with which
 /// the call changes nothing.
 pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
-    let [a, b, c, d, e, f] = args;
+    let [a, b, c, d, e, _] = args;
     let fd = a as i32;
     let path = |dir_fd: u64, text_address| PathArgument { dir_fd: dir_fd as i32, text_address };
     let by_path = |kind, path| CallRequest::ByPath { kind, path };
-    let between_files = |method| CallRequest::Transfer {
-        method,
-        out_fd: c as i32,
-        in_fd: fd,
-        in_offset_address: b,
-        out_offset_address: d,
-        len_bytes: e,
-        flags: f as u32,
-    };
     Some(match number {
         libc::SYS_openat => open(path(a, b), c, d),
         libc::SYS_openat2 => CallRequest::Openat2 { path: path(a, b), how_address: c, how_bytes: d },
-        libc::SYS_sendfile => CallRequest::Transfer {
-            method: TransferMethod::Sendfile,
-            out_fd: fd,
-            in_fd: b as i32,
-            in_offset_address: c,
-            out_offset_address: 0,
-            len_bytes: d,
-            flags: 0,
-        },
-        libc::SYS_copy_file_range => between_files(TransferMethod::CopyFileRange),
-        libc::SYS_splice => between_files(TransferMethod::Splice),
-        libc::SYS_ioctl => CallRequest::Clone {
-            fd,
-            source: match b as u32 {
-                FICLONE => CloneSource::File { fd: c as i32 },
-                FICLONERANGE => CloneSource::Range { address: c },
-                _ => return None,
-            },
-        },
         libc::SYS_ftruncate => CallRequest::Truncate { fd, size_bytes: b as i64 },
         libc::SYS_truncate => CallRequest::TruncatePath {
             path: PathArgument { dir_fd: CURRENT_DIR, text_address: a },
@@ -256,6 +228,63 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
             CallRequest::Unlink { path: path(a, b), is_dir: c & libc::AT_REMOVEDIR as u64 != 0 }
         }
         libc::SYS_mkdirat => CallRequest::Mkdir { path: path(a, b), mode: c as u32 },
+        libc::SYS_close => CallRequest::ByFd { kind: CallKind::Close, fd },
+        libc::SYS_newfstatat | libc::SYS_statx => by_path(CallKind::Stat, path(a, b)),
+        libc::SYS_faccessat | libc::SYS_faccessat2 => by_path(CallKind::Access, path(a, b)),
+        libc::SYS_io_uring_setup => CallRequest::Refused { feature: "io_uring" },
+        libc::SYS_io_setup => CallRequest::Refused { feature: "libaio" },
+        _ => {
+            return decode_read_or_write(number, args)
+                .or_else(|| decode_transfer(number, args))
+                .or_else(|| decode_sync_or_map(number, args))
+                .or_else(|| decode_attribute_call(number, args).map(CallRequest::SetAttributes))
+                .or_else(|| decode_legacy(number, args));
+        }
+    })
+}
+
+/// Decodes the calls that copy bytes between descriptors, or share blocks.
+fn decode_transfer(number: i64, args: [u64; 6]) -> Option<CallRequest> {
+    let [a, b, c, d, e, f] = args;
+    let fd = a as i32;
+    let between_files = |method| CallRequest::Transfer {
+        method,
+        out_fd: c as i32,
+        in_fd: fd,
+        in_offset_address: b,
+        out_offset_address: d,
+        len_bytes: e,
+        flags: f as u32,
+    };
+    Some(match number {
+        libc::SYS_sendfile => CallRequest::Transfer {
+            method: TransferMethod::Sendfile,
+            out_fd: fd,
+            in_fd: b as i32,
+            in_offset_address: c,
+            out_offset_address: 0,
+            len_bytes: d,
+            flags: 0,
+        },
+        libc::SYS_copy_file_range => between_files(TransferMethod::CopyFileRange),
+        libc::SYS_splice => between_files(TransferMethod::Splice),
+        libc::SYS_ioctl => CallRequest::Clone {
+            fd,
+            source: match b as u32 {
+                FICLONE => CloneSource::File { fd: c as i32 },
+                FICLONERANGE => CloneSource::Range { address: c },
+                _ => return None,
+            },
+        },
+        _ => return None,
+    })
+}
+
+/// Decodes the calls that make changes durable, and mmap.
+fn decode_sync_or_map(number: i64, args: [u64; 6]) -> Option<CallRequest> {
+    let [a, b, c, _, e, _] = args;
+    let fd = a as i32;
+    Some(match number {
         libc::SYS_fsync => CallRequest::Sync { fd, data_only: false },
         libc::SYS_fdatasync => CallRequest::Sync { fd, data_only: true },
         libc::SYS_sync_file_range => CallRequest::ByFd { kind: CallKind::SyncRange, fd },
@@ -265,16 +294,7 @@ pub(super) fn decode(number: i64, args: [u64; 6]) -> Option<CallRequest> {
             CallRequest::Msync { address: a, len_bytes: b, wait: c & libc::MS_SYNC as u64 != 0 }
         }
         libc::SYS_mmap => CallRequest::Map { fd: e as i32 },
-        libc::SYS_close => CallRequest::ByFd { kind: CallKind::Close, fd },
-        libc::SYS_newfstatat | libc::SYS_statx => by_path(CallKind::Stat, path(a, b)),
-        libc::SYS_faccessat | libc::SYS_faccessat2 => by_path(CallKind::Access, path(a, b)),
-        libc::SYS_io_uring_setup => CallRequest::Refused { feature: "io_uring" },
-        libc::SYS_io_setup => CallRequest::Refused { feature: "libaio" },
-        _ => {
-            return decode_read_or_write(number, args)
-                .or_else(|| decode_attribute_call(number, args).map(CallRequest::SetAttributes))
-                .or_else(|| decode_legacy(number, args));
-        }
+        _ => return None,
     })
 }
 

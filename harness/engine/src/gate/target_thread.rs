@@ -22,6 +22,14 @@ const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize;
 /// Maximum number of `iovec` structures that the kernel accepts in one call (`UIO_MAXIOV`).
 const MAX_IOVECS: u64 = 1024;
 
+/// The `RESOLVE_*` flags of openat2 that the walk over a path follows.
+const KNOWN_RESOLVE_FLAGS: u64 = libc::RESOLVE_NO_XDEV
+    | libc::RESOLVE_NO_MAGICLINKS
+    | libc::RESOLVE_NO_SYMLINKS
+    | libc::RESOLVE_BENEATH
+    | libc::RESOLVE_IN_ROOT
+    | libc::RESOLVE_CACHED;
+
 /// Opens a pidfd of a thread, or of its process before Linux 6.9.
 fn open_thread(tid: i32) -> Result<OwnedFd, FollowError> {
     let opened = match sys::open_pidfd(tid, sys::PIDFD_THREAD) {
@@ -147,11 +155,15 @@ impl TargetThread {
         if bytes[known_bytes..].iter().any(|byte| *byte != 0) {
             return Err(FollowError::Target(Errno::E2BIG));
         }
-        Ok(OpenHow {
+        let how = OpenHow {
             flags: word_at(&bytes, std::mem::offset_of!(libc::open_how, flags)),
             mode: word_at(&bytes, std::mem::offset_of!(libc::open_how, mode)),
             resolve: word_at(&bytes, std::mem::offset_of!(libc::open_how, resolve)),
-        })
+        };
+        match how.resolve & !KNOWN_RESOLVE_FLAGS {
+            0 => Ok(how),
+            _ => Err(FollowError::Target(Errno::EINVAL)),
+        }
     }
 
     /// The parts of a buffer argument.

@@ -72,7 +72,6 @@ fn name(errno: Errno) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scenarios::Errno as NamedErrno;
 
     fn evidence(injection: &CallInjection, done: CarriedOut) -> CallEvidence {
         let decided = DecidedCall { call: "write(a, 100 bytes), call 1".into(), requested_bytes: Some(100) };
@@ -80,7 +79,7 @@ mod tests {
     }
 
     fn injections() -> Vec<CallInjection> {
-        let errno = NamedErrno::from_name("EIO").expect("the table has it");
+        let errno = scenarios::Errno::from_name("EIO").expect("the table has it");
         let fail = |performed| CallInjection::Fail { errno, performed, persistent: false };
         vec![
             CallInjection::KillBefore,

@@ -107,6 +107,11 @@ impl AttributeTracker {
         self.current.insert(node, attributes);
     }
 
+    /// What a node has now. `None` for an unknown node.
+    pub(super) fn current(&self, node: NodeId) -> Option<&FileAttributes> {
+        self.current.get(&node)
+    }
+
     /// Waits for a call.
     pub(super) fn expect(&mut self, call: PendingCall) {
         if self.pending.len() >= MAX_PENDING {

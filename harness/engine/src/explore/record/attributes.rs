@@ -178,7 +178,7 @@ impl CurrentTimes {
         Ok(CurrentTimes::of(&fstat(file)?))
     }
 
-    fn of(stat: &FileStat) -> CurrentTimes {
+    pub(super) fn of(stat: &FileStat) -> CurrentTimes {
         let time = |seconds, nanoseconds| FileTime { seconds, nanoseconds };
         CurrentTimes {
             modified: time(stat.st_mtime, stat.st_mtime_nsec),

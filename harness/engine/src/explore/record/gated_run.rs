@@ -126,6 +126,12 @@ impl GatedRun<'_> {
         }
         let recording = recorder.finish();
         let recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
+        let differences = recorder.differences(self.roots);
+        let differences = differences
+            .map_err(ExploreError::system("compare the recording with the watched directories"))?;
+        if !differences.is_empty() {
+            return Err(ExploreError::TreeDiffers { differences });
+        }
         let streams = [OutputStream::Stdout, OutputStream::Stderr];
         let lines = streams.into_iter().zip(&outputs).flat_map(|(stream, output)| {
             output.lines().map(move |line| OutputLine { stream, line: line.to_owned() })

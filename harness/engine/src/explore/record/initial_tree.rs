@@ -130,7 +130,7 @@ fn original_path(layers: &[PathBuf], below: &Path) -> Option<PathBuf> {
 }
 
 /// `None`: a socket or a device, which is part of no crash state.
-fn node_kind(path: &Path, stat: &FileStat) -> Result<Option<FileNodeKind>, Error> {
+pub(super) fn node_kind(path: &Path, stat: &FileStat) -> Result<Option<FileNodeKind>, Error> {
     Ok(Some(match stat.st_mode & libc::S_IFMT {
         libc::S_IFDIR => FileNodeKind::Directory,
         libc::S_IFREG => FileNodeKind::File { initial_len_bytes: stat.st_size as u64 },

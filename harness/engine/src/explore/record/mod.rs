@@ -7,6 +7,7 @@ mod copy_file;
 mod copy_tree;
 mod directory_walk;
 mod empty_directory;
+mod final_tree;
 mod format_boundaries;
 mod gated_run;
 mod initial_tree;

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use super::attribute_changes::{AttributeChange, AttributeTable, AttributeTracker, PendingCall};
-use super::attributes::FileAttributes;
+use super::attributes::{CurrentTimes, FileAttributes, FileTime};
 use super::content::{ByteSource, ContentReader, FileContent};
+use super::final_tree::ExpectedTree;
 use super::format_boundaries::format_boundaries;
 use super::initial_tree::{InitialTree, WatchedRoot};
 use super::payload_log::PayloadLog;
@@ -23,6 +24,7 @@ use super::recording::{
     FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
 };
 use super::unseen_writes::{UnseenWrite, UnseenWrites, WrittenBytes};
+use crate::explore::tree_difference::TreeDifference;
 use crate::gate::{
     CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, GateFailure, InterceptedCall,
     WriteSync,
@@ -50,6 +52,8 @@ pub struct OpRecorder {
     gate_failure: Option<GateFailure>,
     /// Writes that the kernel performs by itself.
     unseen_writes: UnseenWrites,
+    /// When the recording began, by the clock of the file system.
+    began: FileTime,
 }
 
 /// A file with a writable shared mapping, and a descriptor that reads it.
@@ -104,6 +108,8 @@ impl OpRecorder {
             acknowledged_before: None,
             lower_layers: Vec::new(),
         };
+        let payload_log = PayloadLog::create(config.payload_log)?;
+        let began = CurrentTimes::read(File::open(config.payload_log)?.as_fd())?.changed;
         Ok(OpRecorder {
             recording,
             node_by_file_id: initial.node_by_file_id,
@@ -111,7 +117,7 @@ impl OpRecorder {
             contents: initial.contents,
             attributes: initial.attributes,
             attribute_tracker,
-            payload_log: PayloadLog::create(config.payload_log)?,
+            payload_log,
             mapped_files: Vec::new(),
             pinned_files,
             output_lines: RecordedLines::new(
@@ -120,6 +126,7 @@ impl OpRecorder {
                 config.internal_pattern,
             ),
             unseen_writes: UnseenWrites::default(),
+            began,
             failure: None,
             gate_failure: None,
         })
@@ -128,6 +135,21 @@ impl OpRecorder {
     /// The failure of the gate, if it has failed: the recording is not complete then.
     pub fn gate_failure(&self) -> Option<GateFailure> {
         self.gate_failure.clone()
+    }
+
+    /// Compares what was recorded with the files that are really there. Call it after [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn differences(&self, roots: &[WatchedRoot]) -> Result<Vec<TreeDifference>, Error> {
+        let expected = ExpectedTree {
+            recording: &self.recording,
+            names: &self.names,
+            contents: &self.contents,
+            attributes: &self.attribute_tracker,
+            began: self.began,
+        };
+        expected.differences(roots)
     }
 
     /// Adds a node that a call has just created. `file`: a descriptor of it.
@@ -446,11 +468,7 @@ impl OpRecorder {
                 if let Some(node) = self.known_node(file_id) {
                     self.record_write(OpKind::Write, node, offset, len_bytes);
                 }
-                match sync {
-                    WriteSync::No => {}
-                    WriteSync::Data => self.record_sync(file_id, true),
-                    WriteSync::All => self.record_sync(file_id, false),
-                }
+                self.record_write_sync(file_id, sync);
             }
             CallEffect::Writing { tid, file_id, file, offset, len_bytes } => {
                 if let Some(node) = self.known_node(file_id) {
@@ -467,12 +485,9 @@ impl OpRecorder {
             }
             CallEffect::Allocated { file_id, size_bytes, zeroed } => {
                 if let Some(node) = self.known_node(file_id) {
-                    if let Some((offset, len_bytes)) = zeroed {
-                        self.record_zeroes(node, offset, len_bytes);
-                    }
-                    if self.contents.entry(node).or_default().len() != size_bytes {
-                        self.record_resize(OpKind::Allocate, node, size_bytes);
-                    }
+                    let zeroes = zeroed.into_iter();
+                    zeroes.for_each(|(offset, len_bytes)| self.record_zeroes(node, offset, len_bytes));
+                    self.record_allocated_size(node, size_bytes);
                 }
             }
             CallEffect::Renamed { from, to, exchanged } => self.record_rename(&from, &to, exchanged),
@@ -498,6 +513,20 @@ impl OpRecorder {
             CallEffect::RenameRefused { path } => self.record_refused_rename(path),
             // The recorder never decides to swap a file.
             CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
+        }
+    }
+
+    fn record_write_sync(&mut self, file_id: FileId, sync: WriteSync) {
+        match sync {
+            WriteSync::No => {}
+            WriteSync::Data => self.record_sync(file_id, true),
+            WriteSync::All => self.record_sync(file_id, false),
+        }
+    }
+
+    fn record_allocated_size(&mut self, node: NodeId, size_bytes: u64) {
+        if self.contents.entry(node).or_default().len() != size_bytes {
+            self.record_resize(OpKind::Allocate, node, size_bytes);
         }
     }
 

@@ -5,10 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use scenarios::PAGE_BYTES;
 
-use super::{CallContext, PerformResult, Performed};
-use crate::gate::calls::{BufferArgument, FilePosition};
+use super::context::{ByteRequest, CHUNK_BYTES, CallContext, PerformResult, Performed, proc_fd_path};
 use crate::gate::follow_error::FollowError;
 use crate::gate::handler::{CallEffect, WriteSync};
 use crate::gate::open_file::OpenFile;
@@ -16,40 +14,10 @@ use crate::gate::stat::FileStat;
 use crate::gate::sys;
 use crate::gate::target_thread::MemorySegment;
 
-/// Bytes copied between target and file at a time: few enough to stay in a core's cache.
-pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 /// The most bytes that one call moves (`MAX_RW_COUNT` of the kernel).
 const MAX_CALL_BYTES: u64 = 0x7fff_f000;
 /// `RWF_NOAPPEND` of linux/fs.h: a write at an offset also if the descriptor appends.
 const RWF_NOAPPEND: i32 = 0x20;
-
-/// A buffer that is used for one call after the other.
-#[derive(Default)]
-pub(in crate::gate) struct Scratch {
-    bytes: Vec<u8>,
-}
-
-impl Scratch {
-    /// A part of the buffer, as far from the start of a page as `address` is: a direct write (O_DIRECT) is then
-    /// right or wrong as it is for the target.
-    fn aligned_as(&mut self, address: u64, len_bytes: usize) -> &mut [u8] {
-        let page_bytes = PAGE_BYTES as usize;
-        if self.bytes.len() < CHUNK_BYTES + 2 * page_bytes {
-            self.bytes.resize(CHUNK_BYTES + 2 * page_bytes, 0);
-        }
-        let misaligned = self.bytes.as_ptr() as usize % page_bytes;
-        let start = (page_bytes - misaligned) % page_bytes + address as usize % page_bytes;
-        &mut self.bytes[start..start + len_bytes]
-    }
-}
-
-/// The arguments of a read or write, and the most bytes that it may move.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ByteRequest {
-    pub(super) buffer: BufferArgument,
-    pub(super) position: FilePosition,
-    pub(super) max_bytes: u64,
-}
 
 impl CallContext<'_> {
     pub(super) fn write(&mut self, file: &OpenFile, request: ByteRequest) -> PerformResult {
@@ -68,6 +36,9 @@ impl CallContext<'_> {
             return Ok(None);
         }
         let max_bytes = max_bytes.min(size_limit - start).min(MAX_CALL_BYTES);
+        if requested_bytes > 0 {
+            self.announce_lost_modes(file)?;
+        }
         let mut written = 0;
         let result = self.write_segments(fd, ByteRequest { max_bytes, ..request }, &mut written);
         if written > 0 {
@@ -150,7 +121,7 @@ impl CallContext<'_> {
         mut offset: u64,
         mut left_bytes: u64,
     ) -> Result<(), FollowError> {
-        let path = super::proc_fd_path(file);
+        let path = proc_fd_path(file);
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let readable = nix::fcntl::open(path.as_c_str(), flags, nix::sys::stat::Mode::empty())
             .map_err(could_not_read_back)?;

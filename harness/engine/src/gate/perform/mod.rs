@@ -5,74 +5,27 @@
 //! the kernel gives the results that it would give the target.
 
 mod bytes;
+mod context;
 mod names;
 mod open;
 mod sizes;
 mod transfer;
 
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::libc;
 
 use super::calls::{BufferArgument, CallRequest};
 use super::follow_error::{FollowError, GateFailure};
-use super::handler::{CallEffect, CallHandler, CarriedOut};
+use super::handler::{CallEffect, CarriedOut};
 use super::open_file::OpenFile;
 use super::resolve_call::ResolvedCall;
 use super::sys::{self, NotificationResponse};
-use super::target_thread::{MemorySegment, TargetThread};
+use super::target_thread::MemorySegment;
 
-pub(super) use bytes::Scratch;
-use bytes::{ByteRequest, CHUNK_BYTES};
-
-/// How and when a notification is responded to.
-pub(super) enum CallResponse {
-    /// The caller sends this response now.
-    Now(NotificationResponse),
-    /// The response has been sent, or the target was killed and nothing waits for one.
-    AlreadySent,
-    /// The caller lets the call continue after this time.
-    After(Duration),
-}
-
-/// The result of a call that was performed here.
-pub(super) enum Performed {
-    /// The call returns this number.
-    Value(i64),
-    /// The call returns a descriptor of this file.
-    File {
-        file: OwnedFd,
-        close_on_exec: bool,
-    },
-    Failed(Errno),
-}
-
-impl Performed {
-    fn result(&self) -> Result<i64, Errno> {
-        match self {
-            Performed::Value(value) => Ok(*value),
-            // The number of the descriptor is not known before the target has it.
-            Performed::File { .. } => Ok(0),
-            Performed::Failed(errno) => Err(*errno),
-        }
-    }
-}
-
-/// The result of performing a call. `None`: the kernel has to perform it.
-type PerformResult = Result<Option<Performed>, FollowError>;
-
-/// Everything that is needed to perform one intercepted call and to respond to it.
-pub(super) struct CallContext<'a> {
-    pub(super) listener: BorrowedFd<'a>,
-    pub(super) notification_id: u64,
-    pub(super) tid: i32,
-    pub(super) thread: &'a TargetThread,
-    pub(super) handler: &'a mut dyn CallHandler,
-    pub(super) scratch: &'a mut Scratch,
-}
+use context::{ByteRequest, CHUNK_BYTES, PerformResult};
+pub(super) use context::{CallContext, CallResponse, Performed, Scratch};
 
 impl CallContext<'_> {
     /// Lets an unwatched call continue. First tells the handler what it wants to know about such calls.
@@ -154,7 +107,6 @@ impl CallContext<'_> {
             Performed::Failed(errno) => return Ok(CallResponse::Now(NotificationResponse::Fail(errno))),
             Performed::File { file, close_on_exec } => (file, close_on_exec),
         };
-        use std::os::fd::AsFd;
         match sys::send_fd_response(self.listener, self.notification_id, file.as_fd(), close_on_exec) {
             // ENOENT: the target was killed or interrupted in the meantime.
             Ok(()) | Err(Errno::ENOENT) => Ok(CallResponse::AlreadySent),
@@ -192,6 +144,9 @@ impl CallContext<'_> {
             (CallRequest::TruncatePath { size_bytes, .. }, Some(path), ..) => {
                 self.truncate_path(&path, size_bytes)
             }
+            (CallRequest::TruncatePath { size_bytes, .. }, None, _, Some(file)) => {
+                self.truncate_object(&file, size_bytes)
+            }
             (CallRequest::Allocate { mode, offset, len_bytes, .. }, _, _, Some(file)) => {
                 self.allocate(&file, mode, offset, len_bytes)
             }
@@ -214,9 +169,4 @@ impl CallContext<'_> {
             _ => Ok(None),
         }
     }
-}
-
-/// A path in /proc that names one of our own descriptors.
-fn proc_fd_path(file: &OwnedFd) -> CString {
-    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
 }

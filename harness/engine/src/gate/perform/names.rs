@@ -1,6 +1,7 @@
 //! Changes names: renames, links, removals, new directories and special files.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -10,11 +11,12 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
-use super::{CallContext, PerformResult, Performed, proc_fd_path};
+use super::context::{CallContext, PerformResult, Performed, proc_fd_path};
 use crate::gate::handler::{CallEffect, Swap};
 use crate::gate::open_file::OpenFile;
 use crate::gate::path_walk::ResolvedPath;
 use crate::gate::resolve_call::ResolvedCall;
+use crate::gate::stat::{FileId, FileStat};
 use crate::gate::sys;
 
 /// Mode of the empty file that replaces a file.
@@ -23,7 +25,11 @@ const SWAPPED_IN_MODE: u32 = 0o644;
 impl CallContext<'_> {
     pub(super) fn rename(&mut self, from: &ResolvedPath, to: &ResolvedPath, flags: u32) -> PerformResult {
         let flags = RenameFlags::from_bits_retain(flags);
-        renameat2(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), flags)?;
+        let renamed = renameat2(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), flags);
+        if renamed == Err(Errno::EXDEV) && from.dir_stat.mount_id == to.dir_stat.mount_id {
+            self.handler.on_effect(CallEffect::RenameRefused { path: from.path() });
+        }
+        renamed?;
         let exchanged = flags.contains(RenameFlags::RENAME_EXCHANGE);
         // The kernel does nothing if both are names of one file.
         if from.file_id() != to.file_id() {
@@ -36,8 +42,7 @@ impl CallContext<'_> {
     pub(super) fn hard_link(&mut self, from: &ResolvedPath, to: &ResolvedPath) -> PerformResult {
         let no_flags = AtFlags::empty();
         nix::unistd::linkat(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), no_flags)?;
-        let file_id = from.file_id().ok_or(Errno::ENOENT)?;
-        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry() });
+        self.on_linked(from.file_id().ok_or(Errno::ENOENT)?, to);
         Ok(Some(Performed::Value(0)))
     }
 
@@ -46,8 +51,13 @@ impl CallContext<'_> {
         let path = proc_fd_path(&file.fd);
         let cwd = nix::fcntl::AT_FDCWD;
         nix::unistd::linkat(cwd, path.as_c_str(), &to.dir, to.text.as_c_str(), AtFlags::AT_SYMLINK_FOLLOW)?;
-        self.handler.on_effect(CallEffect::Linked { file_id: file.stat.file_id, entry: to.entry() });
+        self.on_linked(file.stat.file_id, to);
         Ok(Some(Performed::Value(0)))
+    }
+
+    fn on_linked(&mut self, file_id: FileId, to: &ResolvedPath) {
+        let new_id = FileStat::of_entry(to.dir.as_fd(), &to.name).map_or(file_id, |stat| stat.file_id);
+        self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry(), new_id });
     }
 
     pub(super) fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> PerformResult {
@@ -86,7 +96,7 @@ impl CallContext<'_> {
             return Ok(None);
         }
         let mode = mode & !self.thread.umask()?;
-        sys::mknodat(std::os::fd::AsFd::as_fd(&path.dir), &path.text, mode, device)?;
+        sys::mknodat(path.dir.as_fd(), &path.text, mode, device)?;
         let OpenFile { fd: file, stat } = path.open_node()?;
         let (file_id, entry) = (stat.file_id, path.entry());
         self.handler.on_effect(match stat.file_type() {

@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
-use super::{CallContext, PerformResult, Performed, proc_fd_path};
+use super::context::{CallContext, PerformResult, Performed, proc_fd_path};
 use crate::gate::calls::OpenHow;
 use crate::gate::follow_error::FollowError;
 use crate::gate::handler::CallEffect;
@@ -40,6 +40,12 @@ impl CallContext<'_> {
             created: created.then(|| reopen_path(file.as_fd())).transpose()?,
             truncated,
         });
+        if truncated {
+            self.announce_lost_modes(&OpenFile {
+                fd: reopen_path(file.as_fd())?,
+                stat: path.stat.unwrap_or(stat),
+            })?;
+        }
         Ok(Some(opened(file, how)))
     }
 

@@ -8,12 +8,16 @@ use nix::libc;
 use nix::sys::stat::Mode;
 
 use super::bytes::size_of;
-use super::{CallContext, PerformResult, Performed, proc_fd_path};
+use super::context::{CallContext, PerformResult, Performed, proc_fd_path};
 use crate::gate::CallKind;
 use crate::gate::attribute_calls::{AttributeCall, AttributeObject};
+use crate::gate::follow_error::FollowError;
 use crate::gate::handler::{CallEffect, WriteSync};
 use crate::gate::open_file::{OpenFile, reopen_path};
 use crate::gate::path_walk::ResolvedPath;
+
+/// The setuid and setgid bits of a mode.
+const SET_ID_BITS: u32 = 0o6000;
 
 impl CallContext<'_> {
     pub(super) fn truncate(&mut self, file: &OpenFile, size_bytes: i64) -> PerformResult {
@@ -23,6 +27,7 @@ impl CallContext<'_> {
             return Ok(None);
         }
         nix::unistd::ftruncate(&file.fd, size_bytes)?;
+        self.announce_lost_modes(file)?;
         self.handler.on_effect(CallEffect::Truncated { file_id: file.stat.file_id, size_bytes: size });
         Ok(Some(Performed::Value(0)))
     }
@@ -30,6 +35,16 @@ impl CallContext<'_> {
     pub(super) fn truncate_path(&mut self, path: &ResolvedPath, size_bytes: i64) -> PerformResult {
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let file = openat(&path.dir, path.text.as_c_str(), flags, Mode::empty())?;
+        self.truncate(&OpenFile::new(file)?, size_bytes)
+    }
+
+    /// Sets the size of a file that the call names by a link of /proc.
+    pub(super) fn truncate_object(&mut self, object: &OpenFile, size_bytes: i64) -> PerformResult {
+        if object.stat.file_type() != libc::S_IFREG {
+            return Ok(None);
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::open(proc_fd_path(&object.fd).as_c_str(), flags, Mode::empty())?;
         self.truncate(&OpenFile::new(file)?, size_bytes)
     }
 
@@ -48,6 +63,7 @@ impl CallContext<'_> {
             return Ok(None);
         }
         fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, len_bytes)?;
+        self.announce_lost_modes(file)?;
         let size_bytes = size_of(fd)?;
         let (start, len) = (offset as u64, len_bytes as u64);
         if mode & (libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE) != 0 {
@@ -104,6 +120,14 @@ impl CallContext<'_> {
             self.handler.on_effect(CallEffect::Synced { file_id: range.file_id, data_only: true });
         }
         Ok(None)
+    }
+
+    /// Tells the handler of a file whose content changes now: the kernel clears setuid and setgid.
+    pub(super) fn announce_lost_modes(&mut self, file: &OpenFile) -> Result<(), FollowError> {
+        if file.stat.mode & SET_ID_BITS != 0 {
+            self.announce_attributes(CallKind::Chmod, file)?;
+        }
+        Ok(())
     }
 
     /// Tells the handler that the kernel is about to change attributes.

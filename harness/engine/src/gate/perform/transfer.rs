@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::bytes::{file_position, size_of, write_sync};
-use super::{CallContext, PerformResult, Performed};
+use super::context::{CallContext, PerformResult, Performed};
 use crate::gate::calls::{CallRequest, CloneSource, TransferMethod};
 use crate::gate::follow_error::FollowError;
 use crate::gate::handler::CallEffect;
@@ -74,6 +74,7 @@ impl CallContext<'_> {
 
     fn record_moved(&mut self, file: &OpenFile, offset: u64, len_bytes: u64) -> Result<(), FollowError> {
         let descriptor_flags = OFlag::from_bits_retain(fcntl(&file.fd, FcntlArg::F_GETFL)?);
+        self.announce_lost_modes(file)?;
         self.read_back(&file.fd, offset, len_bytes)?;
         self.handler.on_effect(CallEffect::Wrote {
             file_id: file.stat.file_id,

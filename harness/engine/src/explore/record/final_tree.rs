@@ -1,0 +1,212 @@
+//! Compares the tree that a recording yields with the tree that is really there after the run. A difference is a
+//! change that no recorded operation explains. Changes nothing, and knows no crash states.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Error, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+
+use super::attribute_changes::AttributeTracker;
+use super::attributes::{CurrentTimes, FileAttributes, FileTime};
+use super::content::{ContentReader, FileContent};
+use super::initial_tree::{WatchedRoot, node_kind};
+use super::recording::{FileNode, FileNodeKind, NodeId, Recording};
+use crate::explore::tree_difference::{TreeDifference, TreeDifferenceKind};
+use crate::gate::{FileId, file_id_of};
+
+/// At most this many differences are listed.
+const MAX_DIFFERENCES: usize = 20;
+
+/// The setuid and setgid bits of a mode.
+const SET_ID_BITS: u32 = 0o6000;
+
+/// The tree that a recording yields.
+pub(super) struct ExpectedTree<'a> {
+    pub(super) recording: &'a Recording,
+    pub(super) names: &'a BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
+    pub(super) contents: &'a HashMap<NodeId, FileContent>,
+    pub(super) attributes: &'a AttributeTracker,
+    /// When the recording began: the content of a file that did not change since is not read.
+    pub(super) began: FileTime,
+}
+
+/// A comparison in progress.
+struct Comparison<'a> {
+    expected: &'a ExpectedTree<'a>,
+    reader: ContentReader<'a>,
+    /// Which file each node really is.
+    files: HashMap<NodeId, FileId>,
+    differences: Vec<TreeDifference>,
+}
+
+/// A directory that is not compared yet.
+struct UncomparedDirectory {
+    node: NodeId,
+    path: PathBuf,
+    shown: PathBuf,
+}
+
+impl ExpectedTree<'_> {
+    /// The differences from the files that lie below the roots now, up to a bound.
+    ///
+    /// # Errors
+    /// A file or directory cannot be read.
+    pub(super) fn differences(&self, roots: &[WatchedRoot]) -> Result<Vec<TreeDifference>, Error> {
+        let mut comparison = Comparison {
+            expected: self,
+            reader: ContentReader::new(self.recording)?,
+            files: HashMap::new(),
+            differences: Vec::new(),
+        };
+        let mut pending: Vec<UncomparedDirectory> = (0..)
+            .zip(roots)
+            .map(|(node, root)| UncomparedDirectory {
+                node,
+                path: root.seen_by_harness.clone(),
+                shown: root.seen_by_target.clone(),
+            })
+            .collect();
+        for root in &pending {
+            comparison.compare_attributes(root.node, &open_node(&root.path)?, &root.shown)?;
+        }
+        while let Some(dir) = pending.pop() {
+            if comparison.differences.len() >= MAX_DIFFERENCES {
+                break;
+            }
+            comparison.compare_directory(&dir, &mut pending)?;
+        }
+        Ok(comparison.differences)
+    }
+}
+
+impl Comparison<'_> {
+    fn differ(&mut self, path: &Path, kind: TreeDifferenceKind) {
+        self.differences.push(TreeDifference { path: path.into(), kind });
+    }
+
+    fn compare_directory(
+        &mut self,
+        dir: &UncomparedDirectory,
+        pending: &mut Vec<UncomparedDirectory>,
+    ) -> Result<(), Error> {
+        let no_names = BTreeMap::new();
+        let expected = self.expected.names.get(&dir.node).unwrap_or(&no_names);
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir(&dir.path)? {
+            let name = entry?.file_name();
+            let (path, shown) = (dir.path.join(&name), dir.shown.join(&name));
+            let file = open_node(&path)?;
+            let stat = fstat(&file)?;
+            let Some(kind) = node_kind(&path, &stat)? else { continue };
+            let Some(node) = expected.get(&name).copied() else {
+                self.differ(&shown, TreeDifferenceKind::NotRecorded);
+                continue;
+            };
+            found.insert(name);
+            self.compare_node(node, &kind, &file, &shown)?;
+            if kind == FileNodeKind::Directory {
+                pending.push(UncomparedDirectory { node, path, shown });
+            }
+        }
+        for name in expected.keys().filter(|name| !found.contains(*name)) {
+            self.differ(&dir.shown.join(name), TreeDifferenceKind::Gone);
+        }
+        Ok(())
+    }
+
+    fn compare_node(
+        &mut self,
+        node: NodeId,
+        kind: &FileNodeKind,
+        file: &OwnedFd,
+        shown: &Path,
+    ) -> Result<(), Error> {
+        let file_id = file_id_of(file.as_fd())?;
+        let first = *self.files.entry(node).or_insert(file_id);
+        if first != file_id {
+            self.differ(shown, TreeDifferenceKind::OtherFile);
+            return Ok(());
+        }
+        let FileNode { kind: expected_kind, .. } = &self.expected.recording.nodes[node as usize];
+        let same_kind = match (expected_kind, kind) {
+            (FileNodeKind::File { .. }, FileNodeKind::File { .. }) => true,
+            (expected, found) => expected == found,
+        };
+        if !same_kind {
+            self.differ(shown, TreeDifferenceKind::OtherType);
+            return Ok(());
+        }
+        self.compare_attributes(node, file, shown)?;
+        match kind {
+            FileNodeKind::File { .. } => self.compare_content(node, file, shown),
+            _ => Ok(()),
+        }
+    }
+
+    fn compare_attributes(&mut self, node: NodeId, file: &OwnedFd, shown: &Path) -> Result<(), Error> {
+        let Some(expected) = self.expected.attributes.current(node) else { return Ok(()) };
+        let found = FileAttributes::read_without_times(file.as_fd())?;
+        // The kernel clears setuid and setgid when somebody writes to the file.
+        let cleared = FileAttributes { mode: expected.mode & !SET_ID_BITS, ..expected.clone() };
+        if !expected.is_same_without_times(&found) && !cleared.is_same_without_times(&found) {
+            self.differ(shown, TreeDifferenceKind::OtherAttributes);
+        }
+        Ok(())
+    }
+
+    fn compare_content(&mut self, node: NodeId, file: &OwnedFd, shown: &Path) -> Result<(), Error> {
+        let empty = FileContent::default();
+        let content = self.expected.contents.get(&node).unwrap_or(&empty);
+        let stat = fstat(file)?;
+        if stat.st_size as u64 != content.len() {
+            let kind = TreeDifferenceKind::OtherSize { recorded: content.len(), found: stat.st_size as u64 };
+            self.differ(shown, kind);
+            return Ok(());
+        }
+        if CurrentTimes::of(&stat).changed < self.expected.began {
+            return Ok(());
+        }
+        let readable = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))?;
+        let mut compared = ComparedFile { file: readable, offset: 0, first_difference: None };
+        content.write_to(&mut self.reader, &mut compared)?;
+        if let Some(offset) = compared.first_difference {
+            self.differ(shown, TreeDifferenceKind::OtherContent { offset });
+        }
+        Ok(())
+    }
+}
+
+/// Takes the bytes that a file should have, and compares them with those that it has.
+struct ComparedFile {
+    file: File,
+    offset: u64,
+    first_difference: Option<u64>,
+}
+
+impl Write for ComparedFile {
+    fn write(&mut self, expected: &[u8]) -> Result<usize, Error> {
+        let mut found = vec![0; expected.len()];
+        self.file.read_exact_at(&mut found, self.offset)?;
+        if self.first_difference.is_none()
+            && let Some(position) = expected.iter().zip(&found).position(|(old, new)| old != new)
+        {
+            self.first_difference = Some(self.offset + position as u64);
+        }
+        self.offset += expected.len() as u64;
+        Ok(expected.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn open_node(path: &Path) -> Result<OwnedFd, Error> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
+}
