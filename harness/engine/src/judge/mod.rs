@@ -6,8 +6,8 @@ mod trial_facts;
 mod unmet;
 
 use scenarios::{
-    BaselineFacts, Fact, FailedRun, Modality, Reason, Scenario, TrialFacts, TrialsPlanned,
-    UndisturbedCommand, Verdict, ViolationKind,
+    BaselineFacts, Fact, FailedRun, Modality, Reason, Scenario, TrialBound, TrialFacts, TrialsPlanned,
+    UndisturbedCommand, Verdict, ViolationKind, grouped,
 };
 
 use unmet::{CountedQuantity, Unmet};
@@ -30,7 +30,8 @@ pub struct JudgedTrial<'a> {
 }
 
 /// Returns the verdict on a scenario. `trials` are those that have ended. If some of the planned ones have
-/// not, a violation in one trial still counts, and nothing else can be concluded.
+/// not, a violation in one trial still counts, and nothing else can be concluded. An expectation about all
+/// trials together is violated only if all were tried, those beyond every bound too.
 pub fn verdict(
     scenario: &Scenario,
     baseline: &BaselineFacts,
@@ -44,34 +45,54 @@ pub fn verdict(
     let mut reasons: Vec<Reason> =
         indices.flat_map(|index| violations(scenario, index, baseline, trials)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
-    let is_interrupted = trials.len() < planned.to_run() as usize;
+    let ineffective = trials.iter().filter(|trial| trial.facts.evidence.is_empty()).count();
     let mut not_seen = Vec::new();
-    if trials.len() < planned.total as usize {
-        // What happened in no trial so far may still happen in one that did not run.
+    if ineffective > 0 || !are_all_tried(planned, trials.len()) {
+        // What happened in no trial so far may still happen in one that did not run, or in which the fault
+        // takes effect.
         let all_trials_together = |reason: &mut Reason| reason.trial.is_none();
         not_seen = reasons.extract_if(.., all_trials_together).collect();
     }
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
     }
-    if is_interrupted {
+    if trials.len() < planned.to_run() as usize {
         let why = format!("interrupted after {} of {} trials", trials.len(), planned.to_run());
         return Verdict::Inconclusive { why };
     }
-    if let Some(Reason { expectation, .. }) = not_seen.first() {
-        let why = format!(
-            "{} of {} trials ran, and `{expectation}` held in none; it is about all trials together",
-            trials.len(),
-            planned.total
-        );
+    if ineffective > 0 {
+        let why = format!("the fault was not effective in {ineffective} of {} trials", trials.len());
         return Verdict::Inconclusive { why };
     }
-    match trials.iter().filter(|trial| trial.facts.evidence.is_empty()).count() {
-        0 => Verdict::Survived,
-        ineffective => Verdict::Inconclusive {
-            why: format!("the fault was not effective in {ineffective} of {} trials", trials.len()),
-        },
+    match not_seen.first() {
+        Some(reason) => Verdict::Inconclusive { why: not_seen_text(reason, planned, trials.len()) },
+        None => Verdict::Survived,
     }
+}
+
+/// Whether this many trials are all that there are: no bound and no option left any out.
+fn are_all_tried(planned: &TrialsPlanned, tried: usize) -> bool {
+    tried as u64 >= planned.possible() && planned.not_enumerated == 0
+}
+
+/// Says that an expectation about all trials together held in none of those that ran, and what to do.
+fn not_seen_text(reason: &Reason, planned: &TrialsPlanned, tried: usize) -> String {
+    let (possible, expectation) = (planned.possible(), &reason.expectation);
+    let left_out = possible.saturating_sub(tried as u64);
+    let remedy = match (planned.only, planned.bound) {
+        (Some(_), _) => "; run it without `--trial`",
+        (None, Some(TrialBound::Scenario | TrialBound::Option)) => "; `--max-trials all` tries them",
+        (None, _) => "",
+    };
+    let others = match left_out {
+        0 => format!("{} candidates for crash states were not enumerated", grouped(planned.not_enumerated)),
+        _ => format!("{} were left out{remedy}", grouped(left_out)),
+    };
+    format!(
+        "{} of {} trials ran, and `{expectation}` held in none; it is about all trials together, and {others}",
+        grouped(tried as u64),
+        grouped(possible)
+    )
 }
 
 /// Why no trial of the scenario can be judged, if so.
@@ -321,47 +342,78 @@ same: '^weights (?<value>\w+)'
         assert!(found(&[]).contains("no step"));
     }
 
+    /// The verdict on these final losses of the first trials, in short. `None`: the fault was not effective.
+    fn judge_some(expect: &str, planned: TrialsPlanned, losses: &[Option<f64>]) -> String {
+        let scenario = Scenario::parse(&SCENARIO.replace("always", expect), "s").unwrap();
+        let facts: Vec<TrialFacts> = losses.iter().map(|loss| facts_of_step_20(*loss)).collect();
+        let judged = facts.iter().zip(1..).map(|(facts, number)| JudgedTrial { number, facts, lines: &[] });
+        let judged: Vec<JudgedTrial<'_>> = judged.collect();
+        match verdict(&scenario, &baseline(&[]), &planned, &judged) {
+            Verdict::Survived => "survived".to_owned(),
+            Verdict::Violated { reasons } => format!("violated {:?}", reasons[0].trial),
+            Verdict::Inconclusive { why } | Verdict::Skipped { why } => why,
+        }
+    }
+
+    const GOOD: Option<f64> = Some(2.0);
+    const BAD: Option<f64> = Some(3.0);
+
     #[test]
     fn a_verdict_on_some_of_the_planned_trials_never_says_more_than_they_show() {
-        let judge = |expect: &str, total, only, steps: &[Option<f64>]| {
-            let scenario = Scenario::parse(&SCENARIO.replace("always", expect), "s").unwrap();
-            let facts: Vec<TrialFacts> = steps.iter().map(|loss| facts_of_step_20(*loss)).collect();
-            let judged =
-                facts.iter().zip(1..).map(|(facts, number)| JudgedTrial { number, facts, lines: &[] });
-            let judged: Vec<JudgedTrial<'_>> = judged.collect();
-            match verdict(&scenario, &baseline(&[]), &planned(total, only), &judged) {
-                Verdict::Survived => "survived".to_owned(),
-                Verdict::Violated { reasons } => format!("violated {:?}", reasons[0].trial),
-                Verdict::Inconclusive { why } | Verdict::Skipped { why } => why,
-            }
+        let judge = |expect: &str, total, only, losses: &[Option<f64>]| {
+            judge_some(expect, planned(total, only), losses)
         };
-        let (good, bad) = (Some(2.0), Some(3.0));
-        assert_eq!(judge("always", 3, None, &[good, good, good]), "survived");
-        assert_eq!(judge("always", 3, None, &[good, good]), "interrupted after 2 of 3 trials");
-        assert_eq!(judge("always", 3, None, &[good, bad]), "violated Some(2)");
+        assert_eq!(judge("always", 3, None, &[GOOD, GOOD, GOOD]), "survived");
+        assert_eq!(judge("always", 3, None, &[GOOD, GOOD]), "interrupted after 2 of 3 trials");
+        assert_eq!(judge("always", 3, None, &[GOOD, BAD]), "violated Some(2)");
         assert_eq!(judge("always", 3, None, &[]), "interrupted after 0 of 3 trials");
-        assert_eq!(judge("sometimes", 3, None, &[]), "interrupted after 0 of 3 trials");
-        assert_eq!(judge("sometimes", 3, None, &[bad, bad]), "interrupted after 2 of 3 trials");
-        assert_eq!(judge("sometimes", 3, None, &[bad, bad, bad]), "violated None");
-        assert_eq!(judge("always", 3, Some(2), &[good]), "survived");
-        assert_eq!(judge("always", 3, Some(1), &[bad]), "violated Some(1)");
-        assert_eq!(judge("sometimes", 3, Some(1), &[good]), "survived");
-        assert!(judge("sometimes", 3, Some(1), &[bad]).starts_with("1 of 3 trials ran, and `"));
-        assert!(judge("reached", 3, Some(1), &[bad]).starts_with("1 of 3 trials ran, and `"));
-        assert_eq!(judge("sometimes", 1, Some(1), &[bad]), "violated None");
+        assert_eq!(judge("always", 3, Some(2), &[GOOD]), "survived");
+        assert_eq!(judge("always", 3, Some(1), &[BAD]), "violated Some(1)");
         assert_eq!(judge("always", 3, Some(9), &[]), "there is no trial 9; the number of trials is 3");
         assert!(judge("always", 0, None, &[]).starts_with("there was no trial"));
     }
 
+    #[test]
+    fn what_never_happened_is_a_violation_only_if_all_trials_were_tried_with_an_effective_fault() {
+        for expect in ["sometimes", "reached"] {
+            let judge = |planned, losses: &[Option<f64>]| judge_some(expect, planned, losses);
+            let cut = |bound| TrialsPlanned { possible: 5, bound: Some(bound), ..planned(3, None) };
+            let not_enumerated = TrialsPlanned { not_enumerated: 7, ..planned(3, None) };
+            let bounds = [TrialBound::Scenario, TrialBound::Option, TrialBound::Limit].map(cut);
+            assert_eq!(judge(planned(3, None), &[BAD, BAD, BAD]), "violated None");
+            assert_eq!(judge(planned(1, Some(1)), &[BAD]), "violated None");
+            for some in bounds.into_iter().chain([planned(3, Some(1)), planned(3, None), not_enumerated]) {
+                let to_run = some.to_run() as usize;
+                // It has been seen, and nothing can change that.
+                assert_eq!(judge(some, &[GOOD, BAD, BAD][..to_run]), "survived", "{some:?}");
+                let why = judge(some, &[BAD, BAD, None][..to_run]);
+                assert!(!why.starts_with("violated") && why != "survived", "{some:?}: {why}");
+                let interrupted = judge(some, &[BAD, BAD, BAD][..to_run - 1]);
+                assert_eq!(interrupted, format!("interrupted after {} of {to_run} trials", to_run - 1));
+            }
+            for (some, said) in [
+                (cut(TrialBound::Scenario), "3 of 5 trials ran, and `"),
+                (cut(TrialBound::Option), "2 were left out; `--max-trials all` tries them"),
+                (planned(3, Some(1)), "2 were left out; run it without `--trial`"),
+                (not_enumerated, "7 candidates for crash states were not enumerated"),
+            ] {
+                let why = judge(some, &[BAD, BAD, BAD][..some.to_run() as usize]);
+                assert!(why.contains(said), "{some:?}: {why}");
+            }
+            let all = judge(planned(2, None), &[BAD, None]);
+            assert_eq!(all, "the fault was not effective in 1 of 2 trials");
+        }
+    }
+
+    /// `None`: the trial has no loss, and no effective fault.
     fn facts_of_step_20(loss: Option<f64>) -> TrialFacts {
         let target = TargetFile::parse(TARGET, "t").unwrap();
-        let events = [
-            Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() },
-            Event::Step { step: 20, loss },
-            Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) },
-        ];
+        let effective = Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() };
+        let events =
+            [Event::Step { step: 20, loss }, Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) }];
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
-        let entries = events.map(entry);
+        let events = loss.is_some().then_some(effective).into_iter().chain(events);
+        let entries: Vec<RecordEntry> = events.map(entry).collect();
         trial_facts(&TrialEvents {
             target: &target,
             baseline: &baseline(&[]),
