@@ -53,12 +53,15 @@ fn judge_record(record: &Record, requires_all: bool) -> Result<CommandExit, Unus
     let counts = TrialCounts::by_scenario(record);
     let mut exits = Vec::new();
     for (id, entries) in &by_scenario {
-        let judged = judge_scenario(id, entries, counts.get(id).copied().unwrap_or_default())?;
+        let AgainJudged { verdict, differs } =
+            judge_scenario(id, entries, counts.get(id).copied().unwrap_or_default())?;
         let exit = match ablating {
-            true => CommandExit::from_ablation(&judged),
-            false => CommandExit::from_verdict(&judged),
+            true => CommandExit::from_ablation(&verdict),
+            false => CommandExit::from_verdict(&verdict),
         };
         exits.extend(exit.or(requires_all.then_some(CommandExit::Inconclusive)));
+        // One of the two is wrong.
+        exits.extend(differs.then_some(CommandExit::Inconclusive));
     }
     if let Some(why) = why_incomplete(record, by_scenario.len()) {
         print::line(&why);
@@ -89,29 +92,53 @@ fn why_incomplete(record: &Record, scenarios: usize) -> Option<String> {
     }
 }
 
+/// The new verdict on a scenario.
+struct AgainJudged {
+    verdict: Verdict,
+    /// Whether the recorded verdict is another one.
+    differs: bool,
+}
+
 /// Judges a scenario again, and prints how the new verdict compares with the recorded one.
 fn judge_scenario(
     id: &str,
     entries: &[&RecordEntry],
     trials: TrialCounts,
-) -> Result<Verdict, UnusableRecord> {
+) -> Result<AgainJudged, UnusableRecord> {
     let recorded = entries.iter().rev().find_map(|entry| {
         if let Event::Judged { verdict, .. } = &entry.event { Some(verdict) } else { None }
     });
-    let judged = match recorded {
+    let verdict = match recorded {
         Some(skipped @ Verdict::Skipped { .. }) => skipped.clone(),
-        _ => judge_again(entries)?,
+        Some(_) => judge_again(entries)?,
+        None => without_end(judge_again(entries)?, entries),
     };
+    let differs = recorded.is_some_and(|recorded| verdict_name(recorded) != verdict_name(&verdict));
     let comparison = match recorded {
-        Some(recorded) if *recorded == judged => "as recorded",
+        Some(recorded) if *recorded == verdict => "as recorded",
         // Only the run itself knows why the harness failed or was interrupted.
-        Some(Verdict::Inconclusive { .. }) if matches!(judged, Verdict::Inconclusive { .. }) => "as recorded",
+        Some(Verdict::Inconclusive { .. }) if !differs => "as recorded",
         Some(_) => "DIFFERS from the recorded verdict",
         None => "the run was interrupted before its verdict",
     };
     let trials = if trials.is_empty() { String::new() } else { format!("  {trials}") };
-    print::line(&format!("{id:<9} {:<13} {comparison}{trials}", verdict_name(&judged)));
-    Ok(judged)
+    print::line(&format!("{id:<9} {:<13} {comparison}{trials}", verdict_name(&verdict)));
+    Ok(AgainJudged { verdict, differs })
+}
+
+/// The verdict on a scenario whose record ends before its own. What was violated stays violated. What else the
+/// run would have said, such as that the harness failed, is not known; nor is what a removed guard would have
+/// let pass.
+fn without_end(judged: Verdict, entries: &[&RecordEntry]) -> Verdict {
+    let is_ablation =
+        |entry: &&RecordEntry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some());
+    match judged {
+        Verdict::Violated { reasons } if !entries.iter().any(is_ablation) => Verdict::Violated { reasons },
+        Verdict::Survived | Verdict::Violated { .. } => {
+            Verdict::Inconclusive { why: "the record ends before the verdict".into() }
+        }
+        other => other,
+    }
 }
 
 fn verdict_name(verdict: &Verdict) -> &'static str {

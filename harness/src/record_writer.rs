@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Mutex;
 
-use scenarios::{Event, Record, RecordEntry};
+use scenarios::{Event, Record, RecordEntry, RecordLines};
 
 use engine::locks::LockExt;
 use engine::observe::Observer;
@@ -18,6 +18,7 @@ pub(crate) struct RecordWriter {
 
 struct RecordWriterState {
     file: BufWriter<File>,
+    lines: RecordLines,
     record: Record,
     /// The first error. It is reported by [`RecordWriter::finish`], because an observer cannot return it.
     failure: Option<std::io::Error>,
@@ -27,9 +28,8 @@ impl RecordWriter {
     /// Creates the file, which must not exist yet.
     pub(crate) fn create(path: &Path) -> std::io::Result<RecordWriter> {
         let file = BufWriter::new(File::create_new(path)?);
-        Ok(RecordWriter {
-            state: Mutex::new(RecordWriterState { file, record: Record::default(), failure: None }),
-        })
+        let (lines, record) = (RecordLines::default(), Record::default());
+        Ok(RecordWriter { state: Mutex::new(RecordWriterState { file, lines, record, failure: None }) })
     }
 
     /// Flushes the file. Returns the record, and the first error that occurred while it was written.
@@ -45,7 +45,7 @@ impl RecordWriter {
 impl Observer for RecordWriter {
     fn observe(&self, entry: &RecordEntry) {
         let mut state = self.state.locked();
-        let line = entry.to_line();
+        let line = entry.to_line(&mut state.lines);
         let mut written = writeln!(state.file, "{line}");
         // Steps are frequent, so they are flushed with the next event of another kind.
         if !matches!(entry.event, Event::Step { .. }) {

@@ -16,6 +16,7 @@ mod finding;
 mod gpu;
 mod operation;
 mod record;
+mod record_lines;
 mod recovery_check;
 mod sandbox_hint;
 mod scenario;
@@ -41,6 +42,7 @@ pub use record::{
     BaselineFacts, Event, MachineFacts, Mechanism, ProbeKind, Probed, RECORD_FORMAT, Record, RecordEntry,
     RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
 };
+pub use record_lines::{RecordLineFault, RecordLines};
 pub use recovery_check::RecoveryCheck;
 pub use sandbox_hint::SandboxHint;
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::ending::Ending;
 use crate::failed_run::{FailedRun, OutputStream};
+use crate::record_lines::{RecordLineFault, RecordLines};
 use crate::sandbox_hint::SandboxHint;
 use crate::trials_planned::TrialsPlanned;
 use crate::verdict::{Outcome, Verdict};
 
 /// Version of the record format, written in `RunStarted`.
-pub const RECORD_FORMAT: u32 = 3;
+pub const RECORD_FORMAT: u32 = 4;
 
-/// One line of a record.
+/// One line of a record. In the file, each line also has its number and a digest: see [`RecordLines`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordEntry {
     /// Microseconds since the run started, monotonic.
@@ -306,8 +307,12 @@ pub struct RecordError {
 }
 
 impl RecordEntry {
-    /// One line of a record, without its newline.
-    pub fn to_line(&self) -> String {
+    /// The next line of a record, without its newline.
+    pub fn to_line(&self, lines: &mut RecordLines) -> String {
+        lines.next_line(&self.to_json())
+    }
+
+    fn to_json(&self) -> String {
         // Cannot fail: map keys are strings, and JSON writes a number that is not finite as null.
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -318,20 +323,26 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// Returns an error if a line is not a record entry, if the record has another format, or if it does not
-    /// start with `run-started`.
+    /// Returns an error if a line is not a record entry, if lines are missing, repeated, out of order or
+    /// changed, if the record has another format, or if it does not start with `run-started`.
     pub fn parse(text: &str) -> Result<Record, RecordError> {
         let mut record = Record::default();
+        let mut numbered = RecordLines::default();
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
+            let number = index + 1;
             match serde_json::from_str::<RecordEntry>(line) {
-                Ok(entry) => record.entries.push(with_known_format(entry, index + 1)?),
-                Err(_) if index + 1 == lines.len() && index > 0 && !text.ends_with('\n') => {
+                Ok(entry) => {
+                    let entry = with_known_format(entry, number)?;
+                    numbered.check_next(line).map_err(|fault| RecordError::of_line(number, &fault))?;
+                    record.entries.push(entry);
+                }
+                Err(_) if number == lines.len() && index > 0 && is_cut_off(text, line) => {
                     record.truncated = true
                 }
                 Err(error) => {
                     return Err(RecordError {
-                        line: index + 1,
+                        line: number,
                         column: error.column(),
                         message: format!("not a record entry: {error}"),
                     });
@@ -347,6 +358,23 @@ impl Record {
             }),
         }
     }
+
+    /// The text of the record's file.
+    pub fn to_text(&self) -> String {
+        let mut lines = RecordLines::default();
+        self.entries.iter().map(|entry| entry.to_line(&mut lines) + "\n").collect()
+    }
+}
+
+impl RecordError {
+    fn of_line(line: usize, fault: &RecordLineFault) -> RecordError {
+        RecordError { line, column: 1, message: fault.to_string() }
+    }
+}
+
+/// Whether the text ends within its last line. The beginning of a JSON object is never one itself.
+fn is_cut_off(text: &str, last_line: &str) -> bool {
+    !text.ends_with('\n') && serde_json::from_str::<serde::de::IgnoredAny>(last_line).is_err()
 }
 
 /// The entry, unless it starts a record of another format.
@@ -367,22 +395,66 @@ fn with_known_format(entry: RecordEntry, line: usize) -> Result<RecordEntry, Rec
 #[cfg(test)]
 mod tests {
     use super::{RECORD_FORMAT, Record};
+    use crate::record_lines::RecordLines;
+
+    fn started(format: u32) -> String {
+        let machine = r#"{"kernel":"6","cores":1,"memory_bytes":1,"user":"root","mechanisms":[]}"#;
+        format!(
+            r#"{{"at_us":1,"event":{{"run-started":{{"format":{format},"version":"0.1.0","run":"r","started":"t","seed":1,"command":[],"machine":{machine},"scenarios":1}}}}}}"#
+        )
+    }
+
+    const PLANNED: &str =
+        r#"{"at_us":2,"scenario":"aa-01","event":{"trials-planned":{"total":3,"possible":9}}}"#;
+
+    fn record_of(entries: &[&str]) -> String {
+        let mut lines = RecordLines::default();
+        entries.iter().map(|entry| lines.next_line(entry) + "\n").collect()
+    }
 
     #[test]
     fn a_record_of_an_earlier_format_is_refused_with_both_numbers() {
-        let start = |format: u32| {
-            let machine = r#"{"kernel":"6","cores":1,"memory_bytes":1,"user":"root","mechanisms":[]}"#;
-            format!(
-                r#"{{"at_us":1,"event":{{"run-started":{{"format":{format},"version":"0.1.0","run":"r","started":"t","seed":1,"command":[],"machine":{machine},"scenarios":1}}}}}}"#
-            )
-        };
-        let planned = r#"{"at_us":2,"scenario":"aa-01","event":{"trials-planned":{"total":3,"possible":9}}}"#;
         let left_out =
             r#"{"at_us":2,"scenario":"aa-01","event":{"left-out":{"trials":6,"why":"max-trials"}}}"#;
-        let error = Record::parse(&format!("{}\n{left_out}\n", start(2))).unwrap_err();
-        assert_eq!(error.line, 1);
-        assert!(error.message.contains("format 2") && error.message.contains("format 3"), "{error}");
-        let record = Record::parse(&format!("{}\n{planned}\n", start(RECORD_FORMAT))).unwrap();
+        for text in [format!("{}\n{left_out}\n", started(3)), record_of(&[&started(3), PLANNED])] {
+            let error = Record::parse(&text).unwrap_err();
+            assert_eq!(error.line, 1);
+            assert!(error.message.contains("format 3") && error.message.contains("format 4"), "{error}");
+        }
+        let record = Record::parse(&record_of(&[&started(RECORD_FORMAT), PLANNED])).unwrap();
         assert_eq!(record.entries.len(), 2);
+    }
+
+    #[test]
+    fn a_record_that_is_cut_anywhere_is_parsed_up_to_there() {
+        let text = record_of(&[&started(RECORD_FORMAT), PLANNED, PLANNED]);
+        let ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
+        let whole = Record::parse(&text).unwrap();
+        assert_eq!(Record::parse(&whole.to_text()).unwrap(), whole);
+        for cut in ends[0]..text.len() {
+            let record = Record::parse(&text[..cut]).unwrap();
+            let whole = ends.iter().filter(|end| **end <= cut).count();
+            assert_eq!(record.entries.len(), whole, "{cut}");
+            assert_eq!(record.truncated, !ends.contains(&cut) && !ends.contains(&(cut - 1)), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_named_by_its_number() {
+        let text = record_of(&[&started(RECORD_FORMAT), PLANNED, PLANNED]);
+        let lines: Vec<&str> = text.lines().collect();
+        for (kept, line, message) in [
+            (&[0, 2][..], 2, "line 2 is missing before it"),
+            (&[0, 1, 1, 2], 3, "repeated or out of order"),
+            (&[0, 2, 1], 2, "missing"),
+            (&[1, 0, 2], 1, "line 1 is missing before it"),
+        ] {
+            let damaged: String = kept.iter().map(|index| format!("{}\n", lines[*index])).collect();
+            let error = Record::parse(&damaged).unwrap_err();
+            assert_eq!(error.line, line, "{error}");
+            assert!(error.message.contains(message), "{error}");
+        }
+        let changed = Record::parse(&text.replace("\"total\":3", "\"total\":1")).unwrap_err();
+        assert!(changed.line == 2 && changed.message.contains("digest"), "{changed}");
     }
 }

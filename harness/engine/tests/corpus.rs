@@ -5,11 +5,12 @@
 
 #[path = "../../../fuzz/shared/file_operations.rs"]
 mod file_operations;
+#[path = "../../../fuzz/shared/record_text.rs"]
+mod record_text;
 
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use scenarios::Record;
 use simgpu_plan::ShimPlan;
 
 fn each_file(target: &str, check: impl Fn(&[u8])) {
@@ -25,16 +26,7 @@ fn files_of(target: &str) -> Vec<PathBuf> {
 
 #[test]
 fn every_record_of_the_corpus_is_parsed_or_rejected_with_its_line() {
-    each_file("record", |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        match Record::parse(&text) {
-            Ok(record) => {
-                let lines: String = record.entries.iter().map(|entry| entry.to_line() + "\n").collect();
-                assert_eq!(Record::parse(&lines).unwrap().entries, record.entries);
-            }
-            Err(error) => assert!(error.line >= 1),
-        }
-    });
+    each_file("record", |bytes| record_text::check_record_text(&String::from_utf8_lossy(bytes)));
 }
 
 #[test]
