@@ -12,7 +12,7 @@ use scenarios::{
 use crate::error::{CliError, UnusableRecord};
 use crate::exit::CommandExit;
 use crate::report_paths::ReportDir;
-use crate::{print, report_files};
+use crate::{diagnostics, print, report_files};
 use engine::judge::{AblationRuns, JudgedTrial, TrialEvents, ablation_verdict, trial_facts, verdict};
 use engine::plan::TrialPlan;
 
@@ -23,7 +23,7 @@ const RECORD_FILE: &str = "record.jsonl";
 /// of a report. With `out` it writes the reports again. With `requires_all` a skipped scenario counts.
 ///
 /// # Errors
-/// If the record cannot be read or judged, or a report cannot be written.
+/// If the record cannot be read or judged, or the directory for the reports cannot be written.
 pub(crate) fn analyze(path: &Path, out: Option<&Path>, requires_all: bool) -> Result<CommandExit, CliError> {
     let path = &if path.is_dir() { path.join(RECORD_FILE) } else { path.to_path_buf() };
     let unusable = |source| CliError::UnusableRecord { path: path.clone(), source };
@@ -31,11 +31,11 @@ pub(crate) fn analyze(path: &Path, out: Option<&Path>, requires_all: bool) -> Re
     // A record that was cut off may end within a letter.
     let record = Record::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| unusable(error.into()))?;
     let report_dir = out.map(|out| ReportDir::create(Some(out), "")).transpose()?;
-    let exit = judge_record(&record, requires_all).map_err(unusable)?;
-    if let Some(report_dir) = report_dir {
-        report_files::write_reports(&record, report_dir.path())?;
-    }
-    Ok(exit)
+    let exit = judge_record(&record, requires_all)
+        .map_err(unusable)
+        .inspect_err(|_| report_dir.iter().for_each(ReportDir::remove_if_empty))?;
+    let failures = report_dir.map(|dir| report_files::write_reports(&record, dir.path()));
+    Ok(diagnostics::exit_despite(exit, &failures.unwrap_or_default()))
 }
 
 /// Judges each scenario again. A scenario that was skipped counts if nothing else was recorded, or with

@@ -9,6 +9,7 @@ use crate::args::{CliCommand, CommandLine, SchemaKind};
 use crate::build_display::on_build;
 use crate::error::CliError;
 use crate::exit::CommandExit;
+use crate::output_file::OutputFile;
 use crate::sweep::{Sweep, SweepWait};
 use crate::{analyze, check, diagnostics, explore, interrupt, print, run, scenario_library};
 use engine::file_error::file_error;
@@ -19,12 +20,16 @@ use engine::{gpu, sandbox};
 pub(crate) fn main() -> CommandExit {
     interrupt::survive_file_size_limit();
     let exit = run_command_line();
-    if !print::has_failed() {
-        return exit;
+    match print::lost_output() {
+        None => exit,
+        // Who reads the output would take what is missing for nothing.
+        Some(cause) => {
+            print::error(&format!(
+                "could not write to standard output: {cause}; free some space there, or name another file"
+            ));
+            CommandExit::worst([exit, CommandExit::HarnessFailed])
+        }
     }
-    // Who reads the output would take what is missing for nothing.
-    print::error(&"standard output could not be written; free some space there, or name another file");
-    CommandExit::worst([exit, CommandExit::HarnessFailed])
 }
 
 fn run_command_line() -> CommandExit {
@@ -37,7 +42,11 @@ fn run_command_line() -> CommandExit {
             return if error.use_stderr() { CommandExit::InvalidInput } else { CommandExit::Success };
         }
     };
-    match run_command(&command_line.command) {
+    exit_of_command(&command_line.command)
+}
+
+fn exit_of_command(command: &CliCommand) -> CommandExit {
+    match run_command(command) {
         Ok(exit) => exit,
         // With its sandbox gone, whatever was going on fails in some way.
         Err(error) if interrupt::requested() && error.exit() != CommandExit::InvalidInput => {
@@ -140,9 +149,13 @@ fn print_schema(kind: SchemaKind, write_to: Option<&Path>) -> Result<CommandExit
         ("scenario-v1.json", scenarios::schema::scenario()),
         ("target-v1.json", scenarios::schema::target()),
     ];
-    for (name, text) in files {
-        let path = dir.join(name);
-        std::fs::write(&path, text).map_err(file_error::<CliError>("write", &path))?;
+    let checked = files.map(|(name, text)| (dir.join(name), text));
+    let checked: Result<Vec<_>, CliError> = checked
+        .into_iter()
+        .map(|(path, text)| Ok((OutputFile::check("--write", &path)?, path, text)))
+        .collect();
+    for (file, path, text) in checked? {
+        file.write(&text)?;
         print::line(&format!("wrote {}", path.display()));
     }
     Ok(CommandExit::Success)

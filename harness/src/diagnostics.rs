@@ -4,6 +4,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Na
 use scenarios::{FailedRun, InvalidFile, Problem};
 
 use crate::error::CliError;
+use crate::exit::CommandExit;
 use crate::print;
 use crate::scenario_library::LibraryError;
 
@@ -16,6 +17,12 @@ pub(crate) fn print_failure(error: &CliError) {
     }
     let details = error.failed_run().map(FailedRun::details).unwrap_or_default();
     details.iter().for_each(|line| print::error_block(&format!("    {}\n", reports::clean(line))));
+}
+
+/// Prints what failed after the result was known. Returns the exit of both together.
+pub(crate) fn exit_despite(exit: CommandExit, failures: &[CliError]) -> CommandExit {
+    failures.iter().for_each(print_failure);
+    CommandExit::worst([exit].into_iter().chain(failures.iter().map(CliError::exit)))
 }
 
 /// Prints all problems of one file.

@@ -45,12 +45,19 @@ pub(crate) enum CliError {
          directory with --out"
     )]
     NoStateDir,
-    /// The file for the result cannot be written.
+    /// A file that an option names cannot be written.
     #[error(
-        "--json: could not write `{path}`: {cause}; name another file with --json",
+        "{option}: could not write `{path}`: {cause}; name another place with {option}",
         path = .path.display()
     )]
-    JsonUnusable { path: PathBuf, cause: std::io::Error },
+    OutputUnusable { option: &'static str, path: PathBuf, cause: std::io::Error },
+    /// Two options name the same place.
+    #[error(
+        "--json `{json}` and --out `{out}` would write to the same place; name another file with --json",
+        json = .json.display(),
+        out = .out.display()
+    )]
+    SameOutput { json: PathBuf, out: PathBuf },
     /// The report would be among the files that the trainer saves.
     #[error(
         "{option}: `{path}` and the watched directory `{watched}` contain one another; name a path \
@@ -137,7 +144,8 @@ impl CliError {
             | CliError::OutDirIsFile { .. }
             | CliError::OutDirNotEmpty { .. }
             | CliError::NoStateDir
-            | CliError::JsonUnusable { .. }
+            | CliError::OutputUnusable { .. }
+            | CliError::SameOutput { .. }
             | CliError::ReportInWatched { .. }
             | CliError::UnusableRecord { .. } => CommandExit::InvalidInput,
             CliError::NoCurrentDir(_) => CommandExit::InvalidInput,

@@ -9,6 +9,8 @@ use crate::print;
 use engine::explore::{ExploreResult, RecordingGaps, TriedState};
 use engine::file_error::file_error;
 
+/// The files of a report.
+pub(crate) const REPORT_FILES: [&str; 2] = ["explore.json", "explore.html"];
 /// At most this many files that were never synced are printed.
 const MAX_UNSYNCED_LINES: usize = 12;
 /// At most this many paths outside the watched directories are printed.
@@ -185,17 +187,16 @@ fn print_gaps(gaps: &RecordingGaps) {
     }
 }
 
-/// Writes `explore.json` and `explore.html`.
-///
-/// # Errors
-/// If a file cannot be written.
-pub(crate) fn write_report_files(exploration: &Exploration, out_dir: &Path) -> Result<(), CliError> {
-    let write = |name: &str, text: &str| {
+/// Writes the files of the report, [`REPORT_FILES`]. Returns those that could not be written.
+pub(crate) fn write_report_files(exploration: &Exploration, out_dir: &Path) -> Vec<CliError> {
+    let texts = [exploration.to_json(), reports::exploration(exploration)];
+    let write = |(name, text): (&&str, String)| {
         let path = out_dir.join(name);
-        std::fs::write(&path, text).map_err(file_error::<CliError>("write", &path))
+        std::fs::write(&path, text).map_err(file_error::<CliError>("write", &path)).err()
     };
-    write("explore.json", &exploration.to_json())?;
-    write("explore.html", &reports::exploration(exploration))?;
-    print::line(&format!("report: {}", out_dir.join("explore.html").display()));
-    Ok(())
+    let failures: Vec<CliError> = REPORT_FILES.iter().zip(texts).filter_map(write).collect();
+    if failures.is_empty() {
+        print::line(&format!("report: {}", out_dir.join("explore.html").display()));
+    }
+    failures
 }

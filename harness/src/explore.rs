@@ -7,6 +7,7 @@ use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::explore_display::ExploreDisplay;
 use crate::explore_options::PreparedExploration;
+use crate::output_file::OutputFile;
 use crate::report_paths::ReportDir;
 use crate::session::Session;
 use crate::shell_quote::shell_quote;
@@ -15,7 +16,6 @@ use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, MAX_COPIED_BYTES, RecordSpec,
     ReplaySpec, ReportSpec, SecondCrashes, explore, explore_second_crashes, recovered_kills,
 };
-use engine::file_error::file_error;
 use engine::sandbox::{self, HostAccess};
 
 /// Explores the crash states of the given command or target.
@@ -27,42 +27,53 @@ pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
     // Before anything is built or run, which may take minutes.
     if let Some(file) = &args.json {
         report_paths::check_apart("--json", file, &args.watch)?;
-        report_paths::check_json_path(file)?;
     }
     if let Some(out) = &args.out {
         report_paths::check_apart("--out", out, &args.watch)?;
     }
+    if let (Some(file), Some(out)) = (&args.json, &args.out) {
+        report_paths::check_json_apart(file, out, &exploration_output::REPORT_FILES)?;
+    }
     let out_dir = args.out.as_ref().map(|out| ReportDir::create(Some(out), "explore")).transpose()?;
-    let exit = run_in_session(args, out_dir.as_ref());
+    // The file may be in the new directory.
+    let json = args.json.as_ref().map(|file| OutputFile::check("--json", file)).transpose();
+    let exit = json.and_then(|json| run_in_session(args, ExploreOutputs { json, dir: out_dir.as_ref() }));
     if exit.is_err() {
         out_dir.iter().for_each(ReportDir::remove_if_empty);
     }
     exit
 }
 
-fn run_in_session(args: &ExploreArgs, out_dir: Option<&ReportDir>) -> Result<CommandExit, CliError> {
+/// Where the result goes.
+struct ExploreOutputs<'a> {
+    json: Option<OutputFile>,
+    dir: Option<&'a ReportDir>,
+}
+
+impl ExploreOutputs<'_> {
+    /// Writes the result to each of them. Returns what could not be written.
+    fn write(self, exploration: &Exploration) -> Vec<CliError> {
+        let json = self.json.and_then(|file| file.write(&exploration.to_json()).err());
+        let dir = self.dir.map(|dir| exploration_output::write_report_files(exploration, dir.path()));
+        json.into_iter().chain(dir.unwrap_or_default()).collect()
+    }
+}
+
+fn run_in_session(args: &ExploreArgs, outputs: ExploreOutputs<'_>) -> Result<CommandExit, CliError> {
     let session = Session::open(args.jobs)?;
     let prepared = match &args.target {
         Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
         None => PreparedExploration::from_args(args)?,
     };
-    let hidden = out_dir.map(ReportDir::real_path).into_iter().collect();
+    let hidden = outputs.dir.map(ReportDir::real_path).into_iter().collect();
     let host_access = HostAccess { hidden, ..prepared.host_access };
-    let exit = run_prepared(args, PreparedExploration { host_access, ..prepared }, &session, out_dir);
+    let exit = run_prepared(args, PreparedExploration { host_access, ..prepared }, &session, outputs);
     let cleaned_up = session.close();
     // An error that is returned is printed by the caller.
     match (exit, cleaned_up) {
-        (Ok(exit), Ok(())) => Ok(exit),
-        (Ok(exit), Err(error)) => {
-            diagnostics::print_failure(&error);
-            Ok(CommandExit::worst([exit, error.exit()]))
-        }
-        (Err(failure), Ok(())) => Err(failure),
-        (Err(failure), Err(error)) => {
-            diagnostics::print_failure(&failure);
-            diagnostics::print_failure(&error);
-            Ok(CommandExit::worst([failure.exit(), error.exit()]))
-        }
+        (exit, Ok(())) => exit,
+        (Ok(exit), Err(error)) => Ok(diagnostics::exit_despite(exit, &[error])),
+        (Err(failure), Err(error)) => Ok(diagnostics::exit_despite(CommandExit::Success, &[failure, error])),
     }
 }
 
@@ -70,7 +81,7 @@ fn run_prepared(
     args: &ExploreArgs,
     prepared: PreparedExploration,
     session: &Session,
-    out_dir: Option<&ReportDir>,
+    outputs: ExploreOutputs<'_>,
 ) -> Result<CommandExit, CliError> {
     let config = explore_config(args, prepared, session);
     print::line(&RecoveryCheck::describe(&config.checks()));
@@ -98,12 +109,7 @@ fn run_prepared(
     if args.depth == 2 && !selected {
         exploration_output::print_second_crashes(&exploration);
     }
-    if let Some(file) = &args.json {
-        std::fs::write(file, exploration.to_json()).map_err(file_error::<CliError>("write", file))?;
-    }
-    if let Some(out_dir) = out_dir {
-        exploration_output::write_report_files(&exploration, out_dir.path())?;
-    }
+    let failures = outputs.write(&exploration);
     let found = match exploration.has_no_findings() {
         true if exploration.tried == 0 || exploration.has_unjudged() => CommandExit::Inconclusive,
         true => CommandExit::Success,
@@ -111,7 +117,8 @@ fn run_prepared(
         false => CommandExit::Inconclusive,
     };
     let interrupted = interrupt::requested().then_some(CommandExit::Interrupted);
-    Ok(CommandExit::worst([found].into_iter().chain(interrupted)))
+    let exit = CommandExit::worst([found].into_iter().chain(interrupted));
+    Ok(diagnostics::exit_despite(exit, &failures))
 }
 
 /// What this machine does not support, if the exploration failed for that reason.

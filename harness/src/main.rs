@@ -22,6 +22,7 @@ mod explore_target;
 mod host_access_options;
 mod interrupt;
 mod option_error;
+mod output_file;
 mod print;
 mod record_writer;
 mod report_files;

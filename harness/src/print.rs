@@ -1,33 +1,36 @@
 //! The only file that writes to standard output and standard error. If the reader has closed the pipe, it does
-//! not need the rest; any other failure of standard output is remembered.
+//! not need the rest; any other error of standard output is remembered for the end.
 
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use reports::clean_block;
 
-/// Set when something could not be written to standard output.
-static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+/// Why a line of the result is lost.
+static LOST_OUTPUT: OnceLock<String> = OnceLock::new();
 
-/// Whether something could not be written to standard output, although its reader wants it.
-pub(crate) fn has_failed() -> bool {
+/// Why a part of the result could not be printed, such as a full disk. A closed pipe is no loss.
+pub(crate) fn lost_output() -> Option<&'static str> {
     note_result(std::io::stdout().lock().flush());
-    HAS_FAILED.load(Ordering::SeqCst)
+    LOST_OUTPUT.get().map(String::as_str)
 }
 
-/// Remembers a failure of standard output.
+/// Remembers why standard output failed.
 pub(crate) fn note_result(written: Result<(), std::io::Error>) {
-    if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
-        HAS_FAILED.store(true, Ordering::SeqCst);
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let _ = LOST_OUTPUT.set(error.to_string());
     }
 }
 
 /// Prints one line on standard output. Names and output of a target may be part of it, so control characters
 /// other than line breaks are made visible.
 pub(crate) fn line(text: &str) {
-    note_result(writeln!(std::io::stdout().lock(), "{}", clean_block(text)));
+    let mut stdout = std::io::stdout().lock();
+    note_result(writeln!(stdout, "{}", clean_block(text)).and_then(|()| stdout.flush()));
 }
 
 /// Prints a line on standard error that is no result, such as what happens meanwhile.

@@ -10,14 +10,15 @@ use scenarios::Record;
 
 use crate::error::CliError;
 
-/// Writes the HTML, JUnit and Markdown reports next to the record.
-///
-/// # Errors
-/// If a report cannot be made of the record, or cannot be written.
-pub(crate) fn write_reports(record: &Record, out: &Path) -> Result<(), CliError> {
-    write_report(out, "report.html", |to| reports::html(record, to))?;
-    write_report(out, "junit.xml", |to| reports::junit(record, to))?;
-    write_report(out, "summary.md", |to| reports::markdown(record, to))
+/// Writes the HTML, JUnit and Markdown reports next to the record. Returns those that could not be made or
+/// written: the others are there all the same.
+pub(crate) fn write_reports(record: &Record, out: &Path) -> Vec<CliError> {
+    let written = [
+        write_report(out, "report.html", |to| reports::html(record, to)),
+        write_report(out, "junit.xml", |to| reports::junit(record, to)),
+        write_report(out, "summary.md", |to| reports::markdown(record, to)),
+    ];
+    written.into_iter().filter_map(Result::err).collect()
 }
 
 fn write_report(

@@ -1,6 +1,7 @@
 //! Where a command writes its report: the paths that the user names, checked before anything runs, or a
 //! directory of the user's state. Knows no report.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
@@ -10,10 +11,14 @@ use crate::print;
 
 /// The name of the link to the newest report, beside the reports.
 const LATEST: &str = "latest";
+/// As many links are followed in one path as the kernel follows.
+const MAX_LINKS: usize = 40;
 
 /// The directory of a report.
 pub(crate) struct ReportDir {
     path: PathBuf,
+    /// The first directory of its path that was created for it. `None`: it was there already.
+    created_from: Option<PathBuf>,
     /// Whether it is among the reports of the user's state, so that `latest` points to the newest.
     is_in_state: bool,
 }
@@ -26,8 +31,8 @@ impl ReportDir {
     /// If the directory cannot be created or written, or is not empty.
     pub(crate) fn create(out: Option<&Path>, run: &str) -> Result<ReportDir, CliError> {
         match out {
-            Some(out) => Ok(ReportDir { path: create_empty_dir(out)?, is_in_state: false }),
-            None => Ok(ReportDir { path: create_in_state(run)?, is_in_state: true }),
+            Some(out) => create_empty_dir(out),
+            None => create_in_state(run),
         }
     }
 
@@ -40,10 +45,13 @@ impl ReportDir {
         resolve_existing_part(&self.path)
     }
 
-    /// Removes the directory if nothing was written to it.
+    /// Removes what was created for the report, if nothing was written to it.
     pub(crate) fn remove_if_empty(&self) {
-        // Fails if it is not empty.
-        let _ = std::fs::remove_dir(&self.path);
+        let Some(first) = &self.created_from else { return };
+        for dir in self.path.ancestors().take_while(|dir| dir.starts_with(first)) {
+            // Fails if it is not empty.
+            let _ = std::fs::remove_dir(dir);
+        }
     }
 
     /// Makes `latest` point to this report, if it is in the user's state.
@@ -66,22 +74,30 @@ impl ReportDir {
     }
 }
 
-fn create_empty_dir(out: &Path) -> Result<PathBuf, CliError> {
+fn create_empty_dir(out: &Path) -> Result<ReportDir, CliError> {
     let unusable = |doing, cause| CliError::OutDirUnusable { doing, path: out.into(), cause };
     if out.metadata().is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(CliError::OutDirIsFile { path: out.into() });
     }
+    let created_from = first_missing(out);
     std::fs::create_dir_all(out).map_err(|error| unusable("create", error))?;
     let mut entries = std::fs::read_dir(out).map_err(|error| unusable("read", error))?;
     if entries.next().is_some() {
         return Err(CliError::OutDirNotEmpty { path: out.into() });
     }
-    may_write(out).map_err(|error| unusable("write to", error))?;
-    Ok(out.into())
+    access(out, AccessFlags::W_OK).map_err(|error| unusable("write to", error.into()))?;
+    Ok(ReportDir { path: out.into(), created_from, is_in_state: false })
+}
+
+/// The first directory of a path that does not exist.
+fn first_missing(path: &Path) -> Option<PathBuf> {
+    let missing =
+        path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && dir.symlink_metadata().is_err());
+    missing.last().map(Path::to_path_buf)
 }
 
 /// Creates a directory for a run below the user's state. Two runs may start in the same second.
-fn create_in_state(run: &str) -> Result<PathBuf, CliError> {
+fn create_in_state(run: &str) -> Result<ReportDir, CliError> {
     let parent = state_dir().ok_or(CliError::NoStateDir)?;
     let unusable = |doing, path: &Path, cause| CliError::OutDirUnusable { doing, path: path.into(), cause };
     std::fs::create_dir_all(&parent).map_err(|error| unusable("create", &parent, error))?;
@@ -91,7 +107,9 @@ fn create_in_state(run: &str) -> Result<PathBuf, CliError> {
     };
     for path in (1..).map(numbered) {
         match std::fs::create_dir(&path) {
-            Ok(()) => return Ok(path),
+            Ok(()) => {
+                return Ok(ReportDir { created_from: Some(path.clone()), path, is_in_state: true });
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(unusable("create", &path, error)),
         }
@@ -107,26 +125,18 @@ fn state_dir() -> Option<PathBuf> {
     Some(state.join("trainwreck"))
 }
 
-/// Checks the path of `--json`: a file that can be written, or a new name in a directory.
+/// Checks that the file of `--json` is not part of the report.
 ///
 /// # Errors
-/// If it cannot be written.
-pub(crate) fn check_json_path(path: &Path) -> Result<(), CliError> {
-    let unusable = |cause| CliError::JsonUnusable { path: path.into(), cause };
-    match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => Err(unusable(std::io::ErrorKind::IsADirectory.into())),
-        Ok(_) => may_write(path).map_err(unusable),
-        Err(_) => {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or_else(|| Path::new("."));
-            parent.read_dir().map_err(unusable)?;
-            may_write(parent).map_err(unusable)
-        }
+/// If it is one of the report's files, its directory, or a directory above it.
+pub(crate) fn check_json_apart(json: &Path, out: &Path, report_files: &[&str]) -> Result<(), CliError> {
+    let (file, dir) = (resolve_existing_part(json), resolve_existing_part(out));
+    let is_of_report =
+        file.strip_prefix(&dir).is_ok_and(|below| report_files.iter().any(|name| below.starts_with(name)));
+    if dir.starts_with(&file) || is_of_report {
+        return Err(CliError::SameOutput { json: json.into(), out: out.into() });
     }
-}
-
-fn may_write(path: &Path) -> Result<(), std::io::Error> {
-    Ok(access(path, AccessFlags::W_OK)?)
+    Ok(())
 }
 
 /// Checks that a report does not go into a directory that the trainer saves in, nor the other way round.
@@ -151,20 +161,37 @@ pub(crate) fn check_apart(
     }
 }
 
-/// The path without links and `..`, as far as it exists.
-fn resolve_existing_part(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut existing = absolute.as_path();
-    let mut missing = Vec::new();
+/// The path without links and `..`. What does not exist is part of it as it would be created: what a link leads
+/// to that leads nowhere yet.
+pub(crate) fn resolve_existing_part(path: &Path) -> PathBuf {
+    let mut existing = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut missing: Vec<OsString> = Vec::new();
+    let mut links = 0;
     loop {
-        match (existing.canonicalize(), existing.parent(), existing.components().next_back()) {
-            (Ok(resolved), ..) => return missing.iter().rev().fold(resolved, |path, name| path.join(name)),
-            (Err(_), Some(parent), Some(last)) => {
-                missing.push(last.as_os_str().to_owned());
-                existing = parent;
-            }
-            _ => return absolute,
+        if let Ok(resolved) = existing.canonicalize() {
+            return missing.iter().rev().fold(resolved, |path, name| with_part(path, name));
         }
+        let (Some(parent), Some(last)) = (existing.parent(), existing.components().next_back()) else {
+            return existing;
+        };
+        match existing.read_link() {
+            Ok(to) if links < MAX_LINKS => {
+                links += 1;
+                existing = parent.join(to);
+            }
+            _ => {
+                missing.push(last.as_os_str().to_owned());
+                existing = parent.to_path_buf();
+            }
+        }
+    }
+}
+
+/// Below a directory that does not exist, `..` leads to the directory that contains it.
+fn with_part(path: PathBuf, part: &OsStr) -> PathBuf {
+    match (part == "..", path.parent()) {
+        (true, Some(parent)) => parent.to_path_buf(),
+        _ => path.join(part),
     }
 }
 
@@ -179,12 +206,70 @@ mod tests {
         let root = dir.path().canonicalize()?;
         std::fs::create_dir_all(root.join("runs/a"))?;
         std::os::unix::fs::symlink("runs/a", root.join("link"))?;
+        std::os::unix::fs::symlink("runs/nothing", root.join("dangling"))?;
+        std::os::unix::fs::symlink("dangling", root.join("twice"))?;
+        std::os::unix::fs::symlink("loop", root.join("loop"))?;
         let watched = [root.join("link/../a/..")];
-        for inside in ["runs", "runs/out", "runs/new/out", "link/out", "runs/../runs/out", ".", ".."] {
+        for inside in [
+            "runs",
+            "runs/out",
+            "runs/new/out",
+            "link/out",
+            "runs/../runs/out",
+            ".",
+            "..",
+            "dangling",
+            "twice",
+            "dangling/out",
+            "new/../runs/out",
+            "new/a/../../runs",
+        ] {
             assert!(check_apart("--out", &root.join(inside), &watched).is_err(), "{inside}");
         }
-        for apart in ["out", "runs-out", "out/runs"] {
+        for apart in ["out", "runs-out", "out/runs", "loop", "new/../out"] {
             assert!(check_apart("--out", &root.join(apart), &watched).is_ok(), "{apart}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn two_outputs_never_meet() -> Result<(), std::io::Error> {
+        let dir = tempfile::tempdir()?;
+        let root = dir.path().canonicalize()?;
+        std::fs::create_dir(root.join("out"))?;
+        std::os::unix::fs::symlink("out", root.join("link"))?;
+        std::os::unix::fs::symlink("out/explore.html", root.join("page"))?;
+        let check = |json: &str, out: &str| {
+            check_json_apart(&root.join(json), &root.join(out), &["explore.json", "explore.html"]).is_ok()
+        };
+        for json in [
+            "out",
+            "out/.",
+            ".",
+            "link",
+            "out/explore.json",
+            "link/explore.html",
+            "page",
+            "out/explore.json/x",
+            "out/../out/explore.json",
+        ] {
+            assert!(!check(json, "out") && !check(json, "link"), "{json}");
+        }
+        assert!(!check("new", "new") && !check("new", "new/report"));
+        for json in ["j", "out/j", "out/report.json", "link/j", "explore.json"] {
+            assert!(check(json, "out"), "{json}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_created_for_a_report_is_removed_again_and_nothing_else() -> Result<(), CliError> {
+        let dir = tempfile::tempdir().map_err(CliError::Signals)?;
+        for (out, left) in [("a/b/c", "."), ("a", "."), ("kept", "kept"), ("kept/new", "kept")] {
+            let _ = std::fs::create_dir(dir.path().join("kept"));
+            ReportDir::create(Some(&dir.path().join(out)), "")?.remove_if_empty();
+            assert!(dir.path().join(left).exists() && !dir.path().join("a").exists(), "{out}");
+            assert!(!dir.path().join("kept/new").exists());
         }
         Ok(())
     }

@@ -153,17 +153,16 @@ fn run_prepared(
     drop(reporter);
     drop(display);
     let (record, failure) = record_writer.finish();
-    if let Some(error) = failure {
-        return Err(file_error("write", &record_path)(error));
-    }
-    report_files::write_reports(&record, out_dir)?;
+    let failure = failure.map(file_error::<CliError>("write", &record_path));
+    let failures: Vec<CliError> =
+        failure.into_iter().chain(report_files::write_reports(&record, out_dir)).collect();
     report_dir.become_latest();
     if interrupt::requested() {
         let finished = results.iter().filter(|result| !result.interrupted).count();
         print::line(&format!("interrupted: {finished} of {} scenarios", results.len()));
     }
     print_summary(&record, out_dir, &results, mode);
-    Ok(exit)
+    Ok(diagnostics::exit_despite(exit, &failures))
 }
 
 /// The error if the trials of every scenario are known, and none of them is the one that the user asked for.

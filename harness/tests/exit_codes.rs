@@ -55,6 +55,16 @@ impl Workplace {
             std::fs::copy(&shipped, dir.path().join(name)).unwrap();
         }
         std::fs::write(dir.path().join("full/file"), "").unwrap();
+        std::fs::create_dir_all(dir.path().join("schemas/target-v1.json")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (link, to) in [
+            ("into-runs", "runs/nothing"),
+            ("astray", "nowhere/x"),
+            ("loop", "loop"),
+            ("page", "empty/explore.html"),
+        ] {
+            std::os::unix::fs::symlink(to, dir.path().join(link)).unwrap();
+        }
         copy_program(&saver(), &dir.path().join("saver"));
         Workplace { dir }
     }
@@ -82,9 +92,12 @@ impl Workplace {
         let text = output_text(&output);
         assert_eq!(output.status.code(), Some(*code), "`{line}`: {text}");
         assert!(text.contains(message), "`{line}` should say `{message}`: {text}");
-        for new in ["new", "missing", "state/trainwreck/latest"] {
+        for new in ["new", "missing", "runs/nothing", "schemas/scenario-v1.json", "state/trainwreck/latest"] {
             assert!(!self.path().join(new).exists(), "`{line}` left `{new}`");
         }
+        // What the user had, and the command was not to change.
+        let kept = std::fs::read_dir(self.path().join("empty")).map(Iterator::count);
+        assert_eq!(kept.ok(), Some(0), "`{line}` changed `empty`");
     }
 }
 
@@ -139,6 +152,52 @@ const MISTAKES: &[Mistake] = &[
         "not the name of a state",
     ),
     mistake("explore --target nothing --out new", 2, "the shipped targets are"),
+    mistake("explore --watch runs --json into-runs -- ./saver correct runs", 2, "contain one another"),
+    mistake("explore --watch runs --out into-runs -- ./saver correct runs", 2, "contain one another"),
+    mistake("explore --watch runs --json new/../runs/j -- ./saver correct runs", 2, "contain one another"),
+    mistake(
+        "explore --watch runs --json astray -- ./saver correct runs",
+        2,
+        "--json: could not write `astray`",
+    ),
+    mistake("explore --watch runs --json loop -- ./saver correct runs", 2, "--json: could not write `loop`"),
+    mistake("explore --watch runs --json new/ -- ./saver correct runs", 2, "is a directory"),
+    mistake("explore --watch runs --json pipe -- ./saver correct runs", 2, "nothing reads from it"),
+    mistake("explore --watch runs --json /dev/full -- ./saver correct runs", 2, "No space left on device"),
+    mistake("explore --watch runs --out pipe -- ./saver correct runs", 2, "--out: `pipe` is a file"),
+    mistake(
+        "explore --watch runs --out /dev/full -- ./saver correct runs",
+        2,
+        "--out: `/dev/full` is a file",
+    ),
+    mistake(
+        "explore --watch runs --out astray -- ./saver correct runs",
+        2,
+        "--out: could not create `astray`",
+    ),
+    mistake(
+        "explore --watch runs --out new --json new -- ./saver correct runs",
+        2,
+        "write to the same place",
+    ),
+    mistake("explore --watch runs --out new/a --json new -- ./saver correct runs", 2, "to the same place"),
+    mistake("explore --watch runs --out new --json new/explore.json -- ./saver", 2, "to the same place"),
+    mistake(
+        "explore --watch runs --out new --json new/../new/explore.html -- ./saver",
+        2,
+        "to the same place",
+    ),
+    mistake("explore --watch runs --out empty --json page -- ./saver correct runs", 2, "to the same place"),
+    mistake("explore --watch runs --out new/b --json new/missing/j -- ./saver", 2, "--json: could not write"),
+    mistake("explore --watch runs --out empty --json nowhere/j -- ./saver", 2, "--json: could not write"),
+    mistake("run mine.yaml --out pipe", 2, "--out: `pipe` is a file"),
+    mistake("run mine.yaml --out loop", 2, "--out: could not create `loop`"),
+    mistake("ablate mine.yaml --out astray", 2, "--out: could not create `astray`"),
+    mistake("analyze nowhere --out new", 2, "`nowhere`: No such file"),
+    mistake("analyze other/copy.yaml --out new", 2, "not a record entry"),
+    mistake("schema --write nowhere", 2, "--write: could not write `nowhere/scenario-v1.json`"),
+    mistake("schema --write mine.yaml", 2, "--write: could not write `mine.yaml/scenario-v1.json`"),
+    mistake("schema --write schemas", 2, "`schemas/target-v1.json`: is a directory"),
 ];
 
 /// Those that only a recorded run shows.
@@ -152,7 +211,7 @@ const RECORDED_MISTAKES: &[Mistake] = &[
     mistake("explore --watch runs --state 5-5 -- ./saver correct runs", 2, "no state `5-5`"),
     mistake("explore --watch runs --state 5-3.9 -- ./saver correct runs", 2, "no state `5-3.9`"),
     mistake("explore --watch runs --out new -- /bin/true", 3, "changed no file"),
-    mistake("explore --watch runs --out new -- /bin/false", 3, "exit code 1"),
+    mistake("explore --watch runs --out new/a/b -- /bin/false", 3, "exit code 1"),
 ];
 
 fn each_mistake_has_its_exit_code_and_its_message() {
