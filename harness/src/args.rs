@@ -333,6 +333,12 @@ pub(crate) struct ExploreArgs {
         help_heading = TRAINER
     )]
     pub(crate) timeout: std::time::Duration,
+    /// Time limit of the recorded run, such as `30m` [default: none; with `--target`, from the target file]
+    ///
+    /// A run that takes longer is stopped, and nothing can be concluded (exit code 3). Use it in CI, where a
+    /// trainer that hangs without any fault must not wait for ever. The recorded run is slower than others.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = TRAINER)]
+    pub(crate) record_timeout: Option<std::time::Duration>,
     /// Number of crash states to try at the same time [default: number of cores]
     ///
     /// Use a smaller number if the machine runs out of memory.

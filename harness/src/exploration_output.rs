@@ -80,7 +80,7 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
         print::line(&format!(
             "\ninterrupted: second crashes were tried in {tried} recoveries, and not in {untried} others"
         ));
-    } else if first.second.is_empty() && first.untried == 0 {
+    } else if first.second.is_empty() && first.untried == 0 && first.unrecorded_recoveries == 0 {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
     }
     if !interrupted && !first.second.is_empty() {

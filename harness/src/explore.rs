@@ -111,7 +111,12 @@ fn run_prepared(
     }
     let failures = outputs.write(&exploration);
     let found = match exploration.has_no_findings() {
-        true if exploration.tried == 0 || exploration.has_unjudged() => CommandExit::Inconclusive,
+        true if exploration.tried == 0
+            || exploration.has_unjudged()
+            || exploration.unrecorded_recoveries > 0 =>
+        {
+            CommandExit::Inconclusive
+        }
         true => CommandExit::Success,
         false if exploration.has_confirmed_findings() => CommandExit::Violation,
         false => CommandExit::Inconclusive,
@@ -147,6 +152,7 @@ impl ExploredCommand {
             .map(|second| Exploration { after: Some(second.after.clone()), ..second.result.exploration() });
         Exploration {
             untried_recoveries: self.second_crashes.untried as u64,
+            unrecorded_recoveries: self.second_crashes.unrecorded as u64,
             recovered_kills: self.recovered_kills,
             second: second.collect(),
             ..self.first.exploration()
@@ -182,6 +188,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             first_crash: None,
             max_copied_bytes: MAX_COPIED_BYTES,
             work_dir: work_dir.into(),
+            time_limit: prepared.record_timeout,
             cancelled: interrupt::requested,
         },
         enumerate: EnumerateSpec { scope: prepared.scope, only_state: prepared.only_state },

@@ -29,6 +29,8 @@ pub(crate) struct PreparedExploration {
     pub(crate) resume: LaunchSpec,
     pub(crate) check: Option<LaunchSpec>,
     pub(crate) timeout: Duration,
+    /// The time limit of the recorded run.
+    pub(crate) record_timeout: Option<Duration>,
 }
 
 impl PreparedExploration {
@@ -68,6 +70,7 @@ impl PreparedExploration {
             resume,
             check,
             timeout,
+            record_timeout: args.record_timeout,
         })
     }
 }

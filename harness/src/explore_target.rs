@@ -13,7 +13,7 @@ use crate::explore_options::{PreparedExploration, parse_state, scope};
 use crate::host_access_options::{LocatedTarget, check_apart, host_access};
 use crate::option_error::OptionError;
 use crate::scenario_library;
-use engine::explore::JudgeSpec;
+use engine::explore::{JudgeSpec, RECORDING_FACTOR};
 use engine::file_error::file_error;
 use engine::plan::Workload;
 use engine::run::prepared_root;
@@ -81,6 +81,7 @@ pub(crate) fn prepare_target(
         resume: trainer.resume(),
         check: trainer.verify(),
         timeout: file.finish(),
+        record_timeout: args.record_timeout.or(Some(file.finish() * RECORDING_FACTOR)),
     })
 }
 

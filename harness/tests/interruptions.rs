@@ -38,6 +38,10 @@ fn main() -> ExitCode {
         a_signal_at_any_moment_of_an_exploration_gives_130_and_leaves_nothing,
         an_interrupted_search_for_second_crashes_counts_what_it_did_not_try,
         an_exploration_that_is_interrupted_in_its_first_recovery_has_tried_nothing,
+        one_signal_ends_an_enumeration_of_millions_of_states,
+        one_signal_ends_the_import_of_a_fork_server,
+        one_signal_ends_the_repetition_of_a_state_that_hangs,
+        a_recovery_that_hangs_while_it_is_recorded_is_counted,
         a_recording_whose_init_was_killed_ends,
     ]);
     trials.extend(trials![
@@ -266,6 +270,72 @@ fn an_interrupted_search_for_second_crashes_counts_what_it_did_not_try() {
     assert!(exploration.untried == 0 && exploration.untried_recoveries > 0, "{text}");
     let said = format!("and not in {} others", exploration.untried_recoveries);
     assert!(text.contains(&said), "{text}");
+}
+
+/// Names that are not synced can be lost in very many ways.
+fn one_signal_ends_an_enumeration_of_millions_of_states() {
+    let workplace = Workplace::new();
+    let trainer = "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo $i > runs/a$i; echo $i > runs/b$i; \
+                   mv runs/a$i runs/c$i; done";
+    let args = ["explore", "--watch", "runs", "--json", "result.json", "--max-states", "all"];
+    let printed = std::fs::File::create(workplace.path("printed")).unwrap();
+    let mut command = workplace.command(&[&args[..], &["--", "sh", "-c", trainer]].concat());
+    let child = command.stdout(printed).spawn().unwrap();
+    let read_printed = || std::fs::read_to_string(workplace.path("printed")).unwrap();
+    wait_for("the end of the recording", || read_printed().contains("file operations"));
+    std::thread::sleep(Duration::from_millis(300));
+    signal_group(&child, Signal::SIGINT);
+    let output = finish(&workplace, child);
+    let text = read_printed();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains("interrupted before the states were known"), "{text}");
+}
+
+fn one_signal_ends_the_import_of_a_fork_server() {
+    let workplace = Workplace::new();
+    std::fs::write(workplace.path("slow.py"), "import subprocess\nsubprocess.run(['sleep', '55.75'])\n")
+        .unwrap();
+    std::fs::write(workplace.path("train.py"), "open('runs/a', 'w').write('x')\n").unwrap();
+    let fixed = ["explore", "--watch", "runs", "--warm", "slow", "--jobs", "1"];
+    let mut command = workplace.command(&[&fixed[..], &["--", "python3", "train.py"]].concat());
+    let child = command.env("PYTHONPATH", workplace.dir.path()).spawn().unwrap();
+    wait_for("the import", || is_sleeping("55.75"));
+    signal_group(&child, Signal::SIGTERM);
+    let output = finish(&workplace, child);
+    assert_eq!(output.status.code(), Some(130), "{}", output_text(&output));
+}
+
+/// A finding that hangs is tried once more at the end, with three times the limit.
+fn one_signal_ends_the_repetition_of_a_state_that_hangs() {
+    let workplace = Workplace::new();
+    let trainer = "[ -e runs/a ] && ! [ -e runs/b ] && sleep 54.5; : > runs/a; : > runs/b";
+    let options = ["--timeout", "2s", "--crash", "process"];
+    let child = start_exploration(&workplace, &options, trainer);
+    wait_for("the recovery", || is_sleeping("54.5"));
+    wait_for("its time limit", || !is_sleeping("54.5"));
+    wait_for("its repetition", || is_sleeping("54.5"));
+    signal_group(&child, Signal::SIGINT);
+    let output = finish(&workplace, child);
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    let findings = read_exploration(&workplace).findings;
+    assert!(findings.len() == 1 && findings[0].repeated.is_none(), "{text}");
+}
+
+/// It ends when it is tried, and not when it is recorded: it sees that it is traced by the gate.
+fn a_recovery_that_hangs_while_it_is_recorded_is_counted() {
+    let workplace = Workplace::new();
+    let trainer = "if [ -e runs/a ] && ! grep -q 'Seccomp_filters:.0' /proc/self/status; then sleep 53; fi; \
+                   : > runs/a; echo x > runs/b; echo done";
+    let options = ["--depth", "2", "--timeout", "1s", "--crash", "process", "--same", "^(done)"];
+    let child = start_exploration(&workplace, &options, trainer);
+    let output = finish(&workplace, child);
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    let exploration = read_exploration(&workplace);
+    // From the files before the first operation it starts anew, and does not hang.
+    assert_eq!((exploration.unrecorded_recoveries, exploration.second.len()), (3, 1), "{text}");
+    assert!(text.contains("second crashes were not tried in"), "{text}");
 }
 
 /// The kernel may kill it when memory runs out.

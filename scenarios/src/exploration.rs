@@ -106,6 +106,10 @@ pub struct Exploration {
     /// Number of recoveries whose second crashes were not tried, because the exploration was interrupted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub untried_recoveries: u64,
+    /// Number of recoveries whose second crashes were not tried, because the recovery failed or exceeded its time
+    /// limit while it was recorded.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unrecorded_recoveries: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -179,6 +183,13 @@ impl Exploration {
                 grouped(self.tried),
                 grouped(self.tried + self.untried),
                 grouped(self.untried)
+            ));
+        }
+        if self.unrecorded_recoveries > 0 {
+            lines.push(format!(
+                "second crashes were not tried in {} recoveries, which did not end well, or exceeded the time \
+                 limit (--timeout), while they were recorded",
+                grouped(self.unrecorded_recoveries)
             ));
         }
         let not_enumerated: u64 = self.not_enumerated.values().sum();
@@ -259,6 +270,7 @@ mod tests {
             states_per_second: 8.0,
             after: None,
             untried_recoveries: 0,
+            unrecorded_recoveries: 0,
             recovered_kills: 0,
             second: Vec::new(),
         }
@@ -281,11 +293,13 @@ mod tests {
             max_states: Some(20),
             untried: 5,
             not_enumerated: [(CrashCategory::Power, 7)].into(),
+            unrecorded_recoveries: 2,
             ..exploration()
         };
         let lines = bounded.left_out_lines().join("\n");
         assert!(lines.starts_with("1,699 of 1,719 states left out by --max-states 20; "), "{lines}");
         assert!(lines.contains("5 states were not tried") && lines.contains("7 candidates not"), "{lines}");
+        assert!(lines.contains("second crashes were not tried in 2 recoveries"), "{lines}");
         let only = Exploration { only_state: Some("2-1".into()), ..exploration() };
         assert!(only.left_out_lines().join("").contains("only state 2-1"));
         assert_eq!(bounded.tried_in(CrashCategory::Power), 4);

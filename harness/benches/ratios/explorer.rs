@@ -58,6 +58,7 @@ fn explore_config(
             first_crash: None,
             max_copied_bytes: MAX_COPIED_BYTES,
             work_dir: work_dir.clone(),
+            time_limit: None,
             cancelled: || false,
         },
         enumerate: EnumerateSpec { scope, only_state: None },

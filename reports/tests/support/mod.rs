@@ -223,6 +223,7 @@ pub(crate) fn explored() -> Exploration {
         checks: vec![],
         sandbox_hints: vec![],
         untried_recoveries: 0,
+        unrecorded_recoveries: 0,
         recovered_kills: 0,
         second: vec![],
     }

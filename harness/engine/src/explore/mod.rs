@@ -24,8 +24,8 @@ pub use pipeline::{ExploreProgress, ExploreResult, explore};
 pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
     FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, LargeTreeProgress,
-    MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle, RecordSpec,
-    RecorderConfig, Recording, RecordingGaps, UnsetAttributes, WatchedRoot, copy_tree,
+    MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle, RECORDING_FACTOR,
+    RecordSpec, RecorderConfig, Recording, RecordingGaps, UnsetAttributes, WatchedRoot, copy_tree,
 };
 pub use replay::{
     BaselineValues, ConsumedStep, JudgeSpec, MaterializePlace, OutputOracle, RecoveryResult, ReplayProgress,
@@ -36,5 +36,6 @@ pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes, recov
 pub use states::{
     CrashCandidate, CrashKind, CrashState, EntryAttributes, EnumerateSpec, Enumeration, EnumerationCounts,
     ExploreScope, FileTree, FsModel, PersistUnit, Tear, TornWrite, TreeEntry, Witness, enumerate,
+    enumerate_until,
 };
 pub use tree_difference::{TreeDifference, TreeDifferenceKind};

@@ -18,7 +18,7 @@ use super::report::{group_findings, never_synced};
 use super::states::{
     CrashCandidate, CrashState, EnumerationCounts, UnknownStateName, states_to_try, unknown_state_name,
 };
-use crate::sandbox::ProcessExit;
+use crate::sandbox::{ProcessExit, SandboxError};
 
 /// The progress of an exploration.
 #[derive(Debug, Clone)]
@@ -102,6 +102,7 @@ impl ExploreResult {
             states_per_second: self.states_per_second(),
             after: None,
             untried_recoveries: 0,
+            unrecorded_recoveries: 0,
             recovered_kills: 0,
             second: Vec::new(),
         }
@@ -143,11 +144,13 @@ pub fn explore(
     let recording = recorded.recording;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
     report(ExploreProgress::Recorded { operations, saves });
-    if let Some(unknown) = unknown_state_name(&config.enumerate, &recording) {
+    let cancelled = config.replay.cancelled;
+    if let Some(unknown) = unknown_state_name(&config.enumerate, &recording, cancelled) {
         let UnknownStateName { name, nearest } = unknown;
         return Err(ExploreError::UnknownState { name, nearest });
     }
-    let enumeration = states_to_try(&config.enumerate, &recording);
+    let enumeration = states_to_try(&config.enumerate, &recording, cancelled);
+    let enumeration = enumeration.ok_or(SandboxError::Interrupted)?;
     report(ExploreProgress::Enumerated { states: enumeration.states.len() });
     let replayer = Replayer::new(&config.replay, &oracle, &recording);
     let checked_worker = replayer.worker(0).and_then(|mut worker| {
@@ -213,8 +216,9 @@ fn check_recording(
 ) -> Result<(), ExploreError> {
     match recorded.ended {
         Some(ProcessExit::Exited(0)) => {}
-        Some(_) => return Err(ExploreBaselineError::CommandFailed(Box::new(recorded.failed_run())).into()),
-        None => return Err(ExploreBaselineError::Stopped.into()),
+        None if (config.record.cancelled)() => return Err(ExploreBaselineError::Stopped.into()),
+        // Without an exit it exceeded its time limit.
+        _ => return Err(ExploreBaselineError::CommandFailed(Box::new(recorded.failed_run())).into()),
     }
     if recorded.recording.file_operations().next().is_none() {
         return Err(ExploreError::NothingRecorded { hints: recorded.recording.gaps.sandbox_hints.clone() });

@@ -36,12 +36,15 @@ pub struct SecondCrashes {
     pub explored: Vec<SecondCrash>,
     /// How many recoveries were not explored, because the exploration was interrupted.
     pub untried: usize,
+    /// How many recoveries were not explored, because they failed or exceeded their time limit while they were
+    /// recorded.
+    pub unrecorded: usize,
 }
 
 /// Explores the recoveries from a few crash states of `first`. Leaves out recoveries that change no file.
 ///
 /// # Errors
-/// Those of [`explore`] except `NothingRecorded`; or a directory or a file cannot be written.
+/// Those of [`explore`] except `NothingRecorded` and `BaselineFailed`; or a directory or a file cannot be written.
 pub fn explore_second_crashes(
     config: &ExploreConfig,
     first: &ExploreResult,
@@ -71,6 +74,7 @@ pub fn explore_second_crashes(
             .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
         let mut second_config = config.clone().in_dir(&sandboxes);
         second_config.record.command = config.replay.resume.clone();
+        second_config.record.time_limit = Some(config.replay.timeout);
         // The files of the second crash are newer than those of the first.
         second_config.replay.began_unix_s +=
             1 + i64::from(witness.candidate.op_count / OPERATIONS_PER_SECOND);
@@ -91,6 +95,7 @@ pub fn explore_second_crashes(
                 results.untried = count - number;
                 break;
             }
+            Err(ExploreError::BaselineFailed(_)) => results.unrecorded += 1,
             Err(error) => return Err(error),
         }
         // The results hold everything that is needed.

@@ -9,14 +9,15 @@ use scenarios::{CrashModel, CrashStates, Ending, Event, OutputStream};
 
 use crate::explore::{
     CrashCandidate, CrashState, ExploreScope, FsModel, GatedRun, MaterializePlace, NodeId, OpEffect,
-    Recording, WatchedRoot, copy_tree, describe_evidence, describe_state, enumerate, materialize,
+    RECORDING_FACTOR, Recording, WatchedRoot, copy_tree, describe_evidence, describe_state, enumerate_until,
+    materialize,
 };
 use crate::file_error::file_error;
 use crate::observe::Reporter;
 use crate::plan::{BaselineCounts, CrashStateId, CrashStateRequest, PlannedCrashState};
 use crate::run::error::RunError;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
-use crate::sandbox::{LaunchSpec, ProcessExit, remove_tree};
+use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, is_interrupted, remove_tree};
 use crate::target::{OutputPatterns, ParsedLine};
 
 /// A recorded run of the target. It starts from a prepared root, or from the files that a first crash left.
@@ -68,7 +69,7 @@ pub(super) fn record(
     let mut recorded = record_run(env, config, &launch, &first, begins)?;
     let crash_points = crash_points(config, &recorded.recording, request);
     if !selection.in_recovery {
-        recorded.enumerate_states(scope(config, request, crash_points));
+        recorded.enumerate_states(scope(config, request, crash_points))?;
         return Ok(recorded);
     }
     let state = recorded.killed_midway(&crash_points);
@@ -78,7 +79,7 @@ pub(super) fn record(
     let mut recovery = record_run(env, config, &resume, &second, None)?;
     recovery.first_crash = Some(EarlierCrash { run: Box::new(recorded), state });
     let crash_points = crash_points_of_recovery(&recovery, selection);
-    recovery.enumerate_states(scope(config, request, crash_points));
+    recovery.enumerate_states(scope(config, request, crash_points))?;
     Ok(recovery)
 }
 
@@ -99,7 +100,8 @@ fn record_run(
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
         internal_pattern,
-        cancelled: || false,
+        time_limit: Some(config.target.finish() * RECORDING_FACTOR),
+        cancelled: is_interrupted,
     };
     let recorded = run.record(&env.sandbox)?;
     env.sandbox.close()?;
@@ -229,11 +231,13 @@ fn crash_points_of_recovery(recovery: &RecordedRun, selection: &CrashStates) -> 
 }
 
 impl RecordedRun {
-    fn enumerate_states(&mut self, scope: ExploreScope) {
-        let found = enumerate(&self.recording, &scope);
+    fn enumerate_states(&mut self, scope: ExploreScope) -> Result<(), SandboxError> {
+        let found = enumerate_until(&self.recording, &scope, is_interrupted);
+        let found = found.ok_or(SandboxError::Interrupted)?;
         self.states = found.states;
         self.states_left_out = found.counts.states_left_out;
         self.not_enumerated = found.counts.not_enumerated.values().sum();
+        Ok(())
     }
 
     /// All crash states of this run, for a plan to expand over.

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use regex::Regex;
@@ -22,6 +22,9 @@ use crate::gate::{
 use crate::locks::LockExt;
 use crate::sandbox::{LaunchSpec, ProcessExit, Sandbox};
 
+/// A recorded run may take this many times as long as the target file allows, because the gate performs each of
+/// its file operations.
+pub const RECORDING_FACTOR: u32 = 3;
 /// At most this many bytes are kept of each output of the recorded run.
 const MAX_RECORDED_OUTPUT_BYTES: usize = 1 << 20;
 /// How often a recorded run looks whether it was cancelled.
@@ -42,6 +45,8 @@ pub struct GatedRun<'a> {
     pub saved_pattern: Option<Regex>,
     /// Lines that one process of the target sends to another and that are recorded too.
     pub internal_pattern: Option<Regex>,
+    /// The run is stopped after this time. `None`: it may take any time.
+    pub time_limit: Option<Duration>,
     /// Polled during the run; `true` stops it.
     pub cancelled: fn() -> bool,
 }
@@ -85,7 +90,7 @@ impl OutputPipe {
 }
 
 impl GatedRun<'_> {
-    /// Runs the command to its end, or until it is cancelled.
+    /// Runs the command to its end, or until its time limit or until it is cancelled.
     ///
     /// # Errors
     /// A pipe, the payload log or the sandbox failed.
@@ -102,11 +107,13 @@ impl GatedRun<'_> {
         let running = sandbox.spawn_filtered(self.command, program, outputs, |listener| {
             supervisor = Some(serve_notifications(listener, watched, handler));
         });
+        let began = Instant::now();
+        let is_over = || self.time_limit.is_some_and(|limit| began.elapsed() >= limit) || (self.cancelled)();
         let ended = running.map(|running| {
             loop {
                 match running.wait_timeout(POLL_INTERVAL) {
                     Some(ended) => break Some(ended),
-                    None if (self.cancelled)() || recorder.locked().gate_failure().is_some() => break None,
+                    None if is_over() || recorder.locked().gate_failure().is_some() => break None,
                     None => {}
                 }
             }

@@ -32,7 +32,7 @@ pub use content::{ByteSource, ContentPiece, ContentReader, FileContent};
 pub use copy_tree::{CopyReport, copy_tree};
 pub(super) use empty_directory::{empty_directory, open_subdirectory};
 pub(super) use format_boundaries::aligned_neighbors;
-pub use gated_run::{CommandRecording, GatedRun};
+pub use gated_run::{CommandRecording, GatedRun, RECORDING_FACTOR};
 pub use initial_tree::WatchedRoot;
 pub use op_recorder::{OpRecorder, RecorderConfig};
 pub use record_spec::{FirstCrash, RecordSpec};
@@ -81,6 +81,7 @@ pub(super) fn record(
         payload_log: &spec.work_dir.join("payload-log"),
         saved_pattern: spec.saved_pattern.clone(),
         internal_pattern: None,
+        time_limit: spec.time_limit,
         cancelled: spec.cancelled,
     };
     let mut recorded = run.record(&sandbox)?;

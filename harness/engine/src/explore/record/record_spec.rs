@@ -1,6 +1,7 @@
 //! What is recorded, as data. Does not know how.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::sandbox::{HostAccess, LaunchSpec};
 
@@ -25,6 +26,8 @@ pub struct RecordSpec {
     pub max_copied_bytes: u64,
     /// An existing, empty directory for the sandbox and the payload log.
     pub work_dir: PathBuf,
+    /// The run is stopped after this time. `None`: it may take any time.
+    pub time_limit: Option<Duration>,
     /// Polled during the run; `true` stops it.
     pub cancelled: fn() -> bool,
 }

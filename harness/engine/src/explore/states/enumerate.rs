@@ -61,6 +61,7 @@ pub struct EnumerationCounts {
 }
 
 /// The result of an enumeration.
+#[derive(Default)]
 pub struct Enumeration {
     /// In the order in which they should be tried.
     pub states: Vec<CrashState>,
@@ -70,6 +71,16 @@ pub struct Enumeration {
 
 /// Enumerates the crash states of a recording that the scope includes, up to its bound.
 pub fn enumerate(recording: &Recording, scope: &ExploreScope) -> Enumeration {
+    enumerate_until(recording, scope, || false).unwrap_or_default()
+}
+
+/// Enumerates the crash states of a recording that the scope includes, up to its bound. `cancelled` is polled;
+/// once it is `true` the result is `None`, because it would not be whole.
+pub fn enumerate_until(
+    recording: &Recording,
+    scope: &ExploreScope,
+    cancelled: fn() -> bool,
+) -> Option<Enumeration> {
     let mut enumerator = Enumerator {
         recording,
         scope,
@@ -77,6 +88,7 @@ pub fn enumerate(recording: &Recording, scope: &ExploreScope) -> Enumeration {
         set_index_by_hash: HashMap::new(),
         set_hasher: PersistedSetHasher::new(recording),
         counts: EnumerationCounts::default(),
+        cancelled,
     };
     for crash in scope.crash_kinds() {
         match crash {
@@ -84,7 +96,9 @@ pub fn enumerate(recording: &Recording, scope: &ExploreScope) -> Enumeration {
             CrashKind::PowerLoss(model) => enumerator.add_power_losses(model),
         }
     }
-    enumerator.select_within_bound()
+    let enumeration = enumerator.select_within_bound();
+    // What was left out after that is not counted.
+    if cancelled() { None } else { Some(enumeration) }
 }
 
 struct Enumerator<'a> {
@@ -95,10 +109,15 @@ struct Enumerator<'a> {
     set_index_by_hash: HashMap<u128, usize>,
     set_hasher: PersistedSetHasher,
     counts: EnumerationCounts,
+    /// Once it is `true`, the rest is left out, and nobody looks at the result.
+    cancelled: fn() -> bool,
 }
 
 impl Enumerator<'_> {
     fn add_candidate(&mut self, candidate: CrashCandidate, crash: CrashKind) {
+        if (self.cancelled)() {
+            return;
+        }
         *self.counts.candidates.entry(crash.category()).or_insert(0) += 1;
         let acknowledged = self.recording.acknowledged(candidate.op_count as usize);
         let index = *self
@@ -155,6 +174,9 @@ impl Enumerator<'_> {
         let crash_points: BTreeSet<usize> = self.crash_points(crash).into_iter().collect();
         let mut durable = DurableSet::new(self.recording, model);
         for op_count in 0..=self.recording.ops.len() {
+            if (self.cancelled)() {
+                return;
+            }
             if crash_points.contains(&op_count) {
                 self.add_power_losses_at(op_count, model, &durable);
             }
@@ -177,6 +199,9 @@ impl Enumerator<'_> {
         let names_left_out = (name_count + 1 - prefixes.len()) as u64;
         self.count_not_enumerated(crash, names_left_out + pending.joined_attributes);
         for persisted in prefixes {
+            if (self.cancelled)() {
+                return;
+            }
             let names: Vec<PersistUnit> = pending.names[persisted..].concat();
             lose(self, names.clone(), Vec::new(), None);
             let zeroes = |units: Vec<PersistUnit>| units.into_iter().map(with_bytes_zeroed).collect();
@@ -249,8 +274,10 @@ impl Enumerator<'_> {
     /// Merges the persisted sets that leave equal trees into one state each.
     fn merge_equal_trees(&mut self) -> Vec<CrashState> {
         let sets = std::mem::take(&mut self.persisted_sets);
+        let (recording, cancelled) = (self.recording, self.cancelled);
         let tree = |witnesses: &BTreeMap<CrashKind, Witness>| {
-            witnesses.values().next().map(|witness| witness.candidate.tree(self.recording))
+            let witness = witnesses.values().next().filter(|_| !cancelled());
+            witness.map(|witness| witness.candidate.tree(recording))
         };
         let digests: Vec<[u8; 16]> =
             sets.par_iter().map(|witnesses| tree(witnesses).unwrap_or_default().digest()).collect();
@@ -280,7 +307,7 @@ impl Enumerator<'_> {
         }
         let signatures = signatures(self.recording);
         let mut groups: BTreeMap<StateGroup, Vec<CrashState>> = BTreeMap::new();
-        for state in states {
+        for state in states.into_iter().take_while(|_| !(self.cancelled)()) {
             let group = StateGroup::of(self.recording, &signatures, state.candidate());
             groups.entry(group).or_default().push(state);
         }

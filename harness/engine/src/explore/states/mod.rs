@@ -13,7 +13,7 @@ mod upper_layer;
 
 pub use crash_candidate::{CrashCandidate, EntryAttributes, FileTree, TornWrite, TreeEntry};
 pub use crash_state::{CrashKind, CrashState, Witness};
-pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate};
+pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate, enumerate_until};
 pub(super) use fs_model::BYTES_PART;
 pub use fs_model::{FsModel, PersistUnit};
 pub(super) use named_state::{UnknownStateName, unknown_state_name};
@@ -31,10 +31,14 @@ pub struct EnumerateSpec {
     pub only_state: Option<CrashCandidate>,
 }
 
-/// The crash states to try, in order. A state that is named must be one of this recording.
-pub(super) fn states_to_try(spec: &EnumerateSpec, recording: &Recording) -> Enumeration {
-    let Some(only) = &spec.only_state else { return enumerate(recording, &spec.scope) };
+/// The crash states to try, in order. A state that is named must be one of this recording. `None`: cancelled.
+pub(super) fn states_to_try(
+    spec: &EnumerateSpec,
+    recording: &Recording,
+    cancelled: fn() -> bool,
+) -> Option<Enumeration> {
+    let Some(only) = &spec.only_state else { return enumerate_until(recording, &spec.scope, cancelled) };
     let crash = spec.scope.crash_kinds().next();
     let states = vec![CrashState::new(recording, crash, only.clone())];
-    Enumeration { states, counts: EnumerationCounts::default() }
+    Some(Enumeration { states, counts: EnumerationCounts::default() })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::fs_model::{BYTES_PART, persist_units};
 use super::tear::Tear;
-use super::{CrashCandidate, EnumerateSpec, enumerate};
+use super::{CrashCandidate, EnumerateSpec, Enumeration, enumerate_until};
 use crate::explore::record::{OpEffect, Recording};
 
 /// The name of a state that a recording does not have.
@@ -18,15 +18,18 @@ pub(in crate::explore) struct UnknownStateName {
 pub(in crate::explore) fn unknown_state_name(
     spec: &EnumerateSpec,
     recording: &Recording,
+    cancelled: fn() -> bool,
 ) -> Option<UnknownStateName> {
     let state = spec.only_state.as_ref().filter(|state| !state.is_possible_in(recording))?;
-    Some(UnknownStateName { name: state.name(), nearest: nearest_name(state, spec, recording) })
+    let nearest = enumerate_until(recording, &spec.scope, cancelled);
+    let nearest = nearest.and_then(|known| nearest_name(state, known));
+    Some(UnknownStateName { name: state.name(), nearest })
 }
 
 /// The state whose name differs in the fewest letters.
-fn nearest_name(state: &CrashCandidate, spec: &EnumerateSpec, recording: &Recording) -> Option<String> {
+fn nearest_name(state: &CrashCandidate, known: Enumeration) -> Option<String> {
     let name = state.name();
-    let names = enumerate(recording, &spec.scope).states.into_iter().map(|state| state.candidate().name());
+    let names = known.states.into_iter().map(|state| state.candidate().name());
     names.min_by_key(|known| strsim::damerau_levenshtein(known, &name))
 }
 
