@@ -116,7 +116,7 @@ fn check(before: &[Value], changes: &[Value]) -> Recording {
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
-    let options = FilterOptions { extra_kinds: Vec::new() };
+    let options = FilterOptions { extra_kinds: Vec::new(), connections: false };
     let argv = ["python3", "-B", script().to_str().unwrap(), "run", &changes].map(String::from);
     let (exit, recorded_print) = setup.run(&argv.each_ref().map(String::as_str), &options, &recorder);
     let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();

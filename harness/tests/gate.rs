@@ -119,7 +119,8 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
-    let (exit, output) = setup.run(argv, &FilterOptions { extra_kinds: Vec::new() }, &recorder);
+    let (exit, output) =
+        setup.run(argv, &FilterOptions { extra_kinds: Vec::new(), connections: false }, &recorder);
     assert_eq!(exit, ProcessExit::Exited(0), "{output}");
     let recording = recorder.lock().unwrap().finish().unwrap();
     let tree = CrashCandidate::whole(recording.ops.len()).tree(&recording);
@@ -279,7 +280,10 @@ fn run_mode_with_fault(
         kill_switch: setup.sandbox.kill_switch(),
     };
     let injector = Arc::new(Mutex::new(injector));
-    let options = FilterOptions { extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat] };
+    let options = FilterOptions {
+        extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat],
+        connections: false,
+    };
     let (exit, output) = setup.run(&[calls(&[]).to_str().unwrap(), mode], &options, &injector);
     let injector = injector.lock().unwrap();
     assert!(!injector.matches.is_empty(), "no call matched");

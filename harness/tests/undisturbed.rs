@@ -1,5 +1,6 @@
 //! Runs without any fault: one that fails says how it ended and what it printed last, and `ablate` runs each
-//! target without its guard undisturbed before it calls anything caught.
+//! target without its guard undisturbed before it calls anything caught. Connections that nobody answers are
+//! named.
 //!
 //! `cargo test -p trainwreck --test undisturbed`. Not covered: the time limit of `prepare`, which is a minute.
 
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, SANDBOX, missing};
+use support::machine::{GATE, Need, SANDBOX, missing};
 use support::program_files::{copy_program, write_script};
 
 const TARGET: &str = r"
@@ -102,6 +103,12 @@ fn main() -> ExitCode {
         missing(&GATE);
         a_failed_recorded_run_shows_its_last_lines,
         explore_shows_the_last_lines_of_a_failed_run,
+    ]);
+    trials.extend(trials![
+        missing(GATE.iter().chain(&[Need::Program("python3")]));
+        each_connection_that_nobody_answers_is_named_with_its_remedy,
+        connections_that_are_answered_are_not_named,
+        a_failed_baseline_names_its_connections,
     ]);
     support::trial::run_mostly_waiting(trials)
 }
@@ -343,4 +350,96 @@ fn without_the_reference_trainer_its_scenarios_are_skipped_with_the_reason() {
     let shipped = workspace().join("scenarios/library/filesystem/fs-02-inodes-exhausted.yaml");
     let output = run(&["check", shipped.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
+}
+
+/// Connects to the addresses that its arguments name, then saves.
+const CONNECTING_TRAINER: &str = r#"
+import socket, sys
+
+QUERY = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x0bhuggingface\x02co\0\0\x01\0\x01"
+
+def connect(family, address):
+    client = socket.socket(family)
+    try:
+        client.connect(address)
+    except OSError as error:
+        print("failed:", error)
+    client.close()
+
+def lose():
+    for _ in range(3):
+        connect(socket.AF_INET, ("192.0.2.1", 443))
+    connect(socket.AF_INET6, ("2001:db8::1", 8443))
+    connect(socket.AF_INET, ("127.0.0.1", 9))
+    connect(socket.AF_UNIX, "host.sock")
+    connect(socket.AF_UNIX, "no-such-socket")
+    resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    resolver.sendto(QUERY, ("127.0.0.53", 53))
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("192.0.2.53", 53))
+    except OSError:
+        pass
+
+def meet():
+    for family, address in [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_UNIX, "own.sock")]:
+        server = socket.socket(family)
+        server.bind(address)
+        # As a client that starts before its server.
+        connect(family, server.getsockname())
+        server.listen()
+        connect(family, server.getsockname())
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", receiver.getsockname())
+
+{"lose": lose, "meet": meet}[sys.argv[1]]()
+open("runs/a", "w").write("x")
+print("done")
+"#;
+
+/// What an exploration of the trainer prints. A daemon of the host listens at `host.sock` meanwhile.
+fn explore_connecting_trainer(mode: &str, options: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("train.py"), CONNECTING_TRAINER).unwrap();
+    let _daemon = std::os::unix::net::UnixListener::bind(dir.path().join("host.sock")).unwrap();
+    let mut command = Command::new(TRAINWRECK);
+    command.args(["explore", "--watch", "runs", "--crash", "process", "--same", "^(done)"]).args(options);
+    std::fs::create_dir(dir.path().join("runs")).unwrap();
+    let output = command.args(["--", "python3", "train.py", mode]).current_dir(dir.path()).output().unwrap();
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    text
+}
+
+fn each_connection_that_nobody_answers_is_named_with_its_remedy() {
+    let text = explore_connecting_trainer("lose", &[]);
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("` tried to ")).collect();
+    for expected in [
+        ["connect to `192.0.2.1:443` 3 times (no route)", "`HF_HUB_OFFLINE=1`"],
+        ["connect to `[2001:db8::1]:8443` (no route)", "`--network host`"],
+        ["connect to `127.0.0.1:9` (nothing listens there in the sandbox)", "`--network host`"],
+        ["host.sock` (a socket of the host)", "`--writable "],
+        ["look up the name `huggingface.co` at `127.0.0.53:53`", "`--network host`"],
+        ["look up a name at `192.0.2.53:53`", "`HF_HUB_OFFLINE=1`"],
+    ] {
+        let is_named =
+            |line: &&&str| expected.iter().all(|part| line.contains(part)) && line.contains("`python3");
+        assert_eq!(lines.iter().filter(is_named).count(), 1, "{expected:?}: {text}");
+    }
+    assert_eq!(lines.len(), 6, "{text}");
+    assert!(!text.contains("without a route"), "the same is not said twice: {text}");
+}
+
+fn connections_that_are_answered_are_not_named() {
+    let text = explore_connecting_trainer("meet", &[]);
+    assert!(!text.contains("` tried to "), "{text}");
+    let text = explore_connecting_trainer("meet", &["--network", "host"]);
+    assert!(!text.contains("` tried to "), "{text}");
+}
+
+fn a_failed_baseline_names_its_connections() {
+    let first =
+        r#"python3 -c 'import socket; socket.create_connection(("192.0.2.1", 443))' 2>/dev/null || exit 5"#;
+    let reported = Files { first, ..Files::new() }.report("run", &["01"]);
+    reported.assert_inconclusive(&["exit code 5", "tried to connect to `192.0.2.1:443` "]);
 }

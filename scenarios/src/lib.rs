@@ -44,7 +44,7 @@ pub use record::{
 };
 pub use record_lines::{RecordLineFault, RecordLines};
 pub use recovery_check::RecoveryCheck;
-pub use sandbox_hint::SandboxHint;
+pub use sandbox_hint::{RefusedPeer, SandboxHint};
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use target::{Announces, Phase, TargetFile, TargetNetwork};
 pub use template::{CommandArgument, Placeholder, Template};

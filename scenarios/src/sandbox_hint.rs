@@ -16,10 +16,19 @@ pub enum SandboxHint {
         /// What should have been written.
         path: String,
     },
-    /// A connection failed, because the sandbox has a network of its own.
+    /// Nobody in the sandbox answers at an address that a program connected or sent to.
     RefusedConnection {
-        /// The peer, such as `192.0.2.1:443`.
+        /// The program, such as `python3`.
+        program: String,
+        /// The address, such as `192.0.2.1:443` or `/run/server.sock`.
         address: String,
+        /// Why nobody answers.
+        peer: RefusedPeer,
+        /// The name that was asked for, if it is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        looked_up: Option<String>,
+        /// How often it was tried.
+        count: u64,
     },
     /// Connections to other machines failed, because the sandbox has a network of its own.
     NoRoute {
@@ -84,6 +93,58 @@ pub enum SandboxHint {
     },
 }
 
+/// Why nobody in the sandbox answers at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusedPeer {
+    /// It is an address of another machine.
+    NoRoute,
+    /// It is an address of this machine, where nothing in the sandbox listens.
+    NothingListens,
+    /// It is that of a name server.
+    NameServer,
+    /// It is the file of a socket of the host.
+    SocketFile,
+    /// It is the name of a socket of the host, without a file.
+    SocketName,
+}
+
+impl RefusedPeer {
+    /// What was tried.
+    fn attempt(self, address: &str, looked_up: Option<&str>) -> String {
+        match (self, looked_up) {
+            (RefusedPeer::NameServer, Some(name)) => format!("look up the name `{name}` at `{address}`"),
+            (RefusedPeer::NameServer, None) => format!("look up a name at `{address}`"),
+            _ => format!("connect to `{address}`"),
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            RefusedPeer::NoRoute => "no route",
+            RefusedPeer::NothingListens => "nothing listens there in the sandbox",
+            RefusedPeer::NameServer => "the sandbox has no name server",
+            RefusedPeer::SocketFile | RefusedPeer::SocketName => "a socket of the host",
+        }
+    }
+
+    /// What to do next.
+    fn remedy(self, address: &str) -> String {
+        const NETWORK: &str = "the sandbox has a network of its own; use `--network host`";
+        match self {
+            RefusedPeer::NoRoute | RefusedPeer::NameServer => format!(
+                "{NETWORK}, or set the offline mode of the framework, such as `HF_HUB_OFFLINE=1` or \
+                 `WANDB_MODE=offline`"
+            ),
+            RefusedPeer::NothingListens | RefusedPeer::SocketName => NETWORK.into(),
+            RefusedPeer::SocketFile => {
+                let dir = address.rsplit_once('/').map_or(".", |(dir, _)| dir);
+                format!("it cannot be reached through the sandbox's view of the host; use `--writable {dir}`")
+            }
+        }
+    }
+}
+
 impl SandboxHint {
     /// Whether it may be why a target failed. What was written outside is not: those writes succeeded.
     pub fn may_explain_failure(&self) -> bool {
@@ -111,11 +172,11 @@ impl fmt::Display for SandboxHint {
                 "the sandbox refused a write to `{path}`: allow it with `--writable {path}`, or with \
                  `writable` in the target file"
             ),
-            SandboxHint::RefusedConnection { address } => write!(
-                f,
-                "the sandbox refused a connection to `{address}`: allow it with `--network host`, or set \
-                 the offline mode of the framework"
-            ),
+            SandboxHint::RefusedConnection { program, address, peer, looked_up, count } => {
+                let what = peer.attempt(address, looked_up.as_deref());
+                let times = if *count == 1 { String::new() } else { format!(" {count} times") };
+                write!(f, "`{program}` tried to {what}{times} ({}): {}", peer.reason(), peer.remedy(address))
+            }
             SandboxHint::NoRoute { count } => write!(
                 f,
                 "connections to other machines failed ({count} without a route), because the sandbox has a \
@@ -200,9 +261,21 @@ mod tests {
     #[test]
     fn each_hint_names_what_it_is_about_and_what_to_do_next() {
         let path = || "/data/x".to_owned();
+        let refused = |address: &str, peer| SandboxHint::RefusedConnection {
+            program: "python3".into(),
+            address: address.into(),
+            peer,
+            looked_up: None,
+            count: 3,
+        };
         let hints = [
             (SandboxHint::RefusedWrite { path: path() }, "--writable /data/x", true),
-            (SandboxHint::RefusedConnection { address: "192.0.2.1:443".into() }, "--network host", true),
+            (refused("192.0.2.1:443", RefusedPeer::NoRoute), "`192.0.2.1:443` 3 times (no route)", true),
+            (refused("192.0.2.1:443", RefusedPeer::NoRoute), "--network host", true),
+            (refused("127.0.0.1:6379", RefusedPeer::NothingListens), "--network host", true),
+            (refused("127.0.0.53:53", RefusedPeer::NameServer), "HF_HUB_OFFLINE=1", true),
+            (refused("@name", RefusedPeer::SocketName), "--network host", true),
+            (refused("/run/s/x", RefusedPeer::SocketFile), "--writable /run/s", true),
             (SandboxHint::NoRoute { count: 2 }, "--network host", true),
             (SandboxHint::NothingListens { count: 2 }, "--network host", true),
             (

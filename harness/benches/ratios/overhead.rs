@@ -68,7 +68,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
         let start = Instant::now();
         let running = if gated {
             let watched = WatchedMounts::of([sandbox.host_path(&root)]).unwrap();
-            let program = build_filter(&FilterOptions { extra_kinds: Vec::new() });
+            let program = build_filter(&FilterOptions { extra_kinds: Vec::new(), connections: false });
             let counter = CallCounter::new(&root);
             let serve = |listener| drop(serve_notifications(listener, watched, counter));
             sandbox.spawn_filtered(&launch, program, [null(), null()], serve).unwrap()
@@ -143,7 +143,7 @@ fn measure_save(gate: GateMode, synced: &str) -> f64 {
     let own_binary = std::env::current_exe().unwrap();
     let watched = sandbox.watched.to_str().unwrap().to_owned();
     let argv = [own_binary.to_str().unwrap(), "__large", &watched, "100", synced];
-    let filter = FilterOptions { extra_kinds: Vec::new() };
+    let filter = FilterOptions { extra_kinds: Vec::new(), connections: false };
     let (exit, output) = match gate {
         GateMode::Off => run_without_gate(&sandbox, &argv),
         GateMode::Injecting => sandbox.run(&argv, &filter, &CallCounter::new(&sandbox.watched)),

@@ -24,8 +24,9 @@ pub use pipeline::{ExploreProgress, ExploreResult, explore};
 pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
     FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, LargeTreeProgress,
-    MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle, RECORDING_FACTOR,
-    RecordSpec, RecorderConfig, Recording, RecordingGaps, UnsetAttributes, WatchedRoot, copy_tree,
+    MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle,
+    RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps, UnsetAttributes, WatchedRoot,
+    copy_tree,
 };
 pub use replay::{
     BaselineValues, ConsumedStep, JudgeSpec, MaterializePlace, OutputOracle, RecoveryResult, ReplayProgress,

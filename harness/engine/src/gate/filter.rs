@@ -13,6 +13,9 @@ use crate::seccomp::{SeccompInstruction, SeccompProgram};
 pub struct FilterOptions {
     /// Kinds that are intercepted only on request, because they are frequent and change nothing.
     pub extra_kinds: Vec<CallKind>,
+    /// Also intercepts calls that connect or send to an address. What is sent on a connection is not
+    /// intercepted.
+    pub connections: bool,
 }
 
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -37,6 +40,7 @@ const fn argument_offset(index: u32) -> u32 {
 const IOCTL_REQUEST_ARGUMENT: u32 = 1;
 const OPEN_FLAGS_ARGUMENT: u32 = 1;
 const OPENAT_FLAGS_ARGUMENT: u32 = 2;
+const SENDTO_ADDRESS_ARGUMENT: u32 = 4;
 const MMAP_FLAGS_ARGUMENT: u32 = 3;
 
 /// `AUDIT_ARCH_X86_64` of linux/audit.h.
@@ -182,6 +186,15 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
     ];
     calls.extend(legacy_calls(open_condition));
     calls.extend(attribute_call_numbers().into_iter().map(|number| (number, Always)));
+    if options.connections {
+        // Of `sendto` and `send`, only those with an address.
+        let has_address = AnyBitSet { argument_index: SENDTO_ADDRESS_ARGUMENT, bits: u32::MAX };
+        calls.extend([
+            (libc::SYS_connect, Always),
+            (libc::SYS_sendto, has_address),
+            (libc::SYS_sendmmsg, Always),
+        ]);
+    }
     options.extra_kinds.iter().for_each(|kind| calls.extend(extra_calls(*kind)));
     calls
 }
@@ -231,7 +244,10 @@ mod tests {
 
     #[test]
     fn every_jump_stays_inside_the_program_and_the_last_instruction_returns() {
-        let options = FilterOptions { extra_kinds: vec![CallKind::Read, CallKind::Stat, CallKind::Close] };
+        let options = FilterOptions {
+            extra_kinds: vec![CallKind::Read, CallKind::Stat, CallKind::Close],
+            connections: true,
+        };
         let program = build_filter(&options);
         for (index, instruction) in program.iter().enumerate() {
             if instruction.code & CLASS_BITS == libc::BPF_JMP as u16 {

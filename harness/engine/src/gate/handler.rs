@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::CallKind;
+use super::connection_log::ConnectionAttempt;
 use super::follow_error::GateFailure;
 use super::stat::FileId;
 
@@ -128,6 +129,8 @@ pub enum CallEffect {
     Swapped { path: PathBuf },
     /// A file outside of the watched mounts was opened for writing.
     OpenedOutside { path: PathBuf },
+    /// The target is about to connect or to send to an address. Whether it succeeds is unknown.
+    Connects(ConnectionAttempt),
     /// Something outside of the watched mounts is about to be renamed. Whether it succeeds is unknown.
     RenamesOutside { path: PathBuf },
     /// A rename within a watched mount failed with `EXDEV`, as an overlay fails that of a lower directory.

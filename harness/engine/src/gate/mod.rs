@@ -6,7 +6,8 @@
 //! resolves its paths and descriptors (`resolve_call`). If the call touches a watched mount, the handler
 //! decides (`handler`): the call continues in the kernel, fails, or is performed here on behalf of the target
 //! (`perform`), which makes its result known. Calls that touch no watched mount continue. So do calls that
-//! change attributes (`CallEffect::ChangingAttributes`): their results depend on the target's user namespace.
+//! change attributes (`CallEffect::ChangingAttributes`): their results depend on the target's user namespace; and
+//! connections (`connection_call`), which the handler is told about if the filter intercepts them.
 //!
 //! Stores into shared mappings are not calls: `CallEffect::Mapped` reports such mappings. Calls of other ABIs
 //! (32-bit, x32), io_uring and libaio fail with ENOSYS and are reported (`CallEffect::Refused`). If the supervisor
@@ -15,6 +16,8 @@
 mod attribute_calls;
 mod call_rules;
 mod calls;
+mod connection_call;
+mod connection_log;
 mod filter;
 mod follow_error;
 mod handler;
@@ -33,6 +36,7 @@ mod thread_status;
 pub use scenarios::CallKind;
 
 pub use call_rules::{CallRule, CallRules, RuleMatch};
+pub use connection_log::{ConnectionAttempt, ConnectionLog};
 pub use filter::{FilterOptions, build_filter};
 pub use follow_error::GateFailure;
 pub use handler::{

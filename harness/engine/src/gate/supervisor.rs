@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::calls::{self, CallRequest};
+use super::connection_call::{ConnectionCall, attempt_of, decode_connection_call};
 use super::filter::{FIRST_X32_NUMBER, NATIVE_ARCHITECTURE};
 use super::follow_error::{FollowError, GateFailure};
 use super::handler::{CallDecision, CallEffect, CallHandler, CarriedOut, InterceptedCall};
@@ -183,6 +184,9 @@ impl<O: CallHandler> Supervisor<O> {
             handler.on_effect(CallEffect::Refused { feature });
             return Ok(CallResponse::Now(NotificationResponse::Fail(Errno::ENOSYS)));
         }
+        if let Some(call) = decode_connection_call(notification.number, notification.args) {
+            return self.note_connection(notification, call, handler);
+        }
         let request = match calls::decode(notification.number, notification.args) {
             None => return Ok(CallResponse::Now(NotificationResponse::Continue)),
             Some(CallRequest::Refused { feature }) => {
@@ -209,6 +213,25 @@ impl<O: CallHandler> Supervisor<O> {
             scratch: &mut self.scratch,
         };
         decide_and_perform(&mut context, request, resolved)
+    }
+}
+
+impl<O: CallHandler> Supervisor<O> {
+    /// Tells the handler about a connection, and lets the kernel make it.
+    fn note_connection(
+        &mut self,
+        notification: &Notification,
+        call: ConnectionCall,
+        handler: &mut O,
+    ) -> Result<CallResponse, FollowError> {
+        let attempt = attempt_of(self.threads.get(notification.tid)?, call);
+        // What was read from the target belongs to this call only if the call still waits.
+        if let Some(attempt) = attempt
+            && sys::is_notification_valid(self.listener.as_fd(), notification.id)
+        {
+            handler.on_effect(CallEffect::Connects(attempt));
+        }
+        Ok(CallResponse::Now(NotificationResponse::Continue))
     }
 }
 

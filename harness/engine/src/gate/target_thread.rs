@@ -13,7 +13,7 @@ use super::calls::{BufferArgument, OpenHow, PathArgument};
 use super::follow_error::FollowError;
 use super::open_file::{OpenFile, open_path, reopen_path};
 use super::path_walk::{LastName, PathWalk, WalkOptions, WalkStart, WalkedPath};
-use super::stat::FileId;
+use super::stat::{FileId, FileStat};
 use super::sys;
 use super::thread_status::status_field;
 
@@ -68,6 +68,29 @@ impl TargetThread {
     /// Duplicates a descriptor of the target.
     pub(super) fn duplicate_fd(&self, fd: i32) -> Result<OwnedFd, FollowError> {
         sys::duplicate_fd(self.pidfd.as_fd(), fd).map_err(|errno| self.unreachable("use a descriptor", errno))
+    }
+
+    /// The name of the program that the thread runs, such as `python3`.
+    pub(super) fn program_name(&self) -> String {
+        let program = std::fs::read_link(format!("/proc/{}/exe", self.tid)).unwrap_or_default();
+        program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// A table of the thread's network, such as `tcp`. Empty if it cannot be read.
+    pub(super) fn network_table(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/net/{name}", self.tid)).unwrap_or_default()
+    }
+
+    /// The absolute form of a path of the target.
+    pub(super) fn absolute_path(&self, path: &Path) -> PathBuf {
+        std::fs::read_link(format!("/proc/{}/cwd", self.tid)).unwrap_or_default().join(path)
+    }
+
+    /// Metadata of what the target sees at an absolute path. Links on the way are not followed.
+    pub(super) fn stat_of(&self, path: &Path) -> Option<FileStat> {
+        let text = CString::new(path.as_os_str().as_bytes()).ok()?;
+        let walked = self.walk_text(libc::AT_FDCWD, &text, WalkOptions::new(LastName::Followed)).ok()?;
+        Some(walked.open_node().ok()?.stat)
     }
 
     fn unreachable(&self, doing: &'static str, errno: Errno) -> FollowError {

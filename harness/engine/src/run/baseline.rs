@@ -20,7 +20,7 @@ use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
 use crate::run::target_run::{RunCounts, TargetRun};
 use crate::run::trial_env::{TrialConfig, TrialEnv};
-use crate::sandbox::fail_if_interrupted;
+use crate::sandbox::{NetworkAccess, fail_if_interrupted};
 
 /// Size of a block in `st_blocks`, in bytes (stat(3type)).
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -188,7 +188,8 @@ fn run_baseline(
     let mut run = if config.has_gate {
         // The measurement is exact, because the target waits in the write call that announces the save.
         let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
-        let injector = InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure);
+        let injector = InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure)
+            .with_connections(config.host_access.network == NetworkAccess::Private);
         TargetRun::new(context, reporter, scenario, faults, Some(injector))
     } else {
         let mut run = TargetRun::new(context, reporter, scenario, faults, None);
@@ -198,9 +199,9 @@ fn run_baseline(
         run
     };
     let ending = run.run(0)?;
-    let RunCounts { calls, gpu_calls, peak_memory_bytes } = run.into_counts();
+    let RunCounts { calls, gpu_calls, peak_memory_bytes, connections } = run.into_counts();
     env.emit_gpu_defects(reporter)?;
-    let sandbox_hints = env.sandbox.hints(&[])?;
+    let sandbox_hints = connections.named_in(env.sandbox.hints(&[])?);
     env.sandbox.close()?;
     fail_if_interrupted()?;
     let entries = reporter.entries();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use scenarios::{CallTrigger, Replacement, TargetFile};
 
 use crate::gate::{
-    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, CarriedOut, FileId, FilterOptions,
-    GateFailure, InterceptedCall, Swap,
+    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, CarriedOut, ConnectionLog, FileId,
+    FilterOptions, GateFailure, InterceptedCall, Swap,
 };
 use crate::locks::LockExt;
 use crate::plan::{CallInjection, CountedCall, InjectionPoint, PlannedFault};
@@ -92,6 +92,7 @@ pub(super) struct CallInjector {
     pending_kill: Option<PendingKill>,
     /// The first failure of the gate. The trial is worth nothing then.
     failure: Option<GateFailure>,
+    connections: ConnectionLog,
 }
 
 /// A call injector and the receiver of its events.
@@ -140,6 +141,12 @@ impl InjectorHandle {
         handle
     }
 
+    /// The same, which also notes the connections that the target tries to make.
+    pub(super) fn with_connections(mut self, connections: bool) -> InjectorHandle {
+        self.filter_options.connections = connections;
+        self
+    }
+
     fn new(
         target: &TargetFile,
         root: PathBuf,
@@ -154,7 +161,7 @@ impl InjectorHandle {
             within_phase: trigger_phase.is_some(),
         };
         let phase = PhaseTracker::new(target, trigger_phase.or(phase));
-        let filter_options = FilterOptions { extra_kinds: matcher.kinds.clone() };
+        let filter_options = FilterOptions { extra_kinds: matcher.kinds.clone(), connections: false };
         let (sender, events) = channel();
         let injector = CallInjector {
             root,
@@ -167,6 +174,7 @@ impl InjectorHandle {
             pending: None,
             pending_kill: None,
             failure: None,
+            connections: ConnectionLog::default(),
             on_phase_end: Box::new(|| ()),
         };
         InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options }
@@ -205,6 +213,11 @@ impl InjectorHandle {
         for armed in injector.armed_faults.iter_mut().filter(|armed| armed.fault == fault) {
             armed.rules.disarm(0);
         }
+    }
+
+    /// The connections that the target tried to make.
+    pub(super) fn connections(&self) -> ConnectionLog {
+        self.injector.locked().connections.clone()
     }
 
     /// The counted calls of each occurrence of the phase, or of the whole run.
@@ -387,11 +400,15 @@ impl CallHandler for CallInjector {
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
-        if let CallEffect::OutputWritten { pipe } = effect {
-            for end in self.phase.on_output_written(pipe) {
-                (self.on_phase_end)();
-                self.kill_at_phase_end(end);
+        match effect {
+            CallEffect::OutputWritten { pipe } => {
+                for end in self.phase.on_output_written(pipe) {
+                    (self.on_phase_end)();
+                    self.kill_at_phase_end(end);
+                }
             }
+            CallEffect::Connects(attempt) => self.connections.add(attempt),
+            _ => {}
         }
         self.phase.clear_written();
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use scenarios::{Ending, Event, OutputStream, Scenario, TargetStarted};
 
 use crate::faults::FaultContext;
+use crate::gate::ConnectionLog;
 use crate::observe::Reporter;
 use crate::plan::CountedCall;
 use crate::run::call_injector::InjectorHandle;
@@ -51,6 +52,8 @@ pub(super) struct RunCounts {
     pub(super) gpu_calls: Vec<u64>,
     /// Peak memory of the target's largest process, or `None` if it could not be read.
     pub(super) peak_memory_bytes: Option<u64>,
+    /// The connections that the target tried to make, if they were noted.
+    pub(super) connections: ConnectionLog,
 }
 
 /// One start of the target, from spawn to exit.
@@ -159,6 +162,7 @@ impl<'a> TargetRun<'a> {
         RunCounts {
             calls: self.injector.as_ref().map(InjectorHandle::counted_calls).unwrap_or_default(),
             gpu_calls: self.faults.gpu_calls(),
+            connections: self.injector.as_ref().map(InjectorHandle::connections).unwrap_or_default(),
             peak_memory_bytes: self.memory.bytes(),
         }
     }

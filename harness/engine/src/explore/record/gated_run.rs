@@ -45,6 +45,8 @@ pub struct GatedRun<'a> {
     pub saved_pattern: Option<Regex>,
     /// Lines that one process of the target sends to another and that are recorded too.
     pub internal_pattern: Option<Regex>,
+    /// Whether the connections that the command tries to make are noted.
+    pub notes_connections: bool,
     /// The run is stopped after this time. `None`: it may take any time.
     pub time_limit: Option<Duration>,
     /// Polled during the run; `true` stops it.
@@ -99,7 +101,8 @@ impl GatedRun<'_> {
         let recorder = Arc::new(Mutex::new(self.recorder(&[&stdout.ours, &stderr.ours])?));
         let roots = self.roots.iter().map(|root| sandbox.host_path(&root.seen_by_target));
         let watched = WatchedMounts::of(roots).map_err(ExploreError::system("find the watched mounts"))?;
-        let program = build_filter(&FilterOptions { extra_kinds: Vec::new() });
+        let program =
+            build_filter(&FilterOptions { extra_kinds: Vec::new(), connections: self.notes_connections });
         let readers = [spawn_output_reader(stdout.ours), spawn_output_reader(stderr.ours)];
         let mut supervisor = None;
         let handler = Arc::clone(&recorder);

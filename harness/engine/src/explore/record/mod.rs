@@ -47,7 +47,7 @@ pub use watched_views::{LargeTreeProgress, MAX_COPIED_BYTES};
 use self::outside_links::outside_links;
 use self::watched_views::WatchedViews;
 use super::error::ExploreError;
-use crate::sandbox::{Sandbox, SandboxSpec, current_dir};
+use crate::sandbox::{NetworkAccess, Sandbox, SandboxSpec, current_dir};
 
 /// Runs the command once on copies of the watched directories, or on overlays of large ones, and records its
 /// file operations.
@@ -81,6 +81,7 @@ pub(super) fn record(
         payload_log: &spec.work_dir.join("payload-log"),
         saved_pattern: spec.saved_pattern.clone(),
         internal_pattern: None,
+        notes_connections: spec.host_access.network == NetworkAccess::Private,
         time_limit: spec.time_limit,
         cancelled: spec.cancelled,
     };
@@ -90,7 +91,7 @@ pub(super) fn record(
     let gaps = &mut recorded.recording.gaps;
     views.copies.clone().add_to(gaps);
     gaps.sandbox_hints.extend(gaps.copy_hints());
-    gaps.sandbox_hints.extend(sandbox.hints(&gaps.outside_paths)?);
+    gaps.sandbox_hints.extend(gaps.connections.named_in(sandbox.hints(&gaps.outside_paths)?));
     gaps.sandbox_hints.extend(outside_links(&roots));
     let is_private = |dir: &&PathBuf| !spec.host_access.writable.iter().any(|real| dir.starts_with(real));
     let renamed = gaps.renamed_dirs.iter().filter(is_private);

@@ -450,11 +450,7 @@ impl OpRecorder {
             CallEffect::Opened { entry, file_id, created: Some(file), .. } => {
                 self.record_created(&entry, file_id, &file);
             }
-            CallEffect::Opened { file_id, truncated: true, .. } => {
-                if let Some(node) = self.known_node(file_id) {
-                    self.record_resize(OpKind::Truncate, node, 0);
-                }
-            }
+            CallEffect::Opened { file_id, truncated: true, .. } => self.record_truncation(file_id, 0),
             // Always a new node: if the inode number is known, it belonged to a file that no longer exists.
             CallEffect::CreatedUnnamed { file_id, file } => {
                 self.add_node(file_id, &file, FileNodeKind::File { initial_len_bytes: 0 });
@@ -478,11 +474,7 @@ impl OpRecorder {
             CallEffect::CreatedSpecial { file_id, entry, file } => {
                 self.record_special(file_id, &entry, &file);
             }
-            CallEffect::Truncated { file_id, size_bytes } => {
-                if let Some(node) = self.known_node(file_id) {
-                    self.record_resize(OpKind::Truncate, node, size_bytes);
-                }
-            }
+            CallEffect::Truncated { file_id, size_bytes } => self.record_truncation(file_id, size_bytes),
             CallEffect::Allocated { file_id, size_bytes, zeroed } => {
                 if let Some(node) = self.known_node(file_id) {
                     let zeroes = zeroed.into_iter();
@@ -511,8 +503,15 @@ impl OpRecorder {
             CallEffect::OpenedOutside { path } => self.record_outside_write(path),
             CallEffect::RenamesOutside { path } => self.record_outside_rename(path),
             CallEffect::RenameRefused { path } => self.record_refused_rename(path),
+            CallEffect::Connects(attempt) => self.recording.gaps.connections.add(attempt),
             // The recorder never decides to swap a file.
             CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
+        }
+    }
+
+    fn record_truncation(&mut self, file_id: FileId, size_bytes: u64) {
+        if let Some(node) = self.known_node(file_id) {
+            self.record_resize(OpKind::Truncate, node, size_bytes);
         }
     }
 

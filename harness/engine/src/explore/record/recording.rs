@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use scenarios::SandboxHint;
 
 use super::attributes::FileAttributes;
+use crate::gate::ConnectionLog;
 
 /// Identifies a file, directory, symbolic link or named pipe that existed at some point of the recording: an
 /// index into [`Recording::nodes`].
@@ -210,6 +211,8 @@ pub struct RecordingGaps {
     pub outside_paths: Vec<PathBuf>,
     /// What the target met in the sandbox.
     pub sandbox_hints: Vec<SandboxHint>,
+    /// Connections that the target tried to make.
+    pub connections: ConnectionLog,
     /// Directories of the host, outside of the watched ones, that the target renamed or tried to rename.
     pub renamed_dirs: Vec<PathBuf>,
     /// Directories in watched ones that are shown as overlays, which refuse to rename them.
