@@ -254,3 +254,70 @@ fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mo
 fn absolute_path(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One kind of result, and its exit codes in a run and in an ablation. `None`: it does not count.
+    struct ResultKind {
+        verdict: Verdict,
+        failure: Option<String>,
+        codes: [Option<u8>; 2],
+    }
+
+    fn result_kinds() -> Vec<ResultKind> {
+        let why = || "because".to_owned();
+        let kind = |verdict, codes| ResultKind { verdict, failure: None, codes };
+        let inconclusive = || Verdict::Inconclusive { why: why() };
+        vec![
+            kind(Verdict::Survived, [Some(0), Some(1)]),
+            kind(Verdict::Violated { reasons: Vec::new() }, [Some(1), Some(0)]),
+            kind(inconclusive(), [Some(3), Some(3)]),
+            kind(Verdict::Skipped { why: why() }, [None, None]),
+            ResultKind { verdict: inconclusive(), failure: Some(why()), codes: [Some(4), Some(4)] },
+        ]
+    }
+
+    #[test]
+    fn each_set_of_results_has_the_first_of_their_documented_codes() {
+        let kinds = result_kinds();
+        for (mode, nth) in [(RunMode::Run, 0), (RunMode::Ablate, 1)] {
+            for set in 0..1_usize << kinds.len() {
+                let chosen: Vec<&ResultKind> = kinds
+                    .iter()
+                    .enumerate()
+                    .filter(|(bit, _)| set >> bit & 1 == 1)
+                    .map(|(_, kind)| kind)
+                    .collect();
+                let results: Vec<ScenarioResult> = chosen
+                    .iter()
+                    .map(|kind| ScenarioResult {
+                        id: "aa-01".into(),
+                        verdict: kind.verdict.clone(),
+                        planned: None,
+                        failure: kind.failure.clone(),
+                        interrupted: false,
+                        seconds: 0.0,
+                    })
+                    .collect();
+                let has_skipped = chosen.iter().any(|kind| kind.codes[nth].is_none());
+                for is_required in [false, true] {
+                    let required = is_required.then(|| "aa-01".to_owned()).into_iter().collect();
+                    let prepared = PreparedRun { mode, scenarios: Vec::new(), required };
+                    let mut codes: Vec<u8> = chosen.iter().filter_map(|kind| kind.codes[nth]).collect();
+                    // A skip that must not be, or nothing that was judged.
+                    if codes.is_empty() || is_required && has_skipped {
+                        codes.push(3);
+                    }
+                    let first = [2, 4, 130, 1, 5, 3, 0].into_iter().find(|code| codes.contains(code));
+                    assert_eq!(
+                        Some(exit_of_results(&results, &prepared).code()),
+                        first,
+                        "{set:b} {is_required}"
+                    );
+                }
+            }
+        }
+    }
+}
