@@ -12,7 +12,6 @@ use crate::exit::CommandExit;
 use crate::output_file::OutputFile;
 use crate::sweep::{Sweep, SweepWait};
 use crate::{analyze, check, diagnostics, explore, interrupt, print, run, scenario_library};
-use engine::file_error::file_error;
 use engine::sandbox::SweptLeftovers;
 use engine::{gpu, sandbox};
 

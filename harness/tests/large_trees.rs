@@ -110,6 +110,7 @@ impl Case {
         ExploreConfig {
             record: RecordSpec {
                 originals: None,
+                time_limit: None,
                 watched_dirs: watched_dirs.clone(),
                 command: self.launch(&self.command),
                 host_access: HostAccess::default(),
