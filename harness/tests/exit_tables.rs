@@ -10,13 +10,13 @@
 #[macro_use]
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use scenarios::{Event, Exploration, Record, Verdict};
 use support::command::{TRAINWRECK, output_text, wait_for};
 use support::machine::{GATE, SANDBOX, missing};
+use support::program_files::write_script;
 
 fn main() -> ExitCode {
     let mut trials = trials![
@@ -54,8 +54,7 @@ impl Workplace {
     }
 
     fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&self.path(name), text, 0o755);
     }
 
     fn command(&self, args: &[&str]) -> Command {

@@ -92,8 +92,9 @@ fn measure_program(program: &BenchedProgram) -> Row {
     }
 }
 
+/// As each recovery of an exploration: first undoes what the one before it has changed.
 fn run_in_sandbox(sandbox: &Sandbox, command: StoredCommand) {
-    let completed = sandbox.run_stored(command, Duration::from_secs(20), 4096).unwrap();
+    let completed = sandbox.run_fresh(command, Duration::from_secs(20), 4096).unwrap();
     assert_eq!(completed.exit, Some(ProcessExit::Exited(0)));
 }
 
