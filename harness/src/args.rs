@@ -333,7 +333,7 @@ pub(crate) struct ExploreArgs {
         help_heading = TRAINER
     )]
     pub(crate) timeout: std::time::Duration,
-    /// Time limit of the recorded run, such as `30m` [default: none; with `--target`, from the target file]
+    /// Time limit of the recorded run, such as `30m` [default: 1 hour; with `--target`, from the target file]
     ///
     /// A run that takes longer is stopped, and nothing can be concluded (exit code 3). Use it in CI, where a
     /// trainer that hangs without any fault must not wait for ever. The recorded run is slower than others.

@@ -33,6 +33,9 @@ pub(crate) struct PreparedExploration {
     pub(crate) record_timeout: Option<Duration>,
 }
 
+/// The time limit of the recorded run, if none is given.
+const DEFAULT_RECORD_TIMEOUT: Duration = Duration::from_secs(3600);
+
 impl PreparedExploration {
     /// Reads the options.
     ///
@@ -70,7 +73,7 @@ impl PreparedExploration {
             resume,
             check,
             timeout,
-            record_timeout: args.record_timeout,
+            record_timeout: Some(args.record_timeout.unwrap_or(DEFAULT_RECORD_TIMEOUT)),
         })
     }
 }

@@ -122,7 +122,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
 fn script() -> PathBuf {
@@ -211,7 +211,16 @@ impl Stage {
         match destruction.verb {
             Verb::Explore => {
                 command.args(["explore", "--watch", "runs", "--crash", "process", "--max-states", "6"]);
-                command.args(["--jobs", "1", "--timeout", "2s", "--saved", r"^saved step (?<step>\d+)"]);
+                command.args([
+                    "--jobs",
+                    "1",
+                    "--timeout",
+                    "2s",
+                    "--record-timeout",
+                    "4s",
+                    "--saved",
+                    r"^saved step (?<step>\d+)",
+                ]);
                 command.args(["--resumed", r"^resumed from step (?<step>\d+)", "--out", &out]);
                 command.args(["--", "sh", &script, destruction.name]);
             }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         an_exploration_that_cannot_be_written_is_said_after_the_result,
     ]);
     trials.extend(trials![output_that_is_lost_is_no_success]);
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
 /// A directory with a trainer, its files, and what the command leaves.
