@@ -32,26 +32,6 @@ fn main() -> ExitCode {
     ] as Vec<Trial>)
 }
 
-/// The files that a form finds. Large enough for offsets, and with every type of file.
-fn prepare(dir: &Path) {
-    let pattern: Vec<u8> = (0..10_000u32).map(|n| (n * 31 + n / 256) as u8).collect();
-    std::fs::write(dir.join("old"), pattern).unwrap();
-    std::fs::write(dir.join("other"), "other content").unwrap();
-    std::fs::hard_link(dir.join("old"), dir.join("hard")).unwrap();
-    for name in ["dir", "empty", "full"] {
-        std::fs::create_dir(dir.join(name)).unwrap();
-    }
-    for (name, text) in [("dir/inner", "inner"), ("full/inner", "full")] {
-        std::fs::write(dir.join(name), text).unwrap();
-    }
-    for (target, name) in
-        [("old", "link"), ("dir", "dirlink"), ("absent", "dangling"), ("loop", "loop"), ("..", "dir/up")]
-    {
-        std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
-    }
-    nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-}
-
 /// What a path is: type and permissions, links, size, and content.
 type Tree = BTreeMap<PathBuf, String>;
 
@@ -92,7 +72,7 @@ struct RunResult {
 
 fn new_sandbox() -> WatchedSandbox {
     let setup = WatchedSandbox::new();
-    prepare(&setup.sandbox.host_path(&setup.watched));
+    setup.create_files_of_every_type();
     setup
 }
 

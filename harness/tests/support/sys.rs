@@ -1,4 +1,5 @@
-//! Extended attributes of files, which no crate of the tests reads. Knows nothing of the tests.
+//! What needs unsafe code: extended attributes of files, which no crate of the tests reads, and system calls that
+//! fail on purpose. Knows nothing of the tests.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -41,4 +42,23 @@ pub(crate) fn set_extended_attribute(path: &Path, name: &CStr, value: &[u8]) -> 
     let result =
         unsafe { nix::libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Makes a system call of the calling thread fail with this errno from now on. Other threads are not affected.
+pub(crate) fn fail_own_calls(number: nix::libc::c_long, errno: nix::errno::Errno) {
+    use nix::libc;
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        // The number is the first word of `seccomp_data`.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    // SAFETY: `program` and the instructions that it points to are live, and the kernel copies them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    assert_eq!(result, 0, "{}", Error::last_os_error());
 }

@@ -104,6 +104,28 @@ impl WatchedSandbox {
         (exit, stdout)
     }
 
+    /// Creates files, directories, links and a pipe in the watched directory: what the forms of `targets/forms.c`
+    /// find. Large enough for offsets.
+    pub(crate) fn create_files_of_every_type(&self) {
+        let dir = self.sandbox.host_path(&self.watched);
+        let pattern: Vec<u8> = (0..10_000u32).map(|n| (n * 31 + n / 256) as u8).collect();
+        std::fs::write(dir.join("old"), pattern).unwrap();
+        std::fs::write(dir.join("other"), "other content").unwrap();
+        std::fs::hard_link(dir.join("old"), dir.join("hard")).unwrap();
+        for name in ["dir", "empty", "full"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        for (name, text) in [("dir/inner", "inner"), ("full/inner", "full")] {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+        for (target, name) in
+            [("old", "link"), ("dir", "dirlink"), ("absent", "dangling"), ("loop", "loop"), ("..", "dir/up")]
+        {
+            std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
+        }
+        nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    }
+
     /// The bytes of a file in the watched directory.
     pub(crate) fn file(&self, name: &str) -> Option<Vec<u8>> {
         std::fs::read(self.sandbox.host_path(&self.watched.join(name))).ok()

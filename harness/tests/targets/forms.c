@@ -2,7 +2,7 @@
     for the tests of the gate. `forms NAME` runs one form in the
  * working directory and prints what each of its calls returned;
  `forms` lists the names. The result must be the same
- * with and without the gate. The test prepares the directory: see `prepare` in call_forms.rs. */
+ * with and without the gate. The test prepares the directory: see `create_files_of_every_type`. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +49,11 @@ static void say(const char *format, ...) {
 
 static void flush_report(void) {
     size_t done = 0;
-    while (done < said_bytes) done += write(report_fd, said + done, said_bytes - done);
+    while (done < said_bytes) {
+        ssize_t written = write(report_fd, said + done, said_bytes - done);
+        if (written <= 0) break;
+        done += written;
+    }
     said_bytes = 0;
 }
 

@@ -177,7 +177,8 @@ pub trait CallHandler: Send {
     /// sees a result, and before it is killed.
     fn on_carried_out(&mut self, _carried_out: CarriedOut) {}
 
-    /// The supervisor failed: what the target does from now on is not known. Called at most a few times.
+    /// The supervisor failed: what the target does from now on is not known, and its calls may wait for ever. The
+    /// sandbox has to be ended, by another thread than the supervisor's. Called at most a few times.
     fn on_failure(&mut self, failure: GateFailure);
 
     /// Kills the whole target. Returns when all its processes are dead.

@@ -4,6 +4,7 @@
 
 use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -24,6 +25,9 @@ use super::sys::{self, Notification, NotificationResponse};
 use super::target_thread::TargetThread;
 use super::thread_cache::ThreadCache;
 use crate::locks::LockExt;
+
+/// So many notifications may be withdrawn in a row before that counts as a failure.
+const MAX_WITHDRAWN: u32 = 100_000;
 
 /// The supervisor's thread. It ends when all processes behind the filter have ended.
 pub struct SupervisorThread {
@@ -99,31 +103,41 @@ struct Supervisor<O> {
 }
 
 impl<O: CallHandler> Supervisor<O> {
-    /// Serves until all processes behind the filter have ended. After a failure it ends too: the kernel then fails
-    /// the calls that wait and all later ones with ENOSYS, so that the target does not wait for ever.
+    /// Serves until all processes behind the filter have ended, or until it fails. Calls that wait then go on
+    /// waiting, because init holds the listener too: whoever gets the failure ends the sandbox.
     fn serve(mut self) {
-        if let Err(failure) = self.serve_until_end() {
-            self.handler.locked().on_failure(failure);
+        let handler = Arc::clone(&self.handler);
+        // A panic of the handler must not leave the target waiting for ever.
+        let served = std::panic::catch_unwind(AssertUnwindSafe(move || self.serve_until_end()));
+        if let Err(failure) = served.unwrap_or(Err(GateFailure::Ended)) {
+            handler.locked().on_failure(failure);
         }
     }
 
     fn serve_until_end(&mut self) -> Result<(), GateFailure> {
-        let failed = |doing| move |source| GateFailure::System { doing, source };
+        let failed = |doing, source| Err(GateFailure::System { doing, source });
+        let mut withdrawn = 0;
         loop {
             let mut ready = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
             match poll(&mut ready, self.poll_timeout()) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(failed("wait for calls")(errno)),
+                Ok(_) => {}
+                Err(errno) if errno != Errno::EINTR || withdrawn > MAX_WITHDRAWN => {
+                    return failed("wait for calls", errno);
+                }
+                Err(_) => withdrawn += 1,
             }
             let events = ready[0].revents().unwrap_or(PollFlags::empty());
             self.continue_due_calls()?;
             if events.contains(PollFlags::POLLIN) {
                 match sys::receive_notification(self.listener.as_fd()) {
-                    Ok(notification) => self.handle_notification(&notification)?,
+                    Ok(notification) => {
+                        withdrawn = 0;
+                        self.handle_notification(&notification)?;
+                    }
                     // The notification was withdrawn after poll, because the target was killed or
                     // interrupted.
-                    Err(Errno::ENOENT | Errno::EINTR) => {}
-                    Err(errno) => return Err(failed("receive a call")(errno)),
+                    Err(Errno::ENOENT | Errno::EINTR) if withdrawn <= MAX_WITHDRAWN => withdrawn += 1,
+                    Err(errno) => return failed("receive a call", errno),
                 }
             } else if events.contains(PollFlags::POLLHUP) {
                 return Ok(());
@@ -166,7 +180,7 @@ impl<O: CallHandler> Supervisor<O> {
             Err(FollowError::Target(_)) => NotificationResponse::Continue,
             Err(FollowError::Gate(failure)) => {
                 // Of a call that no longer waits nothing is lost.
-                if sys::is_notification_valid(self.listener.as_fd(), notification.id) {
+                if still_waits(self.listener.as_fd(), notification.id).unwrap_or(true) {
                     handler.on_failure(failure);
                 }
                 NotificationResponse::Fail(Errno::EIO)
@@ -200,7 +214,7 @@ impl<O: CallHandler> Supervisor<O> {
         let resolver = CallResolver { thread, watched: &self.watched, needs_fd_paths: handler.needs_paths() };
         let resolved = resolver.resolve(&request)?;
         // What was read from the target belongs to this call only if the call still waits.
-        let is_valid = sys::is_notification_valid(self.listener.as_fd(), notification.id);
+        let is_valid = still_waits(self.listener.as_fd(), notification.id)?;
         let Some(resolved) = resolved.filter(|_| is_valid) else {
             return Ok(CallResponse::Now(NotificationResponse::Continue));
         };
@@ -227,12 +241,18 @@ impl<O: CallHandler> Supervisor<O> {
         let attempt = attempt_of(self.threads.get(notification.tid)?, call);
         // What was read from the target belongs to this call only if the call still waits.
         if let Some(attempt) = attempt
-            && sys::is_notification_valid(self.listener.as_fd(), notification.id)
+            && still_waits(self.listener.as_fd(), notification.id)?
         {
             handler.on_effect(CallEffect::Connects(attempt));
         }
         Ok(CallResponse::Now(NotificationResponse::Continue))
     }
+}
+
+/// Whether a call still waits for its response.
+fn still_waits(listener: BorrowedFd<'_>, id: u64) -> Result<bool, FollowError> {
+    sys::is_notification_valid(listener, id)
+        .map_err(|source| FollowError::Gate(GateFailure::System { doing: "look after a call", source }))
 }
 
 /// Sends a response. A call that no longer waits needs none.

@@ -108,11 +108,15 @@ pub(super) fn send_fd_response(
 
 /// Whether the call still waits for a response. Only then does memory read from its thread belong to this
 /// call.
-pub(super) fn is_notification_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
+pub(super) fn is_notification_valid(listener: BorrowedFd<'_>, id: u64) -> Result<bool, Errno> {
     // SAFETY: the pointer is to a live local `u64`, which is what the request reads.
     let result =
         unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) };
-    result == 0
+    match Errno::result(result) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Copies the target's memory into `bytes`. Returns how many bytes could be read.

@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Error, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
+use nix::unistd::geteuid;
 
 use super::attribute_changes::AttributeTracker;
 use super::attributes::{CurrentTimes, FileAttributes, FileTime};
@@ -23,6 +24,8 @@ use crate::gate::{FileId, file_id_of};
 /// At most this many differences are listed.
 const MAX_DIFFERENCES: usize = 20;
 
+/// What the owner of a directory needs to list it and to reach its files.
+const OWNER_ACCESS: u32 = 0o500;
 /// The setuid and setgid bits of a mode.
 const SET_ID_BITS: u32 = 0o6000;
 
@@ -43,6 +46,14 @@ struct Comparison<'a> {
     /// Which file each node really is.
     files: HashMap<NodeId, FileId>,
     differences: Vec<TreeDifference>,
+    /// What had to be made readable to be compared.
+    opened_up: Vec<OpenedUp>,
+}
+
+/// A file or directory that the target has closed to its own user, and its mode.
+struct OpenedUp {
+    path: PathBuf,
+    mode: u32,
 }
 
 /// A directory that is not compared yet.
@@ -63,6 +74,7 @@ impl ExpectedTree<'_> {
             reader: ContentReader::new(self.recording)?,
             files: HashMap::new(),
             differences: Vec::new(),
+            opened_up: Vec::new(),
         };
         let mut pending: Vec<UncomparedDirectory> = (0..)
             .zip(roots)
@@ -75,13 +87,15 @@ impl ExpectedTree<'_> {
         for root in &pending {
             comparison.compare_attributes(root.node, &open_node(&root.path)?, &root.shown)?;
         }
+        let mut compared = Ok(());
         while let Some(dir) = pending.pop() {
-            if comparison.differences.len() >= MAX_DIFFERENCES {
+            compared = comparison.compare_directory(&dir, &mut pending);
+            if compared.is_err() || comparison.differences.len() >= MAX_DIFFERENCES {
                 break;
             }
-            comparison.compare_directory(&dir, &mut pending)?;
         }
-        Ok(comparison.differences)
+        let closed = comparison.close_again();
+        compared.and(closed).map(|()| comparison.differences)
     }
 }
 
@@ -98,6 +112,7 @@ impl Comparison<'_> {
         let no_names = BTreeMap::new();
         let expected = self.expected.names.get(&dir.node).unwrap_or(&no_names);
         let mut found = BTreeSet::new();
+        self.open_up(&dir.path)?;
         for entry in std::fs::read_dir(&dir.path)? {
             let name = entry?.file_name();
             let (path, shown) = (dir.path.join(&name), dir.shown.join(&name));
@@ -109,7 +124,7 @@ impl Comparison<'_> {
                 continue;
             };
             found.insert(name);
-            self.compare_node(node, &kind, &file, &shown)?;
+            self.compare_node(node, &kind, &file, &path, &shown)?;
             if kind == FileNodeKind::Directory {
                 pending.push(UncomparedDirectory { node, path, shown });
             }
@@ -125,6 +140,7 @@ impl Comparison<'_> {
         node: NodeId,
         kind: &FileNodeKind,
         file: &OwnedFd,
+        path: &Path,
         shown: &Path,
     ) -> Result<(), Error> {
         let file_id = file_id_of(file.as_fd())?;
@@ -144,7 +160,7 @@ impl Comparison<'_> {
         }
         self.compare_attributes(node, file, shown)?;
         match kind {
-            FileNodeKind::File { .. } => self.compare_content(node, file, shown),
+            FileNodeKind::File { .. } => self.compare_content(node, file, path, shown),
             _ => Ok(()),
         }
     }
@@ -160,7 +176,30 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn compare_content(&mut self, node: NodeId, file: &OwnedFd, shown: &Path) -> Result<(), Error> {
+    /// Makes a file or directory readable for its owner, if that is this user and the target has forbidden it.
+    fn open_up(&mut self, path: &Path) -> Result<(), Error> {
+        let mode = std::fs::symlink_metadata(path)?.permissions().mode() & 0o7777;
+        if !geteuid().is_root() && mode & OWNER_ACCESS != OWNER_ACCESS {
+            std::fs::set_permissions(path, Permissions::from_mode(mode | OWNER_ACCESS))?;
+            self.opened_up.push(OpenedUp { path: path.into(), mode });
+        }
+        Ok(())
+    }
+
+    fn close_again(&mut self) -> Result<(), Error> {
+        while let Some(OpenedUp { path, mode }) = self.opened_up.pop() {
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    fn compare_content(
+        &mut self,
+        node: NodeId,
+        file: &OwnedFd,
+        path: &Path,
+        shown: &Path,
+    ) -> Result<(), Error> {
         let empty = FileContent::default();
         let content = self.expected.contents.get(&node).unwrap_or(&empty);
         let stat = fstat(file)?;
@@ -172,7 +211,8 @@ impl Comparison<'_> {
         if CurrentTimes::of(&stat).changed < self.expected.began {
             return Ok(());
         }
-        let readable = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))?;
+        self.open_up(path)?;
+        let readable = File::open(path)?;
         let mut compared = ComparedFile { file: readable, offset: 0, first_difference: None };
         content.write_to(&mut self.reader, &mut compared)?;
         if let Some(offset) = compared.first_difference {
