@@ -311,9 +311,10 @@ fn one_signal_ends_the_repetition_of_a_state_that_hangs() {
     let trainer = "[ -e runs/a ] && ! [ -e runs/b ] && sleep 54.5; : > runs/a; : > runs/b";
     let options = ["--timeout", "2s", "--crash", "process"];
     let child = start_exploration(&workplace, &options, trainer);
-    wait_for("the recovery", || is_sleeping("54.5"));
-    wait_for("its time limit", || !is_sleeping("54.5"));
-    wait_for("its repetition", || is_sleeping("54.5"));
+    let sleeping = || processes_with("sleep\u{0}54.5\u{0}");
+    wait_for("the recovery", || !sleeping().is_empty());
+    let first = sleeping();
+    wait_for("its repetition", || sleeping().iter().any(|process| !first.contains(process)));
     signal_group(&child, Signal::SIGINT);
     let output = finish(&workplace, child);
     let text = output_text(&output);

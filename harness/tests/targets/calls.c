@@ -133,6 +133,8 @@ static void write_under_signals(long lines) {
         while ((written = write(fd, line, 15)) < 0 && errno == EINTR) {}
         must(written == 15, "write");
     }
+    /* A signal could end the write of the output too. */
+    must(timer_delete(timer) == 0, "timer_delete");
     printf("signals %d\n", (int)signals);
 }
 

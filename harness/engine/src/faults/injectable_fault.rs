@@ -36,8 +36,6 @@ pub struct FaultContext<'a> {
     pub trainer: &'a Trainer<'a>,
     /// Pid of the target's main process within the sandbox, while it runs.
     pub main_pid: Option<i32>,
-    /// A directory that the target does not know.
-    pub staging_dir: &'a Path,
     /// Peak memory of the baseline run, if it could be read.
     pub baseline_peak_bytes: Option<u64>,
     /// The target's GPU, if it has one.

@@ -1,14 +1,12 @@
 //! Files that are put into a place of the target. Each is renamed into place, so that the target never sees a
 //! partial file. Knows no trigger.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use scenarios::PlantedFile;
+use scenarios::{DataKind, PlantedFile};
 
 use crate::faults::hostile_data;
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
-use crate::file_error::file_error;
 use crate::sandbox::OpenDirectory;
 
 /// Files that are planted in a place.
@@ -35,11 +33,8 @@ impl InjectableFault for PlantedFiles {
         self.dir = context.open_place(&self.place);
         let Some(dir) = self.dir.as_ref().map(OpenDirectory::path) else { return Ok(()) };
         for (salt, file) in (0..).zip(&self.files) {
-            let staged = context.staging_dir.join(&file.name);
-            hostile_data::write(&staged, &file.kind, salt)
-                .map_err(file_error::<FaultError>("write", &staged))?;
             let destination = dir.join(&file.name);
-            if move_into_place(&staged, &destination)? {
+            if write_into_place(&destination, &file.kind, salt) {
                 self.planted.push(destination);
             }
         }
@@ -67,16 +62,16 @@ impl InjectableFault for PlantedFiles {
     }
 }
 
-/// Moves a file by rename, from a copy beside it under a name that no target reads as data. Returns whether that
-/// was possible: the target may have removed the place, or have put something else there.
-pub(super) fn move_into_place(staged: &Path, destination: &Path) -> Result<bool, FaultError> {
-    let mut source = File::open(staged).map_err(file_error::<FaultError>("open", staged))?;
+/// Writes a file beside its destination, under a name that no target reads as data, and renames it. Returns
+/// whether that was possible: the target may have removed the place, or have put something else there.
+pub(super) fn write_into_place(destination: &Path, kind: &DataKind, salt: u64) -> bool {
     let temporary = destination.with_file_name(".trainwreck.part");
-    // A link of this name would be followed.
+    // A link of this name would be followed; a file of this name is not written to.
     let _ = std::fs::remove_file(&temporary);
-    let moved = File::create_new(&temporary)
-        .and_then(|mut copy| std::io::copy(&mut source, &mut copy))
-        .and_then(|_| std::fs::rename(&temporary, destination));
-    std::fs::remove_file(staged).map_err(file_error::<FaultError>("remove", staged))?;
-    Ok(moved.is_ok())
+    let moved =
+        hostile_data::write(&temporary, kind, salt).and_then(|()| std::fs::rename(&temporary, destination));
+    if moved.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    moved.is_ok()
 }

@@ -12,7 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use scenarios::{DataKind, Vanish};
 
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
-use crate::faults::{hostile_data, plant};
+use crate::faults::plant;
 use crate::file_error::file_error;
 use crate::sandbox::OpenDirectory;
 
@@ -53,22 +53,18 @@ impl VanishingFiles {
         }
     }
 
-    fn begin_round(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+    fn begin_round(&mut self) {
         self.round += 1;
         (self.listed, self.opened) = (false, BTreeSet::new());
-        let Some(dir) = self.dir.as_ref().map(OpenDirectory::path) else { return Ok(()) };
+        let Some(dir) = self.dir.as_ref().map(OpenDirectory::path) else { return };
         for n in 0..self.files {
             let name = format!("vanishing-{}-{n}.jsonl", self.round);
-            let staged = context.staging_dir.join(&name);
             let salt = self.round * u64::from(self.files) + u64::from(n);
-            hostile_data::write(&staged, &self.kind, salt)
-                .map_err(file_error::<FaultError>("write", &staged))?;
             let destination = dir.join(&name);
-            if plant::move_into_place(&staged, &destination)? {
+            if plant::write_into_place(&destination, &self.kind, salt) {
                 self.planted.push(destination);
             }
         }
-        Ok(())
     }
 
     fn on_inotify_event(&mut self, event: &InotifyEvent) {
@@ -116,10 +112,11 @@ impl InjectableFault for VanishingFiles {
             watched => watched.map_err(failed)?,
         };
         self.watch = Some(watch);
-        self.begin_round(context)
+        self.begin_round();
+        Ok(())
     }
 
-    fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+    fn tick(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
         if self.watch.is_none() {
             return Ok(());
         }
@@ -127,7 +124,7 @@ impl InjectableFault for VanishingFiles {
         if self.listed && !self.planted.is_empty() {
             self.remove_all();
         } else if self.planted.is_empty() && self.round < MAX_ROUNDS {
-            self.begin_round(context)?;
+            self.begin_round();
         }
         Ok(())
     }

@@ -60,7 +60,7 @@ impl VisibleDir {
     }
 }
 
-/// A sandbox with the target's root, and a staging directory that the target does not know.
+/// A sandbox with the target's root.
 pub(super) struct TrialEnv<'a> {
     config: TrialConfig<'a>,
     pub(super) sandbox: Sandbox,
@@ -68,8 +68,6 @@ pub(super) struct TrialEnv<'a> {
     visible_dir: VisibleDir,
     /// The submitted files, on the host.
     data_dir: PathBuf,
-    /// Where the harness writes files before it moves them into a place of the target.
-    staging_dir: PathBuf,
     gpu: Option<Arc<Shim>>,
     environment: Vec<(OsString, OsString)>,
 }
@@ -114,12 +112,11 @@ impl<'a> TrialEnv<'a> {
     /// # Errors
     /// If the sandbox cannot be built.
     pub(super) fn unprepared(dir: PathBuf, config: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
-        let (staging_dir, data_dir, gpu_dir) = (dir.join("staging"), dir.join("data"), dir.join("gpu"));
+        let (data_dir, gpu_dir) = (dir.join("data"), dir.join("gpu"));
         let create_dir = |path: &Path| -> Result<(), RunError> {
             std::fs::create_dir_all(path).map_err(file_error("create", path))
         };
         let sandbox_dir = dir.join("sandbox");
-        create_dir(&staging_dir)?;
         create_dir(&data_dir)?;
         let mounts = config.workload.mounts.iter().map(|mount| TmpfsSpec {
             mount_point: config.target.places().get(&mount.place).cloned().unwrap_or_default(),
@@ -142,7 +139,7 @@ impl<'a> TrialEnv<'a> {
         };
         let sandbox = Sandbox::build(spec)?;
         let environment = gpu.as_ref().map(|gpu| gpu.environment(&visible_dir.gpu)).unwrap_or_default();
-        Ok(TrialEnv { config, sandbox, visible_dir, data_dir, staging_dir, gpu, environment })
+        Ok(TrialEnv { config, sandbox, visible_dir, data_dir, gpu, environment })
     }
 
     /// Path at which the target sees its root.
@@ -174,14 +171,7 @@ impl<'a> TrialEnv<'a> {
         baseline_peak_bytes: Option<u64>,
     ) -> FaultContext<'s> {
         let gpu = self.gpu.as_ref();
-        FaultContext {
-            main_pid: None,
-            sandbox: &self.sandbox,
-            trainer,
-            staging_dir: &self.staging_dir,
-            baseline_peak_bytes,
-            gpu,
-        }
+        FaultContext { main_pid: None, sandbox: &self.sandbox, trainer, baseline_peak_bytes, gpu }
     }
 
     /// Emits the defects that the simulated GPU found since the last call.
