@@ -85,7 +85,9 @@ impl ExpectedTree<'_> {
             })
             .collect();
         for root in &pending {
-            comparison.compare_attributes(root.node, &open_node(&root.path)?, &root.shown)?;
+            // The path may be a link of /proc to an open directory.
+            let handle = open(&root.path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            comparison.compare_attributes(root.node, &handle, &root.shown)?;
         }
         let mut compared = Ok(());
         while let Some(dir) = pending.pop() {
@@ -176,9 +178,10 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Makes a file or directory readable for its owner, if that is this user and the target has forbidden it.
+    /// Makes a file or directory, which is no link of the target's, readable for its owner, if that is this user and
+    /// the target has forbidden it.
     fn open_up(&mut self, path: &Path) -> Result<(), Error> {
-        let mode = std::fs::symlink_metadata(path)?.permissions().mode() & 0o7777;
+        let mode = std::fs::metadata(path)?.permissions().mode() & 0o7777;
         if !geteuid().is_root() && mode & OWNER_ACCESS != OWNER_ACCESS {
             std::fs::set_permissions(path, Permissions::from_mode(mode | OWNER_ACCESS))?;
             self.opened_up.push(OpenedUp { path: path.into(), mode });

@@ -2,12 +2,14 @@
 //! know what the recording is for.
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use regex::Regex;
 use scenarios::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 
@@ -99,6 +101,7 @@ impl GatedRun<'_> {
     pub fn record(self, sandbox: &Sandbox) -> Result<CommandRecording, ExploreError> {
         let (stdout, stderr) = (OutputPipe::open()?, OutputPipe::open()?);
         let recorder = Arc::new(Mutex::new(self.recorder(&[&stdout.ours, &stderr.ours])?));
+        let pinned_roots = PinnedRoots::open(self.roots)?;
         let roots = self.roots.iter().map(|root| sandbox.host_path(&root.seen_by_target));
         let watched = WatchedMounts::of(roots).map_err(ExploreError::system("find the watched mounts"))?;
         let program =
@@ -136,11 +139,9 @@ impl GatedRun<'_> {
         }
         let recording = recorder.finish();
         let recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
-        let differences = recorder.differences(self.roots);
-        let differences = differences
-            .map_err(ExploreError::system("compare the recording with the watched directories"))?;
-        if !differences.is_empty() {
-            return Err(ExploreError::TreeDiffers { differences });
+        // What was stopped may have been in the middle of a call, and is not judged.
+        if ended.is_some() {
+            compare(&recorder, &pinned_roots)?;
         }
         let streams = [OutputStream::Stdout, OutputStream::Stderr];
         let lines = streams.into_iter().zip(&outputs).flat_map(|(stream, output)| {
@@ -163,6 +164,38 @@ impl GatedRun<'_> {
             internal_pattern: self.internal_pattern.clone(),
         };
         OpRecorder::new(config).map_err(file_error("index the watched directories for", self.payload_log))
+    }
+}
+
+/// The watched directories, held open: whatever the target renames or replaces above them, the comparison reads
+/// these and no others.
+struct PinnedRoots {
+    roots: Vec<WatchedRoot>,
+    _handles: Vec<OwnedFd>,
+}
+
+impl PinnedRoots {
+    fn open(roots: &[WatchedRoot]) -> Result<PinnedRoots, ExploreError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let open = |root: &WatchedRoot| nix::fcntl::open(&root.seen_by_harness, flags, Mode::empty());
+        let handles: Result<Vec<OwnedFd>, Errno> = roots.iter().map(open).collect();
+        let handles = handles.map_err(ExploreError::system("open the watched directories"))?;
+        let pinned = roots.iter().zip(&handles).map(|(root, handle)| WatchedRoot {
+            seen_by_target: root.seen_by_target.clone(),
+            seen_by_harness: format!("/proc/self/fd/{}", handle.as_raw_fd()).into(),
+        });
+        Ok(PinnedRoots { roots: pinned.collect(), _handles: handles })
+    }
+}
+
+/// Compares a recording with the files that are there.
+fn compare(recorder: &OpRecorder, pinned: &PinnedRoots) -> Result<(), ExploreError> {
+    let differences = recorder
+        .differences(&pinned.roots)
+        .map_err(ExploreError::system("compare the recording with the watched directories"))?;
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(ExploreError::TreeDiffers { differences }),
     }
 }
 
