@@ -83,6 +83,12 @@ pub(crate) enum CliError {
         "could not create a directory for the sandboxes; set TMPDIR to a directory in which you may write"
     )]
     RunDir(#[source] SandboxError),
+    /// Too few files may be open at the same time.
+    #[error(
+        "{jobs} jobs need up to {needed} open files, and the limit is {limit}; run `ulimit -n {needed}` first, or \
+         choose fewer jobs with --jobs"
+    )]
+    OpenFileLimit { limit: u64, jobs: usize, needed: u64 },
     /// The working directory has been removed, or is not accessible.
     #[error("the working directory cannot be used; change to a directory that exists")]
     NoCurrentDir(#[source] SandboxError),
@@ -153,9 +159,11 @@ impl CliError {
                 CommandExit::InvalidInput
             }
             CliError::Leftovers(_) | CliError::CleanUp(_) => CommandExit::CleanUpFailed,
-            CliError::RunDir(_) | CliError::Signals(_) | CliError::File(_) | CliError::Report { .. } => {
-                CommandExit::HarnessFailed
-            }
+            CliError::RunDir(_)
+            | CliError::OpenFileLimit { .. }
+            | CliError::Signals(_)
+            | CliError::File(_)
+            | CliError::Report { .. } => CommandExit::HarnessFailed,
         }
     }
 }

@@ -4,10 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use engine::sandbox::{RunDir, SweptLeftovers};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::CliError;
 use crate::print;
 use crate::sweep::{Sweep, SweepWait};
+
+/// How many files a run may have open at the same time, apart from its jobs.
+const RUN_OPEN_FILES: u64 = 64;
+/// How many files a job may have open at the same time: twice what was measured.
+const JOB_OPEN_FILES: u64 = 16;
 
 /// A run in progress. Its directory is removed by [`Session::close`], or by the drop if the run fails.
 pub(crate) struct Session {
@@ -24,11 +30,11 @@ impl Session {
     /// removed is reported at the end, and does not matter to this run.
     ///
     /// # Errors
-    /// If the directory cannot be created.
+    /// If the directory cannot be created, or if too few files may be open at the same time.
     pub(crate) fn open(jobs: Option<u16>) -> Result<Session, CliError> {
+        let jobs = jobs_within_limit(jobs, open_file_limit())?;
         let run_dir = RunDir::create().map_err(CliError::RunDir)?;
         let path = run_dir.path().to_path_buf();
-        let jobs = jobs.map_or_else(core_count, usize::from);
         Ok(Session { run_dir: Some(run_dir), path, jobs, sweep: Some(Sweep::start()) })
     }
 
@@ -62,9 +68,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // First the sweep, so that it does not need the last descriptors.
+        self.finish_sweep();
         // The run has failed already, and that error is printed. The next start removes what is left.
         let _ = self.run_dir.take().map(RunDir::close);
-        self.finish_sweep();
     }
 }
 
@@ -76,7 +83,39 @@ fn report(swept: &SweptLeftovers) {
     }
 }
 
+/// How many files this process may have open at the same time.
+fn open_file_limit() -> u64 {
+    // Without an answer, the run itself finds out.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
+/// `asked` jobs, or one for each core if that is within the limit on open files.
+fn jobs_within_limit(asked: Option<u16>, limit: u64) -> Result<usize, CliError> {
+    let most = limit.saturating_sub(RUN_OPEN_FILES) / JOB_OPEN_FILES;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let jobs = asked.map_or_else(|| core_count().min(most).max(1), usize::from);
+    if jobs <= most {
+        return Ok(jobs);
+    }
+    let needed = RUN_OPEN_FILES + JOB_OPEN_FILES * jobs as u64;
+    Err(CliError::OpenFileLimit { limit, jobs, needed })
+}
+
 /// The number of cores that this process may use, at least 1.
 pub(crate) fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_within_the_limit_on_open_files() {
+        assert_eq!(jobs_within_limit(Some(60), 1024).ok(), Some(60));
+        assert!(jobs_within_limit(Some(61), 1024).is_err());
+        assert_eq!(jobs_within_limit(None, 80).ok(), Some(1));
+        assert!(jobs_within_limit(None, 79).is_err());
+        assert_eq!(jobs_within_limit(None, u64::MAX).ok(), Some(core_count()));
+    }
 }

@@ -69,7 +69,7 @@ const STARTS: [Start; 23] = [
 ];
 
 /// Those that need a sandbox.
-const RECORDED_STARTS: [Start; 4] = [
+const RECORDED_STARTS: [Start; 6] = [
     start(
         "full_explore",
         "exec $T explore --watch runs -- sh -c 'echo x >runs/x' >/dev/full",
@@ -85,8 +85,20 @@ const RECORDED_STARTS: [Start; 4] = [
     start(
         "descriptor_limit",
         "ulimit -n 12; exec $T explore --watch runs -- sh -c 'echo x >runs/x'",
-        &[0, 1, 3, 4],
-        " ",
+        &[4],
+        "`ulimit -n 80`",
+    ),
+    start(
+        "descriptor_limit_of_jobs",
+        "ulimit -n 100; exec $T explore --jobs 3 --watch runs -- sh -c 'echo x >runs/x'",
+        &[4],
+        "--jobs",
+    ),
+    start(
+        "least_descriptors",
+        "ulimit -n 100; exec $T explore --jobs 2 --check true --watch runs -- sh -c 'echo x >runs/x'",
+        &[0],
+        "states",
     ),
     start(
         "working_directory_root",
