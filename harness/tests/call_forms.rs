@@ -7,9 +7,8 @@
 #[macro_use]
 mod support;
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +18,7 @@ use engine::sandbox::ProcessExit;
 use libtest_mimic::Trial;
 
 use support::c_target;
+use support::file_tree::{FileTree, file_tree, tree_differences};
 use support::machine::{GATE, missing};
 use support::watched_sandbox::WatchedSandbox;
 
@@ -32,42 +32,11 @@ fn main() -> ExitCode {
     ] as Vec<Trial>)
 }
 
-/// What a path is: type and permissions, links, size, and content.
-type Tree = BTreeMap<PathBuf, String>;
-
-fn tree_of(top: &Path) -> Tree {
-    let mut tree = Tree::new();
-    let mut pending = vec![PathBuf::new()];
-    while let Some(relative) = pending.pop() {
-        for entry in std::fs::read_dir(top.join(&relative)).unwrap().map(Result::unwrap) {
-            let path = relative.join(entry.file_name());
-            let metadata = entry.metadata().unwrap();
-            let kind = metadata.file_type();
-            let content = if kind.is_dir() {
-                pending.push(path.clone());
-                String::new()
-            } else if kind.is_symlink() {
-                std::fs::read_link(entry.path()).unwrap().display().to_string()
-            } else if kind.is_file() {
-                blake3::hash(&std::fs::read(entry.path()).unwrap()).to_string()
-            } else {
-                String::new()
-            };
-            let size = if kind.is_file() { metadata.len() } else { 0 };
-            let links = if kind.is_dir() { 0 } else { metadata.nlink() };
-            let mode = metadata.permissions().mode();
-            let owner = (metadata.uid(), metadata.gid());
-            tree.insert(path, format!("{mode:o} {owner:?} {links} {size} {content}"));
-        }
-    }
-    tree
-}
-
 /// What one run did.
 struct RunResult {
     exit: ProcessExit,
     output: String,
-    tree: Tree,
+    tree: FileTree,
 }
 
 fn new_sandbox() -> WatchedSandbox {
@@ -79,7 +48,7 @@ fn new_sandbox() -> WatchedSandbox {
 fn run_bare(argv: &[&str]) -> RunResult {
     let setup = new_sandbox();
     let (exit, output) = setup.run_bare(argv);
-    RunResult { exit, output, tree: tree_of(&setup.sandbox.host_path(&setup.watched)) }
+    RunResult { exit, output, tree: file_tree(&setup.sandbox.host_path(&setup.watched)) }
 }
 
 /// A recorded run, with its recording and the differences from the files that are there.
@@ -122,7 +91,7 @@ fn record(argv: &[&str], change: fn(&Path)) -> RecordedRun {
     let recording = recorder.finish().unwrap();
     change(&host_dir);
     let differences = recorder.differences(&roots).unwrap();
-    RecordedRun { result: RunResult { exit, output, tree: tree_of(&host_dir) }, recording, differences }
+    RecordedRun { result: RunResult { exit, output, tree: file_tree(&host_dir) }, recording, differences }
 }
 
 fn forms_program() -> String {
@@ -151,15 +120,8 @@ fn every_form_of_every_call_is_as_without_the_gate_and_recorded() {
         if bare.exit != result.exit {
             wrong.push(format!("{name}: bare {:?}, recorded {:?}", bare.exit, result.exit));
         }
-        for (path, entry) in &bare.tree {
-            let recorded = result.tree.get(path);
-            if recorded != Some(entry) {
-                wrong.push(format!("{name}: {}: bare {entry}, recorded {recorded:?}", path.display()));
-            }
-        }
-        for path in result.tree.keys().filter(|path| !bare.tree.contains_key(*path)) {
-            wrong.push(format!("{name}: {}: only recorded", path.display()));
-        }
+        let changed = tree_differences(&bare.tree, &result.tree);
+        wrong.extend(changed.iter().map(|difference| format!("{name}: {difference}")));
         wrong.extend(differences.iter().map(|difference| format!("{name}: {difference}")));
         if recording.gaps.unknown_files > 0 || !recording.gaps.refused_calls.is_empty() {
             wrong.push(format!("{name}: {:?}", recording.gaps));

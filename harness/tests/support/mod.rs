@@ -3,6 +3,7 @@
 
 pub(crate) mod c_target;
 pub(crate) mod command;
+pub(crate) mod file_tree;
 pub(crate) mod leftovers;
 pub(crate) mod machine;
 pub(crate) mod ordinary_user;

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::gate::{CallHandler, FilterOptions, WatchedMounts, build_filter, serve_notifications};
-use engine::sandbox::{BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec};
+use engine::sandbox::{BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec};
 
 /// How long a program may run, and how long what it started may keep its output open afterwards.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -19,6 +19,17 @@ pub(crate) struct WatchedSandbox {
     /// The watched directory, as processes in the sandbox see it.
     pub(crate) watched: PathBuf,
     pub(crate) dir: tempfile::TempDir,
+    /// Where a copy of the watched directory can be made, as the harness sees it.
+    pub(crate) copy: PathBuf,
+}
+
+/// The file system of a watched directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WatchedOn {
+    /// That of the temporary directory.
+    Disk,
+    /// A tmpfs. Creating many files there is fast also after many were removed, unlike on ext4.
+    Memory,
 }
 
 impl WatchedSandbox {
@@ -30,19 +41,35 @@ impl WatchedSandbox {
         WatchedSandbox::build(dir, real)
     }
 
+    /// Watches a new directory.
+    pub(crate) fn on(file_system: WatchedOn) -> WatchedSandbox {
+        let dir = tempfile::tempdir().unwrap();
+        if file_system == WatchedOn::Disk {
+            return WatchedSandbox::new();
+        }
+        let root = dir.path().join("sandbox/root");
+        let mount = TmpfsSpec { mount_point: "memory".into(), size_bytes: 1 << 30, inodes: None };
+        WatchedSandbox::build_with(dir, root.join("memory/watched"), vec![mount])
+    }
+
     /// Watches a directory of the host.
     pub(crate) fn of(real: PathBuf) -> WatchedSandbox {
         WatchedSandbox::build(tempfile::tempdir().unwrap(), real)
     }
 
     fn build(dir: tempfile::TempDir, real: PathBuf) -> WatchedSandbox {
+        WatchedSandbox::build_with(dir, real, Vec::new())
+    }
+
+    fn build_with(dir: tempfile::TempDir, real: PathBuf, mounts: Vec<TmpfsSpec>) -> WatchedSandbox {
+        let is_in_memory = !mounts.is_empty();
         let [watched, sandbox_dir] = ["watched", "sandbox"].map(|name| dir.path().join(name));
         std::fs::create_dir(&watched).unwrap();
         std::fs::create_dir(&sandbox_dir).unwrap();
         let binds = vec![BindMount { source: real, mount_point: watched.clone() }];
         let spec = SandboxSpec {
             dir: sandbox_dir,
-            mounts: Vec::new(),
+            mounts,
             binds,
             memory_cgroup: false,
             visible_root: None,
@@ -50,7 +77,12 @@ impl WatchedSandbox {
             host_access: HostAccess::default(),
             cwd: watched.clone(),
         };
-        WatchedSandbox { sandbox: Sandbox::build(spec).unwrap(), watched, dir }
+        let sandbox = Sandbox::build(spec).unwrap();
+        let copy = match is_in_memory {
+            true => sandbox.host_path_in_root("memory/copy".as_ref()),
+            false => dir.path().join("copy"),
+        };
+        WatchedSandbox { sandbox, watched, dir, copy }
     }
 
     fn launch(&self, argv: &[&str]) -> LaunchSpec {
@@ -105,31 +137,35 @@ impl WatchedSandbox {
     }
 
     /// Creates files, directories, links and a pipe in the watched directory: what the forms of `targets/forms.c`
-    /// find. Large enough for offsets.
+    /// find.
     pub(crate) fn create_files_of_every_type(&self) {
-        let dir = self.sandbox.host_path(&self.watched);
-        let pattern: Vec<u8> = (0..10_000u32).map(|n| (n * 31 + n / 256) as u8).collect();
-        std::fs::write(dir.join("old"), pattern).unwrap();
-        std::fs::write(dir.join("other"), "other content").unwrap();
-        std::fs::hard_link(dir.join("old"), dir.join("hard")).unwrap();
-        for name in ["dir", "empty", "full"] {
-            std::fs::create_dir(dir.join(name)).unwrap();
-        }
-        for (name, text) in [("dir/inner", "inner"), ("full/inner", "full")] {
-            std::fs::write(dir.join(name), text).unwrap();
-        }
-        for (target, name) in
-            [("old", "link"), ("dir", "dirlink"), ("absent", "dangling"), ("loop", "loop"), ("..", "dir/up")]
-        {
-            std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
-        }
-        nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        create_files_of_every_type_in(&self.sandbox.host_path(&self.watched));
     }
 
     /// The bytes of a file in the watched directory.
     pub(crate) fn file(&self, name: &str) -> Option<Vec<u8>> {
         std::fs::read(self.sandbox.host_path(&self.watched.join(name))).ok()
     }
+}
+
+/// Creates files, directories, links and a pipe in a directory of the host. Large enough for offsets.
+pub(crate) fn create_files_of_every_type_in(dir: &Path) {
+    let pattern: Vec<u8> = (0..10_000u32).map(|n| (n * 31 + n / 256) as u8).collect();
+    std::fs::write(dir.join("old"), pattern).unwrap();
+    std::fs::write(dir.join("other"), "other content").unwrap();
+    std::fs::hard_link(dir.join("old"), dir.join("hard")).unwrap();
+    for name in ["dir", "empty", "full"] {
+        std::fs::create_dir(dir.join(name)).unwrap();
+    }
+    for (name, text) in [("dir/inner", "inner"), ("full/inner", "full")] {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+    for (target, name) in
+        [("old", "link"), ("dir", "dirlink"), ("absent", "dangling"), ("loop", "loop"), ("..", "dir/up")]
+    {
+        std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
+    }
+    nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
 }
 
 /// Reads an output to its end on a thread of its own, and then sends its text.

@@ -342,6 +342,23 @@ static void direct_writes(void) {
     T(write(fd, aligned + 512, 512)); T(pwrite(fd, aligned, 100, 0)); T(pwrite(fd, aligned, 4096, 17));
     struct iovec parts[2] = {{aligned, 4096}, {aligned + 8192, 4096}}; T(pwritev(fd, parts, 2, 0));
 }
+static void large_direct_writes(void) {
+    int fd = T(open("direct", O_RDWR | O_CREAT | O_DIRECT, 0644));
+    char *aligned = aligned_alloc(4096, 1 << 20); memset(aligned, 'd', 1 << 20);
+    struct iovec good[2] = {{aligned, 4096}, {aligned + 300000 / 4096 * 4096, 300 * 1024}},
+        wrong[2] = {{aligned, 4096}, {aligned + 1, 4096}};
+    T(write(fd, aligned, 262145)); T(write(fd, aligned, 300000)); T(write(fd, aligned, 1 << 20));
+    T(writev(fd, good, 2)); T(writev(fd, wrong, 2)); T(lseek(fd, 0, SEEK_CUR)); T(pwrite(fd, aligned, 270000, 0));
+}
+static void refused_before_anything_is_written(void) {
+    int fd = T(open("old", O_RDWR | O_APPEND)); char *beyond = (char *)0xffff800000000000;
+    struct iovec parts[2] = {{"good", 4}, {beyond, 4}}, one[1] = {{beyond, 4}};
+    T(pwrite(fd, "x", 1, -1)); T(pwrite(fd, "x", 1, -5)); T(writev(fd, parts, 2)); T(writev(fd, one, 1));
+    T(write(fd, block, -1UL)); T(write(fd, block, 0x7fffffffffffffff)); T(pwrite(fd, block, -1UL, 0));
+    T(truncate("missing", -1)); T(truncate("missing/x", -1)); T(sendfile(fd, open("other", O_RDONLY), NULL, -1UL));
+    T(openat2_(AT_FDCWD, "new", O_WRONLY | O_CREAT, 0644, RESOLVE_BENEATH | RESOLVE_IN_ROOT));
+    limit(RLIMIT_FSIZE, 4096); T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 5000, 20000));
+}
 static void synchronous_writes(void) {
     int a = T(open("a", O_WRONLY | O_CREAT | O_SYNC, 0644)), b = T(open("b", O_WRONLY | O_CREAT | O_DSYNC,
         0644)); T(write(a, "a", 1)); T(pwrite(b, "b", 1, 0)); int from = open("old", O_RDONLY);
@@ -517,7 +534,23 @@ static void special_files(void) {
 }
 
 /* Attributes */
-/* A write to a setuid file is left out: the sandbox has fewer rights than root outside of it. */
+static void set_id_bits(void) {
+    int fd = T(open("old", O_RDWR)), other = T(open("other", O_RDWR)); struct stat status;
+    T(fchmod(fd, 06755)); T(write(fd, "x", 1)); fstat(fd, &status); T(status.st_mode);
+    T(fchmod(fd, 04755)); T(ftruncate(fd, 100)); fstat(fd, &status); T(status.st_mode);
+    T(fchmod(fd, 04711)); T(fallocate(fd, 0, 0, 500)); fstat(fd, &status); T(status.st_mode);
+    T(fchmod(other, 04755)); T(sendfile(other, fd, NULL, 5)); fstat(other, &status); T(status.st_mode);
+    T(fchmod(other, 02755)); T(open("other", O_WRONLY | O_TRUNC)); fstat(other, &status); T(status.st_mode);
+}
+static void default_access_list(void) {
+    /* Of linux/posix_acl_xattr.h: a version, then tag, permissions and id of owner, group and others. */
+    struct { uint32_t version; struct { uint16_t tag, bits; uint32_t id; } entries[3]; } list = {2,
+        {{1, 7, -1}, {4, 6, -1}, {0x20, 4, -1}}};
+    umask(077); T(setxattr("dir", "system.posix_acl_default", &list, sizeof list, 0));
+    T(open("dir/a", O_WRONLY | O_CREAT, 0666)); T(mkdir("dir/b", 0777)); T(mknod("dir/c", S_IFREG | 0666, 0));
+    T(mkfifo("dir/d", 0666)); T(openat2_(AT_FDCWD, "dir/e", O_WRONLY | O_CREAT, 0666, 0)); T(creat("f", 0666));
+    T(open("dir", O_TMPFILE | O_RDWR, 0666));
+}
 static void permissions(void) {
     int fd = open("old", O_RDONLY), named = open("hard", O_PATH); T(chmod("old", 0600)); T(fchmod(fd, 0611));
     T(fchmodat(AT_FDCWD, "dir", 0711, 0)); T(chmod("link", 0644));
@@ -603,13 +636,14 @@ static const struct form forms[] = {
     F(unnamed_files), F(paths_through_proc), F(openat2_resolve), F(openat2_arguments), F(descriptor_limit),
         F(changed_root),
     F(writes), F(vectored_writes), F(half_mapped_buffer), F(appends), F(flags_of_pwritev2),
-        F(direct_writes), F(synchronous_writes),
+        F(direct_writes), F(large_direct_writes),
+        F(refused_before_anything_is_written), F(synchronous_writes),
     F(file_size_limit), F(file_size_signal), F(many_small_writes), F(one_large_write), F(sendfile_forms),
         F(copy_file_range_forms),
     F(splice_forms), F(splice_that_waits), F(cloned_blocks), F(truncates), F(allocations), F(renames),
         F(rename_flags),
     F(renamed_while_open), F(hard_links), F(symbolic_links), F(removals), F(directories), F(special_files),
-        F(permissions), F(owners),
+        F(permissions), F(set_id_bits), F(default_access_list), F(owners),
     F(times), F(extended_attributes), F(syncs), F(mapped), F(mapped_later_writable), F(mapped_otherwise),
 };
 

@@ -2,6 +2,7 @@
 //!
 //! Pure. Pointers into the target's memory stay addresses here; the caller reads what they point to.
 
+use nix::errno::Errno;
 use nix::libc;
 
 use super::CallKind;
@@ -167,6 +168,14 @@ impl FilePosition {
 
     fn at(offset: u64) -> FilePosition {
         FilePosition { offset: Some(offset as i64), flags: 0 }
+    }
+
+    /// Where the call begins. `None`: at the descriptor's own offset.
+    ///
+    /// # Errors
+    /// The offset is negative: the kernel refuses the call.
+    pub(super) fn start(self) -> Result<Option<u64>, Errno> {
+        self.offset.map(u64::try_from).transpose().map_err(|_| Errno::EINVAL)
     }
 
     /// The position of preadv2 and pwritev2, for which -1 stands for the descriptor's own offset.

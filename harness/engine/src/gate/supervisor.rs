@@ -57,10 +57,13 @@ pub fn serve_notifications<O: CallHandler + 'static>(
 ) -> SupervisorThread {
     let thread = std::thread::spawn(move || {
         sys::set_synchronous_wakeup(listener.as_fd());
-        // The target's umask is applied to modes already, so this thread's own is cleared. Unsharing keeps
-        // that from the rest of the harness. It fails only inside a container that forbids it.
+        // Calls are made with the target's umask, and this thread's own is cleared. Unsharing keeps that from
+        // the rest of the harness. It fails only inside a container that forbids it.
         let _ = sys::unshare_fs();
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        // The target does not have this capability outside of its user namespace: the kernel clears setuid and
+        // setgid of a file that it writes to. Without it, a call that is made for the target does that too.
+        let _ = sys::drop_fsetid();
         let supervisor = Supervisor {
             listener,
             watched,

@@ -1,7 +1,7 @@
 //! The system calls of the gate that need unsafe code, each behind a safe function.
 
 use std::ffi::CStr;
-use std::io::Error;
+use std::io::{Error, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -11,6 +11,27 @@ use nix::libc;
 pub(super) const PIDFD_THREAD: i32 = libc::O_EXCL;
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` of linux/seccomp.h.
 const SYNCHRONOUS_WAKE_UP: u64 = 1;
+
+/// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+/// The bit of `CAP_FSETID` in the first set.
+const CAP_FSETID: u32 = 1 << 4;
+
+/// A `__user_cap_header_struct` of linux/capability.h.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// A `__user_cap_data_struct` of linux/capability.h: half of the capabilities.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct CapabilitySets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
 
 /// A `seccomp_notif`: an intercepted call. `id` identifies it until a response is sent.
 #[derive(Debug, Clone, Copy)]
@@ -129,14 +150,14 @@ pub(super) fn read_memory(tid: i32, address: u64, bytes: &mut [u8]) -> Result<us
     Errno::result(read).map(|read| read as usize)
 }
 
-/// Copies `bytes` into the target's memory.
-pub(super) fn write_memory(tid: i32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+/// Copies `bytes` into the target's memory. Returns how many could be written.
+pub(super) fn write_memory(tid: i32, address: u64, bytes: &[u8]) -> Result<usize, Errno> {
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
     // SAFETY: the local range is exactly `bytes`, which is live and only read. The kernel checks the remote
     // range.
     let written = unsafe { libc::process_vm_writev(tid, &raw const local, 1, &raw const remote, 1, 0) };
-    if Errno::result(written)? == bytes.len() as isize { Ok(()) } else { Err(Errno::EFAULT) }
+    Errno::result(written).map(|written| written as usize)
 }
 
 /// Opens a pidfd of a process, or with `PIDFD_THREAD` of a thread.
@@ -183,15 +204,14 @@ pub(super) fn statx(dir: BorrowedFd<'_>, name: &CStr) -> Result<libc::statx, Err
 /// Writes bytes as pwritev2 does. `offset`: `None` for the descriptor's own. Returns how many were written.
 pub(super) fn pwritev2(
     fd: BorrowedFd<'_>,
-    bytes: &[u8],
+    parts: &[IoSlice<'_>],
     offset: Option<i64>,
     flags: i32,
 ) -> Result<usize, Errno> {
-    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let count = if bytes.is_empty() { 0 } else { 1 };
-    // SAFETY: the only part is exactly `bytes`, which is live and only read.
+    let count = i32::try_from(parts.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: an `IoSlice` is an `iovec`, and all parts are live and only read.
     let written =
-        unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const part, count, offset.unwrap_or(-1), flags) };
+        unsafe { libc::pwritev2(fd.as_raw_fd(), parts.as_ptr().cast(), count, offset.unwrap_or(-1), flags) };
     Errno::result(written).map(|written| written as usize)
 }
 
@@ -263,6 +283,20 @@ pub(super) fn soft_limit(tid: i32, resource: libc::__rlimit_resource_t) -> Resul
 /// Whether a file is on a proc file system.
 pub(super) fn is_on_procfs(file: BorrowedFd<'_>) -> Result<bool, Errno> {
     nix::sys::statfs::fstatfs(file).map(|stat| stat.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
+}
+
+/// Takes `CAP_FSETID` from the calling thread, if it has it.
+pub(super) fn drop_fsetid() -> Result<(), Errno> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [CapabilitySets::default(); 2];
+    // SAFETY: the header is live and has the version with two sets, and the kernel fills these two.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    Errno::result(result)?;
+    sets[0].effective &= !CAP_FSETID;
+    // SAFETY: the header is live and has the version with two sets, and the kernel reads these two. Fewer
+    // capabilities of this thread allow nothing new.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
+    Errno::result(result).map(drop)
 }
 
 /// Gives the calling thread its own umask and working directory.

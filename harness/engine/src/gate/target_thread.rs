@@ -30,6 +30,9 @@ const KNOWN_RESOLVE_FLAGS: u64 = libc::RESOLVE_NO_XDEV
     | libc::RESOLVE_IN_ROOT
     | libc::RESOLVE_CACHED;
 
+/// The kernel refuses these together.
+const EXCLUSIVE_RESOLVE_FLAGS: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_IN_ROOT;
+
 /// Opens a pidfd of a thread, or of its process before Linux 6.9.
 fn open_thread(tid: i32) -> Result<OwnedFd, FollowError> {
     let opened = match sys::open_pidfd(tid, sys::PIDFD_THREAD) {
@@ -49,9 +52,18 @@ pub(super) struct TargetThread {
 }
 
 /// A range of the target's memory.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct MemorySegment {
     pub(super) address: u64,
     pub(super) len_bytes: u64,
+}
+
+impl MemorySegment {
+    /// Whether it ends where no process has memory: the kernel refuses the whole call then, whatever lies before.
+    pub(super) fn is_beyond_memory(self) -> bool {
+        let end = self.address.checked_add(self.len_bytes);
+        end.is_none_or(|end| i64::try_from(end).is_err())
+    }
 }
 
 impl TargetThread {
@@ -154,8 +166,9 @@ impl TargetThread {
         sys::read_memory(self.tid, address, bytes).map_err(|errno| self.unreachable("read the memory", errno))
     }
 
-    /// Copies bytes into the target's memory.
-    pub(super) fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<(), FollowError> {
+    /// Copies bytes into the target's memory. Returns how many were copied; fewer if memory follows that cannot be
+    /// written.
+    pub(super) fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<usize, FollowError> {
         sys::write_memory(self.tid, address, bytes)
             .map_err(|errno| self.unreachable("write to the memory", errno))
     }
@@ -183,8 +196,9 @@ impl TargetThread {
             mode: word_at(&bytes, std::mem::offset_of!(libc::open_how, mode)),
             resolve: word_at(&bytes, std::mem::offset_of!(libc::open_how, resolve)),
         };
+        let contradicts = how.resolve & EXCLUSIVE_RESOLVE_FLAGS == EXCLUSIVE_RESOLVE_FLAGS;
         match how.resolve & !KNOWN_RESOLVE_FLAGS {
-            0 => Ok(how),
+            0 if !contradicts => Ok(how),
             _ => Err(FollowError::Target(Errno::EINVAL)),
         }
     }

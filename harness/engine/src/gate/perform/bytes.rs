@@ -1,12 +1,18 @@
 //! Writes and reads: moves bytes between the target's memory and a file.
 
+use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+use scenarios::PAGE_BYTES;
 
-use super::context::{ByteRequest, CHUNK_BYTES, CallContext, PerformResult, Performed, proc_fd_path};
+use super::context::{
+    ByteRequest, CHUNK_BYTES, CallContext, MAX_DIRECT_BYTES, PerformResult, Performed, proc_fd_path,
+};
+use crate::gate::calls::{BufferArgument, FilePosition};
 use crate::gate::follow_error::FollowError;
 use crate::gate::handler::{CallEffect, WriteSync};
 use crate::gate::open_file::OpenFile;
@@ -19,14 +25,62 @@ const MAX_CALL_BYTES: u64 = 0x7fff_f000;
 /// `RWF_NOAPPEND` of linux/fs.h: a write at an offset also if the descriptor appends.
 const RWF_NOAPPEND: i32 = 0x20;
 
+/// A write from the target's memory, of which parts may be done.
+struct SegmentedWrite {
+    /// What is left.
+    segments: Vec<MemorySegment>,
+    position: FilePosition,
+    max_bytes: u64,
+    /// The most bytes to write at a time.
+    piece_bytes: usize,
+}
+
+/// Bytes of the target in the scratch buffer.
+#[derive(Default)]
+struct GatheredPiece {
+    /// Where they are in the buffer, in their order.
+    parts: Vec<Range<usize>>,
+    /// The end of the last part.
+    end: usize,
+    /// Memory follows that cannot be read.
+    ends_early: bool,
+}
+
+impl GatheredPiece {
+    fn add(&mut self, part: Range<usize>) {
+        self.end = part.end;
+        match self.parts.last_mut() {
+            Some(last) if last.end == part.start => last.end = part.end,
+            _ if part.is_empty() => {}
+            _ => self.parts.push(part),
+        }
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.parts.iter().map(Range::len).sum()
+    }
+}
+
+/// The most bytes that a call with these flags of its descriptor copies at a time.
+fn piece_bytes(descriptor_flags: OFlag) -> usize {
+    if descriptor_flags.contains(OFlag::O_DIRECT) { MAX_DIRECT_BYTES } else { CHUNK_BYTES }
+}
+
 impl CallContext<'_> {
     pub(super) fn write(&mut self, file: &OpenFile, request: ByteRequest) -> PerformResult {
         let ByteRequest { buffer, position, max_bytes } = request;
         let OpenFile { fd, stat } = file;
+        let segments = self.thread.segments(buffer)?;
+        if has_memory_beyond(buffer, &segments) {
+            return Ok(None);
+        }
         let descriptor_flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-        let start = match position.offset {
+        if !allows(descriptor_flags, OFlag::O_WRONLY) {
+            return Ok(None);
+        }
+        let start = match position.start()? {
             _ if appends(descriptor_flags, position.flags) => stat.size_bytes,
-            Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+            Some(offset) => offset,
             None => file_position(fd)?,
         };
         let size_limit = self.thread.file_size_limit()?;
@@ -39,8 +93,10 @@ impl CallContext<'_> {
         if requested_bytes > 0 {
             self.announce_lost_modes(file)?;
         }
+        let piece_bytes = piece_bytes(descriptor_flags);
         let mut written = 0;
-        let result = self.write_segments(fd, ByteRequest { max_bytes, ..request }, &mut written);
+        let mut write = SegmentedWrite { segments, position, max_bytes, piece_bytes };
+        let result = self.write_segments(fd, &mut write, &mut written);
         if written > 0 {
             self.handler.on_effect(CallEffect::Wrote {
                 file_id: stat.file_id,
@@ -50,60 +106,132 @@ impl CallContext<'_> {
             });
             return Ok(Some(Performed::Value(written as i64)));
         }
-        result.map(|()| Some(Performed::Value(0)))
+        match result {
+            // The kernel refuses the address too, or finds another fault first. What a direct write does with a part
+            // of its memory depends on the file system.
+            Err(FollowError::Target(Errno::EFAULT)) => {
+                self.announce_kernel_write(file, start, max_bytes.min(requested_bytes))
+            }
+            result => result.map(|()| Some(Performed::Value(0))),
+        }
     }
 
     /// Writes from the target's memory. `written` also counts bytes that were written before an error.
     fn write_segments(
         &mut self,
-        file: &OwnedFd,
-        request: ByteRequest,
+        fd: &OwnedFd,
+        write: &mut SegmentedWrite,
         written: &mut u64,
     ) -> Result<(), FollowError> {
-        let ByteRequest { buffer, position, max_bytes } = request;
+        let position = write.position;
         let offset_after = |written: u64| position.offset.map(|offset| offset.saturating_add(written as i64));
-        for MemorySegment { address, len_bytes } in self.thread.segments(buffer)? {
-            let mut done = 0;
-            while done < len_bytes && *written < max_bytes {
-                let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - *written);
-                let len = usize::try_from(requested).unwrap_or(CHUNK_BYTES);
-                let part = self.scratch.aligned_as(address + done, len);
-                let read = self.thread.read_memory(address + done, part)?;
-                let written_now =
-                    sys::pwritev2(file.as_fd(), &part[..read], offset_after(*written), position.flags)?;
-                self.handler.on_payload(&part[..written_now]);
-                done += written_now as u64;
-                *written += written_now as u64;
-                if written_now < read || (read as u64) < requested {
-                    return Ok(());
-                }
+        while *written < write.max_bytes {
+            let piece = self.gather(write, write.max_bytes - *written)?;
+            if piece.parts.is_empty() {
+                break;
+            }
+            if piece.ends_early && write.piece_bytes > CHUNK_BYTES && *written == 0 {
+                // A direct write needs all of its memory.
+                return Err(FollowError::Target(Errno::EFAULT));
+            }
+            let bytes = self.scratch.page_aligned(piece.end);
+            let parts: Vec<IoSlice<'_>> =
+                piece.parts.iter().map(|part| IoSlice::new(&bytes[part.clone()])).collect();
+            let written_now = sys::pwritev2(fd.as_fd(), &parts, offset_after(*written), position.flags)?;
+            let mut left = written_now;
+            for part in &parts {
+                let done = left.min(part.len());
+                self.handler.on_payload(&part[..done]);
+                left -= done;
+            }
+            *written += written_now as u64;
+            if written_now < piece.len_bytes() || piece.ends_early {
+                return Ok(());
             }
         }
         if *written == 0 {
             // A write of nothing still fails on a descriptor that does not allow writing.
-            sys::pwritev2(file.as_fd(), &[], position.offset, position.flags)?;
+            sys::pwritev2(fd.as_fd(), &[], position.offset, position.flags)?;
         }
         Ok(())
     }
 
+    /// Copies the next bytes of a write into the scratch buffer. A direct write needs each part where it is in its
+    /// page; others are put together.
+    fn gather(&mut self, write: &mut SegmentedWrite, max_bytes: u64) -> Result<GatheredPiece, FollowError> {
+        let mut left = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(write.piece_bytes);
+        let keeps_alignment = write.piece_bytes > CHUNK_BYTES;
+        let page_bytes = PAGE_BYTES as usize;
+        let places = if keeps_alignment { write.segments.len() } else { 1 };
+        let wanted_bytes = write.segments.iter().fold(0, |sum: u64, next| sum.saturating_add(next.len_bytes));
+        let wanted_bytes = usize::try_from(wanted_bytes).unwrap_or(usize::MAX).min(left);
+        let buffer = self.scratch.page_aligned(wanted_bytes + places * 2 * page_bytes);
+        let mut piece = GatheredPiece::default();
+        for segment in &mut write.segments {
+            let len = usize::try_from(segment.len_bytes).unwrap_or(usize::MAX).min(left);
+            if len == 0 {
+                continue;
+            }
+            let start = match keeps_alignment || piece.parts.is_empty() {
+                true => piece.end.next_multiple_of(page_bytes) + segment.address as usize % page_bytes,
+                false => piece.end,
+            };
+            let place = &mut buffer[start..start + len];
+            let read = match self.thread.read_memory(segment.address, place) {
+                Err(FollowError::Target(_)) if !piece.parts.is_empty() => 0,
+                read => read?,
+            };
+            piece.add(start..start + read);
+            segment.address += read as u64;
+            segment.len_bytes -= read as u64;
+            left -= read;
+            if read < len {
+                piece.ends_early = true;
+                break;
+            }
+        }
+        Ok(piece)
+    }
+
     pub(super) fn read(&mut self, file: &OpenFile, request: ByteRequest) -> PerformResult {
         let ByteRequest { buffer, position, max_bytes } = request;
+        let segments = self.thread.segments(buffer)?;
+        if has_memory_beyond(buffer, &segments) {
+            return Ok(None);
+        }
+        position.start()?;
+        let descriptor_flags = OFlag::from_bits_retain(fcntl(&file.fd, FcntlArg::F_GETFL)?);
+        if !allows(descriptor_flags, OFlag::O_RDONLY) {
+            return Ok(None);
+        }
+        let piece_bytes = piece_bytes(descriptor_flags);
         let mut total = 0;
-        for MemorySegment { address, len_bytes } in self.thread.segments(buffer)? {
+        for MemorySegment { address, len_bytes } in segments {
             let mut done = 0;
             while done < len_bytes && total < max_bytes.min(MAX_CALL_BYTES) {
-                let requested = (len_bytes - done).min(CHUNK_BYTES as u64).min(max_bytes - total);
+                let requested = (len_bytes - done).min(piece_bytes as u64).min(max_bytes - total);
                 let len = usize::try_from(requested).unwrap_or(CHUNK_BYTES);
-                let part = self.scratch.aligned_as(address + done, len);
                 let offset = position.offset.map(|offset| offset.saturating_add(total as i64));
+                let part = self.scratch.aligned_as(address + done, len);
                 let read = match sys::preadv2(file.fd.as_fd(), part, offset, position.flags) {
                     Err(_) if total > 0 => return Ok(Some(Performed::Value(total as i64))),
                     read => read?,
                 };
-                self.thread.write_memory(address + done, &part[..read])?;
-                done += read as u64;
-                total += read as u64;
-                if (read as u64) < requested {
+                let copied = match self.thread.write_memory(address + done, &part[..read]) {
+                    Err(FollowError::Target(_)) if read > 0 => 0,
+                    copied => copied?,
+                };
+                if copied < read && offset.is_none() {
+                    // What the target does not get, it can read again.
+                    let back = copied as i64 - read as i64;
+                    nix::unistd::lseek(&file.fd, back, nix::unistd::Whence::SeekCur)?;
+                }
+                done += copied as u64;
+                total += copied as u64;
+                if copied < read && total == 0 {
+                    return Ok(Some(Performed::Failed(Errno::EFAULT)));
+                }
+                if (copied as u64) < requested {
                     return Ok(Some(Performed::Value(total as i64)));
                 }
             }
@@ -142,6 +270,26 @@ impl CallContext<'_> {
 fn could_not_read_back(source: Errno) -> FollowError {
     use crate::gate::follow_error::GateFailure;
     FollowError::Gate(GateFailure::System { doing: "read what a call has written", source })
+}
+
+/// Whether a buffer ends where no process has memory: the kernel refuses the whole call then. It cuts a single part
+/// of a vector before it looks.
+fn has_memory_beyond(buffer: BufferArgument, segments: &[MemorySegment]) -> bool {
+    let cut = |segment: &MemorySegment| MemorySegment {
+        len_bytes: segment.len_bytes.min(MAX_CALL_BYTES),
+        ..*segment
+    };
+    match (buffer, segments) {
+        (BufferArgument::Vectored { .. }, [only]) => cut(only).is_beyond_memory(),
+        _ => segments.iter().any(|segment| segment.is_beyond_memory()),
+    }
+}
+
+/// Whether a descriptor with these flags allows reading (`O_RDONLY`) or writing (`O_WRONLY`). If not, the kernel
+/// refuses the call.
+fn allows(descriptor_flags: OFlag, access: OFlag) -> bool {
+    let own = descriptor_flags & OFlag::O_ACCMODE;
+    !descriptor_flags.contains(OFlag::O_PATH) && (own == access || own == OFlag::O_RDWR)
 }
 
 fn appends(descriptor_flags: OFlag, call_flags: i32) -> bool {

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, umask};
 use scenarios::PAGE_BYTES;
 
 use crate::gate::calls::{BufferArgument, FilePosition};
@@ -16,6 +17,9 @@ use crate::gate::target_thread::TargetThread;
 
 /// Bytes copied between target and file at a time: few enough to stay in a core's cache.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+/// The most bytes that one direct write or read (O_DIRECT) copies at a time. The kernel checks the alignment of the
+/// whole call, so it should be one call here too.
+pub(super) const MAX_DIRECT_BYTES: usize = 64 << 20;
 /// How and when a notification is responded to.
 pub(in crate::gate) enum CallResponse {
     /// The caller sends this response now.
@@ -62,6 +66,20 @@ pub(in crate::gate) struct CallContext<'a> {
     pub(in crate::gate) scratch: &'a mut Scratch,
 }
 
+impl CallContext<'_> {
+    /// Makes a call that creates a file, with the umask of the target. The kernel ignores it in a directory with a
+    /// default access list, so it cannot be applied to the mode here.
+    ///
+    /// # Errors
+    /// The call fails, or the umask cannot be read.
+    pub(super) fn with_umask<T>(&self, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, FollowError> {
+        umask(Mode::from_bits_truncate(self.thread.umask()?));
+        let result = call();
+        umask(Mode::empty());
+        Ok(result?)
+    }
+}
+
 /// A buffer that is used for one call after the other.
 #[derive(Default)]
 pub(in crate::gate) struct Scratch {
@@ -72,12 +90,19 @@ impl Scratch {
     /// A part of the buffer, as far from the start of a page as `address` is: a direct write (O_DIRECT) is then
     /// right or wrong as it is for the target.
     pub(super) fn aligned_as(&mut self, address: u64, len_bytes: usize) -> &mut [u8] {
+        let in_page = address as usize % PAGE_BYTES as usize;
+        &mut self.page_aligned(in_page + len_bytes)[in_page..]
+    }
+
+    /// A part of the buffer that begins with a page.
+    pub(super) fn page_aligned(&mut self, len_bytes: usize) -> &mut [u8] {
         let page_bytes = PAGE_BYTES as usize;
-        if self.bytes.len() < CHUNK_BYTES + 2 * page_bytes {
-            self.bytes.resize(CHUNK_BYTES + 2 * page_bytes, 0);
+        let needed_bytes = len_bytes.max(CHUNK_BYTES) + 2 * page_bytes;
+        if self.bytes.len() < needed_bytes {
+            self.bytes.resize(needed_bytes, 0);
         }
         let misaligned = self.bytes.as_ptr() as usize % page_bytes;
-        let start = (page_bytes - misaligned) % page_bytes + address as usize % page_bytes;
+        let start = (page_bytes - misaligned) % page_bytes;
         &mut self.bytes[start..start + len_bytes]
     }
 }

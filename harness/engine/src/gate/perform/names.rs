@@ -83,8 +83,8 @@ impl CallContext<'_> {
     }
 
     pub(super) fn mkdir(&mut self, path: &ResolvedPath, mode: u32) -> PerformResult {
-        let mode = Mode::from_bits_truncate(mode & 0o7777 & !self.thread.umask()?);
-        nix::sys::stat::mkdirat(&path.dir, path.text.as_c_str(), mode)?;
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        self.with_umask(|| nix::sys::stat::mkdirat(&path.dir, path.text.as_c_str(), mode))?;
         let OpenFile { fd: dir, stat } = path.open_node()?;
         self.handler.on_effect(CallEffect::CreatedDir { file_id: stat.file_id, entry: path.entry(), dir });
         Ok(Some(Performed::Value(0)))
@@ -95,8 +95,7 @@ impl CallContext<'_> {
         if matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
             return Ok(None);
         }
-        let mode = mode & !self.thread.umask()?;
-        sys::mknodat(path.dir.as_fd(), &path.text, mode, device)?;
+        self.with_umask(|| sys::mknodat(path.dir.as_fd(), &path.text, mode, device))?;
         let OpenFile { fd: file, stat } = path.open_node()?;
         let (file_id, entry) = (stat.file_id, path.entry());
         self.handler.on_effect(match stat.file_type() {

@@ -24,11 +24,11 @@ impl CallContext<'_> {
             return Ok(Some(Performed::Failed(Errno::EMFILE)));
         }
         let file = match strict {
-            true => {
-                let how = self.with_umask(how)?;
-                sys::openat2(path.dir.as_fd(), &path.text, how.flags | libc::O_CLOEXEC as u64, how.mode)?
-            }
-            false => openat(&path.dir, path.text.as_c_str(), flag_bits(how), self.mode(how)?)?,
+            true => self.creating(how, |how| {
+                sys::openat2(path.dir.as_fd(), &path.text, how.flags | libc::O_CLOEXEC as u64, how.mode)
+            })?,
+            false => self
+                .creating(how, |how| openat(&path.dir, path.text.as_c_str(), flag_bits(how), mode_of(how)))?,
         };
         let stat = FileStat::of_file(file.as_fd())?;
         let created = path.stat.is_none();
@@ -62,11 +62,12 @@ impl CallContext<'_> {
         // What the path leads to is a link of /proc here.
         let how = OpenHow { flags: how.flags & !(libc::O_NOFOLLOW as u64), ..how };
         let file = match strict {
-            true => {
-                let how = self.with_umask(how)?;
-                sys::openat2(object.fd.as_fd(), &path, how.flags | libc::O_CLOEXEC as u64, how.mode)?
-            }
-            false => openat(nix::fcntl::AT_FDCWD, path.as_c_str(), flag_bits(how), self.mode(how)?)?,
+            true => self.creating(how, |how| {
+                sys::openat2(object.fd.as_fd(), &path, how.flags | libc::O_CLOEXEC as u64, how.mode)
+            })?,
+            false => self.creating(how, |how| {
+                openat(nix::fcntl::AT_FDCWD, path.as_c_str(), flag_bits(how), mode_of(how))
+            })?,
         };
         let stat = FileStat::of_file(file.as_fd())?;
         if is_unnamed {
@@ -78,15 +79,16 @@ impl CallContext<'_> {
         Ok(Some(opened(file, how)))
     }
 
-    /// The mode of a new file, without the bits of the target's umask. Reads the umask only if it matters.
-    fn mode(&self, how: OpenHow) -> Result<Mode, FollowError> {
-        Ok(Mode::from_bits_truncate(self.with_umask(how)?.mode as u32 & 0o7777))
-    }
-
-    fn with_umask(&self, how: OpenHow) -> Result<OpenHow, FollowError> {
-        let creates = has(how, libc::O_CREAT) || has(how, libc::O_TMPFILE);
-        let umask = if creates { self.thread.umask()? } else { 0 };
-        Ok(OpenHow { mode: how.mode & !u64::from(umask), ..how })
+    /// Opens a file, with the umask of the target if the call may create one.
+    fn creating(
+        &self,
+        how: OpenHow,
+        open: impl FnOnce(OpenHow) -> Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd, FollowError> {
+        match has(how, libc::O_CREAT) || has(how, libc::O_TMPFILE) {
+            true => self.with_umask(|| open(how)),
+            false => Ok(open(how)?),
+        }
     }
 }
 
@@ -96,6 +98,10 @@ fn has(how: OpenHow, flag: i32) -> bool {
 
 fn flag_bits(how: OpenHow) -> OFlag {
     OFlag::from_bits_retain(how.flags as i32 | libc::O_CLOEXEC)
+}
+
+fn mode_of(how: OpenHow) -> Mode {
+    Mode::from_bits_truncate(how.mode as u32 & 0o7777)
 }
 
 fn opened(file: OwnedFd, how: OpenHow) -> Performed {

@@ -33,6 +33,8 @@ impl CallContext<'_> {
     }
 
     pub(super) fn truncate_path(&mut self, path: &ResolvedPath, size_bytes: i64) -> PerformResult {
+        // The kernel looks at the size before it looks for the file.
+        u64::try_from(size_bytes).map_err(|_| Errno::EINVAL)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let file = openat(&path.dir, path.text.as_c_str(), flags, Mode::empty())?;
         self.truncate(&OpenFile::new(file)?, size_bytes)
@@ -57,9 +59,10 @@ impl CallContext<'_> {
     ) -> PerformResult {
         let OpenFile { fd, stat } = file;
         let end = offset.saturating_add(len_bytes);
-        if u64::try_from(end).is_ok_and(|end| end > stat.size_bytes)
-            && end as u64 > self.thread.file_size_limit()?
-        {
+        let extends = mode & libc::FALLOC_FL_KEEP_SIZE == 0
+            && u64::try_from(end).is_ok_and(|end| end > stat.size_bytes);
+        if extends && end as u64 > self.thread.file_size_limit()? {
+            // The kernel fails the call and sends SIGXFSZ.
             return Ok(None);
         }
         fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, len_bytes)?;

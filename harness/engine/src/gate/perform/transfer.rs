@@ -1,9 +1,10 @@
 //! Copies bytes between descriptors: sendfile, copy_file_range, splice, and calls that share blocks.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 
 use super::bytes::{file_position, size_of, write_sync};
 use super::context::{CallContext, PerformResult, Performed};
@@ -13,6 +14,15 @@ use crate::gate::handler::CallEffect;
 use crate::gate::open_file::{OpenFile, reopen_path};
 use crate::gate::sys::{self, CloneRange};
 
+/// The arguments of a call that moves bytes from one descriptor to another.
+struct TransferArguments {
+    source: OwnedFd,
+    in_offset: Option<i64>,
+    out_offset: Option<i64>,
+    /// Where the bytes go.
+    start: u64,
+}
+
 impl CallContext<'_> {
     pub(super) fn transfer(
         &mut self,
@@ -20,34 +30,26 @@ impl CallContext<'_> {
         out_file: &OpenFile,
         max_bytes: u64,
     ) -> PerformResult {
-        let CallRequest::Transfer {
-            method,
-            in_fd,
-            in_offset_address,
-            out_offset_address,
-            len_bytes,
-            flags,
-            ..
-        } = request
+        let CallRequest::Transfer { method, in_offset_address, out_offset_address, len_bytes, flags, .. } =
+            request
         else {
             return Ok(None);
         };
+        let TransferArguments { source, mut in_offset, mut out_offset, start } =
+            match self.transfer_arguments(request, out_file) {
+                // The kernel refuses the call, with this errno or with another one that it finds first.
+                Err(FollowError::Target(_)) => return Ok(None),
+                arguments => arguments?,
+            };
         let out = &out_file.fd;
-        let mut in_offset = self.read_offset(in_offset_address)?;
-        let mut out_offset = self.read_offset(out_offset_address)?;
-        let start = match out_offset {
-            Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
-            None => file_position(out)?,
-        };
         let size_limit = self.thread.file_size_limit()?;
         if method == TransferMethod::Splice {
             // It waits for the other end of a pipe, which the supervisor must not do.
-            return self.announce_splice(out_file, start, len_bytes);
+            return self.announce_kernel_write(out_file, start, len_bytes);
         }
         if start >= size_limit {
             return Ok(None);
         }
-        let source = self.thread.duplicate_fd(in_fd)?;
         let len_bytes = len_bytes.min(max_bytes).min(size_limit - start);
         let len_bytes = usize::try_from(len_bytes).unwrap_or(usize::MAX);
         let moved_bytes = match method {
@@ -65,11 +67,39 @@ impl CallContext<'_> {
             self.record_moved(out_file, start, moved_bytes as u64)?;
         }
         for (address, offset) in [(in_offset_address, in_offset), (out_offset_address, out_offset)] {
-            if let Some(offset) = offset {
-                self.thread.write_memory(address, &offset.to_ne_bytes())?;
+            let Some(offset) = offset else { continue };
+            if self.thread.write_memory(address, &offset.to_ne_bytes())? < size_of_val(&offset) {
+                return Ok(Some(Performed::Failed(Errno::EFAULT)));
             }
         }
         Ok(Some(Performed::Value(moved_bytes as i64)))
+    }
+
+    /// Reads the arguments of a call that moves bytes.
+    ///
+    /// # Errors
+    /// The kernel refuses the arguments too.
+    fn transfer_arguments(
+        &self,
+        request: CallRequest,
+        out_file: &OpenFile,
+    ) -> Result<TransferArguments, FollowError> {
+        let CallRequest::Transfer { in_fd, in_offset_address, out_offset_address, len_bytes, .. } = request
+        else {
+            return Err(Errno::EINVAL.into());
+        };
+        let source = self.thread.duplicate_fd(in_fd)?;
+        let in_offset = self.read_offset(in_offset_address)?;
+        let out_offset = self.read_offset(out_offset_address)?;
+        i64::try_from(len_bytes).map_err(|_| Errno::EINVAL)?;
+        if out_file.stat.file_type() != libc::S_IFREG {
+            return Err(Errno::EINVAL.into());
+        }
+        let start = match out_offset {
+            Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+            None => file_position(&out_file.fd)?,
+        };
+        Ok(TransferArguments { source, in_offset, out_offset, start })
     }
 
     fn record_moved(&mut self, file: &OpenFile, offset: u64, len_bytes: u64) -> Result<(), FollowError> {
@@ -85,7 +115,17 @@ impl CallContext<'_> {
         Ok(())
     }
 
-    fn announce_splice(&mut self, file: &OpenFile, offset: u64, len_bytes: u64) -> PerformResult {
+    /// Tells the handler that the kernel is about to write, as much as it can.
+    pub(super) fn announce_kernel_write(
+        &mut self,
+        file: &OpenFile,
+        offset: u64,
+        len_bytes: u64,
+    ) -> PerformResult {
+        if i64::try_from(offset.saturating_add(len_bytes)).is_err() {
+            // No file is that large: the kernel refuses the call.
+            return Ok(None);
+        }
         let effect = CallEffect::Writing {
             tid: self.tid,
             file_id: file.stat.file_id,
