@@ -2,6 +2,7 @@
 //! and small targets. Must not know any test.
 
 pub(crate) mod c_target;
+pub(crate) mod call_programs;
 pub(crate) mod command;
 pub(crate) mod file_tree;
 pub(crate) mod leftovers;
