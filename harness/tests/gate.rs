@@ -200,18 +200,61 @@ impl CallHandler for PerformAll {
     }
 }
 
+/// How the target of a test with signals runs.
+#[derive(Debug, Clone, Copy)]
+enum SignalRun {
+    Bare,
+    Performed,
+    Recorded,
+}
+
 fn a_write_happens_exactly_once_under_frequent_signals() {
+    let runs = [SignalRun::Bare, SignalRun::Performed, SignalRun::Recorded];
+    for handler in ["restart", "interrupt"] {
+        for (lines, signals, interval_us) in [("2000", "100", "1000"), ("7000", "300", "20")] {
+            for run in runs {
+                every_line_is_written_once(run, &["signals", lines, signals, interval_us, handler]);
+            }
+        }
+    }
+}
+
+fn every_line_is_written_once(run: SignalRun, arguments: &[&str]) {
     let setup = WatchedSandbox::new();
     let program = calls(&[]);
-    let handler = Arc::new(Mutex::new(PerformAll));
-    let (exit, output) =
-        setup.run(&[program.to_str().unwrap(), "signals", "20000"], &FilterOptions::default(), &handler);
-    assert_eq!(exit, ProcessExit::Exited(0));
-    let signals: u32 = output.trim().strip_prefix("signals ").unwrap().parse().unwrap();
-    assert!(signals > 200, "too few signals: {output}");
+    let argv = [&[program.to_str().unwrap()], arguments].concat();
+    let options = FilterOptions::default();
+    let (exit, output) = match run {
+        SignalRun::Bare => setup.run_bare(&argv),
+        SignalRun::Performed => setup.run(&argv, &options, &Arc::new(Mutex::new(PerformAll))),
+        SignalRun::Recorded => {
+            let root = WatchedRoot {
+                seen_by_target: setup.watched.clone(),
+                seen_by_harness: setup.sandbox.host_path(&setup.watched),
+            };
+            let payload_log = setup.dir.path().join("payload");
+            let config = RecorderConfig {
+                roots: std::slice::from_ref(&root),
+                originals: &[vec![setup.watched.clone()]],
+                payload_log: &payload_log,
+                output_pipes: Vec::new(),
+                saved_pattern: None,
+                internal_pattern: None,
+            };
+            let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
+            let ended = setup.run(&argv, &options, &recorder);
+            let mut recorder = recorder.lock().unwrap();
+            recorder.finish().unwrap();
+            assert_eq!(recorder.differences(&[root]).unwrap(), []);
+            ended
+        }
+    };
+    let title = format!("{run:?} {arguments:?}: {output}");
+    assert_eq!(exit, ProcessExit::Exited(0), "{title}");
+    let count = output.trim().rsplit(' ').next().unwrap().parse::<usize>().unwrap();
     let written = String::from_utf8(setup.file("lines").unwrap()).unwrap();
-    let wrong_line = written.lines().zip(0..).find(|(line, n)| line.parse::<u32>().ok() != Some(*n));
-    assert_eq!((wrong_line, written.lines().count()), (None, 20_000));
+    let wrong_line = written.lines().zip(0..).find(|(line, n)| line.parse::<usize>().ok() != Some(*n));
+    assert_eq!((wrong_line, written.lines().count()), (None, count), "{title}");
 }
 
 /// More bytes than a pipe holds: without a reader, the program would wait forever.

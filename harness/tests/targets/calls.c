@@ -115,27 +115,29 @@ static void count(int number) {
     signals++;
 }
 
-/* Writes numbered lines while a timer interrupts it every 20 us, without SA_RESTART. */
-static void write_under_signals(long lines) {
-    struct sigaction action = {.sa_handler = count};
+/* Appends numbered lines while a timer interrupts it: at least so many lines, and until so many signals came. Prints
+ * both numbers. */
+static void write_under_signals(long lines, long min_signals, long interval_us, int flags) {
+    struct sigaction action = {.sa_handler = count, .sa_flags = flags};
     must(sigaction(SIGALRM, &action, NULL) == 0, "sigaction");
     timer_t timer;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
-    struct itimerspec every = {{0, 20000}, {0, 20000}};
+    struct itimerspec every = {{0, interval_us * 1000}, {0, interval_us * 1000}};
     must(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0, "timer_create");
     must(timer_settime(timer, 0, &every, NULL) == 0, "timer_settime");
     int fd = -1;
     while (fd < 0) fd = open("lines", O_WRONLY | O_CREAT | O_APPEND, 0644);
     char line[24];
-    for (long n = 0; n < lines; n++) {
-        snprintf(line, sizeof line, "%014ld\n", n % 100000);
+    long n = 0;
+    for (; n < lines || signals < min_signals; n++) {
+        int length = snprintf(line, sizeof line, "%014ld\n", n);
         ssize_t written;
-        while ((written = write(fd, line, 15)) < 0 && errno == EINTR) {}
-        must(written == 15, "write");
+        while ((written = write(fd, line, length)) < 0 && errno == EINTR) {}
+        must(written == length, "write");
     }
     /* A signal could end the write of the output too. */
     must(timer_delete(timer) == 0, "timer_delete");
-    printf("signals %d\n", (int)signals);
+    printf("signals %d lines %ld\n", (int)signals, n);
 }
 
 /* Creates the file whose open call the test delays. */
@@ -183,7 +185,8 @@ int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     if (!strcmp(mode, "every-change")) every_change(argv[0]);
     else if (!strcmp(mode, "one")) close(create_file(argv[2], "one file\n"));
-    else if (!strcmp(mode, "signals")) write_under_signals(atol(argv[2]));
+    else if (!strcmp(mode, "signals"))
+        write_under_signals(atol(argv[2]), atol(argv[3]), atol(argv[4]), strcmp(argv[5], "restart") ? 0 : SA_RESTART);
     else if (!strcmp(mode, "parallel")) parallel();
     else if (!strcmp(mode, "big")) big();
     else if (!strcmp(mode, "forever")) for (;;) { close(create_file("forever", "x")); usleep(1000); }
