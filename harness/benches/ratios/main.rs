@@ -62,10 +62,11 @@ fn main() {
     };
     println!("| measurement | result | ratio | limit | met |\n|---|---|---|---|---|");
     type Measure = fn() -> Vec<Row>;
-    let measures: [(&str, Measure); 6] = [
+    let measures: [(&str, Measure); 7] = [
         ("explorer", explorer::against_bare_recovery),
         ("strace", explorer::against_strace),
         ("training", overhead::training_overhead),
+        ("steps", overhead::step_overhead),
         ("save", overhead::save_overhead),
         ("warm", explorer::warm_start),
         ("recoveries", recoveries::in_sandbox_against_bare),

@@ -14,6 +14,7 @@ pub(crate) fn run_named_program(arguments: &[String]) -> bool {
         ["__large", dir, mib, synced] => {
             write_large_file(Path::new(dir), parse_number(mib), synced == "synced")
         }
+        ["__steps", dir, steps] => train_in_steps(Path::new(dir), parse_number(steps)),
         _ => return false,
     }
     true
@@ -54,6 +55,31 @@ fn write_large_file(dir: &Path, mib: usize, synced: bool) {
     std::fs::rename(&temporary, dir.join("checkpoint")).unwrap();
     if synced {
         File::open(dir).unwrap().sync_all().unwrap();
+    }
+    println!("took {}", start.elapsed().as_micros());
+}
+
+/// The work of one step: some 20 ms on a machine of 2024.
+const STEP_OPERATIONS: u32 = 20_000_000;
+
+/// Does what a trainer does, but more often: after each step it prints a line and saves 64 KiB, synced. Prints how
+/// long all steps took, in microseconds.
+fn train_in_steps(dir: &Path, steps: usize) {
+    let start = std::time::Instant::now();
+    let mut state = vec![0u8; 64 * 1024];
+    for step in 1..=steps {
+        let mut sum = step as u32;
+        for n in 0..STEP_OPERATIONS {
+            sum = std::hint::black_box(sum.wrapping_mul(1_664_525).wrapping_add(n));
+        }
+        state.fill(sum as u8);
+        println!("step {step} loss {sum}");
+        let temporary = dir.join("state.tmp");
+        let mut file = File::create(&temporary).unwrap();
+        file.write_all(&state).unwrap();
+        file.sync_all().unwrap();
+        std::fs::rename(&temporary, dir.join("state")).unwrap();
+        println!("saved step {step}");
     }
     println!("took {}", start.elapsed().as_micros());
 }
