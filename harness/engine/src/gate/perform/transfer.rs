@@ -126,6 +126,9 @@ impl CallContext<'_> {
             // No file is that large: the kernel refuses the call.
             return Ok(None);
         }
+        // A file that ends before may become longer also if nothing is written.
+        let first = offset.min(file.stat.size_bytes);
+        let (offset, len_bytes) = (first, len_bytes + (offset - first));
         let effect = CallEffect::Writing {
             tid: self.tid,
             file_id: file.stat.file_id,
