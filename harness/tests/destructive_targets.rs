@@ -20,7 +20,7 @@ use support::trial::trial;
 use support::user_tree::{TreeOwner, UserTree};
 
 /// Functions of `targets/destroys.sh` that leave the trainer's own files alone. Its result is that of any other.
-const HARMLESS: [&str; 17] = [
+const HARMLESS: [&str; 18] = [
     "none",
     "tmp",
     "tmpdir",
@@ -33,6 +33,7 @@ const HARMLESS: [&str; 17] = [
     "deep",
     "locked",
     "kill_init",
+    "limit_init",
     "output",
     "control",
     "mounts",

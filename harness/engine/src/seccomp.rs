@@ -34,6 +34,11 @@ impl SeccompInstruction {
     /// Reports the call to the listener.
     pub const NOTIFY: SeccompInstruction = SeccompInstruction::returning(libc::SECCOMP_RET_USER_NOTIF);
 
+    /// Fails the call with an errno.
+    pub const fn fail(errno: u16) -> SeccompInstruction {
+        SeccompInstruction::returning(libc::SECCOMP_RET_ERRNO | errno as u32)
+    }
+
     const fn returning(action: u32) -> SeccompInstruction {
         SeccompInstruction { code: RETURN, jump_if_true: 0, jump_if_false: 0, operand: action }
     }

@@ -18,6 +18,7 @@ name_daemon() { (trap '' TERM INT HUP; sleep 600 >/dev/null 2>&1 &); }
 name_deep() { d=/tmp/deep; i=0; while [ $i -lt 200 ]; do d=$d/directory; i=$((i + 1)); done; mkdir -p "$d"; }
 name_locked() { mkdir -p /tmp/l/m /dev/shm/l/m; chmod 000 /tmp/l/m /tmp/l /dev/shm/l/m /dev/shm/l; }
 name_kill_init() { kill -9 1; kill -STOP 1; kill -INT 1; }
+name_limit_init() { for limit in nofile=0 as=1 cpu=1 nproc=1 fsize=0; do prlimit --pid 1 --"$limit"; done; }
 name_output() { head -c 3000000 /dev/zero | tr '\0' x; echo; head -c 100000 /dev/urandom; echo; }
 name_control() { printf '\033]0;title\007\033[2J\033[1A'; }
 name_mounts() { umount -l "$PWD" /tmp / /dev/shm runs; mount -t tmpfs none "$PWD"; }

@@ -16,10 +16,13 @@ use nix::unistd::geteuid;
 use super::host_view::HostView;
 use super::init_error::{InitResult, with_context};
 use super::kernel_objects::KernelObjects;
+use super::limits_filter::init_limits_filter;
 use super::overlay_mounts::OverlayMounts;
 use super::packet::send_message;
 use super::protocol::{BindMount, ControlReply, SandboxInitRequest};
-use super::sys::{attach_mount, clone_mount, deny_to_programs, leave_session_keyring, make_read_only};
+use super::sys::{
+    attach_mount, clone_mount, deny_to_programs, install_quiet_filter, leave_session_keyring, make_read_only,
+};
 
 /// A sandbox that is ready for programs.
 pub(super) struct ReadySandbox {
@@ -65,6 +68,8 @@ pub(super) fn set_up(socket: &OwnedFd, specification: &SandboxInitRequest) -> In
     }
     mount_terminals();
     protect_view()?;
+    // Where seccomp is not available, a target could harm its own run in this way.
+    let _ = install_quiet_filter(&init_limits_filter());
     view.enter_working_directory()?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);

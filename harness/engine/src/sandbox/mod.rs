@@ -32,6 +32,7 @@ mod init_setup;
 mod interruption;
 mod kernel_objects;
 mod launchable_command;
+mod limits_filter;
 mod mechanisms;
 mod memory;
 mod mounts;

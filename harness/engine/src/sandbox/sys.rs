@@ -102,6 +102,19 @@ pub(super) fn before_exec(
 /// calls.
 pub(super) fn install_filter(filter: &SeccompProgram) -> Result<OwnedFd, Error> {
     nix::sys::prctl::set_no_new_privs()?;
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    Ok(own_fd(add_filter(filter, flags)?))
+}
+
+/// Installs a seccomp filter without a listener for the calling thread and its later children, whose privileges
+/// stay as they are. Needs `CAP_SYS_ADMIN`, which init has.
+pub(super) fn install_quiet_filter(filter: &SeccompProgram) -> Result<(), Error> {
+    // The filter is no protection from the program itself, so the kernel need not slow it down.
+    add_filter(filter, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW).map(drop)
+}
+
+/// Adds a seccomp filter. Returns what the call returns: with a listener, its descriptor.
+fn add_filter(filter: &SeccompProgram, flags: libc::c_ulong) -> Result<RawFd, Error> {
     let raw_instruction = |instruction: &SeccompInstruction| libc::sock_filter {
         code: instruction.code,
         jt: instruction.jump_if_true,
@@ -113,13 +126,11 @@ pub(super) fn install_filter(filter: &SeccompProgram) -> Result<OwnedFd, Error> 
         len: u16::try_from(instructions.len()).map_err(Error::other)?,
         filter: instructions.as_mut_ptr(),
     };
-    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     // SAFETY: `program` points to `len` instructions that are live during the call. The kernel copies and
     // checks them.
-    let listener =
+    let added =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    let listener = Errno::result(listener)?;
-    Ok(own_fd(i32::try_from(listener).map_err(Error::other)?))
+    i32::try_from(Errno::result(added)?).map_err(Error::other)
 }
 
 /// A child that has ended and was reaped.
