@@ -88,10 +88,11 @@ impl FailedSave<'_> {
     }
 
     fn lost_data_cause(&self, op: usize, node: NodeId) -> Cause {
+        let lineage = self.lineage(node);
         let renamed =
             self.recording.ops[op..self.window.op_count].iter().enumerate().any(|(after, later)| {
                 let is_persisted = !self.candidate.lost.iter().any(|unit| unit.op as usize == op + after);
-                is_persisted && self.is_rename_of(later, node)
+                is_persisted && is_rename_of(later, &lineage)
             });
         if renamed {
             return Cause::NoFsyncBeforeRename;
@@ -108,31 +109,24 @@ impl FailedSave<'_> {
         }
     }
 
-    /// Whether an operation gives a new name to the node or to a directory above it.
-    fn renames_node(&self, op: &Op, node: NodeId) -> bool {
-        let mut next = Some(node);
-        while let Some(current) = next {
-            if op.name_changes().iter().any(|change| change.node == Some(current)) {
-                return true;
-            }
-            next = self
-                .recording
-                .name_of(current, self.window.op_count)
-                .map(|(dir, _)| dir)
-                .filter(|dir| *dir != current);
-            if (current as usize) < self.recording.roots.len() {
-                return false;
-            }
+    /// The node and the directories above it, by the names at the crash point.
+    fn lineage(&self, node: NodeId) -> Vec<NodeId> {
+        let mut lineage = vec![node];
+        let mut current = node;
+        // A watched directory has no name.
+        while current as usize >= self.recording.roots.len()
+            && let Some((dir, _)) = self.recording.name_of(current, self.window.op_count)
+            && dir != current
+        {
+            lineage.push(dir);
+            current = dir;
         }
-        false
-    }
-
-    fn is_rename_of(&self, op: &Op, node: NodeId) -> bool {
-        op.kind == OpKind::Rename && self.renames_node(op, node)
+        lineage
     }
 
     fn is_renamed_later(&self, node: NodeId) -> bool {
-        self.ops_after().iter().any(|op| self.is_rename_of(op, node))
+        let lineage = self.lineage(node);
+        self.ops_after().iter().any(|op| is_rename_of(op, &lineage))
     }
 
     /// Whether the node had a name when the save began, or at operation `op` if that is earlier.
@@ -154,14 +148,16 @@ impl FailedSave<'_> {
         let (before, after) = (self.ops_before(), self.ops_after());
         let torn = self.candidate.torn.and_then(|torn| self.recording.ops[torn.op as usize].data_node());
         // Half written: changed before and after the crash point, or created before it and filled after it.
+        let changed_after: BTreeSet<NodeId> = after.iter().filter_map(changed_node).collect();
         let is_half_written = |node: NodeId| {
-            let begun = before.iter().any(|op| changed_node(op) == Some(node) || self.renames_node(op, node));
-            begun && after.iter().any(|op| changed_node(op) == Some(node))
+            let lineage = self.lineage(node);
+            let begins = |op: &Op| changed_node(op) == Some(node) || names_any(op, &lineage);
+            before.iter().any(begins)
         };
         let nodes: BTreeSet<NodeId> = before.iter().chain(after).filter_map(changed_node).collect();
         nodes
             .into_iter()
-            .filter(|node| torn == Some(*node) || is_half_written(*node))
+            .filter(|node| torn == Some(*node) || (changed_after.contains(node) && is_half_written(*node)))
             .any(|node| !self.is_renamed_later(node))
     }
 
@@ -225,4 +221,13 @@ impl FailedSave<'_> {
         }
         None
     }
+}
+
+/// Whether an operation gives a new name to one of the nodes.
+fn names_any(op: &Op, nodes: &[NodeId]) -> bool {
+    op.name_changes().iter().any(|change| change.node.is_some_and(|node| nodes.contains(&node)))
+}
+
+fn is_rename_of(op: &Op, lineage: &[NodeId]) -> bool {
+    op.kind == OpKind::Rename && names_any(op, lineage)
 }

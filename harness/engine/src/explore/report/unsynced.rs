@@ -1,6 +1,7 @@
 //! What a run never synced. Text for people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use crate::explore::record::{NodeId, OpEffect, Recording};
 use crate::explore::states::{CrashCandidate, FileTree, TreeEntry};
@@ -9,47 +10,73 @@ use crate::explore::states::{CrashCandidate, FileTree, TreeEntry};
 /// name at the end.
 pub(crate) fn never_synced(recording: &Recording) -> Vec<String> {
     let end = recording.ops.len();
+    let syncs = LastSyncs::of(recording);
     let (mut files, mut dirs) = (BTreeSet::new(), BTreeSet::new());
     for (index, op) in recording.ops.iter().enumerate() {
         match &op.effect {
-            OpEffect::Write { node, .. } | OpEffect::Resize { node, .. }
-                if !is_synced_later(recording, index, *node) =>
-            {
+            OpEffect::Write { node, .. } | OpEffect::Resize { node, .. } if !syncs.has(*node, index) => {
                 files.insert(*node);
             }
             OpEffect::NameChanges(changes) => {
                 let changed = changes.iter().map(|change| change.dir);
-                dirs.extend(changed.filter(|dir| !is_synced_later(recording, index, *dir)));
+                dirs.extend(changed.filter(|dir| !syncs.has(*dir, index)));
             }
             _ => {}
         }
     }
-    let tree = CrashCandidate::whole(end).tree(recording);
-    let files = files.into_iter().filter(|node| file_remains(&tree, *node));
+    let remaining = RemainingNodes::of(&CrashCandidate::whole(end).tree(recording), recording);
+    let files = files.into_iter().filter(|node| remaining.files.contains(node));
     let files = files.map(|node| format!("file      {}", recording.path_of(node, end).display()));
-    let dirs = dirs.into_iter().filter(|dir| dir_remains(recording, &tree, *dir));
+    let is_root = |dir: NodeId| (dir as usize) < recording.roots.len();
+    let remains = |dir: &NodeId| is_root(*dir) || remaining.dirs.contains(&recording.path_of(*dir, end));
+    let dirs = dirs.into_iter().filter(remains);
     let dirs = dirs.map(|dir| format!("directory {}", recording.path_of(dir, end).display()));
     files.chain(dirs).collect()
 }
 
-fn is_synced_later(recording: &Recording, index: usize, node: NodeId) -> bool {
-    recording.ops[index..].iter().any(|later| match later.effect {
-        OpEffect::Sync { node: synced, .. } => synced == node,
-        OpEffect::SyncAll => true,
-        _ => false,
-    })
+/// The last sync of each node, by the index of its operation.
+struct LastSyncs {
+    by_node: HashMap<NodeId, usize>,
+    of_all: Option<usize>,
 }
 
-fn file_remains(tree: &FileTree, node: NodeId) -> bool {
-    let is_file = |entry: &TreeEntry| matches!(entry, TreeEntry::File { node: file, .. } if *file == node);
-    tree.entries.values().any(is_file)
+impl LastSyncs {
+    fn of(recording: &Recording) -> LastSyncs {
+        let mut syncs = LastSyncs { by_node: HashMap::new(), of_all: None };
+        for (index, op) in recording.ops.iter().enumerate() {
+            match op.effect {
+                OpEffect::Sync { node, .. } => drop(syncs.by_node.insert(node, index)),
+                OpEffect::SyncAll => syncs.of_all = Some(index),
+                _ => {}
+            }
+        }
+        syncs
+    }
+
+    /// Whether the node is synced after operation `index`.
+    fn has(&self, node: NodeId, index: usize) -> bool {
+        self.of_all.max(self.by_node.get(&node).copied()) >= Some(index)
+    }
 }
 
-fn dir_remains(recording: &Recording, tree: &FileTree, dir: NodeId) -> bool {
-    let path = recording.path_of(dir, recording.ops.len());
-    (dir as usize) < recording.roots.len()
-        || tree.entries.iter().any(|((root, below), entry)| {
-            matches!(entry, TreeEntry::Directory { .. })
-                && recording.roots[*root as usize].join(below) == path
-        })
+/// What has a name at the end.
+struct RemainingNodes {
+    files: BTreeSet<NodeId>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+impl RemainingNodes {
+    fn of(tree: &FileTree, recording: &Recording) -> RemainingNodes {
+        let mut remaining = RemainingNodes { files: BTreeSet::new(), dirs: BTreeSet::new() };
+        for ((root, below), entry) in &tree.entries {
+            match entry {
+                TreeEntry::File { node, .. } => drop(remaining.files.insert(*node)),
+                TreeEntry::Directory { .. } => {
+                    remaining.dirs.insert(recording.roots[*root as usize].join(below));
+                }
+                _ => {}
+            }
+        }
+        remaining
+    }
 }
