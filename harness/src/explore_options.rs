@@ -13,7 +13,7 @@ use crate::option_error::OptionError;
 use engine::explore::{CrashCandidate, ExploreScope, FsModel, JudgeSpec};
 use engine::file_error::file_error;
 use engine::sandbox::{HostAccess, LaunchSpec, runs_path};
-use engine::target::{ExecutableError, ProgramError, find_executable};
+use engine::target::{ExecutableError, ProgramError, UNBUFFERED_PYTHON, find_executable};
 
 /// The checked options that describe the trainer, from the command line or from a target file.
 pub(crate) struct PreparedExploration {
@@ -142,11 +142,21 @@ fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, OptionError> {
     }
 }
 
-/// How to start a command: in the current directory, with the environment of this process.
+/// How to start a command: in the current directory.
 fn launch_here(argv: &[OsString]) -> Result<LaunchSpec, CliError> {
     let cwd = std::env::current_dir()
         .map_err(file_error::<CliError>("find the current directory", Path::new(".")))?;
-    Ok(LaunchSpec { argv: argv.to_vec(), env: std::env::vars_os().collect(), cwd: Some(cwd) })
+    Ok(LaunchSpec { argv: argv.to_vec(), env: trainer_environment(std::env::vars_os()), cwd: Some(cwd) })
+}
+
+/// The environment of this process, in which Python does not buffer its output, unless the user says so.
+fn trainer_environment(own: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let [name, value] = UNBUFFERED_PYTHON;
+    let mut environment: Vec<(OsString, OsString)> = own.collect();
+    if environment.iter().all(|(known, _)| known != name) {
+        environment.push((name.into(), value.into()));
+    }
+    environment
 }
 
 /// Checks that the program of a command exists. It is started in the same directory, with the same PATH.
@@ -213,5 +223,21 @@ fn fs_model(model: FsModelArg) -> FsModel {
         FsModelArg::Xfs => FsModel::Xfs,
         FsModelArg::Btrfs => FsModel::Btrfs,
         FsModelArg::Lying => FsModel::Lying,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment_of(own: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        trainer_environment(own.iter().map(|(name, value)| (OsString::from(*name), OsString::from(*value))))
+    }
+
+    #[test]
+    fn python_does_not_buffer_unless_the_user_says_so() {
+        let variable = |value: &str| (OsString::from("PYTHONUNBUFFERED"), OsString::from(value));
+        assert_eq!(environment_of(&[("A", "b")]), [("A".into(), "b".into()), variable("1")]);
+        assert_eq!(environment_of(&[("PYTHONUNBUFFERED", "")]), [variable("")]);
     }
 }

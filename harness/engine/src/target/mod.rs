@@ -21,6 +21,10 @@ pub use program_available::is_program_available;
 
 use crate::sandbox::LaunchSpec;
 
+/// A variable with which Python writes its output at once, so that the lines about saves arrive when they are
+/// printed, and not at the end of the run. An empty value switches it off.
+pub const UNBUFFERED_PYTHON: [&str; 2] = ["PYTHONUNBUFFERED", "1"];
+
 /// A target file with the values of its placeholders: program, root, seed and settings.
 #[derive(Clone, Copy)]
 pub struct Trainer<'a> {
@@ -131,12 +135,14 @@ impl Trainer<'_> {
     }
 
     /// A small environment, so that a run does not depend on the caller's. Of the caller's, it has `PATH` and
-    /// what the file inherits.
+    /// what the file inherits. Python does not buffer its output, unless the file or what it inherits says so.
     fn environment(&self) -> Vec<(OsString, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         let mut environment: BTreeMap<OsString, OsString> =
             [("PATH".into(), path), ("LANG".into(), "C.UTF-8".into()), ("HOME".into(), self.root.into())]
                 .into();
+        let [name, value] = UNBUFFERED_PYTHON;
+        environment.insert(name.into(), value.into());
         let inherited = self.file.inherit().iter();
         environment.extend(inherited.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
         let none = DataFile::default();
