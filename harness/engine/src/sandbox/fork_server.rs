@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::unistd::{Pid, SysconfVar, pipe2, sysconf};
 
-use super::captured_output::{CapturedOutput, DRAIN_TIME, OutputPipes, set_nonblocking, time_until};
+use super::captured_output::{CapturedOutput, OutputPipes, set_nonblocking, time_until};
 use super::packet::{memory_file, send_fds};
 use super::protocol::{CompletedCommand, LaunchSpec, ProcessExit};
 use super::run_command::RunLimits;
@@ -153,7 +153,7 @@ impl ForkServer {
                     return Err(Error::other("the fork server has ended"));
                 };
                 exit = Some(ProcessExit::from_wait_status(status));
-                deadline = deadline.min(Instant::now() + DRAIN_TIME);
+                deadline = limits.end_of_outputs();
             }
         }
         if exit.is_none() {

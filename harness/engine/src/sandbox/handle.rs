@@ -102,10 +102,22 @@ pub struct Sandbox {
     parts: SandboxParts,
 }
 
+/// How long a run of a stored command may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunTimes {
+    /// Its main process. It is killed after this time.
+    pub limit: Duration,
+    /// Its other processes, from the end of the main process on. They are killed after this time, but not
+    /// before a moment has passed.
+    pub rest: Duration,
+}
+
 /// One run of a stored command.
 struct StoredRun {
     command: StoredCommand,
     limit: Duration,
+    /// How long other processes are waited for after the main process.
+    rest: Duration,
     max_output_bytes: usize,
     fresh: bool,
 }
@@ -292,7 +304,7 @@ impl Sandbox {
         limit: Duration,
         max_output_bytes: usize,
     ) -> Result<CompletedCommand, SandboxError> {
-        self.complete_run(StoredRun { command, limit, max_output_bytes, fresh: false })
+        self.complete_run(StoredRun { command, limit, rest: Duration::ZERO, max_output_bytes, fresh: false })
     }
 
     /// Undoes what commands have changed in the sandbox's view of the host, replaces its network and IPC
@@ -307,20 +319,37 @@ impl Sandbox {
         limit: Duration,
         max_output_bytes: usize,
     ) -> Result<CompletedCommand, SandboxError> {
-        self.complete_run(StoredRun { command, limit, max_output_bytes, fresh: true })
+        self.run_fresh_with_rest(command, RunTimes { limit, rest: Duration::ZERO }, max_output_bytes)
+    }
+
+    /// The same, and waits for the other processes of the command after its main process has ended.
+    ///
+    /// # Errors
+    /// Those of [`run_fresh`](Sandbox::run_fresh).
+    pub fn run_fresh_with_rest(
+        &self,
+        command: StoredCommand,
+        times: RunTimes,
+        max_output_bytes: usize,
+    ) -> Result<CompletedCommand, SandboxError> {
+        let RunTimes { limit, rest } = times;
+        self.complete_run(StoredRun { command, limit, rest, max_output_bytes, fresh: true })
     }
 
     fn complete_run(&self, run: StoredRun) -> Result<CompletedCommand, SandboxError> {
-        let StoredRun { command, limit, max_output_bytes, fresh } = run;
+        let StoredRun { command, limit, rest, max_output_bytes, fresh } = run;
         let request = ControlRequest::RunStored {
             command,
-            timeout_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            timeout_ms: milliseconds(limit),
+            rest_ms: milliseconds(rest),
             max_output_bytes: max_output_bytes.min(MAX_OUTPUT_BYTES),
             fresh,
         };
         // A fork server in replaced namespaces starts again.
         let preparation = if fresh { FORK_SERVER_TIMEOUT } else { Duration::ZERO };
-        let wait = limit.saturating_add(preparation).saturating_add(REPLY_TIMEOUT);
+        // Outputs that stay open are waited for, and then the processes.
+        let rest = rest.saturating_mul(2);
+        let wait = limit.saturating_add(rest).saturating_add(preparation).saturating_add(REPLY_TIMEOUT);
         match self.parts.client.request_within(&request, &[], wait)? {
             ControlReply::CommandEnded(completed) => Ok(completed),
             other => Err(unexpected_reply("run a command", other)),
@@ -481,6 +510,10 @@ fn tmpfs_mount(tmpfs: &TmpfsSpec) -> TmpfsMount {
         mount_point: tmpfs.mount_point.clone(),
         options: format!("size={}{inodes},mode=0755", tmpfs.size_bytes),
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn join_spawned(

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
@@ -19,6 +21,12 @@ use super::sys::{ReapedChild, reap_child};
 const ALL_PROCESSES: Pid = Pid::from_raw(-1);
 /// Pid of init in its pid namespace.
 const INIT_PID: i32 = 1;
+/// Processes get at least this time to end after the main process.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
+/// They get no more than this.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// A process that ends and is not a child of init sends init no signal.
+const POLL_INTERVAL_MS: u16 = 5;
 
 /// The processes of a sandbox but init.
 pub(super) struct InitChildren<'a> {
@@ -50,6 +58,27 @@ impl<'a> InitChildren<'a> {
         self.reap(false)
     }
 
+    /// Waits until no process but init itself and the fork server is left, at most for the given time. Some
+    /// processes end a moment after the main process, so they get this moment.
+    pub(super) fn await_others(&mut self, fork_server: Option<Pid>, wait: Duration) -> InitResult<()> {
+        let deadline = Instant::now() + wait.clamp(SHORT_WAIT, MAX_WAIT);
+        loop {
+            self.reap_ended()?;
+            let any = match fork_server {
+                None => kill(ALL_PROCESSES, None) != Err(Errno::ESRCH),
+                Some(server) => !processes_but(server)?.is_empty(),
+            };
+            if !any || Instant::now() >= deadline {
+                return Ok(());
+            }
+            let ended = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+            match poll(&mut [ended], POLL_INTERVAL_MS) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return with_context("wait for processes", Err(error)),
+            }
+        }
+    }
+
     /// Kills all processes in the sandbox but init itself. Returns whether there was any, once none is
     /// left.
     pub(super) fn kill_all(&mut self) -> InitResult<bool> {
@@ -75,10 +104,7 @@ impl<'a> InitChildren<'a> {
         let mut has_killed = false;
         loop {
             self.reap(false)?;
-            let left: Vec<Pid> = with_context("list processes", live_processes())?
-                .into_iter()
-                .filter(|pid| pid.as_raw() != INIT_PID && *pid != fork_server)
-                .collect();
+            let left = processes_but(fork_server)?;
             if left.is_empty() {
                 return Ok(has_killed);
             }
@@ -110,6 +136,12 @@ impl<'a> InitChildren<'a> {
         let reply = ControlReply::ProcessExited { id, exit: child.exit };
         with_context("report the exit of a process", send_message(self.socket.as_fd(), &reply, &[]))
     }
+}
+
+/// The processes in the sandbox but init itself and the fork server.
+fn processes_but(fork_server: Pid) -> InitResult<Vec<Pid>> {
+    let live = with_context("list processes", live_processes())?.into_iter();
+    Ok(live.filter(|pid| pid.as_raw() != INIT_PID && *pid != fork_server).collect())
 }
 
 /// Sends a signal to every process in the pid namespace but init itself, all in one call: none that is forked

@@ -94,8 +94,9 @@ impl<'a> RequestServer<'a> {
             ControlRequest::StoreCommand { launch, runner } => {
                 self.commands.store(launch, runner).map_or_else(StartFailure::reply, ControlReply::Stored)
             }
-            ControlRequest::RunStored { command, timeout_ms, max_output_bytes, fresh } => {
-                let limits = RunLimits { timeout: Duration::from_millis(timeout_ms), max_output_bytes };
+            ControlRequest::RunStored { command, timeout_ms, rest_ms, max_output_bytes, fresh } => {
+                let [timeout, rest] = [timeout_ms, rest_ms].map(Duration::from_millis);
+                let limits = RunLimits { timeout, rest, max_output_bytes };
                 match if fresh { self.reset() } else { Ok(()) } {
                     Ok(()) => self.run_stored(command, limits)?,
                     Err(error) => error.reply(),
@@ -135,11 +136,15 @@ impl<'a> RequestServer<'a> {
         Ok(())
     }
 
-    /// Runs a stored command, and kills its remaining processes before the reply, which reports whether there
-    /// were any.
+    /// Runs a stored command, waits for its other processes, and kills those that remain before the reply, which
+    /// reports whether there were any.
     fn run_stored(&mut self, command: StoredCommand, limits: RunLimits) -> InitResult<ControlReply> {
         let completed = self.commands.run(command, self.children.signals(), limits);
-        let left_processes = match self.commands.fork_server_pid() {
+        let fork_server = self.commands.fork_server_pid();
+        if completed.as_ref().is_ok_and(|completed| completed.exit.is_some()) {
+            self.children.await_others(fork_server, limits.rest)?;
+        }
+        let left_processes = match fork_server {
             Some(server) => self.children.kill_all_but(server)?,
             None => self.children.kill_all()?,
         };

@@ -53,7 +53,7 @@ mod unmapped_files;
 
 pub use beneath::OpenDirectory;
 pub use error::SandboxError;
-pub use handle::{AppliedMountChange, FileSystemSpace, Sandbox, SandboxSpec, TmpfsSpec};
+pub use handle::{AppliedMountChange, FileSystemSpace, RunTimes, Sandbox, SandboxSpec, TmpfsSpec};
 pub use host_access::{HostAccess, NetworkAccess, current_dir, unused_top_directory};
 pub use init_client::KillSwitch;
 pub use interruption::{fail_if_interrupted, interrupt_sandboxes, is_interrupted};

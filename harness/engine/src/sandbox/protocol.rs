@@ -192,7 +192,7 @@ pub struct CompletedCommand {
     pub stdout: String,
     /// Its standard error, kept in the same way.
     pub stderr: String,
-    /// Whether other processes of the command were still running when its main process had ended.
+    /// Whether other processes of the command were still running when the wait for them was over. They were killed.
     pub left_processes: bool,
 }
 
@@ -255,6 +255,8 @@ pub(super) enum ControlRequest {
     RunStored {
         command: StoredCommand,
         timeout_ms: u64,
+        /// How long the other processes of the command are waited for after its main process has ended.
+        rest_ms: u64,
         max_output_bytes: usize,
         /// Before that, undoes what commands have changed in the view of the host, and replaces the network and
         /// the IPC objects if they left some.

@@ -19,6 +19,8 @@ const MAX_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Clone, Copy)]
 pub(super) struct RunLimits {
     pub(super) timeout: Duration,
+    /// How long the other processes are waited for after the main process has ended.
+    pub(super) rest: Duration,
     /// At most this many bytes of each output are kept.
     pub(super) max_output_bytes: usize,
 }
@@ -27,6 +29,11 @@ impl RunLimits {
     /// When a run that begins now has exceeded its time limit.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.timeout.min(MAX_LIMIT)
+    }
+
+    /// Until when outputs are read that another process holds open, if the main process ends now.
+    pub(super) fn end_of_outputs(&self) -> Instant {
+        Instant::now() + self.rest.clamp(DRAIN_TIME, MAX_LIMIT)
     }
 }
 
@@ -51,7 +58,7 @@ pub(super) fn run(
             child_signals.read_signal()?;
             status = child.try_wait()?;
             if status.is_some() {
-                deadline = deadline.min(Instant::now() + DRAIN_TIME);
+                deadline = limits.end_of_outputs();
             }
         }
     }
