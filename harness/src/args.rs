@@ -240,7 +240,7 @@ pub(crate) struct ExploreArgs {
         value_name = "FILE",
         conflicts_with_all = [
             "watch", "saved", "resumed", "step", "resume", "check", "same", "refused_exit", "timeout",
-            "command",
+            "unfollowed", "command",
         ],
         help_heading = TRAINER
     )]
@@ -339,6 +339,14 @@ pub(crate) struct ExploreArgs {
     /// trainer that hangs without any fault must not wait for ever. The recorded run is slower than others.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = TRAINER)]
     pub(crate) record_timeout: Option<std::time::Duration>,
+    /// File or directory in a watched directory whose changes need not be followed [default: none]
+    ///
+    /// After the recording, the recorded files are compared with the real ones. A difference ends the exploration
+    /// with exit code 4. This option accepts the differences at this path and below it, and the calls of programs
+    /// that forbid to be followed; the exit code is then 3 at best. Use it for files that no recovery needs. Repeat
+    /// it for more paths.
+    #[arg(long, value_name = "PATH", help_heading = TRAINER)]
+    pub(crate) unfollowed: Vec<PathBuf>,
     /// Number of crash states to try at the same time [default: number of cores]
     ///
     /// Use a smaller number if the machine runs out of memory.

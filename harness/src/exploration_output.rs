@@ -43,8 +43,17 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
     } else if exploration.findings.is_empty() {
         print::line("the trainer recovered from every state that was tried");
     }
+    print_notes(exploration);
     print_never_synced(&exploration.never_synced);
     print_gaps(&explored.recording.gaps);
+}
+
+/// Prints what limits the result.
+fn print_notes(exploration: &Exploration) {
+    if !exploration.notes.is_empty() {
+        print::line("\nwhat limits this result:");
+        exploration.notes.iter().for_each(|note| print::line(&format!("  {note}")));
+    }
 }
 
 fn print_unconfirmed_count(exploration: &Exploration) {
@@ -98,6 +107,7 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
         let counts: Vec<String> = counts.collect();
         print::line(&format!("  {} of {} states tried: {}", second.tried, second.states, counts.join(", ")));
         second.left_out_lines().iter().for_each(|line| print::line(&format!("  {line}")));
+        second.notes.iter().for_each(|note| print::line(&format!("  {note}")));
         let is_known = |finding: &&Finding| {
             let is_same = |known: &Finding| known.cause == finding.cause && known.outcome == finding.outcome;
             first.findings.iter().any(is_same)

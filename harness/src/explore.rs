@@ -113,6 +113,7 @@ fn run_prepared(
     let found = match exploration.has_no_findings() {
         true if exploration.tried == 0
             || exploration.has_unjudged()
+            || exploration.is_weakened()
             || exploration.unrecorded_recoveries > 0 =>
         {
             CommandExit::Inconclusive
@@ -185,6 +186,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             command: prepared.command,
             host_access: prepared.host_access.clone(),
             saved_pattern: prepared.saved_pattern,
+            unfollowed: prepared.unfollowed,
             first_crash: None,
             max_copied_bytes: MAX_COPIED_BYTES,
             work_dir: work_dir.into(),

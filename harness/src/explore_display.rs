@@ -6,13 +6,17 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use scenarios::grouped;
 
 use crate::print;
-use engine::explore::{ExploreProgress, LargeTreeProgress, ReplayProgress};
+use engine::explore::{ExploreProgress, LargeTreeProgress, RecordingProgress, ReplayProgress};
 use engine::locks::LockExt;
 
 /// Minimum time between two changes of the bar.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(60);
+
+/// Without a terminal, time between two lines about the recording.
+const RECORDING_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Without a terminal, minimum time between two lines about a copy.
 const COPY_LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,17 +27,54 @@ pub(crate) struct ExploreDisplay {
     times: Mutex<DisplayTimes>,
 }
 
+/// When a plain line about the recording is due: now and then, and when the main process has ended.
+#[derive(Default)]
+struct RecordingLine {
+    printed: Duration,
+    waits: bool,
+}
+
+impl RecordingLine {
+    fn is_due(&mut self, progress: RecordingProgress) -> bool {
+        let waits = progress.waiting_for.is_some();
+        let is_due = progress.elapsed.saturating_sub(self.printed) >= RECORDING_LINE_INTERVAL
+            || (waits && !self.waits);
+        if is_due {
+            *self = RecordingLine { printed: progress.elapsed, waits };
+        }
+        is_due
+    }
+}
+
+/// What is said about a recording in progress.
+fn recording_text(progress: RecordingProgress) -> String {
+    let RecordingProgress { elapsed, operations, len_bytes, waiting_for } = progress;
+    let waits = match waiting_for {
+        None => String::new(),
+        Some(1) => "; waits for 1 process of the trainer that still runs".into(),
+        Some(count) => format!("; waits for {count} processes of the trainer that still run"),
+    };
+    format!(
+        "recording: {} s, {} operations, {:.1} MiB{waits}",
+        elapsed.as_secs(),
+        grouped(operations),
+        len_bytes as f64 / f64::from(1 << 20)
+    )
+}
+
 /// The times that the bar depends on.
 struct DisplayTimes {
     /// When the first state was tried.
     started: Instant,
     /// When the bar was last changed.
     redrawn: Instant,
+    recording_line: RecordingLine,
 }
 
 impl DisplayTimes {
     fn now() -> DisplayTimes {
-        DisplayTimes { started: Instant::now(), redrawn: Instant::now() }
+        let recording_line = RecordingLine::default();
+        DisplayTimes { started: Instant::now(), redrawn: Instant::now(), recording_line }
     }
 }
 
@@ -45,8 +86,13 @@ impl ExploreDisplay {
 
     pub(crate) fn on_progress(&self, progress: &ExploreProgress) {
         match progress {
-            ExploreProgress::Recording => self.show_message("recording a run without faults"),
+            ExploreProgress::Recording => {
+                // With `--depth 2` there are several recordings.
+                self.times.locked().recording_line = RecordingLine::default();
+                self.show_message("recording a run without faults");
+            }
             ExploreProgress::LargeTree(progress) => self.on_large_tree(progress),
+            ExploreProgress::RecordingRuns(progress) => self.on_recording(*progress),
             ExploreProgress::Recorded { operations, saves } => {
                 self.print_line(&format!("recorded {operations} file operations, {saves} saves"));
             }
@@ -80,6 +126,16 @@ impl ExploreDisplay {
                 gib(*len_bytes)
             )),
             LargeTreeProgress::Copied { done_bytes, len_bytes } => self.on_copied(*done_bytes, *len_bytes),
+        }
+    }
+
+    fn on_recording(&self, progress: RecordingProgress) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(recording_text(progress));
+            return;
+        }
+        if self.times.locked().recording_line.is_due(progress) {
+            print::line(&recording_text(progress));
         }
     }
 
@@ -134,5 +190,32 @@ impl Drop for ExploreDisplay {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(seconds: u64, waiting_for: Option<usize>) -> RecordingProgress {
+        let elapsed = Duration::from_secs(seconds);
+        RecordingProgress { elapsed, operations: 1234, len_bytes: 3 << 19, waiting_for }
+    }
+
+    #[test]
+    fn a_line_about_the_recording_is_due_every_ten_seconds_and_when_processes_are_waited_for() {
+        let mut line = RecordingLine::default();
+        let due = [0, 5, 10, 15, 19, 20].map(|seconds| line.is_due(progress(seconds, None)));
+        assert_eq!(due, [false, false, true, false, false, true]);
+        let due = [21, 22, 30, 31].map(|seconds| line.is_due(progress(seconds, Some(3))));
+        assert_eq!(due, [true, false, false, true]);
+    }
+
+    #[test]
+    fn the_line_about_the_recording_counts_operations_bytes_and_processes() {
+        let text = recording_text(progress(20, None));
+        assert_eq!(text, "recording: 20 s, 1,234 operations, 1.5 MiB");
+        let text = recording_text(progress(20, Some(3)));
+        assert!(text.ends_with("; waits for 3 processes of the trainer that still run"), "{text}");
     }
 }

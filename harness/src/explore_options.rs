@@ -29,6 +29,8 @@ pub(crate) struct PreparedExploration {
     pub(crate) resume: LaunchSpec,
     pub(crate) check: Option<LaunchSpec>,
     pub(crate) timeout: Duration,
+    /// Paths in watched directories of which changes that could not be followed are accepted.
+    pub(crate) unfollowed: Vec<PathBuf>,
     /// The time limit of the recorded run.
     pub(crate) record_timeout: Option<Duration>,
 }
@@ -58,6 +60,7 @@ impl PreparedExploration {
         let resume = args.resume.as_ref().map(shell).transpose()?.unwrap_or_else(|| command.clone());
         let check = args.check.as_ref().map(shell).transpose()?;
         let watched_dirs = resolve_watched_dirs(&args.watch)?;
+        let unfollowed = resolve_unfollowed(&args.unfollowed, &watched_dirs)?;
         let host_access = host_access(&args.host_access, None)?;
         check_apart(&host_access, &[&watched_dirs[..], &[runs_path()]].concat())?;
         let timeout = args.timeout;
@@ -73,6 +76,7 @@ impl PreparedExploration {
             resume,
             check,
             timeout,
+            unfollowed,
             record_timeout: Some(args.record_timeout.unwrap_or(DEFAULT_RECORD_TIMEOUT)),
         })
     }
@@ -185,6 +189,30 @@ fn resolve_watched_dirs(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, OptionError> {
     Ok(resolved)
 }
 
+/// The paths of `--unfollowed`, as the trainer names them: each is, or lies in, a watched directory. It need not
+/// exist yet.
+fn resolve_unfollowed(paths: &[PathBuf], watched_dirs: &[PathBuf]) -> Result<Vec<PathBuf>, OptionError> {
+    let mut resolved = Vec::new();
+    for path in paths {
+        let failed = |source| OptionError::Unfollowed { path: path.clone(), source };
+        // A link is meant itself, and not what it leads to.
+        let real = match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) if path.is_symlink() => {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                resolve_missing(parent).map_err(failed)?.join(name)
+            }
+            _ => resolve_missing(path).map_err(failed)?,
+        };
+        if !watched_dirs.iter().any(|dir| real.starts_with(dir)) {
+            return Err(OptionError::UnfollowedOutside { path: path.clone() });
+        }
+        resolved.push(real);
+    }
+    resolved.sort();
+    resolved.dedup();
+    Ok(resolved)
+}
+
 /// Checks that a watched directory can be copied.
 fn check_watched(dir: &Path) -> Result<(), OptionError> {
     let path = || dir.to_path_buf();
@@ -239,5 +267,22 @@ mod tests {
         let variable = |value: &str| (OsString::from("PYTHONUNBUFFERED"), OsString::from(value));
         assert_eq!(environment_of(&[("A", "b")]), [("A".into(), "b".into()), variable("1")]);
         assert_eq!(environment_of(&[("PYTHONUNBUFFERED", "")]), [variable("")]);
+    }
+
+    #[test]
+    fn an_accepted_path_lies_in_a_watched_directory_and_need_not_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(top.join("runs")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", top.join("runs/link")).unwrap();
+        let watched = [top.join("runs")];
+        let resolved = |name: &str| resolve_unfollowed(&[top.join(name)], &watched);
+        for name in ["runs", "runs/new", "runs/new/deep", "runs/link"] {
+            assert_eq!(resolved(name).unwrap(), [top.join(name)], "{name}");
+        }
+        for outside in ["other", "", "runs/../other", "runs2"] {
+            let refused = resolved(outside);
+            assert!(matches!(refused, Err(OptionError::UnfollowedOutside { .. })), "{outside}: {refused:?}");
+        }
     }
 }

@@ -81,6 +81,8 @@ pub(crate) fn prepare_target(
         resume: trainer.resume(),
         check: trainer.verify(),
         timeout: file.finish(),
+        // The root has no name outside of the sandbox.
+        unfollowed: Vec::new(),
         record_timeout: args.record_timeout.or(Some(file.finish() * RECORDING_FACTOR)),
     })
 }

@@ -29,6 +29,16 @@ pub(crate) enum OptionError {
     /// A watched path is a file.
     #[error("--watch `{path}`: not a directory; give the directory that contains it", path = .path.display())]
     WatchNotDirectory { path: PathBuf },
+    /// An accepted path cannot be resolved.
+    #[error("--unfollowed `{path}`", path = .path.display())]
+    Unfollowed { path: PathBuf, source: std::io::Error },
+    /// An accepted path is in no watched directory.
+    #[error(
+        "--unfollowed `{path}`: in no directory of --watch; give a path in one of them, or leave the option out: \
+         what changes elsewhere is not compared",
+        path = .path.display()
+    )]
+    UnfollowedOutside { path: PathBuf },
     /// The root directory is watched.
     #[error("--watch `/`: give the directory in which the trainer saves")]
     WatchRoot,

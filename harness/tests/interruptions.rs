@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         a_signal_at_any_moment_of_an_exploration_gives_130_and_leaves_nothing,
         an_interrupted_search_for_second_crashes_counts_what_it_did_not_try,
         an_exploration_that_is_interrupted_in_its_first_recovery_has_tried_nothing,
+        one_signal_ends_a_recording_that_runs_or_waits_for_processes,
         one_signal_ends_an_enumeration_of_millions_of_states,
         one_signal_ends_the_import_of_a_fork_server,
         one_signal_ends_the_repetition_of_a_state_that_hangs,
@@ -270,6 +271,22 @@ fn an_interrupted_search_for_second_crashes_counts_what_it_did_not_try() {
     assert!(exploration.untried == 0 && exploration.untried_recoveries > 0, "{text}");
     let said = format!("and not in {} others", exploration.untried_recoveries);
     assert!(text.contains(&said), "{text}");
+}
+
+fn one_signal_ends_a_recording_that_runs_or_waits_for_processes() {
+    for (sleep_s, rest) in [("52.25", ""), ("52.75", "& exit 0")] {
+        let workplace = Workplace::new();
+        let trainer = format!("echo 1 > runs/a; sleep {sleep_s} {rest}");
+        let child = start_exploration(&workplace, &[], &trainer);
+        wait_for("the recorded run", || is_sleeping(sleep_s));
+        std::thread::sleep(Duration::from_millis(300));
+        signal_group(&child, Signal::SIGINT);
+        let output = finish(&workplace, child);
+        let text = output_text(&output);
+        assert_eq!(output.status.code(), Some(130), "{text}");
+        assert!(text.contains("interrupted before the states were known"), "{text}");
+        assert!(!workplace.path("result.json").exists() && !is_sleeping(sleep_s), "{text}");
+    }
 }
 
 /// Names that are not synced can be lost in very many ways.

@@ -211,6 +211,18 @@ fn the_page_of_an_exploration_says_what_was_tried_of_how_many() {
 }
 
 #[test]
+fn the_page_of_an_exploration_shows_what_limits_its_result() {
+    let notes = vec![ExplorationNote::BufferedOutput { lines: 3 }];
+    let weak = Exploration { notes: notes.clone(), ..explored() };
+    let html = reports::exploration(&weak);
+    assert!(html.contains("output is buffered: 3 lines") && html.contains("has limits"), "{html}");
+    let second = Exploration { notes, ..explored() };
+    let html = reports::exploration(&Exploration { second: vec![second], ..explored() });
+    assert!(html.contains("output is buffered: 3 lines") && html.contains("has limits"), "{html}");
+    assert!(!reports::exploration(&explored()).contains("has limits"));
+}
+
+#[test]
 fn a_violation_without_a_guard_is_caught_and_a_survival_is_missed() {
     let mut entries = vec![entry(0, None, None, started())];
     entries.push(entry(0, Some("aa-01"), None, scenario("killed", Some("atomic-save"))));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exploration_note::ExplorationNote;
 use crate::finding::Finding;
 use crate::recovery_check::RecoveryCheck;
 use crate::sandbox_hint::SandboxHint;
@@ -78,6 +79,9 @@ pub struct Exploration {
     /// What the target met in the sandbox during the recorded run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sandbox_hints: Vec<SandboxHint>,
+    /// What limits what the result shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<ExplorationNote>,
     /// Features, such as io_uring, that were refused so that the target uses ordinary calls.
     pub refused_calls: Vec<String>,
     /// Number of states that were tried. Several crashes can leave the same state.
@@ -214,6 +218,13 @@ impl Exploration {
         self.findings.is_empty() && self.second.iter().all(Exploration::has_no_findings)
     }
 
+    /// Whether something about the recording of this exploration or of a second crash makes the result weaker
+    /// than its outcomes say.
+    pub fn is_weakened(&self) -> bool {
+        self.notes.iter().any(ExplorationNote::weakens_result)
+            || self.second.iter().any(Exploration::is_weakened)
+    }
+
     /// Whether a recovery of this exploration or of a second crash ended with exit code 0, and nothing could
     /// tell whether that is right.
     pub fn has_unjudged(&self) -> bool {
@@ -261,6 +272,7 @@ mod tests {
             never_synced: Vec::new(),
             outside: vec!["/tmp/x".into()],
             sandbox_hints: vec![SandboxHint::WroteOutside { path: "/tmp".into(), count: 2 }],
+            notes: vec![ExplorationNote::BufferedOutput { lines: 2 }],
             untried: 0,
             refused_calls: Vec::new(),
             tried: 4,
@@ -324,6 +336,13 @@ mod tests {
             assert_eq!(first.has_confirmed_findings(), is_confirmed, "{outcome} {repeated:?}");
             assert_eq!(Exploration::parse(&first.to_json()).unwrap(), first);
         }
+    }
+
+    #[test]
+    fn a_note_about_the_first_or_the_second_recording_weakens_the_result() {
+        let strong = Exploration { notes: Vec::new(), ..exploration() };
+        assert!(!strong.is_weakened() && exploration().is_weakened());
+        assert!(Exploration { second: vec![exploration()], ..strong }.is_weakened());
     }
 
     #[test]

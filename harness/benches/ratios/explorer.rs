@@ -55,6 +55,7 @@ fn explore_config(
             command,
             host_access: HostAccess::default(),
             saved_pattern: None,
+            unfollowed: Vec::new(),
             first_crash: None,
             max_copied_bytes: MAX_COPIED_BYTES,
             work_dir: work_dir.clone(),

@@ -183,7 +183,11 @@ const SCENARIOS: &ArrowTable = &[
     ("record", &["ending", "failed_run", "record_lines", "sandbox_hint", "trials_planned", "verdict"]),
     ("trial_counts", &["record", "trials_planned"]),
     ("finding", &["effect", "verdict"]),
-    ("exploration", &["finding", "recovery_check", "sandbox_hint", "trials_planned", "verdict"]),
+    ("exploration_note", &["trials_planned"]),
+    (
+        "exploration",
+        &["exploration_note", "finding", "recovery_check", "sandbox_hint", "trials_planned", "verdict"],
+    ),
     (
         "check",
         &[

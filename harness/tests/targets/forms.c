@@ -612,6 +612,16 @@ static void mapped_otherwise(void) {
     if (fork() == 0) { s[100] = 'c'; _exit(0); } int status; wait(&status);
     T(msync(s, 8192, MS_SYNC | MS_INVALIDATE)); T(unlink("new")); s[0] = 'g';
 }
+/* One msync over what is mapped in different ways: only the first is written back. */
+static void msync_over_several(void) {
+    int fd = T(open("old", O_RDWR)), r = open("other", O_RDONLY), outside = open("/etc/passwd", O_RDONLY);
+    char *m = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    T(mmap(m, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == m);
+    T(mmap(m + 4096, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, r, 0) == m + 4096);
+    T(mmap(m + 2 * 4096, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, outside, 0) == m + 2 * 4096);
+    T(mmap(m + 3 * 4096, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == m + 3 * 4096);
+    m[1] = 'm'; m[3 * 4096] = 'p'; T(msync(m, 4 * 4096, MS_SYNC)); T(msync(m + 4096, 3 * 4096, MS_SYNC));
+}
 
 /* Interfaces that the gate refuses. Not among the forms: without the gate they work. */
 static void foreign(void) {
@@ -645,6 +655,7 @@ static const struct form forms[] = {
     F(renamed_while_open), F(hard_links), F(symbolic_links), F(removals), F(directories), F(special_files),
         F(permissions), F(set_id_bits), F(default_access_list), F(owners),
     F(times), F(extended_attributes), F(syncs), F(mapped), F(mapped_later_writable), F(mapped_otherwise),
+    F(msync_over_several),
 };
 
 int main(int argc, char **argv) {

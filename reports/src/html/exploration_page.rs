@@ -25,6 +25,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
             }
             p.soft { (clean(&RecoveryCheck::describe(&exploration.checks))) }
             @for line in exploration.left_out_lines() { p.unsure { (clean(&line)) } }
+            @for note in &exploration.notes { p.unsure { (clean(&note.to_string())) } }
         }
         main {
             (state_counts(exploration))
@@ -59,6 +60,9 @@ fn headline(exploration: &Exploration) -> String {
         0 if exploration.tried == 0 => "No crash state was tried".into(),
         0 if exploration.has_unjudged() => {
             "Nothing is known: exit code 0 alone does not show that a recovery is right".into()
+        }
+        0 if exploration.is_weakened() => {
+            "The command recovered from every crash state that was tried, but the recording has limits".into()
         }
         0 => "The command recovered from every crash state that was tried".into(),
         1 => "1 finding: crash states from which the command does not recover".into(),
@@ -166,6 +170,7 @@ fn second_crash(first: usize, second: &Exploration) -> Markup {
         h2 { "A second crash, " @if let Some(after) = &second.after { (clean(after)) } }
         (state_counts(second))
         @for line in second.left_out_lines() { p.unsure { (clean(&line)) } }
+        @for note in &second.notes { p.unsure { (clean(&note.to_string())) } }
         @for (index, finding) in second.findings.iter().enumerate() {
             (section(&format!("{}.{}", first + 1, index + 1), finding))
         }

@@ -212,6 +212,7 @@ pub(crate) fn explored() -> Exploration {
         findings: vec![],
         never_synced: vec![],
         outside: vec![],
+        notes: vec![],
         refused_calls: vec![],
         tried: 124,
         untried: 0,

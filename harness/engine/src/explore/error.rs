@@ -47,12 +47,13 @@ pub enum ExploreError {
         nearest: Option<String>,
     },
     /// A call of the target could not be followed, so that the recording is not complete.
-    #[error("the recording is not complete")]
+    #[error("the recording is not complete{}", unfollowed_hint(.0))]
     NotFollowed(#[source] GateFailure),
     /// The recording does not yield the files that are really there.
     #[error(
-        "the recording is not complete: these files changed without a call that could be followed{}",
-        .differences.iter().map(|difference| format!("\n  {difference}")).collect::<String>()
+        "the recording is not complete: these files changed without a call that could be followed{}\n{}",
+        .differences.iter().map(|difference| format!("\n  {difference}")).collect::<String>(),
+        UNFOLLOWED_REMEDY
     )]
     TreeDiffers {
         /// The files.
@@ -97,6 +98,21 @@ impl ExploreError {
     /// Adds to the error of a system call what the call was for.
     pub(super) fn system<E: Into<Error>>(doing: &'static str) -> impl FnOnce(E) -> ExploreError {
         move |error| ExploreError::System { doing, source: error.into() }
+    }
+}
+
+/// What to do about changes that cannot be followed.
+const UNFOLLOWED_REMEDY: &str = "change them with ordinary calls; or, if no recovery needs these files, explore \
+     with `--unfollowed PATH` for each of them or for their directory: the exit code is then 3 at best";
+
+/// What to do if the target forbids to follow it.
+fn unfollowed_hint(failure: &GateFailure) -> &'static str {
+    match failure.is_forbidden() {
+        true => {
+            "; start this program outside of the trainer, or, if no recovery needs the files that it changes, \
+             explore with `--unfollowed PATH` for each of them"
+        }
+        false => "",
     }
 }
 

@@ -25,8 +25,8 @@ pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
     FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, LargeTreeProgress,
     MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle,
-    RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps, UnsetAttributes, WatchedRoot,
-    copy_tree,
+    RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps, RecordingProgress,
+    UnsetAttributes, WatchedRoot, copy_tree,
 };
 pub use replay::{
     BaselineValues, ConsumedStep, JudgeSpec, MaterializePlace, OutputOracle, RecoveryResult, ReplayProgress,

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use scenarios::{
-    CrashCategory, EXPLORATION_FORMAT, Exploration, FailedRun, Finding, Outcome, RecoveryCheck,
-    UndisturbedCommand,
+    CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationNote, FailedRun, Finding, Outcome,
+    RecoveryCheck, UndisturbedCommand,
 };
 
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
-use super::record::{CommandRecording, LargeTreeProgress, Recording, record};
+use super::record::{
+    CommandRecording, LargeTreeProgress, RecordProgress, Recording, RecordingProgress, record,
+};
 use super::repeated_states::RepeatedStates;
 use super::replay::{OutputOracle, RecoveryLimit, RecoveryWorker, ReplayProgress, Replayer, TriedState};
 use super::report::{group_findings, never_synced};
@@ -27,6 +29,8 @@ pub enum ExploreProgress {
     Recording,
     /// A watched directory is large.
     LargeTree(LargeTreeProgress),
+    /// The baseline run is running.
+    RecordingRuns(RecordingProgress),
     /// The baseline run has ended.
     Recorded {
         /// How many file operations it made.
@@ -93,6 +97,7 @@ impl ExploreResult {
             never_synced: never_synced(&self.recording),
             outside: outside.map(|path| path.display().to_string()).collect(),
             sandbox_hints: self.recording.gaps.sandbox_hints.clone(),
+            notes: self.notes(),
             refused_calls: self.recording.gaps.refused_calls.clone(),
             tried: self.tried.len() as u64,
             untried: self.untried as u64,
@@ -106,6 +111,14 @@ impl ExploreResult {
             recovered_kills: 0,
             second: Vec::new(),
         }
+    }
+
+    /// What limits what the result shows.
+    fn notes(&self) -> Vec<ExplorationNote> {
+        let count = self.tried.iter().filter(|tried| tried.result.left_processes).count() as u64;
+        let recoveries = self.tried.len() as u64;
+        let cut_off = (count > 0).then_some(ExplorationNote::RecoveriesCutOff { count, recoveries });
+        self.recording.gaps.notes.iter().cloned().chain(cut_off).collect()
     }
 
     /// How many states had which outcome, by category of crash. A state that several models allow counts
@@ -136,7 +149,12 @@ pub fn explore(
 ) -> Result<ExploreResult, ExploreError> {
     report(ExploreProgress::Recording);
     let began = Instant::now();
-    let recorded = record(&config.record, &|progress| report(ExploreProgress::LargeTree(progress)))?;
+    let recorded = record(&config.record, &|progress| {
+        report(match progress {
+            RecordProgress::LargeTree(progress) => ExploreProgress::LargeTree(progress),
+            RecordProgress::Running(progress) => ExploreProgress::RecordingRuns(progress),
+        });
+    })?;
     let recording_seconds = began.elapsed().as_secs_f64();
     let checks = config.checks();
     let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);

@@ -31,6 +31,13 @@ pub enum GateFailure {
     Ended,
 }
 
+impl GateFailure {
+    /// Whether the target forbids to follow it: the supervisor itself works, and can follow other calls.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, GateFailure::Forbidden { .. })
+    }
+}
+
 /// Why a call can't be resolved or performed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FollowError {

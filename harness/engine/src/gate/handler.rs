@@ -110,8 +110,10 @@ pub enum CallEffect {
     /// A call that may change permission bits, owner, times or extended attributes. The kernel performs it after
     /// this effect: read the attributes before it now, and those after it when the thread makes another call.
     ChangingAttributes { kind: CallKind, tid: i32, file_id: FileId, file: OwnedFd },
-    /// A file or directory was synced. `data_only`: by fdatasync or msync.
+    /// A file or directory was synced. `data_only`: by fdatasync.
     Synced { file_id: FileId, data_only: bool },
+    /// The kernel syncs the data of a file that is mapped shared, for msync. The file need not be watched.
+    SyncedMapping { file_id: FileId },
     /// A whole file system, or all of them, were synced.
     SyncedAll,
     /// A pipe or socket got a name.
@@ -176,6 +178,12 @@ pub trait CallHandler: Send {
     /// Learns what was done for the last decision, unless that was `Continue` or `Perform`. Before the target
     /// sees a result, and before it is killed.
     fn on_carried_out(&mut self, _carried_out: CarriedOut) {}
+
+    /// Whether a call that could not be followed, because the target forbids it, is made by the kernel all the
+    /// same. If not, it fails, and `on_failure` is called.
+    fn lets_through(&mut self, _failure: &GateFailure) -> bool {
+        false
+    }
 
     /// The supervisor failed: what the target does from now on is not known, and its calls may wait for ever. The
     /// sandbox has to be ended, by another thread than the supervisor's. Called at most a few times.

@@ -13,7 +13,7 @@ use super::follow_error::FollowError;
 use super::open_file::{OpenFile, fd_path};
 use super::path_walk::{LastName, ResolvedPath, WalkOptions, WalkedPath};
 use super::stat::{FileStat, WatchedMounts};
-use super::target_thread::TargetThread;
+use super::target_thread::{MappedRange, TargetThread};
 
 /// What a call acts on. Resolved before the call takes effect.
 pub(super) struct ResolvedCall {
@@ -208,7 +208,8 @@ impl CallResolver<'_> {
     /// Resolves an msync call by the watched files that are mapped in its range.
     fn msync_call(&self, address: u64, len_bytes: u64) -> Option<ResolvedCall> {
         let ranges = self.thread.mapped_files(address, len_bytes);
-        let range = ranges.into_iter().find(|range| self.watched.may_contain(range.file_id))?;
+        let may_be_synced = |range: &MappedRange| range.is_shared && self.watched.may_contain(range.file_id);
+        let range = ranges.into_iter().find(may_be_synced)?;
         Some(ResolvedCall::new(CallKind::Msync, true, range.path))
     }
 

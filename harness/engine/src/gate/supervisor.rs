@@ -35,6 +35,11 @@ pub struct SupervisorThread {
 }
 
 impl SupervisorThread {
+    /// Whether it has ended, because all processes behind the filter have, or because it failed.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits until all processes behind the filter have ended.
     ///
     /// # Errors
@@ -212,12 +217,20 @@ impl<O: CallHandler> Supervisor<O> {
             }
             Some(request) => request,
         };
-        let thread = self.threads.get(notification.tid)?;
-        let request = complete_request(thread, request)?;
-        let resolver = CallResolver { thread, watched: &self.watched, needs_fd_paths: handler.needs_paths() };
-        let resolved = resolver.resolve(&request)?;
+        let listener = self.listener.as_fd();
+        let lookup = CallLookup { watched: &self.watched, needs_fd_paths: handler.needs_paths() };
+        let found = self.threads.get(notification.tid).and_then(|thread| lookup.find(thread, request));
+        let FoundCall { thread, request, resolved } = match found {
+            // Nothing has been done for it yet.
+            Err(FollowError::Gate(failure))
+                if still_waits(listener, notification.id)? && handler.lets_through(&failure) =>
+            {
+                return Ok(CallResponse::Now(NotificationResponse::Continue));
+            }
+            found => found?,
+        };
         // What was read from the target belongs to this call only if the call still waits.
-        let is_valid = still_waits(self.listener.as_fd(), notification.id)?;
+        let is_valid = still_waits(listener, notification.id)?;
         let Some(resolved) = resolved.filter(|_| is_valid) else {
             return Ok(CallResponse::Now(NotificationResponse::Continue));
         };
@@ -249,6 +262,28 @@ impl<O: CallHandler> Supervisor<O> {
             handler.on_effect(CallEffect::Connects(attempt));
         }
         Ok(CallResponse::Now(NotificationResponse::Continue))
+    }
+}
+
+/// What finds out what a call acts on.
+struct CallLookup<'a> {
+    watched: &'a WatchedMounts,
+    needs_fd_paths: bool,
+}
+
+/// A call, and what it acts on. `None`: nothing that could be watched.
+struct FoundCall<'t> {
+    thread: &'t TargetThread,
+    request: CallRequest,
+    resolved: Option<ResolvedCall>,
+}
+
+impl CallLookup<'_> {
+    fn find<'t>(&self, thread: &'t TargetThread, request: CallRequest) -> Result<FoundCall<'t>, FollowError> {
+        let request = complete_request(thread, request)?;
+        let CallLookup { watched, needs_fd_paths } = *self;
+        let resolved = CallResolver { thread, watched, needs_fd_paths }.resolve(&request)?;
+        Ok(FoundCall { thread, request, resolved })
     }
 }
 

@@ -306,6 +306,7 @@ impl TargetThread {
 pub(super) struct MappedRange {
     start: u64,
     end: u64,
+    pub(super) is_shared: bool,
     pub(super) file_id: FileId,
     pub(super) path: PathBuf,
 }
@@ -316,14 +317,15 @@ impl MappedRange {
         let mut fields = line.splitn(6, |byte| *byte == b' ');
         let mut text = || fields.next().and_then(|field| std::str::from_utf8(field).ok());
         let (start, end) = text()?.split_once('-')?;
-        let (_permissions, _offset, device, inode) = (text()?, text()?, text()?, text()?);
+        let (permissions, _offset, device, inode) = (text()?, text()?, text()?, text()?);
+        let is_shared = permissions.ends_with('s');
         let (major, minor) = device.split_once(':')?;
         let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
         let path = fields.next()?.trim_ascii_start();
         let file_id = FileId { dev: hex(major)? << 32 | hex(minor)?, ino: inode.parse().ok()? };
         let path = PathBuf::from(OsStr::from_bytes(path));
         path.is_absolute()
-            .then(|| MappedRange { start: hex(start)?, end: hex(end)?, file_id, path }.into())?
+            .then(|| Some(MappedRange { start: hex(start)?, end: hex(end)?, is_shared, file_id, path }))?
     }
 }
 

@@ -100,6 +100,7 @@ fn record_run(
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
         internal_pattern,
+        unfollowed: &[],
         // Those of the baseline are noted already.
         notes_connections: false,
         time_limit: Some(config.target.finish() * RECORDING_FACTOR),

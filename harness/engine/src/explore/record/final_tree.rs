@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::geteuid;
+use scenarios::ExplorationNote;
 
 use super::attribute_changes::AttributeTracker;
 use super::attributes::{CurrentTimes, FileAttributes, FileTime};
@@ -39,6 +40,36 @@ pub(super) struct ExpectedTree<'a> {
     pub(super) began: FileTime,
 }
 
+/// The result of a comparison.
+pub(super) struct TreeComparison {
+    /// Up to a bound.
+    pub(super) differences: Vec<TreeDifference>,
+    /// The accepted differences: one for each path that was named, in this order.
+    pub(super) accepted: Vec<AcceptedDifferences>,
+}
+
+/// The differences at a path, and below it, that the user accepts.
+pub(super) struct AcceptedDifferences {
+    /// As the target sees it.
+    pub(super) path: PathBuf,
+    pub(super) count: u64,
+    pub(super) first: Option<TreeDifference>,
+}
+
+impl AcceptedDifferences {
+    /// What the user has to know. `has_calls`: calls were let through, so that the path may have been needed
+    /// although nothing differs.
+    pub(super) fn note(self, has_calls: bool) -> Option<ExplorationNote> {
+        let path = self.path.to_string_lossy().into_owned();
+        match self.first {
+            Some(first) => {
+                Some(ExplorationNote::Unfollowed { path, count: self.count, first: first.to_string() })
+            }
+            None => (!has_calls).then_some(ExplorationNote::UnfollowedNotNeeded { path }),
+        }
+    }
+}
+
 /// A comparison in progress.
 struct Comparison<'a> {
     expected: &'a ExpectedTree<'a>,
@@ -46,6 +77,7 @@ struct Comparison<'a> {
     /// Which file each node really is.
     files: HashMap<NodeId, FileId>,
     differences: Vec<TreeDifference>,
+    accepted: Vec<AcceptedDifferences>,
     /// What had to be made readable to be compared.
     opened_up: Vec<OpenedUp>,
 }
@@ -64,16 +96,23 @@ struct UncomparedDirectory {
 }
 
 impl ExpectedTree<'_> {
-    /// The differences from the files that lie below the roots now, up to a bound.
+    /// Compares the tree with the files that lie below the roots now. Differences at the paths `accepted` and below
+    /// them are counted apart.
     ///
     /// # Errors
     /// A file or directory cannot be read.
-    pub(super) fn differences(&self, roots: &[WatchedRoot]) -> Result<Vec<TreeDifference>, Error> {
+    pub(super) fn compare(
+        &self,
+        roots: &[WatchedRoot],
+        accepted: &[PathBuf],
+    ) -> Result<TreeComparison, Error> {
+        let none_of = |path: &PathBuf| AcceptedDifferences { path: path.clone(), count: 0, first: None };
         let mut comparison = Comparison {
             expected: self,
             reader: ContentReader::new(self.recording)?,
             files: HashMap::new(),
             differences: Vec::new(),
+            accepted: accepted.iter().map(none_of).collect(),
             opened_up: Vec::new(),
         };
         let mut pending: Vec<UncomparedDirectory> = (0..)
@@ -97,13 +136,23 @@ impl ExpectedTree<'_> {
             }
         }
         let closed = comparison.close_again();
-        compared.and(closed).map(|()| comparison.differences)
+        compared.and(closed)?;
+        Ok(TreeComparison { differences: comparison.differences, accepted: comparison.accepted })
     }
 }
 
 impl Comparison<'_> {
     fn differ(&mut self, path: &Path, kind: TreeDifferenceKind) {
-        self.differences.push(TreeDifference { path: path.into(), kind });
+        let difference = TreeDifference { path: path.into(), kind };
+        let naming = self.accepted.iter_mut().filter(|accepted| path.starts_with(&accepted.path));
+        // The one that names it most closely.
+        match naming.max_by_key(|accepted| accepted.path.components().count()) {
+            Some(accepted) => {
+                accepted.count += 1;
+                accepted.first.get_or_insert(difference);
+            }
+            None => self.differences.push(difference),
+        }
     }
 
     fn compare_directory(

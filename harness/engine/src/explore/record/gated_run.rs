@@ -11,26 +11,26 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use regex::Regex;
-use scenarios::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
+use scenarios::{ExplorationNote, FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 
+use super::final_tree::TreeComparison;
 use super::initial_tree::WatchedRoot;
 use super::op_recorder::{OpRecorder, RecorderConfig};
 use super::recording::Recording;
+use super::run_watch::{RecordingProgress, RestOfRun, RunWatch};
 use crate::explore::error::ExploreError;
 use crate::file_error::file_error;
 use crate::gate::{
     FilterOptions, SupervisorThread, WatchedMounts, build_filter, file_id_of, serve_notifications,
 };
 use crate::locks::LockExt;
-use crate::sandbox::{LaunchSpec, ProcessExit, Sandbox};
+use crate::sandbox::{LaunchSpec, ProcessExit, Sandbox, SpawnedProcess};
 
 /// A recorded run may take this many times as long as the target file allows, because the gate performs each of
 /// its file operations.
 pub const RECORDING_FACTOR: u32 = 3;
 /// At most this many bytes are kept of each output of the recorded run.
 const MAX_RECORDED_OUTPUT_BYTES: usize = 1 << 20;
-/// How often a recorded run looks whether it was cancelled.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A command to record, in a sandbox that exists.
 pub struct GatedRun<'a> {
@@ -47,6 +47,8 @@ pub struct GatedRun<'a> {
     pub saved_pattern: Option<Regex>,
     /// Lines that one process of the target sends to another and that are recorded too.
     pub internal_pattern: Option<Regex>,
+    /// Files and directories, as the target sees them, of which changes that could not be followed are accepted.
+    pub unfollowed: &'a [PathBuf],
     /// Whether the connections that the command tries to make are noted.
     pub notes_connections: bool,
     /// The run is stopped after this time. `None`: it may take any time.
@@ -93,12 +95,47 @@ impl OutputPipe {
     }
 }
 
+/// How a recorded run came to its end.
+struct RunEnd {
+    /// How the main process ended. `None`: it was stopped before its end.
+    exit: Option<ProcessExit>,
+    /// What became of the other processes.
+    rest: RestOfRun,
+}
+
+impl RunEnd {
+    fn await_end(watch: &RunWatch<'_>, main: &SpawnedProcess) -> RunEnd {
+        let no_rest = RestOfRun::Ended { after: Duration::ZERO };
+        let exit = watch.await_main(main);
+        // A run that failed is not explored, whatever its processes still do.
+        if exit != Some(ProcessExit::Exited(0)) {
+            return RunEnd { exit, rest: no_rest };
+        }
+        match watch.await_rest() {
+            RestOfRun::Cancelled => RunEnd { exit: None, rest: no_rest },
+            rest => RunEnd { exit, rest },
+        }
+    }
+}
+
 impl GatedRun<'_> {
-    /// Runs the command to its end, or until its time limit or until it is cancelled.
+    /// Runs the command and what it starts to their ends, or until the time limit or until it is cancelled.
     ///
     /// # Errors
-    /// A pipe, the payload log or the sandbox failed.
+    /// A pipe, the payload log or the sandbox failed, or what the run did could not be followed.
     pub fn record(self, sandbox: &Sandbox) -> Result<CommandRecording, ExploreError> {
+        self.record_reporting(sandbox, &|_| ())
+    }
+
+    /// The same, and calls `report` with the progress, several times a second.
+    ///
+    /// # Errors
+    /// Those of [`record`](GatedRun::record).
+    pub fn record_reporting(
+        self,
+        sandbox: &Sandbox,
+        report: &dyn Fn(RecordingProgress),
+    ) -> Result<CommandRecording, ExploreError> {
         let (stdout, stderr) = (OutputPipe::open()?, OutputPipe::open()?);
         let recorder = Arc::new(Mutex::new(self.recorder(&[&stdout.ours, &stderr.ours])?));
         let pinned_roots = PinnedRoots::open(self.roots)?;
@@ -113,22 +150,21 @@ impl GatedRun<'_> {
         let running = sandbox.spawn_filtered(self.command, program, outputs, |listener| {
             supervisor = Some(serve_notifications(listener, watched, handler));
         });
-        let began = Instant::now();
-        let is_over = || self.time_limit.is_some_and(|limit| began.elapsed() >= limit) || (self.cancelled)();
-        let ended = running.map(|running| {
-            loop {
-                match running.wait_timeout(POLL_INTERVAL) {
-                    Some(ended) => break Some(ended),
-                    None if is_over() || recorder.locked().gate_failure().is_some() => break None,
-                    None => {}
-                }
-            }
-        });
+        let watch = RunWatch {
+            sandbox,
+            recorder: &recorder,
+            supervisor: supervisor.as_ref(),
+            began: Instant::now(),
+            time_limit: self.time_limit,
+            cancelled: self.cancelled,
+            report,
+        };
+        let ended = running.map(|running| RunEnd::await_end(&watch, &running));
         // Fails if init has ended, by itself or because the command was interrupted. All processes end with it.
         let killed = sandbox.kill_all();
         // Until it has ended it may still change files, for a call that has begun.
         let supervised = supervisor.map_or(Ok(()), SupervisorThread::join);
-        let ended = ended?;
+        let RunEnd { exit: ended, rest } = ended?;
         killed?;
         supervised.map_err(ExploreError::NotFollowed)?;
         let outputs: Vec<String> =
@@ -138,10 +174,11 @@ impl GatedRun<'_> {
             return Err(ExploreError::NotFollowed(failure));
         }
         let recording = recorder.finish();
-        let recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
+        let mut recording = recording.map_err(file_error::<ExploreError>("write", self.payload_log))?;
         // What was stopped may have been in the middle of a call, and is not judged.
         if ended.is_some() {
-            compare(&recorder, &pinned_roots)?;
+            recording.gaps.notes.extend(self.compare(&recorder, &pinned_roots)?);
+            rest.note_in(&mut recording.gaps);
         }
         let streams = [OutputStream::Stdout, OutputStream::Stderr];
         let lines = streams.into_iter().zip(&outputs).flat_map(|(stream, output)| {
@@ -149,6 +186,22 @@ impl GatedRun<'_> {
         });
         let last_lines = FailedRun::last_of(lines.collect());
         Ok(CommandRecording { recording, ended, output: outputs.join("\n"), last_lines })
+    }
+
+    /// Compares a recording with the files that are there. Returns what the user has to know about accepted
+    /// differences.
+    fn compare(
+        &self,
+        recorder: &OpRecorder,
+        pinned: &PinnedRoots,
+    ) -> Result<Vec<ExplorationNote>, ExploreError> {
+        let TreeComparison { differences, accepted } = recorder
+            .compare(&pinned.roots, self.unfollowed)
+            .map_err(ExploreError::system("compare the recording with the watched directories"))?;
+        match differences.is_empty() {
+            true => Ok(recorder.unfollowed_notes(accepted)),
+            false => Err(ExploreError::TreeDiffers { differences }),
+        }
     }
 
     fn recorder(&self, outputs: &[&OwnedFd; 2]) -> Result<OpRecorder, ExploreError> {
@@ -163,7 +216,13 @@ impl GatedRun<'_> {
             saved_pattern: self.saved_pattern.clone(),
             internal_pattern: self.internal_pattern.clone(),
         };
-        OpRecorder::new(config).map_err(file_error("index the watched directories for", self.payload_log))
+        let recorder = OpRecorder::new(config);
+        let mut recorder = recorder
+            .map_err(file_error::<ExploreError>("index the watched directories for", self.payload_log))?;
+        if !self.unfollowed.is_empty() {
+            recorder.let_unfollowed_calls_through();
+        }
+        Ok(recorder)
     }
 }
 
@@ -185,17 +244,6 @@ impl PinnedRoots {
             seen_by_harness: format!("/proc/self/fd/{}", handle.as_raw_fd()).into(),
         });
         Ok(PinnedRoots { roots: pinned.collect(), _handles: handles })
-    }
-}
-
-/// Compares a recording with the files that are there.
-fn compare(recorder: &OpRecorder, pinned: &PinnedRoots) -> Result<(), ExploreError> {
-    let differences = recorder
-        .differences(&pinned.roots)
-        .map_err(ExploreError::system("compare the recording with the watched directories"))?;
-    match differences.is_empty() {
-        true => Ok(()),
-        false => Err(ExploreError::TreeDiffers { differences }),
     }
 }
 

@@ -5,6 +5,7 @@ mod attributes;
 mod content;
 mod copy_file;
 mod copy_tree;
+mod current_names;
 mod directory_walk;
 mod empty_directory;
 mod final_tree;
@@ -16,9 +17,12 @@ mod outside_links;
 mod payload_log;
 mod pinned_files;
 mod record_spec;
+mod recorded_effects;
 mod recorded_lines;
 mod recording;
+mod run_watch;
 mod tree_size;
+mod unfollowed_calls;
 mod unseen_writes;
 mod watched_views;
 
@@ -40,14 +44,22 @@ pub use recording::{
     AttributesId, CountedPaths, FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording,
     RecordingGaps,
 };
+pub use run_watch::RecordingProgress;
 pub use tree_size::OverlayObstacle;
-pub(super) use watched_views::ReportLargeTree;
 pub use watched_views::{LargeTreeProgress, MAX_COPIED_BYTES};
 
 use self::outside_links::outside_links;
 use self::watched_views::WatchedViews;
 use super::error::ExploreError;
 use crate::sandbox::{NetworkAccess, Sandbox, SandboxSpec, current_dir};
+
+/// The progress of [`record`].
+pub(super) enum RecordProgress {
+    /// A watched directory is large.
+    LargeTree(LargeTreeProgress),
+    /// The command is running.
+    Running(RecordingProgress),
+}
 
 /// Runs the command once on copies of the watched directories, or on overlays of large ones, and records its
 /// file operations.
@@ -56,10 +68,10 @@ use crate::sandbox::{NetworkAccess, Sandbox, SandboxSpec, current_dir};
 /// A copy, the payload log or the sandbox failed.
 pub(super) fn record(
     spec: &RecordSpec,
-    report: &ReportLargeTree<'_>,
+    report: &dyn Fn(RecordProgress),
 ) -> Result<CommandRecording, ExploreError> {
     let dir = spec.work_dir.join("recorded");
-    let views = WatchedViews::prepare(spec, &dir, report)?;
+    let views = WatchedViews::prepare(spec, &dir, &|progress| report(RecordProgress::LargeTree(progress)))?;
     let sandbox_spec = SandboxSpec {
         dir,
         mounts: Vec::new(),
@@ -81,11 +93,13 @@ pub(super) fn record(
         payload_log: &spec.work_dir.join("payload-log"),
         saved_pattern: spec.saved_pattern.clone(),
         internal_pattern: None,
+        unfollowed: &spec.unfollowed,
         notes_connections: spec.host_access.network == NetworkAccess::Private,
         time_limit: spec.time_limit,
         cancelled: spec.cancelled,
     };
-    let mut recorded = run.record(&sandbox)?;
+    let mut recorded =
+        run.record_reporting(&sandbox, &|progress| report(RecordProgress::Running(progress)))?;
     recorded.recording.lower_layers = views.lower_layers();
     recorded.recording.acknowledged_before = spec.first_crash.as_ref().and_then(|first| first.acknowledged);
     let gaps = &mut recorded.recording.gaps;

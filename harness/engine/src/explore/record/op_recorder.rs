@@ -1,20 +1,20 @@
 //! Records the effects of the target's calls as operations. Knows neither crash states nor recoveries.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Error;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
+use scenarios::ExplorationNote;
 
 use super::attribute_changes::{AttributeChange, AttributeTable, AttributeTracker, PendingCall};
 use super::attributes::{CurrentTimes, FileAttributes, FileTime};
 use super::content::{ByteSource, ContentReader, FileContent};
-use super::final_tree::ExpectedTree;
+use super::current_names::CurrentNames;
+use super::final_tree::{AcceptedDifferences, ExpectedTree, TreeComparison};
 use super::format_boundaries::format_boundaries;
 use super::initial_tree::{InitialTree, WatchedRoot};
 use super::payload_log::PayloadLog;
@@ -23,43 +23,37 @@ use super::recorded_lines::{RecordedLine, RecordedLines};
 use super::recording::{
     FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
 };
-use super::unseen_writes::{UnseenWrite, UnseenWrites, WrittenBytes};
+use super::unfollowed_calls::UnfollowedCalls;
+use super::unseen_writes::UnseenWrites;
 use crate::explore::tree_difference::TreeDifference;
 use crate::gate::{
     CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, GateFailure, InterceptedCall,
-    WriteSync,
 };
-
-/// At most this many paths outside the watched directories are listed.
-const MAX_OUTSIDE_PATHS: usize = 50;
 
 /// Builds a [`Recording`] from the effects of the target's calls.
 pub struct OpRecorder {
-    recording: Recording,
-    node_by_file_id: HashMap<FileId, NodeId>,
-    /// The current names, by directory.
-    names: BTreeMap<NodeId, BTreeMap<OsString, NodeId>>,
-    contents: HashMap<NodeId, FileContent>,
+    pub(super) recording: Recording,
+    pub(super) node_by_file_id: HashMap<FileId, NodeId>,
+    pub(super) names: CurrentNames,
+    pub(super) contents: HashMap<NodeId, FileContent>,
     attributes: AttributeTable,
     attribute_tracker: AttributeTracker,
-    payload_log: PayloadLog,
+    pub(super) payload_log: PayloadLog,
     /// Files with a writable shared mapping, each with a descriptor that reads it.
-    mapped_files: Vec<MappedFile>,
+    pub(super) mapped_files: BTreeMap<NodeId, OwnedFd>,
     pinned_files: PinnedFiles,
     output_lines: RecordedLines,
     /// The first error of the harness; `finish` returns it.
-    failure: Option<Error>,
+    pub(super) failure: Option<Error>,
     gate_failure: Option<GateFailure>,
+    /// Calls that the target forbids to follow, if they are let through.
+    unfollowed_calls: Option<UnfollowedCalls>,
+    /// How many of the operations are no lines of output.
+    operation_count: u64,
     /// Writes that the kernel performs by itself.
-    unseen_writes: UnseenWrites,
+    pub(super) unseen_writes: UnseenWrites,
     /// When the recording began, by the clock of the file system.
     began: FileTime,
-}
-
-/// A file with a writable shared mapping, and a descriptor that reads it.
-struct MappedFile {
-    node: NodeId,
-    fd: OwnedFd,
 }
 
 /// What an [`OpRecorder`] needs to start.
@@ -94,9 +88,10 @@ impl OpRecorder {
             files_left_out: initial.files_left_out,
             ..RecordingGaps::default()
         };
+        let roots: Vec<PathBuf> = config.roots.iter().map(|root| root.seen_by_target.clone()).collect();
         let pinned_files = PinnedFiles::new(config.roots, initial.nodes.len());
         let recording = Recording {
-            roots: config.roots.iter().map(|root| root.seen_by_target.clone()).collect(),
+            roots: roots.clone(),
             nodes: initial.nodes,
             attribute_sets: Vec::new(),
             initial_names: initial.names.clone(),
@@ -113,12 +108,12 @@ impl OpRecorder {
         Ok(OpRecorder {
             recording,
             node_by_file_id: initial.node_by_file_id,
-            names: initial.names,
+            names: CurrentNames::new(roots, initial.names),
             contents: initial.contents,
             attributes: initial.attributes,
             attribute_tracker,
             payload_log,
-            mapped_files: Vec::new(),
+            mapped_files: BTreeMap::new(),
             pinned_files,
             output_lines: RecordedLines::new(
                 config.output_pipes,
@@ -129,7 +124,33 @@ impl OpRecorder {
             began,
             failure: None,
             gate_failure: None,
+            operation_count: 0,
+            unfollowed_calls: None,
         })
+    }
+
+    /// From now on, calls that the target forbids to follow are let through. What they change is known only from a
+    /// comparison.
+    pub(super) fn let_unfollowed_calls_through(&mut self) {
+        self.unfollowed_calls.get_or_insert_default();
+    }
+
+    /// How many file operations were recorded so far.
+    pub(super) fn operation_count(&self) -> u64 {
+        self.operation_count
+    }
+
+    /// How many bytes were written so far, to files and to observed pipes.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.payload_log.len_bytes()
+    }
+
+    /// What the user has to know about accepted differences and calls.
+    pub(super) fn unfollowed_notes(&self, accepted: Vec<AcceptedDifferences>) -> Vec<ExplorationNote> {
+        let calls = self.unfollowed_calls.as_ref().and_then(UnfollowedCalls::note);
+        let has_calls = calls.is_some();
+        let differences = accepted.into_iter().filter_map(|accepted| accepted.note(has_calls));
+        calls.into_iter().chain(differences).collect()
     }
 
     /// The failure of the gate, if it has failed: the recording is not complete then.
@@ -142,18 +163,31 @@ impl OpRecorder {
     /// # Errors
     /// A file cannot be read.
     pub fn differences(&self, roots: &[WatchedRoot]) -> Result<Vec<TreeDifference>, Error> {
+        Ok(self.compare(roots, &[])?.differences)
+    }
+
+    /// Compares what was recorded with the files that are really there. Differences at the paths `accepted` are
+    /// counted apart.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(super) fn compare(
+        &self,
+        roots: &[WatchedRoot],
+        accepted: &[PathBuf],
+    ) -> Result<TreeComparison, Error> {
         let expected = ExpectedTree {
             recording: &self.recording,
-            names: &self.names,
+            names: self.names.by_directory(),
             contents: &self.contents,
             attributes: &self.attribute_tracker,
             began: self.began,
         };
-        expected.differences(roots)
+        expected.compare(roots, accepted)
     }
 
     /// Adds a node that a call has just created. `file`: a descriptor of it.
-    fn add_node(&mut self, file_id: FileId, file: &OwnedFd, kind: FileNodeKind) -> NodeId {
+    pub(super) fn add_node(&mut self, file_id: FileId, file: &OwnedFd, kind: FileNodeKind) -> NodeId {
         let attributes = FileAttributes::read_without_times(file.as_fd()).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
             FileAttributes::with_mode(0)
@@ -173,7 +207,7 @@ impl OpRecorder {
         }
     }
 
-    fn expect_attribute_change(&mut self, call: Result<PendingCall, Error>) {
+    pub(super) fn expect_attribute_change(&mut self, call: Result<PendingCall, Error>) {
         match call {
             Ok(call) => self.attribute_tracker.expect(call),
             Err(error) => drop(self.failure.get_or_insert(error)),
@@ -209,12 +243,13 @@ impl OpRecorder {
     pub fn finish(&mut self) -> Result<Recording, Error> {
         self.record_attribute_changes(None);
         self.record_unseen_writes(None);
-        for node in self.mapped_files.iter().map(|mapped| mapped.node).collect::<Vec<_>>() {
+        for node in self.mapped_files.keys().copied().collect::<Vec<_>>() {
             self.record_mapped_changes(node);
         }
         self.mapped_files.clear();
         let last_lines = self.output_lines.take_last_lines();
         self.record_lines(last_lines);
+        self.recording.gaps.notes.extend(self.output_lines.note());
         self.payload_log.flush()?;
         self.recording.attribute_sets = self.attributes.sets().to_vec();
         match self.failure.take() {
@@ -224,13 +259,14 @@ impl OpRecorder {
     }
 
     /// Records an operation. `operands`: what its text has between the parentheses.
-    fn push_op(&mut self, kind: OpKind, effect: OpEffect, operands: &str) {
+    pub(super) fn push_op(&mut self, kind: OpKind, effect: OpEffect, operands: &str) {
         let text = format!("{}({operands})", kind.name());
+        self.operation_count += u64::from(kind != OpKind::Output);
         self.recording.ops.push(Op { kind, effect, text });
     }
 
     fn display_path(&self, node: NodeId) -> String {
-        self.relative_path(&self.recording.path_of(node, self.recording.ops.len()))
+        self.relative_path(&self.names.path_of(node))
     }
 
     /// With a single watched directory, the path below it; with several, the whole path.
@@ -248,7 +284,7 @@ impl OpRecorder {
         dir
     }
 
-    fn known_node(&mut self, file_id: FileId) -> Option<NodeId> {
+    pub(super) fn known_node(&mut self, file_id: FileId) -> Option<NodeId> {
         let node = self.node_by_file_id.get(&file_id).copied();
         self.recording.gaps.unknown_files += u64::from(node.is_none());
         self.pin(node?);
@@ -258,51 +294,42 @@ impl OpRecorder {
     /// Keeps a file open that is changed for the first time, if it may lose its identity otherwise.
     fn pin(&mut self, node: NodeId) {
         if self.pinned_files.wants(node) {
-            let path = self.recording.path_of(node, self.recording.ops.len());
-            self.pinned_files.pin(node, &path);
+            self.pinned_files.pin(node, &self.names.path_of(node));
         }
     }
 
     fn change_names(&mut self, kind: OpKind, changes: Vec<NameChange>, operands: &str) {
         for change in &changes {
             self.attribute_tracker.forget_set_time(change.dir);
-            let names = self.names.entry(change.dir).or_default();
-            match change.node {
-                Some(node) => drop(names.insert(change.name.clone(), node)),
-                None => drop(names.remove(&change.name)),
-            }
+            self.names.apply(change);
         }
         self.push_op(kind, OpEffect::NameChanges(changes), operands);
     }
 
-    fn set_name(&mut self, kind: OpKind, entry: &DirectoryEntry, node: NodeId) {
+    pub(super) fn set_name(&mut self, kind: OpKind, entry: &DirectoryEntry, node: NodeId) {
         let Some(dir) = self.directory_of(entry) else { return };
         let change = NameChange { dir, name: entry.name.clone(), node: Some(node) };
         self.change_names(kind, vec![change], &self.relative_path(&entry.path));
     }
 
-    fn remove_name(&mut self, kind: OpKind, entry: &DirectoryEntry) {
+    pub(super) fn remove_name(&mut self, kind: OpKind, entry: &DirectoryEntry) {
         let Some(dir) = self.directory_of(entry) else { return };
         let change = NameChange { dir, name: entry.name.clone(), node: None };
         self.change_names(kind, vec![change], &self.relative_path(&entry.path));
     }
 
-    fn node_at(&self, dir: NodeId, name: &OsString) -> Option<NodeId> {
-        self.names.get(&dir)?.get(name).copied()
-    }
-
-    fn record_rename(&mut self, from: &DirectoryEntry, to: &DirectoryEntry, exchanged: bool) {
+    pub(super) fn record_rename(&mut self, from: &DirectoryEntry, to: &DirectoryEntry, exchanged: bool) {
         let (Some(from_dir), Some(to_dir)) = (self.directory_of(from), self.directory_of(to)) else { return };
-        let Some(node) = self.node_at(from_dir, &from.name) else {
+        let Some(node) = self.names.node_at(from_dir, &from.name) else {
             self.recording.gaps.unknown_files += 1;
             return;
         };
         // The kernel does nothing if both are names of one file.
-        if !exchanged && self.node_at(to_dir, &to.name) == Some(node) {
+        if !exchanged && self.names.node_at(to_dir, &to.name) == Some(node) {
             return;
         }
         self.record_mapped_changes(node);
-        let other = if exchanged { self.node_at(to_dir, &to.name) } else { None };
+        let other = if exchanged { self.names.node_at(to_dir, &to.name) } else { None };
         let change = |dir, entry: &DirectoryEntry, node| NameChange { dir, name: entry.name.clone(), node };
         let changes = vec![change(to_dir, to, Some(node)), change(from_dir, from, other)];
         let kind = if exchanged { OpKind::Exchange } else { OpKind::Rename };
@@ -311,7 +338,7 @@ impl OpRecorder {
         self.pin(node);
     }
 
-    fn record_write(&mut self, kind: OpKind, node: NodeId, offset: u64, len_bytes: u64) {
+    pub(super) fn record_write(&mut self, kind: OpKind, node: NodeId, offset: u64, len_bytes: u64) {
         let payload_offset = self.payload_log.offset_of_payload(len_bytes);
         self.attribute_tracker.forget_set_time(node);
         let boundaries = format_boundaries(offset, self.payload_log.head());
@@ -323,14 +350,14 @@ impl OpRecorder {
         self.push_op(kind, OpEffect::Write { node, offset, len_bytes, payload_offset }, &operands);
     }
 
-    fn record_resize(&mut self, kind: OpKind, node: NodeId, size_bytes: u64) {
+    pub(super) fn record_resize(&mut self, kind: OpKind, node: NodeId, size_bytes: u64) {
         self.contents.entry(node).or_default().resize(size_bytes);
         self.attribute_tracker.forget_set_time(node);
         let operands = format!("{}, {size_bytes}", self.display_path(node));
         self.push_op(kind, OpEffect::Resize { node, size_bytes }, &operands);
     }
 
-    fn record_zeroes(&mut self, node: NodeId, offset: u64, len_bytes: u64) {
+    pub(super) fn record_zeroes(&mut self, node: NodeId, offset: u64, len_bytes: u64) {
         self.contents.entry(node).or_default().put(offset, len_bytes, ByteSource::Zeroes);
         self.attribute_tracker.forget_set_time(node);
         let operands = format!("{}, {len_bytes} bytes at {offset}", self.display_path(node));
@@ -339,9 +366,9 @@ impl OpRecorder {
 
     /// Records what a shared mapping has changed since the last look, as writes.
     fn record_mapped_changes(&mut self, node: NodeId) {
-        let Some(index) = self.mapped_files.iter().position(|mapped| mapped.node == node) else { return };
-        let Ok(file) = self.mapped_files[index].fd.try_clone().map(File::from) else { return };
-        if let Err(error) = self.record_differences(node, &file) {
+        let Some(fd) = self.mapped_files.get(&node) else { return };
+        let recorded = fd.try_clone().and_then(|fd| self.record_differences(node, &File::from(fd)));
+        if let Err(error) = recorded {
             self.failure.get_or_insert(error);
         }
     }
@@ -350,8 +377,7 @@ impl OpRecorder {
         self.payload_log.flush()?;
         let known_content = self.contents.entry(node).or_default().clone();
         let mut known_file = tempfile::tempfile()?;
-        let payloads_only = Recording { ops: Vec::new(), nodes: Vec::new(), ..self.recording.clone() };
-        known_content.write_to(&mut ContentReader::new(&payloads_only)?, &mut known_file)?;
+        known_content.write_to(&mut ContentReader::new(&self.recording)?, &mut known_file)?;
         let (mut old, mut new, mut offset) = ([0; 4096], [0; 4096], 0);
         loop {
             let new_len = file.read_at(&mut new, offset)?;
@@ -375,24 +401,24 @@ impl OpRecorder {
         }
     }
 
-    fn record_output(&mut self, pipe: FileId) {
+    pub(super) fn record_output(&mut self, pipe: FileId) {
         // The bytes stay in the payload log, but no operation refers to them: they are part of no file.
         let lines = self.output_lines.add(pipe, self.payload_log.head());
         self.record_lines(lines);
     }
 
-    fn record_created(&mut self, entry: &DirectoryEntry, file_id: FileId, file: &OwnedFd) {
+    pub(super) fn record_created(&mut self, entry: &DirectoryEntry, file_id: FileId, file: &OwnedFd) {
         let node = self.add_node(file_id, file, FileNodeKind::File { initial_len_bytes: 0 });
         self.set_name(OpKind::Create, entry, node);
     }
 
-    fn record_link(&mut self, file_id: FileId, entry: &DirectoryEntry, new_id: FileId) {
+    pub(super) fn record_link(&mut self, file_id: FileId, entry: &DirectoryEntry, new_id: FileId) {
         let Some(node) = self.known_node(file_id) else { return };
         self.node_by_file_id.insert(new_id, node);
         self.set_name(OpKind::Link, entry, node);
     }
 
-    fn record_sync(&mut self, file_id: FileId, data_only: bool) {
+    pub(super) fn record_sync(&mut self, file_id: FileId, data_only: bool) {
         let Some(node) = self.known_node(file_id) else { return };
         self.record_mapped_changes(node);
         let kind = if data_only { OpKind::Fdatasync } else { OpKind::Fsync };
@@ -427,6 +453,16 @@ impl CallHandler for OpRecorder {
         self.payload_log.begin_payload();
     }
 
+    fn lets_through(&mut self, failure: &GateFailure) -> bool {
+        match &mut self.unfollowed_calls {
+            Some(calls) if failure.is_forbidden() => {
+                calls.add(failure);
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn on_failure(&mut self, failure: GateFailure) {
         self.gate_failure.get_or_insert(failure);
     }
@@ -441,156 +477,5 @@ impl CallHandler for OpRecorder {
 
     fn observes_pipe(&self, pipe: FileId) -> bool {
         self.output_lines.observes(pipe)
-    }
-}
-
-impl OpRecorder {
-    fn record_effect(&mut self, effect: CallEffect) {
-        match effect {
-            CallEffect::Opened { entry, file_id, created: Some(file), .. } => {
-                self.record_created(&entry, file_id, &file);
-            }
-            CallEffect::Opened { file_id, truncated: true, .. } => self.record_truncation(file_id, 0),
-            // Always a new node: if the inode number is known, it belonged to a file that no longer exists.
-            CallEffect::CreatedUnnamed { file_id, file } => {
-                self.add_node(file_id, &file, FileNodeKind::File { initial_len_bytes: 0 });
-            }
-            CallEffect::ChangingAttributes { kind, tid, file_id, file } => {
-                if let Some(node) = self.known_node(file_id) {
-                    self.expect_attribute_change(PendingCall::new(kind, tid, node, file));
-                }
-            }
-            CallEffect::Wrote { file_id, offset, len_bytes, sync } => {
-                if let Some(node) = self.known_node(file_id) {
-                    self.record_write(OpKind::Write, node, offset, len_bytes);
-                }
-                self.record_write_sync(file_id, sync);
-            }
-            CallEffect::Writing { tid, file_id, file, offset, len_bytes } => {
-                if let Some(node) = self.known_node(file_id) {
-                    self.unseen_writes.expect(UnseenWrite { tid, node, file, offset, len_bytes });
-                }
-            }
-            CallEffect::CreatedSpecial { file_id, entry, file } => {
-                self.record_special(file_id, &entry, &file);
-            }
-            CallEffect::Truncated { file_id, size_bytes } => self.record_truncation(file_id, size_bytes),
-            CallEffect::Allocated { file_id, size_bytes, zeroed } => {
-                if let Some(node) = self.known_node(file_id) {
-                    let zeroes = zeroed.into_iter();
-                    zeroes.for_each(|(offset, len_bytes)| self.record_zeroes(node, offset, len_bytes));
-                    self.record_allocated_size(node, size_bytes);
-                }
-            }
-            CallEffect::Renamed { from, to, exchanged } => self.record_rename(&from, &to, exchanged),
-            CallEffect::Linked { file_id, entry, new_id } => self.record_link(file_id, &entry, new_id),
-            CallEffect::Symlinked { file_id, entry, link_text, link } => {
-                let node = self.add_node(file_id, &link, FileNodeKind::Symlink { target: link_text });
-                self.set_name(OpKind::Symlink, &entry, node);
-            }
-            CallEffect::Unlinked { entry } => self.remove_name(OpKind::Unlink, &entry),
-            CallEffect::CreatedDir { file_id, entry, dir } => {
-                let node = self.add_node(file_id, &dir, FileNodeKind::Directory);
-                self.names.insert(node, BTreeMap::new());
-                self.set_name(OpKind::Mkdir, &entry, node);
-            }
-            CallEffect::RemovedDir { entry } => self.remove_name(OpKind::Rmdir, &entry),
-            CallEffect::Synced { file_id, data_only } => self.record_sync(file_id, data_only),
-            CallEffect::SyncedAll => self.push_op(OpKind::Sync, OpEffect::SyncAll, ""),
-            CallEffect::Mapped { file_id, file } => self.record_mapping(file_id, file),
-            CallEffect::OutputWritten { pipe } => self.record_output(pipe),
-            CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
-            CallEffect::OpenedOutside { path } => self.record_outside_write(path),
-            CallEffect::RenamesOutside { path } => self.record_outside_rename(path),
-            CallEffect::RenameRefused { path } => self.record_refused_rename(path),
-            CallEffect::Connects(attempt) => self.recording.gaps.connections.add(attempt),
-            // The recorder never decides to swap a file.
-            CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
-        }
-    }
-
-    fn record_truncation(&mut self, file_id: FileId, size_bytes: u64) {
-        if let Some(node) = self.known_node(file_id) {
-            self.record_resize(OpKind::Truncate, node, size_bytes);
-        }
-    }
-
-    fn record_write_sync(&mut self, file_id: FileId, sync: WriteSync) {
-        match sync {
-            WriteSync::No => {}
-            WriteSync::Data => self.record_sync(file_id, true),
-            WriteSync::All => self.record_sync(file_id, false),
-        }
-    }
-
-    fn record_allocated_size(&mut self, node: NodeId, size_bytes: u64) {
-        if self.contents.entry(node).or_default().len() != size_bytes {
-            self.record_resize(OpKind::Allocate, node, size_bytes);
-        }
-    }
-
-    /// Records a new pipe. Sockets are in no crash state.
-    fn record_special(&mut self, file_id: FileId, entry: &DirectoryEntry, file: &OwnedFd) {
-        let is_pipe = nix::sys::stat::fstat(file)
-            .is_ok_and(|stat| stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFIFO);
-        if is_pipe {
-            let node = self.add_node(file_id, file, FileNodeKind::Pipe);
-            self.set_name(OpKind::Create, entry, node);
-        } else {
-            self.recording.gaps.files_left_out.add(|| entry.path.clone());
-        }
-    }
-
-    /// Records what the kernel has written by itself until now. `tid`: the thread that makes a call now.
-    fn record_unseen_writes(&mut self, tid: Option<i32>) {
-        match self.unseen_writes.take_written(tid) {
-            Ok(writes) => {
-                for WrittenBytes { node, offset, bytes } in writes {
-                    self.payload_log.begin_payload();
-                    self.on_payload(&bytes);
-                    self.record_write(OpKind::Write, node, offset, bytes.len() as u64);
-                }
-            }
-            Err(error) => drop(self.failure.get_or_insert(error)),
-        }
-    }
-
-    fn record_mapping(&mut self, file_id: FileId, file: OwnedFd) {
-        if let Some(node) = self.known_node(file_id)
-            && self.mapped_files.iter().all(|mapped| mapped.node != node)
-        {
-            let path = self.recording.path_of(node, self.recording.ops.len());
-            self.recording.gaps.mapped_paths.push(path);
-            self.mapped_files.push(MappedFile { node, fd: file });
-        }
-    }
-
-    /// Notes a directory of the host that the target renames. The sandbox shows it through an overlay, which
-    /// refuses that.
-    fn record_outside_rename(&mut self, path: PathBuf) {
-        let renamed_dirs = &mut self.recording.gaps.renamed_dirs;
-        let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-        if is_dir && renamed_dirs.len() < MAX_OUTSIDE_PATHS && !renamed_dirs.contains(&path) {
-            renamed_dirs.push(path);
-        }
-    }
-
-    fn record_refused_rename(&mut self, path: PathBuf) {
-        let refused_renames = &mut self.recording.gaps.refused_renames;
-        if refused_renames.len() < MAX_OUTSIDE_PATHS && !refused_renames.contains(&path) {
-            refused_renames.push(path);
-        }
-    }
-
-    fn record_outside_write(&mut self, path: PathBuf) {
-        let is_ignored = path.starts_with("/dev") || path.starts_with("/proc");
-        let outside_paths = &mut self.recording.gaps.outside_paths;
-        if !is_ignored
-            && outside_paths.len() < MAX_OUTSIDE_PATHS
-            && !outside_paths.contains(&path)
-            && !path.as_os_str().as_bytes().is_empty()
-        {
-            outside_paths.push(path);
-        }
     }
 }

@@ -49,6 +49,11 @@ impl PayloadLog {
         self.file.write_all(bytes)
     }
 
+    /// How many bytes were appended so far.
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
     /// The first bytes of the current call's payload: all of them, if the payload is small.
     pub(super) fn head(&self) -> &[u8] {
         &self.head

@@ -19,6 +19,9 @@ pub struct RecordSpec {
     pub host_access: HostAccess,
     /// A line of the output that acknowledges a step as durable; the group `step` is its number.
     pub saved_pattern: Option<regex::Regex>,
+    /// Files and directories, as the target sees them, of which changes that could not be followed are accepted. Each
+    /// is, or lies in, a watched directory.
+    pub unfollowed: Vec<PathBuf>,
     /// For a second crash: what the first crash left, in place of the originals.
     pub first_crash: Option<FirstCrash>,
     /// A watched directory with more bytes is not copied: the target sees it as an overlay. Usually

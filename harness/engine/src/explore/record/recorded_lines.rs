@@ -1,12 +1,15 @@
 //! Makes lines of what the target writes to pipes, and finds the acknowledged steps in them. Knows neither
 //! files nor operations.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use regex::Regex;
+use scenarios::ExplorationNote;
 
 use crate::gate::FileId;
 
+/// No buffer of a C library is smaller. A program that writes line by line writes no such piece of a line.
+const MIN_BLOCK_BYTES: usize = 1024;
 /// A line is cut after this many bytes.
 const MAX_LINE_BYTES: usize = 4096;
 
@@ -20,6 +23,8 @@ pub(super) struct RecordedLines {
     internal_pattern: Option<Regex>,
     /// Bytes of each pipe after its last line end.
     partial_lines: HashMap<FileId, Vec<u8>>,
+    /// How many lines that acknowledge a step were written together with others, and so too late.
+    buffered_lines: u64,
 }
 
 /// One line that is recorded.
@@ -37,7 +42,13 @@ impl RecordedLines {
         saved_pattern: Option<Regex>,
         internal_pattern: Option<Regex>,
     ) -> RecordedLines {
-        RecordedLines { output_pipes, saved_pattern, internal_pattern, partial_lines: HashMap::new() }
+        RecordedLines {
+            output_pipes,
+            saved_pattern,
+            internal_pattern,
+            partial_lines: HashMap::new(),
+            buffered_lines: 0,
+        }
     }
 
     /// Whether lines of this pipe may be recorded.
@@ -54,9 +65,26 @@ impl RecordedLines {
             let line: Vec<u8> = text.drain(..=end).collect();
             lines.extend(self.recorded_line(pipe, &line));
         }
+        self.note_buffering(&lines, bytes);
         text.truncate(MAX_LINE_BYTES);
         self.partial_lines.insert(pipe, text);
         lines
+    }
+
+    /// Notices that a program writes its lines later than it prints them: saves of several steps are acknowledged
+    /// by one write, or a large write ends in the middle of a line.
+    fn note_buffering(&mut self, lines: &[RecordedLine], bytes: &[u8]) {
+        let steps: Vec<u64> = lines.iter().filter_map(|line| line.saved_step).collect();
+        let is_block = bytes.len() >= MIN_BLOCK_BYTES && !bytes.ends_with(b"\n");
+        if steps.iter().collect::<BTreeSet<_>>().len() > 1 || (is_block && !steps.is_empty()) {
+            self.buffered_lines += steps.len() as u64;
+        }
+    }
+
+    /// What the user has to know about the output.
+    pub(super) fn note(&self) -> Option<ExplorationNote> {
+        let lines = self.buffered_lines;
+        (lines > 0).then_some(ExplorationNote::BufferedOutput { lines })
     }
 
     /// Returns the last lines, those without a line end. The target must have ended.
@@ -79,5 +107,38 @@ impl RecordedLines {
             .and_then(|pattern| pattern.captures(&text))
             .and_then(|captures| captures.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
         Some(RecordedLine { text, saved_step, on_stdio })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIPE: FileId = FileId { dev: 1, ino: 2 };
+
+    /// How many lines were written too late, if these are the writes of a target.
+    fn buffered(writes: &[&str]) -> u64 {
+        let saved = Regex::new(r"^saved step (?<step>\d+)").ok();
+        let mut lines = RecordedLines::new(vec![PIPE], saved, None);
+        writes.iter().for_each(|bytes| drop(lines.add(PIPE, bytes.as_bytes())));
+        lines.buffered_lines
+    }
+
+    #[test]
+    fn acknowledgements_of_several_steps_in_one_write_are_late() {
+        let rest_of_block = "x".repeat(MIN_BLOCK_BYTES);
+        assert_eq!(buffered(&["saved step 1\nstep 2\nsaved step 2\n"]), 2);
+        assert_eq!(buffered(&["saved step 1\n", "saved step 2\nsaved step 3\nsaved step 4\nsum\n"]), 3);
+        assert_eq!(buffered(&["saved st", "ep 1\nsaved step 2\n"]), 2);
+        assert_eq!(buffered(&[&format!("saved step 1\n{rest_of_block}"), "\n"]), 1);
+    }
+
+    #[test]
+    fn lines_that_are_written_one_by_one_or_in_pieces_are_not() {
+        let long_line = format!("saved step 1 {}\n", "x".repeat(2 * MIN_BLOCK_BYTES));
+        assert_eq!(buffered(&["saved step 1\n", "saved step 2\n"]), 0);
+        assert_eq!(buffered(&["saved step", " ", "1", "\n", "saved step", " ", "2", "\n"]), 0);
+        assert_eq!(buffered(&["saved step 1\nsum 4\n", "step 2\nsaved step 2\n"]), 0);
+        assert_eq!(buffered(&["saved step 1 (model)\nsaved step 1 (optimizer)\n", &long_line]), 0);
     }
 }

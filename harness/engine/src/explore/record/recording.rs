@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use scenarios::SandboxHint;
+use scenarios::{ExplorationNote, SandboxHint};
 
 use super::attributes::FileAttributes;
 use crate::gate::ConnectionLog;
@@ -229,6 +230,10 @@ pub struct RecordingGaps {
     pub xattrs_not_kept: CountedPaths,
     /// Sockets and devices, which are in no crash state.
     pub files_left_out: CountedPaths,
+    /// What limits what a result shows.
+    pub notes: Vec<ExplorationNote>,
+    /// How long after its main process the last process of the run ended by itself.
+    pub outlived: Duration,
 }
 
 impl RecordingGaps {

@@ -57,6 +57,8 @@ pub struct RecoveryResult {
     pub consumed: Vec<ConsumedStep>,
     /// How the check ended. `None`: no check was run.
     pub check_ended: Option<ProcessExit>,
+    /// Whether processes of the recovery were still running when the wait for them was over. They were killed.
+    pub left_processes: bool,
     /// The line of the output that best explains the result; it may be empty.
     pub message: String,
     /// The last lines of the recovery, or of its check, if one of them did not exit with 0. Else empty.
@@ -135,6 +137,7 @@ impl OutputOracle {
             final_value: self.spec.final_value(&output),
             consumed: self.spec.consumed(&output),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
+            left_processes: recovery.exit.is_some() && recovery.left_processes,
             message,
             last_lines: failed.map(last_lines).unwrap_or_default(),
         }

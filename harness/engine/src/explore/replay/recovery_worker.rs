@@ -2,6 +2,7 @@
 //! models nor causes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::materialize::{MaterializePlace, Materializer, SmallFileCache};
 use super::output_oracle::{OutputOracle, RecoveryResult};
@@ -12,8 +13,8 @@ use crate::explore::record::Recording;
 use crate::explore::states::CrashCandidate;
 use crate::file_error::file_error;
 use crate::sandbox::{
-    BindMount, CommandRunner, CompletedCommand, LaunchSpec, OverlayMount, ProcessExit, Sandbox, SandboxError,
-    SandboxSpec, StoredCommand, TmpfsSpec, current_dir,
+    BindMount, CommandRunner, CompletedCommand, LaunchSpec, OverlayMount, ProcessExit, RunTimes, Sandbox,
+    SandboxError, SandboxSpec, StoredCommand, TmpfsSpec, current_dir,
 };
 
 /// At most this many bytes are kept of each output of a recovery.
@@ -21,8 +22,20 @@ const MAX_OUTPUT_BYTES: usize = 12 * 1024;
 /// Crash states are materialized in memory if all workers together need at most about this many bytes.
 const MAX_IN_MEMORY_BYTES: u64 = 384 * 1024 * 1024;
 
+/// Processes that end sooner after the main process do nothing that would have to be waited for.
+const MIN_OUTLIVED: Duration = Duration::from_millis(20);
+
 /// The exit code with which a shell reports that it could not start a program.
 const NOT_STARTED_EXIT: i32 = 127;
+
+/// How long the processes that a recovery's main process leaves may take: in relation to those of the recorded run,
+/// so that a recovery does as much as that run did. Where that run's were not waited for to their ends, no time.
+fn rest_time(recording: &Recording) -> Duration {
+    match recording.gaps.outlived {
+        outlived if outlived < MIN_OUTLIVED => Duration::ZERO,
+        outlived => outlived * 3 + Duration::from_secs(1),
+    }
+}
 
 /// How long one recovery may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +182,8 @@ impl<'a> RecoveryWorker<'a> {
         let sandbox = self.sandbox.as_ref().ok_or(ExploreError::WorkerClosed)?;
         let timeout = replay.timeout.saturating_mul(limit.factor());
         // Nothing that an earlier recovery left outside of the watched directories must meet this one.
-        let completed = sandbox.run_fresh(self.commands.resume, timeout, MAX_OUTPUT_BYTES);
+        let times = RunTimes { limit: timeout, rest: rest_time(self.spec.recording).min(timeout) };
+        let completed = sandbox.run_fresh_with_rest(self.commands.resume, times, MAX_OUTPUT_BYTES);
         let completed = self.completed(completed)?;
         let check = match self.commands.check {
             Some(check) if completed.exit == Some(ProcessExit::Exited(0)) => {

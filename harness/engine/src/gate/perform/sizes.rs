@@ -1,5 +1,6 @@
 //! Sizes, space, syncs, and the calls that only the kernel can perform: the handler is told about these before.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use crate::gate::follow_error::FollowError;
 use crate::gate::handler::{CallEffect, WriteSync};
 use crate::gate::open_file::{OpenFile, reopen_path};
 use crate::gate::path_walk::ResolvedPath;
+use crate::gate::stat::FileId;
 
 /// The setuid and setgid bits of a mode.
 const SET_ID_BITS: u32 = 0o6000;
@@ -119,9 +121,12 @@ impl CallContext<'_> {
 
     /// Tells the handler that the kernel is about to sync mapped files.
     pub(super) fn announce_msync(&mut self, address: u64, len_bytes: u64) -> PerformResult {
-        for range in self.thread.mapped_files(address, len_bytes) {
-            self.handler.on_effect(CallEffect::Synced { file_id: range.file_id, data_only: true });
-        }
+        // Of a private mapping, msync writes nothing back.
+        let ranges = self.thread.mapped_files(address, len_bytes).into_iter().filter(|range| range.is_shared);
+        let synced: BTreeSet<FileId> = ranges.map(|range| range.file_id).collect();
+        synced.into_iter().for_each(|file_id| {
+            self.handler.on_effect(CallEffect::SyncedMapping { file_id });
+        });
         Ok(None)
     }
 
