@@ -6,7 +6,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
+//! | `exit`, `file_error`, `locks`, `plain_text`, `random` | exit codes, file errors, locks, escapes, random numbers |
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
 //! | `settings`, `make_data` | the settings of a root; data to train on |
@@ -37,6 +37,8 @@ pub mod make_data;
 pub mod model;
 /// AdamW and gradient clipping.
 pub mod optim;
+/// Texts from outside, safe to print.
+pub mod plain_text;
 mod random;
 /// The settings of a trainer root.
 pub mod settings;

@@ -1,15 +1,21 @@
 //! The frozen base model: reads and checks a Hugging Face Llama directory. Knows no LoRA.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use super::config::{ConfigError, ModelConfig};
 use crate::file_error::{FileError, file_error};
+use crate::plain_text::shown;
 use crate::state::Projection;
 
 const CONFIG_FILE: &str = "config.json";
 const WEIGHTS_FILE: &str = "model.safetensors";
+/// Files of a tokenizer in Hugging Face's formats.
+const TOKENIZER_FILES: [&str; 4] = ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"];
+/// End of the name of a buffer that old checkpoints contain. It follows from the configuration.
+const FREQUENCIES_SUFFIX: &str = "rotary_emb.inv_freq";
 
 /// Why a directory can't be used as a base model.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,9 @@ pub enum BaseModelError {
     /// The configuration is not that of a supported model.
     #[error("base: `{path}`", path = .path.display())]
     Config { path: PathBuf, source: ConfigError },
+    /// The model comes with a tokenizer, so that its tokens are not bytes.
+    #[error("base: `{path}`: the trainer only has tokens that are bytes, not this tokenizer", path = .path.display())]
+    Tokenizer { path: PathBuf },
     /// The weights do not fit the configuration.
     #[error("base: `{path}`", path = .path.display())]
     Weights { path: PathBuf, source: WeightsError },
@@ -37,6 +46,12 @@ pub enum WeightsError {
     /// A tensor does not fit the configuration.
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
+    /// The file has a tensor that the computation does not use, such as a bias: the model is another one.
+    #[error("tensor `{}` is not part of a plain Llama model with this config.json", shown(.0))]
+    Unused(String),
+    /// A weight is NaN or infinite: every step would be.
+    #[error("tensor `{0}` has a value that is not finite")]
+    NotFinite(String),
     /// The numbers of a tensor have a format that is not supported.
     #[error("tensor `{name}` has type {dtype:?}; supported are F32, BF16 and F16")]
     Type { name: String, dtype: Dtype },
@@ -91,6 +106,10 @@ impl BaseModel {
             Ok(config) => config,
             Err(source) => return Err(BaseModelError::Config { path, source }),
         };
+        if let Some(path) = TOKENIZER_FILES.map(|name| dir.join(name)).into_iter().find(|path| path.exists())
+        {
+            return Err(BaseModelError::Tokenizer { path });
+        }
         let path = dir.join(WEIGHTS_FILE);
         BaseModel::from_bytes(config, &read(&path)?)
             .map_err(|source| BaseModelError::Weights { path, source })
@@ -114,17 +133,28 @@ impl BaseModel {
     ///
     /// # Errors
     ///
-    /// If the bytes are not a safetensors file, or if a tensor is missing or has the wrong shape or type.
+    /// If the bytes are not a safetensors file, if a tensor is missing or has the wrong shape or type, if it
+    /// has a value that is not finite, or if there is a tensor that would not be used.
     pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, WeightsError> {
         let file = SafeTensors::deserialize(bytes)?;
+        let shapes = config.tensor_shapes();
+        let used: HashSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
+        let is_unused = |name: &&str| !used.contains(name) && !is_redundant(&file, name);
+        if let Some(name) = file.names().into_iter().filter(is_unused).min() {
+            return Err(WeightsError::Unused(name.to_owned()));
+        }
         let mut tensors = Vec::new();
-        for (name, shape) in config.tensor_shapes() {
+        for (name, shape) in shapes {
             let Ok(view) = file.tensor(&name) else { return Err(WeightsError::Missing(name)) };
             if view.shape() != shape {
                 let found = view.shape().to_vec();
                 return Err(WeightsError::Shape { name, found, expected: shape });
             }
-            tensors.push(to_f32(name, &view)?);
+            let tensor = to_f32(&name, &view)?;
+            if !tensor.iter().all(|value| value.is_finite()) {
+                return Err(WeightsError::NotFinite(name));
+            }
+            tensors.push(tensor);
         }
         Ok(BaseModel::from_tensors(config, tensors))
     }
@@ -156,15 +186,26 @@ impl BaseModel {
     }
 }
 
+/// Whether a tensor says nothing that others do not: the frequencies of the rotation, or an output head that
+/// is the embedding once more.
+fn is_redundant(file: &SafeTensors<'_>, name: &str) -> bool {
+    let is_the_embedding = || match (file.tensor("lm_head.weight"), file.tensor("model.embed_tokens.weight"))
+    {
+        (Ok(head), Ok(embedding)) => head.dtype() == embedding.dtype() && head.data() == embedding.data(),
+        _ => false,
+    };
+    name.ends_with(FREQUENCIES_SUFFIX) || (name == "lm_head.weight" && is_the_embedding())
+}
+
 /// Converts a tensor to f32. The half-precision types convert without loss.
-fn to_f32(name: String, view: &TensorView<'_>) -> Result<Vec<f32>, WeightsError> {
+fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, WeightsError> {
     let data = view.data();
     let pairs = || data.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
     match view.dtype() {
         Dtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         Dtype::BF16 => Ok(pairs().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
         Dtype::F16 => Ok(pairs().map(half_to_single).collect()),
-        dtype => Err(WeightsError::Type { name, dtype }),
+        dtype => Err(WeightsError::Type { name: name.to_owned(), dtype }),
     }
 }
 
@@ -182,6 +223,68 @@ fn half_to_single(bits: u16) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::{BaseModel, WeightsError};
+    use crate::model::Preset;
+    use crate::model::preset::random_tensors;
+    use crate::state::NamedTensor;
+    use crate::store::encode;
+
+    /// Reads a tiny model after a change of its tensors.
+    fn read_changed(
+        tied_embeddings: bool,
+        change: impl Fn(&mut Vec<NamedTensor>),
+    ) -> Result<BaseModel, WeightsError> {
+        let mut config = Preset::Tiny.config();
+        config.tied_embeddings = tied_embeddings;
+        let mut tensors = random_tensors(&config, 1);
+        change(&mut tensors);
+        BaseModel::from_bytes(config, &encode(&tensors).unwrap())
+    }
+
+    fn tensor(name: &str, data: Vec<f32>) -> NamedTensor {
+        NamedTensor { name: name.to_owned(), shape: vec![data.len()], data }
+    }
+
+    #[test]
+    fn a_tensor_that_would_not_be_used_is_refused_by_name() {
+        for name in [
+            "model.layers.0.self_attn.q_proj.bias",
+            "model.layers.1.self_attn.q_norm.weight",
+            "model.layers.2.input_layernorm.weight",
+            "model.embed_tokens.lora_A.weight",
+            "score.weight",
+        ] {
+            let error = read_changed(false, |tensors| tensors.push(tensor(name, vec![0.0; 64]))).unwrap_err();
+            assert!(matches!(&error, WeightsError::Unused(found) if found == name), "{error}");
+        }
+        let other_head =
+            |tensors: &mut Vec<NamedTensor>| tensors.push(tensor("lm_head.weight", vec![0.5; 64]));
+        assert!(matches!(read_changed(true, other_head), Err(WeightsError::Unused(_))));
+    }
+
+    #[test]
+    fn a_tensor_that_says_nothing_new_is_accepted() {
+        let frequencies = |tensors: &mut Vec<NamedTensor>| {
+            tensors.push(tensor("model.layers.0.self_attn.rotary_emb.inv_freq", vec![1.0; 8]));
+        };
+        assert!(read_changed(false, frequencies).is_ok());
+        let same_head = |tensors: &mut Vec<NamedTensor>| {
+            let head = NamedTensor { name: "lm_head.weight".into(), ..tensors[0].clone() };
+            tensors.push(head);
+        };
+        assert!(read_changed(true, same_head).is_ok());
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_refused_by_name() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for index in [0, 1, 5] {
+                let error = read_changed(false, |tensors| tensors[index].data[7] = value).unwrap_err();
+                assert!(matches!(error, WeightsError::NotFinite(_)), "{error}");
+            }
+        }
+    }
+
     #[test]
     fn half_precision_widens_exactly() {
         for (bits, value) in [
