@@ -1,7 +1,9 @@
 //! The checkpoints of one job: saves each one completely or not at all, and resumes from the newest valid
 //! one. Knows nothing of the engine.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,7 @@ use super::error::{CheckpointDamage, ResumeError, STATE, SaveError};
 use super::manifest::{FORMAT_VERSION, FileDigest, Manifest};
 use super::tensors::{TensorError, decode, encode};
 use crate::durable::{self, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
+use crate::locks::LockExt;
 use crate::settings::Guards;
 use crate::state::{Cursor, Recipe, TrainState};
 
@@ -71,12 +74,14 @@ pub struct CheckpointStore {
     base: String,
     recipe: Recipe,
     options: SaveOptions,
+    /// Names of the checkpoints that this process has read back and found to be valid.
+    verified: Mutex<BTreeSet<String>>,
 }
 
 impl CheckpointStore {
     /// The checkpoints in `dir`. `base` is the digest of the base model.
     pub fn new(dir: PathBuf, base: String, recipe: Recipe, options: SaveOptions) -> CheckpointStore {
-        CheckpointStore { dir, base, recipe, options }
+        CheckpointStore { dir, base, recipe, options, verified: Mutex::new(BTreeSet::new()) }
     }
 
     fn sync_policy(&self) -> SyncPolicy {
@@ -115,6 +120,7 @@ impl CheckpointStore {
         }
         let target = self.dir.join(checkpoint_name(state.cursor.step));
         // The directory exists if a run saved this step and a later run resumed from an older one.
+        self.verified.locked().remove(&checkpoint_name(state.cursor.step));
         self.remove(&target)?;
         durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
@@ -150,7 +156,9 @@ impl CheckpointStore {
         Ok(files)
     }
 
-    /// Removes all but the newest `keep` checkpoints, after reading back the one of step `newest`.
+    /// Removes checkpoints once `keep` valid ones are there, after reading back the one of step `newest`. The
+    /// newest `keep` valid ones stay. Damaged ones do not count, wherever they are in the order, and nothing
+    /// is removed while there are fewer valid ones.
     ///
     /// # Errors
     /// If the newest checkpoint is damaged, or an old one can't be removed.
@@ -158,13 +166,40 @@ impl CheckpointStore {
         if !self.options.guards.atomic_save {
             return Ok(());
         }
-        if self.options.guards.verify_before_prune {
-            self.load(&checkpoint_name(newest)).map_err(SaveError::ReadBack)?;
+        if !self.options.guards.verify_before_prune {
+            return self.names().iter().skip(self.options.keep).try_for_each(|name| self.remove_named(name));
         }
-        for name in self.names().into_iter().skip(self.options.keep) {
-            self.remove(&self.dir.join(name))?;
+        let newest = checkpoint_name(newest);
+        self.load(&newest).map_err(SaveError::ReadBack)?;
+        self.verified.locked().insert(newest);
+        let names = self.names();
+        let mut kept: Vec<&String> = Vec::new();
+        for name in &names {
+            if kept.len() < self.options.keep && self.is_verified(name) {
+                kept.push(name);
+            }
         }
-        Ok(())
+        if kept.len() < self.options.keep {
+            return Ok(());
+        }
+        names.iter().filter(|name| !kept.contains(name)).try_for_each(|name| self.remove_named(name))
+    }
+
+    /// Whether the checkpoint is valid. It is read once by each process.
+    fn is_verified(&self, name: &str) -> bool {
+        if self.verified.locked().contains(name) {
+            return true;
+        }
+        let is_valid = self.load(name).is_ok();
+        if is_valid {
+            self.verified.locked().insert(name.to_owned());
+        }
+        is_valid
+    }
+
+    fn remove_named(&self, name: &str) -> Result<(), SaveError> {
+        self.verified.locked().remove(name);
+        Ok(self.remove(&self.dir.join(name))?)
     }
 
     /// Removes a checkpoint that is no longer needed.
@@ -282,4 +317,59 @@ fn required_space(files: &[(&str, Vec<u8>)]) -> RequiredSpace {
     let bytes = files.iter().map(|(_, bytes)| bytes.len() as u64 + FILE_OVERHEAD_BYTES).sum();
     // One more inode for the directory.
     RequiredSpace { bytes, inodes: files.len() as u64 + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(step: u64) -> TrainState {
+        let cursor = Cursor { step, updates: step, epoch: 0, position: 0, random: Default::default() };
+        TrainState { adapter: Vec::new(), optimizer: Vec::new(), cursor }
+    }
+
+    fn store(dir: &Path, keep: usize) -> CheckpointStore {
+        // Without syncs: there are many saves, and no power loss.
+        let options = SaveOptions { guards: Guards { sync: false, ..Guards::default() }, keep };
+        CheckpointStore::new(dir.into(), "base".into(), Recipe::default(), options)
+    }
+
+    fn save(store: &CheckpointStore, step: u64) {
+        store.save(&state(step)).unwrap();
+        store.prune(step).unwrap();
+    }
+
+    fn resumed_step(dir: &Path) -> u64 {
+        store(dir, 1).resume().unwrap().state.unwrap().cursor.step
+    }
+
+    /// Each set of damaged checkpoints of five, then saves with each setting of `keep`: after every save, the
+    /// one that was just announced can be resumed from, and as many valid ones are there as before, up to
+    /// `keep`.
+    #[test]
+    fn pruning_never_takes_a_valid_checkpoint_because_of_damaged_ones() {
+        for damaged in 0..31u32 {
+            for keep in 1..=3 {
+                let dir = tempfile::tempdir().unwrap();
+                let first = store(dir.path(), 5);
+                [10, 20, 30, 40, 50].into_iter().for_each(|step| save(&first, step));
+                let is_damaged = |step: u64| damaged & (1 << (step / 10 - 1)) != 0;
+                let steps = || [10, 20, 30, 40, 50].into_iter();
+                for step in steps().filter(|step| is_damaged(*step)) {
+                    std::fs::write(dir.path().join(checkpoint_name(step)).join(MANIFEST), "{").unwrap();
+                }
+                let newest = steps().filter(|step| !is_damaged(*step)).max().unwrap();
+                assert_eq!(resumed_step(dir.path()), newest);
+                // Another process continues there. It repeats steps whose checkpoints are damaged.
+                let second = store(dir.path(), keep);
+                let mut valid = steps().filter(|step| !is_damaged(*step)).count();
+                for step in [newest + 2, newest + 4, newest + 6] {
+                    save(&second, step);
+                    valid = (valid + 1).min(keep.max(1)).max(1);
+                    let found = second.names().iter().filter(|name| second.load(name).is_ok()).count();
+                    assert_eq!((resumed_step(dir.path()), found), (step, valid), "{damaged:b} {keep}");
+                }
+            }
+        }
+    }
 }
