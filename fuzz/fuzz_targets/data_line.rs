@@ -19,6 +19,7 @@ fuzz_target!(|data: &[u8]| {
         // What was accepted is what was read, to the byte.
         Ok(samples) => assert!(!samples.is_empty() && copied == data),
         Err(ReadError::Data(error)) => assert!(error.line >= 1 && error.column >= 1),
+        Err(ReadError::Input(error)) => unreachable!("bytes in memory can be read: {error}"),
         Err(ReadError::Sink(never)) => match never {},
     }
 });

@@ -24,7 +24,7 @@ pub enum Exit {
     Disk,
     /// A step was not finite, and `train.on_non_finite` is `stop` or its budget is exceeded.
     NonFinite,
-    /// A signal stopped the worker before the job was done; its progress is saved.
+    /// A signal stopped the daemon or the worker while there was work left; its progress is saved.
     Interrupted,
     /// A CUDA error destroyed the context. A new process may succeed.
     GpuFailed,
@@ -34,6 +34,8 @@ pub enum Exit {
     GpuUnsupported,
     /// The GPU's results differ from the CPU's, or from its own when it repeats a computation.
     GpuWrongResult,
+    /// The daemon has worked on everything, and a job failed, or a data file or a queued job can't be read.
+    JobsFailed,
 }
 
 impl Exit {
@@ -54,6 +56,7 @@ impl Exit {
             Exit::GpuMissing => 17,
             Exit::GpuUnsupported => 18,
             Exit::GpuWrongResult => 19,
+            Exit::JobsFailed => 20,
         }
     }
 
@@ -74,6 +77,7 @@ impl Exit {
             Exit::GpuMissing,
             Exit::GpuUnsupported,
             Exit::GpuWrongResult,
+            Exit::JobsFailed,
         ];
         all.into_iter().find(|exit| i32::from(exit.code()) == code)
     }

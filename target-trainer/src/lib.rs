@@ -6,7 +6,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `exit`, `file_error`, `locks`, `plain_text`, `random` | exit codes, file errors, locks, escapes, random numbers |
+//! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
+//! | `plain_text` | texts from outside, safe to print |
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
 //! | `settings`, `make_data` | the settings of a root; data to train on |

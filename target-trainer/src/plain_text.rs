@@ -82,8 +82,7 @@ mod tests {
 
     #[test]
     fn ordinary_texts_stay_as_they_are() {
-        for text in ["it's \"1+1=2\".jsonl", "données.jsonl", "e\u{301}te\u{301}", "数据集", "नमस्ते", "🎉"]
-        {
+        for text in ["it's \"1+1=2\".jsonl", "données.jsonl", "e\u{301}te\u{301}", "数据集", "🎉"] {
             assert_eq!((shown(text).as_str(), &*one_line(text)), (text, text));
         }
         assert_ne!(shown("a\\nb"), shown("a\nb"));

@@ -23,6 +23,7 @@ fn every_data_file_of_the_corpus_gives_samples_or_an_error_with_a_position() {
         match read_samples::<Infallible>(bytes, &limits, &Guards::default(), |_| Ok(())) {
             Ok(samples) => assert!(!samples.is_empty()),
             Err(ReadError::Data(error)) => assert!(error.line >= 1 && error.column >= 1),
+            Err(ReadError::Input(error)) => unreachable!("bytes in memory can be read: {error}"),
         }
     });
 }

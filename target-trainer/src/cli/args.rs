@@ -19,8 +19,9 @@ pub(super) struct CommandLine {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found damage; 2 invalid arguments or settings; \
     3 failed; 10 root in use; 11 base model; 12 no valid checkpoint; 13 disk; 14 not finite; \
-    15 stopped by a signal; 16 GPU failed; 17 GPU missing; 18 no driver, driver too old, or no such device; \
-    19 GPU computes wrong results.";
+    15 stopped by a signal, work is left; 16 GPU failed; 17 GPU missing; \
+    18 no driver, driver too old, or no such device; \
+    19 GPU computes wrong results; 20 a job failed, or data or a job can't be read.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {
@@ -42,7 +43,7 @@ pub(super) enum CliCommand {
     Daemon {
         /// Directory of the root
         root: PathBuf,
-        /// Exits when the inbox and the queue are empty; default: runs until SIGTERM or SIGINT
+        /// Exits when the inbox and the queue are empty; default: runs until SIGTERM, SIGINT or SIGHUP
         #[arg(long)]
         drain: bool,
         /// Overrides the setting `device.use`: auto, cpu or cuda:N

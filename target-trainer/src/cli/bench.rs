@@ -78,7 +78,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<Exit, CliError> {
         }
     }
     if args.profile {
-        print::line(&engine.profile());
+        print::lines(&engine.profile());
         return Ok(Exit::Done);
     }
     let saved = saver.finish()?;
@@ -187,6 +187,7 @@ impl BenchSaver {
                 SaverEvent::Saved { .. } => self.saved += 1,
                 SaverEvent::Failed { error, .. } => return Err(error.into()),
                 SaverEvent::CopyFailed { error } => return Err(error.into()),
+                SaverEvent::ThreadEnded => return Err(CliError::SaverEnded),
                 SaverEvent::Pruned => {}
             }
         }

@@ -27,12 +27,6 @@ pub(super) enum CliError {
     /// The file to submit can't be opened.
     #[error("`{path}`", path = .path.display())]
     OpenSubmitted { path: PathBuf, source: std::io::Error },
-    /// Every name that was tried is taken.
-    #[error(
-        "`{path}`: the inbox has a file for every name that was tried; empty the inbox",
-        path = .path.display()
-    )]
-    InboxNames { path: PathBuf },
     /// The file to submit can't be read.
     #[error(transparent)]
     ReadSubmitted(std::io::Error),
@@ -81,6 +75,9 @@ pub(super) enum CliError {
     /// `bench` could not start the thread that saves.
     #[error("could not start the saver thread")]
     SaverThread(#[source] std::io::Error),
+    /// The thread that saves has ended.
+    #[error("the saver thread has ended")]
+    SaverEnded,
 }
 
 impl CliError {
@@ -91,7 +88,6 @@ impl CliError {
             | CliError::AlreadyRoot { .. }
             | CliError::NameNotUtf8 { .. }
             | CliError::OpenSubmitted { .. }
-            | CliError::InboxNames { .. }
             | CliError::BenchDevice
             | CliError::BenchSample(_) => Exit::Usage,
             CliError::ReadSubmitted(_)
@@ -101,7 +97,8 @@ impl CliError {
             | CliError::DaemonGone
             | CliError::Threads(_)
             | CliError::Text(_)
-            | CliError::SaverThread(_) => Exit::Failed,
+            | CliError::SaverThread(_)
+            | CliError::SaverEnded => Exit::Failed,
             CliError::Disk(_) | CliError::BenchSave(_) => Exit::Disk,
             CliError::Preset(_) | CliError::Base(_) => Exit::BaseModel,
             CliError::Daemon(error) => error.exit(),

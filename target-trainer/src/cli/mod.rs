@@ -3,8 +3,10 @@
 mod args;
 mod bench;
 mod error;
+mod output_queue;
 mod print;
 mod root;
+mod submit;
 mod verify;
 
 use std::path::Path;
@@ -42,7 +44,7 @@ pub fn main() -> Exit {
     let result = match command_line.command {
         CliCommand::Init { root, preset, seed, set } => root::init(&root, preset, seed, &set),
         CliCommand::Daemon { root, drain, device } => run_daemon(&root, drain, device),
-        CliCommand::Submit { root, file } => root::submit(&root, &file),
+        CliCommand::Submit { root, file } => submit::submit(&root, &file),
         CliCommand::Status { root } => root::status(&root),
         CliCommand::Verify { root } => verify::verify(&root),
         CliCommand::ResumeInfo { root } => verify::resume_info(&root),
@@ -50,26 +52,39 @@ pub fn main() -> Exit {
         CliCommand::Bench(args) => bench::bench(&args),
         CliCommand::Worker(args) => run_worker(&args),
     };
-    result.unwrap_or_else(|error| {
+    let exit = result.unwrap_or_else(|error| {
         print::error(&chain(&error));
         error.exit()
-    })
+    });
+    print::flush();
+    exit
 }
 
-/// A flag that SIGTERM and SIGINT set.
+/// A flag that SIGTERM, SIGINT and SIGHUP set. A SIGHUP that is ignored, as `nohup` arranges, stays ignored.
 fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, CliError> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let flag = Arc::new(AtomicBool::new(false));
-    let stop_signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
-    for signal in stop_signals.into_iter().filter(|_| guards.defer_stop) {
+    let stop_signals = [SIGTERM, SIGINT, SIGHUP];
+    let is_handled = |signal: &i32| guards.defer_stop && !(*signal == SIGHUP && is_ignored(SIGHUP));
+    for signal in stop_signals.into_iter().filter(is_handled) {
         signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(CliError::Signal)?;
     }
     Ok(flag)
+}
+
+/// Whether this process ignores a signal.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
 }
 
 fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let mut settings = Settings::read(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
+    print::start_queues();
     print::start_logging(Some(&layout));
     let stop = stop_flag(&settings.guards)?;
     let config = daemon::DaemonConfig {
@@ -85,11 +100,14 @@ fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result
 fn run_worker(args: &WorkerArgs) -> Result<Exit, CliError> {
     // A worker must not outlive its daemon. The parent check covers a daemon that died before this call.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It was started as `exe`.
+    prctl::set_name(c"target-trainer")?;
     if std::os::unix::process::parent_id() != args.parent {
         return Err(CliError::DaemonGone);
     }
     let layout = RootLayout::new(&args.root);
     let settings = Settings::read(&layout.settings())?;
+    print::start_queues();
     print::start_logging(None);
     let stop = stop_flag(&settings.guards)?;
     if settings.train.threads > 0 {

@@ -1,23 +1,66 @@
 //! Prints to standard output and standard error, and writes the log file. Nothing else in the crate prints.
+//! Every line passes through `one_line`: a text from outside never starts a line of its own.
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::output_queue::OutputQueue;
 use crate::durable::{self, AppendFile};
 use crate::locks::LockExt;
+use crate::plain_text::one_line;
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
 
 /// Size at which `daemon.log` is renamed to `daemon.log.1`.
 const MAX_LOG_BYTES: u64 = 8 << 20;
 
-/// Prints a line. Training continues if the reader has closed the pipe.
+/// How long the process waits at its end for a reader of its output.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The queues in front of standard output and standard error, once [`start_queues`] has started them.
+static QUEUES: OnceLock<OutputQueues> = OnceLock::new();
+
+struct OutputQueues {
+    stdout: OutputQueue,
+    stderr: OutputQueue,
+}
+
+/// From now on nobody waits for the readers of standard output and standard error. For processes that must
+/// not stop because of them: the daemon and its workers.
+pub(super) fn start_queues() {
+    let queues = OutputQueue::start(std::io::stdout())
+        .and_then(|stdout| Ok(OutputQueues { stdout, stderr: OutputQueue::start(std::io::stderr())? }));
+    if let Ok(queues) = queues {
+        // Fails only if they are started already.
+        let _ = QUEUES.set(queues);
+    }
+}
+
+/// Waits a short time until everything is written.
+pub(super) fn flush() {
+    if let Some(queues) = QUEUES.get() {
+        queues.stdout.flush(FLUSH_PATIENCE);
+        queues.stderr.flush(FLUSH_PATIENCE);
+    }
+}
+
+/// Prints a line. Training continues if the reader has closed the pipe, or does not read.
 pub(super) fn line(text: &str) {
+    let line = format!("{}\n", one_line(text));
+    if let Some(queues) = QUEUES.get() {
+        return queues.stdout.push(line.as_bytes());
+    }
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints a text of several lines.
+pub(super) fn lines(text: &str) {
+    text.lines().for_each(line);
 }
 
 /// Prints an event for the daemon. Aborts if the daemon has closed the pipe: a worker must not outlive its
@@ -32,7 +75,14 @@ pub(super) fn worker_event(event: &WorkerEvent) {
 
 /// Prints an error on standard error.
 pub(super) fn error(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "target-trainer: {text}");
+    to_stderr(format!("target-trainer: {}\n", one_line(text)).as_bytes());
+}
+
+fn to_stderr(line: &[u8]) {
+    match QUEUES.get() {
+        Some(queues) => queues.stderr.push(line),
+        None => drop(std::io::stderr().lock().write_all(line)),
+    }
 }
 
 /// Sends log lines to standard error and, with a `layout`, to the root's log file.
@@ -71,9 +121,12 @@ impl<'a> MakeWriter<'a> for LogSink {
 }
 
 impl Write for LogWriter<'_> {
-    /// Ignores write errors: a full disk must not stop training because of its log.
+    /// Writes one line of the log. Ignores write errors: a full disk must not stop training because of its
+    /// log.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _ = std::io::stderr().lock().write_all(bytes);
+        let line = String::from_utf8_lossy(bytes);
+        let line = format!("{}\n", one_line(line.strip_suffix('\n').unwrap_or(&line)));
+        to_stderr(line.as_bytes());
         if let Some(LogFile { path, open }) = &self.sink.file {
             let mut file = open.locked();
             if file.as_ref().is_some_and(|file| file.len() > MAX_LOG_BYTES) {
@@ -84,7 +137,7 @@ impl Write for LogWriter<'_> {
                 *file = AppendFile::open_to_append(path).ok();
             }
             if let Some(file) = file.as_mut() {
-                let _ = file.write_all(bytes);
+                let _ = file.write_all(line.as_bytes());
             }
         }
         Ok(bytes.len())

@@ -1,4 +1,4 @@
-//! The commands `init`, `submit` and `status`, and the writer of `make-data`.
+//! The commands `init` and `status`, and the writer of `make-data`.
 
 use std::path::Path;
 
@@ -33,43 +33,6 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Re
     Ok(Exit::Done)
 }
 
-/// `submit`: copies a file into the inbox under a name that is free.
-pub(super) fn submit(root: &Path, file: &Path) -> Result<Exit, CliError> {
-    let layout = RootLayout::new(root);
-    let path = || file.to_owned();
-    let name = file.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| CliError::NameNotUtf8 { path: path() })?;
-    let mut from =
-        std::fs::File::open(file).map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
-    let temporary =
-        layout.inbox().join(format!("{}-{}-{name}", durable::TEMPORARY_MARKER, std::process::id()));
-    let target = (0..)
-        .map(|n| layout.inbox().join(if n == 0 { name.to_owned() } else { format!("{n}-{name}") }))
-        .find(|path| !path.exists());
-    let target = target.ok_or_else(|| CliError::InboxNames { path: path() })?;
-    let copied = copy_file(&mut from, &temporary).and_then(|()| Ok(durable::rename(&temporary, &target)?));
-    if copied.is_err() {
-        // The first error is the one that is reported.
-        let _ = durable::remove_file(&temporary);
-    }
-    copied?;
-    durable::sync_dir(&layout.inbox(), SyncPolicy::Full)?;
-    print::line(&format!("submitted {}", target.display()));
-    Ok(Exit::Done)
-}
-
-fn copy_file(from: &mut std::fs::File, to: &Path) -> Result<(), CliError> {
-    use std::io::Read;
-    let mut copy = AppendFile::create(to)?;
-    let mut chunk = vec![0; 1 << 16];
-    loop {
-        match from.read(&mut chunk).map_err(CliError::ReadSubmitted)? {
-            0 => return Ok(copy.finish(SyncPolicy::Full)?),
-            read => copy.write_all(&chunk[..read])?,
-        }
-    }
-}
-
 /// `status`: prints `status.json`.
 pub(super) fn status(root: &Path) -> Result<Exit, CliError> {
     let path = RootLayout::new(root).status();
@@ -77,7 +40,11 @@ pub(super) fn status(root: &Path) -> Result<Exit, CliError> {
         Ok(text) => text,
         Err(source) => return Err(CliError::Status { path, source }),
     };
-    print::line(text.trim_end());
+    // A text in JSON has no line breaks within a value, so that no value looks like a line of its own.
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(status) => print::lines(&format!("{status:#}")),
+        Err(_) => print::line(text.trim_end()),
+    }
     Ok(Exit::Done)
 }
 

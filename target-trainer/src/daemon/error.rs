@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
 use crate::durable::DurableError;
 use crate::exit::Exit;
 use crate::file_error::FileError;
@@ -21,9 +23,12 @@ pub enum DaemonError {
     /// A directory of the root can't be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file of the inbox can't be accepted.
-    #[error("could not read `{path}`", path = .path.display())]
+    /// A file of the inbox can't be accepted, and a guard is off.
+    #[error("could not accept `{path}`", path = .path.display())]
     Accept { path: PathBuf, source: AcceptError },
+    /// Data files or jobs are left that can't be worked on, and there is nothing else to do.
+    #[error("{reason}")]
+    Stuck { exit: Exit, reason: String },
     /// The worker process can't be started.
     #[error("could not start a worker: {0}; the job stays in the queue")]
     WorkerStart(#[source] std::io::Error),
@@ -38,7 +43,7 @@ impl DaemonError {
         match self {
             DaemonError::Locked { .. } => Exit::Locked,
             DaemonError::Disk(_) => Exit::Disk,
-            DaemonError::Stopped { exit, .. } => *exit,
+            DaemonError::Stopped { exit, .. } | DaemonError::Stuck { exit, .. } => *exit,
             DaemonError::File(_) | DaemonError::Accept { .. } | DaemonError::WorkerStart(_) => Exit::Failed,
         }
     }
@@ -53,11 +58,33 @@ pub enum AcceptError {
     /// Its copy, or the reason of its rejection, can't be written.
     #[error(transparent)]
     Write(#[from] DurableError),
+    /// It can't be told whether its content is known.
+    #[error(transparent)]
+    Known(#[from] FileError),
+    /// The file was read, but can't be taken out of the inbox.
+    #[error(transparent)]
+    Remove(DurableError),
 }
 
 impl AcceptError {
     /// Whether the file is no longer in the inbox.
     pub(super) fn is_vanished(&self) -> bool {
-        matches!(self, AcceptError::Read(error) if error.kind() == std::io::ErrorKind::NotFound)
+        match self {
+            AcceptError::Read(error) => error.kind() == std::io::ErrorKind::NotFound,
+            AcceptError::Remove(error) => error.is_not_found(),
+            AcceptError::Write(_) | AcceptError::Known(_) => false,
+        }
+    }
+
+    /// Whether the next file would meet the same error: it is one of the root or of this process.
+    pub(super) fn concerns_all_files(&self) -> bool {
+        match self {
+            AcceptError::Read(error) => matches!(
+                error.raw_os_error().map(Errno::from_raw),
+                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+            ),
+            AcceptError::Write(_) | AcceptError::Known(_) => true,
+            AcceptError::Remove(_) => false,
+        }
     }
 }

@@ -1,34 +1,86 @@
-//! Scans the inbox: lists all names, then accepts each file that has not changed for a while.
-//! Another process may remove or replace a file at any time between these steps.
+//! Looks at the inbox: lists names, waits until the writer of each file is done, and lets it be copied into
+//! the queue. Each look is short, so that supervision goes on. What fails concerns one file, or pauses
+//! intake; it never ends the daemon. Another process may remove or replace a file at any time.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::accept::accept_file;
 use super::daemon_config::DaemonConfig;
 use super::error::{AcceptError, DaemonError};
-use crate::durable::TEMPORARY_MARKER;
-use crate::file_error::file_error;
+use super::inbox_file::{self, FileIdentity, Taken, put_back, take_aside};
+use super::incoming_copy::{CopyProgress, IncomingCopy};
+use super::job_queue::JobQueue;
+use super::jobs;
+use super::open_writers::{OpenWriters, open_writers};
+use super::rejection::{Rejection, reject};
+use super::trouble::Trouble;
+use crate::durable::{self, SyncPolicy, UNFINISHED_SUFFIX};
+use crate::file_error::chain;
+use crate::intake::DataError;
+use crate::plain_text::shown;
 use crate::store::RootLayout;
 
-/// A file that was seen and not yet accepted.
-#[derive(Debug, Clone, PartialEq)]
+/// Maximum time between two listings, with or without a notification from the kernel.
+const LIST_INTERVAL: Duration = Duration::from_millis(500);
+/// Minimum time between two listings: the daemon's own work in the inbox notifies it too.
+const MIN_LIST_INTERVAL: Duration = Duration::from_millis(20);
+/// Files that are watched at once. The others wait for their turn, so that memory does not grow with them.
+const MAX_PENDING: usize = 8192;
+/// Time of one look, after which the daemon looks after its worker.
+const LOOK_TIME: Duration = Duration::from_millis(50);
+/// Files that one look chooses.
+const FILES_OF_A_LOOK: usize = 64;
+/// Wait before another look at a file that a process has open for writing.
+const WRITER_INTERVAL: Duration = Duration::from_millis(100);
+/// A file that is written for so long is reported.
+const LONG_WRITE: Duration = Duration::from_secs(30);
+/// Begin of the names of files that are being removed after they were accepted.
+const TAKEN_PREFIX: &str = ".taken-";
+
+/// A file that was seen and is not dealt with yet.
 struct PendingFile {
-    len_bytes: u64,
-    modified: Option<SystemTime>,
+    /// `None` before the first look at it.
+    identity: Option<FileIdentity>,
     unchanged_since: Instant,
+    next_look: Instant,
+    first_seen: Instant,
+    /// A process that writes it has been reported.
+    writer_reported: bool,
+    /// The file is in the queue as this job, and only has to be removed.
+    accepted_as: Option<String>,
+    trouble: Option<Trouble>,
 }
 
-/// The inbox and the files in it that are not accepted yet.
+/// What keeps a drain from ending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum InboxState {
+    Empty,
+    /// There are files, and their turn comes.
+    Busy,
+    /// Nothing but files or directories that keep failing, for this long.
+    Stuck {
+        lasted: Duration,
+        message: String,
+    },
+}
+
+/// The inbox and the files in it that are not dealt with yet.
 pub(super) struct Inbox {
     dir: PathBuf,
     pending: BTreeMap<OsString, PendingFile>,
-    /// Change notifications of the kernel. `None` if inotify is unavailable; then only the periodic scan
+    copy: Option<IncomingCopy>,
+    /// Why no file is accepted at the moment.
+    pause: Option<Trouble>,
+    /// Why the inbox can't be listed at the moment.
+    list_trouble: Option<Trouble>,
+    last_listed: Option<Instant>,
+    notified: bool,
+    /// Change notifications of the kernel. `None` if inotify is unavailable; then only the periodic listing
     /// finds files.
     changes: Option<(RecommendedWatcher, Receiver<()>)>,
 }
@@ -38,89 +90,412 @@ impl Inbox {
         let dir = layout.inbox();
         let changes = watch(&dir)
             .inspect_err(|error| {
-                tracing::warn!("no notifications for the inbox, it is scanned twice a second: {error}")
+                tracing::warn!("no notifications for the inbox, it is listed twice a second: {error}")
             })
             .ok();
-        Inbox { dir, pending: BTreeMap::new(), changes }
+        restore_taken(&dir);
+        Inbox {
+            dir,
+            pending: BTreeMap::new(),
+            copy: None,
+            pause: None,
+            list_trouble: None,
+            last_listed: None,
+            notified: false,
+            changes,
+        }
     }
 
-    /// Whether no file waits to be accepted.
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && ready_names(&self.dir).is_ok_and(|names| names.is_empty())
+    /// Whether a look now has something to do.
+    pub(super) fn has_work(&self) -> bool {
+        let is_paused = self.pause.as_ref().is_some_and(|pause| !pause.is_due());
+        !is_paused && (self.copy.is_some() || self.due_names().next().is_some())
     }
 
-    /// Whether something has changed, or a file waits until it is old enough.
-    pub(super) fn needs_scan(&self) -> bool {
-        let has_changed = self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
-        has_changed || !self.pending.is_empty()
-    }
-
-    /// Checks each file once. Stops early if a stop is requested.
-    pub(super) fn scan(&mut self, config: &DaemonConfig<'_>) -> Result<(), DaemonError> {
-        let listed = ready_names(&self.dir).map_err(file_error("read", &self.dir))?;
-        let names: std::collections::BTreeSet<OsString> =
-            listed.into_iter().chain(self.pending.keys().cloned()).collect();
-        for name in names {
-            if (config.stop_requested)() {
+    /// Works for a short time: lists, checks, copies. Stops early if a stop is requested.
+    ///
+    /// # Errors
+    /// Only with a guard off: `tolerate_vanished` if a file vanishes, `intake_retry` if anything else fails.
+    pub(super) fn look(
+        &mut self,
+        config: &DaemonConfig<'_>,
+        queue: &mut JobQueue,
+    ) -> Result<(), DaemonError> {
+        self.notified |= self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
+        if self.pause.as_ref().is_some_and(|pause| !pause.is_due()) {
+            return Ok(());
+        }
+        self.list_if_due(config);
+        let deadline = Instant::now() + LOOK_TIME;
+        let names: Vec<OsString> = self.due_names().take(FILES_OF_A_LOOK).cloned().collect();
+        let mut names = names.into_iter();
+        while Instant::now() < deadline && !(config.stop_requested)() {
+            let (name, result) = if let Some(copy) = self.copy.take() {
+                (copy.name.clone(), self.continue_copy(copy, deadline, config, queue))
+            } else if let Some(name) = names.next() {
+                let result = self.check_file(&name, config);
+                (name, result)
+            } else {
                 return Ok(());
+            };
+            if let Err(error) = result {
+                self.handle_error(&name, error, config)?;
             }
-            match self.check_file(&name, config) {
-                Err(error) if error.is_vanished() && config.settings.guards.tolerate_vanished => {
-                    self.pending.remove(&name);
-                    (config.print_line)(&format!(
-                        "vanished before it could be read: {}",
-                        name.to_string_lossy().escape_debug()
-                    ));
-                }
-                result => {
-                    result.map_err(|source| DaemonError::Accept { path: self.dir.join(&name), source })?
-                }
+            if self.pause.as_ref().is_some_and(|pause| !pause.is_due()) {
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    fn check_file(&mut self, name: &OsStr, config: &DaemonConfig<'_>) -> Result<(), AcceptError> {
-        let path = self.dir.join(name);
-        let metadata = path.symlink_metadata()?;
-        let settle_time = Duration::from_millis(config.settings.limits.settle_ms);
-        let now = PendingFile {
-            len_bytes: metadata.len(),
-            modified: metadata.modified().ok(),
-            unchanged_since: Instant::now(),
-        };
-        match self.pending.get(name) {
-            // Anything but a regular file is rejected at once.
-            _ if !metadata.is_file() => {}
-            Some(before) if before.len_bytes == now.len_bytes && before.modified == now.modified => {
-                if before.unchanged_since.elapsed() < settle_time {
-                    return Ok(());
+    fn due_names(&self) -> impl Iterator<Item = &OsString> {
+        let now = Instant::now();
+        self.pending.iter().filter(move |(_, file)| file.next_look <= now).map(|(name, _)| name)
+    }
+
+    fn list_if_due(&mut self, config: &DaemonConfig<'_>) {
+        let age = self.last_listed.map_or(LIST_INTERVAL, |listed| listed.elapsed());
+        let wait = if self.notified { MIN_LIST_INTERVAL } else { LIST_INTERVAL };
+        let is_due = self.list_trouble.as_ref().is_none_or(Trouble::is_due);
+        if age < wait || !is_due || self.pending.len() >= MAX_PENDING {
+            return;
+        }
+        (self.last_listed, self.notified) = (Some(Instant::now()), false);
+        match self.list() {
+            Ok(()) if self.list_trouble.take().is_some() => {
+                (config.print_line)("the inbox can be read again")
+            }
+            Ok(()) => {}
+            Err(error) => {
+                let message = format!("could not read `{}`: {error}", self.dir.display());
+                if Trouble::record(&mut self.list_trouble, &message) {
+                    (config.print_line)(&format!("{message}; will try again"));
                 }
             }
-            _ => {
-                self.pending.insert(name.to_owned(), now);
+        }
+    }
+
+    /// Adds the files of the inbox, at most [`MAX_PENDING`] that are not in trouble.
+    fn list(&mut self) -> std::io::Result<()> {
+        let mut room = MAX_PENDING
+            - self.pending.values().filter(|file| file.trouble.is_none()).count().min(MAX_PENDING);
+        for entry in std::fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            if room == 0 {
+                break;
+            }
+            if !is_ignored(&name) && !self.pending.contains_key(&name) {
+                self.pending.insert(name, PendingFile::new());
+                room -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a file: waits for its writer, and begins its copy when the writer is done.
+    fn check_file(&mut self, name: &OsStr, config: &DaemonConfig<'_>) -> Result<(), AcceptError> {
+        let Some(file) = self.pending.get_mut(name) else { return Ok(()) };
+        let path = self.dir.join(name);
+        if let (Some(job), Some(identity)) = (file.accepted_as.clone(), file.identity) {
+            return self.remove_accepted(name, &job, identity, config);
+        }
+        let metadata = path.symlink_metadata()?;
+        let identity = FileIdentity::of(&metadata);
+        if let Some(other_type) = inbox_file::other_type(&metadata) {
+            let message = format!("{other_type}, not a regular file");
+            return self.reject_file(name, identity, None, &message, config);
+        }
+        let settle_time = Duration::from_secs(config.settings.limits.settle_s);
+        if file.identity != Some(identity) {
+            file.wait_for_writer(identity, settle_time);
+        }
+        let has_settled = file.unchanged_since.elapsed() >= settle_time;
+        // `submit` takes the write permission from a file that is complete.
+        if !has_settled && !metadata.permissions().readonly() {
+            return Ok(());
+        }
+        let source = inbox_file::open(&path)?;
+        if FileIdentity::of(&source.metadata()?) != identity {
+            file.wait_for_writer(identity, settle_time);
+            return Ok(());
+        }
+        match open_writers(&source) {
+            OpenWriters::None => {}
+            OpenWriters::Unknown if has_settled => {}
+            OpenWriters::Unknown => return Ok(()),
+            OpenWriters::Some => {
+                file.next_look = Instant::now() + WRITER_INTERVAL;
+                if file.first_seen.elapsed() > LONG_WRITE
+                    && !std::mem::replace(&mut file.writer_reported, true)
+                {
+                    let name = shown(&name.to_string_lossy());
+                    (config.print_line)(&format!("waiting for {name}: a process has it open for writing"));
+                }
                 return Ok(());
             }
         }
-        let accepted = accept_file(config, &path, &name.to_string_lossy());
-        if accepted.is_ok() {
-            self.pending.remove(name);
+        let max_bytes = config.settings.limits.file_bytes;
+        if identity.len_bytes > max_bytes {
+            let message = format!("the file is larger than {max_bytes} bytes");
+            return self.reject_file(name, identity, None, &message, config);
         }
-        accepted
+        self.copy = Some(IncomingCopy::start(config, name, source, identity)?);
+        Ok(())
+    }
+
+    fn continue_copy(
+        &mut self,
+        copy: IncomingCopy,
+        deadline: Instant,
+        config: &DaemonConfig<'_>,
+        queue: &mut JobQueue,
+    ) -> Result<(), AcceptError> {
+        let temporary = copy.temporary().to_owned();
+        let result = self.advance_copy(copy, deadline, config, queue);
+        if result.is_err() {
+            // The space may be what is missing. The next copy tries again to remove it.
+            let _ = durable::remove_tree(&temporary);
+        }
+        result
+    }
+
+    fn advance_copy(
+        &mut self,
+        mut copy: IncomingCopy,
+        deadline: Instant,
+        config: &DaemonConfig<'_>,
+        queue: &mut JobQueue,
+    ) -> Result<(), AcceptError> {
+        match copy.advance(deadline)? {
+            CopyProgress::Unfinished => {
+                self.copy = Some(copy);
+                Ok(())
+            }
+            CopyProgress::Changed => {
+                if let Some(file) = self.pending.get_mut(&copy.name) {
+                    file.wait_for_writer(copy.identity, Duration::ZERO);
+                }
+                Ok(durable::remove_tree(copy.temporary())?)
+            }
+            CopyProgress::Invalid(error) => {
+                durable::remove_tree(copy.temporary())?;
+                self.reject_file(&copy.name, copy.identity, Some(&error), &error.message, config)
+            }
+            CopyProgress::Complete => self.accept(&copy, config, queue),
+        }
+    }
+
+    /// Moves a complete copy into the queue by one rename, then removes the file from the inbox.
+    fn accept(
+        &mut self,
+        copy: &IncomingCopy,
+        config: &DaemonConfig<'_>,
+        queue: &mut JobQueue,
+    ) -> Result<(), AcceptError> {
+        let counts = copy.counts();
+        if counts.without_effect() == counts.samples {
+            let message = format!(
+                "no sample has a token to learn: of {} samples, {}",
+                counts.samples,
+                counts.reasons()
+            );
+            durable::remove_tree(copy.temporary())?;
+            return self.reject_file(&copy.name, copy.identity, None, &message, config);
+        }
+        let job = copy.describe(queue.next_order())?;
+        if jobs::is_known(&config.layout, &job.id)? {
+            durable::remove_tree(copy.temporary())?;
+            (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
+        } else {
+            durable::rename(copy.temporary(), &config.layout.processing().join(&job.id))?;
+            queue.insert(job.clone());
+            (config.print_line)(&format!(
+                "accepted job {}: {} samples from {}",
+                job.id, job.samples, job.name
+            ));
+            if counts.without_effect() > 0 {
+                let (without, reasons) = (counts.without_effect(), counts.reasons());
+                (config.print_line)(&format!(
+                    "job {}: {without} of {} samples have nothing to learn: {reasons}",
+                    job.id, job.samples
+                ));
+            }
+        }
+        if let Some(file) = self.pending.get_mut(&copy.name) {
+            file.accepted_as = Some(job.id.clone());
+        }
+        self.remove_accepted(&copy.name, &job.id, copy.identity, config)
+    }
+
+    /// Removes a file that is in the queue, if it is still the file that was copied.
+    fn remove_accepted(
+        &mut self,
+        name: &OsStr,
+        job: &str,
+        identity: FileIdentity,
+        config: &DaemonConfig<'_>,
+    ) -> Result<(), AcceptError> {
+        durable::sync_dir(&config.layout.processing(), SyncPolicy::Full)?;
+        let (path, aside) = (self.dir.join(name), self.dir.join(format!("{TAKEN_PREFIX}{job}")));
+        let taken = match take_aside(&path, &aside, identity) {
+            Err(error) if error.is_not_found() => Taken::Replaced,
+            taken => taken.map_err(AcceptError::Remove)?,
+        };
+        if taken == Taken::Yes {
+            durable::remove_file(&aside).map_err(AcceptError::Remove)?;
+        }
+        self.dealt_with(name, config);
+        // A file that has come to the name meanwhile is found by the next listing.
+        self.notified = true;
+        Ok(())
+    }
+
+    fn reject_file(
+        &mut self,
+        name: &OsStr,
+        identity: FileIdentity,
+        data_error: Option<&DataError>,
+        message: &str,
+        config: &DaemonConfig<'_>,
+    ) -> Result<(), AcceptError> {
+        let path = self.dir.join(name);
+        let name_text = name.to_string_lossy();
+        reject(config, &Rejection { path: &path, name: &name_text, identity, data_error, message })?;
+        self.dealt_with(name, config);
+        Ok(())
+    }
+
+    /// Forgets a file that was accepted or rejected. Both need writes, so a pause is over.
+    fn dealt_with(&mut self, name: &OsStr, config: &DaemonConfig<'_>) {
+        self.pending.remove(name);
+        if self.pause.take().is_some() {
+            (config.print_line)("intake continues");
+        }
+    }
+
+    fn handle_error(
+        &mut self,
+        name: &OsStr,
+        error: AcceptError,
+        config: &DaemonConfig<'_>,
+    ) -> Result<(), DaemonError> {
+        let shown_name = shown(&name.to_string_lossy());
+        if error.is_vanished() {
+            if !config.settings.guards.tolerate_vanished {
+                return Err(DaemonError::Accept { path: self.dir.join(name), source: error });
+            }
+            self.pending.remove(name);
+            (config.print_line)(&format!("vanished before it could be read: {shown_name}"));
+            return Ok(());
+        }
+        if !config.settings.guards.intake_retry {
+            return Err(DaemonError::Accept { path: self.dir.join(name), source: error });
+        }
+        let reason = chain(&error);
+        if let Some(file) = self.pending.get_mut(name) {
+            let is_new = Trouble::record(&mut file.trouble, &reason);
+            if let Some(trouble) = &file.trouble {
+                file.next_look = trouble.next_try();
+            }
+            if is_new && !error.concerns_all_files() {
+                let what = if file.accepted_as.is_some() { "removed" } else { "accepted" };
+                (config.print_line)(&format!(
+                    "{shown_name} could not be {what} yet, will try again: {reason}"
+                ));
+            }
+        }
+        if error.concerns_all_files() {
+            self.pause(&format!("intake paused, will try again: {reason}"), config);
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, message: &str, config: &DaemonConfig<'_>) {
+        if Trouble::record(&mut self.pause, message) {
+            (config.print_line)(message);
+        }
+    }
+
+    /// What the inbox holds now, after a fresh listing.
+    pub(super) fn state(&mut self) -> InboxState {
+        if self.list_trouble.is_none() && self.list().is_err() {
+            // The next look will report it.
+            return InboxState::Busy;
+        }
+        let troubles = self
+            .pending
+            .values()
+            .map(|file| file.trouble.as_ref())
+            .chain([&self.list_trouble].into_iter().filter_map(|trouble| trouble.as_ref().map(Some)));
+        if self.copy.is_some() || (self.pause.is_none() && troubles.clone().any(|trouble| trouble.is_none()))
+        {
+            return InboxState::Busy;
+        }
+        match troubles.clone().flatten().min_by_key(|trouble| trouble.lasted()) {
+            None => InboxState::Empty,
+            Some(newest) => InboxState::Stuck {
+                lasted: self.pause.as_ref().unwrap_or(newest).lasted(),
+                message: format!("{} files are left in the inbox: {}", self.pending.len(), newest.message()),
+            },
+        }
+    }
+
+    /// Visible files that are never taken because of their names.
+    pub(super) fn ignored_files(&self) -> usize {
+        let names =
+            std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let is_own = |name: &OsString| {
+            let name = name.to_string_lossy();
+            [durable::TEMPORARY_MARKER, TAKEN_PREFIX, super::rejection::REJECTED_PREFIX]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
+        names.filter(|name| is_ignored(name) && !is_own(name)).count()
     }
 }
 
-/// Names of the files in the inbox, without hidden files and unfinished copies.
-fn ready_names(dir: &std::path::Path) -> Result<Vec<OsString>, std::io::Error> {
-    let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name());
-    let is_ready = |name: &OsString| {
-        let name = name.to_string_lossy();
-        !name.starts_with('.') && !name.contains(TEMPORARY_MARKER)
-    };
-    Ok(names.filter(is_ready).collect())
+impl PendingFile {
+    fn new() -> PendingFile {
+        let now = Instant::now();
+        PendingFile {
+            identity: None,
+            unchanged_since: now,
+            next_look: now,
+            first_seen: now,
+            writer_reported: false,
+            accepted_as: None,
+            trouble: None,
+        }
+    }
+
+    /// Begins to wait until the file has not changed for a while.
+    fn wait_for_writer(&mut self, identity: FileIdentity, settle_time: Duration) {
+        self.identity = Some(identity);
+        self.unchanged_since = Instant::now();
+        self.next_look = self.unchanged_since + settle_time;
+    }
 }
 
-fn watch(dir: &std::path::Path) -> Result<(RecommendedWatcher, Receiver<()>), notify::Error> {
+/// Whether a file is not taken because of its name: it is hidden, or its writer has marked it as unfinished.
+fn is_ignored(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with('.') || name.ends_with(UNFINISHED_SUFFIX)
+}
+
+/// Gives a visible name to the files that a killed daemon was removing. Most are then found to be duplicates.
+fn restore_taken(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(job) = name.to_string_lossy().strip_prefix(TAKEN_PREFIX).map(str::to_owned) else {
+            continue;
+        };
+        if let Err(error) = put_back(&entry.path(), &dir.join(format!("taken-{job}.jsonl"))) {
+            tracing::warn!("`{}` could not be restored: {}", shown(&name.to_string_lossy()), chain(&error));
+        }
+    }
+}
+
+fn watch(dir: &Path) -> Result<(RecommendedWatcher, Receiver<()>), notify::Error> {
     let (sender, changes) = channel();
     // The send fails only if the daemon has dropped the receiver.
     let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {

@@ -1,12 +1,11 @@
-//! The queue of jobs. A job moves by one synced rename, and the daemon removes unfinished moves when it
-//! starts. Knows nothing of workers.
-
-use std::path::Path;
+//! Jobs as files. A job moves by one synced rename, and the daemon removes unfinished moves when it starts.
+//! Knows nothing of workers.
 
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
+use crate::plain_text::shown;
 use crate::store::RootLayout;
 
 /// An accepted job, as `job.json` stores it.
@@ -33,33 +32,25 @@ pub(super) fn remove_unfinished(layout: &RootLayout) -> Result<(), DurableError>
     Ok(())
 }
 
-/// All jobs in the queue, sorted by `order`. Entries that can't be read are logged and skipped.
-pub(super) fn queued(layout: &RootLayout) -> Result<Vec<Job>, FileError> {
-    let dir = layout.processing();
-    let mut jobs = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(file_error("read", &dir))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(TEMPORARY_MARKER) {
-            continue;
+/// Reads a job of the queue.
+///
+/// # Errors
+/// If `job.json` can't be read or is not that of this job. Errors of the kind `InvalidData` stay until
+/// somebody changes the entry; others may pass.
+pub(super) fn read_job(layout: &RootLayout, name: &str) -> std::io::Result<Job> {
+    let invalid = |text: String| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
+    let entry = layout.processing().join(name);
+    let bytes = match std::fs::read(entry.join("job.json")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(invalid("there is no job.json".into()));
         }
-        match read_job(&entry.path()) {
-            Ok(job) if job.id == name => jobs.push(job),
-            Ok(job) => tracing::warn!("queue entry `{name}` has the job id `{}`; it is ignored", job.id),
-            Err(error) => tracing::warn!("queue entry `{name}` can't be read and is ignored: {error}"),
-        }
+        bytes => bytes?,
+    };
+    let job: Job = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+    if job.id != name {
+        return Err(invalid(format!("job.json has the id `{}`", shown(&job.id))));
     }
-    jobs.sort_by_key(|job| job.order);
-    Ok(jobs)
-}
-
-fn read_job(entry: &Path) -> std::io::Result<Job> {
-    // serde_json's error becomes an I/O error with the same text.
-    Ok(serde_json::from_slice(&std::fs::read(entry.join("job.json"))?)?)
-}
-
-/// The first job in the queue.
-pub(super) fn next_queued(layout: &RootLayout) -> Result<Option<Job>, FileError> {
-    Ok(queued(layout)?.into_iter().next())
+    Ok(job)
 }
 
 /// The result of a finished job, from its `report.json`.
@@ -69,17 +60,32 @@ pub(super) struct FinishedJob {
     pub(super) adapter: String,
 }
 
-/// The result of a job that is finished already.
-pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Option<FinishedJob> {
-    let bytes = std::fs::read(layout.done().join(&job.id).join("report.json")).ok()?;
-    let report: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+/// The result of a job that is finished already. `None` if it is not.
+///
+/// # Errors
+/// If it can't be told, because a file can't be read.
+pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Result<Option<FinishedJob>, FileError> {
+    let path = layout.done().join(&job.id).join("report.json");
+    let bytes = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(file_error("read", &path))?,
+    };
+    Ok(parse_report(&bytes))
+}
+
+fn parse_report(bytes: &[u8]) -> Option<FinishedJob> {
+    let report: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     let adapter = report.get("adapter")?.as_str()?.to_owned();
     Some(FinishedJob { step: report.get("step")?.as_u64()?, adapter })
 }
 
 /// Whether a job with this id is queued or done.
-pub(super) fn is_known(layout: &RootLayout, id: &str) -> bool {
-    layout.processing().join(id).exists() || layout.done().join(id).exists()
+///
+/// # Errors
+/// If it can't be told. A job must not be queued twice because of that.
+pub(super) fn is_known(layout: &RootLayout, id: &str) -> Result<bool, FileError> {
+    let exists = |path: std::path::PathBuf| path.try_exists().map_err(file_error("look for", &path));
+    Ok(exists(layout.processing().join(id))? || exists(layout.done().join(id))?)
 }
 
 /// Removes a finished job from the queue. With `whole`, a crash never leaves a part of it there.

@@ -1,14 +1,19 @@
 //! The daemon: accepts files from the inbox, trains one job at a time in a worker process, and restarts
 //! workers. It prints only through [`DaemonConfig::print_line`].
 
-mod accept;
 mod cgroup;
 mod daemon_config;
 mod error;
 mod inbox;
+mod inbox_file;
+mod incoming_copy;
+mod job_queue;
 mod jobs;
+mod open_writers;
+mod rejection;
 mod restart_policy;
 mod status;
+mod trouble;
 mod worker_process;
 
 use std::time::{Duration, Instant};
@@ -16,22 +21,25 @@ use std::time::{Duration, Instant};
 use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample};
 use crate::durable::{self, LockError};
 use crate::exit::Exit;
-use crate::file_error::chain;
+use crate::file_error::{FileError, chain};
+use crate::plain_text::shown;
 use crate::settings::{DeviceRequest, Settings};
 use crate::train::WorkerEvent;
 
 pub use daemon_config::DaemonConfig;
 pub use error::{AcceptError, DaemonError};
-use inbox::Inbox;
+use inbox::{Inbox, InboxState};
+use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::{FinishedJob, Job};
 use restart_policy::{NextAction, RestartPolicy};
 use status::StatusWriter;
+use trouble::Trouble;
 use worker_process::WorkerProcess;
 
 /// How long the loop waits for a worker event before it checks everything else again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Maximum time between two scans of the inbox, with or without a notification from the kernel.
-const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
+/// Worker events that are handled before everything else is checked again.
+const MAX_EVENTS_OF_A_POLL: usize = 1000;
 
 /// Maximum time that the last GPU health check before the exit may take.
 const FINAL_GPU_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,10 +59,24 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         }
         LockError::Disk(error) => DaemonError::Disk(error),
     })?;
-    jobs::remove_unfinished(&config.layout)?;
+    if let Err(error) = jobs::remove_unfinished(&config.layout) {
+        tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
+    }
     let status = StatusWriter::new(&config.layout, &config.settings.guards);
     let (inbox, health) = (Inbox::new(&config.layout), start_gpu_health(&config.settings));
-    Daemon { config, inbox, status, gpu_health: health, active: None, last_scan: None }.run()
+    Daemon {
+        config,
+        inbox,
+        queue: JobQueue::default(),
+        queue_trouble: None,
+        status,
+        gpu_health: health,
+        active: None,
+        last_finished: None,
+        has_failed_jobs: false,
+        started: Instant::now(),
+    }
+    .run()
 }
 
 fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
@@ -82,51 +104,101 @@ struct ActiveJob {
     restart_policy: RestartPolicy,
     /// Why the current worker will exit, if it has reported that.
     exit_reason: Option<String>,
+    /// Why no worker could be started.
+    start_trouble: Option<Trouble>,
 }
 
 struct Daemon<'a> {
     config: &'a DaemonConfig<'a>,
     inbox: Inbox,
+    queue: JobQueue,
+    /// Why the queue can't be read at the moment.
+    queue_trouble: Option<Trouble>,
     status: StatusWriter,
     /// `None` without a GPU, or with the guard `gpu_health` off.
     gpu_health: Option<GpuHealthMonitor>,
     active: Option<ActiveJob>,
-    last_scan: Option<Instant>,
+    /// The job whose worker has reported its end last. It is not reported again.
+    last_finished: Option<String>,
+    /// Whether a job has failed since the start.
+    has_failed_jobs: bool,
+    started: Instant,
 }
 
 impl Daemon<'_> {
     fn run(mut self) -> Result<Exit, DaemonError> {
+        let result = self.run_until_end();
+        match &result {
+            Ok(exit) => self.status.set_ended(*exit, None),
+            Err(error) => self.status.set_ended(error.exit(), Some(chain(error))),
+        }
+        result
+    }
+
+    fn run_until_end(&mut self) -> Result<Exit, DaemonError> {
         loop {
             if (self.config.stop_requested)() {
-                return self.stop();
+                return Ok(self.stop());
             }
-            self.scan_inbox()?;
+            self.inbox.look(self.config, &mut self.queue)?;
+            self.queue.retry_departures(self.config);
             self.check_gpu();
             if self.active.is_none() {
-                self.start_next_job()?;
+                self.start_next_job();
             }
-            match &self.active {
-                Some(_) => self.poll_worker()?,
-                None if self.config.drain
-                    && self.inbox.is_empty()
-                    && jobs::next_queued(&self.config.layout)?.is_none() =>
-                {
-                    self.check_gpu_before_exit();
-                    self.status.set_idle();
-                    return Ok(Exit::Done);
-                }
-                None => std::thread::sleep(POLL_INTERVAL),
+            if self.active.is_some() {
+                self.poll_worker()?;
+            } else if let Some(exit) = self.end_of_drain()? {
+                self.check_gpu_before_exit();
+                return Ok(exit);
+            } else if !self.inbox.has_work() {
+                std::thread::sleep(POLL_INTERVAL);
             }
         }
     }
 
-    fn scan_inbox(&mut self) -> Result<(), DaemonError> {
-        let due = self.last_scan.is_none_or(|scanned| scanned.elapsed() > RESCAN_INTERVAL);
-        if !due && !self.inbox.needs_scan() {
-            return Ok(());
+    /// With `drain`, the exit code if there is nothing left to do.
+    fn end_of_drain(&mut self) -> Result<Option<Exit>, DaemonError> {
+        if !self.config.drain || self.active.is_some() {
+            return Ok(None);
         }
-        self.last_scan = Some(Instant::now());
-        self.inbox.scan(self.config)
+        let inbox = self.inbox.state();
+        if inbox == InboxState::Busy || !self.queue.has_no_job() {
+            return Ok(None);
+        }
+        if let Some(stuck) = self.stuck(inbox) {
+            // Others may mend what keeps failing.
+            let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
+            return if stuck.lasted >= patience { Err(stuck.error) } else { Ok(None) };
+        }
+        let ignored = self.inbox.ignored_files();
+        if ignored > 0 {
+            (self.config.print_line)(&format!(
+                "{ignored} files of the inbox were not taken: their names begin with `.` or end in `.tmp`"
+            ));
+        }
+        Ok(Some(if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done }))
+    }
+
+    /// What keeps failing, if anything does.
+    fn stuck(&self, inbox: InboxState) -> Option<Stuck> {
+        let stuck = |lasted, exit, reason| Some(Stuck { lasted, error: DaemonError::Stuck { exit, reason } });
+        if let Some(trouble) = &self.queue_trouble {
+            return stuck(trouble.lasted(), Exit::Disk, trouble.message().to_owned());
+        }
+        if let Some(trouble) = self.queue.stuck_departure() {
+            let reason = format!("a job can't be moved out of the queue: {}", trouble.message());
+            return stuck(trouble.lasted(), Exit::Disk, reason);
+        }
+        if let Some(UnreadableEntry { name, reason, may_pass }) = self.queue.unreadable_entry() {
+            let reason = format!("queue entry `{}` can't be read: {reason}", shown(name));
+            let lasted = if may_pass { self.started.elapsed() } else { Duration::MAX };
+            return stuck(lasted, Exit::JobsFailed, reason);
+        }
+        match inbox {
+            InboxState::Stuck { lasted, message } => stuck(lasted, Exit::JobsFailed, message),
+            InboxState::Empty | InboxState::Busy => None,
+        }
     }
 
     fn check_gpu(&mut self) {
@@ -158,18 +230,45 @@ impl Daemon<'_> {
         self.status.set_gpu(sample.reading);
     }
 
-    fn remove_from_queue(&self, job: &Job) -> Result<(), DaemonError> {
-        let whole = self.config.settings.guards.prune_whole;
-        Ok(jobs::remove_from_queue(&self.config.layout, job, whole)?)
+    fn start_next_job(&mut self) {
+        if self.queue_trouble.as_ref().is_some_and(|trouble| !trouble.is_due()) {
+            return;
+        }
+        match self.next_job() {
+            Ok(None) => self.queue_trouble = None,
+            Ok(Some(job)) => {
+                self.queue_trouble = None;
+                self.begin_job(job);
+            }
+            Err(error) => {
+                let message = chain(&error);
+                if Trouble::record(&mut self.queue_trouble, &message) {
+                    (self.config.print_line)(&format!("the queue can't be read, will try again: {message}"));
+                }
+            }
+        }
     }
 
-    fn start_next_job(&mut self) -> Result<(), DaemonError> {
-        let Some(job) = jobs::next_queued(&self.config.layout)? else { return Ok(()) };
-        // An earlier daemon was killed after the job finished but before it left the queue.
-        if let Some(FinishedJob { step, adapter }) = jobs::finished_result(&self.config.layout, &job) {
-            (self.config.print_line)(&format!("finished job {} at step {step} adapter {adapter}", job.id));
-            return self.remove_from_queue(&job);
+    /// The next job to train. Jobs that are finished already leave the queue.
+    fn next_job(&mut self) -> Result<Option<Job>, FileError> {
+        while let Some(job) = self.queue.first(self.config)? {
+            // An earlier daemon was killed after the job finished but before it left the queue.
+            let Some(FinishedJob { step, adapter }) = jobs::finished_result(&self.config.layout, &job)?
+            else {
+                return Ok(Some(job));
+            };
+            if self.last_finished.as_ref() != Some(&job.id) {
+                (self.config.print_line)(&format!(
+                    "finished job {} at step {step} adapter {adapter}",
+                    job.id
+                ));
+            }
+            self.queue.depart(self.config, job, Departure::Done);
         }
+        Ok(None)
+    }
+
+    fn begin_job(&mut self, job: Job) {
         let restart_policy = RestartPolicy::new(&self.config.settings);
         self.active = Some(ActiveJob {
             job,
@@ -177,34 +276,58 @@ impl Daemon<'_> {
             earliest_start: Instant::now(),
             restart_policy,
             exit_reason: None,
+            start_trouble: None,
         });
-        Ok(())
     }
 
     fn poll_worker(&mut self) -> Result<(), DaemonError> {
+        let mut wait = if self.inbox.has_work() { Duration::ZERO } else { POLL_INTERVAL };
         let Some(active) = &mut self.active else { return Ok(()) };
-        let Some(worker) = &mut active.worker else {
-            if Instant::now() < active.earliest_start {
-                std::thread::sleep(POLL_INTERVAL);
-                return Ok(());
+        if active.worker.is_none() {
+            if Instant::now() >= active.earliest_start {
+                return self.start_worker();
             }
-            active.worker = Some(
-                WorkerProcess::start(
-                    self.config,
-                    &active.job,
-                    active.restart_policy.micro_batch(),
-                    active.restart_policy.device(),
-                )
-                .map_err(DaemonError::WorkerStart)?,
-            );
+            std::thread::sleep(wait);
             return Ok(());
-        };
-        match worker.next_event(POLL_INTERVAL) {
-            Some(event) => self.handle_worker_event(event),
-            None => match worker.poll_exit() {
-                Some(exit) => return self.handle_worker_exit(exit),
-                None => worker.kill_if_unresponsive(&self.config.settings),
-            },
+        }
+        for _ in 0..MAX_EVENTS_OF_A_POLL {
+            let worker = self.active.as_mut().and_then(|active| active.worker.as_mut());
+            let Some(worker) = worker else { return Ok(()) };
+            match worker.next_event(wait) {
+                Some(event) => self.handle_worker_event(event),
+                None => match worker.poll_exit() {
+                    Some(exit) => return self.handle_worker_exit(exit),
+                    None => {
+                        worker.kill_if_unresponsive(&self.config.settings);
+                        return Ok(());
+                    }
+                },
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// Starts a worker. Tries again for a while if the machine has no process or memory for it.
+    fn start_worker(&mut self) -> Result<(), DaemonError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let policy = &active.restart_policy;
+        let started = WorkerProcess::start(self.config, &active.job, policy.micro_batch(), policy.device());
+        match started {
+            Ok(worker) => (active.worker, active.start_trouble) = (Some(worker), None),
+            Err(error) => {
+                let message = error.to_string();
+                let is_new = Trouble::record(&mut active.start_trouble, &message);
+                let Some(trouble) = &active.start_trouble else { return Ok(()) };
+                let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
+                if trouble.lasted() > patience {
+                    return Err(DaemonError::WorkerStart(error));
+                }
+                active.earliest_start = trouble.next_try();
+                if is_new {
+                    (self.config.print_line)(&format!("could not start a worker, will try again: {message}"));
+                }
+            }
         }
         Ok(())
     }
@@ -226,6 +349,7 @@ impl Daemon<'_> {
             WorkerEvent::StepSkipped { step, reason } => format!("skipped step {step}: {reason}"),
             WorkerEvent::RolledBack { to, reason } => format!("rolled back to step {to}: {reason}"),
             WorkerEvent::Finished { step, adapter } => {
+                self.last_finished = Some(active.job.id.clone());
                 format!("finished job {} at step {step} adapter {adapter}", active.job.id)
             }
             WorkerEvent::Device { device } => format!("training on {device}"),
@@ -263,10 +387,18 @@ impl Daemon<'_> {
         let Some(mut active) = self.active.take() else { return Ok(()) };
         let reason = active.exit_reason.take().unwrap_or_default();
         match active.restart_policy.decide(exit, &reason) {
-            NextAction::FinishJob => self.remove_from_queue(&active.job),
+            NextAction::FinishJob => {
+                self.queue.depart(self.config, active.job, Departure::Done);
+                self.report_idle();
+                Ok(())
+            }
             NextAction::FailJob { reason } => {
                 (self.config.print_line)(&format!("failed job {}: {reason}", active.job.id));
-                Ok(jobs::move_to_failed(&self.config.layout, &active.job, &reason)?)
+                self.has_failed_jobs = true;
+                self.status.record_trouble(&format!("job {}: {reason}", active.job.id));
+                self.queue.depart(self.config, active.job, Departure::Failed(reason));
+                self.report_idle();
+                Ok(())
             }
             NextAction::StopDaemon { exit, reason } => Err(DaemonError::Stopped { exit, reason }),
             NextAction::Restart { message, delay } => {
@@ -279,19 +411,49 @@ impl Daemon<'_> {
         }
     }
 
+    fn report_idle(&mut self) {
+        if self.queue.has_no_job() {
+            self.status.set_idle();
+        }
+    }
+
     /// Passes the signal on to the worker, which finishes its step and saves, and waits for it to exit.
-    fn stop(&mut self) -> Result<Exit, DaemonError> {
+    fn stop(&mut self) -> Exit {
         if let Some(worker) = self.active.as_mut().and_then(|active| active.worker.as_mut()) {
             worker.request_stop();
         }
         while let Some(worker) = self.active.as_mut().and_then(|active| active.worker.as_mut()) {
             match worker.next_event(POLL_INTERVAL) {
                 Some(event) => self.handle_worker_event(event),
-                None if worker.poll_exit().is_some() => break,
-                None => worker.kill_if_unresponsive(&self.config.settings),
+                None => match worker.poll_exit() {
+                    Some(exit) => self.handle_last_exit(exit),
+                    None => worker.kill_if_unresponsive(&self.config.settings),
+                },
             }
         }
+        let is_empty = self.inbox.state() == InboxState::Empty && self.queue.stuck_departure().is_none();
+        if self.active.is_none() && is_empty && matches!(self.queue.first(self.config), Ok(None)) {
+            (self.config.print_line)("shut down by a signal; nothing is left to do");
+            return if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done };
+        }
         (self.config.print_line)("shut down by a signal; jobs continue at the next start");
-        Ok(Exit::Done)
+        Exit::Interrupted
     }
+
+    /// Handles the exit of the last worker. A job that has just been finished leaves the queue.
+    fn handle_last_exit(&mut self, exit: restart_policy::WorkerExit) {
+        let Some(active) = &mut self.active else { return };
+        active.worker = None;
+        if exit.status.success()
+            && let Some(active) = self.active.take()
+        {
+            self.queue.depart(self.config, active.job, Departure::Done);
+        }
+    }
+}
+
+/// Something that keeps failing, with the error that ends the daemon if it lasts too long.
+struct Stuck {
+    lasted: Duration,
+    error: DaemonError,
 }

@@ -132,7 +132,12 @@ impl RestartPolicy {
                 message: "worker received a stop signal from another process; a new worker continues".into(),
                 delay: Duration::ZERO,
             },
-            Exit::Findings | Exit::Usage | Exit::Failed | Exit::Locked | Exit::GpuFailed => {
+            Exit::Findings
+            | Exit::Usage
+            | Exit::Failed
+            | Exit::Locked
+            | Exit::GpuFailed
+            | Exit::JobsFailed => {
                 self.handle_crash(&format!("worker exited with exit code {}: {reason}", exit.code()))
             }
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::device::GpuReading;
 use crate::durable::{self, SyncPolicy};
+use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::settings::Guards;
 use crate::store::RootLayout;
@@ -29,6 +30,16 @@ struct StatusFile {
     last_trouble: Option<String>,
     device: Option<String>,
     gpu: Option<GpuReading>,
+    /// How the daemon ended. `None` while it runs, and if it was killed.
+    ended: Option<DaemonEnd>,
+}
+
+/// How a daemon ended.
+#[derive(Debug, Clone, Serialize)]
+struct DaemonEnd {
+    exit_code: u8,
+    /// `None` if it ended without an error.
+    error: Option<String>,
 }
 
 /// Keeps `status.json` up to date.
@@ -59,6 +70,13 @@ impl StatusWriter {
     /// Reports that no job is being trained.
     pub(super) fn set_idle(&mut self) {
         (self.content.state, self.content.job) = ("idle", None);
+        self.write();
+    }
+
+    /// Reports that the daemon exits, and why.
+    pub(super) fn set_ended(&mut self, exit: Exit, error: Option<String>) {
+        self.content.state = if error.is_some() { "failed" } else { "stopped" };
+        self.content.ended = Some(DaemonEnd { exit_code: exit.code(), error });
         self.write();
     }
 

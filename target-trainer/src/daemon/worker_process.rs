@@ -1,6 +1,7 @@
 //! Starts, watches and kills the worker process. Does not decide what happens after it exits.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -18,12 +19,19 @@ use crate::train::WorkerEvent;
 /// Makes the OOM killer choose the worker before the daemon. Raising the score needs no privilege.
 const OOM_SCORE_ADJ: &str = "800";
 
+/// The running program. It can be started also if its file has been replaced or removed.
+const RUNNING_PROGRAM: &str = "/proc/self/exe";
+/// A daemon that has not looked at its worker for so long was stopped itself, or the machine was.
+const OWN_PAUSE: Duration = Duration::from_secs(1);
+
 /// A running worker. Dropping it kills the process.
 pub(super) struct WorkerProcess {
     child: Child,
     events: Receiver<WorkerEvent>,
     output_closed: bool,
     last_event: Instant,
+    /// When the daemon last looked at the worker.
+    last_look: Instant,
     oom_kills_before: Option<u64>,
     /// Why the daemon has killed the worker, if it has.
     kill_reason: Option<&'static str>,
@@ -41,8 +49,8 @@ impl WorkerProcess {
         device: DeviceRequest,
     ) -> std::io::Result<WorkerProcess> {
         let oom_kills_before = cgroup::oom_kill_count();
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("worker").arg(config.layout.root()).args([
+        let mut command = Command::new(RUNNING_PROGRAM);
+        command.arg0("target-trainer").arg("worker").arg(config.layout.root()).args([
             "--job",
             &job.id,
             "--micro-batch",
@@ -73,6 +81,7 @@ impl WorkerProcess {
             events,
             output_closed: false,
             last_event: Instant::now(),
+            last_look: Instant::now(),
             oom_kills_before,
             kill_reason: None,
         })
@@ -110,6 +119,10 @@ impl WorkerProcess {
 
     /// Kills a worker that has sent no event for `train.heartbeat_s`. The daemon then starts another one.
     pub(super) fn kill_if_unresponsive(&mut self, settings: &Settings) {
+        // After a suspend, or a stop of all processes, the worker gets its time anew.
+        if std::mem::replace(&mut self.last_look, Instant::now()).elapsed() > OWN_PAUSE {
+            self.last_event = Instant::now();
+        }
         let is_unresponsive = self.last_event.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
         if is_unresponsive && settings.guards.heartbeat {
             self.kill_with_reason("sent no heartbeat in time");

@@ -22,10 +22,10 @@ pub struct DurableError {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// No bytes are free (`ENOSPC`).
-    #[error("no space left; free some space, the save will be retried")]
+    #[error("no space left; free some space, the write is retried")]
     NoSpace,
     /// No inodes are free (`ENOSPC` as well).
-    #[error("no inodes left, although bytes may be free; remove small files, the save will be retried")]
+    #[error("no inodes left, although bytes may be free; remove small files, the write is retried")]
     NoInodes,
     /// The file system is read-only (`EROFS`).
     #[error("the file system is read-only; remount it writable")]
@@ -64,5 +64,11 @@ impl DurableError {
     /// Whether the file or the directory does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(&self.source, DiskError::Other(error) if error.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    /// Whether the file system does not allow so long a name.
+    pub fn is_name_too_long(&self) -> bool {
+        let DiskError::Other(error) = &self.source else { return false };
+        error.raw_os_error() == Some(Errno::ENAMETOOLONG as i32)
     }
 }

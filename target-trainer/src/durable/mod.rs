@@ -10,6 +10,9 @@ use std::io::{Error, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
 pub use error::{DiskError, DurableError};
 pub use lock::{LockError, lock};
 pub use space::{DeferReason, RequiredSpace, check_space};
@@ -18,6 +21,8 @@ pub use space::{DeferReason, RequiredSpace, check_space};
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Part of the name of every unfinished file and directory.
 pub const TEMPORARY_MARKER: &str = ".tmp";
+/// End of the name of a file that somebody else has not finished. The daemon does not take it.
+pub const UNFINISHED_SUFFIX: &str = ".tmp";
 
 /// What a write syncs, and which errors it reports. Anything but `Full` is for files that have no value after
 /// a crash, or for a guard that is off.
@@ -123,12 +128,35 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
     std::fs::rename(from, to).map_err(DurableError::new("rename to", to))
 }
 
+/// Renames a file to a name that must not exist. Returns `false`, and changes nothing, if it does. Does not
+/// sync.
+///
+/// # Errors
+/// If the rename fails for another reason.
+pub fn rename_new(from: &Path, to: &Path) -> Result<bool, DurableError> {
+    let renamed = match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        // Some file systems do not know the flag. A link does not replace a file either.
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+            std::fs::hard_link(from, to).and_then(|()| std::fs::remove_file(from))
+        }
+        renamed => renamed.map_err(Error::from),
+    };
+    match renamed {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        renamed => renamed.map(|()| true).map_err(DurableError::new("rename to", to)),
+    }
+}
+
 /// Creates a directory and its parents. Existing ones are left as they are.
 ///
 /// # Errors
 /// If a directory can't be created.
 pub fn create_dir(path: &Path) -> Result<(), DurableError> {
-    std::fs::create_dir_all(path).map_err(DurableError::new("create directory", path))
+    match std::fs::create_dir_all(path) {
+        // It is there already, so that the error makes no difference.
+        Err(_) if path.is_dir() => Ok(()),
+        created => created.map_err(DurableError::new("create directory", path)),
+    }
 }
 
 /// Removes a directory and everything below it. Does nothing if it does not exist.
@@ -246,6 +274,15 @@ impl AppendFile {
         self.file.write_all(bytes).map_err(DurableError::new("write", &self.path))
     }
 
+    /// Takes the write permission from everybody. The file stays open for writing here.
+    ///
+    /// # Errors
+    /// If the permissions can't be changed.
+    pub fn make_read_only(&self) -> Result<(), DurableError> {
+        let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+        self.file.set_permissions(read_only).map_err(DurableError::new("make read-only", &self.path))
+    }
+
     /// Length in bytes; 0 if it can't be read.
     pub fn len(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.len())
@@ -254,6 +291,14 @@ impl AppendFile {
     /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Syncs the file's content.
+    ///
+    /// # Errors
+    /// If the sync fails.
+    pub fn sync(&self, sync: SyncPolicy) -> Result<(), DurableError> {
+        sync_file(&self.file, &self.path, sync)
     }
 
     /// Syncs the file's content and closes it.

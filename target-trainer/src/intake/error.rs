@@ -1,5 +1,7 @@
 //! Why a line or a data file is rejected, and where.
 
+use crate::plain_text::shown;
+
 /// Why a data file is rejected, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
@@ -32,9 +34,6 @@ impl LineError {
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineProblem {
-    /// The stream failed. Holds the error's text.
-    #[error("could not be read: {0}")]
-    Unreadable(String),
     /// The file ends without a sample.
     #[error("the file has no samples")]
     NoSamples,
@@ -53,6 +52,9 @@ pub enum LineProblem {
     /// The bytes are not text.
     #[error("not UTF-8")]
     NotUtf8,
+    /// The whole file is something else.
+    #[error("the file is {0}")]
+    OtherFormat(&'static str),
     /// The text is not JSON, or not an object without duplicate keys. Holds the parser's text.
     #[error("{0}")]
     Json(String),
@@ -65,7 +67,7 @@ pub enum LineProblem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleProblem {
     /// A key that no form has.
-    #[error("unknown key `{0}`; known keys are prompt, completion, text, messages, weight")]
+    #[error("unknown key `{}`; known keys are prompt, completion, text, messages, weight", shown(.0))]
     UnknownKey(String),
     /// The value is not a text.
     #[error("`{0}` must be a string")]
@@ -83,8 +85,22 @@ pub enum SampleProblem {
     #[error("message {number}: `{key}` is missing or not a string")]
     MessagePart { number: usize, key: &'static str },
     /// A message has another role. Messages are counted from 1.
-    #[error("message {number}: unknown role `{role}`; known roles are system, user, assistant, tool")]
+    #[error(
+        "message {number}: unknown role `{}`; known roles are system, user, assistant, tool",
+        shown(.role)
+    )]
     UnknownRole { number: usize, role: String },
+}
+
+/// Why the next line of a stream can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LineReadError {
+    /// The file is not valid.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The stream failed.
+    #[error("could not be read")]
+    Input(#[source] std::io::Error),
 }
 
 /// Why the samples of a stream can't be read. `E` is the error of the function that gets the lines.
@@ -93,7 +109,19 @@ pub enum ReadError<E> {
     /// The file is not valid.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The stream failed. Another attempt may succeed.
+    #[error("could not be read")]
+    Input(#[source] std::io::Error),
     /// The function that gets the lines has failed.
     #[error(transparent)]
     Sink(E),
+}
+
+impl<E> From<LineReadError> for ReadError<E> {
+    fn from(error: LineReadError) -> ReadError<E> {
+        match error {
+            LineReadError::Data(error) => ReadError::Data(error),
+            LineReadError::Input(error) => ReadError::Input(error),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use super::error::{DataError, LineError, LineProblem};
+use super::error::{DataError, LineError, LineProblem, LineReadError};
 
 /// Reads lines from a stream and counts them.
 pub struct LineReader<R> {
@@ -45,16 +45,14 @@ impl<R: Read> LineReader<R> {
     ///
     /// # Errors
     /// If the stream can't be read, or the line is too long. A long line is not read to its end.
-    pub fn next_line(&mut self) -> Result<NextLine<'_>, DataError> {
+    pub fn next_line(&mut self) -> Result<NextLine<'_>, LineReadError> {
         self.line.clear();
         self.line_number += 1;
         loop {
             let buffer = match self.reader.fill_buf() {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    return Err(self.error(self.line.len(), LineProblem::Unreadable(error.to_string())));
-                }
+                Err(error) => return Err(LineReadError::Input(error)),
             };
             if buffer.is_empty() {
                 return Ok(if self.line.is_empty() { NextLine::End } else { NextLine::Line(&self.line) });
@@ -62,7 +60,9 @@ impl<R: Read> LineReader<R> {
             let end = buffer.iter().position(|byte| *byte == b'\n').map(|index| index + 1);
             let len = end.unwrap_or(buffer.len());
             if self.line.len() + len > self.max_line_bytes {
-                return Err(self.error(self.max_line_bytes, LineProblem::TooLong(self.max_line_bytes)));
+                return Err(self
+                    .error(self.max_line_bytes, LineProblem::TooLong(self.max_line_bytes))
+                    .into());
             }
             self.line.extend_from_slice(&buffer[..len]);
             self.reader.consume(len);

@@ -10,9 +10,9 @@ mod sample;
 mod scan;
 
 pub use content_id::ContentId;
-pub use error::{DataError, LineError, LineProblem, ReadError, SampleProblem};
+pub use error::{DataError, LineError, LineProblem, LineReadError, ReadError, SampleProblem};
 pub use line_reader::{LineReader, NextLine};
 pub use parse::parse_line;
-pub use read_samples::read_samples;
+pub use read_samples::{NextSample, SampleReader, read_samples};
 pub use sample::{Sample, Segment};
 pub use scan::check_line_limits;

@@ -7,6 +7,10 @@ use serde_json::Value;
 
 use super::error::{LineError, LineProblem, SampleProblem};
 use super::sample::{Sample, Segment};
+use crate::plain_text::{one_line, shown};
+
+/// Longest message of the parser that is kept, in characters.
+const MAX_MESSAGE_CHARS: usize = 300;
 
 /// The pairs of a JSON object without duplicate keys.
 struct UniqueKeyObject(Vec<(String, Value)>);
@@ -25,7 +29,7 @@ impl<'de> Visitor<'de> for UniqueKeyVisitor {
         let mut pairs: Vec<(String, Value)> = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             if pairs.iter().any(|(known, _)| *known == key) {
-                return Err(serde::de::Error::custom(format!("duplicate key `{key}`")));
+                return Err(serde::de::Error::custom(format!("duplicate key `{}`", shown(&key))));
             }
             pairs.push((key, map.next_value()?));
             if pairs.len() > 64 {
@@ -47,7 +51,6 @@ impl<'de> Deserialize<'de> for UniqueKeyObject {
 /// # Errors
 /// If the line is not the JSON of a sample.
 pub fn parse_line(line: &[u8]) -> Result<Sample, LineError> {
-    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let at_column = |column: usize, problem| LineError { column: column as u64, problem };
     let text = std::str::from_utf8(line)
         .map_err(|error| at_column(error.valid_up_to() + 1, LineProblem::NotUtf8))?;
@@ -64,7 +67,10 @@ pub fn parse_line(line: &[u8]) -> Result<Sample, LineError> {
 /// The error's text without its line and column, which the caller reports itself.
 fn message_without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
+    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+    // The parser quotes texts and keys in full.
+    let end = message.char_indices().nth(MAX_MESSAGE_CHARS).map_or(message.len(), |(end, _)| end);
+    one_line(&message[..end]).into_owned()
 }
 
 fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, SampleProblem> {
@@ -154,7 +160,6 @@ mod tests {
             r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
             Ok("<|user|>\na\n<|assistant|>\n[b\n]"),
         );
-        assert!(parse_line("\u{feff}{\"text\":\"with a BOM\"}".as_bytes()).is_ok());
     }
 
     #[test]

@@ -17,3 +17,19 @@ pub struct Sample {
     /// Factor on this sample's loss; 1 if the line has no `weight`.
     pub weight: f32,
 }
+
+impl Sample {
+    /// Number of tokens that are trained on if the sample is cut to `context` tokens: the bytes of learned
+    /// segments, and the end if the last segment is learned. The first token is the sample's begin.
+    pub fn learned_tokens(&self, context: usize) -> usize {
+        let mut room = context.saturating_sub(1);
+        let mut learned = 0;
+        for segment in &self.segments {
+            let len = segment.text.len().min(room);
+            room -= len;
+            learned += if segment.learned { len } else { 0 };
+        }
+        let end = room > 0 && self.segments.last().is_some_and(|segment| segment.learned);
+        learned + usize::from(end)
+    }
+}

@@ -27,7 +27,7 @@ pub enum BaseModelError {
     #[error("base: `{path}`", path = .path.display())]
     Config { path: PathBuf, source: ConfigError },
     /// The model comes with a tokenizer, so that its tokens are not bytes.
-    #[error("base: `{path}`: the trainer only has tokens that are bytes, not this tokenizer", path = .path.display())]
+    #[error("base: `{path}`: the trainer has no tokenizer, its tokens are bytes", path = .path.display())]
     Tokenizer { path: PathBuf },
     /// The weights do not fit the configuration.
     #[error("base: `{path}`", path = .path.display())]

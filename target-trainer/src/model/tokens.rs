@@ -52,4 +52,22 @@ mod tests {
         assert_eq!(tokens.targets, [TargetToken { row: 2, token: 99 }, TargetToken { row: 3, token: EOS }]);
         assert!(tokenize(&sample, 3).truncated && tokenize(&sample, 3).targets.is_empty());
     }
+
+    #[test]
+    fn intake_counts_the_targets_that_training_has() {
+        for line in [
+            r#"{"prompt":"ab","completion":"c"}"#,
+            r#"{"prompt":"","completion":""}"#,
+            r#"{"text":"déjà"}"#,
+            r#"{"text":""}"#,
+            r#"{"messages":[{"role":"user","content":"a"}]}"#,
+            r#"{"messages":[{"role":"assistant","content":"a"},{"role":"user","content":"b"}]}"#,
+        ] {
+            let sample = parse_line(line.as_bytes()).unwrap();
+            for context in 2..80 {
+                let targets = tokenize(&sample, context).targets.len();
+                assert_eq!(sample.learned_tokens(context), targets, "{line} {context}");
+            }
+        }
+    }
 }

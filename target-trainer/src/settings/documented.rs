@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 72] = [
+const DESCRIPTIONS: [(&str, &str); 73] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -67,7 +67,11 @@ const DESCRIPTIONS: [(&str, &str); 72] = [
     ("limits.number_chars", "Maximum characters of a number."),
     ("limits.lines", "Maximum lines of a file."),
     ("limits.file_bytes", "Maximum bytes of a file."),
-    ("limits.settle_ms", "A file in the inbox is accepted once it has not changed for this long."),
+    (
+        "limits.settle_s",
+        "A file in the inbox is taken once it has not changed for this many seconds, and no process has it \
+         open for writing. Files that `submit` has put there are complete.",
+    ),
     ("guards", "Protections. Switch one off only to show what it protects against."),
     (
         "guards.atomic_save",
@@ -104,6 +108,10 @@ const DESCRIPTIONS: [(&str, &str); 72] = [
     (
         "guards.tolerate_vanished",
         "A file that vanishes between listing and opening is reported; off: the daemon exits.",
+    ),
+    (
+        "guards.intake_retry",
+        "What fails in the inbox or the queue is reported and tried again; off: the daemon exits.",
     ),
     ("guards.atomic_status", "status.json is replaced as a whole; off: written in place."),
     (
@@ -174,6 +182,27 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_an_error_with_the_range() {
         let error = Settings::default().with(&["train.keep=0".into()]).unwrap_err().to_string();
-        assert_eq!(error, "--set train.keep=0: train.keep must be at least 1");
+        assert_eq!(error, "--set train.keep=0: train.keep must be from 1 to 1000000000");
+    }
+
+    /// Each number of the settings, set to the largest values that TOML has, is refused, unless nothing is
+    /// ever added to it.
+    #[test]
+    fn no_number_is_unbounded() {
+        let table = toml::Table::try_from(Settings::default()).unwrap();
+        let free = ["recipe.seed", "recipe.alpha", "recipe.clip_norm", "recipe.learning_rate"];
+        let free = [&free[..], &["recipe.weight_decay", "recipe.epsilon"]].concat();
+        for (section, keys) in &table {
+            for (key, value) in keys.as_table().unwrap() {
+                let name = format!("{section}.{key}");
+                if !(value.is_integer() || value.is_float()) || free.contains(&name.as_str()) {
+                    continue;
+                }
+                for large in ["9223372036854775807", "1e18", "-1", "nan"] {
+                    let change = format!("{name}={large}");
+                    assert!(Settings::default().with(std::slice::from_ref(&change)).is_err(), "{change}");
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sections::{DeviceSettings, Guards, Limits, TrainSettings};
 use crate::file_error::{FileError, chain, file_error};
-use crate::state::Recipe;
+use crate::state::{MAX_BATCH, Recipe};
 
 /// All settings of a root.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -22,6 +22,17 @@ pub struct Settings {
     pub limits: Limits,
     /// Protections.
     pub guards: Guards,
+}
+
+/// Seconds of a year.
+const YEAR_S: u64 = 365 * 86_400;
+
+/// A number of the settings, with what it may be.
+struct NumberRange {
+    key: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
 }
 
 /// Why settings are invalid.
@@ -91,24 +102,41 @@ impl Settings {
         changed.validated(&location)
     }
 
+    /// Every number outside of the recipe, with what it may be. The upper bounds keep sums of times and sizes
+    /// within their types, and are beyond any use.
+    fn ranges(&self) -> Vec<NumberRange> {
+        let Settings { train, device, limits, .. } = self;
+        let range = |key, value: u64, min, max| NumberRange { key, value, min, max };
+        let (count, seconds, milliseconds) = (1_000_000_000, YEAR_S, 3_600_000);
+        vec![
+            range("train.micro_batch", train.micro_batch as u64, 1, MAX_BATCH as u64),
+            range("train.threads", train.threads as u64, 0, 1024),
+            range("train.save_every", train.save_every, 1, count),
+            range("train.keep", train.keep as u64, 1, count),
+            range("train.non_finite_budget", train.non_finite_budget as u64, 0, count),
+            range("train.save_patience_s", train.save_patience_s, 0, seconds),
+            range("train.heartbeat_s", train.heartbeat_s, 1, seconds),
+            range("train.max_crashes", train.max_crashes.into(), 1, count),
+            range("train.backoff_ms", train.backoff_ms, 0, milliseconds),
+            range("device.lost_patience_s", device.lost_patience_s, 0, seconds),
+            range("device.patience_s", device.patience_s, 1, seconds),
+            range("device.recheck_every", device.recheck_every, 0, count),
+            range("device.health_every_ms", device.health_every_ms, 1, milliseconds),
+            range("limits.line_bytes", limits.line_bytes as u64, 16, 1 << 30),
+            range("limits.nesting", limits.nesting as u64, 1, 1000),
+            range("limits.number_chars", limits.number_chars as u64, 1, 1 << 30),
+            range("limits.lines", limits.lines, 1, count),
+            range("limits.file_bytes", limits.file_bytes, 1, 1 << 50),
+            range("limits.settle_s", limits.settle_s, 0, 86_400),
+        ]
+    }
+
     fn validated(self, location: &str) -> Result<Settings, SettingsError> {
-        let (train, limits) = (&self.train, &self.limits);
-        let checks = [
-            (train.micro_batch == 0, "train.micro_batch must be at least 1"),
-            (train.save_every == 0, "train.save_every must be at least 1"),
-            (train.keep == 0, "train.keep must be at least 1"),
-            (train.heartbeat_s == 0, "train.heartbeat_s must be at least 1"),
-            (train.max_crashes == 0, "train.max_crashes must be at least 1"),
-            (self.device.patience_s == 0, "device.patience_s must be at least 1"),
-            (self.device.health_every_ms == 0, "device.health_every_ms must be at least 1"),
-            (!(16..=1 << 30).contains(&limits.line_bytes), "limits.line_bytes must be from 16 to 1073741824"),
-            (!(1..=1000).contains(&limits.nesting), "limits.nesting must be from 1 to 1000"),
-            (limits.number_chars == 0, "limits.number_chars must be at least 1"),
-        ];
-        let mut messages: Vec<String> = checks
-            .iter()
-            .filter(|(is_wrong, _)| *is_wrong)
-            .map(|(_, message)| (*message).to_owned())
+        let mut messages: Vec<String> = self
+            .ranges()
+            .into_iter()
+            .filter(|range| !(range.min..=range.max).contains(&range.value))
+            .map(|NumberRange { key, min, max, .. }| format!("{key} must be from {min} to {max}"))
             .collect();
         messages.extend(self.recipe.invalid_fields().iter().map(|field| format!("recipe.{field}")));
         if messages.is_empty() {

@@ -103,7 +103,7 @@ pub struct Limits {
     pub number_chars: usize,
     pub lines: u64,
     pub file_bytes: u64,
-    pub settle_ms: u64,
+    pub settle_s: u64,
 }
 
 impl Default for Limits {
@@ -114,7 +114,7 @@ impl Default for Limits {
             number_chars: 64,
             lines: 10_000_000,
             file_bytes: 64 << 30,
-            settle_ms: 40,
+            settle_s: 2,
         }
     }
 }
@@ -156,6 +156,7 @@ guards! {
     nesting_limit,
     line_limit,
     tolerate_vanished,
+    intake_retry,
     atomic_status,
     defer_stop,
     gpu_restart,

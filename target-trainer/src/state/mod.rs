@@ -10,5 +10,5 @@ mod train_state;
 pub use cursor::Cursor;
 pub use named_tensor::NamedTensor;
 pub use projection::Projection;
-pub use recipe::{InvalidField, Recipe};
+pub use recipe::{InvalidField, MAX_BATCH, Recipe};
 pub use train_state::TrainState;

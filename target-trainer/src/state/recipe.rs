@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::projection::Projection;
 
+/// Largest number of samples of a step.
+pub const MAX_BATCH: usize = 1 << 20;
+/// Largest number of steps: a cursor counts samples, of which a step has [`MAX_BATCH`] at most.
+const MAX_STEPS: u64 = 1_000_000_000_000;
+
 /// What the weights depend on, in addition to the base model and the data. The micro-batch is not part of it:
 /// on the CPU it changes no bit. On a GPU it can, because matrix products sum over the tokens of a
 /// micro-batch there.
@@ -81,14 +86,15 @@ impl Recipe {
     pub fn invalid_fields(&self) -> Vec<InvalidField> {
         let is_decay = |value: f32| (0.0..1.0).contains(&value);
         let checks = [
-            (self.steps > 0, "steps", "must be at least 1"),
-            (self.batch > 0, "batch", "must be at least 1"),
+            ((1..=MAX_STEPS).contains(&self.steps), "steps", "must be from 1 to 1000000000000"),
+            ((1..=MAX_BATCH).contains(&self.batch), "batch", "must be from 1 to 1048576"),
+            (self.warmup_steps <= MAX_STEPS, "warmup_steps", "must be from 0 to 1000000000000"),
             (self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "must be above 0"),
             ((0.0..=1.0).contains(&self.min_ratio), "min_ratio", "must be from 0 to 1"),
             (self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "must be at least 0"),
             (is_decay(self.beta1), "beta1", "must be from 0 to below 1"),
             (is_decay(self.beta2), "beta2", "must be from 0 to below 1"),
-            (self.epsilon > 0.0, "epsilon", "must be above 0"),
+            (self.epsilon > 0.0 && self.epsilon.is_finite(), "epsilon", "must be above 0"),
             (self.clip_norm > 0.0, "clip_norm", "must be above 0"),
             ((1..=1024).contains(&self.rank), "rank", "must be from 1 to 1024"),
             (self.alpha.is_finite(), "alpha", "must be finite"),

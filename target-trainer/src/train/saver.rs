@@ -2,7 +2,7 @@
 //! Reports nothing itself: the worker polls for events and reports them.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use super::engine::Snapshot;
 use crate::device::DeviceError;
@@ -20,6 +20,8 @@ pub enum SaverEvent {
     CopyFailed { error: DeviceError },
     /// Old checkpoints were removed, or could not be. The next save may start.
     Pruned,
+    /// The thread has ended before the save was done.
+    ThreadEnded,
 }
 
 /// How checkpoints are written.
@@ -53,20 +55,30 @@ impl Saver {
     /// Passes a snapshot to the thread, which must not be busy.
     pub fn start(&mut self, step: u64, snapshot: Snapshot) {
         if let Saver::Background { snapshots, busy, .. } = self {
-            *busy = snapshots.send((step, snapshot)).is_ok();
+            // If the thread has ended, the next event says so.
+            let _ = snapshots.send((step, snapshot));
+            *busy = true;
         }
     }
 
     /// The next event. With `wait`, waits for it while a save is running.
     pub fn next_event(&mut self, wait: bool) -> Option<SaverEvent> {
         let Saver::Background { events, busy, .. } = self else { return None };
-        let event = if wait && *busy { events.recv().ok() } else { events.try_recv().ok() };
-        // No event after a wait means that the thread has exited.
-        *busy &= match event {
-            Some(SaverEvent::Pruned | SaverEvent::Failed { .. } | SaverEvent::CopyFailed { .. }) => false,
-            Some(SaverEvent::Saved { .. }) => true,
-            None => !wait,
+        let event = match (wait && *busy, events.try_recv()) {
+            (_, Ok(event)) => Some(event),
+            (true, Err(TryRecvError::Empty)) => Some(events.recv().unwrap_or(SaverEvent::ThreadEnded)),
+            (false, Err(TryRecvError::Empty)) => None,
+            (_, Err(TryRecvError::Disconnected)) => busy.then_some(SaverEvent::ThreadEnded),
         };
+        match event {
+            Some(SaverEvent::Saved { .. }) | None => {}
+            Some(
+                SaverEvent::Pruned
+                | SaverEvent::Failed { .. }
+                | SaverEvent::CopyFailed { .. }
+                | SaverEvent::ThreadEnded,
+            ) => *busy = false,
+        }
         event
     }
 }

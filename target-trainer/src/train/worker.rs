@@ -156,6 +156,19 @@ impl<'a> TrainingRun<'a> {
     }
 
     fn run(&mut self) -> Result<Exit, WorkerError> {
+        let result = self.train();
+        if result.is_err() {
+            // A save in the background has its copy of the state already. Its result does not change the end.
+            while let Some(event) = self.saver.next_event(true) {
+                if let SaverEvent::Saved { step } = event {
+                    (self.config.emit)(WorkerEvent::Saved { step });
+                }
+            }
+        }
+        result
+    }
+
+    fn train(&mut self) -> Result<Exit, WorkerError> {
         let train = &self.config.settings.train;
         while !self.engine.finished() {
             self.step()?;
@@ -336,6 +349,7 @@ impl<'a> TrainingRun<'a> {
                 });
             }
             SaverEvent::CopyFailed { error } => return Err(error.into()),
+            SaverEvent::ThreadEnded => return Err(WorkerError::SaverEnded),
             SaverEvent::Pruned => {}
         }
         Ok(())
@@ -361,6 +375,7 @@ impl<'a> TrainingRun<'a> {
     /// Writes the finished adapter to `done/`.
     fn write_result(&mut self) -> Result<Exit, WorkerError> {
         let state = self.engine.state()?;
+        check_learned(&state)?;
         let mut files = Vec::from(adapter_files(&self.config.settings.recipe, &state.adapter)?);
         let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
         let report = serde_json::json!({
@@ -377,6 +392,23 @@ impl<'a> TrainingRun<'a> {
         (self.config.emit)(WorkerEvent::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
     }
+}
+
+/// Fails if nothing was learned: no update was made, the adapter is still the one of the start, or it has
+/// values that are not finite.
+fn check_learned(state: &TrainState) -> Result<(), WorkerError> {
+    if let Some(tensor) =
+        state.adapter.iter().find(|tensor| !tensor.data.iter().all(|value| value.is_finite()))
+    {
+        return Err(WorkerError::AdapterNotFinite { name: tensor.name.clone() });
+    }
+    // The B matrices begin as zeros, and any update changes them.
+    let mut b_matrices = state.adapter.iter().filter(|tensor| tensor.name.contains("lora_B"));
+    let is_untouched = b_matrices.all(|tensor| tensor.data.iter().all(|value| *value == 0.0));
+    if state.cursor.updates == 0 || is_untouched {
+        return Err(WorkerError::NothingLearned { steps: state.cursor.step, updates: state.cursor.updates });
+    }
+    Ok(())
 }
 
 /// Chooses the device. If `auto` finds no usable GPU, it logs the reason and chooses the CPU.
@@ -410,5 +442,6 @@ fn read_job_samples(config: &WorkerConfig<'_>) -> Result<Vec<Sample>, WorkerErro
         Ok(_) if content_id.finish() != config.job => Err(WorkerError::DataChanged { path }),
         Ok(samples) => Ok(samples),
         Err(ReadError::Data(source)) => Err(WorkerError::Data { path, source }),
+        Err(ReadError::Input(source)) => Err(WorkerError::ReadData { path, source }),
     }
 }

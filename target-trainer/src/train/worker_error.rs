@@ -19,6 +19,9 @@ pub(super) enum WorkerError {
     /// The job's data can't be opened.
     #[error("`{path}`", path = .path.display())]
     OpenData { path: PathBuf, source: std::io::Error },
+    /// The job's data can't be read.
+    #[error("`{path}` could not be read", path = .path.display())]
+    ReadData { path: PathBuf, source: std::io::Error },
     /// The job's data is not valid.
     #[error("`{path}`", path = .path.display())]
     Data { path: PathBuf, source: DataError },
@@ -31,6 +34,18 @@ pub(super) enum WorkerError {
     /// The thread that saves can't be started.
     #[error("could not start the saver thread")]
     SaverThread(#[source] std::io::Error),
+    /// The thread that saves has ended, so that no save would ever be made.
+    #[error("the saver thread has ended")]
+    SaverEnded,
+    /// All steps are done, and the adapter is the one of the start.
+    #[error(
+        "nothing was learned in {steps} steps with {updates} updates; check the data, its weights and \
+         `recipe.context`"
+    )]
+    NothingLearned { steps: u64, updates: u64 },
+    /// All steps are done, and the adapter is of no use.
+    #[error("tensor `{name}` of the adapter has values that are not finite; lower `recipe.learning_rate`")]
+    AdapterNotFinite { name: String },
     /// There are checkpoints, and none can be resumed from.
     #[error(transparent)]
     Resume(#[from] ResumeError),
@@ -87,16 +102,20 @@ impl WorkerError {
         match self {
             WorkerError::Base(_) => Exit::BaseModel,
             WorkerError::OpenData { .. }
+            | WorkerError::ReadData { .. }
             | WorkerError::Data { .. }
             | WorkerError::DataChanged { .. }
-            | WorkerError::SaverThread(_) => Exit::Failed,
+            | WorkerError::SaverThread(_)
+            | WorkerError::SaverEnded => Exit::Failed,
             WorkerError::Device(error) => device_exit(error),
             WorkerError::Resume(ResumeError::NoneValid(_)) | WorkerError::Restore(_) => {
                 Exit::NoValidCheckpoint
             }
             WorkerError::Resume(ResumeError::OtherBase { .. } | ResumeError::OtherRecipe) => Exit::BaseModel,
             WorkerError::Parity(_) | WorkerError::GpuFaults { .. } => Exit::GpuWrongResult,
-            WorkerError::NonFinite { .. } => Exit::NonFinite,
+            WorkerError::NonFinite { .. }
+            | WorkerError::AdapterNotFinite { .. }
+            | WorkerError::NothingLearned { .. } => Exit::NonFinite,
             WorkerError::Interrupted(_) => Exit::Interrupted,
             WorkerError::ReadOnly(_)
             | WorkerError::LastSave(_)

@@ -1,0 +1,134 @@
+//! A file of the inbox: what identifies it, how it is opened, and how it is taken away without touching
+//! another file that has come to its name meanwhile.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::durable::{self, DurableError};
+
+/// What a file is recognized by. A file that was written to, or replaced, has another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: u64,
+    pub(super) len_bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl FileIdentity {
+    pub(super) fn of(metadata: &Metadata) -> FileIdentity {
+        FileIdentity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len_bytes: metadata.len(),
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+        }
+    }
+}
+
+/// What an entry of the inbox is, if it is not a regular file.
+pub(super) fn other_type(metadata: &Metadata) -> Option<&'static str> {
+    match metadata.file_type() {
+        kind if kind.is_file() => None,
+        kind if kind.is_symlink() => Some("a symbolic link"),
+        kind if kind.is_dir() => Some("a directory"),
+        kind if kind.is_fifo() => Some("a pipe"),
+        kind if kind.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
+}
+
+/// Opens a file. Never blocks on a pipe and never follows a symbolic link. The caller compares the identity:
+/// another process may have replaced the file.
+pub(super) fn open(path: &Path) -> std::io::Result<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Whether an attempt to take a file has got that very file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It has its new name.
+    Yes,
+    /// It no longer exists, or another file has its name. That one has been left where it is.
+    Replaced,
+}
+
+/// Renames a file of the inbox to `aside`, if it is still the file with this identity. A file that has come
+/// to its name meanwhile gets its name back; if even that is taken again, another one in the inbox.
+pub(super) fn take_aside(path: &Path, aside: &Path, identity: FileIdentity) -> Result<Taken, DurableError> {
+    // What an earlier daemon has left there is restored by `restore`, unless it was that daemon's last act.
+    if !durable::rename_new(path, aside)? {
+        put_back(aside, &path.with_file_name("taken"))?;
+        if !durable::rename_new(path, aside)? {
+            return Ok(Taken::Replaced);
+        }
+    }
+    if aside.symlink_metadata().is_ok_and(|metadata| FileIdentity::of(&metadata) == identity) {
+        return Ok(Taken::Yes);
+    }
+    put_back(aside, path)?;
+    Ok(Taken::Replaced)
+}
+
+/// Renames a file back to `path`, or to a free name made from it.
+pub(super) fn put_back(aside: &Path, path: &Path) -> Result<(), DurableError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut target = path.to_owned();
+    for number in 1.. {
+        if durable::rename_new(aside, &target)? {
+            break;
+        }
+        let start = name.len().saturating_sub(200);
+        let end = name.get(start..).unwrap_or("data.jsonl");
+        target = path.with_file_name(format!("{number}-{end}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(path: &Path) -> FileIdentity {
+        FileIdentity::of(&path.symlink_metadata().unwrap())
+    }
+
+    #[test]
+    fn only_the_very_file_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("a"), dir.path().join(".taken"));
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+        std::fs::write(&path, "one").unwrap();
+        let before = identity(&path);
+        // Replaced by rename, then written to in place.
+        std::fs::write(dir.path().join("b"), "two").unwrap();
+        std::fs::rename(dir.path().join("b"), &path).unwrap();
+        assert_eq!(take_aside(&path, &aside, before).unwrap(), Taken::Replaced);
+        assert_eq!(text(&path), "two");
+        let before = identity(&path);
+        std::fs::write(&path, "three").unwrap();
+        assert_eq!(take_aside(&path, &aside, before).unwrap(), Taken::Replaced);
+        assert_eq!(text(&path), "three");
+        assert_eq!(take_aside(&path, &aside, identity(&path)).unwrap(), Taken::Yes);
+        assert!(!path.exists() && text(&aside) == "three");
+        // A file at the name aside is not lost either.
+        std::fs::write(&path, "four").unwrap();
+        assert_eq!(take_aside(&path, &aside, identity(&path)).unwrap(), Taken::Yes);
+        assert_eq!((text(&aside), text(&dir.path().join("taken"))), ("four".into(), "three".into()));
+    }
+
+    #[test]
+    fn a_file_is_put_back_under_another_name_if_its_own_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("a"), dir.path().join(".taken"));
+        for (name, content) in [("a", "1"), ("1-a", "2"), (".taken", "3")] {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        put_back(&aside, &path).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("2-a")).unwrap(), "3");
+    }
+}
