@@ -6,7 +6,7 @@ use std::path::Path;
 
 use scenarios::{
     BaselineFacts, Event, Record, RecordEntry, Scenario, ScenarioStarted, TargetFile, TrialCounts,
-    TrialFacts, TrialTotals, TrialsPlanned, Verdict,
+    TrialFacts, TrialTotals, TrialsPlanned, Verdict, last_attempt,
 };
 
 use crate::error::{CliError, UnusableRecord};
@@ -209,8 +209,9 @@ fn read_trials(
         |entries: &[RecordEntry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
     let read = |(number, entries): (u32, Vec<RecordEntry>)| {
         // The recorded summary of the trial is not used: all facts are derived from the events again.
+        let attempt = last_attempt(&entries).iter();
         let events: Vec<RecordEntry> =
-            entries.into_iter().filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).collect();
+            attempt.filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).cloned().collect();
         let facts = trial_facts(&TrialEvents { target, baseline, comparable, entries: &events });
         let lines = events.iter().filter_map(|entry| {
             if let Event::Output { line, .. } = &entry.event { Some(line.clone()) } else { None }

@@ -113,7 +113,7 @@ fn a_kernel_that_never_ends_hangs_a_trainer_without_a_watchdog() {
 
 fn a_call_that_never_comes_leaves_the_scenario_inconclusive() {
     let run = run_stub("sound", "simulated", "gpu-error: {code: [unknown], call: {to: [copy], at: 1000}}");
-    assert!(matches!(run.verdict(), Verdict::Inconclusive { why } if why.contains("was not effective")));
+    assert!(matches!(run.verdict(), Verdict::Inconclusive { why } if why.contains("were not effective")));
     assert_eq!(run.code, 3);
 }
 

@@ -311,7 +311,7 @@ fn a_guard_is_caught_by_harm_or_by_words_only() {
     assert_eq!(missed.code, Some(1), "{}", missed.printed);
     // The run ends before this step, so the fault is never effective: what is missing then shows nothing.
     let too_late = "crash: {when: {step: 40}}";
-    ablate("silent", too_late).assert_inconclusive(&["the fault was not effective in 1 of 1 trials"]);
+    ablate("silent", too_late).assert_inconclusive(&["the faults were not effective in 1 of 1 trials"]);
 }
 
 fn a_missing_program_is_a_note_for_check_and_invalid_input_for_run() {

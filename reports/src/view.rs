@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use scenarios::{
     BaselineFacts, Event, FailedRun, Outcome, Reason, Record, RecordEntry, RunEnded, RunStarted, Scenario,
-    ScenarioStarted, TrialCounts, TrialFacts, Verdict, ViolationKind,
+    ScenarioStarted, TrialCounts, TrialFacts, Verdict, ViolationKind, last_attempt,
 };
 
 use crate::error::ReportError;
@@ -51,8 +51,10 @@ pub(crate) struct TrialView<'a> {
 pub(crate) enum TrialResult {
     /// An expectation failed in this trial, or in all trials together.
     Failed,
-    /// No fault was effective, so that the trial shows nothing.
+    /// A fault was not effective, so that the trial does not count.
     NotEffective,
+    /// The call at which a fault waits did not come, so that the trial does not count.
+    NotReached,
     /// The trial did not end, or the scenario has no verdict that the trial is a part of.
     NotJudged,
     /// Every expectation held.
@@ -65,7 +67,8 @@ impl TrialResult {
         let is_about = |reason: &Reason| reason.trial.is_none_or(|trial| trial == number);
         match verdict {
             Some(Verdict::Violated { reasons }) if reasons.iter().any(is_about) => TrialResult::Failed,
-            _ if facts.evidence.is_empty() => TrialResult::NotEffective,
+            _ if facts.is_not_reached() => TrialResult::NotReached,
+            _ if !facts.counts() => TrialResult::NotEffective,
             Some(Verdict::Survived | Verdict::Violated { .. }) => TrialResult::Held,
             Some(Verdict::Inconclusive { .. } | Verdict::Skipped { .. }) | None => TrialResult::NotJudged,
         }
@@ -74,7 +77,8 @@ impl TrialResult {
     pub(crate) fn label(self) -> &'static str {
         match self {
             TrialResult::Failed => "an expectation failed",
-            TrialResult::NotEffective => "the fault was not effective",
+            TrialResult::NotEffective => "a fault was not effective",
+            TrialResult::NotReached => "the call of a fault was not reached",
             TrialResult::NotJudged => "not judged",
             TrialResult::Held => "the expectations held",
         }
@@ -84,7 +88,7 @@ impl TrialResult {
     pub(crate) fn tone(self) -> &'static str {
         match self {
             TrialResult::Failed => "bad",
-            TrialResult::NotEffective => "unsure",
+            TrialResult::NotEffective | TrialResult::NotReached => "unsure",
             TrialResult::NotJudged => "none",
             TrialResult::Held => "good",
         }
@@ -251,6 +255,7 @@ fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<Scenari
 }
 
 fn trial_view<'a>(number: u32, entries: Vec<&'a RecordEntry>, verdict: Option<&'a Verdict>) -> TrialView<'a> {
+    let entries = last_attempt(&entries).to_vec();
     let facts = facts_in(&entries);
     let reasons = if let Some(Verdict::Violated { reasons }) = verdict { reasons.as_slice() } else { &[] };
     let failed = reasons.iter().filter(|reason| reason.trial == Some(number)).collect();

@@ -6,7 +6,7 @@ mod support;
 
 use proptest::prelude::*;
 use scenarios::*;
-use support::{entry, explored, facts, judged, record, record_of, scenario, started};
+use support::{entry, explored, facts, fault_id, judged, record, record_of, scenario, started};
 
 fn html_of(record: &Record) -> String {
     let mut bytes = Vec::new();
@@ -282,7 +282,7 @@ proptest! {
     ) {
         let id = Some("aa-01");
         let output = Event::Output { stream: OutputStream::Stderr, line: text.clone() };
-        let effective = Event::FaultEffective { fault: text.clone(), evidence: text.clone() };
+        let effective = Event::FaultEffective { fault: fault_id(&text), evidence: text.clone() };
         let mut entries = vec![entry(0, None, None, started()), entry(0, id, None, scenario(&text, None))];
         entries.push(entry(at_us, id, Some(1), Event::Step { step, loss: Some(f64::NAN) }));
         entries.push(entry(0, id, Some(1), output));

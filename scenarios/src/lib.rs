@@ -13,6 +13,7 @@ mod ending;
 mod exploration;
 mod exploration_note;
 mod failed_run;
+mod fault_id;
 mod finding;
 mod gpu;
 mod operation;
@@ -36,13 +37,14 @@ pub use ending::Ending;
 pub use exploration::{CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError};
 pub use exploration_note::ExplorationNote;
 pub use failed_run::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
+pub use fault_id::{FaultId, NotEffective};
 pub use finding::{Cause, Fate, Finding, OperationLine};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 pub use operation::{CallKind, Errno};
 pub use record::{
     BaselineFacts, Event, MachineFacts, Mechanism, ProbeKind, Probed, RECORD_FORMAT, Record, RecordEntry,
-    RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts,
+    RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts, last_attempt,
 };
 pub use record_lines::{RecordLineFault, RecordLines};
 pub use recovery_check::RecoveryCheck;

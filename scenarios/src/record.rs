@@ -1,19 +1,21 @@
 //! The record of a run: events with timestamps, one JSON object per line. A record alone is enough to judge a
 //! run again and to render every report, so everything that a report shows must be in it. Writes no files.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ending::Ending;
 use crate::failed_run::{FailedRun, OutputStream};
+use crate::fault_id::{FaultId, NotEffective};
 use crate::record_lines::{RecordLineFault, RecordLines};
 use crate::sandbox_hint::SandboxHint;
 use crate::trials_planned::TrialsPlanned;
 use crate::verdict::{Outcome, Verdict};
 
 /// Version of the record format, written in `RunStarted`.
-pub const RECORD_FORMAT: u32 = 4;
+pub const RECORD_FORMAT: u32 = 5;
 
 /// One line of a record. In the file, each line also has its number and a digest: see [`RecordLines`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,11 +65,13 @@ pub enum Event {
     Output { stream: OutputStream, line: String },
     /// The fault is prepared and waits for its trigger. `mechanism` describes how it is injected, such as
     /// `tmpfs remounted`.
-    FaultArmed { fault: String, mechanism: String },
-    /// The fault was effective. `evidence` describes what shows it, such as `statvfs: 0 free inodes`.
-    FaultEffective { fault: String, evidence: String },
+    FaultArmed { fault: FaultId, mechanism: String, optional: bool },
+    /// The fault was effective. `evidence` describes what shows it, such as `write(a): failed with ENOSPC`.
+    FaultEffective { fault: FaultId, evidence: String },
     /// The fault was reverted.
-    FaultReverted { fault: String, how: String },
+    FaultReverted { fault: FaultId, how: String },
+    /// The trial is over, and nothing has shown an effect of the fault.
+    FaultNotEffective(NotEffective),
     /// The target's main process exited or was killed.
     TargetEnded { attempt: u32, ending: Ending },
     /// Peak resident memory of the target's largest process so far in this trial, bytes.
@@ -76,6 +80,9 @@ pub enum Event {
     Probed(Probed),
     /// The simulated GPU detected an error of the target itself, such as an access out of bounds.
     GpuDefect { what: String },
+    /// The trial did not reach the call at which a fault waits, and is tried again. What it did before does not
+    /// count.
+    TrialRepeated { why: String },
     /// The trial is over.
     TrialEnded(Box<TrialFacts>),
     /// The scenario has a verdict.
@@ -239,8 +246,10 @@ pub struct TrialFacts {
     pub outcome: Outcome,
     /// Why the outcome is what it is, one line.
     pub because: String,
-    /// Evidence of each fault that was effective. If it is empty, the trial is inconclusive.
+    /// Evidence of each fault that was effective.
     pub evidence: Vec<String>,
+    /// The faults that were not effective, without those that are optional.
+    pub not_effective: Vec<NotEffective>,
     /// The last step that was announced before the fault ended the target. `None` if no fault ended it.
     pub step_at_fault: Option<u64>,
     /// The last step that was acknowledged before that.
@@ -274,6 +283,26 @@ pub struct TrialFacts {
     pub probes: Vec<Probed>,
     /// Wall-clock time of the trial.
     pub seconds: f64,
+}
+
+impl TrialFacts {
+    /// Whether the trial shows what the target does under the method's faults: each of them was effective, apart
+    /// from optional ones, and at least one was.
+    pub fn counts(&self) -> bool {
+        self.not_effective.is_empty() && !self.evidence.is_empty()
+    }
+
+    /// Whether a fault waited for a call that the baseline run made and this trial did not.
+    pub fn is_not_reached(&self) -> bool {
+        self.not_effective.iter().any(|fault| fault.not_reached)
+    }
+}
+
+/// The entries of the last attempt at a trial, of all entries of the trial in order.
+pub fn last_attempt<E: Borrow<RecordEntry>>(entries: &[E]) -> &[E] {
+    let is_end = |entry: &E| matches!(entry.borrow().event, Event::TrialRepeated { .. });
+    let first = entries.iter().rposition(is_end).map_or(0, |end| end + 1);
+    &entries[first..]
 }
 
 /// The end of a run.
@@ -419,7 +448,7 @@ mod tests {
         for text in [format!("{}\n{left_out}\n", started(3)), record_of(&[&started(3), PLANNED])] {
             let error = Record::parse(&text).unwrap_err();
             assert_eq!(error.line, 1);
-            assert!(error.message.contains("format 3") && error.message.contains("format 4"), "{error}");
+            assert!(error.message.contains("format 3") && error.message.contains("format 5"), "{error}");
         }
         let record = Record::parse(&record_of(&[&started(RECORD_FORMAT), PLANNED])).unwrap();
         assert_eq!(record.entries.len(), 2);

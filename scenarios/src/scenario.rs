@@ -246,6 +246,8 @@ pub struct Fault {
     pub effective_if_output: Option<Regex>,
     /// Maximum number of trials. The others are left out evenly, as the seed decides, and counted.
     pub max_trials: u32,
+    /// A trial counts also if this fault was not effective.
+    pub is_optional: bool,
 }
 
 /// What a scenario expects.

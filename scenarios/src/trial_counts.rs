@@ -12,6 +12,7 @@ use crate::trials_planned::{TrialBound, TrialUnit, TrialsPlanned, grouped};
 pub struct TrialCounts {
     planned: Option<TrialsPlanned>,
     tried: u32,
+    not_reached: u32,
 }
 
 impl TrialCounts {
@@ -30,14 +31,24 @@ impl TrialCounts {
     pub fn count(&mut self, event: &Event) {
         match event {
             Event::TrialsPlanned(planned) => self.planned = Some(*planned),
+            Event::TrialEnded(facts) if facts.is_not_reached() => self.not_reached += 1,
             Event::TrialEnded(_) => self.tried += 1,
             _ => {}
         }
     }
 
-    /// The number of trials that ended.
+    /// The number of trials that ended, without those that did not reach the call of a fault.
     pub fn tried(&self) -> u64 {
         self.tried.into()
+    }
+
+    /// The number of trials that ended without reaching the call of a fault, although they were repeated.
+    pub fn not_reached(&self) -> u64 {
+        self.not_reached.into()
+    }
+
+    fn ended(&self) -> u64 {
+        self.tried() + self.not_reached()
     }
 
     /// The number of trials that were planned to run. 0 if it is not known.
@@ -47,17 +58,17 @@ impl TrialCounts {
 
     /// The number of trials that there are without any bound.
     pub fn possible(&self) -> u64 {
-        self.planned.map_or(0, |planned| planned.possible()).max(self.tried())
+        self.planned.map_or(0, |planned| planned.possible()).max(self.ended())
     }
 
     /// The number of trials that a bound or `--trial` left out.
     pub fn left_out(&self) -> u64 {
-        self.possible() - self.to_run().max(self.tried()).min(self.possible())
+        self.possible() - self.to_run().max(self.ended()).min(self.possible())
     }
 
     /// The number of trials that were planned, but have not ended.
     pub fn not_run(&self) -> u64 {
-        self.to_run().saturating_sub(self.tried())
+        self.to_run().saturating_sub(self.ended())
     }
 
     /// The number of candidates for crash states that fixed bounds left out.
@@ -67,7 +78,7 @@ impl TrialCounts {
 
     /// Whether trials are known, so that there is something to show.
     pub fn is_empty(&self) -> bool {
-        self.planned.is_none() && self.tried == 0
+        self.planned.is_none() && self.ended() == 0
     }
 
     /// What left trials out, such as `max-trials` or `only --trial 3`. Empty if nothing did.
@@ -96,10 +107,13 @@ impl fmt::Display for TrialCounts {
         }
         write!(f, " {}", unit.name(possible))?;
         let not_run = (self.not_run() > 0).then(|| format!("{} not run", grouped(self.not_run())));
+        let not_reached =
+            (self.not_reached() > 0).then(|| format!("{} not reached", grouped(self.not_reached())));
         let not_enumerated = (self.not_enumerated() > 0)
             .then(|| format!("and {} candidates not enumerated", grouped(self.not_enumerated())));
         let left_out = Some(self.left_out_by()).filter(|by| !by.is_empty());
-        let notes: Vec<String> = left_out.into_iter().chain(not_run).chain(not_enumerated).collect();
+        let notes: Vec<String> =
+            left_out.into_iter().chain(not_run).chain(not_reached).chain(not_enumerated).collect();
         if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join(", ")) }
     }
 }
@@ -117,6 +131,8 @@ pub struct TrialTotals {
     pub beyond_limit: u64,
     /// Planned trials that have not ended.
     pub not_run: u64,
+    /// Trials that did not reach the call of a fault, although they were repeated.
+    pub not_reached: u64,
     /// Candidates for crash states that fixed bounds left out.
     pub not_enumerated: u64,
 }
@@ -126,6 +142,7 @@ impl TrialTotals {
     pub fn add(&mut self, counts: &TrialCounts) {
         self.tried += counts.tried();
         self.not_run += counts.not_run();
+        self.not_reached += counts.not_reached();
         self.not_enumerated += counts.not_enumerated();
         let planned = counts.planned.unwrap_or_default();
         let left_out = match (planned.only, planned.bound) {
@@ -151,6 +168,7 @@ impl fmt::Display for TrialTotals {
         write!(f, "{} {} tried", grouped(self.tried), TrialUnit::Trials.name(self.tried))?;
         let parts = [
             (self.not_run, "planned but not run"),
+            (self.not_reached, "not reached"),
             (self.not_selected, "left out by --trial"),
             (self.beyond_limit, "left out by the limit of a scenario"),
             (self.left_out, "left out by bounds; --max-trials all tries them"),
@@ -173,7 +191,7 @@ mod tests {
     use super::*;
 
     fn counts(planned: TrialsPlanned, tried: u32) -> TrialCounts {
-        TrialCounts { planned: Some(planned), tried }
+        TrialCounts { planned: Some(planned), tried, not_reached: 0 }
     }
 
     const CUT: TrialsPlanned = TrialsPlanned {
@@ -209,6 +227,10 @@ mod tests {
             assert_eq!(counts(planned, tried).to_string(), expected);
         }
         assert_eq!(TrialCounts::default().to_string(), "");
+        let not_reached = TrialCounts { not_reached: 3, ..counts(whole, 38) };
+        assert_eq!(not_reached.to_string(), "38 of 41 trials (3 not reached)");
+        let not_reached = [not_reached].iter().collect::<TrialTotals>().to_string();
+        assert_eq!(not_reached, "38 trials tried, 3 not reached");
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn assert_plan(name: &str, text: &str, seed: u64) {
         call(CallKind::Rename, "checkpoints/.tmp-step", 0),
     ];
     let counts = BaselineCounts {
-        calls: vec![save[..3].to_vec(), save.clone(), save.clone(), save],
+        calls: [(1, vec![save[..3].to_vec(), save.clone(), save.clone(), save])].into(),
         save_bytes: 200 * 4096,
         gpu_calls: vec![400, 60],
         ..BaselineCounts::default()
@@ -102,10 +102,13 @@ fn crash_states() -> Vec<PlannedCrashState> {
 fn made_up_counts(plan: &TrialPlan) -> BaselineCounts {
     let requests = plan.gpu_count_requests();
     let call = |operation, path: &str, bytes| CountedCall { operation, path: path.into(), bytes };
-    let kinds = plan.counted_calls().map(|calls| calls.kinds.clone()).unwrap_or_default();
-    let calls: Vec<CountedCall> = kinds.iter().map(|kind| call(*kind, "checkpoints/weights", 4096)).collect();
+    let counted = |kinds: &[CallKind]| -> Vec<CountedCall> {
+        kinds.iter().map(|kind| call(*kind, "checkpoints/weights", 4096)).collect()
+    };
+    let counts = plan.call_counts();
+    let calls = counts.iter().map(|request| (request.number, vec![counted(&request.trigger.kinds); 4]));
     BaselineCounts {
-        calls: vec![calls.clone(), calls.clone(), calls.clone(), calls],
+        calls: calls.collect(),
         save_bytes: 5 * 4096,
         crash_states: crash_states(),
         crash_states_left_out: 7,
@@ -133,8 +136,8 @@ fn plan_text(scenario: &Scenario) -> String {
     for trial in &expanded.trials {
         text += &format!("{}: {}\n", trial.number, trial.description);
         for planned in &trial.faults {
-            let (name, until) = (planned.name(), &planned.fault.until);
-            text += &format!("    {name}, persistent: {}, until: {until:?}\n", planned.is_persistent());
+            let (key, until) = (planned.id().key, &planned.fault.until);
+            text += &format!("    {key}, persistent: {}, until: {until:?}\n", planned.is_persistent());
         }
     }
     text

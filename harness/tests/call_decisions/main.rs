@@ -55,6 +55,7 @@ fn all_decisions() -> Vec<CallDecision> {
     let decisions = vec![
         CallDecision::Continue,
         CallDecision::Perform,
+        CallDecision::Observe,
         CallDecision::Fail(FAIL_ERRNO),
         CallDecision::PerformThenFail(FAIL_ERRNO),
         CallDecision::Short(SHORT_BYTES),
@@ -72,6 +73,7 @@ fn all_decisions() -> Vec<CallDecision> {
         match decision {
             CallDecision::Continue
             | CallDecision::Perform
+            | CallDecision::Observe
             | CallDecision::Fail(_)
             | CallDecision::PerformThenFail(_)
             | CallDecision::Short(_)
@@ -221,6 +223,7 @@ fn expectation(row: &CallRow, decision: CallDecision) -> Expectation {
         CallDecision::PerformThenFail(_) => {
             expect(whole(), Reported::Performed, Seen::Errno { unless_failed: true })
         }
+        CallDecision::Observe => expect(whole(), Reported::Performed, Seen::Result),
         CallDecision::Short(bytes) => expect(limited(bytes), Reported::Performed, Seen::Result),
         CallDecision::KillDuring(bytes) => expect(limited(bytes), Reported::Performed, Seen::Dead),
         CallDecision::KillAfter => expect(whole(), Reported::Performed, Seen::Dead),

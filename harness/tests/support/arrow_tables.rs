@@ -179,8 +179,12 @@ const SCENARIOS: &ArrowTable = &[
     ("sandbox_hint", &[]),
     ("ending", &[]),
     ("failed_run", &["ending", "sandbox_hint"]),
+    ("fault_id", &[]),
     ("record_lines", &[]),
-    ("record", &["ending", "failed_run", "record_lines", "sandbox_hint", "trials_planned", "verdict"]),
+    (
+        "record",
+        &["ending", "failed_run", "fault_id", "record_lines", "sandbox_hint", "trials_planned", "verdict"],
+    ),
     ("trial_counts", &["record", "trials_planned"]),
     ("finding", &["effect", "verdict"]),
     ("exploration_note", &["trials_planned"]),

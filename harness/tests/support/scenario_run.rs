@@ -65,6 +65,11 @@ impl ScenarioRun {
         trials.collect()
     }
 
+    /// All events of the run, in order.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
+    }
+
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         self.trials().into_iter().map(|trial| trial.outcome).collect()
     }

@@ -97,7 +97,12 @@ fn trial_summary(facts: &TrialFacts) -> Markup {
             }
         }
         @for evidence in &facts.evidence { p { "Evidence: " (clean(evidence)) } }
-        @if facts.evidence.is_empty() { p.unsure { "The fault was not effective." } }
+        @for missing in &facts.not_effective {
+            p.unsure { "Not effective: " (clean(&missing.to_string())) }
+        }
+        @if facts.evidence.is_empty() && facts.not_effective.is_empty() {
+            p.unsure { "No fault was effective; all are optional." }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! comparison.
 
 use maud::{Markup, html};
-use scenarios::{Ending, Event, RecordEntry};
+use scenarios::{Ending, Event, FaultId, RecordEntry};
 
 use crate::clean::clean;
 use crate::view::{ScenarioView, TrialView};
@@ -130,7 +130,7 @@ fn saves(scale: &Scale, trial: &TrialView<'_>) -> Markup {
 
 /// A line at each injection, and a band from there to where the fault was reverted.
 fn faults(scale: &Scale, trial: &TrialView<'_>) -> Markup {
-    let reverted = |fault: &str| {
+    let reverted = |fault: &FaultId| {
         let is_revert = |entry: &&&RecordEntry| match &entry.event {
             Event::FaultReverted { fault: reverted, .. } => reverted == fault,
             _ => false,
@@ -156,7 +156,7 @@ fn faults(scale: &Scale, trial: &TrialView<'_>) -> Markup {
                 title { (clean(&evidence)) }
             }
             text.label-bad x=(format!("{:.1}", (x + 4.0).min(WIDTH - 120.0))) y=(TOP - 8.0) {
-                (clean(&fault))
+                (clean(&fault.key))
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use maud::{Markup, html};
-use scenarios::{Outcome, grouped};
+use scenarios::{Outcome, TrialFacts, grouped};
 
 use super::anchor_id;
 use crate::clean::clean;
@@ -136,12 +136,18 @@ fn row(scenario: &ScenarioView<'_>, trial: &TrialView<'_>) -> Markup {
                     td.n { (number(facts.lost_steps)) }
                     td.n { (number(facts.resumed_from)) }
                     td.n { (seconds(facts.recovery_seconds)) }
-                    td { (clean(&facts.evidence.join("; "))) }
+                    td { (clean(&evidence(facts))) }
                 }
                 None => { td colspan="8" { (trial.result.label()) } }
             }
         }
     }
+}
+
+/// What shows the effect of each fault, and why others had none.
+fn evidence(facts: &TrialFacts) -> String {
+    let missing = facts.not_effective.iter().map(|missing| format!("not effective: {missing}"));
+    facts.evidence.iter().cloned().chain(missing).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether the expectations held in a trial, and which did not.

@@ -55,12 +55,18 @@ pub(crate) fn scenario(title: &str, guard_removed: Option<&str>) -> Event {
     }))
 }
 
+/// The first fault of a method.
+pub(crate) fn fault_id(key: &str) -> FaultId {
+    FaultId { number: 1, key: key.into() }
+}
+
 pub(crate) fn facts(outcome: Outcome) -> TrialFacts {
     TrialFacts {
         what: "SIGKILL of the whole tree at file event 7 of checkpoint-save 2".into(),
         outcome,
         because: format!("because {HOSTILE}"),
         evidence: vec!["every process was killed".into()],
+        not_effective: Vec::new(),
         step_at_fault: Some(9),
         acknowledged: Some(5),
         resumed_from: Some(5),
@@ -91,7 +97,7 @@ fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
     entries
         .extend((1..10).map(|step| entry_at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
     entries.push(entry_at(55, Event::Saved { step: 5 }));
-    entries.push(entry_at(95, Event::FaultEffective { fault: "crash".into(), evidence: HOSTILE.into() }));
+    entries.push(entry_at(95, Event::FaultEffective { fault: fault_id("crash"), evidence: HOSTILE.into() }));
     entries.push(entry_at(96, Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault }));
     entries.push(entry_at(97, target_started(2)));
     entries.push(entry_at(98, Event::Resumed { step: 5 }));

@@ -40,6 +40,7 @@ pub(super) fn checked_fault(draft: &FaultDraft, checker: &mut Checker) -> Fault 
         },
         effective_if_output: common.effective_if.map(|EffectiveIfDraft::Output(pattern)| pattern.0.clone()),
         max_trials,
+        is_optional: common.is_optional,
         effect,
     }
 }

@@ -41,6 +41,7 @@ impl CrashStatesDraft {
             until: None,
             effective_if: None,
             max_trials: self.max_trials.as_ref(),
+            is_optional: false,
         }
     }
 }

@@ -94,6 +94,10 @@ impl EffectSpec for FillDisk {
     fn needed_mechanism(&self) -> Option<&'static str> {
         Some("tmpfs")
     }
+
+    fn is_shown_by_failed_calls(&self) -> bool {
+        true
+    }
 }
 
 impl CheckEffect for ExhaustInodesDraft {
@@ -111,5 +115,9 @@ impl EffectSpec for ExhaustInodes {
 
     fn needed_mechanism(&self) -> Option<&'static str> {
         Some("tmpfs")
+    }
+
+    fn is_shown_by_failed_calls(&self) -> bool {
+        true
     }
 }

@@ -31,18 +31,22 @@ macro_rules! fault {
             /// Maximum number of trials (default: 64). Trials beyond it are left out, and counted in the
             /// report.
             pub(crate) max_trials: Option<crate::yaml::spanned::Spanned<u32>>,
+            /// Whether a trial counts also if this fault was not effective. Default: `false`.
+            #[serde(default)]
+            pub(crate) optional: bool,
         }
 
         impl $name {
             /// The keys that every fault has.
             pub(crate) fn common(&self) -> crate::effect::keys::CommonKeys<'_> {
-                let $name { when, persistence, until, effective_if, max_trials, .. } = self;
+                let $name { when, persistence, until, effective_if, max_trials, optional, .. } = self;
                 crate::effect::keys::CommonKeys {
                     when: when.as_ref(),
                     persistence: *persistence,
                     until: until.as_ref(),
                     effective_if: effective_if.as_ref(),
                     max_trials: max_trials.as_ref(),
+                    is_optional: *optional,
                 }
             }
         }
@@ -58,6 +62,7 @@ pub(crate) struct CommonKeys<'a> {
     pub(crate) until: Option<&'a UntilDraft>,
     pub(crate) effective_if: Option<&'a EffectiveIfDraft>,
     pub(crate) max_trials: Option<&'a Spanned<u32>>,
+    pub(crate) is_optional: bool,
 }
 
 /// When a fault is injected.

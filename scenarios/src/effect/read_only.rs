@@ -36,4 +36,8 @@ impl EffectSpec for ReadOnly {
     fn needed_mechanism(&self) -> Option<&'static str> {
         Some("read-only-remount")
     }
+
+    fn is_shown_by_failed_calls(&self) -> bool {
+        true
+    }
 }

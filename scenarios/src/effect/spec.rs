@@ -77,6 +77,11 @@ pub trait EffectSpec {
         false
     }
 
+    /// Calls that fail show its effect, so that the target must run behind the gate.
+    fn is_shown_by_failed_calls(&self) -> bool {
+        false
+    }
+
     /// It alters a file system call, so that its trigger must be a call.
     fn is_at_call(&self) -> bool {
         false

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use scenarios::{ExhaustInodes, FillDisk};
 
-use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::faults::injectable_fault::{
+    FaultContext, FaultError, InjectableFault, RefusedCalls, TargetReaction,
+};
 use crate::plan::PAGE_BYTES;
 use crate::sandbox::{FileSystemSpace, MountChange};
 
@@ -27,8 +30,8 @@ pub(super) struct ExhaustedDisk {
     resource: ExhaustedResource,
     /// The space before the injection.
     before: Option<FileSystemSpace>,
-    /// What statvfs showed after the injection.
-    evidence: Option<String>,
+    /// What statvfs showed after the injection, if nothing was free.
+    full: Option<String>,
 }
 
 impl ExhaustedDisk {
@@ -44,7 +47,7 @@ impl ExhaustedDisk {
     }
 
     fn of(place: &str, resource: ExhaustedResource) -> ExhaustedDisk {
-        ExhaustedDisk { place: place.into(), resource, before: None, evidence: None }
+        ExhaustedDisk { place: place.into(), resource, before: None, full: None }
     }
 
     fn mount_path(&self, context: &FaultContext<'_>) -> PathBuf {
@@ -101,7 +104,11 @@ impl InjectableFault for ExhaustedDisk {
             return Ok(());
         }
         let mount_path = self.mount_path(context);
-        let now = self.shrink(context, &mount_path)?;
+        let mut now = context.sandbox.file_system_space(&mount_path)?;
+        // A mount with less room than is to be left is not enlarged.
+        if self.has_free_space(&now) {
+            now = self.shrink(context, &mount_path)?;
+        }
         let after = context.sandbox.file_system_space(&mount_path)?;
         self.before.get_or_insert(now);
         let is_full = !self.has_free_space(&after);
@@ -109,7 +116,7 @@ impl InjectableFault for ExhaustedDisk {
             "statvfs of `{}`: {} bytes and {} inodes free",
             self.place, after.free_bytes, after.free_inodes
         );
-        self.evidence = is_full.then_some(evidence);
+        self.full = is_full.then_some(evidence);
         Ok(())
     }
 
@@ -128,9 +135,9 @@ impl InjectableFault for ExhaustedDisk {
         _context: &FaultContext<'_>,
         reaction: TargetReaction,
     ) -> Option<String> {
-        let evidence =
-            self.evidence.as_ref().filter(|_| reaction.phase_in_place || reaction.ended_abnormally)?;
-        Some(format!("{evidence}, and the target tried to write there"))
+        // A write to a mapped page is no call that could fail.
+        let full = self.full.as_ref().filter(|_| reaction.ended_by_sigbus)?;
+        Some(format!("{full}, and the target was ended by SIGBUS"))
     }
 
     fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
@@ -143,7 +150,12 @@ impl InjectableFault for ExhaustedDisk {
         Ok(Some("tmpfs has its original size again".into()))
     }
 
-    fn place(&self) -> Option<&str> {
-        Some(&self.place)
+    fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
+        Some(RefusedCalls { place: &self.place, errnos: &[Errno::ENOSPC, Errno::EDQUOT] })
+    }
+
+    fn missing_evidence(&self) -> String {
+        let full = self.full.as_ref().map_or_else(String::new, |full| format!("; {full}"));
+        format!("no call in `{}` failed with ENOSPC or EDQUOT{full}", self.place)
     }
 }

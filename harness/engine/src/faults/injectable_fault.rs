@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use crate::file_error::FileError;
 use crate::gpu::{GpuError, Shim};
 use crate::sandbox::{OpenDirectory, Sandbox, SandboxError};
@@ -51,14 +53,24 @@ impl FaultContext<'_> {
     }
 }
 
+/// Calls that fail under a fault. A failure that the gate sees is the fault's evidence.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedCalls<'a> {
+    /// The place in which they fail.
+    pub place: &'a str,
+    /// The errnos with which they fail.
+    pub errnos: &'static [Errno],
+}
+
 /// What the target did after the fault was injected. Some faults need this to know whether they are
 /// effective.
 #[derive(Clone, Copy, Default)]
 pub struct TargetReaction {
-    /// The target has begun or ended a phase in the fault's place.
-    pub phase_in_place: bool,
     /// The target's main process has ended by itself, not with exit code 0.
     pub ended_abnormally: bool,
+    /// The target's main process was ended by SIGBUS, as by a page of a mapped file that the disk has no room
+    /// for.
+    pub ended_by_sigbus: bool,
 }
 
 /// A fault that can be injected and reverted. Dropping it reverts it.
@@ -105,9 +117,14 @@ pub trait InjectableFault: Send {
         false
     }
 
-    /// The place that it affects, if any. A phase there shows that the target used the place.
-    fn place(&self) -> Option<&str> {
+    /// The calls that fail under it, if their failure is the evidence of its effect.
+    fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
         None
+    }
+
+    /// What is missing for evidence, once the fault was injected and the run is over.
+    fn missing_evidence(&self) -> String {
+        "it was injected, and nothing showed an effect".into()
     }
 }
 

@@ -34,7 +34,10 @@ impl InjectableFault for MemoryLimitFault {
     }
 
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
-        self.active = Some(context.sandbox.limit_memory(self.limit_bytes(context)?)?);
+        // The limit of an earlier injection lasts. A second one would end with the first.
+        if self.active.is_none() {
+            self.active = Some(context.sandbox.limit_memory(self.limit_bytes(context)?)?);
+        }
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::plan::PlannedFault;
 use injectable_fault::{FaultMechanism, injects};
 
 pub use injectable_fault::{
-    EndingFault, FaultContext, FaultError, InjectableFault, TargetEnd, TargetReaction,
+    EndingFault, FaultContext, FaultError, InjectableFault, RefusedCalls, TargetEnd, TargetReaction,
 };
 pub(crate) use shim_rule::GpuCallCounter;
 

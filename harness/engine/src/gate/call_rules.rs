@@ -76,6 +76,11 @@ impl CallRules {
         fired
     }
 
+    /// How many calls matched the rule.
+    pub fn count(&self, rule_index: usize) -> u64 {
+        self.rules.get(rule_index).map_or(0, |counted| counted.count)
+    }
+
     /// Whether any rule can still fire.
     pub fn is_pending(&self) -> bool {
         self.rules.iter().any(|counted| counted.rule.persistent || counted.count < counted.rule.nth)

@@ -25,7 +25,7 @@ pub struct DirectoryEntry {
 }
 
 /// A call of the target on a watched file or directory, before it takes effect.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct InterceptedCall {
     /// What the call does.
     pub kind: CallKind,
@@ -46,6 +46,8 @@ pub enum CallDecision {
     Continue,
     /// The supervisor performs the call and passes its effect to the handler.
     Perform,
+    /// The supervisor performs the call as the kernel would, and tells the result.
+    Observe,
     /// The call fails with this errno and has no effect.
     Fail(Errno),
     /// A write or read transfers at most this many bytes.

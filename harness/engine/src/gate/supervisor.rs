@@ -341,6 +341,10 @@ fn decide_and_perform(
             context.handler.on_carried_out(CarriedOut::Prevented);
             Ok(CallResponse::Now(NotificationResponse::Fail(errno)))
         }
+        CallDecision::Observe => match context.perform_for_decision(request, resolved, u64::MAX)? {
+            Some(performed) => context.answer(performed),
+            None => continues,
+        },
         CallDecision::Short(bytes) => match context.perform_for_decision(request, resolved, bytes)? {
             Some(performed) => context.answer(performed),
             None => continues,

@@ -26,7 +26,7 @@ pub fn ablation_verdict(judged: Verdict, runs: &AblationRuns<'_>, trials: &[Judg
     };
     let is_effective = |number: Option<u32>| {
         let of_reason = |trial: &&JudgedTrial<'_>| number.is_none_or(|number| trial.number == number);
-        trials.iter().filter(of_reason).any(|trial| !trial.facts.evidence.is_empty())
+        trials.iter().filter(of_reason).any(|trial| trial.facts.counts())
     };
     reasons.retain(|reason| is_effective(reason.trial));
     match reasons.is_empty() {
@@ -98,6 +98,7 @@ mod tests {
             outcome: Outcome::Crashed,
             because: String::new(),
             evidence: is_effective.then(|| "killed".to_owned()).into_iter().collect(),
+            not_effective: Vec::new(),
             step_at_fault: None,
             acknowledged: None,
             resumed_from: None,

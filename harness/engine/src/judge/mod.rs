@@ -5,9 +5,11 @@ mod ablation;
 mod trial_facts;
 mod unmet;
 
+use std::collections::BTreeMap;
+
 use scenarios::{
-    BaselineFacts, Fact, FailedRun, Modality, Reason, Scenario, TrialBound, TrialFacts, TrialsPlanned,
-    UndisturbedCommand, Verdict, ViolationKind, grouped,
+    BaselineFacts, Fact, FailedRun, Modality, NotEffective, Outcome, Reason, Scenario, TrialBound,
+    TrialFacts, TrialsPlanned, UndisturbedCommand, Verdict, ViolationKind, grouped,
 };
 
 use unmet::{CountedQuantity, Unmet};
@@ -15,6 +17,8 @@ use unmet::{CountedQuantity, Unmet};
 pub use ablation::{AblationRuns, ablation_verdict};
 pub use trial_facts::{TrialEvents, trial_facts};
 
+/// How many reasons are shown for trials without an effective fault.
+const MAX_REASONS: usize = 3;
 const MEBIBYTE: u64 = 1 << 20;
 /// Text of the expectation that every scenario has without stating it.
 const NO_GPU_DEFECTS: &str = "the simulated GPU finds no defect";
@@ -45,9 +49,11 @@ pub fn verdict(
     let mut reasons: Vec<Reason> =
         indices.flat_map(|index| violations(scenario, index, baseline, trials)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
-    let ineffective = trials.iter().filter(|trial| trial.facts.evidence.is_empty()).count();
+    let ended = trials.len();
+    let counted: Vec<&JudgedTrial<'_>> = trials.iter().filter(|trial| trial.facts.counts()).collect();
+    let not_reached = trials.iter().filter(|trial| trial.facts.is_not_reached()).count();
     let mut not_seen = Vec::new();
-    if ineffective > 0 || !are_all_tried(planned, trials.len()) {
+    if counted.len() < ended || !are_all_tried(planned, ended) {
         // What happened in no trial so far may still happen in one that did not run, or in which the fault
         // takes effect.
         let all_trials_together = |reason: &mut Reason| reason.trial.is_none();
@@ -56,18 +62,50 @@ pub fn verdict(
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
     }
-    if trials.len() < planned.to_run() as usize {
-        let why = format!("interrupted after {} of {} trials", trials.len(), planned.to_run());
+    if ended < planned.to_run() as usize {
+        let why = format!("interrupted after {ended} of {} trials", planned.to_run());
         return Verdict::Inconclusive { why };
     }
-    if ineffective > 0 {
-        let why = format!("the fault was not effective in {ineffective} of {} trials", trials.len());
-        return Verdict::Inconclusive { why };
+    if counted.len() + not_reached < ended || counted.is_empty() {
+        return Verdict::Inconclusive { why: not_effective_text(trials) };
     }
     match not_seen.first() {
-        Some(reason) => Verdict::Inconclusive { why: not_seen_text(reason, planned, trials.len()) },
+        Some(reason) => Verdict::Inconclusive { why: not_seen_text(reason, planned, counted.len()) },
         None => Verdict::Survived,
     }
+}
+
+/// Whether the target did what no run may do, with or without the method's faults.
+fn has_harm(trial: &JudgedTrial<'_>) -> bool {
+    !matches!(trial.facts.outcome, Outcome::Recovered | Outcome::Refused)
+}
+
+/// In how many trials the faults were not effective, and why in the first ones.
+fn not_effective_text(trials: &[JudgedTrial<'_>]) -> String {
+    let without = trials.iter().filter(|trial| !trial.facts.counts());
+    let mut by_reason: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for trial in without.clone() {
+        let reasons = trial.facts.not_effective.iter().map(NotEffective::to_string);
+        let reason = reasons.reduce(|all, next| format!("{all}; {next}"));
+        let reason = reason.unwrap_or_else(|| "all its faults are optional, and none was effective".into());
+        by_reason.entry(reason).or_default().push(trial.number);
+    }
+    let mut reasons: Vec<_> = by_reason.into_iter().collect();
+    reasons.sort_by_key(|(_, numbers)| numbers.first().copied());
+    let reason = |(reason, numbers): &(String, Vec<u32>)| match numbers.as_slice() {
+        [only] => format!("trial {only}: {reason}"),
+        [first, others @ ..] => format!("trial {first} and {} more: {reason}", others.len()),
+        [] => reason.clone(),
+    };
+    let shown: Vec<String> = reasons.iter().take(MAX_REASONS).map(reason).collect();
+    let more = reasons.len().saturating_sub(MAX_REASONS);
+    let more = if more > 0 { format!(" | and {more} other reasons") } else { String::new() };
+    format!(
+        "the faults were not effective in {} of {} trials: {}{more}",
+        without.count(),
+        trials.len(),
+        shown.join(" | ")
+    )
 }
 
 /// Whether this many trials are all that there are: no bound and no option left any out.
@@ -151,14 +189,16 @@ fn violations(
     let reason = |trial, found| Reason { expectation: expectation.text.clone(), trial, found, kind };
     match expectation.modality {
         Modality::Always => {
-            trials.iter().filter_map(|trial| Some(reason(Some(trial.number), found(trial)?))).collect()
+            let relevant = trials.iter().filter(|trial| trial.facts.counts() || has_harm(trial));
+            relevant.filter_map(|trial| Some(reason(Some(trial.number), found(trial)?))).collect()
         }
         Modality::Sometimes | Modality::Reached => {
-            let misses: Vec<String> = trials.iter().map_while(found).collect();
-            let none_held = misses.len() == trials.len();
+            let counted: Vec<_> = trials.iter().filter(|trial| trial.facts.counts()).collect();
+            let misses: Vec<String> = counted.iter().copied().map_while(found).collect();
+            let none_held = misses.len() == counted.len();
             let first = misses.first().filter(|_| none_held);
             first
-                .map(|first| reason(None, format!("in none of {} trials: {first}", trials.len())))
+                .map(|first| reason(None, format!("in none of {} trials: {first}", counted.len())))
                 .into_iter()
                 .collect()
         }
@@ -252,7 +292,7 @@ fn check_probe(facts: &TrialFacts, index: usize) -> Result<(), Unmet> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use scenarios::{Ending, Event, RecordEntry, TargetFile};
+    use scenarios::{Ending, Event, FaultId, RecordEntry, TargetFile};
 
     use super::*;
 
@@ -276,6 +316,10 @@ start: ['{program}']
 announces: {step: '^step (?<step>\d+) loss (?<loss>\S+)'}
 same: '^weights (?<value>\w+)'
 ";
+
+    fn gpu_state() -> FaultId {
+        FaultId { number: 1, key: "gpu-state".into() }
+    }
 
     fn planned(total: u32, only: Option<u32>) -> TrialsPlanned {
         TrialsPlanned { total, only, ..TrialsPlanned::default() }
@@ -304,7 +348,7 @@ same: '^weights (?<value>\w+)'
         let scenario = Scenario::parse(SCENARIO, "s").unwrap();
         let target = TargetFile::parse(TARGET, "t").unwrap();
         let comparable = crate::plan::TrialPlan::new(&scenario, 1, &BTreeMap::new()).comparable();
-        let mut events = vec![Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() }];
+        let mut events = vec![Event::FaultEffective { fault: gpu_state(), evidence: "lost".into() }];
         events.extend(steps.iter().map(|&(step, loss)| Event::Step { step, loss }));
         events.extend(gpu_defects.iter().map(|defect| Event::GpuDefect { what: (*defect).into() }));
         events.push(Event::Output { stream: scenarios::OutputStream::Stdout, line: "weights bb".into() });
@@ -401,18 +445,20 @@ same: '^weights (?<value>\w+)'
                 assert!(why.contains(said), "{some:?}: {why}");
             }
             let all = judge(planned(2, None), &[BAD, None]);
-            assert_eq!(all, "the fault was not effective in 1 of 2 trials");
+            let why = "trial 2: fault 1, gpu-state: the trial did not say what came of it";
+            assert_eq!(all, format!("the faults were not effective in 1 of 2 trials: {why}"));
         }
     }
 
     /// `None`: the trial has no loss, and no effective fault.
     fn facts_of_step_20(loss: Option<f64>) -> TrialFacts {
         let target = TargetFile::parse(TARGET, "t").unwrap();
-        let effective = Event::FaultEffective { fault: "gpu-state".into(), evidence: "lost".into() };
+        let armed = Event::FaultArmed { fault: gpu_state(), mechanism: "plan".into(), optional: false };
+        let effective = Event::FaultEffective { fault: gpu_state(), evidence: "lost".into() };
         let events =
             [Event::Step { step: 20, loss }, Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) }];
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
-        let events = loss.is_some().then_some(effective).into_iter().chain(events);
+        let events = [armed].into_iter().chain(loss.is_some().then_some(effective)).chain(events);
         let entries: Vec<RecordEntry> = events.map(entry).collect();
         trial_facts(&TrialEvents {
             target: &target,

@@ -1,8 +1,11 @@
 //! Derives the facts of a trial, such as its outcome, from its events. Pure: no clock, no files, no
 //! processes. Knows no expectation.
 
+use std::collections::BTreeMap;
+
 use scenarios::{
-    BaselineFacts, Ending, Event, Outcome, ProbeKind, Probed, RecordEntry, TargetFile, TrialFacts,
+    BaselineFacts, Ending, Event, FaultId, NotEffective, Outcome, ProbeKind, Probed, RecordEntry, TargetFile,
+    TrialFacts, last_attempt,
 };
 
 /// The events of a trial, with what is needed to interpret them.
@@ -14,7 +17,7 @@ pub struct TrialEvents<'a> {
     /// Whether the faults leave the workload unchanged, so that the values at the end must equal the
     /// baseline's.
     pub comparable: bool,
-    /// The record entries of the trial, in order.
+    /// The record entries of the trial, in order. Only its last attempt counts.
     pub entries: &'a [RecordEntry],
 }
 
@@ -23,6 +26,8 @@ pub struct TrialEvents<'a> {
 struct FactCollector {
     description: String,
     evidence: Vec<String>,
+    /// The faults without evidence that are not optional, each with what is known of the reason.
+    not_effective: BTreeMap<FaultId, NotEffective>,
     effective_at_us: Option<u64>,
     /// Last step announced since the last job ended or the target was resumed.
     last_step: Option<u64>,
@@ -63,7 +68,8 @@ impl Resumption {
 /// Derives the facts of a trial from its events.
 pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
     let mut collector = FactCollector::default();
-    events.entries.iter().for_each(|entry| collector.on_event(entry, events.target));
+    let entries = last_attempt(events.entries);
+    entries.iter().for_each(|entry| collector.on_event(entry, events.target));
     collector.compared_values.sort();
     collector.compared_values.dedup();
     let same = same_as_baseline(&collector.compared_values, events);
@@ -80,14 +86,14 @@ pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
         recovery_seconds: collector.recovery_seconds,
         restarts: collector.restarts(),
         same_as_baseline: same,
-        peak_memory_bytes: peak_memory_bytes(events.entries),
-        seconds: events
-            .entries
+        peak_memory_bytes: peak_memory_bytes(entries),
+        seconds: entries
             .first()
-            .zip(events.entries.last())
+            .zip(entries.last())
             .map_or(0.0, |(first, last)| seconds_between(first, last)),
         what: collector.description,
         evidence: collector.evidence,
+        not_effective: collector.not_effective.into_values().collect(),
         same: collector.compared_values,
         probes: collector.probes,
         final_step: collector.final_step.map(|(step, _)| step),
@@ -113,7 +119,19 @@ impl FactCollector {
     fn on_event(&mut self, entry: &RecordEntry, target: &TargetFile) {
         match &entry.event {
             Event::TrialStarted { what, .. } => self.description.clone_from(what),
-            Event::FaultEffective { evidence, .. } => {
+            Event::FaultArmed { fault, optional: false, .. } => {
+                // The reason is known at the end of the trial.
+                let why = "the trial did not say what came of it".to_owned();
+                let armed = NotEffective { fault: fault.clone(), why, not_reached: false };
+                self.not_effective.insert(fault.clone(), armed);
+            }
+            Event::FaultNotEffective(not_effective) => {
+                if let Some(armed) = self.not_effective.get_mut(&not_effective.fault) {
+                    *armed = not_effective.clone();
+                }
+            }
+            Event::FaultEffective { fault, evidence } => {
+                self.not_effective.remove(fault);
                 self.evidence.push(evidence.clone());
                 self.effective_at_us.get_or_insert(entry.at_us);
             }

@@ -1,6 +1,6 @@
 //! The variants of one fault: the same fault with each choice made, such as at each call of a save. Pure.
 
-use scenarios::{CallSite, CallTrigger, Fault, Occurrence, Persistence, TrialUnit, Trigger, Until};
+use scenarios::{CallSite, CallTrigger, Fault, FaultId, Occurrence, Persistence, TrialUnit, Trigger, Until};
 
 use super::gpu_injections::GpuVariants;
 use super::planned_trial::{BaselineCounts, CountedCall, InjectionPoint, PlannedFault};
@@ -22,6 +22,10 @@ pub(super) struct FaultVariants {
 /// Where a fault is injected.
 #[derive(Clone, Copy)]
 pub(super) struct FaultPlace<'a> {
+    /// The fault's place in the method, 1-based.
+    pub(super) number: u32,
+    /// Whether the method has no other fault, so that nothing changes the calls before it is injected.
+    pub(super) is_alone: bool,
     /// The occurrence of the phase that gets the faults, 1-based.
     pub(super) occurrence: u64,
     /// What the baseline run counted.
@@ -39,6 +43,7 @@ impl FaultVariants {
             let until = effect.spec().reverts_after().map_or_else(|| fault.until.clone(), Until::After);
             let fault = Fault { effect, until, ..fault.clone() };
             listed.extend(injection_points(&fault, place).into_iter().map(|injection_point| PlannedFault {
+                number: place.number,
                 fault: fault.clone(),
                 injection_point,
                 gpu: None,
@@ -114,7 +119,26 @@ fn injection_points(fault: &Fault, place: FaultPlace<'_>) -> Vec<InjectionPoint>
 /// The calls that the baseline run counted for a trigger.
 fn calls<'a>(trigger: &CallTrigger, place: FaultPlace<'a>) -> &'a [CountedCall] {
     let occurrence = if trigger.phase.is_some() { place.occurrence } else { 1 };
-    place.counts.calls.get(occurrence as usize - 1).map_or(&[], Vec::as_slice)
+    let counted = place.counts.calls.get(&place.number);
+    counted.and_then(|calls| calls.get(occurrence as usize - 1)).map_or(&[], Vec::as_slice)
+}
+
+/// Why a fault at a call has no trial, if the baseline run did not make the call that it waits for.
+pub(super) fn unreached_call(fault: &Fault, trigger: &CallTrigger, place: FaultPlace<'_>) -> Option<String> {
+    if !call_injection_points(fault, trigger, place).is_empty() {
+        return None;
+    }
+    let calls = calls(trigger, place).len();
+    let which = match &trigger.phase {
+        Some(phase) => format!("in {phase} {}", place.occurrence),
+        None => "in the whole run".into(),
+    };
+    let id = FaultId { number: place.number, key: fault.effect.name().to_owned() };
+    let waits = match trigger.occurrence {
+        Occurrence::Nth(nth) => format!("it waits for call {nth}"),
+        Occurrence::Every => "it needs at least one".into(),
+    };
+    Some(format!("{id}: the baseline run made {calls} matching calls {which}, and {waits}"))
 }
 
 fn call_injection_points(fault: &Fault, trigger: &CallTrigger, place: FaultPlace<'_>) -> Vec<InjectionPoint> {
@@ -136,7 +160,10 @@ fn call_injection_points(fault: &Fault, trigger: &CallTrigger, place: FaultPlace
             };
             let point =
                 move |injection| InjectionPoint::Call { occurrence, nth, call: call.cloned(), injection };
-            fault.effect.spec().call_injections(&site).into_iter().map(point)
+            // A fault at a call that the baseline run did not make is no trial.
+            let is_aimed = call.is_some() || !place.is_alone;
+            let injections = if is_aimed { fault.effect.spec().call_injections(&site) } else { Vec::new() };
+            injections.into_iter().map(point)
         })
         .collect()
 }

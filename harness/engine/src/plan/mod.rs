@@ -56,6 +56,15 @@ pub struct Workload {
     pub gpu: Option<TargetGpu>,
 }
 
+/// The calls that a baseline run must count for a fault.
+#[derive(Debug, Clone, Copy)]
+pub struct CallCountRequest<'a> {
+    /// The fault's place in the method, 1-based.
+    pub number: u32,
+    /// Which calls.
+    pub trigger: &'a CallTrigger,
+}
+
 /// Which crash states a plan needs of a recorded run.
 #[derive(Debug, Clone, Copy)]
 pub struct CrashStateRequest<'a> {
@@ -109,12 +118,14 @@ impl TrialPlan {
         self.expects_same_weights && !self.faults.iter().any(|fault| fault.effect.spec().changes_workload())
     }
 
-    /// The calls that the baseline run must count: those of the first call trigger.
-    pub fn counted_calls(&self) -> Option<&CallTrigger> {
-        self.faults.iter().find_map(|fault| match &fault.when {
-            Trigger::Call(call) => Some(call),
+    /// The calls that the baseline run must count, for each fault that waits for a call.
+    pub fn call_counts(&self) -> Vec<CallCountRequest<'_>> {
+        let numbered = self.faults.iter().zip(1..);
+        let requests = numbered.filter_map(|(fault, number)| match &fault.when {
+            Trigger::Call(trigger) => Some(CallCountRequest { number, trigger }),
             _ => None,
-        })
+        });
+        requests.collect()
     }
 
     /// The GPU driver calls that the baseline run must count.
@@ -140,10 +151,9 @@ impl TrialPlan {
 
     /// Expands the plan into its trials.
     pub fn expand(&self, counts: &BaselineCounts) -> ExpandedPlan {
-        let occurrence = self.phase_occurrence.clamp(1, (counts.calls.len() as u64).max(1));
-        let place = FaultPlace { occurrence, counts };
         let mut gpu_calls = counts.gpu_calls.as_slice();
-        let variants = self.faults.iter().map(|fault| {
+        let variants = self.faults.iter().zip(1..).map(|(fault, number)| {
+            let place = self.place_of(number, counts);
             let own_count = gpu_injections::count_requests(fault).len().min(gpu_calls.len());
             let (counted, others) = gpu_calls.split_at(own_count);
             gpu_calls = others;
@@ -153,6 +163,21 @@ impl TrialPlan {
         let ChosenTrials { trials, planned } = space.choose(&self.selection, self.seed);
         let not_enumerated = counts.crash_states_not_enumerated;
         ExpandedPlan { trials, planned: TrialsPlanned { not_enumerated, ..planned } }
+    }
+
+    fn place_of<'a>(&self, number: u32, counts: &'a BaselineCounts) -> FaultPlace<'a> {
+        let occurrences = counts.calls.get(&number).map_or(0, Vec::len) as u64;
+        let occurrence = self.phase_occurrence.clamp(1, occurrences.max(1));
+        FaultPlace { number, is_alone: self.faults.len() == 1, occurrence, counts }
+    }
+
+    /// Why there is no trial, if a fault waits for a call that the baseline run did not make.
+    pub fn unreached_call(&self, counts: &BaselineCounts) -> Option<String> {
+        let why = |request: CallCountRequest<'_>| {
+            let fault = self.faults.get(request.number as usize - 1)?;
+            fault_variants::unreached_call(fault, request.trigger, self.place_of(request.number, counts))
+        };
+        self.call_counts().into_iter().find_map(why)
     }
 }
 

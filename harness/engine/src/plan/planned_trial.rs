@@ -1,9 +1,10 @@
 //! A trial with every choice made: its faults, and when exactly each is injected; and the counts of a baseline
 //! run that the choices depend on. Knows not how they are chosen.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use scenarios::{CallInjection, CallKind, CallTrigger, Fault, Persistence, Trigger};
+use scenarios::{CallInjection, CallKind, CallTrigger, Fault, FaultId, Persistence, Trigger};
 
 use super::gpu_injections::PlannedGpuFault;
 
@@ -21,6 +22,8 @@ pub struct Trial {
 /// A fault with every choice made.
 #[derive(Debug, Clone)]
 pub struct PlannedFault {
+    /// Its place in the method, 1-based.
+    pub number: u32,
     /// The fault as the scenario states it.
     pub fault: Fault,
     /// When it is injected.
@@ -69,9 +72,9 @@ pub struct CountedCall {
 /// Counts of a baseline run, with which a plan is expanded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaselineCounts {
-    /// Calls that match the method's trigger, in order: one list for each occurrence of its phase, or one for
-    /// the whole run.
-    pub calls: Vec<Vec<CountedCall>>,
+    /// For each fault that waits for a call, by its place in the method: the calls that match its trigger, in
+    /// order, one list for each occurrence of its phase, or one for the whole run.
+    pub calls: BTreeMap<u32, Vec<Vec<CountedCall>>>,
     /// Disk usage of one save, in bytes.
     pub save_bytes: u64,
     /// Crash states of a recorded run.
@@ -92,9 +95,14 @@ impl fmt::Display for CountedCall {
 }
 
 impl PlannedFault {
-    /// The fault's key in a scenario file.
-    pub fn name(&self) -> String {
-        self.fault.effect.name().to_owned()
+    /// Which fault of the method it is.
+    pub fn id(&self) -> FaultId {
+        FaultId { number: self.number, key: self.fault.effect.name().to_owned() }
+    }
+
+    /// Whether it waits for a call that the baseline run made.
+    pub fn waits_for_counted_call(&self) -> bool {
+        matches!(&self.injection_point, InjectionPoint::Call { call: Some(_), .. })
     }
 
     /// What is injected and when, one line.
@@ -144,7 +152,7 @@ impl PlannedFault {
     }
 
     /// The call at which it is injected, such as `write(weights), call 3 of save 2`.
-    fn describe_call(&self) -> String {
+    pub fn describe_call(&self) -> String {
         let InjectionPoint::Call { occurrence, nth, call, .. } = &self.injection_point else {
             return String::new();
         };

@@ -1,18 +1,18 @@
 //! A fault that leaves the target running: when it is injected, what shows its effect, when it is reverted.
 //! Knows no mechanism of a fault. `FaultPhase` holds which phase may follow which.
 
-use scenarios::{Ending, Event, Persistence, Until};
+use nix::sys::signal::SIGBUS;
+use scenarios::{Ending, Event, FaultId, Persistence, Until};
 
-use crate::faults::{FaultContext, InjectableFault, TargetReaction, arm};
+use crate::faults::{FaultContext, InjectableFault, RefusedCalls, TargetReaction, arm};
 use crate::observe::Reporter;
 use crate::plan::PlannedFault;
 use crate::run::error::RunError;
 use crate::run::fault_phase::FaultPhase;
-use crate::target::OutputPatterns;
 
 /// A fault of a trial with its mechanism and its phase.
 pub(super) struct ActiveFault {
-    name: String,
+    id: FaultId,
     planned: PlannedFault,
     injectable: Box<dyn InjectableFault>,
     phase: FaultPhase,
@@ -24,7 +24,7 @@ impl ActiveFault {
     /// Arms the fault. Returns `None` for a fault that ends the target, and for crash states.
     pub(super) fn arm(planned: &PlannedFault) -> Option<ActiveFault> {
         Some(ActiveFault {
-            name: planned.name(),
+            id: planned.id(),
             planned: planned.clone(),
             injectable: arm(planned)?,
             phase: FaultPhase::Armed,
@@ -32,9 +32,9 @@ impl ActiveFault {
         })
     }
 
-    /// The fault's key in a scenario file.
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// Which fault of the method it is.
+    pub(super) fn id(&self) -> &FaultId {
+        &self.id
     }
 
     /// The fault as it was planned.
@@ -65,22 +65,39 @@ impl ActiveFault {
         Ok(())
     }
 
-    /// Records that the gate has altered a call as planned.
+    /// Records that the gate has altered a call as planned. If the scenario names a line of output as the
+    /// evidence, this is none.
     pub(super) fn on_call_altered(&mut self, evidence: String, reporter: &Reporter) {
         if self.phase == FaultPhase::Armed {
             self.phase.inject();
         }
-        self.take_effect(evidence, reporter);
+        if self.planned.fault.effective_if_output.is_none() {
+            self.take_effect(evidence, reporter);
+        }
+    }
+
+    /// Records that the gate saw a call fail as calls do under this fault.
+    pub(super) fn on_refused_call(&mut self, evidence: String, reporter: &Reporter) {
+        if self.phase.was_injected() && self.planned.fault.effective_if_output.is_none() {
+            self.take_effect(evidence, reporter);
+        }
+    }
+
+    /// The calls whose failure shows the effect of this fault.
+    pub(super) fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
+        self.injectable.refused_calls()
+    }
+
+    /// What is missing for an effect of a fault that was injected.
+    pub(super) fn missing_evidence(&self) -> String {
+        self.injectable.missing_evidence()
     }
 
     /// Follows the target's output: it may show that the fault is effective, or end it.
-    pub(super) fn on_line(&mut self, line: &str, patterns: &OutputPatterns<'_>, reporter: &Reporter) {
+    pub(super) fn on_line(&mut self, line: &str, reporter: &Reporter) {
         if !self.phase.was_injected() {
             return;
         }
-        let in_place =
-            self.injectable.place().is_some_and(|place| patterns.is_phase_boundary_in(place, line));
-        self.reaction.phase_in_place |= in_place;
         let effective_if = &self.planned.fault.effective_if_output;
         if effective_if.as_ref().is_some_and(|pattern| pattern.is_match(line)) {
             self.take_effect(format!("the target printed: {line}"), reporter);
@@ -99,6 +116,9 @@ impl ActiveFault {
         }
         let has_failed = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
         self.reaction.ended_abnormally |= has_failed;
+        // A shell passes it on as an exit code.
+        let sigbus = [Ending::Signalled(SIGBUS as i32), Ending::Exited(128 + SIGBUS as i32)];
+        self.reaction.ended_by_sigbus |= sigbus.contains(&ending);
         if has_failed && self.planned.alters_every_later_call() && self.phase.is_active() {
             self.phase.revert();
             self.emit_reverted("calls are no longer altered".into(), reporter);
@@ -159,7 +179,7 @@ impl ActiveFault {
     /// Only the first evidence is emitted.
     fn take_effect(&mut self, evidence: String, reporter: &Reporter) {
         if self.phase.take_effect() {
-            reporter.emit(Event::FaultEffective { fault: self.name.clone(), evidence });
+            reporter.emit(Event::FaultEffective { fault: self.id.clone(), evidence });
         }
     }
 
@@ -173,6 +193,6 @@ impl ActiveFault {
     }
 
     fn emit_reverted(&self, how: String, reporter: &Reporter) {
-        reporter.emit(Event::FaultReverted { fault: self.name.clone(), how });
+        reporter.emit(Event::FaultReverted { fault: self.id.clone(), how });
     }
 }

@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use scenarios::{
-    BaselineFacts, CallTrigger, Ending, Event, FailedRun, OutputLine, RecordEntry, Scenario,
-    UndisturbedCommand,
+    BaselineFacts, Ending, Event, FailedRun, OutputLine, RecordEntry, Scenario, UndisturbedCommand,
 };
 
 use crate::file_error::chain;
 use crate::locks::LockExt;
 use crate::observe::Reporter;
-use crate::plan::{BaselineCounts, GpuCountRequest};
-use crate::run::call_injector::InjectorHandle;
+use crate::plan::{BaselineCounts, CallCountRequest, GpuCountRequest};
+use crate::run::call_injector::{InjectorHandle, InjectorTarget};
 use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
 use crate::run::target_run::{RunCounts, TargetRun};
@@ -39,7 +38,7 @@ pub(super) struct MeasuredBaseline {
 /// Which calls a baseline run has to count.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountRequests<'a> {
-    pub(super) calls: Option<&'a CallTrigger>,
+    pub(super) calls: &'a [CallCountRequest<'a>],
     pub(super) gpu_calls: &'a [GpuCountRequest],
 }
 
@@ -100,7 +99,7 @@ impl BaselineCache {
         scenario: &Scenario,
         reporter: &Reporter,
     ) -> Result<MeasuredBaseline, RunError> {
-        let requests = CountRequests { calls: None, gpu_calls: &[] };
+        let requests = CountRequests { calls: &[], gpu_calls: &[] };
         let run = || run_baseline(dir, config, scenario, requests, &reporter.for_unreported_run());
         let control = self.measure(&config, requests, run)?;
         reporter.emit(Event::GuardControl(Box::new(control.facts.clone())));
@@ -174,7 +173,7 @@ fn run_baseline(
     let trainer = env.trainer();
     let context = env.fault_context(&trainer, None);
     let calls = requests.calls;
-    let trigger_phase = calls.and_then(|calls| calls.phase.as_deref());
+    let trigger_phase = calls.iter().find_map(|request| request.trigger.phase.as_deref());
     let phase = trigger_phase.or_else(|| config.target.phases().keys().next().map(String::as_str));
     let place = phase
         .and_then(|phase| config.target.phases().get(phase))
@@ -188,7 +187,8 @@ fn run_baseline(
     let mut run = if config.has_gate {
         // The measurement is exact, because the target waits in the write call that announces the save.
         let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
-        let injector = InjectorHandle::for_counting(config.target, root, kill_switch, calls, phase, measure)
+        let target = InjectorTarget { target: config.target, root, kill_switch };
+        let injector = InjectorHandle::for_counting(target, calls, phase, measure)
             .with_connections(config.host_access.network == NetworkAccess::Private);
         TargetRun::new(context, reporter, scenario, faults, Some(injector))
     } else {
@@ -262,12 +262,12 @@ fn baseline_facts(
     let saves = entries
         .iter()
         .filter_map(|entry| if let Event::Saved { step } = entry.event { Some(step) } else { None });
-    let mut counted: BTreeMap<String, u64> = counts
-        .calls
-        .iter()
-        .zip(1..)
-        .map(|(calls, occurrence)| (format!("calls in occurrence {occurrence}"), calls.len() as u64))
-        .collect();
+    let mut counted = BTreeMap::new();
+    for (fault, occurrences) in &counts.calls {
+        counted.extend(occurrences.iter().zip(1..).map(|(calls, occurrence)| {
+            (format!("calls for fault {fault} in occurrence {occurrence}"), calls.len() as u64)
+        }));
+    }
     counted.insert("bytes of one save".into(), counts.save_bytes);
     let kinds = counts.gpu_calls.iter().zip(1..);
     counted.extend(kinds.map(|(calls, number)| (format!("GPU calls, {number}"), *calls)));

@@ -1,67 +1,64 @@
-//! Handles the file system calls of a target during a run: counts those that a trigger matches, and injects
-//! faults at the selected ones. Injection is exact: the target waits in the call until the fault is injected.
+//! Handles the file system calls of a target during a run: counts those that triggers match, injects faults at
+//! the selected ones, and sees which ones fail under a fault. Injection is exact: the target waits in the call
+//! until the fault is injected.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use scenarios::{CallTrigger, Replacement, TargetFile};
+use nix::errno::Errno;
+use scenarios::{CallKind, TargetFile};
 
 use crate::gate::{
-    CallDecision, CallEffect, CallHandler, CallKind, CallRule, CallRules, CarriedOut, ConnectionLog, FileId,
-    FilterOptions, GateFailure, InterceptedCall, Swap,
+    CallDecision, CallEffect, CallHandler, CarriedOut, ConnectionLog, FileId, FilterOptions, GateFailure,
+    InterceptedCall,
 };
 use crate::locks::LockExt;
-use crate::plan::{CallInjection, CountedCall, InjectionPoint, PlannedFault};
+use crate::plan::{CallCountRequest, CallInjection, CountedCall, PlannedFault};
+use crate::run::armed_call_fault::{ArmedCallFault, CallProgress};
+use crate::run::call_counter::CallCounter;
 use crate::run::call_evidence::{CallEvidence, DecidedCall, call_evidence};
-use crate::run::phase_tracker::{PhaseEnd, PhaseTracker};
+use crate::run::phase_tracker::PhaseTrackers;
 use crate::sandbox::KillSwitch;
 
 /// How long a call waits for the run to inject a fault.
 const INJECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls that are counted in one occurrence of a phase.
-const MAX_COUNTED_CALLS: usize = 100_000;
 
-/// What the injector reports to the run.
+/// What the injector reports to the run. `fault`: its place in the method.
 pub(super) enum InjectorEvent {
     /// Every process of the target was killed.
-    Killed { fault: String, evidence: String },
+    Killed { fault: u32, evidence: String },
     /// The call was altered as planned.
-    Effective { fault: String, evidence: String },
+    Effective { fault: u32, evidence: String },
+    /// A call failed as calls do under this fault.
+    Refused { fault: u32, evidence: String },
     /// The run must inject the fault now. The call waits until `done` is used or dropped.
-    InjectNow { fault: String, evidence: String, done: SyncSender<()> },
+    InjectNow { fault: u32, evidence: String, done: SyncSender<()> },
 }
 
-/// A fault that is injected at a call.
-struct ArmedCallFault {
-    fault: String,
-    /// Which occurrence of the phase, 1-based. `None`: anywhere in the run.
-    occurrence: Option<u64>,
-    rules: CallRules,
-    injection: CallInjection,
-    injected: bool,
-}
-
-/// Selects the calls that are counted: those of the scenario's first call trigger.
-struct CallMatcher {
-    kinds: Vec<CallKind>,
-    /// Paths below the root. `None`: all paths.
-    paths: Option<globset::GlobMatcher>,
-    /// Calls are counted only within the phase, separately for each of its occurrences.
-    within_phase: bool,
+/// The calls whose failure shows that a fault has an effect.
+pub(super) struct WatchedRefusals {
+    /// The fault's place in the method.
+    pub(super) number: u32,
+    /// The directory, as the target sees it.
+    pub(super) dir: PathBuf,
+    /// The errnos of this fault.
+    pub(super) errnos: Vec<Errno>,
 }
 
 /// A fault whose injection was decided and has not been made.
 struct PendingInjection {
-    fault: String,
-    injection: CallInjection,
+    /// Index of the fault in `armed_faults`.
+    fault_index: usize,
     decided: DecidedCall,
 }
 
 /// A kill that the target is about to get.
+#[derive(Default)]
 struct PendingKill {
-    fault: String,
+    fault: u32,
     evidence: String,
 }
 
@@ -76,18 +73,20 @@ struct CallMatch {
 /// The call handler of a run.
 pub(super) struct CallInjector {
     root: PathBuf,
-    matcher: CallMatcher,
     armed_faults: Vec<ArmedCallFault>,
-    phase: PhaseTracker,
-    /// Counted calls of each occurrence of the phase, or of the whole run. `None` in a trial, which injects
-    /// faults.
-    counted_calls: Option<Vec<Vec<CountedCall>>>,
-    /// Called at each end of the phase, while the target waits.
+    refusals: Vec<WatchedRefusals>,
+    phases: PhaseTrackers,
+    /// `None` in a trial, which injects faults.
+    counters: Option<Vec<CallCounter>>,
+    /// The phase whose ends call `on_phase_end`, while the target waits.
+    measured_phase: Option<String>,
     on_phase_end: Box<dyn FnMut() + Send>,
     events: Sender<InjectorEvent>,
     kill_switch: KillSwitch,
     /// The fault that is being injected.
     pending: Option<PendingInjection>,
+    /// The call that is being performed, if its failure may show the effect of a fault.
+    watched_call: Option<InterceptedCall>,
     /// The kill that was decided, with its evidence.
     pending_kill: Option<PendingKill>,
     /// The first failure of the gate. The trial is worth nothing then.
@@ -102,41 +101,54 @@ pub(super) struct InjectorHandle {
     filter_options: FilterOptions,
 }
 
+/// Whose calls are handled, and in which directory.
+pub(super) struct InjectorTarget<'a> {
+    pub(super) target: &'a TargetFile,
+    /// The directory that paths are relative to, as the target sees it.
+    pub(super) root: PathBuf,
+    pub(super) kill_switch: KillSwitch,
+}
+
 impl InjectorHandle {
-    /// The injector of a trial. Returns `None` if no fault is triggered by a call.
+    /// The injector of a trial. Returns `None` if no fault is triggered or shown by a call.
     pub(super) fn for_trial(
-        target: &TargetFile,
-        root: PathBuf,
-        kill_switch: KillSwitch,
+        target: InjectorTarget<'_>,
         faults: &[PlannedFault],
+        refusals: Vec<WatchedRefusals>,
     ) -> Option<InjectorHandle> {
-        let trigger = faults.iter().find_map(PlannedFault::call_trigger)?;
-        let mut handle = InjectorHandle::new(target, root.clone(), kill_switch, Some(trigger), None);
         let armed_faults: Vec<ArmedCallFault> =
-            faults.iter().filter_map(|planned| armed_call_fault(planned, &root)).collect();
-        let kinds = faults
-            .iter()
-            .filter_map(PlannedFault::call_trigger)
-            .flat_map(|trigger| trigger.kinds.iter().copied());
-        handle.filter_options.extra_kinds = kinds.collect();
+            faults.iter().filter_map(|planned| ArmedCallFault::arm(planned, &target.root)).collect();
+        if armed_faults.is_empty() && refusals.is_empty() {
+            return None;
+        }
+        let triggers = || faults.iter().filter_map(PlannedFault::call_trigger);
+        let phases = triggers().filter_map(|trigger| trigger.phase.as_deref());
+        let kinds = triggers().flat_map(|trigger| trigger.kinds.iter().copied()).collect();
+        let phases = PhaseTrackers::new(target.target, phases);
+        let mut handle = InjectorHandle::new(target, phases, kinds);
         let injector = Arc::get_mut(&mut handle.injector)?.locked_mut();
-        (injector.armed_faults, injector.counted_calls) = (armed_faults, None);
+        (injector.armed_faults, injector.refusals) = (armed_faults, refusals);
         Some(handle)
     }
 
-    /// The injector of a baseline run: counts the calls that the trigger matches. `on_phase_end` is called at
-    /// each end of the phase, while the target waits.
+    /// The injector of a baseline run: counts the calls that each trigger matches. `on_phase_end` is called at
+    /// each end of `measured_phase`, while the target waits.
     pub(super) fn for_counting(
-        target: &TargetFile,
-        root: PathBuf,
-        kill_switch: KillSwitch,
-        trigger: Option<&CallTrigger>,
-        phase: Option<&str>,
+        target: InjectorTarget<'_>,
+        requests: &[CallCountRequest<'_>],
+        measured_phase: Option<&str>,
         on_phase_end: Box<dyn FnMut() + Send>,
     ) -> InjectorHandle {
-        let mut handle = InjectorHandle::new(target, root, kill_switch, trigger, phase);
+        let triggers = || requests.iter().map(|request| request.trigger);
+        let phases = triggers().filter_map(|trigger| trigger.phase.as_deref()).chain(measured_phase);
+        let kinds = triggers().flat_map(|trigger| trigger.kinds.iter().copied()).collect();
+        let phases = PhaseTrackers::new(target.target, phases);
+        let mut handle = InjectorHandle::new(target, phases, kinds);
         if let Some(injector) = Arc::get_mut(&mut handle.injector) {
-            injector.locked_mut().on_phase_end = on_phase_end;
+            let injector = injector.locked_mut();
+            injector.counters = Some(requests.iter().copied().map(CallCounter::new).collect());
+            injector.measured_phase = measured_phase.map(str::to_owned);
+            injector.on_phase_end = on_phase_end;
         }
         handle
     }
@@ -147,35 +159,24 @@ impl InjectorHandle {
         self
     }
 
-    fn new(
-        target: &TargetFile,
-        root: PathBuf,
-        kill_switch: KillSwitch,
-        trigger: Option<&CallTrigger>,
-        phase: Option<&str>,
-    ) -> InjectorHandle {
-        let trigger_phase = trigger.and_then(|trigger| trigger.phase.as_deref());
-        let matcher = CallMatcher {
-            kinds: trigger.map(|trigger| trigger.kinds.clone()).unwrap_or_default(),
-            paths: trigger.and_then(|trigger| trigger.paths.clone()),
-            within_phase: trigger_phase.is_some(),
-        };
-        let phase = PhaseTracker::new(target, trigger_phase.or(phase));
-        let filter_options = FilterOptions { extra_kinds: matcher.kinds.clone(), connections: false };
+    fn new(target: InjectorTarget<'_>, phases: PhaseTrackers, kinds: Vec<CallKind>) -> InjectorHandle {
+        let filter_options = FilterOptions { extra_kinds: kinds, connections: false };
         let (sender, events) = channel();
         let injector = CallInjector {
-            root,
-            matcher,
+            root: target.root,
             armed_faults: Vec::new(),
-            phase,
-            counted_calls: Some(Vec::new()),
+            refusals: Vec::new(),
+            phases,
+            counters: None,
+            measured_phase: None,
+            on_phase_end: Box::new(|| ()),
             events: sender,
-            kill_switch,
+            kill_switch: target.kill_switch,
             pending: None,
+            watched_call: None,
             pending_kill: None,
             failure: None,
             connections: ConnectionLog::default(),
-            on_phase_end: Box::new(|| ()),
         };
         InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options }
     }
@@ -190,16 +191,17 @@ impl InjectorHandle {
         self.events.try_recv().ok()
     }
 
-    /// Whether calls are counted or may still be altered. If not, the target runs without the gate.
+    /// Whether calls are counted or watched, or may still be altered. If not, the target runs without the gate.
     pub(super) fn is_needed(&self) -> bool {
         let injector = self.injector.locked();
-        injector.counted_calls.is_some()
-            || injector.armed_faults.iter().any(|armed| !armed.injected || armed.rules.is_pending())
+        injector.counters.is_some()
+            || !injector.refusals.is_empty()
+            || injector.armed_faults.iter().any(ArmedCallFault::is_pending)
     }
 
     /// Sets the outputs with which the target's main process is about to be started.
-    pub(super) fn set_main_outputs(&self, outputs: Vec<FileId>) {
-        self.injector.locked().phase.set_main_outputs(outputs);
+    pub(super) fn set_main_outputs(&self, outputs: &[FileId]) {
+        self.injector.locked().phases.set_main_outputs(outputs);
     }
 
     /// The failure of the gate, if it has failed.
@@ -208,11 +210,19 @@ impl InjectorHandle {
     }
 
     /// Ends a persistent fault: later calls are not altered.
-    pub(super) fn end_fault(&self, fault: &str) {
+    pub(super) fn end_fault(&self, fault: u32) {
         let mut injector = self.injector.locked();
-        for armed in injector.armed_faults.iter_mut().filter(|armed| armed.fault == fault) {
-            armed.rules.disarm(0);
-        }
+        injector
+            .armed_faults
+            .iter_mut()
+            .filter(|armed| armed.number == fault)
+            .for_each(ArmedCallFault::disarm);
+    }
+
+    /// How far it got with a fault. `None`: the fault waits for no call.
+    pub(super) fn progress(&self, fault: u32) -> Option<CallProgress> {
+        let injector = self.injector.locked();
+        injector.armed_faults.iter().find(|armed| armed.number == fault).map(ArmedCallFault::progress)
     }
 
     /// The connections that the target tried to make.
@@ -220,88 +230,20 @@ impl InjectorHandle {
         self.injector.locked().connections.clone()
     }
 
-    /// The counted calls of each occurrence of the phase, or of the whole run.
-    pub(super) fn counted_calls(&self) -> Vec<Vec<CountedCall>> {
-        self.injector.locked().counted_calls.clone().unwrap_or_default()
-    }
-}
-
-fn armed_call_fault(planned: &PlannedFault, root: &std::path::Path) -> Option<ArmedCallFault> {
-    let (trigger, InjectionPoint::Call { occurrence, nth, injection, .. }) =
-        (planned.call_trigger()?, &planned.injection_point)
-    else {
-        return None;
-    };
-    let rule = CallRule {
-        kinds: trigger.kinds.clone(),
-        paths: trigger.paths.clone(),
-        nth: *nth,
-        persistent: planned.is_persistent(),
-        decision: gate_decision(injection),
-    };
-    let rules = CallRules::new(root.into(), vec![rule]);
-    Some(ArmedCallFault {
-        fault: planned.name(),
-        occurrence: *occurrence,
-        rules,
-        injection: injection.clone(),
-        injected: false,
-    })
-}
-
-fn gate_decision(injection: &CallInjection) -> CallDecision {
-    let errno = |errno: &scenarios::Errno| nix::errno::Errno::from_raw(errno.number);
-    match injection {
-        CallInjection::KillBefore => CallDecision::KillBefore,
-        CallInjection::KillInside { bytes } => CallDecision::KillDuring(*bytes),
-        CallInjection::KillAfter => CallDecision::KillAfter,
-        CallInjection::Fail { errno: with, performed: false, .. } => CallDecision::Fail(errno(with)),
-        CallInjection::Fail { errno: with, performed: true, .. } => {
-            CallDecision::PerformThenFail(errno(with))
-        }
-        CallInjection::Short { bytes } => CallDecision::Short(u64::from(*bytes)),
-        CallInjection::Delay { duration: delay } => CallDecision::Delay(*delay),
-        CallInjection::Swap { by: Replacement::Nothing } => CallDecision::Swap(Swap::Nothing),
-        CallInjection::Swap { by: Replacement::EmptyFile } => CallDecision::Swap(Swap::EmptyFile),
-        CallInjection::Swap { by: Replacement::DanglingLink } => CallDecision::Swap(Swap::DanglingLink),
-        CallInjection::HoldUntilInjected => CallDecision::Continue,
+    /// As in [`BaselineCounts`](crate::plan::BaselineCounts).
+    pub(super) fn counted_calls(&self) -> BTreeMap<u32, Vec<Vec<CountedCall>>> {
+        let injector = self.injector.locked();
+        let counters = injector.counters.iter().flatten();
+        counters.map(|counter| (counter.number, counter.calls.clone())).collect()
     }
 }
 
 impl CallInjector {
     fn describe_call(&self, call: &InterceptedCall) -> String {
-        let relative =
-            |path: &std::path::Path| path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
+        let relative = |path: &Path| path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let to = call.to.as_ref().map(|to| format!(" -> {}", relative(to))).unwrap_or_default();
         let bytes = call.requested_bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
         format!("{}({}{to}{bytes})", call.kind.syscall_name(), relative(&call.path))
-    }
-
-    /// Counts the call if the matcher selects it.
-    fn count_call(&mut self, call: &InterceptedCall) {
-        let relative = call.path.strip_prefix(&self.root).ok();
-        let relative_to = call.to.as_ref().and_then(|to| to.strip_prefix(&self.root).ok());
-        let is_selected =
-            |path: &std::path::Path| self.matcher.paths.as_ref().is_none_or(|paths| paths.is_match(path));
-        let selected = relative.into_iter().chain(relative_to).any(is_selected);
-        if !selected || !self.matcher.kinds.contains(&call.kind) {
-            return;
-        }
-        let occurrence = if self.matcher.within_phase { self.phase.current_occurrence() } else { Some(1) };
-        let Some(occurrence) = occurrence.map(|occurrence| occurrence as usize) else { return };
-        let path = relative.unwrap_or(&call.path).display().to_string();
-        if let Some(counted) = &mut self.counted_calls {
-            if counted.len() < occurrence {
-                counted.resize_with(occurrence, Vec::new);
-            }
-            if counted[occurrence - 1].len() < MAX_COUNTED_CALLS {
-                counted[occurrence - 1].push(CountedCall {
-                    operation: call.kind,
-                    path,
-                    bytes: call.requested_bytes.unwrap_or(0),
-                });
-            }
-        }
     }
 
     fn send(&self, event: InjectorEvent) {
@@ -310,84 +252,104 @@ impl CallInjector {
     }
 
     /// Asks the run to inject the fault, and waits until it has.
-    fn inject_and_wait(&self, fault: String, evidence: String) {
+    fn inject_and_wait(&self, fault: u32, evidence: String) {
         let (done, is_done) = sync_channel(1);
         self.send(InjectorEvent::InjectNow { fault, evidence, done });
         // A timeout is ignored: the fault's own evidence decides whether it became effective.
         let _ = is_done.recv_timeout(INJECTION_TIMEOUT);
     }
 
+    /// Lets each fault count the call. The first one in the method that wants it gets it.
     fn match_call(&mut self, call: &InterceptedCall) -> Option<CallMatch> {
-        let (phase, description) = (&self.phase, self.describe_call(call));
+        let description = self.describe_call(call);
+        let mut taken: Option<CallMatch> = None;
+        let mut taken_by = 0;
         for (fault_index, armed) in self.armed_faults.iter_mut().enumerate() {
-            let is_in_reach =
-                armed.injected || armed.occurrence.is_none_or(|occurrence| phase.is_inside_of(occurrence));
-            let Some(rule_match) = is_in_reach.then(|| armed.rules.on_call(call)).flatten() else { continue };
-            let occurrence = armed
-                .occurrence
-                .map(|occurrence| format!(" in occurrence {occurrence} of the phase"))
-                .unwrap_or_default();
+            let Some(rule_match) = armed.on_call(call, &self.phases) else { continue };
+            if taken.is_some() {
+                if !armed.is_decided {
+                    armed.why = Some(format!("fault {taken_by} took the call for which it waited"));
+                }
+                continue;
+            }
             let decided = DecidedCall {
-                call: format!("{description}, call {}{occurrence}", rule_match.nth),
+                call: format!("{description}, call {}{}", rule_match.nth, armed.phase_text()),
                 requested_bytes: call.requested_bytes,
             };
-            return Some(CallMatch { fault_index, decision: rule_match.decision, decided });
+            taken_by = armed.number;
+            taken = Some(CallMatch { fault_index, decision: rule_match.decision, decided });
         }
-        None
+        taken
     }
 
-    /// Kills the target if the occurrence had fewer calls than in the baseline, so that the planned call
-    /// never came. The evidence reports this.
-    fn kill_at_phase_end(&mut self, PhaseEnd { occurrence }: PhaseEnd) {
-        let is_due = |armed: &&mut ArmedCallFault| {
-            armed.occurrence == Some(occurrence) && !armed.injected && armed.injection.is_kill()
-        };
-        if let Some(armed) = self.armed_faults.iter_mut().find(is_due) {
-            armed.injected = true;
-            let evidence = format!(
-                "killed at the end of occurrence {occurrence} of the phase, \
-                 which had fewer calls than in the baseline"
-            );
-            self.pending_kill = Some(PendingKill { fault: armed.fault.clone(), evidence });
-            CallHandler::kill_target(self);
-        }
-    }
-}
-
-impl CallHandler for CallInjector {
-    fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
-        self.phase.clear_written();
-        if self.counted_calls.is_some() {
-            self.count_call(call);
-            return CallDecision::Continue;
-        }
+    /// What a fault, if any, wants at a call. Injects a fault that is not one of calls.
+    fn decision_of_faults(&mut self, call: &InterceptedCall) -> CallDecision {
         let Some(CallMatch { fault_index, decision, decided }) = self.match_call(call) else {
             return CallDecision::Continue;
         };
         let armed = &mut self.armed_faults[fault_index];
-        let first = !std::mem::replace(&mut armed.injected, true);
-        let (fault, injection) = (armed.fault.clone(), armed.injection.clone());
-        match injection {
-            CallInjection::HoldUntilInjected if first => {
-                self.inject_and_wait(fault, format!("at {}", decided.call))
+        // A persistent fault is reported at its first call.
+        if std::mem::replace(&mut armed.is_decided, true) {
+            return decision;
+        }
+        armed.why = None;
+        match armed.injection {
+            CallInjection::HoldUntilInjected => {
+                let number = armed.number;
+                self.inject_and_wait(number, format!("at {}", decided.call));
             }
-            CallInjection::HoldUntilInjected => {}
-            // A persistent fault is reported at its first call.
-            injection if first => self.pending = Some(PendingInjection { fault, injection, decided }),
-            _ => {}
+            _ => self.pending = Some(PendingInjection { fault_index, decided }),
         }
         decision
     }
 
+    /// Whether a failure of this call may show the effect of a fault.
+    fn is_watched(&self, call: &InterceptedCall) -> bool {
+        self.refusals.iter().any(|refusals| is_in(call, &refusals.dir))
+    }
+
+    fn report_refusals(&self, call: &InterceptedCall, errno: Errno) {
+        for refusals in &self.refusals {
+            if refusals.errnos.contains(&errno) && is_in(call, &refusals.dir) {
+                let evidence = format!("{} failed with {errno:?}", self.describe_call(call));
+                self.send(InjectorEvent::Refused { fault: refusals.number, evidence });
+            }
+        }
+    }
+}
+
+fn is_in(call: &InterceptedCall, dir: &Path) -> bool {
+    call.path.starts_with(dir) || call.to.as_ref().is_some_and(|to| to.starts_with(dir))
+}
+
+impl CallHandler for CallInjector {
+    fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
+        self.phases.clear_written();
+        if let Some(counters) = &mut self.counters {
+            counters.iter_mut().for_each(|counter| counter.count(call, &self.root, &self.phases));
+            return CallDecision::Continue;
+        }
+        let decision = self.decision_of_faults(call);
+        self.watched_call = self.is_watched(call).then(|| call.clone());
+        match decision {
+            CallDecision::Continue if self.watched_call.is_some() => CallDecision::Observe,
+            decision => decision,
+        }
+    }
+
     fn on_carried_out(&mut self, done: CarriedOut) {
-        let Some(PendingInjection { fault, injection, decided }) = self.pending.take() else { return };
-        match call_evidence(&injection, &decided, done) {
-            CallEvidence::Effective(evidence) if injection.is_kill() => {
+        if let (Some(call), CarriedOut::Performed(Err(errno))) = (self.watched_call.take(), done) {
+            self.report_refusals(&call, errno);
+        }
+        let Some(PendingInjection { fault_index, decided }) = self.pending.take() else { return };
+        let armed = &mut self.armed_faults[fault_index];
+        let fault = armed.number;
+        match call_evidence(&armed.injection, &decided, done) {
+            CallEvidence::Effective(evidence) if armed.injection.is_kill() => {
                 self.pending_kill = Some(PendingKill { fault, evidence });
             }
             CallEvidence::Effective(evidence) => self.send(InjectorEvent::Effective { fault, evidence }),
-            // Without evidence the trial is inconclusive.
-            CallEvidence::Ineffective(_) => {}
+            CallEvidence::Ineffective(why) => armed.why = Some(why),
         }
     }
 
@@ -396,27 +358,26 @@ impl CallHandler for CallInjector {
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
-        self.phase.on_payload(bytes);
+        self.phases.on_payload(bytes);
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
         match effect {
             CallEffect::OutputWritten { pipe } => {
-                for end in self.phase.on_output_written(pipe) {
+                let ended = self.phases.on_output_written(pipe);
+                if self.measured_phase.as_ref().is_some_and(|measured| ended.contains(measured)) {
                     (self.on_phase_end)();
-                    self.kill_at_phase_end(end);
                 }
             }
             CallEffect::Connects(attempt) => self.connections.add(attempt),
             _ => {}
         }
-        self.phase.clear_written();
+        self.phases.clear_written();
     }
 
     fn kill_target(&mut self) {
         let killed = self.kill_switch.kill_all();
-        let (fault, evidence) =
-            self.pending_kill.take().map(|kill| (kill.fault, kill.evidence)).unwrap_or_default();
+        let PendingKill { fault, evidence } = self.pending_kill.take().unwrap_or_default();
         let evidence = match killed {
             Ok(()) => format!("every process was {evidence}"),
             Err(error) => format!("the kill failed ({}): {evidence}", crate::file_error::chain(&error)),

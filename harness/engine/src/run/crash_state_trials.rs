@@ -14,7 +14,7 @@ use crate::explore::{
 };
 use crate::file_error::file_error;
 use crate::observe::Reporter;
-use crate::plan::{BaselineCounts, CrashStateId, CrashStateRequest, PlannedCrashState};
+use crate::plan::{BaselineCounts, CrashStateId, CrashStateRequest, PlannedCrashState, PlannedFault};
 use crate::run::error::RunError;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, is_interrupted, remove_tree};
@@ -306,13 +306,14 @@ impl RecordedRun {
 
     /// Emits what happened before the crash and the crash itself. Returns the number of starts that this
     /// covers.
-    pub(super) fn emit_history(&self, id: CrashStateId, reporter: &Reporter) -> u32 {
-        self.emit_history_until(&self.states[id.0], reporter)
+    pub(super) fn emit_history(&self, id: CrashStateId, planned: &PlannedFault, reporter: &Reporter) -> u32 {
+        self.emit_history_until(&self.states[id.0], planned, reporter)
     }
 
-    fn emit_history_until(&self, state: &CrashState, reporter: &Reporter) -> u32 {
+    fn emit_history_until(&self, state: &CrashState, planned: &PlannedFault, reporter: &Reporter) -> u32 {
         let first_crash = self.first_crash.as_ref();
-        let starts = first_crash.map_or(0, |first| first.run.emit_history_until(&first.state, reporter));
+        let history = |first: &EarlierCrash| first.run.emit_history_until(&first.state, planned, reporter);
+        let starts = first_crash.map_or(0, history);
         let Some((_, witness)) = state.strictest_witness() else { return starts };
         let op_count = witness.candidate.op_count as usize;
         let until_crash = self.announcements.iter().take_while(|announced| announced.op_count <= op_count);
@@ -329,9 +330,9 @@ impl RecordedRun {
                 reporter.emit((*event).clone());
             }
         }
-        let fault = "crash-states".to_owned();
+        let (fault, optional) = (planned.id(), planned.fault.is_optional);
         let mechanism = "the files of a recorded run, as a crash would leave them".to_owned();
-        reporter.emit(Event::FaultArmed { fault: fault.clone(), mechanism });
+        reporter.emit(Event::FaultArmed { fault: fault.clone(), mechanism, optional });
         reporter.emit(Event::FaultEffective { fault, evidence: describe_evidence(&self.recording, state) });
         reporter.emit(Event::TargetEnded { attempt: starts + 1, ending: Ending::KilledByFault });
         starts + 1

@@ -4,18 +4,26 @@
 //! The life of one fault is in `active_fault.rs` and `termination.rs`, and its phases are in
 //! `fault_phase.rs`.
 
-use scenarios::{Ending, Event};
+use scenarios::{Ending, Event, NotEffective};
 
-use crate::faults::FaultContext;
+use crate::faults::{FaultContext, RefusedCalls};
 use crate::observe::Reporter;
 use crate::plan::{GpuCountRequest, PlannedFault};
 use crate::run::active_fault::ActiveFault;
+use crate::run::armed_call_fault::CallProgress;
 use crate::run::call_injector::InjectorEvent;
 use crate::run::error::RunError;
 use crate::run::gpu_call_counters::GpuCallCounters;
+use crate::run::missing_effect::{RunProgress, why_not_injected};
 use crate::run::moment::Moment;
-use crate::run::termination::{AttemptTermination, Termination};
-use crate::target::OutputPatterns;
+use crate::run::termination::{AttemptEnd, AttemptTermination, Termination};
+
+/// The calls whose failure shows the effect of a fault.
+pub(super) struct FaultRefusals<'a> {
+    /// The fault's place in the method.
+    pub(super) number: u32,
+    pub(super) calls: RefusedCalls<'a>,
+}
 
 /// The faults of a run, or the counters that a baseline run has in their place.
 pub(super) struct FaultSchedule<'a> {
@@ -34,10 +42,10 @@ impl<'a> FaultSchedule<'a> {
         let mut schedule = FaultSchedule::of_baseline(&[], reporter);
         for planned in planned {
             if let Some(fault) = ActiveFault::arm(planned) {
-                schedule.emit_armed(fault.name(), fault.mechanism());
+                schedule.emit_armed(fault.planned(), fault.mechanism());
                 schedule.faults.push(fault);
             } else if let Some(termination) = Termination::arm(planned) {
-                schedule.emit_armed(termination.name(), termination.mechanism());
+                schedule.emit_armed(termination.planned(), termination.mechanism());
                 schedule.terminations.push(termination);
             }
         }
@@ -50,8 +58,17 @@ impl<'a> FaultSchedule<'a> {
         FaultSchedule { reporter, faults: Vec::new(), terminations: Vec::new(), gpu_counters, step: 0 }
     }
 
-    fn emit_armed(&self, fault: &str, mechanism: String) {
-        self.reporter.emit(Event::FaultArmed { fault: fault.into(), mechanism });
+    fn emit_armed(&self, planned: &PlannedFault, mechanism: String) {
+        let optional = planned.fault.is_optional;
+        self.reporter.emit(Event::FaultArmed { fault: planned.id(), mechanism, optional });
+    }
+
+    /// The calls whose failure shows the effect of a fault, for each such fault.
+    pub(super) fn refused_calls(&self) -> Vec<FaultRefusals<'_>> {
+        let refusals = self.faults.iter().filter_map(|fault| {
+            Some(FaultRefusals { number: fault.id().number, calls: fault.refused_calls()? })
+        });
+        refusals.collect()
     }
 
     /// The GPU driver calls that were counted, in the order of the requests.
@@ -75,11 +92,16 @@ impl<'a> FaultSchedule<'a> {
         &mut self,
         line: &str,
         step: Option<u64>,
-        patterns: &OutputPatterns<'_>,
         context: &FaultContext<'_>,
         attempt: &mut AttemptTermination,
     ) -> Result<(), RunError> {
-        self.faults.iter_mut().for_each(|fault| fault.on_line(line, patterns, self.reporter));
+        self.faults.iter_mut().for_each(|fault| fault.on_line(line, self.reporter));
+        for termination in &mut self.terminations {
+            if termination.on_line(line) {
+                let evidence = format!("the target printed: {line}");
+                self.reporter.emit(Event::FaultEffective { fault: termination.id().clone(), evidence });
+            }
+        }
         if let Some(step) = step {
             self.step = step;
         }
@@ -113,7 +135,7 @@ impl<'a> FaultSchedule<'a> {
         self.terminate_due(moment, context, attempt)
     }
 
-    /// Handles what the call injector did, or asks for while a call waits. It knows a fault by its name.
+    /// Handles what the call injector did, or asks for while a call waits. It knows a fault by its number.
     ///
     /// # Errors
     /// If a mechanism fails.
@@ -125,23 +147,32 @@ impl<'a> FaultSchedule<'a> {
     ) -> Result<(), RunError> {
         match event {
             InjectorEvent::Killed { fault, evidence } => {
-                attempt.evidence.get_or_insert(evidence);
-                let killed = self.terminations.iter_mut().filter(|termination| termination.name() == fault);
-                killed.for_each(Termination::on_killed_at_call);
+                let killer = self.terminations.iter_mut().find(|killer| killer.id().number == fault);
+                if let Some(killer) = killer {
+                    attempt.end.get_or_insert(AttemptEnd { fault: killer.id().clone(), evidence });
+                    killer.on_killed_at_call();
+                }
             }
             InjectorEvent::Effective { fault, evidence } => {
-                if let Some(active) = self.faults.iter_mut().find(|active| active.name() == fault) {
-                    active.on_call_altered(evidence, self.reporter);
+                let reporter = self.reporter;
+                if let Some(active) = self.fault(fault) {
+                    active.on_call_altered(evidence, reporter);
+                }
+            }
+            InjectorEvent::Refused { fault, evidence } => {
+                let reporter = self.reporter;
+                if let Some(active) = self.fault(fault) {
+                    active.on_refused_call(evidence, reporter);
                 }
             }
             InjectorEvent::InjectNow { fault, evidence, done } => {
                 let waits = |termination: &&mut Termination| {
-                    termination.name() == fault && termination.may_be_injected()
+                    termination.id().number == fault && termination.may_be_injected()
                 };
                 if let Some(termination) = self.terminations.iter_mut().find(waits) {
                     termination.inject(context, attempt, &evidence)?;
                 }
-                for active in self.faults.iter_mut().filter(|active| active.name() == fault) {
+                if let Some(active) = self.fault(fault) {
                     active.inject(context)?;
                 }
                 // The target continues.
@@ -153,20 +184,23 @@ impl<'a> FaultSchedule<'a> {
 
     /// Handles the end of an attempt.
     pub(super) fn on_target_ended(&mut self, ending: Ending, attempt: &AttemptTermination) {
-        if let Some(evidence) = &attempt.evidence {
-            // Of several terminations in one trial, the evidence names the first one.
-            let fault = self.terminations.first().map(|first| first.name().to_owned()).unwrap_or_default();
-            self.reporter.emit(Event::FaultEffective { fault, evidence: evidence.clone() });
+        if let Some(AttemptEnd { fault, evidence }) = &attempt.end {
+            let is_evidence =
+                |termination: &Termination| termination.id() == fault && termination.is_shown_by_end();
+            if self.terminations.iter().any(is_evidence) {
+                let (fault, evidence) = (fault.clone(), evidence.clone());
+                self.reporter.emit(Event::FaultEffective { fault, evidence });
+            }
         }
         self.terminations.iter_mut().for_each(Termination::on_target_ended);
         self.faults.iter_mut().for_each(|fault| fault.on_target_ended(ending, self.reporter));
     }
 
     /// The faults at calls that are over. Later calls must not be altered.
-    pub(super) fn finished_call_faults(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn finished_call_faults(&self) -> impl Iterator<Item = u32> {
         let finished =
             |fault: &&ActiveFault| fault.phase().is_over() && fault.planned().call_trigger().is_some();
-        self.faults.iter().filter(finished).map(ActiveFault::name)
+        self.faults.iter().filter(finished).map(|fault| fault.id().number)
     }
 
     /// Whether a fault has stopped the target.
@@ -184,6 +218,48 @@ impl<'a> FaultSchedule<'a> {
         let mut phases = phases.chain(self.terminations.iter().map(Termination::phase));
         assert!(phases.all(|phase| !phase.is_active()), "no fault outlasts its trial");
         Ok(())
+    }
+
+    /// Emits which faults had no effect, and why. `calls`: how far the call injector got with each fault.
+    pub(super) fn emit_not_effective(&self, calls: impl Fn(u32) -> Option<CallProgress>) {
+        let faults = self.faults.iter().filter(|fault| !fault.phase().was_effective()).map(|fault| {
+            let injected = fault.phase().was_injected().then(|| fault.missing_evidence());
+            self.not_effective(fault.planned(), injected, calls(fault.id().number))
+        });
+        let terminations = self.terminations.iter().filter(|termination| !termination.was_effective());
+        let terminations = terminations.map(|termination| {
+            let injected = termination.was_injected().then(|| "the target had ended by itself".to_owned());
+            self.not_effective(termination.planned(), injected, calls(termination.id().number))
+        });
+        let mut not_effective: Vec<NotEffective> = faults.chain(terminations).collect();
+        not_effective.sort();
+        for not_effective in not_effective {
+            self.reporter.emit(Event::FaultNotEffective(not_effective));
+        }
+    }
+
+    /// `injected`: what is missing, if the fault was injected.
+    fn not_effective(
+        &self,
+        planned: &PlannedFault,
+        injected: Option<String>,
+        calls: Option<CallProgress>,
+    ) -> NotEffective {
+        let progress = RunProgress { step: self.step, calls: calls.as_ref() };
+        let pattern = planned.fault.effective_if_output.as_ref().filter(|_| injected.is_some());
+        let without_line =
+            pattern.map(|pattern| format!("the target printed no line that matches `{pattern}`"));
+        let from_call = calls.as_ref().and_then(|calls| calls.why.clone());
+        let not_reached = injected.is_none()
+            && planned.waits_for_counted_call()
+            && calls.as_ref().is_some_and(|calls| !calls.is_decided);
+        let why = without_line.or(from_call).or(injected);
+        let why = why.unwrap_or_else(|| why_not_injected(planned, progress));
+        NotEffective { fault: planned.id(), why, not_reached }
+    }
+
+    fn fault(&mut self, number: u32) -> Option<&mut ActiveFault> {
+        self.faults.iter_mut().find(|fault| fault.id().number == number)
     }
 
     /// Injects every fault that is due, and starts the GPU counters that are due.

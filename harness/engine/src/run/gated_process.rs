@@ -29,9 +29,8 @@ pub(super) fn spawn_behind_gate(
             .map_err(|error| SandboxError::System { doing: "make a pipe", source: error.into() })
     };
     let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
-    injector.set_main_outputs(
-        [&stdout, &stderr].into_iter().filter_map(|pipe| file_id_of(pipe.as_fd()).ok()).collect(),
-    );
+    let outputs = [&stdout, &stderr].into_iter().filter_map(|pipe| file_id_of(pipe.as_fd()).ok());
+    injector.set_main_outputs(&outputs.collect::<Vec<_>>());
     let process = sandbox.spawn_filtered(
         launch,
         build_filter(injector.filter_options()),

@@ -1,11 +1,13 @@
 //! Runs scenarios: the baseline run, then one trial for each planned fault, then the verdict.
 //!
 //! The entry is [`run_suite`], with a [`Suite`] and a [`Reporter`](crate::observe::Reporter). Results are
-//! emitted as events; this module prints nothing and knows no command-line arguments. Not done: repeating one
-//! trial until its outcome is stable.
+//! emitted as events; this module prints nothing and knows no command-line arguments. Not done: repeating a
+//! trial until its outcome is stable. A trial is repeated only if it did not reach the call of its fault.
 
 mod active_fault;
+mod armed_call_fault;
 mod baseline;
+mod call_counter;
 mod call_evidence;
 mod call_injector;
 mod crash_state_trials;
@@ -14,6 +16,7 @@ mod fault_phase;
 mod fault_schedule;
 mod gated_process;
 mod gpu_call_counters;
+mod missing_effect;
 mod moment;
 mod output_lines;
 mod peak_memory;

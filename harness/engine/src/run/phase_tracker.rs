@@ -1,8 +1,8 @@
-//! Follows where the target is in one of its phases. A phase begins and ends with a line that the target
+//! Follows where the target is in its phases. A phase begins and ends with a line that the target
 //! prints. Each line is read from the write call of the process that prints it first, so it is in order with
 //! that process's other calls. Knows no fault.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use regex::Regex;
 use scenarios::TargetFile;
@@ -18,16 +18,51 @@ struct PhaseBounds {
     ends: Regex,
 }
 
-/// The end of one occurrence of the phase.
-pub(super) struct PhaseEnd {
-    /// 1-based.
-    pub(super) occurrence: u64,
+/// Where the target is in each of several phases.
+pub(super) struct PhaseTrackers {
+    by_phase: BTreeMap<String, PhaseTracker>,
 }
 
-/// Where the target is in its phase.
-pub(super) struct PhaseTracker {
-    /// `None`: no phase is followed.
-    bounds: Option<PhaseBounds>,
+impl PhaseTrackers {
+    /// Follows those of these phases that the target has.
+    pub(super) fn new<'a>(target: &TargetFile, phases: impl IntoIterator<Item = &'a str>) -> PhaseTrackers {
+        let tracker = |phase: &str| Some((phase.to_owned(), PhaseTracker::new(target, phase)?));
+        PhaseTrackers { by_phase: phases.into_iter().filter_map(tracker).collect() }
+    }
+
+    /// The occurrence of this phase that the target is in, 1-based. `None` outside of it.
+    pub(super) fn current_occurrence(&self, phase: &str) -> Option<u64> {
+        self.by_phase.get(phase)?.current_occurrence()
+    }
+
+    /// Sets the outputs with which the target's main process is about to be started.
+    pub(super) fn set_main_outputs(&mut self, outputs: &[FileId]) {
+        self.by_phase.values_mut().for_each(|tracker| tracker.set_main_outputs(outputs));
+    }
+
+    /// Another call begins, so what was written so far is not part of its line.
+    pub(super) fn clear_written(&mut self) {
+        self.by_phase.values_mut().for_each(PhaseTracker::clear_written);
+    }
+
+    /// Bytes that the current call writes. They count only if the call turns out to write to an output.
+    pub(super) fn on_payload(&mut self, bytes: &[u8]) {
+        self.by_phase.values_mut().for_each(|tracker| tracker.on_payload(bytes));
+    }
+
+    /// The current call has written to this output. Returns the phases that have ended with it.
+    pub(super) fn on_output_written(&mut self, pipe: FileId) -> Vec<String> {
+        let ended = self
+            .by_phase
+            .iter_mut()
+            .filter_map(|(phase, tracker)| tracker.on_output_written(pipe).then(|| phase.clone()));
+        ended.collect()
+    }
+}
+
+/// Where the target is in one phase.
+struct PhaseTracker {
+    bounds: PhaseBounds,
     /// Occurrences begun so far.
     occurrences: u64,
     is_inside: bool,
@@ -46,12 +81,10 @@ pub(super) struct PhaseTracker {
 
 impl PhaseTracker {
     /// Follows the phase of this name, if the target has it.
-    pub(super) fn new(target: &TargetFile, phase: Option<&str>) -> PhaseTracker {
-        let phase = phase.and_then(|phase| target.phases().get(phase));
-        let bounds =
-            phase.map(|phase| PhaseBounds { begins: phase.begins().clone(), ends: phase.ends().clone() });
-        PhaseTracker {
-            bounds,
+    fn new(target: &TargetFile, phase: &str) -> Option<PhaseTracker> {
+        let phase = target.phases().get(phase)?;
+        Some(PhaseTracker {
+            bounds: PhaseBounds { begins: phase.begins().clone(), ends: phase.ends().clone() },
             occurrences: 0,
             is_inside: false,
             written_bytes: Vec::new(),
@@ -59,67 +92,56 @@ impl PhaseTracker {
             main_outputs: Vec::new(),
             workers_announce: false,
             first_printed_in: HashMap::new(),
-        }
+        })
     }
 
-    /// Whether the target is in this occurrence of the phase, 1-based.
-    pub(super) fn is_inside_of(&self, occurrence: u64) -> bool {
-        self.is_inside && self.occurrences == occurrence
-    }
-
-    /// The occurrence that the target is in, 1-based. `None` outside of the phase.
-    pub(super) fn current_occurrence(&self) -> Option<u64> {
+    fn current_occurrence(&self) -> Option<u64> {
         self.is_inside.then_some(self.occurrences)
     }
 
-    /// Sets the outputs with which the target's main process is about to be started.
-    pub(super) fn set_main_outputs(&mut self, outputs: Vec<FileId>) {
-        (self.main_outputs, self.workers_announce) = (outputs, false);
+    fn set_main_outputs(&mut self, outputs: &[FileId]) {
+        (self.main_outputs, self.workers_announce) = (outputs.to_vec(), false);
     }
 
-    /// Another call begins, so what was written so far is not part of its line.
-    pub(super) fn clear_written(&mut self) {
+    fn clear_written(&mut self) {
         self.written_bytes.clear();
     }
 
-    /// Bytes that the current call writes. They count only if the call turns out to write to an output.
-    pub(super) fn on_payload(&mut self, bytes: &[u8]) {
+    fn on_payload(&mut self, bytes: &[u8]) {
         let len_bytes = MAX_LINE_BYTES.saturating_sub(self.written_bytes.len()).min(bytes.len());
         self.written_bytes.extend_from_slice(&bytes[..len_bytes]);
     }
 
-    /// The current call has written to this output. Returns the phase ends among the lines that are now
-    /// complete.
-    pub(super) fn on_output_written(&mut self, pipe: FileId) -> Vec<PhaseEnd> {
+    /// Returns whether the phase ends with one of the lines that are now complete.
+    fn on_output_written(&mut self, pipe: FileId) -> bool {
         let mut text = self.partial_lines.remove(&pipe).unwrap_or_default();
         text.append(&mut self.written_bytes);
-        let mut ends = Vec::new();
+        let mut has_ended = false;
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
-            ends.extend(self.on_line(pipe, String::from_utf8_lossy(&line).trim_end()));
+            has_ended |= self.on_line(pipe, String::from_utf8_lossy(&line).trim_end());
         }
         text.truncate(MAX_LINE_BYTES);
         self.partial_lines.insert(pipe, text);
-        ends
+        has_ended
     }
 
-    /// Follows one line, which was printed in `pipe`.
-    fn on_line(&mut self, pipe: FileId, line: &str) -> Option<PhaseEnd> {
-        let bounds = self.bounds.as_ref()?;
-        let (begins, ends) = (bounds.begins.is_match(line), bounds.ends.is_match(line));
+    /// Follows one line, which was printed in `pipe`. Returns whether the phase ends with it.
+    fn on_line(&mut self, pipe: FileId, line: &str) -> bool {
+        let (begins, ends) = (self.bounds.begins.is_match(line), self.bounds.ends.is_match(line));
         if !begins && !ends {
-            return None;
+            return false;
         }
         let is_from_main = self.main_outputs.contains(&pipe);
         self.workers_announce |= !is_from_main;
         if is_from_main && self.workers_announce {
-            return None;
+            return false;
         }
         match self.first_printed_in.get(line) {
             // Another process forwards the line, as a supervisor does with its worker's output.
             Some(first) if *first != pipe => {
                 self.first_printed_in.remove(line);
-                return None;
+                return false;
             }
             _ => drop(self.first_printed_in.insert(line.to_owned(), pipe)),
         }
@@ -127,9 +149,9 @@ impl PhaseTracker {
             // An occurrence that never ended is not counted twice.
             self.occurrences += u64::from(!self.is_inside);
             self.is_inside = true;
-            return None;
+            return false;
         }
         self.is_inside = false;
-        Some(PhaseEnd { occurrence: self.occurrences })
+        true
     }
 }

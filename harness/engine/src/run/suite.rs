@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
-    BaselineFacts, Event, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, TrialsPlanned,
+    BaselineFacts, Event, Fault, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, TrialsPlanned,
     Trigger, Verdict,
 };
 
@@ -21,6 +21,9 @@ use crate::run::error::RunError;
 use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
 use crate::sandbox::HostAccess;
+
+/// How often a trial is tried that does not reach the call of its fault.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// A scenario with its target, ready to run.
 pub struct PreparedScenario {
@@ -108,17 +111,16 @@ fn run_scenario(
     let reporter = reporter.for_scenario(&name);
     let started_s = reporter.elapsed_s();
     reporter.emit(Event::ScenarioStarted(Box::new(prepared.started.clone())));
-    let without_trials = |verdict| JudgedScenario { verdict, planned: None, interrupted: false };
     let interrupted = |why: &str| JudgedScenario {
         interrupted: true,
-        ..without_trials(Verdict::Inconclusive { why: why.into() })
+        ..JudgedScenario::without_trials(Verdict::Inconclusive { why: why.into() })
     };
     let unavailable = prepared.unavailable.clone();
     let missing = unavailable.or_else(|| missing_mechanism(&prepared.scenario, suite.mechanisms));
     let (judged, failure) = match missing {
         // First, because an interrupted check of the machine finds nothing.
         _ if (suite.cancelled)() => (interrupted("interrupted before it began"), None),
-        Some(why) => (without_trials(Verdict::Skipped { why }), None),
+        Some(why) => (JudgedScenario::without_trials(Verdict::Skipped { why }), None),
         None => match judge_scenario(suite, prepared, cache, &reporter) {
             Ok(judged) => (judged, None),
             // With its sandbox gone, whatever was going on fails in some way.
@@ -126,12 +128,12 @@ fn run_scenario(
             Err(RunError::TargetFailed(failed)) => {
                 let why = format!("{failed}, so there is nothing to judge");
                 reporter.emit(Event::UndisturbedRunFailed(failed));
-                (without_trials(Verdict::Inconclusive { why }), None)
+                (JudgedScenario::without_trials(Verdict::Inconclusive { why }), None)
             }
             Err(error) => {
                 let failure = chain(&error);
                 let why = format!("the harness failed: {failure}");
-                (without_trials(Verdict::Inconclusive { why }), Some(failure))
+                (JudgedScenario::without_trials(Verdict::Inconclusive { why }), Some(failure))
             }
         },
     };
@@ -147,6 +149,12 @@ struct JudgedScenario {
     planned: Option<TrialsPlanned>,
     /// Whether some of them did not run, because the run was interrupted.
     interrupted: bool,
+}
+
+impl JudgedScenario {
+    fn without_trials(verdict: Verdict) -> JudgedScenario {
+        JudgedScenario { verdict, planned: None, interrupted: false }
+    }
 }
 
 fn judge_scenario(
@@ -169,22 +177,18 @@ fn judge_scenario(
         dir("baseline"),
         trial_config(suite, prepared, &baseline_plan),
         &prepared.scenario,
-        CountRequests { calls: plan.counted_calls(), gpu_calls: &plan.gpu_count_requests() },
+        CountRequests { calls: &plan.call_counts(), gpu_calls: &plan.gpu_count_requests() },
         reporter,
     )?;
     if !baseline.facts.ended_well {
         let none = TrialsPlanned::default();
         let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
-        return Ok(JudgedScenario { verdict, planned: None, interrupted: false });
+        return Ok(JudgedScenario::without_trials(verdict));
     }
     let control = run_guard_control(suite, prepared, cache, &plan, reporter)?;
     let ablation = AblationRuns { baseline: &baseline.facts, control: control.as_ref() };
     if let Some(why) = ablation.difference() {
-        return Ok(JudgedScenario {
-            verdict: Verdict::Inconclusive { why },
-            planned: None,
-            interrupted: false,
-        });
+        return Ok(JudgedScenario::without_trials(Verdict::Inconclusive { why }));
     }
     let recorded = plan
         .crash_states()
@@ -204,8 +208,14 @@ fn judge_scenario(
         comparable: plan.comparable(),
         trial_count: planned.to_run(),
     };
+    if let (0, Some(why)) = (planned.possible(), plan.unreached_call(&counts)) {
+        let verdict = Verdict::Inconclusive { why: format!("there was no trial: {why}") };
+        return Ok(JudgedScenario { planned: Some(planned), ..JudgedScenario::without_trials(verdict) });
+    }
     let trials = run_trials(suite, &expanded.trials, |trial| {
-        run_trial(dir(&trial.number.to_string()), context, trial, &reporter.for_trial(trial.number))
+        run_until_reached(trial, reporter, |attempt, reporter| {
+            run_trial(dir(&format!("{}-{attempt}", trial.number)), context, trial, reporter)
+        })
     })?;
     let judged: Vec<JudgedTrial<'_>> = trials
         .iter()
@@ -226,6 +236,29 @@ fn run_trials(
     let run = |trial| unless_cut_off(suite, run(trial));
     let trials = trials.par_iter().filter(|_| !(suite.cancelled)()).map(run);
     Ok(trials.collect::<Result<Vec<_>, RunError>>()?.into_iter().flatten().collect())
+}
+
+/// Runs a trial until it reaches the calls of its faults, and emits its end. With threads, the n-th call may not
+/// come in each attempt.
+fn run_until_reached(
+    trial: &Trial,
+    reporter: &Reporter,
+    run: impl Fn(u32, &Reporter) -> Result<FinishedTrial, RunError>,
+) -> Result<FinishedTrial, RunError> {
+    let mut attempt = 1;
+    loop {
+        let reporter = reporter.for_trial(trial.number);
+        let finished = run(attempt, &reporter)?;
+        let not_reached = finished.facts.not_effective.iter().find(|fault| fault.not_reached);
+        match not_reached.filter(|_| attempt < MAX_ATTEMPTS) {
+            Some(fault) => reporter.emit(Event::TrialRepeated { why: fault.to_string() }),
+            None => {
+                reporter.emit(Event::TrialEnded(Box::new(finished.facts.clone())));
+                return Ok(finished);
+            }
+        }
+        attempt += 1;
+    }
 }
 
 /// The trial. `None`: it was cut off by an interruption, so nothing is known of it.
@@ -256,10 +289,13 @@ fn run_guard_control(
 
 /// The mechanisms that a scenario needs, by their names in `doctor`.
 pub fn needed_mechanisms(scenario: &Scenario) -> Vec<&'static str> {
-    let at_call = scenario.method().iter().any(|fault| matches!(fault.when, Trigger::Call(_)));
+    let needs_gate = |fault: &Fault| {
+        matches!(fault.when, Trigger::Call(_)) || fault.effect.spec().is_shown_by_failed_calls()
+    };
+    let needs_gate = scenario.method().iter().any(needs_gate);
     std::iter::once("user-namespace")
         .chain(scenario.method().iter().filter_map(|fault| fault.effect.spec().needed_mechanism()))
-        .chain(at_call.then_some("syscall-gate"))
+        .chain(needs_gate.then_some("syscall-gate"))
         .chain(scenario.gpu().map(|gpu| match gpu {
             TargetGpu::Simulated(_) => gpu::SIMULATED_GPU,
             TargetGpu::Real => gpu::REAL_GPU,

@@ -56,11 +56,6 @@ impl<'a> TargetOutput<'a> {
         self.phase_end_hook = Some(PhaseEndHook { phase: phase.to_owned(), call });
     }
 
-    /// The output patterns of the target file.
-    pub(super) fn patterns(&self) -> &OutputPatterns<'a> {
-        &self.patterns
-    }
-
     /// Handles one line. Returns the training step that it announces, if it does.
     pub(super) fn on_line(&mut self, stream: OutputStream, line: &str) -> Option<u64> {
         let parsed = match stream {

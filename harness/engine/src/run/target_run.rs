@@ -2,6 +2,7 @@
 //! to the faults, and starts it again after a failure. Knows no mechanism of a fault and no expectation, and
 //! gives no verdict.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use scenarios::{Ending, Event, OutputStream, Scenario, TargetStarted};
@@ -47,7 +48,7 @@ pub(super) struct TargetRun<'a> {
 /// What was counted in a run.
 pub(super) struct RunCounts {
     /// As in [`BaselineCounts`](crate::plan::BaselineCounts).
-    pub(super) calls: Vec<Vec<CountedCall>>,
+    pub(super) calls: BTreeMap<u32, Vec<Vec<CountedCall>>>,
     /// As in [`BaselineCounts`](crate::plan::BaselineCounts).
     pub(super) gpu_calls: Vec<u64>,
     /// Peak memory of the target's largest process, or `None` if it could not be read.
@@ -149,12 +150,15 @@ impl<'a> TargetRun<'a> {
         Ok(ending)
     }
 
-    /// Reverts every fault, so that the probes at the end see an undisturbed machine.
+    /// Reverts every fault, so that the probes at the end see an undisturbed machine, and emits which ones had
+    /// no effect.
     ///
     /// # Errors
     /// If a fault could not be reverted.
     pub(super) fn finish(mut self) -> Result<(), RunError> {
-        self.faults.revert_all(&self.context)
+        self.faults.revert_all(&self.context)?;
+        self.faults.emit_not_effective(|fault| self.injector.as_ref()?.progress(fault));
+        Ok(())
     }
 
     /// Ends a run that had no faults. Returns what it counted.
@@ -239,9 +243,10 @@ impl<'a> TargetRun<'a> {
     }
 
     fn on_line(&mut self, stream: OutputStream, line: &str, attempt: &mut Attempt) -> Result<(), RunError> {
+        // What the injector did came before what the target printed after it.
+        self.handle_injector_events(attempt)?;
         let step = self.output.on_line(stream, line);
-        let patterns = self.output.patterns();
-        self.faults.on_line(line, step, patterns, &self.context, &mut attempt.termination)
+        self.faults.on_line(line, step, &self.context, &mut attempt.termination)
     }
 
     /// Does everything that depends on time. Called at least every [`POLL_INTERVAL`].

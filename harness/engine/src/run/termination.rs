@@ -3,19 +3,39 @@
 
 use std::time::Instant;
 
-use scenarios::{Persistence, Trigger};
+use scenarios::{FaultId, Persistence, Trigger};
 
 use crate::faults::{EndingFault, FaultContext, arm_ending};
 use crate::plan::{InjectionPoint, PlannedFault};
 use crate::run::error::RunError;
 use crate::run::fault_phase::FaultPhase;
 
+/// How often a persistent fault ends the target. A supervisor in the field gives up as well, and the trial has
+/// to come to an end.
+const MAX_INJECTIONS: u32 = 10;
+
 /// A fault that ends the target, with its phase. It is effective when the target has ended.
 pub(super) struct Termination {
-    name: String,
+    id: FaultId,
     planned: PlannedFault,
     ending: Box<dyn EndingFault>,
     phase: FaultPhase,
+    /// How often it has been injected.
+    injections: u32,
+    /// It has killed the target, and the target has not been started again. What the target printed before may
+    /// still arrive.
+    has_killed: bool,
+    /// Whether something has shown its effect, in any attempt.
+    was_effective: bool,
+}
+
+/// What a termination has done to an attempt.
+#[derive(Debug, Clone)]
+pub(super) struct AttemptEnd {
+    /// Which fault it was.
+    pub(super) fault: FaultId,
+    /// What was done.
+    pub(super) evidence: String,
 }
 
 /// What terminations have done to one attempt of the target.
@@ -23,7 +43,7 @@ pub(super) struct AttemptTermination {
     /// Pid of the target's main process within the sandbox. It may have exited.
     main_pid: i32,
     /// What was done, if something was.
-    pub(super) evidence: Option<String>,
+    pub(super) end: Option<AttemptEnd>,
     /// Set after a signal that asks the target to exit: the time by which it must have exited.
     pub(super) exit_deadline: Option<Instant>,
 }
@@ -31,12 +51,12 @@ pub(super) struct AttemptTermination {
 impl AttemptTermination {
     /// An attempt that no fault has ended.
     pub(super) fn none_yet(main_pid: i32) -> AttemptTermination {
-        AttemptTermination { main_pid, evidence: None, exit_deadline: None }
+        AttemptTermination { main_pid, end: None, exit_deadline: None }
     }
 
     /// Whether a fault has ended the target or asked it to exit.
     pub(super) fn has_begun(&self) -> bool {
-        self.evidence.is_some()
+        self.end.is_some()
     }
 }
 
@@ -44,7 +64,15 @@ impl Termination {
     /// Arms the fault. Returns `None` for a fault that leaves the target running.
     pub(super) fn arm(planned: &PlannedFault) -> Option<Termination> {
         let ending = arm_ending(planned)?;
-        Some(Termination { name: planned.name(), planned: planned.clone(), ending, phase: FaultPhase::Armed })
+        Some(Termination {
+            id: planned.id(),
+            planned: planned.clone(),
+            ending,
+            phase: FaultPhase::Armed,
+            injections: 0,
+            has_killed: false,
+            was_effective: false,
+        })
     }
 
     /// The mechanism that injects it, for the record.
@@ -52,9 +80,41 @@ impl Termination {
         self.ending.mechanism()
     }
 
-    /// The fault's key in a scenario file.
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// Which fault of the method it is.
+    pub(super) fn id(&self) -> &FaultId {
+        &self.id
+    }
+
+    /// The fault as it was planned.
+    pub(super) fn planned(&self) -> &PlannedFault {
+        &self.planned
+    }
+
+    /// Whether it has been injected.
+    pub(super) fn was_injected(&self) -> bool {
+        self.injections > 0
+    }
+
+    /// Whether something has shown its effect.
+    pub(super) fn was_effective(&self) -> bool {
+        self.was_effective
+    }
+
+    /// Follows the target's output after the injection. Returns whether this line is the first evidence, as the
+    /// scenario defines it.
+    pub(super) fn on_line(&mut self, line: &str) -> bool {
+        let pattern = self.planned.fault.effective_if_output.as_ref();
+        let is_first = self.injections > 0
+            && !self.has_killed
+            && !self.was_effective
+            && pattern.is_some_and(|pattern| pattern.is_match(line));
+        self.was_effective |= is_first;
+        is_first
+    }
+
+    /// Whether what was done is the evidence of its effect.
+    pub(super) fn is_shown_by_end(&self) -> bool {
+        self.planned.fault.effective_if_output.is_none()
     }
 
     /// Where it is in its life.
@@ -67,7 +127,7 @@ impl Termination {
         matches!(self.planned.injection_point, InjectionPoint::Trigger).then_some(&self.planned.fault.when)
     }
 
-    /// Whether it may still be injected: a transient one once, a persistent one again and again.
+    /// Whether it may still be injected: a transient one once, a persistent one again and again, up to a limit.
     pub(super) fn may_be_injected(&self) -> bool {
         self.phase == FaultPhase::Armed || self.phase.is_active() && self.is_persistent()
     }
@@ -89,12 +149,15 @@ impl Termination {
         assert!(self.may_be_injected(), "a termination that is over is not injected again");
         let end = self.ending.end_target(context.sandbox, attempt.main_pid)?;
         self.phase.inject();
+        self.injections += 1;
         match end {
             Some(end) => {
+                self.has_killed = end.exit_time.is_none();
                 if let Some(time) = end.exit_time {
                     attempt.exit_deadline = Some(Instant::now() + time);
                 }
-                attempt.evidence = Some(format!("{} {when}", end.evidence));
+                let evidence = format!("{} {when}", end.evidence);
+                attempt.end = Some(AttemptEnd { fault: self.id.clone(), evidence });
             }
             // No process received it.
             None => self.leave_phase(),
@@ -107,22 +170,27 @@ impl Termination {
     pub(super) fn on_killed_at_call(&mut self) {
         if !self.phase.is_over() {
             self.phase.inject();
-            self.phase.take_effect();
+            self.injections += 1;
+            self.has_killed = true;
+            self.was_effective |= self.is_shown_by_end();
             self.phase.revert();
         }
     }
 
     /// Handles the end of an attempt: if this fault ended it, it was effective, and nothing of it lasts.
     pub(super) fn on_target_ended(&mut self) {
+        self.has_killed = false;
         if self.phase.is_active() {
-            self.phase.take_effect();
+            self.was_effective |= self.is_shown_by_end();
             self.leave_phase();
         }
         assert!(!self.phase.is_active(), "a termination does not outlast its attempt");
     }
 
-    /// A persistent fault waits for its trigger again. A transient one is over.
+    /// A persistent fault waits for its trigger again, unless it has ended the target as often as it may. A
+    /// transient one is over.
     fn leave_phase(&mut self) {
-        if self.is_persistent() { self.phase.arm_again() } else { self.phase.revert() }
+        let is_over = !self.is_persistent() || self.injections >= MAX_INJECTIONS;
+        if is_over { self.phase.revert() } else { self.phase.arm_again() }
     }
 }

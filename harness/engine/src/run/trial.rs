@@ -7,12 +7,12 @@ use scenarios::{Event, Scenario, TrialFacts};
 
 use crate::judge::{TrialEvents, trial_facts};
 use crate::observe::Reporter;
-use crate::plan::{CrashStateId, InjectionPoint, Trial};
+use crate::plan::{CrashStateId, InjectionPoint, PlannedFault, Trial};
 use crate::run::baseline::MeasuredBaseline;
-use crate::run::call_injector::InjectorHandle;
+use crate::run::call_injector::{InjectorHandle, InjectorTarget, WatchedRefusals};
 use crate::run::crash_state_trials::RecordedRun;
 use crate::run::error::RunError;
-use crate::run::fault_schedule::FaultSchedule;
+use crate::run::fault_schedule::{FaultRefusals, FaultSchedule};
 use crate::run::probe::{self, ProbeTime};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
@@ -43,9 +43,10 @@ pub(super) struct TrialContext<'a> {
 struct CrashStart<'a> {
     recorded: &'a RecordedRun,
     id: CrashStateId,
+    planned: &'a PlannedFault,
 }
 
-/// Runs one trial in the empty directory `dir`.
+/// Runs one trial in the empty directory `dir`. Whether it counts, the caller emits.
 ///
 /// # Errors
 /// If the harness cannot do its work. A target that fails is an outcome.
@@ -58,20 +59,31 @@ pub(super) fn run_trial(
     reporter.emit(Event::TrialStarted { of: context.trial_count, what: trial.description.clone() });
     let config = TrialConfig { faults: &trial.faults, ..context.config };
     let start = trial.faults.iter().find_map(|planned| match &planned.injection_point {
-        InjectionPoint::CrashState(state) => Some(CrashStart { recorded: context.recorded?, id: state.id }),
+        InjectionPoint::CrashState(state) => {
+            Some(CrashStart { recorded: context.recorded?, id: state.id, planned })
+        }
         _ => None,
     });
     let env = match start {
-        Some(CrashStart { recorded, id }) => recorded.trial_env(id, dir, config)?,
+        Some(CrashStart { recorded, id, .. }) => recorded.trial_env(id, dir, config)?,
         None => TrialEnv::build(dir, config)?,
     };
     probe_all(&env, context.scenario, ProbeTime::BeforeResume, reporter)?;
     let trainer = env.trainer();
     let fault_context = env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes);
     let faults = FaultSchedule::armed(&trial.faults, reporter);
-    let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
-    let injector = InjectorHandle::for_trial(context.config.target, root, kill_switch, &trial.faults);
-    let earlier_starts = start.map_or(0, |start| start.recorded.emit_history(start.id, reporter));
+    let root = PathBuf::from(env.visible_root());
+    let watched = |refusals: FaultRefusals<'_>| WatchedRefusals {
+        number: refusals.number,
+        dir: root.join(trainer.place_below_root(refusals.calls.place)),
+        errnos: refusals.calls.errnos.to_vec(),
+    };
+    let refusals = faults.refused_calls().into_iter().map(watched).collect();
+    let kill_switch = env.sandbox.kill_switch();
+    let target = InjectorTarget { target: context.config.target, root: root.clone(), kill_switch };
+    let injector = InjectorHandle::for_trial(target, &trial.faults, refusals);
+    let earlier_starts =
+        start.map_or(0, |start| start.recorded.emit_history(start.id, start.planned, reporter));
     let mut run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);
     run.run(earlier_starts)?;
     run.finish()?;
@@ -102,7 +114,6 @@ fn finish_trial(context: TrialContext<'_>, number: u32, reporter: &Reporter) -> 
         entries: &entries,
     };
     let facts = trial_facts(&events);
-    reporter.emit(Event::TrialEnded(Box::new(facts.clone())));
     let lines = entries
         .into_iter()
         .filter_map(|entry| if let Event::Output { line, .. } = entry.event { Some(line) } else { None });

@@ -35,7 +35,8 @@ pub(super) struct CgroupParent {
     pub(super) version: CgroupVersion,
 }
 
-/// A cgroup with a memory controller. Removed by [`MemoryCgroup::remove`], or as a leftover by a later run.
+/// A cgroup with a memory controller. Removed by [`MemoryCgroup::remove`], or by the drop if its sandbox could
+/// not be built.
 #[derive(Debug)]
 pub(super) struct MemoryCgroup {
     dir: PathBuf,
@@ -56,12 +57,7 @@ impl MemoryCgroup {
         let works = cgroup.usage_bytes().is_some()
             && cgroup.write_limit(u64::MAX).is_ok()
             && std::fs::OpenOptions::new().write(true).open(cgroup.procs_file()).is_ok();
-        if works {
-            return Some(cgroup);
-        }
-        // It is empty, so this does not fail.
-        let _ = std::fs::remove_dir(&cgroup.dir);
-        None
+        works.then_some(cgroup)
     }
 
     /// The file into which a process writes "0" to join.
@@ -114,6 +110,13 @@ impl MemoryCgroup {
     /// Removes the cgroup, as soon as no process is left in it.
     pub(super) fn remove(&self) -> Result<(), SandboxError> {
         remove_empty(&self.dir, MAX_REMOVALS)
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        // `remove_leftovers` of a later run removes what could not be removed here.
+        let _ = remove_empty(&self.dir, MAX_LEFTOVER_REMOVALS);
     }
 }
 

@@ -42,12 +42,6 @@ impl<'a> OutputPatterns<'a> {
         }
     }
 
-    /// Whether the line begins or ends a phase whose files are in this place.
-    pub fn is_phase_boundary_in(&self, place: &str, line: &str) -> bool {
-        let phases = self.target.phases().values().filter(|phase| phase.place() == place);
-        phases.into_iter().any(|phase| phase.begins().is_match(line) || phase.ends().is_match(line))
-    }
-
     /// Whether the line ends this phase.
     pub fn ends_phase(&self, phase: &str, line: &str) -> bool {
         self.target.phases().get(phase).is_some_and(|phase| phase.ends().is_match(line))

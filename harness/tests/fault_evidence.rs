@@ -1,0 +1,234 @@
+//! A trial counts only if each fault of its method was effective: evidence comes from what was done, faults share
+//! nothing, and what is missing is said with its reason.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
+use std::process::ExitCode;
+
+use scenarios::Verdict;
+use support::command::workspace;
+use support::machine::{GATE, Need, SANDBOX, missing};
+use support::scenario_run::{ScenarioFiles, ScenarioRun};
+use support::small_target::{LONG_STALL, SmallTarget};
+
+/// What a scenario must come to.
+enum Expected {
+    /// It survives, and the first trial has this evidence: a part of each fault's, in the order of the effects.
+    Survived(&'static [&'static str]),
+    /// It is inconclusive, and each of these is said.
+    Inconclusive(&'static [&'static str]),
+}
+use Expected::{Inconclusive, Survived};
+
+/// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
+const METHODS: [(&str, Expected); 22] = [
+    (
+        "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
+        Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
+    ),
+    (
+        "crash: {when: {step: 4}}; \
+         fail-call: {errno: [EIO], optional: true, when: {call: {to: [rename], on: 'never/**', at: 1}}}",
+        Survived(&["every process was killed"]),
+    ),
+    ("crash: {optional: true, when: {step: 400}}", Inconclusive(&["all its faults are optional"])),
+    (
+        "delay-call: {time: 1 ms, when: {call: {to: [rename], at: 1}}}; \
+         crash: {when: {call: {during: checkpoint-save, to: [rename], at: 1}}}",
+        Survived(&["rename(ckpt/temporary -> ckpt/latest), call 1: takes 1ms", "in checkpoint-save 3"]),
+    ),
+    (
+        "delay-call: {time: 1 ms, when: {call: {to: [rename], at: 1}}}; \
+         crash: {when: {call: {during: checkpoint-save, to: [rename], at: 3}}}",
+        // `mv` tries not to replace a file first.
+        Inconclusive(&["fault 2, crash", "made 2 matching calls", "waits for call 3 of checkpoint-save 3"]),
+    ),
+    (
+        "crash: {when: {call: {during: checkpoint-save, to: [rename], at: 300}}}",
+        Inconclusive(&["there was no trial: fault 1, crash", "made 2 matching calls", "waits for call 300"]),
+    ),
+    (
+        "fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: every}}}",
+        Inconclusive(&["there was no trial: fault 1, fail-call", "made 0 matching calls in the whole run"]),
+    ),
+    // Two faults of one kind, counted each for itself: the second one counts the call that the first one took.
+    (
+        "delay-call: {time: 1 ms, when: {call: {to: [rename], at: 1}}}; \
+         delay-call: {time: 2 ms, when: {call: {to: [rename], at: 2}}}",
+        Survived(&["call 1: takes 1ms", "call 2: takes 2ms"]),
+    ),
+    (
+        "delay-call: {time: 1 ms, when: {call: {to: [rename], at: 1}}}; \
+         delay-call: {time: 2 ms, when: {call: {to: [rename], at: 1}}}",
+        Inconclusive(&["fault 2, delay-call: fault 1 took the call for which it waited"]),
+    ),
+    // The rest of a short write is the next write.
+    (
+        "short-call: {bytes: 1, when: {call: {to: [write], on: 'ckpt/temporary', at: 1}}}; \
+         delay-call: {time: 1 ms, when: {call: {to: [write], on: 'ckpt/temporary', at: 2}}}",
+        Survived(&["moved only 1 bytes", "call 2: takes 1ms"]),
+    ),
+    // As many bytes as the call asks for are no short call.
+    (
+        "short-call: {bytes: 700, when: {call: {to: [write], on: 'ckpt/temporary', at: 1}}}",
+        Inconclusive(&["fault 1, short-call", "as without a fault"]),
+    ),
+    (
+        "crash: {when: {step: 3000}}",
+        Inconclusive(&["fault 1, crash: the run ended at step 12; the fault waits for step 3000"]),
+    ),
+    ("crash: {when: {output: 'never printed'}}", Inconclusive(&["no line that matches `never printed`"])),
+    ("crash: {when: {after: 1000 s}}", Inconclusive(&["the run ended before 1000s"])),
+    (
+        "signal: {which: [TERM], to: main, for: 60 s, when: {step: 3000}}",
+        Inconclusive(&["fault 1, signal: the run ended at step 12"]),
+    ),
+    // What the scenario names as the evidence replaces every other.
+    (
+        "crash: {when: {step: 4}, effective-if: {output: 'resumed from step 3'}}",
+        Survived(&["the target printed: resumed from step 3"]),
+    ),
+    (
+        "crash: {when: {step: 4}, effective-if: {output: 'never printed'}}",
+        Inconclusive(&["fault 1, crash: the target printed no line that matches `never printed`"]),
+    ),
+    (
+        "delay-call: {time: 1 ms, effective-if: {output: 'saved step 3'}, when: {call: {to: [rename], at: 1}}}",
+        Survived(&["the target printed: saved step 3"]),
+    ),
+    (
+        "delay-call: {time: 1 ms, effective-if: {output: 'never printed'}, when: {call: {to: [rename], at: 1}}}",
+        Inconclusive(&["fault 1, delay-call: the target printed no line that matches `never printed`"]),
+    ),
+    // Two terminations: the evidence names the one that it is of.
+    (
+        "crash: {when: {step: 4}}; crash: {when: {step: 8}}",
+        Survived(&["every process was killed after step 4", "every process was killed after step 8"]),
+    ),
+    (
+        "crash: {when: {step: 4}}; crash: {when: {step: 3000}}",
+        Inconclusive(&["fault 2, crash: the run ended"]),
+    ),
+    // A supervisor gives up in the end, and so does a fault.
+    (
+        "crash: {persistence: persistent, when: {step: 4}}",
+        Survived(&["every process was killed after step 4", "after step 4"]),
+    ),
+];
+
+fn main() -> ExitCode {
+    let mut trials = trials![
+        missing(&GATE);
+        a_trial_counts_only_if_each_fault_was_effective,
+        a_call_that_does_not_come_in_each_run_is_tried_again_and_counted,
+    ];
+    trials.extend(trials![
+        missing(GATE.iter().chain(&[Need::Program("python3")]));
+        evidence_has_the_bytes_that_calls_within_the_kernel_moved,
+    ]);
+    trials.extend(trials![
+        missing(SANDBOX.iter().chain(&GATE).chain(&[Need::Mechanism("read-only-remount")]));
+        a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase,
+    ]);
+    support::trial::run_mostly_waiting(trials)
+}
+
+/// Runs faults, separated by `; `, against a trainer.
+fn run(target: &SmallTarget<'_>, method: &str, more: &str) -> ScenarioRun {
+    let faults = method.split("; ").map(|fault| format!("  - {fault}\n")).collect::<String>();
+    let scenario = format!(
+        "version: 1\nid: fs-01\ntitle: faults under test\nseverity: extra\ntarget: {{use: target.yaml}}\n{more}\
+         method:\n{faults}expect:\n  - always: {{outcome: [recovered]}}\n"
+    );
+    ScenarioFiles { target: target.to_yaml(), scenario }.run()
+}
+
+fn check(run: &ScenarioRun, method: &str, expected: &Expected) {
+    let verdict = run.verdict();
+    let (parts, text) = match (expected, verdict) {
+        (Survived(parts), Verdict::Survived) => (parts, run.trials()[0].evidence.join("\n")),
+        (Inconclusive(parts), Verdict::Inconclusive { why }) => (parts, why.clone()),
+        _ => panic!("{method}: {verdict:?}\n{}", run.printed),
+    };
+    for part in *parts {
+        assert!(text.contains(part), "{method}: `{part}` is not in `{text}`");
+    }
+    let code = if matches!(expected, Survived(_)) { 0 } else { 3 };
+    assert_eq!(run.code, code, "{method}: {}", run.printed);
+}
+
+fn script(name: &str) -> String {
+    workspace().join("harness/tests/targets").join(name).display().to_string()
+}
+
+fn a_trial_counts_only_if_each_fault_was_effective() {
+    let program = script("stub.sh");
+    let start = "['{program}', sound, '{root}']";
+    let target = SmallTarget { program: &program, start, stall: LONG_STALL, more: "" };
+    for (method, expected) in &METHODS {
+        check(&run(&target, method, ""), method, expected);
+    }
+}
+
+fn evidence_has_the_bytes_that_calls_within_the_kernel_moved() {
+    let program = script("copies.py");
+    for call in ["sendfile", "copy_file_range", "write"] {
+        let start = format!("['{{program}}', {call}, '{{root}}']");
+        let target = SmallTarget { program: &program, start: &start, stall: LONG_STALL, more: "" };
+        let at = "when: {call: {to: [write], on: 'ckpt/temporary', at: 2}}";
+        let short = run(&target, &format!("short-call: {{bytes: 700, {at}}}"), "");
+        check(&short, call, &Survived(&["moved only 700 bytes"]));
+        assert!(short.trial_output().contains(&"moved 700"), "{call}: {:?}", short.trial_output());
+        let killed = run(&target, &format!("crash: {{point: inside, {at}}}"), "");
+        check(&killed, call, &Survived(&["every process was killed after 30000 bytes of"]));
+        // The recovery prints how much it found.
+        assert!(killed.trial_output().contains(&"found 30000"), "{call}: {:?}", killed.trial_output());
+    }
+}
+
+/// The second one saves without a word, and goes on when a save fails.
+fn a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase() {
+    const WRITES: &str = r#"['{program}', -c, 'cd $1; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.02; echo step $i; { head -c 9000 /dev/zero >ckpt/$i; } 2>ckpt.log || echo failed $i; done; echo finished with 9', sh, '{root}']"#;
+    const IDLES: &str = r#"['{program}', -c, 'for i in 1 2 3 4 5 6 7 8 9; do sleep 0.02; echo step $i; done; echo finished with 9', sh, '{root}']"#;
+    const MOUNT: &str = "mounts: [{place: checkpoints, size: 1 MiB, inodes: 40}]\n";
+    for (method, errno) in [
+        ("fill-disk: {place: checkpoints, leave: 0 B, when: {step: 3}}", "failed with ENOSPC"),
+        ("fill-disk: {place: checkpoints, leave: 0 B}", "failed with ENOSPC"),
+        ("exhaust-inodes: {place: checkpoints, when: {step: 3}}", "failed with ENOSPC"),
+        ("read-only: {place: checkpoints, when: {step: 3}}", "failed with EROFS"),
+    ] {
+        let target = |start| SmallTarget { program: "/bin/sh", start, stall: LONG_STALL, more: "" };
+        let writes = run(&target(WRITES), method, MOUNT);
+        assert_eq!(*writes.verdict(), Verdict::Survived, "{method}: {}", writes.printed);
+        assert!(writes.trials()[0].evidence[0].contains(errno), "{method}: {:?}", writes.trials()[0]);
+        let idles = run(&target(IDLES), method, MOUNT);
+        check(&idles, method, &Inconclusive(&["no call in `checkpoints` failed with E"]));
+    }
+}
+
+/// The first run makes three renames, every later one makes one.
+fn a_call_that_does_not_come_in_each_run_is_tried_again_and_counted() {
+    const VARIES: &str = r#"['{program}', -c, 'cd $1; n=3; [ -f "$2"/ran ] && n=1; : >"$2"/ran; i=0; while [ $i -lt $n ]; do i=$((i+1)); rm -f ckpt/old; echo x >ckpt/new; mv ckpt/new ckpt/old; done; echo finished with 1', sh, '{root}', 'OUTSIDE']"#;
+    for (at, is_inconclusive) in [("every", false), ("3", true)] {
+        let outside = tempfile::tempdir().unwrap();
+        let place = outside.path().display().to_string();
+        let start = VARIES.replace("OUTSIDE", &place);
+        let more = format!("writable: ['{place}']");
+        let target = SmallTarget { program: "/bin/sh", start: &start, stall: LONG_STALL, more: &more };
+        let method = format!("delay-call: {{time: 1 ms, when: {{call: {{to: [rename], at: {at}}}}}}}");
+        let run = run(&target, &method, "");
+        if is_inconclusive {
+            let why = &["trial 1: fault 1, delay-call: the target made 1 matching calls", "rename"];
+            check(&run, at, &Inconclusive(why));
+        } else {
+            check(&run, at, &Survived(&["call 1: takes 1ms"]));
+            assert!(run.printed.contains("1 of 3 system calls (2 not reached)"), "{}", run.printed);
+        }
+        let repeated = run.events().filter(|event| matches!(event, scenarios::Event::TrialRepeated { .. }));
+        assert_eq!(repeated.count(), if is_inconclusive { 2 } else { 4 }, "{}", run.printed);
+    }
+}
