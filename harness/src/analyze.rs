@@ -13,7 +13,9 @@ use crate::error::{CliError, UnusableRecord};
 use crate::exit::CommandExit;
 use crate::report_paths::ReportDir;
 use crate::{diagnostics, print, report_files};
-use engine::judge::{AblationRuns, JudgedTrial, TrialEvents, ablation_verdict, trial_facts, verdict};
+use engine::judge::{
+    AblationRuns, JudgedTrial, TrialEvents, ablation_verdict, trial_facts, verdict, weakened_verdict,
+};
 use engine::plan::TrialPlan;
 
 /// The name of the record in the directory of a report.
@@ -181,6 +183,11 @@ fn judge_again(entries: &[&RecordEntry]) -> Result<Verdict, UnusableRecord> {
     let judged: Vec<JudgedTrial<'_>> =
         trials.iter().map(|(number, facts, lines)| JudgedTrial { number: *number, facts, lines }).collect();
     let verdict = verdict(&scenario, baseline, &planned, &judged);
+    let weaknesses = entries.iter().find_map(|entry| match &entry.event {
+        Event::RecordingWeakened { why } => Some(why.as_slice()),
+        _ => None,
+    });
+    let verdict = weakened_verdict(verdict, weaknesses.unwrap_or_default());
     let control = entries.iter().find_map(|entry| {
         if let Event::GuardControl(facts) = &entry.event { Some(facts.as_ref()) } else { None }
     });

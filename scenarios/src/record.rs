@@ -48,6 +48,9 @@ pub enum Event {
     GuardControl(Box<BaselineFacts>),
     /// A run without any fault did not end well, so the scenario is inconclusive.
     UndisturbedRunFailed(Box<FailedRun>),
+    /// What the recording of a run, from which crash states are built, does not show: a trial may then miss
+    /// something.
+    RecordingWeakened { why: Vec<String> },
     /// The trials that the scenario consists of, and those that are left out. Comes before the first trial.
     TrialsPlanned(TrialsPlanned),
     /// A trial starts. `of` is the number of trials, `what` describes this one, such as `SIGKILL at call 7 of

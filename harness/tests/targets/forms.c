@@ -277,6 +277,9 @@ static void descriptor_limit(void) {
     limit(RLIMIT_NOFILE, fd + 1);
     T(open("new", O_WRONLY | O_CREAT, 0644)); T(open("hard", O_WRONLY | O_TRUNC));
     T(openat2_(AT_FDCWD, "new", O_WRONLY | O_CREAT, 0644, 0)); T(open(".", O_TMPFILE | O_RDWR, 0644));
+    /* The flags come before the limit, and the path after it. */
+    T(open("new", O_WRONLY | O_CREAT | O_DIRECTORY, 0644)); T(openat2_(AT_FDCWD, "new", O_WRONLY | O_CREAT | (1ULL << 40), 0644, 0));
+    T(open("missing/new", O_WRONLY | O_CREAT, 0644)); T(openat2_(AT_FDCWD, "new", O_WRONLY | O_CREAT, 0177777, 0));
     T(mkdir("made", 0755)); T(rename("made", "moved"));
     T(close(fd)); T(open("new", O_WRONLY | O_CREAT, 0644));
 }

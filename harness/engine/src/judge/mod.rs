@@ -108,6 +108,17 @@ fn not_effective_text(trials: &[JudgedTrial<'_>]) -> String {
     )
 }
 
+/// The verdict on trials of crash states whose recording does not show everything: what was violated stays
+/// violated, and nothing survives.
+pub fn weakened_verdict(verdict: Verdict, weaknesses: &[String]) -> Verdict {
+    match (verdict, weaknesses.first()) {
+        (Verdict::Survived, Some(first)) => Verdict::Inconclusive {
+            why: format!("the recording of the run does not show everything: {first}"),
+        },
+        (verdict, _) => verdict,
+    }
+}
+
 /// Whether this many trials are all that there are: no bound and no option left any out.
 fn are_all_tried(planned: &TrialsPlanned, tried: usize) -> bool {
     tried as u64 >= planned.possible() && planned.not_enumerated == 0

@@ -243,6 +243,15 @@ impl RecordedRun {
         Ok(())
     }
 
+    /// What the recordings do not show, so that crash states may be missing or promises be noted too late.
+    pub(super) fn weaknesses(&self) -> Vec<String> {
+        let gaps = &self.recording.gaps;
+        let notes = gaps.notes.iter().filter(|note| note.weakens_result()).map(ToString::to_string);
+        let refused = gaps.refused_calls.iter().map(|call| format!("refused to the target: {call}"));
+        let earlier = self.first_crash.iter().flat_map(|first| first.run.weaknesses());
+        notes.chain(refused).chain(earlier).collect()
+    }
+
     /// All crash states of this run, for a plan to expand over.
     pub(super) fn counts(&self) -> BaselineCounts {
         let states = self.states.iter().enumerate();

@@ -12,7 +12,7 @@ use scenarios::{
 
 use crate::file_error::{chain, file_error};
 use crate::gpu;
-use crate::judge::{AblationRuns, JudgedTrial, ablation_verdict, verdict};
+use crate::judge::{AblationRuns, JudgedTrial, ablation_verdict, verdict, weakened_verdict};
 use crate::observe::Reporter;
 use crate::plan::{Trial, TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
@@ -190,12 +190,7 @@ fn judge_scenario(
     if let Some(why) = ablation.difference() {
         return Ok(JudgedScenario::without_trials(Verdict::Inconclusive { why }));
     }
-    let recorded = plan
-        .crash_states()
-        .map(|selection| {
-            crash_state_trials::record(&dir("recorded"), trial_config(suite, prepared, &plan), selection)
-        })
-        .transpose()?;
+    let recorded = record_if_needed(&dir("recorded"), trial_config(suite, prepared, &plan), &plan, reporter)?;
     let counts = recorded.as_ref().map_or_else(|| baseline.counts.clone(), RecordedRun::counts);
     let expanded = plan.expand(&counts);
     let planned = expanded.planned;
@@ -222,9 +217,27 @@ fn judge_scenario(
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
     let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
+    let weaknesses = recorded.as_ref().map(RecordedRun::weaknesses).unwrap_or_default();
+    let verdict = weakened_verdict(verdict, &weaknesses);
     let verdict = ablation_verdict(verdict, &ablation, &judged);
     let interrupted = trials.len() < planned.to_run() as usize;
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+}
+
+/// Records a run, if the plan tries crash states.
+fn record_if_needed(
+    dir: &Path,
+    config: TrialConfig<'_>,
+    plan: &TrialPlan,
+    reporter: &Reporter,
+) -> Result<Option<RecordedRun>, RunError> {
+    let Some(request) = plan.crash_states() else { return Ok(None) };
+    let recorded = crash_state_trials::record(dir, config, request)?;
+    let why = recorded.weaknesses();
+    if !why.is_empty() {
+        reporter.emit(Event::RecordingWeakened { why });
+    }
+    Ok(Some(recorded))
 }
 
 /// Runs the trials in parallel, until the suite is cancelled. Of a trial that was cut off nothing is known.

@@ -16,12 +16,24 @@ use crate::gate::path_walk::ResolvedPath;
 use crate::gate::stat::FileStat;
 use crate::gate::sys;
 
+/// The errno of an open without a free descriptor. The kernel looks at the flags, then for a number, and at the
+/// path only after that: an empty path shows what it says to the flags.
+fn without_descriptor(how: OpenHow, strict: bool) -> Errno {
+    let opened = match strict {
+        true => sys::openat2(nix::fcntl::AT_FDCWD, c"", how.flags | libc::O_CLOEXEC as u64, how.mode),
+        false => openat(nix::fcntl::AT_FDCWD, c"", flag_bits(how), mode_of(how)),
+    };
+    match opened {
+        Err(errno @ (Errno::EINVAL | Errno::E2BIG)) => errno,
+        _ => Errno::EMFILE,
+    }
+}
+
 impl CallContext<'_> {
     /// Opens a name in a directory. `strict`: as openat2 does.
     pub(super) fn open_entry(&mut self, path: &ResolvedPath, how: OpenHow, strict: bool) -> PerformResult {
-        // The kernel looks for a number before it looks at the path.
         if !self.thread.has_free_descriptor()? {
-            return Ok(Some(Performed::Failed(Errno::EMFILE)));
+            return Ok(Some(Performed::Failed(without_descriptor(how, strict))));
         }
         let file = match strict {
             true => self.creating(how, |how| {
@@ -52,7 +64,7 @@ impl CallContext<'_> {
     /// Opens a file that exists and has no last name in the call's path, or an unnamed file in a directory.
     pub(super) fn open_object(&mut self, object: &OpenFile, how: OpenHow, strict: bool) -> PerformResult {
         if !self.thread.has_free_descriptor()? {
-            return Ok(Some(Performed::Failed(Errno::EMFILE)));
+            return Ok(Some(Performed::Failed(without_descriptor(how, strict))));
         }
         let is_unnamed = has(how, libc::O_TMPFILE);
         if !is_unnamed && object.stat.file_type() != libc::S_IFREG {
