@@ -466,7 +466,7 @@ fn a_target_file_replaces_the_options_and_a_page_is_written() {
     let run = |more: &[&str], out: &str| {
         let out = dir.path().join(out);
         let options =
-            ["explore", "--target", "reference", "--max-states", "30", "--out", out.to_str().unwrap()];
+            ["explore", "--target", "reference", "--max-states", "12", "--out", out.to_str().unwrap()];
         let output = Command::new(TRAINWRECK).args(options).args(more).output().unwrap();
         let page = std::fs::read_to_string(out.join("explore.html")).unwrap_or_default();
         (output.status.code(), page, String::from_utf8_lossy(&output.stderr).into_owned())

@@ -152,11 +152,11 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<bool, DurableError> {
 /// # Errors
 /// If a directory can't be created.
 pub fn create_dir(path: &Path) -> Result<(), DurableError> {
-    match std::fs::create_dir_all(path) {
-        // It is there already, so that the error makes no difference.
-        Err(_) if path.is_dir() => Ok(()),
-        created => created.map_err(DurableError::new("create directory", path)),
+    // A call that makes no difference must not fail either.
+    if path.is_dir() {
+        return Ok(());
     }
+    std::fs::create_dir_all(path).map_err(DurableError::new("create directory", path))
 }
 
 /// Removes a directory and everything below it. Does nothing if it does not exist.
