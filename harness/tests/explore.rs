@@ -466,7 +466,7 @@ fn a_target_file_replaces_the_options_and_a_page_is_written() {
     let run = |more: &[&str], out: &str| {
         let out = dir.path().join(out);
         let options =
-            ["explore", "--target", "reference", "--max-states", "12", "--out", out.to_str().unwrap()];
+            ["explore", "--target", "reference", "--max-states", "30", "--out", out.to_str().unwrap()];
         let output = Command::new(TRAINWRECK).args(options).args(more).output().unwrap();
         let page = std::fs::read_to_string(out.join("explore.html")).unwrap_or_default();
         (output.status.code(), page, String::from_utf8_lossy(&output.stderr).into_owned())
@@ -474,14 +474,10 @@ fn a_target_file_replaces_the_options_and_a_page_is_written() {
     let (code, page, stderr) = run(&[], "correct");
     assert_eq!(code, Some(0), "{stderr}");
     assert!(page.contains("The command recovered from every crash state that was tried"));
-    let (code, page, stderr) = run(&["--without", "sync"], "unsynced");
+    // Only kills: the power losses of a run without syncs take most of a minute to enumerate.
+    let (code, page, stderr) = run(&["--without", "atomic-save", "--crash", "process"], "in-place");
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(
-        ["no-fsync-before-rename", "acknowledged-too-early", "directory-not-synced"]
-            .iter()
-            .any(|cause| page.contains(cause)),
-        "{page}"
-    );
+    assert!(page.contains("written-in-place"), "{page}");
     let (code, _, stderr) = run(&["--without", "nothing"], "unknown");
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("its guards are: "), "{stderr}");
