@@ -82,7 +82,8 @@ fn create_empty_dir(out: &Path) -> Result<ReportDir, CliError> {
     let created_from = first_missing(out);
     std::fs::create_dir_all(out).map_err(|error| unusable("create", error))?;
     let mut entries = std::fs::read_dir(out).map_err(|error| unusable("read", error))?;
-    if entries.next().is_some() {
+    // What appears in a directory that was created here just now is nobody's report.
+    if created_from.is_none() && entries.next().is_some() {
         return Err(CliError::OutDirNotEmpty { path: out.into() });
     }
     access(out, AccessFlags::W_OK).map_err(|error| unusable("write to", error.into()))?;
