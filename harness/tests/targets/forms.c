@@ -375,7 +375,7 @@ static void file_size_limit(void) {
     T(ftruncate(fd, 1000)); T(truncate("new", 1001)); T(fallocate(fd, 0, 0, 1001));
     T(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 5000)); T(lseek(fd, 500, SEEK_SET));
     T(sendfile(fd, from, NULL, 2000)); loff_t in = 0, out = 990;
-    T(copy_file_range(from, &in, fd, &out, 100, 0)); T(in); T(out); T(write(fd, "", 0));
+    T(copy_file_range(from, &in, fd, &out, 100, 0)); T(in); T(out); T(write(fd, "", 0)); T(pwrite(fd, "", 0, 5000));
     T(truncate("old", 5000)); T(truncate("old", 9000));
 }
 static volatile sig_atomic_t too_large; static void on_too_large(int number) { (void)number; too_large++; }

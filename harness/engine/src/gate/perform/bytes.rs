@@ -89,7 +89,7 @@ impl CallContext<'_> {
             // The kernel fails the call and sends SIGXFSZ.
             return Ok(None);
         }
-        let max_bytes = max_bytes.min(size_limit - start).min(MAX_CALL_BYTES);
+        let max_bytes = max_bytes.min(size_limit.saturating_sub(start)).min(MAX_CALL_BYTES);
         if requested_bytes > 0 {
             self.announce_lost_modes(file)?;
         }
