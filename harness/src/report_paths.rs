@@ -80,14 +80,28 @@ fn create_empty_dir(out: &Path) -> Result<ReportDir, CliError> {
         return Err(CliError::OutDirIsFile { path: out.into() });
     }
     let created_from = first_missing(out);
-    std::fs::create_dir_all(out).map_err(|error| unusable("create", error))?;
+    let is_new = create_dir_or_find(out).map_err(|error| unusable("create", error))?;
     let mut entries = std::fs::read_dir(out).map_err(|error| unusable("read", error))?;
-    // What appears in a directory that was created here just now is nobody's report.
-    if created_from.is_none() && entries.next().is_some() {
+    // What appears in a directory that this process has created just now is nobody's report.
+    if !is_new && entries.next().is_some() {
         return Err(CliError::OutDirNotEmpty { path: out.into() });
     }
     access(out, AccessFlags::W_OK).map_err(|error| unusable("write to", error.into()))?;
     Ok(ReportDir { path: out.into(), created_from, is_in_state: false })
+}
+
+/// Creates a directory and its parents. Returns whether this call has created it: another run may have been
+/// faster.
+fn create_dir_or_find(path: &Path) -> std::io::Result<bool> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::create_dir_all(path).map(|()| false)
+        }
+        created => created.map(|()| true),
+    }
 }
 
 /// The first directory of a path that does not exist.

@@ -56,7 +56,6 @@ struct PendingInjection {
 }
 
 /// A kill that the target is about to get.
-#[derive(Default)]
 struct PendingKill {
     fault: u32,
     evidence: String,
@@ -377,12 +376,19 @@ impl CallHandler for CallInjector {
 
     fn kill_target(&mut self) {
         let killed = self.kill_switch.kill_all();
-        let PendingKill { fault, evidence } = self.pending_kill.take().unwrap_or_default();
-        let evidence = match killed {
-            Ok(()) => format!("every process was {evidence}"),
-            Err(error) => format!("the kill failed ({}): {evidence}", crate::file_error::chain(&error)),
-        };
-        self.send(InjectorEvent::Killed { fault, evidence });
+        let Some(PendingKill { fault, evidence }) = self.pending_kill.take() else { return };
+        match killed {
+            Ok(()) => {
+                let evidence = format!("every process was {evidence}");
+                self.send(InjectorEvent::Killed { fault, evidence });
+            }
+            // What was only decided is no evidence.
+            Err(error) => {
+                let why = format!("the kill failed: {}", crate::file_error::chain(&error));
+                let armed = self.armed_faults.iter_mut().filter(|armed| armed.number == fault);
+                armed.for_each(|armed| armed.why = Some(why.clone()));
+            }
+        }
     }
 
     fn observes_pipe(&self, _pipe: FileId) -> bool {
