@@ -93,11 +93,16 @@ fn create_empty_dir(out: &Path) -> Result<ReportDir, CliError> {
 /// Creates a directory and its parents. Returns whether this call has created it: another run may have been
 /// faster.
 fn create_dir_or_find(path: &Path) -> std::io::Result<bool> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    match std::fs::create_dir(path) {
+    let created = match (std::fs::create_dir(path), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(parent)?;
+            std::fs::create_dir(path)
+        }
+        (created, _) => created,
+    };
+    match created {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            // An error if it is no directory.
             std::fs::create_dir_all(path).map(|()| false)
         }
         created => created.map(|()| true),
