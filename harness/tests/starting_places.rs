@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use libtest_mimic::Trial;
 use support::command::{TRAINWRECK, output_text};
-use support::machine::{GATE, missing};
+use support::machine::{GATE, Need, missing};
 use support::trial::trial;
 
 /// A command line of a shell that starts the command as `$T`, its possible exit codes, and a part of what it
@@ -109,11 +109,25 @@ const RECORDED_STARTS: [Start; 6] = [
     ),
 ];
 
+/// Something is mounted beside the working directory, so that each directory there is private by itself. They vanish
+/// one after the other while the command runs.
+const VANISHING_DIRECTORIES: Start = start(
+    "vanishing_directories",
+    "mkdir mounted $(seq 100 160) && exec unshare -m sh -c 'mount -t tmpfs none mounted || exit 77
+     (for dir in $(seq 100 160); do sleep 0.05; rmdir $dir; done) &
+     exec $T explore --watch runs --max-states 60 --jobs 1 --check true -- sh -c \
+        \"echo y >other; for i in 1 2 3 4 5 6 7 8 9; do echo x >runs/new && mv runs/new runs/x; done\"'",
+    &[0],
+    "states",
+);
+
 fn main() -> ExitCode {
     let plain = STARTS.iter().map(|start| trial_of(start, None));
     let recorded = missing(&GATE);
     let recorded = RECORDED_STARTS.iter().map(|start| trial_of(start, recorded.as_deref()));
-    support::trial::run_mostly_waiting(plain.chain(recorded).collect())
+    let needs = GATE.iter().chain(&[Need::Root, Need::Program("unshare")]);
+    let vanishing = trial_of(&VANISHING_DIRECTORIES, missing(needs).as_deref());
+    support::trial::run_mostly_waiting(plain.chain(recorded).chain([vanishing]).collect())
 }
 
 fn trial_of(start: &'static Start, missing: Option<&str>) -> Trial {

@@ -279,14 +279,21 @@ impl HostView {
             self.layers.remove(dir.number);
             renewed.push(dir.mount_point.clone());
         }
-        for overlay in &mut self.overlays {
+        for mut overlay in std::mem::take(&mut self.overlays) {
             let is_changed = DirAccess::of(&overlay.mount_point) != Ok(overlay.access);
             if is_changed || self.layers.has_entries(overlay.number)? {
-                umount2(&overlay.mount_point, MntFlags::MNT_DETACH)?;
+                let unmounted = umount2(&overlay.mount_point, MntFlags::MNT_DETACH);
                 self.layers.remove(overlay.number);
+                if let Err(Errno::ENOENT | Errno::EINVAL) = unmounted {
+                    // Somebody has removed the directory from the host, and the kernel has unmounted the overlay. If
+                    // there is a new one, it can only be read.
+                    continue;
+                }
+                unmounted?;
                 overlay.number = self.layers.mount_overlay(&overlay.mount_point, &overlay.lower)?;
                 renewed.push(overlay.mount_point.clone());
             }
+            self.overlays.push(overlay);
         }
         let is_overlay = |dir: &PathBuf| self.overlays.iter().any(|overlay| overlay.mount_point == *dir);
         let disassembled = renewed.iter().rev().filter(|dir| dir.starts_with(&self.cwd) && !is_overlay(dir));
