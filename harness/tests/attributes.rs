@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         random_changes_of_attributes_are_part_of_a_state,
         other_random_changes_of_attributes_are_part_of_a_state,
         every_attribute_of_every_kind_of_file_is_part_of_a_state,
+        a_call_keeps_or_clears_set_id_bits_as_without_the_gate,
     ];
     trials.extend(trials![
         with(&[Need::Program("python3")]);
@@ -232,6 +233,34 @@ fn every_attribute_of_every_kind_of_file_is_part_of_a_state() {
     for kind in ["chmod", "chown", "utimes", "setxattr"] {
         assert!(kinds.get(kind).is_some_and(|count| *count > 20), "{kind}: {kinds:?}");
     }
+}
+
+/// Whether the kernel clears a setgid bit depends on the other bits, and on the groups of whoever makes the call.
+fn a_call_keeps_or_clears_set_id_bits_as_without_the_gate() {
+    let mut before = vec![json!(["umask", 0])];
+    let mut changes = vec![json!(["umask", 0])];
+    for group in [0, 3] {
+        for mode in [0o2644, 0o2654, 0o4755, 0o6644, 0o6755, 0o2066] {
+            for (index, change) in [json!("append"), json!("truncate"), json!("sparse")].iter().enumerate() {
+                let name = format!("{group}-{mode:o}-{index}");
+                before.push(json!(["create", name, 0o644, 10]));
+                before.push(json!(["chown", name, "path", 5, group]));
+                before.push(json!(["chmod", name, "path", mode]));
+                changes.push(match index {
+                    0 => json!([change, name, "more"]),
+                    1 => json!([change, name, 3]),
+                    _ => json!([change, name, 20]),
+                });
+            }
+            let dir = format!("{group}-{mode:o}-dir");
+            before.push(json!(["mkdir", dir, 0o755]));
+            before.push(json!(["chown", dir, "path", 5, group]));
+            before.push(json!(["chmod", dir, "path", mode | 0o111]));
+            changes.push(json!(["create", format!("{dir}/new"), mode, 20]));
+            changes.push(json!(["mkdir", format!("{dir}/below"), mode]));
+        }
+    }
+    check(&before, &changes);
 }
 
 /// A random operation on one of a few names.

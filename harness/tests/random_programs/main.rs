@@ -3,7 +3,8 @@
 //! files.
 //!
 //! `TRAINWRECK_PROGRAMS=10000 TRAINWRECK_SEED=7 cargo test -p trainwreck --test random_programs` runs more of them.
-//! A failure prints the smallest program that shows it; `TRAINWRECK_REPLAY=FILE` runs the programs in a file again.
+//! A failure prints the smallest program that shows it: it belongs into `found.txt`, whose programs run each time.
+//! `TRAINWRECK_REPLAY=FILE` runs the programs in a file.
 //! Not covered: threads, and calls that wait for another process.
 
 #![expect(
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     support::trial::run(trials![
         missing(&GATE);
         random_programs_do_the_same_behind_the_gate,
+        programs_that_once_differed_do_the_same,
         a_defect_of_the_gate_is_found_and_its_program_made_smaller,
     ] as Vec<Trial>)
 }
@@ -177,6 +179,15 @@ fn random_programs_do_the_same_behind_the_gate() {
     );
     assert!(shown.is_empty(), "{differing} of {count} programs differ:\n{}", shown.join("\n"));
     assert!(only_together * 50 <= count, "too many programs do something else each time: {only_together}");
+}
+
+fn programs_that_once_differed_do_the_same() {
+    let programs = programs_in(include_str!("found.txt"));
+    for file_system in FILE_SYSTEMS {
+        let found = differing_programs(&programs, file_system, &[RunMode::Recorded, RunMode::Performed]);
+        let shown = found.iter().map(|found| describe(&programs[found.index], &found.differences));
+        assert!(found.is_empty(), "{}", shown.collect::<String>());
+    }
 }
 
 fn a_defect_of_the_gate_is_found_and_its_program_made_smaller() {

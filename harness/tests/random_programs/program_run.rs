@@ -102,13 +102,25 @@ fn record(
     let recorder = Arc::new(Mutex::new(recorder));
     let (exit, output) = setup.run(argv, &FilterOptions::default(), &recorder);
     let recorder = &mut recorder.lock().unwrap().recorder;
-    let failure = recorder.gate_failure().map(|failure| format!("{failure:?}"));
-    let gaps = recorder.finish().unwrap().gaps;
-    let unknown = (gaps.unknown_files > 0).then(|| format!("{} unknown files", gaps.unknown_files));
-    let refused = (!gaps.refused_calls.is_empty()).then(|| format!("refused: {:?}", gaps.refused_calls));
+    let mut gaps: Vec<String> =
+        recorder.gate_failure().into_iter().map(|failure| format!("{failure:?}")).collect();
+    match recorder.finish().map(|recording| recording.gaps.clone()) {
+        Ok(found) if found.unknown_files > 0 => gaps.push(format!("{} unknown files", found.unknown_files)),
+        Ok(found) if !found.refused_calls.is_empty() => {
+            gaps.push(format!("refused: {:?}", found.refused_calls))
+        }
+        Ok(_) => {}
+        Err(error) => gaps.push(format!("the recording could not be finished: {error}")),
+    }
     let of_program =
         |difference: &TreeDifference| (program_of(&difference.path, &setup.watched), difference.to_string());
-    let differences = recorder.differences(&roots).unwrap().iter().map(of_program).collect();
-    let noted = RecordingFaults { differences, gaps: failure.or(unknown).or(refused) };
+    let differences = match recorder.differences(&roots) {
+        Ok(differences) => differences.iter().map(of_program).collect(),
+        Err(error) => {
+            gaps.push(format!("the recording could not be compared: {error}"));
+            Vec::new()
+        }
+    };
+    let noted = RecordingFaults { differences, gaps: gaps.into_iter().next() };
     InterpreterRun { exit, output, noted }
 }

@@ -79,6 +79,10 @@ pub(super) fn decode_attribute_call(number: i64, args: [u64; 6]) -> Option<Attri
         libc::SYS_utimensat => at_path(CallKind::Utimens, a, b, d),
         libc::SYS_setxattr | libc::SYS_removexattr => at_path(CallKind::SetXattr, CURRENT_DIR, a, NO_FLAGS),
         libc::SYS_lsetxattr | libc::SYS_lremovexattr => at_path(CallKind::SetXattr, CURRENT_DIR, a, NOFOLLOW),
+        // Since Linux 6.13 these two take AT_FDCWD for the working directory.
+        libc::SYS_fsetxattr | libc::SYS_fremovexattr if a as i32 == libc::AT_FDCWD => {
+            at_path(CallKind::SetXattr, a, 0, NO_FLAGS)
+        }
         libc::SYS_fsetxattr | libc::SYS_fremovexattr => by_fd(CallKind::SetXattr),
         SYS_SETXATTRAT | SYS_REMOVEXATTRAT => at_path(CallKind::SetXattr, a, b, c),
         _ => return decode_legacy(number, args),

@@ -91,6 +91,10 @@ pub enum CallEffect {
     /// The kernel writes bytes after this effect, as many as it can: at most `len_bytes` from `offset` on. They
     /// can be read from the file when the thread makes another call.
     Writing { tid: i32, file_id: FileId, file: OwnedFd, offset: u64, len_bytes: u64 },
+    /// A direct write (O_DIRECT) failed or moved fewer bytes than it could. The kernel may have written more than it says:
+    /// ext4 writes the whole blocks before it refuses a length that is no multiple of a block. What the file has now
+    /// can be read from it.
+    WroteUntold { file_id: FileId, file: OwnedFd },
     /// The size of a file was set.
     Truncated { file_id: FileId, size_bytes: u64 },
     /// fallocate: the file's size afterwards, and the offset and length of the range that now reads as

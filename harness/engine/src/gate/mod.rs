@@ -20,6 +20,7 @@ mod connection_call;
 mod connection_log;
 mod filter;
 mod follow_error;
+mod group_membership;
 mod handler;
 mod open_file;
 mod path_walk;

@@ -189,6 +189,7 @@ impl PathWalk {
                 return Ok(WalkedPath::Object(OpenFile { fd: self.current.fd, stat: self.current.stat }));
             };
             match &next.name[..] {
+                b"." if self.current.stat.file_type() != libc::S_IFDIR => return Err(Errno::ENOTDIR.into()),
                 b"." => {}
                 b".." => self.go_up()?,
                 _ => {

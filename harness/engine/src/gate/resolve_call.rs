@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::libc;
 
 use super::CallKind;
@@ -27,6 +28,8 @@ pub(super) struct ResolvedCall {
     pub(super) resolved_to: Option<ResolvedPath>,
     /// For a call on a descriptor, a duplicate of it. For a call on a path without a last name, the file.
     pub(super) file: Option<OpenFile>,
+    /// The kernel would refuse the call with this errno, but with another one behind the gate.
+    pub(super) refused: Option<Errno>,
 }
 
 impl ResolvedCall {
@@ -40,6 +43,7 @@ impl ResolvedCall {
             resolved_path: None,
             resolved_to: None,
             file: None,
+            refused: None,
         }
     }
 }
@@ -202,7 +206,21 @@ impl CallResolver<'_> {
             let last = if follows { LastName::Followed } else { LastName::NotFollowed };
             self.thread.walk(from, WalkOptions::new(last))?
         };
-        self.call_between_paths(CallKind::Link, source, to)
+        if !by_descriptor {
+            return self.call_between_paths(CallKind::Link, source, to);
+        }
+        // The kernel looks at the new name only for whoever opened the file. Behind the gate that is the supervisor.
+        let to = match self.thread.walk(to, WalkOptions::new(LastName::Changed)) {
+            Ok(WalkedPath::Entry(to)) => Ok(to),
+            Ok(WalkedPath::Object(_)) => Err(Errno::EEXIST),
+            Err(FollowError::Target(errno)) => Err(errno),
+            Err(failure) => return Err(failure),
+        };
+        let mut call = self.call_on_walked(CallKind::Link, source);
+        call.refused = to.as_ref().err().copied();
+        call.resolved_to = to.ok();
+        call.watched |= call.resolved_to.as_ref().is_some_and(|to| self.watched.contains(&to.dir_stat));
+        Ok(call)
     }
 
     /// Resolves an msync call by the watched files that are mapped in its range.

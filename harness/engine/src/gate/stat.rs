@@ -29,6 +29,8 @@ pub(super) struct FileStat {
     pub(super) size_bytes: u64,
     /// File type and permissions, as `st_mode`.
     pub(super) mode: u32,
+    /// The group, as this process sees it.
+    pub(super) gid: u32,
 }
 
 impl FileStat {
@@ -41,6 +43,7 @@ impl FileStat {
             mount_id: raw_stat.stx_mnt_id,
             size_bytes: raw_stat.stx_size,
             mode: u32::from(raw_stat.stx_mode),
+            gid: raw_stat.stx_gid,
         })
     }
 

@@ -15,7 +15,7 @@ const SYNCHRONOUS_WAKE_UP: u64 = 1;
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// The bit of `CAP_FSETID` in the first set.
-const CAP_FSETID: u32 = 1 << 4;
+pub(super) const CAP_FSETID: u32 = 1 << 4;
 
 /// A `__user_cap_header_struct` of linux/capability.h.
 #[repr(C)]
@@ -297,6 +297,12 @@ pub(super) fn drop_fsetid() -> Result<(), Errno> {
     // capabilities of this thread allow nothing new.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
     Errno::result(result).map(drop)
+}
+
+/// Sets the supplementary groups of the calling thread. The function of the C library would set those of all threads.
+pub(super) fn set_thread_groups(groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the pointer is to `groups.len()` group ids, which the kernel reads. Groups change no memory.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
 }
 
 /// Gives the calling thread its own umask and working directory.

@@ -1,11 +1,17 @@
 //! File contents as references to recorded bytes, so that a crash state needs no bytes until it is
 //! materialized. Pure, except for reading those bytes.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Error, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-use super::copy_file::{FileRange, copy_data};
+use super::copy_file::{FileRange, copy_data, next_data};
 use super::recording::{NodeId, Recording};
+
+/// Written where nobody knows what was there.
+const GARBAGE: u8 = 0xA5;
 
 /// Where the bytes of a piece come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,7 +21,7 @@ pub enum ByteSource {
     /// A file as it was before the recording, from this offset.
     Initial(NodeId, u64),
     Zeroes,
-    /// Whatever a block held before it was allocated: meaningless bytes, written as `0xA5`.
+    /// Whatever a block held before it was allocated: meaningless bytes, written as [`GARBAGE`].
     Garbage,
 }
 
@@ -32,6 +38,8 @@ pub struct ContentPiece {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct FileContent {
     pieces: Vec<ContentPiece>,
+    /// Of all pieces together.
+    len_bytes: u64,
 }
 
 impl ByteSource {
@@ -54,7 +62,7 @@ impl FileContent {
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len_bytes).sum()
+        self.len_bytes
     }
 
     /// Whether the length is 0.
@@ -71,6 +79,7 @@ impl FileContent {
         if piece.len_bytes == 0 {
             return;
         }
+        self.len_bytes += piece.len_bytes;
         if let Some(last) = self.pieces.last_mut()
             && last.source.advanced(last.len_bytes) == piece.source
         {
@@ -89,7 +98,7 @@ impl FileContent {
             self.push(piece);
             return;
         }
-        let old = std::mem::take(&mut self.pieces);
+        let old = std::mem::take(self).pieces;
         let (mut start, mut written) = (0, false);
         for old_piece in old {
             let end = start + old_piece.len_bytes;
@@ -117,6 +126,7 @@ impl FileContent {
             self.push(ContentPiece { len_bytes: size_bytes - length, source: ByteSource::Zeroes });
             return;
         }
+        self.len_bytes = size_bytes;
         let mut left = size_bytes;
         self.pieces.retain_mut(|piece| {
             piece.len_bytes = piece.len_bytes.min(left);
@@ -188,7 +198,8 @@ impl FileContent {
 
 /// Reads the bytes of pieces. Keeps the payload log open.
 pub struct ContentReader<'a> {
-    recording: &'a Recording,
+    /// Where the files of the initial tree are.
+    initial_paths: &'a BTreeMap<NodeId, PathBuf>,
     payload_log: File,
 }
 
@@ -198,12 +209,55 @@ impl<'a> ContentReader<'a> {
     /// # Errors
     /// The payload log cannot be opened.
     pub fn new(recording: &'a Recording) -> Result<ContentReader<'a>, Error> {
-        Ok(ContentReader { recording, payload_log: File::open(&recording.payload_log)? })
+        ContentReader::of(&recording.initial_paths, &recording.payload_log)
+    }
+
+    /// Opens a payload log.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn of(
+        initial_paths: &'a BTreeMap<NodeId, PathBuf>,
+        payload_log: &Path,
+    ) -> Result<ContentReader<'a>, Error> {
+        Ok(ContentReader { initial_paths, payload_log: File::open(payload_log)? })
     }
 
     fn open_initial(&self, node: NodeId) -> Result<File, Error> {
-        let path = self.recording.initial_paths.get(&node);
+        let path = self.initial_paths.get(&node);
         File::open(path.ok_or_else(|| Error::other("the recording does not know this file"))?)
+    }
+
+    /// The first byte of a piece from here on that may be no zero.
+    ///
+    /// # Errors
+    /// Its source cannot be read.
+    pub(super) fn next_data(&self, piece: ContentPiece, from: u64) -> Result<Option<u64>, Error> {
+        let ByteSource::Initial(node, start) = piece.source else {
+            return Ok((piece.source != ByteSource::Zeroes).then_some(from));
+        };
+        let data = next_data(&self.open_initial(node)?, start + from)?;
+        Ok(data.map(|data| data - start).filter(|data| *data < piece.len_bytes))
+    }
+
+    /// Reads bytes of a piece, from this one on.
+    ///
+    /// # Errors
+    /// Its source cannot be read or has become shorter.
+    pub(super) fn read_at(&self, piece: ContentPiece, from: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let read = match piece.source {
+            ByteSource::PayloadLog(start) => self.payload_log.read_exact_at(bytes, start + from),
+            ByteSource::Initial(node, start) => self.open_initial(node)?.read_exact_at(bytes, start + from),
+            ByteSource::Zeroes => return Ok(()),
+            ByteSource::Garbage => {
+                bytes.fill(GARBAGE);
+                return Ok(());
+            }
+        };
+        read.map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => has_become_shorter(),
+            _ => error,
+        })
     }
 
     fn copy_to_file(&mut self, piece: ContentPiece, file: &File, offset: u64) -> Result<(), Error> {
@@ -237,7 +291,7 @@ impl<'a> ContentReader<'a> {
                 std::io::copy(&mut file.take(piece.len_bytes), to)?
             }
             ByteSource::Zeroes => std::io::copy(&mut std::io::repeat(0).take(piece.len_bytes), to)?,
-            ByteSource::Garbage => std::io::copy(&mut std::io::repeat(0xA5).take(piece.len_bytes), to)?,
+            ByteSource::Garbage => std::io::copy(&mut std::io::repeat(GARBAGE).take(piece.len_bytes), to)?,
         };
         if copied == piece.len_bytes { Ok(()) } else { Err(has_become_shorter()) }
     }

@@ -72,7 +72,7 @@ pub(super) fn copy_data(
     let (mut position, end) = (range.offset, range.offset + range.len_bytes);
     let (mut source, mut copy) = (source, copy);
     while position < end {
-        let Some(start) = seek(source, position, Whence::SeekData)?.filter(|start| *start < end) else {
+        let Some(start) = next_data(source, position)?.filter(|start| *start < end) else {
             break;
         };
         // Without an end, the file has become shorter.
@@ -87,6 +87,14 @@ pub(super) fn copy_data(
         position = data_end;
     }
     Ok(())
+}
+
+/// The first place from here on that is no hole. `None`: there is none up to the end.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn next_data(file: &File, from: u64) -> Result<Option<u64>, Error> {
+    seek(file, from, Whence::SeekData)
 }
 
 /// The next place with data, or the next one without. `None`: there is none up to the end.

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
-use std::io::{Error, Write};
+use std::io::Error;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -17,6 +17,7 @@ use scenarios::ExplorationNote;
 use super::attribute_changes::AttributeTracker;
 use super::attributes::{CurrentTimes, FileAttributes, FileTime};
 use super::content::{ContentReader, FileContent};
+use super::content_difference::for_each_difference;
 use super::initial_tree::{WatchedRoot, node_kind};
 use super::recording::{FileNode, FileNodeKind, NodeId, Recording};
 use crate::explore::tree_difference::{TreeDifference, TreeDifferenceKind};
@@ -264,37 +265,14 @@ impl Comparison<'_> {
             return Ok(());
         }
         self.open_up(path)?;
-        let readable = File::open(path)?;
-        let mut compared = ComparedFile { file: readable, offset: 0, first_difference: None };
-        content.write_to(&mut self.reader, &mut compared)?;
-        if let Some(offset) = compared.first_difference {
+        let mut first_difference = None;
+        for_each_difference(content, &self.reader, &File::open(path)?, &mut |chunk| {
+            first_difference.get_or_insert(chunk.first_difference());
+            Ok(())
+        })?;
+        if let Some(offset) = first_difference {
             self.differ(shown, TreeDifferenceKind::OtherContent { offset });
         }
-        Ok(())
-    }
-}
-
-/// Takes the bytes that a file should have, and compares them with those that it has.
-struct ComparedFile {
-    file: File,
-    offset: u64,
-    first_difference: Option<u64>,
-}
-
-impl Write for ComparedFile {
-    fn write(&mut self, expected: &[u8]) -> Result<usize, Error> {
-        let mut found = vec![0; expected.len()];
-        self.file.read_exact_at(&mut found, self.offset)?;
-        if self.first_difference.is_none()
-            && let Some(position) = expected.iter().zip(&found).position(|(old, new)| old != new)
-        {
-            self.first_difference = Some(self.offset + position as u64);
-        }
-        self.offset += expected.len() as u64;
-        Ok(expected.len())
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
         Ok(())
     }
 }

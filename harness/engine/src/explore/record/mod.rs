@@ -2,7 +2,9 @@
 
 mod attribute_changes;
 mod attributes;
+mod background_file;
 mod content;
+mod content_difference;
 mod copy_file;
 mod copy_tree;
 mod current_names;

@@ -8,11 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use scenarios::ExplorationNote;
+use scenarios::{ExplorationNote, PAGE_BYTES};
 
 use super::attribute_changes::{AttributeChange, AttributeTable, AttributeTracker, PendingCall};
 use super::attributes::{CurrentTimes, FileAttributes, FileTime};
 use super::content::{ByteSource, ContentReader, FileContent};
+use super::content_difference::for_each_difference;
 use super::current_names::CurrentNames;
 use super::final_tree::{AcceptedDifferences, ExpectedTree, TreeComparison};
 use super::format_boundaries::format_boundaries;
@@ -29,6 +30,9 @@ use crate::explore::tree_difference::TreeDifference;
 use crate::gate::{
     CallDecision, CallEffect, CallHandler, CallKind, DirectoryEntry, FileId, GateFailure, InterceptedCall,
 };
+
+/// Changes through a mapping are recorded in parts of this size.
+const PAGE: usize = PAGE_BYTES as usize;
 
 /// Builds a [`Recording`] from the effects of the target's calls.
 pub struct OpRecorder {
@@ -242,7 +246,7 @@ impl OpRecorder {
     /// The payload log could not be written, or a mapped file could not be read.
     pub fn finish(&mut self) -> Result<Recording, Error> {
         self.record_attribute_changes(None);
-        self.record_unseen_writes(None);
+        self.record_unseen_writes(None, None);
         for node in self.mapped_files.keys().copied().collect::<Vec<_>>() {
             self.record_mapped_changes(node);
         }
@@ -367,31 +371,40 @@ impl OpRecorder {
     /// Records what a shared mapping has changed since the last look, as writes.
     fn record_mapped_changes(&mut self, node: NodeId) {
         let Some(fd) = self.mapped_files.get(&node) else { return };
-        let recorded = fd.try_clone().and_then(|fd| self.record_differences(node, &File::from(fd)));
+        let recorded =
+            fd.try_clone().and_then(|fd| self.record_differences(OpKind::MappedWrite, node, &File::from(fd)));
         if let Err(error) = recorded {
             self.failure.get_or_insert(error);
         }
     }
 
-    fn record_differences(&mut self, node: NodeId, file: &File) -> Result<(), Error> {
+    /// Records what a file has that is not recorded, as writes of whole pages.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn record_differences(
+        &mut self,
+        kind: OpKind,
+        node: NodeId,
+        file: &File,
+    ) -> Result<(), Error> {
         self.payload_log.flush()?;
-        let known_content = self.contents.entry(node).or_default().clone();
-        let mut known_file = tempfile::tempfile()?;
-        known_content.write_to(&mut ContentReader::new(&self.recording)?, &mut known_file)?;
-        let (mut old, mut new, mut offset) = ([0; 4096], [0; 4096], 0);
-        loop {
-            let new_len = file.read_at(&mut new, offset)?;
-            if new_len == 0 {
-                return Ok(());
-            }
-            let old_len = known_file.read_at(&mut old, offset)?;
-            if old[..old_len.min(new_len)] != new[..old_len.min(new_len)] || old_len < new_len {
-                self.payload_log.begin_payload();
-                self.on_payload(&new[..new_len]);
-                self.record_write(OpKind::MappedWrite, node, offset, new_len as u64);
-            }
-            offset += new_len as u64;
+        let known = self.contents.entry(node).or_default().clone();
+        let mut changed: Vec<u64> = Vec::new();
+        for_each_difference(&known, &ContentReader::new(&self.recording)?, file, &mut |chunk| {
+            let pages = chunk.expected.chunks(PAGE).zip(chunk.found.chunks(PAGE)).enumerate();
+            let differing = pages.filter(|(_, (expected, found))| expected != found);
+            changed.extend(differing.map(|(index, _)| chunk.offset + (index * PAGE) as u64));
+            Ok(())
+        })?;
+        let mut page = [0; PAGE];
+        for offset in changed {
+            let len_bytes = file.read_at(&mut page, offset)?;
+            self.payload_log.begin_payload();
+            self.on_payload(&page[..len_bytes]);
+            self.record_write(kind, node, offset, len_bytes as u64);
         }
+        Ok(())
     }
 
     fn record_lines(&mut self, lines: Vec<RecordedLine>) {
@@ -429,7 +442,7 @@ impl OpRecorder {
 impl CallHandler for OpRecorder {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
         self.record_attribute_changes(Some(call.tid));
-        self.record_unseen_writes(Some(call.tid));
+        self.record_unseen_writes(Some(call.tid), None);
         self.payload_log.begin_payload();
         match call.kind {
             CallKind::OpenToRead | CallKind::Read | CallKind::Stat | CallKind::Access | CallKind::Close => {
@@ -448,7 +461,9 @@ impl CallHandler for OpRecorder {
     fn on_effect(&mut self, effect: CallEffect) {
         // A call of another thread may have ended in the meantime.
         self.record_attribute_changes(None);
-        self.record_unseen_writes(None);
+        let payload = self.payload_log.take_payload();
+        self.record_unseen_writes(None, self.known_write(&effect));
+        self.payload_log.resume_payload(payload);
         self.record_effect(effect);
         self.payload_log.begin_payload();
     }

@@ -1,14 +1,16 @@
 //! Makes operations of what the target's calls did: what each effect changes in a recording. Knows neither crash
 //! states nor recoveries.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::attribute_changes::PendingCall;
+use super::copy_file::open_to_read;
 use super::op_recorder::OpRecorder;
 use super::recording::{FileNodeKind, NodeId, OpEffect, OpKind};
-use super::unseen_writes::{UnseenWrite, WrittenBytes};
+use super::unseen_writes::{KnownWrite, UnseenWrite, WrittenBytes};
 use crate::gate::{CallEffect, CallHandler, DirectoryEntry, FileId, WriteSync};
 
 /// At most this many paths outside the watched directories are listed.
@@ -42,6 +44,7 @@ impl OpRecorder {
                     self.unseen_writes.expect(UnseenWrite { tid, node, file, offset, len_bytes });
                 }
             }
+            CallEffect::WroteUntold { file_id, file } => self.record_untold_write(file_id, &file),
             CallEffect::CreatedSpecial { file_id, entry, file } => {
                 self.record_special(file_id, &entry, &file);
             }
@@ -87,6 +90,18 @@ impl OpRecorder {
         }
     }
 
+    /// Records a write that told less than it did.
+    fn record_untold_write(&mut self, file_id: FileId, file: &OwnedFd) {
+        let Some(node) = self.known_node(file_id) else { return };
+        let payload = self.payload_log.take_payload();
+        let recorded = open_to_read(file.as_fd())
+            .and_then(|file| self.record_differences(OpKind::Write, node, &File::from(file)));
+        if let Err(error) = recorded {
+            self.failure.get_or_insert(error);
+        }
+        self.payload_log.resume_payload(payload);
+    }
+
     /// Records the sync of a mapping. Only what was mapped shared, by a descriptor that allows writing, is synced.
     fn record_mapping_sync(&mut self, file_id: FileId) {
         let node = self.node_by_file_id.get(&file_id);
@@ -121,9 +136,21 @@ impl OpRecorder {
         }
     }
 
-    /// Records what the kernel has written by itself until now. `tid`: the thread that makes a call now.
-    pub(super) fn record_unseen_writes(&mut self, tid: Option<i32>) {
-        match self.unseen_writes.take_written(tid) {
+    /// What an effect tells of the bytes of a file.
+    pub(super) fn known_write(&self, effect: &CallEffect) -> Option<KnownWrite> {
+        match *effect {
+            CallEffect::Wrote { file_id, offset, len_bytes, .. } => {
+                let node = *self.node_by_file_id.get(&file_id)?;
+                Some(KnownWrite { node, offset, len_bytes })
+            }
+            _ => None,
+        }
+    }
+
+    /// Records what the kernel has written by itself until now. `tid`: the thread that makes a call now. `known`: what
+    /// is recorded anyway.
+    pub(super) fn record_unseen_writes(&mut self, tid: Option<i32>, known: Option<KnownWrite>) {
+        match self.unseen_writes.take_written(tid, known) {
             Ok(writes) => {
                 for WrittenBytes { node, offset, bytes } in writes {
                     self.payload_log.begin_payload();
@@ -140,6 +167,8 @@ impl OpRecorder {
             && !self.mapped_files.contains_key(&node)
         {
             self.recording.gaps.mapped_paths.push(self.names.path_of(node));
+            // It is read in parts that a direct read (O_DIRECT) does not allow.
+            let file = open_to_read(file.as_fd()).unwrap_or(file);
             self.mapped_files.insert(node, file);
         }
     }

@@ -97,6 +97,7 @@ impl CallContext<'_> {
         let mut written = 0;
         let mut write = SegmentedWrite { segments, position, max_bytes, piece_bytes };
         let result = self.write_segments(fd, &mut write, &mut written);
+        let is_short = written < max_bytes.min(requested_bytes);
         if written > 0 {
             self.handler.on_effect(CallEffect::Wrote {
                 file_id: stat.file_id,
@@ -104,6 +105,11 @@ impl CallContext<'_> {
                 len_bytes: written,
                 sync: write_sync(descriptor_flags, position.flags),
             });
+        }
+        if is_short {
+            self.announce_untold_write(file, descriptor_flags)?;
+        }
+        if written > 0 {
             return Ok(Some(Performed::Value(written as i64)));
         }
         match result {
@@ -237,7 +243,16 @@ impl CallContext<'_> {
             }
         }
         if total == 0 {
-            sys::preadv2(file.fd.as_fd(), &mut [], position.offset, position.flags)?;
+            // A read of nothing still fails where reading does, of a directory only without a vector.
+            match (buffer, position.offset) {
+                (BufferArgument::Vectored { .. }, offset) => {
+                    sys::preadv2(file.fd.as_fd(), &mut [], offset, position.flags)?
+                }
+                (BufferArgument::Contiguous { .. }, Some(offset)) => {
+                    nix::sys::uio::pread(&file.fd, &mut [], offset)?
+                }
+                (BufferArgument::Contiguous { .. }, None) => nix::unistd::read(&file.fd, &mut [])?,
+            };
         }
         Ok(Some(Performed::Value(total as i64)))
     }

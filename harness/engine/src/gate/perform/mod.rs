@@ -18,6 +18,7 @@ use nix::libc;
 
 use super::calls::{BufferArgument, CallRequest};
 use super::follow_error::{FollowError, GateFailure};
+use super::group_membership::GroupMembership;
 use super::handler::{CallEffect, CarriedOut};
 use super::open_file::OpenFile;
 use super::resolve_call::ResolvedCall;
@@ -69,6 +70,7 @@ impl CallContext<'_> {
         request: CallRequest,
         call: ResolvedCall,
     ) -> Result<CallResponse, FollowError> {
+        let _membership = GroupMembership::for_call(self.tid, &request, &call)?;
         match self.dispatch(request, call, u64::MAX)? {
             Some(performed) => self.answer(performed),
             None => Ok(CallResponse::Now(NotificationResponse::Continue)),
@@ -86,10 +88,12 @@ impl CallContext<'_> {
         call: ResolvedCall,
         max_bytes: u64,
     ) -> PerformResult {
+        let membership = GroupMembership::for_call(self.tid, &request, &call)?;
         let performed = match (request, &call.file) {
             (CallRequest::SetAttributes(attributes), Some(file)) => self.change_mode(attributes, file)?,
             _ => self.dispatch(request, call, max_bytes)?,
         };
+        drop(membership);
         self.handler.on_carried_out(match &performed {
             Some(performed) => CarriedOut::Performed(performed.result()),
             None => CarriedOut::NotPossible,
@@ -126,7 +130,10 @@ impl CallContext<'_> {
     }
 
     fn dispatch_call(&mut self, request: CallRequest, call: ResolvedCall, max_bytes: u64) -> PerformResult {
-        let ResolvedCall { resolved_path, resolved_to, file, .. } = call;
+        let ResolvedCall { resolved_path, resolved_to, file, refused, .. } = call;
+        if let Some(errno) = refused {
+            return Ok(Some(Performed::Failed(errno)));
+        }
         match (request, resolved_path, resolved_to, file) {
             (CallRequest::Open { how, strict, .. }, Some(path), ..) => self.open_entry(&path, how, strict),
             (CallRequest::Open { how, strict, .. }, None, _, Some(file)) => {

@@ -1,7 +1,7 @@
 //! Sizes, space, syncs, and the calls that only the kernel can perform: the handler is told about these before.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat};
@@ -99,8 +99,8 @@ impl CallContext<'_> {
             let synced =
                 if data_only { nix::unistd::fdatasync(&file.fd) } else { nix::unistd::fsync(&file.fd) };
             synced?;
-        } else if OFlag::from_bits_retain(fcntl(&file.fd, FcntlArg::F_GETFL)?).contains(OFlag::O_PATH) {
-            return Ok(Some(Performed::Failed(Errno::EBADF)));
+        } else {
+            refuse_path_descriptor(&file.fd)?;
         }
         self.handler.on_effect(CallEffect::Synced { file_id: file.stat.file_id, data_only });
         Ok(Some(Performed::Value(0)))
@@ -114,6 +114,8 @@ impl CallContext<'_> {
                 Some(file) => nix::unistd::syncfs(file)?,
                 None => nix::unistd::sync(),
             }
+        } else if let Some(file) = &file {
+            refuse_path_descriptor(file)?;
         }
         self.handler.on_effect(CallEffect::SyncedAll);
         Ok(Some(Performed::Value(0)))
@@ -174,4 +176,10 @@ impl CallContext<'_> {
             Err(errno) => Performed::Failed(errno),
         }))
     }
+}
+
+/// A sync that is not performed fails on a descriptor that only names a file, as the kernel's does.
+fn refuse_path_descriptor(file: &OwnedFd) -> Result<(), Errno> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_PATH) { Err(Errno::EBADF) } else { Ok(()) }
 }

@@ -52,7 +52,7 @@ impl CallContext<'_> {
         }
         let len_bytes = len_bytes.min(max_bytes).min(size_limit - start);
         let len_bytes = usize::try_from(len_bytes).unwrap_or(usize::MAX);
-        let moved_bytes = match method {
+        let moved = match method {
             TransferMethod::CopyFileRange => sys::copy_file_range(
                 source.as_fd(),
                 in_offset.as_mut(),
@@ -60,9 +60,13 @@ impl CallContext<'_> {
                 out_offset.as_mut(),
                 len_bytes,
                 flags,
-            )?,
-            _ => nix::sys::sendfile::sendfile64(out, &source, in_offset.as_mut(), len_bytes)?,
+            ),
+            _ => nix::sys::sendfile::sendfile64(out, &source, in_offset.as_mut(), len_bytes),
         };
+        if moved.is_err() {
+            self.announce_untold_write(out_file, OFlag::from_bits_retain(fcntl(out, FcntlArg::F_GETFL)?))?;
+        }
+        let moved_bytes = moved?;
         if moved_bytes > 0 {
             self.record_moved(out_file, start, moved_bytes as u64)?;
         }
@@ -112,6 +116,19 @@ impl CallContext<'_> {
             len_bytes,
             sync: write_sync(descriptor_flags, 0),
         });
+        Ok(())
+    }
+
+    /// Tells the handler of a failed or short write that may have written more than it says.
+    pub(super) fn announce_untold_write(
+        &mut self,
+        file: &OpenFile,
+        descriptor_flags: OFlag,
+    ) -> Result<(), FollowError> {
+        if descriptor_flags.contains(OFlag::O_DIRECT) {
+            let untold = reopen_path(file.fd.as_fd())?;
+            self.handler.on_effect(CallEffect::WroteUntold { file_id: file.stat.file_id, file: untold });
+        }
         Ok(())
     }
 
