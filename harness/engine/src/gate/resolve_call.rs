@@ -236,7 +236,15 @@ impl CallResolver<'_> {
     fn attribute_call(&self, call: AttributeCall) -> Result<ResolvedCall, FollowError> {
         let kind = call.kind;
         let (path, follow) = match call.object {
-            AttributeObject::Fd(fd) => return self.call_on_fd(kind, fd, None),
+            AttributeObject::Fd(fd) => {
+                let mut call = self.call_on_fd(kind, fd, None)?;
+                // A pipe that is open has a mode too.
+                call.watched = call
+                    .file
+                    .as_ref()
+                    .is_some_and(|file| self.watched.contains(&file.stat) && has_recorded_type(&file.stat));
+                return Ok(call);
+            }
             AttributeObject::Path { dir_fd, text_address, follow } => {
                 (PathArgument { dir_fd, text_address }, follow)
             }
