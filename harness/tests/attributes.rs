@@ -24,13 +24,15 @@ use engine::explore::{
 };
 use engine::gate::FilterOptions;
 use engine::sandbox::ProcessExit;
+use libtest_mimic::Trial;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 
 use support::command::{TRAINWRECK, output_text};
 use support::machine::{GATE, Need, missing};
 use support::program_files::copy_program;
+use support::trial::trial;
 use support::watched_sandbox::WatchedSandbox;
 
 /// Seconds since 1970 that are later than every time that a program sets.
@@ -41,8 +43,6 @@ fn main() -> ExitCode {
     let with = |needs: &[Need]| missing(GATE.iter().chain(needs));
     let mut trials = trials![
         with(&[Need::Program("python3"), Need::Root]);
-        random_changes_of_attributes_are_part_of_a_state,
-        other_random_changes_of_attributes_are_part_of_a_state,
         every_attribute_of_every_kind_of_file_is_part_of_a_state,
         a_call_keeps_or_clears_set_id_bits_as_without_the_gate,
     ];
@@ -58,7 +58,8 @@ fn main() -> ExitCode {
         a_mode_that_is_not_synced_is_found,
         a_mode_that_is_synced_is_no_finding,
     ]);
-    support::trial::run(trials)
+    let random = random_trials(with(&[Need::Program("python3"), Need::Root]).as_deref()).collect::<Vec<_>>();
+    support::trial::run_mostly_waiting(random.into_iter().chain(trials).collect())
 }
 
 /// The program that changes and describes trees.
@@ -293,18 +294,21 @@ fn random_operation() -> impl Strategy<Value = Value> {
     ]
 }
 
-fn random_changes_of_attributes_are_part_of_a_state() {
-    check_random_changes();
+/// The random tests run side by side, because a sandbox mostly waits.
+fn random_trials(missing: Option<&str>) -> impl Iterator<Item = Trial> {
+    (1..=4).map(move |part| {
+        let name = format!("random_changes_of_attributes_are_part_of_a_state_{part}");
+        trial(name, missing, move || check_random_changes(part))
+    })
 }
 
-/// In two tests, which use two cores.
-fn other_random_changes_of_attributes_are_part_of_a_state() {
-    check_random_changes();
-}
-
-fn check_random_changes() {
+fn check_random_changes(part: u64) {
     let operations = |count| proptest::collection::vec(random_operation(), 0..count);
-    let config = Config { cases: 15, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
+    let mut config =
+        Config { cases: 8, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
+    if let RngSeed::Fixed(seed) = config.rng_seed {
+        config.rng_seed = RngSeed::Fixed(seed + part);
+    }
     let mut runner = TestRunner::new(config);
     let result = runner.run(&(operations(20), operations(40)), |(before, changes)| {
         let with_directory = |operations: Vec<Value>| {
