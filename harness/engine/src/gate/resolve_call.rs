@@ -156,7 +156,7 @@ impl CallResolver<'_> {
         // Opening a pipe could wait for its other end.
         let opens = matches!(kind, CallKind::Open | CallKind::OpenToRead | CallKind::Truncate);
         let has_supported_type =
-            |stat: &FileStat| has_recorded_type(stat) && !(opens && stat.file_type() == libc::S_IFIFO);
+            |stat: &FileStat| stat.has_recorded_type() && !(opens && stat.file_type() == libc::S_IFIFO);
         let watched = self.watched.contains(&resolved.dir_stat)
             && resolved.stat.as_ref().is_none_or(has_supported_type);
         let path = resolved.path();
@@ -242,7 +242,7 @@ impl CallResolver<'_> {
                 call.watched = call
                     .file
                     .as_ref()
-                    .is_some_and(|file| self.watched.contains(&file.stat) && has_recorded_type(&file.stat));
+                    .is_some_and(|file| self.watched.contains(&file.stat) && file.stat.has_recorded_type());
                 return Ok(call);
             }
             AttributeObject::Path { dir_fd, text_address, follow } => {
@@ -251,7 +251,7 @@ impl CallResolver<'_> {
         };
         let last = if follow { LastName::Followed } else { LastName::NotFollowed };
         let file = self.thread.open_object(path, last)?;
-        let watched = self.watched.contains(&file.stat) && has_recorded_type(&file.stat);
+        let watched = self.watched.contains(&file.stat) && file.stat.has_recorded_type();
         let path = fd_path(file.fd.as_fd());
         Ok(ResolvedCall { file: Some(file), ..ResolvedCall::new(kind, watched, path) })
     }
@@ -269,9 +269,4 @@ impl CallResolver<'_> {
         let path = if needs_path { fd_path(file.fd.as_fd()) } else { PathBuf::new() };
         Ok(ResolvedCall { requested_bytes, file: Some(file), ..ResolvedCall::new(kind, watched, path) })
     }
-}
-
-/// Whether a recording has files of this type.
-fn has_recorded_type(stat: &FileStat) -> bool {
-    matches!(stat.file_type(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFIFO)
 }

@@ -56,6 +56,11 @@ impl FileStat {
     pub(super) fn file_type(&self) -> u32 {
         self.mode & libc::S_IFMT
     }
+
+    /// Whether a recording has files of this type: no sockets and devices.
+    pub(super) fn has_recorded_type(&self) -> bool {
+        matches!(self.file_type(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFIFO)
+    }
 }
 
 /// The mounts whose files are watched.

@@ -33,9 +33,20 @@ impl CallContext<'_> {
         let exchanged = flags.contains(RenameFlags::RENAME_EXCHANGE);
         // The kernel does nothing if both are names of one file.
         if from.file_id() != to.file_id() {
-            self.handler.on_effect(CallEffect::Renamed { from: from.entry(), to: to.entry(), exchanged });
+            self.on_renamed(from, to, exchanged);
         }
         Ok(Some(Performed::Value(0)))
+    }
+
+    fn on_renamed(&mut self, from: &ResolvedPath, to: &ResolvedPath, exchanged: bool) {
+        let is_recorded = |path: &ResolvedPath| path.stat.is_some_and(|stat| stat.has_recorded_type());
+        self.handler.on_effect(match (is_recorded(from), exchanged) {
+            (true, _) => CallEffect::Renamed { from: from.entry(), to: to.entry(), exchanged },
+            // No recording has the socket or device: all that it shows is what became of the other name.
+            (false, _) if !is_recorded(to) => return,
+            (false, false) => CallEffect::Unlinked { entry: to.entry() },
+            (false, true) => CallEffect::Renamed { from: to.entry(), to: from.entry(), exchanged: false },
+        });
     }
 
     /// Links a file that the call names by a path. If the call follows links, the path was followed already.
@@ -56,7 +67,11 @@ impl CallContext<'_> {
     }
 
     fn on_linked(&mut self, file_id: FileId, to: &ResolvedPath) {
-        let new_id = FileStat::of_entry(to.dir.as_fd(), &to.name).map_or(file_id, |stat| stat.file_id);
+        let new = FileStat::of_entry(to.dir.as_fd(), &to.name).ok();
+        if new.is_some_and(|stat| !stat.has_recorded_type()) {
+            return;
+        }
+        let new_id = new.map_or(file_id, |stat| stat.file_id);
         self.handler.on_effect(CallEffect::Linked { file_id, entry: to.entry(), new_id });
     }
 

@@ -50,7 +50,12 @@ impl CallContext<'_> {
         if start >= size_limit {
             return Ok(None);
         }
-        let len_bytes = len_bytes.min(max_bytes).min(size_limit - start);
+        let len_bytes = len_bytes.min(max_bytes);
+        if len_bytes > size_limit - start && method == TransferMethod::Sendfile {
+            // The kernel writes up to the limit, and sends SIGXFSZ when it goes on.
+            return self.announce_kernel_write(out_file, start, len_bytes);
+        }
+        let len_bytes = len_bytes.min(size_limit - start);
         let len_bytes = usize::try_from(len_bytes).unwrap_or(usize::MAX);
         let moved = match method {
             TransferMethod::CopyFileRange => sys::copy_file_range(
