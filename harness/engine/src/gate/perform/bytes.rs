@@ -221,7 +221,9 @@ impl CallContext<'_> {
                 let part = self.scratch.aligned_as(address + done, len);
                 let read = match sys::preadv2(file.fd.as_fd(), part, offset, position.flags) {
                     Err(_) if total > 0 => return Ok(Some(Performed::Value(total as i64))),
-                    read => read?,
+                    // The kernel makes the call, and finds this error or an earlier one: of memory, for example.
+                    Err(_) => return Ok(None),
+                    Ok(read) => read,
                 };
                 let copied = match self.thread.write_memory(address + done, &part[..read]) {
                     Err(FollowError::Target(_)) if read > 0 => 0,
