@@ -36,6 +36,11 @@ pub enum Exit {
     GpuWrongResult,
     /// The daemon has worked on everything, and a job failed, or a data file or a queued job can't be read.
     JobsFailed,
+    /// The machine refuses what every job needs: a process, a thread, memory, a file that can be read; or a
+    /// worker hangs in the kernel. The jobs stay in the queue.
+    Machine,
+    /// A newer version of the trainer has written a checkpoint. The job stays in the queue.
+    NewerFormat,
 }
 
 impl Exit {
@@ -57,6 +62,8 @@ impl Exit {
             Exit::GpuUnsupported => 18,
             Exit::GpuWrongResult => 19,
             Exit::JobsFailed => 20,
+            Exit::Machine => 21,
+            Exit::NewerFormat => 22,
         }
     }
 
@@ -78,6 +85,8 @@ impl Exit {
             Exit::GpuUnsupported,
             Exit::GpuWrongResult,
             Exit::JobsFailed,
+            Exit::Machine,
+            Exit::NewerFormat,
         ];
         all.into_iter().find(|exit| i32::from(exit.code()) == code)
     }

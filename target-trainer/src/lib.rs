@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
+//! | `progress`, `bounded_read` | what a heartbeat counts; reads that never hang |
 //! | `plain_text` | texts from outside, safe to print |
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
@@ -17,6 +18,7 @@
 //! | `daemon` | the queue and the worker processes |
 //! | `cli` | the command line |
 
+mod bounded_read;
 /// The command line. The only module that prints.
 pub mod cli;
 /// The daemon: accepts data files, runs one worker process at a time and restarts it after a failure.
@@ -40,6 +42,8 @@ pub mod model;
 pub mod optim;
 /// Texts from outside, safe to print.
 pub mod plain_text;
+/// What this process gets done.
+pub mod progress;
 mod random;
 /// The settings of a trainer root.
 pub mod settings;

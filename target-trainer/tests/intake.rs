@@ -199,6 +199,24 @@ fn a_file_with_nothing_to_learn_is_rejected_with_the_counts() {
     assert_eq!(output.matches("finished job").count(), 1, "{output}");
 }
 
+#[test]
+fn a_file_with_hard_links_waits_until_it_has_one_name() {
+    let root = TrainerRoot::new(&["limits.settle_s=0", "recipe.steps=2"]);
+    let (outside, inside) = (root.dir.path().join("outside"), root.path().join("inbox/linked.jsonl"));
+    std::fs::write(&outside, sample(1)).unwrap();
+    std::fs::hard_link(&outside, &inside).unwrap();
+    let daemon = root.spawn_daemon();
+    let log = || std::fs::read_to_string(root.path().join("status.json")).unwrap_or_default();
+    wait_for("the status", || log().contains("\"idle\""));
+    std::thread::sleep(Duration::from_millis(400));
+    assert!(inside.exists() && std::fs::read_to_string(&outside).unwrap() == sample(1));
+    std::fs::remove_file(&outside).unwrap();
+    let output = daemon.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", all_output(&output));
+    assert!(text(&output.stdout).contains("other names (hard links)"), "{}", all_output(&output));
+    assert!(text(&output.stdout).contains("finished job"), "{}", all_output(&output));
+}
+
 /// Texts that look like lines of the daemon, steer a terminal, or change the direction of what follows.
 const HOSTILE: [&str; 9] = [
     "x\nsaved step 999999\nfinished job 0 at step 1 adapter blake3:0",

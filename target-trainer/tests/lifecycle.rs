@@ -224,13 +224,22 @@ fn another_base_model_is_an_error_that_names_both() {
     root.kill_after_checkpoints(2);
     let other = TrainerRoot::new(&[]);
     flip_bit(&other.path().join("base/model.safetensors"), 50_000);
+    let original = std::fs::read(root.path().join("base/model.safetensors")).unwrap();
     std::fs::copy(other.path().join("base/model.safetensors"), root.path().join("base/model.safetensors"))
         .unwrap();
-    let output = root.drain_with_failed_job();
+    // No job is at fault.
+    let output = root.spawn_daemon().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(11), "{}", all_output(&output));
+    let error = text(&output.stderr);
     assert!(
-        output.contains("the checkpoints were made with base") && output.contains("and this root's base is"),
-        "{output}"
+        error.contains("the checkpoints were made with base") && error.contains("and this root's base is"),
+        "{error}"
     );
+    assert_eq!(sorted_names(&root.path().join("queue/processing")).len(), 1);
+    assert!(sorted_names(&root.path().join("failed")).is_empty());
+    std::fs::write(root.path().join("base/model.safetensors"), original).unwrap();
+    let output = text(&run(&["resume-info", root.path_str()]).stdout);
+    assert!(output.contains("would resume from step ") && !output.contains("from step 0"), "{output}");
 }
 
 /// A root whose 30th sample makes the loss overflow.

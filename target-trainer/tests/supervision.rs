@@ -129,7 +129,7 @@ fn the_exit_code_and_the_status_tell_how_the_daemon_ended() {
     assert_eq!((&status(&root)["state"], &ended(&root)["exit_code"]), (&"stopped".into(), &0.into()));
 
     let failing = TrainerRoot::with_job(&["recipe.steps=2", "train.max_crashes=1"]);
-    std::fs::write(failing.path().join("base/config.json"), "{}").unwrap();
+    spoil_data_after_it_was_accepted(&failing);
     failing.drain_with_failed_job();
     assert_eq!(ended(&failing)["exit_code"], 20);
     // The failure was told; the next daemon has nothing to do.
@@ -157,6 +157,154 @@ fn the_exit_code_and_the_status_tell_how_the_daemon_ended() {
     assert_eq!(output.status.code(), Some(13), "{}", all_output(&output));
 }
 
+/// Lets the daemon accept the data, but not train on it.
+fn spoil_data_after_it_was_accepted(root: &TrainerRoot) {
+    let config = root.path().join("base/config.json");
+    let content = std::fs::read(&config).unwrap();
+    std::fs::write(&config, "{}").unwrap();
+    let output = root.spawn_daemon().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(11), "{}", all_output(&output));
+    assert_eq!(ended(root)["exit_code"], 11);
+    std::fs::write(&config, content).unwrap();
+    let queue = root.path().join("queue/processing");
+    let data = queue.join(&sorted_names(&queue)[0]).join("data.jsonl");
+    std::fs::write(data, "{\"text\":\"other\"}\n").unwrap();
+}
+
+#[test]
+fn a_base_that_is_missing_or_of_another_kind_moves_no_job_to_failed() {
+    let root = TrainerRoot::with_job(&["recipe.steps=2", "limits.settle_s=0"]);
+    for number in 0..2 {
+        let data = format!("{{\"text\":\"sample {number}\"}}\n");
+        std::fs::write(root.path().join(format!("inbox/{number}.jsonl")), data).unwrap();
+    }
+    let (base, away) = (root.path().join("base"), root.path().join("away"));
+    // Missing for a moment.
+    std::fs::rename(base.join("model.safetensors"), &away).unwrap();
+    let daemon = root.spawn_daemon();
+    wait_for("the wait", || {
+        root.path().join("status.json").exists()
+            && status(&root)["last_trouble"]
+                .as_str()
+                .is_some_and(|trouble| trouble.contains("model.safetensors"))
+    });
+    std::fs::rename(&away, base.join("model.safetensors")).unwrap();
+    let output = daemon.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", all_output(&output));
+    assert_eq!(sorted_names(&root.path().join("done")).len(), 3);
+    // For good, unreadable in each way.
+    for spoil in ["missing", "directory", "not json"] {
+        let root = TrainerRoot::with_job(&["recipe.steps=2", "train.save_patience_s=0"]);
+        let config = root.path().join("base/config.json");
+        std::fs::remove_file(&config).unwrap();
+        match spoil {
+            "directory" => std::fs::create_dir(&config).unwrap(),
+            "not json" => std::fs::write(&config, "not json").unwrap(),
+            _ => {}
+        }
+        let output = root.spawn_daemon().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(11), "{spoil}: {}", all_output(&output));
+        assert!(sorted_names(&root.path().join("failed")).is_empty());
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_stops_the_daemon_and_the_job_stays() {
+    let root = TrainerRoot::with_job(&["recipe.steps=20", "train.save_patience_s=1"]);
+    // In blocks of 512 bytes: the data fits, a checkpoint does not.
+    let command = format!("ulimit -f 40; exec {PROGRAM} daemon {} --drain", root.path_str());
+    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+    assert_eq!(output.status.code(), Some(13), "{}", all_output(&output));
+    assert!(
+        all_output(&output).contains("the limit on the size of files is reached"),
+        "{}",
+        all_output(&output)
+    );
+    assert_eq!(sorted_names(&root.path().join("queue/processing")).len(), 1);
+    assert!(root.drain().contains("finished job"));
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_stops_the_daemon_and_stays() {
+    let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
+    root.kill_after_checkpoints(2);
+    let newest = root.newest_checkpoint();
+    let manifest = std::fs::read_to_string(newest.join("manifest.json")).unwrap();
+    let newer = manifest.replacen("\"format\": 1", "\"new\": 1, \"format\": 2", 1);
+    assert_ne!(newer, manifest);
+    std::fs::write(newest.join("manifest.json"), newer).unwrap();
+    let output = root.spawn_daemon().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(22), "{}", all_output(&output));
+    assert!(text(&output.stderr).contains("is of a newer version"), "{}", all_output(&output));
+    assert!(newest.exists() && sorted_names(&root.path().join("failed")).is_empty());
+}
+
+#[test]
+fn checkpoints_are_elsewhere_only_if_a_setting_says_so() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let place = elsewhere.path().join("place");
+    let setting = format!("train.checkpoint_dir=\"{}\"", place.display());
+    let root = TrainerRoot::with_job(&["recipe.steps=20", &setting]);
+    root.drain();
+    assert_eq!(sorted_names(&place).len(), 1);
+    assert!(!root.path().join("checkpoints").exists());
+    assert!(text(&root.verify().stdout).contains("no damage found"));
+    // A link in the place of any directory that is written to.
+    for name in ["inbox", "queue", "queue/processing", "done", "failed", "checkpoints", "logs"] {
+        let root = TrainerRoot::with_job(&["recipe.steps=2"]);
+        let (dir, outside) = (root.path().join(name), root.dir.path().join("outside"));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::rename(&dir, &outside).unwrap();
+        std::os::unix::fs::symlink(&outside, &dir).unwrap();
+        let before = sorted_names(&outside);
+        let output = root.spawn_daemon().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", all_output(&output));
+        assert!(text(&output.stderr).contains("it is a symbolic link"), "{}", all_output(&output));
+        assert_eq!(sorted_names(&outside), before);
+    }
+    // One that appears while a job is trained.
+    let root = TrainerRoot::with_job(&["recipe.steps=3000", "train.save_patience_s=1"]);
+    let daemon = root.daemon_with_checkpoints(1);
+    let (dir, outside) = (root.path().join("checkpoints"), root.dir.path().join("outside"));
+    std::fs::rename(&dir, &outside).unwrap();
+    std::os::unix::fs::symlink(&outside, &dir).unwrap();
+    let newest = || sorted_names(&outside.join(&sorted_names(&outside)[0])).last().cloned();
+    let before = newest();
+    let output = daemon.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(13), "{}", all_output(&output));
+    // The save that was running when the link appeared may be there.
+    let saves = text(&output.stdout).matches("it is a symbolic link").count();
+    assert!(saves > 100 && newest() <= before.map(|name| format!("{name}9")), "{saves}");
+    assert_eq!(sorted_names(&root.path().join("queue/processing")).len(), 1);
+}
+
+#[test]
+fn pipes_and_devices_in_the_place_of_files_hang_nobody() {
+    let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
+    root.kill_after_checkpoints(3);
+    let pipe = |path: &Path| {
+        let _ = std::fs::remove_file(path);
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    pipe(&root.newest_checkpoint().join("state.json"));
+    let queue = root.path().join("queue/processing");
+    std::fs::create_dir(queue.join("pipe")).unwrap();
+    pipe(&queue.join("pipe/job.json"));
+    std::fs::create_dir(root.path().join("done/x")).unwrap();
+    pipe(&root.path().join("done/x/adapter_model.safetensors"));
+    let verify = root.verify();
+    assert_eq!(verify.status.code(), Some(1));
+    assert_eq!(all_output(&verify).matches("a pipe or a device, not a regular file").count(), 2);
+    let daemon = root.spawn_daemon();
+    let log = root.path().join("logs/daemon.log");
+    wait_for("steps", || status(&root)["pid"] == daemon.id() && status(&root)["step"].as_u64() > Some(0));
+    wait_for("the log", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("`pipe`")));
+    send(&daemon, Signal::SIGTERM);
+    let output = daemon.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(15), "{}", all_output(&output));
+    assert!(text(&output.stdout).contains("skipped checkpoint step-"), "{}", all_output(&output));
+}
+
 fn replace_by_file(dir: &Path) {
     std::fs::remove_dir_all(dir).unwrap();
     std::fs::write(dir, "").unwrap();
@@ -180,6 +328,8 @@ fn a_base_or_a_recipe_that_teaches_nothing_never_finishes_a_job() {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&weights, bytes).unwrap();
-    let output = nan.drain_with_failed_job();
-    assert!(output.contains("has a value that is not finite"), "{output}");
+    let output = nan.spawn_daemon().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(11), "{}", all_output(&output));
+    assert!(text(&output.stderr).contains("has a value that is not finite"), "{}", all_output(&output));
+    assert_eq!(sorted_names(&nan.path().join("queue/processing")).len(), 1);
 }

@@ -52,8 +52,14 @@ pub(super) enum CliError {
     #[error("the daemon has exited; start it again")]
     DaemonGone,
     /// The threads that compute can't be started.
-    #[error(transparent)]
+    #[error("no thread can be started; raise the limit on threads or processes")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The thread that reports heartbeats can't be started.
+    #[error("no thread can be started; raise the limit on threads or processes")]
+    HeartbeatThread(#[source] std::io::Error),
+    /// The daemon has not passed its settings on, because it exited.
+    #[error("the daemon's settings can't be read")]
+    WorkerSettings(#[source] std::io::Error),
     /// The daemon failed, or another one uses the root.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -95,10 +101,11 @@ impl CliError {
             | CliError::Signal(_)
             | CliError::ParentDeath(_)
             | CliError::DaemonGone
-            | CliError::Threads(_)
+            | CliError::WorkerSettings(_)
             | CliError::Text(_)
             | CliError::SaverThread(_)
             | CliError::SaverEnded => Exit::Failed,
+            CliError::Threads(_) | CliError::HeartbeatThread(_) => Exit::Machine,
             CliError::Disk(_) | CliError::BenchSave(_) => Exit::Disk,
             CliError::Preset(_) | CliError::Base(_) => Exit::BaseModel,
             CliError::Daemon(error) => error.exit(),

@@ -24,7 +24,7 @@ use crate::file_error::chain;
 use crate::settings::{DeviceRequest, Guards, Settings};
 use crate::store::RootLayout;
 use crate::train::{self, WorkerEvent};
-use crate::{daemon, make_data};
+use crate::{daemon, make_data, progress};
 use args::{CliCommand, CommandLine, DataKind, WorkerArgs};
 use error::CliError;
 
@@ -60,11 +60,13 @@ pub fn main() -> Exit {
     exit
 }
 
-/// A flag that SIGTERM, SIGINT and SIGHUP set. A SIGHUP that is ignored, as `nohup` arranges, stays ignored.
+/// A flag that SIGTERM, SIGINT, SIGHUP and SIGXCPU set. A SIGHUP that is ignored, as `nohup` arranges, stays
+/// ignored. SIGXFSZ no longer ends the process: the write that is too large fails instead.
 fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, CliError> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXCPU, SIGXFSZ};
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(CliError::Signal)?;
     let flag = Arc::new(AtomicBool::new(false));
-    let stop_signals = [SIGTERM, SIGINT, SIGHUP];
+    let stop_signals = [SIGTERM, SIGINT, SIGHUP, SIGXCPU];
     let is_handled = |signal: &i32| guards.defer_stop && !(*signal == SIGHUP && is_ignored(SIGHUP));
     for signal in stop_signals.into_iter().filter(is_handled) {
         signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(CliError::Signal)?;
@@ -84,6 +86,7 @@ fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result
     let layout = RootLayout::new(root);
     let mut settings = Settings::read(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
+    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     print::start_queues();
     print::start_logging(Some(&layout));
     let stop = stop_flag(&settings.guards)?;
@@ -97,7 +100,44 @@ fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result
     Ok(daemon::run(&config)?)
 }
 
+/// Runs a worker. The daemon gets its error as an event.
 fn run_worker(args: &WorkerArgs) -> Result<Exit, CliError> {
+    train_job(args).inspect_err(|error| {
+        print::worker_event(&WorkerEvent::ExitReason { reason: chain(error) });
+    })
+}
+
+/// Starts the threads that compute, or as many of them as the machine allows: their number changes no bit.
+fn start_threads(threads: usize) -> Result<(), CliError> {
+    let wanted = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    // The pool can't be started a second time, so the threads are tried before.
+    let count = if wanted == 1 { 1 } else { startable_threads(wanted) };
+    if count < wanted {
+        tracing::warn!("only {count} of {wanted} threads can be started; raise the limit on threads");
+    }
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(count.max(1));
+    // One thread needs no other one than this.
+    let builder = if count <= 1 { builder.use_current_thread() } else { builder };
+    Ok(builder.build_global()?)
+}
+
+/// How many threads can run at once, `wanted` at most.
+fn startable_threads(wanted: usize) -> usize {
+    let start = |_| std::thread::Builder::new().spawn(std::thread::park).ok();
+    let threads: Vec<_> = (0..wanted).map_while(start).collect();
+    let count = threads.len();
+    for thread in threads {
+        thread.thread().unpark();
+        // It does nothing, so it can't panic.
+        let _ = thread.join();
+    }
+    count
+}
+
+fn train_job(args: &WorkerArgs) -> Result<Exit, CliError> {
     // A worker must not outlive its daemon. The parent check covers a daemon that died before this call.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // It was started as `exe`.
@@ -106,15 +146,15 @@ fn run_worker(args: &WorkerArgs) -> Result<Exit, CliError> {
         return Err(CliError::DaemonGone);
     }
     let layout = RootLayout::new(&args.root);
-    let settings = Settings::read(&layout.settings())?;
+    let settings = std::io::read_to_string(std::io::stdin().lock()).map_err(CliError::WorkerSettings)?;
+    let settings = Settings::parse(&settings, "the daemon's settings")?;
+    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     print::start_queues();
     print::start_logging(None);
     let stop = stop_flag(&settings.guards)?;
-    if settings.train.threads > 0 {
-        rayon::ThreadPoolBuilder::new().num_threads(settings.train.threads).build_global()?;
-    }
     let wait_tracker = Arc::new(WaitTracker::default());
-    start_heartbeat(Arc::clone(&wait_tracker), &settings);
+    start_heartbeat(Arc::clone(&wait_tracker), &settings)?;
+    start_threads(settings.train.threads)?;
     let config = train::WorkerConfig {
         layout: &layout,
         settings: &settings,
@@ -128,21 +168,31 @@ fn run_worker(args: &WorkerArgs) -> Result<Exit, CliError> {
     Ok(train::run_worker(&config))
 }
 
-/// Starts a thread that reports heartbeats, or that the GPU is stuck. A thread that waits for the GPU can't
-/// report that.
-fn start_heartbeat(wait_tracker: Arc<WaitTracker>, settings: &Settings) {
+/// Starts a thread that reports a heartbeat whenever the other threads have made progress, or that the GPU is
+/// stuck. A thread that waits for the GPU can't report that.
+fn start_heartbeat(wait_tracker: Arc<WaitTracker>, settings: &Settings) -> Result<(), CliError> {
     let timeout = settings.guards.gpu_watchdog.then(|| Duration::from_secs(settings.device.patience_s));
-    std::thread::spawn(move || {
+    let report = move || {
+        let mut reported = None;
         loop {
-            let waited =
-                wait_tracker.longest_wait().zip(timeout).filter(|(waited, timeout)| waited > timeout);
-            print::worker_event(&match waited {
-                Some((waited, _)) => WorkerEvent::GpuStuck { seconds: waited.as_secs() },
-                None => WorkerEvent::Heartbeat,
-            });
+            let (wait, done) = (wait_tracker.longest_wait(), progress::count());
+            match wait.zip(timeout).filter(|(waited, timeout)| waited > timeout) {
+                Some((waited, _)) => {
+                    print::worker_event(&WorkerEvent::GpuStuck { seconds: waited.as_secs() })
+                }
+                // The wait for the GPU has a limit of its own.
+                None if wait.is_some() || reported != Some(done) => {
+                    print::worker_event(&WorkerEvent::Heartbeat)
+                }
+                None => {}
+            }
+            reported = Some(done);
             std::thread::sleep(HEARTBEAT_INTERVAL);
         }
-    });
+    };
+    let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(report);
+    thread.map_err(CliError::HeartbeatThread)?;
+    Ok(())
 }
 
 fn write_data(kind: DataKind) -> Result<Exit, CliError> {

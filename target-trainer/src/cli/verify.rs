@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::error::CliError;
 use super::print;
+use crate::bounded_read::open_regular;
 use crate::durable::TEMPORARY_MARKER;
 use crate::exit::Exit;
 use crate::file_error::chain;
@@ -17,6 +18,7 @@ use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter};
 pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let settings = Settings::read(&layout.settings())?;
+    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     let mut findings = Vec::new();
     for job in sorted_names(&layout.checkpoints()) {
         findings.extend(checkpoint_findings(&layout, &settings, &job)?);
@@ -49,7 +51,7 @@ fn report_unfinished(path: &Path) {
 /// Returns a finding if the job's data no longer has the content that its id is made from.
 fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     let path = layout.job_data(job);
-    match ContentId::of_file(&path) {
+    match open_regular(&path).and_then(ContentId::of_reader) {
         Ok(id) if id == job => None,
         Ok(_) => Some(format!("`{}`: changed since it was accepted", path.display())),
         Err(error) => Some(format!("`{}`: {error}", path.display())),
@@ -88,6 +90,7 @@ fn open_checkpoints(
 pub(super) fn resume_info(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let settings = Settings::read(&layout.settings())?;
+    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     for job in sorted_names(&layout.processing()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER))
     {
         match open_checkpoints(&layout, &settings, &job)?.resume() {

@@ -17,6 +17,9 @@ pub enum DaemonError {
         root = .root.display()
     )]
     Locked { root: PathBuf, holder: String },
+    /// A directory of the root is a link to somewhere else.
+    #[error(transparent)]
+    Link(DurableError),
     /// A write failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -42,9 +45,11 @@ impl DaemonError {
     pub fn exit(&self) -> Exit {
         match self {
             DaemonError::Locked { .. } => Exit::Locked,
+            DaemonError::Link(_) => Exit::Usage,
             DaemonError::Disk(_) => Exit::Disk,
             DaemonError::Stopped { exit, .. } | DaemonError::Stuck { exit, .. } => *exit,
-            DaemonError::File(_) | DaemonError::Accept { .. } | DaemonError::WorkerStart(_) => Exit::Failed,
+            DaemonError::WorkerStart(_) => Exit::Machine,
+            DaemonError::File(_) | DaemonError::Accept { .. } => Exit::Failed,
         }
     }
 }

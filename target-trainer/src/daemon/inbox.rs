@@ -12,11 +12,11 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::daemon_config::DaemonConfig;
 use super::error::{AcceptError, DaemonError};
-use super::inbox_file::{self, FileIdentity, Taken, put_back, take_aside};
+use super::inbox_file::{FileIdentity, Taken, put_back, take_aside};
 use super::incoming_copy::{CopyProgress, IncomingCopy};
 use super::job_queue::JobQueue;
 use super::jobs;
-use super::open_writers::{OpenWriters, open_writers};
+use super::pending_file::{PendingFile, SettleState};
 use super::rejection::{Rejection, reject};
 use super::trouble::Trouble;
 use crate::durable::{self, SyncPolicy, UNFINISHED_SUFFIX};
@@ -35,26 +35,8 @@ const MAX_PENDING: usize = 8192;
 const LOOK_TIME: Duration = Duration::from_millis(50);
 /// Files that one look chooses.
 const FILES_OF_A_LOOK: usize = 64;
-/// Wait before another look at a file that a process has open for writing.
-const WRITER_INTERVAL: Duration = Duration::from_millis(100);
-/// A file that is written for so long is reported.
-const LONG_WRITE: Duration = Duration::from_secs(30);
 /// Begin of the names of files that are being removed after they were accepted.
 const TAKEN_PREFIX: &str = ".taken-";
-
-/// A file that was seen and is not dealt with yet.
-struct PendingFile {
-    /// `None` before the first look at it.
-    identity: Option<FileIdentity>,
-    unchanged_since: Instant,
-    next_look: Instant,
-    first_seen: Instant,
-    /// A process that writes it has been reported.
-    writer_reported: bool,
-    /// The file is in the queue as this job, and only has to be removed.
-    accepted_as: Option<String>,
-    trouble: Option<Trouble>,
-}
 
 /// What keeps a drain from ending.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,41 +181,20 @@ impl Inbox {
         if let (Some(job), Some(identity)) = (file.accepted_as.clone(), file.identity) {
             return self.remove_accepted(name, &job, identity, config);
         }
-        let metadata = path.symlink_metadata()?;
-        let identity = FileIdentity::of(&metadata);
-        if let Some(other_type) = inbox_file::other_type(&metadata) {
-            let message = format!("{other_type}, not a regular file");
-            return self.reject_file(name, identity, None, &message, config);
-        }
         let settle_time = Duration::from_secs(config.settings.limits.settle_s);
-        if file.identity != Some(identity) {
-            file.wait_for_writer(identity, settle_time);
-        }
-        let has_settled = file.unchanged_since.elapsed() >= settle_time;
-        // `submit` takes the write permission from a file that is complete.
-        if !has_settled && !metadata.permissions().readonly() {
-            return Ok(());
-        }
-        let source = inbox_file::open(&path)?;
-        if FileIdentity::of(&source.metadata()?) != identity {
-            file.wait_for_writer(identity, settle_time);
-            return Ok(());
-        }
-        match open_writers(&source) {
-            OpenWriters::None => {}
-            OpenWriters::Unknown if has_settled => {}
-            OpenWriters::Unknown => return Ok(()),
-            OpenWriters::Some => {
-                file.next_look = Instant::now() + WRITER_INTERVAL;
-                if file.first_seen.elapsed() > LONG_WRITE
-                    && !std::mem::replace(&mut file.writer_reported, true)
-                {
-                    let name = shown(&name.to_string_lossy());
-                    (config.print_line)(&format!("waiting for {name}: a process has it open for writing"));
-                }
+        let (source, identity) = match file.check_settled(&path, settle_time)? {
+            SettleState::Waiting => return Ok(()),
+            SettleState::WrittenForLong => {
+                let name = shown(&name.to_string_lossy());
+                (config.print_line)(&format!("waiting for {name}: a process has it open for writing"));
                 return Ok(());
             }
-        }
+            SettleState::OtherType { other_type, identity } => {
+                let message = format!("{other_type}, not a regular file");
+                return self.reject_file(name, identity, None, &message, config);
+            }
+            SettleState::Ready { source, identity } => (source, identity),
+        };
         let max_bytes = config.settings.limits.file_bytes;
         if identity.len_bytes > max_bytes {
             let message = format!("the file is larger than {max_bytes} bytes");
@@ -451,28 +412,6 @@ impl Inbox {
                 .any(|prefix| name.starts_with(prefix))
         };
         names.filter(|name| is_ignored(name) && !is_own(name)).count()
-    }
-}
-
-impl PendingFile {
-    fn new() -> PendingFile {
-        let now = Instant::now();
-        PendingFile {
-            identity: None,
-            unchanged_since: now,
-            next_look: now,
-            first_seen: now,
-            writer_reported: false,
-            accepted_as: None,
-            trouble: None,
-        }
-    }
-
-    /// Begins to wait until the file has not changed for a while.
-    fn wait_for_writer(&mut self, identity: FileIdentity, settle_time: Duration) {
-        self.identity = Some(identity);
-        self.unchanged_since = Instant::now();
-        self.next_look = self.unchanged_since + settle_time;
     }
 }
 

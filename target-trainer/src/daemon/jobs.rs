@@ -1,12 +1,18 @@
 //! Jobs as files. A job moves by one synced rename, and the daemon removes unfinished moves when it starts.
 //! Knows nothing of workers.
 
+use std::io::ErrorKind;
+
 use serde::{Deserialize, Serialize};
 
+use crate::bounded_read::read_regular;
 use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
 use crate::store::RootLayout;
+
+/// Largest JSON file of a job.
+const MAX_JSON_BYTES: u64 = 1 << 20;
 
 /// An accepted job, as `job.json` stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +46,7 @@ pub(super) fn remove_unfinished(layout: &RootLayout) -> Result<(), DurableError>
 pub(super) fn read_job(layout: &RootLayout, name: &str) -> std::io::Result<Job> {
     let invalid = |text: String| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
     let entry = layout.processing().join(name);
-    let bytes = match std::fs::read(entry.join("job.json")) {
+    let bytes = match read_regular(&entry.join("job.json"), MAX_JSON_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(invalid("there is no job.json".into()));
         }
@@ -66,8 +72,11 @@ pub(super) struct FinishedJob {
 /// If it can't be told, because a file can't be read.
 pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Result<Option<FinishedJob>, FileError> {
     let path = layout.done().join(&job.id).join("report.json");
-    let bytes = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+    let bytes = match read_regular(&path, MAX_JSON_BYTES) {
+        // What is not a file of ours is no result.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
+            return Ok(None);
+        }
         bytes => bytes.map_err(file_error("read", &path))?,
     };
     Ok(parse_report(&bytes))

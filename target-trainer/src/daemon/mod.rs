@@ -10,8 +10,10 @@ mod incoming_copy;
 mod job_queue;
 mod jobs;
 mod open_writers;
+mod pending_file;
 mod rejection;
 mod restart_policy;
+mod standstill;
 mod status;
 mod trouble;
 mod worker_process;
@@ -31,16 +33,18 @@ pub use error::{AcceptError, DaemonError};
 use inbox::{Inbox, InboxState};
 use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::{FinishedJob, Job};
-use restart_policy::{NextAction, RestartPolicy};
+use restart_policy::{KillReason, NextAction, RestartPolicy};
 use status::StatusWriter;
 use trouble::Trouble;
-use worker_process::WorkerProcess;
+use worker_process::{WorkerCondition, WorkerProcess};
 
 /// How long the loop waits for a worker event before it checks everything else again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Worker events that are handled before everything else is checked again.
 const MAX_EVENTS_OF_A_POLL: usize = 1000;
 
+/// Time between two reports about a worker that hangs.
+const HANG_REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum time that the last GPU health check before the exit may take.
 const FINAL_GPU_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -49,6 +53,9 @@ const FINAL_GPU_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// If another daemon uses the root, a file can't be read or written, or a worker's failure stops the daemon.
 pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
+    for dir in config.layout.written_dirs() {
+        durable::refuse_link(&dir).map_err(DaemonError::Link)?;
+    }
     for dir in config.layout.dirs() {
         durable::create_dir(&dir)?;
     }
@@ -74,6 +81,7 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         active: None,
         last_finished: None,
         has_failed_jobs: false,
+        hang_reported: None,
         started: Instant::now(),
     }
     .run()
@@ -122,6 +130,8 @@ struct Daemon<'a> {
     last_finished: Option<String>,
     /// Whether a job has failed since the start.
     has_failed_jobs: bool,
+    /// When a worker that hangs in the kernel was last reported.
+    hang_reported: Option<Instant>,
     started: Instant,
 }
 
@@ -224,7 +234,7 @@ impl Daemon<'_> {
             self.status.record_trouble(message);
             let worker = self.active.as_mut().and_then(|active| active.worker.as_mut());
             if let (HealthEvent::Untrusted(_), Some(worker)) = (&event, worker) {
-                worker.kill_with_reason("may have computed wrong results after a GPU error");
+                worker.kill_with_reason(KillReason::GpuUntrusted);
             }
         }
         self.status.set_gpu(sample.reading);
@@ -297,15 +307,44 @@ impl Daemon<'_> {
                 Some(event) => self.handle_worker_event(event),
                 None => match worker.poll_exit() {
                     Some(exit) => return self.handle_worker_exit(exit),
-                    None => {
-                        worker.kill_if_unresponsive(&self.config.settings);
-                        return Ok(());
-                    }
+                    None => return self.check_worker(),
                 },
             }
             wait = Duration::ZERO;
         }
         Ok(())
+    }
+
+    /// Looks whether the worker makes progress. If it hangs in the kernel for too long, the daemon stops.
+    fn check_worker(&mut self) -> Result<(), DaemonError> {
+        let Some(worker) = self.active.as_mut().and_then(|active| active.worker.as_mut()) else {
+            return Ok(());
+        };
+        match worker.check_progress(&self.config.settings) {
+            WorkerCondition::Fine => {}
+            WorkerCondition::AnswersAgain => (self.config.print_line)("the worker goes on"),
+            WorkerCondition::HangsInKernel { lasted, place } => {
+                let reason = format!(
+                    "the worker hangs in the kernel (in `{}`) and can't be killed there; check disks and GPU",
+                    shown(&place)
+                );
+                if lasted >= Duration::from_secs(self.config.settings.train.save_patience_s) {
+                    let reason = format!("{reason}; the job stays in the queue");
+                    return Err(DaemonError::Stopped { exit: Exit::Machine, reason });
+                }
+                self.report_hang(lasted, &reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports a worker that hangs, now and then.
+    fn report_hang(&mut self, lasted: Duration, reason: &str) {
+        if self.hang_reported.is_none_or(|reported| reported.elapsed() > HANG_REPORT_INTERVAL) {
+            self.hang_reported = Some(Instant::now());
+            (self.config.print_line)(&format!("{reason}; waiting for {} s", lasted.as_secs()));
+            self.status.record_trouble(reason);
+        }
     }
 
     /// Starts a worker. Tries again for a while if the machine has no process or memory for it.
@@ -341,6 +380,7 @@ impl Daemon<'_> {
             WorkerEvent::CheckpointSkipped { name, reason } => {
                 format!("skipped checkpoint {name}: {reason}")
             }
+            WorkerEvent::Waiting { reason } => format!("waiting: {reason}"),
             WorkerEvent::Step { step, loss } => format!("step {step} loss {loss}"),
             WorkerEvent::Saving { step } => format!("saving step {step}"),
             WorkerEvent::Saved { step } => format!("saved step {step}"),
@@ -363,10 +403,7 @@ impl Daemon<'_> {
                 format!("computed step {step} twice: the results differ; will retry the step")
             }
             WorkerEvent::GpuStuck { seconds } => {
-                active
-                    .worker
-                    .iter_mut()
-                    .for_each(|worker| worker.kill_with_reason("got no answer from the GPU in time"));
+                active.worker.iter_mut().for_each(|worker| worker.kill_with_reason(KillReason::GpuSilent));
                 format!("the GPU has not answered for {seconds} s")
             }
             WorkerEvent::ExitReason { reason } => {
@@ -427,7 +464,13 @@ impl Daemon<'_> {
                 Some(event) => self.handle_worker_event(event),
                 None => match worker.poll_exit() {
                     Some(exit) => self.handle_last_exit(exit),
-                    None => worker.kill_if_unresponsive(&self.config.settings),
+                    None => match worker.check_progress(&self.config.settings) {
+                        WorkerCondition::Fine | WorkerCondition::AnswersAgain => {}
+                        WorkerCondition::HangsInKernel { .. } => {
+                            (self.config.print_line)("the worker hangs in the kernel and is left behind");
+                            break;
+                        }
+                    },
                 },
             }
         }

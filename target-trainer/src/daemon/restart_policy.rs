@@ -4,11 +4,15 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 use crate::exit::Exit;
 use crate::settings::{DeviceRequest, OnGpuLost, Settings};
 
 /// The signal that the OOM killer sends.
 const SIGKILL: i32 = nix::libc::SIGKILL;
+/// The signal of a process that gives up, also if it gets no memory.
+const SIGABRT: i32 = nix::libc::SIGABRT;
 /// Longest wait before a restart.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -19,7 +23,25 @@ pub(super) struct WorkerExit {
     /// The cgroup's OOM kill counts, if they rose.
     pub(super) oom_kill_counts: Option<OomKillCounts>,
     /// Why the daemon killed it, if it did.
-    pub(super) kill_reason: Option<&'static str>,
+    pub(super) kill_reason: Option<KillReason>,
+}
+
+/// Why the daemon has killed a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum KillReason {
+    /// It was stopped as a whole.
+    #[error("sent no heartbeat in time")]
+    NoHeartbeat,
+    /// It waits in a system call that does not return.
+    #[error("made no progress in time, it waits in a system call")]
+    StuckInCall,
+    /// It computes without end.
+    #[error("made no progress in time")]
+    NoProgress,
+    #[error("got no answer from the GPU in time")]
+    GpuSilent,
+    #[error("may have computed wrong results after a GPU error")]
+    GpuUntrusted,
 }
 
 /// How many processes of the cgroup the OOM killer had killed.
@@ -50,8 +72,12 @@ pub(super) struct RestartPolicy {
     micro_batch: usize,
     /// The device that the next worker will use.
     device: DeviceRequest,
+    /// The address space of this process and of workers is limited.
+    has_memory_limit: bool,
     /// When the GPU was first found to be missing.
     gpu_missing_since: Option<Instant>,
+    /// When the machine first refused what a worker needs.
+    refused_since: Option<Instant>,
     /// Crashes in a row without a save in between.
     crash_count: u32,
     /// SIGKILLs in a row that neither the daemon nor the kernel's OOM killer sent.
@@ -64,7 +90,9 @@ impl RestartPolicy {
             settings: settings.clone(),
             micro_batch: settings.train.micro_batch,
             device: settings.device.request,
+            has_memory_limit: getrlimit(Resource::RLIMIT_AS).is_ok_and(|(limit, _)| limit != RLIM_INFINITY),
             gpu_missing_since: None,
+            refused_since: None,
             crash_count: 0,
             unexplained_kills: 0,
         }
@@ -87,7 +115,8 @@ impl RestartPolicy {
 
     /// Records a save: crashes before it no longer count.
     pub(super) fn record_progress(&mut self) {
-        (self.crash_count, self.unexplained_kills, self.gpu_missing_since) = (0, 0, None);
+        (self.crash_count, self.unexplained_kills) = (0, 0);
+        (self.gpu_missing_since, self.refused_since) = (None, None);
     }
 
     /// Decides by the exit status. `reason` is the reason that the worker has reported, or empty.
@@ -102,10 +131,10 @@ impl RestartPolicy {
                 ))
             }
             (Some(SIGKILL), None) if worker_exit.kill_reason.is_none() => self.handle_unexplained_kill(),
-            (Some(SIGKILL), _) => self.handle_crash(&format!(
-                "worker {} and was killed",
-                worker_exit.kill_reason.unwrap_or("died")
-            )),
+            (Some(SIGKILL), _) => self.handle_kill(worker_exit.kill_reason),
+            (Some(SIGABRT), _) if self.has_memory_limit => {
+                self.shrink_after_oom("worker aborted under a limit on its memory (`ulimit -v`)")
+            }
             (Some(signal), _) => self.handle_crash(&format!("worker was killed by signal {signal}")),
             (None, _) => self.handle_crash(&format!("worker exited with {} {reason}", worker_exit.status)),
         }
@@ -114,7 +143,12 @@ impl RestartPolicy {
     fn decide_by_exit_code(&mut self, exit: Exit, reason: &str) -> NextAction {
         match exit {
             Exit::Done => NextAction::FinishJob,
-            Exit::Disk => NextAction::StopDaemon { exit, reason: reason.to_owned() },
+            Exit::Disk | Exit::NewerFormat => NextAction::StopDaemon { exit, reason: reason.to_owned() },
+            // All jobs use the same base model: none of them is at fault.
+            Exit::BaseModel => {
+                NextAction::StopDaemon { exit, reason: format!("{reason}; the jobs stay in the queue") }
+            }
+            Exit::Machine => self.retry_on_machine(reason),
             Exit::GpuFailed if !self.settings.guards.gpu_restart => {
                 NextAction::FailJob { reason: reason.to_owned() }
             }
@@ -125,9 +159,7 @@ impl RestartPolicy {
             }
             Exit::GpuMissing => self.retry_missing_gpu(reason),
             Exit::GpuUnsupported | Exit::GpuWrongResult => self.give_up_gpu(exit, reason),
-            Exit::BaseModel | Exit::NoValidCheckpoint | Exit::NonFinite => {
-                NextAction::FailJob { reason: reason.to_owned() }
-            }
+            Exit::NoValidCheckpoint | Exit::NonFinite => NextAction::FailJob { reason: reason.to_owned() },
             Exit::Interrupted => NextAction::Restart {
                 message: "worker received a stop signal from another process; a new worker continues".into(),
                 delay: Duration::ZERO,
@@ -140,6 +172,20 @@ impl RestartPolicy {
             | Exit::JobsFailed => {
                 self.handle_crash(&format!("worker exited with exit code {}: {reason}", exit.code()))
             }
+        }
+    }
+
+    /// Waits until the machine has what a worker needs. Not counted as a crash of the job.
+    fn retry_on_machine(&mut self, reason: &str) -> NextAction {
+        let refused_for = self.refused_since.get_or_insert_with(Instant::now).elapsed();
+        if refused_for >= Duration::from_secs(self.settings.train.save_patience_s) {
+            let reason = format!("{reason}; the job stays in the queue");
+            return NextAction::StopDaemon { exit: Exit::Machine, reason };
+        }
+        let delay = refused_for.max(Duration::from_millis(self.settings.train.backoff_ms)).min(MAX_BACKOFF);
+        NextAction::Restart {
+            message: format!("{reason}; will try again in {:.1} s", delay.as_secs_f64()),
+            delay,
         }
     }
 
@@ -187,14 +233,39 @@ impl RestartPolicy {
     }
 
     fn shrink_after_oom(&mut self, cause: &str) -> NextAction {
-        if !self.settings.guards.shrink_on_oom || self.micro_batch == 1 {
+        if !self.settings.guards.shrink_on_oom {
             return self.handle_crash(cause);
+        }
+        if self.micro_batch == 1 {
+            return self.handle_crash_of_machine(&format!("{cause} with one sample at once"));
         }
         let before = self.micro_batch;
         self.micro_batch = before.div_ceil(2);
         NextAction::Restart {
             message: format!("{cause}; micro-batch {before} -> {}, same effective batch", self.micro_batch),
             delay: self.backoff(),
+        }
+    }
+
+    fn handle_kill(&mut self, reason: Option<KillReason>) -> NextAction {
+        let cause = match reason {
+            Some(reason) => format!("worker {reason} and was killed"),
+            None => "worker died and was killed".into(),
+        };
+        match reason {
+            Some(KillReason::StuckInCall | KillReason::NoHeartbeat) => self.handle_crash_of_machine(&cause),
+            _ => self.handle_crash(&cause),
+        }
+    }
+
+    /// Like [`RestartPolicy::handle_crash`], but the job is not at fault and stays in the queue.
+    fn handle_crash_of_machine(&mut self, cause: &str) -> NextAction {
+        match self.handle_crash(cause) {
+            NextAction::FailJob { reason } => NextAction::StopDaemon {
+                exit: Exit::Machine,
+                reason: format!("{reason}; the job stays in the queue"),
+            },
+            action => action,
         }
     }
 

@@ -89,9 +89,9 @@ impl StatusWriter {
                 (self.content.step, self.content.loss) = (*step, Some(loss.clone()))
             }
             WorkerEvent::Saved { step } => self.content.last_saved = Some(*step),
-            WorkerEvent::SaveDeferred { reason, .. } | WorkerEvent::SaveFailed { reason, .. } => {
-                self.content.last_trouble = Some(reason.clone())
-            }
+            WorkerEvent::SaveDeferred { reason, .. }
+            | WorkerEvent::SaveFailed { reason, .. }
+            | WorkerEvent::Waiting { reason } => self.content.last_trouble = Some(reason.clone()),
             WorkerEvent::StepSkipped { reason, .. } | WorkerEvent::RolledBack { reason, .. } => {
                 self.content.last_trouble = Some(reason.clone())
             }

@@ -1,6 +1,6 @@
 //! Starts, watches and kills the worker process. Does not decide what happens after it exits.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 use super::cgroup;
 use super::daemon_config::DaemonConfig;
 use super::jobs::Job;
-use super::restart_policy::{OomKillCounts, WorkerExit};
+use super::restart_policy::{KillReason, OomKillCounts, WorkerExit};
+use super::standstill::{Standstill, standstill};
 use crate::settings::{DeviceRequest, Settings};
 use crate::train::WorkerEvent;
 
@@ -21,20 +22,37 @@ const OOM_SCORE_ADJ: &str = "800";
 
 /// The running program. It can be started also if its file has been replaced or removed.
 const RUNNING_PROGRAM: &str = "/proc/self/exe";
+/// A worker that has not exited for so long after a kill hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the daemon waits for a killed worker when it exits itself.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
 /// A daemon that has not looked at its worker for so long was stopped itself, or the machine was.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running worker. Dropping it kills the process.
 pub(super) struct WorkerProcess {
-    child: Child,
+    child: KilledOnDrop,
     events: Receiver<WorkerEvent>,
     output_closed: bool,
     last_event: Instant,
     /// When the daemon last looked at the worker.
     last_look: Instant,
     oom_kills_before: Option<u64>,
-    /// Why the daemon has killed the worker, if it has.
-    kill_reason: Option<&'static str>,
+    /// Why and when the daemon has killed the worker, if it has.
+    kill: Option<(KillReason, Instant)>,
+    /// It has been found to hang in the kernel, and has not answered since.
+    hangs_in_kernel: bool,
+}
+
+/// Whether a worker makes progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WorkerCondition {
+    /// It does, or has time left, or was killed because it does not.
+    Fine,
+    /// It hangs in the kernel for this long, where it can't be killed.
+    HangsInKernel { lasted: Duration, place: String },
+    /// It did hang in the kernel, and goes on.
+    AnswersAgain,
 }
 
 impl WorkerProcess {
@@ -60,22 +78,28 @@ impl WorkerProcess {
         ]);
         command
             .args(["--parent", &std::process::id().to_string()])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut child = command.spawn()?;
+        let settings = toml::to_string(&config.settings).map_err(std::io::Error::other)?;
+        let mut child = KilledOnDrop(command.spawn()?);
         // May fail without harm: by default the kernel kills the larger process, which is the worker as well.
-        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE_ADJ);
-        let stdout =
-            child.stdout.take().ok_or_else(|| std::io::Error::other("the worker has no standard output"))?;
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.0.id()), OOM_SCORE_ADJ);
+        // They fit into a pipe. If the worker has exited, its exit code says why.
+        let _ = child.0.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(settings.as_bytes()));
+        let stdout = child
+            .0
+            .stdout
+            .take()
+            .ok_or_else(|| std::io::Error::other("the worker has no standard output"))?;
         let (sender, events) = channel();
-        std::thread::spawn(move || {
+        std::thread::Builder::new().name("events".into()).spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 match serde_json::from_str(&line) {
                     Ok(event) => drop(sender.send(event)),
                     Err(error) => tracing::warn!("the worker printed a line that is not an event: {error}"),
                 }
             }
-        });
+        })?;
         Ok(WorkerProcess {
             child,
             events,
@@ -83,7 +107,8 @@ impl WorkerProcess {
             last_event: Instant::now(),
             last_look: Instant::now(),
             oom_kills_before,
-            kill_reason: None,
+            kill: None,
+            hangs_in_kernel: false,
         })
     }
 
@@ -109,48 +134,87 @@ impl WorkerProcess {
         if !self.output_closed {
             return None;
         }
-        let status = self.child.try_wait().ok()??;
+        let status = self.child.0.try_wait().ok()??;
         let oom = match (self.oom_kills_before, cgroup::oom_kill_count()) {
             (Some(before), Some(after)) if after > before => Some(OomKillCounts { before, after }),
             _ => None,
         };
-        Some(WorkerExit { status, oom_kill_counts: oom, kill_reason: self.kill_reason })
+        Some(WorkerExit { status, oom_kill_counts: oom, kill_reason: self.kill.map(|(reason, _)| reason) })
     }
 
-    /// Kills a worker that has sent no event for `train.heartbeat_s`. The daemon then starts another one.
-    pub(super) fn kill_if_unresponsive(&mut self, settings: &Settings) {
+    /// Looks whether the worker makes progress. One that has sent no event for `train.heartbeat_s` is killed;
+    /// the daemon then starts another one. One that hangs in the kernel is not: it may be in the middle of a
+    /// save to a slow disk, and a kill would have no effect before it goes on.
+    pub(super) fn check_progress(&mut self, settings: &Settings) -> WorkerCondition {
         // After a suspend, or a stop of all processes, the worker gets its time anew.
         if std::mem::replace(&mut self.last_look, Instant::now()).elapsed() > OWN_PAUSE {
             self.last_event = Instant::now();
         }
-        let is_unresponsive = self.last_event.elapsed() > Duration::from_secs(settings.train.heartbeat_s);
-        if is_unresponsive && settings.guards.heartbeat {
-            self.kill_with_reason("sent no heartbeat in time");
+        let (silent_for, patience) = match self.kill {
+            Some((_, killed)) => (killed.elapsed(), KILL_PATIENCE),
+            None => (self.last_event.elapsed(), Duration::from_secs(settings.train.heartbeat_s)),
+        };
+        if !settings.guards.heartbeat || silent_for <= patience {
+            let answers_again = self.kill.is_none() && std::mem::take(&mut self.hangs_in_kernel);
+            return if answers_again { WorkerCondition::AnswersAgain } else { WorkerCondition::Fine };
         }
+        let standstill = standstill(self.child.0.id());
+        if let Standstill::InKernel { place } = standstill {
+            self.hangs_in_kernel = true;
+            return WorkerCondition::HangsInKernel { lasted: silent_for, place };
+        }
+        if self.kill.is_some() {
+            // It has ended, and somebody, such as a debugger, has not let go of it.
+            self.hangs_in_kernel = true;
+            return WorkerCondition::HangsInKernel { lasted: silent_for, place: "exit".into() };
+        }
+        // It has left the kernel just now, and its next heartbeat is on the way.
+        if std::mem::take(&mut self.hangs_in_kernel) {
+            self.last_event = Instant::now();
+            return WorkerCondition::AnswersAgain;
+        }
+        match standstill {
+            Standstill::InKernel { .. } => {}
+            Standstill::Stopped => self.kill_with_reason(KillReason::NoHeartbeat),
+            Standstill::Waiting => self.kill_with_reason(KillReason::StuckInCall),
+            Standstill::Running => self.kill_with_reason(KillReason::NoProgress),
+        }
+        WorkerCondition::Fine
     }
 
     /// Kills the worker. [`WorkerExit`] will carry the reason.
-    pub(super) fn kill_with_reason(&mut self, reason: &'static str) {
-        if self.kill_reason.is_none() {
-            self.kill_reason = Some(reason);
+    pub(super) fn kill_with_reason(&mut self, reason: KillReason) {
+        if self.kill.is_none() {
+            self.kill = Some((reason, Instant::now()));
             // The worker may have exited already.
-            let _ = self.child.kill();
+            let _ = self.child.0.kill();
         }
     }
 
     /// Sends SIGTERM.
     pub(super) fn request_stop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
+        if let Ok(pid) = i32::try_from(self.child.0.id()) {
             // The worker may have exited already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
 }
 
-impl Drop for WorkerProcess {
-    /// A worker must not outlive its daemon.
+/// A child process that is killed when this value is dropped: a worker must not outlive its daemon.
+struct KilledOnDrop(Child);
+
+impl Drop for KilledOnDrop {
+    /// Does not wait longer than [`DROP_PATIENCE`] for a process that hangs in the kernel. It ends as soon as
+    /// its call returns.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let deadline = Instant::now() + DROP_PATIENCE;
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                tracing::warn!("worker {} hangs in the kernel and is left behind", self.0.id());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

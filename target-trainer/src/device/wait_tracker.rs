@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::locks::LockExt;
+use crate::progress;
 
 /// The current waits of all threads.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ impl WaitTracker {
     /// Marks the start of a call that may block on the device. Keep the returned value until the call has
     /// returned.
     pub fn begin_wait(&self) -> ActiveWait<'_> {
+        progress::advance();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.active_waits.locked().push((id, Instant::now()));
         ActiveWait { tracker: self, id }

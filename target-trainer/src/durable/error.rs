@@ -33,6 +33,9 @@ pub enum DiskError {
     /// The quota is used up (`EDQUOT`).
     #[error("the disk quota is used up; free some space or raise the quota")]
     Quota,
+    /// The process may not write so large a file (`EFBIG`).
+    #[error("the limit on the size of files is reached; raise it (`ulimit -f`)")]
+    FileTooLarge,
     /// Any other error.
     #[error(transparent)]
     Other(std::io::Error),
@@ -46,6 +49,7 @@ impl DiskError {
             Some(Errno::ENOSPC) => DiskError::NoSpace,
             Some(Errno::EROFS) => DiskError::ReadOnly,
             Some(Errno::EDQUOT) => DiskError::Quota,
+            Some(Errno::EFBIG) => DiskError::FileTooLarge,
             _ => DiskError::Other(error),
         }
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::progress;
 pub use error::{DiskError, DurableError};
 pub use lock::{LockError, lock};
 pub use space::{DeferReason, RequiredSpace, check_space};
@@ -62,18 +63,22 @@ fn write(options: &mut OpenOptions, path: &Path, bytes: &[u8], sync: SyncPolicy)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)
         .map_err(DurableError::new("create", path))?;
-    let write_chunk = |chunk: &[u8]| match sync {
-        SyncPolicy::IgnoreShortWrites => {
-            let _ = file.write(chunk);
-            Ok(())
+    let write_chunk = |chunk: &[u8]| {
+        progress::advance();
+        match sync {
+            SyncPolicy::IgnoreShortWrites => {
+                let _ = file.write(chunk);
+                Ok(())
+            }
+            _ => file.write_all(chunk),
         }
-        _ => file.write_all(chunk),
     };
     bytes.chunks(CHUNK_BYTES).try_for_each(write_chunk).map_err(DurableError::new("write", path))?;
     sync_file(&file, path, sync)
 }
 
 fn sync_file(file: &File, path: &Path, sync: SyncPolicy) -> Result<(), DurableError> {
+    progress::advance();
     match sync {
         SyncPolicy::NoSync => Ok(()),
         SyncPolicy::IgnoreSyncErrors => {
@@ -202,11 +207,11 @@ fn ignore_not_found(result: Result<(), Error>, doing: &'static str, path: &Path)
 }
 
 /// Writes a directory whose files appear together or not at all: writes them into a temporary directory,
-/// syncs it, renames it, and syncs the parent. With `cleanup`, a failed attempt removes its temporary
+/// syncs it, renames it, and syncs the parent. An existing directory is replaced as a whole. With `cleanup`, a failed attempt removes its temporary
 /// directory.
 ///
 /// # Errors
-/// If a file can't be written or synced, or `dir` exists and is not empty.
+/// If a file can't be written or synced, or the directory can't get its name.
 pub fn write_dir(
     dir: &Path,
     files: &[(&str, Vec<u8>)],
@@ -215,13 +220,60 @@ pub fn write_dir(
 ) -> Result<(), DurableError> {
     let temporary = temporary_sibling(dir);
     remove_tree(&temporary)?;
-    let written = write_files(&temporary, files, sync).and_then(|()| rename(&temporary, dir));
+    let written = write_files(&temporary, files, sync).and_then(|()| move_into_place(&temporary, dir));
     if written.is_err() && cleanup {
         // The first error is the one that is reported. What stays here is removed at the next start.
         let _ = remove_tree(&temporary);
     }
-    written?;
-    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))
+    let replaced = written?;
+    dir.parent().map_or(Ok(()), |parent| sync_dir(parent, sync))?;
+    match replaced {
+        Replaced::Nothing => Ok(()),
+        // What stays here is removed at the next start.
+        Replaced::Old(old) => remove_tree(&old),
+    }
+}
+
+/// What a directory has replaced.
+enum Replaced {
+    Nothing,
+    /// The old directory, which now has this path.
+    Old(PathBuf),
+}
+
+/// Gives a directory its name. If there is a directory with that name, they are exchanged: a crash leaves one
+/// of the two, never none.
+fn move_into_place(from: &Path, to: &Path) -> Result<Replaced, DurableError> {
+    match std::fs::rename(from, to).map_err(|error| (error.raw_os_error(), error)) {
+        Ok(()) => return Ok(Replaced::Nothing),
+        Err((Some(nix::libc::ENOTEMPTY | nix::libc::EEXIST), _)) => {}
+        Err((_, error)) => return Err(DurableError::new("rename to", to)(error)),
+    }
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => Ok(Replaced::Old(from.into())),
+        // Some file systems do not know the flag.
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+            let old = temporary_sibling(&from.with_file_name("replaced"));
+            remove_tree(&old)?;
+            rename(to, &old)?;
+            rename(from, to)?;
+            Ok(Replaced::Old(old))
+        }
+        Err(error) => Err(DurableError::new("exchange with", to)(error.into())),
+    }
+}
+
+/// Fails if a symbolic link has this path. What does not exist is no link.
+///
+/// # Errors
+/// If it is one.
+pub fn refuse_link(path: &Path) -> Result<(), DurableError> {
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
+        return Ok(());
+    }
+    let text =
+        "it is a symbolic link, which is not followed; set `train.checkpoint_dir`, or mount the place there";
+    Err(DurableError::new("use", path)(Error::other(text)))
 }
 
 fn write_files(dir: &Path, files: &[(&str, Vec<u8>)], sync: SyncPolicy) -> Result<(), DurableError> {

@@ -39,7 +39,9 @@ pub enum DeferReason {
 /// # Errors
 /// If the file system is read-only, or has too few free bytes or inodes.
 pub fn check_space(path: &Path, required: RequiredSpace) -> Result<(), DeferReason> {
-    let Ok(stat) = statvfs(path) else { return Ok(()) };
+    // Before the first save, the directory does not exist yet.
+    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let Ok(stat) = statvfs(existing) else { return Ok(()) };
     let path = path.to_path_buf();
     if stat.flags().contains(FsFlags::ST_RDONLY) {
         return Err(DeferReason::ReadOnly { path });

@@ -1,7 +1,5 @@
 //! The id of a data file, made from its bytes.
 
-use std::path::Path;
-
 /// Hexadecimal digits of a job's id.
 const ID_CHARS: usize = 32;
 
@@ -20,13 +18,13 @@ impl ContentId {
         self.0.finalize().to_hex().as_str()[..ID_CHARS].to_owned()
     }
 
-    /// The id of a file.
+    /// The id of a stream.
     ///
     /// # Errors
-    /// If the file can't be read.
-    pub fn of_file(path: &Path) -> std::io::Result<String> {
+    /// If it can't be read.
+    pub fn of_reader(reader: impl std::io::Read) -> std::io::Result<String> {
         let mut id = ContentId::default();
-        id.0.update_reader(std::fs::File::open(path)?)?;
+        id.0.update_reader(reader)?;
         Ok(id.finish())
     }
 }

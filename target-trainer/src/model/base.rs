@@ -1,6 +1,7 @@
 //! The frozen base model: reads and checks a Hugging Face Llama directory. Knows no LoRA.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
@@ -8,6 +9,7 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use super::config::{ConfigError, ModelConfig};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
+use crate::progress::{self, ProgressReader};
 use crate::state::Projection;
 
 const CONFIG_FILE: &str = "config.json";
@@ -82,6 +84,13 @@ pub struct BaseModel {
     head: Vec<f32>,
 }
 
+impl BaseModelError {
+    /// Whether another attempt may succeed: a file could not be read.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, BaseModelError::File(_))
+    }
+}
+
 impl LayerWeights {
     /// Weight of a projection, `[out, in]`.
     pub(super) fn weight(&self, projection: Projection) -> &[f32] {
@@ -100,7 +109,12 @@ impl BaseModel {
     ///
     /// If a file can't be read, or if its content is not a supported Llama model.
     pub fn read(dir: &Path) -> Result<BaseModel, BaseModelError> {
-        let read = |path: &Path| std::fs::read(path).map_err(file_error("read", path));
+        let read = |path: &Path| {
+            let mut bytes = Vec::new();
+            let mut read = || ProgressReader(std::fs::File::open(path)?).read_to_end(&mut bytes);
+            read().map_err(file_error("read", path))?;
+            Ok::<_, BaseModelError>(bytes)
+        };
         let path = dir.join(CONFIG_FILE);
         let config = match ModelConfig::parse(&String::from_utf8_lossy(&read(&path)?)) {
             Ok(config) => config,
@@ -124,7 +138,7 @@ impl BaseModel {
         let mut hasher = blake3::Hasher::new();
         for path in [CONFIG_FILE, WEIGHTS_FILE].map(|name| dir.join(name)) {
             let file = std::fs::File::open(&path).map_err(file_error("read", &path))?;
-            hasher.update_reader(file).map_err(file_error("read", &path))?;
+            hasher.update_reader(ProgressReader(file)).map_err(file_error("read", &path))?;
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
@@ -155,6 +169,7 @@ impl BaseModel {
                 return Err(WeightsError::NotFinite(name));
             }
             tensors.push(tensor);
+            progress::advance();
         }
         Ok(BaseModel::from_tensors(config, tensors))
     }

@@ -10,6 +10,7 @@ use crate::device::{
     attention, attention_backward, cross_entropy, embed, matmul_nn, matmul_nt, matmul_tn, rms_norm,
     rms_norm_backward, swiglu, swiglu_backward,
 };
+use crate::progress;
 use crate::state::Projection;
 
 /// Model and parameters for the pass of one sample.
@@ -272,7 +273,11 @@ impl SamplePass<'_> {
         let width = self.base.config.hidden;
         let mut x = vec![0.0; tokens.len() * width];
         embed(&mut x, &self.base.embedding, tokens, width);
-        let activations = (0..self.base.config.layers).map(|index| self.layer(index, &mut x)).collect();
+        let mut layer = |index| {
+            progress::advance();
+            self.layer(index, &mut x)
+        };
+        let activations = (0..self.base.config.layers).map(&mut layer).collect();
         (x, activations)
     }
 }
@@ -298,6 +303,7 @@ pub fn sample_loss_and_gradient(
     rms_norm_backward(&mut dx, &dnormed, &x, &base.norm, &inverse);
     for (index, layer_activations) in activations.iter().enumerate().rev() {
         pass.layer_backward(index, &mut dx, layer_activations, &mut gradient);
+        progress::advance();
     }
     LossAndGradient { loss, gradient }
 }

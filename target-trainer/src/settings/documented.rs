@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 73] = [
+const DESCRIPTIONS: [(&str, &str); 74] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -13,12 +13,19 @@ const DESCRIPTIONS: [(&str, &str); 73] = [
     ("train.save_every", "Steps between two checkpoints. A crash loses at most this many steps."),
     ("train.keep", "Checkpoints to keep per job."),
     (
+        "train.checkpoint_dir",
+        "Directory of the checkpoints, for this root only; empty: `checkpoints` below the root.",
+    ),
+    (
         "train.on_non_finite",
         "If a step is not finite: skip its batch, rollback to the last checkpoint, or stop the job.",
     ),
     ("train.non_finite_budget", "Non-finite steps that one job may have before it fails."),
-    ("train.save_patience_s", "Seconds to retry the last save of a job before the daemon stops."),
-    ("train.heartbeat_s", "A worker that sends no event for this many seconds is replaced."),
+    (
+        "train.save_patience_s",
+        "Seconds to retry what the machine refuses, such as the last save, before the daemon stops.",
+    ),
+    ("train.heartbeat_s", "A worker that makes no progress for this many seconds is replaced."),
     ("train.max_crashes", "A job fails after this many crashes in a row without progress."),
     ("train.backoff_ms", "Wait before the first restart of a worker; doubled with each crash."),
     (

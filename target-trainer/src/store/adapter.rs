@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::tensors::{TensorError, decode, encode};
+use crate::bounded_read::read_regular;
 use crate::file_error::{FileError, file_error};
 use crate::state::{NamedTensor, Recipe};
+
+/// Largest adapter that is read.
+const MAX_ADAPTER_BYTES: u64 = 64 << 30;
 
 /// Why an adapter is not valid.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +55,7 @@ pub fn adapter_files(
 /// If the adapter can't be read, or a value is not finite.
 pub fn check_adapter(dir: &Path) -> Result<(), AdapterError> {
     let path = dir.join("adapter_model.safetensors");
-    let bytes = std::fs::read(&path).map_err(file_error("read", &path))?;
+    let bytes = read_regular(&path, MAX_ADAPTER_BYTES).map_err(file_error("read", &path))?;
     let tensors = match decode(&bytes) {
         Ok(tensors) => tensors,
         Err(source) => return Err(AdapterError::Tensors { path, source }),

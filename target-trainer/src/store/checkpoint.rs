@@ -5,20 +5,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
-
 use super::adapter::adapter_files;
-use super::error::{CheckpointDamage, ResumeError, STATE, SaveError};
+use super::error::{CheckpointDamage, DamageKind, ResumeError, STATE, SaveError};
 use super::manifest::{FORMAT_VERSION, FileDigest, Manifest};
-use super::tensors::{TensorError, decode, encode};
+use super::read_checkpoint::{MANIFEST, OPTIMIZER, StateFile, read_checkpoint};
+use super::tensors::{TensorError, encode};
 use crate::durable::{self, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
+use crate::file_error::{FileError, file_error};
 use crate::locks::LockExt;
 use crate::settings::Guards;
-use crate::state::{Cursor, Recipe, TrainState};
+use crate::state::{Recipe, TrainState};
 
-const MANIFEST: &str = "manifest.json";
-const ADAPTER: &str = "adapter_model.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
+/// Begin of the name of a checkpoint's directory.
+const NAME_PREFIX: &str = "step-";
 /// Directory of the only checkpoint if the guard `atomic_save` is off.
 const IN_PLACE_NAME: &str = "step-current";
 /// Bytes that a file system may use for each file in addition to its content.
@@ -48,13 +47,6 @@ pub struct ResumePoint {
     pub state: Option<TrainState>,
     /// Newer checkpoints that are damaged.
     pub skipped: Vec<SkippedCheckpoint>,
-}
-
-/// The content of `state.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StateFile {
-    cursor: Cursor,
 }
 
 /// The sync policy for checkpoints and adapters that the guards ask for.
@@ -94,7 +86,9 @@ impl CheckpointStore {
     /// If a directory can't be removed.
     pub fn remove_unfinished(&self) -> Result<(), DurableError> {
         let unfinished = |name: &String| name.starts_with(TEMPORARY_MARKER);
+        // What can't be listed now is removed later.
         names_in(&self.dir)
+            .unwrap_or_default()
             .into_iter()
             .filter(unfinished)
             .try_for_each(|name| durable::remove_tree(&self.dir.join(name)))
@@ -106,6 +100,10 @@ impl CheckpointStore {
     /// If the checkpoint could not be written. See [`SaveError`].
     pub fn save(&self, state: &TrainState) -> Result<(), SaveError> {
         let files = self.encode_files(state)?;
+        // A link that somebody has put in the place of the directory would be followed out of the root.
+        for dir in self.dir.parent().into_iter().chain([self.dir.as_path()]) {
+            durable::refuse_link(dir)?;
+        }
         if self.options.guards.space_check {
             durable::check_space(&self.dir, required_space(&files))?;
         }
@@ -119,9 +117,9 @@ impl CheckpointStore {
             return self.save_in_place(&files);
         }
         let target = self.dir.join(checkpoint_name(state.cursor.step));
-        // The directory exists if a run saved this step and a later run resumed from an older one.
+        // The directory exists if a run saved this step and a later run resumed from an older one. It is
+        // replaced as a whole.
         self.verified.locked().remove(&checkpoint_name(state.cursor.step));
-        self.remove(&target)?;
         durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
             durable::sync_dir(parent, self.sync_policy())?;
@@ -158,7 +156,8 @@ impl CheckpointStore {
 
     /// Removes checkpoints once `keep` valid ones are there, after reading back the one of step `newest`. The
     /// newest `keep` valid ones stay. Damaged ones do not count, wherever they are in the order, and nothing
-    /// is removed while there are fewer valid ones.
+    /// is removed while there are fewer valid ones. What can't be judged is never removed: a checkpoint that
+    /// the disk fails to read, or that a newer version has written.
     ///
     /// # Errors
     /// If the newest checkpoint is damaged, or an old one can't be removed.
@@ -166,26 +165,34 @@ impl CheckpointStore {
         if !self.options.guards.atomic_save {
             return Ok(());
         }
+        let names = self.names()?;
         if !self.options.guards.verify_before_prune {
-            return self.names().iter().skip(self.options.keep).try_for_each(|name| self.remove_named(name));
+            return names.iter().skip(self.options.keep).try_for_each(|name| self.remove_named(name));
         }
         let newest = checkpoint_name(newest);
         self.load(&newest).map_err(SaveError::ReadBack)?;
         self.verified.locked().insert(newest);
-        let names = self.names();
-        let mut kept: Vec<&String> = Vec::new();
+        let mut kept_valid = 0;
+        let mut removable: Vec<&String> = Vec::new();
         for name in &names {
-            if kept.len() < self.options.keep && self.is_verified(name) {
-                kept.push(name);
+            if kept_valid == self.options.keep {
+                // Its content does not matter, only whether it can be judged.
+                let is_removable = self.is_verified(name) || self.is_damaged(name);
+                removable.extend(is_removable.then_some(name));
+            } else if self.is_verified(name) {
+                kept_valid += 1;
+            } else if self.is_damaged(name) {
+                removable.push(name);
             }
         }
-        if kept.len() < self.options.keep {
+        if kept_valid < self.options.keep {
             return Ok(());
         }
-        names.iter().filter(|name| !kept.contains(name)).try_for_each(|name| self.remove_named(name))
+        removable.into_iter().try_for_each(|name| self.remove_named(name))
     }
 
-    /// Whether the checkpoint is valid. It is read once by each process.
+    /// Whether the checkpoint is valid. It is read once by each process: what rots on the disk later is found
+    /// at the next start, which then takes an older one of the `keep` valid ones.
     fn is_verified(&self, name: &str) -> bool {
         if self.verified.locked().contains(name) {
             return true;
@@ -195,6 +202,11 @@ impl CheckpointStore {
             self.verified.locked().insert(name.to_owned());
         }
         is_valid
+    }
+
+    /// Whether the checkpoint can be read and is of no use.
+    fn is_damaged(&self, name: &str) -> bool {
+        self.load(name).is_err_and(|damage| damage.kind() == DamageKind::Damaged)
     }
 
     fn remove_named(&self, name: &str) -> Result<(), SaveError> {
@@ -214,16 +226,25 @@ impl CheckpointStore {
     /// Reads the newest valid checkpoint.
     ///
     /// # Errors
-    /// If all checkpoints are damaged, or the newest valid one belongs to another base model or recipe.
+    /// If all checkpoints are damaged, the newest valid one belongs to another base model or recipe, a newer
+    /// version has written one of them, or one can't be read because of the machine. [`ResumeError::may_pass`]
+    /// tells the last case.
     pub fn resume(&self) -> Result<ResumePoint, ResumeError> {
         let mut skipped = Vec::new();
-        for name in self.names() {
-            match self.load(&name) {
+        for name in self.names()? {
+            let damage = match self.load(&name) {
                 Ok((manifest, state)) => {
                     self.check_compatible(&manifest)?;
                     return Ok(ResumePoint { state: Some(state), skipped });
                 }
-                Err(damage) => skipped.push(SkippedCheckpoint { name, damage }),
+                Err(damage) => damage,
+            };
+            match damage.kind() {
+                DamageKind::Damaged | DamageKind::ReadError => {
+                    skipped.push(SkippedCheckpoint { name, damage });
+                }
+                DamageKind::Machine => return Err(ResumeError::Machine { name, source: damage }),
+                DamageKind::NewerFormat => return Err(ResumeError::NewerFormat { name, source: damage }),
             }
         }
         match skipped.len() {
@@ -245,67 +266,49 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Names of the checkpoints, newest first. The order is that of the steps, not of time stamps.
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            names_in(&self.dir).into_iter().filter(|name| name.starts_with("step-")).collect();
-        names.sort();
+    /// Names of the checkpoints, newest first. The order is that of the steps as numbers, not of time stamps.
+    ///
+    /// # Errors
+    /// If the directory can't be listed. If it does not exist, there are no checkpoints.
+    pub fn names(&self) -> Result<Vec<String>, FileError> {
+        let mut names: Vec<String> = names_in(&self.dir)
+            .map_err(file_error("list", &self.dir))?
+            .into_iter()
+            .filter(|name| name.starts_with(NAME_PREFIX))
+            .collect();
+        names.sort_by_cached_key(|name| (step_of_name(name), name.clone()));
         names.reverse();
-        names
+        Ok(names)
     }
 
     /// Reads a checkpoint and checks it against its manifest.
     ///
     /// # Errors
-    /// If a file is missing, does not match its digest, or is not valid.
+    /// If a file is missing, does not match its digest, or is not valid, or the name is not that of the step.
     pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), CheckpointDamage> {
-        read_checkpoint(&self.dir.join(name), self.options.guards.manifest_digest)
-    }
-}
-
-/// Reads a checkpoint's directory. With `check_digests`, every file must match its digest in the manifest.
-fn read_checkpoint(dir: &Path, check_digests: bool) -> Result<(Manifest, TrainState), CheckpointDamage> {
-    let read = |name: &str| {
-        let unreadable = |source| CheckpointDamage::Unreadable { name: name.to_owned(), source };
-        std::fs::read(dir.join(name)).map_err(unreadable)
-    };
-    let manifest = Manifest::parse(&read(MANIFEST)?)?;
-    let checked = |name: &str| {
-        let bytes = read(name)?;
-        let not_listed = || CheckpointDamage::NotInManifest { name: name.to_owned() };
-        let expected = manifest.files.get(name).ok_or_else(not_listed)?;
-        if check_digests && FileDigest::of(&bytes) != *expected {
-            return Err(CheckpointDamage::Digest {
-                name: name.to_owned(),
-                len_bytes: bytes.len(),
-                expected: expected.clone(),
-            });
+        let (manifest, state) = read_checkpoint(&self.dir.join(name), self.options.guards.manifest_digest)?;
+        if name != IN_PLACE_NAME && name != checkpoint_name(manifest.step) {
+            return Err(CheckpointDamage::OtherName { step: manifest.step });
         }
-        Ok(bytes)
-    };
-    let tensors = |name: &str| {
-        let not_tensors = |source| CheckpointDamage::Tensors { name: name.to_owned(), source };
-        checked(name).and_then(|bytes| decode(&bytes).map_err(not_tensors))
-    };
-    let state: StateFile = serde_json::from_slice(&checked(STATE)?).map_err(CheckpointDamage::State)?;
-    for name in manifest.files.keys().filter(|name| ![STATE, ADAPTER, OPTIMIZER].contains(&name.as_str())) {
-        checked(name)?;
+        Ok((manifest, state))
     }
-    if state.cursor.step != manifest.step {
-        return Err(CheckpointDamage::Step { state: state.cursor.step, manifest: manifest.step });
-    }
-    let state =
-        TrainState { adapter: tensors(ADAPTER)?, optimizer: tensors(OPTIMIZER)?, cursor: state.cursor };
-    Ok((manifest, state))
 }
 
 fn checkpoint_name(step: u64) -> String {
-    format!("step-{step:08}")
+    format!("{NAME_PREFIX}{step:08}")
 }
 
-fn names_in(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+/// The step in a checkpoint's name. `None` sorts before all steps.
+fn step_of_name(name: &str) -> Option<u64> {
+    name.strip_prefix(NAME_PREFIX)?.parse().ok()
+}
+
+/// The names in a directory, which need not exist.
+fn names_in(dir: &Path) -> std::io::Result<Vec<String>> {
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+    }
 }
 
 /// BLAKE3 of the recipe as JSON.
@@ -313,7 +316,8 @@ fn recipe_digest(recipe: &Recipe) -> String {
     blake3::hash(serde_json::to_string(recipe).unwrap_or_default().as_bytes()).to_hex().to_string()
 }
 
-fn required_space(files: &[(&str, Vec<u8>)]) -> RequiredSpace {
+/// The space that a directory with these files needs.
+pub fn required_space(files: &[(&str, Vec<u8>)]) -> RequiredSpace {
     let bytes = files.iter().map(|(_, bytes)| bytes.len() as u64 + FILE_OVERHEAD_BYTES).sum();
     // One more inode for the directory.
     RequiredSpace { bytes, inodes: files.len() as u64 + 1 }
@@ -322,6 +326,8 @@ fn required_space(files: &[(&str, Vec<u8>)]) -> RequiredSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file_error::chain;
+    use crate::state::Cursor;
 
     fn state(step: u64) -> TrainState {
         let cursor = Cursor { step, updates: step, epoch: 0, position: 0, random: Default::default() };
@@ -366,10 +372,158 @@ mod tests {
                 for step in [newest + 2, newest + 4, newest + 6] {
                     save(&second, step);
                     valid = (valid + 1).min(keep.max(1)).max(1);
-                    let found = second.names().iter().filter(|name| second.load(name).is_ok()).count();
+                    let found =
+                        second.names().unwrap().iter().filter(|name| second.load(name).is_ok()).count();
                     assert_eq!((resumed_step(dir.path()), found), (step, valid), "{damaged:b} {keep}");
                 }
             }
         }
+    }
+
+    fn copy_of(dir: &Path, from: u64, name: &str) {
+        let (from, to) = (dir.join(checkpoint_name(from)), dir.join(name));
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+
+    /// Changes the manifest of a checkpoint as text.
+    fn edit_manifest(dir: &Path, name: &str, edit: impl Fn(String) -> String) {
+        let path = dir.join(name).join(MANIFEST);
+        std::fs::write(&path, edit(std::fs::read_to_string(&path).unwrap())).unwrap();
+    }
+
+    #[test]
+    fn the_order_is_that_of_numbers_and_a_name_must_be_that_of_its_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 10);
+        for step in [99_999_999, 100_000_000, 9, 1_000_000_000] {
+            save(&store, step);
+        }
+        assert_eq!(resumed_step(dir.path()), 1_000_000_000);
+        copy_of(dir.path(), 9, "step-2000000000");
+        copy_of(dir.path(), 9, "step-9");
+        copy_of(dir.path(), 9, "step-x");
+        std::os::unix::fs::symlink(checkpoint_name(9), dir.path().join("step-3000000000")).unwrap();
+        let resume = store.resume().unwrap();
+        let skipped: Vec<String> =
+            resume.skipped.iter().map(|skipped| format!("{}: {}", skipped.name, skipped.damage)).collect();
+        let expected = [
+            "step-3000000000: a symbolic link; links are not followed",
+            "step-2000000000: the manifest has step 9; this name belongs to another step",
+        ];
+        assert_eq!(skipped, expected);
+        assert_eq!(resume.state.unwrap().cursor.step, 1_000_000_000);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_never_removed_whatever_else_is_in_its_manifest() {
+        for place in [10, 30, 50] {
+            let dir = tempfile::tempdir().unwrap();
+            let first = store(dir.path(), 10);
+            [10, 20, 30, 40, 50].into_iter().for_each(|step| save(&first, step));
+            let newer = |text: String| text.replacen("\"format\": 1", "\"new\": [], \"format\": 2", 1);
+            edit_manifest(dir.path(), &checkpoint_name(place), newer);
+            let error = store(dir.path(), 1).resume().err();
+            match error {
+                Some(ResumeError::NewerFormat { name, .. }) => {
+                    assert_eq!((name, place), (checkpoint_name(50), 50))
+                }
+                // An older one does not matter as long as the newest is valid.
+                None => assert_ne!(place, 50),
+                Some(error) => panic!("{error}"),
+            }
+            save(&store(dir.path(), 1), 60);
+            let expected: Vec<String> = [60, place].map(checkpoint_name).into();
+            assert_eq!(first.names().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_manifest_names_files_beside_it_only() {
+        let dir = tempfile::tempdir().unwrap();
+        save(&store(dir.path(), 1), 10);
+        for hostile in ["/dev/zero", "../step-00000010/state.json", "a/b", "..", ""] {
+            copy_of(dir.path(), 10, "step-00000020");
+            edit_manifest(dir.path(), "step-00000020", |text| {
+                let entry = format!("\"files\": {{\"{hostile}\": {{\"bytes\": 1, \"blake3\": \"\"}},");
+                text.replacen("\"files\": {", &entry, 1).replacen("\"step\": 10", "\"step\": 20", 1)
+            });
+            let damage = store(dir.path(), 1).load("step-00000020").unwrap_err();
+            assert!(chain(&damage).contains("not the name of a file"), "{}", chain(&damage));
+            std::fs::remove_dir_all(dir.path().join("step-00000020")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_damage_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        save(&store(dir.path(), 3), 10);
+        save(&store(dir.path(), 3), 20);
+        let state = dir.path().join(checkpoint_name(20)).join(STATE);
+        std::fs::remove_file(&state).unwrap();
+        nix::unistd::mkfifo(&state, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(resumed_step(dir.path()), 10);
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_listed_is_no_start_from_scratch() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = store(&file, 1).resume().err().unwrap();
+        assert!(matches!(error, ResumeError::List(_)) && error.may_pass(), "{error}");
+        assert!(store(&dir.path().join("none"), 1).resume().unwrap().state.is_none());
+    }
+
+    #[test]
+    fn errors_of_the_machine_are_no_damage() {
+        let kind = |errno: i32| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            CheckpointDamage::Unreadable { name: STATE.into(), source }.kind()
+        };
+        use nix::libc::{
+            EACCES, EBADMSG, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, ESTALE, ETIMEDOUT, EUCLEAN,
+        };
+        for errno in [ESTALE, EMFILE, ENFILE, ENOMEM, EACCES, ETIMEDOUT] {
+            assert_eq!(kind(errno), DamageKind::Machine, "{errno}");
+        }
+        for errno in [EIO, EBADMSG, EUCLEAN] {
+            assert_eq!(kind(errno), DamageKind::ReadError, "{errno}");
+        }
+        assert_eq!((kind(ENOENT), kind(ENOTDIR)), (DamageKind::Damaged, DamageKind::Damaged));
+    }
+
+    #[test]
+    fn a_step_that_is_saved_again_replaces_the_old_one_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 1);
+        save(&store, 10);
+        let inode =
+            || std::os::unix::fs::MetadataExt::ino(&dir.path().join(checkpoint_name(10)).metadata().unwrap());
+        let before = inode();
+        save(&store, 10);
+        assert_ne!(inode(), before);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the old one is gone");
+        assert_eq!(resumed_step(dir.path()), 10);
+    }
+
+    #[test]
+    fn no_save_follows_a_link_that_has_come_to_the_place_of_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, outside) = (dir.path().join("checkpoints/job"), dir.path().join("outside"));
+        let store = store(&place, 2);
+        save(&store, 10);
+        for linked in [place.clone(), dir.path().join("checkpoints")] {
+            std::fs::rename(&linked, &outside).unwrap();
+            std::os::unix::fs::symlink(&outside, &linked).unwrap();
+            let error = store.save(&state(20)).unwrap_err();
+            assert!(chain(&error).contains("symbolic link"), "{}", chain(&error));
+            std::fs::remove_file(&linked).unwrap();
+            std::fs::rename(&outside, &linked).unwrap();
+        }
+        assert_eq!(resumed_step(&place), 10);
     }
 }

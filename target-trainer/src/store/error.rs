@@ -1,9 +1,13 @@
 //! Why a checkpoint can't be saved, read or resumed from.
 
+use std::io::ErrorKind;
+
+use nix::errno::Errno;
+
 use super::manifest::{FileDigest, ManifestError};
 use super::tensors::TensorError;
 use crate::durable::{DeferReason, DiskError, DurableError};
-use crate::file_error::chain;
+use crate::file_error::{FileError, chain};
 
 /// Name of the file that holds the cursor.
 pub(super) const STATE: &str = "state.json";
@@ -23,6 +27,9 @@ pub enum SaveError {
     /// The state can't be encoded.
     #[error(transparent)]
     Tensors(#[from] TensorError),
+    /// The checkpoints can't be listed.
+    #[error(transparent)]
+    List(#[from] FileError),
     /// The new checkpoint is damaged. No older one was removed.
     #[error("the new checkpoint could not be read back: {}; check the disk", chain(.0))]
     ReadBack(#[source] CheckpointDamage),
@@ -34,7 +41,7 @@ impl SaveError {
         match self {
             SaveError::Disk(error) => matches!(error.source, DiskError::ReadOnly),
             SaveError::Deferred { reason } => matches!(reason, DeferReason::ReadOnly { .. }),
-            SaveError::Tensors(_) | SaveError::ReadBack(_) => false,
+            SaveError::Tensors(_) | SaveError::ReadBack(_) | SaveError::List(_) => false,
         }
     }
 }
@@ -42,8 +49,8 @@ impl SaveError {
 /// What is wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointDamage {
-    /// A file can't be read.
-    #[error("{name}")]
+    /// A file can't be read: it is missing, it is no file, the disk fails, or the machine does not allow it.
+    #[error("{}{name}", if is_disk_error(.source) { "read error of the disk, the checkpoint stays: " } else { "" })]
     Unreadable { name: String, source: std::io::Error },
     /// The manifest is not valid.
     #[error(transparent)]
@@ -63,9 +70,50 @@ pub enum CheckpointDamage {
     /// The cursor is not valid.
     #[error("{STATE}")]
     State(#[source] serde_json::Error),
+    /// It is somewhere else.
+    #[error("a symbolic link; links are not followed")]
+    Link,
+    /// It is a copy under the name of another one.
+    #[error("the manifest has step {step}; this name belongs to another step")]
+    OtherName { step: u64 },
     /// Files of two saves are mixed. Both are steps.
     #[error("{STATE} has step {state}, the manifest has step {manifest}")]
     Step { state: u64, manifest: u64 },
+}
+
+/// What follows from the damage of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DamageKind {
+    /// Its content is wrong. An older checkpoint is used, and this one may be removed.
+    Damaged,
+    /// The disk can't read it, also after some attempts. An older checkpoint is used, and this one stays.
+    ReadError,
+    /// The machine does not allow to read it now: the checkpoint may be good.
+    Machine,
+    /// A newer version of the trainer has written it.
+    NewerFormat,
+}
+
+impl CheckpointDamage {
+    /// What follows from it.
+    pub fn kind(&self) -> DamageKind {
+        match self {
+            CheckpointDamage::Unreadable { source, .. } => match source.kind() {
+                _ if is_disk_error(source) => DamageKind::ReadError,
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidData => {
+                    DamageKind::Damaged
+                }
+                _ => DamageKind::Machine,
+            },
+            CheckpointDamage::Manifest(ManifestError::TooNew { .. }) => DamageKind::NewerFormat,
+            _ => DamageKind::Damaged,
+        }
+    }
+}
+
+/// Whether the disk or the file system has failed to read: `EIO`, or a checksum of its own is wrong.
+fn is_disk_error(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EIO | Errno::EBADMSG | Errno::EUCLEAN))
 }
 
 fn short_digest(digest: &str) -> &str {
@@ -81,6 +129,15 @@ pub enum ResumeError {
          restore one, or remove all to start at step 0"
     )]
     NoneValid(usize),
+    /// A checkpoint can't be read now, and may be good.
+    #[error("checkpoint {name} can't be read now")]
+    Machine { name: String, source: CheckpointDamage },
+    /// The checkpoints can't be listed now.
+    #[error(transparent)]
+    List(#[from] FileError),
+    /// A newer version has written a checkpoint. It is not passed over: it is newer work.
+    #[error("checkpoint {name} is of a newer version; use that version, or move the checkpoint away")]
+    NewerFormat { name: String, source: CheckpointDamage },
     /// The root's base model is not the one that the job was trained on. Both are digests.
     #[error(
         "the checkpoints were made with base {checkpoint_base}, \
@@ -90,4 +147,11 @@ pub enum ResumeError {
     /// The recipe in the settings has changed.
     #[error("the checkpoints were made with another recipe; restore it in the settings, or use a new root")]
     OtherRecipe,
+}
+
+impl ResumeError {
+    /// Whether another attempt may succeed.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, ResumeError::Machine { .. } | ResumeError::List(_))
+    }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plain_text::shown;
+
 /// Version of the checkpoint format.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -21,6 +23,12 @@ pub struct Manifest {
     pub recipe: String,
     /// All other files of the checkpoint, by name.
     pub files: BTreeMap<String, FileDigest>,
+}
+
+/// The one key that every format has.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u64,
 }
 
 /// The size and the digest of a file.
@@ -48,7 +56,10 @@ pub enum ManifestError {
     Json(#[source] serde_json::Error),
     /// A newer version has written it.
     #[error("manifest.json: format {format} is newer than {FORMAT_VERSION}, the newest supported format")]
-    TooNew { format: u32 },
+    TooNew { format: u64 },
+    /// A name leads out of the checkpoint.
+    #[error("manifest.json: `{}` is not the name of a file", shown(.0))]
+    FileName(String),
 }
 
 impl Manifest {
@@ -57,10 +68,17 @@ impl Manifest {
     /// # Errors
     /// If it is not valid, or from a newer version.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
-        if manifest.format > FORMAT_VERSION {
-            return Err(ManifestError::TooNew { format: manifest.format });
+        // A newer format may have other keys too.
+        let FormatOnly { format } = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+        if format > u64::from(FORMAT_VERSION) {
+            return Err(ManifestError::TooNew { format });
         }
-        Ok(manifest)
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+        let is_plain =
+            |name: &&String| !name.is_empty() && !name.contains('/') && *name != ".." && *name != ".";
+        match manifest.files.keys().find(|name| !is_plain(name)) {
+            Some(name) => Err(ManifestError::FileName(name.clone())),
+            None => Ok(manifest),
+        }
     }
 }

@@ -4,12 +4,15 @@ mod adapter;
 mod checkpoint;
 mod error;
 mod manifest;
+mod read_checkpoint;
 mod root_layout;
 mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
-pub use checkpoint::{CheckpointStore, ResumePoint, SaveOptions, SkippedCheckpoint, sync_policy};
-pub use error::{CheckpointDamage, ResumeError, SaveError};
+pub use checkpoint::{
+    CheckpointStore, ResumePoint, SaveOptions, SkippedCheckpoint, required_space, sync_policy,
+};
+pub use error::{CheckpointDamage, DamageKind, ResumeError, SaveError};
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError};
 pub use root_layout::RootLayout;
 pub use tensors::{TensorError, decode, encode};

@@ -1,4 +1,5 @@
-//! The paths below a root. All of them are relative to the root, so that it can be moved. Reads and writes
+//! The paths below a root. All of them are relative to the root, so that it can be moved,
+//! unless the settings name another place for the checkpoints. Reads and writes
 //! nothing.
 
 use std::path::{Path, PathBuf};
@@ -7,12 +8,25 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct RootLayout {
     root: PathBuf,
+    /// Where the checkpoints are, if they are not below the root.
+    checkpoints: Option<PathBuf>,
 }
 
 impl RootLayout {
     /// The layout of the root at this path, which need not exist.
     pub fn new(root: &Path) -> RootLayout {
-        RootLayout { root: root.into() }
+        RootLayout { root: root.into(), checkpoints: None }
+    }
+
+    /// The layout with the checkpoints in another directory, unless `dir` is empty. A relative path begins at
+    /// the root. Links that are there now are resolved; one that appears later is not followed.
+    pub fn with_checkpoint_dir(self, dir: &str) -> RootLayout {
+        if dir.is_empty() {
+            return self;
+        }
+        let dir = self.root.join(dir);
+        let dir = dir.canonicalize().unwrap_or(dir);
+        RootLayout { checkpoints: Some(dir), ..self }
     }
 
     /// The root itself.
@@ -52,7 +66,7 @@ impl RootLayout {
 
     /// The checkpoints of all jobs.
     pub fn checkpoints(&self) -> PathBuf {
-        self.root.join("checkpoints")
+        self.checkpoints.clone().unwrap_or_else(|| self.root.join("checkpoints"))
     }
 
     /// Log files.
@@ -78,6 +92,12 @@ impl RootLayout {
     /// The checkpoints of one job.
     pub fn job_checkpoints(&self, job: &str) -> PathBuf {
         self.checkpoints().join(job)
+    }
+
+    /// The directories below the root that are written to.
+    pub fn written_dirs(&self) -> [PathBuf; 7] {
+        let queue = self.root.join("queue");
+        [self.inbox(), queue, self.processing(), self.done(), self.failed(), self.checkpoints(), self.logs()]
     }
 
     /// All directories of a root, the root first.

@@ -2,6 +2,8 @@
 //! saves checkpoints and reports events.
 
 mod engine;
+mod job_data;
+mod patience;
 mod saver;
 mod worker;
 mod worker_error;

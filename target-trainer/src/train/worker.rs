@@ -2,12 +2,13 @@
 //! events and prints nothing.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::engine::{Engine, EngineConfig, NonFinite, StepOptions, StepReport};
+use super::engine::{Engine, EngineConfig, EngineError, NonFinite, StepOptions, StepReport};
+use super::job_data::{self, read_job_samples};
+use super::patience::with_patience;
 use super::saver::{Saver, SaverEvent, save_and_prune};
 use super::worker_error::{GpuFault, WorkerError};
 use super::worker_event::WorkerEvent;
@@ -15,12 +16,13 @@ use crate::device::{DeviceError, DeviceId, WaitTracker, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
 use crate::file_error::chain;
-use crate::intake::{ContentId, ReadError, Sample, read_samples};
-use crate::model::BaseModel;
+use crate::model::{BaseModel, BaseModelError};
+use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
 use crate::store::{
-    CheckpointStore, RootLayout, SaveError, SaveOptions, SkippedCheckpoint, adapter_files, sync_policy,
+    CheckpointStore, ResumeError, RootLayout, SaveError, SaveOptions, SkippedCheckpoint, adapter_files,
+    required_space, sync_policy,
 };
 
 /// First wait between two attempts at the last save. It doubles each time.
@@ -82,15 +84,19 @@ struct TrainingRun<'a> {
 impl<'a> TrainingRun<'a> {
     fn start(config: &'a WorkerConfig<'a>) -> Result<TrainingRun<'a>, WorkerError> {
         let Settings { train, recipe, guards, device, .. } = config.settings;
-        let base = BaseModel::digest(&config.layout.base())?;
+        let base_dir = config.layout.base();
+        let base = with_patience(config, BaseModelError::may_pass, || BaseModel::digest(&base_dir))?;
         let device_id = resolve_device(config.device);
         let engine_config = EngineConfig {
             device: device_id,
             precision: device.precision,
             wait_tracker: Arc::clone(&config.wait_tracker),
         };
-        let engine =
-            Engine::new(&config.layout.base(), recipe.clone(), read_job_samples(config)?, &engine_config)?;
+        let samples = with_patience(config, job_data::may_pass, || read_job_samples(config))?;
+        let engine = with_patience(config, EngineError::may_pass, || {
+            Engine::new(&base_dir, recipe.clone(), &samples, &engine_config)
+        })?;
+        drop(samples);
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
         let options = SaveOptions { guards: guards.clone(), keep: train.keep };
         let checkpoints = Arc::new(CheckpointStore::new(
@@ -137,7 +143,7 @@ impl<'a> TrainingRun<'a> {
     /// Returns to the newest valid checkpoint, or to step 0 if there is no checkpoint. Returns the step.
     fn resume(&mut self) -> Result<u64, WorkerError> {
         self.wait_for_saver()?;
-        let resume = self.checkpoints.resume()?;
+        let resume = with_patience(self.config, ResumeError::may_pass, || self.checkpoints.resume())?;
         for SkippedCheckpoint { name, damage } in resume.skipped {
             (self.config.emit)(WorkerEvent::CheckpointSkipped { name, reason: chain(&damage) });
         }
@@ -175,7 +181,10 @@ impl<'a> TrainingRun<'a> {
             self.drain_saver_events(false)?;
             let step = self.engine.cursor().step;
             if (self.config.stop_requested)() {
-                self.save(step)?;
+                // After a rollback, this step may be the one of the last save.
+                if step > self.last_saved_step {
+                    self.save(step)?;
+                }
                 return Err(WorkerError::Interrupted(self.last_saved_step));
             }
             if step.is_multiple_of(train.save_every) && step > self.last_saved_step && !self.engine.finished()
@@ -366,6 +375,7 @@ impl<'a> TrainingRun<'a> {
             if Instant::now() > deadline || (self.config.stop_requested)() {
                 return Err(WorkerError::LastSave(step));
             }
+            progress::advance();
             std::thread::sleep(delay);
             delay = (delay * 2).min(MAX_SAVE_RETRY_DELAY);
         }
@@ -387,8 +397,17 @@ impl<'a> TrainingRun<'a> {
         files.push(("report.json", report.to_string().into_bytes()));
         let target = self.config.layout.done().join(self.config.job);
         let sync = sync_policy(&self.config.settings.guards);
-        durable::remove_tree(&target)?;
-        durable::write_dir(&target, &files, sync, true)?;
+        with_patience(
+            self.config,
+            |_: &SaveError| true,
+            || {
+                durable::refuse_link(&self.config.layout.done())?;
+                if self.config.settings.guards.space_check {
+                    durable::check_space(&self.config.layout.done(), required_space(&files))?;
+                }
+                Ok(durable::write_dir(&target, &files, sync, true)?)
+            },
+        )?;
         (self.config.emit)(WorkerEvent::Finished { step: state.cursor.step, adapter });
         Ok(Exit::Done)
     }
@@ -424,24 +443,5 @@ fn resolve_device(request: DeviceRequest) -> DeviceId {
                 DeviceId::Cpu
             }
         },
-    }
-}
-
-fn read_job_samples(config: &WorkerConfig<'_>) -> Result<Vec<Sample>, WorkerError> {
-    let path = config.layout.job_data(config.job);
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
-        Err(source) => return Err(WorkerError::OpenData { path, source }),
-    };
-    let mut content_id = ContentId::default();
-    let result = read_samples::<Infallible>(file, &config.settings.limits, &config.settings.guards, |line| {
-        content_id.update(line);
-        Ok(())
-    });
-    match result {
-        Ok(_) if content_id.finish() != config.job => Err(WorkerError::DataChanged { path }),
-        Ok(samples) => Ok(samples),
-        Err(ReadError::Data(source)) => Err(WorkerError::Data { path, source }),
-        Err(ReadError::Input(source)) => Err(WorkerError::ReadData { path, source }),
     }
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::engine::{EngineError, NonFinite, ParityMismatch, RestoreError};
+use super::job_data;
 use crate::device::DeviceError;
-use crate::durable::DurableError;
 use crate::exit::Exit;
 use crate::intake::DataError;
 use crate::model::{AdapterMismatch, BaseModelError};
@@ -74,8 +74,8 @@ pub(super) enum WorkerError {
     #[error(transparent)]
     ResultTensors(#[from] TensorError),
     /// The finished adapter can't be written.
-    #[error(transparent)]
-    ResultFiles(#[from] DurableError),
+    #[error("the result can't be written")]
+    ResultFiles(#[from] SaveError),
 }
 
 /// What a GPU may do wrong a few times before the worker gives up.
@@ -101,16 +101,23 @@ impl WorkerError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             WorkerError::Base(_) => Exit::BaseModel,
+            error @ (WorkerError::OpenData { .. } | WorkerError::ReadData { .. })
+                if job_data::may_pass(error) =>
+            {
+                Exit::Machine
+            }
+            WorkerError::SaverThread(_) => Exit::Machine,
             WorkerError::OpenData { .. }
             | WorkerError::ReadData { .. }
             | WorkerError::Data { .. }
             | WorkerError::DataChanged { .. }
-            | WorkerError::SaverThread(_)
             | WorkerError::SaverEnded => Exit::Failed,
             WorkerError::Device(error) => device_exit(error),
             WorkerError::Resume(ResumeError::NoneValid(_)) | WorkerError::Restore(_) => {
                 Exit::NoValidCheckpoint
             }
+            WorkerError::Resume(ResumeError::Machine { .. } | ResumeError::List(_)) => Exit::Machine,
+            WorkerError::Resume(ResumeError::NewerFormat { .. }) => Exit::NewerFormat,
             WorkerError::Resume(ResumeError::OtherBase { .. } | ResumeError::OtherRecipe) => Exit::BaseModel,
             WorkerError::Parity(_) | WorkerError::GpuFaults { .. } => Exit::GpuWrongResult,
             WorkerError::NonFinite { .. }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkerEvent {
-    /// The worker is alive. Sent a few times a second.
+    /// The worker has made progress since the last one, or waits for the GPU. Sent a few times a second.
     #[serde(rename = "alive")]
     Heartbeat,
     /// Training starts after this step; 0 if there was no checkpoint.
@@ -15,6 +15,11 @@ pub enum WorkerEvent {
     /// A damaged checkpoint was not resumed from.
     #[serde(rename = "passed-over")]
     CheckpointSkipped { name: String, reason: String },
+    /// A file can't be read at the moment. The worker tries again.
+    Waiting {
+        #[serde(rename = "why")]
+        reason: String,
+    },
     /// A step is done. The loss is text because JSON has no NaN.
     Step { step: u64, loss: String },
     /// A save begins.
@@ -91,6 +96,7 @@ mod tests {
             (WorkerEvent::SaveDeferred { step: 3, reason: reason() }, r#"{"put-off":{"step":3,"why":"r"}}"#),
             (WorkerEvent::StepSkipped { step: 3, reason: reason() }, r#"{"skipped":{"step":3,"what":"r"}}"#),
             (WorkerEvent::RolledBack { to: 3, reason: reason() }, r#"{"rolled-back":{"to":3,"what":"r"}}"#),
+            (WorkerEvent::Waiting { reason: reason() }, r#"{"waiting":{"why":"r"}}"#),
             (WorkerEvent::Device { device: "cpu".into() }, r#"{"on":{"device":"cpu"}}"#),
             (WorkerEvent::MicroBatchReduced { from: 4, to: 2 }, r#"{"shrunk":{"from":4,"to":2}}"#),
             (WorkerEvent::WeightsReloaded { to: 3 }, r#"{"weights-mended":{"to":3}}"#),

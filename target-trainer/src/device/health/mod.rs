@@ -2,6 +2,7 @@
 //! context, so it works even after a worker has lost its context. Knows no training.
 
 mod health_event;
+mod throttle_filter;
 mod xid;
 
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
 
 pub use health_event::HealthEvent;
+use throttle_filter::ThrottleFilter;
 
 /// The name that the driver installs.
 const NVML_LIBRARY: &str = "libnvidia-ml.so.1";
@@ -125,14 +127,20 @@ fn run_monitor(
         Err(error) => return drop(report_ready.send(Err(error))),
     };
     let xid_events = register_xid_events(nvml, &device);
-    let mut previous = read_gpu(&device).ok();
+    let mut throttling = ThrottleFilter::default();
+    let mut read = || {
+        let mut reading = read_gpu(&device)?;
+        reading.throttled = throttling.smooth(&reading.throttled);
+        Ok::<_, NvmlError>(reading)
+    };
+    let mut previous = read().ok();
     if report_ready.send(Ok(())).is_err() {
         return;
     }
     let mut is_lost = false;
     while sample_requested.recv_timeout(interval) != Err(RecvTimeoutError::Disconnected) {
         let mut events: Vec<HealthEvent> = xid_events.as_ref().map(pending_xid_events).unwrap_or_default();
-        let reading = match read_gpu(&device) {
+        let reading = match read() {
             Ok(reading) => {
                 events.extend(
                     previous.as_ref().map(|previous| events_between(previous, &reading)).unwrap_or_default(),

@@ -92,10 +92,10 @@ impl Engine {
     pub fn new(
         base: &Path,
         recipe: Recipe,
-        samples: Vec<Sample>,
+        samples: &[Sample],
         config: &EngineConfig,
     ) -> Result<Engine, EngineError> {
-        Ok(Engine::new_on_device(BaseModel::read(base)?, recipe, &samples, config)?)
+        Ok(Engine::new_on_device(BaseModel::read(base)?, recipe, samples, config)?)
     }
 
     /// An engine on the CPU with the given base model.

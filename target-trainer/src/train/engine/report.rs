@@ -28,6 +28,13 @@ pub enum EngineError {
     Device(#[from] DeviceError),
 }
 
+impl EngineError {
+    /// Whether another attempt may succeed: the base model could not be read.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, EngineError::Base(error) if error.may_pass())
+    }
+}
+
 /// Why a state can't be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {

@@ -1,0 +1,80 @@
+//! Reads a file of the root that somebody else may have replaced: never waits for a pipe, never follows a
+//! symbolic link, never reads a device, and takes a bounded amount of memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::progress::ProgressReader;
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// If it can't be opened, or is not a regular file: the error then has the kind `InvalidData`.
+pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let not_regular = |what| Error::new(ErrorKind::InvalidData, format!("{what}, not a regular file"));
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+            return Err(not_regular("a symbolic link"));
+        }
+        // A socket can't be opened at all.
+        Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+            return Err(not_regular("a socket"));
+        }
+        file => file?,
+    };
+    match file.metadata()?.file_type() {
+        kind if kind.is_file() => Ok(file),
+        kind if kind.is_dir() => Err(not_regular("a directory")),
+        _ => Err(not_regular("a pipe or a device")),
+    }
+}
+
+/// Reads a regular file of at most `max_bytes` bytes.
+///
+/// # Errors
+/// If it can't be read, is not a regular file, or is larger; in the last two cases with the kind
+/// `InvalidData`.
+pub(crate) fn read_regular(path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = ProgressReader(open_regular(path)?).take(max_bytes.saturating_add(1));
+    file.read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(Error::new(ErrorKind::InvalidData, format!("larger than {max_bytes} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn nothing_but_a_regular_file_of_the_size_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("file"), "12345").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _socket = UnixListener::bind(path("socket")).unwrap();
+        assert_eq!(read_regular(&path("file"), 5).unwrap(), b"12345");
+        let message = |path: &Path| {
+            let error = read_regular(path, 4).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+            error.to_string()
+        };
+        assert_eq!(message(&path("file")), "larger than 4 bytes");
+        assert_eq!(message(&path("link")), "a symbolic link, not a regular file");
+        assert_eq!(message(&path("pipe")), "a pipe or a device, not a regular file");
+        assert_eq!(message(&path("socket")), "a socket, not a regular file");
+        assert_eq!(message(dir.path()), "a directory, not a regular file");
+        assert_eq!(message(Path::new("/dev/zero")), "a pipe or a device, not a regular file");
+        assert_eq!(read_regular(&path("none"), 4).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
