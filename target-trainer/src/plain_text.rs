@@ -43,6 +43,11 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(result)
 }
 
+/// Whether [`one_line`] leaves a text as it is.
+pub(crate) fn is_one_plain_line(text: &str) -> bool {
+    !text.chars().any(is_unprintable)
+}
+
 /// Control characters, the characters that change the direction of a text, other invisible ones, line and
 /// paragraph separators, and code points without a character.
 fn is_unprintable(character: char) -> bool {
@@ -77,6 +82,23 @@ mod tests {
                 assert!(!line.contains(character) && line.starts_with("a\\"), "{:x}", u32::from(character));
                 assert_eq!(one_line(&line), line, "escaping twice changes nothing");
             }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_becomes_one_plain_line(text in "(\\PC|\\p{C}|\\p{Z}|[\\\\\"']){0,60}") {
+            for line in [shown(&text), one_line(&text).into_owned()] {
+                proptest::prop_assert!(is_one_plain_line(&line), "{line:?}");
+                proptest::prop_assert!(!line.chars().any(|c| c.is_control()));
+                let again = one_line(&line).into_owned();
+                proptest::prop_assert_eq!(&again, &line);
+            }
+        }
+
+        #[test]
+        fn different_short_texts_are_shown_differently(a in "\\PC{0,8}|[\\\\nu{}0-9\n\t]{0,8}", b in "[\\\\nu{}0-9\n\t]{0,8}") {
+            proptest::prop_assert_eq!(a == b, shown(&a) == shown(&b));
         }
     }
 

@@ -217,6 +217,79 @@ fn a_file_with_hard_links_waits_until_it_has_one_name() {
     assert!(text(&output.stdout).contains("finished job"), "{}", all_output(&output));
 }
 
+#[test]
+fn all_errors_of_a_file_are_told_at_once_up_to_a_bound() {
+    let root = TrainerRoot::new(&["limits.settle_s=0", "recipe.steps=2"]);
+    let good = "{\"text\":\"a\"}\n";
+    let few = [good, "{\"text\":1}\n", good, "[1]\n", good, "{\"text\":NaN}\n"].concat();
+    let many: String = (0..1000).map(|_| "{\n").collect::<String>() + good;
+    for (name, content) in [("few", few), ("many", format!("{good}{many}")), ("array", format!("[\n{good}]"))]
+    {
+        std::fs::write(root.path().join("inbox").join(name), content).unwrap();
+    }
+    let output = root.drain();
+    for line in
+        ["line 2 column 1: `text` must be", "line 4 column 1: invalid type", "line 6 column 9: `NaN` is"]
+    {
+        assert!(output.contains(&format!("rejected few: {line}")), "{line}: {output}");
+    }
+    assert_eq!(output.matches("rejected few:").count(), 3, "{output}");
+    assert_eq!(output.matches("rejected many:").count(), 20, "{output}");
+    assert_eq!(output.matches("rejected array:").count(), 1, "{output}");
+    let failed = root.path().join("failed");
+    let reasons: String = sorted_names(&failed)
+        .iter()
+        .map(|name| std::fs::read_to_string(failed.join(name).join("reason.json")).unwrap())
+        .collect();
+    assert_eq!(reasons.matches("\"line ").count(), 3 + 20 + 1, "{reasons}");
+    assert_eq!(sorted_names(&failed).len(), 3);
+}
+
+#[test]
+fn unknown_keys_are_counted_and_named_and_refused_only_if_strict() {
+    let lines = "{\"text\":\"a\",\"id\":1}\n{\"text\":\"b\",\"x\\ny\":{}}\n{\"text\":\"c\"}\n";
+    let root = TrainerRoot::new(&["limits.settle_s=0", "recipe.steps=2"]);
+    std::fs::write(root.path().join("inbox/data.jsonl"), lines).unwrap();
+    let output = root.drain();
+    assert!(output.contains("2 samples have keys that are not used: `id`, `x\\ny`"), "{output}");
+    let strict = TrainerRoot::new(&["limits.settle_s=0", "recipe.steps=2", "limits.strict=true"]);
+    std::fs::write(strict.path().join("inbox/data.jsonl"), lines).unwrap();
+    let output = strict.drain();
+    assert_eq!(output.matches("unknown key").count(), 2, "{output}");
+}
+
+/// Whatever the crate prints or logs passes through `one_line`.
+#[test]
+fn nothing_is_printed_but_by_the_module_that_escapes() {
+    fn sources(dir: &std::path::Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let prints = ["io::stdout()", "io::stderr()", "println!", "print!(", "dbg!", ".print()"];
+    let prints_itself = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        prints.iter().any(|call| text.contains(call))
+    };
+    let found: Vec<String> = files
+        .iter()
+        .filter(|path| prints_itself(path))
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(found, ["print.rs"]);
+    let print = files.iter().find(|path| path.ends_with("cli/print.rs")).unwrap();
+    let print = std::fs::read_to_string(print).unwrap();
+    // Standard output and error, the log; and events of a worker, which are JSON.
+    assert_eq!((print.matches("one_line(").count(), print.matches(".lock()").count()), (4, 3));
+}
+
 /// Texts that look like lines of the daemon, steer a terminal, or change the direction of what follows.
 const HOSTILE: [&str; 9] = [
     "x\nsaved step 999999\nfinished job 0 at step 1 adapter blake3:0",
@@ -301,5 +374,10 @@ fn no_text_from_outside_forges_a_line() {
         assert_plain("settings", &all_output(&run(&["verify", root.path_str()])));
         std::fs::write(root.path().join("settings.toml"), hostile).unwrap();
         assert_plain("settings", &all_output(&run(&["daemon", root.path_str()])));
+        // As an argument.
+        if !hostile.contains('\0') {
+            assert_plain("arguments", &all_output(&run(&["daemon", root.path_str(), hostile])));
+            assert_plain("arguments", &all_output(&run(&[hostile])));
+        }
     }
 }

@@ -33,12 +33,18 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Parses the command line, runs the command, and prints its error, if any.
 pub fn main() -> Exit {
+    std::panic::set_hook(Box::new(|panic| print::error(&panic.to_string())));
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => {
-            // clap reports help and version as errors too, and prints each to the right stream.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // clap reports help and version as errors too.
+            let text = error.render().to_string();
+            if !error.use_stderr() {
+                print::lines(text.trim_end());
+                return Exit::Done;
+            }
+            print::usage_error(&text);
+            return Exit::Usage;
         }
     };
     let result = match command_line.command {

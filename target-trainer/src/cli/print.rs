@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::output_queue::OutputQueue;
 use crate::durable::{self, AppendFile};
 use crate::locks::LockExt;
-use crate::plain_text::one_line;
+use crate::plain_text::{is_one_plain_line, one_line};
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
 
@@ -70,6 +70,17 @@ pub(super) fn worker_event(event: &WorkerEvent) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::abort();
+    }
+}
+
+/// Prints the error of the command line, which quotes arguments. It has several lines, unless an argument would
+/// add some.
+pub(super) fn usage_error(text: &str) {
+    let is_plain = |argument: std::ffi::OsString| is_one_plain_line(&argument.to_string_lossy());
+    if std::env::args_os().all(is_plain) {
+        text.trim_end().lines().for_each(|line| to_stderr(format!("{}\n", one_line(line)).as_bytes()));
+    } else {
+        error(text.trim_end());
     }
 }
 

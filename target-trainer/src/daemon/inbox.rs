@@ -191,14 +191,14 @@ impl Inbox {
             }
             SettleState::OtherType { other_type, identity } => {
                 let message = format!("{other_type}, not a regular file");
-                return self.reject_file(name, identity, None, &message, config);
+                return self.reject_file(name, identity, &[], &message, config);
             }
             SettleState::Ready { source, identity } => (source, identity),
         };
         let max_bytes = config.settings.limits.file_bytes;
         if identity.len_bytes > max_bytes {
             let message = format!("the file is larger than {max_bytes} bytes");
-            return self.reject_file(name, identity, None, &message, config);
+            return self.reject_file(name, identity, &[], &message, config);
         }
         self.copy = Some(IncomingCopy::start(config, name, source, identity)?);
         Ok(())
@@ -238,9 +238,10 @@ impl Inbox {
                 }
                 Ok(durable::remove_tree(copy.temporary())?)
             }
-            CopyProgress::Invalid(error) => {
+            CopyProgress::Invalid(errors) => {
                 durable::remove_tree(copy.temporary())?;
-                self.reject_file(&copy.name, copy.identity, Some(&error), &error.message, config)
+                let message = errors.first().map_or("", |error| error.message.as_str());
+                self.reject_file(&copy.name, copy.identity, &errors, message, config)
             }
             CopyProgress::Complete => self.accept(&copy, config, queue),
         }
@@ -261,7 +262,7 @@ impl Inbox {
                 counts.reasons()
             );
             durable::remove_tree(copy.temporary())?;
-            return self.reject_file(&copy.name, copy.identity, None, &message, config);
+            return self.reject_file(&copy.name, copy.identity, &[], &message, config);
         }
         let job = copy.describe(queue.next_order())?;
         if jobs::is_known(&config.layout, &job.id)? {
@@ -274,6 +275,9 @@ impl Inbox {
                 "accepted job {}: {} samples from {}",
                 job.id, job.samples, job.name
             ));
+            if let Some(text) = copy.unknown_keys().text() {
+                (config.print_line)(&format!("job {}: {text}", job.id));
+            }
             if counts.without_effect() > 0 {
                 let (without, reasons) = (counts.without_effect(), counts.reasons());
                 (config.print_line)(&format!(
@@ -315,13 +319,13 @@ impl Inbox {
         &mut self,
         name: &OsStr,
         identity: FileIdentity,
-        data_error: Option<&DataError>,
+        errors: &[DataError],
         message: &str,
         config: &DaemonConfig<'_>,
     ) -> Result<(), AcceptError> {
         let path = self.dir.join(name);
         let name_text = name.to_string_lossy();
-        reject(config, &Rejection { path: &path, name: &name_text, identity, data_error, message })?;
+        reject(config, &Rejection { path: &path, name: &name_text, identity, errors, message })?;
         self.dealt_with(name, config);
         Ok(())
     }

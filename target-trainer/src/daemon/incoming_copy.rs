@@ -2,6 +2,7 @@
 //! training reads exactly the bytes that were checked. The pass is made in pieces, and supervision goes on
 //! between them.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Take};
@@ -16,6 +17,11 @@ use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKE
 use crate::intake::{ContentId, DataError, NextSample, ReadError, Sample, SampleReader};
 use crate::plain_text::shown;
 
+/// Errors of one file that are reported.
+const MAX_ERRORS: usize = 20;
+/// Keys that are named.
+const MAX_NAMED_KEYS: usize = 8;
+
 /// A copy that is being made.
 pub(super) struct IncomingCopy {
     pub(super) name: OsString,
@@ -27,6 +33,8 @@ pub(super) struct IncomingCopy {
     copy: AppendFile,
     content: ContentId,
     counts: LearningCounts,
+    unknown_keys: UnknownKeys,
+    errors: Vec<DataError>,
     context: usize,
 }
 
@@ -71,14 +79,40 @@ impl LearningCounts {
     }
 }
 
+/// The keys of a file that are not used.
+#[derive(Debug, Clone, Default)]
+pub(super) struct UnknownKeys {
+    samples: u64,
+    /// The first of them.
+    names: BTreeSet<String>,
+}
+
+impl UnknownKeys {
+    fn add(&mut self, sample: &Sample) {
+        self.samples += u64::from(!sample.unknown_keys.is_empty());
+        for name in &sample.unknown_keys {
+            if self.names.len() < MAX_NAMED_KEYS && !self.names.contains(name) {
+                self.names.insert(name.clone());
+            }
+        }
+    }
+
+    /// Says which keys are not used, if there are any.
+    pub(super) fn text(&self) -> Option<String> {
+        let names: Vec<String> = self.names.iter().map(|name| format!("`{}`", shown(name))).collect();
+        let count = self.samples;
+        (count > 0).then(|| format!("{count} samples have keys that are not used: {}", names.join(", ")))
+    }
+}
+
 /// How far a copy has come.
 pub(super) enum CopyProgress {
     /// There is more to read.
     Unfinished,
     /// The whole file is in the copy and synced.
     Complete,
-    /// The file is not valid.
-    Invalid(DataError),
+    /// The file is not valid. Holds the first errors, of which there is at least one.
+    Invalid(Vec<DataError>),
     /// The file was written to meanwhile.
     Changed,
 }
@@ -105,6 +139,8 @@ impl IncomingCopy {
             temporary,
             content: ContentId::default(),
             counts: LearningCounts::default(),
+            unknown_keys: UnknownKeys::default(),
+            errors: Vec::new(),
             context: config.settings.recipe.context,
         })
     }
@@ -112,21 +148,34 @@ impl IncomingCopy {
     /// Copies lines until `deadline`, but at least one.
     pub(super) fn advance(&mut self, deadline: Instant) -> Result<CopyProgress, AcceptError> {
         loop {
-            let IncomingCopy { reader, copy, content, .. } = self;
+            let IncomingCopy { reader, copy, content, errors, .. } = self;
             let mut write_line = |line: &[u8]| -> Result<(), DurableError> {
                 content.update(line);
-                copy.write_all(line)
+                // The rest of a file that will be rejected is only checked.
+                if errors.is_empty() { copy.write_all(line) } else { Ok(()) }
             };
             match reader.next_sample(&mut write_line) {
-                Ok(NextSample::Sample(sample)) => self.counts.add(&sample, self.context),
+                Ok(NextSample::Sample(sample)) => {
+                    self.counts.add(&sample, self.context);
+                    self.unknown_keys.add(&sample);
+                }
                 Ok(NextSample::Blank) => {}
-                Ok(NextSample::End) if self.is_unchanged()? => {
+                Ok(NextSample::End) if !self.is_unchanged()? => return Ok(CopyProgress::Changed),
+                Ok(NextSample::End) if !self.errors.is_empty() => {
+                    return Ok(CopyProgress::Invalid(std::mem::take(&mut self.errors)));
+                }
+                Ok(NextSample::End) => {
                     self.copy.sync(SyncPolicy::Full)?;
                     return Ok(CopyProgress::Complete);
                 }
-                Ok(NextSample::End) => return Ok(CopyProgress::Changed),
                 Err(ReadError::Data(_)) if !self.is_unchanged()? => return Ok(CopyProgress::Changed),
-                Err(ReadError::Data(error)) => return Ok(CopyProgress::Invalid(error)),
+                Err(ReadError::Data(error)) => {
+                    let is_last = error.ends_check || self.errors.len() + 1 >= MAX_ERRORS;
+                    self.errors.push(error);
+                    if is_last {
+                        return Ok(CopyProgress::Invalid(std::mem::take(&mut self.errors)));
+                    }
+                }
                 Err(ReadError::Input(error)) => return Err(AcceptError::Read(error)),
                 Err(ReadError::Sink(error)) => return Err(AcceptError::Write(error)),
             }
@@ -148,6 +197,11 @@ impl IncomingCopy {
     /// What the samples have to learn.
     pub(super) fn counts(&self) -> LearningCounts {
         self.counts
+    }
+
+    /// The keys that are not used.
+    pub(super) fn unknown_keys(&self) -> &UnknownKeys {
+        &self.unknown_keys
     }
 
     /// Adds `job.json` to a complete copy, so that the directory can be renamed into the queue.

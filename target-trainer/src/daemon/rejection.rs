@@ -18,16 +18,17 @@ pub(super) struct Rejection<'a> {
     /// Its name in the inbox.
     pub(super) name: &'a str,
     pub(super) identity: FileIdentity,
-    /// Where it is wrong, if that is a place.
-    pub(super) data_error: Option<&'a DataError>,
+    /// Where it is wrong, if that is a place. The first errors of the file.
+    pub(super) errors: &'a [DataError],
     pub(super) message: &'a str,
 }
 
 /// Writes `reason.json` and moves the file beside it. Every rejected file gets a directory of its own, also
 /// if an earlier one had the same name and the same error.
 pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Result<(), AcceptError> {
-    let Rejection { path, name, identity, data_error, message } = *rejection;
-    let digest = blake3::hash(format!("{name}\0{data_error:?}\0{message}\0{identity:?}").as_bytes()).to_hex();
+    let Rejection { path, name, identity, errors, message } = *rejection;
+    let first = errors.first();
+    let digest = blake3::hash(format!("{name}\0{first:?}\0{message}\0{identity:?}").as_bytes()).to_hex();
     let label = &digest[..16];
     let failed = config.layout.failed();
     // A directory without data is that of an attempt that was interrupted.
@@ -40,10 +41,12 @@ pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Re
     let dir = names.filter_map(free).next().unwrap_or_else(|| failed.join(label));
     if !dir.join("reason.json").exists() {
         write_reason(&dir, rejection)?;
-        let position = data_error
-            .map(|data_error| format!(" line {} column {}:", data_error.line, data_error.column))
-            .unwrap_or_default();
-        (config.print_line)(&format!("rejected {}:{position} {message}", shown(name)));
+        let position = |error: &DataError| format!(" line {} column {}:", error.line, error.column);
+        let first_position = first.map(position).unwrap_or_default();
+        (config.print_line)(&format!("rejected {}:{first_position} {message}", shown(name)));
+        for error in errors.iter().skip(1) {
+            (config.print_line)(&format!("rejected {}:{} {}", shown(name), position(error), error.message));
+        }
     }
     let hidden = path.with_file_name(format!("{REJECTED_PREFIX}{label}"));
     let taken = match take_aside(path, &hidden, identity) {
@@ -62,8 +65,9 @@ fn write_reason(dir: &Path, rejection: &Rejection<'_>) -> Result<(), AcceptError
     let reason = serde_json::json!({
         "file": shown(rejection.name),
         "error": rejection.message,
-        "line": rejection.data_error.map(|error| error.line),
-        "column": rejection.data_error.map(|error| error.column),
+        "line": rejection.errors.first().map(|error| error.line),
+        "column": rejection.errors.first().map(|error| error.column),
+        "errors": rejection.errors.iter().map(|error| error.to_string()).collect::<Vec<_>>(),
         "advice": "fix the file and submit it again",
     });
     durable::remove_tree(dir)?;

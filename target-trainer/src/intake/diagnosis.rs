@@ -33,7 +33,7 @@ const OTHER_FORMATS: [(&[u8], &str); 22] = [
 ];
 
 /// Texts that are numbers elsewhere, but not in JSON.
-const NOT_NUMBERS: [&str; 6] = ["NaN", "Infinity", "-Infinity", "nan", "inf", "None"];
+const NOT_NUMBERS: [&str; 6] = ["-Infinity", "NaN", "Infinity", "nan", "inf", "None"];
 
 /// Says what the file is, if its first line shows that it has another format. Limits are reported as they
 /// are.
@@ -76,7 +76,7 @@ pub(super) fn name_problem(line: &str, error: &serde_json::Error) -> Option<Line
     // The parser stops at the text's begin or behind its first character.
     let is_here = |index: usize, text: &str| line.get(index..).is_some_and(|rest| rest.starts_with(text));
     for text in NOT_NUMBERS {
-        if let Some(index) = [index, index.saturating_sub(1)].into_iter().find(|index| is_here(*index, text)) {
+        if let Some(index) = (index.saturating_sub(2)..=index).find(|index| is_here(*index, text)) {
             return found(index, LineProblem::NotANumber(text));
         }
     }

@@ -12,6 +12,8 @@ pub struct DataError {
     pub column: u64,
     /// What is wrong.
     pub message: String,
+    /// The rest of the file can't be checked, or need not be.
+    pub ends_check: bool,
 }
 
 /// Why a line is rejected, and where.
@@ -27,7 +29,14 @@ pub struct LineError {
 impl LineError {
     /// The error as part of a file.
     pub(super) fn in_line(&self, line: u64) -> DataError {
-        DataError { line: line.max(1), column: self.column, message: self.problem.to_string() }
+        let ends_check = matches!(
+            self.problem,
+            LineProblem::NoSamples
+                | LineProblem::TooManyLines(_)
+                | LineProblem::TooLong(_)
+                | LineProblem::OtherFormat(_)
+        );
+        DataError { line: line.max(1), column: self.column, message: self.problem.to_string(), ends_check }
     }
 }
 
@@ -38,7 +47,7 @@ pub enum LineProblem {
     #[error("the file has no samples")]
     NoSamples,
     /// The file has too many lines.
-    #[error("more than {0} lines")]
+    #[error("more than {0} lines, the limit of `limits.lines`")]
     TooManyLines(u64),
     /// The line is too long.
     #[error("the line is longer than {0} bytes")]
@@ -50,8 +59,31 @@ pub enum LineProblem {
     #[error("a number has more than {0} characters")]
     LongNumber(usize),
     /// The bytes are not text.
-    #[error("not UTF-8")]
+    #[error("not UTF-8; convert it")]
     NotUtf8,
+    /// Two files were joined.
+    #[error("a byte order mark (U+FEFF) within the file, as if two files were joined; remove it")]
+    ByteOrderMark,
+    /// What a crash leaves of a file on some file systems.
+    #[error("only NUL bytes: the file was not written completely")]
+    OnlyNul,
+    /// The text can't be encoded.
+    #[error("`{0}` is half of a character (a lone surrogate); cut texts between characters")]
+    LoneSurrogate(String),
+    /// Python and others write it.
+    #[error("`{0}` is not JSON; write a number or null")]
+    NotANumber(&'static str),
+    /// The line is a part of an object.
+    #[error(
+        "the line ends within the object: it was cut, or the JSON is pretty-printed; write one object per line"
+    )]
+    EndsWithin,
+    /// Python's notation of a dictionary.
+    #[error("single quotes are not JSON; use double quotes")]
+    SingleQuotes,
+    /// Two objects on one line.
+    #[error("another object on the same line; write one object per line")]
+    SecondValue,
     /// The whole file is something else.
     #[error("the file is {0}")]
     OtherFormat(&'static str),
@@ -67,7 +99,11 @@ pub enum LineProblem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleProblem {
     /// A key that no form has.
-    #[error("unknown key `{}`; known keys are prompt, completion, text, messages, weight", shown(.0))]
+    #[error(
+        "unknown key `{}`; known keys are prompt, completion, text, messages, weight; \
+         without `limits.strict`, others are ignored",
+        shown(.0)
+    )]
     UnknownKey(String),
     /// The value is not a text.
     #[error("`{0}` must be a string")]

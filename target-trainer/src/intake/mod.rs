@@ -2,6 +2,7 @@
 //! nothing.
 
 mod content_id;
+mod diagnosis;
 mod error;
 mod line_reader;
 mod parse;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::diagnosis::name_problem;
 use super::error::{LineError, LineProblem, SampleProblem};
 use super::sample::{Sample, Segment};
 use crate::plain_text::{one_line, shown};
@@ -59,7 +60,9 @@ pub fn parse_line(line: &[u8]) -> Result<Sample, LineError> {
     reader.disable_recursion_limit();
     let object = UniqueKeyObject::deserialize(&mut reader).and_then(|object| reader.end().map(|()| object));
     let UniqueKeyObject(pairs) = object.map_err(|error| {
-        at_column(error.column().max(1), LineProblem::Json(message_without_position(&error)))
+        name_problem(text, &error).unwrap_or_else(|| {
+            at_column(error.column().max(1), LineProblem::Json(message_without_position(&error)))
+        })
     })?;
     sample_from_pairs(&pairs).map_err(|problem| at_column(1, problem.into()))
 }
@@ -74,7 +77,7 @@ fn message_without_position(error: &serde_json::Error) -> String {
 }
 
 fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, SampleProblem> {
-    let mut weight = 1.0;
+    let (mut weight, mut unknown_keys) = (1.0, Vec::new());
     let (mut prompt, mut completion, mut text, mut messages) = (None, None, None, None);
     for (key, value) in pairs {
         match key.as_str() {
@@ -83,7 +86,7 @@ fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, SampleProblem>
             "text" => text = Some(expect_string(key, value)?),
             "messages" => messages = Some(value),
             "weight" => weight = parse_weight(value)?,
-            _ => return Err(SampleProblem::UnknownKey(key.clone())),
+            _ => unknown_keys.push(key.clone()),
         }
     }
     let segments = match (prompt, completion, text, messages) {
@@ -92,9 +95,11 @@ fn sample_from_pairs(pairs: &[(String, Value)]) -> Result<Sample, SampleProblem>
         }
         (None, None, Some(text), None) => vec![segment(text, true)],
         (None, None, None, Some(messages)) => parse_chat(messages)?,
+        // The key may be misspelt.
+        _ if !unknown_keys.is_empty() => return Err(SampleProblem::UnknownKey(unknown_keys.swap_remove(0))),
         _ => return Err(SampleProblem::NotOneForm),
     };
-    Ok(Sample { segments, weight })
+    Ok(Sample { segments, weight, unknown_keys })
 }
 
 fn segment(text: impl Into<String>, learned: bool) -> Segment {
@@ -167,16 +172,29 @@ mod tests {
         let wrong = |line: &[u8]| parse_line(line).unwrap_err();
         let message = |line: &[u8]| wrong(line).problem.to_string();
         assert_eq!(message(br#"{"text":"a","text":"b"}"#), "duplicate key `text`");
-        assert_eq!(
-            message(br#"{"txt":"a"}"#),
-            "unknown key `txt`; known keys are prompt, completion, text, messages, weight"
+        assert!(
+            message(br#"{"txt":"a"}"#).starts_with("unknown key `txt`; known keys are prompt, completion")
         );
+        assert_eq!(parse_line(br#"{"text":"a","id":1,"meta":{}}"#).unwrap().unknown_keys, ["id", "meta"]);
         assert_eq!(wrong(b"{\"text\":\"\xff\"}"), LineError { column: 10, problem: LineProblem::NotUtf8 });
         assert_eq!(wrong(br#"{"text":"a"} x"#).column, 14);
         assert_eq!(wrong(br#"[1]"#).column, 1);
         assert_eq!(message(br#"{"text":"a","weight":1e99}"#), "`weight` must be a number from 0 to 3.4e38");
         assert_eq!(wrong(br#"{"prompt":"a"}"#).column, 1);
-        let lone_surrogate = message(br#"{"text":"\ud800"}"#);
-        assert!(lone_surrogate.contains("hex escape"), "{lone_surrogate}");
+        for (line, text, column) in [
+            (r#"{"text":"\ud83d"}"#, "`\\ud83d` is half of a character", 10),
+            (r#"{"text":"a\udcb2"}"#, "`\\udcb2` is half of a character", 11),
+            (r#"{"text":"a","weight":NaN}"#, "`NaN` is not JSON", 22),
+            (r#"{"text":"a","weight":-Infinity}"#, "`-Infinity` is not JSON", 22),
+            (r#"{"text":None}"#, "`None` is not JSON", 9),
+            (r#"{"text":"a""#, "the line ends within the object", 11),
+            (r#"{'text':"a"}"#, "single quotes are not JSON", 2),
+            (r#"{"text":"a"}{"text":"b"}"#, "another object on the same line", 13),
+            ("\0\0\0", "only NUL bytes", 1),
+            ("{\"text\":\"a\"}\u{feff}{\"text\":\"b\"}", "a byte order mark", 13),
+        ] {
+            assert!(message(line.as_bytes()).starts_with(text), "{line}: {}", message(line.as_bytes()));
+            assert_eq!(wrong(line.as_bytes()).column, column, "{line}");
+        }
     }
 }

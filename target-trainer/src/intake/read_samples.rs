@@ -3,27 +3,13 @@
 
 use std::io::Read;
 
-use super::error::{LineError, LineProblem, ReadError};
+use super::diagnosis::{BYTE_ORDER_MARK, name_format};
+use super::error::{LineError, LineProblem, ReadError, SampleProblem};
 use super::line_reader::{LineReader, NextLine};
 use super::parse::parse_line;
 use super::sample::Sample;
 use super::scan::check_line_limits;
 use crate::settings::{Guards, Limits};
-
-/// The mark that some editors put at the begin of a UTF-8 file.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// First bytes of files that people take for JSON lines, and what they are.
-const OTHER_FORMATS: [(&[u8], &str); 8] = [
-    (b"\x1f\x8b", "compressed with gzip; decompress it"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd; decompress it"),
-    (b"\xfd7zXZ", "compressed with xz; decompress it"),
-    (b"PK\x03\x04", "a zip archive; unpack it"),
-    (b"PAR1", "in the format Parquet; convert it to JSON lines"),
-    (b"\xff\xfe", "UTF-16; convert it to UTF-8"),
-    (b"\xfe\xff", "UTF-16; convert it to UTF-8"),
-    (b"[", "a JSON array; write each of its objects on a line of its own"),
-];
 
 /// Reads samples from a stream.
 pub struct SampleReader<R> {
@@ -54,7 +40,8 @@ impl<R: Read> SampleReader<R> {
     /// Reads one line. `on_line` gets its bytes, line end included.
     ///
     /// # Errors
-    /// If the line is not valid, the stream can't be read, or `on_line` fails.
+    /// If the line is not valid, the stream can't be read, or `on_line` fails. After a line that is not valid,
+    /// the next one can be read, unless the error says that it ends the check.
     pub fn next_sample<E>(
         &mut self,
         on_line: &mut impl FnMut(&[u8]) -> Result<(), E>,
@@ -68,6 +55,10 @@ impl<R: Read> SampleReader<R> {
             NextLine::End => return Ok(NextSample::End),
             NextLine::Line(line) => line,
         };
+        if number > self.limits.lines {
+            let problem = LineProblem::TooManyLines(self.limits.lines);
+            return Err(LineError { column: 1, problem }.in_line(number).into());
+        }
         on_line(line).map_err(ReadError::Sink)?;
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -75,12 +66,17 @@ impl<R: Read> SampleReader<R> {
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(NextSample::Blank);
         }
-        let parsed = if self.samples >= self.limits.lines {
-            Err(LineError { column: 1, problem: LineProblem::TooManyLines(self.limits.lines) })
-        } else {
-            check_and_parse(text, &self.limits, &self.guards)
-        };
+        let parsed = check_and_parse(text, &self.limits, &self.guards);
         let parsed = parsed.map_err(|error| if number == 1 { name_format(error, text) } else { error });
+        let parsed = parsed.and_then(|mut sample| match sample.unknown_keys.pop() {
+            Some(key) if self.limits.strict => {
+                Err(LineError { column: 1, problem: SampleProblem::UnknownKey(key).into() })
+            }
+            key => {
+                sample.unknown_keys.extend(key);
+                Ok(sample)
+            }
+        });
         self.samples += 1;
         Ok(NextSample::Sample(parsed.map_err(|error| error.in_line(number))?))
     }
@@ -114,19 +110,6 @@ fn check_and_parse(text: &[u8], limits: &Limits, guards: &Guards) -> Result<Samp
     parse_line(text)
 }
 
-/// Says what the file is, if its first line shows that it has another format. Limits are reported as they
-/// are.
-fn name_format(error: LineError, first_line: &[u8]) -> LineError {
-    if !matches!(error.problem, LineProblem::NotUtf8 | LineProblem::Json(_)) {
-        return error;
-    }
-    let text = first_line.trim_ascii();
-    let known = OTHER_FORMATS.iter().find(|(bytes, _)| text.starts_with(bytes)).map(|(_, format)| *format);
-    let is_begin_of_object = text == b"{";
-    let format = known.or(is_begin_of_object.then_some("pretty-printed JSON; write each object on one line"));
-    format.map_or(error, |format| LineError { column: 1, problem: LineProblem::OtherFormat(format) })
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -150,16 +133,29 @@ mod tests {
             (b"[{\"text\":\"a\"}]\n", "a JSON array"),
             (b"[\n{\"text\":\"a\"}]\n", "a JSON array"),
             (b"{\n  \"text\": \"a\"\n}\n", "pretty-printed"),
+            (b"{\"messages\": [\n{}]}\n", "pretty-printed"),
+            (b"{\0\"\0t\0", "UTF-16"),
+            (b"\0{\0\"", "UTF-16"),
+            (b"\xff\xfe\0\0{\0\0\0", "UTF-32"),
+            (b"BZh9", "bzip2"),
+            (b"\x80\x04\x95", "pickle"),
+            (b"<!DOCTYPE html>", "HTML"),
+            (b"prompt,completion\na,b\n", "CSV"),
+            (b"PAR1\x15", "Parquet"),
         ] {
             assert!(message(bytes).contains(name), "{name}: {}", message(bytes));
         }
         assert!(message(b"{\"text\":\"a\"}\n[1]\n").contains("line 2, column 1: invalid type"));
+        assert!(message(b"{\"text\":\"a\"}\n{\"text\":\"a\"}\0\0\0\n").contains("line 2"));
     }
 
     #[test]
     fn a_byte_order_mark_is_skipped_at_the_begin_only() {
         assert_eq!(message("\u{feff}{\"text\":\"a\"}\n{\"text\":\"b\"}".as_bytes()), "2 samples");
-        assert!(message("{\"text\":\"a\"}\n\u{feff}{\"text\":\"b\"}".as_bytes()).contains("line 2"));
+        assert!(
+            message("{\"text\":\"a\"}\n\u{feff}{\"text\":\"b\"}".as_bytes())
+                .contains("line 2, column 1: a byte order")
+        );
     }
 
     /// A stream that fails after its first bytes.
@@ -183,5 +179,25 @@ mod tests {
             |_| Ok(()),
         );
         assert!(matches!(result, Err(ReadError::Input(_))));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_only_if_the_settings_are_strict() {
+        let line = &b"{\"text\":\"a\",\"id\":1}"[..];
+        assert_eq!(message(line), "1 samples");
+        let limits = Limits { strict: true, ..Limits::default() };
+        let error = read_samples::<Infallible>(line, &limits, &Guards::default(), |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("unknown key `id`"), "{error}");
+    }
+
+    #[test]
+    fn the_limit_of_lines_counts_all_lines() {
+        let limits = Limits { lines: 3, ..Limits::default() };
+        let read = |text: &str| {
+            read_samples::<Infallible>(text.as_bytes(), &limits, &Guards::default(), |_| Ok(())).is_ok()
+        };
+        assert!(read("{\"text\":\"a\"}\n\n{\"text\":\"a\"}\n"));
+        assert!(!read("{\"text\":\"a\"}\n\n\n{\"text\":\"a\"}\n"));
+        assert!(!read("{\"text\":\"a\"}\n\n\n\n"));
     }
 }

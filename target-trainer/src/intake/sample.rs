@@ -16,6 +16,8 @@ pub struct Sample {
     pub segments: Vec<Segment>,
     /// Factor on this sample's loss; 1 if the line has no `weight`.
     pub weight: f32,
+    /// Keys of the line that are not used.
+    pub unknown_keys: Vec<String>,
 }
 
 impl Sample {

@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 74] = [
+const DESCRIPTIONS: [(&str, &str); 75] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -74,6 +74,7 @@ const DESCRIPTIONS: [(&str, &str); 74] = [
     ("limits.number_chars", "Maximum characters of a number."),
     ("limits.lines", "Maximum lines of a file."),
     ("limits.file_bytes", "Maximum bytes of a file."),
+    ("limits.strict", "Reject a file with keys that are not used; otherwise they are counted."),
     (
         "limits.settle_s",
         "A file in the inbox is taken once it has not changed for this many seconds, and no process has it \

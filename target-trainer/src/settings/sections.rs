@@ -106,6 +106,7 @@ pub struct Limits {
     pub lines: u64,
     pub file_bytes: u64,
     pub settle_s: u64,
+    pub strict: bool,
 }
 
 impl Default for Limits {
@@ -117,6 +118,7 @@ impl Default for Limits {
             lines: 10_000_000,
             file_bytes: 64 << 30,
             settle_s: 2,
+            strict: false,
         }
     }
 }
