@@ -242,6 +242,67 @@ fn another_base_model_is_an_error_that_names_both() {
     assert!(output.contains("would resume from step ") && !output.contains("from step 0"), "{output}");
 }
 
+#[test]
+fn a_job_keeps_the_recipe_of_its_acceptance_and_another_recipe_is_another_job() {
+    let root = TrainerRoot::with_job(&LONG_RUN);
+    root.kill_after_checkpoints(2);
+    // In the middle of the job: for later jobs only.
+    let path = root.path().join("settings.toml");
+    let settings = std::fs::read_to_string(&path).unwrap();
+    let changed = settings.replacen("rank = 8", "rank = 4", 1).replacen("seed = 1", "seed = 2", 1);
+    assert_ne!(changed, settings);
+    std::fs::write(&path, &changed).unwrap();
+    assert!(root.verify().status.success());
+    let output = root.drain();
+    assert!(output.contains("resumed from step ") && !output.contains("resumed from step 0"), "{output}");
+    assert_eq!(adapter_digest(&output), long_baseline());
+    // The same data again, with the other recipe.
+    let data = root.dir.path().join("sums.jsonl");
+    let submit = || assert!(run(&["submit", root.path_str(), data.to_str().unwrap()]).status.success());
+    submit();
+    let output = root.drain();
+    assert!(output.contains("accepted job") && output.contains("finished job"), "{output}");
+    assert_ne!(adapter_digest(&output), long_baseline());
+    // And with another base.
+    flip_bit(&root.path().join("base/model.safetensors"), 50_000);
+    submit();
+    assert!(root.drain().contains("finished job"));
+    assert_eq!(sorted_names(&root.path().join("done")).len(), 3);
+    // Each of them is known now.
+    submit();
+    assert!(root.drain().contains("duplicate"));
+    std::fs::write(&path, &settings).unwrap();
+    submit();
+    assert!(root.drain().contains("accepted job"), "the first recipe with the other base");
+}
+
+#[test]
+fn a_job_that_an_earlier_version_has_accepted_goes_on() {
+    let root = TrainerRoot::with_job(&LONG_RUN);
+    root.kill_after_checkpoints(2);
+    let queue = root.path().join("queue/processing");
+    let id = sorted_names(&queue)[0].clone();
+    let job: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(queue.join(&id).join("job.json")).unwrap()).unwrap();
+    let old_id = job["data"].as_str().unwrap();
+    let old = serde_json::json!({"id": old_id, "name": "sums.jsonl", "samples": 64, "order": 1});
+    std::fs::write(queue.join(&id).join("job.json"), old.to_string()).unwrap();
+    std::fs::rename(queue.join(&id), queue.join(old_id)).unwrap();
+    let checkpoints = root.path().join("checkpoints");
+    std::fs::rename(checkpoints.join(&id), checkpoints.join(old_id)).unwrap();
+    assert!(root.verify().status.success());
+    let output = root.drain();
+    assert!(!output.contains("resumed from step 0"), "{output}");
+    assert_eq!(adapter_digest(&output), long_baseline());
+}
+
+#[test]
+fn samples_that_stay_in_the_file_give_the_same_weights() {
+    let root = TrainerRoot::with_job(&["recipe.steps=300", "train.sample_memory_bytes=0"]);
+    root.kill_after_checkpoints(2);
+    assert_eq!(adapter_digest(&root.drain()), long_baseline());
+}
+
 /// A root whose 30th sample makes the loss overflow.
 fn root_with_overflowing_sample(policy: &str) -> TrainerRoot {
     let root = TrainerRoot::new(&[policy]);

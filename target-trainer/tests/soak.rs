@@ -311,7 +311,9 @@ impl<'a> Round<'a> {
         totals.max_daemon_handles = totals.max_daemon_handles.max(handles);
         assert!(kib <= MAX_DAEMON_KIB && handles <= MAX_DAEMON_HANDLES, "{kib} KiB, {handles} handles");
         self.observe_zombies();
-        for job in sorted_names(&self.root.path().join("done")) {
+        let done = sorted_names(&self.root.path().join("done"));
+        // An unfinished result has a name of its own.
+        for job in done.into_iter().filter(|job| !job.starts_with(".tmp")) {
             let report = self.root.path().join("done").join(&job).join("report.json");
             if let Ok(metadata) = report.metadata() {
                 let inode = *self.results.entry(job.clone()).or_insert(metadata.ino());

@@ -88,6 +88,9 @@ pub(super) struct WorkerArgs {
     pub(super) root: PathBuf,
     #[arg(long)]
     pub(super) job: String,
+    /// Id of the job's data
+    #[arg(long)]
+    pub(super) data: String,
     #[arg(long)]
     pub(super) micro_batch: NonZeroUsize,
     #[arg(long)]

@@ -11,6 +11,7 @@ use crate::make_data::TextError;
 use crate::model::BaseModelError;
 use crate::settings::SettingsError;
 use crate::store::{SaveError, TensorError};
+use crate::train::StepError;
 
 /// Why a command fails. [`CliError::exit`] gives the exit code.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +75,10 @@ pub(super) enum CliError {
     BenchSample(LineProblem),
     /// The device that `bench` measures failed.
     #[error(transparent)]
-    BenchStep(#[from] DeviceError),
+    BenchDeviceFailed(#[from] DeviceError),
+    /// A step of `bench` failed.
+    #[error(transparent)]
+    BenchStep(#[from] StepError),
     /// `bench` could not save a checkpoint.
     #[error(transparent)]
     BenchSave(#[from] SaveError),
@@ -109,7 +113,7 @@ impl CliError {
             CliError::Disk(_) | CliError::BenchSave(_) => Exit::Disk,
             CliError::Preset(_) | CliError::Base(_) => Exit::BaseModel,
             CliError::Daemon(error) => error.exit(),
-            CliError::BenchStep(_) => Exit::GpuFailed,
+            CliError::BenchStep(_) | CliError::BenchDeviceFailed(_) => Exit::GpuFailed,
         }
     }
 }

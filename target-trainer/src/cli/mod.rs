@@ -165,6 +165,7 @@ fn train_job(args: &WorkerArgs) -> Result<Exit, CliError> {
         layout: &layout,
         settings: &settings,
         job: &args.job,
+        data: &args.data,
         micro_batch: args.micro_batch,
         device: args.device,
         wait_tracker,

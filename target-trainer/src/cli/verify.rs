@@ -5,6 +5,7 @@ use std::path::Path;
 use super::error::CliError;
 use super::print;
 use crate::bounded_read::open_regular;
+use crate::daemon::queued_job;
 use crate::durable::TEMPORARY_MARKER;
 use crate::exit::Exit;
 use crate::file_error::chain;
@@ -51,8 +52,12 @@ fn report_unfinished(path: &Path) {
 /// Returns a finding if the job's data no longer has the content that its id is made from.
 fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     let path = layout.job_data(job);
+    let expected = match queued_job(layout, job) {
+        Ok(job) => job.data,
+        Err(error) => return Some(format!("`{}`: job.json: {error}", path.display())),
+    };
     match open_regular(&path).and_then(ContentId::of_reader) {
-        Ok(id) if id == job => None,
+        Ok(id) if id == expected => None,
         Ok(_) => Some(format!("`{}`: changed since it was accepted", path.display())),
         Err(error) => Some(format!("`{}`: {error}", path.display())),
     }
@@ -82,8 +87,11 @@ fn open_checkpoints(
     job: &str,
 ) -> Result<CheckpointStore, CliError> {
     let base = BaseModel::digest(&layout.base())?;
+    // A job that has left the queue has no recipe of its own any more. It can be read with any.
+    let recipe = queued_job(layout, job).ok().and_then(|job| job.recipe);
+    let recipe = recipe.unwrap_or_else(|| settings.recipe.clone());
     let rules = SaveOptions { guards: Guards::default(), keep: settings.train.keep };
-    Ok(CheckpointStore::new(layout.job_checkpoints(job), base, settings.recipe.clone(), rules))
+    Ok(CheckpointStore::new(layout.job_checkpoints(job), base, recipe, rules))
 }
 
 /// `resume-info`: prints the step that each queued job would resume from.

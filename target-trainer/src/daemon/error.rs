@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use crate::durable::DurableError;
 use crate::exit::Exit;
 use crate::file_error::FileError;
+use crate::model::BaseModelError;
 
 /// Why a daemon exits with an error.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,12 @@ pub enum AcceptError {
     /// It can't be told whether its content is known.
     #[error(transparent)]
     Known(#[from] FileError),
+    /// The base model, which is part of the job's id, can't be read.
+    #[error(transparent)]
+    Base(#[from] BaseModelError),
+    /// No thread can be started.
+    #[error("no thread can be started")]
+    Thread(#[source] std::io::Error),
     /// The file was read, but can't be taken out of the inbox.
     #[error(transparent)]
     Remove(DurableError),
@@ -77,7 +84,9 @@ impl AcceptError {
         match self {
             AcceptError::Read(error) => error.kind() == std::io::ErrorKind::NotFound,
             AcceptError::Remove(error) => error.is_not_found(),
-            AcceptError::Write(_) | AcceptError::Known(_) => false,
+            AcceptError::Write(_) | AcceptError::Known(_) | AcceptError::Base(_) | AcceptError::Thread(_) => {
+                false
+            }
         }
     }
 
@@ -88,7 +97,9 @@ impl AcceptError {
                 error.raw_os_error().map(Errno::from_raw),
                 Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
             ),
-            AcceptError::Write(_) | AcceptError::Known(_) => true,
+            AcceptError::Write(_) | AcceptError::Known(_) | AcceptError::Base(_) | AcceptError::Thread(_) => {
+                true
+            }
             AcceptError::Remove(_) => false,
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
+use super::base_digest::BaseDigest;
 use super::daemon_config::DaemonConfig;
 use super::error::{AcceptError, DaemonError};
 use super::inbox_file::{FileIdentity, Taken, put_back, take_aside};
@@ -20,6 +21,7 @@ use super::pending_file::{PendingFile, SettleState};
 use super::rejection::{Rejection, reject};
 use super::trouble::Trouble;
 use crate::durable::{self, SyncPolicy, UNFINISHED_SUFFIX};
+use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::DataError;
 use crate::plain_text::shown;
@@ -35,6 +37,8 @@ const MAX_PENDING: usize = 8192;
 const LOOK_TIME: Duration = Duration::from_millis(50);
 /// Files that one look chooses.
 const FILES_OF_A_LOOK: usize = 64;
+/// Wait for the base model's digest, before another look at it.
+const BASE_INTERVAL: Duration = Duration::from_millis(2);
 /// Begin of the names of files that are being removed after they were accepted.
 const TAKEN_PREFIX: &str = ".taken-";
 
@@ -48,6 +52,7 @@ pub(super) enum InboxState {
     Stuck {
         lasted: Duration,
         message: String,
+        exit: Exit,
     },
 }
 
@@ -56,6 +61,10 @@ pub(super) struct Inbox {
     dir: PathBuf,
     pending: BTreeMap<OsString, PendingFile>,
     copy: Option<IncomingCopy>,
+    /// The digest of the base model, which is part of a job's id.
+    base: BaseDigest,
+    /// No file is accepted because the base model can't be read.
+    base_fails: bool,
     /// Why no file is accepted at the moment.
     pause: Option<Trouble>,
     /// Why the inbox can't be listed at the moment.
@@ -80,6 +89,8 @@ impl Inbox {
             dir,
             pending: BTreeMap::new(),
             copy: None,
+            base: BaseDigest::new(layout.base()),
+            base_fails: false,
             pause: None,
             list_trouble: None,
             last_listed: None,
@@ -243,7 +254,21 @@ impl Inbox {
                 let message = errors.first().map_or("", |error| error.message.as_str());
                 self.reject_file(&copy.name, copy.identity, &errors, message, config)
             }
-            CopyProgress::Complete => self.accept(&copy, config, queue),
+            CopyProgress::Complete => match self.base.get() {
+                Ok(Some(base)) => {
+                    self.base_fails = false;
+                    self.accept(&copy, &base, config, queue)
+                }
+                Ok(None) => {
+                    std::thread::sleep(BASE_INTERVAL);
+                    self.copy = Some(copy);
+                    Ok(())
+                }
+                Err(error) => {
+                    self.base_fails = matches!(error, AcceptError::Base(_));
+                    Err(error)
+                }
+            },
         }
     }
 
@@ -251,6 +276,7 @@ impl Inbox {
     fn accept(
         &mut self,
         copy: &IncomingCopy,
+        base: &str,
         config: &DaemonConfig<'_>,
         queue: &mut JobQueue,
     ) -> Result<(), AcceptError> {
@@ -264,7 +290,7 @@ impl Inbox {
             durable::remove_tree(copy.temporary())?;
             return self.reject_file(&copy.name, copy.identity, &[], &message, config);
         }
-        let job = copy.describe(queue.next_order())?;
+        let job = copy.describe(queue.next_order(), base, &config.settings.recipe)?;
         if jobs::is_known(&config.layout, &job.id)? {
             durable::remove_tree(copy.temporary())?;
             (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
@@ -401,6 +427,7 @@ impl Inbox {
             Some(newest) => InboxState::Stuck {
                 lasted: self.pause.as_ref().unwrap_or(newest).lasted(),
                 message: format!("{} files are left in the inbox: {}", self.pending.len(), newest.message()),
+                exit: if self.base_fails { Exit::BaseModel } else { Exit::JobsFailed },
             },
         }
     }

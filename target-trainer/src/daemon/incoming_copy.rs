@@ -12,10 +12,11 @@ use std::time::Instant;
 use super::daemon_config::DaemonConfig;
 use super::error::AcceptError;
 use super::inbox_file::FileIdentity;
-use super::jobs::Job;
+use super::jobs::{Job, job_id};
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::intake::{ContentId, DataError, NextSample, ReadError, Sample, SampleReader};
 use crate::plain_text::shown;
+use crate::state::Recipe;
 
 /// Errors of one file that are reported.
 const MAX_ERRORS: usize = 20;
@@ -35,6 +36,8 @@ pub(super) struct IncomingCopy {
     counts: LearningCounts,
     unknown_keys: UnknownKeys,
     errors: Vec<DataError>,
+    /// The whole file is in the copy and synced.
+    is_complete: bool,
     context: usize,
 }
 
@@ -141,13 +144,14 @@ impl IncomingCopy {
             counts: LearningCounts::default(),
             unknown_keys: UnknownKeys::default(),
             errors: Vec::new(),
+            is_complete: false,
             context: config.settings.recipe.context,
         })
     }
 
     /// Copies lines until `deadline`, but at least one.
     pub(super) fn advance(&mut self, deadline: Instant) -> Result<CopyProgress, AcceptError> {
-        loop {
+        while !self.is_complete {
             let IncomingCopy { reader, copy, content, errors, .. } = self;
             let mut write_line = |line: &[u8]| -> Result<(), DurableError> {
                 content.update(line);
@@ -166,7 +170,7 @@ impl IncomingCopy {
                 }
                 Ok(NextSample::End) => {
                     self.copy.sync(SyncPolicy::Full)?;
-                    return Ok(CopyProgress::Complete);
+                    self.is_complete = true;
                 }
                 Err(ReadError::Data(_)) if !self.is_unchanged()? => return Ok(CopyProgress::Changed),
                 Err(ReadError::Data(error)) => {
@@ -179,10 +183,11 @@ impl IncomingCopy {
                 Err(ReadError::Input(error)) => return Err(AcceptError::Read(error)),
                 Err(ReadError::Sink(error)) => return Err(AcceptError::Write(error)),
             }
-            if Instant::now() >= deadline {
+            if !self.is_complete && Instant::now() >= deadline {
                 return Ok(CopyProgress::Unfinished);
             }
         }
+        Ok(CopyProgress::Complete)
     }
 
     fn is_unchanged(&self) -> std::io::Result<bool> {
@@ -205,9 +210,12 @@ impl IncomingCopy {
     }
 
     /// Adds `job.json` to a complete copy, so that the directory can be renamed into the queue.
-    pub(super) fn describe(&self, order: u64) -> Result<Job, DurableError> {
+    pub(super) fn describe(&self, order: u64, base: &str, recipe: &Recipe) -> Result<Job, DurableError> {
+        let data = self.content.finish();
         let job = Job {
-            id: self.content.finish(),
+            id: job_id(&data, base, recipe),
+            data: Some(data),
+            recipe: Some(recipe.clone()),
             name: shown(&self.name.to_string_lossy()),
             samples: self.counts.samples,
             order,

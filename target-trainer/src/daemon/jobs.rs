@@ -9,21 +9,53 @@ use crate::bounded_read::read_regular;
 use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
+use crate::state::Recipe;
 use crate::store::RootLayout;
 
 /// Largest JSON file of a job.
 const MAX_JSON_BYTES: u64 = 1 << 20;
 
 /// An accepted job, as `job.json` stores it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
-    /// First half of the BLAKE3 of its data, in hexadecimal.
+    /// First half of the BLAKE3 of the ids of data and base and of the recipe, in hexadecimal.
     pub(super) id: String,
+    /// Id of its data. An earlier version used it as the job's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) data: Option<String>,
+    /// The recipe at the time when it was accepted. Later changes of the settings are for later jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recipe: Option<Recipe>,
     /// The file's name in the inbox.
     pub(super) name: String,
     pub(super) samples: u64,
     /// The daemon trains jobs in ascending `order`.
     pub(super) order: u64,
+}
+
+/// The id of a job: equal only if data, base and recipe are equal.
+pub(super) fn job_id(data: &str, base: &str, recipe: &Recipe) -> String {
+    let recipe = serde_json::to_string(recipe).unwrap_or_default();
+    let digest = blake3::hash(format!("{data}\n{base}\n{recipe}").as_bytes());
+    digest.to_hex().as_str()[..data.len().min(64)].to_owned()
+}
+
+/// The id of the data of a queued job, and its recipe if it has one of its own.
+///
+/// # Errors
+/// If `job.json` can't be read.
+pub fn queued_job(layout: &RootLayout, name: &str) -> std::io::Result<QueuedJob> {
+    let job = read_job(layout, name)?;
+    Ok(QueuedJob { data: job.data.unwrap_or(job.id), recipe: job.recipe })
+}
+
+/// What a queued job was accepted as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueuedJob {
+    /// Id of its data.
+    pub data: String,
+    /// `None` if an earlier version has accepted it. The settings then have its recipe.
+    pub recipe: Option<Recipe>,
 }
 
 /// Removes the temporary entries that an earlier daemon left behind.

@@ -1,6 +1,7 @@
 //! The daemon: accepts files from the inbox, trains one job at a time in a worker process, and restarts
 //! workers. It prints only through [`DaemonConfig::print_line`].
 
+mod base_digest;
 mod cgroup;
 mod daemon_config;
 mod error;
@@ -33,6 +34,7 @@ pub use error::{AcceptError, DaemonError};
 use inbox::{Inbox, InboxState};
 use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::{FinishedJob, Job};
+pub use jobs::{QueuedJob, queued_job};
 use restart_policy::{KillReason, NextAction, RestartPolicy};
 use status::StatusWriter;
 use trouble::Trouble;
@@ -206,7 +208,7 @@ impl Daemon<'_> {
             return stuck(lasted, Exit::JobsFailed, reason);
         }
         match inbox {
-            InboxState::Stuck { lasted, message } => stuck(lasted, Exit::JobsFailed, message),
+            InboxState::Stuck { lasted, message, exit } => stuck(lasted, exit, message),
             InboxState::Empty | InboxState::Busy => None,
         }
     }

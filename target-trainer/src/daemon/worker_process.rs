@@ -71,6 +71,8 @@ impl WorkerProcess {
         command.arg0("target-trainer").arg("worker").arg(config.layout.root()).args([
             "--job",
             &job.id,
+            "--data",
+            job.data.as_ref().unwrap_or(&job.id),
             "--micro-batch",
             &micro_batch.to_string(),
             "--device",
@@ -80,7 +82,9 @@ impl WorkerProcess {
             .args(["--parent", &std::process::id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let settings = toml::to_string(&config.settings).map_err(std::io::Error::other)?;
+        let mut settings = config.settings.clone();
+        settings.recipe = job.recipe.clone().unwrap_or(settings.recipe);
+        let settings = toml::to_string(&settings).map_err(std::io::Error::other)?;
         let mut child = KilledOnDrop(command.spawn()?);
         // May fail without harm: by default the kernel kills the larger process, which is the worker as well.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.0.id()), OOM_SCORE_ADJ);

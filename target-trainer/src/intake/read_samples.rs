@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use super::diagnosis::{BYTE_ORDER_MARK, name_format};
-use super::error::{LineError, LineProblem, ReadError, SampleProblem};
+use super::error::{LineError, LineProblem, LineReadError, ReadError, SampleProblem};
 use super::line_reader::{LineReader, NextLine};
 use super::parse::parse_line;
 use super::sample::Sample;
@@ -79,6 +79,33 @@ impl<R: Read> SampleReader<R> {
         });
         self.samples += 1;
         Ok(NextSample::Sample(parsed.map_err(|error| error.in_line(number))?))
+    }
+}
+
+impl<R: Read> SampleReader<R> {
+    /// Passes over lines with samples, and over blank ones before and between them, without looking at them.
+    ///
+    /// # Errors
+    /// If a line is too long, or the stream can't be read or ends.
+    pub fn skip_samples(&mut self, mut count: usize) -> Result<(), LineReadError> {
+        while count > 0 {
+            let number = self.lines.line_number() + 1;
+            match self.lines.next_line()? {
+                NextLine::Line(line) => {
+                    let is_first = number == 1;
+                    let text =
+                        if is_first { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
+                    let is_blank = text.iter().all(u8::is_ascii_whitespace);
+                    count -= usize::from(!is_blank);
+                    self.samples += u64::from(!is_blank);
+                }
+                NextLine::End => {
+                    let error = LineError { column: 1, problem: LineProblem::NoSamples };
+                    return Err(error.in_line(number).into());
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -129,6 +129,11 @@ impl BaseModel {
             .map_err(|source| BaseModelError::Weights { path, source })
     }
 
+    /// The files that a base model consists of.
+    pub fn files(dir: &Path) -> [PathBuf; 2] {
+        [CONFIG_FILE, WEIGHTS_FILE].map(|name| dir.join(name))
+    }
+
     /// BLAKE3 of the configuration and weights in `dir`, in hexadecimal.
     ///
     /// # Errors
@@ -136,7 +141,7 @@ impl BaseModel {
     /// If a file can't be read.
     pub fn digest(dir: &Path) -> Result<String, BaseModelError> {
         let mut hasher = blake3::Hasher::new();
-        for path in [CONFIG_FILE, WEIGHTS_FILE].map(|name| dir.join(name)) {
+        for path in BaseModel::files(dir) {
             let file = std::fs::File::open(&path).map_err(file_error("read", &path))?;
             hasher.update_reader(ProgressReader(file)).map_err(file_error("read", &path))?;
         }

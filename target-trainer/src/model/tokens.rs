@@ -24,19 +24,24 @@ pub struct TokenizedSample {
 
 /// Tokenizes a sample and truncates it to at most `context` tokens.
 pub fn tokenize(sample: &Sample, context: usize) -> TokenizedSample {
-    let mut tokens = vec![(BOS, false)];
-    for segment in &sample.segments {
-        tokens.extend(segment.text.bytes().map(|byte| (u32::from(byte), segment.learned)));
-    }
     let is_end_learned = sample.segments.last().is_some_and(|segment| segment.learned);
-    tokens.push((EOS, is_end_learned));
-    let truncated = tokens.len() > context;
-    tokens.truncate(context);
-    let target = |(row, (token, learned)): (usize, &(u32, bool))| {
-        learned.then_some(TargetToken { row, token: *token })
-    };
-    let targets = tokens.iter().skip(1).enumerate().filter_map(target).collect();
-    TokenizedSample { tokens: tokens.into_iter().map(|(token, _)| token).collect(), targets, truncated }
+    let len = 2 + sample.segments.iter().map(|segment| segment.text.len()).sum::<usize>();
+    let bytes = sample
+        .segments
+        .iter()
+        .flat_map(|segment| segment.text.bytes().map(|byte| (u32::from(byte), segment.learned)));
+    let all = std::iter::once((BOS, false)).chain(bytes).chain(std::iter::once((EOS, is_end_learned)));
+    let mut tokens = Vec::with_capacity(len.min(context));
+    let mut targets = Vec::new();
+    for (index, (token, learned)) in all.take(context).enumerate() {
+        tokens.push(token);
+        if learned {
+            // The row before learns it. The begin is never learned.
+            targets.push(TargetToken { row: index - 1, token });
+        }
+    }
+    targets.shrink_to_fit();
+    TokenizedSample { tokens, targets, truncated: len > context }
 }
 
 #[cfg(test)]

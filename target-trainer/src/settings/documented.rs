@@ -3,13 +3,17 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 75] = [
+const DESCRIPTIONS: [(&str, &str); 76] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
         "Samples in memory at once. Halved when memory runs out. On a GPU it changes bits of the weights.",
     ),
     ("train.threads", "Threads of the worker; 0: one per core."),
+    (
+        "train.sample_memory_bytes",
+        "Memory for the samples of a job. If they need more, each is read from the file when it is trained on.",
+    ),
     ("train.save_every", "Steps between two checkpoints. A crash loses at most this many steps."),
     ("train.keep", "Checkpoints to keep per job."),
     (

@@ -111,6 +111,7 @@ impl Settings {
         vec![
             range("train.micro_batch", train.micro_batch as u64, 1, MAX_BATCH as u64),
             range("train.threads", train.threads as u64, 0, 1024),
+            range("train.sample_memory_bytes", train.sample_memory_bytes, 0, 1 << 50),
             range("train.save_every", train.save_every, 1, count),
             range("train.keep", train.keep as u64, 1, count),
             range("train.non_finite_budget", train.non_finite_budget as u64, 0, count),

@@ -24,6 +24,7 @@ pub enum OnNonFinite {
 pub struct TrainSettings {
     pub micro_batch: usize,
     pub threads: usize,
+    pub sample_memory_bytes: u64,
     pub save_every: u64,
     pub keep: usize,
     pub checkpoint_dir: String,
@@ -40,6 +41,7 @@ impl Default for TrainSettings {
         TrainSettings {
             micro_batch: 4,
             threads: 0,
+            sample_memory_bytes: 64 << 20,
             save_every: 5,
             keep: 3,
             checkpoint_dir: String::new(),

@@ -3,33 +3,47 @@
 use std::convert::Infallible;
 use std::io::ErrorKind;
 
+use super::engine::{SampleStore, SampleStoreBuilder};
 use super::worker::WorkerConfig;
 use super::worker_error::WorkerError;
 use crate::bounded_read::open_regular;
-use crate::intake::{ContentId, ReadError, Sample, read_samples};
+use crate::intake::{ContentId, NextSample, ReadError, SampleReader};
 use crate::progress::ProgressReader;
+use crate::settings::Settings;
 
 /// Reads all samples of the job, and checks that they are those that were accepted.
 ///
 /// # Errors
 /// If the data can't be read, or has changed.
-pub(super) fn read_job_samples(config: &WorkerConfig<'_>) -> Result<Vec<Sample>, WorkerError> {
+pub(super) fn read_job_samples(config: &WorkerConfig<'_>) -> Result<SampleStore, WorkerError> {
+    let Settings { train, recipe, limits, guards, .. } = config.settings;
     let path = config.layout.job_data(config.job);
-    let file = match open_regular(&path) {
-        Ok(file) => ProgressReader(file),
+    let open = || open_regular(&path).and_then(|file| Ok((file.try_clone()?, ProgressReader(file))));
+    let (file, stream) = match open() {
+        Ok(files) => files,
         Err(source) => return Err(WorkerError::OpenData { path, source }),
     };
     let mut content_id = ContentId::default();
-    let result = read_samples::<Infallible>(file, &config.settings.limits, &config.settings.guards, |line| {
-        content_id.update(line);
-        Ok(())
-    });
-    match result {
-        Ok(_) if content_id.finish() != config.job => Err(WorkerError::DataChanged { path }),
-        Ok(samples) => Ok(samples),
-        Err(ReadError::Data(source)) => Err(WorkerError::Data { path, source }),
-        Err(ReadError::Input(source)) => Err(WorkerError::ReadData { path, source }),
+    let mut builder = SampleStoreBuilder::new(recipe.context, train.sample_memory_bytes);
+    let mut reader = SampleReader::new(stream, limits, guards);
+    loop {
+        let mut add_line = |line: &[u8]| -> Result<(), Infallible> {
+            content_id.update(line);
+            builder.add_line(line);
+            Ok(())
+        };
+        match reader.next_sample(&mut add_line) {
+            Ok(NextSample::Sample(sample)) => builder.add_sample(&sample),
+            Ok(NextSample::Blank) => {}
+            Ok(NextSample::End) => break,
+            Err(ReadError::Data(source)) => return Err(WorkerError::Data { path, source }),
+            Err(ReadError::Input(source)) => return Err(WorkerError::ReadData { path, source }),
+        }
     }
+    if content_id.finish() != config.data {
+        return Err(WorkerError::DataChanged { path });
+    }
+    Ok(builder.finish(file, limits, guards))
 }
 
 /// Whether another attempt may succeed: the data is there, but the machine does not let it be read.

@@ -10,8 +10,8 @@ mod worker_error;
 mod worker_event;
 
 pub use engine::{
-    Engine, EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, Snapshot,
-    StepOptions, StepReport,
+    Engine, EngineConfig, Evaluation, NonFinite, ParityMismatch, RestoreError, SampleReadError, SampleStore,
+    SampleStoreBuilder, Snapshot, StepError, StepOptions, StepReport,
 };
 pub use saver::{Saver, SaverEvent};
 pub use worker::{WorkerConfig, run_worker};

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::engine::{Engine, EngineConfig, EngineError, NonFinite, StepOptions, StepReport};
+use super::engine::{Engine, EngineConfig, NonFinite, StepError, StepOptions, StepReport};
 use super::job_data::{self, read_job_samples};
 use super::patience::with_patience;
 use super::saver::{Saver, SaverEvent, save_and_prune};
@@ -40,6 +40,8 @@ pub struct WorkerConfig<'a> {
     pub settings: &'a Settings,
     /// Id of the job to train.
     pub job: &'a str,
+    /// Id of the job's data.
+    pub data: &'a str,
     /// Samples in memory at once. May be smaller than the setting after an out-of-memory error.
     pub micro_batch: NonZeroUsize,
     /// The device to train on.
@@ -92,11 +94,9 @@ impl<'a> TrainingRun<'a> {
             precision: device.precision,
             wait_tracker: Arc::clone(&config.wait_tracker),
         };
+        let base_model = with_patience(config, BaseModelError::may_pass, || BaseModel::read(&base_dir))?;
         let samples = with_patience(config, job_data::may_pass, || read_job_samples(config))?;
-        let engine = with_patience(config, EngineError::may_pass, || {
-            Engine::new(&base_dir, recipe.clone(), &samples, &engine_config)
-        })?;
-        drop(samples);
+        let engine = Engine::with_samples(base_model, recipe.clone(), samples).on_device(&engine_config)?;
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
         let options = SaveOptions { guards: guards.clone(), keep: train.keep };
         let checkpoints = Arc::new(CheckpointStore::new(
@@ -202,7 +202,7 @@ impl<'a> TrainingRun<'a> {
     fn step(&mut self) -> Result<(), WorkerError> {
         let report = match self.engine.step(self.step_options()) {
             Ok(report) => report,
-            Err(DeviceError::OutOfMemory { .. }) if self.can_reduce_micro_batch() => {
+            Err(StepError::Device(DeviceError::OutOfMemory { .. })) if self.can_reduce_micro_batch() => {
                 return self.reduce_micro_batch();
             }
             Err(error) => return Err(error.into()),

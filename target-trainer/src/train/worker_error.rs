@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::engine::{EngineError, NonFinite, ParityMismatch, RestoreError};
+use super::engine::{NonFinite, ParityMismatch, RestoreError, SampleReadError, StepError};
 use super::job_data;
 use crate::device::DeviceError;
 use crate::exit::Exit;
@@ -28,6 +28,9 @@ pub(super) enum WorkerError {
     /// The id is made from the data, so other data under this id must not be trained on.
     #[error("`{path}`: changed since it was accepted; submit the data again", path = .path.display())]
     DataChanged { path: PathBuf },
+    /// A sample can't be read when it is trained on.
+    #[error(transparent)]
+    Samples(SampleReadError),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -106,11 +109,12 @@ impl WorkerError {
             {
                 Exit::Machine
             }
-            WorkerError::SaverThread(_) => Exit::Machine,
+            WorkerError::SaverThread(_) | WorkerError::Samples(SampleReadError::Read(_)) => Exit::Machine,
             WorkerError::OpenData { .. }
             | WorkerError::ReadData { .. }
             | WorkerError::Data { .. }
             | WorkerError::DataChanged { .. }
+            | WorkerError::Samples(SampleReadError::Changed)
             | WorkerError::SaverEnded => Exit::Failed,
             WorkerError::Device(error) => device_exit(error),
             WorkerError::Resume(ResumeError::NoneValid(_)) | WorkerError::Restore(_) => {
@@ -144,11 +148,11 @@ fn device_exit(error: &DeviceError) -> Exit {
     }
 }
 
-impl From<EngineError> for WorkerError {
-    fn from(error: EngineError) -> WorkerError {
+impl From<StepError> for WorkerError {
+    fn from(error: StepError) -> WorkerError {
         match error {
-            EngineError::Base(error) => WorkerError::Base(error),
-            EngineError::Device(error) => WorkerError::Device(error),
+            StepError::Device(error) => WorkerError::Device(error),
+            StepError::Samples(error) => WorkerError::Samples(error),
         }
     }
 }

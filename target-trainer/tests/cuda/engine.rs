@@ -10,7 +10,9 @@ use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::arithmetic;
 use target_trainer::model::{BaseModel, Preset};
 use target_trainer::state::Recipe;
-use target_trainer::train::{Engine, EngineConfig, NonFinite, RestoreError, StepOptions, StepReport};
+use target_trainer::train::{
+    Engine, EngineConfig, NonFinite, RestoreError, StepError, StepOptions, StepReport,
+};
 
 use crate::test_device::device;
 use libtest_mimic::Trial;
@@ -230,7 +232,10 @@ fn a_micro_batch_that_does_not_fit_fails_and_a_smaller_one_works() {
             }
         }
     }
-    let error = engine.step(options(SAMPLES)).unwrap_err();
+    let error = match engine.step(options(SAMPLES)).unwrap_err() {
+        StepError::Device(error) => error,
+        StepError::Samples(error) => unreachable!("they are in memory: {error}"),
+    };
     assert!(matches!(error, DeviceError::OutOfMemory { .. }), "{error}");
     assert_eq!(error.cuda_code(), Some(2));
     assert!(engine.state().unwrap() == before);

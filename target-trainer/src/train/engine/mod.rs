@@ -7,8 +7,8 @@
 mod cpu_backend;
 mod gpu_backend;
 mod report;
+mod sample_store;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -25,8 +25,9 @@ use crate::state::{Cursor, Recipe, TrainState};
 use cpu_backend::{AdaptedModel, CpuBackend, ScheduledUpdate};
 use gpu_backend::{GpuBackend, StateCopy};
 pub use report::{
-    EngineConfig, EngineError, Evaluation, NonFinite, ParityMismatch, RestoreError, StepOptions, StepReport,
+    EngineConfig, Evaluation, NonFinite, ParityMismatch, RestoreError, StepError, StepOptions, StepReport,
 };
+pub use sample_store::{SampleReadError, SampleStore, SampleStoreBuilder};
 
 /// Prefix of the tensor names of the first moments.
 const FIRST_MOMENT_PREFIX: &str = "first.";
@@ -41,7 +42,7 @@ pub struct Engine {
     base: BaseModel,
     adapter: Arc<AdapterLayout>,
     recipe: Recipe,
-    samples: Vec<(TokenizedSample, f32)>,
+    samples: SampleStore,
     cursor: Cursor,
     /// Order of the samples in this epoch, computed from `cursor.random`.
     order: Vec<usize>,
@@ -85,29 +86,20 @@ impl Snapshot {
 }
 
 impl Engine {
-    /// Reads the base model from a directory in Hugging Face's Llama format.
-    ///
-    /// # Errors
-    /// If the base model can't be read, or the device fails.
-    pub fn new(
-        base: &Path,
-        recipe: Recipe,
-        samples: &[Sample],
-        config: &EngineConfig,
-    ) -> Result<Engine, EngineError> {
-        Ok(Engine::new_on_device(BaseModel::read(base)?, recipe, samples, config)?)
-    }
-
     /// An engine on the CPU with the given base model.
     pub fn new_on_cpu(base: BaseModel, recipe: Recipe, samples: &[Sample]) -> Engine {
+        let samples = SampleStore::in_memory(samples, recipe.context);
+        Engine::with_samples(base, recipe, samples)
+    }
+
+    /// An engine on the CPU that takes its samples from a store with the recipe's context.
+    pub fn with_samples(base: BaseModel, recipe: Recipe, samples: SampleStore) -> Engine {
         let adapter = AdapterLayout::new(&base.config, &recipe);
         let random = Random::new(recipe.seed).state();
-        let samples: Vec<(TokenizedSample, f32)> =
-            samples.iter().map(|sample| (tokenize(sample, recipe.context), sample.weight)).collect();
-        let cut = samples.iter().filter(|(tokens, _)| tokens.truncated).count();
-        if cut > 0 {
+        if samples.truncated() > 0 {
             tracing::warn!(
-                "{cut} of {} samples are longer than {} tokens and were cut off",
+                "{} of {} samples are longer than {} tokens and were cut off",
+                samples.truncated(),
                 samples.len(),
                 recipe.context
             );
@@ -134,17 +126,24 @@ impl Engine {
         samples: &[Sample],
         config: &EngineConfig,
     ) -> Result<Engine, DeviceError> {
-        let mut engine = Engine::new_on_cpu(base, recipe, samples);
+        Engine::new_on_cpu(base, recipe, samples).on_device(config)
+    }
+
+    /// Moves an engine that has made no step to the configured device.
+    ///
+    /// # Errors
+    /// If the device fails or is missing.
+    pub fn on_device(mut self, config: &EngineConfig) -> Result<Engine, DeviceError> {
         if let DeviceId::Cuda(gpu_index) = config.device {
-            let max_tokens = engine.samples.iter().map(|(tokens, _)| tokens.tokens.len()).max().unwrap_or(0);
-            let mut gpu = GpuBackend::new(gpu_index, config, &engine.base, &engine.adapter, max_tokens)?;
-            let initial_params = engine.adapter.initial_params(engine.recipe.seed);
+            let max_tokens = self.samples.max_tokens();
+            let mut gpu = GpuBackend::new(gpu_index, config, &self.base, &self.adapter, max_tokens)?;
+            let initial_params = self.adapter.initial_params(self.recipe.seed);
             let zeros = vec![0.0; initial_params.len()];
             gpu.load_state([&initial_params, &zeros, &zeros])?;
-            engine.backend = Backend::Gpu(Box::new(gpu));
-            engine.precision = config.precision;
+            self.backend = Backend::Gpu(Box::new(gpu));
+            self.precision = config.precision;
         }
-        Ok(engine)
+        Ok(self)
     }
 
     /// "cpu", or the GPU's number, name, compute capability and driver.
@@ -168,14 +167,13 @@ impl Engine {
     /// Computes one optimizer step.
     ///
     /// # Errors
-    /// If the device fails. Nothing was applied then, and the cursor has not moved.
-    pub fn step(&mut self, options: StepOptions) -> Result<StepReport, DeviceError> {
+    /// If the device fails, or the samples can't be read. Nothing was applied then, and the cursor has not
+    /// moved.
+    pub fn step(&mut self, options: StepOptions) -> Result<StepReport, StepError> {
         let (sample_indices, next_cursor) = self.next_batch();
-        let batch: Vec<WeightedSample<'_>> = sample_indices
-            .iter()
-            .map(|index| &self.samples[*index])
-            .map(|(sample, weight)| WeightedSample { sample, weight: *weight })
-            .collect();
+        let samples = self.samples.get(&sample_indices)?;
+        let batch: Vec<WeightedSample<'_>> =
+            samples.iter().map(|sample| WeightedSample { sample: &sample.0, weight: sample.1 }).collect();
         let trained_tokens: usize = batch.iter().map(|weighted| weighted.sample.targets.len()).sum();
         let scale = 1.0 / (trained_tokens.max(1) as f32);
         let (step, updates) = (self.cursor.step + 1, self.cursor.updates + 1);
@@ -323,10 +321,7 @@ impl Engine {
     /// If the device fails.
     pub fn compare_with_cpu(&mut self) -> Result<Option<ParityMismatch>, DeviceError> {
         let Backend::Gpu(gpu) = &mut self.backend else { return Ok(None) };
-        let samples = self.samples.iter().map(|(tokens, _)| truncated(tokens));
-        let Some(tokens) = samples.into_iter().find(|tokens| !tokens.targets.is_empty()) else {
-            return Ok(None);
-        };
+        let Some(tokens) = self.samples.first_with_target().map(truncated) else { return Ok(None) };
         let [params, ..] = gpu.start_state_copy()?.finish()?;
         let device = gpu.forward_backward_once(&params, WeightedSample { sample: &tokens, weight: 1.0 })?;
         let cpu = sample_loss_and_gradient(&self.base, &self.adapter, &params, &tokens, 1.0);

@@ -3,8 +3,9 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::sample_store::SampleReadError;
 use crate::device::{DeviceError, DeviceId, Precision, WaitTracker};
-use crate::model::{AdapterMismatch, BaseModelError, LossAndGradient};
+use crate::model::{AdapterMismatch, LossAndGradient};
 
 /// Where and how an engine computes.
 #[derive(Debug, Clone)]
@@ -17,22 +18,15 @@ pub struct EngineConfig {
     pub wait_tracker: Arc<WaitTracker>,
 }
 
-/// Why an engine can't be created.
+/// Why a step can't be computed.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The base model can't be read.
-    #[error(transparent)]
-    Base(#[from] BaseModelError),
-    /// The device failed or is missing.
+pub enum StepError {
+    /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
-}
-
-impl EngineError {
-    /// Whether another attempt may succeed: the base model could not be read.
-    pub fn may_pass(&self) -> bool {
-        matches!(self, EngineError::Base(error) if error.may_pass())
-    }
+    /// The samples can't be read.
+    #[error(transparent)]
+    Samples(#[from] SampleReadError),
 }
 
 /// Why a state can't be restored.
