@@ -5,6 +5,7 @@ mod base_digest;
 mod cgroup;
 mod daemon_config;
 mod error;
+mod event_line;
 mod inbox;
 mod inbox_file;
 mod incoming_copy;
@@ -21,7 +22,7 @@ mod worker_process;
 
 use std::time::{Duration, Instant};
 
-use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample};
+use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample, visible_gpu};
 use crate::durable::{self, LockError};
 use crate::exit::Exit;
 use crate::file_error::{FileError, chain};
@@ -31,6 +32,7 @@ use crate::train::WorkerEvent;
 
 pub use daemon_config::DaemonConfig;
 pub use error::{AcceptError, DaemonError};
+use event_line::event_line;
 use inbox::{Inbox, InboxState};
 use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::{FinishedJob, Job};
@@ -99,7 +101,9 @@ fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
         return None;
     }
     let interval = Duration::from_millis(settings.device.health_every_ms);
-    GpuHealthMonitor::start(u32::try_from(gpu_index).ok()?, interval)
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let gpu = visible_gpu(gpu_index, visible.as_deref())?;
+    GpuHealthMonitor::start(gpu, interval)
         .inspect_err(|error| tracing::info!("the GPU's health is not monitored: {}", chain(error)))
         .ok()
 }
@@ -376,50 +380,20 @@ impl Daemon<'_> {
     /// Prints a worker event as a line and acts on it.
     fn handle_worker_event(&mut self, event: WorkerEvent) {
         let Some(active) = &mut self.active else { return };
-        let line = match &event {
-            WorkerEvent::Heartbeat => return,
-            WorkerEvent::Resumed { step } => format!("resumed from step {step}"),
-            WorkerEvent::CheckpointSkipped { name, reason } => {
-                format!("skipped checkpoint {name}: {reason}")
-            }
-            WorkerEvent::Waiting { reason } => format!("waiting: {reason}"),
-            WorkerEvent::Step { step, loss } => format!("step {step} loss {loss}"),
-            WorkerEvent::Saving { step } => format!("saving step {step}"),
-            WorkerEvent::Saved { step } => format!("saved step {step}"),
-            WorkerEvent::SaveDeferred { step, reason } => format!("save of step {step} deferred: {reason}"),
-            WorkerEvent::SaveFailed { step, reason } => format!("save of step {step} failed: {reason}"),
-            WorkerEvent::StepSkipped { step, reason } => format!("skipped step {step}: {reason}"),
-            WorkerEvent::RolledBack { to, reason } => format!("rolled back to step {to}: {reason}"),
-            WorkerEvent::Finished { step, adapter } => {
-                self.last_finished = Some(active.job.id.clone());
-                format!("finished job {} at step {step} adapter {adapter}", active.job.id)
-            }
-            WorkerEvent::Device { device } => format!("training on {device}"),
-            WorkerEvent::MicroBatchReduced { from, to } => {
-                format!("out of device memory; micro-batch {from} -> {to}, same effective batch")
-            }
-            WorkerEvent::WeightsReloaded { to } => {
-                format!("frozen weights have changed in device memory; reloaded; rolled back to step {to}")
-            }
-            WorkerEvent::ResultsDiffer { step } => {
-                format!("computed step {step} twice: the results differ; will retry the step")
-            }
-            WorkerEvent::GpuStuck { seconds } => {
+        match &event {
+            WorkerEvent::ExitReason { reason } => active.exit_reason = Some(reason.clone()),
+            WorkerEvent::Finished { .. } => self.last_finished = Some(active.job.id.clone()),
+            WorkerEvent::GpuStuck { .. } => {
                 active.worker.iter_mut().for_each(|worker| worker.kill_with_reason(KillReason::GpuSilent));
-                format!("the GPU has not answered for {seconds} s")
             }
-            WorkerEvent::ExitReason { reason } => {
-                active.exit_reason = Some(reason.clone());
-                return;
-            }
-        };
-        match event {
             WorkerEvent::Saved { .. } => active.restart_policy.record_progress(),
-            WorkerEvent::MicroBatchReduced { to, .. } => active.restart_policy.set_micro_batch(to),
+            WorkerEvent::MicroBatchReduced { to, .. } => active.restart_policy.set_micro_batch(*to),
             _ => {}
         }
-        self.status.record_event(&active.job.id, &event, active.restart_policy.micro_batch());
-        (self.config.print_line)(&line);
+        if let Some(line) = event_line(&active.job.id, &event) {
+            self.status.record_event(&active.job.id, &event, active.restart_policy.micro_batch());
+            (self.config.print_line)(&line);
+        }
     }
 
     fn handle_worker_exit(&mut self, exit: restart_policy::WorkerExit) -> Result<(), DaemonError> {

@@ -78,6 +78,8 @@ impl WorkerProcess {
             "--device",
             &device.to_string(),
         ]);
+        // So that CUDA numbers GPUs as NVML does.
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command
             .args(["--parent", &std::process::id().to_string()])
             .stdin(Stdio::piped())

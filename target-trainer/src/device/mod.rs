@@ -21,7 +21,9 @@ mod finite_differences;
 pub use attention::{AttentionGradients, AttentionInputs, AttentionShape, attention, attention_backward};
 pub use cuda::{DeviceError, cuda_device_count};
 pub use elementwise::{add, embed, swiglu, swiglu_backward};
-pub use health::{GpuHealthMonitor, GpuReading, HealthError, HealthEvent, HealthSample};
+pub use health::{
+    GpuHealthMonitor, GpuReading, GpuSelector, HealthError, HealthEvent, HealthSample, visible_gpu,
+};
 pub use loss::{TargetToken, cross_entropy};
 pub use matmul::{Accumulate, MatmulSize, matmul_nn, matmul_nt, matmul_tn};
 pub use norm::{rms_norm, rms_norm_backward};

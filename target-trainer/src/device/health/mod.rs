@@ -3,6 +3,7 @@
 
 mod health_event;
 mod throttle_filter;
+mod visible_gpu;
 mod xid;
 
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 pub use health_event::HealthEvent;
 use throttle_filter::ThrottleFilter;
+pub use visible_gpu::{GpuSelector, visible_gpu};
 
 /// The name that the driver installs.
 const NVML_LIBRARY: &str = "libnvidia-ml.so.1";
@@ -75,17 +77,17 @@ pub struct GpuHealthMonitor {
 }
 
 impl GpuHealthMonitor {
-    /// Starts to monitor the GPU with NVML index `device`, once every `interval`.
+    /// Starts to monitor a GPU, once every `interval`.
     ///
     /// # Errors
     ///
     /// If NVML is missing or does not answer, or if it does not know the GPU.
-    pub fn start(device: u32, interval: Duration) -> Result<GpuHealthMonitor, HealthError> {
+    pub fn start(gpu: GpuSelector, interval: Duration) -> Result<GpuHealthMonitor, HealthError> {
         let ((request_sample, sample_requested), (send_sample, samples)) = (channel(), channel());
         let (report_ready, started) = channel();
         let run = move || match open_nvml() {
             Err(error) => drop(report_ready.send(Err(error))),
-            Ok(nvml) => run_monitor(&nvml, device, interval, &sample_requested, &send_sample, &report_ready),
+            Ok(nvml) => run_monitor(&nvml, &gpu, interval, &sample_requested, &send_sample, &report_ready),
         };
         std::thread::Builder::new().name("gpu-health".into()).spawn(run).map_err(HealthError::Thread)?;
         // A driver that does not answer at the start is treated as missing.
@@ -114,15 +116,26 @@ fn open_nvml() -> Result<Nvml, NvmlError> {
     open(NVML_LIBRARY).or_else(|_| open(NVML_DEVELOPMENT_LIBRARY))
 }
 
+fn find_gpu<'nvml>(nvml: &'nvml Nvml, gpu: &GpuSelector) -> Result<Device<'nvml>, NvmlError> {
+    let begin = match gpu {
+        GpuSelector::Index(index) => return nvml.device_by_index(*index),
+        GpuSelector::Uuid(begin) => begin,
+    };
+    let all = (0..nvml.device_count()?).map(|index| nvml.device_by_index(index));
+    let is_named = |device: &Device<'_>| device.uuid().is_ok_and(|uuid| uuid.starts_with(begin));
+    // A part of a GPU is found by its whole UUID only.
+    all.filter_map(Result::ok).find(is_named).map_or_else(|| nvml.device_by_uuid(begin.as_str()), Ok)
+}
+
 fn run_monitor(
     nvml: &Nvml,
-    index: u32,
+    gpu: &GpuSelector,
     interval: Duration,
     sample_requested: &Receiver<()>,
     send_sample: &Sender<HealthSample>,
     report_ready: &Sender<Result<(), NvmlError>>,
 ) {
-    let device = match nvml.device_by_index(index) {
+    let device = match find_gpu(nvml, gpu) {
         Ok(device) => device,
         Err(error) => return drop(report_ready.send(Err(error))),
     };

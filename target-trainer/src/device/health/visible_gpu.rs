@@ -20,7 +20,9 @@ pub fn visible_gpu(ordinal: usize, visible: Option<&str>) -> Option<GpuSelector>
             let uuid = mig.trim_start_matches("MIG-").split('/').next();
             uuid.map(|uuid| GpuSelector::Uuid(uuid.to_owned()))
         }
-        uuid if uuid.starts_with("GPU-") || uuid.starts_with("MIG-") => Some(GpuSelector::Uuid(uuid.to_owned())),
+        uuid if uuid.starts_with("GPU-") || uuid.starts_with("MIG-") => {
+            Some(GpuSelector::Uuid(uuid.to_owned()))
+        }
         number => number.parse().ok().map(GpuSelector::Index),
     };
     // CUDA ignores what comes after an entry that it does not know, such as `-1`.
