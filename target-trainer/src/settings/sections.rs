@@ -150,6 +150,7 @@ guards! {
     directory_sync,
     sync_errors,
     manifest_digest,
+    read_errors,
     verify_before_prune,
     prune_whole,
     space_check,

@@ -206,7 +206,7 @@ impl CheckpointStore {
 
     /// Whether the checkpoint can be read and is of no use.
     fn is_damaged(&self, name: &str) -> bool {
-        self.load(name).is_err_and(|damage| damage.kind() == DamageKind::Damaged)
+        self.load(name).is_err_and(|damage| self.kind_of(&damage) == DamageKind::Damaged)
     }
 
     fn remove_named(&self, name: &str) -> Result<(), SaveError> {
@@ -239,7 +239,7 @@ impl CheckpointStore {
                 }
                 Err(damage) => damage,
             };
-            match damage.kind() {
+            match self.kind_of(&damage) {
                 DamageKind::Damaged | DamageKind::ReadError => {
                     skipped.push(SkippedCheckpoint { name, damage });
                 }
@@ -250,6 +250,17 @@ impl CheckpointStore {
         match skipped.len() {
             0 => Ok(ResumePoint { state: None, skipped }),
             count => Err(ResumeError::NoneValid(count)),
+        }
+    }
+
+    /// What follows from the damage. Without the guard `read_errors`, a checkpoint that can't be read counts as
+    /// damaged.
+    fn kind_of(&self, damage: &CheckpointDamage) -> DamageKind {
+        match damage.kind() {
+            DamageKind::ReadError | DamageKind::Machine if !self.options.guards.read_errors => {
+                DamageKind::Damaged
+            }
+            kind => kind,
         }
     }
 
@@ -286,7 +297,7 @@ impl CheckpointStore {
     /// # Errors
     /// If a file is missing, does not match its digest, or is not valid, or the name is not that of the step.
     pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), CheckpointDamage> {
-        let (manifest, state) = read_checkpoint(&self.dir.join(name), self.options.guards.manifest_digest)?;
+        let (manifest, state) = read_checkpoint(&self.dir.join(name), &self.options.guards)?;
         if name != IN_PLACE_NAME && name != checkpoint_name(manifest.step) {
             return Err(CheckpointDamage::OtherName { step: manifest.step });
         }

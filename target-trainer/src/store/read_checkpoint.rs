@@ -10,6 +10,7 @@ use super::error::{CheckpointDamage, STATE};
 use super::manifest::{FileDigest, Manifest};
 use super::tensors::decode;
 use crate::bounded_read::read_regular;
+use crate::settings::Guards;
 use crate::state::{Cursor, TrainState};
 
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -30,21 +31,24 @@ pub(super) struct StateFile {
     pub(super) cursor: Cursor,
 }
 
-/// Reads a checkpoint's directory. With `check_digests`, every file must match its digest in the manifest.
+/// Reads a checkpoint's directory. With the guard `manifest_digest`, every file must match its digest in the
+/// manifest.
 pub(super) fn read_checkpoint(
     dir: &Path,
-    check_digests: bool,
+    guards: &Guards,
 ) -> Result<(Manifest, TrainState), CheckpointDamage> {
+    let check_digests = guards.manifest_digest;
+    let attempts = if guards.read_errors { READ_ATTEMPTS } else { 1 };
     let is_link = dir.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     if is_link {
         return Err(CheckpointDamage::Link);
     }
-    let manifest = Manifest::parse(&read_file(dir, MANIFEST, MAX_MANIFEST_BYTES)?)?;
+    let manifest = Manifest::parse(&read_file(&dir.join(MANIFEST), MAX_MANIFEST_BYTES, attempts)?)?;
     let checked = |name: &str| {
         let not_listed = || CheckpointDamage::NotInManifest { name: name.to_owned() };
         let expected = manifest.files.get(name).ok_or_else(not_listed)?;
         let max_bytes = if check_digests { expected.bytes } else { u64::MAX - 1 };
-        let bytes = read_file(dir, name, max_bytes)?;
+        let bytes = read_file(&dir.join(name), max_bytes, attempts)?;
         if check_digests && FileDigest::of(&bytes) != *expected {
             return Err(CheckpointDamage::Digest {
                 name: name.to_owned(),
@@ -71,13 +75,18 @@ pub(super) fn read_checkpoint(
 }
 
 /// Reads a file of a checkpoint. An I/O error of the disk may happen once, so it is tried again.
-fn read_file(dir: &Path, name: &str, max_bytes: u64) -> Result<Vec<u8>, CheckpointDamage> {
-    let unreadable = |source| CheckpointDamage::Unreadable { name: name.to_owned(), source };
-    for _ in 1..READ_ATTEMPTS {
-        match read_regular(&dir.join(name), max_bytes) {
-            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => std::thread::sleep(READ_DELAY),
-            result => return result.map_err(unreadable),
+fn read_file(path: &Path, max_bytes: u64, attempts: u32) -> Result<Vec<u8>, CheckpointDamage> {
+    let mut attempt = 1;
+    loop {
+        match read_regular(path, max_bytes) {
+            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) && attempt < attempts => {
+                attempt += 1;
+                std::thread::sleep(READ_DELAY);
+            }
+            result => {
+                let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return result.map_err(|source| CheckpointDamage::Unreadable { name: name(), source });
+            }
         }
     }
-    read_regular(&dir.join(name), max_bytes).map_err(unreadable)
 }
