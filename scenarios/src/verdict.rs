@@ -13,6 +13,8 @@ pub enum Outcome {
     LostWork,
     /// It started from scratch although a save had been acknowledged.
     Restarted,
+    /// It exited with 0 before the end that the baseline reached.
+    EndedEarly,
     /// It exited with a clear error and a documented exit code.
     Refused,
     /// It was ended by a signal, or exited with an undocumented code.
@@ -32,6 +34,7 @@ impl std::fmt::Display for Outcome {
             Outcome::Recovered => "recovered",
             Outcome::LostWork => "lost-work",
             Outcome::Restarted => "restarted",
+            Outcome::EndedEarly => "ended-early",
             Outcome::Refused => "refused",
             Outcome::Crashed => "crashed",
             Outcome::Hung => "hung",

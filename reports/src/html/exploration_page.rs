@@ -82,7 +82,7 @@ fn tone(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Recovered => "good",
         Outcome::Refused => "none",
-        Outcome::LostWork | Outcome::Restarted | Outcome::NotJudged => "unsure",
+        Outcome::LostWork | Outcome::Restarted | Outcome::EndedEarly | Outcome::NotJudged => "unsure",
         Outcome::Crashed | Outcome::Hung | Outcome::Corrupt => "bad",
     }
 }

@@ -94,6 +94,7 @@ fn letter(trial: &TrialView<'_>) -> &'static str {
         Some(Outcome::NotJudged) => "n",
         Some(Outcome::LostWork) => "L",
         Some(Outcome::Restarted) => "0",
+        Some(Outcome::EndedEarly) => "E",
         Some(Outcome::Crashed) => "X",
         Some(Outcome::Hung) => "H",
         Some(Outcome::Corrupt) => "C",

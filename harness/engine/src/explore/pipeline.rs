@@ -278,6 +278,7 @@ fn check_undamaged_states(
             | Outcome::Refused
             | Outcome::Restarted
             | Outcome::LostWork
+            | Outcome::EndedEarly
             | Outcome::NotJudged => continue,
             Outcome::Crashed | Outcome::Hung | Outcome::Corrupt => {}
         }

@@ -8,6 +8,12 @@ use scenarios::{FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
 use crate::explore::record::{Op, OpEffect, Recording};
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
+/// The last step of a run that ended before the end that the baseline run reached.
+struct EarlyEnd {
+    step: u64,
+    baseline: u64,
+}
+
 /// How the output of a target is judged. Each pattern is applied line by line.
 #[derive(Debug, Clone, Default)]
 pub struct JudgeSpec {
@@ -40,6 +46,8 @@ pub struct BaselineValues {
     pub final_value: Option<String>,
     /// What each step consumed.
     pub consumed: BTreeMap<u64, String>,
+    /// The last step that it trained.
+    pub last_step: Option<u64>,
 }
 
 /// What the recovery from one crash state did.
@@ -51,6 +59,8 @@ pub struct RecoveryResult {
     pub resumed_step: Option<u64>,
     /// The first step that it trained.
     pub first_step: Option<u64>,
+    /// The last step that it trained.
+    pub last_step: Option<u64>,
     /// The last value that the pattern `same` found.
     pub final_value: Option<String>,
     /// What each step consumed, in the order of the output.
@@ -78,6 +88,13 @@ impl JudgeSpec {
             .collect()
     }
 
+    /// The last step that was trained, by a line about the step or about what it consumed.
+    fn last_step(&self, text: &str) -> Option<u64> {
+        let pattern = self.step.as_ref().or(self.consumed.as_ref())?;
+        let captures = text.lines().rev().find_map(|line| pattern.captures(line))?;
+        captures.name("step")?.as_str().parse().ok()
+    }
+
     /// The last value that the pattern `same` finds.
     fn final_value(&self, text: &str) -> Option<String> {
         let pattern = self.same.as_ref()?;
@@ -102,7 +119,8 @@ impl OutputOracle {
     pub fn new(spec: JudgeSpec, checks: &[RecoveryCheck], baseline_output: &str) -> OutputOracle {
         let consumed = spec.consumed(baseline_output).into_iter();
         let consumed = consumed.map(|consumed| (consumed.step, consumed.value)).collect();
-        let baseline = BaselineValues { final_value: spec.final_value(baseline_output), consumed };
+        let (final_value, last_step) = (spec.final_value(baseline_output), spec.last_step(baseline_output));
+        let baseline = BaselineValues { final_value, consumed, last_step };
         OutputOracle { spec, baseline, has_checks: !checks.is_empty() }
     }
 
@@ -134,6 +152,7 @@ impl OutputOracle {
             ended: recovery.exit,
             resumed_step: first_step_of(&self.spec.resumed),
             first_step: first_step_of(&self.spec.step),
+            last_step: self.spec.last_step(&output),
             final_value: self.spec.final_value(&output),
             consumed: self.spec.consumed(&output),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
@@ -152,6 +171,13 @@ impl OutputOracle {
         result.consumed.iter().find(diverges)
     }
 
+    /// The last step, if it is before the one with which the baseline run ended. A recovery that says nothing of
+    /// its steps may have had nothing left to do.
+    fn early_end(&self, result: &RecoveryResult) -> Option<EarlyEnd> {
+        let (step, baseline) = (result.last_step.max(result.resumed_step)?, self.baseline.last_step?);
+        (step < baseline).then_some(EarlyEnd { step, baseline })
+    }
+
     /// Replaces the message where the recovery ended with exit code 0, but not as the baseline run.
     pub(super) fn with_explanation(&self, result: RecoveryResult) -> RecoveryResult {
         let finals = (&result.final_value, &self.baseline.final_value);
@@ -164,7 +190,9 @@ impl OutputOracle {
             (None, (Some(value), Some(expected))) if value != expected => {
                 Some(format!("ended with `{value}`, but with `{expected}` in the baseline run"))
             }
-            _ => None,
+            _ => self.early_end(&result).map(|early| {
+                format!("ended after step {}, and the baseline run after step {}", early.step, early.baseline)
+            }),
         };
         match message {
             Some(message) => RecoveryResult { message, ..result },
@@ -215,12 +243,23 @@ impl OutputOracle {
         if self.first_divergence(result).is_some() {
             return Outcome::Corrupt;
         }
-        if self.spec.same.is_some() && result.final_value != self.baseline.final_value {
+        // A value that is missing at an end that comes too early is no wrong value.
+        let is_missing = result.final_value.is_none() && self.early_end(result).is_some();
+        if self.spec.same.is_some() && result.final_value != self.baseline.final_value && !is_missing {
             return Outcome::Corrupt;
         }
-        let Some(acknowledged) = acknowledged.filter(|_| self.spec.resumed.is_some()) else {
+        match acknowledged.map(|acknowledged| self.compare_resume(result, acknowledged)) {
+            None | Some(Outcome::Recovered) if self.early_end(result).is_some() => Outcome::EndedEarly,
+            None => Outcome::Recovered,
+            Some(outcome) => outcome,
+        }
+    }
+
+    /// The outcome by the step that the recovery resumed from.
+    fn compare_resume(&self, result: &RecoveryResult, acknowledged: u64) -> Outcome {
+        if self.spec.resumed.is_none() {
             return Outcome::Recovered;
-        };
+        }
         // Without a line about resuming, the first trained step shows it. No trained step: nothing was left
         // to do.
         let resumed = match (result.resumed_step, &self.spec.step) {
@@ -286,18 +325,21 @@ mod tests {
     #[test]
     fn each_exit_and_output_gives_its_outcome() {
         let success = Some(ProcessExit::Exited(0));
-        check("resumed 10\nsum abc", success, Outcome::Recovered);
+        check("resumed 12\nsum abc", success, Outcome::Recovered);
+        check("resumed 10\nsum abc", success, Outcome::EndedEarly);
         check("resumed 5\nsum abc", success, Outcome::LostWork);
         check("sum abc", success, Outcome::Restarted);
         check("resumed 0\nsum abc", success, Outcome::Restarted);
         check("resumed 10\nsum abd", success, Outcome::Corrupt);
-        check("resumed 10", success, Outcome::Corrupt);
+        check("resumed 12", success, Outcome::Corrupt);
         check("", Some(ProcessExit::Exited(12)), Outcome::Refused);
         check("", Some(ProcessExit::Exited(1)), Outcome::Crashed);
         check("", Some(ProcessExit::Signalled(11)), Outcome::Crashed);
         check("", None, Outcome::Hung);
         check("resumed 10\nstep 11 batch b11\nstep 12 batch b12\nsum abc", success, Outcome::Recovered);
         check("resumed 10\nstep 11 batch b12\nsum abc", success, Outcome::Corrupt);
+        check("resumed 10\nstep 11 batch b11\nsum abc", success, Outcome::EndedEarly);
+        check("resumed 10\nstep 11 batch b11", success, Outcome::EndedEarly);
     }
 
     #[test]
@@ -334,9 +376,10 @@ mod tests {
             oracle.judge(&oracle.observe(&completed, None), Some(10))
         };
         assert_eq!(outcome("sum abc"), Outcome::Recovered);
-        assert_eq!(outcome("step 11\nsum abc"), Outcome::Recovered);
+        assert_eq!(outcome("step 11\nstep 12\nsum abc"), Outcome::Recovered);
+        assert_eq!(outcome("step 11\nsum abc"), Outcome::EndedEarly);
         assert_eq!(outcome("step 6\nsum abc"), Outcome::LostWork);
         assert_eq!(outcome("step 1\nsum abc"), Outcome::Restarted);
-        assert_eq!(outcome("resumed 10\nstep 11\nsum abc"), Outcome::Recovered);
+        assert_eq!(outcome("resumed 10\nstep 11\nstep 12\nsum abc"), Outcome::Recovered);
     }
 }
