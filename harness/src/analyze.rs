@@ -211,7 +211,8 @@ fn read_trials(
             by_trial.entry(trial).or_default().push((*entry).clone());
         }
     }
-    let comparable = TrialPlan::new(scenario, 0, &BTreeMap::new()).comparable();
+    let plan = TrialPlan::new(scenario, 0, &BTreeMap::new());
+    let (comparable, same_workload) = (plan.comparable(), plan.same_workload());
     let has_ended =
         |entries: &[RecordEntry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
     let read = |(number, entries): (u32, Vec<RecordEntry>)| {
@@ -219,7 +220,8 @@ fn read_trials(
         let attempt = last_attempt(&entries).iter();
         let events: Vec<RecordEntry> =
             attempt.filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).cloned().collect();
-        let facts = trial_facts(&TrialEvents { target, baseline, comparable, entries: &events });
+        let facts =
+            trial_facts(&TrialEvents { target, baseline, comparable, same_workload, entries: &events });
         let lines = events.iter().filter_map(|entry| {
             if let Event::Output { line, .. } = &entry.event { Some(line.clone()) } else { None }
         });

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         a_trainer_that_silently_starts_from_scratch_is_caught,
         a_trainer_that_hangs_on_resume_is_caught,
         a_trainer_that_ignores_sigterm_is_caught,
+        a_trainer_that_stops_with_exit_code_0_is_caught_unless_that_is_its_way,
         a_trainer_that_discards_its_work_after_a_pause_is_caught,
         a_trainer_that_a_signal_kills_is_started_again,
         a_signal_that_comes_too_late_is_never_a_failure_of_the_harness,
@@ -63,6 +64,14 @@ fn run(style: &str, method: &str, stall: &str) -> ScenarioRun {
     let program = workspace().join("harness/tests/targets/stub.sh");
     let start = format!("['{{program}}', {style}, '{{root}}']");
     let target = SmallTarget { program: program.to_str().unwrap(), start: &start, stall, more: "" }.to_yaml();
+    ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run()
+}
+
+/// The same for a target file with one key more.
+fn run_with_key(style: &str, method: &str, more: &str) -> ScenarioRun {
+    let program = workspace().join("harness/tests/targets/stub.sh");
+    let (program, start) = (program.to_str().unwrap(), format!("['{{program}}', {style}, '{{root}}']"));
+    let target = SmallTarget { program, start: &start, stall: LONG_STALL, more }.to_yaml();
     ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run()
 }
 
@@ -109,6 +118,13 @@ fn a_trainer_that_hangs_on_resume_is_caught() {
 
 fn a_trainer_that_ignores_sigterm_is_caught() {
     assert_caught("ignores-sigterm", &TERMINATE.replace("60 s", "60 ms"), Outcome::Hung);
+}
+
+/// Whoever sees exit code 0 does not start the trainer again.
+fn a_trainer_that_stops_with_exit_code_0_is_caught_unless_that_is_its_way() {
+    assert_caught("stops-with-zero", TERMINATE, Outcome::EndedEarly);
+    let run = run_with_key("stops-with-zero", TERMINATE, "stops-with-zero: true");
+    assert_eq!((run.code, run.outcomes()), (0, vec![Outcome::Recovered]), "{}", run.printed);
 }
 
 /// A pause of the whole machine is no reason to give up work: virtual machines are suspended and migrated.

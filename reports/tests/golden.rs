@@ -262,7 +262,9 @@ fn thousands_of_trials_and_steps_make_a_page_of_limited_size() {
         ))
     });
     entries.extend(
-        (0..50_000).map(|step| entry(step * 1000, Some("aa-01"), Some(1), Event::Step { step, loss: None })),
+        (0..50_000).map(|step| {
+            entry(step * 1000, Some("aa-01"), Some(1), Event::Step { step, loss: None, job: None })
+        }),
     );
     assert!(html_of(&Record { entries, truncated: false }).len() < 2 << 20);
 }
@@ -284,7 +286,7 @@ proptest! {
         let output = Event::Output { stream: OutputStream::Stderr, line: text.clone() };
         let effective = Event::FaultEffective { fault: fault_id(&text), evidence: text.clone() };
         let mut entries = vec![entry(0, None, None, started()), entry(0, id, None, scenario(&text, None))];
-        entries.push(entry(at_us, id, Some(1), Event::Step { step, loss: Some(f64::NAN) }));
+        entries.push(entry(at_us, id, Some(1), Event::Step { step, loss: Some(f64::NAN), job: None }));
         entries.push(entry(0, id, Some(1), output));
         entries.push(entry(at_us / 2, id, Some(1), effective));
         entries.push(judged("aa-01", Verdict::Inconclusive { why: text.clone() }));

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod baseline_progress;
 mod check;
 mod effect;
 mod ending;
@@ -32,6 +33,7 @@ mod units;
 mod verdict;
 mod yaml;
 
+pub use baseline_progress::{BaselineJob, BaselineProgress, EndResume, ResumedJob};
 pub use effect::*;
 pub use ending::Ending;
 pub use exploration::{CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::baseline_progress::{BaselineProgress, EndResume};
 use crate::ending::Ending;
 use crate::failed_run::{FailedRun, OutputStream};
 use crate::fault_id::{FaultId, NotEffective};
@@ -58,12 +59,31 @@ pub enum Event {
     TrialStarted { of: u32, what: String },
     /// The target's process has been started.
     TargetStarted(TargetStarted),
-    /// The target announced a training step.
-    Step { step: u64, loss: Option<f64> },
+    /// The target announced a training step. `job`: the job that the line names, here and below.
+    Step {
+        step: u64,
+        loss: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<String>,
+    },
     /// The target acknowledged a save: this step is durable.
-    Saved { step: u64 },
+    Saved {
+        step: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<String>,
+    },
     /// The target announced the step that it resumes from; 0 means from scratch.
-    Resumed { step: u64 },
+    Resumed {
+        step: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<String>,
+    },
+    /// The target announced the step that it goes back to on purpose.
+    RolledBack {
+        step: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<String>,
+    },
     /// A line of the target's output: one that matches a pattern, or one of the last lines before it failed.
     Output { stream: OutputStream, line: String },
     /// The fault is prepared and waits for its trigger. `mechanism` describes how it is injected, such as
@@ -75,8 +95,16 @@ pub enum Event {
     FaultReverted { fault: FaultId, how: String },
     /// The trial is over, and nothing has shown an effect of the fault.
     FaultNotEffective(NotEffective),
-    /// The target's main process exited or was killed.
-    TargetEnded { attempt: u32, ending: Ending },
+    /// The target's main process exited or was killed. `exit_code`: that with which it exited after a signal of
+    /// the method had asked it to.
+    TargetEnded {
+        attempt: u32,
+        ending: Ending,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit_code: Option<i32>,
+    },
+    /// After the end of the trial, the target was resumed once from the files that it had left.
+    EndResumed(EndResume),
     /// Peak resident memory of the target's largest process so far in this trial, bytes.
     Memory { peak_bytes: u64 },
     /// A check of the target or its files was made.
@@ -196,6 +224,13 @@ pub struct BaselineFacts {
     /// What the target met in the sandbox.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sandbox_hints: Vec<SandboxHint>,
+    /// How far its jobs came, and what a resume from its files does.
+    #[serde(default)]
+    pub progress: BaselineProgress,
+    /// The patterns of the target file that no line of it matched, with their keys: what they should tell is not
+    /// known, so the scenario is inconclusive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
     /// Whether it was taken from an earlier scenario of this run with the same target, workload and seed.
     pub cached: bool,
 }

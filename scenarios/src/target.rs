@@ -50,6 +50,8 @@ pub struct TargetFile {
     pub(crate) same: Option<Regex>,
     /// Exit codes with which the target refuses to go on, after a documented error.
     pub(crate) refused_exits: Vec<i32>,
+    /// Whether it exits with 0 when a signal asks it to stop and work is left.
+    pub(crate) stops_with_zero: bool,
     /// Settings that switch a guard off, by the guard's name.
     pub(crate) guards: BTreeMap<String, BTreeMap<String, String>>,
     /// Longest time without an announced step, output or exit. After that the target counts as hung.
@@ -111,6 +113,11 @@ impl TargetFile {
                 .any(|argument| *argument == CommandArgument::Settings)
     }
 
+    /// Whether it exits with 0 when a signal asks it to stop and work is left.
+    pub fn stops_with_zero(&self) -> bool {
+        self.stops_with_zero
+    }
+
     /// The network that the target sees. Default: the sandbox's own.
     pub fn network(&self) -> Option<TargetNetwork> {
         self.network
@@ -157,6 +164,11 @@ impl Announces {
     pub fn resumed(&self) -> Option<&Regex> {
         self.resumed.as_ref()
     }
+
+    /// The step that the target goes back to on purpose.
+    pub fn rolled_back(&self) -> Option<&Regex> {
+        self.rolled_back.as_ref()
+    }
 }
 
 impl Phase {
@@ -179,12 +191,14 @@ pub enum TargetNetwork {
     Host,
 }
 
-/// Patterns on the target's output. Each has a group `step`; the pattern `step` may also have a group `loss`.
+/// Patterns on the target's output. Each has a group `step` and may have a group `job`; the pattern `step` may
+/// also have a group `loss`.
 #[derive(Debug, Clone)]
 pub struct Announces {
     pub(crate) step: Regex,
     pub(crate) saved: Option<Regex>,
     pub(crate) resumed: Option<Regex>,
+    pub(crate) rolled_back: Option<Regex>,
 }
 
 /// A period of the target's work between two lines of its output.

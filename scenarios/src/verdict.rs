@@ -23,7 +23,7 @@ pub enum Outcome {
     Hung,
     /// Its own check failed, or its final state differs from the baseline's.
     Corrupt,
-    /// It ended with exit code 0, and nothing could tell whether that is right. Only `explore` gives it.
+    /// It ended with exit code 0, and nothing could tell whether that is right. No scenario can expect it.
     #[schemars(skip)]
     NotJudged,
 }

@@ -1,10 +1,12 @@
 //! Trainwreck's engine: runs a trainer in a sandbox, injects faults, and judges how it recovers. It prints
 //! nothing: it emits events and returns values.
 //!
-//! From the ground up: `file_error`, `locks` and `seccomp` serve all others. `sandbox`, `gate`, `judge` and
+//! From the ground up: `file_error`, `locks`, `seccomp` and `announcements` serve all others. `sandbox`, `gate`, `judge` and
 //! `observe` know none of their neighbours. Above them are `explore`, `plan`, `target`, `gpu` and `faults`,
 //! then `run`.
 
+/// What a target announces in its output.
+pub mod announcements;
 /// Records a trainer's file operations and tries the crash states that they may leave.
 pub mod explore;
 /// The faults: how each is armed, injected and reverted.

@@ -84,7 +84,7 @@ fn step_lines(entries: &[&RecordEntry]) -> Vec<Vec<(f64, u64)>> {
                 .last_mut()
                 .into_iter()
                 .for_each(|line| line.push((seconds_since_start(entries, entry), *step))),
-            Event::Resumed { step } => lines.push(vec![(seconds_since_start(entries, entry), *step)]),
+            Event::Resumed { step, .. } => lines.push(vec![(seconds_since_start(entries, entry), *step)]),
             Event::TargetEnded { .. } => lines.push(Vec::new()),
             _ => {}
         }
@@ -113,7 +113,7 @@ fn points(scale: &Scale, line: &[(f64, u64)]) -> String {
 
 fn saves(scale: &Scale, trial: &TrialView<'_>) -> Markup {
     let saved = |entry: &&RecordEntry| {
-        if let Event::Saved { step } = entry.event {
+        if let Event::Saved { step, .. } = entry.event {
             Some((seconds_since_start(&trial.entries, entry), step))
         } else {
             None
@@ -168,7 +168,7 @@ fn starts_and_ends(scale: &Scale, trial: &TrialView<'_>) -> Markup {
         // at a restart.
         let (label, anchor) = match &entry.event {
             Event::TargetEnded { ending, .. } => (ending_label(*ending), "end"),
-            Event::Resumed { step } => (format!("from {step}"), "start"),
+            Event::Resumed { step, .. } => (format!("from {step}"), "start"),
             _ => return None,
         };
         Some((seconds_since_start(&trial.entries, entry), label, anchor))

@@ -92,22 +92,29 @@ fn trial(id: &str, number: u32, outcome: Outcome) -> Vec<RecordEntry> {
     let mut entries = vec![
         entry_at(0, Event::TrialStarted { of: 2, what: "kill".into() }),
         entry_at(1, target_started(1)),
-        entry_at(2, Event::Resumed { step: 0 }),
+        entry_at(2, Event::Resumed { step: 0, job: None }),
     ];
-    entries
-        .extend((1..10).map(|step| entry_at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64) })));
-    entries.push(entry_at(55, Event::Saved { step: 5 }));
+    entries.extend(
+        (1..10)
+            .map(|step| entry_at(step * 10, Event::Step { step, loss: Some(1.0 / step as f64), job: None })),
+    );
+    entries.push(entry_at(55, Event::Saved { step: 5, job: None }));
     entries.push(entry_at(95, Event::FaultEffective { fault: fault_id("crash"), evidence: HOSTILE.into() }));
-    entries.push(entry_at(96, Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault }));
+    entries.push(entry_at(
+        96,
+        Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault, exit_code: None },
+    ));
     entries.push(entry_at(97, target_started(2)));
-    entries.push(entry_at(98, Event::Resumed { step: 5 }));
-    entries.extend((6..13).map(|step| entry_at(100 + step * 10, Event::Step { step, loss: None })));
+    entries.push(entry_at(98, Event::Resumed { step: 5, job: None }));
+    entries
+        .extend((6..13).map(|step| entry_at(100 + step * 10, Event::Step { step, loss: None, job: None })));
     entries.push(entry_at(231, Event::Output { stream: OutputStream::Stderr, line: HOSTILE.repeat(40) }));
     entries.push(entry_at(
         232,
         Event::TargetEnded {
             attempt: 2,
             ending: Ending::Exited(if outcome == Outcome::Recovered { 0 } else { 3 }),
+            exit_code: None,
         },
     ));
     entries.push(entry_at(233, Event::TrialEnded(Box::new(facts(outcome)))));
@@ -127,6 +134,8 @@ fn baseline(id: &str) -> RecordEntry {
         final_loss: None,
         gpu_defects: vec![],
         sandbox_hints: vec![SandboxHint::WroteOutside { path: HOSTILE.into(), count: 2 }],
+        progress: BaselineProgress::default(),
+        unmatched: Vec::new(),
         cached: false,
     };
     entry(0, Some(id), None, Event::Baseline(facts))

@@ -183,7 +183,7 @@ pub(super) fn check_expectations_fit(
     };
     let names_not_judged = |expectation: &Expectation| matches!(&expectation.fact, Fact::Outcome(outcomes) if outcomes.contains(&Outcome::NotJudged));
     if expect.iter().any(names_not_judged) {
-        let message = "`not-judged` is an outcome of `explore`, and no trial has it";
+        let message = "`not-judged` means that nothing is known, so no trial can be expected to be it";
         checker.problems.push(Problem::at(expect_span, message).help("name another outcome"));
     }
     let has_crash_states = method.iter().any(|fault| fault.effect.spec().crash_states().is_some());
@@ -229,6 +229,6 @@ mod tests {
             Scenario::parse(&text, "s").map_err(|error| error.problems[0].message.clone())
         };
         assert!(parse("recovered").is_ok());
-        assert!(parse("not-judged").unwrap_err().contains("an outcome of `explore`"));
+        assert!(parse("not-judged").unwrap_err().contains("nothing is known"));
     }
 }

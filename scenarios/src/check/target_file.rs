@@ -82,11 +82,16 @@ pub(crate) struct TargetDraft {
     /// Named periods of the trainer's work, such as `checkpoint-save`.
     #[serde(default)]
     pub(crate) phases: BTreeMap<String, PhaseDraft>,
-    /// Pattern with a group `value`. What it finds in the baseline must be found after a recovery too.
+    /// Pattern with a group `value`. What it finds in the baseline must be found after a recovery too. The line
+    /// ends a job; a group `job` names it.
     pub(crate) same: Option<Spanned<Pattern>>,
     /// Exit codes with which the trainer refuses to go on, after a clear, documented error.
     #[serde(default)]
     pub(crate) refused_exits: Vec<u8>,
+    /// Whether the trainer exits with 0 when a signal asks it to stop and work is left. Default: `false`; such an
+    /// exit is then `ended-early`, because whoever sees it does not start the trainer again.
+    #[serde(default)]
+    pub(crate) stops_with_zero: bool,
     /// How long the trainer may take.
     #[serde(default)]
     pub(crate) timeouts: TimeoutsDraft,
@@ -108,7 +113,8 @@ pub(crate) enum NetworkDraft {
     Host,
 }
 
-/// Patterns on lines of standard output, each with a group `step`: `^saved step (?<step>\d+)`.
+/// Patterns on lines of standard output and standard error, each with a group `step`: `^saved step
+/// (?<step>\d+)`. A group `job` tells the jobs of a trainer apart that has several.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct AnnouncesDraft {
@@ -118,6 +124,9 @@ pub(crate) struct AnnouncesDraft {
     pub(crate) saved: Option<Spanned<Pattern>>,
     /// The step that the trainer resumes from; 0 means from scratch.
     pub(crate) resumed: Option<Spanned<Pattern>>,
+    /// The step that the trainer goes back to on purpose, for example because the loss is not finite. The steps
+    /// after it may then come again.
+    pub(crate) rolled_back: Option<Spanned<Pattern>>,
 }
 
 /// A period of work between two lines of output.
@@ -219,6 +228,7 @@ fn checked_target(draft: TargetDraft, texts: &TextChecker<'_>, problems: &mut Ve
             .collect(),
         same: draft.same.map(|pattern| pattern_with_group(pattern, "value", problems)),
         refused_exits: draft.refused_exits.into_iter().map(i32::from).collect(),
+        stops_with_zero: draft.stops_with_zero,
         guards: draft
             .guards
             .into_iter()
@@ -267,6 +277,7 @@ fn checked_announces(draft: AnnouncesDraft, problems: &mut Vec<Problem>) -> Anno
         step: pattern_with_group(draft.step, "step", problems),
         saved: draft.saved.map(|pattern| pattern_with_group(pattern, "step", problems)),
         resumed: draft.resumed.map(|pattern| pattern_with_group(pattern, "step", problems)),
+        rolled_back: draft.rolled_back.map(|pattern| pattern_with_group(pattern, "step", problems)),
     }
 }
 

@@ -71,7 +71,7 @@ fn difference(baseline: &BaselineFacts, control: &BaselineFacts) -> Option<Strin
 mod tests {
     use std::collections::BTreeMap;
 
-    use scenarios::{Ending, Outcome, Reason, TrialFacts, ViolationKind};
+    use scenarios::{BaselineProgress, Ending, Outcome, Reason, TrialFacts, ViolationKind};
 
     use super::*;
 
@@ -88,6 +88,8 @@ mod tests {
             final_loss: None,
             gpu_defects: Vec::new(),
             sandbox_hints: Vec::new(),
+            progress: BaselineProgress::default(),
+            unmatched: Vec::new(),
             cached: false,
         }
     }

@@ -2,6 +2,10 @@
 //! clock, no files, no processes, so that a record can be judged again.
 
 mod ablation;
+mod end_resume;
+mod followed_run;
+mod job_ledger;
+mod job_progress;
 mod trial_facts;
 mod unmet;
 
@@ -15,6 +19,9 @@ use scenarios::{
 use unmet::{CountedQuantity, Unmet};
 
 pub use ablation::{AblationRuns, ablation_verdict};
+pub use end_resume::is_sound_control;
+pub use followed_run::FollowedRun;
+pub use job_ledger::JobLedger;
 pub use trial_facts::{TrialEvents, trial_facts};
 
 /// How many reasons are shown for trials without an effective fault.
@@ -69,6 +76,9 @@ pub fn verdict(
     if counted.len() + not_reached < ended || counted.is_empty() {
         return Verdict::Inconclusive { why: not_effective_text(trials) };
     }
+    if let Some(why) = not_judged_text(scenario, trials) {
+        return Verdict::Inconclusive { why };
+    }
     match not_seen.first() {
         Some(reason) => Verdict::Inconclusive { why: not_seen_text(reason, planned, counted.len()) },
         None => Verdict::Survived,
@@ -77,7 +87,16 @@ pub fn verdict(
 
 /// Whether the target did what no run may do, with or without the method's faults.
 fn has_harm(trial: &JudgedTrial<'_>) -> bool {
-    !matches!(trial.facts.outcome, Outcome::Recovered | Outcome::Refused)
+    !matches!(trial.facts.outcome, Outcome::Recovered | Outcome::Refused | Outcome::NotJudged)
+}
+
+/// Why nothing is known, if the scenario expects outcomes and some trials have none that anything shows.
+fn not_judged_text(scenario: &Scenario, trials: &[JudgedTrial<'_>]) -> Option<String> {
+    let expects = scenario.expect().iter().any(|expectation| matches!(expectation.fact, Fact::Outcome(_)));
+    let mut not_judged = trials.iter().filter(|trial| trial.facts.outcome == Outcome::NotJudged);
+    let first = not_judged.next().filter(|_| expects)?;
+    let count = 1 + not_judged.count();
+    Some(format!("{count} of {} trials: not-judged: {}", trials.len(), first.facts.because))
 }
 
 /// In how many trials the faults were not effective, and why in the first ones.
@@ -148,6 +167,12 @@ fn not_seen_text(reason: &Reason, planned: &TrialsPlanned, tried: usize) -> Stri
 fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option<String> {
     if !baseline.ended_well {
         return Some(format!("{}, so there is nothing to compare with", failed_baseline_text(baseline)));
+    }
+    if let Some(first) = baseline.unmatched.first() {
+        return Some(format!(
+            "the pattern of {first}, matches no line of the baseline, so it would notice nothing; correct it or \
+             remove it from the target file"
+        ));
     }
     match (planned.to_run(), planned.only) {
         (0, Some(only)) => {
@@ -226,6 +251,8 @@ fn check_fact(
     let facts = trial.facts;
     match fact {
         Fact::Outcome(expected) if expected.contains(&facts.outcome) => Ok(()),
+        // It is not known whether the expectation holds: the verdict says so.
+        Fact::Outcome(_) if facts.outcome == Outcome::NotJudged => Ok(()),
         Fact::Outcome(_) => {
             Err(Unmet::OtherOutcome { outcome: facts.outcome, because: facts.because.clone() })
         }
@@ -303,7 +330,7 @@ fn check_probe(facts: &TrialFacts, index: usize) -> Result<(), Unmet> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use scenarios::{Ending, Event, FaultId, RecordEntry, TargetFile};
+    use scenarios::{BaselineProgress, Ending, Event, FaultId, RecordEntry, TargetFile};
 
     use super::*;
 
@@ -349,6 +376,8 @@ same: '^weights (?<value>\w+)'
             final_loss: Some(2.0),
             gpu_defects: gpu_defects.iter().map(|defect| (*defect).into()).collect(),
             sandbox_hints: Vec::new(),
+            progress: BaselineProgress::default(),
+            unmatched: Vec::new(),
             cached: false,
         }
     }
@@ -360,13 +389,19 @@ same: '^weights (?<value>\w+)'
         let target = TargetFile::parse(TARGET, "t").unwrap();
         let comparable = crate::plan::TrialPlan::new(&scenario, 1, &BTreeMap::new()).comparable();
         let mut events = vec![Event::FaultEffective { fault: gpu_state(), evidence: "lost".into() }];
-        events.extend(steps.iter().map(|&(step, loss)| Event::Step { step, loss }));
+        events.extend(steps.iter().map(|&(step, loss)| Event::Step { step, loss, job: None }));
         events.extend(gpu_defects.iter().map(|defect| Event::GpuDefect { what: (*defect).into() }));
         events.push(Event::Output { stream: scenarios::OutputStream::Stdout, line: "weights bb".into() });
-        events.push(Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) });
+        events.push(Event::TargetEnded { attempt: 1, ending: Ending::Exited(0), exit_code: None });
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
         let entries: Vec<RecordEntry> = events.into_iter().map(entry).collect();
-        let facts = trial_facts(&TrialEvents { target: &target, baseline, comparable, entries: &entries });
+        let facts = trial_facts(&TrialEvents {
+            target: &target,
+            baseline,
+            comparable,
+            same_workload: true,
+            entries: &entries,
+        });
         let planned = planned(1, None);
         verdict(&scenario, baseline, &planned, &[JudgedTrial { number: 1, facts: &facts, lines: &[] }])
     }
@@ -466,8 +501,10 @@ same: '^weights (?<value>\w+)'
         let target = TargetFile::parse(TARGET, "t").unwrap();
         let armed = Event::FaultArmed { fault: gpu_state(), mechanism: "plan".into(), optional: false };
         let effective = Event::FaultEffective { fault: gpu_state(), evidence: "lost".into() };
-        let events =
-            [Event::Step { step: 20, loss }, Event::TargetEnded { attempt: 1, ending: Ending::Exited(0) }];
+        let events = [
+            Event::Step { step: 20, loss, job: None },
+            Event::TargetEnded { attempt: 1, ending: Ending::Exited(0), exit_code: None },
+        ];
         let entry = |event| RecordEntry { at_us: 0, scenario: None, trial: Some(1), event };
         let events = [armed].into_iter().chain(loss.is_some().then_some(effective)).chain(events);
         let entries: Vec<RecordEntry> = events.map(entry).collect();
@@ -475,6 +512,7 @@ same: '^weights (?<value>\w+)'
             target: &target,
             baseline: &baseline(&[]),
             comparable: false,
+            same_workload: true,
             entries: &entries,
         })
     }

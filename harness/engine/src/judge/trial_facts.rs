@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    BaselineFacts, Ending, Event, FaultId, NotEffective, Outcome, ProbeKind, Probed, RecordEntry, TargetFile,
-    TrialFacts, last_attempt,
+    BaselineFacts, EndResume, Ending, Event, FaultId, NotEffective, Outcome, ProbeKind, Probed, RecordEntry,
+    TargetFile, TrialFacts, last_attempt,
 };
+
+use super::end_resume;
+use super::followed_run::FollowedRun;
 
 /// The events of a trial, with what is needed to interpret them.
 pub struct TrialEvents<'a> {
@@ -17,72 +20,50 @@ pub struct TrialEvents<'a> {
     /// Whether the faults leave the workload unchanged, so that the values at the end must equal the
     /// baseline's.
     pub comparable: bool,
+    /// Whether the faults leave the workload unchanged, so that the steps must be the baseline's.
+    pub same_workload: bool,
     /// The record entries of the trial, in order. Only its last attempt counts.
     pub entries: &'a [RecordEntry],
 }
 
-/// Facts collected so far. `last_step` and `acknowledged` are reset when a job ends.
-#[derive(Default)]
-struct FactCollector {
+/// Facts collected so far.
+struct FactCollector<'a> {
+    followed: FollowedRun<'a>,
     description: String,
     evidence: Vec<String>,
     /// The faults without evidence that are not optional, each with what is known of the reason.
     not_effective: BTreeMap<FaultId, NotEffective>,
     effective_at_us: Option<u64>,
-    /// Last step announced since the last job ended or the target was resumed.
-    last_step: Option<u64>,
-    /// Newest step announced as durable.
-    acknowledged: Option<u64>,
-    /// The target was started again and has not announced the step from which it resumes.
-    resume_unannounced: bool,
-    worst_resume: Option<Resumption>,
     recovery_seconds: Option<f64>,
     endings: Vec<Ending>,
-    compared_values: Vec<String>,
     probes: Vec<Probed>,
     /// Last announced step, and its loss.
     final_step: Option<(u64, Option<f64>)>,
+    /// The last step before an exit with 0 that left work, which a signal had asked for.
+    stopped_with_zero: Option<u64>,
+    /// What is wrong with the files that were left at the end.
+    end_resume: Option<(Outcome, String)>,
     gpu_defects: Vec<String>,
-}
-
-/// A resume, with the last step and the acknowledged step before it. The worst resume of a trial decides its
-/// outcome.
-#[derive(Clone, Copy)]
-struct Resumption {
-    step_at_fault: u64,
-    acknowledged: Option<u64>,
-    resumed_from: Option<u64>,
-}
-
-impl Resumption {
-    fn lost_steps(&self) -> Option<u64> {
-        self.resumed_from.map(|from| self.step_at_fault.saturating_sub(from))
-    }
-
-    /// Orders resumes: first whether acknowledged work was lost, then how many steps.
-    fn severity(&self) -> (bool, u64) {
-        (self.resumed_from < self.acknowledged, self.lost_steps().unwrap_or(0))
-    }
 }
 
 /// Derives the facts of a trial from its events.
 pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
-    let mut collector = FactCollector::default();
+    let mut collector = FactCollector::new(events);
     let entries = last_attempt(events.entries);
-    entries.iter().for_each(|entry| collector.on_event(entry, events.target));
-    collector.compared_values.sort();
-    collector.compared_values.dedup();
-    let same = same_as_baseline(&collector.compared_values, events);
+    entries.iter().for_each(|entry| collector.on_event(entry, events));
+    collector.followed.values.sort();
+    collector.followed.values.dedup();
+    let same = same_as_baseline(&collector.followed.values, events);
     let (outcome, because) = collector.outcome(events, same);
-    let worst = collector.worst_resume;
+    let worst = collector.followed.ledger.worst_resume();
     let seconds_between = |first: &RecordEntry, last: &RecordEntry| (last.at_us - first.at_us) as f64 / 1e6;
     TrialFacts {
         outcome,
         because,
         step_at_fault: worst.map(|resume| resume.step_at_fault),
         acknowledged: worst.and_then(|resume| resume.acknowledged),
-        resumed_from: worst.and_then(|resume| resume.resumed_from),
-        lost_steps: worst.map_or(Some(0), |resume| resume.lost_steps()),
+        resumed_from: worst.map(|resume| resume.resumed_from),
+        lost_steps: Some(worst.map_or(0, |resume| resume.lost_steps())),
         recovery_seconds: collector.recovery_seconds,
         restarts: collector.restarts(),
         same_as_baseline: same,
@@ -94,7 +75,7 @@ pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
         what: collector.description,
         evidence: collector.evidence,
         not_effective: collector.not_effective.into_values().collect(),
-        same: collector.compared_values,
+        same: collector.followed.values,
         probes: collector.probes,
         final_step: collector.final_step.map(|(step, _)| step),
         final_loss: collector.final_step.and_then(|(_, loss)| loss),
@@ -115,8 +96,26 @@ fn same_as_baseline(values: &[String], events: &TrialEvents<'_>) -> Option<bool>
     (events.comparable && !events.baseline.same.is_empty()).then(|| values == events.baseline.same)
 }
 
-impl FactCollector {
-    fn on_event(&mut self, entry: &RecordEntry, target: &TargetFile) {
+impl<'a> FactCollector<'a> {
+    fn new(events: &TrialEvents<'a>) -> FactCollector<'a> {
+        FactCollector {
+            followed: FollowedRun::new(events.target, &events.baseline.progress),
+            description: String::new(),
+            evidence: Vec::new(),
+            not_effective: BTreeMap::new(),
+            effective_at_us: None,
+            recovery_seconds: None,
+            endings: Vec::new(),
+            probes: Vec::new(),
+            final_step: None,
+            stopped_with_zero: None,
+            end_resume: None,
+            gpu_defects: Vec::new(),
+        }
+    }
+
+    fn on_event(&mut self, entry: &RecordEntry, events: &TrialEvents<'_>) {
+        self.followed.on_event(&entry.event);
         match &entry.event {
             Event::TrialStarted { what, .. } => self.description.clone_from(what),
             Event::FaultArmed { fault, optional: false, .. } => {
@@ -135,53 +134,33 @@ impl FactCollector {
                 self.evidence.push(evidence.clone());
                 self.effective_at_us.get_or_insert(entry.at_us);
             }
-            Event::TargetStarted(started) => self.resume_unannounced = started.attempt > 1,
-            Event::Step { step, loss } => {
+            Event::Step { step, loss, .. } => {
                 self.final_step = Some((*step, *loss));
-                self.on_step(*step, entry.at_us);
+                if let Some(effective_at_us) = self.effective_at_us {
+                    self.recovery_seconds.get_or_insert((entry.at_us - effective_at_us) as f64 / 1e6);
+                }
             }
-            Event::Saved { step } => self.acknowledged = self.acknowledged.max(Some(*step)),
-            Event::Resumed { step } => self.on_resumed(*step),
-            Event::Output { line, .. } => self.on_output(line, target),
-            Event::TargetEnded { ending, .. } => self.endings.push(*ending),
+            Event::TargetEnded { ending, exit_code, .. } => self.on_ended(*ending, *exit_code),
+            Event::EndResumed(resume) => self.on_end_resume(resume, events),
             Event::Probed(probed) => self.probes.push(probed.clone()),
             Event::GpuDefect { what } => self.gpu_defects.push(what.clone()),
             _ => {}
         }
     }
 
-    fn on_step(&mut self, step: u64, at_us: u64) {
-        // A step that was acknowledged before is trained again, and the target did not announce a resume: it
-        // restarted.
-        if std::mem::take(&mut self.resume_unannounced)
-            && self.acknowledged.is_some_and(|acknowledged| step <= acknowledged)
-        {
-            self.on_resumed(step.saturating_sub(1));
-        }
-        self.last_step = Some(step);
-        if let Some(effective_at_us) = self.effective_at_us {
-            self.recovery_seconds.get_or_insert((at_us - effective_at_us) as f64 / 1e6);
+    fn on_ended(&mut self, ending: Ending, exit_code: Option<i32>) {
+        self.endings.push(ending);
+        if exit_code == Some(0) && self.followed.ledger.has_work_left() {
+            self.stopped_with_zero = self.final_step.map(|(step, _)| step);
         }
     }
 
-    fn on_resumed(&mut self, step: u64) {
-        self.resume_unannounced = false;
-        let Some(step_at_fault) = self.last_step.or(self.acknowledged) else { return };
-        let resume = Resumption { step_at_fault, acknowledged: self.acknowledged, resumed_from: Some(step) };
-        if self.worst_resume.is_none_or(|worst| resume.severity() >= worst.severity()) {
-            self.worst_resume = Some(resume);
-        }
-        self.last_step = Some(step);
-        self.acknowledged = Some(step).filter(|step| *step > 0);
-    }
-
-    fn on_output(&mut self, line: &str, target: &TargetFile) {
-        let value =
-            target.same().and_then(|same| same.captures(line)).and_then(|captures| captures.name("value"));
-        if let Some(value) = value {
-            self.compared_values.push(value.as_str().to_owned());
-            (self.last_step, self.acknowledged) = (None, None);
-        }
+    fn on_end_resume(&mut self, resume: &EndResume, events: &TrialEvents<'_>) {
+        let control = events.baseline.progress.control.as_ref();
+        let is_refused = |code: &i32| events.target.refused_exits().contains(code);
+        let fault =
+            control.and_then(|control| end_resume::fault(resume, control, &self.followed.ledger, is_refused));
+        self.end_resume = self.end_resume.take().or(fault);
     }
 
     /// Restarts that the method itself did not cause.
@@ -216,33 +195,67 @@ impl FactCollector {
         if let Some(failed) = self.probes.iter().find(has_failed) {
             return (Outcome::Corrupt, format!("the target's own check failed: {}", failed.found));
         }
-        if same == Some(false) {
-            let baseline = events.baseline.same.join(", ");
-            return (
-                Outcome::Corrupt,
-                format!(
-                    "ended with [{}], the baseline run with [{baseline}]",
-                    self.compared_values.join(", ")
-                ),
-            );
+        let baseline = &events.baseline.same;
+        let is_wrong = self.followed.values.iter().any(|value| !baseline.contains(value));
+        if same == Some(false) && is_wrong {
+            let (values, baseline) = (self.followed.values.join(", "), baseline.join(", "));
+            return (Outcome::Corrupt, format!("ended with [{values}], the baseline run with [{baseline}]"));
         }
-        match self.worst_resume {
-            Some(Resumption { acknowledged: Some(acknowledged), resumed_from: Some(0), .. }) => (
-                Outcome::Restarted,
-                format!("started from scratch although step {acknowledged} was acknowledged"),
-            ),
-            Some(Resumption { acknowledged: Some(acknowledged), resumed_from: Some(from), .. })
-                if from < acknowledged =>
-            {
-                (
-                    Outcome::LostWork,
-                    format!("resumed from step {from} although step {acknowledged} was acknowledged"),
-                )
-            }
-            Some(Resumption { step_at_fault, resumed_from: Some(from), .. }) => {
-                (Outcome::Recovered, format!("resumed from step {from} after step {step_at_fault}"))
-            }
-            _ => (Outcome::Recovered, "continued without a restart".into()),
+        if let Some(broken) = self.broken_promise() {
+            return broken;
         }
+        if let Some(early) = self.end_too_early(events, same) {
+            return (Outcome::EndedEarly, early);
+        }
+        if let Some(fault) = self.followed.ledger.order_fault().filter(|_| events.same_workload) {
+            return (Outcome::Corrupt, fault.to_string());
+        }
+        if let Some(fault) = self.end_resume.clone() {
+            return fault;
+        }
+        if !self.is_judged(events, same) {
+            let because = "exit code 0, and nothing tells whether that is right: the target file declares neither \
+                           `saved` nor `same`";
+            return (Outcome::NotJudged, because.into());
+        }
+        let recovered = match self.followed.ledger.worst_resume() {
+            Some(resume) => {
+                format!("resumed from step {} after step {}", resume.resumed_from, resume.step_at_fault)
+            }
+            None => "continued without a restart".into(),
+        };
+        (Outcome::Recovered, recovered)
+    }
+
+    /// Whether anything but the exit code and the number of steps shows that the target is right.
+    fn is_judged(&self, events: &TrialEvents<'_>, same: Option<bool>) -> bool {
+        let verifies = |probe: &Probed| probe.kind == ProbeKind::Verifies && probe.held;
+        same.is_some() || events.target.announces().saved().is_some() || self.probes.iter().any(verifies)
+    }
+
+    /// What was promised and is not there any more.
+    fn broken_promise(&self) -> Option<(Outcome, String)> {
+        if let Some(again) = self.followed.ledger.done_again() {
+            return Some((Outcome::Restarted, again.to_string()));
+        }
+        let resume = self.followed.ledger.worst_resume().filter(|resume| resume.is_broken_promise())?;
+        Some(end_resume::lost(resume.resumed_from, resume.acknowledged?))
+    }
+
+    /// Why the end came before that of the baseline, if it did.
+    fn end_too_early(&self, events: &TrialEvents<'_>, same: Option<bool>) -> Option<String> {
+        if !events.same_workload {
+            return None;
+        }
+        if let Some(step) = self.stopped_with_zero.filter(|_| !events.target.stops_with_zero()) {
+            return Some(format!(
+                "exited with 0 after step {step} when a signal asked it to stop, although work was left"
+            ));
+        }
+        if let Some(early) = self.followed.ledger.early_end(&events.baseline.same) {
+            return Some(early.to_string());
+        }
+        let (values, baseline) = (self.followed.values.join(", "), events.baseline.same.join(", "));
+        (same == Some(false)).then(|| format!("ended with [{values}], the baseline run with [{baseline}]"))
     }
 }

@@ -115,7 +115,12 @@ impl TrialPlan {
     /// Whether the faults leave the workload unchanged, so that the values at the end must equal the
     /// baseline's.
     pub fn comparable(&self) -> bool {
-        self.expects_same_weights && !self.faults.iter().any(|fault| fault.effect.spec().changes_workload())
+        self.expects_same_weights && self.same_workload()
+    }
+
+    /// Whether the faults leave the workload unchanged.
+    pub fn same_workload(&self) -> bool {
+        !self.faults.iter().any(|fault| fault.effect.spec().changes_workload())
     }
 
     /// The calls that the baseline run must count, for each fault that waits for a call.

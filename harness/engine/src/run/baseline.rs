@@ -6,17 +6,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use regex::Regex;
 use scenarios::{
-    BaselineFacts, Ending, Event, FailedRun, OutputLine, RecordEntry, Scenario, UndisturbedCommand,
+    BaselineFacts, BaselineProgress, Ending, Event, FailedRun, OutputLine, RecordEntry, Scenario, TargetFile,
+    UndisturbedCommand,
 };
 
 use crate::file_error::chain;
+use crate::judge::FollowedRun;
 use crate::locks::LockExt;
 use crate::observe::Reporter;
 use crate::plan::{BaselineCounts, CallCountRequest, GpuCountRequest};
 use crate::run::call_injector::{InjectorHandle, InjectorTarget};
 use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
+use crate::run::resume_check;
 use crate::run::target_run::{RunCounts, TargetRun};
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{NetworkAccess, fail_if_interrupted};
@@ -202,13 +206,16 @@ fn run_baseline(
     let RunCounts { calls, gpu_calls, peak_memory_bytes, connections } = run.into_counts();
     env.emit_gpu_defects(reporter)?;
     let sandbox_hints = connections.named_in(env.sandbox.hints(&[])?);
+    let entries = reporter.entries();
+    let control = if ending == Ending::Exited(0) { resume_check::control(&env, &entries)? } else { None };
     env.sandbox.close()?;
     fail_if_interrupted()?;
-    let entries = reporter.entries();
     let save_bytes = *save_bytes.locked();
     let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
     let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
-    let facts = BaselineFacts { sandbox_hints, ..facts };
+    let progress = BaselineProgress { control, ..facts.progress.clone() };
+    let unmatched = if facts.ended_well { unmatched_patterns(config.target, &facts) } else { Vec::new() };
+    let facts = BaselineFacts { sandbox_hints, progress, unmatched, ..facts };
     let hints = facts.sandbox_hints.clone();
     let failed =
         (!facts.ended_well).then(|| FailedRun { sandbox_hints: hints, ..failed_run(&entries, ending) });
@@ -252,8 +259,10 @@ fn baseline_facts(
     peak_memory_bytes: Option<u64>,
     counts: &BaselineCounts,
 ) -> BaselineFacts {
-    let mut same: Vec<String> =
-        entries.iter().filter_map(|entry| compared_value(config, &entry.event)).collect();
+    let nothing_known = BaselineProgress::default();
+    let FollowedRun { ledger, values: mut same, .. } =
+        FollowedRun::of(config.target, &nothing_known, entries);
+    let progress = ledger.into_progress();
     same.sort();
     same.dedup();
     let steps = entries
@@ -261,7 +270,7 @@ fn baseline_facts(
         .filter_map(|entry| if let Event::Step { step, .. } = entry.event { Some(step) } else { None });
     let saves = entries
         .iter()
-        .filter_map(|entry| if let Event::Saved { step } = entry.event { Some(step) } else { None });
+        .filter_map(|entry| if let Event::Saved { step, .. } = entry.event { Some(step) } else { None });
     let mut counted = BTreeMap::new();
     for (fault, occurrences) in &counts.calls {
         counted.extend(occurrences.iter().zip(1..).map(|(calls, occurrence)| {
@@ -297,11 +306,23 @@ fn baseline_facts(
         final_loss: last_loss.flatten(),
         gpu_defects,
         sandbox_hints: Vec::new(),
+        progress,
+        unmatched: Vec::new(),
         cached: false,
     }
 }
 
-fn compared_value(config: TrialConfig<'_>, event: &Event) -> Option<String> {
-    let Event::Output { line, .. } = event else { return None };
-    Some(config.target.same()?.captures(line)?.name("value")?.as_str().to_owned())
+/// The keys of the target file with a pattern that no line of the baseline matches, each with its pattern. A resume
+/// and a rollback need not come in an undisturbed run.
+fn unmatched_patterns(target: &TargetFile, facts: &BaselineFacts) -> Vec<String> {
+    let announces = target.announces();
+    let keys = [
+        ("announces: step", Some(announces.step()), facts.progress.first_step.is_some()),
+        ("announces: saved", announces.saved(), !facts.saves.is_empty()),
+        ("same", target.same(), !facts.same.is_empty()),
+    ];
+    let unmatched = |(key, pattern, is_matched): (&str, Option<&Regex>, bool)| {
+        pattern.filter(|_| !is_matched).map(|pattern| format!("`{key}`, `{pattern}`"))
+    };
+    keys.into_iter().filter_map(unmatched).collect()
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use scenarios::{CrashModel, CrashStates, Ending, Event, OutputStream};
 
+use crate::announcements::{Announced, Announcement, AnnouncementPatterns};
 use crate::explore::{
     CrashCandidate, CrashState, ExploreScope, FsModel, GatedRun, MaterializePlace, NodeId, OpEffect,
     RECORDING_FACTOR, Recording, WatchedRoot, copy_tree, describe_evidence, describe_state, enumerate_until,
@@ -18,7 +19,6 @@ use crate::plan::{BaselineCounts, CrashStateId, CrashStateRequest, PlannedCrashS
 use crate::run::error::RunError;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, is_interrupted, remove_tree};
-use crate::target::{OutputPatterns, ParsedLine};
 
 /// A recorded run of the target. It starts from a prepared root, or from the files that a first crash left.
 pub(super) struct RecordedRun {
@@ -29,7 +29,7 @@ pub(super) struct RecordedRun {
     states_left_out: u64,
     /// How many candidates fixed bounds left out.
     not_enumerated: u64,
-    announcements: Vec<Announcement>,
+    announcements: Vec<RecordedAnnouncement>,
     /// What happened before, if this is a recording of a recovery.
     first_crash: Option<EarlierCrash>,
     /// Holds the payload log and the original files. Removed on drop.
@@ -45,8 +45,9 @@ struct EarlierCrash {
 }
 
 /// Something that the target announced, with the number of operations recorded up to and including it.
-struct Announcement {
+struct RecordedAnnouncement {
     op_count: usize,
+    announcement: Announcement,
     event: Event,
 }
 
@@ -152,25 +153,38 @@ fn scope(
 }
 
 /// The meaningful lines of the target.
-fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<Announcement> {
-    let patterns = OutputPatterns::new(config.target);
-    let mut events = Vec::new();
+fn announcements(config: TrialConfig<'_>, recording: &Recording) -> Vec<RecordedAnnouncement> {
+    let patterns = AnnouncementPatterns::of_target(config.target);
+    let mut found = Vec::new();
     for (index, op) in recording.ops.iter().enumerate() {
         let OpEffect::Output { line, on_stdio: true, .. } = &op.effect else { continue };
-        let event = match patterns.parse(line) {
-            ParsedLine::Step { step, loss } => {
-                Event::Step { step, loss: loss.filter(|loss| loss.is_finite()) }
-            }
-            ParsedLine::Saved { step } => Event::Saved { step },
-            ParsedLine::Resumed { step } => Event::Resumed { step },
-            ParsedLine::Other if patterns.has_compared_value(line) => {
-                Event::Output { stream: OutputStream::Stdout, line: line.clone() }
-            }
-            ParsedLine::Other => continue,
-        };
-        events.push(Announcement { op_count: index + 1, event });
+        for announcement in patterns.parse(line) {
+            // Only the line has the value of a job that is done.
+            let output = || Event::Output { stream: OutputStream::Stdout, line: line.clone() };
+            let event = announcement.event().unwrap_or_else(output);
+            found.push(RecordedAnnouncement { op_count: index + 1, announcement, event });
+        }
     }
-    events
+    found
+}
+
+/// Those of the announcements before a crash that matter: of the steps and of the saves of one job, the last before
+/// each announcement of another kind.
+fn without_repetition<'a>(announced: &[&'a RecordedAnnouncement]) -> Vec<&'a Event> {
+    let mut kept = Vec::new();
+    for (index, recorded) in announced.iter().enumerate() {
+        let Announcement { job, what } = &recorded.announcement;
+        let is_frequent = |what: &Announced| matches!(what, Announced::Step { .. } | Announced::Saved { .. });
+        let later = announced[index + 1..].iter().map(|later| &later.announcement);
+        let is_repeated = |later: &Announcement| {
+            later.job == *job && std::mem::discriminant(&later.what) == std::mem::discriminant(what)
+        };
+        let mut until_other = later.take_while(|later| is_frequent(&later.what));
+        if !is_frequent(what) || !until_other.any(is_repeated) {
+            kept.push(&recorded.event);
+        }
+    }
+    kept
 }
 
 /// The crash points in the given occurrence of the phase, up to its next occurrence, that change a selected
@@ -227,7 +241,7 @@ fn changes_selected_path(recording: &Recording, selection: &CrashStates, op_coun
 
 /// The crash points of a recovery: all until its first acknowledged step. What follows is ordinary training.
 fn crash_points_of_recovery(recovery: &RecordedRun, selection: &CrashStates) -> BTreeSet<usize> {
-    let is_saved = |announced: &&Announcement| matches!(announced.event, Event::Saved { .. });
+    let is_saved = |announced: &&RecordedAnnouncement| matches!(announced.event, Event::Saved { .. });
     let first_saved = recovery.announcements.iter().find(is_saved);
     let to = first_saved.map_or(recovery.recording.ops.len(), |announced| announced.op_count);
     (0..=to).filter(|op_count| changes_selected_path(&recovery.recording, selection, *op_count)).collect()
@@ -326,24 +340,14 @@ impl RecordedRun {
         let Some((_, witness)) = state.strictest_witness() else { return starts };
         let op_count = witness.candidate.op_count as usize;
         let until_crash = self.announcements.iter().take_while(|announced| announced.op_count <= op_count);
-        let announced: Vec<&Event> = until_crash.map(|announced| &announced.event).collect();
-        // Of the steps and of the saves only the last one matters. Every other announcement is kept.
-        let last = |is: fn(&Event) -> bool| announced.iter().rposition(|event| is(event));
-        let last_ones = [
-            last(|event| matches!(event, Event::Step { .. })),
-            last(|event| matches!(event, Event::Saved { .. })),
-        ];
-        for (index, event) in announced.iter().enumerate() {
-            let is_frequent = matches!(event, Event::Step { .. } | Event::Saved { .. });
-            if !is_frequent || last_ones.contains(&Some(index)) {
-                reporter.emit((*event).clone());
-            }
-        }
+        let announced: Vec<&RecordedAnnouncement> = until_crash.collect();
+        without_repetition(&announced).into_iter().for_each(|event| reporter.emit(event.clone()));
         let (fault, optional) = (planned.id(), planned.fault.is_optional);
         let mechanism = "the files of a recorded run, as a crash would leave them".to_owned();
         reporter.emit(Event::FaultArmed { fault: fault.clone(), mechanism, optional });
         reporter.emit(Event::FaultEffective { fault, evidence: describe_evidence(&self.recording, state) });
-        reporter.emit(Event::TargetEnded { attempt: starts + 1, ending: Ending::KilledByFault });
+        let (attempt, ending) = (starts + 1, Ending::KilledByFault);
+        reporter.emit(Event::TargetEnded { attempt, ending, exit_code: None });
         starts + 1
     }
 }

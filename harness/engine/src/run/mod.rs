@@ -22,6 +22,7 @@ mod output_lines;
 mod peak_memory;
 mod phase_tracker;
 mod probe;
+mod resume_check;
 mod suite;
 mod target_output;
 mod target_run;

@@ -1,18 +1,21 @@
-//! Reads both outputs of one process line by line, in one thread per output, with a bound on the length of a
-//! line. Knows nothing of what the lines mean.
+//! Reads both outputs of one process line by line, in one thread per output, with bounds on the length of a line
+//! and on the lines that wait. Knows nothing of what the lines mean.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use scenarios::OutputStream;
 
+use crate::announcements::LineSplitter;
 use crate::sandbox::SpawnedProcess;
 
-/// Longest line that is kept, in bytes. The rest of a longer line is dropped.
-const MAX_LINE_BYTES: u64 = 16 * 1024;
+/// Lines that may wait to be handled. A target that prints more waits in its `write`.
+const MAX_WAITING_LINES: usize = 1024;
+/// Bytes read from an output at once.
+const READ_BYTES: usize = 16 * 1024;
 
 /// The lines of both outputs of one process, in the order in which they arrived.
 pub(super) struct OutputLines {
@@ -33,7 +36,7 @@ pub(super) enum NextLine {
 impl OutputLines {
     /// Starts the reading threads. A process gives its outputs only once.
     pub(super) fn read_from(process: &mut SpawnedProcess) -> OutputLines {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(MAX_WAITING_LINES);
         let outputs = process
             .take_outputs()
             .map(|outputs| [(OutputStream::Stdout, outputs.stdout), (OutputStream::Stderr, outputs.stderr)]);
@@ -60,41 +63,28 @@ impl OutputLines {
 }
 
 /// Sends every line of `output`. Returns when the output ends or the receiver is dropped.
-fn forward_lines(stream: OutputStream, output: OwnedFd, sender: &Sender<Option<(OutputStream, String)>>) {
-    let mut reader = BufReader::new(File::from(output));
-    while let Some(line) = read_line(&mut reader) {
-        if sender.send(Some((stream, line))).is_err() {
-            return;
+fn forward_lines(stream: OutputStream, output: OwnedFd, sender: &SyncSender<Option<(OutputStream, String)>>) {
+    let mut output = File::from(output);
+    let mut splitter = LineSplitter::default();
+    let mut bytes = vec![0; READ_BYTES];
+    let mut lines = Vec::new();
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    let mut is_open = true;
+    while is_open {
+        match output.read(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => {
+                lines.extend(splitter.take_rest().as_deref().map(text));
+                is_open = false;
+            }
+            Ok(len_bytes) => splitter.push(&bytes[..len_bytes], |line| lines.push(text(line))),
+        }
+        for line in lines.drain(..) {
+            if sender.send(Some((stream, line))).is_err() {
+                return;
+            }
         }
     }
     // If the receiver was dropped, the end mark is not needed.
     let _ = sender.send(None);
-}
-
-fn read_line(reader: &mut BufReader<File>) -> Option<String> {
-    let mut bytes = Vec::new();
-    let read = reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).ok()?;
-    if read == 0 {
-        return None;
-    }
-    if bytes.last() != Some(&b'\n') && read as u64 == MAX_LINE_BYTES {
-        skip_line(reader);
-    }
-    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
-        bytes.pop();
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn skip_line(reader: &mut BufReader<File>) {
-    while let Ok(buffer) = reader.fill_buf() {
-        let (used, done) = match buffer.iter().position(|byte| *byte == b'\n') {
-            Some(index) => (index + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        reader.consume(used);
-        if done {
-            return;
-        }
-    }
 }

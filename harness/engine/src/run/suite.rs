@@ -18,6 +18,7 @@ use crate::plan::{Trial, TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
+use crate::run::resume_check::EndResumeCache;
 use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
 use crate::sandbox::HostAccess;
@@ -180,7 +181,7 @@ fn judge_scenario(
         CountRequests { calls: &plan.call_counts(), gpu_calls: &plan.gpu_count_requests() },
         reporter,
     )?;
-    if !baseline.facts.ended_well {
+    if !baseline.facts.ended_well || !baseline.facts.unmatched.is_empty() {
         let none = TrialsPlanned::default();
         let verdict = verdict(&prepared.scenario, &baseline.facts, &none, &[]);
         return Ok(JudgedScenario::without_trials(verdict));
@@ -201,6 +202,8 @@ fn judge_scenario(
         baseline: &baseline,
         recorded: recorded.as_ref(),
         comparable: plan.comparable(),
+        same_workload: plan.same_workload(),
+        end_resumes: &EndResumeCache::default(),
         trial_count: planned.to_run(),
     };
     if let (0, Some(why)) = (planned.possible(), plan.unreached_call(&counts)) {

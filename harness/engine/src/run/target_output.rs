@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use regex::Regex;
 use scenarios::{Event, Fact, OutputLine, OutputStream, Scenario, TargetFile};
 
+use crate::announcements::{Announced, Announcement, AnnouncementPatterns};
 use crate::observe::Reporter;
-use crate::target::{OutputPatterns, ParsedLine};
 
 /// Lines that are recorded of the end of a failed run.
 const MAX_LAST_LINES: usize = 20;
@@ -16,7 +16,8 @@ const MAX_KEPT_LINES: usize = 400;
 
 /// What a target has printed so far.
 pub(super) struct TargetOutput<'a> {
-    patterns: OutputPatterns<'a>,
+    target: &'a TargetFile,
+    patterns: AnnouncementPatterns,
     reporter: &'a Reporter,
     /// Patterns of lines that the scenario needs in the record.
     requested_lines: Vec<Regex>,
@@ -42,7 +43,8 @@ impl<'a> TargetOutput<'a> {
         reporter: &'a Reporter,
     ) -> TargetOutput<'a> {
         TargetOutput {
-            patterns: OutputPatterns::new(target),
+            target,
+            patterns: AnnouncementPatterns::of_target(target),
             reporter,
             requested_lines: requested_lines(scenario),
             kept_lines: 0,
@@ -58,27 +60,22 @@ impl<'a> TargetOutput<'a> {
 
     /// Handles one line. Returns the training step that it announces, if it does.
     pub(super) fn on_line(&mut self, stream: OutputStream, line: &str) -> Option<u64> {
-        let parsed = match stream {
-            OutputStream::Stdout => self.patterns.parse(line),
-            OutputStream::Stderr => ParsedLine::Other,
-        };
-        match parsed {
-            ParsedLine::Step { step, loss } => {
-                self.reporter.emit(Event::Step { step, loss: loss.filter(|loss| loss.is_finite()) });
-            }
-            ParsedLine::Saved { step } => self.reporter.emit(Event::Saved { step }),
-            ParsedLine::Resumed { step } => self.reporter.emit(Event::Resumed { step }),
-            ParsedLine::Other => {}
-        }
-        self.keep_line(stream, line, parsed == ParsedLine::Other);
+        let announcements = self.patterns.parse(line);
+        announcements.iter().filter_map(Announcement::event).for_each(|event| self.reporter.emit(event));
+        self.keep_line(stream, line, &announcements);
         self.run_phase_end_hook(line);
-        if let ParsedLine::Step { step, .. } = parsed { Some(step) } else { None }
+        announcements.iter().find_map(|announcement| match announcement.what {
+            Announced::Step { step, .. } => Some(step),
+            _ => None,
+        })
     }
 
     /// Records a line that is needed later. Other unrecognised lines are held back for
     /// [`TargetOutput::emit_last_lines`].
-    fn keep_line(&mut self, stream: OutputStream, line: &str, is_other: bool) {
-        let is_requested = self.patterns.has_compared_value(line)
+    fn keep_line(&mut self, stream: OutputStream, line: &str, announcements: &[Announcement]) {
+        let is_finish = |announcement: &Announcement| matches!(announcement.what, Announced::Finished { .. });
+        let is_other = announcements.iter().all(is_finish);
+        let is_requested = announcements.iter().any(is_finish)
             || self.requested_lines.iter().any(|pattern| pattern.is_match(line));
         let is_unrecognised = is_other && stream == OutputStream::Stdout && self.kept_lines < MAX_KEPT_LINES;
         if is_requested || is_unrecognised {
@@ -101,7 +98,7 @@ impl<'a> TargetOutput<'a> {
 
     fn run_phase_end_hook(&mut self, line: &str) {
         if let Some(hook) = &mut self.phase_end_hook
-            && self.patterns.ends_phase(&hook.phase, line)
+            && self.target.phases().get(&hook.phase).is_some_and(|phase| phase.ends().is_match(line))
         {
             (hook.call)();
         }

@@ -70,6 +70,13 @@ struct Attempt {
     paused: Duration,
 }
 
+/// How one start of the target ended.
+struct AttemptResult {
+    ending: Ending,
+    /// The exit code, if a signal of the method had asked it to exit.
+    exit_code: Option<i32>,
+}
+
 impl Attempt {
     fn of(mut process: SpawnedProcess) -> Attempt {
         let lines = OutputLines::read_from(&mut process);
@@ -130,8 +137,8 @@ impl<'a> TargetRun<'a> {
     pub(super) fn run(&mut self, earlier_starts: u32) -> Result<Ending, RunError> {
         let (mut attempt, mut restarts) = (earlier_starts + 1, 0);
         let ending = loop {
-            let ending = self.run_attempt(attempt)?;
-            self.reporter.emit(Event::TargetEnded { attempt, ending });
+            let AttemptResult { ending, exit_code } = self.run_attempt(attempt)?;
+            self.reporter.emit(Event::TargetEnded { attempt, ending, exit_code });
             match ending {
                 Ending::Exited(0) | Ending::TimedOut => break ending,
                 Ending::KilledByFault => {}
@@ -181,7 +188,7 @@ impl<'a> TargetRun<'a> {
         Ok(())
     }
 
-    fn run_attempt(&mut self, number: u32) -> Result<Ending, RunError> {
+    fn run_attempt(&mut self, number: u32) -> Result<AttemptResult, RunError> {
         let launch = if number == 1 {
             self.faults.before_first_start(&self.context)?;
             self.context.trainer.start()
@@ -197,14 +204,19 @@ impl<'a> TargetRun<'a> {
         self.context.main_pid = None;
         self.drain_output(&mut attempt)?;
         self.handle_injector_events(&mut attempt)?;
-        if attempt.termination.exit_deadline.is_some() {
+        let was_asked_to_exit = attempt.termination.exit_deadline.is_some();
+        if was_asked_to_exit {
             let probes = self.exit_code_probes.iter();
             probes.for_each(|probe| self.reporter.emit(Event::Probed(probe.evaluate(exit))));
         }
         let ending = attempt.ending(exit);
         self.faults.on_target_ended(ending, &attempt.termination);
         self.end_finished_call_faults();
-        Ok(ending)
+        let exit_code = match exit {
+            ProcessExit::Exited(code) if was_asked_to_exit => Some(code),
+            _ => None,
+        };
+        Ok(AttemptResult { ending, exit_code })
     }
 
     /// Starts the target's process, behind the gate if calls have to be counted or altered.
@@ -216,16 +228,22 @@ impl<'a> TargetRun<'a> {
     }
 
     fn follow_to_exit(&mut self, attempt: &mut Attempt) -> Result<ProcessExit, RunError> {
+        let mut ticked_at = Instant::now();
         loop {
             match attempt.lines.next_line(POLL_INTERVAL) {
                 NextLine::Line(stream, line) => {
                     attempt.last_output_at = Instant::now();
                     self.on_line(stream, &line, attempt)?;
+                    // A target that prints a lot is not slowed down by looking at the clocks for each line.
+                    if ticked_at.elapsed() < POLL_INTERVAL {
+                        continue;
+                    }
                 }
                 NextLine::Timeout => {}
                 NextLine::Closed => std::thread::sleep(POLL_INTERVAL),
             }
             self.tick(attempt)?;
+            ticked_at = Instant::now();
             if let Some(exit) = attempt.process.wait_timeout(Duration::ZERO) {
                 return Ok(exit);
             }

@@ -14,6 +14,7 @@ use crate::run::crash_state_trials::RecordedRun;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::{FaultRefusals, FaultSchedule};
 use crate::run::probe::{self, ProbeTime};
+use crate::run::resume_check::EndResumeCache;
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::fail_if_interrupted;
@@ -35,7 +36,11 @@ pub(super) struct TrialContext<'a> {
     pub(super) recorded: Option<&'a RecordedRun>,
     /// Whether the trials must end with the baseline's values.
     pub(super) comparable: bool,
+    /// Whether the faults leave the workload unchanged.
+    pub(super) same_workload: bool,
     pub(super) trial_count: u32,
+    /// The resumes from the files at the ends of trials.
+    pub(super) end_resumes: &'a EndResumeCache,
 }
 
 /// The crash state that a trial starts from.
@@ -89,6 +94,10 @@ pub(super) fn run_trial(
     run.finish()?;
     probe_all(&env, context.scenario, ProbeTime::AtEnd, reporter)?;
     env.emit_gpu_defects(reporter)?;
+    let baseline = &context.baseline.facts.progress;
+    if let Some(resumed) = context.end_resumes.resume_if_needed(&env, baseline, &reporter.entries())? {
+        reporter.emit(Event::EndResumed(resumed));
+    }
     env.sandbox.close()?;
     fail_if_interrupted()?;
     Ok(finish_trial(context, trial.number, reporter))
@@ -111,6 +120,7 @@ fn finish_trial(context: TrialContext<'_>, number: u32, reporter: &Reporter) -> 
         target: context.config.target,
         baseline: &context.baseline.facts,
         comparable: context.comparable,
+        same_workload: context.same_workload,
         entries: &entries,
     };
     let facts = trial_facts(&events);

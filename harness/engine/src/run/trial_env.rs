@@ -1,7 +1,7 @@
 //! The environment of one trial: a sandbox with the target's root, prepared and with its workload submitted.
 //! Knows no expectation and no single fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,10 @@ use crate::target::Trainer;
 
 /// How long one `prepare`, `generate` or `submit` command may take.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time between two looks at a command.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Lines that are kept of each output of a command.
+const MAX_KEPT_LINES: usize = 50;
 
 /// What an environment is built from.
 #[derive(Clone, Copy)]
@@ -157,6 +161,11 @@ impl<'a> TrialEnv<'a> {
         Ok(self)
     }
 
+    /// The checked target file.
+    pub(super) fn target(&self) -> &'a TargetFile {
+        self.config.target
+    }
+
     /// The target, with everything filled in that its commands need.
     pub(super) fn trainer(&self) -> Trainer<'_> {
         let TrialConfig { target: file, program, workload, .. } = self.config;
@@ -243,16 +252,33 @@ impl<'a> TrialEnv<'a> {
         let mut process = self.sandbox.spawn(launch)?;
         let deadline = Instant::now() + timeout;
         let mut lines = OutputLines::read_from(&mut process);
-        let exit = process.wait_timeout(timeout);
+        let mut output_lines: VecDeque<OutputLine> = VecDeque::new();
+        let mut keep = |stream, line| {
+            output_lines.push_back(OutputLine { stream, line });
+            let of_stream = || output_lines.iter().enumerate().filter(|(_, line)| line.stream == stream);
+            if let (Some((first, _)), true) = (of_stream().next(), of_stream().count() > MAX_KEPT_LINES) {
+                output_lines.remove(first);
+            }
+        };
+        let exit = loop {
+            match lines.next_line(POLL_INTERVAL) {
+                NextLine::Line(stream, line) => keep(stream, line),
+                NextLine::Timeout => {}
+                NextLine::Closed => std::thread::sleep(POLL_INTERVAL),
+            }
+            let exit = process.wait_timeout(Duration::ZERO);
+            if exit.is_some() || Instant::now() > deadline {
+                break exit;
+            }
+        };
         if exit.is_none() {
             self.sandbox.kill_all()?;
         }
-        let mut output_lines = Vec::new();
         let grace = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
         while let NextLine::Line(stream, line) = lines.next_line(grace) {
-            output_lines.push(OutputLine { stream, line });
+            keep(stream, line);
         }
-        Ok(CommandOutput { exit, last_lines: FailedRun::last_of(output_lines) })
+        Ok(CommandOutput { exit, last_lines: FailedRun::last_of(output_lines.into()) })
     }
 }
 

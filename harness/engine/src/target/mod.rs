@@ -1,9 +1,8 @@
-//! The commands of a target file with every placeholder filled in, its program and its output patterns.
+//! The commands of a target file with every placeholder filled in, and its program.
 //! Starts no process. Knows no fault and no scenario.
 
 mod cargo_build;
 mod executable;
-mod output_patterns;
 mod program;
 mod program_available;
 
@@ -14,7 +13,6 @@ use std::path::{Path, PathBuf};
 use scenarios::{CommandArgument, Placeholder, TargetFile};
 
 pub use executable::{ExecutableError, check_command_programs, find_executable};
-pub use output_patterns::{OutputPatterns, ParsedLine};
 pub use program::{BuildEvent, OnBuild, ProgramAdvice, ProgramError, find_program};
 pub(crate) use program::{WorkspaceMember, find_or_build};
 pub use program_available::is_program_available;

@@ -1,0 +1,10 @@
+//! From a target's output to what it announces: bytes -> lines -> announcements. Both outputs are read in the same
+//! way, line by line as they come, whoever runs the target. Pure; knows neither processes nor files.
+
+mod announcement;
+mod announcement_patterns;
+mod line_splitter;
+
+pub use announcement::{Announced, Announcement};
+pub use announcement_patterns::AnnouncementPatterns;
+pub use line_splitter::{LineSplitter, MAX_LINE_BYTES};

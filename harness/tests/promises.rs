@@ -1,0 +1,191 @@
+//! What a trainer has promised must be there after every fault. Each way to break a promise has a small trainer that
+//! must be caught, and a sound twin that raises no alarm.
+
+#![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[macro_use]
+mod support;
+
+use std::process::ExitCode;
+
+use scenarios::{Outcome, Verdict};
+use support::command::workspace;
+use support::machine::{GATE, missing};
+use support::scenario_run::{ScenarioFiles, ScenarioRun};
+
+const SCENARIO: &str = r"
+version: 1
+id: fs-01
+title: a stub under test
+severity: extra
+target: {use: target.yaml}
+method: [METHOD]
+expect:
+  - always: {outcome: [recovered]}
+";
+
+const TARGET: &str = r"
+version: 1
+id: small
+title: a trainer of a few lines
+program: 'PROGRAM'
+places: {checkpoints: ckpt}
+prepare: [[mkdir, -p, '{checkpoints}']]
+start: ['{program}', STYLE, '{root}']
+announces:
+  step: '^step (?<step>\d+)'
+  saved: '^saved step (?<step>\d+)'
+  resumed: '^resumed from step (?<step>\d+)'
+same: '^finished (job (?<job>\w+) with )?(?<value>\d+)'
+timeouts: {stall: 30 s, finish: 120 s}
+";
+const SAME: &str = r"same: '^finished (job (?<job>\w+) with )?(?<value>\d+)'";
+
+/// In the third of three saves: `mv` tries twice if the file is there.
+const CRASH_IN_THIRD_SAVE: &str = "crash: {when: {call: {to: [rename], on: 'ckpt/**', at: 4}}}";
+const CRASH_AT_LAST_REMOVAL: &str =
+    "crash: {when: {call: {to: [unlink], on: 'ckpt/latest', at: 1}}, point: after}";
+const NOTHING_CAN_BE_RENAMED: &str =
+    "fail-call: {errno: [EIO], persistence: persistent, when: {call: {to: [rename], on: 'ckpt/**', at: 1}}}";
+const ONE_RENAME_FAILS: &str =
+    "fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'ckpt/**', at: every}}}";
+const KILL_AT_EVERY_CALL: &str = "crash: {when: {call: {at: every}}}";
+
+fn main() -> ExitCode {
+    support::trial::run_mostly_waiting(trials![
+        missing(&GATE);
+        saves_that_failed_in_silence_are_missed_at_the_end,
+        a_job_is_held_to_its_promises_after_its_end,
+        announcements_are_read_from_both_outputs_and_from_progress_displays,
+        step_0_is_an_ordinary_promise,
+        an_end_before_the_baselines_is_caught,
+        steps_that_are_left_out_or_repeated_are_caught,
+        a_pattern_that_matches_nothing_is_refused_by_name,
+        a_daemon_with_three_jobs_that_is_killed_at_every_call_raises_no_alarm,
+        a_daemon_that_does_a_finished_job_again_is_caught,
+        exit_code_0_alone_is_not_judged,
+        a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm,
+    ])
+}
+
+fn target(program: &str, style: &str) -> String {
+    let program = workspace().join("harness/tests/targets").join(program);
+    TARGET.replace("PROGRAM", program.to_str().unwrap()).replace("STYLE", style)
+}
+
+fn run_target(target: String, method: &str) -> ScenarioRun {
+    ScenarioFiles { target, scenario: SCENARIO.replace("METHOD", method) }.run()
+}
+
+fn run(style: &str, method: &str) -> ScenarioRun {
+    run_target(target("promises.sh", style), method)
+}
+
+/// Asserts that each trial has this outcome.
+fn assert_outcome(run: &ScenarioRun, what: &str, expected: Outcome) {
+    let outcomes = run.outcomes();
+    let are_all = !outcomes.is_empty() && outcomes.iter().all(|outcome| *outcome == expected);
+    assert!(are_all, "{what}: {outcomes:?}, not {expected}: {}", run.printed);
+    let code = if expected == Outcome::Recovered { 0 } else { 1 };
+    assert_eq!(run.code, code, "{what}: {}", run.printed);
+}
+
+/// It is never killed: only the files that it leaves tell.
+fn saves_that_failed_in_silence_are_missed_at_the_end() {
+    assert_outcome(&run("swallows", NOTHING_CAN_BE_RENAMED), "swallows", Outcome::Restarted);
+    assert_outcome(&run("sound", ONE_RENAME_FAILS), "sound", Outcome::Recovered);
+    assert_outcome(&run("sound", NOTHING_CAN_BE_RENAMED), "sound", Outcome::Recovered);
+}
+
+fn a_job_is_held_to_its_promises_after_its_end() {
+    assert_outcome(&run("forgets-the-end", CRASH_AT_LAST_REMOVAL), "forgets-the-end", Outcome::Restarted);
+}
+
+fn announcements_are_read_from_both_outputs_and_from_progress_displays() {
+    for style in ["stderr", "returns"] {
+        assert_outcome(&run(style, CRASH_IN_THIRD_SAVE), style, Outcome::Recovered);
+        let lost = format!("{style}-lost");
+        assert_outcome(&run(&lost, CRASH_IN_THIRD_SAVE), &lost, Outcome::Restarted);
+    }
+}
+
+fn step_0_is_an_ordinary_promise() {
+    let in_second_save = CRASH_IN_THIRD_SAVE.replace("at: 4", "at: 2");
+    let run = run("from-zero", &in_second_save);
+    assert_outcome(&run, "from-zero", Outcome::Recovered);
+    assert_eq!((run.trials()[0].acknowledged, run.trials()[0].resumed_from), (Some(0), Some(0)));
+}
+
+fn an_end_before_the_baselines_is_caught() {
+    let without_value = target("promises.sh", "ends-early").replace(SAME, "");
+    assert_outcome(&run_target(without_value, CRASH_IN_THIRD_SAVE), "ends-early", Outcome::EndedEarly);
+    let without_value = target("promises.sh", "sound").replace(SAME, "");
+    assert_outcome(&run_target(without_value, CRASH_IN_THIRD_SAVE), "sound", Outcome::Recovered);
+}
+
+fn steps_that_are_left_out_or_repeated_are_caught() {
+    for (style, message) in [
+        ("leaves-out", "step 7 was left out after step 6; the baseline did it"),
+        ("repeats", "step 7 was done again after step 8"),
+    ] {
+        let run = run(style, CRASH_IN_THIRD_SAVE);
+        assert_outcome(&run, style, Outcome::Corrupt);
+        assert!(run.trials()[0].because.contains(message), "{}", run.trials()[0].because);
+    }
+}
+
+fn a_pattern_that_matches_nothing_is_refused_by_name() {
+    for (key, right, wrong) in [
+        ("announces: step", "'^step ", "'^Step "),
+        ("announces: saved", "'^saved", "'^SAVED"),
+        ("same", "'^finished", "'^FINISHED"),
+    ] {
+        let run = run_target(target("promises.sh", "sound").replace(right, wrong), CRASH_AT_LAST_REMOVAL);
+        let Verdict::Inconclusive { why } = run.verdict() else { panic!("{key}: {}", run.printed) };
+        assert!(
+            why.contains(&format!("pattern of `{key}`")) && why.contains(wrong.trim_start_matches('\'')),
+            "{why}"
+        );
+        assert_eq!((run.code, run.trials().len()), (3, 0), "{key}: {}", run.printed);
+    }
+}
+
+fn a_daemon_with_three_jobs_that_is_killed_at_every_call_raises_no_alarm() {
+    let run = run_target(target("jobs.sh", "sound"), KILL_AT_EVERY_CALL);
+    assert_outcome(&run, "jobs", Outcome::Recovered);
+    assert!(run.outcomes().len() > 20, "{}", run.printed);
+    // A line can do without the job's name.
+    let unnamed = target("jobs.sh", "sound").replace("(?<job>", "(");
+    assert_outcome(&run_target(unnamed, KILL_AT_EVERY_CALL), "jobs without names", Outcome::Recovered);
+}
+
+fn a_daemon_that_does_a_finished_job_again_is_caught() {
+    let method = "crash: {when: {output: '^finished job a'}}";
+    assert_outcome(&run_target(target("jobs.sh", "again"), method), "again", Outcome::Restarted);
+    assert_outcome(&run_target(target("jobs.sh", "sound"), method), "sound", Outcome::Recovered);
+}
+
+fn exit_code_0_alone_is_not_judged() {
+    let without = |style: &str| {
+        target("promises.sh", style).replace(SAME, "").replace(r"  saved: '^saved step (?<step>\d+)'", "")
+    };
+    let run = run_target(without("sound"), CRASH_IN_THIRD_SAVE);
+    assert!(
+        matches!(run.verdict(), Verdict::Inconclusive { why } if why.contains("not-judged")),
+        "{}",
+        run.printed
+    );
+    assert_eq!((run.code, run.outcomes()), (3, vec![Outcome::NotJudged]), "{}", run.printed);
+    // What can be judged is judged all the same.
+    assert_outcome(
+        &run_target(without("ends-early"), CRASH_IN_THIRD_SAVE),
+        "ends-early",
+        Outcome::EndedEarly,
+    );
+}
+
+/// It removes its save at its end, as it always does.
+fn a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm() {
+    assert_outcome(&run("one-shot", ONE_RENAME_FAILS), "one-shot", Outcome::Recovered);
+}

@@ -1,0 +1,49 @@
+#!/bin/sh
+# A trainer in a few lines of shell that promises more than it holds. Usage: promises.sh STYLE ROOT. Each style but
+# `sound`, `careful`, `stderr`, `returns` and `from-zero` has one defect. It saves each third of 9 steps.
+style=$1
+cd "$2" || exit 9
+mkdir -p ckpt
+say() { echo "$1"; }
+case $style in
+stderr*) say() { echo "$1" >&2; } ;;
+returns*) say() { printf '%s\r' "$1"; } ;;
+esac
+
+save() {
+    case $style in
+    swallows) (echo "$step" >ckpt/new && mv ckpt/new ckpt/latest) 2>/dev/null ;;
+    *-lost) (echo "$step" >ckpt/new && mv ckpt/new ckpt/lost) 2>/dev/null ;;
+    *)
+        # Asks how it went, and tries once more.
+        { echo "$step" >ckpt/new && mv ckpt/new ckpt/latest; } 2>/dev/null ||
+            { echo "$step" >ckpt/new && mv ckpt/new ckpt/latest; } 2>/dev/null || exit 74
+        ;;
+    esac
+    say "saved step $step"
+}
+
+step=0
+if [ -f ckpt/latest ]; then
+    read -r step <ckpt/latest
+elif [ "$style" = from-zero ]; then
+    save
+fi
+say "resumed from step $step"
+end=9
+began=$step
+[ "$style" = ends-early ] && [ "$step" -gt 0 ] && [ "$step" -lt 9 ] && end=$((step + 1))
+[ "$style" = leaves-out ] && [ "$step" -gt 0 ] && [ "$step" -lt 9 ] && step=$((step + 1))
+while [ "$step" -lt "$end" ]; do
+    step=$((step + 1))
+    say "step $step"
+    [ "$style" = repeats ] && [ "$began" -gt 0 ] && [ "$step" = 8 ] && say "step 7" && say "step 8"
+    [ $((step % 3)) -eq 0 ] && save
+done
+[ "$style" = one-shot ] && rm -f ckpt/latest
+[ "$style" = ends-early ] || say "finished 9"
+if [ "$style" = forgets-the-end ]; then
+    rm -f ckpt/latest
+    echo 9 >ckpt/latest
+fi
+exit 0
