@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use scenarios::{FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
 
+use super::error_line::error_line;
 use crate::explore::record::{Op, OpEffect, Recording};
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
@@ -281,21 +282,6 @@ fn last_lines(completed: &CompletedCommand) -> Vec<OutputLine> {
         output.lines().map(move |line| OutputLine { stream, line: line.to_owned() })
     });
     FailedRun::last_of(lines.collect())
-}
-
-/// The line that best explains a failure: the message of a Rust panic, else the last line of standard error,
-/// else of standard output.
-fn error_line(completed: &CompletedCommand) -> String {
-    let lines: Vec<&str> = completed.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let panic_message = lines.iter().rposition(|line| line.contains("panicked at")).map(|index| index + 1);
-    let last_line =
-        |text: &str| text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
-    let line = panic_message.and_then(|index| lines.get(index).map(|line| (*line).to_owned()));
-    let line = line
-        .or_else(|| last_line(&completed.stderr))
-        .or_else(|| last_line(&completed.stdout))
-        .unwrap_or_default();
-    line.chars().take(300).collect()
 }
 
 #[cfg(test)]
