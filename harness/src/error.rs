@@ -267,7 +267,10 @@ mod tests {
             (CliError::OutDirNotEmpty { path: path.clone() }, CommandExit::InvalidInput),
             (LibraryError::Program(missing).into(), CommandExit::InvalidInput),
             (ExploreError::NotPython.into(), CommandExit::InvalidInput),
-            (ExploreError::NothingRecorded { hints: Vec::new() }.into(), CommandExit::Inconclusive),
+            (
+                ExploreError::NothingRecorded { hints: Vec::new(), found: None }.into(),
+                CommandExit::Inconclusive,
+            ),
             (RunError::Explore(ExploreError::WorkerClosed).into(), CommandExit::HarnessFailed),
             (ExploreError::from(not_started(2)).into(), CommandExit::InvalidInput),
             (RunError::Sandbox(not_started(2)).into(), CommandExit::InvalidInput),

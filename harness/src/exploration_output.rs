@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scenarios::{CrashCategory, Exploration, Finding};
+use scenarios::{CrashCategory, Exploration, Finding, MessageCount};
 
 use crate::error::CliError;
 use crate::print;
@@ -26,6 +26,7 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
         "{} states in {:.1} s, {:.0} states/s",
         exploration.tried, exploration.seconds, exploration.states_per_second
     ));
+    exploration.controls_line().iter().for_each(|line| print::line(line));
     exploration.left_out_lines().iter().for_each(|line| print::line(line));
     if selected {
         explored.tried.iter().for_each(print_tried_state);
@@ -139,16 +140,33 @@ fn print_tried_state(tried: &TriedState) {
 
 fn print_finding(number: usize, finding: &Finding) {
     let under: Vec<&str> = finding.under.iter().map(|model| model.name()).collect();
+    let under = if under.is_empty() { String::new() } else { format!(", under {}", under.join(", ")) };
     print::line(&format!(
-        "\n{number}. {} -> {}: {} states, under {}",
-        finding.cause,
-        finding.outcome,
-        finding.states,
-        under.join(", ")
+        "\n{number}. {} -> {}: {} states{under}",
+        finding.cause, finding.outcome, finding.states
     ));
     if let Some(doubt) = finding.doubt() {
         print::line(&format!("   {doubt}"));
     }
+    match &finding.controls {
+        Some(controls) => print::line(&format!("   {controls}")),
+        None => print_crash(finding),
+    }
+    if !finding.error.is_empty() {
+        print::line(&format!("   output: {}", finding.error));
+    }
+    if !finding.messages.is_empty() {
+        print::line(&format!("   {} different messages:", finding.messages.len()));
+        let line =
+            |message: &MessageCount| print::line(&format!("   {:>6}  {}", message.states, message.line));
+        finding.messages.iter().for_each(line);
+    }
+    print::line(&format!("   advice: {}", finding.advice));
+    print::line(&format!("   repeat: {}", finding.repeat));
+}
+
+/// Prints where the crash falls, and what it leaves.
+fn print_crash(finding: &Finding) {
     let [before, after] = &finding.between;
     print::line(&format!("   breaks between  {before}  and  {after}"));
     finding.operations.iter().for_each(|line| print::line(&format!("   {}", line.text)));
@@ -156,11 +174,6 @@ fn print_finding(number: usize, finding: &Finding) {
         print::line("   files, compared with the tree before the crash:");
         finding.difference.iter().for_each(|line| print::line(&format!("     {line}")));
     }
-    if !finding.error.is_empty() {
-        print::line(&format!("   output: {}", finding.error));
-    }
-    print::line(&format!("   advice: {}", finding.advice));
-    print::line(&format!("   repeat: {}", finding.repeat));
 }
 
 fn print_never_synced(never_synced: &[String]) {

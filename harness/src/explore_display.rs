@@ -108,6 +108,8 @@ impl ExploreDisplay {
                     *self.times.locked() = DisplayTimes::now();
                 }
             }
+            ExploreProgress::Controls => self.show_message("recovering from undamaged files"),
+            ExploreProgress::ControlsEnded => self.show_message("trying crash states"),
             ExploreProgress::Tried(progress) => self.on_tried(*progress),
             ExploreProgress::Shrinking => self.show_message("shrinking the failing states"),
         }

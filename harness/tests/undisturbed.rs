@@ -265,16 +265,22 @@ fn a_failed_recorded_run_shows_its_last_lines() {
 
 fn explore_shows_the_last_lines_of_a_failed_run() {
     let failing = "if [ -e \"$0/x\" ]; then echo stale-lock >&2; exit 4; fi; : > \"$0/x\"";
-    for (script, expected) in [
-        (FAILS, ["exit code 7 without any fault", "stdout: on-stdout", ESCAPED_REASON]),
-        (failing, ["exit code 4 without any fault", "already `crashed`", "stderr: stale-lock"]),
+    let same_again = "date +%N > \"$0/x\"; echo value $(cat \"$0/x\")";
+    let nothing_to_compare = ["already `corrupt`", "`--same` found", "in the baseline run"];
+    for (script, code, expected) in [
+        (FAILS, 3, ["exit code 7 without any fault", "stdout: on-stdout", ESCAPED_REASON]),
+        // The recovery from the files of the finished run: a finding, because the run itself went well.
+        (failing, 1, ["does-not-resume -> crashed", "the files of the finished run", "output: stale-lock"]),
+        (same_again, 3, nothing_to_compare),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let watch = dir.path().to_str().unwrap();
-        let command = ["explore", "--watch", watch, "--", "/bin/sh", "-c", script, watch];
-        let output = Command::new(TRAINWRECK).args(command).output().unwrap();
+        let same: &[&str] = if script == same_again { &["--same", r"^value (\d+)"] } else { &[] };
+        let mut explorer = Command::new(TRAINWRECK);
+        explorer.args(["explore", "--watch", watch]).args(same).args(["--", "/bin/sh", "-c", script, watch]);
+        let output = explorer.output().unwrap();
         let text = output_text(&output);
-        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
         assert!(expected.iter().all(|expected| text.contains(expected)), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }

@@ -6,7 +6,7 @@ mod support;
 
 use proptest::prelude::*;
 use scenarios::*;
-use support::{entry, explored, facts, fault_id, judged, record, record_of, scenario, started};
+use support::{HOSTILE, entry, explored, facts, fault_id, judged, record, record_of, scenario, started};
 
 fn html_of(record: &Record) -> String {
     let mut bytes = Vec::new();
@@ -208,6 +208,46 @@ fn the_page_of_an_exploration_says_what_was_tried_of_how_many() {
     }
     let only = Exploration { only_state: Some("2-1".into()), ..explored() };
     assert!(reports::exploration(&only).contains("only state 2-1 was tried"));
+}
+
+#[test]
+fn the_page_of_an_exploration_shows_the_controls_and_the_different_messages() {
+    let mut explored = explored();
+    explored.controls = vec![Control {
+        files: ControlFiles::Saved { step: 3 },
+        outcome: Outcome::Corrupt,
+        state: "4".into(),
+    }];
+    explored.controls_left_out = 1200;
+    explored.findings = vec![Finding {
+        cause: Cause::ResumeDiffers,
+        outcome: Outcome::Corrupt,
+        under: vec![],
+        states: 30,
+        repeated: None,
+        between: ["write(a)".into(), "rename(a, b)".into()],
+        operations: vec![],
+        difference: vec![],
+        error: HOSTILE.into(),
+        messages: [("step 4 consumed", 20), (HOSTILE, 10)]
+            .map(|(line, states)| MessageCount { line: line.into(), states })
+            .into(),
+        controls: Some(FailingControls { failing: 1, tried: 2, first: ControlFiles::Saved { step: 3 } }),
+        advice: "save the position".into(),
+        state: "4".into(),
+        repeat: "trainwreck explore --state 4".into(),
+    }];
+    let html = reports::exploration(&explored);
+    for expected in [
+        "1 finding: the command does not recover even without a crash",
+        "1 corrupt; the files after 1,200 other saves were left out",
+        "It fails without any crash, in 1 of 2 recoveries from undamaged files, the first from the files when step 3",
+        "2 different messages",
+        "20  step 4 consumed",
+    ] {
+        assert!(html.contains(expected), "{expected}: {html}");
+    }
+    assert!(!html.contains(HOSTILE) && !html.contains("The crash falls between"), "{html}");
 }
 
 #[test]

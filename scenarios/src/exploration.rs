@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::Control;
 use crate::exploration_note::ExplorationNote;
 use crate::finding::Finding;
 use crate::recovery_check::RecoveryCheck;
@@ -70,7 +71,13 @@ pub struct Exploration {
     /// Number of states with each outcome. A state that several models allow counts once, with its worst
     /// outcome.
     pub outcomes: BTreeMap<CrashCategory, BTreeMap<Outcome, u64>>,
-    /// One for each cause and outcome, the one with the most states first.
+    /// The recoveries from undamaged files, which were run before those from crash states.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Control>,
+    /// Number of acknowledged saves whose files no control recovered from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub controls_left_out: u64,
+    /// One for each cause and outcome. Those that a control shows come first, then the one with the most states.
     pub findings: Vec<Finding>,
     /// Files and directories that were not synced before a save was acknowledged, or never; one line each.
     pub never_synced: Vec<String>,
@@ -207,6 +214,22 @@ impl Exploration {
         lines
     }
 
+    /// How the recoveries from undamaged files went, in one line. `None`: there were none.
+    pub fn controls_line(&self) -> Option<String> {
+        let mut outcomes: BTreeMap<Outcome, u64> = BTreeMap::new();
+        for control in &self.controls {
+            *outcomes.entry(control.outcome).or_default() += 1;
+        }
+        let counts: Vec<String> =
+            outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        let left_out = match self.controls_left_out {
+            0 => String::new(),
+            saves => format!("; the files after {} other saves were left out", grouped(saves)),
+        };
+        (!counts.is_empty())
+            .then(|| format!("controls (recoveries from undamaged files): {}{left_out}", counts.join(", ")))
+    }
+
     /// Whether some finding of this exploration or of a second crash is confirmed.
     pub fn has_confirmed_findings(&self) -> bool {
         self.findings.iter().any(Finding::is_confirmed)
@@ -236,8 +259,10 @@ impl Exploration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cause::{Cause, FailureSubject};
+    use crate::control::ControlFiles;
     use crate::effect::CrashModel;
-    use crate::finding::{Cause, Fate, OperationLine};
+    use crate::finding::{FailingControls, Fate, MessageCount, OperationLine};
 
     fn exploration() -> Exploration {
         let finding = Finding {
@@ -250,7 +275,9 @@ mod tests {
             operations: vec![OperationLine { text: "   1  write(a)  lost".into(), fate: Fate::HalfLost }],
             difference: vec!["~ b: 0 bytes instead of 4".into()],
             error: String::new(),
-            advice: Cause::NoFsyncBeforeRename.advice().into(),
+            messages: vec![MessageCount { line: "no data".into(), states: 2 }],
+            controls: Some(FailingControls { failing: 1, tried: 2, first: ControlFiles::Finished }),
+            advice: Cause::NoFsyncBeforeRename.advice(FailureSubject::File).into(),
             state: "2-1".into(),
             repeat: "trainwreck explore --state 2-1".into(),
         };
@@ -268,6 +295,12 @@ mod tests {
             only_state: None,
             outcomes: [(CrashCategory::Power, [(Outcome::Crashed, 3), (Outcome::Recovered, 1)].into())]
                 .into(),
+            controls: vec![Control {
+                files: ControlFiles::Saved { step: 3 },
+                outcome: Outcome::Recovered,
+                state: "4".into(),
+            }],
+            controls_left_out: 1200,
             findings: vec![finding],
             never_synced: Vec::new(),
             outside: vec!["/tmp/x".into()],
@@ -294,6 +327,13 @@ mod tests {
         let written = Exploration { second: vec![second], ..exploration() };
         assert_eq!(Exploration::parse(&written.to_json()).unwrap(), written);
         assert!(written.to_json().contains(r#""fate": "half-lost""#));
+    }
+
+    #[test]
+    fn the_line_about_controls_counts_their_outcomes_and_those_that_were_left_out() {
+        let line = exploration().controls_line().unwrap();
+        assert!(line.contains("1 recovered") && line.contains("1,200 other saves"), "{line}");
+        assert_eq!(Exploration { controls: Vec::new(), ..exploration() }.controls_line(), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cause::Cause;
+use crate::control::ControlFiles;
 use crate::effect::CrashModel;
 use crate::verdict::Outcome;
 
@@ -29,8 +31,15 @@ pub struct Finding {
     pub operations: Vec<OperationLine>,
     /// Files that differ from the tree before the crash, one line each.
     pub difference: Vec<String>,
-    /// The line of the recovery's output that explains the failure; it may be empty.
+    /// The line that explains the failure of most states; it may be empty.
     pub error: String,
+    /// How many states had which line, if they had different ones. The most frequent first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<MessageCount>,
+    /// The controls that fail, if the target does not recover from undamaged files either. The states are then
+    /// those that fail in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controls: Option<FailingControls>,
     /// What to change in the trainer.
     pub advice: String,
     /// The name of the smallest state that shows the cause. `--state` takes it.
@@ -59,6 +68,38 @@ impl Finding {
                     .into(),
             ),
         }
+    }
+}
+
+/// A line that explains a failure, and how many states had it. Lines that differ only in numbers, addresses and
+/// paths count together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageCount {
+    /// One of these lines.
+    pub line: String,
+    /// Number of distinct states.
+    pub states: u64,
+}
+
+/// Recoveries from undamaged files that fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingControls {
+    /// How many fail in this way.
+    pub failing: u64,
+    /// How many were tried.
+    pub tried: u64,
+    /// The files of the first one that fails.
+    pub first: ControlFiles,
+}
+
+impl fmt::Display for FailingControls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "fails without any crash, in {} of {} recoveries from undamaged files, the first from {}; states that \
+             fail in the same way are counted here",
+            self.failing, self.tried, self.first
+        )
     }
 }
 
@@ -96,109 +137,12 @@ impl Fate {
     }
 }
 
-/// Why the states of a finding fail: a known pattern of a save that is not crash-safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// A file is changed under its final name.
-    WrittenInPlace,
-    /// The old checkpoint is deleted before the new one is complete.
-    OldDeletedFirst,
-    /// A small file that names the newest checkpoint is changed before that checkpoint exists.
-    MarkerBeforeData,
-    /// A list of files is complete before the files are, so that an unfinished checkpoint is resumed from.
-    UnfinishedDirectoryTaken,
-    /// The files of one checkpoint are replaced one after the other, so that they can come from two saves.
-    MixedSaves,
-    /// A rename reached the disk, but the bytes of the renamed file did not.
-    NoFsyncBeforeRename,
-    /// A save was acknowledged before its bytes were synced.
-    AcknowledgedTooEarly,
-    /// The bytes of a file reached the disk, but its name did not.
-    DirectoryNotSynced,
-    /// A later change reached the disk before an earlier one that it depends on.
-    OrderNotEnforced,
-    /// None of the above.
-    Other,
-}
-
-impl Cause {
-    /// All causes.
-    pub const ALL: [Cause; 10] = [
-        Cause::WrittenInPlace,
-        Cause::OldDeletedFirst,
-        Cause::MarkerBeforeData,
-        Cause::UnfinishedDirectoryTaken,
-        Cause::MixedSaves,
-        Cause::NoFsyncBeforeRename,
-        Cause::AcknowledgedTooEarly,
-        Cause::DirectoryNotSynced,
-        Cause::OrderNotEnforced,
-        Cause::Other,
-    ];
-
-    /// The id in reports and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::WrittenInPlace => "written-in-place",
-            Cause::OldDeletedFirst => "old-deleted-first",
-            Cause::MarkerBeforeData => "marker-before-data",
-            Cause::UnfinishedDirectoryTaken => "unfinished-directory-taken",
-            Cause::MixedSaves => "mixed-saves",
-            Cause::NoFsyncBeforeRename => "no-fsync-before-rename",
-            Cause::AcknowledgedTooEarly => "acknowledged-too-early",
-            Cause::DirectoryNotSynced => "directory-not-synced",
-            Cause::OrderNotEnforced => "order-not-enforced",
-            Cause::Other => "other",
-        }
-    }
-
-    /// What to change in the trainer.
-    pub fn advice(self) -> &'static str {
-        match self {
-            Cause::WrittenInPlace => {
-                "write a temporary file next to it, fsync it, rename it over the file, fsync the directory"
-            }
-            Cause::OldDeletedFirst => {
-                "delete the old checkpoint only after the new one is synced and has its final name"
-            }
-            Cause::MarkerBeforeData => {
-                "replace the marker last, by a temporary file and a rename, after what it names is synced"
-            }
-            Cause::UnfinishedDirectoryTaken => {
-                "write the manifest last, or write everything into a temporary directory and rename that"
-            }
-            Cause::MixedSaves => {
-                "write the files of one checkpoint into one directory and rename the directory"
-            }
-            Cause::NoFsyncBeforeRename => "fsync the file before renaming it",
-            Cause::AcknowledgedTooEarly => "fsync the file before announcing the save",
-            Cause::DirectoryNotSynced => {
-                "fsync the directory after creating, renaming or removing in it, before announcing the save"
-            }
-            Cause::OrderNotEnforced => {
-                "fsync the file and the directory of the earlier change before making the later one"
-            }
-            Cause::Other => "repeat this state with its command and look at the files",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_id_of_a_cause_is_its_name_in_json() {
-        for cause in Cause::ALL {
-            assert_eq!(serde_json::to_string(&cause).unwrap(), format!("\"{cause}\""));
-        }
+    fn the_id_of_a_crash_model_is_its_name_in_json() {
         for model in CrashModel::DEFAULTS.into_iter().chain([CrashModel::Lying]) {
             assert_eq!(serde_json::to_string(&model).unwrap(), format!("\"{}\"", model.name()));
         }

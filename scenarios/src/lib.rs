@@ -8,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod baseline_progress;
+mod cause;
 mod check;
+mod control;
 mod effect;
 mod ending;
 mod exploration;
@@ -34,13 +36,15 @@ mod verdict;
 mod yaml;
 
 pub use baseline_progress::{BaselineJob, BaselineProgress, EndResume, ResumedJob};
+pub use cause::{Cause, FailureSubject};
+pub use control::{Control, ControlFiles};
 pub use effect::*;
 pub use ending::Ending;
 pub use exploration::{CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationError};
 pub use exploration_note::ExplorationNote;
 pub use failed_run::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 pub use fault_id::{FaultId, NotEffective};
-pub use finding::{Cause, Fate, Finding, OperationLine};
+pub use finding::{FailingControls, Fate, Finding, MessageCount, OperationLine};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 pub use operation::{CallKind, Errno};

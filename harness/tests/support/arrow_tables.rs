@@ -197,11 +197,21 @@ const SCENARIOS: &ArrowTable = &[
         ],
     ),
     ("trial_counts", &["record", "trials_planned"]),
-    ("finding", &["effect", "verdict"]),
+    ("cause", &[]),
+    ("control", &["verdict"]),
+    ("finding", &["cause", "control", "effect", "verdict"]),
     ("exploration_note", &["trials_planned"]),
     (
         "exploration",
-        &["exploration_note", "finding", "recovery_check", "sandbox_hint", "trials_planned", "verdict"],
+        &[
+            "control",
+            "exploration_note",
+            "finding",
+            "recovery_check",
+            "sandbox_hint",
+            "trials_planned",
+            "verdict",
+        ],
     ),
     (
         "check",

@@ -24,6 +24,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
                 (format!("{:.0}", exploration.states_per_second)) " states/s)"
             }
             p.soft { (clean(&RecoveryCheck::describe(&exploration.checks))) }
+            @if let Some(line) = exploration.controls_line() { p.soft { (clean(&line)) } }
             @for line in exploration.left_out_lines() { p.unsure { (clean(&line)) } }
             @for note in &exploration.notes { p.unsure { (clean(&note.to_string())) } }
         }
@@ -65,9 +66,19 @@ fn headline(exploration: &Exploration) -> String {
             "The command recovered from every crash state that was tried, but the recording has limits".into()
         }
         0 => "The command recovered from every crash state that was tried".into(),
+        _ if exploration.findings.iter().any(|finding| finding.controls.is_some()) => {
+            format!(
+                "{findings} finding{}: the command does not recover even without a crash",
+                plural(findings)
+            )
+        }
         1 => "1 finding: crash states from which the command does not recover".into(),
         count => format!("{count} findings: crash states from which the command does not recover"),
     }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 fn heading(category: CrashCategory) -> &'static str {
@@ -129,28 +140,47 @@ fn section(number: &str, finding: &Finding) -> Markup {
                 h2 { (number) ". " code { (finding.cause) } }
                 span class={ "verdict " (tone(finding.outcome)) } { (finding.outcome) }
                 span.soft {
-                    " " (finding.states) " states, crash models: " (names(&finding.under))
+                    " " (finding.states) " states"
+                    @if !finding.under.is_empty() { ", crash models: " (names(&finding.under)) }
                 }
             }
             @if let Some(doubt) = finding.doubt() { p { strong { (clean(&doubt)) } } }
             p { strong { (clean(&finding.advice)) } }
-            p.soft {
-                "The crash falls between " code { (clean(&finding.between[0])) } " and "
-                code { (clean(&finding.between[1])) } ", or their order was not kept."
-            }
-            ol.ops {
-                @for line in &finding.operations { li class=(line_class(line)) { (clean(&line.text)) } }
-            }
-            @if !finding.difference.is_empty() {
-                h3 { "Files that differ from the tree before the crash" }
-                ol.ops { @for line in &finding.difference { li { (clean(line)) } } }
+            @match &finding.controls {
+                Some(controls) => { p { "It " (clean(&controls.to_string())) "." } }
+                None => { (crash(finding)) }
             }
             @if !finding.error.is_empty() {
-                h3 { "Last output of the recovery" }
+                h3 { "What the recovery did" }
                 pre { (clean(&finding.error)) }
+            }
+            @if !finding.messages.is_empty() {
+                h3 { (finding.messages.len()) " different messages, with the number of states" }
+                ol.ops {
+                    @for message in &finding.messages {
+                        li { (format!("{:>6}  ", message.states)) (clean(&message.line)) }
+                    }
+                }
             }
             h3 { "How to repeat it" }
             pre { code { (clean(&finding.repeat)) } }
+        }
+    }
+}
+
+/// Where the crash falls, and what it leaves.
+fn crash(finding: &Finding) -> Markup {
+    html! {
+        p.soft {
+            "The crash falls between " code { (clean(&finding.between[0])) } " and "
+            code { (clean(&finding.between[1])) } ", or their order was not kept."
+        }
+        ol.ops {
+            @for line in &finding.operations { li class=(line_class(line)) { (clean(&line.text)) } }
+        }
+        @if !finding.difference.is_empty() {
+            h3 { "Files that differ from the tree before the crash" }
+            ol.ops { @for line in &finding.difference { li { (clean(line)) } } }
         }
     }
 }

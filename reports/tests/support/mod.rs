@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use scenarios::*;
 
 /// Text that would be markup, a colour, or the end of a part, if it were not escaped.
-const HOSTILE: &str =
+pub(crate) const HOSTILE: &str =
     "<script>alert(1)</script> \u{1b}[31m \u{0} \u{202e}evil | `code` ]]> --> &amp; \u{ffff}";
 
 pub(crate) fn entry(at_us: u64, scenario: Option<&str>, trial: Option<u32>, event: Event) -> RecordEntry {
@@ -224,6 +224,8 @@ pub(crate) fn explored() -> Exploration {
         max_states: Some(20_000),
         only_state: None,
         outcomes: [(CrashCategory::Process, recovered(13)), (CrashCategory::Power, recovered(124))].into(),
+        controls: vec![],
+        controls_left_out: 0,
         findings: vec![],
         never_synced: vec![],
         outside: vec![],

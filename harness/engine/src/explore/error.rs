@@ -64,13 +64,15 @@ pub enum ExploreError {
     WorkerClosed,
     /// The command changed no watched file. The command line exits with 3.
     #[error(
-        "nothing was recorded: the command changed no file below the watched directories; check the paths \
-         after `--watch`{}",
+        "nothing was recorded: the command changed no file below the watched directories; {}{}",
+        nothing_recorded_remedy(.found.as_ref()),
         .hints.iter().map(|hint| format!("\n  {hint}")).collect::<String>()
     )]
     NothingRecorded {
         /// What it did elsewhere.
         hints: Vec<SandboxHint>,
+        /// What was in the watched directories. `None`: nothing.
+        found: Option<FoundFiles>,
     },
     /// The baseline run, or the recovery of undamaged files, did not succeed. The command line exits with 3.
     #[error(transparent)]
@@ -116,9 +118,32 @@ fn unfollowed_hint(failure: &GateFailure) -> &'static str {
     }
 }
 
+fn nothing_recorded_remedy(found: Option<&FoundFiles>) -> String {
+    let Some(FoundFiles { count, resumed }) = found else {
+        return "check the paths after `--watch`".into();
+    };
+    let resumed = match resumed {
+        Some(line) => format!(", and it printed `{line}`"),
+        None => String::new(),
+    };
+    format!(
+        "they already have {count} files and directories{resumed}. If these are of a finished run, nothing was left \
+         to do: use an empty directory, in `--watch` and in the command. Else check the paths after `--watch`"
+    )
+}
+
 fn nearest_hint(nearest: Option<&str>) -> String {
     let nearest = nearest.map(|nearest| format!(" (nearest: `{nearest}`)")).unwrap_or_default();
     format!("{nearest}; run without `--state` to see which states fail")
+}
+
+/// What was in the watched directories before a run that changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFiles {
+    /// How many files and directories.
+    pub count: usize,
+    /// The line with which the run reported that it resumed.
+    pub resumed: Option<String>,
 }
 
 /// Why the crash states of a command cannot be judged.
@@ -139,6 +164,12 @@ pub enum ExploreBaselineError {
         /// The option with the pattern.
         option: &'static str,
     },
+    /// The recoveries do not report from which step they resume.
+    #[error(
+        "no line of the recoveries' output matches `--resumed`, so nothing tells whether they resume or start \
+         over; correct the pattern, or give `--step`: the first step of a recovery then tells it"
+    )]
+    ResumeNotReported,
     /// The recovery of undamaged files does not succeed.
     #[error(
         "the recovery from {files} {ending} without any fault, so its outcome is already `{outcome}`\
@@ -147,7 +178,7 @@ pub enum ExploreBaselineError {
         difference = .difference.as_ref().map_or_else(String::new, |difference| format!("; {difference}"))
     )]
     RecoveryFailed {
-        /// Which files: those before the run, or those of the finished run.
+        /// Which files: those before the run.
         files: &'static str,
         /// What the recovery did.
         outcome: Outcome,
@@ -167,6 +198,7 @@ impl ExploreBaselineError {
             }
             ExploreBaselineError::Stopped
             | ExploreBaselineError::NothingSaved
+            | ExploreBaselineError::ResumeNotReported
             | ExploreBaselineError::NothingToCompare { .. } => None,
         }
     }

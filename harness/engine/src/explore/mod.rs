@@ -7,6 +7,7 @@
 //!
 //! `docs/explore.md` shows how to run it. Not done: io_uring and libaio, and more than two crashes in a row.
 
+mod controls;
 mod error;
 mod explore_config;
 mod pipeline;
@@ -18,7 +19,7 @@ mod second_crash;
 mod states;
 mod tree_difference;
 
-pub use error::{ExploreBaselineError, ExploreError, ValueDifference};
+pub use error::{ExploreBaselineError, ExploreError, FoundFiles, ValueDifference};
 pub use explore_config::ExploreConfig;
 pub use pipeline::{ExploreProgress, ExploreResult, explore};
 pub use record::{

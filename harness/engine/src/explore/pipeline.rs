@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use scenarios::{
-    CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationNote, FailedRun, Finding, Outcome,
-    RecoveryCheck, UndisturbedCommand,
+    Control, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationNote, Finding, Outcome, RecoveryCheck,
 };
 
-use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
+use super::controls::{ControlSpec, Controls};
+use super::error::{ExploreBaselineError, ExploreError, FoundFiles};
 use super::explore_config::ExploreConfig;
 use super::record::{
     CommandRecording, LargeTreeProgress, RecordProgress, Recording, RecordingProgress, record,
 };
 use super::repeated_states::RepeatedStates;
-use super::replay::{OutputOracle, RecoveryLimit, RecoveryWorker, ReplayProgress, Replayer, TriedState};
-use super::report::{group_findings, never_synced};
+use super::replay::{OutputOracle, ReplayProgress, Replayer, TriedState};
+use super::report::{FindingsSource, group_findings, never_synced};
 use super::states::{
     CrashCandidate, CrashState, EnumerationCounts, UnknownStateName, states_to_try, unknown_state_name,
 };
@@ -43,6 +43,10 @@ pub enum ExploreProgress {
         /// How many will be tried.
         states: usize,
     },
+    /// The recoveries from undamaged files have begun.
+    Controls,
+    /// The recoveries from undamaged files have ended.
+    ControlsEnded,
     /// One more state has been tried.
     Tried(ReplayProgress),
     /// All states have been tried; the failing ones are being shrunk.
@@ -57,6 +61,10 @@ pub struct ExploreResult {
     pub recording: Recording,
     /// How many states there are, and how many were left out.
     pub counts: EnumerationCounts,
+    /// The recoveries from undamaged files.
+    pub controls: Vec<Control>,
+    /// How many saves have no control.
+    pub controls_left_out: usize,
     /// The states that were tried, in order.
     pub tried: Vec<TriedState>,
     /// How many states were not tried, because the exploration was interrupted.
@@ -93,6 +101,8 @@ impl ExploreResult {
             max_states: self.max_states.map(|max| max as u64),
             only_state: self.only_state.clone(),
             outcomes: self.outcomes(),
+            controls: self.controls.clone(),
+            controls_left_out: self.controls_left_out as u64,
             findings: self.findings.clone(),
             never_synced: never_synced(&self.recording),
             outside: outside.map(|path| path.display().to_string()).collect(),
@@ -159,6 +169,9 @@ pub fn explore(
     let checks = config.checks();
     let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
     check_recording(config, &recorded, &oracle)?;
+    let resumed = config.judge.resumed.as_ref();
+    let baseline_reports_resume =
+        resumed.is_some_and(|pattern| recorded.output.lines().any(|line| pattern.is_match(line)));
     let recording = recorded.recording;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
     report(ExploreProgress::Recorded { operations, saves });
@@ -170,14 +183,19 @@ pub fn explore(
     let enumeration = states_to_try(&config.enumerate, &recording, cancelled);
     let enumeration = enumeration.ok_or(SandboxError::Interrupted)?;
     report(ExploreProgress::Enumerated { states: enumeration.states.len() });
-    let replayer = Replayer::new(&config.replay, &oracle, &recording);
-    let checked_worker = replayer.worker(0).and_then(|mut worker| {
-        check_undamaged_states(config, &recording, &oracle, &replayer, &mut worker).map(|()| worker)
-    });
-    let replayed = match checked_worker {
+    report(ExploreProgress::Controls);
+    let controls =
+        ControlSpec { config, recording: &recording, oracle: &oracle, baseline_reports_resume }.run();
+    report(ExploreProgress::ControlsEnded);
+    let (controls, replayed) = match controls {
         // What is known then is how many states there are.
-        Err(_) if (config.replay.cancelled)() => Replayed::default(),
-        worker => try_and_group(config, &recording, &enumeration.states, &replayer, worker?, report)?,
+        Err(_) if (config.replay.cancelled)() => (Controls::default(), Replayed::default()),
+        controls => {
+            let controls = controls?;
+            let replayed =
+                try_and_group(config, &recording, &oracle, &enumeration.states, &controls, report)?;
+            (controls, replayed)
+        }
     };
     let Replayed { tried, findings, seconds } = replayed;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
@@ -186,6 +204,8 @@ pub fn explore(
         checks,
         recording,
         counts,
+        controls: controls.reported(),
+        controls_left_out: controls.left_out,
         tried,
         untried,
         max_states: Some(config.enumerate.scope.max_states).filter(|max| *max < usize::MAX),
@@ -210,18 +230,24 @@ struct Replayed {
 fn try_and_group(
     config: &ExploreConfig,
     recording: &Recording,
+    oracle: &OutputOracle,
     states: &[CrashState],
-    replayer: &Replayer<'_>,
-    mut worker: RecoveryWorker<'_>,
+    controls: &Controls,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<Replayed, ExploreError> {
+    let replayer = Replayer::new(&config.replay, oracle, recording);
+    let mut worker = match replayer.worker(0) {
+        Err(_) if (config.replay.cancelled)() => return Ok(Replayed::default()),
+        worker => worker?,
+    };
     let began = Instant::now();
     let on_tried = |progress| report(ExploreProgress::Tried(progress));
     let tried = replayer.try_states(states, &mut worker, &on_tried)?;
     let seconds = began.elapsed().as_secs_f64();
     report(ExploreProgress::Shrinking);
-    let mut repeats = RepeatedStates::new(replayer, &mut worker, &tried, config.replay.cancelled);
-    let findings = group_findings(&config.report, recording, &tried, &mut repeats);
+    let mut repeats = RepeatedStates::new(&replayer, &mut worker, &tried, config.replay.cancelled);
+    let source = FindingsSource { spec: &config.report, recording, controls: &controls.tried, tried: &tried };
+    let findings = group_findings(source, &mut repeats);
     worker.close()?;
     Ok(Replayed { tried, findings, seconds })
 }
@@ -239,7 +265,10 @@ fn check_recording(
         _ => return Err(ExploreBaselineError::CommandFailed(Box::new(recorded.failed_run())).into()),
     }
     if recorded.recording.file_operations().next().is_none() {
-        return Err(ExploreError::NothingRecorded { hints: recorded.recording.gaps.sandbox_hints.clone() });
+        return Err(ExploreError::NothingRecorded {
+            hints: recorded.recording.gaps.sandbox_hints.clone(),
+            found: found_files(config, recorded),
+        });
     }
     // A recovery may have nothing left to save.
     let must_save = config.record.saved_pattern.is_some() && config.record.first_crash.is_none();
@@ -252,45 +281,10 @@ fn check_recording(
     }
 }
 
-/// Checks that the recovery works on undamaged files, at the beginning and at the end of the recording. If it
-/// does not, crash states cannot be judged.
-fn check_undamaged_states(
-    config: &ExploreConfig,
-    recording: &Recording,
-    oracle: &OutputOracle,
-    replayer: &Replayer<'_>,
-    worker: &mut RecoveryWorker<'_>,
-) -> Result<(), ExploreError> {
-    if config.enumerate.only_state.is_some() || config.record.first_crash.is_some() {
-        return Ok(());
-    }
-    let undamaged = [(0, "the files before the run"), (recording.ops.len(), "the files of the finished run")];
-    for (op_count, files) in undamaged {
-        if op_count == 0 && !config.resumes_with_command() {
-            continue;
-        }
-        let candidate = CrashCandidate::whole(op_count);
-        let result = worker.try_candidate(&candidate, RecoveryLimit::Usual)?;
-        let outcome = replayer.judge(&result, &candidate, recording.acknowledged(op_count));
-        // Starting from scratch, or further back, is a finding, not a reason to stop.
-        match outcome {
-            Outcome::Recovered
-            | Outcome::Refused
-            | Outcome::Restarted
-            | Outcome::LostWork
-            | Outcome::EndedEarly
-            | Outcome::NotJudged => continue,
-            Outcome::Crashed | Outcome::Hung | Outcome::Corrupt => {}
-        }
-        let values =
-            ValueDifference { recovery: result.final_value, baseline: oracle.baseline().final_value.clone() };
-        let difference = Some(values).filter(|values| values.recovery != values.baseline);
-        let run = Box::new(FailedRun {
-            last_lines: result.last_lines,
-            sandbox_hints: recording.gaps.sandbox_hints.clone(),
-            ..FailedRun::new(UndisturbedCommand::Recovery, ProcessExit::ending(result.ended), Vec::new())
-        });
-        return Err(ExploreBaselineError::RecoveryFailed { files, outcome, run, difference }.into());
-    }
-    Ok(())
+/// What the command found in the watched directories, if there was something.
+fn found_files(config: &ExploreConfig, recorded: &CommandRecording) -> Option<FoundFiles> {
+    let count = recorded.recording.initial_names.values().map(BTreeMap::len).sum::<usize>();
+    let resumed = config.judge.resumed.as_ref();
+    let line = resumed.and_then(|pattern| recorded.output.lines().find(|line| pattern.is_match(line)));
+    (count > 0).then(|| FoundFiles { count, resumed: line.map(str::to_owned) })
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use scenarios::Outcome;
 
-use super::replay::{RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState};
+use super::replay::{RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState, is_acceptable};
 use super::report::StateAttempts;
 use super::states::CrashCandidate;
 
@@ -45,6 +45,14 @@ impl StateAttempts for RepeatedStates<'_, '_, '_> {
             None if wanted == Outcome::Hung => None,
             None => self.run(candidate, RecoveryLimit::Usual),
         }
+    }
+
+    fn recovers(&mut self, candidate: &CrashCandidate) -> Option<bool> {
+        let outcome = match self.known.get(&self.replayer.digest_of(candidate)) {
+            Some(result) => Some(self.replayer.judge_at_crash_point(result, candidate)),
+            None => self.run(candidate, RecoveryLimit::Usual),
+        };
+        outcome.map(is_acceptable)
     }
 
     fn repeat_hung(&mut self, candidate: &CrashCandidate) -> Option<Outcome> {

@@ -2,7 +2,7 @@
 //! how they were recorded, nor what a crash leaves of them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -340,6 +340,17 @@ impl Recording {
                 names.iter().find(|(_, named)| **named == node).map(|(name, _)| (*dir, name.clone()))
             })
         })
+    }
+
+    /// What a name in a directory refers to after the first `op_count` operations.
+    pub fn node_named(&self, dir: NodeId, name: &OsStr, op_count: usize) -> Option<NodeId> {
+        let is_same = |change: &&NameChange| change.dir == dir && change.name == *name;
+        let mut changes = self.ops[..op_count].iter().rev();
+        let recorded = changes.find_map(|op| op.name_changes().iter().find(is_same));
+        match recorded {
+            Some(change) => change.node,
+            None => self.initial_names.get(&dir)?.get(name).copied(),
+        }
     }
 
     /// The path of a node for the target, by the names after the first `op_count` operations.

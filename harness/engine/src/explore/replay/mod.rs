@@ -9,6 +9,7 @@ mod python_fork_server;
 mod recovery_worker;
 mod replay_spec;
 mod replayer;
+mod tried_control;
 mod tried_state;
 
 pub use materialize::{MaterializePlace, materialize};
@@ -17,5 +18,6 @@ pub(super) use recovery_worker::{RecoveryLimit, RecoveryWorker};
 pub use replay_spec::ReplaySpec;
 pub use replayer::ReplayProgress;
 pub(super) use replayer::Replayer;
+pub(super) use tried_control::{ResumeDifference, TriedControl};
 pub use tried_state::TriedState;
 pub(super) use tried_state::is_acceptable;

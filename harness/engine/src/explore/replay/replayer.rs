@@ -102,6 +102,19 @@ impl<'a> Replayer<'a> {
         Ok(self.judge_at_crash_point(&result, candidate))
     }
 
+    /// Tries one candidate in a worker. Its message explains in what it differs from the baseline run.
+    ///
+    /// # Errors
+    /// The sandbox failed, or a file could not be written.
+    pub(crate) fn result_of(
+        &self,
+        worker: &mut RecoveryWorker<'_>,
+        candidate: &CrashCandidate,
+        limit: RecoveryLimit,
+    ) -> Result<RecoveryResult, ExploreError> {
+        Ok(self.oracle.with_explanation(worker.try_candidate(candidate, limit)?))
+    }
+
     /// Judges the recovery from one candidate by what was acknowledged at its crash point.
     pub(crate) fn judge_at_crash_point(
         &self,
@@ -173,8 +186,7 @@ impl<'a> Replayer<'a> {
         worker: &mut RecoveryWorker<'_>,
         state: &CrashState,
     ) -> Result<TriedState, ExploreError> {
-        let result = worker.try_candidate(state.candidate(), RecoveryLimit::Usual)?;
-        let result = self.oracle.with_explanation(result);
+        let result = self.result_of(worker, state.candidate(), RecoveryLimit::Usual)?;
         let outcomes: BTreeMap<CrashKind, Outcome> = state
             .witnesses
             .iter()

@@ -1,22 +1,52 @@
-//! Why the recovery from a crash state fails: a known pattern of the save. Pure, except for reading recorded
-//! bytes.
+//! Why the recovery from a crash state fails: a known pattern of the save, the most specific one first. Pure,
+//! except for reading recorded bytes. Whether a lock or a promise is to blame is found out by trying states
+//! again, in `findings`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use scenarios::Cause;
+use scenarios::{Cause, FailureSubject, Outcome};
 
+use super::removed_newest::{RemovedNewest, removed_newest};
 use super::save_window::SaveWindow;
-use crate::explore::record::{ContentReader, NodeId, Op, OpEffect, OpKind, Recording};
+use crate::explore::record::{ContentReader, FileContent, NodeId, Op, OpEffect, OpKind, Recording};
 use crate::explore::states::{CrashCandidate, CrashKind, TreeEntry};
 
+/// A pointer to a checkpoint is not larger than this, in bytes.
+const MAX_POINTER_BYTES: u64 = 512;
+/// This much of two files is compared, in bytes.
+const COMPARED_BYTES: u64 = 4096;
+
+/// A pattern, and what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pattern {
+    pub(super) cause: Cause,
+    pub(super) subject: FailureSubject,
+}
+
+impl Pattern {
+    fn of_file(cause: Cause) -> Pattern {
+        Pattern { cause, subject: FailureSubject::File }
+    }
+
+    fn of_directory(cause: Cause) -> Pattern {
+        Pattern { cause, subject: FailureSubject::Directory }
+    }
+}
+
 /// Finds the pattern that fits a failing crash state.
-pub(super) fn cause_of(recording: &Recording, candidate: &CrashCandidate, crash: CrashKind) -> Cause {
-    let failure = FailedSave { recording, candidate, window: SaveWindow::of(recording, candidate) };
+pub(super) fn pattern_of(
+    recording: &Recording,
+    candidate: &CrashCandidate,
+    crash: CrashKind,
+    outcome: Outcome,
+) -> Pattern {
+    let window = SaveWindow::of(recording, candidate);
+    let failure = FailedSave { recording, candidate, window, outcome };
     match crash {
-        CrashKind::PowerLoss(_) if !candidate.lost_nothing() => failure.power_loss_cause(),
-        CrashKind::Process | CrashKind::PowerLoss(_) => failure.process_crash_cause(),
+        CrashKind::PowerLoss(_) if !candidate.lost_nothing() => failure.power_loss_pattern(),
+        CrashKind::Process | CrashKind::PowerLoss(_) => failure.process_crash_pattern(),
     }
 }
 
@@ -25,6 +55,7 @@ struct FailedSave<'a> {
     recording: &'a Recording,
     candidate: &'a CrashCandidate,
     window: SaveWindow,
+    outcome: Outcome,
 }
 
 impl FailedSave<'_> {
@@ -43,23 +74,58 @@ impl FailedSave<'_> {
         self.recording.ops[from..self.window.op_count].iter().any(Op::is_acknowledgement)
     }
 
-    fn process_crash_cause(&self) -> Cause {
-        if self.writes_in_place() {
-            return Cause::WrittenInPlace;
+    fn process_crash_pattern(&self) -> Pattern {
+        // Something older was resumed from, or nothing was found: a deletion explains that better.
+        if matches!(self.outcome, Outcome::LostWork | Outcome::Restarted)
+            && let Some(removed) = self.removed_newest()
+        {
+            return removed;
+        }
+        if self.copies_to_final_name() {
+            return Pattern::of_file(Cause::RenameFallsBackToCopy);
+        }
+        if self.unfinished_directory().is_some() {
+            let cause = self.names_missing_entry().unwrap_or(Cause::UnfinishedDirectoryTaken);
+            return Pattern::of_directory(cause);
+        }
+        if let Some(node) = self.written_in_place() {
+            let is_pointer = self.is_pointer(node);
+            let subject = if is_pointer { FailureSubject::Pointer } else { FailureSubject::File };
+            return Pattern { cause: Cause::WrittenInPlace, subject };
         }
         if let Some(cause) = self.names_missing_entry() {
-            return cause;
+            return Pattern::of_file(cause);
+        }
+        if let Some(removed) = self.removed_newest() {
+            return removed;
         }
         if self.deletes_old_first() {
-            return Cause::OldDeletedFirst;
+            return Pattern::of_file(Cause::OldDeletedFirst);
         }
         if self.fills_directory_in_place() {
-            return Cause::WrittenInPlace;
+            return Pattern::of_directory(Cause::WrittenInPlace);
         }
         if self.replaces_files_one_by_one() {
-            return Cause::MixedSaves;
+            return Pattern::of_file(Cause::MixedSaves);
         }
-        Cause::Other
+        Pattern::of_file(Cause::Other)
+    }
+
+    fn removed_newest(&self) -> Option<Pattern> {
+        let cause = match removed_newest(self.recording, self.window.start, self.window.op_count)? {
+            RemovedNewest::OlderStay => Cause::NewestPruned,
+            RemovedNewest::NoneStay => Cause::OldDeletedFirst,
+        };
+        Some(Pattern::of_file(cause))
+    }
+
+    fn power_loss_pattern(&self) -> Pattern {
+        let cause = self.power_loss_cause();
+        let subject = match cause {
+            Cause::UnfinishedDirectoryTaken => FailureSubject::Directory,
+            _ => FailureSubject::File,
+        };
+        Pattern { cause, subject }
     }
 
     fn power_loss_cause(&self) -> Cause {
@@ -105,17 +171,26 @@ impl FailedSave<'_> {
             (false, true) => Cause::OrderNotEnforced,
             // The file is incomplete under the name that is read, and no save was acknowledged: no fsync
             // prevents that.
-            (false, false) => self.names_missing_entry().unwrap_or(Cause::WrittenInPlace),
+            (false, false) => {
+                self.names_missing_entry().unwrap_or_else(|| match self.is_in_new_checkpoint(node) {
+                    true => Cause::UnfinishedDirectoryTaken,
+                    false => Cause::WrittenInPlace,
+                })
+            }
         }
     }
 
     /// The node and the directories above it, by the names at the crash point.
     fn lineage(&self, node: NodeId) -> Vec<NodeId> {
+        self.lineage_at(node, self.window.op_count)
+    }
+
+    fn lineage_at(&self, node: NodeId, op_count: usize) -> Vec<NodeId> {
         let mut lineage = vec![node];
         let mut current = node;
         // A watched directory has no name.
         while current as usize >= self.recording.roots.len()
-            && let Some((dir, _)) = self.recording.name_of(current, self.window.op_count)
+            && let Some((dir, _)) = self.recording.name_of(current, op_count)
             && dir != current
         {
             lineage.push(dir);
@@ -139,12 +214,8 @@ impl FailedSave<'_> {
         !created && self.recording.name_of(node, start).is_some()
     }
 
-    /// Whether a file that is half written at the crash point keeps its name.
-    fn writes_in_place(&self) -> bool {
-        let changed_node = |op: &Op| match op.effect {
-            OpEffect::Resize { node, .. } => Some(node),
-            _ => op.data_node(),
-        };
+    /// A file that is half written at the crash point and keeps its name.
+    fn written_in_place(&self) -> Option<NodeId> {
         let (before, after) = (self.ops_before(), self.ops_after());
         let torn = self.candidate.torn.and_then(|torn| self.recording.ops[torn.op as usize].data_node());
         // Half written: changed before and after the crash point, or created before it and filled after it.
@@ -158,7 +229,90 @@ impl FailedSave<'_> {
         nodes
             .into_iter()
             .filter(|node| torn == Some(*node) || (changed_after.contains(node) && is_half_written(*node)))
-            .any(|node| !self.is_renamed_later(node))
+            .find(|node| !self.is_renamed_later(*node))
+    }
+
+    /// The content of a file after the first `op_count` operations.
+    fn content_at(&self, node: NodeId, op_count: usize) -> Option<FileContent> {
+        let tree = CrashCandidate::whole(op_count).tree(self.recording);
+        tree.entries.into_values().find_map(|entry| match entry {
+            TreeEntry::File { node: other, content, .. } if other == node => Some(content),
+            _ => None,
+        })
+    }
+
+    fn head_at(&self, node: NodeId, op_count: usize, max_bytes: u64) -> Option<Vec<u8>> {
+        let mut reader = ContentReader::new(self.recording).ok()?;
+        self.content_at(node, op_count)?.head(&mut reader, max_bytes).ok()
+    }
+
+    /// Whether the file is small and contains the name of something else when the save is complete.
+    fn is_pointer(&self, node: NodeId) -> bool {
+        let end = self.window.end;
+        if self.content_at(node, end).is_none_or(|content| content.len() > MAX_POINTER_BYTES) {
+            return false;
+        }
+        let Some(head) = self.head_at(node, end, MAX_POINTER_BYTES) else { return false };
+        let own_path = self.recording.path_of(node, end);
+        let tree = CrashCandidate::whole(end).tree(self.recording);
+        tree.entries
+            .keys()
+            .filter_map(|(_, path)| path.file_name())
+            .any(|name| own_path.file_name() != Some(name) && contains_name(&head, name.as_bytes()))
+    }
+
+    /// Whether a file is written under its final name as a copy of another one, which is removed after that.
+    fn copies_to_final_name(&self) -> bool {
+        let Some(copy) = self.written_in_place() else { return false };
+        let ops = &self.recording.ops;
+        let last_write =
+            (self.window.start..self.window.end).rev().find(|op| changed_node(&ops[*op]) == Some(copy));
+        let Some(last_write) = last_write else { return false };
+        let Some(bytes) = self.head_at(copy, last_write + 1, COMPARED_BYTES) else { return false };
+        let len_bytes = self.recording.size_before(copy, last_write + 1);
+        (last_write + 1..self.window.end).filter(|op| ops[*op].kind == OpKind::Unlink).any(|op| {
+            let change = ops[op].name_changes().first();
+            let removed = change.and_then(|change| self.recording.node_named(change.dir, &change.name, op));
+            removed.is_some_and(|source| {
+                source != copy
+                    && len_bytes > 0
+                    && self.recording.size_before(source, op) == len_bytes
+                    && self.head_at(source, op, COMPARED_BYTES).as_ref() == Some(&bytes)
+            })
+        })
+    }
+
+    /// A directory of one checkpoint, with a number in its name, that this save has made, that keeps its name, and
+    /// in which something is still missing or torn.
+    fn unfinished_directory(&self) -> Option<NodeId> {
+        let torn = self.candidate.torn.and_then(|torn| self.recording.ops[torn.op as usize].data_node());
+        let is_filled_later = |dir: NodeId| {
+            let in_dir = |node: NodeId| self.lineage_at(node, self.window.end).contains(&dir);
+            let changed = self.ops_after().iter().any(|op| {
+                changed_node(op).is_some_and(in_dir)
+                    || op
+                        .name_changes()
+                        .iter()
+                        .any(|change| change.node.is_some() && (change.dir == dir || in_dir(change.dir)))
+            });
+            changed || torn.is_some_and(in_dir)
+        };
+        let created = self.ops_before().iter().filter(|op| op.kind == OpKind::Mkdir);
+        let mut dirs = created.filter_map(|op| {
+            let change = op.name_changes().first()?;
+            has_number(&change.name).then_some(change.node?)
+        });
+        dirs.find(|dir| is_filled_later(*dir) && !self.is_renamed_later(*dir))
+    }
+
+    /// Whether the file lies in a directory of one checkpoint that this save has made.
+    fn is_in_new_checkpoint(&self, node: NodeId) -> bool {
+        let lineage = self.lineage(node);
+        self.ops_before()
+            .iter()
+            .filter(|op| op.kind == OpKind::Mkdir)
+            .flat_map(Op::name_changes)
+            .any(|change| has_number(&change.name) && change.node.is_some_and(|dir| lineage.contains(&dir)))
     }
 
     /// Whether a directory that keeps its name exists, but not yet with everything in it.
@@ -180,20 +334,31 @@ impl FailedSave<'_> {
         removed.any(|change| !is_set(change.dir, &change.name))
     }
 
-    /// Whether there are renames before and after the crash point.
+    /// Whether there are renames before and after the crash point, or old files that are written before and others
+    /// that are written after it.
     fn replaces_files_one_by_one(&self) -> bool {
         let has_rename = |ops: &[Op]| ops.iter().any(|op| op.kind == OpKind::Rename);
-        has_rename(self.ops_before()) && has_rename(self.ops_after())
+        let rewritten = |ops: &[Op]| -> BTreeSet<NodeId> {
+            let nodes = ops.iter().filter_map(changed_node);
+            nodes.filter(|node| self.existed(*node, self.window.start)).collect()
+        };
+        let (before, after) = (rewritten(self.ops_before()), rewritten(self.ops_after()));
+        (has_rename(self.ops_before()) && has_rename(self.ops_after()))
+            || (!before.is_empty() && after.difference(&before).next().is_some())
     }
 
     /// Whether a file that was changed before the crash point contains a name that appears only after it.
     fn names_missing_entry(&self) -> Option<Cause> {
+        let unfinished = self.unfinished_directory();
+        let unfinished = unfinished.and_then(|dir| self.recording.name_of(dir, self.window.op_count));
+        let unfinished = unfinished.map(|named| named.1);
         let later_names: Vec<&OsString> = self
             .ops_after()
             .iter()
             .flat_map(Op::name_changes)
             .filter(|change| change.node.is_some())
             .map(|change| &change.name)
+            .chain(&unfinished)
             .collect();
         let tree = self.candidate.tree(self.recording);
         let mut reader = ContentReader::new(self.recording).ok()?;
@@ -204,12 +369,8 @@ impl FailedSave<'_> {
         for ((_, path), entry) in changed {
             let TreeEntry::File { content, .. } = entry else { continue };
             let head = content.head(&mut reader, 4096).ok()?;
-            let is_in_head = |name: &&&OsString| {
-                let bytes = name.as_bytes();
-                bytes.len() > 1
-                    && path.file_name() != Some(name)
-                    && head.windows(bytes.len()).any(|window| window == bytes)
-            };
+            let is_in_head =
+                |name: &&&OsString| path.file_name() != Some(name) && contains_name(&head, name.as_bytes());
             if let Some(name) = later_names.iter().find(is_in_head) {
                 let is_marker = head.trim_ascii().len() <= name.len() + 16;
                 return Some(if is_marker {
@@ -221,6 +382,22 @@ impl FailedSave<'_> {
         }
         None
     }
+}
+
+/// The file whose bytes or length an operation changes.
+fn changed_node(op: &Op) -> Option<NodeId> {
+    match op.effect {
+        OpEffect::Resize { node, .. } => Some(node),
+        _ => op.data_node(),
+    }
+}
+
+fn contains_name(bytes: &[u8], name: &[u8]) -> bool {
+    name.len() > 1 && bytes.windows(name.len()).any(|window| window == name)
+}
+
+fn has_number(name: &OsString) -> bool {
+    name.as_bytes().iter().any(u8::is_ascii_digit)
 }
 
 /// Whether an operation gives a new name to one of the nodes.

@@ -2,27 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use scenarios::{Cause, CrashModel, Finding, Outcome};
+use scenarios::{Cause, CrashModel, FailureSubject, Finding, Outcome};
 
-use super::cause::cause_of;
+use super::blame::{Blamed, WholeStates};
+use super::cause::{Pattern, pattern_of};
+use super::control_findings::ControlFindings;
+use super::failure_message::{FailureMessages, failure_message};
+use super::leftover_names::without_leftover_names;
+use super::report_spec::ReportSpec;
 use super::shrink::{candidate_size, shrink};
 use super::state_attempts::StateAttempts;
 use super::state_text::{operation_lines, operations_between, tree_difference};
 use crate::explore::record::Recording;
-use crate::explore::replay::{TriedState, is_acceptable};
+use crate::explore::replay::{TriedControl, TriedState, is_acceptable};
 use crate::explore::states::{CrashCandidate, CrashKind};
 
-/// How findings are reported.
-#[derive(Debug, Clone, Default)]
-pub struct ReportSpec {
-    /// The command that tries one state, with the word `STATE` in place of the state's name.
-    pub repeat_command: String,
-}
-
-impl ReportSpec {
-    fn repeat_command_for(&self, candidate: &CrashCandidate) -> String {
-        self.repeat_command.replacen("--state STATE", &format!("--state '{}'", candidate.name()), 1)
-    }
+/// What the findings of an exploration are made from.
+#[derive(Clone, Copy)]
+pub(crate) struct FindingsSource<'a> {
+    pub(crate) spec: &'a ReportSpec,
+    pub(crate) recording: &'a Recording,
+    /// Recoveries from undamaged files.
+    pub(crate) controls: &'a [TriedControl],
+    /// Recoveries from crash states.
+    pub(crate) tried: &'a [TriedState],
 }
 
 /// The failing states with one explanation. In the order in which they are reported: process crashes first,
@@ -30,7 +33,10 @@ impl ReportSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct FailureGroup {
     is_power_loss: bool,
+    /// Whether there are names that a killed process has left.
+    has_leftovers: bool,
     cause: Cause,
+    subject: FailureSubject,
     outcome: Outcome,
 }
 
@@ -40,18 +46,40 @@ struct FailingState<'t> {
     crash: CrashKind,
     /// What explains the failure.
     blamed: Blamed,
+    message: String,
 }
 
-/// The crash that explains a failure: a plain process crash if that fails in the same way.
-struct Blamed {
-    candidate: CrashCandidate,
-    crash: CrashKind,
+impl FailingState<'_> {
+    /// The message for a smaller candidate that fails in the same way. One that restarts does so at step 0, but
+    /// another step may be acknowledged there.
+    fn message_at(&self, recording: &Recording, candidate: &CrashCandidate, outcome: Outcome) -> String {
+        match outcome {
+            Outcome::Restarted => {
+                let acknowledged = recording.acknowledged(candidate.op_count as usize);
+                failure_message(&self.tried.result, outcome, acknowledged)
+            }
+            _ => self.message.clone(),
+        }
+    }
+}
+
+/// A cause, with what to do about it.
+struct Explanation {
+    cause: Cause,
+    advice: String,
+}
+
+impl Explanation {
+    fn of(pattern: Pattern) -> Explanation {
+        Explanation { cause: pattern.cause, advice: pattern.cause.advice(pattern.subject).into() }
+    }
 }
 
 /// A finding that is being put together, with the digests of its states.
 struct OpenFinding {
     finding: Finding,
     digests: BTreeSet<[u8; 16]>,
+    messages: FailureMessages,
 }
 
 impl OpenFinding {
@@ -60,28 +88,35 @@ impl OpenFinding {
         under.extend(failing.iter().map(|failing| failing.crash.crash_model()));
         under.sort_unstable_by_key(|model| model.name());
         under.dedup();
-        self.digests.extend(failing.iter().map(|failing| failing.tried.state.digest));
+        for failing in failing {
+            let digest = failing.tried.state.digest;
+            self.digests.insert(digest);
+            self.messages.add(failing.message.clone(), digest);
+        }
         self.finding.states = self.digests.len() as u64;
+    }
+
+    fn into_finding(self) -> Finding {
+        Finding { messages: self.messages.counts(), ..self.finding }
     }
 }
 
-/// Groups the failing states and shrinks one of each group. One state of each finding that hangs is repeated.
-pub(crate) fn group_findings(
-    spec: &ReportSpec,
-    recording: &Recording,
-    tried: &[TriedState],
-    attempts: &mut impl StateAttempts,
-) -> Vec<Finding> {
+/// Groups the failing states and shrinks one of each group. States that fail as controls do belong to the
+/// findings of these. One state of each finding that hangs is repeated.
+pub(crate) fn group_findings(source: FindingsSource<'_>, attempts: &mut impl StateAttempts) -> Vec<Finding> {
+    let FindingsSource { spec, recording, .. } = source;
+    let mut control_findings = ControlFindings::new(recording, source.controls);
     let mut findings: Vec<OpenFinding> = Vec::new();
-    for (FailureGroup { outcome, .. }, failing) in group_by_cause(recording, tried) {
+    for (FailureGroup { outcome, .. }, failing) in group_by_cause(source, &mut control_findings) {
         let smallest = failing.iter().min_by_key(|failing| candidate_size(&failing.blamed.candidate));
         let Some(smallest) = smallest else { continue };
         let candidate = shrink(&smallest.blamed.candidate, outcome, attempts);
-        let cause = cause_of(recording, &candidate, smallest.blamed.crash);
-        let is_same = |open: &OpenFinding| open.finding.cause == cause && open.finding.outcome == outcome;
+        let explanation = explain(recording, &candidate, smallest, outcome, attempts);
+        let is_same =
+            |open: &OpenFinding| open.finding.cause == explanation.cause && open.finding.outcome == outcome;
         let index = findings.iter().position(is_same).unwrap_or_else(|| {
             let finding = Finding {
-                cause,
+                cause: explanation.cause,
                 outcome,
                 under: Vec::new(),
                 states: 0,
@@ -89,68 +124,107 @@ pub(crate) fn group_findings(
                 between: operations_between(recording, &candidate),
                 operations: operation_lines(recording, &candidate),
                 difference: tree_difference(recording, &candidate),
-                error: smallest.tried.result.message.clone(),
-                advice: cause.advice().into(),
+                error: smallest.message_at(recording, &candidate, outcome),
+                messages: Vec::new(),
+                controls: None,
+                advice: explanation.advice,
                 state: candidate.name(),
                 repeat: spec.repeat_command_for(&candidate),
             };
-            findings.push(OpenFinding { finding, digests: BTreeSet::new() });
+            let (digests, messages) = (BTreeSet::new(), FailureMessages::default());
+            findings.push(OpenFinding { finding, digests, messages });
             findings.len() - 1
         });
         findings[index].add(&failing);
     }
-    let mut findings: Vec<Finding> = findings.into_iter().map(|open| open.finding).collect();
+    let mut findings: Vec<Finding> = findings.into_iter().map(OpenFinding::into_finding).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.states));
-    findings
+    // What fails without any crash comes first.
+    control_findings.into_findings(spec).into_iter().chain(findings).collect()
+}
+
+/// Finds out by further attempts what explains a failing state best: a name that the killed process has left, a
+/// promise that came too early, or the pattern of the save.
+fn explain(
+    recording: &Recording,
+    candidate: &CrashCandidate,
+    failing: &FailingState<'_>,
+    outcome: Outcome,
+    attempts: &mut impl StateAttempts,
+) -> Explanation {
+    if let Some(leftover) = without_leftover_names(recording, candidate)
+        && attempts.recovers(&leftover.candidate) == Some(true)
+    {
+        let (cause, name) = (Cause::StaleLock, leftover.first.display());
+        let advice = cause.advice(FailureSubject::File);
+        return Explanation {
+            cause,
+            advice: format!("without `{name}`, which the killed process has left, it recovers: {advice}"),
+        };
+    }
+    if failing.blamed.fails_when_acknowledged {
+        let cause = Cause::AcknowledgedTooEarly;
+        return Explanation { cause, advice: cause.advice(FailureSubject::File).into() };
+    }
+    Explanation::of(pattern_of(recording, candidate, failing.blamed.crash, outcome))
 }
 
 fn group_by_cause<'t>(
-    recording: &Recording,
-    tried: &'t [TriedState],
+    source: FindingsSource<'t>,
+    control_findings: &mut ControlFindings<'_>,
 ) -> BTreeMap<FailureGroup, Vec<FailingState<'t>>> {
+    let FindingsSource { recording, tried, .. } = source;
     let mut groups: BTreeMap<FailureGroup, Vec<FailingState<'_>>> = BTreeMap::new();
-    let mut process_crashes = ProcessCrashes::new(recording, tried);
+    let mut whole_states = WholeStates::new(recording, tried);
+    let mut patterns: HashMap<BlamedCrash, StatePattern> = HashMap::new();
     for tried_state in tried {
         for (crash, outcome) in tried_state.outcomes.iter().filter(|(_, outcome)| !is_acceptable(**outcome)) {
-            let candidate = &tried_state.state.witnesses[crash].candidate;
-            let blamed = process_crashes.blame(candidate, *crash, *outcome);
-            let cause = cause_of(recording, &blamed.candidate, blamed.crash);
-            let is_power_loss = blamed.crash != CrashKind::Process;
-            let group = FailureGroup { is_power_loss, cause, outcome: *outcome };
-            groups.entry(group).or_default().push(FailingState { tried: tried_state, crash: *crash, blamed });
+            if control_findings.explain(tried_state, *crash, *outcome) {
+                continue;
+            }
+            let witness = &tried_state.state.witnesses[crash];
+            let blamed = whole_states.blame(&witness.candidate, *crash, *outcome);
+            let key =
+                BlamedCrash { candidate: blamed.candidate.clone(), crash: blamed.crash, outcome: *outcome };
+            let found =
+                *patterns.entry(key).or_insert_with(|| StatePattern::of(recording, &blamed, *outcome));
+            let group = FailureGroup {
+                is_power_loss: blamed.crash != CrashKind::Process,
+                has_leftovers: found.has_leftovers,
+                cause: found.pattern.cause,
+                subject: found.pattern.subject,
+                outcome: *outcome,
+            };
+            let message = failure_message(&tried_state.result, *outcome, witness.acknowledged);
+            let failing = FailingState { tried: tried_state, crash: *crash, blamed, message };
+            groups.entry(group).or_default().push(failing);
         }
     }
     groups
 }
 
-/// The failing states that a process crash alone leaves.
-struct ProcessCrashes<'a> {
-    recording: &'a Recording,
-    /// By the digest of the tree.
-    outcomes: HashMap<[u8; 16], Outcome>,
-    /// The digests of the trees without a loss, by crash point, as far as they were needed.
-    digests: HashMap<u32, [u8; 16]>,
+/// A crash that is blamed for a failure. Many states have the same one.
+#[derive(PartialEq, Eq, Hash)]
+struct BlamedCrash {
+    candidate: CrashCandidate,
+    crash: CrashKind,
+    outcome: Outcome,
 }
 
-impl<'a> ProcessCrashes<'a> {
-    fn new(recording: &'a Recording, tried: &[TriedState]) -> ProcessCrashes<'a> {
-        let failing = tried.iter().filter_map(|tried_state| {
-            let outcome = tried_state.outcomes.get(&CrashKind::Process)?;
-            (!is_acceptable(*outcome)).then_some((tried_state.state.digest, *outcome))
-        });
-        ProcessCrashes { recording, outcomes: failing.collect(), digests: HashMap::new() }
-    }
+/// What can be told from the recording alone.
+#[derive(Clone, Copy)]
+struct StatePattern {
+    pattern: Pattern,
+    has_leftovers: bool,
+}
 
-    /// If a process crash at the same point fails in the same way, the lost operations are not the reason.
-    fn blame(&mut self, candidate: &CrashCandidate, crash: CrashKind, outcome: Outcome) -> Blamed {
-        if crash != CrashKind::Process {
-            let whole = CrashCandidate::whole(candidate.op_count as usize);
-            let digest =
-                self.digests.entry(candidate.op_count).or_insert_with(|| whole.tree(self.recording).digest());
-            if self.outcomes.get(digest) == Some(&outcome) {
-                return Blamed { candidate: whole, crash: CrashKind::Process };
-            }
-        }
-        Blamed { candidate: candidate.clone(), crash }
+impl StatePattern {
+    fn of(recording: &Recording, blamed: &Blamed, outcome: Outcome) -> StatePattern {
+        let pattern = match blamed.fails_when_acknowledged {
+            true => Pattern { cause: Cause::AcknowledgedTooEarly, subject: FailureSubject::File },
+            false => pattern_of(recording, &blamed.candidate, blamed.crash, outcome),
+        };
+        let has_leftovers = without_leftover_names(recording, &blamed.candidate).is_some();
+        StatePattern { pattern, has_leftovers }
     }
 }

@@ -16,10 +16,19 @@ pub(super) struct SaveWindow {
 
 impl SaveWindow {
     pub(super) fn of(recording: &Recording, candidate: &CrashCandidate) -> SaveWindow {
-        let op_count = candidate.op_count as usize;
+        SaveWindow::at(recording, candidate.op_count as usize)
+    }
+
+    /// The window around the moment after the first `op_count` operations.
+    pub(super) fn at(recording: &Recording, op_count: usize) -> SaveWindow {
         let (before, after) = recording.ops.split_at(op_count);
         let start = before.iter().rposition(Op::is_acknowledgement).map_or(0, |op| op + 1);
         let next = after.iter().position(Op::is_acknowledgement);
         SaveWindow { start, op_count, end: next.map_or(recording.ops.len(), |op| op_count + op) }
+    }
+
+    /// The state at the moment at which the last save before the crash point was acknowledged. `None`: none was.
+    pub(super) fn acknowledged_state(self) -> Option<CrashCandidate> {
+        (self.start > 0).then(|| CrashCandidate::whole(self.start))
     }
 }

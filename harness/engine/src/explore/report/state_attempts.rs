@@ -9,6 +9,9 @@ pub(crate) trait StateAttempts {
     /// The outcome of a candidate that may show `wanted` in a simpler way. `None`: it is not known.
     fn outcome_of(&mut self, candidate: &CrashCandidate, wanted: Outcome) -> Option<Outcome>;
 
+    /// Whether the recovery from a candidate is no finding. It is run whatever that may cost. `None`: it is not known.
+    fn recovers(&mut self, candidate: &CrashCandidate) -> Option<bool>;
+
     /// The outcome of a candidate that exceeded its time limit, repeated alone with a longer one. `None`: it
     /// was not repeated.
     fn repeat_hung(&mut self, candidate: &CrashCandidate) -> Option<Outcome>;

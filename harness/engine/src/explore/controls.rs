@@ -1,0 +1,288 @@
+//! Controls: recoveries from undamaged files, before any crash state is tried. A target that does not recover
+//! from these would fail in crash states too, and not because of the crash. Each starts a new process, and
+//! one runs at a time. Knows no causes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use scenarios::{Control, ControlFiles, FailedRun, Outcome, RecoveryCheck, UndisturbedCommand};
+
+use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
+use super::explore_config::ExploreConfig;
+use super::record::{Op, OpEffect, Recording};
+use super::replay::{
+    OutputOracle, RecoveryLimit, RecoveryResult, RecoveryWorker, ReplaySpec, Replayer, ResumeDifference,
+    TriedControl, is_acceptable,
+};
+use super::report::without_leftover_names;
+use super::states::CrashCandidate;
+use crate::sandbox::ProcessExit;
+
+/// At most this many saves have a control: the first, the last, and some between them.
+const MAX_SAVE_CONTROLS: usize = 5;
+/// At most this many later moments are tried to see whether a save was only acknowledged too early.
+const MAX_LATER_MOMENTS: usize = 8;
+
+/// The controls of an exploration.
+#[derive(Debug, Default)]
+pub(super) struct Controls {
+    pub(super) tried: Vec<TriedControl>,
+    /// How many saves have no control.
+    pub(super) left_out: usize,
+}
+
+impl Controls {
+    /// The controls as they are stored and reported.
+    pub(super) fn reported(&self) -> Vec<Control> {
+        let reported = self.tried.iter().map(|control| Control {
+            files: control.files,
+            outcome: control.outcome,
+            state: control.candidate.name(),
+        });
+        reported.collect()
+    }
+}
+
+/// What the controls of an exploration are made from.
+#[derive(Clone, Copy)]
+pub(super) struct ControlSpec<'a> {
+    pub(super) config: &'a ExploreConfig,
+    pub(super) recording: &'a Recording,
+    pub(super) oracle: &'a OutputOracle,
+    /// Whether the recorded run printed a line about resuming, so that the pattern is known to be right.
+    pub(super) baseline_reports_resume: bool,
+}
+
+impl ControlSpec<'_> {
+    /// Runs the controls.
+    ///
+    /// # Errors
+    /// `BaselineFailed`: the recovery does not even succeed from the files before the run, or nothing tells
+    /// whether recoveries resume. Every other error: the harness failed.
+    pub(super) fn run(self) -> Result<Controls, ExploreError> {
+        let moments = self.moments();
+        if moments.chosen.is_empty() {
+            return Ok(Controls::default());
+        }
+        let jobs = self.config.replay.jobs;
+        let replay = ReplaySpec { warm_modules: Vec::new(), jobs: 1, ..self.config.replay.clone() };
+        let replayer = Replayer::new(&replay, self.oracle, self.recording);
+        // The workers of the replay have smaller numbers.
+        let mut worker = replayer.worker(jobs)?;
+        let mut run =
+            ControlRun { spec: self, replayer: &replayer, worker: &mut worker, known: HashMap::new() };
+        let is_whole = self.config.enumerate.only_state.is_none();
+        if is_whole && self.config.resumes_with_command() {
+            run.check_start()?;
+        }
+        let mut tried = Vec::new();
+        for moment in &moments.chosen {
+            tried.push(run.try_control(*moment)?);
+        }
+        if is_whole {
+            self.check_resume_is_reported(&tried)?;
+        }
+        run.find_own_failures(&mut tried)?;
+        worker.close()?;
+        Ok(Controls { tried, left_out: moments.left_out })
+    }
+
+    /// The moments at which the files are undamaged and the target has to recover from them.
+    fn moments(self) -> ControlMoments {
+        let ops = &self.recording.ops;
+        let saves = ops.iter().enumerate().filter_map(|(index, op)| match op.effect {
+            OpEffect::Output { saved_step: Some(step), .. } => {
+                Some(ControlMoment { op_count: index + 1, files: ControlFiles::Saved { step } })
+            }
+            _ => None,
+        });
+        let saves: Vec<ControlMoment> = saves.collect();
+        let finished = ControlMoment { op_count: ops.len(), files: ControlFiles::Finished };
+        if let Some(state) = &self.config.enumerate.only_state {
+            let mut all = saves.into_iter().chain([finished]);
+            let only = all.find(|moment| CrashCandidate::whole(moment.op_count) == *state);
+            return ControlMoments { chosen: only.into_iter().collect(), left_out: 0 };
+        }
+        if self.config.record.first_crash.is_some() {
+            return ControlMoments { chosen: Vec::new(), left_out: 0 };
+        }
+        let chosen = spread(saves.len(), MAX_SAVE_CONTROLS);
+        let left_out = saves.len() - chosen.len();
+        let chosen = chosen.into_iter().map(|index| saves[index]).chain([finished]).collect();
+        ControlMoments { chosen, left_out }
+    }
+
+    /// Without any line about resuming, a recovery that resumes and one that starts over look alike.
+    fn check_resume_is_reported(self, tried: &[TriedControl]) -> Result<(), ExploreError> {
+        let is_needed = self.config.checks().contains(&RecoveryCheck::ResumedStep)
+            && self.config.judge.step.is_none()
+            && !self.baseline_reports_resume;
+        let mut ended_well =
+            tried.iter().filter(|control| control.result.ended == Some(ProcessExit::Exited(0))).peekable();
+        let is_silent =
+            ended_well.peek().is_some() && ended_well.all(|control| control.result.resumed_step.is_none());
+        match is_needed && is_silent && self.recording.save_count() > 0 {
+            true => Err(ExploreBaselineError::ResumeNotReported.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A moment of the recorded run.
+#[derive(Debug, Clone, Copy)]
+struct ControlMoment {
+    op_count: usize,
+    files: ControlFiles,
+}
+
+struct ControlMoments {
+    chosen: Vec<ControlMoment>,
+    left_out: usize,
+}
+
+/// At most `max` of the indexes below `count`: the first, the last, and others at equal distances.
+fn spread(count: usize, max: usize) -> BTreeSet<usize> {
+    match count <= max {
+        true => (0..count).collect(),
+        false => (0..max).map(|nth| nth * (count - 1) / (max - 1).max(1)).collect(),
+    }
+}
+
+/// Whether a recovery ended with exit code 0, but not as the baseline run.
+fn ends_otherwise(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Corrupt | Outcome::EndedEarly)
+}
+
+/// The worker of the controls, and what they did.
+struct ControlRun<'s, 'a, 'r, 'w> {
+    spec: ControlSpec<'s>,
+    replayer: &'a Replayer<'r>,
+    worker: &'a mut RecoveryWorker<'w>,
+    /// By the digest of the tree.
+    known: HashMap<[u8; 16], RecoveryResult>,
+}
+
+impl ControlRun<'_, '_, '_, '_> {
+    /// What the recovery from these files does. One that exceeds its time limit gets three times the limit.
+    fn result_of(&mut self, candidate: &CrashCandidate) -> Result<RecoveryResult, ExploreError> {
+        let digest = self.replayer.digest_of(candidate);
+        if let Some(known) = self.known.get(&digest) {
+            return Ok(known.clone());
+        }
+        let mut result = self.replayer.result_of(self.worker, candidate, RecoveryLimit::Usual)?;
+        if result.ended.is_none() {
+            result = self.replayer.result_of(self.worker, candidate, RecoveryLimit::Tripled)?;
+        }
+        self.known.insert(digest, result.clone());
+        Ok(result)
+    }
+
+    fn try_control(&mut self, moment: ControlMoment) -> Result<TriedControl, ExploreError> {
+        let candidate = CrashCandidate::whole(moment.op_count);
+        let result = self.result_of(&candidate)?;
+        let outcome = self.replayer.judge_at_crash_point(&result, &candidate);
+        let difference = ResumeDifference::of(&result, outcome, self.spec.oracle.baseline());
+        Ok(TriedControl {
+            files: moment.files,
+            acknowledged: self.spec.recording.acknowledged(moment.op_count),
+            candidate,
+            result,
+            outcome,
+            difference,
+            fails_by_itself: !is_acceptable(outcome),
+        })
+    }
+
+    /// Checks that the command gives the same result twice. If it does not, nothing can be compared.
+    fn check_start(&mut self) -> Result<(), ExploreError> {
+        let candidate = CrashCandidate::whole(0);
+        let result = self.result_of(&candidate)?;
+        let outcome = self.replayer.judge_at_crash_point(&result, &candidate);
+        if !(ends_otherwise(outcome) || matches!(outcome, Outcome::Crashed | Outcome::Hung)) {
+            return Ok(());
+        }
+        let baseline = self.spec.oracle.baseline().final_value.clone();
+        let values = ValueDifference { recovery: result.final_value, baseline };
+        let difference = Some(values).filter(|values| values.recovery != values.baseline);
+        let run = Box::new(FailedRun {
+            last_lines: result.last_lines,
+            sandbox_hints: self.spec.recording.gaps.sandbox_hints.clone(),
+            ..FailedRun::new(UndisturbedCommand::Recovery, ProcessExit::ending(result.ended), Vec::new())
+        });
+        let files = "the files before the run";
+        Err(ExploreBaselineError::RecoveryFailed { files, outcome, run, difference }.into())
+    }
+
+    /// Finds out which controls do not fail by themselves. One control stands for all with its outcome.
+    fn find_own_failures(&mut self, tried: &mut [TriedControl]) -> Result<(), ExploreError> {
+        let recovers = |control: &TriedControl| {
+            !control.is_failing() && matches!(control.files, ControlFiles::Saved { .. })
+        };
+        let some_save_recovers = tried.iter().any(recovers);
+        let mut own_failures: HashMap<Outcome, bool> = HashMap::new();
+        for control in tried.iter_mut().filter(|control| control.is_failing()) {
+            control.fails_by_itself = match control.files {
+                ControlFiles::Saved { .. } => match own_failures.get(&control.outcome) {
+                    Some(own) => *own,
+                    None => {
+                        let own = self.fails_by_itself(control)?;
+                        own_failures.insert(control.outcome, own);
+                        own
+                    }
+                },
+                // The saves were good, so something has changed them since: that is for the crash states to show.
+                ControlFiles::Finished => {
+                    !(some_save_recovers && matches!(control.outcome, Outcome::LostWork | Outcome::Restarted))
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether neither a name that a killed process has left, nor a promise before the end of the save explains
+    /// that this control fails.
+    fn fails_by_itself(&mut self, control: &TriedControl) -> Result<bool, ExploreError> {
+        if let Some(leftover) = without_leftover_names(self.spec.recording, &control.candidate) {
+            let result = self.result_of(&leftover.candidate)?;
+            if is_acceptable(self.replayer.judge_at_crash_point(&result, &leftover.candidate)) {
+                return Ok(false);
+            }
+        }
+        for op_count in self.later_moments(control) {
+            let candidate = CrashCandidate::whole(op_count);
+            let result = self.result_of(&candidate)?;
+            let is_kept = match result.resumed_step {
+                Some(step) => Some(step) == control.acknowledged,
+                None => !ends_otherwise(control.outcome),
+            };
+            if is_kept && is_acceptable(self.replayer.judge_at_crash_point(&result, &candidate)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moments after file operations, until the next save is acknowledged.
+    fn later_moments(&self, control: &TriedControl) -> Vec<usize> {
+        let ops = &self.spec.recording.ops;
+        let start = control.candidate.op_count as usize;
+        let next = ops[start..].iter().position(Op::is_acknowledgement);
+        let end = next.map_or(ops.len(), |next| start + next);
+        let is_change = |op: &Op| !matches!(op.effect, OpEffect::Output { .. });
+        let later: Vec<usize> =
+            (start..end).filter(|index| is_change(&ops[*index])).map(|index| index + 1).collect();
+        spread(later.len(), MAX_LATER_MOMENTS).into_iter().map(|index| later[index]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn the_first_the_last_and_some_between_are_chosen() {
+        let chosen = |count, max| spread(count, max).into_iter().collect::<Vec<_>>();
+        assert_eq!(chosen(0, 5), [0; 0]);
+        assert_eq!(chosen(5, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(chosen(101, 5), [0, 25, 50, 75, 100]);
+    }
+}

@@ -1,0 +1,222 @@
+//! The findings that controls show: the target does not recover from undamaged files. Knows which crash states
+//! fail in the same way, so that only worse ones are reported as findings of their own. Text for people.
+
+use std::collections::BTreeSet;
+
+use scenarios::{Cause, ControlFiles, CrashModel, FailingControls, FailureSubject, Finding, Outcome};
+
+use super::failure_message::{FailureMessages, failure_message, kind_of_message};
+use super::removed_newest::{RemovedNewest, removed_newest};
+use super::report_spec::ReportSpec;
+use super::save_window::SaveWindow;
+use super::state_text::{operation_lines, operations_between};
+use crate::explore::record::{Op, Recording};
+use crate::explore::replay::{ResumeDifference, TriedControl, TriedState};
+use crate::explore::states::CrashKind;
+
+/// What failing controls have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ControlFailure {
+    StartsOver,
+    EndsOtherwise,
+    Crashes,
+    Hangs,
+}
+
+impl ControlFailure {
+    fn of(outcome: Outcome) -> Option<ControlFailure> {
+        match outcome {
+            Outcome::LostWork | Outcome::Restarted => Some(ControlFailure::StartsOver),
+            Outcome::Corrupt | Outcome::EndedEarly => Some(ControlFailure::EndsOtherwise),
+            Outcome::Crashed => Some(ControlFailure::Crashes),
+            Outcome::Hung => Some(ControlFailure::Hangs),
+            Outcome::Recovered | Outcome::Refused | Outcome::NotJudged => None,
+        }
+    }
+}
+
+/// Controls that fail in one way, and the crash states that they explain.
+struct ControlGroup<'c> {
+    failure: ControlFailure,
+    cause: Cause,
+    controls: Vec<&'c TriedControl>,
+    under: BTreeSet<CrashKind>,
+    digests: BTreeSet<[u8; 16]>,
+    messages: FailureMessages,
+}
+
+/// The groups of an exploration's controls.
+pub(super) struct ControlFindings<'c> {
+    recording: &'c Recording,
+    all: &'c [TriedControl],
+    groups: Vec<ControlGroup<'c>>,
+}
+
+impl<'c> ControlFindings<'c> {
+    pub(super) fn new(recording: &'c Recording, all: &'c [TriedControl]) -> ControlFindings<'c> {
+        let mut groups: Vec<ControlGroup<'c>> = Vec::new();
+        for control in all.iter().filter(|control| control.fails_by_itself) {
+            let Some(failure) = ControlFailure::of(control.outcome) else { continue };
+            let cause = cause_of_control(recording, control, failure);
+            let digest = control.candidate.tree(recording).digest();
+            let message = failure_message(&control.result, control.outcome, control.acknowledged);
+            let is_same = |group: &ControlGroup<'_>| group.failure == failure && group.cause == cause;
+            let index = groups.iter().position(is_same).unwrap_or_else(|| {
+                groups.push(ControlGroup {
+                    failure,
+                    cause,
+                    controls: Vec::new(),
+                    under: BTreeSet::new(),
+                    digests: BTreeSet::new(),
+                    messages: FailureMessages::default(),
+                });
+                groups.len() - 1
+            });
+            groups[index].controls.push(control);
+            groups[index].digests.insert(digest);
+            groups[index].messages.add(message, digest);
+        }
+        ControlFindings { recording, all, groups }
+    }
+
+    /// Counts a failing crash state with the controls that fail in the same way. Returns whether there are some.
+    pub(super) fn explain(&mut self, tried: &TriedState, crash: CrashKind, outcome: Outcome) -> bool {
+        let acknowledged = tried.state.witnesses[&crash].acknowledged;
+        let message = failure_message(&tried.result, outcome, acknowledged);
+        let explains = |group: &ControlGroup<'_>| {
+            ControlFailure::of(outcome) == Some(group.failure)
+                && self.is_alike(group, tried, acknowledged, &message)
+        };
+        let Some(index) = self.groups.iter().position(explains) else { return false };
+        let group = &mut self.groups[index];
+        group.under.insert(crash);
+        group.digests.insert(tried.state.digest);
+        group.messages.add(message, tried.state.digest);
+        true
+    }
+
+    /// Whether a state that fails as this group does so for the same reason.
+    fn is_alike(
+        &self,
+        group: &ControlGroup<'_>,
+        tried: &TriedState,
+        acknowledged: Option<u64>,
+        message: &str,
+    ) -> bool {
+        let kind = kind_of_message(message);
+        let has_same_message = || {
+            group.controls.iter().any(|control| {
+                let own = failure_message(&control.result, control.outcome, control.acknowledged);
+                kind_of_message(&own) == kind
+            })
+        };
+        let some_save_recovers = self.all.iter().any(|control| is_of_save(control) && !control.is_failing());
+        match group.failure {
+            ControlFailure::Crashes => has_same_message(),
+            ControlFailure::Hangs => !some_save_recovers,
+            ControlFailure::StartsOver => {
+                let is_same_save =
+                    |control: &&TriedControl| is_of_save(control) && control.acknowledged == acknowledged;
+                !some_save_recovers || group.controls.iter().any(is_same_save)
+            }
+            ControlFailure::EndsOtherwise => {
+                let step = tried.result.resumed_step;
+                let mut same_step =
+                    self.all.iter().filter(|control| step.is_some() && control.result.resumed_step == step);
+                match same_step.clone().next() {
+                    Some(_) => same_step.any(|control| {
+                        group.controls.iter().any(|failing| failing.candidate == control.candidate)
+                    }),
+                    None => {
+                        !some_save_recovers
+                            || group.controls.iter().any(|control| is_of_save(control))
+                            || has_same_message()
+                    }
+                }
+            }
+        }
+    }
+
+    /// One finding for each group.
+    pub(super) fn into_findings(self, spec: &ReportSpec) -> Vec<Finding> {
+        let tried = self.all.len() as u64;
+        let findings = self.groups.into_iter().filter_map(|group| {
+            let first = group.controls.first()?;
+            let mut under: Vec<CrashModel> = group.under.iter().map(|crash| crash.crash_model()).collect();
+            under.sort_unstable_by_key(|model| model.name());
+            Some(Finding {
+                cause: group.cause,
+                outcome: first.outcome,
+                under,
+                states: group.digests.len() as u64,
+                repeated: (first.outcome == Outcome::Hung).then_some(Outcome::Hung),
+                between: operations_between(self.recording, &first.candidate),
+                operations: operation_lines(self.recording, &first.candidate),
+                difference: Vec::new(),
+                error: failure_message(&first.result, first.outcome, first.acknowledged),
+                messages: group.messages.counts(),
+                controls: Some(FailingControls {
+                    failing: group.controls.len() as u64,
+                    tried,
+                    first: first.files,
+                }),
+                advice: advice(group.cause, first.difference).into(),
+                state: first.candidate.name(),
+                repeat: spec.repeat_command_for(&first.candidate),
+            })
+        });
+        findings.collect()
+    }
+}
+
+fn is_of_save(control: &TriedControl) -> bool {
+    matches!(control.files, ControlFiles::Saved { .. })
+}
+
+fn cause_of_control(recording: &Recording, control: &TriedControl, failure: ControlFailure) -> Cause {
+    if failure == ControlFailure::EndsOtherwise {
+        return Cause::ResumeDiffers;
+    }
+    let op_count = control.candidate.op_count as usize;
+    // The save that was acknowledged last, and what was done since.
+    let acknowledged = recording.ops[..op_count].iter().rposition(Op::is_acknowledgement).unwrap_or(0);
+    let from = SaveWindow::at(recording, acknowledged).start;
+    let is_pruned = removed_newest(recording, from, op_count) == Some(RemovedNewest::OlderStay);
+    if failure == ControlFailure::StartsOver && is_pruned {
+        Cause::NewestPruned
+    } else {
+        Cause::DoesNotResume
+    }
+}
+
+/// What to change, by what differs first.
+fn advice(cause: Cause, difference: Option<ResumeDifference>) -> &'static str {
+    let (Cause::ResumeDiffers, Some(difference)) = (cause, difference) else {
+        return cause.advice(FailureSubject::File);
+    };
+    match difference {
+        ResumeDifference::FirstStepConsumed => {
+            "the first step after the resume consumed something else: save and restore the position in the data and \
+             the random states (of the sampler, Python, NumPy, the framework and loader workers)"
+        }
+        ResumeDifference::LaterStepConsumed => {
+            "the first steps after the resume consumed the same, a later one did not: save and restore what the order \
+             of later samples depends on, such as the epoch number and the seed of the next shuffle"
+        }
+        ResumeDifference::FinalValueOnly => {
+            "each step consumed the same, but the result differs: save and restore the optimizer, the scheduler, the \
+             random states of layers such as dropout, all weights and the best value"
+        }
+        ResumeDifference::FinalValue => {
+            "the result differs: give --consumed to see whether the samples differ already. If not, save and restore \
+             the optimizer, the scheduler, all weights and the best value"
+        }
+        ResumeDifference::Check => {
+            "the check command fails on undamaged files: look at what it says, and at what the resume changes"
+        }
+        ResumeDifference::LastStep => {
+            "the resumed run ended too early: save and restore the position (epoch, step, place in the epoch) as it \
+             is after the saved step, and not one epoch further"
+        }
+    }
+}
