@@ -250,6 +250,27 @@ impl TargetThread {
             .collect()
     }
 
+    /// Whether the target may write all of this memory.
+    pub(super) fn can_write(&self, segment: MemorySegment) -> bool {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.tid)).unwrap_or_default();
+        let end = segment.address.saturating_add(segment.len_bytes);
+        let mut covered = segment.address;
+        // In order of their addresses.
+        for line in maps.lines() {
+            let Some((range, rest)) = line.split_once(' ') else { continue };
+            let bounds = range.split_once('-').map(|bounds| <[&str; 2]>::from(bounds));
+            let Some([Ok(from), Ok(to)]) =
+                bounds.map(|bounds| bounds.map(|hex| u64::from_str_radix(hex, 16)))
+            else {
+                continue;
+            };
+            if from <= covered && covered < to && rest.as_bytes().get(1) == Some(&b'w') {
+                covered = to;
+            }
+        }
+        covered >= end
+    }
+
     /// Follows a path argument, which must not be empty.
     pub(super) fn walk(&self, path: PathArgument, options: WalkOptions) -> Result<WalkedPath, FollowError> {
         let text = self.read_string(path.text_address)?;

@@ -211,6 +211,11 @@ impl CallContext<'_> {
             return Ok(None);
         }
         let piece_bytes = piece_bytes(descriptor_flags);
+        let is_direct = descriptor_flags.contains(OFlag::O_DIRECT);
+        if is_direct && !segments.iter().all(|segment| self.thread.can_write(*segment)) {
+            // The kernel refuses a direct read that lacks some of its memory, however few bytes there are.
+            return Ok(None);
+        }
         let mut total = 0;
         for MemorySegment { address, len_bytes } in segments {
             let mut done = 0;

@@ -144,10 +144,9 @@ impl CallContext<'_> {
         offset: u64,
         len_bytes: u64,
     ) -> PerformResult {
-        if i64::try_from(offset.saturating_add(len_bytes)).is_err() {
-            // No file is that large: the kernel refuses the call.
-            return Ok(None);
-        }
+        // No file is larger: the kernel cuts a write there.
+        let Some(most_bytes) = (i64::MAX as u64).checked_sub(offset) else { return Ok(None) };
+        let len_bytes = len_bytes.min(most_bytes);
         // A file that ends before may become longer also if nothing is written.
         let first = offset.min(file.stat.size_bytes);
         let (offset, len_bytes) = (first, len_bytes + (offset - first));
