@@ -232,7 +232,7 @@ fn another_base_model_is_an_error_that_names_both() {
     assert_eq!(output.status.code(), Some(11), "{}", all_output(&output));
     let error = text(&output.stderr);
     assert!(
-        error.contains("the checkpoints were made with base") && error.contains("and this root's base is"),
+        error.contains("the job was accepted with base") && error.contains("and this root's base is"),
         "{error}"
     );
     assert_eq!(sorted_names(&root.path().join("queue/processing")).len(), 1);

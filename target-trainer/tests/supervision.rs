@@ -128,8 +128,11 @@ fn the_exit_code_and_the_status_tell_how_the_daemon_ended() {
     root.drain();
     assert_eq!((&status(&root)["state"], &ended(&root)["exit_code"]), (&"stopped".into(), &0.into()));
 
-    let failing = TrainerRoot::with_job(&["recipe.steps=2", "train.max_crashes=1"]);
-    spoil_data_after_it_was_accepted(&failing);
+    let failing = TrainerRoot::with_job(&["recipe.steps=100000", "train.max_crashes=1"]);
+    failing.kill_after_checkpoints(1);
+    let queue = failing.path().join("queue/processing");
+    let data = queue.join(&sorted_names(&queue)[0]).join("data.jsonl");
+    std::fs::write(data, "{\"text\":\"other\"}\n").unwrap();
     failing.drain_with_failed_job();
     assert_eq!(ended(&failing)["exit_code"], 20);
     // The failure was told; the next daemon has nothing to do.
@@ -155,20 +158,6 @@ fn the_exit_code_and_the_status_tell_how_the_daemon_ended() {
     replace_by_file(&stuck.path().join("done"));
     let output = stuck.spawn_daemon().wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(13), "{}", all_output(&output));
-}
-
-/// Lets the daemon accept the data, but not train on it.
-fn spoil_data_after_it_was_accepted(root: &TrainerRoot) {
-    let config = root.path().join("base/config.json");
-    let content = std::fs::read(&config).unwrap();
-    std::fs::write(&config, "{}").unwrap();
-    let output = root.spawn_daemon().wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(11), "{}", all_output(&output));
-    assert_eq!(ended(root)["exit_code"], 11);
-    std::fs::write(&config, content).unwrap();
-    let queue = root.path().join("queue/processing");
-    let data = queue.join(&sorted_names(&queue)[0]).join("data.jsonl");
-    std::fs::write(data, "{\"text\":\"other\"}\n").unwrap();
 }
 
 #[test]

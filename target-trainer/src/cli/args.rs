@@ -91,6 +91,9 @@ pub(super) struct WorkerArgs {
     /// Id of the job's data
     #[arg(long)]
     pub(super) data: String,
+    /// Digest of the base model that the job was accepted with
+    #[arg(long)]
+    pub(super) base: Option<String>,
     #[arg(long)]
     pub(super) micro_batch: NonZeroUsize,
     #[arg(long)]

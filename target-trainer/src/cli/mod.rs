@@ -166,6 +166,7 @@ fn train_job(args: &WorkerArgs) -> Result<Exit, CliError> {
         settings: &settings,
         job: &args.job,
         data: &args.data,
+        base: args.base.as_deref(),
         micro_batch: args.micro_batch,
         device: args.device,
         wait_tracker,

@@ -99,6 +99,11 @@ impl Inbox {
         }
     }
 
+    /// Why no file is accepted at the moment, if so.
+    pub(super) fn pause_message(&self) -> Option<&str> {
+        self.pause.as_ref().map(Trouble::message)
+    }
+
     /// Whether a look now has something to do.
     pub(super) fn has_work(&self) -> bool {
         let is_paused = self.pause.as_ref().is_some_and(|pause| !pause.is_due());

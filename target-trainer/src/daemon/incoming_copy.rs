@@ -215,6 +215,7 @@ impl IncomingCopy {
         let job = Job {
             id: job_id(&data, base, recipe),
             data: Some(data),
+            base: Some(base.to_owned()),
             recipe: Some(recipe.clone()),
             name: shown(&self.name.to_string_lossy()),
             samples: self.counts.samples,

@@ -23,6 +23,9 @@ pub(super) struct Job {
     /// Id of its data. An earlier version used it as the job's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<String>,
+    /// Digest of the base model at the time when it was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<String>,
     /// The recipe at the time when it was accepted. Later changes of the settings are for later jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) recipe: Option<Recipe>,

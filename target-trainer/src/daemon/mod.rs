@@ -85,6 +85,7 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         active: None,
         last_finished: None,
         has_failed_jobs: false,
+        intake_pause: None,
         hang_reported: None,
         started: Instant::now(),
     }
@@ -136,6 +137,8 @@ struct Daemon<'a> {
     last_finished: Option<String>,
     /// Whether a job has failed since the start.
     has_failed_jobs: bool,
+    /// Why intake is paused, as the status shows it.
+    intake_pause: Option<String>,
     /// When a worker that hangs in the kernel was last reported.
     hang_reported: Option<Instant>,
     started: Instant,
@@ -157,6 +160,7 @@ impl Daemon<'_> {
                 return Ok(self.stop());
             }
             self.inbox.look(self.config, &mut self.queue)?;
+            self.report_intake_pause();
             self.queue.retry_departures(self.config);
             self.check_gpu();
             if self.active.is_none() {
@@ -169,6 +173,17 @@ impl Daemon<'_> {
                 return Ok(exit);
             } else if !self.inbox.has_work() {
                 std::thread::sleep(POLL_INTERVAL);
+            }
+        }
+    }
+
+    /// Shows in the status why intake is paused.
+    fn report_intake_pause(&mut self) {
+        let message = self.inbox.pause_message();
+        if message != self.intake_pause.as_deref() {
+            self.intake_pause = message.map(str::to_owned);
+            if let Some(message) = &self.intake_pause {
+                self.status.record_trouble(message);
             }
         }
     }
@@ -398,6 +413,13 @@ impl Daemon<'_> {
 
     fn handle_worker_exit(&mut self, exit: restart_policy::WorkerExit) -> Result<(), DaemonError> {
         let Some(mut active) = self.active.take() else { return Ok(()) };
+        // It may have been killed after its result was complete. The job then leaves the queue as one that an
+        // earlier daemon has finished.
+        let result = jobs::finished_result(&self.config.layout, &active.job);
+        if !exit.status.success() && result.is_ok_and(|result| result.is_some()) {
+            self.report_idle();
+            return Ok(());
+        }
         let reason = active.exit_reason.take().unwrap_or_default();
         match active.restart_policy.decide(exit, &reason) {
             NextAction::FinishJob => {

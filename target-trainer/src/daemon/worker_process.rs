@@ -81,6 +81,7 @@ impl WorkerProcess {
         // So that CUDA numbers GPUs as NVML does.
         command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command
+            .args(job.base.iter().flat_map(|base| ["--base", base]))
             .args(["--parent", &std::process::id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());

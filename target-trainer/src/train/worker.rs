@@ -42,6 +42,8 @@ pub struct WorkerConfig<'a> {
     pub job: &'a str,
     /// Id of the job's data.
     pub data: &'a str,
+    /// Digest of the base model that the job was accepted with, if it is known.
+    pub base: Option<&'a str>,
     /// Samples in memory at once. May be smaller than the setting after an out-of-memory error.
     pub micro_batch: NonZeroUsize,
     /// The device to train on.
@@ -88,6 +90,9 @@ impl<'a> TrainingRun<'a> {
         let Settings { train, recipe, guards, device, .. } = config.settings;
         let base_dir = config.layout.base();
         let base = with_patience(config, BaseModelError::may_pass, || BaseModel::digest(&base_dir))?;
+        if let Some(accepted) = config.base.filter(|accepted| *accepted != base) {
+            return Err(WorkerError::OtherBase { accepted: accepted.to_owned(), found: base });
+        }
         let device_id = resolve_device(config.device);
         let engine_config = EngineConfig {
             device: device_id,

@@ -16,6 +16,12 @@ pub(super) enum WorkerError {
     /// The base model can't be read.
     #[error(transparent)]
     Base(#[from] BaseModelError),
+    /// The base model is not the one of the job. Both are digests.
+    #[error(
+        "the job was accepted with base {accepted}, and this root's base is {found}; restore the original \
+         base model, or move the job out of the queue"
+    )]
+    OtherBase { accepted: String, found: String },
     /// The job's data can't be opened.
     #[error("`{path}`", path = .path.display())]
     OpenData { path: PathBuf, source: std::io::Error },
@@ -103,7 +109,7 @@ impl WorkerError {
     /// The exit code for this error.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            WorkerError::Base(_) => Exit::BaseModel,
+            WorkerError::Base(_) | WorkerError::OtherBase { .. } => Exit::BaseModel,
             error @ (WorkerError::OpenData { .. } | WorkerError::ReadData { .. })
                 if job_data::may_pass(error) =>
             {
