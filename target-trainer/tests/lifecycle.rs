@@ -249,7 +249,7 @@ fn a_job_keeps_the_recipe_of_its_acceptance_and_another_recipe_is_another_job() 
     // In the middle of the job: for later jobs only.
     let path = root.path().join("settings.toml");
     let settings = std::fs::read_to_string(&path).unwrap();
-    let changed = settings.replacen("rank = 8", "rank = 4", 1).replacen("seed = 1", "seed = 2", 1);
+    let changed = settings.replacen("rank = 8", "rank = 4", 1).replacen("steps = 300", "steps = 5", 1);
     assert_ne!(changed, settings);
     std::fs::write(&path, &changed).unwrap();
     assert!(root.verify().status.success());
@@ -271,9 +271,6 @@ fn a_job_keeps_the_recipe_of_its_acceptance_and_another_recipe_is_another_job() 
     // Each of them is known now.
     submit();
     assert!(root.drain().contains("duplicate"));
-    std::fs::write(&path, &settings).unwrap();
-    submit();
-    assert!(root.drain().contains("accepted job"), "the first recipe with the other base");
 }
 
 #[test]

@@ -283,7 +283,7 @@ fn pipes_and_devices_in_the_place_of_files_hang_nobody() {
     pipe(&root.path().join("done/x/adapter_model.safetensors"));
     let verify = root.verify();
     assert_eq!(verify.status.code(), Some(1));
-    assert_eq!(all_output(&verify).matches("a pipe or a device, not a regular file").count(), 2);
+    assert_eq!(all_output(&verify).matches("a pipe or a device, not a regular file").count(), 3);
     let daemon = root.spawn_daemon();
     let log = root.path().join("logs/daemon.log");
     wait_for("steps", || status(&root)["pid"] == daemon.id() && status(&root)["step"].as_u64() > Some(0));
