@@ -186,6 +186,7 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             command: prepared.command,
             host_access: prepared.host_access.clone(),
             saved_pattern: prepared.saved_pattern,
+            announced: prepared.judge.patterns(),
             unfollowed: prepared.unfollowed,
             first_crash: None,
             max_copied_bytes: MAX_COPIED_BYTES,

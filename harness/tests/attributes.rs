@@ -119,6 +119,7 @@ fn check(before: &[Value], changes: &[Value]) -> Recording {
         payload_log: &dir.path().join("payload"),
         output_pipes: Vec::new(),
         saved_pattern: None,
+        announced: Vec::new(),
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));

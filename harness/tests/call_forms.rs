@@ -82,6 +82,7 @@ fn record(argv: &[&str], change: fn(&Path)) -> RecordedRun {
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
+        announced: Vec::new(),
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));

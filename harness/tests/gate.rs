@@ -116,6 +116,7 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
+        announced: Vec::new(),
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
@@ -239,6 +240,7 @@ fn every_line_is_written_once(run: SignalRun, arguments: &[&str]) {
                 payload_log: &payload_log,
                 output_pipes: Vec::new(),
                 saved_pattern: None,
+                announced: Vec::new(),
                 internal_pattern: None,
             };
             let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));

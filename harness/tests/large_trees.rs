@@ -115,6 +115,7 @@ impl Case {
                 command: self.launch(&self.command),
                 host_access: HostAccess::default(),
                 saved_pattern: self.saved.clone(),
+                announced: Vec::new(),
                 unfollowed: Vec::new(),
                 first_crash: None,
                 max_copied_bytes,

@@ -7,10 +7,10 @@
 #[macro_use]
 mod support;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use scenarios::{Outcome, Verdict};
-use support::command::workspace;
+use support::command::{TRAINWRECK, output_text, workspace};
 use support::machine::{GATE, missing};
 use support::scenario_run::{ScenarioFiles, ScenarioRun};
 
@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         a_daemon_that_does_a_finished_job_again_is_caught,
         exit_code_0_alone_is_not_judged,
         a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm,
+        explore_reads_all_of_a_long_output_and_asks_for_the_end,
     ])
 }
 
@@ -188,4 +189,30 @@ fn exit_code_0_alone_is_not_judged() {
 /// It removes its save at its end, as it always does.
 fn a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm() {
     assert_outcome(&run("one-shot", ONE_RENAME_FAILS), "one-shot", Outcome::Recovered);
+}
+
+/// What explore prints about a style, and its exit code.
+fn explore(style: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut explorer = Command::new(TRAINWRECK);
+    explorer.args(["explore", "--crash", "process", "--watch"]).arg(dir.path().join("ckpt"));
+    explorer.args(["--step", r"^step (?<step>\d+)", "--saved", r"^saved step (?<step>\d+)"]);
+    explorer.args(["--resumed", r"^resumed from step (?<step>\d+)", "--same", r"^finished (\d+)", "--"]);
+    explorer.arg(workspace().join("harness/tests/targets/promises.sh")).arg(style).arg(dir.path());
+    let output = explorer.output().unwrap();
+    (output.status.code(), output_text(&output))
+}
+
+fn explore_reads_all_of_a_long_output_and_asks_for_the_end() {
+    for style in ["sound", "stderr", "returns", "chatty"] {
+        let (code, text) = explore(style);
+        assert_eq!(code, Some(0), "{style}: {text}");
+    }
+    for (style, outcome) in
+        [("chatty-ends-early", "ended-early"), ("leaves-out", "corrupt"), ("stderr-lost", "restarted")]
+    {
+        let (code, text) = explore(style);
+        assert_eq!(code, Some(1), "{style}: {text}");
+        assert!(text.contains(&format!("-> {outcome}")), "{style}: {text}");
+    }
 }

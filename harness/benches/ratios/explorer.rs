@@ -55,6 +55,7 @@ fn explore_config(
             command,
             host_access: HostAccess::default(),
             saved_pattern: None,
+            announced: Vec::new(),
             unfollowed: Vec::new(),
             first_crash: None,
             max_copied_bytes: MAX_COPIED_BYTES,

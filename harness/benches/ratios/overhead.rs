@@ -178,6 +178,7 @@ fn measure_program(gate: GateMode, program: &[&str]) -> f64 {
                 payload_log: &payload_log,
                 output_pipes: Vec::new(),
                 saved_pattern: None,
+                announced: Vec::new(),
                 internal_pattern: None,
             };
             let recorder = OpRecorder::new(config).unwrap();

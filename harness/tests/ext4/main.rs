@@ -146,6 +146,7 @@ fn record_and_crash(
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
+        announced: Vec::new(),
         internal_pattern: None,
     };
     let recorder = OpRecorder::new(config).unwrap();

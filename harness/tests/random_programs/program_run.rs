@@ -96,6 +96,7 @@ fn record(
         payload_log: &payload_log,
         output_pipes: Vec::new(),
         saved_pattern: None,
+        announced: Vec::new(),
         internal_pattern: None,
     };
     let recorder = RecordedCalls { recorder: OpRecorder::new(config).unwrap(), defect };

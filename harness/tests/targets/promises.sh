@@ -1,6 +1,6 @@
 #!/bin/sh
 # A trainer in a few lines of shell that promises more than it holds. Usage: promises.sh STYLE ROOT. Each style but
-# `sound`, `careful`, `stderr`, `returns` and `from-zero` has one defect. It saves each third of 9 steps.
+# `sound`, `stderr`, `returns`, `chatty`, `from-zero` and `one-shot` has one defect. It saves each third of 9 steps.
 style=$1
 cd "$2" || exit 9
 mkdir -p ckpt
@@ -8,6 +8,11 @@ say() { echo "$1"; }
 case $style in
 stderr*) say() { echo "$1" >&2; } ;;
 returns*) say() { printf '%s\r' "$1"; } ;;
+chatty*)
+    # What matters is in the middle of a long log.
+    noise=$(seq -f 'a line of a log, number %.0f' 400)
+    say() { printf '%s\n%s\n%s\n' "$noise" "$1" "$noise"; }
+    ;;
 esac
 
 save() {
@@ -32,7 +37,9 @@ fi
 say "resumed from step $step"
 end=9
 began=$step
-[ "$style" = ends-early ] && [ "$step" -gt 0 ] && [ "$step" -lt 9 ] && end=$((step + 1))
+case $style in
+*ends-early) [ "$step" -gt 0 ] && [ "$step" -lt 9 ] && end=$((step + 1)) ;;
+esac
 [ "$style" = leaves-out ] && [ "$step" -gt 0 ] && [ "$step" -lt 9 ] && step=$((step + 1))
 while [ "$step" -lt "$end" ]; do
     step=$((step + 1))
@@ -41,7 +48,7 @@ while [ "$step" -lt "$end" ]; do
     [ $((step % 3)) -eq 0 ] && save
 done
 [ "$style" = one-shot ] && rm -f ckpt/latest
-[ "$style" = ends-early ] || say "finished 9"
+say "finished 9"
 if [ "$style" = forgets-the-end ]; then
     rm -f ckpt/latest
     echo 9 >ckpt/latest

@@ -41,9 +41,15 @@ impl AnnouncementPatterns {
         }
     }
 
+    /// All patterns.
+    pub fn all(&self) -> Vec<Regex> {
+        let AnnouncementPatterns { step, saved, resumed, rolled_back, consumed, same } = self;
+        [step, saved, resumed, rolled_back, consumed, same].into_iter().flatten().cloned().collect()
+    }
+
     /// What one line announces. The colours of a terminal are no part of it.
     pub fn parse(&self, line: &str) -> Vec<Announcement> {
-        let line = without_escapes(line);
+        let line = plain_line(line);
         let captures = |pattern: &'_ Option<Regex>| pattern.as_ref()?.captures(&line);
         let mut found = Vec::new();
         let mut add = |captures: &Captures<'_>, what: Option<Announced>| {
@@ -80,7 +86,7 @@ fn step_in(captures: &Captures<'_>) -> Option<u64> {
 }
 
 /// The line without the sequences by which a terminal is told colours: `ESC [ .. letter`.
-fn without_escapes(line: &str) -> Cow<'_, str> {
+pub fn plain_line(line: &str) -> Cow<'_, str> {
     if !line.contains(ESCAPE) {
         return Cow::Borrowed(line);
     }

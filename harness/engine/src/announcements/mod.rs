@@ -6,5 +6,5 @@ mod announcement_patterns;
 mod line_splitter;
 
 pub use announcement::{Announced, Announcement};
-pub use announcement_patterns::AnnouncementPatterns;
+pub use announcement_patterns::{AnnouncementPatterns, plain_line};
 pub use line_splitter::{LineSplitter, MAX_LINE_BYTES};

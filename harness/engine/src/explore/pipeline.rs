@@ -275,7 +275,7 @@ fn check_recording(
     if must_save && recorded.recording.save_count() == 0 {
         return Err(ExploreBaselineError::NothingSaved.into());
     }
-    match oracle.option_without_values() {
+    match oracle.option_without_values(config.record.first_crash.is_some()) {
         Some(option) => Err(ExploreBaselineError::NothingToCompare { option }.into()),
         None => Ok(()),
     }

@@ -117,7 +117,7 @@ impl<'a> JobLedger<'a> {
     pub fn on_announcement(&mut self, announcement: &Announcement) {
         let Announcement { job, what } = announcement;
         match what {
-            Announced::Finished { value } => self.on_finished(job.as_deref(), value),
+            Announced::Finished { .. } => self.on_finished(job.as_deref()),
             Announced::Consumed { .. } => {}
             Announced::Step { step, .. } => self.on_step(job.as_deref(), *step),
             Announced::Saved { step } => {
@@ -179,11 +179,13 @@ impl<'a> JobLedger<'a> {
         let grid = self.baseline.first_step.zip(self.baseline.stride);
         let grid = grid.filter(|_| self.announces_resumes && self.start > 0);
         let grid = grid.map(|(first, stride)| StepGrid { first, stride });
+        let start = self.start;
         let progress = self.mention(job);
         let before = progress.position.filter(|_| progress.has_trained);
         if progress.began_at.is_none() && progress.position.is_none() {
             progress.began_at = Some(0);
         }
+        progress.worked_in = start;
         let fault = progress.step(step, grid);
         self.steps.add(before, step);
         self.order_fault = self.order_fault.or(fault);
@@ -200,7 +202,10 @@ impl<'a> JobLedger<'a> {
 
     fn on_resumed(&mut self, job: Option<&str>, from: u64) {
         let is_first_line = self.is_first_line(job);
-        let resumption = self.mention(job).resume(from);
+        let start = self.start;
+        let progress = self.mention(job);
+        progress.worked_in = start;
+        let resumption = progress.resume(from);
         self.resumed.push(ResumedJob { job: job.map(str::to_owned), from });
         let is_broken = resumption.is_some_and(|resumption| resumption.is_broken_promise());
         if job.is_none() && is_first_line && is_broken && self.jobs_of_baseline() > 1 {
@@ -226,14 +231,9 @@ impl<'a> JobLedger<'a> {
         }
     }
 
-    fn on_finished(&mut self, name: Option<&str>, value: &str) {
+    fn on_finished(&mut self, name: Option<&str>) {
         let start = self.start;
-        let end = |job: JobProgress| JobProgress {
-            is_finished: true,
-            value: Some(value.to_owned()),
-            mentioned_in: start,
-            ..job
-        };
+        let end = |job: JobProgress| JobProgress { is_finished: true, mentioned_in: start, ..job };
         let Some(name) = name else {
             self.mention(None);
             let job = end(std::mem::take(&mut self.current));
@@ -288,7 +288,7 @@ impl<'a> JobLedger<'a> {
     }
 
     /// The first step that was left out or repeated.
-    pub(super) fn order_fault(&self) -> Option<OrderFault> {
+    pub fn order_fault(&self) -> Option<OrderFault> {
         self.order_fault
     }
 
@@ -313,13 +313,12 @@ impl<'a> JobLedger<'a> {
         all.into_iter().any(|job| job.acknowledged.is_some())
     }
 
-    /// The job that came to its end before the step at which it ended in the baseline. Of a job of which the last
-    /// start said nothing, nothing was left to do. A job that ended with a value of the baseline is done.
-    pub(super) fn early_end(&self, baseline_values: &[String]) -> Option<EarlyEnd> {
+    /// The job that came to its end before the step at which it ended in the baseline. Of a job that the last start
+    /// did not work at, nothing was left to do.
+    pub(super) fn early_end(&self) -> Option<EarlyEnd> {
         let is_early = |job: &JobProgress, expected: &BaselineJob| {
             let (step, baseline) = job.position.zip(expected.last_step)?;
-            let has_value = job.value.as_ref().is_some_and(|value| baseline_values.contains(value));
-            let is_early = job.mentioned_in == self.start && !has_value && step < baseline;
+            let is_early = job.worked_in == self.start && step < baseline;
             is_early.then(|| EarlyEnd { job: expected.name.clone(), step, baseline })
         };
         let (named, unnamed): (Vec<_>, Vec<_>) =
@@ -415,7 +414,7 @@ mod tests {
             _ if ledger.done_again().is_some() => "again",
             (Some(Resumption { resumed_from: 0, .. }), _) => "restarted",
             (Some(_), _) => "lost",
-            _ if ledger.early_end(&["a".into(), "b".into(), "c".into()]).is_some() => "early",
+            _ if ledger.early_end().is_some() => "early",
             (_, Some(_)) => "order",
             _ => "none",
         }

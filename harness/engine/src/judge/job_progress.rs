@@ -13,10 +13,10 @@ pub(super) struct JobProgress {
     pub(super) has_trained: bool,
     /// Whether it announced its end.
     pub(super) is_finished: bool,
-    /// The value with which it ended.
-    pub(super) value: Option<String>,
     /// The last start of the target in which it was mentioned; 0: in none.
     pub(super) mentioned_in: u32,
+    /// The last start in which it was resumed or did a step.
+    pub(super) worked_in: u32,
 }
 
 /// A resume, with the last step and the acknowledged step before it. The worst resume of a trial decides its
@@ -46,7 +46,7 @@ impl Resumption {
 
 /// Steps that came in an order in which no baseline does them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OrderFault {
+pub enum OrderFault {
     /// The step did not come.
     LeftOut { step: u64, after: u64 },
     /// The step came again, without a resume before it.

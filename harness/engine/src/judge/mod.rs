@@ -22,6 +22,7 @@ pub use ablation::{AblationRuns, ablation_verdict};
 pub use end_resume::is_sound_control;
 pub use followed_run::FollowedRun;
 pub use job_ledger::JobLedger;
+pub use job_progress::OrderFault;
 pub use trial_facts::{TrialEvents, trial_facts};
 
 /// How many reasons are shown for trials without an effective fault.

@@ -252,7 +252,7 @@ impl<'a> FactCollector<'a> {
                 "exited with 0 after step {step} when a signal asked it to stop, although work was left"
             ));
         }
-        if let Some(early) = self.followed.ledger.early_end(&events.baseline.same) {
+        if let Some(early) = self.followed.ledger.early_end() {
             return Some(early.to_string());
         }
         let (values, baseline) = (self.followed.values.join(", "), events.baseline.same.join(", "));

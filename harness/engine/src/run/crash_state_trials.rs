@@ -100,6 +100,7 @@ fn record_run(
         originals: &[vec![originals]],
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
+        announced: AnnouncementPatterns::of_target(config.target).all(),
         internal_pattern,
         unfollowed: &[],
         // Those of the baseline are noted already.

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use regex::RegexSet;
 
 use super::protocol::{CompletedCommand, ProcessExit};
+use super::watched_lines::{KeptLines, WatchedLines};
 
 /// How long outputs are still read after the main process has ended, if another process holds them open.
 pub(super) const DRAIN_TIME: Duration = Duration::from_millis(20);
@@ -40,13 +42,19 @@ impl CapturedOutput {
         self.dropped_bytes += excess_bytes as u64;
     }
 
-    /// Reads once from a pipe. Returns whether it has been closed, or has nothing to read.
-    fn read_once(&mut self, pipe: &mut impl Read) -> Result<ReadResult, Error> {
+    /// Reads once from a pipe, and passes on what was read. Returns whether the pipe has been closed, or has nothing
+    /// to read.
+    fn read_once(
+        &mut self,
+        pipe: &mut impl Read,
+        mut pass_on: impl FnMut(&[u8]),
+    ) -> Result<ReadResult, Error> {
         let mut bytes = [0; READ_BYTES];
         match pipe.read(&mut bytes) {
             Ok(0) => Ok(ReadResult::Closed),
             Ok(len_bytes) => {
                 self.append(&bytes[..len_bytes]);
+                pass_on(&bytes[..len_bytes]);
                 Ok(ReadResult::Bytes)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(ReadResult::Nothing),
@@ -57,7 +65,7 @@ impl CapturedOutput {
 
     /// Appends all bytes that are available from a pipe with O_NONBLOCK.
     pub(super) fn read_available(&mut self, pipe: &mut impl Read) -> Result<(), Error> {
-        while matches!(self.read_once(pipe)?, ReadResult::Bytes) {}
+        while matches!(self.read_once(pipe, |_| ())?, ReadResult::Bytes) {}
         Ok(())
     }
 
@@ -84,16 +92,24 @@ pub(super) fn set_nonblocking(fd: &impl AsFd) -> Result<(), Error> {
 }
 
 /// The standard output and error of a running command, and what has been read from them.
-pub(super) struct OutputPipes {
+pub(super) struct OutputPipes<'a> {
     /// `None` when it has been closed.
     pipes: [Option<File>; 2],
     captured: [CapturedOutput; 2],
+    watched: WatchedLines<'a>,
 }
 
-impl OutputPipes {
-    /// Captures from the reading ends of two pipes. At most `max_bytes` of each are kept.
-    pub(super) fn new(stdout: OwnedFd, stderr: OwnedFd, max_bytes: usize) -> OutputPipes {
+impl<'a> OutputPipes<'a> {
+    /// Captures from the reading ends of two pipes. At most `max_bytes` of each are kept, and the lines that match
+    /// one of the patterns.
+    pub(super) fn new(
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        max_bytes: usize,
+        patterns: &'a RegexSet,
+    ) -> OutputPipes<'a> {
         OutputPipes {
+            watched: WatchedLines::new(patterns),
             pipes: [stdout, stderr].map(|fd| Some(File::from(fd))),
             captured: [max_bytes, max_bytes].map(CapturedOutput::new),
         }
@@ -119,11 +135,12 @@ impl OutputPipes {
         }
         let mut can_read = polled.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
         drop(polled);
-        for (pipe, captured) in self.pipes.iter_mut().zip(&mut self.captured) {
+        for (number, (pipe, captured)) in self.pipes.iter_mut().zip(&mut self.captured).enumerate() {
             let Some(file) = pipe else { continue };
             // The pipe has no other reader: after poll has found something, a read does not block.
             let can_read = can_read.next().unwrap_or(false);
-            if can_read && matches!(captured.read_once(file)?, ReadResult::Closed) {
+            let pass_on = |bytes: &[u8]| self.watched.add(number, bytes);
+            if can_read && matches!(captured.read_once(file, pass_on)?, ReadResult::Closed) {
                 *pipe = None;
             }
         }
@@ -133,7 +150,9 @@ impl OutputPipes {
     /// The result of the command.
     pub(super) fn complete(self, exit: Option<ProcessExit>) -> CompletedCommand {
         let [stdout, stderr] = self.captured.map(CapturedOutput::text);
-        CompletedCommand { exit, stdout, stderr, left_processes: false }
+        let KeptLines { lines, left_out } = self.watched.into_kept();
+        let (watched_lines, watched_left_out) = (lines, left_out);
+        CompletedCommand { exit, stdout, stderr, watched_lines, watched_left_out, left_processes: false }
     }
 }
 
@@ -160,7 +179,8 @@ mod tests {
     fn both_outputs_are_read_until_they_are_closed() -> Result<(), Error> {
         use std::io::Write;
         let ((out, mut their_out), (err, mut their_err)) = (std::io::pipe()?, std::io::pipe()?);
-        let mut pipes = OutputPipes::new(out.into(), err.into(), 100);
+        let patterns = RegexSet::empty();
+        let mut pipes = OutputPipes::new(out.into(), err.into(), 100, &patterns);
         let deadline = Instant::now() + Duration::from_secs(60);
         their_err.write_all(b"error")?;
         assert!(!pipes.read_or_wait(None, deadline)?);

@@ -5,6 +5,7 @@ use std::io::Error;
 
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
+use regex::RegexSet;
 
 use super::fork_server::{ForkServer, ForkedCommand};
 use super::launchable_command::LaunchableCommand;
@@ -14,10 +15,16 @@ use super::run_command::{self, RunLimits};
 /// The stored commands of a sandbox, and its fork server.
 #[derive(Default)]
 pub(super) struct CommandRuns {
-    commands: Vec<KeptCommand>,
+    commands: Vec<WatchedCommand>,
     fork_server: Option<ForkServer>,
     /// How to start the fork server again, if its namespaces are replaced.
     fork_server_launch: Option<LaunchSpec>,
+}
+
+/// A kept command, and which of its lines are kept when it runs.
+struct WatchedCommand {
+    command: KeptCommand,
+    patterns: RegexSet,
 }
 
 enum KeptCommand {
@@ -73,7 +80,11 @@ impl CommandRuns {
         &mut self,
         launch: LaunchSpec,
         runner: CommandRunner,
+        patterns: &[String],
     ) -> Result<StoredCommand, StartFailure> {
+        let program = launch.program_name();
+        let patterns = RegexSet::new(patterns)
+            .map_err(|error| StartFailure { program, source: Error::other(error.to_string()) })?;
         let kept = match runner {
             CommandRunner::NewProcess => KeptCommand::NewProcess(Box::new(LaunchableCommand::new(launch))),
             CommandRunner::ForkServer => {
@@ -85,7 +96,7 @@ impl CommandRuns {
             }
         };
         let index = u32::try_from(self.commands.len()).unwrap_or(u32::MAX);
-        self.commands.push(kept);
+        self.commands.push(WatchedCommand { command: kept, patterns });
         Ok(StoredCommand { index })
     }
 
@@ -97,16 +108,20 @@ impl CommandRuns {
         limits: RunLimits,
     ) -> Result<CompletedCommand, StartFailure> {
         let failure = |program: &str, what: &str| StartFailure::new(program.into(), Error::other(what));
-        match (self.commands.get_mut(command.index as usize), &mut self.fork_server) {
-            (Some(KeptCommand::NewProcess(command)), _) => run_command::run(command, child_signals, limits)
-                .map_err(|source| StartFailure::new(command.program_name(), source)),
-            (Some(KeptCommand::Forked { program, command }), Some(server)) => {
-                server.run(command, limits).map_err(|source| StartFailure::new(program.clone(), source))
+        let Some(WatchedCommand { command, patterns }) = self.commands.get_mut(command.index as usize) else {
+            return Err(failure("", "there is no such stored command"));
+        };
+        match (command, &mut self.fork_server) {
+            (KeptCommand::NewProcess(command), _) => {
+                run_command::run(command, child_signals, limits, patterns)
+                    .map_err(|source| StartFailure::new(command.program_name(), source))
             }
-            (Some(KeptCommand::Forked { program, .. }), None) => {
+            (KeptCommand::Forked { program, command }, Some(server)) => server
+                .run(command, limits, patterns)
+                .map_err(|source| StartFailure::new(program.clone(), source)),
+            (KeptCommand::Forked { program, .. }, None) => {
                 Err(failure(program, "no fork server was started"))
             }
-            (None, _) => Err(failure("", "there is no such stored command")),
         }
     }
 }

@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::unistd::{Pid, SysconfVar, pipe2, sysconf};
+use regex::RegexSet;
 
 use super::captured_output::{CapturedOutput, OutputPipes, set_nonblocking, time_until};
 use super::packet::{memory_file, send_fds};
@@ -132,6 +133,7 @@ impl ForkServer {
         &mut self,
         command: &ForkedCommand,
         limits: RunLimits,
+        patterns: &RegexSet,
     ) -> Result<CompletedCommand, Error> {
         let ((out, their_out), (err, their_err)) = (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
         send_fds(self.control.as_fd(), &[their_out.as_fd(), their_err.as_fd(), command.arguments.as_fd()])?;
@@ -142,7 +144,7 @@ impl ForkServer {
         else {
             return Err(Error::other("the fork server has ended"));
         };
-        let mut outputs = OutputPipes::new(out, err, limits.max_output_bytes);
+        let mut outputs = OutputPipes::new(out, err, limits.max_output_bytes, patterns);
         let mut exit = None;
         while (exit.is_none() || !outputs.are_closed()) && Instant::now() < deadline {
             let control = exit.is_none().then(|| self.control.as_fd());

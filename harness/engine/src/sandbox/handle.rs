@@ -286,7 +286,21 @@ impl Sandbox {
         launch: &LaunchSpec,
         runner: CommandRunner,
     ) -> Result<StoredCommand, SandboxError> {
-        let request = ControlRequest::StoreCommand { launch: launch.clone(), runner };
+        self.store_watched_command(launch, runner, Vec::new())
+    }
+
+    /// The same for a command of which the lines that match one of these patterns are kept, however long its
+    /// output is.
+    ///
+    /// # Errors
+    /// Those of [`store_command`](Sandbox::store_command).
+    pub fn store_watched_command(
+        &self,
+        launch: &LaunchSpec,
+        runner: CommandRunner,
+        patterns: Vec<String>,
+    ) -> Result<StoredCommand, SandboxError> {
+        let request = ControlRequest::StoreCommand { launch: launch.clone(), runner, patterns };
         match self.parts.client.request(&request, &[])? {
             ControlReply::Stored(command) => Ok(command),
             other => Err(unexpected_reply("store a command", other)),

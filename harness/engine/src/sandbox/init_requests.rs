@@ -91,8 +91,9 @@ impl<'a> RequestServer<'a> {
         let done = || ControlReply::Done { note: String::new() };
         let reply = match request {
             ControlRequest::Spawn { id, launch, filter } => self.spawn(id, &launch, filter, files),
-            ControlRequest::StoreCommand { launch, runner } => {
-                self.commands.store(launch, runner).map_or_else(StartFailure::reply, ControlReply::Stored)
+            ControlRequest::StoreCommand { launch, runner, patterns } => {
+                let stored = self.commands.store(launch, runner, &patterns);
+                stored.map_or_else(StartFailure::reply, ControlReply::Stored)
             }
             ControlRequest::RunStored { command, timeout_ms, rest_ms, max_output_bytes, fresh } => {
                 let [timeout, rest] = [timeout_ms, rest_ms].map(Duration::from_millis);

@@ -50,6 +50,7 @@ mod spawn_request;
 mod spawned_process;
 mod sys;
 mod unmapped_files;
+mod watched_lines;
 
 pub use beneath::OpenDirectory;
 pub use error::SandboxError;

@@ -224,7 +224,7 @@ mod tests {
             env: vec![("NAME".into(), argument)],
             cwd: Some(OsString::from_vec(b"/not-\xff-utf-8".to_vec()).into()),
         };
-        ControlRequest::StoreCommand { launch, runner: CommandRunner::NewProcess }
+        ControlRequest::StoreCommand { launch, runner: CommandRunner::NewProcess, patterns: Vec::new() }
     }
 
     fn send_and_receive(request: &ControlRequest, fds: &[RawFd]) -> Result<Packet<ControlRequest>, Error> {

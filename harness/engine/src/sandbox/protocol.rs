@@ -192,6 +192,11 @@ pub struct CompletedCommand {
     pub stdout: String,
     /// Its standard error, kept in the same way.
     pub stderr: String,
+    /// The lines of both outputs that match one of the patterns of the stored command, in the order in which they
+    /// arrived, without colours.
+    pub watched_lines: Vec<String>,
+    /// How many of them are left out in the middle, because there are too many.
+    pub watched_left_out: u64,
     /// Whether other processes of the command were still running when the wait for them was over. They were killed.
     pub left_processes: bool,
 }
@@ -250,7 +255,8 @@ pub(super) enum ControlRequest {
     Spawn { id: u64, launch: LaunchSpec, filter: Option<SeccompProgram> },
     /// Keeps a command that will be run several times, so that its arguments and environment are sent once.
     /// Replies with `Stored`.
-    StoreCommand { launch: LaunchSpec, runner: CommandRunner },
+    /// `patterns`: which of its lines are kept, however long its output.
+    StoreCommand { launch: LaunchSpec, runner: CommandRunner, patterns: Vec<String> },
     /// Runs a stored command, kills all processes that are left of it, and replies with `CommandEnded`.
     RunStored {
         command: StoredCommand,

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
+use regex::RegexSet;
 
 use super::captured_output::{DRAIN_TIME, OutputPipes};
 use super::launchable_command::LaunchableCommand;
@@ -43,13 +44,14 @@ pub(super) fn run(
     command: &mut LaunchableCommand,
     child_signals: &SignalFd,
     limits: RunLimits,
+    patterns: &RegexSet,
 ) -> Result<CompletedCommand, Error> {
     let mut child = command.spawn()?;
     let mut deadline = limits.deadline();
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(Error::other("a command was started without pipes"));
     };
-    let mut outputs = OutputPipes::new(stdout.into(), stderr.into(), limits.max_output_bytes);
+    let mut outputs = OutputPipes::new(stdout.into(), stderr.into(), limits.max_output_bytes, patterns);
     let mut status = None;
     while (status.is_none() || !outputs.are_closed()) && Instant::now() < deadline {
         let signals = status.is_none().then(|| child_signals.as_fd());

@@ -16,7 +16,7 @@ use scenarios::{ExplorationNote, FailedRun, OutputLine, OutputStream, Undisturbe
 use super::final_tree::TreeComparison;
 use super::initial_tree::WatchedRoot;
 use super::op_recorder::{OpRecorder, RecorderConfig};
-use super::recording::Recording;
+use super::recording::{Op, OpEffect, Recording};
 use super::run_watch::{RecordingProgress, RestOfRun, RunWatch};
 use crate::explore::error::ExploreError;
 use crate::file_error::file_error;
@@ -45,6 +45,8 @@ pub struct GatedRun<'a> {
     pub payload_log: &'a Path,
     /// A line of the output that acknowledges a step; the group `step` is its number.
     pub saved_pattern: Option<Regex>,
+    /// Further lines that are recorded however long the output is: those by which recoveries are judged.
+    pub announced: Vec<Regex>,
     /// Lines that one process of the target sends to another and that are recorded too.
     pub internal_pattern: Option<Regex>,
     /// Files and directories, as the target sees them, of which changes that could not be followed are accepted.
@@ -64,7 +66,7 @@ pub struct CommandRecording {
     pub recording: Recording,
     /// How it ended. `None`: it was stopped before its end.
     pub ended: Option<ProcessExit>,
-    /// Its standard output and standard error, up to a bound.
+    /// The recorded lines of its standard output and standard error.
     pub output: String,
     /// The last lines of each output.
     pub last_lines: Vec<OutputLine>,
@@ -185,7 +187,8 @@ impl GatedRun<'_> {
             output.lines().map(move |line| OutputLine { stream, line: line.to_owned() })
         });
         let last_lines = FailedRun::last_of(lines.collect());
-        Ok(CommandRecording { recording, ended, output: outputs.join("\n"), last_lines })
+        let output = recorded_output(&recording);
+        Ok(CommandRecording { recording, ended, output, last_lines })
     }
 
     /// Compares a recording with the files that are there. Returns what the user has to know about accepted
@@ -214,6 +217,7 @@ impl GatedRun<'_> {
                 .collect::<Result<_, _>>()
                 .map_err(ExploreError::system("identify a pipe"))?,
             saved_pattern: self.saved_pattern.clone(),
+            announced: self.announced.clone(),
             internal_pattern: self.internal_pattern.clone(),
         };
         let recorder = OpRecorder::new(config);
@@ -245,6 +249,15 @@ impl PinnedRoots {
         });
         Ok(PinnedRoots { roots: pinned.collect(), _handles: handles })
     }
+}
+
+/// The recorded lines of both outputs.
+fn recorded_output(recording: &Recording) -> String {
+    let line = |op: &'_ Op| match &op.effect {
+        OpEffect::Output { line, on_stdio: true, .. } => Some(format!("{line}\n")),
+        _ => None,
+    };
+    recording.ops.iter().filter_map(line).collect()
 }
 
 fn spawn_output_reader(output: OwnedFd) -> std::thread::JoinHandle<String> {

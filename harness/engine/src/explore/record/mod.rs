@@ -94,6 +94,7 @@ pub(super) fn record(
         originals: &originals,
         payload_log: &spec.work_dir.join("payload-log"),
         saved_pattern: spec.saved_pattern.clone(),
+        announced: spec.announced.clone(),
         internal_pattern: None,
         unfollowed: &spec.unfollowed,
         notes_connections: spec.host_access.network == NetworkAccess::Private,

@@ -72,6 +72,8 @@ pub struct RecorderConfig<'a> {
     pub output_pipes: Vec<FileId>,
     /// A line of the target's output that acknowledges a step; the group `step` is its number.
     pub saved_pattern: Option<Regex>,
+    /// Further lines that are recorded however long the output is: those by which recoveries are judged.
+    pub announced: Vec<Regex>,
     /// Lines in other pipes that are recorded too.
     pub internal_pattern: Option<Regex>,
 }
@@ -123,6 +125,7 @@ impl OpRecorder {
                 config.output_pipes,
                 config.saved_pattern,
                 config.internal_pattern,
+                config.announced,
             ),
             unseen_writes: UnseenWrites::default(),
             began,

@@ -19,6 +19,8 @@ pub struct RecordSpec {
     pub host_access: HostAccess,
     /// A line of the output that acknowledges a step as durable; the group `step` is its number.
     pub saved_pattern: Option<regex::Regex>,
+    /// Further lines that are recorded however long the output is: those by which recoveries are judged.
+    pub announced: Vec<regex::Regex>,
     /// Files and directories, as the target sees them, of which changes that could not be followed are accepted. Each
     /// is, or lies in, a watched directory.
     pub unfollowed: Vec<PathBuf>,

@@ -6,12 +6,14 @@ use std::collections::{BTreeSet, HashMap};
 use regex::Regex;
 use scenarios::ExplorationNote;
 
+use crate::announcements::{LineSplitter, plain_line};
 use crate::gate::FileId;
 
 /// No buffer of a C library is smaller. A program that writes line by line writes no such piece of a line.
 const MIN_BLOCK_BYTES: usize = 1024;
-/// A line is cut after this many bytes.
-const MAX_LINE_BYTES: usize = 4096;
+/// Recorded lines that nothing is looked for in. Further ones are left out, so that a target that prints a lot needs
+/// no memory for it.
+const MAX_OTHER_LINES: usize = 50_000;
 
 /// Which pipes are read, and what is looked for in their lines.
 pub(super) struct RecordedLines {
@@ -21,8 +23,10 @@ pub(super) struct RecordedLines {
     saved_pattern: Option<Regex>,
     /// Lines in other pipes that are recorded too.
     internal_pattern: Option<Regex>,
-    /// Bytes of each pipe after its last line end.
-    partial_lines: HashMap<FileId, Vec<u8>>,
+    /// Lines that are recorded however many there are.
+    announced: Vec<Regex>,
+    splitters: HashMap<FileId, LineSplitter>,
+    other_lines: usize,
     /// How many lines that acknowledge a step were written together with others, and so too late.
     buffered_lines: u64,
 }
@@ -41,12 +45,15 @@ impl RecordedLines {
         output_pipes: Vec<FileId>,
         saved_pattern: Option<Regex>,
         internal_pattern: Option<Regex>,
+        announced: Vec<Regex>,
     ) -> RecordedLines {
         RecordedLines {
             output_pipes,
             saved_pattern,
             internal_pattern,
-            partial_lines: HashMap::new(),
+            announced,
+            splitters: HashMap::new(),
+            other_lines: 0,
             buffered_lines: 0,
         }
     }
@@ -58,16 +65,11 @@ impl RecordedLines {
 
     /// Returns the lines that these bytes complete and that are recorded.
     pub(super) fn add(&mut self, pipe: FileId, bytes: &[u8]) -> Vec<RecordedLine> {
-        let mut text = self.partial_lines.remove(&pipe).unwrap_or_default();
-        text.extend_from_slice(bytes);
+        let mut splitter = self.splitters.remove(&pipe).unwrap_or_default();
         let mut lines = Vec::new();
-        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            lines.extend(self.recorded_line(pipe, &line));
-        }
+        splitter.push(bytes, |line| lines.extend(self.recorded_line(pipe, line)));
+        self.splitters.insert(pipe, splitter);
         self.note_buffering(&lines, bytes);
-        text.truncate(MAX_LINE_BYTES);
-        self.partial_lines.insert(pipe, text);
         lines
     }
 
@@ -75,7 +77,7 @@ impl RecordedLines {
     /// by one write, or a large write ends in the middle of a line.
     fn note_buffering(&mut self, lines: &[RecordedLine], bytes: &[u8]) {
         let steps: Vec<u64> = lines.iter().filter_map(|line| line.saved_step).collect();
-        let is_block = bytes.len() >= MIN_BLOCK_BYTES && !bytes.ends_with(b"\n");
+        let is_block = bytes.len() >= MIN_BLOCK_BYTES && !matches!(bytes.last(), Some(b'\n' | b'\r'));
         if steps.iter().collect::<BTreeSet<_>>().len() > 1 || (is_block && !steps.is_empty()) {
             self.buffered_lines += steps.len() as u64;
         }
@@ -89,14 +91,14 @@ impl RecordedLines {
 
     /// Returns the last lines, those without a line end. The target must have ended.
     pub(super) fn take_last_lines(&mut self) -> Vec<RecordedLine> {
-        let partial_lines = std::mem::take(&mut self.partial_lines);
-        let last_lines = partial_lines.into_iter().filter(|(_, line)| !line.is_empty());
+        let splitters = std::mem::take(&mut self.splitters).into_iter();
+        let last_lines = splitters.filter_map(|(pipe, mut splitter)| Some((pipe, splitter.take_rest()?)));
         last_lines.filter_map(|(pipe, line)| self.recorded_line(pipe, &line)).collect()
     }
 
-    fn recorded_line(&self, pipe: FileId, line: &[u8]) -> Option<RecordedLine> {
+    fn recorded_line(&mut self, pipe: FileId, line: &[u8]) -> Option<RecordedLine> {
         let on_stdio = self.output_pipes.contains(&pipe);
-        let text = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE_BYTES)]).trim_end().to_owned();
+        let text = plain_line(&String::from_utf8_lossy(line)).trim_end().to_owned();
         if !on_stdio && !self.internal_pattern.as_ref().is_some_and(|pattern| pattern.is_match(&text)) {
             return None;
         }
@@ -106,6 +108,13 @@ impl RecordedLines {
             .filter(|_| on_stdio)
             .and_then(|pattern| pattern.captures(&text))
             .and_then(|captures| captures.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
+        let mut announced = self.announced.iter().chain(&self.internal_pattern);
+        if saved_step.is_none() && !announced.any(|pattern| pattern.is_match(&text)) {
+            self.other_lines += 1;
+            if self.other_lines > MAX_OTHER_LINES {
+                return None;
+            }
+        }
         Some(RecordedLine { text, saved_step, on_stdio })
     }
 }
@@ -119,7 +128,7 @@ mod tests {
     /// How many lines were written too late, if these are the writes of a target.
     fn buffered(writes: &[&str]) -> u64 {
         let saved = Regex::new(r"^saved step (?<step>\d+)").ok();
-        let mut lines = RecordedLines::new(vec![PIPE], saved, None);
+        let mut lines = RecordedLines::new(vec![PIPE], saved, None, Vec::new());
         writes.iter().for_each(|bytes| drop(lines.add(PIPE, bytes.as_bytes())));
         lines.buffered_lines
     }

@@ -62,7 +62,15 @@ mod tests {
 
     fn line_of(stdout: &str, stderr: &str) -> String {
         let (stdout, stderr) = (stdout.into(), stderr.into());
-        error_line(&CompletedCommand { exit: None, stdout, stderr, left_processes: false })
+        let (watched_lines, watched_left_out) = (Vec::new(), 0);
+        error_line(&CompletedCommand {
+            exit: None,
+            stdout,
+            stderr,
+            watched_lines,
+            watched_left_out,
+            left_processes: false,
+        })
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use regex::Regex;
-use scenarios::{FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
+use scenarios::{BaselineProgress, FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
 
 use super::error_line::error_line;
+use crate::announcements::{AnnouncementPatterns, plain_line};
 use crate::explore::record::{Op, OpEffect, Recording};
+use crate::judge::JobLedger;
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
 /// The last step of a run that ended before the end that the baseline run reached.
@@ -66,6 +68,8 @@ pub struct RecoveryResult {
     pub final_value: Option<String>,
     /// What each step consumed, in the order of the output.
     pub consumed: Vec<ConsumedStep>,
+    /// The first step that it left out or did again, in words.
+    pub order_fault: Option<String>,
     /// How the check ended. `None`: no check was run.
     pub check_ended: Option<ProcessExit>,
     /// Whether processes of the recovery were still running when the wait for them was over. They were killed.
@@ -77,6 +81,31 @@ pub struct RecoveryResult {
 }
 
 impl JudgeSpec {
+    /// The lines that tell how far a run has come.
+    fn announcements(&self) -> AnnouncementPatterns {
+        AnnouncementPatterns {
+            step: self.step.clone().or_else(|| self.consumed.clone()),
+            resumed: self.resumed.clone(),
+            ..AnnouncementPatterns::default()
+        }
+    }
+
+    /// Follows a run that printed this text.
+    fn follow<'a>(&self, text: &str, baseline: &'a BaselineProgress) -> JobLedger<'a> {
+        let patterns = self.announcements();
+        let mut ledger = JobLedger::new(baseline);
+        ledger.on_start(1);
+        let announced = text.lines().flat_map(|line| patterns.parse(line));
+        announced.for_each(|announcement| ledger.on_announcement(&announcement));
+        ledger
+    }
+
+    /// All patterns.
+    pub fn patterns(&self) -> Vec<Regex> {
+        let JudgeSpec { resumed, step, same, consumed, .. } = self;
+        [resumed, step, same, consumed].into_iter().flatten().cloned().collect()
+    }
+
     /// What each step consumed, in the order of the output.
     fn consumed(&self, text: &str) -> Vec<ConsumedStep> {
         let Some(pattern) = &self.consumed else { return Vec::new() };
@@ -110,6 +139,7 @@ impl JudgeSpec {
 pub struct OutputOracle {
     spec: JudgeSpec,
     baseline: BaselineValues,
+    progress: BaselineProgress,
     /// Whether anything but the exit code can tell whether a recovery is right.
     has_checks: bool,
 }
@@ -118,11 +148,18 @@ impl OutputOracle {
     /// An oracle that compares recoveries with a run that printed `baseline_output`. `checks`: what can tell
     /// whether a recovery is right. Without any, no recovery is judged by its exit code 0 alone.
     pub fn new(spec: JudgeSpec, checks: &[RecoveryCheck], baseline_output: &str) -> OutputOracle {
+        let baseline_output = &plain_line(baseline_output);
+        let progress = spec.follow(baseline_output, &BaselineProgress::default()).into_progress();
         let consumed = spec.consumed(baseline_output).into_iter();
         let consumed = consumed.map(|consumed| (consumed.step, consumed.value)).collect();
         let (final_value, last_step) = (spec.final_value(baseline_output), spec.last_step(baseline_output));
         let baseline = BaselineValues { final_value, consumed, last_step };
-        OutputOracle { spec, baseline, has_checks: !checks.is_empty() }
+        OutputOracle { spec, baseline, progress, has_checks: !checks.is_empty() }
+    }
+
+    /// The patterns of the lines by which a recovery is judged.
+    pub(super) fn line_patterns(&self) -> Vec<String> {
+        self.spec.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect()
     }
 
     /// The values of the baseline run.
@@ -130,8 +167,12 @@ impl OutputOracle {
         &self.baseline
     }
 
-    /// An option with the pattern of values that the baseline run did not print.
-    pub fn option_without_values(&self) -> Option<&'static str> {
+    /// An option with the pattern of values that the baseline run did not print. `may_be_done`: it is a recovery,
+    /// which may have had no step left to do.
+    pub fn option_without_values(&self, may_be_done: bool) -> Option<&'static str> {
+        if self.spec.step.is_some() && self.progress.first_step.is_none() && !may_be_done {
+            return Some("--step");
+        }
         if self.spec.same.is_some() && self.baseline.final_value.is_none() {
             return Some("--same");
         }
@@ -141,7 +182,7 @@ impl OutputOracle {
 
     /// Reads what a recovery and its check printed.
     pub fn observe(&self, recovery: &CompletedCommand, check: Option<&CompletedCommand>) -> RecoveryResult {
-        let output = format!("{}\n{}", recovery.stdout, recovery.stderr);
+        let output = recovery.watched_lines.join("\n");
         let first_step_of = |pattern: &Option<Regex>| {
             let captures = output.lines().find_map(|line| pattern.as_ref()?.captures(line))?;
             Some(captures.name("step").map_or(Ok(0), |step| step.as_str().parse()).unwrap_or(0))
@@ -156,11 +197,17 @@ impl OutputOracle {
             last_step: self.spec.last_step(&output),
             final_value: self.spec.final_value(&output),
             consumed: self.spec.consumed(&output),
+            order_fault: self.order_fault(&output).filter(|_| recovery.watched_left_out == 0),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
             left_processes: recovery.exit.is_some() && recovery.left_processes,
             message,
             last_lines: failed.map(last_lines).unwrap_or_default(),
         }
+    }
+
+    /// The first step that was left out or done again since the resume.
+    fn order_fault(&self, output: &str) -> Option<String> {
+        Some(self.spec.follow(output, &self.progress).order_fault()?.to_string())
     }
 
     /// The first step that consumed something else than in the baseline run: samples were repeated or
@@ -191,9 +238,15 @@ impl OutputOracle {
             (None, (Some(value), Some(expected))) if value != expected => {
                 Some(format!("ended with `{value}`, but with `{expected}` in the baseline run"))
             }
-            _ => self.early_end(&result).map(|early| {
-                format!("ended after step {}, and the baseline run after step {}", early.step, early.baseline)
-            }),
+            _ => self
+                .early_end(&result)
+                .map(|early| {
+                    format!(
+                        "ended after step {}, and the baseline run after step {}",
+                        early.step, early.baseline
+                    )
+                })
+                .or_else(|| result.order_fault.clone()),
         };
         match message {
             Some(message) => RecoveryResult { message, ..result },
@@ -251,6 +304,7 @@ impl OutputOracle {
         }
         match acknowledged.map(|acknowledged| self.compare_resume(result, acknowledged)) {
             None | Some(Outcome::Recovered) if self.early_end(result).is_some() => Outcome::EndedEarly,
+            None | Some(Outcome::Recovered) if result.order_fault.is_some() => Outcome::Corrupt,
             None => Outcome::Recovered,
             Some(outcome) => outcome,
         }
@@ -300,9 +354,14 @@ mod tests {
         OutputOracle::new(spec, &RecoveryCheck::ALL, "step 11 batch b11\nstep 12 batch b12\nsum abc")
     }
 
+    fn completed(stdout: &str, exit: Option<ProcessExit>) -> CompletedCommand {
+        let watched_lines = stdout.lines().map(str::to_owned).collect();
+        let (stdout, stderr) = (stdout.into(), String::new());
+        CompletedCommand { exit, stdout, stderr, watched_lines, watched_left_out: 0, left_processes: false }
+    }
+
     fn check(stdout: &str, exit: Option<ProcessExit>, outcome: Outcome) {
-        let completed =
-            CompletedCommand { exit, stdout: stdout.into(), stderr: String::new(), left_processes: false };
+        let completed = completed(stdout, exit);
         let oracle = oracle(None);
         let result = oracle.observe(&completed, None);
         assert_eq!(oracle.judge(&result, Some(10)), outcome, "{stdout}");
@@ -312,6 +371,12 @@ mod tests {
     fn each_exit_and_output_gives_its_outcome() {
         let success = Some(ProcessExit::Exited(0));
         check("resumed 12\nsum abc", success, Outcome::Recovered);
+        check("resumed 10\nstep 12 batch b12\nsum abc", success, Outcome::Corrupt);
+        check(
+            "resumed 10\nstep 11 batch b11\nstep 11 batch b11\nstep 12 batch b12\nsum abc",
+            success,
+            Outcome::Corrupt,
+        );
         check("resumed 10\nsum abc", success, Outcome::EndedEarly);
         check("resumed 5\nsum abc", success, Outcome::LostWork);
         check("sum abc", success, Outcome::Restarted);
@@ -333,9 +398,7 @@ mod tests {
         let spec = JudgeSpec { refused_exits: vec![12], ..JudgeSpec::default() };
         let outcome = |checks: &[RecoveryCheck], exit| {
             let oracle = OutputOracle::new(spec.clone(), checks, "");
-            let (stdout, stderr) = (String::new(), String::new());
-            let completed = CompletedCommand { exit, stdout, stderr, left_processes: false };
-            oracle.judge(&oracle.observe(&completed, None), Some(3))
+            oracle.judge(&oracle.observe(&completed("", exit), None), Some(3))
         };
         let exited = |code| Some(ProcessExit::Exited(code));
         assert_eq!(outcome(&[], exited(0)), Outcome::NotJudged);
@@ -352,13 +415,7 @@ mod tests {
     fn with_a_step_pattern_a_silent_restart_differs_from_a_finished_run() {
         let oracle = oracle(Some(r"^step (?<step>\d+)"));
         let outcome = |stdout: &str| {
-            let exit = Some(ProcessExit::Exited(0));
-            let completed = CompletedCommand {
-                exit,
-                stdout: stdout.into(),
-                stderr: String::new(),
-                left_processes: false,
-            };
+            let completed = completed(stdout, Some(ProcessExit::Exited(0)));
             oracle.judge(&oracle.observe(&completed, None), Some(10))
         };
         assert_eq!(outcome("sum abc"), Outcome::Recovered);

@@ -119,15 +119,16 @@ impl WorkerSpec<'_> {
     /// to import once.
     fn store_commands(&self, sandbox: &Sandbox) -> Result<RecoveryCommands, ExploreError> {
         let ReplaySpec { resume, warm_modules, .. } = self.replay;
+        let patterns = self.oracle.line_patterns();
         let stored = if warm_modules.is_empty() {
-            sandbox.store_command(resume, CommandRunner::NewProcess)?
+            sandbox.store_watched_command(resume, CommandRunner::NewProcess, patterns)?
         } else {
             let path = resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
             let command = PythonCommand::parse(&resume.argv, path).ok_or(ExploreError::NotPython)?;
             let server = LaunchSpec { argv: command.server_command(warm_modules), ..resume.clone() };
             sandbox.start_fork_server(&server).map_err(ExploreError::of_fork_server)?;
             let request = LaunchSpec { argv: command.request, env: Vec::new(), cwd: None };
-            sandbox.store_command(&request, CommandRunner::ForkServer)?
+            sandbox.store_watched_command(&request, CommandRunner::ForkServer, patterns)?
         };
         let check = self.replay.check.as_ref();
         let check = check.map(|check| sandbox.store_command(check, CommandRunner::NewProcess)).transpose()?;
@@ -206,6 +207,8 @@ impl<'a> RecoveryWorker<'a> {
                     exit: Some(ProcessExit::Exited(NOT_STARTED_EXIT)),
                     stdout: String::new(),
                     stderr: format!("could not start `{program}`: {source}"),
+                    watched_lines: Vec::new(),
+                    watched_left_out: 0,
                     left_processes: false,
                 })
             }
