@@ -142,8 +142,11 @@ fn print_finding(number: usize, finding: &Finding) {
     let under: Vec<&str> = finding.under.iter().map(|model| model.name()).collect();
     let under = if under.is_empty() { String::new() } else { format!(", under {}", under.join(", ")) };
     print::line(&format!(
-        "\n{number}. {} -> {}: {} states{under}",
-        finding.cause, finding.outcome, finding.states
+        "\n{number}. {} -> {}: {} state{}{under}",
+        finding.cause,
+        finding.outcome,
+        finding.states,
+        if finding.states == 1 { "" } else { "s" }
     ));
     if let Some(doubt) = finding.doubt() {
         print::line(&format!("   {doubt}"));

@@ -108,6 +108,8 @@ fn defects_that_a_kill_shows_have_their_causes() {
     let defects = [
         defect("in-place", WrittenInPlace, Outcome::Crashed),
         defect("in-place-pointer", WrittenInPlace, Outcome::Crashed),
+        // A directory of the whole run is no checkpoint, although it has a number.
+        defect("in-place-run", WrittenInPlace, Outcome::Crashed),
         defect("copied", RenameFallsBackToCopy, Outcome::Crashed),
         defect("unfinished", UnfinishedDirectoryTaken, Outcome::Crashed),
         defect("deleted-first", OldDeletedFirst, Outcome::Restarted),

@@ -31,6 +31,7 @@ newest() {
 
 save() {
     case $style in
+    in-place-run) mkdir -p run-1; put run-1/s; sync run-1/s; sync run-1; sync . ;;
     *in-place) put s; sync s; sync . ;;
     in-place-pointer) replace "c-$n"; echo "c-$n" >latest; sync latest; sync . ;;
     copied) put t; sync t; cp t s; sync s; rm t; sync . ;;
@@ -76,6 +77,7 @@ load() {
     mixed)
         [ -e a ] && [ -e b ] && { get a; one=$n; get b; [ "$n" = "$one" ] || fail "a and b differ"; } ;;
     pruned | sound-pruned) newest c-; [ -n "$found" ] && get "$found" ;;
+    in-place-run) [ -e run-1/s ] && get run-1/s ;;
     starts-over | silent) ;;
     crashes) [ -e s ] && fail "key optimizer is missing" ;;
     hangs) [ -e s ] && sleep 1000 ;;

@@ -69,7 +69,7 @@ fn headline(exploration: &Exploration) -> String {
         _ if exploration.findings.iter().any(|finding| finding.controls.is_some()) => {
             format!(
                 "{findings} finding{}: the command does not recover even without a crash",
-                plural(findings)
+                plural(findings as u64)
             )
         }
         1 => "1 finding: crash states from which the command does not recover".into(),
@@ -77,7 +77,7 @@ fn headline(exploration: &Exploration) -> String {
     }
 }
 
-fn plural(count: usize) -> &'static str {
+fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
@@ -140,7 +140,7 @@ fn section(number: &str, finding: &Finding) -> Markup {
                 h2 { (number) ". " code { (finding.cause) } }
                 span class={ "verdict " (tone(finding.outcome)) } { (finding.outcome) }
                 span.soft {
-                    " " (finding.states) " states"
+                    " " (finding.states) " state" (plural(finding.states))
                     @if !finding.under.is_empty() { ", crash models: " (names(&finding.under)) }
                 }
             }

@@ -19,8 +19,11 @@ use crate::sandbox::ProcessExit;
 
 /// At most this many saves have a control: the first, the last, and some between them.
 const MAX_SAVE_CONTROLS: usize = 5;
-/// At most this many later moments are tried to see whether a save was only acknowledged too early.
-const MAX_LATER_MOMENTS: usize = 8;
+/// At most this many later moments are tried to see whether a save was only acknowledged too early: until the next
+/// one is acknowledged.
+const MAX_LATER_MOMENTS: usize = 6;
+/// And at most this many after that.
+const MAX_MUCH_LATER_MOMENTS: usize = 4;
 
 /// The controls of an exploration.
 #[derive(Debug, Default)]
@@ -214,6 +217,12 @@ impl ControlRun<'_, '_, '_, '_> {
 
     /// Finds out which controls do not fail by themselves. One control stands for all with its outcome.
     fn find_own_failures(&mut self, tried: &mut [TriedControl]) -> Result<(), ExploreError> {
+        // Then the target does resume, and a save that it does not find yet has only been promised too early.
+        let finds_last_save = tried.iter().any(|control| {
+            control.files == ControlFiles::Finished
+                && !control.is_failing()
+                && control.acknowledged.is_some_and(|step| control.result.resumed_step >= Some(step))
+        });
         let recovers = |control: &TriedControl| {
             !control.is_failing() && matches!(control.files, ControlFiles::Saved { .. })
         };
@@ -221,6 +230,9 @@ impl ControlRun<'_, '_, '_, '_> {
         let mut own_failures: HashMap<Outcome, bool> = HashMap::new();
         for control in tried.iter_mut().filter(|control| control.is_failing()) {
             control.fails_by_itself = match control.files {
+                ControlFiles::Saved { .. } if control.outcome == Outcome::Restarted && finds_last_save => {
+                    false
+                }
                 ControlFiles::Saved { .. } => match own_failures.get(&control.outcome) {
                     Some(own) => *own,
                     None => {
@@ -254,23 +266,26 @@ impl ControlRun<'_, '_, '_, '_> {
                 Some(step) => Some(step) == control.acknowledged,
                 None => !ends_otherwise(control.outcome),
             };
-            if is_kept && is_acceptable(self.replayer.judge_at_crash_point(&result, &candidate)) {
+            let outcome = self.replayer.judge(&result, &candidate, control.acknowledged);
+            if is_kept && is_acceptable(outcome) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Moments after file operations, until the next save is acknowledged.
+    /// Moments after file operations: until the next save is acknowledged, then a few until the end.
     fn later_moments(&self, control: &TriedControl) -> Vec<usize> {
         let ops = &self.spec.recording.ops;
         let start = control.candidate.op_count as usize;
         let next = ops[start..].iter().position(Op::is_acknowledgement);
         let end = next.map_or(ops.len(), |next| start + next);
-        let is_change = |op: &Op| !matches!(op.effect, OpEffect::Output { .. });
-        let later: Vec<usize> =
-            (start..end).filter(|index| is_change(&ops[*index])).map(|index| index + 1).collect();
-        spread(later.len(), MAX_LATER_MOMENTS).into_iter().map(|index| later[index]).collect()
+        let chosen = |from: usize, to: usize, max: usize| {
+            let is_change = |index: &usize| !matches!(ops[*index].effect, OpEffect::Output { .. });
+            let later: Vec<usize> = (from..to).filter(is_change).map(|index| index + 1).collect();
+            spread(later.len(), max).into_iter().map(move |index| later[index]).collect::<Vec<_>>()
+        };
+        [chosen(start, end, MAX_LATER_MOMENTS), chosen(end, ops.len(), MAX_MUCH_LATER_MOMENTS)].concat()
     }
 }
 

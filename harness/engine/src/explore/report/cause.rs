@@ -14,7 +14,7 @@ use crate::explore::record::{ContentReader, FileContent, NodeId, Op, OpEffect, O
 use crate::explore::states::{CrashCandidate, CrashKind, TreeEntry};
 
 /// A pointer to a checkpoint is not larger than this, in bytes.
-const MAX_POINTER_BYTES: u64 = 512;
+const MAX_POINTER_BYTES: u64 = 256;
 /// This much of two files is compared, in bytes.
 const COMPARED_BYTES: u64 = 4096;
 
@@ -246,13 +246,16 @@ impl FailedSave<'_> {
         self.content_at(node, op_count)?.head(&mut reader, max_bytes).ok()
     }
 
-    /// Whether the file is small and contains the name of something else when the save is complete.
+    /// Whether the file is small and has one line with the name of something else when the save is complete.
     fn is_pointer(&self, node: NodeId) -> bool {
         let end = self.window.end;
         if self.content_at(node, end).is_none_or(|content| content.len() > MAX_POINTER_BYTES) {
             return false;
         }
         let Some(head) = self.head_at(node, end, MAX_POINTER_BYTES) else { return false };
+        if head.trim_ascii().contains(&b'\n') {
+            return false;
+        }
         let own_path = self.recording.path_of(node, end);
         let tree = CrashCandidate::whole(end).tree(self.recording);
         tree.entries
@@ -302,7 +305,19 @@ impl FailedSave<'_> {
             let change = op.name_changes().first()?;
             has_number(&change.name).then_some(change.node?)
         });
-        dirs.find(|dir| is_filled_later(*dir) && !self.is_renamed_later(*dir))
+        dirs.find(|dir| {
+            is_filled_later(*dir) && !self.is_renamed_later(*dir) && self.is_left_alone_after_save(*dir)
+        })
+    }
+
+    /// Whether nothing in the directory is changed once the save is complete, as it is in one of a whole run.
+    fn is_left_alone_after_save(&self, dir: NodeId) -> bool {
+        let end = self.window.end;
+        let in_dir = |node: NodeId| self.lineage_at(node, end).contains(&dir);
+        !self.recording.ops[end..].iter().any(|op| {
+            changed_node(op).is_some_and(in_dir)
+                || op.name_changes().iter().any(|change| change.node.is_some() && in_dir(change.dir))
+        })
     }
 
     /// Whether the file lies in a directory of one checkpoint that this save has made.
