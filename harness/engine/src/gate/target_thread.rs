@@ -258,7 +258,7 @@ impl TargetThread {
         // In order of their addresses.
         for line in maps.lines() {
             let Some((range, rest)) = line.split_once(' ') else { continue };
-            let bounds = range.split_once('-').map(|bounds| <[&str; 2]>::from(bounds));
+            let bounds = range.split_once('-').map(<[&str; 2]>::from);
             let Some([Ok(from), Ok(to)]) =
                 bounds.map(|bounds| bounds.map(|hex| u64::from_str_radix(hex, 16)))
             else {
