@@ -12,7 +12,7 @@ use crate::judge::JobLedger;
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
 /// The last step of a run that ended before the end that the baseline run reached.
-struct EarlyEnd {
+struct LastSteps {
     step: u64,
     baseline: u64,
 }
@@ -221,9 +221,9 @@ impl OutputOracle {
 
     /// The last step, if it is before the one with which the baseline run ended. A recovery that says nothing of
     /// its steps may have had nothing left to do.
-    fn early_end(&self, result: &RecoveryResult) -> Option<EarlyEnd> {
+    fn early_end(&self, result: &RecoveryResult) -> Option<LastSteps> {
         let (step, baseline) = (result.last_step.max(result.resumed_step)?, self.baseline.last_step?);
-        (step < baseline).then_some(EarlyEnd { step, baseline })
+        (step < baseline).then_some(LastSteps { step, baseline })
     }
 
     /// Replaces the message where the recovery ended with exit code 0, but not as the baseline run.
