@@ -287,7 +287,6 @@ const TRAINER: &ArrowTable = &[
             "intake",
             "model",
             "optim",
-            "plain_text",
             "progress",
             "random",
             "settings",

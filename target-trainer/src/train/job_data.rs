@@ -1,10 +1,9 @@
 //! Reads the data of the job. Trains nothing.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
 
 use super::engine::{SampleStore, SampleStoreBuilder};
-use super::worker::WorkerConfig;
+use super::worker_config::WorkerConfig;
 use super::worker_error::WorkerError;
 use crate::bounded_read::open_regular;
 use crate::intake::{ContentId, NextSample, ReadError, SampleReader};
@@ -44,15 +43,4 @@ pub(super) fn read_job_samples(config: &WorkerConfig<'_>) -> Result<SampleStore,
         return Err(WorkerError::DataChanged { path });
     }
     Ok(builder.finish(file, limits, guards))
-}
-
-/// Whether another attempt may succeed: the data is there, but the machine does not let it be read.
-pub(super) fn may_pass(error: &WorkerError) -> bool {
-    match error {
-        WorkerError::OpenData { source, .. } => {
-            !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidData)
-        }
-        WorkerError::ReadData { .. } => true,
-        _ => false,
-    }
 }

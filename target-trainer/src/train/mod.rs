@@ -6,6 +6,7 @@ mod job_data;
 mod patience;
 mod saver;
 mod worker;
+mod worker_config;
 mod worker_error;
 mod worker_event;
 
@@ -14,5 +15,6 @@ pub use engine::{
     SampleStoreBuilder, Snapshot, StepError, StepOptions, StepReport,
 };
 pub use saver::{Saver, SaverEvent};
-pub use worker::{WorkerConfig, run_worker};
+pub use worker::run_worker;
+pub use worker_config::WorkerConfig;
 pub use worker_event::WorkerEvent;

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use super::worker::WorkerConfig;
+use super::worker_config::WorkerConfig;
 use super::worker_event::WorkerEvent;
 use crate::file_error::chain;
 use crate::progress;

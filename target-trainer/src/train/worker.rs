@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineConfig, NonFinite, StepError, StepOptions, StepReport};
-use super::job_data::{self, read_job_samples};
+use super::job_data::read_job_samples;
 use super::patience::with_patience;
 use super::saver::{Saver, SaverEvent, save_and_prune};
+use super::worker_config::WorkerConfig;
 use super::worker_error::{GpuFault, WorkerError};
 use super::worker_event::WorkerEvent;
-use crate::device::{DeviceError, DeviceId, WaitTracker, cuda_device_count};
+use crate::device::{DeviceError, DeviceId, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
 use crate::file_error::chain;
@@ -21,8 +22,8 @@ use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
 use crate::store::{
-    CheckpointStore, ResumeError, RootLayout, SaveError, SaveOptions, SkippedCheckpoint, adapter_files,
-    required_space, sync_policy,
+    CheckpointStore, ResumeError, SaveError, SaveOptions, SkippedCheckpoint, adapter_files, required_space,
+    sync_policy,
 };
 
 /// First wait between two attempts at the last save. It doubles each time.
@@ -31,30 +32,6 @@ const SAVE_RETRY_DELAY: Duration = Duration::from_millis(50);
 const MAX_SAVE_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Wrong results and changed weights of the GPU that are corrected before the worker exits.
 const MAX_GPU_FAULTS: usize = 3;
-
-/// What a worker needs to run.
-pub struct WorkerConfig<'a> {
-    /// The root.
-    pub layout: &'a RootLayout,
-    /// The root's settings.
-    pub settings: &'a Settings,
-    /// Id of the job to train.
-    pub job: &'a str,
-    /// Id of the job's data.
-    pub data: &'a str,
-    /// Digest of the base model that the job was accepted with, if it is known.
-    pub base: Option<&'a str>,
-    /// Samples in memory at once. May be smaller than the setting after an out-of-memory error.
-    pub micro_batch: NonZeroUsize,
-    /// The device to train on.
-    pub device: DeviceRequest,
-    /// Tracks how long the worker has waited for the device. Another thread reads it.
-    pub wait_tracker: Arc<WaitTracker>,
-    /// Reports an event to the daemon.
-    pub emit: &'a dyn Fn(WorkerEvent),
-    /// Whether a signal has requested a stop.
-    pub stop_requested: &'a dyn Fn() -> bool,
-}
 
 /// Trains the job until it is done, a stop is requested, or it fails. Reports the reason unless the job is
 /// done.
@@ -100,7 +77,7 @@ impl<'a> TrainingRun<'a> {
             wait_tracker: Arc::clone(&config.wait_tracker),
         };
         let base_model = with_patience(config, BaseModelError::may_pass, || BaseModel::read(&base_dir))?;
-        let samples = with_patience(config, job_data::may_pass, || read_job_samples(config))?;
+        let samples = with_patience(config, WorkerError::may_pass, || read_job_samples(config))?;
         let engine = Engine::with_samples(base_model, recipe.clone(), samples).on_device(&engine_config)?;
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
         let options = SaveOptions { guards: guards.clone(), keep: train.keep };

@@ -1,9 +1,9 @@
 //! Why a worker exits before the job is done, and with which exit code.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::engine::{NonFinite, ParityMismatch, RestoreError, SampleReadError, StepError};
-use super::job_data;
 use crate::device::DeviceError;
 use crate::exit::Exit;
 use crate::intake::DataError;
@@ -106,13 +106,22 @@ impl std::fmt::Display for GpuFault {
 }
 
 impl WorkerError {
+    /// Whether another attempt may succeed: the data is there, but the machine does not let it be read.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            WorkerError::OpenData { source, .. } => {
+                !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidData)
+            }
+            WorkerError::ReadData { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The exit code for this error.
     pub(super) fn exit(&self) -> Exit {
         match self {
             WorkerError::Base(_) | WorkerError::OtherBase { .. } => Exit::BaseModel,
-            error @ (WorkerError::OpenData { .. } | WorkerError::ReadData { .. })
-                if job_data::may_pass(error) =>
-            {
+            error @ (WorkerError::OpenData { .. } | WorkerError::ReadData { .. }) if error.may_pass() => {
                 Exit::Machine
             }
             WorkerError::SaverThread(_) | WorkerError::Samples(SampleReadError::Read(_)) => Exit::Machine,

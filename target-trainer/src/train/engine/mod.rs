@@ -172,8 +172,10 @@ impl Engine {
     pub fn step(&mut self, options: StepOptions) -> Result<StepReport, StepError> {
         let (sample_indices, next_cursor) = self.next_batch();
         let samples = self.samples.get(&sample_indices)?;
-        let batch: Vec<WeightedSample<'_>> =
-            samples.iter().map(|sample| WeightedSample { sample: &sample.0, weight: sample.1 }).collect();
+        let batch: Vec<WeightedSample<'_>> = samples
+            .iter()
+            .map(|sample| WeightedSample { sample: &sample.tokens, weight: sample.weight })
+            .collect();
         let trained_tokens: usize = batch.iter().map(|weighted| weighted.sample.targets.len()).sum();
         let scale = 1.0 / (trained_tokens.max(1) as f32);
         let (step, updates) = (self.cursor.step + 1, self.cursor.updates + 1);

@@ -14,8 +14,12 @@ use crate::settings::{Guards, Limits};
 /// Bytes after which a block of lines ends. A block is read for each of its samples.
 const BLOCK_BYTES: u64 = 16 << 10;
 
-/// A tokenized sample and its weight.
-pub(super) type StoredSample = (TokenizedSample, f32);
+/// A sample as it is trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredSample {
+    pub(super) tokens: TokenizedSample,
+    pub(super) weight: f32,
+}
 
 /// Why a sample can't be read from the data file.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +137,9 @@ impl SampleFile {
         reader.skip_samples(index - block.first_sample).map_err(|_| SampleReadError::Changed)?;
         loop {
             match reader.next_sample(&mut |_: &[u8]| Ok(())).map_err(changed)? {
-                NextSample::Sample(sample) => return Ok((tokenize(&sample, context), sample.weight)),
+                NextSample::Sample(sample) => {
+                    return Ok(StoredSample { tokens: tokenize(&sample, context), weight: sample.weight });
+                }
                 NextSample::Blank => {}
                 NextSample::End => return Err(SampleReadError::Changed),
             }
@@ -218,7 +224,7 @@ impl SampleStoreBuilder {
             self.in_memory = None;
         }
         if let Some(samples) = &mut self.in_memory {
-            samples.push((tokens, sample.weight));
+            samples.push(StoredSample { tokens, weight: sample.weight });
         }
     }
 
