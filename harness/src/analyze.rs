@@ -220,8 +220,14 @@ fn read_trials(
         let attempt = last_attempt(&entries).iter();
         let events: Vec<RecordEntry> =
             attempt.filter(|entry| !matches!(entry.event, Event::TrialEnded(_))).cloned().collect();
-        let facts =
-            trial_facts(&TrialEvents { target, baseline, comparable, same_workload, entries: &events });
+        let facts = trial_facts(&TrialEvents {
+            target,
+            baseline,
+            comparable,
+            same_workload,
+            makes_calls_fail: plan.makes_calls_fail(),
+            entries: &events,
+        });
         let lines = events.iter().filter_map(|entry| {
             if let Event::Output { line, .. } = &entry.event { Some(line.clone()) } else { None }
         });

@@ -190,10 +190,10 @@ fn evidence_has_the_bytes_that_calls_within_the_kernel_moved() {
     }
 }
 
-/// The second one saves without a word, and goes on when a save fails.
+/// The first one goes on when a save fails, and the second one saves nothing.
 fn a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase() {
-    const WRITES: &str = r#"['{program}', -c, 'cd $1; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.02; echo step $i; { head -c 9000 /dev/zero >ckpt/$i; } 2>ckpt.log || echo failed $i; done; echo finished with 9', sh, '{root}']"#;
-    const IDLES: &str = r#"['{program}', -c, 'for i in 1 2 3 4 5 6 7 8 9; do sleep 0.02; echo step $i; done; echo finished with 9', sh, '{root}']"#;
+    const WRITES: &str = r#"['{program}', -c, 'cd $1; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.02; echo step $i; { head -c 9000 /dev/zero >ckpt/$i; } 2>ckpt.log || echo failed $i; done; echo saved step 0; echo finished with 9', sh, '{root}']"#;
+    const IDLES: &str = r#"['{program}', -c, 'for i in 1 2 3 4 5 6 7 8 9; do sleep 0.02; echo step $i; done; echo saved step 0; echo finished with 9', sh, '{root}']"#;
     const MOUNT: &str = "mounts: [{place: checkpoints, size: 1 MiB, inodes: 40}]\n";
     for (method, errno) in [
         ("fill-disk: {place: checkpoints, leave: 0 B, when: {step: 3}}", "failed with ENOSPC"),
@@ -212,7 +212,7 @@ fn a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase() {
 
 /// The first run makes three renames, every later one makes one.
 fn a_call_that_does_not_come_in_each_run_is_tried_again_and_counted() {
-    const VARIES: &str = r#"['{program}', -c, 'cd $1; n=3; [ -f "$2"/ran ] && n=1; : >"$2"/ran; i=0; while [ $i -lt $n ]; do i=$((i+1)); rm -f ckpt/old; echo x >ckpt/new; mv ckpt/new ckpt/old; done; echo finished with 1', sh, '{root}', 'OUTSIDE']"#;
+    const VARIES: &str = r#"['{program}', -c, 'cd $1; n=3; [ -f "$2"/ran ] && n=1; : >"$2"/ran; i=0; while [ $i -lt $n ]; do i=$((i+1)); rm -f ckpt/old; echo x >ckpt/new; mv ckpt/new ckpt/old; done; echo step 1; echo saved step 1; echo finished with 1', sh, '{root}', 'OUTSIDE']"#;
     for (at, is_inconclusive) in [("every", false), ("3", true)] {
         let outside = tempfile::tempdir().unwrap();
         let place = outside.path().display().to_string();

@@ -94,7 +94,9 @@ fn assert_outcome(run: &ScenarioRun, what: &str, expected: Outcome) {
 
 /// It is never killed: only the files that it leaves tell.
 fn saves_that_failed_in_silence_are_missed_at_the_end() {
-    assert_outcome(&run("swallows", NOTHING_CAN_BE_RENAMED), "swallows", Outcome::Restarted);
+    let swallows = run("swallows", NOTHING_CAN_BE_RENAMED);
+    assert_outcome(&swallows, "swallows", Outcome::Restarted);
+    assert!(swallows.printed.contains("error-swallowed"), "{}", swallows.printed);
     assert_outcome(&run("sound", ONE_RENAME_FAILS), "sound", Outcome::Recovered);
     assert_outcome(&run("sound", NOTHING_CAN_BE_RENAMED), "sound", Outcome::Recovered);
 }

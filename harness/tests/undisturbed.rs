@@ -254,9 +254,9 @@ fn a_failed_run_that_scenarios_share_is_shown_by_each() {
 
 /// While it is recorded, the target sees its root at another path.
 fn a_failed_recorded_run_shows_its_last_lines() {
-    // The first start is the baseline's.
+    // The first start is the baseline's, the second one resumes from its files.
     let first = "echo started >>MEMORY/starts
-[ $(wc -l <MEMORY/starts) = 2 ] && { echo seen >&2; exit 6; }";
+[ $(wc -l <MEMORY/starts) = 3 ] && { echo seen >&2; exit 6; }";
     let method = "crash-states: {of: [process], during: checkpoint-save}";
     let files = Files { first, method, ..Files::new() };
     let reported = files.report("run", &["01"]);

@@ -19,6 +19,7 @@ for job in a b c; do
     done
     echo "$step" >done/new
     mv done/new "done/$job"
+    [ "$style" = again ] && rm "ckpt/$job"
     echo "finished job $job with $step"
     # It is done: nothing of it is needed to resume.
     rm -f "ckpt/$job"

@@ -147,6 +147,10 @@ macro_rules! call_fault {
 }
 
 call_fault!(FailCall {
+    fn makes_calls_fail(&self) -> bool {
+        true
+    }
+
     fn call_injections(&self, site: &CallSite) -> Vec<CallInjection> {
         let fail = |errno: &Errno| CallInjection::Fail {
             errno: *errno,
@@ -184,6 +188,10 @@ call_fault!(SwapFile {
 });
 
 call_fault!(SweepErrno {
+    fn makes_calls_fail(&self) -> bool {
+        true
+    }
+
     fn call_injections(&self, site: &CallSite) -> Vec<CallInjection> {
         let errnos = site.kind.map(CallKind::plausible_errnos).unwrap_or_default();
         let fail =

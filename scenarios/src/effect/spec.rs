@@ -82,6 +82,11 @@ pub trait EffectSpec {
         false
     }
 
+    /// It makes calls of the target fail.
+    fn makes_calls_fail(&self) -> bool {
+        self.is_shown_by_failed_calls()
+    }
+
     /// It alters a file system call, so that its trigger must be a call.
     fn is_at_call(&self) -> bool {
         false

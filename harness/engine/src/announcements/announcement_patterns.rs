@@ -47,6 +47,11 @@ impl AnnouncementPatterns {
         [step, saved, resumed, rolled_back, consumed, same].into_iter().flatten().cloned().collect()
     }
 
+    /// Whether steps are only told by the lines that tell of saves.
+    fn trains_as_it_saves(&self) -> bool {
+        self.step.as_ref().map(Regex::as_str) == self.saved.as_ref().map(Regex::as_str)
+    }
+
     /// What one line announces. The colours of a terminal are no part of it.
     pub fn parse(&self, line: &str) -> Vec<Announcement> {
         let line = plain_line(line);
@@ -56,8 +61,11 @@ impl AnnouncementPatterns {
             let job = captures.name("job").map(|job| job.as_str().to_owned());
             found.extend(what.map(|what| Announcement { job, what }));
         };
-        // A line that says that a step is saved is none that says that it is trained.
+        // A line that says that a step is saved is none that says that it is trained, unless no other line does.
         if let Some(captures) = captures(&self.saved) {
+            if self.trains_as_it_saves() {
+                add(&captures, step_in(&captures).map(|step| Announced::Step { step, loss: None }));
+            }
             add(&captures, step_in(&captures).map(|step| Announced::Saved { step }));
         } else if let Some(captures) = captures(&self.resumed) {
             add(&captures, step_in(&captures).map(|step| Announced::Resumed { step }));
@@ -118,6 +126,15 @@ mod tests {
             same: regex(r"^finished (\w+)"),
         };
         patterns.parse(line)
+    }
+
+    #[test]
+    fn a_line_may_tell_of_a_step_and_of_its_save() {
+        let both = Regex::new(r"^saved step (?<step>\d+)").ok();
+        let patterns = AnnouncementPatterns { step: both.clone(), saved: both, ..Default::default() };
+        let whats: Vec<Announced> =
+            patterns.parse("saved step 3").into_iter().map(|announcement| announcement.what).collect();
+        assert_eq!(whats, [Announced::Step { step: 3, loss: None }, Announced::Saved { step: 3 }]);
     }
 
     #[test]

@@ -401,6 +401,7 @@ same: '^weights (?<value>\w+)'
             baseline,
             comparable,
             same_workload: true,
+            makes_calls_fail: false,
             entries: &entries,
         });
         let planned = planned(1, None);
@@ -514,6 +515,7 @@ same: '^weights (?<value>\w+)'
             baseline: &baseline(&[]),
             comparable: false,
             same_workload: true,
+            makes_calls_fail: false,
             entries: &entries,
         })
     }

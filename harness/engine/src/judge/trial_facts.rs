@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    BaselineFacts, EndResume, Ending, Event, FaultId, NotEffective, Outcome, ProbeKind, Probed, RecordEntry,
-    TargetFile, TrialFacts, last_attempt,
+    BaselineFacts, Cause, EndResume, Ending, Event, FaultId, NotEffective, Outcome, ProbeKind, Probed,
+    RecordEntry, TargetFile, TrialFacts, last_attempt,
 };
 
 use super::end_resume;
@@ -22,6 +22,8 @@ pub struct TrialEvents<'a> {
     pub comparable: bool,
     /// Whether the faults leave the workload unchanged, so that the steps must be the baseline's.
     pub same_workload: bool,
+    /// Whether a fault makes calls of the target fail.
+    pub makes_calls_fail: bool,
     /// The record entries of the trial, in order. Only its last attempt counts.
     pub entries: &'a [RecordEntry],
 }
@@ -41,6 +43,8 @@ struct FactCollector<'a> {
     final_step: Option<(u64, Option<f64>)>,
     /// The last step before an exit with 0 that left work, which a signal had asked for.
     stopped_with_zero: Option<u64>,
+    /// A save was announced after a fault had been effective.
+    saved_after_effect: bool,
     /// What is wrong with the files that were left at the end.
     end_resume: Option<(Outcome, String)>,
     gpu_defects: Vec<String>,
@@ -109,6 +113,7 @@ impl<'a> FactCollector<'a> {
             probes: Vec::new(),
             final_step: None,
             stopped_with_zero: None,
+            saved_after_effect: false,
             end_resume: None,
             gpu_defects: Vec::new(),
         }
@@ -140,6 +145,7 @@ impl<'a> FactCollector<'a> {
                     self.recovery_seconds.get_or_insert((entry.at_us - effective_at_us) as f64 / 1e6);
                 }
             }
+            Event::Saved { .. } => self.saved_after_effect |= self.effective_at_us.is_some(),
             Event::TargetEnded { ending, exit_code, .. } => self.on_ended(*ending, *exit_code),
             Event::EndResumed(resume) => self.on_end_resume(resume, events),
             Event::Probed(probed) => self.probes.push(probed.clone()),
@@ -210,8 +216,8 @@ impl<'a> FactCollector<'a> {
         if let Some(fault) = self.followed.ledger.order_fault().filter(|_| events.same_workload) {
             return (Outcome::Corrupt, fault.to_string());
         }
-        if let Some(fault) = self.end_resume.clone() {
-            return fault;
+        if let Some((outcome, because)) = self.end_resume.clone() {
+            return (outcome, self.with_cause(outcome, because, events));
         }
         if !self.is_judged(events, same) {
             let because = "exit code 0, and nothing tells whether that is right: the target file declares neither \
@@ -225,6 +231,17 @@ impl<'a> FactCollector<'a> {
             None => "continued without a restart".into(),
         };
         (Outcome::Recovered, recovered)
+    }
+
+    /// Names the cause of lost work that no kill explains: a call failed, and a save was announced all the same.
+    fn with_cause(&self, outcome: Outcome, because: String, events: &TrialEvents<'_>) -> String {
+        let is_lost = matches!(outcome, Outcome::LostWork | Outcome::Restarted);
+        match is_lost && events.makes_calls_fail && self.saved_after_effect {
+            true => {
+                format!("{} (saves were announced after a call had failed): {because}", Cause::ErrorSwallowed)
+            }
+            false => because,
+        }
     }
 
     /// Whether anything but the exit code and the number of steps shows that the target is right.

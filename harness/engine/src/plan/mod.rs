@@ -123,6 +123,11 @@ impl TrialPlan {
         !self.faults.iter().any(|fault| fault.effect.spec().changes_workload())
     }
 
+    /// Whether a fault makes calls of the target fail.
+    pub fn makes_calls_fail(&self) -> bool {
+        self.faults.iter().any(|fault| fault.effect.spec().makes_calls_fail())
+    }
+
     /// The calls that the baseline run must count, for each fault that waits for a call.
     pub fn call_counts(&self) -> Vec<CallCountRequest<'_>> {
         let numbered = self.faults.iter().zip(1..);

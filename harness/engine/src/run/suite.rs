@@ -203,6 +203,7 @@ fn judge_scenario(
         recorded: recorded.as_ref(),
         comparable: plan.comparable(),
         same_workload: plan.same_workload(),
+        makes_calls_fail: plan.makes_calls_fail(),
         end_resumes: &EndResumeCache::default(),
         trial_count: planned.to_run(),
     };

@@ -38,6 +38,8 @@ pub(super) struct TrialContext<'a> {
     pub(super) comparable: bool,
     /// Whether the faults leave the workload unchanged.
     pub(super) same_workload: bool,
+    /// Whether a fault makes calls fail.
+    pub(super) makes_calls_fail: bool,
     pub(super) trial_count: u32,
     /// The resumes from the files at the ends of trials.
     pub(super) end_resumes: &'a EndResumeCache,
@@ -121,6 +123,7 @@ fn finish_trial(context: TrialContext<'_>, number: u32, reporter: &Reporter) -> 
         baseline: &context.baseline.facts,
         comparable: context.comparable,
         same_workload: context.same_workload,
+        makes_calls_fail: context.makes_calls_fail,
         entries: &entries,
     };
     let facts = trial_facts(&events);

@@ -11,7 +11,7 @@
 //! opens.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::Error;
+use std::io::{Error, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -172,8 +172,15 @@ impl HostView {
             }
         }
         if dir.starts_with(&self.cwd) {
-            let assembled = self.assemble(dir);
-            self.assembled.push(with_context("make a private view of the working directory", assembled)?);
+            let is_cwd = dir == self.cwd;
+            match self.assemble(dir) {
+                // Somebody has removed it from the host in the meantime.
+                Err(error) if error.kind() == ErrorKind::NotFound && !is_cwd => {}
+                assembled => {
+                    let assembled = with_context("make a private view of the working directory", assembled)?;
+                    self.assembled.push(assembled);
+                }
+            }
         }
         Ok(())
     }
@@ -290,7 +297,10 @@ impl HostView {
                     continue;
                 }
                 unmounted?;
-                overlay.number = self.layers.mount_overlay(&overlay.mount_point, &overlay.lower)?;
+                match self.layers.mount_overlay(&overlay.mount_point, &overlay.lower) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    number => overlay.number = number?,
+                }
                 renewed.push(overlay.mount_point.clone());
             }
             self.overlays.push(overlay);

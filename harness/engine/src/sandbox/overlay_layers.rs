@@ -1,8 +1,8 @@
 //! The layers of overlays: upper layers in memory over lower layers of the host, and directories that are put
 //! together where no overlay is possible. Runs in the sandbox's init. Knows nothing of targets.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Error;
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
+use std::io::{Error, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -91,23 +91,15 @@ impl Layers {
         let number = self.next_number;
         let mut mounted = Vec::new();
         for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            let (metadata, path, copy) = (entry.metadata()?, entry.path(), tree.join(entry.file_name()));
-            if metadata.is_symlink() {
-                std::os::unix::fs::symlink(std::fs::read_link(&path)?, &copy)?;
-            } else if metadata.is_dir() {
-                DirBuilder::new().create(&copy)?;
-                mounted.push((clone_mount(&path)?, path));
-            } else if metadata.is_file() && metadata.len() <= MAX_COPIED_FILE_BYTES {
-                // What cannot be read is not shown.
-                let _ = copy_file(&path, &copy);
-            } else if metadata.is_file() {
-                File::create(&copy)?;
-                mounted.push((clone_mount(&path)?, path));
+            match add_to_tree(&entry?, &tree) {
+                Ok(mount) => mounted.extend(mount),
+                // Somebody has removed it from the host in the meantime.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         attach_mount(&clone_mount(&tree)?, dir)?;
-        mounted.iter().try_for_each(|(clone, path)| attach_mount(clone, path))?;
+        mounted.iter().try_for_each(|mount: &PlacedMount| attach_mount(&mount.clone, &mount.mount_point))?;
         Ok(number)
     }
 
@@ -241,4 +233,30 @@ pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
 fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.file_type().is_char_device() && metadata.rdev() == 0
+}
+
+/// A copy of a mount, and where it belongs.
+struct PlacedMount {
+    clone: OwnedFd,
+    mount_point: PathBuf,
+}
+
+/// Adds an entry of a directory to a tree. Returns what is to be mounted in its place.
+fn add_to_tree(entry: &DirEntry, tree: &Path) -> Result<Option<PlacedMount>, Error> {
+    let (metadata, path, copy) = (entry.metadata()?, entry.path(), tree.join(entry.file_name()));
+    if metadata.is_symlink() {
+        std::os::unix::fs::symlink(std::fs::read_link(&path)?, &copy)?;
+    } else if metadata.is_dir() {
+        let mount = clone_mount(&path)?;
+        DirBuilder::new().create(&copy)?;
+        return Ok(Some(PlacedMount { clone: mount, mount_point: path }));
+    } else if metadata.is_file() && metadata.len() <= MAX_COPIED_FILE_BYTES {
+        // What cannot be read is not shown.
+        let _ = copy_file(&path, &copy);
+    } else if metadata.is_file() {
+        let mount = clone_mount(&path)?;
+        File::create(&copy)?;
+        return Ok(Some(PlacedMount { clone: mount, mount_point: path }));
+    }
+    Ok(None)
 }
