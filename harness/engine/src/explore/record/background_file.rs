@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Error, Write};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 /// Bytes that are written at a time. Until there are as many, no thread is needed.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -60,7 +60,7 @@ impl BackgroundFile {
     fn hand_over(&mut self) -> Result<(), Error> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            none => none.insert(Writer::start(self.file.try_clone()?)),
+            none => none.insert(Writer::start(self.file.try_clone()?)?),
         };
         let mut next = writer.written.try_recv().unwrap_or_default();
         next.clear();
@@ -79,18 +79,18 @@ impl BackgroundFile {
 }
 
 impl Writer {
-    fn start(mut file: File) -> Writer {
+    fn start(mut file: File) -> Result<Writer, Error> {
         let (full, to_write) = sync_channel::<Vec<u8>>(MAX_WAITING);
         let (give_back, written) = channel();
-        let thread = std::thread::spawn(move || {
+        let thread = Builder::new().spawn(move || {
             to_write.iter().try_for_each(|buffer| {
                 file.write_all(&buffer)?;
                 // Nobody may want it any more.
                 let _ = give_back.send(buffer);
                 Ok(())
             })
-        });
-        Writer { full, written, thread }
+        })?;
+        Ok(Writer { full, written, thread })
     }
 }
 
