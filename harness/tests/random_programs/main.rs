@@ -162,7 +162,7 @@ fn random_programs_do_the_same_behind_the_gate() {
         let programs: Vec<Program> = trees.iter().map(ValueTree::current).collect();
         let found = differing_programs(&programs, file_system, &modes);
         let mut trees: Vec<Option<ProgramTree>> = trees.into_iter().map(Some).collect();
-        for DifferingProgram { index, .. } in found {
+        for DifferingProgram { index, differences } in found {
             differing += 1;
             if shown.len() >= MAX_SHOWN {
                 continue;
@@ -170,7 +170,10 @@ fn random_programs_do_the_same_behind_the_gate() {
             match shrunk(trees[index].take().unwrap(), file_system, &modes) {
                 Some((program, differences)) => shown.push(describe(&program, &differences)),
                 // What a program does may depend on those before it, or on the moment.
-                None => only_together += 1,
+                None => {
+                    only_together += 1;
+                    eprintln!("not when run alone:\n{}", describe(&programs[index], &differences));
+                }
             }
         }
     }

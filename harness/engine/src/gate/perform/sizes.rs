@@ -67,6 +67,13 @@ impl CallContext<'_> {
             // The kernel fails the call and sends SIGXFSZ.
             return Ok(None);
         }
+        if mode == libc::FALLOC_FL_KEEP_SIZE
+            && u64::try_from(end).is_ok_and(|end| end > stat.size_bytes)
+            && end as u64 > self.thread.file_size_limit()?
+        {
+            // Some file systems refuse it as above, others do it: it changes neither size nor bytes.
+            return Ok(None);
+        }
         fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, len_bytes)?;
         self.announce_lost_modes(file)?;
         let size_bytes = size_of(fd)?;
