@@ -99,12 +99,16 @@ pub(crate) fn run_programs<R>(
     let argv = [interpreter.to_str().unwrap(), file.path().to_str().unwrap()];
     let InterpreterRun { exit, output, noted } = run(&setup, &argv);
     assert_eq!(exit, ProcessExit::Exited(0), "{output}");
+    let place = setup.watched.display().to_string();
     let result_of = |index: usize| {
         let dir = program_dir(index);
         let title = format!("program {}\n", dir.display());
         let rest = output.split_once(&title).map_or("", |(_, rest)| rest);
         let own = rest.split("program ").next().unwrap_or_default().to_owned();
-        ProgramResult { output: own, tree: file_tree(&top.join(dir.parent().unwrap())) }
+        // The place is another one each time, and links lead there.
+        let tree = file_tree(&top.join(dir.parent().unwrap())).into_iter();
+        let tree = tree.map(|(name, file)| (name, file.replace(&place, "~"))).collect();
+        ProgramResult { output: own, tree }
     };
     ProgramResults { results: (0..programs.len()).map(result_of).collect(), noted }
 }
