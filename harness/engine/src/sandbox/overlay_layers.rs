@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{AccessFlags, Gid, Uid, access, fchown};
@@ -99,7 +100,13 @@ impl Layers {
             }
         }
         attach_mount(&clone_mount(&tree)?, dir)?;
-        mounted.iter().try_for_each(|mount: &PlacedMount| attach_mount(&mount.clone, &mount.mount_point))?;
+        for PlacedMount { clone, mount_point } in &mounted {
+            match attach_mount(clone, mount_point) {
+                // As above: an empty directory is left of it.
+                Err(Errno::ENOENT) => {}
+                attached => attached?,
+            }
+        }
         Ok(number)
     }
 
