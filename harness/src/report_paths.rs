@@ -102,8 +102,10 @@ fn create_dir_or_find(path: &Path) -> std::io::Result<bool> {
     };
     match created {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            // An error if it is no directory.
-            std::fs::create_dir_all(path).map(|()| false)
+            // An error if it is no directory. With a slash after the name of a file, the kernel says so only here.
+            let is_a_file = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotADirectory;
+            let found = std::fs::create_dir_all(path).map(|()| false);
+            found.map_err(|error| path.metadata().err().filter(is_a_file).unwrap_or(error))
         }
         created => created.map(|()| true),
     }

@@ -132,6 +132,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("run mine.yaml --require some", 2, "invalid value 'some'"),
     mistake("run mine.yaml --out full", 2, "--out: `full` is not empty; name"),
     mistake("ablate mine.yaml --out mine.yaml", 2, "--out: `mine.yaml` is a file; name"),
+    mistake("run mine.yaml --out mine.yaml/", 2, "Not a directory"),
     mistake("run mine.yaml --out mine.yaml/new", 2, "Not a directory (os error 20); name"),
     mistake("analyze nowhere", 2, "`nowhere`: No such file"),
     mistake("analyze empty", 2, "`empty/record.jsonl`: No such file"),
