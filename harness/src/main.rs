@@ -33,6 +33,7 @@ mod scenario_library;
 mod session;
 mod shell_quote;
 mod sweep;
+mod verdict_lines;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use scenarios::{Event, FailedRun, RecordEntry, TrialCounts, Verdict, ViolationKind};
 
 use crate::print;
+use crate::verdict_lines::TrialNotes;
 use engine::locks::LockExt;
 use engine::observe::Observer;
 
@@ -26,6 +27,7 @@ struct RunningScenario {
     /// What the baseline met in the sandbox, in lines for people.
     sandbox_hints: Vec<String>,
     trials: TrialCounts,
+    notes: TrialNotes,
 }
 
 /// An observer that prints the progress of a run. Dropping it removes the bar.
@@ -50,10 +52,11 @@ impl RunDisplay {
     }
 
     /// Counts an event of a scenario or of one of its trials.
-    fn count(&self, id: &str, event: &Event) {
+    fn count(&self, id: &str, trial: Option<u32>, event: &Event) {
         let mut running = self.running.locked();
         if let Some(scenario) = running.get_mut(id) {
             scenario.trials.count(event);
+            scenario.notes.note(trial, event);
         }
         if let Some(bar) = self.bar.as_ref().filter(|_| matches!(event, Event::TrialEnded(_))) {
             let counts = running.iter().map(|(id, scenario)| {
@@ -77,9 +80,7 @@ impl RunDisplay {
             scenario.title,
             width = if self.ablating { 20 } else { 13 }
         ));
-        verdict_reasons(verdict, self.ablating)
-            .iter()
-            .for_each(|reason| self.print_line(&format!("            {}", shorten(reason))));
+        scenario.notes.lines(verdict, self.ablating).iter().for_each(|line| self.print_line(line));
         scenario.failed_runs.iter().for_each(|failed| self.print_failed_run(failed));
         if scenario.failed_runs.is_empty() {
             self.print_hints(&scenario.sandbox_hints);
@@ -114,7 +115,10 @@ impl Observer for RunDisplay {
         let Some(id) = &entry.scenario else { return };
         match &entry.event {
             Event::ScenarioStarted(started) => {
+                let mut notes = TrialNotes::default();
+                notes.note(None, &entry.event);
                 let scenario = RunningScenario {
+                    notes,
                     title: started.title.clone(),
                     guard_removed: started.guard_removed.clone(),
                     ..RunningScenario::default()
@@ -130,11 +134,12 @@ impl Observer for RunDisplay {
             Event::Baseline(facts) => {
                 let mut running = self.running.locked();
                 if let Some(scenario) = running.get_mut(id) {
+                    scenario.notes.note(None, &entry.event);
                     scenario.sandbox_hints = facts.sandbox_hints.iter().map(ToString::to_string).collect();
                 }
             }
             Event::Judged { verdict, seconds } => self.on_judged(id, verdict, *seconds),
-            event => self.count(id, event),
+            event => self.count(id, entry.trial, event),
         }
     }
 }
@@ -167,30 +172,5 @@ fn verdict_label(verdict: &Verdict, ablating: bool) -> (&'static str, &'static s
         Verdict::Violated { .. } => ("✗", "VIOLATED"),
         Verdict::Inconclusive { .. } => ("?", "inconclusive"),
         Verdict::Skipped { .. } => ("-", "skipped"),
-    }
-}
-
-/// The reason cut to one line of bounded length. The report has the whole text.
-fn shorten(reason: &str) -> String {
-    const MAX_CHARS: usize = 160;
-    let cut: String = reason.chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect();
-    if reason.chars().nth(MAX_CHARS).is_some() { format!("{cut} ..") } else { cut }
-}
-
-/// The first reasons for a verdict, and how many more there are. The report has all of them.
-fn verdict_reasons(verdict: &Verdict, ablating: bool) -> Vec<String> {
-    let max_shown = if ablating { 1 } else { 3 };
-    match verdict {
-        Verdict::Survived => Vec::new(),
-        Verdict::Violated { reasons } => {
-            let line = |reason: &scenarios::Reason| {
-                let trial = reason.trial.map(|trial| format!(" (trial {trial})")).unwrap_or_default();
-                format!("{}{trial}: {}", reason.expectation, reason.found)
-            };
-            let more = reasons.len().saturating_sub(max_shown);
-            let more = (more > 0).then(|| format!("and {more} more"));
-            reasons.iter().take(max_shown).map(line).chain(more).collect()
-        }
-        Verdict::Inconclusive { why } | Verdict::Skipped { why } => vec![why.clone()],
     }
 }

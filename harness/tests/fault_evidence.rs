@@ -212,7 +212,7 @@ fn a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase() {
 
 /// The first run makes three renames, every later one makes one.
 fn a_call_that_does_not_come_in_each_run_is_tried_again_and_counted() {
-    const VARIES: &str = r#"['{program}', -c, 'cd $1; n=3; [ -f "$2"/ran ] && n=1; : >"$2"/ran; i=0; while [ $i -lt $n ]; do i=$((i+1)); rm -f ckpt/old; echo x >ckpt/new; mv ckpt/new ckpt/old; done; echo step 1; echo saved step 1; echo finished with 1', sh, '{root}', 'OUTSIDE']"#;
+    const VARIES: &str = r#"['{program}', -c, 'cd $1; [ -f ckpt/old ] && echo resumed from step 1 && echo finished with 1 && exit; n=3; [ -f "$2"/ran ] && n=1; : >"$2"/ran; i=0; while [ $i -lt $n ]; do i=$((i+1)); rm -f ckpt/old; echo x >ckpt/new; mv ckpt/new ckpt/old; done; echo step 1; echo saved step 1; echo finished with 1', sh, '{root}', 'OUTSIDE']"#;
     for (at, is_inconclusive) in [("every", false), ("3", true)] {
         let outside = tempfile::tempdir().unwrap();
         let place = outside.path().display().to_string();

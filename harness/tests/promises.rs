@@ -9,7 +9,7 @@ mod support;
 
 use std::process::{Command, ExitCode};
 
-use scenarios::{Outcome, Verdict};
+use scenarios::{Outcome, Verdict, ViolationKind};
 use support::command::{TRAINWRECK, output_text, workspace};
 use support::machine::{GATE, missing};
 use support::scenario_run::{ScenarioFiles, ScenarioRun};
@@ -50,6 +50,9 @@ const NOTHING_CAN_BE_RENAMED: &str =
     "fail-call: {errno: [EIO], persistence: persistent, when: {call: {to: [rename], on: 'ckpt/**', at: 1}}}";
 const ONE_RENAME_FAILS: &str =
     "fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'ckpt/**', at: every}}}";
+const FAIL_EACH_RENAME: &str = "fail-call: {errno: [EIO], persistence: persistent, when: {call: {to: [rename], on: 'ckpt/**', at: every}}}";
+const NO_WRITE_SUCCEEDS: &str =
+    "fail-call: {errno: [EIO], persistence: persistent, when: {call: {to: [write], on: 'ckpt/**', at: 1}}}";
 const KILL_AT_EVERY_CALL: &str = "crash: {when: {call: {at: every}}}";
 
 fn main() -> ExitCode {
@@ -66,6 +69,11 @@ fn main() -> ExitCode {
         a_daemon_that_does_a_finished_job_again_is_caught,
         exit_code_0_alone_is_not_judged,
         a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm,
+        saves_that_failed_in_silence_are_missed_in_the_middle,
+        a_trainer_that_does_not_resume_at_all_is_one_finding,
+        what_a_trainer_that_does_not_resume_cannot_be_asked_is_not_judged,
+        a_phase_that_never_begins_is_refused_by_name,
+        each_failed_expectation_says_where_what_and_how_to_repeat,
         explore_reads_all_of_a_long_output_and_asks_for_the_end,
     ])
 }
@@ -142,6 +150,7 @@ fn a_pattern_that_matches_nothing_is_refused_by_name() {
     for (key, right, wrong) in [
         ("announces: step", "'^step ", "'^Step "),
         ("announces: saved", "'^saved", "'^SAVED"),
+        ("announces: resumed", "'^resumed", "'^RESUMED"),
         ("same", "'^finished", "'^FINISHED"),
     ] {
         let run = run_target(target("promises.sh", "sound").replace(right, wrong), CRASH_AT_LAST_REMOVAL);
@@ -191,6 +200,76 @@ fn exit_code_0_alone_is_not_judged() {
 /// It removes its save at its end, as it always does.
 fn a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm() {
     assert_outcome(&run("one-shot", ONE_RENAME_FAILS), "one-shot", Outcome::Recovered);
+}
+
+/// Its files are gone at its end, so only those right after the save tell.
+fn saves_that_failed_in_silence_are_missed_in_the_middle() {
+    let swallows = run("swallows-one-shot", NOTHING_CAN_BE_RENAMED);
+    assert_outcome(&swallows, "swallows-one-shot", Outcome::Restarted);
+    let because = &swallows.trials()[0].because;
+    assert!(
+        because.contains("error-swallowed") && because.contains("right after the save of step 3"),
+        "{because}"
+    );
+    assert_outcome(&run("one-shot", ONE_RENAME_FAILS), "one-shot", Outcome::Recovered);
+    assert_outcome(&run("one-shot", NOTHING_CAN_BE_RENAMED), "one-shot", Outcome::Recovered);
+    // The save after the one that failed is there.
+    assert_outcome(&run("swallows-writes", NO_WRITE_SUCCEEDS), "swallows-writes", Outcome::Crashed);
+    assert_outcome(&run("sound", NO_WRITE_SUCCEEDS), "sound", Outcome::Recovered);
+}
+
+/// The control tells it, before any trial does; no trial is worse.
+fn a_trainer_that_does_not_resume_at_all_is_one_finding() {
+    for (style, method, cause, outcome) in [
+        ("never-resumes", NOTHING_CAN_BE_RENAMED, "does-not-resume", "restarted"),
+        ("never-resumes", CRASH_IN_THIRD_SAVE, "does-not-resume", "restarted"),
+        ("resumes-wrong", CRASH_IN_THIRD_SAVE, "resume-differs", "corrupt"),
+    ] {
+        let run = run(style, method);
+        let Verdict::Violated { reasons } = run.verdict() else { panic!("{style}: {}", run.printed) };
+        let [reason] = reasons.as_slice() else { panic!("{style}: {}", run.printed) };
+        assert_eq!((reason.kind, reason.trial), (ViolationKind::Control, None), "{style}: {}", run.printed);
+        assert!(reason.found.contains(cause) && reason.found.starts_with(outcome), "{}", reason.found);
+        assert_eq!(run.code, 1, "{style}: {}", run.printed);
+    }
+    let sound = run("sound", CRASH_IN_THIRD_SAVE);
+    assert!(!sound.baseline().progress.save_controls.is_empty(), "{}", sound.printed);
+}
+
+/// Where it may start over, that is no finding. Whether its saves were there after the fault is not judged.
+fn what_a_trainer_that_does_not_resume_cannot_be_asked_is_not_judged() {
+    let scenario = SCENARIO.replace("[recovered]", "[recovered, restarted]");
+    let scenario = scenario.replace("METHOD", NOTHING_CAN_BE_RENAMED);
+    let run = ScenarioFiles { target: target("promises.sh", "never-resumes"), scenario }.run();
+    assert!(
+        matches!(run.verdict(), Verdict::Inconclusive { why } if why.contains("not-judged")),
+        "{}",
+        run.printed
+    );
+}
+
+fn a_phase_that_never_begins_is_refused_by_name() {
+    let phases = r"phases: {save: {begins: '^Saving', ends: '^saved step', place: checkpoints}}";
+    let target = target("promises.sh", "sound").replace("same:", &format!("{phases}\nsame:"));
+    let run = run_target(target, "crash-states: {of: [process], during: save}");
+    let Verdict::Inconclusive { why } = run.verdict() else { panic!("{}", run.printed) };
+    assert!(why.contains("phases: save: begins") && why.contains("^Saving"), "{why}");
+    assert_eq!(run.code, 3, "{}", run.printed);
+}
+
+fn each_failed_expectation_says_where_what_and_how_to_repeat() {
+    let run = run("swallows-writes", NO_WRITE_SUCCEEDS);
+    for part in [
+        "always: {outcome: [recovered]}",
+        "trial 1: crashed: error-swallowed",
+        "injected: write(ckpt/new, 2 bytes), call 1: fails with EIO",
+        "it said:  Error: ckpt/latest is empty",
+        "repeat:   trainwreck run ",
+    ] {
+        assert!(run.printed.contains(part), "`{part}` is not in {}", run.printed);
+    }
+    let all = run_target(target("promises.sh", "swallows"), FAIL_EACH_RENAME);
+    assert!(all.printed.contains("4 trials (2, 3, 4, ..): lost-work"), "{}", all.printed);
 }
 
 /// What explore prints about a style, and its exit code.

@@ -217,7 +217,7 @@ fn recorded_run(project: &Project, given: Option<&str>) -> RecordedRun {
     for entry in Record::parse(&text).unwrap().entries {
         match entry.event {
             Event::ScenarioStarted(started) => inherited = Some(started.inherited),
-            Event::Baseline(facts) => baseline = Some(facts),
+            Event::Baseline(facts) => baseline = Some(*facts),
             _ => {}
         }
     }

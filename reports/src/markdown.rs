@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use scenarios::Verdict;
+use scenarios::{ReasonGroup, Verdict};
 
 use crate::clean::clean;
 use crate::summary;
@@ -79,11 +79,12 @@ fn details_block(text: &mut String, scenario: &ScenarioView<'_>) {
         let _ = writeln!(text, "```text\n{}\n```\n", lines.join("\n"));
     }
     if let Some(Verdict::Violated { reasons }) = scenario.verdict {
-        for reason in reasons.iter().take(MAX_REASONS) {
-            let trial = reason.trial.map(|trial| format!(", trial {trial}")).unwrap_or_default();
-            let _ = writeln!(text, "- `{}`{trial}: {}", cell(&reason.expectation), cell(&reason.found));
+        let groups = ReasonGroup::of(reasons);
+        for group in groups.iter().take(MAX_REASONS) {
+            let (expectation, found) = (cell(&group.first.expectation), cell(&group.first.found));
+            let _ = writeln!(text, "- `{expectation}`: {}{found}", group.trials_text());
         }
-        let more = reasons.len().saturating_sub(MAX_REASONS);
+        let more = groups.len().saturating_sub(MAX_REASONS);
         if more > 0 {
             let _ = writeln!(text, "- and {more} more");
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    BaselineFacts, Event, FailedRun, Outcome, Reason, Record, RecordEntry, RunEnded, RunStarted, Scenario,
-    ScenarioStarted, TrialCounts, TrialFacts, Verdict, ViolationKind, last_attempt,
+    BaselineFacts, Event, FailedRun, Outcome, Reason, ReasonGroup, Record, RecordEntry, RunEnded, RunStarted,
+    Scenario, ScenarioStarted, TrialCounts, TrialFacts, Verdict, ViolationKind, last_attempt,
 };
 
 use crate::error::ReportError;
@@ -64,7 +64,11 @@ pub(crate) enum TrialResult {
 impl TrialResult {
     fn of(number: u32, facts: Option<&TrialFacts>, verdict: Option<&Verdict>) -> TrialResult {
         let Some(facts) = facts else { return TrialResult::NotJudged };
-        let is_about = |reason: &Reason| reason.trial.is_none_or(|trial| trial == number);
+        let is_control = |reason: &Reason| reason.kind == ViolationKind::Control;
+        let is_about = |reason: &Reason| match reason.trial {
+            Some(trial) => trial == number,
+            None => !is_control(reason),
+        };
         match verdict {
             Some(Verdict::Violated { reasons }) if reasons.iter().any(is_about) => TrialResult::Failed,
             _ if facts.is_not_reached() => TrialResult::NotReached,
@@ -272,14 +276,9 @@ fn facts_in<'a>(entries: &[&'a RecordEntry]) -> Option<&'a TrialFacts> {
 fn expectations(started: &ScenarioStarted, verdict: Option<&Verdict>) -> Vec<(String, Vec<String>)> {
     let reasons = if let Some(Verdict::Violated { reasons }) = verdict { reasons.as_slice() } else { &[] };
     let found = |text: &str| {
-        let matching = reasons.iter().filter(|reason| reason.expectation == text);
-        matching
-            .map(|reason| {
-                reason
-                    .trial
-                    .map_or_else(|| reason.found.clone(), |trial| format!("trial {trial}: {}", reason.found))
-            })
-            .collect()
+        let groups = ReasonGroup::of(reasons).into_iter();
+        let matching = groups.filter(|group| group.first.expectation == text);
+        matching.map(|group| format!("{}{}", group.trials_text(), group.first.found)).collect()
     };
     let scenario = Scenario::parse(&started.source, &started.file);
     let mut texts: Vec<String> = scenario

@@ -20,6 +20,7 @@ mod fault_id;
 mod finding;
 mod gpu;
 mod operation;
+mod reason_group;
 mod record;
 mod record_lines;
 mod recovery_check;
@@ -35,7 +36,9 @@ mod units;
 mod verdict;
 mod yaml;
 
-pub use baseline_progress::{BaselineJob, BaselineProgress, EndResume, ResumedJob};
+pub use baseline_progress::{
+    AnnouncedSave, BaselineJob, BaselineProgress, EndResume, ResumedJob, SaveControl,
+};
 pub use cause::{Cause, FailureSubject};
 pub use control::{Control, ControlFiles};
 pub use effect::*;
@@ -48,6 +51,7 @@ pub use finding::{FailingControls, Fate, Finding, MessageCount, OperationLine};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 pub use operation::{CallKind, Errno};
+pub use reason_group::ReasonGroup;
 pub use record::{
     BaselineFacts, Event, MachineFacts, Mechanism, ProbeKind, Probed, RECORD_FORMAT, Record, RecordEntry,
     RecordError, RunEnded, RunStarted, ScenarioStarted, TargetStarted, TrialFacts, last_attempt,

@@ -44,7 +44,7 @@ pub enum Event {
     /// machine.
     ScenarioStarted(Box<ScenarioStarted>),
     /// The baseline has been run, or was taken from this run's cache.
-    Baseline(BaselineFacts),
+    Baseline(Box<BaselineFacts>),
     /// In a run of `ablate`: the undisturbed run without the guard. It comes before the first trial.
     GuardControl(Box<BaselineFacts>),
     /// A run without any fault did not end well, so the scenario is inconclusive.
@@ -284,6 +284,9 @@ pub struct TrialFacts {
     pub outcome: Outcome,
     /// Why the outcome is what it is, one line.
     pub because: String,
+    /// The line of the target that explains best why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
     /// Evidence of each fault that was effective.
     pub evidence: Vec<String>,
     /// The faults that were not effective, without those that are optional.

@@ -53,6 +53,8 @@ pub enum ViolationKind {
     Harm,
     /// Only a line of output is missing, such as a message about the fault.
     Words,
+    /// A control: what the target does without any fault.
+    Control,
 }
 
 /// One expectation that did not hold, and the trial in which it did not.

@@ -17,7 +17,8 @@ esac
 
 save() {
     case $style in
-    swallows) (echo "$step" >ckpt/new && mv ckpt/new ckpt/latest) 2>/dev/null ;;
+    swallows | swallows-one-shot | never-resumes) (echo "$step" >ckpt/new && mv ckpt/new ckpt/latest) 2>/dev/null ;;
+    swallows-writes) (echo "$step" >ckpt/new; mv ckpt/new ckpt/latest) 2>/dev/null ;;
     *-lost) (echo "$step" >ckpt/new && mv ckpt/new ckpt/lost) 2>/dev/null ;;
     *)
         # Asks how it went, and tries once more.
@@ -29,7 +30,8 @@ save() {
 }
 
 step=0
-if [ -f ckpt/latest ]; then
+if [ -f ckpt/latest ] && [ "$style" != never-resumes ]; then
+    [ -s ckpt/latest ] || { echo "Error: ckpt/latest is empty" >&2; exit 70; }
     read -r step <ckpt/latest
 elif [ "$style" = from-zero ]; then
     save
@@ -47,8 +49,12 @@ while [ "$step" -lt "$end" ]; do
     [ "$style" = repeats ] && [ "$began" -gt 0 ] && [ "$step" = 8 ] && say "step 7" && say "step 8"
     [ $((step % 3)) -eq 0 ] && save
 done
-[ "$style" = one-shot ] && rm -f ckpt/latest
-say "finished 9"
+case $style in
+*one-shot) rm -f ckpt/latest ;;
+esac
+value=9
+[ "$style" = resumes-wrong ] && [ "$began" -gt 0 ] && [ "$began" -lt 9 ] && value=8
+say "finished $value"
 if [ "$style" = forgets-the-end ]; then
     rm -f ckpt/latest
     echo 9 >ckpt/latest

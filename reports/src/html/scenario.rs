@@ -73,7 +73,7 @@ fn checks(scenario: &ScenarioView<'_>) -> Markup {
                     @for reason in found.iter().take(MAX_REASONS_SHOWN) { br; span.bad { (clean(reason)) } }
                     @if found.len() > MAX_REASONS_SHOWN {
                         br;
-                        span.soft { "and in " (found.len() - MAX_REASONS_SHOWN) " more trials" }
+                        span.soft { "and " (found.len() - MAX_REASONS_SHOWN) " others" }
                     }
                 }
             }
@@ -85,6 +85,7 @@ fn trial_summary(facts: &TrialFacts) -> Markup {
     let step = |step: Option<u64>| step.map_or_else(|| "none".to_owned(), |step| step.to_string());
     html! {
         p { strong { (facts.outcome) } ": " (clean(&facts.because)) }
+        @if let Some(said) = &facts.said { p { "It said: " code { (clean(said)) } } }
         @if facts.step_at_fault.is_some() {
             p.soft {
                 "step at the fault " (step(facts.step_at_fault))

@@ -65,6 +65,7 @@ pub(crate) fn facts(outcome: Outcome) -> TrialFacts {
         what: "SIGKILL of the whole tree at file event 7 of checkpoint-save 2".into(),
         outcome,
         because: format!("because {HOSTILE}"),
+        said: None,
         evidence: vec!["every process was killed".into()],
         not_effective: Vec::new(),
         step_at_fault: Some(9),
@@ -138,7 +139,7 @@ fn baseline(id: &str) -> RecordEntry {
         unmatched: Vec::new(),
         cached: false,
     };
-    entry(0, Some(id), None, Event::Baseline(facts))
+    entry(0, Some(id), None, Event::Baseline(Box::new(facts)))
 }
 
 pub(crate) fn judged(id: &str, verdict: Verdict) -> RecordEntry {

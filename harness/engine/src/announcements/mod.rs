@@ -3,8 +3,10 @@
 
 mod announcement;
 mod announcement_patterns;
+mod error_line;
 mod line_splitter;
 
 pub use announcement::{Announced, Announcement};
 pub use announcement_patterns::{AnnouncementPatterns, plain_line};
+pub use error_line::error_line;
 pub use line_splitter::{LineSplitter, MAX_LINE_BYTES};

@@ -1,7 +1,7 @@
 //! Judges a scenario that ran without one guard: whether the trials show that the guard matters under the
 //! fault. Pure, like the verdict that it starts from.
 
-use scenarios::{BaselineFacts, FailedRun, UndisturbedCommand, Verdict};
+use scenarios::{BaselineFacts, FailedRun, SaveControl, UndisturbedCommand, Verdict};
 
 use super::JudgedTrial;
 
@@ -40,7 +40,14 @@ pub fn ablation_verdict(judged: Verdict, runs: &AblationRuns<'_>, trials: &[Judg
 impl AblationRuns<'_> {
     /// Why the trials show nothing about the guard, because the two undisturbed runs differ already.
     pub fn difference(&self) -> Option<String> {
-        let difference = difference(self.baseline, self.control?)?;
+        let control = self.control?;
+        let failing = self.baseline.progress.save_controls.iter().find(|control| !control.is_sound());
+        let failing = failing.map(|SaveControl { save, because, .. }| {
+            format!(
+                "with every guard, a resume from the files right after the save of {save} fails ({because})"
+            )
+        });
+        let difference = failing.or_else(|| difference(self.baseline, control))?;
         Some(format!("{difference}: it is not known whether the guard matters under the fault"))
     }
 }
@@ -99,6 +106,7 @@ mod tests {
             what: String::new(),
             outcome: Outcome::Crashed,
             because: String::new(),
+            said: None,
             evidence: is_effective.then(|| "killed".to_owned()).into_iter().collect(),
             not_effective: Vec::new(),
             step_at_fault: None,

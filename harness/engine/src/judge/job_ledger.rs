@@ -367,6 +367,7 @@ impl<'a> JobLedger<'a> {
             first_step: first,
             stride: stride.filter(|_| is_regular),
             control: None,
+            save_controls: Vec::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod ablation;
 mod end_resume;
+mod failing_control;
 mod followed_run;
 mod job_ledger;
 mod job_progress;
@@ -16,10 +17,11 @@ use scenarios::{
     TrialFacts, TrialsPlanned, UndisturbedCommand, Verdict, ViolationKind, grouped,
 };
 
+use failing_control::FailingControl;
 use unmet::{CountedQuantity, Unmet};
 
 pub use ablation::{AblationRuns, ablation_verdict};
-pub use end_resume::is_sound_control;
+pub use end_resume::{can_resume_from_saves, is_sound_control};
 pub use followed_run::FollowedRun;
 pub use job_ledger::JobLedger;
 pub use job_progress::OrderFault;
@@ -54,8 +56,9 @@ pub fn verdict(
         return Verdict::Inconclusive { why };
     }
     let indices = 0..scenario.expect().len();
+    let control = FailingControl::find(scenario, baseline);
     let mut reasons: Vec<Reason> =
-        indices.flat_map(|index| violations(scenario, index, baseline, trials)).collect();
+        indices.flat_map(|index| violations(scenario, index, baseline, trials, control)).collect();
     reasons.extend(trials.iter().filter_map(gpu_defect_reason));
     let ended = trials.len();
     let counted: Vec<&JudgedTrial<'_>> = trials.iter().filter(|trial| trial.facts.counts()).collect();
@@ -67,6 +70,8 @@ pub fn verdict(
         let all_trials_together = |reason: &mut Reason| reason.trial.is_none();
         not_seen = reasons.extract_if(.., all_trials_together).collect();
     }
+    let outcomes: Vec<Outcome> = trials.iter().map(|trial| trial.facts.outcome).collect();
+    reasons.splice(0..0, control.map(|control| control.reason(&outcomes)));
     if !reasons.is_empty() {
         return Verdict::Violated { reasons };
     }
@@ -170,10 +175,7 @@ fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option
         return Some(format!("{}, so there is nothing to compare with", failed_baseline_text(baseline)));
     }
     if let Some(first) = baseline.unmatched.first() {
-        return Some(format!(
-            "the pattern of {first}, matches no line of the baseline, so it would notice nothing; correct it or \
-             remove it from the target file"
-        ));
+        return Some(unmatched_pattern_text(first));
     }
     match (planned.to_run(), planned.only) {
         (0, Some(only)) => {
@@ -184,6 +186,14 @@ fn nothing_to_judge(baseline: &BaselineFacts, planned: &TrialsPlanned) -> Option
         }
         _ => None,
     }
+}
+
+/// What is wrong with a pattern that matches no line of the baseline. `pattern`: its key and itself.
+pub fn unmatched_pattern_text(pattern: &str) -> String {
+    format!(
+        "the pattern of {pattern}, matches no line of the baseline, so it would notice nothing; correct it or remove it \
+         from the target file"
+    )
 }
 
 fn failed_baseline_text(baseline: &BaselineFacts) -> String {
@@ -213,6 +223,7 @@ fn violations(
     index: usize,
     baseline: &BaselineFacts,
     trials: &[JudgedTrial<'_>],
+    control: Option<FailingControl<'_>>,
 ) -> Vec<Reason> {
     let expectation = &scenario.expect()[index];
     let found = |trial: &JudgedTrial<'_>| {
@@ -226,7 +237,11 @@ fn violations(
     let reason = |trial, found| Reason { expectation: expectation.text.clone(), trial, found, kind };
     match expectation.modality {
         Modality::Always => {
+            let explains = |trial: &JudgedTrial<'_>| {
+                control.is_some_and(|control| control.explains(&expectation.fact, trial.facts.outcome))
+            };
             let relevant = trials.iter().filter(|trial| trial.facts.counts() || has_harm(trial));
+            let relevant = relevant.filter(|trial| !explains(trial));
             relevant.filter_map(|trial| Some(reason(Some(trial.number), found(trial)?))).collect()
         }
         Modality::Sometimes | Modality::Reached => {

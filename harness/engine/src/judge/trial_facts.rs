@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use scenarios::{
-    BaselineFacts, Cause, EndResume, Ending, Event, FaultId, NotEffective, Outcome, ProbeKind, Probed,
-    RecordEntry, TargetFile, TrialFacts, last_attempt,
+    BaselineFacts, Cause, EndResume, Ending, Event, FaultId, NotEffective, Outcome, OutputStream, ProbeKind,
+    Probed, RecordEntry, TargetFile, TrialFacts, last_attempt,
 };
 
 use super::end_resume;
 use super::followed_run::FollowedRun;
+use crate::announcements::error_line;
 
 /// The events of a trial, with what is needed to interpret them.
 pub struct TrialEvents<'a> {
@@ -47,6 +48,8 @@ struct FactCollector<'a> {
     saved_after_effect: bool,
     /// What is wrong with the files that were left at the end.
     end_resume: Option<(Outcome, String)>,
+    /// What the target said then.
+    said_by_resume: Option<String>,
     gpu_defects: Vec<String>,
 }
 
@@ -59,11 +62,13 @@ pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
     collector.followed.values.dedup();
     let same = same_as_baseline(&collector.followed.values, events);
     let (outcome, because) = collector.outcome(events, same);
+    let said = collector.said(outcome, entries);
     let worst = collector.followed.ledger.worst_resume();
     let seconds_between = |first: &RecordEntry, last: &RecordEntry| (last.at_us - first.at_us) as f64 / 1e6;
     TrialFacts {
         outcome,
         because,
+        said,
         step_at_fault: worst.map(|resume| resume.step_at_fault),
         acknowledged: worst.and_then(|resume| resume.acknowledged),
         resumed_from: worst.map(|resume| resume.resumed_from),
@@ -115,6 +120,7 @@ impl<'a> FactCollector<'a> {
             stopped_with_zero: None,
             saved_after_effect: false,
             end_resume: None,
+            said_by_resume: None,
             gpu_defects: Vec::new(),
         }
     }
@@ -162,11 +168,36 @@ impl<'a> FactCollector<'a> {
     }
 
     fn on_end_resume(&mut self, resume: &EndResume, events: &TrialEvents<'_>) {
-        let control = events.baseline.progress.control.as_ref();
         let is_refused = |code: &i32| events.target.refused_exits().contains(code);
-        let fault =
-            control.and_then(|control| end_resume::fault(resume, control, &self.followed.ledger, is_refused));
-        self.end_resume = self.end_resume.take().or(fault);
+        let fault = end_resume::fault(resume, events.baseline, &self.followed.ledger, is_refused);
+        let fault = fault.or_else(|| {
+            let is_comparable = events.comparable && !events.baseline.same.is_empty();
+            end_resume::other_values(resume, events.baseline).filter(|_| is_comparable)
+        });
+        if self.end_resume.is_none() && fault.is_some() {
+            (self.end_resume, self.said_by_resume) = (fault, resume.said.clone());
+        }
+    }
+
+    /// The line that explains best why the target failed, of its last start or of the resume that failed.
+    fn said(&self, outcome: Outcome, entries: &[RecordEntry]) -> Option<String> {
+        if !matches!(outcome, Outcome::Crashed | Outcome::Hung | Outcome::Refused | Outcome::EndedEarly) {
+            return None;
+        }
+        if self.said_by_resume.is_some() {
+            return self.said_by_resume.clone();
+        }
+        let is_start = |entry: &RecordEntry| matches!(entry.event, Event::TargetStarted(_));
+        let last_start = entries.iter().rposition(is_start).unwrap_or(0);
+        let lines_of = |of: OutputStream| {
+            let lines = entries[last_start..].iter().filter_map(|entry| match &entry.event {
+                Event::Output { stream, line } if *stream == of => Some(line.as_str()),
+                _ => None,
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let line = error_line(&lines_of(OutputStream::Stdout), &lines_of(OutputStream::Stderr));
+        Some(line).filter(|line| !line.is_empty())
     }
 
     /// Restarts that the method itself did not cause.
@@ -217,12 +248,15 @@ impl<'a> FactCollector<'a> {
             return (Outcome::Corrupt, fault.to_string());
         }
         if let Some((outcome, because)) = self.end_resume.clone() {
-            return (outcome, self.with_cause(outcome, because, events));
+            return (outcome, self.with_cause(because, events));
         }
         if !self.is_judged(events, same) {
             let because = "exit code 0, and nothing tells whether that is right: the target file declares neither \
                            `saved` nor `same`";
             return (Outcome::NotJudged, because.into());
+        }
+        if let Some(unasked) = self.unasked_promises(events) {
+            return (Outcome::NotJudged, unasked);
         }
         let recovered = match self.followed.ledger.worst_resume() {
             Some(resume) => {
@@ -233,10 +267,9 @@ impl<'a> FactCollector<'a> {
         (Outcome::Recovered, recovered)
     }
 
-    /// Names the cause of lost work that no kill explains: a call failed, and a save was announced all the same.
-    fn with_cause(&self, outcome: Outcome, because: String, events: &TrialEvents<'_>) -> String {
-        let is_lost = matches!(outcome, Outcome::LostWork | Outcome::Restarted);
-        match is_lost && events.makes_calls_fail && self.saved_after_effect {
+    /// Names the cause of what no kill explains: a call failed, and a save was announced all the same.
+    fn with_cause(&self, because: String, events: &TrialEvents<'_>) -> String {
+        match events.makes_calls_fail && self.saved_after_effect {
             true => {
                 format!("{} (saves were announced after a call had failed): {because}", Cause::ErrorSwallowed)
             }
@@ -248,6 +281,20 @@ impl<'a> FactCollector<'a> {
     fn is_judged(&self, events: &TrialEvents<'_>, same: Option<bool>) -> bool {
         let verifies = |probe: &Probed| probe.kind == ProbeKind::Verifies && probe.held;
         same.is_some() || events.target.announces().saved().is_some() || self.probes.iter().any(verifies)
+    }
+
+    /// Why it is not known whether a save that was acknowledged after a fault is there, if so.
+    fn unasked_promises(&self, events: &TrialEvents<'_>) -> Option<String> {
+        let controls = &events.baseline.progress.save_controls;
+        let failing = controls.iter().find(|control| control.outcome != Outcome::Recovered)?;
+        let is_unasked = self.saved_after_effect && self.followed.ledger.worst_resume().is_none();
+        is_unasked.then(|| {
+            format!(
+                "saves were acknowledged after the fault, and nothing tells whether they are there: the target does \
+                 not resume from the save of {} even without a fault",
+                failing.save
+            )
+        })
     }
 
     /// What was promised and is not there any more.

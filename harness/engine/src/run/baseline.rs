@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use regex::Regex;
 use scenarios::{
-    BaselineFacts, BaselineProgress, Ending, Event, FailedRun, OutputLine, RecordEntry, Scenario, TargetFile,
-    UndisturbedCommand,
+    BaselineFacts, BaselineProgress, Ending, Event, FailedRun, OutputLine, RecordEntry, SaveControl,
+    Scenario, TargetFile, UndisturbedCommand,
 };
 
+use crate::announcements::AnnouncementPatterns;
 use crate::file_error::chain;
 use crate::judge::FollowedRun;
 use crate::locks::LockExt;
@@ -20,7 +21,8 @@ use crate::plan::{BaselineCounts, CallCountRequest, GpuCountRequest};
 use crate::run::call_injector::{InjectorHandle, InjectorTarget};
 use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
-use crate::run::resume_check;
+use crate::run::save_control::{ControlCache, EndedBaseline};
+use crate::run::save_snapshots::{SaveSnapshot, SaveSnapshots};
 use crate::run::target_run::{RunCounts, TargetRun};
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::{NetworkAccess, fail_if_interrupted};
@@ -63,6 +65,7 @@ type BaselineSlot = Arc<OnceLock<BaselineResult>>;
 #[derive(Default)]
 pub struct BaselineCache {
     slots: Mutex<HashMap<blake3::Hash, BaselineSlot>>,
+    controls: ControlCache,
 }
 
 impl BaselineCache {
@@ -79,14 +82,17 @@ impl BaselineCache {
         requests: CountRequests<'_>,
         reporter: &Reporter,
     ) -> Result<MeasuredBaseline, RunError> {
-        let run = || run_baseline(dir, config, scenario, requests, &reporter.for_trial(0));
+        let run = || {
+            let controls = Some(&self.controls);
+            BaselineRun { dir, config, scenario, requests, controls }.run(&reporter.for_trial(0))
+        };
         let baseline = self.measure(&config, requests, run)?;
         if baseline.facts.cached {
             // So that the scenario's part of the record is complete.
             let reporter = reporter.for_trial(0);
             baseline.entries.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
         }
-        reporter.emit(Event::Baseline(baseline.facts.clone()));
+        reporter.emit(Event::Baseline(Box::new(baseline.facts.clone())));
         emit_failed(&baseline, UndisturbedCommand::Baseline, reporter);
         Ok(baseline)
     }
@@ -104,7 +110,10 @@ impl BaselineCache {
         reporter: &Reporter,
     ) -> Result<MeasuredBaseline, RunError> {
         let requests = CountRequests { calls: &[], gpu_calls: &[] };
-        let run = || run_baseline(dir, config, scenario, requests, &reporter.for_unreported_run());
+        let run = || {
+            let run = BaselineRun { dir, config, scenario, requests, controls: None };
+            run.run(&reporter.for_unreported_run())
+        };
         let control = self.measure(&config, requests, run)?;
         reporter.emit(Event::GuardControl(Box::new(control.facts.clone())));
         emit_failed(&control, UndisturbedCommand::WithoutGuard, reporter);
@@ -166,60 +175,112 @@ fn emit_failed(measured: &MeasuredBaseline, command: UndisturbedCommand, reporte
     }
 }
 
-fn run_baseline(
+/// A run of the target without faults.
+struct BaselineRun<'a> {
     dir: PathBuf,
-    config: TrialConfig<'_>,
-    scenario: &Scenario,
-    requests: CountRequests<'_>,
-    reporter: &Reporter,
-) -> Result<MeasuredBaseline, RunError> {
-    let env = TrialEnv::build(dir, config)?;
-    let trainer = env.trainer();
-    let context = env.fault_context(&trainer, None);
-    let calls = requests.calls;
-    let trigger_phase = calls.iter().find_map(|request| request.trigger.phase.as_deref());
-    let phase = trigger_phase.or_else(|| config.target.phases().keys().next().map(String::as_str));
-    let place = phase
-        .and_then(|phase| config.target.phases().get(phase))
-        .map(|phase| trainer.place_below_root(phase.place()));
-    let dir = place.map(|place| env.sandbox.host_path_in_root(&place));
-    let save_bytes = Arc::new(Mutex::new(0));
-    let measured = Arc::clone(&save_bytes);
-    let measure: Box<dyn FnMut() + Send> =
-        Box::new(move || dir.iter().for_each(|dir| measure_first_save(&measured, dir)));
-    let faults = FaultSchedule::of_baseline(requests.gpu_calls, reporter);
-    let mut run = if config.has_gate {
-        // The measurement is exact, because the target waits in the write call that announces the save.
-        let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
-        let target = InjectorTarget { target: config.target, root, kill_switch };
-        let injector = InjectorHandle::for_counting(target, calls, phase, measure)
-            .with_connections(config.host_access.network == NetworkAccess::Private);
-        TargetRun::new(context, reporter, scenario, faults, Some(injector))
-    } else {
-        let mut run = TargetRun::new(context, reporter, scenario, faults, None);
-        if let Some(phase) = phase {
-            run.on_phase_end(phase, measure);
+    config: TrialConfig<'a>,
+    scenario: &'a Scenario,
+    requests: CountRequests<'a>,
+    /// Where the controls of its target are, if they are wanted.
+    controls: Option<&'a ControlCache>,
+}
+
+impl BaselineRun<'_> {
+    fn run(self, reporter: &Reporter) -> Result<MeasuredBaseline, RunError> {
+        let config = self.config;
+        let env = TrialEnv::build(self.dir.clone(), config)?;
+        let trainer = env.trainer();
+        let context = env.fault_context(&trainer, None);
+        let calls = self.requests.calls;
+        let trigger_phase = calls.iter().find_map(|request| request.trigger.phase.as_deref());
+        let phase = trigger_phase.or_else(|| config.target.phases().keys().next().map(String::as_str));
+        let place = phase
+            .and_then(|phase| config.target.phases().get(phase))
+            .map(|phase| trainer.place_below_root(phase.place()));
+        let dir = place.map(|place| env.sandbox.host_path_in_root(&place));
+        let save_bytes = Arc::new(Mutex::new(0));
+        let measured = Arc::clone(&save_bytes);
+        let measure: Box<dyn FnMut() + Send> =
+            Box::new(move || dir.iter().for_each(|dir| measure_first_save(&measured, dir)));
+        let faults = FaultSchedule::of_baseline(self.requests.gpu_calls, reporter);
+        let snapshots = self.snapshots(&env).into_shared();
+        let mut run = if config.has_gate {
+            // The measurement is exact, because the target waits in the write call that announces the save.
+            let (root, kill_switch) = (env.visible_root().into(), env.sandbox.kill_switch());
+            let target = InjectorTarget { target: config.target, root, kill_switch };
+            let injector = InjectorHandle::for_counting(target, calls, phase, measure)
+                .with_snapshots(Arc::clone(&snapshots))
+                .with_connections(config.host_access.network == NetworkAccess::Private);
+            TargetRun::new(context, reporter, self.scenario, faults, Some(injector))
+        } else {
+            let mut run = TargetRun::new(context, reporter, self.scenario, faults, None);
+            if let Some(phase) = phase {
+                run.on_phase_end(phase, measure);
+            }
+            run
+        };
+        let ending = run.run(0)?;
+        let RunCounts { calls, gpu_calls, peak_memory_bytes, connections } = run.into_counts();
+        env.emit_gpu_defects(reporter)?;
+        let sandbox_hints = connections.named_in(env.sandbox.hints(&[])?);
+        let entries = reporter.entries();
+        let save_bytes = *save_bytes.locked();
+        let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
+        let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
+        let facts = BaselineFacts { sandbox_hints, ..facts };
+        let snapshots = snapshots.locked().take()?;
+        let facts = self.with_controls(facts, &env, &entries, &snapshots, reporter)?;
+        env.sandbox.close()?;
+        fail_if_interrupted()?;
+        let hints = facts.sandbox_hints.clone();
+        let failed =
+            (!facts.ended_well).then(|| FailedRun { sandbox_hints: hints, ..failed_run(&entries, ending) });
+        Ok(MeasuredBaseline { facts, counts, entries, failed })
+    }
+
+    /// Takes copies of the files right after saves, if controls are wanted.
+    fn snapshots(&self, env: &TrialEnv<'_>) -> SaveSnapshots {
+        let patterns = AnnouncementPatterns::of_target(self.config.target);
+        let saved = patterns.saved.clone().filter(|_| self.controls.is_some());
+        let root = env.sandbox.host_path_in_root(Path::new(""));
+        SaveSnapshots::of_baseline(AnnouncementPatterns { saved, ..patterns }, root, self.dir.join("saves"))
+    }
+
+    /// Adds what resumes from the files of the baseline do, and which patterns matched nothing.
+    fn with_controls(
+        &self,
+        facts: BaselineFacts,
+        env: &TrialEnv<'_>,
+        entries: &[RecordEntry],
+        snapshots: &[SaveSnapshot],
+        reporter: &Reporter,
+    ) -> Result<BaselineFacts, RunError> {
+        if !facts.ended_well {
+            return Ok(facts);
         }
-        run
-    };
-    let ending = run.run(0)?;
-    let RunCounts { calls, gpu_calls, peak_memory_bytes, connections } = run.into_counts();
-    env.emit_gpu_defects(reporter)?;
-    let sandbox_hints = connections.named_in(env.sandbox.hints(&[])?);
-    let entries = reporter.entries();
-    let control = if ending == Ending::Exited(0) { resume_check::control(&env, &entries)? } else { None };
-    env.sandbox.close()?;
-    fail_if_interrupted()?;
-    let save_bytes = *save_bytes.locked();
-    let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
-    let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
-    let progress = BaselineProgress { control, ..facts.progress.clone() };
-    let unmatched = if facts.ended_well { unmatched_patterns(config.target, &facts) } else { Vec::new() };
-    let facts = BaselineFacts { sandbox_hints, progress, unmatched, ..facts };
-    let hints = facts.sandbox_hints.clone();
-    let failed =
-        (!facts.ended_well).then(|| FailedRun { sandbox_hints: hints, ..failed_run(&entries, ending) });
-    Ok(MeasuredBaseline { facts, counts, entries, failed })
+        let mut unmatched = unmatched_patterns(self.config.target, &facts);
+        let Some(cache) = self.controls.filter(|_| unmatched.is_empty()) else {
+            return Ok(BaselineFacts { unmatched, ..facts });
+        };
+        let baseline = EndedBaseline {
+            env,
+            config: self.config,
+            scenario: self.scenario,
+            facts: &facts,
+            entries,
+            snapshots,
+            dir: &self.dir,
+            reporter,
+        };
+        let controls = cache.get(&baseline)?;
+        unmatched.extend(unmatched_resume(self.config.target, &controls.saves));
+        let progress = BaselineProgress {
+            control: controls.end,
+            save_controls: controls.saves,
+            ..facts.progress.clone()
+        };
+        Ok(BaselineFacts { progress, unmatched, ..facts })
+    }
 }
 
 /// A baseline run that did not end well, with the last lines of its last attempt.
@@ -310,6 +371,14 @@ fn baseline_facts(
         unmatched: Vec::new(),
         cached: false,
     }
+}
+
+/// The pattern for resumes, if no resume from the files of a save printed a line that matches, although the target
+/// went on from there.
+fn unmatched_resume(target: &TargetFile, controls: &[SaveControl]) -> Option<String> {
+    let pattern = target.announces().resumed()?;
+    let is_unmatched = controls.iter().any(|control| control.resumes_silently);
+    is_unmatched.then(|| format!("`announces: resumed`, `{pattern}`"))
 }
 
 /// The keys of the target file with a pattern that no line of the baseline matches, each with its pattern. A resume

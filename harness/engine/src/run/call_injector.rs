@@ -21,6 +21,8 @@ use crate::run::armed_call_fault::{ArmedCallFault, CallProgress};
 use crate::run::call_counter::CallCounter;
 use crate::run::call_evidence::{CallEvidence, DecidedCall, call_evidence};
 use crate::run::phase_tracker::PhaseTrackers;
+use crate::run::printed_lines::PrintedLines;
+use crate::run::save_snapshots::{SaveSnapshots, SharedSnapshots};
 use crate::sandbox::KillSwitch;
 
 /// How long a call waits for the run to inject a fault.
@@ -74,7 +76,10 @@ pub(super) struct CallInjector {
     root: PathBuf,
     armed_faults: Vec<ArmedCallFault>,
     refusals: Vec<WatchedRefusals>,
+    printed: PrintedLines,
     phases: PhaseTrackers,
+    /// Takes copies of the files at saves.
+    snapshots: Option<SharedSnapshots>,
     /// `None` in a trial, which injects faults.
     counters: Option<Vec<CallCounter>>,
     /// The phase whose ends call `on_phase_end`, while the target waits.
@@ -158,6 +163,12 @@ impl InjectorHandle {
         self
     }
 
+    /// The same, which also takes these snapshots.
+    pub(super) fn with_snapshots(self, snapshots: SharedSnapshots) -> InjectorHandle {
+        self.injector.locked().snapshots = Some(snapshots);
+        self
+    }
+
     fn new(target: InjectorTarget<'_>, phases: PhaseTrackers, kinds: Vec<CallKind>) -> InjectorHandle {
         let filter_options = FilterOptions { extra_kinds: kinds, connections: false };
         let (sender, events) = channel();
@@ -165,7 +176,9 @@ impl InjectorHandle {
             root: target.root,
             armed_faults: Vec::new(),
             refusals: Vec::new(),
+            printed: PrintedLines::default(),
             phases,
+            snapshots: None,
             counters: None,
             measured_phase: None,
             on_phase_end: Box::new(|| ()),
@@ -200,7 +213,9 @@ impl InjectorHandle {
 
     /// Sets the outputs with which the target's main process is about to be started.
     pub(super) fn set_main_outputs(&self, outputs: &[FileId]) {
-        self.injector.locked().phases.set_main_outputs(outputs);
+        let mut injector = self.injector.locked();
+        injector.phases.set_main_outputs(outputs);
+        injector.with_snapshots(|snapshots| snapshots.set_main_outputs(outputs));
     }
 
     /// The failure of the gate, if it has failed.
@@ -238,6 +253,29 @@ impl InjectorHandle {
 }
 
 impl CallInjector {
+    fn with_snapshots(&self, change: impl FnOnce(&mut SaveSnapshots)) {
+        if let Some(snapshots) = &self.snapshots {
+            change(&mut snapshots.locked());
+        }
+    }
+
+    /// Follows what the current call has written to an output.
+    fn on_output_written(&mut self, pipe: FileId) {
+        for line in self.printed.on_output_written(pipe) {
+            let ended = self.phases.on_line(&line);
+            if self.measured_phase.as_ref().is_some_and(|measured| ended.contains(measured)) {
+                (self.on_phase_end)();
+            }
+            self.with_snapshots(|snapshots| snapshots.on_line(&line));
+        }
+    }
+
+    /// A fault has had an effect.
+    fn send_effect(&self, event: InjectorEvent) {
+        self.with_snapshots(SaveSnapshots::on_effect);
+        self.send(event);
+    }
+
     fn describe_call(&self, call: &InterceptedCall) -> String {
         let relative = |path: &Path| path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let to = call.to.as_ref().map(|to| format!(" -> {}", relative(to))).unwrap_or_default();
@@ -311,7 +349,7 @@ impl CallInjector {
         for refusals in &self.refusals {
             if refusals.errnos.contains(&errno) && is_in(call, &refusals.dir) {
                 let evidence = format!("{} failed with {errno:?}", self.describe_call(call));
-                self.send(InjectorEvent::Refused { fault: refusals.number, evidence });
+                self.send_effect(InjectorEvent::Refused { fault: refusals.number, evidence });
             }
         }
     }
@@ -323,7 +361,7 @@ fn is_in(call: &InterceptedCall, dir: &Path) -> bool {
 
 impl CallHandler for CallInjector {
     fn decide(&mut self, call: &InterceptedCall) -> CallDecision {
-        self.phases.clear_written();
+        self.printed.clear_written();
         if let Some(counters) = &mut self.counters {
             counters.iter_mut().for_each(|counter| counter.count(call, &self.root, &self.phases));
             return CallDecision::Continue;
@@ -347,7 +385,9 @@ impl CallHandler for CallInjector {
             CallEvidence::Effective(evidence) if armed.injection.is_kill() => {
                 self.pending_kill = Some(PendingKill { fault, evidence });
             }
-            CallEvidence::Effective(evidence) => self.send(InjectorEvent::Effective { fault, evidence }),
+            CallEvidence::Effective(evidence) => {
+                self.send_effect(InjectorEvent::Effective { fault, evidence });
+            }
             CallEvidence::Ineffective(why) => armed.why = Some(why),
         }
     }
@@ -357,21 +397,16 @@ impl CallHandler for CallInjector {
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
-        self.phases.on_payload(bytes);
+        self.printed.on_payload(bytes);
     }
 
     fn on_effect(&mut self, effect: CallEffect) {
         match effect {
-            CallEffect::OutputWritten { pipe } => {
-                let ended = self.phases.on_output_written(pipe);
-                if self.measured_phase.as_ref().is_some_and(|measured| ended.contains(measured)) {
-                    (self.on_phase_end)();
-                }
-            }
+            CallEffect::OutputWritten { pipe } => self.on_output_written(pipe),
             CallEffect::Connects(attempt) => self.connections.add(attempt),
             _ => {}
         }
-        self.phases.clear_written();
+        self.printed.clear_written();
     }
 
     fn kill_target(&mut self) {

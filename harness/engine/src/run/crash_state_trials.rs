@@ -30,10 +30,14 @@ pub(super) struct RecordedRun {
     /// How many candidates fixed bounds left out.
     not_enumerated: u64,
     announcements: Vec<RecordedAnnouncement>,
+    /// The pattern of the target file that no line of it matches, with its key, if the states depend on one.
+    unmatched: Option<String>,
     /// What happened before, if this is a recording of a recovery.
     first_crash: Option<EarlierCrash>,
     /// Holds the payload log and the original files. Removed on drop.
     dir: PathBuf,
+    /// The data that was submitted before the first start.
+    data_dir: PathBuf,
     /// Seconds since the Unix epoch.
     started_unix_s: i64,
 }
@@ -67,7 +71,12 @@ pub(super) fn record(
     let launch = env.trainer().start();
     let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
     let begins = phase.map(|phase| phase.begins().clone());
-    let mut recorded = record_run(env, config, &launch, &first, begins)?;
+    let mut recorded = record_run(env, config, &launch, &first, begins.clone())?;
+    if let Some(begins) = begins.filter(|begins| phase_begins(&recorded.recording, begins).is_empty()) {
+        let phase = selection.phase.clone().unwrap_or_default();
+        recorded.unmatched = Some(format!("`phases: {phase}: begins`, `{begins}`"));
+        return Ok(recorded);
+    }
     let crash_points = crash_points(config, &recorded.recording, request);
     if !selection.in_recovery {
         recorded.enumerate_states(scope(config, request, crash_points))?;
@@ -92,6 +101,7 @@ fn record_run(
     internal_pattern: Option<Regex>,
 ) -> Result<RecordedRun, RunError> {
     let (root, originals) = (env.sandbox.root_on_host().to_path_buf(), dir.join("originals"));
+    let data_dir = env.submitted_data().to_path_buf();
     // What the copy lacks, the recorder notes too.
     copy_tree(&root, &originals)?;
     let run = GatedRun {
@@ -122,8 +132,10 @@ fn record_run(
         states_left_out: 0,
         not_enumerated: 0,
         announcements,
+        unmatched: None,
         first_crash: None,
         dir: dir.to_path_buf(),
+        data_dir,
         started_unix_s,
     })
 }
@@ -199,25 +211,29 @@ fn crash_points(
     let all_points = 0..=recording.ops.len();
     let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
     let range = phase.map_or(all_points.clone(), |phase| {
-        let begins = |on_stdio: bool| -> Vec<usize> {
-            let begins = recording.ops.iter().enumerate().filter_map(|(index, op)| match &op.effect {
-                OpEffect::Output { line, on_stdio: line_on_stdio, .. }
-                    if *line_on_stdio == on_stdio && phase.begins().is_match(line) =>
-                {
-                    Some(index + 1)
-                }
-                _ => None,
-            });
-            begins.collect()
-        };
-        // A worker prints in order with its own calls. Its supervisor forwards the line later, so the
-        // worker's line is the exact one.
-        let begins = Some(begins(false)).filter(|found| !found.is_empty()).unwrap_or_else(|| begins(true));
+        let begins = phase_begins(recording, phase.begins());
         let occurrence = (occurrence as usize).clamp(1, begins.len().max(1)) - 1;
         let from = begins.get(occurrence).copied().unwrap_or(0);
         from..=begins.get(occurrence + 1).copied().unwrap_or(recording.ops.len())
     });
     range.filter(|op_count| changes_selected_path(recording, selection, *op_count)).collect()
+}
+
+/// The numbers of operations after which the phase begins. A worker prints in order with its own calls. Its supervisor
+/// forwards the line later, so the worker's line is the exact one.
+fn phase_begins(recording: &Recording, pattern: &Regex) -> Vec<usize> {
+    let begins = |on_stdio: bool| -> Vec<usize> {
+        let begins = recording.ops.iter().enumerate().filter_map(|(index, op)| match &op.effect {
+            OpEffect::Output { line, on_stdio: line_on_stdio, .. }
+                if *line_on_stdio == on_stdio && pattern.is_match(line) =>
+            {
+                Some(index + 1)
+            }
+            _ => None,
+        });
+        begins.collect()
+    };
+    Some(begins(false)).filter(|found| !found.is_empty()).unwrap_or_else(|| begins(true))
 }
 
 fn changes_selected_path(recording: &Recording, selection: &CrashStates, op_count: usize) -> bool {
@@ -265,6 +281,11 @@ impl RecordedRun {
         let refused = gaps.refused_calls.iter().map(|call| format!("refused to the target: {call}"));
         let earlier = self.first_crash.iter().flat_map(|first| first.run.weaknesses());
         notes.chain(refused).chain(earlier).collect()
+    }
+
+    /// The pattern that should tell which states to try and matches nothing, if so.
+    pub(super) fn unmatched_pattern(&self) -> Option<&str> {
+        self.unmatched.as_deref()
     }
 
     /// All crash states of this run, for a plan to expand over.
@@ -317,6 +338,7 @@ impl RecordedRun {
         config: TrialConfig<'a>,
     ) -> Result<TrialEnv<'a>, RunError> {
         let env = TrialEnv::unprepared(dir.clone(), config)?;
+        env.copy_submitted_data(&self.data_dir)?;
         let base = dir.join("sandbox");
         let place = MaterializePlace {
             base: base.clone(),

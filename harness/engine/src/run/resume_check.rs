@@ -1,7 +1,8 @@
-//! Resumes a target once from the files that a run left at its end: what it promised must still be there. Trials that
-//! left the same files share the result. Knows no fault, and gives no verdict.
+//! Resumes a target once from the files that a run left at its end, and from those right after a save that came after
+//! a fault: what it promised must still be there. Trials with the same files share the result. Knows no fault, and
+//! gives no verdict.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, FileType};
 use std::io::Error;
 use std::os::unix::ffi::OsStrExt;
@@ -10,26 +11,39 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use scenarios::{BaselineProgress, EndResume, Ending, Event, RecordEntry, last_attempt};
+use scenarios::{AnnouncedSave, BaselineProgress, EndResume, Ending, Event, OutputStream, RecordEntry};
 
-use crate::announcements::AnnouncementPatterns;
+use crate::announcements::{Announced, Announcement, AnnouncementPatterns, error_line};
 use crate::file_error::file_error;
 use crate::judge::{FollowedRun, JobLedger, is_sound_control};
 use crate::locks::LockExt;
 use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
-use crate::run::trial_env::TrialEnv;
+use crate::run::save_snapshots::SaveSnapshot;
+use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::ProcessExit;
 
 /// Longest time between two looks at the target.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Lines of each output that are kept to explain a failure.
+const MAX_LAST_LINES: usize = 40;
 /// How long to read output after the main process has exited.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The resumes of one scenario's trials, by a hash of the files and of what was promised.
 #[derive(Default)]
-pub(super) struct EndResumeCache {
+pub(super) struct ResumeCache {
     results: Mutex<HashMap<blake3::Hash, EndResume>>,
+}
+
+/// A trial that has ended, and what it is compared with.
+#[derive(Clone, Copy)]
+pub(super) struct EndedTrial<'a> {
+    pub(super) env: &'a TrialEnv<'a>,
+    pub(super) config: TrialConfig<'a>,
+    pub(super) baseline: &'a BaselineProgress,
+    /// The entries of its last attempt.
+    pub(super) entries: &'a [RecordEntry],
 }
 
 /// Resumes from the files of an undisturbed run. Returns what that looks like, if it shows anything: a target that
@@ -47,37 +61,84 @@ pub(super) fn control(env: &TrialEnv<'_>, entries: &[RecordEntry]) -> Result<Opt
     Ok(Some(control).filter(|control| is_sound_control(control, &ledger)))
 }
 
-impl EndResumeCache {
+impl EndedTrial<'_> {
+    /// What it announced, in these of its entries.
+    fn ledger(&self, entries: &[RecordEntry]) -> JobLedger<'_> {
+        FollowedRun::of(self.env.target(), self.baseline, entries).ledger
+    }
+
+    /// The entries up to the line of a save. `None`: the line did not arrive.
+    fn entries_up_to(&self, save: &AnnouncedSave) -> Option<&[RecordEntry]> {
+        let is_effect = |entry: &RecordEntry| matches!(entry.event, Event::FaultEffective { .. });
+        let is_save = |entry: &RecordEntry| matches!(&entry.event, Event::Saved { step, job } if *step == save.step && *job == save.job);
+        let effect = self.entries.iter().position(is_effect)?;
+        let end = self.entries[effect..].iter().position(is_save)?;
+        Some(&self.entries[..=effect + end])
+    }
+}
+
+impl ResumeCache {
     /// Resumes from the files of a trial, if the target has outlived a fault since its last start and has promised
     /// something. A trial in which it was started again afterwards has shown it already.
     ///
     /// # Errors
     /// If the sandbox fails, or its files cannot be read.
-    pub(super) fn resume_if_needed(
-        &self,
-        env: &TrialEnv<'_>,
-        baseline: &BaselineProgress,
-        entries: &[RecordEntry],
-    ) -> Result<Option<EndResume>, RunError> {
-        let entries = last_attempt(entries);
-        if baseline.control.is_none() || !has_outlived_fault(entries) {
+    pub(super) fn resume_from_end(&self, trial: EndedTrial<'_>) -> Result<Option<EndResume>, RunError> {
+        if trial.baseline.control.is_none() || !has_outlived_fault(trial.entries) {
             return Ok(None);
         }
-        let FollowedRun { ledger, .. } = FollowedRun::of(env.target(), baseline, entries);
+        let ledger = trial.ledger(trial.entries);
         if !ledger.has_promises() {
             return Ok(None);
         }
-        let root = env.sandbox.host_path_in_root(Path::new(""));
+        let root = trial.env.sandbox.host_path_in_root(Path::new(""));
+        let start = starts(trial.entries) + 1;
+        self.resume_once(&root, &ledger, || resume(trial.env, &ledger, start)).map(Some)
+    }
+
+    /// Resumes from each of the files that were copied right after a save.
+    ///
+    /// # Errors
+    /// If a sandbox fails, or files cannot be copied.
+    pub(super) fn resume_from_saves(
+        &self,
+        trial: EndedTrial<'_>,
+        snapshots: &[SaveSnapshot],
+        dir: &Path,
+    ) -> Result<Vec<EndResume>, RunError> {
+        let mut resumed = Vec::new();
+        for (SaveSnapshot { save, files, .. }, number) in snapshots.iter().zip(1..) {
+            let Some(entries) = trial.entries_up_to(save) else { continue };
+            let (ledger, start) = (trial.ledger(entries), starts(entries) + 1);
+            let found = self.resume_once(files, &ledger, || {
+                let dir = dir.join(format!("resume-{number}"));
+                let env = TrialEnv::of_files(dir, trial.config, files, trial.env)?;
+                let resumed = resume(&env, &ledger, start)?;
+                env.sandbox.close()?;
+                Ok(resumed)
+            })?;
+            resumed.push(EndResume { after_save: Some(save.clone()), ..found });
+        }
+        Ok(resumed)
+    }
+
+    /// Resumes, unless the same files were resumed from after the same announcements.
+    fn resume_once(
+        &self,
+        files: &Path,
+        ledger: &JobLedger<'_>,
+        resume: impl FnOnce() -> Result<EndResume, RunError>,
+    ) -> Result<EndResume, RunError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?}", ledger.clone().into_progress()).as_bytes());
-        hash_files(&root, &mut hasher).map_err(file_error::<RunError>("read the files in", &root))?;
+        hash_files(files, &mut hasher).map_err(file_error::<RunError>("read the files in", files))?;
         let hash = hasher.finalize();
         if let Some(known) = self.results.locked().get(&hash) {
-            return Ok(Some(EndResume { shared: true, ..known.clone() }));
+            return Ok(EndResume { shared: true, ..known.clone() });
         }
-        let resumed = resume(env, &ledger, starts(entries) + 1)?;
+        let resumed = resume()?;
         self.results.locked().insert(hash, resumed.clone());
-        Ok(Some(resumed))
+        Ok(resumed)
     }
 }
 
@@ -115,15 +176,25 @@ fn resume(env: &TrialEnv<'_>, before: &JobLedger<'_>, start: u32) -> Result<EndR
     let mut lines = OutputLines::read_from(&mut process);
     let started_at = Instant::now();
     let (mut last_output_at, mut ending) = (started_at, None);
+    let (mut values, mut last_lines) = (Vec::new(), LastLines::default());
+    let mut follow = |line: &str, ledger: &mut JobLedger<'_>| {
+        for found in patterns.parse(line) {
+            ledger.on_announcement(&found);
+            if let Announcement { what: Announced::Finished { value }, .. } = found {
+                values.push(value);
+            }
+        }
+    };
     let is_lost = |ledger: &JobLedger<'_>| {
         let resumed = ledger.resumed().iter();
         resumed.into_iter().any(|job| Some(job.from) < before.acknowledged(job.job.as_deref()))
     };
     while ending.is_none() && !is_lost(&ledger) {
         match lines.next_line(POLL_INTERVAL) {
-            NextLine::Line(_, line) => {
+            NextLine::Line(stream, line) => {
                 last_output_at = Instant::now();
-                patterns.parse(&line).iter().for_each(|found| ledger.on_announcement(found));
+                follow(&line, &mut ledger);
+                last_lines.push(stream, line);
                 if started_at.elapsed() < target.finish() {
                     continue;
                 }
@@ -139,10 +210,39 @@ fn resume(env: &TrialEnv<'_>, before: &JobLedger<'_>, start: u32) -> Result<EndR
         };
     }
     env.sandbox.kill_all()?;
-    while let NextLine::Line(_, line) = lines.next_line(DRAIN_TIMEOUT) {
-        patterns.parse(&line).iter().for_each(|found| ledger.on_announcement(found));
+    while let NextLine::Line(stream, line) = lines.next_line(DRAIN_TIMEOUT) {
+        follow(&line, &mut ledger);
+        last_lines.push(stream, line);
     }
-    Ok(EndResume { ending, resumed: ledger.resumed().to_vec(), shared: false })
+    let resumed = ledger.resumed().to_vec();
+    let said = last_lines.error_line().filter(|_| ending != Some(Ending::Exited(0)));
+    Ok(EndResume { ending, resumed, values, after_save: None, said, shared: false })
+}
+
+/// The last lines of both outputs.
+#[derive(Default)]
+struct LastLines {
+    stdout: VecDeque<String>,
+    stderr: VecDeque<String>,
+}
+
+impl LastLines {
+    fn push(&mut self, stream: OutputStream, line: String) {
+        let lines = match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        lines.push_back(line);
+        if lines.len() > MAX_LAST_LINES {
+            lines.pop_front();
+        }
+    }
+
+    /// The line that explains best why the target failed.
+    fn error_line(&self) -> Option<String> {
+        let text = |lines: &VecDeque<String>| lines.iter().cloned().collect::<Vec<_>>().join("\n");
+        Some(error_line(&text(&self.stdout), &text(&self.stderr))).filter(|line| !line.is_empty())
+    }
 }
 
 /// Hashes the names, kinds, modes and contents of all that is in a directory.

@@ -12,13 +12,15 @@ use scenarios::{
 
 use crate::file_error::{chain, file_error};
 use crate::gpu;
-use crate::judge::{AblationRuns, JudgedTrial, ablation_verdict, verdict, weakened_verdict};
+use crate::judge::{
+    AblationRuns, JudgedTrial, ablation_verdict, unmatched_pattern_text, verdict, weakened_verdict,
+};
 use crate::observe::Reporter;
-use crate::plan::{Trial, TrialPlan, TrialSelection};
+use crate::plan::{BaselineCounts, Trial, TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
-use crate::run::resume_check::EndResumeCache;
+use crate::run::resume_check::ResumeCache;
 use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
 use crate::sandbox::HostAccess;
@@ -204,11 +206,11 @@ fn judge_scenario(
         comparable: plan.comparable(),
         same_workload: plan.same_workload(),
         makes_calls_fail: plan.makes_calls_fail(),
-        end_resumes: &EndResumeCache::default(),
+        resumes: &ResumeCache::default(),
         trial_count: planned.to_run(),
     };
-    if let (0, Some(why)) = (planned.possible(), plan.unreached_call(&counts)) {
-        let verdict = Verdict::Inconclusive { why: format!("there was no trial: {why}") };
+    if let (0, Some(why)) = (planned.possible(), why_no_trials(recorded.as_ref(), &plan, &counts)) {
+        let verdict = Verdict::Inconclusive { why };
         return Ok(JudgedScenario { planned: Some(planned), ..JudgedScenario::without_trials(verdict) });
     }
     let trials = run_trials(suite, &expanded.trials, |trial| {
@@ -226,6 +228,16 @@ fn judge_scenario(
     let verdict = ablation_verdict(verdict, &ablation, &judged);
     let interrupted = trials.len() < planned.to_run() as usize;
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+}
+
+/// Why there is no trial, if that is known.
+fn why_no_trials(
+    recorded: Option<&RecordedRun>,
+    plan: &TrialPlan,
+    counts: &BaselineCounts,
+) -> Option<String> {
+    let unmatched = recorded.and_then(RecordedRun::unmatched_pattern).map(unmatched_pattern_text);
+    unmatched.or_else(|| Some(format!("there was no trial: {}", plan.unreached_call(counts)?)))
 }
 
 /// Records a run, if the plan tries crash states.

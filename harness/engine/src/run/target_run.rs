@@ -178,6 +178,11 @@ impl<'a> TargetRun<'a> {
         }
     }
 
+    /// Records the last lines that the target printed, for a run whose lines are needed although it ended well.
+    pub(super) fn emit_last_lines(&mut self) {
+        self.output.emit_last_lines();
+    }
+
     /// Waits before a restart, as a supervisor would. Faults that end after some time may end meanwhile.
     fn wait_before_restart(&mut self) -> Result<(), RunError> {
         let deadline = Instant::now() + RESTART_DELAY;

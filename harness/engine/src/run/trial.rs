@@ -1,11 +1,14 @@
 //! One trial: builds its environment, runs the target with the planned faults, evaluates the probes, derives
 //! the facts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use scenarios::{Event, Scenario, TrialFacts};
+use scenarios::{Event, Scenario, TrialFacts, last_attempt};
 
-use crate::judge::{TrialEvents, trial_facts};
+use crate::announcements::AnnouncementPatterns;
+use crate::judge::{TrialEvents, can_resume_from_saves, trial_facts};
+use crate::locks::LockExt;
 use crate::observe::Reporter;
 use crate::plan::{CrashStateId, InjectionPoint, PlannedFault, Trial};
 use crate::run::baseline::MeasuredBaseline;
@@ -14,7 +17,8 @@ use crate::run::crash_state_trials::RecordedRun;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::{FaultRefusals, FaultSchedule};
 use crate::run::probe::{self, ProbeTime};
-use crate::run::resume_check::EndResumeCache;
+use crate::run::resume_check::{EndedTrial, ResumeCache};
+use crate::run::save_snapshots::{SaveSnapshots, SharedSnapshots};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::fail_if_interrupted;
@@ -41,8 +45,8 @@ pub(super) struct TrialContext<'a> {
     /// Whether a fault makes calls fail.
     pub(super) makes_calls_fail: bool,
     pub(super) trial_count: u32,
-    /// The resumes from the files at the ends of trials.
-    pub(super) end_resumes: &'a EndResumeCache,
+    /// The resumes from the files that trials left.
+    pub(super) resumes: &'a ResumeCache,
 }
 
 /// The crash state that a trial starts from.
@@ -72,8 +76,8 @@ pub(super) fn run_trial(
         _ => None,
     });
     let env = match start {
-        Some(CrashStart { recorded, id, .. }) => recorded.trial_env(id, dir, config)?,
-        None => TrialEnv::build(dir, config)?,
+        Some(CrashStart { recorded, id, .. }) => recorded.trial_env(id, dir.clone(), config)?,
+        None => TrialEnv::build(dir.clone(), config)?,
     };
     probe_all(&env, context.scenario, ProbeTime::BeforeResume, reporter)?;
     let trainer = env.trainer();
@@ -88,7 +92,9 @@ pub(super) fn run_trial(
     let refusals = faults.refused_calls().into_iter().map(watched).collect();
     let kill_switch = env.sandbox.kill_switch();
     let target = InjectorTarget { target: context.config.target, root: root.clone(), kill_switch };
+    let snapshots = snapshots_of(context, &env, &dir);
     let injector = InjectorHandle::for_trial(target, &trial.faults, refusals);
+    let injector = injector.map(|injector| injector.with_snapshots(Arc::clone(&snapshots)));
     let earlier_starts =
         start.map_or(0, |start| start.recorded.emit_history(start.id, start.planned, reporter));
     let mut run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);
@@ -96,13 +102,43 @@ pub(super) fn run_trial(
     run.finish()?;
     probe_all(&env, context.scenario, ProbeTime::AtEnd, reporter)?;
     env.emit_gpu_defects(reporter)?;
-    let baseline = &context.baseline.facts.progress;
-    if let Some(resumed) = context.end_resumes.resume_if_needed(&env, baseline, &reporter.entries())? {
-        reporter.emit(Event::EndResumed(resumed));
-    }
+    resume_from_left_files(context, &env, &snapshots, &dir, reporter)?;
     env.sandbox.close()?;
     fail_if_interrupted()?;
     Ok(finish_trial(context, trial.number, reporter))
+}
+
+/// Takes copies of the files right after saves that come after a fault, if the target is known to resume from such.
+fn snapshots_of(context: TrialContext<'_>, env: &TrialEnv<'_>, dir: &Path) -> SharedSnapshots {
+    let can_resume = can_resume_from_saves(&context.baseline.facts.progress);
+    let patterns = AnnouncementPatterns::of_target(context.config.target);
+    // Without a pattern no save is seen.
+    let saved = patterns.saved.clone().filter(|_| can_resume);
+    let root = env.sandbox.host_path_in_root(Path::new(""));
+    let patterns = AnnouncementPatterns { saved, ..patterns };
+    SaveSnapshots::of_trial(patterns, root, dir.join("saves")).into_shared()
+}
+
+/// Resumes from the files of the end and of the saves after faults, and emits what that shows.
+fn resume_from_left_files(
+    context: TrialContext<'_>,
+    env: &TrialEnv<'_>,
+    snapshots: &SharedSnapshots,
+    dir: &Path,
+    reporter: &Reporter,
+) -> Result<(), RunError> {
+    let entries = reporter.entries();
+    let trial = EndedTrial {
+        env,
+        config: context.config,
+        baseline: &context.baseline.facts.progress,
+        entries: last_attempt(&entries),
+    };
+    let taken = snapshots.locked().take()?;
+    let from_saves = context.resumes.resume_from_saves(trial, &taken, dir)?;
+    let from_end = context.resumes.resume_from_end(trial)?;
+    from_saves.into_iter().chain(from_end).for_each(|resumed| reporter.emit(Event::EndResumed(resumed)));
+    Ok(())
 }
 
 fn probe_all(

@@ -111,6 +111,36 @@ impl<'a> TrialEnv<'a> {
         TrialEnv::unprepared(dir, config)?.into_prepared()
     }
 
+    /// Builds an environment whose root holds a copy of these files, with the submitted data of another one.
+    ///
+    /// # Errors
+    /// If the sandbox cannot be built or something cannot be copied.
+    pub(super) fn of_files(
+        dir: PathBuf,
+        config: TrialConfig<'a>,
+        files: &Path,
+        data_of: &TrialEnv<'_>,
+    ) -> Result<TrialEnv<'a>, RunError> {
+        let env = TrialEnv::unprepared(dir, config)?;
+        copy_tree(files, &env.sandbox.host_path_in_root(Path::new("")))?;
+        env.copy_submitted_data(data_of.submitted_data())?;
+        Ok(env)
+    }
+
+    /// The directory of the submitted files, on the host.
+    pub(super) fn submitted_data(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Copies the submitted files of another environment: a target may read them where they are.
+    ///
+    /// # Errors
+    /// If something cannot be copied.
+    pub(super) fn copy_submitted_data(&self, from: &Path) -> Result<(), RunError> {
+        copy_tree(from, &self.data_dir)?;
+        Ok(())
+    }
+
     /// Builds the environment with an empty root.
     ///
     /// # Errors

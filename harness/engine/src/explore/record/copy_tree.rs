@@ -59,7 +59,7 @@ fn merge(sum: &mut CountedPaths, other: CountedPaths) {
 }
 
 /// Copies a directory with everything in it. `to` is created if it does not exist; what it contains has other
-/// names than what is copied.
+/// names than what is copied, apart from directories: what is copied goes into those.
 ///
 /// # Errors
 /// Something cannot be read or written; the error names it.
@@ -201,7 +201,11 @@ impl TreeCopy<'_> {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
             source => source?,
         };
-        mkdirat(&self.copy, name, Mode::S_IRWXU)?;
+        match mkdirat(&self.copy, name, Mode::S_IRWXU) {
+            // A mount point. If it is something else, it cannot be opened.
+            Err(Errno::EEXIST) => {}
+            made => made?,
+        }
         self.copy = openat(&self.copy, name, flags, Mode::empty())?;
         self.source = source;
         self.below.push(OsStr::from_bytes(name.to_bytes()));

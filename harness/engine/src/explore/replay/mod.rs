@@ -1,7 +1,6 @@
 //! The third stage: materializes crash states, runs the recovery on each, and judges what it did. Does not
 //! know why a recovery fails, nor how that is shown.
 
-mod error_line;
 mod file_pool;
 mod materialize;
 mod output_oracle;

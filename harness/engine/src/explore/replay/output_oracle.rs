@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use scenarios::{BaselineProgress, FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
 
-use super::error_line::error_line;
-use crate::announcements::{AnnouncementPatterns, plain_line};
+use crate::announcements::{AnnouncementPatterns, error_line, plain_line};
 use crate::explore::record::{Op, OpEffect, Recording};
 use crate::judge::JobLedger;
 use crate::sandbox::{CompletedCommand, ProcessExit};
@@ -188,7 +187,8 @@ impl OutputOracle {
             Some(captures.name("step").map_or(Ok(0), |step| step.as_str().parse()).unwrap_or(0))
         };
         let failed_check = check.filter(|check| check.exit != Some(ProcessExit::Exited(0)));
-        let message = failed_check.map_or_else(|| error_line(recovery), error_line);
+        let explaining = failed_check.unwrap_or(recovery);
+        let message = error_line(&explaining.stdout, &explaining.stderr);
         let failed = failed_check.or(Some(recovery).filter(|run| run.exit != Some(ProcessExit::Exited(0))));
         RecoveryResult {
             ended: recovery.exit,

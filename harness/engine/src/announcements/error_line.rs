@@ -1,7 +1,5 @@
 //! The line of an output that best explains a failure. Pure.
 
-use crate::sandbox::CompletedCommand;
-
 /// At most this many characters of a line are kept.
 const MAX_LINE_CHARS: usize = 300;
 /// What a Python traceback begins with.
@@ -9,8 +7,8 @@ const TRACEBACK: &str = "Traceback (most recent call last)";
 
 /// The line that best explains a failure: the message of a Rust panic or of a Python exception, a line that
 /// begins with `Error:`, else the last line; of standard error, else of standard output.
-pub(super) fn error_line(completed: &CompletedCommand) -> String {
-    let outputs = [completed.stderr.as_str(), completed.stdout.as_str()];
+pub fn error_line(stdout: &str, stderr: &str) -> String {
+    let outputs = [stderr, stdout];
     let line = outputs
         .into_iter()
         .find_map(raised_line)
@@ -60,19 +58,6 @@ fn error_prefix_line(output: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn line_of(stdout: &str, stderr: &str) -> String {
-        let (stdout, stderr) = (stdout.into(), stderr.into());
-        let (watched_lines, watched_left_out) = (Vec::new(), 0);
-        error_line(&CompletedCommand {
-            exit: None,
-            stdout,
-            stderr,
-            watched_lines,
-            watched_left_out,
-            left_processes: false,
-        })
-    }
-
     #[test]
     fn the_line_is_the_one_that_was_raised() {
         let traceback = "Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\n    f()\n";
@@ -104,8 +89,8 @@ mod tests {
             ("", "Error: could not load `x`\n\nCaused by:\n    No such file\n", "Error: could not load `x`"),
             ("", "", ""),
         ] {
-            assert_eq!(line_of(stdout, stderr), expected, "{stdout} / {stderr}");
+            assert_eq!(error_line(stdout, stderr), expected, "{stdout} / {stderr}");
         }
-        assert_eq!(line_of(&"x".repeat(1000), "").len(), MAX_LINE_CHARS);
+        assert_eq!(error_line(&"x".repeat(1000), "").len(), MAX_LINE_CHARS);
     }
 }
