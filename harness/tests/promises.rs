@@ -224,6 +224,7 @@ fn a_trainer_that_does_not_resume_at_all_is_one_finding() {
         ("never-resumes", NOTHING_CAN_BE_RENAMED, "does-not-resume", "restarted"),
         ("never-resumes", CRASH_IN_THIRD_SAVE, "does-not-resume", "restarted"),
         ("resumes-wrong", CRASH_IN_THIRD_SAVE, "resume-differs", "corrupt"),
+        ("too-soon", "crash: {when: {step: 8}}", "acknowledged-too-early", "restarted"),
     ] {
         let run = run(style, method);
         let Verdict::Violated { reasons } = run.verdict() else { panic!("{style}: {}", run.printed) };

@@ -17,6 +17,11 @@ esac
 
 save() {
     case $style in
+    too-soon)
+        say "saved step $step"
+        echo "$step" >ckpt/new && mv ckpt/new ckpt/latest
+        return
+        ;;
     swallows | swallows-one-shot | never-resumes) (echo "$step" >ckpt/new && mv ckpt/new ckpt/latest) 2>/dev/null ;;
     swallows-writes) (echo "$step" >ckpt/new; mv ckpt/new ckpt/latest) 2>/dev/null ;;
     *-lost) (echo "$step" >ckpt/new && mv ckpt/new ckpt/lost) 2>/dev/null ;;

@@ -2,8 +2,8 @@
 //! finding of its own, and what the trials show beyond it is another. Pure.
 
 use scenarios::{
-    BaselineFacts, Cause, Fact, FailureSubject, Modality, Outcome, Reason, SaveControl, Scenario,
-    ViolationKind,
+    BaselineFacts, BaselineProgress, Cause, Fact, FailureSubject, Modality, Outcome, Reason, SaveControl,
+    Scenario, ViolationKind,
 };
 
 /// The control that fails, and the expectation that it does not meet.
@@ -11,6 +11,8 @@ use scenarios::{
 pub(super) struct FailingControl<'a> {
     control: &'a SaveControl,
     expectation: &'a str,
+    /// Whether the target resumes from other undamaged files, so that this save is only not there yet.
+    resumes_elsewhere: bool,
 }
 
 impl<'a> FailingControl<'a> {
@@ -25,7 +27,8 @@ impl<'a> FailingControl<'a> {
                 }
                 _ => false,
             })?;
-            Some(FailingControl { control, expectation: &unmet.text })
+            let resumes_elsewhere = resumes_somewhere(&baseline.progress);
+            Some(FailingControl { control, expectation: &unmet.text, resumes_elsewhere })
         })
     }
 
@@ -59,7 +62,16 @@ impl<'a> FailingControl<'a> {
     fn cause(&self) -> Cause {
         match self.control.outcome {
             Outcome::Corrupt | Outcome::EndedEarly => Cause::ResumeDiffers,
+            Outcome::LostWork => Cause::AcknowledgedTooEarly,
+            Outcome::Restarted if self.resumes_elsewhere => Cause::AcknowledgedTooEarly,
             _ => Cause::DoesNotResume,
         }
     }
+}
+
+/// Whether the target resumes from the files of another save, or from those of its end.
+fn resumes_somewhere(baseline: &BaselineProgress) -> bool {
+    let from_end = baseline.control.iter().flat_map(|control| &control.resumed);
+    baseline.save_controls.iter().any(|control| control.outcome == Outcome::Recovered)
+        || from_end.into_iter().any(|resumed| resumed.from > 0)
 }
