@@ -288,6 +288,8 @@ pub(crate) struct ExploreArgs {
     #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
     pub(crate) step: Option<String>,
     /// Shell command that resumes the trainer [default: the trainer's command]
+    ///
+    /// Use it if the trainer needs other arguments to resume than to start.
     #[arg(long, value_name = "CMD", help_heading = TRAINER)]
     pub(crate) resume: Option<String>,
     /// Shell command that checks the files after each recovery [default: no check]
@@ -298,7 +300,8 @@ pub(crate) struct ExploreArgs {
     /// Pattern whose one group is a value that recovery must reproduce, such as a hash of the weights
     ///
     /// The last match of a recovery is compared with the last match of the baseline, the recorded run.
-    /// Another value is a finding (`corrupt`). By default no value is compared.
+    /// Another value is a finding (`corrupt`). With groups `job` and `value` it is the last line of a job, and each
+    /// job of a daemon is held to its own promises. By default no value is compared.
     #[arg(long, value_name = "REGEX", help_heading = TRAINER)]
     pub(crate) same: Option<String>,
     /// Pattern of the output line that reports what a step consumed, with groups `step` and `value`

@@ -207,9 +207,10 @@ fn exit_of_program_error(error: &ProgramError) -> CommandExit {
 
 fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
     match error {
-        ExploreError::NotPython | ExploreError::WarmNotStarted { .. } | ExploreError::UnknownState { .. } => {
-            CommandExit::InvalidInput
-        }
+        ExploreError::NotPython
+        | ExploreError::WarmNotStarted { .. }
+        | ExploreError::ResumeCommandFails { .. }
+        | ExploreError::UnknownState { .. } => CommandExit::InvalidInput,
         ExploreError::NothingRecorded { .. } | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
         ExploreError::Sandbox(error) => exit_of_sandbox_error(error),
         ExploreError::File(_)

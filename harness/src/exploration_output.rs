@@ -109,12 +109,9 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
         print::line(&format!("  {} of {} states tried: {}", second.tried, second.states, counts.join(", ")));
         second.left_out_lines().iter().for_each(|line| print::line(&format!("  {line}")));
         second.notes.iter().for_each(|note| print::line(&format!("  {note}")));
-        let is_known = |finding: &&Finding| {
-            let is_same = |known: &Finding| known.cause == finding.cause && known.outcome == finding.outcome;
-            first.findings.iter().any(is_same)
-        };
+        let is_known = |finding: &&Finding| first.findings.iter().any(|known| known.is_like(finding));
         for finding in second.findings.iter().filter(|finding| !is_known(finding)) {
-            print::line(&format!("  {} -> {}: {}", finding.cause, finding.outcome, finding.error));
+            print::line(&format!("  {} -> {}: {}", finding.cause, outcomes_of(finding), finding.error));
             if let Some(doubt) = finding.doubt() {
                 print::line(&format!("     {doubt}"));
             }
@@ -138,15 +135,19 @@ fn print_tried_state(tried: &TriedState) {
     }
 }
 
+fn outcomes_of(finding: &Finding) -> String {
+    let outcomes: Vec<String> = finding.all_outcomes().iter().map(ToString::to_string).collect();
+    outcomes.join(" and ")
+}
+
 fn print_finding(number: usize, finding: &Finding) {
     let under: Vec<&str> = finding.under.iter().map(|model| model.name()).collect();
     let under = if under.is_empty() { String::new() } else { format!(", under {}", under.join(", ")) };
     print::line(&format!(
-        "\n{number}. {} -> {}: {} state{}{under}",
+        "\n{number}. {} -> {}: {}{under}",
         finding.cause,
-        finding.outcome,
-        finding.states,
-        if finding.states == 1 { "" } else { "s" }
+        outcomes_of(finding),
+        finding.states_text()
     ));
     if let Some(doubt) = finding.doubt() {
         print::line(&format!("   {doubt}"));

@@ -46,11 +46,13 @@ impl PreparedExploration {
     pub(crate) fn from_args(args: &ExploreArgs) -> Result<PreparedExploration, CliError> {
         let saved_pattern = parse_pattern("--saved", args.saved.as_deref(), PatternGroup::Step)?;
         let judge = JudgeSpec {
+            saved: saved_pattern.clone(),
             resumed: parse_pattern("--resumed", args.resumed.as_deref(), PatternGroup::Step)?,
             step: parse_pattern("--step", args.step.as_deref(), PatternGroup::Step)?,
             consumed: parse_consumed(args.consumed.as_deref())?,
             same: parse_pattern("--same", args.same.as_deref(), PatternGroup::Only)?,
             refused_exits: args.refused_exit.clone(),
+            has_several_jobs: false,
         };
         let scope = scope(args);
         let only_state = parse_state(args)?;
@@ -109,7 +111,7 @@ pub(crate) fn scope(args: &ExploreArgs) -> ExploreScope {
 enum PatternGroup {
     /// The group `step`.
     Step,
-    /// Exactly one group.
+    /// Exactly one group, or a group `value`. A group `job` may be there too.
     Only,
 }
 
@@ -125,11 +127,17 @@ fn parse_pattern(
         PatternGroup::Step if !has_group(&pattern, "step") => {
             Err(OptionError::NoStepGroup { option, text: text.into(), group: "step" })
         }
-        PatternGroup::Only if pattern.captures_len() != 2 => {
+        PatternGroup::Only if !has_one_value(&pattern) => {
             Err(OptionError::NotOneGroup { option, text: text.into() })
         }
         PatternGroup::Step | PatternGroup::Only => Ok(Some(pattern)),
     }
+}
+
+/// Whether it is clear which group has the value.
+fn has_one_value(pattern: &Regex) -> bool {
+    let groups = pattern.capture_names().skip(1).filter(|name| *name != Some("job")).count();
+    groups == 1 && (!has_group(pattern, "job") || has_group(pattern, "value"))
 }
 
 fn has_group(pattern: &Regex, name: &str) -> bool {

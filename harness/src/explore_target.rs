@@ -63,11 +63,13 @@ pub(crate) fn prepare_target(
     let announces = file.announces();
     let saved_pattern = announces.saved().cloned();
     let judge = JudgeSpec {
+        saved: saved_pattern.clone(),
         resumed: announces.resumed().cloned(),
         step: Some(announces.step().clone()),
         consumed: None,
         same: file.same().cloned(),
         refused_exits: file.refused_exits().to_vec(),
+        has_several_jobs: false,
     };
     Ok(PreparedExploration {
         watched_dirs: vec![visible_root.clone()],

@@ -21,7 +21,9 @@ pub(crate) enum OptionError {
     #[error("--consumed `{pattern}`: has no group `value`; write what the step consumed as `(?<value>\\S+)`")]
     NoValueGroup { pattern: String },
     /// A pattern for a value has no group, or several.
-    #[error("{option} `{text}`: needs exactly one group, around the value that must be the same")]
+    #[error(
+        "{option} `{text}`: needs exactly one group, around the value that must be the same; with a group `job`, name it `value`"
+    )]
     NotOneGroup { option: &'static str, text: String },
     /// A watched directory cannot be created or resolved.
     #[error("--watch `{path}`", path = .path.display())]

@@ -25,6 +25,10 @@ fn main() -> ExitCode {
         defects_of_the_resume_have_their_causes,
         locks_of_a_killed_process_are_found,
         sound_trainers_give_no_finding,
+        outcomes_that_differ_in_what_an_older_save_has_left_are_one_finding,
+        a_resume_command_that_does_not_work_is_told_apart_from_a_trainer_that_does_not_resume,
+        jobs_are_held_to_their_own_promises,
+        a_lost_job_is_found,
         a_wrong_resume_does_not_hide_a_torn_file,
         different_messages_of_one_finding_are_counted,
         the_advice_fits_a_file_a_pointer_and_a_directory,
@@ -95,7 +99,7 @@ fn check(defects: &[Defect], options: &[&[&str]]) {
         assert_eq!(explored.code, Some(1), "{}", explored.text);
         let causes: Vec<Cause> = explored.findings().iter().map(|finding| finding.cause).collect();
         assert!(causes.iter().all(|found| found == cause), "{causes:?}: {}", explored.text);
-        let has_outcome = explored.findings().iter().any(|finding| finding.outcome == *outcome);
+        let has_outcome = explored.findings().iter().any(|finding| finding.all_outcomes().contains(outcome));
         assert!(has_outcome, "{outcome}: {}", explored.text);
     }
 }
@@ -117,6 +121,9 @@ fn defects_that_a_kill_shows_have_their_causes() {
         defect("marker-first", MarkerBeforeData, Outcome::Crashed),
         defect("mixed", MixedSaves, Outcome::Crashed),
         defect("too-early", AcknowledgedTooEarly, Outcome::LostWork),
+        defect("background", AcknowledgedTooEarly, Outcome::Restarted),
+        defect("background-burst", AcknowledgedTooEarly, Outcome::LostWork),
+        defect("background-directory", AcknowledgedTooEarly, Outcome::LostWork),
         defect("pruned", NewestPruned, Outcome::LostWork),
         defect("pruned-directory", NewestPruned, Outcome::LostWork),
     ];
@@ -179,6 +186,108 @@ fn sound_trainers_give_no_finding() {
         assert!(explored.findings().is_empty(), "{}", explored.text);
         let controls = &explored.exploration.as_ref().unwrap().controls;
         assert!(controls.iter().all(|control| control.outcome == Outcome::Recovered), "{}", explored.text);
+    }
+}
+
+fn outcomes_that_differ_in_what_an_older_save_has_left_are_one_finding() {
+    for (style, crash) in
+        [("background", "process"), ("background-directory", "process"), ("no-directory-sync", "power")]
+    {
+        let explored = explore_with(&[&["--crash", crash], &SAVED, &RESUMED, &STEP], style);
+        let [finding] = explored.findings() else { panic!("{}", explored.text) };
+        let mut outcomes = finding.all_outcomes();
+        outcomes.sort();
+        assert_eq!(outcomes, [Outcome::LostWork, Outcome::Restarted], "{}", explored.text);
+        let most = finding.outcomes.iter().map(|count| count.states).max().unwrap();
+        assert!(most < finding.states, "{}", explored.text);
+        assert!(explored.text.contains(" restarted"), "{}", explored.text);
+        // The line is that of the state that is shown.
+        let from =
+            if finding.outcome == Outcome::Restarted { "resumed from step 0," } else { "although step" };
+        assert!(finding.error.contains(from), "{}", explored.text);
+    }
+}
+
+/// Explores the trainer with this command for its recoveries, in which `DIR` is the watched directory.
+fn explore_with_resume(style: &str, resume: &str) -> Explored {
+    let dir = tempfile::tempdir().unwrap();
+    let resume = resume.replace("DIR", dir.path().join("runs").to_str().unwrap());
+    explore_in(dir.path(), &[&KILLS, &SAVED, &RESUMED, &STEP, &["--resume", &resume]], style)
+}
+
+fn a_resume_command_that_does_not_work_is_told_apart_from_a_trainer_that_does_not_resume() {
+    for (resume, part) in [
+        ("nosuch-trainer DIR", "exit code 127"),
+        ("/etc DIR", "exit code 126"),
+        ("echo 'usage: train [--resume PATH]' >&2; exit 2", "usage: train [--resume PATH]"),
+    ] {
+        let explored = explore_with_resume("sound", resume);
+        assert_eq!(explored.code, Some(2), "{}", explored.text);
+        for part in [part, "the command of `--resume` does not work", "correct it"] {
+            assert!(explored.text.contains(part), "{part}: {}", explored.text);
+        }
+    }
+    let trainer = workspace().join("harness/tests/targets/causes.sh");
+    let right = format!("sh {} STYLE DIR", trainer.display());
+    let sound = explore_with_resume("sound", &right.replace("STYLE", "sound"));
+    assert_eq!(sound.code, Some(0), "{}", sound.text);
+    // It fails only where there is a save, with the exit code of wrong arguments.
+    let fails = format!("{} || exit 2", right.replace("STYLE", "crashes"));
+    let explored = explore_with_resume("sound", &fails);
+    let causes: Vec<Cause> = explored.findings().iter().map(|finding| finding.cause).collect();
+    assert_eq!(causes, [Cause::DoesNotResume], "{}", explored.text);
+}
+
+/// Explores a daemon with three jobs. With `is_named`, each pattern has a group `job`; else only that of the end can.
+fn explore_jobs(style: &str, is_named: bool, same: &str) -> Explored {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("result.json");
+    let job = if is_named { r"^job (?<job>\w+): " } else { "^" };
+    let mut explorer = Command::new(TRAINWRECK);
+    explorer.args(["explore", "--json"]).arg(&json).arg("--watch").arg(dir.path().join("runs")).args(KILLS);
+    for (option, text) in [("--saved", "saved"), ("--resumed", "resumed from"), ("--step", "")] {
+        let text = if text.is_empty() { String::new() } else { format!("{text} ") };
+        explorer.args([option, &format!(r"{job}{text}step (?<step>\d+)")]);
+    }
+    explorer.args(["--same", same, "--", "sh"]).arg(workspace().join("harness/tests/targets/jobs.sh"));
+    let output = explorer.arg(style).arg(dir.path().join("runs")).output().unwrap();
+    let text = format!("{style} {same}: {}", output_text(&output));
+    let exploration = std::fs::read_to_string(&json).ok().map(|json| Exploration::parse(&json).unwrap());
+    Explored { code: output.status.code(), text, exploration }
+}
+
+const NAMED_END: &str = r"^finished job (?<job>\w+) with (?<value>\d+)";
+const UNNAMED_END: &str = r"^finished job \w+ with (\d+)";
+
+fn jobs_are_held_to_their_own_promises() {
+    for (style, is_named, same) in
+        [("sound", false, NAMED_END), ("sound", false, UNNAMED_END), ("sound-named", true, NAMED_END)]
+    {
+        let explored = explore_jobs(style, is_named, same);
+        assert_eq!(explored.code, Some(0), "{}", explored.text);
+        assert!(explored.exploration.as_ref().unwrap().tried > 30, "{}", explored.text);
+    }
+    for (style, is_named, same, outcome) in [
+        ("again", false, NAMED_END, Outcome::Restarted),
+        ("again-named", true, NAMED_END, Outcome::Restarted),
+        ("starts-over", false, NAMED_END, Outcome::Restarted),
+        ("starts-over-named", true, NAMED_END, Outcome::Restarted),
+    ] {
+        let explored = explore_jobs(style, is_named, same);
+        assert_eq!(explored.code, Some(1), "{}", explored.text);
+        let finds = |finding: &Finding| finding.all_outcomes().contains(&outcome);
+        assert!(explored.findings().iter().any(finds), "{}", explored.text);
+    }
+}
+
+fn a_lost_job_is_found() {
+    for (style, is_named, same) in
+        [("forgets", false, NAMED_END), ("forgets", false, UNNAMED_END), ("forgets-named", true, NAMED_END)]
+    {
+        let explored = explore_jobs(style, is_named, same);
+        assert_eq!(explored.code, Some(1), "{}", explored.text);
+        let lines: Vec<&str> = explored.findings().iter().map(|finding| finding.error.as_str()).collect();
+        assert!(lines.iter().all(|line| line.contains("ended without")), "{lines:?}: {}", explored.text);
     }
 }
 

@@ -222,6 +222,9 @@ fn the_page_of_an_exploration_shows_the_controls_and_the_different_messages() {
     explored.findings = vec![Finding {
         cause: Cause::ResumeDiffers,
         outcome: Outcome::Corrupt,
+        outcomes: [(Outcome::Corrupt, 20), (Outcome::EndedEarly, 10)]
+            .map(|(outcome, states)| OutcomeCount { outcome, states })
+            .into(),
         under: vec![],
         states: 30,
         repeated: None,
@@ -242,6 +245,7 @@ fn the_page_of_an_exploration_shows_the_controls_and_the_different_messages() {
         "1 finding: the command does not recover even without a crash",
         "1 corrupt; the files after 1,200 other saves were left out",
         "It fails without any crash, in 1 of 2 recoveries from undamaged files, the first from the files when step 3",
+        "30 states (20 corrupt, 10 ended-early)",
         "2 different messages",
         "20  step 4 consumed",
     ] {

@@ -77,7 +77,7 @@ pub struct Exploration {
     /// Number of acknowledged saves whose files no control recovered from.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub controls_left_out: u64,
-    /// One for each cause and outcome. Those that a control shows come first, then the one with the most states.
+    /// One for each cause and kind of failure. Those that a control shows come first, then the one with the most states.
     pub findings: Vec<Finding>,
     /// Files and directories that were not synced before a save was acknowledged, or never; one line each.
     pub never_synced: Vec<String>,
@@ -262,12 +262,13 @@ mod tests {
     use crate::cause::{Cause, FailureSubject};
     use crate::control::ControlFiles;
     use crate::effect::CrashModel;
-    use crate::finding::{FailingControls, Fate, MessageCount, OperationLine};
+    use crate::finding::{FailingControls, Fate, MessageCount, OperationLine, OutcomeCount};
 
     fn exploration() -> Exploration {
         let finding = Finding {
             cause: Cause::NoFsyncBeforeRename,
             outcome: Outcome::Crashed,
+            outcomes: vec![OutcomeCount { outcome: Outcome::Crashed, states: 3 }],
             under: vec![CrashModel::Btrfs, CrashModel::Ext4],
             states: 3,
             repeated: None,

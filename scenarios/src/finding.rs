@@ -15,8 +15,12 @@ use crate::verdict::Outcome;
 pub struct Finding {
     /// Why the states fail.
     pub cause: Cause,
-    /// What the target did with the states.
+    /// What the target did with the state that is shown.
     pub outcome: Outcome,
+    /// How many states had which outcome, if they had different ones. The most frequent first. A state that several
+    /// crashes leave can have one outcome under each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<OutcomeCount>,
     /// Where the states can occur. Sorted by name.
     pub under: Vec<CrashModel>,
     /// Number of distinct states.
@@ -49,6 +53,28 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// All outcomes of its states, the most frequent first.
+    pub fn all_outcomes(&self) -> Vec<Outcome> {
+        match &self.outcomes[..] {
+            [] => vec![self.outcome],
+            outcomes => outcomes.iter().map(|count| count.outcome).collect(),
+        }
+    }
+
+    /// How many states it has, in words, and how many of them had which outcome if they had different ones.
+    pub fn states_text(&self) -> String {
+        let states = format!("{} state{}", self.states, if self.states == 1 { "" } else { "s" });
+        let outcomes: Vec<String> =
+            self.outcomes.iter().map(|count| format!("{} {}", count.states, count.outcome)).collect();
+        if outcomes.is_empty() { states } else { format!("{states} ({})", outcomes.join(", ")) }
+    }
+
+    /// Whether another finding has the same cause, and an outcome in common.
+    pub fn is_like(&self, other: &Finding) -> bool {
+        let others = other.all_outcomes();
+        self.cause == other.cause && self.all_outcomes().iter().any(|outcome| others.contains(outcome))
+    }
+
     /// Whether the outcome is certain. A recovery that exceeds its time limit may be slow because the machine
     /// is busy: it is certain to hang only if it also exceeds three times the limit, alone.
     pub fn is_confirmed(&self) -> bool {
@@ -69,6 +95,15 @@ impl Finding {
             ),
         }
     }
+}
+
+/// How many states of a finding had an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeCount {
+    /// What the target did.
+    pub outcome: Outcome,
+    /// Number of distinct states.
+    pub states: u64,
 }
 
 /// A line that explains a failure, and how many states had it. Lines that differ only in numbers, addresses and

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A trainer in a few lines of shell. Usage: causes.sh STYLE DIRECTORY. It trains 6 steps, or 12 where old
-# checkpoints are pruned, saves every third one, and resumes from its newest checkpoint. Each style has one
+# checkpoints are pruned or saves end late, saves every third one, and resumes from its newest checkpoint. Each style has one
 # defect of a save or of a resume. Those that begin with `sound` do the same without the defect.
 style=$1
 cd "$2" || exit 9
@@ -46,6 +46,14 @@ save() {
     no-fsync) put t; mv t s; sync . ;;
     no-directory-sync) put t; sync t; mv t s ;;
     too-early) echo "saved step $n"; replace s ;;
+    # A save is announced at once, and ends with the next one.
+    background) [ "$n" -eq 3 ] || { n=$((n - 3)); replace s; n=$((n + 3)); } ;;
+    # The same, but several saves end at once.
+    background-burst)
+        [ $((n % 12)) -eq 0 ] && { n=$((n - 9)); replace s; n=$((n + 3)); replace s; n=$((n + 3)); replace s; n=$((n + 3)); } ;;
+    background-directory)
+        [ "$n" -eq 3 ] || { put "d-$((n - 3))/b"; sync "d-$((n - 3))/b"; : >"d-$((n - 3))/complete"; sync .; }
+        mkdir "d-$n"; put "d-$n/a"; sync "d-$n/a" ;;
     lock | lock-fails | sound-lock)
         until mkdir lock 2>/dev/null; do
             [ "$style" = lock-fails ] && fail "another process is saving"
@@ -70,6 +78,9 @@ load() {
     case $style in
     unfinished | sound-directory)
         newest d-; [ -n "$found" ] && { get "$found/a"; get "$found/b"; } ;;
+    background-directory)
+        for name in d-*; do [ -e "$name/complete" ] || rm -rf "$name"; done
+        newest d-; [ -n "$found" ] && get "$found/a" ;;
     pruned-directory) rm -rf new; newest d-; [ -n "$found" ] && get "$found/a" ;;
     in-place-pointer | marker-first | sound-marker | no-order)
         [ -e latest ] && { read -r name <latest || fail "latest is empty"; } &&
@@ -94,7 +105,7 @@ load() {
 n=0
 value=0
 late=0
-case $style in *pruned*) last=12 ;; esac
+case $style in background-burst) last=48 ;; *pruned* | background*) last=12 ;; esac
 load
 if [ "$style" = sound-from-0 ] && [ ! -e s ]; then replace s; echo "saved step 0"; fi
 [ "$style" = silent ] || echo "resumed from step $n"
@@ -107,6 +118,10 @@ while [ "$n" -lt "$last" ]; do
     case $style in too-early*) ;; *) echo "saved step $n" ;; esac
 done
 [ "$style" = run-lock ] && rm run.lock
+case $style in
+background | background-burst) replace s ;;
+background-directory) [ -e d-12/complete ] || { put d-12/b; : >d-12/complete; sync .; } ;;
+esac
 echo "finished with $value"
 [ "$style" = tidies ] && { rm -f s; sync .; replace s; }
 exit 0

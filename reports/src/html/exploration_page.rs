@@ -138,9 +138,11 @@ fn section(number: &str, finding: &Finding) -> Markup {
         section class={ "scenario " (tone(finding.outcome)) } aria-label={ "finding " (number) } {
             header {
                 h2 { (number) ". " code { (finding.cause) } }
-                span class={ "verdict " (tone(finding.outcome)) } { (finding.outcome) }
+                @for outcome in finding.all_outcomes() {
+                    span class={ "verdict " (tone(outcome)) } { (outcome) }
+                }
                 span.soft {
-                    " " (finding.states) " state" (plural(finding.states))
+                    " " (finding.states_text())
                     @if !finding.under.is_empty() { ", crash models: " (names(&finding.under)) }
                 }
             }

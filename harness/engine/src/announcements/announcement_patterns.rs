@@ -47,6 +47,11 @@ impl AnnouncementPatterns {
         [step, saved, resumed, rolled_back, consumed, same].into_iter().flatten().cloned().collect()
     }
 
+    /// Whether some line names its job.
+    pub fn name_jobs(&self) -> bool {
+        self.all().iter().any(|pattern| pattern.capture_names().flatten().any(|group| group == "job"))
+    }
+
     /// Whether steps are only told by the lines that tell of saves.
     fn trains_as_it_saves(&self) -> bool {
         self.step.as_ref().map(Regex::as_str) == self.saved.as_ref().map(Regex::as_str)

@@ -13,7 +13,7 @@ use super::replay::{
     OutputOracle, RecoveryLimit, RecoveryResult, RecoveryWorker, ReplaySpec, Replayer, ResumeDifference,
     TriedControl, is_acceptable,
 };
-use super::report::without_leftover_names;
+use super::report::{is_newest_pruned, kind_of_message, without_leftover_names};
 use super::states::CrashCandidate;
 use crate::sandbox::ProcessExit;
 
@@ -82,6 +82,7 @@ impl ControlSpec<'_> {
             tried.push(run.try_control(*moment)?);
         }
         if is_whole {
+            run.check_resume_command(&tried)?;
             self.check_resume_is_reported(&tried)?;
         }
         run.find_own_failures(&mut tried)?;
@@ -155,6 +156,12 @@ fn ends_otherwise(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Corrupt | Outcome::EndedEarly)
 }
 
+/// Whether a command that ends in this way was probably not understood: the exit codes of a shell that cannot find or
+/// start a program, and those for wrong arguments (of most programs, and EX_USAGE of `sysexits.h`).
+fn is_unusable_command(ended: ProcessExit) -> bool {
+    matches!(ended, ProcessExit::Exited(126 | 127 | 2 | 64))
+}
+
 /// The worker of the controls, and what they did.
 struct ControlRun<'s, 'a, 'r, 'w> {
     spec: ControlSpec<'s>,
@@ -182,11 +189,14 @@ impl ControlRun<'_, '_, '_, '_> {
     fn try_control(&mut self, moment: ControlMoment) -> Result<TriedControl, ExploreError> {
         let candidate = CrashCandidate::whole(moment.op_count);
         let result = self.result_of(&candidate)?;
-        let outcome = self.replayer.judge_at_crash_point(&result, &candidate);
+        let acknowledged = self.spec.recording.acknowledged(moment.op_count);
+        let judged = self.replayer.judge_with_jobs(&result, &candidate, acknowledged);
+        let outcome = judged.outcome;
         let difference = ResumeDifference::of(&result, outcome, self.spec.oracle.baseline());
         Ok(TriedControl {
             files: moment.files,
-            acknowledged: self.spec.recording.acknowledged(moment.op_count),
+            acknowledged,
+            job_fault: judged.fault,
             candidate,
             result,
             outcome,
@@ -215,23 +225,50 @@ impl ControlRun<'_, '_, '_, '_> {
         Err(ExploreBaselineError::RecoveryFailed { files, outcome, run, difference }.into())
     }
 
+    /// Checks that the command of `--resume` does something. If it ends at once, and in the same way without any file,
+    /// it is the command that is wrong, and not what the trainer does with its files.
+    fn check_resume_command(&mut self, tried: &[TriedControl]) -> Result<(), ExploreError> {
+        let Some(first) = tried.first().filter(|_| !self.spec.config.resumes_with_command()) else {
+            return Ok(());
+        };
+        let Some(ending) = first.result.ended.filter(|ended| is_unusable_command(*ended)) else {
+            return Ok(());
+        };
+        let is_alike = |result: &RecoveryResult| {
+            result.ended == Some(ending)
+                && kind_of_message(&result.message) == kind_of_message(&first.result.message)
+        };
+        if !tried.iter().all(|control| control.outcome == Outcome::Crashed && is_alike(&control.result)) {
+            return Ok(());
+        }
+        let without_files = self.result_of(&CrashCandidate::whole(0))?;
+        match is_alike(&without_files) {
+            true => Err(ExploreError::ResumeCommandFails {
+                ending: ProcessExit::ending(Some(ending)),
+                message: first.result.message.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Finds out which controls do not fail by themselves. One control stands for all with its outcome.
     fn find_own_failures(&mut self, tried: &mut [TriedControl]) -> Result<(), ExploreError> {
-        // Then the target does resume, and a save that it does not find yet has only been promised too early.
-        let finds_last_save = tried.iter().any(|control| {
-            control.files == ControlFiles::Finished
-                && !control.is_failing()
+        // Then the target does resume, and a save that it does not find before has only been promised too early.
+        let finds_save = |control: &TriedControl| {
+            !control.is_failing()
                 && control.acknowledged.is_some_and(|step| control.result.resumed_step >= Some(step))
-        });
+        };
+        let last_found = tried.iter().rposition(finds_save);
         let recovers = |control: &TriedControl| {
             !control.is_failing() && matches!(control.files, ControlFiles::Saved { .. })
         };
         let some_save_recovers = tried.iter().any(recovers);
         let mut own_failures: HashMap<Outcome, bool> = HashMap::new();
-        for control in tried.iter_mut().filter(|control| control.is_failing()) {
+        for (index, control) in tried.iter_mut().enumerate().filter(|(_, control)| control.is_failing()) {
+            let starts_over = matches!(control.outcome, Outcome::LostWork | Outcome::Restarted);
             control.fails_by_itself = match control.files {
-                ControlFiles::Saved { .. } if control.outcome == Outcome::Restarted && finds_last_save => {
-                    false
+                ControlFiles::Saved { .. } if starts_over && Some(index) < last_found => {
+                    is_newest_pruned(self.spec.recording, &control.candidate)
                 }
                 ControlFiles::Saved { .. } => match own_failures.get(&control.outcome) {
                     Some(own) => *own,
@@ -242,9 +279,7 @@ impl ControlRun<'_, '_, '_, '_> {
                     }
                 },
                 // The saves were good, so something has changed them since: that is for the crash states to show.
-                ControlFiles::Finished => {
-                    !(some_save_recovers && matches!(control.outcome, Outcome::LostWork | Outcome::Restarted))
-                }
+                ControlFiles::Finished => !(some_save_recovers && starts_over),
             };
         }
         Ok(())

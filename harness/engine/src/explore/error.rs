@@ -2,7 +2,7 @@
 
 use std::io::Error;
 
-use scenarios::{FailedRun, Outcome, SandboxHint};
+use scenarios::{Ending, FailedRun, Outcome, SandboxHint};
 
 use crate::explore::tree_difference::TreeDifference;
 use crate::file_error::FileError;
@@ -62,6 +62,19 @@ pub enum ExploreError {
     /// A recovery worker has no sandbox any more.
     #[error("a recovery worker was used after it had been closed")]
     WorkerClosed,
+    /// The command of `--resume` ends at once, whatever the files are. The command line exits with 2.
+    #[error(
+        "the command of `--resume` does not work: from every save, and also without any file, it \
+         {ending}{}; correct it: it must be a shell command that resumes the trainer from the watched directories \
+         (in a target file it is `resume`)",
+        message_hint(.message)
+    )]
+    ResumeCommandFails {
+        /// How it ends.
+        ending: Ending,
+        /// The line that explains it; it may be empty.
+        message: String,
+    },
     /// The command changed no watched file. The command line exits with 3.
     #[error(
         "nothing was recorded: the command changed no file below the watched directories; {}{}",
@@ -130,6 +143,10 @@ fn nothing_recorded_remedy(found: Option<&FoundFiles>) -> String {
         "they already have {count} files and directories{resumed}. If these are of a finished run, nothing was left \
          to do: use an empty directory, in `--watch` and in the command. Else check the paths after `--watch`"
     )
+}
+
+fn message_hint(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" (`{message}`)") }
 }
 
 fn nearest_hint(nearest: Option<&str>) -> String {

@@ -75,6 +75,8 @@ pub struct ExploreResult {
     pub only_state: Option<String>,
     /// The failing states, grouped by cause.
     pub findings: Vec<Finding>,
+    /// Whether the recorded run did several jobs.
+    pub has_several_jobs: bool,
     /// How many recoveries ran at the same time.
     pub jobs: usize,
     /// The time for trying all states, without shrinking.
@@ -173,6 +175,7 @@ pub fn explore(
     let baseline_reports_resume =
         resumed.is_some_and(|pattern| recorded.output.lines().any(|line| pattern.is_match(line)));
     let recording = recorded.recording;
+    let oracle = oracle.with_jobs_of(&recording);
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
     report(ExploreProgress::Recorded { operations, saves });
     let cancelled = config.replay.cancelled;
@@ -211,6 +214,7 @@ pub fn explore(
         max_states: Some(config.enumerate.scope.max_states).filter(|max| *max < usize::MAX),
         only_state: config.enumerate.only_state.as_ref().map(CrashCandidate::name),
         findings,
+        has_several_jobs: oracle.has_several_jobs(),
         jobs,
         seconds,
         recording_seconds,

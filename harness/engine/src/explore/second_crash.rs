@@ -74,6 +74,7 @@ pub fn explore_second_crashes(
             .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
         let mut second_config = config.clone().in_dir(&sandboxes);
         second_config.record.command = config.replay.resume.clone();
+        second_config.judge.has_several_jobs = first.has_several_jobs;
         second_config.record.time_limit = Some(config.replay.timeout);
         // The files of the second crash are newer than those of the first.
         second_config.replay.began_unix_s +=

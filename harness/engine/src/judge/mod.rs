@@ -7,6 +7,7 @@ mod failing_control;
 mod followed_run;
 mod job_ledger;
 mod job_progress;
+mod recovery_fault;
 mod trial_facts;
 mod unmet;
 
@@ -25,6 +26,7 @@ pub use end_resume::{can_resume_from_saves, is_sound_control};
 pub use followed_run::FollowedRun;
 pub use job_ledger::JobLedger;
 pub use job_progress::OrderFault;
+pub use recovery_fault::{RecoveryFault, recovery_fault};
 pub use trial_facts::{TrialEvents, trial_facts};
 
 /// How many reasons are shown for trials without an effective fault.

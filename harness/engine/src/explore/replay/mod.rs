@@ -5,6 +5,7 @@ mod file_pool;
 mod materialize;
 mod output_oracle;
 mod python_fork_server;
+mod recorded_jobs;
 mod recovery_worker;
 mod replay_spec;
 mod replayer;

@@ -1,13 +1,14 @@
 //! Judges a recovery by its output and its exit status. Pure; does not know how the recovery was run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 use scenarios::{BaselineProgress, FailedRun, Outcome, OutputLine, OutputStream, RecoveryCheck};
 
-use crate::announcements::{AnnouncementPatterns, error_line, plain_line};
+use super::recorded_jobs::RecordedJobs;
+use crate::announcements::{Announcement, AnnouncementPatterns, error_line, plain_line};
 use crate::explore::record::{Op, OpEffect, Recording};
-use crate::judge::JobLedger;
+use crate::judge::{JobLedger, RecoveryFault};
 use crate::sandbox::{CompletedCommand, ProcessExit};
 
 /// The last step of a run that ended before the end that the baseline run reached.
@@ -16,9 +17,18 @@ struct LastSteps {
     baseline: u64,
 }
 
+/// The outcome of a recovery of several jobs.
+pub(crate) struct JudgedJobs {
+    pub(crate) outcome: Outcome,
+    /// What is wrong with a job, in words.
+    pub(crate) fault: Option<String>,
+}
+
 /// How the output of a target is judged. Each pattern is applied line by line.
 #[derive(Debug, Clone, Default)]
 pub struct JudgeSpec {
+    /// A line that acknowledges a step as durable; with a group `step`.
+    pub saved: Option<Regex>,
     /// A line that reports the step that a recovery resumed from; with a group `step`.
     pub resumed: Option<Regex>,
     /// A line that reports a trained step; with a group `step`.
@@ -30,6 +40,8 @@ pub struct JudgeSpec {
     pub consumed: Option<Regex>,
     /// Exit codes by which the target refuses to resume, as documented.
     pub refused_exits: Vec<i32>,
+    /// Whether the command is known to do several jobs, even if the recorded run had only one to do.
+    pub has_several_jobs: bool,
 }
 
 /// What one step consumed.
@@ -46,14 +58,14 @@ pub struct ConsumedStep {
 pub struct BaselineValues {
     /// The last value that the pattern `same` found.
     pub final_value: Option<String>,
-    /// What each step consumed.
-    pub consumed: BTreeMap<u64, String>,
+    /// What each step consumed. Several jobs and several processes have steps with the same numbers.
+    pub consumed: BTreeMap<u64, BTreeSet<String>>,
     /// The last step that it trained.
     pub last_step: Option<u64>,
 }
 
 /// What the recovery from one crash state did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RecoveryResult {
     /// How it ended. `None`: it exceeded its time limit.
     pub ended: Option<ProcessExit>,
@@ -69,6 +81,8 @@ pub struct RecoveryResult {
     pub consumed: Vec<ConsumedStep>,
     /// The first step that it left out or did again, in words.
     pub order_fault: Option<String>,
+    /// What it announced of its jobs, if the recorded run did several.
+    pub announcements: Vec<Announcement>,
     /// How the check ended. `None`: no check was run.
     pub check_ended: Option<ProcessExit>,
     /// Whether processes of the recovery were still running when the wait for them was over. They were killed.
@@ -89,6 +103,11 @@ impl JudgeSpec {
         }
     }
 
+    /// The lines that tell what becomes of several jobs.
+    fn job_announcements(&self) -> AnnouncementPatterns {
+        AnnouncementPatterns { saved: self.saved.clone(), same: self.same.clone(), ..self.announcements() }
+    }
+
     /// Follows a run that printed this text.
     fn follow<'a>(&self, text: &str, baseline: &'a BaselineProgress) -> JobLedger<'a> {
         let patterns = self.announcements();
@@ -101,8 +120,8 @@ impl JudgeSpec {
 
     /// All patterns.
     pub fn patterns(&self) -> Vec<Regex> {
-        let JudgeSpec { resumed, step, same, consumed, .. } = self;
-        [resumed, step, same, consumed].into_iter().flatten().cloned().collect()
+        let JudgeSpec { saved, resumed, step, same, consumed, .. } = self;
+        [saved, resumed, step, same, consumed].into_iter().flatten().cloned().collect()
     }
 
     /// What each step consumed, in the order of the output.
@@ -139,6 +158,8 @@ pub struct OutputOracle {
     spec: JudgeSpec,
     baseline: BaselineValues,
     progress: BaselineProgress,
+    /// The jobs of the baseline run, if it did several.
+    jobs: Option<RecordedJobs>,
     /// Whether anything but the exit code can tell whether a recovery is right.
     has_checks: bool,
 }
@@ -149,11 +170,24 @@ impl OutputOracle {
     pub fn new(spec: JudgeSpec, checks: &[RecoveryCheck], baseline_output: &str) -> OutputOracle {
         let baseline_output = &plain_line(baseline_output);
         let progress = spec.follow(baseline_output, &BaselineProgress::default()).into_progress();
-        let consumed = spec.consumed(baseline_output).into_iter();
-        let consumed = consumed.map(|consumed| (consumed.step, consumed.value)).collect();
+        let mut consumed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+        for ConsumedStep { step, value } in spec.consumed(baseline_output) {
+            consumed.entry(step).or_default().insert(value);
+        }
         let (final_value, last_step) = (spec.final_value(baseline_output), spec.last_step(baseline_output));
         let baseline = BaselineValues { final_value, consumed, last_step };
-        OutputOracle { spec, baseline, progress, has_checks: !checks.is_empty() }
+        OutputOracle { spec, baseline, progress, jobs: None, has_checks: !checks.is_empty() }
+    }
+
+    /// The same for this recorded run: if it did several jobs, each is held to its own promises.
+    pub(crate) fn with_jobs_of(self, recording: &Recording) -> OutputOracle {
+        let (patterns, is_known) = (self.spec.job_announcements(), self.spec.has_several_jobs);
+        OutputOracle { jobs: RecordedJobs::of(recording, patterns, is_known), ..self }
+    }
+
+    /// Whether the baseline run did several jobs.
+    pub(crate) fn has_several_jobs(&self) -> bool {
+        self.jobs.is_some()
     }
 
     /// The patterns of the lines by which a recovery is judged.
@@ -197,6 +231,7 @@ impl OutputOracle {
             last_step: self.spec.last_step(&output),
             final_value: self.spec.final_value(&output),
             consumed: self.spec.consumed(&output),
+            announcements: self.jobs.as_ref().map(|jobs| jobs.announcements(&output)).unwrap_or_default(),
             order_fault: self.order_fault(&output).filter(|_| recovery.watched_left_out == 0),
             check_ended: check.and_then(|check| check.exit.or(Some(ProcessExit::Signalled(9)))),
             left_processes: recovery.exit.is_some() && recovery.left_processes,
@@ -214,7 +249,8 @@ impl OutputOracle {
     /// skipped.
     fn first_divergence<'r>(&self, result: &'r RecoveryResult) -> Option<&'r ConsumedStep> {
         let diverges = |consumed: &&ConsumedStep| {
-            self.baseline.consumed.get(&consumed.step).is_some_and(|expected| *expected != consumed.value)
+            let expected = self.baseline.consumed.get(&consumed.step);
+            expected.is_some_and(|expected| !expected.contains(&consumed.value))
         };
         result.consumed.iter().find(diverges)
     }
@@ -231,8 +267,10 @@ impl OutputOracle {
         let finals = (&result.final_value, &self.baseline.final_value);
         let message = match (self.first_divergence(&result), finals) {
             _ if result.ended != Some(ProcessExit::Exited(0)) => None,
+            (None, _) if self.jobs.is_some() => result.order_fault.clone(),
             (Some(ConsumedStep { step, value }), _) => {
-                let expected = &self.baseline.consumed[step];
+                let expected: Vec<&str> = self.baseline.consumed[step].iter().map(String::as_str).collect();
+                let expected = expected.join("` or `");
                 Some(format!("step {step} consumed `{value}`, but `{expected}` in the baseline run"))
             }
             (None, (Some(value), Some(expected))) if value != expected => {
@@ -262,7 +300,7 @@ impl OutputOracle {
         recording: &Recording,
         op_count: usize,
     ) -> RecoveryResult {
-        if result.final_value.is_some() || self.spec.same.is_none() {
+        if result.final_value.is_some() || self.spec.same.is_none() || self.jobs.is_some() {
             return result;
         }
         let value = |op: &Op| match &op.effect {
@@ -275,28 +313,45 @@ impl OutputOracle {
 
     /// The outcome of a recovery. `acknowledged`: the acknowledged step at the crash point.
     pub fn judge(&self, result: &RecoveryResult, acknowledged: Option<u64>) -> Outcome {
-        match self.compare(result, acknowledged) {
-            Outcome::Recovered if !self.has_checks => Outcome::NotJudged,
-            outcome => outcome,
-        }
+        let outcome = self.bad_end(result).unwrap_or_else(|| self.compare(result, acknowledged));
+        self.as_far_as_checked(outcome)
     }
 
-    /// The outcome as far as it was checked.
-    fn compare(&self, result: &RecoveryResult, acknowledged: Option<u64>) -> Outcome {
+    /// The outcome of a recovery from a crash after `op_count` operations, and what is wrong with one of its jobs if
+    /// the baseline run did several.
+    pub(super) fn judge_jobs(&self, result: &RecoveryResult, op_count: usize) -> Option<JudgedJobs> {
+        let jobs = self.jobs.as_ref()?;
+        let fault = match self.bad_end(result) {
+            Some(outcome) => return Some(JudgedJobs { outcome, fault: None }),
+            None => jobs.fault(&result.announcements, op_count),
+        };
+        Some(match fault {
+            Some(RecoveryFault { outcome, what }) => JudgedJobs { outcome, fault: Some(what) },
+            None if result.order_fault.is_some() => JudgedJobs { outcome: Outcome::Corrupt, fault: None },
+            None => JudgedJobs { outcome: self.as_far_as_checked(Outcome::Recovered), fault: None },
+        })
+    }
+
+    fn as_far_as_checked(&self, outcome: Outcome) -> Outcome {
+        if outcome == Outcome::Recovered && !self.has_checks { Outcome::NotJudged } else { outcome }
+    }
+
+    /// The outcome that no promise and no final value can change.
+    fn bad_end(&self, result: &RecoveryResult) -> Option<Outcome> {
         match result.ended {
-            None => return Outcome::Hung,
+            None => return Some(Outcome::Hung),
             Some(ProcessExit::Exited(0)) => {}
             Some(ProcessExit::Exited(code)) if self.spec.refused_exits.contains(&code) => {
-                return Outcome::Refused;
+                return Some(Outcome::Refused);
             }
-            Some(_) => return Outcome::Crashed,
+            Some(_) => return Some(Outcome::Crashed),
         }
-        if result.check_ended.is_some_and(|check| check != ProcessExit::Exited(0)) {
-            return Outcome::Corrupt;
-        }
-        if self.first_divergence(result).is_some() {
-            return Outcome::Corrupt;
-        }
+        let has_failed_check = result.check_ended.is_some_and(|check| check != ProcessExit::Exited(0));
+        (has_failed_check || self.first_divergence(result).is_some()).then_some(Outcome::Corrupt)
+    }
+
+    /// The outcome of a recovery that ended well, as far as it was checked.
+    fn compare(&self, result: &RecoveryResult, acknowledged: Option<u64>) -> Outcome {
         // A value that is missing at an end that comes too early is no wrong value.
         let is_missing = result.final_value.is_none() && self.early_end(result).is_some();
         if self.spec.same.is_some() && result.final_value != self.baseline.final_value && !is_missing {
@@ -350,6 +405,7 @@ mod tests {
             same: regex(r"sum (\w+)"),
             consumed: regex(r"^step (?<step>\d+) batch (?<value>\w+)"),
             refused_exits: vec![12],
+            ..JudgeSpec::default()
         };
         OutputOracle::new(spec, &RecoveryCheck::ALL, "step 11 batch b11\nstep 12 batch b12\nsum abc")
     }

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use scenarios::Outcome;
 
 use super::materialize::SmallFileCache;
-use super::output_oracle::{OutputOracle, RecoveryResult};
+use super::output_oracle::{JudgedJobs, OutputOracle, RecoveryResult};
 use super::recovery_worker::{RecoveryLimit, RecoveryWorker, WorkerSpec};
 use super::replay_spec::ReplaySpec;
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
-use crate::explore::states::{CrashCandidate, CrashKind, CrashState, FileTree, LayerPlan};
+use crate::explore::states::{CrashCandidate, CrashState, FileTree, LayerPlan};
 use crate::locks::LockExt;
 
 /// How far a replay has come.
@@ -83,9 +83,21 @@ impl<'a> Replayer<'a> {
         candidate: &CrashCandidate,
         acknowledged: Option<u64>,
     ) -> Outcome {
-        let result =
-            self.oracle.with_value_before_crash(result.clone(), self.recording, candidate.op_count as usize);
-        self.oracle.judge(&result, acknowledged)
+        self.judge_with_jobs(result, candidate, acknowledged).outcome
+    }
+
+    /// Judges a recovery, and says what is wrong with one of its jobs if there were several.
+    pub(crate) fn judge_with_jobs(
+        &self,
+        result: &RecoveryResult,
+        candidate: &CrashCandidate,
+        acknowledged: Option<u64>,
+    ) -> JudgedJobs {
+        let op_count = candidate.op_count as usize;
+        self.oracle.judge_jobs(result, op_count).unwrap_or_else(|| {
+            let result = self.oracle.with_value_before_crash(result.clone(), self.recording, op_count);
+            JudgedJobs { outcome: self.oracle.judge(&result, acknowledged), fault: None }
+        })
     }
 
     /// Tries one candidate in a worker and judges its recovery.
@@ -121,7 +133,12 @@ impl<'a> Replayer<'a> {
         result: &RecoveryResult,
         candidate: &CrashCandidate,
     ) -> Outcome {
-        self.judge(result, candidate, self.recording.acknowledged(candidate.op_count as usize))
+        self.judge(result, candidate, self.acknowledged(candidate))
+    }
+
+    /// The acknowledged step at the crash point of a candidate.
+    pub(crate) fn acknowledged(&self, candidate: &CrashCandidate) -> Option<u64> {
+        self.recording.acknowledged(candidate.op_count as usize)
     }
 
     /// The digest of the tree that a candidate leaves.
@@ -187,12 +204,13 @@ impl<'a> Replayer<'a> {
         state: &CrashState,
     ) -> Result<TriedState, ExploreError> {
         let result = self.result_of(worker, state.candidate(), RecoveryLimit::Usual)?;
-        let outcomes: BTreeMap<CrashKind, Outcome> = state
-            .witnesses
-            .iter()
-            .map(|(crash, witness)| (*crash, self.judge(&result, &witness.candidate, witness.acknowledged)))
-            .collect();
-        Ok(TriedState { state: state.clone(), result, outcomes })
+        let (mut outcomes, mut job_faults) = (BTreeMap::new(), BTreeMap::new());
+        for (crash, witness) in &state.witnesses {
+            let judged = self.judge_with_jobs(&result, &witness.candidate, witness.acknowledged);
+            outcomes.insert(*crash, judged.outcome);
+            job_faults.extend(judged.fault.map(|fault| (*crash, fault)));
+        }
+        Ok(TriedState { state: state.clone(), result, outcomes, job_faults })
     }
 }
 

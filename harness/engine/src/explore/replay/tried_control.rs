@@ -16,6 +16,8 @@ pub(crate) struct TriedControl {
     pub(crate) acknowledged: Option<u64>,
     pub(crate) result: RecoveryResult,
     pub(crate) outcome: Outcome,
+    /// What is wrong with one of several jobs, in words.
+    pub(crate) job_fault: Option<String>,
     /// What differs from the baseline run, if the recovery ended well.
     pub(crate) difference: Option<ResumeDifference>,
     /// Whether it fails although the save is complete and nothing that a killed process left is in the way.
@@ -59,7 +61,8 @@ impl ResumeDifference {
         }
         let differs = |index: &usize| {
             let consumed = &result.consumed[*index];
-            baseline.consumed.get(&consumed.step).is_some_and(|expected| *expected != consumed.value)
+            let expected = baseline.consumed.get(&consumed.step);
+            expected.is_some_and(|expected| !expected.contains(&consumed.value))
         };
         Some(match (0..result.consumed.len()).find(differs) {
             Some(0) => ResumeDifference::FirstStepConsumed,

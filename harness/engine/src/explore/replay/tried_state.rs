@@ -16,6 +16,8 @@ pub struct TriedState {
     pub result: RecoveryResult,
     /// The outcome under each kind of crash that can leave this state.
     pub outcomes: BTreeMap<CrashKind, Outcome>,
+    /// What is wrong with one of several jobs then, in words.
+    pub job_faults: BTreeMap<CrashKind, String>,
 }
 
 impl TriedState {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use scenarios::Outcome;
 
+use super::failure_kind::FailureKind;
 use super::save_window::SaveWindow;
 use crate::explore::record::Recording;
 use crate::explore::replay::{TriedState, is_acceptable};
@@ -62,6 +63,7 @@ impl<'a> WholeStates<'a> {
     fn fails(&mut self, whole: &CrashCandidate, outcome: Outcome) -> bool {
         let recording = self.recording;
         let digest = self.digests.entry(whole.op_count).or_insert_with(|| whole.tree(recording).digest());
-        self.outcomes.get(digest) == Some(&outcome)
+        // From which older save the recovery then begins is another matter.
+        self.outcomes.get(digest).and_then(|whole| FailureKind::of(*whole)) == FailureKind::of(outcome)
     }
 }

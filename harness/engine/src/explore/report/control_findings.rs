@@ -5,44 +5,39 @@ use std::collections::BTreeSet;
 
 use scenarios::{Cause, ControlFiles, CrashModel, FailingControls, FailureSubject, Finding, Outcome};
 
-use super::failure_message::{FailureMessages, failure_message, kind_of_message};
+use super::failure_kind::{FailureKind, OutcomeStates};
+use super::failure_message::{FailureMessages, control_message, kind_of_message, state_message};
 use super::removed_newest::{RemovedNewest, removed_newest};
 use super::report_spec::ReportSpec;
 use super::save_window::SaveWindow;
 use super::state_text::{operation_lines, operations_between};
 use crate::explore::record::{Op, Recording};
 use crate::explore::replay::{ResumeDifference, TriedControl, TriedState};
-use crate::explore::states::CrashKind;
-
-/// What failing controls have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ControlFailure {
-    StartsOver,
-    EndsOtherwise,
-    Crashes,
-    Hangs,
-}
-
-impl ControlFailure {
-    fn of(outcome: Outcome) -> Option<ControlFailure> {
-        match outcome {
-            Outcome::LostWork | Outcome::Restarted => Some(ControlFailure::StartsOver),
-            Outcome::Corrupt | Outcome::EndedEarly => Some(ControlFailure::EndsOtherwise),
-            Outcome::Crashed => Some(ControlFailure::Crashes),
-            Outcome::Hung => Some(ControlFailure::Hangs),
-            Outcome::Recovered | Outcome::Refused | Outcome::NotJudged => None,
-        }
-    }
-}
+use crate::explore::states::{CrashCandidate, CrashKind};
 
 /// Controls that fail in one way, and the crash states that they explain.
 struct ControlGroup<'c> {
-    failure: ControlFailure,
+    failure: FailureKind,
     cause: Cause,
     controls: Vec<&'c TriedControl>,
     under: BTreeSet<CrashKind>,
     digests: BTreeSet<[u8; 16]>,
+    outcomes: OutcomeStates,
     messages: FailureMessages,
+}
+
+impl ControlGroup<'_> {
+    /// What to change, by each thing that differs first in some control.
+    fn advice(&self) -> String {
+        let mut all: Vec<&str> = Vec::new();
+        for control in &self.controls {
+            let own = advice(self.cause, control.difference);
+            if !all.contains(&own) {
+                all.push(own);
+            }
+        }
+        all.join(". And: ")
+    }
 }
 
 /// The groups of an exploration's controls.
@@ -56,10 +51,10 @@ impl<'c> ControlFindings<'c> {
     pub(super) fn new(recording: &'c Recording, all: &'c [TriedControl]) -> ControlFindings<'c> {
         let mut groups: Vec<ControlGroup<'c>> = Vec::new();
         for control in all.iter().filter(|control| control.fails_by_itself) {
-            let Some(failure) = ControlFailure::of(control.outcome) else { continue };
+            let Some(failure) = FailureKind::of(control.outcome) else { continue };
             let cause = cause_of_control(recording, control, failure);
             let digest = control.candidate.tree(recording).digest();
-            let message = failure_message(&control.result, control.outcome, control.acknowledged);
+            let message = control_message(control);
             let is_same = |group: &ControlGroup<'_>| group.failure == failure && group.cause == cause;
             let index = groups.iter().position(is_same).unwrap_or_else(|| {
                 groups.push(ControlGroup {
@@ -68,12 +63,14 @@ impl<'c> ControlFindings<'c> {
                     controls: Vec::new(),
                     under: BTreeSet::new(),
                     digests: BTreeSet::new(),
+                    outcomes: OutcomeStates::default(),
                     messages: FailureMessages::default(),
                 });
                 groups.len() - 1
             });
             groups[index].controls.push(control);
             groups[index].digests.insert(digest);
+            groups[index].outcomes.add(control.outcome, digest);
             groups[index].messages.add(message, digest);
         }
         ControlFindings { recording, all, groups }
@@ -82,15 +79,16 @@ impl<'c> ControlFindings<'c> {
     /// Counts a failing crash state with the controls that fail in the same way. Returns whether there are some.
     pub(super) fn explain(&mut self, tried: &TriedState, crash: CrashKind, outcome: Outcome) -> bool {
         let acknowledged = tried.state.witnesses[&crash].acknowledged;
-        let message = failure_message(&tried.result, outcome, acknowledged);
+        let message = state_message(tried, crash, outcome);
         let explains = |group: &ControlGroup<'_>| {
-            ControlFailure::of(outcome) == Some(group.failure)
+            FailureKind::of(outcome) == Some(group.failure)
                 && self.is_alike(group, tried, acknowledged, &message)
         };
         let Some(index) = self.groups.iter().position(explains) else { return false };
         let group = &mut self.groups[index];
         group.under.insert(crash);
         group.digests.insert(tried.state.digest);
+        group.outcomes.add(outcome, tried.state.digest);
         group.messages.add(message, tried.state.digest);
         true
     }
@@ -106,20 +104,20 @@ impl<'c> ControlFindings<'c> {
         let kind = kind_of_message(message);
         let has_same_message = || {
             group.controls.iter().any(|control| {
-                let own = failure_message(&control.result, control.outcome, control.acknowledged);
+                let own = control_message(control);
                 kind_of_message(&own) == kind
             })
         };
         let some_save_recovers = self.all.iter().any(|control| is_of_save(control) && !control.is_failing());
         match group.failure {
-            ControlFailure::Crashes => has_same_message(),
-            ControlFailure::Hangs => !some_save_recovers,
-            ControlFailure::StartsOver => {
+            FailureKind::Crashes => has_same_message(),
+            FailureKind::Hangs => !some_save_recovers,
+            FailureKind::StartsOver => {
                 let is_same_save =
                     |control: &&TriedControl| is_of_save(control) && control.acknowledged == acknowledged;
                 !some_save_recovers || group.controls.iter().any(is_same_save)
             }
-            ControlFailure::EndsOtherwise => {
+            FailureKind::EndsOtherwise => {
                 let step = tried.result.resumed_step;
                 let mut same_step =
                     self.all.iter().filter(|control| step.is_some() && control.result.resumed_step == step);
@@ -147,20 +145,21 @@ impl<'c> ControlFindings<'c> {
             Some(Finding {
                 cause: group.cause,
                 outcome: first.outcome,
+                outcomes: group.outcomes.counts(),
                 under,
                 states: group.digests.len() as u64,
                 repeated: (first.outcome == Outcome::Hung).then_some(Outcome::Hung),
                 between: operations_between(self.recording, &first.candidate),
                 operations: operation_lines(self.recording, &first.candidate),
                 difference: Vec::new(),
-                error: failure_message(&first.result, first.outcome, first.acknowledged),
+                error: control_message(first),
                 messages: group.messages.counts(),
                 controls: Some(FailingControls {
                     failing: group.controls.len() as u64,
                     tried,
                     first: first.files,
                 }),
-                advice: advice(group.cause, first.difference).into(),
+                advice: group.advice(),
                 state: first.candidate.name(),
                 repeat: spec.repeat_command_for(&first.candidate),
             })
@@ -173,20 +172,24 @@ fn is_of_save(control: &TriedControl) -> bool {
     matches!(control.files, ControlFiles::Saved { .. })
 }
 
-fn cause_of_control(recording: &Recording, control: &TriedControl, failure: ControlFailure) -> Cause {
-    if failure == ControlFailure::EndsOtherwise {
+fn cause_of_control(recording: &Recording, control: &TriedControl, failure: FailureKind) -> Cause {
+    if failure == FailureKind::EndsOtherwise {
         return Cause::ResumeDiffers;
     }
-    let op_count = control.candidate.op_count as usize;
-    // The save that was acknowledged last, and what was done since.
-    let acknowledged = recording.ops[..op_count].iter().rposition(Op::is_acknowledgement).unwrap_or(0);
-    let from = SaveWindow::at(recording, acknowledged).start;
-    let is_pruned = removed_newest(recording, from, op_count) == Some(RemovedNewest::OlderStay);
-    if failure == ControlFailure::StartsOver && is_pruned {
+    if failure == FailureKind::StartsOver && is_newest_pruned(recording, &control.candidate) {
         Cause::NewestPruned
     } else {
         Cause::DoesNotResume
     }
+}
+
+/// Whether the newest checkpoint was deleted by the save that was acknowledged last, or since then, while older ones
+/// stayed.
+pub(crate) fn is_newest_pruned(recording: &Recording, candidate: &CrashCandidate) -> bool {
+    let op_count = candidate.op_count as usize;
+    let acknowledged = recording.ops[..op_count].iter().rposition(Op::is_acknowledgement).unwrap_or(0);
+    let from = SaveWindow::at(recording, acknowledged).start;
+    removed_newest(recording, from, op_count) == Some(RemovedNewest::OlderStay)
 }
 
 /// What to change, by what differs first.

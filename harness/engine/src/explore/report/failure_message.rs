@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use scenarios::{MessageCount, Outcome};
 
-use crate::explore::replay::RecoveryResult;
+use crate::explore::replay::{RecoveryResult, TriedControl, TriedState};
+use crate::explore::states::CrashKind;
 
 /// At most this many different lines of a finding are listed.
 const MAX_MESSAGES: usize = 12;
@@ -15,8 +16,20 @@ const MAX_MESSAGES: usize = 12;
 static VARIABLE_PARTS: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#"[^\s'"`(]*/[^\s'"`,;:)]*|0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+"#).ok());
 
+/// The line that explains the outcome of a control.
+pub(super) fn control_message(control: &TriedControl) -> String {
+    let message = || failure_message(&control.result, control.outcome, control.acknowledged);
+    control.job_fault.clone().unwrap_or_else(message)
+}
+
+/// The line that explains the outcome of a crash state under one kind of crash.
+pub(super) fn state_message(tried: &TriedState, crash: CrashKind, outcome: Outcome) -> String {
+    let message = || failure_message(&tried.result, outcome, tried.state.witnesses[&crash].acknowledged);
+    tried.job_faults.get(&crash).cloned().unwrap_or_else(message)
+}
+
 /// The line that explains an outcome: where the recovery resumed, if that is what is wrong, else its own line.
-pub(super) fn failure_message(
+pub(crate) fn failure_message(
     result: &RecoveryResult,
     outcome: Outcome,
     acknowledged: Option<u64>,
@@ -35,7 +48,7 @@ pub(super) fn failure_message(
 }
 
 /// The message without what two messages of one kind may differ in: numbers, addresses, paths.
-pub(super) fn kind_of_message(message: &str) -> String {
+pub(crate) fn kind_of_message(message: &str) -> String {
     match &*VARIABLE_PARTS {
         Some(variable) => variable.replace_all(message, "#").into_owned(),
         None => message.to_owned(),

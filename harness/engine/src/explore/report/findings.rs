@@ -7,15 +7,20 @@ use scenarios::{Cause, CrashModel, FailureSubject, Finding, Outcome};
 use super::blame::{Blamed, WholeStates};
 use super::cause::{Pattern, pattern_of};
 use super::control_findings::ControlFindings;
-use super::failure_message::{FailureMessages, failure_message};
+use super::failure_kind::{FailureKind, OutcomeStates};
+use super::failure_message::{FailureMessages, state_message};
 use super::leftover_names::without_leftover_names;
 use super::report_spec::ReportSpec;
+use super::save_window::SaveWindow;
 use super::shrink::{candidate_size, shrink};
-use super::state_attempts::StateAttempts;
+use super::state_attempts::{KnownFailure, StateAttempts};
 use super::state_text::{operation_lines, operations_between, tree_difference};
 use crate::explore::record::Recording;
 use crate::explore::replay::{TriedControl, TriedState, is_acceptable};
 use crate::explore::states::{CrashCandidate, CrashKind};
+
+/// At most this many earlier crash points are looked at.
+const MAX_EARLIER_POINTS: usize = 60;
 
 /// What the findings of an exploration are made from.
 #[derive(Clone, Copy)]
@@ -49,20 +54,6 @@ struct FailingState<'t> {
     message: String,
 }
 
-impl FailingState<'_> {
-    /// The message for a smaller candidate that fails in the same way. One that restarts does so at step 0, but
-    /// another step may be acknowledged there.
-    fn message_at(&self, recording: &Recording, candidate: &CrashCandidate, outcome: Outcome) -> String {
-        match outcome {
-            Outcome::Restarted => {
-                let acknowledged = recording.acknowledged(candidate.op_count as usize);
-                failure_message(&self.tried.result, outcome, acknowledged)
-            }
-            _ => self.message.clone(),
-        }
-    }
-}
-
 /// A cause, with what to do about it.
 struct Explanation {
     cause: Cause,
@@ -78,12 +69,20 @@ impl Explanation {
 /// A finding that is being put together, with the digests of its states.
 struct OpenFinding {
     finding: Finding,
+    kind: Option<FailureKind>,
     digests: BTreeSet<[u8; 16]>,
+    outcomes: OutcomeStates,
     messages: FailureMessages,
 }
 
 impl OpenFinding {
-    fn add(&mut self, failing: &[FailingState<'_>]) {
+    fn new(finding: Finding) -> OpenFinding {
+        let (outcomes, messages) = (OutcomeStates::default(), FailureMessages::default());
+        let kind = FailureKind::of(finding.outcome);
+        OpenFinding { finding, kind, digests: BTreeSet::new(), outcomes, messages }
+    }
+
+    fn add(&mut self, outcome: Outcome, failing: &[FailingState<'_>]) {
         let under: &mut Vec<CrashModel> = &mut self.finding.under;
         under.extend(failing.iter().map(|failing| failing.crash.crash_model()));
         under.sort_unstable_by_key(|model| model.name());
@@ -91,13 +90,14 @@ impl OpenFinding {
         for failing in failing {
             let digest = failing.tried.state.digest;
             self.digests.insert(digest);
+            self.outcomes.add(outcome, digest);
             self.messages.add(failing.message.clone(), digest);
         }
         self.finding.states = self.digests.len() as u64;
     }
 
     fn into_finding(self) -> Finding {
-        Finding { messages: self.messages.counts(), ..self.finding }
+        Finding { outcomes: self.outcomes.counts(), messages: self.messages.counts(), ..self.finding }
     }
 }
 
@@ -111,36 +111,64 @@ pub(crate) fn group_findings(source: FindingsSource<'_>, attempts: &mut impl Sta
         let smallest = failing.iter().min_by_key(|failing| candidate_size(&failing.blamed.candidate));
         let Some(smallest) = smallest else { continue };
         let candidate = shrink(&smallest.blamed.candidate, outcome, attempts);
+        let candidate = begin_of_failure(recording, candidate, smallest.blamed.crash, outcome, attempts);
         let explanation = explain(recording, &candidate, smallest, outcome, attempts);
-        let is_same =
-            |open: &OpenFinding| open.finding.cause == explanation.cause && open.finding.outcome == outcome;
+        let is_same = |open: &OpenFinding| {
+            open.finding.cause == explanation.cause && open.kind == FailureKind::of(outcome)
+        };
         let index = findings.iter().position(is_same).unwrap_or_else(|| {
+            let shown = attempts.failure_of(&candidate);
+            let shown = shown.filter(|shown| FailureKind::of(shown.outcome) == FailureKind::of(outcome));
+            let shown = shown.unwrap_or_else(|| KnownFailure { outcome, message: smallest.message.clone() });
             let finding = Finding {
                 cause: explanation.cause,
-                outcome,
+                outcome: shown.outcome,
+                outcomes: Vec::new(),
                 under: Vec::new(),
                 states: 0,
                 repeated: if outcome == Outcome::Hung { attempts.repeat_hung(&candidate) } else { None },
                 between: operations_between(recording, &candidate),
                 operations: operation_lines(recording, &candidate),
                 difference: tree_difference(recording, &candidate),
-                error: smallest.message_at(recording, &candidate, outcome),
+                error: shown.message,
                 messages: Vec::new(),
                 controls: None,
                 advice: explanation.advice,
                 state: candidate.name(),
                 repeat: spec.repeat_command_for(&candidate),
             };
-            let (digests, messages) = (BTreeSet::new(), FailureMessages::default());
-            findings.push(OpenFinding { finding, digests, messages });
+            findings.push(OpenFinding::new(finding));
             findings.len() - 1
         });
-        findings[index].add(&failing);
+        findings[index].add(outcome, &failing);
     }
     let mut findings: Vec<Finding> = findings.into_iter().map(OpenFinding::into_finding).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.states));
     // What fails without any crash comes first.
     control_findings.into_findings(spec).into_iter().chain(findings).collect()
+}
+
+/// The first crash point of the same save from which on nothing is lost, and all fail in this way and with this
+/// pattern. Equal trees are tried once, and not always at the first crash point that leaves them.
+fn begin_of_failure(
+    recording: &Recording,
+    candidate: CrashCandidate,
+    crash: CrashKind,
+    outcome: Outcome,
+    attempts: &mut impl StateAttempts,
+) -> CrashCandidate {
+    if !candidate.lost_nothing() || candidate.torn.is_some() {
+        return candidate;
+    }
+    let pattern = pattern_of(recording, &candidate, crash, outcome);
+    let start = SaveWindow::of(recording, &candidate).start;
+    let is_alike = |earlier: &CrashCandidate| {
+        attempts.outcome_of(earlier, outcome) == Some(outcome)
+            && pattern_of(recording, earlier, crash, outcome) == pattern
+    };
+    let earlier = (start + 1..candidate.op_count as usize).rev().take(MAX_EARLIER_POINTS);
+    let earlier = earlier.map(CrashCandidate::whole).take_while(is_alike).last();
+    earlier.unwrap_or(candidate)
 }
 
 /// Finds out by further attempts what explains a failing state best: a name that the killed process has left, a
@@ -169,10 +197,12 @@ fn explain(
     Explanation::of(pattern_of(recording, candidate, failing.blamed.crash, outcome))
 }
 
+/// The groups in the order in which they are reported. Of those that may become one finding, the largest comes first:
+/// one of its states is shown.
 fn group_by_cause<'t>(
     source: FindingsSource<'t>,
     control_findings: &mut ControlFindings<'_>,
-) -> BTreeMap<FailureGroup, Vec<FailingState<'t>>> {
+) -> Vec<(FailureGroup, Vec<FailingState<'t>>)> {
     let FindingsSource { recording, tried, .. } = source;
     let mut groups: BTreeMap<FailureGroup, Vec<FailingState<'_>>> = BTreeMap::new();
     let mut whole_states = WholeStates::new(recording, tried);
@@ -195,11 +225,16 @@ fn group_by_cause<'t>(
                 subject: found.pattern.subject,
                 outcome: *outcome,
             };
-            let message = failure_message(&tried_state.result, *outcome, witness.acknowledged);
+            let message = state_message(tried_state, *crash, *outcome);
             let failing = FailingState { tried: tried_state, crash: *crash, blamed, message };
             groups.entry(group).or_default().push(failing);
         }
     }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(group, failing)| {
+        let cause = (group.is_power_loss, group.has_leftovers, group.cause, group.subject);
+        (cause, FailureKind::of(group.outcome), std::cmp::Reverse(failing.len()))
+    });
     groups
 }
 

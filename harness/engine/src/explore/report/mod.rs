@@ -4,6 +4,7 @@
 mod blame;
 mod cause;
 mod control_findings;
+mod failure_kind;
 mod failure_message;
 mod findings;
 mod leftover_names;
@@ -15,9 +16,11 @@ mod state_attempts;
 mod state_text;
 mod unsynced;
 
+pub(super) use control_findings::is_newest_pruned;
+pub(super) use failure_message::{failure_message, kind_of_message};
 pub(super) use findings::{FindingsSource, group_findings};
 pub(super) use leftover_names::without_leftover_names;
 pub use report_spec::ReportSpec;
-pub(super) use state_attempts::StateAttempts;
+pub(super) use state_attempts::{KnownFailure, StateAttempts};
 pub use state_text::{describe_evidence, describe_state};
 pub(super) use unsynced::never_synced;
