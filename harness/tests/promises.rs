@@ -9,6 +9,7 @@ mod support;
 
 use std::process::{Command, ExitCode};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use scenarios::{Outcome, Verdict, ViolationKind};
 use support::command::{TRAINWRECK, output_text, workspace};
 use support::machine::{GATE, missing};
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         a_phase_that_never_begins_is_refused_by_name,
         each_failed_expectation_says_where_what_and_how_to_repeat,
         explore_reads_all_of_a_long_output_and_asks_for_the_end,
+        a_long_output_of_the_run_and_of_a_recovery_needs_little_memory,
     ])
 }
 
@@ -283,6 +285,27 @@ fn explore(style: &str) -> (Option<i32>, String) {
     explorer.arg(workspace().join("harness/tests/targets/promises.sh")).arg(style).arg(dir.path());
     let output = explorer.output().unwrap();
     (output.status.code(), output_text(&output))
+}
+
+/// A log of a gigabyte needs no more: what is kept of it has a bound.
+fn a_long_output_of_the_run_and_of_a_recovery_needs_little_memory() {
+    const LOG: &str =
+        "yes 'a line of a log that is of no use to anybody, and not a short one' | head -c 96000000; echo";
+    for is_long in ["[ ! -e v ]", "[ -e v ]"] {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!(
+            "cd \"$0\"; {is_long} && {{ {LOG}; }}; [ -e v ] && echo resumed from step 1 && exit; \
+             echo resumed from step 0; echo 1 >t; mv t v; echo saved step 1"
+        );
+        let mut explorer = Command::new(TRAINWRECK);
+        explorer.args(["explore", "--crash", "process", "--saved", r"^saved step (?<step>\d+)"]);
+        explorer.args(["--resumed", r"^resumed from step (?<step>\d+)", "--watch"]).arg(dir.path());
+        let output = explorer.args(["--", "sh", "-c", &script]).arg(dir.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
+    }
+    // The largest process of all that have ended.
+    let largest_kib = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    assert!(largest_kib < 100 * 1024, "{largest_kib} KiB");
 }
 
 fn explore_reads_all_of_a_long_output_and_asks_for_the_end() {
