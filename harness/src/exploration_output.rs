@@ -171,8 +171,7 @@ fn print_finding(number: usize, finding: &Finding) {
 
 /// Prints where the crash falls, and what it leaves.
 fn print_crash(finding: &Finding) {
-    let [before, after] = &finding.between;
-    print::line(&format!("   breaks between  {before}  and  {after}"));
+    print::line(&format!("   {}", finding.crash_text()));
     finding.operations.iter().for_each(|line| print::line(&format!("   {}", line.text)));
     if !finding.difference.is_empty() {
         print::line("   files, compared with the tree before the crash:");

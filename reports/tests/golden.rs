@@ -251,7 +251,7 @@ fn the_page_of_an_exploration_shows_the_controls_and_the_different_messages() {
     ] {
         assert!(html.contains(expected), "{expected}: {html}");
     }
-    assert!(!html.contains(HOSTILE) && !html.contains("The crash falls between"), "{html}");
+    assert!(!html.contains(HOSTILE) && !html.contains("It breaks"), "{html}");
 }
 
 #[test]

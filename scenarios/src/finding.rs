@@ -29,7 +29,7 @@ pub struct Finding {
     /// are repeated. `None`: it was not repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeated: Option<Outcome>,
-    /// The two operations between which the crash falls, or whose order was not kept.
+    /// The two operations between which the crash falls, or whose order was not kept: see `crash_text`.
     pub between: [String; 2],
     /// The shortest sequence of operations that shows the cause.
     pub operations: Vec<OperationLine>,
@@ -67,6 +67,19 @@ impl Finding {
         let outcomes: Vec<String> =
             self.outcomes.iter().map(|count| format!("{} {}", count.states, count.outcome)).collect();
         if outcomes.is_empty() { states } else { format!("{states} ({})", outcomes.join(", ")) }
+    }
+
+    /// Where the crash falls, or what it loses, in words.
+    pub fn crash_text(&self) -> String {
+        let [first, second] = &self.between;
+        let has = |is_meant: fn(Fate) -> bool| self.operations.iter().any(|line| is_meant(line.fate));
+        if has(|fate| matches!(fate, Fate::Lost | Fate::HalfLost | Fate::Zeroes)) {
+            format!("breaks if a power loss after  {second}  loses  {first}")
+        } else if has(|fate| fate == Fate::Torn) {
+            format!("breaks in the middle of  {first}")
+        } else {
+            format!("breaks between  {first}  and  {second}")
+        }
     }
 
     /// Whether another finding has the same cause, and an outcome in common.

@@ -173,10 +173,7 @@ fn section(number: &str, finding: &Finding) -> Markup {
 /// Where the crash falls, and what it leaves.
 fn crash(finding: &Finding) -> Markup {
     html! {
-        p.soft {
-            "The crash falls between " code { (clean(&finding.between[0])) } " and "
-            code { (clean(&finding.between[1])) } ", or their order was not kept."
-        }
+        p.soft { "It " (clean(&finding.crash_text())) "." }
         ol.ops {
             @for line in &finding.operations { li class=(line_class(line)) { (clean(&line.text)) } }
         }

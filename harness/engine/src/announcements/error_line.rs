@@ -2,6 +2,9 @@
 
 /// At most this many characters of a line are kept.
 const MAX_LINE_CHARS: usize = 300;
+/// The corners of a frame.
+const FRAME_TOP: char = '\u{256d}';
+const FRAME_BOTTOM: char = '\u{2570}';
 /// What a Python traceback begins with.
 const TRACEBACK: &str = "Traceback (most recent call last)";
 
@@ -17,12 +20,30 @@ pub fn error_line(stdout: &str, stderr: &str) -> String {
     line.chars().take(MAX_LINE_CHARS).collect()
 }
 
-fn raised_line(output: &str) -> Option<&str> {
-    panic_message(output).or_else(|| exception_line(output)).or_else(|| error_prefix_line(output))
+fn raised_line(output: &str) -> Option<String> {
+    let line =
+        || panic_message(output).or_else(|| exception_line(output)).or_else(|| error_prefix_line(output));
+    framed_exception(output).or_else(|| line().map(str::to_owned))
 }
 
-fn last_line(output: &str) -> Option<&str> {
-    output.lines().rev().map(str::trim).find(|line| !line.is_empty())
+fn last_line(output: &str) -> Option<String> {
+    output.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
+/// The exception below the last traceback around which the package `rich` has drawn a frame. It breaks long lines after
+/// a space.
+fn framed_exception(output: &str) -> Option<String> {
+    let lines: Vec<&str> = output.lines().collect();
+    let top = lines.iter().rposition(|line| line.starts_with(FRAME_TOP) && line.contains(TRACEBACK))?;
+    let bottom = top + lines[top..].iter().position(|line| line.starts_with(FRAME_BOTTOM))?;
+    let mut exception = String::new();
+    for line in lines[bottom + 1..].iter().take_while(|line| !line.trim().is_empty()) {
+        exception.push_str(line);
+        if !line.ends_with(' ') {
+            break;
+        }
+    }
+    (!exception.is_empty()).then(|| exception.trim_end().to_owned())
 }
 
 /// The message of the last Rust panic. Since Rust 1.73 it is on the line after the place.
@@ -65,6 +86,8 @@ mod tests {
             format!("{traceback}KeyError: 1\n\nDuring handling ..:\n\n{traceback}ValueError: two\n");
         let ranks = "[rank0]: Traceback (most recent call last):\n[rank0]:   File \"a.py\"\nINFO other\n\
                      [rank0]: OSError: gone\n[rank0]: more\nwarning: leaked semaphore\n";
+        let framed = "\u{256d}\u{2500} Traceback (most recent call last) \u{2500}\u{256e}\n\u{2502} a.py:3 in f\n\
+                      \u{2570}\u{2500}\u{256f}\nFileNotFoundError: no such file: \n'a/b'\n";
         for (stdout, stderr, expected) in [
             ("step 3\n", "", "step 3"),
             ("step 3\n", "one\ntwo\n\n", "two"),
@@ -75,6 +98,7 @@ mod tests {
             ),
             ("", &chained, "ValueError: two"),
             ("", ranks, "OSError: gone"),
+            ("", framed, "FileNotFoundError: no such file: 'a/b'"),
             (&format!("{traceback}RuntimeError: in a log\n"), "a warning\n", "RuntimeError: in a log"),
             (
                 "",

@@ -170,12 +170,13 @@ fn compare_trees(recording: &Recording, tree: &FileTree, reference: &FileTree) -
             (Some(TreeEntry::File { content, .. }), Some(TreeEntry::File { content: expected, .. }))
                 if content != expected =>
             {
-                lines.push(format!(
-                    "~ {}: {} bytes instead of {}",
-                    shown(&key.1),
-                    content.len(),
-                    expected.len()
-                ));
+                let sizes = match (content.len(), expected.len()) {
+                    (len_bytes, expected) if len_bytes == expected => {
+                        format!("{len_bytes} bytes as before, but others")
+                    }
+                    (len_bytes, expected) => format!("{len_bytes} bytes instead of {expected}"),
+                };
+                lines.push(format!("~ {}: {sizes}", shown(&key.1)));
             }
             (Some(entry), Some(expected)) => {
                 let difference = attribute_difference(recording, entry.attributes(), expected.attributes());
