@@ -36,8 +36,8 @@ pub use replay::{
 pub use report::{ReportSpec, describe_evidence, describe_state};
 pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes, recovered_kills};
 pub use states::{
-    CrashCandidate, CrashKind, CrashState, EntryAttributes, EnumerateSpec, Enumeration, EnumerationCounts,
-    ExploreScope, FileTree, FsModel, PersistUnit, Tear, TornWrite, TreeEntry, Witness, enumerate,
-    enumerate_until,
+    CrashCandidate, CrashKind, CrashState, DurableSet, EntryAttributes, EnumerateSpec, Enumeration,
+    EnumerationCounts, ExploreScope, FileTree, FsBehavior, FsModel, PersistUnit, Tear, TornWrite, TreeEntry,
+    Witness, enumerate, enumerate_until, persist_units,
 };
 pub use tree_difference::{TreeDifference, TreeDifferenceKind};

@@ -6,32 +6,45 @@
 //! need not write it. Before that it may be persisted or lost. To keep the number of states small it reaches the
 //! disk together with the next change of a name or a size. Under `posix`, states that lose only the changes of
 //! attributes are tried too.
+//!
+//! Sources. POSIX.1-2024, `fsync` and `fdatasync`. Pillai et al., "All File Systems Are Not Created Equal" (OSDI
+//! 2014), table 1. Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing" (OSDI
+//! 2018). Linux 6.18:
+//! - ext4: `fs/ext4/fsync.c` (`ext4_sync_file` commits up to `i_sync_tid`, for `fdatasync` up to
+//!   `i_datasync_tid`), `ext4_update_inode_fsync_trans` for what sets them, `filesystems/ext4/journal.rst`.
+//! - xfs: `fs/xfs/xfs_file.c` (`xfs_file_fsync` forces the log up to `ili_commit_seq`),
+//!   `filesystems/xfs/xfs-delayed-logging-design.rst`.
+//! - btrfs: `fs/btrfs/tree-log.c` (`btrfs_log_inode_parent`, `btrfs_log_new_name`), `fs/btrfs/file.c`.
+//!
+//! `tests/real_disks` compares the models with real ext4, xfs and btrfs.
+
+use std::collections::HashMap;
 
 use scenarios::CrashModel;
 
-use crate::explore::record::{NameChange, NodeId, Op, OpEffect, Recording};
+use super::allocated_blocks::AllocatedBlocks;
 
-/// What a file system guarantees after a power loss.
-///
-/// Sources: POSIX.1-2024 `fsync`; Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014), table
-/// 1; Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing" (OSDI 2018); ext4:
-/// kernel documentation `filesystems/ext4/journal.rst` (data=ordered, delayed allocation, `auto_da_alloc`);
-/// xfs: kernel documentation `filesystems/xfs/xfs-delayed-logging-design.rst`; btrfs: its `fsync` log tree,
-/// wiki "FAQ: does btrfs support data ordering".
+use crate::explore::record::{FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording};
+
+/// What a file system guarantees after a power loss. This file names the sources at its top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FsModel {
     /// Only what POSIX guarantees: any change that was not synced may be lost, in any order; a rename may be
     /// half done.
     Posix,
-    /// `data=ordered`: the journal keeps names and sizes in order, and a sync of anything that is not yet
-    /// committed commits everything before it. A rename over an existing file also commits the size of the
+    /// `data=ordered`: the journal keeps names and sizes in order. It may be committed at any time. A sync of a
+    /// file commits it up to the last change of that file's metadata, and `fdatasync` up to the last change of
+    /// its size or of its blocks. Later changes of other files may be lost. A rename over an existing file also commits the size of the
     /// new file, but not its bytes: they may still be zeroes, because new blocks are allocated as unwritten
     /// and count only after the disk has them (`dioread_nolock`, the default since Linux 5.6). Observed on
-    /// Linux 6.18, see `tests/ext4`.
+    /// Linux 6.18, see `tests/real_disks`.
     Ext4,
-    /// The log keeps names and sizes in order. A rename commits no size.
+    /// The log keeps names and sizes in order, and a sync commits it as on ext4. A rename commits no size.
     Xfs,
-    /// Names are in order, but a sync commits only its own file and its names, ahead of the other changes.
+    /// Names are in order, but a sync commits only its own file and its names, ahead of the other changes: it
+    /// writes them to the log tree. The sync of a directory logs its own entries: of a rename to it from another
+    /// directory only the new name, so that the file may keep its old name as well. `sync` and `syncfs` commit
+    /// everything. More is allowed than btrfs does: it also logs a file whose name the synced file has taken.
     Btrfs,
     /// A journal like that of ext4, on a disk that reports a sync as done while the data is in a volatile
     /// cache. Such caches are written out within seconds: everything before the last acknowledged save but
@@ -122,7 +135,7 @@ pub struct PersistUnit {
 pub(crate) const BYTES_PART: u8 = 1;
 
 /// The units of an operation that can reach the disk separately.
-pub(super) fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
+pub fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
     let parts = match effect {
         OpEffect::NameChanges(changes) => changes.len(),
         OpEffect::Write { .. }
@@ -134,8 +147,17 @@ pub(super) fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = 
     (0..parts).map(move |part| PersistUnit { op, part: part as u8 })
 }
 
+/// Up to where the journal must be committed for the syncs of one node, as numbers of operations.
+#[derive(Debug, Clone, Copy, Default)]
+struct JournalPosition {
+    /// `fsync`: all operations up to the last one that certainly changed the inode.
+    metadata: usize,
+    /// `fdatasync`: up to the last one that changed its size or its blocks.
+    data: usize,
+}
+
 /// The units that are durable at a crash point. Advances operation by operation.
-pub(super) struct DurableSet<'a> {
+pub struct DurableSet<'a> {
     recording: &'a Recording,
     model: FsModel,
     /// By operation and part.
@@ -144,28 +166,47 @@ pub(super) struct DurableSet<'a> {
     pub(super) pending_from: usize,
     /// The index of the last acknowledgement, for the model `Lying`.
     drained_until: usize,
+    journal_positions: HashMap<NodeId, JournalPosition>,
+    allocated_blocks: HashMap<NodeId, AllocatedBlocks>,
+    /// The changes of names, sizes and attributes before this index are committed.
+    committed_until: usize,
 }
 
 impl<'a> DurableSet<'a> {
-    pub(super) fn new(recording: &'a Recording, model: FsModel) -> DurableSet<'a> {
-        let durable_parts = vec![[false; 3]; recording.ops.len()];
-        DurableSet { recording, model, durable_parts, pending_from: 0, drained_until: 0 }
+    /// Nothing is durable before the first operation.
+    pub fn new(recording: &'a Recording, model: FsModel) -> DurableSet<'a> {
+        DurableSet {
+            recording,
+            model,
+            durable_parts: vec![[false; 3]; recording.ops.len()],
+            pending_from: 0,
+            drained_until: 0,
+            journal_positions: HashMap::new(),
+            allocated_blocks: HashMap::new(),
+            committed_until: 0,
+        }
     }
 
-    pub(super) fn contains(&self, unit: PersistUnit) -> bool {
+    /// Whether the unit is on the disk, whatever else is lost.
+    pub fn contains(&self, unit: PersistUnit) -> bool {
         self.durable_parts[unit.op as usize][unit.part as usize]
     }
 
-    /// Accounts for the operation with index `op`.
-    pub(super) fn advance(&mut self, op: usize) {
+    /// Accounts for the operation with index `op`. Operations are passed in order.
+    pub fn advance(&mut self, op: usize) {
         match &self.recording.ops[op].effect {
             OpEffect::Output { saved_step: Some(_), .. } if self.model == FsModel::Lying => {
                 self.mark_durable(self.drained_until, |_, _| true);
                 self.drained_until = op;
             }
             _ if self.model == FsModel::Lying => {}
-            OpEffect::SyncAll => self.mark_durable(op, |_, _| true),
+            OpEffect::SyncAll => {
+                self.mark_durable(op, |_, _| true);
+                self.committed_until = op;
+            }
             OpEffect::Sync { node, data_only } => self.apply_sync(op, *node, *data_only),
+            OpEffect::Output { .. } => {}
+            _ if matches!(self.model, FsModel::Ext4 | FsModel::Xfs) => self.note_journaled_changes(op),
             _ => {}
         }
         while self.pending_from < op && self.is_op_durable(self.pending_from) {
@@ -189,64 +230,104 @@ impl<'a> DurableSet<'a> {
     }
 
     fn apply_sync(&mut self, op_count: usize, node: NodeId, data_only: bool) {
-        let commits = self.commits_journal(op_count, node, data_only);
         self.mark_durable(op_count, |op, _| {
             is_data_of(op, node) || (!data_only && op.attribute_node() == Some(node))
         });
         match self.model {
             FsModel::Posix => self.mark_durable(op_count, |op, part| is_entry_in(op, part, node)),
             FsModel::Btrfs => {
-                let ancestors = self.ancestors(node, op_count);
-                self.mark_durable(op_count, |op, _| {
-                    any_name_change(op, |change| change.dir == node || ancestors.contains(&change.node))
+                let logged = self.ancestors(node, op_count);
+                self.mark_durable(op_count, |op, part| {
+                    let is_logged =
+                        |change: &NameChange| change.node.is_some_and(|named| logged.contains(&named));
+                    is_entry_in(op, part, node) || any_name_change(op, is_logged)
                 });
             }
-            FsModel::Ext4 | FsModel::Xfs if commits => {
-                self.mark_durable(op_count, |op, _| {
-                    !matches!(op.effect, OpEffect::Write { .. } | OpEffect::Zero { .. })
-                });
-            }
-            FsModel::Ext4 | FsModel::Xfs | FsModel::Lying => {}
+            FsModel::Ext4 | FsModel::Xfs => self.commit_journal(node, data_only),
+            FsModel::Lying => {}
         }
     }
 
-    /// Whether the sync commits the journal: some change of this node is in the journal and not yet on the
-    /// disk.
-    fn commits_journal(&self, op_count: usize, node: NodeId, data_only: bool) -> bool {
-        (self.pending_from..op_count).any(|op| {
-            let pending =
-                persist_units(op as u32, &self.recording.ops[op].effect).any(|unit| !self.contains(unit));
-            let concerns_node = match &self.recording.ops[op].effect {
-                OpEffect::NameChanges(changes) => {
-                    changes.iter().any(|change| change.dir == node || change.node == Some(node))
+    /// Commits what a sync of this node waits for. A sync of a directory commits its names in both forms.
+    fn commit_journal(&mut self, node: NodeId, data_only: bool) {
+        let position = self.journal_positions.get(&node).copied().unwrap_or_default();
+        let is_directory = matches!(self.recording.nodes[node as usize].kind, FileNodeKind::Directory);
+        let end = if data_only && !is_directory { position.data } else { position.metadata };
+        for op in self.committed_until.max(self.pending_from)..end {
+            if self.recording.ops[op].data_node().is_none() {
+                let units = persist_units(op as u32, &self.recording.ops[op].effect);
+                units.for_each(|unit| self.durable_parts[op][unit.part as usize] = true);
+            }
+        }
+        self.committed_until = self.committed_until.max(end);
+    }
+
+    /// Notes whose syncs have to commit this operation.
+    ///
+    /// A write over existing blocks does not count. It changes only the modification time, and that only if the
+    /// clock of the kernel has ticked since the write before it (every 1 to 10 ms). If the journal was committed
+    /// between the two, `fsync` has nothing to commit. Observed on ext4 and xfs.
+    fn note_journaled_changes(&mut self, op: usize) {
+        match &self.recording.ops[op].effect {
+            OpEffect::NameChanges(changes) => {
+                for change in changes {
+                    self.note_metadata_change(change.dir, op);
+                    if let Some(node) = change.node {
+                        self.note_metadata_change(node, op);
+                    }
                 }
-                OpEffect::Resize { node: changed, .. } | OpEffect::SetAttributes { node: changed, .. } => {
-                    *changed == node
+                if self.recording.ops[op].kind == OpKind::Create {
+                    changes
+                        .iter()
+                        .filter_map(|change| change.node)
+                        .for_each(|node| self.note_data_change(node, op));
                 }
-                // These change the modification time, which `fdatasync` need not commit, and the size, which
-                // it must.
-                OpEffect::Write { node: changed, .. } | OpEffect::Zero { node: changed, .. } => {
-                    *changed == node
+            }
+            OpEffect::SetAttributes { node, .. } => self.note_metadata_change(*node, op),
+            OpEffect::Resize { node, size_bytes } => {
+                if self.allocated_blocks_mut(*node).resize(*size_bytes) {
+                    self.note_data_change(*node, op);
+                } else {
+                    self.note_metadata_change(*node, op);
                 }
-                _ => false,
-            };
-            let is_needed_for_data = !matches!(
-                self.recording.ops[op].effect,
-                OpEffect::NameChanges(_) | OpEffect::SetAttributes { .. }
-            );
-            let must_commit = !data_only || is_needed_for_data;
-            pending && concerns_node && must_commit
+            }
+            OpEffect::Zero { node, offset, len_bytes } => {
+                self.note_data_change(*node, op);
+                self.allocated_blocks_mut(*node).free(*offset, *len_bytes);
+            }
+            OpEffect::Write { node, offset, len_bytes, .. } => {
+                if self.allocated_blocks_mut(*node).write(*offset, *len_bytes) {
+                    self.note_data_change(*node, op);
+                }
+            }
+            OpEffect::Sync { .. } | OpEffect::SyncAll | OpEffect::Output { .. } => {}
+        }
+    }
+
+    fn note_metadata_change(&mut self, node: NodeId, op: usize) {
+        self.journal_positions.entry(node).or_default().metadata = op + 1;
+    }
+
+    fn note_data_change(&mut self, node: NodeId, op: usize) {
+        self.journal_positions.insert(node, JournalPosition { metadata: op + 1, data: op + 1 });
+    }
+
+    fn allocated_blocks_mut(&mut self, node: NodeId) -> &mut AllocatedBlocks {
+        let recording = self.recording;
+        self.allocated_blocks.entry(node).or_insert_with(|| match recording.nodes[node as usize].kind {
+            FileNodeKind::File { initial_len_bytes } => AllocatedBlocks::of_file(initial_len_bytes),
+            _ => AllocatedBlocks::default(),
         })
     }
 
     /// The node and the directories above it, which a sync of the node must make reachable.
-    fn ancestors(&self, node: NodeId, op_count: usize) -> Vec<Option<NodeId>> {
-        let mut ancestors = vec![Some(node)];
+    fn ancestors(&self, node: NodeId, op_count: usize) -> Vec<NodeId> {
+        let mut ancestors = vec![node];
         let mut current = node;
         while (current as usize) >= self.recording.roots.len()
             && let Some((dir, _)) = self.recording.name_of(current, op_count)
         {
-            ancestors.push(Some(dir));
+            ancestors.push(dir);
             current = dir;
         }
         ancestors

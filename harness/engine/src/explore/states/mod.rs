@@ -1,6 +1,7 @@
 //! The second stage: the crash states that a recording may leave, each once. Pure: reads nothing but the
 //! recording, and knows no recovery.
 
+mod allocated_blocks;
 mod crash_candidate;
 mod crash_state;
 mod enumerate;
@@ -15,7 +16,7 @@ pub use crash_candidate::{CrashCandidate, EntryAttributes, FileTree, TornWrite, 
 pub use crash_state::{CrashKind, CrashState, Witness};
 pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate, enumerate_until};
 pub(super) use fs_model::BYTES_PART;
-pub use fs_model::{FsModel, PersistUnit};
+pub use fs_model::{DurableSet, FsBehavior, FsModel, PersistUnit, persist_units};
 pub(super) use named_state::{UnknownStateName, unknown_state_name};
 pub use tear::Tear;
 pub(super) use upper_layer::LayerPlan;
