@@ -23,7 +23,6 @@ use std::collections::HashMap;
 use scenarios::CrashModel;
 
 use super::allocated_blocks::AllocatedBlocks;
-
 use crate::explore::record::{FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording};
 
 /// What a file system guarantees after a power loss. This file names the sources at its top.
@@ -34,10 +33,10 @@ pub enum FsModel {
     Posix,
     /// `data=ordered`: the journal keeps names and sizes in order. It may be committed at any time. A sync of a
     /// file commits it up to the last change of that file's metadata, and `fdatasync` up to the last change of
-    /// its size or of its blocks. Later changes of other files may be lost. A rename over an existing file also commits the size of the
-    /// new file, but not its bytes: they may still be zeroes, because new blocks are allocated as unwritten
-    /// and count only after the disk has them (`dioread_nolock`, the default since Linux 5.6). Observed on
-    /// Linux 6.18, see `tests/real_disks`.
+    /// its size or of its blocks. Later changes of other files may be lost. A rename over an existing file also
+    /// commits the size of the new file, but not its bytes: they may still be zeroes, because new blocks are
+    /// allocated as unwritten and count only after the disk has them (`dioread_nolock`, the default since Linux
+    /// 5.6). Observed on Linux 6.18, see `tests/real_disks`.
     Ext4,
     /// The log keeps names and sizes in order, and a sync commits it as on ext4. A rename commits no size.
     Xfs,
