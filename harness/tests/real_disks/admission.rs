@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use engine::explore::{
-    DurableSet, FileNodeKind, FsModel, NodeId, OpEffect, PersistUnit, Recording, persist_units,
+    DurableSet, FileNodeKind, FsModel, NameChange, NodeId, OpEffect, PersistUnit, Recording, persist_units,
 };
 
 use crate::file_history::{FileHistory, NamePlace, changed_file};
@@ -191,11 +191,14 @@ impl Admission<'_> {
             }
         }
         files.into_iter().find_map(|(path, node, found)| {
-            let refusals: Option<Vec<String>> = (committed..=logged)
-                .map(|metadata| self.content_refusal(FileWindow { node, metadata, last: metadata }, found))
-                .collect();
-            let refusals = refusals?;
-            Some(format!("{}: {}", path.display(), refusals.last().cloned().unwrap_or_default()))
+            // The sync of a directory logs the length of a file without its bytes.
+            let window = |metadata| FileWindow { node, metadata, last: metadata };
+            let mut lengths = (committed..=logged).map(|moment| self.length_refusal(window(moment), found));
+            let mut bytes = (committed..=logged).map(|moment| self.bytes_refusal(window(moment), found));
+            let is_allowed =
+                lengths.any(|refusal| refusal.is_none()) && bytes.any(|refusal| refusal.is_none());
+            let refusal = || self.content_refusal(window(logged), found).unwrap_or_default();
+            (!is_allowed).then(|| format!("{}: {}", path.display(), refusal()))
         })
     }
 
@@ -234,7 +237,8 @@ impl Admission<'_> {
     }
 
     /// All names in the directory that the node got or lost before this number of operations are so on the disk. A
-    /// file that was replaced by a synced one may still have an older name.
+    /// file that was replaced by a synced one may still have an older name. So may a synced file that was removed
+    /// later: that takes it out of the log tree.
     fn names_durable_until(&self, node: NodeId, dir: NodeId) -> usize {
         let is_durable = |op: &usize| {
             let names = self.history.names(*op).get(&dir);
@@ -246,27 +250,40 @@ impl Admission<'_> {
                 (change.node == Some(node) || is_removed) && self.durable.contains(&unit)
             })
         };
-        (0..self.moment.ended).rfind(is_durable).map_or(0, |op| op + 1)
+        let removes = |op: usize| {
+            let changes = self.recording().ops[op].name_changes();
+            let names = self.history.names(op).get(&dir);
+            let is_removed = |change: &NameChange| {
+                change.dir == dir && names.and_then(|names| names.get(&change.name)) == Some(&node)
+            };
+            changes.iter().any(is_removed) && !changes.iter().any(|change| change.node == Some(node))
+        };
+        match (0..self.moment.ended).rfind(is_durable) {
+            Some(op) if !(op + 1..self.moment.begun).any(removes) => op + 1,
+            _ => 0,
+        }
     }
 
-    /// Why the file cannot have these bytes. `None`: it can.
+    /// Why the file cannot have this content. `None`: it can.
     fn content_refusal(&self, window: FileWindow, found: &FoundFile) -> Option<String> {
-        let is_directory =
-            matches!(self.recording().nodes[window.node as usize].kind, FileNodeKind::Directory);
-        let Some(bytes) = &found.bytes else {
-            return (!is_directory).then(|| "a directory instead of a file".to_owned());
-        };
-        if is_directory {
-            return Some("a file instead of a directory".to_owned());
-        }
-        self.length_refusal(window, bytes).or_else(|| {
-            let pages = bytes.chunks(PAGE_BYTES).enumerate();
-            pages.into_iter().find_map(|(page, bytes)| self.page_refusal(window, page, bytes))
-        })
+        self.length_refusal(window, found).or_else(|| self.bytes_refusal(window, found))
+    }
+
+    fn bytes_refusal(&self, window: FileWindow, found: &FoundFile) -> Option<String> {
+        let mut pages = found.bytes.as_deref()?.chunks(PAGE_BYTES).enumerate();
+        pages.find_map(|(page, bytes)| self.page_refusal(window, page, bytes))
     }
 
     /// The length is that of a version since the last persisted truncation, or ends at a page between two.
-    fn length_refusal(&self, window: FileWindow, bytes: &[u8]) -> Option<String> {
+    fn length_refusal(&self, window: FileWindow, found: &FoundFile) -> Option<String> {
+        let is_directory =
+            matches!(self.recording().nodes[window.node as usize].kind, FileNodeKind::Directory);
+        let bytes = match &found.bytes {
+            Some(_) if is_directory => return Some("a file instead of a directory".to_owned()),
+            None if !is_directory => return Some("a directory instead of a file".to_owned()),
+            None => return None,
+            Some(bytes) => bytes,
+        };
         let first = self.length_durable_since(window);
         let length = |op_count: usize| self.history.content(window.node, op_count).len();
         let (shortest, longest) = (length(first), length(window.metadata));
