@@ -195,13 +195,14 @@ fn the_page_of_an_exploration_says_what_was_tried_of_how_many() {
     let mut cut = Exploration { states_left_out: 104, max_states: Some(20), untried: 5, ..explored() };
     cut.outcomes.insert(CrashCategory::Power, [(Outcome::Recovered, 15)].into());
     cut.not_enumerated.insert(CrashCategory::Power, 7);
+    cut.not_enumerated_by_rule.insert(EnumerationRule::Budget, NotEnumerated { count: 7, at_least: true });
     cut.recovered_kills = 10;
     let html = reports::exploration(&cut);
     for expected in [
         "Power lost: 15 of 124 states tried, of 2,622 candidates",
         "104 of 124 states left out by --max-states 20",
         "5 states were not tried",
-        "7 candidates not enumerated",
+        "7 candidates not enumerated: at least 7 beyond the bound on time and memory",
         "Second crashes were tried in 0 of 10 recoveries",
     ] {
         assert!(html.contains(expected), "{expected}: {html}");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::Control;
 use crate::exploration_note::ExplorationNote;
 use crate::finding::Finding;
+use crate::not_enumerated::{EnumerationRule, NotEnumerated, counted};
 use crate::recovery_check::RecoveryCheck;
 use crate::sandbox_hint::SandboxHint;
 use crate::trials_planned::grouped;
@@ -54,10 +55,13 @@ pub struct Exploration {
     pub distinct: BTreeMap<CrashCategory, u64>,
     /// Number of different file trees that [`max_states`](Exploration::max_states) left out.
     pub left_out: BTreeMap<CrashCategory, u64>,
-    /// Number of candidates that fixed bounds left out: crash points inside long runs of writes, and orders
-    /// of many pending changes of names. What states they lead to is not known. Each model is counted.
+    /// Number of candidates that the rules of the enumeration left out. What states they lead to is not known.
+    /// Each model is counted. [`MAX_COUNTED_CANDIDATES`](crate::MAX_COUNTED_CANDIDATES) stands for more.
     #[serde(default)]
     pub not_enumerated: BTreeMap<CrashCategory, u64>,
+    /// The same by rule.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_enumerated_by_rule: BTreeMap<EnumerationRule, NotEnumerated>,
     /// Number of different file trees of both categories together. It is `tried`, `untried` and
     /// `states_left_out` together, unless only one state was asked for.
     pub states: u64,
@@ -205,11 +209,12 @@ impl Exploration {
         }
         let not_enumerated: u64 = self.not_enumerated.values().sum();
         if not_enumerated > 0 {
-            lines.push(format!(
-                "{} candidates not enumerated: crash points inside long runs of writes, and orders of many \
-                 pending changes of names",
-                grouped(not_enumerated)
-            ));
+            let by_rule = self.not_enumerated_by_rule.iter();
+            let by_rule: Vec<String> =
+                by_rule.map(|(rule, count)| format!("{count} {}", rule.description())).collect();
+            let by_rule =
+                if by_rule.is_empty() { String::new() } else { format!(": {}", by_rule.join("; ")) };
+            lines.push(format!("{} candidates not enumerated{by_rule}", counted(not_enumerated)));
         }
         lines
     }
@@ -290,6 +295,7 @@ mod tests {
             distinct: [(CrashCategory::Power, 4)].into(),
             left_out: BTreeMap::new(),
             not_enumerated: BTreeMap::new(),
+            not_enumerated_by_rule: BTreeMap::new(),
             states: 4,
             states_left_out: 0,
             max_states: Some(20_000),
@@ -346,6 +352,11 @@ mod tests {
             max_states: Some(20),
             untried: 5,
             not_enumerated: [(CrashCategory::Power, 7)].into(),
+            not_enumerated_by_rule: [(
+                EnumerationRule::NameSets,
+                NotEnumerated { count: 7, at_least: false },
+            )]
+            .into(),
             unrecorded_recoveries: 2,
             ..exploration()
         };

@@ -19,6 +19,7 @@ mod failed_run;
 mod fault_id;
 mod finding;
 mod gpu;
+mod not_enumerated;
 mod operation;
 mod reason_group;
 mod record;
@@ -50,6 +51,7 @@ pub use fault_id::{FaultId, NotEffective};
 pub use finding::{FailingControls, Fate, Finding, MessageCount, OperationLine, OutcomeCount};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
+pub use not_enumerated::{EnumerationRule, MAX_COUNTED_CANDIDATES, NotEnumerated, counted};
 pub use operation::{CallKind, Errno};
 pub use reason_group::ReasonGroup;
 pub use record::{

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::not_enumerated::counted;
 use crate::record::{Event, Record};
 use crate::trials_planned::{TrialBound, TrialUnit, TrialsPlanned, grouped};
 
@@ -110,7 +111,7 @@ impl fmt::Display for TrialCounts {
         let not_reached =
             (self.not_reached() > 0).then(|| format!("{} not reached", grouped(self.not_reached())));
         let not_enumerated = (self.not_enumerated() > 0)
-            .then(|| format!("and {} candidates not enumerated", grouped(self.not_enumerated())));
+            .then(|| format!("and {} candidates not enumerated", counted(self.not_enumerated())));
         let left_out = Some(self.left_out_by()).filter(|by| !by.is_empty());
         let notes: Vec<String> =
             left_out.into_iter().chain(not_run).chain(not_reached).chain(not_enumerated).collect();
@@ -180,7 +181,7 @@ impl fmt::Display for TrialTotals {
             write!(f, ", none left out")?;
         }
         if self.not_enumerated > 0 {
-            write!(f, "; {} candidates for crash states not enumerated", grouped(self.not_enumerated))?;
+            write!(f, "; {} candidates for crash states not enumerated", counted(self.not_enumerated))?;
         }
         Ok(())
     }

@@ -121,6 +121,15 @@ fn enumeration(criterion: &mut Criterion) {
             group.bench_function(id, |bencher| bencher.iter(|| enumerate(&recording, &scope(model))));
         }
     }
+    // Without syncs nothing ever leaves the pending changes: the budget bounds what is enumerated.
+    for saves in [10, 40] {
+        let mut recording = SaveRecording::new(PathBuf::new(), saves).recording;
+        recording.ops.retain(|op| !matches!(op.effect, OpEffect::Sync { .. }));
+        group.throughput(Throughput::Elements(recording.ops.len() as u64));
+        let id = BenchmarkId::new("ext4, operations without syncs", recording.ops.len());
+        group.sample_size(10);
+        group.bench_function(id, |bencher| bencher.iter(|| enumerate(&recording, &scope(FsModel::Ext4))));
+    }
     group.finish();
 }
 

@@ -220,6 +220,7 @@ pub(crate) fn explored() -> Exploration {
         distinct: [(CrashCategory::Process, 13), (CrashCategory::Power, 124)].into(),
         left_out: BTreeMap::new(),
         not_enumerated: BTreeMap::new(),
+        not_enumerated_by_rule: BTreeMap::new(),
         states: 124,
         states_left_out: 0,
         max_states: Some(20_000),

@@ -98,6 +98,7 @@ impl ExploreResult {
             distinct: self.counts.distinct.clone(),
             left_out: self.counts.left_out.clone(),
             not_enumerated: self.counts.not_enumerated.clone(),
+            not_enumerated_by_rule: self.counts.not_enumerated_by_rule.clone(),
             states: self.counts.states,
             states_left_out: self.counts.states_left_out,
             max_states: self.max_states.map(|max| max as u64),

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use scenarios::{
     BaselineFacts, Fact, FailedRun, Modality, NotEffective, Outcome, Reason, Scenario, TrialBound,
-    TrialFacts, TrialsPlanned, UndisturbedCommand, Verdict, ViolationKind, grouped,
+    TrialFacts, TrialsPlanned, UndisturbedCommand, Verdict, ViolationKind, counted, grouped,
 };
 
 use failing_control::FailingControl;
@@ -161,7 +161,7 @@ fn not_seen_text(reason: &Reason, planned: &TrialsPlanned, tried: usize) -> Stri
         (None, _) => "",
     };
     let others = match left_out {
-        0 => format!("{} candidates for crash states were not enumerated", grouped(planned.not_enumerated)),
+        0 => format!("{} candidates for crash states were not enumerated", counted(planned.not_enumerated)),
         _ => format!("{} were left out{remedy}", grouped(left_out)),
     };
     format!(

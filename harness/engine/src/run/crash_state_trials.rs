@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use scenarios::{CrashModel, CrashStates, Ending, Event, OutputStream};
+use scenarios::{CrashModel, CrashStates, Ending, Event, MAX_COUNTED_CANDIDATES, OutputStream};
 
 use crate::announcements::{Announced, Announcement, AnnouncementPatterns};
 use crate::explore::{
@@ -270,7 +270,8 @@ impl RecordedRun {
         let found = found.ok_or(SandboxError::Interrupted)?;
         self.states = found.states;
         self.states_left_out = found.counts.states_left_out;
-        self.not_enumerated = found.counts.not_enumerated.values().sum();
+        let not_enumerated: u64 = found.counts.not_enumerated.values().sum();
+        self.not_enumerated = not_enumerated.min(MAX_COUNTED_CANDIDATES);
         Ok(())
     }
 

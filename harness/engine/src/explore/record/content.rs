@@ -119,6 +119,11 @@ impl FileContent {
         }
     }
 
+    /// Extends the content with zeroes to at least this length.
+    pub fn extend_to(&mut self, size_bytes: u64) {
+        self.resize(self.len().max(size_bytes));
+    }
+
     /// Truncates the content, or extends it with zeroes.
     pub fn resize(&mut self, size_bytes: u64) {
         let length = self.len();
@@ -175,13 +180,14 @@ impl FileContent {
     /// equal.
     pub fn digest(&self) -> [u8; 16] {
         let mut digest = [0; 16];
-        digest.copy_from_slice(&blake3::hash(&self.structure()).as_bytes()[..16]);
+        let mut structure = Vec::new();
+        self.append_structure(&mut structure);
+        digest.copy_from_slice(&blake3::hash(&structure).as_bytes()[..16]);
         digest
     }
 
-    /// The pieces as bytes, without the contents that they refer to.
-    pub fn structure(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// Appends the pieces as bytes, without the contents that they refer to.
+    pub fn append_structure(&self, bytes: &mut Vec<u8>) {
         for piece in self.pieces() {
             let (kind, a, b) = match piece.source {
                 ByteSource::PayloadLog(offset) => (0u8, offset, 0),
@@ -192,7 +198,6 @@ impl FileContent {
             bytes.push(kind);
             [a, b, piece.len_bytes].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
         }
-        bytes
     }
 }
 

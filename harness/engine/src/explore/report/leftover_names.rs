@@ -28,7 +28,7 @@ pub(crate) fn without_leftover_names(
     let mut lost: Vec<PersistUnit> = units.chain(candidate.lost.iter().copied()).collect();
     lost.sort_unstable();
     lost.dedup();
-    Some(WithoutLeftovers { candidate: CrashCandidate { lost, ..candidate.clone() }, first })
+    Some(WithoutLeftovers { candidate: CrashCandidate { lost: lost.into(), ..candidate.clone() }, first })
 }
 
 struct LeftoverNames<'a> {

@@ -32,7 +32,7 @@ pub(super) fn shrink(
                 .filter(|(index, _)| *index < start || *index >= start + part)
                 .map(|(_, unit)| *unit)
                 .collect();
-            let smaller = CrashCandidate { lost: fewer, ..best.clone() };
+            let smaller = CrashCandidate { lost: fewer.into(), ..best.clone() };
             attempts_left -= 1;
             // A power loss that loses nothing is not a power loss.
             if !smaller.lost_nothing() && attempts.outcome_of(&smaller, outcome) == Some(outcome) {

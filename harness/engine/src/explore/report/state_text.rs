@@ -66,7 +66,8 @@ fn describe_tear(tear: Tear) -> String {
         Tear::Prefix(written) => format!("only its first {written} bytes"),
         Tear::ZeroTail(written) => format!("full length, but zeroes after {written} bytes"),
         Tear::GarbageTail(written) => format!("full length, but garbage after {written} bytes"),
-        Tear::Hole(missing) => format!("the first {missing} bytes are zeroes"),
+        Tear::Hole(missing) => format!("full length, but without its first {missing} bytes"),
+        Tear::Gap { from, to } => format!("full length, but without its bytes {from} to {to}"),
     }
 }
 

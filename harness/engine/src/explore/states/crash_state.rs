@@ -1,6 +1,7 @@
 //! A distinct file tree that a crash may leave, with the crashes that leave it. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use scenarios::{CrashCategory, CrashModel};
 
@@ -61,7 +62,7 @@ impl CrashState {
         crash: Option<CrashKind>,
         candidate: CrashCandidate,
     ) -> CrashState {
-        let digest = candidate.tree(recording).digest();
+        let digest = candidate.tree_digest(recording);
         let acknowledged = recording.acknowledged(candidate.op_count as usize);
         let witness = Witness { candidate, acknowledged };
         CrashState { witnesses: crash.into_iter().map(|crash| (crash, witness.clone())).collect(), digest }
@@ -83,7 +84,7 @@ impl CrashState {
     /// The candidate of the first witness, from which the files are materialized. All witnesses give the same
     /// files.
     pub fn candidate(&self) -> &CrashCandidate {
-        static NOTHING: CrashCandidate = CrashCandidate { op_count: 0, lost: Vec::new(), torn: None };
-        self.witnesses.values().next().map_or(&NOTHING, |witness| &witness.candidate)
+        static NOTHING: LazyLock<CrashCandidate> = LazyLock::new(|| CrashCandidate::whole(0));
+        self.witnesses.values().next().map_or(&*NOTHING, |witness| &witness.candidate)
     }
 }

@@ -2,19 +2,37 @@
 //! recording, and knows no recovery.
 
 mod allocated_blocks;
+#[cfg(test)]
+mod brute_force;
+mod candidate_sets;
+mod candidate_space;
+mod collected_candidates;
 mod crash_candidate;
+mod crash_points;
 mod crash_state;
 mod enumerate;
+mod enumeration_budget;
+#[cfg(test)]
+mod enumeration_cases;
+mod file_mask;
+mod file_tree;
 mod fs_model;
+mod left_out_counter;
 mod named_state;
+mod page_masks;
+mod pending_units;
 mod persisted_set;
+mod recording_index;
 mod state_groups;
 mod tear;
+mod tree_replay;
 mod upper_layer;
+mod write_pages;
 
-pub use crash_candidate::{CrashCandidate, EntryAttributes, FileTree, TornWrite, TreeEntry};
+pub use crash_candidate::{CrashCandidate, TornWrite};
 pub use crash_state::{CrashKind, CrashState, Witness};
 pub use enumerate::{Enumeration, EnumerationCounts, ExploreScope, enumerate, enumerate_until};
+pub use file_tree::{EntryAttributes, FileTree, TreeEntry};
 pub(super) use fs_model::BYTES_PART;
 pub use fs_model::{DurableSet, FsBehavior, FsModel, PersistUnit, persist_units};
 pub(super) use named_state::{UnknownStateName, unknown_state_name};

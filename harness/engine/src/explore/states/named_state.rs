@@ -59,9 +59,10 @@ impl CrashCandidate {
 }
 
 impl Tear {
-    /// Its number of bytes.
+    /// Its number of bytes, the larger one of two.
     fn bytes(self) -> u64 {
         match self {
+            Tear::Gap { to, .. } => to,
             Tear::Prefix(bytes) | Tear::ZeroTail(bytes) | Tear::GarbageTail(bytes) | Tear::Hole(bytes) => {
                 bytes
             }

@@ -32,6 +32,7 @@ impl PersistedSetHasher {
                 Tear::ZeroTail(len_bytes) => (2, len_bytes),
                 Tear::GarbageTail(len_bytes) => (3, len_bytes),
                 Tear::Hole(len_bytes) => (4, len_bytes),
+                Tear::Gap { from, to } => (5, mix_bits(from) as u64 ^ to),
             };
             mix_bits(unit_hash(torn.op, kind << 3) as u64 ^ len_bytes)
         });

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::crash_candidate::{CrashCandidate, FileTree, TreeEntry};
+use super::crash_candidate::CrashCandidate;
+use super::file_tree::{FileTree, TreeEntry};
 use crate::explore::record::{NodeId, Recording};
 
 /// Tells of each crash state of a recording what it has that the lower layers do not.
