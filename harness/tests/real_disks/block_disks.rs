@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, Request, WriteFlags,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags,
+    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, Request, Session, WriteFlags,
 };
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::support::seeded_random::SeededRandom;
 
@@ -54,7 +57,6 @@ pub(crate) struct BlockDisks {
     disks: Disks,
     mount_point: PathBuf,
     next_number: Mutex<u64>,
-    _session: BackgroundSession,
 }
 
 /// One disk, as a file. Dropping it removes the disk.
@@ -141,15 +143,11 @@ impl BlockDisks {
     pub(crate) fn mount(mount_point: &Path) -> Result<BlockDisks, String> {
         std::fs::create_dir_all(mount_point).unwrap();
         let disks = Disks::default();
-        let session =
-            fuser::spawn_mount(DiskFiles { disks: Arc::clone(&disks) }, mount_point, &Config::default())
-                .map_err(|error| format!("could not mount a FUSE file system: {error}"))?;
-        Ok(BlockDisks {
-            disks,
-            mount_point: mount_point.to_owned(),
-            next_number: Mutex::new(2),
-            _session: session,
-        })
+        let (files, path) = (DiskFiles { disks: Arc::clone(&disks) }, mount_point.to_owned());
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || serve(files, &path, &sender));
+        receiver.recv().unwrap()?;
+        Ok(BlockDisks { disks, mount_point: mount_point.to_owned(), next_number: Mutex::new(2) })
     }
 
     /// Adds a disk.
@@ -160,6 +158,27 @@ impl BlockDisks {
         self.disks.lock().unwrap().insert(number, Disk { content, log: Vec::new() });
         let path = self.mount_point.join(number.to_string());
         BlockDisk { disks: Arc::clone(&self.disks), number, path }
+    }
+}
+
+impl Drop for BlockDisks {
+    fn drop(&mut self) {
+        let _ = umount2(&self.mount_point, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Mounts the file system, sends whether that worked, and answers the kernel until it is unmounted. Only this
+/// thread has the connection open: if the process is killed while another thread waits for a disk, the connection
+/// ends with this thread, and so does the wait.
+fn serve(files: DiskFiles, mount_point: &Path, sender: &mpsc::Sender<Result<(), String>>) {
+    unshare(CloneFlags::CLONE_FILES).unwrap();
+    match Session::new(files, mount_point, &Config::default()) {
+        Ok(session) => {
+            sender.send(Ok(())).unwrap();
+            // It ends with an error if the file system is unmounted from outside.
+            let _ = session.run();
+        }
+        Err(error) => sender.send(Err(format!("could not mount a FUSE file system: {error}"))).unwrap(),
     }
 }
 
