@@ -7,9 +7,9 @@
 #[macro_use]
 mod support;
 
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
-use nix::sys::resource::{UsageWho, getrusage};
 use scenarios::{Outcome, Verdict, ViolationKind};
 use support::command::{TRAINWRECK, output_text, workspace};
 use support::machine::{GATE, missing};
@@ -54,6 +54,7 @@ const ONE_RENAME_FAILS: &str =
 const FAIL_EACH_RENAME: &str = "fail-call: {errno: [EIO], persistence: persistent, when: {call: {to: [rename], on: 'ckpt/**', at: every}}}";
 const NO_WRITE_SUCCEEDS: &str =
     "fail-call: {errno: [EIO], persistence: persistent, when: {call: {to: [write], on: 'ckpt/**', at: 1}}}";
+const DELAY_ONE_RENAME: &str = "delay-call: {time: 1 ms, when: {call: {to: [rename], on: 'ckpt/**', at: 1}}}";
 const KILL_AT_EVERY_CALL: &str = "crash: {when: {call: {at: every}}}";
 
 fn main() -> ExitCode {
@@ -226,7 +227,7 @@ fn a_trainer_that_does_not_resume_at_all_is_one_finding() {
         ("never-resumes", NOTHING_CAN_BE_RENAMED, "does-not-resume", "restarted"),
         ("never-resumes", CRASH_IN_THIRD_SAVE, "does-not-resume", "restarted"),
         ("resumes-wrong", CRASH_IN_THIRD_SAVE, "resume-differs", "corrupt"),
-        ("too-soon", "crash: {when: {step: 8}}", "acknowledged-too-early", "restarted"),
+        ("too-soon", DELAY_ONE_RENAME, "acknowledged-too-early", "restarted"),
     ] {
         let run = run(style, method);
         let Verdict::Violated { reasons } = run.verdict() else { panic!("{style}: {}", run.printed) };
@@ -300,12 +301,26 @@ fn a_long_output_of_the_run_and_of_a_recovery_needs_little_memory() {
         let mut explorer = Command::new(TRAINWRECK);
         explorer.args(["explore", "--crash", "process", "--saved", r"^saved step (?<step>\d+)"]);
         explorer.args(["--resumed", r"^resumed from step (?<step>\d+)", "--watch"]).arg(dir.path());
-        let output = explorer.args(["--", "sh", "-c", &script]).arg(dir.path()).output().unwrap();
+        explorer.args(["--", "sh", "-c", &script]).arg(dir.path());
+        let explorer = explorer.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = explorer.id();
+        let output = std::thread::spawn(|| explorer.wait_with_output().unwrap());
+        let mut peak_kib = 0;
+        while !output.is_finished() {
+            peak_kib = peak_memory_kib(pid).unwrap_or(peak_kib);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = output.join().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
+        assert!(peak_kib > 0 && peak_kib < 100 * 1024, "{peak_kib} KiB");
     }
-    // The largest process of all that have ended.
-    let largest_kib = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
-    assert!(largest_kib < 100 * 1024, "{largest_kib} KiB");
+}
+
+/// The peak resident memory of a process. `None`: it has ended.
+fn peak_memory_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 fn explore_reads_all_of_a_long_output_and_asks_for_the_end() {
