@@ -130,7 +130,8 @@ pub struct PersistUnit {
     pub part: u8,
 }
 
-/// The bytes of a write without its length. If they are lost, the range reads as zeroes.
+/// The bytes of a write without its length. If they are lost, blocks that were there keep their bytes, and new ones
+/// read as zeroes.
 pub(crate) const BYTES_PART: u8 = 1;
 
 /// The units of an operation that can reach the disk separately.
