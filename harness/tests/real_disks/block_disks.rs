@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use fuser::{
 };
 
 use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::support::seeded_random::SeededRandom;
 
@@ -139,13 +140,15 @@ impl DiskContent {
 }
 
 impl BlockDisks {
-    /// Mounts the file system. Returns the reason if this machine cannot do it.
-    pub(crate) fn mount(mount_point: &Path) -> Result<BlockDisks, String> {
+    /// Mounts the file system. `outer`: the mount namespace from which this process came. Returns the reason if
+    /// this machine cannot do it.
+    pub(crate) fn mount(mount_point: &Path, outer: &File) -> Result<BlockDisks, String> {
         std::fs::create_dir_all(mount_point).unwrap();
         let disks = Disks::default();
         let (files, path) = (DiskFiles { disks: Arc::clone(&disks) }, mount_point.to_owned());
         let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || serve(files, &path, &sender));
+        let outer = outer.try_clone().unwrap();
+        std::thread::spawn(move || serve(files, &path, &outer, &sender));
         receiver.recv().unwrap()?;
         Ok(BlockDisks { disks, mount_point: mount_point.to_owned(), next_number: Mutex::new(2) })
     }
@@ -167,13 +170,16 @@ impl Drop for BlockDisks {
     }
 }
 
-/// Mounts the file system, sends whether that worked, and answers the kernel until it is unmounted. Only this
-/// thread has the connection open: if the process is killed while another thread waits for a disk, the connection
-/// ends with this thread, and so does the wait.
-fn serve(files: DiskFiles, mount_point: &Path, sender: &mpsc::Sender<Result<(), String>>) {
-    unshare(CloneFlags::CLONE_FILES).unwrap();
+/// Mounts the file system, sends whether that worked, and answers the kernel until it is unmounted.
+///
+/// If the process is killed, the connection must end before anybody unmounts what lies on the disks, because
+/// unmounting waits for them. So only this thread has the connection open, and it leaves the mount namespace: the
+/// last thread in that one unmounts everything.
+fn serve(files: DiskFiles, mount_point: &Path, outer: &File, sender: &mpsc::Sender<Result<(), String>>) {
+    unshare(CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS).unwrap();
     match Session::new(files, mount_point, &Config::default()) {
         Ok(session) => {
+            setns(outer, CloneFlags::CLONE_NEWNS).unwrap();
             sender.send(Ok(())).unwrap();
             // It ends with an error if the file system is unmounted from outside.
             let _ = session.run();

@@ -28,6 +28,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -52,11 +53,13 @@ const SHOWN_REFUSALS: usize = 3;
 const PROGRAMS_PER_SLEEP: usize = 4;
 
 fn main() -> ExitCode {
+    let outer = Arc::new(File::open("/proc/self/ns/mnt").unwrap());
     let no_namespace = enter_private_mount_namespace();
     let trials = [RealFs::Ext4, RealFs::Xfs, RealFs::Btrfs].map(|kind| {
-        let missing = no_namespace.clone().or_else(|| Comparison::new(kind).err());
+        let missing = no_namespace.clone().or_else(|| Comparison::new(kind, &outer).err());
+        let outer = Arc::clone(&outer);
         let name = format!("the_model_allows_what_a_real_{}_leaves", kind.model().name());
-        trial(name, missing.as_deref(), move || Comparison::new(kind).unwrap().run())
+        trial(name, missing.as_deref(), move || Comparison::new(kind, &outer).unwrap().run())
     });
     support::trial::run_sequentially(trials.into())
 }
@@ -117,9 +120,9 @@ struct Crash<'a> {
 }
 
 impl Comparison {
-    fn new(kind: RealFs) -> Result<Comparison, String> {
+    fn new(kind: RealFs, outer: &File) -> Result<Comparison, String> {
         let dir = tempfile::tempdir().unwrap();
-        let disks = BlockDisks::mount(&dir.path().join("disks"))?;
+        let disks = BlockDisks::mount(&dir.path().join("disks"), outer)?;
         let empty = kind.new_disk(&disks)?;
         Ok(Comparison { kind, disks, empty, counts: Counts::default(), seed: seed(), _dir: dir })
     }
