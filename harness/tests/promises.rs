@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         exit_code_0_alone_is_not_judged,
         a_trainer_that_cannot_be_resumed_after_its_end_raises_no_alarm,
         saves_that_failed_in_silence_are_missed_in_the_middle,
+        an_error_is_swallowed_only_if_a_save_was_announced_after_it,
         a_trainer_that_does_not_resume_at_all_is_one_finding,
         what_a_trainer_that_does_not_resume_cannot_be_asked_is_not_judged,
         a_phase_that_never_begins_is_refused_by_name,
@@ -219,6 +220,17 @@ fn saves_that_failed_in_silence_are_missed_in_the_middle() {
     // The save after the one that failed is there.
     assert_outcome(&run("swallows-writes", NO_WRITE_SUCCEEDS), "swallows-writes", Outcome::Crashed);
     assert_outcome(&run("sound", NO_WRITE_SUCCEEDS), "sound", Outcome::Recovered);
+}
+
+/// Both leave a file that cannot be loaded, and are started again. One of them had raised the error.
+fn an_error_is_swallowed_only_if_a_save_was_announced_after_it() {
+    let method = format!("{{{NO_WRITE_SUCCEEDS}}}, {{crash: {{optional: true, when: {{step: 5}}}}}}");
+    for (style, is_swallowed) in [("swallows-writes", true), ("in-place", false)] {
+        let run = run(style, &method);
+        assert_outcome(&run, style, Outcome::Crashed);
+        let because = &run.trials()[0].because;
+        assert_eq!(because.contains("error-swallowed"), is_swallowed, "{style}: {because}");
+    }
 }
 
 /// The control tells it, before any trial does; no trial is worse.

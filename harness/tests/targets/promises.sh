@@ -24,6 +24,7 @@ save() {
         ;;
     swallows | swallows-one-shot | never-resumes) (echo "$step" >ckpt/new && mv ckpt/new ckpt/latest) 2>/dev/null ;;
     swallows-writes) (echo "$step" >ckpt/new; mv ckpt/new ckpt/latest) 2>/dev/null ;;
+    in-place) (echo "$step" >ckpt/latest) 2>/dev/null || exit 74 ;;
     *-lost) (echo "$step" >ckpt/new && mv ckpt/new ckpt/lost) 2>/dev/null ;;
     *)
         # Asks how it went, and tries once more.

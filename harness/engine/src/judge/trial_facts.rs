@@ -44,7 +44,9 @@ struct FactCollector<'a> {
     final_step: Option<(u64, Option<f64>)>,
     /// The last step before an exit with 0 that left work, which a signal had asked for.
     stopped_with_zero: Option<u64>,
-    /// A save was announced after a fault had been effective.
+    /// A fault has been effective since the target was started.
+    is_after_effect: bool,
+    /// A save was announced in the same start of the target in which a fault had been effective.
     saved_after_effect: bool,
     /// What is wrong with the files that were left at the end.
     end_resume: Option<(Outcome, String)>,
@@ -62,6 +64,7 @@ pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
     collector.followed.values.dedup();
     let same = same_as_baseline(&collector.followed.values, events);
     let (outcome, because) = collector.outcome(events, same);
+    let because = collector.with_cause(outcome, because, events);
     let said = collector.said(outcome, entries);
     let worst = collector.followed.ledger.worst_resume();
     let seconds_between = |first: &RecordEntry, last: &RecordEntry| (last.at_us - first.at_us) as f64 / 1e6;
@@ -118,6 +121,7 @@ impl<'a> FactCollector<'a> {
             probes: Vec::new(),
             final_step: None,
             stopped_with_zero: None,
+            is_after_effect: false,
             saved_after_effect: false,
             end_resume: None,
             said_by_resume: None,
@@ -144,6 +148,7 @@ impl<'a> FactCollector<'a> {
                 self.not_effective.remove(fault);
                 self.evidence.push(evidence.clone());
                 self.effective_at_us.get_or_insert(entry.at_us);
+                self.is_after_effect = true;
             }
             Event::Step { step, loss, .. } => {
                 self.final_step = Some((*step, *loss));
@@ -151,7 +156,7 @@ impl<'a> FactCollector<'a> {
                     self.recovery_seconds.get_or_insert((entry.at_us - effective_at_us) as f64 / 1e6);
                 }
             }
-            Event::Saved { .. } => self.saved_after_effect |= self.effective_at_us.is_some(),
+            Event::Saved { .. } => self.saved_after_effect |= self.is_after_effect,
             Event::TargetEnded { ending, exit_code, .. } => self.on_ended(*ending, *exit_code),
             Event::EndResumed(resume) => self.on_end_resume(resume, events),
             Event::Probed(probed) => self.probes.push(probed.clone()),
@@ -162,6 +167,7 @@ impl<'a> FactCollector<'a> {
 
     fn on_ended(&mut self, ending: Ending, exit_code: Option<i32>) {
         self.endings.push(ending);
+        self.is_after_effect = false;
         if exit_code == Some(0) && self.followed.ledger.has_work_left() {
             self.stopped_with_zero = self.final_step.map(|(step, _)| step);
         }
@@ -248,7 +254,7 @@ impl<'a> FactCollector<'a> {
             return (Outcome::Corrupt, fault.to_string());
         }
         if let Some((outcome, because)) = self.end_resume.clone() {
-            return (outcome, self.with_cause(because, events));
+            return (outcome, because);
         }
         if !self.is_judged(events, same) {
             let because = "exit code 0, and nothing tells whether that is right: the target file declares neither \
@@ -268,8 +274,12 @@ impl<'a> FactCollector<'a> {
     }
 
     /// Names the cause of what no kill explains: a call failed, and a save was announced all the same.
-    fn with_cause(&self, because: String, events: &TrialEvents<'_>) -> String {
-        match events.makes_calls_fail && self.saved_after_effect {
+    fn with_cause(&self, outcome: Outcome, because: String, events: &TrialEvents<'_>) -> String {
+        let is_damage = matches!(
+            outcome,
+            Outcome::Crashed | Outcome::Refused | Outcome::Corrupt | Outcome::LostWork | Outcome::Restarted
+        );
+        match is_damage && events.makes_calls_fail && self.saved_after_effect {
             true => {
                 format!("{} (saves were announced after a call had failed): {because}", Cause::ErrorSwallowed)
             }
