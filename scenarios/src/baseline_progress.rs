@@ -82,7 +82,7 @@ pub struct BaselineJob {
 }
 
 /// A resume from the files that a run left at its end, or at one of its saves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndResume {
     /// How it ended. `None`: it was stopped, because it had shown what was asked.
     pub ending: Option<Ending>,
@@ -97,6 +97,9 @@ pub struct EndResume {
     /// The line of the target that explains best why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<String>,
+    /// Why it was not tried, such as files that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_tried: Option<String>,
     /// Whether the files are those of an earlier resume, whose result this is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,

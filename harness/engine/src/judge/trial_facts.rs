@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use scenarios::{
     BaselineFacts, Cause, EndResume, Ending, Event, FaultId, NotEffective, Outcome, OutputStream, ProbeKind,
-    Probed, RecordEntry, TargetFile, TrialFacts, last_attempt,
+    Probed, RecordEntry, SaveControl, TargetFile, TrialFacts, last_attempt,
 };
 
 use super::end_resume;
@@ -50,6 +50,8 @@ struct FactCollector<'a> {
     saved_after_effect: bool,
     /// What is wrong with the files that were left at the end.
     end_resume: Option<(Outcome, String)>,
+    /// Why a resume from such files was not tried, if so.
+    not_resumed: Option<String>,
     /// What the target said then.
     said_by_resume: Option<String>,
     gpu_defects: Vec<String>,
@@ -125,6 +127,7 @@ impl<'a> FactCollector<'a> {
             saved_after_effect: false,
             end_resume: None,
             said_by_resume: None,
+            not_resumed: None,
             gpu_defects: Vec::new(),
         }
     }
@@ -174,6 +177,10 @@ impl<'a> FactCollector<'a> {
     }
 
     fn on_end_resume(&mut self, resume: &EndResume, events: &TrialEvents<'_>) {
+        if let Some(why) = &resume.not_tried {
+            self.not_resumed.get_or_insert_with(|| format!("its files could not be read: {why}"));
+            return;
+        }
         let is_refused = |code: &i32| events.target.refused_exits().contains(code);
         let fault = end_resume::fault(resume, events.baseline, &self.followed.ledger, is_refused);
         let fault = fault.or_else(|| {
@@ -295,16 +302,23 @@ impl<'a> FactCollector<'a> {
 
     /// Why it is not known whether a save that was acknowledged after a fault is there, if so.
     fn unasked_promises(&self, events: &TrialEvents<'_>) -> Option<String> {
+        if !self.saved_after_effect || self.followed.ledger.worst_resume().is_some() {
+            return None;
+        }
         let controls = &events.baseline.progress.save_controls;
-        let failing = controls.iter().find(|control| control.outcome != Outcome::Recovered)?;
-        let is_unasked = self.saved_after_effect && self.followed.ledger.worst_resume().is_none();
-        is_unasked.then(|| {
-            format!(
-                "saves were acknowledged after the fault, and nothing tells whether they are there: the target does \
-                 not resume from the save of {} even without a fault",
-                failing.save
-            )
-        })
+        let failing = controls.iter().find(|control| control.outcome != Outcome::Recovered);
+        let why = match failing {
+            Some(SaveControl { save, outcome: Outcome::NotJudged, because, .. }) => {
+                format!("of the save of {save} in the baseline, {because}")
+            }
+            Some(SaveControl { save, .. }) => {
+                format!("the target does not resume from the save of {save} even without a fault")
+            }
+            None => self.not_resumed.clone()?,
+        };
+        Some(format!(
+            "saves were acknowledged after the fault, and nothing tells whether they are there: {why}"
+        ))
     }
 
     /// What was promised and is not there any more.

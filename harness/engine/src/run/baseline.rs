@@ -228,7 +228,7 @@ impl BaselineRun<'_> {
         let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
         let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
         let facts = BaselineFacts { sandbox_hints, ..facts };
-        let snapshots = snapshots.locked().take()?;
+        let snapshots = snapshots.locked().take();
         let facts = self.with_controls(facts, &env, &entries, &snapshots, reporter)?;
         env.sandbox.close()?;
         fail_if_interrupted()?;

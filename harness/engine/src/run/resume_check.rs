@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use scenarios::{AnnouncedSave, BaselineProgress, EndResume, Ending, Event, OutputStream, RecordEntry};
 
 use crate::announcements::{Announced, Announcement, AnnouncementPatterns, error_line};
-use crate::file_error::file_error;
+use crate::file_error::{chain, file_error};
 use crate::judge::{FollowedRun, JobLedger, is_sound_control};
 use crate::locks::LockExt;
 use crate::run::error::RunError;
@@ -93,7 +93,8 @@ impl ResumeCache {
         }
         let root = trial.env.sandbox.host_path_in_root(Path::new(""));
         let start = starts(trial.entries) + 1;
-        self.resume_once(&root, &ledger, || resume(trial.env, &ledger, start)).map(Some)
+        let resumed = self.resume_once(&root, &ledger, || resume(trial.env, &ledger, start));
+        unless_unreadable(resumed).map(Some)
     }
 
     /// Resumes from each of the files that were copied right after a save.
@@ -107,8 +108,14 @@ impl ResumeCache {
         dir: &Path,
     ) -> Result<Vec<EndResume>, RunError> {
         let mut resumed = Vec::new();
-        for (SaveSnapshot { save, files, .. }, number) in snapshots.iter().zip(1..) {
+        for (SaveSnapshot { save, files, failure, .. }, number) in snapshots.iter().zip(1..) {
             let Some(entries) = trial.entries_up_to(save) else { continue };
+            if failure.is_some() {
+                let not_tried = failure.clone();
+                let after_save = Some(save.clone());
+                resumed.push(EndResume { after_save, not_tried, ..EndResume::default() });
+                continue;
+            }
             let (ledger, start) = (trial.ledger(entries), starts(entries) + 1);
             let found = self.resume_once(files, &ledger, || {
                 let dir = dir.join(format!("resume-{number}"));
@@ -116,7 +123,8 @@ impl ResumeCache {
                 let resumed = resume(&env, &ledger, start)?;
                 env.sandbox.close()?;
                 Ok(resumed)
-            })?;
+            });
+            let found = unless_unreadable(found)?;
             resumed.push(EndResume { after_save: Some(save.clone()), ..found });
         }
         Ok(resumed)
@@ -139,6 +147,17 @@ impl ResumeCache {
         let resumed = resume()?;
         self.results.locked().insert(hash, resumed.clone());
         Ok(resumed)
+    }
+}
+
+/// Files that the target has made unreadable, or that do not fit, are no failure of the harness: what they would have
+/// shown is not known.
+fn unless_unreadable(resumed: Result<EndResume, RunError>) -> Result<EndResume, RunError> {
+    match resumed {
+        Err(RunError::File(error)) => {
+            Ok(EndResume { not_tried: Some(chain(&error)), ..EndResume::default() })
+        }
+        resumed => resumed,
     }
 }
 
@@ -216,7 +235,7 @@ fn resume(env: &TrialEnv<'_>, before: &JobLedger<'_>, start: u32) -> Result<EndR
     }
     let resumed = ledger.resumed().to_vec();
     let said = last_lines.error_line().filter(|_| ending != Some(Ending::Exited(0)));
-    Ok(EndResume { ending, resumed, values, after_save: None, said, shared: false })
+    Ok(EndResume { ending, resumed, values, said, ..EndResume::default() })
 }
 
 /// The last lines of both outputs.

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use scenarios::{
-    AnnouncedSave, BaselineFacts, EndResume, Ending, Event, RecordEntry, SaveControl, Scenario, TrialFacts,
+    AnnouncedSave, BaselineFacts, EndResume, Ending, Event, Outcome, RecordEntry, SaveControl, Scenario,
+    TrialFacts,
 };
 
+use crate::file_error::chain;
 use crate::judge::{TrialEvents, trial_facts};
 use crate::locks::LockExt;
 use crate::observe::Reporter;
@@ -80,11 +82,17 @@ impl EndedBaseline<'_> {
     /// target had announced then.
     fn save_control(&self, snapshot: &SaveSnapshot, number: u32) -> Result<Option<SaveControl>, RunError> {
         let Some(history) = self.entries_up_to(snapshot) else { return Ok(None) };
+        if let Some(why) = &snapshot.failure {
+            return Ok(Some(not_copied(snapshot, why)));
+        }
         let reporter = self.reporter.for_unreported_run();
         history.iter().for_each(|entry| reporter.emit_at(entry.at_us, entry.event.clone()));
         reporter.emit(Event::TargetEnded { attempt: 1, ending: Ending::KilledByFault, exit_code: None });
         let dir = self.dir.join(format!("control-{number}"));
-        let env = TrialEnv::of_files(dir, self.config, &snapshot.files, self.env)?;
+        let env = match TrialEnv::of_files(dir, self.config, &snapshot.files, self.env) {
+            Err(RunError::File(error)) => return Ok(Some(not_copied(snapshot, &chain(&error)))),
+            env => env?,
+        };
         let trainer = env.trainer();
         let context = env.fault_context(&trainer, None);
         let faults = FaultSchedule::of_baseline(&[], &reporter);
@@ -126,5 +134,16 @@ impl EndedBaseline<'_> {
         });
         let (end, _) = saves.nth(nth).filter(|(_, save)| *save == snapshot.save)?;
         Some(&self.entries[..=end])
+    }
+}
+
+/// The control of files that could not be copied, such as those that only the target may read.
+fn not_copied(snapshot: &SaveSnapshot, why: &str) -> SaveControl {
+    SaveControl {
+        save: snapshot.save.clone(),
+        outcome: Outcome::NotJudged,
+        because: format!("the files could not be copied: {why}"),
+        resumes_silently: false,
+        said: None,
     }
 }

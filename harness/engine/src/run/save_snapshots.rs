@@ -9,7 +9,7 @@ use scenarios::AnnouncedSave;
 
 use crate::announcements::{Announced, Announcement, AnnouncementPatterns, plain_line};
 use crate::explore::copy_tree;
-use crate::file_error::FileError;
+use crate::file_error::{FileError, chain};
 use crate::gate::FileId;
 use crate::run::printed_lines::{FirstPrints, PrintedLine};
 use crate::sandbox::remove_tree;
@@ -44,7 +44,6 @@ pub(super) struct SaveSnapshots {
     taken: Vec<SaveSnapshot>,
     /// How many copies were begun.
     copies: u32,
-    failure: Option<FileError>,
 }
 
 /// The files right after a save was acknowledged.
@@ -54,6 +53,8 @@ pub(super) struct SaveSnapshot {
     /// Which save of the run it was, 1-based.
     pub(super) nth: u64,
     pub(super) files: PathBuf,
+    /// Why they could not be copied, such as files that only the target may read. `files` is not complete then.
+    pub(super) failure: Option<String>,
 }
 
 impl SaveSnapshots {
@@ -82,7 +83,6 @@ impl SaveSnapshots {
             saves: 0,
             taken: Vec::new(),
             copies: 0,
-            failure: None,
         }
     }
 
@@ -109,36 +109,31 @@ impl SaveSnapshots {
             return;
         }
         self.saves += 1;
-        if self.failure.is_some() || !self.is_wanted() {
+        if !self.is_wanted() {
             return;
         }
         let mut copied = self.copy();
         for _ in 1..MAX_COPIES {
             copied = copied.or_else(|_| self.copy());
         }
-        match copied {
-            Ok(files) => self.taken.push(SaveSnapshot { save, nth: self.saves, files }),
-            Err(error) => self.failure = Some(error),
-        }
+        let failure = copied.err().map(|error| chain(&error));
+        self.taken.push(SaveSnapshot { save, nth: self.saves, files: self.copy_dir(), failure });
     }
 
     /// Copies the files to a new directory.
-    fn copy(&mut self) -> Result<PathBuf, FileError> {
+    fn copy(&mut self) -> Result<(), FileError> {
         self.copies += 1;
-        let files = self.dir.join(self.copies.to_string());
-        copy_tree(&self.root, &files)?;
-        Ok(files)
+        copy_tree(&self.root, &self.copy_dir()).map(drop)
+    }
+
+    /// The directory of the last copy.
+    fn copy_dir(&self) -> PathBuf {
+        self.dir.join(self.copies.to_string())
     }
 
     /// What was taken. The files stay until this is dropped.
-    ///
-    /// # Errors
-    /// A snapshot could not be taken.
-    pub(super) fn take(&mut self) -> Result<Vec<SaveSnapshot>, FileError> {
-        match self.failure.take() {
-            Some(failure) => Err(failure),
-            None => Ok(std::mem::take(&mut self.taken)),
-        }
+    pub(super) fn take(&mut self) -> Vec<SaveSnapshot> {
+        std::mem::take(&mut self.taken)
     }
 
     fn acknowledged_in(&self, line: &str) -> Option<AnnouncedSave> {

@@ -134,7 +134,7 @@ fn resume_from_left_files(
         baseline: &context.baseline.facts.progress,
         entries: last_attempt(&entries),
     };
-    let taken = snapshots.locked().take()?;
+    let taken = snapshots.locked().take();
     let from_saves = context.resumes.resume_from_saves(trial, &taken, dir)?;
     let from_end = context.resumes.resume_from_end(trial)?;
     from_saves.into_iter().chain(from_end).for_each(|resumed| reporter.emit(Event::EndResumed(resumed)));
