@@ -9,8 +9,6 @@ use scenarios::{Event, Outcome, Reason, ReasonGroup, SaveControl, Verdict, Viola
 const MAX_GROUPS: usize = 3;
 /// What failed trials did is kept for this many trials of a scenario.
 const MAX_KEPT_TRIALS: usize = 400;
-/// Longest printed line, in characters.
-const MAX_LINE_CHARS: usize = 110;
 /// Longest printed finding, in characters. The report has the whole text.
 const MAX_TEXT_CHARS: usize = 600;
 const INDENT: &str = "            ";
@@ -60,8 +58,8 @@ impl TrialNotes {
     pub(crate) fn lines(&self, verdict: &Verdict, ablating: bool) -> Vec<String> {
         match verdict {
             Verdict::Survived => Vec::new(),
-            Verdict::Inconclusive { why } | Verdict::Skipped { why } => wrapped(INDENT, "", why),
-            Verdict::Violated { reasons } if ablating => reasons.iter().take(1).flat_map(one_line).collect(),
+            Verdict::Inconclusive { why } | Verdict::Skipped { why } => vec![line(INDENT, why)],
+            Verdict::Violated { reasons } if ablating => reasons.iter().take(1).map(one_line).collect(),
             Verdict::Violated { reasons } => self.violation_lines(reasons),
         }
     }
@@ -73,10 +71,10 @@ impl TrialNotes {
         for group in groups.iter().take(MAX_GROUPS) {
             if group.first.expectation != expectation {
                 expectation = &group.first.expectation;
-                lines.extend(wrapped(INDENT, "", expectation));
+                lines.push(line(INDENT, expectation));
             }
             let found = format!("{}{}", group.trials_text(), group.first.found);
-            lines.extend(wrapped(&format!("{INDENT}  "), "  ", &found));
+            lines.push(line(&format!("{INDENT}  "), &found));
             lines.extend(self.detail_lines(group));
         }
         if groups.len() > MAX_GROUPS {
@@ -98,44 +96,26 @@ impl TrialNotes {
             false => format!("{} --trial {trial}", self.repeat),
         });
         let indent = format!("{INDENT}    ");
-        let line = |label: &str, text: Option<String>| {
-            text.map(|text| wrapped(&format!("{indent}{label:<10}"), "", &text)).unwrap_or_default()
-        };
-        let mut lines = line("injected:", injected);
-        lines.extend(line("it said:", said));
+        let labelled = |label: &str, text: &str| line(&format!("{indent}{label:<10}"), text);
+        let mut lines: Vec<String> = injected.iter().map(|text| labelled("injected:", text)).collect();
+        lines.extend(said.iter().map(|text| labelled("it said:", text)));
         // A command is copied as a whole.
         lines.extend(repeat.map(|repeat| format!("{indent}{:<10}{repeat}", "repeat:")));
         lines
     }
 }
 
-fn one_line(reason: &Reason) -> Vec<String> {
+fn one_line(reason: &Reason) -> String {
     let trial = reason.trial.map(|trial| format!(" (trial {trial})")).unwrap_or_default();
-    wrapped(INDENT, "  ", &format!("{}{trial}: {}", reason.expectation, reason.found))
+    line(INDENT, &format!("{}{trial}: {}", reason.expectation, reason.found))
 }
 
-/// The text in lines of bounded length, behind `head` and, from the second line on, as many blanks and `hanging`.
-/// Words longer than a line stay whole.
-fn wrapped(head: &str, hanging: &str, text: &str) -> Vec<String> {
-    let text: String = reports::clean(text).chars().take(MAX_TEXT_CHARS).collect();
-    let head_chars = head.chars().count();
-    let continued = format!("{}{hanging}", " ".repeat(head_chars));
-    let mut lines: Vec<String> = Vec::new();
-    let mut line = head.to_owned();
-    let mut is_empty = true;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > MAX_LINE_CHARS {
-            lines.push(std::mem::replace(&mut line, continued.clone()));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    lines.push(line);
-    lines
+/// One line of bounded length, which a terminal wraps. In a log it can be searched.
+fn line(indent: &str, text: &str) -> String {
+    let text = reports::clean(text);
+    let cut: String = text.chars().take(MAX_TEXT_CHARS).collect();
+    let end = if text.chars().nth(MAX_TEXT_CHARS).is_some() { " .." } else { "" };
+    format!("{indent}{cut}{end}")
 }
 
 #[cfg(test)]
@@ -171,10 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn long_text_is_wrapped_between_words() {
-        let lines = wrapped("  ", "  ", &"word ".repeat(60));
-        assert!(lines.iter().all(|line| line.chars().count() <= MAX_LINE_CHARS), "{lines:?}");
-        assert!(lines.len() == 3 && lines[1].starts_with("    word"), "{lines:?}");
-        assert_eq!(wrapped("- ", "", "a\nb\u{1b}[2J").len(), 1, "no line of a target makes others");
+    fn a_text_is_one_line_of_bounded_length() {
+        let long = line("  ", &"word ".repeat(1000));
+        assert!(long.len() < 700 && long.ends_with(" .."), "{long}");
+        assert!(
+            !line("- ", "a\nb\u{1b}[2J").contains(char::is_control),
+            "a line of a target makes no others"
+        );
     }
 }

@@ -23,6 +23,9 @@ pub struct BaselineProgress {
     /// What the target did when it was resumed from the files right after a save. Empty: it was not tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub save_controls: Vec<SaveControl>,
+    /// Why nothing was tried right after a save, such as files that lie outside of the target's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_save_controls: Option<String>,
 }
 
 /// An acknowledged save.

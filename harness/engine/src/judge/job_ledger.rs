@@ -368,6 +368,7 @@ impl<'a> JobLedger<'a> {
             stride: stride.filter(|_| is_regular),
             control: None,
             save_controls: Vec::new(),
+            no_save_controls: None,
         }
     }
 }

@@ -50,6 +50,8 @@ struct FactCollector<'a> {
     saved_after_effect: bool,
     /// What is wrong with the files that were left at the end.
     end_resume: Option<(Outcome, String)>,
+    /// The target was resumed from the files of its end.
+    is_end_asked: bool,
     /// Why a resume from such files was not tried, if so.
     not_resumed: Option<String>,
     /// What the target said then.
@@ -127,6 +129,7 @@ impl<'a> FactCollector<'a> {
             saved_after_effect: false,
             end_resume: None,
             said_by_resume: None,
+            is_end_asked: false,
             not_resumed: None,
             gpu_defects: Vec::new(),
         }
@@ -181,6 +184,7 @@ impl<'a> FactCollector<'a> {
             self.not_resumed.get_or_insert_with(|| format!("its files could not be read: {why}"));
             return;
         }
+        self.is_end_asked |= resume.after_save.is_none();
         let is_refused = |code: &i32| events.target.refused_exits().contains(code);
         let fault = end_resume::fault(resume, events.baseline, &self.followed.ledger, is_refused);
         let fault = fault.or_else(|| {
@@ -314,7 +318,11 @@ impl<'a> FactCollector<'a> {
             Some(SaveControl { save, .. }) => {
                 format!("the target does not resume from the save of {save} even without a fault")
             }
-            None => self.not_resumed.clone()?,
+            None if self.is_end_asked => return None,
+            None => {
+                let no_controls = events.baseline.progress.no_save_controls.clone();
+                self.not_resumed.clone().or(no_controls)?
+            }
         };
         Some(format!(
             "saves were acknowledged after the fault, and nothing tells whether they are there: {why}"

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use regex::Regex;
 use scenarios::{
-    BaselineFacts, BaselineProgress, Ending, Event, FailedRun, OutputLine, RecordEntry, SaveControl,
-    Scenario, TargetFile, UndisturbedCommand,
+    BaselineFacts, BaselineProgress, Ending, Event, FailedRun, OutputLine, RecordEntry, SandboxHint,
+    SaveControl, Scenario, TargetFile, UndisturbedCommand,
 };
 
 use crate::announcements::AnnouncementPatterns;
@@ -246,6 +246,17 @@ impl BaselineRun<'_> {
         SaveSnapshots::of_baseline(AnnouncementPatterns { saved, ..patterns }, root, self.dir.join("saves"))
     }
 
+    /// Why copies of the target's root do not show whether it resumes: what it needs may lie elsewhere.
+    fn why_copies_show_nothing(&self, facts: &BaselineFacts) -> Option<String> {
+        let outside = facts.sandbox_hints.iter().find_map(|hint| match hint {
+            SandboxHint::WroteOutside { path, .. } => Some(path.clone()),
+            _ => None,
+        });
+        let writable = self.config.host_access.writable.first().map(|dir| dir.display().to_string());
+        let place = outside.or(writable)?;
+        Some(format!("what it needs to resume may lie in `{place}`, of which there are no copies"))
+    }
+
     /// Adds what resumes from the files of the baseline do, and which patterns matched nothing.
     fn with_controls(
         &self,
@@ -262,13 +273,14 @@ impl BaselineRun<'_> {
         let Some(cache) = self.controls.filter(|_| unmatched.is_empty()) else {
             return Ok(BaselineFacts { unmatched, ..facts });
         };
+        let why_no_copies = self.why_copies_show_nothing(&facts);
         let baseline = EndedBaseline {
             env,
             config: self.config,
             scenario: self.scenario,
             facts: &facts,
             entries,
-            snapshots,
+            snapshots: if why_no_copies.is_none() { snapshots } else { &[] },
             dir: &self.dir,
             reporter,
         };
@@ -277,6 +289,7 @@ impl BaselineRun<'_> {
         let progress = BaselineProgress {
             control: controls.end,
             save_controls: controls.saves,
+            no_save_controls: why_no_copies,
             ..facts.progress.clone()
         };
         Ok(BaselineFacts { progress, unmatched, ..facts })
