@@ -68,6 +68,7 @@ impl TrialNotes {
         let groups = ReasonGroup::of(reasons);
         let mut lines = Vec::new();
         let mut expectation = "";
+        let mut told = Vec::new();
         for group in groups.iter().take(MAX_GROUPS) {
             if group.first.expectation != expectation {
                 expectation = &group.first.expectation;
@@ -75,7 +76,11 @@ impl TrialNotes {
             }
             let found = format!("{}{}", group.trials_text(), group.first.found);
             lines.push(line(&format!("{INDENT}  "), &found));
-            lines.extend(self.detail_lines(group));
+            // One trial may fail several expectations.
+            if group.first.trial.is_none() || !told.contains(&group.first.trial) {
+                lines.extend(self.detail_lines(group));
+            }
+            told.push(group.first.trial);
         }
         if groups.len() > MAX_GROUPS {
             lines.push(format!("{INDENT}and {} other findings, in the report", groups.len() - MAX_GROUPS));
@@ -139,7 +144,9 @@ mod tests {
             repeat: "trainwreck run a.yaml".into(),
             ..TrialNotes::default()
         };
-        let reasons = [reason(Some(2), "crashed: exit code 1"), reason(Some(5), "crashed: exit code 1")];
+        let other = Reason { expectation: "always: same-as-baseline".into(), ..reason(Some(2), "no value") };
+        let reasons =
+            [reason(Some(2), "crashed: exit code 1"), reason(Some(5), "crashed: exit code 1"), other];
         let lines = notes.lines(&Verdict::Violated { reasons: reasons.to_vec() }, false);
         insta::assert_snapshot!(lines.join("\n"), @r"
                     always: {outcome: [recovered]}
@@ -147,6 +154,8 @@ mod tests {
                         injected: every process was killed before write(a)
                         it said:  EOFError: Ran out of input
                         repeat:   trainwreck run a.yaml --trial 2
+                    always: same-as-baseline
+                      trial 2: no value
         ");
     }
 
