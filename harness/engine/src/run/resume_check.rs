@@ -19,7 +19,7 @@ use crate::judge::{FollowedRun, JobLedger, is_sound_control};
 use crate::locks::LockExt;
 use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
-use crate::run::save_snapshots::SaveSnapshot;
+use crate::run::save_snapshots::{SaveSnapshot, announced_save};
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 use crate::sandbox::ProcessExit;
 
@@ -70,7 +70,7 @@ impl EndedTrial<'_> {
     /// The entries up to the line of a save. `None`: the line did not arrive.
     fn entries_up_to(&self, save: &AnnouncedSave) -> Option<&[RecordEntry]> {
         let is_effect = |entry: &RecordEntry| matches!(entry.event, Event::FaultEffective { .. });
-        let is_save = |entry: &RecordEntry| matches!(&entry.event, Event::Saved { step, job } if *step == save.step && *job == save.job);
+        let is_save = |entry: &RecordEntry| announced_save(&entry.event).as_ref() == Some(save);
         let effect = self.entries.iter().position(is_effect)?;
         let end = self.entries[effect..].iter().position(is_save)?;
         Some(&self.entries[..=effect + end])

@@ -18,7 +18,7 @@ use crate::observe::Reporter;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
 use crate::run::resume_check;
-use crate::run::save_snapshots::SaveSnapshot;
+use crate::run::save_snapshots::{SaveSnapshot, announced_save};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
 
@@ -128,10 +128,8 @@ impl EndedBaseline<'_> {
     /// The entries up to the line of a save. `None`: the line did not arrive.
     fn entries_up_to(&self, snapshot: &SaveSnapshot) -> Option<&[RecordEntry]> {
         let nth = usize::try_from(snapshot.nth).ok()?.checked_sub(1)?;
-        let mut saves = self.entries.iter().enumerate().filter_map(|(index, entry)| match &entry.event {
-            Event::Saved { step, job } => Some((index, AnnouncedSave { job: job.clone(), step: *step })),
-            _ => None,
-        });
+        let found = |(index, entry): (usize, &RecordEntry)| Some((index, announced_save(&entry.event)?));
+        let mut saves = self.entries.iter().enumerate().filter_map(found);
         let (end, _) = saves.nth(nth).filter(|(_, save)| *save == snapshot.save)?;
         Some(&self.entries[..=end])
     }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use scenarios::AnnouncedSave;
+use scenarios::{AnnouncedSave, Event};
 
 use crate::announcements::{Announced, Announcement, AnnouncementPatterns, plain_line};
 use crate::explore::copy_tree;
@@ -141,10 +141,7 @@ impl SaveSnapshots {
         if !saved.is_match(&plain_line(line)) {
             return None;
         }
-        self.patterns.parse(line).into_iter().find_map(|Announcement { job, what }| match what {
-            Announced::Saved { step } => Some(AnnouncedSave { job, step }),
-            _ => None,
-        })
+        self.patterns.parse(line).into_iter().find_map(save_in)
     }
 
     /// Whether the save that is acknowledged now is wanted.
@@ -164,6 +161,18 @@ impl SaveSnapshots {
             }
         }
     }
+}
+
+fn save_in(Announcement { job, what }: Announcement) -> Option<AnnouncedSave> {
+    match what {
+        Announced::Saved { step } => Some(AnnouncedSave { job, step }),
+        _ => None,
+    }
+}
+
+/// The save that an event acknowledges, if it does.
+pub(super) fn announced_save(event: &Event) -> Option<AnnouncedSave> {
+    save_in(Announcement::of_event(event)?)
 }
 
 impl Drop for SaveSnapshots {
