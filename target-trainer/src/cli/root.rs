@@ -4,11 +4,15 @@ use std::path::Path;
 
 use super::error::CliError;
 use super::print;
+use crate::bounded_read::read_text;
 use crate::durable::{self, AppendFile, SyncPolicy};
 use crate::exit::Exit;
 use crate::model::{self, Preset};
 use crate::settings::{Settings, documented_toml};
 use crate::store::RootLayout;
+
+/// Largest status file.
+const MAX_STATUS_BYTES: u64 = 1 << 20;
 
 /// `init`: creates a root.
 pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Result<Exit, CliError> {
@@ -37,7 +41,7 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Re
 /// `status`: prints `status.json`.
 pub(super) fn status(root: &Path) -> Result<Exit, CliError> {
     let path = RootLayout::new(root).status();
-    let text = match std::fs::read_to_string(&path) {
+    let text = match read_text(&path, MAX_STATUS_BYTES) {
         Ok(text) => text,
         Err(source) => return Err(CliError::Status { path, source }),
     };

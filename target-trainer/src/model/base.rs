@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use super::config::{ConfigError, ModelConfig};
+use crate::bounded_read::open_regular_or_linked;
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
 use crate::progress::{self, ProgressReader};
@@ -15,7 +16,18 @@ use crate::state::Projection;
 const CONFIG_FILE: &str = "config.json";
 const WEIGHTS_FILE: &str = "model.safetensors";
 /// Files of a tokenizer in Hugging Face's formats.
-const TOKENIZER_FILES: [&str; 4] = ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"];
+const TOKENIZER_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "tekken.json",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+];
+/// Names the files of weights that are in several of them.
+const SHARDS_FILE: &str = "model.safetensors.index.json";
 /// End of the name of a buffer that old checkpoints contain. It follows from the configuration.
 const FREQUENCIES_SUFFIX: &str = "rotary_emb.inv_freq";
 
@@ -31,6 +43,12 @@ pub enum BaseModelError {
     /// The model comes with a tokenizer, so that its tokens are not bytes.
     #[error("base: `{path}`: the trainer has no tokenizer, its tokens are bytes", path = .path.display())]
     Tokenizer { path: PathBuf },
+    /// The weights are in several files.
+    #[error(
+        "base: `{path}`: weights in several files are not supported; write them into one `{WEIGHTS_FILE}`",
+        path = .path.display()
+    )]
+    Sharded { path: PathBuf },
     /// The weights do not fit the configuration.
     #[error("base: `{path}`", path = .path.display())]
     Weights { path: PathBuf, source: WeightsError },
@@ -45,6 +63,9 @@ pub enum WeightsError {
     /// The file has no such tensor.
     #[error("tensor `{0}` is missing")]
     Missing(String),
+    /// There are fewer tensors than layers.
+    #[error("`num_hidden_layers` is {expected}, and there are only {tensors} tensors")]
+    Layers { expected: usize, tensors: usize },
     /// A tensor does not fit the configuration.
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
@@ -111,7 +132,7 @@ impl BaseModel {
     pub fn read(dir: &Path) -> Result<BaseModel, BaseModelError> {
         let read = |path: &Path| {
             let mut bytes = Vec::new();
-            let mut read = || ProgressReader(std::fs::File::open(path)?).read_to_end(&mut bytes);
+            let mut read = || ProgressReader(open_regular_or_linked(path)?).read_to_end(&mut bytes);
             read().map_err(file_error("read", path))?;
             Ok::<_, BaseModelError>(bytes)
         };
@@ -120,10 +141,7 @@ impl BaseModel {
             Ok(config) => config,
             Err(source) => return Err(BaseModelError::Config { path, source }),
         };
-        if let Some(path) = TOKENIZER_FILES.map(|name| dir.join(name)).into_iter().find(|path| path.exists())
-        {
-            return Err(BaseModelError::Tokenizer { path });
-        }
+        check_other_files(dir)?;
         let path = dir.join(WEIGHTS_FILE);
         BaseModel::from_bytes(config, &read(&path)?)
             .map_err(|source| BaseModelError::Weights { path, source })
@@ -138,11 +156,12 @@ impl BaseModel {
     ///
     /// # Errors
     ///
-    /// If a file can't be read.
+    /// If a file can't be read, or there are files of a model that is not supported.
     pub fn digest(dir: &Path) -> Result<String, BaseModelError> {
+        check_other_files(dir)?;
         let mut hasher = blake3::Hasher::new();
         for path in BaseModel::files(dir) {
-            let file = std::fs::File::open(&path).map_err(file_error("read", &path))?;
+            let file = open_regular_or_linked(&path).map_err(file_error("read", &path))?;
             hasher.update_reader(ProgressReader(file)).map_err(file_error("read", &path))?;
         }
         Ok(hasher.finalize().to_hex().to_string())
@@ -156,6 +175,10 @@ impl BaseModel {
     /// has a value that is not finite, or if there is a tensor that would not be used.
     pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, WeightsError> {
         let file = SafeTensors::deserialize(bytes)?;
+        // Before the names of all layers are listed: there may be very many.
+        if config.layers > file.len() {
+            return Err(WeightsError::Layers { expected: config.layers, tensors: file.len() });
+        }
         let shapes = config.tensor_shapes();
         let used: HashSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
         let is_unused = |name: &&str| !used.contains(name) && !is_redundant(&file, name);
@@ -204,6 +227,15 @@ impl BaseModel {
     pub(super) fn head(&self) -> &[f32] {
         if self.config.tied_embeddings { &self.embedding } else { &self.head }
     }
+}
+
+/// Fails if the directory has files that only models have which are not supported.
+fn check_other_files(dir: &Path) -> Result<(), BaseModelError> {
+    if let Some(path) = TOKENIZER_FILES.map(|name| dir.join(name)).into_iter().find(|path| path.exists()) {
+        return Err(BaseModelError::Tokenizer { path });
+    }
+    let path = dir.join(SHARDS_FILE);
+    if path.exists() { Err(BaseModelError::Sharded { path }) } else { Ok(()) }
 }
 
 /// Whether a tensor says nothing that others do not: the frequencies of the rotation, or an output head that
@@ -280,6 +312,23 @@ mod tests {
         let other_head =
             |tensors: &mut Vec<NamedTensor>| tensors.push(tensor("lm_head.weight", vec![0.5; 64]));
         assert!(matches!(read_changed(true, other_head), Err(WeightsError::Unused(_))));
+    }
+
+    #[test]
+    fn a_model_of_another_kind_is_refused_by_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in super::TOKENIZER_FILES.into_iter().chain([super::SHARDS_FILE]) {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "{}").unwrap();
+            let error = BaseModel::digest(dir.path()).unwrap_err();
+            assert!(error.to_string().contains(name) && !error.may_pass(), "{error}");
+            std::fs::remove_file(path).unwrap();
+        }
+        let mut config = Preset::Tiny.config();
+        let bytes = encode(&random_tensors(&config, 1)).unwrap();
+        config.layers = 1 << 20;
+        let error = BaseModel::from_bytes(config, &bytes).unwrap_err();
+        assert!(error.to_string().contains("`num_hidden_layers` is 1048576"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::sections::{DeviceSettings, Guards, Limits, TrainSettings};
+use crate::bounded_read::read_text;
 use crate::file_error::{FileError, chain, file_error};
 use crate::state::{MAX_BATCH, Recipe};
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub guards: Guards,
 }
 
+/// Largest settings file.
+const MAX_SETTINGS_BYTES: u64 = 1 << 20;
 /// Seconds of a year.
 const YEAR_S: u64 = 365 * 86_400;
 
@@ -52,7 +55,7 @@ impl Settings {
     /// # Errors
     /// If the file can't be read, or is not valid.
     pub fn read(path: &Path) -> Result<Settings, SettingsError> {
-        let text = std::fs::read_to_string(path).map_err(file_error("read", path))?;
+        let text = read_text(path, MAX_SETTINGS_BYTES).map_err(file_error("read", path))?;
         Settings::parse(&text, &path.display().to_string())
     }
 
