@@ -67,6 +67,7 @@ fn a_submitted_file_is_taken_whatever_its_name_is() {
     let names = [
         ".hidden.jsonl",
         "y.jsonl.tmp",
+        "download.part",
         ".tmp-1-x",
         "data.tmpl.jsonl",
         "...",
@@ -94,12 +95,17 @@ fn a_submitted_file_is_taken_whatever_its_name_is() {
 #[test]
 fn ignored_files_are_counted_at_the_end_of_a_drain() {
     let root = TrainerRoot::with_job(&SHORT_RUN);
-    for name in [".hidden.jsonl", "y.jsonl.tmp", ".tmp-submit-1-2"] {
+    let unfinished =
+        ["y.jsonl.tmp", "a.part", "b.jsonl.partial", "c.crdownload", "d.TMP", "e.filepart", "f.swp", "g~"];
+    for name in unfinished.into_iter().chain([".hidden.jsonl", ".tmp-submit-1-2"]) {
         std::fs::write(root.path().join("inbox").join(name), sample(1)).unwrap();
+        // `submit` gives each of them a name that is taken.
+        let said = submit(&root, name, &sample(2));
+        assert_eq!(said.lines().count(), 1, "{said}");
     }
     let output = root.drain();
-    assert!(output.contains("2 files of the inbox were not taken"), "{output}");
-    assert_eq!(sorted_names(&root.path().join("inbox")).len(), 3);
+    assert!(output.contains("9 files of the inbox were not taken"), "{output}");
+    assert_eq!(sorted_names(&root.path().join("inbox")).len(), 10);
 }
 
 /// One writer keeps its file open, one opens it for each line, one is paused longer than the settle time.

@@ -28,6 +28,9 @@ pub(super) enum CliError {
     /// The file to submit can't be opened.
     #[error("`{path}`", path = .path.display())]
     OpenSubmitted { path: PathBuf, source: std::io::Error },
+    /// The file to submit is not complete.
+    #[error("`{path}` is still being written; submit it again when its writer is done", path = .path.display())]
+    StillWritten { path: PathBuf },
     /// The file to submit can't be read.
     #[error(transparent)]
     ReadSubmitted(std::io::Error),
@@ -98,6 +101,7 @@ impl CliError {
             | CliError::AlreadyRoot { .. }
             | CliError::NameNotUtf8 { .. }
             | CliError::OpenSubmitted { .. }
+            | CliError::StillWritten { .. }
             | CliError::BenchDevice
             | CliError::BenchSample(_) => Exit::Usage,
             CliError::ReadSubmitted(_)

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use super::error::CliError;
 use super::print;
-use crate::durable::{self, AppendFile, SyncPolicy, UNFINISHED_SUFFIX};
+use crate::daemon::has_open_writer;
+use crate::durable::{self, AppendFile, SyncPolicy};
 use crate::exit::Exit;
 use crate::plain_text::shown;
 use crate::store::RootLayout;
@@ -29,7 +30,8 @@ pub(super) fn submit(root: &Path, file: &Path) -> Result<Exit, CliError> {
     let name = visible_name(name.ok_or_else(|| CliError::NameNotUtf8 { path: path() })?);
     let mut from = File::open(file).map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
     let temporary = inbox.join(format!("{}-submit-{}", durable::TEMPORARY_MARKER, unique_number()));
-    let moved = copy_file(&mut from, &temporary).and_then(|()| move_to_free_name(&temporary, &inbox, &name));
+    let moved = copy_finished_file(file, &mut from, &temporary)
+        .and_then(|()| move_to_free_name(&temporary, &inbox, &name));
     if moved.is_err() {
         // The first error is the one that is reported.
         let _ = durable::remove_file(&temporary);
@@ -41,13 +43,14 @@ pub(super) fn submit(root: &Path, file: &Path) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// A name like `name` that the daemon does not ignore: it has no leading dot and does not end in `.tmp`.
+/// A name like `name` that the daemon does not ignore: it has no leading dot and no end like
+/// `.tmp`.
 fn visible_name(name: &str) -> String {
     let name = match name.trim_start_matches('.') {
         "" => "data",
         name => name,
     };
-    if name.ends_with(UNFINISHED_SUFFIX) { format!("{name}.jsonl") } else { name.to_owned() }
+    if durable::is_unfinished_name(name) { format!("{name}.jsonl") } else { name.to_owned() }
 }
 
 /// Renames the copy to the first name that is free: `name`, `1-name`, `2-name` ..
@@ -86,6 +89,19 @@ fn unique_number() -> String {
     format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
+/// Copies a file that nobody writes. What is not a regular file, such as a pipe, ends by itself.
+fn copy_finished_file(path: &Path, from: &mut File, to: &Path) -> Result<(), CliError> {
+    let metadata = |from: &File| from.metadata().map_err(CliError::ReadSubmitted);
+    let before = metadata(from)?;
+    copy_file(from, to)?;
+    let after = metadata(from)?;
+    let is_same = (before.len(), before.modified().ok()) == (after.len(), after.modified().ok());
+    if before.is_file() && (!is_same || has_open_writer(from)) {
+        return Err(CliError::StillWritten { path: path.to_owned() });
+    }
+    Ok(())
+}
+
 /// Copies the file. The copy is not writable: it is complete, and the daemon need not wait for its writer.
 fn copy_file(from: &mut File, to: &Path) -> Result<(), CliError> {
     let mut copy = AppendFile::create(to)?;
@@ -115,6 +131,8 @@ mod tests {
             (".tmp", "tmp"),
             (".tmp-1", "tmp-1"),
             ("..tmp.tmp", "tmp.tmp.jsonl"),
+            ("a.PART", "a.PART.jsonl"),
+            ("a~", "a~.jsonl"),
             ("data.tmpl.jsonl", "data.tmpl.jsonl"),
         ] {
             assert_eq!(visible_name(name), visible);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use crate::durable::DurableError;
+use crate::durable::{DeferReason, DurableError};
 use crate::exit::Exit;
 use crate::file_error::FileError;
 use crate::model::BaseModelError;
@@ -64,6 +64,15 @@ pub enum AcceptError {
     /// Its copy, or the reason of its rejection, can't be written.
     #[error(transparent)]
     Write(#[from] DurableError),
+    /// There is no room for its copy, or only for that of another file.
+    #[error(transparent)]
+    NoRoom(#[from] DeferReason),
+    /// It is no data file, and the reason can't be written.
+    #[error("the file is rejected, and the reason can't be written")]
+    Reject(#[source] DurableError),
+    /// The queue has a job of the same content that can't be read.
+    #[error("the queue has a job `{id}` of the same content that can't be read; repair or remove it")]
+    BrokenJob { id: String, source: std::io::Error },
     /// It can't be told whether its content is known.
     #[error(transparent)]
     Known(#[from] FileError),
@@ -84,9 +93,13 @@ impl AcceptError {
         match self {
             AcceptError::Read(error) => error.kind() == std::io::ErrorKind::NotFound,
             AcceptError::Remove(error) => error.is_not_found(),
-            AcceptError::Write(_) | AcceptError::Known(_) | AcceptError::Base(_) | AcceptError::Thread(_) => {
-                false
-            }
+            AcceptError::Write(_)
+            | AcceptError::NoRoom(_)
+            | AcceptError::Reject(_)
+            | AcceptError::BrokenJob { .. }
+            | AcceptError::Known(_)
+            | AcceptError::Base(_)
+            | AcceptError::Thread(_) => false,
         }
     }
 
@@ -100,7 +113,8 @@ impl AcceptError {
             AcceptError::Write(_) | AcceptError::Known(_) | AcceptError::Base(_) | AcceptError::Thread(_) => {
                 true
             }
-            AcceptError::Remove(_) => false,
+            AcceptError::NoRoom(reason) => !matches!(reason, DeferReason::NoSpace { .. }),
+            AcceptError::Remove(_) | AcceptError::Reject(_) | AcceptError::BrokenJob { .. } => false,
         }
     }
 }

@@ -18,9 +18,10 @@ use super::incoming_copy::{CopyProgress, IncomingCopy};
 use super::job_queue::JobQueue;
 use super::jobs;
 use super::pending_file::{PendingFile, SettleState};
-use super::rejection::{Rejection, reject};
+use super::put_aside::PutAside;
+use super::rejection::{REJECTED_PREFIX, Rejection, finish_rejection, reject};
 use super::trouble::Trouble;
-use crate::durable::{self, SyncPolicy, UNFINISHED_SUFFIX};
+use crate::durable::{self, RequiredSpace, SyncPolicy};
 use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::DataError;
@@ -33,6 +34,10 @@ const LIST_INTERVAL: Duration = Duration::from_millis(500);
 const MIN_LIST_INTERVAL: Duration = Duration::from_millis(20);
 /// Files that are watched at once. The others wait for their turn, so that memory does not grow with them.
 const MAX_PENDING: usize = 8192;
+/// Files in trouble that are remembered one by one.
+const MAX_IN_TROUBLE: usize = 8192;
+/// Bytes that a job needs in addition to its data.
+const JOB_OVERHEAD_BYTES: u64 = 64 << 10;
 /// Time of one look, after which the daemon looks after its worker.
 const LOOK_TIME: Duration = Duration::from_millis(50);
 /// Files that one look chooses.
@@ -60,6 +65,8 @@ pub(super) enum InboxState {
 pub(super) struct Inbox {
     dir: PathBuf,
     pending: BTreeMap<OsString, PendingFile>,
+    /// Files in trouble that `pending` has no room for.
+    put_aside: PutAside,
     copy: Option<IncomingCopy>,
     /// The digest of the base model, which is part of a job's id.
     base: BaseDigest,
@@ -84,10 +91,11 @@ impl Inbox {
                 tracing::warn!("no notifications for the inbox, it is listed twice a second: {error}")
             })
             .ok();
-        restore_taken(&dir);
+        restore_hidden(&dir, layout);
         Inbox {
             dir,
             pending: BTreeMap::new(),
+            put_aside: PutAside::default(),
             copy: None,
             base: BaseDigest::new(layout.base()),
             base_fails: false,
@@ -107,10 +115,11 @@ impl Inbox {
     /// Whether a look now has something to do.
     pub(super) fn has_work(&self) -> bool {
         let is_paused = self.pause.as_ref().is_some_and(|pause| !pause.is_due());
-        !is_paused && (self.copy.is_some() || self.due_names().next().is_some())
+        !is_paused && (self.copy.is_some() || self.due_files().next().is_some())
     }
 
-    /// Works for a short time: lists, checks, copies. Stops early if a stop is requested.
+    /// Works for a short time: lists, checks, copies. Stops early if a stop is requested. `reserved_bytes` of
+    /// the disk are left for the running job.
     ///
     /// # Errors
     /// Only with a guard off: `tolerate_vanished` if a file vanishes, `intake_retry` if anything else fails.
@@ -118,6 +127,7 @@ impl Inbox {
         &mut self,
         config: &DaemonConfig<'_>,
         queue: &mut JobQueue,
+        reserved_bytes: u64,
     ) -> Result<(), DaemonError> {
         self.notified |= self.changes.as_ref().is_some_and(|(_, changes)| changes.try_iter().count() > 0);
         if self.pause.as_ref().is_some_and(|pause| !pause.is_due()) {
@@ -125,13 +135,12 @@ impl Inbox {
         }
         self.list_if_due(config);
         let deadline = Instant::now() + LOOK_TIME;
-        let names: Vec<OsString> = self.due_names().take(FILES_OF_A_LOOK).cloned().collect();
-        let mut names = names.into_iter();
+        let mut names = self.next_names().into_iter();
         while Instant::now() < deadline && !(config.stop_requested)() {
             let (name, result) = if let Some(copy) = self.copy.take() {
                 (copy.name.clone(), self.continue_copy(copy, deadline, config, queue))
             } else if let Some(name) = names.next() {
-                let result = self.check_file(&name, config);
+                let result = self.check_file(&name, config, reserved_bytes);
                 (name, result)
             } else {
                 return Ok(());
@@ -146,16 +155,33 @@ impl Inbox {
         Ok(())
     }
 
-    fn due_names(&self) -> impl Iterator<Item = &OsString> {
+    fn due_files(&self) -> impl Iterator<Item = (&OsString, &PendingFile)> {
         let now = Instant::now();
-        self.pending.iter().filter(move |(_, file)| file.next_look <= now).map(|(name, _)| name)
+        self.pending.iter().filter(move |(_, file)| file.next_look <= now)
+    }
+
+    /// The files of the next look: those that have waited longest, so that one that fails again and again
+    /// keeps no other waiting. Those of one listing in the order of their names.
+    fn next_names(&self) -> Vec<OsString> {
+        let mut files: Vec<_> = self.due_files().collect();
+        files.sort_by_key(|(_, file)| file.next_look);
+        files.into_iter().take(FILES_OF_A_LOOK).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How many more files can be watched.
+    fn room(&self) -> usize {
+        MAX_PENDING.saturating_sub(self.pending.values().filter(|file| file.trouble.is_none()).count())
+    }
+
+    fn is_full_of_trouble(&self) -> bool {
+        self.pending.values().filter(|file| file.trouble.is_some()).count() >= MAX_IN_TROUBLE
     }
 
     fn list_if_due(&mut self, config: &DaemonConfig<'_>) {
         let age = self.last_listed.map_or(LIST_INTERVAL, |listed| listed.elapsed());
         let wait = if self.notified { MIN_LIST_INTERVAL } else { LIST_INTERVAL };
         let is_due = self.list_trouble.as_ref().is_none_or(Trouble::is_due);
-        if age < wait || !is_due || self.pending.len() >= MAX_PENDING {
+        if age < wait || !is_due || self.room() == 0 {
             return;
         }
         (self.last_listed, self.notified) = (Some(Instant::now()), false);
@@ -175,15 +201,15 @@ impl Inbox {
 
     /// Adds the files of the inbox, at most [`MAX_PENDING`] that are not in trouble.
     fn list(&mut self) -> std::io::Result<()> {
-        let mut room = MAX_PENDING
-            - self.pending.values().filter(|file| file.trouble.is_none()).count().min(MAX_PENDING);
+        self.put_aside.expire();
+        let (mut room, now) = (self.room(), Instant::now());
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
             if room == 0 {
                 break;
             }
-            if !is_ignored(&name) && !self.pending.contains_key(&name) {
-                self.pending.insert(name, PendingFile::new());
+            if !is_ignored(&name) && !self.pending.contains_key(&name) && !self.put_aside.contains(&name) {
+                self.pending.insert(name, PendingFile::new(now));
                 room -= 1;
             }
         }
@@ -191,7 +217,12 @@ impl Inbox {
     }
 
     /// Looks at a file: waits for its writer, and begins its copy when the writer is done.
-    fn check_file(&mut self, name: &OsStr, config: &DaemonConfig<'_>) -> Result<(), AcceptError> {
+    fn check_file(
+        &mut self,
+        name: &OsStr,
+        config: &DaemonConfig<'_>,
+        reserved_bytes: u64,
+    ) -> Result<(), AcceptError> {
         let Some(file) = self.pending.get_mut(name) else { return Ok(()) };
         let path = self.dir.join(name);
         if let (Some(job), Some(identity)) = (file.accepted_as.clone(), file.identity) {
@@ -215,6 +246,11 @@ impl Inbox {
         if identity.len_bytes > max_bytes {
             let message = format!("the file is larger than {max_bytes} bytes");
             return self.reject_file(name, identity, &[], &message, config);
+        }
+        if config.settings.guards.space_check {
+            let bytes = identity.len_bytes.saturating_add(JOB_OVERHEAD_BYTES).saturating_add(reserved_bytes);
+            let required = RequiredSpace { bytes, inodes: 3 };
+            durable::check_space(&config.layout.processing(), required)?;
         }
         self.copy = Some(IncomingCopy::start(config, name, source, identity)?);
         Ok(())
@@ -296,7 +332,7 @@ impl Inbox {
             return self.reject_file(&copy.name, copy.identity, &[], &message, config);
         }
         let job = copy.describe(queue.next_order(), base, &config.settings.recipe)?;
-        if jobs::is_known(&config.layout, &job.id)? {
+        if jobs::is_known(&config.layout, &job)? {
             durable::remove_tree(copy.temporary())?;
             (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
         } else {
@@ -388,6 +424,15 @@ impl Inbox {
             return Err(DaemonError::Accept { path: self.dir.join(name), source: error });
         }
         let reason = chain(&error);
+        if self.puts_aside(name, &error) {
+            if self.put_aside.add(name) {
+                (config.print_line)(&format!(
+                    "more than {MAX_IN_TROUBLE} files of the inbox can't be taken; the others are tried again \
+                     now and then, without a message for each"
+                ));
+            }
+            return Ok(());
+        }
         if let Some(file) = self.pending.get_mut(name) {
             let is_new = Trouble::record(&mut file.trouble, &reason);
             if let Some(trouble) = &file.trouble {
@@ -404,6 +449,15 @@ impl Inbox {
             self.pause(&format!("intake paused, will try again: {reason}"), config);
         }
         Ok(())
+    }
+
+    /// Forgets a file that fails, if there are too many of them.
+    fn puts_aside(&mut self, name: &OsStr, error: &AcceptError) -> bool {
+        let is_new = |file: &PendingFile| file.trouble.is_none() && file.accepted_as.is_none();
+        let puts_aside = !error.concerns_all_files()
+            && self.pending.get(name).is_some_and(is_new)
+            && self.is_full_of_trouble();
+        puts_aside && self.pending.remove(name).is_some()
     }
 
     fn pause(&mut self, message: &str, config: &DaemonConfig<'_>) {
@@ -427,11 +481,12 @@ impl Inbox {
         {
             return InboxState::Busy;
         }
+        let left = self.pending.len() + self.put_aside.len();
         match troubles.clone().flatten().min_by_key(|trouble| trouble.lasted()) {
             None => InboxState::Empty,
             Some(newest) => InboxState::Stuck {
                 lasted: self.pause.as_ref().unwrap_or(newest).lasted(),
-                message: format!("{} files are left in the inbox: {}", self.pending.len(), newest.message()),
+                message: format!("{left} files are left in the inbox: {}", newest.message()),
                 exit: if self.base_fails { Exit::BaseModel } else { Exit::JobsFailed },
             },
         }
@@ -443,7 +498,7 @@ impl Inbox {
             std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let is_own = |name: &OsString| {
             let name = name.to_string_lossy();
-            [durable::TEMPORARY_MARKER, TAKEN_PREFIX, super::rejection::REJECTED_PREFIX]
+            [durable::TEMPORARY_MARKER, TAKEN_PREFIX, REJECTED_PREFIX]
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
         };
@@ -454,18 +509,24 @@ impl Inbox {
 /// Whether a file is not taken because of its name: it is hidden, or its writer has marked it as unfinished.
 fn is_ignored(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    name.starts_with('.') || name.ends_with(UNFINISHED_SUFFIX)
+    name.starts_with('.') || durable::is_unfinished_name(&name)
 }
 
-/// Gives a visible name to the files that a killed daemon was removing. Most are then found to be duplicates.
-fn restore_taken(dir: &Path) {
+/// Finishes what a killed daemon was doing with files that it had hidden: those that it was removing get a
+/// visible name, and most are then found to be duplicates; those that it was rejecting go to `failed/`.
+fn restore_hidden(dir: &Path, layout: &RootLayout) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(job) = name.to_string_lossy().strip_prefix(TAKEN_PREFIX).map(str::to_owned) else {
+        let (name, path) = (entry.file_name(), entry.path());
+        let text = name.to_string_lossy();
+        let restored = if let Some(job) = text.strip_prefix(TAKEN_PREFIX) {
+            put_back(&path, &dir.join(format!("taken-{job}.jsonl")))
+        } else if let Some(label) = text.strip_prefix(REJECTED_PREFIX) {
+            finish_rejection(layout, &path, label)
+        } else {
             continue;
         };
-        if let Err(error) = put_back(&entry.path(), &dir.join(format!("taken-{job}.jsonl"))) {
-            tracing::warn!("`{}` could not be restored: {}", shown(&name.to_string_lossy()), chain(&error));
+        if let Err(error) = restored {
+            tracing::warn!("`{}` could not be restored: {}", shown(&text), chain(&error));
         }
     }
 }

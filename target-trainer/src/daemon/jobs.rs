@@ -5,13 +5,17 @@ use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bounded_read::read_regular;
+use super::error::AcceptError;
+use crate::bounded_read::{open_regular, read_regular};
 use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
+use crate::progress::ProgressReader;
 use crate::state::Recipe;
 use crate::store::RootLayout;
 
+/// The file of a result that [`FinishedJob::adapter`] is the digest of.
+const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// Largest JSON file of a job.
 const MAX_JSON_BYTES: u64 = 1 << 20;
 
@@ -101,7 +105,8 @@ pub(super) struct FinishedJob {
     pub(super) adapter: String,
 }
 
-/// The result of a job that is finished already. `None` if it is not.
+/// The result of a job that is finished already. `None` if it is not, or if the adapter that was announced is no
+/// longer there.
 ///
 /// # Errors
 /// If it can't be told, because a file can't be read.
@@ -114,7 +119,15 @@ pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Result<Option<F
         }
         bytes => bytes.map_err(file_error("read", &path))?,
     };
-    Ok(parse_report(&bytes))
+    let Some(finished) = parse_report(&bytes) else { return Ok(None) };
+    let path = layout.done().join(&job.id).join(ADAPTER_FILE);
+    let mut digest = blake3::Hasher::new();
+    match open_regular(&path).and_then(|file| digest.update_reader(ProgressReader(file)).map(drop)) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(None),
+        Err(error) => Err(file_error("read", &path)(error)),
+        Ok(()) if finished.adapter == format!("blake3:{}", digest.finalize().to_hex()) => Ok(Some(finished)),
+        Ok(()) => Ok(None),
+    }
 }
 
 fn parse_report(bytes: &[u8]) -> Option<FinishedJob> {
@@ -123,13 +136,20 @@ fn parse_report(bytes: &[u8]) -> Option<FinishedJob> {
     Some(FinishedJob { step: report.get("step")?.as_u64()?, adapter })
 }
 
-/// Whether a job with this id is queued or done.
+/// Whether this job is queued, or done with a result that is still there.
 ///
 /// # Errors
-/// If it can't be told. A job must not be queued twice because of that.
-pub(super) fn is_known(layout: &RootLayout, id: &str) -> Result<bool, FileError> {
-    let exists = |path: std::path::PathBuf| path.try_exists().map_err(file_error("look for", &path));
-    Ok(exists(layout.processing().join(id))? || exists(layout.done().join(id))?)
+/// If it can't be told: a job must not be queued twice because of that. And if it is queued and can't be read:
+/// its data must not be taken for safe.
+pub(super) fn is_known(layout: &RootLayout, job: &Job) -> Result<bool, AcceptError> {
+    let path = layout.processing().join(&job.id);
+    if path.try_exists().map_err(file_error("look for", &path))? {
+        return match read_job(layout, &job.id) {
+            Ok(_) => Ok(true),
+            Err(source) => Err(AcceptError::BrokenJob { id: job.id.clone(), source }),
+        };
+    }
+    Ok(finished_result(layout, job)?.is_some())
 }
 
 /// Removes a finished job from the queue. With `whole`, a crash never leaves a part of it there.

@@ -13,8 +13,10 @@ mod job_queue;
 mod jobs;
 mod open_writers;
 mod pending_file;
+mod put_aside;
 mod rejection;
 mod restart_policy;
+mod save_space;
 mod standstill;
 mod status;
 mod trouble;
@@ -37,7 +39,9 @@ use inbox::{Inbox, InboxState};
 use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::{FinishedJob, Job};
 pub use jobs::{QueuedJob, queued_job};
+pub use open_writers::has_open_writer;
 use restart_policy::{KillReason, NextAction, RestartPolicy};
+use save_space::bytes_of_next_saves;
 use status::StatusWriter;
 use trouble::Trouble;
 use worker_process::{WorkerCondition, WorkerProcess};
@@ -119,6 +123,8 @@ struct ActiveJob {
     restart_policy: RestartPolicy,
     /// Why the current worker will exit, if it has reported that.
     exit_reason: Option<String>,
+    /// Bytes that its next saves need.
+    save_bytes: u64,
     /// Why no worker could be started.
     start_trouble: Option<Trouble>,
 }
@@ -159,7 +165,8 @@ impl Daemon<'_> {
             if (self.config.stop_requested)() {
                 return Ok(self.stop());
             }
-            self.inbox.look(self.config, &mut self.queue)?;
+            let reserved_bytes = self.active.as_ref().map_or(0, |active| active.save_bytes);
+            self.inbox.look(self.config, &mut self.queue, reserved_bytes)?;
             self.report_intake_pause();
             self.queue.retry_departures(self.config);
             self.check_gpu();
@@ -205,7 +212,7 @@ impl Daemon<'_> {
         let ignored = self.inbox.ignored_files();
         if ignored > 0 {
             (self.config.print_line)(&format!(
-                "{ignored} files of the inbox were not taken: their names begin with `.` or end in `.tmp`"
+                "{ignored} files of the inbox were not taken: their names begin with `.` or end like `.tmp` or `.part`"
             ));
         }
         Ok(Some(if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done }))
@@ -307,6 +314,7 @@ impl Daemon<'_> {
             earliest_start: Instant::now(),
             restart_policy,
             exit_reason: None,
+            save_bytes: 0,
             start_trouble: None,
         });
     }
@@ -401,7 +409,10 @@ impl Daemon<'_> {
             WorkerEvent::GpuStuck { .. } => {
                 active.worker.iter_mut().for_each(|worker| worker.kill_with_reason(KillReason::GpuSilent));
             }
-            WorkerEvent::Saved { .. } => active.restart_policy.record_progress(),
+            WorkerEvent::Saved { .. } => {
+                active.restart_policy.record_progress();
+                active.save_bytes = bytes_of_next_saves(&self.config.layout.job_checkpoints(&active.job.id));
+            }
             WorkerEvent::MicroBatchReduced { to, .. } => active.restart_policy.set_micro_batch(*to),
             _ => {}
         }

@@ -44,8 +44,8 @@ pub(super) enum SettleState {
 }
 
 impl PendingFile {
-    pub(super) fn new() -> PendingFile {
-        let now = Instant::now();
+    /// A file that a listing has found at this time.
+    pub(super) fn new(now: Instant) -> PendingFile {
         PendingFile {
             identity: None,
             unchanged_since: now,

@@ -1,13 +1,15 @@
 //! Moves a file of the inbox that is no data file to `failed/`, with the reason beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::daemon_config::DaemonConfig;
 use super::error::AcceptError;
 use super::inbox_file::{FileIdentity, Taken, put_back, take_aside};
-use crate::durable::{self, SyncPolicy};
+use crate::durable::{self, DurableError, SyncPolicy};
+use crate::file_error::chain;
 use crate::intake::DataError;
 use crate::plain_text::shown;
+use crate::store::RootLayout;
 
 /// Begin of the names of rejected files that can't be moved to `failed/`.
 pub(super) const REJECTED_PREFIX: &str = ".rejected-";
@@ -30,17 +32,9 @@ pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Re
     let first = errors.first();
     let digest = blake3::hash(format!("{name}\0{first:?}\0{message}\0{identity:?}").as_bytes()).to_hex();
     let label = &digest[..16];
-    let failed = config.layout.failed();
-    // A directory without data is that of an attempt that was interrupted.
-    let free =
-        |name: String| Some(failed.join(name)).filter(|dir| dir.join("data").symlink_metadata().is_err());
-    let names = (1..).map(|number| match number {
-        1 => format!("rejected-{label}"),
-        number => format!("rejected-{label}-{number}"),
-    });
-    let dir = names.filter_map(free).next().unwrap_or_else(|| failed.join(label));
+    let dir = dir_without_data(&config.layout.failed(), label);
     if !dir.join("reason.json").exists() {
-        write_reason(&dir, rejection)?;
+        write_reason(&dir, rejection).map_err(AcceptError::Reject)?;
         let position = |error: &DataError| format!(" line {} column {}:", error.line, error.column);
         let first_position = first.map(position).unwrap_or_default();
         (config.print_line)(&format!("rejected {}:{first_position} {message}", shown(name)));
@@ -54,14 +48,48 @@ pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Re
         Err(error) if error.is_not_found() => return Ok(()),
         taken => taken.map_err(AcceptError::Remove)?,
     };
-    // If `failed/` is on another file system, the file stays in the inbox under the hidden name.
-    if taken == Taken::Yes && !durable::rename_new(&hidden, &dir.join("data")).unwrap_or(true) {
-        put_back(&hidden, path).map_err(AcceptError::Remove)?;
+    if taken == Taken::Yes {
+        match durable::rename_new(&hidden, &dir.join("data")) {
+            Ok(true) => {}
+            Ok(false) => put_back(&hidden, path).map_err(AcceptError::Remove)?,
+            // `failed/` may be on another file system.
+            Err(error) => (config.print_line)(&format!(
+                "the rejected file {} stays in the inbox as {}: {}",
+                shown(name),
+                hidden.file_name().unwrap_or_default().to_string_lossy(),
+                chain(&error)
+            )),
+        }
     }
     Ok(())
 }
 
-fn write_reason(dir: &Path, rejection: &Rejection<'_>) -> Result<(), AcceptError> {
+/// The first directory for this label that has no data. One that exists is that of an attempt that was
+/// interrupted.
+fn dir_without_data(failed: &Path, label: &str) -> PathBuf {
+    let names = (1..).map(|number| match number {
+        1 => format!("rejected-{label}"),
+        number => format!("rejected-{label}-{number}"),
+    });
+    let free =
+        |name: String| Some(failed.join(name)).filter(|dir| dir.join("data").symlink_metadata().is_err());
+    names.filter_map(free).next().unwrap_or_else(|| failed.join(label))
+}
+
+/// Moves a hidden file to `failed/`, where a killed daemon has written the reason already. Without a reason, the
+/// file gets a visible name, so that it is rejected again.
+///
+/// # Errors
+/// If it can't be moved.
+pub(super) fn finish_rejection(layout: &RootLayout, hidden: &Path, label: &str) -> Result<(), DurableError> {
+    let dir = dir_without_data(&layout.failed(), label);
+    if dir.join("reason.json").exists() {
+        return durable::rename_new(hidden, &dir.join("data")).map(drop);
+    }
+    put_back(hidden, &hidden.with_file_name(format!("rejected-{label}.jsonl")))
+}
+
+fn write_reason(dir: &Path, rejection: &Rejection<'_>) -> Result<(), DurableError> {
     let reason = serde_json::json!({
         "file": shown(rejection.name),
         "error": rejection.message,
@@ -72,5 +100,5 @@ fn write_reason(dir: &Path, rejection: &Rejection<'_>) -> Result<(), AcceptError
     });
     durable::remove_tree(dir)?;
     let text = serde_json::to_vec_pretty(&reason).unwrap_or_default();
-    Ok(durable::write_dir(dir, &[("reason.json", text)], SyncPolicy::Full, true)?)
+    durable::write_dir(dir, &[("reason.json", text)], SyncPolicy::Full, true)
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -22,6 +22,8 @@ const OOM_SCORE_ADJ: &str = "800";
 
 /// The running program. It can be started also if its file has been replaced or removed.
 const RUNNING_PROGRAM: &str = "/proc/self/exe";
+/// Events that wait for the daemon. If there are more, the worker waits too.
+const MAX_QUEUED_EVENTS: usize = 4096;
 /// A worker that has not exited for so long after a kill hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the daemon waits for a killed worker when it exits itself.
@@ -98,7 +100,7 @@ impl WorkerProcess {
             .stdout
             .take()
             .ok_or_else(|| std::io::Error::other("the worker has no standard output"))?;
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(MAX_QUEUED_EVENTS);
         std::thread::Builder::new().name("events".into()).spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 match serde_json::from_str(&line) {

@@ -22,8 +22,15 @@ pub use space::{DeferReason, RequiredSpace, check_space};
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Part of the name of every unfinished file and directory.
 pub const TEMPORARY_MARKER: &str = ".tmp";
-/// End of the name of a file that somebody else has not finished. The daemon does not take it.
-pub const UNFINISHED_SUFFIX: &str = ".tmp";
+/// Ends of the names of files that somebody else has not finished: copies, downloads, files of editors.
+const UNFINISHED_SUFFIXES: [&str; 8] =
+    [".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart", ".swp", "~"];
+
+/// Whether a name says that its file is not finished. The daemon does not take such a file.
+pub fn is_unfinished_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    UNFINISHED_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
 
 /// What a write syncs, and which errors it reports. Anything but `Full` is for files that have no value after
 /// a crash, or for a guard that is off.
@@ -313,7 +320,8 @@ impl AppendFile {
             .append(true)
             .create(true)
             .mode(0o644)
-            .custom_flags(nix::libc::O_NOFOLLOW)
+            // Nobody may read what could be a pipe.
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
             .open(path);
         Ok(AppendFile { file: file.map_err(DurableError::new("open", path))?, path: path.into() })
     }

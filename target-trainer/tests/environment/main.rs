@@ -39,7 +39,90 @@ fn main() -> ExitCode {
         missing_for_other_user();
         refused_threads_cost_no_job,
     ]);
+    trials.extend(trials![
+        missing_for_small_disk();
+        a_data_file_takes_no_room_from_the_saves_of_the_running_job,
+    ]);
     support::trial::run_mostly_waiting(trials)
+}
+
+/// A root on a file system of its own of this size.
+struct SmallDisk {
+    root: TrainerRoot,
+}
+
+impl SmallDisk {
+    fn mount(size: &str) -> Result<SmallDisk, String> {
+        let root = TrainerRoot::new(&[]);
+        std::fs::remove_dir_all(root.path()).unwrap();
+        std::fs::create_dir(root.path()).unwrap();
+        command("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "small", root.path_str()])?;
+        Ok(SmallDisk { root })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A worker that was just killed may still be there.
+        for _ in 0..200 {
+            if command("umount", &[self.root.path_str()]).is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+fn missing_for_small_disk() -> Option<String> {
+    SmallDisk::mount("1m").err().map(|error| format!("no mount: {error}"))
+}
+
+/// Without the guard, the copy fills the disk, again and again.
+fn a_data_file_takes_no_room_from_the_saves_of_the_running_job() {
+    for guard in [true, false] {
+        let disk = SmallDisk::mount("80m").unwrap();
+        let root = &disk.root;
+        let mut init = vec!["init", root.path_str(), "--seed", "1", "--set", "device.use=cpu"];
+        let guard_setting = format!("guards.space_check={guard}");
+        let settings = ["recipe.steps=100000", "limits.settle_s=0", &guard_setting];
+        settings.iter().for_each(|setting| init.extend(["--set", setting]));
+        assert!(trainer_root::run(&init).status.success());
+        let inbox = root.path().join("inbox");
+        std::fs::write(inbox.join("small.jsonl"), "{\"text\":\"a\"}\n".repeat(64)).unwrap();
+        let daemon = root.daemon_with_checkpoints(3);
+        // What is free then is enough for saves, and not for a copy of the file.
+        let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1000));
+        let large = line.repeat(32 * 1024);
+        std::fs::write(root.path().join("hidden"), &large).unwrap();
+        let filler = root.path().join("filler");
+        std::fs::write(&filler, vec![0; free_bytes(&root.path()) - (20 << 20)]).unwrap();
+        std::fs::rename(root.path().join("hidden"), inbox.join("large.jsonl")).unwrap();
+        let step = || {
+            let status: serde_json::Value = serde_json::from_str(&status(root)).unwrap();
+            (status["last_saved"].as_u64(), status["last_trouble"].to_string())
+        };
+        if guard {
+            // Saves go on beside it.
+            let (before, _) = step();
+            wait_for("saves", || step().0 > before.map(|step| step + 100));
+        } else {
+            wait_for("the full disk", || step().1.contains("no space left"));
+        }
+        std::fs::remove_file(&filler).unwrap();
+        wait_for("the file", || !inbox.join("large.jsonl").exists());
+        kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM).unwrap();
+        let output = finished(daemon);
+        let stdout = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(15), "{}", all_output(&output));
+        assert_eq!(stdout.contains("large.jsonl could not be accepted yet"), guard, "{stdout}");
+        assert!(!guard || !stdout.contains("save of step"), "{stdout}");
+        assert_ne!(stdout.contains("data.jsonl`: no space left"), guard, "{stdout}");
+    }
+}
+
+fn free_bytes(path: &Path) -> usize {
+    let stat = nix::sys::statvfs::statvfs(path).unwrap();
+    (stat.blocks_available() * stat.fragment_size()) as usize
 }
 
 fn is_root() -> bool {

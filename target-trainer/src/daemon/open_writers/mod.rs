@@ -30,6 +30,11 @@ pub(super) enum OpenWriters {
     Unknown,
 }
 
+/// Whether a process is known to have the file open for writing.
+pub fn has_open_writer(file: &File) -> bool {
+    open_writers(file) == OpenWriters::Some
+}
+
 /// Looks for processes that have the file open for writing.
 pub(super) fn open_writers(file: &File) -> OpenWriters {
     let is_local = fstatfs(file).is_ok_and(|stat| LOCAL_FILE_SYSTEMS.contains(&stat.filesystem_type()));
