@@ -9,6 +9,7 @@ mod trainer_root;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -67,6 +68,69 @@ fn sighup_saves_and_ends_the_daemon_unless_it_is_ignored() {
     assert_eq!(daemon.wait_with_output().unwrap().status.code(), Some(15));
 }
 
+/// One that schedulers, people and power supplies send, to the daemon alone and to all of its processes, and
+/// several at once.
+#[test]
+fn every_signal_that_asks_to_end_saves_first() {
+    use Signal::{SIGHUP, SIGINT, SIGPWR, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+    let root = TrainerRoot::with_job(&["recipe.steps=100000"]);
+    let mut step = 0;
+    for (signals, to_worker) in [
+        (&[SIGINT][..], false),
+        (&[SIGTERM, SIGTERM], true),
+        (&[SIGUSR1], false),
+        (&[SIGUSR2], true),
+        (&[SIGPWR], true),
+        (&[SIGXCPU], false),
+        (&[SIGHUP, SIGTERM, SIGINT, SIGUSR1], true),
+    ] {
+        let daemon = root.spawn_daemon();
+        wait_for("the daemon", || {
+            root.path().join("status.json").exists() && status(&root)["pid"] == daemon.id()
+        });
+        wait_for("steps", || status(&root)["step"].as_u64() > Some(step));
+        let worker = worker_of(&daemon);
+        for signal in signals {
+            if to_worker {
+                // It may have ended.
+                let _ = kill(worker, *signal);
+            }
+            let _ = kill(Pid::from_raw(daemon.id() as i32), *signal);
+        }
+        let output = daemon.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(15), "{signals:?}: {}", all_output(&output));
+        let stdout = text(&output.stdout);
+        let last = |prefix| {
+            let line = stdout.lines().rev().find_map(|line| line.strip_prefix(prefix));
+            line.and_then(|rest: &str| rest.split(' ').next()?.parse::<u64>().ok())
+        };
+        assert_eq!(last("saved step "), last("step "), "{signals:?}: {stdout}");
+        step = last("saved step ").unwrap();
+        assert!(root.verify().status.success());
+    }
+}
+
+/// As when a laptop is closed: all processes stop and go on, the daemon first.
+#[test]
+fn a_pause_of_all_processes_replaces_no_worker() {
+    let root = TrainerRoot::with_job(&["recipe.steps=100000", "train.heartbeat_s=4"]);
+    let daemon = root.daemon_with_checkpoints(1);
+    let worker = worker_of(&daemon);
+    send(&daemon, Signal::SIGSTOP);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    send(&daemon, Signal::SIGCONT);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(worker_of(&daemon), worker);
+    kill(worker, Signal::SIGCONT).unwrap();
+    let step = status(&root)["step"].as_u64();
+    wait_for("steps", || status(&root)["step"].as_u64() > step);
+    send(&daemon, Signal::SIGTERM);
+    let output = daemon.wait_with_output().unwrap();
+    assert!(!text(&output.stdout).contains("restarted"), "{}", all_output(&output));
+    assert_eq!(output.status.code(), Some(15), "{}", all_output(&output));
+}
+
 #[test]
 fn a_daemon_whose_program_was_replaced_starts_workers_as_before() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000", "train.backoff_ms=0"]);
@@ -107,7 +171,7 @@ fn a_strange_entry_in_the_queue_is_reported_once_and_the_exit_code_tells_of_it()
         .unwrap();
     wait_for("the job", || sorted_names(&root.path().join("done")).len() == 1);
     // Long enough for a few looks at the queue.
-    std::thread::sleep(std::time::Duration::from_millis(1600));
+    std::thread::sleep(Duration::from_millis(1600));
     send(&daemon, Signal::SIGTERM);
     let output = daemon.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "nothing is left to do: {}", all_output(&output));
@@ -292,6 +356,37 @@ fn pipes_and_devices_in_the_place_of_files_hang_nobody() {
     let output = daemon.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(15), "{}", all_output(&output));
     assert!(text(&output.stdout).contains("skipped checkpoint step-"), "{}", all_output(&output));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_any_file_that_is_read_hangs_nobody() {
+    for (name, command, code) in [
+        ("base/config.json", "daemon", 11),
+        ("base/model.safetensors", "daemon", 11),
+        ("settings.toml", "daemon", 2),
+        ("settings.toml", "verify", 2),
+        ("daemon.lock", "daemon", 13),
+        ("status.json", "status", 3),
+        ("status.json", "daemon", 0),
+        // A strange entry of the queue is logged.
+        ("logs/daemon.log", "daemon", 20),
+    ] {
+        let root = TrainerRoot::with_job(&["recipe.steps=2", "train.save_patience_s=0"]);
+        let path = root.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        if code == 20 {
+            std::fs::create_dir(root.path().join("queue/processing/stray")).unwrap();
+        }
+        let args: &[&str] = if command == "daemon" {
+            &["daemon", root.path_str(), "--drain"]
+        } else {
+            &[command, root.path_str()]
+        };
+        let output = trainer_root::run(args);
+        assert_eq!(output.status.code(), Some(code), "{name} {command}: {}", all_output(&output));
+        assert_eq!(sorted_names(&root.path().join("failed")).len(), 0);
+    }
 }
 
 fn replace_by_file(dir: &Path) {

@@ -66,14 +66,14 @@ pub fn main() -> Exit {
     exit
 }
 
-/// A flag that SIGTERM, SIGINT, SIGHUP and SIGXCPU set. A SIGHUP that is ignored, as `nohup` arranges, stays
-/// ignored. SIGXFSZ no longer ends the process: the write that is too large fails instead.
+/// A flag that the signals set which ask a process to end: those of people, schedulers, terminals and power
+/// supplies. One that is ignored stays ignored, as `nohup` arranges for SIGHUP. SIGXFSZ no longer ends the process: the write that is too large fails instead.
 fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, CliError> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXCPU, SIGXFSZ};
+    use nix::libc::{SIGHUP, SIGINT, SIGPWR, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(CliError::Signal)?;
     let flag = Arc::new(AtomicBool::new(false));
-    let stop_signals = [SIGTERM, SIGINT, SIGHUP, SIGXCPU];
-    let is_handled = |signal: &i32| guards.defer_stop && !(*signal == SIGHUP && is_ignored(SIGHUP));
+    let stop_signals = [SIGTERM, SIGINT, SIGHUP, SIGXCPU, SIGUSR1, SIGUSR2, SIGPWR];
+    let is_handled = |signal: &i32| guards.defer_stop && (*signal == SIGTERM || !is_ignored(*signal));
     for signal in stop_signals.into_iter().filter(is_handled) {
         signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(CliError::Signal)?;
     }

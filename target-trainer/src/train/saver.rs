@@ -99,3 +99,25 @@ pub(super) fn save_and_prune(
     }
     emit(SaverEvent::Pruned);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saver_thread_that_has_died_is_reported_and_not_waited_for() {
+        let (snapshots, _) = channel();
+        let (emit, events) = channel();
+        emit.send(SaverEvent::Saved { step: 5 }).unwrap();
+        drop(emit);
+        let mut saver = Saver::Background { snapshots, events, busy: true };
+        // What it has done before counts.
+        assert!(matches!(saver.next_event(true), Some(SaverEvent::Saved { step: 5 })));
+        for wait in [true, false] {
+            assert!(matches!(saver.next_event(wait), Some(SaverEvent::ThreadEnded)));
+            assert!(saver.next_event(wait).is_none(), "it is reported once");
+            let Saver::Background { busy, .. } = &mut saver else { unreachable!() };
+            *busy = true;
+        }
+    }
+}
