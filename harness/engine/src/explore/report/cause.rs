@@ -15,6 +15,8 @@ use crate::explore::states::{CrashCandidate, CrashKind, TreeEntry};
 
 /// A pointer to a checkpoint is not larger than this, in bytes.
 const MAX_POINTER_BYTES: u64 = 256;
+/// In this much of a file, names of other files are looked for, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 4096;
 /// This much of two files is compared, in bytes.
 const COMPARED_BYTES: u64 = 4096;
 
@@ -163,6 +165,9 @@ impl FailedSave<'_> {
         if renamed {
             return Cause::NoFsyncBeforeRename;
         }
+        if (self.existed(node, op) || !self.acknowledged_since(op)) && self.is_copied_from_removed(node) {
+            return Cause::RenameFallsBackToCopy;
+        }
         if self.existed(node, op) {
             return Cause::WrittenInPlace;
         }
@@ -266,7 +271,11 @@ impl FailedSave<'_> {
 
     /// Whether a file is written under its final name as a copy of another one, which is removed after that.
     fn copies_to_final_name(&self) -> bool {
-        let Some(copy) = self.written_in_place() else { return false };
+        self.written_in_place().is_some_and(|copy| self.is_copied_from_removed(copy))
+    }
+
+    /// Whether the bytes of a file are those of another one, which is removed after that.
+    fn is_copied_from_removed(&self, copy: NodeId) -> bool {
         let ops = &self.recording.ops;
         let last_write =
             (self.window.start..self.window.end).rev().find(|op| changed_node(&ops[*op]) == Some(copy));
@@ -362,6 +371,13 @@ impl FailedSave<'_> {
             || (!before.is_empty() && after.difference(&before).next().is_some())
     }
 
+    /// Whether the save has truncated a file to nothing.
+    fn is_emptied(&self, node: NodeId) -> bool {
+        let empties =
+            |op: &Op| matches!(op.effect, OpEffect::Resize { node: of, size_bytes: 0 } if of == node);
+        self.ops_before().iter().any(empties)
+    }
+
     /// Whether a file that was changed before the crash point contains a name that appears only after it.
     fn names_missing_entry(&self) -> Option<Cause> {
         let unfinished = self.unfinished_directory();
@@ -378,21 +394,29 @@ impl FailedSave<'_> {
         let tree = self.candidate.tree(self.recording);
         let mut reader = ContentReader::new(self.recording).ok()?;
         let changed = tree.entries.iter().filter(|(_, entry)| match entry {
-            TreeEntry::File { attributes, .. } => attributes.last_change as usize > self.window.start,
+            // What is renamed later says nothing yet.
+            TreeEntry::File { node, attributes, .. } => {
+                attributes.last_change as usize > self.window.start && !self.is_renamed_later(*node)
+            }
             _ => false,
         });
         for ((_, path), entry) in changed {
-            let TreeEntry::File { content, .. } = entry else { continue };
-            let head = content.head(&mut reader, 4096).ok()?;
+            let TreeEntry::File { node, content, .. } = entry else { continue };
+            let head = content.head(&mut reader, MAX_MANIFEST_BYTES).ok()?;
             let is_in_head =
                 |name: &&&OsString| path.file_name() != Some(name) && contains_name(&head, name.as_bytes());
             if let Some(name) = later_names.iter().find(is_in_head) {
-                let is_marker = head.trim_ascii().len() <= name.len() + 16;
-                return Some(if is_marker {
-                    Cause::MarkerBeforeData
-                } else {
-                    Cause::UnfinishedDirectoryTaken
-                });
+                let is_pointer = head.trim_ascii().len() <= name.len() + 16;
+                if is_pointer {
+                    return Some(Cause::MarkerBeforeData);
+                }
+                if self.is_in_new_checkpoint(*node) {
+                    return Some(Cause::UnfinishedDirectoryTaken);
+                }
+                // A manifest is made anew. A log, which names what will be saved, grows.
+                if !self.existed(*node, self.window.start) || self.is_emptied(*node) {
+                    return Some(Cause::MarkerBeforeData);
+                }
             }
         }
         None

@@ -180,7 +180,8 @@ fn explain(
     outcome: Outcome,
     attempts: &mut impl StateAttempts,
 ) -> Explanation {
-    if let Some(leftover) = without_leftover_names(recording, candidate)
+    if can_be_of_lock(outcome)
+        && let Some(leftover) = without_leftover_names(recording, candidate)
         && attempts.recovers(&leftover.candidate) == Some(true)
     {
         let (cause, name) = (Cause::StaleLock, leftover.first.display());
@@ -195,6 +196,11 @@ fn explain(
         return Explanation { cause, advice: cause.advice(FailureSubject::File).into() };
     }
     Explanation::of(pattern_of(recording, candidate, failing.blamed.crash, outcome))
+}
+
+/// Whether a trainer that finds a lock can end in this way: it gives up, or waits.
+fn can_be_of_lock(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Crashed | Outcome::Hung)
 }
 
 /// The groups in the order in which they are reported. Of those that may become one finding, the largest comes first:
@@ -259,7 +265,8 @@ impl StatePattern {
             true => Pattern { cause: Cause::AcknowledgedTooEarly, subject: FailureSubject::File },
             false => pattern_of(recording, &blamed.candidate, blamed.crash, outcome),
         };
-        let has_leftovers = without_leftover_names(recording, &blamed.candidate).is_some();
+        let has_leftovers =
+            can_be_of_lock(outcome) && without_leftover_names(recording, &blamed.candidate).is_some();
         StatePattern { pattern, has_leftovers }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::save_window::SaveWindow;
 use crate::explore::record::{NameChange, NodeId, Op, OpEffect, Recording};
 use crate::explore::states::{CrashCandidate, PersistUnit};
 
@@ -42,14 +43,20 @@ impl LeftoverNames<'_> {
         self.recording.ops[op].name_changes().iter().find(|change| change.node.is_some())
     }
 
-    /// Whether the operation sets a name that is there at the crash point, and that the save itself removes.
+    /// Whether the operation sets a name that is there at the crash point, and that the save itself removes. A name
+    /// for a file that is older than the save, such as the checkpoint before, is no lock.
     fn is_left_by(&self, op: usize) -> bool {
         let Some(set) = self.set_by(op) else { return false };
         let is_lost = |index: usize| self.candidate.lost.iter().any(|unit| unit.op as usize == index);
         let crash = self.candidate.op_count as usize;
         let is_there =
             !is_lost(op) && !(op + 1..crash).any(|later| !is_lost(later) && self.changes(later, set));
-        is_there && self.is_removed_by_its_save(op, set)
+        is_there && self.is_removed_by_its_save(op, set) && !self.is_of_older_file(op, set)
+    }
+
+    fn is_of_older_file(&self, op: usize, set: &NameChange) -> bool {
+        let begin = SaveWindow::at(self.recording, op).start;
+        set.node.is_some_and(|node| self.recording.name_of(node, begin).is_some())
     }
 
     fn changes(&self, op: usize, set: &NameChange) -> bool {
