@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         stores_into_a_mapping_reach_no_other_state,
         stores_into_a_mapping_reach_no_other_state_on_a_disk,
         stores_into_a_mapping_reach_no_other_state_of_a_fork_server,
+        what_a_recovery_does_to_its_files_reaches_no_other_state,
     ]);
     trials.extend(trials![
         missing(&GATE);
@@ -366,6 +367,18 @@ fn stores_into_a_mapping_reach_no_other_state_on_a_disk() {
 
 fn stores_into_a_mapping_reach_no_other_state_of_a_fork_server() {
     explore_mapping(0, &["--warm", "mmap"]);
+}
+
+/// Explores `targets/damages.py`, whose recovery damages every file that it has read.
+fn what_a_recovery_does_to_its_files_reaches_no_other_state() {
+    let watch = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/damages.py");
+    let command = ["python3", script.to_str().unwrap(), watch.path().to_str().unwrap()];
+    let options = ["--same", r"^final sum (\w+)", "--warm", "mmap,os,shutil"];
+    let output = explore(watch.path(), &options, &command);
+    assert_exit_code(&output, 0);
+    let text = output_text(&output);
+    assert!(text.contains("recovered") && !text.contains("crashed"), "{text}");
 }
 
 /// A correct saver in shell. `PREPARE` runs at each start; `SAVE` makes `t` from the step `s`.

@@ -43,7 +43,7 @@ pub struct FileContent {
 }
 
 impl ByteSource {
-    fn advanced(self, by: u64) -> ByteSource {
+    pub(super) fn advanced(self, by: u64) -> ByteSource {
         match self {
             ByteSource::PayloadLog(offset) => ByteSource::PayloadLog(offset + by),
             ByteSource::Initial(node, offset) => ByteSource::Initial(node, offset + by),
@@ -265,7 +265,13 @@ impl<'a> ContentReader<'a> {
         })
     }
 
-    fn copy_to_file(&mut self, piece: ContentPiece, file: &File, offset: u64) -> Result<(), Error> {
+    /// Writes a piece to a file that has a hole there, or ends. Zeroes and the holes of a source are left out.
+    pub(super) fn copy_to_file(
+        &mut self,
+        piece: ContentPiece,
+        file: &File,
+        offset: u64,
+    ) -> Result<(), Error> {
         match piece.source {
             ByteSource::Zeroes => Ok(()),
             ByteSource::Initial(node, start) => {

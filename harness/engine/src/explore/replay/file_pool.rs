@@ -3,12 +3,12 @@
 //!
 //! A file of the pool is lent: it is moved into the tree of a state, and moved back when the tree is emptied, so
 //! that a target sees a file with a single name. A file that the recovery has changed is not taken back.
-//! inotify shows each change: a write, a change of attributes, and, for stores into a shared mapping, the close
+//! A file that is in no tree can also be changed into a similar one. inotify shows each change: a write, a change of attributes, and, for stores into a shared mapping, the close
 //! of a descriptor that was open for writing. The kernel reports that close when the last mapping and the last
 //! descriptor are gone, before the end of a killed process can be waited for. If inotify is not available, no
 //! file is taken back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Error;
@@ -20,32 +20,57 @@ use nix::fcntl::renameat;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::explore::record::{AttributesId, ContentPatch, FileContent, NodeId};
+
 /// The pool's directory in the base directory.
 const POOL_NAME: &str = "pool";
+/// At most this many files are kept. Those of one recorded file are compared with each other.
+const MAX_KEPT_FILES: usize = 1024;
+/// Disks and memory count blocks of this size, in bytes.
+const COUNTED_BLOCK_BYTES: u64 = 512;
+
+/// What a file of the pool is: a content with attributes, except for its times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PoolKey {
+    pub(super) digest: [u8; 16],
+    pub(super) set: AttributesId,
+}
+
+/// A file that can be in the pool.
+pub(super) struct PoolFile {
+    pub(super) key: PoolKey,
+    pub(super) node: NodeId,
+    pub(super) content: FileContent,
+}
 
 /// The files that no tree has now, and those that are lent.
 pub(super) struct FilePool {
     /// Contains the directory of the pool. Paths of lent files are relative to it.
     base_dir: OwnedFd,
     max_bytes: u64,
-    /// By key.
-    kept: HashMap<String, PooledFile>,
+    /// Of all kept files.
+    kept_bytes: u64,
+    kept: HashMap<PoolKey, PooledFile>,
+    /// The kept files of each recorded file.
+    by_node: HashMap<NodeId, BTreeSet<PoolKey>>,
+    /// By the number of the use: the oldest first.
+    by_use: BTreeSet<(u64, PoolKey)>,
+    /// How many times a file was kept.
+    uses: u64,
     /// By inode number.
-    lent: HashMap<u64, LentFile>,
+    lent: HashMap<u64, PooledFile>,
     /// `None`: changes cannot be noticed.
     changes: Option<ChangeWatch>,
 }
 
-#[derive(Clone, Copy)]
 struct PooledFile {
+    file: PoolFile,
     ino: u64,
-    len_bytes: u64,
+    /// Holes are not counted.
+    allocated_bytes: u64,
     watch: Option<WatchDescriptor>,
-}
-
-struct LentFile {
-    key: String,
-    file: PooledFile,
+    /// The number of its last use.
+    last_use: u64,
 }
 
 /// Notices changes of files.
@@ -67,7 +92,17 @@ impl FilePool {
         }
         let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         let changes = changes.map(|inotify| ChangeWatch { inotify, has_lost_events: false });
-        Ok(FilePool { base_dir, max_bytes, kept: HashMap::new(), lent: HashMap::new(), changes })
+        Ok(FilePool {
+            base_dir,
+            max_bytes,
+            kept_bytes: 0,
+            kept: HashMap::new(),
+            by_node: HashMap::new(),
+            by_use: BTreeSet::new(),
+            uses: 0,
+            lent: HashMap::new(),
+            changes,
+        })
     }
 
     /// Moves the file with this key to a name below the base directory. Returns false if the pool does not have
@@ -75,11 +110,39 @@ impl FilePool {
     ///
     /// # Errors
     /// The file cannot be moved.
-    pub(super) fn lend(&mut self, key: &str, name: &CStr) -> Result<bool, Error> {
-        let Some(file) = self.kept.remove(key) else { return Ok(false) };
+    pub(super) fn lend(&mut self, key: PoolKey, name: &CStr) -> Result<bool, Error> {
+        let Some(pooled) = self.take(key) else { return Ok(false) };
         renameat(&self.base_dir, pool_path(key)?.as_c_str(), &self.base_dir, name)?;
-        self.lent.insert(file.ino, LentFile { key: key.into(), file });
+        self.lent.insert(pooled.ino, pooled);
         Ok(true)
+    }
+
+    /// Moves a file with a similar content to a name below the base directory, if to change it is cheaper than to
+    /// write a new one. Returns its content. It is not lent: a changed file is a new one. `needed`: those that the
+    /// tree has too.
+    ///
+    /// # Errors
+    /// The file cannot be moved.
+    pub(super) fn take_similar(
+        &mut self,
+        wanted: &PoolFile,
+        needed: &HashSet<PoolKey>,
+        name: &CStr,
+    ) -> Result<Option<FileContent>, Error> {
+        let anew = ContentPatch::between(&FileContent::default(), &wanted.content).written_bytes();
+        let keys = self.by_node.get(&wanted.node).into_iter().flatten();
+        let usable = keys.filter(|key| key.set == wanted.key.set && !needed.contains(key));
+        let costs = usable.filter_map(|key| {
+            let kept = self.kept.get(key)?;
+            Some((ContentPatch::between(&kept.file.content, &wanted.content).changed_bytes(), *key))
+        });
+        let Some((cost, key)) = costs.min() else { return Ok(None) };
+        if cost >= anew / 2 {
+            return Ok(None);
+        }
+        let Some(pooled) = self.take(key) else { return Ok(None) };
+        renameat(&self.base_dir, pool_path(key)?.as_c_str(), &self.base_dir, name)?;
+        Ok(Some(pooled.file.content))
     }
 
     /// Takes note of a new file of a tree, which comes into the pool when the tree is emptied. It must be
@@ -87,11 +150,11 @@ impl FilePool {
     ///
     /// # Errors
     /// The metadata of the file cannot be read.
-    pub(super) fn add_lent(&mut self, key: String, file: &File) -> Result<(), Error> {
-        let metadata = file.metadata()?;
-        let watch = self.changes.as_ref().and_then(|changes| changes.watch(file));
-        let file = PooledFile { ino: metadata.ino(), len_bytes: metadata.len(), watch };
-        self.lent.insert(file.ino, LentFile { key, file });
+    pub(super) fn add_lent(&mut self, file: PoolFile, opened: &File) -> Result<(), Error> {
+        let metadata = opened.metadata()?;
+        let watch = self.changes.as_ref().and_then(|changes| changes.watch(opened));
+        let (ino, allocated_bytes) = (metadata.ino(), metadata.blocks() * COUNTED_BLOCK_BYTES);
+        self.lent.insert(ino, PooledFile { file, ino, allocated_bytes, watch, last_use: 0 });
         Ok(())
     }
 
@@ -110,7 +173,7 @@ impl FilePool {
             (!changes.has_lost_events).then_some(changed)
         });
         let Some(Some(changed)) = changed else { return self.lent.clear() };
-        self.lent.retain(|_, lent| lent.file.watch.is_some_and(|watch| !changed.contains(&watch)));
+        self.lent.retain(|_, lent| lent.watch.is_some_and(|watch| !changed.contains(&watch)));
     }
 
     /// Removes a file of a tree: takes it back if it is lent and unchanged, and deletes it otherwise.
@@ -118,12 +181,12 @@ impl FilePool {
     /// # Errors
     /// The file cannot be removed.
     pub(super) fn remove(&mut self, dir: &OwnedFd, name: &CStr, ino: u64) -> Result<(), Error> {
-        if let Some(LentFile { key, file }) = self.lent.remove(&ino)
-            && !self.kept.contains_key(&key)
-            && self.make_room(file.len_bytes)
+        if let Some(pooled) = self.lent.remove(&ino)
+            && !self.kept.contains_key(&pooled.file.key)
+            && self.make_room(pooled.allocated_bytes)
         {
-            renameat(dir, name, &self.base_dir, pool_path(&key)?.as_c_str())?;
-            self.kept.insert(key, file);
+            renameat(dir, name, &self.base_dir, pool_path(pooled.file.key)?.as_c_str())?;
+            self.keep(pooled);
             return Ok(());
         }
         Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
@@ -134,14 +197,38 @@ impl FilePool {
         self.lent.clear();
     }
 
-    /// Removes files from the pool until the needed bytes fit. Returns whether they do.
+    fn keep(&mut self, mut pooled: PooledFile) {
+        let PoolFile { key, node, .. } = pooled.file;
+        self.uses += 1;
+        pooled.last_use = self.uses;
+        self.kept_bytes += pooled.allocated_bytes;
+        self.by_use.insert((pooled.last_use, key));
+        self.by_node.entry(node).or_default().insert(key);
+        self.kept.insert(key, pooled);
+    }
+
+    /// Takes a file out of what is kept. It stays where it is.
+    fn take(&mut self, key: PoolKey) -> Option<PooledFile> {
+        let pooled = self.kept.remove(&key)?;
+        self.kept_bytes -= pooled.allocated_bytes;
+        self.by_use.remove(&(pooled.last_use, key));
+        if let Some(keys) = self.by_node.get_mut(&pooled.file.node) {
+            keys.remove(&key);
+        }
+        Some(pooled)
+    }
+
+    /// Removes the files that were not used for the longest time, until the needed bytes fit. Returns whether they
+    /// do.
     fn make_room(&mut self, needed_bytes: u64) -> bool {
-        let mut pooled_bytes: u64 = self.kept.values().map(|file| file.len_bytes).sum();
-        while pooled_bytes.saturating_add(needed_bytes) > self.max_bytes {
-            let Some(key) = self.kept.keys().next().cloned() else { return false };
-            pooled_bytes -= self.kept.remove(&key).map_or(0, |file| file.len_bytes);
+        let is_full = |pool: &FilePool| {
+            pool.kept_bytes.saturating_add(needed_bytes) > pool.max_bytes || pool.kept.len() >= MAX_KEPT_FILES
+        };
+        while is_full(self) {
+            let Some((_, oldest)) = self.by_use.first().copied() else { return false };
+            self.take(oldest);
             // A file that cannot be removed here is removed with the directory of the run.
-            let _ = pool_path(&key)
+            let _ = pool_path(oldest)
                 .map(|path| unlinkat(&self.base_dir, path.as_c_str(), UnlinkatFlags::NoRemoveDir));
         }
         true
@@ -177,6 +264,7 @@ impl ChangeWatch {
     }
 }
 
-fn pool_path(key: &str) -> Result<CString, Error> {
-    CString::new(format!("{POOL_NAME}/{key}")).map_err(Error::other)
+fn pool_path(key: PoolKey) -> Result<CString, Error> {
+    let digest: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    CString::new(format!("{POOL_NAME}/{digest}-{}", key.set)).map_err(Error::other)
 }

@@ -15,14 +15,18 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{linkat, mkfifoat, symlinkat};
 
-use super::file_pool::FilePool;
+use super::file_pool::{FilePool, PoolFile, PoolKey};
 use crate::explore::record::{
-    ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory, open_subdirectory,
-    set_times,
+    ContentPatch, ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory,
+    open_subdirectory, set_times,
 };
 use crate::explore::states::{CrashCandidate, EntryAttributes, FileTree, LayerPlan, TreeEntry};
 use crate::locks::LockExt;
 
+/// The owner may write.
+const OWNER_WRITE_BIT: u32 = 0o200;
+/// The kernel takes these bits away when a file is written.
+const SET_ID_BITS: u32 = 0o6000;
 /// Up to this size, writing a file is as fast as moving it.
 const MAX_SMALL_FILE_BYTES: u64 = 16 * 1024;
 /// At most this many bytes of small contents are kept in memory.
@@ -87,6 +91,10 @@ pub(super) struct Materializer<'a> {
     umask: u32,
     /// `None`: each tree is whole.
     layers: Option<LayerPlan>,
+    /// The large files of the current tree.
+    needed: HashSet<PoolKey>,
+    /// How many bytes of large files were written so far.
+    pub(super) written_bytes: u64,
 }
 
 /// The names of a tree that are names of one file, as far as they are materialized.
@@ -125,6 +133,8 @@ impl<'a> Materializer<'a> {
             new_file: FileAttributes::read_without_times(pool_dir.as_fd())?,
             umask: own_umask()?,
             layers: LayerPlan::of(recording),
+            needed: HashSet::new(),
+            written_bytes: 0,
         })
     }
 
@@ -141,6 +151,7 @@ impl<'a> Materializer<'a> {
     /// Fills the directories, which are empty. `hidden`: names of lower layers that become invisible.
     fn fill(&mut self, tree: &FileTree, hidden: &[(u32, PathBuf)]) -> Result<(), Error> {
         let mut links = LinkedNames::of(tree);
+        self.needed = tree.entries.values().filter_map(pool_key).collect();
         let mut dirs = self.watched_directories(tree)?;
         for ((root, path), entry) in &tree.entries {
             let name = entry_path(&self.place.dir_names[*root as usize], path)?;
@@ -183,8 +194,10 @@ impl<'a> Materializer<'a> {
     fn create(&mut self, name: &CString, entry: &TreeEntry) -> Result<(), Error> {
         let attributes = entry.attributes();
         match entry {
-            TreeEntry::File { content, .. } if content.len() > MAX_SMALL_FILE_BYTES => {
-                self.create_large_file(name, content, attributes)
+            TreeEntry::File { node, content, .. } if content.len() > MAX_SMALL_FILE_BYTES => {
+                let key = pool_key_of(content, attributes);
+                let file = PoolFile { key, node: *node, content: content.clone() };
+                self.create_large_file(name, file, attributes)
             }
             TreeEntry::File { content, .. } => self.create_small_file(name, content, attributes),
             TreeEntry::Symlink { target, .. } => self.create_symlink(name, target, attributes),
@@ -206,25 +219,41 @@ impl<'a> Materializer<'a> {
         self.finish_file(&file, attributes, &current)
     }
 
-    /// Takes the file with this content and these attributes from the pool, or writes it.
+    /// Takes the file with this content and these attributes from the pool, or changes a similar one, or writes it.
     fn create_large_file(
         &mut self,
         name: &CStr,
-        content: &FileContent,
+        wanted: PoolFile,
         attributes: EntryAttributes,
     ) -> Result<(), Error> {
-        let key: String = content.digest().iter().map(|byte| format!("{byte:02x}")).collect();
-        let EntryAttributes { set, keeps_time, last_change } = attributes;
-        let key = format!("{key}-{set}-{keeps_time}-{last_change}");
-        if self.pool.lend(&key, name)? {
+        if self.pool.lend(wanted.key, name)? {
             // A recovery that has read the file has changed its access time.
             return self.set_times_at(name, attributes);
         }
+        if self.can_be_changed(attributes)
+            && let Some(similar) = self.pool.take_similar(&wanted, &self.needed, name)?
+        {
+            let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let file = File::from(openat(&self.base_dir, name, flags, Mode::empty())?);
+            let patch = ContentPatch::between(&similar, &wanted.content);
+            self.written_bytes += patch.written_bytes();
+            patch.write_to_file(&mut self.reader, &file)?;
+            let times = self.times(attributes);
+            nix::sys::stat::futimens(&file, &times.accessed, &times.modified)?;
+            return self.pool.add_lent(wanted, &file);
+        }
         let (file, current) = self.open_new(name, attributes)?;
         let file = File::from(file);
-        content.write_to_file(&mut self.reader, &file)?;
+        self.written_bytes += ContentPatch::between(&FileContent::default(), &wanted.content).written_bytes();
+        wanted.content.write_to_file(&mut self.reader, &file)?;
         self.finish_file(&file, attributes, &current)?;
-        self.pool.add_lent(key, &file)
+        self.pool.add_lent(wanted, &file)
+    }
+
+    /// Whether a file with these attributes can be written and then still has them.
+    fn can_be_changed(&self, attributes: EntryAttributes) -> bool {
+        let set = self.recording.attributes(attributes.set);
+        set.xattrs.is_empty() && set.mode & OWNER_WRITE_BIT != 0 && set.mode & SET_ID_BITS == 0
     }
 
     /// Opens a new file to write it. Returns what it has until its attributes are set.
@@ -356,6 +385,20 @@ impl<'a> Materializer<'a> {
         self.pool.forget_lent();
         Ok(())
     }
+}
+
+/// What the pool has to have for an entry. `None`: it is no large file.
+fn pool_key(entry: &TreeEntry) -> Option<PoolKey> {
+    match entry {
+        TreeEntry::File { content, attributes, .. } if content.len() > MAX_SMALL_FILE_BYTES => {
+            Some(pool_key_of(content, *attributes))
+        }
+        _ => None,
+    }
+}
+
+fn pool_key_of(content: &FileContent, attributes: EntryAttributes) -> PoolKey {
+    PoolKey { digest: content.digest(), set: attributes.set }
 }
 
 /// The times that a file gets.

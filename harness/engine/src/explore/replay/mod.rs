@@ -3,6 +3,8 @@
 
 mod file_pool;
 mod materialize;
+#[cfg(test)]
+mod materialize_cases;
 mod output_oracle;
 mod python_fork_server;
 mod recorded_jobs;
