@@ -20,7 +20,7 @@ pub(super) struct CandidateSets {
     sets: Vec<Witnesses>,
     set_indexes: HashMap<u128, u32>,
     hasher: PersistedSetHasher,
-    /// What it cost so far: the operations of all trees.
+    /// What it cost so far: the operations of all trees, or the size of those that are computed from another one.
     pub(super) steps: u64,
     /// How many lost units are held.
     pub(super) units: u64,
@@ -57,7 +57,12 @@ impl CandidateSets {
             Entry::Vacant(new) => {
                 new.insert(self.sets.len() as u32);
                 self.sets.push(Witnesses::default());
-                self.steps += u64::from(index.file_operations(candidate.op_count as usize)) + STEPS_OF_SET;
+                let op_count = candidate.op_count as usize;
+                let of_tree = match candidate.is_prefix() {
+                    true => index.tree_steps(op_count),
+                    false => index.file_operations(op_count).into(),
+                };
+                self.steps += of_tree + STEPS_OF_SET;
                 self.sets.len() - 1
             }
         };

@@ -1,6 +1,6 @@
 //! Takes the candidates of each crash point, as many as the budget allows, and counts the others. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scenarios::{CrashCategory, EnumerationRule};
 
@@ -53,7 +53,7 @@ impl<'a> CollectedCandidates<'a> {
     pub(super) fn take_process_crash(&mut self, point: PointOfCrash) {
         let last = point.op_count.checked_sub(1);
         let write = last.and_then(|op| self.index.tearable_write(op as u32));
-        let cuts = write.as_ref().map(|write| write.process_crash_cuts()).unwrap_or_default();
+        let cuts = process_crash_cuts(self.index, point.op_count);
         let cut_count = cuts.len() as u64;
         let possible = write.map_or(0, |write| write.inner_page_count());
         let category = point.crash.category();
@@ -104,4 +104,11 @@ impl<'a> CollectedCandidates<'a> {
     fn add(&mut self, candidate: CrashCandidate, point: PointOfCrash) {
         self.sets.add(candidate, point.crash, self.index);
     }
+}
+
+/// Where a kill can cut the last operation before a crash point.
+pub(super) fn process_crash_cuts(index: &RecordingIndex<'_>, op_count: usize) -> BTreeSet<u64> {
+    let last = op_count.checked_sub(1);
+    let write = last.and_then(|op| index.tearable_write(op as u32));
+    write.map(|write| write.process_crash_cuts()).unwrap_or_default()
 }

@@ -37,6 +37,16 @@ impl CrashCandidate {
         self.lost.is_empty() && self.torn.is_none()
     }
 
+    /// Whether nothing is lost but the end of the last operation before the crash point.
+    pub(super) fn is_prefix(&self) -> bool {
+        self.lost.is_empty() && self.torn.is_none_or(|torn| torn.op + 1 == self.op_count)
+    }
+
+    /// How many operations have happened in full, if it is a prefix.
+    pub(super) fn whole_op_count(&self) -> usize {
+        self.op_count as usize - usize::from(self.torn.is_some())
+    }
+
     /// The name that `--state` takes: `op_count`, then the lost units, then the torn write, as in
     /// `12-3-9.1~7p4096`.
     pub fn name(&self) -> String {

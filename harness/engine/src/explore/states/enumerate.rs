@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::slice::ParallelSlice;
 use scenarios::{CrashCategory, EnumerationRule, NotEnumerated};
 
 use super::candidate_sets::Witnesses;
 use super::candidate_space::CandidateSpace;
-use super::collected_candidates::{CollectedCandidates, PointOfCrash};
+use super::collected_candidates::{CollectedCandidates, PointOfCrash, process_crash_cuts};
+use super::crash_candidate::CrashCandidate;
 use super::crash_points::CrashPoints;
 use super::crash_state::{CrashKind, CrashState};
 use super::enumeration_budget::{PointCost, PointQuota};
@@ -19,10 +21,11 @@ use super::left_out_counter::LeftOutCounts;
 use super::pending_units::PendingUnits;
 use super::recording_index::RecordingIndex;
 use super::state_groups::{StateGroup, signatures, spread_ranks};
+use super::tree_replay::digests_of_prefixes;
 use crate::explore::record::Recording;
 
-/// About how many candidates a process crash has at one crash point.
-const MAX_PROCESS_CUTS: u64 = 4;
+/// The trees of so many crashes that lose nothing are computed one from the other.
+const PREFIXES_AT_ONCE: usize = 256;
 
 /// Which crashes are enumerated.
 #[derive(Debug, Clone, Default)]
@@ -115,8 +118,11 @@ struct Enumerator<'a> {
 impl Enumerator<'_> {
     /// What each crash point costs under a process crash.
     fn process_crash_costs(&self) -> Vec<PointCost> {
-        let steps = |op_count: &usize| self.index.file_operations(*op_count).into();
-        let cost = |op_count| PointCost { candidates: MAX_PROCESS_CUTS, steps: steps(op_count), units: 0 };
+        let cost = |op_count: &usize| PointCost {
+            candidates: process_crash_cuts(self.index, *op_count).len() as u64 + 1,
+            steps: self.index.tree_steps(*op_count),
+            units: 0,
+        };
         self.points.op_counts.iter().map(cost).collect()
     }
 
@@ -175,14 +181,36 @@ impl Enumerator<'_> {
         }
     }
 
-    /// Merges the persisted sets that leave equal trees into one state each. Returns each with its digest.
-    fn merge_equal_trees(&self, sets: Vec<Witnesses>) -> Vec<DistinctTree> {
+    /// The digests of the trees of these sets.
+    fn tree_digests(&self, sets: &[Witnesses]) -> Vec<[u8; 16]> {
         let (recording, cancelled) = (self.index.recording, self.cancelled);
-        let digest = |witnesses: &Witnesses| {
-            let candidate = witnesses.candidate().filter(|_| !cancelled());
+        let candidates = || sets.iter().map(|set| set.candidate().filter(|_| !cancelled()));
+        let digest = |candidate: Option<&CrashCandidate>| {
+            let candidate = candidate.filter(|candidate| !candidate.is_prefix() && !cancelled());
             candidate.map(|candidate| candidate.tree_digest(recording)).unwrap_or_default()
         };
-        let digests: Vec<[u8; 16]> = sets.par_iter().map(digest).collect();
+        let mut digests: Vec<[u8; 16]> = sets.par_iter().map(|set| digest(set.candidate())).collect();
+        let mut prefixes: Vec<(usize, &CrashCandidate)> = candidates()
+            .enumerate()
+            .filter_map(|(index, candidate)| {
+                Some((index, candidate.filter(|candidate| candidate.is_prefix())?))
+            })
+            .collect();
+        prefixes.sort_by_key(|(_, candidate)| candidate.whole_op_count());
+        let of_prefixes = prefixes.par_chunks(PREFIXES_AT_ONCE).flat_map_iter(|prefixes| {
+            let crashes: Vec<&CrashCandidate> =
+                prefixes.iter().take_while(|_| !cancelled()).map(|(_, candidate)| *candidate).collect();
+            let digests = digests_of_prefixes(recording, &crashes);
+            prefixes.iter().map(|(index, _)| *index).zip(digests)
+        });
+        let of_prefixes: Vec<(usize, [u8; 16])> = of_prefixes.collect();
+        of_prefixes.into_iter().for_each(|(index, digest)| digests[index] = digest);
+        digests
+    }
+
+    /// Merges the persisted sets that leave equal trees into one state each. Returns each with its digest.
+    fn merge_equal_trees(&self, sets: Vec<Witnesses>) -> Vec<DistinctTree> {
+        let digests = self.tree_digests(&sets);
         let mut by_digest: HashMap<[u8; 16], usize> = HashMap::new();
         let mut trees: Vec<DistinctTree> = Vec::new();
         for (witnesses, digest) in sets.into_iter().zip(digests) {

@@ -26,6 +26,7 @@ mod recording_index;
 mod state_groups;
 mod tear;
 mod tree_replay;
+mod tree_sizes;
 mod upper_layer;
 mod write_pages;
 

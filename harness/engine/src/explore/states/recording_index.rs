@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 
 use super::tear::TearableWrite;
+use super::tree_sizes::TreeSizes;
 use crate::explore::record::{FileNodeKind, NameChange, NodeId, OpEffect, Recording};
 
 /// Without any acknowledged save, this many operations count as the last two saves.
 const OPS_OF_UNKNOWN_SAVES: usize = 64;
+
+/// A name or a piece of a content costs as much as the replay of this many operations.
+const STEPS_OF_PIECE: u64 = 2;
 
 /// Answers by operation and by node.
 pub(super) struct RecordingIndex<'a> {
@@ -18,6 +22,8 @@ pub(super) struct RecordingIndex<'a> {
     recent_from: Vec<u32>,
     /// By number of operations that have happened: how many of them are no output.
     file_operations: Vec<u32>,
+    /// By number of operations that have happened: the size of the tree.
+    tree_sizes: Vec<u32>,
     /// By operation, for writes: the size of the file before it, in bytes.
     sizes_before: Vec<u64>,
     nodes: Vec<NodeHistory>,
@@ -43,6 +49,7 @@ impl<'a> RecordingIndex<'a> {
             acknowledged: acknowledged_steps(recording),
             recent_from: recent_operations(recording),
             file_operations: file_operations(recording),
+            tree_sizes: TreeSizes::of(recording),
             sizes_before: sizes_before(recording),
             nodes: NameReplay::new(recording).histories(),
         }
@@ -67,6 +74,12 @@ impl<'a> RecordingIndex<'a> {
     /// How many file operations there are before a crash point.
     pub(super) fn file_operations(&self, op_count: usize) -> u32 {
         self.file_operations[op_count]
+    }
+
+    /// What the digest of the tree at a crash point costs if the tree before it is known, compared with the replay of
+    /// one operation.
+    pub(super) fn tree_steps(&self, op_count: usize) -> u64 {
+        STEPS_OF_PIECE * u64::from(self.tree_sizes[op_count])
     }
 
     /// The write with this index. `None`: the operation is no write.

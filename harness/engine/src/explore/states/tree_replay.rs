@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use super::crash_candidate::CrashCandidate;
+use super::crash_candidate::{CrashCandidate, TornWrite};
 use super::file_tree::{
     DigestedName, EntryAttributes, EntryView, FileTree, TreeDigester, TreeEntry, ViewedEntry,
 };
@@ -23,6 +23,21 @@ impl CrashCandidate {
     pub(super) fn tree_digest(&self, recording: &Recording) -> [u8; 16] {
         TreeReplay::of(self, recording).digest()
     }
+}
+
+/// The digests of the trees of crashes that lose nothing but the end of the last operation, each from the one before
+/// it. They are in the order of the numbers of operations that have happened in full.
+pub(super) fn digests_of_prefixes(recording: &Recording, crashes: &[&CrashCandidate]) -> Vec<[u8; 16]> {
+    let mut replay = TreeReplay::new(recording);
+    let mut happened = 0;
+    let digests = crashes.iter().map(|crash| {
+        while happened < crash.whole_op_count() {
+            replay.apply_whole(happened);
+            happened += 1;
+        }
+        if crash.torn.is_none() { replay.digest() } else { replay.digest_with(crash, happened) }
+    });
+    digests.collect()
 }
 
 /// A name in a directory.
@@ -69,12 +84,12 @@ impl LostParts<'_> {
 }
 
 impl<'r> TreeReplay<'r> {
-    /// Replays everything that reached the disk.
-    fn of(candidate: &CrashCandidate, recording: &'r Recording) -> TreeReplay<'r> {
+    /// Nothing has happened.
+    fn new(recording: &'r Recording) -> TreeReplay<'r> {
         let borrowed = |names: &'r BTreeMap<_, NodeId>| -> BTreeMap<&'r OsStr, NodeId> {
             names.iter().map(|(name, node): (&'r std::ffi::OsString, _)| (name.as_os_str(), *node)).collect()
         };
-        let mut replay = TreeReplay {
+        TreeReplay {
             recording,
             names: recording.initial_names.iter().map(|(dir, names)| (*dir, borrowed(names))).collect(),
             leftovers: HashSet::new(),
@@ -82,18 +97,39 @@ impl<'r> TreeReplay<'r> {
             last_changes: vec![0; recording.nodes.len()],
             attributes: HashMap::new(),
             frozen_files: HashSet::new(),
-        };
+        }
+    }
+
+    /// Replays everything that reached the disk.
+    fn of(candidate: &CrashCandidate, recording: &'r Recording) -> TreeReplay<'r> {
+        let mut replay = TreeReplay::new(recording);
         let mut lost = &candidate.lost[..];
         for (index, op) in recording.ops[..candidate.op_count as usize].iter().enumerate() {
             let of_op = lost.iter().take_while(|unit| unit.op as usize == index).count();
             let (units, rest) = lost.split_at(of_op);
             lost = rest;
-            replay.apply(candidate, index, &op.effect, LostParts { units });
+            replay.apply(candidate.torn, index, &op.effect, LostParts { units });
         }
         replay
     }
 
-    fn apply(&mut self, candidate: &CrashCandidate, index: usize, effect: &'r OpEffect, lost: LostParts<'_>) {
+    /// Replays one operation, of which nothing is lost.
+    fn apply_whole(&mut self, index: usize) {
+        self.apply(None, index, &self.recording.ops[index].effect, LostParts { units: &[] });
+    }
+
+    /// The digest after one more write, which is torn. The write is taken back after that.
+    fn digest_with(&mut self, crash: &CrashCandidate, index: usize) -> [u8; 16] {
+        let effect = &self.recording.ops[index].effect;
+        let OpEffect::Write { node, .. } = effect else { return crash.tree_digest(self.recording) };
+        let before = (self.contents[*node as usize].clone(), self.last_changes[*node as usize]);
+        self.apply(crash.torn, index, effect, LostParts { units: &[] });
+        let digest = self.digest();
+        (self.contents[*node as usize], self.last_changes[*node as usize]) = before;
+        digest
+    }
+
+    fn apply(&mut self, torn: Option<TornWrite>, index: usize, effect: &'r OpEffect, lost: LostParts<'_>) {
         let number = index as u32 + 1;
         match effect {
             OpEffect::NameChanges(changes) => self.apply_name_changes(number, changes, lost),
@@ -108,8 +144,7 @@ impl<'r> TreeReplay<'r> {
             }
             OpEffect::Write { node, offset, len_bytes, payload_offset } if !lost.has(0) => {
                 let content = self.changed(*node, number);
-                let torn = candidate.torn.filter(|torn| torn.op as usize == index);
-                match torn {
+                match torn.filter(|torn| torn.op as usize == index) {
                     // Old blocks keep their bytes, new ones are zeroes.
                     _ if lost.has(BYTES_PART.into()) => content.extend_to(offset + len_bytes),
                     Some(torn) => torn.tear.put(content, *offset, *len_bytes, *payload_offset),
