@@ -149,7 +149,13 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<bool, DurableError> {
     let renamed = match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
         // Some file systems do not know the flag. A link does not replace a file either.
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-            std::fs::hard_link(from, to).and_then(|()| std::fs::remove_file(from))
+            match std::fs::hard_link(from, to) {
+                // Some have no links either.
+                Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::EPERM) => {
+                    rename_to_claimed(from, to)
+                }
+                linked => linked.and_then(|()| std::fs::remove_file(from)),
+            }
         }
         renamed => renamed.map_err(Error::from),
     };
@@ -157,6 +163,19 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<bool, DurableError> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         renamed => renamed.map(|()| true).map_err(DurableError::new("rename to", to)),
     }
+}
+
+/// Takes a name by creating something empty there, then renames over that.
+fn rename_to_claimed(from: &Path, to: &Path) -> Result<(), Error> {
+    let is_dir = from.symlink_metadata()?.is_dir();
+    match is_dir {
+        true => std::fs::create_dir(to)?,
+        false => drop(OpenOptions::new().write(true).create_new(true).open(to)?),
+    }
+    std::fs::rename(from, to).inspect_err(|_| {
+        // The first error is the one that is reported.
+        let _ = if is_dir { std::fs::remove_dir(to) } else { std::fs::remove_file(to) };
+    })
 }
 
 /// Creates a directory and its parents. Existing ones are left as they are.
@@ -367,5 +386,30 @@ impl AppendFile {
     /// If the sync fails.
     pub fn finish(self, sync: SyncPolicy) -> Result<(), DurableError> {
         sync_file(&self.file, &self.path, sync)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claimed_name_is_taken_once_for_files_and_for_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["a", "b"] {
+            std::fs::write(path(name), name).unwrap();
+            std::fs::create_dir_all(path(&format!("{name}-dir")).join(name)).unwrap();
+        }
+        for end in ["", "-dir"] {
+            let target = path(&format!("target{end}"));
+            rename_to_claimed(&path(&format!("a{end}")), &target).unwrap();
+            let error = rename_to_claimed(&path(&format!("b{end}")), &target).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+            assert!(path(&format!("b{end}")).exists() && !path(&format!("a{end}")).exists());
+        }
+        assert_eq!(std::fs::read_to_string(path("target")).unwrap(), "a");
+        assert!(path("target-dir/a").exists());
+        assert!(rename_to_claimed(&path("none"), &path("free")).is_err() && !path("free").exists());
     }
 }

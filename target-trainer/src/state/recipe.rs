@@ -95,7 +95,7 @@ impl Recipe {
             (is_decay(self.beta1), "beta1", "must be from 0 to below 1"),
             (is_decay(self.beta2), "beta2", "must be from 0 to below 1"),
             (self.epsilon > 0.0 && self.epsilon.is_finite(), "epsilon", "must be above 0"),
-            (self.clip_norm > 0.0, "clip_norm", "must be above 0"),
+            (self.clip_norm > 0.0 && self.clip_norm.is_finite(), "clip_norm", "must be above 0 and finite"),
             ((1..=1024).contains(&self.rank), "rank", "must be from 1 to 1024"),
             (self.alpha.is_finite(), "alpha", "must be finite"),
             (!self.targets.is_empty(), "targets", "must name at least one projection"),
