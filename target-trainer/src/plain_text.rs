@@ -2,9 +2,18 @@
 //! Without it, a line break in a file's name starts a line of its own, which looks like the trainer's.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Longest text from outside within a message, in characters.
 const MAX_SHOWN_CHARS: usize = 80;
+
+/// The guard `escape_text` is off: texts stay as they are.
+static LEAVES_RAW: AtomicBool = AtomicBool::new(false);
+
+/// From now on texts stay as they are. Only for the guard `escape_text`.
+pub(crate) fn leave_raw() {
+    LEAVES_RAW.store(true, Ordering::Relaxed);
+}
 
 /// A text from outside as part of a message: on one line, cut to 80 characters, and with every character
 /// that is invisible or steers a terminal written as an escape. Backslashes are doubled, so that two
@@ -52,7 +61,7 @@ pub(crate) fn is_one_plain_line(text: &str) -> bool {
 /// paragraph separators, and code points without a character.
 fn is_unprintable(character: char) -> bool {
     if character.is_ascii() {
-        return character.is_ascii_control();
+        return character.is_ascii_control() && !LEAVES_RAW.load(Ordering::Relaxed);
     }
     // `escape_debug` of a text knows what is printable. A combining character at its start would be escaped
     // too, so another one comes first.

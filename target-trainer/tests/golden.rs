@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use target_trainer::device::TargetToken;
 use target_trainer::model::{
-    AdapterLayout, BaseModel, LossAndGradient, TokenizedSample, logits, sample_loss_and_gradient,
+    AdapterLayout, BaseCheck, BaseModel, LossAndGradient, TokenizedSample, logits, sample_loss_and_gradient,
 };
 use target_trainer::state::{NamedTensor, Recipe};
 use target_trainer::store::decode;
@@ -33,7 +33,7 @@ struct GoldenCase {
 impl GoldenCase {
     fn read(name: &str) -> GoldenCase {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let base = BaseModel::read(&dir).unwrap();
+        let base = BaseModel::read(&dir, BaseCheck::Full).unwrap();
         let recipe = Recipe { rank: 4, alpha: 8.0, ..Recipe::default() };
         let adapter = AdapterLayout::new(&base.config, &recipe);
         let params =

@@ -8,13 +8,14 @@ use std::num::NonZeroUsize;
 use proptest::prelude::*;
 use target_trainer::intake::{Sample, parse_line};
 use target_trainer::make_data::{arithmetic, held_out};
-use target_trainer::model::{BaseModel, ModelConfig, Preset, preset_files};
+use target_trainer::model::{BaseCheck, BaseModel, ModelConfig, Preset, preset_files};
 use target_trainer::state::{Recipe, TrainState};
 use target_trainer::train::{Engine, NonFinite, StepOptions, StepReport};
 
 fn base() -> BaseModel {
     let (config, weights) = preset_files(Preset::Tiny, 1).unwrap();
-    BaseModel::from_bytes(ModelConfig::parse(&config).unwrap(), &weights).unwrap()
+    BaseModel::from_bytes(ModelConfig::parse(&config, BaseCheck::Full).unwrap(), &weights, BaseCheck::Full)
+        .unwrap()
 }
 
 fn samples(lines: impl IntoIterator<Item = String>) -> Vec<Sample> {

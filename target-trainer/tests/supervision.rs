@@ -110,27 +110,6 @@ fn every_signal_that_asks_to_end_saves_first() {
     }
 }
 
-/// As when a laptop is closed: all processes stop and go on, the daemon first.
-#[test]
-fn a_pause_of_all_processes_replaces_no_worker() {
-    let root = TrainerRoot::with_job(&["recipe.steps=100000", "train.heartbeat_s=4"]);
-    let daemon = root.daemon_with_checkpoints(1);
-    let worker = worker_of(&daemon);
-    send(&daemon, Signal::SIGSTOP);
-    kill(worker, Signal::SIGSTOP).unwrap();
-    std::thread::sleep(Duration::from_secs(5));
-    send(&daemon, Signal::SIGCONT);
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(worker_of(&daemon), worker);
-    kill(worker, Signal::SIGCONT).unwrap();
-    let step = status(&root)["step"].as_u64();
-    wait_for("steps", || status(&root)["step"].as_u64() > step);
-    send(&daemon, Signal::SIGTERM);
-    let output = daemon.wait_with_output().unwrap();
-    assert!(!text(&output.stdout).contains("restarted"), "{}", all_output(&output));
-    assert_eq!(output.status.code(), Some(15), "{}", all_output(&output));
-}
-
 #[test]
 fn a_daemon_whose_program_was_replaced_starts_workers_as_before() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000", "train.backoff_ms=0"]);

@@ -24,7 +24,7 @@ use crate::file_error::chain;
 use crate::settings::{DeviceRequest, Guards, Settings};
 use crate::store::RootLayout;
 use crate::train::{self, WorkerEvent};
-use crate::{daemon, make_data, progress};
+use crate::{daemon, make_data, plain_text, progress};
 use args::{CliCommand, CommandLine, DataKind, WorkerArgs};
 use error::CliError;
 
@@ -88,12 +88,22 @@ fn is_ignored(signal: i32) -> bool {
     mask & (1 << (signal - 1)) != 0
 }
 
+/// Prepares standard output and standard error of a process that must not depend on them.
+fn start_output(guards: &Guards) {
+    if guards.output_queue {
+        print::start_queues();
+    }
+    if !guards.escape_text {
+        plain_text::leave_raw();
+    }
+}
+
 fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let mut settings = Settings::read(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
     let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
-    print::start_queues();
+    start_output(&settings.guards);
     print::start_logging(Some(&layout));
     let stop = stop_flag(&settings.guards)?;
     let config = daemon::DaemonConfig {
@@ -155,7 +165,7 @@ fn train_job(args: &WorkerArgs) -> Result<Exit, CliError> {
     let settings = std::io::read_to_string(std::io::stdin().lock()).map_err(CliError::WorkerSettings)?;
     let settings = Settings::parse(&settings, "the daemon's settings")?;
     let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
-    print::start_queues();
+    start_output(&settings.guards);
     print::start_logging(None);
     let stop = stop_flag(&settings.guards)?;
     let wait_tracker = Arc::new(WaitTracker::default());

@@ -13,6 +13,7 @@ use crate::daemon::has_open_writer;
 use crate::durable::{self, AppendFile, SyncPolicy};
 use crate::exit::Exit;
 use crate::plain_text::shown;
+use crate::settings::{Guards, Settings};
 use crate::store::RootLayout;
 
 /// Longest name of a file. Most file systems allow 255 bytes.
@@ -27,11 +28,14 @@ pub(super) fn submit(root: &Path, file: &Path) -> Result<Exit, CliError> {
     let inbox = RootLayout::new(root).inbox();
     let path = || file.to_owned();
     let name = file.file_name().and_then(OsStr::to_str);
-    let name = visible_name(name.ok_or_else(|| CliError::NameNotUtf8 { path: path() })?);
+    let name = name.ok_or_else(|| CliError::NameNotUtf8 { path: path() })?;
+    // Without settings, the root is not one, and the copy fails.
+    let guards = Settings::read(&RootLayout::new(root).settings()).unwrap_or_default().guards;
+    let name = if guards.submit_names { visible_name(name) } else { name.to_owned() };
     let mut from = File::open(file).map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
     let temporary = inbox.join(format!("{}-submit-{}", durable::TEMPORARY_MARKER, unique_number()));
     let moved = copy_finished_file(file, &mut from, &temporary)
-        .and_then(|()| move_to_free_name(&temporary, &inbox, &name));
+        .and_then(|()| move_to_free_name(&temporary, &inbox, &name, &guards));
     if moved.is_err() {
         // The first error is the one that is reported.
         let _ = durable::remove_file(&temporary);
@@ -54,7 +58,12 @@ fn visible_name(name: &str) -> String {
 }
 
 /// Renames the copy to the first name that is free: `name`, `1-name`, `2-name` ..
-fn move_to_free_name(temporary: &Path, inbox: &Path, name: &str) -> Result<PathBuf, CliError> {
+fn move_to_free_name(
+    temporary: &Path,
+    inbox: &Path,
+    name: &str,
+    guards: &Guards,
+) -> Result<PathBuf, CliError> {
     let mut max_bytes = MAX_NAME_BYTES;
     let mut number = 0;
     loop {
@@ -63,8 +72,13 @@ fn move_to_free_name(temporary: &Path, inbox: &Path, name: &str) -> Result<PathB
             1..=MAX_NUMBER => format!("{number}-"),
             _ => format!("{}-", unique_number()),
         };
-        let target = inbox.join(prefix.clone() + end_of_name(name, max_bytes - prefix.len()));
-        match durable::rename_new(temporary, &target) {
+        let end = if guards.submit_names { end_of_name(name, max_bytes - prefix.len()) } else { name };
+        let target = inbox.join(prefix + end);
+        let renamed = match guards.submit_names {
+            true => durable::rename_new(temporary, &target),
+            false => durable::rename(temporary, &target).map(|()| true),
+        };
+        match renamed {
             Ok(true) => return Ok(target),
             Ok(false) => number += 1,
             Err(error) if error.is_name_too_long() && max_bytes > SHORT_NAME_BYTES => {

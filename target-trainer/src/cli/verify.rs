@@ -10,7 +10,7 @@ use crate::durable::TEMPORARY_MARKER;
 use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::ContentId;
-use crate::model::BaseModel;
+use crate::model::{BaseCheck, BaseModel};
 use crate::settings::{Guards, Settings};
 use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter};
 
@@ -86,7 +86,7 @@ fn open_checkpoints(
     settings: &Settings,
     job: &str,
 ) -> Result<CheckpointStore, CliError> {
-    let base = BaseModel::digest(&layout.base())?;
+    let base = BaseModel::digest(&layout.base(), BaseCheck::Full)?;
     // A job that has left the queue has no recipe of its own any more. It can be read with any.
     let recipe = queued_job(layout, job).ok().and_then(|job| job.recipe);
     let recipe = recipe.unwrap_or_else(|| settings.recipe.clone());

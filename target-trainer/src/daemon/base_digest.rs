@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use super::error::AcceptError;
-use crate::model::{BaseModel, BaseModelError};
+use crate::model::{BaseCheck, BaseModel, BaseModelError};
 
 /// What tells that the files are still those that the digest was made of: device, inode, length and time of
 /// the last change, of each file.
@@ -22,13 +22,14 @@ struct KnownDigest {
 /// The digest of the base model, as far as it is known.
 pub(super) struct BaseDigest {
     dir: PathBuf,
+    check: BaseCheck,
     known: Option<KnownDigest>,
     running: Option<Receiver<Result<KnownDigest, BaseModelError>>>,
 }
 
 impl BaseDigest {
-    pub(super) fn new(dir: PathBuf) -> BaseDigest {
-        BaseDigest { dir, known: None, running: None }
+    pub(super) fn new(dir: PathBuf, check: BaseCheck) -> BaseDigest {
+        BaseDigest { dir, check, known: None, running: None }
     }
 
     /// The digest. `None` while it is being computed.
@@ -52,9 +53,9 @@ impl BaseDigest {
             _ => {}
         }
         let (sender, receiver) = channel();
-        let dir = self.dir.clone();
+        let (dir, check) = (self.dir.clone(), self.check);
         let compute = move || {
-            let digest = BaseModel::digest(&dir);
+            let digest = BaseModel::digest(&dir, check);
             // The receiver is gone if the daemon exits.
             let _ = sender
                 .send(digest.map(|digest| KnownDigest { stamp: stamp.unwrap_or(Stamp(Vec::new())), digest }));
@@ -91,11 +92,11 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_the_files_as_they_are() {
         let dir = tempfile::tempdir().unwrap();
-        let mut digest = BaseDigest::new(dir.path().into());
+        let mut digest = BaseDigest::new(dir.path().into(), BaseCheck::Full);
         assert!(wait(&mut digest).is_err());
         BaseModel::files(dir.path()).iter().for_each(|path| std::fs::write(path, "1").unwrap());
         let first = wait(&mut digest).unwrap();
-        assert_eq!(first, BaseModel::digest(dir.path()).unwrap());
+        assert_eq!(first, BaseModel::digest(dir.path(), BaseCheck::Full).unwrap());
         std::fs::write(&BaseModel::files(dir.path())[1], "22").unwrap();
         let second = wait(&mut digest).unwrap();
         assert_ne!(first, second);

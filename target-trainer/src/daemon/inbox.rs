@@ -25,7 +25,9 @@ use crate::durable::{self, RequiredSpace, SyncPolicy};
 use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::DataError;
+use crate::model::BaseCheck;
 use crate::plain_text::shown;
+use crate::settings::Guards;
 use crate::store::RootLayout;
 
 /// Maximum time between two listings, with or without a notification from the kernel.
@@ -84,7 +86,7 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(layout: &RootLayout) -> Inbox {
+    pub(super) fn new(layout: &RootLayout, guards: &Guards) -> Inbox {
         let dir = layout.inbox();
         let changes = watch(&dir)
             .inspect_err(|error| {
@@ -97,7 +99,7 @@ impl Inbox {
             pending: BTreeMap::new(),
             put_aside: PutAside::default(),
             copy: None,
-            base: BaseDigest::new(layout.base()),
+            base: BaseDigest::new(layout.base(), BaseCheck::of_guard(guards.base_check)),
             base_fails: false,
             pause: None,
             list_trouble: None,
@@ -229,7 +231,7 @@ impl Inbox {
             return self.remove_accepted(name, &job, identity, config);
         }
         let settle_time = Duration::from_secs(config.settings.limits.settle_s);
-        let (source, identity) = match file.check_settled(&path, settle_time)? {
+        let (source, identity) = match file.check_settled(&path, settle_time, &config.settings.guards)? {
             SettleState::Waiting => return Ok(()),
             SettleState::WrittenForLong => {
                 let name = shown(&name.to_string_lossy());
@@ -322,7 +324,7 @@ impl Inbox {
         queue: &mut JobQueue,
     ) -> Result<(), AcceptError> {
         let counts = copy.counts();
-        if counts.without_effect() == counts.samples {
+        if config.settings.guards.learned_check && counts.without_effect() == counts.samples {
             let message = format!(
                 "no sample has a token to learn: of {} samples, {}",
                 counts.samples,
@@ -369,6 +371,11 @@ impl Inbox {
     ) -> Result<(), AcceptError> {
         durable::sync_dir(&config.layout.processing(), SyncPolicy::Full)?;
         let (path, aside) = (self.dir.join(name), self.dir.join(format!("{TAKEN_PREFIX}{job}")));
+        if !config.settings.guards.settled_files {
+            durable::remove_file(&path).map_err(AcceptError::Remove)?;
+            self.dealt_with(name, config);
+            return Ok(());
+        }
         let taken = match take_aside(&path, &aside, identity) {
             Err(error) if error.is_not_found() => Taken::Replaced,
             taken => taken.map_err(AcceptError::Remove)?,

@@ -16,6 +16,7 @@ use super::jobs::{Job, job_id};
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::intake::{ContentId, DataError, NextSample, ReadError, Sample, SampleReader};
 use crate::plain_text::shown;
+use crate::settings::Guards;
 use crate::state::Recipe;
 
 /// Errors of one file that are reported.
@@ -39,6 +40,7 @@ pub(super) struct IncomingCopy {
     /// The whole file is in the copy and synced.
     is_complete: bool,
     context: usize,
+    guards: Guards,
 }
 
 /// How many of a file's samples have something to learn, and why the others have not.
@@ -146,6 +148,7 @@ impl IncomingCopy {
             errors: Vec::new(),
             is_complete: false,
             context: config.settings.recipe.context,
+            guards: config.settings.guards.clone(),
         })
     }
 
@@ -191,7 +194,7 @@ impl IncomingCopy {
     }
 
     fn is_unchanged(&self) -> std::io::Result<bool> {
-        Ok(FileIdentity::of(&self.source.metadata()?) == self.identity)
+        Ok(!self.guards.settled_files || FileIdentity::of(&self.source.metadata()?) == self.identity)
     }
 
     /// The directory that holds the copy.
@@ -212,11 +215,13 @@ impl IncomingCopy {
     /// Adds `job.json` to a complete copy, so that the directory can be renamed into the queue.
     pub(super) fn describe(&self, order: u64, base: &str, recipe: &Recipe) -> Result<Job, DurableError> {
         let data = self.content.finish();
+        let has_identity = self.guards.job_identity;
+        let id = if has_identity { job_id(&data, base, recipe) } else { data.clone() };
         let job = Job {
-            id: job_id(&data, base, recipe),
+            id,
             data: Some(data),
-            base: Some(base.to_owned()),
-            recipe: Some(recipe.clone()),
+            base: has_identity.then(|| base.to_owned()),
+            recipe: has_identity.then(|| recipe.clone()),
             name: shown(&self.name.to_string_lossy()),
             samples: self.counts.samples,
             order,

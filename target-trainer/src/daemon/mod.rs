@@ -61,7 +61,8 @@ const FINAL_GPU_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// If another daemon uses the root, a file can't be read or written, or a worker's failure stops the daemon.
 pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
-    for dir in config.layout.written_dirs() {
+    let no_links = config.settings.guards.no_links;
+    for dir in config.layout.written_dirs().into_iter().filter(|_| no_links) {
         durable::refuse_link(&dir).map_err(DaemonError::Link)?;
     }
     for dir in config.layout.dirs() {
@@ -78,7 +79,8 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
     }
     let status = StatusWriter::new(&config.layout, &config.settings.guards);
-    let (inbox, health) = (Inbox::new(&config.layout), start_gpu_health(&config.settings));
+    let (inbox, health) =
+        (Inbox::new(&config.layout, &config.settings.guards), start_gpu_health(&config.settings));
     Daemon {
         config,
         inbox,
@@ -388,7 +390,7 @@ impl Daemon<'_> {
                 let is_new = Trouble::record(&mut active.start_trouble, &message);
                 let Some(trouble) = &active.start_trouble else { return Ok(()) };
                 let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
-                if trouble.lasted() > patience {
+                if trouble.lasted() > patience || !self.config.settings.guards.running_program {
                     return Err(DaemonError::WorkerStart(error));
                 }
                 active.earliest_start = trouble.next_try();

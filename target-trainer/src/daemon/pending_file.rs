@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::inbox_file::{self, FileIdentity};
 use super::open_writers::{OpenWriters, open_writers};
 use super::trouble::Trouble;
+use crate::settings::Guards;
 
 /// Wait before another look at a file that a process has open for writing.
 const WRITER_INTERVAL: Duration = Duration::from_millis(100);
@@ -66,23 +67,36 @@ impl PendingFile {
 
     /// Looks whether the file at `path` is complete: it has not changed for `settle_time`, or it is no longer
     /// writable, and no process has it open for writing.
+    ///
+    /// # Errors
+    /// If the file can't be opened, or has other names.
     pub(super) fn check_settled(
         &mut self,
         path: &Path,
         settle_time: Duration,
+        guards: &Guards,
     ) -> std::io::Result<SettleState> {
         let metadata = path.symlink_metadata()?;
         let identity = FileIdentity::of(&metadata);
-        if let Some(other_type) = inbox_file::other_type(&metadata) {
-            return Ok(SettleState::OtherType { other_type, identity });
+        let other_type = inbox_file::other_type(&metadata);
+        if !guards.settled_files && other_type.is_none() {
+            self.identity = Some(identity);
+            return Ok(SettleState::Ready { source: inbox_file::open(path)?, identity });
         }
-        if metadata.nlink() > 1 {
+        if other_type.is_none() && metadata.nlink() > 1 {
             return Err(std::io::Error::other(OTHER_NAMES));
         }
         if self.identity != Some(identity) {
             self.wait_for_writer(identity, settle_time);
         }
         let has_settled = self.unchanged_since.elapsed() >= settle_time;
+        if let Some(other_type) = other_type {
+            // Somebody may still copy files into a directory.
+            return Ok(match has_settled {
+                true => SettleState::OtherType { other_type, identity },
+                false => SettleState::Waiting,
+            });
+        }
         // `submit` takes the write permission from a file that is complete.
         if !has_settled && !metadata.permissions().readonly() {
             return Ok(SettleState::Waiting);

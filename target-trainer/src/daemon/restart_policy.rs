@@ -144,6 +144,10 @@ impl RestartPolicy {
         match exit {
             Exit::Done => NextAction::FinishJob,
             Exit::Disk | Exit::NewerFormat => NextAction::StopDaemon { exit, reason: reason.to_owned() },
+            Exit::BaseModel if !self.settings.guards.machine_faults => {
+                NextAction::FailJob { reason: reason.to_owned() }
+            }
+            Exit::Machine if !self.settings.guards.machine_faults => self.handle_crash(reason),
             // All jobs use the same base model: none of them is at fault.
             Exit::BaseModel => {
                 NextAction::StopDaemon { exit, reason: format!("{reason}; the jobs stay in the queue") }
@@ -261,7 +265,7 @@ impl RestartPolicy {
     /// Like [`RestartPolicy::handle_crash`], but the job is not at fault and stays in the queue.
     fn handle_crash_of_machine(&mut self, cause: &str) -> NextAction {
         match self.handle_crash(cause) {
-            NextAction::FailJob { reason } => NextAction::StopDaemon {
+            NextAction::FailJob { reason } if self.settings.guards.machine_faults => NextAction::StopDaemon {
                 exit: Exit::Machine,
                 reason: format!("{reason}; the job stays in the queue"),
             },

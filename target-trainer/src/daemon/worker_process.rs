@@ -69,7 +69,9 @@ impl WorkerProcess {
         device: DeviceRequest,
     ) -> std::io::Result<WorkerProcess> {
         let oom_kills_before = cgroup::oom_kill_count();
-        let mut command = Command::new(RUNNING_PROGRAM);
+        let guards = &config.settings.guards;
+        let program = if guards.running_program { RUNNING_PROGRAM.into() } else { std::env::current_exe()? };
+        let mut command = Command::new(program);
         command.arg0("target-trainer").arg("worker").arg(config.layout.root()).args([
             "--job",
             &job.id,
@@ -102,11 +104,14 @@ impl WorkerProcess {
             .ok_or_else(|| std::io::Error::other("the worker has no standard output"))?;
         let (sender, events) = sync_channel(MAX_QUEUED_EVENTS);
         std::thread::Builder::new().name("events".into()).spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                match serde_json::from_str(&line) {
+            let (mut lines, mut line) = (BufReader::new(stdout), Vec::new());
+            // A library may print something else, in any encoding.
+            while lines.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
+                match serde_json::from_slice(&line) {
                     Ok(event) => drop(sender.send(event)),
                     Err(error) => tracing::warn!("the worker printed a line that is not an event: {error}"),
                 }
+                line.clear();
             }
         })?;
         Ok(WorkerProcess {
@@ -156,7 +161,8 @@ impl WorkerProcess {
     /// save to a slow disk, and a kill would have no effect before it goes on.
     pub(super) fn check_progress(&mut self, settings: &Settings) -> WorkerCondition {
         // After a suspend, or a stop of all processes, the worker gets its time anew.
-        if std::mem::replace(&mut self.last_look, Instant::now()).elapsed() > OWN_PAUSE {
+        let own_pause = std::mem::replace(&mut self.last_look, Instant::now()).elapsed();
+        if settings.guards.pause_allowance && own_pause > OWN_PAUSE {
             self.last_event = Instant::now();
         }
         let (silent_for, patience) = match self.kill {
@@ -168,9 +174,11 @@ impl WorkerProcess {
             return if answers_again { WorkerCondition::AnswersAgain } else { WorkerCondition::Fine };
         }
         let standstill = standstill(self.child.0.id());
-        if let Standstill::InKernel { place } = standstill {
+        if let Standstill::InKernel { place } = &standstill
+            && settings.guards.kernel_hangs
+        {
             self.hangs_in_kernel = true;
-            return WorkerCondition::HangsInKernel { lasted: silent_for, place };
+            return WorkerCondition::HangsInKernel { lasted: silent_for, place: place.clone() };
         }
         if self.kill.is_some() {
             // It has ended, and somebody, such as a debugger, has not let go of it.
@@ -183,7 +191,8 @@ impl WorkerProcess {
             return WorkerCondition::AnswersAgain;
         }
         match standstill {
-            Standstill::InKernel { .. } => {}
+            // Only with a guard off.
+            Standstill::InKernel { .. } => self.kill_with_reason(KillReason::NoProgress),
             Standstill::Stopped => self.kill_with_reason(KillReason::NoHeartbeat),
             Standstill::Waiting => self.kill_with_reason(KillReason::StuckInCall),
             Standstill::Running => self.kill_with_reason(KillReason::NoProgress),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
+use super::base_check::BaseCheck;
 use super::config::{ConfigError, ModelConfig};
 use crate::bounded_read::open_regular_or_linked;
 use crate::file_error::{FileError, file_error};
@@ -129,7 +130,7 @@ impl BaseModel {
     /// # Errors
     ///
     /// If a file can't be read, or if its content is not a supported Llama model.
-    pub fn read(dir: &Path) -> Result<BaseModel, BaseModelError> {
+    pub fn read(dir: &Path, check: BaseCheck) -> Result<BaseModel, BaseModelError> {
         let read = |path: &Path| {
             let mut bytes = Vec::new();
             let mut read = || ProgressReader(open_regular_or_linked(path)?).read_to_end(&mut bytes);
@@ -137,13 +138,13 @@ impl BaseModel {
             Ok::<_, BaseModelError>(bytes)
         };
         let path = dir.join(CONFIG_FILE);
-        let config = match ModelConfig::parse(&String::from_utf8_lossy(&read(&path)?)) {
+        let config = match ModelConfig::parse(&String::from_utf8_lossy(&read(&path)?), check) {
             Ok(config) => config,
             Err(source) => return Err(BaseModelError::Config { path, source }),
         };
-        check_other_files(dir)?;
+        check_other_files(dir, check)?;
         let path = dir.join(WEIGHTS_FILE);
-        BaseModel::from_bytes(config, &read(&path)?)
+        BaseModel::from_bytes(config, &read(&path)?, check)
             .map_err(|source| BaseModelError::Weights { path, source })
     }
 
@@ -157,8 +158,8 @@ impl BaseModel {
     /// # Errors
     ///
     /// If a file can't be read, or there are files of a model that is not supported.
-    pub fn digest(dir: &Path) -> Result<String, BaseModelError> {
-        check_other_files(dir)?;
+    pub fn digest(dir: &Path, check: BaseCheck) -> Result<String, BaseModelError> {
+        check_other_files(dir, check)?;
         let mut hasher = blake3::Hasher::new();
         for path in BaseModel::files(dir) {
             let file = open_regular_or_linked(&path).map_err(file_error("read", &path))?;
@@ -173,7 +174,11 @@ impl BaseModel {
     ///
     /// If the bytes are not a safetensors file, if a tensor is missing or has the wrong shape or type, if it
     /// has a value that is not finite, or if there is a tensor that would not be used.
-    pub fn from_bytes(config: ModelConfig, bytes: &[u8]) -> Result<BaseModel, WeightsError> {
+    pub fn from_bytes(
+        config: ModelConfig,
+        bytes: &[u8],
+        check: BaseCheck,
+    ) -> Result<BaseModel, WeightsError> {
         let file = SafeTensors::deserialize(bytes)?;
         // Before the names of all layers are listed: there may be very many.
         if config.layers > file.len() {
@@ -182,7 +187,8 @@ impl BaseModel {
         let shapes = config.tensor_shapes();
         let used: HashSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
         let is_unused = |name: &&str| !used.contains(name) && !is_redundant(&file, name);
-        if let Some(name) = file.names().into_iter().filter(is_unused).min() {
+        let is_checked = check == BaseCheck::Full;
+        if let Some(name) = file.names().into_iter().filter(is_unused).min().filter(|_| is_checked) {
             return Err(WeightsError::Unused(name.to_owned()));
         }
         let mut tensors = Vec::new();
@@ -193,7 +199,7 @@ impl BaseModel {
                 return Err(WeightsError::Shape { name, found, expected: shape });
             }
             let tensor = to_f32(&name, &view)?;
-            if !tensor.iter().all(|value| value.is_finite()) {
+            if is_checked && !tensor.iter().all(|value| value.is_finite()) {
                 return Err(WeightsError::NotFinite(name));
             }
             tensors.push(tensor);
@@ -230,7 +236,10 @@ impl BaseModel {
 }
 
 /// Fails if the directory has files that only models have which are not supported.
-fn check_other_files(dir: &Path) -> Result<(), BaseModelError> {
+fn check_other_files(dir: &Path, check: BaseCheck) -> Result<(), BaseModelError> {
+    if check == BaseCheck::Off {
+        return Ok(());
+    }
     if let Some(path) = TOKENIZER_FILES.map(|name| dir.join(name)).into_iter().find(|path| path.exists()) {
         return Err(BaseModelError::Tokenizer { path });
     }
@@ -275,7 +284,7 @@ fn half_to_single(bits: u16) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{BaseModel, WeightsError};
+    use super::{BaseCheck, BaseModel, WeightsError};
     use crate::model::Preset;
     use crate::model::preset::random_tensors;
     use crate::state::NamedTensor;
@@ -290,7 +299,7 @@ mod tests {
         config.tied_embeddings = tied_embeddings;
         let mut tensors = random_tensors(&config, 1);
         change(&mut tensors);
-        BaseModel::from_bytes(config, &encode(&tensors).unwrap())
+        BaseModel::from_bytes(config, &encode(&tensors).unwrap(), BaseCheck::Full)
     }
 
     fn tensor(name: &str, data: Vec<f32>) -> NamedTensor {
@@ -320,14 +329,14 @@ mod tests {
         for name in super::TOKENIZER_FILES.into_iter().chain([super::SHARDS_FILE]) {
             let path = dir.path().join(name);
             std::fs::write(&path, "{}").unwrap();
-            let error = BaseModel::digest(dir.path()).unwrap_err();
+            let error = BaseModel::digest(dir.path(), BaseCheck::Full).unwrap_err();
             assert!(error.to_string().contains(name) && !error.may_pass(), "{error}");
             std::fs::remove_file(path).unwrap();
         }
         let mut config = Preset::Tiny.config();
         let bytes = encode(&random_tensors(&config, 1)).unwrap();
         config.layers = 1 << 20;
-        let error = BaseModel::from_bytes(config, &bytes).unwrap_err();
+        let error = BaseModel::from_bytes(config, &bytes, BaseCheck::Full).unwrap_err();
         assert!(error.to_string().contains("`num_hidden_layers` is 1048576"), "{error}");
     }
 

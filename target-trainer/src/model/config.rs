@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::base_check::BaseCheck;
 use super::tokens::{BOS, EOS, VOCABULARY_SIZE};
 use crate::plain_text::shown;
 use crate::state::Projection;
@@ -176,14 +177,16 @@ impl ModelConfig {
     /// # Errors
     ///
     /// If the text is not JSON, a key is missing, or the model is not supported.
-    pub fn parse(text: &str) -> Result<ModelConfig, ConfigError> {
+    pub fn parse(text: &str, check: BaseCheck) -> Result<ModelConfig, ConfigError> {
         let value: Value = serde_json::from_str(text)?;
-        if let Some(error) = value.as_object().and_then(unsupported_value) {
+        if let Some(error) =
+            value.as_object().filter(|_| check == BaseCheck::Full).and_then(unsupported_value)
+        {
             return Err(error);
         }
         let names_begin = value.get("bos_token_id").is_some_and(|id| !id.is_null());
         let draft: ConfigDraft = serde_json::from_value(value)?;
-        if !names_begin && draft.vocab_size > VOCABULARY_SIZE {
+        if check == BaseCheck::Full && !names_begin && draft.vocab_size > VOCABULARY_SIZE {
             return Err(ConfigError::Tokens { key: "bos_token_id".into(), value: "missing".into() });
         }
         let nested = draft.rope_parameters.and_then(|rope| rope.rope_theta);
@@ -297,12 +300,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::ModelConfig;
+    use crate::model::BaseCheck;
     use crate::model::Preset;
 
     fn parse_with(key: &str, value: Value) -> Result<ModelConfig, String> {
         let mut config: Value = serde_json::from_str(&Preset::Tiny.config().to_json()).unwrap();
         config[key] = value;
-        ModelConfig::parse(&config.to_string()).map_err(|error| error.to_string())
+        ModelConfig::parse(&config.to_string(), BaseCheck::Full).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -363,9 +367,9 @@ mod tests {
             assert!(error.contains(key) && error.contains("tokens are not bytes"), "{error}");
         }
         let mut config: Value = serde_json::from_str(&Preset::Llama124m.config().to_json()).unwrap();
-        assert!(ModelConfig::parse(&config.to_string()).is_ok());
+        assert!(ModelConfig::parse(&config.to_string(), BaseCheck::Full).is_ok());
         config["bos_token_id"] = Value::Null;
-        let error = ModelConfig::parse(&config.to_string()).unwrap_err().to_string();
+        let error = ModelConfig::parse(&config.to_string(), BaseCheck::Full).unwrap_err().to_string();
         assert!(error.contains("tokens are not bytes"), "{error}");
     }
 

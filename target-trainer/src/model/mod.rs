@@ -2,6 +2,7 @@
 //! knows no optimizer.
 
 mod base;
+mod base_check;
 mod config;
 mod cpu_pass;
 mod cuda;
@@ -11,6 +12,7 @@ mod preset;
 mod tokens;
 
 pub use base::{BaseModel, BaseModelError, WeightsError};
+pub use base_check::BaseCheck;
 pub use config::{ConfigError, ModelConfig};
 pub use cpu_pass::{generate_greedy, logits, sample_loss_and_gradient};
 pub use cuda::{CudaModel, PackedBatch, WeightedSample};

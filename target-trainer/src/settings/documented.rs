@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 77] = [
+const DESCRIPTIONS: [(&str, &str); 91] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -102,19 +102,36 @@ const DESCRIPTIONS: [(&str, &str); 77] = [
         "A checkpoint is resumed from only if every file matches its digest in the manifest.",
     ),
     (
+        "guards.step_names",
+        "A checkpoint's name is that of its step, newer formats are refused; off: neither is looked at.",
+    ),
+    (
         "guards.verify_before_prune",
         "Old checkpoints are removed only after the newest one has been read back.",
     ),
+    ("guards.valid_prune", "Only valid checkpoints count when old ones are removed; off: names count."),
     (
         "guards.prune_whole",
         "Old checkpoints and finished jobs are renamed, then removed; off: removed file by file.",
     ),
+    ("guards.no_links", "Symbolic links in the place of directories that are written to are refused."),
     ("guards.space_check", "Free bytes and inodes are checked before a save."),
     ("guards.abort_cleanup", "A failed save removes the files that it has written."),
     ("guards.read_only_wait", "A read-only file system is waited for; off: worker and daemon exit."),
     ("guards.finite_check", "A step that is not finite is not applied; off: it is applied and saved."),
     ("guards.shrink_on_oom", "The micro-batch is halved after an OOM kill."),
     ("guards.heartbeat", "A worker that sends no events is replaced."),
+    ("guards.pause_allowance", "After a pause of the whole machine, a worker gets its time anew."),
+    (
+        "guards.kernel_hangs",
+        "A worker that hangs in the kernel is reported and waited for; off: it is killed like any other.",
+    ),
+    ("guards.machine_faults", "Faults of the machine or of the base model move no job to failed/."),
+    (
+        "guards.running_program",
+        "Workers are started from the running program, and again if that fails; off: from its file.",
+    ),
+    ("guards.output_queue", "Nobody waits for a reader of standard output or standard error."),
     ("guards.quarantine", "A job that keeps crashing its worker is moved to failed/."),
     (
         "guards.nesting_limit",
@@ -129,6 +146,27 @@ const DESCRIPTIONS: [(&str, &str); 77] = [
         "guards.intake_retry",
         "What fails in the inbox or the queue is reported and tried again; off: the daemon exits.",
     ),
+    (
+        "guards.submit_names",
+        "submit never replaces a file, and never uses a name that is not taken; off: it renames to the name.",
+    ),
+    (
+        "guards.settled_files",
+        "A file is taken when its writer is done, and removed only if it is the one that was copied.",
+    ),
+    (
+        "guards.base_check",
+        "A base model that would be computed wrongly is refused; off: what is not known is ignored.",
+    ),
+    (
+        "guards.learned_check",
+        "Data without a token to learn is rejected, and a job is finished only if something was learned.",
+    ),
+    (
+        "guards.job_identity",
+        "A job is its data, recipe and base together; off: its data alone, with the settings of today.",
+    ),
+    ("guards.escape_text", "Texts from outside are printed on one line, without control characters."),
     ("guards.atomic_status", "status.json is replaced as a whole; off: written in place."),
     (
         "guards.defer_stop",
@@ -211,6 +249,11 @@ mod tests {
         for (section, keys) in &table {
             for (key, value) in keys.as_table().unwrap() {
                 let name = format!("{section}.{key}");
+                // None of them can be written as JSON.
+                for odd in ["inf", "-inf", "nan"].into_iter().filter(|_| value.is_float()) {
+                    let change = format!("{name}={odd}");
+                    assert!(Settings::default().with(std::slice::from_ref(&change)).is_err(), "{change}");
+                }
                 if !(value.is_integer() || value.is_float()) || free.contains(&name.as_str()) {
                     continue;
                 }

@@ -101,7 +101,8 @@ impl CheckpointStore {
     pub fn save(&self, state: &TrainState) -> Result<(), SaveError> {
         let files = self.encode_files(state)?;
         // A link that somebody has put in the place of the directory would be followed out of the root.
-        for dir in self.dir.parent().into_iter().chain([self.dir.as_path()]) {
+        let no_links = self.options.guards.no_links;
+        for dir in self.dir.parent().into_iter().chain([self.dir.as_path()]).filter(|_| no_links) {
             durable::refuse_link(dir)?;
         }
         if self.options.guards.space_check {
@@ -172,6 +173,9 @@ impl CheckpointStore {
         let newest = checkpoint_name(newest);
         self.load(&newest).map_err(SaveError::ReadBack)?;
         self.verified.locked().insert(newest);
+        if !self.options.guards.valid_prune {
+            return names.iter().skip(self.options.keep).try_for_each(|name| self.remove_named(name));
+        }
         let mut kept_valid = 0;
         let mut removable: Vec<&String> = Vec::new();
         for name in &names {
@@ -247,19 +251,30 @@ impl CheckpointStore {
                 DamageKind::NewerFormat => return Err(ResumeError::NewerFormat { name, source: damage }),
             }
         }
-        match skipped.len() {
-            0 => Ok(ResumePoint { state: None, skipped }),
-            count => Err(ResumeError::NoneValid(count)),
+        let count = skipped.len();
+        let is_unreadable = |damage: &CheckpointDamage| self.kind_of(damage) == DamageKind::ReadError;
+        let unreadable = skipped.iter().filter(|skipped| is_unreadable(&skipped.damage)).count();
+        if unreadable > 0
+            && let Some(SkippedCheckpoint { damage: source, .. }) =
+                skipped.into_iter().find(|skipped| is_unreadable(&skipped.damage))
+        {
+            return Err(ResumeError::NoneReadable { count, unreadable, source });
+        }
+        if count > 0 {
+            Err(ResumeError::NoneValid(count))
+        } else {
+            Ok(ResumePoint { state: None, skipped: Vec::new() })
         }
     }
 
     /// What follows from the damage. Without the guard `read_errors`, a checkpoint that can't be read counts as
-    /// damaged.
+    /// damaged; without `step_names`, one of a newer version does.
     fn kind_of(&self, damage: &CheckpointDamage) -> DamageKind {
         match damage.kind() {
             DamageKind::ReadError | DamageKind::Machine if !self.options.guards.read_errors => {
                 DamageKind::Damaged
             }
+            DamageKind::NewerFormat if !self.options.guards.step_names => DamageKind::Damaged,
             kind => kind,
         }
     }
@@ -287,7 +302,8 @@ impl CheckpointStore {
             .into_iter()
             .filter(|name| name.starts_with(NAME_PREFIX))
             .collect();
-        names.sort_by_cached_key(|name| (step_of_name(name), name.clone()));
+        let is_numeric = self.options.guards.step_names;
+        names.sort_by_cached_key(|name| (step_of_name(name).filter(|_| is_numeric), name.clone()));
         names.reverse();
         Ok(names)
     }
@@ -298,7 +314,8 @@ impl CheckpointStore {
     /// If a file is missing, does not match its digest, or is not valid, or the name is not that of the step.
     pub fn load(&self, name: &str) -> Result<(Manifest, TrainState), CheckpointDamage> {
         let (manifest, state) = read_checkpoint(&self.dir.join(name), &self.options.guards)?;
-        if name != IN_PLACE_NAME && name != checkpoint_name(manifest.step) {
+        let is_checked = self.options.guards.step_names && name != IN_PLACE_NAME;
+        if is_checked && name != checkpoint_name(manifest.step) {
             return Err(CheckpointDamage::OtherName { step: manifest.step });
         }
         Ok((manifest, state))
@@ -449,6 +466,43 @@ mod tests {
             save(&store(dir.path(), 1), 60);
             let expected: Vec<String> = [60, place].map(checkpoint_name).into();
             assert_eq!(first.names().unwrap(), expected);
+        }
+    }
+
+    fn store_without(dir: &Path, keep: usize, change: impl Fn(&mut Guards)) -> CheckpointStore {
+        let mut guards = Guards { sync: false, ..Guards::default() };
+        change(&mut guards);
+        CheckpointStore::new(dir.into(), "base".into(), Recipe::default(), SaveOptions { guards, keep })
+    }
+
+    #[test]
+    fn without_valid_prune_the_checkpoint_just_announced_is_removed() {
+        for is_on in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let first = store(dir.path(), 5);
+            [10, 20, 30].into_iter().for_each(|step| save(&first, step));
+            std::fs::write(dir.path().join(checkpoint_name(30)).join(MANIFEST), "{").unwrap();
+            save(&store_without(dir.path(), 1, |guards| guards.valid_prune = is_on), 25);
+            let resume = store(dir.path(), 1).resume();
+            assert_eq!(resume.is_ok_and(|resume| resume.state.is_some()), is_on);
+        }
+    }
+
+    #[test]
+    fn without_step_names_an_old_copy_wins_and_newer_work_is_passed_over() {
+        for is_on in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = store_without(dir.path(), 10, |guards| guards.step_names = is_on);
+            let resumed = || store.resume().map(|resume| resume.state.unwrap().cursor.step);
+            [99_999_999, 100_000_000].into_iter().for_each(|step| save(&store, step));
+            assert_eq!(resumed().unwrap() == 100_000_000, is_on);
+            copy_of(dir.path(), 99_999_999, "step-999999999");
+            assert_eq!(resumed().unwrap() == 100_000_000, is_on);
+            std::fs::remove_dir_all(dir.path().join("step-999999999")).unwrap();
+            for name in [checkpoint_name(100_000_000), checkpoint_name(99_999_999)] {
+                edit_manifest(dir.path(), &name, |text| text.replacen("\"format\": 1", "\"format\": 2", 1));
+                assert_eq!(matches!(resumed(), Err(ResumeError::NewerFormat { .. })), is_on);
+            }
         }
     }
 

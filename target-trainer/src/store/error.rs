@@ -129,6 +129,17 @@ pub enum ResumeError {
          restore one, or remove all to start at step 0"
     )]
     NoneValid(usize),
+    /// No checkpoint is valid, and the disk can't read some, which may be good.
+    #[error(
+        "none of the {count} checkpoints is valid, and the disk can't read {unreadable} of them; nothing was \
+         deleted; mend the disk or restore a checkpoint"
+    )]
+    NoneReadable {
+        count: usize,
+        unreadable: usize,
+        #[source]
+        source: CheckpointDamage,
+    },
     /// A checkpoint can't be read now, and may be good.
     #[error("checkpoint {name} can't be read now")]
     Machine { name: String, source: CheckpointDamage },
@@ -152,6 +163,6 @@ pub enum ResumeError {
 impl ResumeError {
     /// Whether another attempt may succeed.
     pub fn may_pass(&self) -> bool {
-        matches!(self, ResumeError::Machine { .. } | ResumeError::List(_))
+        matches!(self, ResumeError::Machine { .. } | ResumeError::List(_) | ResumeError::NoneReadable { .. })
     }
 }

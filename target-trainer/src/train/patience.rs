@@ -15,7 +15,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// Repeats `attempt` for `train.save_patience_s` while it fails with an error that may pass, and reports each
-/// failure. Ends early if a stop is requested.
+/// failure. Ends early if a stop is requested. With the guard `machine_faults` off, there is one attempt.
 ///
 /// # Errors
 /// The error of the last attempt.
@@ -24,6 +24,9 @@ pub(super) fn with_patience<T, E: Error>(
     may_pass: impl Fn(&E) -> bool,
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T, E> {
+    if !config.settings.guards.machine_faults {
+        return attempt();
+    }
     let deadline = Instant::now() + Duration::from_secs(config.settings.train.save_patience_s);
     let mut delay = FIRST_DELAY;
     loop {

@@ -17,7 +17,7 @@ use crate::device::{DeviceError, DeviceId, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
 use crate::file_error::chain;
-use crate::model::{BaseModel, BaseModelError};
+use crate::model::{BaseCheck, BaseModel, BaseModelError};
 use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
@@ -65,8 +65,8 @@ struct TrainingRun<'a> {
 impl<'a> TrainingRun<'a> {
     fn start(config: &'a WorkerConfig<'a>) -> Result<TrainingRun<'a>, WorkerError> {
         let Settings { train, recipe, guards, device, .. } = config.settings;
-        let base_dir = config.layout.base();
-        let base = with_patience(config, BaseModelError::may_pass, || BaseModel::digest(&base_dir))?;
+        let (base_dir, check) = (config.layout.base(), BaseCheck::of_guard(guards.base_check));
+        let base = with_patience(config, BaseModelError::may_pass, || BaseModel::digest(&base_dir, check))?;
         if let Some(accepted) = config.base.filter(|accepted| *accepted != base) {
             return Err(WorkerError::OtherBase { accepted: accepted.to_owned(), found: base });
         }
@@ -76,7 +76,8 @@ impl<'a> TrainingRun<'a> {
             precision: device.precision,
             wait_tracker: Arc::clone(&config.wait_tracker),
         };
-        let base_model = with_patience(config, BaseModelError::may_pass, || BaseModel::read(&base_dir))?;
+        let base_model =
+            with_patience(config, BaseModelError::may_pass, || BaseModel::read(&base_dir, check))?;
         let samples = with_patience(config, WorkerError::may_pass, || read_job_samples(config))?;
         let engine = Engine::with_samples(base_model, recipe.clone(), samples).on_device(&engine_config)?;
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
@@ -367,7 +368,9 @@ impl<'a> TrainingRun<'a> {
     /// Writes the finished adapter to `done/`.
     fn write_result(&mut self) -> Result<Exit, WorkerError> {
         let state = self.engine.state()?;
-        check_learned(&state)?;
+        if self.config.settings.guards.learned_check {
+            check_learned(&state)?;
+        }
         let mut files = Vec::from(adapter_files(&self.config.settings.recipe, &state.adapter)?);
         let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
         let report = serde_json::json!({
@@ -383,7 +386,9 @@ impl<'a> TrainingRun<'a> {
             self.config,
             |_: &SaveError| true,
             || {
-                durable::refuse_link(&self.config.layout.done())?;
+                if self.config.settings.guards.no_links {
+                    durable::refuse_link(&self.config.layout.done())?;
+                }
                 if self.config.settings.guards.space_check {
                     durable::check_space(&self.config.layout.done(), required_space(&files))?;
                 }

@@ -135,7 +135,9 @@ impl WorkerError {
             WorkerError::Resume(ResumeError::NoneValid(_)) | WorkerError::Restore(_) => {
                 Exit::NoValidCheckpoint
             }
-            WorkerError::Resume(ResumeError::Machine { .. } | ResumeError::List(_)) => Exit::Machine,
+            WorkerError::Resume(
+                ResumeError::Machine { .. } | ResumeError::List(_) | ResumeError::NoneReadable { .. },
+            ) => Exit::Machine,
             WorkerError::Resume(ResumeError::NewerFormat { .. }) => Exit::NewerFormat,
             WorkerError::Resume(ResumeError::OtherBase { .. } | ResumeError::OtherRecipe) => Exit::BaseModel,
             WorkerError::Parity(_) | WorkerError::GpuFaults { .. } => Exit::GpuWrongResult,

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let mut trials = trials![
         missing_for_frozen_disk();
         a_disk_that_hangs_for_a_while_costs_nothing,
+        without_kernel_hangs_a_worker_is_killed_that_would_go_on,
         a_disk_that_hangs_stops_the_daemon_and_the_job_stays,
         a_signal_ends_the_daemon_while_the_disk_hangs,
     ];
@@ -257,6 +258,16 @@ fn a_disk_that_hangs_for_a_while_costs_nothing() {
     assert!(stdout.contains("the worker goes on") && !stdout.contains("restarted"), "{stdout}");
     let undisturbed = TrainerRoot::with_job(&["recipe.steps=900", "recipe.batch=4"]).drain();
     assert_eq!(adapter_digest(&stdout), adapter_digest(&undisturbed));
+}
+
+fn without_kernel_hangs_a_worker_is_killed_that_would_go_on() {
+    let (root, disk, daemon) = daemon_on_disk(&["guards.kernel_hangs=false"]);
+    disk.set_frozen(true).unwrap();
+    wait_for("the status", || status(&root).contains("hangs in the kernel (in `exit`)"));
+    disk.set_frozen(false).unwrap();
+    let output = finished(daemon);
+    unmount(&root, &disk);
+    assert!(text(&output.stdout).contains("was killed; restarted"), "{}", all_output(&output));
 }
 
 fn a_disk_that_hangs_stops_the_daemon_and_the_job_stays() {
