@@ -317,12 +317,19 @@ pub(crate) struct ExploreArgs {
     /// error. Every other exit code but 0 counts as a crash.
     #[arg(long, value_name = "N", value_delimiter = ',', help_heading = TRAINER)]
     pub(crate) refused_exit: Vec<i32>,
-    /// Python modules to import only once, separated by commas [default: none]
+    /// Python modules to import only once, separated by commas [default: chosen by the first recovery]
     ///
-    /// Each recovery is then forked from an interpreter that has imported them. Use it if imports take most
-    /// of a recovery's time.
+    /// Each recovery is then forked from an interpreter that has imported them. By default, if the recoveries of a
+    /// Python trainer would take long, it is one that has imported the libraries that the first recovery imports.
+    /// Use this option to import other modules, such as large ones of your own.
     #[arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = TRAINER)]
     pub(crate) warm: Vec<String>,
+    /// Start each recovery as a new process
+    ///
+    /// By default slow recoveries of a Python trainer are forked from an interpreter that has imported the
+    /// libraries, if they do then what new processes do. Use it if you doubt that.
+    #[arg(long, conflicts_with = "warm", help_heading = TRAINER)]
+    pub(crate) no_warm: bool,
     /// Time limit of a recovery, such as `10s`, `500ms` or `2m`
     ///
     /// A recovery that takes longer counts as hung. One state of each such finding is then repeated alone, with
@@ -369,6 +376,13 @@ pub(crate) struct ExploreArgs {
         help_heading = CRASH_STATES
     )]
     pub(crate) max_states: usize,
+    /// Time after which no more crash states are tried, such as `10m` [default: none]
+    ///
+    /// It counts from the start of the command. The recorded run and the controls are finished in any case, and
+    /// what was found by then is shrunk and reported. The output counts the states that were not tried. States of
+    /// each kind come first, so that a short time shows most of what a long one does. Use it in CI.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = CRASH_STATES)]
+    pub(crate) max_time: Option<std::time::Duration>,
     /// Directory for the report, as HTML and JSON [default: no report]
     ///
     /// It is created if necessary, and must be empty.
@@ -424,14 +438,15 @@ fn parse_max_states(text: &str) -> Result<usize, InvalidBound> {
     Ok(parse_bound(text, u32::MAX)?.map_or(usize::MAX, |max| max as usize))
 }
 
-/// Parses `10s`, `500ms` or `2m`. A number without a unit is in seconds.
+/// Parses `10s`, `500ms`, `2m` or `1h`. A number without a unit is in seconds.
 fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| InvalidDuration(text.into()))?;
     match text[digits..].trim() {
         "" | "s" => Ok(Duration::from_secs(number)),
         "ms" => Ok(Duration::from_millis(number)),
-        "m" | "min" => Ok(Duration::from_secs(number * 60)),
+        "m" | "min" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
         _ => Err(InvalidDuration(text.into())),
     }
 }

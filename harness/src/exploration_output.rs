@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scenarios::{CrashCategory, Exploration, Finding, MessageCount};
+use scenarios::{CrashCategory, Exploration, Finding, MessageCount, grouped};
 
 use crate::error::CliError;
 use crate::print;
@@ -23,8 +23,10 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
         print_counts(exploration, category);
     }
     print::line(&format!(
-        "{} states in {:.1} s, {:.0} states/s",
-        exploration.tried, exploration.seconds, exploration.states_per_second
+        "{} states in {:.1} s, {}",
+        exploration.tried,
+        exploration.seconds,
+        exploration.speed()
     ));
     exploration.controls_line().iter().for_each(|line| print::line(line));
     exploration.left_out_lines().iter().for_each(|line| print::line(line));
@@ -87,8 +89,9 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
     let (tried, untried) = (first.second.len(), first.untried_recoveries);
     let interrupted = untried > 0;
     if interrupted {
+        let why = if first.max_time_s.is_some() { "stopped by --max-time" } else { "interrupted" };
         print::line(&format!(
-            "\ninterrupted: second crashes were tried in {tried} recoveries, and not in {untried} others"
+            "\n{why}: second crashes were tried in {tried} recoveries, and not in {untried} others"
         ));
     } else if first.second.is_empty() && first.untried == 0 && first.unrecorded_recoveries == 0 {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
@@ -99,6 +102,9 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
             first.second.len(),
             first.recovered_kills
         ));
+    }
+    if !first.second.is_empty() {
+        print::line(&pairs_line(first));
     }
     for second in &first.second {
         print::line(&format!("\na second crash, {}:", second.after.as_deref().unwrap_or_default()));
@@ -122,6 +128,26 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
             print::line(&format!("  and {known} of the findings above again"));
         }
     }
+}
+
+/// How many pairs of crashes were tried, and how many there are.
+fn pairs_line(first: &Exploration) -> String {
+    let tried: u64 = first.second.iter().map(|second| second.tried).sum();
+    let known: u64 = first.second.iter().map(|second| second.states).sum();
+    let recorded = first.second.len() as u64;
+    let others = first.recovered_kills.saturating_sub(recorded);
+    let line =
+        format!("{} of {} pairs of crash states in these recoveries tried", grouped(tried), grouped(known));
+    if others == 0 {
+        return line;
+    }
+    // Those that were chosen lie far apart, so that the others are probably like them.
+    let estimate = known * others / recorded.max(1);
+    format!(
+        "{line}; the other {} recoveries were not recorded and have about {} more",
+        grouped(others),
+        grouped(estimate)
+    )
 }
 
 /// Prints the outcome of a state that was selected with `--state`.

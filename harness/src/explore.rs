@@ -14,7 +14,7 @@ use crate::shell_quote::shell_quote;
 use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_paths};
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, MAX_COPIED_BYTES, RecordSpec,
-    ReplaySpec, ReportSpec, SecondCrashes, explore, explore_second_crashes, recovered_kills,
+    ReplaySpec, ReportSpec, SecondCrashes, WarmStart, explore, explore_second_crashes, recovered_kills,
 };
 use engine::sandbox::{self, HostAccess};
 
@@ -142,16 +142,20 @@ struct ExploredCommand {
     /// How many recoveries could crash too, if second crashes were asked for.
     recovered_kills: u64,
     second_crashes: SecondCrashes,
+    /// How long it may take.
+    max_time_s: Option<f64>,
 }
 
 impl ExploredCommand {
     fn exploration(&self) -> Exploration {
-        let second = self
-            .second_crashes
-            .explored
-            .iter()
-            .map(|second| Exploration { after: Some(second.after.clone()), ..second.result.exploration() });
+        let second = self.second_crashes.explored.iter().map(|second| Exploration {
+            after: Some(second.after.clone()),
+            max_time_s: self.max_time_s.filter(|_| second.result.is_late),
+            ..second.result.exploration()
+        });
+        let is_late = self.first.is_late || self.second_crashes.is_late;
         Exploration {
+            max_time_s: self.max_time_s.filter(|_| is_late),
             untried_recoveries: self.second_crashes.untried as u64,
             unrecorded_recoveries: self.second_crashes.unrecorded as u64,
             recovered_kills: self.recovered_kills,
@@ -173,7 +177,8 @@ fn explore_to_depth(
         }
         _ => (0, SecondCrashes::default()),
     };
-    Ok(ExploredCommand { first, recovered_kills, second_crashes })
+    let max_time_s = args.max_time.map(|time| time.as_secs_f64());
+    Ok(ExploredCommand { first, recovered_kills, second_crashes, max_time_s })
 }
 
 /// What each stage of the exploration needs.
@@ -202,13 +207,23 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             host_access: prepared.host_access,
             timeout: prepared.timeout,
             jobs: session.jobs(),
-            warm_modules: args.warm.clone(),
+            warm: warm_start(args),
             work_dir: work_dir.into(),
             began_unix_s: jiff::Timestamp::now().as_second(),
             cancelled: interrupt::requested,
+            deadline: args.max_time.and_then(|time| std::time::Instant::now().checked_add(time)),
         },
         judge: prepared.judge,
         report: ReportSpec { repeat_command: repeat_command() },
+    }
+}
+
+/// How the recoveries start.
+fn warm_start(args: &ExploreArgs) -> WarmStart {
+    match &args.warm[..] {
+        _ if args.no_warm => WarmStart::Never,
+        [] => WarmStart::Automatic,
+        modules => WarmStart::Modules(modules.to_vec()),
     }
 }
 

@@ -1,13 +1,14 @@
-//! Shows the progress of `explore`: a bar with states per second and failing states on a terminal, plain
-//! lines elsewhere.
+//! Shows the progress of `explore`: a bar with states per second and failing states on a terminal, a plain line every
+//! ten seconds elsewhere.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use scenarios::grouped;
+use scenarios::{grouped, speed_text};
 
+use crate::plain_progress::{PlainProgress, ProgressPhase, ProgressTicker, rest_text};
 use crate::print;
 use engine::explore::{ExploreProgress, LargeTreeProgress, RecordingProgress, ReplayProgress};
 use engine::locks::LockExt;
@@ -25,6 +26,9 @@ const COPY_LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct ExploreDisplay {
     bar: Option<ProgressBar>,
     times: Mutex<DisplayTimes>,
+    plain: Arc<Mutex<PlainProgress>>,
+    /// Prints the plain lines. `None`: there is a bar.
+    _ticker: Option<ProgressTicker>,
 }
 
 /// When a plain line about the recording is due: now and then, and when the main process has ended.
@@ -81,7 +85,9 @@ impl DisplayTimes {
 impl ExploreDisplay {
     pub(crate) fn new() -> ExploreDisplay {
         let bar = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
-        ExploreDisplay { bar, times: Mutex::new(DisplayTimes::now()) }
+        let plain = Arc::new(Mutex::new(PlainProgress::new()));
+        let ticker = bar.is_none().then(|| ProgressTicker::start(Arc::clone(&plain)));
+        ExploreDisplay { bar, times: Mutex::new(DisplayTimes::now()), plain, _ticker: ticker }
     }
 
     pub(crate) fn on_progress(&self, progress: &ExploreProgress) {
@@ -89,14 +95,17 @@ impl ExploreDisplay {
             ExploreProgress::Recording => {
                 // With `--depth 2` there are several recordings.
                 self.times.locked().recording_line = RecordingLine::default();
+                self.begin_phase(ProgressPhase::Recording);
                 self.show_message("recording a run without faults");
             }
             ExploreProgress::LargeTree(progress) => self.on_large_tree(progress),
             ExploreProgress::RecordingRuns(progress) => self.on_recording(*progress),
             ExploreProgress::Recorded { operations, saves } => {
+                self.begin_phase(ProgressPhase::Enumerating);
                 self.print_line(&format!("recorded {operations} file operations, {saves} saves"));
             }
             ExploreProgress::Enumerated { states } => {
+                self.plain.locked().states = *states;
                 self.print_line(&format!("{states} distinct states to try"));
                 if let Some(bar) = &self.bar {
                     bar.set_length(*states as u64);
@@ -108,10 +117,27 @@ impl ExploreDisplay {
                     *self.times.locked() = DisplayTimes::now();
                 }
             }
-            ExploreProgress::Controls => self.show_message("recovering from undamaged files"),
-            ExploreProgress::ControlsEnded => self.show_message("trying crash states"),
+            ExploreProgress::Controls => {
+                self.begin_phase(ProgressPhase::Controls);
+                self.show_message("recovering from undamaged files");
+            }
+            ExploreProgress::WarmStart(news) => {
+                self.print_line(&news.to_string());
+                // After forked recoveries that differed, all states are tried again.
+                if self.plain.locked().restart_trying() {
+                    self.times.locked().started = Instant::now();
+                }
+            }
+            ExploreProgress::ControlsEnded => {
+                self.begin_phase(ProgressPhase::Trying);
+                self.times.locked().started = Instant::now();
+                self.show_message("trying crash states");
+            }
             ExploreProgress::Tried(progress) => self.on_tried(*progress),
-            ExploreProgress::Shrinking => self.show_message("shrinking the failing states"),
+            ExploreProgress::Shrinking => {
+                self.begin_phase(ProgressPhase::Shrinking);
+                self.show_message("shrinking the failing states");
+            }
         }
     }
 
@@ -156,15 +182,25 @@ impl ExploreDisplay {
     }
 
     fn on_tried(&self, ReplayProgress { done, failing }: ReplayProgress) {
+        let states = {
+            let mut plain = self.plain.locked();
+            (plain.done, plain.failing) = (done, failing);
+            plain.states
+        };
         let Some(bar) = &self.bar else { return };
         let mut times = self.times.locked();
         if times.redrawn.elapsed() < REDRAW_INTERVAL {
             return;
         }
         times.redrawn = Instant::now();
-        let states_per_second = done as f64 / times.started.elapsed().as_secs_f64().max(1e-3);
+        let seconds = times.started.elapsed().as_secs_f64();
         bar.set_position(done as u64);
-        bar.set_message(format!("{states_per_second:.0} states/s  {failing} failing"));
+        let (speed, rest) = (speed_text(done as u64, seconds), rest_text(done, states, seconds));
+        bar.set_message(format!("{speed}  {failing} failing{rest}"));
+    }
+
+    fn begin_phase(&self, phase: ProgressPhase) {
+        self.plain.locked().begin(phase);
     }
 
     fn show_message(&self, text: &str) {

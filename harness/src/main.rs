@@ -23,6 +23,7 @@ mod host_access_options;
 mod interrupt;
 mod option_error;
 mod output_file;
+mod plain_progress;
 mod print;
 mod record_writer;
 mod report_files;

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreProgress, ExploreResult, ExploreScope, FsModel, JudgeSpec,
-    LargeTreeProgress, OverlayObstacle, RecordSpec, ReplaySpec, ReportSpec, SecondCrashes, explore,
-    explore_second_crashes,
+    LargeTreeProgress, OverlayObstacle, RecordSpec, ReplaySpec, ReportSpec, SecondCrashes, WarmStart,
+    explore, explore_second_crashes,
 };
 use engine::sandbox::{HostAccess, LaunchSpec};
 use regex::Regex;
@@ -64,7 +64,7 @@ struct Case {
     judge: JudgeSpec,
     saved: Option<Regex>,
     max_states: usize,
-    warm_modules: Vec<String>,
+    warm: WarmStart,
 }
 
 /// What one exploration found.
@@ -85,7 +85,7 @@ impl Case {
             judge: JudgeSpec::default(),
             saved: None,
             max_states: 80,
-            warm_modules: Vec::new(),
+            warm: WarmStart::Never,
         }
     }
 
@@ -130,10 +130,11 @@ impl Case {
                 host_access: HostAccess::default(),
                 timeout: Duration::from_secs(60),
                 jobs: 2,
-                warm_modules: self.warm_modules.clone(),
+                warm: self.warm.clone(),
                 work_dir: work_dir.into(),
                 began_unix_s: 1_800_000_000,
                 cancelled: || false,
+                deadline: None,
             },
             judge: self.judge.clone(),
             report: ReportSpec::default(),
@@ -223,7 +224,7 @@ fn every_crash_state_of_an_overlay_is_that_of_a_copy() {
 fn a_warm_recovery_sees_each_crash_state_in_an_overlay() {
     let mut case = described_tree();
     case.max_states = 30;
-    case.warm_modules = vec!["hashlib".into(), "mmap".into(), "shutil".into()];
+    case.warm = WarmStart::Modules(vec!["hashlib".into(), "mmap".into(), "shutil".into()]);
     assert_same_states(&case);
 }
 

@@ -11,6 +11,7 @@ use crate::finding::Finding;
 use crate::not_enumerated::{EnumerationRule, NotEnumerated, counted};
 use crate::recovery_check::RecoveryCheck;
 use crate::sandbox_hint::SandboxHint;
+use crate::speed::{speed_text, time_text};
 use crate::trials_planned::grouped;
 use crate::verdict::Outcome;
 
@@ -97,9 +98,12 @@ pub struct Exploration {
     pub refused_calls: Vec<String>,
     /// Number of states that were tried. Several crashes can leave the same state.
     pub tried: u64,
-    /// Number of states that were not tried, because the exploration was interrupted.
+    /// Number of states that were not tried, because the exploration was interrupted or its time was over.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub untried: u64,
+    /// The time of the whole exploration in seconds, if it was bounded and over before all states were tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_time_s: Option<f64>,
     /// Number of recoveries that ran at the same time.
     pub jobs: u64,
     /// Time for trying all states, without shrinking.
@@ -118,7 +122,8 @@ pub struct Exploration {
     /// The explorations of second crashes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second: Vec<Exploration>,
-    /// Number of recoveries whose second crashes were not tried, because the exploration was interrupted.
+    /// Number of recoveries whose second crashes were not tried, because the exploration was interrupted or its time
+    /// was over.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub untried_recoveries: u64,
     /// Number of recoveries whose second crashes were not tried, because the recovery failed or exceeded its time
@@ -193,8 +198,11 @@ impl Exploration {
             ));
         }
         if self.untried > 0 {
+            let why = self.max_time_s.map_or("interrupted".to_owned(), |seconds| {
+                format!("stopped after {} (--max-time)", time_text(seconds))
+            });
             lines.push(format!(
-                "interrupted: {} of {} states; {} states were not tried",
+                "{why}: {} of {} states; {} states were not tried",
                 grouped(self.tried),
                 grouped(self.tried + self.untried),
                 grouped(self.untried)
@@ -217,6 +225,11 @@ impl Exploration {
             lines.push(format!("{} candidates not enumerated{by_rule}", counted(not_enumerated)));
         }
         lines
+    }
+
+    /// How fast the states were tried, in words.
+    pub fn speed(&self) -> String {
+        speed_text(self.tried, self.seconds)
     }
 
     /// How the recoveries from undamaged files went, in one line. `None`: there were none.
@@ -314,6 +327,7 @@ mod tests {
             sandbox_hints: vec![SandboxHint::WroteOutside { path: "/tmp".into(), count: 2 }],
             notes: vec![ExplorationNote::BufferedOutput { lines: 2 }],
             untried: 0,
+            max_time_s: None,
             refused_calls: Vec::new(),
             tried: 4,
             jobs: 2,

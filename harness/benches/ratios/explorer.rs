@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use engine::explore::{
     EnumerateSpec, ExploreConfig, ExploreResult, ExploreScope, FsModel, JudgeSpec, MAX_COPIED_BYTES,
-    RecordSpec, ReplaySpec, ReportSpec, explore,
+    RecordSpec, ReplaySpec, ReportSpec, WarmStart, explore,
 };
 use engine::sandbox::{CommandRunner, HostAccess, LaunchSpec, Sandbox, StoredCommand};
 
@@ -71,10 +71,11 @@ fn explore_config(
             host_access: HostAccess::default(),
             timeout: Duration::from_secs(20),
             jobs: JOBS,
-            warm_modules: Vec::new(),
+            warm: WarmStart::Never,
             work_dir,
             began_unix_s: 1_700_000_000,
             cancelled: || false,
+            deadline: None,
         },
         judge: JudgeSpec::default(),
         report: ReportSpec::default(),
@@ -215,13 +216,14 @@ pub(crate) fn warm_start() -> Vec<Row> {
     let saves =
         launch(&[own_binary.to_str().unwrap(), "__saves", watched_dir.to_str().unwrap(), "6", "4", "4"]);
     let resume = launch(&[&python, script.to_str().unwrap(), watched_dir.to_str().unwrap()]);
-    let rate = |warm: Vec<String>, max_states: usize| {
+    let rate = |warm: WarmStart, max_states: usize| {
         let mut config = explore_config(dir.path(), watched_dir.clone(), saves.clone(), resume.clone());
-        (config.replay.warm_modules, config.enumerate.scope.max_states) = (warm, max_states);
+        (config.replay.warm, config.enumerate.scope.max_states) = (warm, max_states);
         run_explorer(&config).states_per_second()
     };
     // Enough states that the one import per job takes little of the time, as in a real exploration.
-    let rounds = (0..7).map(|_| (rate(vec!["numpy".into()], 2000), rate(Vec::new(), 40)));
+    let rounds =
+        (0..7).map(|_| (rate(WarmStart::Modules(vec!["numpy".into()]), 2000), rate(WarmStart::Never, 40)));
     let rounds: Vec<(f64, f64)> = rounds.collect();
     let (warm, fresh) = rounds[rounds.len() / 2];
     let ratio = median(rounds.iter().map(|(warm, fresh)| warm / fresh).collect());

@@ -68,6 +68,7 @@ const ENGINE: &ArrowTable = &[
             "explore::replay",
             "explore::report",
             "file_error",
+            "locks",
             "sandbox",
         ],
     ),
@@ -94,7 +95,8 @@ const COMMAND: &ArrowTable = &[
     ("report_files", &["error"]),
     ("verdict_lines", &[]),
     ("run_display", &["print", "verdict_lines"]),
-    ("explore_display", &["print"]),
+    ("plain_progress", &["print"]),
+    ("explore_display", &["plain_progress", "print"]),
     ("exploration_output", &["error", "print"]),
     ("explore_options", &["args", "error", "host_access_options", "option_error"]),
     (
@@ -184,6 +186,7 @@ const SIMGPU: &ArrowTable = &[
 
 const SCENARIOS: &ArrowTable = &[
     ("trials_planned", &[]),
+    ("speed", &[]),
     ("units", &[]),
     ("verdict", &[]),
     ("yaml", &[]),
@@ -230,6 +233,7 @@ const SCENARIOS: &ArrowTable = &[
             "not_enumerated",
             "recovery_check",
             "sandbox_hint",
+            "speed",
             "trials_planned",
             "verdict",
         ],

@@ -21,7 +21,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
             p.soft {
                 (exploration.operations.values().sum::<u64>()) " file operations recorded, "
                 (exploration.tried) " states tried in " (format!("{:.1}", exploration.seconds)) " s ("
-                (format!("{:.0}", exploration.states_per_second)) " states/s)"
+                (exploration.speed()) ")"
             }
             p.soft { (clean(&RecoveryCheck::describe(&exploration.checks))) }
             @if let Some(line) = exploration.controls_line() { p.soft { (clean(&line)) } }

@@ -235,6 +235,7 @@ pub(crate) fn explored() -> Exploration {
         refused_calls: vec![],
         tried: 124,
         untried: 0,
+        max_time_s: None,
         jobs: 2,
         seconds: 1.0,
         recording_seconds: 1.0,

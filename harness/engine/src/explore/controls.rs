@@ -1,6 +1,6 @@
 //! Controls: recoveries from undamaged files, before any crash state is tried. A target that does not recover
-//! from these would fail in crash states too, and not because of the crash. Each starts a new process, and
-//! one runs at a time. Knows no causes.
+//! from these would fail in crash states too, and not because of the crash. Each starts a new process, except one
+//! that has noted its imports, and one runs at a time. Knows no causes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,10 +8,11 @@ use scenarios::{Control, ControlFiles, FailedRun, Outcome, RecoveryCheck, Undist
 
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
+use super::noted_start::NotedStart;
 use super::record::{Op, OpEffect, Recording};
 use super::replay::{
     OutputOracle, RecoveryLimit, RecoveryResult, RecoveryWorker, ReplaySpec, Replayer, ResumeDifference,
-    TriedControl, is_acceptable,
+    TriedControl, WarmStart, is_acceptable,
 };
 use super::report::{is_newest_pruned, kind_of_message, without_leftover_names};
 use super::states::CrashCandidate;
@@ -53,6 +54,8 @@ pub(super) struct ControlSpec<'a> {
     pub(super) oracle: &'a OutputOracle,
     /// Whether the recorded run printed a line about resuming, so that the pattern is known to be right.
     pub(super) baseline_reports_resume: bool,
+    /// A recovery that has already run.
+    pub(super) noted: Option<&'a NotedStart>,
 }
 
 impl ControlSpec<'_> {
@@ -67,12 +70,16 @@ impl ControlSpec<'_> {
             return Ok(Controls::default());
         }
         let jobs = self.config.replay.jobs;
-        let replay = ReplaySpec { warm_modules: Vec::new(), jobs: 1, ..self.config.replay.clone() };
+        let replay = ReplaySpec { warm: WarmStart::Never, jobs: 1, ..self.config.replay.clone() };
         let replayer = Replayer::new(&replay, self.oracle, self.recording);
         // The workers of the replay have smaller numbers.
         let mut worker = replayer.worker(jobs)?;
         let mut run =
             ControlRun { spec: self, replayer: &replayer, worker: &mut worker, known: HashMap::new() };
+        // The recorded run is the new process with which it is compared.
+        if let Some(noted) = self.noted.filter(|noted| noted.repeats_recording) {
+            run.known.insert(replayer.digest_of(&noted.candidate), noted.result.clone());
+        }
         let is_whole = self.config.enumerate.only_state.is_none();
         if is_whole && self.config.resumes_with_command() {
             run.check_start()?;

@@ -10,6 +10,7 @@
 mod controls;
 mod error;
 mod explore_config;
+mod noted_start;
 mod pipeline;
 mod record;
 mod repeated_states;
@@ -18,6 +19,7 @@ mod report;
 mod second_crash;
 mod states;
 mod tree_difference;
+mod warm_start;
 
 pub use error::{ExploreBaselineError, ExploreError, FoundFiles, ValueDifference};
 pub use explore_config::ExploreConfig;
@@ -30,8 +32,8 @@ pub use record::{
     UnsetAttributes, WatchedRoot, copy_tree,
 };
 pub use replay::{
-    BaselineValues, ConsumedStep, JudgeSpec, MaterializePlace, OutputOracle, RecoveryResult, ReplayProgress,
-    ReplaySpec, TriedState, materialize,
+    BaselineValues, ConsumedStep, ForkedPython, ImportNotes, JudgeSpec, MaterializePlace, OutputOracle,
+    RecoveryResult, ReplayProgress, ReplaySpec, ServerImports, TriedState, WarmStart, materialize,
 };
 pub use report::{ReportSpec, describe_evidence, describe_state};
 pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes, recovered_kills};
@@ -41,3 +43,4 @@ pub use states::{
     Witness, enumerate, enumerate_until, persist_units,
 };
 pub use tree_difference::{TreeDifference, TreeDifferenceKind};
+pub use warm_start::{ColdReason, WarmNews};

@@ -11,15 +11,20 @@ use scenarios::{
 use super::controls::{ControlSpec, Controls};
 use super::error::{ExploreBaselineError, ExploreError, FoundFiles};
 use super::explore_config::ExploreConfig;
+use super::noted_start::NotedStart;
 use super::record::{
     CommandRecording, LargeTreeProgress, RecordProgress, Recording, RecordingProgress, record,
 };
 use super::repeated_states::RepeatedStates;
-use super::replay::{OutputOracle, ReplayProgress, Replayer, TriedState};
+use super::replay::{
+    ImportNotes, OutputOracle, RecoveryStart, RecoveryWorker, ReplayProgress, Replayer, ServerImports,
+    TriedState,
+};
 use super::report::{FindingsSource, group_findings, never_synced};
 use super::states::{
     CrashCandidate, CrashState, EnumerationCounts, UnknownStateName, states_to_try, unknown_state_name,
 };
+use super::warm_start::{FailingComparison, WarmNews, WarmStarter};
 use crate::sandbox::{ProcessExit, SandboxError};
 
 /// The progress of an exploration.
@@ -47,6 +52,8 @@ pub enum ExploreProgress {
     Controls,
     /// The recoveries from undamaged files have ended.
     ControlsEnded,
+    /// How the recoveries will start, if it is not the usual way.
+    WarmStart(WarmNews),
     /// One more state has been tried.
     Tried(ReplayProgress),
     /// All states have been tried; the failing ones are being shrunk.
@@ -67,8 +74,10 @@ pub struct ExploreResult {
     pub controls_left_out: usize,
     /// The states that were tried, in order.
     pub tried: Vec<TriedState>,
-    /// How many states were not tried, because the exploration was interrupted.
+    /// How many states were not tried, because the exploration was interrupted or its time was over.
     pub untried: usize,
+    /// Whether its time was over.
+    pub is_late: bool,
     /// The largest number of states that are tried. `None`: all.
     pub max_states: Option<usize>,
     /// The name of the only state that was tried, if one was asked for.
@@ -77,6 +86,8 @@ pub struct ExploreResult {
     pub findings: Vec<Finding>,
     /// Whether the recorded run did several jobs.
     pub has_several_jobs: bool,
+    /// What a recovery has noted of its imports, if the others were forked.
+    pub import_notes: Option<ImportNotes>,
     /// How many recoveries ran at the same time.
     pub jobs: usize,
     /// The time for trying all states, without shrinking.
@@ -114,6 +125,7 @@ impl ExploreResult {
             refused_calls: self.recording.gaps.refused_calls.clone(),
             tried: self.tried.len() as u64,
             untried: self.untried as u64,
+            max_time_s: None,
             jobs: self.jobs as u64,
             seconds: self.seconds,
             recording_seconds: self.recording_seconds,
@@ -160,23 +172,8 @@ pub fn explore(
     config: &ExploreConfig,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<ExploreResult, ExploreError> {
-    report(ExploreProgress::Recording);
-    let began = Instant::now();
-    let recorded = record(&config.record, &|progress| {
-        report(match progress {
-            RecordProgress::LargeTree(progress) => ExploreProgress::LargeTree(progress),
-            RecordProgress::Running(progress) => ExploreProgress::RecordingRuns(progress),
-        });
-    })?;
-    let recording_seconds = began.elapsed().as_secs_f64();
-    let checks = config.checks();
-    let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
-    check_recording(config, &recorded, &oracle)?;
-    let resumed = config.judge.resumed.as_ref();
-    let baseline_reports_resume =
-        resumed.is_some_and(|pattern| recorded.output.lines().any(|line| pattern.is_match(line)));
-    let recording = recorded.recording;
-    let oracle = oracle.with_jobs_of(&recording);
+    let CheckedRecording { recording, oracle, checks, baseline_reports_resume, seconds: recording_seconds } =
+        record_checked(config, report)?;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
     report(ExploreProgress::Recorded { operations, saves });
     let cancelled = config.replay.cancelled;
@@ -188,20 +185,32 @@ pub fn explore(
     let enumeration = enumeration.ok_or(SandboxError::Interrupted)?;
     report(ExploreProgress::Enumerated { states: enumeration.states.len() });
     report(ExploreProgress::Controls);
-    let controls =
-        ControlSpec { config, recording: &recording, oracle: &oracle, baseline_reports_resume }.run();
+    let tell = |news| report(ExploreProgress::WarmStart(news));
+    let warm = WarmStarter { config, recording: &recording, oracle: &oracle, recording_seconds, tell: &tell };
+    let noted = match warm.note(enumeration.states.len()) {
+        Err(_) if (config.replay.cancelled)() => None,
+        noted => noted?,
+    };
+    let controls = ControlSpec {
+        config,
+        recording: &recording,
+        oracle: &oracle,
+        baseline_reports_resume,
+        noted: noted.as_ref(),
+    };
+    let controls = controls.run();
     report(ExploreProgress::ControlsEnded);
     let (controls, replayed) = match controls {
         // What is known then is how many states there are.
         Err(_) if (config.replay.cancelled)() => (Controls::default(), Replayed::default()),
         controls => {
             let controls = controls?;
-            let replayed =
-                try_and_group(config, &recording, &oracle, &enumeration.states, &controls, report)?;
+            let replay = Replay { warm, states: &enumeration.states, controls: &controls, report };
+            let replayed = replay.try_and_group(noted.as_ref())?;
             (controls, replayed)
         }
     };
-    let Replayed { tried, findings, seconds } = replayed;
+    let Replayed { tried, findings, seconds, is_forked } = replayed;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
     let untried = enumeration.states.len() - tried.len();
     Ok(ExploreResult {
@@ -212,14 +221,50 @@ pub fn explore(
         controls_left_out: controls.left_out,
         tried,
         untried,
+        is_late: untried > 0 && config.replay.is_late() && !(config.replay.cancelled)(),
         max_states: Some(config.enumerate.scope.max_states).filter(|max| *max < usize::MAX),
         only_state: config.enumerate.only_state.as_ref().map(CrashCandidate::name),
         findings,
         has_several_jobs: oracle.has_several_jobs(),
+        import_notes: noted.map(|noted| noted.notes).filter(|_| is_forked),
         jobs,
         seconds,
         recording_seconds,
     })
+}
+
+/// A recording that can be explored.
+struct CheckedRecording {
+    recording: Recording,
+    oracle: OutputOracle,
+    checks: Vec<RecoveryCheck>,
+    baseline_reports_resume: bool,
+    seconds: f64,
+}
+
+/// Records the command once.
+fn record_checked(
+    config: &ExploreConfig,
+    report: &(dyn Fn(ExploreProgress) + Sync),
+) -> Result<CheckedRecording, ExploreError> {
+    report(ExploreProgress::Recording);
+    let began = Instant::now();
+    let recorded = record(&config.record, &|progress| {
+        report(match progress {
+            RecordProgress::LargeTree(progress) => ExploreProgress::LargeTree(progress),
+            RecordProgress::Running(progress) => ExploreProgress::RecordingRuns(progress),
+        });
+    })?;
+    let seconds = began.elapsed().as_secs_f64();
+    let checks = config.checks();
+    let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
+    check_recording(config, &recorded, &oracle)?;
+    let resumed = config.judge.resumed.as_ref();
+    let baseline_reports_resume =
+        resumed.is_some_and(|pattern| recorded.output.lines().any(|line| pattern.is_match(line)));
+    let recording = recorded.recording;
+    let oracle = oracle.with_jobs_of(&recording);
+    Ok(CheckedRecording { recording, oracle, checks, baseline_reports_resume, seconds })
 }
 
 /// What trying the states gave.
@@ -229,32 +274,87 @@ struct Replayed {
     findings: Vec<Finding>,
     /// The time for trying, without shrinking.
     seconds: f64,
+    /// Whether recoveries were forked from what a first one has noted.
+    is_forked: bool,
 }
 
-/// Tries the states and groups the failing ones.
-fn try_and_group(
-    config: &ExploreConfig,
-    recording: &Recording,
-    oracle: &OutputOracle,
-    states: &[CrashState],
-    controls: &Controls,
-    report: &(dyn Fn(ExploreProgress) + Sync),
-) -> Result<Replayed, ExploreError> {
-    let replayer = Replayer::new(&config.replay, oracle, recording);
-    let mut worker = match replayer.worker(0) {
-        Err(_) if (config.replay.cancelled)() => return Ok(Replayed::default()),
-        worker => worker?,
-    };
-    let began = Instant::now();
-    let on_tried = |progress| report(ExploreProgress::Tried(progress));
-    let tried = replayer.try_states(states, &mut worker, &on_tried)?;
-    let seconds = began.elapsed().as_secs_f64();
-    report(ExploreProgress::Shrinking);
-    let mut repeats = RepeatedStates::new(&replayer, &mut worker, &tried, config.replay.cancelled);
-    let source = FindingsSource { spec: &config.report, recording, controls: &controls.tried, tried: &tried };
-    let findings = group_findings(source, &mut repeats);
-    worker.close()?;
-    Ok(Replayed { tried, findings, seconds })
+/// What is tried.
+#[derive(Clone, Copy)]
+struct Replay<'a> {
+    warm: WarmStarter<'a>,
+    states: &'a [CrashState],
+    controls: &'a Controls,
+    report: &'a (dyn Fn(ExploreProgress) + Sync),
+}
+
+impl Replay<'_> {
+    /// Tries the states and groups the failing ones. With notes, recoveries are forked as long as they do what new
+    /// processes do.
+    fn try_and_group(self, noted: Option<&NotedStart>) -> Result<Replayed, ExploreError> {
+        let WarmStarter { config, recording, oracle, .. } = self.warm;
+        let replayer = Replayer::new(&config.replay, oracle, recording);
+        let forked = match noted {
+            Some(noted) => self.try_forked(&replayer, noted)?,
+            None => None,
+        };
+        if let Some(forked) = forked {
+            return Ok(forked);
+        }
+        let mut worker = match replayer.worker(0) {
+            Err(_) if (config.replay.cancelled)() => return Ok(Replayed::default()),
+            worker => worker?,
+        };
+        let began = Instant::now();
+        let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
+        let tried = replayer.try_states(self.states, &mut worker, &on_tried, &|_| true)?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.group(&replayer, worker, Replayed { tried, seconds, ..Replayed::default() })
+    }
+
+    /// Tries the states by forking. `None`: a forked recovery is not like a new process.
+    fn try_forked(self, cold: &Replayer<'_>, noted: &NotedStart) -> Result<Option<Replayed>, ExploreError> {
+        let WarmStarter { config, recording, oracle, .. } = self.warm;
+        let imports = RecoveryStart::Forked(ServerImports::Noted(noted.notes.clone()));
+        let replayer = Replayer::new(&config.replay, oracle, recording).with_start(imports);
+        let worker = match self.warm.worker(&replayer, noted, self.controls) {
+            Err(_) if (config.replay.cancelled)() => return Ok(Some(Replayed::default())),
+            worker => worker?,
+        };
+        let Some(mut worker) = worker else { return Ok(None) };
+        let comparison = FailingComparison::new(cold, config.replay.jobs + 2);
+        let began = Instant::now();
+        let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
+        let go_on = |tried: &TriedState| comparison.go_on(tried);
+        let tried = match replayer.try_states(self.states, &mut worker, &on_tried, &go_on) {
+            Ok(tried) => tried,
+            Err(error) => return self.warm.give_up(error).map(|()| None),
+        };
+        if let Some(reason) = comparison.into_difference() {
+            worker.close()?;
+            self.warm.tell_cold(reason);
+            return Ok(None);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let replayed = Replayed { tried, seconds, is_forked: true, ..Replayed::default() };
+        self.group(&replayer, worker, replayed).map(Some)
+    }
+
+    fn group(
+        self,
+        replayer: &Replayer<'_>,
+        mut worker: RecoveryWorker<'_>,
+        replayed: Replayed,
+    ) -> Result<Replayed, ExploreError> {
+        let WarmStarter { config, recording, .. } = self.warm;
+        (self.report)(ExploreProgress::Shrinking);
+        let tried = &replayed.tried;
+        let mut repeats = RepeatedStates::new(replayer, &mut worker, tried, config.replay.cancelled);
+        let source =
+            FindingsSource { spec: &config.report, recording, controls: &self.controls.tried, tried };
+        let findings = group_findings(source, &mut repeats);
+        worker.close()?;
+        Ok(Replayed { findings, ..replayed })
+    }
 }
 
 /// Checks that the recording can be explored.

@@ -10,7 +10,7 @@ use super::error::ExploreError;
 use super::explore_config::ExploreConfig;
 use super::pipeline::{ExploreProgress, ExploreResult, explore};
 use super::record::FirstCrash;
-use super::replay::{MaterializePlace, TriedState, materialize};
+use super::replay::{MaterializePlace, TriedState, WarmStart, materialize};
 use super::report::describe_state;
 use super::states::CrashKind;
 use crate::file_error::file_error;
@@ -34,8 +34,10 @@ pub struct SecondCrash {
 pub struct SecondCrashes {
     /// One for each recovery that changed a file.
     pub explored: Vec<SecondCrash>,
-    /// How many recoveries were not explored, because the exploration was interrupted.
+    /// How many recoveries were not explored, because the exploration was interrupted or its time was over.
     pub untried: usize,
+    /// Whether its time was over.
+    pub is_late: bool,
     /// How many recoveries were not explored, because they failed or exceeded their time limit while they were
     /// recorded.
     pub unrecorded: usize,
@@ -54,8 +56,9 @@ pub fn explore_second_crashes(
     let chosen = choose_first_states(&first.tried);
     let count = chosen.len();
     for (number, tried) in chosen.into_iter().enumerate() {
-        if (config.replay.cancelled)() {
+        if config.replay.is_over() {
             results.untried = count - number;
+            results.is_late = !(config.replay.cancelled)();
             break;
         }
         let Some((_, witness)) = tried.state.strictest_witness() else { continue };
@@ -74,6 +77,9 @@ pub fn explore_second_crashes(
             .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
         let mut second_config = config.clone().in_dir(&sandboxes);
         second_config.record.command = config.replay.resume.clone();
+        if let Some(notes) = &first.import_notes {
+            second_config.replay.warm = WarmStart::Noted(notes.clone());
+        }
         second_config.judge.has_several_jobs = first.has_several_jobs;
         second_config.record.time_limit = Some(config.replay.timeout);
         // The files of the second crash are newer than those of the first.

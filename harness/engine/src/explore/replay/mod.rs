@@ -6,6 +6,7 @@ mod materialize;
 #[cfg(test)]
 mod materialize_cases;
 mod output_oracle;
+mod python_command;
 mod python_fork_server;
 mod recorded_jobs;
 mod recovery_worker;
@@ -16,8 +17,9 @@ mod tried_state;
 
 pub use materialize::{MaterializePlace, materialize};
 pub use output_oracle::{BaselineValues, ConsumedStep, JudgeSpec, OutputOracle, RecoveryResult};
-pub(super) use recovery_worker::{RecoveryLimit, RecoveryWorker};
-pub use replay_spec::ReplaySpec;
+pub use python_fork_server::{ForkedPython, ImportNotes, ServerImports};
+pub(super) use recovery_worker::{NotedRecovery, RecoveryLimit, RecoveryStart, RecoveryWorker};
+pub use replay_spec::{ReplaySpec, WarmStart};
 pub use replayer::ReplayProgress;
 pub(super) use replayer::Replayer;
 pub(super) use tried_control::{ResumeDifference, TriedControl};

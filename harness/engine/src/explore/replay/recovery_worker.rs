@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use super::materialize::{MaterializePlace, Materializer, SmallFileCache};
 use super::output_oracle::{OutputOracle, RecoveryResult};
-use super::python_fork_server::PythonCommand;
+use super::python_fork_server::{ForkedPython, ImportNotes, ServerImports};
 use super::replay_spec::ReplaySpec;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
 use crate::explore::states::CrashCandidate;
 use crate::file_error::file_error;
 use crate::sandbox::{
-    BindMount, CommandRunner, CompletedCommand, LaunchSpec, OverlayMount, ProcessExit, RunTimes, Sandbox,
-    SandboxError, SandboxSpec, StoredCommand, TmpfsSpec, current_dir,
+    BindMount, CommandRunner, CompletedCommand, OverlayMount, ProcessExit, RunTimes, Sandbox, SandboxError,
+    SandboxSpec, StoredCommand, TmpfsSpec, current_dir,
 };
 
 /// At most this many bytes are kept of each output of a recovery.
 const MAX_OUTPUT_BYTES: usize = 12 * 1024;
+/// The same of one that notes its imports, which it does in its output.
+const MAX_NOTED_BYTES: usize = 1 << 20;
 /// Crash states are materialized in memory if all workers together need at most about this many bytes.
 const MAX_IN_MEMORY_BYTES: u64 = 384 * 1024 * 1024;
 
@@ -61,6 +63,22 @@ struct RecoveryCommands {
     check: Option<StoredCommand>,
 }
 
+/// How the recoveries of a worker start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RecoveryStart {
+    /// Each is a new process.
+    NewProcess,
+    /// Each is forked from a Python interpreter.
+    Forked(ServerImports),
+}
+
+/// A recovery, and what it has noted of its imports.
+pub(crate) struct NotedRecovery {
+    pub(crate) result: RecoveryResult,
+    /// `None`: it did not note anything.
+    pub(crate) notes: Option<ImportNotes>,
+}
+
 /// What one worker needs.
 #[derive(Clone, Copy)]
 pub(super) struct WorkerSpec<'a> {
@@ -68,6 +86,7 @@ pub(super) struct WorkerSpec<'a> {
     pub(super) oracle: &'a OutputOracle,
     pub(super) recording: &'a Recording,
     pub(super) small_files: &'a SmallFileCache,
+    pub(super) start: &'a RecoveryStart,
     /// The approximate size of the largest tree that is materialized.
     pub(super) largest_tree_bytes: u64,
     /// Tells the workers of one replay apart.
@@ -115,20 +134,20 @@ impl WorkerSpec<'_> {
         Ok(Sandbox::build_with_overlays(spec, overlays)?)
     }
 
-    /// Sends the commands of a recovery to the sandbox, and starts a fork server for them if there are modules
-    /// to import once.
+    /// Sends the commands of a recovery to the sandbox, and starts a fork server for them if recoveries are forked.
     fn store_commands(&self, sandbox: &Sandbox) -> Result<RecoveryCommands, ExploreError> {
-        let ReplaySpec { resume, warm_modules, .. } = self.replay;
+        let ReplaySpec { resume, watched_dirs, .. } = self.replay;
         let patterns = self.oracle.line_patterns();
-        let stored = if warm_modules.is_empty() {
-            sandbox.store_watched_command(resume, CommandRunner::NewProcess, patterns)?
-        } else {
-            let path = resume.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-            let command = PythonCommand::parse(&resume.argv, path).ok_or(ExploreError::NotPython)?;
-            let server = LaunchSpec { argv: command.server_command(warm_modules), ..resume.clone() };
-            sandbox.start_fork_server(&server).map_err(ExploreError::of_fork_server)?;
-            let request = LaunchSpec { argv: command.request, env: Vec::new(), cwd: None };
-            sandbox.store_watched_command(&request, CommandRunner::ForkServer, patterns)?
+        let stored = match self.start {
+            RecoveryStart::NewProcess => {
+                sandbox.store_watched_command(resume, CommandRunner::NewProcess, patterns)?
+            }
+            RecoveryStart::Forked(imports) => {
+                let ForkedPython { server, request } =
+                    ForkedPython::of(resume, imports, watched_dirs).ok_or(ExploreError::NotPython)?;
+                sandbox.start_fork_server(&server).map_err(ExploreError::of_fork_server)?;
+                sandbox.store_watched_command(&request, CommandRunner::ForkServer, patterns)?
+            }
         };
         let check = self.replay.check.as_ref();
         let check = check.map(|check| sandbox.store_command(check, CommandRunner::NewProcess)).transpose()?;
@@ -176,6 +195,18 @@ impl<'a> RecoveryWorker<'a> {
         candidate: &CrashCandidate,
         limit: RecoveryLimit,
     ) -> Result<RecoveryResult, ExploreError> {
+        Ok(self.try_noting(candidate, limit)?.result)
+    }
+
+    /// The same, and takes over what the recovery has noted of its imports.
+    ///
+    /// # Errors
+    /// Those of [`try_candidate`](RecoveryWorker::try_candidate).
+    pub(crate) fn try_noting(
+        &mut self,
+        candidate: &CrashCandidate,
+        limit: RecoveryLimit,
+    ) -> Result<NotedRecovery, ExploreError> {
         let replay = self.spec.replay;
         let tree = candidate.tree(self.spec.recording);
         let materialized = self.materializer.materialize(&tree);
@@ -184,15 +215,18 @@ impl<'a> RecoveryWorker<'a> {
         let timeout = replay.timeout.saturating_mul(limit.factor());
         // Nothing that an earlier recovery left outside of the watched directories must meet this one.
         let times = RunTimes { limit: timeout, rest: rest_time(self.spec.recording).min(timeout) };
-        let completed = sandbox.run_fresh_with_rest(self.commands.resume, times, MAX_OUTPUT_BYTES);
-        let completed = self.completed(completed)?;
+        let is_noting = *self.spec.start == RecoveryStart::Forked(ServerImports::Noting);
+        let max_output_bytes = if is_noting { MAX_NOTED_BYTES } else { MAX_OUTPUT_BYTES };
+        let completed = sandbox.run_fresh_with_rest(self.commands.resume, times, max_output_bytes);
+        let mut completed = self.completed(completed)?;
+        let notes = if is_noting { ImportNotes::take_from(&mut completed) } else { None };
         let check = match self.commands.check {
             Some(check) if completed.exit == Some(ProcessExit::Exited(0)) => {
                 Some(self.completed(sandbox.run_stored(check, timeout, MAX_OUTPUT_BYTES))?)
             }
             _ => None,
         };
-        Ok(self.spec.oracle.observe(&completed, check.as_ref()))
+        Ok(NotedRecovery { result: self.spec.oracle.observe(&completed, check.as_ref()), notes })
     }
 
     /// The result of a command. If its program is a part of the crash state and could not be started, it is that

@@ -1,9 +1,23 @@
 //! What the recoveries of one exploration have in common.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::python_fork_server::ImportNotes;
 use crate::sandbox::{HostAccess, LaunchSpec};
+
+/// Whether the recoveries of a Python program are forked from an interpreter that has imported modules once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WarmStart {
+    /// Each recovery is a new process.
+    Never,
+    /// From an interpreter that has imported these modules.
+    Modules(Vec<String>),
+    /// From one that has imported the libraries that a first recovery imports, if recoveries take long.
+    Automatic,
+    /// From one that has imported what a recovery has noted.
+    Noted(ImportNotes),
+}
 
 /// How to run recoveries.
 #[derive(Debug, Clone)]
@@ -21,12 +35,26 @@ pub struct ReplaySpec {
     pub timeout: Duration,
     /// How many recoveries run at the same time.
     pub jobs: usize,
-    /// Python modules that a fork server imports once. Empty: each recovery is a new process.
-    pub warm_modules: Vec<String>,
+    /// Whether recoveries are forked from a Python that has imported modules.
+    pub warm: WarmStart,
     /// An existing directory for the sandboxes.
     pub work_dir: PathBuf,
     /// Seconds since 1970. The files of crash states get later modification times.
     pub began_unix_s: i64,
     /// Polled between two states; `true` stops the replay.
     pub cancelled: fn() -> bool,
+    /// No crash state is tried after this time. `None`: any time.
+    pub deadline: Option<Instant>,
+}
+
+impl ReplaySpec {
+    /// Whether no more crash states are to be tried.
+    pub(crate) fn is_over(&self) -> bool {
+        (self.cancelled)() || self.is_late()
+    }
+
+    /// Whether the time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
 }

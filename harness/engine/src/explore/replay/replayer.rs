@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use scenarios::Outcome;
 
 use super::materialize::SmallFileCache;
 use super::output_oracle::{JudgedJobs, OutputOracle, RecoveryResult};
-use super::recovery_worker::{RecoveryLimit, RecoveryWorker, WorkerSpec};
-use super::replay_spec::ReplaySpec;
+use super::python_fork_server::ServerImports;
+use super::recovery_worker::{RecoveryLimit, RecoveryStart, RecoveryWorker, WorkerSpec};
+use super::replay_spec::{ReplaySpec, WarmStart};
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
@@ -45,19 +46,32 @@ pub(crate) struct Replayer<'a> {
     oracle: &'a OutputOracle,
     recording: &'a Recording,
     small_files: SmallFileCache,
+    start: RecoveryStart,
     /// The approximate size of the largest tree that is materialized.
     largest_tree_bytes: u64,
 }
 
 impl<'a> Replayer<'a> {
-    /// Prepares to try crash states of this recording. Starts nothing.
+    /// Prepares to try crash states of this recording. Starts nothing. Each recovery is a new process, unless
+    /// modules are named.
     pub(crate) fn new(
         spec: &'a ReplaySpec,
         oracle: &'a OutputOracle,
         recording: &'a Recording,
     ) -> Replayer<'a> {
         let largest_tree_bytes = largest_tree_bytes(recording);
-        Replayer { spec, oracle, recording, small_files: SmallFileCache::default(), largest_tree_bytes }
+        let start = match &spec.warm {
+            WarmStart::Modules(modules) => RecoveryStart::Forked(ServerImports::Named(modules.clone())),
+            WarmStart::Noted(notes) => RecoveryStart::Forked(ServerImports::Noted(notes.clone())),
+            WarmStart::Never | WarmStart::Automatic => RecoveryStart::NewProcess,
+        };
+        let small_files = SmallFileCache::default();
+        Replayer { spec, oracle, recording, small_files, start, largest_tree_bytes }
+    }
+
+    /// The same with recoveries that start in another way.
+    pub(crate) fn with_start(self, start: RecoveryStart) -> Replayer<'a> {
+        Replayer { start, ..self }
     }
 
     /// Builds one worker. Workers have different numbers; those of [`try_states`](Replayer::try_states) count
@@ -71,6 +85,7 @@ impl<'a> Replayer<'a> {
             oracle: self.oracle,
             recording: self.recording,
             small_files: &self.small_files,
+            start: &self.start,
             largest_tree_bytes: self.largest_tree_bytes,
             number,
         })
@@ -146,8 +161,8 @@ impl<'a> Replayer<'a> {
         candidate.tree(self.recording).digest()
     }
 
-    /// Tries all states, until cancelled: in the given worker, and in more workers on threads of their own.
-    /// Returns them in their order.
+    /// Tries all states, until cancelled or until `go_on` refuses to after one of them: in the given worker, and in
+    /// more workers on threads of their own. Returns them in their order.
     ///
     /// # Errors
     /// A sandbox failed, or a file could not be written.
@@ -156,19 +171,24 @@ impl<'a> Replayer<'a> {
         states: &[CrashState],
         first_worker: &mut RecoveryWorker<'_>,
         report: &(dyn Fn(ReplayProgress) + Sync),
+        go_on: &(dyn Fn(&TriedState) -> bool + Sync),
     ) -> Result<Vec<TriedState>, ExploreError> {
-        let next = AtomicUsize::new(0);
+        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let results = Mutex::new(Results::default());
         let work = |worker: &mut RecoveryWorker<'_>| -> Result<(), ExploreError> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let state = states.get(index).filter(|_| !(self.spec.cancelled)());
+                let is_over = || self.spec.is_over() || stopped.load(Ordering::Relaxed);
+                let state = states.get(index).filter(|_| !is_over());
                 let Some(state) = state else { return Ok(()) };
                 let tried = match self.try_state(worker, state) {
                     // Its sandbox was ended, so nothing is known of this state.
                     Err(_) if (self.spec.cancelled)() => return Ok(()),
                     tried => tried?,
                 };
+                if !go_on(&tried) {
+                    stopped.store(true, Ordering::Relaxed);
+                }
                 report(results.locked().add(index, tried));
             }
         };
