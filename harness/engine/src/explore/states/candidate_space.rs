@@ -1,6 +1,7 @@
 //! The candidates of a power loss at one crash point: sets of names that reached the disk, crossed with masks of
 //! the pending files. Each candidate has a number, so that a few of very many can be taken. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use scenarios::MAX_COUNTED_CANDIDATES;
@@ -25,12 +26,14 @@ pub(super) struct CandidateSpace<'p> {
     prefixes: Vec<usize>,
     /// How many of these are crossed with fine masks.
     fine_prefixes: usize,
-    /// Parts of the groups that can be lost alone.
-    halves: Vec<PersistUnit>,
-    /// By file: how many tears of ends those before it have.
-    torn_ends: RunningCounts,
-    /// By file: how many fine masks those before it have.
-    fine: RunningCounts,
+    /// How many parts of the groups can be lost alone.
+    halves: usize,
+    /// Of all files: the tears of ends.
+    torn_ends: RunningCounts<'p>,
+    /// The files that are crossed with fine masks.
+    recent_files: Vec<usize>,
+    /// Of these files: the fine masks.
+    fine: RunningCounts<'p>,
 }
 
 /// The candidates that are alike. In the order of their numbers.
@@ -62,9 +65,8 @@ impl SpaceSection {
 }
 
 /// Sums of counts, to find the element that a number belongs to.
-#[derive(Default)]
-struct RunningCounts {
-    ends: Vec<u64>,
+struct RunningCounts<'p> {
+    ends: Cow<'p, [u64]>,
 }
 
 /// The element that a number belongs to, and the number within it.
@@ -73,8 +75,8 @@ struct ElementNumber {
     number: u64,
 }
 
-impl RunningCounts {
-    fn of(counts: impl Iterator<Item = usize>) -> RunningCounts {
+impl<'p> RunningCounts<'p> {
+    fn of(counts: impl Iterator<Item = usize>) -> RunningCounts<'p> {
         let mut end = 0;
         let ends = counts.map(|count| {
             end += count as u64;
@@ -85,11 +87,6 @@ impl RunningCounts {
 
     fn total(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
-    }
-
-    fn count_of(&self, element: usize) -> u64 {
-        let start = element.checked_sub(1).map_or(0, |before| self.ends[before]);
-        self.ends[element] - start
     }
 
     fn locate(&self, number: u64) -> ElementNumber {
@@ -123,21 +120,16 @@ impl<'p> CandidateSpace<'p> {
         let prefixes: Vec<usize> = sampled_prefixes(pending.group_count()).into_iter().rev().collect();
         let crossed = if pending.index.ends_save(op_count) { MAX_FINE_PREFIXES } else { 1 };
         let recent_from = pending.index.recent_from(op_count);
-        let is_recent = |file: &PendingFile| {
-            let naming = pending.index.naming_ops(file.node).iter();
-            let last_named = naming.filter(|op| (**op as usize) < op_count).max();
-            file.writes.last_op().max(last_named.copied()) >= Some(recent_from)
-        };
         let torn_rename = pending.behavior.torn_rename && pending.behavior.unordered_names;
-        let groups = (0..pending.group_count()).map(|index| pending.group(index));
-        let halves = groups.filter(|group| torn_rename && group.len() > 1).flatten().copied();
-        let files = pending.files().iter();
+        let recent_files = pending.touched_from(recent_from);
+        let fine = recent_files.iter().map(|file| pending.files()[*file].fine.len());
         CandidateSpace {
             fine_prefixes: prefixes.len().min(crossed),
             prefixes,
-            halves: halves.collect(),
-            torn_ends: RunningCounts::of(files.clone().map(|file| file.torn_ends.len())),
-            fine: RunningCounts::of(files.map(|file| if is_recent(file) { file.fine.len() } else { 0 })),
+            halves: if torn_rename { pending.divisible_len() } else { 0 },
+            torn_ends: RunningCounts { ends: pending.torn_ends().into() },
+            fine: RunningCounts::of(fine),
+            recent_files,
             pending,
             durable,
             op_count,
@@ -150,7 +142,7 @@ impl<'p> CandidateSpace<'p> {
             return 0;
         }
         let attributes = u64::from(!self.pending.attributes.is_empty());
-        attributes + 2 * self.pending.group_count() as u64 + self.halves.len() as u64
+        attributes + 2 * self.pending.group_count() as u64 + self.halves as u64
     }
 
     /// How many candidates a section has.
@@ -213,7 +205,7 @@ impl<'p> CandidateSpace<'p> {
                 let fine_prefixes = self.fine_prefixes as u64;
                 let names = self.names_until(self.prefixes[(number % fine_prefixes) as usize]);
                 let ElementNumber { element, number } = self.fine.locate(number / fine_prefixes);
-                let file = &self.pending.files()[element];
+                let file = &self.pending.files()[self.recent_files[element]];
                 self.masking(names, file, file.fine[number as usize])
             }
         }
@@ -243,7 +235,7 @@ impl<'p> CandidateSpace<'p> {
                 let others = (0..groups).filter(|index| *index != kept - groups);
                 others.flat_map(|index| self.pending.group(index)).copied().collect()
             }
-            half => vec![self.halves[half - 2 * groups]],
+            half => vec![self.pending.divisible(half - 2 * groups)],
         }
     }
 
@@ -301,9 +293,8 @@ impl<'p> CandidateSpace<'p> {
         let groups = pending.group_count() as u64;
         let names = match behavior.unordered_names {
             true => {
-                let halves = self.halves.len() as u64;
-                let alone = (0..pending.group_count()).filter(|index| pending.group(*index).len() == 1);
-                let units = if behavior.torn_rename { alone.count() as u64 + halves } else { groups };
+                let halves = self.halves as u64;
+                let units = if behavior.torn_rename { pending.single_groups() + halves } else { groups };
                 subsets(units)
             }
             false => groups + 1 + pending.joined_attributes,
@@ -323,20 +314,18 @@ impl<'p> CandidateSpace<'p> {
         let (groups, prefixes) = (self.pending.group_count() as u64, self.prefixes.len() as u64);
         // With all groups but the last, or only the first, it is a prefix.
         let unordered = match self.pending.behavior.unordered_names {
-            true => 2 * groups.saturating_sub(1) - u64::from(groups == 2) + self.halves.len() as u64,
+            true => 2 * groups.saturating_sub(1) - u64::from(groups == 2) + self.halves as u64,
             false => 0,
         };
         let names = prefixes + unordered;
         let files = self.pending.files();
-        let sum = |count: fn(&PageSetCounts) -> u64| -> u64 {
-            files.iter().map(|file| count(&file.page_sets)).sum()
-        };
-        let all_files = files.iter().map(|file| file.page_sets.whole).max().unwrap_or(0);
-        let one_file = if files.len() > 1 { sum(|sets| sets.whole) } else { 0 };
+        let PageSetCounts { whole, torn, .. } = self.pending.page_sets;
+        let all_files = self.pending.most_whole;
+        let one_file = if files.len() > 1 { whole } else { 0 };
         let other_files = if files.len() > 2 { files.len() as u64 } else { 0 };
-        let torn = sum(|sets| sets.torn - sets.whole);
-        let recent = files.iter().enumerate().filter(|(file, _)| self.fine.count_of(*file) > 0);
-        let fine: u64 = recent.map(|(_, file)| file.page_sets.fine - file.page_sets.torn).sum();
+        let torn = torn - whole;
+        let recent = self.recent_files.iter().map(|file| &files[*file]).filter(|file| !file.fine.is_empty());
+        let fine: u64 = recent.map(|file| file.page_sets.fine - file.page_sets.torn).sum();
         let pages = prefixes * (all_files + one_file) + other_files + torn + fine * self.fine_prefixes as u64;
         SetCounts { names, all: names + pages }
     }

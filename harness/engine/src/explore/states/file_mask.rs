@@ -52,7 +52,6 @@ pub(super) struct PendingWrites {
     writes: Vec<LosableWrite>,
     /// Of each of them.
     pages: Vec<WritePages>,
-    has_changed: bool,
 }
 
 /// A pending write, or a punched hole.
@@ -93,26 +92,21 @@ impl PendingWrites {
             is_missable: missing.is_some(),
             loses_length: missing == Some(unit),
         });
-        self.has_changed = true;
     }
 
-    /// Takes away the others.
+    /// Takes away the others. Returns whether there were any.
     pub(super) fn retain(
         &mut self,
         is_kept: impl Fn(PersistUnit) -> bool,
         index: &RecordingIndex<'_>,
         behavior: FsBehavior,
-    ) {
+    ) -> bool {
         if self.writes.iter().all(|write| is_kept(write.unit)) {
-            return;
+            return false;
         }
         let writes = std::mem::take(self).writes.into_iter().map(|write| write.unit);
         writes.filter(|unit| is_kept(*unit)).for_each(|unit| self.push(unit, index, behavior));
-    }
-
-    /// Whether there are new ones since the last question.
-    pub(super) fn take_has_changed(&mut self) -> bool {
-        std::mem::take(&mut self.has_changed)
+        true
     }
 
     pub(super) fn len(&self) -> usize {
