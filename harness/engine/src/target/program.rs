@@ -36,8 +36,8 @@ pub enum ProgramError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramAdvice {
     /// It is built by a package of the workspace that the harness was built in.
-    #[error("build it (`cargo build --release -p {package}`)")]
-    Build { package: String },
+    #[error("build it (`{command}`)")]
+    Build { command: String },
     /// It is a program of the user.
     #[error("install it, or give its path as `program` in the target file")]
     InstallProgram,
@@ -125,7 +125,9 @@ fn find_built(member: &WorkspaceMember<'_>, dirs: &[PathBuf; 2]) -> Result<PathB
     candidates.into_iter().find(|path| is_usable(path, member)).ok_or_else(|| {
         let (name, directory) = (member.file.to_string_lossy().into_owned(), dirs[0].clone());
         let advice = match (workspace_of(member), member.is_program) {
-            (Some(_), _) => ProgramAdvice::Build { package: member.package.to_owned() },
+            (Some(workspace), _) => {
+                ProgramAdvice::Build { command: build_command(member, &workspace, &dirs[0]) }
+            }
             (None, true) => ProgramAdvice::InstallProgram,
             (None, false) => ProgramAdvice::CopyLibrary,
         };
@@ -135,6 +137,28 @@ fn find_built(member: &WorkspaceMember<'_>, dirs: &[PathBuf; 2]) -> Result<PathB
             false => ProgramError::NoLibrary { name, directory, advice },
         }
     })
+}
+
+/// The command that puts the file where it is looked for, from any working directory. `own_dir`: that of the
+/// harness's own binary.
+fn build_command(member: &WorkspaceMember<'_>, workspace: &Path, own_dir: &Path) -> String {
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    let package = member.package;
+    let profile = own_dir.file_name().and_then(|name| name.to_str());
+    match (profile, own_dir.parent()) {
+        (Some("release" | "debug"), Some(target_dir)) => {
+            let release = if profile == Some("release") { " --release" } else { "" };
+            let manifest = quoted(&workspace.join("Cargo.toml"));
+            let target_dir = quoted(target_dir);
+            format!("cargo build{release} -p {package} --manifest-path {manifest} --target-dir {target_dir}")
+        }
+        _ if member.is_program => format!("cargo install --path {}", quoted(&workspace.join(package))),
+        _ => format!(
+            "cargo build --release -p {package} --manifest-path {}` and copy `{}",
+            quoted(&workspace.join("Cargo.toml")),
+            member.file.display()
+        ),
+    }
 }
 
 fn is_usable(path: &Path, member: &WorkspaceMember<'_>) -> bool {
@@ -202,7 +226,17 @@ mod tests {
             let member = WorkspaceMember { file: "no-such-file".into(), ..*member };
             find_built(&member, &dirs).unwrap_err()
         });
-        assert!(not_built.to_string().ends_with("build it (`cargo build --release -p target-trainer`)"));
+        let text = not_built.to_string();
+        assert!(
+            text.contains("build it (`cargo install --path '") && text.contains("/target-trainer'`)"),
+            "{text}"
+        );
+        let command = with_member(Path::new("target-trainer"), |member| {
+            build_command(member, Path::new("/my code"), Path::new("/tmp/t/release"))
+        });
+        let expected = "cargo build --release -p target-trainer --manifest-path '/my code/Cargo.toml' \
+                        --target-dir '/tmp/t'";
+        assert_eq!(command, expected);
         let unknown = with_member(Path::new("pyton3"), |member| find_built(member, &dirs).unwrap_err());
         assert!(!unknown.to_string().contains("cargo"), "{unknown}");
     }
