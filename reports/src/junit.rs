@@ -5,7 +5,7 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 use scenarios::Verdict;
 
-use crate::clean::clean;
+use crate::clean::{clean, clean_block};
 use crate::summary;
 use crate::view::{RunView, ScenarioStatus, ScenarioView};
 
@@ -70,7 +70,7 @@ fn status(scenario: &ScenarioView<'_>) -> TestCaseStatus {
     let failed = scenario.failed_runs.iter().flat_map(|failed| failed.details());
     let lines = std::iter::once(details(scenario)).chain(failed.map(|line| clean(&line)));
     let lines = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
-    status.set_description(format!("{lines}\nrepeat: {}", clean(&scenario.started.repeat)));
+    status.set_description(format!("{lines}\nrepeat: {}", clean_block(&scenario.started.repeat)));
     status
 }
 

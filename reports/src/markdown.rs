@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use scenarios::{ReasonGroup, Verdict};
 
-use crate::clean::clean;
+use crate::clean::{clean, clean_block};
 use crate::summary;
 use crate::view::{RunView, ScenarioStatus, ScenarioView};
 
@@ -89,7 +89,15 @@ fn details_block(text: &mut String, scenario: &ScenarioView<'_>) {
             let _ = writeln!(text, "- and {more} more");
         }
     }
-    let _ = writeln!(text, "\n```sh\n{}\n```\n</details>", clean(&scenario.started.repeat).replace('`', "'"));
+    // The command must stay what it is, whatever is in it.
+    let repeat = clean_block(&scenario.started.repeat);
+    let fence = "`".repeat(3.max(longest_run(&repeat, '`') + 1));
+    let _ = writeln!(text, "\n{fence}sh\n{repeat}\n{fence}\n</details>");
+}
+
+/// How many of these letters there are at most in a row.
+fn longest_run(text: &str, wanted: char) -> usize {
+    text.split(|letter| letter != wanted).map(str::len).max().unwrap_or(0)
 }
 
 fn escaped(text: &str) -> String {

@@ -9,7 +9,7 @@ use scenarios::{
 };
 
 use super::{document, sandbox_hints};
-use crate::clean::clean;
+use crate::clean::{clean, clean_block};
 
 /// Largest number of lines of a list that are shown. The rest are counted.
 const MAX_LINES: usize = 40;
@@ -165,7 +165,7 @@ fn section(number: &str, finding: &Finding) -> Markup {
                 }
             }
             h3 { "How to repeat it" }
-            pre { code { (clean(&finding.repeat)) } }
+            pre { code { (clean_block(&finding.repeat)) } }
         }
     }
 }

@@ -47,10 +47,10 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
             h3 { "How to repeat it" }
             pre {
                 code {
-                    (clean(&scenario.started.repeat))
+                    (clean_block(&scenario.started.repeat))
                     @if scenario.trials.len() > 1 {
                         @if let Some(trial) = scenario.most_relevant_trial() {
-                            "\n" (clean(&scenario.started.repeat)) " --trial " (trial.number)
+                            "\n" (clean_block(&scenario.started.repeat)) " --trial " (trial.number)
                         }
                     }
                 }
