@@ -388,6 +388,30 @@ pub(crate) struct ExploreArgs {
     /// It is created if necessary, and must be empty.
     #[arg(long, value_name = "DIR", help_heading = OUTPUT)]
     pub(crate) out: Option<PathBuf>,
+    /// Largest size of the recording that is kept in the report, such as `500MiB` or `0`
+    ///
+    /// The commands that repeat findings then use it instead of a new recording, so that they repeat exactly what was
+    /// found. A larger recording is not kept. Without `--out` there is no report, and no recording is kept.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "2GiB",
+        value_parser = parse_size,
+        help_heading = OUTPUT
+    )]
+    pub(crate) keep_recording: u64,
+    /// Kept recording to use instead of a new one: the directory `recording` of a report [default: record anew]
+    ///
+    /// The other options must be those with which it was made.
+    #[arg(long, value_name = "DIR", help_heading = CRASH_STATES)]
+    pub(crate) recording: Option<PathBuf>,
+    /// Directory for the files of the states that the findings show [default: they are not kept]
+    ///
+    /// For each finding, a directory with the files as they are before the recovery, and all that the recovery then
+    /// printed. With `--state`, those of this state, also if it is no finding. The directory is created if necessary,
+    /// and must be empty.
+    #[arg(long, value_name = "DIR", help_heading = OUTPUT)]
+    pub(crate) keep: Option<PathBuf>,
     /// File for the result as JSON [default: no file]
     ///
     /// An existing file is overwritten.
@@ -412,6 +436,31 @@ pub(crate) struct ExploreArgs {
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}`: write it as `10s`, `500ms` or `2m`")]
 struct InvalidDuration(String);
+
+/// The text of a size is not a number of bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}`: write it as `500MiB`, `2GiB` or `0`")]
+struct InvalidSize(String);
+
+/// Parses `500MiB`, `2GiB` or `4 kB`. A number without a unit is in bytes.
+fn parse_size(text: &str) -> Result<u64, InvalidSize> {
+    let invalid = || InvalidSize(text.into());
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
+    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(invalid()),
+    };
+    number.checked_mul(unit).ok_or_else(invalid)
+}
 
 /// The text of a bound is neither a number in its range nor `all`.
 #[derive(Debug, thiserror::Error)]

@@ -32,13 +32,13 @@ pub(crate) enum CliError {
     Program(#[from] ProgramError),
     /// The directory for the report cannot be created or read.
     #[error(
-        "--out: could not {doing} `{path}`: {cause}; name another directory with --out",
+        "{option}: could not {doing} `{path}`: {cause}; name another directory with {option}",
         path = .path.display()
     )]
-    OutDirUnusable { doing: &'static str, path: PathBuf, cause: std::io::Error },
+    OutDirUnusable { option: &'static str, doing: &'static str, path: PathBuf, cause: std::io::Error },
     /// The directory for the report is a file.
-    #[error("--out: `{path}` is a file; name a new or empty directory with --out", path = .path.display())]
-    OutDirIsFile { path: PathBuf },
+    #[error("{option}: `{path}` is a file; name a new or empty directory with {option}", path = .path.display())]
+    OutDirIsFile { option: &'static str, path: PathBuf },
     /// Without `--out` there is no place for the report.
     #[error(
         "there is no place for the report: neither XDG_STATE_HOME nor HOME is an absolute path; name a \
@@ -58,6 +58,13 @@ pub(crate) enum CliError {
         out = .out.display()
     )]
     SameOutput { json: PathBuf, out: PathBuf },
+    /// Two options name places of which one contains the other.
+    #[error(
+        "{option}: `{path}` and `{other}` contain one another; name another directory with {option}",
+        path = .path.display(),
+        other = .other.display()
+    )]
+    NestedOutput { option: &'static str, path: PathBuf, other: PathBuf },
     /// The report would be among the files that the trainer saves.
     #[error(
         "{option}: `{path}` and the watched directory `{watched}` contain one another; name a path \
@@ -67,8 +74,11 @@ pub(crate) enum CliError {
     )]
     ReportInWatched { option: &'static str, path: PathBuf, watched: PathBuf },
     /// The directory for the report has files that a report might overwrite.
-    #[error("--out: `{path}` is not empty; name a new or empty directory with --out", path = .path.display())]
-    OutDirNotEmpty { path: PathBuf },
+    #[error(
+        "{option}: `{path}` is not empty; name a new or empty directory with {option}",
+        path = .path.display()
+    )]
+    OutDirNotEmpty { option: &'static str, path: PathBuf },
     /// A record cannot be judged.
     #[error("`{path}`", path = .path.display())]
     UnusableRecord { path: PathBuf, source: UnusableRecord },
@@ -152,6 +162,7 @@ impl CliError {
             | CliError::NoStateDir
             | CliError::OutputUnusable { .. }
             | CliError::SameOutput { .. }
+            | CliError::NestedOutput { .. }
             | CliError::ReportInWatched { .. }
             | CliError::UnusableRecord { .. } => CommandExit::InvalidInput,
             CliError::NoCurrentDir(_) => CommandExit::InvalidInput,
@@ -208,10 +219,13 @@ fn exit_of_program_error(error: &ProgramError) -> CommandExit {
 fn exit_of_explore_error(error: &ExploreError) -> CommandExit {
     match error {
         ExploreError::NotPython
+        | ExploreError::KeptRecording(_)
         | ExploreError::WarmNotStarted { .. }
         | ExploreError::ResumeCommandFails { .. }
         | ExploreError::UnknownState { .. } => CommandExit::InvalidInput,
-        ExploreError::NothingRecorded { .. } | ExploreError::BaselineFailed(_) => CommandExit::Inconclusive,
+        ExploreError::NothingRecorded { .. }
+        | ExploreError::BaselineFailed(_)
+        | ExploreError::RecordingDiffers { .. } => CommandExit::Inconclusive,
         ExploreError::Sandbox(error) => exit_of_sandbox_error(error),
         ExploreError::File(_)
         | ExploreError::System { .. }
@@ -265,7 +279,7 @@ mod tests {
         let file = FileError { doing: "write", path: path.clone(), source: no_space() };
         let full = FileError { doing: "create", path: path.clone(), source: no_space() };
         let cases = [
-            (CliError::OutDirNotEmpty { path: path.clone() }, CommandExit::InvalidInput),
+            (CliError::OutDirNotEmpty { option: "--out", path: path.clone() }, CommandExit::InvalidInput),
             (LibraryError::Program(missing).into(), CommandExit::InvalidInput),
             (ExploreError::NotPython.into(), CommandExit::InvalidInput),
             (

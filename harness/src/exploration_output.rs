@@ -6,11 +6,16 @@ use scenarios::{CrashCategory, Exploration, Finding, MessageCount, grouped};
 
 use crate::error::CliError;
 use crate::print;
-use engine::explore::{ExploreResult, RecordingGaps, TriedState};
+use crate::report_paths::ReportDir;
+use engine::explore::{ExploreError, ExploreResult, FailingTree, KeptRecording, RecordingGaps, TriedState};
 use engine::file_error::file_error;
 
 /// The files of a report.
-pub(crate) const REPORT_FILES: [&str; 2] = ["explore.json", "explore.html"];
+const REPORT_FILES: [&str; 2] = ["explore.json", "explore.html"];
+/// The directory in a report with its recording.
+pub(crate) const RECORDING_DIR: &str = "recording";
+/// What a report consists of.
+pub(crate) const REPORT_NAMES: [&str; 3] = [REPORT_FILES[0], REPORT_FILES[1], RECORDING_DIR];
 /// At most this many files that were never synced are printed.
 const MAX_UNSYNCED_LINES: usize = 12;
 /// At most this many paths outside the watched directories are printed.
@@ -153,8 +158,7 @@ fn pairs_line(first: &Exploration) -> String {
 /// Prints the outcome of a state that was selected with `--state`.
 fn print_tried_state(tried: &TriedState) {
     for (crash, outcome) in &tried.outcomes {
-        let name = tried.state.candidate().name();
-        print::line(&format!("state {name} ({}): {outcome}", crash.category().name()));
+        print::line(&format!("this state ({}): {outcome}", crash.crash_model().name()));
     }
     if !tried.result.message.is_empty() {
         print::line(&format!("  output: {}", tried.result.message));
@@ -236,6 +240,44 @@ fn print_gaps(gaps: &RecordingGaps) {
     }
     if gaps.unknown_files > 0 {
         print::line(&format!("{} operations on unknown files are not part of any state", gaps.unknown_files));
+    }
+}
+
+/// Prints why the recording was not kept. Returns the error, if there was one.
+pub(crate) fn print_kept_recording(kept: Option<KeptRecording>) -> Option<CliError> {
+    let reason = match kept {
+        None | Some(KeptRecording::Kept) => return None,
+        Some(KeptRecording::Failed(error)) => return Some(error.into()),
+        Some(KeptRecording::TooLarge { len_bytes, max_bytes }) => {
+            format!("it has {} bytes, and --keep-recording allows {}", grouped(len_bytes), grouped(max_bytes))
+        }
+        Some(KeptRecording::HasOverlays) => "it refers to files of a large watched directory".into(),
+    };
+    print::line(&format!(
+        "\nthe recording is not kept, because {reason}: what repeats a finding records again"
+    ));
+    None
+}
+
+/// Prints where the files of failing states are. Returns the error, if they could not be kept.
+pub(crate) fn print_failing_trees(kept: Result<Vec<FailingTree>, ExploreError>) -> Option<CliError> {
+    match kept {
+        Ok(trees) => {
+            trees
+                .iter()
+                .for_each(|tree| print::line(&format!("files of {}: {}", tree.state, tree.dir.display())));
+            None
+        }
+        Err(error) => Some(error.into()),
+    }
+}
+
+/// Removes the recording of a report that was not written: nobody is told of it.
+pub(crate) fn remove_recording_without_report(dir: &ReportDir) {
+    let (report, recording) = (dir.path().join(REPORT_FILES[0]), dir.path().join(RECORDING_DIR));
+    if !report.exists() {
+        // Without a report there is also an error that is printed.
+        let _ = std::fs::remove_dir_all(recording);
     }
 }
 

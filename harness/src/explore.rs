@@ -1,20 +1,25 @@
 //! `explore`: runs the exploration, and prints and writes its result. Knows no scenario.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use scenarios::{Exploration, RecoveryCheck};
 
 use crate::args::ExploreArgs;
 use crate::error::CliError;
 use crate::exit::CommandExit;
+use crate::exploration_output::RECORDING_DIR;
 use crate::explore_display::ExploreDisplay;
 use crate::explore_options::PreparedExploration;
 use crate::output_file::OutputFile;
 use crate::report_paths::ReportDir;
 use crate::session::Session;
-use crate::shell_quote::shell_quote;
+use crate::shell_quote::{own_program, shell_quote};
 use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_paths};
 use engine::explore::{
-    EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, MAX_COPIED_BYTES, RecordSpec,
-    ReplaySpec, ReportSpec, SecondCrashes, WarmStart, explore, explore_second_crashes, recovered_kills,
+    EnumerateSpec, ExploreConfig, ExploreError, ExploreProgress, ExploreResult, KeepRecordingSpec,
+    MAX_COPIED_BYTES, RecordSpec, ReplaySpec, ReportSpec, SecondCrashes, WarmStart, explore,
+    explore_second_crashes, recovered_kills,
 };
 use engine::sandbox::{self, HostAccess};
 
@@ -32,12 +37,20 @@ pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
         report_paths::check_apart("--out", out, &args.watch)?;
     }
     if let (Some(file), Some(out)) = (&args.json, &args.out) {
-        report_paths::check_json_apart(file, out, &exploration_output::REPORT_FILES)?;
+        report_paths::check_json_apart(file, out, &exploration_output::REPORT_NAMES)?;
+    }
+    if let Some(keep) = &args.keep {
+        report_paths::check_apart("--keep", keep, &args.watch)?;
+        let others = args.out.iter().chain(&args.json).chain(&args.recording);
+        others.into_iter().try_for_each(|other| report_paths::check_apart_from("--keep", keep, other))?;
     }
     let out_dir = args.out.as_ref().map(|out| ReportDir::create(Some(out), "explore")).transpose()?;
+    let keep_dir = args.keep.as_ref().map(|keep| ReportDir::create_for("--keep", keep)).transpose();
     // The file may be in the new directory.
     let json = args.json.as_ref().map(|file| OutputFile::check("--json", file)).transpose();
-    let exit = json.and_then(|json| run_in_session(args, ExploreOutputs { json, dir: out_dir.as_ref() }));
+    let outputs = keep_dir.and_then(|keep| Ok(ExploreOutputs { json: json?, dir: out_dir.as_ref(), keep }));
+    let exit = outputs.and_then(|outputs| run_in_session(args, outputs));
+    out_dir.iter().for_each(exploration_output::remove_recording_without_report);
     if exit.is_err() {
         out_dir.iter().for_each(ReportDir::remove_if_empty);
     }
@@ -48,6 +61,8 @@ pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
 struct ExploreOutputs<'a> {
     json: Option<OutputFile>,
     dir: Option<&'a ReportDir>,
+    /// For the files of failing states.
+    keep: Option<ReportDir>,
 }
 
 impl ExploreOutputs<'_> {
@@ -65,7 +80,9 @@ fn run_in_session(args: &ExploreArgs, outputs: ExploreOutputs<'_>) -> Result<Com
         Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
         None => PreparedExploration::from_args(args)?,
     };
-    let hidden = outputs.dir.map(ReportDir::real_path).into_iter().collect();
+    let earlier = args.recording.as_deref().and_then(report_paths::report_of_recording);
+    let own = outputs.dir.into_iter().chain(&outputs.keep).map(ReportDir::real_path);
+    let hidden = own.chain(earlier).collect();
     let host_access = HostAccess { hidden, ..prepared.host_access };
     let exit = run_prepared(args, PreparedExploration { host_access, ..prepared }, &session, outputs);
     let cleaned_up = session.close();
@@ -83,7 +100,7 @@ fn run_prepared(
     session: &Session,
     outputs: ExploreOutputs<'_>,
 ) -> Result<CommandExit, CliError> {
-    let config = explore_config(args, prepared, session);
+    let config = explore_config(args, prepared, session, &outputs);
     print::line(&RecoveryCheck::describe(&config.checks()));
     let display = ExploreDisplay::new();
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
@@ -106,10 +123,13 @@ fn run_prepared(
     let exploration = explored.exploration();
     let selected = config.enumerate.only_state.is_some();
     exploration_output::print_exploration(&explored.first, &exploration, selected);
+    let not_kept = exploration_output::print_kept_recording(explored.first.kept);
+    let no_trees = exploration_output::print_failing_trees(explored.first.failing_trees);
     if args.depth == 2 && !selected {
         exploration_output::print_second_crashes(&exploration);
     }
-    let failures = outputs.write(&exploration);
+    let failures: Vec<CliError> =
+        outputs.write(&exploration).into_iter().chain(not_kept).chain(no_trees).collect();
     let found = match exploration.has_no_findings() {
         true if exploration.tried == 0
             || exploration.has_unjudged()
@@ -182,7 +202,13 @@ fn explore_to_depth(
 }
 
 /// What each stage of the exploration needs.
-fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &Session) -> ExploreConfig {
+fn explore_config(
+    args: &ExploreArgs,
+    prepared: PreparedExploration,
+    session: &Session,
+    outputs: &ExploreOutputs<'_>,
+) -> ExploreConfig {
+    let recording_dir = outputs.dir.map(|dir| dir.path().join(RECORDING_DIR));
     let work_dir = session.dir();
     ExploreConfig {
         record: RecordSpec {
@@ -199,6 +225,11 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             time_limit: prepared.record_timeout,
             cancelled: interrupt::requested,
         },
+        kept_recording: args.recording.clone(),
+        keep_recording: recording_dir
+            .clone()
+            .map(|dir| KeepRecordingSpec { dir, max_bytes: args.keep_recording }),
+        keep_files: outputs.keep.as_ref().map(|keep| keep.path().into()),
         enumerate: EnumerateSpec { scope: prepared.scope, only_state: prepared.only_state },
         replay: ReplaySpec {
             watched_dirs: prepared.watched_dirs,
@@ -214,7 +245,11 @@ fn explore_config(args: &ExploreArgs, prepared: PreparedExploration, session: &S
             deadline: args.max_time.and_then(|time| std::time::Instant::now().checked_add(time)),
         },
         judge: prepared.judge,
-        report: ReportSpec { repeat_command: repeat_command() },
+        report: ReportSpec {
+            repeat_command: repeat_command(),
+            recording_option: recording_dir
+                .map_or_else(String::new, |dir| format!("--recording {}", shell_quote(dir.as_os_str()))),
+        },
     }
 }
 
@@ -229,39 +264,47 @@ fn warm_start(args: &ExploreArgs) -> WarmStart {
 
 /// This command line with a placeholder for the name of a state. Options that write files are left out.
 fn repeat_command() -> String {
-    repeat_command_of(std::env::args().skip(1).collect())
+    repeat_command_of(&own_program(), std::env::args_os().skip(1).collect())
 }
 
-fn repeat_command_of(args: Vec<String>) -> String {
-    const DROPPED: [&str; 3] = ["--state", "--json", "--out"];
-    let is_value_form = |arg: &str| DROPPED.iter().any(|option| arg.starts_with(&format!("{option}=")));
-    let mut kept_args = vec!["trainwreck".to_owned()];
+/// The options that a repetition does not have: those that write files, and the name of another state.
+const DROPPED: [&str; 5] = ["--state", "--json", "--out", "--keep", "--keep-recording"];
+
+/// `program`: as it was called, quoted.
+fn repeat_command_of(program: &str, args: Vec<OsString>) -> String {
+    let is_value_form = |arg: &OsStr| {
+        let arg = arg.as_bytes();
+        DROPPED
+            .iter()
+            .any(|option| arg.strip_prefix(option.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
+    };
     let mut args = args.into_iter();
+    let mut kept_args = vec![program.to_owned()];
     while let Some(arg) = args.next() {
         // After `--` comes the trainer's command, which may have options of the same names.
         if arg == "--" {
-            kept_args.push(arg);
+            kept_args.push("--".into());
             kept_args.extend(args.by_ref().map(|arg| shell_quote(&arg)));
-        } else if DROPPED.contains(&arg.as_str()) {
+        } else if DROPPED.iter().any(|option| arg == *option) {
             args.next();
         } else if !is_value_form(&arg) {
             kept_args.push(shell_quote(&arg));
         }
     }
-    let after_command = kept_args.iter().position(|arg| arg == "explore").map_or(1, |index| index + 1);
-    kept_args.insert(after_command, "--state STATE".into());
+    // The name of the command comes first.
+    kept_args.insert(kept_args.len().min(2), "--state STATE".into());
     kept_args.join(" ")
 }
+
 #[cfg(test)]
 mod tests {
     use super::repeat_command_of;
 
     #[test]
     fn the_repeat_command_leaves_out_what_writes_files_in_every_form() {
-        let args =
-            ["explore", "--out", "o", "--json=j", "--watch", "my runs", "--state=1-2", "--out=o", "--"];
-        let args = args.iter().chain(&["train", "--out", "o", "--json=j"]).map(|arg| (*arg).to_owned());
-        let expected = "trainwreck explore --state STATE --watch 'my runs' -- train --out o --json=j";
-        assert_eq!(repeat_command_of(args.collect()), expected);
+        let args = ["explore", "--out", "o", "--json=j", "--watch", "my runs", "--state=1-2"];
+        let args = args.iter().chain(&["--out=o", "--", "train", "--out", "o", "--json=j"]);
+        let expected = "./bin/trainwreck explore --state STATE --watch 'my runs' -- train --out o --json=j";
+        assert_eq!(repeat_command_of("./bin/trainwreck", args.map(Into::into).collect()), expected);
     }
 }

@@ -100,9 +100,10 @@ impl ExploreDisplay {
             }
             ExploreProgress::LargeTree(progress) => self.on_large_tree(progress),
             ExploreProgress::RecordingRuns(progress) => self.on_recording(*progress),
-            ExploreProgress::Recorded { operations, saves } => {
+            ExploreProgress::Recorded { operations, saves, is_kept } => {
                 self.begin_phase(ProgressPhase::Enumerating);
-                self.print_line(&format!("recorded {operations} file operations, {saves} saves"));
+                let what = if *is_kept { "the kept recording has" } else { "recorded" };
+                self.print_line(&format!("{what} {operations} file operations, {saves} saves"));
             }
             ExploreProgress::Enumerated { states } => {
                 self.plain.locked().states = *states;
@@ -134,9 +135,13 @@ impl ExploreDisplay {
                 self.show_message("trying crash states");
             }
             ExploreProgress::Tried(progress) => self.on_tried(*progress),
-            ExploreProgress::Shrinking => {
-                self.begin_phase(ProgressPhase::Shrinking);
-                self.show_message("shrinking the failing states");
+            ExploreProgress::FirstMet(text) => self.print_line(text),
+            ExploreProgress::StateMoved(name) => {
+                self.print_line(&format!("in this recording the state is {name}"));
+            }
+            ExploreProgress::Confirming => {
+                self.begin_phase(ProgressPhase::Confirming);
+                self.show_message("confirming the findings, one recovery at a time");
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::args::{CrashArg, ExploreArgs, FsModelArg};
 use crate::error::CliError;
 use crate::host_access_options::{check_apart, host_access};
 use crate::option_error::OptionError;
-use engine::explore::{CrashCandidate, ExploreScope, FsModel, JudgeSpec};
+use engine::explore::{ExploreScope, FsModel, JudgeSpec, StateName};
 use engine::file_error::file_error;
 use engine::sandbox::{HostAccess, LaunchSpec, runs_path};
 use engine::target::{ExecutableError, ProgramError, UNBUFFERED_PYTHON, find_executable};
@@ -24,7 +24,7 @@ pub(crate) struct PreparedExploration {
     pub(crate) saved_pattern: Option<Regex>,
     pub(crate) judge: JudgeSpec,
     pub(crate) scope: ExploreScope,
-    pub(crate) only_state: Option<CrashCandidate>,
+    pub(crate) only_state: Option<StateName>,
     pub(crate) command: LaunchSpec,
     pub(crate) resume: LaunchSpec,
     pub(crate) check: Option<LaunchSpec>,
@@ -88,9 +88,9 @@ impl PreparedExploration {
 ///
 /// # Errors
 /// If it names none.
-pub(crate) fn parse_state(args: &ExploreArgs) -> Result<Option<CrashCandidate>, OptionError> {
+pub(crate) fn parse_state(args: &ExploreArgs) -> Result<Option<StateName>, OptionError> {
     let unknown = |name: &String| OptionError::UnknownState { name: name.clone() };
-    let parsed = |name: &String| CrashCandidate::parse(name).ok_or_else(|| unknown(name));
+    let parsed = |name: &String| StateName::parse(name).ok_or_else(|| unknown(name));
     args.state.as_ref().map(parsed).transpose()
 }
 

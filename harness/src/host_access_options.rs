@@ -121,7 +121,7 @@ pub(crate) fn check_apart(access: &HostAccess, private_dirs: &[PathBuf]) -> Resu
 pub(crate) fn repeat_options(args: &HostAccessArgs) -> String {
     let writable = args.writable.iter().map(|dir| {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
-        format!(" --writable {}", shell_quote(&dir.display().to_string()))
+        format!(" --writable {}", shell_quote(dir.as_os_str()))
     });
     let network = args.network.map(|network| match network {
         NetworkArg::Private => " --network private".to_owned(),

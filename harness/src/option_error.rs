@@ -6,7 +6,10 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OptionError {
     /// `--state` is not the name of a crash state.
-    #[error("--state: `{name}` is not the name of a state; copy it from a finding's `repeat` line")]
+    #[error(
+        "--state: `{name}` is not the name of a state, such as `process:12` or `ext4:12-3`; copy it from a finding's \
+         `repeat` line"
+    )]
     UnknownState { name: String },
     /// No scenario has the trial that `--trial` names.
     #[error("--trial: there is no trial {trial}; {}", trial_counts(*.most, *.scenarios))]

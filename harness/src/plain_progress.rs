@@ -24,7 +24,7 @@ pub(crate) enum ProgressPhase {
     Enumerating,
     Controls,
     Trying,
-    Shrinking,
+    Confirming,
 }
 
 /// How far an exploration has come.
@@ -76,7 +76,7 @@ impl PlainProgress {
             ProgressPhase::Recording => return None,
             ProgressPhase::Enumerating => "computing the crash states",
             ProgressPhase::Controls => "recovering from undamaged files",
-            ProgressPhase::Shrinking => "shrinking the failing states",
+            ProgressPhase::Confirming => "confirming the findings",
             ProgressPhase::Trying => {
                 let (done, states) = (grouped(self.done as u64), grouped(self.states as u64));
                 let speed = speed_text(self.done as u64, seconds);
@@ -158,7 +158,7 @@ mod tests {
         let due = [0, 9, 10, 15, 19, 20]
             .map(|seconds| progress.line_at(began + Duration::from_secs(seconds)).is_some());
         assert_eq!(due, [false, false, true, false, false, true]);
-        for phase in [ProgressPhase::Enumerating, ProgressPhase::Controls, ProgressPhase::Shrinking] {
+        for phase in [ProgressPhase::Enumerating, ProgressPhase::Controls, ProgressPhase::Confirming] {
             progress.begin(phase);
             let line = progress.line_at(progress.began + LINE_INTERVAL).unwrap();
             assert!(line.ends_with(": 10 s"), "{line}");

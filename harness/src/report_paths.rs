@@ -31,9 +31,17 @@ impl ReportDir {
     /// If the directory cannot be created or written, or is not empty.
     pub(crate) fn create(out: Option<&Path>, run: &str) -> Result<ReportDir, CliError> {
         match out {
-            Some(out) => create_empty_dir(out),
+            Some(out) => create_empty_dir("--out", out),
             None => create_in_state(run),
         }
+    }
+
+    /// Creates the directory that another option names, in the same way.
+    ///
+    /// # Errors
+    /// If the directory cannot be created or written, or is not empty.
+    pub(crate) fn create_for(option: &'static str, dir: &Path) -> Result<ReportDir, CliError> {
+        create_empty_dir(option, dir)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -74,17 +82,24 @@ impl ReportDir {
     }
 }
 
-fn create_empty_dir(out: &Path) -> Result<ReportDir, CliError> {
-    let unusable = |doing, cause| CliError::OutDirUnusable { doing, path: out.into(), cause };
+/// The report to which a kept recording belongs, without links.
+pub(crate) fn report_of_recording(recording: &Path) -> Option<PathBuf> {
+    let recording = recording.canonicalize().ok()?;
+    let report = recording.parent()?;
+    report.join("explore.json").is_file().then(|| report.to_path_buf())
+}
+
+fn create_empty_dir(option: &'static str, out: &Path) -> Result<ReportDir, CliError> {
+    let unusable = |doing, cause| CliError::OutDirUnusable { option, doing, path: out.into(), cause };
     if out.metadata().is_ok_and(|metadata| !metadata.is_dir()) {
-        return Err(CliError::OutDirIsFile { path: out.into() });
+        return Err(CliError::OutDirIsFile { option, path: out.into() });
     }
     let created_from = first_missing(out);
     let is_new = create_dir_or_find(out).map_err(|error| unusable("create", error))?;
     let mut entries = std::fs::read_dir(out).map_err(|error| unusable("read", error))?;
     // What appears in a directory that this process has created just now is nobody's report.
     if !is_new && entries.next().is_some() {
-        return Err(CliError::OutDirNotEmpty { path: out.into() });
+        return Err(CliError::OutDirNotEmpty { option, path: out.into() });
     }
     access(out, AccessFlags::W_OK).map_err(|error| unusable("write to", error.into()))?;
     Ok(ReportDir { path: out.into(), created_from, is_in_state: false })
@@ -121,7 +136,12 @@ fn first_missing(path: &Path) -> Option<PathBuf> {
 /// Creates a directory for a run below the user's state. Two runs may start in the same second.
 fn create_in_state(run: &str) -> Result<ReportDir, CliError> {
     let parent = state_dir().ok_or(CliError::NoStateDir)?;
-    let unusable = |doing, path: &Path, cause| CliError::OutDirUnusable { doing, path: path.into(), cause };
+    let unusable = |doing, path: &Path, cause| CliError::OutDirUnusable {
+        option: "--out",
+        doing,
+        path: path.into(),
+        cause,
+    };
     std::fs::create_dir_all(&parent).map_err(|error| unusable("create", &parent, error))?;
     let numbered = |number: u32| match number {
         1 => parent.join(run),
@@ -159,6 +179,18 @@ pub(crate) fn check_json_apart(json: &Path, out: &Path, report_files: &[&str]) -
         return Err(CliError::SameOutput { json: json.into(), out: out.into() });
     }
     Ok(())
+}
+
+/// Checks that what an option names is not part of something else that this command reads or writes.
+///
+/// # Errors
+/// If one of the two contains the other.
+pub(crate) fn check_apart_from(option: &'static str, path: &Path, other: &Path) -> Result<(), CliError> {
+    let (dir, other_path) = (resolve_existing_part(path), resolve_existing_part(other));
+    match dir.starts_with(&other_path) || other_path.starts_with(&dir) {
+        true => Err(CliError::NestedOutput { option, path: path.into(), other: other.into() }),
+        false => Ok(()),
+    }
 }
 
 /// Checks that a report does not go into a directory that the trainer saves in, nor the other way round.

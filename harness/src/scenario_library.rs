@@ -7,6 +7,7 @@ use scenarios::{InvalidFile, Scenario, ScenarioStarted, TargetFile};
 
 use crate::args::HostAccessArgs;
 use crate::host_access_options::{HostAccessError, LocatedTarget, host_access, repeat_options};
+use crate::shell_quote::{own_program, shell_quote};
 use engine::file_error::{FileError, file_error};
 use engine::gpu::find_shim_library;
 use engine::run::PreparedScenario;
@@ -281,7 +282,8 @@ pub(crate) fn prepare_scenario(
         severity: scenario.severity().to_string(),
         domain: source.domain,
         repeat: format!(
-            "trainwreck {command} {} --seed {seed}{}",
+            "{} {command} {} --seed {seed}{}",
+            own_program(),
             run_argument_for(&scenario, &source.path),
             repeat_options(access)
         ),
@@ -355,7 +357,10 @@ fn load_target_of(
 /// one.
 fn run_argument_for(scenario: &Scenario, path: &Path) -> String {
     if path.is_absolute() || path.is_file() && !path.starts_with("scenarios/library") {
-        path.display().to_string()
+        // What begins with a dash is no option.
+        let is_like_option = path.as_os_str().as_encoded_bytes().starts_with(b"-");
+        let path = if is_like_option { &Path::new(".").join(path) } else { path };
+        shell_quote(path.as_os_str())
     } else {
         scenario.id().to_owned()
     }

@@ -204,13 +204,17 @@ const MISTAKES: &[Mistake] = &[
 /// Those that only a recorded run shows.
 const RECORDED_MISTAKES: &[Mistake] = &[
     mistake(
-        "explore --watch runs --state 5~9999p3 -- ./saver correct runs",
+        "explore --watch runs --state process:5~9999p3 -- ./saver correct runs",
         2,
-        "no state `5~9999p3` (nearest: `",
+        "no state `process:5~9999p3` (nearest: `",
     ),
-    mistake("explore --watch runs --state 99999 -- ./saver correct runs", 2, "no state `99999`"),
-    mistake("explore --watch runs --state 5-5 -- ./saver correct runs", 2, "no state `5-5`"),
-    mistake("explore --watch runs --state 5-3.9 -- ./saver correct runs", 2, "no state `5-3.9`"),
+    mistake(
+        "explore --watch runs --state process:99999 -- ./saver correct runs",
+        2,
+        "no state `process:99999`",
+    ),
+    mistake("explore --watch runs --state ext4:5-5 -- ./saver correct runs", 2, "no state `ext4:5-5`"),
+    mistake("explore --watch runs --state ext4:5-3.9 -- ./saver correct runs", 2, "no state `ext4:5-3.9`"),
     mistake("explore --watch runs --out new -- /bin/true", 3, "changed no file"),
     mistake("explore --watch runs --out new/a/b -- /bin/false", 3, "exit code 1"),
 ];
@@ -237,8 +241,15 @@ fn a_mutated_name_of_a_state_names_another_state_or_none() {
     let result = std::fs::read_to_string(workplace.path().join("result.json")).unwrap();
     let findings = scenarios::Exploration::parse(&result).unwrap().findings;
     let name = findings.iter().map(|finding| finding.state.as_str()).max_by_key(|name| name.len()).unwrap();
+    let (name, contents) = name.split_once('@').unwrap();
     let mut mutated: Vec<String> =
         vec![name.into(), format!("{name}-0"), format!("{name}~1p1"), format!("9{name}")];
+    mutated.extend([
+        format!("{name}@{contents}"),
+        format!("9{name}@{contents}"),
+        format!("{name}@0{contents}"),
+    ]);
+    mutated.push(format!("{name}@{contents}").replace(&contents[..4], "0000"));
     for (index, letter) in name.char_indices() {
         let (before, after) = (&name[..index], &name[index + letter.len_utf8()..]);
         mutated.push(format!("{before}{after}"));

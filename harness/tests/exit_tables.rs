@@ -146,9 +146,9 @@ fn each_check_of_an_exploration_has_its_exit_code_with_each_trainer() {
         let sound = explore(&checks, "sound", sound_code);
         assert_eq!(sound.contains("recovered from every state"), judges(number), "{number:b}: {sound}");
         explore(&checks, "bad", bad_code);
-        explore(&with(&["--state", "1"]), "sound", sound_code);
+        explore(&with(&["--state", "process:1"]), "sound", sound_code);
         explore(&with(&["--max-states", "1"]), "sound", sound_code);
-        explore(&with(&["--state", "99999"]), "sound", 2);
+        explore(&with(&["--state", "process:99999"]), "sound", 2);
         // Whether step 1 had been acknowledged before that state decides for `--saved` with `--resumed`.
         if number != 0b00011 {
             let repeated = [&checks[..], &["--state", &bad_state]].concat();
@@ -159,7 +159,7 @@ fn each_check_of_an_exploration_has_its_exit_code_with_each_trainer() {
         let checks = checks_of(number);
         explore(&checks, "quiet", 3);
         explore(&checks, "fails", 3);
-        explore(&[&checks[..], &["--state", "1"]].concat(), "fails", 3);
+        explore(&[&checks[..], &["--state", "process:1"]].concat(), "fails", 3);
     }
     let hung = explore(&["--record-timeout", "300ms"], "hangs", 3);
     assert!(hung.contains("exceeded its time limit without any fault"), "{hung}");

@@ -285,7 +285,7 @@ fn a_recovery_that_hangs_is_reported_as_hung() {
     let options = ["--timeout", "300ms", "--crash", "process"];
     let explore_run = explore(&options, &["/bin/sh", "-c", script, "WATCH"]);
     assert_eq!(explore_run.json["findings"][0]["outcome"], "hung", "{}", explore_run.text);
-    assert_eq!(explore_run.json["findings"][0]["repeated"], "hung", "{}", explore_run.text);
+    assert_eq!(explore_run.json["findings"][0]["confirmation"]["failed"], 2, "{}", explore_run.text);
     assert!(!explore_run.text.contains("not confirmed"), "{}", explore_run.text);
     assert_eq!(explore_run.code, Some(1), "{}", explore_run.text);
 }
@@ -298,7 +298,7 @@ fn a_slow_recovery_that_ends_when_it_is_repeated_is_not_confirmed() {
     let explore_run = explore(&options, &["/bin/sh", "-c", script, "WATCH"]);
     assert_eq!(explore_run.code, Some(3), "{}", explore_run.text);
     assert_eq!(explore_run.json["findings"][0]["outcome"], "hung", "{}", explore_run.text);
-    assert_eq!(explore_run.json["findings"][0]["repeated"], "recovered", "{}", explore_run.text);
+    assert_eq!(explore_run.json["findings"][0]["confirmation"]["other"], "recovered", "{}", explore_run.text);
     assert!(explore_run.text.contains("1 of 1 findings not confirmed"), "{}", explore_run.text);
 }
 

@@ -337,7 +337,7 @@ fn one_signal_ends_the_repetition_of_a_state_that_hangs() {
     let text = output_text(&output);
     assert_eq!(output.status.code(), Some(130), "{text}");
     let findings = read_exploration(&workplace).findings;
-    assert!(findings.len() == 1 && findings[0].repeated.is_none(), "{text}");
+    assert!(findings.len() == 1 && findings[0].confirmation.is_none(), "{text}");
 }
 
 /// It ends when it is tried, and not when it is recorded: it sees that it is traced by the gate.

@@ -122,6 +122,9 @@ impl Case {
                 work_dir: work_dir.into(),
                 cancelled: || false,
             },
+            kept_recording: None,
+            keep_recording: None,
+            keep_files: None,
             enumerate: EnumerateSpec { scope, only_state: None },
             replay: ReplaySpec {
                 watched_dirs,

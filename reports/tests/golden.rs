@@ -228,7 +228,7 @@ fn the_page_of_an_exploration_shows_the_controls_and_the_different_messages() {
             .into(),
         under: vec![],
         states: 30,
-        repeated: None,
+        confirmation: Some(Confirmation { failed: 2, tried: 2, other: None }),
         between: ["write(a)".into(), "rename(a, b)".into()],
         operations: vec![],
         difference: vec![],

@@ -16,7 +16,7 @@ use crate::trials_planned::grouped;
 use crate::verdict::Outcome;
 
 /// The format that [`Exploration::to_json`] writes and [`Exploration::parse`] reads.
-pub const EXPLORATION_FORMAT: u32 = 3;
+pub const EXPLORATION_FORMAT: u32 = 4;
 
 /// What ended the target: a kill of its processes, or a power loss under some model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -280,7 +280,7 @@ mod tests {
     use crate::cause::{Cause, FailureSubject};
     use crate::control::ControlFiles;
     use crate::effect::CrashModel;
-    use crate::finding::{FailingControls, Fate, MessageCount, OperationLine, OutcomeCount};
+    use crate::finding::{Confirmation, FailingControls, Fate, MessageCount, OperationLine, OutcomeCount};
 
     fn exploration() -> Exploration {
         let finding = Finding {
@@ -289,7 +289,7 @@ mod tests {
             outcomes: vec![OutcomeCount { outcome: Outcome::Crashed, states: 3 }],
             under: vec![CrashModel::Btrfs, CrashModel::Ext4],
             states: 3,
-            repeated: None,
+            confirmation: Some(Confirmation { failed: 2, tried: 2, other: None }),
             between: ["write(a)".into(), "rename(a, b)".into()],
             operations: vec![OperationLine { text: "   1  write(a)  lost".into(), fate: Fate::HalfLost }],
             difference: vec!["~ b: 0 bytes instead of 4".into()],
@@ -385,23 +385,30 @@ mod tests {
     }
 
     #[test]
-    fn a_hung_state_is_confirmed_only_by_a_repetition_that_hangs_too() {
-        for (outcome, repeated, is_confirmed) in [
-            (Outcome::Crashed, None, true),
-            (Outcome::Hung, Some(Outcome::Hung), true),
-            (Outcome::Hung, Some(Outcome::Recovered), false),
-            (Outcome::Hung, Some(Outcome::Crashed), false),
+    fn a_finding_is_confirmed_only_by_repetitions_with_the_same_outcome() {
+        let seen = |failed, tried, other| Some(Confirmation { failed, tried, other });
+        for (outcome, confirmation, is_confirmed) in [
+            (Outcome::Crashed, None, false),
+            (Outcome::Crashed, seen(1, 1, None), false),
+            (Outcome::Crashed, seen(2, 2, None), true),
+            (Outcome::Crashed, seen(3, 4, Some(Outcome::Recovered)), false),
+            (Outcome::Hung, seen(2, 2, None), true),
+            (Outcome::Hung, seen(1, 2, Some(Outcome::Crashed)), false),
             (Outcome::Hung, None, false),
         ] {
             let mut explored = exploration();
             explored.findings[0].outcome = outcome;
-            explored.findings[0].repeated = repeated;
-            assert_eq!(explored.has_confirmed_findings(), is_confirmed, "{outcome} {repeated:?}");
-            assert_eq!(explored.findings[0].doubt().is_none(), is_confirmed, "{outcome} {repeated:?}");
+            explored.findings[0].confirmation = confirmation;
+            assert_eq!(explored.has_confirmed_findings(), is_confirmed, "{outcome} {confirmation:?}");
+            assert_eq!(explored.findings[0].doubt().is_none(), is_confirmed, "{outcome} {confirmation:?}");
             let first = Exploration { findings: Vec::new(), second: vec![explored], ..exploration() };
-            assert_eq!(first.has_confirmed_findings(), is_confirmed, "{outcome} {repeated:?}");
+            assert_eq!(first.has_confirmed_findings(), is_confirmed, "{outcome} {confirmation:?}");
             assert_eq!(Exploration::parse(&first.to_json()).unwrap(), first);
         }
+        let mut explored = exploration();
+        explored.findings[0].confirmation = seen(1, 4, Some(Outcome::Recovered));
+        let doubt = explored.findings[0].doubt().unwrap();
+        assert!(doubt.contains("1 of 4 recoveries") && doubt.contains("another was recovered"), "{doubt}");
     }
 
     #[test]
@@ -413,7 +420,7 @@ mod tests {
 
     #[test]
     fn another_format_and_another_shape_are_told_apart() {
-        let old = exploration().to_json().replace(r#""version": 3"#, r#""version": 2"#);
+        let old = exploration().to_json().replace(r#""version": 4"#, r#""version": 2"#);
         assert!(matches!(Exploration::parse(&old), Err(ExplorationError::OtherFormat { found: 2 })));
         assert!(matches!(Exploration::parse("{}"), Err(ExplorationError::Json(_))));
         let incomplete = exploration().to_json().replace(r#""tried""#, r#""tired""#);

@@ -25,10 +25,9 @@ pub struct Finding {
     pub under: Vec<CrashModel>,
     /// Number of distinct states.
     pub states: u64,
-    /// What the target did when one state was repeated alone, with three times the time limit. Only hung states
-    /// are repeated. `None`: it was not repeated.
+    /// What the target did when the state that is shown was repeated alone. `None`: it was not repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repeated: Option<Outcome>,
+    pub confirmation: Option<Confirmation>,
     /// The two operations between which the crash falls, or whose order was not kept: see `crash_text`.
     pub between: [String; 2],
     /// The shortest sequence of operations that shows the cause.
@@ -88,26 +87,45 @@ impl Finding {
         self.cause == other.cause && self.all_outcomes().iter().any(|outcome| others.contains(outcome))
     }
 
-    /// Whether the outcome is certain. A recovery that exceeds its time limit may be slow because the machine
-    /// is busy: it is certain to hang only if it also exceeds three times the limit, alone.
+    /// Whether the state that is shown had the same outcome when it was repeated alone. A recovery that exceeds its
+    /// time limit may be slow because the machine is busy: it must also exceed three times the limit.
     pub fn is_confirmed(&self) -> bool {
-        self.outcome != Outcome::Hung || self.repeated == Some(Outcome::Hung)
+        self.confirmation.is_some_and(|seen| seen.tried > 1 && seen.failed == seen.tried)
     }
 
     /// Why the finding is not confirmed, and what to do. `None`: it is confirmed.
     pub fn doubt(&self) -> Option<String> {
-        match self.repeated {
+        let other = |seen: Confirmation| seen.other.map_or_else(String::new, |other| other.to_string());
+        match self.confirmation {
             _ if self.is_confirmed() => None,
-            Some(outcome) => Some(format!(
-                "not confirmed: with three times the time limit the recovery ended, and its outcome was \
-                 {outcome}; try again with a longer --timeout"
+            Some(seen) if self.outcome == Outcome::Hung => Some(format!(
+                "not confirmed: with three times the time limit the recovery ended, and its outcome was {}; try again \
+                 with a longer --timeout",
+                other(seen)
             )),
-            None => Some(
-                "not confirmed: it was not repeated with three times the time limit; try this state again"
-                    .into(),
-            ),
+            Some(seen) => Some(format!(
+                "not confirmed: {} of {} recoveries from this state were {}, another was {}; something else than the \
+                 files decides: chance, the time, or what --writable and --network let in",
+                seen.failed,
+                seen.tried,
+                self.outcome,
+                other(seen)
+            )),
+            None => Some("not confirmed: this state was not tried again; repeat it".into()),
         }
     }
+}
+
+/// How often the recovery from one state had the outcome of its finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// How many recoveries had it.
+    pub failed: u64,
+    /// How many there were: the first one, and those that repeated it, each of which ran alone.
+    pub tried: u64,
+    /// The outcome of the last one that had another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<Outcome>,
 }
 
 /// How many states of a finding had an outcome.

@@ -49,7 +49,7 @@ pub use exploration::{CrashCategory, EXPLORATION_FORMAT, Exploration, Exploratio
 pub use exploration_note::ExplorationNote;
 pub use failed_run::{FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 pub use fault_id::{FaultId, NotEffective};
-pub use finding::{FailingControls, Fate, Finding, MessageCount, OperationLine, OutcomeCount};
+pub use finding::{Confirmation, FailingControls, Fate, Finding, MessageCount, OperationLine, OutcomeCount};
 pub use gpu::{CudaError, CudaVersion, SimulatedGpu, TargetGpu};
 pub use gpu_words::{ClockThrottleReason, DriverCallKind, ErrorTiming, OverwriteValue, Persistence};
 pub use not_enumerated::{EnumerationRule, MAX_COUNTED_CANDIDATES, NotEnumerated, counted};

@@ -63,6 +63,9 @@ fn explore_config(
             time_limit: None,
             cancelled: || false,
         },
+        kept_recording: None,
+        keep_recording: None,
+        keep_files: None,
         enumerate: EnumerateSpec { scope, only_state: None },
         replay: ReplaySpec {
             watched_dirs: vec![watched_dir],

@@ -57,7 +57,7 @@ const ENGINE: &ArrowTable = &[
             "sandbox",
         ],
     ),
-    ("explore::report", &["explore::record", "explore::states", "explore::replay"]),
+    ("explore::report", &["explore::record", "explore::states", "explore::replay", "locks"]),
     // The pipeline, its configuration, and second crashes.
     (
         "explore",
@@ -83,7 +83,7 @@ const COMMAND: &ArrowTable = &[
     ("shell_quote", &[]),
     ("host_access_options", &["args", "shell_quote"]),
     ("build_display", &["print"]),
-    ("scenario_library", &["args", "build_display", "host_access_options"]),
+    ("scenario_library", &["args", "build_display", "host_access_options", "shell_quote"]),
     ("record_writer", &[]),
     ("error", &["exit", "host_access_options", "option_error", "scenario_library"]),
     ("diagnostics", &["error", "exit", "print", "scenario_library"]),
@@ -97,7 +97,7 @@ const COMMAND: &ArrowTable = &[
     ("run_display", &["print", "verdict_lines"]),
     ("plain_progress", &["print"]),
     ("explore_display", &["plain_progress", "print"]),
-    ("exploration_output", &["error", "print"]),
+    ("exploration_output", &["error", "print", "report_paths"]),
     ("explore_options", &["args", "error", "host_access_options", "option_error"]),
     (
         "explore_target",

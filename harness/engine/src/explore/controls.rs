@@ -15,7 +15,7 @@ use super::replay::{
     TriedControl, WarmStart, is_acceptable,
 };
 use super::report::{is_newest_pruned, kind_of_message, without_leftover_names};
-use super::states::CrashCandidate;
+use super::states::{CrashCandidate, StateName};
 use crate::sandbox::ProcessExit;
 
 /// At most this many saves have a control: the first, the last, and some between them.
@@ -40,7 +40,8 @@ impl Controls {
         let reported = self.tried.iter().map(|control| Control {
             files: control.files,
             outcome: control.outcome,
-            state: control.candidate.name(),
+            state: StateName { crash: None, candidate: control.candidate.clone(), contents: None }
+                .to_string(),
         });
         reported.collect()
     }
@@ -110,7 +111,7 @@ impl ControlSpec<'_> {
         let finished = ControlMoment { op_count: ops.len(), files: ControlFiles::Finished };
         if let Some(state) = &self.config.enumerate.only_state {
             let mut all = saves.into_iter().chain([finished]);
-            let only = all.find(|moment| CrashCandidate::whole(moment.op_count) == *state);
+            let only = all.find(|moment| CrashCandidate::whole(moment.op_count) == state.candidate);
             return ControlMoments { chosen: only.into_iter().collect(), left_out: 0 };
         }
         if self.config.record.first_crash.is_some() {

@@ -1,6 +1,7 @@
 //! Why an exploration gave no result. The ground of the four stages: knows none of them.
 
 use std::io::Error;
+use std::path::PathBuf;
 
 use scenarios::{Ending, FailedRun, Outcome, SandboxHint};
 
@@ -46,6 +47,20 @@ pub enum ExploreError {
         /// A state that exists and has the most similar name.
         nearest: Option<String>,
     },
+    /// `--state` names a state of another recording, and this one has none with the same files. The command line exits
+    /// with 3.
+    #[error(
+        "--state: this recording differs from the one in which `{name}` was found, and no state of it has the same \
+         files, so nothing can be concluded; repeat the finding from the kept recording (`--recording`), or make \
+         what the trainer writes the same in each run"
+    )]
+    RecordingDiffers {
+        /// The name that was given.
+        name: String,
+    },
+    /// The kept recording cannot be used. The command line exits with 2.
+    #[error("--recording")]
+    KeptRecording(#[from] KeptRecordingError),
     /// A call of the target could not be followed, so that the recording is not complete.
     #[error("the recording is not complete{}", unfollowed_hint(.0))]
     NotFollowed(#[source] GateFailure),
@@ -114,6 +129,49 @@ impl ExploreError {
     pub(super) fn system<E: Into<Error>>(doing: &'static str) -> impl FnOnce(E) -> ExploreError {
         move |error| ExploreError::System { doing, source: error.into() }
     }
+}
+
+/// Why a kept recording cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptRecordingError {
+    /// A file of it cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is no recording, or another version has written it.
+    #[error(
+        "`{path}` is not a recording of this version; explore the command again with `--out`",
+        path = .path.display()
+    )]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of it has changed since.
+    #[error("the recording is damaged: `{path}` has changed since it was written", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is of other directories.
+    #[error(
+        "the recording is of {}, and not of {}; give the same `--watch` as then",
+        quoted(.recorded),
+        quoted(.watched)
+    )]
+    OtherDirectories {
+        /// Those of the recording.
+        recorded: Vec<PathBuf>,
+        /// Those that are watched now.
+        watched: Vec<PathBuf>,
+    },
+    /// It was made with another pattern.
+    #[error("the recording was made with another `--saved`; give the same one as then")]
+    OtherSavedPattern,
+}
+
+fn quoted(paths: &[PathBuf]) -> String {
+    let quoted: Vec<String> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
+    quoted.join(", ")
 }
 
 /// What to do about changes that cannot be followed.

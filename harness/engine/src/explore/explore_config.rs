@@ -1,10 +1,10 @@
 //! What to explore, and how: a specification for each stage.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use scenarios::RecoveryCheck;
 
-use super::record::RecordSpec;
+use super::record::{KeepRecordingSpec, RecordSpec};
 use super::replay::{JudgeSpec, ReplaySpec};
 use super::report::ReportSpec;
 use super::states::EnumerateSpec;
@@ -14,6 +14,12 @@ use super::states::EnumerateSpec;
 pub struct ExploreConfig {
     /// What is recorded.
     pub record: RecordSpec,
+    /// The directory of a kept recording, which is used in place of a new one.
+    pub kept_recording: Option<PathBuf>,
+    /// Where to keep the recording. `None`: nowhere.
+    pub keep_recording: Option<KeepRecordingSpec>,
+    /// An existing, empty directory for the files of the states that findings show. `None`: they are not kept.
+    pub keep_files: Option<PathBuf>,
     /// Which crash states are tried.
     pub enumerate: EnumerateSpec,
     /// How the recoveries are run.
@@ -25,8 +31,13 @@ pub struct ExploreConfig {
 }
 
 impl ExploreConfig {
-    /// The same with all sandboxes in another existing, empty directory.
-    pub(super) fn in_dir(mut self, work_dir: &Path) -> ExploreConfig {
+    /// The same for the recovery from a first crash, with all sandboxes in another existing, empty directory.
+    pub(super) fn after_first_crash(mut self, work_dir: &Path) -> ExploreConfig {
+        // Its states are found only by exploring the first crash again.
+        self.report = self.report.for_all_states();
+        self.keep_recording = None;
+        self.kept_recording = None;
+        self.keep_files = None;
         self.record.work_dir = work_dir.into();
         self.replay.work_dir = work_dir.into();
         self

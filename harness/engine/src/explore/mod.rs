@@ -10,6 +10,7 @@
 mod controls;
 mod error;
 mod explore_config;
+mod failing_trees;
 mod noted_start;
 mod pipeline;
 mod record;
@@ -21,15 +22,16 @@ mod states;
 mod tree_difference;
 mod warm_start;
 
-pub use error::{ExploreBaselineError, ExploreError, FoundFiles, ValueDifference};
+pub use error::{ExploreBaselineError, ExploreError, FoundFiles, KeptRecordingError, ValueDifference};
 pub use explore_config::ExploreConfig;
+pub use failing_trees::FailingTree;
 pub use pipeline::{ExploreProgress, ExploreResult, explore};
 pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
-    FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, LargeTreeProgress,
-    MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder, OverlayObstacle,
-    RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps, RecordingProgress,
-    UnsetAttributes, WatchedRoot, copy_tree,
+    FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, KeepRecordingSpec,
+    KeptRecording, LargeTreeProgress, MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder,
+    OverlayObstacle, RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps,
+    RecordingProgress, UnsetAttributes, WatchedRoot, copy_tree,
 };
 pub use replay::{
     BaselineValues, ConsumedStep, ForkedPython, ImportNotes, JudgeSpec, MaterializePlace, OutputOracle,
@@ -39,8 +41,8 @@ pub use report::{ReportSpec, describe_evidence, describe_state};
 pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes, recovered_kills};
 pub use states::{
     CrashCandidate, CrashKind, CrashState, DurableSet, EntryAttributes, EnumerateSpec, Enumeration,
-    EnumerationCounts, ExploreScope, FileTree, FsBehavior, FsModel, PersistUnit, Tear, TornWrite, TreeEntry,
-    Witness, enumerate, enumerate_until, persist_units,
+    EnumerationCounts, ExploreScope, FileTree, FsBehavior, FsModel, PersistUnit, StateContents, StateName,
+    Tear, TornWrite, TreeEntry, Witness, enumerate, enumerate_until, persist_units,
 };
 pub use tree_difference::{TreeDifference, TreeDifferenceKind};
 pub use warm_start::{ColdReason, WarmNews};

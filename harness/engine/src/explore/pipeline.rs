@@ -11,20 +11,23 @@ use scenarios::{
 use super::controls::{ControlSpec, Controls};
 use super::error::{ExploreBaselineError, ExploreError, FoundFiles};
 use super::explore_config::ExploreConfig;
+use super::failing_trees::{FailingTree, FailingTreesSpec};
 use super::noted_start::NotedStart;
 use super::record::{
-    CommandRecording, LargeTreeProgress, RecordProgress, Recording, RecordingProgress, record,
+    CommandRecording, KeptRecording, LargeTreeProgress, RecordProgress, Recording, RecordingProgress,
+    keep_recording, read_recording, record,
 };
 use super::repeated_states::RepeatedStates;
 use super::replay::{
-    ImportNotes, OutputOracle, RecoveryStart, RecoveryWorker, ReplayProgress, Replayer, ServerImports,
-    TriedState,
+    ImportNotes, OutputOracle, RecoveryStart, RecoveryWorker, ReplayProgress, ReplaySpec, Replayer,
+    ServerImports, TriedReports, TriedState, WarmStart,
 };
-use super::report::{FindingsSource, group_findings, never_synced};
+use super::report::{FindingsSource, FirstMet, group_findings, never_synced};
 use super::states::{
-    CrashCandidate, CrashState, EnumerationCounts, UnknownStateName, states_to_try, unknown_state_name,
+    CrashState, EnumerateSpec, EnumerationCounts, NamedState, StateName, find_named_state, states_to_try,
 };
 use super::warm_start::{FailingComparison, WarmNews, WarmStarter};
+use crate::file_error::file_error;
 use crate::sandbox::{ProcessExit, SandboxError};
 
 /// The progress of an exploration.
@@ -42,6 +45,8 @@ pub enum ExploreProgress {
         operations: usize,
         /// How many saves it acknowledged.
         saves: usize,
+        /// Whether it was recorded earlier, and is only read now.
+        is_kept: bool,
     },
     /// The distinct states are known.
     Enumerated {
@@ -56,8 +61,12 @@ pub enum ExploreProgress {
     WarmStart(WarmNews),
     /// One more state has been tried.
     Tried(ReplayProgress),
-    /// All states have been tried; the failing ones are being shrunk.
-    Shrinking,
+    /// A state fails in a way in which none has failed before. It is not confirmed yet. In words.
+    FirstMet(String),
+    /// The state of `--state` is at another place in this recording, where it has this name.
+    StateMoved(String),
+    /// All states have been tried; one of each finding is repeated.
+    Confirming,
 }
 
 /// The result of an exploration.
@@ -66,6 +75,8 @@ pub struct ExploreResult {
     pub checks: Vec<RecoveryCheck>,
     /// The recorded operations.
     pub recording: Recording,
+    /// Whether the recording was kept. `None`: nobody asked for that.
+    pub kept: Option<KeptRecording>,
     /// How many states there are, and how many were left out.
     pub counts: EnumerationCounts,
     /// The recoveries from undamaged files.
@@ -84,6 +95,8 @@ pub struct ExploreResult {
     pub only_state: Option<String>,
     /// The failing states, grouped by cause.
     pub findings: Vec<Finding>,
+    /// Where the files of the states are that the findings show, if they were kept. Else why they could not be kept.
+    pub failing_trees: Result<Vec<FailingTree>, ExploreError>,
     /// Whether the recorded run did several jobs.
     pub has_several_jobs: bool,
     /// What a recovery has noted of its imports, if the others were forked.
@@ -172,15 +185,19 @@ pub fn explore(
     config: &ExploreConfig,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<ExploreResult, ExploreError> {
-    let CheckedRecording { recording, oracle, checks, baseline_reports_resume, seconds: recording_seconds } =
+    let CheckedRecording { recording, kept, oracle, checks, baseline_reports_resume, seconds } =
         record_checked(config, report)?;
+    let recording_seconds = seconds;
     let (operations, saves) = (recording.file_operations().count(), recording.save_count());
-    report(ExploreProgress::Recorded { operations, saves });
+    let is_kept = config.kept_recording.is_some();
+    report(ExploreProgress::Recorded { operations, saves, is_kept });
     let cancelled = config.replay.cancelled;
-    if let Some(unknown) = unknown_state_name(&config.enumerate, &recording, cancelled) {
-        let UnknownStateName { name, nearest } = unknown;
-        return Err(ExploreError::UnknownState { name, nearest });
-    }
+    let enumerate = with_found_state(&config.enumerate, &recording, cancelled, report)?;
+    let report_spec = match kept {
+        Some(KeptRecording::Kept) => config.report.with_kept_recording(),
+        _ => config.report.clone(),
+    };
+    let config = &ExploreConfig { enumerate, report: report_spec, ..config.clone() };
     let enumeration = states_to_try(&config.enumerate, &recording, cancelled);
     let enumeration = enumeration.ok_or(SandboxError::Interrupted)?;
     report(ExploreProgress::Enumerated { states: enumeration.states.len() });
@@ -202,7 +219,7 @@ pub fn explore(
     report(ExploreProgress::ControlsEnded);
     let (controls, replayed) = match controls {
         // What is known then is how many states there are.
-        Err(_) if (config.replay.cancelled)() => (Controls::default(), Replayed::default()),
+        Err(_) if (config.replay.cancelled)() => (Controls::default(), Replayed::nothing()),
         controls => {
             let controls = controls?;
             let replay = Replay { warm, states: &enumeration.states, controls: &controls, report };
@@ -210,12 +227,13 @@ pub fn explore(
             (controls, replayed)
         }
     };
-    let Replayed { tried, findings, seconds, is_forked } = replayed;
+    let Replayed { tried, findings, failing_trees, seconds, is_forked } = replayed;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
     let untried = enumeration.states.len() - tried.len();
     Ok(ExploreResult {
         checks,
         recording,
+        kept,
         counts,
         controls: controls.reported(),
         controls_left_out: controls.left_out,
@@ -223,8 +241,9 @@ pub fn explore(
         untried,
         is_late: untried > 0 && config.replay.is_late() && !(config.replay.cancelled)(),
         max_states: Some(config.enumerate.scope.max_states).filter(|max| *max < usize::MAX),
-        only_state: config.enumerate.only_state.as_ref().map(CrashCandidate::name),
+        only_state: config.enumerate.only_state.as_ref().map(StateName::to_string),
         findings,
+        failing_trees,
         has_several_jobs: oracle.has_several_jobs(),
         import_notes: noted.map(|noted| noted.notes).filter(|_| is_forked),
         jobs,
@@ -236,6 +255,7 @@ pub fn explore(
 /// A recording that can be explored.
 struct CheckedRecording {
     recording: Recording,
+    kept: Option<KeptRecording>,
     oracle: OutputOracle,
     checks: Vec<RecoveryCheck>,
     baseline_reports_resume: bool,
@@ -247,35 +267,87 @@ fn record_checked(
     config: &ExploreConfig,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<CheckedRecording, ExploreError> {
-    report(ExploreProgress::Recording);
     let began = Instant::now();
-    let recorded = record(&config.record, &|progress| {
-        report(match progress {
-            RecordProgress::LargeTree(progress) => ExploreProgress::LargeTree(progress),
-            RecordProgress::Running(progress) => ExploreProgress::RecordingRuns(progress),
-        });
-    })?;
+    let recorded = recorded_run(config, report)?;
     let seconds = began.elapsed().as_secs_f64();
     let checks = config.checks();
     let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
     check_recording(config, &recorded, &oracle)?;
+    let kept = config.keep_recording.as_ref();
+    let kept = kept.map(|spec| keep_recording(&recorded, saved_pattern_of(config), spec));
     let resumed = config.judge.resumed.as_ref();
     let baseline_reports_resume =
         resumed.is_some_and(|pattern| recorded.output.lines().any(|line| pattern.is_match(line)));
     let recording = recorded.recording;
     let oracle = oracle.with_jobs_of(&recording);
-    Ok(CheckedRecording { recording, oracle, checks, baseline_reports_resume, seconds })
+    Ok(CheckedRecording { recording, kept, oracle, checks, baseline_reports_resume, seconds })
+}
+
+/// The run of the command, or the kept recording of one.
+fn recorded_run(
+    config: &ExploreConfig,
+    report: &(dyn Fn(ExploreProgress) + Sync),
+) -> Result<CommandRecording, ExploreError> {
+    if let Some(dir) = &config.kept_recording {
+        return Ok(read_recording(dir, &config.record.watched_dirs, saved_pattern_of(config))?);
+    }
+    report(ExploreProgress::Recording);
+    record(&config.record, &|progress| {
+        report(match progress {
+            RecordProgress::LargeTree(progress) => ExploreProgress::LargeTree(progress),
+            RecordProgress::Running(progress) => ExploreProgress::RecordingRuns(progress),
+        });
+    })
+}
+
+fn saved_pattern_of(config: &ExploreConfig) -> Option<&str> {
+    config.record.saved_pattern.as_ref().map(regex::Regex::as_str)
+}
+
+/// The same with the place of the state in this recording, if only one is tried.
+///
+/// # Errors
+/// The recording has no such state, or a recorded byte cannot be read.
+fn with_found_state(
+    spec: &EnumerateSpec,
+    recording: &Recording,
+    cancelled: fn() -> bool,
+    report: &(dyn Fn(ExploreProgress) + Sync),
+) -> Result<EnumerateSpec, ExploreError> {
+    let Some(name) = &spec.only_state else { return Ok(spec.clone()) };
+    let found = find_named_state(name, recording, cancelled)
+        .map_err(file_error::<ExploreError>("read", &recording.payload_log))?;
+    match found {
+        NamedState::Found(found) => {
+            if found != *name {
+                report(ExploreProgress::StateMoved(found.to_string()));
+            }
+            Ok(EnumerateSpec { only_state: Some(found), ..spec.clone() })
+        }
+        NamedState::Unknown { nearest } => {
+            Err(ExploreError::UnknownState { name: name.to_string(), nearest })
+        }
+        NamedState::OfOtherRecording => Err(ExploreError::RecordingDiffers { name: name.to_string() }),
+        NamedState::Cancelled => Err(SandboxError::Interrupted.into()),
+    }
 }
 
 /// What trying the states gave.
-#[derive(Default)]
 struct Replayed {
     tried: Vec<TriedState>,
     findings: Vec<Finding>,
-    /// The time for trying, without shrinking.
+    failing_trees: Result<Vec<FailingTree>, ExploreError>,
+    /// The time for trying, without what comes after.
     seconds: f64,
     /// Whether recoveries were forked from what a first one has noted.
     is_forked: bool,
+}
+
+impl Replayed {
+    fn nothing() -> Replayed {
+        let (tried, findings, failing_trees) = (Vec::new(), Vec::new(), Ok(Vec::new()));
+        Replayed { tried, findings, failing_trees, seconds: 0.0, is_forked: false }
+    }
 }
 
 /// What is tried.
@@ -293,31 +365,39 @@ impl Replay<'_> {
     fn try_and_group(self, noted: Option<&NotedStart>) -> Result<Replayed, ExploreError> {
         let WarmStarter { config, recording, oracle, .. } = self.warm;
         let replayer = Replayer::new(&config.replay, oracle, recording);
+        let first_met = FirstMet::new(recording);
         let forked = match noted {
-            Some(noted) => self.try_forked(&replayer, noted)?,
+            Some(noted) => self.try_forked(&replayer, noted, &first_met)?,
             None => None,
         };
         if let Some(forked) = forked {
             return Ok(forked);
         }
         let mut worker = match replayer.worker(0) {
-            Err(_) if (config.replay.cancelled)() => return Ok(Replayed::default()),
+            Err(_) if (config.replay.cancelled)() => return Ok(Replayed::nothing()),
             worker => worker?,
         };
         let began = Instant::now();
         let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
-        let tried = replayer.try_states(self.states, &mut worker, &on_tried, &|_| true)?;
+        let on_failing = |tried: &TriedState| self.tell_first_met(&first_met, tried);
+        let reports = TriedReports { on_tried: &on_tried, on_failing: &on_failing };
+        let tried = replayer.try_states(self.states, &mut worker, reports, &|_| true)?;
         let seconds = began.elapsed().as_secs_f64();
-        self.group(&replayer, worker, Replayed { tried, seconds, ..Replayed::default() })
+        self.group(worker, Replayed { tried, seconds, ..Replayed::nothing() })
     }
 
     /// Tries the states by forking. `None`: a forked recovery is not like a new process.
-    fn try_forked(self, cold: &Replayer<'_>, noted: &NotedStart) -> Result<Option<Replayed>, ExploreError> {
+    fn try_forked(
+        self,
+        cold: &Replayer<'_>,
+        noted: &NotedStart,
+        first_met: &FirstMet<'_>,
+    ) -> Result<Option<Replayed>, ExploreError> {
         let WarmStarter { config, recording, oracle, .. } = self.warm;
         let imports = RecoveryStart::Forked(ServerImports::Noted(noted.notes.clone()));
         let replayer = Replayer::new(&config.replay, oracle, recording).with_start(imports);
         let worker = match self.warm.worker(&replayer, noted, self.controls) {
-            Err(_) if (config.replay.cancelled)() => return Ok(Some(Replayed::default())),
+            Err(_) if (config.replay.cancelled)() => return Ok(Some(Replayed::nothing())),
             worker => worker?,
         };
         let Some(mut worker) = worker else { return Ok(None) };
@@ -325,7 +405,9 @@ impl Replay<'_> {
         let began = Instant::now();
         let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
         let go_on = |tried: &TriedState| comparison.go_on(tried);
-        let tried = match replayer.try_states(self.states, &mut worker, &on_tried, &go_on) {
+        let on_failing = |tried: &TriedState| self.tell_first_met(first_met, tried);
+        let reports = TriedReports { on_tried: &on_tried, on_failing: &on_failing };
+        let tried = match replayer.try_states(self.states, &mut worker, reports, &go_on) {
             Ok(tried) => tried,
             Err(error) => return self.warm.give_up(error).map(|()| None),
         };
@@ -335,25 +417,44 @@ impl Replay<'_> {
             return Ok(None);
         }
         let seconds = began.elapsed().as_secs_f64();
-        let replayed = Replayed { tried, seconds, is_forked: true, ..Replayed::default() };
-        self.group(&replayer, worker, replayed).map(Some)
+        let replayed = Replayed { tried, seconds, is_forked: true, ..Replayed::nothing() };
+        self.group(worker, replayed).map(Some)
     }
 
-    fn group(
-        self,
-        replayer: &Replayer<'_>,
-        mut worker: RecoveryWorker<'_>,
-        replayed: Replayed,
-    ) -> Result<Replayed, ExploreError> {
-        let WarmStarter { config, recording, .. } = self.warm;
-        (self.report)(ExploreProgress::Shrinking);
-        let tried = &replayed.tried;
-        let mut repeats = RepeatedStates::new(replayer, &mut worker, tried, config.replay.cancelled);
-        let source =
-            FindingsSource { spec: &config.report, recording, controls: &self.controls.tried, tried };
-        let findings = group_findings(source, &mut repeats);
+    /// Prints a line if this state fails in a new way.
+    fn tell_first_met(self, first_met: &FirstMet<'_>, tried: &TriedState) {
+        let lines = first_met.new_failures(tried).into_iter();
+        lines.for_each(|text| (self.report)(ExploreProgress::FirstMet(text)));
+    }
+
+    /// Groups the failing states, and confirms the findings by new processes. `worker`: is no longer needed.
+    fn group(self, worker: RecoveryWorker<'_>, replayed: Replayed) -> Result<Replayed, ExploreError> {
+        let WarmStarter { config, recording, oracle, .. } = self.warm;
         worker.close()?;
-        Ok(Replayed { findings, ..replayed })
+        (self.report)(ExploreProgress::Confirming);
+        let tried = &replayed.tried;
+        let alone = ReplaySpec { warm: WarmStart::Never, jobs: 1, ..config.replay.clone() };
+        let replayer = Replayer::new(&alone, oracle, recording);
+        // All other workers have smaller numbers.
+        let number = config.replay.jobs + 3;
+        let mut repeats = RepeatedStates::new(&replayer, number, tried, config.replay.cancelled);
+        let source = FindingsSource {
+            spec: &config.report,
+            recording,
+            controls: &self.controls.tried,
+            tried,
+            has_process_crashes: config.enumerate.has_process_crashes(),
+        };
+        let findings = group_findings(source, &mut repeats);
+        let failing_trees = config.keep_files.as_ref().map_or_else(
+            || Ok(Vec::new()),
+            |dir| {
+                let spec = FailingTreesSpec { dir, recording, began_unix_s: config.replay.began_unix_s };
+                spec.keep(&findings, config.enumerate.only_state.as_ref(), &mut repeats)
+            },
+        );
+        repeats.close()?;
+        Ok(Replayed { findings, failing_trees, ..replayed })
     }
 }
 

@@ -1,34 +1,92 @@
-//! Tries crash states again, one at a time, after all have been tried: to make a finding smaller, and to confirm
-//! one that hangs. Knows no causes.
+//! Runs recoveries from crash states again, one at a time, after all states have been tried: to explain a finding, and
+//! to confirm it. Each is a new process, so that nothing that recoveries share decides. Knows no causes.
 
 use std::collections::HashMap;
 
-use scenarios::Outcome;
+use scenarios::{Confirmation, Outcome};
 
-use super::replay::{RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState, is_acceptable};
+use super::error::ExploreError;
+use super::replay::{
+    CompletedRecovery, RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState, is_acceptable,
+};
 use super::report::{KnownFailure, StateAttempts, failure_message};
 use super::states::CrashCandidate;
 
+/// If the recovery of a finding does something else when it is repeated, it is run this often in all.
+const MAX_RECOVERIES: u64 = 4;
+
 /// One worker that tries states again, and the results that are known.
-pub(super) struct RepeatedStates<'a, 'r, 'w> {
+pub(super) struct RepeatedStates<'a, 'r> {
     replayer: &'a Replayer<'r>,
-    worker: &'a mut RecoveryWorker<'w>,
+    /// The number of the worker.
+    number: usize,
+    /// `None`: it was not needed yet.
+    worker: Option<RecoveryWorker<'a>>,
     /// By the digest of the tree.
     known: HashMap<[u8; 16], &'a RecoveryResult>,
     /// The same of those that were tried since.
     tried_again: HashMap<[u8; 16], RecoveryResult>,
+    /// Why the first recovery could not be run that could not.
+    failure: Option<ExploreError>,
     cancelled: fn() -> bool,
 }
 
-impl<'a, 'r, 'w> RepeatedStates<'a, 'r, 'w> {
+impl<'a, 'r> RepeatedStates<'a, 'r> {
+    /// `number`: of a worker that is not in use.
     pub(super) fn new(
         replayer: &'a Replayer<'r>,
-        worker: &'a mut RecoveryWorker<'w>,
+        number: usize,
         tried: &'a [TriedState],
         cancelled: fn() -> bool,
-    ) -> RepeatedStates<'a, 'r, 'w> {
+    ) -> RepeatedStates<'a, 'r> {
         let known = tried.iter().map(|tried| (tried.state.digest, &tried.result)).collect();
-        RepeatedStates { replayer, worker, known, tried_again: HashMap::new(), cancelled }
+        RepeatedStates {
+            replayer,
+            number,
+            worker: None,
+            known,
+            tried_again: HashMap::new(),
+            failure: None,
+            cancelled,
+        }
+    }
+
+    /// Removes the worker.
+    ///
+    /// # Errors
+    /// A recovery could not be run although nothing was cancelled, or the sandbox could not be removed.
+    pub(super) fn close(self) -> Result<(), ExploreError> {
+        let closed = self.worker.map_or(Ok(()), RecoveryWorker::close);
+        self.failure.filter(|_| !(self.cancelled)()).map_or(closed, Err)
+    }
+
+    /// Runs the recovery from a candidate alone, for its output. `None`: it was cancelled.
+    ///
+    /// # Errors
+    /// The sandbox failed, or a file could not be written.
+    pub(super) fn run_with_whole_output(
+        &mut self,
+        candidate: &CrashCandidate,
+    ) -> Result<Option<CompletedRecovery>, ExploreError> {
+        let completed = self.with_worker(|_, worker| worker.run_with_whole_output(candidate));
+        match completed {
+            _ if (self.cancelled)() => Ok(None),
+            completed => completed.map(Some),
+        }
+    }
+
+    /// Does something with the worker, which is built if there is none.
+    fn with_worker<T>(
+        &mut self,
+        action: impl FnOnce(&Replayer<'r>, &mut RecoveryWorker<'a>) -> Result<T, ExploreError>,
+    ) -> Result<T, ExploreError> {
+        match &mut self.worker {
+            Some(worker) => action(self.replayer, worker),
+            None => {
+                let worker = self.worker.insert(self.replayer.worker(self.number)?);
+                action(self.replayer, worker)
+            }
+        }
     }
 
     /// The result of a candidate, if one with the same files was tried.
@@ -37,25 +95,24 @@ impl<'a, 'r, 'w> RepeatedStates<'a, 'r, 'w> {
         self.known.get(&digest).copied().or_else(|| self.tried_again.get(&digest))
     }
 
-    fn run(&mut self, candidate: &CrashCandidate) -> Option<Outcome> {
-        if (self.cancelled)() {
+    fn run(&mut self, candidate: &CrashCandidate, limit: RecoveryLimit) -> Option<RecoveryResult> {
+        if (self.cancelled)() || self.failure.is_some() {
             return None;
         }
-        let result = self.replayer.result_of(self.worker, candidate, RecoveryLimit::Usual).ok()?;
-        let outcome = self.replayer.judge_at_crash_point(&result, candidate);
-        self.tried_again.insert(self.replayer.digest_of(candidate), result);
-        Some(outcome)
+        match self.with_worker(|replayer, worker| replayer.result_of(worker, candidate, limit)) {
+            Ok(result) => Some(result).filter(|_| !(self.cancelled)()),
+            Err(error) => {
+                self.failure = Some(error);
+                None
+            }
+        }
     }
 }
 
-impl StateAttempts for RepeatedStates<'_, '_, '_> {
-    fn outcome_of(&mut self, candidate: &CrashCandidate, wanted: Outcome) -> Option<Outcome> {
-        match self.known_result(candidate) {
-            Some(result) => Some(self.replayer.judge_at_crash_point(result, candidate)),
-            // Each attempt that hangs as wanted would cost a whole time limit.
-            None if wanted == Outcome::Hung => None,
-            None => self.run(candidate),
-        }
+impl StateAttempts for RepeatedStates<'_, '_> {
+    fn known_outcome(&mut self, candidate: &CrashCandidate) -> Option<Outcome> {
+        let result = self.known_result(candidate)?;
+        Some(self.replayer.judge_at_crash_point(result, candidate))
     }
 
     fn failure_of(&mut self, candidate: &CrashCandidate) -> Option<KnownFailure> {
@@ -68,17 +125,33 @@ impl StateAttempts for RepeatedStates<'_, '_, '_> {
     }
 
     fn recovers(&mut self, candidate: &CrashCandidate) -> Option<bool> {
-        let outcome = match self.known_result(candidate) {
-            Some(result) => Some(self.replayer.judge_at_crash_point(result, candidate)),
-            None => self.run(candidate),
-        };
-        outcome.map(is_acceptable)
+        if let Some(outcome) = self.known_outcome(candidate) {
+            return Some(is_acceptable(outcome));
+        }
+        let result = self.run(candidate, RecoveryLimit::Usual)?;
+        let outcome = self.replayer.judge_at_crash_point(&result, candidate);
+        self.tried_again.insert(self.replayer.digest_of(candidate), result);
+        Some(is_acceptable(outcome))
     }
 
-    fn repeat_hung(&mut self, candidate: &CrashCandidate) -> Option<Outcome> {
-        if (self.cancelled)() {
-            return None;
+    fn confirm(&mut self, candidate: &CrashCandidate, outcome: Outcome) -> Option<Confirmation> {
+        // A recovery that exceeds its time limit may be slow because the machine was busy.
+        let limit = if outcome == Outcome::Hung { RecoveryLimit::Tripled } else { RecoveryLimit::Usual };
+        let mut seen = Confirmation { failed: 1, tried: 1, other: None };
+        let enough = |seen: Confirmation| match seen.other {
+            None => seen.tried == 2,
+            // To wait for each of several once more would take as long as many states.
+            Some(_) => outcome == Outcome::Hung || seen.tried == MAX_RECOVERIES,
+        };
+        while !enough(seen) {
+            let Some(result) = self.run(candidate, limit) else { break };
+            let found = self.replayer.judge_at_crash_point(&result, candidate);
+            seen.tried += 1;
+            match found == outcome {
+                true => seen.failed += 1,
+                false => seen.other = Some(found),
+            }
         }
-        self.replayer.outcome_of(self.worker, candidate, RecoveryLimit::Tripled).ok()
+        (seen.tried > 1).then_some(seen)
     }
 }

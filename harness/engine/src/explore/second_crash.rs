@@ -75,7 +75,7 @@ pub fn explore_second_crashes(
         let place = MaterializePlace { base: base.clone(), dir_names, began_unix_s };
         materialize(&first.recording, &witness.candidate, place)
             .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
-        let mut second_config = config.clone().in_dir(&sandboxes);
+        let mut second_config = config.clone().after_first_crash(&sandboxes);
         second_config.record.command = config.replay.resume.clone();
         if let Some(notes) = &first.import_notes {
             second_config.replay.warm = WarmStart::Noted(notes.clone());

@@ -14,6 +14,7 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fs
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, geteuid, getgroups};
 use rustix::fs::XattrFlags;
+use serde::{Deserialize, Serialize};
 
 /// The bits of `st_mode` that chmod changes.
 const PERMISSION_BITS: u32 = 0o7777;
@@ -24,7 +25,7 @@ const MAX_XATTR_BYTES: usize = 64 * 1024;
 const KEPT_XATTRS: [&[u8]; 4] = [b"user.", b"trusted.", b"system.posix_acl_", b"security.capability"];
 
 /// A time that a file has, since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileTime {
     /// Seconds.
     pub seconds: i64,
@@ -33,7 +34,7 @@ pub struct FileTime {
 }
 
 /// The attributes of a file, directory, symbolic link or named pipe.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileAttributes {
     /// The permission bits, with setuid, setgid and sticky.
     pub mode: u32,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use scenarios::{ExplorationNote, SandboxHint};
+use serde::{Deserialize, Serialize};
 
 use super::attributes::FileAttributes;
 use crate::gate::ConnectionLog;
@@ -20,14 +21,14 @@ pub type AttributesId = u32;
 
 /// A file, directory, symbolic link or named pipe, with the attributes that it had before the recording or when
 /// it was created.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileNode {
     pub attributes: AttributesId,
     pub kind: FileNodeKind,
 }
 
 /// What a node is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileNodeKind {
     Directory,
     /// Its length before the recording; 0 if it did not exist.
@@ -35,6 +36,7 @@ pub enum FileNodeKind {
         initial_len_bytes: u64,
     },
     Symlink {
+        #[serde(with = "super::recorded_path")]
         target: PathBuf,
     },
     Pipe,
@@ -53,7 +55,7 @@ impl FileNode {
 }
 
 /// A change of one directory entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameChange {
     /// The directory.
     pub dir: NodeId,
@@ -64,7 +66,7 @@ pub struct NameChange {
 }
 
 /// What an operation changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpEffect {
     /// Names that change together: one for a creation, two for a rename.
     NameChanges(Vec<NameChange>),
@@ -86,7 +88,7 @@ pub enum OpEffect {
 }
 
 /// Which call an operation was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum OpKind {
     /// `fallocate` or a similar call that extended a file.
     Allocate,
@@ -162,7 +164,7 @@ impl OpKind {
 }
 
 /// One operation of the recorded run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Op {
     /// Which call it was.
     pub kind: OpKind,

@@ -18,10 +18,12 @@ mod tried_state;
 pub use materialize::{MaterializePlace, materialize};
 pub use output_oracle::{BaselineValues, ConsumedStep, JudgeSpec, OutputOracle, RecoveryResult};
 pub use python_fork_server::{ForkedPython, ImportNotes, ServerImports};
-pub(super) use recovery_worker::{NotedRecovery, RecoveryLimit, RecoveryStart, RecoveryWorker};
+pub(super) use recovery_worker::{
+    CompletedRecovery, NotedRecovery, RecoveryLimit, RecoveryStart, RecoveryWorker,
+};
 pub use replay_spec::{ReplaySpec, WarmStart};
 pub use replayer::ReplayProgress;
-pub(super) use replayer::Replayer;
+pub(super) use replayer::{Replayer, TriedReports};
 pub(super) use tried_control::{ResumeDifference, TriedControl};
 pub use tried_state::TriedState;
 pub(super) use tried_state::is_acceptable;

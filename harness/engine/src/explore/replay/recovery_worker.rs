@@ -72,6 +72,13 @@ pub(crate) enum RecoveryStart {
     Forked(ServerImports),
 }
 
+/// What a recovery printed, and how it ended.
+pub(crate) struct CompletedRecovery {
+    pub(crate) resume: CompletedCommand,
+    /// `None`: no check was run.
+    pub(crate) check: Option<CompletedCommand>,
+}
+
 /// A recovery, and what it has noted of its imports.
 pub(crate) struct NotedRecovery {
     pub(crate) result: RecoveryResult,
@@ -207,6 +214,30 @@ impl<'a> RecoveryWorker<'a> {
         candidate: &CrashCandidate,
         limit: RecoveryLimit,
     ) -> Result<NotedRecovery, ExploreError> {
+        let is_noting = *self.spec.start == RecoveryStart::Forked(ServerImports::Noting);
+        let max_output_bytes = if is_noting { MAX_NOTED_BYTES } else { MAX_OUTPUT_BYTES };
+        let CompletedRecovery { mut resume, check } = self.run(candidate, limit, max_output_bytes)?;
+        let notes = if is_noting { ImportNotes::take_from(&mut resume) } else { None };
+        Ok(NotedRecovery { result: self.spec.oracle.observe(&resume, check.as_ref()), notes })
+    }
+
+    /// The same, for its output: as much of it as a sandbox keeps.
+    ///
+    /// # Errors
+    /// The sandbox failed, or a file could not be written.
+    pub(crate) fn run_with_whole_output(
+        &mut self,
+        candidate: &CrashCandidate,
+    ) -> Result<CompletedRecovery, ExploreError> {
+        self.run(candidate, RecoveryLimit::Usual, usize::MAX)
+    }
+
+    fn run(
+        &mut self,
+        candidate: &CrashCandidate,
+        limit: RecoveryLimit,
+        max_output_bytes: usize,
+    ) -> Result<CompletedRecovery, ExploreError> {
         let replay = self.spec.replay;
         let tree = candidate.tree(self.spec.recording);
         let materialized = self.materializer.materialize(&tree);
@@ -215,18 +246,15 @@ impl<'a> RecoveryWorker<'a> {
         let timeout = replay.timeout.saturating_mul(limit.factor());
         // Nothing that an earlier recovery left outside of the watched directories must meet this one.
         let times = RunTimes { limit: timeout, rest: rest_time(self.spec.recording).min(timeout) };
-        let is_noting = *self.spec.start == RecoveryStart::Forked(ServerImports::Noting);
-        let max_output_bytes = if is_noting { MAX_NOTED_BYTES } else { MAX_OUTPUT_BYTES };
         let completed = sandbox.run_fresh_with_rest(self.commands.resume, times, max_output_bytes);
-        let mut completed = self.completed(completed)?;
-        let notes = if is_noting { ImportNotes::take_from(&mut completed) } else { None };
+        let resume = self.completed(completed)?;
         let check = match self.commands.check {
-            Some(check) if completed.exit == Some(ProcessExit::Exited(0)) => {
-                Some(self.completed(sandbox.run_stored(check, timeout, MAX_OUTPUT_BYTES))?)
+            Some(check) if resume.exit == Some(ProcessExit::Exited(0)) => {
+                Some(self.completed(sandbox.run_stored(check, timeout, max_output_bytes))?)
             }
             _ => None,
         };
-        Ok(NotedRecovery { result: self.spec.oracle.observe(&completed, check.as_ref()), notes })
+        Ok(CompletedRecovery { resume, check })
     }
 
     /// The result of a command. If its program is a part of the crash state and could not be started, it is that

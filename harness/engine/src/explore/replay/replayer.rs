@@ -27,6 +27,15 @@ pub struct ReplayProgress {
     pub failing: usize,
 }
 
+/// What is called while states are tried.
+#[derive(Clone, Copy)]
+pub(crate) struct TriedReports<'a> {
+    /// After each state.
+    pub(crate) on_tried: &'a (dyn Fn(ReplayProgress) + Sync),
+    /// After each state that fails.
+    pub(crate) on_failing: &'a (dyn Fn(&TriedState) + Sync),
+}
+
 /// The results of all workers, and how many there are.
 #[derive(Default)]
 struct Results {
@@ -115,20 +124,6 @@ impl<'a> Replayer<'a> {
         })
     }
 
-    /// Tries one candidate in a worker and judges its recovery.
-    ///
-    /// # Errors
-    /// The sandbox failed, or a file could not be written.
-    pub(crate) fn outcome_of(
-        &self,
-        worker: &mut RecoveryWorker<'_>,
-        candidate: &CrashCandidate,
-        limit: RecoveryLimit,
-    ) -> Result<Outcome, ExploreError> {
-        let result = worker.try_candidate(candidate, limit)?;
-        Ok(self.judge_at_crash_point(&result, candidate))
-    }
-
     /// Tries one candidate in a worker. Its message explains in what it differs from the baseline run.
     ///
     /// # Errors
@@ -170,7 +165,7 @@ impl<'a> Replayer<'a> {
         &self,
         states: &[CrashState],
         first_worker: &mut RecoveryWorker<'_>,
-        report: &(dyn Fn(ReplayProgress) + Sync),
+        reports: TriedReports<'_>,
         go_on: &(dyn Fn(&TriedState) -> bool + Sync),
     ) -> Result<Vec<TriedState>, ExploreError> {
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -186,10 +181,13 @@ impl<'a> Replayer<'a> {
                     Err(_) if (self.spec.cancelled)() => return Ok(()),
                     tried => tried?,
                 };
+                if tried.is_failing() {
+                    (reports.on_failing)(&tried);
+                }
                 if !go_on(&tried) {
                     stopped.store(true, Ordering::Relaxed);
                 }
-                report(results.locked().add(index, tried));
+                (reports.on_tried)(results.locked().add(index, tried));
             }
         };
         let jobs = self.spec.jobs.min(states.len()).max(1);

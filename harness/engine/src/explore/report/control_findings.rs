@@ -3,13 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use scenarios::{Cause, ControlFiles, CrashModel, FailingControls, FailureSubject, Finding, Outcome};
+use scenarios::{
+    Cause, Confirmation, ControlFiles, CrashModel, FailingControls, FailureSubject, Finding, Outcome,
+};
 
 use super::failure_kind::{FailureKind, OutcomeStates};
 use super::failure_message::{FailureMessages, control_message, kind_of_message, state_message};
 use super::removed_newest::{RemovedNewest, removed_newest};
 use super::report_spec::ReportSpec;
 use super::save_window::SaveWindow;
+use super::state_attempts::StateAttempts;
+use super::state_names::StateNames;
 use super::state_text::{operation_lines, operations_between};
 use crate::explore::record::{Op, Recording};
 use crate::explore::replay::{ResumeDifference, TriedControl, TriedState};
@@ -136,19 +140,30 @@ impl<'c> ControlFindings<'c> {
     }
 
     /// One finding for each group.
-    pub(super) fn into_findings(self, spec: &ReportSpec) -> Vec<Finding> {
+    pub(super) fn into_findings(
+        self,
+        spec: &ReportSpec,
+        names: &mut StateNames<'_>,
+        attempts: &mut impl StateAttempts,
+    ) -> Vec<Finding> {
         let tried = self.all.len() as u64;
         let findings = self.groups.into_iter().filter_map(|group| {
             let first = group.controls.first()?;
             let mut under: Vec<CrashModel> = group.under.iter().map(|crash| crash.crash_model()).collect();
             under.sort_unstable_by_key(|model| model.name());
+            let name = names.name(None, &first.candidate);
+            // A control that hangs was repeated at once.
+            let confirmation = match first.outcome {
+                Outcome::Hung => Some(Confirmation { failed: 2, tried: 2, other: None }),
+                outcome => attempts.confirm(&first.candidate, outcome),
+            };
             Some(Finding {
                 cause: group.cause,
                 outcome: first.outcome,
                 outcomes: group.outcomes.counts(),
                 under,
                 states: group.digests.len() as u64,
-                repeated: (first.outcome == Outcome::Hung).then_some(Outcome::Hung),
+                confirmation,
                 between: operations_between(self.recording, &first.candidate),
                 operations: operation_lines(self.recording, &first.candidate),
                 difference: Vec::new(),
@@ -160,8 +175,8 @@ impl<'c> ControlFindings<'c> {
                     first: first.files,
                 }),
                 advice: group.advice(),
-                state: first.candidate.name(),
-                repeat: spec.repeat_command_for(&first.candidate),
+                state: name.to_string(),
+                repeat: spec.repeat_command_for(&name),
             })
         });
         findings.collect()

@@ -7,17 +7,19 @@ use scenarios::{Cause, CrashModel, FailureSubject, Finding, Outcome};
 use super::blame::{Blamed, WholeStates};
 use super::cause::{Pattern, pattern_of};
 use super::control_findings::ControlFindings;
+use super::failing_state::FailingState;
 use super::failure_kind::{FailureKind, OutcomeStates};
 use super::failure_message::{FailureMessages, state_message};
 use super::leftover_names::without_leftover_names;
 use super::report_spec::ReportSpec;
 use super::save_window::SaveWindow;
-use super::shrink::{candidate_size, shrink};
+use super::shrink::{candidate_size, realism, shrink};
 use super::state_attempts::{KnownFailure, StateAttempts};
+use super::state_names::StateNames;
 use super::state_text::{operation_lines, operations_between, tree_difference};
 use crate::explore::record::Recording;
 use crate::explore::replay::{TriedControl, TriedState, is_acceptable};
-use crate::explore::states::{CrashCandidate, CrashKind};
+use crate::explore::states::{CrashCandidate, CrashKind, crash_points};
 
 /// At most this many earlier crash points are looked at.
 const MAX_EARLIER_POINTS: usize = 60;
@@ -31,6 +33,8 @@ pub(crate) struct FindingsSource<'a> {
     pub(crate) controls: &'a [TriedControl],
     /// Recoveries from crash states.
     pub(crate) tried: &'a [TriedState],
+    /// Whether process crashes were tried. If not, states that lose nothing are shown under a power loss.
+    pub(crate) has_process_crashes: bool,
 }
 
 /// The failing states with one explanation. In the order in which they are reported: process crashes first,
@@ -43,15 +47,6 @@ struct FailureGroup {
     cause: Cause,
     subject: FailureSubject,
     outcome: Outcome,
-}
-
-/// A failing state, under one kind of crash.
-struct FailingState<'t> {
-    tried: &'t TriedState,
-    crash: CrashKind,
-    /// What explains the failure.
-    blamed: Blamed,
-    message: String,
 }
 
 /// A cause, with what to do about it.
@@ -101,74 +96,82 @@ impl OpenFinding {
     }
 }
 
-/// Groups the failing states and shrinks one of each group. States that fail as controls do belong to the
-/// findings of these. One state of each finding that hangs is repeated.
+/// Groups the failing states, and shows the smallest of each group. States that fail as controls do belong to the
+/// findings of these. The state that is shown of each finding is repeated.
 pub(crate) fn group_findings(source: FindingsSource<'_>, attempts: &mut impl StateAttempts) -> Vec<Finding> {
     let FindingsSource { spec, recording, .. } = source;
     let mut control_findings = ControlFindings::new(recording, source.controls);
+    let mut names = StateNames::new(recording);
     let mut findings: Vec<OpenFinding> = Vec::new();
-    for (FailureGroup { outcome, .. }, failing) in group_by_cause(source, &mut control_findings) {
-        let smallest = failing.iter().min_by_key(|failing| candidate_size(&failing.blamed.candidate));
-        let Some(smallest) = smallest else { continue };
-        let candidate = shrink(&smallest.blamed.candidate, outcome, attempts);
-        let candidate = begin_of_failure(recording, candidate, smallest.blamed.crash, outcome, attempts);
-        let explanation = explain(recording, &candidate, smallest, outcome, attempts);
+    let groups = group_by_cause(source, &mut control_findings);
+    for (FailureGroup { outcome, .. }, failing) in &groups {
+        let outcome = *outcome;
+        let shown_first = |failing: &&FailingState<'_>| {
+            (realism(failing.blamed.crash), candidate_size(&failing.blamed.candidate))
+        };
+        let Some(smallest) = failing.iter().min_by_key(shown_first) else { continue };
+        let all = groups.iter().flat_map(|(group, failing)| failing.iter().map(|one| (group.outcome, one)));
+        let shown = shrink(smallest, outcome, all);
+        let candidate = begin_of_failure(recording, shown, outcome, attempts);
+        let explanation = explain(recording, &candidate, shown, outcome, attempts);
         let is_same = |open: &OpenFinding| {
             open.finding.cause == explanation.cause && open.kind == FailureKind::of(outcome)
         };
         let index = findings.iter().position(is_same).unwrap_or_else(|| {
-            let shown = attempts.failure_of(&candidate);
-            let shown = shown.filter(|shown| FailureKind::of(shown.outcome) == FailureKind::of(outcome));
-            let shown = shown.unwrap_or_else(|| KnownFailure { outcome, message: smallest.message.clone() });
+            let known = attempts.failure_of(&candidate);
+            let known = known.filter(|known| FailureKind::of(known.outcome) == FailureKind::of(outcome));
+            let known = known.unwrap_or_else(|| KnownFailure { outcome, message: shown.message.clone() });
+            let name = names.name(Some(shown.shown_crash(source.has_process_crashes)), &candidate);
             let finding = Finding {
                 cause: explanation.cause,
-                outcome: shown.outcome,
+                outcome: known.outcome,
                 outcomes: Vec::new(),
                 under: Vec::new(),
                 states: 0,
-                repeated: if outcome == Outcome::Hung { attempts.repeat_hung(&candidate) } else { None },
+                confirmation: attempts.confirm(&candidate, known.outcome),
                 between: operations_between(recording, &candidate),
                 operations: operation_lines(recording, &candidate),
                 difference: tree_difference(recording, &candidate),
-                error: shown.message,
+                error: known.message,
                 messages: Vec::new(),
                 controls: None,
                 advice: explanation.advice,
-                state: candidate.name(),
-                repeat: spec.repeat_command_for(&candidate),
+                state: name.to_string(),
+                repeat: spec.repeat_command_for(&name),
             };
             findings.push(OpenFinding::new(finding));
             findings.len() - 1
         });
-        findings[index].add(outcome, &failing);
+        findings[index].add(outcome, failing);
     }
     let mut findings: Vec<Finding> = findings.into_iter().map(OpenFinding::into_finding).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.states));
     // What fails without any crash comes first.
-    control_findings.into_findings(spec).into_iter().chain(findings).collect()
+    control_findings.into_findings(spec, &mut names, attempts).into_iter().chain(findings).collect()
 }
 
 /// The first crash point of the same save from which on nothing is lost, and all fail in this way and with this
 /// pattern. Equal trees are tried once, and not always at the first crash point that leaves them.
 fn begin_of_failure(
     recording: &Recording,
-    candidate: CrashCandidate,
-    crash: CrashKind,
+    shown: &FailingState<'_>,
     outcome: Outcome,
     attempts: &mut impl StateAttempts,
 ) -> CrashCandidate {
-    if !candidate.lost_nothing() || candidate.torn.is_some() {
-        return candidate;
+    let Blamed { candidate, crash, .. } = &shown.blamed;
+    if !candidate.lost_nothing() {
+        return candidate.clone();
     }
-    let pattern = pattern_of(recording, &candidate, crash, outcome);
-    let start = SaveWindow::of(recording, &candidate).start;
+    let pattern = pattern_of(recording, candidate, *crash, outcome);
+    let start = SaveWindow::of(recording, candidate).start;
     let is_alike = |earlier: &CrashCandidate| {
-        attempts.outcome_of(earlier, outcome) == Some(outcome)
-            && pattern_of(recording, earlier, crash, outcome) == pattern
+        attempts.known_outcome(earlier) == Some(outcome)
+            && pattern_of(recording, earlier, *crash, outcome) == pattern
     };
-    let earlier = (start + 1..candidate.op_count as usize).rev().take(MAX_EARLIER_POINTS);
+    let is_of_save = |point: &usize| *point > start && *point < candidate.op_count as usize;
+    let earlier = crash_points(recording).into_iter().rev().filter(is_of_save).take(MAX_EARLIER_POINTS);
     let earlier = earlier.map(CrashCandidate::whole).take_while(is_alike).last();
-    earlier.unwrap_or(candidate)
+    earlier.unwrap_or_else(|| candidate.clone())
 }
 
 /// Finds out by further attempts what explains a failing state best: a name that the killed process has left, a

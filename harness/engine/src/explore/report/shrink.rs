@@ -1,58 +1,51 @@
-//! Makes a failing candidate smaller. Does not know how candidates are tried.
+//! Finds a smaller crash state that fails in the same way, among those that the same file-system model allows and
+//! that were tried. Tries nothing.
 
 use scenarios::Outcome;
 
-use super::state_attempts::StateAttempts;
-use crate::explore::states::{CrashCandidate, PersistUnit};
-
-/// How many times a failing state is tried again to make it smaller.
-const MAX_SHRINK_ATTEMPTS: usize = 60;
+use super::failing_state::FailingState;
+use crate::explore::states::{CrashCandidate, CrashKind, FsModel, PersistUnit};
 
 /// Orders candidates: fewer lost units first, then an earlier crash point, then no torn write.
 pub(super) fn candidate_size(candidate: &CrashCandidate) -> (usize, u32, bool) {
     (candidate.lost.len(), candidate.op_count, candidate.torn.is_some())
 }
 
-/// Restores lost units, part by part, as long as the recovery still fails in the same way.
-pub(super) fn shrink(
-    candidate: &CrashCandidate,
-    outcome: Outcome,
-    attempts: &mut impl StateAttempts,
-) -> CrashCandidate {
-    let mut best = candidate.clone();
-    let mut attempts_left = MAX_SHRINK_ATTEMPTS;
-    let mut part = best.lost.len().div_ceil(2);
-    while part > 0 && attempts_left > 0 {
-        let mut start = 0;
-        while start < best.lost.len() && attempts_left > 0 {
-            let fewer: Vec<PersistUnit> = best
-                .lost
-                .iter()
-                .enumerate()
-                .filter(|(index, _)| *index < start || *index >= start + part)
-                .map(|(_, unit)| *unit)
-                .collect();
-            let smaller = CrashCandidate { lost: fewer.into(), ..best.clone() };
-            attempts_left -= 1;
-            // A power loss that loses nothing is not a power loss.
-            if !smaller.lost_nothing() && attempts.outcome_of(&smaller, outcome) == Some(outcome) {
-                best = smaller;
-            } else {
-                start += part;
-            }
-        }
-        part /= 2;
+/// Orders crashes by what shows more: what an ordinary file system may leave, then what only POSIX allows, then what
+/// only a defective disk leaves.
+pub(super) fn realism(crash: CrashKind) -> u8 {
+    match crash {
+        CrashKind::Process | CrashKind::PowerLoss(FsModel::Ext4 | FsModel::Xfs | FsModel::Btrfs) => 0,
+        CrashKind::PowerLoss(FsModel::Posix) => 1,
+        CrashKind::PowerLoss(FsModel::Lying) => 2,
     }
-    shorten(best, outcome, attempts)
 }
 
-/// Moves the crash point earlier, if the recovery then fails in the same way.
-fn shorten(best: CrashCandidate, outcome: Outcome, attempts: &mut impl StateAttempts) -> CrashCandidate {
-    let last = best.lost.last().map(|unit| unit.op).max(best.torn.map(|torn| torn.op));
-    let Some(last) = last else { return best };
-    let op_counts = (last + 1..best.op_count).take(MAX_SHRINK_ATTEMPTS);
-    let earlier = op_counts
-        .map(|op_count| CrashCandidate { op_count, ..best.clone() })
-        .find(|candidate| attempts.outcome_of(candidate, outcome) == Some(outcome));
-    earlier.unwrap_or(best)
+/// The smallest of `failing` that loses a part of what this state loses, and nothing else, under the same model.
+/// Each is a state of the enumeration: what is left of a larger loss need not be one that the model allows.
+pub(super) fn shrink<'s, 't>(
+    state: &'s FailingState<'t>,
+    outcome: Outcome,
+    failing: impl Iterator<Item = (Outcome, &'s FailingState<'t>)>,
+) -> &'s FailingState<'t> {
+    let whole = &state.blamed.candidate;
+    if whole.lost_nothing() {
+        return state;
+    }
+    let is_part = |other: &FailingState<'_>| {
+        let part = &other.blamed.candidate;
+        other.blamed.crash == state.blamed.crash
+            && part.torn == whole.torn
+            && part.op_count <= whole.op_count
+            && !part.lost_nothing()
+            && is_subset(&part.lost, &whole.lost)
+    };
+    let parts = failing.filter(|(other, part)| *other == outcome && is_part(part)).map(|(_, part)| part);
+    parts.chain([state]).min_by_key(|part| candidate_size(&part.blamed.candidate)).unwrap_or(state)
+}
+
+/// Whether all of `part` are in `whole`. Both are sorted.
+fn is_subset(part: &[PersistUnit], whole: &[PersistUnit]) -> bool {
+    let mut rest = whole.iter();
+    part.len() <= whole.len() && part.iter().all(|unit| rest.any(|other| other == unit))
 }

@@ -1,6 +1,7 @@
-//! What shrinking and confirming a finding need: trying crash states again. The stages before this one do it.
+//! What explaining and confirming a finding need: the results that are known, and trying crash states again. The stages
+//! before this one do it.
 
-use scenarios::Outcome;
+use scenarios::{Confirmation, Outcome};
 
 use crate::explore::states::CrashCandidate;
 
@@ -13,8 +14,8 @@ pub(crate) struct KnownFailure {
 
 /// Tries crash states again.
 pub(crate) trait StateAttempts {
-    /// The outcome of a candidate that may show `wanted` in a simpler way. `None`: it is not known.
-    fn outcome_of(&mut self, candidate: &CrashCandidate, wanted: Outcome) -> Option<Outcome>;
+    /// The outcome of a candidate. `None`: no state with its files was tried.
+    fn known_outcome(&mut self, candidate: &CrashCandidate) -> Option<Outcome>;
 
     /// How the recovery from a candidate that was tried before failed. `None`: it is not known.
     fn failure_of(&mut self, candidate: &CrashCandidate) -> Option<KnownFailure>;
@@ -22,7 +23,6 @@ pub(crate) trait StateAttempts {
     /// Whether the recovery from a candidate is no finding. It is run whatever that may cost. `None`: it is not known.
     fn recovers(&mut self, candidate: &CrashCandidate) -> Option<bool>;
 
-    /// The outcome of a candidate that exceeded its time limit, repeated alone with a longer one. `None`: it
-    /// was not repeated.
-    fn repeat_hung(&mut self, candidate: &CrashCandidate) -> Option<Outcome>;
+    /// Runs the recovery from a candidate with this outcome again, alone. `None`: it was not run.
+    fn confirm(&mut self, candidate: &CrashCandidate, outcome: Outcome) -> Option<Confirmation>;
 }

@@ -47,26 +47,34 @@ impl CrashCandidate {
         self.op_count as usize - usize::from(self.torn.is_some())
     }
 
-    /// The name that `--state` takes: `op_count`, then the lost units, then the torn write, as in
-    /// `12-3-9.1~7p4096`.
+    /// The crash point, the lost units and the torn write as text, as in `12-3-9.1-14..20~7p4096`.
     pub fn name(&self) -> String {
-        let mut name = self.op_count.to_string();
-        for unit in self.lost.iter() {
-            name += &format!("-{}", unit.op);
+        let mut text = self.op_count.to_string();
+        let mut first = 0;
+        while first < self.lost.len() {
+            let unit = self.lost[first];
+            let run = run_of_whole_units(&self.lost[first..]);
+            text += &format!("-{}", unit.op);
             if unit.part > 0 {
-                name += &format!(".{}", unit.part);
+                text += &format!(".{}", unit.part);
+            }
+            if run >= MIN_RUN {
+                text += &format!("..{}", unit.op as usize + run - 1);
+                first += run;
+            } else {
+                first += 1;
             }
         }
         if let Some(torn) = self.torn {
-            name += &format!("~{}{}", torn.op, torn.tear.name());
+            text += &format!("~{}{}", torn.op, torn.tear.name());
         }
-        name
+        text
     }
 
-    /// Parses what [`name`](CrashCandidate::name) returns. `None`: not a name of a crash state.
-    pub fn parse(name: &str) -> Option<CrashCandidate> {
-        let (rest, torn) = match name.split_once('~') {
-            None => (name, None),
+    /// Parses what [`name`](CrashCandidate::name) returns. `None`: it is no such text.
+    pub fn parse(text: &str) -> Option<CrashCandidate> {
+        let (rest, torn) = match text.split_once('~') {
+            None => (text, None),
             Some((rest, torn)) => {
                 let letter = torn.find(|letter: char| letter.is_ascii_alphabetic())?;
                 let (op, tear) = torn.split_at(letter);
@@ -75,14 +83,31 @@ impl CrashCandidate {
         };
         let mut parts = rest.split('-');
         let op_count = parts.next()?.parse().ok()?;
-        let unit = |text: &str| -> Option<PersistUnit> {
-            let (op, part) = text.split_once('.').unwrap_or((text, "0"));
-            Some(PersistUnit { op: op.parse().ok()?, part: part.parse().ok()? })
-        };
-        let mut lost = parts.map(unit).collect::<Option<Vec<PersistUnit>>>()?;
+        let mut lost: Vec<PersistUnit> = Vec::new();
+        for part in parts {
+            if let Some((first, last)) = part.split_once("..") {
+                let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+                // A range beyond the crash point names no state, however long it is.
+                (first < last && last < op_count).then_some(())?;
+                lost.extend((first..=last).map(|op| PersistUnit { op, part: 0 }));
+            } else {
+                let (op, part) = part.split_once('.').unwrap_or((part, "0"));
+                lost.push(PersistUnit { op: op.parse().ok()?, part: part.parse().ok()? });
+            }
+        }
         lost.sort_unstable();
         Some(CrashCandidate { op_count, lost: lost.into(), torn })
     }
+}
+
+/// So many lost operations in a row are written as a range.
+const MIN_RUN: usize = 3;
+
+/// How many units from the first on are the first parts of consecutive operations.
+fn run_of_whole_units(units: &[PersistUnit]) -> usize {
+    let first = units.first().map_or(0, |unit| unit.op);
+    let is_next = |nth: &usize| units[*nth].part == 0 && units[*nth].op as usize == first as usize + nth;
+    (0..units.len()).take_while(is_next).count()
 }
 
 #[cfg(test)]
@@ -90,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parsed_name_gives_the_same_candidate() {
+    fn a_parsed_position_gives_the_same_candidate() {
         let unit = |op, part| PersistUnit { op, part };
         let torn = |op, tear| Some(TornWrite { op, tear });
         for torn in [
@@ -99,11 +124,23 @@ mod tests {
             torn(3, Tear::Hole(8)),
             torn(1, Tear::Gap { from: 4096, to: 8192 }),
         ] {
-            let candidate = CrashCandidate { op_count: 12, lost: [unit(3, 0), unit(9, 1)].into(), torn };
-            assert_eq!(CrashCandidate::parse(&candidate.name()), Some(candidate));
+            for lost in [
+                vec![],
+                vec![unit(3, 0), unit(9, 1)],
+                vec![unit(2, 0), unit(3, 0), unit(4, 0), unit(5, 0), unit(5, 1), unit(8, 0), unit(9, 0)],
+                vec![unit(2, 0), unit(2, 1), unit(3, 0), unit(4, 0)],
+            ] {
+                let candidate = CrashCandidate { op_count: 12, lost: lost.into(), torn };
+                let text = candidate.name();
+                assert_eq!(CrashCandidate::parse(&text), Some(candidate), "{text}");
+            }
         }
-        for name in ["12-x", "12~7", "12~7x1", "12~p1", "12~7m3", "12~7m3.2"] {
-            assert_eq!(CrashCandidate::parse(name), None, "{name}");
+        let run = CrashCandidate { op_count: 9, lost: (3..8).map(|op| unit(op, 0)).collect(), torn: None };
+        assert_eq!(run.name(), "9-3..7");
+        let texts =
+            ["12-x", "12~7", "12~7x1", "12~p1", "12~7m3", "12~7m3.2", "12-4..3", "12-3..99999999", ""];
+        for text in texts {
+            assert_eq!(CrashCandidate::parse(text), None, "{text}");
         }
     }
 }

@@ -1,36 +1,168 @@
-//! Whether the name of a crash state is that of a state of this recording. Pure.
+//! Finds the crash state that a name means: by its place in the recording, or in another recording by what it
+//! consists of. Reads recorded bytes; runs nothing.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::io::Error;
 
+use super::content_digests::{ContentDigests, Likeness};
+use super::crash_points::CrashPoints;
+use super::crash_state::{CrashKind, CrashState};
 use super::fs_model::{BYTES_PART, persist_units};
+use super::state_name::StateName;
 use super::tear::Tear;
-use super::{CrashCandidate, EnumerateSpec, Enumeration, enumerate_until};
+use super::{CrashCandidate, ExploreScope, enumerate_until};
 use crate::explore::record::{OpEffect, Recording};
 
-/// The name of a state that a recording does not have.
-pub(in crate::explore) struct UnknownStateName {
-    pub(in crate::explore) name: String,
-    /// The most similar name of those that there are.
-    pub(in crate::explore) nearest: Option<String>,
+/// The state that a name means.
+pub(in crate::explore) enum NamedState {
+    /// The recording has it, perhaps at another place than the name says.
+    Found(StateName),
+    /// The recording has no such state.
+    Unknown {
+        /// The most similar name of those that there are.
+        nearest: Option<String>,
+    },
+    /// The name is of another recording, and no state of this one has the same files.
+    OfOtherRecording,
+    /// The search was cancelled.
+    Cancelled,
 }
 
-/// The state that is named, if it is none of this recording.
-pub(in crate::explore) fn unknown_state_name(
-    spec: &EnumerateSpec,
+/// Finds the state that a name means.
+///
+/// # Errors
+/// A recorded byte cannot be read.
+pub(in crate::explore) fn find_named_state(
+    name: &StateName,
     recording: &Recording,
     cancelled: fn() -> bool,
-) -> Option<UnknownStateName> {
-    let state = spec.only_state.as_ref().filter(|state| !state.is_possible_in(recording))?;
-    let nearest = enumerate_until(recording, &spec.scope, cancelled);
-    let nearest = nearest.and_then(|known| nearest_name(state, known));
-    Some(UnknownStateName { name: state.name(), nearest })
+) -> Result<NamedState, Error> {
+    let is_at_its_place = name.candidate.is_possible_in(recording);
+    let Some(contents) = name.contents else {
+        return Ok(match is_at_its_place && name.is_enumerated(recording, cancelled) {
+            true => NamedState::Found(name.clone()),
+            false if cancelled() => NamedState::Cancelled,
+            false => NamedState::Unknown { nearest: nearest_name(name, recording, cancelled) },
+        });
+    };
+    let mut search =
+        ContentSearch { name, files: contents.files, digests: ContentDigests::new(recording)?, best: None };
+    if is_at_its_place {
+        search.look_at(name.candidate.clone())?;
+    }
+    if !search.has_same() && (name.crash.is_none() || name.candidate.lost_nothing()) {
+        for op_count in CrashPoints::of(recording, None).op_counts {
+            search.look_at(CrashCandidate::whole(op_count))?;
+        }
+    }
+    if let Some(crash) = name.crash.filter(|_| !search.has_same()) {
+        let states = states_of(recording, crash, None, cancelled).into_iter();
+        for witness in states.filter_map(|mut state| state.witnesses.remove(&crash)) {
+            search.look_at(witness.candidate)?;
+        }
+    }
+    Ok(match search.best {
+        Some(best) => NamedState::Found(StateName { candidate: best.candidate, ..name.clone() }),
+        None if cancelled() => NamedState::Cancelled,
+        None if search.digests.of_recording() != contents.recording => NamedState::OfOtherRecording,
+        None => NamedState::Unknown { nearest: nearest_name(name, recording, cancelled) },
+    })
 }
 
-/// The state whose name differs in the fewest letters.
-fn nearest_name(state: &CrashCandidate, known: Enumeration) -> Option<String> {
-    let name = state.name();
-    let names = known.states.into_iter().map(|state| state.candidate().name());
-    names.min_by_key(|known| strsim::damerau_levenshtein(known, &name))
+/// The search for the state of a recording that has the files of a name.
+struct ContentSearch<'a> {
+    name: &'a StateName,
+    files: [u8; 8],
+    digests: ContentDigests<'a>,
+    best: Option<AlikeState>,
+}
+
+/// A state with the files of a name.
+struct AlikeState {
+    candidate: CrashCandidate,
+    likeness: Likeness,
+}
+
+impl ContentSearch<'_> {
+    /// Whether a state was found with the same files and the same acknowledged step.
+    fn has_same(&self) -> bool {
+        self.best.as_ref().is_some_and(|best| best.likeness == Likeness::Same)
+    }
+
+    /// Takes a state if it is more like the named one than those before: by its files, then by its place.
+    fn look_at(&mut self, candidate: CrashCandidate) -> Result<(), Error> {
+        let likeness = self.digests.likeness(&candidate, self.files)?;
+        let best = self.best.as_ref();
+        let is_better = best.is_none_or(|best| {
+            (best.likeness, Reverse(self.distance(&best.candidate)))
+                < (likeness, Reverse(self.distance(&candidate)))
+        });
+        if likeness > Likeness::OtherFiles && is_better {
+            self.best = Some(AlikeState { candidate, likeness });
+        }
+        Ok(())
+    }
+
+    /// How far the place of a candidate is from that of the name.
+    fn distance(&self, candidate: &CrashCandidate) -> (bool, usize, u32) {
+        let wanted = &self.name.candidate;
+        let lost = candidate.lost.len().abs_diff(wanted.lost.len());
+        (
+            candidate.torn.is_some() != wanted.torn.is_some(),
+            lost,
+            candidate.op_count.abs_diff(wanted.op_count),
+        )
+    }
+}
+
+/// All states that one kind of crash leaves, at one crash point or at all.
+fn states_of(
+    recording: &Recording,
+    crash: CrashKind,
+    crash_point: Option<usize>,
+    cancelled: fn() -> bool,
+) -> Vec<CrashState> {
+    let scope = ExploreScope {
+        process_crashes: crash == CrashKind::Process,
+        models: match crash {
+            CrashKind::Process => Vec::new(),
+            CrashKind::PowerLoss(model) => vec![model],
+        },
+        max_states: usize::MAX,
+        crash_points: crash_point.map(|point| BTreeSet::from([point])),
+    };
+    enumerate_until(recording, &scope, cancelled).map(|enumeration| enumeration.states).unwrap_or_default()
+}
+
+/// The name that differs in the fewest letters.
+fn nearest_name(name: &StateName, recording: &Recording, cancelled: fn() -> bool) -> Option<String> {
+    let place = StateName { contents: None, ..name.clone() };
+    let wanted = place.to_string();
+    let names = |crash| {
+        let states = states_of(recording, crash, None, cancelled).into_iter();
+        states.map(|state| StateName { candidate: state.candidate().clone(), ..place.clone() }.to_string())
+    };
+    match name.crash {
+        None => {
+            let points = CrashPoints::of(recording, None).op_counts.into_iter();
+            let names = points.map(|point| {
+                StateName { candidate: CrashCandidate::whole(point), ..place.clone() }.to_string()
+            });
+            names.min_by_key(|known| strsim::damerau_levenshtein(known, &wanted))
+        }
+        Some(crash) => names(crash).min_by_key(|known| strsim::damerau_levenshtein(known, &wanted)),
+    }
+}
+
+impl StateName {
+    /// Whether the crash can leave this state at its crash point.
+    fn is_enumerated(&self, recording: &Recording, cancelled: fn() -> bool) -> bool {
+        let Some(crash) = self.crash else { return true };
+        let digest = self.candidate.tree_digest(recording);
+        let states = states_of(recording, crash, Some(self.candidate.op_count as usize), cancelled);
+        states.iter().any(|state| state.digest == digest)
+    }
 }
 
 impl CrashCandidate {
