@@ -368,6 +368,43 @@ fn a_pipe_in_the_place_of_any_file_that_is_read_hangs_nobody() {
     }
 }
 
+/// Somebody empties `done/` in the moment in which the result comes.
+#[test]
+fn a_job_leaves_the_queue_only_if_its_result_is_there() {
+    let root = TrainerRoot::with_job(&["recipe.steps=40", "train.max_crashes=1000"]);
+    let daemon = Command::new(PROGRAM)
+        .args(["daemon", root.path_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (done, away) = (root.path().join("done"), root.dir.path().join("away"));
+    std::fs::create_dir(&away).unwrap();
+    wait_for("a worker", || root.path().join("checkpoints").is_dir());
+    let worker = worker_of(&daemon);
+    // The daemon does not see the end before the result is gone.
+    send(&daemon, Signal::SIGSTOP);
+    wait_for("the result", || sorted_names(&done).first().is_some_and(|name| !name.starts_with('.')));
+    wait_for("the end of the worker", || {
+        let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+    let job = sorted_names(&done)[0].clone();
+    std::fs::rename(done.join(&job), away.join(&job)).unwrap();
+    send(&daemon, Signal::SIGCONT);
+    wait_for("the result again", || done.join(&job).join("report.json").exists());
+    wait_for("the queue", || sorted_names(&root.path().join("queue/processing")).is_empty());
+    send(&daemon, Signal::SIGTERM);
+    let output = daemon.wait_with_output().unwrap();
+    assert!(
+        text(&output.stdout).contains("worker ended without a result; restarted"),
+        "{}",
+        all_output(&output)
+    );
+    let adapter = |dir: &Path| std::fs::read(dir.join(&job).join("adapter_model.safetensors")).unwrap();
+    assert_eq!(adapter(&done), adapter(&away));
+}
+
 fn replace_by_file(dir: &Path) {
     std::fs::remove_dir_all(dir).unwrap();
     std::fs::write(dir, "").unwrap();

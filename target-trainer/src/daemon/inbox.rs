@@ -339,7 +339,7 @@ impl Inbox {
             (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
         } else {
             durable::rename(copy.temporary(), &config.layout.processing().join(&job.id))?;
-            queue.insert(job.clone());
+            queue.insert(&job);
             (config.print_line)(&format!(
                 "accepted job {}: {} samples from {}",
                 job.id, job.samples, job.name

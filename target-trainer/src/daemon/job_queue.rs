@@ -1,7 +1,7 @@
 //! The queue in memory: what `queue/processing` holds, in the order of training, and the moves out of it that
 //! have not succeeded yet. It is read once, not for each file. Knows nothing of workers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::daemon_config::DaemonConfig;
@@ -34,8 +34,8 @@ struct PendingDeparture {
 /// The queue in memory.
 #[derive(Default)]
 pub(super) struct JobQueue {
-    /// By order, then by id.
-    jobs: BTreeMap<(u64, String), Job>,
+    /// By order, then by id. A job itself is read when its turn comes: there may be very many.
+    jobs: BTreeSet<(u64, String)>,
     orders: HashMap<String, u64>,
     next_order: u64,
     /// Entries that can't be read, with the reason.
@@ -84,24 +84,26 @@ impl JobQueue {
         match jobs::read_job(&config.layout, name) {
             Ok(job) => {
                 self.unreadable.remove(name);
-                self.insert(job);
+                self.insert(&job);
             }
-            Err(error) => {
-                let reason = error.to_string();
-                if self.unreadable.get(name).is_none_or(|before| before.reason != reason) {
-                    tracing::warn!("queue entry `{}` can't be read and is ignored: {reason}", shown(name));
-                }
-                let may_pass = error.kind() != std::io::ErrorKind::InvalidData;
-                self.unreadable.insert(name.to_owned(), Unreadable { reason, may_pass });
-            }
+            Err(error) => self.record_unreadable(name, &error),
         }
     }
 
+    fn record_unreadable(&mut self, name: &str, error: &std::io::Error) {
+        let reason = error.to_string();
+        if self.unreadable.get(name).is_none_or(|before| before.reason != reason) {
+            tracing::warn!("queue entry `{}` can't be read and is ignored: {reason}", shown(name));
+        }
+        let may_pass = error.kind() != std::io::ErrorKind::InvalidData;
+        self.unreadable.insert(name.to_owned(), Unreadable { reason, may_pass });
+    }
+
     /// Adds a job that has been moved into the queue.
-    pub(super) fn insert(&mut self, job: Job) {
+    pub(super) fn insert(&mut self, job: &Job) {
         self.next_order = self.next_order.max(job.order.saturating_add(1));
         self.orders.insert(job.id.clone(), job.order);
-        self.jobs.insert((job.order, job.id.clone()), job);
+        self.jobs.insert((job.order, job.id.clone()));
     }
 
     /// Order of the next job that comes in.
@@ -117,7 +119,19 @@ impl JobQueue {
         if self.jobs.is_empty() {
             self.refresh(config)?;
         }
-        Ok(self.jobs.values().next().cloned())
+        while let Some((_, id)) = self.jobs.first().cloned() {
+            match jobs::read_job(&config.layout, &id) {
+                Ok(job) => return Ok(Some(job)),
+                // Somebody has removed it.
+                Err(_) if !config.layout.processing().join(&id).exists() => self.forget(&id),
+                // Somebody has changed it, or the next look at the directory reads it.
+                Err(error) => {
+                    self.forget(&id);
+                    self.record_unreadable(&id, &error);
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn forget(&mut self, id: &str) {

@@ -429,12 +429,18 @@ impl Daemon<'_> {
         // It may have been killed after its result was complete. The job then leaves the queue as one that an
         // earlier daemon has finished.
         let result = jobs::finished_result(&self.config.layout, &active.job);
-        if !exit.status.success() && result.is_ok_and(|result| result.is_some()) {
-            self.report_idle();
-            return Ok(());
-        }
         let reason = active.exit_reason.take().unwrap_or_default();
-        match active.restart_policy.decide(exit, &reason) {
+        let action = match (exit.status.success(), result) {
+            // The queue is asked again later whether it is finished.
+            (false, Ok(Some(_))) | (true, Err(_)) => {
+                self.report_idle();
+                return Ok(());
+            }
+            // Its data stays in the queue until there is a result.
+            (true, Ok(None)) => active.restart_policy.decide_without_result(),
+            _ => active.restart_policy.decide(exit, &reason),
+        };
+        match action {
             NextAction::FinishJob => {
                 self.queue.depart(self.config, active.job, Departure::Done);
                 self.report_idle();
@@ -498,7 +504,9 @@ impl Daemon<'_> {
     fn handle_last_exit(&mut self, exit: restart_policy::WorkerExit) {
         let Some(active) = &mut self.active else { return };
         active.worker = None;
+        let result = jobs::finished_result(&self.config.layout, &active.job);
         if exit.status.success()
+            && result.is_ok_and(|result| result.is_some())
             && let Some(active) = self.active.take()
         {
             self.queue.depart(self.config, active.job, Departure::Done);

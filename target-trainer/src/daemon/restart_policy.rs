@@ -140,6 +140,11 @@ impl RestartPolicy {
         }
     }
 
+    /// Decides after a worker has exited with 0, and left no result.
+    pub(super) fn decide_without_result(&mut self) -> NextAction {
+        self.handle_crash("worker ended without a result")
+    }
+
     fn decide_by_exit_code(&mut self, exit: Exit, reason: &str) -> NextAction {
         match exit {
             Exit::Done => NextAction::FinishJob,
