@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use scenarios::{
-    CallKind, CallTrigger, Effect, Fact, Fault, Modality, Occurrence, Persistence, Scenario, Severity,
-    SignalRecipient, SubmittedFile, Trigger, Until,
+    CallKind, CallTrigger, Effect, Fact, Fault, FileDamage, FilePart, Modality, NewestCount, Occurrence,
+    Persistence, Scenario, Severity, SignalRecipient, SubmittedFile, Trigger, Until,
 };
 
 /// Maximum number of items of a list.
@@ -70,6 +70,7 @@ enum EffectValue {
     Crash,
     Signal { which: u8, every_process: bool, seconds: u8 },
     ReadOnly { place: Text },
+    DamageFiles { how: u8, part: u8, newest: Option<u8>, each: bool },
     MemoryLimit { percent: u8 },
     FailCall { errno: u8, performed: bool },
     ShortCall { bytes: u16 },
@@ -80,6 +81,7 @@ enum EffectValue {
 #[derive(Debug, Arbitrary)]
 enum TriggerValue {
     Start,
+    Restart,
     Step(u32),
     Output(Text),
     After(u16),
@@ -114,6 +116,10 @@ enum FactValue {
 
 const SIGNALS: [&str; 4] = ["TERM", "INT", "HUP", "USR1"];
 const ERRNOS: [&str; 4] = ["EIO", "ENOSPC", "EROFS", "EACCES"];
+const DAMAGES: [(&str, FileDamage); 3] =
+    [("flip", FileDamage::Flip), ("truncate", FileDamage::Truncate), ("zero", FileDamage::Zero)];
+const PARTS: [(&str, FilePart); 3] =
+    [("start", FilePart::Start), ("middle", FilePart::Middle), ("end", FilePart::End)];
 const SEVERITIES: [(&str, Severity); 4] = [
     ("critical", Severity::Critical),
     ("medium", Severity::Medium),
@@ -179,6 +185,7 @@ impl TriggerValue {
             }
             _ if needs_call => "when: {call: {to: [write], at: 1}}".into(),
             TriggerValue::Start => "when: start".into(),
+            TriggerValue::Restart => "when: restart".into(),
             TriggerValue::Step(step) => format!("when: {{step: {step}}}"),
             TriggerValue::Output(text) => format!("when: {{output: {}}}", pattern(text).quoted()),
             TriggerValue::After(milliseconds) => format!("when: {{after: {milliseconds} ms}}"),
@@ -200,7 +207,7 @@ impl TriggerValue {
                 assert_eq!(*occurrence, expected);
             }
             (_, Trigger::Call(_)) if needs_call => {}
-            (TriggerValue::Start, Trigger::Start) => {}
+            (TriggerValue::Start, Trigger::Start) | (TriggerValue::Restart, Trigger::Restart) => {}
             (TriggerValue::Step(step), Trigger::Step(found)) => assert_eq!(u64::from(*step), *found),
             (TriggerValue::Output(text), Trigger::Output(found)) => {
                 assert_eq!(found.as_str(), pattern(text).0)
@@ -214,10 +221,11 @@ impl TriggerValue {
 }
 
 impl FaultValue {
-    /// Whether this is a signal before the start, which the parser rejects. `print` then uses another
-    /// trigger.
-    fn is_signal_at_start(&self) -> bool {
-        matches!((&self.effect, &self.trigger), (EffectValue::Signal { .. }, TriggerValue::Start))
+    /// Whether this is a signal or a kill while no process runs, which the parser rejects. `print` then uses
+    /// another trigger.
+    fn has_no_process(&self) -> bool {
+        matches!(self.effect, EffectValue::Signal { .. } | EffectValue::Crash)
+            && matches!(self.trigger, TriggerValue::Start | TriggerValue::Restart)
     }
 
     fn needs_call(&self) -> bool {
@@ -245,6 +253,14 @@ impl FaultValue {
                 )
             }
             EffectValue::ReadOnly { place } => ("read-only", format!("place: {}, ", place.quoted())),
+            EffectValue::DamageFiles { how, part, newest, each } => {
+                let newest =
+                    newest.map_or_else(|| "every".into(), |count| (u16::from(count) + 1).to_string());
+                let (how, part) = (pick(&DAMAGES, *how).0, pick(&PARTS, *part).0);
+                let own =
+                    format!("of: 'c/*', newest: {newest}, how: [{how}], part: [{part}], each: {each}, ");
+                ("damage-files", own)
+            }
             EffectValue::MemoryLimit { percent } => {
                 ("memory-limit", format!("max: {} % of baseline peak, ", percent % 99 + 1))
             }
@@ -259,7 +275,7 @@ impl FaultValue {
         };
         let when = match &self.effect {
             EffectValue::ShortCall { .. } => "when: {call: {to: [write], at: 1}}".into(),
-            _ if self.is_signal_at_start() => "when: {step: 4}".into(),
+            _ if self.has_no_process() => "when: {step: 4}".into(),
             _ => self.trigger.print(self.needs_call()),
         };
         let persistence = if self.persistent { "persistent" } else { "transient" };
@@ -286,6 +302,13 @@ impl FaultValue {
                 assert_eq!(signals[0].duration, Some(Duration::from_secs(u64::from(*seconds) + 1)));
             }
             (EffectValue::ReadOnly { place }, Effect::ReadOnly(found)) => assert_eq!(place.0, found.place),
+            (EffectValue::DamageFiles { how, part, newest, each }, Effect::DamageFiles(found)) => {
+                assert_eq!(found.damages, [pick(&DAMAGES, *how).1]);
+                assert_eq!(found.parts, [pick(&PARTS, *part).1]);
+                let expected =
+                    newest.map_or(NewestCount::Every, |count| NewestCount::Of(u32::from(count) + 1));
+                assert_eq!((found.newest, found.one_at_a_time), (expected, *each));
+            }
             (EffectValue::MemoryLimit { .. }, Effect::MemoryLimit(_)) => {}
             (EffectValue::FailCall { errno, performed }, Effect::FailCall(found)) => {
                 assert_eq!((found.errnos.len(), found.errnos[0].name), (1, pick(&ERRNOS, *errno)));
@@ -300,7 +323,7 @@ impl FaultValue {
             (EffectValue::SweepErrno, Effect::SweepErrno(_)) => {}
             other => panic!("{other:?}"),
         }
-        if !matches!(self.effect, EffectValue::ShortCall { .. }) && !self.is_signal_at_start() {
+        if !matches!(self.effect, EffectValue::ShortCall { .. }) && !self.has_no_process() {
             self.trigger.check(self.needs_call(), &fault.when);
         }
         let persistence = if self.persistent { Persistence::Persistent } else { Persistence::Transient };

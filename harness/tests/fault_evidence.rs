@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 22] = [
+const METHODS: [(&str, Expected); 26] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -34,6 +34,22 @@ const METHODS: [(&str, Expected); 22] = [
         "crash: {when: {step: 4}}; \
          fail-call: {errno: [EIO], optional: true, when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Survived(&["every process was killed"]),
+    ),
+    (
+        "crash: {when: {step: 4}}; damage-files: {files: 'ckpt/latest', how: [age], when: restart}",
+        Survived(&["every process was killed", "`ckpt/latest`: dated to 2001"]),
+    ),
+    (
+        "damage-files: {files: 'ckpt/latest', how: [age], when: restart}",
+        Inconclusive(&["fault 1, damage-files", "the target was not started again"]),
+    ),
+    (
+        "damage-files: {files: 'never/**', how: [remove], when: {step: 4}}",
+        Inconclusive(&["fault 1, damage-files", "no file matched"]),
+    ),
+    (
+        "damage-files: {of: 'ckpt/lat*', how: [mix], when: {step: 4}}",
+        Inconclusive(&["fault 1, damage-files", "nothing changed in 1 files: `ckpt/latest` is as before"]),
     ),
     ("crash: {optional: true, when: {step: 400}}", Inconclusive(&["all its faults are optional"])),
     (

@@ -12,6 +12,8 @@ use crate::yaml::leaf::{LeafError, leaf_of};
 pub enum Trigger {
     /// Before the target starts.
     Start,
+    /// After the target has ended, before it is started again.
+    Restart,
     /// When the target announces this step or a later one.
     Step(u64),
     /// When a line of the target's output matches.

@@ -192,6 +192,30 @@ fn a_scenario_that_its_target_cannot_fulfil_is_rejected() {
 }
 
 #[test]
+fn a_fault_whose_keys_do_not_fit_is_rejected() {
+    let error = |fault: &str| {
+        let text = replaced(SCENARIO, "signal", &format!("{fault}\n  - signal"));
+        let error = Scenario::parse(&text, "s").expect_err(fault);
+        format!("{fault}\n    {error}\n")
+    };
+    let errors = [
+        error("damage-files: {how: [flip]}"),
+        error("damage-files: {files: a, how: []}"),
+        error("damage-files: {files: a, newest: every, how: [flip]}"),
+        error("damage-files: {files: a, how: [mix]}"),
+        error("damage-files: {files: a, how: [rename]}"),
+        error("damage-files: {files: a, to: b, how: [remove]}"),
+        error("damage-files: {files: a, how: [remove], part: [end]}"),
+        error("damage-files: {files: a, how: [swap], each: true}"),
+        error("damage-files: {files: '[', how: [flup], part: [], newest: 0}"),
+        error("crash: {}"),
+        error("crash: {when: restart}"),
+        error("signal: {which: [TERM], when: restart}"),
+    ];
+    insta::assert_snapshot!(errors.concat());
+}
+
+#[test]
 fn a_scenario_that_can_never_hold_is_rejected() {
     let error = |from: &str, to: &str| {
         let error = Scenario::parse(&replaced(SCENARIO, from, to), "s").expect_err(to);

@@ -98,6 +98,16 @@ fn crash_states() -> Vec<PlannedCrashState> {
     (1..=3).map(state).collect()
 }
 
+/// Files as three checkpoints of two jobs leave them.
+fn made_up_files() -> Vec<String> {
+    let files = |job: &str, step: u32| {
+        ["manifest.json", "weights"].map(|name| format!("checkpoints/{job}/step-{step:06}/{name}"))
+    };
+    let steps = [20, 25, 30];
+    let of_job = |job: &'static str| steps.into_iter().flat_map(move |step| files(job, step));
+    of_job("a").chain(of_job("b")).collect()
+}
+
 /// Counts as a baseline run would give them to this plan.
 fn made_up_counts(plan: &TrialPlan) -> BaselineCounts {
     let requests = plan.gpu_count_requests();
@@ -110,6 +120,7 @@ fn made_up_counts(plan: &TrialPlan) -> BaselineCounts {
     BaselineCounts {
         calls: calls.collect(),
         save_bytes: 5 * 4096,
+        files: made_up_files(),
         crash_states: crash_states(),
         crash_states_left_out: 7,
         crash_states_not_enumerated: 0,

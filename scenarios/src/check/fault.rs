@@ -48,6 +48,7 @@ pub(super) fn checked_fault(draft: &FaultDraft, checker: &mut Checker) -> Fault 
 fn trigger(draft: Option<&TriggerDraft>, effect: &Effect, checker: &mut Checker) -> Trigger {
     match draft {
         None | Some(TriggerDraft::Start) => Trigger::Start,
+        Some(TriggerDraft::Restart) => Trigger::Restart,
         Some(TriggerDraft::Step(step)) => Trigger::Step(*step),
         Some(TriggerDraft::Output(pattern)) => Trigger::Output(pattern.0.clone()),
         Some(TriggerDraft::After(time)) => Trigger::After(time.0),

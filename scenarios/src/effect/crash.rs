@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::effect::call_injection::{CallInjection, CallSite};
 use crate::effect::checker::Checker;
-use crate::effect::keys::fault;
+use crate::effect::keys::{TriggerDraft, fault};
 use crate::effect::spec::{CheckEffect, EffectSpec};
 use crate::operation::CallKind;
 
@@ -40,7 +40,13 @@ pub struct Crash {
 impl CheckEffect for CrashDraft {
     type Checked = Crash;
 
-    fn check(&self, _checker: &mut Checker) -> Crash {
+    fn check(&self, checker: &mut Checker) -> Crash {
+        if matches!(self.when, None | Some(TriggerDraft::Start | TriggerDraft::Restart)) {
+            checker.method_problem(
+                "before its start the target cannot be killed",
+                "add to `crash`: `when: {step: 4}`, or another trigger",
+            );
+        }
         Crash { point: self.point }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::effect::checker::Checker;
 use crate::effect::keys::fault;
+use crate::effect::measurements::Measurements;
 use crate::effect::spec::{CheckEffect, EffectSpec};
 use crate::trials_planned::TrialUnit;
 use crate::units::{ByteSize, UnitError, parse_bytes};
@@ -78,13 +79,13 @@ impl EffectSpec for FillDisk {
         format!("`{}` left with {} free bytes", self.place, self.leave.map_or(0, |leave| leave.0))
     }
 
-    fn choices(&self, save_bytes: u64) -> Vec<FillDisk> {
+    fn choices(&self, measured: Measurements<'_>) -> Vec<FillDisk> {
         if self.leave.is_some() {
             return vec![self.clone()];
         }
         let leaving =
             |page: u64| FillDisk { place: self.place.clone(), leave: Some(ByteSize(page * PAGE_BYTES)) };
-        (0..save_bytes.div_ceil(PAGE_BYTES)).map(leaving).collect()
+        (0..measured.save_bytes.div_ceil(PAGE_BYTES)).map(leaving).collect()
     }
 
     fn choice_unit(&self) -> TrialUnit {

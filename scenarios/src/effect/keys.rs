@@ -71,6 +71,8 @@ pub(crate) struct CommonKeys<'a> {
 pub(crate) enum TriggerDraft {
     /// Before the target starts.
     Start,
+    /// After the target has ended, by another fault or by itself, and before it is started again.
+    Restart,
     /// When the target announces this step or a later one.
     Step(u64),
     /// When a line of the target's output matches.

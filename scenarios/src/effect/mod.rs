@@ -8,12 +8,15 @@ pub(crate) mod checker;
 mod crash;
 mod crash_model;
 mod crash_states;
+mod damage_files;
 mod data_kind;
 mod disk;
+mod file_selection;
 mod gpu_call;
 mod gpu_injection;
 mod gpu_state;
 pub(crate) mod keys;
+mod measurements;
 mod memory_limit;
 mod plant;
 mod poison_sample;
@@ -34,11 +37,14 @@ pub use call::{DelayCall, FailCall, ShortCall, SwapFile, SweepErrno};
 pub use call_injection::{CallInjection, CallSite, Replacement};
 pub use crash::{Crash, KillPoint};
 pub use crash_model::{CrashModel, CrashStates};
+pub use damage_files::{DamageFiles, FileDamage, FilePart, NewestCount};
 pub use data_kind::DataKind;
 pub use disk::{ExhaustInodes, FillDisk, PAGE_BYTES};
+pub use file_selection::FileSelection;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
 pub use gpu_state::GpuState;
+pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
 pub use plant::{Plant, PlantedFile};
 pub use poison_sample::PoisonSample;
@@ -95,11 +101,11 @@ macro_rules! effects {
             }
 
             /// The fault with each of its own choices made, one trial each: each of several signals, each
-            /// number of free pages. `save_bytes`: disk usage of one save.
-            pub fn choices(&self, save_bytes: u64) -> Vec<Effect> {
+            /// number of free pages. `measured`: by the baseline run.
+            pub fn choices(&self, measured: Measurements<'_>) -> Vec<Effect> {
                 match self {
                     $(Effect::$name(effect) => {
-                        effect.choices(save_bytes).into_iter().map(Effect::$name).collect()
+                        effect.choices(measured).into_iter().map(Effect::$name).collect()
                     })*
                 }
             }
@@ -123,6 +129,9 @@ effects! {
     "memory-limit" => MemoryLimit(memory_limit::MemoryLimitDraft),
     /// Puts hostile files into a place, each by rename.
     "plant" => Plant(plant::PlantDraft),
+    /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes
+    /// two generations, renames or ages them.
+    "damage-files" => DamageFiles(damage_files::DamageFilesDraft),
     /// Puts files into a place and removes them after the target has listed them and before it opens them.
     "vanish" => Vanish(vanish::VanishDraft),
     /// Gives one sample of each submitted file a weight with which its loss overflows.

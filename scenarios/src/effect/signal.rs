@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::effect::checker::Checker;
 use crate::effect::keys::{TriggerDraft, UntilDraft, fault};
+use crate::effect::measurements::Measurements;
 use crate::effect::spec::{CheckEffect, EffectSpec};
 use crate::units::TimeSpan;
 use crate::yaml::spanned::Spanned;
@@ -166,7 +167,7 @@ impl CheckEffect for SignalDraft {
         if let Some(time) = self.r#for.as_ref().filter(|time| time.value.0.is_zero()) {
             checker.problems.push(time.problem("`for` must be longer than 0"));
         }
-        if matches!(self.when, None | Some(TriggerDraft::Start)) {
+        if matches!(self.when, None | Some(TriggerDraft::Start | TriggerDraft::Restart)) {
             let problem = self.which.problem("before its start the target cannot receive a signal");
             checker.problems.push(problem.help("add `when: {step: 4}`, or another trigger"));
         }
@@ -186,7 +187,7 @@ impl EffectSpec for Signal {
         }
     }
 
-    fn choices(&self, _save_bytes: u64) -> Vec<Signal> {
+    fn choices(&self, _measured: Measurements<'_>) -> Vec<Signal> {
         self.signals.iter().map(|sent| Signal { signals: vec![*sent] }).collect()
     }
 

@@ -7,6 +7,7 @@ use crate::effect::call_injection::{CallInjection, CallSite};
 use crate::effect::checker::Checker;
 use crate::effect::crash_model::CrashStates;
 use crate::effect::gpu_injection::{GpuCallTrigger, GpuInjection};
+use crate::effect::measurements::Measurements;
 use crate::operation::CallKind;
 use crate::trials_planned::TrialUnit;
 
@@ -33,8 +34,8 @@ pub trait EffectSpec {
     /// What it does, as the first part of a trial's description.
     fn describe(&self) -> String;
 
-    /// The fault with each of its own choices made, one trial each. `save_bytes`: disk usage of one save.
-    fn choices(&self, _save_bytes: u64) -> Vec<Self>
+    /// The fault with each of its own choices made, one trial each. `measured`: by the baseline run.
+    fn choices(&self, _measured: Measurements<'_>) -> Vec<Self>
     where
         Self: Sized + Clone,
     {

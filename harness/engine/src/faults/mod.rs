@@ -3,7 +3,9 @@
 
 mod call_fault;
 mod crash;
+mod damaged_files;
 mod disk;
+mod file_damage;
 mod gpu_state;
 mod hostile_data;
 mod injectable_fault;
@@ -14,6 +16,7 @@ mod read_only;
 mod shim_fault;
 mod shim_rule;
 mod signal;
+mod target_files;
 mod vanish;
 
 use std::path::Path;
@@ -28,6 +31,7 @@ pub use injectable_fault::{
     EndingFault, FaultContext, FaultError, InjectableFault, RefusedCalls, TargetEnd, TargetReaction,
 };
 pub(crate) use shim_rule::GpuCallCounter;
+pub(crate) use target_files::list_files;
 
 /// The mechanism of each fault: one row for each.
 fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
@@ -39,6 +43,7 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
         Effect::ReadOnly(fault) => injects(read_only::ReadOnlyPlace::new(&fault.place)),
         Effect::MemoryLimit(fault) => injects(memory_limit::MemoryLimitFault::new(fault.limit)),
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
+        Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),
         Effect::Vanish(fault) => injects(vanish::VanishingFiles::new(fault)),
         Effect::PoisonSample(fault) => injects(poison::PoisonedSample::new(fault)),
         Effect::FailCall(_)

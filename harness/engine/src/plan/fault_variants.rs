@@ -35,7 +35,7 @@ pub(super) struct FaultPlace<'a> {
 impl FaultVariants {
     /// The variants of `fault`. `gpu` has its GPU calls, if it is injected at any.
     pub(super) fn of(fault: &Fault, place: FaultPlace<'_>, gpu: Option<GpuVariants>) -> FaultVariants {
-        let choices = fault.effect.choices(place.counts.save_bytes);
+        let choices = fault.effect.choices(place.counts.measurements());
         let choice_count = choices.len();
         let mut listed = Vec::new();
         for effect in choices {

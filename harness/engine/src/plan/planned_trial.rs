@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use scenarios::{CallInjection, CallKind, CallTrigger, Fault, FaultId, Persistence, Trigger};
+use scenarios::{CallInjection, CallKind, CallTrigger, Fault, FaultId, Measurements, Persistence, Trigger};
 
 use super::gpu_injections::PlannedGpuFault;
 
@@ -77,6 +77,8 @@ pub struct BaselineCounts {
     pub calls: BTreeMap<u32, Vec<Vec<CountedCall>>>,
     /// Disk usage of one save, in bytes.
     pub save_bytes: u64,
+    /// The files below the root at the end of the run, by their paths relative to it.
+    pub files: Vec<String>,
     /// Crash states of a recorded run.
     pub crash_states: Vec<PlannedCrashState>,
     /// How many more crash states there are, beyond the bound.
@@ -85,6 +87,13 @@ pub struct BaselineCounts {
     pub crash_states_not_enumerated: u64,
     /// Numbers of GPU driver calls, one for each of the plan's requests for counts of GPU calls.
     pub gpu_calls: Vec<u64>,
+}
+
+impl BaselineCounts {
+    /// What the choices of faults depend on.
+    pub(super) fn measurements(&self) -> Measurements<'_> {
+        Measurements { save_bytes: self.save_bytes, files: &self.files }
+    }
 }
 
 impl fmt::Display for CountedCall {
@@ -171,6 +180,7 @@ impl PlannedFault {
                 format!("{preposition} {}", self.describe_call())
             }
             (_, Trigger::Start) => "from the start".into(),
+            (_, Trigger::Restart) => "before it is started again".into(),
             (_, Trigger::Step(step)) => format!("from step {step} on"),
             (_, Trigger::Output(pattern)) => format!("once it prints `{pattern}`"),
             (_, Trigger::After(time)) => format!("after {time:?}"),

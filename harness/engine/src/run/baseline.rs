@@ -13,6 +13,7 @@ use scenarios::{
 };
 
 use crate::announcements::AnnouncementPatterns;
+use crate::faults::list_files;
 use crate::file_error::chain;
 use crate::judge::FollowedRun;
 use crate::locks::LockExt;
@@ -225,7 +226,8 @@ impl BaselineRun<'_> {
         let sandbox_hints = connections.named_in(env.sandbox.hints(&[])?);
         let entries = reporter.entries();
         let save_bytes = *save_bytes.locked();
-        let counts = BaselineCounts { calls, save_bytes, gpu_calls, ..BaselineCounts::default() };
+        let files = list_files(&env.sandbox.host_path_in_root(Path::new(""))).unwrap_or_default();
+        let counts = BaselineCounts { calls, save_bytes, gpu_calls, files, ..BaselineCounts::default() };
         let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
         let facts = BaselineFacts { sandbox_hints, ..facts };
         let snapshots = snapshots.locked().take();

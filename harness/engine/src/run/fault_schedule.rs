@@ -84,6 +84,14 @@ impl<'a> FaultSchedule<'a> {
         self.inject_due(Moment::Start, context)
     }
 
+    /// Injects what is due between the end of an attempt and the next start.
+    ///
+    /// # Errors
+    /// If a mechanism fails.
+    pub(super) fn before_restart(&mut self, context: &FaultContext<'_>) -> Result<(), RunError> {
+        self.inject_due(Moment::Restart, context)
+    }
+
     /// Handles a line of output. `step` is the step that the line announces, if it does.
     ///
     /// # Errors

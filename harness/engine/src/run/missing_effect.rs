@@ -28,6 +28,7 @@ pub(super) fn why_not_injected(planned: &PlannedFault, progress: RunProgress<'_>
             format!("the target printed no line that matches `{pattern}`, for which the fault waits")
         }
         Trigger::After(time) => format!("the run ended before {time:?}, for which the fault waits"),
+        Trigger::Restart => "the target was not started again, for which the fault waits".into(),
         Trigger::Start | Trigger::Call(_) => "it was not injected".into(),
     }
 }

@@ -198,6 +198,7 @@ impl<'a> TargetRun<'a> {
             self.faults.before_first_start(&self.context)?;
             self.context.trainer.start()
         } else {
+            self.faults.before_restart(&self.context)?;
             self.context.trainer.resume()
         };
         let process = self.spawn(&launch)?;
