@@ -395,7 +395,8 @@ def run(kind, value):
         except FileNotFoundError as error:
             if error.filename != value or main.__dict__.get("__file__"):
                 raise
-            what = (sys.executable, absolute(value), error.errno, error.strerror)
+            program = getattr(sys, "orig_argv", [sys.executable])[0]
+            what = (program, absolute(value), error.errno, error.strerror)
             sys.stderr.write("%s: can't open file %r: [Errno %d] %s\n" % what)
             raise SystemExit(2) from None
     else:
