@@ -89,6 +89,14 @@ impl<'a, 'r> RepeatedStates<'a, 'r> {
         }
     }
 
+    /// Runs the recovery from a candidate with files that were not tried, and keeps the result.
+    fn run_once(&mut self, candidate: &CrashCandidate) -> Option<Outcome> {
+        let result = self.run(candidate, RecoveryLimit::Usual)?;
+        let outcome = self.replayer.judge_at_crash_point(&result, candidate);
+        self.tried_again.insert(self.replayer.digest_of(candidate), result);
+        Some(outcome)
+    }
+
     /// The result of a candidate, if one with the same files was tried.
     fn known_result(&self, candidate: &CrashCandidate) -> Option<&RecoveryResult> {
         let digest = self.replayer.digest_of(candidate);
@@ -115,6 +123,19 @@ impl StateAttempts for RepeatedStates<'_, '_> {
         Some(self.replayer.judge_at_crash_point(result, candidate))
     }
 
+    fn outcome_of(&mut self, candidate: &CrashCandidate, wanted: Outcome) -> Option<Outcome> {
+        match self.known_outcome(candidate) {
+            Some(outcome) => Some(outcome),
+            // Each attempt that hangs as wanted would cost a whole time limit.
+            None if wanted == Outcome::Hung => None,
+            None => self.run_once(candidate),
+        }
+    }
+
+    fn cancelled(&self) -> fn() -> bool {
+        self.cancelled
+    }
+
     fn failure_of(&mut self, candidate: &CrashCandidate) -> Option<KnownFailure> {
         let result = self.known_result(candidate)?;
         let acknowledged = self.replayer.acknowledged(candidate);
@@ -128,10 +149,7 @@ impl StateAttempts for RepeatedStates<'_, '_> {
         if let Some(outcome) = self.known_outcome(candidate) {
             return Some(is_acceptable(outcome));
         }
-        let result = self.run(candidate, RecoveryLimit::Usual)?;
-        let outcome = self.replayer.judge_at_crash_point(&result, candidate);
-        self.tried_again.insert(self.replayer.digest_of(candidate), result);
-        Some(is_acceptable(outcome))
+        self.run_once(candidate).map(is_acceptable)
     }
 
     fn confirm(&mut self, candidate: &CrashCandidate, outcome: Outcome) -> Option<Confirmation> {

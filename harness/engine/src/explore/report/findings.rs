@@ -13,7 +13,7 @@ use super::failure_message::{FailureMessages, state_message};
 use super::leftover_names::without_leftover_names;
 use super::report_spec::ReportSpec;
 use super::save_window::SaveWindow;
-use super::shrink::{candidate_size, realism, shrink};
+use super::shrink::{candidate_size, realism, shrink, shrink_untried};
 use super::state_attempts::{KnownFailure, StateAttempts};
 use super::state_names::StateNames;
 use super::state_text::{operation_lines, operations_between, tree_difference};
@@ -112,7 +112,12 @@ pub(crate) fn group_findings(source: FindingsSource<'_>, attempts: &mut impl Sta
         let Some(smallest) = failing.iter().min_by_key(shown_first) else { continue };
         let all = groups.iter().flat_map(|(group, failing)| failing.iter().map(|one| (group.outcome, one)));
         let shown = shrink(smallest, outcome, all);
-        let candidate = begin_of_failure(recording, shown, outcome, attempts);
+        let candidate = match shown.blamed.candidate.lost_nothing() {
+            true => begin_of_failure(recording, shown, outcome, attempts),
+            // With `--state`, it is this state that is asked for.
+            false if source.tried.len() == 1 => shown.blamed.candidate.clone(),
+            false => shrink_untried(recording, shown, outcome, attempts),
+        };
         let explanation = explain(recording, &candidate, shown, outcome, attempts);
         let is_same = |open: &OpenFinding| {
             open.finding.cause == explanation.cause && open.kind == FailureKind::of(outcome)
@@ -159,9 +164,6 @@ fn begin_of_failure(
     attempts: &mut impl StateAttempts,
 ) -> CrashCandidate {
     let Blamed { candidate, crash, .. } = &shown.blamed;
-    if !candidate.lost_nothing() {
-        return candidate.clone();
-    }
     let pattern = pattern_of(recording, candidate, *crash, outcome);
     let start = SaveWindow::of(recording, candidate).start;
     let is_alike = |earlier: &CrashCandidate| {

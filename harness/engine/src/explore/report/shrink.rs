@@ -1,10 +1,15 @@
-//! Finds a smaller crash state that fails in the same way, among those that the same file-system model allows and
-//! that were tried. Tries nothing.
+//! Finds a smaller crash state that fails in the same way, among those that the same file-system model allows: first
+//! those that were tried, then those that a bound has left out.
 
 use scenarios::Outcome;
 
 use super::failing_state::FailingState;
-use crate::explore::states::{CrashCandidate, CrashKind, FsModel, PersistUnit};
+use super::state_attempts::StateAttempts;
+use crate::explore::record::Recording;
+use crate::explore::states::{CrashCandidate, CrashKind, FsModel, PersistUnit, candidates_at};
+
+/// How many smaller states are tried that a bound has left out.
+const MAX_SHRINK_ATTEMPTS: usize = 40;
 
 /// Orders candidates: fewer lost units first, then an earlier crash point, then no torn write.
 pub(super) fn candidate_size(candidate: &CrashCandidate) -> (usize, u32, bool) {
@@ -42,6 +47,29 @@ pub(super) fn shrink<'s, 't>(
     };
     let parts = failing.filter(|(other, part)| *other == outcome && is_part(part)).map(|(_, part)| part);
     parts.chain([state]).min_by_key(|part| candidate_size(&part.blamed.candidate)).unwrap_or(state)
+}
+
+/// The smallest state of the same crash at the same crash point that loses a part of what this one loses, and fails in
+/// the same way. Tries those that a bound has left out, the smallest first.
+pub(super) fn shrink_untried(
+    recording: &Recording,
+    state: &FailingState<'_>,
+    outcome: Outcome,
+    attempts: &mut impl StateAttempts,
+) -> CrashCandidate {
+    let whole = &state.blamed.candidate;
+    if whole.lost.len() < 2 {
+        return whole.clone();
+    }
+    let all = candidates_at(recording, state.blamed.crash, whole.op_count as usize, attempts.cancelled());
+    let is_part = |part: &CrashCandidate| {
+        part.torn == whole.torn && !part.lost_nothing() && is_subset(&part.lost, &whole.lost)
+    };
+    let mut parts: Vec<CrashCandidate> = all.into_iter().filter(|part| is_part(part)).collect();
+    parts.retain(|part| candidate_size(part) < candidate_size(whole));
+    parts.sort_by_key(candidate_size);
+    let mut parts = parts.into_iter().take(MAX_SHRINK_ATTEMPTS);
+    parts.find(|part| attempts.outcome_of(part, outcome) == Some(outcome)).unwrap_or_else(|| whole.clone())
 }
 
 /// Whether all of `part` are in `whole`. Both are sorted.

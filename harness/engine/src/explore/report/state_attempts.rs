@@ -17,6 +17,13 @@ pub(crate) trait StateAttempts {
     /// The outcome of a candidate. `None`: no state with its files was tried.
     fn known_outcome(&mut self, candidate: &CrashCandidate) -> Option<Outcome>;
 
+    /// The outcome of a candidate that may show `wanted` in a simpler way: it is run if no state with its files was
+    /// tried. `None`: it is not known.
+    fn outcome_of(&mut self, candidate: &CrashCandidate, wanted: Outcome) -> Option<Outcome>;
+
+    /// Whether nothing more is to be tried.
+    fn cancelled(&self) -> fn() -> bool;
+
     /// How the recovery from a candidate that was tried before failed. `None`: it is not known.
     fn failure_of(&mut self, candidate: &CrashCandidate) -> Option<KnownFailure>;
 

@@ -135,6 +135,17 @@ fn states_of(
     enumerate_until(recording, &scope, cancelled).map(|enumeration| enumeration.states).unwrap_or_default()
 }
 
+/// All candidates that one kind of crash has at one crash point, one for each tree.
+pub(in crate::explore) fn candidates_at(
+    recording: &Recording,
+    crash: CrashKind,
+    op_count: usize,
+    cancelled: fn() -> bool,
+) -> Vec<CrashCandidate> {
+    let states = states_of(recording, crash, Some(op_count), cancelled).into_iter();
+    states.filter_map(|mut state| state.witnesses.remove(&crash)).map(|witness| witness.candidate).collect()
+}
+
 /// The name that differs in the fewest letters.
 fn nearest_name(name: &StateName, recording: &Recording, cancelled: fn() -> bool) -> Option<String> {
     let place = StateName { contents: None, ..name.clone() };
