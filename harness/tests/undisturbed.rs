@@ -103,6 +103,7 @@ fn main() -> ExitCode {
         missing(&GATE);
         a_failed_recorded_run_shows_its_last_lines,
         explore_shows_the_last_lines_of_a_failed_run,
+        signals_have_their_usual_effect_however_the_harness_was_started,
     ]);
     trials.extend(trials![
         missing(GATE.iter().chain(&[Need::Program("python3")]));
@@ -284,6 +285,31 @@ fn explore_shows_the_last_lines_of_a_failed_run() {
         assert!(expected.iter().all(|expected| text.contains(expected)), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }
+}
+
+/// `nohup` and shells in the background let what they start ignore SIGHUP, SIGINT and SIGQUIT.
+fn signals_have_their_usual_effect_however_the_harness_was_started() {
+    let script = r#"ignored=$(sed -n 's/^SigIgn:.*\(.\)$/\1/p' /proc/self/status)
+case $ignored in [08]) ;; *) echo "ignores $ignored"; exit 7 ;; esac
+echo 1 >"$0/x"; echo value 1"#;
+    let dir = tempfile::tempdir().unwrap();
+    let watch = dir.path().to_str().unwrap();
+    let mut explorer = Command::new("/bin/sh");
+    explorer.args(["-c", "trap '' HUP INT QUIT; exec \"$0\" \"$@\"", TRAINWRECK]);
+    explorer.args([
+        "explore",
+        "--watch",
+        watch,
+        "--same",
+        r"^value (\d+)",
+        "--",
+        "/bin/sh",
+        "-c",
+        script,
+        watch,
+    ]);
+    let output = explorer.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
 }
 
 fn a_target_that_fails_without_its_guard_has_caught_nothing() {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainer_root::{PROGRAM, TrainerRoot, all_output, run, sorted_names};
+use trainer_root::{TrainerRoot, all_output, daemon_command, run, sorted_names};
 
 const SETTINGS: [&str; 8] = [
     "recipe.steps=24",
@@ -142,8 +142,8 @@ impl Drop for Round<'_> {
 
 fn start_daemon(root: &TrainerRoot, args: &[&str]) -> Child {
     let open = |name| OpenOptions::new().create(true).append(true).open(root.dir.path().join(name)).unwrap();
-    Command::new(PROGRAM)
-        .args(["daemon", root.path_str()])
+    daemon_command()
+        .arg(root.path_str())
         .args(args)
         .stdin(Stdio::null())
         .stdout(open("stdout"))

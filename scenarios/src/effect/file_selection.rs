@@ -93,13 +93,15 @@ fn number(letters: &mut Peekable<Chars<'_>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use globset::Glob;
+    use globset::GlobBuilder;
     use proptest::prelude::*;
 
     use super::*;
 
     fn selection(files: Option<&str>, generations: Option<&str>) -> FileSelection {
-        let matcher = |pattern: &str| Glob::new(pattern).unwrap().compile_matcher();
+        // As in scenario files.
+        let glob = |pattern: &str| GlobBuilder::new(pattern).literal_separator(true).build().unwrap();
+        let matcher = |pattern: &str| glob(pattern).compile_matcher();
         FileSelection { files: files.map(matcher), generations: generations.map(matcher) }
     }
 

@@ -48,8 +48,8 @@ impl TrainerRoot {
     }
 
     pub(crate) fn spawn_daemon(&self) -> Child {
-        Command::new(PROGRAM)
-            .args(["daemon", self.path_str(), "--drain"])
+        daemon_command()
+            .args([self.path_str(), "--drain"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -108,6 +108,14 @@ impl TrainerRoot {
     pub(crate) fn verify(&self) -> Output {
         run(&["verify", self.path_str()])
     }
+}
+
+/// The command that starts a daemon, without its arguments. Signals have their usual effect on it, also if these
+/// tests were started by `nohup` or in the background of a shell, and so ignore some.
+pub(crate) fn daemon_command() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT", PROGRAM, "daemon"]);
+    command
 }
 
 pub(crate) fn run(args: &[&str]) -> Output {

@@ -22,6 +22,7 @@ use super::packet::send_message;
 use super::protocol::{BindMount, ControlReply, SandboxInitRequest};
 use super::sys::{
     attach_mount, clone_mount, deny_to_programs, install_quiet_filter, leave_session_keyring, make_read_only,
+    restore_ignored_signals,
 };
 
 /// A sandbox that is ready for programs.
@@ -71,6 +72,7 @@ pub(super) fn set_up(socket: &OwnedFd, specification: &SandboxInitRequest) -> In
     // Where seccomp is not available, a target could harm its own run in this way.
     let _ = install_quiet_filter(&init_limits_filter());
     view.enter_working_directory()?;
+    with_context("restore ignored signals", restore_ignored_signals())?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     with_context("block SIGCHLD", mask.thread_block())?;

@@ -67,6 +67,24 @@ pub(super) fn survive_file_size_limit() -> Result<(), Errno> {
     unsafe { sigaction(Signal::SIGXFSZ, &action) }.map(drop)
 }
 
+/// Gives the signals that this process ignores because its parent did, as `nohup` and shells in the background do,
+/// their usual effect on the programs that it starts. Only for pid 1, which they cannot end.
+pub(super) fn restore_ignored_signals() -> Result<(), Errno> {
+    // SIGPIPE is ignored by every Rust program, and given back to those that it starts. The other three cannot be
+    // changed, or are set elsewhere.
+    let kept = [Signal::SIGPIPE, Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGXFSZ];
+    let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !kept.contains(signal)) {
+        // SAFETY: neither action runs code of ours that was not installed before.
+        let before = unsafe { sigaction(signal, &usual) }?;
+        if !matches!(before.handler(), SigHandler::SigIgn) {
+            // SAFETY: this is the action that the signal had.
+            unsafe { sigaction(signal, &before) }?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes a capability from every program that this process starts from now on. The process itself keeps it.
 pub(super) fn deny_to_programs(capability: libc::c_ulong) -> Result<(), Errno> {
     // SAFETY: this request takes a number, and accesses no memory of ours.
