@@ -280,7 +280,7 @@ fn each_failed_expectation_says_where_what_and_how_to_repeat() {
         "trial 1: crashed: error-swallowed",
         "injected: write(ckpt/new, 2 bytes), call 1: fails with EIO",
         "it said:  Error: ckpt/latest is empty",
-        "repeat:   trainwreck run ",
+        "/trainwreck run ",
     ] {
         assert!(run.printed.contains(part), "`{part}` is not in {}", run.printed);
     }
