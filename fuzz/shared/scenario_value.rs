@@ -228,6 +228,11 @@ impl FaultValue {
             && matches!(self.trigger, TriggerValue::Start | TriggerValue::Restart)
     }
 
+    /// The parser rejects persistent damage.
+    fn is_persistent(&self) -> bool {
+        self.persistent && !matches!(self.effect, EffectValue::DamageFiles { .. })
+    }
+
     fn needs_call(&self) -> bool {
         matches!(
             self.effect,
@@ -278,7 +283,7 @@ impl FaultValue {
             _ if self.has_no_process() => "when: {step: 4}".into(),
             _ => self.trigger.print(self.needs_call()),
         };
-        let persistence = if self.persistent { "persistent" } else { "transient" };
+        let persistence = if self.is_persistent() { "persistent" } else { "transient" };
         let until = match &self.until {
             UntilValue::Missing => String::new(),
             UntilValue::Never => ", until: never".into(),
@@ -326,7 +331,7 @@ impl FaultValue {
         if !matches!(self.effect, EffectValue::ShortCall { .. }) && !self.has_no_process() {
             self.trigger.check(self.needs_call(), &fault.when);
         }
-        let persistence = if self.persistent { Persistence::Persistent } else { Persistence::Transient };
+        let persistence = if self.is_persistent() { Persistence::Persistent } else { Persistence::Transient };
         assert_eq!(fault.persistence, persistence);
         match (&self.until, &fault.until) {
             (UntilValue::Missing | UntilValue::Never, Until::Never) => {}

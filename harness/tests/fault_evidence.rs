@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 26] = [
+const METHODS: [(&str, Expected); 27] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -46,6 +46,10 @@ const METHODS: [(&str, Expected); 26] = [
     (
         "damage-files: {files: 'never/**', how: [remove], when: {step: 4}}",
         Inconclusive(&["fault 1, damage-files", "no file matched"]),
+    ),
+    (
+        "damage-files: {of: 'ckpt/lat*', newest: every, how: [flip], when: {step: 4}}",
+        Inconclusive(&["there was no trial: `newest: every` spares one, and the baseline run left 1"]),
     ),
     (
         "damage-files: {of: 'ckpt/lat*', how: [mix], when: {step: 4}}",

@@ -208,6 +208,7 @@ fn a_fault_whose_keys_do_not_fit_is_rejected() {
         error("damage-files: {files: a, how: [remove], part: [end]}"),
         error("damage-files: {files: a, how: [swap], each: true}"),
         error("damage-files: {files: '[', how: [flup], part: [], newest: 0}"),
+        error("damage-files: {files: a, how: [flip], persistence: persistent}"),
         error("crash: {}"),
         error("crash: {when: restart}"),
         error("signal: {which: [TERM], when: restart}"),

@@ -1,6 +1,7 @@
 //! The fault `damage-files`: files of the target that are damaged where they lie, as by a bad disk, a copy that
 //! was cut off, or a person.
 
+use gpu_words::Persistence;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -207,6 +208,10 @@ impl CheckEffect for DamageFilesDraft {
 
     fn check(&self, checker: &mut Checker) -> DamageFiles {
         checker.require_not_empty(&self.how, "`how` is empty");
+        if self.persistence == Persistence::Persistent {
+            let problem = self.how.problem("damage lasts: done again, it could undo itself");
+            checker.problems.push(problem.help("remove `persistence`, or write one fault for each moment"));
+        }
         if let Some(parts) = &self.part {
             checker.require_not_empty(parts, "`part` is empty");
         }
@@ -292,6 +297,15 @@ impl EffectSpec for DamageFiles {
         };
         let only = self.only_file.map(|number| format!("file {number} of ")).unwrap_or_default();
         format!("{}{part} {only}{place}", damage.verb())
+    }
+
+    fn why_no_choice(&self, measured: Measurements<'_>) -> Option<String> {
+        let most = self.selection.most_generations(measured.files);
+        let spares_none = self.newest == NewestCount::Every && most < 2;
+        let pattern = self.selection.generations.as_ref()?.glob().glob();
+        spares_none.then(|| {
+            format!("`newest: every` spares one, and the baseline run left {most} in a directory that match `{pattern}`")
+        })
     }
 
     fn choices(&self, measured: Measurements<'_>) -> Vec<DamageFiles> {

@@ -42,6 +42,11 @@ pub trait EffectSpec {
         vec![self.clone()]
     }
 
+    /// Why there is nothing to choose from, if what the baseline run left is not enough.
+    fn why_no_choice(&self, _measured: Measurements<'_>) -> Option<String> {
+        None
+    }
+
     /// What each of several [`choices`](EffectSpec::choices) stands for.
     fn choice_unit(&self) -> TrialUnit {
         TrialUnit::Trials

@@ -181,13 +181,16 @@ impl TrialPlan {
         FaultPlace { number, is_alone: self.faults.len() == 1, occurrence, counts }
     }
 
-    /// Why there is no trial, if a fault waits for a call that the baseline run did not make.
-    pub fn unreached_call(&self, counts: &BaselineCounts) -> Option<String> {
+    /// Why there is no trial, if a fault waits for a call that the baseline run did not make, or finds nothing to
+    /// choose from in what it left.
+    pub fn why_no_trial(&self, counts: &BaselineCounts) -> Option<String> {
         let why = |request: CallCountRequest<'_>| {
             let fault = self.faults.get(request.number as usize - 1)?;
             fault_variants::unreached_call(fault, request.trigger, self.place_of(request.number, counts))
         };
-        self.call_counts().into_iter().find_map(why)
+        let unreached = self.call_counts().into_iter().find_map(why);
+        let no_choice = |fault: &Fault| fault.effect.spec().why_no_choice(counts.measurements());
+        unreached.or_else(|| self.faults.iter().find_map(no_choice))
     }
 }
 

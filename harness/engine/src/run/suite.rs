@@ -237,7 +237,7 @@ fn why_no_trials(
     counts: &BaselineCounts,
 ) -> Option<String> {
     let unmatched = recorded.and_then(RecordedRun::unmatched_pattern).map(unmatched_pattern_text);
-    unmatched.or_else(|| Some(format!("there was no trial: {}", plan.unreached_call(counts)?)))
+    unmatched.or_else(|| Some(format!("there was no trial: {}", plan.why_no_trial(counts)?)))
 }
 
 /// Records a run, if the plan tries crash states.

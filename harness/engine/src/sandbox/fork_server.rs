@@ -26,6 +26,7 @@ use super::captured_output::{CapturedOutput, OutputPipes, set_nonblocking, time_
 use super::packet::{memory_file, send_fds};
 use super::protocol::{CompletedCommand, LaunchSpec, ProcessExit};
 use super::run_command::RunLimits;
+use super::sys;
 
 /// How long the server's imports may take.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -101,6 +102,7 @@ impl ForkServer {
             .filter(|argument| *argument == "{control}")
             .for_each(|argument| *argument = number.clone().into());
         let mut command = launch.command().ok_or_else(|| Error::other("`argv` is empty"))?;
+        sys::before_exec(&mut command, || Ok(()));
         let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         drop(theirs);
         let server_stderr = server.stderr.take();

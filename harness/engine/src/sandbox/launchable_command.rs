@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 use super::protocol::LaunchSpec;
 use super::sys;
 
@@ -44,7 +46,12 @@ impl LaunchableCommand {
                 let command = self.command_of(&path).ok_or_else(no_program)?;
                 self.prepared = Some(PreparedProgram { path, command });
             }
-            if let Some(child) = self.prepared.as_mut().and_then(|program| program.command.spawn().ok()) {
+            // The program inherits which signals are blocked. One that comes meanwhile is lost to init, so that whoever
+            // waits for this child asks about it first.
+            let blocked = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+            let child = self.prepared.as_mut().and_then(|program| program.command.spawn().ok());
+            blocked.thread_set_mask()?;
+            if let Some(child) = child {
                 return Ok(child);
             }
         }

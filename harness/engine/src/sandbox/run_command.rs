@@ -52,7 +52,11 @@ pub(super) fn run(
         return Err(Error::other("a command was started without pipes"));
     };
     let mut outputs = OutputPipes::new(stdout.into(), stderr.into(), limits.max_output_bytes, patterns);
-    let mut status = None;
+    // It may have ended before its signal could be seen.
+    let mut status = child.try_wait()?;
+    if status.is_some() {
+        deadline = limits.end_of_outputs();
+    }
     while (status.is_none() || !outputs.are_closed()) && Instant::now() < deadline {
         let signals = status.is_none().then(|| child_signals.as_fd());
         if outputs.read_or_wait(signals, deadline)? {

@@ -106,11 +106,16 @@ pub(super) fn fork() -> Result<ForkResult, Error> {
     unsafe { nix::unistd::fork() }.map_err(Error::from)
 }
 
-/// Makes the command call `prepare` in the new process, before the program starts. Only for init.
+/// Makes the command call `prepare` in the new process, before the program starts, which then has no signal blocked,
+/// although init has. Only for init.
 pub(super) fn before_exec(
     command: &mut Command,
-    prepare: impl FnMut() -> Result<(), Error> + Send + Sync + 'static,
+    mut prepare: impl FnMut() -> Result<(), Error> + Send + Sync + 'static,
 ) {
+    let prepare = move || {
+        SigSet::empty().thread_set_mask()?;
+        prepare()
+    };
     // SAFETY: the function runs between fork and exec. Only init starts programs in this way, and init has
     // one thread: no other thread can hold a lock that `prepare` needs to allocate or write.
     unsafe { command.pre_exec(prepare) };
