@@ -391,7 +391,7 @@ pub(crate) struct ExploreArgs {
     /// Largest size of the recording that is kept in the report, such as `500MiB` or `0`
     ///
     /// The commands that repeat findings then use it instead of a new recording, so that they repeat exactly what was
-    /// found. A larger recording is not kept. Without `--out` there is no report, and no recording is kept.
+    /// found; not those of second crashes (`--depth 2`). A larger recording is not kept. Without `--out` there is no report, and no recording is kept.
     #[arg(
         long,
         value_name = "SIZE",

@@ -60,7 +60,7 @@ pub(crate) enum CliError {
     SameOutput { json: PathBuf, out: PathBuf },
     /// Two options name places of which one contains the other.
     #[error(
-        "{option}: `{path}` and `{other}` contain one another; name another directory with {option}",
+        "{option}: `{path}` and `{other}` are the same, or one is inside the other; name another path with {option}",
         path = .path.display(),
         other = .other.display()
     )]

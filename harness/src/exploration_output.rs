@@ -254,7 +254,7 @@ pub(crate) fn print_kept_recording(kept: Option<KeptRecording>) -> Option<CliErr
         Some(KeptRecording::HasOverlays) => "it refers to files of a large watched directory".into(),
     };
     print::line(&format!(
-        "\nthe recording is not kept, because {reason}: what repeats a finding records again"
+        "\nthe recording is not kept, because {reason}: the repeat commands record the trainer again"
     ));
     None
 }

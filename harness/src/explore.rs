@@ -39,21 +39,33 @@ pub(crate) fn run(args: &ExploreArgs) -> Result<CommandExit, CliError> {
     if let (Some(file), Some(out)) = (&args.json, &args.out) {
         report_paths::check_json_apart(file, out, &exploration_output::REPORT_NAMES)?;
     }
+    if let Some(recording) = &args.recording {
+        for (option, path) in [("--json", &args.json), ("--out", &args.out)] {
+            path.iter().try_for_each(|path| report_paths::check_apart_from(option, path, recording))?;
+        }
+    }
     if let Some(keep) = &args.keep {
         report_paths::check_apart("--keep", keep, &args.watch)?;
         let others = args.out.iter().chain(&args.json).chain(&args.recording);
         others.into_iter().try_for_each(|other| report_paths::check_apart_from("--keep", keep, other))?;
     }
     let out_dir = args.out.as_ref().map(|out| ReportDir::create(Some(out), "explore")).transpose()?;
-    let keep_dir = args.keep.as_ref().map(|keep| ReportDir::create_for("--keep", keep)).transpose();
-    // The file may be in the new directory.
-    let json = args.json.as_ref().map(|file| OutputFile::check("--json", file)).transpose();
-    let outputs = keep_dir.and_then(|keep| Ok(ExploreOutputs { json: json?, dir: out_dir.as_ref(), keep }));
-    let exit = outputs.and_then(|outputs| run_in_session(args, outputs));
+    let exit = run_with_outputs(args, out_dir.as_ref());
     out_dir.iter().for_each(exploration_output::remove_recording_without_report);
     if exit.is_err() {
         out_dir.iter().for_each(ReportDir::remove_if_empty);
     }
+    exit
+}
+
+/// Creates the other outputs. A directory for files of failing states stays only if it holds some.
+fn run_with_outputs(args: &ExploreArgs, dir: Option<&ReportDir>) -> Result<CommandExit, CliError> {
+    let keep_dir = args.keep.as_ref().map(|keep| ReportDir::create_for("--keep", keep)).transpose()?;
+    // The file may be in the new directory.
+    let json = args.json.as_ref().map(|file| OutputFile::check("--json", file)).transpose();
+    let keep = keep_dir.as_ref();
+    let exit = json.and_then(|json| run_in_session(args, ExploreOutputs { json, dir, keep }));
+    keep_dir.iter().for_each(ReportDir::remove_if_empty);
     exit
 }
 
@@ -62,7 +74,7 @@ struct ExploreOutputs<'a> {
     json: Option<OutputFile>,
     dir: Option<&'a ReportDir>,
     /// For the files of failing states.
-    keep: Option<ReportDir>,
+    keep: Option<&'a ReportDir>,
 }
 
 impl ExploreOutputs<'_> {
@@ -81,7 +93,7 @@ fn run_in_session(args: &ExploreArgs, outputs: ExploreOutputs<'_>) -> Result<Com
         None => PreparedExploration::from_args(args)?,
     };
     let earlier = args.recording.as_deref().and_then(report_paths::report_of_recording);
-    let own = outputs.dir.into_iter().chain(&outputs.keep).map(ReportDir::real_path);
+    let own = outputs.dir.into_iter().chain(outputs.keep).map(ReportDir::real_path);
     let hidden = own.chain(earlier).collect();
     let host_access = HostAccess { hidden, ..prepared.host_access };
     let exit = run_prepared(args, PreparedExploration { host_access, ..prepared }, &session, outputs);
@@ -208,7 +220,9 @@ fn explore_config(
     session: &Session,
     outputs: &ExploreOutputs<'_>,
 ) -> ExploreConfig {
-    let recording_dir = outputs.dir.map(|dir| dir.path().join(RECORDING_DIR));
+    // One that is used already is not kept again: the commands that repeat findings name it as this one does.
+    let kept_in = outputs.dir.filter(|_| args.recording.is_none());
+    let recording_dir = kept_in.map(|dir| dir.path().join(RECORDING_DIR));
     let work_dir = session.dir();
     ExploreConfig {
         record: RecordSpec {

@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         a_state_is_found_by_its_files_where_operations_have_other_numbers,
         a_new_recording_that_differs_is_told_and_a_kept_one_is_exact,
         a_recording_is_kept_only_within_its_bound_and_refused_if_it_has_changed,
+        no_changed_byte_of_a_kept_recording_goes_unnoticed,
+        a_kept_recording_is_used_again_and_neither_kept_twice_nor_overwritten,
+        a_state_after_other_promises_is_another_state,
         a_finding_that_fails_only_once_is_not_confirmed,
         the_files_and_the_output_of_failing_states_are_kept,
         a_name_that_the_model_does_not_allow_is_refused,
@@ -292,6 +295,85 @@ fn a_recording_is_kept_only_within_its_bound_and_refused_if_it_has_changed() {
     std::fs::write(place.path().join("report/recording/operations"), "something else").unwrap();
     let foreign = place.paste(&repeat);
     assert!(foreign.code == Some(2) && foreign.text.contains("is not a recording"), "{}", foreign.text);
+}
+
+/// Each byte of the file with the operations, with one bit flipped, and its shorter and longer forms.
+fn no_changed_byte_of_a_kept_recording_goes_unnoticed() {
+    let place = Place::new();
+    place.write("trainer.sh", IN_PLACE);
+    let explored = place.explore(&in_place_options(&["--out", "report"]));
+    assert_eq!(explored.code, Some(1), "{}", explored.text);
+    let repeat = place.result().findings[0].repeat.clone();
+    let file = place.path().join("report/recording/operations");
+    let whole = std::fs::read(&file).unwrap();
+    // Each takes a process; the places are spread over the file, so that its digest is also among them.
+    let places = (0..20).map(|nth| nth * (whole.len() - 1) / 19);
+    let flipped = places.map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        bytes
+    });
+    let shorter = [0, 1, 20, whole.len() - 32, whole.len() - 1].map(|len| whole[..len].to_vec());
+    let longer = [&whole[..], b"x"].concat();
+    for bytes in flipped.chain(shorter).chain([longer]) {
+        std::fs::write(&file, bytes).unwrap();
+        let refused = place.paste(&repeat);
+        assert_eq!(refused.code, Some(2), "{}", refused.text);
+        let names_it = ["the recording is damaged", "is not a recording"];
+        assert!(names_it.iter().any(|part| refused.text.contains(part)), "{}", refused.text);
+    }
+    std::fs::write(&file, whole).unwrap();
+    assert_eq!(place.paste(&repeat).code, Some(1));
+}
+
+fn a_kept_recording_is_used_again_and_neither_kept_twice_nor_overwritten() {
+    let place = Place::new();
+    place.write("trainer.sh", IN_PLACE);
+    place.explore(&in_place_options(&["--out", "report"]));
+    let used = ["--recording", "report/recording", "--out", "second"];
+    let explored = place.explore(&in_place_options(&used));
+    assert_eq!(explored.code, Some(1), "{}", explored.text);
+    assert!(!place.path().join("second/recording").exists() && !explored.text.contains("not kept"));
+    assert!(!explored.text.contains("of another command"), "{}", explored.text);
+    place.repeat_all(&explored);
+    for (option, path) in [
+        ("--json", "report/recording/operations"),
+        ("--json", "report/recording/new.json"),
+        ("--out", "report/recording/new"),
+        ("--keep", "report/recording/new"),
+    ] {
+        let own =
+            ["--recording", "report/recording", option, path, "--watch", "runs", "--", "sh", "trainer.sh"];
+        let refused = place.explore(&own);
+        assert!(refused.code == Some(2) && refused.text.contains("one is inside"), "{}", refused.text);
+    }
+    // A recovery that was mended can be tried, and what was not tried is said.
+    place.write("mended.sh", "echo resumed from step 9");
+    let mended = [&["--recording", "report/recording", "--watch", "runs"], &SAVED[..], &RESUMED].concat();
+    let mended = place.explore(&[&mended[..], &["--", "sh", "mended.sh"]].concat());
+    assert!(mended.text.contains("the recording is of another command, `sh trainer.sh`"), "{}", mended.text);
+}
+
+/// The files are the same, and what was promised about them is not.
+fn a_state_after_other_promises_is_another_state() {
+    let place = Place::new();
+    let trainer = |first: &str, second: &str| {
+        format!(
+            "if [ -e runs/s ]; then n=$(cat runs/s); echo \"resumed from step ${{n:-0}}\"; exit; fi\n\
+             echo 1 > runs/s{first}; echo 2 > runs/s{second}\n"
+        )
+    };
+    let acknowledge = "; echo saved step 1";
+    place.write("trainer.sh", &trainer(acknowledge, ""));
+    let own = ["--json", "result.json", "--watch", "runs", "--crash", "process"];
+    let explored = place.explore(&[&own[..], &SAVED, &RESUMED, &["--", "sh", "trainer.sh"]].concat());
+    assert_eq!(explored.code, Some(1), "{}", explored.text);
+    let repeat = place.result().findings[0].repeat.clone();
+    assert_eq!(place.paste(&repeat).code, Some(1));
+    place.write("trainer.sh", &trainer("", acknowledge));
+    let repeated = place.paste(&repeat);
+    assert_eq!(repeated.code, Some(3), "{}", repeated.text);
+    assert!(repeated.text.contains("this recording differs from the one in which"), "{}", repeated.text);
 }
 
 /// Its eighth recovery fails, whatever the files are.

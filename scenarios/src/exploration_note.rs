@@ -51,6 +51,11 @@ pub enum ExplorationNote {
         /// How many such lines arrived together with others.
         lines: u64,
     },
+    /// The kept recording that was used is of another command, or of other options of a target.
+    RecordingOfOther {
+        /// The recorded command.
+        command: String,
+    },
     /// Processes of recoveries were still running after their main processes. They were ended.
     RecoveriesCutOff {
         /// How many recoveries left processes.
@@ -68,7 +73,9 @@ impl ExplorationNote {
             | ExplorationNote::UnfollowedCalls { .. }
             | ExplorationNote::BufferedOutput { .. } => true,
             ExplorationNote::StillRunning { saving, .. } => *saving,
-            ExplorationNote::UnfollowedNotNeeded { .. } | ExplorationNote::RecoveriesCutOff { .. } => false,
+            ExplorationNote::UnfollowedNotNeeded { .. }
+            | ExplorationNote::RecordingOfOther { .. }
+            | ExplorationNote::RecoveriesCutOff { .. } => false,
         }
     }
 }
@@ -107,6 +114,11 @@ impl fmt::Display for ExplorationNote {
                     if *saving { STILL_SAVING } else { STILL_IDLE }
                 )
             }
+            ExplorationNote::RecordingOfOther { command } => write!(
+                f,
+                "the recording is of another command, `{command}`, which was not run again: changes of how it saves \
+                 were not tried"
+            ),
             ExplorationNote::BufferedOutput { lines } => write!(
                 f,
                 "the trainer's output is buffered: {} that match the pattern of a save arrived together with \

@@ -70,7 +70,8 @@ impl FailingTreesSpec<'_> {
         self.write_files(candidate, &dir)?;
         let CompletedRecovery { resume, check } = recovery;
         let mut texts = vec![("stdout", resume.stdout), ("stderr", resume.stderr)];
-        let mut ending = format!("recovery: {}\n", ProcessExit::ending(resume.exit));
+        let mut ending =
+            format!("one more recovery, after those that are judged: {}\n", ProcessExit::ending(resume.exit));
         if let Some(check) = check {
             texts.extend([("check-stdout", check.stdout), ("check-stderr", check.stderr)]);
             ending += &format!("check: {}\n", ProcessExit::ending(check.exit));

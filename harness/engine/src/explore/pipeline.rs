@@ -274,7 +274,7 @@ fn record_checked(
     let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
     check_recording(config, &recorded, &oracle)?;
     let kept = config.keep_recording.as_ref();
-    let kept = kept.map(|spec| keep_recording(&recorded, saved_pattern_of(config), spec));
+    let kept = kept.map(|spec| keep_recording(&recorded, &config.record, spec));
     let resumed = config.judge.resumed.as_ref();
     let baseline_reports_resume =
         resumed.is_some_and(|pattern| recorded.output.lines().any(|line| pattern.is_match(line)));
@@ -289,7 +289,7 @@ fn recorded_run(
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<CommandRecording, ExploreError> {
     if let Some(dir) = &config.kept_recording {
-        return Ok(read_recording(dir, &config.record.watched_dirs, saved_pattern_of(config))?);
+        return Ok(read_recording(dir, &config.record)?);
     }
     report(ExploreProgress::Recording);
     record(&config.record, &|progress| {
@@ -298,10 +298,6 @@ fn recorded_run(
             RecordProgress::Running(progress) => ExploreProgress::RecordingRuns(progress),
         });
     })
-}
-
-fn saved_pattern_of(config: &ExploreConfig) -> Option<&str> {
-    config.record.saved_pattern.as_ref().map(regex::Regex::as_str)
 }
 
 /// The same with the place of the state in this recording, if only one is tried.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Error, ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Error, ErrorKind, Read};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use scenarios::{ExplorationNote, SandboxHint};
@@ -13,17 +13,20 @@ use serde::{Deserialize, Serialize};
 
 use super::attributes::FileAttributes;
 use super::gated_run::CommandRecording;
-use super::recording::{FileNode, NodeId, Op, Recording, RecordingGaps};
+use super::record_spec::RecordSpec;
+use super::recording::{AttributesId, FileNode, NameChange, NodeId, Op, OpEffect, Recording, RecordingGaps};
 use crate::explore::error::KeptRecordingError;
 use crate::file_error::{FileError, file_error};
 use crate::sandbox::ProcessExit;
 
 /// The number of the format. Another version of Trainwreck may write another one.
-const FORMAT: u32 = 1;
-/// The file with the operations.
+const FORMAT: u32 = 2;
+/// The file with the operations, which ends with its digest.
 const OPERATIONS_FILE: &str = "operations";
 /// The directory with the bytes.
 const CONTENTS_DIR: &str = "contents";
+/// How long the digest is.
+const DIGEST_BYTES: usize = blake3::OUT_LEN;
 /// As many bytes are copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -79,8 +82,43 @@ struct StoredRecording {
     format_boundaries: BTreeMap<u32, Vec<u64>>,
     acknowledged_before: Option<u64>,
     saved_pattern: Option<String>,
+    /// The program and its arguments.
+    command: Vec<OsString>,
     /// The lines of the run.
     output: String,
+}
+
+impl StoredRecording {
+    /// Whether it can be of a real run: each name is one name, and each number is of something that it contains. The
+    /// files of a state are written on the host too, where another name would lead out of their directory.
+    fn is_possible(&self) -> bool {
+        let (nodes, sets) = (self.nodes.len() as u64, self.attribute_sets.len() as u64);
+        let is_node = |node: NodeId| u64::from(node) < nodes;
+        let is_set = |set: AttributesId| u64::from(set) < sets;
+        let is_name = |name: &OsString| {
+            let parts: Vec<Component<'_>> = Path::new(name).components().collect();
+            matches!(parts[..], [Component::Normal(part)] if part == name.as_os_str())
+        };
+        let is_change = |change: &NameChange| {
+            is_node(change.dir) && is_name(&change.name) && change.node.is_none_or(is_node)
+        };
+        let is_effect = |op: &Op| match &op.effect {
+            OpEffect::NameChanges(changes) => changes.iter().all(is_change),
+            OpEffect::SetAttributes { node, attributes, .. } => is_node(*node) && is_set(*attributes),
+            OpEffect::Write { node, .. }
+            | OpEffect::Resize { node, .. }
+            | OpEffect::Zero { node, .. }
+            | OpEffect::Sync { node, .. } => is_node(*node),
+            OpEffect::SyncAll | OpEffect::Output { .. } => true,
+        };
+        let mut initial = self.initial_names.iter();
+        initial.all(|(dir, names)| {
+            is_node(*dir) && names.iter().all(|(name, node)| is_name(name) && is_node(*node))
+        }) && self.roots.len() as u64 <= nodes
+            && self.nodes.iter().all(|node| is_set(node.attributes))
+            && self.initial_contents.keys().all(|node| is_node(*node))
+            && self.ops.iter().all(is_effect)
+    }
 }
 
 /// The parts of [`RecordingGaps`] that are shown, or that recoveries depend on.
@@ -130,7 +168,7 @@ impl StoredGaps {
 /// Keeps the recording of a run that ended well. What was written of one that cannot be kept is removed.
 pub(in crate::explore) fn keep_recording(
     recorded: &CommandRecording,
-    saved_pattern: Option<&str>,
+    of: &RecordSpec,
     spec: &KeepRecordingSpec,
 ) -> KeptRecording {
     let recording = &recorded.recording;
@@ -139,7 +177,7 @@ pub(in crate::explore) fn keep_recording(
     }
     let kept = len_bytes(recording).and_then(|len_bytes| match len_bytes > spec.max_bytes {
         true => Ok(KeptRecording::TooLarge { len_bytes, max_bytes: spec.max_bytes }),
-        false => write(recorded, saved_pattern, &spec.dir).map(|()| KeptRecording::Kept),
+        false => write(recorded, of, &spec.dir).map(|()| KeptRecording::Kept),
     });
     kept.unwrap_or_else(|error| {
         // What is left of it is of no use, and the error that is reported is the first one.
@@ -154,7 +192,7 @@ fn len_bytes(recording: &Recording) -> Result<u64, FileError> {
     files.map(|path| path.metadata().map(|file| file.len()).map_err(file_error("read", path))).sum()
 }
 
-fn write(recorded: &CommandRecording, saved_pattern: Option<&str>, dir: &Path) -> Result<(), FileError> {
+fn write(recorded: &CommandRecording, of: &RecordSpec, dir: &Path) -> Result<(), FileError> {
     let recording = &recorded.recording;
     let contents = dir.join(CONTENTS_DIR);
     std::fs::create_dir_all(&contents).map_err(file_error("create", &contents))?;
@@ -172,11 +210,16 @@ fn write(recorded: &CommandRecording, saved_pattern: Option<&str>, dir: &Path) -
         gaps: StoredGaps::of(&recording.gaps),
         format_boundaries: recording.format_boundaries.clone(),
         acknowledged_before: recording.acknowledged_before,
-        saved_pattern: saved_pattern.map(str::to_owned),
+        saved_pattern: of.saved_pattern.as_ref().map(ToString::to_string),
+        command: of.command.argv.clone(),
         output: recorded.output.clone(),
     };
     let path = dir.join(OPERATIONS_FILE);
-    let bytes = postcard::to_allocvec(&stored).map_err(Error::other);
+    let bytes = postcard::to_allocvec(&stored).map_err(Error::other).map(|mut bytes| {
+        let digest = blake3::hash(&bytes);
+        bytes.extend(digest.as_bytes());
+        bytes
+    });
     bytes.and_then(|bytes| std::fs::write(&path, bytes)).map_err(file_error("write", &path))
 }
 
@@ -211,18 +254,17 @@ fn copy_sparsely(source: &mut File, target: &File) -> Result<ContentId, Error> {
         offset += len_bytes as u64;
     }
     target.set_len(offset)?;
-    (&mut &*target).flush()?;
     Ok(ContentId(*hasher.finalize().as_bytes()))
 }
 
-/// Reads a kept recording of these directories and with this pattern, and checks that nothing of it has changed.
+/// Reads a kept recording of these directories and with this pattern, and checks that nothing of it has changed. If it
+/// is of another command, a note says so.
 ///
 /// # Errors
 /// It cannot be read, is of something else, or has changed.
 pub(in crate::explore) fn read_recording(
     dir: &Path,
-    watched_dirs: &[PathBuf],
-    saved_pattern: Option<&str>,
+    of: &RecordSpec,
 ) -> Result<CommandRecording, KeptRecordingError> {
     let path = dir.join(OPERATIONS_FILE);
     let bytes = std::fs::read(&path).map_err(file_error::<KeptRecordingError>("read", &path))?;
@@ -230,13 +272,25 @@ pub(in crate::explore) fn read_recording(
     // The number of the format comes first, so that it can be read whatever follows.
     let (format, _) = postcard::take_from_bytes::<u32>(&bytes).map_err(|_| other_format())?;
     (format == FORMAT).then_some(()).ok_or_else(other_format)?;
-    let stored: StoredRecording = postcard::from_bytes(&bytes).map_err(|_| other_format())?;
-    let gaps = stored.gaps.restore().map_err(|_| other_format())?;
-    let roots: Vec<PathBuf> = stored.roots.into_iter().map(PathBuf::from).collect();
-    if roots != watched_dirs {
-        return Err(KeptRecordingError::OtherDirectories { recorded: roots, watched: watched_dirs.to_vec() });
+    let damaged = || KeptRecordingError::Damaged { path: path.clone() };
+    let (bytes, digest) = bytes.split_last_chunk::<DIGEST_BYTES>().ok_or_else(damaged)?;
+    (blake3::hash(bytes) == *digest).then_some(()).ok_or_else(damaged)?;
+    let stored: StoredRecording = postcard::from_bytes(bytes).map_err(|_| other_format())?;
+    // Its digest says that it is whole, and not who has written it.
+    stored.is_possible().then_some(()).ok_or_else(damaged)?;
+    let mut gaps = stored.gaps.restore().map_err(|_| other_format())?;
+    if stored.command != of.command.argv {
+        let words = stored.command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
+        gaps.notes.push(ExplorationNote::RecordingOfOther { command: words.join(" ") });
     }
-    if stored.saved_pattern.as_deref() != saved_pattern {
+    let roots: Vec<PathBuf> = stored.roots.into_iter().map(PathBuf::from).collect();
+    if roots != of.watched_dirs {
+        return Err(KeptRecordingError::OtherDirectories {
+            recorded: roots,
+            watched: of.watched_dirs.clone(),
+        });
+    }
+    if stored.saved_pattern != of.saved_pattern.as_ref().map(ToString::to_string) {
         return Err(KeptRecordingError::OtherSavedPattern);
     }
     let checked = |id: ContentId| -> Result<PathBuf, KeptRecordingError> {
@@ -272,4 +326,71 @@ fn digest_of_file(path: &Path) -> Result<ContentId, Error> {
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut File::open(path)?, &mut hasher)?;
     Ok(ContentId(*hasher.finalize().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recording::{FileNodeKind, OpKind};
+    use super::*;
+
+    /// A directory with a file in it, and one renaming of the file to `name`.
+    fn recording(name: &str) -> StoredRecording {
+        let attributes = FileAttributes {
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            xattrs: BTreeMap::new(),
+            modified: None,
+            accessed: None,
+        };
+        let change = NameChange { dir: 0, name: name.into(), node: Some(1) };
+        let (kind, text) = (OpKind::Rename, String::new());
+        StoredRecording {
+            format: FORMAT,
+            roots: vec!["/watched".into()],
+            nodes: vec![FileNode::directory(), FileNode::new_file()],
+            attribute_sets: vec![attributes],
+            initial_names: BTreeMap::from([(0, BTreeMap::from([("file".into(), 1)]))]),
+            initial_contents: BTreeMap::new(),
+            ops: vec![Op { kind, effect: OpEffect::NameChanges(vec![change]), text }],
+            payload_log: ContentId([0; 32]),
+            gaps: StoredGaps::of(&RecordingGaps::default()),
+            format_boundaries: BTreeMap::new(),
+            acknowledged_before: None,
+            saved_pattern: None,
+            command: Vec::new(),
+            output: String::new(),
+        }
+    }
+
+    /// Another name would lead out of the directory in which the files of a state are written.
+    #[test]
+    fn a_recording_with_a_name_that_is_a_path_or_with_an_unknown_number_is_not_possible() {
+        for name in ["new", " ", "...", "a b", "\u{e9}"] {
+            assert!(recording(name).is_possible(), "{name}");
+        }
+        for name in ["", ".", "..", "/", "/etc", "a/b", "../x", "a/", "./a", "a/.."] {
+            assert!(!recording(name).is_possible(), "{name}");
+            let initial = BTreeMap::from([(0, BTreeMap::from([(OsString::from(name), 1)]))]);
+            assert!(!StoredRecording { initial_names: initial, ..recording("new") }.is_possible(), "{name}");
+        }
+        let symlink = FileNodeKind::Symlink { target: "../..".into() };
+        let nodes = vec![FileNode::directory(), FileNode { attributes: 1, kind: symlink }];
+        assert!(!StoredRecording { nodes, ..recording("new") }.is_possible(), "attributes");
+        let initial = BTreeMap::from([(0, BTreeMap::from([(OsString::from("file"), 2)]))]);
+        assert!(!StoredRecording { initial_names: initial, ..recording("new") }.is_possible(), "a node");
+        let ops = vec![
+            OpEffect::Write { node: 2, offset: 0, len_bytes: 1, payload_offset: 0 },
+            OpEffect::Resize { node: 2, size_bytes: 0 },
+            OpEffect::Zero { node: 2, offset: 0, len_bytes: 1 },
+            OpEffect::Sync { node: 2, data_only: false },
+            OpEffect::SetAttributes { node: 1, attributes: 1, touches: false },
+            OpEffect::NameChanges(vec![NameChange { dir: 2, name: "a".into(), node: None }]),
+        ];
+        for effect in ops {
+            let mut recording = recording("new");
+            recording.ops[0].effect = effect;
+            assert!(!recording.is_possible(), "{:?}", recording.ops[0].effect);
+        }
+    }
 }

@@ -17,15 +17,6 @@ const SHAPE_BYTES: usize = 2;
 /// Those up to this one are about the bytes of the files, the last one about the acknowledged step.
 const FILE_BYTES: usize = 7;
 
-/// How much a state is like one that is named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Likeness {
-    OtherFiles,
-    /// Another step, or none, was acknowledged.
-    SameFiles,
-    Same,
-}
-
 /// Computes digests of states of one recording.
 pub(in crate::explore) struct ContentDigests<'a> {
     recording: &'a Recording,
@@ -78,22 +69,18 @@ impl<'a> ContentDigests<'a> {
         self.with_bytes(shape, &tree, candidate)
     }
 
-    /// How much a state is like that with these digests. Reads bytes only if the names and lengths are the same.
+    /// Whether a state has these digests: the same files, and the same acknowledged step, without which it is another
+    /// promise that is asked about. Reads bytes only if the names and lengths are the same.
     ///
     /// # Errors
     /// A recorded byte cannot be read.
-    pub(super) fn likeness(&mut self, candidate: &CrashCandidate, files: [u8; 8]) -> Result<Likeness, Error> {
+    pub(super) fn is_same(&mut self, candidate: &CrashCandidate, files: [u8; 8]) -> Result<bool, Error> {
         let tree = candidate.tree(self.recording);
         let shape = shape_of(self.recording, &tree);
         if shape.first_bytes::<SHAPE_BYTES>()[..] != files[..SHAPE_BYTES] {
-            return Ok(Likeness::OtherFiles);
+            return Ok(false);
         }
-        let found = self.with_bytes(shape, &tree, candidate)?.files;
-        Ok(match found[..FILE_BYTES] == files[..FILE_BYTES] {
-            false => Likeness::OtherFiles,
-            true if found == files => Likeness::Same,
-            true => Likeness::SameFiles,
-        })
+        Ok(self.with_bytes(shape, &tree, candidate)?.files == files)
     }
 
     pub(super) fn of_recording(&self) -> [u8; 4] {

@@ -1,11 +1,10 @@
 //! Finds the crash state that a name means: by its place in the recording, or in another recording by what it
 //! consists of. Reads recorded bytes; runs nothing.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io::Error;
 
-use super::content_digests::{ContentDigests, Likeness};
+use super::content_digests::ContentDigests;
 use super::crash_points::CrashPoints;
 use super::crash_state::{CrashKind, CrashState};
 use super::fs_model::{BYTES_PART, persist_units};
@@ -23,7 +22,7 @@ pub(in crate::explore) enum NamedState {
         /// The most similar name of those that there are.
         nearest: Option<String>,
     },
-    /// The name is of another recording, and no state of this one has the same files.
+    /// The name is of another recording, and no state of this one has the same files after the same promises.
     OfOtherRecording,
     /// The search was cancelled.
     Cancelled,
@@ -51,19 +50,19 @@ pub(in crate::explore) fn find_named_state(
     if is_at_its_place {
         search.look_at(name.candidate.clone())?;
     }
-    if !search.has_same() && (name.crash.is_none() || name.candidate.lost_nothing()) {
+    if search.best.is_none() && (name.crash.is_none() || name.candidate.lost_nothing()) {
         for op_count in CrashPoints::of(recording, None).op_counts {
             search.look_at(CrashCandidate::whole(op_count))?;
         }
     }
-    if let Some(crash) = name.crash.filter(|_| !search.has_same()) {
+    if let Some(crash) = name.crash.filter(|_| search.best.is_none()) {
         let states = states_of(recording, crash, None, cancelled).into_iter();
         for witness in states.filter_map(|mut state| state.witnesses.remove(&crash)) {
             search.look_at(witness.candidate)?;
         }
     }
     Ok(match search.best {
-        Some(best) => NamedState::Found(StateName { candidate: best.candidate, ..name.clone() }),
+        Some(candidate) => NamedState::Found(StateName { candidate, ..name.clone() }),
         None if cancelled() => NamedState::Cancelled,
         None if search.digests.of_recording() != contents.recording => NamedState::OfOtherRecording,
         None => NamedState::Unknown { nearest: nearest_name(name, recording, cancelled) },
@@ -75,31 +74,16 @@ struct ContentSearch<'a> {
     name: &'a StateName,
     files: [u8; 8],
     digests: ContentDigests<'a>,
-    best: Option<AlikeState>,
-}
-
-/// A state with the files of a name.
-struct AlikeState {
-    candidate: CrashCandidate,
-    likeness: Likeness,
+    /// The state that was found, nearest to the place that the name says.
+    best: Option<CrashCandidate>,
 }
 
 impl ContentSearch<'_> {
-    /// Whether a state was found with the same files and the same acknowledged step.
-    fn has_same(&self) -> bool {
-        self.best.as_ref().is_some_and(|best| best.likeness == Likeness::Same)
-    }
-
-    /// Takes a state if it is more like the named one than those before: by its files, then by its place.
+    /// Takes a state if it is the named one, and nearer to the named place than those before.
     fn look_at(&mut self, candidate: CrashCandidate) -> Result<(), Error> {
-        let likeness = self.digests.likeness(&candidate, self.files)?;
-        let best = self.best.as_ref();
-        let is_better = best.is_none_or(|best| {
-            (best.likeness, Reverse(self.distance(&best.candidate)))
-                < (likeness, Reverse(self.distance(&candidate)))
-        });
-        if likeness > Likeness::OtherFiles && is_better {
-            self.best = Some(AlikeState { candidate, likeness });
+        let is_nearer = self.best.as_ref().is_none_or(|best| self.distance(&candidate) < self.distance(best));
+        if is_nearer && self.digests.is_same(&candidate, self.files)? {
+            self.best = Some(candidate);
         }
         Ok(())
     }
