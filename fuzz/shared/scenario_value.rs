@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use scenarios::{
     CallKind, CallTrigger, Effect, Fact, Fault, FileDamage, FilePart, Modality, NewestCount, Occurrence,
-    Persistence, Scenario, Severity, SignalRecipient, SubmittedFile, Trigger, Until,
+    Persistence, ResourceLimit, Scenario, Severity, SignalRecipient, SubmittedFile, Trigger, Until,
 };
 
 /// Maximum number of items of a list.
@@ -72,6 +72,7 @@ enum EffectValue {
     ReadOnly { place: Text },
     DamageFiles { how: u8, part: u8, newest: Option<u8>, each: bool },
     MemoryLimit { percent: u8 },
+    Limits { open_files: u16 },
     FailCall { errno: u8, performed: bool },
     ShortCall { bytes: u16 },
     DelayCall { milliseconds: u16 },
@@ -109,6 +110,9 @@ enum FactValue {
     Restarts(u16),
     RecoveryTime(u16),
     PeakMemory(u16),
+    OpenFiles(u16),
+    Threads(u16),
+    ZombieTime(u16),
     Verifies,
     EndsWith(u8),
     Output(Text),
@@ -266,6 +270,9 @@ impl FaultValue {
                     format!("of: 'c/*', newest: {newest}, how: [{how}], part: [{part}], each: {each}, ");
                 ("damage-files", own)
             }
+            EffectValue::Limits { open_files } => {
+                ("limits", format!("open-files: {}, ", u32::from(*open_files) + 3))
+            }
             EffectValue::MemoryLimit { percent } => {
                 ("memory-limit", format!("max: {} % of baseline peak, ", percent % 99 + 1))
             }
@@ -314,6 +321,9 @@ impl FaultValue {
                     newest.map_or(NewestCount::Every, |count| NewestCount::Of(u32::from(count) + 1));
                 assert_eq!((found.newest, found.one_at_a_time), (expected, *each));
             }
+            (EffectValue::Limits { open_files }, Effect::Limits(limits)) => {
+                assert_eq!(limits.limit, ResourceLimit::OpenFiles(u32::from(*open_files) + 3));
+            }
             (EffectValue::MemoryLimit { .. }, Effect::MemoryLimit(_)) => {}
             (EffectValue::FailCall { errno, performed }, Effect::FailCall(found)) => {
                 assert_eq!((found.errnos.len(), found.errnos[0].name), (1, pick(&ERRNOS, *errno)));
@@ -356,6 +366,9 @@ impl ExpectationValue {
             FactValue::Restarts(max) => format!("{{restarts: {{max: {max}}}}}"),
             FactValue::RecoveryTime(seconds) => format!("{{recovery-time: {{max: {seconds} s}}}}"),
             FactValue::PeakMemory(mebibytes) => format!("{{peak-memory: {{max: {mebibytes} MiB}}}}"),
+            FactValue::OpenFiles(max) => format!("{{open-files: {{max: {max}}}}}"),
+            FactValue::Threads(max) => format!("{{threads: {{max: {max}}}}}"),
+            FactValue::ZombieTime(max) => format!("{{zombie-time: {{max: {max} ms}}}}"),
             FactValue::Verifies => "verifies".into(),
             FactValue::EndsWith(code) => format!("{{ends-with: [{code}]}}"),
             FactValue::Output(text) => format!("{{output: {}}}", pattern(text).quoted()),
@@ -379,6 +392,13 @@ impl ExpectationValue {
             }
             (FactValue::PeakMemory(mebibytes), Fact::PeakMemory { max }) => {
                 assert_eq!(u64::from(*mebibytes) << 20, max.0);
+            }
+            (FactValue::OpenFiles(max), Fact::OpenFiles { max: found })
+            | (FactValue::Threads(max), Fact::Threads { max: found }) => {
+                assert_eq!(u64::from(*max), *found)
+            }
+            (FactValue::ZombieTime(max_ms), Fact::ZombieTime { max }) => {
+                assert_eq!(Duration::from_millis(u64::from(*max_ms)), *max);
             }
             (FactValue::EndsWith(code), Fact::EndsWith(codes)) => assert_eq!(*codes, [i32::from(*code)]),
             (FactValue::Output(text), Fact::Output(found)) => assert_eq!(found.as_str(), pattern(text).0),

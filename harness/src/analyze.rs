@@ -225,6 +225,7 @@ fn read_trials(
             baseline,
             comparable,
             same_workload,
+            adds_work: plan.adds_work(),
             makes_calls_fail: plan.makes_calls_fail(),
             entries: &events,
         });

@@ -32,6 +32,7 @@ fn doctor_prints_a_line_for_each_mechanism() {
     [mark] read-only-remount      [detail]
     [mark] syscall-gate           [detail]
     [mark] memory-cgroup          [detail]
+    [mark] process-cgroup         [detail]
     [mark] inotify                [detail]
     [mark] simulated-gpu          [detail]
     [mark] real-gpu               [detail]

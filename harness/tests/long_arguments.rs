@@ -132,7 +132,7 @@ fn build_sandbox() -> (tempfile::TempDir, Sandbox) {
         dir: sandbox_dir,
         mounts: Vec::new(),
         binds: Vec::new(),
-        memory_cgroup: false,
+        cgroups: Vec::new(),
         visible_root: None,
         distinct_pids: false,
         host_access: HostAccess {

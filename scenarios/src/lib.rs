@@ -25,6 +25,7 @@ mod reason_group;
 mod record;
 mod record_lines;
 mod recovery_check;
+mod resource_use;
 mod sandbox_hint;
 mod scenario;
 pub mod schema;
@@ -61,6 +62,7 @@ pub use record::{
 };
 pub use record_lines::{RecordLineFault, RecordLines};
 pub use recovery_check::RecoveryCheck;
+pub use resource_use::ResourceUse;
 pub use sandbox_hint::{RefusedPeer, SandboxHint};
 pub use scenario::{Expectation, Fact, Fault, Modality, Mount, Scenario, Severity, SubmittedFile};
 pub use speed::{speed_text, time_text};

@@ -11,6 +11,7 @@ use crate::ending::Ending;
 use crate::failed_run::{FailedRun, OutputStream};
 use crate::fault_id::{FaultId, NotEffective};
 use crate::record_lines::{RecordLineFault, RecordLines};
+use crate::resource_use::ResourceUse;
 use crate::sandbox_hint::SandboxHint;
 use crate::trials_planned::TrialsPlanned;
 use crate::verdict::{Outcome, Verdict};
@@ -107,6 +108,8 @@ pub enum Event {
     EndResumed(EndResume),
     /// Peak resident memory of the target's largest process so far in this trial, bytes.
     Memory { peak_bytes: u64 },
+    /// The most that the target's processes used so far in this trial, if an expectation asks for it.
+    Resources(ResourceUse),
     /// A check of the target or its files was made.
     Probed(Probed),
     /// The simulated GPU detected an error of the target itself, such as an access out of bounds.
@@ -320,6 +323,9 @@ pub struct TrialFacts {
     pub gpu_defects: Vec<String>,
     /// Peak resident memory of the largest process, in bytes. `None` if it could not be read.
     pub peak_memory_bytes: Option<u64>,
+    /// What the processes used at most. `None` if no expectation asks for it.
+    #[serde(default)]
+    pub resource_use: Option<ResourceUse>,
     /// The checks that were made in this trial.
     pub probes: Vec<Probed>,
     /// Wall-clock time of the trial.

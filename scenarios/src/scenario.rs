@@ -290,6 +290,12 @@ pub enum Fact {
     RecoveryTime { max: Duration },
     /// Resident memory of the target's largest process.
     PeakMemory { max: ByteSize },
+    /// Open files of the process that has most.
+    OpenFiles { max: u64 },
+    /// Threads of all processes together.
+    Threads { max: u64 },
+    /// How long a process was a zombie.
+    ZombieTime { max: Duration },
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
     /// The target's `verify` command exits with 0 on the files that the method left, before the target is

@@ -199,6 +199,10 @@ fn a_fault_whose_keys_do_not_fit_is_rejected() {
         format!("{fault}\n    {error}\n")
     };
     let errors = [
+        error("limits: {when: start}"),
+        error("limits: {open-files: 2}"),
+        error("limits: {processes: 0}"),
+        error("limits: {open-files: 8, file-size: 1 MiB}"),
         error("damage-files: {how: [flip]}"),
         error("damage-files: {files: a, how: []}"),
         error("damage-files: {files: a, newest: every, how: [flip]}"),

@@ -15,7 +15,7 @@ pub(crate) fn build_sandboxes(dir: &Path, jobs: usize) -> Vec<Sandbox> {
             dir,
             mounts: Vec::new(),
             binds: Vec::new(),
-            memory_cgroup: false,
+            cgroups: Vec::new(),
             visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),

@@ -55,7 +55,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
             dir: sandbox_dir,
             mounts: Vec::new(),
             binds,
-            memory_cgroup: false,
+            cgroups: Vec::new(),
             visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),

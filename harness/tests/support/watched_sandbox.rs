@@ -71,7 +71,7 @@ impl WatchedSandbox {
             dir: sandbox_dir,
             mounts,
             binds,
-            memory_cgroup: false,
+            cgroups: Vec::new(),
             visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),

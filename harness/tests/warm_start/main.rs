@@ -149,7 +149,7 @@ impl Stage {
             dir: top.join("sandbox"),
             mounts: Vec::new(),
             binds: Vec::new(),
-            memory_cgroup: false,
+            cgroups: Vec::new(),
             visible_root: None,
             distinct_pids: true,
             host_access: HostAccess { writable: vec![shared.clone()], ..HostAccess::default() },

@@ -80,6 +80,7 @@ pub(crate) fn facts(outcome: Outcome) -> TrialFacts {
         final_loss: None,
         gpu_defects: vec![],
         peak_memory_bytes: Some(9 << 20),
+        resource_use: None,
         probes: vec![],
         seconds: 1.0,
     }

@@ -46,6 +46,12 @@ pub(crate) enum FactDraft {
     RecoveryTime(MaxTime),
     /// Resident memory of the target's largest process.
     PeakMemory(MaxBytes),
+    /// How many files, sockets and pipes one process had open, at any time.
+    OpenFiles(MaxCount),
+    /// How many threads all processes had together, at any time.
+    Threads(MaxCount),
+    /// The longest time that a process was a zombie: it had ended, and its parent had not waited for it.
+    ZombieTime(MaxTime),
     /// The target's `verify` command exits with 0 at the end.
     Verifies,
     /// The target's `verify` command exits with 0 on the files that `crash-states` left, before the target is
@@ -140,6 +146,9 @@ fn need_of_fact(fact: &Fact) -> Option<NeedKind> {
         | Fact::Restarts { .. }
         | Fact::RecoveryTime { .. }
         | Fact::PeakMemory { .. }
+        | Fact::OpenFiles { .. }
+        | Fact::Threads { .. }
+        | Fact::ZombieTime { .. }
         | Fact::EndsWith(_)
         | Fact::LeavesNoProcess
         | Fact::Output(_)
@@ -156,6 +165,9 @@ fn checked_fact(draft: FactDraft) -> Fact {
         FactDraft::Restarts(bound) => Fact::Restarts { max: u32::try_from(bound.max).unwrap_or(u32::MAX) },
         FactDraft::RecoveryTime(bound) => Fact::RecoveryTime { max: bound.max.0 },
         FactDraft::PeakMemory(bound) => Fact::PeakMemory { max: bound.max },
+        FactDraft::OpenFiles(bound) => Fact::OpenFiles { max: bound.max },
+        FactDraft::Threads(bound) => Fact::Threads { max: bound.max },
+        FactDraft::ZombieTime(bound) => Fact::ZombieTime { max: bound.max.0 },
         FactDraft::Verifies => Fact::Verifies,
         FactDraft::VerifiesBeforeResume => Fact::VerifiesBeforeResume,
         FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),

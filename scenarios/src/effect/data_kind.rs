@@ -29,6 +29,14 @@ pub enum DataKind {
 }
 
 impl DataKind {
+    /// Whether a trainer may take it as data.
+    pub(crate) fn may_be_valid(&self) -> bool {
+        match self {
+            DataKind::Sound(samples) => *samples > 0,
+            _ => false,
+        }
+    }
+
     /// Checks that the data is not too large. `span`: where a problem is reported.
     pub(crate) fn check(&self, span: SourceSpan, checker: &mut Checker) {
         if matches!(self, DataKind::ExponentialJson(levels) if *levels > MAX_JSON_LEVELS) {

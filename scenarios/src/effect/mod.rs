@@ -16,6 +16,7 @@ mod gpu_call;
 mod gpu_injection;
 mod gpu_state;
 pub(crate) mod keys;
+mod limits;
 mod measurements;
 mod memory_limit;
 mod plant;
@@ -44,6 +45,7 @@ pub use file_selection::FileSelection;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
 pub use gpu_state::GpuState;
+pub use limits::{Limits, ResourceLimit};
 pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
 pub use plant::{Plant, PlantedFile};
@@ -127,6 +129,8 @@ effects! {
     /// Gives the target less memory than it needs, so that it is OOM-killed: by the kernel in a memory
     /// cgroup, or by Trainwreck where this machine does not allow one.
     "memory-limit" => MemoryLimit(memory_limit::MemoryLimitDraft),
+    /// Gives the target less of a resource than it needs: open files, processes, or the size of a file.
+    "limits" => Limits(limits::LimitsDraft),
     /// Puts hostile files into a place, each by rename.
     "plant" => Plant(plant::PlantDraft),
     /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes

@@ -63,6 +63,10 @@ impl CheckEffect for PlantDraft {
 
 impl EffectSpec for Plant {
     fn describe(&self) -> String {
-        format!("{} hostile files into `{}`", self.files.len(), self.place)
+        format!("{} files into `{}`", self.files.len(), self.place)
+    }
+
+    fn adds_work(&self) -> bool {
+        self.files.iter().any(|file| file.kind.may_be_valid())
     }
 }

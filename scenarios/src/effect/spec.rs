@@ -73,6 +73,11 @@ pub trait EffectSpec {
         false
     }
 
+    /// It gives the target more to do, so that the target may end with more values than the baseline does.
+    fn adds_work(&self) -> bool {
+        false
+    }
+
     /// The sample of each submitted file that it changes, from 1.
     fn changed_sample(&self) -> Option<u32> {
         None
@@ -85,6 +90,11 @@ pub trait EffectSpec {
 
     /// Calls that fail show its effect, so that the target must run behind the gate.
     fn is_shown_by_failed_calls(&self) -> bool {
+        false
+    }
+
+    /// It limits how many processes the target has.
+    fn limits_processes(&self) -> bool {
         false
     }
 

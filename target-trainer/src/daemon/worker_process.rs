@@ -1,12 +1,14 @@
 //! Starts, watches and kills the worker process. Does not decide what happens after it exits.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::cgroup;
@@ -92,16 +94,19 @@ impl WorkerProcess {
         let mut settings = config.settings.clone();
         settings.recipe = job.recipe.clone().unwrap_or(settings.recipe);
         let settings = toml::to_string(&settings).map_err(std::io::Error::other)?;
-        let mut child = KilledOnDrop(command.spawn()?);
+        let mut child = KilledOnDrop { process: command.spawn()?, is_reaped: guards.worker_cleanup };
         // May fail without harm: by default the kernel kills the larger process, which is the worker as well.
-        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.0.id()), OOM_SCORE_ADJ);
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.process.id()), OOM_SCORE_ADJ);
         // They fit into a pipe. If the worker has exited, its exit code says why.
-        let _ = child.0.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(settings.as_bytes()));
+        let _ = child.process.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(settings.as_bytes()));
         let stdout = child
-            .0
+            .process
             .stdout
             .take()
             .ok_or_else(|| std::io::Error::other("the worker has no standard output"))?;
+        if !guards.worker_cleanup {
+            std::mem::forget(stdout.as_fd().try_clone_to_owned()?);
+        }
         let (sender, events) = sync_channel(MAX_QUEUED_EVENTS);
         std::thread::Builder::new().name("events".into()).spawn(move || {
             let (mut lines, mut line) = (BufReader::new(stdout), Vec::new());
@@ -148,7 +153,7 @@ impl WorkerProcess {
         if !self.output_closed {
             return None;
         }
-        let status = self.child.0.try_wait().ok()??;
+        let status = self.child.exit_status()?;
         let oom = match (self.oom_kills_before, cgroup::oom_kill_count()) {
             (Some(before), Some(after)) if after > before => Some(OomKillCounts { before, after }),
             _ => None,
@@ -173,7 +178,7 @@ impl WorkerProcess {
             let answers_again = self.kill.is_none() && std::mem::take(&mut self.hangs_in_kernel);
             return if answers_again { WorkerCondition::AnswersAgain } else { WorkerCondition::Fine };
         }
-        let standstill = standstill(self.child.0.id());
+        let standstill = standstill(self.child.process.id());
         if let Standstill::InKernel { place } = &standstill
             && settings.guards.kernel_hangs
         {
@@ -205,13 +210,13 @@ impl WorkerProcess {
         if self.kill.is_none() {
             self.kill = Some((reason, Instant::now()));
             // The worker may have exited already.
-            let _ = self.child.0.kill();
+            let _ = self.child.process.kill();
         }
     }
 
     /// Sends SIGTERM.
     pub(super) fn request_stop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.0.id()) {
+        if let Ok(pid) = i32::try_from(self.child.process.id()) {
             // The worker may have exited already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
@@ -219,17 +224,37 @@ impl WorkerProcess {
 }
 
 /// A child process that is killed when this value is dropped: a worker must not outlive its daemon.
-struct KilledOnDrop(Child);
+struct KilledOnDrop {
+    process: Child,
+    /// Whether it is waited for when it has ended. If not, it stays as a zombie.
+    is_reaped: bool,
+}
+
+impl KilledOnDrop {
+    /// How it ended. Returns `None` until then.
+    fn exit_status(&mut self) -> Option<ExitStatus> {
+        if self.is_reaped {
+            return self.process.try_wait().ok()?;
+        }
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).ok()?);
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(pid), flags).ok()? {
+            WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
+            _ => None,
+        }
+    }
+}
 
 impl Drop for KilledOnDrop {
     /// Does not wait longer than [`DROP_PATIENCE`] for a process that hangs in the kernel. It ends as soon as
     /// its call returns.
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let _ = self.process.kill();
         let deadline = Instant::now() + DROP_PATIENCE;
-        while matches!(self.0.try_wait(), Ok(None)) {
+        while self.is_reaped && matches!(self.process.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
-                tracing::warn!("worker {} hangs in the kernel and is left behind", self.0.id());
+                tracing::warn!("worker {} hangs in the kernel and is left behind", self.process.id());
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 91] = [
+const DESCRIPTIONS: [(&str, &str); 92] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -132,6 +132,10 @@ const DESCRIPTIONS: [(&str, &str); 91] = [
         "Workers are started from the running program, and again if that fails; off: from its file.",
     ),
     ("guards.output_queue", "Nobody waits for a reader of standard output or standard error."),
+    (
+        "guards.worker_cleanup",
+        "The daemon waits for a worker that has ended and closes its pipe; off: both stay until the daemon ends.",
+    ),
     ("guards.quarantine", "A job that keeps crashing its worker is moved to failed/."),
     (
         "guards.nesting_limit",

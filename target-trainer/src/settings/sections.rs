@@ -167,6 +167,7 @@ guards! {
     machine_faults,
     running_program,
     output_queue,
+    worker_cleanup,
     quarantine,
     nesting_limit,
     line_limit,

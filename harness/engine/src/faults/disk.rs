@@ -151,7 +151,11 @@ impl InjectableFault for ExhaustedDisk {
     }
 
     fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
-        Some(RefusedCalls { place: &self.place, errnos: &[Errno::ENOSPC, Errno::EDQUOT] })
+        Some(RefusedCalls {
+            place: Some(&self.place),
+            errnos: &[Errno::ENOSPC, Errno::EDQUOT],
+            extra_kinds: &[],
+        })
     }
 
     fn missing_evidence(&self) -> String {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use scenarios::CallKind;
 
 use crate::file_error::FileError;
 use crate::gpu::{GpuError, Shim};
@@ -56,10 +57,12 @@ impl FaultContext<'_> {
 /// Calls that fail under a fault. A failure that the gate sees is the fault's evidence.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusedCalls<'a> {
-    /// The place in which they fail.
-    pub place: &'a str,
+    /// The place in which they fail. `None`: anywhere below the root.
+    pub place: Option<&'a str>,
     /// The errnos with which they fail.
     pub errnos: &'static [Errno],
+    /// Kinds of calls that may fail with it, and that the gate does not stop otherwise.
+    pub extra_kinds: &'static [CallKind],
 }
 
 /// What the target did after the fault was injected. Some faults need this to know whether they are
@@ -71,6 +74,8 @@ pub struct TargetReaction {
     /// The target's main process was ended by SIGBUS, as by a page of a mapped file that the disk has no room
     /// for.
     pub ended_by_sigbus: bool,
+    /// The target's main process was ended by SIGXFSZ, as by a write beyond the largest size of a file.
+    pub ended_by_sigxfsz: bool,
 }
 
 /// A fault that can be injected and reverted. Dropping it reverts it.

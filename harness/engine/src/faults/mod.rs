@@ -9,6 +9,7 @@ mod file_damage;
 mod gpu_state;
 mod hostile_data;
 mod injectable_fault;
+mod limits;
 mod memory_limit;
 mod plant;
 mod poison;
@@ -21,7 +22,7 @@ mod vanish;
 
 use std::path::Path;
 
-use scenarios::Effect;
+use scenarios::{Effect, Until};
 
 use crate::plan::PlannedFault;
 
@@ -42,6 +43,10 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
         Effect::ExhaustInodes(fault) => injects(disk::ExhaustedDisk::of_inodes(fault)),
         Effect::ReadOnly(fault) => injects(read_only::ReadOnlyPlace::new(&fault.place)),
         Effect::MemoryLimit(fault) => injects(memory_limit::MemoryLimitFault::new(fault.limit)),
+        Effect::Limits(fault) => {
+            let is_final = matches!(planned.fault.until, Until::Never);
+            injects(limits::LimitedUse::new(fault.limit, is_final))
+        }
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
         Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),
         Effect::Vanish(fault) => injects(vanish::VanishingFiles::new(fault)),

@@ -56,7 +56,7 @@ impl InjectableFault for ReadOnlyPlace {
     }
 
     fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
-        Some(RefusedCalls { place: &self.place, errnos: &[Errno::EROFS] })
+        Some(RefusedCalls { place: Some(&self.place), errnos: &[Errno::EROFS], extra_kinds: &[] })
     }
 
     fn missing_evidence(&self) -> String {

@@ -181,6 +181,10 @@ pub trait CallHandler: Send {
     /// Receives what a call did.
     fn on_effect(&mut self, _effect: CallEffect) {}
 
+    /// Learns that the kernel will fail the call in progress with this errno. The gate leaves the call to it because
+    /// it also sends a signal.
+    fn on_kernel_failure(&mut self, _errno: Errno) {}
+
     /// Learns what was done for the last decision, unless that was `Continue` or `Perform`. Before the target
     /// sees a result, and before it is killed.
     fn on_carried_out(&mut self, _carried_out: CarriedOut) {}

@@ -121,6 +121,7 @@ mod tests {
             final_loss: None,
             gpu_defects: Vec::new(),
             peak_memory_bytes: None,
+            resource_use: None,
             probes: Vec::new(),
             seconds: 1.0,
         }

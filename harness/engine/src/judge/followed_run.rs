@@ -24,6 +24,12 @@ impl<'a> FollowedRun<'a> {
         }
     }
 
+    /// The same of a run with jobs that the baseline does not have.
+    #[must_use]
+    pub fn with_more_jobs(self, has_more_jobs: bool) -> FollowedRun<'a> {
+        FollowedRun { ledger: self.ledger.with_more_jobs(has_more_jobs), ..self }
+    }
+
     /// The run with these entries.
     pub fn of(
         target: &TargetFile,

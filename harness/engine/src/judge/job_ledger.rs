@@ -18,6 +18,8 @@ pub struct JobLedger<'a> {
     baseline: &'a BaselineProgress,
     /// Whether a line has said that a job is resumed, so that a step that comes again without such a line is wrong.
     announces_resumes: bool,
+    /// Whether there are jobs that the baseline does not have, so that a line without a name may be about one.
+    has_more_jobs: bool,
     named: BTreeMap<String, JobProgress>,
     /// The names of the jobs that have announced their end, in this order.
     ended: Vec<String>,
@@ -93,6 +95,7 @@ impl<'a> JobLedger<'a> {
         JobLedger {
             baseline,
             announces_resumes: false,
+            has_more_jobs: false,
             named: BTreeMap::new(),
             ended: Vec::new(),
             deferred: Vec::new(),
@@ -105,6 +108,12 @@ impl<'a> JobLedger<'a> {
             resumed: Vec::new(),
             steps: StepDistances::default(),
         }
+    }
+
+    /// There are jobs that the baseline does not have.
+    #[must_use]
+    pub fn with_more_jobs(self, has_more_jobs: bool) -> JobLedger<'a> {
+        JobLedger { has_more_jobs, ..self }
     }
 
     /// The target has been started. `start`: 1 for the first time.
@@ -208,7 +217,8 @@ impl<'a> JobLedger<'a> {
         let resumption = progress.resume(from);
         self.resumed.push(ResumedJob { job: job.map(str::to_owned), from });
         let is_broken = resumption.is_some_and(|resumption| resumption.is_broken_promise());
-        if job.is_none() && is_first_line && is_broken && self.jobs_of_baseline() > 1 {
+        let has_several_jobs = self.has_more_jobs || self.jobs_of_baseline() > 1;
+        if job.is_none() && is_first_line && is_broken && has_several_jobs {
             // The target may have been killed when the job was done and the line about its end was not yet written.
             self.deferred.extend(resumption);
         } else {
@@ -275,7 +285,10 @@ impl<'a> JobLedger<'a> {
     fn check_finished_count(&mut self) {
         let of_baseline = self.jobs_of_baseline();
         let from_scratch = |job: &&JobProgress| job.has_trained && job.began_at == Some(0);
-        if of_baseline > 0 && self.finished.iter().filter(from_scratch).count() > of_baseline {
+        if of_baseline > 0
+            && !self.has_more_jobs
+            && self.finished.iter().filter(from_scratch).count() > of_baseline
+        {
             self.done_again.get_or_insert(DoneAgain { job: None });
         }
     }
@@ -283,7 +296,8 @@ impl<'a> JobLedger<'a> {
     /// The worst resume. One that may have been about the next job counts if as many jobs ended as in the baseline:
     /// then none ended without a line.
     pub(super) fn worst_resume(&self) -> Option<Resumption> {
-        let deferred = self.deferred.iter().filter(|_| self.finished_jobs() >= self.jobs_of_baseline());
+        let all_ended = !self.has_more_jobs && self.finished_jobs() >= self.jobs_of_baseline();
+        let deferred = self.deferred.iter().filter(|_| all_ended);
         deferred.copied().chain(self.worst_resume).max_by_key(Resumption::severity)
     }
 

@@ -285,6 +285,16 @@ fn check_fact(
             let found = facts.peak_memory_bytes.map(mebibytes);
             at_most(found, mebibytes(max.0), CountedQuantity::PeakMemory)
         }
+        Fact::OpenFiles { max } => {
+            at_most(facts.resource_use.map(|used| used.open_files), *max, CountedQuantity::OpenFiles)
+        }
+        Fact::Threads { max } => {
+            at_most(facts.resource_use.map(|used| used.threads), *max, CountedQuantity::Threads)
+        }
+        Fact::ZombieTime { max } => {
+            let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
+            at_most(facts.resource_use.map(|used| used.zombie_ms), max_ms, CountedQuantity::ZombieTime)
+        }
         Fact::Output(pattern) if trial.lines.iter().any(|line| pattern.is_match(line)) => Ok(()),
         Fact::Output(pattern) => Err(Unmet::NoLine { pattern: pattern.to_string() }),
         Fact::Verifies
@@ -418,6 +428,7 @@ same: '^weights (?<value>\w+)'
             baseline,
             comparable,
             same_workload: true,
+            adds_work: false,
             makes_calls_fail: false,
             entries: &entries,
         });
@@ -532,6 +543,7 @@ same: '^weights (?<value>\w+)'
             baseline: &baseline(&[]),
             comparable: false,
             same_workload: true,
+            adds_work: false,
             makes_calls_fail: false,
             entries: &entries,
         })

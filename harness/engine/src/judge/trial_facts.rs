@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use scenarios::{
     BaselineFacts, Cause, EndResume, Ending, Event, FaultId, NotEffective, Outcome, OutputStream, ProbeKind,
-    Probed, RecordEntry, SaveControl, TargetFile, TrialFacts, last_attempt,
+    Probed, RecordEntry, ResourceUse, SaveControl, TargetFile, TrialFacts, last_attempt,
 };
 
 use super::end_resume;
@@ -23,6 +23,8 @@ pub struct TrialEvents<'a> {
     pub comparable: bool,
     /// Whether the faults leave the workload unchanged, so that the steps must be the baseline's.
     pub same_workload: bool,
+    /// Whether a fault gives the target more to do, so that it ends with more values than the baseline.
+    pub adds_work: bool,
     /// Whether a fault makes calls of the target fail.
     pub makes_calls_fail: bool,
     /// The record entries of the trial, in order. Only its last attempt counts.
@@ -84,6 +86,7 @@ pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
         restarts: collector.restarts(),
         same_as_baseline: same,
         peak_memory_bytes: peak_memory_bytes(entries),
+        resource_use: resource_use(entries),
         seconds: entries
             .first()
             .zip(entries.last())
@@ -108,14 +111,27 @@ fn peak_memory_bytes(entries: &[RecordEntry]) -> Option<u64> {
         .max()
 }
 
+fn resource_use(entries: &[RecordEntry]) -> Option<ResourceUse> {
+    let seen = entries.iter().filter_map(|entry| match entry.event {
+        Event::Resources(seen) => Some(seen),
+        _ => None,
+    });
+    seen.reduce(ResourceUse::max)
+}
+
 fn same_as_baseline(values: &[String], events: &TrialEvents<'_>) -> Option<bool> {
-    (events.comparable && !events.baseline.same.is_empty()).then(|| values == events.baseline.same)
+    let baseline = &events.baseline.same;
+    (events.comparable && !baseline.is_empty()).then(|| match events.adds_work {
+        true => baseline.iter().all(|value| values.contains(value)),
+        false => values == *baseline,
+    })
 }
 
 impl<'a> FactCollector<'a> {
     fn new(events: &TrialEvents<'a>) -> FactCollector<'a> {
         FactCollector {
-            followed: FollowedRun::new(events.target, &events.baseline.progress),
+            followed: FollowedRun::new(events.target, &events.baseline.progress)
+                .with_more_jobs(events.adds_work),
             description: String::new(),
             evidence: Vec::new(),
             not_effective: BTreeMap::new(),
@@ -185,10 +201,15 @@ impl<'a> FactCollector<'a> {
             return;
         }
         self.is_end_asked |= resume.after_save.is_none();
+        // A line without a name may be about a job that the fault has added.
+        let is_of_unknown_job = resume.after_save.as_ref().is_some_and(|save| save.job.is_none());
+        if events.adds_work && is_of_unknown_job {
+            return;
+        }
         let is_refused = |code: &i32| events.target.refused_exits().contains(code);
         let fault = end_resume::fault(resume, events.baseline, &self.followed.ledger, is_refused);
         let fault = fault.or_else(|| {
-            let is_comparable = events.comparable && !events.baseline.same.is_empty();
+            let is_comparable = events.comparable && !events.adds_work && !events.baseline.same.is_empty();
             end_resume::other_values(resume, events.baseline).filter(|_| is_comparable)
         });
         if self.end_resume.is_none() && fault.is_some() {

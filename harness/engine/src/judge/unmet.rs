@@ -59,6 +59,10 @@ pub(super) enum CountedQuantity {
     Restarts,
     /// In MiB, rounded up.
     PeakMemory,
+    OpenFiles,
+    Threads,
+    /// In milliseconds.
+    ZombieTime,
 }
 
 impl std::fmt::Display for CountedQuantity {
@@ -67,6 +71,9 @@ impl std::fmt::Display for CountedQuantity {
             CountedQuantity::LostSteps => "steps lost",
             CountedQuantity::Restarts => "restarts by the harness",
             CountedQuantity::PeakMemory => "MiB of peak memory",
+            CountedQuantity::OpenFiles => "open files of one process",
+            CountedQuantity::Threads => "threads",
+            CountedQuantity::ZombieTime => "ms as a zombie",
         })
     }
 }

@@ -123,6 +123,11 @@ impl TrialPlan {
         !self.faults.iter().any(|fault| fault.effect.spec().changes_workload())
     }
 
+    /// Whether a fault gives the target more to do.
+    pub fn adds_work(&self) -> bool {
+        self.faults.iter().any(|fault| fault.effect.spec().adds_work())
+    }
+
     /// Whether a fault makes calls of the target fail.
     pub fn makes_calls_fail(&self) -> bool {
         self.faults.iter().any(|fault| fault.effect.spec().makes_calls_fail())

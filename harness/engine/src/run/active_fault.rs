@@ -1,7 +1,7 @@
 //! A fault that leaves the target running: when it is injected, what shows its effect, when it is reverted.
 //! Knows no mechanism of a fault. `FaultPhase` holds which phase may follow which.
 
-use nix::sys::signal::SIGBUS;
+use nix::sys::signal::{SIGBUS, SIGXFSZ};
 use scenarios::{Ending, Event, FaultId, Persistence, Until};
 
 use crate::faults::{FaultContext, InjectableFault, RefusedCalls, TargetReaction, arm};
@@ -117,8 +117,9 @@ impl ActiveFault {
         let has_failed = !matches!(ending, Ending::Exited(0) | Ending::KilledByFault);
         self.reaction.ended_abnormally |= has_failed;
         // A shell passes it on as an exit code.
-        let sigbus = [Ending::Signalled(SIGBUS as i32), Ending::Exited(128 + SIGBUS as i32)];
-        self.reaction.ended_by_sigbus |= sigbus.contains(&ending);
+        let is_by = |signal: i32| [Ending::Signalled(signal), Ending::Exited(128 + signal)].contains(&ending);
+        self.reaction.ended_by_sigbus |= is_by(SIGBUS as i32);
+        self.reaction.ended_by_sigxfsz |= is_by(SIGXFSZ as i32);
         if has_failed && self.planned.alters_every_later_call() && self.phase.is_active() {
             self.phase.revert();
             self.emit_reverted("calls are no longer altered".into(), reporter);

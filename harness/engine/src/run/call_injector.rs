@@ -48,6 +48,8 @@ pub(super) struct WatchedRefusals {
     pub(super) dir: PathBuf,
     /// The errnos of this fault.
     pub(super) errnos: Vec<Errno>,
+    /// Kinds of calls that the gate must stop for it.
+    pub(super) extra_kinds: &'static [CallKind],
 }
 
 /// A fault whose injection was decided and has not been made.
@@ -127,7 +129,8 @@ impl InjectorHandle {
         }
         let triggers = || faults.iter().filter_map(PlannedFault::call_trigger);
         let phases = triggers().filter_map(|trigger| trigger.phase.as_deref());
-        let kinds = triggers().flat_map(|trigger| trigger.kinds.iter().copied()).collect();
+        let watched = refusals.iter().flat_map(|refusals| refusals.extra_kinds.iter().copied());
+        let kinds = triggers().flat_map(|trigger| trigger.kinds.iter().copied()).chain(watched).collect();
         let phases = PhaseTrackers::new(target.target, phases);
         let mut handle = InjectorHandle::new(target, phases, kinds);
         let injector = Arc::get_mut(&mut handle.injector)?.locked_mut();
@@ -371,6 +374,12 @@ impl CallHandler for CallInjector {
         match decision {
             CallDecision::Continue if self.watched_call.is_some() => CallDecision::Observe,
             decision => decision,
+        }
+    }
+
+    fn on_kernel_failure(&mut self, errno: Errno) {
+        if let Some(call) = &self.watched_call {
+            self.report_refusals(call, errno);
         }
     }
 

@@ -23,6 +23,7 @@ mod peak_memory;
 mod phase_tracker;
 mod printed_lines;
 mod probe;
+mod resource_watch;
 mod resume_check;
 mod save_control;
 mod save_snapshots;

@@ -111,6 +111,7 @@ impl EndedBaseline<'_> {
             baseline: self.facts,
             comparable: true,
             same_workload: true,
+            adds_work: false,
             makes_calls_fail: false,
             entries,
         });

@@ -205,6 +205,7 @@ fn judge_scenario(
         recorded: recorded.as_ref(),
         comparable: plan.comparable(),
         same_workload: plan.same_workload(),
+        adds_work: plan.adds_work(),
         makes_calls_fail: plan.makes_calls_fail(),
         resumes: &ResumeCache::default(),
         trial_count: planned.to_run(),

@@ -19,6 +19,7 @@ use crate::run::moment::Moment;
 use crate::run::output_lines::{NextLine, OutputLines};
 use crate::run::peak_memory::PeakMemory;
 use crate::run::probe::ExitCodeProbe;
+use crate::run::resource_watch::ResourceWatch;
 use crate::run::target_output::TargetOutput;
 use crate::run::termination::AttemptTermination;
 use crate::run::trial_env::emit_gpu_defects;
@@ -43,6 +44,7 @@ pub(super) struct TargetRun<'a> {
     output: TargetOutput<'a>,
     exit_code_probes: Vec<ExitCodeProbe>,
     memory: PeakMemory,
+    resources: ResourceWatch,
 }
 
 /// What was counted in a run.
@@ -121,6 +123,7 @@ impl<'a> TargetRun<'a> {
             output: TargetOutput::new(context.trainer.file, scenario, reporter),
             exit_code_probes: ExitCodeProbe::all_of(scenario),
             memory: PeakMemory::new(),
+            resources: ResourceWatch::for_scenario(scenario),
         }
     }
 
@@ -285,6 +288,7 @@ impl<'a> TargetRun<'a> {
     /// What depends on time also between two attempts.
     fn tick_faults(&mut self) -> Result<(), RunError> {
         self.memory.tick(self.context.sandbox, self.reporter);
+        self.resources.tick(self.context.sandbox, self.reporter);
         emit_gpu_defects(self.context.gpu, self.reporter)?;
         self.faults.tick(&self.context)?;
         self.end_finished_call_faults();

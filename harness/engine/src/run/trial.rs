@@ -42,6 +42,8 @@ pub(super) struct TrialContext<'a> {
     pub(super) comparable: bool,
     /// Whether the faults leave the workload unchanged.
     pub(super) same_workload: bool,
+    /// Whether a fault gives the target more to do.
+    pub(super) adds_work: bool,
     /// Whether a fault makes calls fail.
     pub(super) makes_calls_fail: bool,
     pub(super) trial_count: u32,
@@ -86,8 +88,12 @@ pub(super) fn run_trial(
     let root = PathBuf::from(env.visible_root());
     let watched = |refusals: FaultRefusals<'_>| WatchedRefusals {
         number: refusals.number,
-        dir: root.join(trainer.place_below_root(refusals.calls.place)),
+        dir: refusals
+            .calls
+            .place
+            .map_or_else(|| root.clone(), |place| root.join(trainer.place_below_root(place))),
         errnos: refusals.calls.errnos.to_vec(),
+        extra_kinds: refusals.calls.extra_kinds,
     };
     let refusals = faults.refused_calls().into_iter().map(watched).collect();
     let kill_switch = env.sandbox.kill_switch();
@@ -159,6 +165,7 @@ fn finish_trial(context: TrialContext<'_>, number: u32, reporter: &Reporter) -> 
         baseline: &context.baseline.facts,
         comparable: context.comparable,
         same_workload: context.same_workload,
+        adds_work: context.adds_work,
         makes_calls_fail: context.makes_calls_fail,
         entries: &entries,
     };

@@ -19,7 +19,7 @@ use crate::plan::{PlannedFault, Workload};
 use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
 use crate::sandbox::{
-    BindMount, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
+    BindMount, Controller, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
     unused_top_directory,
 };
 use crate::target::Trainer;
@@ -165,7 +165,7 @@ impl<'a> TrialEnv<'a> {
             dir: sandbox_dir,
             mounts: mounts.collect(),
             binds: std::iter::once(data_bind).chain(gpu.is_some().then_some(gpu_bind)).collect(),
-            memory_cgroup: true,
+            cgroups: cgroups_of(config.faults),
             visible_root: Some(visible_dir.root.clone()),
             distinct_pids: false,
             host_access: config.host_access.clone(),
@@ -310,6 +310,13 @@ impl<'a> TrialEnv<'a> {
         }
         Ok(CommandOutput { exit, last_lines: FailedRun::last_of(output_lines.into()) })
     }
+}
+
+/// What a target that has these faults must be limited by.
+fn cgroups_of(faults: &[PlannedFault]) -> Vec<Controller> {
+    let limits_processes = |planned: &PlannedFault| planned.fault.effect.spec().limits_processes();
+    let processes = faults.iter().any(limits_processes).then_some(Controller::Processes);
+    [Controller::Memory].into_iter().chain(processes).collect()
 }
 
 /// Emits the defects that the simulated GPU found since the last call, for a target that is running.

@@ -1,5 +1,5 @@
-//! A memory cgroup for one sandbox, if this machine permits one: version 2 or 1, found by trying. Its name
-//! says which process created it, so that a later run can remove it.
+//! Cgroups for one sandbox, if this machine permits them: version 2 or 1, found by trying. One limits memory, one
+//! the number of processes. A name says which process created it, so that a later run can remove it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,9 @@ use super::error::SandboxError;
 
 /// Prefix of the names of our cgroups. The removal of leftovers touches no others.
 const NAME_PREFIX: &str = "trainwreck-";
+
+/// The file of a cgroup that lists its processes.
+const PROCS_FILE: &str = "cgroup.procs";
 
 /// How often the removal of a cgroup is tried: for one second.
 const MAX_REMOVALS: u32 = 200;
@@ -26,6 +29,25 @@ static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 pub(super) enum CgroupVersion {
     V1,
     V2,
+}
+
+/// What a cgroup limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Controller {
+    /// The memory of all processes.
+    Memory,
+    /// How many processes and threads there are.
+    Processes,
+}
+
+impl Controller {
+    /// Its name in /proc/self/cgroup, and the option of its mount.
+    fn name(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Processes => "pids",
+        }
+    }
 }
 
 /// A cgroup below which ours could be created.
@@ -46,8 +68,9 @@ pub(super) struct MemoryCgroup {
 impl MemoryCgroup {
     /// Creates a cgroup. Returns `None` if no memory controller can be used.
     pub(super) fn create() -> Option<MemoryCgroup> {
-        let name = CgroupCreator::this_process().cgroup_name(NEXT_NUMBER.fetch_add(1, Ordering::Relaxed));
-        candidate_parents().into_iter().find_map(|parent| MemoryCgroup::create_below(&parent, &name))
+        let name = new_name();
+        let mut parents = candidate_parents(Controller::Memory).into_iter();
+        parents.find_map(|parent| MemoryCgroup::create_below(&parent, &name))
     }
 
     /// Creates a cgroup below `parent`, and keeps it only if it can be read, limited and joined.
@@ -62,7 +85,7 @@ impl MemoryCgroup {
 
     /// The file into which a process writes "0" to join.
     pub(super) fn procs_file(&self) -> PathBuf {
-        self.dir.join("cgroup.procs")
+        self.dir.join(PROCS_FILE)
     }
 
     /// The version of its interface.
@@ -120,6 +143,73 @@ impl Drop for MemoryCgroup {
     }
 }
 
+/// A cgroup that limits the number of processes. With version 2, where a process is in one cgroup only, it is the
+/// memory cgroup of the same sandbox if there is one.
+#[derive(Debug)]
+pub(super) struct ProcessCgroup {
+    dir: PathBuf,
+    version: CgroupVersion,
+    is_own: bool,
+}
+
+impl ProcessCgroup {
+    /// Creates a cgroup. Returns `None` if no controller for processes can be used.
+    pub(super) fn create(memory: Option<&MemoryCgroup>) -> Option<ProcessCgroup> {
+        if let Some(memory) = memory.filter(|memory| memory.version == CgroupVersion::V2) {
+            let shared = ProcessCgroup { dir: memory.dir.clone(), version: memory.version, is_own: false };
+            return shared.write_limit(None).is_ok().then_some(shared);
+        }
+        let name = new_name();
+        candidate_parents(Controller::Processes).into_iter().find_map(|parent| {
+            let cgroup = ProcessCgroup { dir: parent.dir.join(&name), version: parent.version, is_own: true };
+            std::fs::create_dir(&cgroup.dir).ok()?;
+            let works = cgroup.write_limit(None).is_ok()
+                && std::fs::OpenOptions::new().write(true).open(cgroup.dir.join(PROCS_FILE)).is_ok();
+            works.then_some(cgroup)
+        })
+    }
+
+    /// The file into which a process writes "0" to join. `None`: it joins another file's cgroup anyway.
+    pub(super) fn procs_file(&self) -> Option<PathBuf> {
+        self.is_own.then(|| self.dir.join(PROCS_FILE))
+    }
+
+    /// The version of its interface.
+    pub(super) fn version(&self) -> CgroupVersion {
+        self.version
+    }
+
+    /// Sets how many processes and threads there may be. `None` removes the limit.
+    pub(super) fn write_limit(&self, max: Option<u32>) -> std::io::Result<()> {
+        let text = max.map_or_else(|| "max".to_owned(), |max| max.to_string());
+        std::fs::write(self.dir.join("pids.max"), text)
+    }
+
+    /// How often a process or thread could not be started because of the limit. `None`: it can't be read.
+    pub(super) fn refusals(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(self.dir.join("pids.events")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())
+    }
+
+    /// Removes the cgroup, as soon as no process is left in it.
+    pub(super) fn remove(&self) -> Result<(), SandboxError> {
+        if self.is_own { remove_empty(&self.dir, MAX_REMOVALS) } else { Ok(()) }
+    }
+}
+
+impl Drop for ProcessCgroup {
+    fn drop(&mut self) {
+        // `remove_leftovers` of a later run removes what could not be removed here.
+        if self.is_own {
+            let _ = remove_empty(&self.dir, MAX_LEFTOVER_REMOVALS);
+        }
+    }
+}
+
+fn new_name() -> String {
+    CgroupCreator::this_process().cgroup_name(NEXT_NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
 /// The process that created a cgroup. Its start time tells it from a later process with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CgroupCreator {
@@ -162,7 +252,8 @@ fn started_ticks(pid: u32) -> Option<u64> {
 
 /// All cgroups of this user's harnesses that a run of this process could see.
 pub(super) fn sibling_cgroups() -> Vec<PathBuf> {
-    let dirs = candidate_parents().into_iter().map(|parent| parent.dir);
+    let parents = [Controller::Memory, Controller::Processes].into_iter().flat_map(candidate_parents);
+    let dirs = parents.map(|parent| parent.dir);
     let entries = dirs.flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten());
     let is_ours = |path: &PathBuf| creator_of(path).is_some();
     let mut cgroups: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_ours).collect();
@@ -201,7 +292,7 @@ fn remove_empty(dir: &Path, max_removals: u32) -> Result<(), SandboxError> {
 }
 
 /// Cgroups below which ours could be created, in order of preference.
-pub(super) fn candidate_parents() -> Vec<CgroupParent> {
+pub(super) fn candidate_parents(controller: Controller) -> Vec<CgroupParent> {
     let own_cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut parents = Vec::new();
@@ -211,10 +302,10 @@ pub(super) fn candidate_parents() -> Vec<CgroupParent> {
             continue;
         };
         let version = if controllers.is_empty() { CgroupVersion::V2 } else { CgroupVersion::V1 };
-        if version == CgroupVersion::V1 && !controllers.split(',').any(|controller| controller == "memory") {
+        if version == CgroupVersion::V1 && !controllers.split(',').any(|found| found == controller.name()) {
             continue;
         }
-        for mount in mount_points(&mounts, version) {
+        for mount in mount_points(&mounts, version, controller) {
             let current = mount.join(path.trim_start_matches('/'));
             let above = current.parent().filter(|above| above.starts_with(&mount)).map(Path::to_path_buf);
             let dirs = std::iter::once(current).chain(above);
@@ -224,15 +315,17 @@ pub(super) fn candidate_parents() -> Vec<CgroupParent> {
     parents
 }
 
-/// Mount points of the cgroup file system of a version, from mountinfo.
-fn mount_points(mountinfo: &str, version: CgroupVersion) -> Vec<PathBuf> {
+/// Mount points of the cgroup file system of a version, from mountinfo. With version 1, of this controller.
+fn mount_points(mountinfo: &str, version: CgroupVersion, controller: Controller) -> Vec<PathBuf> {
     let is_wanted_mount = |line: &&str| {
         let Some((_, after)) = line.split_once(" - ") else { return false };
         let mut fields = after.split(' ');
         let (kind, options) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
         match version {
             CgroupVersion::V2 => kind == "cgroup2",
-            CgroupVersion::V1 => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
+            CgroupVersion::V1 => {
+                kind == "cgroup" && options.split(',').any(|option| option == controller.name())
+            }
         }
     };
     mountinfo

@@ -5,29 +5,32 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 use scenarios::SandboxHint;
 
-use super::cgroup::MemoryCgroup;
+use super::cgroup::{Controller, MemoryCgroup, ProcessCgroup};
 use super::error::SandboxError;
 use super::hints::hints_of;
 use super::host_access::{HostAccess, NetworkAccess};
 use super::init_client::{InitClient, KillSwitch, ReadyInit, SpawnFilter, SpawnSpec, unexpected_reply};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::packet::{PacketSocketPair, receive_fd, send_message};
-use super::processes::ProcessInfo;
+use super::process_limits::{self, ActiveProcessCount};
+use super::processes::{ProcessInfo, ProcessUse};
 use super::protocol::{
     BindMount, CommandRunner, CompletedCommand, ControlReply, ControlRequest, HostViewSpec, INIT_ARGUMENT,
-    LaunchSpec, MountChange, OverlayMount, REPLY_TIMEOUT, SandboxInitRequest, StoredCommand, TmpfsMount,
+    LaunchSpec, LimitedResource, MountChange, OverlayMount, ProcessLimit, REPLY_TIMEOUT, SandboxInitRequest,
+    StoredCommand, TmpfsMount,
 };
 use super::remove_tree::remove_tree;
 use super::rundir::runs_paths_of_all_users;
 use super::spawned_process::SpawnedProcess;
 use super::unmapped_files::unmapped_files;
+use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
 /// Most bytes kept of each output of a command. Both outputs must fit into one message, even if each byte
@@ -64,8 +67,8 @@ pub struct SandboxSpec {
     pub mounts: Vec<TmpfsSpec>,
     /// Directories that are mounted a second time, at other paths.
     pub binds: Vec<BindMount>,
-    /// Runs targets in their own memory cgroup, if this machine permits one.
-    pub memory_cgroup: bool,
+    /// What can be limited by a cgroup of the targets' own, if this machine permits one.
+    pub cgroups: Vec<Controller>,
     /// What of the host the target may touch.
     pub host_access: HostAccess,
     /// The working directory of the target, absolute.
@@ -99,6 +102,8 @@ pub struct Sandbox {
     /// Directories that are shared with the host.
     real_dirs: Vec<PathBuf>,
     init: ReadyInit,
+    /// Those of programs that are started.
+    limits: Mutex<Vec<ProcessLimit>>,
     parts: SandboxParts,
 }
 
@@ -128,6 +133,7 @@ struct SandboxParts {
     client: Arc<InitClient>,
     init_parent: Child,
     cgroup: Option<Arc<MemoryCgroup>>,
+    process_cgroup: Option<Arc<ProcessCgroup>>,
     is_torn_down: bool,
 }
 
@@ -151,7 +157,12 @@ impl Sandbox {
     ) -> Result<Sandbox, SandboxError> {
         let root = spec.dir.join("root");
         std::fs::create_dir_all(&root).map_err(SandboxError::file("create", &root))?;
-        let cgroup = if spec.memory_cgroup { MemoryCgroup::create() } else { None };
+        let uses = |controller| spec.cgroups.contains(&controller);
+        let cgroup = if uses(Controller::Memory) { MemoryCgroup::create() } else { None };
+        let processes =
+            if uses(Controller::Processes) { ProcessCgroup::create(cgroup.as_ref()) } else { None };
+        let memory_procs = cgroup.as_ref().map(MemoryCgroup::procs_file);
+        let process_procs = processes.as_ref().and_then(ProcessCgroup::procs_file);
         let mounts = spec.mounts.iter().map(tmpfs_mount).collect();
         let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
         // /proc/self/exe is the running image, also if its file has been replaced by a newer build.
@@ -171,7 +182,7 @@ impl Sandbox {
             visible_root: spec.visible_root,
             private_network: spec.host_access.network == NetworkAccess::Private,
             distinct_pids: spec.distinct_pids,
-            cgroup_procs: cgroup.as_ref().map(MemoryCgroup::procs_file),
+            cgroup_procs: memory_procs.into_iter().chain(process_procs).collect(),
             mounts,
             binds: spec.binds,
             overlays,
@@ -186,11 +197,13 @@ impl Sandbox {
             client: Arc::new(client),
             init_parent,
             cgroup: cgroup.map(Arc::new),
+            process_cgroup: processes.map(Arc::new),
             is_torn_down: false,
         };
         // If init does not become ready, dropping the parts tears them down.
         let init = parts.client.await_ready()?;
-        Ok(Sandbox { root, real_dirs: spec.host_access.writable, init, parts })
+        let limits = Mutex::default();
+        Ok(Sandbox { root, real_dirs: spec.host_access.writable, init, limits, parts })
     }
 
     /// The sandbox's root directory on the host, without what is mounted in it.
@@ -222,7 +235,7 @@ impl Sandbox {
     /// # Errors
     /// If the program can't be started, or init has ended.
     pub fn spawn(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
-        self.parts.client.spawn_piped(launch)
+        self.parts.client.spawn_piped(launch, self.limits.locked().clone())
     }
 
     /// Starts a program behind a seccomp filter, with the given standard output and error.
@@ -242,7 +255,8 @@ impl Sandbox {
         let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
         let filter = Some(SpawnFilter { program: filter, listener_socket: sockets.theirs });
         let [stdout, stderr] = outputs;
-        let spec = SpawnSpec { launch, stdout, stderr, filter };
+        let limits = self.limits.locked().clone();
+        let spec = SpawnSpec { launch, stdout, stderr, filter, limits };
         let client = &self.parts.client;
         std::thread::scope(|scope| {
             let spawned = scope.spawn(move || client.spawn(spec));
@@ -456,6 +470,11 @@ impl Sandbox {
         self.init.processes.list()
     }
 
+    /// What each process in the sandbox uses, without its init. Zombies are among them.
+    pub fn process_use(&self) -> Vec<ProcessUse> {
+        self.init.processes.list_use()
+    }
+
     /// Limits the memory of the sandbox. Dropping the returned value removes the limit.
     ///
     /// # Errors
@@ -470,7 +489,37 @@ impl Sandbox {
         }
     }
 
-    /// Kills everything in the sandbox, and removes its directory and cgroup.
+    /// Limits how many processes and threads the target has, together. Dropping the returned value removes the
+    /// limit. `None`: this machine does not permit it.
+    ///
+    /// # Errors
+    /// If the limit can't be set.
+    pub fn limit_processes(&self, max: u32) -> Result<Option<ActiveProcessCount>, SandboxError> {
+        let cgroup = self.parts.process_cgroup.as_ref();
+        cgroup.map(|cgroup| ActiveProcessCount::limit(Arc::clone(cgroup), max)).transpose()
+    }
+
+    /// Limits a resource of each process of the target: of those that run, and of those that are started until
+    /// the limit is lifted.
+    ///
+    /// # Errors
+    /// If a limit can't be set.
+    pub fn limit_each_process(&self, limit: ProcessLimit) -> Result<(), SandboxError> {
+        self.limits.locked().push(limit);
+        process_limits::set_for_all(self.init.processes, limit)
+    }
+
+    /// Lifts the limits on a resource. Programs that have raised or lowered theirs keep what they have set only
+    /// until then.
+    ///
+    /// # Errors
+    /// If a limit can't be set.
+    pub fn lift_limit(&self, resource: LimitedResource) -> Result<(), SandboxError> {
+        self.limits.locked().retain(|limit| limit.resource != resource);
+        process_limits::lift_for_all(self.init.processes, resource)
+    }
+
+    /// Kills everything in the sandbox, and removes its directory and cgroups.
     ///
     /// # Errors
     /// If the directory or the cgroup can't be removed.
@@ -487,6 +536,9 @@ impl SandboxParts {
         // Init ends when the socket is closed, and the kernel then kills all other processes.
         self.client.close();
         self.init_parent.wait().map_err(SandboxError::system("wait for the sandbox's init"))?;
+        if let Some(cgroup) = self.process_cgroup.take() {
+            cgroup.remove()?;
+        }
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.remove()?;
         }

@@ -50,9 +50,9 @@ fn create_namespaces(socket: &OwnedFd) -> InitResult<i32> {
     let received = with_context("read its specification", receive_message(socket.as_fd()))?;
     let Some(Packet::<SandboxInitRequest> { message: specification, .. }) = received else { return Ok(0) };
     // In the sandbox the host's mounts are read-only, those of cgroups too.
-    let cgroup_procs =
-        specification.cgroup_procs.as_ref().map(|file| OpenOptions::new().write(true).open(file));
-    let cgroup_procs = with_context("open the file of the memory cgroup", cgroup_procs.transpose())?;
+    let files = specification.cgroup_procs.iter();
+    let opened: Result<Vec<_>, _> = files.map(|file| OpenOptions::new().write(true).open(file)).collect();
+    let cgroup_procs = with_context("open the file of a cgroup", opened)?;
     let id_mapper = with_context("prepare to map ids", IdMapper::prepare())?;
     let mut namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS

@@ -16,7 +16,7 @@ use super::inbox::Inbox;
 use super::interruption::{RegisteredConnection, is_interrupted, register};
 use super::packet::send_message;
 use super::processes::SandboxProcesses;
-use super::protocol::{ControlReply, ControlRequest, LaunchSpec, REPLY_TIMEOUT};
+use super::protocol::{ControlReply, ControlRequest, LaunchSpec, ProcessLimit, REPLY_TIMEOUT};
 use super::spawned_process::SpawnedProcess;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
@@ -44,6 +44,7 @@ pub(super) struct SpawnSpec<'a> {
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) filter: Option<SpawnFilter>,
+    pub(super) limits: Vec<ProcessLimit>,
 }
 
 /// A seccomp filter that a program is started behind, and the socket through which init sends its listener.
@@ -140,6 +141,7 @@ impl InitClient {
             id,
             launch: spec.launch.clone(),
             filter: spec.filter.as_ref().map(|filter| filter.program.clone()),
+            limits: spec.limits,
         };
         match self.request(&request, &fds)? {
             ControlReply::Spawned { pid_inside } => {
@@ -150,10 +152,14 @@ impl InitClient {
     }
 
     /// Starts a program, with pipes as its standard output and error.
-    pub(super) fn spawn_piped(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
+    pub(super) fn spawn_piped(
+        &self,
+        launch: &LaunchSpec,
+        limits: Vec<ProcessLimit>,
+    ) -> Result<SpawnedProcess, SandboxError> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
         let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
-        let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None })?;
+        let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None, limits })?;
         Ok(process.with_outputs(our_stdout, our_stderr))
     }
 }

@@ -21,7 +21,8 @@ use super::mounts::ReadOnlyMounts;
 use super::overlay_mounts::OverlayMounts;
 use super::packet::{Packet, receive_message, send_message};
 use super::protocol::{
-    CompletedCommand, ControlReply, ControlRequest, LaunchSpec, MountChange, SandboxTraces, StoredCommand,
+    CompletedCommand, ControlReply, ControlRequest, LaunchSpec, MountChange, ProcessLimit, SandboxTraces,
+    StoredCommand,
 };
 use super::run_command::RunLimits;
 use super::spawn_request::{FilterToInstall, ProgramStart};
@@ -40,15 +41,15 @@ pub(super) struct RequestServer<'a> {
     view: HostView,
     overlays: OverlayMounts,
     kernel_objects: KernelObjects,
-    /// Joins the memory cgroup when `0` is written to it.
-    cgroup_procs: Option<File>,
+    /// Each joins a cgroup when `0` is written to it.
+    cgroup_procs: Vec<File>,
 }
 
 impl<'a> RequestServer<'a> {
     pub(super) fn new(
         socket: &'a OwnedFd,
         sandbox: ReadySandbox,
-        cgroup_procs: Option<File>,
+        cgroup_procs: Vec<File>,
     ) -> RequestServer<'a> {
         let ReadySandbox { child_signals, root, view, overlays, kernel_objects } = sandbox;
         RequestServer {
@@ -90,7 +91,9 @@ impl<'a> RequestServer<'a> {
     fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
         let done = || ControlReply::Done { note: String::new() };
         let reply = match request {
-            ControlRequest::Spawn { id, launch, filter } => self.spawn(id, &launch, filter, files),
+            ControlRequest::Spawn { id, launch, filter, limits } => {
+                self.spawn(id, &launch, filter, limits, files)
+            }
             ControlRequest::StoreCommand { launch, runner, patterns } => {
                 let stored = self.commands.store(launch, runner, &patterns);
                 stored.map_or_else(StartFailure::reply, ControlReply::Stored)
@@ -178,6 +181,7 @@ impl<'a> RequestServer<'a> {
         id: u64,
         launch: &LaunchSpec,
         filter: Option<SeccompProgram>,
+        limits: Vec<ProcessLimit>,
         files: Vec<OwnedFd>,
     ) -> ControlReply {
         let mut files = files.into_iter();
@@ -186,7 +190,7 @@ impl<'a> RequestServer<'a> {
             return failed(Error::other("the request has no output descriptors"));
         };
         let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
-        let start = ProgramStart { stdout, stderr, filter, cgroup_procs: self.cgroup_procs.as_ref() };
+        let start = ProgramStart { stdout, stderr, filter, cgroup_procs: &self.cgroup_procs, limits };
         match start.spawn(launch) {
             Ok(pid) => {
                 self.children.expect(pid, id);

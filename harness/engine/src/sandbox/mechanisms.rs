@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::inotify::{InitFlags, Inotify};
 use scenarios::Mechanism;
 
-use super::cgroup::{CgroupVersion, MemoryCgroup};
+use super::cgroup::{CgroupVersion, MemoryCgroup, ProcessCgroup};
 use super::error::SandboxError;
 use super::handle::{Sandbox, SandboxSpec, TmpfsSpec};
 use super::host_access::{HostAccess, current_dir};
@@ -24,6 +24,7 @@ pub fn doctor() -> Vec<Mechanism> {
         Err(error) => without_sandbox(&error),
     };
     mechanisms.push(probe_memory_cgroup());
+    mechanisms.push(probe_process_cgroup());
     mechanisms.push(probe_inotify());
     mechanisms
 }
@@ -60,7 +61,7 @@ fn probe_sandbox_in(run: &RunDir) -> Result<Vec<Mechanism>, SandboxError> {
         dir,
         mounts,
         binds: Vec::new(),
-        memory_cgroup: false,
+        cgroups: Vec::new(),
         visible_root: None,
         distinct_pids: false,
         host_access: HostAccess::default(),
@@ -165,8 +166,24 @@ fn probe_memory_cgroup() -> Mechanism {
                       run as root or with a delegated cgroup (systemd-run --user --scope -p Delegate=yes)";
         return refused(name, advice);
     };
-    let version = cgroup.version();
-    match (cgroup.remove(), version) {
+    removed_cgroup(name, cgroup.version(), cgroup.remove())
+}
+
+fn probe_process_cgroup() -> Mechanism {
+    let name = "process-cgroup";
+    let Some(cgroup) = ProcessCgroup::create(MemoryCgroup::create().as_ref()) else {
+        let advice = "the number of processes can't be limited; run as root or with a delegated cgroup \
+                      (systemd-run --user --scope -p Delegate=yes)";
+        return refused(name, advice);
+    };
+    match cgroup.refusals() {
+        Some(_) => removed_cgroup(name, cgroup.version(), cgroup.remove()),
+        None => refused(name, "this kernel does not count refused processes (pids.events)"),
+    }
+}
+
+fn removed_cgroup(name: &str, version: CgroupVersion, removed: Result<(), SandboxError>) -> Mechanism {
+    match (removed, version) {
         (Err(error), _) => refused(name, chain(&error)),
         (Ok(()), CgroupVersion::V2) => granted(name, "version 2"),
         (Ok(()), CgroupVersion::V1) => granted(name, "version 1"),

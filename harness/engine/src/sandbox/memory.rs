@@ -119,7 +119,7 @@ fn run_balloon(host: &BalloonHost, cgroup: &MemoryCgroup) -> Result<(), SandboxE
     let own_binary = Path::new("/proc/self/exe");
     let launch =
         LaunchSpec { argv: vec![own_binary.into(), BALLOON_ARGUMENT.into()], env: Vec::new(), cwd: None };
-    let balloon = host.client.spawn_piped(&launch)?;
+    let balloon = host.client.spawn_piped(&launch, Vec::new())?;
     exempt_from_oom_killer(host.processes.pid_outside(balloon.pid_inside()));
     let deadline = Instant::now() + Duration::from_secs(1);
     while cgroup.oom_kills() == kills_before

@@ -41,6 +41,7 @@ mod overlay_mounts;
 mod packet;
 mod path_bytes;
 mod private_root;
+mod process_limits;
 mod processes;
 mod protocol;
 mod remove_tree;
@@ -53,6 +54,7 @@ mod unmapped_files;
 mod watched_lines;
 
 pub use beneath::OpenDirectory;
+pub use cgroup::Controller;
 pub use error::SandboxError;
 pub use handle::{AppliedMountChange, FileSystemSpace, RunTimes, Sandbox, SandboxSpec, TmpfsSpec};
 pub use host_access::{HostAccess, NetworkAccess, current_dir, unused_top_directory};
@@ -61,10 +63,11 @@ pub use interruption::{fail_if_interrupted, interrupt_sandboxes, is_interrupted}
 pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;
 pub use packet::check_packet_round_trip;
-pub use processes::ProcessInfo;
+pub use process_limits::ActiveProcessCount;
+pub use processes::{ProcessInfo, ProcessUse};
 pub use protocol::{
-    BindMount, CommandRunner, CompletedCommand, LaunchSpec, MountChange, OverlayMount, ProcessExit,
-    StoredCommand,
+    BindMount, CommandRunner, CompletedCommand, LaunchSpec, LimitedResource, MountChange, OverlayMount,
+    ProcessExit, ProcessLimit, StoredCommand,
 };
 pub use remove_tree::remove_tree;
 pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_leftovers, runs_path};

@@ -17,6 +17,19 @@ pub struct ProcessInfo {
     pub peak_bytes: u64,
 }
 
+/// What a process in a sandbox uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessUse {
+    /// Its pid within the sandbox.
+    pub pid_inside: i32,
+    /// It has ended, and its parent has not waited for it.
+    pub is_zombie: bool,
+    /// How many threads it has.
+    pub threads: u64,
+    /// How many files, sockets and pipes it has open. 0 if that can't be read.
+    pub open_files: u64,
+}
+
 /// How the harness finds the processes of a sandbox.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SandboxProcesses {
@@ -30,12 +43,29 @@ impl SandboxProcesses {
     /// The running processes in the sandbox, without its init. Uses the sandbox's own /proc if it has one,
     /// otherwise finds the processes that share init's pid namespace.
     pub(super) fn list(self) -> Vec<ProcessInfo> {
-        let dirs = if self.fresh_proc {
+        let dirs = self.dirs();
+        dirs.iter().filter_map(|dir| read_process(dir)).filter(|process| process.pid_inside > 1).collect()
+    }
+
+    /// What each process in the sandbox uses, without its init. Zombies are among them.
+    pub(super) fn list_use(self) -> Vec<ProcessUse> {
+        let dirs = self.dirs();
+        dirs.iter().filter_map(|dir| read_use(dir)).filter(|process| process.pid_inside > 1).collect()
+    }
+
+    fn dirs(self) -> Vec<PathBuf> {
+        if self.fresh_proc {
             pid_dirs(Path::new(&format!("/proc/{}/root/proc", self.init_pid)))
         } else {
             pid_dirs_in_namespace_of(self.init_pid)
-        };
-        dirs.iter().filter_map(|dir| read_process(dir)).filter(|process| process.pid_inside > 1).collect()
+        }
+    }
+
+    /// The pids, in the harness's pid namespace, of all processes in the sandbox but its init.
+    pub(super) fn pids_outside(self) -> Vec<i32> {
+        let dirs = pid_dirs_in_namespace_of(self.init_pid);
+        let pids = dirs.iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
+        pids.filter(|pid| *pid != self.init_pid).collect()
     }
 
     /// The pid, in the harness's pid namespace, of a process in the sandbox.
@@ -64,21 +94,38 @@ fn pid_dirs_in_namespace_of(init_pid: i32) -> Vec<PathBuf> {
     pid_dirs(Path::new("/proc")).into_iter().filter(is_inside).collect()
 }
 
+/// A field of a process's `status`.
+fn status_field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// The pid of a process in the innermost namespace.
+fn pid_inside(status: &str) -> Option<i32> {
+    status_field(status, "NSpid")?.split_whitespace().last()?.parse().ok()
+}
+
+/// Reads what a process uses. Returns `None` if there is no such process any more.
+fn read_use(dir: &Path) -> Option<ProcessUse> {
+    let status = std::fs::read_to_string(dir.join("status")).ok()?;
+    Some(ProcessUse {
+        pid_inside: pid_inside(&status)?,
+        is_zombie: status_field(&status, "State")?.starts_with('Z'),
+        threads: status_field(&status, "Threads")?.parse().ok()?,
+        open_files: std::fs::read_dir(dir.join("fd")).map_or(0, |entries| entries.count() as u64),
+    })
+}
+
 /// Reads a process's directory. Returns `None` if the process has ended.
 fn read_process(dir: &Path) -> Option<ProcessInfo> {
     let status = std::fs::read_to_string(dir.join("status")).ok()?;
-    let field = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-    };
+    let field = |name: &str| status_field(&status, name);
     let kib =
         |name: &str| field(name).and_then(|value| value.strip_suffix(" kB")?.trim().parse::<u64>().ok());
     if field("State").is_some_and(|state| state.starts_with('Z')) {
         return None;
     }
-    // The last of these pids is the one in the innermost namespace.
-    let pid_inside = field("NSpid")?.split_whitespace().last()?.parse().ok()?;
     Some(ProcessInfo {
-        pid_inside,
+        pid_inside: pid_inside(&status)?,
         name: field("Name")?.to_owned(),
         is_stopped: field("State").is_some_and(|state| state.starts_with('T')),
         resident_bytes: kib("VmRSS").unwrap_or(0) * 1024,

@@ -49,6 +49,26 @@ impl LaunchSpec {
     }
 }
 
+/// A resource of which the kernel limits how much each process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitedResource {
+    /// Open files: `RLIMIT_NOFILE`.
+    OpenFiles,
+    /// The size of a file that it writes: `RLIMIT_FSIZE`.
+    FileSize,
+}
+
+/// A limit on a resource of each process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessLimit {
+    /// What is limited.
+    pub resource: LimitedResource,
+    /// The largest value.
+    pub max: u64,
+    /// Whether a process can't raise the limit again. Then the limit can't be lifted for it either.
+    pub is_final: bool,
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessExit {
@@ -175,9 +195,9 @@ pub(super) struct SandboxInitRequest {
     pub(super) private_network: bool,
     /// Whether the numbers of processes begin in the upper half of their range.
     pub(super) distinct_pids: bool,
-    /// The file into which a process of the target writes to join the sandbox's memory cgroup.
-    #[serde(with = "path_bytes::optional")]
-    pub(super) cgroup_procs: Option<PathBuf>,
+    /// The files into which a process of the target writes to join the sandbox's cgroups.
+    #[serde(with = "path_bytes::list")]
+    pub(super) cgroup_procs: Vec<PathBuf>,
     pub(super) mounts: Vec<TmpfsMount>,
     pub(super) binds: Vec<BindMount>,
     pub(super) overlays: Vec<OverlayMount>,
@@ -251,8 +271,8 @@ pub struct StoredCommand {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ControlRequest {
     /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
-    /// one is attached: a socket through which the filter's listener is sent.
-    Spawn { id: u64, launch: LaunchSpec, filter: Option<SeccompProgram> },
+    /// one is attached: a socket through which the filter's listener is sent. It has the limits from its start on.
+    Spawn { id: u64, launch: LaunchSpec, filter: Option<SeccompProgram>, limits: Vec<ProcessLimit> },
     /// Keeps a command that will be run several times, so that its arguments and environment are sent once.
     /// Replies with `Stored`.
     /// `patterns`: which of its lines are kept, however long its output.

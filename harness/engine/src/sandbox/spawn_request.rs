@@ -1,5 +1,5 @@
-//! Starts a program for a request of the harness: with its outputs, in the sandbox's memory cgroup, behind a
-//! seccomp filter. Part of the init process.
+//! Starts a program for a request of the harness: with its outputs, in the sandbox's cgroups, with
+//! its limits, behind a seccomp filter. Part of the init process.
 
 use std::fs::File;
 use std::io::{Error, Write};
@@ -9,7 +9,8 @@ use std::process::Command;
 use nix::unistd::Pid;
 
 use super::packet::send_fds;
-use super::protocol::LaunchSpec;
+use super::process_limits;
+use super::protocol::{LaunchSpec, ProcessLimit};
 use super::sys;
 use crate::seccomp::SeccompProgram;
 
@@ -24,8 +25,10 @@ pub(super) struct ProgramStart<'a> {
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) filter: Option<FilterToInstall>,
-    /// Joins the memory cgroup when `0` is written to it.
-    pub(super) cgroup_procs: Option<&'a File>,
+    /// Each joins a cgroup when `0` is written to it.
+    pub(super) cgroup_procs: &'a [File],
+    /// Limits that it has from its start on.
+    pub(super) limits: Vec<ProcessLimit>,
 }
 
 impl ProgramStart<'_> {
@@ -33,26 +36,31 @@ impl ProgramStart<'_> {
     pub(super) fn spawn(self, launch: &LaunchSpec) -> Result<Pid, Error> {
         let mut command = launch.command().ok_or_else(|| Error::other("`argv` is empty"))?;
         command.stdout(self.stdout).stderr(self.stderr);
-        let cgroup_procs = self.cgroup_procs.map(File::try_clone).transpose()?;
-        configure_child(&mut command, cgroup_procs, self.filter);
+        let cgroup_procs: Result<Vec<File>, Error> = self.cgroup_procs.iter().map(File::try_clone).collect();
+        configure_child(&mut command, cgroup_procs?, self.limits, self.filter);
         let child = command.spawn()?;
         Ok(Pid::from_raw(i32::try_from(child.id()).map_err(Error::other)?))
     }
 }
 
-/// Makes the command start in its own session, in the given cgroup, and behind the given filter.
-fn configure_child(command: &mut Command, cgroup_procs: Option<File>, filter: Option<FilterToInstall>) {
+/// Makes the command start in its own session, in the given cgroups, with the given limits, and behind the given
+/// filter.
+fn configure_child(
+    command: &mut Command,
+    cgroup_procs: Vec<File>,
+    limits: Vec<ProcessLimit>,
+    filter: Option<FilterToInstall>,
+) {
     sys::before_exec(command, move || {
         nix::unistd::setsid()?;
-        if let Some(mut procs) = cgroup_procs.as_ref() {
+        for mut procs in &cgroup_procs {
             procs.write_all(b"0")?;
         }
-        match &filter {
-            Some(filter) => {
-                let listener = sys::install_filter(&filter.program)?;
-                send_fds(filter.socket.as_fd(), &[listener.as_fd()])
-            }
-            None => Ok(()),
+        if let Some(filter) = &filter {
+            let listener = sys::install_filter(&filter.program)?;
+            send_fds(filter.socket.as_fd(), &[listener.as_fd()])?;
         }
+        // Until the program is started, this process has all descriptors of init: it can open no more then.
+        limits.iter().try_for_each(process_limits::set_for_this_process)
     });
 }

@@ -253,3 +253,27 @@ pub(super) fn bring_up_loopback() -> Result<(), Errno> {
     let changed = unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     Errno::result(changed).map(drop)
 }
+
+/// The number of a resource, one of the `RLIMIT_*` constants.
+pub(super) type ResourceNumber = libc::__rlimit_resource_t;
+
+/// The soft and the hard limit of a process. `pid` 0: the process that calls this.
+pub(super) fn resource_limit(pid: libc::pid_t, resource: ResourceNumber) -> Result<(u64, u64), Errno> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer for the old limits is to a live local `rlimit64`; no new ones are passed.
+    let result = unsafe { libc::prlimit64(pid, resource, std::ptr::null(), &raw mut limit) };
+    Errno::result(result).map(|_| (limit.rlim_cur, limit.rlim_max))
+}
+
+/// Sets the limits of a process. `pid` 0: the process that calls this.
+pub(super) fn set_resource_limit(
+    pid: libc::pid_t,
+    resource: ResourceNumber,
+    soft: u64,
+    hard: u64,
+) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the pointer for the new limits is to a live local `rlimit64`; the old ones are not asked for.
+    let result = unsafe { libc::prlimit64(pid, resource, &raw const limit, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
+}

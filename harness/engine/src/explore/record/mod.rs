@@ -84,7 +84,7 @@ pub(super) fn record(
         dir,
         mounts: Vec::new(),
         binds: views.binds(),
-        memory_cgroup: false,
+        cgroups: Vec::new(),
         visible_root: None,
         distinct_pids: false,
         host_access: spec.host_access.clone(),

@@ -212,7 +212,7 @@ fn probe(spec: &RecordSpec, overlay: &OverlayMount) -> Result<Option<OverlayObst
             dir: dir.clone(),
             mounts: Vec::new(),
             binds: Vec::new(),
-            memory_cgroup: false,
+            cgroups: Vec::new(),
             visible_root: None,
             distinct_pids: false,
             host_access: HostAccess::default(),

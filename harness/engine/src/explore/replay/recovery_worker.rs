@@ -132,7 +132,7 @@ impl WorkerSpec<'_> {
             dir,
             mounts,
             binds,
-            memory_cgroup: false,
+            cgroups: Vec::new(),
             visible_root: None,
             distinct_pids: true,
             host_access: self.replay.host_access.clone(),

@@ -87,6 +87,7 @@ impl CallContext<'_> {
         let requested_bytes = self.thread.buffer_len(buffer)?;
         if start >= size_limit && requested_bytes > 0 {
             // The kernel fails the call and sends SIGXFSZ.
+            self.handler.on_kernel_failure(Errno::EFBIG);
             return Ok(None);
         }
         let max_bytes = max_bytes.min(size_limit.saturating_sub(start)).min(MAX_CALL_BYTES);

@@ -26,6 +26,7 @@ impl CallContext<'_> {
         let size = u64::try_from(size_bytes).map_err(|_| Errno::EINVAL)?;
         if size > file.stat.size_bytes && size > self.thread.file_size_limit()? {
             // The kernel fails the call and sends SIGXFSZ.
+            self.handler.on_kernel_failure(Errno::EFBIG);
             return Ok(None);
         }
         nix::unistd::ftruncate(&file.fd, size_bytes)?;
@@ -65,6 +66,7 @@ impl CallContext<'_> {
             && u64::try_from(end).is_ok_and(|end| end > stat.size_bytes);
         if extends && end as u64 > self.thread.file_size_limit()? {
             // The kernel fails the call and sends SIGXFSZ.
+            self.handler.on_kernel_failure(Errno::EFBIG);
             return Ok(None);
         }
         if mode == libc::FALLOC_FL_KEEP_SIZE

@@ -48,6 +48,8 @@ impl CallContext<'_> {
             return self.announce_kernel_write(out_file, start, len_bytes);
         }
         if start >= size_limit {
+            // The kernel fails the call and sends SIGXFSZ.
+            self.handler.on_kernel_failure(Errno::EFBIG);
             return Ok(None);
         }
         let len_bytes = len_bytes.min(max_bytes);
