@@ -199,6 +199,13 @@ fn a_fault_whose_keys_do_not_fit_is_rejected() {
         format!("{fault}\n    {error}\n")
     };
     let errors = [
+        error("plant: {place: inbox, files: [{name: a}]}"),
+        error("plant: {place: inbox, files: [{holds: {sound: 1}}]}"),
+        error("plant: {place: inbox, files: [{name: a, holds: {sound: 1}, is: pipe}]}"),
+        error("plant: {place: inbox, files: [{name: a, is: pipe, as: crlf}]}"),
+        error("plant: {place: inbox, files: [{name: a, holds: {long-line: 1 MiB}, as: crlf}]}"),
+        error("plant: {place: inbox, files: [{name: a, holds: {hex: 'abc'}}]}"),
+        error("plant: {place: inbox, files: [{long-name: {repeat: ab, times: 200, end: c}, is: pipe}]}"),
         error("limits: {when: start}"),
         error("limits: {open-files: 2}"),
         error("limits: {processes: 0}"),

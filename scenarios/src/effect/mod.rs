@@ -39,7 +39,7 @@ pub use call_injection::{CallInjection, CallSite, Replacement};
 pub use crash::{Crash, KillPoint};
 pub use crash_model::{CrashModel, CrashStates};
 pub use damage_files::{DamageFiles, FileDamage, FilePart, NewestCount};
-pub use data_kind::DataKind;
+pub use data_kind::{DataKind, HexBytes};
 pub use disk::{ExhaustInodes, FillDisk, PAGE_BYTES};
 pub use file_selection::FileSelection;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
@@ -48,7 +48,7 @@ pub use gpu_state::GpuState;
 pub use limits::{Limits, ResourceLimit};
 pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
-pub use plant::{Plant, PlantedFile};
+pub use plant::{FileEncoding, Plant, PlantedContent, PlantedFile, SpecialFile, WriteStyle};
 pub use poison_sample::PoisonSample;
 pub use read_only::ReadOnly;
 pub use signal::{SentSignal, Signal, SignalName, SignalRecipient};
@@ -131,7 +131,7 @@ effects! {
     "memory-limit" => MemoryLimit(memory_limit::MemoryLimitDraft),
     /// Gives the target less of a resource than it needs: open files, processes, or the size of a file.
     "limits" => Limits(limits::LimitsDraft),
-    /// Puts hostile files into a place, each by rename.
+    /// Puts files into a place: with hostile contents or names, of another kind, or by a slow writer.
     "plant" => Plant(plant::PlantDraft),
     /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes
     /// two generations, renames or ages them.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::daemon_config::DaemonConfig;
 use super::error::AcceptError;
 use super::inbox_file::FileIdentity;
-use super::jobs::{Job, job_id};
+use super::jobs::{Job, job_id, name_id};
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::intake::{ContentId, DataError, NextSample, ReadError, Sample, SampleReader};
 use crate::plain_text::shown;
@@ -216,7 +216,11 @@ impl IncomingCopy {
     pub(super) fn describe(&self, order: u64, base: &str, recipe: &Recipe) -> Result<Job, DurableError> {
         let data = self.content.finish();
         let has_identity = self.guards.job_identity;
-        let id = if has_identity { job_id(&data, base, recipe) } else { data.clone() };
+        let id = match (self.guards.content_names, has_identity) {
+            (false, _) => name_id(&self.name.to_string_lossy()),
+            (true, true) => job_id(&data, base, recipe),
+            (true, false) => data.clone(),
+        };
         let job = Job {
             id,
             data: Some(data),

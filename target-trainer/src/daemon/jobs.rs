@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 use super::error::AcceptError;
 use crate::bounded_read::{open_regular, read_regular};
@@ -18,6 +19,8 @@ use crate::store::RootLayout;
 const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// Largest JSON file of a job.
 const MAX_JSON_BYTES: u64 = 1 << 20;
+/// How much of a file's name names its job, if its content does not.
+const MAX_NAME_ID_CHARS: usize = 64;
 
 /// An accepted job, as `job.json` stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,12 @@ pub(super) fn job_id(data: &str, base: &str, recipe: &Recipe) -> String {
     let recipe = serde_json::to_string(recipe).unwrap_or_default();
     let digest = blake3::hash(format!("{data}\n{base}\n{recipe}").as_bytes());
     digest.to_hex().as_str()[..data.len().min(64)].to_owned()
+}
+
+/// The id of a job that is named by its file, if the guard `content_names` is off: what is left of the name when it
+/// is made comparable and short.
+pub(super) fn name_id(file: &str) -> String {
+    file.nfkc().flat_map(char::to_lowercase).take(MAX_NAME_ID_CHARS).collect()
 }
 
 /// The id of the data of a queued job, and its recipe if it has one of its own.

@@ -79,6 +79,9 @@ impl PendingFile {
         let metadata = path.symlink_metadata()?;
         let identity = FileIdentity::of(&metadata);
         let other_type = inbox_file::other_type(&metadata);
+        if !guards.regular_files && other_type.is_some() {
+            return Ok(SettleState::Ready { source: File::open(path)?, identity });
+        }
         if !guards.settled_files && other_type.is_none() {
             self.identity = Some(identity);
             return Ok(SettleState::Ready { source: inbox_file::open(path)?, identity });

@@ -48,7 +48,7 @@ impl<R: Read> SampleReader<R> {
     ) -> Result<NextSample, ReadError<E>> {
         let number = self.lines.line_number() + 1;
         let line = match self.lines.next_line()? {
-            NextLine::End if self.samples == 0 => {
+            NextLine::End if self.samples == 0 && self.guards.learned_check => {
                 let error = LineError { column: 1, problem: LineProblem::NoSamples };
                 return Err(error.in_line(number).into());
             }
@@ -134,7 +134,7 @@ fn check_and_parse(text: &[u8], limits: &Limits, guards: &Guards) -> Result<Samp
     if guards.nesting_limit {
         check_line_limits(text, limits)?;
     }
-    parse_line(text)
+    if guards.valid_text { parse_line(text) } else { parse_line(String::from_utf8_lossy(text).as_bytes()) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 92] = [
+const DESCRIPTIONS: [(&str, &str); 95] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -136,6 +136,12 @@ const DESCRIPTIONS: [(&str, &str); 92] = [
         "guards.worker_cleanup",
         "The daemon waits for a worker that has ended and closes its pipe; off: both stay until the daemon ends.",
     ),
+    (
+        "guards.content_names",
+        "A job is named by the digest of its content; off: by the name of its file, of which twins are one.",
+    ),
+    ("guards.regular_files", "Only regular files are opened; off: whatever is in the inbox, also a pipe."),
+    ("guards.valid_text", "A line that is not UTF-8 is rejected; off: bytes that are none are replaced."),
     ("guards.quarantine", "A job that keeps crashing its worker is moved to failed/."),
     (
         "guards.nesting_limit",
