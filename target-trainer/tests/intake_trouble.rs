@@ -66,6 +66,79 @@ fn thousands_of_files_that_fail_keep_no_other_one_waiting() {
     assert_eq!(printed(&root).matches("could not be accepted yet").count(), 8192);
 }
 
+/// A daemon that ends when all is done, with its output in the file `stdout` beside the root.
+fn start_drain(root: &TrainerRoot) -> Child {
+    let open = |name| std::fs::File::create(root.dir.path().join(name)).unwrap();
+    let mut drain = Command::new(PROGRAM);
+    drain.args(["daemon", root.path_str(), "--drain"]).stdout(open("stdout")).stderr(open("stderr"));
+    drain.spawn().unwrap()
+}
+
+fn exit_code(root: &TrainerRoot, mut drain: Child) -> (Option<i32>, String) {
+    let code = drain.wait().unwrap().code();
+    (code, printed(root) + &std::fs::read_to_string(root.dir.path().join("stderr")).unwrap())
+}
+
+#[test]
+fn a_drain_takes_the_file_that_was_put_aside_when_the_others_are_gone() {
+    let root = TrainerRoot::new(&[SHORT_RUN[0], SHORT_RUN[1], "train.save_patience_s=600"]);
+    let (outside, inbox) = (root.dir.path().join("outside"), root.path().join("inbox"));
+    std::fs::write(&outside, sample(1)).unwrap();
+    (0..8193).for_each(|number| {
+        std::fs::hard_link(&outside, inbox.join(format!("a{number}.jsonl"))).unwrap();
+    });
+    let drain = start_drain(&root);
+    let is_told = |output: &str, name: &str| output.contains(&format!("{name} could not be accepted"));
+    wait_for("the failures", || printed(&root).matches("could not be accepted yet").count() == 8192);
+    wait_for("the last one", || printed(&root).contains("more than 8192 files"));
+    let output = printed(&root);
+    let (told, put_aside): (Vec<String>, Vec<String>) =
+        sorted_names(&inbox).into_iter().partition(|name| is_told(&output, name));
+    assert_eq!(put_aside.len(), 1);
+    // The last name of the file is in the inbox: now it is a good file.
+    std::fs::remove_file(&outside).unwrap();
+    told.iter().for_each(|name| std::fs::remove_file(inbox.join(name)).unwrap());
+    let (code, output) = exit_code(&root, drain);
+    assert!(output.contains(&format!("1 samples from {}", put_aside[0])), "{}", sorted_names(&inbox).len());
+    assert!(code == Some(0) && output.contains("finished job") && sorted_names(&inbox).is_empty());
+}
+
+#[test]
+fn a_drain_that_leaves_files_names_them_and_has_the_exit_code_of_the_reason() {
+    let root = TrainerRoot::new(&[SHORT_RUN[0], SHORT_RUN[1], "train.save_patience_s=1"]);
+    let (outside, inbox) = (root.dir.path().join("outside"), root.path().join("inbox"));
+    std::fs::write(&outside, sample(1)).unwrap();
+    for number in 10..40 {
+        std::fs::hard_link(&outside, inbox.join(format!("a\u{1b}{number}.jsonl"))).unwrap();
+    }
+    std::fs::write(inbox.join("good.jsonl"), sample(2)).unwrap();
+    let (code, output) = exit_code(&root, start_drain(&root));
+    assert!(code == Some(20) && output.contains("finished job"), "{code:?} {output}");
+    let expected = r"30 files are left in the inbox (a\u{1b}10.jsonl, a\u{1b}11.jsonl, ";
+    assert!(output.contains(expected), "{output}");
+    assert!(output.contains(r"a\u{1b}29.jsonl and 10 more): the file has other names"), "{output}");
+}
+
+#[test]
+fn a_drain_waits_for_a_file_that_comes_while_intake_is_paused() {
+    let root = TrainerRoot::new(&[SHORT_RUN[0], "limits.settle_s=3", "train.save_patience_s=600"]);
+    let (inbox, base) = (root.path().join("inbox"), root.path().join("base/config.json"));
+    let config = std::fs::read(&base).unwrap();
+    std::fs::remove_file(&base).unwrap();
+    let first = root.dir.path().join("first.jsonl");
+    std::fs::write(&first, sample(1)).unwrap();
+    assert!(submit(&root, &first).status.success());
+    let drain = start_drain(&root);
+    wait_for("the pause", || printed(&root).contains("intake paused"));
+    std::fs::write(inbox.join("second.jsonl"), sample(2)).unwrap();
+    std::fs::remove_file(inbox.join("first.jsonl")).unwrap();
+    wait_for("the notice", || printed(&root).contains("vanished before it could be read: first.jsonl"));
+    std::fs::write(&base, config).unwrap();
+    let (code, output) = exit_code(&root, drain);
+    assert!(output.contains("1 samples from second.jsonl"), "{output}");
+    assert!(code == Some(0) && sorted_names(&inbox).is_empty(), "{output}");
+}
+
 #[test]
 fn a_rejection_that_can_not_be_written_keeps_no_other_file_waiting() {
     let root = TrainerRoot::new(&SHORT_RUN);

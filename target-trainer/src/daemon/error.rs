@@ -103,6 +103,20 @@ impl AcceptError {
         }
     }
 
+    /// The exit code of a drain that ends because this error does not pass.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            AcceptError::Base(_) => Exit::BaseModel,
+            AcceptError::Write(_) | AcceptError::NoRoom(_) | AcceptError::Known(_) => Exit::Disk,
+            AcceptError::Thread(_) => Exit::Machine,
+            AcceptError::Read(_) if self.concerns_all_files() => Exit::Machine,
+            AcceptError::Read(_)
+            | AcceptError::Reject(_)
+            | AcceptError::BrokenJob { .. }
+            | AcceptError::Remove(_) => Exit::JobsFailed,
+        }
+    }
+
     /// Whether the next file would meet the same error: it is one of the root or of this process.
     pub(super) fn concerns_all_files(&self) -> bool {
         match self {

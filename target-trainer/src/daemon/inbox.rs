@@ -2,7 +2,7 @@
 //! the queue. Each look is short, so that supervision goes on. What fails concerns one file, or pauses
 //! intake; it never ends the daemon. Another process may remove or replace a file at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -38,6 +38,8 @@ const MIN_LIST_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_PENDING: usize = 8192;
 /// Files in trouble that are remembered one by one.
 const MAX_IN_TROUBLE: usize = 8192;
+/// Files that are named when a drain ends with files left.
+const MAX_NAMED: usize = 20;
 /// Bytes that a job needs in addition to its data.
 const JOB_OVERHEAD_BYTES: u64 = 64 << 10;
 /// Time of one look, after which the daemon looks after its worker.
@@ -72,10 +74,10 @@ pub(super) struct Inbox {
     copy: Option<IncomingCopy>,
     /// The digest of the base model, which is part of a job's id.
     base: BaseDigest,
-    /// No file is accepted because the base model can't be read.
-    base_fails: bool,
     /// Why no file is accepted at the moment.
     pause: Option<Trouble>,
+    /// Exit code of a drain that ends during the pause.
+    pause_exit: Exit,
     /// Why the inbox can't be listed at the moment.
     list_trouble: Option<Trouble>,
     last_listed: Option<Instant>,
@@ -100,8 +102,8 @@ impl Inbox {
             put_aside: PutAside::default(),
             copy: None,
             base: BaseDigest::new(layout.base(), BaseCheck::of_guard(guards.base_check)),
-            base_fails: false,
             pause: None,
+            pause_exit: Exit::JobsFailed,
             list_trouble: None,
             last_listed: None,
             notified: false,
@@ -203,7 +205,7 @@ impl Inbox {
 
     /// Adds the files of the inbox, at most [`MAX_PENDING`] that are not in trouble.
     fn list(&mut self) -> std::io::Result<()> {
-        self.put_aside.expire();
+        self.put_aside.expire(!self.is_full_of_trouble());
         let (mut room, now) = (self.room(), Instant::now());
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
@@ -298,19 +300,13 @@ impl Inbox {
                 self.reject_file(&copy.name, copy.identity, &errors, message, config)
             }
             CopyProgress::Complete => match self.base.get() {
-                Ok(Some(base)) => {
-                    self.base_fails = false;
-                    self.accept(&copy, &base, config, queue)
-                }
+                Ok(Some(base)) => self.accept(&copy, &base, config, queue),
                 Ok(None) => {
                     std::thread::sleep(BASE_INTERVAL);
                     self.copy = Some(copy);
                     Ok(())
                 }
-                Err(error) => {
-                    self.base_fails = matches!(error, AcceptError::Base(_));
-                    Err(error)
-                }
+                Err(error) => Err(error),
             },
         }
     }
@@ -407,6 +403,10 @@ impl Inbox {
     /// Forgets a file that was accepted or rejected. Both need writes, so a pause is over.
     fn dealt_with(&mut self, name: &OsStr, config: &DaemonConfig<'_>) {
         self.pending.remove(name);
+        self.end_pause(config);
+    }
+
+    fn end_pause(&mut self, config: &DaemonConfig<'_>) {
         if self.pause.take().is_some() {
             (config.print_line)("intake continues");
         }
@@ -423,8 +423,12 @@ impl Inbox {
             if !config.settings.guards.tolerate_vanished {
                 return Err(DaemonError::Accept { path: self.dir.join(name), source: error });
             }
-            self.pending.remove(name);
             (config.print_line)(&format!("vanished before it could be read: {shown_name}"));
+            let was_in_trouble = self.pending.remove(name).is_some_and(|file| file.trouble.is_some());
+            // If it was the only one that failed, nothing tells that another one would.
+            if was_in_trouble && self.pending.values().all(|file| file.trouble.is_none()) {
+                self.end_pause(config);
+            }
             return Ok(());
         }
         if !config.settings.guards.intake_retry {
@@ -442,6 +446,7 @@ impl Inbox {
         }
         if let Some(file) = self.pending.get_mut(name) {
             let is_new = Trouble::record(&mut file.trouble, &reason);
+            file.exit = error.exit();
             if let Some(trouble) = &file.trouble {
                 file.next_look = trouble.next_try();
             }
@@ -453,6 +458,7 @@ impl Inbox {
             }
         }
         if error.concerns_all_files() {
+            self.pause_exit = error.exit();
             self.pause(&format!("intake paused, will try again: {reason}"), config);
         }
         Ok(())
@@ -479,24 +485,42 @@ impl Inbox {
             // The next look will report it.
             return InboxState::Busy;
         }
-        let troubles = self
-            .pending
-            .values()
-            .map(|file| file.trouble.as_ref())
-            .chain([&self.list_trouble].into_iter().filter_map(|trouble| trouble.as_ref().map(Some)));
-        if self.copy.is_some() || (self.pause.is_none() && troubles.clone().any(|trouble| trouble.is_none()))
-        {
+        let has_waiting = self.pending.values().any(|file| file.trouble.is_none());
+        if self.copy.is_some() || (self.pause.is_none() && has_waiting) {
             return InboxState::Busy;
         }
         let left = self.pending.len() + self.put_aside.len();
-        match troubles.clone().flatten().min_by_key(|trouble| trouble.lasted()) {
-            None => InboxState::Empty,
-            Some(newest) => InboxState::Stuck {
-                lasted: self.pause.as_ref().unwrap_or(newest).lasted(),
-                message: format!("{left} files are left in the inbox: {}", newest.message()),
-                exit: if self.base_fails { Exit::BaseModel } else { Exit::JobsFailed },
-            },
+        if left == 0 && self.list_trouble.is_none() {
+            return InboxState::Empty;
         }
+        let of_files = self
+            .pending
+            .values()
+            .filter_map(|file| file.trouble.as_ref().map(|trouble| (trouble, file.exit)));
+        let of_all = [(&self.pause, self.pause_exit), (&self.list_trouble, Exit::JobsFailed)];
+        let of_all = of_all.into_iter().filter_map(|(trouble, exit)| trouble.as_ref().map(|it| (it, exit)));
+        let newest = of_files.chain(of_all).min_by_key(|(trouble, _)| trouble.lasted());
+        // Without a trouble, only files are left that were put aside. Their turn comes.
+        newest.map_or(InboxState::Busy, |(newest, exit)| InboxState::Stuck {
+            lasted: self.pause.as_ref().unwrap_or(newest).lasted(),
+            message: format!("{left} files are left in the inbox{}: {}", self.names_left(), newest.message()),
+            exit: if self.pause.is_some() { self.pause_exit } else { exit },
+        })
+    }
+
+    /// The first names of the files that are left, as a part of a sentence.
+    fn names_left(&self) -> String {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut names = BTreeSet::new();
+        let mut count = 0;
+        for name in entries.map(|entry| entry.file_name()).filter(|name| !is_ignored(name)) {
+            count += 1;
+            names.insert(name);
+            if names.len() > MAX_NAMED {
+                names.pop_last();
+            }
+        }
+        list_of_names(&names, count)
     }
 
     /// Visible files that are never taken because of their names.
@@ -510,6 +534,16 @@ impl Inbox {
                 .any(|prefix| name.starts_with(prefix))
         };
         names.filter(|name| is_ignored(name) && !is_own(name)).count()
+    }
+}
+
+/// ` (a, b and 3 more)`, or nothing if there are no names.
+fn list_of_names(names: &BTreeSet<OsString>, count: usize) -> String {
+    let listed: Vec<String> = names.iter().map(|name| shown(&name.to_string_lossy())).collect();
+    match (listed.is_empty(), count.saturating_sub(listed.len())) {
+        (true, _) => String::new(),
+        (false, 0) => format!(" ({})", listed.join(", ")),
+        (false, more) => format!(" ({} and {more} more)", listed.join(", ")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::inbox_file::{self, FileIdentity};
 use super::open_writers::{OpenWriters, open_writers};
 use super::trouble::Trouble;
+use crate::exit::Exit;
 use crate::settings::Guards;
 
 /// Wait before another look at a file that a process has open for writing.
@@ -30,6 +31,8 @@ pub(super) struct PendingFile {
     /// The file is in the queue as this job, and only has to be removed.
     pub(super) accepted_as: Option<String>,
     pub(super) trouble: Option<Trouble>,
+    /// Exit code of a drain that ends because of the trouble.
+    pub(super) exit: Exit,
 }
 
 /// Whether the writer of a file is done.
@@ -55,6 +58,7 @@ impl PendingFile {
             writer_reported: false,
             accepted_as: None,
             trouble: None,
+            exit: Exit::JobsFailed,
         }
     }
 

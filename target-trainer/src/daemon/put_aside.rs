@@ -1,5 +1,5 @@
-//! Files of the inbox that keep failing, beyond those that are remembered one by one. Only hashes of their names
-//! are kept, so that memory stays small whatever somebody puts there. Tries nothing itself.
+//! Files of the inbox that keep failing, beyond those that are remembered one by one. Only hashes of their
+//! names are kept, so that memory stays small whatever somebody puts there. Tries nothing itself.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Time after which all of them are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// The same if some of them can be remembered one by one now.
+const RETRY_INTERVAL_WITH_ROOM: Duration = Duration::from_secs(1);
 
 /// Files that are passed over for a while.
 #[derive(Default)]
@@ -32,9 +34,11 @@ impl PutAside {
         !self.hashes.is_empty() && self.hashes.contains(&self.hasher.hash_one(name))
     }
 
-    /// Forgets all files if they have been passed over for long enough.
-    pub(super) fn expire(&mut self) {
-        if self.since.is_some_and(|since| since.elapsed() > RETRY_INTERVAL) {
+    /// Forgets all files if they have been passed over for long enough. `has_room`: some of them can be
+    /// remembered one by one.
+    pub(super) fn expire(&mut self, has_room: bool) {
+        let interval = if has_room { RETRY_INTERVAL_WITH_ROOM } else { RETRY_INTERVAL };
+        if self.since.is_some_and(|since| since.elapsed() > interval) {
             (self.hashes, self.since) = (HashSet::new(), None);
         }
     }
