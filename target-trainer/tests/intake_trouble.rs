@@ -189,6 +189,39 @@ fn data_is_a_duplicate_only_of_a_result_that_is_there() {
     assert!(again().contains("duplicate"));
 }
 
+/// The queued job has been accepted, and somebody or the disk has damaged its data since.
+#[test]
+fn a_good_copy_replaces_the_damaged_data_of_a_queued_job() {
+    for damage in ["missing", "cut", "changed", "link", "directory"] {
+        let root = TrainerRoot::with_job(&["recipe.steps=200", "train.save_patience_s=0"]);
+        root.kill_after_checkpoints(1);
+        let (queue, submitted) = (root.path().join("queue/processing"), root.dir.path().join("sums.jsonl"));
+        let data = queue.join(&sorted_names(&queue)[0]).join("data.jsonl");
+        let good = std::fs::read(&data).unwrap();
+        match damage {
+            "cut" => OpenOptions::new().write(true).open(&data).unwrap().set_len(100).unwrap(),
+            "changed" => std::fs::write(&data, sample(1)).unwrap(),
+            _ => std::fs::remove_file(&data).unwrap(),
+        }
+        match damage {
+            "link" => std::os::unix::fs::symlink("/dev/null", &data).unwrap(),
+            "directory" => std::fs::create_dir(&data).unwrap(),
+            _ => {}
+        }
+        assert!(submit(&root, &submitted).status.success());
+        let output = root.spawn_daemon().wait_with_output().unwrap();
+        if damage == "directory" {
+            // It can't be replaced, and the good copy stays where it is.
+            assert_eq!(output.status.code(), Some(20), "{}", all_output(&output));
+            assert_eq!(std::fs::read(root.path().join("inbox/sums.jsonl")).unwrap(), good);
+            continue;
+        }
+        assert!(output.status.success(), "{damage}: {}", all_output(&output));
+        assert!(text(&output.stdout).contains("duplicate sums.jsonl"), "{}", all_output(&output));
+        assert!(text(&output.stdout).contains("finished job"), "{damage}: {}", all_output(&output));
+    }
+}
+
 #[test]
 fn data_is_kept_if_the_queue_has_it_in_a_job_that_can_not_be_read() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000", "train.save_patience_s=0"]);

@@ -16,7 +16,7 @@ use super::error::{AcceptError, DaemonError};
 use super::inbox_file::{FileIdentity, Taken, put_back, take_aside};
 use super::incoming_copy::{CopyProgress, IncomingCopy};
 use super::job_queue::JobQueue;
-use super::jobs;
+use super::jobs::{self, Known};
 use super::pending_file::{PendingFile, SettleState};
 use super::put_aside::PutAside;
 use super::rejection::{REJECTED_PREFIX, Rejection, finish_rejection, reject};
@@ -330,7 +330,11 @@ impl Inbox {
             return self.reject_file(&copy.name, copy.identity, &[], &message, config);
         }
         let job = copy.describe(queue.next_order(), base, &config.settings.recipe)?;
-        if jobs::is_known(&config.layout, &job)? {
+        let known = jobs::known(&config.layout, &job)?;
+        if known != Known::No {
+            if known == Known::Queued {
+                jobs::renew_data(&config.layout, &job.id, &copy.data_path())?;
+            }
             durable::remove_tree(copy.temporary())?;
             (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
         } else {

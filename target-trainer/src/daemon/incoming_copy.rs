@@ -19,6 +19,8 @@ use crate::plain_text::shown;
 use crate::settings::Guards;
 use crate::state::Recipe;
 
+/// Name of the data in a job's directory.
+const DATA_FILE: &str = "data.jsonl";
 /// Errors of one file that are reported.
 const MAX_ERRORS: usize = 20;
 /// Keys that are named.
@@ -140,7 +142,7 @@ impl IncomingCopy {
             identity,
             source,
             reader: SampleReader::new(input, &config.settings.limits, &config.settings.guards),
-            copy: AppendFile::create(&temporary.join("data.jsonl"))?,
+            copy: AppendFile::create(&temporary.join(DATA_FILE))?,
             temporary,
             content: ContentId::default(),
             counts: LearningCounts::default(),
@@ -200,6 +202,11 @@ impl IncomingCopy {
     /// The directory that holds the copy.
     pub(super) fn temporary(&self) -> &Path {
         &self.temporary
+    }
+
+    /// The copy of the data in that directory.
+    pub(super) fn data_path(&self) -> PathBuf {
+        self.temporary.join(DATA_FILE)
     }
 
     /// What the samples have to learn.

@@ -2,6 +2,7 @@
 //! Knows nothing of workers.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
@@ -145,20 +146,46 @@ fn parse_report(bytes: &[u8]) -> Option<FinishedJob> {
     Some(FinishedJob { step: report.get("step")?.as_u64()?, adapter })
 }
 
+/// Whether the content of a new job is known already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It is neither queued nor done.
+    No,
+    /// There is a job of this content in the queue. Its data may be damaged.
+    Queued,
+    /// There is a complete result.
+    Done,
+}
+
 /// Whether this job is queued, or done with a result that is still there.
 ///
 /// # Errors
-/// If it can't be told: a job must not be queued twice because of that. And if it is queued and can't be read:
-/// its data must not be taken for safe.
-pub(super) fn is_known(layout: &RootLayout, job: &Job) -> Result<bool, AcceptError> {
+/// If it can't be told: a job must not be queued twice because of that. And if it is queued and can't be
+/// read: its data must not be taken for safe.
+pub(super) fn known(layout: &RootLayout, job: &Job) -> Result<Known, AcceptError> {
     let path = layout.processing().join(&job.id);
     if path.try_exists().map_err(file_error("look for", &path))? {
         return match read_job(layout, &job.id) {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(Known::Queued),
             Err(source) => Err(AcceptError::BrokenJob { id: job.id.clone(), source }),
         };
     }
-    Ok(finished_result(layout, job)?.is_some())
+    Ok(if finished_result(layout, job)?.is_some() { Known::Done } else { Known::No })
+}
+
+/// Puts a good copy of the data, which is synced, into the place of that of the queued job: the old copy may
+/// be cut or damaged, and to read it would take long. A worker that reads the old one keeps it open.
+///
+/// # Errors
+/// If that is not possible. The old copy then stays.
+pub(super) fn renew_data(layout: &RootLayout, job: &str, copy: &Path) -> Result<(), AcceptError> {
+    let data = layout.job_data(job);
+    if data.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        let source = std::io::Error::new(ErrorKind::IsADirectory, "data.jsonl is a directory");
+        return Err(AcceptError::BrokenJob { id: job.to_owned(), source });
+    }
+    durable::rename(copy, &data)?;
+    Ok(durable::sync_dir(&layout.processing().join(job), SyncPolicy::Full)?)
 }
 
 /// Removes a finished job from the queue. With `whole`, a crash never leaves a part of it there.
