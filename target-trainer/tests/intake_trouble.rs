@@ -222,6 +222,72 @@ fn a_good_copy_replaces_the_damaged_data_of_a_queued_job() {
     }
 }
 
+/// A result without its adapter is trained again, a job that has failed may fail again, and a job leaves the
+/// queue: what somebody has put into their directories stays.
+#[test]
+fn files_that_the_trainer_did_not_make_are_never_removed() {
+    let root = TrainerRoot::with_job(&SHORT_RUN);
+    let data = root.dir.path().join("sums.jsonl");
+    let again = || assert!(submit(&root, &data).status.success());
+    let first = root.drain();
+    let done = root.path().join("done");
+    let job = sorted_names(&done)[0].clone();
+    std::fs::write(done.join(&job).join("notes.txt"), "mine").unwrap();
+    std::fs::write(done.join(&job).join("adapter_model.safetensors"), "quantized").unwrap();
+    again();
+    // Somebody keeps notes in the queue, too.
+    let mut daemon = root.spawn_daemon();
+    let entry = root.path().join("queue/processing").join(&job);
+    wait_for("the queue", || entry.is_dir() || daemon.try_wait().unwrap().is_some());
+    let has_notes = std::fs::write(entry.join("notes.txt"), "queued").is_ok();
+    let output = daemon.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", all_output(&output));
+    assert_eq!(adapter_digest(&text(&output.stdout)), adapter_digest(&first));
+    assert!(
+        text(&output.stdout).contains("was not the complete result of this job"),
+        "{}",
+        all_output(&output)
+    );
+    let read = |path: String| std::fs::read_to_string(done.join(path)).unwrap();
+    let old: Vec<String> = (1..=2).map(|number| format!("{job}-old-{number}")).collect();
+    let (kept, queued) = if read(format!("{}/notes.txt", old[0])) == "mine" { (0, 1) } else { (1, 0) };
+    assert_eq!(read(format!("{}/notes.txt", old[kept])), "mine");
+    assert_eq!(read(format!("{}/adapter_model.safetensors", old[kept])), "quantized");
+    assert!(has_notes);
+    assert_eq!(read(format!("{}/notes.txt", old[queued])), "queued");
+    assert!(sorted_names(&root.path().join("queue/processing")).is_empty());
+    assert!(root.verify().status.success(), "{}", all_output(&root.verify()));
+    again();
+    assert!(root.drain().contains("duplicate"));
+}
+
+#[test]
+fn data_of_an_earlier_failure_is_kept() {
+    let root = TrainerRoot::new(&[SHORT_RUN[0], SHORT_RUN[1], "train.non_finite_budget=0"]);
+    let failed = root.path().join("failed");
+    let line = "{\"text\":\"a\",\"weight\":3.0e38}\n".repeat(8);
+    for attempt in 1..=3 {
+        std::fs::write(root.path().join("inbox/overflow.jsonl"), &line).unwrap();
+        let output = root.drain_with_failed_job();
+        let names = sorted_names(&failed);
+        assert_eq!(names.len(), attempt, "{output}");
+        for name in names {
+            let notes = failed.join(name).join("notes.txt");
+            std::fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(notes)
+                .unwrap()
+                .write_all(b"x")
+                .unwrap();
+        }
+    }
+    let notes = |name: &str| std::fs::read_to_string(failed.join(name).join("notes.txt")).unwrap().len();
+    let mut counts: Vec<usize> = sorted_names(&failed).iter().map(|name| notes(name)).collect();
+    counts.sort();
+    assert_eq!(counts, [1, 2, 3]);
+}
+
 #[test]
 fn data_is_kept_if_the_queue_has_it_in_a_job_that_can_not_be_read() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000", "train.save_patience_s=0"]);

@@ -6,7 +6,7 @@ use super::error::CliError;
 use super::print;
 use crate::bounded_read::open_regular;
 use crate::daemon::queued_job;
-use crate::durable::TEMPORARY_MARKER;
+use crate::durable::{TEMPORARY_MARKER, is_moved_aside};
 use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::ContentId;
@@ -24,7 +24,8 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     for job in sorted_names(&layout.checkpoints()) {
         findings.extend(checkpoint_findings(&layout, &settings, &job)?);
     }
-    for job in sorted_names(&layout.done()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER)) {
+    let is_result = |name: &String| !name.starts_with(TEMPORARY_MARKER) && !is_moved_aside(name);
+    for job in sorted_names(&layout.done()).into_iter().filter(is_result) {
         findings.extend(check_adapter(&layout.done().join(job)).err().map(|error| chain(&error)));
     }
     findings.extend(

@@ -2,6 +2,7 @@
 //! have not succeeded yet. It is read once, not for each file. Knows nothing of workers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::daemon_config::DaemonConfig;
@@ -155,13 +156,21 @@ impl JobQueue {
                 self.departures.push(departure);
                 continue;
             }
-            if let Err(error) = move_out(config, &departure.job, &departure.to) {
-                let message = chain(&error);
-                if Trouble::record(&mut departure.trouble, &message) {
-                    let id = &departure.job.id;
-                    (config.print_line)(&format!("job {id} stays in the queue for now: {message}"));
+            match move_out(config, &departure.job, &departure.to) {
+                Ok(None) => {}
+                Ok(Some(old)) => (config.print_line)(&format!(
+                    "job {}: files that were there before, or that are not the trainer's, are now in `{}`",
+                    departure.job.id,
+                    old.display()
+                )),
+                Err(error) => {
+                    let message = chain(&error);
+                    if Trouble::record(&mut departure.trouble, &message) {
+                        let id = &departure.job.id;
+                        (config.print_line)(&format!("job {id} stays in the queue for now: {message}"));
+                    }
+                    self.departures.push(departure);
                 }
-                self.departures.push(departure);
             }
         }
     }
@@ -191,7 +200,8 @@ pub(super) struct UnreadableEntry<'a> {
     pub(super) may_pass: bool,
 }
 
-fn move_out(config: &DaemonConfig<'_>, job: &Job, to: &Departure) -> Result<(), DurableError> {
+/// Returns where something was moved that is not the trainer's, if there was any.
+fn move_out(config: &DaemonConfig<'_>, job: &Job, to: &Departure) -> Result<Option<PathBuf>, DurableError> {
     match to {
         Departure::Done => jobs::remove_from_queue(&config.layout, job, config.settings.guards.prune_whole),
         Departure::Failed(reason) => jobs::move_to_failed(&config.layout, job, reason),

@@ -2,7 +2,7 @@
 //! Knows nothing of workers.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
@@ -18,6 +18,10 @@ use crate::store::RootLayout;
 
 /// The file of a result that [`FinishedJob::adapter`] is the digest of.
 const ADAPTER_FILE: &str = "adapter_model.safetensors";
+/// The file that describes a queued job.
+const JOB_FILE: &str = "job.json";
+/// The files that the daemon makes in the directory of a queued job.
+const OWN_FILES: [&str; 3] = [JOB_FILE, "data.jsonl", "reason.json"];
 /// Largest JSON file of a job.
 const MAX_JSON_BYTES: u64 = 1 << 20;
 /// How much of a file's name names its job, if its content does not.
@@ -95,7 +99,7 @@ pub(super) fn remove_unfinished(layout: &RootLayout) -> Result<(), DurableError>
 pub(super) fn read_job(layout: &RootLayout, name: &str) -> std::io::Result<Job> {
     let invalid = |text: String| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
     let entry = layout.processing().join(name);
-    let bytes = match read_regular(&entry.join("job.json"), MAX_JSON_BYTES) {
+    let bytes = match read_regular(&entry.join(JOB_FILE), MAX_JSON_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(invalid("there is no job.json".into()));
         }
@@ -188,19 +192,41 @@ pub(super) fn renew_data(layout: &RootLayout, job: &str, copy: &Path) -> Result<
     Ok(durable::sync_dir(&layout.processing().join(job), SyncPolicy::Full)?)
 }
 
-/// Removes a finished job from the queue. With `whole`, a crash never leaves a part of it there.
-pub(super) fn remove_from_queue(layout: &RootLayout, job: &Job, whole: bool) -> Result<(), DurableError> {
+/// Removes a finished job from the queue. With `whole`, a crash never leaves a part of it there. If somebody
+/// else has put files there, all of it is moved beside the result instead, and that path is returned.
+pub(super) fn remove_from_queue(
+    layout: &RootLayout,
+    job: &Job,
+    whole: bool,
+) -> Result<Option<PathBuf>, DurableError> {
     let entry = layout.processing().join(&job.id);
-    if whole {
+    let mut kept = None;
+    if has_other_files(&entry) {
+        kept = Some(durable::move_to_old(&entry, &layout.done().join(&job.id))?);
+        durable::sync_dir(&layout.done(), SyncPolicy::Full)?;
+    } else if whole {
         durable::remove_atomically(&entry, SyncPolicy::Full)?;
     } else {
         durable::remove_tree(&entry)?;
     }
-    durable::sync_dir(&layout.processing(), SyncPolicy::Full)
+    durable::sync_dir(&layout.processing(), SyncPolicy::Full)?;
+    Ok(kept)
 }
 
-/// Moves the job with its data and the reason to `failed/`. Its checkpoints stay where they are.
-pub(super) fn move_to_failed(layout: &RootLayout, job: &Job, reason: &str) -> Result<(), DurableError> {
+/// Whether there is something in the directory that the daemon does not make.
+fn has_other_files(entry: &Path) -> bool {
+    let is_other = |name: &str| !OWN_FILES.contains(&name) && !name.starts_with(TEMPORARY_MARKER);
+    let mut entries = std::fs::read_dir(entry).into_iter().flatten().flatten();
+    entries.any(|entry| is_other(&entry.file_name().to_string_lossy()))
+}
+
+/// Moves the job with its data and the reason to `failed/`. Its checkpoints stay where they are. What is in
+/// its place there, such as the data of an earlier attempt, is moved aside, and that path is returned.
+pub(super) fn move_to_failed(
+    layout: &RootLayout,
+    job: &Job,
+    reason: &str,
+) -> Result<Option<PathBuf>, DurableError> {
     let from = layout.processing().join(&job.id);
     let reason_file = serde_json::json!({
         "job": job.id,
@@ -210,8 +236,9 @@ pub(super) fn move_to_failed(layout: &RootLayout, job: &Job, reason: &str) -> Re
     });
     durable::replace(&from.join("reason.json"), reason_file.to_string().as_bytes(), SyncPolicy::Full)?;
     let to = layout.failed().join(&job.id);
-    durable::remove_tree(&to)?;
+    let aside = durable::move_aside(&to)?;
     durable::rename(&from, &to)?;
     durable::sync_dir(&layout.failed(), SyncPolicy::Full)?;
-    durable::sync_dir(&layout.processing(), SyncPolicy::Full)
+    durable::sync_dir(&layout.processing(), SyncPolicy::Full)?;
+    Ok(aside)
 }

@@ -64,20 +64,26 @@ pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Re
     Ok(())
 }
 
-/// The first directory for this label that has no data. One that exists is that of an attempt that was
-/// interrupted.
+/// The first directory for this label that has no data. One that has a reason is that of an attempt that was
+/// interrupted. One that has something else is not the daemon's.
 fn dir_without_data(failed: &Path, label: &str) -> PathBuf {
     let names = (1..).map(|number| match number {
         1 => format!("rejected-{label}"),
         number => format!("rejected-{label}-{number}"),
     });
-    let free =
-        |name: String| Some(failed.join(name)).filter(|dir| dir.join("data").symlink_metadata().is_err());
-    names.filter_map(free).next().unwrap_or_else(|| failed.join(label))
+    let is_empty = |dir: &Path| match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(_) => dir.symlink_metadata().is_err(),
+    };
+    let is_free = |dir: &PathBuf| {
+        let has_data = dir.join("data").symlink_metadata().is_ok();
+        !has_data && (dir.join("reason.json").exists() || is_empty(dir))
+    };
+    names.map(|name| failed.join(name)).find(is_free).unwrap_or_else(|| failed.join(label))
 }
 
-/// Moves a hidden file to `failed/`, where a killed daemon has written the reason already. Without a reason, the
-/// file gets a visible name, so that it is rejected again.
+/// Moves a hidden file to `failed/`, where a killed daemon has written the reason already. Without a reason,
+/// the file gets a visible name, so that it is rejected again.
 ///
 /// # Errors
 /// If it can't be moved.
@@ -98,7 +104,6 @@ fn write_reason(dir: &Path, rejection: &Rejection<'_>) -> Result<(), DurableErro
         "errors": rejection.errors.iter().map(|error| error.to_string()).collect::<Vec<_>>(),
         "advice": "fix the file and submit it again",
     });
-    durable::remove_tree(dir)?;
     let text = serde_json::to_vec_pretty(&reason).unwrap_or_default();
     durable::write_dir(dir, &[("reason.json", text)], SyncPolicy::Full, true)
 }

@@ -22,6 +22,8 @@ pub use space::{DeferReason, RequiredSpace, check_space};
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Part of the name of every unfinished file and directory.
 pub const TEMPORARY_MARKER: &str = ".tmp";
+/// Part of the name of what was moved aside, before a number.
+const OLD_MARKER: &str = "-old-";
 /// Ends of the names of files that somebody else has not finished: copies, downloads, files of editors.
 const UNFINISHED_SUFFIXES: [&str; 8] =
     [".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart", ".swp", "~"];
@@ -217,6 +219,48 @@ pub fn remove_atomically(path: &Path, sync: SyncPolicy) -> Result<(), DurableErr
     remove_tree(&temporary)
 }
 
+/// Renames what has this path to a free name beside it, `NAME-old-1` and so on, and returns that path. Does
+/// nothing if there is nothing, or an empty directory, over which a directory can be renamed. Does not sync.
+///
+/// # Errors
+/// If it can't be renamed.
+pub fn move_aside(path: &Path) -> Result<Option<PathBuf>, DurableError> {
+    let is_in_the_way = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(DurableError::new("look for", path)(error)),
+        Ok(metadata) if metadata.is_dir() => {
+            std::fs::read_dir(path).map_err(DurableError::new("list", path))?.next().is_some()
+        }
+        Ok(_) => true,
+    };
+    if !is_in_the_way {
+        return Ok(None);
+    }
+    move_to_old(path, path).map(Some)
+}
+
+/// Renames `from` to a free name made from `beside`: `NAME-old-1` and so on. Returns its path. Does not sync.
+///
+/// # Errors
+/// If it can't be renamed.
+pub fn move_to_old(from: &Path, beside: &Path) -> Result<PathBuf, DurableError> {
+    let name = beside.file_name().unwrap_or_default().to_string_lossy();
+    let mut number = 1u64;
+    loop {
+        let old = beside.with_file_name(format!("{name}{OLD_MARKER}{number}"));
+        if rename_new(from, &old)? {
+            return Ok(old);
+        }
+        number += 1;
+    }
+}
+
+/// Whether [`move_aside`] has given this name.
+pub fn is_moved_aside(name: &str) -> bool {
+    let number = name.rsplit_once(OLD_MARKER).map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Removes a file. Does nothing if it does not exist.
 ///
 /// # Errors
@@ -233,8 +277,8 @@ fn ignore_not_found(result: Result<(), Error>, doing: &'static str, path: &Path)
 }
 
 /// Writes a directory whose files appear together or not at all: writes them into a temporary directory,
-/// syncs it, renames it, and syncs the parent. An existing directory is replaced as a whole. With `cleanup`, a failed attempt removes its temporary
-/// directory.
+/// syncs it, renames it, and syncs the parent. An existing directory is replaced as a whole. With `cleanup`,
+/// a failed attempt removes its temporary directory.
 ///
 /// # Errors
 /// If a file can't be written or synced, or the directory can't get its name.
@@ -392,6 +436,23 @@ impl AppendFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_the_way_is_moved_aside_and_never_over_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert_eq!(move_aside(&path).unwrap(), None);
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(move_aside(&path).unwrap(), None);
+        std::fs::write(path.join("notes"), "mine").unwrap();
+        assert_eq!(move_aside(&path).unwrap(), Some(dir.path().join("a-old-1")));
+        std::fs::write(&path, "a file").unwrap();
+        assert_eq!(move_aside(&path).unwrap(), Some(dir.path().join("a-old-2")));
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert_eq!(move_aside(&path).unwrap(), Some(dir.path().join("a-old-3")));
+        assert_eq!(std::fs::read_to_string(dir.path().join("a-old-1/notes")).unwrap(), "mine");
+        assert!(is_moved_aside("a-old-12") && !is_moved_aside("a-old-") && !is_moved_aside("a-old-x1"));
+    }
 
     #[test]
     fn a_claimed_name_is_taken_once_for_files_and_for_directories() {

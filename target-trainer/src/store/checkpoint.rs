@@ -208,9 +208,14 @@ impl CheckpointStore {
         is_valid
     }
 
-    /// Whether the checkpoint can be read and is of no use.
+    /// Whether the checkpoint can be read and is of no use. One that belongs to another step than its name is
+    /// a copy that somebody else has made, and so is one with a name that no save has.
     fn is_damaged(&self, name: &str) -> bool {
-        self.load(name).is_err_and(|damage| self.kind_of(&damage) == DamageKind::Damaged)
+        let is_own = step_of_name(name).is_some_and(|step| name == checkpoint_name(step));
+        let is_copy = |damage: &CheckpointDamage| matches!(damage, CheckpointDamage::OtherName { .. });
+        let is_damage =
+            |damage: CheckpointDamage| !is_copy(&damage) && self.kind_of(&damage) == DamageKind::Damaged;
+        is_own && self.load(name).is_err_and(is_damage)
     }
 
     fn remove_named(&self, name: &str) -> Result<(), SaveError> {
@@ -444,6 +449,21 @@ mod tests {
         ];
         assert_eq!(skipped, expected);
         assert_eq!(resume.state.unwrap().cursor.step, 1_000_000_000);
+    }
+
+    #[test]
+    fn copies_that_somebody_has_made_are_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 1);
+        save(&store, 10);
+        let copies = ["step-best", "step-9", "step-00000005", "step-00000099", "step-10", "best"];
+        copies.into_iter().for_each(|name| copy_of(dir.path(), 10, name));
+        [20, 30].into_iter().for_each(|step| save(&store, step));
+        assert!(copies.into_iter().all(|name| dir.path().join(name).join(STATE).exists()));
+        assert!(
+            dir.path().join(checkpoint_name(30)).exists() && !dir.path().join(checkpoint_name(20)).exists()
+        );
+        assert_eq!(resumed_step(dir.path()), 30);
     }
 
     #[test]

@@ -392,6 +392,10 @@ impl<'a> TrainingRun<'a> {
                 if self.config.settings.guards.space_check {
                     durable::check_space(&self.config.layout.done(), required_space(&files))?;
                 }
+                if let Some(aside) = durable::move_aside(&target)? {
+                    let (from, to) = (target.display().to_string(), aside.display().to_string());
+                    (self.config.emit)(WorkerEvent::MovedAside { from, to });
+                }
                 Ok(durable::write_dir(&target, &files, sync, true)?)
             },
         )?;

@@ -52,6 +52,8 @@ pub enum WorkerEvent {
         #[serde(rename = "what")]
         reason: String,
     },
+    /// Something that is not the job's complete result was in its place. It has been renamed to `to`.
+    MovedAside { from: String, to: String },
     /// The job is done. `adapter` is the adapter's digest.
     Finished { step: u64, adapter: String },
     /// The device that training runs on. Sent first, apart from heartbeats.
@@ -97,6 +99,10 @@ mod tests {
             (WorkerEvent::StepSkipped { step: 3, reason: reason() }, r#"{"skipped":{"step":3,"what":"r"}}"#),
             (WorkerEvent::RolledBack { to: 3, reason: reason() }, r#"{"rolled-back":{"to":3,"what":"r"}}"#),
             (WorkerEvent::Waiting { reason: reason() }, r#"{"waiting":{"why":"r"}}"#),
+            (
+                WorkerEvent::MovedAside { from: "a".into(), to: "b".into() },
+                r#"{"moved-aside":{"from":"a","to":"b"}}"#,
+            ),
             (WorkerEvent::Device { device: "cpu".into() }, r#"{"on":{"device":"cpu"}}"#),
             (WorkerEvent::MicroBatchReduced { from: 4, to: 2 }, r#"{"shrunk":{"from":4,"to":2}}"#),
             (WorkerEvent::WeightsReloaded { to: 3 }, r#"{"weights-mended":{"to":3}}"#),
