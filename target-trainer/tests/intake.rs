@@ -104,7 +104,12 @@ fn ignored_files_are_counted_at_the_end_of_a_drain() {
         assert_eq!(said.lines().count(), 1, "{said}");
     }
     let output = root.drain();
-    assert!(output.contains("9 files of the inbox were not taken"), "{output}");
+    let named =
+        " (.hidden.jsonl, a.part, b.jsonl.partial, c.crdownload, d.TMP, e.filepart, f.swp, g~, y.jsonl.tmp)";
+    assert!(
+        output.contains(&format!("not taken from the inbox because of their names{named}: ")),
+        "{output}"
+    );
     assert_eq!(sorted_names(&root.path().join("inbox")).len(), 10);
 }
 

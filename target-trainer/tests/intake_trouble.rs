@@ -1,6 +1,6 @@
-//! Runs the built command with files of the inbox that can't be taken, thousands of them, and with results, queue
-//! entries and hidden files that somebody or a crash has damaged. Checks that no other file waits because of
-//! them, and that no data is thrown away.
+//! Runs the built command with files of the inbox that can't be taken, thousands of them, and with results,
+//! queue entries and hidden files that somebody or a crash has damaged. Checks that no other file waits
+//! because of them, and that no data is thrown away.
 
 #![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 
@@ -12,6 +12,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -137,6 +138,48 @@ fn a_drain_waits_for_a_file_that_comes_while_intake_is_paused() {
     let (code, output) = exit_code(&root, drain);
     assert!(output.contains("1 samples from second.jsonl"), "{output}");
     assert!(code == Some(0) && sorted_names(&inbox).is_empty(), "{output}");
+}
+
+#[test]
+fn ignored_names_are_told_once_escaped_and_when_their_writer_is_done() {
+    let root = TrainerRoot::new(&[SHORT_RUN[0], "limits.settle_s=1"]);
+    let inbox = root.path().join("inbox");
+    std::fs::create_dir(inbox.join(".directory")).unwrap();
+    for name in [".hidden\n.jsonl", "a.part", ".tmp-submit-1-2"] {
+        std::fs::write(inbox.join(name), sample(1)).unwrap();
+    }
+    let daemon = start_daemon(&root);
+    let count = |name: &str| printed(&root).matches(&format!("not taken: {name}: ")).count();
+    let mut download = OpenOptions::new().append(true).create(true).open(inbox.join("b.part")).unwrap();
+    for _ in 0..20 {
+        download.write_all(sample(1).as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(count("b.part"), 0, "it is still downloaded");
+    for name in [r".hidden\n.jsonl", "a.part", ".directory", "b.part"] {
+        wait_for(name, || count(name) == 1);
+    }
+    // Not without a bound.
+    (0..200).for_each(|number| std::fs::write(inbox.join(format!(".{number}")), "").unwrap());
+    wait_for("the last line", || printed(&root).contains("more than 100 files of the inbox are not taken"));
+    std::thread::sleep(Duration::from_millis(1200));
+    stop(daemon);
+    assert_eq!(printed(&root).matches("not taken: ").count(), 100);
+    assert_eq!(printed(&root).matches("more than 100 files").count(), 1);
+    assert!(!printed(&root).contains("submit-1-2"), "a `submit` may still write it");
+}
+
+/// The name is too long to be made visible.
+#[test]
+fn a_drain_does_not_end_well_while_data_is_hidden_in_the_inbox() {
+    let root = TrainerRoot::new(&[SHORT_RUN[0], SHORT_RUN[1], "train.save_patience_s=1"]);
+    let (hidden, inbox) = (format!(".taken-{}", "x".repeat(248)), root.path().join("inbox"));
+    std::fs::write(inbox.join(&hidden), sample(1)).unwrap();
+    let (code, output) = exit_code(&root, start_drain(&root));
+    assert!(code == Some(20) && output.contains("xxx.. could not be restored: "), "{code:?} {output}");
+    std::fs::rename(inbox.join(&hidden), inbox.join(".taken-1")).unwrap();
+    let (code, output) = exit_code(&root, start_drain(&root));
+    assert!(code == Some(0) && output.contains("1 samples from taken-1.jsonl"), "{code:?} {output}");
 }
 
 #[test]

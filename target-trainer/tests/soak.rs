@@ -1,9 +1,9 @@
 //! Lets random faults hit the daemon while it trains random jobs, round after round: kills, signals, stopped
-//! workers, a full disk, a base model that is away, a damaged checkpoint. Checks that no job is lost or trained
-//! twice, that the weights are those of an undisturbed run, and that neither memory nor handles grow.
+//! workers, a full disk, a base model that is away, a damaged checkpoint. Checks that no job is lost or
+//! trained twice, that the weights are those of an undisturbed run, and that neither memory nor handles grow.
 //!
-//! `SOAK_SECONDS` is how long it runs (20 by default), `SOAK_SEED` chooses the faults. A failure prints the seed
-//! of its round, which repeats the choices, but not the timing.
+//! `SOAK_SECONDS` is how long it runs (20 by default), `SOAK_SEED` chooses the faults. A failure prints the
+//! seed of its round, which repeats the choices, but not the timing.
 
 #![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 

@@ -1,6 +1,7 @@
-//! Runs the built command twice through each of a number of faults: with the protection against it, and with that
-//! guard off. The second run must go wrong in the way that the guard prevents. So each of these guards is known
-//! to be what protects, and each check is known to be able to fail. The guards that scenarios remove are not here.
+//! Runs the built command twice through each of a number of faults: with the protection against it, and with
+//! that guard off. The second run must go wrong in the way that the guard prevents. So each of these guards
+//! is known to be what protects, and each check is known to be able to fail. The guards that scenarios remove
+//! are not here.
 
 #![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 

@@ -67,7 +67,8 @@ pub fn main() -> Exit {
 }
 
 /// A flag that the signals set which ask a process to end: those of people, schedulers, terminals and power
-/// supplies. One that is ignored stays ignored, as `nohup` arranges for SIGHUP. SIGXFSZ no longer ends the process: the write that is too large fails instead.
+/// supplies. One that is ignored stays ignored, as `nohup` arranges for SIGHUP. SIGXFSZ no longer ends the
+/// process: the write that is too large fails instead.
 fn stop_flag(guards: &Guards) -> Result<Arc<AtomicBool>, CliError> {
     use nix::libc::{SIGHUP, SIGINT, SIGPWR, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(CliError::Signal)?;

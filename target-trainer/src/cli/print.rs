@@ -73,8 +73,8 @@ pub(super) fn worker_event(event: &WorkerEvent) {
     }
 }
 
-/// Prints the error of the command line, which quotes arguments. It has several lines, unless an argument would
-/// add some.
+/// Prints the error of the command line, which quotes arguments. It has several lines, unless an argument
+/// would add some.
 pub(super) fn usage_error(text: &str) {
     let is_plain = |argument: std::ffi::OsString| is_one_plain_line(&argument.to_string_lossy());
     if std::env::args_os().all(is_plain) {

@@ -2,7 +2,7 @@
 //! the queue. Each look is short, so that supervision goes on. What fails concerns one file, or pauses
 //! intake; it never ends the daemon. Another process may remove or replace a file at any time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -12,14 +12,17 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::base_digest::BaseDigest;
 use super::daemon_config::DaemonConfig;
+use super::drain_state::{FilesLeft, InboxState, failing, list_of_names};
 use super::error::{AcceptError, DaemonError};
-use super::inbox_file::{FileIdentity, Taken, put_back, take_aside};
+use super::hidden_files::{HiddenFiles, TAKEN_PREFIX};
+use super::ignored_names::{IgnoredNames, ignored_names, is_ignored};
+use super::inbox_file::{FileIdentity, Taken, take_aside};
 use super::incoming_copy::{CopyProgress, IncomingCopy};
 use super::job_queue::JobQueue;
 use super::jobs::{self, Known};
 use super::pending_file::{PendingFile, SettleState};
 use super::put_aside::PutAside;
-use super::rejection::{REJECTED_PREFIX, Rejection, finish_rejection, reject};
+use super::rejection::{Rejection, reject};
 use super::trouble::Trouble;
 use crate::durable::{self, RequiredSpace, SyncPolicy};
 use crate::exit::Exit;
@@ -38,8 +41,6 @@ const MIN_LIST_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_PENDING: usize = 8192;
 /// Files in trouble that are remembered one by one.
 const MAX_IN_TROUBLE: usize = 8192;
-/// Files that are named when a drain ends with files left.
-const MAX_NAMED: usize = 20;
 /// Bytes that a job needs in addition to its data.
 const JOB_OVERHEAD_BYTES: u64 = 64 << 10;
 /// Time of one look, after which the daemon looks after its worker.
@@ -48,22 +49,6 @@ const LOOK_TIME: Duration = Duration::from_millis(50);
 const FILES_OF_A_LOOK: usize = 64;
 /// Wait for the base model's digest, before another look at it.
 const BASE_INTERVAL: Duration = Duration::from_millis(2);
-/// Begin of the names of files that are being removed after they were accepted.
-const TAKEN_PREFIX: &str = ".taken-";
-
-/// What keeps a drain from ending.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum InboxState {
-    Empty,
-    /// There are files, and their turn comes.
-    Busy,
-    /// Nothing but files or directories that keep failing, for this long.
-    Stuck {
-        lasted: Duration,
-        message: String,
-        exit: Exit,
-    },
-}
 
 /// The inbox and the files in it that are not dealt with yet.
 pub(super) struct Inbox {
@@ -80,6 +65,9 @@ pub(super) struct Inbox {
     pause_exit: Exit,
     /// Why the inbox can't be listed at the moment.
     list_trouble: Option<Trouble>,
+    /// Files that an earlier daemon, or a failed removal, has left under names of the daemon.
+    hidden: HiddenFiles,
+    ignored: IgnoredNames,
     last_listed: Option<Instant>,
     notified: bool,
     /// Change notifications of the kernel. `None` if inotify is unavailable; then only the periodic listing
@@ -95,7 +83,6 @@ impl Inbox {
                 tracing::warn!("no notifications for the inbox, it is listed twice a second: {error}")
             })
             .ok();
-        restore_hidden(&dir, layout);
         Inbox {
             dir,
             pending: BTreeMap::new(),
@@ -105,6 +92,8 @@ impl Inbox {
             pause: None,
             pause_exit: Exit::JobsFailed,
             list_trouble: None,
+            hidden: HiddenFiles::default(),
+            ignored: IgnoredNames::default(),
             last_listed: None,
             notified: false,
             changes,
@@ -189,7 +178,7 @@ impl Inbox {
             return;
         }
         (self.last_listed, self.notified) = (Some(Instant::now()), false);
-        match self.list() {
+        match self.list(config) {
             Ok(()) if self.list_trouble.take().is_some() => {
                 (config.print_line)("the inbox can be read again")
             }
@@ -204,15 +193,21 @@ impl Inbox {
     }
 
     /// Adds the files of the inbox, at most [`MAX_PENDING`] that are not in trouble.
-    fn list(&mut self) -> std::io::Result<()> {
+    fn list(&mut self, config: &DaemonConfig<'_>) -> std::io::Result<()> {
         self.put_aside.expire(!self.is_full_of_trouble());
+        self.hidden.begin_listing();
         let (mut room, now) = (self.room(), Instant::now());
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
+            if is_ignored(&name) {
+                self.hidden.restore(&self.dir, &name, config);
+                self.ignored.tell(&self.dir, &name, config);
+                continue;
+            }
             if room == 0 {
                 break;
             }
-            if !is_ignored(&name) && !self.pending.contains_key(&name) && !self.put_aside.contains(&name) {
+            if !self.pending.contains_key(&name) && !self.put_aside.contains(&name) {
                 self.pending.insert(name, PendingFile::new(now));
                 room -= 1;
             }
@@ -484,95 +479,28 @@ impl Inbox {
     }
 
     /// What the inbox holds now, after a fresh listing.
-    pub(super) fn state(&mut self) -> InboxState {
-        if self.list_trouble.is_none() && self.list().is_err() {
+    pub(super) fn state(&mut self, config: &DaemonConfig<'_>) -> InboxState {
+        if self.list_trouble.is_none() && self.list(config).is_err() {
             // The next look will report it.
             return InboxState::Busy;
         }
-        let has_waiting = self.pending.values().any(|file| file.trouble.is_none());
-        if self.copy.is_some() || (self.pause.is_none() && has_waiting) {
-            return InboxState::Busy;
-        }
-        let left = self.pending.len() + self.put_aside.len();
-        if left == 0 && self.list_trouble.is_none() {
-            return InboxState::Empty;
-        }
-        let of_files = self
-            .pending
-            .values()
-            .filter_map(|file| file.trouble.as_ref().map(|trouble| (trouble, file.exit)));
-        let of_all = [(&self.pause, self.pause_exit), (&self.list_trouble, Exit::JobsFailed)];
-        let of_all = of_all.into_iter().filter_map(|(trouble, exit)| trouble.as_ref().map(|it| (it, exit)));
-        let newest = of_files.chain(of_all).min_by_key(|(trouble, _)| trouble.lasted());
-        // Without a trouble, only files are left that were put aside. Their turn comes.
-        newest.map_or(InboxState::Busy, |(newest, exit)| InboxState::Stuck {
-            lasted: self.pause.as_ref().unwrap_or(newest).lasted(),
-            message: format!("{left} files are left in the inbox{}: {}", self.names_left(), newest.message()),
-            exit: if self.pause.is_some() { self.pause_exit } else { exit },
-        })
-    }
-
-    /// The first names of the files that are left, as a part of a sentence.
-    fn names_left(&self) -> String {
-        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let mut names = BTreeSet::new();
-        let mut count = 0;
-        for name in entries.map(|entry| entry.file_name()).filter(|name| !is_ignored(name)) {
-            count += 1;
-            names.insert(name);
-            if names.len() > MAX_NAMED {
-                names.pop_last();
-            }
-        }
-        list_of_names(&names, count)
-    }
-
-    /// Visible files that are never taken because of their names.
-    pub(super) fn ignored_files(&self) -> usize {
-        let names =
-            std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let is_own = |name: &OsString| {
-            let name = name.to_string_lossy();
-            [durable::TEMPORARY_MARKER, TAKEN_PREFIX, REJECTED_PREFIX]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
+        let left = FilesLeft {
+            dir: &self.dir,
+            count: self.pending.len() + self.put_aside.len(),
+            is_copying: self.copy.is_some(),
+            has_waiting: self.pending.values().any(|file| file.trouble.is_none()),
+            pause: failing(&self.pause, self.pause_exit),
+            other_troubles: [
+                failing(&self.list_trouble, Exit::JobsFailed),
+                failing(self.hidden.trouble(), Exit::JobsFailed),
+            ],
         };
-        names.filter(|name| is_ignored(name) && !is_own(name)).count()
+        left.state(self.pending.values().filter_map(|file| failing(&file.trouble, file.exit)))
     }
-}
 
-/// ` (a, b and 3 more)`, or nothing if there are no names.
-fn list_of_names(names: &BTreeSet<OsString>, count: usize) -> String {
-    let listed: Vec<String> = names.iter().map(|name| shown(&name.to_string_lossy())).collect();
-    match (listed.is_empty(), count.saturating_sub(listed.len())) {
-        (true, _) => String::new(),
-        (false, 0) => format!(" ({})", listed.join(", ")),
-        (false, more) => format!(" ({} and {more} more)", listed.join(", ")),
-    }
-}
-
-/// Whether a file is not taken because of its name: it is hidden, or its writer has marked it as unfinished.
-fn is_ignored(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    name.starts_with('.') || durable::is_unfinished_name(&name)
-}
-
-/// Finishes what a killed daemon was doing with files that it had hidden: those that it was removing get a
-/// visible name, and most are then found to be duplicates; those that it was rejecting go to `failed/`.
-fn restore_hidden(dir: &Path, layout: &RootLayout) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (name, path) = (entry.file_name(), entry.path());
-        let text = name.to_string_lossy();
-        let restored = if let Some(job) = text.strip_prefix(TAKEN_PREFIX) {
-            put_back(&path, &dir.join(format!("taken-{job}.jsonl")))
-        } else if let Some(label) = text.strip_prefix(REJECTED_PREFIX) {
-            finish_rejection(layout, &path, label)
-        } else {
-            continue;
-        };
-        if let Err(error) = restored {
-            tracing::warn!("`{}` could not be restored: {}", shown(&text), chain(&error));
-        }
+    /// The names in the inbox that are never taken, as a part of a sentence. Empty if there are none.
+    pub(super) fn ignored_files(&self) -> String {
+        list_of_names(ignored_names(&self.dir))
     }
 }
 

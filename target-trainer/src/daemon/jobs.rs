@@ -119,8 +119,8 @@ pub(super) struct FinishedJob {
     pub(super) adapter: String,
 }
 
-/// The result of a job that is finished already. `None` if it is not, or if the adapter that was announced is no
-/// longer there.
+/// The result of a job that is finished already. `None` if it is not, or if the adapter that was announced is
+/// no longer there.
 ///
 /// # Errors
 /// If it can't be told, because a file can't be read.

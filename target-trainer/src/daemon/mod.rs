@@ -4,8 +4,11 @@
 mod base_digest;
 mod cgroup;
 mod daemon_config;
+mod drain_state;
 mod error;
 mod event_line;
+mod hidden_files;
+mod ignored_names;
 mod inbox;
 mod inbox_file;
 mod incoming_copy;
@@ -33,9 +36,11 @@ use crate::settings::{DeviceRequest, Settings};
 use crate::train::WorkerEvent;
 
 pub use daemon_config::DaemonConfig;
+use drain_state::InboxState;
 pub use error::{AcceptError, DaemonError};
 use event_line::event_line;
-use inbox::{Inbox, InboxState};
+use ignored_names::IGNORED_RULE;
+use inbox::Inbox;
 use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::{FinishedJob, Job};
 pub use jobs::{QueuedJob, queued_job};
@@ -202,19 +207,19 @@ impl Daemon<'_> {
         if !self.config.drain || self.active.is_some() {
             return Ok(None);
         }
-        let inbox = self.inbox.state();
+        let inbox = self.inbox.state(self.config);
         if inbox == InboxState::Busy || !self.queue.has_no_job() {
             return Ok(None);
         }
         if let Some(stuck) = self.stuck(inbox) {
-            // Others may mend what keeps failing.
+            // Somebody may remove the cause.
             let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
             return if stuck.lasted >= patience { Err(stuck.error) } else { Ok(None) };
         }
         let ignored = self.inbox.ignored_files();
-        if ignored > 0 {
+        if !ignored.is_empty() {
             (self.config.print_line)(&format!(
-                "{ignored} files of the inbox were not taken: their names begin with `.` or end like `.tmp` or `.part`"
+                "not taken from the inbox because of their names{ignored}: {IGNORED_RULE}"
             ));
         }
         Ok(Some(if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done }))
@@ -491,7 +496,8 @@ impl Daemon<'_> {
                 },
             }
         }
-        let is_empty = self.inbox.state() == InboxState::Empty && self.queue.stuck_departure().is_none();
+        let is_empty =
+            self.inbox.state(self.config) == InboxState::Empty && self.queue.stuck_departure().is_none();
         if self.active.is_none() && is_empty && matches!(self.queue.first(self.config), Ok(None)) {
             (self.config.print_line)("shut down by a signal; nothing is left to do");
             return if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done };

@@ -40,8 +40,8 @@ impl<R: Read> SampleReader<R> {
     /// Reads one line. `on_line` gets its bytes, line end included.
     ///
     /// # Errors
-    /// If the line is not valid, the stream can't be read, or `on_line` fails. After a line that is not valid,
-    /// the next one can be read, unless the error says that it ends the check.
+    /// If the line is not valid, the stream can't be read, or `on_line` fails. After a line that is not
+    /// valid, the next one can be read, unless the error says that it ends the check.
     pub fn next_sample<E>(
         &mut self,
         on_line: &mut impl FnMut(&[u8]) -> Result<(), E>,

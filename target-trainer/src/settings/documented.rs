@@ -131,7 +131,11 @@ const DESCRIPTIONS: [(&str, &str); 95] = [
         "guards.running_program",
         "Workers are started from the running program, and again if that fails; off: from its file.",
     ),
-    ("guards.output_queue", "Nobody waits for a reader of standard output or standard error."),
+    (
+        "guards.output_queue",
+        "A slow reader of the output is waited for once, for 0.2 s; then lines are dropped and counted; off: \
+         the daemon waits until its output is read.",
+    ),
     (
         "guards.worker_cleanup",
         "The daemon waits for a worker that has ended and closes its pipe; off: both stay until the daemon ends.",

@@ -236,8 +236,8 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// If all checkpoints are damaged, the newest valid one belongs to another base model or recipe, a newer
-    /// version has written one of them, or one can't be read because of the machine. [`ResumeError::may_pass`]
-    /// tells the last case.
+    /// version has written one of them, or one can't be read because of the machine.
+    /// [`ResumeError::may_pass`] tells the last case.
     pub fn resume(&self) -> Result<ResumePoint, ResumeError> {
         let mut skipped = Vec::new();
         for name in self.names()? {
@@ -272,8 +272,8 @@ impl CheckpointStore {
         }
     }
 
-    /// What follows from the damage. Without the guard `read_errors`, a checkpoint that can't be read counts as
-    /// damaged; without `step_names`, one of a newer version does.
+    /// What follows from the damage. Without the guard `read_errors`, a checkpoint that can't be read counts
+    /// as damaged; without `step_names`, one of a newer version does.
     fn kind_of(&self, damage: &CheckpointDamage) -> DamageKind {
         match damage.kind() {
             DamageKind::ReadError | DamageKind::Machine if !self.options.guards.read_errors => {

@@ -132,7 +132,7 @@ pub enum ResumeError {
     /// No checkpoint is valid, and the disk can't read some, which may be good.
     #[error(
         "none of the {count} checkpoints is valid, and the disk can't read {unreadable} of them; nothing was \
-         deleted; mend the disk or restore a checkpoint"
+         deleted; repair the disk or restore a checkpoint"
     )]
     NoneReadable {
         count: usize,

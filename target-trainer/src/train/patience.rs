@@ -1,5 +1,5 @@
-//! Repeats what fails because of the machine: a file that can't be read at the moment, a disk that is full. The
-//! job is not at fault, so its worker waits.
+//! Repeats what fails because of the machine: a file that can't be read at the moment, a disk that is full.
+//! The job is not at fault, so its worker waits.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Runs the daemon on a machine that goes wrong: its disk hangs, a thread does not return, it gets no threads.
-//! Checks that the daemon tells what it is, stays responsive, and loses no job.
+//! Runs the daemon on a machine that goes wrong: its disk hangs, a thread does not return, it gets no
+//! threads. Checks that the daemon tells what it is, stays responsive, and loses no job.
 
 #![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 

@@ -110,8 +110,8 @@ impl TrainerRoot {
     }
 }
 
-/// The command that starts a daemon, without its arguments. Signals have their usual effect on it, also if these
-/// tests were started by `nohup` or in the background of a shell, and so ignore some.
+/// The command that starts a daemon, without its arguments. Signals have their usual effect on it, also if
+/// these tests were started by `nohup` or in the background of a shell, and so ignore some.
 pub(crate) fn daemon_command() -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP,INT,QUIT", PROGRAM, "daemon"]);

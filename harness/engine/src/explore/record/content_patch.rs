@@ -1,4 +1,5 @@
-//! What has to be written to make one content of another that a file has already. Decides nothing about files.
+//! What has to be written to make one content of another that a file has already. Decides nothing about
+//! files.
 
 use std::fs::File;
 use std::io::Error;
@@ -208,7 +209,9 @@ mod tests {
 
         /// Its bytes are the same, and without sources that have holes themselves its holes are.
         #[test]
-        fn a_patched_file_is_like_one_that_is_written_anew(contents in proptest::collection::vec(content(), 2..5)) {
+        fn a_patched_file_is_like_one_that_is_written_anew(
+            contents in proptest::collection::vec(content(), 2..5)
+        ) {
             let dir = tempfile::tempdir().unwrap();
             let Sources { initial_paths, log } = sources(dir.path());
             let mut reader = ContentReader::of(&initial_paths, &log).unwrap();
@@ -220,7 +223,8 @@ mod tests {
                 let new_file = File::create(&anew).unwrap();
                 pair[1].write_to_file(&mut reader, &new_file).unwrap();
                 prop_assert_eq!(std::fs::read(&patched).unwrap(), std::fs::read(&anew).unwrap());
-                let has_initial = contents.iter().flat_map(FileContent::pieces).any(|piece| matches!(piece.source, ByteSource::Initial(..)));
+                let mut pieces = contents.iter().flat_map(FileContent::pieces);
+                let has_initial = pieces.any(|piece| matches!(piece.source, ByteSource::Initial(..)));
                 if !has_initial {
                     prop_assert_eq!(file.metadata().unwrap().blocks(), new_file.metadata().unwrap().blocks());
                 }

@@ -1,12 +1,12 @@
-//! Keeps the large files of crash states, so that a content is written once and not for each state that has it.
-//! Knows no trees.
+//! Keeps the large files of crash states, so that a content is written once and not for each state that has
+//! it. Knows no trees.
 //!
-//! A file of the pool is lent: it is moved into the tree of a state, and moved back when the tree is emptied, so
-//! that a target sees a file with a single name. A file that the recovery has changed is not taken back.
-//! A file that is in no tree can also be changed into a similar one. inotify shows each change: a write, a change of attributes, and, for stores into a shared mapping, the close
-//! of a descriptor that was open for writing. The kernel reports that close when the last mapping and the last
-//! descriptor are gone, before the end of a killed process can be waited for. If inotify is not available, no
-//! file is taken back.
+//! A file of the pool is lent: it is moved into the tree of a state, and moved back when the tree is emptied,
+//! so that a target sees a file with a single name. A file that the recovery has changed is not taken back. A
+//! file that is in no tree can also be changed into a similar one. inotify shows each change: a write, a
+//! change of attributes, and, for stores into a shared mapping, the close of a descriptor that was open for
+//! writing. The kernel reports that close when the last mapping and the last descriptor are gone, before the
+//! end of a killed process can be waited for. If inotify is not available, no file is taken back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -105,8 +105,8 @@ impl FilePool {
         })
     }
 
-    /// Moves the file with this key to a name below the base directory. Returns false if the pool does not have
-    /// it.
+    /// Moves the file with this key to a name below the base directory. Returns false if the pool does not
+    /// have it.
     ///
     /// # Errors
     /// The file cannot be moved.
@@ -117,9 +117,9 @@ impl FilePool {
         Ok(true)
     }
 
-    /// Moves a file with a similar content to a name below the base directory, if to change it is cheaper than to
-    /// write a new one. Returns its content. It is not lent: a changed file is a new one. `needed`: those that the
-    /// tree has too.
+    /// Moves a file with a similar content to a name below the base directory, if to change it is cheaper
+    /// than to write a new one. Returns its content. It is not lent: a changed file is a new one. `needed`:
+    /// those that the tree has too.
     ///
     /// # Errors
     /// The file cannot be moved.
@@ -218,8 +218,8 @@ impl FilePool {
         Some(pooled)
     }
 
-    /// Removes the files that were not used for the longest time, until the needed bytes fit. Returns whether they
-    /// do.
+    /// Removes the files that were not used for the longest time, until the needed bytes fit. Returns whether
+    /// they do.
     fn make_room(&mut self, needed_bytes: u64) -> bool {
         let is_full = |pool: &FilePool| {
             pool.kept_bytes.saturating_add(needed_bytes) > pool.max_bytes || pool.kept.len() >= MAX_KEPT_FILES
