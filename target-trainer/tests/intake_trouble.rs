@@ -215,15 +215,29 @@ fn data_is_a_duplicate_only_of_a_result_that_is_there() {
         root.drain()
     };
     assert!(again().contains("duplicate"));
-    for damage in ["missing", "cut", "directory"] {
+    let config = job.join("adapter_config.json");
+    for damage in ["missing", "cut", "directory", "without configuration", "other rank", "changed"] {
         match damage {
             "missing" => std::fs::remove_file(&adapter).unwrap(),
+            "without configuration" => std::fs::remove_file(&config).unwrap(),
+            "other rank" => {
+                let text = std::fs::read_to_string(&config).unwrap();
+                std::fs::write(&config, text.replacen("\"r\": 8", "\"r\": 4", 1)).unwrap();
+            }
+            // The values stay finite.
+            "changed" => {
+                let mut bytes = std::fs::read(&adapter).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                std::fs::write(&adapter, bytes).unwrap();
+            }
             "cut" => OpenOptions::new().write(true).open(&adapter).unwrap().set_len(100).unwrap(),
             _ => {
                 std::fs::remove_dir_all(&job).unwrap();
                 std::fs::create_dir(&job).unwrap();
             }
         }
+        let verify = root.verify();
+        assert_eq!(verify.status.code(), Some(1), "{damage}: {}", all_output(&verify));
         let output = again();
         assert!(!output.contains("duplicate"), "{damage}: {output}");
         assert_eq!(adapter_digest(&output), adapter_digest(&first), "{damage}");
@@ -287,7 +301,7 @@ fn files_that_the_trainer_did_not_make_are_never_removed() {
     assert!(output.status.success(), "{}", all_output(&output));
     assert_eq!(adapter_digest(&text(&output.stdout)), adapter_digest(&first));
     assert!(
-        text(&output.stdout).contains("was not the complete result of this job"),
+        text(&output.stdout).contains("what was in the place of the result is now"),
         "{}",
         all_output(&output)
     );

@@ -141,6 +141,38 @@ fn a_truncated_or_missing_file_makes_the_run_resume_from_the_previous_checkpoint
     check_damage(|checkpoint| std::fs::remove_file(checkpoint.join("optimizer.safetensors")).unwrap());
 }
 
+/// `verify` finds all damage, also if the base model is not supported or gone. `resume-info` says what a
+/// worker would do.
+#[test]
+fn verify_checks_everything_although_the_base_model_is_not_supported() {
+    let root = TrainerRoot::with_job(&["recipe.steps=100000", "guards.base_check=false"]);
+    root.kill_after_checkpoints(2);
+    let base = root.path().join("base/config.json");
+    let good = std::fs::read_to_string(&base).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&good).unwrap();
+    config["hidden_act"] = "gelu".into();
+    std::fs::write(&base, config.to_string()).unwrap();
+    let verify = || {
+        let output = root.verify();
+        assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
+        all_output(&output)
+    };
+    let found = verify();
+    assert!(found.contains("hidden_act") && !found.contains("step-"), "{found}");
+    let info = run(&["resume-info", root.path_str()]);
+    assert!(text(&info.stdout).contains("can't resume: "), "another base: {}", all_output(&info));
+    let checkpoint = root.newest_checkpoint();
+    flip_bit(&checkpoint.join("state.json"), 60);
+    let name = checkpoint.file_name().unwrap().to_str().unwrap();
+    let found = verify();
+    assert!(found.contains("hidden_act") && found.contains(name), "{found}");
+    std::fs::remove_file(&base).unwrap();
+    assert!(verify().contains(name), "{}", verify());
+    std::fs::write(&base, good).unwrap();
+    let info = run(&["resume-info", root.path_str()]);
+    assert!(text(&info.stdout).contains("would resume from step"), "{}", all_output(&info));
+}
+
 #[test]
 fn without_a_valid_checkpoint_the_job_fails_with_a_reason_and_nothing_is_deleted() {
     let root = TrainerRoot::with_job(&["recipe.steps=100000"]);

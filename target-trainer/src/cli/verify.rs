@@ -1,4 +1,5 @@
-//! The commands `verify` and `resume-info`. They change nothing, and no guard setting changes what they find.
+//! The commands `verify` and `resume-info`. They change nothing, and no guard setting changes what `verify`
+//! finds: it always checks all.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::file_error::chain;
 use crate::intake::ContentId;
 use crate::model::{BaseCheck, BaseModel};
 use crate::settings::{Guards, Settings};
-use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter};
+use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter, read_result};
 
 /// `verify`: prints a line for each damaged checkpoint, adapter or data file. Files that a killed process
 /// left unfinished are listed too but are not findings, because the next start removes them.
@@ -21,12 +22,22 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     let settings = Settings::read(&layout.settings())?;
     let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     let mut findings = Vec::new();
+    // Whether a checkpoint is intact does not depend on the base model. Its weights are looked at by a worker.
+    let config = BaseModel::read_config(&layout.base(), BaseCheck::Full);
+    if let Err(error) = config.and_then(|_| BaseModel::digest(&layout.base(), BaseCheck::Full)) {
+        findings.push(chain(&error));
+    }
     for job in sorted_names(&layout.checkpoints()) {
-        findings.extend(checkpoint_findings(&layout, &settings, &job)?);
+        findings.extend(checkpoint_findings(&layout, &settings, &job));
     }
     let is_result = |name: &String| !name.starts_with(TEMPORARY_MARKER) && !is_moved_aside(name);
     for job in sorted_names(&layout.done()).into_iter().filter(is_result) {
-        findings.extend(check_adapter(&layout.done().join(job)).err().map(|error| chain(&error)));
+        let dir = layout.done().join(&job);
+        match read_result(&dir, &job) {
+            Err(problem) => findings.push(chain(&problem)),
+            // The digest is that of what was written.
+            Ok(_) => findings.extend(check_adapter(&dir).err().map(|error| chain(&error))),
+        }
     }
     findings.extend(
         sorted_names(&layout.processing())
@@ -64,9 +75,9 @@ fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     }
 }
 
-fn checkpoint_findings(layout: &RootLayout, settings: &Settings, job: &str) -> Result<Vec<String>, CliError> {
+fn checkpoint_findings(layout: &RootLayout, settings: &Settings, job: &str) -> Vec<String> {
     let dir = layout.job_checkpoints(job);
-    let checkpoints = open_checkpoints(layout, settings, job)?;
+    let checkpoints = open_checkpoints(layout, settings, job, String::new());
     let mut findings = Vec::new();
     for name in sorted_names(&dir) {
         let path = dir.join(&name);
@@ -78,21 +89,17 @@ fn checkpoint_findings(layout: &RootLayout, settings: &Settings, job: &str) -> R
             findings.push(chain(&error));
         }
     }
-    Ok(findings)
+    findings
 }
 
-/// Opens a job's checkpoints with every guard on, whatever the settings are.
-fn open_checkpoints(
-    layout: &RootLayout,
-    settings: &Settings,
-    job: &str,
-) -> Result<CheckpointStore, CliError> {
-    let base = BaseModel::digest(&layout.base(), BaseCheck::Full)?;
+/// Opens a job's checkpoints with every guard on, whatever the settings are. `base` is the digest of the base
+/// model, which only a resume compares.
+fn open_checkpoints(layout: &RootLayout, settings: &Settings, job: &str, base: String) -> CheckpointStore {
     // A job that has left the queue has no recipe of its own any more. It can be read with any.
     let recipe = queued_job(layout, job).ok().and_then(|job| job.recipe);
     let recipe = recipe.unwrap_or_else(|| settings.recipe.clone());
     let rules = SaveOptions { guards: Guards::default(), keep: settings.train.keep };
-    Ok(CheckpointStore::new(layout.job_checkpoints(job), base, recipe, rules))
+    CheckpointStore::new(layout.job_checkpoints(job), base, recipe, rules)
 }
 
 /// `resume-info`: prints the step that each queued job would resume from.
@@ -100,9 +107,11 @@ pub(super) fn resume_info(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let settings = Settings::read(&layout.settings())?;
     let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
+    // As a worker reads it: with the guard off, one that is not supported is trained on.
+    let base = BaseModel::digest(&layout.base(), BaseCheck::of_guard(settings.guards.base_check))?;
     for job in sorted_names(&layout.processing()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER))
     {
-        match open_checkpoints(&layout, &settings, &job)?.resume() {
+        match open_checkpoints(&layout, &settings, &job, base.clone()).resume() {
             Ok(resume) => {
                 let step = resume.state.map_or(0, |state| state.cursor.step);
                 print::line(&format!("job {job} would resume from step {step}"));

@@ -18,8 +18,8 @@ pub(super) fn event_line(job: &str, event: &WorkerEvent) -> Option<String> {
         WorkerEvent::SaveFailed { step, reason } => format!("save of step {step} failed: {reason}"),
         WorkerEvent::StepSkipped { step, reason } => format!("skipped step {step}: {reason}"),
         WorkerEvent::RolledBack { to, reason } => format!("rolled back to step {to}: {reason}"),
-        WorkerEvent::MovedAside { from, to } => {
-            format!("`{from}` was not the complete result of this job and is now `{to}`")
+        WorkerEvent::MovedAside { to, reason } => {
+            format!("what was in the place of the result is now `{to}`: {reason}")
         }
         WorkerEvent::Finished { step, adapter } => {
             format!("finished job {job} at step {step} adapter {adapter}")

@@ -8,16 +8,13 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use super::error::AcceptError;
-use crate::bounded_read::{open_regular, read_regular};
+use crate::bounded_read::read_regular;
 use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
-use crate::progress::ProgressReader;
 use crate::state::Recipe;
-use crate::store::RootLayout;
+use crate::store::{FinishedResult, ResultProblem, RootLayout, read_result};
 
-/// The file of a result that [`FinishedJob::adapter`] is the digest of.
-const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// The file that describes a queued job.
 const JOB_FILE: &str = "job.json";
 /// The files that the daemon makes in the directory of a queued job.
@@ -112,42 +109,16 @@ pub(super) fn read_job(layout: &RootLayout, name: &str) -> std::io::Result<Job> 
     Ok(job)
 }
 
-/// The result of a finished job, from its `report.json`.
-pub(super) struct FinishedJob {
-    pub(super) step: u64,
-    /// Digest of the adapter.
-    pub(super) adapter: String,
-}
-
-/// The result of a job that is finished already. `None` if it is not, or if the adapter that was announced is
-/// no longer there.
+/// The result of a job that is finished already. `None` if it is not, or if a part of it is gone or damaged.
 ///
 /// # Errors
 /// If it can't be told, because a file can't be read.
-pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Result<Option<FinishedJob>, FileError> {
-    let path = layout.done().join(&job.id).join("report.json");
-    let bytes = match read_regular(&path, MAX_JSON_BYTES) {
-        // What is not a file of ours is no result.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
-            return Ok(None);
-        }
-        bytes => bytes.map_err(file_error("read", &path))?,
-    };
-    let Some(finished) = parse_report(&bytes) else { return Ok(None) };
-    let path = layout.done().join(&job.id).join(ADAPTER_FILE);
-    let mut digest = blake3::Hasher::new();
-    match open_regular(&path).and_then(|file| digest.update_reader(ProgressReader(file)).map(drop)) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(None),
-        Err(error) => Err(file_error("read", &path)(error)),
-        Ok(()) if finished.adapter == format!("blake3:{}", digest.finalize().to_hex()) => Ok(Some(finished)),
-        Ok(()) => Ok(None),
+pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Result<Option<FinishedResult>, FileError> {
+    match read_result(&layout.done().join(&job.id), &job.id) {
+        Ok(result) => Ok(Some(result)),
+        Err(ResultProblem::Incomplete { .. }) => Ok(None),
+        Err(ResultProblem::File(error)) => Err(error),
     }
-}
-
-fn parse_report(bytes: &[u8]) -> Option<FinishedJob> {
-    let report: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    let adapter = report.get("adapter")?.as_str()?.to_owned();
-    Some(FinishedJob { step: report.get("step")?.as_u64()?, adapter })
 }
 
 /// Whether the content of a new job is known already.

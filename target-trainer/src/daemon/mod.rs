@@ -33,6 +33,7 @@ use crate::exit::Exit;
 use crate::file_error::{FileError, chain};
 use crate::plain_text::shown;
 use crate::settings::{DeviceRequest, Settings};
+use crate::store::FinishedResult;
 use crate::train::WorkerEvent;
 
 pub use daemon_config::DaemonConfig;
@@ -42,7 +43,7 @@ use event_line::event_line;
 use ignored_names::IGNORED_RULE;
 use inbox::Inbox;
 use job_queue::{Departure, JobQueue, UnreadableEntry};
-use jobs::{FinishedJob, Job};
+use jobs::Job;
 pub use jobs::{QueuedJob, queued_job};
 pub use open_writers::has_open_writer;
 use restart_policy::{KillReason, NextAction, RestartPolicy};
@@ -298,7 +299,7 @@ impl Daemon<'_> {
     fn next_job(&mut self) -> Result<Option<Job>, FileError> {
         while let Some(job) = self.queue.first(self.config)? {
             // An earlier daemon was killed after the job finished but before it left the queue.
-            let Some(FinishedJob { step, adapter }) = jobs::finished_result(&self.config.layout, &job)?
+            let Some(FinishedResult { step, adapter }) = jobs::finished_result(&self.config.layout, &job)?
             else {
                 return Ok(Some(job));
             };

@@ -113,6 +113,13 @@ impl BaseModelError {
     }
 }
 
+fn read_file(path: &Path) -> Result<Vec<u8>, BaseModelError> {
+    let mut bytes = Vec::new();
+    let mut read = || ProgressReader(open_regular_or_linked(path)?).read_to_end(&mut bytes);
+    read().map_err(file_error("read", path))?;
+    Ok(bytes)
+}
+
 impl LayerWeights {
     /// Weight of a projection, `[out, in]`.
     pub(super) fn weight(&self, projection: Projection) -> &[f32] {
@@ -131,21 +138,22 @@ impl BaseModel {
     ///
     /// If a file can't be read, or if its content is not a supported Llama model.
     pub fn read(dir: &Path, check: BaseCheck) -> Result<BaseModel, BaseModelError> {
-        let read = |path: &Path| {
-            let mut bytes = Vec::new();
-            let mut read = || ProgressReader(open_regular_or_linked(path)?).read_to_end(&mut bytes);
-            read().map_err(file_error("read", path))?;
-            Ok::<_, BaseModelError>(bytes)
-        };
-        let path = dir.join(CONFIG_FILE);
-        let config = match ModelConfig::parse(&String::from_utf8_lossy(&read(&path)?), check) {
-            Ok(config) => config,
-            Err(source) => return Err(BaseModelError::Config { path, source }),
-        };
+        let config = BaseModel::read_config(dir, check)?;
         check_other_files(dir, check)?;
         let path = dir.join(WEIGHTS_FILE);
-        BaseModel::from_bytes(config, &read(&path)?, check)
+        BaseModel::from_bytes(config, &read_file(&path)?, check)
             .map_err(|source| BaseModelError::Weights { path, source })
+    }
+
+    /// Reads `config.json` from `dir`.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read, or if its content is not that of a supported Llama model.
+    pub fn read_config(dir: &Path, check: BaseCheck) -> Result<ModelConfig, BaseModelError> {
+        let path = dir.join(CONFIG_FILE);
+        ModelConfig::parse(&String::from_utf8_lossy(&read_file(&path)?), check)
+            .map_err(|source| BaseModelError::Config { path, source })
     }
 
     /// The files that a base model consists of.

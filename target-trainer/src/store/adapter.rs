@@ -7,6 +7,10 @@ use crate::bounded_read::read_regular;
 use crate::file_error::{FileError, file_error};
 use crate::state::{NamedTensor, Recipe};
 
+/// The file with the weights.
+pub(super) const ADAPTER_FILE: &str = "adapter_model.safetensors";
+/// The file with PEFT's configuration.
+pub(super) const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// Largest adapter that is read.
 const MAX_ADAPTER_BYTES: u64 = 64 << 30;
 
@@ -46,7 +50,7 @@ pub fn adapter_files(
     });
     let mut config = serde_json::to_vec_pretty(&config).map_err(TensorError::Json)?;
     config.push(b'\n');
-    Ok([("adapter_config.json", config), ("adapter_model.safetensors", encode(adapter)?)])
+    Ok([(ADAPTER_CONFIG_FILE, config), (ADAPTER_FILE, encode(adapter)?)])
 }
 
 /// Reads the adapter in a directory and checks that all its values are finite.
@@ -54,7 +58,7 @@ pub fn adapter_files(
 /// # Errors
 /// If the adapter can't be read, or a value is not finite.
 pub fn check_adapter(dir: &Path) -> Result<(), AdapterError> {
-    let path = dir.join("adapter_model.safetensors");
+    let path = dir.join(ADAPTER_FILE);
     let bytes = read_regular(&path, MAX_ADAPTER_BYTES).map_err(file_error("read", &path))?;
     let tensors = match decode(&bytes) {
         Ok(tensors) => tensors,

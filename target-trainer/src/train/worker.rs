@@ -22,8 +22,8 @@ use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
 use crate::store::{
-    CheckpointStore, ResumeError, SaveError, SaveOptions, SkippedCheckpoint, adapter_files, required_space,
-    sync_policy,
+    CheckpointStore, FinishedResult, ResumeError, SaveError, SaveOptions, SkippedCheckpoint, read_result,
+    required_space, result_files, sync_policy,
 };
 
 /// First wait between two attempts at the last save. It doubles each time.
@@ -371,15 +371,8 @@ impl<'a> TrainingRun<'a> {
         if self.config.settings.guards.learned_check {
             check_learned(&state)?;
         }
-        let mut files = Vec::from(adapter_files(&self.config.settings.recipe, &state.adapter)?);
-        let adapter = format!("blake3:{}", blake3::hash(&files[1].1).to_hex());
-        let report = serde_json::json!({
-            "job": self.config.job,
-            "step": state.cursor.step,
-            "updates": state.cursor.updates,
-            "adapter": adapter,
-        });
-        files.push(("report.json", report.to_string().into_bytes()));
+        let (files, FinishedResult { step, adapter }) =
+            result_files(self.config.job, &self.config.settings.recipe, &state)?;
         let target = self.config.layout.done().join(self.config.job);
         let sync = sync_policy(&self.config.settings.guards);
         with_patience(
@@ -392,14 +385,16 @@ impl<'a> TrainingRun<'a> {
                 if self.config.settings.guards.space_check {
                     durable::check_space(&self.config.layout.done(), required_space(&files))?;
                 }
+                let incomplete = read_result(&target, self.config.job).err();
                 if let Some(aside) = durable::move_aside(&target)? {
-                    let (from, to) = (target.display().to_string(), aside.display().to_string());
-                    (self.config.emit)(WorkerEvent::MovedAside { from, to });
+                    let to = aside.display().to_string();
+                    let reason = incomplete.map_or_else(|| "it is in the way".into(), |error| chain(&error));
+                    (self.config.emit)(WorkerEvent::MovedAside { to, reason });
                 }
                 Ok(durable::write_dir(&target, &files, sync, true)?)
             },
         )?;
-        (self.config.emit)(WorkerEvent::Finished { step: state.cursor.step, adapter });
+        (self.config.emit)(WorkerEvent::Finished { step, adapter });
         Ok(Exit::Done)
     }
 }

@@ -53,7 +53,11 @@ pub enum WorkerEvent {
         reason: String,
     },
     /// Something that is not the job's complete result was in its place. It has been renamed to `to`.
-    MovedAside { from: String, to: String },
+    MovedAside {
+        to: String,
+        #[serde(rename = "why")]
+        reason: String,
+    },
     /// The job is done. `adapter` is the adapter's digest.
     Finished { step: u64, adapter: String },
     /// The device that training runs on. Sent first, apart from heartbeats.
@@ -100,8 +104,8 @@ mod tests {
             (WorkerEvent::RolledBack { to: 3, reason: reason() }, r#"{"rolled-back":{"to":3,"what":"r"}}"#),
             (WorkerEvent::Waiting { reason: reason() }, r#"{"waiting":{"why":"r"}}"#),
             (
-                WorkerEvent::MovedAside { from: "a".into(), to: "b".into() },
-                r#"{"moved-aside":{"from":"a","to":"b"}}"#,
+                WorkerEvent::MovedAside { to: "b".into(), reason: reason() },
+                r#"{"moved-aside":{"to":"b","why":"r"}}"#,
             ),
             (WorkerEvent::Device { device: "cpu".into() }, r#"{"on":{"device":"cpu"}}"#),
             (WorkerEvent::MicroBatchReduced { from: 4, to: 2 }, r#"{"shrunk":{"from":4,"to":2}}"#),
