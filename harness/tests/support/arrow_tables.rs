@@ -282,7 +282,10 @@ const TRAINER: &ArrowTable = &[
     ("state", &[]),
     ("make_data", &["random"]),
     ("settings", &["bounded_read", "device", "file_error", "state"]),
-    ("store", &["bounded_read", "durable", "file_error", "locks", "plain_text", "settings", "state"]),
+    (
+        "store",
+        &["bounded_read", "durable", "file_error", "locks", "plain_text", "progress", "settings", "state"],
+    ),
     ("intake", &["plain_text", "settings"]),
     (
         "model",
@@ -328,7 +331,6 @@ const TRAINER: &ArrowTable = &[
             "intake",
             "model",
             "plain_text",
-            "progress",
             "settings",
             "state",
             "store",

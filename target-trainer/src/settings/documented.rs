@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 95] = [
+const DESCRIPTIONS: [(&str, &str); 96] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -93,6 +93,10 @@ const DESCRIPTIONS: [(&str, &str); 95] = [
     ("guards.sync", "Files and directories are synced before a save is announced."),
     ("guards.directory_sync", "The directories of saved files are synced as well; off: only the files are."),
     ("guards.sync_errors", "A failed sync makes the save fail; off: sync errors are ignored."),
+    (
+        "guards.complete_checkpoint",
+        "A checkpoint without its optimizer or position is damaged; off: it is resumed with fresh ones.",
+    ),
     (
         "guards.read_errors",
         "A checkpoint that can't be read is not damaged: it is tried again, and never removed.",

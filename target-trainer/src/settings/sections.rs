@@ -150,6 +150,7 @@ guards! {
     directory_sync,
     sync_errors,
     manifest_digest,
+    complete_checkpoint,
     read_errors,
     step_names,
     verify_before_prune,

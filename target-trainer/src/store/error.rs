@@ -95,6 +95,11 @@ pub enum DamageKind {
 }
 
 impl CheckpointDamage {
+    /// Whether a file is not there.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, CheckpointDamage::Unreadable { source, .. } if source.kind() == ErrorKind::NotFound)
+    }
+
     /// What follows from it.
     pub fn kind(&self) -> DamageKind {
         match self {

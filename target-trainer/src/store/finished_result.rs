@@ -45,6 +45,12 @@ pub struct FinishedResult {
     pub adapter: String,
 }
 
+/// The files of a result, by name, and what they say.
+pub struct ResultFiles {
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    pub result: FinishedResult,
+}
+
 /// Why there is no complete result.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultProblem {
@@ -56,15 +62,11 @@ pub enum ResultProblem {
     File(#[from] FileError),
 }
 
-/// The files of a result, and what they say.
+/// Makes the files of a result.
 ///
 /// # Errors
 /// If a tensor's data does not fit its shape.
-pub fn result_files(
-    job: &str,
-    recipe: &Recipe,
-    state: &TrainState,
-) -> Result<(Vec<(&'static str, Vec<u8>)>, FinishedResult), TensorError> {
+pub fn result_files(job: &str, recipe: &Recipe, state: &TrainState) -> Result<ResultFiles, TensorError> {
     let [config, adapter] = adapter_files(recipe, &state.adapter)?;
     let digest = digest_text(&blake3::hash(&adapter.1));
     let report = Report {
@@ -76,7 +78,7 @@ pub fn result_files(
     };
     let report = serde_json::to_vec(&report).map_err(TensorError::Json)?;
     let result = FinishedResult { step: state.cursor.step, adapter: digest };
-    Ok((vec![config, adapter, (REPORT_FILE, report)], result))
+    Ok(ResultFiles { files: vec![config, adapter, (REPORT_FILE, report)], result })
 }
 
 /// Reads the result of a job in this directory, and checks that it is complete: every file is there and has
@@ -147,7 +149,7 @@ mod tests {
         let cursor = Cursor { step: 7, updates: 7, epoch: 0, position: 0, random: Default::default() };
         let tensor = NamedTensor { name: "lora_A".into(), shape: vec![2], data: vec![1.0, 2.0] };
         let state = TrainState { adapter: vec![tensor], optimizer: Vec::new(), cursor };
-        let (files, result) = result_files("job", &Recipe::default(), &state).unwrap();
+        let ResultFiles { files, result } = result_files("job", &Recipe::default(), &state).unwrap();
         files.iter().for_each(|(name, bytes)| std::fs::write(dir.join(name), bytes).unwrap());
         result
     }

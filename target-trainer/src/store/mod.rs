@@ -14,7 +14,7 @@ pub use checkpoint::{
     CheckpointStore, ResumePoint, SaveOptions, SkippedCheckpoint, required_space, sync_policy,
 };
 pub use error::{CheckpointDamage, DamageKind, ResumeError, SaveError};
-pub use finished_result::{FinishedResult, ResultProblem, read_result, result_files};
+pub use finished_result::{FinishedResult, ResultFiles, ResultProblem, read_result, result_files};
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError};
 pub use root_layout::RootLayout;
 pub use tensors::{TensorError, decode, encode};

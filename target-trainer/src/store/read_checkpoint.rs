@@ -62,16 +62,27 @@ pub(super) fn read_checkpoint(
         let not_tensors = |source| CheckpointDamage::Tensors { name: name.to_owned(), source };
         checked(name).and_then(|bytes| decode(&bytes).map_err(not_tensors))
     };
-    let state: StateFile = serde_json::from_slice(&checked(STATE)?).map_err(CheckpointDamage::State)?;
+    let cursor = match checked(STATE) {
+        Err(damage) if !guards.complete_checkpoint && damage.is_missing() => fresh_cursor(manifest.step),
+        bytes => serde_json::from_slice::<StateFile>(&bytes?).map_err(CheckpointDamage::State)?.cursor,
+    };
     for name in manifest.files.keys().filter(|name| ![STATE, ADAPTER, OPTIMIZER].contains(&name.as_str())) {
         checked(name)?;
     }
-    if state.cursor.step != manifest.step {
-        return Err(CheckpointDamage::Step { state: state.cursor.step, manifest: manifest.step });
+    if cursor.step != manifest.step {
+        return Err(CheckpointDamage::Step { state: cursor.step, manifest: manifest.step });
     }
-    let state =
-        TrainState { adapter: tensors(ADAPTER)?, optimizer: tensors(OPTIMIZER)?, cursor: state.cursor };
+    let optimizer = match tensors(OPTIMIZER) {
+        Err(damage) if !guards.complete_checkpoint && damage.is_missing() => Vec::new(),
+        optimizer => optimizer?,
+    };
+    let state = TrainState { adapter: tensors(ADAPTER)?, optimizer, cursor };
     Ok((manifest, state))
+}
+
+/// What a position is without the guard `complete_checkpoint` if its file is missing: the data begins anew.
+fn fresh_cursor(step: u64) -> Cursor {
+    Cursor { step, updates: step, epoch: 0, position: 0, random: [1, 2, 3, 4] }
 }
 
 /// Reads a file of a checkpoint. An I/O error of the disk may happen once, so it is tried again.

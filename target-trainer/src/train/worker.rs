@@ -22,8 +22,8 @@ use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
 use crate::store::{
-    CheckpointStore, FinishedResult, ResumeError, SaveError, SaveOptions, SkippedCheckpoint, read_result,
-    required_space, result_files, sync_policy,
+    CheckpointStore, FinishedResult, ResultFiles, ResumeError, SaveError, SaveOptions, SkippedCheckpoint,
+    read_result, required_space, result_files, sync_policy,
 };
 
 /// First wait between two attempts at the last save. It doubles each time.
@@ -140,6 +140,13 @@ impl<'a> TrainingRun<'a> {
         };
         let step = state.cursor.step;
         self.last_saved_step = step;
+        let state = match self.config.settings.guards.complete_checkpoint {
+            // The moments of an engine that has made no step.
+            false if state.optimizer.is_empty() => {
+                TrainState { optimizer: self.engine.state()?.optimizer, ..state }
+            }
+            _ => state,
+        };
         self.engine.restore(state)?;
         Ok(step)
     }
@@ -371,7 +378,7 @@ impl<'a> TrainingRun<'a> {
         if self.config.settings.guards.learned_check {
             check_learned(&state)?;
         }
-        let (files, FinishedResult { step, adapter }) =
+        let ResultFiles { files, result: FinishedResult { step, adapter } } =
             result_files(self.config.job, &self.config.settings.recipe, &state)?;
         let target = self.config.layout.done().join(self.config.job);
         let sync = sync_policy(&self.config.settings.guards);
