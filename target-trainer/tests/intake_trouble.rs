@@ -183,6 +183,25 @@ fn a_drain_does_not_end_well_while_data_is_hidden_in_the_inbox() {
 }
 
 #[test]
+fn a_signal_does_not_end_a_daemon_well_whose_queue_has_an_entry_that_can_not_be_read() {
+    let root = TrainerRoot::new(&SHORT_RUN);
+    let entry = root.path().join("queue/processing/entry");
+    for (is_there, code) in [(true, Some(20)), (false, Some(0))] {
+        if is_there {
+            std::fs::create_dir_all(&entry).unwrap();
+            std::fs::write(entry.join("job.json"), "{").unwrap();
+        } else {
+            std::fs::remove_dir_all(&entry).unwrap();
+        }
+        std::fs::remove_file(root.path().join("status.json")).ok();
+        let mut daemon = start_daemon(&root);
+        wait_for("the daemon", || root.path().join("status.json").exists());
+        kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM).unwrap();
+        assert_eq!(daemon.wait().unwrap().code(), code, "{}", printed(&root));
+    }
+}
+
+#[test]
 fn a_rejection_that_can_not_be_written_keeps_no_other_file_waiting() {
     let root = TrainerRoot::new(&SHORT_RUN);
     let (failed, inbox) = (root.path().join("failed"), root.path().join("inbox"));

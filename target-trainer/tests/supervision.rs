@@ -153,7 +153,8 @@ fn a_strange_entry_in_the_queue_is_reported_once_and_the_exit_code_tells_of_it()
     std::thread::sleep(Duration::from_millis(1600));
     send(&daemon, Signal::SIGTERM);
     let output = daemon.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "nothing is left to do: {}", all_output(&output));
+    assert_eq!(output.status.code(), Some(20), "{}", all_output(&output));
+    assert!(text(&output.stdout).contains("only queue entry `broken` is left"), "{}", all_output(&output));
     let log = std::fs::read_to_string(root.path().join("logs/daemon.log")).unwrap();
     assert_eq!(log.matches("can't be read and is ignored").count(), 2, "{log}");
     let drained = root.spawn_daemon().wait_with_output().unwrap();
@@ -323,7 +324,7 @@ fn pipes_and_devices_in_the_place_of_files_hang_nobody() {
     std::fs::create_dir(queue.join("pipe")).unwrap();
     pipe(&queue.join("pipe/job.json"));
     std::fs::create_dir(root.path().join("done/x")).unwrap();
-    pipe(&root.path().join("done/x/adapter_model.safetensors"));
+    pipe(&root.path().join("done/x/report.json"));
     let verify = root.verify();
     assert_eq!(verify.status.code(), Some(1));
     assert_eq!(all_output(&verify).matches("a pipe or a device, not a regular file").count(), 3);
@@ -371,7 +372,7 @@ fn a_pipe_in_the_place_of_any_file_that_is_read_hangs_nobody() {
 /// Somebody empties `done/` in the moment in which the result comes.
 #[test]
 fn a_job_leaves_the_queue_only_if_its_result_is_there() {
-    let root = TrainerRoot::with_job(&["recipe.steps=40", "train.max_crashes=1000"]);
+    let root = TrainerRoot::with_job(&["recipe.steps=600", "train.max_crashes=1000"]);
     let daemon = Command::new(PROGRAM)
         .args(["daemon", root.path_str()])
         .stdout(Stdio::piped())
@@ -380,7 +381,9 @@ fn a_job_leaves_the_queue_only_if_its_result_is_there() {
         .unwrap();
     let (done, away) = (root.path().join("done"), root.dir.path().join("away"));
     std::fs::create_dir(&away).unwrap();
-    wait_for("a worker", || root.path().join("checkpoints").is_dir());
+    let checkpoints = root.path().join("checkpoints");
+    // The worker needs nothing of the daemon any more.
+    wait_for("a save", || checkpoints.is_dir() && !sorted_names(&checkpoints).is_empty());
     let worker = worker_of(&daemon);
     // The daemon does not see the end before the result is gone.
     send(&daemon, Signal::SIGSTOP);

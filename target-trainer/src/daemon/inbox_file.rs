@@ -5,6 +5,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::open_writers::{OpenWriters, open_writers};
 use crate::durable::{self, DurableError};
 
 /// What a file is recognized by. A file that was written to, or replaced, has another identity.
@@ -53,12 +54,14 @@ pub(super) fn open(path: &Path) -> std::io::Result<File> {
 pub(super) enum Taken {
     /// It has its new name.
     Yes,
-    /// It no longer exists, or another file has its name. That one has been left where it is.
+    /// It no longer exists, another file has its name, or a process has it open for writing. What is there
+    /// has been left where it is.
     Replaced,
 }
 
-/// Renames a file of the inbox to `aside`, if it is still the file with this identity. A file that has come
-/// to its name meanwhile gets its name back; if even that is taken again, another one in the inbox.
+/// Renames a file of the inbox to `aside`, if it is still the file with this identity, and nobody writes to
+/// it. A file that has come to its name meanwhile gets its name back; if even that is taken again, another
+/// one in the inbox.
 pub(super) fn take_aside(path: &Path, aside: &Path, identity: FileIdentity) -> Result<Taken, DurableError> {
     // What an earlier daemon has left there is restored by `restore`, unless it was that daemon's last act.
     if !durable::rename_new(path, aside)? {
@@ -67,7 +70,12 @@ pub(super) fn take_aside(path: &Path, aside: &Path, identity: FileIdentity) -> R
             return Ok(Taken::Replaced);
         }
     }
-    if aside.symlink_metadata().is_ok_and(|metadata| FileIdentity::of(&metadata) == identity) {
+    // Nobody opens it by this name. Whoever has it open may still write to it.
+    let is_same = || aside.symlink_metadata().is_ok_and(|metadata| FileIdentity::of(&metadata) == identity);
+    let is_regular = || aside.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+    let is_written =
+        || is_regular() && open(aside).is_ok_and(|file| open_writers(&file) == OpenWriters::Some);
+    if is_same() && !is_written() && is_same() {
         return Ok(Taken::Yes);
     }
     put_back(aside, path)?;
@@ -119,6 +127,22 @@ mod tests {
         std::fs::write(&path, "four").unwrap();
         assert_eq!(take_aside(&path, &aside, identity(&path)).unwrap(), Taken::Yes);
         assert_eq!((text(&aside), text(&dir.path().join("taken"))), ("four".into(), "three".into()));
+    }
+
+    /// The content was copied, and its writer has come back before the file is taken away.
+    #[test]
+    fn a_file_that_is_open_for_writing_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("a"), dir.path().join(".taken"));
+        std::fs::write(&path, "one").unwrap();
+        let before = identity(&path);
+        let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+        assert_eq!(take_aside(&path, &aside, before).unwrap(), Taken::Replaced);
+        std::io::Write::write_all(&mut writer, b" two").unwrap();
+        drop(writer);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one two");
+        assert_eq!(take_aside(&path, &aside, before).unwrap(), Taken::Replaced);
+        assert_eq!(take_aside(&path, &aside, identity(&path)).unwrap(), Taken::Yes);
     }
 
     #[test]

@@ -50,6 +50,7 @@ struct Unreadable {
     reason: String,
     /// Another attempt may succeed.
     may_pass: bool,
+    since: Instant,
 }
 
 impl JobQueue {
@@ -97,7 +98,8 @@ impl JobQueue {
             tracing::warn!("queue entry `{}` can't be read and is ignored: {reason}", shown(name));
         }
         let may_pass = error.kind() != std::io::ErrorKind::InvalidData;
-        self.unreadable.insert(name.to_owned(), Unreadable { reason, may_pass });
+        let since = self.unreadable.get(name).map_or_else(Instant::now, |before| before.since);
+        self.unreadable.insert(name.to_owned(), Unreadable { reason, may_pass, since });
     }
 
     /// Adds a job that has been moved into the queue.
@@ -185,10 +187,11 @@ impl JobQueue {
         self.departures.iter().find_map(|departure| departure.trouble.as_ref())
     }
 
-    /// An entry that can't be read: its name and the reason, and whether that may pass.
+    /// An entry that can't be read.
     pub(super) fn unreadable_entry(&self) -> Option<UnreadableEntry<'_>> {
-        let (name, Unreadable { reason, may_pass }) = self.unreadable.iter().next()?;
-        Some(UnreadableEntry { name, reason, may_pass: *may_pass })
+        let (name, Unreadable { reason, may_pass, since }) = self.unreadable.iter().next()?;
+        let lasted = if *may_pass { since.elapsed() } else { Duration::MAX };
+        Some(UnreadableEntry { name, reason, lasted })
     }
 }
 
@@ -196,8 +199,8 @@ impl JobQueue {
 pub(super) struct UnreadableEntry<'a> {
     pub(super) name: &'a str,
     pub(super) reason: &'a str,
-    /// Another attempt may succeed.
-    pub(super) may_pass: bool,
+    /// How long it could not be read. The longest time if another attempt will not succeed.
+    pub(super) lasted: Duration,
 }
 
 /// Returns where something was moved that is not the trainer's, if there was any.

@@ -99,7 +99,6 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         has_failed_jobs: false,
         intake_pause: None,
         hang_reported: None,
-        started: Instant::now(),
     }
     .run()
 }
@@ -155,7 +154,6 @@ struct Daemon<'a> {
     intake_pause: Option<String>,
     /// When a worker that hangs in the kernel was last reported.
     hang_reported: Option<Instant>,
-    started: Instant,
 }
 
 impl Daemon<'_> {
@@ -236,9 +234,8 @@ impl Daemon<'_> {
             let reason = format!("a job can't be moved out of the queue: {}", trouble.message());
             return stuck(trouble.lasted(), Exit::Disk, reason);
         }
-        if let Some(UnreadableEntry { name, reason, may_pass }) = self.queue.unreadable_entry() {
+        if let Some(UnreadableEntry { name, reason, lasted }) = self.queue.unreadable_entry() {
             let reason = format!("queue entry `{}` can't be read: {reason}", shown(name));
-            let lasted = if may_pass { self.started.elapsed() } else { Duration::MAX };
             return stuck(lasted, Exit::JobsFailed, reason);
         }
         match inbox {
@@ -497,9 +494,17 @@ impl Daemon<'_> {
                 },
             }
         }
-        let is_empty =
-            self.inbox.state(self.config) == InboxState::Empty && self.queue.stuck_departure().is_none();
-        if self.active.is_none() && is_empty && matches!(self.queue.first(self.config), Ok(None)) {
+        let has_no_job = matches!(self.queue.first(self.config), Ok(None))
+            && self.queue.stuck_departure().is_none()
+            && self.queue.unreadable_entry().is_none_or(|entry| entry.lasted == Duration::MAX);
+        if self.active.is_none() && has_no_job && self.inbox.state(self.config) == InboxState::Empty {
+            if let Some(UnreadableEntry { name, reason, .. }) = self.queue.unreadable_entry() {
+                let name = shown(name);
+                (self.config.print_line)(&format!(
+                    "shut down by a signal; only queue entry `{name}` is left, which can't be read: {reason}"
+                ));
+                return Exit::JobsFailed;
+            }
             (self.config.print_line)("shut down by a signal; nothing is left to do");
             return if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done };
         }
