@@ -1,9 +1,11 @@
 //! The daemon: accepts files from the inbox, trains one job at a time in a worker process, and restarts
 //! workers. It prints only through [`DaemonConfig::print_line`].
 
+mod active_job;
 mod base_digest;
 mod cgroup;
 mod daemon_config;
+mod drain;
 mod drain_state;
 mod error;
 mod event_line;
@@ -36,7 +38,9 @@ use crate::settings::{DeviceRequest, Settings};
 use crate::store::FinishedResult;
 use crate::train::WorkerEvent;
 
+use active_job::ActiveJob;
 pub use daemon_config::DaemonConfig;
+use drain::stuck;
 use drain_state::InboxState;
 pub use error::{AcceptError, DaemonError};
 use event_line::event_line;
@@ -46,7 +50,7 @@ use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::Job;
 pub use jobs::{QueuedJob, queued_job};
 pub use open_writers::has_open_writer;
-use restart_policy::{KillReason, NextAction, RestartPolicy};
+use restart_policy::{KillReason, NextAction};
 use save_space::bytes_of_next_saves;
 use status::StatusWriter;
 use trouble::Trouble;
@@ -118,22 +122,6 @@ fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
     GpuHealthMonitor::start(gpu, interval)
         .inspect_err(|error| tracing::info!("the GPU's health is not monitored: {}", chain(error)))
         .ok()
-}
-
-/// The job that is being trained.
-struct ActiveJob {
-    job: Job,
-    /// `None` while no worker runs, before the first start or a restart.
-    worker: Option<WorkerProcess>,
-    /// Time at which the next worker may start.
-    earliest_start: Instant,
-    restart_policy: RestartPolicy,
-    /// Why the current worker will exit, if it has reported that.
-    exit_reason: Option<String>,
-    /// Bytes that its next saves need.
-    save_bytes: u64,
-    /// Why no worker could be started.
-    start_trouble: Option<Trouble>,
 }
 
 struct Daemon<'a> {
@@ -210,7 +198,7 @@ impl Daemon<'_> {
         if inbox == InboxState::Busy || !self.queue.has_no_job() {
             return Ok(None);
         }
-        if let Some(stuck) = self.stuck(inbox) {
+        if let Some(stuck) = stuck(self.queue_trouble.as_ref(), &self.queue, inbox) {
             // Somebody may remove the cause.
             let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
             return if stuck.lasted >= patience { Err(stuck.error) } else { Ok(None) };
@@ -222,26 +210,6 @@ impl Daemon<'_> {
             ));
         }
         Ok(Some(if self.has_failed_jobs { Exit::JobsFailed } else { Exit::Done }))
-    }
-
-    /// What keeps failing, if anything does.
-    fn stuck(&self, inbox: InboxState) -> Option<Stuck> {
-        let stuck = |lasted, exit, reason| Some(Stuck { lasted, error: DaemonError::Stuck { exit, reason } });
-        if let Some(trouble) = &self.queue_trouble {
-            return stuck(trouble.lasted(), Exit::Disk, trouble.message().to_owned());
-        }
-        if let Some(trouble) = self.queue.stuck_departure() {
-            let reason = format!("a job can't be moved out of the queue: {}", trouble.message());
-            return stuck(trouble.lasted(), Exit::Disk, reason);
-        }
-        if let Some(UnreadableEntry { name, reason, lasted }) = self.queue.unreadable_entry() {
-            let reason = format!("queue entry `{}` can't be read: {reason}", shown(name));
-            return stuck(lasted, Exit::JobsFailed, reason);
-        }
-        match inbox {
-            InboxState::Stuck { lasted, message, exit } => stuck(lasted, exit, message),
-            InboxState::Empty | InboxState::Busy => None,
-        }
     }
 
     fn check_gpu(&mut self) {
@@ -312,16 +280,7 @@ impl Daemon<'_> {
     }
 
     fn begin_job(&mut self, job: Job) {
-        let restart_policy = RestartPolicy::new(&self.config.settings);
-        self.active = Some(ActiveJob {
-            job,
-            worker: None,
-            earliest_start: Instant::now(),
-            restart_policy,
-            exit_reason: None,
-            save_bytes: 0,
-            start_trouble: None,
-        });
+        self.active = Some(ActiveJob::new(job, &self.config.settings));
     }
 
     fn poll_worker(&mut self) -> Result<(), DaemonError> {
@@ -524,10 +483,4 @@ impl Daemon<'_> {
             self.queue.depart(self.config, active.job, Departure::Done);
         }
     }
-}
-
-/// Something that keeps failing, with the error that ends the daemon if it lasts too long.
-struct Stuck {
-    lasted: Duration,
-    error: DaemonError,
 }

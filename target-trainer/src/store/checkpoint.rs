@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use super::adapter::adapter_files;
 use super::error::{CheckpointDamage, DamageKind, ResumeError, STATE, SaveError};
 use super::manifest::{FORMAT_VERSION, FileDigest, Manifest};
+use super::prune::removable;
 use super::read_checkpoint::{MANIFEST, OPTIMIZER, StateFile, read_checkpoint};
+use super::resume::{Readers, ResumePoint, newest_valid};
 use super::tensors::{TensorError, encode};
 use crate::durable::{self, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
@@ -30,23 +32,6 @@ pub struct SaveOptions {
     pub guards: Guards,
     /// Number of checkpoints to keep.
     pub keep: usize,
-}
-
-/// A damaged checkpoint, and what is wrong with it.
-#[derive(Debug)]
-pub struct SkippedCheckpoint {
-    /// Name of its directory.
-    pub name: String,
-    /// What is wrong with it.
-    pub damage: CheckpointDamage,
-}
-
-/// What a run resumes from.
-pub struct ResumePoint {
-    /// `None` if there is no checkpoint: the run starts at step 0.
-    pub state: Option<TrainState>,
-    /// Newer checkpoints that are damaged.
-    pub skipped: Vec<SkippedCheckpoint>,
 }
 
 /// The sync policy for checkpoints and adapters that the guards ask for.
@@ -176,23 +161,9 @@ impl CheckpointStore {
         if !self.options.guards.valid_prune {
             return names.iter().skip(self.options.keep).try_for_each(|name| self.remove_named(name));
         }
-        let mut kept_valid = 0;
-        let mut removable: Vec<&String> = Vec::new();
-        for name in &names {
-            if kept_valid == self.options.keep {
-                // Its content does not matter, only whether it can be judged.
-                let is_removable = self.is_verified(name) || self.is_damaged(name);
-                removable.extend(is_removable.then_some(name));
-            } else if self.is_verified(name) {
-                kept_valid += 1;
-            } else if self.is_damaged(name) {
-                removable.push(name);
-            }
-        }
-        if kept_valid < self.options.keep {
-            return Ok(());
-        }
-        removable.into_iter().try_for_each(|name| self.remove_named(name))
+        removable(&names, self.options.keep, |name| self.is_verified(name), |name| self.is_damaged(name))
+            .into_iter()
+            .try_for_each(|name| self.remove_named(name))
     }
 
     /// Whether the checkpoint is valid. It is read once by each process: what rots on the disk later is found
@@ -239,37 +210,12 @@ impl CheckpointStore {
     /// version has written one of them, or one can't be read because of the machine.
     /// [`ResumeError::may_pass`] tells the last case.
     pub fn resume(&self) -> Result<ResumePoint, ResumeError> {
-        let mut skipped = Vec::new();
-        for name in self.names()? {
-            let damage = match self.load(&name) {
-                Ok((manifest, state)) => {
-                    self.check_compatible(&manifest)?;
-                    return Ok(ResumePoint { state: Some(state), skipped });
-                }
-                Err(damage) => damage,
-            };
-            match self.kind_of(&damage) {
-                DamageKind::Damaged | DamageKind::ReadError => {
-                    skipped.push(SkippedCheckpoint { name, damage });
-                }
-                DamageKind::Machine => return Err(ResumeError::Machine { name, source: damage }),
-                DamageKind::NewerFormat => return Err(ResumeError::NewerFormat { name, source: damage }),
-            }
-        }
-        let count = skipped.len();
-        let is_unreadable = |damage: &CheckpointDamage| self.kind_of(damage) == DamageKind::ReadError;
-        let unreadable = skipped.iter().filter(|skipped| is_unreadable(&skipped.damage)).count();
-        if unreadable > 0
-            && let Some(SkippedCheckpoint { damage: source, .. }) =
-                skipped.into_iter().find(|skipped| is_unreadable(&skipped.damage))
-        {
-            return Err(ResumeError::NoneReadable { count, unreadable, source });
-        }
-        if count > 0 {
-            Err(ResumeError::NoneValid(count))
-        } else {
-            Ok(ResumePoint { state: None, skipped: Vec::new() })
-        }
+        let readers = Readers {
+            load: &|name| self.load(name),
+            kind_of: &|damage| self.kind_of(damage),
+            check_compatible: &|manifest| self.check_compatible(manifest),
+        };
+        newest_valid(self.names()?, &readers)
     }
 
     /// What follows from the damage. Without the guard `read_errors`, a checkpoint that can't be read counts

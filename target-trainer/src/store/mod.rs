@@ -5,16 +5,17 @@ mod checkpoint;
 mod error;
 mod finished_result;
 mod manifest;
+mod prune;
 mod read_checkpoint;
+mod resume;
 mod root_layout;
 mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
-pub use checkpoint::{
-    CheckpointStore, ResumePoint, SaveOptions, SkippedCheckpoint, required_space, sync_policy,
-};
+pub use checkpoint::{CheckpointStore, SaveOptions, required_space, sync_policy};
 pub use error::{CheckpointDamage, DamageKind, ResumeError, SaveError};
 pub use finished_result::{FinishedResult, ResultFiles, ResultProblem, read_result, result_files};
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError};
+pub use resume::{ResumePoint, SkippedCheckpoint};
 pub use root_layout::RootLayout;
 pub use tensors::{TensorError, decode, encode};
