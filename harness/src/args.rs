@@ -330,7 +330,7 @@ pub(crate) struct ExploreArgs {
     /// libraries, if they do then what new processes do. Use it if you doubt that.
     #[arg(long, conflicts_with = "warm", help_heading = TRAINER)]
     pub(crate) no_warm: bool,
-    /// Time limit of a recovery, such as `10s`, `500ms` or `2m`
+    /// Time limit of a recovery, such as `10s`, `500ms`, `2m` or `1h`
     ///
     /// A recovery that takes longer counts as hung. One state of each such finding is then repeated alone, with
     /// three times the limit. If it ends, the finding is not confirmed. Use a limit that a recovery keeps on a
@@ -434,7 +434,7 @@ pub(crate) struct ExploreArgs {
 
 /// The text of a time is not a duration.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}`: write it as `10s`, `500ms` or `2m`")]
+#[error("`{0}`: write it as `10s`, `500ms`, `2m` or `1h`")]
 struct InvalidDuration(String);
 
 /// The text of a size is not a number of bytes.

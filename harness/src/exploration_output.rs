@@ -27,13 +27,16 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
     for category in CrashCategory::ALL {
         print_counts(exploration, category);
     }
-    print::line(&format!(
-        "{} states in {:.1} s, {}",
-        exploration.tried,
-        exploration.seconds,
-        exploration.speed()
-    ));
+    if exploration.tried > 0 {
+        print::line(&format!(
+            "{} states in {:.1} s, {}",
+            exploration.tried,
+            exploration.seconds,
+            exploration.speed()
+        ));
+    }
     exploration.controls_line().iter().for_each(|line| print::line(line));
+    exploration.forked.iter().for_each(|forked| print::line(&forked.to_string()));
     exploration.left_out_lines().iter().for_each(|line| print::line(line));
     if selected {
         explored.tried.iter().for_each(print_tried_state);
@@ -43,7 +46,10 @@ pub(crate) fn print_exploration(explored: &ExploreResult, exploration: &Explorat
     }
     print_unconfirmed_count(exploration);
     if exploration.tried == 0 {
-        print::line("no state was tried");
+        // Else it has been said why.
+        if exploration.untried == 0 {
+            print::line("no state was tried");
+        }
     } else if exploration.has_unjudged() {
         print::line(
             "\nnot judged: each recovery that ended with exit code 0, because nothing else was checked",
@@ -80,12 +86,12 @@ fn print_counts(exploration: &Exploration, category: CrashCategory) {
     }
     let outcomes = exploration.outcomes.get(&category).into_iter().flatten();
     let outcomes: Vec<String> = outcomes.map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    let outcomes = if outcomes.is_empty() { String::new() } else { format!(": {}", outcomes.join(", ")) };
     print::line(&format!(
-        "{:<8} {} of {} states tried, of {candidates} candidates: {}",
+        "{:<8} {} of {} states tried, of {candidates} candidates{outcomes}",
         category.name(),
         exploration.tried_in(category),
-        exploration.distinct.get(&category).copied().unwrap_or(0),
-        outcomes.join(", ")
+        exploration.distinct.get(&category).copied().unwrap_or(0)
     ));
 }
 
@@ -117,7 +123,9 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
             outcomes.iter().map(move |(outcome, count)| format!("{count} {outcome} ({})", category.name()))
         });
         let counts: Vec<String> = counts.collect();
-        print::line(&format!("  {} of {} states tried: {}", second.tried, second.states, counts.join(", ")));
+        let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
+        print::line(&format!("  {} of {} states tried{counts}", second.tried, second.states));
+        second.forked.iter().for_each(|forked| print::line(&format!("  {forked}")));
         second.left_out_lines().iter().for_each(|line| print::line(&format!("  {line}")));
         second.notes.iter().for_each(|note| print::line(&format!("  {note}")));
         let is_known = |finding: &&Finding| first.findings.iter().any(|known| known.is_like(finding));

@@ -139,6 +139,9 @@ impl ExploreDisplay {
             ExploreProgress::StateMoved(name) => {
                 self.print_line(&format!("in this recording the state is {name}"));
             }
+            ExploreProgress::SecondCrash { number, count, after } => {
+                self.print_line(&format!("second crashes in recovery {number} of {count}, {after}"));
+            }
             ExploreProgress::Confirming => {
                 self.begin_phase(ProgressPhase::Confirming);
                 self.show_message("confirming the findings, one recovery at a time");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::Control;
 use crate::exploration_note::ExplorationNote;
 use crate::finding::Finding;
+use crate::forked_recoveries::ForkedRecoveries;
 use crate::not_enumerated::{EnumerationRule, NotEnumerated, counted};
 use crate::recovery_check::RecoveryCheck;
 use crate::sandbox_hint::SandboxHint;
@@ -82,6 +83,10 @@ pub struct Exploration {
     /// Number of acknowledged saves whose files no control recovered from.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub controls_left_out: u64,
+    /// How recoveries were compared with new processes, if they were forked from a Python that has imported the
+    /// libraries. `None`: each was a new process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked: Option<ForkedRecoveries>,
     /// One for each cause and kind of failure. Those that a control shows come first, then the one with the most states.
     pub findings: Vec<Finding>,
     /// Files and directories that were not synced before a save was acknowledged, or never; one line each.
@@ -326,6 +331,7 @@ mod tests {
             outside: vec!["/tmp/x".into()],
             sandbox_hints: vec![SandboxHint::WroteOutside { path: "/tmp".into(), count: 2 }],
             notes: vec![ExplorationNote::BufferedOutput { lines: 2 }],
+            forked: Some(ForkedRecoveries { recovered: 30, compared: 5 }),
             untried: 0,
             max_time_s: None,
             refused_calls: Vec::new(),

@@ -22,9 +22,10 @@ use engine::sandbox::{
 };
 
 use explored::{
-    a_bounded_time_ends_well_and_counts_what_was_not_tried,
+    a_bounded_time_ends_well_and_counts_what_was_not_tried, a_kept_recording_has_the_time_of_its_run,
     a_library_that_notices_the_fork_makes_new_processes_of_all_recoveries,
-    slow_recoveries_are_forked_without_being_told,
+    recoveries_that_end_their_group_or_the_interpreter_are_tried_all_the_same,
+    slow_recoveries_are_forked_without_being_told, what_a_library_sees_of_the_files_is_not_hidden_by_a_fork,
 };
 use support::machine::{GATE, Need, SANDBOX, missing};
 use support::program_files::write_script;
@@ -44,8 +45,18 @@ const fn library(name: &'static str, source: &'static str, is_shared: bool) -> L
     Library { name, source, is_shared }
 }
 
-const LIBRARIES: [Library; 16] = [
+const LIBRARIES: [Library; 25] = [
     library("plain", "import json, decimal", true),
+    // Those that look come before the one that changes the directory.
+    library("reads_arguments", "import sys; arguments = list(sys.argv)", true),
+    library("asks_whether_it_exists", "import os; found = os.path.exists('watched/latest')", false),
+    library("asks_for_its_size", "import pathlib; size = pathlib.Path('watched').stat().st_mtime", false),
+    library("lists_it", "import glob; names = glob.glob('watched/*')", false),
+    library("reads_it", "import io\ntry: io.open('watched/latest')\nexcept OSError: pass", false),
+    library("reads_the_linked_one", "import os; found = os.access('linked/latest', 0)", false),
+    library("reads_the_given_one", "import sys, os; found = os.path.isfile(sys.argv[1] + '/latest')", false),
+    library("uses_a_reader", "import reads_it", false),
+    library("looks_beside_it", "import os; found = os.path.exists('watched-not'), os.listdir('path')", true),
     library(
         "has_thread",
         "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
@@ -77,6 +88,28 @@ const NOTICING_LIBRARIES: [Library; 2] = [
     library("notices_fork_at_failure", "def check(text): assert text or os.getpid() == pid", true),
 ];
 
+/// Libraries whose import depends on the files of a crash state, which the trainers of `explored` use: each refuses a
+/// file that is empty.
+const LOOKING_LIBRARIES: [Library; 5] = [
+    library(
+        "looks_at_size",
+        "import os, time; time.sleep(0.4); path = 'runs/latest'\nis_bad = os.path.exists(path) and not os.path.getsize(path)\ndef check(text): assert not is_bad",
+        false,
+    ),
+    library(
+        "looks_by_name",
+        "import sys, time; time.sleep(0.4)\ntry: is_bad = not open(sys.argv[1] + '/latest').read()\nexcept OSError: is_bad = False\ndef check(text): assert not is_bad",
+        false,
+    ),
+    library(
+        "looks_by_program",
+        "import subprocess, time; time.sleep(0.4)\nis_bad = not subprocess.call('test -e runs/latest -a ! -s runs/latest', shell=True)\ndef check(text): assert not is_bad",
+        true,
+    ),
+    library("slow_import", "import time; time.sleep(0.4)\ndef check(text): pass", true),
+    library("never_looks", "import time; time.sleep(0.4)\ndef check(text): assert text", true),
+];
+
 /// Prints which libraries were imported in this process, and what must be as in a new process.
 const USES_LIBRARIES: &str = r#"
 import os
@@ -85,6 +118,7 @@ import own
 import LIBRARIES
 print("shared", *[m.__name__ for m in [LIBRARIES] if m.pid != os.getpid()])
 print("own", own.pid == os.getpid(), "backend", reads_variable.backend, os.environ["SAME"], len(os.environ["OTHER"]))
+print("arguments", reads_arguments.arguments)
 os.chdir("/tmp")
 import random, tempfile, uuid
 print("random", random.random(), uuid.uuid4(), next(tempfile._get_candidate_names()), os.urandom(4).hex())
@@ -98,12 +132,16 @@ fn main() -> ExitCode {
         a_fork_starts_as_a_new_process_in_each_way_of_starting_python,
         a_fork_ends_as_a_new_process_however_a_program_ends,
         libraries_that_a_fork_would_not_share_well_are_imported_by_each_fork,
+        code_of_the_user_is_imported_by_each_fork_wherever_it_is_installed,
         wrappers_and_special_options_are_not_forked,
     ];
     trials.extend(trials![
         missing(GATE.iter().chain([&Need::Program("python3")]));
         slow_recoveries_are_forked_without_being_told,
         a_library_that_notices_the_fork_makes_new_processes_of_all_recoveries,
+        what_a_library_sees_of_the_files_is_not_hidden_by_a_fork,
+        recoveries_that_end_their_group_or_the_interpreter_are_tried_all_the_same,
+        a_kept_recording_has_the_time_of_its_run,
         a_bounded_time_ends_well_and_counts_what_was_not_tried,
     ]);
     support::trial::run(trials)
@@ -177,13 +215,24 @@ impl Stage {
         let venv = self.text("venv");
         let made = Command::new(&self.python).args(["-m", "venv", "--without-pip", &venv]).status().unwrap();
         assert!(made.success());
-        let lib = std::fs::read_dir(self.path("venv/lib")).unwrap().next().unwrap().unwrap().file_name();
-        let site = format!("venv/lib/{}/site-packages", lib.to_str().unwrap());
-        for Library { name, source, .. } in LIBRARIES.iter().chain(&NOTICING_LIBRARIES) {
+        let site = self.site();
+        let others = NOTICING_LIBRARIES.iter().chain(&LOOKING_LIBRARIES);
+        for Library { name, source, .. } in LIBRARIES.iter().chain(others) {
             let common = "import os; pid = os.getpid()\ndef check(text): pass";
             self.write(&format!("{site}/{name}.py"), &format!("{common}\n{source}\n"));
         }
         format!("{venv}/bin/python")
+    }
+
+    /// The directory of the libraries of that environment.
+    fn site(&self) -> String {
+        let lib = std::fs::read_dir(self.path("venv/lib")).unwrap().next().unwrap().unwrap().file_name();
+        format!("venv/lib/{}/site-packages", lib.to_str().unwrap())
+    }
+
+    /// What the crash states of a recovery would be in.
+    fn watched(&self) -> [PathBuf; 1] {
+        [self.path("watched")]
     }
 
     fn launch(&self, start: &Start) -> LaunchSpec {
@@ -223,14 +272,18 @@ impl Stage {
     }
 
     fn fork(&self, launch: &LaunchSpec, imports: &ServerImports) -> Seen {
-        let forked = ForkedPython::of(launch, imports, &[]).unwrap_or_else(|| panic!("{launch:?}"));
+        let forked =
+            ForkedPython::of(launch, imports, &self.watched()).unwrap_or_else(|| panic!("{launch:?}"));
         self.sandbox.start_fork_server(&forked.server).unwrap();
         self.run_request(launch, imports)
     }
 
     /// The same in the server that was started last.
     fn run_request(&self, launch: &LaunchSpec, imports: &ServerImports) -> Seen {
-        self.run(&ForkedPython::of(launch, imports, &[]).unwrap().request, CommandRunner::ForkServer)
+        self.run(
+            &ForkedPython::of(launch, imports, &self.watched()).unwrap().request,
+            CommandRunner::ForkServer,
+        )
     }
 
     /// Compares a new process with forks.
@@ -392,25 +445,63 @@ fn libraries_that_a_fork_would_not_share_well_are_imported_by_each_fork() {
     stage.write("own.py", "import os; pid = os.getpid()\n");
     let names: Vec<&str> = LIBRARIES.iter().map(|library| library.name).collect();
     stage.write("train.py", &USES_LIBRARIES.replace("LIBRARIES", &names.join(", ")));
-    let start = Start::new(&[&venv, "train.py"]);
+    stage.write("watched/latest", "");
+    stage.write("path/beside.py", "");
+    std::os::unix::fs::symlink("watched", stage.path("linked")).unwrap();
+    let start = Start::new(&[&venv, "train.py", "watched", ""]);
     let lines = |seen: &Seen| -> Vec<String> {
         assert_eq!(seen.completed.exit, Some(ProcessExit::Exited(0)), "{seen:?}");
         seen.completed.stdout.lines().map(str::to_owned).collect()
     };
+    let arguments = "arguments ['train.py', 'watched', '']";
     let new = lines(&stage.new_process(&start));
     let forks = stage.forked(&start).forks.unwrap().map(|fork| lines(&fork));
     assert_eq!(
-        [&new[0], &new[1], &new[3]],
-        ["shared", "own True backend jax always 16", "exit of a library"]
+        [&new[0], &new[1], &new[2], &new[4]],
+        ["shared", "own True backend jax always 16", arguments, "exit of a library"]
     );
     let expected: BTreeSet<&str> =
         LIBRARIES.iter().filter(|library| library.is_shared).map(|library| library.name).collect();
     for fork in &forks {
         assert_eq!(fork[0].split(' ').skip(1).collect::<BTreeSet<_>>(), expected);
-        assert_eq!([&fork[1], &fork[3]], [&new[1], &new[3]]);
+        assert_eq!([&fork[1], &fork[2], &fork[4]], [&new[1], &new[2], &new[4]]);
     }
-    for (first, second) in forks[0][2].split(' ').zip(forks[1][2].split(' ')).skip(1) {
-        assert_ne!(first, second, "two forks drew the same random value: {}", forks[0][2]);
+    for (first, second) in forks[0][3].split(' ').zip(forks[1][3].split(' ')).skip(1) {
+        assert_ne!(first, second, "two forks drew the same random value: {}", forks[0][3]);
+    }
+    stage.sandbox.close().unwrap();
+}
+
+/// Links, lists of paths and the program's own package lead to code that the user may change.
+fn code_of_the_user_is_imported_by_each_fork_wherever_it_is_installed() {
+    let stage = Stage::new();
+    let venv = stage.venv();
+    let site = stage.site();
+    let module = "import os; pid = os.getpid()";
+    for name in ["src/linked/__init__", "src/linked_file", "listed/by_list", "path/by_variable"] {
+        stage.write(&format!("{name}.py"), module);
+    }
+    let link = |source: &str, name: &str| {
+        std::os::unix::fs::symlink(stage.path(source), stage.path(&format!("{site}/{name}"))).unwrap();
+    };
+    link("src/linked", "linked");
+    link("src/linked_file.py", "linked_file.py");
+    stage.write(&format!("{site}/listed.pth"), &stage.text("listed"));
+    stage.write(&format!("{site}/installed/__init__.py"), module);
+    stage.write(&format!("{site}/installed/near.py"), module);
+    let names = "plain, linked, linked_file, by_list, by_variable, installed.near";
+    let program = format!(
+        "import os, {names}\nprint(*[name for name in '{names}'.split(', ') if eval(name).pid != os.getpid()])"
+    );
+    stage.write(&format!("{site}/installed/train.py"), &program);
+    stage.write("train.py", &program);
+    for (words, shared) in
+        [(&["train.py"][..], "plain installed.near"), (&["-m", "installed.train"], "plain")]
+    {
+        let start = Start::new(&[&[venv.as_str()], words].concat()).with("PYTHONPATH", &stage.text("path"));
+        for fork in stage.forked(&start).forks.unwrap() {
+            assert_eq!(fork.completed.stdout.trim(), shared, "{words:?}: {fork:?}");
+        }
     }
     stage.sandbox.close().unwrap();
 }

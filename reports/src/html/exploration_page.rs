@@ -25,6 +25,7 @@ pub(crate) fn page(exploration: &Exploration) -> Markup {
             }
             p.soft { (clean(&RecoveryCheck::describe(&exploration.checks))) }
             @if let Some(line) = exploration.controls_line() { p.soft { (clean(&line)) } }
+            @if let Some(forked) = exploration.forked { p.soft { (clean(&forked.to_string())) } }
             @for line in exploration.left_out_lines() { p.unsure { (clean(&line)) } }
             @for note in &exploration.notes { p.unsure { (clean(&note.to_string())) } }
         }

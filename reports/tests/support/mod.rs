@@ -233,6 +233,7 @@ pub(crate) fn explored() -> Exploration {
         never_synced: vec![],
         outside: vec![],
         notes: vec![],
+        forked: None,
         refused_calls: vec![],
         tried: 124,
         untried: 0,

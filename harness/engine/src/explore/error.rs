@@ -34,7 +34,7 @@ pub enum ExploreError {
     )]
     NotPython,
     /// The modules of `--warm` cannot be imported.
-    #[error("`--warm`: the Python fork server did not start ({detail}); check the names of the modules")]
+    #[error("`--warm`: the modules could not be imported ({detail}); check their names")]
     WarmNotStarted {
         /// What the server wrote last.
         detail: String,

@@ -7,25 +7,31 @@
 //!
 //! `docs/explore.md` shows how to run it. Not done: io_uring and libaio, and more than two crashes in a row.
 
+mod comparison_sample;
 mod controls;
 mod error;
 mod explore_config;
+mod explore_progress;
 mod failing_trees;
 mod noted_start;
 mod pipeline;
 mod record;
 mod repeated_states;
 mod replay;
+mod replayed_states;
 mod report;
 mod second_crash;
+mod start_comparison;
 mod states;
 mod tree_difference;
+mod warm_news;
 mod warm_start;
 
 pub use error::{ExploreBaselineError, ExploreError, FoundFiles, KeptRecordingError, ValueDifference};
 pub use explore_config::ExploreConfig;
+pub use explore_progress::ExploreProgress;
 pub use failing_trees::FailingTree;
-pub use pipeline::{ExploreProgress, ExploreResult, explore};
+pub use pipeline::{ExploreResult, explore};
 pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
     FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, KeepRecordingSpec,
@@ -45,4 +51,4 @@ pub use states::{
     Tear, TornWrite, TreeEntry, Witness, enumerate, enumerate_until, persist_units,
 };
 pub use tree_difference::{TreeDifference, TreeDifferenceKind};
-pub use warm_start::{ColdReason, WarmNews};
+pub use warm_news::{ColdReason, WarmNews};

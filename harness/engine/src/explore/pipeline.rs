@@ -2,72 +2,30 @@
 //! failures. Knows no details of any of these steps.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use scenarios::{
-    Control, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationNote, Finding, Outcome, RecoveryCheck,
+    Control, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationNote, Finding, ForkedRecoveries,
+    Outcome, RecoveryCheck,
 };
 
 use super::controls::{ControlSpec, Controls};
 use super::error::{ExploreBaselineError, ExploreError, FoundFiles};
 use super::explore_config::ExploreConfig;
-use super::failing_trees::{FailingTree, FailingTreesSpec};
+use super::explore_progress::ExploreProgress;
+use super::failing_trees::FailingTree;
 use super::noted_start::NotedStart;
 use super::record::{
-    CommandRecording, KeptRecording, LargeTreeProgress, RecordProgress, Recording, RecordingProgress,
-    keep_recording, read_recording, record,
+    CommandRecording, KeptRecording, RecordProgress, Recording, keep_recording, read_recording, record,
 };
-use super::repeated_states::RepeatedStates;
-use super::replay::{
-    ImportNotes, OutputOracle, RecoveryStart, RecoveryWorker, ReplayProgress, ReplaySpec, Replayer,
-    ServerImports, TriedReports, TriedState, WarmStart,
-};
-use super::report::{FindingsSource, FirstMet, group_findings, never_synced};
+use super::replay::{OutputOracle, TriedState, WarmStart};
+use super::replayed_states::{ReplayedStates, StateReplay};
+use super::report::never_synced;
 use super::states::{
     CrashState, EnumerateSpec, EnumerationCounts, NamedState, StateName, find_named_state, states_to_try,
 };
-use super::warm_start::{FailingComparison, WarmNews, WarmStarter};
+use super::warm_start::WarmStarter;
 use crate::file_error::file_error;
 use crate::sandbox::{ProcessExit, SandboxError};
-
-/// The progress of an exploration.
-#[derive(Debug, Clone)]
-pub enum ExploreProgress {
-    /// The baseline run has started.
-    Recording,
-    /// A watched directory is large.
-    LargeTree(LargeTreeProgress),
-    /// The baseline run is running.
-    RecordingRuns(RecordingProgress),
-    /// The baseline run has ended.
-    Recorded {
-        /// How many file operations it made.
-        operations: usize,
-        /// How many saves it acknowledged.
-        saves: usize,
-        /// Whether it was recorded earlier, and is only read now.
-        is_kept: bool,
-    },
-    /// The distinct states are known.
-    Enumerated {
-        /// How many will be tried.
-        states: usize,
-    },
-    /// The recoveries from undamaged files have begun.
-    Controls,
-    /// The recoveries from undamaged files have ended.
-    ControlsEnded,
-    /// How the recoveries will start, if it is not the usual way.
-    WarmStart(WarmNews),
-    /// One more state has been tried.
-    Tried(ReplayProgress),
-    /// A state fails in a way in which none has failed before. It is not confirmed yet. In words.
-    FirstMet(String),
-    /// The state of `--state` is at another place in this recording, where it has this name.
-    StateMoved(String),
-    /// All states have been tried; one of each finding is repeated.
-    Confirming,
-}
 
 /// The result of an exploration.
 pub struct ExploreResult {
@@ -99,8 +57,10 @@ pub struct ExploreResult {
     pub failing_trees: Result<Vec<FailingTree>, ExploreError>,
     /// Whether the recorded run did several jobs.
     pub has_several_jobs: bool,
-    /// What a recovery has noted of its imports, if the others were forked.
-    pub import_notes: Option<ImportNotes>,
+    /// How recoveries were compared that were forked. `None`: each was a new process.
+    pub forked: Option<ForkedRecoveries>,
+    /// How further recoveries of the same program are to start.
+    pub warm: WarmStart,
     /// How many recoveries ran at the same time.
     pub jobs: usize,
     /// The time for trying all states, without shrinking.
@@ -135,6 +95,7 @@ impl ExploreResult {
             outside: outside.map(|path| path.display().to_string()).collect(),
             sandbox_hints: self.recording.gaps.sandbox_hints.clone(),
             notes: self.notes(),
+            forked: self.forked,
             refused_calls: self.recording.gaps.refused_calls.clone(),
             tried: self.tried.len() as u64,
             untried: self.untried as u64,
@@ -201,33 +162,11 @@ pub fn explore(
     let enumeration = states_to_try(&config.enumerate, &recording, cancelled);
     let enumeration = enumeration.ok_or(SandboxError::Interrupted)?;
     report(ExploreProgress::Enumerated { states: enumeration.states.len() });
-    report(ExploreProgress::Controls);
     let tell = |news| report(ExploreProgress::WarmStart(news));
     let warm = WarmStarter { config, recording: &recording, oracle: &oracle, recording_seconds, tell: &tell };
-    let noted = match warm.note(enumeration.states.len()) {
-        Err(_) if (config.replay.cancelled)() => None,
-        noted => noted?,
-    };
-    let controls = ControlSpec {
-        config,
-        recording: &recording,
-        oracle: &oracle,
-        baseline_reports_resume,
-        noted: noted.as_ref(),
-    };
-    let controls = controls.run();
-    report(ExploreProgress::ControlsEnded);
-    let (controls, replayed) = match controls {
-        // What is known then is how many states there are.
-        Err(_) if (config.replay.cancelled)() => (Controls::default(), Replayed::nothing()),
-        controls => {
-            let controls = controls?;
-            let replay = Replay { warm, states: &enumeration.states, controls: &controls, report };
-            let replayed = replay.try_and_group(noted.as_ref())?;
-            (controls, replayed)
-        }
-    };
-    let Replayed { tried, findings, failing_trees, seconds, is_forked } = replayed;
+    let recoveries = Recoveries { warm, states: &enumeration.states, baseline_reports_resume, report };
+    let Recovered { controls, replayed, noted } = recoveries.run()?;
+    let ReplayedStates { tried, findings, failing_trees, seconds, forked } = replayed;
     let (counts, jobs) = (enumeration.counts, config.replay.jobs);
     let untried = enumeration.states.len() - tried.len();
     Ok(ExploreResult {
@@ -245,11 +184,65 @@ pub fn explore(
         findings,
         failing_trees,
         has_several_jobs: oracle.has_several_jobs(),
-        import_notes: noted.map(|noted| noted.notes).filter(|_| is_forked),
+        warm: warm_after(&config.replay.warm, noted, forked.is_some()),
+        forked,
         jobs,
         seconds,
         recording_seconds,
     })
+}
+
+/// What the recoveries of an exploration start from.
+#[derive(Clone, Copy)]
+struct Recoveries<'a> {
+    warm: WarmStarter<'a>,
+    states: &'a [CrashState],
+    baseline_reports_resume: bool,
+    report: &'a (dyn Fn(ExploreProgress) + Sync),
+}
+
+/// What the recoveries did.
+struct Recovered {
+    controls: Controls,
+    replayed: ReplayedStates,
+    noted: Option<NotedStart>,
+}
+
+impl Recoveries<'_> {
+    /// Recovers from undamaged files, then from the crash states.
+    fn run(self) -> Result<Recovered, ExploreError> {
+        let Recoveries { warm, states, baseline_reports_resume, report } = self;
+        let WarmStarter { config, recording, oracle, .. } = warm;
+        let is_cancelled = || (config.replay.cancelled)();
+        report(ExploreProgress::Controls);
+        let noted = match warm.note(states.len()) {
+            Err(_) if is_cancelled() => None,
+            noted => noted?,
+        };
+        let spec = ControlSpec { config, recording, oracle, baseline_reports_resume, noted: noted.as_ref() };
+        let controls = spec.run();
+        report(ExploreProgress::ControlsEnded);
+        if controls.is_err() && is_cancelled() {
+            // What is known then is how many states there are.
+            let (controls, replayed) = (Controls::default(), ReplayedStates::nothing());
+            return Ok(Recovered { controls, replayed, noted });
+        }
+        let controls = controls?;
+        let replay = StateReplay { warm, states, controls: &controls, report };
+        let replayed = replay.try_and_group(noted.as_ref())?;
+        Ok(Recovered { controls, replayed, noted })
+    }
+}
+
+/// How further recoveries of a program start.
+fn warm_after(warm: &WarmStart, noted: Option<NotedStart>, is_forked: bool) -> WarmStart {
+    match (warm, noted) {
+        (WarmStart::Automatic, Some(noted)) if is_forked => WarmStart::Noted(noted.notes),
+        // It was not worth noting.
+        (WarmStart::Automatic, None) => WarmStart::Automatic,
+        (warm, _) if is_forked => warm.clone(),
+        _ => WarmStart::Never,
+    }
 }
 
 /// A recording that can be explored.
@@ -267,9 +260,8 @@ fn record_checked(
     config: &ExploreConfig,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<CheckedRecording, ExploreError> {
-    let began = Instant::now();
     let recorded = recorded_run(config, report)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = recorded.seconds;
     let checks = config.checks();
     let oracle = OutputOracle::new(config.judge.clone(), &checks, &recorded.output);
     check_recording(config, &recorded, &oracle)?;
@@ -325,132 +317,6 @@ fn with_found_state(
         }
         NamedState::OfOtherRecording => Err(ExploreError::RecordingDiffers { name: name.to_string() }),
         NamedState::Cancelled => Err(SandboxError::Interrupted.into()),
-    }
-}
-
-/// What trying the states gave.
-struct Replayed {
-    tried: Vec<TriedState>,
-    findings: Vec<Finding>,
-    failing_trees: Result<Vec<FailingTree>, ExploreError>,
-    /// The time for trying, without what comes after.
-    seconds: f64,
-    /// Whether recoveries were forked from what a first one has noted.
-    is_forked: bool,
-}
-
-impl Replayed {
-    fn nothing() -> Replayed {
-        let (tried, findings, failing_trees) = (Vec::new(), Vec::new(), Ok(Vec::new()));
-        Replayed { tried, findings, failing_trees, seconds: 0.0, is_forked: false }
-    }
-}
-
-/// What is tried.
-#[derive(Clone, Copy)]
-struct Replay<'a> {
-    warm: WarmStarter<'a>,
-    states: &'a [CrashState],
-    controls: &'a Controls,
-    report: &'a (dyn Fn(ExploreProgress) + Sync),
-}
-
-impl Replay<'_> {
-    /// Tries the states and groups the failing ones. With notes, recoveries are forked as long as they do what new
-    /// processes do.
-    fn try_and_group(self, noted: Option<&NotedStart>) -> Result<Replayed, ExploreError> {
-        let WarmStarter { config, recording, oracle, .. } = self.warm;
-        let replayer = Replayer::new(&config.replay, oracle, recording);
-        let first_met = FirstMet::new(recording);
-        let forked = match noted {
-            Some(noted) => self.try_forked(&replayer, noted, &first_met)?,
-            None => None,
-        };
-        if let Some(forked) = forked {
-            return Ok(forked);
-        }
-        let mut worker = match replayer.worker(0) {
-            Err(_) if (config.replay.cancelled)() => return Ok(Replayed::nothing()),
-            worker => worker?,
-        };
-        let began = Instant::now();
-        let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
-        let on_failing = |tried: &TriedState| self.tell_first_met(&first_met, tried);
-        let reports = TriedReports { on_tried: &on_tried, on_failing: &on_failing };
-        let tried = replayer.try_states(self.states, &mut worker, reports, &|_| true)?;
-        let seconds = began.elapsed().as_secs_f64();
-        self.group(worker, Replayed { tried, seconds, ..Replayed::nothing() })
-    }
-
-    /// Tries the states by forking. `None`: a forked recovery is not like a new process.
-    fn try_forked(
-        self,
-        cold: &Replayer<'_>,
-        noted: &NotedStart,
-        first_met: &FirstMet<'_>,
-    ) -> Result<Option<Replayed>, ExploreError> {
-        let WarmStarter { config, recording, oracle, .. } = self.warm;
-        let imports = RecoveryStart::Forked(ServerImports::Noted(noted.notes.clone()));
-        let replayer = Replayer::new(&config.replay, oracle, recording).with_start(imports);
-        let worker = match self.warm.worker(&replayer, noted, self.controls) {
-            Err(_) if (config.replay.cancelled)() => return Ok(Some(Replayed::nothing())),
-            worker => worker?,
-        };
-        let Some(mut worker) = worker else { return Ok(None) };
-        let comparison = FailingComparison::new(cold, config.replay.jobs + 2);
-        let began = Instant::now();
-        let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
-        let go_on = |tried: &TriedState| comparison.go_on(tried);
-        let on_failing = |tried: &TriedState| self.tell_first_met(first_met, tried);
-        let reports = TriedReports { on_tried: &on_tried, on_failing: &on_failing };
-        let tried = match replayer.try_states(self.states, &mut worker, reports, &go_on) {
-            Ok(tried) => tried,
-            Err(error) => return self.warm.give_up(error).map(|()| None),
-        };
-        if let Some(reason) = comparison.into_difference() {
-            worker.close()?;
-            self.warm.tell_cold(reason);
-            return Ok(None);
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        let replayed = Replayed { tried, seconds, is_forked: true, ..Replayed::nothing() };
-        self.group(worker, replayed).map(Some)
-    }
-
-    /// Prints a line if this state fails in a new way.
-    fn tell_first_met(self, first_met: &FirstMet<'_>, tried: &TriedState) {
-        let lines = first_met.new_failures(tried).into_iter();
-        lines.for_each(|text| (self.report)(ExploreProgress::FirstMet(text)));
-    }
-
-    /// Groups the failing states, and confirms the findings by new processes. `worker`: is no longer needed.
-    fn group(self, worker: RecoveryWorker<'_>, replayed: Replayed) -> Result<Replayed, ExploreError> {
-        let WarmStarter { config, recording, oracle, .. } = self.warm;
-        worker.close()?;
-        (self.report)(ExploreProgress::Confirming);
-        let tried = &replayed.tried;
-        let alone = ReplaySpec { warm: WarmStart::Never, jobs: 1, ..config.replay.clone() };
-        let replayer = Replayer::new(&alone, oracle, recording);
-        // All other workers have smaller numbers.
-        let number = config.replay.jobs + 3;
-        let mut repeats = RepeatedStates::new(&replayer, number, tried, config.replay.cancelled);
-        let source = FindingsSource {
-            spec: &config.report,
-            recording,
-            controls: &self.controls.tried,
-            tried,
-            has_process_crashes: config.enumerate.has_process_crashes(),
-        };
-        let findings = group_findings(source, &mut repeats);
-        let failing_trees = config.keep_files.as_ref().map_or_else(
-            || Ok(Vec::new()),
-            |dir| {
-                let spec = FailingTreesSpec { dir, recording, began_unix_s: config.replay.began_unix_s };
-                spec.keep(&findings, config.enumerate.only_state.as_ref(), &mut repeats)
-            },
-        );
-        repeats.close()?;
-        Ok(Replayed { findings, failing_trees, ..replayed })
     }
 }
 

@@ -8,9 +8,10 @@ use scenarios::Outcome;
 
 use super::error::ExploreError;
 use super::explore_config::ExploreConfig;
-use super::pipeline::{ExploreProgress, ExploreResult, explore};
+use super::explore_progress::ExploreProgress;
+use super::pipeline::{ExploreResult, explore};
 use super::record::FirstCrash;
-use super::replay::{MaterializePlace, TriedState, WarmStart, materialize};
+use super::replay::{MaterializePlace, TriedState, materialize};
 use super::report::describe_state;
 use super::states::CrashKind;
 use crate::file_error::file_error;
@@ -55,6 +56,7 @@ pub fn explore_second_crashes(
     let mut results = SecondCrashes::default();
     let chosen = choose_first_states(&first.tried);
     let count = chosen.len();
+    let mut warm = first.warm.clone();
     for (number, tried) in chosen.into_iter().enumerate() {
         if config.replay.is_over() {
             results.untried = count - number;
@@ -62,6 +64,8 @@ pub fn explore_second_crashes(
             break;
         }
         let Some((_, witness)) = tried.state.strictest_witness() else { continue };
+        let after = describe_state(&first.recording, &tried.state);
+        report(ExploreProgress::SecondCrash { number: number + 1, count, after: after.clone() });
         let dir = config.replay.work_dir.join(format!("second-{number}"));
         let base = dir.join("after-crash");
         let dir_names: Vec<String> =
@@ -77,9 +81,7 @@ pub fn explore_second_crashes(
             .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
         let mut second_config = config.clone().after_first_crash(&sandboxes);
         second_config.record.command = config.replay.resume.clone();
-        if let Some(notes) = &first.import_notes {
-            second_config.replay.warm = WarmStart::Noted(notes.clone());
-        }
+        second_config.replay.warm = warm.clone();
         second_config.judge.has_several_jobs = first.has_several_jobs;
         second_config.record.time_limit = Some(config.replay.timeout);
         // The files of the second crash are newer than those of the first.
@@ -92,7 +94,7 @@ pub fn explore_second_crashes(
         });
         match explore(&second_config, report) {
             Ok(result) => {
-                let after = describe_state(&first.recording, &tried.state);
+                warm = result.warm.clone();
                 results.explored.push(SecondCrash { after, result });
             }
             // A recovery that changes no file has no crash states.

@@ -1,10 +1,7 @@
-//! The automatic warm start of Python recoveries: decides whether recoveries are forked from an interpreter with
-//! imported libraries, and compares such recoveries with new processes. Knows no causes.
+//! The warm start of Python recoveries: decides whether recoveries are forked from an interpreter with imported
+//! libraries, and builds the first worker that does so. Knows no causes.
 
-use std::fmt::{Display, Formatter};
-use std::sync::Mutex;
-
-use scenarios::{ControlFiles, Outcome};
+use scenarios::ControlFiles;
 
 use super::controls::Controls;
 use super::error::ExploreError;
@@ -12,91 +9,18 @@ use super::explore_config::ExploreConfig;
 use super::noted_start::NotedStart;
 use super::record::{OpEffect, Recording};
 use super::replay::{
-    ForkedPython, NotedRecovery, OutputOracle, RecoveryLimit, RecoveryResult, RecoveryStart, RecoveryWorker,
-    Replayer, ServerImports, TriedState, WarmStart, is_acceptable,
+    ForkedPython, NotedRecovery, OutputOracle, RecoveryLimit, RecoveryStart, RecoveryWorker, Replayer,
+    ServerImports, WarmStart, is_acceptable,
 };
-use super::report::kind_of_message;
+use super::start_comparison::{ComparedRecovery, StartComparison};
 use super::states::CrashCandidate;
-use crate::locks::LockExt;
-use crate::sandbox::ProcessExit;
+use super::warm_news::{ColdReason, WarmNews};
+use crate::sandbox::{ProcessExit, SandboxError};
 
 /// All recoveries together must be expected to take this long, or their first one is not worth noting.
 const MIN_SECONDS: f64 = 5.0;
 /// If they take this long, the user is told why they are not forked.
 const MIN_SECONDS_EXPLAINED: f64 = 30.0;
-
-/// How recoveries start, if `Automatic` has a choice.
-#[derive(Debug, Clone, PartialEq)]
-pub enum WarmNews {
-    /// They are forked from an interpreter that has imported the libraries.
-    Forked {
-        /// How many modules the first recovery had imported from the standard library and from packages.
-        modules: usize,
-    },
-    /// Each is a new process.
-    NewProcesses {
-        /// How long the recorded run took.
-        seconds: f64,
-        /// Why.
-        reason: ColdReason,
-    },
-}
-
-/// Why recoveries that take long are new processes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ColdReason {
-    /// The command does not start Python directly.
-    NotPython,
-    /// The first recovery did not end as a Python program does.
-    NothingNoted,
-    /// The interpreter could not be started or has ended; why.
-    ServerFailed(String),
-    /// A forked recovery did something else than a new process.
-    Differs {
-        /// The crash state.
-        state: String,
-        /// What the forked recovery did.
-        forked: String,
-        /// What the new process did.
-        new_process: String,
-    },
-}
-
-impl Display for WarmNews {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self {
-            WarmNews::Forked { modules } => write!(
-                f,
-                "recoveries are forked from a Python that has imported the libraries ({modules} modules)"
-            ),
-            WarmNews::NewProcesses { seconds, reason } => {
-                write!(f, "each recovery is a new process, of about {seconds:.1} s: {reason}")
-            }
-        }
-    }
-}
-
-impl Display for ColdReason {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ColdReason::NotPython => f.write_str(
-                "the command does not start `python` itself; if the trainer is a Python program, name `python` and \
-                 its script in the command, and recoveries are forked",
-            ),
-            ColdReason::NothingNoted => {
-                f.write_str("the first recovery did not end as a Python program does, so its imports are unknown")
-            }
-            ColdReason::ServerFailed(detail) => {
-                write!(f, "a Python that has imported the libraries could not be used ({detail})")
-            }
-            ColdReason::Differs { state, forked, new_process } => write!(
-                f,
-                "forked from a Python that has imported the libraries, the recovery from state {state} {forked}; as \
-                 a new process it {new_process}"
-            ),
-        }
-    }
-}
 
 /// What the automatic warm start of an exploration needs.
 #[derive(Clone, Copy)]
@@ -119,7 +43,8 @@ impl WarmStarter<'_> {
         let seconds = self.recording_seconds * states as f64 / replay.jobs.max(1) as f64;
         let is_single =
             self.config.enumerate.only_state.is_some() || self.config.record.first_crash.is_some();
-        if replay.warm != WarmStart::Automatic || is_single || seconds < MIN_SECONDS {
+        let is_worth_it = seconds >= MIN_SECONDS && !replay.is_over();
+        if replay.warm != WarmStart::Automatic || is_single || !is_worth_it {
             return Ok(None);
         }
         let noting = RecoveryStart::Forked(ServerImports::Noting);
@@ -170,25 +95,39 @@ impl WarmStarter<'_> {
         Some(NotedStart { candidate, result, notes, repeats_recording })
     }
 
+    /// How recoveries start that are forked. `None`: each is a new process.
+    pub(super) fn forked_start(self, noted: Option<&NotedStart>) -> Option<RecoveryStart> {
+        let imports = match &self.config.replay.warm {
+            WarmStart::Never => None,
+            WarmStart::Automatic => noted.map(|noted| ServerImports::Noted(noted.notes.clone())),
+            WarmStart::Noted(notes) => Some(ServerImports::Noted(notes.clone())),
+            WarmStart::Modules(modules) => Some(ServerImports::Named(modules.clone())),
+        };
+        imports.map(RecoveryStart::Forked)
+    }
+
     /// Builds a worker with forked recoveries. `None`: the recoveries will be new processes.
     ///
     /// # Errors
-    /// A sandbox failed, or a file could not be written.
+    /// A sandbox failed, a file could not be written, or the modules that the user has named cannot be imported.
     pub(super) fn worker<'r>(
         self,
         replayer: &'r Replayer<'_>,
-        noted: &NotedStart,
         controls: &Controls,
+        comparison: &StartComparison<'_>,
     ) -> Result<Option<RecoveryWorker<'r>>, ExploreError> {
-        let worker = replayer.worker(0).and_then(|mut worker| {
-            let difference = self.compare_good(replayer, &mut worker, controls)?;
+        let worker = match replayer.worker(0) {
+            Err(error @ ExploreError::WarmNotStarted { .. }) if self.has_named_modules() => {
+                return Err(error);
+            }
+            worker => worker,
+        };
+        let worker = worker.and_then(|mut worker| {
+            let difference = self.compare_good(replayer, &mut worker, controls, comparison)?;
             Ok(ComparedWorker { worker, difference })
         });
         match worker {
-            Ok(ComparedWorker { worker, difference: None }) => {
-                (self.tell)(WarmNews::Forked { modules: noted.notes.module_count() });
-                Ok(Some(worker))
-            }
+            Ok(ComparedWorker { worker, difference: None }) => Ok(Some(worker)),
             Ok(ComparedWorker { worker, difference: Some(reason) }) => {
                 worker.close()?;
                 self.tell_cold(reason);
@@ -198,136 +137,67 @@ impl WarmStarter<'_> {
         }
     }
 
+    fn has_named_modules(self) -> bool {
+        matches!(self.config.replay.warm, WarmStart::Modules(_))
+    }
+
     /// Compares a forked recovery with a new process, from undamaged files.
     fn compare_good(
         self,
         replayer: &Replayer<'_>,
         worker: &mut RecoveryWorker<'_>,
         controls: &Controls,
+        comparison: &StartComparison<'_>,
     ) -> Result<Option<ColdReason>, ExploreError> {
         let is_saved = |files: ControlFiles| matches!(files, ControlFiles::Saved { .. });
         let saved = controls.tried.iter().find(|control| is_saved(control.files));
         let Some(control) = saved.or(controls.tried.last()) else { return Ok(None) };
         let forked = replayer.result_of(worker, &control.candidate, RecoveryLimit::Usual)?;
-        let difference = StartDifference {
-            replayer,
-            candidate: &control.candidate,
-            forked: &forked,
-            new: &control.result,
-        };
-        Ok(difference.reason())
+        let (candidate, new) = (&control.candidate, &control.result);
+        comparison.difference(ComparedRecovery { candidate, forked: &forked, new })
     }
 
     /// Goes on with new processes after an error of a forked recovery.
     ///
     /// # Errors
     /// The error, if it is not the fork server's, or if the exploration is stopped.
-    pub(super) fn give_up(self, error: ExploreError) -> Result<(), ExploreError> {
+    fn give_up(self, error: ExploreError) -> Result<(), ExploreError> {
+        self.tell_cold(self.reason_of(error)?);
+        Ok(())
+    }
+
+    /// Why recoveries cannot be forked after this error.
+    ///
+    /// # Errors
+    /// Those of [`give_up`](WarmStarter::give_up).
+    pub(super) fn reason_of(self, error: ExploreError) -> Result<ColdReason, ExploreError> {
         match error {
             error if (self.config.replay.cancelled)() => Err(error),
-            ExploreError::WarmNotStarted { .. } | ExploreError::Sandbox(_) => {
-                self.tell_cold(ColdReason::ServerFailed(crate::file_error::chain(&error)));
-                Ok(())
+            ExploreError::WarmNotStarted { detail }
+            | ExploreError::Sandbox(SandboxError::Init { detail, .. }) => {
+                Ok(ColdReason::ServerFailed(detail))
+            }
+            error @ ExploreError::Sandbox(_) => {
+                Ok(ColdReason::ServerFailed(crate::file_error::chain(&error)))
             }
             error => Err(error),
         }
     }
 
-    pub(super) fn tell_cold(self, reason: ColdReason) {
-        (self.tell)(WarmNews::NewProcesses { seconds: self.recording_seconds, reason });
+    /// Says that each recovery is a new process, before any was forked.
+    fn tell_cold(self, reason: ColdReason) {
+        self.tell_discarded(reason, 0, 0);
+    }
+
+    /// Says that each recovery is a new process. `discarded`: how many were forked; `withdrawn`: how many lines about
+    /// unconfirmed failures they have led to.
+    pub(super) fn tell_discarded(self, reason: ColdReason, discarded: usize, withdrawn: usize) {
+        let seconds = self.recording_seconds;
+        (self.tell)(WarmNews::NewProcesses { seconds, reason, discarded, withdrawn });
     }
 }
 
 struct ComparedWorker<'a> {
     worker: RecoveryWorker<'a>,
     difference: Option<ColdReason>,
-}
-
-/// A forked recovery and a new process from the same files.
-struct StartDifference<'a> {
-    replayer: &'a Replayer<'a>,
-    candidate: &'a CrashCandidate,
-    forked: &'a RecoveryResult,
-    new: &'a RecoveryResult,
-}
-
-impl StartDifference<'_> {
-    /// In what they differ. `None`: in nothing that counts.
-    fn reason(&self) -> Option<ColdReason> {
-        let StartDifference { replayer, candidate, forked, new } = self;
-        let outcomes = [forked, new].map(|result| replayer.judge_at_crash_point(result, candidate));
-        let essence = |result: &RecoveryResult, outcome: Outcome| {
-            let message = match result.ended {
-                Some(ProcessExit::Exited(0)) => String::new(),
-                _ => kind_of_message(&result.message),
-            };
-            let steps = [result.resumed_step, result.first_step, result.last_step];
-            (outcome, result.ended, steps, result.check_ended, message)
-        };
-        if essence(forked, outcomes[0]) == essence(new, outcomes[1]) {
-            return None;
-        }
-        let text = |result: &RecoveryResult, outcome: Outcome| {
-            let message =
-                if result.message.is_empty() { String::new() } else { format!(", `{}`", result.message) };
-            format!("is `{outcome}` ({}{message})", ProcessExit::describe(result.ended))
-        };
-        Some(ColdReason::Differs {
-            state: candidate.name(),
-            forked: text(forked, outcomes[0]),
-            new_process: text(new, outcomes[1]),
-        })
-    }
-}
-
-/// Compares the first recovery that fails with a new process.
-pub(super) struct FailingComparison<'a> {
-    /// Whose recoveries are new processes.
-    cold: &'a Replayer<'a>,
-    /// The number of the worker that runs them.
-    worker_number: usize,
-    progress: Mutex<ComparisonProgress>,
-}
-
-#[derive(Default)]
-struct ComparisonProgress {
-    has_begun: bool,
-    difference: Option<ColdReason>,
-}
-
-impl<'a> FailingComparison<'a> {
-    pub(super) fn new(cold: &'a Replayer<'a>, worker_number: usize) -> FailingComparison<'a> {
-        FailingComparison { cold, worker_number, progress: Mutex::default() }
-    }
-
-    /// Whether the forked recoveries go on. The first that fails is compared here; one that hangs is not, because
-    /// that would take as long as its time limit.
-    pub(super) fn go_on(&self, tried: &TriedState) -> bool {
-        let is_compared = tried.is_failing() && tried.result.ended.is_some();
-        {
-            let mut progress = self.progress.locked();
-            if !is_compared || progress.has_begun {
-                return progress.difference.is_none();
-            }
-            progress.has_begun = true;
-        }
-        let difference = self.compare(tried).unwrap_or_default();
-        let goes_on = difference.is_none();
-        self.progress.locked().difference = difference;
-        goes_on
-    }
-
-    fn compare(&self, tried: &TriedState) -> Result<Option<ColdReason>, ExploreError> {
-        let mut worker = self.cold.worker(self.worker_number)?;
-        let candidate = tried.state.candidate();
-        let new = self.cold.result_of(&mut worker, candidate, RecoveryLimit::Usual)?;
-        worker.close()?;
-        let difference = StartDifference { replayer: self.cold, candidate, forked: &tried.result, new: &new };
-        Ok(difference.reason())
-    }
-
-    /// In what the forked recovery differed.
-    pub(super) fn into_difference(self) -> Option<ColdReason> {
-        self.progress.into_unlocked().difference
-    }
 }

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::Error;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,8 @@ impl ForkServer {
             .for_each(|argument| *argument = number.clone().into());
         let mut command = launch.command().ok_or_else(|| Error::other("`argv` is empty"))?;
         sys::before_exec(&mut command, || Ok(()));
+        // A command that ends its whole process group must not end the server, so that one has its own.
+        command.process_group(0);
         let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         drop(theirs);
         let server_stderr = server.stderr.take();
@@ -120,7 +123,7 @@ impl ForkServer {
                 let output = output.text();
                 let last_line =
                     output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-                Err(Error::other(format!("the fork server did not become ready: {last_line}")))
+                Err(Error::other(last_line.to_owned()))
             }
         }
     }
@@ -138,13 +141,17 @@ impl ForkServer {
         patterns: &RegexSet,
     ) -> Result<CompletedCommand, Error> {
         let ((out, their_out), (err, their_err)) = (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
-        send_fds(self.control.as_fd(), &[their_out.as_fd(), their_err.as_fd(), command.arguments.as_fd()])?;
+        let fds = [their_out.as_fd(), their_err.as_fd(), command.arguments.as_fd()];
+        match send_fds(self.control.as_fd(), &fds) {
+            Err(error) if has_no_receiver(&error) => return Err(server_ended()),
+            sent => sent?,
+        }
         drop((their_out, their_err));
         let mut deadline = limits.deadline();
         let Some(ForkServerMessage::Pid(pid)) =
             receive_server_message(&self.control, deadline + IMPORT_TIMEOUT)?
         else {
-            return Err(Error::other("the fork server has ended"));
+            return Err(server_ended());
         };
         let mut outputs = OutputPipes::new(out, err, limits.max_output_bytes, patterns);
         let mut exit = None;
@@ -154,7 +161,7 @@ impl ForkServer {
                 && let Some(message) = receive_server_message(&self.control, Instant::now())?
             {
                 let ForkServerMessage::Status(status) = message else {
-                    return Err(Error::other("the fork server has ended"));
+                    return Err(server_ended());
                 };
                 exit = Some(ProcessExit::from_wait_status(status));
                 deadline = limits.end_of_outputs();
@@ -166,6 +173,15 @@ impl ForkServer {
         }
         Ok(outputs.complete(exit))
     }
+}
+
+fn has_no_receiver(error: &Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EPIPE | Errno::ECONNRESET))
+}
+
+/// The interpreter that forks the commands has ended, such as by a signal of one of them.
+fn server_ended() -> Error {
+    Error::other("the Python interpreter from which recoveries are forked has ended")
 }
 
 /// Receives the server's next message. Returns `None` if there is none before the deadline.

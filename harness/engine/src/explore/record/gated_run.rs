@@ -70,6 +70,8 @@ pub struct CommandRecording {
     pub output: String,
     /// The last lines of each output.
     pub last_lines: Vec<OutputLine>,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 impl CommandRecording {
@@ -162,6 +164,7 @@ impl GatedRun<'_> {
             report,
         };
         let ended = running.map(|running| RunEnd::await_end(&watch, &running));
+        let seconds = watch.began.elapsed().as_secs_f64();
         // Fails if init has ended, by itself or because the command was interrupted. All processes end with it.
         let killed = sandbox.kill_all();
         // Until it has ended it may still change files, for a call that has begun.
@@ -188,7 +191,7 @@ impl GatedRun<'_> {
         });
         let last_lines = FailedRun::last_of(lines.collect());
         let output = recorded_output(&recording);
-        Ok(CommandRecording { recording, ended, output, last_lines })
+        Ok(CommandRecording { recording, ended, output, last_lines, seconds })
     }
 
     /// Compares a recording with the files that are there. Returns what the user has to know about accepted

@@ -20,7 +20,7 @@ use crate::file_error::{FileError, file_error};
 use crate::sandbox::ProcessExit;
 
 /// The number of the format. Another version of Trainwreck may write another one.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The file with the operations, which ends with its digest.
 const OPERATIONS_FILE: &str = "operations";
 /// The directory with the bytes.
@@ -86,6 +86,8 @@ struct StoredRecording {
     command: Vec<OsString>,
     /// The lines of the run.
     output: String,
+    /// How long the run took.
+    seconds: f64,
 }
 
 impl StoredRecording {
@@ -213,6 +215,7 @@ fn write(recorded: &CommandRecording, of: &RecordSpec, dir: &Path) -> Result<(),
         saved_pattern: of.saved_pattern.as_ref().map(ToString::to_string),
         command: of.command.argv.clone(),
         output: recorded.output.clone(),
+        seconds: recorded.seconds,
     };
     let path = dir.join(OPERATIONS_FILE);
     let bytes = postcard::to_allocvec(&stored).map_err(Error::other).map(|mut bytes| {
@@ -319,6 +322,7 @@ pub(in crate::explore) fn read_recording(
         ended: Some(ProcessExit::Exited(0)),
         output: stored.output,
         last_lines: Vec::new(),
+        seconds: stored.seconds,
     })
 }
 
@@ -360,6 +364,7 @@ mod tests {
             saved_pattern: None,
             command: Vec::new(),
             output: String::new(),
+            seconds: 1.0,
         }
     }
 

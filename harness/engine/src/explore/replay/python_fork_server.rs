@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use super::python_command::PythonCommand;
 use crate::sandbox::{CompletedCommand, LaunchSpec};
 
-/// The program of the fork server. Its first lines describe it.
-const SERVER_SOURCE: &str = include_str!("python_fork_server.py");
+/// The program of the fork server. The first lines of its second part describe it.
+const SERVER_SOURCE: &str =
+    concat!(include_str!("python_imports.py"), "\n\n", include_str!("python_fork_server.py"));
 
 /// How the line begins in which a recovery reports what it has imported.
 const NOTES_TOKEN: &str = "trainwreck-notes-c41b0d5e";
@@ -77,23 +78,36 @@ impl ForkedPython {
             return None;
         }
         let argv = [interpreter, vec!["-c".into(), SERVER_SOURCE.into(), "{control}".into()]].concat();
-        let server =
-            LaunchSpec { argv: [argv, import_arguments(imports, watched_dirs)].concat(), ..launch.clone() };
+        let arguments = import_arguments(imports, &request, watched_dirs);
+        let server = LaunchSpec { argv: [argv, arguments].concat(), ..launch.clone() };
         Some(ForkedPython { server, request: LaunchSpec { argv: request, env: Vec::new(), cwd: None } })
     }
 }
 
-fn import_arguments(imports: &ServerImports, watched_dirs: &[PathBuf]) -> Vec<OsString> {
-    let watched = watched_dirs.iter().map(|dir| {
-        let digits = dir.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}"));
-        OsString::from(format!("w:{}", digits.collect::<String>()))
-    });
-    match imports {
-        ServerImports::Named(modules) => modules.iter().map(OsString::from).collect(),
-        ServerImports::Noting => ["--note".into(), NOTES_TOKEN.into()].into_iter().chain(watched).collect(),
+/// The arguments of the server after its control socket. Its first lines describe them.
+fn import_arguments(
+    imports: &ServerImports,
+    request: &[OsString],
+    watched_dirs: &[PathBuf],
+) -> Vec<OsString> {
+    let items: Vec<OsString> = match imports {
+        ServerImports::Named(modules) => {
+            let named = modules.iter().map(|name| format!("n:{name}").into());
+            [OsString::from("--named")].into_iter().chain(named).collect()
+        }
+        ServerImports::Noting => vec!["--note".into(), NOTES_TOKEN.into()],
         ServerImports::Noted(notes) => {
             let items = notes.items.iter().map(OsString::from);
-            [OsString::from("--noted")].into_iter().chain(items).chain(watched).collect()
+            [OsString::from("--noted")].into_iter().chain(items).collect()
         }
-    }
+    };
+    let words = request.iter().map(|word| item("q:", word));
+    let watched = watched_dirs.iter().map(|dir| item("w:", dir.as_os_str()));
+    items.into_iter().chain(words).chain(watched).collect()
+}
+
+/// An item with a text that may contain anything.
+fn item(prefix: &str, text: &OsStr) -> OsString {
+    let digits = text.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+    format!("{prefix}{}", digits.collect::<String>()).into()
 }

@@ -9,9 +9,8 @@ use scenarios::Outcome;
 
 use super::materialize::SmallFileCache;
 use super::output_oracle::{JudgedJobs, OutputOracle, RecoveryResult};
-use super::python_fork_server::ServerImports;
 use super::recovery_worker::{RecoveryLimit, RecoveryStart, RecoveryWorker, WorkerSpec};
-use super::replay_spec::{ReplaySpec, WarmStart};
+use super::replay_spec::ReplaySpec;
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
@@ -61,19 +60,14 @@ pub(crate) struct Replayer<'a> {
 }
 
 impl<'a> Replayer<'a> {
-    /// Prepares to try crash states of this recording. Starts nothing. Each recovery is a new process, unless
-    /// modules are named.
+    /// Prepares to try crash states of this recording. Starts nothing. Each recovery is a new process.
     pub(crate) fn new(
         spec: &'a ReplaySpec,
         oracle: &'a OutputOracle,
         recording: &'a Recording,
     ) -> Replayer<'a> {
         let largest_tree_bytes = largest_tree_bytes(recording);
-        let start = match &spec.warm {
-            WarmStart::Modules(modules) => RecoveryStart::Forked(ServerImports::Named(modules.clone())),
-            WarmStart::Noted(notes) => RecoveryStart::Forked(ServerImports::Noted(notes.clone())),
-            WarmStart::Never | WarmStart::Automatic => RecoveryStart::NewProcess,
-        };
+        let start = RecoveryStart::NewProcess;
         let small_files = SmallFileCache::default();
         Replayer { spec, oracle, recording, small_files, start, largest_tree_bytes }
     }
@@ -81,6 +75,16 @@ impl<'a> Replayer<'a> {
     /// The same with recoveries that start in another way.
     pub(crate) fn with_start(self, start: RecoveryStart) -> Replayer<'a> {
         Replayer { start, ..self }
+    }
+
+    /// Whether the exploration was cancelled.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        (self.spec.cancelled)()
+    }
+
+    /// Whether no more crash states are to be tried.
+    pub(crate) fn is_over(&self) -> bool {
+        self.spec.is_over()
     }
 
     /// Builds one worker. Workers have different numbers; those of [`try_states`](Replayer::try_states) count
@@ -170,7 +174,7 @@ impl<'a> Replayer<'a> {
     ) -> Result<Vec<TriedState>, ExploreError> {
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let results = Mutex::new(Results::default());
-        let work = |worker: &mut RecoveryWorker<'_>| -> Result<(), ExploreError> {
+        let try_next = |worker: &mut RecoveryWorker<'_>| -> Result<(), ExploreError> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let is_over = || self.spec.is_over() || stopped.load(Ordering::Relaxed);
@@ -189,6 +193,10 @@ impl<'a> Replayer<'a> {
                 }
                 (reports.on_tried)(results.locked().add(index, tried));
             }
+        };
+        let work = |worker: &mut RecoveryWorker<'_>| {
+            // After an error the others need not go on.
+            try_next(worker).inspect_err(|_| stopped.store(true, Ordering::Relaxed))
         };
         let jobs = self.spec.jobs.min(states.len()).max(1);
         std::thread::scope(|scope| {

@@ -24,11 +24,18 @@ struct KnownFailures {
     messages: HashSet<(Outcome, String)>,
     /// States that have both in common are probably one finding.
     causes: HashSet<(Outcome, Cause)>,
+    /// How many lines there were.
+    lines: usize,
 }
 
 impl<'a> FirstMet<'a> {
     pub(crate) fn new(recording: &'a Recording) -> FirstMet<'a> {
         FirstMet { recording, known: Mutex::default() }
+    }
+
+    /// How many lines there were.
+    pub(crate) fn line_count(&self) -> usize {
+        self.known.locked().lines
     }
 
     /// A line for each way to fail that this state is the first to show. Which cause it is shows only when all states
@@ -48,6 +55,7 @@ impl<'a> FirstMet<'a> {
                 lines.push(format!("unconfirmed: {outcome}, {state}{message}"));
             }
         }
+        self.known.locked().lines += lines.len();
         lines
     }
 }

@@ -40,6 +40,7 @@ pub use file_tree::{EntryAttributes, FileTree, TreeEntry};
 pub(super) use fs_model::BYTES_PART;
 pub use fs_model::{DurableSet, FsBehavior, FsModel, PersistUnit, persist_units};
 pub(super) use named_state::{NamedState, candidates_at, find_named_state};
+pub(super) use state_groups::{LossKind, StateGroup, StateGroups};
 pub use state_name::{StateContents, StateName};
 pub use tear::Tear;
 pub(super) use upper_layer::LayerPlan;

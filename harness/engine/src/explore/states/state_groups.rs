@@ -21,7 +21,7 @@ pub(super) struct OpSignature {
 
 /// What the states of one group lost.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum LossKind {
+pub(crate) enum LossKind {
     Nothing,
     Torn(TearKind),
     Lost { data: bool, names: bool },
@@ -29,10 +29,26 @@ enum LossKind {
 
 /// The group of a state: the operation that decides, and the kind of loss.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct StateGroup {
+pub(crate) struct StateGroup {
     /// The torn write, or the first operation that was lost, or the last operation before the crash point.
     op: Option<OpSignature>,
-    loss: LossKind,
+    pub(crate) loss: LossKind,
+}
+
+/// The groups of the states of one recording.
+pub(crate) struct StateGroups<'a> {
+    recording: &'a Recording,
+    signatures: Vec<OpSignature>,
+}
+
+impl<'a> StateGroups<'a> {
+    pub(crate) fn new(recording: &'a Recording) -> StateGroups<'a> {
+        StateGroups { recording, signatures: signatures(recording) }
+    }
+
+    pub(crate) fn of(&self, candidate: &CrashCandidate) -> StateGroup {
+        StateGroup::of(self.recording, &self.signatures, candidate)
+    }
 }
 
 impl StateGroup {

@@ -27,7 +27,7 @@ pub enum Tear {
 
 /// The kind of a tear, without its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum TearKind {
+pub(crate) enum TearKind {
     Prefix,
     ZeroTail,
     GarbageTail,

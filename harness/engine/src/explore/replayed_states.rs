@@ -1,0 +1,174 @@
+//! Tries the crash states of an exploration, forked or as new processes, and groups those that fail. Knows neither the
+//! recording of a run nor the enumeration.
+
+use scenarios::{Finding, ForkedRecoveries};
+use std::time::Instant;
+
+use super::controls::Controls;
+use super::error::ExploreError;
+use super::explore_progress::ExploreProgress;
+use super::failing_trees::{FailingTree, FailingTreesSpec};
+use super::noted_start::NotedStart;
+use super::repeated_states::RepeatedStates;
+use super::replay::{
+    RecoveryStart, RecoveryWorker, ReplaySpec, Replayer, TriedReports, TriedState, WarmStart,
+};
+use super::report::{FindingsSource, FirstMet, group_findings};
+use super::start_comparison::{ComparedStarts, StartComparison};
+use super::states::CrashState;
+use super::warm_news::{ColdReason, WarmNews};
+use super::warm_start::WarmStarter;
+
+/// What trying the states gave.
+pub(super) struct ReplayedStates {
+    pub(super) tried: Vec<TriedState>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) failing_trees: Result<Vec<FailingTree>, ExploreError>,
+    /// The time for trying, without what comes after.
+    pub(super) seconds: f64,
+    /// How recoveries were compared that were forked. `None`: each was a new process.
+    pub(super) forked: Option<ForkedRecoveries>,
+}
+
+impl ReplayedStates {
+    pub(super) fn nothing() -> ReplayedStates {
+        let (tried, findings, failing_trees) = (Vec::new(), Vec::new(), Ok(Vec::new()));
+        ReplayedStates { tried, findings, failing_trees, seconds: 0.0, forked: None }
+    }
+}
+
+/// What is tried.
+#[derive(Clone, Copy)]
+pub(super) struct StateReplay<'a> {
+    pub(super) warm: WarmStarter<'a>,
+    pub(super) states: &'a [CrashState],
+    pub(super) controls: &'a Controls,
+    pub(super) report: &'a (dyn Fn(ExploreProgress) + Sync),
+}
+
+/// How trying the states by forking went.
+enum ForkedAttempt {
+    /// Each recovery that was compared did what a new process does.
+    Tried(ReplayedStates),
+    /// It did not begin. Why has been told.
+    NotBegun,
+    /// The results do not count.
+    Discarded { reason: ColdReason, tried: usize },
+}
+
+impl StateReplay<'_> {
+    /// Tries the states and groups the failing ones. Recoveries are forked as long as they do what new processes do.
+    pub(super) fn try_and_group(self, noted: Option<&NotedStart>) -> Result<ReplayedStates, ExploreError> {
+        let WarmStarter { config, recording, oracle, .. } = self.warm;
+        let cold = Replayer::new(&config.replay, oracle, recording);
+        if cold.is_over() {
+            return self.group(ReplayedStates::nothing());
+        }
+        if let Some(start) = self.warm.forked_start(noted) {
+            let first_met = FirstMet::new(recording);
+            match self.try_forked(&cold, start, noted, &first_met)? {
+                ForkedAttempt::Tried(replayed) => return self.group(replayed),
+                ForkedAttempt::NotBegun => {}
+                ForkedAttempt::Discarded { reason, tried } => {
+                    self.warm.tell_discarded(reason, tried, first_met.line_count());
+                }
+            }
+        }
+        let mut worker = match cold.worker(0) {
+            Err(_) if cold.is_cancelled() => return Ok(ReplayedStates::nothing()),
+            worker => worker?,
+        };
+        let began = Instant::now();
+        let tried = self.try_all(&cold, &mut worker, &FirstMet::new(recording), &|_| true)?;
+        let seconds = began.elapsed().as_secs_f64();
+        worker.close()?;
+        self.group(ReplayedStates { tried, seconds, ..ReplayedStates::nothing() })
+    }
+
+    fn try_forked(
+        self,
+        cold: &Replayer<'_>,
+        start: RecoveryStart,
+        noted: Option<&NotedStart>,
+        first_met: &FirstMet<'_>,
+    ) -> Result<ForkedAttempt, ExploreError> {
+        let WarmStarter { config, recording, oracle, .. } = self.warm;
+        let replayer = Replayer::new(&config.replay, oracle, recording).with_start(start);
+        let comparison = StartComparison::new(cold, recording, config.replay.jobs + 2);
+        let worker = match self.warm.worker(&replayer, self.controls, &comparison) {
+            Err(_) if cold.is_cancelled() => return Ok(ForkedAttempt::Tried(ReplayedStates::nothing())),
+            worker => worker?,
+        };
+        let Some(mut worker) = worker else {
+            comparison.finish()?;
+            return Ok(ForkedAttempt::NotBegun);
+        };
+        if let Some(noted) = noted {
+            let modules = noted.notes.module_count();
+            (self.report)(ExploreProgress::WarmStart(WarmNews::Forked { modules }));
+        }
+        let began = Instant::now();
+        let tried = self.try_all(&replayer, &mut worker, first_met, &|tried| comparison.go_on(tried));
+        let ComparedStarts { recovered: compared, difference } = comparison.finish()?;
+        let tried = match tried {
+            Ok(tried) => tried,
+            Err(error) => {
+                let reason = self.warm.reason_of(error)?;
+                return Ok(ForkedAttempt::Discarded { reason, tried: 0 });
+            }
+        };
+        worker.close()?;
+        if let Some(reason) = difference {
+            return Ok(ForkedAttempt::Discarded { reason, tried: tried.len() });
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let recovered = tried.iter().filter(|tried| !tried.is_failing()).count() as u64;
+        let forked = Some(ForkedRecoveries { recovered, compared });
+        Ok(ForkedAttempt::Tried(ReplayedStates { tried, seconds, forked, ..ReplayedStates::nothing() }))
+    }
+
+    fn try_all(
+        self,
+        replayer: &Replayer<'_>,
+        worker: &mut RecoveryWorker<'_>,
+        first_met: &FirstMet<'_>,
+        go_on: &(dyn Fn(&TriedState) -> bool + Sync),
+    ) -> Result<Vec<TriedState>, ExploreError> {
+        let on_tried = |progress| (self.report)(ExploreProgress::Tried(progress));
+        let on_failing = |tried: &TriedState| {
+            let lines = first_met.new_failures(tried).into_iter();
+            lines.for_each(|text| (self.report)(ExploreProgress::FirstMet(text)));
+        };
+        let reports = TriedReports { on_tried: &on_tried, on_failing: &on_failing };
+        replayer.try_states(self.states, worker, reports, go_on)
+    }
+
+    /// Groups the failing states, and confirms the findings by new processes.
+    fn group(self, replayed: ReplayedStates) -> Result<ReplayedStates, ExploreError> {
+        let WarmStarter { config, recording, oracle, .. } = self.warm;
+        (self.report)(ExploreProgress::Confirming);
+        let tried = &replayed.tried;
+        let alone = ReplaySpec { warm: WarmStart::Never, jobs: 1, ..config.replay.clone() };
+        let replayer = Replayer::new(&alone, oracle, recording);
+        // All other workers have smaller numbers.
+        let number = config.replay.jobs + 3;
+        let mut repeats = RepeatedStates::new(&replayer, number, tried, config.replay.cancelled);
+        let source = FindingsSource {
+            spec: &config.report,
+            recording,
+            controls: &self.controls.tried,
+            tried,
+            has_process_crashes: config.enumerate.has_process_crashes(),
+        };
+        let findings = group_findings(source, &mut repeats);
+        let failing_trees = config.keep_files.as_ref().map_or_else(
+            || Ok(Vec::new()),
+            |dir| {
+                let spec = FailingTreesSpec { dir, recording, began_unix_s: config.replay.began_unix_s };
+                spec.keep(&findings, config.enumerate.only_state.as_ref(), &mut repeats)
+            },
+        );
+        repeats.close()?;
+        Ok(ReplayedStates { findings, failing_trees, ..replayed })
+    }
+}
