@@ -17,13 +17,13 @@ use super::noted_start::NotedStart;
 use super::record::{
     CommandRecording, KeptRecording, RecordProgress, Recording, keep_recording, read_recording, record,
 };
-use super::replay::{OutputOracle, TriedState, WarmStart};
+use super::replay::{OutputOracle, Replayer, TriedState, WarmStart};
 use super::replayed_states::{ReplayedStates, StateReplay};
 use super::report::never_synced;
 use super::states::{
     CrashState, EnumerateSpec, EnumerationCounts, NamedState, StateName, find_named_state, states_to_try,
 };
-use super::warm_start::WarmStarter;
+use super::warm_start::{ForkedStart, WarmStarter};
 use crate::file_error::file_error;
 use crate::sandbox::{ProcessExit, SandboxError};
 
@@ -220,8 +220,27 @@ impl Recoveries<'_> {
             noted => noted?,
         };
         let spec = ControlSpec { config, recording, oracle, baseline_reports_resume, noted: noted.as_ref() };
-        let controls = spec.run();
+        let replayer = warm.forked_start(noted.as_ref()).filter(|_| !config.replay.is_over());
+        let replayer =
+            replayer.map(|start| Replayer::new(&config.replay, oracle, recording).with_start(start));
+        let (controls, forked) = std::thread::scope(|scope| {
+            // The first interpreter imports the libraries while the controls run.
+            let importing = replayer.as_ref().map(|replayer| (replayer, scope.spawn(|| replayer.worker(0))));
+            let controls = spec.run();
+            let forked = importing.map(|(replayer, thread)| {
+                let first_worker = thread.join().unwrap_or(Err(ExploreError::WorkerClosed));
+                ForkedStart { replayer, first_worker }
+            });
+            (controls, forked)
+        });
         report(ExploreProgress::ControlsEnded);
+        let forked = match (&controls, forked) {
+            (Err(_), Some(forked)) => {
+                forked.close()?;
+                None
+            }
+            (_, forked) => forked,
+        };
         if controls.is_err() && is_cancelled() {
             // What is known then is how many states there are.
             let (controls, replayed) = (Controls::default(), ReplayedStates::nothing());
@@ -229,7 +248,7 @@ impl Recoveries<'_> {
         }
         let controls = controls?;
         let replay = StateReplay { warm, states, controls: &controls, report };
-        let replayed = replay.try_and_group(noted.as_ref())?;
+        let replayed = replay.try_and_group(noted.as_ref(), forked)?;
         Ok(Recovered { controls, replayed, noted })
     }
 }

@@ -10,14 +10,12 @@ use super::explore_progress::ExploreProgress;
 use super::failing_trees::{FailingTree, FailingTreesSpec};
 use super::noted_start::NotedStart;
 use super::repeated_states::RepeatedStates;
-use super::replay::{
-    RecoveryStart, RecoveryWorker, ReplaySpec, Replayer, TriedReports, TriedState, WarmStart,
-};
+use super::replay::{RecoveryWorker, ReplaySpec, Replayer, TriedReports, TriedState, WarmStart};
 use super::report::{FindingsSource, FirstMet, group_findings};
 use super::start_comparison::{ComparedStarts, StartComparison};
 use super::states::CrashState;
 use super::warm_news::{ColdReason, WarmNews};
-use super::warm_start::WarmStarter;
+use super::warm_start::{ForkedStart, WarmStarter};
 
 /// What trying the states gave.
 pub(super) struct ReplayedStates {
@@ -58,15 +56,20 @@ enum ForkedAttempt {
 
 impl StateReplay<'_> {
     /// Tries the states and groups the failing ones. Recoveries are forked as long as they do what new processes do.
-    pub(super) fn try_and_group(self, noted: Option<&NotedStart>) -> Result<ReplayedStates, ExploreError> {
+    pub(super) fn try_and_group(
+        self,
+        noted: Option<&NotedStart>,
+        forked: Option<ForkedStart<'_>>,
+    ) -> Result<ReplayedStates, ExploreError> {
         let WarmStarter { config, recording, oracle, .. } = self.warm;
         let cold = Replayer::new(&config.replay, oracle, recording);
         if cold.is_over() {
+            forked.map_or(Ok(()), ForkedStart::close)?;
             return self.group(ReplayedStates::nothing());
         }
-        if let Some(start) = self.warm.forked_start(noted) {
+        if let Some(forked) = forked {
             let first_met = FirstMet::new(recording);
-            match self.try_forked(&cold, start, noted, &first_met)? {
+            match self.try_forked(&cold, forked, noted, &first_met)? {
                 ForkedAttempt::Tried(replayed) => return self.group(replayed),
                 ForkedAttempt::NotBegun => {}
                 ForkedAttempt::Discarded { reason, tried } => {
@@ -88,14 +91,14 @@ impl StateReplay<'_> {
     fn try_forked(
         self,
         cold: &Replayer<'_>,
-        start: RecoveryStart,
+        forked: ForkedStart<'_>,
         noted: Option<&NotedStart>,
         first_met: &FirstMet<'_>,
     ) -> Result<ForkedAttempt, ExploreError> {
-        let WarmStarter { config, recording, oracle, .. } = self.warm;
-        let replayer = Replayer::new(&config.replay, oracle, recording).with_start(start);
+        let WarmStarter { config, recording, .. } = self.warm;
+        let replayer = forked.replayer;
         let comparison = StartComparison::new(cold, recording, config.replay.jobs + 2);
-        let worker = match self.warm.worker(&replayer, self.controls, &comparison) {
+        let worker = match self.warm.worker(forked, self.controls, &comparison) {
             Err(_) if cold.is_cancelled() => return Ok(ForkedAttempt::Tried(ReplayedStates::nothing())),
             worker => worker?,
         };
@@ -108,7 +111,7 @@ impl StateReplay<'_> {
             (self.report)(ExploreProgress::WarmStart(WarmNews::Forked { modules }));
         }
         let began = Instant::now();
-        let tried = self.try_all(&replayer, &mut worker, first_met, &|tried| comparison.go_on(tried));
+        let tried = self.try_all(replayer, &mut worker, first_met, &|tried| comparison.go_on(tried));
         let ComparedStarts { recovered: compared, difference } = comparison.finish()?;
         let tried = match tried {
             Ok(tried) => tried,

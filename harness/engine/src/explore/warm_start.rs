@@ -106,24 +106,25 @@ impl WarmStarter<'_> {
         imports.map(RecoveryStart::Forked)
     }
 
-    /// Builds a worker with forked recoveries. `None`: the recoveries will be new processes.
+    /// The first worker with forked recoveries, if it does what new processes do. `None`: the recoveries will be new
+    /// processes.
     ///
     /// # Errors
     /// A sandbox failed, a file could not be written, or the modules that the user has named cannot be imported.
     pub(super) fn worker<'r>(
         self,
-        replayer: &'r Replayer<'_>,
+        forked: ForkedStart<'r>,
         controls: &Controls,
         comparison: &StartComparison<'_>,
     ) -> Result<Option<RecoveryWorker<'r>>, ExploreError> {
-        let worker = match replayer.worker(0) {
+        let worker = match forked.first_worker {
             Err(error @ ExploreError::WarmNotStarted { .. }) if self.has_named_modules() => {
                 return Err(error);
             }
             worker => worker,
         };
         let worker = worker.and_then(|mut worker| {
-            let difference = self.compare_good(replayer, &mut worker, controls, comparison)?;
+            let difference = self.compare_good(forked.replayer, &mut worker, controls, comparison)?;
             Ok(ComparedWorker { worker, difference })
         });
         match worker {
@@ -194,6 +195,23 @@ impl WarmStarter<'_> {
     pub(super) fn tell_discarded(self, reason: ColdReason, discarded: usize, withdrawn: usize) {
         let seconds = self.recording_seconds;
         (self.tell)(WarmNews::NewProcesses { seconds, reason, discarded, withdrawn });
+    }
+}
+
+/// Recoveries that can be forked.
+pub(super) struct ForkedStart<'a> {
+    pub(super) replayer: &'a Replayer<'a>,
+    /// Its interpreter has imported the libraries.
+    pub(super) first_worker: Result<RecoveryWorker<'a>, ExploreError>,
+}
+
+impl ForkedStart<'_> {
+    /// Removes the worker.
+    ///
+    /// # Errors
+    /// The sandbox could not be removed.
+    pub(super) fn close(self) -> Result<(), ExploreError> {
+        self.first_worker.map_or(Ok(()), RecoveryWorker::close)
     }
 }
 
