@@ -17,8 +17,9 @@ const PROCS_FILE: &str = "cgroup.procs";
 
 /// How often the removal of a cgroup is tried: for one second.
 const MAX_REMOVALS: u32 = 200;
-/// How often that of an abandoned one is tried. Its processes ended with their harness.
-const MAX_LEFTOVER_REMOVALS: u32 = 20;
+/// How often that of an abandoned one is tried: for one second. Its processes end with their harness, but a kernel that
+/// is busy needs a moment.
+const MAX_LEFTOVER_REMOVALS: u32 = 200;
 const REMOVAL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Makes the names unique within this process.
