@@ -12,7 +12,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use scenarios::{Event, Record, Scenario, TrialsPlanned, Verdict, grouped};
+use scenarios::{Event, Record, Scenario, TrialsPlanned, Verdict, counted, grouped};
 use support::command::workspace;
 
 /// A row of `scenarios/catalogue.yaml`.
@@ -78,11 +78,14 @@ fn measured_in(record: &str) -> BTreeMap<String, Measured> {
                     Verdict::Inconclusive { .. } => "inconclusive".into(),
                     Verdict::Skipped { .. } => "skipped".into(),
                 };
-                let left_out = trials.possible() - u64::from(trials.to_run()) + trials.not_enumerated;
+                let mut left_out = grouped(trials.possible() - u64::from(trials.to_run()));
+                if trials.not_enumerated > 0 {
+                    write!(left_out, ", {} candidates", counted(trials.not_enumerated)).unwrap();
+                }
                 let row = Measured {
                     outcome,
                     tried: grouped(trials.to_run().into()),
-                    left_out: grouped(left_out),
+                    left_out,
                     seconds: format!("{seconds:.1}"),
                 };
                 measured.insert(id, row);
@@ -132,7 +135,7 @@ fn page(
     writeln!(text, "| all | {} | {done} |\n", cases.len()).unwrap();
     text.push_str(
         "Outcome, trials and seconds are those of one run on two cores. *Left out* counts trials beyond the bounds\n\
-         of a scenario; `--max-trials all` tries them.\n",
+         of a scenario, which `--max-trials all` tries, and candidates for crash states that were not enumerated.\n",
     );
     for severity in ["critical", "medium", "low", "extra"] {
         writeln!(text, "\n## {}\n", title_case(severity)).unwrap();
