@@ -17,6 +17,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use engine::explore::{ForkedPython, ServerImports};
 use engine::sandbox::{
     CommandRunner, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxError, SandboxSpec, current_dir,
 };
@@ -34,7 +35,6 @@ const PYTHON_CHECKSUM: &str = "import os, sys\n\
     words = sys.argv[1:] + [name + '=' + value for name, value in variables]\n\
     data = b''.join(os.fsencode(word) + b'\\0' for word in words)\n\
     print(len(data), sum((index % 251 + 1) * byte for index, byte in enumerate(data)))";
-const FORK_SERVER: &str = include_str!("../engine/src/explore/replay/python_fork_server.py");
 
 /// MAX_ARG_STRLEN: one argument or variable of this size, with its zero byte, is accepted.
 const MAX_STRING_BYTES: usize = 128 * 1024;
@@ -215,17 +215,14 @@ fn forks_of_a_server_get_arguments_of_all_sizes() {
     let python = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     for case in size_cases() {
         let (_dir, sandbox) = build_sandbox();
-        let server = LaunchSpec {
-            argv: [&python, "-c", FORK_SERVER, "{control}"].map(OsString::from).into(),
+        let command = [&python, "-c", PYTHON_CHECKSUM].map(OsString::from).into_iter();
+        let launch = LaunchSpec {
+            argv: command.chain(case.arguments.iter().cloned()).collect(),
             env: case.env.clone(),
             cwd: None,
         };
-        let words = ["code", PYTHON_CHECKSUM].map(OsString::from).into_iter();
-        let request = LaunchSpec {
-            argv: words.chain(case.arguments.iter().cloned()).collect(),
-            env: Vec::new(),
-            cwd: None,
-        };
+        let imports = ServerImports::Named(Vec::new());
+        let ForkedPython { server, request } = ForkedPython::of(&launch, &imports, &[]).unwrap();
         let started = sandbox.start_fork_server(&server);
         check(&case, started.and_then(|()| run_twice(&sandbox, &request, CommandRunner::ForkServer)));
         sandbox.close().unwrap();

@@ -284,10 +284,7 @@ const TRAINER: &ArrowTable = &[
     ("state", &[]),
     ("make_data", &["random"]),
     ("settings", &["bounded_read", "device", "file_error", "state"]),
-    (
-        "store",
-        &["bounded_read", "durable", "file_error", "locks", "plain_text", "progress", "settings", "state"],
-    ),
+    ("store", &["bounded_read", "durable", "file_error", "plain_text", "progress", "settings", "state"]),
     ("intake", &["plain_text", "settings"]),
     (
         "model",

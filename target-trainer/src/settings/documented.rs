@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 96] = [
+const DESCRIPTIONS: [(&str, &str); 97] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -150,6 +150,10 @@ const DESCRIPTIONS: [(&str, &str); 96] = [
     ),
     ("guards.regular_files", "Only regular files are opened; off: whatever is in the inbox, also a pipe."),
     ("guards.valid_text", "A line that is not UTF-8 is rejected; off: bytes that are none are replaced."),
+    (
+        "guards.base_identity",
+        "A job is continued only with the base model that it began with; off: with the one that is there.",
+    ),
     ("guards.quarantine", "A job that keeps crashing its worker is moved to failed/."),
     (
         "guards.nesting_limit",

@@ -172,6 +172,7 @@ guards! {
     content_names,
     regular_files,
     valid_text,
+    base_identity,
     quarantine,
     nesting_limit,
     line_limit,

@@ -1,9 +1,7 @@
 //! The checkpoints of one job: saves each one completely or not at all, and resumes from the newest valid
 //! one. Knows nothing of the engine.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use super::adapter::adapter_files;
 use super::error::{CheckpointDamage, DamageKind, ResumeError, STATE, SaveError};
@@ -14,7 +12,6 @@ use super::resume::{Readers, ResumePoint, newest_valid};
 use super::tensors::{TensorError, encode};
 use crate::durable::{self, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
-use crate::locks::LockExt;
 use crate::settings::Guards;
 use crate::state::{Recipe, TrainState};
 
@@ -51,14 +48,12 @@ pub struct CheckpointStore {
     base: String,
     recipe: Recipe,
     options: SaveOptions,
-    /// Names of the checkpoints that this process has read back and found to be valid.
-    verified: Mutex<BTreeSet<String>>,
 }
 
 impl CheckpointStore {
     /// The checkpoints in `dir`. `base` is the digest of the base model.
     pub fn new(dir: PathBuf, base: String, recipe: Recipe, options: SaveOptions) -> CheckpointStore {
-        CheckpointStore { dir, base, recipe, options, verified: Mutex::new(BTreeSet::new()) }
+        CheckpointStore { dir, base, recipe, options }
     }
 
     fn sync_policy(&self) -> SyncPolicy {
@@ -105,7 +100,6 @@ impl CheckpointStore {
         let target = self.dir.join(checkpoint_name(state.cursor.step));
         // The directory exists if a run saved this step and a later run resumed from an older one. It is
         // replaced as a whole.
-        self.verified.locked().remove(&checkpoint_name(state.cursor.step));
         durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
             durable::sync_dir(parent, self.sync_policy())?;
@@ -143,7 +137,8 @@ impl CheckpointStore {
     /// Removes checkpoints once `keep` valid ones are there, after reading back the one of step `newest`. The
     /// newest `keep` valid ones stay. Damaged ones do not count, wherever they are in the order, and nothing
     /// is removed while there are fewer valid ones. What can't be judged is never removed: a checkpoint that
-    /// the disk fails to read, or that a newer version has written.
+    /// the disk fails to read, or that a newer version has written. Each is read anew: what was valid at its save may
+    /// have been damaged since.
     ///
     /// # Errors
     /// If the newest checkpoint is damaged, or an old one can't be removed.
@@ -157,26 +152,12 @@ impl CheckpointStore {
         }
         let newest = checkpoint_name(newest);
         self.load(&newest).map_err(SaveError::ReadBack)?;
-        self.verified.locked().insert(newest);
         if !self.options.guards.valid_prune {
             return names.iter().skip(self.options.keep).try_for_each(|name| self.remove_named(name));
         }
-        removable(&names, self.options.keep, |name| self.is_verified(name), |name| self.is_damaged(name))
-            .into_iter()
-            .try_for_each(|name| self.remove_named(name))
-    }
-
-    /// Whether the checkpoint is valid. It is read once by each process: what rots on the disk later is found
-    /// at the next start, which then takes an older one of the `keep` valid ones.
-    fn is_verified(&self, name: &str) -> bool {
-        if self.verified.locked().contains(name) {
-            return true;
-        }
-        let is_valid = self.load(name).is_ok();
-        if is_valid {
-            self.verified.locked().insert(name.to_owned());
-        }
-        is_valid
+        let is_valid = |name: &str| name == newest || self.load(name).is_ok();
+        let removable = removable(&names, self.options.keep, is_valid, |name| self.is_damaged(name));
+        removable.into_iter().try_for_each(|name| self.remove_named(name))
     }
 
     /// Whether the checkpoint can be read and is of no use. One that belongs to another step than its name is
@@ -190,7 +171,6 @@ impl CheckpointStore {
     }
 
     fn remove_named(&self, name: &str) -> Result<(), SaveError> {
-        self.verified.locked().remove(name);
         Ok(self.remove(&self.dir.join(name))?)
     }
 
@@ -231,7 +211,7 @@ impl CheckpointStore {
     }
 
     fn check_compatible(&self, manifest: &Manifest) -> Result<(), ResumeError> {
-        if manifest.base != self.base {
+        if self.options.guards.base_identity && manifest.base != self.base {
             return Err(ResumeError::OtherBase {
                 root_base: self.base.clone(),
                 checkpoint_base: manifest.base.clone(),

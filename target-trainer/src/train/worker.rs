@@ -67,7 +67,7 @@ impl<'a> TrainingRun<'a> {
         let Settings { train, recipe, guards, device, .. } = config.settings;
         let (base_dir, check) = (config.layout.base(), BaseCheck::of_guard(guards.base_check));
         let base = with_patience(config, BaseModelError::may_pass, || BaseModel::digest(&base_dir, check))?;
-        if let Some(accepted) = config.base.filter(|accepted| *accepted != base) {
+        if let Some(accepted) = config.base.filter(|accepted| guards.base_identity && *accepted != base) {
             return Err(WorkerError::OtherBase { accepted: accepted.to_owned(), found: base });
         }
         let device_id = resolve_device(config.device);

@@ -14,6 +14,9 @@ const SERVER_SOURCE: &str =
 /// How the line begins in which a recovery reports what it has imported.
 const NOTES_TOKEN: &str = "trainwreck-notes-c41b0d5e";
 
+/// The most bytes of a request that its libraries see. As digits they are as large as the kernel allows one argument.
+const MAX_SHOWN_BYTES: usize = 32 * 1024;
+
 /// What a Python recovery has imported, in the words of the fork server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportNotes {
@@ -101,13 +104,43 @@ fn import_arguments(
             [OsString::from("--noted")].into_iter().chain(items).collect()
         }
     };
-    let words = request.iter().map(|word| item("q:", word));
     let watched = watched_dirs.iter().map(|dir| item("w:", dir.as_os_str()));
-    items.into_iter().chain(words).chain(watched).collect()
+    items.into_iter().chain(shown_words(request)).chain(watched).collect()
+}
+
+/// The request as the libraries see it while they are imported. Of long ones, only the beginning: a server has less
+/// room for them than a new process, because it gets each byte as two digits.
+fn shown_words(request: &[OsString]) -> Vec<OsString> {
+    let mut room_bytes = MAX_SHOWN_BYTES;
+    let words = request.iter().map_while(|word| {
+        let bytes = word.as_bytes();
+        let shown = &bytes[..bytes.len().min(room_bytes)];
+        let is_shown = room_bytes > 0;
+        room_bytes -= shown.len();
+        is_shown.then(|| item("q:", OsStr::from_bytes(shown)))
+    });
+    words.collect()
 }
 
 /// An item with a text that may contain anything.
 fn item(prefix: &str, text: &OsStr) -> OsString {
     let digits = text.as_bytes().iter().map(|byte| format!("{byte:02x}"));
     format!("{prefix}{}", digits.collect::<String>()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_request_libraries_see_the_beginning() {
+        let request = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<OsString>>();
+        assert_eq!(shown_words(&request(&["script", "a", ""])), request(&["q:736372697074", "q:61", "q:"]));
+        for long in [MAX_SHOWN_BYTES - 7, MAX_SHOWN_BYTES, 128 * 1024] {
+            let words = shown_words(&request(&["script", &"x".repeat(long), "last"]));
+            assert!(words.len() >= 2, "the script is needed");
+            let bytes: usize = words.iter().map(|word| word.len() - 2).sum();
+            assert!(bytes <= 2 * MAX_SHOWN_BYTES, "{bytes}");
+        }
+    }
 }
