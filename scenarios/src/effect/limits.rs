@@ -58,10 +58,13 @@ impl CheckEffect for LimitsDraft {
         }
         limits.extend(file_size.map(ResourceLimit::FileSize));
         let [limit] = limits[..] else {
-            checker.method_problem(
-                "`limits` must have exactly one of `open-files`, `processes` and `file-size`",
-                "for several limits, write several faults `limits`",
-            );
+            // A key that could not be read is reported already.
+            if checker.is_complete {
+                checker.method_problem(
+                    "`limits` must have exactly one of `open-files`, `processes` and `file-size`",
+                    "for several limits, write several faults `limits`",
+                );
+            }
             return Limits { limit: ResourceLimit::Processes(1) };
         };
         Limits { limit }

@@ -161,6 +161,7 @@ impl PlantedFileDraft {
             (None, Some(RepeatedName { repeat, times, end })) => {
                 format!("{}{}", repeat.0.repeat(usize::from(*times)), end.0)
             }
+            (None, None) if !checker.is_complete => return None,
             _ => {
                 problem("a file must have `name` or `long-name`, and not both".into());
                 return None;
