@@ -134,8 +134,9 @@ fn page(
     let done = cases.iter().filter(|(_, case)| is_done(case)).count();
     writeln!(text, "| all | {} | {done} |\n", cases.len()).unwrap();
     text.push_str(
-        "Outcome, trials and seconds are those of one run on two cores. *Left out* counts trials beyond the bounds\n\
-         of a scenario, which `--max-trials all` tries, and candidates for crash states that were not enumerated.\n",
+        "Outcome, trials and seconds are those of the last measured run on two cores. *Left out* counts trials\n\
+         beyond the bounds of a scenario, which `--max-trials all` tries, and candidates for crash states that were\n\
+         not enumerated.\n",
     );
     for severity in ["critical", "medium", "low", "extra"] {
         writeln!(text, "\n## {}\n", title_case(severity)).unwrap();

@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         with(&[]);
         limits_of_files_and_sizes_are_noticed,
         a_limit_lasts_over_a_restart_and_is_lifted,
+        work_that_a_fault_adds_hides_no_lost_promise,
     ];
     trials.extend(trials![
         with(&[Need::Mechanism("process-cgroup")]);
@@ -125,4 +126,15 @@ fn a_limit_lasts_over_a_restart_and_is_lifted() {
     let failed = run.trial_output().iter().filter(|line| line.starts_with("save failed")).count();
     // At the steps 6, and 6 and 9 again after the crash.
     assert_eq!(failed, 3, "{}", run.printed);
+}
+
+/// With a further job, a line without a name may be about that one. That is said, and is no success.
+fn work_that_a_fault_adds_hides_no_lost_promise() {
+    let added = "plant: {place: checkpoints, files: [{name: more, holds: {text: more}}], when: {step: 2}, optional: true}";
+    let method = format!("{added}; {CRASH}");
+    for (way, said) in [("confused", "began a job again"), ("plain", "1 survived")] {
+        let run = run(way, &method, RECOVERED);
+        assert_eq!(run.code, if way == "plain" { 0 } else { 3 }, "{}", run.printed);
+        assert!(run.printed.contains(said), "{}", run.printed);
+    }
 }

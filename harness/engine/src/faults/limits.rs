@@ -53,7 +53,11 @@ impl InjectableFault for LimitedUse {
         match (self.of_each_process(), self.limit) {
             (Some(limit), _) => context.sandbox.limit_each_process(limit)?,
             (None, ResourceLimit::Processes(max)) => {
-                self.processes = context.sandbox.limit_processes(max)?;
+                let active = context.sandbox.limit_processes(max)?;
+                let active = active.ok_or_else(|| {
+                    FaultError::Workload("the number of processes can't be limited here: no cgroup".into())
+                })?;
+                self.processes = Some(active);
             }
             (None, _) => {}
         }

@@ -138,23 +138,27 @@ impl InjectableFault for PlantedFiles {
     }
 
     fn tick(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
-        for writer in &mut self.writers {
-            if writer.write_due().is_err() {
-                // The target has taken the file away, or there is no room.
-                writer.written = writer.content.len();
+        let PlantedFiles { writers, failures, .. } = self;
+        writers.retain_mut(|writer| match writer.write_due() {
+            Ok(()) => !writer.is_done(),
+            // The target has taken the file away.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => {
+                failures.push(format!("`{}`: {error}", writer.path.display()));
+                false
             }
-        }
-        self.writers.retain(|writer| !writer.is_done());
+        });
         Ok(())
     }
 
-    /// Effective when the target has taken all files from the place, or has failed while some are there.
+    /// Effective when all files could be put into the place, and the target has taken all of them, or has failed while
+    /// some are there.
     fn effective_evidence(
         &mut self,
         _context: &FaultContext<'_>,
         reaction: TargetReaction,
     ) -> Option<String> {
-        if self.planted.is_empty() {
+        if self.planted.is_empty() || !self.failures.is_empty() {
             return None;
         }
         let count = self.planted.len();

@@ -301,6 +301,11 @@ impl<'a> JobLedger<'a> {
         deferred.copied().chain(self.worst_resume).max_by_key(Resumption::severity)
     }
 
+    /// Whether a line that names no job may be about a lost promise or about a job that the baseline does not have.
+    pub(super) fn has_unclear_resume(&self) -> bool {
+        self.has_more_jobs && !self.deferred.is_empty()
+    }
+
     /// The first step that was left out or repeated.
     pub fn order_fault(&self) -> Option<OrderFault> {
         self.order_fault

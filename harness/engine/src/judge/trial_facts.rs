@@ -293,6 +293,11 @@ impl<'a> FactCollector<'a> {
                            `saved` nor `same`";
             return (Outcome::NotJudged, because.into());
         }
+        if self.followed.ledger.has_unclear_resume() {
+            let because = "the target began a job again whose line names none: one that had an acknowledged step, or one that \
+                           the fault has added";
+            return (Outcome::NotJudged, because.into());
+        }
         if let Some(unasked) = self.unasked_promises(events) {
             return (Outcome::NotJudged, unasked);
         }

@@ -244,11 +244,13 @@ impl CgroupCreator {
     }
 }
 
-/// When a process started. `None`: there is no such process.
+/// When a process started. `None`: there is no such process, or it has ended and nobody has waited for it.
 fn started_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name of the program, in parentheses, and may contain anything.
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let has_ended = matches!(fields.next()?, "Z" | "X");
+    if has_ended { None } else { fields.nth(18)?.parse().ok() }
 }
 
 /// All cgroups of this user's harnesses that a run of this process could see.
@@ -339,7 +341,23 @@ fn mount_points(mountinfo: &str, version: CgroupVersion, controller: Controller)
 
 #[cfg(test)]
 mod tests {
-    use super::CgroupCreator;
+    use super::{CgroupCreator, started_ticks};
+
+    #[test]
+    fn a_process_that_nobody_has_waited_for_has_ended() -> std::io::Result<()> {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
+        let creator =
+            CgroupCreator { pid: child.id(), started_ticks: started_ticks(child.id()).unwrap_or(0) };
+        assert!(creator.started_ticks > 0 && !creator.has_ended());
+        child.kill()?;
+        // It is a zombie until the test waits for it.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !creator.has_ended() {
+            assert!(std::time::Instant::now() < deadline, "a zombie counts as running");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.wait().map(drop)
+    }
 
     #[test]
     fn a_cgroup_is_abandoned_only_if_the_very_process_that_created_it_has_ended() {

@@ -171,7 +171,9 @@ fn probe_memory_cgroup() -> Mechanism {
 
 fn probe_process_cgroup() -> Mechanism {
     let name = "process-cgroup";
-    let Some(cgroup) = ProcessCgroup::create(MemoryCgroup::create().as_ref()) else {
+    // With version 2 they are one cgroup, which is there as long as this value.
+    let memory = MemoryCgroup::create();
+    let Some(cgroup) = ProcessCgroup::create(memory.as_ref()) else {
         let advice = "the number of processes can't be limited; run as root or with a delegated cgroup \
                       (systemd-run --user --scope -p Delegate=yes)";
         return refused(name, advice);

@@ -72,7 +72,10 @@ fn for_all(processes: SandboxProcesses, set: impl Fn(i32) -> Result<(), Errno>) 
             done.insert(pid);
         }
     }
-    Ok(())
+    Err(SandboxError::System {
+        doing: "limit all processes",
+        source: std::io::Error::other("the target starts new ones faster"),
+    })
 }
 
 /// A limit on the number of processes and threads, in effect. Dropping it removes the limit.
