@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 27] = [
+const METHODS: [(&str, Expected); 29] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -103,6 +103,14 @@ const METHODS: [(&str, Expected); 27] = [
     ),
     ("crash: {when: {output: 'never printed'}}", Inconclusive(&["no line that matches `never printed`"])),
     ("crash: {when: {after: 1000 s}}", Inconclusive(&["the run ended before 1000s"])),
+    (
+        "signal: {which: [TERM], to: group, again-after: 60 s, for: 90 s, when: {step: 4}}",
+        Inconclusive(&["fault 1, signal: the target had exited before the second signal"]),
+    ),
+    (
+        "signal: {which: [HUP], to: group, again-after: 60 s, for: 90 s, when: {step: 4}}",
+        Survived(&["sent SIGHUP to the process group after step 4, which has ended it at once"]),
+    ),
     (
         "signal: {which: [TERM], to: main, for: 60 s, when: {step: 3000}}",
         Inconclusive(&["fault 1, signal: the run ended at step 12"]),

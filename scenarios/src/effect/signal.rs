@@ -21,14 +21,20 @@ fault!(
     SignalDraft {
         /// The signals, without `SIG`: `[TERM, INT]`.
         which: Spanned<Vec<SignalName>>,
-        /// `main`: the process that the target file's command started. `every-process`: all of the target's.
-        /// Default: `main`.
+        /// `main`: the process that the target file's command started. `children`: all of the target's other
+        /// processes. `group`: the process group of the main process, as Ctrl-C does. `every-process`: all of
+        /// the target's. Default: `main`.
         #[serde(default)]
         to: SignalRecipient,
         /// After STOP: the time until CONT follows; required. After another signal: the time within which the
         /// target must exit, otherwise it is `hung`; it is then resumed. Default: 30 s after TERM, INT and
         /// QUIT, as in Kubernetes. After the other signals the target may go on.
         r#for: Option<Spanned<TimeSpan>>,
+        /// The time after which the signal is sent a second time, while the target still runs.
+        again_after: Option<Spanned<TimeSpan>>,
+        /// Instead of `for`: the time after which every process is killed, as a scheduler does. The target is
+        /// then resumed.
+        kill_after: Option<Spanned<TimeSpan>>,
     }
 );
 
@@ -92,6 +98,10 @@ pub enum SignalRecipient {
     /// The process that the target file's command started.
     #[default]
     Main,
+    /// Every process in the sandbox but the main process: the workers, not the daemon.
+    Children,
+    /// The processes of the main process's group.
+    Group,
     /// Every process in the sandbox.
     EveryProcess,
 }
@@ -113,15 +123,13 @@ pub struct SentSignal {
     /// After SIGSTOP, the time until SIGCONT. After another signal, the time within which the target must
     /// exit; `None` if it may go on.
     pub duration: Option<Duration>,
+    /// The time after which it is sent a second time.
+    pub again_after: Option<Duration>,
+    /// Whether a target that has not exited within `duration` is killed and resumed. Otherwise it is `hung`.
+    pub then_kill: bool,
 }
 
 impl SentSignal {
-    /// The signal with the scenario's `for`, or the default for this signal.
-    pub(crate) fn new(signal: SignalName, to: SignalRecipient, duration: Option<Duration>) -> SentSignal {
-        let duration = duration.or(signal.requests_exit().then_some(DEFAULT_EXIT_TIME));
-        SentSignal { signal, to, duration }
-    }
-
     /// The time within which the target must exit. `None` if it may go on.
     pub fn exit_time(&self) -> Option<Duration> {
         self.duration.filter(|_| self.signal != SignalName::Stop)
@@ -137,6 +145,8 @@ impl std::fmt::Display for SentSignal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let recipient = match self.to {
             SignalRecipient::Main => "the main process",
+            SignalRecipient::Children => "the children of the main process",
+            SignalRecipient::Group => "the process group",
             SignalRecipient::EveryProcess => "every process",
         };
         write!(f, "SIG{} to {recipient}", self.signal.name())
@@ -164,16 +174,56 @@ impl CheckEffect for SignalDraft {
             let problem = self.which.problem("a STOP ends with CONT after `for`, so it cannot have `until`");
             checker.problems.push(problem.help("remove `until`"));
         }
-        if let Some(time) = self.r#for.as_ref().filter(|time| time.value.0.is_zero()) {
-            checker.problems.push(time.problem("`for` must be longer than 0"));
+        let times =
+            [("for", &self.r#for), ("again-after", &self.again_after), ("kill-after", &self.kill_after)];
+        for (key, time) in times {
+            if let Some(time) = time.as_ref().filter(|time| time.value.0.is_zero()) {
+                checker.problems.push(time.problem(format!("`{key}` must be longer than 0")));
+            }
         }
+        self.check_sequence(checker);
         if matches!(self.when, None | Some(TriggerDraft::Start | TriggerDraft::Restart)) {
             let problem = self.which.problem("before its start the target cannot receive a signal");
             checker.problems.push(problem.help("add `when: {step: 4}`, or another trigger"));
         }
-        let duration = self.r#for.as_ref().map(|time| time.value.0);
-        let sent = |signal: &SignalName| SentSignal::new(*signal, self.to, duration);
-        Signal { signals: self.which.value.iter().map(sent).collect() }
+        Signal { signals: self.which.value.iter().map(|signal| self.sent(*signal)).collect() }
+    }
+}
+
+impl SignalDraft {
+    /// One of the signals, with its times or the defaults.
+    fn sent(&self, signal: SignalName) -> SentSignal {
+        let time = |time: &Option<Spanned<TimeSpan>>| time.as_ref().map(|time| time.value.0);
+        let default = signal.requests_exit().then_some(DEFAULT_EXIT_TIME);
+        SentSignal {
+            signal,
+            to: self.to,
+            duration: time(&self.kill_after).or(time(&self.r#for)).or(default),
+            again_after: time(&self.again_after),
+            then_kill: self.kill_after.is_some(),
+        }
+    }
+
+    /// Checks what follows the first signal.
+    fn check_sequence(&self, checker: &mut Checker) {
+        if let (Some(_), Some(kill_after)) = (&self.r#for, &self.kill_after) {
+            let problem = kill_after.problem("a signal cannot have both `for` and `kill-after`");
+            checker
+                .problems
+                .push(problem.help("`for`: a target that has not exited is hung; remove one of them"));
+        }
+        let may_go_on = |signal: &&SignalName| self.sent(**signal).exit_time().is_none();
+        let Some(signal) = self.which.value.iter().find(may_go_on) else { return };
+        if let Some(again_after) = &self.again_after {
+            let message =
+                format!("`again-after` needs a time to exit, which {} does not have", signal.name());
+            checker.problems.push(again_after.problem(message).help("add `for: 10 s`"));
+        }
+        if let (SignalName::Stop, Some(kill_after)) = (signal, &self.kill_after) {
+            let problem =
+                kill_after.problem("a stopped target cannot exit, so STOP cannot have `kill-after`");
+            checker.problems.push(problem.help("use `for`, or the fault `crash`"));
+        }
     }
 }
 
@@ -182,7 +232,11 @@ impl EffectSpec for Signal {
         let Some(sent) = self.sent() else { return String::new() };
         match (sent.stop_time(), sent.exit_time()) {
             (Some(time), _) => format!("{sent}, SIGCONT after {time:?},"),
-            (_, Some(time)) => format!("{sent}, {time:?} to exit,"),
+            (_, Some(time)) => {
+                let again = sent.again_after.map(|again| format!(", again after {again:?}"));
+                let then = if sent.then_kill { ", then SIGKILL," } else { "," };
+                format!("{sent}{}, {time:?} to exit{then}", again.unwrap_or_default())
+            }
             _ => sent.to_string(),
         }
     }

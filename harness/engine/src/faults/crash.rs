@@ -13,6 +13,7 @@ impl EndingFault for KillAll {
 
     fn end_target(&self, sandbox: &Sandbox, _main_pid: i32) -> Result<Option<TargetEnd>, FaultError> {
         sandbox.kill_all()?;
-        Ok(Some(TargetEnd { evidence: "every process was killed".into(), exit_time: None }))
+        let evidence = "every process was killed".into();
+        Ok(Some(TargetEnd { evidence, exit_time: None, again_after: None, then_kill: false }))
     }
 }

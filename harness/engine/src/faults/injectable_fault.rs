@@ -144,6 +144,15 @@ pub trait EndingFault: Send {
     /// # Errors
     /// If the sandbox fails.
     fn end_target(&self, sandbox: &Sandbox, main_pid: i32) -> Result<Option<TargetEnd>, FaultError>;
+
+    /// Asks the target to exit a second time. Returns what was done, or `None` if no process was there to
+    /// receive it.
+    ///
+    /// # Errors
+    /// If the sandbox fails.
+    fn ask_again(&self, _sandbox: &Sandbox, _main_pid: i32) -> Result<Option<String>, FaultError> {
+        Ok(None)
+    }
 }
 
 /// What was done to end the target.
@@ -153,6 +162,10 @@ pub struct TargetEnd {
     pub evidence: String,
     /// The time within which the target must exit. `None`: it has no choice.
     pub exit_time: Option<Duration>,
+    /// The time after which the target is asked a second time.
+    pub again_after: Option<Duration>,
+    /// Whether a target that has not exited in time is killed as a part of the fault.
+    pub then_kill: bool,
 }
 
 /// What injects a fault.

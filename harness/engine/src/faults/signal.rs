@@ -10,7 +10,7 @@ use crate::faults::injectable_fault::{
     EndingFault, FaultContext, FaultError, FaultMechanism, InjectableFault, TargetEnd, TargetReaction,
     injects,
 };
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{ProcessInfo, Sandbox, SandboxError};
 
 /// A signal with a time to exit ends the target; the target continues after any other.
 pub(super) fn mechanism(fault: &Signal) -> FaultMechanism {
@@ -21,13 +21,37 @@ pub(super) fn mechanism(fault: &Signal) -> FaultMechanism {
     }
 }
 
-/// Sends a signal to its recipient. Returns whether there was one: the target may have ended.
-fn send_signal(sandbox: &Sandbox, main_pid: i32, sent: &SentSignal) -> Result<bool, SandboxError> {
-    let number = number_of(sent);
-    match sent.to {
-        SignalRecipient::Main => sandbox.signal(main_pid, number),
-        SignalRecipient::EveryProcess => sandbox.signal_all(number),
+/// Sends a signal to its recipients. Returns whether there was one: the target may have ended.
+fn send_signal(
+    sandbox: &Sandbox,
+    main_pid: i32,
+    to: SignalRecipient,
+    signal: i32,
+) -> Result<bool, SandboxError> {
+    match to {
+        SignalRecipient::Main => sandbox.signal(main_pid, signal),
+        SignalRecipient::EveryProcess => sandbox.signal_all(signal),
+        SignalRecipient::Children | SignalRecipient::Group => {
+            let mut is_received = false;
+            for process in recipients(sandbox, main_pid, to) {
+                is_received |= sandbox.signal(process.pid_inside, signal)?;
+            }
+            Ok(is_received)
+        }
     }
+}
+
+/// The running processes that receive a signal.
+fn recipients(sandbox: &Sandbox, main_pid: i32, to: SignalRecipient) -> Vec<ProcessInfo> {
+    let mut processes = sandbox.processes();
+    processes.retain(|process| match to {
+        SignalRecipient::Main => process.pid_inside == main_pid,
+        SignalRecipient::Children => process.pid_inside != main_pid,
+        // The main process leads a session, and its group has its number.
+        SignalRecipient::Group => process.group_inside == main_pid,
+        SignalRecipient::EveryProcess => true,
+    });
+    processes
 }
 
 /// The number of the signal on this machine. An unknown name would give 0, which sends nothing, but scenarios
@@ -48,9 +72,17 @@ impl EndingFault for ExitRequest {
     }
 
     fn end_target(&self, sandbox: &Sandbox, main_pid: i32) -> Result<Option<TargetEnd>, FaultError> {
-        let is_sent = send_signal(sandbox, main_pid, &self.sent)?;
-        let end = || TargetEnd { evidence: format!("sent {}", self.sent), exit_time: Some(self.exit_time) };
-        Ok(is_sent.then(end))
+        let SentSignal { to, again_after, then_kill, .. } = self.sent;
+        let is_sent = send_signal(sandbox, main_pid, to, number_of(&self.sent))?;
+        let evidence = format!("sent {}", self.sent);
+        let end = TargetEnd { evidence, exit_time: Some(self.exit_time), again_after, then_kill };
+        Ok(is_sent.then_some(end))
+    }
+
+    fn ask_again(&self, sandbox: &Sandbox, main_pid: i32) -> Result<Option<String>, FaultError> {
+        let is_sent = send_signal(sandbox, main_pid, self.sent.to, number_of(&self.sent))?;
+        let time = self.sent.again_after.unwrap_or_default();
+        Ok(is_sent.then(|| format!("and a second time {time:?} later")))
     }
 }
 
@@ -58,26 +90,20 @@ impl EndingFault for ExitRequest {
 struct SignalFault {
     sent: SentSignal,
     sent_at: Option<Instant>,
-    /// SIGSTOP was sent, and SIGCONT was not.
-    stopped: bool,
+    /// SIGSTOP was sent while this was the main process, and SIGCONT was not.
+    stopped: Option<i32>,
 }
 
 impl SignalFault {
     fn new(sent: SentSignal) -> SignalFault {
-        SignalFault { sent, sent_at: None, stopped: false }
+        SignalFault { sent, sent_at: None, stopped: None }
     }
 
     /// Whether every process that received SIGSTOP is stopped.
     fn is_stopped(&self, context: &FaultContext<'_>) -> bool {
-        let processes = context.sandbox.processes();
-        let mut recipients = processes
-            .iter()
-            .filter(|process| match self.sent.to {
-                SignalRecipient::Main => Some(process.pid_inside) == context.main_pid,
-                SignalRecipient::EveryProcess => true,
-            })
-            .peekable();
-        recipients.peek().is_some() && recipients.all(|process| process.is_stopped)
+        let Some(main_pid) = self.stopped else { return false };
+        let recipients = recipients(context.sandbox, main_pid, self.sent.to);
+        !recipients.is_empty() && recipients.iter().all(|process| process.is_stopped)
     }
 }
 
@@ -89,11 +115,11 @@ impl InjectableFault for SignalFault {
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         // Between two starts of the target, no process exists that could receive a signal.
         let Some(main_pid) = context.main_pid else { return Ok(()) };
-        if !send_signal(context.sandbox, main_pid, &self.sent)? {
+        if !send_signal(context.sandbox, main_pid, self.sent.to, number_of(&self.sent))? {
             return Ok(());
         }
         self.sent_at = Some(Instant::now());
-        self.stopped = self.sent.stop_time().is_some();
+        self.stopped = self.sent.stop_time().map(|_| main_pid);
         Ok(())
     }
 
@@ -101,23 +127,22 @@ impl InjectableFault for SignalFault {
         self.sent_at?;
         match self.sent.stop_time() {
             None => Some(format!("sent {}", self.sent)),
-            Some(_) => (self.stopped && self.is_stopped(context))
+            Some(_) => self
+                .is_stopped(context)
                 .then(|| format!("{}: /proc shows the state `T (stopped)`", self.sent)),
         }
     }
 
     fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
-        if !std::mem::take(&mut self.stopped) {
-            return Ok(None);
-        }
-        // Sent to every process, because the main process may have ended. It does not affect a
-        // process that is not stopped.
-        context.sandbox.signal_all(SIGCONT as i32)?;
+        let Some(main_pid) = self.stopped.take() else { return Ok(None) };
+        // It does not affect a process that is not stopped. If the main process has ended, the others are its
+        // children still.
+        send_signal(context.sandbox, main_pid, self.sent.to, SIGCONT as i32)?;
         let stopped_for = self.sent_at.map(|sent_at| sent_at.elapsed()).unwrap_or_default();
         Ok(Some(format!("SIGCONT was sent after {:.2} s", stopped_for.as_secs_f64())))
     }
 
     fn pauses_target(&self) -> bool {
-        self.stopped
+        self.stopped.is_some()
     }
 }

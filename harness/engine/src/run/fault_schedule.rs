@@ -140,6 +140,7 @@ impl<'a> FaultSchedule<'a> {
         attempt: &mut AttemptTermination,
     ) -> Result<(), RunError> {
         self.inject_due(moment, context)?;
+        self.terminations.iter().try_for_each(|termination| termination.ask_again(context, attempt))?;
         self.terminate_due(moment, context, attempt)
     }
 
@@ -192,15 +193,11 @@ impl<'a> FaultSchedule<'a> {
 
     /// Handles the end of an attempt.
     pub(super) fn on_target_ended(&mut self, ending: Ending, attempt: &AttemptTermination) {
-        if let Some(AttemptEnd { fault, evidence }) = &attempt.end {
-            let is_evidence =
-                |termination: &Termination| termination.id() == fault && termination.is_shown_by_end();
-            if self.terminations.iter().any(is_evidence) {
-                let (fault, evidence) = (fault.clone(), evidence.clone());
-                self.reporter.emit(Event::FaultEffective { fault, evidence });
+        for termination in &mut self.terminations {
+            if let Some(evidence) = termination.on_target_ended(attempt) {
+                self.reporter.emit(Event::FaultEffective { fault: termination.id().clone(), evidence });
             }
         }
-        self.terminations.iter_mut().for_each(Termination::on_target_ended);
         self.faults.iter_mut().for_each(|fault| fault.on_target_ended(ending, self.reporter));
     }
 
@@ -236,7 +233,7 @@ impl<'a> FaultSchedule<'a> {
         });
         let terminations = self.terminations.iter().filter(|termination| !termination.was_effective());
         let terminations = terminations.map(|termination| {
-            let injected = termination.was_injected().then(|| "the target had ended by itself".to_owned());
+            let injected = termination.was_injected().then(|| termination.missing_evidence());
             self.not_effective(termination.planned(), injected, calls(termination.id().number))
         });
         let mut not_effective: Vec<NotEffective> = faults.chain(terminations).collect();

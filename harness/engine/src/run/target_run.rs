@@ -213,6 +213,7 @@ impl<'a> TargetRun<'a> {
         self.context.main_pid = None;
         self.drain_output(&mut attempt)?;
         self.handle_injector_events(&mut attempt)?;
+        attempt.termination.note_exit(exit);
         let was_asked_to_exit = attempt.termination.exit_deadline.is_some();
         if was_asked_to_exit {
             let probes = self.exit_code_probes.iter();
@@ -326,6 +327,9 @@ impl<'a> TargetRun<'a> {
             || attempt.started_at.elapsed() > target.finish() + attempt.paused;
         let is_stuck = is_late && !attempt.termination.has_begun();
         let ignored_request = attempt.termination.exit_deadline.is_some_and(|deadline| now > deadline);
+        if ignored_request && attempt.termination.kills_now() {
+            return Ok(self.context.sandbox.kill_all()?);
+        }
         if (is_stuck || ignored_request) && !attempt.timed_out {
             attempt.timed_out = true;
             self.context.sandbox.kill_all()?;

@@ -9,6 +9,7 @@ use crate::faults::{EndingFault, FaultContext, arm_ending};
 use crate::plan::{InjectionPoint, PlannedFault};
 use crate::run::error::RunError;
 use crate::run::fault_phase::FaultPhase;
+use crate::sandbox::ProcessExit;
 
 /// How often a persistent fault ends the target. A supervisor in the field gives up as well, and the trial has
 /// to come to an end.
@@ -27,6 +28,8 @@ pub(super) struct Termination {
     has_killed: bool,
     /// Whether something has shown its effect, in any attempt.
     was_effective: bool,
+    /// Whether the target had exited before everything was done.
+    exited_early: bool,
 }
 
 /// What a termination has done to an attempt.
@@ -46,12 +49,41 @@ pub(super) struct AttemptTermination {
     pub(super) end: Option<AttemptEnd>,
     /// Set after a signal that asks the target to exit: the time by which it must have exited.
     pub(super) exit_deadline: Option<Instant>,
+    /// When the fault asks a second time, if it does.
+    ask_again_at: Option<Instant>,
+    /// After the deadline, the fault kills the target.
+    then_kill: bool,
 }
 
 impl AttemptTermination {
     /// An attempt that no fault has ended.
     pub(super) fn none_yet(main_pid: i32) -> AttemptTermination {
-        AttemptTermination { main_pid, end: None, exit_deadline: None }
+        AttemptTermination { main_pid, end: None, exit_deadline: None, ask_again_at: None, then_kill: false }
+    }
+
+    /// The target has not exited in time. Returns whether the fault kills it then.
+    pub(super) fn kills_now(&mut self) -> bool {
+        let kills = std::mem::take(&mut self.then_kill);
+        if kills {
+            self.exit_deadline = None;
+            self.add_evidence("and SIGKILL to every process, as it had not exited in time");
+        }
+        kills
+    }
+
+    /// The target's main process has exited. If a signal has ended it, a second one could not have had an effect.
+    pub(super) fn note_exit(&mut self, exit: ProcessExit) {
+        // A shell passes it on as an exit code.
+        let by_signal = matches!(exit, ProcessExit::Signalled(_) | ProcessExit::Exited(129..));
+        if by_signal && self.ask_again_at.take().is_some() {
+            self.add_evidence("which has ended it at once");
+        }
+    }
+
+    fn add_evidence(&mut self, what: &str) {
+        if let Some(end) = &mut self.end {
+            end.evidence = format!("{}, {what}", end.evidence);
+        }
     }
 
     /// Whether a fault has ended the target or asked it to exit.
@@ -72,6 +104,7 @@ impl Termination {
             injections: 0,
             has_killed: false,
             was_effective: false,
+            exited_early: false,
         })
     }
 
@@ -156,11 +189,33 @@ impl Termination {
                 if let Some(time) = end.exit_time {
                     attempt.exit_deadline = Some(Instant::now() + time);
                 }
+                attempt.ask_again_at = end.again_after.map(|time| Instant::now() + time);
+                attempt.then_kill = end.then_kill;
                 let evidence = format!("{} {when}", end.evidence);
                 attempt.end = Some(AttemptEnd { fault: self.id.clone(), evidence });
             }
             // No process received it.
             None => self.leave_phase(),
+        }
+        Ok(())
+    }
+
+    /// Asks the target a second time, if that is due.
+    ///
+    /// # Errors
+    /// If the sandbox's init has ended.
+    pub(super) fn ask_again(
+        &self,
+        context: &FaultContext<'_>,
+        attempt: &mut AttemptTermination,
+    ) -> Result<(), RunError> {
+        let is_mine = attempt.end.as_ref().is_some_and(|end| end.fault == self.id);
+        if is_mine
+            && attempt.ask_again_at.is_some_and(|time| Instant::now() >= time)
+            && let Some(again) = self.ending.ask_again(context.sandbox, attempt.main_pid)?
+        {
+            attempt.ask_again_at = None;
+            attempt.add_evidence(&again);
         }
         Ok(())
     }
@@ -177,14 +232,28 @@ impl Termination {
         }
     }
 
-    /// Handles the end of an attempt: if this fault ended it, it was effective, and nothing of it lasts.
-    pub(super) fn on_target_ended(&mut self) {
+    /// Handles the end of an attempt: if this fault ended it, it was effective, and nothing of it lasts. Returns
+    /// what was done, if that is the evidence.
+    pub(super) fn on_target_ended(&mut self, attempt: &AttemptTermination) -> Option<String> {
         self.has_killed = false;
+        let end = attempt.end.as_ref().filter(|end| end.fault == self.id);
+        // A second signal that was never sent had no effect.
+        let is_done = attempt.ask_again_at.is_none();
+        let evidence = end.filter(|_| is_done && self.is_shown_by_end()).map(|end| end.evidence.clone());
         if self.phase.is_active() {
-            self.was_effective |= self.is_shown_by_end();
+            self.was_effective |= evidence.is_some();
+            self.exited_early |= !is_done;
             self.leave_phase();
         }
         assert!(!self.phase.is_active(), "a termination does not outlast its attempt");
+        evidence
+    }
+
+    /// Why the fault was not effective, once it was injected and the run is over.
+    pub(super) fn missing_evidence(&self) -> String {
+        let why =
+            if self.exited_early { "had exited before the second signal" } else { "had ended by itself" };
+        format!("the target {why}")
     }
 
     /// A persistent fault waits for its trigger again, unless it has ended the target as often as it may. A

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub struct ProcessInfo {
     /// Its pid within the sandbox.
     pub pid_inside: i32,
+    /// Its process group, as a pid within the sandbox.
+    pub group_inside: i32,
     /// The name of its program, cut to 15 bytes by the kernel.
     pub name: String,
     /// It was stopped by a signal, and has not been continued.
@@ -124,8 +126,10 @@ fn read_process(dir: &Path) -> Option<ProcessInfo> {
     if field("State").is_some_and(|state| state.starts_with('Z')) {
         return None;
     }
+    let last_of = |name: &str| field(name)?.split_whitespace().last()?.parse().ok();
     Some(ProcessInfo {
-        pid_inside: pid_inside(&status)?,
+        pid_inside: last_of("NSpid")?,
+        group_inside: last_of("NSpgid")?,
         name: field("Name")?.to_owned(),
         is_stopped: field("State").is_some_and(|state| state.starts_with('T')),
         resident_bytes: kib("VmRSS").unwrap_or(0) * 1024,
