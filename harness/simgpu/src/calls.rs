@@ -41,10 +41,16 @@ pub(crate) fn works_after_errors(name: &str) -> bool {
     name.starts_with("cuGetError") || name.starts_with("cuGetProcAddress") || name == "cuDriverGetVersion"
 }
 
+/// Returns a name without the suffix of the variants that use the calling thread's default stream. Both have the
+/// same arguments.
+fn without_stream_suffix(name: &str) -> &str {
+    name.strip_suffix("_ptsz").or_else(|| name.strip_suffix("_ptds")).unwrap_or(name)
+}
+
 /// Returns the arguments whose product is the size of an allocation or a copy in bytes. Empty: no such
 /// argument.
 pub(crate) fn byte_arguments(name: &str) -> &'static [usize] {
-    match name.trim_end_matches("_v2") {
+    match without_stream_suffix(name).trim_end_matches("_v2") {
         "cuMemAlloc" | "cuMemAllocAsync" | "cuMemAllocFromPoolAsync" | "cuMemAllocManaged" => &[1],
         "cuMemHostAlloc" | "cuMemAllocHost" | "cuMemCreate" => &[1],
         "cuMemAllocPitch" => &[2, 3],
@@ -58,7 +64,7 @@ pub(crate) fn byte_arguments(name: &str) -> &'static [usize] {
 
 /// Returns the index of the argument that is the launched function or kernel.
 pub(crate) fn kernel_argument(name: &str) -> Option<usize> {
-    match name {
+    match without_stream_suffix(name) {
         "cuLaunchKernel"
         | "cuLaunchCooperativeKernel"
         | "cuLaunch"
@@ -85,5 +91,7 @@ mod tests {
                 && waits_for_work("cuEventSynchronize")
         );
         assert_eq!(byte_arguments("cuMemcpyDtoHAsync_v2"), [2]);
+        assert_eq!(byte_arguments("cuMemcpyDtoHAsync_v2_ptsz"), [2]);
+        assert_eq!(kernel_argument("cuLaunchKernel_ptsz"), Some(0));
     }
 }

@@ -1,4 +1,4 @@
-//! The hook that every driver call passes: it jumps to the function's implementation or returns an error.
+//! The hook that every driver call passes, and every NVML call without code of ours: it jumps to the function's implementation or returns an error.
 //! Unsafe: assembly that saves the caller's arguments, and reads of these arguments. Must not know what any
 //! function does.
 
@@ -10,8 +10,9 @@ use crate::call_table::{implementation_of, set_implementation};
 use crate::faults::{
     CallOutcome, Corruption, DriverCall, FaultState, fault_state, hang, set_pending_corruptions,
 };
+use crate::nvml_exports::exported_name;
 use crate::symbols::{MATMUL_INDEX, NAMES};
-use crate::{calls, driver, forward};
+use crate::{calls, driver, forward, nvml};
 
 /// The registers as `simgpu_hook_entry` pushed them, and the stack of the caller.
 #[repr(C)]
@@ -82,6 +83,12 @@ unsafe extern "C" fn decide(frame: *const CallFrame) -> HookDecision {
     // SAFETY: `simgpu_hook_entry` has pushed the frame.
     let index = unsafe { (*frame).index } as u32 as usize;
     let faults = fault_state();
+    if let Some(name) = exported_name(index) {
+        return match nvml::forwarded(faults, name) {
+            Ok(destination) => HookDecision { code: 0, destination },
+            Err(code) => HookDecision { code: u64::from(code), destination: 0 },
+        };
+    }
     if !faults.is_quiet(index) {
         // SAFETY: `simgpu_hook_entry` has pushed the frame. The six words above it belong to the stacks of
         // the callers.

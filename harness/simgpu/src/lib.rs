@@ -11,10 +11,9 @@
 //!
 //! From the ground up: `faults` decides what is injected; `driver` simulates, with `fibers`, `matmul` and
 //! `device_memory`; `forward` calls a real driver instead; `hooks` sends each call to one of the two; `cublaslt`
-//! and `nvml` are entry points of their own. `symbols` exports the driver's functions.
+//! and `nvml` are entry points of their own. `symbols` and `nvml_exports` export all functions by name.
 //!
-//! Not done: graphs, stream capture, textures, virtual memory management, peer access and IPC. Forwarding was
-//! never tried with a real driver.
+//! Not simulated: graphs, stream capture, textures, virtual memory management, peer access and IPC.
 
 mod address_space;
 mod call_table;
@@ -32,6 +31,7 @@ mod loader;
 mod locks;
 mod matmul;
 mod nvml;
+mod nvml_exports;
 mod stacks;
 mod symbols;
 mod sys;

@@ -25,6 +25,7 @@ const NOT_SUPPORTED: u32 = 3;
 const NOT_FOUND: u32 = 6;
 const INSUFFICIENT_SIZE: u32 = 7;
 const TIMEOUT: u32 = 10;
+const FUNCTION_NOT_FOUND: u32 = 13;
 const GPU_IS_LOST: u32 = 15;
 
 /// A device's handle is this plus the device's number.
@@ -135,6 +136,9 @@ macro_rules! functions {
                     real($($argument),*)
                 }
             });
+            if real.is_none() && forward::is_active(faults) {
+                return FUNCTION_NOT_FOUND;
+            }
             functions!(@result real $body $($real_code)?)
         }
     )*};
@@ -150,6 +154,18 @@ macro_rules! functions {
         let $real_code: Option<u32> = $real;
         $body
     }};
+}
+
+/// Returns the real NVML's function of this name, or the code that a call of it returns: the GPU is lost, the
+/// machine's NVML does not have it, or the simulation does not.
+pub(crate) fn forwarded(faults: &FaultState, name: &str) -> Result<usize, u32> {
+    if !forward::is_active(faults) {
+        return Err(NOT_SUPPORTED);
+    }
+    if name.starts_with("nvmlDevice") && is_gpu_lost(faults) {
+        return Err(GPU_IS_LOST);
+    }
+    forward::nvml_symbol(faults, name).ok_or(FUNCTION_NOT_FOUND)
 }
 
 /// Calls a function with the number of a simulated device, or returns an error if there is no such device.
@@ -486,6 +502,7 @@ extern "C" fn nvmlErrorString(code: u32) -> *const c_char {
         NOT_FOUND => c"Not Found",
         INSUFFICIENT_SIZE => c"Insufficient Size",
         TIMEOUT => c"Timeout",
+        FUNCTION_NOT_FOUND => c"Function Not Found",
         GPU_IS_LOST => c"GPU is lost",
         _ => c"Unknown Error",
     };

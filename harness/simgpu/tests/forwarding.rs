@@ -186,3 +186,33 @@ fn a_gpu_lost_by_a_rule_is_lost_even_if_the_real_one_is_not() {
     shims.run(test);
     assert_eq!(shims.front.plan_dir.control().xids(), [79]);
 }
+
+/// The names of all functions that libcuda and libnvidia-ml of driver 580.159.04 export, one on each line.
+const DRIVER_NAMES: &str = include_str!("driver_names.txt");
+
+#[test]
+fn each_function_of_a_driver_is_exported_and_reaches_the_real_driver() {
+    let test = "each_function_of_a_driver_is_exported_and_reaches_the_real_driver";
+    if is_body(test) {
+        // SAFETY: the libraries are loaded and stay loaded. The functions that are called take one number, and
+        // the copy in the place of the driver has none of them.
+        unsafe {
+            let [cuda, nvml] = [c"libcuda.so.1", c"libnvidia-ml.so.1"]
+                .map(|library| libc::dlopen(library.as_ptr(), libc::RTLD_NOW));
+            let address = |name: &str| {
+                let library = if name.starts_with("nvml") { nvml } else { cuda };
+                libc::dlsym(library, CString::new(name).unwrap().as_ptr())
+            };
+            let missing: Vec<&str> = DRIVER_NAMES.lines().filter(|name| address(name).is_null()).collect();
+            assert_eq!(missing, [""; 0]);
+            let call = |name: &str| {
+                std::mem::transmute::<*mut c_void, unsafe extern "C" fn(usize) -> u32>(address(name))(0)
+            };
+            // The codes for "not supported" of the simulation behind the shim.
+            assert_eq!(call("cuDevicePrimaryCtxRelease"), 801);
+            assert_eq!(call("nvmlDeviceGetBoardId"), 3);
+        }
+        return;
+    }
+    ChainedShims::new(Vec::new()).run(test);
+}

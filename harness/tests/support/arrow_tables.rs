@@ -179,9 +179,10 @@ const SIMGPU: &ArrowTable = &[
         &["codes", "device_memory", "faults", "fibers", "kernels", "locks", "matmul", "symbols", "sys"],
     ),
     ("forward", &["call_table", "codes", "faults", "loader", "locks", "symbols"]),
-    ("hooks", &["call_table", "calls", "driver", "faults", "forward", "symbols"]),
-    ("cublaslt", &["codes", "driver", "faults", "hooks", "matmul"]),
     ("nvml", &["driver", "faults", "forward", "locks"]),
+    ("nvml_exports", &["symbols"]),
+    ("hooks", &["call_table", "calls", "driver", "faults", "forward", "nvml", "nvml_exports", "symbols"]),
+    ("cublaslt", &["codes", "driver", "faults", "hooks", "matmul"]),
 ];
 
 const SCENARIOS: &ArrowTable = &[

@@ -157,6 +157,7 @@ fn probe_real(path: &Path) -> Result<String, ProbeError> {
     }
     match library.device_count()? {
         0 => Err(ProbeError::NoDevice),
-        count => Ok(format!("the machine's own driver, with {count} devices")),
+        1 => Ok("the machine's own driver, with 1 GPU".into()),
+        count => Ok(format!("the machine's own driver, with {count} GPUs")),
     }
 }

@@ -318,6 +318,24 @@ pub(super) fn candidate_parents(controller: Controller) -> Vec<CgroupParent> {
     parents
 }
 
+/// The command with which root gives our cgroups a controller that a cgroup of version 2 above them has, but does
+/// not pass on. `None`: there is no such cgroup, or the user is not root.
+pub(super) fn command_to_enable(controller: Controller) -> Option<String> {
+    let names = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let has = |text: String| text.split_whitespace().any(|name| name == controller.name());
+    let is_withheld = |parent: &CgroupParent| {
+        parent.version == CgroupVersion::V2
+            && has(names(&parent.dir, "cgroup.controllers"))
+            && !has(names(&parent.dir, "cgroup.subtree_control"))
+    };
+    // A cgroup of version 2 with processes of its own can't pass on a controller.
+    let is_empty = |parent: &CgroupParent| names(&parent.dir, PROCS_FILE).trim().is_empty();
+    let mut parents = candidate_parents(controller).into_iter().filter(|_| geteuid().is_root());
+    let parent = parents.find(|parent| is_withheld(parent) && is_empty(parent))?;
+    let file = parent.dir.join("cgroup.subtree_control");
+    Some(format!("echo +{} > {}", controller.name(), file.display()))
+}
+
 /// Mount points of the cgroup file system of a version, from mountinfo. With version 1, of this controller.
 fn mount_points(mountinfo: &str, version: CgroupVersion, controller: Controller) -> Vec<PathBuf> {
     let is_wanted_mount = |line: &&str| {

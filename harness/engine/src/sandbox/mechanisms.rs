@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::inotify::{InitFlags, Inotify};
 use scenarios::Mechanism;
 
-use super::cgroup::{CgroupVersion, MemoryCgroup, ProcessCgroup};
+use super::cgroup::{CgroupVersion, Controller, MemoryCgroup, ProcessCgroup, command_to_enable};
 use super::error::SandboxError;
 use super::handle::{Sandbox, SandboxSpec, TmpfsSpec};
 use super::host_access::{HostAccess, current_dir};
@@ -162,9 +162,8 @@ fn namespace_advice() -> String {
 fn probe_memory_cgroup() -> Mechanism {
     let name = "memory-cgroup";
     let Some(cgroup) = MemoryCgroup::create() else {
-        let advice = "memory limits are enforced by a watcher that sends SIGKILL instead; to get cgroups, \
-                      run as root or with a delegated cgroup (systemd-run --user --scope -p Delegate=yes)";
-        return refused(name, advice);
+        let lack = "memory limits are enforced by a watcher that sends SIGKILL instead";
+        return refused(name, format!("{lack}; to get cgroups, {}", cgroup_advice(Controller::Memory)));
     };
     removed_cgroup(name, cgroup.version(), cgroup.remove())
 }
@@ -174,13 +173,20 @@ fn probe_process_cgroup() -> Mechanism {
     // With version 2 they are one cgroup, which is there as long as this value.
     let memory = MemoryCgroup::create();
     let Some(cgroup) = ProcessCgroup::create(memory.as_ref()) else {
-        let advice = "the number of processes can't be limited; run as root or with a delegated cgroup \
-                      (systemd-run --user --scope -p Delegate=yes)";
-        return refused(name, advice);
+        let lack = "the number of processes can't be limited";
+        return refused(name, format!("{lack}; {}", cgroup_advice(Controller::Processes)));
     };
     match cgroup.refusals() {
         Some(_) => removed_cgroup(name, cgroup.version(), cgroup.remove()),
         None => refused(name, "this kernel does not count refused processes (pids.events)"),
+    }
+}
+
+/// How to get cgroups with this controller, according to the cgroups of this machine.
+fn cgroup_advice(controller: Controller) -> String {
+    match command_to_enable(controller) {
+        Some(command) => format!("enable the controller: {command}"),
+        None => "run as root or with a delegated cgroup (systemd-run --user --scope -p Delegate=yes)".into(),
     }
 }
 
