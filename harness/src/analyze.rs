@@ -213,8 +213,9 @@ fn read_trials(
     }
     let plan = TrialPlan::new(scenario, 0, &BTreeMap::new());
     let (comparable, same_workload) = (plan.comparable(), plan.same_workload());
-    let has_ended =
-        |entries: &[RecordEntry]| entries.iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)));
+    let has_ended = |entries: &[RecordEntry]| {
+        last_attempt(entries).iter().any(|entry| matches!(entry.event, Event::TrialEnded(_)))
+    };
     let read = |(number, entries): (u32, Vec<RecordEntry>)| {
         // The recorded summary of the trial is not used: all facts are derived from the events again.
         let attempt = last_attempt(&entries).iter();

@@ -150,6 +150,20 @@ pub(crate) struct RunArgs {
     /// all trials together, such as `sometimes`, is not judged by one trial in which it does not hold.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) trial: Option<u32>,
+    /// Python modules to import only once in trials of crash states, separated by commas [default: chosen by a first
+    /// resume]
+    ///
+    /// Each resume of such a trial is then forked from an interpreter that has imported them. By default, if the trials
+    /// of a Python trainer would take long, it is one that has imported the libraries that a first resume imports. Use
+    /// this option to import other modules, such as large ones of your own.
+    #[arg(long, value_name = "MODULE", value_delimiter = ',')]
+    pub(crate) warm: Vec<String>,
+    /// Resume the trainer as a new process in each trial
+    ///
+    /// By default slow trials of crash states of a Python trainer are forked from an interpreter that has imported the
+    /// libraries, if they do then what trials with new processes do. Use it if you doubt that.
+    #[arg(long, conflicts_with = "warm")]
+    pub(crate) no_warm: bool,
     /// Which scenarios must not be skipped [default: those given by ID or file]
     ///
     /// With `all`, each skipped scenario makes the exit code 3. Use it in CI, where a machine that supports

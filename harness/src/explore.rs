@@ -252,7 +252,7 @@ fn explore_config(
             host_access: prepared.host_access,
             timeout: prepared.timeout,
             jobs: session.jobs(),
-            warm: warm_start(args),
+            warm: WarmStart::of_options(&args.warm, args.no_warm),
             work_dir: work_dir.into(),
             began_unix_s: jiff::Timestamp::now().as_second(),
             cancelled: interrupt::requested,
@@ -264,15 +264,6 @@ fn explore_config(
             recording_option: recording_dir
                 .map_or_else(String::new, |dir| format!("--recording {}", shell_quote(dir.as_os_str()))),
         },
-    }
-}
-
-/// How the recoveries start.
-fn warm_start(args: &ExploreArgs) -> WarmStart {
-    match &args.warm[..] {
-        _ if args.no_warm => WarmStart::Never,
-        [] => WarmStart::Automatic,
-        modules => WarmStart::Modules(modules.to_vec()),
     }
 }
 

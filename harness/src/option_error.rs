@@ -14,6 +14,11 @@ pub(crate) enum OptionError {
     /// No scenario has the trial that `--trial` names.
     #[error("--trial: there is no trial {trial}; {}", trial_counts(*.most, *.scenarios))]
     UnknownTrial { trial: u32, most: u32, scenarios: usize },
+    /// `--warm` is given, and no scenario tries crash states.
+    #[error(
+        "--warm: none of these scenarios has the fault `crash-states`, whose trials it is for; leave it out"
+    )]
+    WarmWithoutCrashStates,
     /// A pattern is not a regular expression.
     #[error("{option}")]
     Pattern { option: &'static str, source: regex::Error },

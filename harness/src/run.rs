@@ -20,7 +20,9 @@ use crate::report_paths::ReportDir;
 use crate::run_display::RunDisplay;
 use crate::scenario_library::{self, LibraryError, LoadedScenario};
 use crate::session::{Session, core_count};
+use crate::shell_quote::shell_quote;
 use crate::{diagnostics, interrupt, print, report_files};
+use engine::explore::WarmStart;
 use engine::file_error::file_error;
 use engine::gpu;
 use engine::observe::{Reporter, Tee};
@@ -51,6 +53,12 @@ struct PreparedRun {
 /// If a scenario cannot be used, or the harness cannot do its work.
 pub(crate) fn run(args: &RunArgs, mode: RunMode) -> Result<CommandExit, CliError> {
     let selected = scenario_library::select_scenarios(&args.scenarios)?;
+    let tries_crash_states = |loaded: &LoadedScenario| {
+        loaded.scenario.method().iter().any(|fault| fault.effect.spec().crash_states().is_some())
+    };
+    if !args.warm.is_empty() && !selected.iter().any(tries_crash_states) {
+        return Err(OptionError::WarmWithoutCrashStates.into());
+    }
     let start = RunStart::now(args.seed);
     // Before anything is built or run, which may take minutes.
     let report_dir = ReportDir::create(args.out.as_deref(), &start.name)?;
@@ -99,6 +107,12 @@ fn prepare_all(
             if let Some(max_trials) = args.max_trials {
                 ready.started.repeat += &format!(" --max-trials {max_trials}");
             }
+            if !args.warm.is_empty() {
+                ready.started.repeat += &format!(" --warm {}", shell_quote(args.warm.join(",").as_ref()));
+            }
+            if args.no_warm {
+                ready.started.repeat += " --no-warm";
+            }
             prepared.scenarios.push(ready);
         }
     }
@@ -131,6 +145,7 @@ fn run_prepared(
         scenarios,
         seed: args.seed,
         jobs: session.jobs(),
+        warm: WarmStart::of_options(&args.warm, args.no_warm),
         selection: TrialSelection { max: args.max_trials.unwrap_or_default(), only: args.trial },
         sandboxes_dir: session.dir(),
         mechanisms: &mechanisms,

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use scenarios::{Event, FailedRun, RecordEntry, TrialCounts, Verdict, ViolationKind};
+use scenarios::{Event, FailedRun, RecordEntry, TrialCounts, TrialStarts, Verdict, ViolationKind};
 
 use crate::print;
 use crate::verdict_lines::TrialNotes;
@@ -27,6 +27,8 @@ struct RunningScenario {
     /// What the baseline met in the sandbox, in lines for people.
     sandbox_hints: Vec<String>,
     trials: TrialCounts,
+    /// How the target was started, if there was a choice.
+    starts: Option<TrialStarts>,
     notes: TrialNotes,
 }
 
@@ -57,6 +59,9 @@ impl RunDisplay {
         if let Some(scenario) = running.get_mut(id) {
             scenario.trials.count(event);
             scenario.notes.note(trial, event);
+            if let Event::TrialStarts(starts) = event {
+                scenario.starts = Some(starts.clone());
+            }
         }
         if let Some(bar) = self.bar.as_ref().filter(|_| matches!(event, Event::TrialEnded(_))) {
             let counts = running.iter().map(|(id, scenario)| {
@@ -81,6 +86,9 @@ impl RunDisplay {
             width = if self.ablating { 20 } else { 13 }
         ));
         scenario.notes.lines(verdict, self.ablating).iter().for_each(|line| self.print_line(line));
+        if let Some(starts) = &scenario.starts {
+            self.print_line(&format!("            {}", reports::clean(&starts.to_string())));
+        }
         scenario.failed_runs.iter().for_each(|failed| self.print_failed_run(failed));
         if scenario.failed_runs.is_empty() {
             self.print_hints(&scenario.sandbox_hints);

@@ -50,6 +50,9 @@ impl TrialNotes {
                 };
                 trial.map(|trial| self.by_number.insert(trial, note));
             }
+            Event::TrialDiscarded => {
+                trial.map(|trial| self.by_number.remove(&trial));
+            }
             _ => {}
         }
     }

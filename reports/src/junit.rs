@@ -43,7 +43,8 @@ fn test_case(scenario: &ScenarioView<'_>) -> TestCase {
         case.add_property(Property::new("tried", scenario.counts.to_string()));
         case.add_property(Property::new("trials-tried", scenario.counts.tried().to_string()));
         case.add_property(Property::new("trials-left-out", scenario.counts.left_out().to_string()));
-        case.set_system_out(format!("tried: {}", scenario.counts));
+        let starts = scenario.starts.map(|starts| format!("\n{}", clean(&starts.to_string())));
+        case.set_system_out(format!("tried: {}{}", scenario.counts, starts.unwrap_or_default()));
     }
     if scenario.status() == ScenarioStatus::Caught {
         case.add_property(Property::new("result", scenario.label()));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use scenarios::{
     BaselineFacts, Event, FailedRun, Outcome, Reason, ReasonGroup, Record, RecordEntry, RunEnded, RunStarted,
-    Scenario, ScenarioStarted, TrialCounts, TrialFacts, Verdict, ViolationKind, last_attempt,
+    Scenario, ScenarioStarted, TrialCounts, TrialFacts, TrialStarts, Verdict, ViolationKind, last_attempt,
 };
 
 use crate::error::ReportError;
@@ -27,6 +27,8 @@ pub(crate) struct ScenarioView<'a> {
     /// The runs without any fault that did not end well.
     pub(crate) failed_runs: Vec<&'a FailedRun>,
     pub(crate) counts: TrialCounts,
+    /// How the target was started in its trials, if there was a choice.
+    pub(crate) starts: Option<&'a TrialStarts>,
     /// `None` if the record ends before the verdict.
     pub(crate) verdict: Option<&'a Verdict>,
     pub(crate) seconds: f64,
@@ -235,6 +237,7 @@ fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<Scenari
         trials: Vec::new(),
         failed_runs: Vec::new(),
         counts: TrialCounts::default(),
+        starts: None,
         verdict: None,
         seconds: 0.0,
         expectations: Vec::new(),
@@ -247,6 +250,7 @@ fn scenario_view<'a>(id: &'a str, entries: &[&'a RecordEntry]) -> Option<Scenari
                 (view.verdict, view.seconds) = (Some(verdict), *seconds)
             }
             (Event::UndisturbedRunFailed(failed), _) => view.failed_runs.push(failed.as_ref()),
+            (Event::TrialStarts(starts), _) => view.starts = Some(starts),
             (_, Some(trial)) => by_trial.entry(trial).or_default().push(entry),
             _ => {}
         }

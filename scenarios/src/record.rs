@@ -13,6 +13,7 @@ use crate::fault_id::{FaultId, NotEffective};
 use crate::record_lines::{RecordLineFault, RecordLines};
 use crate::resource_use::ResourceUse;
 use crate::sandbox_hint::SandboxHint;
+use crate::trial_starts::TrialStarts;
 use crate::trials_planned::TrialsPlanned;
 use crate::verdict::{Outcome, Verdict};
 
@@ -119,6 +120,11 @@ pub enum Event {
     TrialRepeated { why: String },
     /// The trial is over.
     TrialEnded(Box<TrialFacts>),
+    /// The target was forked in this trial, which has ended, and forks are not to be trusted. The trial is run again, and
+    /// what it did before does not count.
+    TrialDiscarded,
+    /// How the target was started in the trials, where there was a choice. Comes after the last trial.
+    TrialStarts(TrialStarts),
     /// The scenario has a verdict.
     Judged { verdict: Verdict, seconds: f64 },
     /// Last line of every complete record.
@@ -347,7 +353,8 @@ impl TrialFacts {
 
 /// The entries of the last attempt at a trial, of all entries of the trial in order.
 pub fn last_attempt<E: Borrow<RecordEntry>>(entries: &[E]) -> &[E] {
-    let is_end = |entry: &E| matches!(entry.borrow().event, Event::TrialRepeated { .. });
+    let is_end =
+        |entry: &E| matches!(entry.borrow().event, Event::TrialRepeated { .. } | Event::TrialDiscarded);
     let first = entries.iter().rposition(is_end).map_or(0, |end| end + 1);
     &entries[first..]
 }

@@ -34,6 +34,8 @@ impl TrialCounts {
             Event::TrialsPlanned(planned) => self.planned = Some(*planned),
             Event::TrialEnded(facts) if facts.is_not_reached() => self.not_reached += 1,
             Event::TrialEnded(_) => self.tried += 1,
+            // It is counted again when it ends again.
+            Event::TrialDiscarded => self.tried = self.tried.saturating_sub(1),
             _ => {}
         }
     }

@@ -9,6 +9,7 @@
 mod support;
 
 mod explored;
+mod trials;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -29,6 +30,11 @@ use explored::{
 };
 use support::machine::{GATE, Need, SANDBOX, missing};
 use support::program_files::write_script;
+use trials::{
+    a_target_that_notices_the_fork_is_a_new_process_in_all_trials,
+    modules_that_are_named_are_imported_once_or_the_reason_is_said,
+    trials_that_are_forked_end_as_trials_with_new_processes,
+};
 
 const DESCRIBE: &str = include_str!("describe.py");
 const ENDINGS: &str = include_str!("endings.py");
@@ -143,6 +149,9 @@ fn main() -> ExitCode {
         recoveries_that_end_their_group_or_the_interpreter_are_tried_all_the_same,
         a_kept_recording_has_the_time_of_its_run,
         a_bounded_time_ends_well_and_counts_what_was_not_tried,
+        trials_that_are_forked_end_as_trials_with_new_processes,
+        a_target_that_notices_the_fork_is_a_new_process_in_all_trials,
+        modules_that_are_named_are_imported_once_or_the_reason_is_said,
     ]);
     support::trial::run(trials)
 }

@@ -29,6 +29,7 @@ pub(super) fn section(scenario: &ScenarioView<'_>) -> Markup {
                 @if !scenario.counts.is_empty() { span.soft { (scenario.counts) " tried" } }
             }
             @if let Some(why) = scenario.why() { p { (clean(why)) } }
+            @if let Some(starts) = scenario.starts { p.soft { (clean(&starts.to_string())) } }
             @for failed in &scenario.failed_runs {
                 h3 { "Why " (clean(&failed.command.to_string())) " failed" }
                 pre { @for line in failed.details() { (clean(&line)) "\n" } }

@@ -38,7 +38,7 @@ impl<'a> ComparisonSample<'a> {
 }
 
 /// The first of each kind, and of all others about the logarithm of their number, those of new groups first.
-struct GrowingSample<K, G> {
+pub(crate) struct GrowingSample<K, G> {
     kinds: BTreeSet<K>,
     groups: BTreeSet<G>,
     /// How many there were.
@@ -48,11 +48,13 @@ struct GrowingSample<K, G> {
 }
 
 impl<K: Ord, G: Ord> GrowingSample<K, G> {
-    fn new() -> GrowingSample<K, G> {
+    /// Nothing is chosen yet.
+    pub(crate) fn new() -> GrowingSample<K, G> {
         GrowingSample { kinds: BTreeSet::new(), groups: BTreeSet::new(), count: 0, further: 0 }
     }
 
-    fn takes(&mut self, kind: K, group: G) -> bool {
+    /// Whether the next one is chosen.
+    pub(crate) fn takes(&mut self, kind: K, group: G) -> bool {
         self.count += 1;
         let is_new_group = self.groups.insert(group);
         if self.kinds.insert(kind) {

@@ -27,6 +27,7 @@ mod tree_difference;
 mod warm_news;
 mod warm_start;
 
+pub(crate) use comparison_sample::GrowingSample;
 pub use error::{ExploreBaselineError, ExploreError, FoundFiles, KeptRecordingError, ValueDifference};
 pub use explore_config::ExploreConfig;
 pub use explore_progress::ExploreProgress;
@@ -43,6 +44,7 @@ pub use replay::{
     BaselineValues, ConsumedStep, ForkedPython, ImportNotes, JudgeSpec, MaterializePlace, OutputOracle,
     RecoveryResult, ReplayProgress, ReplaySpec, ServerImports, TriedState, WarmStart, materialize,
 };
+pub(crate) use report::kind_of_message;
 pub use report::{ReportSpec, describe_evidence, describe_state};
 pub use second_crash::{SecondCrash, SecondCrashes, explore_second_crashes, recovered_kills};
 pub use states::{

@@ -34,6 +34,19 @@ pub enum ColdReason {
     NothingNoted,
     /// The interpreter could not be started or has ended; why.
     ServerFailed(String),
+    /// An expectation measures what a fork changes: its text.
+    Measured(String),
+    /// The trials need mounts or GPUs of their own.
+    OwnDevices,
+    /// A trial with forked processes did something else than with new ones.
+    TrialDiffers {
+        /// Its number.
+        trial: u32,
+        /// What it did with forked processes.
+        forked: String,
+        /// What it did with new ones.
+        new_process: String,
+    },
     /// A forked recovery did something else than a new process.
     Differs {
         /// The crash state.
@@ -98,6 +111,17 @@ impl Display for ColdReason {
             ColdReason::ServerFailed(detail) => {
                 write!(f, "a Python that has imported the libraries could not be used ({detail})")
             }
+            ColdReason::Measured(expectation) => {
+                write!(f, "the expectation `{expectation}` measures what a fork of a Python process changes")
+            }
+            ColdReason::OwnDevices => {
+                f.write_str("the scenario gives each trial its own mounts or GPUs, which forks would share")
+            }
+            ColdReason::TrialDiffers { trial, forked, new_process } => write!(
+                f,
+                "trial {trial} does something else if the target is forked from a Python that has imported the \
+                 libraries ({forked}) than with new processes ({new_process})"
+            ),
             ColdReason::Differs { state, forked, new_process } => write!(
                 f,
                 "the recovery from state {state} {forked} if it is forked from a Python that has imported the \

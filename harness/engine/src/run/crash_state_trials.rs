@@ -332,23 +332,62 @@ impl RecordedRun {
         self.env_after(&self.states[id.0], dir, config)
     }
 
+    /// An environment whose root holds the files right after the first save, or those at the end if there is no save.
+    ///
+    /// # Errors
+    /// Those of [`trial_env`](RecordedRun::trial_env).
+    pub(super) fn env_after_first_save<'a>(
+        &self,
+        dir: PathBuf,
+        config: TrialConfig<'a>,
+    ) -> Result<TrialEnv<'a>, RunError> {
+        let is_save = |announced: &&RecordedAnnouncement| matches!(announced.event, Event::Saved { .. });
+        let first = self.announcements.iter().find(is_save).map(|announced| announced.op_count);
+        let candidate = CrashCandidate::whole(first.unwrap_or(self.recording.ops.len()));
+        self.env_with(&candidate, dir, config)
+    }
+
+    /// Replaces the files of an environment by those of a crash state.
+    ///
+    /// # Errors
+    /// If files cannot be removed or written.
+    pub(super) fn refill(&self, id: CrashStateId, env: &TrialEnv<'_>) -> Result<(), RunError> {
+        env.remove_files()?;
+        self.fill(self.states[id.0].candidate(), env)
+    }
+
     fn env_after<'a>(
         &self,
         state: &CrashState,
         dir: PathBuf,
         config: TrialConfig<'a>,
     ) -> Result<TrialEnv<'a>, RunError> {
-        let env = TrialEnv::unprepared(dir.clone(), config)?;
+        self.env_with(state.candidate(), dir, config)
+    }
+
+    fn env_with<'a>(
+        &self,
+        candidate: &CrashCandidate,
+        dir: PathBuf,
+        config: TrialConfig<'a>,
+    ) -> Result<TrialEnv<'a>, RunError> {
+        let env = TrialEnv::for_crash_state(dir, config)?;
+        self.fill(candidate, &env)?;
+        Ok(env)
+    }
+
+    /// Writes files into an environment that has none.
+    fn fill(&self, candidate: &CrashCandidate, env: &TrialEnv<'_>) -> Result<(), RunError> {
         env.copy_submitted_data(&self.data_dir)?;
-        let base = dir.join("sandbox");
+        let root = env.sandbox.root_on_host();
+        let base = root.parent().unwrap_or(root).to_path_buf();
         let place = MaterializePlace {
             base: base.clone(),
             dir_names: vec!["root".into()],
             began_unix_s: self.started_unix_s,
         };
-        materialize(&self.recording, state.candidate(), place)
-            .map_err(file_error::<RunError>("materialise a crash state in", &base))?;
-        Ok(env)
+        materialize(&self.recording, candidate, place)
+            .map_err(file_error::<RunError>("materialise a crash state in", &base))
     }
 
     /// Emits what happened before the crash and the crash itself. Returns the number of starts that this

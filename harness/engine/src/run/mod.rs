@@ -14,6 +14,7 @@ mod crash_state_trials;
 mod error;
 mod fault_phase;
 mod fault_schedule;
+mod forked_envs;
 mod gated_process;
 mod gpu_call_counters;
 mod missing_effect;
@@ -32,7 +33,9 @@ mod target_output;
 mod target_run;
 mod termination;
 mod trial;
+mod trial_comparison;
 mod trial_env;
+mod trial_runs;
 
 pub use baseline::BaselineCache;
 pub use error::RunError;

@@ -10,23 +10,22 @@ use scenarios::{
     Trigger, Verdict,
 };
 
+use crate::explore::WarmStart;
 use crate::file_error::{chain, file_error};
 use crate::gpu;
 use crate::judge::{
     AblationRuns, JudgedTrial, ablation_verdict, unmatched_pattern_text, verdict, weakened_verdict,
 };
 use crate::observe::Reporter;
-use crate::plan::{BaselineCounts, Trial, TrialPlan, TrialSelection};
+use crate::plan::{BaselineCounts, TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
 use crate::run::resume_check::ResumeCache;
-use crate::run::trial::{FinishedTrial, TrialContext, run_trial};
+use crate::run::trial::{FinishedTrial, TrialContext};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
+use crate::run::trial_runs::TrialRuns;
 use crate::sandbox::HostAccess;
-
-/// How often a trial is tried that does not reach the call of its fault.
-const MAX_ATTEMPTS: u32 = 3;
 
 /// A scenario with its target, ready to run.
 pub struct PreparedScenario {
@@ -59,6 +58,8 @@ pub struct Suite<'a> {
     pub jobs: usize,
     /// Which trials of each scenario run.
     pub selection: TrialSelection,
+    /// Whether the target is forked in trials of crash states, if it is a Python program.
+    pub warm: WarmStart,
     /// Existing directory in which the sandboxes are built. The caller removes it.
     pub sandboxes_dir: &'a Path,
     /// What this machine supports.
@@ -214,21 +215,35 @@ fn judge_scenario(
         let verdict = Verdict::Inconclusive { why };
         return Ok(JudgedScenario { planned: Some(planned), ..JudgedScenario::without_trials(verdict) });
     }
-    let trials = run_trials(suite, &expanded.trials, |trial| {
-        run_until_reached(trial, reporter, |attempt, reporter| {
-            run_trial(dir(&format!("{}-{attempt}", trial.number)), context, trial, reporter)
-        })
-    })?;
+    let runs = TrialRuns {
+        context,
+        planned,
+        warm: &suite.warm,
+        jobs: suite.jobs,
+        cancelled: suite.cancelled,
+        dir: &dir,
+        reporter,
+    };
+    let trials = runs.run(&expanded.trials)?;
+    let verdict = verdict_of_trials(context, &planned, &trials, &ablation);
+    let interrupted = trials.len() < planned.to_run() as usize;
+    Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+}
+
+/// The verdict on the trials that have ended.
+fn verdict_of_trials(
+    context: TrialContext<'_>,
+    planned: &TrialsPlanned,
+    trials: &[FinishedTrial],
+    ablation: &AblationRuns<'_>,
+) -> Verdict {
     let judged: Vec<JudgedTrial<'_>> = trials
         .iter()
         .map(|trial| JudgedTrial { number: trial.number, facts: &trial.facts, lines: &trial.lines })
         .collect();
-    let verdict = verdict(&prepared.scenario, &baseline.facts, &planned, &judged);
-    let weaknesses = recorded.as_ref().map(RecordedRun::weaknesses).unwrap_or_default();
-    let verdict = weakened_verdict(verdict, &weaknesses);
-    let verdict = ablation_verdict(verdict, &ablation, &judged);
-    let interrupted = trials.len() < planned.to_run() as usize;
-    Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+    let verdict = verdict(context.scenario, &context.baseline.facts, planned, &judged);
+    let weaknesses = context.recorded.map(RecordedRun::weaknesses).unwrap_or_default();
+    ablation_verdict(weakened_verdict(verdict, &weaknesses), ablation, &judged)
 }
 
 /// Why there is no trial, if that is known.
@@ -255,51 +270,6 @@ fn record_if_needed(
         reporter.emit(Event::RecordingWeakened { why });
     }
     Ok(Some(recorded))
-}
-
-/// Runs the trials in parallel, until the suite is cancelled. Of a trial that was cut off nothing is known.
-fn run_trials(
-    suite: &Suite<'_>,
-    trials: &[Trial],
-    run: impl Fn(&Trial) -> Result<FinishedTrial, RunError> + Sync,
-) -> Result<Vec<FinishedTrial>, RunError> {
-    let run = |trial| unless_cut_off(suite, run(trial));
-    let trials = trials.par_iter().filter(|_| !(suite.cancelled)()).map(run);
-    Ok(trials.collect::<Result<Vec<_>, RunError>>()?.into_iter().flatten().collect())
-}
-
-/// Runs a trial until it reaches the calls of its faults, and emits its end. With threads, the n-th call may not
-/// come in each attempt.
-fn run_until_reached(
-    trial: &Trial,
-    reporter: &Reporter,
-    run: impl Fn(u32, &Reporter) -> Result<FinishedTrial, RunError>,
-) -> Result<FinishedTrial, RunError> {
-    let mut attempt = 1;
-    loop {
-        let reporter = reporter.for_trial(trial.number);
-        let finished = run(attempt, &reporter)?;
-        let not_reached = finished.facts.not_effective.iter().find(|fault| fault.not_reached);
-        match not_reached.filter(|_| attempt < MAX_ATTEMPTS) {
-            Some(fault) => reporter.emit(Event::TrialRepeated { why: fault.to_string() }),
-            None => {
-                reporter.emit(Event::TrialEnded(Box::new(finished.facts.clone())));
-                return Ok(finished);
-            }
-        }
-        attempt += 1;
-    }
-}
-
-/// The trial. `None`: it was cut off by an interruption, so nothing is known of it.
-fn unless_cut_off(
-    suite: &Suite<'_>,
-    run: Result<FinishedTrial, RunError>,
-) -> Result<Option<FinishedTrial>, RunError> {
-    match run {
-        Err(_) if (suite.cancelled)() => Ok(None),
-        run => run.map(Some),
-    }
 }
 
 /// The undisturbed run without the guard, if one is removed.

@@ -23,7 +23,7 @@ use crate::run::resource_watch::ResourceWatch;
 use crate::run::target_output::TargetOutput;
 use crate::run::termination::AttemptTermination;
 use crate::run::trial_env::emit_gpu_defects;
-use crate::sandbox::{LaunchSpec, ProcessExit, SpawnedProcess};
+use crate::sandbox::{LaunchSpec, ProcessExit, SpawnedProcess, StoredCommand};
 
 /// Longest time between two checks of clocks, faults and processes.
 const POLL_INTERVAL: Duration = Duration::from_millis(4);
@@ -43,6 +43,8 @@ pub(super) struct TargetRun<'a> {
     injector: Option<InjectorHandle>,
     output: TargetOutput<'a>,
     exit_code_probes: Vec<ExitCodeProbe>,
+    /// Resumes the target by a fork. `None`: it is a new process.
+    forked_resume: Option<StoredCommand>,
     memory: PeakMemory,
     resources: ResourceWatch,
 }
@@ -122,9 +124,16 @@ impl<'a> TargetRun<'a> {
             injector,
             output: TargetOutput::new(context.trainer.file, scenario, reporter),
             exit_code_probes: ExitCodeProbe::all_of(scenario),
+            forked_resume: None,
             memory: PeakMemory::new(),
             resources: ResourceWatch::for_scenario(scenario),
         }
+    }
+
+    /// The same, whose resumes are forks if there is a command for that.
+    #[must_use]
+    pub(super) fn with_forked_resume(self, command: Option<StoredCommand>) -> TargetRun<'a> {
+        TargetRun { forked_resume: command, ..self }
     }
 
     /// Calls `hook` at each end of this phase.
@@ -197,14 +206,17 @@ impl<'a> TargetRun<'a> {
     }
 
     fn run_attempt(&mut self, number: u32) -> Result<AttemptResult, RunError> {
-        let launch = if number == 1 {
+        let (launch, forked) = if number == 1 {
             self.faults.before_first_start(&self.context)?;
-            self.context.trainer.start()
+            (self.context.trainer.start(), None)
         } else {
             self.faults.before_restart(&self.context)?;
-            self.context.trainer.resume()
+            (self.context.trainer.resume(), self.forked_resume)
         };
-        let process = self.spawn(&launch)?;
+        let process = match forked {
+            Some(command) => self.context.sandbox.spawn_forked(command)?,
+            None => self.spawn(&launch)?,
+        };
         let command = launch.argv.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
         self.reporter.emit(Event::TargetStarted(TargetStarted { attempt: number, command }));
         let mut attempt = Attempt::of(process);

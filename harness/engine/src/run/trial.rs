@@ -16,12 +16,13 @@ use crate::run::call_injector::{InjectorHandle, InjectorTarget, WatchedRefusals}
 use crate::run::crash_state_trials::RecordedRun;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::{FaultRefusals, FaultSchedule};
+use crate::run::forked_envs::{ForkedEnv, ForkedEnvs};
 use crate::run::probe::{self, ProbeTime};
 use crate::run::resume_check::{EndedTrial, ResumeCache};
 use crate::run::save_snapshots::{SaveSnapshots, SharedSnapshots};
 use crate::run::target_run::TargetRun;
 use crate::run::trial_env::{TrialConfig, TrialEnv};
-use crate::sandbox::fail_if_interrupted;
+use crate::sandbox::{StoredCommand, fail_if_interrupted};
 
 /// The facts of a trial and the recorded lines of its target.
 pub(super) struct FinishedTrial {
@@ -59,7 +60,32 @@ struct CrashStart<'a> {
     planned: &'a PlannedFault,
 }
 
-/// Runs one trial in the empty directory `dir`. Whether it counts, the caller emits.
+/// Where a trial runs.
+enum TrialPlace<'o, 'f> {
+    /// In an environment of its own.
+    Own(TrialEnv<'o>),
+    /// In one after the other trials, where resumes are forked.
+    Forked(ForkedEnv<'f>),
+}
+
+impl TrialPlace<'_, '_> {
+    fn env(&self) -> &TrialEnv<'_> {
+        match self {
+            TrialPlace::Own(env) => env,
+            TrialPlace::Forked(place) => &place.env,
+        }
+    }
+
+    fn forked_resume(&self) -> Option<StoredCommand> {
+        match self {
+            TrialPlace::Own(_) => None,
+            TrialPlace::Forked(place) => Some(place.resume),
+        }
+    }
+}
+
+/// Runs one trial in the empty directory `dir`. Whether it counts, the caller emits. If it starts from a crash state, it
+/// runs in one of the environments `forked`, if there are some.
 ///
 /// # Errors
 /// If the harness cannot do its work. A target that fails is an outcome.
@@ -67,6 +93,7 @@ pub(super) fn run_trial(
     dir: PathBuf,
     context: TrialContext<'_>,
     trial: &Trial,
+    forked: Option<&ForkedEnvs<'_>>,
     reporter: &Reporter,
 ) -> Result<FinishedTrial, RunError> {
     reporter.emit(Event::TrialStarted { of: context.trial_count, what: trial.description.clone() });
@@ -77,11 +104,15 @@ pub(super) fn run_trial(
         }
         _ => None,
     });
-    let env = match start {
-        Some(CrashStart { recorded, id, .. }) => recorded.trial_env(id, dir.clone(), config)?,
-        None => TrialEnv::build(dir.clone(), config)?,
+    let place = match (start, forked) {
+        (Some(CrashStart { id, .. }), Some(forked)) => TrialPlace::Forked(forked.take(id)?),
+        (Some(CrashStart { recorded, id, .. }), None) => {
+            TrialPlace::Own(recorded.trial_env(id, dir.clone(), config)?)
+        }
+        (None, _) => TrialPlace::Own(TrialEnv::build(dir.clone(), config)?),
     };
-    probe_all(&env, context.scenario, ProbeTime::BeforeResume, reporter)?;
+    let env = place.env();
+    probe_all(env, context.scenario, ProbeTime::BeforeResume, reporter)?;
     let trainer = env.trainer();
     let fault_context = env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes);
     let faults = FaultSchedule::armed(&trial.faults, reporter);
@@ -98,18 +129,24 @@ pub(super) fn run_trial(
     let refusals = faults.refused_calls().into_iter().map(watched).collect();
     let kill_switch = env.sandbox.kill_switch();
     let target = InjectorTarget { target: context.config.target, root: root.clone(), kill_switch };
-    let snapshots = snapshots_of(context, &env, &dir);
+    let snapshots = snapshots_of(context, env, &dir);
     let injector = InjectorHandle::for_trial(target, &trial.faults, refusals);
     let injector = injector.map(|injector| injector.with_snapshots(Arc::clone(&snapshots)));
     let earlier_starts =
         start.map_or(0, |start| start.recorded.emit_history(start.id, start.planned, reporter));
-    let mut run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);
+    let run = TargetRun::new(fault_context, reporter, context.scenario, faults, injector);
+    let mut run = run.with_forked_resume(place.forked_resume());
     run.run(earlier_starts)?;
     run.finish()?;
-    probe_all(&env, context.scenario, ProbeTime::AtEnd, reporter)?;
+    probe_all(env, context.scenario, ProbeTime::AtEnd, reporter)?;
     env.emit_gpu_defects(reporter)?;
-    resume_from_left_files(context, &env, &snapshots, &dir, reporter)?;
-    env.sandbox.close()?;
+    resume_from_left_files(context, env, &snapshots, &dir, reporter)?;
+    match (place, forked) {
+        (TrialPlace::Forked(place), Some(forked)) => forked.give_back(place)?,
+        (TrialPlace::Forked(ForkedEnv { env, .. }), None) | (TrialPlace::Own(env), _) => {
+            env.sandbox.close()?;
+        }
+    }
     fail_if_interrupted()?;
     Ok(finish_trial(context, trial.number, reporter))
 }

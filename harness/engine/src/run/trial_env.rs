@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,12 +22,14 @@ use crate::run::error::RunError;
 use crate::run::output_lines::{NextLine, OutputLines};
 use crate::sandbox::{
     BindMount, Controller, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec, TmpfsSpec, current_dir,
-    unused_top_directory,
+    remove_tree, unused_top_directory,
 };
 use crate::target::Trainer;
 
 /// How long one `prepare`, `generate` or `submit` command may take.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The mode of a directory that the harness makes.
+const DIRECTORY_MODE: u32 = 0o755;
 /// Longest time between two looks at a command.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Lines that are kept of each output of a command.
@@ -146,6 +150,18 @@ impl<'a> TrialEnv<'a> {
     /// # Errors
     /// If the sandbox cannot be built.
     pub(super) fn unprepared(dir: PathBuf, config: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
+        TrialEnv::empty(dir, config, false)
+    }
+
+    /// The same for files of another run: a number of a process in them is that of no process here.
+    ///
+    /// # Errors
+    /// If the sandbox cannot be built.
+    pub(super) fn for_crash_state(dir: PathBuf, config: TrialConfig<'a>) -> Result<TrialEnv<'a>, RunError> {
+        TrialEnv::empty(dir, config, true)
+    }
+
+    fn empty(dir: PathBuf, config: TrialConfig<'a>, distinct_pids: bool) -> Result<TrialEnv<'a>, RunError> {
         let (data_dir, gpu_dir) = (dir.join("data"), dir.join("gpu"));
         let create_dir = |path: &Path| -> Result<(), RunError> {
             std::fs::create_dir_all(path).map_err(file_error("create", path))
@@ -167,13 +183,29 @@ impl<'a> TrialEnv<'a> {
             binds: std::iter::once(data_bind).chain(gpu.is_some().then_some(gpu_bind)).collect(),
             cgroups: cgroups_of(config.faults),
             visible_root: Some(visible_dir.root.clone()),
-            distinct_pids: false,
+            distinct_pids,
             host_access: config.host_access.clone(),
             cwd: current_dir()?,
         };
         let sandbox = Sandbox::build(spec)?;
         let environment = gpu.as_ref().map(|gpu| gpu.environment(&visible_dir.gpu)).unwrap_or_default();
         Ok(TrialEnv { config, sandbox, visible_dir, data_dir, gpu, environment })
+    }
+
+    /// The directories of this environment that differ from trial to trial, as the target sees them.
+    pub(super) fn dirs_of_target(&self) -> Vec<PathBuf> {
+        vec![self.visible_dir.root.clone(), self.visible_dir.data.clone()]
+    }
+
+    /// Removes all files of the target, and those that were submitted.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub(super) fn remove_files(&self) -> Result<(), RunError> {
+        for dir in [self.sandbox.root_on_host(), &self.data_dir] {
+            empty_directory(dir)?;
+        }
+        Ok(())
     }
 
     /// Path at which the target sees its root.
@@ -310,6 +342,21 @@ impl<'a> TrialEnv<'a> {
         }
         Ok(CommandOutput { exit, last_lines: FailedRun::last_of(output_lines.into()) })
     }
+}
+
+/// Removes what is in a directory, and gives it the mode of a new one.
+fn empty_directory(dir: &Path) -> Result<(), RunError> {
+    let mode = Permissions::from_mode(DIRECTORY_MODE);
+    std::fs::set_permissions(dir, mode).map_err(file_error::<RunError>("empty", dir))?;
+    for entry in std::fs::read_dir(dir).map_err(file_error::<RunError>("read", dir))? {
+        let entry = entry.map_err(file_error::<RunError>("read", dir))?;
+        let path = entry.path();
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => remove_tree(&path)?,
+            false => std::fs::remove_file(&path).map_err(file_error::<RunError>("remove", &path))?,
+        }
+    }
+    Ok(())
 }
 
 /// What a target that has these faults must be limited by.

@@ -2,14 +2,20 @@
 //! harness asks for a run.
 
 use std::io::Error;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 use regex::RegexSet;
 
-use super::fork_server::{ForkServer, ForkedCommand};
+use super::fork_server::{ForkGroup, ForkNews, ForkServer, ForkedCommand, server_ended};
 use super::launchable_command::LaunchableCommand;
-use super::protocol::{CommandRunner, CompletedCommand, ControlReply, LaunchSpec, StoredCommand};
+use super::protocol::{
+    CommandRunner, CompletedCommand, ControlReply, LaunchSpec, ProcessExit, StoredCommand,
+};
 use super::run_command::{self, RunLimits};
 
 /// The stored commands of a sandbox, and its fork server.
@@ -19,6 +25,17 @@ pub(super) struct CommandRuns {
     fork_server: Option<ForkServer>,
     /// How to start the fork server again, if its namespaces are replaced.
     fork_server_launch: Option<LaunchSpec>,
+    /// The command that the fork server runs and that is followed from outside.
+    followed: Option<Pid>,
+}
+
+/// How long the fork of a command that is followed may take.
+const FORK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How a command ended that was followed.
+pub(super) struct EndedFork {
+    pub(super) pid: Pid,
+    pub(super) exit: ProcessExit,
 }
 
 /// A kept command, and which of its lines are kept when it runs.
@@ -73,6 +90,62 @@ impl CommandRuns {
             self.fork_server = Some(ForkServer::start(launch)?);
         }
         Ok(())
+    }
+
+    /// Fails if the fork server has ended although one was started.
+    pub(super) fn check_fork_server(&mut self) -> Result<(), Error> {
+        if let Some(server) = &self.fork_server
+            && self.followed.is_none()
+            && let ForkNews::ServerEnded = server.news()?
+        {
+            self.fork_server = None;
+        }
+        let is_missing = self.fork_server_launch.is_some() && self.fork_server.is_none();
+        if is_missing { Err(server_ended()) } else { Ok(()) }
+    }
+
+    /// Becomes readable when the followed command has ended. `None`: there is none.
+    pub(super) fn followed_command(&self) -> Option<BorrowedFd<'_>> {
+        self.followed?;
+        self.fork_server.as_ref().map(ForkServer::control)
+    }
+
+    /// How the followed command has ended. `None`: it has not, or it has become a child of init, because the fork
+    /// server has ended.
+    pub(super) fn end_of_followed(&mut self) -> Result<Option<EndedFork>, Error> {
+        let (Some(pid), Some(server)) = (self.followed, &self.fork_server) else { return Ok(None) };
+        let exit = match server.news()? {
+            ForkNews::Nothing => return Ok(None),
+            ForkNews::ChildEnded(exit) => Some(exit),
+            ForkNews::ServerEnded => {
+                self.fork_server = None;
+                // The server may have ended after it has waited for the command. How that ended is then not known, but
+                // that the server has ended will be.
+                let is_gone = kill(pid, None::<Signal>) == Err(Errno::ESRCH);
+                is_gone.then_some(ProcessExit::Signalled(Signal::SIGKILL as i32))
+            }
+        };
+        self.followed = None;
+        Ok(exit.map(|exit| EndedFork { pid, exit }))
+    }
+
+    /// Starts a stored command of the fork server, which the caller follows.
+    pub(super) fn spawn_forked(
+        &mut self,
+        command: StoredCommand,
+        outputs: [OwnedFd; 2],
+    ) -> Result<Pid, StartFailure> {
+        let failure = |program: &str, source: Error| StartFailure::new(program.into(), source);
+        let kept = self.commands.get(command.index as usize).map(|watched| &watched.command);
+        let Some(KeptCommand::Forked { program, command }) = kept else {
+            return Err(failure("", Error::other("there is no such command of the fork server")));
+        };
+        let server = self.fork_server.as_ref().filter(|_| self.followed.is_none());
+        let server = server.ok_or_else(|| failure(program, server_ended()))?;
+        let forked = server.fork(command, outputs, ForkGroup::OwnSession, FORK_TIMEOUT);
+        let pid = forked.map_err(|source| failure(program, source))?;
+        self.followed = Some(pid);
+        Ok(pid)
     }
 
     /// Keeps a command.

@@ -3,13 +3,14 @@
 //!
 //! Protocol: init replaces `{control}` in the server's arguments with the number of its socket. The server
 //! sends `ready`. For each command init sends one byte with three descriptors: the standard output, the
-//! standard error, and a file with the arguments, each followed by a zero byte. The server sends `pid N`, and
-//! `status N` when the child has ended.
+//! standard error, and a file with the arguments, each followed by a zero byte. The byte says where the child runs:
+//! `f`, in the process group of init; `s`, in a session of its own. The server sends `pid N`, and `status N` when the
+//! child has ended.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Error;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
@@ -24,7 +25,7 @@ use nix::unistd::{Pid, SysconfVar, pipe2, sysconf};
 use regex::RegexSet;
 
 use super::captured_output::{CapturedOutput, OutputPipes, set_nonblocking, time_until};
-use super::packet::{memory_file, send_fds};
+use super::packet::{memory_file, send_byte_with_fds};
 use super::protocol::{CompletedCommand, LaunchSpec, ProcessExit};
 use super::run_command::RunLimits;
 use super::sys;
@@ -82,6 +83,31 @@ impl ForkedCommand {
     }
 }
 
+/// Where a child of the server runs.
+#[derive(Clone, Copy)]
+pub(super) enum ForkGroup {
+    /// In the process group of init.
+    Shared,
+    /// In a session of its own.
+    OwnSession,
+}
+
+impl ForkGroup {
+    fn byte(self) -> u8 {
+        match self {
+            ForkGroup::Shared => b'f',
+            ForkGroup::OwnSession => b's',
+        }
+    }
+}
+
+/// What a server that runs a command has told since the last look.
+pub(super) enum ForkNews {
+    Nothing,
+    ChildEnded(ProcessExit),
+    ServerEnded,
+}
+
 /// A running fork server.
 pub(super) struct ForkServer {
     control: OwnedFd,
@@ -133,6 +159,42 @@ impl ForkServer {
         Pid::from_raw(self.server.id() as i32)
     }
 
+    /// Becomes readable when there are news.
+    pub(super) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// What it has told about the command that it runs.
+    pub(super) fn news(&self) -> Result<ForkNews, Error> {
+        Ok(match receive_server_message(&self.control, Instant::now())? {
+            None => ForkNews::Nothing,
+            Some(ForkServerMessage::Status(status)) => {
+                ForkNews::ChildEnded(ProcessExit::from_wait_status(status))
+            }
+            Some(_) => ForkNews::ServerEnded,
+        })
+    }
+
+    /// Starts one command. The server runs one at a time.
+    pub(super) fn fork(
+        &self,
+        command: &ForkedCommand,
+        outputs: [OwnedFd; 2],
+        group: ForkGroup,
+        timeout: Duration,
+    ) -> Result<Pid, Error> {
+        let fds = [outputs[0].as_fd(), outputs[1].as_fd(), command.arguments.as_fd()];
+        match send_byte_with_fds(self.control.as_fd(), group.byte(), &fds) {
+            Err(error) if has_no_receiver(&error) => return Err(server_ended()),
+            sent => sent?,
+        }
+        drop(outputs);
+        match receive_server_message(&self.control, Instant::now() + timeout)? {
+            Some(ForkServerMessage::Pid(pid)) => Ok(Pid::from_raw(pid)),
+            _ => Err(server_ended()),
+        }
+    }
+
     /// Runs one command until it ends or its time limit has passed, then kills it.
     pub(super) fn run(
         &mut self,
@@ -141,18 +203,9 @@ impl ForkServer {
         patterns: &RegexSet,
     ) -> Result<CompletedCommand, Error> {
         let ((out, their_out), (err, their_err)) = (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
-        let fds = [their_out.as_fd(), their_err.as_fd(), command.arguments.as_fd()];
-        match send_fds(self.control.as_fd(), &fds) {
-            Err(error) if has_no_receiver(&error) => return Err(server_ended()),
-            sent => sent?,
-        }
-        drop((their_out, their_err));
         let mut deadline = limits.deadline();
-        let Some(ForkServerMessage::Pid(pid)) =
-            receive_server_message(&self.control, deadline + IMPORT_TIMEOUT)?
-        else {
-            return Err(server_ended());
-        };
+        let timeout = time_left(deadline) + IMPORT_TIMEOUT;
+        let pid = self.fork(command, [their_out, their_err], ForkGroup::Shared, timeout)?;
         let mut outputs = OutputPipes::new(out, err, limits.max_output_bytes, patterns);
         let mut exit = None;
         while (exit.is_none() || !outputs.are_closed()) && Instant::now() < deadline {
@@ -168,7 +221,7 @@ impl ForkServer {
             }
         }
         if exit.is_none() {
-            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+            kill(pid, Signal::SIGKILL)?;
             receive_server_message(&self.control, Instant::now() + IMPORT_TIMEOUT)?;
         }
         Ok(outputs.complete(exit))
@@ -179,8 +232,12 @@ fn has_no_receiver(error: &Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EPIPE | Errno::ECONNRESET))
 }
 
+fn time_left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
 /// The interpreter that forks the commands has ended, such as by a signal of one of them.
-fn server_ended() -> Error {
+pub(super) fn server_ended() -> Error {
     Error::other("the Python interpreter from which recoveries are forked has ended")
 }
 

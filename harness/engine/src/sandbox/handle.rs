@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
@@ -104,6 +105,8 @@ pub struct Sandbox {
     init: ReadyInit,
     /// Those of programs that are started.
     limits: Mutex<Vec<ProcessLimit>>,
+    /// The pid of the fork server within the sandbox. 0: there is none.
+    fork_server: AtomicI32,
     parts: SandboxParts,
 }
 
@@ -203,7 +206,8 @@ impl Sandbox {
         // If init does not become ready, dropping the parts tears them down.
         let init = parts.client.await_ready()?;
         let limits = Mutex::default();
-        Ok(Sandbox { root, real_dirs: spec.host_access.writable, init, limits, parts })
+        let real_dirs = spec.host_access.writable;
+        Ok(Sandbox { root, real_dirs, init, limits, fork_server: AtomicI32::new(0), parts })
     }
 
     /// The sandbox's root directory on the host, without what is mounted in it.
@@ -284,10 +288,41 @@ impl Sandbox {
     /// If the server does not become ready in time, or init has ended.
     pub fn start_fork_server(&self, launch: &LaunchSpec) -> Result<(), SandboxError> {
         let request = ControlRequest::StartForkServer { launch: launch.clone() };
-        match self.parts.client.request_within(&request, &[], FORK_SERVER_TIMEOUT)? {
-            ControlReply::Done { .. } => Ok(()),
-            other => Err(unexpected_reply("start a fork server", other)),
+        self.note_fork_server("start a fork server", &request)
+    }
+
+    /// Starts a stored command of the fork server, with pipes as its standard output and error. It has a session of its
+    /// own, as a program that [`spawn`](Sandbox::spawn) starts. One runs at a time.
+    ///
+    /// # Errors
+    /// If the fork server has ended, or init has ended.
+    pub fn spawn_forked(&self, command: StoredCommand) -> Result<SpawnedProcess, SandboxError> {
+        self.parts.client.spawn_forked(command)
+    }
+
+    /// Kills all processes but the fork server, undoes what they have changed in the sandbox's view of the host, and
+    /// replaces its network and IPC namespaces if something was left in them. The root stays as it is.
+    ///
+    /// # Errors
+    /// If the fork server has ended, a mount or a namespace cannot be made again, or init has ended.
+    pub fn reset(&self) -> Result<(), SandboxError> {
+        self.kill_all()?;
+        self.note_fork_server("make a sandbox as new", &ControlRequest::Reset)
+    }
+
+    /// Sends a request after which the fork server may be another process.
+    fn note_fork_server(&self, doing: &str, request: &ControlRequest) -> Result<(), SandboxError> {
+        match self.parts.client.request_within(request, &[], FORK_SERVER_TIMEOUT)? {
+            ControlReply::ForkServer { pid_inside } => {
+                self.fork_server.store(pid_inside.unwrap_or(0), Ordering::Relaxed);
+                Ok(())
+            }
+            other => Err(unexpected_reply(doing, other)),
         }
+    }
+
+    fn is_fork_server(&self, pid_inside: i32) -> bool {
+        pid_inside == self.fork_server.load(Ordering::Relaxed)
     }
 
     /// Sends a command that will be run several times. Its arguments and environment are sent once.
@@ -401,8 +436,8 @@ impl Sandbox {
         }
     }
 
-    /// Kills all processes in the sandbox but its init, with SIGKILL. Mounts and files stay. Returns when all
-    /// processes have ended.
+    /// Kills all processes in the sandbox but its init and its fork server, with SIGKILL. Mounts and files stay. Returns
+    /// when all processes have ended.
     ///
     /// # Errors
     /// If init has ended.
@@ -465,14 +500,18 @@ impl Sandbox {
         })
     }
 
-    /// The running processes in the sandbox, without its init.
+    /// The running processes in the sandbox, without its init and its fork server.
     pub fn processes(&self) -> Vec<ProcessInfo> {
-        self.init.processes.list()
+        let mut processes = self.init.processes.list();
+        processes.retain(|process| !self.is_fork_server(process.pid_inside));
+        processes
     }
 
-    /// What each process in the sandbox uses, without its init. Zombies are among them.
+    /// What each process in the sandbox uses, without its init and its fork server. Zombies are among them.
     pub fn process_use(&self) -> Vec<ProcessUse> {
-        self.init.processes.list_use()
+        let mut processes = self.init.processes.list_use();
+        processes.retain(|process| !self.is_fork_server(process.pid_inside));
+        processes
     }
 
     /// Limits the memory of the sandbox. Dropping the returned value removes the limit.

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::init_error::{InitResult, with_context};
 use super::packet::send_message;
 use super::processes::live_processes;
-use super::protocol::ControlReply;
+use super::protocol::{ControlReply, ProcessExit};
 use super::sys::{ReapedChild, reap_child};
 
 /// The pid with which kill reaches every process in the pid namespace but init itself.
@@ -132,8 +132,13 @@ impl<'a> InitChildren<'a> {
 
     /// Reports the exit of a process, if the harness spawned it.
     fn report_exit(&mut self, child: &ReapedChild) -> InitResult<()> {
-        let Some(id) = self.ids.remove(&child.pid) else { return Ok(()) };
-        let reply = ControlReply::ProcessExited { id, exit: child.exit };
+        self.report_exit_of(child.pid, child.exit)
+    }
+
+    /// The same for a process that another one has waited for.
+    pub(super) fn report_exit_of(&mut self, pid: Pid, exit: ProcessExit) -> InitResult<()> {
+        let Some(id) = self.ids.remove(&pid) else { return Ok(()) };
+        let reply = ControlReply::ProcessExited { id, exit };
         with_context("report the exit of a process", send_message(self.socket.as_fd(), &reply, &[]))
     }
 }

@@ -16,7 +16,7 @@ use super::inbox::Inbox;
 use super::interruption::{RegisteredConnection, is_interrupted, register};
 use super::packet::send_message;
 use super::processes::SandboxProcesses;
-use super::protocol::{ControlReply, ControlRequest, LaunchSpec, ProcessLimit, REPLY_TIMEOUT};
+use super::protocol::{ControlReply, ControlRequest, LaunchSpec, ProcessLimit, REPLY_TIMEOUT, StoredCommand};
 use super::spawned_process::SpawnedProcess;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
@@ -157,10 +157,38 @@ impl InitClient {
         launch: &LaunchSpec,
         limits: Vec<ProcessLimit>,
     ) -> Result<SpawnedProcess, SandboxError> {
-        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
-        let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
+        let OutputPipeEnds { ours: [our_stdout, our_stderr], theirs: [stdout, stderr] } =
+            OutputPipeEnds::new()?;
         let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None, limits })?;
         Ok(process.with_outputs(our_stdout, our_stderr))
+    }
+
+    /// Starts a stored command of the fork server, with pipes as its standard output and error.
+    pub(super) fn spawn_forked(&self, command: StoredCommand) -> Result<SpawnedProcess, SandboxError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let OutputPipeEnds { ours: [our_stdout, our_stderr], theirs } = OutputPipeEnds::new()?;
+        let fds = [theirs[0].as_raw_fd(), theirs[1].as_raw_fd()];
+        match self.request(&ControlRequest::SpawnForked { id, command }, &fds)? {
+            ControlReply::Spawned { pid_inside } => {
+                let process = SpawnedProcess::new(id, Arc::clone(&self.inbox), pid_inside);
+                Ok(process.with_outputs(our_stdout, our_stderr))
+            }
+            other => Err(unexpected_reply("start a command of the fork server", other)),
+        }
+    }
+}
+
+/// The reading ends of two pipes, and the writing ends for a program.
+struct OutputPipeEnds {
+    ours: [OwnedFd; 2],
+    theirs: [OwnedFd; 2],
+}
+
+impl OutputPipeEnds {
+    fn new() -> Result<OutputPipeEnds, SandboxError> {
+        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(SandboxError::system("make a pipe"));
+        let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
+        Ok(OutputPipeEnds { ours: [our_stdout, our_stderr], theirs: [stdout, stderr] })
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use super::command_runs::{CommandRuns, StartFailure};
 use super::host_view::HostView;
@@ -69,16 +70,17 @@ impl<'a> RequestServer<'a> {
     /// Handles requests until the harness closes the socket.
     pub(super) fn serve(mut self) -> InitResult<()> {
         loop {
-            let mut ready = [
-                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.children.signals().as_fd(), PollFlags::POLLIN),
-            ];
+            let sources = [self.socket.as_fd(), self.children.signals().as_fd()];
+            let sources = sources.into_iter().chain(self.commands.followed_command());
+            let mut ready: Vec<PollFd<'_>> =
+                sources.map(|source| PollFd::new(source, PollFlags::POLLIN)).collect();
             match poll(&mut ready, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 polled => with_context("wait", polled)?,
             };
             let has_request = ready[0].any().unwrap_or(false);
             self.children.reap_ended()?;
+            self.report_followed()?;
             if has_request {
                 match with_context("read a request", receive_message(self.socket.as_fd()))? {
                     None => return Ok(()),
@@ -107,15 +109,21 @@ impl<'a> RequestServer<'a> {
                 }
             }
             ControlRequest::StartForkServer { launch } => {
-                self.commands.start_fork_server(launch).map_or_else(StartFailure::reply, |()| done())
+                let started = self.commands.start_fork_server(launch);
+                started.map_or_else(StartFailure::reply, |()| self.fork_server())
             }
+            ControlRequest::SpawnForked { id, command } => self.spawn_forked(id, command, files),
+            ControlRequest::Reset => match self.reset_checked() {
+                Ok(()) => self.fork_server(),
+                Err(error) => error.reply(),
+            },
             ControlRequest::ListChanges { max } => self.list_changes(max),
             ControlRequest::HoldFd => {
                 self.held_fds.extend(files);
                 done()
             }
             ControlRequest::KillAll => {
-                self.children.kill_all()?;
+                self.kill_all()?;
                 done()
             }
             ControlRequest::Signal { pid_inside, signal } => signal_reply(send_signal(pid_inside, signal)),
@@ -123,6 +131,32 @@ impl<'a> RequestServer<'a> {
             ControlRequest::ChangeMount { mount_point, change } => self.change_mount(&mount_point, change),
         };
         with_context("reply", send_message(self.socket.as_fd(), &reply, &[]))
+    }
+
+    /// Kills all processes but the fork server. Returns whether there was any.
+    fn kill_all(&mut self) -> InitResult<bool> {
+        match self.commands.fork_server_pid() {
+            Some(server) => self.children.kill_all_but(server),
+            None => self.children.kill_all(),
+        }
+    }
+
+    /// Reports how a command of the fork server has ended that the harness follows.
+    fn report_followed(&mut self) -> InitResult<()> {
+        match with_context("read what the fork server tells", self.commands.end_of_followed())? {
+            Some(ended) => self.children.report_exit_of(ended.pid, ended.exit),
+            None => Ok(()),
+        }
+    }
+
+    fn fork_server(&self) -> ControlReply {
+        ControlReply::ForkServer { pid_inside: self.commands.fork_server_pid().map(Pid::as_raw) }
+    }
+
+    /// The same as [`reset`](RequestServer::reset). Fails if the fork server has ended.
+    fn reset_checked(&mut self) -> InitResult<()> {
+        with_context("use a fork server again", self.commands.check_fork_server())?;
+        self.reset()
     }
 
     /// Undoes what commands have left in the view of the host and in the kernel.
@@ -148,14 +182,25 @@ impl<'a> RequestServer<'a> {
         if completed.as_ref().is_ok_and(|completed| completed.exit.is_some()) {
             self.children.await_others(fork_server, limits.rest)?;
         }
-        let left_processes = match fork_server {
-            Some(server) => self.children.kill_all_but(server)?,
-            None => self.children.kill_all()?,
-        };
+        let left_processes = self.kill_all()?;
         Ok(match completed {
             Ok(completed) => ControlReply::CommandEnded(CompletedCommand { left_processes, ..completed }),
             Err(failure) => failure.reply(),
         })
+    }
+
+    fn spawn_forked(&mut self, id: u64, command: StoredCommand, files: Vec<OwnedFd>) -> ControlReply {
+        let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(files) else {
+            let source = Error::other("the request has no output descriptors");
+            return StartFailure::new(String::new(), source).reply();
+        };
+        match self.commands.spawn_forked(command, [stdout, stderr]) {
+            Ok(pid) => {
+                self.children.expect(pid, id);
+                ControlReply::Spawned { pid_inside: pid.as_raw() }
+            }
+            Err(failure) => failure.reply(),
+        }
     }
 
     fn list_changes(&self, max: usize) -> ControlReply {

@@ -186,8 +186,17 @@ pub fn check_packet_round_trip(is_request: bool, message: &[u8]) -> bool {
 
 /// Sends descriptors, with one byte.
 pub(super) fn send_fds(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    send_byte_with_fds(socket, b'f', fds)
+}
+
+/// Sends descriptors with a byte that says what they are for.
+pub(super) fn send_byte_with_fds(
+    socket: BorrowedFd<'_>,
+    byte: u8,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Error> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    send_packet(socket, &[IoSlice::new(b"f")], &fds)
+    send_packet(socket, &[IoSlice::new(&[byte])], &fds)
 }
 
 /// Receives one descriptor. Returns `None` if the other side has closed the socket.

@@ -288,13 +288,19 @@ pub(super) enum ControlRequest {
         /// the IPC objects if they left some.
         fresh: bool,
     },
-    /// Starts a fork server.
+    /// Starts a fork server. Replies with `ForkServer`.
     StartForkServer { launch: LaunchSpec },
+    /// Starts a stored command of the fork server in a session of its own, as `Spawn` starts a program. Two
+    /// descriptors are attached: its standard output and error.
+    SpawnForked { id: u64, command: StoredCommand },
+    /// Undoes what programs have changed in the view of the host, and replaces the network and the IPC objects if they
+    /// left some. None of them may be running. Replies with `ForkServer`.
+    Reset,
     /// Lists at most `max` changes in the view of the host since the last fresh run.
     ListChanges { max: usize },
     /// Keeps the attached descriptor open until the sandbox ends.
     HoldFd,
-    /// Kills all processes but init.
+    /// Kills all processes but init and the fork server.
     KillAll,
     /// Sends a signal to one process.
     Signal { pid_inside: i32, signal: i32 },
@@ -327,8 +333,10 @@ pub(super) enum ControlReply {
     InitStarted { pid: i32 },
     /// The sandbox is ready. `fresh_proc`: it has its own /proc. `root_fd`: init's descriptor of the root.
     Ready { fresh_proc: bool, root_fd: i32 },
-    /// Replies to `Spawn`.
+    /// Replies to `Spawn` and `SpawnForked`.
     Spawned { pid_inside: i32 },
+    /// Replies to `StartForkServer` and `Reset`. `None`: none was started.
+    ForkServer { pid_inside: Option<i32> },
     /// Replies to `StoreCommand`.
     Stored(StoredCommand),
     /// Replies to `RunStored`.

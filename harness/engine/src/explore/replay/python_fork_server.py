@@ -1,6 +1,6 @@
 # A fork server: imports modules once, then forks a child for each request that it receives on its control
 # socket. A child behaves like a fresh interpreter: it has its own arguments, outputs, main module and random
-# states. Nothing but imports ever runs in the server itself.
+# states. Nothing but imports ever runs in the server itself. A request `s` puts the child into a session of its own.
 #
 # Arguments: the number of the control socket, then one of
 #   --named ITEM...        the modules to import
@@ -106,7 +106,10 @@ while True:
         posix._exit(0)
     child = posix.fork()
     if child == 0:
-        posix.setpgid(0, group)
+        if message == b"s":
+            posix.setsid()
+        else:
+            posix.setpgid(0, group)
         # The directory may have been mounted again since the start.
         posix.chdir(working_directory)
         posix.dup2(files[0], 1)

@@ -19,6 +19,17 @@ pub enum WarmStart {
     Noted(ImportNotes),
 }
 
+impl WarmStart {
+    /// What the options choose: the modules of `--warm`, and `--no-warm`.
+    pub fn of_options(modules: &[String], is_never: bool) -> WarmStart {
+        match modules {
+            _ if is_never => WarmStart::Never,
+            [] => WarmStart::Automatic,
+            modules => WarmStart::Modules(modules.to_vec()),
+        }
+    }
+}
+
 /// How to run recoveries.
 #[derive(Debug, Clone)]
 pub struct ReplaySpec {

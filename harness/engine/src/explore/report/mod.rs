@@ -20,7 +20,8 @@ mod state_text;
 mod unsynced;
 
 pub(super) use control_findings::is_newest_pruned;
-pub(super) use failure_message::{failure_message, kind_of_message};
+pub(super) use failure_message::failure_message;
+pub(crate) use failure_message::kind_of_message;
 pub(super) use findings::{FindingsSource, group_findings};
 pub(super) use first_met::FirstMet;
 pub(super) use leftover_names::without_leftover_names;
