@@ -124,7 +124,10 @@ pub(crate) fn slow_recoveries_are_forked_without_being_told() {
 }
 
 pub(crate) fn a_library_that_notices_the_fork_makes_new_processes_of_all_recoveries() {
-    for (library, is_forked_first) in [("notices_fork", false), ("notices_fork_at_failure", true)] {
+    // The last one fails as other recoveries do, from states that are not compared before they are a finding.
+    for (library, is_forked_first) in
+        [("notices_fork", false), ("notices_fork_at_failure", true), ("notices_fork_late", true)]
+    {
         let explored = explore(library, &[]);
         explored.assert_right();
         let text = &explored.text;
@@ -136,7 +139,9 @@ pub(crate) fn a_library_that_notices_the_fork_makes_new_processes_of_all_recover
         assert_eq!(text.contains(withdrawn), is_forked_first, "{text}");
         let unconfirmed = text.lines().filter(|line| line.starts_with("unconfirmed: "));
         let is_right: Vec<bool> = unconfirmed.map(|line| line.contains("JSONDecodeError")).collect();
-        assert_eq!(is_right, if is_forked_first { vec![false, true] } else { vec![true] }, "{text}");
+        let right_at_first = library == "notices_fork_late";
+        let expected = if is_forked_first { vec![right_at_first, true] } else { vec![true] };
+        assert_eq!(is_right, expected, "{text}");
     }
 }
 

@@ -89,8 +89,13 @@ const LIBRARIES: [Library; 25] = [
 ];
 
 /// Libraries that notice a fork, which the trainers of `explored` use.
-const NOTICING_LIBRARIES: [Library; 2] = [
+const NOTICING_LIBRARIES: [Library; 3] = [
     library("notices_fork", "def check(text): assert os.getpid() == pid", true),
+    library(
+        "notices_fork_late",
+        "import json\ndef check(text): json.loads('' if '\"step\": 7' in text and os.getpid() != pid else text)",
+        true,
+    ),
     library("notices_fork_at_failure", "def check(text): assert text or os.getpid() == pid", true),
 ];
 

@@ -65,12 +65,16 @@ impl StateReplay<'_> {
         let cold = Replayer::new(&config.replay, oracle, recording);
         if cold.is_over() {
             forked.map_or(Ok(()), ForkedStart::close)?;
-            return self.group(ReplayedStates::nothing());
+            return self.group_new(ReplayedStates::nothing());
         }
         if let Some(forked) = forked {
             let first_met = FirstMet::new(recording);
-            match self.try_forked(&cold, forked, noted, &first_met)? {
-                ForkedAttempt::Tried(replayed) => return self.group(replayed),
+            let attempt = match self.try_forked(&cold, forked, noted, &first_met)? {
+                ForkedAttempt::Tried(replayed) => self.group(replayed)?,
+                other => other,
+            };
+            match attempt {
+                ForkedAttempt::Tried(replayed) => return Ok(replayed),
                 ForkedAttempt::NotBegun => {}
                 ForkedAttempt::Discarded { reason, tried } => {
                     self.warm.tell_discarded(reason, tried, first_met.line_count());
@@ -85,7 +89,7 @@ impl StateReplay<'_> {
         let tried = self.try_all(&cold, &mut worker, &FirstMet::new(recording), &|_| true)?;
         let seconds = began.elapsed().as_secs_f64();
         worker.close()?;
-        self.group(ReplayedStates { tried, seconds, ..ReplayedStates::nothing() })
+        self.group_new(ReplayedStates { tried, seconds, ..ReplayedStates::nothing() })
     }
 
     fn try_forked(
@@ -146,8 +150,17 @@ impl StateReplay<'_> {
         replayer.try_states(self.states, worker, reports, go_on)
     }
 
-    /// Groups the failing states, and confirms the findings by new processes.
-    fn group(self, replayed: ReplayedStates) -> Result<ReplayedStates, ExploreError> {
+    /// The same as [`group`](StateReplay::group) for recoveries that were new processes.
+    fn group_new(self, replayed: ReplayedStates) -> Result<ReplayedStates, ExploreError> {
+        match self.group(replayed)? {
+            ForkedAttempt::Tried(grouped) => Ok(grouped),
+            ForkedAttempt::NotBegun | ForkedAttempt::Discarded { .. } => Ok(ReplayedStates::nothing()),
+        }
+    }
+
+    /// Groups the failing states, and confirms the findings by new processes. Forked recoveries are discarded if no new
+    /// process does what one of them did.
+    fn group(self, replayed: ReplayedStates) -> Result<ForkedAttempt, ExploreError> {
         let WarmStarter { config, recording, oracle, .. } = self.warm;
         (self.report)(ExploreProgress::Confirming);
         let tried = &replayed.tried;
@@ -164,6 +177,11 @@ impl StateReplay<'_> {
             has_process_crashes: config.enumerate.has_process_crashes(),
         };
         let findings = group_findings(source, &mut repeats);
+        let unlike = findings.iter().filter(|_| replayed.forked.is_some()).find_map(difference_of);
+        if let Some(reason) = unlike {
+            repeats.close()?;
+            return Ok(ForkedAttempt::Discarded { reason, tried: tried.len() });
+        }
         let failing_trees = config.keep_files.as_ref().map_or_else(
             || Ok(Vec::new()),
             |dir| {
@@ -172,6 +190,14 @@ impl StateReplay<'_> {
             },
         );
         repeats.close()?;
-        Ok(ReplayedStates { findings, failing_trees, ..replayed })
+        Ok(ForkedAttempt::Tried(ReplayedStates { findings, failing_trees, ..replayed }))
     }
+}
+
+/// In what new processes differ from the forked recovery that a finding shows. `None`: one of them did the same.
+fn difference_of(finding: &Finding) -> Option<ColdReason> {
+    let confirmation = finding.confirmation.as_ref().filter(|confirmation| confirmation.failed == 1)?;
+    let other = confirmation.other?;
+    let (state, forked) = (finding.state.clone(), format!("is `{}`", finding.outcome));
+    Some(ColdReason::Differs { state, forked, new_process: format!("is `{other}`") })
 }
