@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 29] = [
+const METHODS: [(&str, Expected); 32] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -110,6 +110,22 @@ const METHODS: [(&str, Expected); 29] = [
     (
         "signal: {which: [HUP], to: group, again-after: 60 s, for: 90 s, when: {step: 4}}",
         Survived(&["sent SIGHUP to the process group after step 4, which has ended it at once"]),
+    ),
+    (
+        "environment: {set: {CHANGED: 'so'}, unset: [LANG], stderr: closed}; \
+         run-command: {command: [sh, -c, 'test $CHANGED = so && test -z $LANG'], when: {step: 4}}",
+        Survived(&[
+            "was started with: CHANGED=so, no LANG, standard error closed",
+            "1 commands ran and ended: exit code 0",
+        ]),
+    ),
+    (
+        "environment: {umask: ['077'], when: restart}",
+        Inconclusive(&["fault 1, environment: the target was not started again"]),
+    ),
+    (
+        "run-command: {command: [sleep, '1000'], when: {step: 4}}",
+        Inconclusive(&["fault 1, run-command: 1 of 1 commands had not ended"]),
     ),
     (
         "signal: {which: [TERM], to: main, for: 60 s, when: {step: 3000}}",

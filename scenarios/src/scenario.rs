@@ -303,6 +303,8 @@ pub enum Fact {
     VerifiesBeforeResume,
     /// After a signal of the method, the main process exits with one of these codes.
     EndsWith(Vec<i32>),
+    /// Each command of the method exits with one of these codes.
+    CommandsEndWith(Vec<i32>),
     /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
@@ -313,6 +315,8 @@ pub enum Fact {
         containing: Option<Regex>,
         min: u64,
         max: Option<u64>,
+        /// Only those that everybody on the machine may write to.
+        writable_by_others: bool,
         /// Counted before the target is resumed, not at the end.
         before_resume: bool,
     },

@@ -41,6 +41,39 @@ fn each_kind_of_mistake_has_its_own_error() {
     insta::assert_snapshot!(errors.concat());
 }
 
+/// The error of a scenario with only this fault.
+fn fault_error(fault: &str) -> String {
+    let text = format!(
+        "version: 1\nid: fs-01\ntitle: t\nseverity: extra\ntarget: {{use: x}}\nmethod:\n  - {fault}\n\
+         expect: [{{always: {{outcome: [recovered]}}}}]\n"
+    );
+    format!("{fault}\n    {}\n", Scenario::parse(&text, "f").expect_err(fault))
+}
+
+#[test]
+fn each_kind_of_mistake_in_a_signal_an_environment_and_a_command_has_its_own_error() {
+    let faults = [
+        "signal: {which: [TERM], for: 1 s, kill-after: 2 s, when: {step: 1}}",
+        "signal: {which: [USR1], again-after: 1 s, when: {step: 1}}",
+        "signal: {which: [STOP], kill-after: 1 s, when: {step: 1}}",
+        "signal: {which: [TERM], again-after: 0 s, when: {step: 1}}",
+        "signal: {which: [TERM], to: workers, when: {step: 1}}",
+        "environment: {}",
+        "environment: {umask: ['088']}",
+        "environment: {umask: ['077'], when: {step: 1}}",
+        "environment: {stdout: closed}",
+        "environment: {stdin: full}",
+        "environment: {set: {'A=B': c}}",
+        "run-command: {}",
+        "run-command: {command: []}",
+        "run-command: {command: ['true'], second-target: true}",
+        "run-command: {command: ['{program}', '{inbox}']}",
+        "run-command: {second-target: true, copies: 0}",
+        "run-command: {second-target: true, copies: 1000}",
+    ];
+    insta::assert_snapshot!(faults.map(fault_error).concat());
+}
+
 const GPU: &str = include_str!("../library/hardware/hw-01-gpu-driver-crash.yaml");
 
 /// The error of a valid GPU scenario in which `from` is replaced by `to`.

@@ -2,11 +2,26 @@
 //! a call does not count, whatever other threads do beside their work. Knows nothing of who counts.
 
 use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Pieces of work since the start: layers computed, lines and chunks read, chunks written, syncs, answers of
 /// the GPU.
 static DONE: AtomicU64 = AtomicU64::new(0);
+
+/// Writes and syncs do not count. Only for the guard `save_progress`.
+static LEAVES_SAVES_OUT: AtomicBool = AtomicBool::new(false);
+
+/// From now on writes and syncs do not count. Only for the guard `save_progress`.
+pub fn leave_saves_out() {
+    LEAVES_SAVES_OUT.store(true, Ordering::Relaxed);
+}
+
+/// Records that a write or a sync is done.
+pub fn advance_save() {
+    if !LEAVES_SAVES_OUT.load(Ordering::Relaxed) {
+        advance();
+    }
+}
 
 /// Records that a piece of work is done.
 pub fn advance() {

@@ -31,7 +31,10 @@ fn nonzero(count: usize) -> NonZeroUsize {
 }
 
 fn step(engine: &mut Engine, micro_batch: usize, check_finite: bool) -> StepReport {
-    engine.step(StepOptions { micro_batch: nonzero(micro_batch), check_finite, recheck: false }).unwrap()
+    let micro_batch = nonzero(micro_batch);
+    let options =
+        StepOptions { micro_batch, check_finite, recheck: false, in_order: true, empty_batches: true };
+    engine.step(options).unwrap()
 }
 
 fn trained(steps: u64, micro_batch: usize) -> TrainState {

@@ -28,7 +28,7 @@ const ENGINE: &ArrowTable = &[
     ("observe", &["locks"]),
     ("target", &["sandbox"]),
     ("gpu", &["file_error", "locks", "target"]),
-    ("faults", &["file_error", "gpu", "plan", "sandbox", "target"]),
+    ("faults", &["file_error", "gpu", "locks", "plan", "sandbox", "target"]),
     ("explore::tree_difference", &[]),
     ("explore::error", &["explore::tree_difference", "file_error", "gate", "sandbox"]),
     (
@@ -195,8 +195,8 @@ const SCENARIOS: &ArrowTable = &[
     ("operation", &["yaml"]),
     ("trigger", &["operation", "yaml"]),
     ("gpu", &["units", "yaml"]),
-    ("effect", &["gpu", "operation", "trials_planned", "trigger", "units", "yaml"]),
     ("template", &[]),
+    ("effect", &["gpu", "operation", "template", "trials_planned", "trigger", "units", "yaml"]),
     ("target", &["template"]),
     ("scenario", &["effect", "gpu", "target", "trigger", "units", "verdict", "yaml"]),
     ("recovery_check", &[]),

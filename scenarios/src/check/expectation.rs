@@ -59,6 +59,8 @@ pub(crate) enum FactDraft {
     VerifiesBeforeResume,
     /// After a `signal` that asks the target to exit, the main process exits with one of these codes.
     EndsWith(Vec<u8>),
+    /// Each command of `run-command` exits with one of these codes.
+    CommandsEndWith(Vec<u8>),
     /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
@@ -111,6 +113,9 @@ pub(crate) struct FilesDraft {
     pub(crate) min: Option<u64>,
     /// At most this many. Default: no limit.
     pub(crate) max: Option<u64>,
+    /// Only files that everybody on the machine may write to. Default: false.
+    #[serde(default)]
+    pub(crate) writable_by_others: bool,
     /// Count the files as `crash-states` left them, before the target is resumed, not at the end. Default:
     /// false.
     #[serde(default)]
@@ -150,6 +155,7 @@ fn need_of_fact(fact: &Fact) -> Option<NeedKind> {
         | Fact::Threads { .. }
         | Fact::ZombieTime { .. }
         | Fact::EndsWith(_)
+        | Fact::CommandsEndWith(_)
         | Fact::LeavesNoProcess
         | Fact::Output(_)
         | Fact::Files { .. } => None,
@@ -171,6 +177,9 @@ fn checked_fact(draft: FactDraft) -> Fact {
         FactDraft::Verifies => Fact::Verifies,
         FactDraft::VerifiesBeforeResume => Fact::VerifiesBeforeResume,
         FactDraft::EndsWith(codes) => Fact::EndsWith(codes.into_iter().map(i32::from).collect()),
+        FactDraft::CommandsEndWith(codes) => {
+            Fact::CommandsEndWith(codes.into_iter().map(i32::from).collect())
+        }
         FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
         FactDraft::Output(pattern) => Fact::Output(pattern.0),
         FactDraft::Files(files) => Fact::Files {
@@ -178,6 +187,7 @@ fn checked_fact(draft: FactDraft) -> Fact {
             containing: files.containing.map(|pattern| pattern.0),
             min: files.min.unwrap_or(0),
             max: files.max,
+            writable_by_others: files.writable_by_others,
             before_resume: files.before_resume,
         },
     }
@@ -205,7 +215,7 @@ pub(super) fn check_expectations_fit(
     }
     for fact in expect.iter().map(|expectation| &expectation.fact) {
         let is_empty = matches!(fact, Fact::Outcome(list) if list.is_empty())
-            || matches!(fact, Fact::EndsWith(list) if list.is_empty());
+            || matches!(fact, Fact::EndsWith(list) | Fact::CommandsEndWith(list) if list.is_empty());
         if is_empty && checker.is_complete {
             let message = "an empty list of outcomes or exit codes can never hold";
             checker.problems.push(Problem::at(expect_span, message).help("write at least one"));
@@ -217,6 +227,12 @@ pub(super) fn check_expectations_fit(
         let message = "`ends-with` needs a method with a `signal` that asks the target to exit";
         let help = "remove it, or add `signal: {which: [TERM], when: {step: 4}}`";
         checker.problems.push(Problem::at(expect_span, message).help(help));
+    }
+    let runs_commands = method.iter().any(|fault| fault.effect.spec().runs_commands());
+    let expects_codes = expect.iter().any(|expectation| matches!(expectation.fact, Fact::CommandsEndWith(_)));
+    if expects_codes && !runs_commands && checker.is_complete {
+        let message = "`commands-end-with` needs a method with `run-command`";
+        checker.problems.push(Problem::at(expect_span, message).help("remove it, or add the fault"));
     }
     let expects = |is_kind: fn(&Fact) -> bool| expect.iter().any(|expectation| is_kind(&expectation.fact));
     if expects(|fact| matches!(fact, Fact::FinalLoss { .. }))

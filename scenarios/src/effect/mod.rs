@@ -11,6 +11,7 @@ mod crash_states;
 mod damage_files;
 mod data_kind;
 mod disk;
+mod environment;
 mod file_selection;
 mod gpu_call;
 mod gpu_injection;
@@ -22,6 +23,7 @@ mod memory_limit;
 mod plant;
 mod poison_sample;
 mod read_only;
+mod run_command;
 mod signal;
 mod spec;
 pub(crate) mod target_need;
@@ -41,6 +43,7 @@ pub use crash_model::{CrashModel, CrashStates};
 pub use damage_files::{DamageFiles, FileDamage, FilePart, NewestCount};
 pub use data_kind::{DataKind, HexBytes};
 pub use disk::{ExhaustInodes, FillDisk, PAGE_BYTES};
+pub use environment::Environment;
 pub use file_selection::FileSelection;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
@@ -51,6 +54,7 @@ pub use memory_limit::{MemoryCap, MemoryLimit};
 pub use plant::{FileEncoding, Plant, PlantedContent, PlantedFile, SpecialFile, WriteStyle};
 pub use poison_sample::PoisonSample;
 pub use read_only::ReadOnly;
+pub use run_command::{CommandToRun, RunCommand};
 pub use signal::{SentSignal, Signal, SignalName, SignalRecipient};
 pub use spec::{EffectSpec, GpuNeed};
 pub use vanish::Vanish;
@@ -131,6 +135,11 @@ effects! {
     "memory-limit" => MemoryLimit(memory_limit::MemoryLimitDraft),
     /// Gives the target less of a resource than it needs: open files, processes, or the size of a file.
     "limits" => Limits(limits::LimitsDraft),
+    /// Starts the target with other variables, another umask, fewer processors or without a standard stream, or leaves
+    /// its output unread.
+    "environment" => Environment(environment::EnvironmentDraft),
+    /// Runs commands beside the target, once or several times at once, or a second copy of the target.
+    "run-command" => RunCommand(run_command::RunCommandDraft),
     /// Puts files into a place: with hostile contents or names, of another kind, or by a slow writer.
     "plant" => Plant(plant::PlantDraft),
     /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes

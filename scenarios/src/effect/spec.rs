@@ -88,6 +88,11 @@ pub trait EffectSpec {
         false
     }
 
+    /// It runs commands whose exit codes an expectation may be about.
+    fn runs_commands(&self) -> bool {
+        false
+    }
+
     /// Calls that fail show its effect, so that the target must run behind the gate.
     fn is_shown_by_failed_calls(&self) -> bool {
         false

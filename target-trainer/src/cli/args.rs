@@ -56,6 +56,9 @@ pub(super) enum CliCommand {
         root: PathBuf,
         /// JSON lines to train on
         file: PathBuf,
+        /// Name of the file in the inbox; default: its own
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Prints status.json
     Status {

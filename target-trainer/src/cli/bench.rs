@@ -118,7 +118,13 @@ fn sample(number: usize, sequence: usize) -> Result<Sample, CliError> {
 }
 
 fn step_options(args: &BenchArgs) -> StepOptions {
-    StepOptions { micro_batch: args.batch, check_finite: true, recheck: false }
+    StepOptions {
+        micro_batch: args.batch,
+        check_finite: true,
+        recheck: false,
+        in_order: true,
+        empty_batches: true,
+    }
 }
 
 /// The median, longest and mean step time, as one line of JSON.

@@ -9,6 +9,7 @@ use crate::exit::Exit;
 use crate::intake::LineProblem;
 use crate::make_data::TextError;
 use crate::model::BaseModelError;
+use crate::plain_text::shown;
 use crate::settings::SettingsError;
 use crate::store::{SaveError, TensorError};
 use crate::train::StepError;
@@ -25,6 +26,9 @@ pub(super) enum CliError {
     /// The file to submit has no name that can be printed.
     #[error("`{path}`: the file's name is not UTF-8", path = .path.display())]
     NameNotUtf8 { path: PathBuf },
+    /// The name for the inbox leads out of it.
+    #[error("`{}` is not the name of a file: it has a `/`", shown(.name))]
+    NameIsPath { name: String },
     /// The file to submit can't be opened.
     #[error("`{path}`", path = .path.display())]
     OpenSubmitted { path: PathBuf, source: std::io::Error },
@@ -100,6 +104,7 @@ impl CliError {
             CliError::Settings(_)
             | CliError::AlreadyRoot { .. }
             | CliError::NameNotUtf8 { .. }
+            | CliError::NameIsPath { .. }
             | CliError::OpenSubmitted { .. }
             | CliError::StillWritten { .. }
             | CliError::BenchDevice

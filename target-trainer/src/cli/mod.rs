@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod error;
+mod file_rights;
 mod output_queue;
 mod print;
 mod root;
@@ -27,6 +28,7 @@ use crate::train::{self, WorkerEvent};
 use crate::{daemon, make_data, plain_text, progress};
 use args::{CliCommand, CommandLine, DataKind, WorkerArgs};
 use error::CliError;
+use file_rights::keep_files_private;
 
 /// Time between two heartbeats of a worker.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -50,7 +52,7 @@ pub fn main() -> Exit {
     let result = match command_line.command {
         CliCommand::Init { root, preset, seed, set } => root::init(&root, preset, seed, &set),
         CliCommand::Daemon { root, drain, device } => run_daemon(&root, drain, device),
-        CliCommand::Submit { root, file } => submit::submit(&root, &file),
+        CliCommand::Submit { root, file, name } => submit::submit(&root, &file, name.as_deref()),
         CliCommand::Status { root } => root::status(&root),
         CliCommand::Verify { root } => verify::verify(&root),
         CliCommand::ResumeInfo { root } => verify::resume_info(&root),
@@ -103,6 +105,7 @@ fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result
     let layout = RootLayout::new(root);
     let mut settings = Settings::read(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
+    keep_files_private(&settings.guards);
     let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     start_output(&settings.guards);
     print::start_logging(Some(&layout));
@@ -165,6 +168,12 @@ fn train_job(args: &WorkerArgs) -> Result<Exit, CliError> {
     let layout = RootLayout::new(&args.root);
     let settings = std::io::read_to_string(std::io::stdin().lock()).map_err(CliError::WorkerSettings)?;
     let settings = Settings::parse(&settings, "the daemon's settings")?;
+    if !settings.guards.no_orphan {
+        prctl::set_pdeathsig(None)?;
+    }
+    if !settings.guards.save_progress {
+        progress::leave_saves_out();
+    }
     let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
     start_output(&settings.guards);
     print::start_logging(None);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::error::CliError;
+use super::file_rights::keep_files_private;
 use super::print;
 use crate::daemon::has_open_writer;
 use crate::durable::{self, AppendFile, SyncPolicy};
@@ -24,13 +25,17 @@ const SHORT_NAME_BYTES: usize = 143;
 const MAX_NUMBER: u32 = 1000;
 
 /// Copies a file into the inbox and prints the name that it has there.
-pub(super) fn submit(root: &Path, file: &Path) -> Result<Exit, CliError> {
+pub(super) fn submit(root: &Path, file: &Path, other_name: Option<&str>) -> Result<Exit, CliError> {
     let inbox = RootLayout::new(root).inbox();
     let path = || file.to_owned();
-    let name = file.file_name().and_then(OsStr::to_str);
+    let name = other_name.or_else(|| file.file_name().and_then(OsStr::to_str));
     let name = name.ok_or_else(|| CliError::NameNotUtf8 { path: path() })?;
     // Without settings, the root is not one, and the copy fails.
     let guards = Settings::read(&RootLayout::new(root).settings()).unwrap_or_default().guards;
+    if guards.submit_names && name.contains('/') {
+        return Err(CliError::NameIsPath { name: name.to_owned() });
+    }
+    keep_files_private(&guards);
     let name = if guards.submit_names { visible_name(name) } else { name.to_owned() };
     let mut from = File::open(file).map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
     let temporary = inbox.join(format!("{}-submit-{}", durable::TEMPORARY_MARKER, unique_number()));

@@ -325,7 +325,10 @@ impl Inbox {
             return self.reject_file(&copy.name, copy.identity, &[], &message, config);
         }
         let job = copy.describe(queue.next_order(), base, &config.settings.recipe)?;
-        let known = jobs::known(&config.layout, &job)?;
+        let known = match config.settings.guards.known_jobs {
+            true => jobs::known(&config.layout, &job)?,
+            false => Known::No,
+        };
         if known != Known::No {
             if known == Known::Queued {
                 jobs::renew_data(&config.layout, &job.id, &copy.data_path())?;

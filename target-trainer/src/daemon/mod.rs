@@ -27,6 +27,7 @@ mod status;
 mod trouble;
 mod worker_process;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample, visible_gpu};
@@ -79,13 +80,24 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         durable::create_dir(&dir)?;
     }
     let note = format!("pid {}\n", std::process::id());
-    let _lock = durable::lock(&config.layout.lock(), &note).map_err(|error| match error {
-        LockError::HeldBy(note) => {
-            DaemonError::Locked { root: config.layout.root().to_owned(), holder: note.trim().to_owned() }
-        }
+    let guards = &config.settings.guards;
+    let locked_by = |holder: &str| DaemonError::Locked {
+        root: config.layout.root().into(),
+        holder: holder.trim().into(),
+    };
+    if !guards.kernel_lock
+        && let Some(holder) = noted_holder(&config.layout.lock())
+    {
+        return Err(locked_by(&holder));
+    }
+    let lock = guards.root_lock.then(|| durable::lock(&config.layout.lock(), &note));
+    let _lock = lock.transpose().map_err(|error| match error {
+        LockError::HeldBy(note) => locked_by(&note),
         LockError::Disk(error) => DaemonError::Disk(error),
     })?;
-    if let Err(error) = jobs::remove_unfinished(&config.layout) {
+    if guards.clean_start
+        && let Err(error) = jobs::remove_unfinished(&config.layout)
+    {
         tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
     }
     let status = StatusWriter::new(&config.layout, &config.settings.guards);
@@ -105,6 +117,13 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         hang_reported: None,
     }
     .run()
+}
+
+/// The note in the lock file, if a process has the number in it. Only for the guard `kernel_lock`.
+fn noted_holder(lock: &Path) -> Option<String> {
+    let note = std::fs::read_to_string(lock).ok()?;
+    let pid: u32 = note.trim().strip_prefix("pid ")?.parse().ok()?;
+    Path::new(&format!("/proc/{pid}")).exists().then_some(note)
 }
 
 fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {

@@ -91,9 +91,7 @@ impl WorkerProcess {
             .args(["--parent", &std::process::id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut settings = config.settings.clone();
-        settings.recipe = job.recipe.clone().unwrap_or(settings.recipe);
-        let settings = toml::to_string(&settings).map_err(std::io::Error::other)?;
+        let settings = settings_of_worker(config, job)?;
         let mut child = KilledOnDrop { process: command.spawn()?, is_reaped: guards.worker_cleanup };
         // May fail without harm: by default the kernel kills the larger process, which is the worker as well.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.process.id()), OOM_SCORE_ADJ);
@@ -221,6 +219,19 @@ impl WorkerProcess {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
+}
+
+/// The settings of a worker: those that the daemon has read at its start, with the recipe of the job.
+fn settings_of_worker(config: &DaemonConfig<'_>, job: &Job) -> std::io::Result<String> {
+    let guards = &config.settings.guards;
+    let mut settings = match guards.settings_at_start {
+        true => config.settings.clone(),
+        false => Settings::read(&config.layout.settings()).map_err(std::io::Error::other)?,
+    };
+    if guards.accepted_recipe {
+        settings.recipe = job.recipe.clone().unwrap_or(settings.recipe);
+    }
+    toml::to_string(&settings).map_err(std::io::Error::other)
 }
 
 /// A child process that is killed when this value is dropped: a worker must not outlive its daemon.

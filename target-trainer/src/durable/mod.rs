@@ -73,7 +73,7 @@ fn write(options: &mut OpenOptions, path: &Path, bytes: &[u8], sync: SyncPolicy)
         .open(path)
         .map_err(DurableError::new("create", path))?;
     let write_chunk = |chunk: &[u8]| {
-        progress::advance();
+        progress::advance_save();
         match sync {
             SyncPolicy::IgnoreShortWrites => {
                 let _ = file.write(chunk);
@@ -87,7 +87,7 @@ fn write(options: &mut OpenOptions, path: &Path, bytes: &[u8], sync: SyncPolicy)
 }
 
 fn sync_file(file: &File, path: &Path, sync: SyncPolicy) -> Result<(), DurableError> {
-    progress::advance();
+    progress::advance_save();
     match sync {
         SyncPolicy::NoSync => Ok(()),
         SyncPolicy::IgnoreSyncErrors => {

@@ -10,6 +10,13 @@ pub struct LossAndGradient {
 }
 
 impl LossAndGradient {
+    /// The sum of two losses and of their gradients.
+    pub fn plus(mut self, other: LossAndGradient) -> LossAndGradient {
+        self.loss += other.loss;
+        self.gradient.iter_mut().zip(&other.gradient).for_each(|(sum, value)| *sum += value);
+        self
+    }
+
     /// Whether loss and gradient are equal bit by bit.
     pub fn is_bit_equal(&self, other: &LossAndGradient) -> bool {
         let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|value| value.to_bits()).collect() };

@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 97] = [
+const DESCRIPTIONS: [(&str, &str); 113] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -204,6 +204,40 @@ const DESCRIPTIONS: [(&str, &str); 97] = [
     (
         "guards.parity_check",
         "The worker computes its first sample on the CPU as well and compares the results.",
+    ),
+    ("guards.no_orphan", "A worker ends with its daemon; off: it trains on after its daemon was killed."),
+    ("guards.root_lock", "One daemon at a time uses the root; off: two of them do."),
+    (
+        "guards.kernel_lock",
+        "The lock of the kernel tells whether a daemon runs; off: so does the number in its file.",
+    ),
+    ("guards.step_order", "Checkpoints are ordered by their steps; off: by their time stamps."),
+    ("guards.resume_schedule", "The learning rate continues after a resume; off: its schedule begins anew."),
+    ("guards.resume_order", "The order of the data continues after a resume; off: the epoch begins anew."),
+    (
+        "guards.save_progress",
+        "Each write and sync of a save counts as progress; off: only computing and reading do.",
+    ),
+    ("guards.strict_settings", "An unknown key of the settings is an error; off: it is ignored."),
+    ("guards.setting_ranges", "A setting out of its range is an error; off: it is used."),
+    (
+        "guards.accepted_recipe",
+        "A job keeps the recipe of its acceptance; off: it gets that of the settings.",
+    ),
+    (
+        "guards.settings_at_start",
+        "Workers use the settings that the daemon has read at its start; off: they read the file.",
+    ),
+    (
+        "guards.private_files",
+        "Nobody but owner and group can read or write the files; off: the umask decides.",
+    ),
+    ("guards.sample_order", "Gradients are summed in the order of the samples; off: in parallel."),
+    ("guards.clean_start", "What an earlier daemon left unfinished is removed at the start; off: it stays."),
+    ("guards.known_jobs", "The same content is trained once with a recipe and a base; off: each time."),
+    (
+        "guards.empty_batches",
+        "A batch without a token to learn has the loss 0; off: the loss is divided by 0 tokens.",
     ),
 ];
 

@@ -64,6 +64,18 @@ impl Settings {
     /// # Errors
     /// If a key is unknown, or a value has the wrong type or is out of range.
     pub fn parse(text: &str, name: &str) -> Result<Settings, SettingsError> {
+        if let Ok(mut table) = text.parse::<toml::Table>()
+            && guard_is_off(&table, "strict_settings")
+            && let Ok(known) = toml::Table::try_from(Settings::default())
+        {
+            remove_unknown(&mut table, &known);
+            let parsed: Result<Settings, toml::de::Error> = table.try_into();
+            let invalid = |error: toml::de::Error| SettingsError::Invalid {
+                location: name.to_owned(),
+                message: error.message().to_owned(),
+            };
+            return parsed.map_err(invalid)?.validated(name);
+        }
         let settings: Settings = toml::from_str(text).map_err(|error| {
             let location = match error.span() {
                 Some(span) => format!("{name}:{}", line_and_column(text, span.start)),
@@ -143,10 +155,27 @@ impl Settings {
             .map(|NumberRange { key, min, max, .. }| format!("{key} must be from {min} to {max}"))
             .collect();
         messages.extend(self.recipe.invalid_fields().iter().map(|field| format!("recipe.{field}")));
-        if messages.is_empty() {
+        if messages.is_empty() || !self.guards.setting_ranges {
             return Ok(self);
         }
         Err(SettingsError::Invalid { location: location.into(), message: messages.join("; ") })
+    }
+}
+
+/// Whether the text of the settings switches this guard off.
+fn guard_is_off(table: &toml::Table, guard: &str) -> bool {
+    table.get("guards").and_then(|guards| guards.get(guard)).and_then(toml::Value::as_bool) == Some(false)
+}
+
+/// Removes the keys that no setting has. Only for the guard `strict_settings`.
+fn remove_unknown(table: &mut toml::Table, known: &toml::Table) {
+    table.retain(|key, _| known.contains_key(key));
+    for (key, value) in table.iter_mut() {
+        if let (Some(section), Some(known)) =
+            (value.as_table_mut(), known.get(key).and_then(|k| k.as_table()))
+        {
+            section.retain(|key, _| known.contains_key(key));
+        }
     }
 }
 

@@ -233,6 +233,13 @@ impl CheckpointStore {
             .into_iter()
             .filter(|name| name.starts_with(NAME_PREFIX))
             .collect();
+        if !self.options.guards.step_order {
+            let modified =
+                |name: &String| self.dir.join(name).metadata().and_then(|found| found.modified()).ok();
+            names.sort_by_cached_key(|name| (modified(name), name.clone()));
+            names.reverse();
+            return Ok(names);
+        }
         let is_numeric = self.options.guards.step_names;
         names.sort_by_cached_key(|name| (step_of_name(name).filter(|_| is_numeric), name.clone()));
         names.reverse();

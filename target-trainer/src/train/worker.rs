@@ -88,7 +88,9 @@ impl<'a> TrainingRun<'a> {
             recipe.clone(),
             options,
         ));
-        if let Err(error) = checkpoints.remove_unfinished() {
+        if guards.clean_start
+            && let Err(error) = checkpoints.remove_unfinished()
+        {
             tracing::warn!("unfinished checkpoints could not be removed yet: {}", chain(&error));
         }
         let on_gpu = device_id != DeviceId::Cpu;
@@ -148,6 +150,13 @@ impl<'a> TrainingRun<'a> {
             _ => state,
         };
         self.engine.restore(state)?;
+        let guards = &self.config.settings.guards;
+        if !guards.resume_order {
+            self.engine.restart_order();
+        }
+        if !guards.resume_schedule {
+            self.engine.restart_schedule();
+        }
         Ok(step)
     }
 
@@ -218,6 +227,8 @@ impl<'a> TrainingRun<'a> {
             micro_batch: self.micro_batch,
             check_finite: guards.finite_check,
             recheck: self.on_gpu && guards.recheck && is_due,
+            in_order: guards.sample_order,
+            empty_batches: guards.empty_batches,
         }
     }
 

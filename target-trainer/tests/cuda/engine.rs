@@ -63,7 +63,8 @@ fn engine(steps: u64, precision: Precision) -> Engine {
 }
 
 fn options(micro_batch: usize) -> StepOptions {
-    StepOptions { micro_batch: NonZeroUsize::new(micro_batch).unwrap(), check_finite: true, recheck: false }
+    let micro_batch = NonZeroUsize::new(micro_batch).unwrap();
+    StepOptions { micro_batch, check_finite: true, recheck: false, in_order: true, empty_batches: true }
 }
 
 fn step(engine: &mut Engine) -> StepReport {

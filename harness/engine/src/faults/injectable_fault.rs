@@ -10,7 +10,7 @@ use scenarios::CallKind;
 
 use crate::file_error::FileError;
 use crate::gpu::{GpuError, Shim};
-use crate::sandbox::{OpenDirectory, Sandbox, SandboxError};
+use crate::sandbox::{OpenDirectory, ProcessExit, Sandbox, SandboxError};
 use crate::target::Trainer;
 
 /// Why a fault could not be injected or reverted. This is a failure of the harness, never of the target.
@@ -120,6 +120,11 @@ pub trait InjectableFault: Send {
     /// Whether the fault has stopped the target, so that time limits on its progress must not run.
     fn pauses_target(&self) -> bool {
         false
+    }
+
+    /// How commands have ended that it runs. Each is returned once.
+    fn take_command_exits(&mut self) -> Vec<ProcessExit> {
+        Vec::new()
     }
 
     /// The calls that fail under it, if their failure is the evidence of its effect.

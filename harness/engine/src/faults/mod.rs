@@ -5,6 +5,7 @@ mod call_fault;
 mod crash;
 mod damaged_files;
 mod disk;
+mod environment;
 mod file_damage;
 mod gpu_state;
 mod hostile_data;
@@ -14,6 +15,7 @@ mod memory_limit;
 mod plant;
 mod poison;
 mod read_only;
+mod run_command;
 mod shim_fault;
 mod shim_rule;
 mod signal;
@@ -47,6 +49,8 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
             let is_final = matches!(planned.fault.until, Until::Never);
             injects(limits::LimitedUse::new(fault.limit, is_final))
         }
+        Effect::Environment(fault) => injects(environment::ChangedEnvironment::new(fault)),
+        Effect::RunCommand(fault) => injects(run_command::RunningCommands::new(fault)),
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
         Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),
         Effect::Vanish(fault) => injects(vanish::VanishingFiles::new(fault)),

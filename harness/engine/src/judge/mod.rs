@@ -301,6 +301,7 @@ fn check_fact(
         | Fact::VerifiesBeforeResume
         | Fact::LeavesNoProcess
         | Fact::EndsWith(_)
+        | Fact::CommandsEndWith(_)
         | Fact::Files { .. } => check_probe(facts, index),
     }
 }

@@ -9,6 +9,7 @@ use crate::observe::Reporter;
 use crate::plan::PlannedFault;
 use crate::run::error::RunError;
 use crate::run::fault_phase::FaultPhase;
+use crate::sandbox::ProcessExit;
 
 /// A fault of a trial with its mechanism and its phase.
 pub(super) struct ActiveFault {
@@ -159,6 +160,11 @@ impl ActiveFault {
         }
         assert!(matches!(self.phase, FaultPhase::Armed | FaultPhase::Reverted { .. }));
         Ok(())
+    }
+
+    /// How commands have ended that the fault runs, each once.
+    pub(super) fn take_command_exits(&mut self) -> Vec<ProcessExit> {
+        self.injectable.take_command_exits()
     }
 
     /// Whether the fault has stopped the target.

@@ -17,6 +17,7 @@ use crate::run::gpu_call_counters::GpuCallCounters;
 use crate::run::missing_effect::{RunProgress, why_not_injected};
 use crate::run::moment::Moment;
 use crate::run::termination::{AttemptEnd, AttemptTermination, Termination};
+use crate::sandbox::ProcessExit;
 
 /// The calls whose failure shows the effect of a fault.
 pub(super) struct FaultRefusals<'a> {
@@ -206,6 +207,11 @@ impl<'a> FaultSchedule<'a> {
         let finished =
             |fault: &&ActiveFault| fault.phase().is_over() && fault.planned().call_trigger().is_some();
         self.faults.iter().filter(finished).map(|fault| fault.id().number)
+    }
+
+    /// How commands have ended that faults run, each once.
+    pub(super) fn take_command_exits(&mut self) -> Vec<ProcessExit> {
+        self.faults.iter_mut().flat_map(ActiveFault::take_command_exits).collect()
     }
 
     /// Whether a fault has stopped the target.

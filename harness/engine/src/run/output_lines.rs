@@ -3,14 +3,15 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use scenarios::OutputStream;
 
 use crate::announcements::LineSplitter;
-use crate::sandbox::SpawnedProcess;
+use crate::sandbox::{OutputPause, SpawnedProcess};
 
 /// Lines that may wait to be handled. A target that prints more waits in its `write`.
 const MAX_WAITING_LINES: usize = 1024;
@@ -36,13 +37,22 @@ pub(super) enum NextLine {
 impl OutputLines {
     /// Starts the reading threads. A process gives its outputs only once.
     pub(super) fn read_from(process: &mut SpawnedProcess) -> OutputLines {
+        OutputLines::read_from_pausable(process, &Arc::default())
+    }
+
+    /// The same, where the standard output is not read during a pause.
+    pub(super) fn read_from_pausable(process: &mut SpawnedProcess, pause: &Arc<OutputPause>) -> OutputLines {
         let (sender, receiver) = sync_channel(MAX_WAITING_LINES);
         let outputs = process
             .take_outputs()
             .map(|outputs| [(OutputStream::Stdout, outputs.stdout), (OutputStream::Stderr, outputs.stderr)]);
         for (stream, output) in outputs.into_iter().flatten() {
             let sender = sender.clone();
-            std::thread::spawn(move || forward_lines(stream, output, &sender));
+            let pause = (stream == OutputStream::Stdout).then(|| Arc::clone(pause));
+            if let Some(pause) = &pause {
+                pause.attach(output.as_fd());
+            }
+            std::thread::spawn(move || forward_lines(stream, output, pause.as_deref(), &sender));
         }
         OutputLines { receiver, open_outputs: 2 }
     }
@@ -63,7 +73,12 @@ impl OutputLines {
 }
 
 /// Sends every line of `output`. Returns when the output ends or the receiver is dropped.
-fn forward_lines(stream: OutputStream, output: OwnedFd, sender: &SyncSender<Option<(OutputStream, String)>>) {
+fn forward_lines(
+    stream: OutputStream,
+    output: OwnedFd,
+    pause: Option<&OutputPause>,
+    sender: &SyncSender<Option<(OutputStream, String)>>,
+) {
     let mut output = File::from(output);
     let mut splitter = LineSplitter::default();
     let mut bytes = vec![0; READ_BYTES];
@@ -71,6 +86,9 @@ fn forward_lines(stream: OutputStream, output: OwnedFd, sender: &SyncSender<Opti
     let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
     let mut is_open = true;
     while is_open {
+        if let Some(pause) = pause {
+            pause.wait_until_over();
+        }
         match output.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => {

@@ -2,6 +2,7 @@
 //! processes, its exit code. Gives no verdict.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,7 @@ fn probe_kind(fact: &Fact) -> Option<ProbeKind> {
     match fact {
         Fact::Verifies => Some(ProbeKind::Verifies),
         Fact::VerifiesBeforeResume => Some(ProbeKind::VerifiesBeforeResume),
-        Fact::EndsWith(_) => Some(ProbeKind::ExitCode),
+        Fact::EndsWith(_) | Fact::CommandsEndWith(_) => Some(ProbeKind::ExitCode),
         Fact::LeavesNoProcess => Some(ProbeKind::Processes),
         Fact::Files { .. } => Some(ProbeKind::Files),
         _ => None,
@@ -82,9 +83,11 @@ fn evaluate(env: &TrialEnv<'_>, fact: &Fact) -> Result<Option<ProbeResult>, RunE
     Ok(match fact {
         Fact::Verifies | Fact::VerifiesBeforeResume => Some(verify(env)?),
         Fact::LeavesNoProcess => Some(leaves_no_process(env)),
-        Fact::Files { matching, containing, min, max, .. } => {
+        Fact::Files { matching, containing, min, max, writable_by_others, .. } => {
             let files = selected_files(&env.sandbox.host_path_in_root(Path::new("")), &|path, file| {
-                matching.is_match(path) && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
+                matching.is_match(path)
+                    && (!writable_by_others || is_writable_by_others(file))
+                    && containing.as_ref().is_none_or(|pattern| contains(file, pattern))
             });
             let count = files.len() as u64;
             let held = count >= *min && max.is_none_or(|max| count <= max);
@@ -155,6 +158,10 @@ fn selected_files(root: &Path, is_selected: &dyn Fn(&Path, &Path) -> bool) -> BT
     selected
 }
 
+fn is_writable_by_others(file: &Path) -> bool {
+    file.symlink_metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
+}
+
 fn contains(file: &Path, pattern: &Regex) -> bool {
     use std::io::Read;
     let mut bytes = Vec::new();
@@ -163,7 +170,8 @@ fn contains(file: &Path, pattern: &Regex) -> bool {
     read.is_ok() && pattern.is_match(&String::from_utf8_lossy(&bytes))
 }
 
-/// Exit codes that the scenario expects after a signal that asks the target to exit.
+/// Exit codes that the scenario expects: of the target after a signal that asks it to exit, or of the commands of
+/// its method.
 pub(super) struct ExitCodeProbe {
     /// Index of the expectation in the scenario.
     expectation: usize,
@@ -172,21 +180,35 @@ pub(super) struct ExitCodeProbe {
 }
 
 impl ExitCodeProbe {
-    /// One probe for each expectation of an exit code.
-    pub(super) fn all_of(scenario: &Scenario) -> Vec<ExitCodeProbe> {
+    /// One probe for each expectation of the target's exit code.
+    pub(super) fn of_target(scenario: &Scenario) -> Vec<ExitCodeProbe> {
+        ExitCodeProbe::all_of(scenario, |fact| match fact {
+            Fact::EndsWith(codes) => Some(codes),
+            _ => None,
+        })
+    }
+
+    /// One probe for each expectation of the exit codes of commands.
+    pub(super) fn of_commands(scenario: &Scenario) -> Vec<ExitCodeProbe> {
+        ExitCodeProbe::all_of(scenario, |fact| match fact {
+            Fact::CommandsEndWith(codes) => Some(codes),
+            _ => None,
+        })
+    }
+
+    fn all_of(scenario: &Scenario, codes_of: fn(&Fact) -> Option<&Vec<i32>>) -> Vec<ExitCodeProbe> {
         let expectations = scenario.expect().iter().enumerate();
-        let probe = |(index, expectation): (usize, &Expectation)| match &expectation.fact {
-            Fact::EndsWith(codes) => Some(ExitCodeProbe {
+        let probe = |(index, expectation): (usize, &Expectation)| {
+            Some(ExitCodeProbe {
                 expectation: index,
                 text: expectation.text.clone(),
-                codes: codes.clone(),
-            }),
-            _ => None,
+                codes: codes_of(&expectation.fact)?.clone(),
+            })
         };
         expectations.filter_map(probe).collect()
     }
 
-    /// Compares the expected codes with how the target exited.
+    /// Compares the expected codes with how the process exited.
     pub(super) fn evaluate(&self, exit: ProcessExit) -> Probed {
         Probed {
             expectation: self.expectation,

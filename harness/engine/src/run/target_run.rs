@@ -3,6 +3,7 @@
 //! gives no verdict.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use scenarios::{Ending, Event, OutputStream, Scenario, TargetStarted};
@@ -23,7 +24,7 @@ use crate::run::resource_watch::ResourceWatch;
 use crate::run::target_output::TargetOutput;
 use crate::run::termination::AttemptTermination;
 use crate::run::trial_env::emit_gpu_defects;
-use crate::sandbox::{LaunchSpec, ProcessExit, SpawnedProcess, StoredCommand};
+use crate::sandbox::{LaunchSpec, OutputPause, ProcessExit, SpawnedProcess, StoredCommand};
 
 /// Longest time between two checks of clocks, faults and processes.
 const POLL_INTERVAL: Duration = Duration::from_millis(4);
@@ -45,6 +46,7 @@ pub(super) struct TargetRun<'a> {
     exit_code_probes: Vec<ExitCodeProbe>,
     /// Resumes the target by a fork. `None`: it is a new process.
     forked_resume: Option<StoredCommand>,
+    command_probes: Vec<ExitCodeProbe>,
     memory: PeakMemory,
     resources: ResourceWatch,
 }
@@ -82,8 +84,8 @@ struct AttemptResult {
 }
 
 impl Attempt {
-    fn of(mut process: SpawnedProcess) -> Attempt {
-        let lines = OutputLines::read_from(&mut process);
+    fn of(mut process: SpawnedProcess, pause: &Arc<OutputPause>) -> Attempt {
+        let lines = OutputLines::read_from_pausable(&mut process, pause);
         let termination = AttemptTermination::none_yet(process.pid_inside());
         let now = Instant::now();
         Attempt {
@@ -123,7 +125,8 @@ impl<'a> TargetRun<'a> {
             faults,
             injector,
             output: TargetOutput::new(context.trainer.file, scenario, reporter),
-            exit_code_probes: ExitCodeProbe::all_of(scenario),
+            exit_code_probes: ExitCodeProbe::of_target(scenario),
+            command_probes: ExitCodeProbe::of_commands(scenario),
             forked_resume: None,
             memory: PeakMemory::new(),
             resources: ResourceWatch::for_scenario(scenario),
@@ -176,6 +179,7 @@ impl<'a> TargetRun<'a> {
     /// If a fault could not be reverted.
     pub(super) fn finish(mut self) -> Result<(), RunError> {
         self.faults.revert_all(&self.context)?;
+        self.probe_commands();
         self.faults.emit_not_effective(|fault| self.injector.as_ref()?.progress(fault));
         Ok(())
     }
@@ -219,7 +223,7 @@ impl<'a> TargetRun<'a> {
         };
         let command = launch.argv.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
         self.reporter.emit(Event::TargetStarted(TargetStarted { attempt: number, command }));
-        let mut attempt = Attempt::of(process);
+        let mut attempt = Attempt::of(process, self.context.sandbox.output_pause());
         self.context.main_pid = Some(attempt.process.pid_inside());
         let exit = self.follow_to_exit(&mut attempt)?;
         self.context.main_pid = None;
@@ -304,8 +308,17 @@ impl<'a> TargetRun<'a> {
         self.resources.tick(self.context.sandbox, self.reporter);
         emit_gpu_defects(self.context.gpu, self.reporter)?;
         self.faults.tick(&self.context)?;
+        self.probe_commands();
         self.end_finished_call_faults();
         Ok(())
+    }
+
+    /// Compares how commands of faults have ended with what is expected.
+    fn probe_commands(&mut self) {
+        for exit in self.faults.take_command_exits() {
+            let probes = self.command_probes.iter();
+            probes.for_each(|probe| self.reporter.emit(Event::Probed(probe.evaluate(exit))));
+        }
     }
 
     /// Ends the call injector's faults that are over, so that later calls are not altered.

@@ -17,8 +17,11 @@ use super::cgroup::{Controller, MemoryCgroup, ProcessCgroup};
 use super::error::SandboxError;
 use super::hints::hints_of;
 use super::host_access::{HostAccess, NetworkAccess};
-use super::init_client::{InitClient, KillSwitch, ReadyInit, SpawnFilter, SpawnSpec, unexpected_reply};
+use super::init_client::{
+    InitClient, KillSwitch, ReadyInit, SpawnFilter, SpawnSpec, full_device, unexpected_reply,
+};
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
+use super::output_pause::OutputPause;
 use super::packet::{PacketSocketPair, receive_fd, send_message};
 use super::process_limits::{self, ActiveProcessCount};
 use super::processes::{ProcessInfo, ProcessUse};
@@ -30,6 +33,7 @@ use super::protocol::{
 use super::remove_tree::remove_tree;
 use super::rundir::runs_paths_of_all_users;
 use super::spawned_process::SpawnedProcess;
+use super::start_changes::StartChanges;
 use super::unmapped_files::unmapped_files;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
@@ -107,6 +111,9 @@ pub struct Sandbox {
     limits: Mutex<Vec<ProcessLimit>>,
     /// The pid of the fork server within the sandbox. 0: there is none.
     fork_server: AtomicI32,
+    /// What else faults change for them.
+    start_changes: Mutex<StartChanges>,
+    output_pause: Arc<OutputPause>,
     parts: SandboxParts,
 }
 
@@ -205,9 +212,10 @@ impl Sandbox {
         };
         // If init does not become ready, dropping the parts tears them down.
         let init = parts.client.await_ready()?;
-        let limits = Mutex::default();
         let real_dirs = spec.host_access.writable;
-        Ok(Sandbox { root, real_dirs, init, limits, fork_server: AtomicI32::new(0), parts })
+        let (limits, start_changes, output_pause) = (Mutex::default(), Mutex::default(), Arc::default());
+        let fork_server = AtomicI32::new(0);
+        Ok(Sandbox { root, real_dirs, init, limits, start_changes, output_pause, fork_server, parts })
     }
 
     /// The sandbox's root directory on the host, without what is mounted in it.
@@ -239,7 +247,8 @@ impl Sandbox {
     /// # Errors
     /// If the program can't be started, or init has ended.
     pub fn spawn(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
-        self.parts.client.spawn_piped(launch, self.limits.locked().clone())
+        let changes = self.start_changes.locked().clone();
+        self.parts.client.spawn_changed(launch, self.limits.locked().clone(), &changes)
     }
 
     /// Starts a program behind a seccomp filter, with the given standard output and error.
@@ -260,7 +269,10 @@ impl Sandbox {
         let filter = Some(SpawnFilter { program: filter, listener_socket: sockets.theirs });
         let [stdout, stderr] = outputs;
         let limits = self.limits.locked().clone();
-        let spec = SpawnSpec { launch, stdout, stderr, filter, limits };
+        let changes = self.start_changes.locked().clone();
+        let stderr = if changes.full_stderr { full_device()? } else { stderr };
+        let launch = &changes.changed(launch);
+        let spec = SpawnSpec { launch, stdout, stderr, filter, limits, conditions: changes.conditions };
         let client = &self.parts.client;
         std::thread::scope(|scope| {
             let spawned = scope.spawn(move || client.spawn(spec));
@@ -526,6 +538,16 @@ impl Sandbox {
             }
             None => Ok(memory::start_watcher(client, self.init.processes, bytes)),
         }
+    }
+
+    /// Changes what programs are started with from now on, in place of earlier changes.
+    pub fn change_starts(&self, changes: StartChanges) {
+        *self.start_changes.locked() = changes;
+    }
+
+    /// Whether the standard output of the target is read.
+    pub fn output_pause(&self) -> &Arc<OutputPause> {
+        &self.output_pause
     }
 
     /// Limits how many processes and threads the target has, together. Dropping the returned value removes the

@@ -16,8 +16,11 @@ use super::inbox::Inbox;
 use super::interruption::{RegisteredConnection, is_interrupted, register};
 use super::packet::send_message;
 use super::processes::SandboxProcesses;
-use super::protocol::{ControlReply, ControlRequest, LaunchSpec, ProcessLimit, REPLY_TIMEOUT, StoredCommand};
+use super::protocol::{
+    ControlReply, ControlRequest, LaunchSpec, ProcessLimit, REPLY_TIMEOUT, StartConditions, StoredCommand,
+};
 use super::spawned_process::SpawnedProcess;
+use super::start_changes::StartChanges;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
@@ -45,6 +48,7 @@ pub(super) struct SpawnSpec<'a> {
     pub(super) stderr: OwnedFd,
     pub(super) filter: Option<SpawnFilter>,
     pub(super) limits: Vec<ProcessLimit>,
+    pub(super) conditions: StartConditions,
 }
 
 /// A seccomp filter that a program is started behind, and the socket through which init sends its listener.
@@ -142,6 +146,7 @@ impl InitClient {
             launch: spec.launch.clone(),
             filter: spec.filter.as_ref().map(|filter| filter.program.clone()),
             limits: spec.limits,
+            conditions: spec.conditions,
         };
         match self.request(&request, &fds)? {
             ControlReply::Spawned { pid_inside } => {
@@ -157,9 +162,21 @@ impl InitClient {
         launch: &LaunchSpec,
         limits: Vec<ProcessLimit>,
     ) -> Result<SpawnedProcess, SandboxError> {
+        self.spawn_changed(launch, limits, &StartChanges::default())
+    }
+
+    /// The same, with changes that a fault has made.
+    pub(super) fn spawn_changed(
+        &self,
+        launch: &LaunchSpec,
+        limits: Vec<ProcessLimit>,
+        changes: &StartChanges,
+    ) -> Result<SpawnedProcess, SandboxError> {
         let OutputPipeEnds { ours: [our_stdout, our_stderr], theirs: [stdout, stderr] } =
             OutputPipeEnds::new()?;
-        let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None, limits })?;
+        let stderr = if changes.full_stderr { full_device()? } else { stderr };
+        let (launch, conditions) = (&changes.changed(launch), changes.conditions.clone());
+        let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None, limits, conditions })?;
         Ok(process.with_outputs(our_stdout, our_stderr))
     }
 
@@ -204,6 +221,12 @@ impl KillSwitch {
     pub fn kill_all(&self) -> Result<(), SandboxError> {
         self.client.execute(&ControlRequest::KillAll).map(drop)
     }
+}
+
+/// The device that is always full.
+pub(super) fn full_device() -> Result<OwnedFd, SandboxError> {
+    let device = std::fs::File::options().write(true).open("/dev/full");
+    Ok(device.map_err(SandboxError::system("open `/dev/full`"))?.into())
 }
 
 /// The error for a connection that has ended.

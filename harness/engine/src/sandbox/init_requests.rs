@@ -23,7 +23,7 @@ use super::overlay_mounts::OverlayMounts;
 use super::packet::{Packet, receive_message, send_message};
 use super::protocol::{
     CompletedCommand, ControlReply, ControlRequest, LaunchSpec, MountChange, ProcessLimit, SandboxTraces,
-    StoredCommand,
+    StartConditions, StoredCommand,
 };
 use super::run_command::RunLimits;
 use super::spawn_request::{FilterToInstall, ProgramStart};
@@ -93,8 +93,8 @@ impl<'a> RequestServer<'a> {
     fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
         let done = || ControlReply::Done { note: String::new() };
         let reply = match request {
-            ControlRequest::Spawn { id, launch, filter, limits } => {
-                self.spawn(id, &launch, filter, limits, files)
+            ControlRequest::Spawn { id, launch, filter, limits, conditions } => {
+                self.spawn(id, &launch, filter, limits, conditions, files)
             }
             ControlRequest::StoreCommand { launch, runner, patterns } => {
                 let stored = self.commands.store(launch, runner, &patterns);
@@ -227,6 +227,7 @@ impl<'a> RequestServer<'a> {
         launch: &LaunchSpec,
         filter: Option<SeccompProgram>,
         limits: Vec<ProcessLimit>,
+        conditions: StartConditions,
         files: Vec<OwnedFd>,
     ) -> ControlReply {
         let mut files = files.into_iter();
@@ -235,7 +236,8 @@ impl<'a> RequestServer<'a> {
             return failed(Error::other("the request has no output descriptors"));
         };
         let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
-        let start = ProgramStart { stdout, stderr, filter, cgroup_procs: &self.cgroup_procs, limits };
+        let start =
+            ProgramStart { stdout, stderr, filter, cgroup_procs: &self.cgroup_procs, limits, conditions };
         match start.spawn(launch) {
             Ok(pid) => {
                 self.children.expect(pid, id);

@@ -36,6 +36,7 @@ mod limits_filter;
 mod mechanisms;
 mod memory;
 mod mounts;
+mod output_pause;
 mod overlay_layers;
 mod overlay_mounts;
 mod packet;
@@ -49,6 +50,7 @@ mod run_command;
 mod rundir;
 mod spawn_request;
 mod spawned_process;
+mod start_changes;
 mod sys;
 mod unmapped_files;
 mod watched_lines;
@@ -62,16 +64,18 @@ pub use init_client::KillSwitch;
 pub use interruption::{fail_if_interrupted, interrupt_sandboxes, is_interrupted};
 pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;
+pub use output_pause::{OutputPause, UnreadBytes};
 pub use packet::check_packet_round_trip;
 pub use process_limits::ActiveProcessCount;
 pub use processes::{ProcessInfo, ProcessUse};
 pub use protocol::{
     BindMount, CommandRunner, CompletedCommand, LaunchSpec, LimitedResource, MountChange, OverlayMount,
-    ProcessExit, ProcessLimit, StoredCommand,
+    ProcessExit, ProcessLimit, StartConditions, StoredCommand,
 };
 pub use remove_tree::remove_tree;
 pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_leftovers, runs_path};
 pub use spawned_process::{ProcessOutputs, SpawnedProcess};
+pub use start_changes::StartChanges;
 
 use protocol::{BALLOON_ARGUMENT, INIT_ARGUMENT};
 

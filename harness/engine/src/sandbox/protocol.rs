@@ -69,6 +69,15 @@ pub struct ProcessLimit {
     pub is_final: bool,
 }
 
+/// What a process is started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartConditions {
+    /// Its umask, if not the harness's.
+    pub umask: Option<u32>,
+    /// The standard streams that are closed: 0 is the input, 2 the error output.
+    pub closed_streams: Vec<i32>,
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessExit {
@@ -272,7 +281,13 @@ pub struct StoredCommand {
 pub(super) enum ControlRequest {
     /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
     /// one is attached: a socket through which the filter's listener is sent. It has the limits from its start on.
-    Spawn { id: u64, launch: LaunchSpec, filter: Option<SeccompProgram>, limits: Vec<ProcessLimit> },
+    Spawn {
+        id: u64,
+        launch: LaunchSpec,
+        filter: Option<SeccompProgram>,
+        limits: Vec<ProcessLimit>,
+        conditions: StartConditions,
+    },
     /// Keeps a command that will be run several times, so that its arguments and environment are sent once.
     /// Replies with `Stored`.
     /// `patterns`: which of its lines are kept, however long its output.

@@ -6,11 +6,12 @@ use std::io::{Error, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 
 use super::packet::send_fds;
 use super::process_limits;
-use super::protocol::{LaunchSpec, ProcessLimit};
+use super::protocol::{LaunchSpec, ProcessLimit, StartConditions};
 use super::sys;
 use crate::seccomp::SeccompProgram;
 
@@ -29,6 +30,8 @@ pub(super) struct ProgramStart<'a> {
     pub(super) cgroup_procs: &'a [File],
     /// Limits that it has from its start on.
     pub(super) limits: Vec<ProcessLimit>,
+    /// What else it is started with.
+    pub(super) conditions: StartConditions,
 }
 
 impl ProgramStart<'_> {
@@ -37,7 +40,7 @@ impl ProgramStart<'_> {
         let mut command = launch.command().ok_or_else(|| Error::other("`argv` is empty"))?;
         command.stdout(self.stdout).stderr(self.stderr);
         let cgroup_procs: Result<Vec<File>, Error> = self.cgroup_procs.iter().map(File::try_clone).collect();
-        configure_child(&mut command, cgroup_procs?, self.limits, self.filter);
+        configure_child(&mut command, cgroup_procs?, self.limits, self.conditions, self.filter);
         let child = command.spawn()?;
         Ok(Pid::from_raw(i32::try_from(child.id()).map_err(Error::other)?))
     }
@@ -49,10 +52,12 @@ fn configure_child(
     command: &mut Command,
     cgroup_procs: Vec<File>,
     limits: Vec<ProcessLimit>,
+    conditions: StartConditions,
     filter: Option<FilterToInstall>,
 ) {
     sys::before_exec(command, move || {
         nix::unistd::setsid()?;
+        meet(&conditions)?;
         for mut procs in &cgroup_procs {
             procs.write_all(b"0")?;
         }
@@ -63,4 +68,13 @@ fn configure_child(
         // Until the program is started, this process has all descriptors of init: it can open no more then.
         limits.iter().try_for_each(process_limits::set_for_this_process)
     });
+}
+
+/// Gives this process what it is to be started with.
+fn meet(conditions: &StartConditions) -> Result<(), Error> {
+    if let Some(mask) = conditions.umask {
+        umask(Mode::from_bits_truncate(mask));
+    }
+    conditions.closed_streams.iter().try_for_each(|stream| nix::unistd::close(*stream))?;
+    Ok(())
 }

@@ -36,6 +36,21 @@ pub(super) fn received_fds(message: ControlMessageOwned) -> Vec<OwnedFd> {
     }
 }
 
+nix::ioctl_read_bad!(
+    /// Puts the number of bytes that wait in a pipe into the integer.
+    read_waiting_bytes,
+    libc::FIONREAD,
+    libc::c_int
+);
+
+/// How many bytes wait in a pipe. `output` must be open, otherwise the kernel reports EBADF.
+pub(super) fn bytes_to_read(output: RawFd) -> Result<i32, Errno> {
+    let mut waiting = 0;
+    // SAFETY: the request writes one integer, which lives until the call returns.
+    unsafe { read_waiting_bytes(output, &mut waiting) }?;
+    Ok(waiting)
+}
+
 /// Closes every descriptor above standard error. Those that the harness has inherited from its own parent
 /// would lead a target out of the sandbox. Only for init, before it opens any.
 pub(super) fn close_inherited_fds() -> Result<(), Errno> {

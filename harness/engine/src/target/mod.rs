@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use scenarios::{CommandArgument, Placeholder, TargetFile};
+use scenarios::{CommandArgument, Placeholder, TargetFile, Template};
 
 pub use executable::{ExecutableError, check_command_programs, find_executable};
 pub use program::{BuildEvent, OnBuild, ProgramAdvice, ProgramError, find_program};
@@ -82,6 +82,18 @@ impl Trainer<'_> {
     pub fn generate(&self, kind: &str, samples: u32, length: Option<u32>, file: &Path) -> Option<LaunchSpec> {
         let file = DataFile { path: Some(file), samples, length };
         self.file.generate().get(kind).map(|arguments| self.launch(arguments, &file))
+    }
+
+    /// A command of a scenario. `copy`: the number of the copy.
+    pub fn command(&self, arguments: &[Template], copy: u32) -> LaunchSpec {
+        let none = DataFile::default();
+        let value = |placeholder: &Placeholder| match placeholder {
+            // In a scenario no other word that is not reserved has a value.
+            Placeholder::Place(_) => copy.to_string().into(),
+            placeholder => self.value_of(placeholder, &none),
+        };
+        let argv = arguments.iter().map(|argument| argument.fill(value)).collect();
+        LaunchSpec { argv, env: self.environment(), cwd: None }
     }
 
     /// Path of a place as the target sees it.

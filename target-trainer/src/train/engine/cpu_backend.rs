@@ -99,6 +99,14 @@ impl CpuBackend {
                 sample_loss_and_gradient(base, adapter, self.params(), sample, scale * weight);
             LossAndGradient { loss: loss * weight, gradient }
         };
+        if !options.in_order {
+            let part = batch.len().div_ceil(rayon::current_num_threads()).max(1);
+            let options = StepOptions { in_order: true, ..options };
+            let parts: Vec<&[WeightedSample<'_>]> = batch.chunks(part).collect();
+            let passes: Vec<LossAndGradient> =
+                parts.par_iter().map(|part| self.forward_backward(model, part, options, scale)).collect();
+            return passes.into_iter().fold(LossAndGradient { loss: sum, gradient }, LossAndGradient::plus);
+        }
         for micro_batch in batch.chunks(options.micro_batch.get()) {
             let passes: Vec<LossAndGradient> = micro_batch.par_iter().map(sample_pass).collect();
             for pass in passes {

@@ -44,6 +44,8 @@ pub struct Engine {
     recipe: Recipe,
     samples: SampleStore,
     cursor: Cursor,
+    /// The step at which the schedule of the learning rate begins.
+    schedule_begin: u64,
     /// Order of the samples in this epoch, computed from `cursor.random`.
     order: Vec<usize>,
     backend: Backend,
@@ -107,6 +109,7 @@ impl Engine {
         Engine {
             backend: Backend::Cpu(CpuBackend::new(adapter.initial_params(recipe.seed))),
             cursor: Cursor { step: 0, updates: 0, epoch: 0, position: 0, random },
+            schedule_begin: 0,
             order: Random::from_state(random).permutation(samples.len()),
             adapter: Arc::new(adapter),
             precision: Precision::F32,
@@ -177,9 +180,10 @@ impl Engine {
             .map(|sample| WeightedSample { sample: &sample.tokens, weight: sample.weight })
             .collect();
         let trained_tokens: usize = batch.iter().map(|weighted| weighted.sample.targets.len()).sum();
-        let scale = 1.0 / (trained_tokens.max(1) as f32);
+        let divisor = if options.empty_batches { trained_tokens.max(1) } else { trained_tokens };
+        let scale = 1.0 / (divisor as f32);
         let (step, updates) = (self.cursor.step + 1, self.cursor.updates + 1);
-        let learning_rate = self.recipe.learning_rate_at(step);
+        let learning_rate = self.recipe.learning_rate_at(step - self.schedule_begin);
         let outcome = match &mut self.backend {
             Backend::Cpu(cpu) => {
                 let model = AdaptedModel { base: &self.base, adapter: &self.adapter };
@@ -285,6 +289,18 @@ impl Engine {
         self.order = Random::from_state(state.cursor.random).permutation(self.samples.len());
         self.cursor = state.cursor;
         Ok(())
+    }
+
+    /// Begins the epoch anew. Only for the guard `resume_order`.
+    pub fn restart_order(&mut self) {
+        let random = Random::new(self.recipe.seed).state();
+        self.order = Random::from_state(random).permutation(self.samples.len());
+        (self.cursor.random, self.cursor.position) = (random, 0);
+    }
+
+    /// Begins the schedule of the learning rate anew. Only for the guard `resume_schedule`.
+    pub fn restart_schedule(&mut self) {
+        self.schedule_begin = self.cursor.step;
     }
 
     /// Whether the frozen weights on the GPU are unchanged since their upload. Waits.

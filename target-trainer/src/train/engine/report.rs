@@ -50,6 +50,10 @@ pub struct StepOptions {
     pub check_finite: bool,
     /// Compute the step twice, and do not apply it if the results differ.
     pub recheck: bool,
+    /// Sum gradients in the order of the samples. If off, in parallel on the CPU.
+    pub in_order: bool,
+    /// Give a batch without a token to learn the loss 0. If off, it is divided by 0.
+    pub empty_batches: bool,
 }
 
 /// The part of a step that is not finite.

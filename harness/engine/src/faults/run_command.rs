@@ -1,0 +1,160 @@
+//! Commands beside the target, in its sandbox. Knows no trigger.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::SIGKILL;
+use scenarios::{CommandToRun, EffectSpec, RunCommand};
+
+use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::locks::LockExt;
+use crate::sandbox::{LaunchSpec, ProcessExit, SpawnedProcess};
+
+/// How long commands may take that run before a start of the target. They are then killed.
+const MAX_TIME_BEFORE_START: Duration = Duration::from_secs(60);
+/// Longest time between two looks at a command.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// How much of the end of a command's output is kept.
+const MAX_OUTPUT_BYTES: usize = 400;
+
+/// A command that has been started.
+struct StartedCommand {
+    process: SpawnedProcess,
+    /// The end of its outputs.
+    output: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Commands that run at the same time.
+pub(super) struct RunningCommands {
+    planned: RunCommand,
+    is_started: bool,
+    running: Vec<StartedCommand>,
+    /// How those have ended that are over.
+    ended: Vec<ProcessExit>,
+    /// How many of them the run has been told of.
+    told: usize,
+    /// The last line of the one that ended last.
+    last_line: String,
+}
+
+impl RunningCommands {
+    pub(super) fn new(planned: &RunCommand) -> RunningCommands {
+        RunningCommands {
+            planned: planned.clone(),
+            is_started: false,
+            running: Vec::new(),
+            ended: Vec::new(),
+            told: 0,
+            last_line: String::new(),
+        }
+    }
+
+    fn launch(&self, context: &FaultContext<'_>, copy: u32) -> LaunchSpec {
+        match &self.planned.command {
+            CommandToRun::Given { arguments, .. } => context.trainer.command(arguments, copy),
+            CommandToRun::SecondTarget => context.trainer.start(),
+        }
+    }
+
+    /// Notes those that have ended.
+    fn look(&mut self) {
+        for index in (0..self.running.len()).rev() {
+            if let Some(exit) = self.running[index].process.wait_timeout(Duration::ZERO) {
+                let ended = self.running.swap_remove(index);
+                let output = String::from_utf8_lossy(&ended.output.locked()).into_owned();
+                self.last_line = output.lines().next_back().unwrap_or_default().to_owned();
+                self.ended.push(exit);
+            }
+        }
+    }
+
+    fn kill_running(&mut self, context: &FaultContext<'_>) -> Result<usize, FaultError> {
+        let count = self.running.len();
+        for command in self.running.drain(..) {
+            context.sandbox.signal(command.process.pid_inside(), SIGKILL as i32)?;
+        }
+        Ok(count)
+    }
+}
+
+impl InjectableFault for RunningCommands {
+    fn mechanism(&self) -> String {
+        format!("run in the sandbox: {}", self.planned.describe())
+    }
+
+    fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        if std::mem::replace(&mut self.is_started, true) && !self.running.is_empty() {
+            return Ok(());
+        }
+        for copy in 1..=self.planned.copies {
+            let mut process = context.sandbox.spawn(&self.launch(context, copy))?;
+            let output = Arc::default();
+            if let Some(outputs) = process.take_outputs() {
+                keep_end(outputs.stdout, Arc::clone(&output));
+                keep_end(outputs.stderr, Arc::clone(&output));
+            }
+            self.running.push(StartedCommand { process, output });
+        }
+        // Before a start of the target, commands prepare what it finds.
+        let deadline = Instant::now() + MAX_TIME_BEFORE_START;
+        while context.main_pid.is_none() && !self.running.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(POLL_INTERVAL);
+            self.look();
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
+        self.look();
+        Ok(())
+    }
+
+    fn effective_evidence(&mut self, _: &FaultContext<'_>, _: TargetReaction) -> Option<String> {
+        if let (CommandToRun::SecondTarget, Some(second)) = (&self.planned.command, self.running.first()) {
+            return Some(format!("process {} runs beside the target", second.process.pid_inside()));
+        }
+        if !self.is_started || !self.running.is_empty() {
+            return None;
+        }
+        let mut codes: Vec<String> = self.ended.iter().map(ToString::to_string).collect();
+        codes.sort();
+        codes.dedup();
+        let line = &self.last_line;
+        Some(format!("{} commands ran and ended: {}; last line: {line}", self.ended.len(), codes.join(", ")))
+    }
+
+    fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
+        let killed = self.kill_running(context)?;
+        Ok((killed > 0).then(|| format!("{killed} commands were killed")))
+    }
+
+    fn take_command_exits(&mut self) -> Vec<ProcessExit> {
+        let new = self.ended[self.told..].to_vec();
+        self.told = self.ended.len();
+        new
+    }
+
+    fn missing_evidence(&self) -> String {
+        format!(
+            "{} of {} commands had not ended",
+            self.planned.copies as usize - self.ended.len(),
+            self.planned.copies
+        )
+    }
+}
+
+/// Reads an output to its end, so that the command never waits for a reader, and keeps the last bytes.
+fn keep_end(output: OwnedFd, kept: Arc<Mutex<Vec<u8>>>) {
+    std::thread::spawn(move || {
+        let (mut output, mut bytes) = (File::from(output), vec![0; 4096]);
+        while let Ok(len_bytes @ 1..) = output.read(&mut bytes) {
+            let mut kept = kept.locked();
+            kept.extend_from_slice(&bytes[..len_bytes]);
+            let surplus = kept.len().saturating_sub(MAX_OUTPUT_BYTES);
+            kept.drain(..surplus);
+        }
+    });
+}
