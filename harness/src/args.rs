@@ -405,7 +405,8 @@ pub(crate) struct ExploreArgs {
     /// Largest size of the recording that is kept in the report, such as `500MiB` or `0`
     ///
     /// The commands that repeat findings then use it instead of a new recording, so that they repeat exactly what was
-    /// found; not those of second crashes (`--depth 2`). A larger recording is not kept. Without `--out` there is no report, and no recording is kept.
+    /// found; for those of second crashes (`--depth 2`) the recovery is recorded again. A larger recording is not kept.
+    /// Without `--out` there is no report, and no recording is kept.
     #[arg(
         long,
         value_name = "SIZE",
@@ -441,6 +442,12 @@ pub(crate) struct ExploreArgs {
     /// Use it to repeat one finding.
     #[arg(long, value_name = "STATE", help_heading = CRASH_STATES)]
     pub(crate) state: Option<String>,
+    /// Try only this state after a second crash, by its name in a finding [default: none]
+    ///
+    /// The recovery from the state of `--state` is recorded, and this crash state of it is tried. Use it to repeat
+    /// one finding of `--depth 2`.
+    #[arg(long, value_name = "STATE", requires = "state", help_heading = CRASH_STATES)]
+    pub(crate) second_state: Option<String>,
     /// Command of the trainer, after `--`
     #[arg(last = true, required_unless_present = "target", value_name = "CMD")]
     pub(crate) command: Vec<std::ffi::OsString>,

@@ -107,14 +107,15 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
     } else if first.second.is_empty() && first.untried == 0 && first.unrecorded_recoveries == 0 {
         print::line("\nno second crash was tried: no recovery from a kill both succeeded and changed a file");
     }
-    if !interrupted && !first.second.is_empty() {
+    let has_all = first.only_state.is_none() && !first.second.is_empty();
+    if !interrupted && has_all {
         print::line(&format!(
             "\nsecond crashes were tried in {} of {} recoveries from a kill",
             first.second.len(),
             first.recovered_kills
         ));
     }
-    if !first.second.is_empty() {
+    if has_all {
         print::line(&pairs_line(first));
     }
     for second in &first.second {
@@ -124,7 +125,9 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
         });
         let counts: Vec<String> = counts.collect();
         let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
-        print::line(&format!("  {} of {} states tried{counts}", second.tried, second.states));
+        // The others were not counted if only one was asked for.
+        let states = second.only_state.as_ref().map_or(second.states, |_| second.tried);
+        print::line(&format!("  {} of {states} states tried{counts}", second.tried));
         second.forked.iter().for_each(|forked| print::line(&format!("  {forked}")));
         second.left_out_lines().iter().for_each(|line| print::line(&format!("  {line}")));
         second.notes.iter().for_each(|note| print::line(&format!("  {note}")));
@@ -135,6 +138,7 @@ pub(crate) fn print_second_crashes(first: &Exploration) {
                 print::line(&format!("     {doubt}"));
             }
             finding.operations.iter().for_each(|line| print::line(&format!("     {}", line.text)));
+            print::line(&format!("     repeat: {}", finding.repeat));
         }
         let known = second.findings.iter().filter(is_known).count();
         if known > 0 {

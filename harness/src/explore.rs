@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::exit::CommandExit;
 use crate::exploration_output::RECORDING_DIR;
 use crate::explore_display::ExploreDisplay;
-use crate::explore_options::PreparedExploration;
+use crate::explore_options::{PreparedExploration, parse_second_state};
 use crate::output_file::OutputFile;
 use crate::report_paths::ReportDir;
 use crate::session::Session;
@@ -112,7 +112,8 @@ fn run_prepared(
     session: &Session,
     outputs: ExploreOutputs<'_>,
 ) -> Result<CommandExit, CliError> {
-    let config = explore_config(args, prepared, session, &outputs);
+    let second_state = parse_second_state(args)?;
+    let config = ExploreConfig { second_state, ..explore_config(args, prepared, session, &outputs) };
     print::line(&RecoveryCheck::describe(&config.checks()));
     let display = ExploreDisplay::new();
     let explored = explore_to_depth(args, &config, &|progress| display.on_progress(&progress));
@@ -137,7 +138,7 @@ fn run_prepared(
     exploration_output::print_exploration(&explored.first, &exploration, selected);
     let not_kept = exploration_output::print_kept_recording(explored.first.kept);
     let no_trees = exploration_output::print_failing_trees(explored.first.failing_trees);
-    if args.depth == 2 && !selected {
+    if tries_second_crashes(args, &config) {
         exploration_output::print_second_crashes(&exploration);
     }
     let failures: Vec<CliError> =
@@ -166,6 +167,11 @@ fn missing_mechanism(error: &ExploreError) -> Option<String> {
     let missing = sandbox::doctor().into_iter();
     let missing = missing.filter(|found| !found.granted && needed.contains(&found.name.as_str()));
     missing.map(|found| format!("{}: {}", found.name, found.detail)).next()
+}
+
+/// Whether recoveries are recorded, and their crash states tried.
+fn tries_second_crashes(args: &ExploreArgs, config: &ExploreConfig) -> bool {
+    config.second_state.is_some() || (args.depth == 2 && config.enumerate.only_state.is_none())
 }
 
 /// The explorations that one command asks for.
@@ -203,11 +209,10 @@ fn explore_to_depth(
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<ExploredCommand, ExploreError> {
     let first = explore(config, report)?;
-    let (recovered_kills, second_crashes) = match args.depth {
-        2 if config.enumerate.only_state.is_none() => {
-            (recovered_kills(&first), explore_second_crashes(config, &first, report)?)
-        }
-        _ => (0, SecondCrashes::default()),
+    let (recovered_kills, second_crashes) = match tries_second_crashes(args, config) {
+        true if config.second_state.is_some() => (0, explore_second_crashes(config, &first, report)?),
+        true => (recovered_kills(&first), explore_second_crashes(config, &first, report)?),
+        false => (0, SecondCrashes::default()),
     };
     let max_time_s = args.max_time.map(|time| time.as_secs_f64());
     Ok(ExploredCommand { first, recovered_kills, second_crashes, max_time_s })
@@ -245,6 +250,7 @@ fn explore_config(
             .map(|dir| KeepRecordingSpec { dir, max_bytes: args.keep_recording }),
         keep_files: outputs.keep.as_ref().map(|keep| keep.path().into()),
         enumerate: EnumerateSpec { scope: prepared.scope, only_state: prepared.only_state },
+        second_state: None,
         replay: ReplaySpec {
             watched_dirs: prepared.watched_dirs,
             resume: prepared.resume,
@@ -273,7 +279,7 @@ fn repeat_command() -> String {
 }
 
 /// The options that a repetition does not have: those that write files, and the name of another state.
-const DROPPED: [&str; 5] = ["--state", "--json", "--out", "--keep", "--keep-recording"];
+const DROPPED: [&str; 6] = ["--state", "--second-state", "--json", "--out", "--keep", "--keep-recording"];
 
 /// `program`: as it was called, quoted.
 fn repeat_command_of(program: &str, args: Vec<OsString>) -> String {

@@ -89,9 +89,20 @@ impl PreparedExploration {
 /// # Errors
 /// If it names none.
 pub(crate) fn parse_state(args: &ExploreArgs) -> Result<Option<StateName>, OptionError> {
-    let unknown = |name: &String| OptionError::UnknownState { name: name.clone() };
-    let parsed = |name: &String| StateName::parse(name).ok_or_else(|| unknown(name));
-    args.state.as_ref().map(parsed).transpose()
+    parse_name("--state", args.state.as_ref())
+}
+
+/// The state that `--second-state` names.
+///
+/// # Errors
+/// If it names none.
+pub(crate) fn parse_second_state(args: &ExploreArgs) -> Result<Option<StateName>, OptionError> {
+    parse_name("--second-state", args.second_state.as_ref())
+}
+
+fn parse_name(option: &'static str, name: Option<&String>) -> Result<Option<StateName>, OptionError> {
+    let unknown = |name: &String| OptionError::UnknownState { option, name: name.clone() };
+    name.map(|name| StateName::parse(name).ok_or_else(|| unknown(name))).transpose()
 }
 
 /// The crashes and file systems that `--crash`, `--model` and `--max-states` select.

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 /// Why the value of an option cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OptionError {
-    /// `--state` is not the name of a crash state.
+    /// `--state` or `--second-state` is not the name of a crash state.
     #[error(
-        "--state: `{name}` is not the name of a state, such as `process:12` or `ext4:12-3`; copy it from a finding's \
+        "{option}: `{name}` is not the name of a state, such as `process:12` or `ext4:12-3`; copy it from a finding's \
          `repeat` line"
     )]
-    UnknownState { name: String },
+    UnknownState { option: &'static str, name: String },
     /// No scenario has the trial that `--trial` names.
     #[error("--trial: there is no trial {trial}; {}", trial_counts(*.most, *.scenarios))]
     UnknownTrial { trial: u32, most: u32, scenarios: usize },

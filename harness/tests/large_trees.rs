@@ -126,6 +126,7 @@ impl Case {
             keep_recording: None,
             keep_files: None,
             enumerate: EnumerateSpec { scope, only_state: None },
+            second_state: None,
             replay: ReplaySpec {
                 watched_dirs,
                 resume: self.launch(&self.resume),

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         commands_after_a_kill_repeat_their_findings,
         commands_after_a_power_loss_repeat_their_findings,
         commands_without_any_crash_repeat_their_findings,
+        commands_after_a_second_crash_repeat_their_findings,
         a_command_with_any_bytes_in_it_repeats_its_finding,
         a_warm_recovery_is_repeated_cold_and_warm,
         a_state_is_found_by_its_files_where_operations_have_other_numbers,
@@ -165,6 +166,53 @@ fn commands_without_any_crash_repeat_their_findings() {
         &["other-samples", "starts-over", "pruned"],
         &[&["--crash", "process"], &SAVED, &RESUMED, &STEP, &CONSUMED],
     );
+}
+
+/// Saves well, but a recovery notes in place from where it resumed, and cannot read an empty note.
+const NOTES_RESUMES: &str = r#"
+if [ -e runs/resumed ] && ! read -r from < runs/resumed; then echo "Error: empty note" >&2; exit 1; fi
+n=0
+[ -e runs/s ] && read -r n < runs/s
+echo "resumed from step $n"
+[ "$n" -gt 0 ] && echo "$n" > runs/resumed
+while [ "$n" -lt 4 ]; do n=$((n + 1)); echo "step $n"; echo "$n" > runs/new; mv runs/new runs/s; echo "saved step $n"; done
+"#;
+
+fn commands_after_a_second_crash_repeat_their_findings() {
+    for out in [&[][..], &["--out", "the report"]] {
+        let place = Place::new();
+        place.write("trainer.sh", NOTES_RESUMES);
+        let explored = place.explore(&in_place_options(&[out, &["--depth", "2"]].concat()));
+        let result = place.result();
+        assert!(explored.code == Some(1) && result.findings.is_empty(), "{}", explored.text);
+        let findings: Vec<&Finding> = result.second.iter().flat_map(|second| &second.findings).collect();
+        assert!(findings.len() > 1, "{}", explored.text);
+        for Finding { cause, outcome, repeat, state, .. } in findings {
+            assert!(explored.text.contains(&format!("repeat: {repeat}\n")), "{repeat}: {}", explored.text);
+            assert_eq!(repeat.contains("--recording 'the report/recording'"), !out.is_empty(), "{repeat}");
+            let repeated = place.paste(repeat);
+            let text = &repeated.text;
+            assert_eq!(repeated.code, Some(1), "{repeat}: {text}: {}", explored.text);
+            let [heading, counts] = [
+                format!("\n  {cause} -> {outcome}: "),
+                format!("1 of 1 states tried: 1 {outcome} (process)"),
+            ];
+            assert!(text.contains(&heading) && text.contains(&counts), "{heading}{counts}: {text}");
+            assert!(state.starts_with("process:") && text.contains(&format!("-state '{state}'")), "{text}");
+            assert!(!text.contains("not confirmed") && text.matches(" -> ").count() == 1, "{text}");
+        }
+    }
+    let place = Place::new();
+    place.write("trainer.sh", NOTES_RESUMES);
+    let explore =
+        |second: &str| place.explore(&in_place_options(&["--state", "process:12", "--second-state", second]));
+    for (second, code) in [("process:900", 2), ("nothing", 2)] {
+        let ran = explore(second);
+        let names_it = ran.text.contains("--second-state: ") && ran.text.contains(&format!("`{second}`"));
+        assert!(ran.code == Some(code) && names_it, "{}", ran.text);
+    }
+    let alone = place.explore(&in_place_options(&["--second-state", "process:3"]));
+    assert!(alone.code == Some(2) && alone.text.contains("--state"), "{}", alone.text);
 }
 
 /// Saves in place. What it wrote before the run is in each of its states.

@@ -192,7 +192,8 @@ impl Exploration {
     pub fn left_out_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(state) = &self.only_state {
-            lines.push(format!("only state {state} was tried (--state); the others were not counted"));
+            let option = if self.after.is_some() { "--second-state" } else { "--state" };
+            lines.push(format!("only state {state} was tried ({option}); the others were not counted"));
         }
         if self.states_left_out > 0 {
             let max = self.max_states.map(|max| format!(" {}", grouped(max))).unwrap_or_default();
@@ -385,7 +386,9 @@ mod tests {
         assert!(lines.contains("5 states were not tried") && lines.contains("7 candidates not"), "{lines}");
         assert!(lines.contains("second crashes were not tried in 2 recoveries"), "{lines}");
         let only = Exploration { only_state: Some("2-1".into()), ..exploration() };
-        assert!(only.left_out_lines().join("").contains("only state 2-1"));
+        assert!(only.left_out_lines().join("").contains("only state 2-1 was tried (--state)"));
+        let second = Exploration { after: Some("killed".into()), ..only };
+        assert!(second.left_out_lines().join("").contains("only state 2-1 was tried (--second-state)"));
         assert_eq!(bounded.tried_in(CrashCategory::Power), 4);
         assert_eq!(bounded.tried_in(CrashCategory::Process), 0);
     }

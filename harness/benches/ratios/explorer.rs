@@ -67,6 +67,7 @@ fn explore_config(
         keep_recording: None,
         keep_files: None,
         enumerate: EnumerateSpec { scope, only_state: None },
+        second_state: None,
         replay: ReplaySpec {
             watched_dirs: vec![watched_dir],
             resume,

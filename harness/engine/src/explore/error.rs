@@ -39,9 +39,11 @@ pub enum ExploreError {
         /// What the server wrote last.
         detail: String,
     },
-    /// `--state` names no state of this recording.
-    #[error("--state: this run has no state `{name}`{}", nearest_hint(.nearest.as_deref()))]
+    /// `--state` names no state of this recording, or `--second-state` none of the recovery's.
+    #[error("{option}: this run has no state `{name}`{}", nearest_hint(.nearest.as_deref()))]
     UnknownState {
+        /// The option.
+        option: &'static str,
         /// The name that was given.
         name: String,
         /// A state that exists and has the most similar name.
@@ -50,11 +52,13 @@ pub enum ExploreError {
     /// `--state` names a state of another recording, and this one has none with the same files. The command line exits
     /// with 3.
     #[error(
-        "--state: this recording differs from the one in which `{name}` was found, and no state of it has the same \
+        "{option}: this recording differs from the one in which `{name}` was found, and no state of it has the same \
          files, so nothing can be concluded; repeat the finding from the kept recording (`--recording`), or make \
          what the trainer writes the same in each run"
     )]
     RecordingDiffers {
+        /// The option.
+        option: &'static str,
         /// The name that was given.
         name: String,
     },

@@ -7,7 +7,7 @@ use scenarios::RecoveryCheck;
 use super::record::{KeepRecordingSpec, RecordSpec};
 use super::replay::{JudgeSpec, ReplaySpec};
 use super::report::ReportSpec;
-use super::states::EnumerateSpec;
+use super::states::{EnumerateSpec, StateName};
 
 /// What to explore, and how.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct ExploreConfig {
     pub keep_files: Option<PathBuf>,
     /// Which crash states are tried.
     pub enumerate: EnumerateSpec,
+    /// Of the second crashes, only this state of the recovery from the only first state.
+    pub second_state: Option<StateName>,
     /// How the recoveries are run.
     pub replay: ReplaySpec,
     /// How the recoveries are judged.
@@ -32,9 +34,9 @@ pub struct ExploreConfig {
 
 impl ExploreConfig {
     /// The same for the recovery from a first crash, with all sandboxes in another existing, empty directory.
-    pub(super) fn after_first_crash(mut self, work_dir: &Path) -> ExploreConfig {
-        // Its states are found only by exploring the first crash again.
-        self.report = self.report.for_all_states();
+    pub(super) fn after_first_crash(mut self, first: &StateName, work_dir: &Path) -> ExploreConfig {
+        self.report = self.report.after_first_crash(first);
+        self.enumerate.only_state = self.second_state.take();
         self.keep_recording = None;
         self.kept_recording = None;
         self.keep_files = None;

@@ -27,6 +27,9 @@ use super::warm_start::{ForkedStart, WarmStarter};
 use crate::file_error::file_error;
 use crate::sandbox::{ProcessExit, SandboxError};
 
+/// The option that names a state after a second crash.
+pub(super) const SECOND_STATE_OPTION: &str = "--second-state";
+
 /// The result of an exploration.
 pub struct ExploreResult {
     /// What decided, besides the exit code, whether a recovery is right.
@@ -153,7 +156,7 @@ pub fn explore(
     let is_kept = config.kept_recording.is_some();
     report(ExploreProgress::Recorded { operations, saves, is_kept });
     let cancelled = config.replay.cancelled;
-    let enumerate = with_found_state(&config.enumerate, &recording, cancelled, report)?;
+    let enumerate = with_found_state(config, &recording, report)?;
     let report_spec = match kept {
         Some(KeptRecording::Kept) => config.report.with_kept_recording(),
         _ => config.report.clone(),
@@ -316,14 +319,16 @@ fn recorded_run(
 /// # Errors
 /// The recording has no such state, or a recorded byte cannot be read.
 fn with_found_state(
-    spec: &EnumerateSpec,
+    config: &ExploreConfig,
     recording: &Recording,
-    cancelled: fn() -> bool,
     report: &(dyn Fn(ExploreProgress) + Sync),
 ) -> Result<EnumerateSpec, ExploreError> {
+    let spec = &config.enumerate;
     let Some(name) = &spec.only_state else { return Ok(spec.clone()) };
-    let found = find_named_state(name, recording, cancelled)
-        .map_err(file_error::<ExploreError>("read", &recording.payload_log))?;
+    let option = if config.record.first_crash.is_some() { SECOND_STATE_OPTION } else { "--state" };
+    let found =
+        find_named_state(name, recording, config.replay.cancelled)
+            .map_err(file_error::<ExploreError>("read", &recording.payload_log))?;
     match found {
         NamedState::Found(found) => {
             if found != *name {
@@ -332,9 +337,11 @@ fn with_found_state(
             Ok(EnumerateSpec { only_state: Some(found), ..spec.clone() })
         }
         NamedState::Unknown { nearest } => {
-            Err(ExploreError::UnknownState { name: name.to_string(), nearest })
+            Err(ExploreError::UnknownState { option, name: name.to_string(), nearest })
         }
-        NamedState::OfOtherRecording => Err(ExploreError::RecordingDiffers { name: name.to_string() }),
+        NamedState::OfOtherRecording => {
+            Err(ExploreError::RecordingDiffers { option, name: name.to_string() })
+        }
         NamedState::Cancelled => Err(SandboxError::Interrupted.into()),
     }
 }

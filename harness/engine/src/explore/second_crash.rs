@@ -2,18 +2,18 @@
 //! recovery.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use scenarios::Outcome;
 
 use super::error::ExploreError;
 use super::explore_config::ExploreConfig;
 use super::explore_progress::ExploreProgress;
-use super::pipeline::{ExploreResult, explore};
-use super::record::FirstCrash;
+use super::pipeline::{ExploreResult, SECOND_STATE_OPTION, explore};
+use super::record::{FirstCrash, KeptRecording};
 use super::replay::{MaterializePlace, TriedState, materialize};
-use super::report::describe_state;
-use super::states::CrashKind;
+use super::report::{describe_state, name_of_state};
+use super::states::{CrashKind, StateName, Witness};
 use crate::file_error::file_error;
 use crate::sandbox::remove_tree;
 
@@ -63,42 +63,24 @@ pub fn explore_second_crashes(
             results.is_late = !(config.replay.cancelled)();
             break;
         }
-        let Some((_, witness)) = tried.state.strictest_witness() else { continue };
+        let Some(witness) = tried.state.witnesses.get(&CrashKind::Process) else { continue };
+        let name = name_of_state(&first.recording, CrashKind::Process, &witness.candidate);
         let after = describe_state(&first.recording, &tried.state);
         report(ExploreProgress::SecondCrash { number: number + 1, count, after: after.clone() });
         let dir = config.replay.work_dir.join(format!("second-{number}"));
-        let base = dir.join("after-crash");
-        let dir_names: Vec<String> =
-            (0..config.replay.watched_dirs.len()).map(|root| root.to_string()).collect();
-        let dirs: Vec<PathBuf> = dir_names.iter().map(|name| base.join(name)).collect();
-        let sandboxes = dir.join("sandboxes");
-        for new_dir in dirs.iter().chain([&sandboxes]) {
-            std::fs::create_dir_all(new_dir).map_err(file_error::<ExploreError>("create", new_dir))?;
-        }
-        let began_unix_s = config.replay.began_unix_s;
-        let place = MaterializePlace { base: base.clone(), dir_names, began_unix_s };
-        materialize(&first.recording, &witness.candidate, place)
-            .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
-        let mut second_config = config.clone().after_first_crash(&sandboxes);
-        second_config.record.command = config.replay.resume.clone();
+        let mut second_config = config_after(config, first, witness, &name, &dir)?;
         second_config.replay.warm = warm.clone();
-        second_config.judge.has_several_jobs = first.has_several_jobs;
-        second_config.record.time_limit = Some(config.replay.timeout);
-        // The files of the second crash are newer than those of the first.
-        second_config.replay.began_unix_s +=
-            1 + i64::from(witness.candidate.op_count / OPERATIONS_PER_SECOND);
-        second_config.record.first_crash = Some(FirstCrash {
-            dirs,
-            lower_layers: first.recording.lower_layers.clone(),
-            acknowledged: witness.acknowledged,
-        });
         match explore(&second_config, report) {
             Ok(result) => {
                 warm = result.warm.clone();
                 results.explored.push(SecondCrash { after, result });
             }
             // A recovery that changes no file has no crash states.
-            Err(ExploreError::NothingRecorded { .. }) => {}
+            Err(ExploreError::NothingRecorded { .. }) => {
+                if let Some(name) = config.second_state.as_ref().map(StateName::to_string) {
+                    return Err(ExploreError::RecordingDiffers { option: SECOND_STATE_OPTION, name });
+                }
+            }
             // The results so far count.
             Err(_) if (config.replay.cancelled)() => {
                 results.untried = count - number;
@@ -111,6 +93,49 @@ pub fn explore_second_crashes(
         remove_tree(&dir)?;
     }
     Ok(results)
+}
+
+/// Materializes the files of a first crash below `dir`, and returns the configuration that explores the recovery
+/// from them. `name`: that of the first crash.
+///
+/// # Errors
+/// A directory or a file cannot be written.
+fn config_after(
+    config: &ExploreConfig,
+    first: &ExploreResult,
+    witness: &Witness,
+    name: &StateName,
+    dir: &Path,
+) -> Result<ExploreConfig, ExploreError> {
+    let base = dir.join("after-crash");
+    let dir_names: Vec<String> = (0..config.replay.watched_dirs.len()).map(|root| root.to_string()).collect();
+    let dirs: Vec<PathBuf> = dir_names.iter().map(|name| base.join(name)).collect();
+    let sandboxes = dir.join("sandboxes");
+    for new_dir in dirs.iter().chain([&sandboxes]) {
+        std::fs::create_dir_all(new_dir).map_err(file_error::<ExploreError>("create", new_dir))?;
+    }
+    let began_unix_s = config.replay.began_unix_s;
+    let place = MaterializePlace { base: base.clone(), dir_names, began_unix_s };
+    materialize(&first.recording, &witness.candidate, place)
+        .map_err(file_error::<ExploreError>("materialize a crash state in", &base))?;
+    let mut second_config = match first.kept {
+        Some(KeptRecording::Kept) => {
+            ExploreConfig { report: config.report.with_kept_recording(), ..config.clone() }
+        }
+        _ => config.clone(),
+    }
+    .after_first_crash(name, &sandboxes);
+    second_config.record.command = config.replay.resume.clone();
+    second_config.judge.has_several_jobs = first.has_several_jobs;
+    second_config.record.time_limit = Some(config.replay.timeout);
+    // The files of the second crash are newer than those of the first.
+    second_config.replay.began_unix_s += 1 + i64::from(witness.candidate.op_count / OPERATIONS_PER_SECOND);
+    second_config.record.first_crash = Some(FirstCrash {
+        dirs,
+        lower_layers: first.recording.lower_layers.clone(),
+        acknowledged: witness.acknowledged,
+    });
+    Ok(second_config)
 }
 
 /// How many states there are after process crashes whose recovery ended with exit code 0. Each

@@ -27,5 +27,6 @@ pub(super) use first_met::FirstMet;
 pub(super) use leftover_names::without_leftover_names;
 pub use report_spec::ReportSpec;
 pub(super) use state_attempts::{KnownFailure, StateAttempts};
+pub(super) use state_names::name_of_state;
 pub use state_text::{describe_evidence, describe_state};
 pub(super) use unsynced::never_synced;

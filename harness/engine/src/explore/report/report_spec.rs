@@ -19,14 +19,15 @@ impl ReportSpec {
         ReportSpec { repeat_command, ..self.clone() }
     }
 
-    /// The same without the option that selects a state.
-    pub(in crate::explore) fn for_all_states(&self) -> ReportSpec {
-        let repeat_command = self.repeat_command.replacen("--state STATE ", "", 1);
+    /// The same for the crash states of the recovery from this state.
+    pub(in crate::explore) fn after_first_crash(&self, first: &StateName) -> ReportSpec {
+        let states = format!("--state '{first}' --second-state STATE");
+        let repeat_command = self.repeat_command.replacen("--state STATE", &states, 1);
         ReportSpec { repeat_command, ..self.clone() }
     }
 
     /// The command that tries this state. No letter of a state's name needs quotes other than these.
     pub(super) fn repeat_command_for(&self, state: &StateName) -> String {
-        self.repeat_command.replacen("--state STATE", &format!("--state '{state}'"), 1)
+        self.repeat_command.replacen("state STATE", &format!("state '{state}'"), 1)
     }
 }

@@ -3,6 +3,15 @@
 use crate::explore::record::Recording;
 use crate::explore::states::{ContentDigests, CrashCandidate, CrashKind, StateName};
 
+/// The name of one state.
+pub(in crate::explore) fn name_of_state(
+    recording: &Recording,
+    crash: CrashKind,
+    candidate: &CrashCandidate,
+) -> StateName {
+    StateNames::new(recording).name(Some(crash), candidate)
+}
+
 /// Names the states of one recording, with what they consist of.
 pub(super) struct StateNames<'a> {
     recording: &'a Recording,
