@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 32] = [
+const METHODS: [(&str, Expected); 37] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -116,7 +116,14 @@ const METHODS: [(&str, Expected); 32] = [
          run-command: {command: [sh, -c, 'test $CHANGED = so && test -z $LANG'], when: {step: 4}}",
         Survived(&[
             "was started with: CHANGED=so, no LANG, standard error closed",
-            "1 commands ran and ended: exit code 0",
+            "1 command ran and ended: exit code 0",
+        ]),
+    ),
+    // What a target has anyway is no fault.
+    (
+        "environment: {set: {CHANGED: 'so'}, unset: [NOBODY_HAS_THIS]}",
+        Inconclusive(&[
+            "fault 1, environment: the target has this without the fault, too: no NOBODY_HAS_THIS",
         ]),
     ),
     (
@@ -125,7 +132,24 @@ const METHODS: [(&str, Expected); 32] = [
     ),
     (
         "run-command: {command: [sleep, '1000'], when: {step: 4}}",
-        Inconclusive(&["fault 1, run-command: 1 of 1 commands had not ended"]),
+        Inconclusive(&["fault 1, run-command: not ended by itself: 1 command"]),
+    ),
+    // A command that fails has done nothing, unless the scenario says how it ends.
+    (
+        "run-command: {command: [sh, -c, 'nosuchprogram --now'], when: {step: 4}}",
+        Inconclusive(&["fault 1, run-command: a command ended with exit code 127", "nosuchprogram"]),
+    ),
+    (
+        "run-command: {command: [sh, -c, 'kill -9 $$'], when: {step: 4}}",
+        Inconclusive(&["fault 1, run-command: a command ended with", "9"]),
+    ),
+    (
+        "run-command: {copies: 3, command: [sh, -c, 'test {copy} = 2 || exit 1'], when: {step: 4}}",
+        Inconclusive(&["fault 1, run-command: a command ended with exit code 1"]),
+    ),
+    (
+        "run-command: {command: [nosuchprogram], when: {step: 4}}",
+        Inconclusive(&["fault 1, run-command: could not start `nosuchprogram`"]),
     ),
     (
         "signal: {which: [TERM], to: main, for: 60 s, when: {step: 3000}}",

@@ -1,6 +1,6 @@
 //! Exports every function of the driver by name. Each of them jumps to `simgpu_hook_entry`, which `hooks`
 //! defines. Unsafe: naked functions from a macro. The list has every function of cudarc 0.19.10 (CUDA 11.4 to
-//! 13.4) and every function that driver 580.159.04 exports. A program finds most functions through
+//! 13.4) and every function of the API that driver 580.159.04 exports. A program finds most functions through
 //! `cuGetProcAddress`, but some by name, old versions too: cublasLt 13.1 looks up `cuDevicePrimaryCtxRelease`
 //! and does not start without it. Must not know what any function does.
 

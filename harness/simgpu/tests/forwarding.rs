@@ -187,7 +187,8 @@ fn a_gpu_lost_by_a_rule_is_lost_even_if_the_real_one_is_not() {
     assert_eq!(shims.front.plan_dir.control().xids(), [79]);
 }
 
-/// The names of all functions that libcuda and libnvidia-ml of driver 580.159.04 export, one on each line.
+/// The names of all functions of the APIs that libcuda and libnvidia-ml of driver 580.159.04 export, one on each
+/// line. Those for a debugger (`cudbg..`) are left out.
 const DRIVER_NAMES: &str = include_str!("driver_names.txt");
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use scenarios::{EffectSpec, Environment};
 
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
-use crate::sandbox::{OutputPause, StartChanges, StartConditions, UnreadBytes};
+use crate::sandbox::{LaunchSpec, OutputPause, StartChanges, StartConditions, UnreadBytes};
 
 /// A pipe counts as full if less than a long line fits.
 const LONG_LINE_BYTES: u64 = 256;
@@ -18,13 +18,20 @@ const STDERR: i32 = 2;
 pub(super) struct ChangedEnvironment {
     planned: Environment,
     is_injected: bool,
+    /// The variables that are so without the fault, too.
+    unchanged: Vec<String>,
     /// The pause in which the output is not read, while it lasts.
     pause: Option<Arc<OutputPause>>,
 }
 
 impl ChangedEnvironment {
     pub(super) fn new(planned: &Environment) -> ChangedEnvironment {
-        ChangedEnvironment { planned: planned.clone(), is_injected: false, pause: None }
+        ChangedEnvironment {
+            planned: planned.clone(),
+            is_injected: false,
+            unchanged: Vec::new(),
+            pause: None,
+        }
     }
 
     fn start_changes(&self) -> StartChanges {
@@ -42,6 +49,19 @@ impl ChangedEnvironment {
     }
 }
 
+/// The planned variables that a program has, or lacks, without the fault.
+fn unchanged_parts(planned: &Environment, usual: &LaunchSpec) -> Vec<String> {
+    let value_of = |name: &str| usual.env.iter().find(|(found, _)| found == name).map(|(_, value)| value);
+    let set = planned
+        .set
+        .iter()
+        .filter(|(name, value)| value_of(name).is_some_and(|found| found == value.as_str()));
+    let unset = planned.unset.iter().filter(|name| value_of(name).is_none());
+    let set = set.map(|(name, value)| format!("{name}={value}"));
+    let unset = unset.map(|name| format!("no {name}"));
+    set.chain(unset).collect()
+}
+
 impl InjectableFault for ChangedEnvironment {
     fn mechanism(&self) -> String {
         match self.planned.changes_start() {
@@ -53,6 +73,7 @@ impl InjectableFault for ChangedEnvironment {
     fn inject(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         self.is_injected = true;
         if self.planned.changes_start() {
+            self.unchanged = unchanged_parts(&self.planned, &context.trainer.resume());
             context.sandbox.change_starts(self.start_changes());
         }
         if self.planned.stdout_unread {
@@ -64,6 +85,9 @@ impl InjectableFault for ChangedEnvironment {
     }
 
     fn effective_evidence(&mut self, context: &FaultContext<'_>, _: TargetReaction) -> Option<String> {
+        if !self.unchanged.is_empty() {
+            return None;
+        }
         if self.planned.stdout_unread {
             let UnreadBytes { waiting, pipe_size } = self.pause.as_ref()?.unread()?;
             let is_full = waiting + LONG_LINE_BYTES > pipe_size;
@@ -84,6 +108,9 @@ impl InjectableFault for ChangedEnvironment {
     }
 
     fn missing_evidence(&self) -> String {
+        if !self.unchanged.is_empty() {
+            return format!("the target has this without the fault, too: {}", self.unchanged.join(", "));
+        }
         match self.planned.stdout_unread {
             true => "the pipe of standard output did not become full".into(),
             false => "the target was not started again".into(),

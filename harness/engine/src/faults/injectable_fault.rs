@@ -43,6 +43,8 @@ pub struct FaultContext<'a> {
     pub baseline_peak_bytes: Option<u64>,
     /// The target's GPU, if it has one.
     pub gpu: Option<&'a Arc<Shim>>,
+    /// Whether the scenario says how commands of faults end. Else one that fails has done nothing.
+    pub expects_command_codes: bool,
 }
 
 impl FaultContext<'_> {

@@ -10,8 +10,9 @@ use nix::sys::signal::SIGKILL;
 use scenarios::{CommandToRun, EffectSpec, RunCommand};
 
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
+use crate::file_error::chain;
 use crate::locks::LockExt;
-use crate::sandbox::{LaunchSpec, ProcessExit, SpawnedProcess};
+use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, SpawnedProcess};
 
 /// How long commands may take that run before a start of the target. They are then killed.
 const MAX_TIME_BEFORE_START: Duration = Duration::from_secs(60);
@@ -38,6 +39,8 @@ pub(super) struct RunningCommands {
     told: usize,
     /// The last line of the one that ended last.
     last_line: String,
+    /// Why one of them has done nothing, such as that it could not be started.
+    failure: Option<String>,
 }
 
 impl RunningCommands {
@@ -49,6 +52,7 @@ impl RunningCommands {
             ended: Vec::new(),
             told: 0,
             last_line: String::new(),
+            failure: None,
         }
     }
 
@@ -59,22 +63,53 @@ impl RunningCommands {
         }
     }
 
+    /// Starts one of them. One that cannot be started has no effect; the scenario's author has to know.
+    fn start(&mut self, context: &FaultContext<'_>, copy: u32) -> Result<(), FaultError> {
+        let mut process = match context.sandbox.spawn(&self.launch(context, copy)) {
+            Err(error @ SandboxError::NotStarted { .. }) => {
+                self.failure.get_or_insert(chain(&error));
+                return Ok(());
+            }
+            spawned => spawned?,
+        };
+        let output = Arc::default();
+        if let Some(outputs) = process.take_outputs() {
+            keep_end(outputs.stdout, Arc::clone(&output));
+            keep_end(outputs.stderr, Arc::clone(&output));
+        }
+        self.running.push(StartedCommand { process, output });
+        Ok(())
+    }
+
     /// Notes those that have ended.
-    fn look(&mut self) {
+    fn look(&mut self, context: &FaultContext<'_>) {
         for index in (0..self.running.len()).rev() {
             if let Some(exit) = self.running[index].process.wait_timeout(Duration::ZERO) {
                 let ended = self.running.swap_remove(index);
                 let output = String::from_utf8_lossy(&ended.output.locked()).into_owned();
                 self.last_line = output.lines().next_back().unwrap_or_default().to_owned();
+                if !self.may_end_with(exit, context) {
+                    let text = format!("a command ended with {exit}; last line: {}", self.last_line);
+                    self.failure.get_or_insert(text);
+                }
                 self.ended.push(exit);
             }
         }
+    }
+
+    /// Whether a command that has ended so may have done what it is for. A second target may be refused.
+    fn may_end_with(&self, exit: ProcessExit, context: &FaultContext<'_>) -> bool {
+        let is_target = matches!(self.planned.command, CommandToRun::SecondTarget);
+        exit == ProcessExit::Exited(0) || is_target || context.expects_command_codes
     }
 
     fn kill_running(&mut self, context: &FaultContext<'_>) -> Result<usize, FaultError> {
         let count = self.running.len();
         for command in self.running.drain(..) {
             context.sandbox.signal(command.process.pid_inside(), SIGKILL as i32)?;
+        }
+        if count > 0 {
+            self.failure.get_or_insert(format!("not ended by itself: {}", commands(count)));
         }
         Ok(count)
     }
@@ -90,25 +125,19 @@ impl InjectableFault for RunningCommands {
             return Ok(());
         }
         for copy in 1..=self.planned.copies {
-            let mut process = context.sandbox.spawn(&self.launch(context, copy))?;
-            let output = Arc::default();
-            if let Some(outputs) = process.take_outputs() {
-                keep_end(outputs.stdout, Arc::clone(&output));
-                keep_end(outputs.stderr, Arc::clone(&output));
-            }
-            self.running.push(StartedCommand { process, output });
+            self.start(context, copy)?;
         }
         // Before a start of the target, commands prepare what it finds.
         let deadline = Instant::now() + MAX_TIME_BEFORE_START;
         while context.main_pid.is_none() && !self.running.is_empty() && Instant::now() < deadline {
             std::thread::sleep(POLL_INTERVAL);
-            self.look();
+            self.look(context);
         }
         Ok(())
     }
 
-    fn tick(&mut self, _context: &FaultContext<'_>) -> Result<(), FaultError> {
-        self.look();
+    fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        self.look(context);
         Ok(())
     }
 
@@ -116,19 +145,19 @@ impl InjectableFault for RunningCommands {
         if let (CommandToRun::SecondTarget, Some(second)) = (&self.planned.command, self.running.first()) {
             return Some(format!("process {} runs beside the target", second.process.pid_inside()));
         }
-        if !self.is_started || !self.running.is_empty() {
+        if !self.is_started || !self.running.is_empty() || self.failure.is_some() {
             return None;
         }
         let mut codes: Vec<String> = self.ended.iter().map(ToString::to_string).collect();
         codes.sort();
         codes.dedup();
-        let line = &self.last_line;
-        Some(format!("{} commands ran and ended: {}; last line: {line}", self.ended.len(), codes.join(", ")))
+        let (line, codes) = (&self.last_line, codes.join(", "));
+        Some(format!("{} ran and ended: {codes}; last line: {line}", commands(self.ended.len())))
     }
 
     fn revert(&mut self, context: &FaultContext<'_>) -> Result<Option<String>, FaultError> {
         let killed = self.kill_running(context)?;
-        Ok((killed > 0).then(|| format!("{killed} commands were killed")))
+        Ok((killed > 0).then(|| format!("killed: {}", commands(killed))))
     }
 
     fn take_command_exits(&mut self) -> Vec<ProcessExit> {
@@ -138,12 +167,12 @@ impl InjectableFault for RunningCommands {
     }
 
     fn missing_evidence(&self) -> String {
-        format!(
-            "{} of {} commands had not ended",
-            self.planned.copies as usize - self.ended.len(),
-            self.planned.copies
-        )
+        self.failure.clone().unwrap_or_else(|| "no command was started".into())
     }
+}
+
+fn commands(count: usize) -> String {
+    if count == 1 { "1 command".into() } else { format!("{count} commands") }
 }
 
 /// Reads an output to its end, so that the command never waits for a reader, and keeps the last bytes.

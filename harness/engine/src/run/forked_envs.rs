@@ -89,10 +89,10 @@ impl<'a> ForkedTrialsSpec<'a> {
             WarmStart::Never | WarmStart::Automatic => {
                 let noted = note_imports(&mut env);
                 env.sandbox.close()?;
-                match noted.or_else(no_notes) {
+                match noted {
                     Ok(Some(notes)) => ServerImports::Noted(notes),
                     Ok(None) => return because(ColdReason::NothingNoted),
-                    Err(error) => return Err(error),
+                    Err(error) => return because(fork_failure(error)?),
                 }
             }
         };
@@ -144,11 +144,6 @@ fn note_imports(env: &mut TrialEnv<'_>) -> Result<Option<ImportNotes>, RunError>
     let resume = env.sandbox.store_command(&noting.request, CommandRunner::ForkServer)?;
     let mut completed = env.sandbox.run_fresh(resume, env.target().finish(), MAX_NOTED_BYTES)?;
     Ok(ImportNotes::take_from(&mut completed))
-}
-
-/// Without notes the trials are new processes.
-fn no_notes(error: RunError) -> Result<Option<ImportNotes>, RunError> {
-    fork_failure(error).map(|_| None)
 }
 
 /// Why trials are new processes after this error of a forked one.

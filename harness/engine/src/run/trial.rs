@@ -7,6 +7,7 @@ use std::sync::Arc;
 use scenarios::{Event, Scenario, TrialFacts, last_attempt};
 
 use crate::announcements::AnnouncementPatterns;
+use crate::faults::FaultContext;
 use crate::judge::{TrialEvents, can_resume_from_saves, trial_facts};
 use crate::locks::LockExt;
 use crate::observe::Reporter;
@@ -17,7 +18,7 @@ use crate::run::crash_state_trials::RecordedRun;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::{FaultRefusals, FaultSchedule};
 use crate::run::forked_envs::{ForkedEnv, ForkedEnvs};
-use crate::run::probe::{self, ProbeTime};
+use crate::run::probe::{self, ExitCodeProbe, ProbeTime};
 use crate::run::resume_check::{EndedTrial, ResumeCache};
 use crate::run::save_snapshots::{SaveSnapshots, SharedSnapshots};
 use crate::run::target_run::TargetRun;
@@ -114,7 +115,10 @@ pub(super) fn run_trial(
     let env = place.env();
     probe_all(env, context.scenario, ProbeTime::BeforeResume, reporter)?;
     let trainer = env.trainer();
-    let fault_context = env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes);
+    let fault_context = FaultContext {
+        expects_command_codes: !ExitCodeProbe::of_commands(context.scenario).is_empty(),
+        ..env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes)
+    };
     let faults = FaultSchedule::armed(&trial.faults, reporter);
     let root = PathBuf::from(env.visible_root());
     let watched = |refusals: FaultRefusals<'_>| WatchedRefusals {

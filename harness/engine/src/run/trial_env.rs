@@ -242,7 +242,14 @@ impl<'a> TrialEnv<'a> {
         baseline_peak_bytes: Option<u64>,
     ) -> FaultContext<'s> {
         let gpu = self.gpu.as_ref();
-        FaultContext { main_pid: None, sandbox: &self.sandbox, trainer, baseline_peak_bytes, gpu }
+        FaultContext {
+            main_pid: None,
+            sandbox: &self.sandbox,
+            trainer,
+            baseline_peak_bytes,
+            gpu,
+            expects_command_codes: false,
+        }
     }
 
     /// Emits the defects that the simulated GPU found since the last call.

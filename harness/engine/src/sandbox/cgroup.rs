@@ -14,6 +14,10 @@ const NAME_PREFIX: &str = "trainwreck-";
 
 /// The file of a cgroup that lists its processes.
 const PROCS_FILE: &str = "cgroup.procs";
+/// The file of a cgroup of version 2 that lists the controllers that it has.
+const CONTROLLERS_FILE: &str = "cgroup.controllers";
+/// The same for the controllers that it passes on to the cgroups below.
+const SUBTREE_FILE: &str = "cgroup.subtree_control";
 
 /// How often the removal of a cgroup is tried: for one second.
 const MAX_REMOVALS: u32 = 200;
@@ -56,6 +60,19 @@ impl Controller {
 pub(super) struct CgroupParent {
     pub(super) dir: PathBuf,
     pub(super) version: CgroupVersion,
+}
+
+impl CgroupParent {
+    /// Whether it has a controller, could pass it on to the cgroups below, and does not. One with processes of its
+    /// own can't pass on any (cgroups(7)).
+    fn withholds(&self, controller: Controller) -> bool {
+        let text = |file: &str| std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let has = |file: &str| text(file).split_whitespace().any(|name| name == controller.name());
+        self.version == CgroupVersion::V2
+            && has(CONTROLLERS_FILE)
+            && !has(SUBTREE_FILE)
+            && text(PROCS_FILE).trim().is_empty()
+    }
 }
 
 /// A cgroup with a memory controller. Removed by [`MemoryCgroup::remove`], or by the drop if its sandbox could
@@ -321,18 +338,9 @@ pub(super) fn candidate_parents(controller: Controller) -> Vec<CgroupParent> {
 /// The command with which root gives our cgroups a controller that a cgroup of version 2 above them has, but does
 /// not pass on. `None`: there is no such cgroup, or the user is not root.
 pub(super) fn command_to_enable(controller: Controller) -> Option<String> {
-    let names = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
-    let has = |text: String| text.split_whitespace().any(|name| name == controller.name());
-    let is_withheld = |parent: &CgroupParent| {
-        parent.version == CgroupVersion::V2
-            && has(names(&parent.dir, "cgroup.controllers"))
-            && !has(names(&parent.dir, "cgroup.subtree_control"))
-    };
-    // A cgroup of version 2 with processes of its own can't pass on a controller.
-    let is_empty = |parent: &CgroupParent| names(&parent.dir, PROCS_FILE).trim().is_empty();
     let mut parents = candidate_parents(controller).into_iter().filter(|_| geteuid().is_root());
-    let parent = parents.find(|parent| is_withheld(parent) && is_empty(parent))?;
-    let file = parent.dir.join("cgroup.subtree_control");
+    let parent = parents.find(|parent| parent.withholds(controller))?;
+    let file = parent.dir.join(SUBTREE_FILE);
     Some(format!("echo +{} > {}", controller.name(), file.display()))
 }
 
@@ -359,7 +367,33 @@ fn mount_points(mountinfo: &str, version: CgroupVersion, controller: Controller)
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupCreator, started_ticks};
+    use super::{
+        CONTROLLERS_FILE, CgroupCreator, CgroupParent, CgroupVersion, Controller, PROCS_FILE, SUBTREE_FILE,
+        started_ticks,
+    };
+
+    #[test]
+    fn only_an_empty_cgroup_with_the_controller_withholds_it() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let parent = CgroupParent { dir: dir.path().into(), version: CgroupVersion::V2 };
+        // Controllers, those that are passed on, processes.
+        let cases = [
+            (("cpu memory pids", "memory", ""), true),
+            (("cpu memory pids", "memory pids", ""), false),
+            (("cpu memory", "memory", ""), false),
+            (("cpu memory pids", "memory", "17"), false),
+        ];
+        for ((controllers, passed_on, processes), expected) in cases {
+            let files = [CONTROLLERS_FILE, SUBTREE_FILE, PROCS_FILE];
+            for (file, text) in files.iter().zip([controllers, passed_on, processes]) {
+                std::fs::write(dir.path().join(file), format!("{text}\n"))?;
+            }
+            assert_eq!(parent.withholds(Controller::Processes), expected, "{controllers} | {passed_on}");
+        }
+        let first = CgroupParent { version: CgroupVersion::V1, ..parent };
+        assert!(!first.withholds(Controller::Processes));
+        Ok(())
+    }
 
     #[test]
     fn a_process_that_nobody_has_waited_for_has_ended() -> std::io::Result<()> {
