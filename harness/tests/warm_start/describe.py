@@ -29,3 +29,6 @@ for name, *value in [
        stream.fileno(), stream.mode, stream.closed) for stream in (sys.stdin, sys.stdout, sys.stderr)),
 ]:
     print(name, value)
+# What the programs that it starts get, whatever `os.environ` says.
+with os.popen("/usr/bin/env") as lines:
+    print("OpenMP of children", [line for line in lines if "OMP" in line], flush=True)

@@ -9,9 +9,14 @@ use super::record::Recording;
 use super::replay::TriedState;
 use super::states::{LossKind, StateGroup, StateGroups};
 
+/// From this many on, one that fails is compared too, so that an exploration does not go on for long in vain. In a
+/// short one that would cost more than it spares: each finding is confirmed by a new process at the end.
+const MIN_TRIED_BEFORE_FAILING: u64 = 200;
+
 /// Which recoveries were chosen so far.
 pub(super) struct ComparisonSample<'a> {
     groups: StateGroups<'a>,
+    tried: u64,
     failing: BTreeSet<Outcomes>,
     recovered: GrowingSample<(Outcomes, LossKind), StateGroup>,
 }
@@ -22,15 +27,16 @@ type Outcomes = BTreeMap<CrashCategory, Outcome>;
 impl<'a> ComparisonSample<'a> {
     pub(super) fn new(recording: &'a Recording) -> ComparisonSample<'a> {
         let groups = StateGroups::new(recording);
-        ComparisonSample { groups, failing: BTreeSet::new(), recovered: GrowingSample::new() }
+        ComparisonSample { groups, tried: 0, failing: BTreeSet::new(), recovered: GrowingSample::new() }
     }
 
     /// Whether this recovery is compared. One that hangs is not, because that would take as long as its time limit.
     pub(super) fn takes(&mut self, tried: &TriedState) -> bool {
+        self.tried += 1;
         let outcomes = tried.worst_outcomes();
         if tried.is_failing() {
-            // Each finding is also confirmed by a new process.
-            return tried.result.ended.is_some() && self.failing.insert(outcomes);
+            let is_wanted = tried.result.ended.is_some() && self.tried > MIN_TRIED_BEFORE_FAILING;
+            return is_wanted && self.failing.insert(outcomes);
         }
         let group = self.groups.of(tried.state.candidate());
         self.recovered.takes((outcomes, group.loss.clone()), group)

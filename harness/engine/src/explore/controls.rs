@@ -1,21 +1,23 @@
 //! Controls: recoveries from undamaged files, before any crash state is tried. A target that does not recover
 //! from these would fail in crash states too, and not because of the crash. Each starts a new process, except one
-//! that has noted its imports, and one runs at a time. Knows no causes.
+//! that has noted its imports. Several run at the same time; one that fails is run again alone. Knows no causes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use scenarios::{Control, ControlFiles, FailedRun, Outcome, RecoveryCheck, UndisturbedCommand};
 
 use super::error::{ExploreBaselineError, ExploreError, ValueDifference};
 use super::explore_config::ExploreConfig;
-use super::noted_start::NotedStart;
 use super::record::{Op, OpEffect, Recording};
 use super::replay::{
     OutputOracle, RecoveryLimit, RecoveryResult, RecoveryWorker, ReplaySpec, Replayer, ResumeDifference,
-    TriedControl, WarmStart, is_acceptable,
+    TriedControl, WarmStart, WorkerName, is_acceptable,
 };
 use super::report::{is_newest_pruned, kind_of_message, without_leftover_names};
 use super::states::{CrashCandidate, StateName};
+use crate::locks::LockExt;
 use crate::sandbox::ProcessExit;
 
 /// At most this many saves have a control: the first, the last, and some between them.
@@ -55,34 +57,80 @@ pub(super) struct ControlSpec<'a> {
     pub(super) oracle: &'a OutputOracle,
     /// Whether the recorded run printed a line about resuming, so that the pattern is known to be right.
     pub(super) baseline_reports_resume: bool,
-    /// A recovery that has already run.
-    pub(super) noted: Option<&'a NotedStart>,
 }
 
+/// Recoveries from undamaged files that did what they should, by the digest of the files.
+pub(super) type KnownRecoveries = HashMap<[u8; 16], RecoveryResult>;
+
 impl ControlSpec<'_> {
-    /// Runs the controls.
+    /// Runs the controls beside each other, to spare time: those that do what they should are then known. With
+    /// `is_noting`, the recovery from the first files runs elsewhere.
+    ///
+    /// # Errors
+    /// A sandbox failed, or a file could not be written.
+    pub(super) fn run_early(self, jobs: usize, is_noting: bool) -> Result<KnownRecoveries, ExploreError> {
+        let ops = self.moments().chosen.into_iter().map(|moment| moment.op_count);
+        let start = Some(0).filter(|_| !is_noting && self.checks_start());
+        let replay = self.replay();
+        let replayer = Replayer::new(&replay, self.oracle, self.recording);
+        let mut digests = BTreeSet::new();
+        let all = start.into_iter().chain(ops).map(CrashCandidate::whole);
+        let all = all.map(|candidate| (replayer.digest_of(&candidate), candidate));
+        let different: Vec<_> = all.filter(|(digest, _)| digests.insert(*digest)).collect();
+        let jobs = jobs.min(different.len());
+        let (waiting, known) = (Mutex::new(different.into_iter()), Mutex::new(HashMap::new()));
+        let has_failing = AtomicBool::new(false);
+        let work = |number: usize| -> Result<(), ExploreError> {
+            let mut worker = replayer.worker(WorkerName::Control(number))?;
+            loop {
+                let next = waiting.locked().next();
+                let is_over = replayer.is_over() || has_failing.load(Ordering::Relaxed);
+                let Some((digest, candidate)) = next.filter(|_| !is_over) else { break };
+                let result = replayer.result_of(&mut worker, &candidate, RecoveryLimit::Usual)?;
+                if is_acceptable(replayer.judge_at_crash_point(&result, &candidate)) {
+                    known.locked().insert(digest, result);
+                } else {
+                    // It may be the first of many.
+                    has_failing.store(true, Ordering::Relaxed);
+                }
+            }
+            worker.close()
+        };
+        std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> = (0..jobs).map(|number| scope.spawn(move || work(number))).collect();
+            let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<(), ExploreError>>| {
+                thread.join().unwrap_or(Err(ExploreError::WorkerClosed))
+            };
+            threads.into_iter().try_for_each(ended)
+        })?;
+        Ok(known.into_unlocked())
+    }
+
+    fn replay(self) -> ReplaySpec {
+        ReplaySpec { warm: WarmStart::Never, jobs: 1, ..self.config.replay.clone() }
+    }
+
+    /// Whether the command has to give the same result twice.
+    fn checks_start(self) -> bool {
+        self.config.enumerate.only_state.is_none() && self.config.resumes_with_command()
+    }
+
+    /// Runs the controls. `known`: recoveries that have already run.
     ///
     /// # Errors
     /// `BaselineFailed`: the recovery does not even succeed from the files before the run, or nothing tells
     /// whether recoveries resume. Every other error: the harness failed.
-    pub(super) fn run(self) -> Result<Controls, ExploreError> {
+    pub(super) fn run(self, known: KnownRecoveries) -> Result<Controls, ExploreError> {
         let moments = self.moments();
         if moments.chosen.is_empty() {
             return Ok(Controls::default());
         }
-        let jobs = self.config.replay.jobs;
-        let replay = ReplaySpec { warm: WarmStart::Never, jobs: 1, ..self.config.replay.clone() };
+        let replay = self.replay();
         let replayer = Replayer::new(&replay, self.oracle, self.recording);
-        // The workers of the replay have smaller numbers.
-        let mut worker = replayer.worker(jobs)?;
-        let mut run =
-            ControlRun { spec: self, replayer: &replayer, worker: &mut worker, known: HashMap::new() };
-        // The recorded run is the new process with which it is compared.
-        if let Some(noted) = self.noted.filter(|noted| noted.repeats_recording) {
-            run.known.insert(replayer.digest_of(&noted.candidate), noted.result.clone());
-        }
+        let mut run = ControlRun { spec: self, replayer: &replayer, worker: None, known };
         let is_whole = self.config.enumerate.only_state.is_none();
-        if is_whole && self.config.resumes_with_command() {
+        if self.checks_start() {
             run.check_start()?;
         }
         let mut tried = Vec::new();
@@ -94,7 +142,7 @@ impl ControlSpec<'_> {
             self.check_resume_is_reported(&tried)?;
         }
         run.find_own_failures(&mut tried)?;
-        worker.close()?;
+        run.worker.map_or(Ok(()), RecoveryWorker::close)?;
         Ok(Controls { tried, left_out: moments.left_out })
     }
 
@@ -171,24 +219,28 @@ fn is_unusable_command(ended: ProcessExit) -> bool {
 }
 
 /// The worker of the controls, and what they did.
-struct ControlRun<'s, 'a, 'r, 'w> {
+struct ControlRun<'s, 'a, 'r> {
     spec: ControlSpec<'s>,
     replayer: &'a Replayer<'r>,
-    worker: &'a mut RecoveryWorker<'w>,
-    /// By the digest of the tree.
-    known: HashMap<[u8; 16], RecoveryResult>,
+    /// `None`: it was not needed yet.
+    worker: Option<RecoveryWorker<'a>>,
+    known: KnownRecoveries,
 }
 
-impl ControlRun<'_, '_, '_, '_> {
+impl ControlRun<'_, '_, '_> {
     /// What the recovery from these files does. One that exceeds its time limit gets three times the limit.
     fn result_of(&mut self, candidate: &CrashCandidate) -> Result<RecoveryResult, ExploreError> {
         let digest = self.replayer.digest_of(candidate);
         if let Some(known) = self.known.get(&digest) {
             return Ok(known.clone());
         }
-        let mut result = self.replayer.result_of(self.worker, candidate, RecoveryLimit::Usual)?;
+        let worker = match &mut self.worker {
+            Some(worker) => worker,
+            None => self.worker.insert(self.replayer.worker(WorkerName::Control(0))?),
+        };
+        let mut result = self.replayer.result_of(worker, candidate, RecoveryLimit::Usual)?;
         if result.ended.is_none() {
-            result = self.replayer.result_of(self.worker, candidate, RecoveryLimit::Tripled)?;
+            result = self.replayer.result_of(worker, candidate, RecoveryLimit::Tripled)?;
         }
         self.known.insert(digest, result.clone());
         Ok(result)

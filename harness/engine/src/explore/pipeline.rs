@@ -2,13 +2,14 @@
 //! failures. Knows no details of any of these steps.
 
 use std::collections::BTreeMap;
+use std::sync::{OnceLock, mpsc};
 
 use scenarios::{
     Control, CrashCategory, EXPLORATION_FORMAT, Exploration, ExplorationNote, Finding, ForkedRecoveries,
     Outcome, RecoveryCheck,
 };
 
-use super::controls::{ControlSpec, Controls};
+use super::controls::{ControlSpec, Controls, KnownRecoveries};
 use super::error::{ExploreBaselineError, ExploreError, FoundFiles};
 use super::explore_config::ExploreConfig;
 use super::explore_progress::ExploreProgress;
@@ -218,24 +219,39 @@ impl Recoveries<'_> {
         let WarmStarter { config, recording, oracle, .. } = warm;
         let is_cancelled = || (config.replay.cancelled)();
         report(ExploreProgress::Controls);
-        let noted = match warm.note(states.len()) {
+        let spec = ControlSpec { config, recording, oracle, baseline_reports_resume };
+        let (jobs, is_noting) = (config.replay.jobs, warm.is_noting(states.len()));
+        let replayer = OnceLock::new();
+        let (controls, noted, forked) = std::thread::scope(|scope| {
+            let (sender, receiver) = mpsc::sync_channel(1);
+            // While the controls run, a first recovery notes its imports, and then the interpreters import them.
+            let replayer = &replayer;
+            let importing = scope.spawn(move || {
+                let noted = if is_noting { warm.note() } else { Ok(None) };
+                let start = noted.as_ref().ok().and_then(|noted| warm.forked_start(noted.as_ref()));
+                let start = start.filter(|_| !config.replay.is_over());
+                let is_awaited = sender.send(noted).is_ok();
+                let start = start.filter(|_| is_awaited)?;
+                let forked = || Replayer::new(&config.replay, oracle, recording).with_start(start);
+                Some(ForkedStart::build(replayer.get_or_init(forked), jobs.min(states.len())))
+            });
+            let early = match jobs.saturating_sub(usize::from(is_noting)) {
+                0 => Ok(KnownRecoveries::new()),
+                jobs => spec.run_early(jobs, is_noting),
+            };
+            let noted = receiver.recv().unwrap_or(Err(ExploreError::WorkerClosed));
+            let controls = match (early, &noted) {
+                (Ok(known), Ok(noted)) => spec.run(with_noted(known, noted.as_ref(), recording)),
+                (Err(error), _) => Err(error),
+                // That of the noting recovery is told.
+                (Ok(_), Err(_)) => Ok(Controls::default()),
+            };
+            (controls, noted, importing.join().ok().flatten())
+        });
+        let noted = match noted {
             Err(_) if is_cancelled() => None,
             noted => noted?,
         };
-        let spec = ControlSpec { config, recording, oracle, baseline_reports_resume, noted: noted.as_ref() };
-        let replayer = warm.forked_start(noted.as_ref()).filter(|_| !config.replay.is_over());
-        let replayer =
-            replayer.map(|start| Replayer::new(&config.replay, oracle, recording).with_start(start));
-        let (controls, forked) = std::thread::scope(|scope| {
-            // The first interpreter imports the libraries while the controls run.
-            let importing = replayer.as_ref().map(|replayer| (replayer, scope.spawn(|| replayer.worker(0))));
-            let controls = spec.run();
-            let forked = importing.map(|(replayer, thread)| {
-                let first_worker = thread.join().unwrap_or(Err(ExploreError::WorkerClosed));
-                ForkedStart { replayer, first_worker }
-            });
-            (controls, forked)
-        });
         report(ExploreProgress::ControlsEnded);
         let forked = match (&controls, forked) {
             (Err(_), Some(forked)) => {
@@ -254,6 +270,19 @@ impl Recoveries<'_> {
         let replayed = replay.try_and_group(noted.as_ref(), forked)?;
         Ok(Recovered { controls, replayed, noted })
     }
+}
+
+/// The same with the first recovery, if it did what the recorded run did: that is the new process with which it is
+/// compared.
+fn with_noted(
+    mut known: KnownRecoveries,
+    noted: Option<&NotedStart>,
+    recording: &Recording,
+) -> KnownRecoveries {
+    if let Some(noted) = noted.filter(|noted| noted.repeats_recording) {
+        known.insert(noted.candidate.tree(recording).digest(), noted.result.clone());
+    }
+    known
 }
 
 /// How further recoveries of a program start.

@@ -7,10 +7,13 @@ use scenarios::{Confirmation, Outcome};
 
 use super::error::ExploreError;
 use super::replay::{
-    CompletedRecovery, RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState, is_acceptable,
+    CompletedRecovery, RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState, WorkerName,
+    is_acceptable,
 };
 use super::report::{KnownFailure, StateAttempts, failure_message};
+use super::start_comparison::ComparedRecovery;
 use super::states::CrashCandidate;
+use super::warm_news::ColdReason;
 
 /// If the recovery of a finding does something else when it is repeated, it is run this often in all.
 const MAX_RECOVERIES: u64 = 4;
@@ -18,34 +21,39 @@ const MAX_RECOVERIES: u64 = 4;
 /// One worker that tries states again, and the results that are known.
 pub(super) struct RepeatedStates<'a, 'r> {
     replayer: &'a Replayer<'r>,
-    /// The number of the worker.
-    number: usize,
     /// `None`: it was not needed yet.
     worker: Option<RecoveryWorker<'a>>,
     /// By the digest of the tree.
     known: HashMap<[u8; 16], &'a RecoveryResult>,
     /// The same of those that were tried since.
     tried_again: HashMap<[u8; 16], RecoveryResult>,
+    /// What confirmed findings.
+    confirming: Vec<ConfirmingRecovery>,
     /// Why the first recovery could not be run that could not.
     failure: Option<ExploreError>,
     cancelled: fn() -> bool,
 }
 
+/// A recovery with the same outcome as the one that a finding shows.
+struct ConfirmingRecovery {
+    candidate: CrashCandidate,
+    result: RecoveryResult,
+}
+
 impl<'a, 'r> RepeatedStates<'a, 'r> {
-    /// `number`: of a worker that is not in use.
+    /// Nothing is repeated yet.
     pub(super) fn new(
         replayer: &'a Replayer<'r>,
-        number: usize,
         tried: &'a [TriedState],
         cancelled: fn() -> bool,
     ) -> RepeatedStates<'a, 'r> {
         let known = tried.iter().map(|tried| (tried.state.digest, &tried.result)).collect();
         RepeatedStates {
             replayer,
-            number,
             worker: None,
             known,
             tried_again: HashMap::new(),
+            confirming: Vec::new(),
             failure: None,
             cancelled,
         }
@@ -75,6 +83,19 @@ impl<'a, 'r> RepeatedStates<'a, 'r> {
         }
     }
 
+    /// In what the recoveries that confirmed findings differ from the forked ones that the findings show: two of them, or
+    /// it may be chance.
+    pub(super) fn difference_of_confirmed(&mut self) -> Option<ColdReason> {
+        let confirming = std::mem::take(&mut self.confirming);
+        confirming.into_iter().find_map(|ConfirmingRecovery { candidate, result }| {
+            let forked = self.known.get(&self.replayer.digest_of(&candidate)).copied()?;
+            let compared = ComparedRecovery { candidate: &candidate, forked, new: &result };
+            let reason = compared.difference(self.replayer)?;
+            let again = self.run(&candidate, RecoveryLimit::Usual)?;
+            ComparedRecovery { new: &again, ..compared }.difference(self.replayer).map(|_| reason)
+        })
+    }
+
     /// Does something with the worker, which is built if there is none.
     fn with_worker<T>(
         &mut self,
@@ -83,7 +104,7 @@ impl<'a, 'r> RepeatedStates<'a, 'r> {
         match &mut self.worker {
             Some(worker) => action(self.replayer, worker),
             None => {
-                let worker = self.worker.insert(self.replayer.worker(self.number)?);
+                let worker = self.worker.insert(self.replayer.worker(WorkerName::Repeat)?);
                 action(self.replayer, worker)
             }
         }
@@ -166,7 +187,10 @@ impl StateAttempts for RepeatedStates<'_, '_> {
             let found = self.replayer.judge_at_crash_point(&result, candidate);
             seen.tried += 1;
             match found == outcome {
-                true => seen.failed += 1,
+                true => {
+                    seen.failed += 1;
+                    self.confirming.push(ConfirmingRecovery { candidate: candidate.clone(), result });
+                }
                 false => seen.other = Some(found),
             }
         }

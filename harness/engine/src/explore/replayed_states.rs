@@ -15,7 +15,7 @@ use super::report::{FindingsSource, FirstMet, group_findings};
 use super::start_comparison::{ComparedStarts, StartComparison};
 use super::states::CrashState;
 use super::warm_news::{ColdReason, WarmNews};
-use super::warm_start::{ForkedStart, WarmStarter};
+use super::warm_start::{ForkedStart, WarmStarter, close_all};
 
 /// What trying the states gave.
 pub(super) struct ReplayedStates {
@@ -81,14 +81,9 @@ impl StateReplay<'_> {
                 }
             }
         }
-        let mut worker = match cold.worker(0) {
-            Err(_) if cold.is_cancelled() => return Ok(ReplayedStates::nothing()),
-            worker => worker?,
-        };
         let began = Instant::now();
-        let tried = self.try_all(&cold, &mut worker, &FirstMet::new(recording), &|_| true)?;
+        let tried = self.try_all(&cold, &mut [], &FirstMet::new(recording), &|_| true)?;
         let seconds = began.elapsed().as_secs_f64();
-        worker.close()?;
         self.group_new(ReplayedStates { tried, seconds, ..ReplayedStates::nothing() })
     }
 
@@ -99,14 +94,14 @@ impl StateReplay<'_> {
         noted: Option<&NotedStart>,
         first_met: &FirstMet<'_>,
     ) -> Result<ForkedAttempt, ExploreError> {
-        let WarmStarter { config, recording, .. } = self.warm;
+        let WarmStarter { recording, .. } = self.warm;
         let replayer = forked.replayer;
-        let comparison = StartComparison::new(cold, recording, config.replay.jobs + 2);
-        let worker = match self.warm.worker(forked, self.controls, &comparison) {
+        let comparison = StartComparison::new(cold, recording);
+        let workers = match self.warm.workers(forked, self.controls, &comparison) {
             Err(_) if cold.is_cancelled() => return Ok(ForkedAttempt::Tried(ReplayedStates::nothing())),
-            worker => worker?,
+            workers => workers?,
         };
-        let Some(mut worker) = worker else {
+        let Some(mut workers) = workers else {
             comparison.finish()?;
             return Ok(ForkedAttempt::NotBegun);
         };
@@ -115,7 +110,7 @@ impl StateReplay<'_> {
             (self.report)(ExploreProgress::WarmStart(WarmNews::Forked { modules }));
         }
         let began = Instant::now();
-        let tried = self.try_all(replayer, &mut worker, first_met, &|tried| comparison.go_on(tried));
+        let tried = self.try_all(replayer, &mut workers, first_met, &|tried| comparison.go_on(tried));
         let ComparedStarts { recovered: compared, difference } = comparison.finish()?;
         let tried = match tried {
             Ok(tried) => tried,
@@ -124,7 +119,7 @@ impl StateReplay<'_> {
                 return Ok(ForkedAttempt::Discarded { reason, tried: 0 });
             }
         };
-        worker.close()?;
+        close_all(workers)?;
         if let Some(reason) = difference {
             return Ok(ForkedAttempt::Discarded { reason, tried: tried.len() });
         }
@@ -137,7 +132,7 @@ impl StateReplay<'_> {
     fn try_all(
         self,
         replayer: &Replayer<'_>,
-        worker: &mut RecoveryWorker<'_>,
+        workers: &mut [RecoveryWorker<'_>],
         first_met: &FirstMet<'_>,
         go_on: &(dyn Fn(&TriedState) -> bool + Sync),
     ) -> Result<Vec<TriedState>, ExploreError> {
@@ -147,7 +142,7 @@ impl StateReplay<'_> {
             lines.for_each(|text| (self.report)(ExploreProgress::FirstMet(text)));
         };
         let reports = TriedReports { on_tried: &on_tried, on_failing: &on_failing };
-        replayer.try_states(self.states, worker, reports, go_on)
+        replayer.try_states(self.states, workers, reports, go_on)
     }
 
     /// The same as [`group`](StateReplay::group) for recoveries that were new processes.
@@ -166,9 +161,7 @@ impl StateReplay<'_> {
         let tried = &replayed.tried;
         let alone = ReplaySpec { warm: WarmStart::Never, jobs: 1, ..config.replay.clone() };
         let replayer = Replayer::new(&alone, oracle, recording);
-        // All other workers have smaller numbers.
-        let number = config.replay.jobs + 3;
-        let mut repeats = RepeatedStates::new(&replayer, number, tried, config.replay.cancelled);
+        let mut repeats = RepeatedStates::new(&replayer, tried, config.replay.cancelled);
         let source = FindingsSource {
             spec: &config.report,
             recording,
@@ -177,7 +170,10 @@ impl StateReplay<'_> {
             has_process_crashes: config.enumerate.has_process_crashes(),
         };
         let findings = group_findings(source, &mut repeats);
-        let unlike = findings.iter().filter(|_| replayed.forked.is_some()).find_map(difference_of);
+        let unlike = match replayed.forked {
+            None => None,
+            Some(_) => findings.iter().find_map(difference_of).or_else(|| repeats.difference_of_confirmed()),
+        };
         if let Some(reason) = unlike {
             repeats.close()?;
             return Ok(ForkedAttempt::Discarded { reason, tried: tried.len() });

@@ -1,29 +1,31 @@
-//! Compares recoveries that were forked with new processes, while others are tried. Knows no causes.
+//! Compares recoveries that were forked with new processes, each as soon as it is chosen. Knows no causes.
 
 use std::sync::Mutex;
 
 use super::comparison_sample::ComparisonSample;
 use super::error::ExploreError;
 use super::record::Recording;
-use super::replay::{RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState};
+use super::replay::{RecoveryLimit, RecoveryResult, RecoveryWorker, Replayer, TriedState, WorkerName};
 use super::report::kind_of_message;
 use super::states::CrashCandidate;
 use super::warm_news::ColdReason;
 use crate::locks::LockExt;
 use crate::sandbox::ProcessExit;
 
-/// Compares a sample of the recoveries, one at a time.
+/// Compares a sample of the recoveries.
 pub(super) struct StartComparison<'a> {
     /// Whose recoveries are new processes.
     cold: &'a Replayer<'a>,
-    /// The number of the worker that runs them.
-    worker_number: usize,
     sample: Mutex<ComparisonSample<'a>>,
-    /// Those that were chosen and not yet compared.
-    pending: Mutex<Vec<TriedState>>,
-    /// `None`: it was not needed yet.
-    worker: Mutex<Option<RecoveryWorker<'a>>>,
+    workers: Mutex<Workers<'a>>,
     progress: Mutex<ComparisonProgress>,
+}
+
+#[derive(Default)]
+struct Workers<'a> {
+    /// Those that run nothing now.
+    idle: Vec<RecoveryWorker<'a>>,
+    built: usize,
 }
 
 #[derive(Default)]
@@ -42,37 +44,20 @@ pub(super) struct ComparedStarts {
 }
 
 impl<'a> StartComparison<'a> {
-    pub(super) fn new(
-        cold: &'a Replayer<'a>,
-        recording: &'a Recording,
-        worker_number: usize,
-    ) -> StartComparison<'a> {
+    pub(super) fn new(cold: &'a Replayer<'a>, recording: &'a Recording) -> StartComparison<'a> {
         StartComparison {
             cold,
-            worker_number,
             sample: Mutex::new(ComparisonSample::new(recording)),
-            pending: Mutex::default(),
-            worker: Mutex::default(),
+            workers: Mutex::default(),
             progress: Mutex::default(),
         }
     }
 
     /// Compares this recovery if it is chosen. Returns whether forked recoveries go on.
     pub(super) fn go_on(&self, tried: &TriedState) -> bool {
-        if self.sample.locked().takes(tried) {
-            self.pending.locked().push(tried.clone());
-        }
-        // Who finds that another one compares tries the next state; what is pending then waits.
-        if let Ok(mut worker) = self.worker.try_lock() {
-            self.compare_pending(&mut worker);
-        }
-        !self.progress.locked().is_ended()
-    }
-
-    fn compare_pending(&self, worker: &mut Option<RecoveryWorker<'a>>) {
-        while !self.progress.locked().is_ended() && !self.cold.is_over() {
-            let Some(tried) = self.pending.locked().pop() else { return };
-            let difference = self.compare(worker, &tried);
+        let is_wanted = !self.progress.locked().is_ended() && !self.cold.is_over();
+        if is_wanted && self.sample.locked().takes(tried) {
+            let difference = self.compare(tried);
             let mut progress = self.progress.locked();
             match difference {
                 Ok(None) => progress.compared_recovered += u64::from(!tried.is_failing()),
@@ -80,16 +65,13 @@ impl<'a> StartComparison<'a> {
                 Err(error) => progress.failure = Some(error),
             }
         }
+        !self.progress.locked().is_ended()
     }
 
-    fn compare(
-        &self,
-        worker: &mut Option<RecoveryWorker<'a>>,
-        tried: &TriedState,
-    ) -> Result<Option<ColdReason>, ExploreError> {
+    fn compare(&self, tried: &TriedState) -> Result<Option<ColdReason>, ExploreError> {
         let candidate = tried.state.candidate();
-        let new = self.new_process(worker, candidate)?;
-        self.difference_in(worker, ComparedRecovery { candidate, forked: &tried.result, new: &new })
+        let new = self.new_process(candidate)?;
+        self.difference(ComparedRecovery { candidate, forked: &tried.result, new: &new })
     }
 
     /// In what a recovery differs from a new process. `None`: in nothing that counts, or by chance, as new processes
@@ -101,43 +83,41 @@ impl<'a> StartComparison<'a> {
         &self,
         compared: ComparedRecovery<'_>,
     ) -> Result<Option<ColdReason>, ExploreError> {
-        self.difference_in(&mut self.worker.locked(), compared)
-    }
-
-    fn difference_in(
-        &self,
-        worker: &mut Option<RecoveryWorker<'a>>,
-        compared: ComparedRecovery<'_>,
-    ) -> Result<Option<ColdReason>, ExploreError> {
         let Some(reason) = compared.difference(self.cold) else { return Ok(None) };
-        let new = self.new_process(worker, compared.candidate)?;
+        let new = self.new_process(compared.candidate)?;
         let again = ComparedRecovery { new: &new, ..compared };
         Ok(again.difference(self.cold).map(|_| reason))
     }
 
-    fn new_process(
-        &self,
-        worker: &mut Option<RecoveryWorker<'a>>,
-        candidate: &CrashCandidate,
-    ) -> Result<RecoveryResult, ExploreError> {
-        let worker = match worker {
-            Some(worker) => worker,
-            None => worker.insert(self.cold.worker(self.worker_number)?),
-        };
-        self.cold.result_of(worker, candidate, RecoveryLimit::Usual)
+    fn new_process(&self, candidate: &CrashCandidate) -> Result<RecoveryResult, ExploreError> {
+        let mut worker = self.worker()?;
+        let result = self.cold.result_of(&mut worker, candidate, RecoveryLimit::Usual);
+        self.workers.locked().idle.push(worker);
+        result
     }
 
-    /// Compares what is still pending, and ends.
+    fn worker(&self) -> Result<RecoveryWorker<'a>, ExploreError> {
+        let mut workers = self.workers.locked();
+        if let Some(worker) = workers.idle.pop() {
+            return Ok(worker);
+        }
+        let name = WorkerName::Comparison(workers.built);
+        workers.built += 1;
+        drop(workers);
+        self.cold.worker(name)
+    }
+
+    /// Removes the workers.
     ///
     /// # Errors
     /// A sandbox failed, or a file could not be written, although nothing was cancelled.
     pub(super) fn finish(self) -> Result<ComparedStarts, ExploreError> {
-        self.compare_pending(&mut self.worker.locked());
         let ComparisonProgress { compared_recovered, difference, failure } = self.progress.into_unlocked();
-        let closed = self.worker.into_unlocked().map_or(Ok(()), RecoveryWorker::close);
+        let idle = self.workers.into_unlocked().idle;
+        let closed: Vec<_> = idle.into_iter().map(RecoveryWorker::close).collect();
         match failure {
             Some(error) if !self.cold.is_cancelled() => return Err(error),
-            _ => closed?,
+            _ => closed.into_iter().collect::<Result<(), _>>()?,
         }
         Ok(ComparedStarts { recovered: compared_recovered, difference })
     }
@@ -158,7 +138,8 @@ pub(super) struct ComparedRecovery<'a> {
 }
 
 impl ComparedRecovery<'_> {
-    fn difference(&self, replayer: &Replayer<'_>) -> Option<ColdReason> {
+    /// In what they differ. `None`: in nothing that counts.
+    pub(super) fn difference(&self, replayer: &Replayer<'_>) -> Option<ColdReason> {
         let ComparedRecovery { candidate, forked, new } = self;
         let kinds = [forked, new].map(|result| message_kind(result));
         let outcomes = [forked, new].map(|result| replayer.judge_at_crash_point(result, candidate));

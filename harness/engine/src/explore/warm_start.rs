@@ -10,7 +10,7 @@ use super::noted_start::NotedStart;
 use super::record::{OpEffect, Recording};
 use super::replay::{
     ForkedPython, NotedRecovery, OutputOracle, RecoveryLimit, RecoveryStart, RecoveryWorker, Replayer,
-    ServerImports, WarmStart, is_acceptable,
+    ServerImports, WarmStart, WorkerName, is_acceptable,
 };
 use super::start_comparison::{ComparedRecovery, StartComparison};
 use super::states::CrashCandidate;
@@ -33,30 +33,32 @@ pub(super) struct WarmStarter<'a> {
 }
 
 impl WarmStarter<'_> {
-    /// Runs a first recovery that notes what it imports, if all recoveries together would take long. `None`: the
-    /// recoveries will be new processes.
-    ///
-    /// # Errors
-    /// A sandbox failed, or a file could not be written.
-    pub(super) fn note(self, states: usize) -> Result<Option<NotedStart>, ExploreError> {
+    /// Whether a first recovery is to note what it imports, because all recoveries together would take long.
+    pub(super) fn is_noting(self, states: usize) -> bool {
         let replay = &self.config.replay;
         let seconds = self.recording_seconds * states as f64 / replay.jobs.max(1) as f64;
         let is_single =
             self.config.enumerate.only_state.is_some() || self.config.record.first_crash.is_some();
         let is_worth_it = seconds >= MIN_SECONDS && !replay.is_over();
         if replay.warm != WarmStart::Automatic || is_single || !is_worth_it {
-            return Ok(None);
+            return false;
         }
+        let is_python =
+            ForkedPython::of(&replay.resume, &ServerImports::Noting, &replay.watched_dirs).is_some();
+        if !is_python && seconds >= MIN_SECONDS_EXPLAINED {
+            self.tell_cold(ColdReason::NotPython);
+        }
+        is_python
+    }
+
+    /// Runs a first recovery that notes what it imports. `None`: the recoveries will be new processes.
+    ///
+    /// # Errors
+    /// A sandbox failed, or a file could not be written.
+    pub(super) fn note(self) -> Result<Option<NotedStart>, ExploreError> {
         let noting = RecoveryStart::Forked(ServerImports::Noting);
-        if ForkedPython::of(&replay.resume, &ServerImports::Noting, &replay.watched_dirs).is_none() {
-            if seconds >= MIN_SECONDS_EXPLAINED {
-                self.tell_cold(ColdReason::NotPython);
-            }
-            return Ok(None);
-        }
-        let replayer = Replayer::new(replay, self.oracle, self.recording).with_start(noting);
-        // Those of the replay and of the controls have smaller numbers.
-        let noted = match replayer.worker(replay.jobs + 1) {
+        let replayer = Replayer::new(&self.config.replay, self.oracle, self.recording).with_start(noting);
+        let noted = match replayer.worker(WorkerName::Imports) {
             Ok(worker) => self.note_in(worker),
             Err(error) => Err(error),
         };
@@ -106,31 +108,32 @@ impl WarmStarter<'_> {
         imports.map(RecoveryStart::Forked)
     }
 
-    /// The first worker with forked recoveries, if it does what new processes do. `None`: the recoveries will be new
+    /// The workers with forked recoveries, if the first does what new processes do. `None`: the recoveries will be new
     /// processes.
     ///
     /// # Errors
     /// A sandbox failed, a file could not be written, or the modules that the user has named cannot be imported.
-    pub(super) fn worker<'r>(
+    pub(super) fn workers<'r>(
         self,
         forked: ForkedStart<'r>,
         controls: &Controls,
         comparison: &StartComparison<'_>,
-    ) -> Result<Option<RecoveryWorker<'r>>, ExploreError> {
-        let worker = match forked.first_worker {
+    ) -> Result<Option<Vec<RecoveryWorker<'r>>>, ExploreError> {
+        let workers = match forked.workers {
             Err(error @ ExploreError::WarmNotStarted { .. }) if self.has_named_modules() => {
                 return Err(error);
             }
-            worker => worker,
+            workers => workers,
         };
-        let worker = worker.and_then(|mut worker| {
-            let difference = self.compare_good(forked.replayer, &mut worker, controls, comparison)?;
-            Ok(ComparedWorker { worker, difference })
+        let compared = workers.and_then(|mut workers| {
+            let first = workers.first_mut().ok_or(ExploreError::WorkerClosed)?;
+            let difference = self.compare_good(forked.replayer, first, controls, comparison)?;
+            Ok(ComparedWorkers { workers, difference })
         });
-        match worker {
-            Ok(ComparedWorker { worker, difference: None }) => Ok(Some(worker)),
-            Ok(ComparedWorker { worker, difference: Some(reason) }) => {
-                worker.close()?;
+        match compared {
+            Ok(ComparedWorkers { workers, difference: None }) => Ok(Some(workers)),
+            Ok(ComparedWorkers { workers, difference: Some(reason) }) => {
+                close_all(workers)?;
                 self.tell_cold(reason);
                 Ok(None)
             }
@@ -201,21 +204,53 @@ impl WarmStarter<'_> {
 /// Recoveries that can be forked.
 pub(super) struct ForkedStart<'a> {
     pub(super) replayer: &'a Replayer<'a>,
-    /// Its interpreter has imported the libraries.
-    pub(super) first_worker: Result<RecoveryWorker<'a>, ExploreError>,
+    /// Their interpreters have imported the libraries. At least one.
+    pub(super) workers: Result<Vec<RecoveryWorker<'a>>, ExploreError>,
 }
 
-impl ForkedStart<'_> {
-    /// Removes the worker.
+impl<'a> ForkedStart<'a> {
+    /// Builds as many workers as will run at the same time.
+    pub(super) fn build(replayer: &'a Replayer<'a>, jobs: usize) -> ForkedStart<'a> {
+        let built: Vec<_> = std::thread::scope(|scope| {
+            let names = (0..jobs.max(1)).map(WorkerName::State);
+            let threads: Vec<_> = names.map(|name| scope.spawn(move || replayer.worker(name))).collect();
+            let built =
+                threads.into_iter().map(|thread| thread.join().unwrap_or(Err(ExploreError::WorkerClosed)));
+            built.collect()
+        });
+        let (mut workers, mut failure) = (Vec::new(), None);
+        for worker in built {
+            match worker {
+                Ok(worker) => workers.push(worker),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let workers = match failure {
+            None => Ok(workers),
+            Some(error) => close_all(workers).and(Err(error)),
+        };
+        ForkedStart { replayer, workers }
+    }
+
+    /// Removes the workers.
     ///
     /// # Errors
-    /// The sandbox could not be removed.
+    /// A sandbox could not be removed.
     pub(super) fn close(self) -> Result<(), ExploreError> {
-        self.first_worker.map_or(Ok(()), RecoveryWorker::close)
+        self.workers.map_or(Ok(()), close_all)
     }
 }
 
-struct ComparedWorker<'a> {
-    worker: RecoveryWorker<'a>,
+/// Removes workers.
+///
+/// # Errors
+/// A sandbox could not be removed.
+pub(super) fn close_all(workers: Vec<RecoveryWorker<'_>>) -> Result<(), ExploreError> {
+    let closed: Vec<_> = workers.into_iter().map(RecoveryWorker::close).collect();
+    closed.into_iter().collect()
+}
+
+struct ComparedWorkers<'a> {
+    workers: Vec<RecoveryWorker<'a>>,
     difference: Option<ColdReason>,
 }

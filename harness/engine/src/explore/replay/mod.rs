@@ -19,7 +19,7 @@ pub use materialize::{MaterializePlace, materialize};
 pub use output_oracle::{BaselineValues, ConsumedStep, JudgeSpec, OutputOracle, RecoveryResult};
 pub use python_fork_server::{ForkedPython, ImportNotes, ServerImports};
 pub(super) use recovery_worker::{
-    CompletedRecovery, NotedRecovery, RecoveryLimit, RecoveryStart, RecoveryWorker,
+    CompletedRecovery, NotedRecovery, RecoveryLimit, RecoveryStart, RecoveryWorker, WorkerName,
 };
 pub use replay_spec::{ReplaySpec, WarmStart};
 pub use replayer::ReplayProgress;

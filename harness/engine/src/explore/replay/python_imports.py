@@ -13,6 +13,7 @@ initial_environment = dict(posix.environ)
 # The server has a process group of its own. Its children are in the one that a new process would be in.
 group = posix.getpgid(posix.getppid())
 MAX_PASSES = 12
+WAIT_POLICY = b"OMP_WAIT_POLICY"
 control = _socket.socket(fileno=int(sys.argv[1]))
 bootstrap = sys.modules["_frozen_importlib"]
 working_directory = posix.getcwd()
@@ -363,8 +364,15 @@ def set_arguments(request):
 
 
 def import_items(items, is_named):
+    # Several recoveries at once share the processors, so a thread of OpenMP that waits for another one must sleep, not
+    # spin. The library reads this while it is loaded; no program ever sees it.
+    is_ours = posix.environ.get(WAIT_POLICY) is None
+    if is_ours:
+        posix.putenv(WAIT_POLICY, b"passive")
     importer = Importer(items, is_named)
     importer.run()
+    if is_ours and WAIT_POLICY.decode() not in importer.environ():
+        posix.unsetenv(WAIT_POLICY)
     if importer.left_out:
         # Starts over without them: what they have changed is undone in no other way.
         if sum(item == "x:" for item in items) >= MAX_PASSES:

@@ -1,6 +1,7 @@
 //! A recovery worker: a sandbox in which crash states are tried one after the other. Knows neither crash
 //! models nor causes.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +37,33 @@ fn rest_time(recording: &Recording) -> Duration {
     match recording.gaps.outlived {
         outlived if outlived < MIN_OUTLIVED => Duration::ZERO,
         outlived => outlived * 3 + Duration::from_secs(1),
+    }
+}
+
+/// Tells the workers of one exploration apart, which may run at the same time. The directory of a worker has its name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WorkerName {
+    /// Tries crash states.
+    State(usize),
+    /// Recovers from undamaged files.
+    Control(usize),
+    /// Notes what a recovery imports.
+    Imports,
+    /// Compares forked recoveries with new processes.
+    Comparison(usize),
+    /// Repeats states after all were tried.
+    Repeat,
+}
+
+impl fmt::Display for WorkerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerName::State(nth) => write!(f, "state-{nth}"),
+            WorkerName::Control(nth) => write!(f, "control-{nth}"),
+            WorkerName::Imports => f.write_str("imports"),
+            WorkerName::Comparison(nth) => write!(f, "comparison-{nth}"),
+            WorkerName::Repeat => f.write_str("repeat"),
+        }
     }
 }
 
@@ -96,8 +124,7 @@ pub(super) struct WorkerSpec<'a> {
     pub(super) start: &'a RecoveryStart,
     /// The approximate size of the largest tree that is materialized.
     pub(super) largest_tree_bytes: u64,
-    /// Tells the workers of one replay apart.
-    pub(super) number: usize,
+    pub(super) name: WorkerName,
 }
 
 impl WorkerSpec<'_> {
@@ -178,7 +205,7 @@ pub(crate) struct RecoveryWorker<'a> {
 
 impl<'a> RecoveryWorker<'a> {
     pub(super) fn build(spec: WorkerSpec<'a>) -> Result<RecoveryWorker<'a>, ExploreError> {
-        let dir = spec.replay.work_dir.join(format!("worker-{}", spec.number));
+        let dir = spec.replay.work_dir.join(format!("worker-{}", spec.name));
         std::fs::create_dir_all(&dir).map_err(file_error::<ExploreError>("create", &dir))?;
         let sandbox = spec.build_sandbox(dir)?;
         let base = sandbox.host_path_in_root(Path::new(""));

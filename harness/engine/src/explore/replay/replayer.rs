@@ -9,7 +9,7 @@ use scenarios::Outcome;
 
 use super::materialize::SmallFileCache;
 use super::output_oracle::{JudgedJobs, OutputOracle, RecoveryResult};
-use super::recovery_worker::{RecoveryLimit, RecoveryStart, RecoveryWorker, WorkerSpec};
+use super::recovery_worker::{RecoveryLimit, RecoveryStart, RecoveryWorker, WorkerName, WorkerSpec};
 use super::replay_spec::ReplaySpec;
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
@@ -87,12 +87,11 @@ impl<'a> Replayer<'a> {
         self.spec.is_over()
     }
 
-    /// Builds one worker. Workers have different numbers; those of [`try_states`](Replayer::try_states) count
-    /// from 1.
+    /// Builds one worker. No two may have the same name at the same time.
     ///
     /// # Errors
     /// The sandbox or the fork server failed, or a directory could not be created.
-    pub(crate) fn worker(&self, number: usize) -> Result<RecoveryWorker<'_>, ExploreError> {
+    pub(crate) fn worker(&self, name: WorkerName) -> Result<RecoveryWorker<'_>, ExploreError> {
         RecoveryWorker::build(WorkerSpec {
             replay: self.spec,
             oracle: self.oracle,
@@ -100,7 +99,7 @@ impl<'a> Replayer<'a> {
             small_files: &self.small_files,
             start: &self.start,
             largest_tree_bytes: self.largest_tree_bytes,
-            number,
+            name,
         })
     }
 
@@ -160,15 +159,15 @@ impl<'a> Replayer<'a> {
         candidate.tree(self.recording).digest()
     }
 
-    /// Tries all states, until cancelled or until `go_on` refuses to after one of them: in the given worker, and in
-    /// more workers on threads of their own. Returns them in their order.
+    /// Tries all states, until cancelled or until `go_on` refuses to after one of them: in the given workers, and in
+    /// as many more as there are to be. Returns them in their order.
     ///
     /// # Errors
     /// A sandbox failed, or a file could not be written.
     pub(crate) fn try_states(
         &self,
         states: &[CrashState],
-        first_worker: &mut RecoveryWorker<'_>,
+        workers: &mut [RecoveryWorker<'_>],
         reports: TriedReports<'_>,
         go_on: &(dyn Fn(&TriedState) -> bool + Sync),
     ) -> Result<Vec<TriedState>, ExploreError> {
@@ -201,23 +200,23 @@ impl<'a> Replayer<'a> {
         let jobs = self.spec.jobs.min(states.len()).max(1);
         std::thread::scope(|scope| {
             let work = &work;
-            let others: Vec<_> = (1..jobs)
-                .map(|number| {
-                    scope.spawn(move || {
-                        let mut worker = match self.worker(number) {
-                            Err(_) if (self.spec.cancelled)() => return Ok(()),
-                            worker => worker?,
-                        };
-                        work(&mut worker)?;
-                        worker.close()
-                    })
+            let more = workers.len()..jobs;
+            let given = workers.iter_mut().map(|worker| scope.spawn(move || work(worker)));
+            let mut threads: Vec<_> = given.collect();
+            threads.extend(more.map(|number| {
+                scope.spawn(move || {
+                    let mut worker = match self.worker(WorkerName::State(number)) {
+                        Err(_) if (self.spec.cancelled)() => return Ok(()),
+                        worker => worker?,
+                    };
+                    work(&mut worker)?;
+                    worker.close()
                 })
-                .collect();
-            work(first_worker)?;
+            }));
             let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<(), ExploreError>>| {
                 thread.join().unwrap_or(Err(ExploreError::WorkerClosed))
             };
-            others.into_iter().try_for_each(ended)
+            threads.into_iter().try_for_each(ended)
         })?;
         let mut tried = results.into_unlocked().tried;
         tried.sort_by_key(|state| state.index);
