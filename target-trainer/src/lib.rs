@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
+//! | `local_time`, `day_logs` | the local date; log files by day |
 //! | `progress`, `bounded_read` | what a heartbeat counts; reads that never hang |
 //! | `plain_text` | texts from outside, safe to print |
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
@@ -23,6 +24,8 @@ mod bounded_read;
 pub mod cli;
 /// The daemon: accepts data files, runs one worker process at a time and restarts it after a failure.
 pub mod daemon;
+/// Log files by day.
+pub mod day_logs;
 /// Numerical operations on the CPU and on CUDA GPUs, and the health of a GPU.
 pub mod device;
 /// The only code that writes files.
@@ -33,6 +36,8 @@ pub mod exit;
 pub mod file_error;
 /// Reads data files into samples.
 pub mod intake;
+/// The local date and time of day.
+pub mod local_time;
 mod locks;
 /// Generates data to train on.
 pub mod make_data;

@@ -284,6 +284,8 @@ const TRAINER: &ArrowTable = &[
     ("random", &[]),
     ("bounded_read", &["progress"]),
     ("durable", &["progress"]),
+    ("local_time", &[]),
+    ("day_logs", &["durable", "file_error"]),
     ("device", &["locks", "progress"]),
     ("state", &[]),
     ("make_data", &["random"]),
@@ -327,6 +329,7 @@ const TRAINER: &ArrowTable = &[
         "daemon",
         &[
             "bounded_read",
+            "day_logs",
             "device",
             "durable",
             "exit",

@@ -19,9 +19,11 @@ use clap::Parser;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
+use crate::day_logs::DayLog;
 use crate::device::WaitTracker;
 use crate::exit::Exit;
 use crate::file_error::chain;
+use crate::local_time::local_now;
 use crate::settings::{DeviceRequest, Guards, Settings};
 use crate::store::RootLayout;
 use crate::train::{self, WorkerEvent};
@@ -32,6 +34,9 @@ use file_rights::keep_files_private;
 
 /// Time between two heartbeats of a worker.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Size of a day's log file at which it is renamed. The one that was renamed before is gone.
+const MAX_LOG_BYTES: u64 = 8 << 20;
 
 /// Parses the command line, runs the command, and prints its error, if any.
 pub fn main() -> Exit {
@@ -101,19 +106,27 @@ fn start_output(guards: &Guards) {
     }
 }
 
+/// The log of a root, and whether the process goes on if it can't be written.
+fn day_log(layout: &RootLayout, settings: &Settings) -> print::LogFile {
+    let file_bytes = MAX_LOG_BYTES.min(settings.maintenance.log_bytes / 8);
+    let log = DayLog::new(layout.logs(), settings.guards.log_limits.then_some(file_bytes));
+    print::LogFile::new(log, settings.guards.log_errors)
+}
+
 fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let mut settings = Settings::read(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
     keep_files_private(&settings.guards);
-    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
+    let layout = layout.with_settings(&settings);
     start_output(&settings.guards);
-    print::start_logging(Some(&layout));
+    print::start_logging(Some(day_log(&layout, &settings)));
     let stop = stop_flag(&settings.guards)?;
     let config = daemon::DaemonConfig {
         layout,
         settings,
         drain,
+        local_now: &local_now,
         print_line: &print::line,
         stop_requested: &|| stop.load(Ordering::Relaxed),
     };
@@ -174,7 +187,7 @@ fn train_job(args: &WorkerArgs) -> Result<Exit, CliError> {
     if !settings.guards.save_progress {
         progress::leave_saves_out();
     }
-    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
+    let layout = layout.with_settings(&settings);
     start_output(&settings.guards);
     print::start_logging(None);
     let stop = stop_flag(&settings.guards)?;

@@ -2,21 +2,19 @@
 //! Every line passes through `one_line`: a text from outside never starts a line of its own.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::output_queue::OutputQueue;
-use crate::durable::{self, AppendFile};
+use crate::day_logs::DayLog;
+use crate::exit::Exit;
+use crate::file_error::chain;
+use crate::local_time::local_now;
 use crate::locks::LockExt;
 use crate::plain_text::{is_one_plain_line, one_line};
-use crate::store::RootLayout;
 use crate::train::WorkerEvent;
-
-/// Size at which `daemon.log` is renamed to `daemon.log.1`.
-const MAX_LOG_BYTES: u64 = 8 << 20;
 
 /// How long the process waits at its end for a reader of its output.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
@@ -96,11 +94,9 @@ fn to_stderr(line: &[u8]) {
     }
 }
 
-/// Sends log lines to standard error and, with a `layout`, to the root's log file.
-pub(super) fn start_logging(layout: Option<&RootLayout>) {
-    let file =
-        |layout: &RootLayout| LogFile { path: layout.logs().join("daemon.log"), open: Mutex::new(None) };
-    let sink = LogSink { file: layout.map(file) };
+/// Sends log lines to standard error and, if there is one, to the log file.
+pub(super) fn start_logging(file: Option<LogFile>) {
+    let sink = LogSink { file };
     let subscriber = tracing_subscriber::fmt().with_writer(sink).with_ansi(false).with_target(false);
     // Fails only if a subscriber is set already; that one stays.
     let _ = subscriber.try_init();
@@ -112,10 +108,40 @@ struct LogSink {
 }
 
 /// The log file of a root.
-struct LogFile {
-    path: PathBuf,
-    /// Opened at the first line.
-    open: Mutex<Option<AppendFile>>,
+pub(super) struct LogFile {
+    state: Mutex<LogState>,
+    /// Errors are reported, and the process goes on.
+    goes_on: bool,
+}
+
+struct LogState {
+    log: DayLog,
+    is_failing: bool,
+}
+
+impl LogFile {
+    /// A log file. Without `goes_on`, an error of it ends the process.
+    pub(super) fn new(log: DayLog, goes_on: bool) -> LogFile {
+        LogFile { state: Mutex::new(LogState { log, is_failing: false }), goes_on }
+    }
+
+    /// Writes a line. An error is told on standard error, once until it has passed: a full disk must not stop
+    /// training because of its log.
+    fn write(&self, line: &[u8]) {
+        let mut state = self.state.locked();
+        let written = state.log.write_line(local_now().date(), line);
+        match (&written, state.is_failing) {
+            (Err(cause), _) if !self.goes_on => {
+                error(&chain(cause));
+                flush();
+                std::process::exit(Exit::Disk.code().into());
+            }
+            (Err(cause), false) => error(&format!("the log is not written from now on: {}", chain(cause))),
+            (Ok(()), true) => error("the log is written again"),
+            _ => {}
+        }
+        state.is_failing = written.is_err();
+    }
 }
 
 /// Writes one log line to its sink.
@@ -132,24 +158,13 @@ impl<'a> MakeWriter<'a> for LogSink {
 }
 
 impl Write for LogWriter<'_> {
-    /// Writes one line of the log. Ignores write errors: a full disk must not stop training because of its
-    /// log.
+    /// Writes one line of the log. Never fails.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let line = String::from_utf8_lossy(bytes);
         let line = format!("{}\n", one_line(line.strip_suffix('\n').unwrap_or(&line)));
         to_stderr(line.as_bytes());
-        if let Some(LogFile { path, open }) = &self.sink.file {
-            let mut file = open.locked();
-            if file.as_ref().is_some_and(|file| file.len() > MAX_LOG_BYTES) {
-                *file = None;
-                let _ = durable::rename(path, &path.with_extension("log.1"));
-            }
-            if file.is_none() {
-                *file = AppendFile::open_to_append(path).ok();
-            }
-            if let Some(file) = file.as_mut() {
-                let _ = file.write_all(line.as_bytes());
-            }
+        if let Some(file) = &self.sink.file {
+            file.write(line.as_bytes());
         }
         Ok(bytes.len())
     }

@@ -23,7 +23,7 @@ pub(super) fn init(root: &Path, preset: Preset, seed: u64, set: &[String]) -> Re
     let mut settings = Settings::default();
     settings.recipe.seed = seed;
     let settings = settings.with(set)?;
-    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
+    let layout = layout.with_settings(&settings);
     for dir in layout.dirs() {
         durable::create_dir(&dir)?;
     }

@@ -7,45 +7,38 @@ use super::error::CliError;
 use super::print;
 use crate::bounded_read::open_regular;
 use crate::daemon::queued_job;
-use crate::durable::{TEMPORARY_MARKER, is_moved_aside};
+use crate::durable::TEMPORARY_MARKER;
 use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::ContentId;
 use crate::model::{BaseCheck, BaseModel};
 use crate::settings::{Guards, Settings};
-use crate::store::{CheckpointStore, RootLayout, SaveOptions, check_adapter, read_result};
+use crate::store::{
+    CheckpointStore, RootLayout, SaveOptions, damaged_checkpoints, damaged_results, sorted_names,
+};
 
 /// `verify`: prints a line for each damaged checkpoint, adapter or data file. Files that a killed process
 /// left unfinished are listed too but are not findings, because the next start removes them.
 pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let settings = Settings::read(&layout.settings())?;
-    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
+    let layout = layout.with_settings(&settings);
     let mut findings = Vec::new();
     // Whether a checkpoint is intact does not depend on the base model. Its weights are looked at by a worker.
     let config = BaseModel::read_config(&layout.base(), BaseCheck::Full);
     if let Err(error) = config.and_then(|_| BaseModel::digest(&layout.base(), BaseCheck::Full)) {
         findings.push(chain(&error));
     }
-    for job in sorted_names(&layout.checkpoints()) {
-        findings.extend(checkpoint_findings(&layout, &settings, &job));
-    }
-    let is_result = |name: &String| !name.starts_with(TEMPORARY_MARKER) && !is_moved_aside(name);
-    for job in sorted_names(&layout.done()).into_iter().filter(is_result) {
-        let dir = layout.done().join(&job);
-        match read_result(&dir, &job) {
-            Err(problem) => findings.push(chain(&problem)),
-            // The digest is that of what was written.
-            Ok(_) => findings.extend(check_adapter(&dir).err().map(|error| chain(&error))),
-        }
-    }
+    findings.extend(damaged_checkpoints(&layout.checkpoints()));
+    findings.extend(damaged_results(&layout.done()));
     findings.extend(
         sorted_names(&layout.processing())
             .iter()
             .filter(|job| !job.starts_with(TEMPORARY_MARKER))
             .filter_map(|job| job_data_finding(&layout, job)),
     );
-    for dir in [layout.processing(), layout.done(), layout.failed()] {
+    let jobs = sorted_names(&layout.checkpoints()).into_iter().map(|job| layout.job_checkpoints(&job));
+    for dir in [layout.processing(), layout.done(), layout.failed()].into_iter().chain(jobs) {
         let unfinished = sorted_names(&dir).into_iter().filter(|name| name.starts_with(TEMPORARY_MARKER));
         unfinished.for_each(|name| report_unfinished(&dir.join(name)));
     }
@@ -75,23 +68,6 @@ fn job_data_finding(layout: &RootLayout, job: &str) -> Option<String> {
     }
 }
 
-fn checkpoint_findings(layout: &RootLayout, settings: &Settings, job: &str) -> Vec<String> {
-    let dir = layout.job_checkpoints(job);
-    let checkpoints = open_checkpoints(layout, settings, job, String::new());
-    let mut findings = Vec::new();
-    for name in sorted_names(&dir) {
-        let path = dir.join(&name);
-        if name.starts_with(TEMPORARY_MARKER) {
-            report_unfinished(&path);
-        } else if let Err(error) = checkpoints.load(&name) {
-            findings.push(format!("`{}`: {}", path.display(), chain(&error)));
-        } else if let Err(error) = check_adapter(&path) {
-            findings.push(chain(&error));
-        }
-    }
-    findings
-}
-
 /// Opens a job's checkpoints with every guard on, whatever the settings are. `base` is the digest of the base
 /// model, which only a resume compares.
 fn open_checkpoints(layout: &RootLayout, settings: &Settings, job: &str, base: String) -> CheckpointStore {
@@ -106,7 +82,7 @@ fn open_checkpoints(layout: &RootLayout, settings: &Settings, job: &str, base: S
 pub(super) fn resume_info(root: &Path) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
     let settings = Settings::read(&layout.settings())?;
-    let layout = layout.with_checkpoint_dir(&settings.train.checkpoint_dir);
+    let layout = layout.with_settings(&settings);
     // As a worker reads it: with the guard off, one that is not supported is trained on.
     let base = BaseModel::digest(&layout.base(), BaseCheck::of_guard(settings.guards.base_check))?;
     for job in sorted_names(&layout.processing()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER))
@@ -123,12 +99,4 @@ pub(super) fn resume_info(root: &Path) -> Result<Exit, CliError> {
         }
     }
     Ok(Exit::Done)
-}
-
-fn sorted_names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }

@@ -1,5 +1,7 @@
 //! What a daemon needs to run.
 
+use jiff::civil::DateTime;
+
 use crate::settings::Settings;
 use crate::store::RootLayout;
 
@@ -11,6 +13,8 @@ pub struct DaemonConfig<'a> {
     pub settings: Settings,
     /// Exit when the inbox and the queue are empty.
     pub drain: bool,
+    /// The local date and time of day.
+    pub local_now: &'a dyn Fn() -> DateTime,
     /// Prints a line on standard output.
     pub print_line: &'a dyn Fn(&str),
     /// Whether a signal has requested a stop.

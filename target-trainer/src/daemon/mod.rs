@@ -16,6 +16,7 @@ mod inbox_file;
 mod incoming_copy;
 mod job_queue;
 mod jobs;
+mod maintenance;
 mod open_writers;
 mod pending_file;
 mod put_aside;
@@ -50,6 +51,7 @@ use inbox::Inbox;
 use job_queue::{Departure, JobQueue, UnreadableEntry};
 use jobs::Job;
 pub use jobs::{QueuedJob, queued_job};
+use maintenance::Maintenance;
 pub use open_writers::has_open_writer;
 use restart_policy::{KillReason, NextAction};
 use save_space::bytes_of_next_saves;
@@ -77,7 +79,12 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         durable::refuse_link(&dir).map_err(DaemonError::Link)?;
     }
     for dir in config.layout.dirs() {
-        durable::create_dir(&dir)?;
+        match durable::create_dir(&dir) {
+            Err(error) if config.settings.guards.log_errors && dir == config.layout.logs() => {
+                tracing::warn!("there is no log file: {}", chain(&error));
+            }
+            created => created?,
+        }
     }
     let note = format!("pid {}\n", std::process::id());
     let guards = &config.settings.guards;
@@ -105,6 +112,7 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         (Inbox::new(&config.layout, &config.settings.guards), start_gpu_health(&config.settings));
     Daemon {
         config,
+        maintenance: Maintenance::new(config),
         inbox,
         queue: JobQueue::default(),
         queue_trouble: None,
@@ -145,6 +153,7 @@ fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
 
 struct Daemon<'a> {
     config: &'a DaemonConfig<'a>,
+    maintenance: Maintenance,
     inbox: Inbox,
     queue: JobQueue,
     /// Why the queue can't be read at the moment.
@@ -183,6 +192,7 @@ impl Daemon<'_> {
             self.report_intake_pause();
             self.queue.retry_departures(self.config);
             self.check_gpu();
+            self.maintenance.look(self.config, &mut self.status);
             if self.active.is_none() {
                 self.start_next_job();
             }
@@ -214,12 +224,13 @@ impl Daemon<'_> {
             return Ok(None);
         }
         let inbox = self.inbox.state(self.config);
-        if inbox == InboxState::Busy || !self.queue.has_no_job() {
+        let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
+        let is_busy = inbox == InboxState::Busy || self.maintenance.is_running(patience);
+        if is_busy || !self.queue.has_no_job() {
             return Ok(None);
         }
         if let Some(stuck) = stuck(self.queue_trouble.as_ref(), &self.queue, inbox) {
             // Somebody may remove the cause.
-            let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
             return if stuck.lasted >= patience { Err(stuck.error) } else { Ok(None) };
         }
         let ignored = self.inbox.ignored_files();
@@ -394,6 +405,7 @@ impl Daemon<'_> {
             }
             WorkerEvent::Saved { .. } => {
                 active.restart_policy.record_progress();
+                self.maintenance.count_save();
                 active.save_bytes = bytes_of_next_saves(&self.config.layout.job_checkpoints(&active.job.id));
             }
             WorkerEvent::MicroBatchReduced { to, .. } => active.restart_policy.set_micro_batch(*to),

@@ -30,8 +30,18 @@ struct StatusFile {
     last_trouble: Option<String>,
     device: Option<String>,
     gpu: Option<GpuReading>,
+    maintenance: Option<MaintenanceStatus>,
     /// How the daemon ended. `None` while it runs, and if it was killed.
     ended: Option<DaemonEnd>,
+}
+
+/// The last maintenance of this daemon.
+#[derive(Debug, Clone, Serialize)]
+struct MaintenanceStatus {
+    /// `None` if it was one in between.
+    day: Option<String>,
+    /// What is damaged. Nothing of it was deleted.
+    damage: Vec<String>,
 }
 
 /// How a daemon ended.
@@ -107,6 +117,12 @@ impl StatusWriter {
     /// Reports a problem of the GPU, which no worker event reports.
     pub(super) fn record_trouble(&mut self, trouble: &str) {
         self.content.last_trouble = Some(trouble.to_owned());
+        self.write();
+    }
+
+    /// Reports a maintenance.
+    pub(super) fn set_maintenance(&mut self, day: Option<String>, damage: Vec<String>) {
+        self.content.maintenance = Some(MaintenanceStatus { day, damage });
         self.write();
     }
 

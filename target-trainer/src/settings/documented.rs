@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 113] = [
+const DESCRIPTIONS: [(&str, &str); 123] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -83,6 +83,21 @@ const DESCRIPTIONS: [(&str, &str); 113] = [
         "limits.settle_s",
         "A file in the inbox is taken once it has not changed for this many seconds, and no process has it \
          open for writing. Files that `submit` has put there are complete.",
+    ),
+    (
+        "maintenance",
+        "What is done once a day, beside training: old logs go, what is stored is read and checked.",
+    ),
+    (
+        "maintenance.at",
+        "Local time of day, as HH:MM, in the zone of the machine or of TZ. Once for each date, whatever the clock does.",
+    ),
+    ("maintenance.after_saves", "A maintenance also after this many saves; 0: only the daily one."),
+    ("maintenance.log_dir", "Directory of the log files; empty: `logs` below the root."),
+    ("maintenance.log_days", "The newest days that have a log are kept, this many."),
+    (
+        "maintenance.log_bytes",
+        "Bytes of all log files; the oldest go first. One day has a quarter of it at most, and 16 MiB.",
     ),
     ("guards", "Protections. Switch one off only to show what it protects against."),
     (
@@ -238,6 +253,19 @@ const DESCRIPTIONS: [(&str, &str); 113] = [
     (
         "guards.empty_batches",
         "A batch without a token to learn has the loss 0; off: the loss is divided by 0 tokens.",
+    ),
+    (
+        "guards.daily_record",
+        "The days of maintenance are recorded in maintenance.json; off: only the last one is, in memory.",
+    ),
+    (
+        "guards.local_calendar",
+        "A maintenance is due by the local date; off: whenever the clock shows the hour and the minute.",
+    ),
+    ("guards.log_limits", "Old and large log files are removed; off: they stay and grow."),
+    (
+        "guards.log_errors",
+        "A log that can't be written is reported once, and training goes on; off: the daemon exits.",
     ),
 ];
 

@@ -5,8 +5,12 @@ mod device_request;
 mod documented;
 mod root_settings;
 mod sections;
+mod time_of_day;
 
 pub use device_request::DeviceRequest;
 pub use documented::documented_toml;
 pub use root_settings::{Settings, SettingsError};
-pub use sections::{DeviceSettings, Guards, Limits, OnGpuLost, OnNonFinite, TrainSettings};
+pub use sections::{
+    DeviceSettings, Guards, Limits, MaintenanceSettings, OnGpuLost, OnNonFinite, TrainSettings,
+};
+pub use time_of_day::{NotTimeOfDay, TimeOfDay};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::sections::{DeviceSettings, Guards, Limits, TrainSettings};
+use super::sections::{DeviceSettings, Guards, Limits, MaintenanceSettings, TrainSettings};
 use crate::bounded_read::read_text;
 use crate::file_error::{FileError, chain, file_error};
 use crate::state::{MAX_BATCH, Recipe};
@@ -21,6 +21,8 @@ pub struct Settings {
     pub recipe: Recipe,
     /// Limits for data files.
     pub limits: Limits,
+    /// What is done once a day.
+    pub maintenance: MaintenanceSettings,
     /// Protections.
     pub guards: Guards,
 }
@@ -120,7 +122,7 @@ impl Settings {
     /// Every number outside of the recipe, with what it may be. The upper bounds keep sums of times and sizes
     /// within their types, and are beyond any use.
     fn ranges(&self) -> Vec<NumberRange> {
-        let Settings { train, device, limits, .. } = self;
+        let Settings { train, device, limits, maintenance, .. } = self;
         let range = |key, value: u64, min, max| NumberRange { key, value, min, max };
         let (count, seconds, milliseconds) = (1_000_000_000, YEAR_S, 3_600_000);
         vec![
@@ -144,6 +146,9 @@ impl Settings {
             range("limits.lines", limits.lines, 1, count),
             range("limits.file_bytes", limits.file_bytes, 1, 1 << 50),
             range("limits.settle_s", limits.settle_s, 0, 86_400),
+            range("maintenance.after_saves", maintenance.after_saves, 0, count),
+            range("maintenance.log_days", maintenance.log_days as u64, 1, 100_000),
+            range("maintenance.log_bytes", maintenance.log_bytes, 4096, 1 << 50),
         ]
     }
 

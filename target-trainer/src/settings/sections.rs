@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::device_request::DeviceRequest;
+use super::time_of_day::TimeOfDay;
 use crate::device::Precision;
 
 /// What a non-finite step leads to.
@@ -94,6 +95,29 @@ impl Default for DeviceSettings {
             recheck_every: 50,
             background_save: true,
             health_every_ms: 500,
+        }
+    }
+}
+
+/// What is done once a day. `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaintenanceSettings {
+    pub at: TimeOfDay,
+    pub after_saves: u64,
+    pub log_dir: String,
+    pub log_days: usize,
+    pub log_bytes: u64,
+}
+
+impl Default for MaintenanceSettings {
+    fn default() -> MaintenanceSettings {
+        MaintenanceSettings {
+            at: TimeOfDay::default(),
+            after_saves: 0,
+            log_dir: String::new(),
+            log_days: 30,
+            log_bytes: 256 << 20,
         }
     }
 }
@@ -210,4 +234,8 @@ guards! {
     clean_start,
     known_jobs,
     empty_batches,
+    daily_record,
+    local_calendar,
+    log_limits,
+    log_errors,
 }

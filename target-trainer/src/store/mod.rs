@@ -9,6 +9,7 @@ mod prune;
 mod read_checkpoint;
 mod resume;
 mod root_layout;
+mod stored_damage;
 mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
@@ -18,4 +19,5 @@ pub use finished_result::{FinishedResult, ResultFiles, ResultProblem, read_resul
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError};
 pub use resume::{ResumePoint, SkippedCheckpoint};
 pub use root_layout::RootLayout;
+pub use stored_damage::{damaged_checkpoints, damaged_results, sorted_names};
 pub use tensors::{TensorError, decode, encode};

@@ -1,8 +1,10 @@
 //! The paths below a root. All of them are relative to the root, so that it can be moved,
-//! unless the settings name another place for the checkpoints. Reads and writes
+//! unless the settings name another place for checkpoints or logs. Reads and writes
 //! nothing.
 
 use std::path::{Path, PathBuf};
+
+use crate::settings::Settings;
 
 /// The directories and files of a root.
 #[derive(Debug, Clone)]
@@ -10,23 +12,26 @@ pub struct RootLayout {
     root: PathBuf,
     /// Where the checkpoints are, if they are not below the root.
     checkpoints: Option<PathBuf>,
+    /// Where the log files are, if they are not below the root.
+    logs: Option<PathBuf>,
 }
 
 impl RootLayout {
     /// The layout of the root at this path, which need not exist.
     pub fn new(root: &Path) -> RootLayout {
-        RootLayout { root: root.into(), checkpoints: None }
+        RootLayout { root: root.into(), checkpoints: None, logs: None }
     }
 
-    /// The layout with the checkpoints in another directory, unless `dir` is empty. A relative path begins at
-    /// the root. Links that are there now are resolved; one that appears later is not followed.
-    pub fn with_checkpoint_dir(self, dir: &str) -> RootLayout {
-        if dir.is_empty() {
-            return self;
-        }
-        let dir = self.root.join(dir);
-        let dir = dir.canonicalize().unwrap_or(dir);
-        RootLayout { checkpoints: Some(dir), ..self }
+    /// The layout with the directories that the settings name. A relative path begins at the root. Links that
+    /// are there now are resolved; one that appears later is not followed.
+    pub fn with_settings(self, settings: &Settings) -> RootLayout {
+        let place = |dir: &str| {
+            let path = self.root.join(dir);
+            (!dir.is_empty()).then(|| path.canonicalize().unwrap_or(path))
+        };
+        let (checkpoints, logs) =
+            (place(&settings.train.checkpoint_dir), place(&settings.maintenance.log_dir));
+        RootLayout { checkpoints, logs, ..self }
     }
 
     /// The root itself.
@@ -71,7 +76,12 @@ impl RootLayout {
 
     /// Log files.
     pub fn logs(&self) -> PathBuf {
-        self.root.join("logs")
+        self.logs.clone().unwrap_or_else(|| self.root.join("logs"))
+    }
+
+    /// The days whose maintenance is done.
+    pub fn maintenance_record(&self) -> PathBuf {
+        self.root.join("maintenance.json")
     }
 
     /// The status file.

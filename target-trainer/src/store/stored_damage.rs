@@ -1,0 +1,60 @@
+//! Reads all that is stored, and tells what is damaged. Every check is on, whatever the settings are.
+//! Changes nothing.
+
+use std::path::Path;
+
+use super::adapter::check_adapter;
+use super::checkpoint::{CheckpointStore, SaveOptions};
+use super::finished_result::read_result;
+use crate::durable::{TEMPORARY_MARKER, is_moved_aside};
+use crate::file_error::chain;
+use crate::settings::Guards;
+use crate::state::Recipe;
+
+/// A text for each damaged checkpoint below this directory, which has one directory for each job.
+pub fn damaged_checkpoints(dir: &Path) -> Vec<String> {
+    let jobs = sorted_names(dir).into_iter();
+    jobs.flat_map(|job| damaged_checkpoints_of_job(&dir.join(job))).collect()
+}
+
+fn damaged_checkpoints_of_job(dir: &Path) -> Vec<String> {
+    // Neither base nor recipe matter to what is read.
+    let options = SaveOptions { guards: Guards::default(), keep: 1 };
+    let checkpoints = CheckpointStore::new(dir.into(), String::new(), Recipe::default(), options);
+    let damage = |name: &String| {
+        let path = dir.join(name);
+        match checkpoints.load(name) {
+            Err(error) => Some(format!("`{}`: {}", path.display(), chain(&error))),
+            Ok(_) => check_adapter(&path).err().map(|error| chain(&error)),
+        }
+    };
+    let names = sorted_names(dir).into_iter().filter(|name| !name.starts_with(TEMPORARY_MARKER));
+    // A worker may have removed or replaced it in the meantime: it is looked at once more.
+    names
+        .filter_map(|name| damage(&name).and_then(|_| damage(&name)).filter(|_| exists(&dir.join(name))))
+        .collect()
+}
+
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// A text for each result below this directory that is not complete or is damaged.
+pub fn damaged_results(dir: &Path) -> Vec<String> {
+    let is_result = |name: &String| !name.starts_with(TEMPORARY_MARKER) && !is_moved_aside(name);
+    let damage = |job: String| match read_result(&dir.join(&job), &job) {
+        Err(problem) => Some(chain(&problem)),
+        // The digest is that of what was written.
+        Ok(_) => check_adapter(&dir.join(&job)).err().map(|error| chain(&error)),
+    };
+    sorted_names(dir).into_iter().filter(is_result).filter_map(damage).collect()
+}
+
+/// The names in a directory. None if it can't be listed.
+pub fn sorted_names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
