@@ -190,6 +190,7 @@ impl Daemon<'_> {
             let reserved_bytes = self.active.as_ref().map_or(0, |active| active.save_bytes);
             self.inbox.look(self.config, &mut self.queue, reserved_bytes)?;
             self.report_intake_pause();
+            self.status.check()?;
             self.queue.retry_departures(self.config);
             self.check_gpu();
             self.maintenance.look(self.config, &mut self.status);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::device::GpuReading;
-use crate::durable::{self, SyncPolicy};
+use crate::durable::{self, DurableError, SyncPolicy};
 use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::settings::Guards;
@@ -60,6 +60,10 @@ pub(super) struct StatusWriter {
     is_failing: bool,
     /// Replaces the file as a whole, so that no reader sees a part of it.
     atomic: bool,
+    /// Training goes on without the file.
+    optional: bool,
+    /// Why it could not be written, if it is not optional.
+    failure: Option<DurableError>,
 }
 
 impl StatusWriter {
@@ -72,6 +76,8 @@ impl StatusWriter {
             last_write: None,
             is_failing: false,
             atomic: guards.atomic_status,
+            optional: guards.optional_status,
+            failure: None,
         };
         status.write();
         status
@@ -132,6 +138,14 @@ impl StatusWriter {
         self.content.gpu = reading;
     }
 
+    /// Whether training goes on.
+    ///
+    /// # Errors
+    /// The guard `optional_status` is off, and the file could not be written.
+    pub(super) fn check(&mut self) -> Result<(), DurableError> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
     fn write(&mut self) {
         self.last_write = Some(Instant::now());
         let text = serde_json::to_vec_pretty(&self.content).unwrap_or_default();
@@ -143,5 +157,8 @@ impl StatusWriter {
             _ => {}
         }
         self.is_failing = written.is_err();
+        if !self.optional {
+            self.failure = written.err();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 123] = [
+const DESCRIPTIONS: [(&str, &str); 124] = [
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -205,6 +205,7 @@ const DESCRIPTIONS: [(&str, &str); 123] = [
     ),
     ("guards.escape_text", "Texts from outside are printed on one line, without control characters."),
     ("guards.atomic_status", "status.json is replaced as a whole; off: written in place."),
+    ("guards.optional_status", "A status.json that can't be written is told once; off: it ends the daemon."),
     (
         "guards.defer_stop",
         "SIGTERM and SIGINT wait until the step is done and saved; off: they end the process at once.",

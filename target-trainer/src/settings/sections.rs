@@ -209,6 +209,7 @@ guards! {
     job_identity,
     escape_text,
     atomic_status,
+    optional_status,
     defer_stop,
     gpu_restart,
     gpu_fallback,
