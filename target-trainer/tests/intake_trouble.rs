@@ -310,6 +310,14 @@ fn files_that_the_trainer_did_not_make_are_never_removed() {
     let job = sorted_names(&done)[0].clone();
     std::fs::write(done.join(&job).join("notes.txt"), "mine").unwrap();
     std::fs::write(done.join(&job).join("adapter_model.safetensors"), "quantized").unwrap();
+    // Other programs make temporary files with such names, `rsync` and `mktemp` among them.
+    let foreign = [".tmpAb12Cd", ".tmp.sync", ".tmp"];
+    let dirs = ["done", "failed"].map(|dir| root.path().join(dir));
+    let foreign: Vec<_> = dirs.iter().flat_map(|dir| foreign.map(|name| dir.join(name))).collect();
+    for path in &foreign {
+        std::fs::create_dir(path).unwrap();
+        std::fs::write(path.join("notes.txt"), "mine").unwrap();
+    }
     again();
     // Somebody keeps notes in the queue, too.
     let mut daemon = root.spawn_daemon();
@@ -335,6 +343,9 @@ fn files_that_the_trainer_did_not_make_are_never_removed() {
     assert!(root.verify().status.success(), "{}", all_output(&root.verify()));
     again();
     assert!(root.drain().contains("duplicate"));
+    for path in &foreign {
+        assert_eq!(std::fs::read_to_string(path.join("notes.txt")).unwrap(), "mine", "{}", path.display());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
 
+#[expect(dead_code, reason = "this test uses a part of it")]
 #[path = "support/trainer_root.rs"]
 mod trainer_root;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainer_root::{PROGRAM, TrainerRoot, all_output, sorted_names, text, wait_for};
+use trainer_root::{PROGRAM, TrainerRoot, all_output, log_lines, sorted_names, text, wait_for};
 
 fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -155,7 +155,7 @@ fn a_strange_entry_in_the_queue_is_reported_once_and_the_exit_code_tells_of_it()
     let output = daemon.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(20), "{}", all_output(&output));
     assert!(text(&output.stdout).contains("only queue entry `broken` is left"), "{}", all_output(&output));
-    let log = std::fs::read_to_string(root.path().join("logs/daemon.log")).unwrap();
+    let log = log_lines(&root.path());
     assert_eq!(log.matches("can't be read and is ignored").count(), 2, "{log}");
     let drained = root.spawn_daemon().wait_with_output().unwrap();
     assert_eq!(drained.status.code(), Some(20), "{}", all_output(&drained));
@@ -279,8 +279,19 @@ fn checkpoints_are_elsewhere_only_if_a_setting_says_so() {
     let setting = format!("train.checkpoint_dir=\"{}\"", place.display());
     let root = TrainerRoot::with_job(&["recipe.steps=20", &setting]);
     root.drain();
-    assert_eq!(sorted_names(&place).len(), 1);
+    assert_eq!(sorted_names(&place).into_iter().filter(|name| name != "daemon.lock").count(), 1);
     assert!(!root.path().join("checkpoints").exists());
+    // Two roots that name one place do not use it at the same time.
+    let long = TrainerRoot::with_job(&["recipe.steps=100000", &setting]);
+    let mut first = long.spawn_daemon();
+    let note = || std::fs::read_to_string(place.join("daemon.lock")).unwrap_or_default();
+    wait_for("the lock", || note().contains(&format!("pid {}", first.id())));
+    let output = root.spawn_daemon().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(10), "{}", all_output(&output));
+    assert!(text(&output.stderr).contains("is in use by another daemon"), "{}", all_output(&output));
+    assert!(text(&output.stderr).contains(&format!("pid {} of `{}`", first.id(), long.path().display())));
+    first.kill().unwrap();
+    first.wait().unwrap();
     assert!(text(&root.verify().stdout).contains("no damage found"));
     // A link in the place of any directory that is written to.
     for name in ["inbox", "queue", "queue/processing", "done", "failed", "checkpoints", "logs"] {
@@ -329,9 +340,8 @@ fn pipes_and_devices_in_the_place_of_files_hang_nobody() {
     assert_eq!(verify.status.code(), Some(1));
     assert_eq!(all_output(&verify).matches("a pipe or a device, not a regular file").count(), 3);
     let daemon = root.spawn_daemon();
-    let log = root.path().join("logs/daemon.log");
     wait_for("steps", || status(&root)["pid"] == daemon.id() && status(&root)["step"].as_u64() > Some(0));
-    wait_for("the log", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("`pipe`")));
+    wait_for("the log", || log_lines(&root.path()).contains("`pipe`"));
     send(&daemon, Signal::SIGTERM);
     let output = daemon.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(15), "{}", all_output(&output));
@@ -340,6 +350,9 @@ fn pipes_and_devices_in_the_place_of_files_hang_nobody() {
 
 #[test]
 fn a_pipe_in_the_place_of_any_file_that_is_read_hangs_nobody() {
+    // The log file of today, and that of tomorrow if this runs at midnight.
+    let today = jiff::Zoned::now().date();
+    let logs = [today, today.tomorrow().unwrap()].map(|day| format!("logs/daemon-{day}.log"));
     for (name, command, code) in [
         ("base/config.json", "daemon", 11),
         ("base/model.safetensors", "daemon", 11),
@@ -349,7 +362,8 @@ fn a_pipe_in_the_place_of_any_file_that_is_read_hangs_nobody() {
         ("status.json", "status", 3),
         ("status.json", "daemon", 0),
         // A strange entry of the queue is logged.
-        ("logs/daemon.log", "daemon", 20),
+        (logs[0].as_str(), "daemon", 20),
+        (logs[1].as_str(), "daemon", 20),
     ] {
         let root = TrainerRoot::with_job(&["recipe.steps=2", "train.save_patience_s=0"]);
         let path = root.path().join(name);

@@ -38,7 +38,7 @@ pub(super) fn submit(root: &Path, file: &Path, other_name: Option<&str>) -> Resu
     keep_files_private(&guards);
     let name = if guards.submit_names { visible_name(name) } else { name.to_owned() };
     let mut from = File::open(file).map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
-    let temporary = inbox.join(format!("{}-submit-{}", durable::TEMPORARY_MARKER, unique_number()));
+    let temporary = inbox.join(format!("{}submit-{}", durable::TEMPORARY_MARKER, unique_number()));
     let moved = copy_finished_file(file, &mut from, &temporary)
         .and_then(|()| move_to_free_name(&temporary, &inbox, &name, &guards));
     if moved.is_err() {

@@ -18,6 +18,13 @@ pub enum DaemonError {
         root = .root.display()
     )]
     Locked { root: PathBuf, holder: String },
+    /// The daemon of another root holds the lock of the checkpoint directory that the settings name.
+    #[error(
+        "checkpoint directory `{dir}` is in use by another daemon ({holder}); stop that daemon, or set another \
+         `train.checkpoint_dir`",
+        dir = .dir.display()
+    )]
+    CheckpointsLocked { dir: PathBuf, holder: String },
     /// A directory of the root is a link to somewhere else.
     #[error(transparent)]
     Link(DurableError),
@@ -45,7 +52,7 @@ impl DaemonError {
     /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
-            DaemonError::Locked { .. } => Exit::Locked,
+            DaemonError::Locked { .. } | DaemonError::CheckpointsLocked { .. } => Exit::Locked,
             DaemonError::Link(_) => Exit::Usage,
             DaemonError::Disk(_) => Exit::Disk,
             DaemonError::Stopped { exit, .. } | DaemonError::Stuck { exit, .. } => *exit,

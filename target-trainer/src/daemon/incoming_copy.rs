@@ -134,7 +134,7 @@ impl IncomingCopy {
     ) -> Result<IncomingCopy, AcceptError> {
         // One byte more than it has: if there is one, the file grows.
         let input = source.try_clone()?.take(identity.len_bytes.saturating_add(1));
-        let temporary = config.layout.processing().join(format!("{TEMPORARY_MARKER}-intake"));
+        let temporary = config.layout.processing().join(format!("{TEMPORARY_MARKER}intake"));
         durable::remove_tree(&temporary)?;
         durable::create_dir(&temporary)?;
         Ok(IncomingCopy {

@@ -28,6 +28,7 @@ mod status;
 mod trouble;
 mod worker_process;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -102,6 +103,9 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         LockError::HeldBy(note) => locked_by(&note),
         LockError::Disk(error) => DaemonError::Disk(error),
     })?;
+    let checkpoint_lock = guards.root_lock.then(|| config.layout.checkpoint_lock()).flatten();
+    let _checkpoint_lock =
+        checkpoint_lock.map(|path| lock_checkpoints(&path, config.layout.root())).transpose()?;
     if guards.clean_start
         && let Err(error) = jobs::remove_unfinished(&config.layout)
     {
@@ -149,6 +153,21 @@ fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
     GpuHealthMonitor::start(gpu, interval)
         .inspect_err(|error| tracing::info!("the GPU's health is not monitored: {}", chain(error)))
         .ok()
+}
+
+/// Locks a checkpoint directory that the settings name.
+///
+/// # Errors
+/// If the daemon of another root uses it, or it can't be locked.
+fn lock_checkpoints(path: &Path, root: &Path) -> Result<File, DaemonError> {
+    let note = format!("pid {} of `{}`\n", std::process::id(), root.display());
+    durable::lock(path, &note).map_err(|error| match error {
+        LockError::HeldBy(holder) => DaemonError::CheckpointsLocked {
+            dir: path.parent().unwrap_or(path).into(),
+            holder: holder.trim().into(),
+        },
+        LockError::Disk(error) => DaemonError::Disk(error),
+    })
 }
 
 struct Daemon<'a> {

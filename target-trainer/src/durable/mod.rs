@@ -20,8 +20,9 @@ pub use space::{DeferReason, RequiredSpace, check_space};
 
 /// Bytes of one `write` call.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Part of the name of every unfinished file and directory.
-pub const TEMPORARY_MARKER: &str = ".tmp";
+/// How the name of each unfinished file and directory of this trainer begins. Other programs make temporary names that
+/// begin with `.tmp`, too, and theirs are not removed.
+pub const TEMPORARY_MARKER: &str = ".tmp-";
 /// Part of the name of what was moved aside, before a number.
 const OLD_MARKER: &str = "-old-";
 /// Ends of the names of files that somebody else has not finished: copies, downloads, files of editors.
@@ -131,7 +132,7 @@ pub fn replace(path: &Path, bytes: &[u8], sync: SyncPolicy) -> Result<(), Durabl
 
 fn temporary_sibling(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{TEMPORARY_MARKER}-{name}"))
+    path.with_file_name(format!("{TEMPORARY_MARKER}{name}"))
 }
 
 /// Renames a file or a directory. Does not sync.

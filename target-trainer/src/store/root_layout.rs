@@ -94,6 +94,11 @@ impl RootLayout {
         self.root.join("daemon.lock")
     }
 
+    /// The file that the daemon locks as well if the checkpoints are elsewhere: other roots may use the same place.
+    pub fn checkpoint_lock(&self) -> Option<PathBuf> {
+        self.checkpoints.as_ref().map(|dir| dir.join("daemon.lock"))
+    }
+
     /// The data of a queued job.
     pub fn job_data(&self, job: &str) -> PathBuf {
         self.processing().join(job).join("data.jsonl")

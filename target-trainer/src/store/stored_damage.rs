@@ -41,7 +41,8 @@ fn exists(path: &Path) -> bool {
 
 /// A text for each result below this directory that is not complete or is damaged.
 pub fn damaged_results(dir: &Path) -> Vec<String> {
-    let is_result = |name: &String| !name.starts_with(TEMPORARY_MARKER) && !is_moved_aside(name);
+    // No job has a hidden name.
+    let is_result = |name: &String| !name.starts_with('.') && !is_moved_aside(name);
     let damage = |job: String| match read_result(&dir.join(&job), &job) {
         Err(problem) => Some(chain(&problem)),
         // The digest is that of what was written.

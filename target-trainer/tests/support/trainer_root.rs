@@ -135,6 +135,13 @@ pub(crate) fn sorted_names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// The lines of all log files of a root.
+pub(crate) fn log_lines(root: &Path) -> String {
+    let logs = root.join("logs");
+    let names = if logs.exists() { sorted_names(&logs) } else { Vec::new() };
+    names.into_iter().map(|name| std::fs::read_to_string(logs.join(name)).unwrap_or_default()).collect()
+}
+
 /// The adapter's digest in the line `finished job ..`.
 pub(crate) fn adapter_digest(output: &str) -> &str {
     let line = output
