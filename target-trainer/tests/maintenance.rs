@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "other test programs use the rest")]
 mod trainer_root;
 
-use trainer_root::{TrainerRoot, adapter_digest, all_output, sorted_names, text};
+use trainer_root::{TrainerRoot, adapter_digest, all_output, sorted_names, text, wait_for};
 
 /// A record in which no day is done: a maintenance is due at the start.
 const NO_DAY: &str = r#"{"done": []}"#;
@@ -48,7 +48,7 @@ fn old_logs_go_and_damage_is_told_and_stays() {
     let output = root.drain();
     let damaged = lines(&output, "damaged, and not deleted: ");
     assert!(damaged.len() == 2 && damaged[0].contains("optimizer.safetensors"), "{output}");
-    assert!(output.contains("1 old log removed, 2 stored items are damaged"), "{output}");
+    assert!(output.contains(" copied, 1 old log removed, 2 stored items are damaged"), "{output}");
     assert!(checkpoint.join("optimizer.safetensors").exists() && adapter.exists() && !digest.is_empty());
     let names = sorted_names(&logs);
     // The newest thirty days are those, and the one of today, which was not there before.
@@ -80,4 +80,53 @@ fn training_goes_on_without_a_log() {
     assert!(output.status.success(), "{}", all_output(&output));
     assert_eq!(text(&output.stderr).matches("the log is not written from now on").count(), 1);
     assert!(lines(&text(&output.stdout), "finished job").len() == 1);
+}
+
+/// Checkpoints with a snapshot of each, and none left of the first kind: a directory that is gone, one that is
+/// empty, and one in which all are damaged.
+#[test]
+fn lost_checkpoints_are_replaced_by_a_snapshot_whatever_is_wrong_with_them() {
+    let settings = ["recipe.steps=400", "train.save_every=10"];
+    let baseline = TrainerRoot::with_job(&settings);
+    baseline.drain();
+    for wrong in ["gone", "empty", "damaged"] {
+        let root = TrainerRoot::with_job(&[&settings[..], &["maintenance.after_saves=1"]].concat());
+        let snapshots = || root.path().join("snapshots");
+        let mut daemon = root.daemon_with_checkpoints(2);
+        wait_for("a snapshot", || {
+            let jobs = sorted_names(&snapshots());
+            let names = |job: &String| sorted_names(&snapshots().join(job));
+            jobs.first().is_some_and(|job| names(job).iter().any(|name| name.starts_with("step-")))
+        });
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        let dir = root.path().join("checkpoints").join(root.job_id());
+        for name in sorted_names(&dir) {
+            match wrong {
+                "damaged" => drop(std::fs::write(dir.join(name).join("state.json"), "{")),
+                _ => std::fs::remove_dir_all(dir.join(name)).unwrap(),
+            }
+        }
+        if wrong == "gone" {
+            std::fs::remove_dir(&dir).unwrap();
+        }
+        let output = root.drain();
+        assert_eq!(lines(&output, "using the snapshot of step ").len(), 1, "{wrong}: {output}");
+        assert_eq!(root.finished_adapter(), baseline.finished_adapter(), "{wrong}");
+    }
+}
+
+#[test]
+fn lost_checkpoints_without_a_snapshot_fail_the_job_and_the_data_trained_again_begins_at_step_0() {
+    let root = TrainerRoot::with_job(&["recipe.steps=400"]);
+    root.kill_after_checkpoints(2);
+    let job = root.job_id();
+    std::fs::remove_dir_all(root.path().join("checkpoints").join(&job)).unwrap();
+    let output = root.drain_with_failed_job();
+    assert!(output.contains("has no checkpoint, and there is no snapshot; nothing was deleted"), "{output}");
+    let failed = root.path().join("failed").join(&job);
+    assert!(failed.join("data.jsonl").exists());
+    std::fs::copy(failed.join("data.jsonl"), root.path().join("inbox/again.jsonl")).unwrap();
+    let output = root.drain();
+    assert!(output.contains("resumed from step 0") && output.contains("finished job"), "{output}");
 }

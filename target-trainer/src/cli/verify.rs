@@ -30,6 +30,7 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
         findings.push(chain(&error));
     }
     findings.extend(damaged_checkpoints(&layout.checkpoints()));
+    findings.extend(damaged_checkpoints(&layout.snapshots()));
     findings.extend(damaged_results(&layout.done()));
     findings.extend(
         sorted_names(&layout.processing())
@@ -37,7 +38,8 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
             .filter(|job| !job.starts_with(TEMPORARY_MARKER))
             .filter_map(|job| job_data_finding(&layout, job)),
     );
-    let jobs = sorted_names(&layout.checkpoints()).into_iter().map(|job| layout.job_checkpoints(&job));
+    let jobs = [layout.checkpoints(), layout.snapshots()];
+    let jobs = jobs.iter().flat_map(|dir| sorted_names(dir).into_iter().map(|job| dir.join(job)));
     for dir in [layout.processing(), layout.done(), layout.failed()].into_iter().chain(jobs) {
         let unfinished = sorted_names(&dir).into_iter().filter(|name| name.starts_with(TEMPORARY_MARKER));
         unfinished.for_each(|name| report_unfinished(&dir.join(name)));

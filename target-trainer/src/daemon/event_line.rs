@@ -10,6 +10,7 @@ pub(super) fn event_line(job: &str, event: &WorkerEvent) -> Option<String> {
         WorkerEvent::CheckpointSkipped { name, reason } => {
             format!("skipped checkpoint {name}: {reason}")
         }
+        WorkerEvent::SnapshotUsed { step, reason } => format!("using the snapshot of step {step}: {reason}"),
         WorkerEvent::Waiting { reason } => format!("waiting: {reason}"),
         WorkerEvent::Step { step, loss } => format!("step {step} loss {loss}"),
         WorkerEvent::Saving { step } => format!("saving step {step}"),

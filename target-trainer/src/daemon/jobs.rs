@@ -17,8 +17,8 @@ use crate::store::{FinishedResult, ResultProblem, RootLayout, read_result};
 
 /// The file that describes a queued job.
 const JOB_FILE: &str = "job.json";
-/// The files that the daemon makes in the directory of a queued job.
-const OWN_FILES: [&str; 3] = [JOB_FILE, "data.jsonl", "reason.json"];
+/// The files that the daemon and its workers make in the directory of a queued job.
+const OWN_FILES: [&str; 4] = [JOB_FILE, "data.jsonl", "reason.json", "has-checkpoints"];
 /// Largest JSON file of a job.
 const MAX_JSON_BYTES: u64 = 1 << 20;
 /// How much of a file's name names its job, if its content does not.

@@ -81,6 +81,9 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
     }
     for dir in config.layout.dirs() {
         match durable::create_dir(&dir) {
+            Err(error) if dir == config.layout.snapshots() => {
+                tracing::warn!("there are no copies of checkpoints: {}", chain(&error));
+            }
             Err(error) if config.settings.guards.log_errors && dir == config.layout.logs() => {
                 tracing::warn!("there is no log file: {}", chain(&error));
             }

@@ -3,7 +3,7 @@
 use super::root_settings::Settings;
 
 /// Each section and setting with its description.
-const DESCRIPTIONS: [(&str, &str); 124] = [
+const DESCRIPTIONS: &[(&str, &str)] = &[
     ("train", "How jobs are run. On the CPU none of these settings changes a bit of the weights."),
     (
         "train.micro_batch",
@@ -86,13 +86,18 @@ const DESCRIPTIONS: [(&str, &str); 124] = [
     ),
     (
         "maintenance",
-        "What is done once a day, beside training: old logs go, what is stored is read and checked.",
+        "What is done once a day, beside training: checkpoints are copied, old logs go, what is stored is checked.",
     ),
     (
         "maintenance.at",
         "Local time of day, as HH:MM, in the zone of the machine or of TZ. Once for each date, whatever the clock does.",
     ),
     ("maintenance.after_saves", "A maintenance also after this many saves; 0: only the daily one."),
+    ("maintenance.snapshots", "Copies of checkpoints to keep per queued job."),
+    (
+        "maintenance.snapshot_dir",
+        "Directory of the copies, for this root only, best on another disk; empty: `snapshots` below the root.",
+    ),
     ("maintenance.log_dir", "Directory of the log files; empty: `logs` below the root."),
     ("maintenance.log_days", "The newest days that have a log are kept, this many."),
     (
@@ -267,6 +272,14 @@ const DESCRIPTIONS: [(&str, &str); 124] = [
     (
         "guards.log_errors",
         "A log that can't be written is reported once, and training goes on; off: the daemon exits.",
+    ),
+    (
+        "guards.snapshots",
+        "Checkpoints are copied once a day, and the copy is used if they are lost; off: neither.",
+    ),
+    (
+        "guards.lost_checkpoints",
+        "A job that was saved, and has no checkpoint any more, fails; off: it begins anew, without a word.",
     ),
 ];
 

@@ -147,6 +147,7 @@ impl Settings {
             range("limits.file_bytes", limits.file_bytes, 1, 1 << 50),
             range("limits.settle_s", limits.settle_s, 0, 86_400),
             range("maintenance.after_saves", maintenance.after_saves, 0, count),
+            range("maintenance.snapshots", maintenance.snapshots as u64, 1, count),
             range("maintenance.log_days", maintenance.log_days as u64, 1, 100_000),
             range("maintenance.log_bytes", maintenance.log_bytes, 4096, 1 << 50),
         ]

@@ -105,6 +105,8 @@ impl Default for DeviceSettings {
 pub struct MaintenanceSettings {
     pub at: TimeOfDay,
     pub after_saves: u64,
+    pub snapshots: usize,
+    pub snapshot_dir: String,
     pub log_dir: String,
     pub log_days: usize,
     pub log_bytes: u64,
@@ -115,6 +117,8 @@ impl Default for MaintenanceSettings {
         MaintenanceSettings {
             at: TimeOfDay::default(),
             after_saves: 0,
+            snapshots: 2,
+            snapshot_dir: String::new(),
             log_dir: String::new(),
             log_days: 30,
             log_bytes: 256 << 20,
@@ -239,4 +243,6 @@ guards! {
     local_calendar,
     log_limits,
     log_errors,
+    snapshots,
+    lost_checkpoints,
 }

@@ -79,14 +79,18 @@ impl CheckpointStore {
     /// # Errors
     /// If the checkpoint could not be written. See [`SaveError`].
     pub fn save(&self, state: &TrainState) -> Result<(), SaveError> {
-        let files = self.encode_files(state)?;
+        self.write_checkpoint(state.cursor.step, &self.encode_files(state)?)
+    }
+
+    /// Writes the files of a checkpoint, which is durable when this function returns.
+    pub(super) fn write_checkpoint(&self, step: u64, files: &[(&str, Vec<u8>)]) -> Result<(), SaveError> {
         // A link that somebody has put in the place of the directory would be followed out of the root.
         let no_links = self.options.guards.no_links;
         for dir in self.dir.parent().into_iter().chain([self.dir.as_path()]).filter(|_| no_links) {
             durable::refuse_link(dir)?;
         }
         if self.options.guards.space_check {
-            durable::check_space(&self.dir, required_space(&files))?;
+            durable::check_space(&self.dir, required_space(files))?;
         }
         durable::create_dir(&self.dir)?;
         if self.options.guards.abort_cleanup {
@@ -95,12 +99,12 @@ impl CheckpointStore {
             let _ = self.remove_unfinished();
         }
         if !self.options.guards.atomic_save {
-            return self.save_in_place(&files);
+            return self.save_in_place(files);
         }
-        let target = self.dir.join(checkpoint_name(state.cursor.step));
+        let target = self.dir.join(checkpoint_name(step));
         // The directory exists if a run saved this step and a later run resumed from an older one. It is
         // replaced as a whole.
-        durable::write_dir(&target, &files, self.sync_policy(), self.options.guards.abort_cleanup)?;
+        durable::write_dir(&target, files, self.sync_policy(), self.options.guards.abort_cleanup)?;
         if let Some(parent) = self.dir.parent() {
             durable::sync_dir(parent, self.sync_policy())?;
         }
@@ -168,6 +172,20 @@ impl CheckpointStore {
         let is_damage =
             |damage: CheckpointDamage| !is_copy(&damage) && self.kind_of(&damage) == DamageKind::Damaged;
         is_own && self.load(name).is_err_and(is_damage)
+    }
+
+    /// Fails if there is no room for these files several times over. Without the guard `space_check`, there is.
+    pub(super) fn check_room(&self, files: &[(&str, Vec<u8>)], times: u64) -> Result<(), SaveError> {
+        let RequiredSpace { bytes, inodes } = required_space(files);
+        if self.options.guards.space_check {
+            durable::check_space(&self.dir, RequiredSpace { bytes: bytes * times, inodes: inodes * times })?;
+        }
+        Ok(())
+    }
+
+    /// Path of the checkpoint with this name.
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     fn remove_named(&self, name: &str) -> Result<(), SaveError> {

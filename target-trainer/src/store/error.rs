@@ -130,8 +130,8 @@ fn short_digest(digest: &str) -> &str {
 pub enum ResumeError {
     /// Checkpoints exist, and all are damaged.
     #[error(
-        "none of the {0} checkpoints is valid; nothing was deleted; \
-         restore one, or remove all to start at step 0"
+        "none of the {0} checkpoints is valid; nothing was deleted; restore one, or move all of them away and \
+         submit the data again to start at step 0"
     )]
     NoneValid(usize),
     /// No checkpoint is valid, and the disk can't read some, which may be good.

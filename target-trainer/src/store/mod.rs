@@ -2,6 +2,7 @@
 
 mod adapter;
 mod checkpoint;
+mod checkpoint_copy;
 mod error;
 mod finished_result;
 mod manifest;
@@ -14,6 +15,7 @@ mod tensors;
 
 pub use adapter::{AdapterError, adapter_files, check_adapter};
 pub use checkpoint::{CheckpointStore, SaveOptions, required_space, sync_policy};
+pub use checkpoint_copy::CopiedCheckpoint;
 pub use error::{CheckpointDamage, DamageKind, ResumeError, SaveError};
 pub use finished_result::{FinishedResult, ResultFiles, ResultProblem, read_result, result_files};
 pub use manifest::{FORMAT_VERSION, FileDigest, Manifest, ManifestError};

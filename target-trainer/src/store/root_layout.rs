@@ -1,5 +1,5 @@
 //! The paths below a root. All of them are relative to the root, so that it can be moved,
-//! unless the settings name another place for checkpoints or logs. Reads and writes
+//! unless the settings name other places for checkpoints, logs or snapshots. Reads and writes
 //! nothing.
 
 use std::path::{Path, PathBuf};
@@ -14,12 +14,14 @@ pub struct RootLayout {
     checkpoints: Option<PathBuf>,
     /// Where the log files are, if they are not below the root.
     logs: Option<PathBuf>,
+    /// Where the snapshots are, if they are not below the root.
+    snapshots: Option<PathBuf>,
 }
 
 impl RootLayout {
     /// The layout of the root at this path, which need not exist.
     pub fn new(root: &Path) -> RootLayout {
-        RootLayout { root: root.into(), checkpoints: None, logs: None }
+        RootLayout { root: root.into(), checkpoints: None, logs: None, snapshots: None }
     }
 
     /// The layout with the directories that the settings name. A relative path begins at the root. Links that
@@ -29,9 +31,10 @@ impl RootLayout {
             let path = self.root.join(dir);
             (!dir.is_empty()).then(|| path.canonicalize().unwrap_or(path))
         };
-        let (checkpoints, logs) =
-            (place(&settings.train.checkpoint_dir), place(&settings.maintenance.log_dir));
-        RootLayout { checkpoints, logs, ..self }
+        let checkpoints = place(&settings.train.checkpoint_dir);
+        let logs = place(&settings.maintenance.log_dir);
+        let snapshots = place(&settings.maintenance.snapshot_dir);
+        RootLayout { checkpoints, logs, snapshots, ..self }
     }
 
     /// The root itself.
@@ -74,6 +77,16 @@ impl RootLayout {
         self.checkpoints.clone().unwrap_or_else(|| self.root.join("checkpoints"))
     }
 
+    /// Copies of checkpoints of all jobs.
+    pub fn snapshots(&self) -> PathBuf {
+        self.snapshots.clone().unwrap_or_else(|| self.root.join("snapshots"))
+    }
+
+    /// Copies of the checkpoints of one job.
+    pub fn job_snapshots(&self, job: &str) -> PathBuf {
+        self.snapshots().join(job)
+    }
+
     /// Log files.
     pub fn logs(&self) -> PathBuf {
         self.logs.clone().unwrap_or_else(|| self.root.join("logs"))
@@ -110,13 +123,22 @@ impl RootLayout {
     }
 
     /// The directories below the root that are written to.
-    pub fn written_dirs(&self) -> [PathBuf; 7] {
+    pub fn written_dirs(&self) -> [PathBuf; 8] {
         let queue = self.root.join("queue");
-        [self.inbox(), queue, self.processing(), self.done(), self.failed(), self.checkpoints(), self.logs()]
+        [
+            self.inbox(),
+            queue,
+            self.processing(),
+            self.done(),
+            self.failed(),
+            self.checkpoints(),
+            self.logs(),
+            self.snapshots(),
+        ]
     }
 
     /// All directories of a root, the root first.
-    pub fn dirs(&self) -> [PathBuf; 8] {
+    pub fn dirs(&self) -> [PathBuf; 9] {
         [
             self.root.clone(),
             self.base(),
@@ -126,6 +148,7 @@ impl RootLayout {
             self.failed(),
             self.checkpoints(),
             self.logs(),
+            self.snapshots(),
         ]
     }
 }

@@ -13,7 +13,7 @@ use crate::state::Recipe;
 
 /// A text for each damaged checkpoint below this directory, which has one directory for each job.
 pub fn damaged_checkpoints(dir: &Path) -> Vec<String> {
-    let jobs = sorted_names(dir).into_iter();
+    let jobs = sorted_names(dir).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER));
     jobs.flat_map(|job| damaged_checkpoints_of_job(&dir.join(job))).collect()
 }
 

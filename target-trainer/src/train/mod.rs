@@ -4,6 +4,7 @@
 mod engine;
 mod job_data;
 mod patience;
+mod resume_point;
 mod saver;
 mod worker;
 mod worker_config;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::engine::{Engine, EngineConfig, NonFinite, StepError, StepOptions, StepReport};
 use super::job_data::read_job_samples;
 use super::patience::with_patience;
+use super::resume_point::{ResumeSources, mark_saved, resume_point};
 use super::saver::{Saver, SaverEvent, save_and_prune};
 use super::worker_config::WorkerConfig;
 use super::worker_error::{GpuFault, WorkerError};
@@ -22,8 +23,8 @@ use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
 use crate::store::{
-    CheckpointStore, FinishedResult, ResultFiles, ResumeError, SaveError, SaveOptions, SkippedCheckpoint,
-    read_result, required_space, result_files, sync_policy,
+    CheckpointStore, FinishedResult, ResultFiles, SaveError, SaveOptions, SkippedCheckpoint, read_result,
+    required_space, result_files, sync_policy,
 };
 
 /// First wait between two attempts at the last save. It doubles each time.
@@ -52,6 +53,10 @@ struct TrainingRun<'a> {
     on_gpu: bool,
     micro_batch: NonZeroUsize,
     checkpoints: Arc<CheckpointStore>,
+    /// Copies that the daemon's maintenance makes.
+    snapshots: CheckpointStore,
+    /// Whether it is recorded that there is a checkpoint.
+    is_marked: bool,
     saver: Saver,
     /// The state at step 0, if there was no checkpoint at the start.
     initial_state: Option<TrainState>,
@@ -82,12 +87,9 @@ impl<'a> TrainingRun<'a> {
         let engine = Engine::with_samples(base_model, recipe.clone(), samples).on_device(&engine_config)?;
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
         let options = SaveOptions { guards: guards.clone(), keep: train.keep };
-        let checkpoints = Arc::new(CheckpointStore::new(
-            config.layout.job_checkpoints(config.job),
-            base,
-            recipe.clone(),
-            options,
-        ));
+        let store = |dir| CheckpointStore::new(dir, base.clone(), recipe.clone(), options.clone());
+        let snapshots = store(config.layout.job_snapshots(config.job));
+        let checkpoints = Arc::new(store(config.layout.job_checkpoints(config.job)));
         if guards.clean_start
             && let Err(error) = checkpoints.remove_unfinished()
         {
@@ -105,6 +107,8 @@ impl<'a> TrainingRun<'a> {
             on_gpu,
             micro_batch: config.micro_batch,
             checkpoints,
+            snapshots,
+            is_marked: false,
             saver,
             initial_state: None,
             non_finite: BTreeSet::new(),
@@ -128,7 +132,8 @@ impl<'a> TrainingRun<'a> {
     /// Returns to the newest valid checkpoint, or to step 0 if there is no checkpoint. Returns the step.
     fn resume(&mut self) -> Result<u64, WorkerError> {
         self.wait_for_saver()?;
-        let resume = with_patience(self.config, ResumeError::may_pass, || self.checkpoints.resume())?;
+        let sources = ResumeSources { checkpoints: &self.checkpoints, snapshots: &self.snapshots };
+        let resume = resume_point(self.config, &sources)?;
         for SkippedCheckpoint { name, damage } in resume.skipped {
             (self.config.emit)(WorkerEvent::CheckpointSkipped { name, reason: chain(&damage) });
         }
@@ -344,6 +349,7 @@ impl<'a> TrainingRun<'a> {
         match event {
             SaverEvent::Saved { step } => {
                 self.last_saved_step = step;
+                self.is_marked = self.is_marked || mark_saved(self.config, step);
                 (self.config.emit)(WorkerEvent::Saved { step });
             }
             SaverEvent::Failed { error, .. }

@@ -58,6 +58,14 @@ pub(super) enum WorkerError {
     /// There are checkpoints, and none can be resumed from.
     #[error(transparent)]
     Resume(#[from] ResumeError),
+    /// The job was saved, and nothing of that is left.
+    #[error(
+        "steps of this job were saved, and `{dir}` has no checkpoint, and there is no snapshot; nothing was \
+         deleted; restore the directory and move the job from failed/ to queue/processing/, or submit the \
+         data again to start at step 0",
+        dir = .dir.display()
+    )]
+    CheckpointsLost { dir: PathBuf },
     /// The newest valid checkpoint does not fit the model.
     #[error(transparent)]
     Restore(#[from] AdapterMismatch),
@@ -132,9 +140,9 @@ impl WorkerError {
             | WorkerError::Samples(SampleReadError::Changed)
             | WorkerError::SaverEnded => Exit::Failed,
             WorkerError::Device(error) => device_exit(error),
-            WorkerError::Resume(ResumeError::NoneValid(_)) | WorkerError::Restore(_) => {
-                Exit::NoValidCheckpoint
-            }
+            WorkerError::Resume(ResumeError::NoneValid(_))
+            | WorkerError::CheckpointsLost { .. }
+            | WorkerError::Restore(_) => Exit::NoValidCheckpoint,
             WorkerError::Resume(
                 ResumeError::Machine { .. } | ResumeError::List(_) | ResumeError::NoneReadable { .. },
             ) => Exit::Machine,

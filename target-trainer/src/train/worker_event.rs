@@ -15,6 +15,12 @@ pub enum WorkerEvent {
     /// A damaged checkpoint was not resumed from.
     #[serde(rename = "passed-over")]
     CheckpointSkipped { name: String, reason: String },
+    /// There is no checkpoint that can be resumed from. The run resumes from a copy of this step.
+    SnapshotUsed {
+        step: u64,
+        #[serde(rename = "why")]
+        reason: String,
+    },
     /// A file can't be read at the moment. The worker tries again.
     Waiting {
         #[serde(rename = "why")]
