@@ -131,9 +131,9 @@ pub(crate) struct RunArgs {
     /// The same scenario and seed give the same plan. Use another seed to try other choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Number of trials to run at the same time [default: number of cores]
+    /// Number of trials to run at the same time [default: number of cores, and two more]
     ///
-    /// Use a smaller number if the machine runs out of memory.
+    /// Use a smaller number if the machine runs out of memory, or if the trainer uses all cores by itself.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::explore_display::ExploreDisplay;
 use crate::explore_options::{PreparedExploration, parse_second_state};
 use crate::output_file::OutputFile;
 use crate::report_paths::ReportDir;
-use crate::session::Session;
+use crate::session::{Session, core_count};
 use crate::shell_quote::{own_program, shell_quote};
 use crate::{diagnostics, exploration_output, explore_target, interrupt, print, report_paths};
 use engine::explore::{
@@ -87,7 +87,7 @@ impl ExploreOutputs<'_> {
 }
 
 fn run_in_session(args: &ExploreArgs, outputs: ExploreOutputs<'_>) -> Result<CommandExit, CliError> {
-    let session = Session::open(args.jobs)?;
+    let session = Session::open(args.jobs, core_count())?;
     let prepared = match &args.target {
         Some(name) => explore_target::prepare_target(args, name, &session.dir().join("target"))?,
         None => PreparedExploration::from_args(args)?,

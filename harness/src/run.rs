@@ -30,6 +30,9 @@ use engine::plan::TrialSelection;
 use engine::run::{PreparedScenario, ScenarioResult, Suite, run_suite};
 use engine::sandbox;
 
+/// A trial waits for the disk, for a time limit or for a restart most of the time.
+const MORE_JOBS_THAN_CORES: usize = 2;
+
 /// What is done with the guards that a scenario relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunMode {
@@ -129,7 +132,7 @@ fn run_prepared(
     let mode = *mode;
     let started = run_started(args, scenarios, start);
     let out_dir = report_dir.path();
-    let session = Session::open(args.jobs)?;
+    let session = Session::open(args.jobs, core_count() + MORE_JOBS_THAN_CORES)?;
     let sandboxes_dir = session.dir().to_path_buf();
     for scenario in scenarios {
         check_apart(&scenario.host_access, std::slice::from_ref(&sandboxes_dir))?;

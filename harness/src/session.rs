@@ -31,8 +31,8 @@ impl Session {
     ///
     /// # Errors
     /// If the directory cannot be created, or if too few files may be open at the same time.
-    pub(crate) fn open(jobs: Option<u16>) -> Result<Session, CliError> {
-        let jobs = jobs_within_limit(jobs, open_file_limit())?;
+    pub(crate) fn open(jobs: Option<u16>, default_jobs: usize) -> Result<Session, CliError> {
+        let jobs = jobs_within_limit(jobs, default_jobs, open_file_limit())?;
         let run_dir = RunDir::create().map_err(CliError::RunDir)?;
         let path = run_dir.path().to_path_buf();
         Ok(Session { run_dir: Some(run_dir), path, jobs, sweep: Some(Sweep::start()) })
@@ -89,11 +89,11 @@ fn open_file_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
-/// `asked` jobs, or one for each core if that is within the limit on open files.
-fn jobs_within_limit(asked: Option<u16>, limit: u64) -> Result<usize, CliError> {
+/// `asked` jobs, or the default as far as it is within the limit on open files.
+fn jobs_within_limit(asked: Option<u16>, default: usize, limit: u64) -> Result<usize, CliError> {
     let most = limit.saturating_sub(RUN_OPEN_FILES) / JOB_OPEN_FILES;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let jobs = asked.map_or_else(|| core_count().min(most).max(1), usize::from);
+    let jobs = asked.map_or_else(|| default.min(most).max(1), usize::from);
     if jobs <= most {
         return Ok(jobs);
     }
@@ -112,10 +112,10 @@ mod tests {
 
     #[test]
     fn jobs_are_within_the_limit_on_open_files() {
-        assert_eq!(jobs_within_limit(Some(60), 1024).ok(), Some(60));
-        assert!(jobs_within_limit(Some(61), 1024).is_err());
-        assert_eq!(jobs_within_limit(None, 80).ok(), Some(1));
-        assert!(jobs_within_limit(None, 79).is_err());
-        assert_eq!(jobs_within_limit(None, u64::MAX).ok(), Some(core_count()));
+        assert_eq!(jobs_within_limit(Some(60), 2, 1024).ok(), Some(60));
+        assert!(jobs_within_limit(Some(61), 2, 1024).is_err());
+        assert_eq!(jobs_within_limit(None, 2, 80).ok(), Some(1));
+        assert!(jobs_within_limit(None, 2, 79).is_err());
+        assert_eq!(jobs_within_limit(None, 2, u64::MAX).ok(), Some(2));
     }
 }

@@ -91,7 +91,9 @@ impl LibraryRun {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let ids = self.ids.lock().unwrap();
-        let mut arguments = vec![self.verb, "--out", out.to_str().unwrap()];
+        // Two commands run at the same time.
+        let jobs = (std::thread::available_parallelism().map_or(1, usize::from) + 1).to_string();
+        let mut arguments = vec![self.verb, "--jobs", &jobs, "--out", out.to_str().unwrap()];
         arguments.extend(ids.iter().map(String::as_str));
         let output = run_trainwreck(&arguments);
         let text = format!("{}\n{}", output.status, output_text(&output));
