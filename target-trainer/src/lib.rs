@@ -16,12 +16,15 @@
 //! | `store`, `intake`, `optim` | checkpoints; samples; AdamW |
 //! | `model` | the decoder, which takes samples and is stored as tensors |
 //! | `train` | the engine and the worker |
+//! | `consolidate` | merges finished adapters |
 //! | `daemon` | the queue and the worker processes |
 //! | `cli` | the command line |
 
 mod bounded_read;
 /// The command line. The only module that prints.
 pub mod cli;
+/// Merges finished adapters into the base model.
+pub mod consolidate;
 /// The daemon: accepts data files, runs one worker process at a time and restarts it after a failure.
 pub mod daemon;
 /// Log files by day.

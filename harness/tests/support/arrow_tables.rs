@@ -326,9 +326,14 @@ const TRAINER: &ArrowTable = &[
         ],
     ),
     (
+        "consolidate",
+        &["bounded_read", "durable", "exit", "file_error", "model", "plain_text", "settings", "store"],
+    ),
+    (
         "daemon",
         &[
             "bounded_read",
+            "consolidate",
             "day_logs",
             "device",
             "durable",

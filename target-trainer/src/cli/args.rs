@@ -70,6 +70,16 @@ pub(super) enum CliCommand {
         /// Directory of the root
         root: PathBuf,
     },
+    /// Merges the adapter of a finished job into the base model, below `merged/`; waits for a training to end
+    Consolidate {
+        /// Directory of the root
+        root: PathBuf,
+        /// Id of the job: the name of its directory in `done/`
+        job: String,
+        /// Removes the adapter when the merged model has been read back; default: it stays
+        #[arg(long)]
+        remove_adapter: bool,
+    },
     /// Prints the checkpoint that each job would resume from, and those that are skipped, with the reason
     ResumeInfo {
         /// Directory of the root

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::consolidate::ConsolidateError;
 use crate::daemon::DaemonError;
 use crate::device::DeviceError;
 use crate::durable::DurableError;
@@ -41,6 +42,9 @@ pub(super) enum CliError {
     /// A write failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// The adapter can't be merged.
+    #[error(transparent)]
+    Consolidate(#[from] ConsolidateError),
     /// The random base model can't be encoded.
     #[error(transparent)]
     Preset(TensorError),
@@ -118,6 +122,7 @@ impl CliError {
             | CliError::Text(_)
             | CliError::SaverThread(_)
             | CliError::SaverEnded => Exit::Failed,
+            CliError::Consolidate(error) => error.exit(),
             CliError::Threads(_) | CliError::HeartbeatThread(_) => Exit::Machine,
             CliError::Disk(_) | CliError::BenchSave(_) => Exit::Disk,
             CliError::Preset(_) | CliError::Base(_) => Exit::BaseModel,

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod consolidate_job;
 mod error;
 mod file_rights;
 mod output_queue;
@@ -61,6 +62,9 @@ pub fn main() -> Exit {
         CliCommand::Status { root } => root::status(&root),
         CliCommand::Verify { root } => verify::verify(&root),
         CliCommand::ResumeInfo { root } => verify::resume_info(&root),
+        CliCommand::Consolidate { root, job, remove_adapter } => {
+            consolidate_job::consolidate_job(&root, &job, remove_adapter)
+        }
         CliCommand::MakeData(kind) => write_data(kind),
         CliCommand::Bench(args) => bench::bench(&args),
         CliCommand::Worker(args) => run_worker(&args),

@@ -14,7 +14,8 @@ use crate::intake::ContentId;
 use crate::model::{BaseCheck, BaseModel};
 use crate::settings::{Guards, Settings};
 use crate::store::{
-    CheckpointStore, RootLayout, SaveOptions, damaged_checkpoints, damaged_results, sorted_names,
+    CheckpointStore, RootLayout, SaveOptions, damaged_checkpoints, damaged_merges, damaged_results,
+    sorted_names,
 };
 
 /// `verify`: prints a line for each damaged checkpoint, adapter or data file. Files that a killed process
@@ -31,7 +32,8 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     }
     findings.extend(damaged_checkpoints(&layout.checkpoints()));
     findings.extend(damaged_checkpoints(&layout.snapshots()));
-    findings.extend(damaged_results(&layout.done()));
+    findings.extend(damaged_merges(&layout));
+    findings.extend(damaged_results(&layout));
     findings.extend(
         sorted_names(&layout.processing())
             .iter()
@@ -40,7 +42,8 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     );
     let jobs = [layout.checkpoints(), layout.snapshots()];
     let jobs = jobs.iter().flat_map(|dir| sorted_names(dir).into_iter().map(|job| dir.join(job)));
-    for dir in [layout.processing(), layout.done(), layout.failed()].into_iter().chain(jobs) {
+    for dir in [layout.processing(), layout.done(), layout.failed(), layout.merged()].into_iter().chain(jobs)
+    {
         let unfinished = sorted_names(&dir).into_iter().filter(|name| name.starts_with(TEMPORARY_MARKER));
         unfinished.for_each(|name| report_unfinished(&dir.join(name)));
     }

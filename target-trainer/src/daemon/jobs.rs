@@ -78,7 +78,7 @@ pub struct QueuedJob {
 
 /// Removes the temporary entries that an earlier daemon left behind.
 pub(super) fn remove_unfinished(layout: &RootLayout) -> Result<(), DurableError> {
-    for dir in [layout.processing(), layout.done(), layout.failed()] {
+    for dir in [layout.processing(), layout.done(), layout.failed(), layout.merged()] {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY_MARKER) {
                 durable::remove_tree(&entry.path())?;

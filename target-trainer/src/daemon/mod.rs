@@ -4,6 +4,7 @@
 mod active_job;
 mod base_digest;
 mod cgroup;
+mod consolidations;
 mod daemon_config;
 mod drain;
 mod drain_state;
@@ -42,6 +43,7 @@ use crate::store::FinishedResult;
 use crate::train::WorkerEvent;
 
 use active_job::ActiveJob;
+use consolidations::Consolidations;
 pub use daemon_config::DaemonConfig;
 use drain::stuck;
 use drain_state::InboxState;
@@ -120,6 +122,7 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
     Daemon {
         config,
         maintenance: Maintenance::new(config),
+        consolidations: Consolidations::default(),
         inbox,
         queue: JobQueue::default(),
         queue_trouble: None,
@@ -176,6 +179,7 @@ fn lock_checkpoints(path: &Path, root: &Path) -> Result<File, DaemonError> {
 struct Daemon<'a> {
     config: &'a DaemonConfig<'a>,
     maintenance: Maintenance,
+    consolidations: Consolidations,
     inbox: Inbox,
     queue: JobQueue,
     /// Why the queue can't be read at the moment.
@@ -216,7 +220,9 @@ impl Daemon<'_> {
             self.queue.retry_departures(self.config);
             self.check_gpu();
             self.maintenance.look(self.config, &mut self.status);
-            if self.active.is_none() {
+            let is_training = self.active.is_some();
+            self.has_failed_jobs |= self.consolidations.look(self.config, &mut self.status, is_training);
+            if self.active.is_none() && !self.consolidations.is_running() {
                 self.start_next_job();
             }
             if self.active.is_some() {
@@ -249,7 +255,7 @@ impl Daemon<'_> {
         let inbox = self.inbox.state(self.config);
         let patience = Duration::from_secs(self.config.settings.train.save_patience_s);
         let is_busy = inbox == InboxState::Busy || self.maintenance.is_running(patience);
-        if is_busy || !self.queue.has_no_job() {
+        if is_busy || !self.queue.has_no_job() || self.consolidations.has_work(self.config) {
             return Ok(None);
         }
         if let Some(stuck) = stuck(self.queue_trouble.as_ref(), &self.queue, inbox) {
@@ -317,7 +323,8 @@ impl Daemon<'_> {
     fn next_job(&mut self) -> Result<Option<Job>, FileError> {
         while let Some(job) = self.queue.first(self.config)? {
             // An earlier daemon was killed after the job finished but before it left the queue.
-            let Some(FinishedResult { step, adapter }) = jobs::finished_result(&self.config.layout, &job)?
+            let Some(FinishedResult { step, adapter, .. }) =
+                jobs::finished_result(&self.config.layout, &job)?
             else {
                 return Ok(Some(job));
             };
@@ -510,6 +517,7 @@ impl Daemon<'_> {
         let has_no_job = matches!(self.queue.first(self.config), Ok(None))
             && self.queue.stuck_departure().is_none()
             && self.queue.unreadable_entry().is_none_or(|entry| entry.lasted == Duration::MAX);
+        let has_no_job = has_no_job && !self.consolidations.has_work(self.config);
         if self.active.is_none() && has_no_job && self.inbox.state(self.config) == InboxState::Empty {
             if let Some(UnreadableEntry { name, reason, .. }) = self.queue.unreadable_entry() {
                 let name = shown(name);

@@ -289,9 +289,25 @@ pub fn write_dir(
     sync: SyncPolicy,
     cleanup: bool,
 ) -> Result<(), DurableError> {
+    write_dir_checked(dir, files, sync, cleanup, |_| Ok(()))
+}
+
+/// Like [`write_dir`]. The directory gets its name only if `check` accepts it under its temporary path.
+///
+/// # Errors
+/// As for [`write_dir`], or that of the check.
+pub fn write_dir_checked<E: From<DurableError>>(
+    dir: &Path,
+    files: &[(&str, Vec<u8>)],
+    sync: SyncPolicy,
+    cleanup: bool,
+    check: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = temporary_sibling(dir);
     remove_tree(&temporary)?;
-    let written = write_files(&temporary, files, sync).and_then(|()| move_into_place(&temporary, dir));
+    let written = write_files(&temporary, files, sync).map_err(E::from);
+    let written =
+        written.and_then(|()| check(&temporary)).and_then(|()| Ok(move_into_place(&temporary, dir)?));
     if written.is_err() && cleanup {
         // The first error is the one that is reported. What stays here is removed at the next start.
         let _ = remove_tree(&temporary);
@@ -301,7 +317,7 @@ pub fn write_dir(
     match replaced {
         Replaced::Nothing => Ok(()),
         // What stays here is removed at the next start.
-        Replaced::Old(old) => remove_tree(&old),
+        Replaced::Old(old) => Ok(remove_tree(&old)?),
     }
 }
 

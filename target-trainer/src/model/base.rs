@@ -132,6 +132,12 @@ impl LayerWeights {
 }
 
 impl BaseModel {
+    /// Weight of a projection of a layer, `[out, in]`.
+    pub(super) fn weight_mut(&mut self, layer: usize, projection: Projection) -> Option<&mut [f32]> {
+        let index = Projection::ALL.iter().position(|known| *known == projection)?;
+        self.layers.get_mut(layer)?.projections.get_mut(index).map(Vec::as_mut_slice)
+    }
+
     /// Reads `config.json` and `model.safetensors` from `dir`.
     ///
     /// # Errors

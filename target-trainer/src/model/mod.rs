@@ -8,6 +8,7 @@ mod cpu_pass;
 mod cuda;
 mod lora;
 mod loss_and_gradient;
+mod merge;
 mod preset;
 mod tokens;
 
@@ -18,5 +19,6 @@ pub use cpu_pass::{generate_greedy, logits, sample_loss_and_gradient};
 pub use cuda::{CudaModel, PackedBatch, WeightedSample};
 pub use lora::{AdapterLayout, AdapterMismatch};
 pub use loss_and_gradient::LossAndGradient;
+pub use merge::{MergedModel, merge, probe_logits, probe_logits_of_base, relative_difference};
 pub use preset::{Preset, preset_files};
 pub use tokens::{BOS, EOS, TokenizedSample, VOCABULARY_SIZE, tokenize};

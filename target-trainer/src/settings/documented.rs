@@ -104,6 +104,12 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "maintenance.log_bytes",
         "Bytes of all log files; the oldest go first. One day has a quarter of it at most, and 16 MiB.",
     ),
+    ("consolidation", "Whether the adapters of finished jobs are merged into the base model, in `merged/`."),
+    ("consolidation.auto", "The adapter of each finished job is merged when no job is being trained."),
+    (
+        "consolidation.remove_adapter",
+        "With auto: the adapter is removed when the merged model has been read back.",
+    ),
     ("guards", "Protections. Switch one off only to show what it protects against."),
     (
         "guards.atomic_save",
@@ -277,6 +283,12 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "guards.snapshots",
         "Checkpoints are copied once a day, and the copy is used if they are lost; off: neither.",
     ),
+    (
+        "guards.merge_whole",
+        "A merged model is written aside, read back and renamed; off: written in place, and not read back.",
+    ),
+    ("guards.merge_first", "An adapter is removed after the merged model is there; off: before that."),
+    ("guards.serial_merge", "A merge waits until no job is being trained; off: it runs beside training."),
     (
         "guards.lost_checkpoints",
         "A job that was saved, and has no checkpoint any more, fails; off: it begins anew, without a word.",

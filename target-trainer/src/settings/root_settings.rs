@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::sections::{DeviceSettings, Guards, Limits, MaintenanceSettings, TrainSettings};
+use super::sections::{
+    ConsolidationSettings, DeviceSettings, Guards, Limits, MaintenanceSettings, TrainSettings,
+};
 use crate::bounded_read::read_text;
 use crate::file_error::{FileError, chain, file_error};
 use crate::state::{MAX_BATCH, Recipe};
@@ -23,6 +25,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is done once a day.
     pub maintenance: MaintenanceSettings,
+    /// Whether finished adapters are merged.
+    pub consolidation: ConsolidationSettings,
     /// Protections.
     pub guards: Guards,
 }

@@ -126,6 +126,14 @@ impl Default for MaintenanceSettings {
     }
 }
 
+/// Whether finished adapters are merged. `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsolidationSettings {
+    pub auto: bool,
+    pub remove_adapter: bool,
+}
+
 /// Limits for data files. `documented.rs` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -245,4 +253,7 @@ guards! {
     log_errors,
     snapshots,
     lost_checkpoints,
+    merge_whole,
+    merge_first,
+    serial_merge,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapter_files};
+use super::removed_adapter::is_removed;
 use super::tensors::TensorError;
 use crate::bounded_read::{open_regular, read_regular};
 use crate::file_error::{FileError, file_error};
@@ -34,6 +35,9 @@ struct Report {
     /// not written it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     config: Option<String>,
+    /// Digest of the base model. Earlier versions have not written it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
 }
 
 /// A complete result.
@@ -43,6 +47,8 @@ pub struct FinishedResult {
     pub step: u64,
     /// Digest of the adapter.
     pub adapter: String,
+    /// Digest of the base model that it was trained on. `None` if an earlier version has trained it.
+    pub base: Option<String>,
 }
 
 /// The files of a result, by name, and what they say.
@@ -66,7 +72,12 @@ pub enum ResultProblem {
 ///
 /// # Errors
 /// If a tensor's data does not fit its shape.
-pub fn result_files(job: &str, recipe: &Recipe, state: &TrainState) -> Result<ResultFiles, TensorError> {
+pub fn result_files(
+    job: &str,
+    base: &str,
+    recipe: &Recipe,
+    state: &TrainState,
+) -> Result<ResultFiles, TensorError> {
     let [config, adapter] = adapter_files(recipe, &state.adapter)?;
     let digest = digest_text(&blake3::hash(&adapter.1));
     let report = Report {
@@ -75,9 +86,10 @@ pub fn result_files(job: &str, recipe: &Recipe, state: &TrainState) -> Result<Re
         updates: state.cursor.updates,
         adapter: digest.clone(),
         config: config_digest(&config.1),
+        base: Some(base.to_owned()),
     };
     let report = serde_json::to_vec(&report).map_err(TensorError::Json)?;
-    let result = FinishedResult { step: state.cursor.step, adapter: digest };
+    let result = FinishedResult { step: state.cursor.step, adapter: digest, base: Some(base.to_owned()) };
     Ok(ResultFiles { files: vec![config, adapter, (REPORT_FILE, report)], result })
 }
 
@@ -105,14 +117,18 @@ pub fn read_result(dir: &Path, job: &str) -> Result<FinishedResult, ResultProble
         (Some(_), _) => {}
     }
     let path = dir.join(ADAPTER_FILE);
+    let result = FinishedResult { step: report.step, adapter: report.adapter, base: report.base };
+    if is_removed(dir, &result.adapter) {
+        return Ok(result);
+    }
     let mut digest = blake3::Hasher::new();
     open_regular(&path)
         .and_then(|file| digest.update_reader(ProgressReader(file)).map(drop))
         .map_err(|error| problem(&path, error))?;
-    if digest_text(&digest.finalize()) != report.adapter {
+    if digest_text(&digest.finalize()) != result.adapter {
         return Err(incomplete(&path, "it is not the one that report.json has the digest of".into()));
     }
-    Ok(FinishedResult { step: report.step, adapter: report.adapter })
+    Ok(result)
 }
 
 /// What is missing, or is not a regular file, is not complete. Other errors may pass.
@@ -149,7 +165,7 @@ mod tests {
         let cursor = Cursor { step: 7, updates: 7, epoch: 0, position: 0, random: Default::default() };
         let tensor = NamedTensor { name: "lora_A".into(), shape: vec![2], data: vec![1.0, 2.0] };
         let state = TrainState { adapter: vec![tensor], optimizer: Vec::new(), cursor };
-        let ResultFiles { files, result } = result_files("job", &Recipe::default(), &state).unwrap();
+        let ResultFiles { files, result } = result_files("job", "base", &Recipe::default(), &state).unwrap();
         files.iter().for_each(|(name, bytes)| std::fs::write(dir.join(name), bytes).unwrap());
         result
     }

@@ -77,6 +77,16 @@ impl RootLayout {
         self.checkpoints.clone().unwrap_or_else(|| self.root.join("checkpoints"))
     }
 
+    /// Merged models, one directory for each job.
+    pub fn merged(&self) -> PathBuf {
+        self.root.join("merged")
+    }
+
+    /// Jobs that somebody asks the daemon to consolidate, one file for each.
+    pub fn consolidate_requests(&self) -> PathBuf {
+        self.root.join("queue/consolidate")
+    }
+
     /// Copies of checkpoints of all jobs.
     pub fn snapshots(&self) -> PathBuf {
         self.snapshots.clone().unwrap_or_else(|| self.root.join("snapshots"))

@@ -6,6 +6,9 @@ use std::path::Path;
 use super::adapter::check_adapter;
 use super::checkpoint::{CheckpointStore, SaveOptions};
 use super::finished_result::read_result;
+use super::merged_model::read_merged;
+use super::removed_adapter::has_adapter;
+use super::root_layout::RootLayout;
 use crate::durable::{TEMPORARY_MARKER, is_moved_aside};
 use crate::file_error::chain;
 use crate::settings::Guards;
@@ -39,16 +42,31 @@ fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// A text for each result below this directory that is not complete or is damaged.
-pub fn damaged_results(dir: &Path) -> Vec<String> {
+/// A text for each result that is not complete or is damaged, or whose adapter is gone although there is no
+/// merged model.
+pub fn damaged_results(layout: &RootLayout) -> Vec<String> {
+    let dir = layout.done();
     // No job has a hidden name.
     let is_result = |name: &String| !name.starts_with('.') && !is_moved_aside(name);
     let damage = |job: String| match read_result(&dir.join(&job), &job) {
         Err(problem) => Some(chain(&problem)),
+        Ok(result) if !has_adapter(&dir.join(&job)) => match read_merged(&layout.merged().join(&job), &job) {
+            Ok(merged) if merged.adapter == result.adapter => None,
+            Ok(_) => Some(format!("`{}`: the merged model is of another adapter", dir.join(&job).display())),
+            Err(problem) => Some(format!("`{}`: no adapter: {problem}", dir.join(&job).display())),
+        },
         // The digest is that of what was written.
         Ok(_) => check_adapter(&dir.join(&job)).err().map(|error| chain(&error)),
     };
-    sorted_names(dir).into_iter().filter(is_result).filter_map(damage).collect()
+    sorted_names(&dir).into_iter().filter(is_result).filter_map(damage).collect()
+}
+
+/// A text for each merged model that is not complete or is damaged.
+pub fn damaged_merges(layout: &RootLayout) -> Vec<String> {
+    let jobs = sorted_names(&layout.merged()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER));
+    jobs.filter_map(|job| read_merged(&layout.merged().join(&job), &job).err())
+        .map(|problem| problem.to_string())
+        .collect()
 }
 
 /// The names in a directory. None if it can't be listed.

@@ -53,6 +53,8 @@ struct TrainingRun<'a> {
     on_gpu: bool,
     micro_batch: NonZeroUsize,
     checkpoints: Arc<CheckpointStore>,
+    /// Digest of the base model.
+    base: String,
     /// Copies that the daemon's maintenance makes.
     snapshots: CheckpointStore,
     /// Whether it is recorded that there is a checkpoint.
@@ -107,6 +109,7 @@ impl<'a> TrainingRun<'a> {
             on_gpu,
             micro_batch: config.micro_batch,
             checkpoints,
+            base,
             snapshots,
             is_marked: false,
             saver,
@@ -395,8 +398,8 @@ impl<'a> TrainingRun<'a> {
         if self.config.settings.guards.learned_check {
             check_learned(&state)?;
         }
-        let ResultFiles { files, result: FinishedResult { step, adapter } } =
-            result_files(self.config.job, &self.config.settings.recipe, &state)?;
+        let ResultFiles { files, result: FinishedResult { step, adapter, .. } } =
+            result_files(self.config.job, &self.base, &self.config.settings.recipe, &state)?;
         let target = self.config.layout.done().join(self.config.job);
         let sync = sync_policy(&self.config.settings.guards);
         with_patience(

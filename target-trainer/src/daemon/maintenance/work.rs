@@ -9,8 +9,8 @@ use crate::file_error::chain;
 use crate::settings::Settings;
 use crate::state::Recipe;
 use crate::store::{
-    CheckpointStore, CopiedCheckpoint, RootLayout, SaveOptions, damaged_checkpoints, damaged_results,
-    read_result, sorted_names, sync_policy,
+    CheckpointStore, CopiedCheckpoint, RootLayout, SaveOptions, damaged_checkpoints, damaged_merges,
+    damaged_results, read_result, sorted_names, sync_policy,
 };
 
 /// What a maintenance has done and found.
@@ -43,7 +43,8 @@ pub(super) fn maintain(layout: &RootLayout, settings: &Settings, today: Date) ->
     }
     report.damage = damaged_checkpoints(&layout.checkpoints());
     report.damage.extend(damaged_checkpoints(&layout.snapshots()));
-    report.damage.extend(damaged_results(&layout.done()));
+    report.damage.extend(damaged_results(layout));
+    report.damage.extend(damaged_merges(layout));
     report
 }
 
