@@ -270,6 +270,7 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "guards.daily_record",
         "The days of maintenance are recorded in maintenance.json; off: only the last one is, in memory.",
     ),
+    ("guards.whole_record", "maintenance.json is replaced as a whole; off: written in place."),
     (
         "guards.local_calendar",
         "A maintenance is due by the local date; off: whenever the clock shows the hour and the minute.",

@@ -249,6 +249,7 @@ guards! {
     empty_batches,
     daily_record,
     local_calendar,
+    whole_record,
     log_limits,
     log_errors,
     snapshots,

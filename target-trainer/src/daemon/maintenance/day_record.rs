@@ -33,13 +33,18 @@ pub(super) fn read_done_days(path: &Path) -> std::io::Result<Option<Vec<Date>>> 
     days.map(Some).map_err(|error: jiff::Error| invalid(error.to_string()))
 }
 
-/// Writes the days that are done, durably.
+/// Writes the days that are done, durably. With `whole`, a crash leaves the old record or the new one.
 ///
 /// # Errors
 /// If that is not possible. The old record then stays.
-pub(super) fn write_done_days(path: &Path, done: impl Iterator<Item = Date>) -> Result<(), DurableError> {
+pub(super) fn write_done_days(
+    path: &Path,
+    done: impl Iterator<Item = Date>,
+    whole: bool,
+) -> Result<(), DurableError> {
     let record = DayRecord { done: done.map(|day| day.to_string()).collect() };
-    durable::replace(path, &serde_json::to_vec(&record).unwrap_or_default(), SyncPolicy::Full)
+    let write = if whole { durable::replace } else { durable::write_in_place };
+    write(path, &serde_json::to_vec(&record).unwrap_or_default(), SyncPolicy::Full)
 }
 
 #[cfg(test)]
@@ -52,7 +57,7 @@ mod tests {
         let path = dir.path().join("maintenance.json");
         assert_eq!(read_done_days(&path).unwrap(), None);
         let days = [Date::new(2026, 5, 2).unwrap(), Date::new(1970, 1, 1).unwrap()];
-        write_done_days(&path, days.into_iter()).unwrap();
+        write_done_days(&path, days.into_iter(), true).unwrap();
         assert_eq!(read_done_days(&path).unwrap(), Some(days.to_vec()));
         for wrong in ["", "{", "[]", r#"{"done": 1}"#, r#"{"done": ["2026-02-30"]}"#] {
             std::fs::write(&path, wrong).unwrap();

@@ -159,11 +159,12 @@ impl Maintenance {
 
     /// Writes the days that are done. What can't be written now is kept in memory, and tried again.
     fn record(&mut self, config: &DaemonConfig<'_>) {
-        if !config.settings.guards.daily_record {
+        let Guards { daily_record, whole_record, .. } = config.settings.guards;
+        if !daily_record {
             self.is_unrecorded = false;
             return;
         }
-        match write_done_days(&config.layout.maintenance_record(), self.schedule.done()) {
+        match write_done_days(&config.layout.maintenance_record(), self.schedule.done(), whole_record) {
             Ok(()) => (self.is_unrecorded, self.trouble) = (false, None),
             Err(error) => self.fail(&chain(&error)),
         }
