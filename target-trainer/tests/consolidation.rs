@@ -109,7 +109,7 @@ fn a_daemon_consolidates_what_it_is_asked_for_and_with_auto_each_finished_job() 
     // One that can't be done is told, and ends the drain.
     std::fs::write(requests.join("none"), "keep-adapter\n").unwrap();
     let output = root.drain_with_failed_job();
-    assert!(output.contains("consolidation of job none failed: the result is not complete"), "{output}");
+    assert!(output.contains("consolidation of job none failed: there is no finished job `none`"), "{output}");
     assert_eq!(sorted_names(&requests), ["none"]);
 
     let auto = ["consolidation.auto=true", "consolidation.remove_adapter=true", "recipe.steps=5"];

@@ -2,6 +2,7 @@
 //! base is never changed. The adapter goes only if that was asked for, and only when the merged model has been
 //! read back from the disk. It can be interrupted at each operation, and repeated.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::bounded_read::{open_regular_or_linked, read_regular};
@@ -16,7 +17,7 @@ use crate::plain_text::shown;
 use crate::settings::Settings;
 use crate::store::{
     AdapterError, FinishedResult, MergeReport, ResultProblem, RootLayout, merged_files, read_adapter,
-    read_merged, read_result, remove_merged_adapter, required_space, sync_policy,
+    read_merged, read_result, remove_merged_adapter, required_space, sorted_names, sync_policy,
 };
 
 /// The largest difference of the logits in f32, relative to the largest logit.
@@ -50,6 +51,9 @@ pub enum ConsolidateError {
     /// The job's name leads out of the root.
     #[error("`{}` is not the id of a job; `done/` has those of the finished ones", shown(.0))]
     Name(String),
+    /// There is no result of this job.
+    #[error("there is no finished job `{}` in `{}`; {finished}", shown(.job), .dir.display())]
+    Unknown { job: String, dir: PathBuf, finished: String },
     /// The job has no complete result.
     #[error("the result is not complete: {0}")]
     Result(#[from] ResultProblem),
@@ -98,7 +102,7 @@ impl ConsolidateError {
     /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
-            ConsolidateError::Name(_) => Exit::Usage,
+            ConsolidateError::Name(_) | ConsolidateError::Unknown { .. } => Exit::Usage,
             ConsolidateError::Base(_) | ConsolidateError::OtherBase { .. } => Exit::BaseModel,
             ConsolidateError::Space(_) | ConsolidateError::Disk(_) | ConsolidateError::ReadBack(_) => {
                 Exit::Disk
@@ -144,7 +148,17 @@ pub fn check_request(layout: &RootLayout, job: &str) -> Result<FinishedResult, C
     if job.is_empty() || job.starts_with('.') || job.contains('/') {
         return Err(ConsolidateError::Name(job.to_owned()));
     }
-    Ok(read_result(&layout.done().join(job), job)?)
+    let dir = layout.done();
+    if dir.join(job).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        let names: Vec<String> =
+            sorted_names(&dir).into_iter().filter(|name| !name.starts_with('.')).collect();
+        let finished = match names.last() {
+            None => "no job is finished yet".to_owned(),
+            Some(last) => format!("{} finished jobs are there, such as `{}`", names.len(), shown(last)),
+        };
+        return Err(ConsolidateError::Unknown { job: job.to_owned(), dir, finished });
+    }
+    Ok(read_result(&dir.join(job), job)?)
 }
 
 /// A merged model that is not written yet.
