@@ -71,6 +71,21 @@ fn a_damaged_merged_model_is_made_anew_and_what_does_not_fit_is_refused() {
     std::fs::write(&weights, &good[..good.len() - 1]).unwrap();
     assert!(consolidate(&root, &job, &[]).status.success());
     assert_eq!(std::fs::read(&weights).unwrap(), good);
+    // What was there may be somebody's, and is kept.
+    let old = |number: u32| merged(&root, &format!("{job}-old-{number}"));
+    assert_eq!(std::fs::read(old(1).join("model.safetensors")).unwrap(), good[..good.len() - 1]);
+    std::fs::remove_dir_all(merged(&root, &job)).unwrap();
+    std::fs::create_dir(merged(&root, &job)).unwrap();
+    std::fs::write(merged(&root, &job).join("notes.txt"), "mine").unwrap();
+    let output = consolidate(&root, &job, &[]);
+    assert!(output.status.success(), "{}", all_output(&output));
+    assert!(
+        text(&output.stdout).contains(&format!("is now `{}`", old(2).display())),
+        "{}",
+        all_output(&output)
+    );
+    assert_eq!(std::fs::read_to_string(old(2).join("notes.txt")).unwrap(), "mine");
+    assert!(root.verify().status.success(), "{}", all_output(&root.verify()));
     for odd in ["", ".", "..", "../base", "none", "a/b"] {
         assert!(!consolidate(&root, odd, &[]).status.success(), "{odd}");
     }

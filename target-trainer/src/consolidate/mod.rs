@@ -43,6 +43,8 @@ pub struct Consolidated {
     pub was_there: bool,
     /// The adapter is gone.
     pub adapter_removed: bool,
+    /// Where that is now which was in the place of the merged model and was none.
+    pub moved_aside: Option<PathBuf>,
 }
 
 /// Why there is no merged model. The adapter is where it was.
@@ -123,6 +125,7 @@ pub fn consolidate(request: &ConsolidateRequest<'_>) -> Result<Consolidated, Con
     let sync = sync_policy(&settings.guards);
     let existing = read_merged(&dir, job).ok().filter(|report| report.adapter == result.adapter);
     let was_there = existing.is_some();
+    let mut moved_aside = None;
     let report = match existing {
         Some(report) => report,
         None => {
@@ -130,14 +133,14 @@ pub fn consolidate(request: &ConsolidateRequest<'_>) -> Result<Consolidated, Con
             if *remove_adapter && !settings.guards.merge_first {
                 remove_merged_adapter(&layout.done().join(job), &result.adapter, sync)?;
             }
-            write(request, &dir, &merged)?;
+            moved_aside = write(request, &dir, &merged)?;
             merged.report
         }
     };
     if *remove_adapter {
         remove_merged_adapter(&layout.done().join(job), &result.adapter, sync)?;
     }
-    Ok(Consolidated { dir, report, was_there, adapter_removed: *remove_adapter })
+    Ok(Consolidated { dir, report, was_there, adapter_removed: *remove_adapter, moved_aside })
 }
 
 /// Fails if no finished job has this id.
@@ -210,8 +213,13 @@ fn merged(
     Ok(Merged { report, config: config?, weights, logits })
 }
 
-/// Writes the model aside, reads it back, and gives it its name.
-fn write(request: &ConsolidateRequest<'_>, dir: &Path, merged: &Merged) -> Result<(), ConsolidateError> {
+/// Writes the model aside, reads it back, and gives it its name. What has this name and is no merged model of the job
+/// may be somebody's: it gets another name, which is returned.
+fn write(
+    request: &ConsolidateRequest<'_>,
+    dir: &Path,
+    merged: &Merged,
+) -> Result<Option<PathBuf>, ConsolidateError> {
     let (settings, sync) = (request.settings, sync_policy(&request.settings.guards));
     let files = merged_files(merged.report.clone(), merged.config.clone(), merged.weights.clone())?;
     let parent = request.layout.merged();
@@ -227,8 +235,9 @@ fn write(request: &ConsolidateRequest<'_>, dir: &Path, merged: &Merged) -> Resul
         for (name, bytes) in &files {
             durable::write_in_place(&dir.join(name), bytes, sync)?;
         }
-        return Ok(());
+        return Ok(None);
     }
+    let moved_aside = durable::move_aside(dir)?;
     durable::write_dir_checked(dir, &files, sync, settings.guards.abort_cleanup, |written| {
         let read_back = |reason: &dyn std::fmt::Display| ConsolidateError::ReadBack(reason.to_string());
         read_merged(written, request.job).map_err(|error| read_back(&error))?;
@@ -238,7 +247,8 @@ fn write(request: &ConsolidateRequest<'_>, dir: &Path, merged: &Merged) -> Resul
         if is_same { Ok(()) } else { Err(read_back(&"it computes other logits")) }
     })?;
     // Its directory may be new.
-    Ok(durable::sync_dir(request.layout.root(), sync)?)
+    durable::sync_dir(request.layout.root(), sync)?;
+    Ok(moved_aside)
 }
 
 /// The jobs that somebody asks the daemon to consolidate, and whether their adapters are to go.
@@ -272,6 +282,10 @@ impl std::fmt::Display for Consolidated {
              f32, by {difference_as_stored:.1e} in the base's own type; the adapter {}",
             self.dir.display(),
             if self.adapter_removed { "is removed" } else { "stays" }
-        )
+        )?;
+        match &self.moved_aside {
+            None => Ok(()),
+            Some(path) => write!(f, "; what was in its place is now `{}`", path.display()),
+        }
     }
 }

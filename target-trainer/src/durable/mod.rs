@@ -358,8 +358,8 @@ pub fn refuse_link(path: &Path) -> Result<(), DurableError> {
     if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
         return Ok(());
     }
-    let text =
-        "it is a symbolic link, which is not followed; set `train.checkpoint_dir`, or mount the place there";
+    let text = "it is a symbolic link, which is not followed; mount the place there (for checkpoints and logs, \
+                settings can name another one)";
     Err(DurableError::new("use", path)(Error::other(text)))
 }
 

@@ -63,7 +63,8 @@ pub fn damaged_results(layout: &RootLayout) -> Vec<String> {
 
 /// A text for each merged model that is not complete or is damaged.
 pub fn damaged_merges(layout: &RootLayout) -> Vec<String> {
-    let jobs = sorted_names(&layout.merged()).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER));
+    let is_merge = |name: &String| !name.starts_with('.') && !is_moved_aside(name);
+    let jobs = sorted_names(&layout.merged()).into_iter().filter(is_merge);
     jobs.filter_map(|job| read_merged(&layout.merged().join(&job), &job).err())
         .map(|problem| problem.to_string())
         .collect()
