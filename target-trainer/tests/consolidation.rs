@@ -86,6 +86,17 @@ fn a_damaged_merged_model_is_made_anew_and_what_does_not_fit_is_refused() {
     );
     assert_eq!(std::fs::read_to_string(old(2).join("notes.txt")).unwrap(), "mine");
     assert!(root.verify().status.success(), "{}", all_output(&root.verify()));
+    // What can't be listed is not called sound.
+    for name in ["merged", "done", "checkpoints", "snapshots", "queue/processing"] {
+        let (dir, aside) = (root.path().join(name), root.path().join("aside"));
+        std::fs::rename(&dir, &aside).unwrap();
+        std::fs::write(&dir, "").unwrap();
+        let verify = root.verify();
+        assert_eq!(verify.status.code(), Some(1), "{name}: {}", all_output(&verify));
+        assert!(text(&verify.stdout).contains("could not list"), "{name}: {}", all_output(&verify));
+        std::fs::remove_file(&dir).unwrap();
+        std::fs::rename(&aside, &dir).unwrap();
+    }
     for odd in ["", ".", "..", "../base", "none", "a/b"] {
         assert!(!consolidate(&root, odd, &[]).status.success(), "{odd}");
     }
@@ -129,7 +140,12 @@ fn a_daemon_consolidates_what_it_is_asked_for_and_with_auto_each_finished_job() 
 
     let auto = ["consolidation.auto=true", "consolidation.remove_adapter=true", "recipe.steps=5"];
     let root = TrainerRoot::with_job(&auto);
+    // The same data and recipe have the same id. What somebody has put there is no merged model.
+    std::fs::create_dir_all(merged(&root, &job)).unwrap();
+    std::fs::write(merged(&root, &job).join("notes.txt"), "mine").unwrap();
     let output = root.drain();
+    assert_eq!(root.job_id(), job);
+    assert!(merged(&root, &format!("{job}-old-1")).join("notes.txt").exists(), "{output}");
     assert_eq!(output.matches("consolidated: job ").count(), 1, "{output}");
     assert!(root.verify().status.success());
     assert!(!root.drain().contains("consolidated"));

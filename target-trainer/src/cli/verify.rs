@@ -15,7 +15,7 @@ use crate::model::{BaseCheck, BaseModel};
 use crate::settings::{Guards, Settings};
 use crate::store::{
     CheckpointStore, RootLayout, SaveOptions, damaged_checkpoints, damaged_merges, damaged_results,
-    sorted_names,
+    sorted_names, unlisted,
 };
 
 /// `verify`: prints a line for each damaged checkpoint, adapter or data file. Files that a killed process
@@ -34,6 +34,7 @@ pub(super) fn verify(root: &Path) -> Result<Exit, CliError> {
     findings.extend(damaged_checkpoints(&layout.snapshots()));
     findings.extend(damaged_merges(&layout));
     findings.extend(damaged_results(&layout));
+    findings.extend(unlisted(&layout.processing()));
     findings.extend(
         sorted_names(&layout.processing())
             .iter()

@@ -11,7 +11,7 @@ use crate::consolidate::{ConsolidateError, ConsolidateRequest, Consolidated, con
 use crate::durable::{self, SyncPolicy, TEMPORARY_MARKER, is_moved_aside};
 use crate::file_error::chain;
 use crate::plain_text::shown;
-use crate::store::{has_adapter, sorted_names};
+use crate::store::{has_adapter, has_merge_report, sorted_names};
 
 /// Minimum time between two looks at the directories.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -105,7 +105,8 @@ impl Consolidations {
             return None;
         }
         let is_left = |job: &String| {
-            let has_model = layout.merged().join(job).exists();
+            // It gets its name as a whole. What somebody else has put there is no merged model.
+            let has_model = has_merge_report(&layout.merged().join(job));
             !has_model || (settings.remove_adapter && has_adapter(&layout.done().join(job)))
         };
         let mut jobs = sorted_names(&layout.done()).into_iter().filter(|job| !is_moved_aside(job));
@@ -146,6 +147,10 @@ impl Consolidations {
         match result {
             Ok(consolidated) => {
                 (config.print_line)(&consolidated.to_string());
+                let asked = read_request(&config.layout, job).ok();
+                if !is_answered(asked, consolidated.adapter_removed) {
+                    return true;
+                }
                 let removed = durable::remove_file(&request).and_then(|()| match request.parent() {
                     Some(dir) if dir.exists() => durable::sync_dir(dir, SyncPolicy::Full),
                     _ => Ok(()),
@@ -167,6 +172,26 @@ impl Consolidations {
                 self.failed.insert(job.to_owned());
                 false
             }
+        }
+    }
+}
+
+/// Whether what was done is all that a request asks for now: somebody may have asked for more in the meantime. `asked`:
+/// whether the adapter is to go; `None` without a request.
+fn is_answered(asked: Option<bool>, adapter_removed: bool) -> bool {
+    asked != Some(true) || adapter_removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_answered;
+
+    #[test]
+    fn a_request_that_asks_for_more_than_was_done_stays() {
+        assert!(!is_answered(Some(true), false));
+        for (asked, removed) in [(None, false), (Some(false), false), (Some(false), true), (Some(true), true)]
+        {
+            assert!(is_answered(asked, removed), "{asked:?} {removed}");
         }
     }
 }

@@ -42,6 +42,11 @@ pub struct MergedProblem {
     reason: String,
 }
 
+/// Whether a directory has the report of a merged model. Nothing of it is read.
+pub fn has_merge_report(dir: &Path) -> bool {
+    dir.join(MERGE_REPORT).symlink_metadata().is_ok()
+}
+
 /// The files of a merged model, the report last.
 pub fn merged_files(
     report: MergeReport,

@@ -1,6 +1,7 @@
 //! Reads all that is stored, and tells what is damaged. Every check is on, whatever the settings are.
 //! Changes nothing.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::adapter::check_adapter;
@@ -10,14 +11,22 @@ use super::merged_model::read_merged;
 use super::removed_adapter::has_adapter;
 use super::root_layout::RootLayout;
 use crate::durable::{TEMPORARY_MARKER, is_moved_aside};
-use crate::file_error::chain;
+use crate::file_error::{chain, file_error};
 use crate::settings::Guards;
 use crate::state::Recipe;
 
 /// A text for each damaged checkpoint below this directory, which has one directory for each job.
 pub fn damaged_checkpoints(dir: &Path) -> Vec<String> {
-    let jobs = sorted_names(dir).into_iter().filter(|job| !job.starts_with(TEMPORARY_MARKER));
-    jobs.flat_map(|job| damaged_checkpoints_of_job(&dir.join(job))).collect()
+    let is_job = |job: &String| !job.starts_with(TEMPORARY_MARKER) && dir.join(job).is_dir();
+    let jobs = sorted_names(dir).into_iter().filter(is_job);
+    unlisted(dir).into_iter().chain(jobs.flat_map(|job| damaged_checkpoints_of_job(&dir.join(job)))).collect()
+}
+
+/// A text if a directory can't be listed: what is in it was not looked at. One that is not there has nothing.
+pub fn unlisted(dir: &Path) -> Option<String> {
+    let listed = std::fs::read_dir(dir).and_then(|mut entries| entries.try_for_each(|entry| entry.map(drop)));
+    let error = listed.err().filter(|error| error.kind() != ErrorKind::NotFound)?;
+    Some(chain(&file_error("list", dir)(error)))
 }
 
 fn damaged_checkpoints_of_job(dir: &Path) -> Vec<String> {
@@ -33,9 +42,9 @@ fn damaged_checkpoints_of_job(dir: &Path) -> Vec<String> {
     };
     let names = sorted_names(dir).into_iter().filter(|name| !name.starts_with(TEMPORARY_MARKER));
     // A worker may have removed or replaced it in the meantime: it is looked at once more.
-    names
-        .filter_map(|name| damage(&name).and_then(|_| damage(&name)).filter(|_| exists(&dir.join(name))))
-        .collect()
+    let damaged = names
+        .filter_map(|name| damage(&name).and_then(|_| damage(&name)).filter(|_| exists(&dir.join(name))));
+    unlisted(dir).into_iter().chain(damaged).collect()
 }
 
 fn exists(path: &Path) -> bool {
@@ -58,19 +67,19 @@ pub fn damaged_results(layout: &RootLayout) -> Vec<String> {
         // The digest is that of what was written.
         Ok(_) => check_adapter(&dir.join(&job)).err().map(|error| chain(&error)),
     };
-    sorted_names(&dir).into_iter().filter(is_result).filter_map(damage).collect()
+    let damaged = sorted_names(&dir).into_iter().filter(is_result).filter_map(damage);
+    unlisted(&dir).into_iter().chain(damaged).collect()
 }
 
 /// A text for each merged model that is not complete or is damaged.
 pub fn damaged_merges(layout: &RootLayout) -> Vec<String> {
     let is_merge = |name: &String| !name.starts_with('.') && !is_moved_aside(name);
     let jobs = sorted_names(&layout.merged()).into_iter().filter(is_merge);
-    jobs.filter_map(|job| read_merged(&layout.merged().join(&job), &job).err())
-        .map(|problem| problem.to_string())
-        .collect()
+    let damaged = jobs.filter_map(|job| read_merged(&layout.merged().join(&job), &job).err());
+    unlisted(&layout.merged()).into_iter().chain(damaged.map(|problem| problem.to_string())).collect()
 }
 
-/// The names in a directory. None if it can't be listed.
+/// The names in a directory. No name if it can't be listed.
 pub fn sorted_names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> =

@@ -246,7 +246,7 @@ impl Recoveries<'_> {
                 // That of the noting recovery is told.
                 (Ok(_), Err(_)) => Ok(Controls::default()),
             };
-            (controls, noted, importing.join().ok().flatten())
+            (controls, noted, importing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let noted = match noted {
             Err(_) if is_cancelled() => None,

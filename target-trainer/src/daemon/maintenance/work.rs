@@ -26,7 +26,8 @@ pub(super) struct MaintenanceReport {
     pub(super) troubles: Vec<String>,
 }
 
-/// Copies the newest checkpoints, cleans up the logs and reads all that is stored. `today` is the date of the log that is being written.
+/// Copies the newest checkpoints, cleans up the logs and reads all that is stored. `today`: the date of the log
+/// that is being written.
 pub(super) fn maintain(layout: &RootLayout, settings: &Settings, today: Date) -> MaintenanceReport {
     let mut report = MaintenanceReport::default();
     if settings.guards.snapshots {
