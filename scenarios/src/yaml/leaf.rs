@@ -89,7 +89,13 @@ leaf!(NameGlob(String), name_glob, "", "A glob on a name: `attention*`.");
 leaf!(Percent(f64), percent, r"^\d+(\.\d+)? ?%$", "A percentage: `1 %`, `0.5 %`.", ["string"]);
 leaf!(ScenarioId(String), id, r"^[a-z]+-\d{2}[a-z]?$", "A domain and two digits: `fs-01`.");
 leaf!(FileName(String), file_name, r"^[^/]+$", "A file name, without a directory.");
-leaf!(SettingValue(String), setting, "", "The value of a setting, in the target's own syntax.");
+leaf!(
+    SettingValue(String),
+    setting,
+    "",
+    "The value of a setting, in the target's own syntax.",
+    ["string", "number", "boolean"]
+);
 
 fn pattern(text: &str) -> Result<Regex, LeafError> {
     RegexBuilder::new(text).size_limit(MAX_PATTERN_BYTES).build().map_err(|error| {
