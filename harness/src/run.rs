@@ -25,7 +25,7 @@ use crate::{diagnostics, interrupt, print, report_files};
 use engine::explore::WarmStart;
 use engine::file_error::file_error;
 use engine::gpu;
-use engine::observe::{Reporter, Tee};
+use engine::observe::{ObserverThread, Reporter};
 use engine::plan::TrialSelection;
 use engine::run::{PreparedScenario, ScenarioResult, Suite, run_suite};
 use engine::sandbox;
@@ -141,7 +141,8 @@ fn run_prepared(
     let record_writer =
         Arc::new(RecordWriter::create(&record_path).map_err(file_error::<CliError>("create", &record_path))?);
     let display = Arc::new(RunDisplay::new(scenarios.len(), mode == RunMode::Ablate));
-    let reporter = Reporter::new(Arc::new(Tee::new(vec![record_writer.clone(), display.clone()])));
+    let observers = Arc::new(ObserverThread::start(vec![record_writer.clone(), display.clone()]));
+    let reporter = Reporter::new(observers.clone());
     let mechanisms = started.machine.mechanisms.clone();
     reporter.emit(Event::RunStarted(started));
     let suite = Suite {
@@ -169,7 +170,8 @@ fn run_prepared(
     let exit = CommandExit::worst(exits);
     reporter.emit(Event::RunEnded(RunEnded { seconds: reporter.elapsed_s(), exit_code: exit.code() }));
     drop(reporter);
-    drop(display);
+    observers.finish();
+    drop((observers, display));
     let (record, failure) = record_writer.finish();
     let failure = failure.map(file_error::<CliError>("write", &record_path));
     let failures: Vec<CliError> =

@@ -8,7 +8,8 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use super::base_check::BaseCheck;
 use super::config::{ConfigError, ModelConfig};
-use crate::bounded_read::open_regular_or_linked;
+use super::hub_cache::{self, BlobCheck, HubCacheError};
+use crate::bounded_read::{open_regular_or_linked, read_text};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
 use crate::progress::{self, ProgressReader};
@@ -46,10 +47,17 @@ pub enum BaseModelError {
     Tokenizer { path: PathBuf },
     /// The weights are in several files.
     #[error(
-        "base: `{path}`: weights in several files are not supported; write them into one `{WEIGHTS_FILE}`",
-        path = .path.display()
+        "base: `{path}`: weights in several files are not supported; write them into one `{WEIGHTS_FILE}`{}",
+        also_missing(missing), path = .path.display()
     )]
-    Sharded { path: PathBuf },
+    Sharded {
+        path: PathBuf,
+        /// Files that it names and that are not there.
+        missing: Vec<String>,
+    },
+    /// A file in the cache of the Hugging Face hub is damaged or missing.
+    #[error("base: {0}")]
+    HubCache(#[from] HubCacheError),
     /// The weights do not fit the configuration.
     #[error("base: `{path}`", path = .path.display())]
     Weights { path: PathBuf, source: WeightsError },
@@ -109,8 +117,24 @@ pub struct BaseModel {
 impl BaseModelError {
     /// Whether another attempt may succeed: a file could not be read.
     pub fn may_pass(&self) -> bool {
-        matches!(self, BaseModelError::File(_))
+        match self {
+            BaseModelError::File(_) => true,
+            BaseModelError::HubCache(error) => error.may_pass(),
+            _ => false,
+        }
     }
+}
+
+/// Says which files are missing besides.
+fn also_missing(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    if names.is_empty() {
+        return String::new();
+    }
+    let listed: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{}`", shown(name))).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("; of these files are missing: {}{more}", listed.join(", "))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, BaseModelError> {
@@ -145,7 +169,8 @@ impl BaseModel {
     /// If a file can't be read, or if its content is not a supported Llama model.
     pub fn read(dir: &Path, check: BaseCheck) -> Result<BaseModel, BaseModelError> {
         let config = BaseModel::read_config(dir, check)?;
-        check_other_files(dir, check)?;
+        let dir = hub_cache::files_dir(dir)?;
+        check_other_files(&dir, check)?;
         let path = dir.join(WEIGHTS_FILE);
         BaseModel::from_bytes(config, &read_file(&path)?, check)
             .map_err(|source| BaseModelError::Weights { path, source })
@@ -157,13 +182,16 @@ impl BaseModel {
     ///
     /// If it can't be read, or if its content is not that of a supported Llama model.
     pub fn read_config(dir: &Path, check: BaseCheck) -> Result<ModelConfig, BaseModelError> {
-        let path = dir.join(CONFIG_FILE);
+        let path = hub_cache::files_dir(dir)?.join(CONFIG_FILE);
+        hub_cache::check_link(&path)?;
         ModelConfig::parse(&String::from_utf8_lossy(&read_file(&path)?), check)
             .map_err(|source| BaseModelError::Config { path, source })
     }
 
-    /// The files that a base model consists of.
+    /// The files that a base model consists of. `dir` may be a model's directory in the cache of the Hugging
+    /// Face hub.
     pub fn files(dir: &Path) -> [PathBuf; 2] {
+        let dir = hub_cache::files_dir(dir).unwrap_or_else(|_| dir.to_owned());
         [CONFIG_FILE, WEIGHTS_FILE].map(|name| dir.join(name))
     }
 
@@ -171,13 +199,23 @@ impl BaseModel {
     ///
     /// # Errors
     ///
-    /// If a file can't be read, or there are files of a model that is not supported.
+    /// If a file can't be read, there are files of a model that is not supported, or a file is a blob of the
+    /// Hugging Face cache whose content is not what its name says.
     pub fn digest(dir: &Path, check: BaseCheck) -> Result<String, BaseModelError> {
-        check_other_files(dir, check)?;
+        check_other_files(&hub_cache::files_dir(dir)?, check)?;
         let mut hasher = blake3::Hasher::new();
         for path in BaseModel::files(dir) {
+            hub_cache::check_link(&path)?;
             let file = open_regular_or_linked(&path).map_err(file_error("read", &path))?;
-            hasher.update_reader(ProgressReader(file)).map_err(file_error("read", &path))?;
+            let len = file.metadata().map_err(file_error("read", &path))?.len();
+            let mut blob =
+                if check == BaseCheck::Full { BlobCheck::new(&path, len) } else { BlobCheck::none() };
+            let each = |bytes: &[u8]| {
+                hasher.update(bytes);
+                blob.update(bytes);
+            };
+            read_in_parts(ProgressReader(file), each).map_err(file_error("read", &path))?;
+            blob.finish()?;
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
@@ -249,6 +287,33 @@ impl BaseModel {
     }
 }
 
+/// Calls `each` with all bytes in order.
+fn read_in_parts(mut file: impl Read, mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
+    let mut part = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut part) {
+            Ok(0) => return Ok(()),
+            Ok(len) => each(&part[..len]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The files that an index of shards names and that are not in `dir`.
+fn missing_shards(index: &Path, dir: &Path) -> Vec<String> {
+    const MAX_BYTES: u64 = 64 << 20;
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let index = read_text(index, MAX_BYTES).ok().and_then(|text| serde_json::from_str::<Index>(&text).ok());
+    let names: std::collections::BTreeSet<String> =
+        index.into_iter().flat_map(|index| index.weight_map.into_values()).collect();
+    // A name that leads elsewhere is missing, too: nothing outside of the directory is looked for.
+    names.into_iter().filter(|name| name.contains('/') || !dir.join(name).exists()).collect()
+}
+
 /// Fails if the directory has files that only models have which are not supported.
 fn check_other_files(dir: &Path, check: BaseCheck) -> Result<(), BaseModelError> {
     if check == BaseCheck::Off {
@@ -258,7 +323,11 @@ fn check_other_files(dir: &Path, check: BaseCheck) -> Result<(), BaseModelError>
         return Err(BaseModelError::Tokenizer { path });
     }
     let path = dir.join(SHARDS_FILE);
-    if path.exists() { Err(BaseModelError::Sharded { path }) } else { Ok(()) }
+    if path.exists() {
+        let missing = missing_shards(&path, dir);
+        return Err(BaseModelError::Sharded { path, missing });
+    }
+    Ok(())
 }
 
 /// Whether a tensor says nothing that others do not: the frequencies of the rotation, or an output head that

@@ -6,6 +6,7 @@ mod base_check;
 mod config;
 mod cpu_pass;
 mod cuda;
+mod hub_cache;
 mod lora;
 mod loss_and_gradient;
 mod merge;
