@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 37] = [
+const METHODS: [(&str, Expected); 39] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -54,6 +54,14 @@ const METHODS: [(&str, Expected); 37] = [
     (
         "damage-files: {of: 'ckpt/lat*', how: [mix], when: {step: 4}}",
         Inconclusive(&["fault 1, damage-files", "nothing changed in 1 files: `ckpt/latest` is as before"]),
+    ),
+    (
+        "flip-memory: {file: 'never/**', when: {step: 4}}",
+        Inconclusive(&["fault 1, flip-memory", "no file matched"]),
+    ),
+    (
+        "flip-memory: {file: 'ckpt/latest', when: {step: 4}}",
+        Inconclusive(&["fault 1, flip-memory", "`ckpt/latest` has no 64 bytes that can be told from others"]),
     ),
     ("crash: {optional: true, when: {step: 400}}", Inconclusive(&["all its faults are optional"])),
     (

@@ -148,7 +148,7 @@ impl FilePart {
         }
     }
 
-    fn describe(self) -> &'static str {
+    pub(super) fn describe(self) -> &'static str {
         match self {
             FilePart::Start => "at the start of",
             FilePart::Middle => "in the middle of",

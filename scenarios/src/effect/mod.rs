@@ -13,6 +13,7 @@ mod data_kind;
 mod disk;
 mod environment;
 mod file_selection;
+mod flip_memory;
 mod gpu_call;
 mod gpu_injection;
 mod gpu_state;
@@ -45,6 +46,7 @@ pub use data_kind::{DataKind, HexBytes};
 pub use disk::{ExhaustInodes, FillDisk, PAGE_BYTES};
 pub use environment::Environment;
 pub use file_selection::FileSelection;
+pub use flip_memory::FlipMemory;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
 pub use gpu_state::GpuState;
@@ -145,6 +147,8 @@ effects! {
     /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes
     /// two generations, renames or ages them.
     "damage-files" => DamageFiles(damage_files::DamageFilesDraft),
+    /// Flips one bit in the memory of the target's processes, in their copies of what a file holds.
+    "flip-memory" => FlipMemory(flip_memory::FlipMemoryDraft),
     /// Puts files into a place and removes them after the target has listed them and before it opens them.
     "vanish" => Vanish(vanish::VanishDraft),
     /// Gives one sample of each submitted file a weight with which its loss overflows.

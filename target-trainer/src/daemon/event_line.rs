@@ -32,6 +32,12 @@ pub(super) fn event_line(job: &str, event: &WorkerEvent) -> Option<String> {
         WorkerEvent::WeightsReloaded { to } => {
             format!("frozen weights have changed in device memory; reloaded; rolled back to step {to}")
         }
+        WorkerEvent::WeightsReadAgain { to } => {
+            format!(
+                "frozen weights have changed in the memory of this machine; read again from the base model; rolled \
+                 back to step {to}"
+            )
+        }
         WorkerEvent::ResultsDiffer { step } => {
             format!("computed step {step} twice: the results differ; will retry the step")
         }

@@ -30,6 +30,8 @@ const TOKENIZER_FILES: [&str; 8] = [
 ];
 /// Names the files of weights that are in several of them.
 const SHARDS_FILE: &str = "model.safetensors.index.json";
+/// Weights that go into the checksum at once.
+const CHECKSUM_VALUES: usize = 1 << 14;
 /// End of the name of a buffer that old checkpoints contain. It follows from the configuration.
 const FREQUENCIES_SUFFIX: &str = "rotary_emb.inv_freq";
 
@@ -99,6 +101,10 @@ pub(super) struct LayerWeights {
     /// In the order of [`Projection::ALL`].
     projections: Vec<Vec<f32>>,
 }
+
+/// A checksum of all weights of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseChecksum(blake3::Hash);
 
 /// The frozen weights of a model, as f32.
 #[derive(Debug, Clone)]
@@ -279,6 +285,24 @@ impl BaseModel {
         };
         let layers = (0..config.layers).map(layer).collect();
         BaseModel { embedding, layers, norm: next(), head: next(), config }
+    }
+
+    /// A checksum of the weights in memory: one flipped bit gives another.
+    pub fn checksum(&self) -> BaseChecksum {
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.input_norm, &layer.post_norm].into_iter().chain(&layer.projections));
+        let tensors = layers.chain([&self.embedding, &self.norm, &self.head]);
+        let mut hasher = blake3::Hasher::new();
+        let mut bytes = Vec::new();
+        for part in tensors.flat_map(|tensor| tensor.chunks(CHECKSUM_VALUES)) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|value| value.to_bits().to_le_bytes()));
+            hasher.update(&bytes);
+            progress::advance();
+        }
+        BaseChecksum(hasher.finalize())
     }
 
     /// Weight of the output head, `[vocabulary, hidden]`.

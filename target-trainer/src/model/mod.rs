@@ -13,7 +13,7 @@ mod merge;
 mod preset;
 mod tokens;
 
-pub use base::{BaseModel, BaseModelError, WeightsError};
+pub use base::{BaseChecksum, BaseModel, BaseModelError, WeightsError};
 pub use base_check::BaseCheck;
 pub use config::{ConfigError, ModelConfig};
 pub use cpu_pass::{generate_greedy, logits, sample_loss_and_gradient};

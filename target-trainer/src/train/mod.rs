@@ -2,6 +2,7 @@
 //! saves checkpoints and reports events.
 
 mod engine;
+mod frozen_base;
 mod job_data;
 mod patience;
 mod resume_point;

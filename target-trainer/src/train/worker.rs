@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineConfig, NonFinite, StepError, StepOptions, StepReport};
+use super::frozen_base::read_base;
 use super::job_data::read_job_samples;
 use super::patience::with_patience;
 use super::resume_point::{ResumeSources, mark_saved, resume_point};
@@ -18,7 +19,6 @@ use crate::device::{DeviceError, DeviceId, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
 use crate::file_error::chain;
-use crate::model::{BaseCheck, BaseModel, BaseModelError};
 use crate::progress;
 use crate::settings::{DeviceRequest, OnNonFinite, Settings};
 use crate::state::TrainState;
@@ -33,6 +33,8 @@ const SAVE_RETRY_DELAY: Duration = Duration::from_millis(50);
 const MAX_SAVE_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Wrong results and changed weights of the GPU that are corrected before the worker exits.
 const MAX_GPU_FAULTS: usize = 3;
+/// Changes of the frozen weights in the memory of the machine after which the worker gives up.
+const MAX_MEMORY_FAULTS: usize = 3;
 
 /// Trains the job until it is done, a stop is requested, or it fails. Reports the reason unless the job is
 /// done.
@@ -66,25 +68,21 @@ struct TrainingRun<'a> {
     non_finite: BTreeSet<u64>,
     /// Number of wrong results and changed weights so far.
     gpu_faults: usize,
+    /// How often frozen weights have changed in the memory of the machine.
+    memory_faults: usize,
     last_saved_step: u64,
 }
 
 impl<'a> TrainingRun<'a> {
     fn start(config: &'a WorkerConfig<'a>) -> Result<TrainingRun<'a>, WorkerError> {
         let Settings { train, recipe, guards, device, .. } = config.settings;
-        let (base_dir, check) = (config.layout.base(), BaseCheck::of_guard(guards.base_check));
-        let base = with_patience(config, BaseModelError::may_pass, || BaseModel::digest(&base_dir, check))?;
-        if let Some(accepted) = config.base.filter(|accepted| guards.base_identity && *accepted != base) {
-            return Err(WorkerError::OtherBase { accepted: accepted.to_owned(), found: base });
-        }
+        let (base, base_model) = read_base(config, config.base.filter(|_| guards.base_identity))?;
         let device_id = resolve_device(config.device);
         let engine_config = EngineConfig {
             device: device_id,
             precision: device.precision,
             wait_tracker: Arc::clone(&config.wait_tracker),
         };
-        let base_model =
-            with_patience(config, BaseModelError::may_pass, || BaseModel::read(&base_dir, check))?;
         let samples = with_patience(config, WorkerError::may_pass, || read_job_samples(config))?;
         let engine = Engine::with_samples(base_model, recipe.clone(), samples).on_device(&engine_config)?;
         (config.emit)(WorkerEvent::Device { device: engine.device_name() });
@@ -116,6 +114,7 @@ impl<'a> TrainingRun<'a> {
             initial_state: None,
             non_finite: BTreeSet::new(),
             gpu_faults: 0,
+            memory_faults: 0,
             last_saved_step: 0,
         };
         run.compare_with_cpu()?;
@@ -291,9 +290,15 @@ impl<'a> TrainingRun<'a> {
     }
 
     /// Checks the frozen weights before a save. If they have changed, every step since the last save is
-    /// wrong: uploads the weights again, returns to the last checkpoint, and returns `false`.
+    /// wrong: reads or uploads the weights again, returns to the last checkpoint, and returns `false`.
     fn check_weights(&mut self) -> Result<bool, WorkerError> {
-        if !self.on_gpu || !self.config.settings.guards.weight_check {
+        if !self.config.settings.guards.weight_check {
+            return Ok(true);
+        }
+        if !self.engine.base_intact() {
+            return self.read_weights_again().map(|()| false);
+        }
+        if !self.on_gpu {
             return Ok(true);
         }
         if self.engine.weights_intact()? {
@@ -304,6 +309,21 @@ impl<'a> TrainingRun<'a> {
         let to = self.resume()?;
         (self.config.emit)(WorkerEvent::WeightsReloaded { to });
         Ok(false)
+    }
+
+    /// Frozen weights have changed in the memory of the machine: reads them again, and returns to the last
+    /// checkpoint.
+    fn read_weights_again(&mut self) -> Result<(), WorkerError> {
+        self.memory_faults += 1;
+        if self.memory_faults > MAX_MEMORY_FAULTS {
+            return Err(WorkerError::MemoryFaults { count: self.memory_faults });
+        }
+        let (_, model) = read_base(self.config, Some(&self.base))?;
+        self.engine.replace_base(model);
+        self.engine.reload_weights()?;
+        let to = self.resume()?;
+        (self.config.emit)(WorkerEvent::WeightsReadAgain { to });
+        Ok(())
     }
 
     /// Saves and waits. Returns `false` if the save failed or the run returned to an earlier step.

@@ -75,6 +75,9 @@ pub(super) enum WorkerError {
     /// The GPU has gone wrong too often.
     #[error("the GPU has {fault} {count} times")]
     GpuFaults { fault: GpuFault, count: usize },
+    /// The memory of the machine has gone wrong too often.
+    #[error("the frozen weights have changed {count} times in the memory of this machine; test its memory")]
+    MemoryFaults { count: usize },
     /// A step was not finite, and the settings do not allow to skip it.
     #[error("step {step}: non-finite {part} (loss {loss}); {count} such steps, {budget} are allowed")]
     NonFinite { step: u64, part: NonFinite, loss: f32, count: usize, budget: usize },
@@ -149,6 +152,7 @@ impl WorkerError {
             WorkerError::Resume(ResumeError::NewerFormat { .. }) => Exit::NewerFormat,
             WorkerError::Resume(ResumeError::OtherBase { .. } | ResumeError::OtherRecipe) => Exit::BaseModel,
             WorkerError::Parity(_) | WorkerError::GpuFaults { .. } => Exit::GpuWrongResult,
+            WorkerError::MemoryFaults { .. } => Exit::Machine,
             WorkerError::NonFinite { .. }
             | WorkerError::AdapterNotFinite { .. }
             | WorkerError::NothingLearned { .. } => Exit::NonFinite,

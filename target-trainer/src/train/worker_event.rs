@@ -76,6 +76,10 @@ pub enum WorkerEvent {
     /// `to`.
     #[serde(rename = "weights-mended")]
     WeightsReloaded { to: u64 },
+    /// Frozen weights in the memory of the machine had changed. They were read again from the base model and training
+    /// returned to the step `to`.
+    #[serde(rename = "weights-read-again")]
+    WeightsReadAgain { to: u64 },
     /// A step that was computed twice gave two results. Nothing was applied; the step is repeated.
     #[serde(rename = "disagreed")]
     ResultsDiffer { step: u64 },
@@ -115,6 +119,7 @@ mod tests {
             ),
             (WorkerEvent::Device { device: "cpu".into() }, r#"{"on":{"device":"cpu"}}"#),
             (WorkerEvent::MicroBatchReduced { from: 4, to: 2 }, r#"{"shrunk":{"from":4,"to":2}}"#),
+            (WorkerEvent::WeightsReadAgain { to: 3 }, r#"{"weights-read-again":{"to":3}}"#),
             (WorkerEvent::WeightsReloaded { to: 3 }, r#"{"weights-mended":{"to":3}}"#),
             (WorkerEvent::ResultsDiffer { step: 3 }, r#"{"disagreed":{"step":3}}"#),
             (WorkerEvent::GpuStuck { seconds: 3 }, r#"{"stuck":{"seconds":3}}"#),

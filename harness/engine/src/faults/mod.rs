@@ -11,6 +11,7 @@ mod gpu_state;
 mod hostile_data;
 mod injectable_fault;
 mod limits;
+mod memory_bit;
 mod memory_limit;
 mod plant;
 mod poison;
@@ -53,6 +54,7 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
         Effect::RunCommand(fault) => injects(run_command::RunningCommands::new(fault)),
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
         Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),
+        Effect::FlipMemory(fault) => injects(memory_bit::FlippedMemory::new(fault)),
         Effect::Vanish(fault) => injects(vanish::VanishingFiles::new(fault)),
         Effect::PoisonSample(fault) => injects(poison::PoisonedSample::new(fault)),
         Effect::FailCall(_)

@@ -17,8 +17,8 @@ use crate::device::cuda::KernelTime;
 use crate::device::{DeviceError, DeviceId, Precision};
 use crate::intake::Sample;
 use crate::model::{
-    AdapterLayout, BaseModel, LossAndGradient, TokenizedSample, WeightedSample, generate_greedy,
-    sample_loss_and_gradient, tokenize,
+    AdapterLayout, BaseChecksum, BaseModel, LossAndGradient, TokenizedSample, WeightedSample,
+    generate_greedy, sample_loss_and_gradient, tokenize,
 };
 use crate::random::Random;
 use crate::state::{Cursor, Recipe, TrainState};
@@ -50,6 +50,8 @@ pub struct Engine {
     order: Vec<usize>,
     backend: Backend,
     precision: Precision,
+    /// Checksum of `base` as it was read.
+    base_checksum: BaseChecksum,
 }
 
 /// Holds parameters and moments, and computes steps.
@@ -113,6 +115,7 @@ impl Engine {
             order: Random::from_state(random).permutation(samples.len()),
             adapter: Arc::new(adapter),
             precision: Precision::F32,
+            base_checksum: base.checksum(),
             base,
             recipe,
             samples,
@@ -312,6 +315,16 @@ impl Engine {
             Backend::Cpu(_) => Ok(true),
             Backend::Gpu(gpu) => gpu.weights_intact(),
         }
+    }
+
+    /// Whether the frozen weights in the memory of the machine are as they were read.
+    pub fn base_intact(&self) -> bool {
+        self.base.checksum() == self.base_checksum
+    }
+
+    /// Replaces the frozen weights in the memory of the machine by the same ones, read again.
+    pub fn replace_base(&mut self, base: BaseModel) {
+        self.base = base;
     }
 
     /// Uploads the frozen weights again.

@@ -357,6 +357,11 @@ impl Sandbox {
         processes
     }
 
+    /// The pid, in the harness's pid namespace, of a process in the sandbox.
+    pub fn pid_outside(&self, pid_inside: i32) -> Option<i32> {
+        self.init.processes.pid_outside(pid_inside)
+    }
+
     /// What each process in the sandbox uses, without its init and its fork server. Zombies are among them.
     pub fn process_use(&self) -> Vec<ProcessUse> {
         let mut processes = self.init.processes.list_use();
