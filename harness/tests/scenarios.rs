@@ -11,15 +11,16 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use engine::run::needed_mechanisms;
 use libtest_mimic::{Arguments, Failed, Trial};
 use scenarios::{Event, Record, Scenario, Verdict};
-use support::command::{output_text, run_trainwreck, workspace};
+use support::command::{TRAINWRECK, output_text, run_trainwreck, workspace};
 use support::machine::{Need, missing};
 use support::trial::trial;
+use tempfile::TempDir;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = without_guards.into_iter().chain(with_guards).chain(rest).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
+
+/// Space in memory that the trials of a run may need.
+const NEEDED_BYTES_IN_MEMORY: u64 = 4 << 30;
 
 /// One invocation of the command for all scenarios of which a trial is selected. It runs them side by side, and
 /// they share baselines. The first trial starts it.
@@ -95,7 +99,10 @@ impl LibraryRun {
         let jobs = (std::thread::available_parallelism().map_or(1, usize::from) + 1).to_string();
         let mut arguments = vec![self.verb, "--jobs", &jobs, "--out", out.to_str().unwrap()];
         arguments.extend(ids.iter().map(String::as_str));
-        let output = run_trainwreck(&arguments);
+        let in_memory = dir_in_memory().filter(|_| self.verb == "ablate");
+        let mut command = Command::new(TRAINWRECK);
+        command.args(&arguments).envs(in_memory.as_ref().map(|dir| ("TMPDIR", dir.path())));
+        let output = command.output().unwrap();
         let text = format!("{}\n{}", output.status, output_text(&output));
         let record = std::fs::read_to_string(out.join("record.jsonl")).unwrap_or_default();
         let entries = Record::parse(&record).map_or_else(|_| Vec::new(), |record| record.entries);
@@ -130,6 +137,14 @@ impl LibraryRun {
         }
         Ok(())
     }
+}
+
+/// A directory in memory, if there is room: trials wait for the disk most of their time. Only one of the commands has
+/// its trials there, so that both kinds of places are tested.
+fn dir_in_memory() -> Option<TempDir> {
+    let space = nix::sys::statvfs::statvfs("/dev/shm").ok()?;
+    let free_bytes = space.fragment_size() * space.blocks_available();
+    (free_bytes >= NEEDED_BYTES_IN_MEMORY).then(|| tempfile::tempdir_in("/dev/shm").ok())?
 }
 
 /// All scenarios of the library, by their IDs. The command must list the same: otherwise a scenario would not
