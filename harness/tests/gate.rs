@@ -120,8 +120,11 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
-    let (exit, output) =
-        setup.run(argv, &FilterOptions { extra_kinds: Vec::new(), connections: false }, &recorder);
+    let (exit, output) = setup.run(
+        argv,
+        &FilterOptions { extra_kinds: Vec::new(), connections: false, wall_clock: false },
+        &recorder,
+    );
     assert_eq!(exit, ProcessExit::Exited(0), "{output}");
     let recording = recorder.lock().unwrap().finish().unwrap();
     let tree = CrashCandidate::whole(recording.ops.len()).tree(&recording);
@@ -328,6 +331,7 @@ fn run_mode_with_fault(
     let options = FilterOptions {
         extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat],
         connections: false,
+        wall_clock: false,
     };
     let (exit, output) = setup.run(&[calls(&[]).to_str().unwrap(), mode], &options, &injector);
     let injector = injector.lock().unwrap();

@@ -326,8 +326,11 @@ fn every_decision_does_at_every_kind_of_call_what_it_says() {
             let handler = Arc::new(Mutex::new(handler));
             let extra_kinds =
                 vec![CallKind::Read, CallKind::OpenToRead, CallKind::Close, CallKind::Stat, CallKind::Access];
-            let (exit, output) =
-                setup.run(argv, &FilterOptions { extra_kinds, connections: false }, &handler);
+            let (exit, output) = setup.run(
+                argv,
+                &FilterOptions { extra_kinds, connections: false, wall_clock: false },
+                &handler,
+            );
             let calls = handler.lock().unwrap().calls.clone();
             InterpreterRun { exit, output, noted: calls }
         });

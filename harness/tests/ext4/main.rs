@@ -161,7 +161,11 @@ fn record_and_crash(
     let watched = setup.watched.to_str().unwrap();
     let argv: Vec<String> = command.iter().map(|argument| argument.replace("WATCH", watched)).collect();
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    setup.run(&argv, &FilterOptions { extra_kinds: Vec::new(), connections: false }, &shutdown_recorder);
+    setup.run(
+        &argv,
+        &FilterOptions { extra_kinds: Vec::new(), connections: false, wall_clock: false },
+        &shutdown_recorder,
+    );
     setup.sandbox.close().unwrap();
     let mut shutdown_recorder = shutdown_recorder.lock().unwrap();
     if shutdown_recorder.op_count <= shutdown_recorder.shutdown_after_ops {

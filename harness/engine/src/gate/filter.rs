@@ -6,6 +6,7 @@ use nix::libc;
 use super::CallKind;
 use super::attribute_calls::attribute_call_numbers;
 use super::calls::{FICLONE, FICLONERANGE};
+use super::clock_call::{EARLY_CALLS, WALL_CLOCK_FUTEX_CALLS, WALL_CLOCKS};
 use crate::seccomp::{SeccompInstruction, SeccompProgram};
 
 /// Which calls are intercepted in addition to those that change the file tree.
@@ -16,6 +17,8 @@ pub struct FilterOptions {
     /// Also intercepts calls that connect or send to an address. What is sent on a connection is not
     /// intercepted.
     pub connections: bool,
+    /// Also intercepts calls for the time of the wall clock, and waits until such a time.
+    pub wall_clock: bool,
 }
 
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -42,6 +45,10 @@ const OPEN_FLAGS_ARGUMENT: u32 = 1;
 const OPENAT_FLAGS_ARGUMENT: u32 = 2;
 const SENDTO_ADDRESS_ARGUMENT: u32 = 4;
 const MMAP_FLAGS_ARGUMENT: u32 = 3;
+const CLOCK_ARGUMENT: u32 = 0;
+const WAIT_FLAGS_ARGUMENT: u32 = 1;
+const QUEUE_TIME_ARGUMENT: u32 = 4;
+const FUTEX_CLOCK_ARGUMENT: u32 = 4;
 
 /// `AUDIT_ARCH_X86_64` of linux/audit.h.
 #[cfg(target_arch = "x86_64")]
@@ -66,6 +73,12 @@ enum FilterCondition {
     /// The argument has one of these values.
     AnyValue {
         argument_index: u32,
+        values: Vec<u32>,
+    },
+    /// Any of the bits is set in the argument, or it has one of these values.
+    AnyBitSetOrValue {
+        argument_index: u32,
+        bits: u32,
         values: Vec<u32>,
     },
     /// The arguments of mmap describe a shared mapping of a file. It need not be writable: mprotect can change
@@ -100,14 +113,20 @@ const fn jump(code: u16, operand: u32, jump_if_true: u8, jump_if_false: u8) -> S
 fn call_instructions(number: u32, condition: &FilterCondition) -> SeccompProgram {
     let (notify, allow) = (SeccompInstruction::NOTIFY, SeccompInstruction::ALLOW);
     let load_argument = |index| SeccompInstruction::load_word(argument_offset(index));
+    let any_value = |values: &[u32]| -> SeccompProgram {
+        values.iter().flat_map(|value| [jump(JUMP_IF_EQUAL, *value, 0, 1), notify]).collect()
+    };
     let test = match condition {
         FilterCondition::Always => vec![notify],
         FilterCondition::AnyBitSet { argument_index, bits } => {
             vec![load_argument(*argument_index), jump(JUMP_IF_ANY_BIT, *bits, 0, 1), notify, allow]
         }
         FilterCondition::AnyValue { argument_index, values } => {
-            let found = values.iter().flat_map(|value| [jump(JUMP_IF_EQUAL, *value, 0, 1), notify]);
-            std::iter::once(load_argument(*argument_index)).chain(found).chain([allow]).collect()
+            [vec![load_argument(*argument_index)], any_value(values), vec![allow]].concat()
+        }
+        FilterCondition::AnyBitSetOrValue { argument_index, bits, values } => {
+            let bit = vec![load_argument(*argument_index), jump(JUMP_IF_ANY_BIT, *bits, 0, 1), notify];
+            [bit, any_value(values), vec![allow]].concat()
         }
         FilterCondition::SharedFileMapping => vec![
             load_argument(MMAP_FLAGS_ARGUMENT),
@@ -196,6 +215,43 @@ fn intercepted_calls(options: &FilterOptions) -> Vec<(i64, FilterCondition)> {
         ]);
     }
     options.extra_kinds.iter().for_each(|kind| calls.extend(extra_calls(*kind)));
+    if options.wall_clock {
+        calls.extend(clock_calls());
+    }
+    calls
+}
+
+/// The calls for the time of the wall clock, and the waits until such a time. First of all those that a program
+/// makes before.
+fn clock_calls() -> Vec<(i64, FilterCondition)> {
+    use FilterCondition::{Always, AnyBitSet, AnyBitSetOrValue, AnyValue};
+    let values = WALL_CLOCKS.map(|clock| clock as u32).to_vec();
+    let of_wall_clock = |argument_index| AnyValue { argument_index, values: values.clone() };
+    let with_flag = |bits: i32| AnyBitSet { argument_index: WAIT_FLAGS_ARGUMENT, bits: bits as u32 };
+    let has_time = || AnyBitSet { argument_index: QUEUE_TIME_ARGUMENT, bits: u32::MAX };
+    let futex = AnyBitSetOrValue {
+        argument_index: WAIT_FLAGS_ARGUMENT,
+        bits: libc::FUTEX_CLOCK_REALTIME as u32,
+        values: WALL_CLOCK_FUTEX_CALLS.map(|call| call as u32).to_vec(),
+    };
+    let mut calls: Vec<_> = EARLY_CALLS.iter().map(|number| (*number, Always)).collect();
+    calls.extend([
+        (libc::SYS_clock_gettime, of_wall_clock(CLOCK_ARGUMENT)),
+        (libc::SYS_gettimeofday, Always),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_time, Always),
+        (libc::SYS_clock_settime, of_wall_clock(CLOCK_ARGUMENT)),
+        (libc::SYS_settimeofday, Always),
+        (libc::SYS_adjtimex, Always),
+        (libc::SYS_clock_adjtime, of_wall_clock(CLOCK_ARGUMENT)),
+        (libc::SYS_clock_nanosleep, with_flag(libc::TIMER_ABSTIME)),
+        (libc::SYS_timerfd_settime, with_flag(libc::TFD_TIMER_ABSTIME)),
+        (libc::SYS_timer_settime, with_flag(libc::TIMER_ABSTIME)),
+        (libc::SYS_futex, futex),
+        (libc::SYS_futex_waitv, of_wall_clock(FUTEX_CLOCK_ARGUMENT)),
+        (libc::SYS_mq_timedsend, has_time()),
+        (libc::SYS_mq_timedreceive, has_time()),
+    ]);
     calls
 }
 
@@ -247,6 +303,7 @@ mod tests {
         let options = FilterOptions {
             extra_kinds: vec![CallKind::Read, CallKind::Stat, CallKind::Close],
             connections: true,
+            wall_clock: true,
         };
         let program = build_filter(&options);
         for (index, instruction) in program.iter().enumerate() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::CallKind;
+use super::clock_shift::ClockShift;
 use super::connection_log::ConnectionAttempt;
 use super::follow_error::GateFailure;
 use super::stat::FileId;
@@ -143,6 +144,14 @@ pub enum CallEffect {
     RenamesOutside { path: PathBuf },
     /// A rename within a watched mount failed with `EXDEV`, as an overlay fails that of a lower directory.
     RenameRefused { path: PathBuf },
+    /// The target asked for the time of the wall clock, and got the shifted one.
+    ToldTime,
+    /// The target has set a timer to a time of the wall clock. Later changes of its clock do not move it.
+    ClockTimerSet,
+    /// The target tried to set the clock, or to read it by such a call. It was refused with EPERM.
+    ClockChangeRefused { call: &'static str },
+    /// The target did something that goes by the machine's clock, or may have.
+    ClockNotFollowed { what: String },
 }
 
 /// Whether a write also made its bytes durable.
@@ -198,6 +207,11 @@ pub trait CallHandler: Send {
     /// The supervisor failed: what the target does from now on is not known, and its calls may wait for ever. The
     /// sandbox has to be ended, by another thread than the supervisor's. Called at most a few times.
     fn on_failure(&mut self, failure: GateFailure);
+
+    /// How far the target's wall clock is from the machine's, if the filter intercepts calls for the time.
+    fn clock_shift(&self) -> ClockShift {
+        ClockShift::default()
+    }
 
     /// Kills the whole target. Returns when all its processes are dead.
     fn kill_target(&mut self) {}

@@ -9,13 +9,20 @@
 //! change attributes (`CallEffect::ChangingAttributes`): their results depend on the target's user namespace; and
 //! connections (`connection_call`), which the handler is told about if the filter intercepts them.
 //!
+//! If the filter intercepts calls for the time (`clock_call`), the target gets the time and waits by the clock of the
+//! handler (`wall_clock`, `clock_waits`). The vDSO of each program is changed (`vdso`), so that it makes such calls.
+//!
 //! Stores into shared mappings are not calls: `CallEffect::Mapped` reports such mappings. Calls of other ABIs
 //! (32-bit, x32), io_uring and libaio fail with ENOSYS and are reported (`CallEffect::Refused`). If the supervisor
 //! itself fails, the handler gets a `GateFailure`: what the target did from then on is not known.
 
+mod answering;
 mod attribute_calls;
 mod call_rules;
 mod calls;
+mod clock_call;
+mod clock_shift;
+mod clock_waits;
 mod connection_call;
 mod connection_log;
 mod filter;
@@ -32,11 +39,14 @@ mod sys;
 mod target_thread;
 mod thread_cache;
 mod thread_status;
+mod vdso;
+mod wall_clock;
 
 /// What a call does. The words are those of scenario files.
 pub use scenarios::CallKind;
 
 pub use call_rules::{CallRule, CallRules, RuleMatch};
+pub use clock_shift::ClockShift;
 pub use connection_log::{ConnectionAttempt, ConnectionLog};
 pub use filter::{FilterOptions, build_filter};
 pub use follow_error::GateFailure;

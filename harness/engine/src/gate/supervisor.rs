@@ -3,7 +3,7 @@
 //! For each call it connects decoding, resolving, the handler's decision and performing.
 
 use std::collections::BinaryHeap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -12,7 +12,10 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::answering::{respond, still_waits};
 use super::calls::{self, CallRequest};
+use super::clock_call::{ClockCall, decode_clock_call};
+use super::clock_waits::ClockWaits;
 use super::connection_call::{ConnectionCall, attempt_of, decode_connection_call};
 use super::filter::{FIRST_X32_NUMBER, NATIVE_ARCHITECTURE};
 use super::follow_error::{FollowError, GateFailure};
@@ -24,6 +27,7 @@ use super::stat::WatchedMounts;
 use super::sys::{self, Notification, NotificationResponse};
 use super::target_thread::TargetThread;
 use super::thread_cache::ThreadCache;
+use super::wall_clock::ClockContext;
 use crate::locks::LockExt;
 
 /// So many notifications may be withdrawn in a row before that counts as a failure.
@@ -75,6 +79,7 @@ pub fn serve_notifications<O: CallHandler + 'static>(
             handler,
             threads: ThreadCache::default(),
             delayed: BinaryHeap::new(),
+            clock_waits: ClockWaits::default(),
             scratch: Scratch::default(),
         };
         supervisor.serve();
@@ -107,6 +112,7 @@ struct Supervisor<O> {
     handler: Arc<Mutex<O>>,
     threads: ThreadCache,
     delayed: BinaryHeap<DelayedResponse>,
+    clock_waits: ClockWaits,
     scratch: Scratch,
 }
 
@@ -136,6 +142,7 @@ impl<O: CallHandler> Supervisor<O> {
             }
             let events = ready[0].revents().unwrap_or(PollFlags::empty());
             self.continue_due_calls()?;
+            self.answer_clock_waits()?;
             if events.contains(PollFlags::POLLIN) {
                 match sys::receive_notification(self.listener.as_fd()) {
                     Ok(notification) => {
@@ -154,11 +161,16 @@ impl<O: CallHandler> Supervisor<O> {
     }
 
     fn poll_timeout(&self) -> PollTimeout {
-        match self.delayed.peek() {
+        let now = Instant::now();
+        let delayed = self.delayed.peek().map(|next| next.due.saturating_duration_since(now));
+        let clock_wait = match self.clock_waits.is_empty() {
+            true => None,
+            false => self.clock_waits.next_check(self.handler.locked().clock_shift()),
+        };
+        match delayed.into_iter().chain(clock_wait).min() {
             None => PollTimeout::NONE,
-            Some(next) => {
-                let left = next.due.saturating_duration_since(Instant::now());
-                // The timeout is rounded up, so that the call is due when poll returns.
+            // The timeout is rounded up, so that what it waits for is due when poll returns.
+            Some(left) => {
                 PollTimeout::try_from(left + std::time::Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }
         }
@@ -178,7 +190,7 @@ impl<O: CallHandler> Supervisor<O> {
         let mut handler = handler.locked();
         let response = match self.response_to(notification, &mut *handler) {
             Ok(CallResponse::Now(response)) => response,
-            Ok(CallResponse::AlreadySent) => return Ok(()),
+            Ok(CallResponse::AlreadySent | CallResponse::Held) => return Ok(()),
             Ok(CallResponse::After(wait)) => {
                 let due = Instant::now() + wait;
                 self.delayed.push(DelayedResponse { due, notification_id: notification.id });
@@ -208,6 +220,9 @@ impl<O: CallHandler> Supervisor<O> {
         }
         if let Some(call) = decode_connection_call(notification.number, notification.args) {
             return self.note_connection(notification, call, handler);
+        }
+        if let Some(call) = decode_clock_call(notification.number, notification.args) {
+            return self.tell_time(notification, call, handler);
         }
         let request = match calls::decode(notification.number, notification.args) {
             None => return Ok(CallResponse::Now(NotificationResponse::Continue)),
@@ -265,6 +280,31 @@ impl<O: CallHandler> Supervisor<O> {
     }
 }
 
+impl<O: CallHandler> Supervisor<O> {
+    /// Answers a call that has to do with the wall clock, or holds it.
+    fn tell_time(
+        &mut self,
+        notification: &Notification,
+        call: ClockCall,
+        handler: &mut O,
+    ) -> Result<CallResponse, FollowError> {
+        let thread = self.threads.get(notification.tid)?;
+        let listener = self.listener.as_fd();
+        let mut context =
+            ClockContext { listener, notification, thread, handler, waits: &mut self.clock_waits };
+        Ok(context.answer(call)?.map_or(CallResponse::Held, CallResponse::Now))
+    }
+
+    /// Answers the waits until a time of the wall clock that are over.
+    fn answer_clock_waits(&mut self) -> Result<(), GateFailure> {
+        if self.clock_waits.is_empty() {
+            return Ok(());
+        }
+        let shift = self.handler.locked().clock_shift();
+        self.clock_waits.answer_due(self.listener.as_fd(), shift)
+    }
+}
+
 /// What finds out what a call acts on.
 struct CallLookup<'a> {
     watched: &'a WatchedMounts,
@@ -284,21 +324,6 @@ impl CallLookup<'_> {
         let CallLookup { watched, needs_fd_paths } = *self;
         let resolved = CallResolver { thread, watched, needs_fd_paths }.resolve(&request)?;
         Ok(FoundCall { thread, request, resolved })
-    }
-}
-
-/// Whether a call still waits for its response.
-fn still_waits(listener: BorrowedFd<'_>, id: u64) -> Result<bool, FollowError> {
-    sys::is_notification_valid(listener, id)
-        .map_err(|source| FollowError::Gate(GateFailure::System { doing: "look after a call", source }))
-}
-
-/// Sends a response. A call that no longer waits needs none.
-fn respond(listener: BorrowedFd<'_>, id: u64, response: NotificationResponse) -> Result<(), GateFailure> {
-    match sys::send_response(listener, id, response) {
-        // The target was killed or interrupted in the meantime.
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(source) => Err(GateFailure::System { doing: "answer a call", source }),
     }
 }
 

@@ -12,6 +12,11 @@ pub(super) const PIDFD_THREAD: i32 = libc::O_EXCL;
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` of linux/seccomp.h.
 const SYNCHRONOUS_WAKE_UP: u64 = 1;
 
+/// `ERESTARTNOHAND` of linux/errno.h.
+const RESTART_IF_NO_HANDLER: i32 = 514;
+/// Bytes of an `itimerspec`.
+const TIMER_BYTES: usize = std::mem::size_of::<libc::itimerspec>();
+
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// The bit of `CAP_FSETID` in the first set.
@@ -53,6 +58,9 @@ pub(super) enum NotificationResponse {
     Value(i64),
     /// The call fails with this errno.
     Fail(Errno),
+    /// A signal waits for the thread: the kernel delivers it, and the call fails with EINTR if a handler runs for it.
+    /// Else it is made again.
+    Interrupted,
 }
 
 /// Takes ownership of a descriptor that a system call returned.
@@ -99,6 +107,7 @@ pub(super) fn send_response(
         NotificationResponse::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
         NotificationResponse::Value(value) => (value, 0, 0),
         NotificationResponse::Fail(errno) => (0, -(errno as i32), 0),
+        NotificationResponse::Interrupted => (0, -RESTART_IF_NO_HANDLER, 0),
     };
     let mut raw_response = libc::seccomp_notif_resp { id, val, error, flags };
     // SAFETY: the pointer is to a live local `seccomp_notif_resp`, which is what the request reads.
@@ -278,6 +287,21 @@ pub(super) fn soft_limit(tid: i32, resource: libc::__rlimit_resource_t) -> Resul
     // SAFETY: the pointer for the old limits is to a live local `rlimit64`; no new ones are passed.
     let result = unsafe { libc::prlimit64(tid, resource, std::ptr::null(), &raw mut limit) };
     Errno::result(result).map(|_| limit.rlim_cur)
+}
+
+/// Sets a timerfd. Takes and returns an `itimerspec` as bytes: the new values and the old ones.
+pub(super) fn set_timer(
+    timer: BorrowedFd<'_>,
+    flags: i32,
+    new: &[u8; TIMER_BYTES],
+) -> Result<[u8; TIMER_BYTES], Errno> {
+    let mut old = [0; TIMER_BYTES];
+    let (new, old_address) = (new.as_ptr(), old.as_mut_ptr());
+    // SAFETY: both pointers are to as many live bytes as an `itimerspec` has. The kernel copies bytes, so they need no
+    // alignment.
+    let result =
+        unsafe { libc::syscall(libc::SYS_timerfd_settime, timer.as_raw_fd(), flags, new, old_address) };
+    Errno::result(result).map(|_| old)
 }
 
 /// Whether a file is on a proc file system.

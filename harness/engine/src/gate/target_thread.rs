@@ -93,6 +93,22 @@ impl TargetThread {
         std::fs::read_to_string(format!("/proc/{}/net/{name}", self.tid)).unwrap_or_default()
     }
 
+    /// The clock of a timerfd. `None`: the descriptor is none, or of another kind.
+    pub(super) fn timer_fd_clock(&self, fd: i32) -> Option<i32> {
+        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", self.tid)).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("clockid:")?.trim().parse().ok())
+    }
+
+    /// The clock of a timer that timer_create made. `None`: it is not known.
+    pub(super) fn process_timer_clock(&self, id: i32) -> Option<i32> {
+        let timers = std::fs::read_to_string(format!("/proc/{}/timers", self.tid)).ok()?;
+        let first = format!("ID: {id}");
+        let own = timers.lines().skip_while(|line| *line != first);
+        own.skip(1)
+            .take_while(|line| !line.starts_with("ID:"))
+            .find_map(|line| line.strip_prefix("ClockID:")?.trim().parse().ok())
+    }
+
     /// The absolute form of a path of the target.
     pub(super) fn absolute_path(&self, path: &Path) -> PathBuf {
         std::fs::read_link(format!("/proc/{}/cwd", self.tid)).unwrap_or_default().join(path)

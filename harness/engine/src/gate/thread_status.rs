@@ -15,3 +15,20 @@ pub(super) fn status_field(tid: i32, name: &str) -> Result<String, FollowError> 
     let field = status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
     field.ok_or(FollowError::Target(Errno::ESRCH))
 }
+
+/// A signal that the thread can receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PendingSignal {
+    /// This thread receives it. If not, another thread of the process may.
+    pub(super) is_certain: bool,
+}
+
+/// The signal that waits for a thread, if there is one that it does not block.
+pub(super) fn pending_signal(tid: i32) -> Option<PendingSignal> {
+    let field = |name| status_field(tid, name).ok();
+    let signals = |name| field(name).and_then(|hex| u64::from_str_radix(&hex, 16).ok());
+    let received = !signals("SigBlk:")?;
+    let (own, shared) = (signals("SigPnd:")? & received, signals("ShdPnd:")? & received);
+    let is_alone = || field("Threads:").as_deref() == Some("1");
+    (own | shared != 0).then(|| PendingSignal { is_certain: own != 0 || is_alone() })
+}

@@ -173,7 +173,7 @@ impl InjectorHandle {
     }
 
     fn new(target: InjectorTarget<'_>, phases: PhaseTrackers, kinds: Vec<CallKind>) -> InjectorHandle {
-        let filter_options = FilterOptions { extra_kinds: kinds, connections: false };
+        let filter_options = FilterOptions { extra_kinds: kinds, connections: false, wall_clock: false };
         let (sender, events) = channel();
         let injector = CallInjector {
             root: target.root,

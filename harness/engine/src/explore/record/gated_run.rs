@@ -145,8 +145,11 @@ impl GatedRun<'_> {
         let pinned_roots = PinnedRoots::open(self.roots)?;
         let roots = self.roots.iter().map(|root| sandbox.host_path(&root.seen_by_target));
         let watched = WatchedMounts::of(roots).map_err(ExploreError::system("find the watched mounts"))?;
-        let program =
-            build_filter(&FilterOptions { extra_kinds: Vec::new(), connections: self.notes_connections });
+        let program = build_filter(&FilterOptions {
+            extra_kinds: Vec::new(),
+            connections: self.notes_connections,
+            wall_clock: false,
+        });
         let readers = [spawn_output_reader(stdout.ours), spawn_output_reader(stderr.ours)];
         let mut supervisor = None;
         let handler = Arc::clone(&recorder);

@@ -79,8 +79,13 @@ impl OpRecorder {
             CallEffect::RenamesOutside { path } => self.record_outside_rename(path),
             CallEffect::RenameRefused { path } => self.record_refused_rename(path),
             CallEffect::Connects(attempt) => self.recording.gaps.connections.add(attempt),
-            // The recorder never decides to swap a file.
-            CallEffect::Swapped { .. } | CallEffect::Opened { .. } => {}
+            // The recorder never decides to swap a file, and shifts no clock.
+            CallEffect::ToldTime
+            | CallEffect::ClockTimerSet
+            | CallEffect::ClockChangeRefused { .. }
+            | CallEffect::ClockNotFollowed { .. }
+            | CallEffect::Swapped { .. }
+            | CallEffect::Opened { .. } => {}
         }
     }
 

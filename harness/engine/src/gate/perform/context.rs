@@ -26,6 +26,8 @@ pub(in crate::gate) enum CallResponse {
     Now(NotificationResponse),
     /// The response has been sent, or the target was killed and nothing waits for one.
     AlreadySent,
+    /// The call is held, and answered later.
+    Held,
     /// The caller lets the call continue after this time.
     After(Duration),
 }
