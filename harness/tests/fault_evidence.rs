@@ -201,10 +201,12 @@ fn main() -> ExitCode {
         missing(&GATE);
         a_trial_counts_only_if_each_fault_was_effective,
         a_call_that_does_not_come_in_each_run_is_tried_again_and_counted,
+        a_changed_clock_counts_if_the_target_asks_for_the_time_afterwards,
     ];
     trials.extend(trials![
         missing(GATE.iter().chain(&[Need::Program("python3")]));
         evidence_has_the_bytes_that_calls_within_the_kernel_moved,
+        a_wait_that_can_not_follow_the_clock_makes_its_trial_inconclusive,
     ]);
     trials.extend(trials![
         missing(SANDBOX.iter().chain(&GATE).chain(&[Need::Mechanism("read-only-remount")]));
@@ -283,6 +285,79 @@ fn a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase() {
         assert!(writes.trials()[0].evidence[0].contains(errno), "{method}: {:?}", writes.trials()[0]);
         let idles = run(&target(IDLES), method, MOUNT);
         check(&idles, method, &Inconclusive(&["no call in `checkpoints` failed with E"]));
+    }
+}
+
+/// A trainer whose steps run a command.
+fn steps_with(command: &str) -> String {
+    format!(
+        "['{{program}}', -c, 'cd $1; i=0; while [ $i -lt 9 ]; do i=$((i+1)); sleep 0.05; {command}; echo step $i; \
+         done; echo saved step 0; echo finished with 9', sh, '{{root}}']"
+    )
+}
+
+fn a_changed_clock_counts_if_the_target_asks_for_the_time_afterwards() {
+    let start = steps_with("echo now $(date +%s)");
+    let target = SmallTarget { program: "/bin/sh", start: &start, stall: LONG_STALL, more: "" };
+    let nows = |run: &ScenarioRun| -> Vec<i64> {
+        run.trial_output().iter().filter_map(|line| line.strip_prefix("now ")?.parse().ok()).collect()
+    };
+    for (method, evidence) in [
+        ("clock: {by: [-1 d], when: {step: 3}}", &["its wall clock is 1 d back"]),
+        ("clock: {by: [+3650 d], when: {step: 3}}", &["its wall clock is 3650 d ahead"]),
+    ] {
+        let run = run(&target, method, "");
+        check(&run, method, &Survived(evidence));
+        let shown = nows(&run);
+        assert_eq!(shown.len(), 9, "{}", run.printed);
+        let days = if method.contains("-1 d") { -1 } else { 3650 };
+        // Within a minute, in which the run has gone on.
+        let apart = shown[8] - shown[0] - days * 86_400;
+        assert!((0..60).contains(&apart), "{method}: {shown:?}");
+    }
+    let method = "clock: {to: ['1970-01-02T00:00:00Z'], until: {output: '^step 6'}}";
+    let run_with_end = run(&target, method, "");
+    check(&run_with_end, method, &Survived(&["set to 1970-01-02T00:00:00Z"]));
+    let ended = nows(&run_with_end);
+    assert!((86_400..86_460).contains(&ended[0]) && ended[8] > 1_700_000_000, "{ended:?}");
+    // Two clocks: that which was set last is in force, and each needs its own evidence.
+    let method = "clock: {by: [-1 d]}; clock: {by: [-6 min], when: {step: 5}}";
+    let two = run(&target, method, "");
+    check(&two, method, &Survived(&["1 d back", "6 min back"]));
+    let nows_of_two = nows(&two);
+    assert!((-360..-300).contains(&(nows_of_two[8] - nows_of_two[0])), "{nows_of_two:?}");
+    // A persistent one starts from where it is: at step 7 and at step 8.
+    let method = "clock: {by: [+1 d], persistence: persistent, when: {step: 7}}";
+    let again = run(&target, method, "");
+    check(&again, method, &Survived(&["1 d ahead"]));
+    let nows_again = nows(&again);
+    let days = (nows_again[8] - nows_again[6]) / 86_400;
+    assert!(days == 2, "{nows_again:?}");
+    let start = steps_with("true");
+    let target = SmallTarget { program: "/bin/sh", start: &start, stall: LONG_STALL, more: "" };
+    let method = "clock: {by: [-6 min], when: {step: 3}}";
+    let why = Inconclusive(&["fault 1, clock: the target did not ask for the time after the change"]);
+    check(&run(&target, method, ""), method, &why);
+}
+
+/// The target asks for the time first, so that there is evidence before.
+fn a_wait_that_can_not_follow_the_clock_makes_its_trial_inconclusive() {
+    const WAITS: &str = r#"['{program}', -u, -c, 'import ctypes, time; time.time(); print("step 1"); time.sleep(0.3); ctypes.CDLL(None).syscall(243, -1, None, 0, None, ctypes.byref((ctypes.c_long * 2)(1, 0))); print("saved step 0"); print("finished with 9")']"#;
+    let target = SmallTarget { program: "python3", start: WAITS, stall: LONG_STALL, more: "" };
+    let parts =
+        &["fault 1, clock: not all of the target may have gone by the changed clock", "mq_timedreceive"];
+    for method in [
+        "clock: {by: [+1 h]}",
+        "clock: {by: [+1 h], optional: true}; delay-call: {time: 1 ms, optional: true, when: {call: {to: [mkdir], at: 1}}}",
+    ] {
+        let run = run(&target, method, "");
+        let effective = run.events().filter(|event| matches!(event, scenarios::Event::FaultEffective { .. }));
+        assert_eq!(effective.count(), 1, "{}", run.printed);
+        if method.contains("optional") {
+            check(&run, method, &Inconclusive(&["all its faults are optional"]));
+        } else {
+            check(&run, method, &Inconclusive(parts));
+        }
     }
 }
 

@@ -74,6 +74,21 @@ fn each_kind_of_mistake_in_a_signal_an_environment_and_a_command_has_its_own_err
     insta::assert_snapshot!(faults.map(fault_error).concat());
 }
 
+#[test]
+fn each_kind_of_mistake_in_a_clock_has_its_own_error() {
+    let faults = [
+        "clock: {}",
+        "clock: {by: []}",
+        "clock: {by: [-6 min], to: ['2038-01-19T03:14:00Z']}",
+        "clock: {by: [6 min]}",
+        "clock: {by: [-6 m]}",
+        "clock: {by: -6 min}",
+        "clock: {to: [2038-01-19]}",
+        "clock: {to: ['1969-12-31T23:59:59Z']}",
+    ];
+    insta::assert_snapshot!(faults.map(fault_error).concat());
+}
+
 const GPU: &str = include_str!("../library/hardware/hw-01-gpu-driver-crash.yaml");
 
 /// The error of a valid GPU scenario in which `from` is replaced by `to`.

@@ -28,7 +28,7 @@ const ENGINE: &ArrowTable = &[
     ("observe", &["locks"]),
     ("target", &["sandbox"]),
     ("gpu", &["file_error", "locks", "target"]),
-    ("faults", &["file_error", "gpu", "locks", "plan", "sandbox", "target"]),
+    ("faults", &["file_error", "gate", "gpu", "locks", "plan", "sandbox", "target"]),
     ("explore::tree_difference", &[]),
     ("explore::error", &["explore::tree_difference", "file_error", "gate", "sandbox"]),
     (

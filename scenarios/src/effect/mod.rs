@@ -5,6 +5,7 @@
 mod call;
 mod call_injection;
 pub(crate) mod checker;
+mod clock;
 mod crash;
 mod crash_model;
 mod crash_states;
@@ -39,6 +40,7 @@ use spec::CheckEffect;
 
 pub use call::{DelayCall, FailCall, ShortCall, SwapFile, SweepErrno};
 pub use call_injection::{CallInjection, CallSite, Replacement};
+pub use clock::{Clock, ClockChange};
 pub use crash::{Crash, KillPoint};
 pub use crash_model::{CrashModel, CrashStates};
 pub use damage_files::{DamageFiles, FileDamage, FilePart, NewestCount};
@@ -140,6 +142,8 @@ effects! {
     /// Starts the target with other variables, another umask, fewer processors or without a standard stream, or leaves
     /// its output unread.
     "environment" => Environment(environment::EnvironmentDraft),
+    /// Gives the target another wall clock: set back, set ahead, or set to a time.
+    "clock" => Clock(clock::ClockDraft),
     /// Runs commands beside the target, once or several times at once, or a second copy of the target.
     "run-command" => RunCommand(run_command::RunCommandDraft),
     /// Puts files into a place: with hostile contents or names, of another kind, or by a slow writer.

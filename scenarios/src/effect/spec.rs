@@ -98,6 +98,11 @@ pub trait EffectSpec {
         false
     }
 
+    /// It answers calls of the target by itself, so that the target must run behind the gate.
+    fn answers_calls(&self) -> bool {
+        false
+    }
+
     /// It limits how many processes the target has.
     fn limits_processes(&self) -> bool {
         false

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use scenarios::CallKind;
 
+use crate::faults::target_clock::TargetClock;
 use crate::file_error::FileError;
 use crate::gpu::{GpuError, Shim};
 use crate::sandbox::{OpenDirectory, ProcessExit, Sandbox, SandboxError};
@@ -43,6 +44,8 @@ pub struct FaultContext<'a> {
     pub baseline_peak_bytes: Option<u64>,
     /// The target's GPU, if it has one.
     pub gpu: Option<&'a Arc<Shim>>,
+    /// The wall clock by which the gate answers the target's calls for the time.
+    pub clock: &'a Arc<TargetClock>,
     /// Whether the scenario says how commands of faults end. Else one that fails has done nothing.
     pub expects_command_codes: bool,
 }
@@ -131,6 +134,11 @@ pub trait InjectableFault: Send {
 
     /// The calls that fail under it, if their failure is the evidence of its effect.
     fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
+        None
+    }
+
+    /// Why the evidence of its effect does not count after all. Asked when the run is over.
+    fn withdrawn_evidence(&self) -> Option<String> {
         None
     }
 

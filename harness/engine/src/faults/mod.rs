@@ -2,6 +2,7 @@
 //! reverted at the latest when it is dropped. Knows no trigger and no expectation.
 
 mod call_fault;
+mod clock;
 mod crash;
 mod damaged_files;
 mod disk;
@@ -20,6 +21,7 @@ mod run_command;
 mod shim_fault;
 mod shim_rule;
 mod signal;
+mod target_clock;
 mod target_files;
 mod vanish;
 
@@ -35,6 +37,7 @@ pub use injectable_fault::{
     EndingFault, FaultContext, FaultError, InjectableFault, RefusedCalls, TargetEnd, TargetReaction,
 };
 pub(crate) use shim_rule::GpuCallCounter;
+pub use target_clock::TargetClock;
 pub(crate) use target_files::list_files;
 
 /// The mechanism of each fault: one row for each.
@@ -51,6 +54,7 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
             injects(limits::LimitedUse::new(fault.limit, is_final))
         }
         Effect::Environment(fault) => injects(environment::ChangedEnvironment::new(fault)),
+        Effect::Clock(fault) => injects(clock::ChangedClock::new(fault)),
         Effect::RunCommand(fault) => injects(run_command::RunningCommands::new(fault)),
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
         Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),

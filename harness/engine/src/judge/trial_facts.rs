@@ -1,7 +1,7 @@
 //! Derives the facts of a trial, such as its outcome, from its events. Pure: no clock, no files, no
 //! processes. Knows no expectation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scenarios::{
     BaselineFacts, Cause, EndResume, Ending, Event, FaultId, NotEffective, Outcome, OutputStream, ProbeKind,
@@ -35,9 +35,10 @@ pub struct TrialEvents<'a> {
 struct FactCollector<'a> {
     followed: FollowedRun<'a>,
     description: String,
-    evidence: Vec<String>,
+    evidence: Vec<(FaultId, String)>,
     /// The faults without evidence that are not optional, each with what is known of the reason.
     not_effective: BTreeMap<FaultId, NotEffective>,
+    optional: BTreeSet<FaultId>,
     effective_at_us: Option<u64>,
     recovery_seconds: Option<f64>,
     endings: Vec<Ending>,
@@ -92,7 +93,7 @@ pub fn trial_facts(events: &TrialEvents<'_>) -> TrialFacts {
             .zip(entries.last())
             .map_or(0.0, |(first, last)| seconds_between(first, last)),
         what: collector.description,
-        evidence: collector.evidence,
+        evidence: collector.evidence.into_iter().map(|(_, evidence)| evidence).collect(),
         not_effective: collector.not_effective.into_values().collect(),
         same: collector.followed.values,
         probes: collector.probes,
@@ -135,6 +136,7 @@ impl<'a> FactCollector<'a> {
             description: String::new(),
             evidence: Vec::new(),
             not_effective: BTreeMap::new(),
+            optional: BTreeSet::new(),
             effective_at_us: None,
             recovery_seconds: None,
             endings: Vec::new(),
@@ -161,14 +163,20 @@ impl<'a> FactCollector<'a> {
                 let armed = NotEffective { fault: fault.clone(), why, not_reached: false };
                 self.not_effective.insert(fault.clone(), armed);
             }
+            Event::FaultArmed { fault, optional: true, .. } => {
+                self.optional.insert(fault.clone());
+            }
+            // Evidence from before, if there is any, does not count after all.
             Event::FaultNotEffective(not_effective) => {
-                if let Some(armed) = self.not_effective.get_mut(&not_effective.fault) {
-                    *armed = not_effective.clone();
+                let fault = &not_effective.fault;
+                self.evidence.retain(|(of, _)| of != fault);
+                if !self.optional.contains(fault) {
+                    self.not_effective.insert(fault.clone(), not_effective.clone());
                 }
             }
             Event::FaultEffective { fault, evidence } => {
                 self.not_effective.remove(fault);
-                self.evidence.push(evidence.clone());
+                self.evidence.push((fault.clone(), evidence.clone()));
                 self.effective_at_us.get_or_insert(entry.at_us);
                 self.is_after_effect = true;
             }

@@ -89,6 +89,11 @@ impl ActiveFault {
         self.injectable.refused_calls()
     }
 
+    /// Why what showed its effect does not count after all.
+    pub(super) fn withdrawn_evidence(&self) -> Option<String> {
+        self.injectable.withdrawn_evidence().filter(|_| self.phase.was_injected())
+    }
+
     /// What is missing for an effect of a fault that was injected.
     pub(super) fn missing_evidence(&self) -> String {
         self.injectable.missing_evidence()

@@ -191,7 +191,8 @@ impl BaselineRun<'_> {
         let config = self.config;
         let env = TrialEnv::build(self.dir.clone(), config)?;
         let trainer = env.trainer();
-        let context = env.fault_context(&trainer, None);
+        let clock = Arc::default();
+        let context = env.fault_context(&trainer, None, &clock);
         let calls = self.requests.calls;
         let trigger_phase = calls.iter().find_map(|request| request.trigger.phase.as_deref());
         let phase = trigger_phase.or_else(|| config.target.phases().keys().next().map(String::as_str));

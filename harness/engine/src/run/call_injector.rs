@@ -11,9 +11,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use scenarios::{CallKind, TargetFile};
 
+use crate::faults::TargetClock;
 use crate::gate::{
-    CallDecision, CallEffect, CallHandler, CarriedOut, ConnectionLog, FileId, FilterOptions, GateFailure,
-    InterceptedCall,
+    CallDecision, CallEffect, CallHandler, CarriedOut, ClockShift, ConnectionLog, FileId, FilterOptions,
+    GateFailure, InterceptedCall,
 };
 use crate::locks::LockExt;
 use crate::plan::{CallCountRequest, CallInjection, CountedCall, PlannedFault};
@@ -52,6 +53,13 @@ pub(super) struct WatchedRefusals {
     pub(super) extra_kinds: &'static [CallKind],
 }
 
+/// What shows the effects of faults in calls that they do not alter one by one.
+pub(super) struct WatchedEffects {
+    pub(super) refusals: Vec<WatchedRefusals>,
+    /// The wall clock of the target.
+    pub(super) clock: Arc<TargetClock>,
+}
+
 /// A fault whose injection was decided and has not been made.
 struct PendingInjection {
     /// Index of the fault in `armed_faults`.
@@ -78,6 +86,8 @@ pub(super) struct CallInjector {
     root: PathBuf,
     armed_faults: Vec<ArmedCallFault>,
     refusals: Vec<WatchedRefusals>,
+    /// The target's wall clock, if a fault changes it.
+    clock: Option<Arc<TargetClock>>,
     printed: PrintedLines,
     phases: PhaseTrackers,
     /// Takes copies of the files at saves.
@@ -120,11 +130,13 @@ impl InjectorHandle {
     pub(super) fn for_trial(
         target: InjectorTarget<'_>,
         faults: &[PlannedFault],
-        refusals: Vec<WatchedRefusals>,
+        watched: WatchedEffects,
     ) -> Option<InjectorHandle> {
+        let WatchedEffects { refusals, clock } = watched;
+        let clock = faults.iter().any(|planned| planned.fault.effect.spec().answers_calls()).then_some(clock);
         let armed_faults: Vec<ArmedCallFault> =
             faults.iter().filter_map(|planned| ArmedCallFault::arm(planned, &target.root)).collect();
-        if armed_faults.is_empty() && refusals.is_empty() {
+        if armed_faults.is_empty() && refusals.is_empty() && clock.is_none() {
             return None;
         }
         let triggers = || faults.iter().filter_map(PlannedFault::call_trigger);
@@ -133,8 +145,9 @@ impl InjectorHandle {
         let kinds = triggers().flat_map(|trigger| trigger.kinds.iter().copied()).chain(watched).collect();
         let phases = PhaseTrackers::new(target.target, phases);
         let mut handle = InjectorHandle::new(target, phases, kinds);
+        handle.filter_options.wall_clock = clock.is_some();
         let injector = Arc::get_mut(&mut handle.injector)?.locked_mut();
-        (injector.armed_faults, injector.refusals) = (armed_faults, refusals);
+        (injector.armed_faults, injector.refusals, injector.clock) = (armed_faults, refusals, clock);
         Some(handle)
     }
 
@@ -179,6 +192,7 @@ impl InjectorHandle {
             root: target.root,
             armed_faults: Vec::new(),
             refusals: Vec::new(),
+            clock: None,
             printed: PrintedLines::default(),
             phases,
             snapshots: None,
@@ -211,6 +225,7 @@ impl InjectorHandle {
         let injector = self.injector.locked();
         injector.counters.is_some()
             || !injector.refusals.is_empty()
+            || injector.clock.is_some()
             || injector.armed_faults.iter().any(ArmedCallFault::is_pending)
     }
 
@@ -413,9 +428,13 @@ impl CallHandler for CallInjector {
         match effect {
             CallEffect::OutputWritten { pipe } => self.on_output_written(pipe),
             CallEffect::Connects(attempt) => self.connections.add(attempt),
-            _ => {}
+            effect => self.clock.iter().for_each(|clock| clock.note(&effect)),
         }
         self.printed.clear_written();
+    }
+
+    fn clock_shift(&self) -> ClockShift {
+        self.clock.as_ref().map(|clock| clock.shift()).unwrap_or_default()
     }
 
     fn kill_target(&mut self) {

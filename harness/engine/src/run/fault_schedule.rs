@@ -233,9 +233,14 @@ impl<'a> FaultSchedule<'a> {
 
     /// Emits which faults had no effect, and why. `calls`: how far the call injector got with each fault.
     pub(super) fn emit_not_effective(&self, calls: impl Fn(u32) -> Option<CallProgress>) {
-        let faults = self.faults.iter().filter(|fault| !fault.phase().was_effective()).map(|fault| {
-            let injected = fault.phase().was_injected().then(|| fault.missing_evidence());
-            self.not_effective(fault.planned(), injected, calls(fault.id().number))
+        let faults = self.faults.iter().filter_map(|fault| {
+            let withdrawn = fault.withdrawn_evidence();
+            if fault.phase().was_effective() && withdrawn.is_none() {
+                return None;
+            }
+            let missing = || withdrawn.unwrap_or_else(|| fault.missing_evidence());
+            let injected = fault.phase().was_injected().then(missing);
+            Some(self.not_effective(fault.planned(), injected, calls(fault.id().number)))
         });
         let terminations = self.terminations.iter().filter(|termination| !termination.was_effective());
         let terminations = terminations.map(|termination| {

@@ -94,7 +94,8 @@ impl EndedBaseline<'_> {
             env => env?,
         };
         let trainer = env.trainer();
-        let context = env.fault_context(&trainer, None);
+        let clock = Arc::default();
+        let context = env.fault_context(&trainer, None, &clock);
         let faults = FaultSchedule::of_baseline(&[], &reporter);
         let mut run = TargetRun::new(context, &reporter, self.scenario, faults, None);
         run.run(1)?;

@@ -290,7 +290,8 @@ fn run_guard_control(
 /// The mechanisms that a scenario needs, by their names in `doctor`.
 pub fn needed_mechanisms(scenario: &Scenario) -> Vec<&'static str> {
     let needs_gate = |fault: &Fault| {
-        matches!(fault.when, Trigger::Call(_)) || fault.effect.spec().is_shown_by_failed_calls()
+        let spec = fault.effect.spec();
+        matches!(fault.when, Trigger::Call(_)) || spec.is_shown_by_failed_calls() || spec.answers_calls()
     };
     let needs_gate = scenario.method().iter().any(needs_gate);
     std::iter::once("user-namespace")

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use scenarios::{Event, Scenario, TrialFacts, last_attempt};
 
 use crate::announcements::AnnouncementPatterns;
-use crate::faults::FaultContext;
+use crate::faults::{FaultContext, TargetClock};
 use crate::judge::{TrialEvents, can_resume_from_saves, trial_facts};
 use crate::locks::LockExt;
 use crate::observe::Reporter;
 use crate::plan::{CrashStateId, InjectionPoint, PlannedFault, Trial};
 use crate::run::baseline::MeasuredBaseline;
-use crate::run::call_injector::{InjectorHandle, InjectorTarget, WatchedRefusals};
+use crate::run::call_injector::{InjectorHandle, InjectorTarget, WatchedEffects, WatchedRefusals};
 use crate::run::crash_state_trials::RecordedRun;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::{FaultRefusals, FaultSchedule};
@@ -115,9 +115,10 @@ pub(super) fn run_trial(
     let env = place.env();
     probe_all(env, context.scenario, ProbeTime::BeforeResume, reporter)?;
     let trainer = env.trainer();
+    let clock = Arc::new(TargetClock::default());
     let fault_context = FaultContext {
         expects_command_codes: !ExitCodeProbe::of_commands(context.scenario).is_empty(),
-        ..env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes)
+        ..env.fault_context(&trainer, context.baseline.facts.peak_memory_bytes, &clock)
     };
     let faults = FaultSchedule::armed(&trial.faults, reporter);
     let root = PathBuf::from(env.visible_root());
@@ -134,7 +135,8 @@ pub(super) fn run_trial(
     let kill_switch = env.sandbox.kill_switch();
     let target = InjectorTarget { target: context.config.target, root: root.clone(), kill_switch };
     let snapshots = snapshots_of(context, env, &dir);
-    let injector = InjectorHandle::for_trial(target, &trial.faults, refusals);
+    let watched = WatchedEffects { refusals, clock: Arc::clone(&clock) };
+    let injector = InjectorHandle::for_trial(target, &trial.faults, watched);
     let injector = injector.map(|injector| injector.with_snapshots(Arc::clone(&snapshots)));
     let earlier_starts =
         start.map_or(0, |start| start.recorded.emit_history(start.id, start.planned, reporter));

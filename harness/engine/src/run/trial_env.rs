@@ -13,7 +13,7 @@ use scenarios::{Event, FailedRun, OutputLine, SubmittedFile, TargetFile, TargetG
 use simgpu_plan::{Backend, SimulatedMachine};
 
 use crate::explore::copy_tree;
-use crate::faults::{FaultContext, FaultError, alter_submitted_file};
+use crate::faults::{FaultContext, FaultError, TargetClock, alter_submitted_file};
 use crate::file_error::file_error;
 use crate::gpu::{Shim, cuda_version_number};
 use crate::observe::Reporter;
@@ -240,6 +240,7 @@ impl<'a> TrialEnv<'a> {
         &'s self,
         trainer: &'s Trainer<'s>,
         baseline_peak_bytes: Option<u64>,
+        clock: &'s Arc<TargetClock>,
     ) -> FaultContext<'s> {
         let gpu = self.gpu.as_ref();
         FaultContext {
@@ -248,6 +249,7 @@ impl<'a> TrialEnv<'a> {
             trainer,
             baseline_peak_bytes,
             gpu,
+            clock,
             expects_command_codes: false,
         }
     }
