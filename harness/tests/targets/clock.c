@@ -41,12 +41,6 @@ static void clocks(const char *where) {
     fflush(stdout);
 }
 
-static void *in_thread(void *unused) {
-    clocks("thread");
-    return unused;
-}
-
-
 static struct timespec from_now(clockid_t clock, long millis) {
     struct timespec time;
     clock_gettime(clock, &time);
@@ -69,6 +63,22 @@ static void wait_line(const char *how, int result) {
     began = monotonic_millis();
 }
 
+static int sleep_until(struct timespec until) { return clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &until, NULL); }
+
+/* Whether a short sleep until a time of the wall clock takes as long as it should. */
+static int sleeps_rightly(void) {
+    long before = monotonic_millis();
+    if (sleep_until(from_now(CLOCK_REALTIME, 100)) != 0) return 0;
+    long passed = monotonic_millis() - before;
+    return passed >= 100 && passed < 5000;
+}
+
+static void *in_thread(void *unused) {
+    (void)unused;
+    clocks("thread");
+    return sleeps_rightly() ? &began : NULL;
+}
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static sem_t semaphore;
@@ -86,8 +96,6 @@ static void *waker(void *unused) {
 }
 
 static void on_signal(int number) { (void)number; }
-
-static int sleep_until(struct timespec until) { return clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &until, NULL); }
 
 static int timer_expirations(clockid_t clock) {
     unsigned long count = 0;
@@ -178,6 +186,8 @@ static int until_ahead(long seconds) {
 
 int main(int count, char **arguments) {
     pthread_t thread;
+    void *slept = NULL;
+    int status = 0;
     if (count > 2) return until_ahead(atol(arguments[2]));
     if (count > 1 && strcmp(arguments[1], "other") == 0) return others();
     if (count > 1) {
@@ -189,12 +199,13 @@ int main(int count, char **arguments) {
     }
     clocks("main");
     pthread_create(&thread, NULL, in_thread, NULL);
-    pthread_join(thread, NULL);
+    pthread_join(thread, &slept);
     if (fork() == 0) {
         clocks("child");
-        _exit(0);
+        _exit(sleeps_rightly() ? 0 : 1);
     }
-    wait(NULL);
+    wait(&status);
+    if (slept == NULL || status != 0) return 2;
     execl(arguments[0], arguments[0], "exec", NULL);
     return 1;
 }
