@@ -38,6 +38,11 @@ const STOP: &str = "signal: {which: [STOP], to: every-process, for: 2500 ms, whe
 /// Within the third of four saves. The target waits in the call.
 const CRASH_IN_THIRD_SAVE: &str = "crash: {when: {call: {to: [rename], on: 'ckpt/**', at: 3}}}";
 
+const CLOCK_BACK: &str = "clock: {by: [-1 d], when: {step: 1}}";
+/// After the second of four saves.
+const CLOCK_BACK_AND_CRASH: &str =
+    "clock: {by: [-1 d], when: {call: {to: [rename], on: 'ckpt/**', at: 2}}}, crash: {when: {step: 11}}";
+
 /// For trainers that hang, and for stops that are longer.
 const SHORT_STALL: &str = "2 s";
 
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         a_trainer_that_ignores_sigterm_is_caught,
         a_trainer_that_stops_with_exit_code_0_is_caught_unless_that_is_its_way,
         a_trainer_that_discards_its_work_after_a_pause_is_caught,
+        a_trainer_that_takes_the_checkpoint_with_the_latest_date_is_caught,
+        a_trainer_that_waits_by_the_wall_clock_is_caught,
         a_trainer_that_a_signal_kills_is_started_again,
         a_signal_that_comes_too_late_is_never_a_failure_of_the_harness,
         a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers,
@@ -130,6 +137,19 @@ fn a_trainer_that_stops_with_exit_code_0_is_caught_unless_that_is_its_way() {
 /// A pause of the whole machine is no reason to give up work: virtual machines are suspended and migrated.
 fn a_trainer_that_discards_its_work_after_a_pause_is_caught() {
     assert_caught("distrusts-pauses", STOP, Outcome::Restarted);
+}
+
+/// The clock may be set back between two saves. One that only asks for the time is not harmed.
+fn a_trainer_that_takes_the_checkpoint_with_the_latest_date_is_caught() {
+    assert_caught("by-date", CLOCK_BACK_AND_CRASH, Outcome::LostWork);
+    let sound = run("asks-for-the-time", CLOCK_BACK_AND_CRASH, LONG_STALL);
+    assert_eq!((sound.code, sound.outcomes()), (0, vec![Outcome::Recovered]), "{}", sound.printed);
+}
+
+/// It would go on a day later.
+fn a_trainer_that_waits_by_the_wall_clock_is_caught() {
+    assert_caught("waits-by-date", CLOCK_BACK, Outcome::Hung);
+    assert_caught("distrusts-pauses", "clock: {by: [+1 d], when: {step: 4}}", Outcome::Restarted);
 }
 
 /// Neither signal asks the trainer to exit. This trainer handles neither, so each of them kills it. Each has
