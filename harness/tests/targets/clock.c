@@ -107,6 +107,11 @@ static int timer_expirations(clockid_t clock) {
     return (int)count;
 }
 
+static void *idle(void *unused) {
+    for (;;) pause();
+    return unused;
+}
+
 static void waits(void) {
     pthread_t thread;
     struct timespec until;
@@ -144,6 +149,7 @@ static void waits(void) {
         kill(parent, SIGCONT);
         _exit(0);
     }
+    pthread_create(&thread, NULL, idle, NULL);
     wait_line("stopped", sleep_until(from_now(CLOCK_REALTIME, 500)));
     wait(NULL);
 }

@@ -29,6 +29,7 @@ pub(super) fn pending_signal(tid: i32) -> Option<PendingSignal> {
     let signals = |name| field(name).and_then(|hex| u64::from_str_radix(&hex, 16).ok());
     let received = !signals("SigBlk:")?;
     let (own, shared) = (signals("SigPnd:")? & received, signals("ShdPnd:")? & received);
-    let is_alone = || field("Threads:").as_deref() == Some("1");
-    (own | shared != 0).then(|| PendingSignal { is_certain: own != 0 || is_alone() })
+    // The kernel asks the main thread first, which does not block it.
+    let is_main = || field("Tgid:").as_deref() == Some(tid.to_string().as_str());
+    (own | shared != 0).then(|| PendingSignal { is_certain: own != 0 || is_main() })
 }
