@@ -41,6 +41,8 @@ pub enum Exit {
     Machine,
     /// A newer version of the trainer has written a checkpoint. The job stays in the queue.
     NewerFormat,
+    /// The monitor can't listen at its port, and no other one may be used.
+    PortTaken,
 }
 
 impl Exit {
@@ -64,6 +66,7 @@ impl Exit {
             Exit::JobsFailed => 20,
             Exit::Machine => 21,
             Exit::NewerFormat => 22,
+            Exit::PortTaken => 23,
         }
     }
 
@@ -87,6 +90,7 @@ impl Exit {
             Exit::JobsFailed,
             Exit::Machine,
             Exit::NewerFormat,
+            Exit::PortTaken,
         ];
         all.into_iter().find(|exit| i32::from(exit.code()) == code)
     }

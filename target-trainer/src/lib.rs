@@ -13,10 +13,12 @@
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
 //! | `settings`, `make_data` | the settings of a root; data to train on |
+//! | `submission` | data that gets into the inbox |
 //! | `store`, `intake`, `optim` | checkpoints; samples; AdamW |
 //! | `model` | the decoder, which takes samples and is stored as tensors |
 //! | `train` | the engine and the worker |
 //! | `consolidate` | merges finished adapters |
+//! | `monitor` | a page, metrics and a door for jobs, over HTTP |
 //! | `daemon` | the queue and the worker processes |
 //! | `cli` | the command line |
 
@@ -46,6 +48,8 @@ mod locks;
 pub mod make_data;
 /// The Llama decoder: a frozen base model with LoRA matrices.
 pub mod model;
+/// A page for people, metrics for Prometheus and a door for jobs, over HTTP.
+pub mod monitor;
 /// AdamW and gradient clipping.
 pub mod optim;
 /// Texts from outside, safe to print.
@@ -59,6 +63,8 @@ pub mod settings;
 pub mod state;
 /// Checkpoints, adapters and the directory layout of a trainer root.
 pub mod store;
+/// Copies data into the inbox.
+pub mod submission;
 /// The training engine and the worker that runs it.
 pub mod train;
 

@@ -291,6 +291,7 @@ const TRAINER: &ArrowTable = &[
     ("make_data", &["random"]),
     ("settings", &["bounded_read", "device", "file_error", "state"]),
     ("store", &["bounded_read", "durable", "file_error", "plain_text", "progress", "settings", "state"]),
+    ("submission", &["durable", "plain_text", "settings"]),
     ("intake", &["plain_text", "settings"]),
     (
         "model",
@@ -330,6 +331,21 @@ const TRAINER: &ArrowTable = &[
         &["bounded_read", "durable", "exit", "file_error", "model", "plain_text", "settings", "store"],
     ),
     (
+        "monitor",
+        &[
+            "bounded_read",
+            "device",
+            "durable",
+            "file_error",
+            "locks",
+            "plain_text",
+            "settings",
+            "store",
+            "submission",
+            "train",
+        ],
+    ),
+    (
         "daemon",
         &[
             "bounded_read",
@@ -341,6 +357,7 @@ const TRAINER: &ArrowTable = &[
             "file_error",
             "intake",
             "model",
+            "monitor",
             "plain_text",
             "settings",
             "state",

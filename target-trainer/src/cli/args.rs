@@ -21,7 +21,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 verify found damage; 2 invalid a
     3 failed; 10 root in use; 11 base model; 12 no valid checkpoint; 13 disk; 14 not finite; \
     15 stopped by a signal, work is left; 16 GPU failed; 17 GPU missing; \
     18 no driver, driver too old, or no such device; \
-    19 GPU computes wrong results; 20 a job failed, or data or a job can't be read.";
+    19 GPU computes wrong results; 20 a job failed, or data or a job can't be read; \
+    21 the machine refuses what a job needs; 22 a newer version's checkpoint; 23 the monitor's port is taken.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {

@@ -10,9 +10,9 @@ use crate::exit::Exit;
 use crate::intake::LineProblem;
 use crate::make_data::TextError;
 use crate::model::BaseModelError;
-use crate::plain_text::shown;
 use crate::settings::SettingsError;
 use crate::store::{SaveError, TensorError};
+use crate::submission::SubmissionError;
 use crate::train::StepError;
 
 /// Why a command fails. [`CliError::exit`] gives the exit code.
@@ -27,9 +27,9 @@ pub(super) enum CliError {
     /// The file to submit has no name that can be printed.
     #[error("`{path}`: the file's name is not UTF-8", path = .path.display())]
     NameNotUtf8 { path: PathBuf },
-    /// The name for the inbox leads out of it.
-    #[error("`{}` is not the name of a file: it has a `/`", shown(.name))]
-    NameIsPath { name: String },
+    /// The data does not get into the inbox.
+    #[error(transparent)]
+    Submission(#[from] SubmissionError),
     /// The file to submit can't be opened.
     #[error("`{path}`", path = .path.display())]
     OpenSubmitted { path: PathBuf, source: std::io::Error },
@@ -108,12 +108,13 @@ impl CliError {
             CliError::Settings(_)
             | CliError::AlreadyRoot { .. }
             | CliError::NameNotUtf8 { .. }
-            | CliError::NameIsPath { .. }
+            | CliError::Submission(SubmissionError::Name { .. })
             | CliError::OpenSubmitted { .. }
             | CliError::StillWritten { .. }
             | CliError::BenchDevice
             | CliError::BenchSample(_) => Exit::Usage,
             CliError::ReadSubmitted(_)
+            | CliError::Submission(SubmissionError::Read(_))
             | CliError::Status { .. }
             | CliError::Signal(_)
             | CliError::ParentDeath(_)
@@ -124,7 +125,9 @@ impl CliError {
             | CliError::SaverEnded => Exit::Failed,
             CliError::Consolidate(error) => error.exit(),
             CliError::Threads(_) | CliError::HeartbeatThread(_) => Exit::Machine,
-            CliError::Disk(_) | CliError::BenchSave(_) => Exit::Disk,
+            CliError::Disk(_) | CliError::Submission(SubmissionError::Disk(_)) | CliError::BenchSave(_) => {
+                Exit::Disk
+            }
             CliError::Preset(_) | CliError::Base(_) => Exit::BaseModel,
             CliError::Daemon(error) => error.exit(),
             CliError::BenchStep(_) | CliError::BenchDeviceFailed(_) => Exit::GpuFailed,

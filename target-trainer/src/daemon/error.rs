@@ -8,6 +8,7 @@ use crate::durable::{DeferReason, DurableError};
 use crate::exit::Exit;
 use crate::file_error::FileError;
 use crate::model::BaseModelError;
+use crate::monitor::ListenError;
 
 /// Why a daemon exits with an error.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,9 @@ pub enum DaemonError {
     /// The worker process can't be started.
     #[error("could not start a worker: {0}; the job stays in the queue")]
     WorkerStart(#[source] std::io::Error),
+    /// The monitor can't listen at its port, and no other one may be used.
+    #[error(transparent)]
+    Monitor(#[from] ListenError),
     /// A worker exited for a reason that stops the daemon too.
     #[error("{reason}")]
     Stopped { exit: Exit, reason: String },
@@ -53,6 +57,7 @@ impl DaemonError {
     pub fn exit(&self) -> Exit {
         match self {
             DaemonError::Locked { .. } | DaemonError::CheckpointsLocked { .. } => Exit::Locked,
+            DaemonError::Monitor(_) => Exit::PortTaken,
             DaemonError::Link(_) => Exit::Usage,
             DaemonError::Disk(_) => Exit::Disk,
             DaemonError::Stopped { exit, .. } | DaemonError::Stuck { exit, .. } => *exit,

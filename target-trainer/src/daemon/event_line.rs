@@ -12,7 +12,7 @@ pub(super) fn event_line(job: &str, event: &WorkerEvent) -> Option<String> {
         }
         WorkerEvent::SnapshotUsed { step, reason } => format!("using the snapshot of step {step}: {reason}"),
         WorkerEvent::Waiting { reason } => format!("waiting: {reason}"),
-        WorkerEvent::Step { step, loss } => format!("step {step} loss {loss}"),
+        WorkerEvent::Step { step, loss, .. } => format!("step {step} loss {loss}"),
         WorkerEvent::Saving { step } => format!("saving step {step}"),
         WorkerEvent::Saved { step } => format!("saved step {step}"),
         WorkerEvent::SaveDeferred { step, reason } => format!("save of step {step} deferred: {reason}"),

@@ -37,6 +37,7 @@ use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample, visible_gpu};
 use crate::durable::{self, LockError};
 use crate::exit::Exit;
 use crate::file_error::{FileError, chain};
+use crate::monitor::{DaemonReport, Monitor};
 use crate::plain_text::shown;
 use crate::settings::{DeviceRequest, Settings};
 use crate::store::FinishedResult;
@@ -116,7 +117,8 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
     {
         tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
     }
-    let status = StatusWriter::new(&config.layout, &config.settings.guards);
+    let monitor = Monitor::start(&config.layout, &config.settings)?;
+    let status = StatusWriter::new(&config.layout, &config.settings.guards, monitor);
     let (inbox, health) =
         (Inbox::new(&config.layout, &config.settings.guards), start_gpu_health(&config.settings));
     Daemon {
@@ -340,6 +342,8 @@ impl Daemon<'_> {
     }
 
     fn begin_job(&mut self, job: Job) {
+        let steps = job.recipe.as_ref().unwrap_or(&self.config.settings.recipe).steps;
+        self.status.report(|| DaemonReport::JobBegun { job: job.id.clone(), steps });
         self.active = Some(ActiveJob::new(job, &self.config.settings));
     }
 
@@ -472,6 +476,8 @@ impl Daemon<'_> {
             NextAction::FailJob { reason } => {
                 (self.config.print_line)(&format!("failed job {}: {reason}", active.job.id));
                 self.has_failed_jobs = true;
+                let job = active.job.id.clone();
+                self.status.report(|| DaemonReport::JobFailed { job, reason: reason.clone() });
                 self.status.record_trouble(&format!("job {}: {reason}", active.job.id));
                 self.queue.depart(self.config, active.job, Departure::Failed(reason));
                 self.report_idle();
@@ -480,6 +486,8 @@ impl Daemon<'_> {
             NextAction::StopDaemon { exit, reason } => Err(DaemonError::Stopped { exit, reason }),
             NextAction::Restart { message, delay } => {
                 (self.config.print_line)(&message);
+                let job = active.job.id.clone();
+                self.status.report(|| DaemonReport::Restart { job, reason: message });
                 active.worker = None;
                 active.earliest_start = Instant::now() + delay;
                 self.active = Some(active);

@@ -178,7 +178,8 @@ impl RestartPolicy {
             | Exit::Failed
             | Exit::Locked
             | Exit::GpuFailed
-            | Exit::JobsFailed => {
+            | Exit::JobsFailed
+            | Exit::PortTaken => {
                 self.handle_crash(&format!("worker exited with exit code {}: {reason}", exit.code()))
             }
         }

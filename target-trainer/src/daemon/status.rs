@@ -10,6 +10,7 @@ use crate::device::GpuReading;
 use crate::durable::{self, DurableError, SyncPolicy};
 use crate::exit::Exit;
 use crate::file_error::chain;
+use crate::monitor::{DaemonReport, Monitor, MonitorState};
 use crate::settings::Guards;
 use crate::store::RootLayout;
 use crate::train::WorkerEvent;
@@ -31,6 +32,8 @@ struct StatusFile {
     device: Option<String>,
     gpu: Option<GpuReading>,
     maintenance: Option<MaintenanceStatus>,
+    /// `None` without a monitor.
+    monitor: Option<MonitorState>,
     /// How the daemon ended. `None` while it runs, and if it was killed.
     ended: Option<DaemonEnd>,
 }
@@ -52,8 +55,9 @@ struct DaemonEnd {
     error: Option<String>,
 }
 
-/// Keeps `status.json` up to date.
+/// Keeps `status.json` up to date, and the monitor, if there is one.
 pub(super) struct StatusWriter {
+    monitor: Option<Monitor>,
     path: PathBuf,
     content: StatusFile,
     last_write: Option<Instant>,
@@ -68,9 +72,15 @@ pub(super) struct StatusWriter {
 
 impl StatusWriter {
     /// Writes the first `status.json`.
-    pub(super) fn new(layout: &RootLayout, guards: &Guards) -> StatusWriter {
-        let content = StatusFile { pid: std::process::id(), state: "idle", ..StatusFile::default() };
+    pub(super) fn new(layout: &RootLayout, guards: &Guards, monitor: Option<Monitor>) -> StatusWriter {
+        let content = StatusFile {
+            pid: std::process::id(),
+            state: "idle",
+            monitor: monitor.as_ref().map(|monitor| monitor.state().clone()),
+            ..StatusFile::default()
+        };
         let mut status = StatusWriter {
+            monitor,
             path: layout.status(),
             content,
             last_write: None,
@@ -83,8 +93,16 @@ impl StatusWriter {
         status
     }
 
+    /// Passes a report on to the monitor, if there is one.
+    pub(super) fn report(&self, report: impl FnOnce() -> DaemonReport) {
+        if let Some(monitor) = &self.monitor {
+            monitor.report(report());
+        }
+    }
+
     /// Reports that no job is being trained.
     pub(super) fn set_idle(&mut self) {
+        self.report(|| DaemonReport::Idle);
         (self.content.state, self.content.job) = ("idle", None);
         self.write();
     }
@@ -100,8 +118,9 @@ impl StatusWriter {
     pub(super) fn record_event(&mut self, job: &str, event: &WorkerEvent, micro_batch: usize) {
         (self.content.state, self.content.micro_batch) = ("training", micro_batch);
         self.content.job = Some(job.to_owned());
+        self.report(|| DaemonReport::Worker { job: job.to_owned(), event: event.clone() });
         match event {
-            WorkerEvent::Step { step, loss } => {
+            WorkerEvent::Step { step, loss, .. } => {
                 (self.content.step, self.content.loss) = (*step, Some(loss.clone()))
             }
             WorkerEvent::Saved { step } => self.content.last_saved = Some(*step),
@@ -122,6 +141,7 @@ impl StatusWriter {
 
     /// Reports a problem of the GPU, which no worker event reports.
     pub(super) fn record_trouble(&mut self, trouble: &str) {
+        self.report(|| DaemonReport::Trouble { reason: trouble.to_owned() });
         self.content.last_trouble = Some(trouble.to_owned());
         self.write();
     }
@@ -135,14 +155,16 @@ impl StatusWriter {
     /// Stores the GPU's latest readings. They are written with the next event, because they change all the
     /// time.
     pub(super) fn set_gpu(&mut self, reading: Option<GpuReading>) {
+        self.report(|| DaemonReport::Gpu(reading.clone()));
         self.content.gpu = reading;
     }
 
-    /// Whether training goes on.
+    /// Whether training goes on. To be called in each round of the daemon.
     ///
     /// # Errors
     /// The guard `optional_status` is off, and the file could not be written.
     pub(super) fn check(&mut self) -> Result<(), DurableError> {
+        self.monitor.iter().for_each(Monitor::daemon_is_alive);
         self.failure.take().map_or(Ok(()), Err)
     }
 

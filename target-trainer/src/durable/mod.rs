@@ -59,6 +59,32 @@ pub fn write_new(path: &Path, bytes: &[u8], sync: SyncPolicy) -> Result<(), Dura
     write(OpenOptions::new().write(true).create_new(true), path, bytes, sync)
 }
 
+/// Writes a file that must not exist, and that only its owner may read, whatever the umask. It appears as a
+/// whole.
+///
+/// # Errors
+/// If the file exists, or can't be written or synced.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    let temporary = temporary_sibling(path);
+    remove_file(&temporary)?;
+    let written = write(OpenOptions::new().write(true).create_new(true), &temporary, b"", SyncPolicy::NoSync)
+        .and_then(|()| {
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&temporary, private)
+                .map_err(DurableError::new("make private", &temporary))
+        })
+        .and_then(|()| write_in_place(&temporary, bytes, SyncPolicy::Full))
+        .and_then(|()| rename_new(&temporary, path));
+    if !matches!(written, Ok(true)) {
+        // The first error is the one that is reported.
+        let _ = remove_file(&temporary);
+    }
+    match written? {
+        true => Ok(()),
+        false => Err(DurableError::new("create", path)(std::io::ErrorKind::AlreadyExists.into())),
+    }
+}
+
 /// Overwrites a file in place. A crash in between leaves a torn file. Only for guards that are off.
 ///
 /// # Errors

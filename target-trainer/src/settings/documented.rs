@@ -110,6 +110,29 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "consolidation.remove_adapter",
         "With auto: the adapter is removed when the merged model has been read back.",
     ),
+    (
+        "monitor",
+        "An HTTP server with a page, metrics for Prometheus, and a door for jobs. Training does not depend on it.",
+    ),
+    ("monitor.enabled", "Whether it is there."),
+    (
+        "monitor.address",
+        "Address to listen at. Anything but a loopback address makes every request need the token.",
+    ),
+    (
+        "monitor.port",
+        "Port to listen at; 0: any free one. If it is taken, one of the next 20; status.json has it.",
+    ),
+    ("monitor.pinned", "Use this port only; if it is taken, the daemon ends with exit code 23."),
+    (
+        "monitor.connections",
+        "Connections at once. Beyond that, the one that has been idle for longest is closed.",
+    ),
+    ("monitor.upload_bytes", "Maximum bytes of a data file that is submitted over HTTP."),
+    (
+        "monitor.history_bytes",
+        "Bytes of the history of a job in metrics/; when it has more, every second line is left out.",
+    ),
     ("guards", "Protections. Switch one off only to show what it protects against."),
     (
         "guards.atomic_save",
@@ -290,6 +313,17 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
     ),
     ("guards.merge_first", "An adapter is removed after the merged model is there; off: before that."),
     ("guards.serial_merge", "A merge waits until no job is being trained; off: it runs beside training."),
+    ("guards.free_port", "A taken port leads to the next one; off: it ends the daemon."),
+    (
+        "guards.client_limits",
+        "Connections of the monitor are bounded in number and time; off: each client keeps one for ever.",
+    ),
+    (
+        "guards.request_limits",
+        "Requests are checked before their bodies are read, which are bounded; off: read into memory as a whole.",
+    ),
+    ("guards.journal_counts", "The monitor counts what is in its journal; off: what this daemon has seen."),
+    ("guards.change_token", "A request that changes something needs the token; off: nothing needs it."),
     (
         "guards.lost_checkpoints",
         "A job that was saved, and has no checkpoint any more, fails; off: it begins anew, without a word.",

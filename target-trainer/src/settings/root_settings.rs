@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::sections::{
-    ConsolidationSettings, DeviceSettings, Guards, Limits, MaintenanceSettings, TrainSettings,
+    ConsolidationSettings, DeviceSettings, Guards, Limits, MaintenanceSettings, MonitorSettings,
+    TrainSettings,
 };
 use crate::bounded_read::read_text;
 use crate::file_error::{FileError, chain, file_error};
@@ -27,6 +28,8 @@ pub struct Settings {
     pub maintenance: MaintenanceSettings,
     /// Whether finished adapters are merged.
     pub consolidation: ConsolidationSettings,
+    /// The daemon's HTTP server.
+    pub monitor: MonitorSettings,
     /// Protections.
     pub guards: Guards,
 }
@@ -126,7 +129,7 @@ impl Settings {
     /// Every number outside of the recipe, with what it may be. The upper bounds keep sums of times and sizes
     /// within their types, and are beyond any use.
     fn ranges(&self) -> Vec<NumberRange> {
-        let Settings { train, device, limits, maintenance, .. } = self;
+        let Settings { train, device, limits, maintenance, monitor, .. } = self;
         let range = |key, value: u64, min, max| NumberRange { key, value, min, max };
         let (count, seconds, milliseconds) = (1_000_000_000, YEAR_S, 3_600_000);
         vec![
@@ -154,6 +157,9 @@ impl Settings {
             range("maintenance.snapshots", maintenance.snapshots as u64, 1, count),
             range("maintenance.log_days", maintenance.log_days as u64, 1, 100_000),
             range("maintenance.log_bytes", maintenance.log_bytes, 4096, 1 << 50),
+            range("monitor.connections", monitor.connections as u64, 1, 1024),
+            range("monitor.upload_bytes", monitor.upload_bytes, 1, 1 << 40),
+            range("monitor.history_bytes", monitor.history_bytes, 4096, 1 << 30),
         ]
     }
 

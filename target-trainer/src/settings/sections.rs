@@ -1,5 +1,7 @@
 //! The sections of the settings, with their default values. `documented.rs` describes each key.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde::{Deserialize, Serialize};
 
 use super::device_request::DeviceRequest;
@@ -134,6 +136,33 @@ pub struct ConsolidationSettings {
     pub remove_adapter: bool,
 }
 
+/// The daemon's HTTP server. `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorSettings {
+    pub enabled: bool,
+    pub address: IpAddr,
+    pub port: u16,
+    pub pinned: bool,
+    pub connections: usize,
+    pub upload_bytes: u64,
+    pub history_bytes: u64,
+}
+
+impl Default for MonitorSettings {
+    fn default() -> MonitorSettings {
+        MonitorSettings {
+            enabled: false,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 8420,
+            pinned: false,
+            connections: 64,
+            upload_bytes: 256 << 20,
+            history_bytes: 4 << 20,
+        }
+    }
+}
+
 /// Limits for data files. `documented.rs` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -257,4 +286,9 @@ guards! {
     merge_whole,
     merge_first,
     serial_merge,
+    free_port,
+    client_limits,
+    request_limits,
+    journal_counts,
+    change_token,
 }

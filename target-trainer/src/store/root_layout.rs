@@ -107,6 +107,21 @@ impl RootLayout {
         self.root.join("maintenance.json")
     }
 
+    /// The events that the monitor has counted.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal.jsonl")
+    }
+
+    /// The histories of jobs, for the monitor.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics")
+    }
+
+    /// The token that the monitor asks for.
+    pub fn monitor_token(&self) -> PathBuf {
+        self.root.join("monitor-token")
+    }
+
     /// The status file.
     pub fn status(&self) -> PathBuf {
         self.root.join("status.json")

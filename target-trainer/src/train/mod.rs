@@ -19,4 +19,4 @@ pub use engine::{
 pub use saver::{Saver, SaverEvent};
 pub use worker::run_worker;
 pub use worker_config::WorkerConfig;
-pub use worker_event::WorkerEvent;
+pub use worker_event::{StepMeasures, WorkerEvent};

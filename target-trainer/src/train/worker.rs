@@ -14,7 +14,7 @@ use super::resume_point::{ResumeSources, mark_saved, resume_point};
 use super::saver::{Saver, SaverEvent, save_and_prune};
 use super::worker_config::WorkerConfig;
 use super::worker_error::{GpuFault, WorkerError};
-use super::worker_event::WorkerEvent;
+use super::worker_event::{StepMeasures, WorkerEvent};
 use crate::device::{DeviceError, DeviceId, cuda_device_count};
 use crate::durable;
 use crate::exit::Exit;
@@ -206,6 +206,7 @@ impl<'a> TrainingRun<'a> {
 
     /// Computes one step, or handles what prevented it, after which the step is repeated or skipped.
     fn step(&mut self) -> Result<(), WorkerError> {
+        let started = Instant::now();
         let report = match self.engine.step(self.step_options()) {
             Ok(report) => report,
             Err(StepError::Device(DeviceError::OutOfMemory { .. })) if self.can_reduce_micro_batch() => {
@@ -221,6 +222,12 @@ impl<'a> TrainingRun<'a> {
             None => (self.config.emit)(WorkerEvent::Step {
                 step: report.step,
                 loss: format!("{:.6}", report.loss),
+                measured: StepMeasures {
+                    gradient_norm: report.gradient_norm.to_string(),
+                    learning_rate: report.learning_rate.to_string(),
+                    tokens: report.tokens,
+                    microseconds: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+                },
             }),
         }
         Ok(())

@@ -27,7 +27,12 @@ pub enum WorkerEvent {
         reason: String,
     },
     /// A step is done. The loss is text because JSON has no NaN.
-    Step { step: u64, loss: String },
+    Step {
+        step: u64,
+        loss: String,
+        #[serde(default)]
+        measured: StepMeasures,
+    },
     /// A save begins.
     Saving { step: u64 },
     /// The checkpoint of this step is durable.
@@ -92,6 +97,19 @@ pub enum WorkerEvent {
         #[serde(rename = "why")]
         reason: String,
     },
+}
+
+/// What else a step has measured. Numbers that may be NaN are text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct StepMeasures {
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: String,
+    pub learning_rate: String,
+    /// Tokens of the batch that are learned.
+    pub tokens: u64,
+    /// Time that it took to compute.
+    pub microseconds: u64,
 }
 
 #[cfg(test)]

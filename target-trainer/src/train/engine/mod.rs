@@ -219,6 +219,7 @@ impl Engine {
             loss: outcome.loss,
             gradient_norm: outcome.norm,
             learning_rate,
+            tokens: trained_tokens as u64,
             non_finite,
             results_differ: outcome.results_differ,
         })

@@ -88,6 +88,8 @@ pub struct StepReport {
     pub gradient_norm: f32,
     /// Learning rate of this step.
     pub learning_rate: f32,
+    /// Tokens of the batch that are learned.
+    pub tokens: u64,
     /// If set, nothing was applied and the cursor has not moved. The caller skips, restores or stops.
     pub non_finite: Option<NonFinite>,
     /// The same batch gave two results. Nothing was applied and the cursor has not moved.
