@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 39] = [
+const METHODS: [(&str, Expected); 45] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -179,6 +179,29 @@ const METHODS: [(&str, Expected); 39] = [
     (
         "delay-call: {time: 1 ms, effective-if: {output: 'never printed'}, when: {call: {to: [rename], at: 1}}}",
         Inconclusive(&["fault 1, delay-call: the target printed no line that matches `never printed`"]),
+    ),
+    ("bound-port: {port: 6006}", Survived(&["port 6006 is taken"])),
+    (
+        "bound-port: {port: 6006}; bound-port: {port: 6006}",
+        Inconclusive(&["fault 2, bound-port", "port 6006 was taken already"]),
+    ),
+    (
+        "bound-port: {port: 6006}; http-request: {port: 6006, idle: true, copies: 3, when: {step: 2}}",
+        Survived(&["port 6006 is taken", "all are connected"]),
+    ),
+    // Nobody answers, so that the client still waits at the end.
+    (
+        "bound-port: {port: 6006}; http-request: {port: 6006, path: /, when: {step: 2}}",
+        Inconclusive(&["fault 2, http-request", "0 of 1 clients of port 6006 were done"]),
+    ),
+    (
+        "http-request: {port: 6006, path: /, copies: 2, when: {step: 2}}",
+        Inconclusive(&["fault 1, http-request", "0 of 2 clients of port 6006 were done"]),
+    ),
+    // Nothing listens beside the target: the port of the target is its own.
+    (
+        "http-request: {port: 22, idle: true, when: {step: 2}}",
+        Inconclusive(&["fault 1, http-request", "0 of 1 clients of port 22 were done"]),
     ),
     // Two terminations: the evidence names the one that it is of.
     (

@@ -267,6 +267,8 @@ pub enum ProbeKind {
     Processes,
     /// The number of files that match.
     Files,
+    /// What a client of the target has been answered.
+    Answers,
 }
 
 /// A check of a fact, and its result.

@@ -305,6 +305,13 @@ pub enum Fact {
     EndsWith(Vec<i32>),
     /// Each command of the method exits with one of these codes.
     CommandsEndWith(Vec<i32>),
+    /// Each answer to a request of the method has one of these codes as its status, and contains the pattern.
+    Answers {
+        status: Vec<u16>,
+        /// A connection that is closed without an answer is right, too.
+        or_closed: bool,
+        containing: Option<Regex>,
+    },
     /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.

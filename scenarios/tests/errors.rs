@@ -89,6 +89,44 @@ fn each_kind_of_mistake_in_a_clock_has_its_own_error() {
     insta::assert_snapshot!(faults.map(fault_error).concat());
 }
 
+/// The error of a scenario with this fault, which expects these answers.
+fn answers_error(fault: &str, answers: &str) -> String {
+    let text = format!(
+        "version: 1\nid: fs-01\ntitle: t\nseverity: extra\ntarget: {{use: x}}\nmethod:\n  - {fault}\n\
+         expect: [{{always: {{answers: {answers}}}}}]\n"
+    );
+    format!("{fault}, {answers}\n    {}\n", Scenario::parse(&text, "f").expect_err(fault))
+}
+
+#[test]
+fn each_kind_of_mistake_in_a_port_and_a_request_has_its_own_error() {
+    let faults = [
+        "bound-port: {}",
+        "bound-port: {port: 0}",
+        "bound-port: {port: 65536}",
+        "http-request: {port: 80}",
+        "http-request: {path: /}",
+        "http-request: {port: 0, path: /}",
+        "http-request: {port: 80, path: /, idle: true}",
+        "http-request: {port: 80, path: /, raw: x}",
+        "http-request: {port: 80, path: metrics}",
+        "http-request: {port: 80, path: '/a b'}",
+        "http-request: {port: 80, path: /, method: 'GET /x'}",
+        "http-request: {port: 80, path: /, headers: {'A:': b}}",
+        "http-request: {port: 80, path: /, headers: {A: \"b\\r\\nC: d\"}}",
+        "http-request: {port: 80, path: /, copies: 0}",
+        "http-request: {port: 80, idle: true, copies: 501}",
+        "http-request: {port: 80, raw: x, method: POST, headers: {}, body: y}",
+        "http-request: {port: 80, idle: true, body-size: 1 KiB}",
+    ];
+    let answers = [
+        answers_error("crash: {when: {step: 1}}", "{status: [200]}"),
+        answers_error("http-request: {port: 80, idle: true}", "{status: [200]}"),
+        answers_error("http-request: {port: 80, path: /}", "{status: []}"),
+    ];
+    insta::assert_snapshot!(faults.map(fault_error).concat() + &answers.concat());
+}
+
 const GPU: &str = include_str!("../library/hardware/hw-01-gpu-driver-crash.yaml");
 
 /// The error of a valid GPU scenario in which `from` is replaced by `to`.

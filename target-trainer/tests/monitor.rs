@@ -354,6 +354,19 @@ fn malformed_and_oversized_requests_get_an_error_or_a_closed_connection() {
 }
 
 #[test]
+fn a_client_that_has_sent_its_request_may_end_its_side_at_once() {
+    let monitored = Monitored::new(&[]);
+    for _ in 0..20 {
+        let mut stream = monitored.connect();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(Answer::of(&answer).status, 200);
+    }
+}
+
+#[test]
 fn data_beyond_the_limit_or_cut_off_leaves_nothing() {
     let monitored = Monitored::new(&["monitor.upload_bytes=1000"]);
     let too_large = JOB.repeat(20);

@@ -61,6 +61,8 @@ pub(crate) enum FactDraft {
     EndsWith(Vec<u8>),
     /// Each command of `run-command` exits with one of these codes.
     CommandsEndWith(Vec<u8>),
+    /// What the clients of `http-request` are answered.
+    Answers(AnswersDraft),
     /// When the main process has exited by itself, no other process of the target is left.
     LeavesNoProcess,
     /// A line of the target's output matches.
@@ -122,6 +124,19 @@ pub(crate) struct FilesDraft {
     pub(crate) before_resume: bool,
 }
 
+/// Answers of a server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct AnswersDraft {
+    /// The status of each answer is one of these.
+    pub(crate) status: Vec<u16>,
+    /// Whether a connection that is closed without an answer is right, too. Default: false.
+    #[serde(default)]
+    pub(crate) or_closed: bool,
+    /// The first MiB of each answer, its head and its body, matches.
+    pub(crate) containing: Option<Pattern>,
+}
+
 /// The checked expectation. `text`: as in the file, on one line. Notes what it needs of the target file.
 pub(super) fn checked_expectation(
     draft: ExpectationDraft,
@@ -156,6 +171,7 @@ fn need_of_fact(fact: &Fact) -> Option<NeedKind> {
         | Fact::ZombieTime { .. }
         | Fact::EndsWith(_)
         | Fact::CommandsEndWith(_)
+        | Fact::Answers { .. }
         | Fact::LeavesNoProcess
         | Fact::Output(_)
         | Fact::Files { .. } => None,
@@ -180,6 +196,11 @@ fn checked_fact(draft: FactDraft) -> Fact {
         FactDraft::CommandsEndWith(codes) => {
             Fact::CommandsEndWith(codes.into_iter().map(i32::from).collect())
         }
+        FactDraft::Answers(answers) => Fact::Answers {
+            status: answers.status,
+            or_closed: answers.or_closed,
+            containing: answers.containing.map(|pattern| pattern.0),
+        },
         FactDraft::LeavesNoProcess => Fact::LeavesNoProcess,
         FactDraft::Output(pattern) => Fact::Output(pattern.0),
         FactDraft::Files(files) => Fact::Files {
@@ -215,7 +236,8 @@ pub(super) fn check_expectations_fit(
     }
     for fact in expect.iter().map(|expectation| &expectation.fact) {
         let is_empty = matches!(fact, Fact::Outcome(list) if list.is_empty())
-            || matches!(fact, Fact::EndsWith(list) | Fact::CommandsEndWith(list) if list.is_empty());
+            || matches!(fact, Fact::EndsWith(list) | Fact::CommandsEndWith(list) if list.is_empty())
+            || matches!(fact, Fact::Answers { status, or_closed: false, .. } if status.is_empty());
         if is_empty && checker.is_complete {
             let message = "an empty list of outcomes or exit codes can never hold";
             checker.problems.push(Problem::at(expect_span, message).help("write at least one"));
@@ -232,6 +254,12 @@ pub(super) fn check_expectations_fit(
     let expects_codes = expect.iter().any(|expectation| matches!(expectation.fact, Fact::CommandsEndWith(_)));
     if expects_codes && !runs_commands && checker.is_complete {
         let message = "`commands-end-with` needs a method with `run-command`";
+        checker.problems.push(Problem::at(expect_span, message).help("remove it, or add the fault"));
+    }
+    let asks = method.iter().any(|fault| fault.effect.spec().asks_a_server());
+    let expects_answers = expect.iter().any(|expectation| matches!(expectation.fact, Fact::Answers { .. }));
+    if expects_answers && !asks && checker.is_complete {
+        let message = "`answers` needs a method with `http-request`";
         checker.problems.push(Problem::at(expect_span, message).help("remove it, or add the fault"));
     }
     let expects = |is_kind: fn(&Fact) -> bool| expect.iter().any(|expectation| is_kind(&expectation.fact));

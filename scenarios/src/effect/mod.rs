@@ -2,6 +2,7 @@
 //! their checks, and what it tells the rest of Trainwreck about itself. Knows nothing of how a fault is
 //! injected.
 
+mod bound_port;
 mod call;
 mod call_injection;
 pub(crate) mod checker;
@@ -18,6 +19,7 @@ mod flip_memory;
 mod gpu_call;
 mod gpu_injection;
 mod gpu_state;
+mod http_request;
 pub(crate) mod keys;
 mod limits;
 mod measurements;
@@ -38,6 +40,7 @@ use checker::Checker;
 use keys::CommonKeys;
 use spec::CheckEffect;
 
+pub use bound_port::BoundPort;
 pub use call::{DelayCall, FailCall, ShortCall, SwapFile, SweepErrno};
 pub use call_injection::{CallInjection, CallSite, Replacement};
 pub use clock::{Clock, ClockChange};
@@ -52,6 +55,7 @@ pub use flip_memory::FlipMemory;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
 pub use gpu_state::GpuState;
+pub use http_request::{ClientAct, HttpRequest};
 pub use limits::{Limits, ResourceLimit};
 pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
@@ -146,6 +150,11 @@ effects! {
     "clock" => Clock(clock::ClockDraft),
     /// Runs commands beside the target, once or several times at once, or a second copy of the target.
     "run-command" => RunCommand(run_command::RunCommandDraft),
+    /// Listens at a port that the target wants, as another program does.
+    "bound-port" => BoundPort(bound_port::BoundPortDraft),
+    /// Asks a server that is a part of the target, with well-formed requests or others, or connects to it and says
+    /// nothing.
+    "http-request" => HttpRequest(http_request::HttpRequestDraft),
     /// Puts files into a place: with hostile contents or names, of another kind, or by a slow writer.
     "plant" => Plant(plant::PlantDraft),
     /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes

@@ -93,6 +93,11 @@ pub trait EffectSpec {
         false
     }
 
+    /// It asks a server that is a part of the target, whose answers an expectation may be about.
+    fn asks_a_server(&self) -> bool {
+        false
+    }
+
     /// Calls that fail show its effect, so that the target must run behind the gate.
     fn is_shown_by_failed_calls(&self) -> bool {
         false

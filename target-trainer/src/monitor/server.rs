@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -27,6 +27,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 /// Wait after a connection could not be accepted: no file can be opened at the moment.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long a new connection has to send its request before it may be closed for another one.
+const SHORTEST_STAY: Duration = Duration::from_millis(50);
+/// Wait for a connection that may be closed.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Threads that write what clients submit.
 const MAX_WRITER_THREADS: usize = 2;
 
@@ -41,6 +45,7 @@ struct ClientLimits {
 /// A connection that is served.
 struct Connection {
     task: JoinHandle<()>,
+    accepted: Instant,
     /// A request of it is being answered.
     is_busy: Arc<AtomicBool>,
 }
@@ -86,19 +91,37 @@ async fn accept_all(
             }
         };
         figures.connections.fetch_add(1, Ordering::Relaxed);
-        connections.retain(|connection| !connection.task.is_finished());
-        if limits.is_on && connections.len() >= limits.connections {
-            figures.closed_connections.fetch_add(1, Ordering::Relaxed);
-            let idle = connections.iter().position(|connection| !connection.is_busy.load(Ordering::Relaxed));
-            match idle {
-                Some(index) => connections.remove(index).task.abort(),
-                // All are being answered: the new one is closed.
-                None => continue,
-            }
+        if limits.is_on {
+            make_room(&mut connections, limits.connections, figures).await;
         }
         let is_busy = Arc::new(AtomicBool::new(false));
         let serving = serve(stream, router.clone(), Arc::clone(&is_busy), limits.is_on);
-        connections.push(Connection { task: tokio::spawn(serving), is_busy });
+        let task = tokio::spawn(serving);
+        connections.push(Connection { task, accepted: Instant::now(), is_busy });
+    }
+}
+
+/// Waits until there are fewer than `max` connections: closes the oldest one that is idle, and has had the time
+/// to send a request. Clients that come meanwhile wait in the kernel's queue.
+async fn make_room(connections: &mut Vec<Connection>, max: usize, figures: &SharedFigures) {
+    loop {
+        connections.retain(|connection| !connection.task.is_finished());
+        if connections.len() < max {
+            return;
+        }
+        let may_go = |connection: &Connection| {
+            !connection.is_busy.load(Ordering::Relaxed) && connection.accepted.elapsed() >= SHORTEST_STAY
+        };
+        match connections.iter().position(may_go) {
+            Some(index) => {
+                let task = connections.remove(index).task;
+                task.abort();
+                // Its socket is closed when the task has ended. The error says that it was aborted.
+                let _ = task.await;
+                figures.closed_connections.fetch_add(1, Ordering::Relaxed);
+            }
+            None => sleep(ROOM_PAUSE).await,
+        }
     }
 }
 
@@ -116,6 +139,8 @@ async fn serve(stream: tokio::net::TcpStream, router: Router, is_busy: Arc<Atomi
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
+    // A client may end its side of the connection as soon as it has sent its request.
+    builder.half_close(true);
     builder.header_read_timeout(is_limited.then_some(HEAD_TIMEOUT));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let ended = match is_limited {

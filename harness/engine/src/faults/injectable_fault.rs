@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use scenarios::CallKind;
 
+use crate::faults::server_answer::ServerAnswer;
 use crate::faults::target_clock::TargetClock;
 use crate::file_error::FileError;
 use crate::gpu::{GpuError, Shim};
@@ -129,6 +130,11 @@ pub trait InjectableFault: Send {
 
     /// How commands have ended that it runs. Each is returned once.
     fn take_command_exits(&mut self) -> Vec<ProcessExit> {
+        Vec::new()
+    }
+
+    /// What its clients of the target have been answered. Each is returned once.
+    fn take_answers(&mut self) -> Vec<ServerAnswer> {
         Vec::new()
     }
 

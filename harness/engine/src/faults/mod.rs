@@ -1,6 +1,7 @@
 //! The mechanisms of faults, one file for each family. A fault is armed, injected when the run decides, and
 //! reverted at the latest when it is dropped. Knows no trigger and no expectation.
 
+mod bound_port;
 mod call_fault;
 mod clock;
 mod crash;
@@ -10,6 +11,7 @@ mod environment;
 mod file_damage;
 mod gpu_state;
 mod hostile_data;
+mod http_request;
 mod injectable_fault;
 mod limits;
 mod memory_bit;
@@ -18,6 +20,7 @@ mod plant;
 mod poison;
 mod read_only;
 mod run_command;
+mod server_answer;
 mod shim_fault;
 mod shim_rule;
 mod signal;
@@ -36,6 +39,7 @@ use injectable_fault::{FaultMechanism, injects};
 pub use injectable_fault::{
     EndingFault, FaultContext, FaultError, InjectableFault, RefusedCalls, TargetEnd, TargetReaction,
 };
+pub use server_answer::ServerAnswer;
 pub(crate) use shim_rule::GpuCallCounter;
 pub use target_clock::TargetClock;
 pub(crate) use target_files::list_files;
@@ -56,6 +60,8 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
         Effect::Environment(fault) => injects(environment::ChangedEnvironment::new(fault)),
         Effect::Clock(fault) => injects(clock::ChangedClock::new(fault)),
         Effect::RunCommand(fault) => injects(run_command::RunningCommands::new(fault)),
+        Effect::BoundPort(fault) => injects(bound_port::TakenPort::new(fault.port)),
+        Effect::HttpRequest(fault) => injects(http_request::AskingClients::new(fault)),
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
         Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),
         Effect::FlipMemory(fault) => injects(memory_bit::FlippedMemory::new(fault)),

@@ -302,6 +302,7 @@ fn check_fact(
         | Fact::LeavesNoProcess
         | Fact::EndsWith(_)
         | Fact::CommandsEndWith(_)
+        | Fact::Answers { .. }
         | Fact::Files { .. } => check_probe(facts, index),
     }
 }

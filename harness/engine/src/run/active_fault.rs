@@ -4,7 +4,7 @@
 use nix::sys::signal::{SIGBUS, SIGXFSZ};
 use scenarios::{Ending, Event, FaultId, Persistence, Until};
 
-use crate::faults::{FaultContext, InjectableFault, RefusedCalls, TargetReaction, arm};
+use crate::faults::{FaultContext, InjectableFault, RefusedCalls, ServerAnswer, TargetReaction, arm};
 use crate::observe::Reporter;
 use crate::plan::PlannedFault;
 use crate::run::error::RunError;
@@ -165,6 +165,11 @@ impl ActiveFault {
         }
         assert!(matches!(self.phase, FaultPhase::Armed | FaultPhase::Reverted { .. }));
         Ok(())
+    }
+
+    /// What clients of the target have been answered, each once.
+    pub(super) fn take_answers(&mut self) -> Vec<ServerAnswer> {
+        self.injectable.take_answers()
     }
 
     /// How commands have ended that the fault runs, each once.

@@ -6,7 +6,7 @@
 
 use scenarios::{Ending, Event, NotEffective};
 
-use crate::faults::{FaultContext, RefusedCalls};
+use crate::faults::{FaultContext, RefusedCalls, ServerAnswer};
 use crate::observe::Reporter;
 use crate::plan::{GpuCountRequest, PlannedFault};
 use crate::run::active_fault::ActiveFault;
@@ -207,6 +207,11 @@ impl<'a> FaultSchedule<'a> {
         let finished =
             |fault: &&ActiveFault| fault.phase().is_over() && fault.planned().call_trigger().is_some();
         self.faults.iter().filter(finished).map(|fault| fault.id().number)
+    }
+
+    /// What clients of the target have been answered, each once.
+    pub(super) fn take_answers(&mut self) -> Vec<ServerAnswer> {
+        self.faults.iter_mut().flat_map(ActiveFault::take_answers).collect()
     }
 
     /// How commands have ended that faults run, each once.

@@ -5,6 +5,7 @@
 //! trial until its outcome is stable. A trial is repeated only if it did not reach the call of its fault.
 
 mod active_fault;
+mod answer_probe;
 mod armed_call_fault;
 mod baseline;
 mod call_counter;

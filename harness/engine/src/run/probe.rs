@@ -64,6 +64,7 @@ fn probe_kind(fact: &Fact) -> Option<ProbeKind> {
         Fact::Verifies => Some(ProbeKind::Verifies),
         Fact::VerifiesBeforeResume => Some(ProbeKind::VerifiesBeforeResume),
         Fact::EndsWith(_) | Fact::CommandsEndWith(_) => Some(ProbeKind::ExitCode),
+        Fact::Answers { .. } => Some(ProbeKind::Answers),
         Fact::LeavesNoProcess => Some(ProbeKind::Processes),
         Fact::Files { .. } => Some(ProbeKind::Files),
         _ => None,

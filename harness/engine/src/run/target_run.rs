@@ -12,6 +12,7 @@ use crate::faults::FaultContext;
 use crate::gate::ConnectionLog;
 use crate::observe::Reporter;
 use crate::plan::CountedCall;
+use crate::run::answer_probe::AnswerProbe;
 use crate::run::call_injector::InjectorHandle;
 use crate::run::error::RunError;
 use crate::run::fault_schedule::FaultSchedule;
@@ -47,6 +48,7 @@ pub(super) struct TargetRun<'a> {
     /// Resumes the target by a fork. `None`: it is a new process.
     forked_resume: Option<StoredCommand>,
     command_probes: Vec<ExitCodeProbe>,
+    answer_probes: Vec<AnswerProbe>,
     memory: PeakMemory,
     resources: ResourceWatch,
 }
@@ -127,6 +129,7 @@ impl<'a> TargetRun<'a> {
             output: TargetOutput::new(context.trainer.file, scenario, reporter),
             exit_code_probes: ExitCodeProbe::of_target(scenario),
             command_probes: ExitCodeProbe::of_commands(scenario),
+            answer_probes: AnswerProbe::all_of(scenario),
             forked_resume: None,
             memory: PeakMemory::new(),
             resources: ResourceWatch::for_scenario(scenario),
@@ -313,8 +316,12 @@ impl<'a> TargetRun<'a> {
         Ok(())
     }
 
-    /// Compares how commands of faults have ended with what is expected.
+    /// Compares how commands of faults have ended, and what clients have been answered, with what is expected.
     fn probe_commands(&mut self) {
+        for answer in self.faults.take_answers() {
+            let probes = self.answer_probes.iter();
+            probes.for_each(|probe| self.reporter.emit(Event::Probed(probe.evaluate(&answer))));
+        }
         for exit in self.faults.take_command_exits() {
             let probes = self.command_probes.iter();
             probes.for_each(|probe| self.reporter.emit(Event::Probed(probe.evaluate(exit))));

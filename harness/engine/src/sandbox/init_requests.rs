@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
 
 use super::command_runs::{CommandRuns, StartFailure};
@@ -20,7 +21,7 @@ use super::init_setup::ReadySandbox;
 use super::kernel_objects::KernelObjects;
 use super::mounts::ReadOnlyMounts;
 use super::overlay_mounts::OverlayMounts;
-use super::packet::{Packet, receive_message, send_message};
+use super::packet::{Packet, receive_message, send_fds, send_message};
 use super::protocol::{
     CompletedCommand, ControlReply, ControlRequest, LaunchSpec, MountChange, ProcessLimit, SandboxTraces,
     StartConditions, StoredCommand,
@@ -122,6 +123,10 @@ impl<'a> RequestServer<'a> {
                 self.held_fds.extend(files);
                 done()
             }
+            ControlRequest::MakeTcpSocket => match make_tcp_socket(&files) {
+                Ok(()) => done(),
+                Err(error) => failed_reply("make a TCP socket", &error),
+            },
             ControlRequest::KillAll => {
                 self.kill_all()?;
                 done()
@@ -246,6 +251,13 @@ impl<'a> RequestServer<'a> {
             Err(error) => failed(error),
         }
     }
+}
+
+/// Makes a TCP socket and sends it through the descriptor that came with the request.
+fn make_tcp_socket(files: &[OwnedFd]) -> Result<(), Error> {
+    let receiver = files.first().ok_or_else(|| Error::other("the request has no descriptor"))?;
+    let made = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    send_fds(receiver.as_fd(), &[made.as_fd()])
 }
 
 /// The reply after a signal. A receiver that has ended is no error: targets end at any time.

@@ -58,7 +58,9 @@ mod watched_lines;
 pub use beneath::OpenDirectory;
 pub use cgroup::Controller;
 pub use error::SandboxError;
-pub use handle::{AppliedMountChange, FileSystemSpace, RunTimes, Sandbox, SandboxSpec, TmpfsSpec};
+pub use handle::{
+    AppliedMountChange, FileSystemSpace, RunTimes, Sandbox, SandboxSpec, TmpfsSpec, connect_to, listen_at,
+};
 pub use host_access::{HostAccess, NetworkAccess, current_dir, unused_top_directory};
 pub use init_client::KillSwitch;
 pub use interruption::{fail_if_interrupted, interrupt_sandboxes, is_interrupted};

@@ -315,6 +315,8 @@ pub(super) enum ControlRequest {
     ListChanges { max: usize },
     /// Keeps the attached descriptor open until the sandbox ends.
     HoldFd,
+    /// Makes a TCP socket in the sandbox's network, and sends it through the attached socket.
+    MakeTcpSocket,
     /// Kills all processes but init and the fork server.
     KillAll,
     /// Sends a signal to one process.

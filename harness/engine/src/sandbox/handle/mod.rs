@@ -1,6 +1,7 @@
 //! The harness's handle on a sandbox: builds it, lets its init start programs and change mounts, and tears it
 //! down. `stored_commands` has the part about commands that it keeps and runs again and again.
 
+mod network_sockets;
 mod stored_commands;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -38,6 +39,7 @@ use super::unmapped_files::unmapped_files;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
+pub use network_sockets::{connect_to, listen_at};
 pub use stored_commands::RunTimes;
 
 /// At most this many changes outside of the shared directories are listed.
