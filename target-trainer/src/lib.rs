@@ -39,6 +39,7 @@ pub mod durable;
 pub mod exit;
 /// The error of one file operation.
 pub mod file_error;
+mod file_name;
 /// Reads data files into samples.
 pub mod intake;
 /// The local date and time of day.

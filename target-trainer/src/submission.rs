@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy};
+use crate::file_name::MAX_NAME_BYTES;
 use crate::plain_text::shown;
 use crate::settings::Guards;
 
-/// Longest name of a file. Most file systems allow 255 bytes.
-const MAX_NAME_BYTES: usize = 255;
 /// Longest name on file systems that encrypt names.
 const SHORT_NAME_BYTES: usize = 143;
 /// Names with a number that are tried before one with the time.

@@ -278,6 +278,7 @@ const REPORTS: &ArrowTable = &[
 const TRAINER: &ArrowTable = &[
     ("exit", &[]),
     ("file_error", &[]),
+    ("file_name", &[]),
     ("locks", &[]),
     ("plain_text", &[]),
     ("progress", &[]),
@@ -290,8 +291,20 @@ const TRAINER: &ArrowTable = &[
     ("state", &[]),
     ("make_data", &["random"]),
     ("settings", &["bounded_read", "device", "file_error", "state"]),
-    ("store", &["bounded_read", "durable", "file_error", "plain_text", "progress", "settings", "state"]),
-    ("submission", &["durable", "plain_text", "settings"]),
+    (
+        "store",
+        &[
+            "bounded_read",
+            "durable",
+            "file_error",
+            "file_name",
+            "plain_text",
+            "progress",
+            "settings",
+            "state",
+        ],
+    ),
+    ("submission", &["durable", "file_name", "plain_text", "settings"]),
     ("intake", &["plain_text", "settings"]),
     (
         "model",
@@ -299,6 +312,7 @@ const TRAINER: &ArrowTable = &[
             "bounded_read",
             "device",
             "file_error",
+            "file_name",
             "intake",
             "plain_text",
             "progress",
@@ -328,7 +342,17 @@ const TRAINER: &ArrowTable = &[
     ),
     (
         "consolidate",
-        &["bounded_read", "durable", "exit", "file_error", "model", "plain_text", "settings", "store"],
+        &[
+            "bounded_read",
+            "durable",
+            "exit",
+            "file_error",
+            "file_name",
+            "model",
+            "plain_text",
+            "settings",
+            "store",
+        ],
     ),
     (
         "monitor",

@@ -9,6 +9,7 @@ use crate::bounded_read::{open_regular_or_linked, read_regular};
 use crate::durable::{self, DeferReason, DurableError};
 use crate::exit::Exit;
 use crate::file_error::{FileError, chain, file_error};
+use crate::file_name::is_file_name;
 use crate::model::{
     AdapterLayout, AdapterMismatch, BaseCheck, BaseModel, BaseModelError, MergedModel, WeightsError, merge,
     probe_logits, probe_logits_of_base, relative_difference,
@@ -148,7 +149,7 @@ pub fn consolidate(request: &ConsolidateRequest<'_>) -> Result<Consolidated, Con
 /// # Errors
 /// If it is not an id, or its result is not complete.
 pub fn check_request(layout: &RootLayout, job: &str) -> Result<FinishedResult, ConsolidateError> {
-    if job.is_empty() || job.starts_with('.') || job.contains('/') {
+    if !is_file_name(job) || job.starts_with('.') {
         return Err(ConsolidateError::Name(job.to_owned()));
     }
     let dir = layout.done();

@@ -11,6 +11,7 @@ use super::config::{ConfigError, ModelConfig};
 use super::hub_cache::{self, BlobCheck, HubCacheError};
 use crate::bounded_read::{open_regular_or_linked, read_text};
 use crate::file_error::{FileError, file_error};
+use crate::file_name::is_file_name;
 use crate::plain_text::shown;
 use crate::progress::{self, ProgressReader};
 use crate::state::Projection;
@@ -335,7 +336,7 @@ fn missing_shards(index: &Path, dir: &Path) -> Vec<String> {
     let names: std::collections::BTreeSet<String> =
         index.into_iter().flat_map(|index| index.weight_map.into_values()).collect();
     // A name that leads elsewhere is missing, too: nothing outside of the directory is looked for.
-    names.into_iter().filter(|name| name.contains('/') || !dir.join(name).exists()).collect()
+    names.into_iter().filter(|name| !is_file_name(name) || !dir.join(name).exists()).collect()
 }
 
 /// Fails if the directory has files that only models have which are not supported.

@@ -12,6 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::bounded_read::read_text;
+use crate::file_name::is_file_name;
 use crate::plain_text::shown;
 
 const BLOBS: &str = "blobs";
@@ -98,8 +99,7 @@ pub(super) fn files_dir(dir: &Path) -> Result<PathBuf, HubCacheError> {
         return Ok(dir.to_owned());
     }
     let revision = read_text(&dir.join(MAIN), MAX_REVISION_BYTES).unwrap_or_default().trim().to_owned();
-    let is_name = !revision.is_empty() && !revision.contains('/') && revision != "." && revision != "..";
-    if is_name {
+    if is_file_name(&revision) {
         let snapshot = snapshots.join(&revision);
         let remedy = || Remedy::for_path(dir);
         return match snapshot.is_dir() {

@@ -105,9 +105,12 @@ impl CheckpointDamage {
         match self {
             CheckpointDamage::Unreadable { source, .. } => match source.kind() {
                 _ if is_disk_error(source) => DamageKind::ReadError,
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidData => {
-                    DamageKind::Damaged
-                }
+                // The last two are those of a name that no file can have here.
+                ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::InvalidData
+                | ErrorKind::InvalidInput
+                | ErrorKind::InvalidFilename => DamageKind::Damaged,
                 _ => DamageKind::Machine,
             },
             CheckpointDamage::Manifest(ManifestError::TooNew { .. }) => DamageKind::NewerFormat,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::file_name::is_file_name;
 use crate::plain_text::shown;
 
 /// Version of the checkpoint format.
@@ -74,9 +75,7 @@ impl Manifest {
             return Err(ManifestError::TooNew { format });
         }
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
-        let is_plain =
-            |name: &&String| !name.is_empty() && !name.contains('/') && *name != ".." && *name != ".";
-        match manifest.files.keys().find(|name| !is_plain(name)) {
+        match manifest.files.keys().find(|name| !is_file_name(name)) {
             Some(name) => Err(ManifestError::FileName(name.clone())),
             None => Ok(manifest),
         }
