@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use trainer_root::{TrainerRoot, all_output, daemon_command, sorted_names, text, wait_for};
 
 /// A job that lasts longer than each test.
@@ -363,6 +364,72 @@ fn a_client_that_has_sent_its_request_may_end_its_side_at_once() {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         assert_eq!(Answer::of(&answer).status, 200);
+    }
+}
+
+/// What requests are made of, right or wrong, and in any order.
+const PARTS: [&[u8]; 22] = [
+    b"GET ",
+    b"POST ",
+    b"HEAD ",
+    b"OPTIONS * ",
+    b"/ ",
+    b"/metrics ",
+    b"/jobs?name=a ",
+    b"/jobs?name=%ff%00&name ",
+    b"http://localhost/ ",
+    b"HTTP/1.1\r\n",
+    b"HTTP/1.0\r\n",
+    b"Host: localhost\r\n",
+    b"Host: [::1\r\n",
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 18446744073709551615\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Upgrade: h2c\r\nConnection: upgrade\r\n",
+    b"Authorization: Basic ====\r\n",
+    b"Authorization: Bearer \xff\r\n",
+    b"\r\n",
+    b"5\r\nhello\r\n0\r\n\r\n",
+];
+
+fn raw_request() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        8 => (0..PARTS.len()).prop_map(|index| PARTS[index].to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..200),
+    ];
+    // Half of them begin well, so that more than the first line is read.
+    let begin = prop_oneof![Just(&b""[..]), Just(&b"GET / HTTP/1.1\r\nHost: localhost\r\n"[..])];
+    (begin, proptest::collection::vec(part, 0..12))
+        .prop_map(|(begin, parts)| [begin, &parts.concat()].concat())
+}
+
+/// The bytes come in two parts, and then the client says no more.
+#[test]
+fn no_bytes_stop_the_server_or_change_anything() {
+    let mut monitored = Monitored::new(&[]);
+    let before = monitored.memory_bytes();
+    let runner_config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(runner_config);
+    let checked = runner.run(&(raw_request(), any::<prop::sample::Index>()), |(bytes, cut)| {
+        let mut stream = monitored.connect();
+        let (first, second) = bytes.split_at(cut.index(bytes.len() + 1));
+        // The server may have closed because of what it has got so far.
+        let _ = stream.write_all(first).and_then(|()| stream.write_all(second));
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = Answer::of(&answer);
+        prop_assert!(matches!(answer.status, 0 | 100 | 200 | 400..500 | 505), "{:?}", answer);
+        prop_assert_eq!(monitored.get("/healthz").status, 200);
+        Ok(())
+    });
+    checked.unwrap_or_else(|error| panic!("{error}"));
+    assert!(monitored.is_running());
+    let after = monitored.memory_bytes();
+    assert!(after < before + (16 << 20), "{before} {after}");
+    for dir in ["inbox", "queue/processing", "done", "failed"] {
+        assert!(sorted_names(&monitored.root.path().join(dir)).is_empty(), "{dir}");
     }
 }
 
