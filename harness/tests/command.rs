@@ -259,11 +259,14 @@ fn recover_removes_the_cgroups_of_a_killed_harness() {
     assert!(shown, "another harness has removed each of {MAX_KILLED} cgroups before `recover`");
 }
 
-/// Runs a harness until it has a cgroup, and kills it. Returns its id.
+/// Runs a harness until it has a cgroup for a trial, and kills it. Returns its id. At its start it makes one to see
+/// whether it can, before it has a directory of its own.
 fn kill_harness_with_cgroup(temporary: &Path, out: &Path) -> u32 {
     let mut harness =
         command_with(temporary, &["run", "proc-01", "--out", out.to_str().unwrap()]).spawn().unwrap();
-    wait_for("a cgroup", || !cgroups_of(harness.id()).is_empty());
+    wait_for("a directory and a cgroup", || {
+        !run_dirs(temporary, None).is_empty() && !cgroups_of(harness.id()).is_empty()
+    });
     harness.kill().unwrap();
     harness.wait().unwrap();
     harness.id()

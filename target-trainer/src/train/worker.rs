@@ -222,15 +222,23 @@ impl<'a> TrainingRun<'a> {
             None => (self.config.emit)(WorkerEvent::Step {
                 step: report.step,
                 loss: format!("{:.6}", report.loss),
-                measured: StepMeasures {
-                    gradient_norm: report.gradient_norm.to_string(),
-                    learning_rate: report.learning_rate.to_string(),
-                    tokens: report.tokens,
-                    microseconds: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-                },
+                measured: self.measures(&report, started.elapsed()),
             }),
         }
         Ok(())
+    }
+
+    /// What the monitor shows of a step. Without one, nothing: the lines for a daemon that does not read stay short.
+    fn measures(&self, report: &StepReport, elapsed: Duration) -> StepMeasures {
+        if !self.config.settings.monitor.enabled {
+            return StepMeasures::default();
+        }
+        StepMeasures {
+            gradient_norm: report.gradient_norm.to_string(),
+            learning_rate: report.learning_rate.to_string(),
+            tokens: report.tokens,
+            microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
     }
 
     fn step_options(&self) -> StepOptions {

@@ -30,7 +30,8 @@ pub enum WorkerEvent {
     Step {
         step: u64,
         loss: String,
-        #[serde(default)]
+        /// Sent only to a daemon with a monitor.
+        #[serde(default, skip_serializing_if = "StepMeasures::is_empty")]
         measured: StepMeasures,
     },
     /// A save begins.
@@ -110,6 +111,13 @@ pub struct StepMeasures {
     pub tokens: u64,
     /// Time that it took to compute.
     pub microseconds: u64,
+}
+
+impl StepMeasures {
+    /// Whether nothing was measured.
+    fn is_empty(&self) -> bool {
+        *self == StepMeasures::default()
+    }
 }
 
 #[cfg(test)]

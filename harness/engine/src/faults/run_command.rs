@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SIGKILL;
@@ -18,6 +19,8 @@ use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, SpawnedProcess};
 const MAX_TIME_BEFORE_START: Duration = Duration::from_secs(60);
 /// Longest time between two looks at a command.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// How long the rest of a command's output may take after its end.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(100);
 /// How much of the end of a command's output is kept.
 const MAX_OUTPUT_BYTES: usize = 400;
 
@@ -26,6 +29,18 @@ struct StartedCommand {
     process: SpawnedProcess,
     /// The end of its outputs.
     output: Arc<Mutex<Vec<u8>>>,
+    /// One for each output.
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl StartedCommand {
+    /// Once it has ended, waits for the rest of its output. A process that it has left behind may hold that open.
+    fn wait_for_output(&self) {
+        let deadline = Instant::now() + OUTPUT_PATIENCE;
+        while !self.readers.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// Commands that run at the same time.
@@ -73,11 +88,10 @@ impl RunningCommands {
             spawned => spawned?,
         };
         let output = Arc::default();
-        if let Some(outputs) = process.take_outputs() {
-            keep_end(outputs.stdout, Arc::clone(&output));
-            keep_end(outputs.stderr, Arc::clone(&output));
-        }
-        self.running.push(StartedCommand { process, output });
+        let outputs = process.take_outputs().map(|outputs| [outputs.stdout, outputs.stderr]);
+        let readers = outputs.into_iter().flatten().map(|stream| keep_end(stream, Arc::clone(&output)));
+        let readers = readers.collect();
+        self.running.push(StartedCommand { process, output, readers });
         Ok(())
     }
 
@@ -86,6 +100,7 @@ impl RunningCommands {
         for index in (0..self.running.len()).rev() {
             if let Some(exit) = self.running[index].process.wait_timeout(Duration::ZERO) {
                 let ended = self.running.swap_remove(index);
+                ended.wait_for_output();
                 let output = String::from_utf8_lossy(&ended.output.locked()).into_owned();
                 self.last_line = output.lines().next_back().unwrap_or_default().to_owned();
                 if !self.may_end_with(exit, context) {
@@ -176,7 +191,7 @@ fn commands(count: usize) -> String {
 }
 
 /// Reads an output to its end, so that the command never waits for a reader, and keeps the last bytes.
-fn keep_end(output: OwnedFd, kept: Arc<Mutex<Vec<u8>>>) {
+fn keep_end(output: OwnedFd, kept: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let (mut output, mut bytes) = (File::from(output), vec![0; 4096]);
         while let Ok(len_bytes @ 1..) = output.read(&mut bytes) {
@@ -185,5 +200,5 @@ fn keep_end(output: OwnedFd, kept: Arc<Mutex<Vec<u8>>>) {
             let surplus = kept.len().saturating_sub(MAX_OUTPUT_BYTES);
             kept.drain(..surplus);
         }
-    });
+    })
 }

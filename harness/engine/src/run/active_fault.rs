@@ -153,12 +153,11 @@ impl ActiveFault {
         }
     }
 
-    /// Looks for evidence a last time and reverts the fault if it was injected.
+    /// Reverts the fault if it was injected.
     ///
     /// # Errors
     /// If the mechanism fails.
-    pub(super) fn finish(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
-        self.tick(context, reporter)?;
+    pub(super) fn end(&mut self, context: &FaultContext<'_>, reporter: &Reporter) -> Result<(), RunError> {
         if self.phase.is_active() {
             self.phase.end();
             self.revert(context, reporter)?;

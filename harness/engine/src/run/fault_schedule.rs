@@ -229,7 +229,9 @@ impl<'a> FaultSchedule<'a> {
     /// # Errors
     /// If a mechanism fails.
     pub(super) fn revert_all(&mut self, context: &FaultContext<'_>) -> Result<(), RunError> {
-        self.faults.iter_mut().try_for_each(|fault| fault.finish(context, self.reporter))?;
+        // Evidence first: the end of one fault may look like an effect of another.
+        self.tick(context)?;
+        self.faults.iter_mut().try_for_each(|fault| fault.end(context, self.reporter))?;
         let phases = self.faults.iter().map(ActiveFault::phase);
         let mut phases = phases.chain(self.terminations.iter().map(Termination::phase));
         assert!(phases.all(|phase| !phase.is_active()), "no fault outlasts its trial");
