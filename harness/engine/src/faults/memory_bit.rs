@@ -87,9 +87,9 @@ impl FlippedMemory {
         let mut looked_at = 0;
         for run in runs {
             for process in context.sandbox.processes() {
-                let Some(pid) = context.sandbox.pid_outside(process.pid_inside) else { continue };
+                let Some(dir) = context.sandbox.process_dir(process.pid_inside) else { continue };
                 let name = format!("process {} ({})", process.pid_inside, process.name.escape_default());
-                match flip_in_process(pid, &run.bytes, MAX_BYTES.saturating_sub(looked_at)) {
+                match flip_in_process(&dir, &run.bytes, MAX_BYTES.saturating_sub(looked_at)) {
                     Ok(copies) => {
                         looked_at += copies.looked_at;
                         let byte = run.offset + FLIPPED_BYTE;
@@ -151,9 +151,9 @@ fn is_distinctive(bytes: &[u8]) -> bool {
 
 /// Flips the bit of each copy in the private memory of a process. Memory that is shared could be that of a file, or of
 /// somebody else.
-fn flip_in_process(pid: i32, run: &[u8], max_bytes: u64) -> Result<Copies, Error> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+fn flip_in_process(dir: &Path, run: &[u8], max_bytes: u64) -> Result<Copies, Error> {
+    let maps = std::fs::read_to_string(dir.join("maps"))?;
+    let memory = OpenOptions::new().read(true).write(true).open(dir.join("mem"))?;
     let mut copies = Copies { addresses: Vec::new(), looked_at: 0 };
     for (begin, end) in maps.lines().filter_map(private_range) {
         let end = end.min(begin.saturating_add(max_bytes - copies.looked_at));
@@ -226,6 +226,7 @@ impl InjectableFault for FlippedMemory {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -257,18 +258,18 @@ mod tests {
     fn a_bit_flips_in_the_memory_of_a_process() {
         let text: String = ('0'..='z').cycle().take(RUN_BYTES).collect();
         let mut child = std::process::Command::new("sleep").arg("60").env("TEXT", &text).spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let environment = || std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let dir = PathBuf::from(format!("/proc/{}", child.id()));
+        let environment = || std::fs::read(dir.join("environ")).unwrap_or_default();
         let has = |text: &str| Finder::new(text).find(&environment()).is_some();
         // Until the child has become `sleep`.
         while !has(&text) {
             std::thread::yield_now();
         }
         assert!(
-            flip_in_process(pid, text.as_bytes(), 0).unwrap().addresses.is_empty(),
+            flip_in_process(&dir, text.as_bytes(), 0).unwrap().addresses.is_empty(),
             "nothing is looked at"
         );
-        let found = flip_in_process(pid, text.as_bytes(), MAX_BYTES).unwrap();
+        let found = flip_in_process(&dir, text.as_bytes(), MAX_BYTES).unwrap();
         let mut flipped = text.clone().into_bytes();
         flipped[FLIPPED_BYTE as usize] ^= FLIPPED_BIT;
         let has_flipped = !has(&text) && has(std::str::from_utf8(&flipped).unwrap());

@@ -7,6 +7,7 @@ mod failing_control;
 mod followed_run;
 mod job_ledger;
 mod job_progress;
+mod probe_check;
 mod recovery_fault;
 mod trial_facts;
 mod unmet;
@@ -19,6 +20,7 @@ use scenarios::{
 };
 
 use failing_control::FailingControl;
+use probe_check::check_probes;
 use unmet::{CountedQuantity, Unmet};
 
 pub use ablation::{AblationRuns, ablation_verdict};
@@ -303,7 +305,7 @@ fn check_fact(
         | Fact::EndsWith(_)
         | Fact::CommandsEndWith(_)
         | Fact::Answers { .. }
-        | Fact::Files { .. } => check_probe(facts, index),
+        | Fact::Files { .. } => check_probes(&facts.probes, index),
     }
 }
 
@@ -344,16 +346,6 @@ fn check_final_loss(facts: &TrialFacts, baseline: &BaselineFacts, within_percent
     let baseline = baseline.final_loss.ok_or(Unmet::NoBaselineLoss)?;
     let is_within = (loss - baseline).abs() <= baseline.abs() * within_percent / 100.0;
     if is_within { Ok(()) } else { Err(Unmet::OtherLoss { loss, baseline }) }
-}
-
-/// Looks for the probe that answers this expectation.
-fn check_probe(facts: &TrialFacts, index: usize) -> Result<(), Unmet> {
-    let probe = facts.probes.iter().find(|probe| probe.expectation == index);
-    match probe {
-        Some(probe) if probe.held => Ok(()),
-        Some(probe) => Err(Unmet::FailedProbe { found: probe.found.clone() }),
-        None => Err(Unmet::NotProbed),
-    }
 }
 
 #[cfg(test)]

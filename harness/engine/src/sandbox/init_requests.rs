@@ -123,6 +123,11 @@ impl<'a> RequestServer<'a> {
                 self.held_fds.extend(files);
                 done()
             }
+            // What listens in the host's network is the user's.
+            ControlRequest::MakeTcpSocket if !self.kernel_objects.private_network => {
+                let error = Error::other("the target has the host's network; run it with `network: private`");
+                failed_reply("make a TCP socket", &error)
+            }
             ControlRequest::MakeTcpSocket => match make_tcp_socket(&files) {
                 Ok(()) => done(),
                 Err(error) => failed_reply("make a TCP socket", &error),

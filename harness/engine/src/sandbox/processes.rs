@@ -70,6 +70,13 @@ impl SandboxProcesses {
         pids.filter(|pid| *pid != self.init_pid).collect()
     }
 
+    /// The directory in /proc of a process in the sandbox.
+    pub(super) fn dir_of(self, pid_inside: i32) -> Option<PathBuf> {
+        let is_wanted =
+            |dir: &PathBuf| read_process(dir).is_some_and(|process| process.pid_inside == pid_inside);
+        self.dirs().into_iter().find(is_wanted)
+    }
+
     /// The pid, in the harness's pid namespace, of a process in the sandbox.
     pub(super) fn pid_outside(self, pid_inside: i32) -> Option<i32> {
         let is_wanted =

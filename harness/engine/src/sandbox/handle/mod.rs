@@ -359,9 +359,10 @@ impl Sandbox {
         processes
     }
 
-    /// The pid, in the harness's pid namespace, of a process in the sandbox.
-    pub fn pid_outside(&self, pid_inside: i32) -> Option<i32> {
-        self.init.processes.pid_outside(pid_inside)
+    /// The directory in /proc of a process in the sandbox. If the sandbox has its own /proc, no other process can have
+    /// this directory later, when the pid is used again.
+    pub fn process_dir(&self, pid_inside: i32) -> Option<PathBuf> {
+        self.init.processes.dir_of(pid_inside)
     }
 
     /// What each process in the sandbox uses, without its init and its fork server. Zombies are among them.
