@@ -254,6 +254,7 @@ fn exit_of_run_error(error: &RunError) -> CommandExit {
         RunError::Fault(_)
         | RunError::NotFollowed(_)
         | RunError::File { .. }
+        | RunError::Output(_)
         | RunError::SharedBaseline { .. } => CommandExit::HarnessFailed,
     }
 }

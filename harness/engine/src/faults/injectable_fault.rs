@@ -27,6 +27,9 @@ pub enum FaultError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// What a command prints could not be read.
+    #[error("could not read what a command prints")]
+    Output(#[source] std::io::Error),
     /// The fault does not fit the workload.
     #[error("{0}")]
     Workload(String),

@@ -1,10 +1,5 @@
 //! Commands beside the target, in its sandbox. Knows no trigger.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SIGKILL;
@@ -12,34 +7,37 @@ use scenarios::{CommandToRun, EffectSpec, RunCommand};
 
 use crate::faults::injectable_fault::{FaultContext, FaultError, InjectableFault, TargetReaction};
 use crate::file_error::chain;
-use crate::locks::LockExt;
-use crate::sandbox::{LaunchSpec, ProcessExit, SandboxError, SpawnedProcess};
+use crate::sandbox::{LaunchSpec, ProcessExit, ProcessPipes, SandboxError, SpawnedProcess};
 
 /// How long commands may take that run before a start of the target. They are then killed.
 const MAX_TIME_BEFORE_START: Duration = Duration::from_secs(60);
 /// Longest time between two looks at a command.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// How long the rest of a command's output may take after its end.
-const OUTPUT_PATIENCE: Duration = Duration::from_millis(100);
 /// How much of the end of a command's output is kept.
 const MAX_OUTPUT_BYTES: usize = 400;
 
 /// A command that has been started.
 struct StartedCommand {
     process: SpawnedProcess,
-    /// The end of its outputs.
-    output: Arc<Mutex<Vec<u8>>>,
-    /// One for each output.
-    readers: Vec<JoinHandle<()>>,
+    pipes: Option<ProcessPipes>,
+    /// The end of what it printed.
+    output: Vec<u8>,
 }
 
 impl StartedCommand {
-    /// Once it has ended, waits for the rest of its output. A process that it has left behind may hold that open.
-    fn wait_for_output(&self) {
-        let deadline = Instant::now() + OUTPUT_PATIENCE;
-        while !self.readers.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    /// Reads what can be read, so that the command does not wait for a reader.
+    fn read(&mut self) -> Result<(), FaultError> {
+        let Some(pipes) = &mut self.pipes else { return Ok(()) };
+        let read = pipes.read_written([true, true], |_, bytes| {
+            self.output.extend_from_slice(bytes);
+            let surplus = self.output.len().saturating_sub(MAX_OUTPUT_BYTES);
+            self.output.drain(..surplus);
+        });
+        read.map_err(FaultError::Output)
+    }
+
+    fn last_line(&self) -> String {
+        String::from_utf8_lossy(&self.output).lines().next_back().unwrap_or_default().to_owned()
     }
 }
 
@@ -48,6 +46,8 @@ pub(super) struct RunningCommands {
     planned: RunCommand,
     is_started: bool,
     running: Vec<StartedCommand>,
+    /// Those that are over. Processes that they have left behind may still print.
+    over: Vec<StartedCommand>,
     /// How those have ended that are over.
     ended: Vec<ProcessExit>,
     /// How many of them the run has been told of.
@@ -64,6 +64,7 @@ impl RunningCommands {
             planned: planned.clone(),
             is_started: false,
             running: Vec::new(),
+            over: Vec::new(),
             ended: Vec::new(),
             told: 0,
             last_line: String::new(),
@@ -87,22 +88,21 @@ impl RunningCommands {
             }
             spawned => spawned?,
         };
-        let output = Arc::default();
-        let outputs = process.take_outputs().map(|outputs| [outputs.stdout, outputs.stderr]);
-        let readers = outputs.into_iter().flatten().map(|stream| keep_end(stream, Arc::clone(&output)));
-        let readers = readers.collect();
-        self.running.push(StartedCommand { process, output, readers });
+        let pipes = process.take_outputs().map(|outputs| ProcessPipes::new(outputs.stdout, outputs.stderr));
+        self.running.push(StartedCommand { process, pipes, output: Vec::new() });
         Ok(())
     }
 
     /// Notes those that have ended.
-    fn look(&mut self, context: &FaultContext<'_>) {
+    fn look(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
+        self.over.iter_mut().try_for_each(StartedCommand::read)?;
         for index in (0..self.running.len()).rev() {
-            if let Some(exit) = self.running[index].process.wait_timeout(Duration::ZERO) {
+            let exit = self.running[index].process.wait_timeout(Duration::ZERO);
+            self.running[index].read()?;
+            if let Some(exit) = exit {
                 let ended = self.running.swap_remove(index);
-                ended.wait_for_output();
-                let output = String::from_utf8_lossy(&ended.output.locked()).into_owned();
-                self.last_line = output.lines().next_back().unwrap_or_default().to_owned();
+                self.last_line = ended.last_line();
+                self.over.push(ended);
                 if !self.may_end_with(exit, context) {
                     let text = format!("a command ended with {exit}; last line: {}", self.last_line);
                     self.failure.get_or_insert(text);
@@ -110,6 +110,7 @@ impl RunningCommands {
                 self.ended.push(exit);
             }
         }
+        Ok(())
     }
 
     /// Whether a command that has ended so may have done what it is for. A second target may be refused.
@@ -146,14 +147,13 @@ impl InjectableFault for RunningCommands {
         let deadline = Instant::now() + MAX_TIME_BEFORE_START;
         while context.main_pid.is_none() && !self.running.is_empty() && Instant::now() < deadline {
             std::thread::sleep(POLL_INTERVAL);
-            self.look(context);
+            self.look(context)?;
         }
         Ok(())
     }
 
     fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
-        self.look(context);
-        Ok(())
+        self.look(context)
     }
 
     fn effective_evidence(&mut self, _: &FaultContext<'_>, _: TargetReaction) -> Option<String> {
@@ -188,17 +188,4 @@ impl InjectableFault for RunningCommands {
 
 fn commands(count: usize) -> String {
     if count == 1 { "1 command".into() } else { format!("{count} commands") }
-}
-
-/// Reads an output to its end, so that the command never waits for a reader, and keeps the last bytes.
-fn keep_end(output: OwnedFd, kept: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let (mut output, mut bytes) = (File::from(output), vec![0; 4096]);
-        while let Ok(len_bytes @ 1..) = output.read(&mut bytes) {
-            let mut kept = kept.locked();
-            kept.extend_from_slice(&bytes[..len_bytes]);
-            let surplus = kept.len().saturating_sub(MAX_OUTPUT_BYTES);
-            kept.drain(..surplus);
-        }
-    })
 }

@@ -24,6 +24,9 @@ pub enum RunError {
     /// A call of the target could not be followed, so that it is not known what the run did.
     #[error("a call of the target could not be followed")]
     NotFollowed(#[source] GateFailure),
+    /// What a program of the target prints could not be read.
+    #[error("could not read what the target prints")]
+    Output(#[source] std::io::Error),
     /// The target's program was not found or could not be built.
     #[error(transparent)]
     Program(#[from] ProgramError),

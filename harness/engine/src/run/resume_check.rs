@@ -192,7 +192,7 @@ fn resume(env: &TrialEnv<'_>, before: &JobLedger<'_>, start: u32) -> Result<EndR
     let mut ledger = before.clone();
     ledger.on_start(start);
     let mut process = env.sandbox.spawn(&env.trainer().resume())?;
-    let mut lines = OutputLines::read_from(&mut process);
+    let mut lines = OutputLines::of(&mut process);
     let started_at = Instant::now();
     let (mut last_output_at, mut ending) = (started_at, None);
     let (mut values, mut last_lines) = (Vec::new(), LastLines::default());
@@ -209,7 +209,7 @@ fn resume(env: &TrialEnv<'_>, before: &JobLedger<'_>, start: u32) -> Result<EndR
         resumed.into_iter().any(|job| Some(job.from) < before.acknowledged(job.job.as_deref()))
     };
     while ending.is_none() && !is_lost(&ledger) {
-        match lines.next_line(POLL_INTERVAL) {
+        match lines.next_line(POLL_INTERVAL).map_err(RunError::Output)? {
             NextLine::Line(stream, line) => {
                 last_output_at = Instant::now();
                 follow(&line, &mut ledger);
@@ -229,7 +229,8 @@ fn resume(env: &TrialEnv<'_>, before: &JobLedger<'_>, start: u32) -> Result<EndR
         };
     }
     env.sandbox.kill_all()?;
-    while let NextLine::Line(stream, line) = lines.next_line(DRAIN_TIMEOUT) {
+    lines.begin_rest(DRAIN_TIMEOUT).map_err(RunError::Output)?;
+    while let Some((stream, line)) = lines.next_of_rest().map_err(RunError::Output)? {
         follow(&line, &mut ledger);
         last_lines.push(stream, line);
     }

@@ -29,7 +29,7 @@ use crate::sandbox::{LaunchSpec, OutputPause, ProcessExit, SpawnedProcess, Store
 
 /// Longest time between two checks of clocks, faults and processes.
 const POLL_INTERVAL: Duration = Duration::from_millis(4);
-/// How long to read output after the main process has exited. Other processes may hold the pipes open.
+/// How long to read what other processes print after the main process has exited.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 /// Time between a failure and the restart.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
@@ -87,7 +87,7 @@ struct AttemptResult {
 
 impl Attempt {
     fn of(mut process: SpawnedProcess, pause: &Arc<OutputPause>) -> Attempt {
-        let lines = OutputLines::read_from_pausable(&mut process, pause);
+        let lines = OutputLines::pausable(&mut process, pause);
         let termination = AttemptTermination::none_yet(process.pid_inside());
         let now = Instant::now();
         Attempt {
@@ -259,7 +259,7 @@ impl<'a> TargetRun<'a> {
     fn follow_to_exit(&mut self, attempt: &mut Attempt) -> Result<ProcessExit, RunError> {
         let mut ticked_at = Instant::now();
         loop {
-            match attempt.lines.next_line(POLL_INTERVAL) {
+            match attempt.lines.next_line(POLL_INTERVAL).map_err(RunError::Output)? {
                 NextLine::Line(stream, line) => {
                     attempt.last_output_at = Instant::now();
                     self.on_line(stream, &line, attempt)?;
@@ -280,10 +280,8 @@ impl<'a> TargetRun<'a> {
     }
 
     fn drain_output(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
-        while let NextLine::Line(stream, line) =
-            attempt.lines.next_line(deadline.saturating_duration_since(Instant::now()))
-        {
+        attempt.lines.begin_rest(DRAIN_TIMEOUT).map_err(RunError::Output)?;
+        while let Some((stream, line)) = attempt.lines.next_of_rest().map_err(RunError::Output)? {
             self.on_line(stream, &line, attempt)?;
         }
         Ok(())

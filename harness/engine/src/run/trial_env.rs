@@ -322,7 +322,7 @@ impl<'a> TrialEnv<'a> {
     ) -> Result<CommandOutput, RunError> {
         let mut process = self.sandbox.spawn(launch)?;
         let deadline = Instant::now() + timeout;
-        let mut lines = OutputLines::read_from(&mut process);
+        let mut lines = OutputLines::of(&mut process);
         let mut output_lines: VecDeque<OutputLine> = VecDeque::new();
         let mut keep = |stream, line| {
             output_lines.push_back(OutputLine { stream, line });
@@ -332,7 +332,7 @@ impl<'a> TrialEnv<'a> {
             }
         };
         let exit = loop {
-            match lines.next_line(POLL_INTERVAL) {
+            match lines.next_line(POLL_INTERVAL).map_err(RunError::Output)? {
                 NextLine::Line(stream, line) => keep(stream, line),
                 NextLine::Timeout => {}
                 NextLine::Closed => std::thread::sleep(POLL_INTERVAL),
@@ -346,7 +346,8 @@ impl<'a> TrialEnv<'a> {
             self.sandbox.kill_all()?;
         }
         let grace = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
-        while let NextLine::Line(stream, line) = lines.next_line(grace) {
+        lines.begin_rest(grace).map_err(RunError::Output)?;
+        while let Some((stream, line)) = lines.next_of_rest().map_err(RunError::Output)? {
             keep(stream, line);
         }
         Ok(CommandOutput { exit, last_lines: FailedRun::last_of(output_lines.into()) })

@@ -1,16 +1,14 @@
 //! Captures the output of a command through pipes, up to a number of bytes. Part of the init process.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{Error, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use regex::RegexSet;
 
+use super::process_pipes::ProcessPipes;
 use super::protocol::{CompletedCommand, ProcessExit};
 use super::watched_lines::{KeptLines, WatchedLines};
 
@@ -18,6 +16,8 @@ use super::watched_lines::{KeptLines, WatchedLines};
 pub(super) const DRAIN_TIME: Duration = Duration::from_millis(20);
 /// Bytes read from an output at once.
 const READ_BYTES: usize = 8192;
+/// Both pipes are read.
+const BOTH: [bool; 2] = [true, true];
 
 /// The first and the last bytes of one output.
 pub(super) struct CapturedOutput {
@@ -42,31 +42,18 @@ impl CapturedOutput {
         self.dropped_bytes += excess_bytes as u64;
     }
 
-    /// Reads once from a pipe, and passes on what was read. Returns whether the pipe has been closed, or has nothing
-    /// to read.
-    fn read_once(
-        &mut self,
-        pipe: &mut impl Read,
-        mut pass_on: impl FnMut(&[u8]),
-    ) -> Result<ReadResult, Error> {
-        let mut bytes = [0; READ_BYTES];
-        match pipe.read(&mut bytes) {
-            Ok(0) => Ok(ReadResult::Closed),
-            Ok(len_bytes) => {
-                self.append(&bytes[..len_bytes]);
-                pass_on(&bytes[..len_bytes]);
-                Ok(ReadResult::Bytes)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(ReadResult::Nothing),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(ReadResult::Bytes),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Appends all bytes that are available from a pipe with O_NONBLOCK.
     pub(super) fn read_available(&mut self, pipe: &mut impl Read) -> Result<(), Error> {
-        while matches!(self.read_once(pipe, |_| ())?, ReadResult::Bytes) {}
-        Ok(())
+        let mut bytes = [0; READ_BYTES];
+        loop {
+            match pipe.read(&mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(len_bytes) => self.append(&bytes[..len_bytes]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The captured output, with a note if bytes were left out.
@@ -79,13 +66,6 @@ impl CapturedOutput {
     }
 }
 
-/// What a read gave.
-enum ReadResult {
-    Bytes,
-    Nothing,
-    Closed,
-}
-
 /// Sets O_NONBLOCK.
 pub(super) fn set_nonblocking(fd: &impl AsFd) -> Result<(), Error> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).map_err(Error::from)
@@ -93,8 +73,7 @@ pub(super) fn set_nonblocking(fd: &impl AsFd) -> Result<(), Error> {
 
 /// The standard output and error of a running command, and what has been read from them.
 pub(super) struct OutputPipes<'a> {
-    /// `None` when it has been closed.
-    pipes: [Option<File>; 2],
+    pipes: ProcessPipes,
     captured: [CapturedOutput; 2],
     watched: WatchedLines<'a>,
 }
@@ -110,14 +89,14 @@ impl<'a> OutputPipes<'a> {
     ) -> OutputPipes<'a> {
         OutputPipes {
             watched: WatchedLines::new(patterns),
-            pipes: [stdout, stderr].map(|fd| Some(File::from(fd))),
+            pipes: ProcessPipes::new(stdout, stderr),
             captured: [max_bytes, max_bytes].map(CapturedOutput::new),
         }
     }
 
     /// Whether no process has an output open any more.
     pub(super) fn are_closed(&self) -> bool {
-        self.pipes.iter().all(Option::is_none)
+        self.pipes.are_closed()
     }
 
     /// Waits until something can be read from an output or from `other`, or until the deadline. Reads from the
@@ -127,24 +106,20 @@ impl<'a> OutputPipes<'a> {
         other: Option<BorrowedFd<'_>>,
         deadline: Instant,
     ) -> Result<bool, Error> {
-        let files = self.pipes.iter().flatten().map(AsFd::as_fd).chain(other);
-        let mut polled: Vec<PollFd<'_>> = files.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, time_until(deadline)) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let mut can_read = polled.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
-        drop(polled);
-        for (number, (pipe, captured)) in self.pipes.iter_mut().zip(&mut self.captured).enumerate() {
-            let Some(file) = pipe else { continue };
-            // The pipe has no other reader: after poll has found something, a read does not block.
-            let can_read = can_read.next().unwrap_or(false);
-            let pass_on = |bytes: &[u8]| self.watched.add(number, bytes);
-            if can_read && matches!(captured.read_once(file, pass_on)?, ReadResult::Closed) {
-                *pipe = None;
-            }
-        }
-        Ok(can_read.next().unwrap_or(false))
+        let OutputPipes { pipes, captured, watched } = self;
+        pipes.read_or_wait(BOTH, other, deadline, |of, bytes| {
+            captured[of].append(bytes);
+            watched.add(of, bytes);
+        })
+    }
+
+    /// Reads what the command wrote before its end: the time for the outputs may have passed unused.
+    pub(super) fn read_written(&mut self) -> Result<(), Error> {
+        let OutputPipes { pipes, captured, watched } = self;
+        pipes.read_written(BOTH, |of, bytes| {
+            captured[of].append(bytes);
+            watched.add(of, bytes);
+        })
     }
 
     /// The result of the command.
@@ -156,13 +131,6 @@ impl<'a> OutputPipes<'a> {
     }
 }
 
-/// The time until a deadline, rounded up, so that nobody polls again and again within its last millisecond.
-pub(super) fn time_until(deadline: Instant) -> PollTimeout {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let rounded = if left.is_zero() { left } else { left + Duration::from_millis(1) };
-    PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,25 +140,6 @@ mod tests {
         let mut output = CapturedOutput::new(4);
         output.read_available(&mut &b"abcdefg"[..])?;
         assert_eq!(output.text(), "ab\n[3 bytes left out]\nfg");
-        Ok(())
-    }
-
-    #[test]
-    fn both_outputs_are_read_until_they_are_closed() -> Result<(), Error> {
-        use std::io::Write;
-        let ((out, mut their_out), (err, mut their_err)) = (std::io::pipe()?, std::io::pipe()?);
-        let patterns = RegexSet::empty();
-        let mut pipes = OutputPipes::new(out.into(), err.into(), 100, &patterns);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        their_err.write_all(b"error")?;
-        assert!(!pipes.read_or_wait(None, deadline)?);
-        their_out.write_all(b"output")?;
-        drop((their_out, their_err));
-        while !pipes.are_closed() {
-            assert!(!pipes.read_or_wait(None, deadline)?);
-        }
-        let completed = pipes.complete(None);
-        assert_eq!([completed.stdout.as_str(), completed.stderr.as_str()], ["output", "error"]);
         Ok(())
     }
 }

@@ -24,8 +24,9 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket
 use nix::unistd::{Pid, SysconfVar, pipe2, sysconf};
 use regex::RegexSet;
 
-use super::captured_output::{CapturedOutput, OutputPipes, set_nonblocking, time_until};
+use super::captured_output::{CapturedOutput, OutputPipes, set_nonblocking};
 use super::packet::{memory_file, send_byte_with_fds};
+use super::process_pipes::time_until;
 use super::protocol::{CompletedCommand, LaunchSpec, ProcessExit};
 use super::run_command::RunLimits;
 use super::sys;
@@ -224,6 +225,7 @@ impl ForkServer {
             kill(pid, Signal::SIGKILL)?;
             receive_server_message(&self.control, Instant::now() + IMPORT_TIMEOUT)?;
         }
+        outputs.read_written()?;
         Ok(outputs.complete(exit))
     }
 }

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::libc::SIGKILL;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::captured_output::time_until;
 use super::packet::{Packet, receive_message};
+use super::process_pipes::time_until;
 use super::protocol::{ControlReply, ProcessExit};
 use crate::locks::LockExt;
 

@@ -43,6 +43,7 @@ mod packet;
 mod path_bytes;
 mod private_root;
 mod process_limits;
+mod process_pipes;
 mod processes;
 mod protocol;
 mod remove_tree;
@@ -69,6 +70,7 @@ pub use memory::ActiveMemoryLimit;
 pub use output_pause::{OutputPause, UnreadBytes};
 pub use packet::check_packet_round_trip;
 pub use process_limits::ActiveProcessCount;
+pub use process_pipes::ProcessPipes;
 pub use processes::{ProcessInfo, ProcessUse};
 pub use protocol::{
     BindMount, CommandRunner, CompletedCommand, LaunchSpec, LimitedResource, MountChange, OverlayMount,

@@ -1,7 +1,7 @@
 //! A pause in which nobody reads the standard output of the target, so that its writes wait once the pipe is full.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -15,7 +15,6 @@ const SMALL_PIPE_BYTES: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct OutputPause {
     state: Mutex<PauseState>,
-    over: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -43,17 +42,15 @@ impl OutputPause {
         state.output = output.try_clone_to_owned().ok();
         if std::mem::replace(&mut state.has_target, true) {
             state.is_paused = false;
-            self.over.notify_all();
         }
         if state.is_paused {
             state.make_pipe_small();
         }
     }
 
-    /// Waits for the end of a pause, if there is one.
-    pub fn wait_until_over(&self) {
-        let state = self.state.locked();
-        drop(self.over.wait_while(state, |state| state.is_paused).unwrap_or_else(PoisonError::into_inner));
+    /// Whether the standard output is not read now.
+    pub fn is_paused(&self) -> bool {
+        self.state.locked().is_paused
     }
 
     /// Begins a pause for the target that runs, or for the next one.
@@ -66,7 +63,6 @@ impl OutputPause {
     /// Ends the pause.
     pub fn end(&self) {
         self.state.locked().is_paused = false;
-        self.over.notify_all();
     }
 
     /// What waits to be read. `None`: no target was started, or the kernel does not tell.

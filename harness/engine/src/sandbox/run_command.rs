@@ -68,5 +68,6 @@ pub(super) fn run(
             }
         }
     }
+    outputs.read_written()?;
     Ok(outputs.complete(status.map(|status| ProcessExit::from_wait_status(status.into_raw()))))
 }
