@@ -124,7 +124,7 @@ fn check(before: &[Value], changes: &[Value]) -> Recording {
         internal_pattern: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
-    let options = FilterOptions { extra_kinds: Vec::new(), connections: false, wall_clock: false };
+    let options = FilterOptions { extra_kinds: Vec::new(), connections: false, ..FilterOptions::default() };
     let (exit, recorded_print) = setup.run(&argv, &options, &recorder);
     let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
     assert_same("the results of the calls", &lines(&recorded_print), &lines(&printed));

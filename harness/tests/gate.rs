@@ -122,7 +122,7 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
     let (exit, output) = setup.run(
         argv,
-        &FilterOptions { extra_kinds: Vec::new(), connections: false, wall_clock: false },
+        &FilterOptions { extra_kinds: Vec::new(), connections: false, ..FilterOptions::default() },
         &recorder,
     );
     assert_eq!(exit, ProcessExit::Exited(0), "{output}");
@@ -331,7 +331,7 @@ fn run_mode_with_fault(
     let options = FilterOptions {
         extra_kinds: vec![CallKind::Read, CallKind::OpenToRead, CallKind::Stat],
         connections: false,
-        wall_clock: false,
+        ..FilterOptions::default()
     };
     let (exit, output) = setup.run(&[calls(&[]).to_str().unwrap(), mode], &options, &injector);
     let injector = injector.lock().unwrap();

@@ -71,7 +71,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
             let program = build_filter(&FilterOptions {
                 extra_kinds: Vec::new(),
                 connections: false,
-                wall_clock: false,
+                ..FilterOptions::default()
             });
             let counter = CallCounter::new(&root);
             let serve = |listener| drop(serve_notifications(listener, watched, counter));
@@ -166,7 +166,7 @@ fn measure_program(gate: GateMode, program: &[&str]) -> f64 {
     let arguments =
         program.iter().map(|argument| if *argument == "DIR" { watched.as_str() } else { *argument });
     let argv: Vec<&str> = std::iter::once(own_binary.to_str().unwrap()).chain(arguments).collect();
-    let filter = FilterOptions { extra_kinds: Vec::new(), connections: false, wall_clock: false };
+    let filter = FilterOptions { extra_kinds: Vec::new(), connections: false, ..FilterOptions::default() };
     let (exit, output) = match gate {
         GateMode::Off => run_without_gate(&sandbox, &argv),
         GateMode::Injecting => sandbox.run(&argv, &filter, &CallCounter::new(&sandbox.watched)),

@@ -328,7 +328,7 @@ fn every_decision_does_at_every_kind_of_call_what_it_says() {
                 vec![CallKind::Read, CallKind::OpenToRead, CallKind::Close, CallKind::Stat, CallKind::Access];
             let (exit, output) = setup.run(
                 argv,
-                &FilterOptions { extra_kinds, connections: false, wall_clock: false },
+                &FilterOptions { extra_kinds, connections: false, ..FilterOptions::default() },
                 &handler,
             );
             let calls = handler.lock().unwrap().calls.clone();

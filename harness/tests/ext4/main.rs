@@ -163,7 +163,7 @@ fn record_and_crash(
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     setup.run(
         &argv,
-        &FilterOptions { extra_kinds: Vec::new(), connections: false, wall_clock: false },
+        &FilterOptions { extra_kinds: Vec::new(), connections: false, ..FilterOptions::default() },
         &shutdown_recorder,
     );
     setup.sandbox.close().unwrap();

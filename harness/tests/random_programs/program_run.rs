@@ -75,7 +75,7 @@ pub(crate) fn run_in_mode(programs: &[Program], file_system: WatchedOn, mode: Ru
 fn perform(setup: &WatchedSandbox, argv: &[&str]) -> InterpreterRun<RecordingFaults> {
     let handler = Arc::new(Mutex::new(PerformedCalls));
     let extra_kinds = vec![CallKind::Read, CallKind::OpenToRead, CallKind::Close];
-    let options = FilterOptions { extra_kinds, connections: false, wall_clock: false };
+    let options = FilterOptions { extra_kinds, connections: false, ..FilterOptions::default() };
     let (exit, output) = setup.run(argv, &options, &handler);
     InterpreterRun { exit, output, noted: RecordingFaults::default() }
 }

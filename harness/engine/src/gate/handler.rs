@@ -129,8 +129,8 @@ pub enum CallEffect {
     /// a call.
     Mapped { file_id: FileId, file: OwnedFd },
     /// Bytes were written into a pipe that the handler observes. `CallHandler::on_payload` received them
-    /// before.
-    OutputWritten { pipe: FileId },
+    /// before. `tid`: the thread that writes them.
+    OutputWritten { pipe: FileId, tid: i32 },
     /// The program used a feature that can't be followed. The call failed as if the kernel did not support
     /// it.
     Refused { feature: &'static str },
@@ -207,6 +207,12 @@ pub trait CallHandler: Send {
     /// The supervisor failed: what the target does from now on is not known, and its calls may wait for ever. The
     /// sandbox has to be ended, by another thread than the supervisor's. Called at most a few times.
     fn on_failure(&mut self, failure: GateFailure);
+
+    /// Whether the call that this thread now makes has to wait. It is asked again soon, and the call is handled once
+    /// it need not wait.
+    fn holds(&mut self, _tid: i32) -> bool {
+        false
+    }
 
     /// How far the target's wall clock is from the machine's, if the filter intercepts calls for the time.
     fn clock_shift(&self) -> ClockShift {

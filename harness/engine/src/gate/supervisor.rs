@@ -80,12 +80,16 @@ pub fn serve_notifications<O: CallHandler + 'static>(
             threads: ThreadCache::default(),
             delayed: BinaryHeap::new(),
             clock_waits: ClockWaits::default(),
+            held: Vec::new(),
             scratch: Scratch::default(),
         };
         supervisor.serve();
     });
     SupervisorThread { thread: Some(thread) }
 }
+
+/// How often the handler is asked whether a call still has to wait.
+const HOLD_CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// A call that continues later. In the order of this type, the one that is due first is the greatest.
 #[derive(PartialEq, Eq)]
@@ -113,6 +117,8 @@ struct Supervisor<O> {
     threads: ThreadCache,
     delayed: BinaryHeap<DelayedResponse>,
     clock_waits: ClockWaits,
+    /// Calls that the handler lets wait, in the order in which they were made.
+    held: Vec<Notification>,
     scratch: Scratch,
 }
 
@@ -143,6 +149,7 @@ impl<O: CallHandler> Supervisor<O> {
             let events = ready[0].revents().unwrap_or(PollFlags::empty());
             self.continue_due_calls()?;
             self.answer_clock_waits()?;
+            std::mem::take(&mut self.held).iter().try_for_each(|call| self.handle_notification(call))?;
             if events.contains(PollFlags::POLLIN) {
                 match sys::receive_notification(self.listener.as_fd()) {
                     Ok(notification) => {
@@ -167,7 +174,8 @@ impl<O: CallHandler> Supervisor<O> {
             true => None,
             false => self.clock_waits.next_check(self.handler.locked().clock_shift()),
         };
-        match delayed.into_iter().chain(clock_wait).min() {
+        let held = (!self.held.is_empty()).then_some(HOLD_CHECK_INTERVAL);
+        match delayed.into_iter().chain(clock_wait).chain(held).min() {
             None => PollTimeout::NONE,
             // The timeout is rounded up, so that what it waits for is due when poll returns.
             Some(left) => {
@@ -188,6 +196,10 @@ impl<O: CallHandler> Supervisor<O> {
     fn handle_notification(&mut self, notification: &Notification) -> Result<(), GateFailure> {
         let handler = Arc::clone(&self.handler);
         let mut handler = handler.locked();
+        if handler.holds(notification.tid) {
+            self.held.push(*notification);
+            return Ok(());
+        }
         let response = match self.response_to(notification, &mut *handler) {
             Ok(CallResponse::Now(response)) => response,
             Ok(CallResponse::AlreadySent | CallResponse::Held) => return Ok(()),

@@ -129,6 +129,11 @@ impl PlannedFault {
         }
     }
 
+    /// The trigger, if the fault waits for a step or another line.
+    pub fn line_trigger(&self) -> Option<&Trigger> {
+        Some(&self.fault.when).filter(|trigger| matches!(trigger, Trigger::Step(_) | Trigger::Output(_)))
+    }
+
     /// The call trigger, if it has one.
     pub fn call_trigger(&self) -> Option<&CallTrigger> {
         match &self.fault.when {

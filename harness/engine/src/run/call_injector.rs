@@ -21,6 +21,7 @@ use crate::plan::{CallCountRequest, CallInjection, CountedCall, PlannedFault};
 use crate::run::armed_call_fault::{ArmedCallFault, CallProgress};
 use crate::run::call_counter::CallCounter;
 use crate::run::call_evidence::{CallEvidence, DecidedCall, call_evidence};
+use crate::run::line_waits::LineWaits;
 use crate::run::phase_tracker::PhaseTrackers;
 use crate::run::printed_lines::PrintedLines;
 use crate::run::save_snapshots::{SaveSnapshots, SharedSnapshots};
@@ -108,6 +109,7 @@ pub(super) struct CallInjector {
     /// The first failure of the gate. The trial is worth nothing then.
     failure: Option<GateFailure>,
     connections: ConnectionLog,
+    line_waits: Arc<Mutex<LineWaits>>,
 }
 
 /// A call injector and the receiver of its events.
@@ -115,6 +117,8 @@ pub(super) struct InjectorHandle {
     pub(super) injector: Arc<Mutex<CallInjector>>,
     events: Receiver<InjectorEvent>,
     filter_options: FilterOptions,
+    /// Has a lock of its own: the run looks at it while the injector waits for the run.
+    line_waits: Arc<Mutex<LineWaits>>,
 }
 
 /// Whose calls are handled, and in which directory.
@@ -126,17 +130,21 @@ pub(super) struct InjectorTarget<'a> {
 }
 
 impl InjectorHandle {
-    /// The injector of a trial. Returns `None` if no fault is triggered or shown by a call.
+    /// The injector of a trial. Returns `None` if no fault is triggered or shown by a call or, if there `may_be_gate`
+    /// for that alone, waits for a line.
     pub(super) fn for_trial(
         target: InjectorTarget<'_>,
         faults: &[PlannedFault],
         watched: WatchedEffects,
+        may_be_gate: bool,
     ) -> Option<InjectorHandle> {
         let WatchedEffects { refusals, clock } = watched;
         let clock = faults.iter().any(|planned| planned.fault.effect.spec().answers_calls()).then_some(clock);
         let armed_faults: Vec<ArmedCallFault> =
             faults.iter().filter_map(|planned| ArmedCallFault::arm(planned, &target.root)).collect();
-        if armed_faults.is_empty() && refusals.is_empty() && clock.is_none() {
+        let line_waits = LineWaits::of(target.target, faults);
+        let outputs_only = armed_faults.is_empty() && refusals.is_empty() && clock.is_none();
+        if outputs_only && !(may_be_gate && line_waits.is_waiting()) {
             return None;
         }
         let triggers = || faults.iter().filter_map(PlannedFault::call_trigger);
@@ -146,6 +154,8 @@ impl InjectorHandle {
         let phases = PhaseTrackers::new(target.target, phases);
         let mut handle = InjectorHandle::new(target, phases, kinds);
         handle.filter_options.wall_clock = clock.is_some();
+        handle.filter_options.outputs_only = outputs_only;
+        *handle.line_waits.locked() = line_waits;
         let injector = Arc::get_mut(&mut handle.injector)?.locked_mut();
         (injector.armed_faults, injector.refusals, injector.clock) = (armed_faults, refusals, clock);
         Some(handle)
@@ -186,8 +196,10 @@ impl InjectorHandle {
     }
 
     fn new(target: InjectorTarget<'_>, phases: PhaseTrackers, kinds: Vec<CallKind>) -> InjectorHandle {
-        let filter_options = FilterOptions { extra_kinds: kinds, connections: false, wall_clock: false };
+        let filter_options =
+            FilterOptions { extra_kinds: kinds, connections: false, ..FilterOptions::default() };
         let (sender, events) = channel();
+        let line_waits = Arc::new(Mutex::new(LineWaits::of(target.target, &[])));
         let injector = CallInjector {
             root: target.root,
             armed_faults: Vec::new(),
@@ -206,8 +218,9 @@ impl InjectorHandle {
             pending_kill: None,
             failure: None,
             connections: ConnectionLog::default(),
+            line_waits: Arc::clone(&line_waits),
         };
-        InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options }
+        InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options, line_waits }
     }
 
     /// Which calls the seccomp filter must stop.
@@ -227,10 +240,20 @@ impl InjectorHandle {
             || !injector.refusals.is_empty()
             || injector.clock.is_some()
             || injector.armed_faults.iter().any(ArmedCallFault::is_pending)
+            || self.line_waits.locked().is_waiting()
+    }
+
+    /// The run has handled a line. The threads that waited for that go on.
+    pub(super) fn lines_handled(&self, waiting: impl FnOnce() -> Vec<u32>) {
+        let mut waits = self.line_waits.locked();
+        if waits.is_waiting() {
+            waits.set_waiting(waiting());
+        }
     }
 
     /// Sets the outputs with which the target's main process is about to be started.
     pub(super) fn set_main_outputs(&self, outputs: &[FileId]) {
+        self.line_waits.locked().begin_attempt();
         let mut injector = self.injector.locked();
         injector.phases.set_main_outputs(outputs);
         injector.with_snapshots(|snapshots| snapshots.set_main_outputs(outputs));
@@ -278,8 +301,9 @@ impl CallInjector {
     }
 
     /// Follows what the current call has written to an output.
-    fn on_output_written(&mut self, pipe: FileId) {
+    fn on_output_written(&mut self, pipe: FileId, tid: i32) {
         for line in self.printed.on_output_written(pipe) {
+            self.line_waits.locked().on_line(tid, &line.text);
             let ended = self.phases.on_line(&line);
             if self.measured_phase.as_ref().is_some_and(|measured| ended.contains(measured)) {
                 (self.on_phase_end)();
@@ -426,11 +450,15 @@ impl CallHandler for CallInjector {
 
     fn on_effect(&mut self, effect: CallEffect) {
         match effect {
-            CallEffect::OutputWritten { pipe } => self.on_output_written(pipe),
+            CallEffect::OutputWritten { pipe, tid } => self.on_output_written(pipe, tid),
             CallEffect::Connects(attempt) => self.connections.add(attempt),
             effect => self.clock.iter().for_each(|clock| clock.note(&effect)),
         }
         self.printed.clear_written();
+    }
+
+    fn holds(&mut self, tid: i32) -> bool {
+        self.line_waits.locked().holds(tid)
     }
 
     fn clock_shift(&self) -> ClockShift {

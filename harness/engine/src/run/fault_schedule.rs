@@ -13,6 +13,7 @@ use crate::run::active_fault::ActiveFault;
 use crate::run::armed_call_fault::CallProgress;
 use crate::run::call_injector::InjectorEvent;
 use crate::run::error::RunError;
+use crate::run::fault_phase::FaultPhase;
 use crate::run::gpu_call_counters::GpuCallCounters;
 use crate::run::missing_effect::{RunProgress, why_not_injected};
 use crate::run::moment::Moment;
@@ -207,6 +208,16 @@ impl<'a> FaultSchedule<'a> {
         let finished =
             |fault: &&ActiveFault| fault.phase().is_over() && fault.planned().call_trigger().is_some();
         self.faults.iter().filter(finished).map(|fault| fault.id().number)
+    }
+
+    /// The faults that wait for a step or another line in this attempt.
+    pub(super) fn waiting_for_lines(&self, attempt: &AttemptTermination) -> Vec<u32> {
+        let faults = self.faults.iter().filter(|fault| fault.phase() == FaultPhase::Armed);
+        let terminations = self.terminations.iter();
+        let may_end = |termination: &&Termination| termination.may_be_injected() && !attempt.has_begun();
+        let planned =
+            faults.map(ActiveFault::planned).chain(terminations.filter(may_end).map(Termination::planned));
+        planned.filter(|planned| planned.line_trigger().is_some()).map(|planned| planned.number).collect()
     }
 
     /// What clients of the target have been answered, each once.

@@ -18,6 +18,7 @@ mod fault_schedule;
 mod forked_envs;
 mod gated_process;
 mod gpu_call_counters;
+mod line_waits;
 mod missing_effect;
 mod moment;
 mod output_lines;

@@ -291,7 +291,11 @@ impl<'a> TargetRun<'a> {
         // What the injector did came before what the target printed after it.
         self.handle_injector_events(attempt)?;
         let step = self.output.on_line(stream, line);
-        self.faults.on_line(line, step, &self.context, &mut attempt.termination)
+        self.faults.on_line(line, step, &self.context, &mut attempt.termination)?;
+        if let Some(injector) = &self.injector {
+            injector.lines_handled(|| self.faults.waiting_for_lines(&attempt.termination));
+        }
+        Ok(())
     }
 
     /// Does everything that depends on time. Called at least every [`POLL_INTERVAL`].

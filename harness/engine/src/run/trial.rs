@@ -136,7 +136,7 @@ pub(super) fn run_trial(
     let target = InjectorTarget { target: context.config.target, root: root.clone(), kill_switch };
     let snapshots = snapshots_of(context, env, &dir);
     let watched = WatchedEffects { refusals, clock: Arc::clone(&clock) };
-    let injector = InjectorHandle::for_trial(target, &trial.faults, watched);
+    let injector = InjectorHandle::for_trial(target, &trial.faults, watched, context.config.has_gate);
     let injector = injector.map(|injector| injector.with_snapshots(Arc::clone(&snapshots)));
     let earlier_starts =
         start.map_or(0, |start| start.recorded.emit_history(start.id, start.planned, reporter));

@@ -1,6 +1,9 @@
 //! Cgroups for one sandbox, if this machine permits them: version 2 or 1, found by trying. One limits memory, one
 //! the number of processes. A name says which process created it, so that a later run can remove it.
 
+use std::fs::File;
+use std::io::Error;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -140,18 +143,33 @@ impl MemoryCgroup {
 
     /// Number of processes in it that the kernel's OOM killer has killed.
     pub(super) fn oom_kills(&self) -> u64 {
+        self.open_kill_count().map_or(0, |file| oom_kills_in(&file))
+    }
+
+    /// Opens the file that has this number.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub(super) fn open_kill_count(&self) -> Result<File, Error> {
         let file = match self.version {
             CgroupVersion::V2 => "memory.events",
             CgroupVersion::V1 => "memory.oom_control",
         };
-        let text = std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+        File::open(self.dir.join(file))
     }
 
     /// Removes the cgroup, as soon as no process is left in it.
     pub(super) fn remove(&self) -> Result<(), SandboxError> {
         remove_empty(&self.dir, MAX_REMOVALS)
     }
+}
+
+/// The number of processes that the OOM killer has killed by now, in the file of [`MemoryCgroup::open_kill_count`].
+pub(super) fn oom_kills_in(file: &File) -> u64 {
+    let mut bytes = [0; 1024];
+    let len_bytes = file.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..len_bytes]);
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 impl Drop for MemoryCgroup {

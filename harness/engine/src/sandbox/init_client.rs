@@ -156,16 +156,7 @@ impl InitClient {
         }
     }
 
-    /// Starts a program, with pipes as its standard output and error.
-    pub(super) fn spawn_piped(
-        &self,
-        launch: &LaunchSpec,
-        limits: Vec<ProcessLimit>,
-    ) -> Result<SpawnedProcess, SandboxError> {
-        self.spawn_changed(launch, limits, &StartChanges::default())
-    }
-
-    /// The same, with changes that a fault has made.
+    /// Starts a program, with pipes as its standard output and error, and with changes that a fault has made.
     pub(super) fn spawn_changed(
         &self,
         launch: &LaunchSpec,

@@ -11,9 +11,9 @@ use nix::sys::signal::Signal;
 
 use super::cgroup::{CgroupVersion, MemoryCgroup};
 use super::error::SandboxError;
-use super::init_client::InitClient;
+use super::init_client::{InitClient, SpawnSpec, full_device};
 use super::processes::SandboxProcesses;
-use super::protocol::{BALLOON_ARGUMENT, ControlRequest, LaunchSpec};
+use super::protocol::{BALLOON_ARGUMENT, ControlRequest, LaunchSpec, StartConditions};
 
 /// How long to try to set a limit below current usage.
 const SHRINK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -119,7 +119,15 @@ fn run_balloon(host: &BalloonHost, cgroup: &MemoryCgroup) -> Result<(), SandboxE
     let own_binary = Path::new("/proc/self/exe");
     let launch =
         LaunchSpec { argv: vec![own_binary.into(), BALLOON_ARGUMENT.into()], env: Vec::new(), cwd: None };
-    let balloon = host.client.spawn_piped(&launch, Vec::new())?;
+    let balloon = host.client.spawn(SpawnSpec {
+        launch: &launch,
+        // It only reads it.
+        stdout: cgroup.open_kill_count().map_err(SandboxError::system("open the count of OOM kills"))?.into(),
+        stderr: full_device()?,
+        filter: None,
+        limits: Vec::new(),
+        conditions: StartConditions::default(),
+    })?;
     exempt_from_oom_killer(host.processes.pid_outside(balloon.pid_inside()));
     let deadline = Instant::now() + Duration::from_secs(1);
     while cgroup.oom_kills() == kills_before

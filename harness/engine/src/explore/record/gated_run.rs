@@ -148,7 +148,7 @@ impl GatedRun<'_> {
         let program = build_filter(&FilterOptions {
             extra_kinds: Vec::new(),
             connections: self.notes_connections,
-            wall_clock: false,
+            ..FilterOptions::default()
         });
         let readers = [spawn_output_reader(stdout.ours), spawn_output_reader(stderr.ours)];
         let mut supervisor = None;

@@ -44,7 +44,7 @@ impl CallContext<'_> {
                 if stat.file_type() == libc::S_IFIFO && self.handler.observes_pipe(stat.file_id) =>
             {
                 self.pass_on_payload(*buffer);
-                self.handler.on_effect(CallEffect::OutputWritten { pipe: stat.file_id });
+                self.handler.on_effect(CallEffect::OutputWritten { pipe: stat.file_id, tid: self.tid });
             }
             _ => {}
         }
