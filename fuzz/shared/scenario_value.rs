@@ -84,6 +84,7 @@ enum TriggerValue {
     Start,
     Restart,
     Step(u32),
+    EveryStep,
     Output(Text),
     After(u16),
     Call { kinds: Vec<u8>, phase: Option<Text>, nth: Option<u16> },
@@ -191,6 +192,7 @@ impl TriggerValue {
             TriggerValue::Start => "when: start".into(),
             TriggerValue::Restart => "when: restart".into(),
             TriggerValue::Step(step) => format!("when: {{step: {step}}}"),
+            TriggerValue::EveryStep => "when: {step: every}".into(),
             TriggerValue::Output(text) => format!("when: {{output: {}}}", pattern(text).quoted()),
             TriggerValue::After(milliseconds) => format!("when: {{after: {milliseconds} ms}}"),
         }
@@ -212,6 +214,7 @@ impl TriggerValue {
             }
             (_, Trigger::Call(_)) if needs_call => {}
             (TriggerValue::Start, Trigger::Start) | (TriggerValue::Restart, Trigger::Restart) => {}
+            (TriggerValue::EveryStep, Trigger::EveryStep) => {}
             (TriggerValue::Step(step), Trigger::Step(found)) => assert_eq!(u64::from(*step), *found),
             (TriggerValue::Output(text), Trigger::Output(found)) => {
                 assert_eq!(found.as_str(), pattern(text).0)

@@ -11,6 +11,8 @@ pub enum TrialUnit {
     CrashStates,
     /// A system call of the target, or of one phase of it.
     SystemCalls,
+    /// A training step.
+    Steps,
     /// A number of free pages.
     Pages,
     /// A call of the GPU driver.
@@ -28,6 +30,8 @@ impl TrialUnit {
             (TrialUnit::CrashStates, _) => "crash states",
             (TrialUnit::SystemCalls, 1) => "system call",
             (TrialUnit::SystemCalls, _) => "system calls",
+            (TrialUnit::Steps, 1) => "step",
+            (TrialUnit::Steps, _) => "steps",
             (TrialUnit::Pages, 1) => "page",
             (TrialUnit::Pages, _) => "pages",
             (TrialUnit::GpuCalls, 1) => "GPU call",

@@ -16,6 +16,8 @@ pub enum Trigger {
     Restart,
     /// When the target announces this step or a later one.
     Step(u64),
+    /// The same for each step in turn, one trial for each step that the baseline run announced.
+    EveryStep,
     /// When a line of the target's output matches.
     Output(Regex),
     /// This long after the target has started.
@@ -61,6 +63,32 @@ leaf_of!(
     Occurrence::parse,
     r"^(every|[1-9]\d*)$",
     "Which occurrence: `every` (each in turn, one trial each), or a number from 1."
+);
+
+/// A step, as a scenario file states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StepChoice {
+    /// Each in turn, one trial for each step of the baseline.
+    Every,
+    /// This step or a later one.
+    From(u64),
+}
+
+impl StepChoice {
+    fn parse(text: &str) -> Result<StepChoice, LeafError> {
+        match text.parse() {
+            _ if text == "every" => Ok(StepChoice::Every),
+            Ok(from) => Ok(StepChoice::From(from)),
+            _ => Err(LeafError::neither(text, "`every`", "a whole number")),
+        }
+    }
+}
+
+leaf_of!(
+    StepChoice,
+    StepChoice::parse,
+    r"^(every|\d+)$",
+    "A step: this one or a later one, or `every` (each in turn, one trial each)."
 );
 
 /// When a fault is reverted.

@@ -26,7 +26,7 @@ fn each_kind_of_mistake_has_its_own_error() {
         error_after("severity: medium\n", ""),
         error_after("64 MiB", "64"),
         error_after("step: 12", "step: 1.5"),
-        error_after("step: 12", "step: '12'"),
+        error_after("inodes: 512", "inodes: '512'"),
         error_after("step: 12", "stop: 12"),
         error_after("output: 'no inodes'", "output: '('"),
         error_after("id: fs-02", "id: FS2"),

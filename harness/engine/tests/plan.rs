@@ -119,6 +119,7 @@ fn made_up_counts(plan: &TrialPlan) -> BaselineCounts {
     let calls = counts.iter().map(|request| (request.number, vec![counted(&request.trigger.kinds); 4]));
     BaselineCounts {
         calls: calls.collect(),
+        steps: (1..=40).collect(),
         save_bytes: 5 * 4096,
         files: made_up_files(),
         crash_states: crash_states(),

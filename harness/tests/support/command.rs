@@ -47,9 +47,9 @@ pub(crate) fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Waits until the condition holds, at most 20 seconds.
+/// Waits until the condition holds, at most a minute.
 pub(crate) fn wait_for(condition_name: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "timed out waiting for {condition_name}");
         std::thread::sleep(Duration::from_millis(5));

@@ -6,7 +6,7 @@ use crate::effect::keys::{CallDraft, EffectiveIfDraft, TriggerDraft, UntilDraft}
 use crate::effect::{Effect, FaultDraft};
 use crate::operation::CallKind;
 use crate::scenario::Fault;
-use crate::trigger::{CallTrigger, Trigger, Until};
+use crate::trigger::{CallTrigger, StepChoice, Trigger, Until};
 use crate::yaml::problem::Problem;
 
 /// Default of `max-trials`.
@@ -49,7 +49,8 @@ fn trigger(draft: Option<&TriggerDraft>, effect: &Effect, checker: &mut Checker)
     match draft {
         None | Some(TriggerDraft::Start) => Trigger::Start,
         Some(TriggerDraft::Restart) => Trigger::Restart,
-        Some(TriggerDraft::Step(step)) => Trigger::Step(*step),
+        Some(TriggerDraft::Step(StepChoice::From(step))) => Trigger::Step(*step),
+        Some(TriggerDraft::Step(StepChoice::Every)) => Trigger::EveryStep,
         Some(TriggerDraft::Output(pattern)) => Trigger::Output(pattern.0.clone()),
         Some(TriggerDraft::After(time)) => Trigger::After(time.0),
         Some(TriggerDraft::Call(call)) => Trigger::Call(call_trigger(call, effect, checker)),

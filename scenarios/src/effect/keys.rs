@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::operation::CallKind;
-use crate::trigger::Occurrence;
+use crate::trigger::{Occurrence, StepChoice};
 use crate::units::TimeSpan;
 use crate::yaml::leaf::{PathGlob, Pattern};
 use crate::yaml::spanned::Spanned;
@@ -73,8 +73,8 @@ pub(crate) enum TriggerDraft {
     Start,
     /// After the target has ended, by another fault or by itself, and before it is started again.
     Restart,
-    /// When the target announces this step or a later one.
-    Step(u64),
+    /// When the target announces this step or a later one; or, with `every`, each step in turn, one trial each.
+    Step(StepChoice),
     /// When a line of the target's output matches.
     Output(Pattern),
     /// This long after the target has started.

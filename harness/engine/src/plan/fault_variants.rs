@@ -38,10 +38,14 @@ impl FaultVariants {
         let choices = fault.effect.choices(place.counts.measurements());
         let choice_count = choices.len();
         let mut listed = Vec::new();
-        for effect in choices {
+        let triggers = triggers(fault, place.counts);
+        for (effect, when) in choices
+            .into_iter()
+            .flat_map(|effect| triggers.iter().map(move |when| (effect.clone(), when.clone())))
+        {
             // A fault that reverts itself does so after its own time.
             let until = effect.spec().reverts_after().map_or_else(|| fault.until.clone(), Until::After);
-            let fault = Fault { effect, until, ..fault.clone() };
+            let fault = Fault { effect, until, when, ..fault.clone() };
             listed.extend(injection_points(&fault, place).into_iter().map(|injection_point| PlannedFault {
                 number: place.number,
                 fault: fault.clone(),
@@ -53,11 +57,14 @@ impl FaultVariants {
         let beyond = if has_crash_states { place.counts.crash_states_left_out } else { 0 };
         let is_call_each = matches!(&fault.when, Trigger::Call(trigger)
             if trigger.occurrence == Occurrence::Every && calls(trigger, place).len() == listed.len());
+        let is_step_each =
+            matches!(fault.when, Trigger::EveryStep) && place.counts.steps.len() == listed.len();
         let unit = match &gpu {
             _ if has_crash_states => TrialUnit::CrashStates,
             Some(gpu) if listed.len() == 1 && gpu.is_one_for_each_call() => TrialUnit::GpuCalls,
             Some(_) => TrialUnit::Trials,
             None if is_call_each => TrialUnit::SystemCalls,
+            None if is_step_each => TrialUnit::Steps,
             None if choice_count == listed.len() => fault.effect.spec().choice_unit(),
             None => TrialUnit::Trials,
         };
@@ -104,6 +111,21 @@ impl FaultVariants {
         };
         Some(PlannedFault { gpu, ..listed.clone() })
     }
+}
+
+/// The fault's trigger, with each step that it may mean.
+fn triggers(fault: &Fault, counts: &BaselineCounts) -> Vec<Trigger> {
+    match &fault.when {
+        Trigger::EveryStep => counts.steps.iter().copied().map(Trigger::Step).collect(),
+        when => vec![when.clone()],
+    }
+}
+
+/// Why a fault at each step has no trial.
+pub(super) fn without_steps(fault: &Fault, place: FaultPlace<'_>) -> Option<String> {
+    let id = FaultId { number: place.number, key: fault.effect.name().to_owned() };
+    (matches!(fault.when, Trigger::EveryStep) && place.counts.steps.is_empty())
+        .then(|| format!("{id}: the baseline run announced no step, and it needs at least one"))
 }
 
 fn injection_points(fault: &Fault, place: FaultPlace<'_>) -> Vec<InjectionPoint> {

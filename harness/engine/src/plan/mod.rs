@@ -194,6 +194,10 @@ impl TrialPlan {
             fault_variants::unreached_call(fault, request.trigger, self.place_of(request.number, counts))
         };
         let unreached = self.call_counts().into_iter().find_map(why);
+        let without_steps = |(fault, number): (&Fault, u32)| {
+            fault_variants::without_steps(fault, self.place_of(number, counts))
+        };
+        let unreached = unreached.or_else(|| self.faults.iter().zip(1..).find_map(without_steps));
         let no_choice = |fault: &Fault| fault.effect.spec().why_no_choice(counts.measurements());
         unreached.or_else(|| self.faults.iter().find_map(no_choice))
     }

@@ -75,6 +75,8 @@ pub struct BaselineCounts {
     /// For each fault that waits for a call, by its place in the method: the calls that match its trigger, in
     /// order, one list for each occurrence of its phase, or one for the whole run.
     pub calls: BTreeMap<u32, Vec<Vec<CountedCall>>>,
+    /// The steps that the target announced, in order, each once.
+    pub steps: Vec<u64>,
     /// Disk usage of one save, in bytes.
     pub save_bytes: u64,
     /// The files below the root at the end of the run, by their paths relative to it.
@@ -187,6 +189,7 @@ impl PlannedFault {
             (_, Trigger::Start) => "from the start".into(),
             (_, Trigger::Restart) => "before it is started again".into(),
             (_, Trigger::Step(step)) => format!("from step {step} on"),
+            (_, Trigger::EveryStep) => "from each step on".into(),
             (_, Trigger::Output(pattern)) => format!("once it prints `{pattern}`"),
             (_, Trigger::After(time)) => format!("after {time:?}"),
             (_, Trigger::Call(_)) => "at a call".into(),

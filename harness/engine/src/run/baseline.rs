@@ -1,7 +1,7 @@
 //! The baseline: a run without faults of the same target, workload and seed. Scenarios of one suite share it
 //! through a cache. Knows no fault.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -228,7 +228,14 @@ impl BaselineRun<'_> {
         let entries = reporter.entries();
         let save_bytes = *save_bytes.locked();
         let files = list_files(&env.sandbox.host_path_in_root(Path::new(""))).unwrap_or_default();
-        let counts = BaselineCounts { calls, save_bytes, gpu_calls, files, ..BaselineCounts::default() };
+        let counts = BaselineCounts {
+            calls,
+            steps: announced_steps(&entries),
+            save_bytes,
+            gpu_calls,
+            files,
+            ..BaselineCounts::default()
+        };
         let facts = baseline_facts(config, &entries, ending, peak_memory_bytes, &counts);
         let facts = BaselineFacts { sandbox_hints, ..facts };
         let snapshots = snapshots.locked().take();
@@ -342,9 +349,6 @@ fn baseline_facts(
     let progress = ledger.into_progress();
     same.sort();
     same.dedup();
-    let steps = entries
-        .iter()
-        .filter_map(|entry| if let Event::Step { step, .. } = entry.event { Some(step) } else { None });
     let saves = entries
         .iter()
         .filter_map(|entry| if let Event::Saved { step, .. } = entry.event { Some(step) } else { None });
@@ -374,7 +378,7 @@ fn baseline_facts(
     BaselineFacts {
         ended_well: ending == Ending::Exited(0) && gpu_defects.is_empty(),
         ending: Some(ending),
-        steps: steps.max().unwrap_or(0),
+        steps: counts.steps.last().copied().unwrap_or(0),
         saves: saves.collect(),
         same,
         seconds,
@@ -410,4 +414,13 @@ fn unmatched_patterns(target: &TargetFile, facts: &BaselineFacts) -> Vec<String>
         pattern.filter(|_| !is_matched).map(|pattern| format!("`{key}`, `{pattern}`"))
     };
     keys.into_iter().filter_map(unmatched).collect()
+}
+
+/// The steps that were announced, each once, in order.
+fn announced_steps(entries: &[RecordEntry]) -> Vec<u64> {
+    let steps = entries.iter().filter_map(|entry| match entry.event {
+        Event::Step { step, .. } => Some(step),
+        _ => None,
+    });
+    steps.collect::<BTreeSet<u64>>().into_iter().collect()
 }

@@ -23,6 +23,7 @@ pub(super) fn why_not_injected(planned: &PlannedFault, progress: RunProgress<'_>
         return format!("the target made {matched} matching calls there; the fault waits for {waits}");
     }
     match &planned.fault.when {
+        Trigger::EveryStep => "it was not planned for one step".into(),
         Trigger::Step(from) => format!("the run ended at step {step}; the fault waits for step {from}"),
         Trigger::Output(pattern) => {
             format!("the target printed no line that matches `{pattern}`, for which the fault waits")
