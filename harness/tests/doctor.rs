@@ -30,6 +30,7 @@ fn doctor_prints_a_line_for_each_mechanism() {
     [mark] fresh-proc             [detail]
     [mark] tmpfs                  [detail]
     [mark] read-only-remount      [detail]
+    [mark] fuse                   [detail]
     [mark] syscall-gate           [detail]
     [mark] memory-cgroup          [detail]
     [mark] process-cgroup         [detail]

@@ -236,6 +236,10 @@ fn main() -> ExitCode {
         missing(SANDBOX.iter().chain(&GATE).chain(&[Need::Mechanism("read-only-remount")]));
         a_failed_call_is_the_evidence_of_a_disk_fault_with_or_without_a_phase,
     ]);
+    trials.extend(trials![
+        missing(GATE.iter().chain(&[Need::Mechanism("fuse")]));
+        another_file_system_counts_if_a_process_met_its_trait_and_other_faults_work_on_it,
+    ]);
     support::trial::run_mostly_waiting(trials)
 }
 
@@ -290,6 +294,30 @@ fn evidence_has_the_bytes_that_calls_within_the_kernel_moved() {
         // The recovery prints how much it found.
         assert!(killed.trial_output().contains(&"found 30000"), "{call}: {:?}", killed.trial_output());
     }
+}
+
+fn another_file_system_counts_if_a_process_met_its_trait_and_other_faults_work_on_it() {
+    let program = script("stub.sh");
+    let start = "['{program}', sound, '{root}']";
+    let target = SmallTarget { program: &program, start, stall: LONG_STALL, more: "" };
+    let file_system = "file-system: {place: checkpoints, ignores-case: true}";
+    let asks = "run-command: {command: [cat, '{root}/ckpt/LATEST'], when: restart}";
+    let kill = "crash: {when: {call: {during: checkpoint-save, to: [rename], at: 1}}}";
+    let delay = "delay-call: {time: 1 ms, when: {call: {to: [rename], at: 1}}}";
+    let damage = "damage-files: {files: 'ckpt/latest', how: [age], when: restart}";
+    let evidence = [
+        "`LATEST` was asked for, and it was `latest`",
+        "rename(ckpt/temporary -> ckpt/latest), call 1: takes 1ms",
+        "in checkpoint-save 3",
+        "`ckpt/latest`: dated to 2001",
+    ];
+    let method = [file_system, delay, kill, damage, asks].join("; ");
+    let found = run(&target, &method, "");
+    assert!(matches!(found.verdict(), Verdict::Survived), "{}", found.printed);
+    let text = found.trials()[0].evidence.join("\n");
+    evidence.iter().for_each(|part| assert!(text.contains(part), "`{part}` is not in `{text}`"));
+    let why = Inconclusive(&["fault 1, file-system: no name was found in another case"]);
+    check(&run(&target, file_system, ""), file_system, &why);
 }
 
 /// The first one goes on when a save fails, and the second one saves nothing.

@@ -75,6 +75,23 @@ fn each_kind_of_mistake_in_a_signal_an_environment_and_a_command_has_its_own_err
 }
 
 #[test]
+fn each_kind_of_mistake_in_a_file_system_has_its_own_error() {
+    let faults = [
+        "file-system: {place: inbox}",
+        "file-system: {place: inbox, ignores-case: true}\n  - read-only: {place: inbox}",
+        "file-system: {ignores-case: true}",
+        "file-system: {place: inbox, ignores-case: false}",
+        "file-system: {place: inbox, ignores-case: yes}",
+        "file-system: {place: inbox, time-unit: 500 ms}",
+        "file-system: {place: inbox, time-unit: 2}",
+        "file-system: {place: inbox, time-unit: 2 h}",
+        "file-system: {place: inbox, ignore-case: true}",
+        "file-system: {place: inbox, time-unit: 2 s, when: {step: 3}}",
+    ];
+    insta::assert_snapshot!(faults.map(fault_error).concat());
+}
+
+#[test]
 fn each_kind_of_mistake_in_a_clock_has_its_own_error() {
     let faults = [
         "clock: {}",

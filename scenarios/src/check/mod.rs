@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::effect::FaultDraft;
 use crate::effect::checker::{Checker, NameKind};
 use crate::effect::target_need::{NeedKind, TargetNeed};
+use crate::effect::{Effect, FaultDraft};
 use crate::scenario::{Expectation, Fault, Mount, Scenario, Severity, SubmittedFile};
 use crate::units::ByteSize;
 use crate::yaml::leaf::{FileName, ScenarioId, SettingValue};
@@ -173,6 +173,7 @@ fn checked_scenario(draft: ScenarioDraft, texts: &[Spanned<String>], checker: &m
         draft.target.submit.iter().flat_map(|submit| &submit.value).filter_map(data_file).collect();
     check_workload(&draft.target, &submit, &method, checker);
     check_crash_states_alone(&method, checker);
+    check_mounts(&method, checker);
     let gpu = draft.target.gpu.as_ref().map(|gpu| checked_gpu(&gpu.value, checker));
     check_faults_fit_gpu(&method, gpu.as_ref(), checker);
     let expect_span = draft.expect.span;
@@ -279,6 +280,25 @@ fn check_workload(
                     fault.effect.name()
                 ),
                 "write the number of an earlier sample, or generate more",
+            );
+        }
+    }
+}
+
+/// A file system that is mounted over a place hides the mount that another fault would change.
+fn check_mounts(method: &[Fault], checker: &mut Checker) {
+    let is_mounted_over = |fault: &Fault| matches!(fault.effect, Effect::FileSystem(_));
+    for (index, fault) in method.iter().enumerate() {
+        let Some(place) = fault.effect.spec().changed_mount() else { continue };
+        let clash = method[index + 1..].iter().find(|other| {
+            other.effect.spec().changed_mount() == Some(place)
+                && (is_mounted_over(fault) || is_mounted_over(other))
+        });
+        if let Some(other) = clash {
+            let (one, other) = (fault.effect.name(), other.effect.name());
+            checker.method_problem(
+                format!("`{one}` and `{other}` can't both change the mount of `{place}`"),
+                "move one of them to a scenario of its own",
             );
         }
     }

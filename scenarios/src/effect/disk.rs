@@ -96,6 +96,10 @@ impl EffectSpec for FillDisk {
         Some("tmpfs")
     }
 
+    fn changed_mount(&self) -> Option<&str> {
+        Some(&self.place)
+    }
+
     fn is_shown_by_failed_calls(&self) -> bool {
         true
     }
@@ -116,6 +120,10 @@ impl EffectSpec for ExhaustInodes {
 
     fn needed_mechanism(&self) -> Option<&'static str> {
         Some("tmpfs")
+    }
+
+    fn changed_mount(&self) -> Option<&str> {
+        Some(&self.place)
     }
 
     fn is_shown_by_failed_calls(&self) -> bool {

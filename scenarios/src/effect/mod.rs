@@ -15,6 +15,7 @@ mod data_kind;
 mod disk;
 mod environment;
 mod file_selection;
+mod file_system;
 mod flip_memory;
 mod gpu_call;
 mod gpu_injection;
@@ -51,6 +52,7 @@ pub use data_kind::{DataKind, HexBytes};
 pub use disk::{ExhaustInodes, FillDisk, PAGE_BYTES};
 pub use environment::Environment;
 pub use file_selection::FileSelection;
+pub use file_system::FileSystem;
 pub use flip_memory::FlipMemory;
 pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
@@ -136,6 +138,8 @@ effects! {
     "fill-disk" => FillDisk(disk::FillDiskDraft),
     /// Leaves the place's tmpfs without a free inode: ENOSPC although bytes are free.
     "exhaust-inodes" => ExhaustInodes(disk::ExhaustInodesDraft),
+    /// Puts a place on another file system: one that ignores case, or that has coarse times.
+    "file-system" => FileSystem(file_system::FileSystemDraft),
     /// Makes the place read-only: EROFS.
     "read-only" => ReadOnly(read_only::ReadOnlyDraft),
     /// Gives the target less memory than it needs, so that it is OOM-killed: by the kernel in a memory

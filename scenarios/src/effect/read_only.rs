@@ -37,6 +37,10 @@ impl EffectSpec for ReadOnly {
         Some("read-only-remount")
     }
 
+    fn changed_mount(&self) -> Option<&str> {
+        Some(&self.place)
+    }
+
     fn is_shown_by_failed_calls(&self) -> bool {
         true
     }

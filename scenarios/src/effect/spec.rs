@@ -58,6 +58,11 @@ pub trait EffectSpec {
         None
     }
 
+    /// The place whose mount it changes. Two faults can't change one.
+    fn changed_mount(&self) -> Option<&str> {
+        None
+    }
+
     /// The GPU that it needs, if any.
     fn needed_gpu(&self) -> Option<GpuNeed> {
         None

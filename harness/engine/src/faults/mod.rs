@@ -9,6 +9,7 @@ mod damaged_files;
 mod disk;
 mod environment;
 mod file_damage;
+mod file_system;
 mod gpu_state;
 mod hostile_data;
 mod http_request;
@@ -51,6 +52,7 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
         Effect::Signal(fault) => signal::mechanism(fault),
         Effect::FillDisk(fault) => injects(disk::ExhaustedDisk::of_bytes(fault)),
         Effect::ExhaustInodes(fault) => injects(disk::ExhaustedDisk::of_inodes(fault)),
+        Effect::FileSystem(fault) => injects(file_system::OtherFileSystem::new(fault)),
         Effect::ReadOnly(fault) => injects(read_only::ReadOnlyPlace::new(&fault.place)),
         Effect::MemoryLimit(fault) => injects(memory_limit::MemoryLimitFault::new(fault.limit)),
         Effect::Limits(fault) => {

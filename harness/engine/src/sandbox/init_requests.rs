@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::Error;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
 
 use super::command_runs::{CommandRuns, StartFailure};
+use super::fuse_mounts::FuseMounts;
 use super::host_view::HostView;
 use super::init_children::{InitChildren, send_signal, send_signal_to_all};
 use super::init_error::{InitResult, failed_reply, with_context};
@@ -37,6 +38,7 @@ pub(super) struct RequestServer<'a> {
     /// The sandbox's root.
     root: File,
     mounts: ReadOnlyMounts,
+    fuse_mounts: FuseMounts,
     /// Descriptors that stay open until the sandbox ends.
     held_fds: Vec<OwnedFd>,
     commands: CommandRuns,
@@ -59,6 +61,7 @@ impl<'a> RequestServer<'a> {
             children: InitChildren::new(socket, child_signals),
             root,
             mounts: ReadOnlyMounts::default(),
+            fuse_mounts: FuseMounts::default(),
             held_fds: Vec::new(),
             commands: CommandRuns::default(),
             view,
@@ -139,6 +142,16 @@ impl<'a> RequestServer<'a> {
             ControlRequest::Signal { pid_inside, signal } => signal_reply(send_signal(pid_inside, signal)),
             ControlRequest::SignalAll { signal } => signal_reply(send_signal_to_all(signal)),
             ControlRequest::ChangeMount { mount_point, change } => self.change_mount(&mount_point, change),
+            ControlRequest::MountFuse { mount_point } => {
+                match self.fuse_mounts.mount(&fd_path(&self.root), &mount_point, &files) {
+                    Ok(()) => done(),
+                    Err(error) => failed_reply(&doing_at("mount a FUSE file system", &mount_point), &error),
+                }
+            }
+            ControlRequest::UnmountFuse { mount_point } => match self.fuse_mounts.unmount(&mount_point) {
+                Ok(()) => done(),
+                Err(error) => failed_reply(&doing_at("unmount a FUSE file system", &mount_point), &error),
+            },
         };
         with_context("reply", send_message(self.socket.as_fd(), &reply, &[]))
     }
@@ -222,12 +235,9 @@ impl<'a> RequestServer<'a> {
     }
 
     fn change_mount(&mut self, mount_point: &Path, change: MountChange) -> ControlReply {
-        let path = Path::new("/proc/self/fd").join(self.root.as_raw_fd().to_string()).join(mount_point);
-        match self.mounts.change(&path, change) {
+        match self.mounts.change(&fd_path(&self.root).join(mount_point), change) {
             Ok(note) => ControlReply::Done { note },
-            Err(error) => {
-                failed_reply(&format!("change the mount at `{}`", mount_point.display()), &error.into())
-            }
+            Err(error) => failed_reply(&doing_at("change the mount", mount_point), &error.into()),
         }
     }
 
@@ -256,6 +266,15 @@ impl<'a> RequestServer<'a> {
             Err(error) => failed(error),
         }
     }
+}
+
+/// The path that leads to an open directory.
+fn fd_path(directory: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string())
+}
+
+fn doing_at(doing: &str, mount_point: &Path) -> String {
+    format!("{doing} at `{}`", mount_point.display())
 }
 
 /// Makes a TCP socket and sends it through the descriptor that came with the request.

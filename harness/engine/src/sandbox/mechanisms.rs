@@ -9,6 +9,7 @@ use super::cgroup::{CgroupVersion, Controller, MemoryCgroup, ProcessCgroup, comm
 use super::error::SandboxError;
 use super::handle::{Sandbox, SandboxSpec, TmpfsSpec};
 use super::host_access::{HostAccess, current_dir};
+use super::pass_through::FileSystemTraits;
 use super::protocol::{LaunchSpec, MountChange};
 use super::rundir::RunDir;
 use crate::file_error::chain;
@@ -78,6 +79,7 @@ fn probe_sandbox_in(run: &RunDir) -> Result<Vec<Mechanism>, SandboxError> {
     });
     mechanisms.push(from_result("tmpfs", probe_resize(&sandbox, &mount_point)));
     mechanisms.push(from_result("read-only-remount", probe_read_only(&sandbox, &mount_point)));
+    mechanisms.push(from_result("fuse", probe_fuse(&sandbox, &mount_point)));
     mechanisms.push(from_result("syscall-gate", probe_gate(&sandbox)));
     sandbox.close()?;
     Ok(mechanisms)
@@ -93,6 +95,18 @@ fn probe_read_only(sandbox: &Sandbox, mount_point: &Path) -> Result<String, Sand
     let applied = sandbox.change_mount(mount_point, MountChange::ReadOnly)?;
     sandbox.change_mount(mount_point, MountChange::Writable)?;
     Ok(applied.mechanism)
+}
+
+/// Mounts a file system of the harness's own, and writes and reads a file there.
+fn probe_fuse(sandbox: &Sandbox, mount_point: &Path) -> Result<String, SandboxError> {
+    let traits = FileSystemTraits { folds_case: true, ..FileSystemTraits::default() };
+    let _server = sandbox.mount_file_system(mount_point, traits)?;
+    let dir = sandbox.host_path_in_root(mount_point);
+    let (file, other_case) = (dir.join("a"), dir.join("A"));
+    std::fs::write(&file, "a").map_err(SandboxError::file("write", &file))?;
+    std::fs::read(&other_case).map_err(SandboxError::file("read", &other_case))?;
+    sandbox.unmount_file_system(mount_point)?;
+    Ok("file systems that ignore case or have coarse times".into())
 }
 
 /// Tries to start a program behind a seccomp filter with a listener.
@@ -111,7 +125,7 @@ fn probe_gate(sandbox: &Sandbox) -> Result<String, SandboxError> {
 /// The mechanisms that need a sandbox, all refused.
 fn without_sandbox(error: &SandboxError) -> Vec<Mechanism> {
     let reason = format!("{}; {}", chain(error), namespace_advice());
-    ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount", "syscall-gate"]
+    ["user-namespace", "fresh-proc", "tmpfs", "read-only-remount", "fuse", "syscall-gate"]
         .map(|name| refused(name, reason.clone()))
         .into()
 }

@@ -17,6 +17,7 @@ mod cgroup;
 mod command_runs;
 mod error;
 mod fork_server;
+mod fuse_mounts;
 mod handle;
 mod hints;
 mod host_access;
@@ -40,6 +41,7 @@ mod output_pause;
 mod overlay_layers;
 mod overlay_mounts;
 mod packet;
+mod pass_through;
 mod path_bytes;
 mod private_root;
 mod process_limits;
@@ -69,6 +71,7 @@ pub use mechanisms::doctor;
 pub use memory::ActiveMemoryLimit;
 pub use output_pause::{OutputPause, UnreadBytes};
 pub use packet::check_packet_round_trip;
+pub use pass_through::{FileSystemServer, FileSystemTraits};
 pub use process_limits::ActiveProcessCount;
 pub use process_pipes::ProcessPipes;
 pub use processes::{ProcessInfo, ProcessUse};
@@ -81,9 +84,9 @@ pub use rundir::{KeptLeftover, RemovedLeftover, RunDir, SweptLeftovers, remove_l
 pub use spawned_process::{ProcessOutputs, SpawnedProcess};
 pub use start_changes::StartChanges;
 
-use protocol::{BALLOON_ARGUMENT, INIT_ARGUMENT};
+use protocol::{BALLOON_ARGUMENT, FILE_SYSTEM_ARGUMENT, INIT_ARGUMENT};
 
-/// Runs as a sandbox's init or balloon, and never returns, if this process was started as one.
+/// Runs as a sandbox's init or balloon, or serves a file system, and never returns, if this process was started as one.
 ///
 /// `main` must call it before anything else, in each binary that builds sandboxes.
 pub fn run_init_if_requested() {
@@ -91,6 +94,7 @@ pub fn run_init_if_requested() {
     match arguments.next() {
         Some(argument) if argument == INIT_ARGUMENT => init::main(),
         Some(argument) if argument == BALLOON_ARGUMENT => balloon::main(),
+        Some(argument) if argument == FILE_SYSTEM_ARGUMENT => pass_through::main(),
         _ => {}
     }
 }

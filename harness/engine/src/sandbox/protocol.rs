@@ -14,6 +14,8 @@ use crate::seccomp::SeccompProgram;
 
 /// First argument that makes our own binary run as a sandbox's init.
 pub(super) const INIT_ARGUMENT: &str = "__sandbox-init";
+/// First argument that makes our own binary serve a file system.
+pub(super) const FILE_SYSTEM_ARGUMENT: &str = "__file-system";
 /// First argument that makes our own binary run as a memory balloon.
 pub(super) const BALLOON_ARGUMENT: &str = "__balloon";
 /// How long the harness waits for a reply before it considers init lost.
@@ -328,6 +330,17 @@ pub(super) enum ControlRequest {
         #[serde(with = "path_bytes")]
         mount_point: PathBuf,
         change: MountChange,
+    },
+    /// Mounts a FUSE file system over a directory. The path is relative to the root. Sends through the attached socket
+    /// the FUSE device, then the directory below.
+    MountFuse {
+        #[serde(with = "path_bytes")]
+        mount_point: PathBuf,
+    },
+    /// Unmounts it. What is open in it stays usable.
+    UnmountFuse {
+        #[serde(with = "path_bytes")]
+        mount_point: PathBuf,
     },
 }
 

@@ -109,8 +109,8 @@ pub(super) fn deny_to_programs(capability: libc::c_ulong) -> Result<(), Errno> {
 
 /// Takes ownership of standard input, which is init's socket.
 pub(super) fn own_stdin() -> OwnedFd {
-    // SAFETY: init calls this once, when it starts. Descriptor 0 is open, because the harness starts init with
-    // a socket as its standard input, and nothing else in that process uses it.
+    // SAFETY: init, or what serves a file system, calls this once, when it starts. Descriptor 0 is open, because the
+    // harness starts both with a socket as their standard input, and nothing else in that process uses it.
     unsafe { OwnedFd::from_raw_fd(0) }
 }
 

@@ -1,6 +1,7 @@
 //! The harness's handle on a sandbox: builds it, lets its init start programs and change mounts, and tears it
 //! down. `stored_commands` has the part about commands that it keeps and runs again and again.
 
+mod file_systems;
 mod network_sockets;
 mod stored_commands;
 
