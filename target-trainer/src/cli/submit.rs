@@ -14,6 +14,18 @@ use crate::settings::Settings;
 use crate::store::RootLayout;
 use crate::submission::Submission;
 
+/// The name of the file that is found under `name`, if no file has exactly that name.
+fn name_in_other_case(inbox: &Path, name: &str) -> Option<String> {
+    inbox.join(name).symlink_metadata().ok()?;
+    let names = std::fs::read_dir(inbox).ok()?.flatten().map(|entry| entry.file_name());
+    let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    let is_twin = |other: &&String| other.to_lowercase() == name.to_lowercase();
+    match names.iter().any(|other| other == name) {
+        true => None,
+        false => names.iter().find(is_twin).cloned(),
+    }
+}
+
 /// Copies a file into the inbox and prints the name that it has there.
 pub(super) fn submit(root: &Path, file: &Path, other_name: Option<&str>) -> Result<Exit, CliError> {
     let inbox = RootLayout::new(root).inbox();
@@ -36,5 +48,13 @@ pub(super) fn submit(root: &Path, file: &Path, other_name: Option<&str>) -> Resu
     let target = submission.finish()?;
     let target_name = target.file_name().unwrap_or_default().to_string_lossy();
     print::line(&format!("submitted {}", inbox.join(shown(&target_name)).display()));
+    if target_name != name
+        && let Some(twin) = name_in_other_case(&inbox, name)
+    {
+        let (name, twin) = (shown(name), shown(&twin));
+        print::line(&format!(
+            "`{name}` is the name of `{twin}` on this file system, which ignores case; both files stay"
+        ));
+    }
     Ok(Exit::Done)
 }

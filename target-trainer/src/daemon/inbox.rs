@@ -16,7 +16,7 @@ use super::drain_state::{FilesLeft, InboxState, failing, list_of_names};
 use super::error::{AcceptError, DaemonError};
 use super::hidden_files::{HiddenFiles, TAKEN_PREFIX};
 use super::ignored_names::{IgnoredNames, ignored_names, is_ignored};
-use super::inbox_file::{FileIdentity, Taken, take_aside};
+use super::inbox_file::{FileIdentity, Taken, has_content, put_back, take_aside};
 use super::incoming_copy::{CopyProgress, IncomingCopy};
 use super::job_queue::JobQueue;
 use super::jobs::{self, Known};
@@ -355,6 +355,7 @@ impl Inbox {
         }
         if let Some(file) = self.pending.get_mut(&copy.name) {
             file.accepted_as = Some(job.id.clone());
+            file.accepted_content = job.data.clone();
         }
         self.remove_accepted(&copy.name, &job.id, copy.identity, config)
     }
@@ -379,7 +380,17 @@ impl Inbox {
             taken => taken.map_err(AcceptError::Remove)?,
         };
         if taken == Taken::Yes {
-            durable::remove_file(&aside).map_err(AcceptError::Remove)?;
+            let guard = config.settings.guards.compare_content;
+            let content = self.pending.get(name).and_then(|file| file.accepted_content.as_deref());
+            if has_content(&aside, &identity, content.filter(|_| guard))? {
+                durable::remove_file(&aside).map_err(AcceptError::Remove)?;
+            } else {
+                let shown_name = shown(&name.to_string_lossy());
+                (config.print_line)(&format!(
+                    "{shown_name} has changed and kept its time; its new content is taken as another job"
+                ));
+                put_back(&aside, &path).map_err(AcceptError::Remove)?;
+            }
         }
         self.dealt_with(name, config);
         // A file that has come to the name meanwhile is found by the next listing.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::open_writers::{OpenWriters, open_writers};
 use crate::durable::{self, DurableError};
+use crate::intake::ContentId;
 
 /// What a file is recognized by. A file that was written to, or replaced, has another identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +48,34 @@ pub(super) fn other_type(metadata: &Metadata) -> Option<&'static str> {
 pub(super) fn open(path: &Path) -> std::io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Files up to this size are read again before they are removed. A larger one only if its time may hide a change.
+const ALWAYS_COMPARED_BYTES: u64 = 16 << 20;
+
+impl FileIdentity {
+    /// Whether the times of the file system are so coarse that a file may change and keep its time: vfat has 2 s, and
+    /// others whole seconds.
+    pub(super) fn has_coarse_time(&self) -> bool {
+        self.modified_ns == 0
+    }
+
+    /// Whether the content must be compared to know that a file is the one that was copied.
+    fn needs_comparison(&self) -> bool {
+        self.has_coarse_time() || self.len_bytes <= ALWAYS_COMPARED_BYTES
+    }
+}
+
+/// Whether a file has the content with this id. `content`: of what was copied. `None`: it is not to be compared.
+pub(super) fn has_content(
+    path: &Path,
+    identity: &FileIdentity,
+    content: Option<&str>,
+) -> std::io::Result<bool> {
+    match content {
+        Some(content) if identity.needs_comparison() => Ok(ContentId::of_reader(open(path)?)? == content),
+        _ => Ok(true),
+    }
 }
 
 /// Whether an attempt to take a file has got that very file.
@@ -143,6 +172,24 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one two");
         assert_eq!(take_aside(&path, &aside, before).unwrap(), Taken::Replaced);
         assert_eq!(take_aside(&path, &aside, identity(&path)).unwrap(), Taken::Yes);
+    }
+
+    #[test]
+    fn a_change_is_seen_by_the_content_whatever_the_time_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let whole_second = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        let write = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(whole_second).unwrap();
+        };
+        write("one");
+        let (before, content) = (identity(&path), ContentId::of_reader(&b"one"[..]).unwrap());
+        assert!(has_content(&path, &before, Some(&content)).unwrap());
+        write("two");
+        assert!(identity(&path) == before && before.has_coarse_time(), "the time does not show the change");
+        assert!(!has_content(&path, &before, Some(&content)).unwrap());
+        assert!(has_content(&path, &before, None).unwrap());
     }
 
     #[test]

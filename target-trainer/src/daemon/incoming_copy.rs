@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read, Take};
+use std::io::{Read, Seek, Take};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -173,6 +173,7 @@ impl IncomingCopy {
                 Ok(NextSample::End) if !self.errors.is_empty() => {
                     return Ok(CopyProgress::Invalid(std::mem::take(&mut self.errors)));
                 }
+                Ok(NextSample::End) if !self.has_same_content()? => return Ok(CopyProgress::Changed),
                 Ok(NextSample::End) => {
                     self.copy.sync(SyncPolicy::Full)?;
                     self.is_complete = true;
@@ -197,6 +198,17 @@ impl IncomingCopy {
 
     fn is_unchanged(&self) -> std::io::Result<bool> {
         Ok(!self.guards.settled_files || FileIdentity::of(&self.source.metadata()?) == self.identity)
+    }
+
+    /// Reads the file again if its time may hide that it was written to while it was copied.
+    fn has_same_content(&self) -> std::io::Result<bool> {
+        let guards = &self.guards;
+        if !(guards.settled_files && guards.compare_content && self.identity.has_coarse_time()) {
+            return Ok(true);
+        }
+        let mut source = self.source.try_clone()?;
+        source.rewind()?;
+        Ok(ContentId::of_reader(source)? == self.content.finish())
     }
 
     /// The directory that holds the copy.

@@ -30,6 +30,8 @@ pub(super) struct PendingFile {
     writer_reported: bool,
     /// The file is in the queue as this job, and only has to be removed.
     pub(super) accepted_as: Option<String>,
+    /// The id of the content that is in the queue.
+    pub(super) accepted_content: Option<String>,
     pub(super) trouble: Option<Trouble>,
     /// Exit code of a drain that ends because of the trouble.
     pub(super) exit: Exit,
@@ -57,6 +59,7 @@ impl PendingFile {
             first_seen: now,
             writer_reported: false,
             accepted_as: None,
+            accepted_content: None,
             trouble: None,
             exit: Exit::JobsFailed,
         }

@@ -226,6 +226,10 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "A file is taken when its writer is done, and removed only if it is the one that was copied.",
     ),
     (
+        "guards.compare_content",
+        "Whether a file has changed is seen by its content; off: by its times, which may be coarse.",
+    ),
+    (
         "guards.base_check",
         "A base model that would be computed wrongly is refused; off: what is not known is ignored.",
     ),

@@ -245,6 +245,7 @@ guards! {
     intake_retry,
     submit_names,
     settled_files,
+    compare_content,
     base_check,
     learned_check,
     job_identity,
