@@ -25,7 +25,7 @@ enum Expected {
 use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
-const METHODS: [(&str, Expected); 45] = [
+const METHODS: [(&str, Expected); 49] = [
     (
         "crash: {when: {step: 4}}; fail-call: {errno: [EIO], when: {call: {to: [rename], on: 'never/**', at: 1}}}",
         Inconclusive(&["fault 2, fail-call", "the target made 0 matching calls", "waits for call 1"]),
@@ -62,6 +62,24 @@ const METHODS: [(&str, Expected); 45] = [
     (
         "flip-memory: {file: 'ckpt/latest', when: {step: 4}}",
         Inconclusive(&["fault 1, flip-memory", "`ckpt/latest` has no 64 bytes that can be told from others"]),
+    ),
+    (
+        "proc-file: {path: /proc/meminfo, holds: 'x'}; proc-file: {path: /proc/meminfo, holds: 'y', when: {step: 3}}; \
+         run-command: {command: [sh, -c, 'test $(cat /proc/meminfo) = y'], when: {step: 4}}",
+        Inconclusive(&["fault 1, proc-file: no process has read the text in `/proc/meminfo`"]),
+    ),
+    (
+        "proc-file: {path: /proc/meminfo, holds: 'x', when: {step: 3}}; \
+         run-command: {command: [sh, -c, 'test $(cat /proc/meminfo) = x'], when: {step: 4}}",
+        Survived(&["the text in `/proc/meminfo` was read", "1 command ran and ended: exit code 0"]),
+    ),
+    (
+        "proc-file: {path: /proc/nothing-here, holds: 'x'}",
+        Inconclusive(&["fault 1, proc-file: `/proc/nothing-here`: this machine has no such file"]),
+    ),
+    (
+        "proc-file: {path: /proc/fs, holds: 'x'}",
+        Inconclusive(&["fault 1, proc-file: `/proc/fs`: it is no regular file"]),
     ),
     ("crash: {optional: true, when: {step: 400}}", Inconclusive(&["all its faults are optional"])),
     (

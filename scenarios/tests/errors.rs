@@ -106,6 +106,22 @@ fn each_kind_of_mistake_in_a_clock_has_its_own_error() {
     insta::assert_snapshot!(faults.map(fault_error).concat());
 }
 
+#[test]
+fn each_kind_of_mistake_in_a_file_of_proc_has_its_own_error() {
+    let faults = [
+        "proc-file: {path: /proc/meminfo}",
+        "proc-file: {holds: x}",
+        "proc-file: {path: /etc/passwd, holds: x}",
+        "proc-file: {path: /proc, holds: x}",
+        "proc-file: {path: /proc/../etc/passwd, holds: x}",
+        "proc-file: {path: /proc/self/status, holds: x}",
+        "proc-file: {path: /proc/1/status, holds: x}",
+        "proc-file: {path: /proc/sys/vm/swappiness, holds: x}",
+        "proc-file: {path: /proc/meminfo, holds: [x]}",
+    ];
+    insta::assert_snapshot!(faults.map(fault_error).concat());
+}
+
 /// The error of a scenario with this fault, which expects these answers.
 fn answers_error(fault: &str, answers: &str) -> String {
     let text = format!(

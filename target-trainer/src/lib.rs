@@ -13,6 +13,7 @@
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
 //! | `settings`, `make_data` | the settings of a root; data to train on |
+//! | `health` | whether the machine swaps, and how near its limits are |
 //! | `submission` | data that gets into the inbox |
 //! | `store`, `intake`, `optim` | checkpoints; samples; AdamW |
 //! | `model` | the decoder, which takes samples and is stored as tensors |
@@ -40,6 +41,8 @@ pub mod exit;
 /// The error of one file operation.
 pub mod file_error;
 mod file_name;
+/// The health of the machine: memory, file systems and limits.
+pub mod health;
 /// Reads data files into samples.
 pub mod intake;
 /// The local date and time of day.

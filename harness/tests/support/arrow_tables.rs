@@ -304,6 +304,7 @@ const TRAINER: &ArrowTable = &[
             "state",
         ],
     ),
+    ("health", &["bounded_read", "plain_text", "settings"]),
     ("submission", &["durable", "file_name", "plain_text", "settings"]),
     ("intake", &["plain_text", "settings"]),
     (
@@ -379,6 +380,7 @@ const TRAINER: &ArrowTable = &[
             "durable",
             "exit",
             "file_error",
+            "health",
             "intake",
             "model",
             "monitor",

@@ -27,6 +27,7 @@ mod measurements;
 mod memory_limit;
 mod plant;
 mod poison_sample;
+mod proc_file;
 mod read_only;
 mod run_command;
 mod signal;
@@ -63,6 +64,7 @@ pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
 pub use plant::{FileEncoding, Plant, PlantedContent, PlantedFile, SpecialFile, WriteStyle};
 pub use poison_sample::PoisonSample;
+pub use proc_file::ProcFile;
 pub use read_only::ReadOnly;
 pub use run_command::{CommandToRun, RunCommand};
 pub use signal::{SentSignal, Signal, SignalName, SignalRecipient};
@@ -161,6 +163,9 @@ effects! {
     "http-request" => HttpRequest(http_request::HttpRequestDraft),
     /// Puts files into a place: with hostile contents or names, of another kind, or by a slow writer.
     "plant" => Plant(plant::PlantDraft),
+    /// Lets the target read another text in a file of `/proc`, as on a machine that swaps. The machine itself stays
+    /// as it is.
+    "proc-file" => ProcFile(proc_file::ProcFileDraft),
     /// Damages files of the target where they lie: flips a bit, truncates, zeroes, empties, removes, swaps, mixes
     /// two generations, renames or ages them.
     "damage-files" => DamageFiles(damage_files::DamageFilesDraft),

@@ -11,6 +11,7 @@ mod drain_state;
 mod error;
 mod event_line;
 mod hidden_files;
+mod host_health;
 mod ignored_names;
 mod inbox;
 mod inbox_file;
@@ -50,6 +51,7 @@ use drain::stuck;
 use drain_state::InboxState;
 pub use error::{AcceptError, DaemonError};
 use event_line::event_line;
+use host_health::HostHealth;
 use ignored_names::IGNORED_RULE;
 use inbox::Inbox;
 use job_queue::{Departure, JobQueue, UnreadableEntry};
@@ -130,6 +132,7 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         queue_trouble: None,
         status,
         gpu_health: health,
+        host_health: HostHealth::start(config),
         active: None,
         last_finished: None,
         has_failed_jobs: false,
@@ -189,6 +192,7 @@ struct Daemon<'a> {
     status: StatusWriter,
     /// `None` without a GPU, or with the guard `gpu_health` off.
     gpu_health: Option<GpuHealthMonitor>,
+    host_health: HostHealth,
     active: Option<ActiveJob>,
     /// The job whose worker has reported its end last. It is not reported again.
     last_finished: Option<String>,
@@ -221,6 +225,8 @@ impl Daemon<'_> {
             self.status.check()?;
             self.queue.retry_departures(self.config);
             self.check_gpu();
+            let worker = self.active.as_ref().and_then(|active| active.worker.as_ref());
+            self.host_health.report(self.config, &mut self.status, worker.map(WorkerProcess::pid));
             self.maintenance.look(self.config, &mut self.status);
             let is_training = self.active.is_some();
             self.has_failed_jobs |= self.consolidations.look(self.config, &mut self.status, is_training);

@@ -129,6 +129,11 @@ impl WorkerProcess {
         })
     }
 
+    /// The number of the process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.process.id()
+    }
+
     /// The worker's next event. Returns `None` if there is none within `wait`, or if its output has ended.
     pub(super) fn next_event(&mut self, wait: Duration) -> Option<WorkerEvent> {
         match self.events.recv_timeout(wait) {

@@ -133,6 +133,16 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "monitor.history_bytes",
         "Bytes of the history of a job in metrics/; when it has more, every second line is left out.",
     ),
+    (
+        "health",
+        "When the daemon warns of the machine's state: memory, disks and limits. It changes nothing else.",
+    ),
+    ("health.interval_s", "Seconds between two looks."),
+    (
+        "health.free_bytes",
+        "Warns if fewer bytes are free, and no more than 5 % of the file system; 0: never.",
+    ),
+    ("health.free_inodes", "The same for inodes."),
     ("guards", "Protections. Switch one off only to show what it protects against."),
     (
         "guards.atomic_save",
@@ -327,6 +337,7 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "Requests are checked before their bodies are read, which are bounded; off: read into memory as a whole.",
     ),
     ("guards.journal_counts", "The monitor counts what is in its journal; off: what this daemon has seen."),
+    ("guards.memory_warnings", "Warns when the machine swaps, or its memory is short; off: says nothing."),
     ("guards.change_token", "A request that changes something needs the token; off: nothing needs it."),
     (
         "guards.lost_checkpoints",

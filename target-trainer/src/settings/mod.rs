@@ -11,7 +11,7 @@ pub use device_request::DeviceRequest;
 pub use documented::documented_toml;
 pub use root_settings::{Settings, SettingsError};
 pub use sections::{
-    ConsolidationSettings, DeviceSettings, Guards, Limits, MaintenanceSettings, MonitorSettings, OnGpuLost,
-    OnNonFinite, TrainSettings,
+    ConsolidationSettings, DeviceSettings, Guards, HealthSettings, Limits, MaintenanceSettings,
+    MonitorSettings, OnGpuLost, OnNonFinite, TrainSettings,
 };
 pub use time_of_day::{NotTimeOfDay, TimeOfDay};

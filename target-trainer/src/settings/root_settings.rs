@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::sections::{
-    ConsolidationSettings, DeviceSettings, Guards, Limits, MaintenanceSettings, MonitorSettings,
-    TrainSettings,
+    ConsolidationSettings, DeviceSettings, Guards, HealthSettings, Limits, MaintenanceSettings,
+    MonitorSettings, TrainSettings,
 };
 use crate::bounded_read::read_text;
 use crate::file_error::{FileError, chain, file_error};
@@ -30,6 +30,8 @@ pub struct Settings {
     pub consolidation: ConsolidationSettings,
     /// The daemon's HTTP server.
     pub monitor: MonitorSettings,
+    /// When the daemon warns of the machine's state.
+    pub health: HealthSettings,
     /// Protections.
     pub guards: Guards,
 }
@@ -129,7 +131,7 @@ impl Settings {
     /// Every number outside of the recipe, with what it may be. The upper bounds keep sums of times and sizes
     /// within their types, and are beyond any use.
     fn ranges(&self) -> Vec<NumberRange> {
-        let Settings { train, device, limits, maintenance, monitor, .. } = self;
+        let Settings { train, device, limits, maintenance, monitor, health, .. } = self;
         let range = |key, value: u64, min, max| NumberRange { key, value, min, max };
         let (count, seconds, milliseconds) = (1_000_000_000, YEAR_S, 3_600_000);
         vec![
@@ -159,6 +161,9 @@ impl Settings {
             range("maintenance.log_bytes", maintenance.log_bytes, 4096, 1 << 50),
             range("monitor.connections", monitor.connections as u64, 1, 1024),
             range("monitor.upload_bytes", monitor.upload_bytes, 1, 1 << 40),
+            range("health.interval_s", health.interval_s, 1, 86_400),
+            range("health.free_bytes", health.free_bytes, 0, 1 << 50),
+            range("health.free_inodes", health.free_inodes, 0, 1_000_000_000),
             range("monitor.history_bytes", monitor.history_bytes, 4096, 1 << 30),
         ]
     }

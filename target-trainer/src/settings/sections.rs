@@ -163,6 +163,21 @@ impl Default for MonitorSettings {
     }
 }
 
+/// When the daemon warns of the machine's state. `documented.rs` describes each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthSettings {
+    pub interval_s: u64,
+    pub free_bytes: u64,
+    pub free_inodes: u64,
+}
+
+impl Default for HealthSettings {
+    fn default() -> HealthSettings {
+        HealthSettings { interval_s: 5, free_bytes: 1 << 30, free_inodes: 10_000 }
+    }
+}
+
 /// Limits for data files. `documented.rs` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -292,4 +307,5 @@ guards! {
     request_limits,
     journal_counts,
     change_token,
+    memory_warnings,
 }

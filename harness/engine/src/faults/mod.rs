@@ -19,6 +19,7 @@ mod memory_bit;
 mod memory_limit;
 mod plant;
 mod poison;
+mod proc_file;
 mod read_only;
 mod run_command;
 mod server_answer;
@@ -65,6 +66,7 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
         Effect::BoundPort(fault) => injects(bound_port::TakenPort::new(fault.port)),
         Effect::HttpRequest(fault) => injects(http_request::AskingClients::new(fault)),
         Effect::Plant(fault) => injects(plant::PlantedFiles::new(&fault.place, &fault.files)),
+        Effect::ProcFile(fault) => injects(proc_file::ChangedProcFile::new(fault)),
         Effect::DamageFiles(fault) => injects(damaged_files::DamagedFiles::new(fault)),
         Effect::FlipMemory(fault) => injects(memory_bit::FlippedMemory::new(fault)),
         Effect::Vanish(fault) => injects(vanish::VanishingFiles::new(fault)),

@@ -23,6 +23,7 @@ use super::kernel_objects::KernelObjects;
 use super::mounts::ReadOnlyMounts;
 use super::overlay_mounts::OverlayMounts;
 use super::packet::{Packet, receive_message, send_fds, send_message};
+use super::proc_files::ProcFiles;
 use super::protocol::{
     CompletedCommand, ControlReply, ControlRequest, LaunchSpec, MountChange, ProcessLimit, SandboxTraces,
     StartConditions, StoredCommand,
@@ -39,6 +40,7 @@ pub(super) struct RequestServer<'a> {
     root: File,
     mounts: ReadOnlyMounts,
     fuse_mounts: FuseMounts,
+    proc_files: ProcFiles,
     /// Descriptors that stay open until the sandbox ends.
     held_fds: Vec<OwnedFd>,
     commands: CommandRuns,
@@ -62,6 +64,7 @@ impl<'a> RequestServer<'a> {
             root,
             mounts: ReadOnlyMounts::default(),
             fuse_mounts: FuseMounts::default(),
+            proc_files: ProcFiles::default(),
             held_fds: Vec::new(),
             commands: CommandRuns::default(),
             view,
@@ -141,6 +144,8 @@ impl<'a> RequestServer<'a> {
             }
             ControlRequest::Signal { pid_inside, signal } => signal_reply(send_signal(pid_inside, signal)),
             ControlRequest::SignalAll { signal } => signal_reply(send_signal_to_all(signal)),
+            ControlRequest::PlantProcFile { path, id, text } => self.plant_proc_file(&path, id, &text),
+            ControlRequest::RemoveProcFile { path, id } => self.remove_proc_file(&path, id),
             ControlRequest::ChangeMount { mount_point, change } => self.change_mount(&mount_point, change),
             ControlRequest::MountFuse { mount_point } => {
                 match self.fuse_mounts.mount(&fd_path(&self.root), &mount_point, &files) {
@@ -184,6 +189,7 @@ impl<'a> RequestServer<'a> {
 
     /// Undoes what commands have left in the view of the host and in the kernel.
     fn reset(&mut self) -> InitResult<()> {
+        with_context("uncover files of /proc", self.proc_files.remove_all())?;
         self.view.reset()?;
         if !self.overlays.is_empty() {
             // A directory in which a process is stays in use.
@@ -232,6 +238,24 @@ impl<'a> RequestServer<'a> {
             private_dirs: self.view.private_dirs(),
             network_failures: self.kernel_objects.network_failures(),
         })
+    }
+
+    fn plant_proc_file(&mut self, path: &Path, id: u64, text: &str) -> ControlReply {
+        let dir = match self.view.unreachable_dir() {
+            Ok(dir) => dir,
+            Err(error) => return error.reply(),
+        };
+        match self.proc_files.plant(&dir, path, id, text) {
+            Ok(()) => ControlReply::Done { note: String::new() },
+            Err(error) => failed_reply(&format!("cover `{}`", path.display()), &error),
+        }
+    }
+
+    fn remove_proc_file(&mut self, path: &Path, id: u64) -> ControlReply {
+        match self.proc_files.remove(path, id) {
+            Ok(()) => ControlReply::Done { note: String::new() },
+            Err(error) => failed_reply(&format!("uncover `{}`", path.display()), &error),
+        }
     }
 
     fn change_mount(&mut self, mount_point: &Path, change: MountChange) -> ControlReply {

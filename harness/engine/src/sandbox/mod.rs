@@ -44,6 +44,7 @@ mod packet;
 mod pass_through;
 mod path_bytes;
 mod private_root;
+mod proc_files;
 mod process_limits;
 mod process_pipes;
 mod processes;
@@ -62,7 +63,8 @@ pub use beneath::OpenDirectory;
 pub use cgroup::Controller;
 pub use error::SandboxError;
 pub use handle::{
-    AppliedMountChange, FileSystemSpace, RunTimes, Sandbox, SandboxSpec, TmpfsSpec, connect_to, listen_at,
+    AppliedMountChange, FileSystemSpace, PlantedProcFile, RunTimes, Sandbox, SandboxSpec, TmpfsSpec,
+    connect_to, listen_at,
 };
 pub use host_access::{HostAccess, NetworkAccess, current_dir, unused_top_directory};
 pub use init_client::KillSwitch;

@@ -325,6 +325,19 @@ pub(super) enum ControlRequest {
     Signal { pid_inside: i32, signal: i32 },
     /// Sends a signal to all processes but init.
     SignalAll { signal: i32 },
+    /// Mounts a file with this text over a file of `/proc`.
+    PlantProcFile {
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+        id: u64,
+        text: String,
+    },
+    /// Removes it.
+    RemoveProcFile {
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+        id: u64,
+    },
     /// Changes a mount. The path is relative to the root.
     ChangeMount {
         #[serde(with = "path_bytes")]

@@ -3,13 +3,14 @@
 
 mod file_systems;
 mod network_sockets;
+mod planted_proc_files;
 mod stored_commands;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
@@ -41,6 +42,7 @@ use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
 pub use network_sockets::{connect_to, listen_at};
+pub use planted_proc_files::PlantedProcFile;
 pub use stored_commands::RunTimes;
 
 /// At most this many changes outside of the shared directories are listed.
@@ -112,6 +114,7 @@ pub struct Sandbox {
     /// What else faults change for them.
     start_changes: Mutex<StartChanges>,
     output_pause: Arc<OutputPause>,
+    next_proc_file: AtomicU64,
     parts: SandboxParts,
 }
 
@@ -192,8 +195,18 @@ impl Sandbox {
         let init = parts.client.await_ready()?;
         let real_dirs = spec.host_access.writable;
         let (limits, start_changes, output_pause) = (Mutex::default(), Mutex::default(), Arc::default());
-        let fork_server = AtomicI32::new(0);
-        Ok(Sandbox { root, real_dirs, init, limits, start_changes, output_pause, fork_server, parts })
+        let (fork_server, next_proc_file) = (AtomicI32::new(0), AtomicU64::new(0));
+        Ok(Sandbox {
+            root,
+            real_dirs,
+            init,
+            limits,
+            fork_server,
+            start_changes,
+            output_pause,
+            next_proc_file,
+            parts,
+        })
     }
 
     /// The sandbox's root directory on the host, without what is mounted in it.

@@ -1,0 +1,10 @@
+//! The health of the machine: whether it swaps, whether its memory is short, and how near its limits are. Warns, and
+//! changes nothing. Prints nothing, and knows no job.
+
+mod condition;
+mod host_watch;
+mod limited_use;
+mod memory_figures;
+
+pub use condition::HostEvent;
+pub use host_watch::{HostWatch, WatchedHost};
