@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use engine::run::needed_mechanisms;
+use engine::run::{missing_file, needed_mechanisms};
 use libtest_mimic::{Arguments, Failed, Trial};
 use scenarios::{Event, Record, Scenario, Verdict};
 use support::command::{TRAINWRECK, output_text, run_trainwreck, workspace};
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let (mut with_guards, mut without_guards) = (Vec::new(), Vec::new());
     for scenario in shipped_scenarios() {
         let needs: Vec<Need> = needed_mechanisms(&scenario).into_iter().map(Need::Mechanism).collect();
-        let missing = missing(&needs);
+        let missing = missing(&needs).or_else(|| missing_file(&scenario));
         let id = scenario.id();
         let trial = run.trial(&arguments, format!("{id}_is_survived"), id, missing.as_deref());
         with_guards.push(trial);

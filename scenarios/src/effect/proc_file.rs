@@ -73,6 +73,11 @@ impl EffectSpec for ProcFile {
     fn needed_mechanism(&self) -> Option<&'static str> {
         Some("fresh-proc")
     }
+
+    fn needed_file(&self) -> Option<&Path> {
+        // A kernel may be built without them. The name of any other file that is missing may be a mistake.
+        self.path.starts_with("/proc/pressure").then_some(self.path.as_path())
+    }
 }
 
 #[cfg(test)]

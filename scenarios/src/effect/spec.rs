@@ -1,6 +1,7 @@
 //! What each fault tells the rest of Trainwreck about itself. The defaults are those of a fault that needs
 //! nothing special. Knows no fault.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::effect::call_injection::{CallInjection, CallSite};
@@ -55,6 +56,11 @@ pub trait EffectSpec {
     /// The mechanism of this machine that it needs in addition to a sandbox and a GPU, by its name in
     /// `doctor`.
     fn needed_mechanism(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// A file that this machine's kernel must have for it.
+    fn needed_file(&self) -> Option<&Path> {
         None
     }
 

@@ -18,7 +18,7 @@ impl HostHealth {
         let root = config.layout.root().to_path_buf();
         let watched = WatchedHost {
             settings: config.settings.health.clone(),
-            memory_warnings: config.settings.guards.memory_warnings,
+            tells: config.settings.guards.host_warnings,
             dirs: std::iter::once(root).chain(config.layout.written_dirs()).collect(),
             process_files: cgroup::process_files(),
         };

@@ -29,8 +29,8 @@ const MAX_COUNTED_FILES: usize = 1 << 20;
 pub struct WatchedHost {
     /// How often, and the marks.
     pub settings: HealthSettings,
-    /// Whether the state of the memory is told: the guard `memory_warnings`.
-    pub memory_warnings: bool,
+    /// Whether anything is told: the guard `host_warnings`.
+    pub tells: bool,
     /// Directories whose file systems should have room.
     pub dirs: Vec<PathBuf>,
     /// The file with the number of processes of this process's cgroup, and the one with the largest number.
@@ -94,15 +94,15 @@ struct HostLook {
 impl HostLook {
     fn look(&mut self, worker_pid: u32) -> Vec<HostEvent> {
         let mut findings = self.memory();
-        if !self.host.memory_warnings {
-            findings.clear();
-        }
         findings.extend(open_files("self", "open files of the daemon"));
         if worker_pid != 0 {
             findings.extend(open_files(&worker_pid.to_string(), "open files of the worker"));
         }
         findings.extend(self.host.process_files.as_ref().and_then(processes));
         findings.extend(self.rooms());
+        if !self.host.tells {
+            findings.clear();
+        }
         self.bad_states.update(findings)
     }
 
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     fn host(dirs: Vec<PathBuf>, settings: HealthSettings) -> HostLook {
-        let host = WatchedHost { settings, memory_warnings: true, dirs, process_files: None };
+        let host = WatchedHost { settings, tells: true, dirs, process_files: None };
         HostLook { host, bad_states: BadStates::default(), swapped: None }
     }
 

@@ -337,7 +337,7 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "Requests are checked before their bodies are read, which are bounded; off: read into memory as a whole.",
     ),
     ("guards.journal_counts", "The monitor counts what is in its journal; off: what this daemon has seen."),
-    ("guards.memory_warnings", "Warns when the machine swaps, or its memory is short; off: says nothing."),
+    ("guards.host_warnings", "Warns of the machine's state, such as swapping; off: says nothing."),
     ("guards.change_token", "A request that changes something needs the token; off: nothing needs it."),
     (
         "guards.lost_checkpoints",

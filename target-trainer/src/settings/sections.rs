@@ -307,5 +307,5 @@ guards! {
     request_limits,
     journal_counts,
     change_token,
-    memory_warnings,
+    host_warnings,
 }

@@ -41,5 +41,7 @@ mod trial_runs;
 
 pub use baseline::BaselineCache;
 pub use error::RunError;
-pub use suite::{PreparedScenario, ScenarioResult, Suite, SuiteResult, needed_mechanisms, run_suite};
+pub use suite::{
+    PreparedScenario, ScenarioResult, Suite, SuiteResult, missing_file, needed_mechanisms, run_suite,
+};
 pub use trial_env::prepared_root;

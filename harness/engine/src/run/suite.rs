@@ -312,6 +312,14 @@ fn missing_mechanism(scenario: &Scenario, mechanisms: &[Mechanism]) -> Option<St
         .into_iter()
         .find_map(not_granted)
         .map(|mechanism| format!("{}: {}", mechanism.name, mechanism.detail))
+        .or_else(|| missing_file(scenario))
+}
+
+/// Which file of the kernel a fault of the scenario needs and this machine lacks, if so.
+pub fn missing_file(scenario: &Scenario) -> Option<String> {
+    let mut needed = scenario.method().iter().filter_map(|fault| fault.effect.spec().needed_file());
+    let missing = needed.find(|path| !path.exists())?;
+    Some(format!("the kernel of this machine has no `{}`", missing.display()))
 }
 
 fn trial_config<'a>(
