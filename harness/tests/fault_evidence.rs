@@ -244,6 +244,7 @@ fn main() -> ExitCode {
         a_call_that_does_not_come_in_each_run_is_tried_again_and_counted,
         a_changed_clock_counts_if_the_target_asks_for_the_time_afterwards,
         a_fault_at_a_line_comes_before_the_next_line,
+        a_target_waits_for_a_command_if_the_scenario_says_so,
     ];
     trials.extend(trials![
         missing(GATE.iter().chain(&[Need::Program("python3")]));
@@ -488,5 +489,25 @@ fn a_fault_at_a_line_comes_before_the_next_line() {
         });
         assert_eq!(printed.max(), Some(400), "{method} {steps}: {}", run.printed);
         assert!(run.trial_output().contains(&"had begun 400"), "{method} {steps}: {:?}", run.trial_output());
+    }
+}
+
+/// While a command runs for which the target waits, the target does nothing. For another it does not wait.
+fn a_target_waits_for_a_command_if_the_scenario_says_so() {
+    for (wait, is_held) in [("true", true), ("false", false)] {
+        let command = "sleep 0.3 && tail -n 1 {root}/begun >{root}/seen";
+        let method = format!(
+            "run-command: {{command: [sh, -c, '{command}'], target-waits: {wait}, when: {{output: '^step 400$'}}}}"
+        );
+        let scenario = format!(
+            "version: 1\nid: proc-01\ntitle: a command at a line\nseverity: extra\ntarget: {{use: target.yaml}}\n\
+             method:\n  - {method}\nexpect:\n  - always: {{outcome: [recovered]}}\n  \
+             - always: {{files: {{matching: seen, containing: '400', min: {min}, max: {min}}}}}\n",
+            min = u8::from(is_held)
+        );
+        // It lasts until the command has ended.
+        let steps = format!("cd {{root}}; exec 3>>begun; {ALONE}; [ -e seen ] || sleep 1");
+        let run = ScenarioFiles { target: HASTY.replace("STEPS", &steps), scenario }.run();
+        assert!(matches!(run.verdict(), Verdict::Survived), "{wait}: {}", run.printed);
     }
 }

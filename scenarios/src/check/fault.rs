@@ -30,6 +30,13 @@ pub(super) fn checked_fault(draft: &FaultDraft, checker: &mut Checker) -> Fault 
             "add `when: {call: {to: [write], on: 'checkpoints/**', at: every}}`",
         );
     }
+    let at_line = matches!(common.when, Some(TriggerDraft::Step(_) | TriggerDraft::Output(_)));
+    if effect.spec().holds_target() && !at_line {
+        checker.method_problem(
+            "`target-waits` is about the thread that printed a line, and `when` names no line",
+            "add `when: {step: 10}`, or `when: {output: '^saved'}`",
+        );
+    }
     Fault {
         when: trigger(common.when, &effect, checker),
         persistence: common.persistence,

@@ -1,5 +1,6 @@
 //! The fault `run-command`: commands that run beside the target, or a second copy of the target.
 
+use crate::effect::call::CALL_MECHANISM;
 use crate::effect::checker::Checker;
 use crate::effect::keys::fault;
 use crate::effect::spec::{CheckEffect, EffectSpec};
@@ -28,6 +29,10 @@ fault!(
         /// `false`.
         #[serde(default)]
         adds_work: bool,
+        /// `true`: the thread that printed the line at which they start waits until they have ended, 3 seconds at
+        /// most. Default: `false`.
+        #[serde(default)]
+        target_waits: bool,
         /// How many of them run at the same time, 256 at most. Default: 1.
         copies: Option<Spanned<u32>>,
     }
@@ -51,6 +56,8 @@ pub struct RunCommand {
     pub copies: u32,
     /// Whether they give the target more to do.
     pub adds_work: bool,
+    /// Whether the thread that printed the trigger's line waits for their end.
+    pub target_waits: bool,
 }
 
 impl CheckEffect for RunCommandDraft {
@@ -83,7 +90,12 @@ impl CheckEffect for RunCommandDraft {
         if let Some(given) = self.copies.as_ref().filter(|given| given.value > MAX_COPIES) {
             checker.problems.push(given.problem(format!("`copies` must be at most {MAX_COPIES}")));
         }
-        RunCommand { command, copies: copies.min(MAX_COPIES), adds_work: self.adds_work }
+        RunCommand {
+            command,
+            copies: copies.min(MAX_COPIES),
+            adds_work: self.adds_work,
+            target_waits: self.target_waits,
+        }
     }
 }
 
@@ -118,6 +130,14 @@ impl EffectSpec for RunCommand {
 
     fn adds_work(&self) -> bool {
         self.adds_work
+    }
+
+    fn holds_target(&self) -> bool {
+        self.target_waits
+    }
+
+    fn needed_mechanism(&self) -> Option<&'static str> {
+        self.target_waits.then_some(CALL_MECHANISM)
     }
 
     fn runs_commands(&self) -> bool {

@@ -129,6 +129,11 @@ pub trait EffectSpec {
         self.is_shown_by_failed_calls()
     }
 
+    /// The thread that printed the line of its trigger waits until it is done, so that its trigger must be a line.
+    fn holds_target(&self) -> bool {
+        false
+    }
+
     /// It alters a file system call, so that its trigger must be a call.
     fn is_at_call(&self) -> bool {
         false

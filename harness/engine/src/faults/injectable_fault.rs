@@ -131,6 +131,11 @@ pub trait InjectableFault: Send {
         false
     }
 
+    /// Whether the thread that printed the trigger's line waits until it is done.
+    fn is_awaited(&self) -> bool {
+        false
+    }
+
     /// How commands have ended that it runs. Each is returned once.
     fn take_command_exits(&mut self) -> Vec<ProcessExit> {
         Vec::new()

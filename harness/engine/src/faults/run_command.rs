@@ -152,6 +152,10 @@ impl InjectableFault for RunningCommands {
         Ok(())
     }
 
+    fn is_awaited(&self) -> bool {
+        self.planned.target_waits && !self.running.is_empty()
+    }
+
     fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         self.look(context)
     }

@@ -176,6 +176,11 @@ impl ActiveFault {
         self.injectable.take_command_exits()
     }
 
+    /// Whether a thread of the target waits until it is injected, or done.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.phase == FaultPhase::Armed || self.phase.is_active() && self.injectable.is_awaited()
+    }
+
     /// Whether the fault has stopped the target.
     pub(super) fn pauses_target(&self) -> bool {
         self.injectable.pauses_target()

@@ -13,7 +13,6 @@ use crate::run::active_fault::ActiveFault;
 use crate::run::armed_call_fault::CallProgress;
 use crate::run::call_injector::InjectorEvent;
 use crate::run::error::RunError;
-use crate::run::fault_phase::FaultPhase;
 use crate::run::gpu_call_counters::GpuCallCounters;
 use crate::run::missing_effect::{RunProgress, why_not_injected};
 use crate::run::moment::Moment;
@@ -212,7 +211,7 @@ impl<'a> FaultSchedule<'a> {
 
     /// The faults that wait for a step or another line in this attempt.
     pub(super) fn waiting_for_lines(&self, attempt: &AttemptTermination) -> Vec<u32> {
-        let faults = self.faults.iter().filter(|fault| fault.phase() == FaultPhase::Armed);
+        let faults = self.faults.iter().filter(|fault| fault.is_awaited());
         let terminations = self.terminations.iter();
         let may_end = |termination: &&Termination| termination.may_be_injected() && !attempt.has_begun();
         let planned =

@@ -1,5 +1,5 @@
-//! Holds a process of the target that has printed a line for which a fault waits, until the fault is injected: so no
-//! later line of it comes first. Knows no mechanism of a fault.
+//! Holds a process of the target that has printed a line for which a fault waits, until the fault is injected or, if
+//! it is awaited, done: so no later line of it comes first. Knows no mechanism of a fault.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const MAX_HOLD: Duration = Duration::from_secs(3);
 pub(super) struct LineWaits {
     patterns: AnnouncementPatterns,
     triggers: BTreeMap<u32, Trigger>,
-    /// The faults among them that have not been injected.
+    /// The faults among them that have not been injected, or are awaited.
     waiting: Vec<u32>,
     held: BTreeMap<i32, HeldThread>,
 }

@@ -292,10 +292,15 @@ impl<'a> TargetRun<'a> {
         self.handle_injector_events(attempt)?;
         let step = self.output.on_line(stream, line);
         self.faults.on_line(line, step, &self.context, &mut attempt.termination)?;
+        self.let_go_on(attempt);
+        Ok(())
+    }
+
+    /// Threads that have printed a line go on, unless a fault waits for it or is still being done.
+    fn let_go_on(&self, attempt: &Attempt) {
         if let Some(injector) = &self.injector {
             injector.lines_handled(|| self.faults.waiting_for_lines(&attempt.termination));
         }
-        Ok(())
     }
 
     /// Does everything that depends on time. Called at least every [`POLL_INTERVAL`].
@@ -304,6 +309,7 @@ impl<'a> TargetRun<'a> {
         let elapsed = attempt.started_at.elapsed();
         self.faults.on_elapsed(Moment::Elapsed(elapsed), &self.context, &mut attempt.termination)?;
         self.handle_injector_events(attempt)?;
+        self.let_go_on(attempt);
         self.check_timeouts(attempt)
     }
 
