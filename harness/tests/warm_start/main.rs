@@ -137,28 +137,29 @@ print("random", random.random(), uuid.uuid4(), next(tempfile._get_candidate_name
 
 fn main() -> ExitCode {
     engine::sandbox::run_init_if_requested();
-    let with_python = missing(SANDBOX.iter().chain([&Need::Program("python3")]));
+    // Those that last longest come first.
     let mut trials = trials![
+        missing(GATE.iter().chain([&Need::Program("python3")]));
+        recoveries_that_end_their_group_or_the_interpreter_are_tried_all_the_same,
+        a_library_that_notices_the_fork_makes_new_processes_of_all_recoveries,
+        what_a_library_sees_of_the_files_is_not_hidden_by_a_fork,
+        slow_recoveries_are_forked_without_being_told,
+        a_target_that_notices_the_fork_is_a_new_process_in_all_trials,
+        trials_that_are_forked_end_as_trials_with_new_processes,
+        a_bounded_time_ends_well_and_counts_what_was_not_tried,
+        a_kept_recording_has_the_time_of_its_run,
+        modules_that_are_named_are_imported_once_or_the_reason_is_said,
+    ];
+    let with_python = missing(SANDBOX.iter().chain([&Need::Program("python3")]));
+    trials.extend(trials![
         with_python;
-        a_fork_starts_as_a_new_process_in_each_way_of_starting_python,
         a_fork_ends_as_a_new_process_however_a_program_ends,
+        a_fork_starts_as_a_new_process_in_each_way_of_starting_python,
         libraries_that_a_fork_would_not_share_well_are_imported_by_each_fork,
         code_of_the_user_is_imported_by_each_fork_wherever_it_is_installed,
         wrappers_and_special_options_are_not_forked,
-    ];
-    trials.extend(trials![
-        missing(GATE.iter().chain([&Need::Program("python3")]));
-        slow_recoveries_are_forked_without_being_told,
-        a_library_that_notices_the_fork_makes_new_processes_of_all_recoveries,
-        what_a_library_sees_of_the_files_is_not_hidden_by_a_fork,
-        recoveries_that_end_their_group_or_the_interpreter_are_tried_all_the_same,
-        a_kept_recording_has_the_time_of_its_run,
-        a_bounded_time_ends_well_and_counts_what_was_not_tried,
-        trials_that_are_forked_end_as_trials_with_new_processes,
-        a_target_that_notices_the_fork_is_a_new_process_in_all_trials,
-        modules_that_are_named_are_imported_once_or_the_reason_is_said,
     ]);
-    support::trial::run(trials)
+    support::trial::run_mostly_waiting(trials)
 }
 
 /// A directory with programs and a virtual environment, seen at the same path in a sandbox.

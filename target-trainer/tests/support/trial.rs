@@ -46,22 +46,28 @@ macro_rules! trials {
     ($($test:ident),+ $(,)?) => { trials![None; $($test),+] };
 }
 
-/// Runs the trials that the command line selects.
+/// Runs the trials that the command line selects, two for each core: they wait for programs that they start.
 pub(crate) fn run(trials: Vec<Trial>) -> ExitCode {
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    run_side_by_side(2 * core_count(), trials)
 }
 
-/// Like [`run`], more than one for each core: for tests that mostly wait.
+/// Like [`run`], more for each core: for tests that mostly wait.
 pub(crate) fn run_mostly_waiting(trials: Vec<Trial>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    let core_count = std::thread::available_parallelism().map_or(1, usize::from);
-    arguments.test_threads.get_or_insert(3 * core_count);
-    libtest_mimic::run(&arguments, trials).exit_code()
+    run_side_by_side(3 * core_count(), trials)
 }
 
-/// Like [`run`], one after the other, unless the command line asks for more threads.
+/// Like [`run`], one after the other.
 pub(crate) fn run_sequentially(trials: Vec<Trial>) -> ExitCode {
+    run_side_by_side(1, trials)
+}
+
+fn core_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// So many at the same time, unless the command line asks for another number.
+fn run_side_by_side(count: usize, trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
+    arguments.test_threads.get_or_insert(count);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
