@@ -450,3 +450,23 @@ fn a_base_or_a_recipe_that_teaches_nothing_never_finishes_a_job() {
     assert!(text(&output.stderr).contains("has a value that is not finite"), "{}", all_output(&output));
     assert_eq!(sorted_names(&nan.path().join("queue/processing")).len(), 1);
 }
+
+#[test]
+fn a_limit_of_the_machine_that_is_nearly_reached_is_said_and_no_other() {
+    let warns = |limit: &str| {
+        let root = TrainerRoot::with_job(&[]);
+        let command = format!("{limit} exec {PROGRAM} daemon {} --drain", root.path_str());
+        let output = Command::new("bash").args(["-c", &command]).output().unwrap();
+        assert!(output.status.success(), "{}", all_output(&output));
+        let text = all_output(&output);
+        let warnings = text.lines().filter(|line| line.starts_with("host warning: a limit"));
+        warnings.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(warns(""), [""; 0]);
+    // The kernel holds only an ordinary user to it.
+    if nix::unistd::getuid().is_root() {
+        let warnings = warns("ulimit -S -u 1;");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("of 1 processes and threads of this user"), "{warnings:?}");
+    }
+}

@@ -15,6 +15,7 @@ use nix::sys::statvfs::statvfs;
 use super::condition::{BadStates, Finding, HostEvent};
 use super::limited_use::{LimitedUse, Remainder};
 use super::memory_figures::{MemoryPressure, SwapSpace, SwappedPages};
+use super::user_processes::user_processes;
 use crate::bounded_read::read_regular;
 use crate::plain_text::shown;
 use crate::settings::HealthSettings;
@@ -99,6 +100,7 @@ impl HostLook {
             findings.extend(open_files(&worker_pid.to_string(), "open files of the worker"));
         }
         findings.extend(self.host.process_files.as_ref().and_then(processes));
+        findings.extend(user_processes());
         findings.extend(self.rooms());
         if !self.host.tells {
             findings.clear();

@@ -5,6 +5,7 @@ mod condition;
 mod host_watch;
 mod limited_use;
 mod memory_figures;
+mod user_processes;
 
 pub use condition::HostEvent;
 pub use host_watch::{HostWatch, WatchedHost};
