@@ -9,13 +9,13 @@
 //! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
 //! | `local_time`, `day_logs` | the local date; log files by day |
 //! | `progress`, `bounded_read` | what a heartbeat counts; reads that never hang |
-//! | `plain_text` | texts from outside, safe to print |
+//! | `plain_text`, `names` | texts from outside, safe to print; names of files that come from outside |
 //! | `durable`, `device` | the only code that writes files; operations on tensors |
 //! | `state` | recipe, projections, train state, cursor |
 //! | `settings`, `make_data` | the settings of a root; data to train on |
 //! | `health` | whether the machine swaps, and how near its limits are |
-//! | `submission` | data that gets into the inbox |
 //! | `store`, `intake`, `optim` | checkpoints; samples; AdamW |
+//! | `submission` | data that gets into the inbox |
 //! | `model` | the decoder, which takes samples and is stored as tensors |
 //! | `train` | the engine and the worker |
 //! | `consolidate` | merges finished adapters |
@@ -40,7 +40,6 @@ pub mod durable;
 pub mod exit;
 /// The error of one file operation.
 pub mod file_error;
-mod file_name;
 /// The health of the machine: memory, file systems and limits.
 pub mod health;
 /// Reads data files into samples.
@@ -54,6 +53,8 @@ pub mod make_data;
 pub mod model;
 /// A page for people, metrics for Prometheus and a door for jobs, over HTTP.
 pub mod monitor;
+/// Names of files that come from outside.
+pub mod names;
 /// AdamW and gradient clipping.
 pub mod optim;
 /// Texts from outside, safe to print.

@@ -169,19 +169,6 @@ fn ignored_names_are_told_once_escaped_and_when_their_writer_is_done() {
     assert!(!printed(&root).contains("submit-1-2"), "a `submit` may still write it");
 }
 
-/// The name is too long to be made visible.
-#[test]
-fn a_drain_does_not_end_well_while_data_is_hidden_in_the_inbox() {
-    let root = TrainerRoot::new(&[SHORT_RUN[0], SHORT_RUN[1], "train.save_patience_s=1"]);
-    let (hidden, inbox) = (format!(".taken-{}", "x".repeat(248)), root.path().join("inbox"));
-    std::fs::write(inbox.join(&hidden), sample(1)).unwrap();
-    let (code, output) = exit_code(&root, start_drain(&root));
-    assert!(code == Some(20) && output.contains("xxx.. could not be restored: "), "{code:?} {output}");
-    std::fs::rename(inbox.join(&hidden), inbox.join(".taken-1")).unwrap();
-    let (code, output) = exit_code(&root, start_drain(&root));
-    assert!(code == Some(0) && output.contains("1 samples from taken-1.jsonl"), "{code:?} {output}");
-}
-
 #[test]
 fn a_signal_does_not_end_a_daemon_well_whose_queue_has_an_entry_that_can_not_be_read() {
     let root = TrainerRoot::new(&SHORT_RUN);

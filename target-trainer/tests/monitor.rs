@@ -258,10 +258,10 @@ fn a_change_without_the_token_is_refused_and_changes_nothing() {
     assert_eq!(foreign.status, 403, "{foreign:?}");
     let rebound = monitored.send(b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     assert_eq!(rebound.status, 421, "{rebound:?}");
-    for name in ["..%2Fa.jsonl", "%2Fetc%2Fpasswd", "a%00b", "a/b"] {
+    for name in ["..%2Fa.jsonl", "%2Fetc%2Fpasswd", "a%00b", "a/b", "", ".", "%2e%2e"] {
         assert_eq!(monitored.post_with_token(name, JOB).status, 400, "{name}");
     }
-    assert_eq!(monitored.post_with_token("", b"").status, 201, "an empty name is `data`");
+    assert_eq!(monitored.post_with_token("...", b"").status, 201, "a name of nothing but dots is `data`");
     let left = |dir: &str| sorted_names(&monitored.root.path().join(dir));
     wait_for("the empty file to be rejected", || left("inbox").is_empty() && left("failed").len() == 1);
     assert!(left("queue/processing").is_empty() && left("done").is_empty());

@@ -9,11 +9,11 @@ use crate::bounded_read::{open_regular_or_linked, read_regular};
 use crate::durable::{self, DeferReason, DurableError};
 use crate::exit::Exit;
 use crate::file_error::{FileError, chain, file_error};
-use crate::file_name::is_file_name;
 use crate::model::{
     AdapterLayout, AdapterMismatch, BaseCheck, BaseModel, BaseModelError, MergedModel, WeightsError, merge,
     probe_logits, probe_logits_of_base, relative_difference,
 };
+use crate::names::is_job_id;
 use crate::plain_text::shown;
 use crate::settings::Settings;
 use crate::store::{
@@ -149,13 +149,12 @@ pub fn consolidate(request: &ConsolidateRequest<'_>) -> Result<Consolidated, Con
 /// # Errors
 /// If it is not an id, or its result is not complete.
 pub fn check_request(layout: &RootLayout, job: &str) -> Result<FinishedResult, ConsolidateError> {
-    if !is_file_name(job) || job.starts_with('.') {
+    if !is_job_id(job) {
         return Err(ConsolidateError::Name(job.to_owned()));
     }
     let dir = layout.done();
     if dir.join(job).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-        let names: Vec<String> =
-            sorted_names(&dir).into_iter().filter(|name| !name.starts_with('.')).collect();
+        let names: Vec<String> = sorted_names(&dir).into_iter().filter(|name| is_job_id(name)).collect();
         let finished = match names.last() {
             None => "no job is finished yet".to_owned(),
             Some(last) => format!("{} finished jobs are there, such as `{}`", names.len(), shown(last)),

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::daemon_config::DaemonConfig;
 use super::status::StatusWriter;
 use crate::consolidate::{ConsolidateError, ConsolidateRequest, Consolidated, consolidate, read_request};
-use crate::durable::{self, SyncPolicy, TEMPORARY_MARKER, is_moved_aside};
+use crate::durable::{self, SyncPolicy, is_moved_aside};
 use crate::file_error::chain;
+use crate::names::is_job_id;
 use crate::plain_text::shown;
 use crate::store::{has_adapter, has_merge_report, sorted_names};
 
@@ -94,7 +95,7 @@ impl Consolidations {
 
     fn first_waiting(&self, config: &DaemonConfig<'_>) -> Option<Waiting> {
         let layout = &config.layout;
-        let is_open = |job: &String| !job.starts_with(TEMPORARY_MARKER) && !self.failed.contains(job);
+        let is_open = |job: &String| is_job_id(job) && !self.failed.contains(job);
         let mut requests = sorted_names(&layout.consolidate_requests()).into_iter().filter(is_open);
         if let Some(job) = requests.next() {
             let remove_adapter = read_request(layout, &job).unwrap_or(false);

@@ -6,10 +6,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ignored_names::is_ignored;
 use super::trouble::Trouble;
 use crate::exit::Exit;
-use crate::plain_text::shown;
+use crate::names::{is_ignored, shown_name};
 
 /// Files that are named when a drain ends with files left.
 const MAX_NAMED: usize = 20;
@@ -95,7 +94,7 @@ pub(super) fn list_of_names(all: impl Iterator<Item = OsString>) -> String {
             more += 1;
         }
     }
-    let listed: Vec<String> = names.iter().map(|name| shown(&name.to_string_lossy())).collect();
+    let listed: Vec<String> = names.iter().map(|name| shown_name(name)).collect();
     match (listed.is_empty(), more) {
         (true, _) => String::new(),
         (false, 0) => format!(" ({})", listed.join(", ")),

@@ -8,22 +8,12 @@ use std::time::Duration;
 
 use super::daemon_config::DaemonConfig;
 use super::hidden_files::{is_hidden_by_daemon, is_submit_name};
-use crate::durable;
-use crate::plain_text::shown;
+use crate::names::{IGNORED_RULE, is_ignored, shown_name};
 
-/// Which names are ignored, for people.
-pub(super) const IGNORED_RULE: &str =
-    "names that begin with `.` or end like `.tmp` or `.part` are ignored; rename the file if it is complete";
 /// Names that are told.
 const MAX_TOLD: usize = 100;
 /// A file of a `submit` that has not changed for so long is that of one that was killed.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Whether a file is not taken because of its name: it is hidden, or its writer has marked it as unfinished.
-pub(super) fn is_ignored(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    name.starts_with('.') || durable::is_unfinished_name(&name)
-}
 
 /// The names in the inbox that are never taken, apart from those that the daemon and `submit` give.
 pub(super) fn ignored_names(dir: &Path) -> impl Iterator<Item = OsString> {
@@ -63,6 +53,6 @@ impl IgnoredNames {
             return;
         }
         self.told.insert(name.to_owned());
-        (config.print_line)(&format!("not taken: {}: {IGNORED_RULE}", shown(&name.to_string_lossy())));
+        (config.print_line)(&format!("not taken: {}: {IGNORED_RULE}", shown_name(name)));
     }
 }

@@ -15,7 +15,7 @@ use super::daemon_config::DaemonConfig;
 use super::drain_state::{FilesLeft, InboxState, failing, list_of_names};
 use super::error::{AcceptError, DaemonError};
 use super::hidden_files::{HiddenFiles, TAKEN_PREFIX};
-use super::ignored_names::{IgnoredNames, ignored_names, is_ignored};
+use super::ignored_names::{IgnoredNames, ignored_names};
 use super::inbox_file::{FileIdentity, Taken, has_content, put_back, take_aside};
 use super::incoming_copy::{CopyProgress, IncomingCopy};
 use super::job_queue::JobQueue;
@@ -29,7 +29,7 @@ use crate::exit::Exit;
 use crate::file_error::chain;
 use crate::intake::DataError;
 use crate::model::BaseCheck;
-use crate::plain_text::shown;
+use crate::names::{is_ignored, shown_name};
 use crate::settings::Guards;
 use crate::store::RootLayout;
 
@@ -231,7 +231,7 @@ impl Inbox {
         let (source, identity) = match file.check_settled(&path, settle_time, &config.settings.guards)? {
             SettleState::Waiting => return Ok(()),
             SettleState::WrittenForLong => {
-                let name = shown(&name.to_string_lossy());
+                let name = shown_name(name);
                 (config.print_line)(&format!("waiting for {name}: a process has it open for writing"));
                 return Ok(());
             }
@@ -342,6 +342,7 @@ impl Inbox {
                 "accepted job {}: {} samples from {}",
                 job.id, job.samples, job.name
             ));
+            queue.tell_twins(config, &job.id, &copy.name, true);
             if let Some(text) = copy.unknown_keys().text() {
                 (config.print_line)(&format!("job {}: {text}", job.id));
             }
@@ -385,7 +386,7 @@ impl Inbox {
             if has_content(&aside, &identity, content.filter(|_| guard))? {
                 durable::remove_file(&aside).map_err(AcceptError::Remove)?;
             } else {
-                let shown_name = shown(&name.to_string_lossy());
+                let shown_name = shown_name(name);
                 (config.print_line)(&format!(
                     "{shown_name} has changed and kept its time; its new content is taken as another job"
                 ));
@@ -407,8 +408,7 @@ impl Inbox {
         config: &DaemonConfig<'_>,
     ) -> Result<(), AcceptError> {
         let path = self.dir.join(name);
-        let name_text = name.to_string_lossy();
-        reject(config, &Rejection { path: &path, name: &name_text, identity, errors, message })?;
+        reject(config, &Rejection { path: &path, name, identity, errors, message })?;
         self.dealt_with(name, config);
         Ok(())
     }
@@ -431,7 +431,7 @@ impl Inbox {
         error: AcceptError,
         config: &DaemonConfig<'_>,
     ) -> Result<(), DaemonError> {
-        let shown_name = shown(&name.to_string_lossy());
+        let shown_name = shown_name(name);
         if error.is_vanished() {
             if !config.settings.guards.tolerate_vanished {
                 return Err(DaemonError::Accept { path: self.dir.join(name), source: error });

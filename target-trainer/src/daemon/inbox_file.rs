@@ -1,6 +1,7 @@
 //! A file of the inbox: what identifies it, how it is opened, and how it is taken away without touching
 //! another file that has come to its name meanwhile.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -113,17 +114,8 @@ pub(super) fn take_aside(path: &Path, aside: &Path, identity: FileIdentity) -> R
 
 /// Renames a file back to `path`, or to a free name made from it.
 pub(super) fn put_back(aside: &Path, path: &Path) -> Result<(), DurableError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut target = path.to_owned();
-    for number in 1.. {
-        if durable::rename_new(aside, &target)? {
-            break;
-        }
-        let start = name.len().saturating_sub(200);
-        let end = name.get(start..).unwrap_or("data.jsonl");
-        target = path.with_file_name(format!("{number}-{end}"));
-    }
-    Ok(())
+    let dir = path.parent().unwrap_or(Path::new(""));
+    durable::rename_to_free_name(aside, dir, path.file_name().unwrap_or(OsStr::new("data.jsonl"))).map(drop)
 }
 
 #[cfg(test)]

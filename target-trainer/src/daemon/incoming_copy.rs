@@ -15,6 +15,7 @@ use super::inbox_file::FileIdentity;
 use super::jobs::{Job, job_id, name_id};
 use crate::durable::{self, AppendFile, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::intake::{ContentId, DataError, NextSample, ReadError, Sample, SampleReader};
+use crate::names::shown_name;
 use crate::plain_text::shown;
 use crate::settings::Guards;
 use crate::state::Recipe;
@@ -245,7 +246,8 @@ impl IncomingCopy {
             data: Some(data),
             base: has_identity.then(|| base.to_owned()),
             recipe: has_identity.then(|| recipe.clone()),
-            name: shown(&self.name.to_string_lossy()),
+            name: shown_name(&self.name),
+            file: self.name.to_str().filter(|name| shown(name) != *name).map(str::to_owned),
             samples: self.counts.samples,
             order,
         };

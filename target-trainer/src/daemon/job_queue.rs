@@ -2,6 +2,7 @@
 //! have not succeeded yet. It is read once, not for each file. Knows nothing of workers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::jobs::{self, Job};
 use super::trouble::Trouble;
 use crate::durable::{DurableError, TEMPORARY_MARKER};
 use crate::file_error::{FileError, chain, file_error};
+use crate::names::NameIndex;
 use crate::plain_text::shown;
 
 /// Minimum time between two looks at the directory. Jobs come through the inbox; only people put them there
@@ -43,6 +45,8 @@ pub(super) struct JobQueue {
     unreadable: BTreeMap<String, Unreadable>,
     departures: Vec<PendingDeparture>,
     last_listed: Option<Instant>,
+    /// The names of the files of all jobs that were seen.
+    names: NameIndex,
 }
 
 /// Why an entry of the queue can't be read.
@@ -87,6 +91,8 @@ impl JobQueue {
             Ok(job) => {
                 self.unreadable.remove(name);
                 self.insert(&job);
+                let file = job.file.as_ref().unwrap_or(&job.name);
+                self.tell_twins(config, &job.id, OsStr::new(file), false);
             }
             Err(error) => self.record_unreadable(name, &error),
         }
@@ -107,6 +113,17 @@ impl JobQueue {
         self.next_order = self.next_order.max(job.order.saturating_add(1));
         self.orders.insert(job.id.clone(), job.order);
         self.jobs.insert((job.order, job.id.clone()));
+    }
+
+    /// Says if the name of a job's file looks like that of another one, once for each name. `is_new`: it has just come
+    /// in.
+    pub(super) fn tell_twins(&mut self, config: &DaemonConfig<'_>, job: &str, file: &OsStr, is_new: bool) {
+        if !config.settings.guards.twin_names {
+            return;
+        }
+        for twins in self.names.add(file, is_new) {
+            (config.print_line)(&format!("job {job}: {twins}"));
+        }
     }
 
     /// Order of the next job that comes in.

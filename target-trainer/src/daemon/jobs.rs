@@ -38,8 +38,11 @@ pub(super) struct Job {
     /// The recipe at the time when it was accepted. Later changes of the settings are for later jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) recipe: Option<Recipe>,
-    /// The file's name in the inbox.
+    /// The file's name in the inbox, as it is shown.
     pub(super) name: String,
+    /// The name itself, if it is shown differently.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<String>,
     pub(super) samples: u64,
     /// The daemon trains jobs in ascending `order`.
     pub(super) order: u64,

@@ -1,5 +1,7 @@
 //! Moves a file of the inbox that is no data file to `failed/`, with the reason beside it.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::daemon_config::DaemonConfig;
@@ -8,7 +10,7 @@ use super::inbox_file::{FileIdentity, Taken, put_back, take_aside};
 use crate::durable::{self, DurableError, SyncPolicy};
 use crate::file_error::chain;
 use crate::intake::DataError;
-use crate::plain_text::shown;
+use crate::names::shown_name;
 use crate::store::RootLayout;
 
 /// Begin of the names of rejected files that can't be moved to `failed/`.
@@ -18,7 +20,7 @@ pub(super) const REJECTED_PREFIX: &str = ".rejected-";
 pub(super) struct Rejection<'a> {
     pub(super) path: &'a Path,
     /// Its name in the inbox.
-    pub(super) name: &'a str,
+    pub(super) name: &'a OsStr,
     pub(super) identity: FileIdentity,
     /// Where it is wrong, if that is a place. The first errors of the file.
     pub(super) errors: &'a [DataError],
@@ -30,16 +32,24 @@ pub(super) struct Rejection<'a> {
 pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Result<(), AcceptError> {
     let Rejection { path, name, identity, errors, message } = *rejection;
     let first = errors.first();
-    let digest = blake3::hash(format!("{name}\0{first:?}\0{message}\0{identity:?}").as_bytes()).to_hex();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(name.as_bytes());
+    hasher.update(format!("\0{first:?}\0{message}\0{identity:?}").as_bytes());
+    let digest = hasher.finalize().to_hex();
     let label = &digest[..16];
     let dir = dir_without_data(&config.layout.failed(), label);
     if !dir.join("reason.json").exists() {
         write_reason(&dir, rejection).map_err(AcceptError::Reject)?;
         let position = |error: &DataError| format!(" line {} column {}:", error.line, error.column);
         let first_position = first.map(position).unwrap_or_default();
-        (config.print_line)(&format!("rejected {}:{first_position} {message}", shown(name)));
+        (config.print_line)(&format!("rejected {}:{first_position} {message}", shown_name(name)));
         for error in errors.iter().skip(1) {
-            (config.print_line)(&format!("rejected {}:{} {}", shown(name), position(error), error.message));
+            (config.print_line)(&format!(
+                "rejected {}:{} {}",
+                shown_name(name),
+                position(error),
+                error.message
+            ));
         }
     }
     let hidden = path.with_file_name(format!("{REJECTED_PREFIX}{label}"));
@@ -55,7 +65,7 @@ pub(super) fn reject(config: &DaemonConfig<'_>, rejection: &Rejection<'_>) -> Re
             // `failed/` may be on another file system.
             Err(error) => (config.print_line)(&format!(
                 "the rejected file {} stays in the inbox as {}: {}",
-                shown(name),
+                shown_name(name),
                 hidden.file_name().unwrap_or_default().to_string_lossy(),
                 chain(&error)
             )),
@@ -97,7 +107,7 @@ pub(super) fn finish_rejection(layout: &RootLayout, hidden: &Path, label: &str) 
 
 fn write_reason(dir: &Path, rejection: &Rejection<'_>) -> Result<(), DurableError> {
     let reason = serde_json::json!({
-        "file": shown(rejection.name),
+        "file": shown_name(rejection.name),
         "error": rejection.message,
         "line": rejection.errors.first().map(|error| error.line),
         "column": rejection.errors.first().map(|error| error.column),

@@ -2,6 +2,7 @@
 //! loss. Knows nothing of training.
 
 mod error;
+mod free_name;
 mod lock;
 mod space;
 
@@ -15,6 +16,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::progress;
 pub use error::{DiskError, DurableError};
+pub use free_name::{rename_to_free_name, unique_number};
 pub use lock::{LockError, lock};
 pub use space::{DeferReason, RequiredSpace, check_space};
 
@@ -25,15 +27,6 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub const TEMPORARY_MARKER: &str = ".tmp-";
 /// Part of the name of what was moved aside, before a number.
 const OLD_MARKER: &str = "-old-";
-/// Ends of the names of files that somebody else has not finished: copies, downloads, files of editors.
-const UNFINISHED_SUFFIXES: [&str; 8] =
-    [".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart", ".swp", "~"];
-
-/// Whether a name says that its file is not finished. The daemon does not take such a file.
-pub fn is_unfinished_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    UNFINISHED_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-}
 
 /// What a write syncs, and which errors it reports. Anything but `Full` is for files that have no value after
 /// a crash, or for a guard that is off.

@@ -11,7 +11,7 @@ use super::config::{ConfigError, ModelConfig};
 use super::hub_cache::{self, BlobCheck, HubCacheError};
 use crate::bounded_read::{open_regular_or_linked, read_text};
 use crate::file_error::{FileError, file_error};
-use crate::file_name::is_file_name;
+use crate::names::is_file_name;
 use crate::plain_text::shown;
 use crate::progress::{self, ProgressReader};
 use crate::state::Projection;

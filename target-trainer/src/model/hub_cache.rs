@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::bounded_read::read_text;
-use crate::file_name::is_file_name;
+use crate::names::{is_file_name, is_hidden};
 use crate::plain_text::shown;
 
 const BLOBS: &str = "blobs";
@@ -99,7 +99,7 @@ pub(super) fn files_dir(dir: &Path) -> Result<PathBuf, HubCacheError> {
         return Ok(dir.to_owned());
     }
     let revision = read_text(&dir.join(MAIN), MAX_REVISION_BYTES).unwrap_or_default().trim().to_owned();
-    if is_file_name(&revision) {
+    if is_file_name(&revision) && !is_hidden(&revision) {
         let snapshot = snapshots.join(&revision);
         let remedy = || Remedy::for_path(dir);
         return match snapshot.is_dir() {
@@ -108,8 +108,8 @@ pub(super) fn files_dir(dir: &Path) -> Result<PathBuf, HubCacheError> {
         };
     }
     let entries = std::fs::read_dir(&snapshots).into_iter().flatten().flatten();
-    let mut revisions: Vec<String> =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut revisions: Vec<String> = names.filter(|name| !is_hidden(name)).collect();
     revisions.sort();
     match revisions.as_slice() {
         [only] => Ok(snapshots.join(only)),

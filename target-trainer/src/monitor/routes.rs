@@ -1,7 +1,6 @@
 //! The answers of the monitor: one function for each path. Decides nothing about connections.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -30,7 +29,7 @@ use crate::locks::LockExt;
 use crate::plain_text::shown;
 use crate::settings::{Guards, Settings};
 use crate::store::RootLayout;
-use crate::submission::SubmissionError;
+use crate::submission::{SubmissionError, Submitted};
 
 /// Data files that are received at once.
 const MAX_UPLOADS: usize = 2;
@@ -46,7 +45,7 @@ pub(super) struct MonitorApp {
 }
 
 struct SharedApp {
-    inbox: PathBuf,
+    layout: RootLayout,
     root_name: String,
     guards: Guards,
     connections: usize,
@@ -76,7 +75,7 @@ impl MonitorApp {
         };
         let root = layout.root().canonicalize().unwrap_or_else(|_| layout.root().into());
         let shared = SharedApp {
-            inbox: layout.inbox(),
+            layout: layout.clone(),
             root_name: shown(&root.file_name().unwrap_or_default().to_string_lossy()),
             guards: settings.guards.clone(),
             connections: settings.monitor.connections,
@@ -216,7 +215,7 @@ async fn add_job(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let SharedApp { inbox, guards, upload_bytes, uploads, .. } = &*app.shared;
+    let SharedApp { layout, guards, upload_bytes, uploads, .. } = &*app.shared;
     let max_bytes = guards.request_limits.then_some(*upload_bytes);
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if let (Some(max_bytes), Some(_)) = (max_bytes, announced.filter(|bytes| *bytes > *upload_bytes)) {
@@ -228,9 +227,15 @@ async fn add_job(
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
         return response;
     };
-    let spec = UploadSpec { inbox: inbox.clone(), name: query.name, max_bytes, guards: guards.clone() };
+    let spec = UploadSpec { layout: layout.clone(), name: query.name, max_bytes, guards: guards.clone() };
     match upload(spec, body).await {
-        Ok(file) => json(StatusCode::CREATED, &serde_json::json!({ "file": file })),
+        Ok(Submitted { name, twins }) => {
+            let mut answer = serde_json::json!({ "file": name.to_string_lossy() });
+            if let Some(twins) = twins {
+                answer["warning"] = twins.to_string().into();
+            }
+            json(StatusCode::CREATED, &answer)
+        }
         Err(error) => upload_failed(&error),
     }
 }

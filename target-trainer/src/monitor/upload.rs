@@ -2,7 +2,6 @@
 //! size. A body that ends early leaves nothing. Knows nothing of who may do that.
 
 use std::io::{Error, ErrorKind, Read};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,7 +10,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
 
 use crate::settings::Guards;
-use crate::submission::{Submission, SubmissionError};
+use crate::store::RootLayout;
+use crate::submission::{Submission, SubmissionError, Submitted};
 
 /// Pieces that wait for the disk.
 const QUEUED_PIECES: usize = 4;
@@ -70,24 +70,23 @@ impl Read for PieceReader {
 /// Where data goes, and how much of it.
 #[derive(Debug, Clone)]
 pub(super) struct UploadSpec {
-    pub(super) inbox: PathBuf,
+    pub(super) layout: RootLayout,
     pub(super) name: String,
     /// `None`: any size.
     pub(super) max_bytes: Option<u64>,
     pub(super) guards: Guards,
 }
 
-/// Puts the body into the inbox. Returns the name that the file has there.
+/// Puts the body into the inbox.
 ///
 /// # Errors
 /// If the body is too large, too slow or not complete, or the file can't be written. The inbox is unchanged.
-pub(super) async fn upload(spec: UploadSpec, body: Body) -> Result<String, UploadError> {
+pub(super) async fn upload(spec: UploadSpec, body: Body) -> Result<Submitted, UploadError> {
     let (sender, pieces) = channel(QUEUED_PIECES);
     let max_bytes = spec.max_bytes;
     let writing = tokio::task::spawn_blocking(move || {
         let mut reader = PieceReader { pieces, current: Bytes::new(), is_complete: false };
-        let target = Submission::copy(&spec.inbox, &spec.name, &spec.guards, &mut reader)?.finish()?;
-        Ok(target.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        Submission::copy(&spec.layout, &spec.name, &spec.guards, &mut reader)?.finish()
     });
     let sent = send_pieces(body, max_bytes, &sender).await;
     // The writer knows by that that there is nothing more.

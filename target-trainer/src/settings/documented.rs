@@ -207,6 +207,7 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "guards.content_names",
         "A job is named by the digest of its content; off: by the name of its file, of which twins are one.",
     ),
+    ("guards.twin_names", "A name that looks like that of another file is told, with what differs."),
     ("guards.regular_files", "Only regular files are opened; off: whatever is in the inbox, also a pipe."),
     ("guards.valid_text", "A line that is not UTF-8 is rejected; off: bytes that are none are replaced."),
     (

@@ -10,6 +10,7 @@ use super::sections::{
 };
 use crate::bounded_read::read_text;
 use crate::file_error::{FileError, chain, file_error};
+use crate::names::check_path;
 use crate::state::{MAX_BATCH, Recipe};
 
 /// All settings of a root.
@@ -168,6 +169,15 @@ impl Settings {
         ]
     }
 
+    /// Every path, with its key.
+    fn paths(&self) -> [(&'static str, &str); 3] {
+        [
+            ("train.checkpoint_dir", &self.train.checkpoint_dir),
+            ("maintenance.log_dir", &self.maintenance.log_dir),
+            ("maintenance.snapshot_dir", &self.maintenance.snapshot_dir),
+        ]
+    }
+
     fn validated(self, location: &str) -> Result<Settings, SettingsError> {
         let mut messages: Vec<String> = self
             .ranges()
@@ -175,6 +185,10 @@ impl Settings {
             .filter(|range| !(range.min..=range.max).contains(&range.value))
             .map(|NumberRange { key, min, max, .. }| format!("{key} must be from {min} to {max}"))
             .collect();
+        let paths = self.paths().into_iter();
+        messages.extend(
+            paths.filter_map(|(key, path)| Some(format!("{key} {}", check_path(Path::new(path)).err()?))),
+        );
         messages.extend(self.recipe.invalid_fields().iter().map(|field| format!("recipe.{field}")));
         if messages.is_empty() || !self.guards.setting_ranges {
             return Ok(self);

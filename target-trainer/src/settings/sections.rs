@@ -250,6 +250,7 @@ guards! {
     output_queue,
     worker_cleanup,
     content_names,
+    twin_names,
     regular_files,
     valid_text,
     base_identity,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::file_name::is_file_name;
+use crate::names::is_file_name;
 use crate::plain_text::shown;
 
 /// Version of the checkpoint format.

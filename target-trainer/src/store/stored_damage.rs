@@ -12,12 +12,13 @@ use super::removed_adapter::has_adapter;
 use super::root_layout::RootLayout;
 use crate::durable::{TEMPORARY_MARKER, is_moved_aside};
 use crate::file_error::{chain, file_error};
+use crate::names::is_job_id;
 use crate::settings::Guards;
 use crate::state::Recipe;
 
 /// A text for each damaged checkpoint below this directory, which has one directory for each job.
 pub fn damaged_checkpoints(dir: &Path) -> Vec<String> {
-    let is_job = |job: &String| !job.starts_with(TEMPORARY_MARKER) && dir.join(job).is_dir();
+    let is_job = |job: &String| is_job_id(job) && dir.join(job).is_dir();
     let jobs = sorted_names(dir).into_iter().filter(is_job);
     unlisted(dir).into_iter().chain(jobs.flat_map(|job| damaged_checkpoints_of_job(&dir.join(job)))).collect()
 }
@@ -55,8 +56,7 @@ fn exists(path: &Path) -> bool {
 /// merged model.
 pub fn damaged_results(layout: &RootLayout) -> Vec<String> {
     let dir = layout.done();
-    // No job has a hidden name.
-    let is_result = |name: &String| !name.starts_with('.') && !is_moved_aside(name);
+    let is_result = |name: &String| is_job_id(name) && !is_moved_aside(name);
     let damage = |job: String| match read_result(&dir.join(&job), &job) {
         Err(problem) => Some(chain(&problem)),
         Ok(result) if !has_adapter(&dir.join(&job)) => match read_merged(&layout.merged().join(&job), &job) {
@@ -73,7 +73,7 @@ pub fn damaged_results(layout: &RootLayout) -> Vec<String> {
 
 /// A text for each merged model that is not complete or is damaged.
 pub fn damaged_merges(layout: &RootLayout) -> Vec<String> {
-    let is_merge = |name: &String| !name.starts_with('.') && !is_moved_aside(name);
+    let is_merge = |name: &String| is_job_id(name) && !is_moved_aside(name);
     let jobs = sorted_names(&layout.merged()).into_iter().filter(is_merge);
     let damaged = jobs.filter_map(|job| read_merged(&layout.merged().join(&job), &job).err());
     unlisted(&layout.merged()).into_iter().chain(damaged.map(|problem| problem.to_string())).collect()

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     trials.extend(trials![
         missing_for_small_disk();
         a_data_file_takes_no_room_from_the_saves_of_the_running_job,
+        a_drain_does_not_end_well_while_data_is_hidden_in_the_inbox,
     ]);
     support::trial::run_mostly_waiting(trials)
 }
@@ -119,6 +120,20 @@ fn a_data_file_takes_no_room_from_the_saves_of_the_running_job() {
         assert!(!guard || !stdout.contains("save of step"), "{stdout}");
         assert_ne!(stdout.contains("data.jsonl`: no space left"), guard, "{stdout}");
     }
+}
+
+/// A daemon that was killed has hidden a file, and it can't be renamed.
+fn a_drain_does_not_end_well_while_data_is_hidden_in_the_inbox() {
+    let root = TrainerRoot::new(&["recipe.steps=2", "limits.settle_s=0", "train.save_patience_s=1"]);
+    let hidden = root.path().join("inbox/.taken-1");
+    std::fs::write(&hidden, "{\"text\":\"a\"}\n").unwrap();
+    let hidden = hidden.to_str().unwrap();
+    command("mount", &["--bind", hidden, hidden]).unwrap();
+    let output = root.spawn_daemon().wait_with_output().unwrap();
+    command("umount", &[hidden]).unwrap();
+    let said = all_output(&output);
+    assert!(output.status.code() == Some(20) && said.contains(".taken-1 could not be restored: "), "{said}");
+    assert!(root.drain().contains("1 samples from taken-1.jsonl"));
 }
 
 fn free_bytes(path: &Path) -> usize {
