@@ -7,6 +7,7 @@
 mod access;
 mod daemon_report;
 mod history;
+mod in_memory;
 mod journal;
 mod listen;
 mod metrics_text;
@@ -29,6 +30,7 @@ use crate::settings::Settings;
 use crate::store::RootLayout;
 
 pub use daemon_report::DaemonReport;
+pub use in_memory::InMemoryServer;
 pub use listen::ListenError;
 use monitor_view::{MonitorView, SharedFigures};
 use recorder::Recorder;

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -126,7 +127,12 @@ async fn make_room(connections: &mut Vec<Connection>, max: usize, figures: &Shar
 }
 
 /// Answers the requests of one connection. What goes wrong concerns its client only.
-async fn serve(stream: tokio::net::TcpStream, router: Router, is_busy: Arc<AtomicBool>, is_limited: bool) {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    router: Router,
+    is_busy: Arc<AtomicBool>,
+    is_limited: bool,
+) {
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |request| {
         let (answer, is_busy) = (service.call(request), Arc::clone(&is_busy));
