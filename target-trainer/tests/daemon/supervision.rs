@@ -1,19 +1,13 @@
 //! Runs the daemon while its surroundings go wrong: nobody reads its output, its terminal or its program goes
 //! away, the queue holds strange entries. Checks that it goes on, and that its end tells the truth.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::trainer_root::{PROGRAM, TrainerRoot, all_output, log_lines, sorted_names, text, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainer_root::{PROGRAM, TrainerRoot, all_output, log_lines, sorted_names, text, wait_for};
 
 fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -377,7 +371,7 @@ fn a_pipe_in_the_place_of_any_file_that_is_read_hangs_nobody() {
         } else {
             &[command, root.path_str()]
         };
-        let output = trainer_root::run(args);
+        let output = crate::trainer_root::run(args);
         assert_eq!(output.status.code(), Some(code), "{name} {command}: {}", all_output(&output));
         assert_eq!(sorted_names(&root.path().join("failed")).len(), 0);
     }
@@ -434,7 +428,9 @@ fn a_base_or_a_recipe_that_teaches_nothing_never_finishes_a_job() {
     let line = "{\"text\":\"a\",\"weight\":3.0e38}\n".repeat(8);
     let data = skipped.dir.path().join("d.jsonl");
     std::fs::write(&data, line).unwrap();
-    assert!(trainer_root::run(&["submit", skipped.path_str(), data.to_str().unwrap()]).status.success());
+    assert!(
+        crate::trainer_root::run(&["submit", skipped.path_str(), data.to_str().unwrap()]).status.success()
+    );
     let output = skipped.drain_with_failed_job();
     assert!(output.contains("nothing was learned in 5 steps with 0 updates"), "{output}");
     assert!(!output.contains("finished job"), "{output}");

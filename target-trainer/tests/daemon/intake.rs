@@ -1,12 +1,6 @@
 //! Runs the built command with data files that come in oddly: at once, slowly, under hostile names, and with
 //! nothing to learn. Checks that none is lost, cut or ignored in silence.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -14,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use trainer_root::{PROGRAM, TrainerRoot, all_output, log_lines, run, sorted_names, text, wait_for};
+use crate::trainer_root::{PROGRAM, TrainerRoot, all_output, log_lines, run, sorted_names, text, wait_for};
 
 /// Two steps: these tests are about intake.
 const SHORT_RUN: [&str; 1] = ["recipe.steps=2"];

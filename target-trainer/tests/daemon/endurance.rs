@@ -1,15 +1,9 @@
-//! Lets random faults hit the daemon while it trains random jobs, round after round: kills, signals, stopped
+//! A soak test. It has a name that lets it start early. Lets random faults hit the daemon while it trains random jobs, round after round: kills, signals, stopped
 //! workers, a full disk, a base model that is away, a damaged checkpoint. Checks that no job is lost or
 //! trained twice, that the weights are those of an undisturbed run, and that neither memory nor handles grow.
 //!
-//! `SOAK_SECONDS` is how long it runs (20 by default), `SOAK_SEED` chooses the faults. A failure prints the
+//! `SOAK_SECONDS` is how long it runs (60 by default), `SOAK_SEED` chooses the faults. A failure prints the
 //! seed of its round, which repeats the choices, but not the timing.
-
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -18,9 +12,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::trainer_root::{TrainerRoot, all_output, daemon_command, run, sorted_names};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainer_root::{TrainerRoot, all_output, daemon_command, run, sorted_names};
 
 const SETTINGS: [&str; 8] = [
     "recipe.steps=24",
@@ -59,7 +53,7 @@ fn variable(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_faults_lose_nothing() {
-    let deadline = Instant::now() + Duration::from_secs(variable("SOAK_SECONDS", 20));
+    let deadline = Instant::now() + Duration::from_secs(variable("SOAK_SECONDS", 60));
     let expected = undisturbed_results();
     let mut seed = variable("SOAK_SEED", 1);
     let mut totals = Totals::default();

@@ -2,21 +2,17 @@
 //! queue entries and hidden files that somebody or a crash has damaged. Checks that no other file waits
 //! because of them, and that no data is thrown away.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::trainer_root::{
+    PROGRAM, TrainerRoot, adapter_digest, all_output, run, sorted_names, text, wait_for,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainer_root::{PROGRAM, TrainerRoot, adapter_digest, all_output, run, sorted_names, text, wait_for};
 
 const SHORT_RUN: [&str; 2] = ["recipe.steps=2", "limits.settle_s=0"];
 

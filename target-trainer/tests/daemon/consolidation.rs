@@ -1,18 +1,14 @@
 //! Consolidation with the built command: alone, beside a daemon that trains, repeated, and with a base that is
 //! another one or a disk that lies.
 
-#[path = "support/trainer_root.rs"]
-#[expect(dead_code, reason = "other test programs use the rest")]
-mod trainer_root;
-
 use std::path::PathBuf;
 use std::process::Output;
 
+use crate::trainer_root::{TrainerRoot, all_output, run, sorted_names, text};
 use target_trainer::model::{
     AdapterLayout, BaseCheck, BaseModel, probe_logits, probe_logits_of_base, relative_difference,
 };
 use target_trainer::store::read_adapter;
-use trainer_root::{TrainerRoot, all_output, run, sorted_names, text};
 
 fn consolidate(root: &TrainerRoot, job: &str, more: &[&str]) -> Output {
     run(&[&["consolidate", root.path_str(), job], more].concat())

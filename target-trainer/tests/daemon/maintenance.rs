@@ -1,11 +1,7 @@
 //! The daily maintenance of the built command: what it does, what it leaves alone, and that training does not
 //! depend on it. `src/daemon/maintenance/schedule.rs` tests when it is due.
 
-#[path = "support/trainer_root.rs"]
-#[expect(dead_code, reason = "other test programs use the rest")]
-mod trainer_root;
-
-use trainer_root::{TrainerRoot, adapter_digest, all_output, sorted_names, text, wait_for};
+use crate::trainer_root::{TrainerRoot, adapter_digest, all_output, sorted_names, text, wait_for};
 
 /// A record in which no day is done: a maintenance is due at the start.
 const NO_DAY: &str = r#"{"done": []}"#;

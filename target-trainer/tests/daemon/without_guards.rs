@@ -3,20 +3,14 @@
 //! is known to be what protects, and each check is known to be able to fail. The guards that scenarios remove
 //! are not here.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::trainer_root::{PROGRAM, TrainerRoot, all_output, run, sorted_names, text, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainer_root::{PROGRAM, TrainerRoot, all_output, run, sorted_names, text, wait_for};
 
 /// A root with this guard on or off.
 fn root(guard: &str, is_on: bool, settings: &[&str]) -> TrainerRoot {

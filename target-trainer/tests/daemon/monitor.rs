@@ -1,19 +1,13 @@
 //! The monitor as its clients meet it: over real sockets on loopback, against the built command.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::trainer_root::{TrainerRoot, all_output, daemon_command, sorted_names, text, wait_for};
 use proptest::prelude::*;
-use trainer_root::{TrainerRoot, all_output, daemon_command, sorted_names, text, wait_for};
 
 /// A job that lasts longer than each test.
 const LONG_JOB: &str = "recipe.steps=100000";

@@ -1,16 +1,10 @@
 //! Runs the built command through kills, stops, damaged checkpoints and invalid data, and checks what it
 //! prints and which files it leaves.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use trainer_root::{TrainerRoot, adapter_digest, all_output, run, sorted_names, text, wait_for};
+use crate::trainer_root::{TrainerRoot, adapter_digest, all_output, run, sorted_names, text, wait_for};
 
 /// Long enough to be stopped before the end on a busy machine.
 const LONG_RUN: [&str; 1] = ["recipe.steps=300"];
