@@ -1,6 +1,7 @@
-//! A soak test. It has a name that lets it start early. Lets random faults hit the daemon while it trains random jobs, round after round: kills, signals, stopped
-//! workers, a full disk, a base model that is away, a damaged checkpoint. Checks that no job is lost or
-//! trained twice, that the weights are those of an undisturbed run, and that neither memory nor handles grow.
+//! A soak test, under a name with which it starts early. Lets random faults hit the daemon while it trains random jobs,
+//! round after round: kills, signals, stopped workers, a full disk, a base model that is away, a damaged checkpoint.
+//! Checks that no job is lost or trained twice, that the weights are those of an undisturbed run, and that neither
+//! memory nor handles grow.
 //!
 //! `SOAK_SECONDS` is how long it runs (60 by default), `SOAK_SEED` chooses the faults. A failure prints the
 //! seed of its round, which repeats the choices, but not the timing.
